@@ -1,0 +1,175 @@
+//! The byte layout of a device list.
+//!
+//! A user is a signing key, and the key signs the list of the user's devices (specification, "Device list"). The
+//! protocol signs and pins lists, the relay reads the signing key of a device to check log-ins: both need this layout,
+//! so it stands below both. Checking the signature is the reader's business.
+
+use crate::address::{AppId, DeviceId, MAX_APP_ID_BYTES, MAX_USER_ID_BYTES, UserId};
+use crate::codec::{CodecError, Reader, Writer};
+
+/// What a user's signature over a device list covers first, so that it can pass for nothing else.
+pub const DEVICE_LIST_LABEL: &[u8] = b"STVOR 1 P256 device list";
+
+/// What a device's signature over a relay log-in covers first.
+pub const LOGIN_LABEL: &[u8] = b"STVOR 1 P256 relay login";
+
+/// Devices of one user at most.
+pub const MAX_DEVICES: usize = 16;
+
+/// Length of an uncompressed P-256 point.
+pub const PUBLIC_KEY_BYTES: usize = 65;
+
+/// Length of a signature: r, then s, big-endian, s in the lower half.
+pub const SIGNATURE_BYTES: usize = 64;
+
+/// Layout version of the list.
+const VERSION: u8 = 1;
+
+/// One device: its number and its two public keys (uncompressed P-256 points), never one key for both jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceEntry {
+    /// The device's number.
+    pub id: DeviceId,
+    /// Checks prekey and log-in signatures.
+    pub signing_key: [u8; PUBLIC_KEY_BYTES],
+    /// Takes part in X3DH.
+    pub agreement_key: [u8; PUBLIC_KEY_BYTES],
+}
+
+/// What a user says of their devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceList {
+    /// The app that the user belongs to.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// The user's signing key (an uncompressed P-256 point): what contacts pin.
+    pub user_key: [u8; PUBLIC_KEY_BYTES],
+    /// Counts up from 1 with each change.
+    pub version: u64,
+    /// SHA-256 of the signed bytes of the version before; zeros in version 1.
+    pub previous: [u8; 32],
+    /// 1 to [`MAX_DEVICES`] devices in ascending order of their numbers.
+    pub devices: Vec<DeviceEntry>,
+}
+
+impl DeviceList {
+    /// The bytes that are signed (after [`DEVICE_LIST_LABEL`]) and sent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u8(VERSION)
+            .bytes(self.app.as_str().as_bytes())
+            .bytes(self.user.as_str().as_bytes())
+            .raw(&self.user_key)
+            .u64(self.version)
+            .raw(&self.previous)
+            .u8(u8::try_from(self.devices.len()).unwrap_or(u8::MAX));
+        for device in &self.devices {
+            out.u32(device.id.get()).raw(&device.signing_key).raw(&device.agreement_key);
+        }
+        out.finish()
+    }
+
+    /// Reads a list. The signature is not looked at.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are not exactly one list in canonical form: devices out of order or twice, none
+    /// or more than [`MAX_DEVICES`], one key in both jobs, version 0, bytes after the end.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        match input.u8()? {
+            VERSION => {}
+            other => return Err(CodecError::Version(other)),
+        }
+        let text = |bytes| core::str::from_utf8(bytes).map_err(|_| CodecError::Value);
+        let app = AppId::new(text(input.bytes(MAX_APP_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
+        let user = UserId::from_canonical(text(input.bytes(MAX_USER_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
+        let user_key = *input.array()?;
+        let version = input.u64()?;
+        let previous = *input.array()?;
+        let count = usize::from(input.u8()?);
+        if version == 0 || count == 0 || count > MAX_DEVICES || (version == 1 && previous != [0; 32]) {
+            return Err(CodecError::Value);
+        }
+        let mut devices: Vec<DeviceEntry> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let id = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
+            let entry = DeviceEntry { id, signing_key: *input.array()?, agreement_key: *input.array()? };
+            let in_order = devices.last().is_none_or(|before| before.id < id);
+            if !in_order || entry.signing_key == entry.agreement_key || entry.signing_key == user_key {
+                return Err(CodecError::Value);
+            }
+            devices.push(entry);
+        }
+        input.finish()?;
+        Ok(Self { app, user, user_key, version, previous, devices })
+    }
+
+    /// The device with this number.
+    #[must_use]
+    pub fn device(&self, id: DeviceId) -> Option<&DeviceEntry> {
+        self.devices.iter().find(|device| device.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> DeviceList {
+        let entry = |id, byte| DeviceEntry {
+            id: DeviceId::new(id).unwrap(),
+            signing_key: [byte; PUBLIC_KEY_BYTES],
+            agreement_key: [byte + 1; PUBLIC_KEY_BYTES],
+        };
+        DeviceList {
+            app: AppId::new("app").unwrap(),
+            user: UserId::new("alice").unwrap(),
+            user_key: [9; PUBLIC_KEY_BYTES],
+            version: 2,
+            previous: [3; 32],
+            devices: vec![entry(1, 20), entry(4, 30)],
+        }
+    }
+
+    #[test]
+    fn a_list_reads_back_and_every_cut_is_refused() {
+        let bytes = list().encode();
+        assert_eq!(DeviceList::decode(&bytes), Ok(list()));
+        for length in 0..bytes.len() {
+            assert!(DeviceList::decode(&bytes[..length]).is_err(), "{length}");
+        }
+        assert_eq!(DeviceList::decode(&[bytes, vec![0]].concat()), Err(CodecError::Trailing));
+    }
+
+    #[test]
+    fn disorder_and_shared_keys_are_refused() {
+        let refused = |change: fn(&mut DeviceList)| {
+            let mut list = list();
+            change(&mut list);
+            DeviceList::decode(&list.encode()) == Err(CodecError::Value)
+        };
+        assert!(refused(|l| l.devices.swap(0, 1)));
+        assert!(refused(|l| l.devices[1].id = l.devices[0].id));
+        assert!(refused(|l| l.devices[0].agreement_key = l.devices[0].signing_key));
+        assert!(refused(|l| l.devices[0].signing_key = l.user_key));
+        assert!(refused(|l| l.devices.clear()));
+        assert!(refused(|l| l.version = 0));
+        assert!(refused(|l| l.version = 1));
+    }
+
+    #[test]
+    fn a_list_holds_at_most_sixteen_devices() {
+        let with = |count: usize| {
+            let mut list = list();
+            let template = list.devices[0].clone();
+            list.devices = (1..=count)
+                .map(|id| DeviceEntry { id: DeviceId::new(u32::try_from(id).unwrap()).unwrap(), ..template.clone() })
+                .collect();
+            DeviceList::decode(&list.encode())
+        };
+        assert!(with(MAX_DEVICES).is_ok());
+        assert_eq!(with(MAX_DEVICES + 1), Err(CodecError::Value));
+    }
+}

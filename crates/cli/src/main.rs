@@ -1,0 +1,2 @@
+//! The `stvor` command.
+fn main() {}
