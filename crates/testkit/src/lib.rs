@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What the tests of STVOR share. Never shipped.
+//!
+//! - [`process`]: real binaries with captured logs, waited for without sleeping, stopped, continued and killed by
+//!   pid, and never left behind.
+//! - [`proxy`]: a TCP proxy that delays, throttles, freezes and cuts.
+//! - [`clock`]: time that only moves when a test says so.
+//! - [`history`]: decides whether every accepted message arrived exactly once and in order.
+//! - [`temp`]: directories that go away, with short paths.
+//!
+//! Everything here is synchronous (threads, not tasks), so that it serves tests with and without a runtime, and so
+//! that a test that blocks its runtime does not block the proxy it talks through.
+
+pub mod clock;
+pub mod history;
+pub mod process;
+pub mod proxy;
+pub mod temp;
+
+pub use clock::VirtualClock;
+pub use history::{Checker, Violation};
+pub use process::{Process, Signal, Spawn, Stream, binary, until};
+pub use proxy::{ChaosProxy, Direction};
+pub use temp::temp_dir;
