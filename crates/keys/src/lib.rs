@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Who may open a sealed store.
+//!
+//! A sealed store has one random 32-byte *data key*. A [`KeyHolder`] wraps that key (AES-256-GCM under a key that only
+//! the holder can produce) and unwraps it again. Changing the passphrase, or moving from a keyfile to the operating
+//! system's keyring, wraps the same data key anew and touches no row.
+//!
+//! ```
+//! use stvor_crypto::{Secret, SecretBytes, SystemRandom};
+//! use stvor_keys::{KeyError, KeyHolder, Passphrase, PassphraseCost, WrappedKey};
+//!
+//! let mut rng = SystemRandom::new();
+//! let data_key = Secret::random(&mut rng)?;
+//! let cheap = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+//! let holder = Passphrase::new(SecretBytes::from_slice(b"correct horse"))?.with_cost(cheap)?;
+//! let wrapped = holder.wrap(&data_key, b"store id", &mut rng)?;
+//!
+//! let read = WrappedKey::decode(&wrapped.encode())?;
+//! assert!(holder.unwrap(&read, b"store id")? == data_key);
+//! let other = Passphrase::new(SecretBytes::from_slice(b"wrong horse"))?;
+//! assert!(matches!(other.unwrap(&read, b"store id"), Err(KeyError::Wrong { .. })));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod holder;
+mod keyfile;
+pub mod limits;
+mod os;
+mod passphrase;
+mod wrapped;
+
+pub use error::KeyError;
+pub use holder::{DataKey, HolderKind, KeyHolder};
+pub use keyfile::Keyfile;
+#[cfg(feature = "os-keyring")]
+pub use os::SystemKeyring;
+pub use os::{KeyringItem, OsKeyring, SecretService};
+pub use passphrase::{Passphrase, PassphraseCost};
+pub use wrapped::WrappedKey;

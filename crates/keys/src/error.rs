@@ -1,0 +1,134 @@
+//! What can go wrong with keys.
+
+use std::path::{Path, PathBuf};
+use stvor_base::{ErrorCode, codec::CodecError};
+use stvor_crypto::CryptoError;
+
+/// Why a key could not be made, read or used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The key is well-formed, but it is not the one.
+    #[error("the {holder} does not open this; give the one that it was sealed with")]
+    Wrong {
+        /// What kind of key.
+        holder: &'static str,
+    },
+    /// The key cannot be a key at all.
+    #[error("the {holder} cannot be used: {reason}")]
+    Malformed {
+        /// What kind of key.
+        holder: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The sealed file's key record is damaged.
+    #[error("the key record is damaged: {0}; restore the store from a backup")]
+    Corrupt(&'static str),
+    /// The key record is of a newer version.
+    #[error("the key record has version {found}, this program reads up to {known}; update the program")]
+    TooNew {
+        /// The version found.
+        found: u8,
+        /// The newest version that this build reads.
+        known: u8,
+    },
+    /// The key record is for another kind of holder.
+    #[error("this opens with a {needs}, a {given} was given")]
+    OtherHolder {
+        /// What it opens with.
+        needs: &'static str,
+        /// What was given.
+        given: &'static str,
+    },
+    /// There is no such key.
+    #[error("the {holder} {name} does not exist; without it what it sealed cannot be opened, so restore it")]
+    Missing {
+        /// What kind of key.
+        holder: &'static str,
+        /// Its path or name.
+        name: String,
+    },
+    /// There is such a key already; it is not overwritten.
+    #[error("the {holder} {name} exists already and is not overwritten; choose another name")]
+    Exists {
+        /// What kind of key.
+        holder: &'static str,
+        /// Its path or name.
+        name: String,
+    },
+    /// Others may read the keyfile.
+    #[error("the keyfile {} may be read by others (mode {mode:03o}); run: chmod 600 {}", path.display(), path.display())]
+    Permissions {
+        /// The keyfile.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The system refused an operation on a keyfile.
+    #[error("{what} the keyfile {} failed: {reason}", path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The keyfile.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The disk is full.
+    #[error("the keyfile {} could not be written: the disk or a quota is full", path.display())]
+    Full {
+        /// The keyfile.
+        path: PathBuf,
+    },
+    /// The operating system's keyring does not answer.
+    #[error("the system's keyring cannot be used: {0}; unlock it, or use a keyfile or a passphrase")]
+    Keyring(String),
+    /// A primitive failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+impl KeyError {
+    pub(crate) fn io(what: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        let name = || path.display().to_string();
+        match error.kind() {
+            Kind::NotFound => Self::Missing { holder: "keyfile", name: name() },
+            Kind::AlreadyExists => Self::Exists { holder: "keyfile", name: name() },
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full { path: path.into() },
+            _ => Self::Io { what, path: path.into(), reason: error.to_string() },
+        }
+    }
+
+    pub(crate) fn codec(error: CodecError) -> Self {
+        match error {
+            CodecError::Short => Self::Corrupt("it ends too early"),
+            CodecError::Trailing => Self::Corrupt("bytes follow it"),
+            _ => Self::Corrupt("a field is out of range"),
+        }
+    }
+}
+
+impl ErrorCode for KeyError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Wrong { .. } => "WRONG_KEY",
+            Self::Malformed { .. } => "KEY_MALFORMED",
+            Self::Corrupt(_) => "STORE_CORRUPT",
+            Self::TooNew { .. } => "STORE_TOO_NEW",
+            Self::OtherHolder { .. } => "KEY_REQUIRED",
+            Self::Missing { .. } => "KEY_MISSING",
+            Self::Exists { .. } => "KEY_EXISTS",
+            Self::Permissions { .. } => "KEY_PERMISSIONS",
+            Self::Io { .. } => "KEY_IO",
+            Self::Full { .. } => "STORE_FULL",
+            Self::Keyring(_) => "KEYRING_UNAVAILABLE",
+            Self::Crypto(error) => error.code(),
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self, Self::Keyring(_) | Self::Full { .. })
+    }
+}

@@ -1,0 +1,71 @@
+//! The trait that every kind of key implements.
+
+use crate::{KeyError, WrappedKey};
+use stvor_crypto::{Random, Secret};
+
+/// The random key that a store's rows are sealed under.
+pub type DataKey = Secret<32>;
+
+/// What kind of key opens a store. The number is on disk and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum HolderKind {
+    /// Something that a person knows.
+    Passphrase = 1,
+    /// A file with 32 random bytes.
+    Keyfile = 2,
+    /// 32 random bytes in the operating system's keyring.
+    OsKeyring = 3,
+}
+
+impl HolderKind {
+    /// The stable number.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Passphrase),
+            2 => Some(Self::Keyfile),
+            3 => Some(Self::OsKeyring),
+            _ => None,
+        }
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passphrase => "passphrase",
+            Self::Keyfile => "keyfile",
+            Self::OsKeyring => "key in the system's keyring",
+        }
+    }
+}
+
+/// Someone who can open a sealed thing. `context` is the identity of that thing (a store id): a wrapped key opens in
+/// its own context only.
+///
+/// Both operations may take long (a passphrase is slow on purpose): keep them off an asynchronous executor.
+pub trait KeyHolder: core::fmt::Debug + Send + Sync {
+    /// What kind this is.
+    fn kind(&self) -> HolderKind;
+
+    /// Seals a data key.
+    ///
+    /// # Errors
+    /// [`KeyError::Crypto`] when a primitive or the random generator fails.
+    fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError>;
+
+    /// Opens a data key.
+    ///
+    /// # Errors
+    /// [`KeyError::Wrong`] for another key or another context, [`KeyError::OtherHolder`] for another kind,
+    /// [`KeyError::Corrupt`] when the record was damaged.
+    fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError>;
+}

@@ -1,0 +1,22 @@
+//! Bounds, so that a hostile file cannot make its reader work without end.
+
+/// Bytes of a passphrase.
+pub const MAX_PASSPHRASE: usize = 4_096;
+
+/// KiB of memory that a stored header may ask of Argon2id: 1 GiB.
+pub const MAX_MEMORY_KIB: u32 = 1024 * 1024;
+
+/// Passes that a stored header may ask of Argon2id.
+pub const MAX_ITERATIONS: u32 = 16;
+
+/// Lanes that a stored header may ask of Argon2id.
+pub const MAX_PARALLELISM: u32 = 8;
+
+/// Bytes of a holder's parameters in a wrapped key.
+pub const MAX_PARAMETERS: usize = 512;
+
+/// Bytes of an encoded wrapped key.
+pub const MAX_WRAPPED: usize = 1_024;
+
+/// Bytes of a keyfile and of a key in the keyring.
+pub const KEY_BYTES: usize = 32;

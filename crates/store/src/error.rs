@@ -1,0 +1,137 @@
+//! What can go wrong with a store.
+
+use crate::Table;
+use std::path::PathBuf;
+use stvor_base::ErrorCode;
+use stvor_crypto::CryptoError;
+use stvor_keys::KeyError;
+
+/// Why a store refused or failed. After any of these what was stored before is still stored.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// An expectation did not hold; nothing of the change set was applied.
+    #[error("operation {op} of the change set found another row than it expected; read again and retry")]
+    Conflict {
+        /// The index of the operation.
+        op: usize,
+    },
+    /// Something is larger than its limit; nothing was done.
+    #[error("{what} exceeds the limit of {limit}")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// Another process, or another handle in this one, has the store open.
+    #[error("the store {} is in use by {}; close that program first or use another data directory", path.display(),
+        match pid { Some(pid) => format!("process {pid}"), None => "another process".to_owned() })]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// Who holds it, when known.
+        pid: Option<u32>,
+    },
+    /// A newer version of the software wrote this store.
+    #[error("the store was written by a newer version (format {found}, this one reads up to {known}); update the program")]
+    TooNew {
+        /// The format found.
+        found: u32,
+        /// The newest format that this build reads.
+        known: u32,
+    },
+    /// The store's files are damaged.
+    #[error("the store is damaged: {what}; restore it from a backup")]
+    Corrupt {
+        /// What was found.
+        what: String,
+    },
+    /// A row does not belong where it stands: altered, moved, rolled back or taken from another store.
+    #[error("a row of table {table:?} was altered outside this program and is refused; restore the store from a backup")]
+    Tampered {
+        /// The table of the row.
+        table: Table,
+    },
+    /// The disk, the quota or a file-size limit is full; the change set was not applied.
+    #[error("the store could not be written: the disk or a quota is full; free some space and retry")]
+    Full,
+    /// The store may not be written.
+    #[error("{} may not be written; check its owner and permissions", path.display())]
+    ReadOnly {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The system refused an operation on a file.
+    #[error("{what} failed: {reason}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The store opens with another kind of key than was given.
+    #[error("this store opens with a {holder}; give that key")]
+    KeyRequired {
+        /// What the store opens with.
+        holder: &'static str,
+    },
+    /// The key that opens the store.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A primitive or the random generator failed; nothing was written.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// An adapter's own failure.
+    #[error("the store failed: {0}")]
+    Adapter(String),
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into() }
+    }
+
+    /// The error of an operation on a file or directory.
+    pub(crate) fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::ReadOnly { path: path.to_owned() },
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full,
+            _ => Self::Io { what: format!("{what} {}", path.display()), reason: error.to_string() },
+        }
+    }
+}
+
+impl ErrorCode for StoreError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "STORE_CONFLICT",
+            Self::Limit { .. } => "STORE_LIMIT",
+            Self::Locked { .. } => "STORE_LOCKED",
+            Self::TooNew { .. } => "STORE_TOO_NEW",
+            Self::Corrupt { .. } => "STORE_CORRUPT",
+            Self::Tampered { .. } => "ROW_TAMPERED",
+            Self::Full => "STORE_FULL",
+            Self::ReadOnly { .. } => "STORE_READ_ONLY",
+            Self::Io { .. } => "STORE_IO",
+            Self::Closed => "STORE_CLOSED",
+            Self::KeyRequired { .. } => "KEY_REQUIRED",
+            Self::Key(error) => error.code(),
+            Self::Crypto(error) => error.code(),
+            Self::Adapter(_) => "STORE_FAILED",
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        match self {
+            Self::Conflict { .. } | Self::Locked { .. } | Self::Full => true,
+            Self::Key(error) => error.retryable(),
+            Self::Crypto(error) => error.retryable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Every bound of this crate, each with its reason.
+
+/// Bytes in one value as an adapter sees it, sealed: 256 KiB. A session record, a message and a prekey batch are far
+/// below; larger things are attachments and do not belong in rows.
+pub const MAX_VALUE: usize = 256 * 1024;
+
+/// Bytes that sealing adds to a value: a 12-byte nonce and a 16-byte tag.
+pub const SEAL_OVERHEAD: usize = 28;
+
+/// Bytes in one value before sealing.
+pub const MAX_PLAIN_VALUE: usize = MAX_VALUE - SEAL_OVERHEAD;
+
+/// Bytes in a partition or in a sort key. Addresses (the longest names) stay below it twice over.
+pub const MAX_KEY_PART: usize = 512;
+
+/// Operations in one change set: a full one-time prekey batch of both kinds, 2,000 skipped keys and the rows of a
+/// message fit several times.
+pub const MAX_OPS: usize = 8_192;
+
+/// Bytes of keys and values in one change set: 16 MiB, so that a queue of change sets has a bound in bytes.
+pub const MAX_CHANGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Keys in one [`Store::get`](crate::Store::get): the rows that a decryption can name (2,000 skipped keys and 41
+/// sessions) fit.
+pub const MAX_GET: usize = 4_096;
+
+/// Rows in one page of a scan, and rows that one sweep removes.
+pub const MAX_SCAN: usize = 1_000;
+
+/// Bytes of values in one page of a scan; the page ends early and says so. 8 MiB.
+pub const MAX_SCAN_BYTES: usize = 8 * 1024 * 1024;
+
+/// Change sets that wait for the SQLite writer; a further `commit` waits for a place.
+pub const MAX_QUEUE: usize = 1_024;
+
+/// Change sets that share one transaction and one fsync.
+pub const MAX_GROUP: usize = 256;
+
+/// The longest that the writer waits for more change sets to share its fsync, in microseconds.
+pub const MAX_GROUP_WAIT_MICROS: u64 = 2_000;
+
+/// SQLite connections that read.
+pub const READERS: usize = 4;
+
+/// Bytes of a store header.
+pub const MAX_HEADER: usize = 4_096;
+
+/// Epoch keys that a sealed store keeps at hand. Rows written in one opening of the store share one.
+pub const MAX_EPOCH_KEYS: usize = 64;
+
+/// Seals under one epoch key. Nonces are 96 random bits, for which SP 800-38D allows 2^32 seals a key.
+pub const MAX_SEALS_PER_EPOCH: u64 = 1 << 32;

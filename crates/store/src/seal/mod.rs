@@ -1,0 +1,367 @@
+//! Envelope encryption: what stands between the SDK, which sees names and plaintext, and an adapter, which sees
+//! neither.
+//!
+//! # Keys
+//!
+//! The random data key of a store is wrapped by a [`KeyHolder`] and stands in the store's header. From it and the store
+//! id HKDF-SHA256 derives one key that hashes names and one AES-256-GCM key for every *epoch*: each opening of the
+//! store for writing takes the next epoch number, with a commit that fails if another process took it first. Nonces
+//! are random, for which SP 800-38D allows 2^32 seals under a key; a row version is `epoch << 32 | count of seals in
+//! it`, so the count cannot pass the bound: at 2^32 seals the store takes the next epoch by itself. A store thus needs
+//! no rekeying for wear, ever. A data key that leaked is another matter: copy the rows into a new store.
+//!
+//! # What a row is bound to
+//!
+//! The associated data of a row holds the format, the store id, its table, hashed partition, sort key, row version and
+//! expiry. A row that was altered, copied to another place, taken from another store, or put back under another version
+//! does not open: [`StoreError::Tampered`]. Replacing a row *with its version* by an older copy of both, or the whole
+//! database by an older copy, or removing rows, cannot be seen by sealing alone; the counter that the relay returns
+//! shows a rolled-back database.
+
+mod cipher;
+mod header;
+
+pub use header::FORMAT;
+
+use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
+use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
+use crate::{SecretBytes, StoreError, Table, limits};
+use cipher::{Keys, Place};
+use header::{Epoch, Header};
+use std::sync::{Arc, Mutex, PoisonError};
+use stvor_base::Timestamp;
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_keys::{HolderKind, KeyHolder};
+
+/// A row that was read and opened.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands, the partition as the reader named it.
+    pub key: Key,
+    /// What it holds.
+    pub value: SecretBytes,
+    /// Which write made it: give it to [`Expect::Version`] to notice a change in between.
+    pub version: RowVersion,
+    /// From when on sweeps remove it.
+    pub expires: Option<Timestamp>,
+}
+
+/// What the header of a store says in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// The random id of the store.
+    pub id: [u8; 16],
+    /// What kind of key opens it.
+    pub holder: HolderKind,
+}
+
+struct Clock {
+    epoch: Epoch,
+    /// Seals done in this epoch.
+    count: u64,
+    rng: SystemRandom,
+}
+
+/// A store whose values are sealed and whose partitions are hashed. Cheap to share behind an `Arc`.
+pub struct Sealed {
+    store: Arc<dyn Store>,
+    keys: Keys,
+    clock: Mutex<Clock>,
+}
+
+impl core::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sealed").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// Runs the slow work of a key holder off the executor.
+async fn off_executor<T, F>(work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StoreError::Adapter(format!("a key operation did not finish: {error}")))?
+}
+
+async fn header(store: &dyn Store) -> Result<Option<Header>, StoreError> {
+    let row = store.get(&[Header::key()]).await?.pop().flatten();
+    row.map(|row| Header::decode(&row.value.bytes)).transpose()
+}
+
+impl Sealed {
+    /// What the header of `store` says; `None` when nothing was sealed in it yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::TooNew`], or what the adapter met.
+    pub async fn info(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
+        Ok(header(store).await?.map(|header| StoreInfo { id: header.store, holder: header.key.kind() }))
+    }
+
+    /// Opens a store that was sealed before, or seals an empty one, for `holder`.
+    ///
+    /// # Errors
+    /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it; [`StoreError::Corrupt`];
+    /// [`StoreError::TooNew`]; [`StoreError::Conflict`] when another process does the same at this moment.
+    pub async fn open(store: Arc<dyn Store>, holder: Arc<dyn KeyHolder>) -> Result<Self, StoreError> {
+        let keys = match header(store.as_ref()).await? {
+            Some(header) => {
+                off_executor(move || {
+                    let data_key = holder.unwrap(&header.key, &header.store)?;
+                    Ok(Keys::new(header.store, data_key))
+                })
+                .await?
+            }
+            None => {
+                let (header, keys) = off_executor(move || {
+                    let mut rng = SystemRandom::new();
+                    let data_key = Secret::random(&mut rng)?;
+                    let id = *Secret::<16>::random(&mut rng)?.expose();
+                    let key = holder.wrap(&data_key, &id, &mut rng)?;
+                    Ok((Header { store: id, key }, Keys::new(id, data_key)))
+                })
+                .await?;
+                let mut first = ChangeSet::new();
+                first.push(header.write(Expect::Absent)).push(Epoch(0).write(Expect::Absent));
+                store.commit(first).await?;
+                keys
+            }
+        };
+        let epoch = next_epoch(store.as_ref()).await?;
+        let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
+        Ok(Self { store, keys, clock: Mutex::new(clock) })
+    }
+
+    /// An empty store in memory under a key that nobody keeps: for tests and for apps that want nothing on disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Crypto`].
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let mut rng = SystemRandom::new();
+        let id = *Secret::<16>::random(&mut rng)?.expose();
+        let keys = Keys::new(id, Secret::random(&mut rng)?);
+        let clock = Clock { epoch: Epoch(1), count: 0, rng };
+        Ok(Self { store: Arc::new(crate::MemoryStore::new()), keys, clock: Mutex::new(clock) })
+    }
+
+    /// The random id of this store.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.keys.store()
+    }
+
+    /// The adapter below.
+    #[must_use]
+    pub fn adapter(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Wraps the data key for another holder, a changed passphrase for example. No row is touched. The old key does not
+    /// open the store from here on (an old copy of the files it does).
+    ///
+    /// # Errors
+    /// As [`Sealed::commit`].
+    pub async fn rewrap(&self, holder: Arc<dyn KeyHolder>) -> Result<(), StoreError> {
+        let id = self.id();
+        let data_key = self.keys.data_key().duplicate();
+        let key = off_executor(move || Ok(holder.wrap(&data_key, &id, &mut SystemRandom::new())?)).await?;
+        let mut changes = ChangeSet::new();
+        changes.push(Header { store: id, key }.write(Expect::Present));
+        self.store.commit(changes).await
+    }
+
+    /// A name made fit for a sort key: 32 bytes that tell nothing about it, always the same in this store and table.
+    #[must_use]
+    pub fn tag(&self, table: Table, name: &[u8]) -> [u8; 32] {
+        self.keys.tag(1, table, name)
+    }
+
+    /// The rows under `keys`, in the order asked, as of one moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`], [`StoreError::Limit`], or what the adapter met.
+    pub async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        keys.iter().try_for_each(refuse_header)?;
+        let hashed: Vec<Key> = keys.iter().map(|key| self.keys.key(key)).collect();
+        let rows = self.store.get(&hashed).await?;
+        if rows.len() != keys.len() {
+            return Err(StoreError::Adapter("it answered another number of rows than asked".into()));
+        }
+        let open = |((row, hashed), key): ((Option<Row>, &Key), &Key)| {
+            row.map(|row| self.open_row(key.clone(), &hashed.partition, row)).transpose()
+        };
+        rows.into_iter().zip(&hashed).zip(keys).map(open).collect()
+    }
+
+    /// The row under one key.
+    ///
+    /// # Errors
+    /// As [`Sealed::get`].
+    pub async fn one(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(self.get(core::slice::from_ref(key)).await?.pop().flatten())
+    }
+
+    /// One page of a partition, in order of the sort key.
+    ///
+    /// # Errors
+    /// As [`Sealed::get`].
+    pub async fn scan(&self, scan: Scan) -> Result<Page<Record>, StoreError> {
+        scan.check()?;
+        refuse_header_table(scan.table)?;
+        let (table, name) = (scan.table, scan.partition.clone());
+        let hashed = self.keys.tag(0, table, &name);
+        let page = self.store.scan(Scan { partition: hashed.to_vec(), ..scan }).await?;
+        let open = |row: Row| {
+            let key = Key::new(table, name.as_slice(), row.key.sort.as_slice());
+            self.open_row(key, &hashed, row)
+        };
+        let rows = page.rows.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Page { rows, more: page.more })
+    }
+
+    /// Every row of a range, page by page, up to `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Sealed::get`].
+    pub async fn scan_all(&self, mut scan: Scan, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let mut records: Vec<Record> = Vec::new();
+        loop {
+            scan.limit = (limit - records.len()).min(limits::MAX_SCAN);
+            if scan.limit == 0 {
+                return Ok(records);
+            }
+            let page = self.scan(scan.clone()).await?;
+            records.extend(page.rows);
+            let Some(last) = records.last().filter(|_| page.more) else { return Ok(records) };
+            let sort = last.key.sort.clone();
+            scan = if scan.reverse { scan.before(sort) } else { scan.after(sort) };
+        }
+    }
+
+    /// Seals and applies a change set, whole or not at all. When this returns, it is durable. All rows written get the
+    /// version returned.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] with the index of the operation, [`StoreError::Full`], [`StoreError::Limit`], or what
+    /// the adapter met. In all of these nothing was applied; after [`StoreError::Io`] read again to know.
+    pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
+        changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
+        changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;
+        loop {
+            let taken = {
+                let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+                take_version(&mut clock, changes.len())
+            };
+            if let Some(version) = taken {
+                let sealed = self.seal(changes, version)?;
+                self.store.commit(sealed).await?;
+                return Ok(version);
+            }
+            let epoch = next_epoch(self.store.as_ref()).await?;
+            let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            if epoch.0 > clock.epoch.0 {
+                (clock.epoch, clock.count) = (epoch, 0);
+            }
+        }
+    }
+
+    fn seal(&self, changes: ChangeSet, version: RowVersion) -> Result<ChangeSet<RowValue>, StoreError> {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seal = |op: Op<SecretBytes>| {
+            Ok(match op {
+                Op::Put { key, value, expires, expect } => {
+                    let key = self.keys.key(&key);
+                    let place = Place {
+                        table: key.table,
+                        partition: &key.partition,
+                        sort: &key.sort,
+                        version,
+                        expires,
+                    };
+                    let value = self.keys.seal(&place, value, &mut clock.rng)?;
+                    Op::Put { key, value, expires, expect }
+                }
+                Op::Delete { key, expect } => Op::Delete { key: self.keys.key(&key), expect },
+                Op::DeletePartition { table, partition } => {
+                    Op::DeletePartition { table, partition: self.keys.tag(0, table, &partition).to_vec() }
+                }
+                Op::DeleteTable { table } => Op::DeleteTable { table },
+            })
+        };
+        changes.ops.into_iter().map(&mut seal).collect()
+    }
+
+    fn open_row(&self, key: Key, hashed: &[u8], row: Row) -> Result<Record, StoreError> {
+        let version = row.value.version;
+        let place =
+            Place { table: key.table, partition: hashed, sort: &key.sort, version, expires: row.expires };
+        let value = self.keys.open(&place, row.value.bytes)?;
+        Ok(Record { key, value, version, expires: row.expires })
+    }
+
+    /// Removes every row of every table but the header: the account is gone, the key opens an empty store.
+    ///
+    /// # Errors
+    /// As [`Sealed::commit`].
+    pub async fn wipe(&self) -> Result<(), StoreError> {
+        let tables = Table::ALL.into_iter().filter(|table| *table != Table::Header);
+        self.commit(tables.map(|table| Op::DeleteTable { table }).collect()).await.map(|_| ())
+    }
+
+    /// Removes at most `limit` rows whose time has come; returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.store.sweep(now, limit).await
+    }
+
+    /// How much is stored.
+    ///
+    /// # Errors
+    /// As [`Store::stats`].
+    pub async fn stats(&self) -> Result<Stats, StoreError> {
+        self.store.stats().await
+    }
+
+    /// Finishes what was handed in and lets go of files and locks.
+    ///
+    /// # Errors
+    /// As [`Store::close`].
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+}
+
+fn refuse_header(key: &Key) -> Result<(), StoreError> {
+    key.check().and_then(|()| refuse_header_table(key.table))
+}
+
+fn refuse_header_table(table: Table) -> Result<(), StoreError> {
+    if table == Table::Header {
+        return Err(StoreError::Limit { what: "the number of the header table, which is the store's own,", limit: 0 });
+    }
+    Ok(())
+}
+
+/// The version of a commit of `ops` operations, or `None` when the epoch has no room for so many seals.
+fn take_version(clock: &mut Clock, ops: usize) -> Option<RowVersion> {
+    let seals = (ops as u64).max(1);
+    let count = clock.count.checked_add(seals).filter(|count| *count < limits::MAX_SEALS_PER_EPOCH)?;
+    clock.count = count;
+    Some(RowVersion(u64::from(clock.epoch.0) << 32 | count))
+}
+
+async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
+    let row = store.get(&[Epoch::key()]).await?.pop().flatten();
+    let (epoch, expect) = match row {
+        Some(row) => (Epoch::decode(&row.value.bytes)?.next()?, Expect::Version(row.value.version)),
+        None => (Epoch(2), Expect::Absent),
+    };
+    let mut changes = ChangeSet::new();
+    changes.push(epoch.write(expect));
+    store.commit(changes).await?;
+    Ok(epoch)
+}
