@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Typed, zeroizing wrappers over the primitives that STVOR uses. No other crate names a primitive library.
+//!
+//! - [`secret`]: bytes that are wiped, never printed, compared in constant time; a shielded form for long-lived keys.
+//! - [`random`]: randomness as an argument, with health tests on what the operating system gives.
+//! - [`p256`]: key agreement and signatures on P-256. [`kem`]: ML-KEM-768. [`aead`]: AES-256-GCM. [`kdf`]: hashes,
+//!   HMAC, HKDF, Argon2id.
+//! - [`suite`]: the numbers of the profiles on the wire.
+//!
+//! Curves, AEAD and ML-KEM come from aws-lc, where they are fastest; hashes and HMAC on small inputs from RustCrypto, where
+//! those are. What aws-lc does with randomness of its own (ECDSA, ML-KEM encapsulation) has a deterministic twin in
+//! RustCrypto that takes over when the generator that was passed in says [`random::Random::deterministic`].
+
+pub mod aead;
+mod error;
+pub mod kdf;
+pub mod kem;
+pub mod p256;
+pub mod random;
+pub mod secret;
+pub mod suite;
+
+pub use error::CryptoError;
+pub use random::{Random, SystemRandom};
+pub use secret::{Secret, SecretBytes, Shielded};

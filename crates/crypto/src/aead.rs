@@ -1,0 +1,107 @@
+//! AES-256-GCM with the key set up once.
+
+use core::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use crate::{CryptoError, Secret};
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// Bytes of a nonce.
+pub const NONCE_BYTES: usize = 12;
+/// Bytes of a tag.
+pub const TAG_BYTES: usize = 16;
+
+/// A key, ready for use. The caller sees to it that no nonce is used twice with it.
+///
+/// ```
+/// use stvor_crypto::{Secret, aead::Aes256Gcm};
+/// let key = Aes256Gcm::new(&Secret::new([1; 32]));
+/// let mut bytes = b"words".to_vec();
+/// key.seal(&[0; 12], b"context", &mut bytes)?;
+/// assert_eq!(bytes.len(), 5 + 16);
+/// assert_eq!(key.open(&[0; 12], b"context", &mut bytes)?, b"words");
+/// # Ok::<(), stvor_crypto::CryptoError>(())
+/// ```
+pub struct Aes256Gcm(Option<LessSafeKey>);
+
+impl Aes256Gcm {
+    /// Sets the key up.
+    #[must_use]
+    pub fn new(key: &Secret<KEY_BYTES>) -> Self {
+        // The library refuses only keys of another length and an exhausted heap; the latter shows at the first use.
+        Self(UnboundKey::new(&AES_256_GCM, key.expose()).ok().map(LessSafeKey::new))
+    }
+
+    fn key(&self) -> Result<&LessSafeKey, CryptoError> {
+        self.0.as_ref().ok_or(CryptoError::Internal("AES key set-up"))
+    }
+
+    /// Encrypts `in_out` in place and appends the tag.
+    ///
+    /// # Errors
+    /// [`CryptoError::Internal`] when the library fails (more than 64 GiB).
+    pub fn seal(&self, nonce: &[u8; NONCE_BYTES], aad: &[u8], in_out: &mut Vec<u8>) -> Result<(), CryptoError> {
+        let tag = self.seal_in_place_separate_tag(nonce, aad, in_out)?;
+        in_out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// Encrypts `in_out` in place and returns the tag.
+    ///
+    /// # Errors
+    /// As [`Aes256Gcm::seal`].
+    pub fn seal_in_place_separate_tag(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        in_out: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], CryptoError> {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let tag = self
+            .key()?
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), in_out)
+            .map_err(|_| CryptoError::Internal("AES-GCM seal"))?;
+        tag.as_ref().try_into().map_err(|_| CryptoError::Internal("AES-GCM tag"))
+    }
+
+    /// Opens ciphertext and tag in place; the plaintext is the part of `in_out` that comes back. When the tag does not
+    /// verify, `in_out` holds no plaintext.
+    ///
+    /// # Errors
+    /// [`CryptoError::DecryptFailed`].
+    pub fn open<'a>(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        in_out: &'a mut [u8],
+    ) -> Result<&'a mut [u8], CryptoError> {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        self.key()?.open_in_place(nonce, Aad::from(aad), in_out).map_err(|_| CryptoError::DecryptFailed)
+    }
+
+    /// Opens a ciphertext whose tag came apart, in place.
+    ///
+    /// # Errors
+    /// [`CryptoError::DecryptFailed`].
+    pub fn open_in_place_separate_tag(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        tag: &[u8; TAG_BYTES],
+        in_out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        self.key()?
+            .open_in_place_separate_tag(nonce, Aad::from(aad), tag, in_out)
+            .map(|_| ())
+            .map_err(|_| CryptoError::DecryptFailed)
+    }
+}
+
+impl fmt::Debug for Aes256Gcm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
