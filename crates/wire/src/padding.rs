@@ -17,7 +17,7 @@ pub const STRICT_BLOCK: usize = 16 * 1024;
 /// ```
 /// use stvor_wire::padding::bucket_for;
 /// assert_eq!((bucket_for(0), bucket_for(513), bucket_for(4097)), (Some(512), Some(1024), Some(16_384)));
-/// assert_eq!(bucket_for(16_385), Some(16_896));
+/// assert_eq!(bucket_for(16_385), Some(17_408));
 /// assert_eq!(bucket_for(73_729), None);
 /// ```
 #[must_use]
