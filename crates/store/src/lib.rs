@@ -1,7 +1,7 @@
 //! Atomic, sealed storage for STVOR clients.
 //!
 //! [`Sealed`] is what the SDK uses: it seals values, hashes names, and hands [`ChangeSet`]s, which apply whole or not
-//! at all, to a [`Store`]. A store is an adapter that keeps sealed bytes: [`MemoryStore`] or `SqliteStore` here, or one
+//! at all, to a [`Store`]. A store is an adapter that keeps sealed bytes: [`MemoryStore`] or [`SqliteStore`] here, or one
 //! of your own.
 //!
 //! ```
@@ -31,13 +31,17 @@ mod change;
 mod error;
 pub mod limits;
 mod memory;
+mod open;
 mod seal;
+mod sqlite;
 mod table;
 
 pub use adapter::{Page, Row, RowValue, Scan, Stats, Store};
 pub use change::{ChangeSet, Expect, Key, Op, RowVersion};
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use open::{Notice, OpenKey, Opened, default_keyfile, destroy, open};
 pub use seal::{FORMAT, Record, Sealed, StoreInfo};
+pub use sqlite::SqliteStore;
 pub use stvor_crypto::SecretBytes;
 pub use table::Table;

@@ -30,8 +30,14 @@ pub const MAX_SCAN: usize = 1_000;
 /// Bytes of values in one page of a scan; the page ends early and says so. 8 MiB.
 pub const MAX_SCAN_BYTES: usize = 8 * 1024 * 1024;
 
-/// Change sets that wait for the SQLite writer; a further `commit` waits for a place.
-pub const MAX_QUEUE: usize = 1_024;
+/// Bytes of change sets that wait for the SQLite writer; a further `commit` waits for room. 64 MiB.
+pub const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// The least that a waiting change set counts for, so that at most 1,024 wait.
+pub const QUEUE_UNIT_BYTES: usize = 64 * 1024;
+
+/// Bytes of a database up to which opening it checks every page; above, damage is found when a page is read. 64 MiB.
+pub const MAX_CHECK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Change sets that share one transaction and one fsync.
 pub const MAX_GROUP: usize = 256;

@@ -55,6 +55,9 @@ pub struct StoreInfo {
     pub holder: HolderKind,
 }
 
+/// The latest expiry: SQL databases have signed 64-bit numbers.
+const FOREVER: Timestamp = Timestamp::from_millis(u64::MAX >> 1);
+
 struct Clock {
     epoch: Epoch,
     /// Seals done in this epoch.
@@ -113,6 +116,9 @@ impl Sealed {
                     Ok(Keys::new(header.store, data_key))
                 })
                 .await?
+            }
+            None if store.stats().await?.rows > 0 => {
+                return Err(StoreError::corrupt("its header is gone but rows are there"));
             }
             None => {
                 let (header, keys) = off_executor(move || {
@@ -273,6 +279,7 @@ impl Sealed {
             Ok(match op {
                 Op::Put { key, value, expires, expect } => {
                     let key = self.keys.key(&key);
+                    let expires = expires.map(|at| at.min(FOREVER));
                     let place = Place {
                         table: key.table,
                         partition: &key.partition,

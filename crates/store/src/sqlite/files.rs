@@ -1,0 +1,121 @@
+//! The files of a store: its directory, its lock, its database.
+
+use crate::StoreError;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// The file beside `path` with `suffix` after its whole name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the directory of `path`, and those above it, for this user only. A directory that exists stays as it is.
+pub(crate) fn make_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = parent(path);
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(directory).map_err(|error| StoreError::io("creating the directory", directory, &error))
+}
+
+/// Options that make files for this user only.
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    if cfg!(unix) {
+        let directory = parent(path);
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| StoreError::io("syncing the directory", directory, &error))?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io("removing", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The right to be the only one who has a store open. The system takes it back when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// Takes the lock of the database at `path`.
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        let name = beside(path, ".lock");
+        loop {
+            let mut file = private()
+                .create(true)
+                .truncate(false)
+                .open(&name)
+                .map_err(|error| StoreError::io("opening", &name, &error))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut pid = String::new();
+                    // What cannot be read is only a name that the message goes without.
+                    let _ = file.take(16).read_to_string(&mut pid);
+                    return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().parse().ok() });
+                }
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("locking", &name, &error)),
+            }
+            // Someone who destroyed the store meanwhile removed the file that was locked here.
+            if is_at(&file, &name) {
+                let written = file
+                    .set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| writeln!(file, "{}", std::process::id()));
+                written.map_err(|error| StoreError::io("writing", &name, &error))?;
+                return Ok(Self(file));
+            }
+        }
+    }
+
+    /// Removes the lock file and gives the lock back.
+    pub(super) fn destroy(self, path: &Path) -> Result<(), StoreError> {
+        remove(&beside(path, ".lock"))?;
+        drop(self.0);
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(held), Ok(named)) => held.ino() == named.ino() && held.dev() == named.dev(),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}

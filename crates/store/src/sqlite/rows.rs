@@ -1,0 +1,166 @@
+//! Every statement that reads or writes rows.
+
+use crate::adapter::{Page, Row, RowValue, Scan};
+use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
+use crate::limits;
+use rusqlite::{Connection, OptionalExtension, Result, Row as SqlRow, named_params, params};
+use stvor_base::Timestamp;
+
+/// SQLite's integers are signed; the bits are kept as they are.
+fn expiry(expires: Option<Timestamp>) -> Option<i64> {
+    expires.map(|at| at.as_millis().cast_signed())
+}
+
+fn value(row: &SqlRow<'_>) -> Result<(RowValue, Option<Timestamp>)> {
+    let version = RowVersion(row.get::<_, i64>("version")?.cast_unsigned());
+    let expires: Option<i64> = row.get("expires")?;
+    let expires = expires.map(|at| Timestamp::from_millis(at.cast_unsigned()));
+    Ok((RowValue { bytes: row.get("value")?, version }, expires))
+}
+
+pub(super) fn get(connection: &Connection, key: &Key) -> Result<Option<Row>> {
+    let mut select = connection.prepare_cached(
+        "SELECT version, expires, value FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3",
+    )?;
+    let found = select.query_row(params![key.table.id(), key.partition, key.sort], value).optional()?;
+    Ok(found.map(|(value, expires)| Row { key: key.clone(), value, expires }))
+}
+
+pub(super) fn scan(connection: &Connection, scan: &Scan) -> Result<Page<Row>> {
+    let order = if scan.reverse { "DESC" } else { "ASC" };
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT sort, version, expires, value FROM rows
+         WHERE tbl = :tbl AND part = :part AND sort >= :low AND (:high IS NULL OR sort < :high)
+         ORDER BY sort {order} LIMIT :limit"
+    ))?;
+    // One more than asked tells whether more follow.
+    let mut found = select.query(named_params! {
+        ":tbl": scan.table.id(),
+        ":part": scan.partition,
+        ":low": scan.from.as_deref().unwrap_or_default(),
+        ":high": scan.before,
+        ":limit": i64::try_from(scan.limit).unwrap_or(i64::MAX).saturating_add(1),
+    })?;
+    let mut page = Page { rows: Vec::new(), more: false };
+    let mut bytes = 0;
+    while let Some(row) = found.next()? {
+        let (value, expires) = value(row)?;
+        bytes += value.bytes.len();
+        if page.rows.len() == scan.limit || (bytes > limits::MAX_SCAN_BYTES && !page.rows.is_empty()) {
+            page.more = true;
+            break;
+        }
+        let sort: Vec<u8> = row.get("sort")?;
+        page.rows.push(Row { key: Key::new(scan.table, scan.partition.as_slice(), sort), value, expires });
+    }
+    Ok(page)
+}
+
+/// Applies operations until one does not find what it expected: its index.
+pub(super) fn apply(connection: &Connection, changes: &ChangeSet<RowValue>) -> Result<Option<usize>> {
+    for (index, op) in changes.ops.iter().enumerate() {
+        if !step(connection, op)? {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
+fn step(connection: &Connection, op: &Op<RowValue>) -> Result<bool> {
+    match op {
+        Op::Put { key, value, expires, expect } => put(connection, (key, value), *expires, *expect),
+        Op::Delete { key, expect } => delete(connection, key, *expect),
+        Op::DeletePartition { table, partition } => {
+            let mut delete =
+                connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND part = ?2")?;
+            delete.execute(params![table.id(), partition]).map(|_| true)
+        }
+        Op::DeleteTable { table } => {
+            let mut delete = connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1")?;
+            delete.execute([table.id()]).map(|_| true)
+        }
+    }
+}
+
+fn put(
+    connection: &Connection,
+    (key, value): (&Key, &RowValue),
+    expires: Option<Timestamp>,
+    expect: Expect,
+) -> Result<bool> {
+    let sql = match expect {
+        Expect::Any => {
+            "INSERT INTO rows (tbl, part, sort, version, expires, value)
+             VALUES (:tbl, :part, :sort, :version, :expires, :value)
+             ON CONFLICT (tbl, part, sort) DO UPDATE
+             SET version = excluded.version, expires = excluded.expires, value = excluded.value"
+        }
+        Expect::Absent => {
+            "INSERT INTO rows (tbl, part, sort, version, expires, value)
+             VALUES (:tbl, :part, :sort, :version, :expires, :value)
+             ON CONFLICT (tbl, part, sort) DO NOTHING"
+        }
+        Expect::Present => {
+            "UPDATE rows SET version = :version, expires = :expires, value = :value
+             WHERE tbl = :tbl AND part = :part AND sort = :sort"
+        }
+        Expect::Version(_) => {
+            "UPDATE rows SET version = :version, expires = :expires, value = :value
+             WHERE tbl = :tbl AND part = :part AND sort = :sort AND version = :found"
+        }
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let changed = match expect {
+        Expect::Version(found) => statement.execute(named_params! {
+            ":tbl": key.table.id(), ":part": key.partition, ":sort": key.sort,
+            ":version": value.version.0.cast_signed(), ":expires": expiry(expires), ":value": value.bytes,
+            ":found": found.0.cast_signed(),
+        })?,
+        _ => statement.execute(named_params! {
+            ":tbl": key.table.id(), ":part": key.partition, ":sort": key.sort,
+            ":version": value.version.0.cast_signed(), ":expires": expiry(expires), ":value": value.bytes,
+        })?,
+    };
+    Ok(changed == 1)
+}
+
+fn delete(connection: &Connection, key: &Key, expect: Expect) -> Result<bool> {
+    let mut select = connection
+        .prepare_cached("SELECT id, version FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3")?;
+    let found: Option<(i64, i64)> = select
+        .query_row(params![key.table.id(), key.partition, key.sort], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if !expect.holds(found.map(|(_, version)| RowVersion(version.cast_unsigned()))) {
+        return Ok(false);
+    }
+    if let Some((id, _)) = found {
+        connection.prepare_cached("DELETE FROM rows WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(true)
+}
+
+pub(super) fn sweep(connection: &Connection, now: Timestamp, limit: usize) -> Result<usize> {
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM rows WHERE id IN
+         (SELECT id FROM rows WHERE expires IS NOT NULL AND expires <= ?1 ORDER BY expires LIMIT ?2)",
+    )?;
+    let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    delete.execute(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])
+}
+
+/// Gives pages that deletions freed back to the file system, a few at a time.
+pub(super) fn shrink(connection: &Connection) -> Result<()> {
+    let mut pages = connection.prepare("PRAGMA incremental_vacuum(256)")?;
+    let mut rows = pages.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// Rows, and bytes of keys and values.
+pub(super) fn count(connection: &Connection) -> Result<(u64, u64)> {
+    connection.query_row(
+        "SELECT count(*), coalesce(sum(length(part) + length(sort) + length(value)), 0) FROM rows",
+        [],
+        |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned())),
+    )
+}

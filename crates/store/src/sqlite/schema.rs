@@ -1,0 +1,157 @@
+//! Connections, the schema and its migrations, and what SQLite's errors mean.
+
+use super::files;
+use crate::{StoreError, limits};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use std::path::Path;
+
+mod migrations {
+    refinery::embed_migrations!("migrations");
+}
+
+/// `PRAGMA user_version` after the newest migration.
+const SCHEMA: u32 = 1;
+
+/// `PRAGMA application_id`: "STVR".
+const APPLICATION: i64 = 0x5354_5652;
+
+/// What an error of SQLite on the database at `path` means.
+pub(super) fn error(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        return match error {
+            // A column of another type than the schema allows.
+            rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => StoreError::corrupt("a column has another type"),
+            _ => StoreError::Adapter(error.to_string()),
+        };
+    };
+    match (failure.code, failure.extended_code) {
+        (ErrorCode::DiskFull, _)
+        // SQLite calls only ENOSPC a full disk; a quota or a file-size limit shows as a failed write.
+        | (_, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE) => StoreError::Full,
+        (ErrorCode::DatabaseCorrupt, _) => StoreError::corrupt("the database is malformed"),
+        (ErrorCode::NotADatabase, _) => StoreError::corrupt("the file is not a database"),
+        (_, ffi::SQLITE_IOERR_SHORT_READ) => StoreError::corrupt("the file ends too early"),
+        (ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied, _) => {
+            StoreError::ReadOnly { path: path.to_owned() }
+        }
+        (ErrorCode::SystemIoFailure, _) => {
+            StoreError::Io { what: format!("reading or writing {}", path.display()), reason: error.to_string() }
+        }
+        _ => StoreError::Adapter(error.to_string()),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(core::time::Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.execute_batch(
+        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = ON;
+         PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;",
+    )?;
+    Ok(connection)
+}
+
+/// A connection that only reads.
+pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        let connection = connect(path)?;
+        connection.execute_batch("PRAGMA query_only = ON;")?;
+        Ok(connection)
+    };
+    open().map_err(|failure| error(path, &failure))
+}
+
+/// The connection that writes: every commit is synced to the disk before it returns.
+pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        let connection = connect(path)?;
+        // Incremental: freed pages are given back by sweeps, a few at a time. It has to be set before the first table.
+        connection.execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA secure_delete = ON; PRAGMA journal_size_limit = 16777216;",
+        )?;
+        Ok(connection)
+    };
+    open().map_err(|failure| error(path, &failure))
+}
+
+/// Makes a fresh database. It is built under another name and renamed when it is whole and synced, so that a file at
+/// `path` that is empty or cut is damage and never a beginning.
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+    let journal = files::beside(path, "-wal");
+    if std::fs::metadata(&journal).is_ok_and(|journal| journal.len() > 0) {
+        return Err(StoreError::corrupt("its database file is gone but its journal is there"));
+    }
+    let draft = files::beside(path, ".new");
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        files::remove(&files::beside(&draft, suffix))?;
+    }
+    let made =
+        files::private().create_new(true).open(&draft).map_err(|error| StoreError::io("creating", &draft, &error));
+    made?;
+    let mut connection = writer(&draft)?;
+    migrate(&mut connection, &draft)?;
+    finish(connection, &draft)?;
+    let renamed = std::fs::File::open(&draft)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&draft, path));
+    renamed.map_err(|error| StoreError::io("creating", path, &error))?;
+    files::sync_directory(path)
+}
+
+/// Brings everything into the one file and closes it.
+pub(super) fn finish(connection: Connection, path: &Path) -> Result<(), StoreError> {
+    let merged = merge_journal(&connection, path);
+    let closed = connection.close().map_err(|(_, failure)| error(path, &failure));
+    merged.and(closed)
+}
+
+fn merge_journal(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let merged = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    merged.map_err(|failure| error(path, &failure))
+}
+
+/// Refuses a database of a newer version, of another program, or damaged; migrates one of an older version.
+pub(super) fn check(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let failed = |failure| error(path, &failure);
+    let pragma = |connection: &Connection, name: &str| {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
+    };
+    if pragma(connection, "application_id")? != APPLICATION {
+        return Err(StoreError::corrupt("the file is not a STVOR store"));
+    }
+    let found = u32::try_from(pragma(connection, "user_version")?).unwrap_or(0);
+    if found > SCHEMA {
+        return Err(StoreError::TooNew { found, known: SCHEMA });
+    }
+    // Pages that are only in the journal are not in the file's length.
+    merge_journal(connection, path)?;
+    let wanted = pragma(connection, "page_count")?.saturating_mul(pragma(connection, "page_size")?);
+    let length = std::fs::metadata(path).map_err(|error| StoreError::io("reading", path, &error))?.len();
+    if i64::try_from(length).unwrap_or(i64::MAX) < wanted {
+        return Err(StoreError::corrupt("the database file was cut short"));
+    }
+    if length <= limits::MAX_CHECK_BYTES {
+        let verdict: String =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if verdict != "ok" {
+            return Err(StoreError::corrupt("the database does not pass its check"));
+        }
+    }
+    migrate(connection, path)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let report = migrations::migrations::runner().run(connection);
+    report.map(|_| ()).map_err(|failure| match failure.kind() {
+        refinery::error::Kind::Connection(_, source) => match source.downcast_ref::<rusqlite::Error>() {
+            Some(source) => error(path, source),
+            None => StoreError::Adapter(failure.to_string()),
+        },
+        _ => StoreError::corrupt("its record of migrations does not match this program"),
+    })
+}

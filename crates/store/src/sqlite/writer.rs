@@ -1,0 +1,181 @@
+//! The one thread that writes. Change sets that arrive while it syncs share the next transaction and the next fsync;
+//! each is a savepoint of its own, so a conflict fails alone.
+
+use super::files::Lock;
+use super::{rows, schema};
+use crate::adapter::RowValue;
+use crate::change::ChangeSet;
+use crate::{StoreError, limits};
+use core::time::Duration;
+use rusqlite::{Connection, ffi};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use stvor_base::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked for. Nobody minds if the asker went away: the work is done all the same.
+pub(super) enum Job {
+    Commit { changes: ChangeSet<RowValue>, reply: Reply<()>, _room: OwnedSemaphorePermit },
+    Sweep { now: Timestamp, limit: usize, reply: Reply<usize> },
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    closing: bool,
+}
+
+/// Jobs on their way to the writer.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a job in; after [`Queue::close`] it is refused and its asker told by the dropped reply.
+    pub(super) fn push(&self, job: Job) {
+        let mut waiting = self.lock();
+        if !waiting.closing {
+            waiting.jobs.push_back(job);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// The writer ends when it has done what is waiting.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.arrived.notify_one();
+    }
+
+    /// The next group, or `None` when there is none and none will come. Waits for company only if the group before
+    /// this one had company, and no longer than half of what its sync took: then the committers that it woke are
+    /// probably on their way back, and one shared sync is cheaper than two.
+    fn next(&self, last: &Last) -> Option<Vec<Job>> {
+        let mut waiting = self.lock();
+        while waiting.jobs.is_empty() {
+            if waiting.closing {
+                return None;
+            }
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if last.jobs > 1 {
+            let patience = (last.took / 2).min(Duration::from_micros(limits::MAX_GROUP_WAIT_MICROS));
+            let expected = |waiting: &mut Waiting| waiting.jobs.len() < last.jobs && !waiting.closing;
+            let waited = self.arrived.wait_timeout_while(waiting, patience, expected);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let count = waiting.jobs.len().min(limits::MAX_GROUP);
+        Some(waiting.jobs.drain(..count).collect())
+    }
+}
+
+/// How the last group went.
+struct Last {
+    jobs: usize,
+    took: Duration,
+}
+
+/// The writer, on its thread.
+pub(super) struct Writer {
+    connection: Connection,
+    path: PathBuf,
+    /// After a failed sync the kernel may have dropped what it could not write: nothing more is promised.
+    broken: Option<StoreError>,
+    _lock: Lock,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, path: PathBuf, lock: Lock) -> Self {
+        Self { connection, path, broken: None, _lock: lock }
+    }
+
+    /// Works until the queue is closed, then merges the journal and lets go of the lock.
+    pub(super) fn run(mut self, queue: &Queue) -> Result<(), StoreError> {
+        let mut last = Last { jobs: 0, took: Duration::ZERO };
+        while let Some(jobs) = queue.next(&last) {
+            let started = Instant::now();
+            let count = jobs.len();
+            self.work(jobs);
+            last = Last { jobs: count, took: started.elapsed() };
+        }
+        schema::finish(self.connection, &self.path)
+    }
+
+    fn work(&mut self, jobs: Vec<Job>) {
+        let mut group = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Commit { changes, reply, _room } => group.push((changes, reply)),
+                Job::Sweep { now, limit, reply } => {
+                    let swept = self.guarded(|writer| {
+                        let swept = rows::sweep(&writer.connection, now, limit)?;
+                        rows::shrink(&writer.connection)?;
+                        Ok(swept)
+                    });
+                    let _ = reply.send(swept);
+                }
+            }
+        }
+        if group.is_empty() {
+            return;
+        }
+        let sets: Vec<&ChangeSet<RowValue>> = group.iter().map(|(changes, _)| changes).collect();
+        let results = match self.commit(&sets) {
+            Ok(results) => results,
+            // What made the group fail (a full disk, mostly) need not touch every one of it.
+            Err(_) if sets.len() > 1 => sets
+                .iter()
+                .map(|changes| self.commit(&[changes]).map(|mut one| one.pop().flatten()))
+                .map(|result| result.unwrap_or_else(Some))
+                .collect(),
+            Err(error) => vec![Some(error)],
+        };
+        for ((_, reply), result) in group.into_iter().zip(results) {
+            let _ = reply.send(result.map_or(Ok(()), Err));
+        }
+    }
+
+    /// One transaction: for each change set `None`, or why it alone was not applied.
+    fn commit(&mut self, sets: &[&ChangeSet<RowValue>]) -> Result<Vec<Option<StoreError>>, StoreError> {
+        self.guarded(|writer| {
+            let connection = &mut writer.connection;
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let mut results = Vec::with_capacity(sets.len());
+            for changes in sets {
+                transaction.execute_batch("SAVEPOINT one")?;
+                let conflict = rows::apply(&transaction, changes)?;
+                transaction
+                    .execute_batch(if conflict.is_some() { "ROLLBACK TO one; RELEASE one" } else { "RELEASE one" })?;
+                results.push(conflict.map(|op| StoreError::Conflict { op }));
+            }
+            transaction.commit()?;
+            Ok(results)
+        })
+    }
+
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        work(self).map_err(|failure| {
+            let error = schema::error(&self.path, &failure);
+            tracing::error!(code = stvor_base::ErrorCode::code(&error), "a write to the store failed");
+            if let rusqlite::Error::SqliteFailure(failure, _) = failure
+                && failure.extended_code == ffi::SQLITE_IOERR_FSYNC
+            {
+                self.broken = Some(error.clone());
+            }
+            error
+        })
+    }
+}
