@@ -28,6 +28,7 @@
 
 mod adapter;
 mod change;
+pub mod conformance;
 mod error;
 pub mod limits;
 mod memory;

@@ -1,7 +1,7 @@
 //! Opening a store on disk with a key.
 
 use crate::sqlite::files;
-use crate::{Sealed, SecretBytes, SqliteStore, StoreError};
+use crate::{Sealed, SecretBytes, SqliteStore, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stvor_crypto::SystemRandom;
@@ -60,7 +60,16 @@ pub fn default_keyfile(path: &Path) -> PathBuf {
 /// key than was given; [`StoreError::Key`] when the key is not there, malformed, readable by others, or wrong.
 pub async fn open(path: impl Into<PathBuf>, key: OpenKey) -> Result<Opened, StoreError> {
     let path = path.into();
-    let adapter: Arc<SqliteStore> = Arc::new(SqliteStore::open(path.clone()).await?);
+    let adapter: Arc<dyn Store> = Arc::new(SqliteStore::open(path.clone()).await?);
+    let opened = open_sealed(Arc::clone(&adapter), path, key).await;
+    if opened.is_err() {
+        // The lock is free again when the caller hears of it.
+        adapter.close().await?;
+    }
+    opened
+}
+
+async fn open_sealed(adapter: Arc<dyn Store>, path: PathBuf, key: OpenKey) -> Result<Opened, StoreError> {
     let info = Sealed::info(adapter.as_ref()).await?;
     if let Some(info) = info {
         let given = match key {

@@ -178,6 +178,13 @@ impl Sealed {
         self.store.commit(changes).await
     }
 
+    /// Where the adapter keeps the row of `key`: for tests and tools that look at a store from below.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn key_on_disk(&self, key: &Key) -> Key {
+        self.keys.key(key)
+    }
+
     /// A name made fit for a sort key: 32 bytes that tell nothing about it, always the same in this store and table.
     #[must_use]
     pub fn tag(&self, table: Table, name: &[u8]) -> [u8; 32] {

@@ -56,6 +56,13 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Nobody works any more: who waits learns that the store is closed.
+    fn abandon(&self) {
+        let mut waiting = self.lock();
+        waiting.closing = true;
+        waiting.jobs.clear();
+    }
+
     /// The next group, or `None` when there is none and none will come. Waits for company only if the group before
     /// this one had company, and no longer than half of what its sync took: then the committers that it woke are
     /// probably on their way back, and one shared sync is cheaper than two.
@@ -75,6 +82,15 @@ impl Queue {
         }
         let count = waiting.jobs.len().min(limits::MAX_GROUP);
         Some(waiting.jobs.drain(..count).collect())
+    }
+}
+
+/// Tells who waits when the writer's thread ends, also by a panic.
+struct Abandon<'a>(&'a Queue);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -100,6 +116,7 @@ impl Writer {
 
     /// Works until the queue is closed, then merges the journal and lets go of the lock.
     pub(super) fn run(mut self, queue: &Queue) -> Result<(), StoreError> {
+        let _abandoned = Abandon(queue);
         let mut last = Last { jobs: 0, took: Duration::ZERO };
         while let Some(jobs) = queue.next(&last) {
             let started = Instant::now();
