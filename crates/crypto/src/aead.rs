@@ -42,7 +42,12 @@ impl Aes256Gcm {
     ///
     /// # Errors
     /// [`CryptoError::Internal`] when the library fails (more than 64 GiB).
-    pub fn seal(&self, nonce: &[u8; NONCE_BYTES], aad: &[u8], in_out: &mut Vec<u8>) -> Result<(), CryptoError> {
+    pub fn seal(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        in_out: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
         let tag = self.seal_in_place_separate_tag(nonce, aad, in_out)?;
         in_out.extend_from_slice(&tag);
         Ok(())

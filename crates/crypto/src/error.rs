@@ -28,7 +28,9 @@ pub enum CryptoError {
     #[error("the parameter `{0}` is outside its accepted range")]
     BadParameter(&'static str),
     /// The source of randomness failed a health test. Nothing draws from it again in this process.
-    #[error("the system's random source failed its health test; restart on a healthy machine, no key was made")]
+    #[error(
+        "the system's random source failed its health test; restart on a healthy machine, no key was made"
+    )]
     RandomnessUnhealthy,
     /// The source of randomness gave nothing.
     #[error("the system's random source gave no bytes; check that the process may read it")]

@@ -109,6 +109,10 @@ pub fn argon2id(passphrase: &[u8], salt: &[u8], params: Argon2Params) -> Result<
     if let Some((name, _)) = bounds.iter().find(|(_, within)| !within) {
         return Err(CryptoError::BadParameter(name));
     }
+    run_argon2id(passphrase, salt, params)
+}
+
+fn run_argon2id(passphrase: &[u8], salt: &[u8], params: Argon2Params) -> Result<Secret<32>, CryptoError> {
     let params = argon2::Params::new(params.memory_kib, params.iterations, params.parallelism, Some(32))
         .map_err(|_| CryptoError::BadParameter("argon2"))?;
     let mut out = Secret::zeroed();
@@ -122,4 +126,62 @@ pub fn argon2id(passphrase: &[u8], salt: &[u8], params: Argon2Params) -> Result<
 #[must_use]
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Argon2Params = Argon2Params { memory_kib: 8, iterations: 1, parallelism: 1 };
+
+    #[test]
+    fn argon2id_gives_the_bytes_of_the_reference_implementation() {
+        // Version 0x13, password "password", salt "somesalt", from the reference's own tests.
+        for (memory_kib, parallelism, expected) in [
+            (65_536, 1, "09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7"),
+            (256, 1, "9dfeb910e80bad0311fee20f9c0e2b12c17987b4cac90c2ef54d5b3021c68bfe"),
+            (256, 2, "6d093c501fd5999645e0ea3bf620d7b8be7fd2db59c20d9fff9539da2bf57037"),
+        ] {
+            let params = Argon2Params { memory_kib, iterations: 2, parallelism };
+            let out = run_argon2id(b"password", b"somesalt", params).unwrap();
+            assert_eq!(hex::encode(out.expose()), expected);
+        }
+    }
+
+    #[test]
+    fn argon2id_accepts_each_bound_and_refuses_one_past_it() {
+        let run = |passphrase: usize, salt: usize, params| {
+            argon2id(&vec![1; passphrase], &vec![2; salt], params).map(|_| ())
+        };
+        let refused = |name| Err(CryptoError::BadParameter(name));
+        assert_eq!(run(0, 16, SMALL), Ok(()));
+        assert_eq!(run(4096, 16, SMALL), Ok(()));
+        assert_eq!(run(4097, 16, SMALL), refused("passphrase"));
+        assert_eq!(run(1, 15, SMALL), refused("salt"));
+        assert_eq!(run(1, 64, SMALL), Ok(()));
+        assert_eq!(run(1, 65, SMALL), refused("salt"));
+        assert_eq!(run(1, 16, Argon2Params { memory_kib: 7, ..SMALL }), refused("memory_kib"));
+        let lanes = Argon2Params { memory_kib: 512, parallelism: 64, ..SMALL };
+        assert_eq!(run(1, 16, lanes), Ok(()));
+        assert_eq!(run(1, 16, Argon2Params { memory_kib: 511, ..lanes }), refused("memory_kib"));
+        assert_eq!(
+            run(1, 16, Argon2Params { memory_kib: 520, parallelism: 65, ..SMALL }),
+            refused("parallelism")
+        );
+        assert_eq!(run(1, 16, Argon2Params { parallelism: 0, ..SMALL }), refused("parallelism"));
+        assert_eq!(run(1, 16, Argon2Params { iterations: 64, ..SMALL }), Ok(()));
+        assert_eq!(run(1, 16, Argon2Params { iterations: 65, ..SMALL }), refused("iterations"));
+        assert_eq!(run(1, 16, Argon2Params { iterations: 0, ..SMALL }), refused("iterations"));
+        let most = Argon2Params { memory_kib: Argon2Params::MAX_MEMORY_KIB + 1, ..SMALL };
+        assert_eq!(run(1, 16, most), refused("memory_kib"));
+    }
+
+    #[test]
+    fn constant_time_equality_sees_lengths_and_bytes() {
+        assert!(constant_time_eq(b"", b""));
+        assert!(constant_time_eq(b"ab", b"ab"));
+        assert!(!constant_time_eq(b"ab", b"ac"));
+        assert!(!constant_time_eq(b"ab", b"abc"));
+        assert!(!constant_time_eq(b"ab", b""));
+    }
 }

@@ -138,7 +138,8 @@ impl EncapsulationKey {
         }
         require_health()?;
         let failed = |_| CryptoError::Internal("ML-KEM encapsulation");
-        let key = library::EncapsulationKey::new(&ML_KEM_768, self.0.as_slice()).map_err(|_| CryptoError::BadKey)?;
+        let key = library::EncapsulationKey::new(&ML_KEM_768, self.0.as_slice())
+            .map_err(|_| CryptoError::BadKey)?;
         let (ciphertext, secret) = key.encapsulate().map_err(failed)?;
         Ok((Ciphertext::from_bytes(ciphertext.as_ref())?, Secret::from_slice(secret.as_ref())?))
     }

@@ -29,3 +29,31 @@ fn draw_scalar(rng: &mut dyn Random) -> Result<Secret<PRIVATE_KEY_BYTES>, Crypto
     }
     Err(CryptoError::RandomnessUnhealthy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Constant(u8);
+
+    impl Random for Constant {
+        fn fill(&mut self, out: &mut [u8]) -> Result<(), CryptoError> {
+            out.fill(self.0);
+            Ok(())
+        }
+
+        fn deterministic(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_generator_that_gives_only_scalars_out_of_range_is_an_error_and_not_a_loop() {
+        for byte in [0x00, 0xff] {
+            assert_eq!(draw_scalar(&mut Constant(byte)).err(), Some(CryptoError::RandomnessUnhealthy));
+            assert!(AgreementKey::generate(&mut Constant(byte)).is_err());
+            assert!(SigningKey::generate(&mut Constant(byte)).is_err());
+        }
+        assert!(draw_scalar(&mut Constant(1)).is_ok());
+    }
+}

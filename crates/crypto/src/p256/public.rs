@@ -27,7 +27,8 @@ impl PublicKey {
         if bytes[0] != 4 {
             return Err(CryptoError::BadKey);
         }
-        let parsed = UnparsedPublicKey::new(&ECDH_P256, &bytes).try_into().map_err(|_| CryptoError::BadKey)?;
+        let parsed =
+            UnparsedPublicKey::new(&ECDH_P256, &bytes).try_into().map_err(|_| CryptoError::BadKey)?;
         Ok(Self { bytes, parsed })
     }
 

@@ -35,7 +35,8 @@ impl Signature {
     }
 
     fn normalised(bytes: &[u8]) -> Result<Self, CryptoError> {
-        let parsed = ::p256::ecdsa::Signature::from_slice(bytes).map_err(|_| CryptoError::Internal("ECDSA"))?;
+        let parsed =
+            ::p256::ecdsa::Signature::from_slice(bytes).map_err(|_| CryptoError::Internal("ECDSA"))?;
         Ok(Self(parsed.normalize_s().to_bytes().into()))
     }
 
@@ -83,7 +84,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A fresh key.
+    /// A fresh key, all from `rng`, by rejection.
     ///
     /// # Errors
     /// What `rng` says.
@@ -136,7 +137,8 @@ impl SigningKey {
     /// # Errors
     /// [`CryptoError::Internal`].
     pub fn sign_deterministic(&self, label: &[u8], message: &[u8]) -> Result<Signature, CryptoError> {
-        let key = ::p256::ecdsa::SigningKey::from_slice(self.scalar.expose()).map_err(|_| CryptoError::BadKey)?;
+        let key =
+            ::p256::ecdsa::SigningKey::from_slice(self.scalar.expose()).map_err(|_| CryptoError::BadKey)?;
         let signature: ::p256::ecdsa::Signature =
             key.try_multipart_sign(&[label, message]).map_err(|_| CryptoError::Internal("ECDSA"))?;
         Signature::normalised(&signature.to_bytes())
