@@ -1,1 +1,45 @@
-//! Placeholder.
+//! The STVOR end-to-end protocol, without I/O: X3DH with an ML-KEM secret, a double ratchet, sessions, trust and repair.
+//!
+//! Everything is a function over values. An operation takes records, bytes, the time and randomness, and returns a
+//! result and [`Effects`]: what the caller must commit, in one transaction, before anything is sent or acknowledged. On
+//! an error nothing is returned, so what was stored stands.
+//!
+//! - [`identity`], [`devices`], [`prekey`]: our keys, the signed device list, bundles.
+//! - [`session`]: a [`Conversation`] encrypts and decrypts; it rests on the handshake (X3DH) and the ratchet.
+//! - [`envelope`], [`plaintext`]: the bytes of a message, outside and inside.
+//! - [`trust`], [`safety`]: pins, policies, safety numbers.
+//! - [`repair`]: what follows when a message can not be read.
+//! - [`effects`]: rows as values. [`limits`]: every bound. [`profile`]: primitives and labels.
+
+pub mod devices;
+pub mod effects;
+pub mod envelope;
+mod error;
+mod handshake;
+pub mod identity;
+pub mod limits;
+pub mod plaintext;
+pub mod prekey;
+pub mod profile;
+mod ratchet;
+pub mod repair;
+pub mod safety;
+pub mod session;
+pub mod trust;
+
+pub use devices::{SignedDeviceList, SignedDeviceListIn};
+pub use effects::{Effect, Effects, RecordKey, RecordKind, Records};
+pub use envelope::{Incoming, SessionId};
+pub use error::ProtocolError;
+pub use identity::Identity;
+pub use plaintext::{ContentKind, Padding, Plaintext, RetryRequest};
+pub use prekey::{
+    KemKind, KemPrekeyIn, KemPublicPrekey, Maintenance, OneTimeIn, OneTimePublic, PrekeyBundle, PrekeyBundleIn,
+    PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyIn, SignedPrekeyPublic,
+};
+pub use repair::{Failed, Failure, RepairRoute, Resend, ResendFacts, may_resend};
+pub use safety::{QrOutcome, SafetyNumber, SafetyParty};
+pub use session::{Context, Conversation, Delivery, Encrypted, Received, Started};
+pub use trust::{
+    FirstContact, IdentityEvent, OnMismatch, Pin, TrustDecision, TrustPolicy, TrustQuestion, Verdict, judge,
+};

@@ -1,0 +1,314 @@
+//! What travels: the bytes of an encrypted message around its ciphertext.
+//!
+//! ```text
+//! version        1 byte, 1
+//! suite          1 byte, 1 for P256
+//! kind           1 byte: 1 a message, 2 a message that carries its handshake
+//! session id    16 bytes
+//! timestamp      u64, milliseconds since the Unix epoch by the sender's clock
+//! prekey part    kind 2 only: u32 length, then the bytes (below)
+//! header        85 bytes: ratchet key 65, previous chain length u32, message number u32, nonce 12
+//! ciphertext     the padded plaintext, sealed, with its 16-byte tag
+//!
+//! prekey part:
+//! signed prekey  u32 id
+//! one-time       u8 0 or 1, then u32 id (0 when there is none)
+//! KEM prekey     u8 1 one-time or 2 last resort, then u32 id
+//! base key      65 bytes, the initiator's ephemeral key
+//! ciphertext  1088 bytes, of the KEM
+//! device         u32, the initiator's
+//! device list    u32 length, then the bytes
+//! signature     64 bytes, of the initiator's user key over the list
+//! ```
+//!
+//! Integers are big-endian. Every byte is bound by the associated data of the seal.
+
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{DeviceId, Timestamp};
+
+use crate::devices::SignedDeviceListIn;
+use crate::error::ProtocolError;
+use crate::limits;
+use crate::prekey::KemKind;
+use crate::profile::active::{HEADER, KEM_CIPHERTEXT, NONCE, PUBLIC_KEY, SUITE, TAG};
+
+/// The only version so far.
+const VERSION: u8 = 1;
+const KIND_MESSAGE: u8 = 1;
+const KIND_PREKEY: u8 = 2;
+
+/// Bytes of the envelope without the prekey part.
+pub(crate) const FIXED: usize = 1 + 1 + 1 + 16 + 8;
+
+/// Longest device list: 16 devices, longest names.
+const MAX_DEVICE_LIST: usize = 3 * 1024;
+
+/// The name of a session: 16 bytes of a hash of its handshake.
+pub type SessionId = [u8; 16];
+
+/// The header of a message.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) ratchet_key: [u8; PUBLIC_KEY],
+    pub(crate) previous: u32,
+    pub(crate) number: u32,
+    pub(crate) nonce: [u8; NONCE],
+}
+
+impl Header {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.ratchet_key);
+        out.extend_from_slice(&self.previous.to_be_bytes());
+        out.extend_from_slice(&self.number.to_be_bytes());
+        out.extend_from_slice(&self.nonce);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            ratchet_key: *input.array()?,
+            previous: input.u32()?,
+            number: input.u32()?,
+            nonce: *input.array()?,
+        })
+    }
+}
+
+/// The initiator's half of a handshake, as it came. Nothing in it is checked but its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PrekeyPartIn {
+    pub(crate) signed_prekey: u32,
+    pub(crate) one_time: Option<u32>,
+    pub(crate) kem_kind: KemKind,
+    pub(crate) kem: u32,
+    pub(crate) base_key: [u8; PUBLIC_KEY],
+    pub(crate) kem_ciphertext: Box<[u8; KEM_CIPHERTEXT]>,
+    pub(crate) device: DeviceId,
+    pub(crate) list: SignedDeviceListIn,
+}
+
+impl PrekeyPartIn {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(1_280 + self.list.bytes.len());
+        out.u32(self.signed_prekey)
+            .u8(u8::from(self.one_time.is_some()))
+            .u32(self.one_time.unwrap_or(0))
+            .u8(self.kem_kind.to_byte())
+            .u32(self.kem)
+            .raw(&self.base_key)
+            .raw(&self.kem_ciphertext[..])
+            .u32(self.device.get())
+            .bytes(&self.list.bytes)
+            .raw(&self.list.signature);
+        out.finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        let signed_prekey = input.u32()?;
+        let one_time = match (input.bool()?, input.u32()?) {
+            (true, id) => Some(id),
+            (false, 0) => None,
+            (false, _) => return Err(CodecError::Value),
+        };
+        let kem_kind = KemKind::from_byte(input.u8()?)?;
+        let kem = input.u32()?;
+        let base_key = *input.array()?;
+        let kem_ciphertext = Box::new(*input.array()?);
+        let device = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
+        let bytes = input.bytes(MAX_DEVICE_LIST)?.to_vec();
+        let signature = input.array::<64>()?.to_vec();
+        input.finish()?;
+        let list = SignedDeviceListIn { bytes, signature };
+        Ok(Self { signed_prekey, one_time, kem_kind, kem, base_key, kem_ciphertext, device, list })
+    }
+}
+
+/// A message as it came in: its form is checked, nothing else. Borrow of the blob.
+#[derive(Clone)]
+pub struct Incoming<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) sent_at: Timestamp,
+    pub(crate) prekey: Option<PrekeyPartIn>,
+    pub(crate) header: Header,
+    /// Envelope, prekey part and header, as received: what the associated data covers.
+    pub(crate) clear: &'a [u8],
+    /// Ciphertext and tag.
+    pub(crate) sealed: &'a [u8],
+}
+
+impl core::fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Incoming")
+            .field("carries_handshake", &self.prekey.is_some())
+            .field("number", &self.header.number)
+            .field("bytes", &(self.clear.len() + self.sealed.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Incoming<'a> {
+    /// Reads the form of a blob.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooNew`] for a later version, [`ProtocolError::Malformed`] for anything else that is not
+    /// exactly one message: both want the failure path ([`crate::repair`]).
+    pub fn parse(blob: &'a [u8]) -> Result<Self, ProtocolError> {
+        if blob.len() > limits::MAX_BLOB {
+            return Err(ProtocolError::Malformed(CodecError::Length));
+        }
+        Self::decode(blob).map_err(|error| match error {
+            CodecError::Version(version) => ProtocolError::TooNew { what: "message", version },
+            other => ProtocolError::Malformed(other),
+        })
+    }
+
+    fn decode(blob: &'a [u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(blob);
+        match input.u8()? {
+            VERSION => {}
+            other => return Err(CodecError::Version(other)),
+        }
+        if input.u8()? != SUITE {
+            return Err(CodecError::Value);
+        }
+        let kind = input.u8()?;
+        let session = *input.array()?;
+        let sent_at = Timestamp::from_millis(input.u64()?);
+        let prekey = match kind {
+            KIND_MESSAGE => None,
+            KIND_PREKEY => Some(PrekeyPartIn::decode(input.bytes(limits::MAX_BLOB)?)?),
+            _ => return Err(CodecError::Value),
+        };
+        let header = Header::decode(&mut input)?;
+        let sealed = input.rest();
+        if sealed.len() < TAG + crate::plaintext::OVERHEAD {
+            return Err(CodecError::Short);
+        }
+        let clear = &blob[..blob.len() - sealed.len()];
+        Ok(Self { session, sent_at, prekey, header, clear, sealed })
+    }
+
+    /// The session that the message names.
+    #[must_use]
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// When it was sent, by the sender's clock. Not authenticated before the message is decrypted.
+    #[must_use]
+    pub fn sent_at(&self) -> Timestamp {
+        self.sent_at
+    }
+
+    /// Whether it carries a handshake, so that it may start a session.
+    #[must_use]
+    pub fn carries_handshake(&self) -> bool {
+        self.prekey.is_some()
+    }
+
+    /// Ratchet key and number: with one sender no two messages share them.
+    #[must_use]
+    pub fn position(&self) -> ([u8; PUBLIC_KEY], u32) {
+        (self.header.ratchet_key, self.header.number)
+    }
+}
+
+/// The clear bytes of a message about to be sealed: envelope, prekey part, header.
+pub(crate) fn clear_bytes(
+    session: &SessionId,
+    sent_at: Timestamp,
+    prekey_part: Option<&[u8]>,
+    header: &Header,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(clear_size(prekey_part) + 1_024);
+    out.extend_from_slice(&[VERSION, SUITE, if prekey_part.is_some() { KIND_PREKEY } else { KIND_MESSAGE }]);
+    out.extend_from_slice(session);
+    out.extend_from_slice(&sent_at.as_millis().to_be_bytes());
+    if let Some(part) = prekey_part {
+        out.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(part);
+    }
+    header.encode(&mut out);
+    out
+}
+
+pub(crate) fn clear_size(prekey_part: Option<&[u8]>) -> usize {
+    FIXED + prekey_part.map_or(0, |part| 4 + part.len()) + HEADER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header { ratchet_key: [4; 65], previous: 7, number: 9, nonce: [3; 12] }
+    }
+
+    fn part(one_time: Option<u32>) -> PrekeyPartIn {
+        PrekeyPartIn {
+            signed_prekey: 3,
+            one_time,
+            kem_kind: KemKind::OneTime,
+            kem: 5,
+            base_key: [6; 65],
+            kem_ciphertext: Box::new([8; KEM_CIPHERTEXT]),
+            device: DeviceId::FIRST,
+            list: SignedDeviceListIn { bytes: vec![1, 2, 3], signature: vec![9; 64] },
+        }
+    }
+
+    fn blob(part: Option<&PrekeyPartIn>) -> Vec<u8> {
+        let part = part.map(PrekeyPartIn::encode);
+        let mut out = clear_bytes(&[5; 16], Timestamp::from_millis(77), part.as_deref(), &header());
+        out.extend_from_slice(&[0; 64]);
+        out
+    }
+
+    #[test]
+    fn the_header_has_85_bytes() {
+        let mut out = Vec::new();
+        header().encode(&mut out);
+        assert_eq!(out.len(), 85);
+        assert_eq!(HEADER, 85);
+    }
+
+    #[test]
+    fn a_message_reads_back_and_every_cut_is_refused() {
+        for part in [None, Some(part(Some(0))), Some(part(None))] {
+            let bytes = blob(part.as_ref());
+            let incoming = Incoming::parse(&bytes).unwrap();
+            assert_eq!((incoming.session, incoming.sent_at.as_millis()), ([5; 16], 77));
+            assert!(incoming.header == header());
+            assert_eq!(incoming.prekey, part);
+            assert_eq!(incoming.clear.len() + 64, bytes.len());
+            for length in 0..incoming.clear.len() + 37 {
+                assert!(Incoming::parse(&bytes[..length]).is_err(), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn prekey_id_zero_and_none_are_two_things() {
+        let decode = |part: &PrekeyPartIn| PrekeyPartIn::decode(&part.encode()).unwrap().one_time;
+        assert_eq!(decode(&part(Some(0))), Some(0));
+        assert_eq!(decode(&part(None)), None);
+        let mut bytes = part(None).encode();
+        bytes[8] = 1;
+        assert_eq!(PrekeyPartIn::decode(&bytes), Err(CodecError::Value));
+    }
+
+    #[test]
+    fn later_versions_other_suites_and_oversize_are_told_apart() {
+        let mut bytes = blob(None);
+        bytes[0] = 2;
+        assert!(matches!(Incoming::parse(&bytes), Err(ProtocolError::TooNew { version: 2, .. })));
+        bytes[0] = 1;
+        bytes[1] = 9;
+        assert!(matches!(Incoming::parse(&bytes), Err(ProtocolError::Malformed(CodecError::Value))));
+        let mut bytes = blob(None);
+        bytes.resize(limits::MAX_BLOB, 0);
+        assert!(Incoming::parse(&bytes).is_ok());
+        bytes.push(0);
+        assert!(matches!(Incoming::parse(&bytes), Err(ProtocolError::Malformed(CodecError::Length))));
+    }
+}

@@ -1,0 +1,213 @@
+//! Our own keys: a user key that signs the device list, a device key that signs prekeys and log-ins, and a device key
+//! for key agreement. Created once, stored sealed, shielded in memory, never replaced silently.
+
+use core::fmt;
+
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceEntry, DeviceList, LOGIN_LABEL};
+use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
+use stvor_crypto::random::Random;
+use stvor_crypto::{CryptoError, Secret, SecretBytes, Shielded};
+
+use crate::devices::{PeerKeys, SignedDeviceListIn};
+use crate::effects::{Effects, RecordKey, RecordKind};
+use crate::error::ProtocolError;
+use crate::profile::active::{AgreementKey, PUBLIC_KEY, SIGNATURE, SigningKey};
+
+const VERSION: u8 = 1;
+
+/// The identity of this device.
+pub struct Identity {
+    app: AppId,
+    address: Address,
+    created: Timestamp,
+    keys: PeerKeys,
+    list: SignedDeviceListIn,
+    /// User, signing and agreement scalar, 32 bytes each.
+    secrets: Shielded,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("app", &self.app).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// The row of the identity.
+    #[must_use]
+    pub fn key() -> RecordKey {
+        RecordKey::single(RecordKind::Identity)
+    }
+
+    /// Makes an identity. The effects insert it: if one exists already, the commit fails, and the caller loads that.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn create(
+        app: &AppId,
+        address: &Address,
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Effects), ProtocolError> {
+        let user = SigningKey::generate(rng)?;
+        let signing = SigningKey::generate(rng)?;
+        let agreement = AgreementKey::generate(rng)?;
+        let keys = PeerKeys {
+            user: *user.public().as_bytes(),
+            signing: *signing.public().as_bytes(),
+            agreement: *agreement.public().as_bytes(),
+        };
+        let list = DeviceList {
+            app: app.clone(),
+            user: address.user.clone(),
+            user_key: keys.user,
+            version: 1,
+            previous: [0; 32],
+            devices: vec![DeviceEntry {
+                id: address.device,
+                signing_key: keys.signing,
+                agreement_key: keys.agreement,
+            }],
+        };
+        let bytes = list.encode();
+        let signature = user.sign_with(rng, DEVICE_LIST_LABEL, &bytes)?.as_bytes().to_vec();
+        let secrets = [user.to_bytes(), signing.to_bytes(), agreement.to_bytes()];
+        let mut packed = SecretBytes::from(vec![0; 96]);
+        for (slot, secret) in packed.expose_mut().chunks_exact_mut(32).zip(&secrets) {
+            slot.copy_from_slice(secret.expose());
+        }
+        let identity = Self {
+            app: app.clone(),
+            address: address.clone(),
+            created: now,
+            keys,
+            list: SignedDeviceListIn { bytes, signature },
+            secrets: Shielded::new(packed.expose())?,
+        };
+        let mut effects = Effects::new();
+        effects.insert(Self::key(), identity.to_record()?, None);
+        Ok((identity, effects))
+    }
+
+    fn to_record(&self) -> Result<SecretBytes, ProtocolError> {
+        let mut out = Writer::with_capacity(512 + self.list.bytes.len());
+        out.u8(VERSION).u64(self.created.as_millis()).u32(self.address.device.get());
+        self.secrets.open(|secrets| {
+            out.raw(secrets);
+        })?;
+        out.bytes(&self.list.bytes).bytes(&self.list.signature);
+        Ok(SecretBytes::from(out.finish()))
+    }
+
+    /// Reads the stored identity and checks that keys and list belong together.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadRecord`], or [`ProtocolError::TooNew`] for the record of a later version.
+    pub fn from_record(record: &SecretBytes) -> Result<Self, ProtocolError> {
+        let what = "identity";
+        let (created, device, secrets, list) =
+            Self::decode(record.expose()).map_err(ProtocolError::record(what))?;
+        let damaged = |_| ProtocolError::BadRecord(what);
+        let parsed = DeviceList::decode(&list.bytes).map_err(ProtocolError::record(what))?;
+        list.validate(&parsed.app, &parsed.user).map_err(|_| ProtocolError::BadRecord(what))?;
+        let [user, signing, agreement] = split(secrets.expose()).map_err(damaged)?;
+        let keys = PeerKeys {
+            user: *SigningKey::from_bytes(&user).map_err(damaged)?.public().as_bytes(),
+            signing: *SigningKey::from_bytes(&signing).map_err(damaged)?.public().as_bytes(),
+            agreement: *AgreementKey::from_bytes(&agreement).map_err(damaged)?.public().as_bytes(),
+        };
+        let entry = parsed.device(device).ok_or(ProtocolError::BadRecord(what))?;
+        let same = (parsed.user_key, entry.signing_key, entry.agreement_key)
+            == (keys.user, keys.signing, keys.agreement);
+        if !same {
+            return Err(ProtocolError::BadRecord(what));
+        }
+        let secrets = Shielded::new(secrets.expose())?;
+        let address = Address::new(parsed.user, device);
+        Ok(Self { app: parsed.app, address, created, keys, list, secrets })
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn decode(bytes: &[u8]) -> Result<(Timestamp, DeviceId, SecretBytes, SignedDeviceListIn), CodecError> {
+        let mut input = Reader::new(bytes);
+        match input.u8()? {
+            VERSION => {}
+            other => return Err(CodecError::Version(other)),
+        }
+        let created = Timestamp::from_millis(input.u64()?);
+        let device = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
+        let secrets = SecretBytes::from_slice(input.raw(96)?);
+        let list = input.bytes(4_096)?.to_vec();
+        let signature = input.bytes(SIGNATURE)?.to_vec();
+        input.finish()?;
+        Ok((created, device, secrets, SignedDeviceListIn { bytes: list, signature }))
+    }
+
+    /// The app.
+    #[must_use]
+    pub fn app(&self) -> &AppId {
+        &self.app
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Our user.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.address.user
+    }
+
+    /// When the identity was made.
+    #[must_use]
+    pub fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    /// Our user's public signing key: what contacts pin.
+    #[must_use]
+    pub fn user_key(&self) -> &[u8; PUBLIC_KEY] {
+        &self.keys.user
+    }
+
+    /// This device's public signing key: what a relay checks log-ins with.
+    #[must_use]
+    pub fn device_key(&self) -> &[u8; PUBLIC_KEY] {
+        &self.keys.signing
+    }
+
+    /// Our signed device list, to be registered at the relay.
+    #[must_use]
+    pub fn signed_list(&self) -> &SignedDeviceListIn {
+        &self.list
+    }
+
+    /// Signs a log-in transcript with the device key.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn sign_login(&self, transcript: &[u8]) -> Result<[u8; SIGNATURE], ProtocolError> {
+        Ok(*self.signing()?.sign(LOGIN_LABEL, transcript)?.as_bytes())
+    }
+
+    pub(crate) fn keys(&self) -> &PeerKeys {
+        &self.keys
+    }
+
+    pub(crate) fn signing(&self) -> Result<SigningKey, ProtocolError> {
+        Ok(self.secrets.open(|bytes| SigningKey::from_bytes(&Secret::from_slice(&bytes[32..64])?))??)
+    }
+
+    pub(crate) fn agreement(&self) -> Result<AgreementKey, ProtocolError> {
+        Ok(self.secrets.open(|bytes| AgreementKey::from_bytes(&Secret::from_slice(&bytes[64..96])?))??)
+    }
+}
+
+fn split(bytes: &[u8]) -> Result<[Secret<32>; 3], CryptoError> {
+    let part = |from: usize| Secret::from_slice(bytes.get(from..from + 32).unwrap_or_default());
+    Ok([part(0)?, part(32)?, part(64)?])
+}

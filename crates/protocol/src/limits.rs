@@ -1,0 +1,79 @@
+//! Every bound of the protocol, each with its reason. A peer or a relay can drive none of them further.
+
+use core::time::Duration;
+
+/// Message keys that one message may be ahead of the last one of its chain. More than a relay mailbox usually holds
+/// of one sender, and few enough that deriving them costs well under 2 ms.
+pub const MAX_SKIP: u32 = 2_000;
+
+/// Message keys kept for messages that have not come yet, over all sessions with one peer; the oldest goes first.
+pub const MAX_STORED_KEYS: usize = 2_000;
+
+/// How long the key of a message that has not come is kept: as long as a relay keeps mail.
+pub const STORED_KEY_LIFETIME: Duration = days(30);
+
+/// Receiving chains that a session remembers, the current one included, so that late duplicates are known as such.
+pub const MAX_RECEIVING_CHAINS: usize = 5;
+
+/// Replaced sessions that can still decrypt late messages.
+pub const MAX_ARCHIVED_SESSIONS: usize = 40;
+
+/// Application bytes in one message: one relay frame holds it with room for the envelope.
+pub const MAX_PLAINTEXT: usize = 64 * 1024;
+
+/// Bytes of a whole encrypted message that are looked at: the frame cap of the relay.
+pub const MAX_BLOB: usize = 96 * 1024;
+
+/// Application messages received on one session without sending on it, after which an answer renews the keys.
+pub const FORCED_RATCHET: u32 = 50;
+
+/// A session that we started and that nobody answered for this long is started afresh: the peer may never have seen
+/// it, or lost it.
+pub const UNANSWERED_RESTART: Duration = days(14);
+
+/// How often the signed prekey and the last-resort KEM prekey are replaced.
+pub const PREKEY_ROTATION: Duration = days(7);
+
+/// How long a replaced prekey's private half lives after its replacement was uploaded: a fetched bundle may be used
+/// for 30 days, and what was sent with it may wait 30 days in a mailbox.
+pub const PREKEY_RETENTION: Duration = days(60);
+
+/// A signed prekey older than this means that the device is long gone or a relay serves an old bundle.
+pub const BUNDLE_MAX_AGE: Duration = days(30);
+
+/// One-time prekeys made at once.
+pub const ONE_TIME_BATCH: u32 = 100;
+
+/// One-time prekeys left at the relay under which a new batch is made.
+pub const ONE_TIME_LOW: u32 = 20;
+
+/// One-time KEM prekeys made at once: 50 of 1184 bytes with their signatures fill most of a 96 KiB frame.
+pub const KEM_ONE_TIME_BATCH: u32 = 50;
+
+/// Private halves of one-time prekeys kept at most; the oldest were handed out long ago and never used.
+pub const MAX_ONE_TIME_KEPT: u32 = 2_000;
+
+/// Replaced generations of the signed prekey kept at most: 60 days of weekly rotation are 9.
+pub const MAX_RETIRED_PREKEYS: usize = 16;
+
+/// Requests to send one message again that are answered.
+pub const MAX_RETRIES: u32 = 3;
+
+/// How often a fresh session may be started towards one peer to repair messages, whoever provokes it.
+pub const FRESH_SESSION_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Failures on the current session without a success in between, after which it no longer counts as working.
+pub const BROKEN_SESSION_FAILURES: u32 = 3;
+
+/// How long the (peer, nonce) lock against a concurrent copy in another process lives.
+pub const REPLAY_MARK_LIFETIME: Duration = Duration::from_secs(300);
+
+/// How long an application must remember a content id: longer than any mail waits.
+pub const CONTENT_ID_LIFETIME: Duration = days(60);
+
+/// Hash iterations of a safety number.
+pub const SAFETY_ITERATIONS: u32 = 5_200;
+
+const fn days(count: u64) -> Duration {
+    Duration::from_secs(count * 24 * 3_600)
+}

@@ -1,0 +1,265 @@
+//! What is inside an encrypted message.
+//!
+//! ```text
+//! content id   16 bytes, random; the same when a content is sent again
+//! kind          1 byte
+//! body          u32 length, then the bytes
+//! padding       zeros up to the size that the padding policy chose for the whole blob
+//! ```
+
+use core::fmt;
+
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{ContentId, MessageId};
+
+use crate::error::ProtocolError;
+use crate::limits;
+
+/// Bytes around the body.
+pub(crate) const OVERHEAD: usize = 16 + 1 + 4;
+
+/// Content ids in one receipt at most: a receipt stays in a small bucket.
+pub const MAX_RECEIPT_IDS: usize = 128;
+
+/// What a content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ContentKind {
+    /// Text of the application, UTF-8.
+    Text,
+    /// Bytes of the application.
+    Bytes,
+    /// JSON of the application.
+    Json,
+    /// The named contents are in the receiver's inbox.
+    Delivered,
+    /// The named contents were read.
+    Read,
+    /// A message did not decrypt; please send its content again.
+    RetryRequest,
+    /// Empty; renews keys.
+    Control,
+    /// Reserved for groups.
+    Group,
+    /// A kind of a later version: acknowledged, not shown.
+    Other(u8),
+}
+
+impl ContentKind {
+    const fn to_byte(self) -> u8 {
+        match self {
+            Self::Text => 1,
+            Self::Bytes => 2,
+            Self::Json => 3,
+            Self::Delivered => 16,
+            Self::Read => 17,
+            Self::RetryRequest => 18,
+            Self::Control => 19,
+            Self::Group => 32,
+            Self::Other(byte) => byte,
+        }
+    }
+
+    const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Text,
+            2 => Self::Bytes,
+            3 => Self::Json,
+            16 => Self::Delivered,
+            17 => Self::Read,
+            18 => Self::RetryRequest,
+            19 => Self::Control,
+            32 => Self::Group,
+            other => Self::Other(other),
+        }
+    }
+
+    /// Whether a content of this kind is of the application: shown, receipted, and counted for the forced ratchet.
+    /// The protocol's own contents are neither receipted nor answered.
+    #[must_use]
+    pub const fn is_application(self) -> bool {
+        matches!(self, Self::Text | Self::Bytes | Self::Json | Self::Group | Self::Other(_))
+    }
+}
+
+/// One content, decrypted or about to be encrypted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Plaintext {
+    /// What the application calls it. Once-only together with the authenticated sender.
+    pub content: ContentId,
+    /// What it is.
+    pub kind: ContentKind,
+    /// At most 64 KiB.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plaintext")
+            .field("content", &self.content)
+            .field("kind", &self.kind)
+            .field("body", &format_args!("[redacted, {} bytes]", self.body.len()))
+            .finish()
+    }
+}
+
+/// A request to send a content again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RetryRequest {
+    /// The relay's id of the message that failed.
+    pub message: MessageId,
+    /// SHA-256 of the blob that failed, as it arrived: the sender sees whether it was changed on the way.
+    pub blob_hash: [u8; 32],
+}
+
+impl Plaintext {
+    /// A receipt for up to [`MAX_RECEIPT_IDS`] contents; more are ignored.
+    #[must_use]
+    pub fn receipt(content: ContentId, read: bool, of: &[ContentId]) -> Self {
+        let kind = if read { ContentKind::Read } else { ContentKind::Delivered };
+        Self { content, kind, body: of.iter().take(MAX_RECEIPT_IDS).flat_map(|id| *id.as_bytes()).collect() }
+    }
+
+    /// A request to send a content again.
+    #[must_use]
+    pub fn retry_request(content: ContentId, request: &RetryRequest) -> Self {
+        let mut out = Writer::with_capacity(48);
+        out.raw(request.message.as_bytes()).raw(&request.blob_hash);
+        Self { content, kind: ContentKind::RetryRequest, body: out.finish() }
+    }
+
+    /// An empty control message.
+    #[must_use]
+    pub fn control(content: ContentId) -> Self {
+        Self { content, kind: ContentKind::Control, body: Vec::new() }
+    }
+
+    /// The contents that a receipt names.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`] when this is not a receipt or names too many.
+    pub fn receipted(&self) -> Result<Vec<ContentId>, ProtocolError> {
+        let is_receipt = matches!(self.kind, ContentKind::Delivered | ContentKind::Read);
+        if !is_receipt || self.body.len() % 16 != 0 || self.body.len() > 16 * MAX_RECEIPT_IDS {
+            return Err(ProtocolError::Malformed(CodecError::Value));
+        }
+        let id = |bytes| ContentId::try_from(bytes).map_err(ProtocolError::Malformed);
+        self.body.chunks_exact(16).map(id).collect()
+    }
+
+    /// The message that a retry request names.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`] when this is not a retry request.
+    pub fn requested(&self) -> Result<RetryRequest, ProtocolError> {
+        let parse = || {
+            let mut input = Reader::new(&self.body);
+            let message = MessageId::from_bytes(*input.array()?);
+            let blob_hash = *input.array()?;
+            input.finish()?;
+            Ok(RetryRequest { message, blob_hash })
+        };
+        if self.kind != ContentKind::RetryRequest {
+            return Err(ProtocolError::Malformed(CodecError::Value));
+        }
+        parse().map_err(ProtocolError::Malformed)
+    }
+
+    /// Refuses a body past the limit.
+    pub(crate) fn check_size(&self) -> Result<(), ProtocolError> {
+        let (size, limit) = (self.body.len(), limits::MAX_PLAINTEXT);
+        if size > limit { Err(ProtocolError::MessageTooLarge { size, limit }) } else { Ok(()) }
+    }
+
+    /// Appends the encoding, zero-padded so that `before` bytes, the encoding and `after` bytes fill a size that
+    /// `padding` allows.
+    pub(crate) fn encode_padded(
+        &self,
+        out: &mut Vec<u8>,
+        padding: Padding,
+        (before, after): (usize, usize),
+    ) -> Result<(), ProtocolError> {
+        self.check_size()?;
+        let size = self.body.len();
+        let start = out.len();
+        let needed = before + OVERHEAD + size + after;
+        let padded = padding(needed).max(needed) - before - after;
+        out.reserve(padded + after);
+        out.extend_from_slice(self.content.as_bytes());
+        out.push(self.kind.to_byte());
+        out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&self.body);
+        out.resize(start + padded, 0);
+        Ok(())
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        let content = ContentId::from_bytes(*input.array()?);
+        let kind = ContentKind::from_byte(input.u8()?);
+        let body = input.bytes(limits::MAX_PLAINTEXT)?.to_vec();
+        if input.rest().iter().any(|byte| *byte != 0) {
+            return Err(CodecError::Value);
+        }
+        Ok(Self { content, kind, body })
+    }
+}
+
+/// The padding policy: given the bytes that a blob needs, the size that it gets. `stvor_wire::padding` has the one
+/// that relays demand; a result below the argument counts as the argument.
+pub type Padding = fn(usize) -> usize;
+
+/// No padding: for transports of one's own that hide sizes themselves.
+#[must_use]
+pub fn unpadded(size: usize) -> usize {
+    size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(byte: u8) -> ContentId {
+        ContentId::from_bytes([byte; 16])
+    }
+
+    #[test]
+    fn a_plaintext_reads_back_and_fills_its_bucket() {
+        let text = Plaintext { content: id(1), kind: ContentKind::Text, body: b"Hello!".to_vec() };
+        let mut out = Vec::new();
+        text.encode_padded(&mut out, |_| 512, (112, 16)).unwrap();
+        assert_eq!(out.len(), 512 - 112 - 16);
+        assert_eq!(Plaintext::decode(&out), Ok(text));
+        *out.last_mut().unwrap() = 1;
+        assert_eq!(Plaintext::decode(&out), Err(CodecError::Value));
+    }
+
+    #[test]
+    fn a_body_holds_at_most_64_kib() {
+        let of = |size| Plaintext { content: id(1), kind: ContentKind::Bytes, body: vec![7; size] };
+        let mut out = Vec::new();
+        assert!(of(65_536).encode_padded(&mut out, unpadded, (0, 0)).is_ok());
+        assert_eq!(Plaintext::decode(&out), Ok(of(65_536)));
+        let refused = of(65_537).encode_padded(&mut Vec::new(), unpadded, (0, 0));
+        assert!(matches!(refused, Err(ProtocolError::MessageTooLarge { size: 65_537, limit: 65_536 })));
+    }
+
+    #[test]
+    fn receipts_and_retry_requests_say_what_they_name() {
+        let receipt = Plaintext::receipt(id(1), true, &[id(2), id(3)]);
+        assert_eq!(receipt.receipted().unwrap(), vec![id(2), id(3)]);
+        assert!(receipt.requested().is_err());
+        let request = RetryRequest { message: MessageId::from_bytes([4; 16]), blob_hash: [5; 32] };
+        assert_eq!(Plaintext::retry_request(id(1), &request).requested().unwrap(), request);
+        let full = Plaintext::receipt(id(1), false, &[id(2); MAX_RECEIPT_IDS + 1]);
+        assert_eq!(full.receipted().unwrap().len(), MAX_RECEIPT_IDS);
+        let over = Plaintext { body: vec![0; 16 * (MAX_RECEIPT_IDS + 1)], ..full };
+        assert!(over.receipted().is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let text = Plaintext { content: id(1), kind: ContentKind::Text, body: b"secret words".to_vec() };
+        assert!(!format!("{text:?}").contains("secret"));
+    }
+}

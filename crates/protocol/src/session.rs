@@ -1,0 +1,17 @@
+//! Conversations: all sessions with one device of a peer.
+//!
+//! There is one *current* session, which sends; up to 40 *archived* ones, which still decrypt late messages; and
+//! perhaps a repair *candidate*, which becomes current when it is answered. A message names its session, so only that
+//! one is tried.
+
+mod accept;
+mod conversation;
+mod decrypt;
+mod one;
+mod send;
+mod stored;
+
+pub use conversation::{Context, Conversation};
+pub use decrypt::{Delivery, Received};
+pub(crate) use one::{Ends, Session, Terms};
+pub use send::{Encrypted, Started};

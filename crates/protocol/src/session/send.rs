@@ -1,0 +1,180 @@
+//! Starting sessions and encrypting.
+
+use stvor_crypto::random::Random;
+
+use super::conversation::{Active, Context, Conversation, Place};
+use super::{Session, Terms};
+use crate::effects::{Effects, RecordKey, RecordKind};
+use crate::error::ProtocolError;
+use crate::handshake;
+use crate::limits::FRESH_SESSION_INTERVAL;
+use crate::plaintext::Plaintext;
+use crate::prekey::PrekeyBundle;
+use crate::ratchet::Ratchet;
+use crate::trust::{IdentityEvent, TrustDecision, judge};
+
+/// An encrypted message.
+#[derive(Debug)]
+#[must_use]
+pub struct Encrypted {
+    /// What to send, once the effects are committed.
+    pub blob: Vec<u8>,
+    /// What to commit.
+    pub effects: Effects,
+}
+
+/// A session that was started.
+#[derive(Debug)]
+#[must_use]
+pub struct Started {
+    /// What to commit, in one transaction with the effects of the first message that is encrypted on it.
+    pub effects: Effects,
+    /// What became of the peer's identity.
+    pub identity: IdentityEvent,
+}
+
+impl Conversation {
+    /// Starts a session with a bundle. It becomes current, and the one before is archived.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadBundle`] for a bundle of another device; what [`judge`] says of the identity: on
+    /// [`ProtocolError::AwaitingTrust`] call again with the decision.
+    pub fn start(
+        &mut self,
+        context: &Context<'_>,
+        bundle: &PrekeyBundle,
+        decision: Option<&TrustDecision>,
+        rng: &mut dyn Random,
+    ) -> Result<Started, ProtocolError> {
+        self.start_at(Place::Current, (context, bundle, decision), rng)
+    }
+
+    /// Starts a session for [`Conversation::encrypt_repair`]: it becomes current when it is answered. At most one an
+    /// hour.
+    ///
+    /// # Errors
+    /// [`ProtocolError::RepairBudget`] within the hour; otherwise as [`Conversation::start`].
+    pub fn start_repair(
+        &mut self,
+        context: &Context<'_>,
+        bundle: &PrekeyBundle,
+        decision: Option<&TrustDecision>,
+        rng: &mut dyn Random,
+    ) -> Result<Started, ProtocolError> {
+        let within = |at| context.now.since(at) < FRESH_SESSION_INTERVAL;
+        if self.repair.fresh_at.is_some_and(within) {
+            return Err(ProtocolError::RepairBudget(self.peer.clone()));
+        }
+        // Without a session there is none to protect from an unanswered one.
+        let place = if self.current.is_some() { Place::Candidate } else { Place::Current };
+        let mut started = self.start_at(place, (context, bundle, decision), rng)?;
+        self.repair.fresh_at = Some(context.now);
+        self.repair.save(&self.peer, &mut started.effects);
+        Ok(started)
+    }
+
+    fn start_at(
+        &mut self,
+        place: Place,
+        (context, bundle, decision): (&Context<'_>, &PrekeyBundle, Option<&TrustDecision>),
+        rng: &mut dyn Random,
+    ) -> Result<Started, ProtocolError> {
+        if bundle.address != self.peer {
+            return Err(ProtocolError::BadBundle("it is of another device"));
+        }
+        let verdict = judge(self.pin.as_ref(), &bundle.list, (context.policy, decision), context.now)?;
+        let initiated = handshake::initiate(context.identity, bundle, rng)?;
+        let ratchet = Ratchet::initiator(&initiated.agreed.root, bundle.signed.1.clone())?;
+        let terms = Terms {
+            id: initiated.agreed.session,
+            initiator: true,
+            created: context.now,
+            base_key: initiated.base_key,
+            peer: bundle.keys.clone(),
+        };
+        let session = Session::new(terms, ratchet, &self.ends(context));
+        let active = Active { session, pending: Some(initiated.part.encode()) };
+
+        let mut effects = Effects::new();
+        // Sessions are with an identity: when it goes, they go.
+        let place = if matches!(verdict.event, IdentityEvent::Replaced { .. }) {
+            self.forget_sessions(&mut effects);
+            Place::Current
+        } else {
+            place
+        };
+        self.archive_active(place, &mut effects)?;
+        if verdict.changed {
+            effects.put(RecordKey::pin(&self.peer.user), verdict.pin.to_record());
+        }
+        self.pin = Some(verdict.pin);
+        *self.at(place) = Some(active);
+        let mut writes = Effects::new();
+        self.save_active(place, &mut writes)?;
+        effects.append(writes);
+        self.save_index(&mut effects);
+        Ok(Started { effects, identity: verdict.event })
+    }
+
+    /// Encrypts on the current session.
+    ///
+    /// # Errors
+    /// [`ProtocolError::NoSession`] when there is none or nobody answered it for 14 days: fetch a bundle and
+    /// [`start`](Conversation::start). [`ProtocolError::MessageTooLarge`] above 64 KiB. [`ProtocolError::NotVerified`]
+    /// when the policy asks for a verified peer.
+    pub fn encrypt(
+        &mut self,
+        context: &Context<'_>,
+        plaintext: &Plaintext,
+        rng: &mut dyn Random,
+    ) -> Result<Encrypted, ProtocolError> {
+        if !self.is_ready(context.now) {
+            return Err(ProtocolError::NoSession(self.peer.clone()));
+        }
+        self.encrypt_at(Place::Current, context, plaintext, rng)
+    }
+
+    /// Encrypts a retry request: on the repair candidate if there is one, otherwise on the current session.
+    ///
+    /// # Errors
+    /// As [`Conversation::encrypt`].
+    pub fn encrypt_repair(
+        &mut self,
+        context: &Context<'_>,
+        plaintext: &Plaintext,
+        rng: &mut dyn Random,
+    ) -> Result<Encrypted, ProtocolError> {
+        if self.candidate.is_some() {
+            return self.encrypt_at(Place::Candidate, context, plaintext, rng);
+        }
+        self.encrypt(context, plaintext, rng)
+    }
+
+    fn encrypt_at(
+        &mut self,
+        place: Place,
+        context: &Context<'_>,
+        plaintext: &Plaintext,
+        rng: &mut dyn Random,
+    ) -> Result<Encrypted, ProtocolError> {
+        let no_session = || ProtocolError::NoSession(self.peer.clone());
+        let active = match place {
+            Place::Current => self.current.as_ref(),
+            Place::Candidate => self.candidate.as_ref(),
+        };
+        self.check_identity(context, &active.ok_or_else(no_session)?.session.terms.peer.user)?;
+        let active = match place {
+            Place::Current => &mut self.current,
+            Place::Candidate => &mut self.candidate,
+        };
+        let Some(active) = active else { return Err(ProtocolError::NoSession(self.peer.clone())) };
+        let part = active.pending.as_deref();
+        let (blob, turned) = active.session.seal(plaintext, (part, context.padding), context.now, rng)?;
+        let mut effects = Effects::new();
+        effects.put(place.key(RecordKind::Session, &self.peer), active.session.chains_record());
+        if turned {
+            effects.put(place.key(RecordKind::SessionRoot, &self.peer), active.session.root_record()?);
+        }
+        Ok(Encrypted { blob, effects })
+    }
+}
