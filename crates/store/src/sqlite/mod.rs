@@ -56,9 +56,7 @@ impl SqliteStore {
         files::make_directory(&path)?;
         let lock = files::Lock::take(&path)?;
         match std::fs::metadata(&path) {
-            Ok(about) if about.len() == 0 => return Err(StoreError::corrupt("the database file is empty")),
-            Ok(about) if !about.is_file() => return Err(StoreError::corrupt("it is not a regular file")),
-            Ok(_) => {}
+            Ok(_) => schema::look(&path)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => schema::create(&path)?,
             Err(error) => return Err(StoreError::io("opening", &path, &error)),
         }

@@ -115,6 +115,38 @@ fn merge_journal(connection: &Connection, path: &Path) -> Result<(), StoreError>
     merged.map_err(|failure| error(path, &failure))
 }
 
+/// Looks at the first bytes of a database before SQLite does, which would make an empty database of a file that is cut
+/// very short, and would touch one that is refused. The fields are in the header of the SQLite file format.
+pub(super) fn look(path: &Path) -> Result<(), StoreError> {
+    use std::io::Read;
+    let failed = |error| StoreError::io("reading", path, &error);
+    let about = std::fs::metadata(path).map_err(failed)?;
+    if !about.is_file() {
+        return Err(StoreError::corrupt("it is not a regular file"));
+    }
+    if about.len() < 512 {
+        return Err(StoreError::corrupt("the database file was cut short"));
+    }
+    let mut header = [0; 100];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).map_err(failed)?;
+    let mut input = stvor_base::codec::Reader::new(&header);
+    let short = |_| StoreError::corrupt("the database file was cut short");
+    let magic = input.raw(16).map_err(short)?;
+    if magic != b"SQLite format 3\0" {
+        return Err(StoreError::corrupt("the file is not a database"));
+    }
+    input.raw(44).map_err(short)?;
+    let version = input.u32().map_err(short)?;
+    input.raw(4).map_err(short)?;
+    if i64::from(input.u32().map_err(short)?) != APPLICATION {
+        return Err(StoreError::corrupt("the file is not a STVOR store"));
+    }
+    if version > SCHEMA {
+        return Err(StoreError::TooNew { found: version, known: SCHEMA });
+    }
+    Ok(())
+}
+
 /// Refuses a database of a newer version, of another program, or damaged; migrates one of an older version.
 pub(super) fn check(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |failure| error(path, &failure);
