@@ -1,5 +1,7 @@
 //! Every stable error code has a section in docs/errors.md, and every section has a code.
 
+#![cfg(test)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

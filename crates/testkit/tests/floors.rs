@@ -1,5 +1,7 @@
 //! The floors of ARCHITECTURE.md, held against what cargo says.
 
+#![cfg(test)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! The secret scan: no tracked file holds what looks like a key or a token.
 
+#![cfg(test)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Every test that SECURITY.md names exists.
 
+#![cfg(test)]
+
 use std::path::Path;
 
 use regex::Regex;
