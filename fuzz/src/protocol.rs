@@ -1,0 +1,168 @@
+//! `stvor-protocol`: messages from a hostile relay, and rows from a damaged store.
+
+use std::sync::OnceLock;
+
+use stvor_crypto::SecretBytes;
+use stvor_protocol::{
+    ContentKind, Conversation, Identity, Incoming, Pin, Plaintext, Prekeys, QrOutcome, RecordKey, Records,
+    SafetyNumber, SafetyParty, SignedDeviceListIn,
+};
+
+use crate::world::{NOW, World};
+
+/// The targets of this floor.
+pub const TARGETS: &[crate::Target] = &[
+    ("protocol-envelope", envelope),
+    ("protocol-decrypt", decrypt),
+    ("protocol-bundle", bundle),
+    ("protocol-device-list", device_list),
+    ("protocol-records", records),
+    ("protocol-plaintext", plaintext),
+    ("protocol-safety-code", safety_code),
+];
+
+fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(World::new)
+}
+
+fn envelope(data: &[u8]) {
+    if let Ok(incoming) = Incoming::parse(data) {
+        let _ = (incoming.session(), incoming.sent_at(), incoming.carries_handshake(), incoming.position());
+        let _ = format!("{incoming:?}");
+    }
+}
+
+/// Lays `data` over `sample`: XOR where both are, and what is longer follows.
+fn laid_over(sample: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = sample.to_vec();
+    for (index, byte) in data.iter().enumerate() {
+        match out.get_mut(index) {
+            Some(place) => *place ^= byte,
+            None => out.push(*byte),
+        }
+    }
+    out
+}
+
+/// First byte: which message; second and third: where the rest is laid over it. A changed message is refused, and the
+/// good one is read afterwards as if nothing had been.
+fn decrypt(data: &[u8]) {
+    let [which, high, low, rest @ ..] = data else { return };
+    let world = world();
+    let blobs = world.blobs();
+    let which = usize::from(*which) % blobs.len();
+    let (good, reader) = (blobs[which], if which == 0 { &world.bob_before } else { &world.bob });
+    let at = usize::from(u16::from_be_bytes([*high, *low])) % good.len();
+    let (head, tail) = good.split_at(at);
+    let bad = [head, &laid_over(tail, rest)].concat();
+
+    let mut conversation = reader.conversation(world.alice.identity.address());
+    if bad != good {
+        assert!(reader.decrypt(&mut conversation, &bad).is_err(), "a changed message was read");
+    }
+    let received = reader.decrypt(&mut conversation, good).expect("the good message");
+    assert_eq!(received.plaintext.body, b"hello");
+}
+
+/// First byte: which part of a good bundle; the rest is laid over it.
+fn bundle(data: &[u8]) {
+    let [part, rest @ ..] = data else { return };
+    let world = world();
+    let mut changed = world.bundle.clone();
+    match part % 8 {
+        0 => changed.list.bytes = laid_over(&changed.list.bytes, rest),
+        1 => changed.list.signature = laid_over(&changed.list.signature, rest),
+        2 => changed.signed.public = laid_over(&changed.signed.public, rest),
+        3 => changed.signed.signature = laid_over(&changed.signed.signature, rest),
+        4 => changed.kem.public = laid_over(&changed.kem.public, rest),
+        5 => changed.kem.signature = laid_over(&changed.kem.signature, rest),
+        6 => {
+            let Some(numbers) = rest.first_chunk::<12>() else { return };
+            changed.signed.id ^= u32::from(numbers[0]);
+            changed.kem.id ^= u32::from(numbers[1]);
+            changed.device ^= u32::from(numbers[2]);
+            changed.signed.created ^= u64::from(numbers[3]);
+            changed.kem.created ^= u64::from(numbers[4]);
+        }
+        // A one-time prekey is not signed: any point passes, and the handshake binds it.
+        _ => {
+            if let Some(key) = &mut changed.one_time {
+                key.public = laid_over(&key.public, rest);
+            }
+        }
+    }
+    let bob = &world.bob.identity;
+    let verdict = changed.validate(bob.app(), bob.address(), NOW);
+    if changed == world.bundle {
+        assert!(verdict.is_ok());
+    } else if part % 8 != 7 {
+        assert!(verdict.is_err(), "a changed bundle passed");
+    }
+}
+
+fn device_list(data: &[u8]) {
+    let Some((signature, bytes)) = data.split_at_checked(64) else { return };
+    let list = SignedDeviceListIn { bytes: bytes.to_vec(), signature: signature.to_vec() };
+    let bob = &world().bob.identity;
+    if list != *bob.signed_list() {
+        assert!(list.validate(bob.app(), bob.user()).is_err());
+    }
+}
+
+/// First byte: which row of Bob's; the rest replaces it, or is laid over it. Loading refuses or loads, and what it loads
+/// must bear a message.
+fn records(data: &[u8]) {
+    let [which, over, rest @ ..] = data else { return };
+    let world = world();
+    let peer = world.alice.identity.address();
+    let mut keys = Conversation::keys(peer);
+    keys.extend([Identity::key(), Prekeys::key()]);
+    let key = &keys[usize::from(*which) % keys.len()];
+    let old = world.bob.rows.get(key).map_or(&[][..], Vec::as_slice);
+    let value = if over % 2 == 0 { rest.to_vec() } else { laid_over(old, rest) };
+    let damaged = SecretBytes::from(value);
+
+    let _ = Identity::from_record(&damaged);
+    let _ = Pin::from_record(&damaged);
+    let mut rows: Records = world.bob.records(keys.clone());
+    rows.insert(RecordKey::clone(key), damaged);
+    let _ = Prekeys::load(&rows);
+    if let Ok(mut conversation) = Conversation::load(&world.bob.identity, peer, &rows) {
+        let _ = world.bob.decrypt(&mut conversation, &world.later[0]);
+        let text = Plaintext {
+            content: stvor_base::ContentId::from_bytes([9; 16]),
+            kind: ContentKind::Text,
+            body: vec![1],
+        };
+        let rng = &mut stvor_crypto::random::DeterministicRandom::from_label("records");
+        let _ = conversation.encrypt(&world.bob.context(), &text, rng);
+    }
+}
+
+/// What receipts and retry requests say is read from a peer's plaintext.
+fn plaintext(data: &[u8]) {
+    for kind in [ContentKind::Delivered, ContentKind::Read, ContentKind::RetryRequest, ContentKind::Text] {
+        let content = stvor_base::ContentId::from_bytes([1; 16]);
+        let plaintext = Plaintext { content, kind, body: data.to_vec() };
+        if let Ok(ids) = plaintext.receipted() {
+            let again = Plaintext::receipt(content, kind == ContentKind::Read, &ids);
+            assert_eq!(again, plaintext);
+        }
+        if let Ok(request) = plaintext.requested() {
+            assert_eq!(Plaintext::retry_request(content, &request), plaintext);
+        }
+    }
+}
+
+fn safety_code(data: &[u8]) {
+    // Made once: a safety number is slow on purpose.
+    static CODE: OnceLock<(SafetyNumber, Vec<u8>)> = OnceLock::new();
+    let (number, expected) = CODE.get_or_init(|| {
+        let (alice, bob) = (&world().alice.identity, &world().bob.identity);
+        let party = |who: &'static Identity| SafetyParty { user: who.user(), user_key: who.user_key() };
+        let number = SafetyNumber::of(&party(alice), &party(bob));
+        (number, SafetyNumber::of(&party(bob), &party(alice)).qr())
+    });
+    assert_eq!(number.compare_qr(data) == QrOutcome::Match, data == expected);
+}
