@@ -1,0 +1,27 @@
+//! Benchmarks of STVOR beside its floors and its peers, measured in the same run, and the fault test.
+//!
+//! `cargo bench -p stvor-bench` (or `./x bench`) runs the suite, prints a table and writes
+//! `target/bench/summary.json`. `docs/benchmarks.md` says what each line means.
+//!
+//! - [`timing`]: contenders take turns, the least time of many short batches counts.
+//! - [`report`]: rows, targets, the table and the JSON.
+//! - [`process`]: what `/proc` says about another process.
+//! - [`fault`]: kills processes at random moments while messages flow; a history checker decides.
+//! - `floor`, `olm`, `ours`, `micro`, `sizes`: one message in memory. `load`: the whole path.
+
+#[cfg(feature = "suite")]
+pub mod floor;
+#[cfg(feature = "suite")]
+pub mod micro;
+#[cfg(feature = "suite")]
+pub mod olm;
+#[cfg(feature = "suite")]
+pub mod ours;
+pub mod process;
+pub mod report;
+#[cfg(feature = "suite")]
+pub mod sizes;
+pub mod timing;
+
+/// The result of a measurement: it either worked or says what went wrong to the person who started it.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
