@@ -196,7 +196,8 @@ async fn cut_and_overwritten_databases_are_damaged_stores_and_stay_as_they_are()
     damaged.push(overwritten);
     for bytes in damaged {
         std::fs::write(&path, &bytes).unwrap();
-        let error = open(&path, OpenKey::Default).await.map(|_| ()).unwrap_err();
+        let opened = open(&path, OpenKey::Default).await;
+        let error = opened.map(|_| bytes.len()).expect_err("damage");
         assert_eq!(error.code(), "STORE_CORRUPT", "{} bytes: {error}", bytes.len());
         assert!(std::fs::read(&path).unwrap() == bytes, "the evidence is not touched");
     }

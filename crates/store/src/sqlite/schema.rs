@@ -129,20 +129,25 @@ pub(super) fn look(path: &Path) -> Result<(), StoreError> {
     }
     let mut header = [0; 100];
     std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).map_err(failed)?;
-    let mut input = stvor_base::codec::Reader::new(&header);
-    let short = |_| StoreError::corrupt("the database file was cut short");
-    let magic = input.raw(16).map_err(short)?;
-    if magic != b"SQLite format 3\0" {
+    let number = |at: usize, bytes: usize| {
+        let field = header.get(at..at + bytes).unwrap_or_default();
+        field.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    if !header.starts_with(b"SQLite format 3\0") {
         return Err(StoreError::corrupt("the file is not a database"));
     }
-    input.raw(44).map_err(short)?;
-    let version = input.u32().map_err(short)?;
-    input.raw(4).map_err(short)?;
-    if i64::from(input.u32().map_err(short)?) != APPLICATION {
+    if number(68, 4) != APPLICATION.cast_unsigned() {
         return Err(StoreError::corrupt("the file is not a STVOR store"));
     }
-    if version > SCHEMA {
-        return Err(StoreError::TooNew { found: version, known: SCHEMA });
+    let found = u32::try_from(number(60, 4)).unwrap_or(u32::MAX);
+    if found > SCHEMA {
+        return Err(StoreError::TooNew { found, known: SCHEMA });
+    }
+    // With a journal the last pages may be in it and not in the file yet. A page size of 1 means 65,536.
+    let journal = std::fs::metadata(files::beside(path, "-wal")).map_or(0, |journal| journal.len());
+    let page = if number(16, 2) == 1 { 65_536 } else { number(16, 2) };
+    if journal == 0 && about.len() < page * number(28, 4) {
+        return Err(StoreError::corrupt("the database file was cut short"));
     }
     Ok(())
 }
