@@ -126,13 +126,15 @@ impl ErrorCode for ProtocolError {
 
 impl ProtocolError {
     /// Whether a message that failed like this is worth a repair: what the peer sent is lost unless asked for again.
-    /// Duplicates and replays lose nothing, a decision or a missing row comes with another call, a newer format needs
-    /// an update.
+    /// A duplicate loses nothing, a decision or a missing row comes with another call, a newer format needs an update.
+    /// A replay may be the first copy of a message whose session was destroyed here; if it is not, the sender has its
+    /// receipt and does not answer.
     #[must_use]
     pub fn wants_repair(&self) -> bool {
         matches!(
             self,
             Self::UnknownSession
+                | Self::Replay
                 | Self::Undecryptable
                 | Self::UnknownPrekey
                 | Self::TooFarAhead { .. }

@@ -253,3 +253,146 @@ pub fn judge(
     let changed = updated != *pin;
     Ok(Verdict { event: IdentityEvent::Known, pin: updated, changed })
 }
+
+#[cfg(test)]
+mod tests {
+    use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList};
+    use stvor_base::{Address, AppId, DeviceId, ErrorCode};
+    use stvor_crypto::p256::SigningKey;
+    use stvor_crypto::random::DeterministicRandom;
+
+    use super::*;
+    use crate::devices::SignedDeviceListIn;
+    use crate::identity::Identity;
+
+    /// A user who can change the list at will.
+    struct User {
+        key: SigningKey,
+        list: DeviceList,
+    }
+
+    impl User {
+        fn new(seed: &str) -> Self {
+            let mut rng = DeterministicRandom::from_label(seed);
+            let address = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+            let app = AppId::new("app").unwrap();
+            let (identity, _) =
+                Identity::create(&app, &address, Timestamp::default(), &mut rng).unwrap();
+            let key = SigningKey::generate(&mut rng).unwrap();
+            let mut list = DeviceList::decode(&identity.signed_list().bytes).unwrap();
+            list.user_key = *key.public().as_bytes();
+            Self { key, list }
+        }
+
+        fn signed(&self) -> SignedDeviceListIn {
+            let bytes = self.list.encode();
+            let signature = self.key.sign(DEVICE_LIST_LABEL, &bytes).unwrap().as_bytes().to_vec();
+            SignedDeviceListIn { bytes, signature }
+        }
+
+        fn present(&self) -> SignedDeviceList {
+            self.signed().validate(&self.list.app, &self.list.user).unwrap()
+        }
+
+        fn version(&mut self, version: u64, previous: [u8; 32]) -> SignedDeviceList {
+            (self.list.version, self.list.previous) = (version, previous);
+            self.present()
+        }
+    }
+
+    fn outcome(pin: Option<&Pin>, list: &SignedDeviceList, policy: TrustPolicy) -> &'static str {
+        match judge(pin, list, (policy, None), Timestamp::default()) {
+            Ok(Verdict { event: IdentityEvent::New, .. }) => "new",
+            Ok(Verdict { event: IdentityEvent::Known, changed: false, .. }) => "known",
+            Ok(Verdict { event: IdentityEvent::Known, changed: true, .. }) => "updated",
+            Ok(Verdict { event: IdentityEvent::Replaced { .. }, .. }) => "replaced",
+            Err(error) => error.code(),
+        }
+    }
+
+    #[test]
+    fn each_policy_judges_first_contact_and_change_as_it_says() {
+        let (bob, other) = (User::new("bob").present(), User::new("other").present());
+        let pin = Pin::new(&bob, false, Timestamp::default());
+        let policy = |first, mismatch| TrustPolicy { first, mismatch };
+        use {FirstContact as F, OnMismatch as M};
+        assert_eq!(outcome(None, &bob, policy(F::FirstUse, M::Reject)), "new");
+        assert_eq!(outcome(None, &bob, policy(F::Ask, M::Reject)), "AWAITING_TRUST");
+        assert_eq!(outcome(None, &bob, policy(F::VerifiedOnly, M::Reject)), "IDENTITY_NOT_VERIFIED");
+        assert_eq!(outcome(Some(&pin), &bob, policy(F::FirstUse, M::Reject)), "known");
+        assert_eq!(outcome(Some(&pin), &bob, policy(F::VerifiedOnly, M::Reject)), "IDENTITY_NOT_VERIFIED");
+        assert_eq!(outcome(Some(&pin), &other, policy(F::FirstUse, M::Reject)), "IDENTITY_CHANGED");
+        assert_eq!(outcome(Some(&pin), &other, policy(F::FirstUse, M::Ask)), "AWAITING_TRUST");
+        assert_eq!(outcome(Some(&pin), &other, policy(F::FirstUse, M::Replace)), "replaced");
+        assert_eq!(outcome(Some(&pin), &other, policy(F::VerifiedOnly, M::Replace)), "IDENTITY_NOT_VERIFIED");
+    }
+
+    #[test]
+    fn a_decision_counts_for_the_key_that_it_names_only() {
+        let (bob, other) = (User::new("bob").present(), User::new("other").present());
+        let pin = Pin::new(&bob, true, Timestamp::default());
+        let with = |user_key, accept| {
+            let decision = TrustDecision { user_key, accept, verified: false };
+            judge(Some(&pin), &other, (TrustPolicy::default(), Some(&decision)), Timestamp::default())
+        };
+        assert!(with(pin.user_key, true).is_err());
+        assert!(with(other.list().user_key, false).is_err());
+        let verdict = with(other.list().user_key, true).unwrap();
+        assert_eq!(verdict.event, IdentityEvent::Replaced { old: pin.user_key });
+        assert!(!verdict.pin.verified);
+    }
+
+    #[test]
+    fn older_lists_and_forks_are_refused_whatever_the_policy() {
+        let mut bob = User::new("bob");
+        let first = bob.present();
+        let second = bob.version(2, *first.hash());
+        let pinned = Pin::new(&second, false, Timestamp::default());
+        let policy = TrustPolicy { first: FirstContact::FirstUse, mismatch: OnMismatch::Replace };
+        assert_eq!(outcome(Some(&pinned), &first, policy), "BAD_DEVICE_LIST");
+        assert_eq!(outcome(Some(&pinned), &second, policy), "known");
+        assert_eq!(outcome(Some(&pinned), &bob.version(2, [7; 32]), policy), "BAD_DEVICE_LIST");
+        assert_eq!(outcome(Some(&pinned), &bob.version(3, [7; 32]), policy), "BAD_DEVICE_LIST");
+        assert_eq!(outcome(Some(&pinned), &bob.version(3, *second.hash()), policy), "updated");
+        assert_eq!(outcome(Some(&pinned), &bob.version(9, [7; 32]), policy), "updated");
+    }
+
+    #[test]
+    fn a_list_of_another_app_user_signer_or_device_count_is_refused() {
+        let bob = User::new("bob");
+        let list = &bob.list;
+        let refused = |signed: &SignedDeviceListIn| {
+            matches!(signed.validate(&list.app, &list.user), Err(ProtocolError::BadDeviceList(_)))
+        };
+        let good = bob.signed();
+        assert!(!refused(&good));
+        assert!(good.validate(&AppId::new("other").unwrap(), &list.user).is_err());
+        assert!(good.validate(&list.app, &UserId::new("eve").unwrap()).is_err());
+        for signature in [vec![], vec![0; 64], good.signature[..63].to_vec(), User::new("eve").signed().signature] {
+            assert!(refused(&SignedDeviceListIn { signature, ..good.clone() }));
+        }
+        for bit in 0..good.bytes.len() * 8 {
+            let mut changed = good.clone();
+            changed.bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(refused(&changed), "{bit}");
+        }
+        let mut two = User::new("bob");
+        let mut entry = two.list.devices[0].clone();
+        entry.id = DeviceId::new(2).unwrap();
+        two.list.devices.push(entry);
+        assert!(refused(&two.signed()));
+    }
+
+    #[test]
+    fn a_pin_reads_back_and_a_later_version_is_told_apart() {
+        let pin = Pin::new(&User::new("bob").present(), true, Timestamp::from_millis(7));
+        let record = pin.to_record();
+        assert_eq!(Pin::from_record(&record).unwrap(), pin);
+        let mut bytes = record.into_exposed();
+        assert_eq!(Pin::from_record(&SecretBytes::from_slice(&bytes[1..])).unwrap_err().code(), "FORMAT_TOO_NEW");
+        bytes.push(0);
+        assert_eq!(Pin::from_record(&bytes.clone().into()).unwrap_err().code(), "BAD_RECORD");
+        bytes[0] = 2;
+        assert_eq!(Pin::from_record(&bytes.into()).unwrap_err().code(), "FORMAT_TOO_NEW");
+    }
+}
