@@ -196,9 +196,9 @@ fn the_operating_system_is_in_health() {
 #[test]
 fn the_cut_offs_are_the_smallest_with_the_stated_false_alarm() {
     // Repetition: C - 1 further equal bytes of 2^-8 each.
-    assert!(
-        (REPETITION_CUTOFF - 1) * 8 >= FALSE_ALARM_BITS && (REPETITION_CUTOFF - 2) * 8 < FALSE_ALARM_BITS
-    );
+    let equal = FALSE_ALARM_BITS as usize;
+    let least = (1..).find(|count| (count - 1) * 8 >= equal);
+    assert_eq!(least, Some(REPETITION_CUTOFF as usize));
     // Proportion: log2 of P[Binomial(W - 1, 2^-8) >= c], terms summed from the small end.
     let trials = PROPORTION_WINDOW - 1;
     let mut terms = vec![(255f64 / 256.0).log2() * trials as f64];
