@@ -1,0 +1,208 @@
+//! The application at one relay.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use stvor_base::{AppId, UserId};
+
+use crate::client::{Client, Handle};
+use crate::config::{AppBuilder, Config};
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How [`App::connect_with`] treats a relay that can not be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectOptions {
+    /// Fail when the relay can not be reached, also for a user that registered there before.
+    pub require_relay: bool,
+    /// Go on without the relay, also for a user that never registered there. Nobody can write to such a user before the
+    /// relay was reached once.
+    pub allow_unregistered: bool,
+}
+
+/// An app at a relay: where [`Client`]s come from. Cheap to clone; the clients that it made stay connected until they are
+/// closed or the last handle of the app is dropped.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    /// Clients in memory, which nothing but this app knows.
+    private: Mutex<HashMap<UserId, Arc<Slot>>>,
+    /// Keeps the clients alive.
+    clients: Mutex<HashMap<UserId, Client>>,
+}
+
+/// The one place where a user of a directory can be opened.
+#[derive(Default)]
+struct Slot(tokio::sync::Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    handle: Weak<Handle>,
+    core: Weak<Core>,
+}
+
+/// Every directory that is open in this process: two apps on one directory share its clients.
+fn registry() -> &'static Mutex<HashMap<PathBuf, Arc<Slot>>> {
+    static REGISTRY: OnceLock<Mutex<HashMap<PathBuf, Arc<Slot>>>> = OnceLock::new();
+    REGISTRY.get_or_init(Mutex::default)
+}
+
+impl App {
+    /// Sets up an app.
+    #[must_use]
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+
+    pub(crate) fn new(config: Config) -> Self {
+        let inner = Inner { config, private: Mutex::default(), clients: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The app's id.
+    #[must_use]
+    pub fn app_id(&self) -> &AppId {
+        &self.inner.config.app
+    }
+
+    /// The relay's origin: scheme, host and port.
+    #[must_use]
+    pub fn relay_url(&self) -> String {
+        self.inner.config.place.relay.origin()
+    }
+
+    /// The directory of this app at this relay; `None` in memory.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.inner.config.place.directory.as_deref()
+    }
+
+    /// The users that have a store here.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserId> {
+        self.inner.config.place.users()
+    }
+
+    /// Opens a user's client: identity, sessions and messages of earlier runs are there, a new user gets an identity and
+    /// is registered. Calling it again, also at the same time and from another `App` on the same directory, gives the
+    /// same client.
+    ///
+    /// Waits up to the timeout for the relay. A user that registered before is opened without it, too, and connects by
+    /// itself later.
+    ///
+    /// # Errors
+    /// `RELAY_UNAVAILABLE` for a new user when the relay does not answer; `INVALID_APP_TOKEN`, `AUTH_FAILED`,
+    /// `USER_ID_TAKEN`, `RATE_LIMITED` when it refuses; `RELAY_PROTOCOL` when it is no relay; what the store or its key
+    /// met, `STORE_LOCKED` when another process has the directory open.
+    pub async fn connect(&self, user: impl AsRef<str>) -> Result<Client> {
+        self.connect_with(user, ConnectOptions::default()).await
+    }
+
+    /// [`connect`](Self::connect) with other rules for a relay that can not be reached.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(&self, user: impl AsRef<str>, options: ConnectOptions) -> Result<Client> {
+        let user = UserId::new(user.as_ref())?;
+        let slot = self.slot(&user)?;
+        let mut open = slot.0.lock().await;
+        if let Some(handle) = open.handle.upgrade()
+            && !handle.core().closing.load(std::sync::atomic::Ordering::SeqCst)
+        {
+            let client = Client::of(handle);
+            self.ready(&client, options).await?;
+            self.keep(&user, &client);
+            return Ok(client);
+        }
+        // The one before may still be letting go of the store.
+        if let Some(core) = open.core.upgrade() {
+            let mut closed = core.closed.subscribe();
+            let _ = closed.wait_for(|closed| *closed).await;
+        }
+        let core = Core::open(self.inner.config.clone(), user.clone()).await?;
+        let handle = Arc::new(Handle::new(Arc::clone(&core)));
+        (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&core));
+        let client = Client::of(handle);
+        if let Err(error) = self.ready(&client, options).await {
+            core.end().await;
+            return Err(error);
+        }
+        self.keep(&user, &client);
+        Ok(client)
+    }
+
+    /// Closes the clients that this app opened, each as [`Client::close`] does.
+    ///
+    /// # Errors
+    /// None so far.
+    pub async fn close(&self) -> Result<()> {
+        let clients: Vec<Client> = {
+            let mut clients = self.inner.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            clients.drain().map(|(_, client)| client).collect()
+        };
+        futures::future::join_all(clients.iter().map(Client::close)).await;
+        Ok(())
+    }
+
+    fn slot(&self, user: &UserId) -> Result<Arc<Slot>> {
+        match self.inner.config.place.make(user)? {
+            Some(directory) => {
+                let mut slots = registry().lock().unwrap_or_else(PoisonError::into_inner);
+                // Slots that nobody uses any more would pile up in a process that serves many users.
+                if slots.len() > 1_024 {
+                    slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.in_use());
+                }
+                Ok(Arc::clone(slots.entry(directory).or_default()))
+            }
+            None => {
+                let mut slots = self.inner.private.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Arc::clone(slots.entry(user.clone()).or_default()))
+            }
+        }
+    }
+
+    fn keep(&self, user: &UserId, client: &Client) {
+        let mut clients = self.inner.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|_, client| !client.is_closed());
+        clients.insert(user.clone(), client.clone());
+    }
+
+    /// Waits for the relay as far as the options ask for it.
+    async fn ready(&self, client: &Client, options: ConnectOptions) -> Result<()> {
+        let core = client.core();
+        let registered = core.registered.load(std::sync::atomic::Ordering::Relaxed);
+        let patient = !options.require_relay && (registered || options.allow_unregistered);
+        match core.first_outcome(self.inner.config.timeout).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let away = matches!(error.kind(), ErrorKind::RelayUnavailable { .. } | ErrorKind::RateLimited { .. });
+                if away && patient { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn in_use(&self) -> bool {
+        self.0.try_lock().map_or(true, |open| open.core.strong_count() > 0)
+    }
+}
+
+impl core::fmt::Debug for App {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("App")
+            .field("app_id", self.app_id())
+            .field("relay_url", &self.relay_url())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads a user's name.
+pub(crate) fn user(name: impl AsRef<str>) -> Result<UserId> {
+    UserId::new(name.as_ref()).map_err(Error::from)
+}

@@ -1,0 +1,383 @@
+//! How an app is set up.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stvor_base::AppId;
+use stvor_wire::client::Credential;
+use stvor_wire::token::AppToken;
+use stvor_wire::url::RelayUrl;
+
+use crate::app::App;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::place::Place;
+use crate::trust::{MismatchPolicy, TrustCallback, TrustPolicy, TrustQuestion};
+
+/// How long a conversation keeps its messages on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retention {
+    /// Until the conversation is deleted.
+    Forever,
+    /// For this long after a message was sent or received.
+    For(Duration),
+    /// Only as long as delivery needs them.
+    None,
+}
+
+impl Retention {
+    pub(crate) fn to_millis(self) -> u64 {
+        match self {
+            Self::Forever => crate::rows::FOREVER,
+            // One millisecond short of for ever, and never the 0 that means none.
+            Self::For(span) => u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::MAX - 1),
+            Self::None => 0,
+        }
+    }
+
+    pub(crate) fn from_millis(millis: u64) -> Self {
+        match millis {
+            crate::rows::FOREVER => Self::Forever,
+            0 => Self::None,
+            millis => Self::For(Duration::from_millis(millis)),
+        }
+    }
+}
+
+/// Which receipts this client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReceiptPolicy {
+    /// When a message is stored. Without them senders keep plaintexts for 30 days, for repairs.
+    pub delivered: bool,
+    /// When the application says that a message was read.
+    pub read: bool,
+}
+
+impl Default for ReceiptPolicy {
+    fn default() -> Self {
+        Self { delivered: true, read: true }
+    }
+}
+
+/// Where the key of the stores comes from.
+#[derive(Clone)]
+pub(crate) enum KeySource {
+    /// A keyfile beside the store, made if need be.
+    Beside,
+    Passphrase(Arc<str>),
+    Keyfile(PathBuf),
+}
+
+/// Where stores are.
+#[derive(Debug, Clone)]
+pub(crate) enum Storage {
+    Default,
+    Directory(PathBuf),
+    Memory,
+}
+
+/// Everything that an app's clients share.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) credential: Credential,
+    pub(crate) replace_identity: bool,
+    pub(crate) app: AppId,
+    pub(crate) place: Place,
+    pub(crate) timeout: Duration,
+    pub(crate) trust: TrustPolicy,
+    pub(crate) mismatch: MismatchPolicy,
+    pub(crate) trust_callback: Option<TrustCallback>,
+    pub(crate) keys: KeySource,
+    pub(crate) retention: Retention,
+    pub(crate) receipts: ReceiptPolicy,
+    pub(crate) roots: Vec<Vec<u8>>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Sets up an [`App`].
+pub struct AppBuilder {
+    app_token: Option<String>,
+    relay_url: Option<String>,
+    client_token: Option<String>,
+    replace_identity: bool,
+    app_id: Option<String>,
+    storage: Storage,
+    timeout: Duration,
+    trust: TrustPolicy,
+    mismatch: MismatchPolicy,
+    trust_callback: Option<TrustCallback>,
+    keys: KeySource,
+    retention: Retention,
+    receipts: ReceiptPolicy,
+    roots: Vec<Vec<u8>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for AppBuilder {
+    fn default() -> Self {
+        Self {
+            app_token: None,
+            relay_url: None,
+            client_token: None,
+            replace_identity: false,
+            app_id: None,
+            storage: Storage::Default,
+            timeout: limits::DEFAULT_TIMEOUT,
+            trust: TrustPolicy::FirstUse,
+            mismatch: MismatchPolicy::Reject,
+            trust_callback: None,
+            keys: KeySource::Beside,
+            retention: Retention::Forever,
+            receipts: ReceiptPolicy::default(),
+            roots: Vec::new(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl AppBuilder {
+    /// The token that names the app at the relay. Required, unless there is a client token.
+    #[must_use]
+    pub fn app_token(mut self, token: impl Into<String>) -> Self {
+        self.app_token = Some(token.into());
+        self
+    }
+
+    /// Where the relay is: `ws://`, `wss://`, `http://` or `https://`; the socket is found at the same origin. Required.
+    #[must_use]
+    pub fn relay_url(mut self, url: impl Into<String>) -> Self {
+        self.relay_url = Some(url.into());
+        self
+    }
+
+    /// A token that names one user, signed by your own backend, instead of the app token: what a device should hold in
+    /// production. Needs [`app_id`](Self::app_id) unless the app token is given too.
+    #[must_use]
+    pub fn client_token(mut self, token: impl Into<String>) -> Self {
+        self.client_token = Some(token.into());
+        self
+    }
+
+    /// The app's id, where the relay's operator bound the token to a name. Without it the id follows from the token.
+    #[must_use]
+    pub fn app_id(mut self, id: impl Into<String>) -> Self {
+        self.app_id = Some(id.into());
+        self
+    }
+
+    /// Takes user ids over from identities that were lost, where the relay allows it (a development flag, or a client
+    /// token that says so). Mail for the old identity is dropped, and peers are told that the identity changed.
+    #[must_use]
+    pub fn replace_identity(mut self, replace: bool) -> Self {
+        self.replace_identity = replace;
+        self
+    }
+
+    /// Keeps identities, sessions and messages under this directory. Relays, apps and users have directories of their
+    /// own in it. Without it (and without [`in_memory`](Self::in_memory)) the platform's data directory is used.
+    #[must_use]
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.storage = Storage::Directory(directory.into());
+        self
+    }
+
+    /// Keeps everything in memory: identities and messages are gone with the [`App`]. For tests.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.storage = Storage::Memory;
+        self
+    }
+
+    /// How long an operation may wait; 10 seconds if not set. Zero: nothing waits.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whom to trust at first contact; [`TrustPolicy::FirstUse`] if not set.
+    #[must_use]
+    pub fn trust_policy(mut self, policy: TrustPolicy) -> Self {
+        self.trust = policy;
+        self
+    }
+
+    /// What to do when a user shows another identity; [`MismatchPolicy::Reject`] if not set.
+    #[must_use]
+    pub fn on_identity_change(mut self, policy: MismatchPolicy) -> Self {
+        self.mismatch = policy;
+        self
+    }
+
+    /// Who answers where a policy says "ask": `true` trusts. Without an answer within a minute the answer is no.
+    #[must_use]
+    pub fn trust_callback<F, A>(mut self, callback: F) -> Self
+    where
+        F: Fn(TrustQuestion) -> A + Send + Sync + 'static,
+        A: Future<Output = bool> + Send + 'static,
+    {
+        self.trust_callback = Some(Arc::new(move |question| Box::pin(callback(question))));
+        self
+    }
+
+    /// Seals the stores by a passphrase.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: impl AsRef<str>) -> Self {
+        self.keys = KeySource::Passphrase(Arc::from(passphrase.as_ref()));
+        self
+    }
+
+    /// Seals the stores by a keyfile, which is made if it does not exist.
+    #[must_use]
+    pub fn keyfile(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keys = KeySource::Keyfile(path.into());
+        self
+    }
+
+    /// How long conversations keep messages, unless [`crate::Client::set_retention`] says otherwise.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Which receipts to send; all if not set.
+    #[must_use]
+    pub fn receipts(mut self, receipts: ReceiptPolicy) -> Self {
+        self.receipts = receipts;
+        self
+    }
+
+    /// Trusts another root certificate (PEM) for `wss://` and `https://`, beside those of the platform-independent set.
+    #[must_use]
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// Another clock, for tests.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the settings. Nothing is dialled: that is [`App::connect`].
+    ///
+    /// # Errors
+    /// `INVALID_CONFIG` when a setting is missing or can not be used, `INVALID_APP_TOKEN` when the token can be none,
+    /// `INVALID_NAME` when the app id can be none.
+    #[allow(clippy::unused_async, reason = "opening may do I/O in later versions without a break")]
+    pub async fn open(self) -> Result<App> {
+        let relay_url = self.relay_url.ok_or_else(|| {
+            Error::config("no relay URL was given; set relay_url(\"wss://...\")")
+        })?;
+        let relay = relay_url.parse::<RelayUrl>().map_err(Error::passed)?;
+        let app_id = self.app_id.as_deref().map(AppId::new).transpose()?;
+        let (credential, app) = credential(self.app_token, self.client_token, app_id)?;
+        for pem in &self.roots {
+            crate::transport::tls::parse_roots(pem)?;
+        }
+        let place = Place::new(self.storage, relay, &app)?;
+        Ok(App::new(Config {
+            credential,
+            replace_identity: self.replace_identity,
+            app,
+            place,
+            timeout: self.timeout,
+            trust: self.trust,
+            mismatch: self.mismatch,
+            trust_callback: self.trust_callback,
+            keys: self.keys,
+            retention: self.retention,
+            receipts: self.receipts,
+            roots: self.roots,
+            clock: self.clock,
+        }))
+    }
+}
+
+/// What lets the client in, and its app. What no relay would take is refused before anything is dialled, and no message
+/// repeats a token.
+fn credential(
+    app_token: Option<String>,
+    client_token: Option<String>,
+    app_id: Option<AppId>,
+) -> Result<(Credential, AppId)> {
+    let refuse = |reason: &str| Error::from(ErrorKind::InvalidAppToken { reason: reason.to_owned() });
+    let of_token = app_token
+        .as_deref()
+        .map(AppToken::parse)
+        .transpose()
+        .map_err(|error| refuse(&error.to_string()))?
+        .map(|token| token.app());
+    if client_token.as_ref().is_some_and(|token| token.len() > stvor_wire::limits::MAX_CLIENT_TOKEN_BYTES) {
+        return Err(refuse("the client token is longer than 2048 bytes"));
+    }
+    let app = app_id.or(of_token);
+    match (client_token, app_token, app) {
+        (Some(token), _, Some(app)) => Ok((Credential::ClientToken(token), app)),
+        (Some(_), None, None) => Err(Error::config("a client token needs app_id(\"...\") beside it")),
+        (None, Some(token), Some(app)) => Ok((Credential::AppToken(token), app)),
+        _ => Err(Error::config("no app token was given; set app_token(\"stvor_...\")")),
+    }
+}
+
+impl core::fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("relay_url", &self.relay_url)
+            .field("storage", &self.storage)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> AppBuilder {
+        App::builder().app_token("stvor_dev_test123").relay_url("ws://localhost:4444").in_memory()
+    }
+
+    async fn code(builder: AppBuilder) -> &'static str {
+        builder.open().await.unwrap_err().code()
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_or_malformed_is_named_before_anything_is_dialled() {
+        assert!(builder().open().await.is_ok());
+        assert_eq!(code(App::builder().relay_url("ws://localhost:1").in_memory()).await, "INVALID_CONFIG");
+        assert_eq!(code(App::builder().app_token("stvor_dev_test123").in_memory()).await, "INVALID_CONFIG");
+        assert_eq!(code(builder().app_token("")).await, "INVALID_APP_TOKEN");
+        assert_eq!(code(builder().app_token("stvor_dev_test123\n")).await, "INVALID_APP_TOKEN");
+        assert_eq!(code(builder().app_token("x".repeat(257))).await, "INVALID_APP_TOKEN");
+        assert_eq!(code(builder().relay_url("ftp://localhost")).await, "INVALID_RELAY_URL");
+        assert_eq!(code(builder().relay_url("localhost:4444")).await, "INVALID_RELAY_URL");
+        assert_eq!(
+            code(App::builder().client_token("jwt").relay_url("ws://localhost:1").in_memory()).await,
+            "INVALID_CONFIG"
+        );
+        assert_eq!(code(builder().app_id("a/b")).await, "INVALID_NAME");
+        assert_eq!(code(builder().root_certificate("nonsense")).await, "INVALID_CONFIG");
+    }
+
+    #[test]
+    fn errors_never_repeat_the_token() {
+        let error = credential(Some("secret token".to_owned()), None, None).unwrap_err();
+        assert!(!error.to_string().contains("secret token"));
+        assert!(!format!("{:?}", builder().app_token("verysecrettoken")).contains("verysecret"));
+    }
+
+    #[test]
+    fn retention_survives_its_number() {
+        for retention in [Retention::Forever, Retention::None, Retention::For(Duration::from_secs(5))] {
+            assert_eq!(Retention::from_millis(retention.to_millis()), retention);
+        }
+        assert_ne!(Retention::For(Duration::ZERO).to_millis(), 0);
+        assert_ne!(Retention::For(Duration::MAX).to_millis(), crate::rows::FOREVER);
+    }
+}

@@ -1,0 +1,504 @@
+//! What the rooms of one client share: identity, store, connection, lanes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
+use stvor_crypto::{Random as _, SystemRandom};
+use stvor_protocol::Identity;
+use stvor_store::{ChangeSet, Key, Sealed, Scan, StoreError, Table};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, KeySource};
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::{ConnectionState, Event, Hub};
+use crate::inbox::Inbox;
+use crate::keys;
+use crate::lane::{self, LaneHandle, Mail, Work};
+use crate::limits;
+use crate::place;
+use crate::prekeys::PrekeyKeeper;
+use crate::receipt::Watchers;
+use crate::records;
+use crate::rows::{LaneRow, PeerRow};
+use crate::transport::session::Session;
+use crate::transport::{Link, LinkState};
+
+/// One client: everything but the handle that the application holds.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) address: Address,
+    pub(crate) identity: Identity,
+    pub(crate) store: Arc<Sealed>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) hub: Hub,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) watchers: Watchers,
+    pub(crate) link: watch::Sender<LinkState>,
+    pub(crate) state: watch::Sender<ConnectionState>,
+    pub(crate) prekeys: PrekeyKeeper,
+    /// The relay was logged in to at least once with this identity.
+    pub(crate) registered: AtomicBool,
+    /// Messages and receipts that the relay has not accepted, over all lanes.
+    pub(crate) unaccepted: AtomicUsize,
+    pub(crate) settled: Notify,
+    pub(crate) closing: AtomicBool,
+    pub(crate) kick: Arc<Notify>,
+    pub(crate) stop: CancellationToken,
+    /// Ends after `stop`, when no lane can bring anything any more.
+    pub(crate) stop_acks: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) ack_tasks: TaskTracker,
+    pub(crate) closed: watch::Sender<bool>,
+    lanes: Mutex<HashMap<Address, LaneHandle>>,
+    routes: Mutex<HashMap<MessageId, Address>>,
+    peers: Mutex<HashMap<UserId, PeerRow>>,
+    counter: AtomicU64,
+    order: AtomicU64,
+    rollback: Mutex<Option<(u64, u64)>>,
+    me: Weak<Core>,
+}
+
+/// Even an impatient application gives the relay this long to answer a log-in.
+const MIN_CONNECT: Duration = Duration::from_millis(100);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// Opens store and identity of a user and starts the tasks. Nothing waits for the relay.
+    pub(crate) async fn open(config: Config, user: UserId) -> Result<Arc<Self>> {
+        let directory = config.place.make(&user)?;
+        let hub = Hub::new();
+        let store = Arc::new(open_store(&config, directory.as_ref(), &hub).await?);
+        let opened = Self::open_on(Arc::clone(&store), (config, user), (directory, hub)).await;
+        if opened.is_err() {
+            // The lock is free again when the caller hears of it.
+            store.close().await.map_err(Error::passed)?;
+        }
+        opened
+    }
+
+    async fn open_on(
+        store: Arc<Sealed>,
+        (config, user): (Config, UserId),
+        (directory, hub): (Option<PathBuf>, Hub),
+    ) -> Result<Arc<Self>> {
+        let address = Address::new(user, DeviceId::FIRST);
+        let now = config.clock.now();
+        let identity = load_identity(&store, (&config, &address), now).await?;
+        let lanes = read_lanes(&store).await?;
+        let peers = read_peers(&store).await?;
+        let facts = store
+            .get(&[keys::meta("registered"), keys::meta("counter")])
+            .await
+            .map_err(Error::passed)?;
+        let registered = facts.first().is_some_and(Option::is_some);
+        let floor = facts.get(1).and_then(Option::as_ref).and_then(|row| row.value.expose().try_into().ok());
+        let floor = floor.map_or(0, u64::from_be_bytes);
+        let counter = lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0).max(floor);
+        let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0);
+        let (inbox, consumed) = Inbox::open(Arc::clone(&store)).await?;
+        let prekeys = PrekeyKeeper::load(&store).await?;
+        let core = Arc::new_cyclic(|me| Self {
+            config,
+            address,
+            identity,
+            store,
+            directory,
+            hub,
+            inbox,
+            watchers: Watchers::default(),
+            link: watch::Sender::new(LinkState::Connecting(None)),
+            state: watch::Sender::new(ConnectionState::Connecting),
+            prekeys,
+            registered: AtomicBool::new(registered),
+            unaccepted: AtomicUsize::new(0),
+            settled: Notify::new(),
+            closing: AtomicBool::new(false),
+            kick: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+            stop_acks: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            ack_tasks: TaskTracker::new(),
+            closed: watch::Sender::new(false),
+            lanes: Mutex::default(),
+            routes: Mutex::default(),
+            peers: Mutex::new(peers),
+            counter: AtomicU64::new(counter),
+            order: AtomicU64::new(order),
+            rollback: Mutex::default(),
+            me: me.clone(),
+        });
+        core.ack_tasks.spawn(Arc::clone(&core.inbox).run_acks(consumed, core.stop_acks.clone()));
+        core.start_link()?;
+        core.tasks.spawn(crate::upkeep::run(core.me.clone(), core.stop.clone()));
+        core.wake_lanes_with_work(lanes);
+        Ok(core)
+    }
+
+    fn start_link(&self) -> Result<()> {
+        let Some(me) = self.me.upgrade() else { return Ok(()) };
+        let link = Link {
+            url: self.config.place.relay.clone(),
+            tls: crate::transport::tls::client_config(&self.config.roots)?,
+            login: crate::watch::login_of(&me),
+            timeout: self.config.timeout,
+            state: self.link.clone(),
+            stop: self.stop.clone(),
+            kick: Arc::clone(&self.kick),
+        };
+        self.tasks.spawn(link.run(Arc::new(crate::watch::Observer::new(self.me.clone()))));
+        Ok(())
+    }
+
+    /// Messages that were pending when the store was closed go on by themselves.
+    fn wake_lanes_with_work(&self, lanes: Vec<(Address, LaneRow)>) {
+        let me = self.me.clone();
+        self.tasks.spawn(async move {
+            for (peer, row) in lanes {
+                let Some(core) = me.upgrade() else { return };
+                let scan = Scan::of(Table::Outbox, keys::pending_of(&peer)).limit(1);
+                let pending = core.store.scan(scan).await.is_ok_and(|page| !page.rows.is_empty());
+                if pending || !row.due.is_empty() {
+                    let _ = core.work(&peer, Work::Wake);
+                }
+            }
+        });
+    }
+
+    pub(crate) fn me(&self) -> Weak<Core> {
+        self.me.clone()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.config.clock.now()
+    }
+
+    /// The next `order`: the time, pushed forward so that it rises even when the clock is set back.
+    pub(crate) fn next_order(&self, now: Timestamp) -> u64 {
+        let next = |last: u64| Some(now.as_millis().max(last.saturating_add(1)));
+        let last = self.order.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+        now.as_millis().max(last.saturating_add(1))
+    }
+
+    pub(crate) fn next_counter(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn raise_counter(&self, floor: u64) {
+        self.counter.fetch_max(floor, Ordering::Relaxed);
+    }
+
+    /// The connection, if there is one.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.link.borrow().session().cloned()
+    }
+
+    /// The connection; waits for one up to `timeout`.
+    pub(crate) async fn online(&self, timeout: Duration) -> Result<Arc<Session>> {
+        let mut link = self.link.subscribe();
+        let up = link.wait_for(|state| {
+            matches!(state, LinkState::Up(_) | LinkState::Failed(_) | LinkState::Closed)
+        });
+        let state = match tokio::time::timeout(timeout, up).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) => return Err(Error::not_ready("it was closed")),
+            Err(_) => self.link.borrow().clone(),
+        };
+        match state {
+            LinkState::Up(session) => Ok(session),
+            LinkState::Failed(error) | LinkState::Waiting(error) | LinkState::Connecting(Some(error)) => Err(error),
+            LinkState::Connecting(None) => Err(Error::unavailable(crate::transport::dial::SILENT)),
+            LinkState::Closed => Err(Error::not_ready("it was closed")),
+        }
+    }
+
+    /// How the first attempt to reach the relay ends, within `timeout`.
+    pub(crate) async fn first_outcome(&self, timeout: Duration) -> Result<()> {
+        let mut link = self.link.subscribe();
+        let ended = link.wait_for(|state| !matches!(state, LinkState::Connecting(None)));
+        let state = tokio::time::timeout(timeout.max(MIN_CONNECT), ended).await;
+        match state.map(|state| state.map(|state| state.clone())) {
+            Ok(Ok(LinkState::Up(_))) => Ok(()),
+            Ok(Ok(LinkState::Waiting(error) | LinkState::Failed(error) | LinkState::Connecting(Some(error)))) => {
+                Err(error)
+            }
+            Ok(Ok(LinkState::Connecting(None))) | Err(_) => {
+                Err(Error::unavailable(crate::transport::dial::SILENT))
+            }
+            Ok(Ok(LinkState::Closed) | Err(_)) => Err(Error::not_ready("it was closed")),
+        }
+    }
+
+    // ---- Peers ----
+
+    pub(crate) fn peer(&self, user: &UserId) -> Option<PeerRow> {
+        lock(&self.peers).get(user).cloned()
+    }
+
+    pub(crate) fn is_blocked(&self, user: &UserId) -> bool {
+        lock(&self.peers).get(user).is_some_and(|row| row.blocked)
+    }
+
+    pub(crate) fn peers(&self) -> Vec<PeerRow> {
+        let mut peers: Vec<_> = lock(&self.peers).values().cloned().collect();
+        peers.sort_by(|a, b| a.user.cmp(&b.user));
+        peers
+    }
+
+    /// What a conversation keeps, in milliseconds.
+    pub(crate) fn keep_of(&self, user: &UserId) -> u64 {
+        let own = lock(&self.peers).get(user).and_then(|row| row.retention);
+        own.unwrap_or_else(|| self.config.retention.to_millis())
+    }
+
+    /// Notes a peer that is written about in `changes`; call [`Self::remember_peer`] once they are committed.
+    pub(crate) fn note_peer(&self, user: &UserId, changes: &mut ChangeSet) -> Option<PeerRow> {
+        if lock(&self.peers).contains_key(user) {
+            return None;
+        }
+        let row = PeerRow::new(user.clone());
+        changes.put(keys::peer(&self.store, user), row.encode());
+        Some(row)
+    }
+
+    pub(crate) fn remember_peer(&self, row: PeerRow) {
+        lock(&self.peers).insert(row.user.clone(), row);
+    }
+
+    pub(crate) fn forget_peer(&self, user: &UserId) {
+        lock(&self.peers).remove(user);
+    }
+
+    /// Changes the settings of a conversation.
+    pub(crate) async fn change_peer(&self, user: &UserId, change: impl FnOnce(&mut PeerRow)) -> Result<()> {
+        let mut row = self.peer(user).unwrap_or_else(|| PeerRow::new(user.clone()));
+        change(&mut row);
+        let mut changes = ChangeSet::new();
+        changes.put(keys::peer(&self.store, user), row.encode());
+        self.store.commit(changes).await.map_err(Error::passed)?;
+        self.remember_peer(row);
+        Ok(())
+    }
+
+    // ---- Lanes ----
+
+    /// Hands work to the lane of a peer, waking it if need be.
+    pub(crate) fn work(&self, peer: &Address, work: Work) -> Result<()> {
+        self.with_lane(peer, |handle| handle.work(work))
+    }
+
+    /// Hands mail to a lane. Never waits; mail that finds no room stays at the relay.
+    pub(crate) fn mail(&self, peer: &Address, mail: Mail) {
+        if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
+            tracing::warn!(code = error.code(), "mail was left at the relay");
+        }
+    }
+
+    fn with_lane<T>(&self, peer: &Address, act: impl FnOnce(&LaneHandle) -> Result<T>) -> Result<T> {
+        let mut lanes = lock(&self.lanes);
+        if self.stop.is_cancelled() {
+            return Err(Error::not_ready("it is closed"));
+        }
+        if let Some(handle) = lanes.get(peer) {
+            return act(handle);
+        }
+        if lanes.len() >= limits::MAX_LANES {
+            return Err(Error::not_ready("too many conversations are active at once"));
+        }
+        let (handle, task) = lane::new(self.me.clone(), peer.clone());
+        let result = act(&handle);
+        lanes.insert(peer.clone(), handle);
+        self.tasks.spawn(task);
+        result
+    }
+
+    /// A lane asks to go to sleep: allowed if nothing was handed to it meanwhile. Everything is handed over under the
+    /// same lock.
+    pub(crate) fn retire_lane(&self, peer: &Address, idle: impl FnOnce() -> bool) -> bool {
+        let mut lanes = lock(&self.lanes);
+        let retires = idle();
+        if retires {
+            lanes.remove(peer);
+        }
+        retires
+    }
+
+    /// Tells all lanes that something changed.
+    pub(crate) fn wake_lanes(&self) {
+        for handle in lock(&self.lanes).values() {
+            let _ = handle.work(Work::Wake);
+        }
+    }
+
+    pub(crate) fn route(&self, id: MessageId, peer: &Address) {
+        lock(&self.routes).insert(id, peer.clone());
+    }
+
+    pub(crate) fn routed(&self, id: MessageId) -> Option<Address> {
+        lock(&self.routes).remove(&id)
+    }
+
+    pub(crate) fn clear_routes(&self) {
+        lock(&self.routes).clear();
+    }
+
+    pub(crate) fn settle(&self, count: usize) {
+        let before = self.unaccepted.fetch_sub(count, Ordering::Relaxed);
+        if before <= count {
+            self.settled.notify_waiters();
+        }
+    }
+
+    // ---- Rollback ----
+
+    pub(crate) fn rollback(&self) -> Option<(u64, u64)> {
+        *lock(&self.rollback)
+    }
+
+    pub(crate) fn set_rollback(&self, found: Option<(u64, u64)>) {
+        *lock(&self.rollback) = found;
+    }
+
+    pub(crate) fn refuse_rolled_back(&self) -> Result<()> {
+        match self.rollback() {
+            Some((relay, own)) => Err(ErrorKind::RollbackDetected { relay, own }.into()),
+            None => Ok(()),
+        }
+    }
+
+    // ---- Ending ----
+
+    /// Lets pending sends finish within `bound`, then ends everything and unlocks the store.
+    pub(crate) async fn close(&self, bound: Duration) {
+        if self.closing.swap(true, Ordering::SeqCst) {
+            let mut closed = self.closed.subscribe();
+            let _ = closed.wait_for(|closed| *closed).await;
+            return;
+        }
+        self.wake_lanes();
+        let _ = tokio::time::timeout(bound, async {
+            loop {
+                let settled = self.settled.notified();
+                if self.unaccepted.load(Ordering::Relaxed) == 0 || !self.state.borrow().is_connected() {
+                    return;
+                }
+                let mut state = self.state.subscribe();
+                tokio::select! {
+                    () = settled => {}
+                    _ = state.changed() => {}
+                }
+            }
+        })
+        .await;
+        self.end().await;
+    }
+
+    /// Ends everything at once.
+    pub(crate) async fn end(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        lock(&self.lanes).clear();
+        self.inbox.close().await;
+        self.stop_acks.cancel();
+        self.ack_tasks.close();
+        self.ack_tasks.wait().await;
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(code = stvor_base::ErrorCode::code(&error), "the store did not close cleanly");
+        }
+        self.watchers.close();
+        self.link.send_replace(LinkState::Closed);
+        self.state.send_replace(ConnectionState::Closed);
+        self.hub.close();
+        self.closed.send_replace(true);
+    }
+}
+
+async fn open_store(config: &Config, directory: Option<&PathBuf>, hub: &Hub) -> Result<Sealed> {
+    let Some(directory) = directory else { return Sealed::in_memory().map_err(Error::passed) };
+    let key = match &config.keys {
+        KeySource::Beside => stvor_store::OpenKey::Default,
+        KeySource::Passphrase(passphrase) => {
+            stvor_store::OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
+        }
+        KeySource::Keyfile(path) => stvor_store::OpenKey::Keyfile(path.clone()),
+    };
+    let opened =
+        stvor_store::open(&directory.join(place::STORE_FILE), key).await.map_err(Error::passed)?;
+    if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
+        hub.emit_early(Event::KeyfileCreated { path });
+    }
+    Ok(opened.store)
+}
+
+/// Loads the identity, or makes it. Of two that are made at once the first one counts.
+async fn load_identity(
+    store: &Sealed,
+    (config, address): (&Config, &Address),
+    now: Timestamp,
+) -> Result<Identity> {
+    let key = records::key(&Identity::key())?;
+    if let Some(identity) = stored_identity(store, &key).await? {
+        return check_identity(identity, config, address);
+    }
+    let (identity, effects) =
+        Identity::create(&config.app, address, now, &mut SystemRandom::new()).map_err(Error::passed)?;
+    let mut changes = ChangeSet::new();
+    records::write(&mut changes, effects)?;
+    match store.commit(changes).await {
+        Ok(_) => Ok(identity),
+        Err(StoreError::Conflict { .. }) => match stored_identity(store, &key).await? {
+            Some(identity) => check_identity(identity, config, address),
+            None => Err(Error::not_ready("its identity could not be stored")),
+        },
+        Err(error) => Err(Error::passed(error)),
+    }
+}
+
+async fn stored_identity(store: &Sealed, key: &Key) -> Result<Option<Identity>> {
+    let row = store.one(key).await.map_err(Error::passed)?;
+    row.map(|row| Identity::from_record(&row.value).map_err(Error::passed)).transpose()
+}
+
+fn check_identity(identity: Identity, config: &Config, address: &Address) -> Result<Identity> {
+    if *identity.address() == *address && *identity.app() == config.app {
+        Ok(identity)
+    } else {
+        Err(Error::config("the data directory holds the identity of another user or app; was it copied or renamed?"))
+    }
+}
+
+async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>> {
+    let rows = store.scan_all(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
+    rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect()
+}
+
+async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow>> {
+    let rows = store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
+    rows.iter()
+        .map(|row| {
+            let row = PeerRow::decode(row.value.expose()).map_err(Error::passed)?;
+            Ok((row.user.clone(), row))
+        })
+        .collect()
+}
+
+/// Random bytes for ids.
+pub(crate) fn random<const N: usize>(rng: &mut SystemRandom) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    rng.fill(&mut bytes).map_err(Error::passed)?;
+    Ok(bytes)
+}

@@ -1,0 +1,312 @@
+//! What can go wrong, each with a stable code.
+
+use core::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stvor_base::{ErrorCode, UserId};
+
+/// An error of a floor below, with the code that it brings.
+trait Coded: ErrorCode + std::error::Error + Send + Sync {}
+
+impl<E: ErrorCode + std::error::Error + Send + Sync> Coded for E {}
+
+/// What happened, to what, and what to do, as `message [CODE]`.
+///
+/// ```
+/// use stvor::{Error, ErrorKind};
+/// let error = Error::from(ErrorKind::ClientNotReady { reason: "it was closed" });
+/// assert_eq!(error.code(), "CLIENT_NOT_READY");
+/// assert!(error.to_string().ends_with("[CLIENT_NOT_READY]"));
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<ErrorKind>);
+
+/// A result of this crate.
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+impl Error {
+    /// The stable code, for example `RECIPIENT_NOT_FOUND`. Codes of the store, of key holders and of the protocol pass
+    /// through unchanged.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match &*self.0 {
+            ErrorKind::RelayUnavailable { .. } => "RELAY_UNAVAILABLE",
+            ErrorKind::AuthFailed { .. } => "AUTH_FAILED",
+            ErrorKind::InvalidAppToken { .. } => "INVALID_APP_TOKEN",
+            ErrorKind::RecipientNotFound { .. } => "RECIPIENT_NOT_FOUND",
+            ErrorKind::RecipientTimeout { .. } => "RECIPIENT_TIMEOUT",
+            ErrorKind::ClientNotReady { .. } => "CLIENT_NOT_READY",
+            ErrorKind::DeliveryFailed { .. } => "DELIVERY_FAILED",
+            ErrorKind::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            ErrorKind::RateLimited { .. } => "RATE_LIMITED",
+            ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
+            ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
+            ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
+            ErrorKind::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            ErrorKind::RollbackDetected { .. } => "ROLLBACK_DETECTED",
+            ErrorKind::RelayProtocol { .. } => "RELAY_PROTOCOL",
+            ErrorKind::Superseded => "SUPERSEDED",
+            ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
+            ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
+            ErrorKind::Passed(PassedOn(error)) => error.code(),
+        }
+    }
+
+    /// The message without its code.
+    #[must_use]
+    pub fn message(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Whether the same call may succeed later without a change by the caller.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match &*self.0 {
+            ErrorKind::RelayUnavailable { .. }
+            | ErrorKind::RecipientTimeout { .. }
+            | ErrorKind::RateLimited { .. } => true,
+            ErrorKind::Passed(PassedOn(error)) => error.retryable(),
+            _ => false,
+        }
+    }
+
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0
+    }
+
+    /// Wraps an error of a floor below, keeping its code.
+    pub(crate) fn passed<E: ErrorCode + std::error::Error + Send + Sync + 'static>(error: E) -> Self {
+        Self(Arc::new(ErrorKind::Passed(PassedOn(Arc::new(error)))))
+    }
+
+    pub(crate) fn not_ready(reason: &'static str) -> Self {
+        ErrorKind::ClientNotReady { reason }.into()
+    }
+
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
+        ErrorKind::RelayUnavailable { reason: reason.into() }.into()
+    }
+
+    pub(crate) fn relay_protocol(what: impl Into<String>) -> Self {
+        ErrorKind::RelayProtocol { what: what.into() }.into()
+    }
+
+    pub(crate) fn config(what: impl Into<String>) -> Self {
+        ErrorKind::InvalidConfig { what: what.into() }.into()
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self(Arc::new(kind))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.0, self.code())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            ErrorKind::Passed(PassedOn(error)) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl ErrorCode for Error {
+    fn code(&self) -> &'static str {
+        Error::code(self)
+    }
+
+    fn retryable(&self) -> bool {
+        Error::retryable(self)
+    }
+
+    fn render(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl From<stvor_base::InvalidName> for Error {
+    fn from(error: stvor_base::InvalidName) -> Self {
+        Self::passed(error)
+    }
+}
+
+/// An error of the store, of a key holder or of the protocol.
+#[derive(Clone)]
+pub struct PassedOn(Arc<dyn Coded>);
+
+impl fmt::Debug for PassedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.0, self.0.code())
+    }
+}
+
+impl fmt::Display for PassedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The kinds of errors. The doc comment of a variant is what its message says.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The relay does not answer.
+    #[error("{reason}: check that the relay runs and that its URL is right; the client keeps trying")]
+    RelayUnavailable {
+        /// What was tried and what came back.
+        reason: String,
+    },
+    /// The relay refused this app token, client token or device.
+    #[error("the relay refused the log-in: {reason}")]
+    AuthFailed {
+        /// The relay's words.
+        reason: String,
+    },
+    /// The app token is malformed, of a kind that this relay does not take, or unknown to it.
+    #[error("the app token is not valid: {reason}")]
+    InvalidAppToken {
+        /// Why.
+        reason: String,
+    },
+    /// The relay does not know this user.
+    #[error("the relay knows no user \"{user}\": they must connect once before they can get messages")]
+    RecipientNotFound {
+        /// Who.
+        user: UserId,
+    },
+    /// The user did not appear in time.
+    #[error("user \"{user}\" did not appear at the relay within {waited:?}: nothing was queued")]
+    RecipientTimeout {
+        /// Who.
+        user: UserId,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The client can not do this now.
+    #[error("the client is not ready: {reason}")]
+    ClientNotReady {
+        /// Why.
+        reason: &'static str,
+    },
+    /// A message could not be brought to its recipient.
+    #[error("message {id} to \"{user}\" was not delivered: {reason}")]
+    DeliveryFailed {
+        /// The message.
+        id: stvor_base::ContentId,
+        /// To whom.
+        user: UserId,
+        /// Why.
+        reason: String,
+    },
+    /// A quota of the app, of the recipient's mailbox or of this client is used up.
+    #[error("a quota is used up: {what}")]
+    QuotaExceeded {
+        /// Which one.
+        what: String,
+    },
+    /// The relay asks for a slower pace.
+    #[error("the relay asks to slow down: try again in {retry_after:?}")]
+    RateLimited {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The user's identity is not the one that was pinned.
+    #[error("the identity of \"{user}\" changed: compare safety numbers, then accept the new identity or block the user")]
+    IdentityChanged {
+        /// Who.
+        user: UserId,
+    },
+    /// The trust policy does not allow this identity (yet).
+    #[error("the identity of \"{user}\" is not verified, and the trust policy asks for it: compare safety numbers and verify")]
+    IdentityNotVerified {
+        /// Who.
+        user: UserId,
+    },
+    /// Another identity registered this user id first.
+    #[error("user id \"{user}\" belongs to another identity at this relay: restore its data directory, or have the operator reset the user")]
+    UserIdTaken {
+        /// Which one.
+        user: UserId,
+    },
+    /// The content does not fit a message.
+    #[error("a message of {size} bytes is too large: {limit} bytes at most")]
+    MessageTooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The most that fits, in bytes.
+        limit: usize,
+    },
+    /// The relay saw later sends of this device than the store holds: an old copy of the data directory is in use.
+    #[error(
+        "the relay saw send {relay} of this device, the store knows {own}: the data directory is an old copy, its sessions would reuse keys; call recover_from_rollback() to start fresh sessions"
+    )]
+    RollbackDetected {
+        /// The highest send counter that the relay saw.
+        relay: u64,
+        /// The highest send counter in the store.
+        own: u64,
+    },
+    /// The server speaks, but not as a relay of this protocol version does.
+    #[error("the server does not behave like a STVOR relay: {what}")]
+    RelayProtocol {
+        /// What was seen.
+        what: String,
+    },
+    /// Another process took over this device's connection.
+    #[error("another connection of this device took over: this client stopped receiving; one process per data directory")]
+    Superseded,
+    /// The user is blocked.
+    #[error("\"{user}\" is blocked: unblock them first")]
+    PeerBlocked {
+        /// Who.
+        user: UserId,
+    },
+    /// A setting can not be used.
+    #[error("a setting can not be used: {what}")]
+    InvalidConfig {
+        /// Which, why, and what to write instead.
+        what: String,
+    },
+    /// An error of the store, of a key holder or of the protocol.
+    #[error("{0}")]
+    Passed(PassedOn),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_render_their_message_then_their_code_once() {
+        let error = Error::unavailable("Relay handshake timeout");
+        assert!(error.to_string().starts_with("Relay handshake timeout"), "{error}");
+        assert!(error.to_string().ends_with(" [RELAY_UNAVAILABLE]"), "{error}");
+        assert_eq!(error.render(), error.to_string());
+        assert_eq!(format!("{error:?}"), error.to_string());
+        assert!(error.retryable());
+    }
+
+    #[test]
+    fn codes_from_below_pass_through() {
+        let error = Error::from(UserId::new("").unwrap_err());
+        assert_eq!(error.code(), "INVALID_NAME");
+        assert!(error.to_string().ends_with(" [INVALID_NAME]"));
+        assert!(!error.retryable());
+    }
+}

@@ -1,0 +1,359 @@
+//! What happens to a client, as a typed stream.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::Stream;
+use stvor_base::{ContentId, UserId};
+use tokio::sync::broadcast;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::limits;
+
+/// How far a message of ours came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum DeliveryState {
+    /// In the outbox of this device; it survives a crash and can only wait.
+    Queued,
+    /// At the relay, durable, or already with the recipient's device.
+    Accepted,
+    /// The recipient's device decrypted and stored it, and said so end to end.
+    Delivered,
+    /// The recipient's application said that it was read.
+    Read,
+    /// Given up: expired or refused for good. [`crate::Event::DeliveryFailed`] says why.
+    Failed,
+}
+
+impl DeliveryState {
+    /// `queued`, `accepted`, `delivered`, `read` or `failed`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Accepted => "accepted",
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl core::fmt::Display for DeliveryState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Whether the client talks with its relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Dialling or logging in.
+    Connecting,
+    /// Logged in; mail that waited at the relay is coming in.
+    CatchingUp,
+    /// Logged in, nothing waits.
+    Online,
+    /// Not connected; the client tries again by itself.
+    Offline,
+    /// The relay refused this client for good (the code of the error); it does not try again.
+    Failed(&'static str),
+    /// Closed by the application.
+    Closed,
+}
+
+impl ConnectionState {
+    /// `connecting`, `catching_up`, `online`, `offline`, `failed` or `closed`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::CatchingUp => "catching_up",
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Failed(_) => "failed",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Whether frames can be sent.
+    #[must_use]
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Online | Self::CatchingUp)
+    }
+}
+
+/// Something that happened. Messages are not events: they come through [`crate::Client::messages`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Logged in at the relay.
+    Connected,
+    /// The connection is gone; the next attempt starts after a wait.
+    Reconnecting {
+        /// Attempts since the connection was last up, from 1.
+        attempt: u32,
+        /// The wait.
+        after: Duration,
+    },
+    /// The relay can not be reached or refused this client.
+    Offline {
+        /// The code of the error.
+        code: &'static str,
+    },
+    /// Mail that waited at the relay is coming in.
+    CatchingUp,
+    /// All mail that waited is in.
+    CaughtUp,
+    /// Another connection of this device took over. This client does not reconnect.
+    Superseded,
+    /// The relay restarts soon; the client reconnects by itself.
+    RelayDraining,
+    /// A user shows another identity than the pinned one.
+    IdentityChanged {
+        /// Who.
+        peer: UserId,
+        /// Whether the policy let the new identity replace the pinned one.
+        accepted: bool,
+    },
+    /// A message could not be decrypted. It changed nothing.
+    MessageUndecryptable {
+        /// Who sent it, as the relay says.
+        peer: UserId,
+        /// Why.
+        code: &'static str,
+        /// Whether the sender was asked to send it again.
+        repair_requested: bool,
+    },
+    /// A message that failed before came again and is in the inbox.
+    Repaired {
+        /// Who sent it.
+        peer: UserId,
+        /// The message.
+        id: ContentId,
+    },
+    /// Messages of ours came further.
+    Receipt {
+        /// To whom they were.
+        peer: UserId,
+        /// Which ones.
+        ids: Vec<ContentId>,
+        /// How far.
+        state: DeliveryState,
+    },
+    /// A session with a peer started or was replaced.
+    SessionStarted {
+        /// With whom.
+        peer: UserId,
+    },
+    /// Few one-time prekeys are left at the relay; new ones are on their way.
+    PrekeysLow {
+        /// How many are left.
+        remaining: u32,
+    },
+    /// New prekeys are at the relay.
+    PrekeysUploaded {
+        /// How many one-time prekeys.
+        count: u32,
+    },
+    /// The data directory is an old copy. Nothing is sent until [`crate::Client::recover_from_rollback`].
+    RollbackDetected {
+        /// The highest send counter that the relay saw.
+        relay: u64,
+        /// The highest in the store.
+        own: u64,
+    },
+    /// The relay does not take messages for a peer just now (a full mailbox, a quota, a limit); they stay in the outbox
+    /// and are tried again.
+    SendDelayed {
+        /// To whom they are.
+        peer: UserId,
+        /// Why.
+        code: &'static str,
+        /// When the next attempt is.
+        retry_after: Duration,
+    },
+    /// A message was given up.
+    DeliveryFailed {
+        /// To whom it was.
+        peer: UserId,
+        /// The message.
+        id: ContentId,
+        /// Why.
+        code: &'static str,
+    },
+    /// A new store is sealed by a keyfile that was made beside it: who copies both can read it.
+    KeyfileCreated {
+        /// Where the keyfile is.
+        path: PathBuf,
+    },
+    /// Commits to the store fail (a full disk, for example). Nothing that was acknowledged is lost.
+    StoreFailing {
+        /// The code of the error.
+        code: &'static str,
+    },
+    /// This listener was too slow and missed events.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+impl Event {
+    /// The name of the event in snake case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Reconnecting { .. } => "reconnecting",
+            Self::Offline { .. } => "offline",
+            Self::CatchingUp => "catching_up",
+            Self::CaughtUp => "caught_up",
+            Self::Superseded => "superseded",
+            Self::RelayDraining => "relay_draining",
+            Self::IdentityChanged { .. } => "identity_changed",
+            Self::MessageUndecryptable { .. } => "message_undecryptable",
+            Self::Repaired { .. } => "repaired",
+            Self::Receipt { .. } => "receipt",
+            Self::SessionStarted { .. } => "session_started",
+            Self::PrekeysLow { .. } => "prekeys_low",
+            Self::PrekeysUploaded { .. } => "prekeys_uploaded",
+            Self::RollbackDetected { .. } => "rollback_detected",
+            Self::SendDelayed { .. } => "send_delayed",
+            Self::DeliveryFailed { .. } => "delivery_failed",
+            Self::KeyfileCreated { .. } => "keyfile_created",
+            Self::StoreFailing { .. } => "store_failing",
+            Self::Lagged { .. } => "lagged",
+        }
+    }
+}
+
+/// Where events come from inside the client.
+#[derive(Debug)]
+pub(crate) struct Hub(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` once the client is closed.
+    sender: Option<broadcast::Sender<Event>>,
+    /// What happened before anybody could listen: the first listener is told.
+    early: VecDeque<Event>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        let sender = Some(broadcast::Sender::new(limits::EVENT_BUFFER));
+        Self(Mutex::new(Inner { sender, early: VecDeque::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        tracing::debug!(event = event.name());
+        if let Some(sender) = &self.lock().sender {
+            // Nobody listening is fine.
+            let _ = sender.send(event);
+        }
+    }
+
+    /// An event of the opening, which nobody can listen to yet.
+    pub(crate) fn emit_early(&self, event: Event) {
+        self.lock().early.push_back(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let mut inner = self.lock();
+        let early = core::mem::take(&mut inner.early);
+        let receiver = match &inner.sender {
+            Some(sender) => sender.subscribe(),
+            // The sender of a fresh channel is gone at once: the stream ends.
+            None => broadcast::channel(1).1,
+        };
+        Events { early, pending: ReusableBoxFuture::new(step(receiver)) }
+    }
+
+    /// Ends all streams.
+    pub(crate) fn close(&self) {
+        self.lock().sender = None;
+    }
+}
+
+type Step = (Result<Event, broadcast::error::RecvError>, broadcast::Receiver<Event>);
+
+async fn step(mut receiver: broadcast::Receiver<Event>) -> Step {
+    (receiver.recv().await, receiver)
+}
+
+/// Events from the moment of [`crate::Client::events`] on. Each listener gets every event; one that is more than 1,024
+/// behind gets [`Event::Lagged`] and goes on with the newest.
+pub struct Events {
+    early: VecDeque<Event>,
+    pending: ReusableBoxFuture<'static, Step>,
+}
+
+impl Events {
+    /// The next event; `None` after the client closed.
+    pub async fn next(&mut self) -> Option<Event> {
+        futures::StreamExt::next(self).await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some(event) = self.early.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        let (result, receiver) = match self.pending.poll(context) {
+            Poll::Ready(step) => step,
+            Poll::Pending => return Poll::Pending,
+        };
+        self.pending.set(step(receiver));
+        Poll::Ready(match result {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Lagged { missed }),
+            Err(broadcast::error::RecvError::Closed) => None,
+        })
+    }
+}
+
+impl core::fmt::Debug for Events {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_how_much_it_missed() {
+        let hub = Hub::new();
+        let mut events = hub.subscribe();
+        for _ in 0..=limits::EVENT_BUFFER {
+            hub.emit(Event::Connected);
+        }
+        assert_eq!(events.next().await, Some(Event::Lagged { missed: 1 }));
+        assert_eq!(events.next().await, Some(Event::Connected));
+    }
+
+    #[tokio::test]
+    async fn the_stream_ends_with_the_client() {
+        let hub = Hub::new();
+        let mut events = hub.subscribe();
+        hub.emit(Event::Connected);
+        hub.close();
+        assert_eq!(events.next().await, Some(Event::Connected));
+        assert_eq!(events.next().await, None);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a conversation said, page by page.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use stvor_base::{ContentId, Timestamp, UserId};
+use stvor_store::{Scan, Table};
+
+use crate::client::Client;
+use crate::content::Content;
+use crate::error::{Error, Result};
+use crate::events::DeliveryState;
+use crate::keys;
+use crate::limits;
+use crate::rows::{Direction, FOREVER, MessageRow, Place};
+
+/// One message of a conversation.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub struct HistoryMessage {
+    /// Its id.
+    pub id: ContentId,
+    /// With whom the conversation is.
+    pub peer: UserId,
+    /// Whether it came or went.
+    pub direction: Direction,
+    /// What it says.
+    pub content: Content,
+    /// When it was sent, by the sender's clock.
+    pub sent_at: Timestamp,
+    /// When it arrived here; `None` for our own.
+    pub received_at: Option<Timestamp>,
+    /// How far it came. What arrived here is delivered.
+    pub status: DeliveryState,
+    /// Of an incoming message: whether [`Client::mark_read`] named it.
+    pub read: bool,
+}
+
+impl core::fmt::Debug for HistoryMessage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HistoryMessage")
+            .field("id", &self.id)
+            .field("direction", &self.direction)
+            .field("content", &self.content)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a page ends. Stays valid when messages come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cursor(Place);
+
+/// Some messages of a conversation, newest first.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Page {
+    /// Newest first.
+    pub messages: Vec<HistoryMessage>,
+    /// Give this to [`HistoryQuery::before`] for the page of older messages; `None` when there are none.
+    pub before: Option<Cursor>,
+}
+
+/// Asks for a page of a conversation. Made by [`Client::history`].
+#[derive(Debug)]
+#[must_use = "a query does nothing until it is loaded"]
+pub struct HistoryQuery<'a> {
+    client: &'a Client,
+    peer: Result<UserId>,
+    before: Option<Cursor>,
+    limit: usize,
+}
+
+impl<'a> HistoryQuery<'a> {
+    pub(crate) fn new(client: &'a Client, peer: Result<UserId>) -> Self {
+        Self { client, peer, before: None, limit: 50 }
+    }
+
+    /// Only messages older than the page that ended here.
+    pub fn before(mut self, cursor: impl Into<Option<Cursor>>) -> Self {
+        self.before = cursor.into();
+        self
+    }
+
+    /// At most so many messages, 1 to 500; 50 if not set.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit.clamp(1, limits::HISTORY_PAGE);
+        self
+    }
+
+    /// Reads the page.
+    ///
+    /// # Errors
+    /// `INVALID_NAME` for a name that can be none, or what the store met.
+    pub async fn load(self) -> Result<Page> {
+        let peer = self.peer?;
+        let core = self.client.core();
+        let mut scan = Scan::of(Table::History, keys::history(&peer)).newest_first().limit(self.limit);
+        if let Some(Cursor(place)) = self.before {
+            scan = scan.before(place.to_bytes());
+        }
+        let page = core.store.scan(scan).await.map_err(Error::passed)?;
+        let mut rows = Vec::with_capacity(page.rows.len());
+        for row in &page.rows {
+            let place = Place::from_bytes(&row.key.sort).map_err(Error::passed)?;
+            rows.push((place, MessageRow::decode(row.value.expose()).map_err(Error::passed)?));
+        }
+        let before = rows.last().map(|(place, _)| Cursor(*place)).filter(|_| page.more);
+        let accepted = accepted(core, &peer, &rows).await?;
+        let now = core.now();
+        let over = |row: &MessageRow| {
+            row.keep != FOREVER && now.since(row.stamped_at.min(row.sent_at)) >= Duration::from_millis(row.keep)
+        };
+        let messages = rows
+            .into_iter()
+            // Rows may outlive their retention for as long as delivery needs them; nobody is shown them.
+            .filter(|(_, row)| !over(row))
+            .map(|(place, row)| {
+                let status = if row.state == DeliveryState::Queued && accepted.contains_key(&place) {
+                    DeliveryState::Accepted
+                } else {
+                    row.state
+                };
+                HistoryMessage {
+                    id: place.id,
+                    peer: peer.clone(),
+                    direction: row.direction,
+                    content: row.content,
+                    sent_at: row.sent_at,
+                    received_at: (row.direction == Direction::In).then(|| Timestamp::from_millis(place.order)),
+                    status,
+                    read: row.read,
+                }
+            })
+            .collect();
+        Ok(Page { messages, before })
+    }
+}
+
+/// Which of our messages the relay answers for: those that have left the queue.
+pub(crate) async fn accepted(
+    core: &crate::core::Core,
+    peer: &UserId,
+    rows: &[(Place, MessageRow)],
+) -> Result<HashMap<Place, ()>> {
+    let queued: Vec<(Place, u64)> = rows
+        .iter()
+        .filter(|(_, row)| row.direction == Direction::Out && row.state == DeliveryState::Queued)
+        .map(|(place, row)| (*place, row.queued))
+        .collect();
+    let address = crate::client::address_of(peer);
+    let pending: Vec<_> = queued.iter().map(|(_, queued)| keys::pending(&address, *queued)).collect();
+    let found = core.store.get(&pending).await.map_err(Error::passed)?;
+    Ok(queued.into_iter().zip(found).filter(|(_, row)| row.is_none()).map(|((place, _), _)| (place, ())).collect())
+}

@@ -1,0 +1,524 @@
+//! Messages that the application has not consumed.
+//!
+//! There is one inbox and one cursor, and both are in the store: a row for each message that is not consumed, written
+//! by the commit that decrypted it and removed when the application is done with it. Memory holds a window of them.
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::Stream;
+use stvor_base::{ContentId, DeviceId, Timestamp, UserId};
+use stvor_store::{ChangeSet, Op, Scan, Sealed, Table};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::content::Content;
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::limits;
+use crate::rows::{FOREVER, MessageRow, PointerRow};
+
+/// A message that arrived.
+///
+/// It is *consumed* when the stream that handed it out is asked for the next one or is dropped, or when
+/// [`ack`](Self::ack) is called; with [`Messages::manual_ack`] only by `ack`. Until then it is offered again, with the
+/// same id, after a restart.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Message {
+    /// The same at sender and receiver, and whenever the message is offered again.
+    pub id: ContentId,
+    /// Who sent it: proven by the session, not by the relay.
+    pub from: UserId,
+    /// Which of the sender's devices.
+    pub device: DeviceId,
+    /// What it says.
+    pub content: Content,
+    /// When it was sent, by the sender's clock.
+    pub sent_at: Timestamp,
+    /// When it was stored here, by our clock.
+    pub received_at: Timestamp,
+    /// Whether the sender's identity was verified when it arrived.
+    pub verified: bool,
+    seq: u64,
+    keep: u64,
+    acker: mpsc::Sender<Consumed>,
+}
+
+impl Message {
+    /// The text, if it is text.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.content.as_text()
+    }
+
+    /// Says that the application is done with the message; when this returns, it will not be offered again. Saying it
+    /// twice is no error.
+    ///
+    /// # Errors
+    /// `CLIENT_NOT_READY` after the client closed, or what the store met: the message is then offered again.
+    pub async fn ack(&self) -> Result<()> {
+        let (done, stored) = oneshot::channel();
+        let closed = || Error::not_ready("it is closed, so the message was not acknowledged and will come again");
+        self.acker.send(self.consumed(Some(done))).await.map_err(|_| closed())?;
+        stored.await.map_err(|_| closed())?
+    }
+
+    fn consumed(&self, done: Option<oneshot::Sender<Result<()>>>) -> Consumed {
+        Consumed { seq: self.seq, pointer: self.pointer(), keep: self.keep, received_at: self.received_at, done }
+    }
+
+    fn pointer(&self) -> PointerRow {
+        PointerRow {
+            peer: stvor_base::Address::new(self.from.clone(), self.device),
+            place: crate::rows::Place { order: self.received_at.as_millis(), id: self.id },
+        }
+    }
+}
+
+impl core::fmt::Debug for Message {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Message").field("id", &self.id).field("content", &self.content).finish_non_exhaustive()
+    }
+}
+
+/// A message that the application is done with.
+pub(crate) struct Consumed {
+    seq: u64,
+    pointer: PointerRow,
+    keep: u64,
+    received_at: Timestamp,
+    done: Option<oneshot::Sender<Result<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In memory, not handed out.
+    ready: VecDeque<Message>,
+    /// Rows up to this one are in memory, handed out, in flight or gone.
+    loaded_to: u64,
+    /// The last number given.
+    last: u64,
+    /// Numbers given to commits that have not ended: only their end brings them into memory.
+    in_flight: HashSet<u64>,
+    /// A page is being read, and what entered memory meanwhile.
+    loading: bool,
+    pushed: HashSet<u64>,
+    /// Messages that are not consumed.
+    waiting: usize,
+    /// What each stream handed out last and did not settle.
+    handed: HashMap<u64, Message>,
+    next_stream: u64,
+    /// Mail was refused for want of room.
+    refused: bool,
+    closed: bool,
+}
+
+/// The inbox of one client.
+pub(crate) struct Inbox {
+    store: Arc<Sealed>,
+    state: Mutex<State>,
+    changed: Notify,
+    loading: tokio::sync::Mutex<()>,
+    acker: mpsc::Sender<Consumed>,
+    /// There is room again after mail was refused.
+    pub(crate) room_again: Notify,
+}
+
+/// A message that a commit puts into the inbox.
+pub(crate) struct Arrival {
+    pub(crate) seq: u64,
+    pub(crate) pointer: PointerRow,
+    pub(crate) row: MessageRow,
+}
+
+impl Inbox {
+    /// Reads how much waits.
+    pub(crate) async fn open(store: Arc<Sealed>) -> Result<(Arc<Self>, mpsc::Receiver<Consumed>)> {
+        let rows = store
+            .scan_all(Scan::of(Table::Inbox, keys::INBOX), 2 * limits::MAX_INBOX)
+            .await
+            .map_err(Error::passed)?;
+        let last = rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let (acker, consumed) = mpsc::channel(limits::LANE_QUEUE);
+        let state = State { last, waiting: rows.len(), ..State::default() };
+        let inbox = Self {
+            store,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            loading: tokio::sync::Mutex::new(()),
+            acker,
+            room_again: Notify::new(),
+        };
+        Ok((Arc::new(inbox), consumed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for more. If not, the mail stays at the relay.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        state.refused |= state.waiting >= limits::MAX_INBOX;
+        state.waiting < limits::MAX_INBOX
+    }
+
+    /// A place for one more message.
+    pub(crate) fn reserve(&self) -> u64 {
+        let mut state = self.lock();
+        state.last += 1;
+        state.waiting += 1;
+        let seq = state.last;
+        state.in_flight.insert(seq);
+        seq
+    }
+
+    /// The commit of reserved places failed.
+    pub(crate) fn give_back(&self, seqs: impl IntoIterator<Item = u64>) {
+        let mut state = self.lock();
+        for seq in seqs {
+            if state.in_flight.remove(&seq) {
+                state.waiting = state.waiting.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The commit of reserved places is durable.
+    pub(crate) fn arrived(&self, arrivals: Vec<Arrival>) {
+        if arrivals.is_empty() {
+            return;
+        }
+        {
+            let mut state = self.lock();
+            for arrival in arrivals {
+                let seq = arrival.seq;
+                state.in_flight.remove(&seq);
+                // A page that is being read may or may not hold the row: memory decides.
+                if state.loading {
+                    state.pushed.insert(seq);
+                } else if state.loaded_to < seq {
+                    // Beyond the window the row waits in the store.
+                    let next = state.loaded_to + 1 == seq
+                        || (state.ready.is_empty() && Self::nothing_between(&state, seq));
+                    if !next || state.ready.len() >= limits::INBOX_PAGE {
+                        continue;
+                    }
+                    state.loaded_to = seq;
+                }
+                let message = self.message(seq, arrival.pointer, arrival.row);
+                state.ready.push_back(message);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Whether every number between the window and `seq` belongs to a commit that has not ended.
+    fn nothing_between(state: &State, seq: u64) -> bool {
+        (state.loaded_to + 1..seq).all(|other| state.in_flight.contains(&other))
+    }
+
+    fn message(&self, seq: u64, pointer: PointerRow, row: MessageRow) -> Message {
+        Message {
+            id: pointer.place.id,
+            from: pointer.peer.user,
+            device: pointer.peer.device,
+            content: row.content,
+            sent_at: row.sent_at,
+            received_at: Timestamp::from_millis(pointer.place.order),
+            verified: row.verified,
+            seq,
+            keep: row.keep,
+            acker: self.acker.clone(),
+        }
+    }
+
+    /// The next message; `None` after the client closed.
+    async fn take(self: Arc<Self>) -> Result<Option<Message>> {
+        loop {
+            let changed = self.changed.notified();
+            let behind = {
+                let mut state = self.lock();
+                if let Some(message) = state.ready.pop_front() {
+                    return Ok(Some(message));
+                }
+                if state.closed {
+                    return Ok(None);
+                }
+                state.loaded_to < state.last
+            };
+            if !(behind && self.load().await?) {
+                changed.await;
+            }
+        }
+    }
+
+    /// Reads a page of the store into memory; whether there was one.
+    async fn load(&self) -> Result<bool> {
+        let _one_at_a_time = self.loading.lock().await;
+        let from = {
+            let mut state = self.lock();
+            if !state.ready.is_empty() {
+                return Ok(true);
+            }
+            state.loading = true;
+            state.loaded_to + 1
+        };
+        let _loading = Loading(self);
+        let scan = Scan::of(Table::Inbox, keys::INBOX).from(from.to_be_bytes()).limit(limits::INBOX_PAGE);
+        let rows = self.store.scan(scan).await.map_err(Error::passed)?.rows;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let seq = row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
+            let seq = seq.map_err(|_| Error::passed(stvor_base::codec::CodecError::Length))?;
+            found.push((seq, PointerRow::decode(row.value.expose()).map_err(Error::passed)?));
+        }
+        let keys: Vec<_> =
+            found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
+        let messages = self.store.get(&keys).await.map_err(Error::passed)?;
+        let mut gone = Vec::new();
+        let any = !found.is_empty();
+        {
+            let mut state = self.lock();
+            state.loaded_to = found.last().map_or(state.loaded_to, |(seq, _)| *seq);
+            for ((seq, pointer), row) in found.into_iter().zip(messages) {
+                // What a commit has reported meanwhile is in memory; what it has yet to report comes by that report.
+                if state.pushed.contains(&seq) || state.in_flight.contains(&seq) {
+                    continue;
+                }
+                match row {
+                    Some(row) => {
+                        let row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+                        let message = self.message(seq, pointer, row);
+                        state.ready.push_back(message);
+                    }
+                    // The conversation was deleted before the application took the message.
+                    None => gone.push((seq, pointer)),
+                }
+            }
+        }
+        for (seq, pointer) in gone {
+            let consumed = Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
+            let _ = self.acker.send(consumed).await;
+        }
+        Ok(any)
+    }
+
+    fn put_back(&self, message: Message) {
+        self.lock().ready.push_front(message);
+        self.changed.notify_waiters();
+    }
+
+    /// Messages that the application has not consumed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Forgets what is in memory of a conversation that was deleted.
+    pub(crate) async fn forget(&self, peer: &UserId) {
+        let forgotten: Vec<Consumed> = {
+            let mut state = self.lock();
+            let (gone, rest): (Vec<Message>, Vec<Message>) =
+                core::mem::take(&mut state.ready).into_iter().partition(|message| message.from == *peer);
+            state.ready = rest.into();
+            gone.iter().map(|message| Consumed { keep: FOREVER, ..message.consumed(None) }).collect()
+        };
+        for consumed in forgotten {
+            let _ = self.acker.send(consumed).await;
+        }
+    }
+
+    /// Ends all streams. What streams handed out is consumed, but for those of manual acknowledgement; what was not handed
+    /// out stays in the store.
+    pub(crate) async fn close(&self) {
+        let handed: Vec<Consumed> = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.ready.clear();
+            state.handed.drain().map(|(_, message)| message.consumed(None)).collect()
+        };
+        for consumed in handed {
+            let _ = self.acker.send(consumed).await;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Removes consumed messages, many in one commit, until every sender is gone or `stop` ends.
+    pub(crate) async fn run_acks(
+        self: Arc<Self>,
+        mut consumed: mpsc::Receiver<Consumed>,
+        stop: tokio_util::sync::CancellationToken,
+    ) {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                count = consumed.recv_many(&mut batch, limits::INBOX_PAGE) => if count == 0 { break },
+                () = stop.cancelled() => {
+                    consumed.close();
+                    if consumed.recv_many(&mut batch, limits::INBOX_PAGE).await == 0 {
+                        break;
+                    }
+                }
+            }
+            let result = self.remove(&batch).await;
+            for one in batch.drain(..) {
+                if let Some(done) = one.done {
+                    let _ = done.send(result.clone());
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, batch: &[Consumed]) -> Result<()> {
+        // What was consumed before is not counted twice.
+        let keys: Vec<_> = batch.iter().map(|one| keys::inbox(one.seq)).collect();
+        let present = self.store.get(&keys).await.map_err(Error::passed)?;
+        let mut seen = HashSet::new();
+        let mut changes = ChangeSet::new();
+        for (one, row) in batch.iter().zip(&present) {
+            if row.is_none() || !seen.insert(one.seq) {
+                continue;
+            }
+            changes.delete(keys::inbox(one.seq));
+            let key = keys::message(&one.pointer.peer.user, one.pointer.place);
+            match one.keep {
+                FOREVER => {}
+                0 => {
+                    changes.delete(key);
+                }
+                millis => {
+                    // From here on nothing but the retention keeps it.
+                    let Some(row) = self.store.one(&key).await.map_err(Error::passed)? else { continue };
+                    let expires = one.received_at + std::time::Duration::from_millis(millis);
+                    changes.push(Op::put(key, row.value).expiring(expires));
+                }
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(changes).await.map_err(Error::passed)?;
+        let mut state = self.lock();
+        state.waiting = state.waiting.saturating_sub(seen.len());
+        let room = state.refused && state.waiting <= limits::MAX_INBOX / 4 * 3;
+        if room {
+            state.refused = false;
+        }
+        drop(state);
+        if room {
+            self.room_again.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stream(self: &Arc<Self>) -> Messages {
+        let id = {
+            let mut state = self.lock();
+            state.next_stream += 1;
+            state.next_stream
+        };
+        Messages {
+            id,
+            pending: ReusableBoxFuture::new(Arc::clone(self).take()),
+            inbox: Arc::clone(self),
+            manual: false,
+            done: false,
+        }
+    }
+}
+
+/// Ends a reading, whatever came of it.
+struct Loading<'a>(&'a Inbox);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.loading = false;
+        state.pushed.clear();
+    }
+}
+
+/// Messages in the order of arrival, per conversation in the order of sending.
+///
+/// All streams of a client take from one inbox: each message goes to one of them, like work to workers. Ends when the
+/// client closes.
+pub struct Messages {
+    id: u64,
+    inbox: Arc<Inbox>,
+    pending: ReusableBoxFuture<'static, Result<Option<Message>>>,
+    manual: bool,
+    done: bool,
+}
+
+impl Messages {
+    /// The next message; `None` after the client closed. Consumes the one before (but see [`manual_ack`](Self::manual_ack)).
+    /// Dropping the returned future loses nothing.
+    pub async fn next(&mut self) -> Option<Message> {
+        futures::StreamExt::next(self).await
+    }
+
+    /// Messages of this stream are consumed by [`Message::ack`] and by nothing else. What was not consumed when the
+    /// client closes is offered again at the next start.
+    #[must_use]
+    pub fn manual_ack(mut self) -> Self {
+        self.manual = true;
+        self
+    }
+
+    fn settle(&mut self) {
+        let Some(message) = self.inbox.lock().handed.remove(&self.id) else { return };
+        if std::thread::panicking() {
+            self.inbox.put_back(message);
+        } else if self.inbox.acker.try_send(message.consumed(None)).is_err() {
+            // The store is far behind; the message is offered again, which at-least-once allows.
+            tracing::debug!("a consumed message could not be noted");
+        }
+    }
+}
+
+impl Stream for Messages {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        self.settle();
+        match self.pending.poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Some(message))) => {
+                let inbox = Arc::clone(&self.inbox);
+                self.pending.set(inbox.take());
+                if !self.manual {
+                    let id = self.id;
+                    self.inbox.lock().handed.insert(id, message.clone());
+                }
+                Poll::Ready(Some(message))
+            }
+            Poll::Ready(Ok(None)) => {
+                self.done = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::error!(code = error.code(), "the inbox can not be read");
+                self.done = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl core::fmt::Debug for Messages {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Messages").field("manual_ack", &self.manual).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,93 @@
+//! Which row stands where. Partitions are hashed by the store; sort keys are stored in clear and hold numbers, random
+//! ids and tags only.
+
+use stvor_base::codec::Writer;
+use stvor_base::{Address, ContentId, MessageId, UserId};
+use stvor_store::{Key, Sealed, Table};
+
+use crate::rows::Place;
+
+/// The messages of a conversation.
+pub(crate) fn history(peer: &UserId) -> Vec<u8> {
+    peer.as_str().as_bytes().to_vec()
+}
+
+pub(crate) fn message(peer: &UserId, place: Place) -> Key {
+    Key::new(Table::History, history(peer), place.to_bytes())
+}
+
+/// The inbox: one partition, in the order of arrival.
+pub(crate) const INBOX: &[u8] = b"inbox";
+
+pub(crate) fn inbox(seq: u64) -> Key {
+    Key::new(Table::Inbox, INBOX, seq.to_be_bytes())
+}
+
+fn of(label: u8, peer: &Address) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.u8(label);
+    peer.encode(&mut out);
+    out.finish()
+}
+
+/// What waits for its ACCEPTED, in the order of sending.
+pub(crate) fn pending_of(peer: &Address) -> Vec<u8> {
+    of(b'p', peer)
+}
+
+pub(crate) fn pending(peer: &Address, queued: u64) -> Key {
+    Key::new(Table::Outbox, pending_of(peer), queued.to_be_bytes())
+}
+
+/// What may be asked for again, by the name that the relay and the peer know.
+pub(crate) fn sent_of(peer: &Address) -> Vec<u8> {
+    of(b's', peer)
+}
+
+pub(crate) fn sent(peer: &Address, id: MessageId) -> Key {
+    Key::new(Table::Outbox, sent_of(peer), id.as_bytes().as_slice())
+}
+
+/// Our own contents: where their rows are.
+pub(crate) fn own_content(id: ContentId) -> Key {
+    Key::new(Table::ContentId, b"own".as_slice(), id.as_bytes().as_slice())
+}
+
+/// Contents received, scoped by their authenticated sender.
+pub(crate) fn content_of(peer: &Address) -> Vec<u8> {
+    of(b'c', peer)
+}
+
+pub(crate) fn content(peer: &Address, id: ContentId) -> Key {
+    Key::new(Table::ContentId, content_of(peer), id.as_bytes().as_slice())
+}
+
+/// All lanes in one partition, so that the start can read them all.
+pub(crate) const LANES: &[u8] = b"lanes";
+
+pub(crate) fn lane(store: &Sealed, peer: &Address) -> Key {
+    let mut name = Writer::new();
+    peer.encode(&mut name);
+    Key::new(Table::Lane, LANES, store.tag(Table::Lane, name.as_slice()).as_slice())
+}
+
+/// Settings of conversations, in one partition.
+pub(crate) const PEERS: &[u8] = b"peers";
+
+pub(crate) fn peer(store: &Sealed, user: &UserId) -> Key {
+    Key::new(Table::Settings, PEERS, store.tag(Table::Settings, user.as_str().as_bytes()).as_slice())
+}
+
+/// A fact about the store.
+pub(crate) fn meta(name: &str) -> Key {
+    Key::new(Table::Meta, b"sdk".as_slice(), name.as_bytes())
+}
+
+/// Messages that failed and are to be asked for again.
+pub(crate) fn requests_of(peer: &Address) -> Vec<u8> {
+    of(b'r', peer)
+}
+
+pub(crate) fn request(peer: &Address, id: MessageId) -> Key {
+    Key::new(Table::Repair, requests_of(peer), id.as_bytes().as_slice())
+}

@@ -1,0 +1,289 @@
+//! What the client asks of a conversation beside sending.
+
+use std::sync::atomic::Ordering;
+
+use stvor_base::{ContentId, Timestamp};
+use stvor_protocol::{Delivery, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
+use stvor_store::{Op, Table};
+use tokio::sync::oneshot;
+
+use super::opening::of_protocol;
+use super::outgoing::kind_of;
+use super::step::Step;
+use super::{Lane, context};
+use crate::content::Content;
+use crate::core::random;
+use crate::error::{Error, Result};
+use crate::events::{DeliveryState, Event};
+use crate::keys;
+use crate::limits;
+use crate::rows::{FOREVER, MessageRow, PendingBody, Place};
+
+/// A content that came by the application's own transport.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Unsealed {
+    /// The same at both ends.
+    pub id: ContentId,
+    /// Who sealed it: proven by the session.
+    pub from: stvor_base::UserId,
+    /// What it says; `None` for a message that only renews keys.
+    pub content: Option<Content>,
+    /// When it was sealed, by the sender's clock.
+    pub sent_at: Timestamp,
+}
+
+type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// A request to a lane.
+pub(crate) enum Command {
+    /// The application read these.
+    MarkRead(Vec<ContentId>, Answer<()>),
+    /// Destroys the sessions.
+    Reset(Answer<()>),
+    /// Sets or clears the mark that a person compared safety numbers.
+    Verify(bool, Answer<()>),
+    /// Starts a session with an identity that a person judged.
+    Adopt(Box<(PrekeyBundle, TrustDecision)>, Answer<()>),
+    /// Starts a session with a bundle that came by another way.
+    Import(Box<PrekeyBundle>, Answer<()>),
+    /// Removes messages and sessions.
+    Delete(Answer<()>),
+    /// Encrypts without sending.
+    Seal(Content, Answer<Vec<u8>>),
+    /// Decrypts what did not come from the relay.
+    Open(Vec<u8>, Answer<Unsealed>),
+    /// Gives up sessions that an old copy of the store would use a second time.
+    Recover(Answer<()>),
+    /// The pinned identity.
+    Pin(Answer<Option<Pin>>),
+}
+
+impl Command {
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Self::MarkRead(_, reply)
+            | Self::Reset(reply)
+            | Self::Recover(reply)
+            | Self::Verify(_, reply)
+            | Self::Adopt(_, reply)
+            | Self::Import(_, reply)
+            | Self::Delete(reply) => drop(reply.send(Err(error))),
+            Self::Seal(_, reply) => drop(reply.send(Err(error))),
+            Self::Open(_, reply) => drop(reply.send(Err(error))),
+            Self::Pin(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// Answers once the step is durable.
+fn answer<T: Send + Sync + 'static>(step: &mut Step, reply: Answer<T>, value: T) {
+    step.replies.push(Box::new(move |result| {
+        let _ = reply.send(result.map(|()| value));
+    }));
+}
+
+impl Lane {
+    pub(super) async fn take_command(&mut self, command: Command, step: &mut Step) {
+        match command {
+            Command::MarkRead(ids, reply) => match self.mark_read(&ids, step).await {
+                Ok(()) => answer(step, reply, ()),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Reset(reply) => {
+                self.reset(step);
+                self.rehandshake = true;
+                self.fetch_after = tokio::time::Instant::now();
+                answer(step, reply, ());
+            }
+            Command::Recover(reply) => {
+                self.reset(step);
+                step.row.counter = self.core.counter();
+                self.renumber(step).await;
+                answer(step, reply, ());
+            }
+            Command::Verify(verified, reply) => {
+                let Some(conversation) = &mut self.conversation else { return };
+                match conversation.set_verified(verified) {
+                    Ok(effects) => {
+                        step.effects.append(effects);
+                        answer(step, reply, ());
+                    }
+                    Err(error) => drop(reply.send(Err(of_protocol(error)))),
+                }
+            }
+            Command::Adopt(adopted, reply) => {
+                let (bundle, decision) = *adopted;
+                self.adopt((&bundle, Some(&decision)), reply, step);
+            }
+            Command::Import(bundle, reply) => self.adopt((&bundle, None), reply, step),
+            Command::Delete(reply) => {
+                self.delete(step);
+                answer(step, reply, ());
+            }
+            Command::Seal(content, reply) => match self.seal_out(&content, step) {
+                Ok(blob) => answer(step, reply, blob),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Open(blob, reply) => match self.open_in(&blob, step).await {
+                Ok(unsealed) => answer(step, reply, unsealed),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Pin(reply) => {
+                let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin().cloned());
+                let _ = reply.send(Ok(pin));
+            }
+        }
+    }
+
+    /// Notes that messages were read, and tells their sender.
+    async fn mark_read(&mut self, ids: &[ContentId], step: &mut Step) -> Result<()> {
+        let marks: Vec<_> = ids.iter().map(|id| keys::content(&self.peer, *id)).collect();
+        let marks = self.core.store.get(&marks).await.map_err(Error::passed)?;
+        let mut news = Vec::new();
+        for (id, mark) in ids.iter().zip(marks) {
+            // Only what came from this peer can be read.
+            let Some(mark) = mark else { continue };
+            let place = Place::from_bytes(mark.value.expose()).map_err(Error::passed)?;
+            let key = keys::message(&self.peer.user, place);
+            match self.core.store.one(&key).await.map_err(Error::passed)? {
+                Some(row) => {
+                    let expires = row.expires;
+                    let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+                    if row.read {
+                        continue;
+                    }
+                    row.read = true;
+                    step.changes.push(Op::put(key, row.encode()).expiring(expires));
+                }
+                // The conversation keeps no history; the sender is told all the same.
+                None if self.core.keep_of(&self.peer.user) != FOREVER => {}
+                None => continue,
+            }
+            news.push(*id);
+        }
+        if !self.core.config.receipts.read || self.core.rollback().is_some() {
+            return Ok(());
+        }
+        for batch in news.chunks(limits::RECEIPT_BATCH) {
+            if self.is_ready() && self.sealed.len() + step.sealed.len() < 4 * limits::LANE_WINDOW {
+                self.push_receipt(true, batch, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, step: &mut Step) {
+        let Some(conversation) = &mut self.conversation else { return };
+        step.effects.append(conversation.reset());
+    }
+
+    fn adopt(
+        &mut self,
+        (bundle, decision): (&PrekeyBundle, Option<&TrustDecision>),
+        reply: Answer<()>,
+        step: &mut Step,
+    ) {
+        let Some(conversation) = &mut self.conversation else { return };
+        match conversation.start(&context(&self.core), bundle, decision, &mut self.rng) {
+            Ok(started) => {
+                step.effects.append(started.effects);
+                step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
+                if matches!(started.identity, stvor_protocol::IdentityEvent::Replaced { .. }) {
+                    step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
+                }
+                if step.peer.is_none() {
+                    step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
+                }
+                self.requests_after = tokio::time::Instant::now();
+                answer(step, reply, ());
+            }
+            Err(error) => drop(reply.send(Err(of_protocol(error)))),
+        }
+    }
+
+    fn delete(&mut self, step: &mut Step) {
+        self.reset(step);
+        let messages =
+            self.waiting.len() + self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
+        self.core.settle(self.waiting.len() + self.sealed.len());
+        self.depth.fetch_sub(messages, Ordering::Relaxed);
+        let places = self.waiting.drain(..).map(|one| one.place);
+        let sealed = self.sealed.drain(..).filter_map(|one| match one.body {
+            PendingBody::Message(place) => Some(place),
+            PendingBody::Control => None,
+        });
+        let given_up: Vec<_> = places.chain(sealed).map(|place| (place.id, DeliveryState::Failed)).collect();
+        step.advances.extend(given_up);
+        self.requests.clear();
+        step.row.due.clear();
+        step.row.epoch = 0;
+        step.row.lane = 0;
+        step.changes
+            .delete_partition(Table::History, keys::history(&self.peer.user))
+            .delete_partition(Table::Outbox, keys::pending_of(&self.peer))
+            .delete_partition(Table::Outbox, keys::sent_of(&self.peer))
+            .delete_partition(Table::Repair, keys::requests_of(&self.peer));
+        // A block outlives its conversation.
+        if !self.core.is_blocked(&self.peer.user) {
+            step.changes.delete(keys::peer(&self.core.store, &self.peer.user));
+            step.forget_peer = true;
+        }
+    }
+
+    fn seal_out(&mut self, content: &Content, step: &mut Step) -> Result<Vec<u8>> {
+        self.core.refuse_rolled_back()?;
+        let id = ContentId::from_bytes(random(&mut self.rng)?);
+        let plaintext = Plaintext { content: id, kind: kind_of(content), body: content.as_bytes().to_vec() };
+        let Some(conversation) = &mut self.conversation else {
+            return Err(Error::not_ready("the conversation is being loaded"));
+        };
+        let encrypted =
+            conversation.encrypt(&context(&self.core), &plaintext, &mut self.rng).map_err(of_protocol)?;
+        step.effects.append(encrypted.effects);
+        Ok(encrypted.blob)
+    }
+
+    async fn open_in(&mut self, blob: &[u8], step: &mut Step) -> Result<Unsealed> {
+        let incoming = Incoming::parse(blob).map_err(of_protocol)?;
+        let Some(conversation) = &mut self.conversation else {
+            return Err(Error::not_ready("the conversation is being loaded"));
+        };
+        let wanted = conversation.needs(&incoming);
+        let records = crate::records::load(&self.core.store, &wanted, &step.effects).await?;
+        let delivery = Delivery { incoming: &incoming, records: &records, decision: None };
+        let received =
+            conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(of_protocol)?;
+        // A key-renewing answer has no way back unless the application seals one itself: the next sealed message renews.
+        step.effects.append(received.effects);
+        if received.started {
+            step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
+        }
+        let Plaintext { content: id, kind, body } = received.plaintext;
+        let content = match kind {
+            stvor_protocol::ContentKind::Text => Some(Content::decode(1, &body)),
+            stvor_protocol::ContentKind::Bytes => Some(Content::decode(2, &body)),
+            stvor_protocol::ContentKind::Json => Some(Content::decode(3, &body)),
+            _ => None,
+        };
+        if content.is_some() && !step.marks.insert(id) {
+            return Err(of_protocol(stvor_protocol::ProtocolError::Duplicate));
+        }
+        if content.is_some() {
+            let now = self.core.now();
+            let mark = keys::content(&self.peer, id);
+            let place = Place { order: self.core.next_order(now), id };
+            step.row.order = step.row.order.max(place.order);
+            step.changes.push(Op::put(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS));
+        }
+        if step.peer.is_none() {
+            step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
+        }
+        Ok(Unsealed {
+            id,
+            from: self.peer.user.clone(),
+            content: content.transpose().map_err(Error::passed)?,
+            sent_at: received.sent_at,
+        })
+    }
+}

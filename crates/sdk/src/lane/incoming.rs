@@ -1,0 +1,423 @@
+//! From the relay to the inbox: decryption, receipts, repairs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stvor_base::{Address, ContentId, Timestamp};
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_protocol::{
+    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RepairRoute,
+    Resend, ResendFacts, RetryRequest, may_resend,
+};
+use stvor_store::{Op, Scan, Table};
+use stvor_wire::server::Deliver;
+use tokio::time::Instant;
+
+use super::outgoing::kind_of;
+use super::step::Step;
+use super::{Lane, context};
+use crate::content::Content;
+use crate::core::{Core, random};
+use crate::error::{Error, Result};
+use crate::events::{DeliveryState, Event};
+use crate::inbox::Arrival;
+use crate::keys;
+use crate::limits;
+use crate::metrics;
+use crate::rows::{Direction, LaneRow, MessageRow, Place, PointerRow};
+use crate::transport::session::Session;
+
+/// The kind of a content that is sent again after a failure: the relay's id of the failed message, when it was first
+/// sent, its kind and its body.
+pub(super) const RESENT: ContentKind = ContentKind::Other(20);
+const RESENT_HEAD: usize = 16 + 8 + 1;
+/// Requests that one peer can make us remember.
+const MAX_REQUESTS: usize = 128;
+const REQUEST_RETRY: Duration = Duration::from_secs(60);
+
+/// What the application is to see of a plaintext.
+struct Shown {
+    id: ContentId,
+    content: Content,
+    sent_at: Timestamp,
+    repaired: bool,
+}
+
+impl Lane {
+    pub(super) async fn receive(&mut self, deliver: Box<Deliver>, session: Arc<Session>, step: &mut Step) {
+        if deliver.ephemeral {
+            return;
+        }
+        if self.core.is_blocked(&self.peer.user) {
+            step.ack(&deliver, &session);
+            return;
+        }
+        if self.asking {
+            if self.held_mail.len() < limits::LANE_QUEUE {
+                self.held_mail.push_back((deliver, session));
+            }
+            return;
+        }
+        if !self.core.inbox.has_room() {
+            return;
+        }
+        match self.open(&deliver, step).await {
+            Ok(received) => {
+                if self.take_plaintext(received, step).await.is_err() {
+                    step.unread = true;
+                    return;
+                }
+                step.ack(&deliver, &session);
+                step.taken.push((deliver, session));
+            }
+            Err(Trouble::Store(error)) => {
+                self.core.hub.emit(Event::StoreFailing { code: error.code() });
+                step.unread = true;
+            }
+            Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
+                self.ask(&question);
+                self.held_mail.push_back((deliver, session));
+            }
+            Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, session), step),
+        }
+    }
+
+    async fn open(&mut self, deliver: &Deliver, step: &Step) -> core::result::Result<stvor_protocol::Received, Trouble> {
+        let incoming = Incoming::parse(&deliver.blob).map_err(Trouble::Protocol)?;
+        let Some(conversation) = &mut self.conversation else {
+            return Err(Trouble::Store(Error::not_ready("the conversation is being loaded")));
+        };
+        let wanted = conversation.needs(&incoming);
+        let records =
+            crate::records::load(&self.core.store, &wanted, &step.effects).await.map_err(Trouble::Store)?;
+        let delivery =
+            Delivery { incoming: &incoming, records: &records, decision: self.decision.as_ref() };
+        conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(Trouble::Protocol)
+    }
+
+    async fn take_plaintext(&mut self, received: stvor_protocol::Received, step: &mut Step) -> Result<()> {
+        let stvor_protocol::Received { plaintext, sent_at, effects, reply, identity, started } = received;
+        step.effects.append(effects);
+        if let Some(reply) = reply {
+            self.push_control(reply, step)?;
+        }
+        if matches!(identity, IdentityEvent::Replaced { .. }) {
+            step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
+        }
+        if started {
+            step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
+        }
+        match plaintext.kind {
+            ContentKind::Delivered | ContentKind::Read => {
+                let state = if plaintext.kind == ContentKind::Read { DeliveryState::Read } else { DeliveryState::Delivered };
+                match plaintext.receipted() {
+                    Ok(ids) => self.take_receipt(&ids, state, step).await?,
+                    Err(error) => self.unreadable(&error, false, step),
+                }
+            }
+            ContentKind::RetryRequest => match plaintext.requested() {
+                Ok(request) => self.resend(&request, step).await?,
+                Err(error) => self.unreadable(&error, false, step),
+            },
+            ContentKind::Control => {}
+            _ => match shown(&plaintext, sent_at) {
+                Ok(shown) => self.show(shown, step).await?,
+                Err(error) => {
+                    let error = ProtocolError::Malformed(error);
+                    self.unreadable(&error, false, step);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, error: &ProtocolError, repair_requested: bool, step: &mut Step) {
+        metrics::rejected();
+        step.events.push(Event::MessageUndecryptable {
+            peer: self.peer.user.clone(),
+            code: stvor_base::ErrorCode::code(error),
+            repair_requested,
+        });
+    }
+
+    /// A content goes into the inbox, once.
+    async fn show(&mut self, shown: Shown, step: &mut Step) -> Result<()> {
+        let Shown { id, content, sent_at, repaired } = shown;
+        let mark = keys::content(&self.peer, id);
+        let known = step.marks.contains(&id) || self.core.store.one(&mark).await.map_err(Error::passed)?.is_some();
+        if self.core.config.receipts.delivered {
+            owe(&mut step.row, id);
+        }
+        if known {
+            metrics::duplicate();
+            return Ok(());
+        }
+        step.marks.insert(id);
+        let now = self.core.now();
+        let place = Place { order: self.core.next_order(now), id };
+        step.row.order = step.row.order.max(place.order);
+        let keep = self.core.keep_of(&self.peer.user);
+        let verified =
+            self.conversation.as_ref().and_then(|conversation| conversation.pin()).is_some_and(|pin| pin.verified);
+        let row = MessageRow {
+            direction: Direction::In,
+            content,
+            sent_order: sent_at.as_millis(),
+            sent_at,
+            stamped_at: now,
+            state: DeliveryState::Delivered,
+            read: false,
+            keep,
+            verified,
+            msg_id: None,
+            repairs: 0,
+            queued: 0,
+            identity: None,
+        };
+        let pointer = PointerRow { peer: self.peer.clone(), place };
+        let seq = self.core.inbox.reserve();
+        step.changes
+            .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))
+            .insert(keys::message(&self.peer.user, place), row.encode())
+            .insert(keys::inbox(seq), pointer.encode());
+        if step.peer.is_none() {
+            step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
+        }
+        step.arrivals.push(Arrival { seq, pointer, row });
+        if repaired {
+            metrics::repaired();
+            step.events.push(Event::Repaired { peer: self.peer.user.clone(), id });
+        }
+        Ok(())
+    }
+
+    /// The peer tells how far messages of ours came.
+    async fn take_receipt(&mut self, ids: &[ContentId], state: DeliveryState, step: &mut Step) -> Result<()> {
+        let store = &self.core.store;
+        let index: Vec<_> = ids.iter().map(|id| keys::own_content(*id)).collect();
+        let mut places = HashMap::new();
+        for row in store.get(&index).await.map_err(Error::passed)?.into_iter().flatten() {
+            let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
+            // A receipt counts only from whom the message was sent to.
+            if pointer.peer == self.peer {
+                places.insert(pointer.place, ());
+            }
+        }
+        let places: Vec<Place> = places.into_keys().collect();
+        let rows: Vec<_> = places.iter().map(|place| keys::message(&self.peer.user, *place)).collect();
+        let rows = self.core.store.get(&rows).await.map_err(Error::passed)?;
+        for (place, row) in places.into_iter().zip(rows) {
+            let Some(row) = row else { continue };
+            let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+            if row.direction != Direction::Out || row.state >= state && row.state != DeliveryState::Failed {
+                continue;
+            }
+            row.state = state;
+            row.stamped_at = self.core.now();
+            if let Some(id) = row.msg_id {
+                step.changes.delete(keys::sent(&self.peer, id));
+                // The relay's own answer may be late or lost: whoever has the message answers for it.
+                self.accept(id, step);
+            }
+            if row.keep == 0 {
+                step.changes.delete(keys::message(&self.peer.user, place));
+            } else {
+                self.put_message(place, &row, step);
+            }
+            step.advances.push((place.id, state));
+        }
+        Ok(())
+    }
+
+    /// The peer could not read a message of ours and asks for it again.
+    async fn resend(&mut self, request: &RetryRequest, step: &mut Step) -> Result<()> {
+        let store = &self.core.store;
+        let Some(row) = store.one(&keys::sent(&self.peer, request.message)).await.map_err(Error::passed)? else {
+            return Ok(());
+        };
+        let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
+        let key = keys::message(&self.peer.user, pointer.place);
+        let Some(row) = store.one(&key).await.map_err(Error::passed)? else { return Ok(()) };
+        let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+        let Some(pinned_then) = row.identity else { return Ok(()) };
+        let facts = ResendFacts {
+            receipted: matches!(row.state, DeliveryState::Delivered | DeliveryState::Read),
+            sent_to: &pointer.peer,
+            asked_by: &self.peer,
+            pinned_then: &pinned_then,
+            resends: u32::from(row.repairs),
+        };
+        let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin());
+        let verdict = may_resend(&facts, pin);
+        // The policy was asked when the new identity was accepted; "replace" without a person's answer does not cover what
+        // was written for another key.
+        let allowed = match verdict {
+            Resend::Yes => true,
+            Resend::AskPolicy => pin.is_some_and(|pin| pin.verified),
+            _ => false,
+        };
+        if !allowed {
+            tracing::debug!(?verdict, "a request to send again was not answered");
+            return Ok(());
+        }
+        if row.msg_id.is_some_and(|id| id != request.message) && self.is_pending(row.msg_id) {
+            // It is on its way again already.
+            return Ok(());
+        }
+        row.repairs += 1;
+        let (kind, body) = resent(&row, request);
+        let send = self.seal((kind, body, pointer.place.id), step)?;
+        let created_at = self.core.now();
+        step.row.queued += 1;
+        row.queued = step.row.queued;
+        self.depth.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.store_sealed((row.queued, pointer.place, created_at), (row, send), step);
+        Ok(())
+    }
+
+    fn is_pending(&self, id: Option<stvor_base::MessageId>) -> bool {
+        self.sealed.iter().any(|one| Some(one.send.msg_id) == id)
+    }
+
+    /// A message that can not be read: it changes nothing, is told, acknowledged, and asked for again.
+    fn take_failure(&mut self, error: &ProtocolError, taken: (Box<Deliver>, Arc<Session>), step: &mut Step) {
+        let (deliver, session) = taken;
+        if matches!(error, ProtocolError::Duplicate) {
+            metrics::duplicate();
+            step.ack(&deliver, &session);
+            return;
+        }
+        if matches!(error, ProtocolError::BadRecord(_) | ProtocolError::MissingRow(_) | ProtocolError::Crypto(_)) {
+            // The fault is here, so the message stays where it is.
+            self.core.hub.emit(Event::StoreFailing { code: stvor_base::ErrorCode::code(error) });
+            step.unread = true;
+            return;
+        }
+        if matches!(error, ProtocolError::IdentityChanged(_)) {
+            step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: false });
+        }
+        let failed = Failed { message: deliver.msg_id, blob: &deliver.blob, error };
+        let Some(conversation) = &mut self.conversation else { return };
+        let mut requested = false;
+        match conversation.failed(&context(&self.core), &failed, &mut self.rng) {
+            Ok(failure) => {
+                step.effects.append(failure.effects);
+                // What a policy refused is asked for again once the identity is accepted.
+                let refused = matches!(error, ProtocolError::IdentityChanged(_) | ProtocolError::NotVerified(_));
+                if failure.request.is_some() || refused {
+                    requested = !refused;
+                    let request = RetryRequest { message: deliver.msg_id, blob_hash: failure.blob_hash };
+                    self.remember_request(request, stvor_base::ErrorCode::code(error), step);
+                }
+            }
+            Err(error) => tracing::warn!(code = stvor_base::ErrorCode::code(&error), "a failure could not be recorded"),
+        }
+        self.unreadable(error, requested, step);
+        step.ack(&deliver, &session);
+    }
+
+    fn remember_request(&mut self, request: RetryRequest, code: &str, step: &mut Step) {
+        if self.requests.len() >= MAX_REQUESTS {
+            return;
+        }
+        let mut out = Writer::new();
+        out.u8(1).raw(&request.blob_hash).bytes(code.as_bytes());
+        let key = keys::request(&self.peer, request.message);
+        step.changes.push(Op::put(key, out.finish()).expiring(self.core.now() + limits::KEEP_SENT));
+        self.requests.push_back(request);
+        self.requests_after = Instant::now();
+    }
+
+    pub(super) async fn stored_requests(core: &Core, peer: &Address) -> Result<Vec<RetryRequest>> {
+        let scan = Scan::of(Table::Repair, keys::requests_of(peer));
+        let rows = core.store.scan_all(scan, MAX_REQUESTS).await.map_err(Error::passed)?;
+        let decode = |row: &stvor_store::Record| -> core::result::Result<RetryRequest, CodecError> {
+            let mut input = Reader::new(row.value.expose());
+            let version = input.u8()?;
+            if version != 1 {
+                return Err(CodecError::Version(version));
+            }
+            let message = stvor_base::MessageId::try_from(row.key.sort.as_slice())?;
+            Ok(RetryRequest { message, blob_hash: *input.array()? })
+        };
+        rows.iter().map(|row| decode(row).map_err(Error::passed)).collect()
+    }
+
+    /// Sends the requests that can go out now.
+    pub(super) fn ask_again(&mut self, step: &mut Step) {
+        if self.requests.is_empty() || self.core.session().is_none() || self.core.rollback().is_some() {
+            return;
+        }
+        let Some(conversation) = &mut self.conversation else { return };
+        if conversation.repair_route(self.core.now()) != RepairRoute::Working {
+            return;
+        }
+        while let Some(request) = self.requests.front().copied() {
+            let Some(conversation) = &mut self.conversation else { return };
+            let Ok(id) = random(&mut self.rng) else { return };
+            let plaintext = Plaintext::retry_request(ContentId::from_bytes(id), &request);
+            let encrypted = match conversation.encrypt_repair(&context(&self.core), &plaintext, &mut self.rng) {
+                Ok(encrypted) => encrypted,
+                Err(error) => {
+                    tracing::debug!(code = stvor_base::ErrorCode::code(&error), "a retry request has to wait");
+                    self.requests_after = Instant::now() + REQUEST_RETRY;
+                    return;
+                }
+            };
+            step.effects.append(encrypted.effects);
+            if self.push_control(encrypted.blob, step).is_err() {
+                return;
+            }
+            step.changes.delete(keys::request(&self.peer, request.message));
+            self.requests.pop_front();
+        }
+    }
+}
+
+/// Why a message could not be opened.
+enum Trouble {
+    Store(Error),
+    Protocol(ProtocolError),
+}
+
+/// One more content that the peer is to be told of. Past the bound the oldest goes: its sender keeps it a while longer.
+fn owe(row: &mut LaneRow, id: ContentId) {
+    if row.due.contains(&id) {
+        return;
+    }
+    if row.due.len() >= LaneRow::MAX_DUE {
+        row.due.remove(0);
+    }
+    row.due.push(id);
+}
+
+fn shown(plaintext: &Plaintext, sent_at: Timestamp) -> core::result::Result<Shown, CodecError> {
+    let content = |kind, body: &[u8]| match kind {
+        ContentKind::Text => Content::decode(1, body),
+        ContentKind::Bytes => Content::decode(2, body),
+        ContentKind::Json => Content::decode(3, body),
+        _ => Err(CodecError::Value),
+    };
+    let id = plaintext.content;
+    if plaintext.kind != RESENT {
+        return Ok(Shown { id, content: content(plaintext.kind, &plaintext.body)?, sent_at, repaired: false });
+    }
+    let mut input = Reader::new(&plaintext.body);
+    let _failed: &[u8; 16] = input.array()?;
+    let sent_at = Timestamp::from_millis(input.u64()?);
+    let tag = input.u8()?;
+    Ok(Shown { id, content: Content::decode(tag, input.rest())?, sent_at, repaired: true })
+}
+
+/// A content that is sent again: wrapped with what the receiver can not know otherwise, if that fits.
+fn resent(row: &MessageRow, request: &RetryRequest) -> (ContentKind, Vec<u8>) {
+    let content = row.content.as_bytes();
+    if content.len() + RESENT_HEAD > stvor_protocol::limits::MAX_PLAINTEXT {
+        return (kind_of(&row.content), content.to_vec());
+    }
+    let mut out = Writer::with_capacity(RESENT_HEAD + content.len());
+    out.raw(request.message.as_bytes()).u64(row.sent_at.as_millis()).u8(row.content.tag()).raw(content);
+    (RESENT, out.finish())
+}
+

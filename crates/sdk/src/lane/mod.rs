@@ -1,0 +1,422 @@
+//! One conversation: one task for each local device and peer. All session work on a conversation happens here, one step
+//! after the other, so no two encryptions can take one key. What queues up while a commit runs shares the next one.
+
+mod commands;
+mod incoming;
+mod opening;
+mod outgoing;
+mod step;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use stvor_base::{Address, ContentId, MessageId, Timestamp};
+use stvor_crypto::SystemRandom;
+use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
+use stvor_store::{Scan, Table};
+use stvor_wire::server::{Bundles, Deliver, Nack};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::content::Content;
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::{DeliveryState, Event};
+use crate::keys;
+use crate::limits;
+use crate::records;
+use crate::rows::{LaneRow, PendingBody, PendingRow, Place, SealedSend};
+use crate::transport::session::Session;
+
+pub(crate) use self::commands::Command;
+pub use self::commands::Unsealed;
+pub(crate) use self::opening::{of_protocol, read_bundle};
+use self::step::Step;
+
+/// What the connection hands to a lane.
+pub(crate) enum Mail {
+    Deliver(Box<Deliver>, Arc<Session>),
+    Accepted(MessageId),
+    Refused(Box<Nack>),
+}
+
+/// What the client hands to a lane.
+pub(crate) enum Work {
+    /// Something changed: the connection, or the client is closing.
+    Wake,
+    Send(SendRequest),
+    /// The peer's bundles, or why there are none.
+    Bundle(Result<Box<Bundles>>),
+    /// The answer to a trust question.
+    Decision(TrustDecision),
+    Command(Command),
+}
+
+/// A message of the application.
+pub(crate) struct SendRequest {
+    pub(crate) id: ContentId,
+    pub(crate) content: Content,
+    pub(crate) timeout: Duration,
+    /// Told when the message is in the outbox, or why it is not.
+    pub(crate) reply: oneshot::Sender<Result<()>>,
+}
+
+/// The way to a lane.
+pub(crate) struct LaneHandle {
+    mail: mpsc::Sender<Mail>,
+    work: mpsc::UnboundedSender<Work>,
+    /// Sends that are not in the outbox yet plus messages that are not accepted: what bounds `work`.
+    depth: Arc<AtomicUsize>,
+}
+
+impl LaneHandle {
+    pub(crate) fn mail(&self, mail: Mail) -> Result<()> {
+        // The credit window and the send window together are smaller than the queue: only a relay that ignores them
+        // fills it.
+        self.mail.try_send(mail).map_err(|_| Error::relay_protocol("it sends more than the window allows"))
+    }
+
+    pub(crate) fn work(&self, work: Work) -> Result<()> {
+        if matches!(work, Work::Send(_)) {
+            if self.depth.load(Ordering::Relaxed) >= limits::MAX_PENDING {
+                return Err(ErrorKind::QuotaExceeded {
+                    what: format!("{} messages of this conversation wait to be accepted", limits::MAX_PENDING),
+                }
+                .into());
+            }
+            self.depth.fetch_add(1, Ordering::Relaxed);
+        }
+        self.work.send(work).map_err(|_| Error::not_ready("it is closed"))
+    }
+}
+
+/// A message that is encrypted and not accepted.
+struct Sealed {
+    queued: u64,
+    body: PendingBody,
+    send: SealedSend,
+    created_at: Timestamp,
+    /// The connection that it was last sent on; 0 for none.
+    sent_in: u64,
+}
+
+/// A message that is in the outbox and not encrypted.
+struct Waiting {
+    queued: u64,
+    place: Place,
+    created_at: Timestamp,
+}
+
+/// A message to someone whom the relay may not know: it is in no outbox yet.
+struct Held {
+    request: SendRequest,
+    deadline: Instant,
+}
+
+/// The task's side of a conversation.
+struct Lane {
+    core: Arc<Core>,
+    peer: Address,
+    depth: Arc<AtomicUsize>,
+    me: mpsc::WeakUnboundedSender<Work>,
+    rng: SystemRandom,
+    /// `None` after a commit failed: what memory holds may not be what the store holds.
+    conversation: Option<Conversation>,
+    row: LaneRow,
+    sealed: VecDeque<Sealed>,
+    waiting: VecDeque<Waiting>,
+    held: Vec<Held>,
+    /// Pending rows whose messages were accepted, to be removed with the next commit.
+    accepted: Vec<u64>,
+    /// A bundle is on its way.
+    fetching: bool,
+    /// No bundle is asked for before this.
+    fetch_after: Instant,
+    bundle: Option<PrekeyBundle>,
+    /// A trust question is open; mail waits for the answer.
+    asking: bool,
+    decision: Option<TrustDecision>,
+    held_mail: VecDeque<(Box<Deliver>, Arc<Session>)>,
+    /// Messages that failed and are to be asked for again.
+    requests: VecDeque<RetryRequest>,
+    requests_after: Instant,
+    /// The application asked for a fresh session.
+    rehandshake: bool,
+    due_since: Option<Instant>,
+    paused_until: Option<Instant>,
+    active_at: Instant,
+}
+
+/// A lane that is not running yet: its handle and its task.
+pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<Output = ()> + Send) {
+    let (mail, mail_end) = mpsc::channel(limits::LANE_QUEUE);
+    let (work, work_end) = mpsc::unbounded_channel();
+    let depth = Arc::new(AtomicUsize::new(0));
+    let me = work.downgrade();
+    let handle = LaneHandle { mail, work, depth: Arc::clone(&depth) };
+    let task = async move {
+        let Some(core) = core.upgrade() else { return };
+        let now = Instant::now();
+        let lane = Lane {
+            core,
+            peer,
+            depth,
+            me,
+            rng: SystemRandom::new(),
+            conversation: None,
+            row: LaneRow::default(),
+            sealed: VecDeque::new(),
+            waiting: VecDeque::new(),
+            held: Vec::new(),
+            accepted: Vec::new(),
+            fetching: false,
+            fetch_after: now,
+            bundle: None,
+            asking: false,
+            decision: None,
+            held_mail: VecDeque::new(),
+            requests: VecDeque::new(),
+            requests_after: now,
+            rehandshake: false,
+            due_since: None,
+            paused_until: None,
+            active_at: now,
+        };
+        lane.run(mail_end, work_end).await;
+    };
+    (handle, task)
+}
+
+impl Lane {
+    async fn run(mut self, mut mail: mpsc::Receiver<Mail>, mut work: mpsc::UnboundedReceiver<Work>) {
+        if let Err(error) = self.wake_up().await {
+            self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+        let stop = self.core.stop.clone();
+        let (mut letters, mut orders) = (Vec::new(), Vec::new());
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                count = mail.recv_many(&mut letters, limits::LANE_BATCH) => if count == 0 { break },
+                count = work.recv_many(&mut orders, limits::LANE_BATCH) => if count == 0 { break },
+                () = tokio::time::sleep_until(deadline) => {
+                    if self.may_sleep() && self.core.retire_lane(&self.peer, || mail.is_empty() && work.is_empty()) {
+                        break;
+                    }
+                }
+            }
+            // What is there of the other kind shares the commit.
+            while letters.len() < limits::LANE_BATCH {
+                match mail.try_recv() {
+                    Ok(letter) => letters.push(letter),
+                    Err(_) => break,
+                }
+            }
+            while orders.len() < limits::LANE_BATCH {
+                match work.try_recv() {
+                    Ok(order) => orders.push(order),
+                    Err(_) => break,
+                }
+            }
+            if !(letters.is_empty() && orders.is_empty()) {
+                self.active_at = Instant::now();
+            }
+            self.turn(&mut letters, &mut orders).await;
+        }
+        self.core.settle(self.sealed.len() + self.waiting.len());
+        for held in self.held.drain(..) {
+            let _ = held.request.reply.send(Err(Error::not_ready("it was closed")));
+        }
+    }
+
+    /// Reads what the lane left in the store.
+    async fn wake_up(&mut self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let store = &core.store;
+        if let Some(row) = store.one(&keys::lane(store, &self.peer)).await.map_err(Error::passed)? {
+            (_, self.row) = LaneRow::decode(row.value.expose()).map_err(Error::passed)?;
+        }
+        if !self.row.due.is_empty() {
+            self.due_since = Some(Instant::now());
+        }
+        let rows = store
+            .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MAX_PENDING)
+            .await
+            .map_err(Error::passed)?;
+        for row in rows {
+            let queued = row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
+            let queued = queued.map_err(|_| Error::passed(stvor_base::codec::CodecError::Length))?;
+            let pending = PendingRow::decode(row.value.expose()).map_err(Error::passed)?;
+            let PendingRow { body, sealed, created_at } = pending;
+            match (sealed, body) {
+                (Some(send), body) => self.sealed.push_back(Sealed { queued, body, send, created_at, sent_in: 0 }),
+                (None, PendingBody::Message(place)) => {
+                    self.waiting.push_back(Waiting { queued, place, created_at });
+                }
+                (None, PendingBody::Control) => {}
+            }
+        }
+        self.requests = Self::stored_requests(&core, &self.peer).await?.into();
+        // Lane numbers are the order of sealing, whatever the order of queueing was.
+        self.sealed.make_contiguous().sort_by_key(|one| (one.send.lane_epoch != self.row.epoch, one.send.lane));
+        let count = self.sealed.len() + self.waiting.len();
+        let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
+        self.depth.fetch_add(messages + self.waiting.len(), Ordering::Relaxed);
+        self.core.unaccepted.fetch_add(count, Ordering::Relaxed);
+        self.load_conversation().await
+    }
+
+    async fn load_conversation(&mut self) -> Result<()> {
+        let wanted = Conversation::keys(&self.peer);
+        let rows = records::load(&self.core.store, &wanted, &stvor_protocol::Effects::new()).await?;
+        let conversation =
+            Conversation::load(&self.core.identity, &self.peer, &rows).map_err(Error::passed)?;
+        self.conversation = Some(conversation);
+        Ok(())
+    }
+
+    /// Takes everything that came, in one commit, then sends what can be sent.
+    async fn turn(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>) {
+        if self.conversation.is_none()
+            && let Err(error) = self.load_conversation().await
+        {
+            self.refuse(letters, orders, &error);
+            return;
+        }
+        let mut step = Step::new(self.row.clone());
+        for letter in letters.drain(..) {
+            self.take_mail(letter, &mut step).await;
+        }
+        for order in orders.drain(..) {
+            self.take_work(order, &mut step).await;
+        }
+        self.expire(&mut step).await;
+        self.release_held(&mut step);
+        self.fill(&mut step).await;
+        self.ask_again(&mut step);
+        self.flush_receipts(&mut step);
+        self.commit(step).await;
+        self.fetch_if_needed();
+        self.transmit().await;
+    }
+
+    /// The store can not be read: whoever waits is told, mail stays at the relay.
+    fn refuse(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>, error: &Error) {
+        self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        if letters.drain(..).any(|letter| matches!(letter, Mail::Deliver(..))) {
+            self.core.kick_soon();
+        }
+        for order in orders.drain(..) {
+            match order {
+                Work::Send(request) => {
+                    self.depth.fetch_sub(1, Ordering::Relaxed);
+                    let _ = request.reply.send(Err(error.clone()));
+                }
+                Work::Command(command) => command.refuse(error.clone()),
+                Work::Bundle(_) => self.fetching = false,
+                Work::Wake | Work::Decision(_) => {}
+            }
+        }
+    }
+
+    async fn take_mail(&mut self, mail: Mail, step: &mut Step) {
+        match mail {
+            Mail::Deliver(deliver, session) => self.receive(deliver, session, step).await,
+            Mail::Accepted(id) => self.accept(id, step),
+            Mail::Refused(nack) => self.refused(&nack, step).await,
+        }
+    }
+
+    async fn take_work(&mut self, work: Work, step: &mut Step) {
+        match work {
+            Work::Wake => {}
+            Work::Send(request) => self.take_send(request, step).await,
+            Work::Bundle(result) => self.take_bundle(result, step).await,
+            Work::Decision(decision) => self.take_decision(decision, step).await,
+            Work::Command(command) => self.take_command(command, step).await,
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let mut deadline = self.active_at + limits::LANE_IDLE;
+        let now = Instant::now();
+        let mut sooner = |at: Instant| deadline = deadline.min(at.max(now + Duration::from_millis(1)));
+        if let Some(since) = self.due_since
+            && self.core.session().is_some()
+        {
+            sooner(since + limits::RECEIPT_DELAY);
+        }
+        if let Some(until) = self.paused_until {
+            sooner(until);
+        }
+        if let Some(held) = self.held.iter().map(|held| held.deadline).min() {
+            sooner(held);
+        }
+        if self.core.session().is_some() && !self.fetching {
+            if self.wants_session() {
+                sooner(self.fetch_after);
+            }
+            if !self.requests.is_empty() {
+                sooner(self.requests_after);
+            }
+        }
+        deadline
+    }
+
+    fn may_sleep(&self) -> bool {
+        self.active_at.elapsed() >= limits::LANE_IDLE
+            && self.sealed.is_empty()
+            && self.waiting.is_empty()
+            && self.held.is_empty()
+            && self.held_mail.is_empty()
+            && self.accepted.is_empty()
+            && self.row.due.is_empty()
+            && self.requests.is_empty()
+            && !self.fetching
+            && !self.asking
+    }
+
+    /// Hands something to this lane's own queue from a task of its own.
+    fn post_later(&self, work: impl Future<Output = Work> + Send + 'static) {
+        let me = self.me.clone();
+        let stop = self.core.stop.clone();
+        self.core.tasks.spawn(async move {
+            tokio::select! {
+                work = work => {
+                    if let Some(me) = me.upgrade() {
+                        let _ = me.send(work);
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    fn emit_states(&self, places: &[ContentId], state: DeliveryState) {
+        if places.is_empty() {
+            return;
+        }
+        for id in places {
+            self.core.watchers.advance(*id, state);
+        }
+        self.core.hub.emit(Event::Receipt { peer: self.peer.user.clone(), ids: places.to_vec(), state });
+    }
+}
+
+/// What the protocol is to know of this client.
+pub(crate) fn context(core: &Core) -> Context<'_> {
+    Context {
+        identity: &core.identity,
+        policy: stvor_protocol::TrustPolicy { first: core.config.trust, mismatch: core.config.mismatch },
+        padding: pad,
+        now: core.now(),
+    }
+}
+
+/// The bucket of a blob; what fits none is refused by its size before.
+fn pad(size: usize) -> usize {
+    stvor_wire::padding::bucket_for(size).unwrap_or(size)
+}

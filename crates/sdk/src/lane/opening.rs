@@ -1,0 +1,263 @@
+//! Finding the peer: bundles, first contact, questions of trust.
+
+use stvor_base::ContentId;
+use stvor_protocol::{
+    ContentKind, IdentityEvent, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError, RepairRoute,
+    SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
+};
+use stvor_wire::server::Bundles;
+use tokio::time::Instant;
+
+use super::step::Step;
+use super::{Lane, Work, context};
+use crate::core::{Core, random};
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::Event;
+use crate::limits;
+use crate::trust::{SafetyNumber, TrustQuestion, TrustReason};
+
+/// How long the relay is asked to wait for the peer of a message that is in the outbox already.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+impl Lane {
+    /// Whether a bundle is needed.
+    pub(super) fn wants_session(&self) -> bool {
+        if self.core.rollback().is_some() || self.asking {
+            return false;
+        }
+        let messages = !self.held.is_empty()
+            || !self.waiting.is_empty()
+            || !self.row.due.is_empty()
+            || self.rehandshake;
+        (messages && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
+    }
+
+    /// Whether a request to send again needs a fresh session.
+    fn wants_fresh(&self) -> bool {
+        let route = self.conversation.as_ref().map(|conversation| conversation.repair_route(self.core.now()));
+        route == Some(RepairRoute::Fresh) && self.requests_after <= Instant::now()
+    }
+
+    pub(super) fn fetch_if_needed(&mut self) {
+        if self.fetching || self.fetch_after > Instant::now() || !self.wants_session() {
+            return;
+        }
+        let Some(session) = self.core.session() else { return };
+        let now = Instant::now();
+        let wait = match self.held.iter().map(|held| held.deadline).max() {
+            Some(deadline) => deadline.saturating_duration_since(now),
+            None => PATIENCE,
+        };
+        self.fetching = true;
+        let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
+        self.post_later(async move {
+            Work::Bundle(session.fetch_bundle(&user, wait, wait + timeout).await.map(Box::new))
+        });
+    }
+
+    /// Messages that wait for the relay's word: to the outbox when the relay is gone, refused when their time is over.
+    pub(super) fn release_held(&mut self, step: &mut Step) {
+        if self.held.is_empty() {
+            return;
+        }
+        let offline = self.core.session().is_none();
+        let known = self.is_ready();
+        let now = Instant::now();
+        for held in core::mem::take(&mut self.held) {
+            if offline || known {
+                self.enqueue(held.request, step);
+            } else if held.deadline <= now && !self.fetching && !self.asking {
+                let error = self.not_found(held.request.timeout);
+                self.refuse_send(held.request, error);
+            } else {
+                self.held.push(held);
+            }
+        }
+    }
+
+    fn not_found(&self, waited: std::time::Duration) -> Error {
+        let user = self.peer.user.clone();
+        if waited.is_zero() {
+            ErrorKind::RecipientNotFound { user }.into()
+        } else {
+            ErrorKind::RecipientTimeout { user, waited }.into()
+        }
+    }
+
+    pub(super) async fn take_bundle(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
+        self.fetching = false;
+        let bundle = match result {
+            Ok(bundles) => read_bundle(&self.core, &self.peer, &bundles),
+            Err(error) => Err(error),
+        };
+        match bundle {
+            Ok(bundle) => {
+                self.bundle = Some(bundle);
+                self.start(step);
+            }
+            Err(error) if error.code() == "RECIPIENT_NOT_FOUND" => {
+                self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
+                let now = Instant::now();
+                for held in core::mem::take(&mut self.held) {
+                    // One that came while the relay was asked on behalf of an earlier one has time left.
+                    if held.deadline > now {
+                        self.fetch_after = now;
+                        self.held.push(held);
+                    } else {
+                        let error = self.not_found(held.request.timeout);
+                        self.refuse_send(held.request, error);
+                    }
+                }
+            }
+            Err(error) if error.retryable() => {
+                // The relay could not be asked: what is held goes to the outbox and waits there.
+                self.fetch_after = Instant::now() + limits::BACKOFF_FIRST;
+                for held in core::mem::take(&mut self.held) {
+                    self.enqueue(held.request, step);
+                }
+            }
+            Err(error) => self.refuse_all(&error),
+        }
+    }
+
+    fn refuse_all(&mut self, error: &Error) {
+        tracing::debug!(code = error.code(), "no session could be started");
+        self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
+        for held in core::mem::take(&mut self.held) {
+            self.refuse_send(held.request, error.clone());
+        }
+    }
+
+    /// Starts a session with the bundle at hand and encrypts what was held for it.
+    fn start(&mut self, step: &mut Step) {
+        let Some(bundle) = self.bundle.take() else { return };
+        let repair = self.is_ready();
+        let context = context(&self.core);
+        let decision = self.decision.clone();
+        let Some(conversation) = &mut self.conversation else { return };
+        let started = if repair {
+            conversation.start_repair(&context, &bundle, decision.as_ref(), &mut self.rng)
+        } else {
+            conversation.start(&context, &bundle, decision.as_ref(), &mut self.rng)
+        };
+        match started {
+            Ok(started) => {
+                step.effects.append(started.effects);
+                step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
+                if matches!(started.identity, IdentityEvent::Replaced { .. }) {
+                    step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
+                }
+                for held in core::mem::take(&mut self.held) {
+                    self.enqueue(held.request, step);
+                }
+                if core::mem::take(&mut self.rehandshake) && step.sealed.is_empty() {
+                    // The peer learns of the new session by its first message.
+                    self.greet(step);
+                }
+            }
+            Err(ProtocolError::AwaitingTrust(question)) => {
+                self.bundle = Some(bundle);
+                self.ask(&question);
+            }
+            Err(error) => {
+                if matches!(error, ProtocolError::IdentityChanged(_)) {
+                    let event = Event::IdentityChanged { peer: self.peer.user.clone(), accepted: false };
+                    self.core.hub.emit(event);
+                }
+                let error = of_protocol(error);
+                self.refuse_all(&error);
+            }
+        }
+    }
+
+    fn greet(&mut self, step: &mut Step) {
+        let greeting = random(&mut self.rng).and_then(|id| {
+            self.seal((ContentKind::Control, Vec::new(), ContentId::from_bytes(id)), step)
+        });
+        match greeting {
+            Ok(send) => self.push_sealed_control(send, step),
+            Err(error) => tracing::debug!(code = error.code(), "a fresh session could not be announced"),
+        }
+    }
+
+    /// Asks the application, once at a time. Without an answer in time, or without anybody to ask, the answer is no.
+    pub(super) fn ask(&mut self, question: &stvor_protocol::TrustQuestion) {
+        if self.asking {
+            return;
+        }
+        self.asking = true;
+        let (yes, no) = (question.answer(true), question.answer(false));
+        let Some(callback) = self.core.config.trust_callback.clone() else {
+            self.post_later(async move { Work::Decision(no) });
+            return;
+        };
+        let own = SafetyParty { user: &self.core.address.user, user_key: self.core.identity.user_key() };
+        let theirs = SafetyParty { user: &question.user, user_key: &question.presented };
+        let number = SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), false);
+        let reason =
+            if question.pinned.is_some() { TrustReason::IdentityChanged } else { TrustReason::FirstContact };
+        let question = TrustQuestion { peer: question.user.clone(), reason, safety_number: number };
+        self.post_later(async move {
+            let answer = tokio::time::timeout(limits::TRUST_ANSWER, callback(question)).await;
+            Work::Decision(if answer.unwrap_or(false) { yes } else { no })
+        });
+    }
+
+    pub(super) async fn take_decision(&mut self, decision: TrustDecision, step: &mut Step) {
+        self.asking = false;
+        self.decision = Some(decision);
+        if self.bundle.is_some() {
+            self.start(step);
+        }
+        for (deliver, session) in core::mem::take(&mut self.held_mail) {
+            self.receive(deliver, session, step).await;
+        }
+        // An answer counts for the question that was asked, not for what comes later.
+        if !self.asking {
+            self.decision = None;
+        }
+    }
+}
+
+/// Errors of the protocol that this crate names itself.
+pub(crate) fn of_protocol(error: ProtocolError) -> Error {
+    match error {
+        ProtocolError::IdentityChanged(user) => ErrorKind::IdentityChanged { user }.into(),
+        ProtocolError::NotVerified(user) => ErrorKind::IdentityNotVerified { user }.into(),
+        ProtocolError::MessageTooLarge { size, limit } => ErrorKind::MessageTooLarge { size, limit }.into(),
+        other => Error::passed(other),
+    }
+}
+
+/// Reads and checks the peer's bundle out of what the relay answered.
+pub(crate) fn read_bundle(core: &Core, peer: &stvor_base::Address, bundles: &Bundles) -> Result<PrekeyBundle> {
+    let list = SignedDeviceListIn {
+        bytes: bundles.device_list.to_vec(),
+        signature: bundles.device_list_signature.to_vec(),
+    };
+    let Some(bundle) = bundles.bundles.iter().find(|bundle| bundle.device == peer.device) else {
+        // The list says which devices there are; that none of them is this one is for the protocol to judge.
+        list.validate(&core.config.app, &peer.user).map_err(of_protocol)?;
+        return Err(ErrorKind::RecipientNotFound { user: peer.user.clone() }.into());
+    };
+    let kind = if bundle.kem_is_last_resort { KemKind::LastResort } else { KemKind::OneTime };
+    let bundle = PrekeyBundleIn {
+        list,
+        device: bundle.device.get(),
+        signed: SignedPrekeyIn {
+            id: bundle.signed_prekey.id,
+            created: bundle.signed_prekey.created_at.as_millis(),
+            public: bundle.signed_prekey.key.to_vec(),
+            signature: bundle.signed_prekey.signature.to_vec(),
+        },
+        one_time: bundle.one_time.as_ref().map(|key| OneTimeIn { id: key.id, public: key.key.to_vec() }),
+        kem: KemPrekeyIn {
+            kind,
+            id: bundle.kem.id,
+            created: bundle.kem.created_at.as_millis(),
+            public: bundle.kem.key.to_vec(),
+            signature: bundle.kem.signature.to_vec(),
+        },
+    };
+    bundle.validate(&core.config.app, peer, core.now()).map_err(of_protocol)
+}

@@ -1,0 +1,461 @@
+//! From the application to the relay: outbox rows, encryption, the send window, the relay's answers.
+
+use core::num::NonZeroU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use stvor_base::{ContentId, MessageId};
+use stvor_protocol::{ContentKind, Plaintext};
+use stvor_store::{Key, Op};
+use stvor_wire::Code;
+use stvor_wire::client::{ClientMessage, Lane as LaneNumber, Recipient, Send};
+use stvor_wire::server::{Nack, Subject};
+use tokio::time::Instant;
+
+use super::step::Step;
+use super::{Held, Lane, Sealed, SendRequest, Waiting, context};
+use crate::content::Content;
+use crate::core::random;
+use crate::error::{Error, Result};
+use crate::events::{DeliveryState, Event};
+use crate::keys;
+use crate::limits;
+use crate::rows::{Direction, FOREVER, MessageRow, PendingBody, PendingRow, Place, PointerRow, SealedSend};
+
+/// How long the index entry of a message of ours is kept: as long as receipts may come.
+const KEEP_INDEX: Duration = limits::KEEP_CONTENT_IDS;
+
+pub(super) fn kind_of(content: &Content) -> ContentKind {
+    match content {
+        Content::Text(_) => ContentKind::Text,
+        Content::Bytes(_) => ContentKind::Bytes,
+        Content::Json(_) => ContentKind::Json,
+    }
+}
+
+impl Lane {
+    pub(super) fn is_ready(&self) -> bool {
+        self.conversation.as_ref().is_some_and(|conversation| conversation.is_ready(self.core.now()))
+    }
+
+    /// Whether the peer has an identity that we know, so that messages to it may wait in the outbox.
+    fn is_known(&self) -> bool {
+        self.conversation.as_ref().is_some_and(|conversation| conversation.pin().is_some())
+    }
+
+    pub(super) async fn take_send(&mut self, request: SendRequest, step: &mut Step) {
+        if let Err(error) = self.core.refuse_rolled_back() {
+            return self.refuse_send(request, error);
+        }
+        let queued_before = !self.waiting.is_empty() || !step.waiting.is_empty();
+        let known = self.is_known() || queued_before;
+        if !known && self.core.session().is_some() {
+            // The relay says first whether there is such a user; until then nothing is queued.
+            let deadline = Instant::now() + request.timeout;
+            self.held.push(Held { request, deadline });
+            return;
+        }
+        self.enqueue(request, step);
+    }
+
+    pub(super) fn refuse_send(&self, request: SendRequest, error: Error) {
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+        let _ = request.reply.send(Err(error));
+    }
+
+    /// Puts a message into the outbox; encrypts it at once where that is possible.
+    pub(super) fn enqueue(&mut self, request: SendRequest, step: &mut Step) {
+        let now = self.core.now();
+        let place = Place { order: self.core.next_order(now), id: request.id };
+        let straight = self.waiting.is_empty()
+            && step.waiting.is_empty()
+            && self.is_ready()
+            && self.core.session().is_some()
+            && self.room(step) > 0;
+        let sealed = if straight {
+            match self.seal((kind_of(&request.content), request.content.as_bytes().to_vec(), request.id), step) {
+                Ok(sealed) => Some(sealed),
+                Err(error) => return self.refuse_send(request, error),
+            }
+        } else {
+            None
+        };
+        step.row.order = place.order;
+        step.row.queued += 1;
+        let queued = step.row.queued;
+        let row = MessageRow {
+            direction: Direction::Out,
+            content: request.content,
+            sent_order: place.order,
+            sent_at: stvor_base::Timestamp::from_millis(place.order),
+            stamped_at: now,
+            state: DeliveryState::Queued,
+            read: false,
+            keep: self.core.keep_of(&self.peer.user),
+            verified: false,
+            msg_id: None,
+            repairs: 0,
+            queued,
+            identity: None,
+        };
+        let pointer = PointerRow { peer: self.peer.clone(), place };
+        step.changes.push(Op::insert(keys::own_content(request.id), pointer.encode()).expiring(now + KEEP_INDEX));
+        if step.peer.is_none() {
+            step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
+        }
+        match sealed {
+            Some(send) => self.store_sealed((queued, place, now), (row, send), step),
+            None => {
+                self.put_message(place, &row, step);
+                let pending = PendingRow { body: PendingBody::Message(place), sealed: None, created_at: now };
+                step.changes.insert(keys::pending(&self.peer, queued), pending.encode());
+                step.waiting.push(Waiting { queued, place, created_at: now });
+            }
+        }
+        step.reply(request.reply);
+    }
+
+    /// The row of a message of ours: kept for repairs until its receipt or for 30 days, for its owner by the retention.
+    pub(super) fn put_message(&self, place: Place, row: &MessageRow, step: &mut Step) {
+        let expires = match (row.keep, row.state) {
+            (FOREVER, _) => None,
+            (keep, DeliveryState::Delivered | DeliveryState::Read) => Some(row.sent_at + Duration::from_millis(keep)),
+            (keep, _) => Some(row.sent_at + limits::KEEP_SENT.max(Duration::from_millis(keep))),
+        };
+        step.changes.push(Op::put(keys::message(&self.peer.user, place), row.encode()).expiring(expires));
+    }
+
+    pub(super) fn store_sealed(
+        &mut self,
+        (queued, place, created_at): (u64, Place, stvor_base::Timestamp),
+        (mut row, send): (MessageRow, SealedSend),
+        step: &mut Step,
+    ) {
+        row.msg_id = Some(send.msg_id);
+        row.identity = self.conversation.as_ref().and_then(|c| c.pin()).map(|pin| pin.user_key);
+        self.put_message(place, &row, step);
+        let pointer = PointerRow { peer: self.peer.clone(), place };
+        step.changes.push(
+            Op::put(keys::sent(&self.peer, send.msg_id), pointer.encode()).expiring(created_at + limits::KEEP_SENT),
+        );
+        self.store_pending(Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0 }, step);
+    }
+
+    fn store_pending(&mut self, sealed: Sealed, step: &mut Step) {
+        step.changes.push(pending_op(keys::pending(&self.peer, sealed.queued), &sealed));
+        step.sealed.push(sealed);
+    }
+
+    /// Messages that may still be encrypted before the relay has to accept some.
+    fn room(&self, step: &Step) -> usize {
+        limits::LANE_WINDOW.saturating_sub(self.sealed.len() + step.sealed.len())
+    }
+
+    /// Encrypts and numbers one plaintext.
+    pub(super) fn seal(
+        &mut self,
+        (kind, body, content): (ContentKind, Vec<u8>, ContentId),
+        step: &mut Step,
+    ) -> Result<SealedSend> {
+        let Some(conversation) = &mut self.conversation else {
+            return Err(Error::not_ready("the conversation is being loaded"));
+        };
+        let plaintext = Plaintext { content, kind, body };
+        let encrypted = conversation
+            .encrypt(&context(&self.core), &plaintext, &mut self.rng)
+            .map_err(Error::passed)?;
+        step.effects.append(encrypted.effects);
+        self.number(encrypted.blob, step)
+    }
+
+    /// Gives a blob its place in the lane.
+    pub(super) fn number(&mut self, blob: Vec<u8>, step: &mut Step) -> Result<SealedSend> {
+        if step.row.epoch == 0 {
+            step.row.epoch = u64::from_be_bytes(random(&mut self.rng)?).max(1);
+            step.row.lane = 0;
+        }
+        step.row.lane += 1;
+        step.row.counter = self.core.next_counter();
+        Ok(SealedSend {
+            msg_id: MessageId::from_bytes(random(&mut self.rng)?),
+            lane_epoch: step.row.epoch,
+            lane: step.row.lane,
+            counter: step.row.counter,
+            device: self.peer.device.get(),
+            blob,
+        })
+    }
+
+    /// Queues a ciphertext that is no message of the application.
+    pub(super) fn push_control(&mut self, blob: Vec<u8>, step: &mut Step) -> Result<()> {
+        let send = self.number(blob, step)?;
+        self.push_sealed_control(send, step);
+        Ok(())
+    }
+
+    pub(super) fn push_sealed_control(&mut self, send: SealedSend, step: &mut Step) {
+        step.row.queued += 1;
+        let sealed = Sealed {
+            queued: step.row.queued,
+            body: PendingBody::Control,
+            send,
+            created_at: self.core.now(),
+            sent_in: 0,
+        };
+        self.store_pending(sealed, step);
+    }
+
+    /// Encrypts waiting messages while the window has room and somebody is there to take them.
+    pub(super) async fn fill(&mut self, step: &mut Step) {
+        let blocked = self.core.session().is_none()
+            || self.core.rollback().is_some()
+            || self.paused_until.is_some_and(|until| until > Instant::now());
+        if blocked || self.waiting.is_empty() || !self.is_ready() {
+            return;
+        }
+        let count = self.room(step).min(self.waiting.len());
+        let wanted: Vec<(u64, Place, stvor_base::Timestamp)> =
+            self.waiting.iter().take(count).map(|one| (one.queued, one.place, one.created_at)).collect();
+        let rows: Vec<Key> =
+            wanted.iter().map(|(_, place, _)| keys::message(&self.peer.user, *place)).collect();
+        let Ok(rows) = self.core.store.get(&rows).await else { return };
+        for ((queued, place, created_at), row) in wanted.into_iter().zip(rows) {
+            let row = row.and_then(|row| MessageRow::decode(row.value.expose()).ok());
+            let Some(row) = row else {
+                // Its conversation was deleted while it waited.
+                step.changes.delete(keys::pending(&self.peer, queued));
+                step.promoted += 1;
+                self.release(1);
+                continue;
+            };
+            let content = (kind_of(&row.content), row.content.as_bytes().to_vec(), place.id);
+            match self.seal(content, step) {
+                Ok(send) => self.store_sealed((queued, place, created_at), (row, send), step),
+                Err(error) => {
+                    tracing::debug!(code = error.code(), "a waiting message could not be encrypted");
+                    break;
+                }
+            }
+            step.promoted += 1;
+        }
+    }
+
+    /// Messages that left the outbox without a commit having counted them in.
+    fn release(&self, count: usize) {
+        self.depth.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// One receipt for what arrived, if it is time for it.
+    pub(super) fn flush_receipts(&mut self, step: &mut Step) {
+        if step.row.due.is_empty() || self.core.session().is_none() || !self.is_ready() {
+            return;
+        }
+        if self.core.rollback().is_some() || self.sealed.len() + step.sealed.len() >= 2 * limits::LANE_WINDOW {
+            return;
+        }
+        let waited = self.due_since.is_some_and(|since| since.elapsed() >= limits::RECEIPT_DELAY);
+        let company = !step.sealed.is_empty();
+        let full = step.row.due.len() >= limits::RECEIPT_BATCH;
+        if !(waited || company || full || self.core.closing.load(Ordering::Relaxed)) {
+            return;
+        }
+        while !step.row.due.is_empty() {
+            let count = step.row.due.len().min(limits::RECEIPT_BATCH);
+            let ids: Vec<ContentId> = step.row.due[..count].to_vec();
+            if let Err(error) = self.push_receipt(false, &ids, step) {
+                tracing::debug!(code = error.code(), "a receipt could not be encrypted");
+                return;
+            }
+            step.row.due.drain(..count);
+        }
+    }
+
+    pub(super) fn push_receipt(&mut self, read: bool, ids: &[ContentId], step: &mut Step) -> Result<()> {
+        let id = ContentId::from_bytes(random(&mut self.rng)?);
+        let Plaintext { content, kind, body } = Plaintext::receipt(id, read, ids);
+        let send = self.seal((kind, body, content), step)?;
+        self.push_sealed_control(send, step);
+        Ok(())
+    }
+
+    /// Sends what was not sent on this connection, in the order of the lane.
+    pub(super) async fn transmit(&mut self) {
+        let Some(session) = self.core.session() else { return };
+        if self.core.rollback().is_some() || self.paused_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        self.paused_until = None;
+        for one in &mut self.sealed {
+            if one.sent_in == session.generation {
+                continue;
+            }
+            let Some(number) = NonZeroU64::new(one.send.lane) else { continue };
+            let message = ClientMessage::Send(Send {
+                recipient: Recipient {
+                    to: self.peer.clone(),
+                    msg_id: one.send.msg_id,
+                    lane: Some(LaneNumber { epoch: one.send.lane_epoch, number }),
+                },
+                blob: one.send.blob.clone().into(),
+                counter: one.send.counter,
+                ttl: Duration::ZERO,
+            });
+            self.core.route(one.send.msg_id, &self.peer);
+            let sent = tokio::select! {
+                sent = session.send_counted(message) => sent,
+                () = self.core.stop.cancelled() => return,
+            };
+            if sent.is_err() {
+                return;
+            }
+            one.sent_in = session.generation;
+        }
+    }
+
+    /// The relay answers for a message from now on.
+    pub(super) fn accept(&mut self, id: MessageId, step: &mut Step) {
+        let Some(position) = self.sealed.iter().position(|one| one.send.msg_id == id) else { return };
+        let Some(one) = self.sealed.remove(position) else { return };
+        self.accepted.push(one.queued);
+        crate::metrics::accepted(1);
+        self.core.settle(1);
+        if let PendingBody::Message(place) = one.body {
+            self.release(1);
+            step.advances.push((place.id, DeliveryState::Accepted));
+        }
+    }
+
+    /// The relay refused a message: nothing is stored under its number.
+    pub(super) async fn refused(&mut self, nack: &Nack, step: &mut Step) {
+        let Subject::Message(id) = nack.subject else { return };
+        let Some(position) = self.sealed.iter().position(|one| one.send.msg_id == id) else { return };
+        match nack.code {
+            Code::LaneGap => self.gap(nack.expected_lane, position, step).await,
+            Code::IdConflict => {
+                let Ok(fresh) = random(&mut self.rng) else { return };
+                let key = keys::pending(&self.peer, self.sealed[position].queued);
+                let one = &mut self.sealed[position];
+                one.send.msg_id = MessageId::from_bytes(fresh);
+                one.sent_in = 0;
+                step.changes.push(pending_op(key, one));
+                if let PendingBody::Message(place) = one.body {
+                    let pointer = PointerRow { peer: self.peer.clone(), place };
+                    let expires = one.created_at + limits::KEEP_SENT;
+                    let key = keys::sent(&self.peer, one.send.msg_id);
+                    step.changes.push(Op::put(key, pointer.encode()).expiring(expires));
+                }
+                self.resend_from(position);
+            }
+            Code::CounterRepeated => {
+                let own = self.core.counter();
+                self.core.set_rollback(Some((own + 1, own)));
+                self.core.hub.emit(Event::RollbackDetected { relay: own + 1, own });
+            }
+            Code::BadPadding | Code::FrameTooLarge | Code::MalformedFrame => {
+                self.give_up(position, nack.code.as_str(), step).await;
+                self.renumber(step).await;
+            }
+            code => {
+                let floor = if code == Code::RecipientNotFound { limits::RECIPIENT_RETRY } else { Duration::from_secs(1) };
+                let wait = nack.retry_after.clamp(floor, limits::BACKOFF_LONGEST);
+                self.paused_until = Some(Instant::now() + wait);
+                step.events.push(Event::SendDelayed {
+                    peer: self.peer.user.clone(),
+                    code: code.as_str(),
+                    retry_after: wait,
+                });
+                self.resend_from(position);
+            }
+        }
+    }
+
+    fn resend_from(&mut self, position: usize) {
+        for one in self.sealed.iter_mut().skip(position) {
+            one.sent_in = 0;
+        }
+    }
+
+    /// The relay expects another number than the one it got.
+    async fn gap(&mut self, expected: u64, position: usize, step: &mut Step) {
+        let epoch = self.sealed[position].send.lane_epoch;
+        let known = self
+            .sealed
+            .iter()
+            .position(|one| one.send.lane_epoch == epoch && one.send.lane == expected);
+        match known {
+            // An earlier one was refused for a while: everything from it on goes again, in order.
+            Some(first) if first <= position => self.resend_from(first),
+            // The relay forgot what it had accepted: the numbers start over.
+            _ => self.renumber(step).await,
+        }
+    }
+
+    /// A new lane epoch for what is not accepted. Bytes, ids and counters stay.
+    pub(super) async fn renumber(&mut self, step: &mut Step) {
+        let Ok(epoch) = random(&mut self.rng) else { return };
+        step.row.epoch = u64::from_be_bytes(epoch).max(1);
+        step.row.lane = 0;
+        let peer = self.peer.clone();
+        for one in self.sealed.iter_mut().chain(step.sealed.iter_mut()) {
+            step.row.lane += 1;
+            one.send.lane_epoch = step.row.epoch;
+            one.send.lane = step.row.lane;
+            one.sent_in = 0;
+            step.changes.push(pending_op(keys::pending(&peer, one.queued), one));
+        }
+    }
+
+    /// A message that will never be accepted.
+    async fn give_up(&mut self, position: usize, code: &'static str, step: &mut Step) {
+        let Some(one) = self.sealed.remove(position) else { return };
+        self.core.settle(1);
+        self.accepted.push(one.queued);
+        if let PendingBody::Message(place) = one.body {
+            self.release(1);
+            self.mark_failed(place, code, step).await;
+        }
+    }
+
+    async fn mark_failed(&mut self, place: Place, code: &'static str, step: &mut Step) {
+        let row = self.core.store.one(&keys::message(&self.peer.user, place)).await;
+        if let Ok(Some(row)) = row
+            && let Ok(mut row) = MessageRow::decode(row.value.expose())
+        {
+            row.state = DeliveryState::Failed;
+            row.stamped_at = self.core.now();
+            self.put_message(place, &row, step);
+        }
+        step.advances.push((place.id, DeliveryState::Failed));
+        step.events.push(Event::DeliveryFailed { peer: self.peer.user.clone(), id: place.id, code });
+    }
+
+    /// Gives up what was not accepted for 30 days.
+    pub(super) async fn expire(&mut self, step: &mut Step) {
+        let now = self.core.now();
+        let old = |created_at| now.since(created_at) >= limits::KEEP_SENT;
+        while self.waiting.front().is_some_and(|one| old(one.created_at)) {
+            let Some(one) = self.waiting.pop_front() else { break };
+            self.core.settle(1);
+            self.release(1);
+            self.accepted.push(one.queued);
+            self.mark_failed(one.place, "EXPIRED", step).await;
+        }
+        let mut renumber = false;
+        while self.sealed.front().is_some_and(|one| old(one.created_at)) {
+            self.give_up(0, "EXPIRED", step).await;
+            renumber = true;
+        }
+        if renumber {
+            self.renumber(step).await;
+        }
+    }
+}
+
+fn pending_op(key: Key, sealed: &Sealed) -> Op<stvor_store::SecretBytes> {
+    let row = PendingRow {
+        body: sealed.body.clone(),
+        sealed: Some(sealed.send.clone()),
+        created_at: sealed.created_at,
+    };
+    Op::put(key, row.encode())
+}

@@ -1,0 +1,220 @@
+//! What one turn of a lane writes, and what happens once it is durable.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use stvor_base::ContentId;
+use stvor_protocol::Effects;
+use stvor_store::{ChangeSet, StoreError};
+use stvor_wire::client::AckOne;
+use stvor_wire::server::Deliver;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Lane, Sealed, Waiting};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::events::{DeliveryState, Event};
+use crate::inbox::Arrival;
+use crate::keys;
+use crate::metrics;
+use crate::records;
+use crate::rows::{LaneRow, PeerRow};
+use crate::transport::session::Session;
+
+/// Something to be told to whoever waits, once it is durable.
+pub(super) type Reply = Box<dyn FnOnce(Result<()>) + Send + Sync>;
+
+/// One commit in the making. Dropped without it, nothing happened (but the conversation in memory has moved on and has
+/// to be loaded again).
+pub(super) struct Step {
+    pub(super) effects: Effects,
+    pub(super) changes: ChangeSet,
+    pub(super) row: LaneRow,
+    pub(super) arrivals: Vec<Arrival>,
+    pub(super) marks: HashSet<ContentId>,
+    pub(super) acks: Vec<(Arc<Session>, AckOne)>,
+    /// Deliveries that this step takes: if another process took one of them first, each is judged by itself.
+    pub(super) taken: Vec<(Box<Deliver>, Arc<Session>)>,
+    pub(super) replies: Vec<Reply>,
+    pub(super) events: Vec<Event>,
+    pub(super) advances: Vec<(ContentId, DeliveryState)>,
+    pub(super) sealed: Vec<Sealed>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) peer: Option<PeerRow>,
+    /// Waiting messages at the front of the queue that this step seals.
+    pub(super) promoted: usize,
+    pub(super) forget_peer: bool,
+    /// Mail that could not be judged because the store could not be read.
+    pub(super) unread: bool,
+}
+
+impl Step {
+    pub(super) fn new(row: LaneRow) -> Self {
+        Self {
+            effects: Effects::new(),
+            changes: ChangeSet::new(),
+            row,
+            arrivals: Vec::new(),
+            marks: HashSet::new(),
+            acks: Vec::new(),
+            taken: Vec::new(),
+            replies: Vec::new(),
+            events: Vec::new(),
+            advances: Vec::new(),
+            sealed: Vec::new(),
+            waiting: Vec::new(),
+            peer: None,
+            promoted: 0,
+            forget_peer: false,
+            unread: false,
+        }
+    }
+
+    pub(super) fn ack(&mut self, deliver: &Deliver, session: &Arc<Session>) {
+        let one = AckOne { seq: deliver.seq, msg_id: deliver.msg_id };
+        self.acks.push((Arc::clone(session), one));
+    }
+
+    /// Tells `reply` what became of the commit.
+    pub(super) fn reply(&mut self, reply: oneshot::Sender<Result<()>>) {
+        self.replies.push(Box::new(move |result| {
+            let _ = reply.send(result);
+        }));
+    }
+}
+
+impl Lane {
+    /// Writes a step, whole or not at all, and then lets everybody know.
+    pub(super) async fn commit(&mut self, step: Step) {
+        let Step {
+            effects,
+            mut changes,
+            row,
+            arrivals,
+            acks,
+            taken,
+            replies,
+            events,
+            advances,
+            sealed,
+            waiting,
+            peer,
+            promoted,
+            forget_peer,
+            unread,
+            marks: _,
+        } = step;
+        let removed = core::mem::take(&mut self.accepted);
+        for queued in &removed {
+            changes.delete(keys::pending(&self.peer, *queued));
+        }
+        let mut result = records::write(&mut changes, effects);
+        if row != self.row {
+            changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
+        }
+        let mut conflict = false;
+        if result.is_ok() && !changes.is_empty() {
+            let started = Instant::now();
+            let committed = self.core.store.commit(changes).await;
+            metrics::commit(started.elapsed(), sealed.len() + arrivals.len());
+            conflict = matches!(committed, Err(StoreError::Conflict { .. }));
+            result = committed.map(|_| ()).map_err(Error::passed);
+        }
+        if let Err(error) = result {
+            self.accepted = removed;
+            self.failed_commit(&error, arrivals, replies);
+            // The pins of what was acknowledged or refused without a change of state stand.
+            self.redo(taken, conflict).await;
+            return;
+        }
+        self.row = row;
+        if self.row.due.is_empty() {
+            self.due_since = None;
+        } else {
+            self.due_since.get_or_insert_with(Instant::now);
+        }
+        if let Some(peer) = peer {
+            self.core.remember_peer(peer);
+        }
+        if forget_peer {
+            self.core.forget_peer(&self.peer.user);
+        }
+        metrics::sent(sealed.len());
+        metrics::received(arrivals.len());
+        self.waiting.drain(..promoted.min(self.waiting.len()));
+        let grown = sealed.len() - promoted.min(sealed.len()) + waiting.len();
+        self.core.unaccepted.fetch_add(grown, std::sync::atomic::Ordering::Relaxed);
+        self.sealed.extend(sealed);
+        self.waiting.extend(waiting);
+        self.core.inbox.arrived(arrivals);
+        for (session, one) in acks {
+            session.ack(one);
+        }
+        for reply in replies {
+            reply(Ok(()));
+        }
+        for (id, state) in &advances {
+            self.core.watchers.advance(*id, *state);
+        }
+        for state in [DeliveryState::Accepted, DeliveryState::Delivered, DeliveryState::Read, DeliveryState::Failed] {
+            let ids: Vec<_> = advances.iter().filter(|(_, s)| *s == state).map(|(id, _)| *id).collect();
+            self.emit_states(&ids, state);
+        }
+        for event in events {
+            self.core.hub.emit(event);
+        }
+        if unread {
+            self.core.kick_soon();
+        }
+    }
+
+    fn failed_commit(&mut self, error: &Error, arrivals: Vec<Arrival>, replies: Vec<Reply>) {
+        // Memory is ahead of the store: load again before anything else.
+        self.conversation = None;
+        self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+        self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        for reply in replies {
+            reply(Err(error.clone()));
+        }
+    }
+
+    /// Deliveries whose commit failed. After a conflict each is judged by itself, and one that conflicts alone was taken
+    /// by another process: a duplicate. After any other failure they stay at the relay and come again.
+    async fn redo(&mut self, taken: Vec<(Box<Deliver>, Arc<Session>)>, conflict: bool) {
+        if taken.is_empty() {
+            return;
+        }
+        if !conflict {
+            self.core.kick_soon();
+            return;
+        }
+        if let [(deliver, session)] = taken.as_slice() {
+            metrics::duplicate();
+            session.ack(AckOne { seq: deliver.seq, msg_id: deliver.msg_id });
+            return;
+        }
+        for (deliver, session) in taken {
+            if self.load_conversation().await.is_err() {
+                self.core.kick_soon();
+                return;
+            }
+            let mut step = Step::new(self.row.clone());
+            self.receive(deliver, session, &mut step).await;
+            Box::pin(self.commit(step)).await;
+        }
+    }
+}
+
+impl Core {
+    /// Starts the connection afresh in a while, so that the relay offers again what could not be stored.
+    pub(crate) fn kick_soon(&self) {
+        let (kick, stop) = (Arc::clone(&self.kick), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(std::time::Duration::from_secs(2)) => kick.notify_one(),
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}

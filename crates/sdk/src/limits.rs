@@ -1,0 +1,82 @@
+//! Every bound of this crate and its reason.
+
+use std::time::Duration;
+
+/// How long an operation waits when the application does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Commands that wait for one lane. More than the relay's credit window (128), so that the reader of the socket never
+/// has to wait for a lane.
+pub const LANE_QUEUE: usize = 512;
+
+/// Messages that one lane takes into one commit: enough to share an fsync, few enough to keep latency even.
+pub const LANE_BATCH: usize = 64;
+
+/// Messages of one lane that are sent and not yet accepted.
+pub const LANE_WINDOW: usize = 64;
+
+/// Outgoing messages of one conversation that are not yet accepted by the relay. Past it `send` is QUOTA_EXCEEDED.
+pub const MAX_PENDING: usize = 10_000;
+
+/// Lanes that are awake at the same time. Strangers can wake lanes; past this, idle ones are put to sleep first and
+/// mail for others stays at the relay.
+pub const MAX_LANES: usize = 4_096;
+
+/// A lane with nothing to do goes to sleep after this.
+pub const LANE_IDLE: Duration = Duration::from_secs(120);
+
+/// Messages that wait for the application. Past it incoming mail stays at the relay.
+pub const MAX_INBOX: usize = 100_000;
+
+/// Inbox messages held in memory; the rest is read from the store when its turn comes.
+pub const INBOX_PAGE: usize = 256;
+
+/// Events that one slow listener can be behind before it is told that it missed some.
+pub const EVENT_BUFFER: usize = 1_024;
+
+/// Frames that wait for the socket's writer.
+pub const LINK_QUEUE: usize = 256;
+
+/// Sends of one connection that the relay has not answered; it stops reading past 256.
+pub const MAX_UNANSWERED: usize = 224;
+
+/// Requests to the relay (bundle fetches and the like) that wait for their answer.
+pub const MAX_REQUESTS: usize = 256;
+
+/// Contents that one receipt names.
+pub const RECEIPT_BATCH: usize = 64;
+
+/// How long a receipt waits for company.
+pub const RECEIPT_DELAY: Duration = Duration::from_millis(30);
+
+/// How long a sent plaintext is kept for repairs, and how long an unsent message is tried.
+pub const KEEP_SENT: Duration = Duration::from_secs(30 * 86_400);
+
+/// How long the id of a received content is remembered.
+pub const KEEP_CONTENT_IDS: Duration = Duration::from_secs(60 * 86_400);
+
+/// Repairs that a peer can ask for one message.
+pub const MAX_REPAIRS: u8 = 3;
+
+/// First and longest waits between attempts to reach the relay.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// See [`BACKOFF_FIRST`].
+pub const BACKOFF_LONGEST: Duration = Duration::from_secs(60);
+
+/// Between beats of an idle connection, before jitter of a tenth.
+pub const HEARTBEAT: Duration = Duration::from_secs(27);
+
+/// Between looks for a recipient that the relay does not know yet.
+pub const RECIPIENT_POLL: Duration = Duration::from_millis(250);
+
+/// Between looks for the recipient of a message that is already queued.
+pub const RECIPIENT_RETRY: Duration = Duration::from_secs(15);
+
+/// Messages of one page of history at most.
+pub const HISTORY_PAGE: usize = 500;
+
+/// Longest question to a trust callback.
+pub const TRUST_ANSWER: Duration = Duration::from_secs(60);
+
+/// Between sweeps of expired rows.
+pub const SWEEP: Duration = Duration::from_secs(600);

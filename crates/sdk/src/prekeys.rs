@@ -1,0 +1,181 @@
+//! Keeping prekeys at the relay: after each log-in, when they run low, and daily.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use core::num::NonZeroU64;
+use stvor_base::Timestamp;
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_crypto::SystemRandom;
+use stvor_protocol::{Effects, KemPublicPrekey, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyPublic};
+use stvor_store::{ChangeSet, Key, Sealed};
+use stvor_wire::client::UploadKeys;
+use stvor_wire::keys::{KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
+use tokio::sync::Notify;
+
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::keys;
+use crate::records;
+
+/// The prekeys of one device.
+pub(crate) struct PrekeyKeeper {
+    state: tokio::sync::Mutex<Prekeys>,
+    counts: Mutex<Option<KeyCounts>>,
+    due: Notify,
+}
+
+impl PrekeyKeeper {
+    pub(crate) async fn load(store: &Sealed) -> Result<Self> {
+        let rows = records::load(store, &[Prekeys::key()], &Effects::new()).await?;
+        let state = Prekeys::load(&rows).map_err(Error::passed)?;
+        Ok(Self { state: tokio::sync::Mutex::new(state), counts: Mutex::default(), due: Notify::new() })
+    }
+
+    /// The relay told what it holds: see to it soon.
+    pub(crate) fn hurry(&self, counts: KeyCounts) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+        self.due.notify_one();
+    }
+
+    fn counts(&self) -> Option<KeyCounts> {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is something to do.
+    pub(crate) async fn due(&self) {
+        self.due.notified().await;
+    }
+
+    /// Makes what is due and uploads it.
+    pub(crate) async fn maintain(&self, core: &Core) -> Result<()> {
+        let Some(counts) = self.counts() else { return Ok(()) };
+        let Some(session) = core.session() else { return Ok(()) };
+        let mut prekeys = self.state.lock().await;
+        let upload = prepare(&mut prekeys, core, counts).await?;
+        let Some(upload) = upload else { return Ok(()) };
+        let count = u32::try_from(upload.one_time.len()).unwrap_or(u32::MAX);
+        let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        records::commit(&core.store, prekeys.uploaded(core.now())).await?;
+        core.hub.emit(Event::PrekeysUploaded { count });
+        Ok(())
+    }
+
+    /// Fresh prekeys for a bundle that travels another way than by the relay: a signed one, and one one-time one of each
+    /// kind.
+    pub(crate) async fn for_export(&self, core: &Core) -> Result<Export> {
+        let mut prekeys = self.state.lock().await;
+        let nothing = KeyCounts::default();
+        let upload = prepare(&mut prekeys, core, nothing).await?;
+        let missing = || Error::not_ready("no prekey could be made");
+        let upload = upload.ok_or_else(missing)?;
+        Ok(Export {
+            signed: upload.signed_prekey.ok_or_else(missing)?,
+            one_time: upload.one_time.into_iter().next(),
+            kem: upload.kem_one_time.into_iter().next().ok_or_else(missing)?,
+        })
+    }
+}
+
+/// What an exported bundle holds beside the device list.
+pub(crate) struct Export {
+    pub(crate) signed: SignedPrekey,
+    pub(crate) one_time: Option<OneTimePrekey>,
+    pub(crate) kem: KemPrekey,
+}
+
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+fn last_upload() -> Key {
+    keys::meta("generation")
+}
+
+/// What is to be uploaded, after it was committed. The public halves of the current generation are kept, since a relay may
+/// lose what it was given.
+async fn prepare(prekeys: &mut Prekeys, core: &Core, counts: KeyCounts) -> Result<Option<UploadKeys>> {
+    let server = ServerCounts { one_time: counts.one_time, kem_one_time: counts.kem_one_time };
+    let maintenance = prekeys
+        .maintain(&core.identity, server, core.now(), &mut SystemRandom::new())
+        .map_err(Error::passed)?;
+    let mut upload = maintenance.upload.unwrap_or_default();
+    let mut changes = ChangeSet::new();
+    records::write(&mut changes, maintenance.effects)?;
+    match (&upload.signed, &upload.kem_last) {
+        (Some(signed), Some(kem)) => {
+            changes.put(last_upload(), encode(signed, kem));
+        }
+        _ if counts.signed_prekey_id.is_none() || counts.kem_last_resort_id.is_none() => {
+            if let Some(row) = core.store.one(&last_upload()).await.map_err(Error::passed)? {
+                let (signed, kem) = decode(row.value.expose()).map_err(Error::passed)?;
+                upload.signed = Some(signed);
+                upload.kem_last = Some(kem);
+            }
+        }
+        _ => {}
+    }
+    for (kind, partition) in maintenance.clear {
+        changes.delete_partition(records::table(kind)?, partition);
+    }
+    if !changes.is_empty()
+        && let Err(error) = core.store.commit(changes).await
+    {
+        // What memory holds is not in the store: read it again before the next attempt.
+        let rows = records::load(&core.store, &[Prekeys::key()], &Effects::new()).await?;
+        *prekeys = Prekeys::load(&rows).map_err(Error::passed)?;
+        return Err(Error::passed(error));
+    }
+    Ok(Some(upload).filter(|upload| *upload != PrekeyUpload::default()).map(to_wire))
+}
+
+fn to_wire(upload: PrekeyUpload) -> UploadKeys {
+    let kem = |key: KemPublicPrekey| KemPrekey {
+        id: key.id,
+        key: key.public.into(),
+        created_at: Timestamp::from_millis(key.created),
+        signature: key.signature,
+    };
+    UploadKeys {
+        request_id: NonZeroU64::MIN,
+        signed_prekey: upload.signed.map(|key| SignedPrekey {
+            id: key.id,
+            key: key.public,
+            created_at: Timestamp::from_millis(key.created),
+            signature: key.signature,
+        }),
+        kem_last_resort: upload.kem_last.map(kem),
+        one_time: upload.one_time.into_iter().map(|key| OneTimePrekey { id: key.id, key: key.public }).collect(),
+        kem_one_time: upload.kem_one_time.into_iter().map(kem).collect(),
+        replace_one_time: false,
+    }
+}
+
+fn encode(signed: &SignedPrekeyPublic, kem: &KemPublicPrekey) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.u8(1).u32(signed.id).u64(signed.created).raw(&signed.public).raw(&signed.signature);
+    out.u32(kem.id).u64(kem.created).bytes(&kem.public).raw(&kem.signature);
+    out.finish()
+}
+
+fn decode(bytes: &[u8]) -> core::result::Result<(SignedPrekeyPublic, KemPublicPrekey), CodecError> {
+    let mut input = Reader::new(bytes);
+    match input.u8()? {
+        1 => {}
+        other => return Err(CodecError::Version(other)),
+    }
+    let signed = SignedPrekeyPublic {
+        id: input.u32()?,
+        created: input.u64()?,
+        public: *input.array()?,
+        signature: *input.array()?,
+    };
+    let kem = KemPublicPrekey {
+        id: input.u32()?,
+        created: input.u64()?,
+        public: input.bytes(stvor_wire::limits::KEM_KEY_BYTES)?.to_vec(),
+        signature: *input.array()?,
+    };
+    input.finish()?;
+    Ok((signed, kem))
+}

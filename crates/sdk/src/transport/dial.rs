@@ -1,0 +1,98 @@
+//! From a URL to an open WebSocket that speaks the right subprotocol.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
+
+use stvor_wire::url::RelayUrl;
+
+use super::refusal::Refusal;
+use crate::error::Error;
+
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What a server that does not answer in time is called.
+pub(crate) const SILENT: &str = "Relay handshake timeout";
+
+/// Opens the socket before `deadline`.
+pub(crate) async fn dial(
+    url: &RelayUrl,
+    tls: &Arc<rustls::ClientConfig>,
+    deadline: Instant,
+) -> Result<Socket, Refusal> {
+    tokio::time::timeout_at(deadline, open(url, tls))
+        .await
+        .unwrap_or_else(|_| Err(Refusal::retry(Error::unavailable(SILENT))))
+}
+
+async fn open(url: &RelayUrl, tls: &Arc<rustls::ClientConfig>) -> Result<Socket, Refusal> {
+    let unusable = |error: WsError| Refusal::fatal(Error::config(format!("the relay URL can not be used: {error}")));
+    let mut request = url.socket_url().into_client_request().map_err(unusable)?;
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", HeaderValue::from_static(stvor_wire::SUBPROTOCOL));
+    let config = WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .write_buffer_size(16 * 1024)
+        .max_message_size(Some(stvor_wire::limits::MAX_FRAME_AFTER_AUTH))
+        .max_frame_size(Some(stvor_wire::limits::MAX_FRAME_AFTER_AUTH));
+    let connector = if url.is_secure() { Connector::Rustls(Arc::clone(tls)) } else { Connector::Plain };
+    let opened =
+        tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, Some(connector)).await;
+    match opened {
+        Ok((socket, _)) => Ok(socket),
+        Err(error) => Err(refusal(url, error)),
+    }
+}
+
+fn refusal(url: &RelayUrl, error: WsError) -> Refusal {
+    let origin = &url.origin();
+    match error {
+        WsError::Http(response) => http_refusal(origin, response.status(), response.body().as_deref()),
+        WsError::Io(error) if is_tls(&error) => {
+            Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}")))
+        }
+        WsError::Io(error) => Refusal::retry(Error::unavailable(format!("{origin} can not be reached: {error}"))),
+        WsError::Tls(error) => Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}"))),
+        WsError::ConnectionClosed
+        | WsError::AlreadyClosed
+        | WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
+            Refusal::retry(Error::unavailable(format!("{origin} closed the connection during the handshake")))
+        }
+        other => Refusal::retry(Error::relay_protocol(format!("{origin} does not open a WebSocket: {other}"))),
+    }
+}
+
+fn is_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// A relay that refuses before the socket opens says why in problem+json; a proxy in front of it has only a status.
+fn http_refusal(origin: &str, status: StatusCode, body: Option<&[u8]>) -> Refusal {
+    let problem = body
+        .and_then(|body| serde_json::from_slice::<serde_json::Value>(body).ok())
+        .and_then(|problem| problem.get("code")?.as_str().map(str::to_owned));
+    let retryable = matches!(
+        status,
+        StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+    );
+    if status == StatusCode::TOO_MANY_REQUESTS || problem.as_deref() == Some("RATE_LIMITED") {
+        let retry_after = Duration::from_secs(1);
+        let error = crate::error::ErrorKind::RateLimited { retry_after }.into();
+        Refusal { error, fatal: false, retry_after }
+    } else if retryable {
+        Refusal::retry(Error::unavailable(format!("{origin} answers HTTP {status}")))
+    } else {
+        Refusal::retry(Error::relay_protocol(format!("{origin} answers HTTP {status} instead of opening a WebSocket")))
+    }
+}

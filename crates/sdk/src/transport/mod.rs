@@ -1,0 +1,146 @@
+//! The way to the relay: one connection at a time, kept up for as long as the client lives.
+
+pub(crate) mod backoff;
+pub(crate) mod dial;
+pub(crate) mod login;
+pub(crate) mod refusal;
+pub(crate) mod session;
+pub(crate) mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stvor_wire::server::Ready;
+use stvor_wire::url::RelayUrl;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::backoff::Backoff;
+use self::login::Login;
+use self::refusal::Refusal;
+use self::session::{Carry, Session, Upcalls};
+use crate::error::Error;
+use crate::limits;
+
+/// Where the connection stands.
+#[derive(Clone)]
+pub(crate) enum LinkState {
+    /// Dialling or logging in, and how the last attempt ended.
+    Connecting(Option<Error>),
+    /// Logged in.
+    Up(Arc<Session>),
+    /// Waiting for the next attempt.
+    Waiting(Error),
+    /// Given up: the relay refused for good.
+    Failed(Error),
+    /// Closed by the application.
+    Closed,
+}
+
+impl LinkState {
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Up(session) => Some(session),
+            _ => None,
+        }
+    }
+}
+
+/// What the connection needs to know and whom it tells.
+pub(crate) struct Link {
+    pub(crate) url: RelayUrl,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) login: Login,
+    pub(crate) timeout: Duration,
+    pub(crate) state: watch::Sender<LinkState>,
+    pub(crate) stop: CancellationToken,
+    /// Starts the connection afresh.
+    pub(crate) kick: Arc<Notify>,
+}
+
+/// What happens to the connection, beside [`Upcalls`].
+pub(crate) trait Watcher: Upcalls {
+    /// An attempt begins.
+    fn dialling(&self);
+    /// Logged in. Called before anybody can send on the session.
+    fn ready(&self, ready: &Ready);
+    /// Frames can be sent.
+    fn up(&self);
+    /// The connection is gone or could not be made; the next attempt starts after a wait.
+    fn lost(&self, error: &Error, attempt: u32, after: Duration);
+    /// Given up.
+    fn failed(&self, error: &Error);
+    /// A number that differs between clients, uniform over all values.
+    fn jitter(&self) -> u32;
+}
+
+/// A connection that was up for this long counts as one that worked.
+const STEADY: Duration = Duration::from_secs(5);
+
+impl Link {
+    /// Keeps the connection up until it is stopped or refused for good.
+    pub(crate) async fn run(self, watcher: Arc<dyn Watcher>) {
+        let mut backoff = Backoff::default();
+        let mut carry = Carry::default();
+        let mut generation = 0;
+        let mut last = None;
+        loop {
+            watcher.dialling();
+            self.state.send_replace(LinkState::Connecting(last.take()));
+            generation += 1;
+            let attempt = self.attempt(generation, &*watcher, (&mut backoff, &mut carry));
+            let refusal = tokio::select! {
+                refusal = attempt => refusal,
+                () = self.kick.notified() => Refusal::retry(Error::unavailable("the connection was started afresh")),
+                () = self.stop.cancelled() => break,
+            };
+            if refusal.fatal {
+                watcher.failed(&refusal.error);
+                self.state.send_replace(LinkState::Failed(refusal.error));
+                return;
+            }
+            let wait = match carry.drain.take() {
+                Some((after, spread)) => after + spread.mul_f64(f64::from(watcher.jitter()) / f64::from(u32::MAX)),
+                None => backoff.next(watcher.jitter(), refusal.retry_after),
+            };
+            watcher.lost(&refusal.error, backoff.attempts(), wait);
+            last = Some(refusal.error.clone());
+            self.state.send_replace(LinkState::Waiting(refusal.error));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => break,
+            }
+        }
+        self.state.send_replace(LinkState::Closed);
+    }
+
+    async fn attempt(
+        &self,
+        generation: u64,
+        watcher: &dyn Watcher,
+        (backoff, carry): (&mut Backoff, &mut Carry),
+    ) -> Refusal {
+        let deadline = Instant::now() + self.timeout.clamp(Duration::from_secs(1), limits::DEFAULT_TIMEOUT);
+        let mut socket = match dial::dial(&self.url, &self.tls, deadline).await {
+            Ok(socket) => socket,
+            Err(refusal) => return refusal,
+        };
+        let ready = match login::log_in(&mut socket, &self.login, carry.cursor.clone(), deadline).await {
+            Ok(ready) => ready,
+            Err(refusal) => return refusal,
+        };
+        carry.cursor = ready.resume_cursor.clone();
+        watcher.ready(&ready);
+        let (session, ends) = Session::new(generation, ready, self.login.address.user.clone());
+        self.state.send_replace(LinkState::Up(Arc::clone(&session)));
+        watcher.up();
+        let up_since = Instant::now();
+        let refusal = session::run(socket, &session, ends, (watcher, carry)).await;
+        // A relay that lets clients in and drops them at once must not be dialled ever faster.
+        if up_since.elapsed() >= STEADY {
+            backoff.reset();
+        }
+        refusal
+    }
+}

@@ -1,0 +1,389 @@
+//! One logged-in connection: a reader that hands frames out and never waits for whom it hands them to, a writer that
+//! sends what queues up in one go, and requests that wait for their answers.
+
+use core::num::NonZeroU64;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, StreamExt as _};
+use stvor_base::UserId;
+use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, UploadKeys};
+use stvor_wire::frame::{self, Phase};
+use stvor_wire::keys::KeyCounts;
+use stvor_wire::server::{Bundles, Deliver, Nack, Ready, ServerMessage, Subject, UserState};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::dial::Socket;
+use super::refusal::{self, Refusal};
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// What a connection hands up. None of these may block: the reader calls them.
+pub(crate) trait Upcalls: Send + Sync + 'static {
+    /// A message came.
+    fn deliver(&self, deliver: Deliver);
+    /// The relay accepted a message.
+    fn accepted(&self, msg_id: stvor_base::MessageId);
+    /// The relay refused a message.
+    fn refused(&self, nack: Nack);
+    /// One-time prekeys run out at the relay.
+    fn keys_low(&self, keys: KeyCounts);
+    /// The relay restarts soon.
+    fn draining(&self);
+    /// Mail that waited is in.
+    fn caught_up(&self);
+}
+
+/// A connection that is logged in.
+pub(crate) struct Session {
+    /// Counts connections of this client from 1.
+    pub(crate) generation: u64,
+    pub(crate) ready: Ready,
+    user: UserId,
+    outgoing: mpsc::Sender<ClientMessage>,
+    acks: mpsc::Sender<AckOne>,
+    requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
+    next_request: AtomicU64,
+    /// Sends that are not answered: past its bound the relay would stop reading.
+    unanswered: Semaphore,
+}
+
+type Answer = core::result::Result<ServerMessage, Nack>;
+
+/// The socket's side of a [`Session`].
+pub(crate) struct Ends {
+    outgoing: mpsc::Receiver<ClientMessage>,
+    acks: mpsc::Receiver<AckOne>,
+}
+
+impl Session {
+    pub(crate) fn new(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
+        let (outgoing, outgoing_end) = mpsc::channel(limits::LINK_QUEUE);
+        let (acks, acks_end) = mpsc::channel(4 * limits::LANE_QUEUE);
+        let session = Self {
+            generation,
+            ready,
+            user,
+            outgoing,
+            acks,
+            requests: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            unanswered: Semaphore::new(limits::MAX_UNANSWERED),
+        };
+        (Arc::new(session), Ends { outgoing: outgoing_end, acks: acks_end })
+    }
+
+    /// Queues a frame; waits while the socket is busy.
+    pub(crate) async fn send(&self, message: ClientMessage) -> Result<()> {
+        self.outgoing.send(message).await.map_err(|_| gone())
+    }
+
+    /// Queues a SEND; waits while too many are not answered.
+    pub(crate) async fn send_counted(&self, message: ClientMessage) -> Result<()> {
+        self.unanswered.acquire().await.map_err(|_| gone())?.forget();
+        self.send(message).await
+    }
+
+    /// Tells the relay that a message is stored here. An ACK that is lost with its connection brings the message
+    /// again, and it is then acknowledged as a duplicate.
+    pub(crate) fn ack(&self, one: AckOne) {
+        let _ = self.acks.try_send(one);
+    }
+
+    /// The bundles of a user; the relay waits up to `wait` for the user to appear.
+    pub(crate) async fn fetch_bundle(&self, user: &UserId, wait: Duration, timeout: Duration) -> Result<Bundles> {
+        let wait = wait.min(Duration::from_millis(stvor_wire::limits::MAX_WAIT_MS.into()));
+        let request = |request_id| {
+            ClientMessage::FetchBundle(FetchBundle {
+                request_id,
+                user: user.clone(),
+                wait,
+                devices_only: false,
+                devices: Vec::new(),
+            })
+        };
+        match self.ask(request, user, timeout).await? {
+            ServerMessage::Bundles(bundles) if bundles.user == *user => Ok(bundles),
+            _ => Err(Error::relay_protocol("it answered another question")),
+        }
+    }
+
+    /// Whether the relay knows a user.
+    pub(crate) async fn user_state(&self, user: &UserId, timeout: Duration) -> Result<UserState> {
+        let request = |request_id| ClientMessage::UserStatus { request_id, user: user.clone() };
+        match self.ask(request, user, timeout).await? {
+            ServerMessage::UserState(state) if state.user == *user => Ok(state),
+            _ => Err(Error::relay_protocol("it answered another question")),
+        }
+    }
+
+    /// Adds prekeys.
+    pub(crate) async fn upload(&self, mut keys: UploadKeys, timeout: Duration) -> Result<KeyCounts> {
+        let request = |request_id| {
+            keys.request_id = request_id;
+            ClientMessage::UploadKeys(keys)
+        };
+        match self.ask(request, &self.user, timeout).await? {
+            ServerMessage::KeysUploaded { keys, .. } => Ok(keys),
+            _ => Err(Error::relay_protocol("it answered another question")),
+        }
+    }
+
+    /// Deletes the account at the relay.
+    pub(crate) async fn delete_account(&self, timeout: Duration) -> Result<()> {
+        match self.ask(|request_id| ClientMessage::DeleteAccount { request_id }, &self.user, timeout).await? {
+            ServerMessage::Done { .. } => Ok(()),
+            _ => Err(Error::relay_protocol("it answered another question")),
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(NonZeroU64) -> ClientMessage,
+        about: &UserId,
+        timeout: Duration,
+    ) -> Result<ServerMessage> {
+        let id = loop {
+            if let Some(id) = NonZeroU64::new(self.next_request.fetch_add(1, Ordering::Relaxed)) {
+                break id;
+            }
+        };
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut requests = self.lock();
+            if requests.len() >= limits::MAX_REQUESTS {
+                return Err(Error::not_ready("too many requests wait for the relay"));
+            }
+            requests.insert(id, answer);
+        }
+        let _forget = Forget { session: self, id };
+        let exchange = async {
+            self.send(request(id)).await?;
+            answered.await.map_err(|_| gone())
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Err(_) => Err(Error::unavailable("the relay did not answer a request in time")),
+            Ok(answer) => answer?
+                .map_err(|nack| refusal::error_of(nack.code, &nack.detail, nack.retry_after, about)),
+        }
+    }
+
+    fn answer(&self, id: NonZeroU64, answer: Answer) {
+        if let Some(waiting) = self.lock().remove(&id) {
+            let _ = waiting.send(answer);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NonZeroU64, oneshot::Sender<Answer>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Forget<'a> {
+    session: &'a Session,
+    id: NonZeroU64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.session.lock().remove(&self.id);
+    }
+}
+
+fn gone() -> Error {
+    Error::unavailable("the connection to the relay broke")
+}
+
+/// What the reader learns for the next connection.
+#[derive(Default)]
+pub(crate) struct Carry {
+    pub(crate) cursor: bytes::Bytes,
+    /// The relay asked to come back after this.
+    pub(crate) drain: Option<(Duration, Duration)>,
+}
+
+/// Runs a connection until it ends; says why it ended.
+pub(crate) async fn run(
+    socket: Socket,
+    session: &Arc<Session>,
+    ends: Ends,
+    (upcalls, carry): (&dyn Upcalls, &mut Carry),
+) -> Refusal {
+    let (sink, stream) = socket.split();
+    let writer = write(sink, ends, session.ready.mailbox_epoch);
+    let reader = Reader { session, upcalls, carry, last_heard: Instant::now(), pinged: false };
+    let refusal = tokio::select! {
+        refusal = reader.run(stream) => refusal,
+        refusal = writer => refusal,
+    };
+    session.lock().clear();
+    session.unanswered.close();
+    refusal
+}
+
+async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epoch: u64) -> Refusal {
+    let broken = |error| Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
+    loop {
+        let mut acks = Vec::new();
+        let first = tokio::select! {
+            message = ends.outgoing.recv() => match message {
+                Some(message) => Some(message),
+                None => return Refusal::retry(Error::not_ready("it was closed")),
+            },
+            Some(ack) = ends.acks.recv() => {
+                acks.push(ack);
+                None
+            }
+        };
+        // Everything that is there already shares one flush.
+        let mut next = first;
+        let mut frames = 0;
+        loop {
+            if let Some(message) = next.take() {
+                if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&message))).await {
+                    return broken(error);
+                }
+                frames += 1;
+            }
+            if frames >= limits::LINK_QUEUE {
+                break;
+            }
+            match ends.outgoing.try_recv() {
+                Ok(message) => next = Some(message),
+                Err(_) => break,
+            }
+        }
+        while acks.len() < stvor_wire::limits::MAX_SINGLE_ACKS {
+            match ends.acks.try_recv() {
+                Ok(ack) => acks.push(ack),
+                Err(_) => break,
+            }
+        }
+        if !acks.is_empty() {
+            let ack = ClientMessage::Ack(Ack { mailbox_epoch, up_to: None, single: acks });
+            if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&ack))).await {
+                return broken(error);
+            }
+        }
+        if let Err(error) = sink.flush().await {
+            return broken(error);
+        }
+    }
+}
+
+struct Reader<'a> {
+    session: &'a Arc<Session>,
+    upcalls: &'a dyn Upcalls,
+    carry: &'a mut Carry,
+    last_heard: Instant,
+    pinged: bool,
+}
+
+/// Quiet for this long after READY means that what waited at the relay has come in.
+const QUIET: Duration = Duration::from_millis(120);
+
+impl Reader<'_> {
+    async fn run(mut self, mut stream: SplitStream<Socket>) -> Refusal {
+        let beat = self.session.ready.heartbeat.clamp(Duration::from_secs(1), 2 * limits::HEARTBEAT);
+        let mut catching_up = true;
+        loop {
+            let wait = if catching_up { QUIET } else { beat.mul_f64(1.2) };
+            let message = match tokio::time::timeout(wait, stream.next()).await {
+                Ok(Some(Ok(message))) => message,
+                Ok(Some(Err(error))) => {
+                    return Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
+                }
+                Ok(None) => return Refusal::retry(Error::unavailable("the relay closed the connection")),
+                Err(_) if catching_up => {
+                    catching_up = false;
+                    self.upcalls.caught_up();
+                    continue;
+                }
+                // Nothing was heard for more than one beat: ask, and give up after two.
+                Err(_) if self.last_heard.elapsed() > beat.mul_f64(2.3) => {
+                    return Refusal::retry(Error::unavailable("nothing was heard from the relay for two heartbeats"));
+                }
+                Err(_) => {
+                    if !self.pinged {
+                        self.pinged = true;
+                        let _ = self.session.outgoing.try_send(ClientMessage::Ping { nonce: 1 });
+                    }
+                    continue;
+                }
+            };
+            self.last_heard = Instant::now();
+            self.pinged = false;
+            if let Err(refusal) = self.heard(message) {
+                return refusal;
+            }
+        }
+    }
+
+    fn heard(&mut self, message: Message) -> core::result::Result<(), Refusal> {
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+            Message::Close(frame) => {
+                let code = frame.and_then(|frame| stvor_wire::Code::from_close_code(frame.code.into()));
+                return Err(match code {
+                    Some(code) => refusal::of_end(code, "", Duration::ZERO, &self.session.user),
+                    None => Refusal::retry(Error::unavailable("the relay closed the connection")),
+                });
+            }
+            Message::Text(_) | Message::Frame(_) => {
+                return Err(Refusal::retry(Error::relay_protocol("it sent text where frames belong")));
+            }
+        };
+        let message = frame::decode_server(bytes, Phase::LoggedIn)
+            .map_err(|error| Refusal::retry(Error::relay_protocol(error.to_string())))?;
+        match message {
+            ServerMessage::Deliver(deliver) => self.upcalls.deliver(deliver),
+            ServerMessage::Accepted { msg_id, .. } => {
+                self.session.unanswered.add_permits(1);
+                self.upcalls.accepted(msg_id);
+            }
+            ServerMessage::Nack(nack) => match nack.subject {
+                Subject::Message(_) => {
+                    if nack.code != stvor_wire::Code::AckMismatch {
+                        self.session.unanswered.add_permits(1);
+                    }
+                    self.upcalls.refused(nack);
+                }
+                Subject::Request(id) => self.session.answer(id, Err(nack)),
+            },
+            ServerMessage::Ping { nonce, resume_cursor } => {
+                if !resume_cursor.is_empty() {
+                    self.carry.cursor = resume_cursor;
+                }
+                // A full queue means that the socket is busy, which is sign of life enough.
+                let _ = self.session.outgoing.try_send(ClientMessage::Pong { nonce });
+            }
+            ServerMessage::Pong { .. } => {}
+            ServerMessage::KeysLow { keys } => self.upcalls.keys_low(keys),
+            ServerMessage::Drain(drain) => {
+                self.carry.drain = Some((drain.reconnect_after, drain.spread));
+                if !drain.resume_cursor.is_empty() {
+                    self.carry.cursor = drain.resume_cursor;
+                }
+                self.upcalls.draining();
+            }
+            ServerMessage::End(end) => {
+                return Err(refusal::of_end(end.code, &end.detail, end.retry_after, &self.session.user));
+            }
+            ServerMessage::KeysUploaded { request_id, .. } | ServerMessage::Done { request_id } => {
+                self.session.answer(request_id, Ok(message));
+            }
+            ServerMessage::Bundles(ref bundles) => self.session.answer(bundles.request_id, Ok(message)),
+            ServerMessage::UserState(ref state) => self.session.answer(state.request_id, Ok(message)),
+            ServerMessage::Challenge(_) | ServerMessage::Ready(_) => {
+                return Err(Refusal::retry(Error::relay_protocol("it sent a log-in frame after the log-in")));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! What a client does beside messages: prekeys, and sweeping out what expired.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::limits;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const RETRY: Duration = Duration::from_secs(30);
+const SWEEP_ROWS: usize = 500;
+
+/// Runs until `stop`.
+pub(crate) async fn run(client: Weak<Core>, stop: CancellationToken) {
+    let Some(client) = client.upgrade() else { return };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keep_prekeys(&client) => {}
+        () = keep_tidy(&client) => {}
+        () = make_room(&client) => {}
+    }
+}
+
+async fn keep_prekeys(client: &Arc<Core>) {
+    let mut wait = DAY;
+    loop {
+        tokio::select! {
+            () = client.prekeys.due() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        // The log-in tells what the relay holds a moment before frames can be sent.
+        if client.online(RETRY).await.is_err() {
+            continue;
+        }
+        wait = match client.prekeys.maintain(client).await {
+            Ok(()) => DAY,
+            Err(error) => {
+                tracing::warn!(code = error.code(), "prekeys could not be refilled");
+                RETRY
+            }
+        };
+    }
+}
+
+async fn keep_tidy(client: &Arc<Core>) {
+    let mut sweep = tokio::time::interval(limits::SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        sweep.tick().await;
+        sweep_out(client).await;
+    }
+}
+
+/// Mail that found no room stays at the relay; a fresh connection brings it again.
+async fn make_room(client: &Arc<Core>) {
+    loop {
+        client.inbox.room_again.notified().await;
+        client.kick.notify_one();
+    }
+}
+
+async fn sweep_out(client: &Core) {
+    loop {
+        match client.store.sweep(client.now(), SWEEP_ROWS).await {
+            Ok(SWEEP_ROWS) => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(code = stvor_base::ErrorCode::code(&error), "expired rows could not be removed");
+                return;
+            }
+        }
+    }
+}

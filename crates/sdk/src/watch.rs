@@ -1,0 +1,179 @@
+//! What the connection tells, handed on: mail to lanes, states to the application.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use stvor_base::MessageId;
+use stvor_crypto::SystemRandom;
+use stvor_store::ChangeSet;
+use stvor_wire::keys::KeyCounts;
+use stvor_wire::server::{Deliver, Nack, Ready, Registration, Subject};
+
+use crate::core::{Core, random};
+use crate::error::{Error, Result};
+use crate::events::{ConnectionState, Event};
+use crate::keys;
+use crate::lane::Mail;
+use crate::metrics;
+use crate::transport::Watcher;
+use crate::transport::login::{Login, LoginKeys};
+use crate::transport::session::Upcalls;
+
+/// How this client logs in.
+pub(crate) fn login_of(core: &Arc<Core>) -> Login {
+    Login {
+        address: core.address.clone(),
+        app: core.config.app.clone(),
+        origin: core.config.place.relay.origin(),
+        credential: core.config.credential.clone(),
+        replace_identity: core.config.replace_identity,
+        keys: Box::new(Keys(Arc::downgrade(core))),
+    }
+}
+
+struct Keys(Weak<Core>);
+
+impl LoginKeys for Keys {
+    fn device_list(&self) -> (Vec<u8>, [u8; 64]) {
+        let Some(core) = self.0.upgrade() else { return (Vec::new(), [0; 64]) };
+        let list = core.identity.signed_list();
+        // An identity that was loaded or made has a signature of 64 bytes.
+        (list.bytes.clone(), list.signature.as_slice().try_into().unwrap_or([0; 64]))
+    }
+
+    fn sign_login(&self, transcript: &[u8]) -> Result<[u8; 64]> {
+        let core = self.0.upgrade().ok_or_else(|| Error::not_ready("it is closed"))?;
+        core.identity.sign_login(transcript).map_err(Error::passed)
+    }
+}
+
+/// Observes the connection of one client without keeping the client alive.
+pub(crate) struct Observer(Weak<Core>);
+
+impl Observer {
+    pub(crate) fn new(core: Weak<Core>) -> Self {
+        Self(core)
+    }
+
+    fn with(&self, act: impl FnOnce(&Core)) {
+        if let Some(core) = self.0.upgrade() {
+            act(&core);
+        }
+    }
+}
+
+impl Upcalls for Observer {
+    fn deliver(&self, deliver: Deliver) {
+        self.with(|core| {
+            if let Some(session) = core.session() {
+                let from = deliver.from.clone();
+                core.mail(&from, Mail::Deliver(Box::new(deliver), session));
+            }
+        });
+    }
+
+    fn accepted(&self, id: MessageId) {
+        self.with(|core| {
+            if let Some(peer) = core.routed(id) {
+                core.mail(&peer, Mail::Accepted(id));
+            }
+        });
+    }
+
+    fn refused(&self, nack: Nack) {
+        self.with(|core| {
+            let Subject::Message(id) = nack.subject else { return };
+            // An id that is not on its way is that of an ACK: nothing follows from it.
+            if let Some(peer) = core.routed(id) {
+                core.mail(&peer, Mail::Refused(Box::new(nack)));
+            }
+        });
+    }
+
+    fn keys_low(&self, counts: KeyCounts) {
+        self.with(|core| {
+            core.hub.emit(Event::PrekeysLow { remaining: counts.one_time.min(counts.kem_one_time) });
+            core.prekeys.hurry(counts);
+        });
+    }
+
+    fn draining(&self) {
+        self.with(|core| core.hub.emit(Event::RelayDraining));
+    }
+
+    fn caught_up(&self) {
+        self.with(|core| {
+            core.state.send_replace(ConnectionState::Online);
+            core.hub.emit(Event::CaughtUp);
+        });
+    }
+}
+
+impl Watcher for Observer {
+    fn dialling(&self) {
+        self.with(|core| {
+            core.state.send_replace(ConnectionState::Connecting);
+        });
+    }
+
+    fn ready(&self, ready: &Ready) {
+        self.with(|core| {
+            metrics::connected();
+            core.clear_routes();
+            let own = core.counter();
+            if ready.registration == Registration::Known && ready.highest_counter > own {
+                core.set_rollback(Some((ready.highest_counter, own)));
+                core.hub.emit(Event::RollbackDetected { relay: ready.highest_counter, own });
+            }
+            if !core.registered.swap(true, Ordering::Relaxed) {
+                remember_registration(core);
+            }
+            core.prekeys.hurry(ready.keys);
+            core.state.send_replace(ConnectionState::CatchingUp);
+            core.hub.emit(Event::Connected);
+            core.hub.emit(Event::CatchingUp);
+        });
+    }
+
+    fn up(&self) {
+        self.with(Core::wake_lanes);
+    }
+
+    fn lost(&self, error: &Error, attempt: u32, after: Duration) {
+        self.with(|core| {
+            core.state.send_replace(ConnectionState::Offline);
+            if attempt <= 1 {
+                core.hub.emit(Event::Offline { code: error.code() });
+            }
+            core.hub.emit(Event::Reconnecting { attempt, after });
+            core.wake_lanes();
+        });
+    }
+
+    fn failed(&self, error: &Error) {
+        self.with(|core| {
+            core.state.send_replace(ConnectionState::Failed(error.code()));
+            let superseded = error.code() == "SUPERSEDED";
+            core.hub.emit(if superseded { Event::Superseded } else { Event::Offline { code: error.code() } });
+            core.wake_lanes();
+        });
+    }
+
+    fn jitter(&self) -> u32 {
+        random(&mut SystemRandom::new()).map_or(u32::MAX / 2, u32::from_be_bytes)
+    }
+}
+
+/// From now on the client starts without its relay.
+fn remember_registration(core: &Core) {
+    let me = core.me();
+    core.tasks.spawn(async move {
+        let Some(core) = me.upgrade() else { return };
+        let mut changes = ChangeSet::new();
+        changes.put(keys::meta("registered"), vec![1]);
+        if let Err(error) = core.store.commit(changes).await {
+            tracing::warn!(code = stvor_base::ErrorCode::code(&error), "the registration could not be noted");
+        }
+    });
+}
