@@ -140,7 +140,7 @@ impl Plaintext {
     /// [`ProtocolError::Malformed`] when this is not a receipt or names too many.
     pub fn receipted(&self) -> Result<Vec<ContentId>, ProtocolError> {
         let is_receipt = matches!(self.kind, ContentKind::Delivered | ContentKind::Read);
-        if !is_receipt || self.body.len() % 16 != 0 || self.body.len() > 16 * MAX_RECEIPT_IDS {
+        if !is_receipt || !self.body.len().is_multiple_of(16) || self.body.len() > 16 * MAX_RECEIPT_IDS {
             return Err(ProtocolError::Malformed(CodecError::Value));
         }
         let id = |bytes| ContentId::try_from(bytes).map_err(ProtocolError::Malformed);
