@@ -104,7 +104,8 @@ pub struct SystemKeyring;
 #[cfg(feature = "os-keyring")]
 impl SystemKeyring {
     fn entry(item: &KeyringItem) -> Result<keyring::Entry, KeyError> {
-        keyring::Entry::new(&item.service, &item.account).map_err(|error| KeyError::Keyring(error.to_string()))
+        keyring::Entry::new(&item.service, &item.account)
+            .map_err(|error| KeyError::Keyring(error.to_string()))
     }
 }
 

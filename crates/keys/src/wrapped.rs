@@ -31,7 +31,12 @@ struct Derived {
     ad: Vec<u8>,
 }
 
-fn derive(kek: &Secret<32>, kind: HolderKind, parameters: &[u8], context: &[u8]) -> Result<Derived, KeyError> {
+fn derive(
+    kek: &Secret<32>,
+    kind: HolderKind,
+    parameters: &[u8],
+    context: &[u8],
+) -> Result<Derived, KeyError> {
     let mut ad = Writer::with_capacity(64);
     ad.raw(LABEL).u8(VERSION).u8(kind.id()).bytes(parameters).bytes(context);
     let ad = ad.finish();
@@ -61,8 +66,7 @@ impl WrappedKey {
         let mut sealed = Vec::with_capacity(48);
         sealed.extend_from_slice(data_key.expose());
         derived.wrap.seal(&nonce, &derived.ad, &mut sealed)?;
-        let sealed =
-            sealed.try_into().map_err(|_| KeyError::Corrupt("the sealed key has another length"))?;
+        let sealed = sealed.try_into().map_err(|_| KeyError::Corrupt("the sealed key has another length"))?;
         Ok(Self { kind, parameters: parameters.to_vec(), check: derived.check, nonce, sealed })
     }
 

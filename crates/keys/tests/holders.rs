@@ -1,4 +1,5 @@
 //! What opens, what does not, and how it says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
@@ -8,8 +9,8 @@ use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::DeterministicRandom;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_keys::{
-    DataKey, KeyError, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, PassphraseCost,
-    SecretService, WrappedKey, limits,
+    DataKey, KeyError, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, PassphraseCost, SecretService,
+    WrappedKey, limits,
 };
 
 const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
@@ -137,7 +138,8 @@ fn a_hostile_record_cannot_ask_for_more_work_than_the_bounds() {
         assert_eq!(phrase(b"right").unwrap(&wrapped, b"store").unwrap_err().code(), "STORE_CORRUPT");
     }
     let base = || Passphrase::new(SecretBytes::from_slice(b"x")).unwrap();
-    let most = PassphraseCost { memory_kib: limits::MAX_MEMORY_KIB, iterations: limits::MAX_ITERATIONS, ..CHEAP };
+    let most =
+        PassphraseCost { memory_kib: limits::MAX_MEMORY_KIB, iterations: limits::MAX_ITERATIONS, ..CHEAP };
     base().with_cost(most).unwrap();
     let over = PassphraseCost { memory_kib: limits::MAX_MEMORY_KIB + 1, ..CHEAP };
     assert_eq!(base().with_cost(over).unwrap_err().code(), "KEY_MALFORMED");

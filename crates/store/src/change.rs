@@ -244,10 +244,7 @@ impl<V> ChangeSet<V> {
             }
         }
         if total > limits::MAX_CHANGE_BYTES {
-            return Err(StoreError::Limit {
-                what: "a change set in bytes",
-                limit: limits::MAX_CHANGE_BYTES,
-            });
+            return Err(StoreError::Limit { what: "a change set in bytes", limit: limits::MAX_CHANGE_BYTES });
         }
         Ok(())
     }

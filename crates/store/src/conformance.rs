@@ -165,7 +165,8 @@ async fn a_commit_is_read_back(subject: &dyn Subject, name: &str) -> Checked {
 
 async fn a_failed_change_set_changes_nothing(subject: &dyn Subject, name: &str) -> Checked {
     let store = open(subject, name).await?;
-    commit(&*store, set([Op::put(key("a", 1), value(b"one", 1)), Op::put(key("b", 1), value(b"keep", 1))])).await?;
+    commit(&*store, set([Op::put(key("a", 1), value(b"one", 1)), Op::put(key("b", 1), value(b"keep", 1))]))
+        .await?;
     let failing = set([
         Op::put(key("a", 1), value(b"changed", 2)),
         Op::put(key("a", 2), value(b"new", 2)),
@@ -280,7 +281,8 @@ async fn a_read_sees_one_moment(subject: &dyn Subject, name: &str) -> Checked {
 async fn scans_are_ordered_and_paged(subject: &dyn Subject, name: &str) -> Checked {
     let store = open(subject, name).await?;
     let numbers = [3_u64, 256, 1, 70_000, 2];
-    commit(&*store, numbers.map(|sort| Op::put(key("a", sort), value(b"x", 1))).into_iter().collect()).await?;
+    commit(&*store, numbers.map(|sort| Op::put(key("a", sort), value(b"x", 1))).into_iter().collect())
+        .await?;
     let other = Key::new(Table::Meta, *b"a", 9_u64.to_be_bytes());
     commit(&*store, set([Op::put(key("b", 5), value(b"x", 1)), Op::put(other, value(b"x", 1))])).await?;
     let all = || Scan::of(Table::Custom, *b"a");

@@ -34,7 +34,9 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// A newer version of the software wrote this store.
-    #[error("the store was written by a newer version (format {found}, this one reads up to {known}); update the program")]
+    #[error(
+        "the store was written by a newer version (format {found}, this one reads up to {known}); update the program"
+    )]
     TooNew {
         /// The format found.
         found: u32,
@@ -48,7 +50,9 @@ pub enum StoreError {
         what: String,
     },
     /// A row does not belong where it stands: altered, moved, rolled back or taken from another store.
-    #[error("a row of table {table:?} was altered outside this program and is refused; restore the store from a backup")]
+    #[error(
+        "a row of table {table:?} was altered outside this program and is refused; restore the store from a backup"
+    )]
     Tampered {
         /// The table of the row.
         table: Table,

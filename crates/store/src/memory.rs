@@ -119,7 +119,8 @@ impl Store for MemoryStore {
             let mut bytes = 0;
             for (key, found) in ordered {
                 bytes += found.0.bytes.len();
-                if page.rows.len() == scan.limit || (bytes > limits::MAX_SCAN_BYTES && !page.rows.is_empty()) {
+                if page.rows.len() == scan.limit || (bytes > limits::MAX_SCAN_BYTES && !page.rows.is_empty())
+                {
                     page.more = true;
                     break;
                 }

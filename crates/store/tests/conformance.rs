@@ -1,4 +1,5 @@
 //! Every adapter keeps every promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::sync::Arc;
 use stvor_store::{MemoryStore, SqliteStore, Store, StoreError, conformance};

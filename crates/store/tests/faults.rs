@@ -1,5 +1,6 @@
 //! Locks, damage, full disks and killed processes. The test binary is its own child process: `STVOR_STORE_CHILD` says
 //! what it does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Random operations against a map, on both adapters, through the seal.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -6,7 +7,9 @@ use std::sync::Arc;
 use stvor_base::Timestamp;
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::Keyfile;
-use stvor_store::{ChangeSet, Expect, Key, MemoryStore, Op, Scan, Sealed, SqliteStore, Store, StoreError, Table};
+use stvor_store::{
+    ChangeSet, Expect, Key, MemoryStore, Op, Scan, Sealed, SqliteStore, Store, StoreError, Table,
+};
 
 const TABLES: [Table; 2] = [Table::Session, Table::Outbox];
 
@@ -195,12 +198,14 @@ async fn run(acts: Vec<Act>, durable: bool) {
                 if reverse {
                     expected.reverse();
                 }
-                let scan = Scan { reverse, ..Scan::of(table, partition).from([from]).before([before]).limit(limit) };
+                let scan =
+                    Scan { reverse, ..Scan::of(table, partition).from([from]).before([before]).limit(limit) };
                 let page = store.scan(scan).await.unwrap();
                 assert_eq!(page.more, expected.len() > limit);
                 expected.truncate(limit);
                 let found: Vec<_> = page.rows.iter().map(|row| (&row.key, row.value.expose())).collect();
-                let expected: Vec<_> = expected.iter().map(|(key, row)| (*key, row.value.as_slice())).collect();
+                let expected: Vec<_> =
+                    expected.iter().map(|(key, row)| (*key, row.value.as_slice())).collect();
                 assert_eq!(found, expected);
             }
             Act::Reopen => {

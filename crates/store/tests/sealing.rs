@@ -1,4 +1,5 @@
 //! What an attacker who holds the files sees, and what happens when they change them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -103,8 +104,7 @@ async fn wrong_malformed_missing_and_shared_keys_are_different_codes() {
 /// A sealed store over memory, to play the attacker in.
 async fn sealed() -> (Arc<MemoryStore>, Sealed, Arc<Keyfile>) {
     let directory = tempfile::tempdir().unwrap();
-    let holder =
-        Arc::new(Keyfile::create(&directory.path().join("k"), &mut SystemRandom::new()).unwrap());
+    let holder = Arc::new(Keyfile::create(&directory.path().join("k"), &mut SystemRandom::new()).unwrap());
     let below = Arc::new(MemoryStore::new());
     let sealed = Sealed::open(below.clone(), holder.clone()).await.unwrap();
     (below, sealed, holder)
@@ -165,7 +165,8 @@ async fn a_row_moved_to_another_place_version_or_store_is_refused() {
     plant(&below, old.key.clone(), rolled_back).await;
     assert_eq!(sealed.one(&home).await.unwrap_err().code(), "ROW_TAMPERED");
 
-    let expiring = Op::put(old.key.clone(), new.value.clone()).expiring(stvor_base::Timestamp::from_millis(1));
+    let expiring =
+        Op::put(old.key.clone(), new.value.clone()).expiring(stvor_base::Timestamp::from_millis(1));
     below.commit([expiring].into_iter().collect()).await.unwrap();
     assert_eq!(sealed.one(&home).await.unwrap_err().code(), "ROW_TAMPERED");
 
@@ -197,7 +198,7 @@ async fn a_changed_passphrase_opens_the_same_rows_and_the_old_one_does_not() {
 async fn every_flipped_bit_of_the_header_is_a_damaged_store_and_not_a_wrong_key() {
     let (below, _, holder) = sealed().await;
     let name = Key::new(Table::Header, *b"store", *b"header");
-    let header = below.get(&[name.clone()]).await.unwrap().remove(0).unwrap().value;
+    let header = below.get(std::slice::from_ref(&name)).await.unwrap().remove(0).unwrap().value;
     for bit in 0..header.bytes.len() * 8 {
         let mut value = header.clone();
         value.bytes[bit / 8] ^= 1 << (bit % 8);
@@ -214,7 +215,10 @@ async fn versions_rise_across_openings_and_detect_a_change_in_between() {
     let (below, sealed, holder) = sealed().await;
     let first = sealed.commit(one(Op::put(key("a", 1), b"1".to_vec()))).await.unwrap();
     let again = Sealed::open(below, holder).await.unwrap();
-    let second = again.commit(one(Op::put(key("a", 1), b"2".to_vec()).expecting(Expect::Version(first)))).await.unwrap();
+    let second = again
+        .commit(one(Op::put(key("a", 1), b"2".to_vec()).expecting(Expect::Version(first))))
+        .await
+        .unwrap();
     assert!(second > first);
     let late = Op::put(key("a", 1), b"3".to_vec()).expecting(Expect::Version(first));
     assert_eq!(sealed.commit(one(late)).await.unwrap_err().code(), "STORE_CONFLICT");

@@ -1,4 +1,5 @@
 //! Group commit, measured. Run with `cargo test -p stvor-store --test throughput -- --ignored --nocapture`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ async fn commits(store: &Arc<Sealed>, committers: u64) -> (f64, Duration) {
             while started.elapsed() < time {
                 let sort = (latencies.len() as u64).to_be_bytes();
                 let session = Op::put(Key::new(Table::Session, task.to_be_bytes(), *b""), vec![7; 1_500]);
-                let history = Op::insert(Key::new(Table::History, [task as u8, committers as u8], sort), vec![7; 300]);
+                let history =
+                    Op::insert(Key::new(Table::History, [task as u8, committers as u8], sort), vec![7; 300]);
                 let begun = Instant::now();
                 store.commit([session, history].into_iter().collect()).await.unwrap();
                 latencies.push(begun.elapsed());
@@ -30,7 +32,8 @@ async fn commits(store: &Arc<Sealed>, committers: u64) -> (f64, Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures"]
 async fn commits_a_second() {
-    let directory = tempfile::tempdir_in(std::env::var("STVOR_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into()));
+    let directory =
+        tempfile::tempdir_in(std::env::var("STVOR_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".into()));
     let directory = directory.unwrap();
     let store = Arc::new(open(directory.path().join("s.db"), OpenKey::Default).await.unwrap().store);
     let mut file = std::fs::File::create(directory.path().join("probe")).unwrap();

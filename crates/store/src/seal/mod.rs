@@ -355,7 +355,10 @@ fn refuse_header(key: &Key) -> Result<(), StoreError> {
 
 fn refuse_header_table(table: Table) -> Result<(), StoreError> {
     if table == Table::Header {
-        return Err(StoreError::Limit { what: "the number of the header table, which is the store's own,", limit: 0 });
+        return Err(StoreError::Limit {
+            what: "the number of the header table, which is the store's own,",
+            limit: 0,
+        });
     }
     Ok(())
 }

@@ -71,8 +71,7 @@ fn step(connection: &Connection, op: &Op<RowValue>) -> Result<bool> {
         Op::Put { key, value, expires, expect } => put(connection, (key, value), *expires, *expect),
         Op::Delete { key, expect } => delete(connection, key, *expect),
         Op::DeletePartition { table, partition } => {
-            let mut delete =
-                connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND part = ?2")?;
+            let mut delete = connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND part = ?2")?;
             delete.execute(params![table.id(), partition]).map(|_| true)
         }
         Op::DeleteTable { table } => {

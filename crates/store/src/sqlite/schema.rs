@@ -22,7 +22,9 @@ pub(super) fn error(path: &Path, error: &rusqlite::Error) -> StoreError {
             // A column of another type than the schema allows.
             rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..) => StoreError::corrupt("a column has another type"),
+            | rusqlite::Error::IntegralValueOutOfRange(..) => {
+                StoreError::corrupt("a column has another type")
+            }
             _ => StoreError::Adapter(error.to_string()),
         };
     };
@@ -90,8 +92,10 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         files::remove(&files::beside(&draft, suffix))?;
     }
-    let made =
-        files::private().create_new(true).open(&draft).map_err(|error| StoreError::io("creating", &draft, &error));
+    let made = files::private()
+        .create_new(true)
+        .open(&draft)
+        .map_err(|error| StoreError::io("creating", &draft, &error));
     made?;
     let mut connection = writer(&draft)?;
     migrate(&mut connection, &draft)?;

@@ -171,8 +171,11 @@ impl Writer {
             for changes in sets {
                 transaction.execute_batch("SAVEPOINT one")?;
                 let conflict = rows::apply(&transaction, changes)?;
-                transaction
-                    .execute_batch(if conflict.is_some() { "ROLLBACK TO one; RELEASE one" } else { "RELEASE one" })?;
+                transaction.execute_batch(if conflict.is_some() {
+                    "ROLLBACK TO one; RELEASE one"
+                } else {
+                    "RELEASE one"
+                })?;
                 results.push(conflict.map(|op| StoreError::Conflict { op }));
             }
             transaction.commit()?;
