@@ -1,10 +1,12 @@
 //! Runs the benchmarks: `cargo bench -p stvor-bench -- --help`.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use stvor_bench::report::Summary;
+use stvor_bench::load::{self, Load};
 use stvor_bench::{Outcome, micro, sizes};
 
 /// A part of the suite.
@@ -14,6 +16,10 @@ enum Part {
     Micro,
     /// Stored and travelling bytes.
     Sizes,
+    /// What a message, a connection and a reconnect cost the relay, beside peers.
+    Relay,
+    /// Two users, their durable stores, and the relay between them.
+    Whole,
 }
 
 /// Benchmarks of STVOR beside its floors and peers.
@@ -28,6 +34,9 @@ struct Arguments {
     /// Where the JSON goes.
     #[arg(long, default_value_os_t = default_output())]
     output: PathBuf,
+    /// The `stvor` binary; built in the release profile when absent.
+    #[arg(long)]
+    stvor: Option<PathBuf>,
     /// What `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -42,14 +51,39 @@ fn default_output() -> PathBuf {
     target_directory().join("bench/summary.json")
 }
 
+/// The `stvor` binary of the release profile, brought up to date first.
+fn binary() -> Outcome<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let arguments = ["build", "--release", "--locked", "-p", "stvor-cli", "--manifest-path", manifest];
+    if !Command::new(cargo).args(arguments).status()?.success() {
+        return Err("stvor could not be built".into());
+    }
+    Ok(target_directory().join("release/stvor"))
+}
+
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let parts: &[Part] = if arguments.parts.is_empty() { &[Part::Micro, Part::Sizes] } else { &arguments.parts };
+    const USUAL: [Part; 4] = [Part::Micro, Part::Sizes, Part::Relay, Part::Whole];
+    let parts: &[Part] = if arguments.parts.is_empty() { &USUAL } else { &arguments.parts };
+    let load = if arguments.quick { Load::QUICK } else { Load::FULL };
+    let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole));
+    let binary = match &arguments.stvor {
+        Some(path) => path.clone(),
+        None if needs_binary => binary()?,
+        None => PathBuf::new(),
+    };
     let mut summary = Summary::default();
     for part in parts {
         let start = Instant::now();
         match part {
             Part::Micro => micro::run(Duration::from_millis(if arguments.quick { 60 } else { 600 }), &mut summary)?,
             Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, &mut summary)?,
+            Part::Relay => runtime()?.block_on(load::relay::run(&binary, load, &mut summary))?,
+            Part::Whole => runtime()?.block_on(load::whole::run(&binary, load, &mut summary))?,
         }
         let name = part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());

@@ -12,6 +12,8 @@
 #[cfg(feature = "suite")]
 pub mod floor;
 #[cfg(feature = "suite")]
+pub mod load;
+#[cfg(feature = "suite")]
 pub mod micro;
 #[cfg(feature = "suite")]
 pub mod olm;
