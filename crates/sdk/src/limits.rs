@@ -40,6 +40,12 @@ pub const LINK_QUEUE: usize = 256;
 /// Sends of one connection that the relay has not answered; it stops reading past 256.
 pub const MAX_UNANSWERED: usize = 224;
 
+/// A message without an answer on a connection that is up is sent again after this; the relay knows it by its id.
+pub const RESEND_AFTER: Duration = Duration::from_secs(30);
+
+/// Refusals of messages that were on their way before a gap was answered come in within this time.
+pub const GAP_ECHO: Duration = Duration::from_millis(500);
+
 /// Requests to the relay (bundle fetches and the like) that wait for their answer.
 pub const MAX_REQUESTS: usize = 256;
 

@@ -64,8 +64,8 @@ impl Lane {
         }
         match self.open(&deliver, step).await {
             Ok(received) => {
-                if self.take_plaintext(received, step).await.is_err() {
-                    step.unread = true;
+                if let Err(error) = self.take_plaintext(received, step).await {
+                    step.broken = Some(error);
                     return;
                 }
                 step.ack(&deliver, &session);

@@ -145,7 +145,13 @@ struct Lane {
     /// The application asked for a fresh session.
     rehandshake: bool,
     due_since: Option<Instant>,
+    /// Whether the receipts owed are counted as unaccepted.
+    owing: bool,
     paused_until: Option<Instant>,
+    /// The last gap that was answered, and when.
+    last_gap: Option<(u64, Instant)>,
+    /// When something was last sent or accepted.
+    progress_at: Instant,
     active_at: Instant,
 }
 
@@ -181,7 +187,10 @@ pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<O
             requests_after: now,
             rehandshake: false,
             due_since: None,
+            owing: false,
             paused_until: None,
+            last_gap: None,
+            progress_at: now,
             active_at: now,
         };
         lane.run(mail_end, work_end).await;
@@ -226,7 +235,7 @@ impl Lane {
             }
             self.turn(&mut letters, &mut orders).await;
         }
-        self.core.settle(self.sealed.len() + self.waiting.len());
+        self.core.settle(self.sealed.len() + self.waiting.len() + usize::from(self.owing));
         for held in self.held.drain(..) {
             let _ = held.request.reply.send(Err(Error::not_ready("it was closed")));
         }
@@ -266,7 +275,21 @@ impl Lane {
         let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
         self.depth.fetch_add(messages + self.waiting.len(), Ordering::Relaxed);
         self.core.unaccepted.fetch_add(count, Ordering::Relaxed);
+        self.count_owing();
         self.load_conversation().await
+    }
+
+    /// Receipts that are owed count as one thing that waits to be sent, so that closing waits for them.
+    fn count_owing(&mut self) {
+        let owing = !self.row.due.is_empty();
+        match (self.owing, owing) {
+            (false, true) => {
+                self.core.unaccepted.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => self.core.settle(1),
+            _ => {}
+        }
+        self.owing = owing;
     }
 
     async fn load_conversation(&mut self) -> Result<()> {
@@ -300,6 +323,7 @@ impl Lane {
         self.flush_receipts(&mut step);
         self.commit(step).await;
         self.fetch_if_needed();
+        self.resend_unanswered();
         self.transmit().await;
     }
 
@@ -348,6 +372,9 @@ impl Lane {
             && self.core.session().is_some()
         {
             sooner(since + limits::RECEIPT_DELAY);
+        }
+        if !self.sealed.is_empty() && self.core.session().is_some() {
+            sooner(self.progress_at + limits::RESEND_AFTER);
         }
         if let Some(until) = self.paused_until {
             sooner(until);

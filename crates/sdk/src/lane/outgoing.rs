@@ -309,6 +309,15 @@ impl Lane {
                 return;
             }
             one.sent_in = session.generation;
+            self.progress_at = Instant::now();
+        }
+    }
+
+    /// Nothing was answered for long: everything goes again.
+    pub(super) fn resend_unanswered(&mut self) {
+        if self.progress_at.elapsed() >= limits::RESEND_AFTER {
+            self.progress_at = Instant::now();
+            self.resend_from(0);
         }
     }
 
@@ -317,6 +326,7 @@ impl Lane {
         let Some(position) = self.sealed.iter().position(|one| one.send.msg_id == id) else { return };
         let Some(one) = self.sealed.remove(position) else { return };
         self.accepted.push(one.queued);
+        self.progress_at = Instant::now();
         crate::metrics::accepted(1);
         self.core.settle(1);
         if let PendingBody::Message(place) = one.body {
@@ -377,6 +387,12 @@ impl Lane {
 
     /// The relay expects another number than the one it got.
     async fn gap(&mut self, expected: u64, position: usize, step: &mut Step) {
+        // One refused message makes gaps of all that were on their way behind it: one answer serves them all.
+        let echo = |(lane, at): (u64, Instant)| lane == expected && at.elapsed() < limits::GAP_ECHO;
+        if self.last_gap.is_some_and(echo) {
+            return;
+        }
+        self.last_gap = Some((expected, Instant::now()));
         let epoch = self.sealed[position].send.lane_epoch;
         let known = self
             .sealed

@@ -45,6 +45,8 @@ pub(super) struct Step {
     /// Waiting messages at the front of the queue that this step seals.
     pub(super) promoted: usize,
     pub(super) forget_peer: bool,
+    /// The conversation moved on but what came of it could not be worked out: nothing of the step may be written.
+    pub(super) broken: Option<Error>,
     /// Mail that could not be judged because the store could not be read.
     pub(super) unread: bool,
 }
@@ -67,6 +69,7 @@ impl Step {
             peer: None,
             promoted: 0,
             forget_peer: false,
+            broken: None,
             unread: false,
         }
     }
@@ -102,6 +105,7 @@ impl Lane {
             peer,
             promoted,
             forget_peer,
+            broken,
             unread,
             marks: _,
         } = step;
@@ -109,7 +113,11 @@ impl Lane {
         for queued in &removed {
             changes.delete(keys::pending(&self.peer, *queued));
         }
-        let mut result = records::write(&mut changes, effects);
+        let broke = broken.is_some();
+        let mut result = match broken {
+            Some(error) => Err(error),
+            None => records::write(&mut changes, effects),
+        };
         if row != self.row {
             changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
         }
@@ -123,6 +131,9 @@ impl Lane {
         }
         if let Err(error) = result {
             self.accepted = removed;
+            if broke {
+                self.core.kick_soon();
+            }
             self.failed_commit(&error, arrivals, replies);
             // The pins of what was acknowledged or refused without a change of state stand.
             self.redo(taken, conflict).await;
@@ -134,6 +145,7 @@ impl Lane {
         } else {
             self.due_since.get_or_insert_with(Instant::now);
         }
+        self.count_owing();
         if let Some(peer) = peer {
             self.core.remember_peer(peer);
         }
