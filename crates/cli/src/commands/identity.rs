@@ -1,0 +1,201 @@
+//! `stvor identity`: who you are, and whether they are who they say.
+
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use serde_json::json;
+use stvor::{Client, ConnectOptions, SafetyNumber};
+
+use crate::args::{IdentityArgs, IdentityCommand, Me};
+use crate::failure::{Failure, Result};
+use crate::render::{GOOD, Hex, LOUD, Out, paint, rfc3339};
+use crate::session::Context;
+
+/// Shows or changes what is known of identities.
+pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
+    let me = match &args.command {
+        IdentityCommand::Show { me, .. }
+        | IdentityCommand::Verify { me, .. }
+        | IdentityCommand::Unverify { me, .. }
+        | IdentityCommand::Accept { me, .. } => me,
+    };
+    let client = connect(context, me).await?;
+    let out = context.out;
+    let done = match &args.command {
+        IdentityCommand::Show { peer: None, qr, .. } => show_own(&client, *qr, out),
+        IdentityCommand::Show { peer: Some(peer), qr, .. } => show_shared(&client, peer, *qr, out).await,
+        IdentityCommand::Verify { peer, number, qr_hex, .. } => {
+            let claim = match (number, qr_hex) {
+                (Some(number), _) => Claim::Number(number),
+                (None, Some(hex)) => Claim::Code(hex),
+                (None, None) => Claim::Ask,
+            };
+            verify(&client, peer, claim, out).await
+        }
+        IdentityCommand::Unverify { peer, .. } => match client.unverify(peer.as_str()).await {
+            Ok(()) => out.either(&json!({ "peer": peer, "verified": false }), |_| format!("{peer} is no longer verified")),
+            Err(error) => Err(error.into()),
+        },
+        IdentityCommand::Accept { peer, .. } => match client.accept_identity(peer.as_str()).await {
+            Ok(()) => {
+                out.either(&json!({ "peer": peer, "accepted": true }), |_| format!("The new identity of {peer} is accepted"))
+            }
+            Err(error) => Err(error.into()),
+        },
+    };
+    client.close().await;
+    done
+}
+
+/// A registered user needs no relay to look at identities.
+async fn connect(context: Context<'_>, me: &Me) -> Result<Client> {
+    context.connect(me, ConnectOptions::default()).await
+}
+
+fn show_own(client: &Client, qr: bool, out: Out) -> Result {
+    let own = client.identity();
+    let object = json!({
+        "user": own.user.to_string(),
+        "device": own.device.to_string(),
+        "fingerprint": own.fingerprint,
+        "created_at": rfc3339(own.created_at),
+        "store": client.data_path().map(|path| path.display().to_string()),
+    });
+    out.either(&object, |_| {
+        let mut text = format!(
+            "user         {}\ndevice       {}\nfingerprint  {}\nsince        {}",
+            own.user,
+            own.device,
+            own.fingerprint,
+            rfc3339(own.created_at)
+        );
+        if let Some(path) = client.data_path() {
+            text.push_str(&format!("\nstore        {}", path.display()));
+        }
+        text
+    })?;
+    if qr && !out.json {
+        out.line(draw(own.fingerprint.as_bytes())?)?;
+    }
+    Ok(())
+}
+
+async fn show_shared(client: &Client, peer: &str, qr: bool, out: Out) -> Result {
+    let number = client.safety_number(peer).await?;
+    let object = json!({
+        "user": client.user().to_string(),
+        "peer": peer,
+        "safety_number": number.to_string(),
+        "digits": number.digits(),
+        "qr_hex": Hex(&number.qr()).to_string().replace(' ', ""),
+        "verified": number.verified(),
+    });
+    out.either(&object, |_| {
+        let mark = if number.verified() {
+            paint(GOOD, "verified")
+        } else {
+            paint(LOUD, "not verified: compare it with theirs by voice or in person")
+        };
+        format!("Safety number of {} and {peer} ({mark})\n\n{}", client.user(), grid(&number))
+    })?;
+    if qr && !out.json {
+        out.line(draw(&number.qr())?)?;
+    }
+    Ok(())
+}
+
+/// Twelve groups of five digits, four a line, as people read them to each other.
+pub(crate) fn grid(number: &SafetyNumber) -> String {
+    let text = number.to_string();
+    let groups: Vec<&str> = text.split_whitespace().collect();
+    groups.chunks(4).map(|row| format!("    {}", row.join(" "))).collect::<Vec<_>>().join("\n")
+}
+
+/// What somebody says their number is.
+enum Claim<'a> {
+    Number(&'a str),
+    Code(&'a str),
+    Ask,
+}
+
+async fn verify(client: &Client, peer: &str, claim: Claim<'_>, out: Out) -> Result {
+    let number = client.safety_number(peer).await?;
+    let matches = match claim {
+        Claim::Number(theirs) => digits(theirs)? == digits(&number.to_string())?,
+        Claim::Code(hex) => number.matches_qr(&bytes(hex)?).ok_or_else(|| {
+            Failure::Usage("that code is not one of a safety number of this version".to_owned())
+        })?,
+        Claim::Ask => ask(peer, &number)?,
+    };
+    if !matches {
+        return Err(Failure::Coded {
+            code: "SAFETY_NUMBER_MISMATCH",
+            message: format!(
+                "the safety numbers of you and {peer} differ: somebody may sit between you; do not send secrets, and compare again over another channel"
+            ),
+            retryable: false,
+        });
+    }
+    client.verify(peer).await?;
+    out.either(&json!({ "peer": peer, "verified": true }), |_| paint(GOOD, format_args!("{peer} is verified")))
+}
+
+fn ask(peer: &str, number: &SafetyNumber) -> Result<bool> {
+    if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        return Err(Failure::Usage("without a terminal, give the number that they see with --number".to_owned()));
+    }
+    let asked = format!("{}\n\nDoes {peer} see the same number?", grid(number));
+    dialoguer::Confirm::new().with_prompt(asked).default(false).interact().map_err(|error| {
+        let dialoguer::Error::IO(source) = error;
+        Failure::io("can not ask", source)
+    })
+}
+
+/// The 60 digits of a safety number, however they are spaced.
+fn digits(text: &str) -> Result<String> {
+    let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
+    if digits.len() != 60 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Failure::Usage("a safety number has 60 digits, in 12 groups of 5".to_owned()));
+    }
+    Ok(digits)
+}
+
+fn bytes(hex: &str) -> Result<Vec<u8>> {
+    let wrong = || Failure::Usage("--qr-hex takes pairs of hexadecimal digits".to_owned());
+    if hex.len() % 2 != 0 || !hex.is_ascii() {
+        return Err(wrong());
+    }
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| wrong())).collect()
+}
+
+/// A code of half blocks, dark on light whatever the colours of the terminal are.
+fn draw(content: &[u8]) -> Result<String> {
+    let code = QrCode::new(content)
+        .map_err(|error| Failure::io("can not draw the code", std::io::Error::other(error.to_string())))?;
+    let drawn = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    Ok(format!("\n{drawn}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_may_be_spaced_in_any_way_but_must_be_whole() {
+        let groups = ["12345"; 12];
+        assert_eq!(digits(&groups.join(" ")).unwrap(), digits(&groups.join("-")).unwrap());
+        assert!(digits(&["12345"; 11].join(" ")).is_err());
+        assert!(digits(&"a".repeat(60)).is_err());
+    }
+
+    #[test]
+    fn codes_are_read_from_hexadecimal_digits() {
+        assert_eq!(bytes("00ff10").unwrap(), [0, 255, 16]);
+        assert!(bytes("0").is_err() && bytes("zz").is_err() && bytes("é0").is_err());
+    }
+
+    #[test]
+    fn a_drawn_code_is_a_square_of_half_blocks() {
+        let drawn = draw(b"12345").unwrap();
+        assert!(drawn.contains('█') && drawn.lines().count() > 8);
+    }
+}

@@ -1,0 +1,68 @@
+//! `stvor listen`: each message is printed, flushed, and only then acknowledged.
+
+use serde_json::json;
+use stvor::{Client, ConnectOptions, ConnectionState, Message};
+use stvor_base::Timestamp;
+
+use crate::args::ListenArgs;
+use crate::failure::{Failure, Result};
+use crate::life::Ending;
+use crate::render::{FAINT, Out, STRONG, clock, paint, safe};
+use crate::session::{Context, message_object, readable};
+
+/// Prints messages until enough have come or the command has to end.
+pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
+    let mut ending = Ending::watch(args.life)?;
+    let client = tokio::select! {
+        client = context.connect(&args.me, ConnectOptions::default()) => client?,
+        end = ending.wait() => return end.result(),
+    };
+    let events = context.tell_events(&client);
+    context.out.event(&json!({ "event": "listening", "user": client.user().to_string() }), "Listening; Ctrl-C ends");
+    let done = print_all(&client, args, &mut ending, context.out).await;
+    client.close().await;
+    events.abort();
+    done
+}
+
+async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, out: Out) -> Result {
+    let mut inbox = client.messages().manual_ack();
+    let mut printed = 0;
+    while args.count.is_none_or(|count| printed < count) {
+        // Ending is looked at between messages only: what is printed is acknowledged.
+        let message = tokio::select! {
+            message = inbox.next() => message,
+            end = ending.wait() => return end.result(),
+        };
+        let Some(message) = message else { return Err(closed(client)) };
+        print(&message, out)?;
+        message.ack().await?;
+        printed += 1;
+    }
+    Ok(())
+}
+
+fn print(message: &Message, out: Out) -> Result {
+    if out.json {
+        return out.object(&message_object(message));
+    }
+    let time = clock(message.sent_at, Timestamp::system());
+    let from = safe(message.from.as_str());
+    out.line(format_args!("{} {}: {}", paint(FAINT, time), paint(STRONG, from), readable(&message.content)))
+}
+
+/// Why the stream of messages ended.
+fn closed(client: &Client) -> Failure {
+    match client.state() {
+        ConnectionState::Failed(code) => Failure::Coded {
+            code,
+            message: "the relay refused this client for good: nothing more arrives".to_owned(),
+            retryable: false,
+        },
+        _ => Failure::Coded {
+            code: "CLIENT_NOT_READY",
+            message: "the client closed: nothing more arrives".to_owned(),
+            retryable: true,
+        },
+    }
+}

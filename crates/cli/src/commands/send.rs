@@ -1,0 +1,140 @@
+//! `stvor send`: standard input or a file becomes messages; a receipt for each.
+
+use std::path::Path;
+
+use serde_json::json;
+use stvor::{Client, ConnectOptions, Content, DeliveryState, Receipt, SendOptions, SendWait};
+use stvor_base::ErrorCode as _;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::sync::mpsc;
+
+use crate::args::{Life, SendArgs};
+use crate::exit;
+use crate::failure::{Failure, Result};
+use crate::life::Ending;
+use crate::render::{BAD, GOOD, Out, paint};
+use crate::session::Context;
+
+/// Messages that are committed here and not accepted yet, at most: the rest of the input waits.
+const IN_FLIGHT: usize = 256;
+
+/// Most bytes read for one message; the client says what really fits.
+const MAX_INPUT_BYTES: u64 = 1024 * 1024;
+
+type Input = Box<dyn AsyncBufRead + Send + Unpin>;
+
+/// Sends and waits until everything is accepted.
+pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
+    let mut ending = Ending::watch(Life::default())?;
+    let input = open(args.file.as_deref()).await?;
+    let client = context.connect(&args.me, ConnectOptions { require_relay: true, ..ConnectOptions::default() }).await?;
+    let events = context.tell_events(&client);
+    if args.file.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        let each = if args.lines { "Each line is a message" } else { "Type the message" };
+        context.out.say(format_args!("{each}; Ctrl-D ends"));
+    }
+    let (sent, receipts) = mpsc::channel(IN_FLIGHT);
+    let work = async {
+        tokio::try_join!(send_all(&client, args, input, sent), print_all(receipts, context.out)).map(|(_, worst)| worst)
+    };
+    let done = tokio::select! {
+        worst = work => worst.and_then(|worst| if worst == exit::OK { Ok(()) } else { Err(Failure::Told(worst)) }),
+        end = ending.wait() => {
+            tell_pending(&client, context.out);
+            end.result()
+        }
+    };
+    client.close().await;
+    events.abort();
+    done
+}
+
+fn tell_pending(client: &Client, out: Out) {
+    let pending = client.pending();
+    if pending > 0 {
+        out.say(format_args!("{pending} not accepted yet: they stay in the outbox and go out next time"));
+    }
+}
+
+async fn open(file: Option<&Path>) -> Result<Input> {
+    let Some(path) = file else { return Ok(Box::new(BufReader::new(tokio::io::stdin()))) };
+    let opened = tokio::fs::File::open(path)
+        .await
+        .map_err(|source| Failure::File { what: "can not read", path: path.to_owned(), source })?;
+    Ok(Box::new(BufReader::new(opened)))
+}
+
+/// Commits each message, in order, and hands its receipt on.
+async fn send_all(client: &Client, args: &SendArgs, mut input: Input, sent: mpsc::Sender<Receipt>) -> Result {
+    let mut first = true;
+    while let Some(content) = next(&mut input, args).await? {
+        first = false;
+        let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+        let receipt = client.send_with(args.to.as_str(), content, options).await?;
+        if sent.send(receipt).await.is_err() {
+            break;
+        }
+    }
+    if first && !args.lines {
+        return Err(Failure::Usage("the input is empty: nothing was sent".to_owned()));
+    }
+    Ok(())
+}
+
+/// The next message of the input. Text that is whole loses the line feed at its end unless it comes from a file.
+async fn next(input: &mut Input, args: &SendArgs) -> Result<Option<Content>> {
+    let failed = |error| Failure::io("can not read the input", error);
+    let mut bytes = Vec::new();
+    let mut bounded = input.take(MAX_INPUT_BYTES + 1);
+    if args.lines {
+        bounded.read_until(b'\n', &mut bytes).await.map_err(failed)?;
+    } else {
+        bounded.read_to_end(&mut bytes).await.map_err(failed)?;
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if bytes.len() as u64 > MAX_INPUT_BYTES {
+        return Err(Failure::Coded {
+            code: "MESSAGE_TOO_LARGE",
+            message: format!("a message of more than {MAX_INPUT_BYTES} bytes is too large"),
+            retryable: false,
+        });
+    }
+    if (args.lines || args.file.is_none()) && bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if args.lines && bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    Ok(Some(match String::from_utf8(bytes) {
+        Ok(text) => Content::Text(text),
+        Err(error) => Content::Bytes(error.into_bytes()),
+    }))
+}
+
+/// Prints receipts in the order of sending, each when its message is accepted. Returns the worst exit code.
+async fn print_all(mut receipts: mpsc::Receiver<Receipt>, out: Out) -> Result<u8> {
+    let mut worst = exit::OK;
+    while let Some(receipt) = receipts.recv().await {
+        let accepted = receipt.accepted().await;
+        let mut object = json!({ "id": receipt.id().to_string(), "to": receipt.to().to_string() });
+        match accepted {
+            Ok(()) => {
+                // A receipt of the peer may overtake the print: say what is true now.
+                let status = receipt.status().max(DeliveryState::Accepted).name();
+                object["status"] = status.into();
+                out.either(&object, |_| format!("{} {} to {}", paint(GOOD, status), receipt.id(), receipt.to()))?;
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                worst = worst.max(failure.exit());
+                object["status"] = "failed".into();
+                object["code"] = failure.code().into();
+                object["message"] = failure.to_string().into();
+                out.either(&object, |_| format!("{} {} {}", paint(BAD, "failed"), receipt.id(), failure.render()))?;
+            }
+        }
+    }
+    Ok(worst)
+}

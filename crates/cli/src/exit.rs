@@ -1,0 +1,77 @@
+//! Exit codes: the few answers that a script can tell apart, and which error code gives which.
+
+/// The process succeeded.
+pub(crate) const OK: u8 = 0;
+/// It failed in a way that no other number names.
+pub(crate) const FAILURE: u8 = 1;
+/// The command line is wrong (clap uses the same number).
+pub(crate) const USAGE: u8 = 2;
+/// A setting is wrong or missing.
+pub(crate) const CONFIGURATION: u8 = 3;
+/// Somebody said no: the relay, a quota, a key holder.
+pub(crate) const DENIED: u8 = 4;
+/// No relay answers there.
+pub(crate) const UNREACHABLE: u8 = 5;
+/// What was asked for does not exist.
+pub(crate) const NOT_FOUND: u8 = 6;
+/// Something is not what it was, or not who it was.
+pub(crate) const INTEGRITY: u8 = 7;
+/// Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// The table at the end of every help text.
+pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 configuration, 4 denied, 5 unreachable, \
+6 not found, 7 integrity or identity mismatch, 130 interrupted.";
+
+/// The exit code of an error code.
+pub(crate) fn of(code: &str) -> u8 {
+    match code {
+        "INVALID_NAME" | "USAGE" => USAGE,
+        "INVALID_CONFIG"
+        | "INVALID_RELAY_URL"
+        | "UNKNOWN_SETTING"
+        | "NO_APP_TOKEN"
+        | "SECRET_UNREADABLE"
+        | "KEY_REQUIRED"
+        | "KEY_MISSING"
+        | "KEY_MALFORMED"
+        | "KEY_PERMISSIONS"
+        | "KEYRING_UNAVAILABLE" => CONFIGURATION,
+        "AUTH_FAILED"
+        | "INVALID_APP_TOKEN"
+        | "USER_ID_TAKEN"
+        | "REGISTRATION_CLOSED"
+        | "QUOTA_EXCEEDED"
+        | "MAILBOX_FULL"
+        | "RATE_LIMITED"
+        | "PEER_BLOCKED"
+        | "WRONG_KEY"
+        | "LOGGED_OUT" => DENIED,
+        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" => UNREACHABLE,
+        "RECIPIENT_NOT_FOUND" | "RECIPIENT_TIMEOUT" | "NOT_FOUND" | "UNKNOWN_USER" | "UNKNOWN_TOKEN" => NOT_FOUND,
+        "IDENTITY_CHANGED" | "IDENTITY_NOT_VERIFIED" | "SAFETY_NUMBER_MISMATCH" | "ROLLBACK_DETECTED" => INTEGRITY,
+        "INTERRUPTED" => INTERRUPTED,
+        code if code.contains("CORRUPT") || code.contains("TAMPERED") => INTEGRITY,
+        _ => FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_of_errors_has_its_own_exit_code() {
+        let cases = [
+            ("INVALID_CONFIG", 3),
+            ("INVALID_APP_TOKEN", 4),
+            ("RELAY_UNAVAILABLE", 5),
+            ("RECIPIENT_NOT_FOUND", 6),
+            ("IDENTITY_CHANGED", 7),
+            ("ANYTHING_ELSE", 1),
+        ];
+        for (code, exit) in cases {
+            assert_eq!(of(code), exit, "{code}");
+        }
+    }
+}

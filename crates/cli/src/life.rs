@@ -1,0 +1,83 @@
+//! How a command ends: by itself, by Ctrl-C, by SIGTERM, or with its parent.
+
+use std::future;
+
+use crate::args::Life;
+use crate::failure::{Failure, Result};
+
+/// Why a command that would run on has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Ctrl-C: the exit code says so.
+    Interrupted,
+    /// SIGTERM, SIGHUP or the end of the parent: an orderly end.
+    Asked,
+}
+
+impl End {
+    /// The result of a command that ended for this reason.
+    pub(crate) fn result(self) -> Result {
+        match self {
+            Self::Interrupted => Err(Failure::Interrupted),
+            Self::Asked => Ok(()),
+        }
+    }
+}
+
+/// Waits for a reason to end. Signals are caught from the moment this is called.
+pub(crate) struct Ending {
+    #[cfg(unix)]
+    signals: [tokio::signal::unix::Signal; 3],
+    parent: Option<tokio::sync::oneshot::Receiver<()>>,
+}
+
+impl Ending {
+    /// Starts to catch signals, and to watch standard input if `life` says so. Needs a runtime.
+    pub(crate) fn watch(life: Life) -> Result<Self> {
+        #[cfg(unix)]
+        let signals = {
+            use tokio::signal::unix::{SignalKind, signal};
+            let catch = |kind| signal(kind).map_err(|error| Failure::io("can not catch signals", error));
+            [catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?, catch(SignalKind::hangup())?]
+        };
+        let parent = life.exit_with_stdin.then(|| {
+            let (gone, parent) = tokio::sync::oneshot::channel();
+            // A thread of its own: a read of standard input can not be cancelled.
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+                let _ = gone.send(());
+            });
+            parent
+        });
+        Ok(Self {
+            #[cfg(unix)]
+            signals,
+            parent,
+        })
+    }
+
+    /// Resolves when the command has to end. Safe to drop and to call again.
+    pub(crate) async fn wait(&mut self) -> End {
+        let parent = async {
+            match &mut self.parent {
+                Some(parent) => drop(parent.await),
+                None => future::pending().await,
+            }
+        };
+        #[cfg(unix)]
+        {
+            let [interrupt, terminate, hangup] = &mut self.signals;
+            tokio::select! {
+                _ = interrupt.recv() => End::Interrupted,
+                _ = terminate.recv() => End::Asked,
+                _ = hangup.recv() => End::Asked,
+                () = parent => End::Asked,
+            }
+        }
+        #[cfg(not(unix))]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => End::Interrupted,
+            () = parent => End::Asked,
+        }
+    }
+}

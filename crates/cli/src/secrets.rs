@@ -1,0 +1,97 @@
+//! Secrets come from files, descriptors, variables or a prompt, never from the command line.
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _};
+use std::path::Path;
+
+use crate::args::Shared;
+use crate::config::Settings;
+use crate::failure::{Failure, Result};
+
+/// Longest secret that is read, in bytes.
+const MAX_SECRET_BYTES: u64 = 4096;
+
+/// A secret on its way from where it was read to who needs it.
+pub(crate) struct SecretText(String);
+
+impl SecretText {
+    /// The secret itself.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// The app token: the literal one, or the first line of the token file.
+pub(crate) fn app_token(settings: &Settings) -> Result<SecretText> {
+    if let Some(token) = &settings.client.token {
+        return Ok(SecretText(token.clone()));
+    }
+    match &settings.client.token_file {
+        Some(file) => first_line(file, "the app token"),
+        None => Err(Failure::NoToken),
+    }
+}
+
+/// The passphrase of the store, if one was offered.
+pub(crate) fn passphrase(shared: &Shared, settings: &Settings) -> Result<Option<SecretText>> {
+    if let Some(fd) = shared.passphrase_fd {
+        return first_line(Path::new(&format!("/dev/fd/{fd}")), "the passphrase").map(Some);
+    }
+    if shared.ask_passphrase {
+        return ask("Passphrase of the store").map(Some);
+    }
+    settings.client.passphrase_file.as_deref().map(|file| first_line(file, "the passphrase")).transpose()
+}
+
+/// Asks at the terminal without showing what is typed.
+fn ask(what: &str) -> Result<SecretText> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("--ask-passphrase needs a terminal: use --passphrase-file or --passphrase-fd".into()));
+    }
+    match dialoguer::Password::new().with_prompt(what).interact() {
+        Ok(text) => Ok(SecretText(text)),
+        Err(dialoguer::Error::IO(source)) => Err(Failure::io("can not ask for the passphrase", source)),
+    }
+}
+
+/// The first line of a file, without its end.
+fn first_line(file: &Path, what: &'static str) -> Result<SecretText> {
+    let failed = |source| Failure::Secret { what, from: file.display().to_string(), source };
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    let mut line = String::new();
+    BufReader::new(opened.take(MAX_SECRET_BYTES)).read_line(&mut line).map_err(failed)?;
+    line.truncate(line.trim_end_matches(['\r', '\n']).len());
+    if line.is_empty() {
+        return Err(failed(std::io::Error::other("its first line is empty")));
+    }
+    Ok(SecretText(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_the_first_line_and_never_shows_in_debug() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "stvor_dev_x\r\nmore\n").unwrap();
+        let secret = first_line(&file, "the app token").unwrap();
+        assert_eq!(secret.expose(), "stvor_dev_x");
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+    }
+
+    #[test]
+    fn an_empty_file_is_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "\n").unwrap();
+        let failure = first_line(&file, "the app token").unwrap_err();
+        assert_eq!(failure.exit(), 3);
+    }
+}

@@ -1,0 +1,105 @@
+//! What the tests of the binary share: a private home, and relays on free ports.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stvor_testkit::process::Finished;
+use stvor_testkit::temp::TempDir;
+use stvor_testkit::{Process, Spawn, Stream, temp_dir};
+
+/// The longest that any single thing may take.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// A token that development relays take.
+pub const TOKEN: &str = "stvor_dev_test123";
+
+/// A directory of one's own, without settings of whoever runs the tests.
+pub struct Home {
+    pub dir: TempDir,
+    pub relay: Option<String>,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { dir: temp_dir().unwrap(), relay: None }
+    }
+
+    /// A home whose commands use the relay at this URL.
+    pub fn at(relay: &str) -> Self {
+        Self { relay: Some(relay.to_owned()), ..Self::new() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The command, with a data directory per `--as` and nothing inherited.
+    pub fn stvor<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Spawn {
+        let mut spawn = Spawn::new(env!("CARGO_BIN_EXE_stvor"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("STVOR_") {
+                spawn = spawn.env_remove(name);
+            }
+        }
+        spawn = spawn
+            .env("HOME", self.path("home"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_DATA_HOME", self.path("data"))
+            .env("STVOR_DATA", self.path("stvor"));
+        if let Some(relay) = &self.relay {
+            spawn = spawn.env("STVOR_RELAY", relay).env("STVOR_TOKEN", TOKEN);
+        }
+        let args: Vec<&str> = args.into_iter().collect();
+        spawn.args(args)
+    }
+
+    /// Runs a command line to its end.
+    pub fn run(&self, line: &str) -> Finished {
+        self.stvor(line.split(' ')).run(SOON).unwrap()
+    }
+
+    /// Runs a command line to its end with something on standard input.
+    pub fn feed(&self, line: &str, input: &str) -> Ended {
+        let process = self.stvor(line.split(' ')).with_input().start().unwrap();
+        for line in input.lines() {
+            // A command that fails early closes its input.
+            if process.write_line(line).is_err() {
+                break;
+            }
+        }
+        process.close_input();
+        let code = process.wait_exit(SOON).unwrap().code();
+        Ended { code, out: process.lines(Stream::Out), err: process.lines(Stream::Err).join("\n") }
+    }
+
+    /// Starts a command line.
+    pub fn start(&self, line: &str) -> Process {
+        self.stvor(line.split(' ')).with_input().start().unwrap()
+    }
+}
+
+/// How a fed command ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: Vec<String>,
+    pub err: String,
+}
+
+/// A development relay on a free port, and its URL.
+pub fn mock_relay() -> (Process, String) {
+    let home = Home::new();
+    let process = home.start("mock-relay --listen 127.0.0.1:0");
+    let url = process.wait_output(1, SOON).unwrap()[0].trim_start_matches("listening on ").to_owned();
+    (process, url)
+}
+
+/// The objects in lines.
+pub fn objects(lines: &[String]) -> Vec<serde_json::Value> {
+    lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no object: {line}"))).collect()
+}
+
+/// The member `name` of each object.
+pub fn all(objects: &[serde_json::Value], name: &str) -> Vec<String> {
+    objects.iter().map(|object| object[name].as_str().unwrap_or_default().to_owned()).collect()
+}
