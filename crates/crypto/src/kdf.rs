@@ -24,6 +24,41 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// A SHA-256 that has taken in the beginning of many inputs, so that it is not hashed again for each of them. What it
+/// takes in is not secret.
+///
+/// ```
+/// use stvor_crypto::kdf::{Sha256Prefix, sha256};
+/// let prefix = Sha256Prefix::new(b"the same beginning, ");
+/// assert_eq!(prefix.finish(&[b"another ", b"end"]), sha256(&[b"the same beginning, another end"]));
+/// ```
+#[derive(Clone)]
+pub struct Sha256Prefix(Sha256);
+
+impl Sha256Prefix {
+    /// Takes in the beginning.
+    #[must_use]
+    pub fn new(beginning: &[u8]) -> Self {
+        Self(Sha256::new_with_prefix(beginning))
+    }
+
+    /// SHA-256 of the beginning and the parts, one after another.
+    #[must_use]
+    pub fn finish(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hash = self.0.clone();
+        for part in parts {
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+}
+
+impl core::fmt::Debug for Sha256Prefix {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Sha256Prefix(..)")
+    }
+}
+
 /// SHA-512 of the parts, one after another.
 #[must_use]
 pub fn sha512(parts: &[&[u8]]) -> [u8; 64] {
@@ -44,6 +79,25 @@ pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Secret<32> {
         mac.update(part);
     }
     Secret::new(mac.finalize().into_bytes().into())
+}
+
+/// HMAC-SHA256 of two messages under one key of 32 bytes, which is set up once.
+///
+/// ```
+/// use stvor_crypto::kdf::{hmac_sha256, hmac_sha256_pair};
+/// let (one, two) = hmac_sha256_pair(&[7; 32], &[1], &[2]);
+/// assert_eq!((one, two), (hmac_sha256(&[7; 32], &[&[1]]), hmac_sha256(&[7; 32], &[&[2]])));
+/// ```
+#[must_use]
+pub fn hmac_sha256_pair(key: &[u8; 32], first: &[u8], second: &[u8]) -> (Secret<32>, Secret<32>) {
+    let Ok(keyed) = Hmac::<Sha256>::new_from_slice(key) else {
+        unreachable!("HMAC takes a key of any length")
+    };
+    let of = |mut mac: Hmac<Sha256>, message: &[u8]| {
+        mac.update(message);
+        Secret::new(mac.finalize().into_bytes().into())
+    };
+    (of(keyed.clone(), first), of(keyed, second))
 }
 
 /// `N` bytes of HKDF-SHA256 (RFC 5869). An empty `salt` is the salt of 32 zero bytes. `N` is at most 8,160, which the

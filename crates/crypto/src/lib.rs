@@ -21,4 +21,4 @@ pub mod suite;
 
 pub use error::CryptoError;
 pub use random::{Random, SystemRandom};
-pub use secret::{Secret, SecretBytes, Shielded};
+pub use secret::{Secret, SecretBytes, ShieldKey, Shielded};

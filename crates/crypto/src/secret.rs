@@ -5,4 +5,4 @@ mod locked;
 mod shielded;
 
 pub use bytes::{Secret, SecretBytes};
-pub use shielded::{Shielded, is_locked};
+pub use shielded::{ShieldKey, Shielded, is_locked};

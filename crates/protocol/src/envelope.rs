@@ -213,14 +213,14 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// The clear bytes of a message about to be sealed: envelope, prekey part, header.
+/// The clear bytes of a message about to be sealed: envelope, prekey part, header; with room for `size` bytes in all.
 pub(crate) fn clear_bytes(
     session: &SessionId,
     sent_at: Timestamp,
-    prekey_part: Option<&[u8]>,
+    (prekey_part, size): (Option<&[u8]>, usize),
     header: &Header,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(clear_size(prekey_part) + 1_024);
+    let mut out = Vec::with_capacity(size);
     out.extend_from_slice(&[VERSION, SUITE, if prekey_part.is_some() { KIND_PREKEY } else { KIND_MESSAGE }]);
     out.extend_from_slice(session);
     out.extend_from_slice(&sent_at.as_millis().to_be_bytes());
@@ -259,7 +259,7 @@ mod tests {
 
     fn blob(part: Option<&PrekeyPartIn>) -> Vec<u8> {
         let part = part.map(PrekeyPartIn::encode);
-        let mut out = clear_bytes(&[5; 16], Timestamp::from_millis(77), part.as_deref(), &header());
+        let mut out = clear_bytes(&[5; 16], Timestamp::from_millis(77), (part.as_deref(), 0), &header());
         out.extend_from_slice(&[0; 64]);
         out
     }

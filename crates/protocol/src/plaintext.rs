@@ -171,25 +171,20 @@ impl Plaintext {
         if size > limit { Err(ProtocolError::MessageTooLarge { size, limit }) } else { Ok(()) }
     }
 
-    /// Appends the encoding, zero-padded so that `before` bytes, the encoding and `after` bytes fill a size that
-    /// `padding` allows.
-    pub(crate) fn encode_padded(
-        &self,
-        out: &mut Vec<u8>,
-        padding: Padding,
-        (before, after): (usize, usize),
-    ) -> Result<(), ProtocolError> {
+    /// The size of a blob with this inside and `before` and `after` bytes around it, as `padding` allows.
+    pub(crate) fn padded_size(&self, padding: Padding, (before, after): (usize, usize)) -> usize {
+        let needed = before + OVERHEAD + self.body.len() + after;
+        padding(needed).max(needed)
+    }
+
+    /// Appends the encoding, zero-padded so that `out` has `size` bytes.
+    pub(crate) fn encode_to(&self, out: &mut Vec<u8>, size: usize) -> Result<(), ProtocolError> {
         self.check_size()?;
-        let size = self.body.len();
-        let start = out.len();
-        let needed = before + OVERHEAD + size + after;
-        let padded = padding(needed).max(needed) - before - after;
-        out.reserve(padded + after);
         out.extend_from_slice(self.content.as_bytes());
         out.push(self.kind.to_byte());
-        out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&u32::try_from(self.body.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&self.body);
-        out.resize(start + padded, 0);
+        out.resize(size.max(out.len()), 0);
         Ok(())
     }
 
@@ -227,8 +222,10 @@ mod tests {
     fn a_plaintext_reads_back_and_fills_its_bucket() {
         let text = Plaintext { content: id(1), kind: ContentKind::Text, body: b"Hello!".to_vec() };
         let mut out = Vec::new();
-        text.encode_padded(&mut out, |_| 512, (112, 16)).unwrap();
-        assert_eq!(out.len(), 512 - 112 - 16);
+        assert_eq!(text.padded_size(|_| 512, (112, 16)), 512);
+        assert_eq!(text.padded_size(|_| 7, (112, 16)), 112 + 16 + OVERHEAD + 6);
+        text.encode_to(&mut out, 384).unwrap();
+        assert_eq!(out.len(), 384);
         assert_eq!(Plaintext::decode(&out), Ok(text));
         *out.last_mut().unwrap() = 1;
         assert_eq!(Plaintext::decode(&out), Err(CodecError::Value));
@@ -238,9 +235,9 @@ mod tests {
     fn a_body_holds_at_most_64_kib() {
         let of = |size| Plaintext { content: id(1), kind: ContentKind::Bytes, body: vec![7; size] };
         let mut out = Vec::new();
-        assert!(of(65_536).encode_padded(&mut out, unpadded, (0, 0)).is_ok());
+        assert!(of(65_536).encode_to(&mut out, 0).is_ok());
         assert_eq!(Plaintext::decode(&out), Ok(of(65_536)));
-        let refused = of(65_537).encode_padded(&mut Vec::new(), unpadded, (0, 0));
+        let refused = of(65_537).encode_to(&mut Vec::new(), 0);
         assert!(matches!(refused, Err(ProtocolError::MessageTooLarge { size: 65_537, limit: 65_536 })));
     }
 

@@ -13,5 +13,5 @@ mod stored;
 
 pub use conversation::{Context, Conversation};
 pub use decrypt::{Delivery, Received};
-pub(crate) use one::{Ends, Session, Terms};
+pub(crate) use one::{Ends, Session, SessionRecords, Terms};
 pub use send::{Encrypted, Started};

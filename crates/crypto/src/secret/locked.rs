@@ -2,8 +2,8 @@
 
 use zeroize::Zeroize;
 
-/// Bytes of the pre-key. Read by a memory disclosure bug or a side channel, every bit of them must be right.
-pub(super) const PRE_KEY_BYTES: usize = 16 * 1024;
+/// Bytes of the pre-key: one page. Read by a memory disclosure bug or a side channel, every bit of them must be right.
+pub(super) const PRE_KEY_BYTES: usize = 4 * 1024;
 
 /// The pre-key, on pages of its own.
 #[repr(align(4096))]

@@ -1,7 +1,7 @@
 //! Chain keys and message keys.
 
 use stvor_crypto::Secret;
-use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256};
+use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256, hmac_sha256_pair};
 
 use crate::profile::active::{Aead, label};
 
@@ -22,7 +22,8 @@ impl ChainKey {
 
     /// The seed of the message at this place, and the chain after it.
     pub(crate) fn step(&self) -> (MessageSeed, Self) {
-        (MessageSeed(hmac_sha256(self.0.expose(), &[&[1]])), self.next())
+        let (seed, next) = hmac_sha256_pair(self.0.expose(), &[1], &[2]);
+        (MessageSeed(seed), Self(next))
     }
 
     /// The chain one message on.

@@ -10,8 +10,9 @@
 //! key of its own, only when it next sends. So at any time it holds at most one private ratchet key, and none between
 //! the two halves.
 //!
-//! Opening is in two parts: [`Ratchet::prepare`] derives the key of a message and changes nothing; once the tag
-//! verified, [`Ratchet::apply`] carries the change out.
+//! Both directions are in two parts. [`Ratchet::prepare_sending`] and [`Ratchet::prepare`] derive the key of a message and
+//! change nothing, though they may fail; [`Ratchet::sent`] and, once the tag verified, [`Ratchet::apply`] carry the change
+//! out and can not fail.
 
 mod chain;
 mod record;
@@ -21,7 +22,7 @@ pub(crate) use record::CHAINS_BYTES;
 
 use stvor_crypto::kdf::hkdf_sha256;
 use stvor_crypto::random::Random;
-use stvor_crypto::{Secret, Shielded};
+use stvor_crypto::{Secret, ShieldKey, Shielded};
 
 use crate::envelope::Header;
 use crate::error::ProtocolError;
@@ -51,18 +52,33 @@ pub(crate) struct ReceivingChain {
 
 /// The ratchet of one session.
 pub(crate) struct Ratchet {
+    pub(crate) keys: RootKeys,
+    /// The chain on our ratchet key.
+    pub(crate) sending: Option<(ChainKey, u32)>,
+    /// Length of our sending chain before that.
+    pub(crate) previous: u32,
+    /// Newest first.
+    pub(crate) chains: Vec<ReceivingChain>,
+}
+
+/// What only a turn changes.
+pub(crate) struct RootKeys {
     /// Opened for a DH step, shielded otherwise.
     pub(crate) root: Shielded,
     /// Our newest ratchet key, until the peer's answer to it came.
     pub(crate) own: Option<AgreementKey>,
-    /// The chain on `own`.
-    pub(crate) sending: Option<(ChainKey, u32)>,
-    /// Length of our sending chain before that.
-    pub(crate) previous: u32,
     /// The peer's newest ratchet key.
     pub(crate) remote: Option<PublicKey>,
-    /// Newest first.
-    pub(crate) chains: Vec<ReceivingChain>,
+}
+
+/// The next message to send, and the change that goes with it.
+pub(crate) struct Sending {
+    pub(crate) header: Header,
+    pub(crate) seed: MessageSeed,
+    /// The sending half of a DH step, if one is due.
+    pub(crate) keys: Option<RootKeys>,
+    chain: ChainKey,
+    next: u32,
 }
 
 /// A message key that was passed over.
@@ -79,65 +95,89 @@ pub(crate) enum Step {
     /// A known chain moves on.
     Advance { index: usize, number: u32, chain: ChainKey },
     /// A new chain: the receiving half of a DH step.
-    Turn { remote: PublicKey, root: Shielded, first: ChainKey, chain: ChainKey, number: u32, previous: u32 },
+    Turn(Box<Turn>),
+}
+
+/// The receiving half of a DH step.
+pub(crate) struct Turn {
+    keys: RootKeys,
+    id: KeyId,
+    first: ChainKey,
+    chain: ChainKey,
+    number: u32,
+    previous: u32,
 }
 
 impl Step {
-    /// Whether it changes more than chains.
-    pub(crate) fn turns(&self) -> bool {
-        matches!(self, Self::Turn { .. })
+    /// What changes besides chains.
+    pub(crate) fn keys(&self) -> Option<&RootKeys> {
+        match self {
+            Self::Turn(turn) => Some(&turn.keys),
+            Self::Stored | Self::Advance { .. } => None,
+        }
     }
 }
 
 impl Ratchet {
     /// The initiator's: the responder's signed prekey is the peer's first ratchet key.
-    pub(crate) fn initiator(root: &Secret<32>, remote: PublicKey) -> Result<Self, ProtocolError> {
-        Self::start(root, None, Some(remote))
+    pub(crate) fn initiator(
+        root: &Secret<32>,
+        remote: PublicKey,
+        shield: &ShieldKey,
+    ) -> Result<Self, ProtocolError> {
+        let root = Shielded::new_with(root.expose(), shield)?;
+        Ok(Self::start(RootKeys { root, own: None, remote: Some(remote) }))
     }
 
     /// The responder's: our signed prekey is our first ratchet key.
-    pub(crate) fn responder(root: &Secret<32>, own: AgreementKey) -> Result<Self, ProtocolError> {
-        Self::start(root, Some(own), None)
-    }
-
-    fn start(
+    pub(crate) fn responder(
         root: &Secret<32>,
-        own: Option<AgreementKey>,
-        remote: Option<PublicKey>,
+        own: AgreementKey,
+        shield: &ShieldKey,
     ) -> Result<Self, ProtocolError> {
-        let root = Shielded::new(root.expose())?;
-        Ok(Self { root, own, sending: None, previous: 0, remote, chains: Vec::new() })
+        let root = Shielded::new_with(root.expose(), shield)?;
+        Ok(Self::start(RootKeys { root, own: Some(own), remote: None }))
     }
 
-    /// The header and key seed of the next message to send. Does the sending half of a DH step if one is due; says
-    /// whether it did.
-    pub(crate) fn next_sending(
-        &mut self,
+    fn start(keys: RootKeys) -> Self {
+        Self { keys, sending: None, previous: 0, chains: Vec::new() }
+    }
+
+    /// The header and key seed of the next message to send, with the sending half of a DH step if one is due.
+    pub(crate) fn prepare_sending(
+        &self,
+        shield: &ShieldKey,
         rng: &mut dyn Random,
-    ) -> Result<(Header, MessageSeed, bool), ProtocolError> {
+    ) -> Result<Sending, ProtocolError> {
+        let damaged = ProtocolError::BadRecord("session");
         let mut nonce = [0; NONCE];
         rng.fill(&mut nonce)?;
-        let turned = self.sending.is_none();
-        if turned {
-            let remote = self.remote.as_ref().ok_or(ProtocolError::BadRecord("session"))?;
-            let own = AgreementKey::generate(rng)?;
-            let (root, chain) = root_step(&self.root, &own.agree(remote)?)?;
-            (self.root, self.own, self.sending) = (root, Some(own), Some((chain, 0)));
-        }
-        let (Some(own), Some((chain, number))) = (&self.own, &mut self.sending) else {
-            return Err(ProtocolError::BadRecord("session"));
+        let turned;
+        let (keys, chain, number) = match &self.sending {
+            Some((chain, number)) => (None, chain, *number),
+            None => {
+                let remote = self.keys.remote.as_ref().ok_or(damaged)?;
+                let own = AgreementKey::generate(rng)?;
+                let (root, chain) = root_step(&self.keys.root, &own.agree(remote)?, shield)?;
+                turned = chain;
+                (Some(RootKeys { root, own: Some(own), remote: Some(remote.clone()) }), &turned, 0)
+            }
         };
-        let header = Header {
-            ratchet_key: *own.public().as_bytes(),
-            previous: self.previous,
-            number: *number,
-            nonce,
-        };
+        let own = keys.as_ref().unwrap_or(&self.keys).own.as_ref();
+        let ratchet_key = *own.ok_or(ProtocolError::BadRecord("session"))?.public().as_bytes();
+        let header = Header { ratchet_key, previous: self.previous, number, nonce };
         // Nobody sends 2^32 messages without an answer: the peer forces a turn long before.
-        *number = number.checked_add(1).ok_or(ProtocolError::BadRecord("session"))?;
-        let (seed, next) = chain.step();
-        *chain = next;
-        Ok((header, seed, turned))
+        let next = number.checked_add(1).ok_or(ProtocolError::BadRecord("session"))?;
+        let (seed, chain) = chain.step();
+        Ok(Sending { header, seed, keys, chain, next })
+    }
+
+    /// The message was made.
+    pub(crate) fn sent(&mut self, sending: Sending) {
+        if let Some(keys) = sending.keys {
+            self.keys = keys;
+        }
+        self.sending = Some((sending.chain, sending.next));
     }
 
     /// The key seed of a message, and the change that goes with it. `stored` is the message's stored seed, if there is one.
@@ -145,6 +185,7 @@ impl Ratchet {
         &self,
         header: &Header,
         stored: Option<MessageSeed>,
+        shield: &ShieldKey,
     ) -> Result<(MessageSeed, Step), ProtocolError> {
         if let Some(seed) = stored {
             return Ok((seed, Step::Stored));
@@ -162,13 +203,17 @@ impl Ratchet {
             return Ok((seed, Step::Advance { index, number: header.number, chain }));
         }
         // The peer has a new key only in answer to ours.
-        let own = self.own.as_ref().ok_or(ProtocolError::Undecryptable)?;
+        let own = self.keys.own.as_ref().ok_or(ProtocolError::Undecryptable)?;
+        if header.number > MAX_SKIP {
+            return Err(ProtocolError::TooFarAhead { ahead: header.number, limit: MAX_SKIP });
+        }
         let opaque = |_| ProtocolError::Undecryptable;
         let remote = PublicKey::from_bytes(&header.ratchet_key).map_err(opaque)?;
-        let (root, first) = root_step(&self.root, &own.agree(&remote).map_err(opaque)?)?;
+        let (root, first) = root_step(&self.keys.root, &own.agree(&remote).map_err(opaque)?, shield)?;
         let (seed, chain) = walk(&first, header.number)?;
         let (number, previous) = (header.number, header.previous);
-        Ok((seed, Step::Turn { remote, root, first, chain, number, previous }))
+        let keys = RootKeys { root, own: None, remote: Some(remote) };
+        Ok((seed, Step::Turn(Box::new(Turn { keys, id, first, chain, number, previous }))))
     }
 
     /// Carries a change out, and gives back the keys that it passed over.
@@ -185,11 +230,11 @@ impl Ratchet {
                     chain.key = Some(after).filter(|_| chain.end.is_none_or(|end| chain.next < end));
                 }
             }
-            Step::Turn { remote, root, first, chain: after, number, previous } => {
+            Step::Turn(turn) => {
+                let Turn { keys, id, first, chain: after, number, previous } = *turn;
                 if let Some(before) = self.chains.first_mut() {
                     close(before, previous, &mut skipped);
                 }
-                let id = key_id(remote.as_bytes());
                 collect(&first, (&id, 0, number), &mut skipped);
                 let next = number.saturating_add(1);
                 self.chains.insert(0, ReceivingChain { id, key: Some(after), next, end: None });
@@ -197,7 +242,7 @@ impl Ratchet {
                 if let Some((_, sent)) = self.sending.take() {
                     self.previous = sent;
                 }
-                (self.root, self.own, self.remote) = (root, None, Some(remote));
+                self.keys = keys;
             }
         }
         skipped
@@ -244,8 +289,12 @@ fn collect(key: &ChainKey, (id, from, to): (&KeyId, u32, u32), skipped: &mut Vec
     }
 }
 
-fn root_step(root: &Shielded, secret: &Secret<32>) -> Result<(Shielded, ChainKey), ProtocolError> {
-    let derived = root.open(|root| hkdf_sha256::<64>(root, secret.expose(), label::ROOT))?;
+fn root_step(
+    root: &Shielded,
+    secret: &Secret<32>,
+    shield: &ShieldKey,
+) -> Result<(Shielded, ChainKey), ProtocolError> {
+    let derived = root.open_with(shield, |root| hkdf_sha256::<64>(root, secret.expose(), label::ROOT))?;
     let (root, chain) = derived.expose().split_at(32);
-    Ok((Shielded::new(root)?, ChainKey::new(Secret::from_slice(chain)?)))
+    Ok((Shielded::new_with(root, shield)?, ChainKey::new(Secret::from_slice(chain)?)))
 }

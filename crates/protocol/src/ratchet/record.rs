@@ -2,9 +2,9 @@
 //! each turn, so a message writes few bytes and does not open the root key.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_crypto::{Secret, Shielded};
+use stvor_crypto::{Secret, ShieldKey, Shielded};
 
-use super::{ChainKey, Ratchet, ReceivingChain};
+use super::{ChainKey, Ratchet, ReceivingChain, RootKeys};
 use crate::error::ProtocolError;
 use crate::limits::MAX_RECEIVING_CHAINS;
 use crate::profile::active::{AgreementKey, PUBLIC_KEY, PublicKey};
@@ -13,8 +13,6 @@ use crate::profile::active::{AgreementKey, PUBLIC_KEY, PublicKey};
 pub(crate) const CHAINS_BYTES: usize = 1 + 32 + 4 + 4 + MAX_RECEIVING_CHAINS * SLOT;
 const SLOT: usize = 1 + 32 + 1 + 32 + 4 + 1 + 4;
 
-/// What the root part holds, before it is shielded and parsed.
-type RootPart = (Shielded, Option<AgreementKey>, Option<PublicKey>);
 /// What the chains part holds.
 type ChainsPart = (Option<(ChainKey, u32)>, u32, Vec<ReceivingChain>);
 
@@ -40,8 +38,23 @@ impl Ratchet {
         }
     }
 
-    pub(crate) fn write_root(&self, out: &mut Writer) -> Result<(), ProtocolError> {
-        self.root.open(|root| {
+    pub(crate) fn read(
+        root: &mut Reader<'_>,
+        chains: &mut Reader<'_>,
+        shield: &ShieldKey,
+    ) -> Result<Self, CodecError> {
+        let keys = read_root(root, shield)?;
+        let (sending, previous, chains) = read_chains(chains)?;
+        if sending.is_some() && keys.own.is_none() {
+            return Err(CodecError::Value);
+        }
+        Ok(Self { keys, sending, previous, chains })
+    }
+}
+
+impl RootKeys {
+    pub(crate) fn write(&self, out: &mut Writer, shield: &ShieldKey) -> Result<(), ProtocolError> {
+        self.root.open_with(shield, |root| {
             out.raw(root);
         })?;
         let own = self.own.as_ref().map(AgreementKey::to_bytes);
@@ -52,26 +65,17 @@ impl Ratchet {
         };
         Ok(())
     }
-
-    pub(crate) fn read(root: &mut Reader<'_>, chains: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let (root, own, remote) = read_root(root)?;
-        let (sending, previous, chains) = read_chains(chains)?;
-        if sending.is_some() && own.is_none() {
-            return Err(CodecError::Value);
-        }
-        Ok(Self { root, own, sending, previous, remote, chains })
-    }
 }
 
-fn read_root(input: &mut Reader<'_>) -> Result<RootPart, CodecError> {
-    let root = Shielded::new(input.raw(32)?).map_err(|_| CodecError::Value)?;
+fn read_root(input: &mut Reader<'_>, shield: &ShieldKey) -> Result<RootKeys, CodecError> {
+    let root = Shielded::new_with(input.raw(32)?, shield).map_err(|_| CodecError::Value)?;
     let own = read_secret(input)?
         .map(|scalar| AgreementKey::from_bytes(&scalar))
         .transpose()
         .map_err(|_| CodecError::Value)?;
     let (present, remote) = (input.bool()?, input.array::<PUBLIC_KEY>()?);
     let remote = present.then(|| PublicKey::from_bytes(remote)).transpose().map_err(|_| CodecError::Value)?;
-    Ok((root, own, remote))
+    Ok(RootKeys { root, own, remote })
 }
 
 fn read_chains(input: &mut Reader<'_>) -> Result<ChainsPart, CodecError> {

@@ -2,10 +2,10 @@
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, Timestamp};
-use stvor_crypto::SecretBytes;
+use stvor_crypto::{SecretBytes, ShieldKey};
 
 use super::stored::{Slot, StoredKeys};
-use super::{Ends, Session};
+use super::{Ends, Session, SessionRecords};
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::envelope::{Incoming, SessionId};
 use crate::error::ProtocolError;
@@ -110,12 +110,13 @@ impl Conversation {
             Some(record) => decode_archive(record.expose()).map_err(ProtocolError::record("conversation"))?,
             None => Vec::new(),
         };
+        let shield = ShieldKey::new();
         let ends = Ends { own: (identity.address(), identity.keys()), peer };
         let active = |place: Place| -> Result<Option<Active>, ProtocolError> {
             let [chains, root, pending] = ACTIVE_KINDS.map(|kind| records.get(&place.key(kind, peer)));
             let Some(chains) = chains else { return Ok(None) };
             let root = root.ok_or(ProtocolError::BadRecord("session root"))?;
-            let session = Session::from_records(root.expose(), chains.expose(), &ends)?;
+            let session = Session::from_records((root.expose(), chains.expose()), &ends, &shield)?;
             let pending = pending.map(|record| record.expose().to_vec()).filter(|_| session.unanswered());
             if session.unanswered() && pending.is_none() {
                 return Err(ProtocolError::BadRecord("pending handshake"));
@@ -245,14 +246,8 @@ impl Conversation {
     }
 
     pub(crate) fn place(&self, session: &SessionId) -> Option<Place> {
-        let is = |active: &Option<Active>| active.as_ref().is_some_and(|a| a.session.terms.id == *session);
-        if is(&self.current) {
-            Some(Place::Current)
-        } else if is(&self.candidate) {
-            Some(Place::Candidate)
-        } else {
-            None
-        }
+        let is = |place: &Place| self.active(*place).is_some_and(|active| active.session.terms.id == *session);
+        [Place::Current, Place::Candidate].into_iter().find(is)
     }
 
     pub(crate) fn at(&mut self, place: Place) -> &mut Option<Active> {
@@ -266,46 +261,69 @@ impl Conversation {
         RecordKey::of_peer(RecordKind::ArchivedSession, &self.peer, session)
     }
 
-    /// Writes an active session whole.
-    pub(crate) fn save_active(&mut self, place: Place, effects: &mut Effects) -> Result<(), ProtocolError> {
-        let peer = self.peer.clone();
-        let Some(active) = self.at(place) else { return Ok(()) };
-        effects.put(place.key(RecordKind::Session, &peer), active.session.chains_record());
-        effects.put(place.key(RecordKind::SessionRoot, &peer), active.session.root_record()?);
-        let pending = place.key(RecordKind::PendingHandshake, &peer);
-        match &active.pending {
-            Some(part) => effects.put(pending, SecretBytes::from_slice(part)),
-            None => effects.delete(pending),
-        };
-        Ok(())
+    pub(crate) fn active(&self, place: Place) -> Option<&Active> {
+        match place {
+            Place::Current => self.current.as_ref(),
+            Place::Candidate => self.candidate.as_ref(),
+        }
     }
 
-    /// Moves an active session to the archive.
-    pub(crate) fn archive_active(&mut self, place: Place, effects: &mut Effects) -> Result<(), ProtocolError> {
+    /// Puts an active session in its place and writes it whole.
+    pub(crate) fn place_active(
+        &mut self,
+        place: Place,
+        (active, records): (Active, SessionRecords),
+        effects: &mut Effects,
+    ) {
+        let mut writes = Effects::new();
+        writes.put(place.key(RecordKind::Session, &self.peer), records.chains);
+        writes.put(place.key(RecordKind::SessionRoot, &self.peer), records.root);
+        let pending = place.key(RecordKind::PendingHandshake, &self.peer);
+        match &active.pending {
+            Some(part) => writes.put(pending, SecretBytes::from_slice(part)),
+            None => writes.delete(pending),
+        };
+        effects.append(writes);
+        *self.at(place) = Some(active);
+    }
+
+    /// The record that an active session will have in the archive.
+    pub(crate) fn archive_record(
+        &self,
+        place: Place,
+        shield: &ShieldKey,
+    ) -> Result<Option<SecretBytes>, ProtocolError> {
+        let record = |active: &Active| active.session.records(shield).map(|records| records.archived());
+        self.active(place).map(record).transpose()
+    }
+
+    /// Moves an active session to the archive, with its record from [`Conversation::archive_record`].
+    pub(crate) fn archive_active(&mut self, place: Place, record: Option<SecretBytes>, effects: &mut Effects) {
         if let Some(active) = self.at(place).take() {
-            for kind in ACTIVE_KINDS {
-                effects.delete(place.key(kind, &self.peer));
+            self.delete_active(place, effects);
+            if let Some(record) = record {
+                self.archive_session(active.session.terms.id, record, effects);
             }
-            self.archive_session(&active.session, effects)?;
         }
-        Ok(())
+    }
+
+    /// Deletes the rows of a place.
+    pub(crate) fn delete_active(&self, place: Place, effects: &mut Effects) {
+        for kind in ACTIVE_KINDS {
+            effects.delete(place.key(kind, &self.peer));
+        }
     }
 
     /// Puts a session into the archive; the oldest one makes room.
-    pub(crate) fn archive_session(
-        &mut self,
-        session: &Session,
-        effects: &mut Effects,
-    ) -> Result<(), ProtocolError> {
-        effects.put(self.archived_key(&session.terms.id), session.archive_record()?);
-        self.archive.insert(0, session.terms.id);
+    pub(crate) fn archive_session(&mut self, id: SessionId, record: SecretBytes, effects: &mut Effects) {
+        effects.put(self.archived_key(&id), record);
+        self.archive.insert(0, id);
         while self.archive.len() > MAX_ARCHIVED_SESSIONS {
             if let Some(oldest) = self.archive.pop() {
                 effects.delete(self.archived_key(&oldest));
                 self.stored.forget(&self.peer, &oldest, effects);
             }
         }
-        Ok(())
     }
 
     pub(crate) fn forget_sessions(&mut self, effects: &mut Effects) {
@@ -315,9 +333,7 @@ impl Conversation {
         }
         for place in [Place::Current, Place::Candidate] {
             gone.extend(self.at(place).take().map(|active| active.session.terms.id));
-            for kind in ACTIVE_KINDS {
-                effects.delete(place.key(kind, &self.peer));
-            }
+            self.delete_active(place, effects);
         }
         for session in &gone {
             self.stored.forget(&self.peer, session, effects);

@@ -1,18 +1,18 @@
 //! Decrypting. Nothing changes before the tag verified.
 
-use stvor_base::{ContentId, Timestamp};
-use stvor_crypto::SecretBytes;
+use stvor_base::Timestamp;
 use stvor_crypto::random::Random;
+use stvor_crypto::{SecretBytes, ShieldKey};
 
-use super::Session;
 use super::conversation::{Context, Conversation, Place, slot_of};
-use super::one::Opened;
+use super::one::{Applied, Sealing};
+use super::{Session, SessionRecords};
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
-use crate::envelope::Incoming;
+use crate::envelope::{Incoming, SessionId};
 use crate::error::ProtocolError;
-use crate::limits::{FORCED_RATCHET, REPLAY_MARK_LIFETIME};
+use crate::limits::REPLAY_MARK_LIFETIME;
 use crate::plaintext::Plaintext;
-use crate::ratchet::{MessageSeed, Step};
+use crate::ratchet::{MessageSeed, Skipped};
 use crate::trust::{IdentityEvent, TrustDecision};
 
 /// A message and what goes with it.
@@ -42,13 +42,6 @@ pub struct Received {
     pub identity: IdentityEvent,
     /// Whether the message started a session.
     pub started: bool,
-}
-
-/// What came of the session that a message was opened on.
-pub(super) struct Advanced {
-    pub(super) effects: Effects,
-    pub(super) reply: Option<Vec<u8>>,
-    pub(super) root_changed: bool,
 }
 
 impl Conversation {
@@ -88,39 +81,38 @@ impl Conversation {
         rng: &mut dyn Random,
     ) -> Result<Received, ProtocolError> {
         let incoming = delivery.incoming;
+        let shield = ShieldKey::new();
         let stored = self.stored_seed(delivery)?;
-        let slot = match place {
-            Place::Current => &self.current,
-            Place::Candidate => &self.candidate,
-        };
-        let session = &slot.as_ref().ok_or(ProtocolError::UnknownSession)?.session;
-        let Opened { plaintext, step } = session.open(incoming, stored)?;
+        let session = &self.active(place).ok_or(ProtocolError::UnknownSession)?.session;
+        let opened = session.open(incoming, stored, &shield)?;
         self.check_identity(context, &session.terms.peer.user)?;
-
-        let mut active = self.at(place).take().ok_or(ProtocolError::UnknownSession)?;
-        let answered_now = active.pending.take().is_some();
-        let advanced = self.advance(&mut active.session, (step, &plaintext, incoming), context, rng);
-        let promoted = place == Place::Candidate;
-        let mut effects = Effects::new();
-        if promoted {
-            // It was answered: it takes the place of the session that it was to repair.
-            for kind in [RecordKind::Session, RecordKind::SessionRoot, RecordKind::PendingHandshake] {
-                effects.delete(place.key(kind, &self.peer));
+        // A candidate that is answered takes the place of the session that it was to repair. What can fail comes first.
+        let promotion = match place {
+            Place::Current => None,
+            Place::Candidate => {
+                Some((session.root_record(&shield)?, self.archive_record(Place::Current, &shield)?))
             }
-            self.archive_active(Place::Current, &mut effects)?;
-        }
-        self.current = Some(active);
-        let Advanced { effects: writes, reply, root_changed } = advanced?;
-        effects.append(writes);
-        if promoted {
-            let mut whole = Effects::new();
-            self.save_active(Place::Current, &mut whole)?;
-            effects.append(whole);
+        };
+        let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
+        let active = self.at(place).as_mut().ok_or(ProtocolError::UnknownSession)?;
+        let (plaintext, Applied { skipped, reply, root }) = active.session.apply(opened, with, rng)?;
+
+        let answered_now = active.pending.take().is_some();
+        let (id, chains) = (active.session.terms.id, active.session.chains_record());
+        let mut effects = Effects::new();
+        self.note(incoming, (&id, skipped, context.now), &mut effects);
+        if let Some((unchanged, replaced)) = promotion {
+            if let Some(active) = self.candidate.take() {
+                self.delete_active(Place::Candidate, &mut effects);
+                self.archive_active(Place::Current, replaced, &mut effects);
+                let records = SessionRecords { root: root.unwrap_or(unchanged), chains };
+                self.place_active(Place::Current, (active, records), &mut effects);
+            }
             self.save_index(&mut effects);
-        } else if let Some(active) = &self.current {
-            effects.put(place.key(RecordKind::Session, &self.peer), active.session.chains_record());
-            if root_changed {
-                effects.put(place.key(RecordKind::SessionRoot, &self.peer), active.session.root_record()?);
+        } else {
+            effects.put(place.key(RecordKind::Session, &self.peer), chains);
+            if let Some(root) = root {
+                effects.put(place.key(RecordKind::SessionRoot, &self.peer), root);
             }
             if answered_now {
                 effects.delete(place.key(RecordKind::PendingHandshake, &self.peer));
@@ -140,15 +132,20 @@ impl Conversation {
         rng: &mut dyn Random,
     ) -> Result<Received, ProtocolError> {
         let incoming = delivery.incoming;
+        let shield = ShieldKey::new();
         let key = self.archived_key(&incoming.session);
         let record = delivery.records.get(&key).ok_or(ProtocolError::MissingRow("archived session"))?;
-        let mut session = Session::from_archive(record, &self.ends(context))?;
+        let mut session = Session::from_archive(record, &self.ends(context), &shield)?;
         let stored = self.stored_seed(delivery)?;
-        let Opened { plaintext, step } = session.open(incoming, stored)?;
+        let opened = session.open(incoming, stored, &shield)?;
         self.check_identity(context, &session.terms.peer.user)?;
-        let Advanced { mut effects, reply, .. } =
-            self.advance(&mut session, (step, &plaintext, incoming), context, rng)?;
-        effects.put(key, session.archive_record()?);
+        let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
+        let (plaintext, Applied { skipped, reply, .. }) = session.apply(opened, with, rng)?;
+        let record = session.records(&shield)?.archived();
+
+        let mut effects = Effects::new();
+        self.note(incoming, (&session.terms.id, skipped, context.now), &mut effects);
+        effects.put(key, record);
         let sent_at = incoming.sent_at;
         Ok(Received { plaintext, sent_at, effects, reply, identity: IdentityEvent::Known, started: false })
     }
@@ -157,35 +154,18 @@ impl Conversation {
         self.stored.seed(&self.peer, &slot_of(delivery.incoming), delivery.records)
     }
 
-    /// Applies an opened message to its session: keys that were passed over, the lock against copies, and the answer
-    /// that renews keys.
-    pub(super) fn advance(
+    /// Notes that a message was accepted: the lock against copies, and which message keys are stored.
+    pub(super) fn note(
         &mut self,
-        session: &mut Session,
-        (step, plaintext, incoming): (Step, &Plaintext, &Incoming<'_>),
-        context: &Context<'_>,
-        rng: &mut dyn Random,
-    ) -> Result<Advanced, ProtocolError> {
-        let mut effects = Effects::new();
+        incoming: &Incoming<'_>,
+        (session, skipped, now): (&SessionId, Vec<Skipped>, Timestamp),
+        effects: &mut Effects,
+    ) {
         let mark = RecordKey::of_peer(RecordKind::ReplayMark, &self.peer, &incoming.header.nonce);
-        effects.insert(mark, SecretBytes::from(vec![1]), Some(context.now + REPLAY_MARK_LIFETIME));
-        if matches!(step, Step::Stored) {
-            self.stored.used(&self.peer, &slot_of(incoming), &mut effects);
-        }
-        let (skipped, mut root_changed) = session.apply(step, plaintext.kind.is_application());
-        self.stored.expire(&self.peer, context.now, &mut effects);
-        self.stored.add(&self.peer, (&session.terms.id, skipped, context.now), &mut effects);
-        self.stored.save(&self.peer, &mut effects);
-
-        let mut reply = None;
-        if session.received >= FORCED_RATCHET {
-            let mut content = [0; 16];
-            rng.fill(&mut content)?;
-            let control = Plaintext::control(ContentId::from_bytes(content));
-            let (blob, turned) = session.seal(&control, (None, context.padding), context.now, rng)?;
-            root_changed |= turned;
-            reply = Some(blob);
-        }
-        Ok(Advanced { effects, reply, root_changed })
+        effects.insert(mark, SecretBytes::from(vec![1]), Some(now + REPLAY_MARK_LIFETIME));
+        self.stored.used(&self.peer, &slot_of(incoming), effects);
+        self.stored.expire(&self.peer, now, effects);
+        self.stored.add(&self.peer, (session, skipped, now), effects);
+        self.stored.save(&self.peer, effects);
     }
 }

@@ -1,17 +1,18 @@
 //! One session with one device of a peer.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, Timestamp};
-use stvor_crypto::SecretBytes;
-use stvor_crypto::kdf::sha256;
+use stvor_base::{Address, ContentId, Timestamp};
+use stvor_crypto::kdf::Sha256Prefix;
 use stvor_crypto::random::Random;
+use stvor_crypto::{SecretBytes, ShieldKey};
 
 use crate::devices::PeerKeys;
 use crate::envelope::{self, Incoming, SessionId};
 use crate::error::ProtocolError;
+use crate::limits::FORCED_RATCHET;
 use crate::plaintext::{Padding, Plaintext};
 use crate::profile::active::{PUBLIC_KEY, SUITE, TAG, label};
-use crate::ratchet::{MessageSeed, Ratchet, Skipped, Step};
+use crate::ratchet::{MessageSeed, Ratchet, RootKeys, Skipped, Step};
 
 const VERSION: u8 = 1;
 
@@ -38,10 +39,17 @@ pub(crate) struct Session {
     prefixes: Prefixes,
 }
 
-/// The beginnings of the associated data, which are the same for all messages of a session.
+/// The beginnings of the associated data, which are the same for all messages of a session, hashed.
+#[derive(Clone)]
 struct Prefixes {
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
+    outgoing: Sha256Prefix,
+    incoming: Sha256Prefix,
+}
+
+/// The rows of an active session.
+pub(crate) struct SessionRecords {
+    pub(crate) root: SecretBytes,
+    pub(crate) chains: SecretBytes,
 }
 
 /// Our side and theirs, for the associated data.
@@ -56,6 +64,31 @@ pub(crate) struct Opened {
     pub(crate) step: Step,
 }
 
+/// A message that was sealed.
+pub(crate) struct Sealed {
+    pub(crate) blob: Vec<u8>,
+    /// The root part of the record, if it changed.
+    pub(crate) root: Option<SecretBytes>,
+}
+
+/// What applying an opened message gives.
+pub(crate) struct Applied {
+    /// The keys that were passed over.
+    pub(crate) skipped: Vec<Skipped>,
+    /// The answer that renews keys, if it is due.
+    pub(crate) reply: Option<Vec<u8>>,
+    /// The root part of the record, if it changed.
+    pub(crate) root: Option<SecretBytes>,
+}
+
+/// What sealing needs besides the plaintext.
+#[derive(Clone, Copy)]
+pub(crate) struct Sealing<'a> {
+    pub(crate) padding: Padding,
+    pub(crate) now: Timestamp,
+    pub(crate) shield: &'a ShieldKey,
+}
+
 impl Session {
     pub(crate) fn new(terms: Terms, ratchet: Ratchet, ends: &Ends<'_>) -> Self {
         let prefixes = Prefixes::new(ends, &terms.peer);
@@ -67,24 +100,28 @@ impl Session {
         self.terms.initiator && !self.answered
     }
 
-    /// Encrypts. Says whether the root part of the record changed.
+    /// Encrypts. On an error nothing changed.
     pub(crate) fn seal(
         &mut self,
         plaintext: &Plaintext,
-        (prekey_part, padding): (Option<&[u8]>, Padding),
-        now: Timestamp,
+        prekey_part: Option<&[u8]>,
+        with: Sealing<'_>,
         rng: &mut dyn Random,
-    ) -> Result<(Vec<u8>, bool), ProtocolError> {
+    ) -> Result<Sealed, ProtocolError> {
         plaintext.check_size()?;
-        let (header, seed, turned) = self.ratchet.next_sending(rng)?;
-        let mut blob = envelope::clear_bytes(&self.terms.id, now, prekey_part, &header);
+        let sending = self.ratchet.prepare_sending(with.shield, rng)?;
+        let header = &sending.header;
+        let size = plaintext.padded_size(with.padding, (envelope::clear_size(prekey_part), TAG));
+        let mut blob = envelope::clear_bytes(&self.terms.id, with.now, (prekey_part, size), header);
         let clear = blob.len();
         let aad = associated_data(&self.prefixes.outgoing, &blob);
-        plaintext.encode_padded(&mut blob, padding, (clear, TAG))?;
-        let tag = seed.key().seal_in_place_separate_tag(&header.nonce, &aad, &mut blob[clear..])?;
+        plaintext.encode_to(&mut blob, size - TAG)?;
+        let tag = sending.seed.key().seal_in_place_separate_tag(&header.nonce, &aad, &mut blob[clear..])?;
         blob.extend_from_slice(&tag);
+        let root = sending.keys.as_ref().map(|keys| self.root_record_of(keys, with.shield)).transpose()?;
+        self.ratchet.sent(sending);
         self.received = 0;
-        Ok((blob, turned))
+        Ok(Sealed { blob, root })
     }
 
     /// Decrypts, and changes nothing.
@@ -92,8 +129,9 @@ impl Session {
         &self,
         incoming: &Incoming<'_>,
         stored: Option<MessageSeed>,
+        shield: &ShieldKey,
     ) -> Result<Opened, ProtocolError> {
-        let (seed, step) = self.ratchet.prepare(&incoming.header, stored)?;
+        let (seed, step) = self.ratchet.prepare(&incoming.header, stored, shield)?;
         let aad = associated_data(&self.prefixes.incoming, incoming.clear);
         let mut bytes = SecretBytes::from_slice(incoming.sealed);
         let opened = seed.key().open(&incoming.header.nonce, &aad, bytes.expose_mut());
@@ -102,16 +140,41 @@ impl Session {
         Ok(Opened { plaintext, step })
     }
 
-    /// Carries out what opening a message changes. Gives back the keys that were passed over and whether the root part
-    /// of the record changed.
-    pub(crate) fn apply(&mut self, step: Step, is_application: bool) -> (Vec<Skipped>, bool) {
-        let root_changed = step.turns();
-        let skipped = self.ratchet.apply(step);
-        self.answered = true;
-        if is_application {
-            self.received = self.received.saturating_add(1);
+    /// Carries out what opening a message changes, and seals the control message that renews keys if that is due. On an
+    /// error nothing changed.
+    pub(crate) fn apply(
+        &mut self,
+        Opened { plaintext, step }: Opened,
+        with: Sealing<'_>,
+        rng: &mut dyn Random,
+    ) -> Result<(Plaintext, Applied), ProtocolError> {
+        let root = step.keys().map(|keys| self.root_record_of(keys, with.shield)).transpose()?;
+        let received = self.received.saturating_add(u32::from(plaintext.kind.is_application()));
+        if received < FORCED_RATCHET {
+            let skipped = self.carry_out(step, received);
+            return Ok((plaintext, Applied { skipped, reply: None, root }));
         }
-        (skipped, root_changed)
+        // The answer may fail after the step was carried out, so both happen to a copy.
+        let mut content = [0; 16];
+        rng.fill(&mut content)?;
+        let control = Plaintext::control(ContentId::from_bytes(content));
+        let mut copy = self.duplicate(with.shield)?;
+        let skipped = copy.carry_out(step, received);
+        let sealed = copy.seal(&control, None, with, rng)?;
+        *self = copy;
+        Ok((plaintext, Applied { skipped, reply: Some(sealed.blob), root: sealed.root.or(root) }))
+    }
+
+    fn carry_out(&mut self, step: Step, received: u32) -> Vec<Skipped> {
+        self.answered = true;
+        self.received = received;
+        self.ratchet.apply(step)
+    }
+
+    fn duplicate(&self, shield: &ShieldKey) -> Result<Self, ProtocolError> {
+        let SessionRecords { root, chains } = self.records(shield)?;
+        Self::decode((root.expose(), chains.expose()), |_| self.prefixes.clone(), shield)
+            .map_err(ProtocolError::record("session"))
     }
 
     /// The part of the record that changes with each message. Constant size.
@@ -123,7 +186,12 @@ impl Session {
     }
 
     /// The part of the record that changes with each turn. Constant size.
-    pub(crate) fn root_record(&self) -> Result<SecretBytes, ProtocolError> {
+    pub(crate) fn root_record(&self, shield: &ShieldKey) -> Result<SecretBytes, ProtocolError> {
+        self.root_record_of(&self.ratchet.keys, shield)
+    }
+
+    /// The same, as it will be with other root keys.
+    fn root_record_of(&self, keys: &RootKeys, shield: &ShieldKey) -> Result<SecretBytes, ProtocolError> {
         let mut out = Writer::with_capacity(512);
         let terms = &self.terms;
         out.u8(VERSION)
@@ -132,34 +200,44 @@ impl Session {
             .u64(terms.created.as_millis())
             .raw(&terms.base_key);
         terms.peer.encode(&mut out);
-        self.ratchet.write_root(&mut out)?;
+        keys.write(&mut out, shield)?;
         Ok(SecretBytes::from(out.finish()))
     }
 
-    /// Both parts in one record, for the archive.
-    pub(crate) fn archive_record(&self) -> Result<SecretBytes, ProtocolError> {
-        let (root, chains) = (self.root_record()?, self.chains_record());
-        let mut out = Writer::with_capacity(16 + root.len() + chains.len());
-        out.u8(VERSION).bytes(root.expose()).bytes(chains.expose());
-        Ok(SecretBytes::from(out.finish()))
+    /// Both parts of the record.
+    pub(crate) fn records(&self, shield: &ShieldKey) -> Result<SessionRecords, ProtocolError> {
+        Ok(SessionRecords { root: self.root_record(shield)?, chains: self.chains_record() })
     }
 
-    pub(crate) fn from_records(root: &[u8], chains: &[u8], ends: &Ends<'_>) -> Result<Self, ProtocolError> {
-        Self::decode(root, chains, ends).map_err(ProtocolError::record("session"))
+    pub(crate) fn from_records(
+        (root, chains): (&[u8], &[u8]),
+        ends: &Ends<'_>,
+        shield: &ShieldKey,
+    ) -> Result<Self, ProtocolError> {
+        Self::decode((root, chains), |peer| Prefixes::new(ends, peer), shield)
+            .map_err(ProtocolError::record("session"))
     }
 
-    pub(crate) fn from_archive(record: &SecretBytes, ends: &Ends<'_>) -> Result<Self, ProtocolError> {
+    pub(crate) fn from_archive(
+        record: &SecretBytes,
+        ends: &Ends<'_>,
+        shield: &ShieldKey,
+    ) -> Result<Self, ProtocolError> {
         let parse = || {
             let mut input = Reader::new(record.expose());
             version(&mut input)?;
             let (root, chains) = (input.bytes(4_096)?, input.bytes(4_096)?);
             input.finish()?;
-            Self::decode(root, chains, ends)
+            Self::decode((root, chains), |peer| Prefixes::new(ends, peer), shield)
         };
         parse().map_err(ProtocolError::record("archived session"))
     }
 
-    fn decode(root: &[u8], chains: &[u8], ends: &Ends<'_>) -> Result<Self, CodecError> {
+    fn decode(
+        (root, chains): (&[u8], &[u8]),
+        prefixes: impl FnOnce(&PeerKeys) -> Prefixes,
+        shield: &ShieldKey,
+    ) -> Result<Self, CodecError> {
         let (mut root, mut chains) = (Reader::new(root), Reader::new(chains));
         version(&mut root)?;
         version(&mut chains)?;
@@ -170,15 +248,23 @@ impl Session {
         let initiator = root.bool()?;
         let created = Timestamp::from_millis(root.u64()?);
         let base_key = *root.array()?;
-        let peer =
-            PeerKeys { user: *root.array()?, signing: *root.array()?, agreement: *root.array()? };
+        let peer = PeerKeys { user: *root.array()?, signing: *root.array()?, agreement: *root.array()? };
         let (answered, received) = (chains.bool()?, chains.u32()?);
-        let ratchet = Ratchet::read(&mut root, &mut chains)?;
+        let ratchet = Ratchet::read(&mut root, &mut chains, shield)?;
         root.finish()?;
         chains.finish()?;
+        let prefixes = prefixes(&peer);
         let terms = Terms { id, initiator, created, base_key, peer };
-        let prefixes = Prefixes::new(ends, &terms.peer);
         Ok(Self { terms, ratchet, answered, received, prefixes })
+    }
+}
+
+impl SessionRecords {
+    /// Both parts in one record, for the archive.
+    pub(crate) fn archived(&self) -> SecretBytes {
+        let mut out = Writer::with_capacity(16 + self.root.len() + self.chains.len());
+        out.u8(VERSION).bytes(self.root.expose()).bytes(self.chains.expose());
+        SecretBytes::from(out.finish())
     }
 }
 
@@ -192,6 +278,7 @@ fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {
 impl Prefixes {
     fn new(ends: &Ends<'_>, peer: &PeerKeys) -> Self {
         let (own, theirs) = (ends.own, (ends.peer, peer));
+        let prefix = |from, to| Sha256Prefix::new(&prefix(from, to));
         Self { outgoing: prefix(own, theirs), incoming: prefix(theirs, own) }
     }
 }
@@ -210,7 +297,7 @@ fn prefix(sender: (&Address, &PeerKeys), recipient: (&Address, &PeerKeys)) -> Ve
 }
 
 /// SHA-256 of the prefix and, with a u32 length, the bytes of envelope, prekey part and header as they travel.
-fn associated_data(prefix: &[u8], clear: &[u8]) -> [u8; 32] {
+fn associated_data(prefix: &Sha256Prefix, clear: &[u8]) -> [u8; 32] {
     let length = u32::try_from(clear.len()).unwrap_or(u32::MAX).to_be_bytes();
-    sha256(&[prefix, &length, clear])
+    prefix.finish(&[&length, clear])
 }

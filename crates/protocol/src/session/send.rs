@@ -1,8 +1,10 @@
 //! Starting sessions and encrypting.
 
+use stvor_crypto::ShieldKey;
 use stvor_crypto::random::Random;
 
 use super::conversation::{Active, Context, Conversation, Place};
+use super::one::Sealing;
 use super::{Session, Terms};
 use crate::effects::{Effects, RecordKey, RecordKind};
 use crate::error::ProtocolError;
@@ -82,9 +84,10 @@ impl Conversation {
         if bundle.address != self.peer {
             return Err(ProtocolError::BadBundle("it is of another device"));
         }
+        let shield = ShieldKey::new();
         let verdict = judge(self.pin.as_ref(), &bundle.list, (context.policy, decision), context.now)?;
         let initiated = handshake::initiate(context.identity, bundle, rng)?;
-        let ratchet = Ratchet::initiator(&initiated.agreed.root, bundle.signed.1.clone())?;
+        let ratchet = Ratchet::initiator(&initiated.agreed.root, bundle.signed.1.clone(), &shield)?;
         let terms = Terms {
             id: initiated.agreed.session,
             initiator: true,
@@ -93,8 +96,11 @@ impl Conversation {
             peer: bundle.keys.clone(),
         };
         let session = Session::new(terms, ratchet, &self.ends(context));
+        let records = session.records(&shield)?;
+        let replaced = self.archive_record(place, &shield)?;
         let active = Active { session, pending: Some(initiated.part.encode()) };
 
+        // Nothing fails from here on, so nothing changed if something did.
         let mut effects = Effects::new();
         // Sessions are with an identity: when it goes, they go.
         let place = if matches!(verdict.event, IdentityEvent::Replaced { .. }) {
@@ -103,15 +109,12 @@ impl Conversation {
         } else {
             place
         };
-        self.archive_active(place, &mut effects)?;
+        self.archive_active(place, replaced, &mut effects);
         if verdict.changed {
             effects.put(RecordKey::pin(&self.peer.user), verdict.pin.to_record());
         }
         self.pin = Some(verdict.pin);
-        *self.at(place) = Some(active);
-        let mut writes = Effects::new();
-        self.save_active(place, &mut writes)?;
-        effects.append(writes);
+        self.place_active(place, (active, records), &mut effects);
         self.save_index(&mut effects);
         Ok(Started { effects, identity: verdict.event })
     }
@@ -157,24 +160,18 @@ impl Conversation {
         plaintext: &Plaintext,
         rng: &mut dyn Random,
     ) -> Result<Encrypted, ProtocolError> {
-        let no_session = || ProtocolError::NoSession(self.peer.clone());
-        let active = match place {
-            Place::Current => self.current.as_ref(),
-            Place::Candidate => self.candidate.as_ref(),
-        };
-        self.check_identity(context, &active.ok_or_else(no_session)?.session.terms.peer.user)?;
-        let active = match place {
-            Place::Current => &mut self.current,
-            Place::Candidate => &mut self.candidate,
-        };
-        let Some(active) = active else { return Err(ProtocolError::NoSession(self.peer.clone())) };
-        let part = active.pending.as_deref();
-        let (blob, turned) = active.session.seal(plaintext, (part, context.padding), context.now, rng)?;
+        let Some(active) = self.active(place) else { return Err(ProtocolError::NoSession(self.peer.clone())) };
+        self.check_identity(context, &active.session.terms.peer.user)?;
+        let shield = ShieldKey::new();
+        let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
+        let Some(active) = self.at(place) else { return Err(ProtocolError::NoSession(self.peer.clone())) };
+        let sealed = active.session.seal(plaintext, active.pending.as_deref(), with, rng)?;
+        let chains = active.session.chains_record();
         let mut effects = Effects::new();
-        effects.put(place.key(RecordKind::Session, &self.peer), active.session.chains_record());
-        if turned {
-            effects.put(place.key(RecordKind::SessionRoot, &self.peer), active.session.root_record()?);
+        effects.put(place.key(RecordKind::Session, &self.peer), chains);
+        if let Some(root) = sealed.root {
+            effects.put(place.key(RecordKind::SessionRoot, &self.peer), root);
         }
-        Ok(Encrypted { blob, effects })
+        Ok(Encrypted { blob: sealed.blob, effects })
     }
 }
