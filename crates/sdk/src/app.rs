@@ -177,8 +177,13 @@ impl App {
         let core = client.core();
         let registered = core.registered.load(std::sync::atomic::Ordering::Relaxed);
         let patient = !options.require_relay && (registered || options.allow_unregistered);
-        match core.first_outcome(self.inner.config.timeout).await {
-            Ok(()) => Ok(()),
+        let timeout = self.inner.config.timeout;
+        match core.first_outcome(timeout).await {
+            Ok(()) => {
+                // A new user can be written to when this returns, unless the upload takes longer than anybody waits.
+                let _ = tokio::time::timeout(timeout, core.prekeys.reachable()).await;
+                Ok(())
+            }
             Err(error) => {
                 let away = matches!(error.kind(), ErrorKind::RelayUnavailable { .. } | ErrorKind::RateLimited { .. });
                 if away && patient { Ok(()) } else { Err(error) }

@@ -11,7 +11,7 @@ use stvor_protocol::{Effects, KemPublicPrekey, PrekeyUpload, Prekeys, ServerCoun
 use stvor_store::{ChangeSet, Key, Sealed};
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -24,19 +24,32 @@ pub(crate) struct PrekeyKeeper {
     state: tokio::sync::Mutex<Prekeys>,
     counts: Mutex<Option<KeyCounts>>,
     due: Notify,
+    /// The relay holds what others need to write to this device.
+    reachable: watch::Sender<bool>,
 }
 
 impl PrekeyKeeper {
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
         let rows = records::load(store, &[Prekeys::key()], &Effects::new()).await?;
         let state = Prekeys::load(&rows).map_err(Error::passed)?;
-        Ok(Self { state: tokio::sync::Mutex::new(state), counts: Mutex::default(), due: Notify::new() })
+        Ok(Self { state: tokio::sync::Mutex::new(state), counts: Mutex::default(), due: Notify::new(), reachable: watch::Sender::new(false) })
     }
 
     /// The relay told what it holds: see to it soon.
     pub(crate) fn hurry(&self, counts: KeyCounts) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+        self.set_counts(counts);
         self.due.notify_one();
+    }
+
+    fn set_counts(&self, counts: KeyCounts) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+        self.reachable.send_replace(counts.signed_prekey_id.is_some() && counts.kem_last_resort_id.is_some());
+    }
+
+    /// Waits until others can write to this device.
+    pub(crate) async fn reachable(&self) {
+        let mut reachable = self.reachable.subscribe();
+        let _ = reachable.wait_for(|reachable| *reachable).await;
     }
 
     fn counts(&self) -> Option<KeyCounts> {
@@ -57,7 +70,7 @@ impl PrekeyKeeper {
         let Some(upload) = upload else { return Ok(()) };
         let count = u32::try_from(upload.one_time.len()).unwrap_or(u32::MAX);
         let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        self.set_counts(held);
         records::commit(&core.store, prekeys.uploaded(core.now())).await?;
         core.hub.emit(Event::PrekeysUploaded { count });
         Ok(())

@@ -96,17 +96,17 @@ impl Link {
                 () = self.stop.cancelled() => break,
             };
             if refusal.fatal {
+                self.state.send_replace(LinkState::Failed(refusal.error.clone()));
                 watcher.failed(&refusal.error);
-                self.state.send_replace(LinkState::Failed(refusal.error));
                 return;
             }
             let wait = match carry.drain.take() {
                 Some((after, spread)) => after + spread.mul_f64(f64::from(watcher.jitter()) / f64::from(u32::MAX)),
                 None => backoff.next(watcher.jitter(), refusal.retry_after),
             };
-            watcher.lost(&refusal.error, backoff.attempts(), wait);
             last = Some(refusal.error.clone());
-            self.state.send_replace(LinkState::Waiting(refusal.error));
+            self.state.send_replace(LinkState::Waiting(refusal.error.clone()));
+            watcher.lost(&refusal.error, backoff.attempts(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => break,
