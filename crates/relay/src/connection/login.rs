@@ -1,0 +1,194 @@
+//! HELLO, CHALLENGE, AUTH, READY.
+
+use std::sync::Arc;
+
+use axum::extract::ws::Message;
+use bytes::Bytes;
+use futures::SinkExt as _;
+use stvor_base::Timestamp;
+use stvor_crypto::{Random as _, SystemRandom};
+use stvor_wire::client::{Auth, ClientMessage, Hello, Mode};
+use stvor_wire::limits as wire;
+use stvor_wire::server::{Challenge, End, Limits, Ready, Resumed};
+use stvor_wire::{Code, FrameError, PROTOCOL_VERSION, Phase, ServerMessage, frame};
+
+use super::delivery::Delivery;
+use super::{Conn, Peer, Sink, Stream, Who, cursor_of, end, pump, receive};
+use crate::auth::{Admission, accepted_origin, prove};
+use crate::relay::Relay;
+use crate::storage::{Attach, Attached, Refusal, StoreError, UserKey};
+
+/// Why there is no connection: what to tell the client, or nothing when it is gone.
+type NoLogin = Option<End>;
+
+fn refused(refusal: &Refusal) -> NoLogin {
+    Some(end(refusal.code, refusal.detail))
+}
+
+fn store_error(error: StoreError) -> NoLogin {
+    match error {
+        StoreError::Refused(refusal) => refused(&refusal),
+        other => {
+            tracing::warn!(error = %other, "a log-in failed in the store");
+            Some(end(Code::StoreUnavailable, "the relay can not log anybody in just now: retry"))
+        }
+    }
+}
+
+fn frame_error(error: Option<FrameError>) -> NoLogin {
+    error.map(|error| end(error.wire_code(), &error.to_string()))
+}
+
+/// Logs a client in.
+pub(super) async fn login(
+    relay: &Arc<Relay>,
+    sink: &mut Sink,
+    stream: &mut Stream,
+    peer: &Peer,
+) -> Result<Arc<Conn>, NoLogin> {
+    let hello = match receive(stream, Phase::LoggingIn).await.map_err(frame_error)? {
+        ClientMessage::Hello(hello) => hello,
+        _ => return Err(Some(end(Code::UnexpectedFrame, "the first frame is HELLO"))),
+    };
+    let (admission, challenge) = admit(relay, &hello).await?;
+    let question = frame::encode_server(&ServerMessage::Challenge(challenge.clone()));
+    sink.send(Message::Binary(question)).await.map_err(|_| None)?;
+    let auth = match receive(stream, Phase::LoggingIn).await.map_err(frame_error)? {
+        ClientMessage::Auth(auth) => auth,
+        _ => return Err(Some(end(Code::UnexpectedFrame, "after CHALLENGE comes AUTH"))),
+    };
+    let origin = accepted_origin(relay, peer, &auth.origin).map_err(|refusal| refused(&refusal))?;
+    let list = prove(&challenge, &hello.address, &auth, &origin).map_err(|refusal| refused(&refusal))?;
+    let attach = Attach {
+        app: (*admission.app).clone(),
+        address: hello.address.clone(),
+        list,
+        list_bytes: Bytes::copy_from_slice(&auth.device_list),
+        list_signature: auth.device_list_signature,
+        permission: admission.permission(&auth),
+        receive: auth.mode == Mode::Receive,
+        fresh_epoch: fresh_epoch()?,
+    };
+    let attached = relay.store.attach(attach).await.map_err(store_error)?;
+    open(relay, admission, hello, &auth, attached).await
+}
+
+async fn admit(relay: &Relay, hello: &Hello) -> Result<(Admission, Challenge), NoLogin> {
+    if relay.is_draining() {
+        return Err(Some(end(Code::Draining, "the relay is stopping: reconnect in a moment")));
+    }
+    if hello.protocol_version != PROTOCOL_VERSION {
+        return Err(Some(end(Code::UnsupportedVersion, "this relay speaks protocol version 1")));
+    }
+    let now = relay.now();
+    let admission =
+        relay.doorkeeper.admit(&relay.store, &hello.credential, now).await.map_err(store_error)?;
+    admission.names(&hello.address).map_err(|refusal| refused(&refusal))?;
+    if let Err(wait) = relay.limiter.logins.take(&admission.app, 1) {
+        relay.metrics.rate_limited("login");
+        let end = end(Code::RateLimited, "the app logs in too often: retry later");
+        return Err(Some(End { retry_after: wait, ..end }));
+    }
+    let mut nonce = [0; wire::NONCE_BYTES];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| no_randomness())?;
+    let challenge = Challenge {
+        nonce,
+        app: (*admission.app).clone(),
+        server_time: now,
+        server_version: crate::VERSION.to_owned(),
+        protocol_version: PROTOCOL_VERSION,
+        development: relay.config.development,
+        capabilities: Vec::new(),
+    };
+    Ok((admission, challenge))
+}
+
+fn no_randomness() -> NoLogin {
+    Some(end(Code::Internal, "the relay has no randomness"))
+}
+
+fn fresh_epoch() -> Result<u64, NoLogin> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| no_randomness())?;
+    Ok(u64::from_be_bytes(bytes).max(1))
+}
+
+async fn open(
+    relay: &Arc<Relay>,
+    admission: Admission,
+    hello: Hello,
+    auth: &Auth,
+    attached: Attached,
+) -> Result<Arc<Conn>, NoLogin> {
+    let receives = auth.mode == Mode::Receive;
+    let who = Who {
+        app: admission.app,
+        address: Arc::new(hello.address),
+        device: attached.device,
+        token: admission.token,
+        fence: if receives { attached.fence } else { 0 },
+    };
+    announce(relay, &who, &attached);
+    let delivery = receives.then(|| Delivery::new(attached.epoch));
+    let conn = Arc::new(Conn::new(relay.hub.next_id(), who, delivery));
+    relay.hub.join(&conn);
+    let last_seq = if receives { relay.store.last_seq(attached.device).await } else { Ok(0) };
+    let last_seq = last_seq.map_err(|error| {
+        relay.hub.leave(&conn);
+        store_error(error)
+    })?;
+    let ready = Ready {
+        mailbox_epoch: attached.epoch,
+        resumed: resumed(relay, &auth.resume_cursor, &attached, relay.now()),
+        registration: attached.registration,
+        highest_counter: attached.highest_counter,
+        keys: attached.keys,
+        limits: Limits {
+            max_frame_bytes: narrow(wire::MAX_FRAME_AFTER_AUTH),
+            max_blob_bytes: narrow(wire::MAX_BLOB_BYTES),
+            window_messages: wire::WINDOW_MESSAGES,
+            window_bytes: wire::WINDOW_BYTES,
+            retention: relay.config.limits.retention(),
+            dedup: crate::limits::DEDUP,
+            max_recipients: narrow(wire::MAX_RECIPIENTS),
+        },
+        resume_cursor: cursor_of(relay, &conn),
+        heartbeat: core::time::Duration::from_millis(relay.config.limits.heartbeat_ms),
+    };
+    conn.say(&ServerMessage::Ready(ready));
+    if receives {
+        conn.deliver(|delivery, _| delivery.open(last_seq));
+        pump::pump(relay, &conn);
+    }
+    Ok(conn)
+}
+
+fn narrow(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+/// Tells those who are concerned that a name appeared or changed hands.
+fn announce(relay: &Relay, who: &Who, attached: &Attached) {
+    use stvor_wire::server::Registration;
+    if attached.registration == Registration::Replaced {
+        // Loud: somebody's mail was dropped. The log names nobody.
+        tracing::warn!("a name was taken over by another identity; its mail and keys were dropped");
+        relay.metrics.identity_replaced();
+    }
+    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, "the device is no longer in its user's device list");
+    if attached.registration != Registration::Known {
+        relay.hub.appeared(&UserKey { app: (*who.app).clone(), user: who.address.user.clone() });
+    }
+}
+
+fn resumed(relay: &Relay, sealed: &[u8], attached: &Attached, now: Timestamp) -> Resumed {
+    let cursor = if sealed.is_empty() { None } else { relay.cursors.open(sealed, now) };
+    let usable = |cursor: &crate::cursor::Cursor| {
+        cursor.device == attached.device && cursor.epoch == attached.epoch && cursor.seq <= attached.last_seq
+    };
+    match cursor.filter(usable) {
+        None => Resumed::Full,
+        Some(cursor) if attached.lost_seq > cursor.seq => Resumed::Gap,
+        Some(_) => Resumed::Resumed,
+    }
+}

@@ -1,0 +1,200 @@
+//! Who is connected: the receiving connection of each device, all connections, and who waits for whom.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stvor_wire::Code;
+use tokio::sync::Notify;
+
+use crate::connection::Conn;
+use crate::limits::WAITS_IN_ALL;
+use crate::storage::{MailboxId, UserKey};
+
+const SHARDS: usize = 16;
+
+type Receivers = HashMap<MailboxId, Arc<Conn>>;
+
+/// The connections of this process.
+pub(crate) struct Hub {
+    receivers: [Mutex<Receivers>; SHARDS],
+    all: Mutex<HashMap<u64, Arc<Conn>>>,
+    online: Mutex<HashMap<UserKey, usize>>,
+    waiting: Mutex<HashMap<UserKey, Waiting>>,
+    waits: AtomicUsize,
+    next: AtomicU64,
+    /// Rises whenever a device may have lost its mailbox: what connections remember of routes is then void.
+    pub(crate) generation: AtomicU64,
+}
+
+struct Waiting {
+    notify: Arc<Notify>,
+    waiters: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn user_key(conn: &Conn) -> UserKey {
+    UserKey { app: (*conn.who.app).clone(), user: conn.who.address.user.clone() }
+}
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        Self {
+            receivers: std::array::from_fn(|_| Mutex::default()),
+            all: Mutex::default(),
+            online: Mutex::default(),
+            waiting: Mutex::default(),
+            waits: AtomicUsize::new(0),
+            next: AtomicU64::new(1),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    fn shard(&self, device: MailboxId) -> MutexGuard<'_, Receivers> {
+        let index = usize::try_from(device.0.rem_euclid(SHARDS as i64)).unwrap_or_default();
+        lock(&self.receivers[index])
+    }
+
+    /// A number for a new connection.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The receiving connection of a device.
+    pub(crate) fn receiver(&self, device: MailboxId) -> Option<Arc<Conn>> {
+        self.shard(device).get(&device).cloned()
+    }
+
+    /// Takes a connection in. A receiving one takes over from the device's earlier one, which ends.
+    pub(crate) fn join(&self, conn: &Arc<Conn>) {
+        lock(&self.all).insert(conn.id, conn.clone());
+        if conn.who.fence == 0 {
+            return;
+        }
+        let earlier = {
+            let mut shard = self.shard(conn.who.device);
+            match shard.get(&conn.who.device) {
+                Some(later) if later.who.fence > conn.who.fence => Some(conn.clone()),
+                _ => shard.insert(conn.who.device, conn.clone()),
+            }
+        };
+        let key = user_key(conn);
+        *lock(&self.online).entry(key).or_default() += 1;
+        if let Some(earlier) = earlier {
+            earlier.end(Code::Superseded, "another connection of this device took over");
+        }
+    }
+
+    /// A connection is gone.
+    pub(crate) fn leave(&self, conn: &Arc<Conn>) {
+        lock(&self.all).remove(&conn.id);
+        if conn.who.fence == 0 {
+            return;
+        }
+        {
+            let mut shard = self.shard(conn.who.device);
+            if shard.get(&conn.who.device).is_some_and(|current| current.id == conn.id) {
+                shard.remove(&conn.who.device);
+            }
+        }
+        let key = user_key(conn);
+        let mut online = lock(&self.online);
+        if let Some(count) = online.get_mut(&key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                online.remove(&key);
+            }
+        }
+    }
+
+    /// Every connection.
+    pub(crate) fn connections(&self) -> Vec<Arc<Conn>> {
+        lock(&self.all).values().cloned().collect()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.all).len()
+    }
+
+    /// How many users receive.
+    pub(crate) fn users_online(&self) -> usize {
+        lock(&self.online).len()
+    }
+
+    /// Whether a device of the user receives.
+    pub(crate) fn is_online(&self, key: &UserKey) -> bool {
+        lock(&self.online).contains_key(key)
+    }
+
+    /// Whether a user of this name receives, in any app.
+    pub(crate) fn is_online_anywhere(&self, user: &stvor_base::UserId) -> bool {
+        lock(&self.online).keys().any(|key| key.user == *user)
+    }
+
+    /// Ends all connections of devices that are gone, and voids remembered routes.
+    pub(crate) fn devices_gone(&self, devices: &[MailboxId], code: Code, detail: &str) {
+        if devices.is_empty() {
+            return;
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for conn in self.connections() {
+            if devices.contains(&conn.who.device) {
+                conn.end_after_queue(code, detail);
+            }
+        }
+    }
+
+    /// Ends all connections of a user.
+    pub(crate) fn user_gone(&self, key: &UserKey, code: Code, detail: &str) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for conn in self.connections() {
+            if *conn.who.app == key.app && conn.who.address.user == key.user {
+                conn.end_after_queue(code, detail);
+            }
+        }
+    }
+
+    /// Starts to wait for a user; `None` when too many wait.
+    pub(crate) fn wait_for(self: &Arc<Self>, key: UserKey) -> Option<Wait> {
+        if self.waits.fetch_add(1, Ordering::AcqRel) >= WAITS_IN_ALL {
+            self.waits.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        let mut waiting = lock(&self.waiting);
+        let entry =
+            waiting.entry(key.clone()).or_insert_with(|| Waiting { notify: Arc::default(), waiters: 0 });
+        entry.waiters += 1;
+        Some(Wait { hub: self.clone(), key, notify: entry.notify.clone() })
+    }
+
+    /// A user registered or uploaded keys.
+    pub(crate) fn appeared(&self, key: &UserKey) {
+        if let Some(waiting) = lock(&self.waiting).get(key) {
+            waiting.notify.notify_waiters();
+        }
+    }
+}
+
+/// One wait for a user; ends when dropped.
+pub(crate) struct Wait {
+    hub: Arc<Hub>,
+    key: UserKey,
+    pub(crate) notify: Arc<Notify>,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.hub.waits.fetch_sub(1, Ordering::AcqRel);
+        let mut waiting = lock(&self.hub.waiting);
+        if let Some(entry) = waiting.get_mut(&self.key) {
+            entry.waiters -= 1;
+            if entry.waiters == 0 {
+                waiting.remove(&self.key);
+            }
+        }
+    }
+}
