@@ -60,7 +60,11 @@ impl Ending {
     pub(crate) async fn wait(&mut self) -> End {
         let parent = async {
             match &mut self.parent {
-                Some(parent) => drop(parent.await),
+                Some(gone) => {
+                    let _ = gone.await;
+                    // It tells of the end once.
+                    self.parent = None;
+                }
                 None => future::pending().await,
             }
         };
