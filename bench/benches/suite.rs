@@ -1,13 +1,13 @@
 //! Runs the benchmarks: `cargo bench -p stvor-bench -- --help`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use stvor_bench::report::Summary;
+use stvor_bench::report::{Row, Summary, Target};
 use stvor_bench::load::{self, Load};
-use stvor_bench::{Outcome, micro, sizes};
+use stvor_bench::{Outcome, fault, micro, sizes};
 
 /// A part of the suite.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,6 +20,8 @@ enum Part {
     Relay,
     /// Two users, their durable stores, and the relay between them.
     Whole,
+    /// Kills processes while messages flow; only when named.
+    Fault,
 }
 
 /// Benchmarks of STVOR beside its floors and peers.
@@ -28,6 +30,18 @@ enum Part {
 struct Arguments {
     /// What to run; everything but the fault test when nothing is named.
     parts: Vec<Part>,
+    /// Fault: how often something is killed.
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+    /// Fault: messages of all senders.
+    #[arg(long, default_value_t = 10_000)]
+    messages: usize,
+    /// Fault: senders.
+    #[arg(long, default_value_t = 2)]
+    senders: usize,
+    /// Fault: decides who is killed and when.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// A rough run in a tenth of the time.
     #[arg(long)]
     quick: bool,
@@ -70,7 +84,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     const USUAL: [Part; 4] = [Part::Micro, Part::Sizes, Part::Relay, Part::Whole];
     let parts: &[Part] = if arguments.parts.is_empty() { &USUAL } else { &arguments.parts };
     let load = if arguments.quick { Load::QUICK } else { Load::FULL };
-    let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole));
+    let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole | Part::Fault));
     let binary = match &arguments.stvor {
         Some(path) => path.clone(),
         None if needs_binary => binary()?,
@@ -84,6 +98,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
             Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, &mut summary)?,
             Part::Relay => runtime()?.block_on(load::relay::run(&binary, load, &mut summary))?,
             Part::Whole => runtime()?.block_on(load::whole::run(&binary, load, &mut summary))?,
+            Part::Fault => faults(arguments, &binary, &mut summary)?,
         }
         let name = part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
@@ -91,6 +106,16 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     summary.write(&arguments.output)?;
     print!("{}", summary.table());
     println!("written to {}", arguments.output.display());
+    Ok(())
+}
+
+fn faults(arguments: &Arguments, binary: &Path, summary: &mut Summary) -> Outcome<()> {
+    let Arguments { kills, messages, senders, seed, .. } = *arguments;
+    let verdict = fault::run(fault::Plan { binary: binary.to_owned(), messages, kills, senders, seed })?;
+    println!("{verdict}");
+    let wrong = u32::try_from(verdict.violations.len())?;
+    let name = format!("fault test: violations, {kills} kills, {messages} messages");
+    summary.push(Row::new(&name, "", f64::from(wrong)).target(Target::AtMost(0.0)));
     Ok(())
 }
 

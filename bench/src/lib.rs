@@ -9,6 +9,7 @@
 //! - [`fault`]: kills processes at random moments while messages flow; a history checker decides.
 //! - `floor`, `olm`, `ours`, `micro`, `sizes`: one message in memory. `load`: the whole path.
 
+pub mod fault;
 #[cfg(feature = "suite")]
 pub mod floor;
 #[cfg(feature = "suite")]

@@ -192,7 +192,7 @@ impl Clock {
         }
         let messages = self.received.load(Ordering::SeqCst);
         let cpu = cpu_time(process.pid())?.saturating_sub(before);
-        Ok(Ran { messages, wall: self.end - self.start, cpu, latency })
+        Ok(Ran { messages, wall: self.end - self.start, cpu, latency, disorder: 0 })
     }
 
     /// How many may go now, at a pace or by the window.

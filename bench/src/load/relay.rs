@@ -55,6 +55,8 @@ pub struct Ran {
     pub cpu: Duration,
     /// From just before the send to the receipt, in microseconds.
     pub latency: Histogram<u64>,
+    /// Messages that came after a later one of the same sender, or came twice.
+    pub disorder: u64,
 }
 
 impl Ran {
@@ -98,6 +100,9 @@ pub async fn run(binary: &Path, load: Load, summary: &mut Summary) -> Outcome<()
             let held = kind == Kind::Ephemeral && quantile > 0.9;
             cpu_rows.push(if held { row.target(Target::AtMost(0.5)) } else { row });
         }
+        let disorder = hard.disorder + paced.disorder;
+        let row = Row::new(&format!("relay, {name}: messages out of order or twice"), "", float(disorder));
+        cpu_rows.push(row.target(Target::AtMost(0.0)));
         if paced.rate() < float(PACE) * 0.9 {
             summary.note(format!("the paced {name} load reached only {:.0} messages a second", paced.rate()));
         }
@@ -137,12 +142,12 @@ pub async fn drive(relay: &Relay, load: Load, kind: Kind, pace: Option<u64>) -> 
     let end = start + load.lasts;
     let pid = relay.process.pid();
     let before = cpu_time(pid)?;
-    let received = Arc::new(AtomicU64::new(0));
+    let (received, disorder) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks: JoinSet<Outcome<Option<Histogram<u64>>>> = JoinSet::new();
     let gap = pace.map(|pace| Duration::from_secs_f64(float(load.pairs as u64) / float(pace)));
     for (sending, receiving, to) in pairs {
         let permits = Arc::new(Semaphore::new(WINDOW));
-        let pair = Pair { start, end, kind, gap, permits, received: Arc::clone(&received) };
+        let pair = Pair { start, end, kind, gap, permits, received: Arc::clone(&received), disorder: Arc::clone(&disorder) };
         let (answers, pongs) = mpsc::unbounded_channel();
         let Connection { sender, receiver } = sending;
         let reading = pair.clone();
@@ -158,7 +163,7 @@ pub async fn drive(relay: &Relay, load: Load, kind: Kind, pace: Option<u64>) -> 
         }
     }
     let messages = received.load(Ordering::SeqCst);
-    Ok(Ran { messages, wall: load.lasts, cpu: cpu_time(pid)?.saturating_sub(before), latency })
+    Ok(Ran { messages, wall: load.lasts, cpu: cpu_time(pid)?.saturating_sub(before), latency, disorder: disorder.load(Ordering::SeqCst) })
 }
 
 #[derive(Clone)]
@@ -169,6 +174,7 @@ struct Pair {
     gap: Option<Duration>,
     permits: Arc<Semaphore>,
     received: Arc<AtomicU64>,
+    disorder: Arc<AtomicU64>,
 }
 
 impl Pair {
@@ -202,6 +208,7 @@ impl Pair {
     ) -> Outcome<()> {
         let mut blob = vec![0_u8; BLOB];
         let ephemeral = self.kind == Kind::Ephemeral;
+        let mut number = 0_u64;
         let mut ticks = self.gap.map(|gap| {
             // Senders that tick together would measure the burst.
             let offset = gap.mul_f64(rand::random::<f64>());
@@ -229,7 +236,9 @@ impl Pair {
                 }
                 for _ in 0..allowed {
                     let sent_at = microseconds(self.start.elapsed());
+                    number += 1;
                     blob[..8].copy_from_slice(&sent_at.to_be_bytes());
+                    blob[8..16].copy_from_slice(&number.to_be_bytes());
                     sender.feed(to.address(), Bytes::copy_from_slice(&blob), ephemeral).await?;
                 }
                 sender.flush().await?;
@@ -244,13 +253,22 @@ impl Pair {
     async fn receive(&self, connection: Connection) -> Outcome<Histogram<u64>> {
         let Connection { mut sender, mut receiver } = connection;
         let mut latency = histogram()?;
+        let mut reached = 0;
         while let Ok(batch) = tokio::time::timeout_at(self.over(), receiver.batch(128)).await {
             let now = microseconds(self.start.elapsed());
             let mut kept: Vec<Deliver> = Vec::new();
             for message in batch? {
                 match message {
                     ServerMessage::Deliver(deliver) => {
-                        let sent_at = deliver.blob.first_chunk().map_or(0, |time| u64::from_be_bytes(*time));
+                        let field = |at: usize| {
+                            let bytes = deliver.blob.get(at..).and_then(|rest| rest.first_chunk());
+                            bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+                        };
+                        let (sent_at, number) = (field(0), field(8));
+                        if number <= reached {
+                            self.disorder.fetch_add(1, Ordering::SeqCst);
+                        }
+                        reached = reached.max(number);
                         latency.saturating_record(now.saturating_sub(sent_at).max(1));
                         self.received.fetch_add(1, Ordering::SeqCst);
                         if self.kind == Kind::Ephemeral {

@@ -1,0 +1,76 @@
+//! The fault test: real senders, a receiver and a relay are killed with SIGKILL at random moments while messages flow,
+//! and a history decides.
+//!
+//! Each sender is a `stvor send --lines --json`, the receiver a `stvor listen --json`, the relay a durable
+//! `stvor relay`; whoever is killed is started again on the same files. Between clients and relay stands a [`recorder`],
+//! which sees every blob. What must hold:
+//!
+//! - a message whose receipt says accepted is printed by the receiver exactly once, and messages of one sender in the
+//!   order of sending. A line may repeat, with the same id, only as the first one after the receiver was killed, because
+//!   it is acknowledged after it is printed;
+//! - no two different blobs share ratchet key and number: no key is ever used twice;
+//! - nobody ends by itself with a failure other than an unreachable relay.
+
+mod actor;
+mod recorder;
+mod run;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use stvor_testkit::history::Counts;
+
+pub use run::run;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The `stvor` binary.
+    pub binary: PathBuf,
+    /// Messages of all senders.
+    pub messages: usize,
+    /// How often something is killed.
+    pub kills: usize,
+    /// Senders, each in a conversation of its own with the receiver.
+    pub senders: usize,
+    /// Decides who is killed and when. What processes do between is theirs, so a run does not repeat exactly.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Messages.
+    pub counts: Counts,
+    /// Kills of the relay, the receiver and senders.
+    pub kills: [usize; 3],
+    /// Lines that the receiver repeated after it was killed, as it may.
+    pub repeats: usize,
+    /// Different blobs that went to the relay.
+    pub blobs: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// Everything that is wrong; empty when all held.
+    pub violations: Vec<String>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { sent, accepted, received } = self.counts;
+        let [relay, receiver, senders] = self.kills;
+        writeln!(
+            f,
+            "{} kills (relay {relay}, receiver {receiver}, senders {senders}) in {:.0} s: {sent} sent, {accepted} \
+             accepted, {received} received, {} repeated after a kill, {} different blobs",
+            relay + receiver + senders,
+            self.seconds,
+            self.repeats,
+            self.blobs,
+        )?;
+        for violation in &self.violations {
+            writeln!(f, "  WRONG: {violation}")?;
+        }
+        let verdict = if self.violations.is_empty() { "nothing lost, doubled, reordered or reused" } else { "FAILED" };
+        f.write_str(verdict)
+    }
+}

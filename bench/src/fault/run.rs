@@ -1,0 +1,335 @@
+//! The course of a run.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha12Rng;
+use stvor_protocol::Incoming;
+use stvor_testkit::Checker;
+use stvor_testkit::history::Unique;
+
+use super::actor::{Actor, Event, News};
+use super::recorder::Recorder;
+use super::{Plan, Verdict};
+use crate::Outcome;
+
+/// Lines of a sender without a receipt yet, at most: few enough for a pipe to hold them.
+const UNDER_WAY: usize = 64;
+
+/// A relay that is not killed again for this long lets clients come back, whatever their back-off.
+const MOST_BETWEEN_KILLS: Duration = Duration::from_millis(1_500);
+
+/// After so long without any news the run is stuck, and says so.
+const STUCK: Duration = Duration::from_secs(120);
+
+/// Exit code of a command that could not reach the relay in time: expected here, it is started again.
+const UNREACHABLE: i32 = 5;
+
+const TOKEN: &str = "stvor_dev_fault";
+const RELAY: usize = 0;
+const RECEIVER: usize = 1;
+const FIRST_SENDER: usize = 2;
+
+/// What is known of a sender.
+#[derive(Default)]
+struct Sending {
+    conversation: String,
+    /// Next message's number.
+    next: usize,
+    /// Written to the present process, without a receipt yet.
+    under_way: VecDeque<String>,
+}
+
+struct Run {
+    plan: Plan,
+    rng: ChaCha12Rng,
+    actors: Vec<Actor>,
+    senders: Vec<Sending>,
+    checker: Checker,
+    accepted: HashSet<String>,
+    arrived: HashMap<String, usize>,
+    /// The receiver's process that printed the last line.
+    printed_by: usize,
+    finishing: bool,
+    verdict: Verdict,
+}
+
+/// Runs it to its end.
+///
+/// # Errors
+/// When it can not be set up or gets stuck; what is wrong with the history is in the verdict.
+pub fn run(plan: Plan) -> Outcome<Verdict> {
+    let start = Instant::now();
+    let directory = stvor_testkit::temp_dir()?;
+    let server = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let recorder = Recorder::start(server)?;
+    let (sender, news) = mpsc::channel();
+    let places = Places { directory: directory.path(), server, proxy: recorder.address };
+    std::fs::write(directory.path().join("settings.toml"), "")?;
+    let mut actors = vec![
+        Actor::new(RELAY, &plan.binary, places.relay(), sender.clone()),
+        Actor::new(RECEIVER, &plan.binary, places.receiver(), sender.clone()),
+    ];
+    for number in 0..plan.senders {
+        let arguments = places.sender(number);
+        actors.push(Actor::new(FIRST_SENDER + number, &plan.binary, arguments, sender.clone()));
+    }
+    let senders = (0..plan.senders)
+        .map(|number| Sending { conversation: format!("sender{number}>receiver"), ..Sending::default() })
+        .collect();
+    let mut run = Run {
+        rng: ChaCha12Rng::seed_from_u64(plan.seed),
+        plan,
+        actors,
+        senders,
+        checker: Checker::default(),
+        accepted: HashSet::new(),
+        arrived: HashMap::new(),
+        printed_by: 0,
+        finishing: false,
+        verdict: Verdict::default(),
+    };
+    for actor in &mut run.actors {
+        actor.start()?;
+    }
+    run.play(&news)?;
+    run.judge(&recorder)?;
+    run.verdict.seconds = start.elapsed().as_secs_f64();
+    Ok(run.verdict)
+}
+
+struct Places<'a> {
+    directory: &'a Path,
+    server: std::net::SocketAddr,
+    proxy: std::net::SocketAddr,
+}
+
+impl Places<'_> {
+    fn arguments(&self, who: &str, command: &[&str]) -> Vec<String> {
+        let settings = self.directory.join("settings.toml").display().to_string();
+        let data = self.directory.join(who).display().to_string();
+        let shared = ["--json", "--config", &settings, "--data", &data];
+        command.iter().chain(&shared).map(|text| (*text).to_owned()).collect()
+    }
+
+    fn relay(&self) -> Vec<String> {
+        let listen = self.server.to_string();
+        self.arguments("relay", &["relay", "--dev", "--listen", &listen, "--exit-with-stdin"])
+    }
+
+    fn receiver(&self) -> Vec<String> {
+        let url = format!("ws://{}", self.proxy);
+        let shared = ["--relay", &url, "--token", TOKEN, "--exit-with-stdin"];
+        self.arguments("receiver", &[&["listen", "--as", "receiver"], &shared[..]].concat())
+    }
+
+    fn sender(&self, number: usize) -> Vec<String> {
+        let url = format!("ws://{}", self.proxy);
+        let name = format!("sender{number}");
+        let command = ["send", "--as", &name, "--to", "receiver", "--lines", "--relay", &url, "--token", TOKEN];
+        self.arguments(&name, &command)
+    }
+}
+
+impl Run {
+    fn killed(&self) -> usize {
+        self.verdict.kills.iter().sum()
+    }
+
+    fn all_written(&self) -> bool {
+        self.senders.iter().all(|sender| sender.next >= self.plan.messages / self.plan.senders)
+    }
+
+    fn done(&self) -> bool {
+        self.killed() >= self.plan.kills
+            && self.all_written()
+            && self.senders.iter().all(|sender| sender.under_way.is_empty())
+            && self.accepted.iter().all(|id| self.arrived.contains_key(id))
+    }
+
+    fn play(&mut self, news: &Receiver<News>) -> Outcome<()> {
+        // Receipts and arrivals between kills, so that kills and messages last equally long.
+        let between = (2 * self.plan.messages / self.plan.kills.max(1)).max(2);
+        let mut last_news = Instant::now();
+        let mut seen = 0;
+        let mut kill_at = (usize::MAX, None::<Instant>);
+        while !self.done() {
+            self.feed();
+            let wait = kill_at.1.map_or(MOST_BETWEEN_KILLS, |at| at.saturating_duration_since(Instant::now()));
+            match news.recv_timeout(wait) {
+                Ok(told) => {
+                    last_news = Instant::now();
+                    seen += usize::from(self.hear(told)?);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err("nobody is left to tell anything".into()),
+            }
+            if last_news.elapsed() > STUCK {
+                let missing = self.accepted.iter().filter(|id| !self.arrived.contains_key(*id)).count();
+                let waiting: usize = self.senders.iter().map(|sender| sender.under_way.len()).sum();
+                let text = format!(
+                    "nothing happened for {STUCK:?}: {missing} accepted messages missing, {waiting} sends unanswered"
+                );
+                self.verdict.violations.push(text);
+                return Ok(());
+            }
+            // The first arrival shows that everybody has registered.
+            if kill_at.1.is_none() && !self.arrived.is_empty() {
+                kill_at = self.next_kill(seen, between);
+            }
+            let due = kill_at.1.is_some_and(|at| seen >= kill_at.0 || Instant::now() >= at);
+            if due && self.killed() < self.plan.kills {
+                self.kill()?;
+                kill_at = self.next_kill(seen, between);
+            }
+        }
+        self.finish(news)
+    }
+
+    /// After how many more receipts and arrivals, and by when at the latest, the next kill comes.
+    fn next_kill(&mut self, seen: usize, between: usize) -> (usize, Option<Instant>) {
+        let after = self.rng.random_range(1..=2 * between);
+        let latest = MOST_BETWEEN_KILLS.mul_f64(self.rng.random_range(0.02..1.0));
+        (seen + after, Some(Instant::now() + latest))
+    }
+
+    fn kill(&mut self) -> Outcome<()> {
+        let role = usize::try_from(self.rng.next_u32() % 3)?;
+        let victim = match role {
+            0 => RELAY,
+            1 => RECEIVER,
+            _ => FIRST_SENDER + self.rng.random_range(0..self.plan.senders),
+        };
+        self.actors[victim].kill()?;
+        self.verdict.kills[role] += 1;
+        self.restart(victim)
+    }
+
+    fn restart(&mut self, actor: usize) -> Outcome<()> {
+        if let Some(sender) = actor.checked_sub(FIRST_SENDER) {
+            // What the dead process had not reported stays unreported: it may arrive or not.
+            self.senders[sender].under_way.clear();
+        }
+        self.actors[actor].start()
+    }
+
+    /// Gives every sender as much as it may have under way.
+    fn feed(&mut self) {
+        let most = self.plan.messages / self.plan.senders;
+        for (number, sender) in self.senders.iter_mut().enumerate() {
+            while sender.under_way.len() < UNDER_WAY && sender.next < most {
+                let text = format!("{number}-{}", sender.next);
+                self.checker.sent(&sender.conversation, &text, text.as_bytes());
+                sender.next += 1;
+                if !self.actors[FIRST_SENDER + number].write(&text) {
+                    break;
+                }
+                sender.under_way.push_back(text);
+            }
+        }
+    }
+
+    /// Takes note of something; true if it was a receipt or an arrival.
+    fn hear(&mut self, news: News) -> Outcome<bool> {
+        let News { actor, life, event } = news;
+        let present = self.actors[actor].life == life;
+        match (event, actor) {
+            (Event::Out(line), RECEIVER) => self.arrival(&line, life),
+            (Event::Out(line), FIRST_SENDER..) if present => self.receipt(actor - FIRST_SENDER, &line),
+            (Event::Err(line), _) => {
+                if ["undecryptable", "ROLLBACK", "IDENTITY_CHANGED", "panicked"].iter().any(|bad| line.contains(bad)) {
+                    self.verdict.violations.push(format!("role {actor} says: {line}"));
+                }
+                Ok(false)
+            }
+            (Event::End, _) if present && !self.finishing => {
+                match self.actors[actor].reap()? {
+                    None => return Ok(false),
+                    Some(UNREACHABLE) => {}
+                    Some(code) => self.verdict.violations.push(format!("role {actor} ended by itself with code {code}")),
+                }
+                self.restart(actor)?;
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn receipt(&mut self, number: usize, line: &str) -> Outcome<bool> {
+        let sender = &mut self.senders[number];
+        let receipt: serde_json::Value = serde_json::from_str(line)?;
+        let text = sender.under_way.pop_front().ok_or("a receipt for a message that was not sent")?;
+        match receipt["status"].as_str() {
+            Some("accepted" | "delivered" | "read") => {
+                self.checker.accepted(&sender.conversation, &text);
+                self.accepted.insert(text);
+            }
+            other => self.verdict.violations.push(format!("{text} has the status {other:?}: {line}")),
+        }
+        Ok(true)
+    }
+
+    fn arrival(&mut self, line: &str, life: usize) -> Outcome<bool> {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let (Some(text), Some(from)) = (message["text"].as_str(), message["from"].as_str()) else {
+            return Err(format!("the receiver printed something else than a message: {line}").into());
+        };
+        let first_of_life = self.printed_by != life;
+        self.printed_by = life;
+        // The line that was printed and not acknowledged comes again, first of all.
+        let again = self.arrived.contains_key(text);
+        if again && first_of_life && self.arrived.get(text) != Some(&life) {
+            self.verdict.repeats += 1;
+            return Ok(true);
+        }
+        self.arrived.insert(text.to_owned(), life);
+        self.checker.received(&format!("{from}>receiver"), text, text.as_bytes());
+        Ok(true)
+    }
+
+    /// An orderly end for everybody: late repeats would show here.
+    fn finish(&mut self, news: &Receiver<News>) -> Outcome<()> {
+        self.finishing = true;
+        let mut over: HashSet<(usize, usize)> = HashSet::new();
+        let roles = (FIRST_SENDER..self.actors.len()).chain([RECEIVER, RELAY]);
+        for role in roles.collect::<Vec<_>>() {
+            self.actors[role].finish();
+            while !over.contains(&(role, self.actors[role].life)) {
+                let told = news.recv_timeout(STUCK).map_err(|_| format!("role {role} does not end"))?;
+                if matches!(told.event, Event::End) {
+                    over.insert((told.actor, told.life));
+                }
+                self.hear(told)?;
+            }
+            if let Some(code @ 1..) = self.actors[role].reap()? {
+                self.verdict.violations.push(format!("role {role} ended with code {code}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, recorder: &Recorder) -> Outcome<()> {
+        self.verdict.counts = self.checker.counts();
+        let wrong = self.checker.verdict();
+        self.verdict.violations.extend(wrong.iter().map(ToString::to_string));
+        let mut keys = Unique::default();
+        let mut different = HashSet::new();
+        for blob in recorder.blobs()? {
+            let (ratchet_key, number) = Incoming::parse(&blob)?.position();
+            let mut position = ratchet_key.to_vec();
+            position.extend(number.to_be_bytes());
+            if !keys.record(&position, &blob) {
+                self.verdict.violations.push(format!("two blobs share a ratchet key and the number {number}"));
+            }
+            different.insert(blob);
+        }
+        self.verdict.blobs = different.len();
+        if self.verdict.blobs < self.accepted.len() {
+            self.verdict.violations.push("fewer blobs were recorded than messages accepted".to_owned());
+        }
+        Ok(())
+    }
+}
