@@ -6,6 +6,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use stvor_crypto::{Random, Secret};
 
+/// What stands between the name of a keyfile and 16 random digits in the name of its draft. A crash while a keyfile is
+/// made can leave a draft, which is of no use to anybody but may hold the key.
+pub const KEYFILE_DRAFT: &str = ".new-";
+
 /// A keyfile that was read.
 #[derive(Debug)]
 pub struct Keyfile {
@@ -25,7 +29,7 @@ impl Keyfile {
         let mut suffix = [0; 8];
         rng.fill(&mut suffix)?;
         let mut name = path.as_os_str().to_owned();
-        name.push(format!(".new-{:016x}", u64::from_be_bytes(suffix)));
+        name.push(format!("{KEYFILE_DRAFT}{:016x}", u64::from_be_bytes(suffix)));
         let draft = PathBuf::from(name);
         let done = write_draft(&draft, &key)
             // A hard link, unlike a rename, never replaces what is there.

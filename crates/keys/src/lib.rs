@@ -31,7 +31,7 @@ mod wrapped;
 
 pub use error::KeyError;
 pub use holder::{DataKey, HolderKind, KeyHolder};
-pub use keyfile::Keyfile;
+pub use keyfile::{KEYFILE_DRAFT, Keyfile};
 #[cfg(feature = "os-keyring")]
 pub use os::SystemKeyring;
 pub use os::{KeyringItem, OsKeyring, SecretService};

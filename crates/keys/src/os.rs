@@ -54,10 +54,11 @@ impl OsKeyring {
             return Err(KeyError::Exists { holder: HolderKind::OsKeyring.name(), name: name(item) });
         }
         let key = Secret::random(rng)?;
-        service.save(item, &SecretBytes::from_slice(key.expose()))?;
+        let secret = SecretBytes::from(&key);
+        service.save(item, &secret)?;
         // Some keyrings accept what they do not keep; a key that is gone tomorrow is found out today.
         match service.load(item)? {
-            Some(kept) if kept.expose() == key.expose() => Ok(Self { key }),
+            Some(kept) if kept == secret => Ok(Self { key }),
             _ => Err(KeyError::Keyring("it did not keep the key".into())),
         }
     }

@@ -187,6 +187,11 @@ pub(crate) fn check_get(keys: &[Key]) -> Result<(), StoreError> {
 }
 
 pub(crate) fn check_commit(changes: &ChangeSet<RowValue>) -> Result<(), StoreError> {
+    for op in &changes.ops {
+        if matches!(op, crate::Op::Put { expires: Some(at), .. } if *at > limits::LATEST_EXPIRY) {
+            return Err(StoreError::Limit { what: "an expiry in milliseconds", limit: usize::MAX >> 1 });
+        }
+    }
     changes.check(limits::MAX_VALUE, |value| value.bytes.len())
 }
 

@@ -57,7 +57,8 @@ pub enum StoreError {
         /// The table of the row.
         table: Table,
     },
-    /// The disk, the quota or a file-size limit is full; the change set was not applied.
+    /// The disk, the quota or a file-size limit is full; the change set was not applied. A disk that refuses a write for
+    /// another reason shows as this too: SQLite does not tell them apart.
     #[error("the store could not be written: the disk or a quota is full; free some space and retry")]
     Full,
     /// The store may not be written.
@@ -97,6 +98,10 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
+    }
+
+    pub(crate) fn headless() -> Self {
+        Self::corrupt("its header is gone but rows are there")
     }
 
     /// The error of an operation on a file or directory.

@@ -1,5 +1,7 @@
 //! Every bound of this crate, each with its reason.
 
+use stvor_base::Timestamp;
+
 /// Bytes in one value as an adapter sees it, sealed: 256 KiB. A session record, a message and a prekey batch are far
 /// below; larger things are attachments and do not belong in rows.
 pub const MAX_VALUE: usize = 256 * 1024;
@@ -30,10 +32,10 @@ pub const MAX_SCAN: usize = 1_000;
 /// Bytes of values in one page of a scan; the page ends early and says so. 8 MiB.
 pub const MAX_SCAN_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes of change sets that wait for the SQLite writer; a further `commit` waits for room. 64 MiB.
+/// Bytes of change sets that wait for the SQLite writer or are being written; a further `commit` waits for room. 64 MiB.
 pub const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// The least that a waiting change set counts for, so that at most 1,024 wait.
+/// The least that a waiting change set counts for, so that there are at most 1,024.
 pub const QUEUE_UNIT_BYTES: usize = 64 * 1024;
 
 /// Bytes of a database up to which opening it checks every page; above, damage is found when a page is read. 64 MiB.
@@ -48,8 +50,8 @@ pub const MAX_GROUP_WAIT_MICROS: u64 = 2_000;
 /// SQLite connections that read.
 pub const READERS: usize = 4;
 
-/// Bytes of a store header.
-pub const MAX_HEADER: usize = 4_096;
+/// The latest expiry of a row: SQL databases have signed 64-bit numbers. Sealing brings a later one down to it.
+pub const LATEST_EXPIRY: Timestamp = Timestamp::from_millis(u64::MAX >> 1);
 
 /// Epoch keys that a sealed store keeps at hand. Rows written in one opening of the store share one.
 pub const MAX_EPOCH_KEYS: usize = 64;

@@ -59,12 +59,15 @@ pub fn default_keyfile(path: &Path) -> PathBuf {
 /// As [`SqliteStore::open`] and [`Sealed::open`]; [`StoreError::KeyRequired`] when the store opens with another kind of
 /// key than was given; [`StoreError::Key`] when the key is not there, malformed, readable by others, or wrong.
 pub async fn open(path: impl Into<PathBuf>, key: OpenKey) -> Result<Opened, StoreError> {
-    let path = path.into();
-    let adapter: Arc<dyn Store> = Arc::new(SqliteStore::open(path.clone()).await?);
+    let sqlite = SqliteStore::open(path).await?;
+    let path = sqlite.path().to_owned();
+    let adapter: Arc<dyn Store> = Arc::new(sqlite);
     let opened = open_sealed(Arc::clone(&adapter), path, key).await;
-    if opened.is_err() {
-        // The lock is free again when the caller hears of it.
-        adapter.close().await?;
+    // The lock is free again when the caller hears of it, and what they hear is why the store did not open.
+    if opened.is_err()
+        && let Err(error) = adapter.close().await
+    {
+        tracing::warn!(%error, "a store that could not be opened did not close cleanly either");
     }
     opened
 }
@@ -82,6 +85,10 @@ async fn open_sealed(adapter: Arc<dyn Store>, path: PathBuf, key: OpenKey) -> Re
         }
     }
     let fresh = info.is_none();
+    if fresh && adapter.stats().await?.rows > 0 {
+        // Before a key is made that would stand where the right one is to be restored.
+        return Err(StoreError::headless());
+    }
     let held = tokio::task::spawn_blocking(move || holder(&path, key, fresh)).await;
     let (holder, notice) =
         held.map_err(|error| StoreError::Adapter(format!("reading the key did not finish: {error}")))??;
@@ -102,7 +109,13 @@ type Held = (Arc<dyn KeyHolder>, Option<Notice>);
 
 fn holder(path: &Path, key: OpenKey, fresh: bool) -> Result<Held, StoreError> {
     match key {
-        OpenKey::Default => keyfile(&default_keyfile(path), fresh),
+        OpenKey::Default => {
+            let path = default_keyfile(path);
+            files::remove_drafts(&path)?;
+            let (key, notice) = keyfile(&path, fresh)?;
+            // Also for one that is left from an opening that was cut short before it could say so.
+            Ok((key, notice.or_else(|| fresh.then_some(Notice::KeyfileCreated { path }))))
+        }
         OpenKey::Keyfile(path) => keyfile(&path, fresh),
         OpenKey::Passphrase(secret) => Ok((Arc::new(Passphrase::new(secret)?), None)),
         OpenKey::OsKeyring { service, item } => {

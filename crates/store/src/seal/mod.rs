@@ -55,9 +55,6 @@ pub struct StoreInfo {
     pub holder: HolderKind,
 }
 
-/// The latest expiry: SQL databases have signed 64-bit numbers.
-const FOREVER: Timestamp = Timestamp::from_millis(u64::MAX >> 1);
-
 struct Clock {
     epoch: Epoch,
     /// Seals done in this epoch.
@@ -118,7 +115,7 @@ impl Sealed {
                 .await?
             }
             None if store.stats().await?.rows > 0 => {
-                return Err(StoreError::corrupt("its header is gone but rows are there"));
+                return Err(StoreError::headless());
             }
             None => {
                 let (header, keys) = off_executor(move || {
@@ -258,7 +255,8 @@ impl Sealed {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the index of the operation, [`StoreError::Full`], [`StoreError::Limit`], or what
-    /// the adapter met. In all of these nothing was applied; after [`StoreError::Io`] read again to know.
+    /// the adapter met. In all of these nothing was applied, but after [`StoreError::Io`] that shows only when the store
+    /// is opened again, which it has to be: it accepts nothing more.
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
         changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;
@@ -286,7 +284,7 @@ impl Sealed {
             Ok(match op {
                 Op::Put { key, value, expires, expect } => {
                     let key = self.keys.key(&key);
-                    let expires = expires.map(|at| at.min(FOREVER));
+                    let expires = expires.map(|at| at.min(limits::LATEST_EXPIRY));
                     let place = Place {
                         table: key.table,
                         partition: &key.partition,
@@ -372,13 +370,12 @@ fn take_version(clock: &mut Clock, ops: usize) -> Option<RowVersion> {
 }
 
 async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
+    // The header and the first epoch were one change set. Beginning anew would give versions out a second time.
     let row = store.get(&[Epoch::key()]).await?.pop().flatten();
-    let (epoch, expect) = match row {
-        Some(row) => (Epoch::decode(&row.value.bytes)?.next()?, Expect::Version(row.value.version)),
-        None => (Epoch(2), Expect::Absent),
-    };
+    let row = row.ok_or_else(|| StoreError::corrupt("the row of its epoch is gone"))?;
+    let epoch = Epoch::decode(&row.value.bytes)?.next()?;
     let mut changes = ChangeSet::new();
-    changes.push(epoch.write(expect));
+    changes.push(epoch.write(Expect::Version(row.value.version)));
     store.commit(changes).await?;
     Ok(epoch)
 }

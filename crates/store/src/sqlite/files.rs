@@ -19,9 +19,23 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Makes the directory of `path`, and those above it, for this user only. A directory that exists stays as it is.
+/// The database itself where `path` is a symbolic link to it: one database has one lock and one keyfile, whatever
+/// name it is opened by.
+pub(crate) fn resolve(path: PathBuf) -> Result<PathBuf, StoreError> {
+    match fs::symlink_metadata(&path) {
+        Ok(about) if about.is_symlink() => {
+            fs::canonicalize(&path).map_err(|error| StoreError::io("following the link", &path, &error))
+        }
+        _ => Ok(path),
+    }
+}
+
+/// Makes the directory of `path`, and those above it, for this user only, so that they survive a power cut. A directory
+/// that exists stays as it is.
 pub(crate) fn make_directory(path: &Path) -> Result<(), StoreError> {
     let directory = parent(path);
+    let made: Vec<&Path> =
+        directory.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -29,7 +43,9 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), StoreError> {
         use std::os::unix::fs::DirBuilderExt;
         builder.mode(0o700);
     }
-    builder.create(directory).map_err(|error| StoreError::io("creating the directory", directory, &error))
+    builder.create(directory).map_err(|error| StoreError::io("creating the directory", directory, &error))?;
+    // The name of a directory is in the one above it.
+    made.into_iter().try_for_each(sync_directory)
 }
 
 /// Options that make files for this user only.
@@ -60,6 +76,21 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes drafts of the keyfile at `keyfile`: a crash while it was made leaves one, which may hold the very key. Only who
+/// has the lock of the store may do this.
+pub(crate) fn remove_drafts(keyfile: &Path) -> Result<(), StoreError> {
+    let directory = parent(keyfile);
+    let failed = |error: std::io::Error| StoreError::io("reading the directory", directory, &error);
+    let prefix = beside(Path::new(keyfile.file_name().unwrap_or_default()), stvor_keys::KEYFILE_DRAFT);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The right to be the only one who has a store open. The system takes it back when the process ends, however it ends.

@@ -3,6 +3,8 @@
 pub(crate) mod files;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store, check_commit, check_get, check_sweep};
@@ -24,7 +26,8 @@ pub struct SqliteStore {
     queue: Arc<Queue>,
     /// Room in the queue, in units of [`limits::QUEUE_UNIT_BYTES`].
     room: Arc<Semaphore>,
-    writer: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
+    /// Locked while the thread is waited for, so that everybody who closes waits for it.
+    writer: Arc<Mutex<Option<JoinHandle<Result<(), StoreError>>>>>,
 }
 
 struct Readers {
@@ -53,6 +56,7 @@ impl SqliteStore {
     }
 
     fn open_blocking(path: PathBuf) -> Result<Self, StoreError> {
+        let path = files::resolve(path)?;
         files::make_directory(&path)?;
         let lock = files::Lock::take(&path)?;
         match std::fs::metadata(&path) {
@@ -73,10 +77,10 @@ impl SqliteStore {
             .spawn(move || writer.run(&jobs))
             .map_err(|error| StoreError::io("starting the writer of", &path, &error))?;
         let room = Arc::new(Semaphore::new(limits::MAX_QUEUE_BYTES / limits::QUEUE_UNIT_BYTES));
-        Ok(Self { path, readers, queue, room, writer: Mutex::new(Some(thread)) })
+        Ok(Self { path, readers, queue, room, writer: Arc::new(Mutex::new(Some(thread))) })
     }
 
-    /// Where the database is.
+    /// Where the database is: the path that it was opened by, or what that links to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -89,7 +93,12 @@ impl SqliteStore {
     pub async fn destroy(path: impl Into<PathBuf>) -> Result<(), StoreError> {
         let path = path.into();
         let removed = tokio::task::spawn_blocking(move || {
+            let path = files::resolve(path)?;
+            if !files::parent(&path).exists() {
+                return Ok(());
+            }
             let lock = files::Lock::take(&path)?;
+            files::remove_drafts(&files::beside(&path, ".key"))?;
             // The key first: without it the rest is noise, should the removal be interrupted.
             for suffix in [".key", "", "-wal", "-shm", ".new", ".new-wal", ".new-shm", ".new-journal"] {
                 files::remove(&files::beside(&path, suffix))?;
@@ -130,13 +139,12 @@ impl SqliteStore {
         self.queue.push(job(reply));
         answer.await.map_err(|_| StoreError::Closed)?
     }
-
-    fn take_writer(&self) -> Option<JoinHandle<Result<(), StoreError>>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
-fn join(thread: JoinHandle<Result<(), StoreError>>) -> Result<(), StoreError> {
+/// Waits until the writer has ended and its lock is free. Only the first who comes learns how it ended.
+fn join(writer: &Mutex<Option<JoinHandle<Result<(), StoreError>>>>) -> Result<(), StoreError> {
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(thread) = writer.take() else { return Ok(()) };
     thread.join().map_err(|_| StoreError::Adapter("the writer ended by a panic".into()))?
 }
 
@@ -145,9 +153,7 @@ fn join(thread: JoinHandle<Result<(), StoreError>>) -> Result<(), StoreError> {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.queue.close();
-        if let Some(thread) = self.take_writer()
-            && let Err(error) = join(thread)
-        {
+        if let Err(error) = join(&self.writer) {
             tracing::error!(%error, "the store did not close cleanly; what was acknowledged is stored");
         }
     }
@@ -183,7 +189,7 @@ impl Store for SqliteStore {
         check_commit(&changes)?;
         let room = Arc::clone(&self.room).acquire_many_owned(weight(&changes)).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        self.ask(|reply| Job::Commit { changes, reply, _room: room }).await
+        self.ask(|reply| Job::Commit { changes, reply, room }).await
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
@@ -207,8 +213,8 @@ impl Store for SqliteStore {
             self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
             drop(every);
         }
-        let Some(thread) = self.take_writer() else { return Ok(()) };
-        let joined = tokio::task::spawn_blocking(move || join(thread)).await;
+        let writer = Arc::clone(&self.writer);
+        let joined = tokio::task::spawn_blocking(move || join(&writer)).await;
         joined.map_err(|error| StoreError::Adapter(format!("closing did not finish: {error}")))?
     }
 }

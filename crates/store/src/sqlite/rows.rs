@@ -11,6 +11,16 @@ fn expiry(expires: Option<Timestamp>) -> Option<i64> {
     expires.map(|at| at.as_millis().cast_signed())
 }
 
+/// The columns of a row. What is longer than any row of ours is not even loaded: it reads as NULL, which no column of
+/// the schema can be, so the row is refused as damaged.
+macro_rules! columns {
+    () => {
+        "version, expires, iif(length(sort) <= 512, sort, NULL) AS sort, iif(length(value) <= 262144, value, NULL) AS value"
+    };
+}
+
+const _: () = assert!(limits::MAX_KEY_PART == 512 && limits::MAX_VALUE == 262_144);
+
 fn value(row: &SqlRow<'_>) -> Result<(RowValue, Option<Timestamp>)> {
     let version = RowVersion(row.get::<_, i64>("version")?.cast_unsigned());
     let expires: Option<i64> = row.get("expires")?;
@@ -19,9 +29,11 @@ fn value(row: &SqlRow<'_>) -> Result<(RowValue, Option<Timestamp>)> {
 }
 
 pub(super) fn get(connection: &Connection, key: &Key) -> Result<Option<Row>> {
-    let mut select = connection.prepare_cached(
-        "SELECT version, expires, value FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3",
-    )?;
+    let mut select = connection.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3"
+    ))?;
     let found = select.query_row(params![key.table.id(), key.partition, key.sort], value).optional()?;
     Ok(found.map(|(value, expires)| Row { key: key.clone(), value, expires }))
 }
@@ -29,9 +41,14 @@ pub(super) fn get(connection: &Connection, key: &Key) -> Result<Option<Row>> {
 pub(super) fn scan(connection: &Connection, scan: &Scan) -> Result<Page<Row>> {
     let order = if scan.reverse { "DESC" } else { "ASC" };
     let mut select = connection.prepare_cached(&format!(
-        "SELECT sort, version, expires, value FROM rows
-         WHERE tbl = :tbl AND part = :part AND sort >= :low AND (:high IS NULL OR sort < :high)
-         ORDER BY sort {order} LIMIT :limit"
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM rows
+             WHERE tbl = :tbl AND part = :part AND rows.sort >= :low AND (:high IS NULL OR rows.sort < :high)
+             ORDER BY rows.sort {order} LIMIT :limit"
+        ),
+        order = order
     ))?;
     // One more than asked tells whether more follow.
     let mut found = select.query(named_params! {

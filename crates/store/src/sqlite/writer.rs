@@ -19,7 +19,7 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked for. Nobody minds if the asker went away: the work is done all the same.
 pub(super) enum Job {
-    Commit { changes: ChangeSet<RowValue>, reply: Reply<()>, _room: OwnedSemaphorePermit },
+    Commit { changes: ChangeSet<RowValue>, reply: Reply<()>, room: OwnedSemaphorePermit },
     Sweep { now: Timestamp, limit: usize, reply: Reply<usize> },
 }
 
@@ -131,7 +131,8 @@ impl Writer {
         let mut group = Vec::new();
         for job in jobs {
             match job {
-                Job::Commit { changes, reply, _room } => group.push((changes, reply)),
+                // Its room is taken until it is done.
+                Job::Commit { changes, reply, room } => group.push((changes, reply, room)),
                 Job::Sweep { now, limit, reply } => {
                     let swept = self.guarded(|writer| {
                         let swept = rows::sweep(&writer.connection, now, limit)?;
@@ -145,7 +146,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let sets: Vec<&ChangeSet<RowValue>> = group.iter().map(|(changes, _)| changes).collect();
+        let sets: Vec<&ChangeSet<RowValue>> = group.iter().map(|(changes, ..)| changes).collect();
         let results = match self.commit(&sets) {
             Ok(results) => results,
             // What made the group fail (a full disk, mostly) need not touch every one of it.
@@ -156,7 +157,8 @@ impl Writer {
                 .collect(),
             Err(error) => vec![Some(error)],
         };
-        for ((_, reply), result) in group.into_iter().zip(results) {
+        for ((_, reply, room), result) in group.into_iter().zip(results) {
+            drop(room);
             let _ = reply.send(result.map_or(Ok(()), Err));
         }
     }
@@ -191,7 +193,7 @@ impl Writer {
             let error = schema::error(&self.path, &failure);
             tracing::error!(code = stvor_base::ErrorCode::code(&error), "a write to the store failed");
             if let rusqlite::Error::SqliteFailure(failure, _) = failure
-                && failure.extended_code == ffi::SQLITE_IOERR_FSYNC
+                && [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code)
             {
                 self.broken = Some(error.clone());
             }
