@@ -100,10 +100,14 @@ impl UserId {
     }
 }
 
-/// Invisible characters that reorder or join text: they make two different names look alike.
+/// Characters that show nothing, or reorder or join text: they make two different names look alike. Unicode's property
+/// `Default_Ignorable_Code_Point` (joiners, fillers, variation selectors, tags, directions), separators, annotations, and
+/// the blank of Braille.
 fn is_format(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 impl FromStr for UserId {
@@ -253,6 +257,10 @@ mod tests {
         let decomposed = UserId::new("cafe\u{301}").unwrap();
         assert_eq!(composed, decomposed);
         assert!(UserId::from_canonical("cafe\u{301}").is_err());
+        let unseen = "\u{34f}\u{115f}\u{1160}\u{17b4}\u{180f}\u{2065}\u{2800}\u{3164}\u{fe0f}\u{ffa0}\u{1d173}\u{e0100}";
+        for c in unseen.chars() {
+            assert_eq!(UserId::new(&format!("bob{c}")), Err(InvalidName::Character), "{c:?}");
+        }
         for name in ["a\u{200b}b", "a\nb", " a", "a ", "\u{202e}bob", "\0"] {
             assert_eq!(UserId::new(name), Err(InvalidName::Character), "{name:?}");
         }

@@ -75,7 +75,8 @@ impl DeviceList {
     ///
     /// # Errors
     /// [`CodecError`] when the bytes are not exactly one list in canonical form: devices out of order or twice, none
-    /// or more than [`MAX_DEVICES`], one key in both jobs, version 0, bytes after the end.
+    /// or more than [`MAX_DEVICES`], one key in both jobs (also of two devices), a device that signs with the user's key,
+    /// version 0, bytes after the end.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
         match input.u8()? {
@@ -97,12 +98,16 @@ impl DeviceList {
             let id = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
             let entry = DeviceEntry { id, signing_key: *input.array()?, agreement_key: *input.array()? };
             let in_order = devices.last().is_none_or(|before| before.id < id);
-            if !in_order || entry.signing_key == entry.agreement_key || entry.signing_key == user_key {
+            if !in_order || entry.signing_key == user_key {
                 return Err(CodecError::Value);
             }
             devices.push(entry);
         }
         input.finish()?;
+        let signs = |key| key == user_key || devices.iter().any(|device| device.signing_key == key);
+        if devices.iter().any(|device| signs(device.agreement_key)) {
+            return Err(CodecError::Value);
+        }
         Ok(Self { app, user, user_key, version, previous, devices })
     }
 
@@ -153,6 +158,8 @@ mod tests {
         assert!(refused(|l| l.devices.swap(0, 1)));
         assert!(refused(|l| l.devices[1].id = l.devices[0].id));
         assert!(refused(|l| l.devices[0].agreement_key = l.devices[0].signing_key));
+        assert!(refused(|l| l.devices[0].agreement_key = l.devices[1].signing_key));
+        assert!(refused(|l| l.devices[1].agreement_key = l.user_key));
         assert!(refused(|l| l.devices[0].signing_key = l.user_key));
         assert!(refused(|l| l.devices.clear()));
         assert!(refused(|l| l.version = 0));
