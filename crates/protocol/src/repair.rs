@@ -13,10 +13,10 @@ use stvor_crypto::random::Random;
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::envelope::{Incoming, SessionId};
 use crate::error::ProtocolError;
-use crate::limits::{BROKEN_SESSION_FAILURES, FRESH_SESSION_INTERVAL, MAX_RETRIES};
+use crate::limits::{BROKEN_SESSION_FAILURES, FRESH_SESSION_INTERVAL, MAX_RETRIES, UNANSWERED_RESTART};
 use crate::plaintext::{Plaintext, RetryRequest};
 use crate::profile::active::PUBLIC_KEY;
-use crate::session::{Context, Conversation};
+use crate::session::{Active, Context, Conversation};
 use crate::trust::Pin;
 
 const VERSION: u8 = 1;
@@ -142,7 +142,8 @@ impl Conversation {
     #[must_use]
     pub fn repair_route(&self, now: Timestamp) -> RepairRoute {
         let within = |at| now.since(at) < FRESH_SESSION_INTERVAL;
-        if self.candidate.is_some() || (self.is_ready(now) && !self.repair.broken()) {
+        let answering = |active: &Active| now.since(active.session.terms.created) < UNANSWERED_RESTART;
+        if self.candidate.as_ref().is_some_and(answering) || (self.is_ready(now) && !self.repair.broken()) {
             RepairRoute::Working
         } else if self.repair.fresh_at.is_some_and(within) {
             RepairRoute::Wait

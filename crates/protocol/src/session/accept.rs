@@ -11,6 +11,7 @@ use crate::effects::{Effects, RecordKey};
 use crate::envelope::PrekeyPartIn;
 use crate::error::ProtocolError;
 use crate::handshake;
+use crate::plaintext::ContentKind;
 use crate::profile::active::PUBLIC_KEY;
 use crate::ratchet::Ratchet;
 use crate::trust::{IdentityEvent, judge};
@@ -71,7 +72,9 @@ impl Conversation {
         let mut writes = Effects::new();
         self.note(incoming, (&session.terms.id, skipped, context.now), &mut writes);
         effects.append(writes);
-        effects.append(self.place_accepted((session, records), archived));
+        // A peer that asks again can not read our session, whichever of the two has the smaller key.
+        let asks = plaintext.kind == ContentKind::RetryRequest;
+        effects.append(self.place_accepted((session, records), archived, asks));
         let sent_at = incoming.sent_at;
         Ok(Received { plaintext, sent_at, effects, reply, identity: verdict.event, started: true })
     }
@@ -85,14 +88,16 @@ impl Conversation {
     }
 
     /// Both sides started at once: the session with the smaller base key becomes current on both sides, the other is
-    /// archived and still decrypts. Otherwise the new one becomes current.
+    /// archived and still decrypts. Otherwise, or if the peer `asks` for messages again, the new one becomes current.
     fn place_accepted(
         &mut self,
         (session, records): (Session, SessionRecords),
         archived: Archived,
+        asks: bool,
     ) -> Effects {
         let mut effects = Effects::new();
-        let ours = self.own_unanswered().filter(|(_, base_key)| **base_key < session.terms.base_key);
+        let wins = |base_key: &[u8; PUBLIC_KEY]| !asks && *base_key < session.terms.base_key;
+        let ours = self.own_unanswered().filter(|(_, base_key)| wins(base_key));
         match ours.map(|(place, _)| place) {
             Some(Place::Current) => self.archive_session(session.terms.id, records.archived(), &mut effects),
             Some(Place::Candidate) => {

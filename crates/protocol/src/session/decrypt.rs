@@ -4,14 +4,14 @@ use stvor_base::Timestamp;
 use stvor_crypto::random::Random;
 use stvor_crypto::{SecretBytes, ShieldKey};
 
-use super::conversation::{Context, Conversation, Place, slot_of};
+use super::conversation::{Active, Context, Conversation, Place, slot_of};
 use super::one::{Applied, Sealing};
 use super::{Session, SessionRecords};
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::envelope::{Incoming, SessionId};
 use crate::error::ProtocolError;
 use crate::limits::REPLAY_MARK_LIFETIME;
-use crate::plaintext::Plaintext;
+use crate::plaintext::{ContentKind, Plaintext};
 use crate::ratchet::{MessageSeed, Skipped};
 use crate::trust::{IdentityEvent, TrustDecision};
 
@@ -141,11 +141,22 @@ impl Conversation {
         self.check_identity(context, &session.terms.peer.user)?;
         let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
         let (plaintext, Applied { skipped, reply, .. }) = session.apply(opened, with, rng)?;
-        let record = session.records(&shield)?.archived();
+        let records = session.records(&shield)?;
+        let replaced = self.archive_record(Place::Current, &shield)?;
 
         let mut effects = Effects::new();
         self.note(incoming, (&session.terms.id, skipped, context.now), &mut effects);
-        effects.put(key, record);
+        if plaintext.kind == ContentKind::RetryRequest {
+            // The peer asks on the session that works for it, so ours is one that it can not read: without going over
+            // to its session, what is sent again would fail again.
+            effects.delete(key);
+            self.archive.retain(|id| *id != session.terms.id);
+            self.archive_active(Place::Current, replaced, &mut effects);
+            self.place_active(Place::Current, (Active { session, pending: None }, records), &mut effects);
+            self.save_index(&mut effects);
+        } else {
+            effects.put(key, records.archived());
+        }
         let sent_at = incoming.sent_at;
         Ok(Received { plaintext, sent_at, effects, reply, identity: IdentityEvent::Known, started: false })
     }

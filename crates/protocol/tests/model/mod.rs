@@ -1,6 +1,8 @@
 //! Parties over in-memory rows, and a relay that hands out bundles: what the tests of this crate share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+pub mod machine;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -251,6 +253,63 @@ impl Party {
     pub fn pass(&mut self, time: Duration) {
         self.now = self.now + time;
     }
+}
+
+impl Party {
+    /// The same party again, as it was stored.
+    pub fn fork(&self) -> Self {
+        let identity = Identity::from_record(&self.rows.0[&Identity::key()].clone().into()).unwrap();
+        let (rows, prekeys, directory) = (self.rows.clone(), self.prekeys.clone(), self.directory.clone());
+        let (now, policy, contents) = (self.now, self.policy, self.contents);
+        let rng = DeterministicRandom::from_label(&format!("fork of {}", identity.user()));
+        Self { identity, rows, prekeys, directory, now, policy, rng, contents }
+    }
+
+    /// Decrypts on a conversation in memory, with this randomness, without committing.
+    pub fn open_on(
+        &self,
+        conversation: &mut Conversation,
+        blob: &[u8],
+        rng: &mut dyn Random,
+    ) -> Result<Received, ProtocolError> {
+        let incoming = Incoming::parse(blob)?;
+        let records = self.rows.load(&conversation.needs(&incoming));
+        let delivery = Delivery { incoming: &incoming, records: &records, decision: None };
+        conversation.decrypt(&self.context(), delivery, rng)
+    }
+}
+
+/// Randomness that runs dry: `left` calls are answered, all later ones fail. Asking for no bytes counts as a call.
+pub struct Dry {
+    pub inner: DeterministicRandom,
+    pub left: usize,
+}
+
+impl Dry {
+    pub fn new(label: &str, left: usize) -> Self {
+        Self { inner: DeterministicRandom::from_label(label), left }
+    }
+}
+
+impl Random for Dry {
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), stvor_crypto::CryptoError> {
+        self.left = self.left.checked_sub(1).ok_or(stvor_crypto::CryptoError::RandomnessUnavailable)?;
+        self.inner.fill(out)
+    }
+
+    fn deterministic(&self) -> bool {
+        true
+    }
+}
+
+/// Writes as comparable values.
+pub fn writes(effects: Effects) -> Vec<(&'static str, RecordKey, Vec<u8>, Option<Timestamp>)> {
+    let write = |effect| match effect {
+        Effect::Put { key, value, expires } => ("put", key, value.into_exposed(), expires),
+        Effect::Insert { key, value, expires } => ("insert", key, value.into_exposed(), expires),
+        Effect::Delete { key } => ("delete", key, Vec::new(), None),
+    };
+    effects.into_vec().into_iter().map(write).collect()
 }
 
 pub struct Message {
