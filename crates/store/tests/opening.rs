@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use rusqlite::Connection;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use stvor_base::ErrorCode;
 use stvor_crypto::SystemRandom;
@@ -214,23 +214,33 @@ async fn a_reader_outside_this_program_does_not_make_a_store_look_damaged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s.db");
     filled(&path).await;
-    let grown: PathBuf = directory.path().join("grown.db");
-    // The journal of a process that died holds pages that the database file has not got yet.
-    {
-        let store = open(&path, OpenKey::Default).await.unwrap().store;
-        let large = vec![7; 200_000];
-        store.commit([Op::put(key(2), large)].into_iter().collect()).await.unwrap();
-        for suffix in ["", "-wal", ".key"] {
-            let (from, to) = (format!("{}{suffix}", path.display()), format!("{}{suffix}", grown.display()));
-            std::fs::copy(from, to).unwrap();
-        }
-    }
-    let reading = Connection::open(&grown).unwrap();
-    reading.execute_batch("BEGIN").unwrap();
-    let _: i64 = reading.query_row("SELECT count(*) FROM rows", [], |row| row.get(0)).unwrap();
-    let store = open(&grown, OpenKey::Default).await.unwrap().store;
+    let store = open(&path, OpenKey::Default).await.unwrap().store;
+    let outside = Connection::open(&path).unwrap();
+    outside.execute_batch("BEGIN").unwrap();
+    let _: i64 = outside.query_row("SELECT count(*) FROM rows", [], |row| row.get(0)).unwrap();
+    // What it must not see yet has to stay in the journal, and the database file shorter than it will be.
+    store.commit([Op::put(key(2), vec![7; 200_000])].into_iter().collect()).await.unwrap();
+    store.close().await.unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() < 200_000);
+    let store = open(&path, OpenKey::Default).await.unwrap().store;
     assert_eq!(store.one(&key(2)).await.unwrap().unwrap().value.len(), 200_000);
-    drop(reading);
+    drop(outside);
+}
+
+#[tokio::test]
+async fn a_writer_whose_lock_file_was_removed_stops_and_the_next_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.db");
+    let first = open(&path, OpenKey::Default).await.unwrap().store;
+    first.commit(put(1)).await.unwrap();
+    std::fs::remove_file(directory.path().join("s.db.lock")).unwrap();
+    let second = open(&path, OpenKey::Default).await.unwrap().store;
+    assert_eq!(first.commit(put(2)).await.unwrap_err().code(), "STORE_IO");
+    second.commit(put(3)).await.unwrap();
+    first.close().await.unwrap();
+    assert_eq!(code(&path).await, "STORE_LOCKED", "the second still has it");
+    assert!(second.one(&key(2)).await.unwrap().is_none());
+    assert!(second.one(&key(3)).await.unwrap().is_some());
 }
 
 #[tokio::test]

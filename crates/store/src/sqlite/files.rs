@@ -129,6 +129,11 @@ impl Lock {
         }
     }
 
+    /// Whether the lock still keeps others out. Someone who removed the lock file let the next one in who comes.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        is_at(&self.0, &beside(path, ".lock"))
+    }
+
     /// Removes the lock file and gives the lock back.
     pub(super) fn destroy(self, path: &Path) -> Result<(), StoreError> {
         remove(&beside(path, ".lock"))?;

@@ -27,8 +27,10 @@ pub struct SqliteStore {
     /// Room in the queue, in units of [`limits::QUEUE_UNIT_BYTES`].
     room: Arc<Semaphore>,
     /// Locked while the thread is waited for, so that everybody who closes waits for it.
-    writer: Arc<Mutex<Option<JoinHandle<Result<(), StoreError>>>>>,
+    writer: Arc<Mutex<Option<Thread>>>,
 }
+
+type Thread = JoinHandle<Result<(), StoreError>>;
 
 struct Readers {
     path: PathBuf,
@@ -142,7 +144,7 @@ impl SqliteStore {
 }
 
 /// Waits until the writer has ended and its lock is free. Only the first who comes learns how it ended.
-fn join(writer: &Mutex<Option<JoinHandle<Result<(), StoreError>>>>) -> Result<(), StoreError> {
+fn join(writer: &Mutex<Option<Thread>>) -> Result<(), StoreError> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(thread) = writer.take() else { return Ok(()) };
     thread.join().map_err(|_| StoreError::Adapter("the writer ended by a panic".into()))?

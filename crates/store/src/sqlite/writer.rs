@@ -104,14 +104,15 @@ struct Last {
 pub(super) struct Writer {
     connection: Connection,
     path: PathBuf,
-    /// After a failed sync the kernel may have dropped what it could not write: nothing more is promised.
+    /// After a failed sync the kernel may have dropped what it could not write, and without its lock the writer may not
+    /// be alone: nothing more is promised.
     broken: Option<StoreError>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection, path: PathBuf, lock: Lock) -> Self {
-        Self { connection, path, broken: None, _lock: lock }
+        Self { connection, path, broken: None, lock }
     }
 
     /// Works until the queue is closed, then merges the journal and lets go of the lock.
@@ -188,6 +189,15 @@ impl Writer {
     fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
+        }
+        // Two writers would take one message key twice, so the one that cannot know that it is alone stops.
+        if !self.lock.holds(&self.path) {
+            let lost = StoreError::Io {
+                what: format!("keeping the lock of {}", self.path.display()),
+                reason: "its lock file was removed, so another program may use the store; open it again"
+                    .into(),
+            };
+            return Err(self.broken.insert(lost).clone());
         }
         work(self).map_err(|failure| {
             let error = schema::error(&self.path, &failure);
