@@ -106,13 +106,11 @@ pub(crate) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// A table without lines, as wide as the terminal allows.
+/// A table without lines: as wide as the terminal allows, or as its content needs when a program reads it.
 pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    if !is_terminal() {
-        table.set_width(80);
-    }
+    let arrangement = if is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    table.load_style(presets::NOTHING).set_content_arrangement(arrangement);
     if head.iter().any(|title| !title.is_empty()) {
         table.set_header(head);
     }

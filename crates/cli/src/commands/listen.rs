@@ -1,5 +1,7 @@
 //! `stvor listen`: each message is printed, flushed, and only then acknowledged.
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use serde_json::json;
 use stvor::{Client, ConnectOptions, ConnectionState, Message};
 use stvor_base::Timestamp;
@@ -9,6 +11,9 @@ use crate::failure::{Failure, Result};
 use crate::life::Ending;
 use crate::render::{FAINT, Out, STRONG, clock, paint, safe};
 use crate::session::{Context, message_object, readable};
+
+/// Messages that are printed and on their way to being acknowledged, at most: so many lines may repeat after a SIGKILL.
+pub(crate) const ACKNOWLEDGING: usize = 16;
 
 /// Prints messages until enough have come or the command has to end.
 pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
@@ -27,19 +32,35 @@ pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
 
 async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, out: Out) -> Result {
     let mut inbox = client.messages().manual_ack();
+    let mut acknowledging = FuturesUnordered::new();
     let mut printed = 0;
-    while args.count.is_none_or(|count| printed < count) {
+    let done = loop {
+        if args.count.is_some_and(|count| printed == count) {
+            break Ok(());
+        }
         // Ending is looked at between messages only: what is printed is acknowledged.
-        let message = tokio::select! {
-            message = inbox.next() => message,
-            end = ending.wait() => return end.result(),
-        };
-        let Some(message) = message else { return Err(closed(client)) };
-        print(&message, out)?;
-        message.ack().await?;
-        printed += 1;
+        tokio::select! {
+            message = inbox.next(), if acknowledging.len() < ACKNOWLEDGING => {
+                let Some(message) = message else { break Err(closed(client)) };
+                if let Err(failure) = print(&message, out) {
+                    break Err(failure);
+                }
+                printed += 1;
+                acknowledging.push(async move { message.ack().await });
+            }
+            Some(acknowledged) = acknowledging.next() => {
+                let acknowledged: Result<(), stvor::Error> = acknowledged;
+                if let Err(error) = acknowledged {
+                    break Err(error.into());
+                }
+            }
+            end = ending.wait() => break end.result(),
+        }
+    };
+    while let Some(acknowledged) = acknowledging.next().await {
+        acknowledged?;
     }
-    Ok(())
+    done
 }
 
 fn print(message: &Message, out: Out) -> Result {

@@ -1,7 +1,10 @@
 //! `stvor send`: standard input or a file becomes messages; a receipt for each.
 
 use std::path::Path;
+use std::task::Poll;
 
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _, future};
 use serde_json::json;
 use stvor::{Client, ConnectOptions, Content, DeliveryState, Receipt, SendOptions, SendWait};
 use stvor_base::ErrorCode as _;
@@ -17,6 +20,9 @@ use crate::session::Context;
 
 /// Messages that are committed here and not accepted yet, at most: the rest of the input waits.
 const IN_FLIGHT: usize = 256;
+
+/// Messages that are on their way to the store here, at most.
+const COMMITTING: usize = 64;
 
 /// Most bytes read for one message; the client says what really fits.
 const MAX_INPUT_BYTES: u64 = 1024 * 1024;
@@ -64,29 +70,78 @@ async fn open(file: Option<&Path>) -> Result<Input> {
     Ok(Box::new(BufReader::new(opened)))
 }
 
-/// Commits each message, in order, and hands its receipt on.
-async fn send_all(client: &Client, args: &SendArgs, mut input: Input, sent: mpsc::Sender<Receipt>) -> Result {
-    let mut first = true;
-    while let Some(content) = next(&mut input, args).await? {
-        first = false;
-        let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
-        let receipt = client.send_with(args.to.as_str(), content, options).await?;
-        if sent.send(receipt).await.is_err() {
-            break;
+/// Commits each message, in order, and hands its receipt on. Several are on their way to the store at once, since they
+/// can share a commit.
+async fn send_all(client: &Client, args: &SendArgs, input: Input, sent: mpsc::Sender<Receipt>) -> Result {
+    let mut contents = read(input, Form::of(args));
+    let mut committing = FuturesOrdered::new();
+    let mut empty = true;
+    let mut reading = true;
+    while reading || !committing.is_empty() {
+        tokio::select! {
+            biased;
+            Some(receipt) = committing.next() => {
+                let receipt: Result<Receipt, stvor::Error> = receipt;
+                if sent.send(receipt?).await.is_err() {
+                    return Ok(());
+                }
+            }
+            content = contents.recv(), if reading && committing.len() < COMMITTING => match content.transpose()? {
+                Some(content) => {
+                    empty = false;
+                    let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+                    let mut send = Box::pin(client.send_with(args.to.as_str(), content, options));
+                    // The first poll takes the place in the conversation, so the order is that of the input.
+                    match futures::poll!(&mut send) {
+                        Poll::Ready(receipt) => committing.push_back(future::ready(receipt).left_future()),
+                        Poll::Pending => committing.push_back(send.right_future()),
+                    }
+                }
+                None => reading = false,
+            },
         }
     }
-    if first && !args.lines {
+    if empty && !args.lines {
         return Err(Failure::Usage("the input is empty: nothing was sent".to_owned()));
     }
     Ok(())
 }
 
-/// The next message of the input. Text that is whole loses the line feed at its end unless it comes from a file.
-async fn next(input: &mut Input, args: &SendArgs) -> Result<Option<Content>> {
+/// How the input is cut into messages.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Each line is one.
+    lines: bool,
+    /// The line feed at the end is not part of it.
+    trim: bool,
+}
+
+impl Form {
+    fn of(args: &SendArgs) -> Self {
+        Self { lines: args.lines, trim: args.lines || args.file.is_none() }
+    }
+}
+
+/// Reads the input in a task of its own: a read that has begun can not be taken back.
+fn read(mut input: Input, form: Form) -> mpsc::Receiver<Result<Content>> {
+    let (contents_in, contents) = mpsc::channel(COMMITTING);
+    tokio::spawn(async move {
+        while let Some(content) = next(&mut input, form).await.transpose() {
+            let last = content.is_err() || !form.lines;
+            if contents_in.send(content).await.is_err() || last {
+                break;
+            }
+        }
+    });
+    contents
+}
+
+/// The next message of the input.
+async fn next(input: &mut Input, form: Form) -> Result<Option<Content>> {
     let failed = |error| Failure::io("can not read the input", error);
     let mut bytes = Vec::new();
     let mut bounded = input.take(MAX_INPUT_BYTES + 1);
-    if args.lines {
+    if form.lines {
         bounded.read_until(b'\n', &mut bytes).await.map_err(failed)?;
     } else {
         bounded.read_to_end(&mut bytes).await.map_err(failed)?;
@@ -101,9 +156,9 @@ async fn next(input: &mut Input, args: &SendArgs) -> Result<Option<Content>> {
             retryable: false,
         });
     }
-    if (args.lines || args.file.is_none()) && bytes.last() == Some(&b'\n') {
+    if form.trim && bytes.last() == Some(&b'\n') {
         bytes.pop();
-        if args.lines && bytes.last() == Some(&b'\r') {
+        if form.lines && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
     }

@@ -111,7 +111,7 @@ mod tests {
         std::fs::write(dir.path().join("a"), b"\x00\x01The TREASURE is\xff").unwrap();
         std::fs::write(dir.path().join("b"), b"nothing").unwrap();
         let found = search(dir.path(), &["treasure".to_owned(), "garden".to_owned()]).unwrap();
-        assert_eq!((found.files, found.bytes, found.found), (2, 23, vec!["treasure".to_owned()]));
+        assert_eq!((found.files, found.bytes, found.found), (2, 25, vec!["treasure".to_owned()]));
     }
 
     #[test]
