@@ -2,11 +2,11 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use core::time::Duration;
 
-use common::{Client, Login, Place, Raw, Server, User, accepted, address, blob, eventually, get, soon, text_of};
+use support::{Client, Login, Place, Raw, Server, User, accepted, address, blob, eventually, get, soon, text_of};
 use stvor_testkit::ChaosProxy;
 use stvor_wire::server::Drain;
 use stvor_wire::{Code, ServerMessage};
@@ -35,7 +35,7 @@ async fn draining_relay_tells_clients_to_come_back_within_a_spread() {
     let (_, mut bob) = server.user("bob").await;
     let (alice, _) = server.user("alice").await;
     let mut sending = server.login(&alice).send_only().open().await;
-    let (_, done) = drain(server, common::SOON);
+    let (_, done) = drain(server, support::SOON);
     let to_bob = drained(&mut bob).await;
     assert_eq!(to_bob.spread, SPREAD);
     assert!(!to_bob.resume_cursor.is_empty());
@@ -52,7 +52,7 @@ async fn draining_relay_is_alive_but_not_ready_and_takes_nobody_in() {
     // A socket that was open before the drain, and has not said who it is.
     let waiting = server.raw().await;
     let (_, mut alice) = server.user("alice").await;
-    let (place, done) = drain(server, common::SOON);
+    let (place, done) = drain(server, support::SOON);
     drained(&mut alice).await;
     assert_eq!(get(place.address, "/livez").await.status, 200);
     let answer = get(place.address, "/readyz").await;
@@ -89,7 +89,7 @@ async fn sends_of_clients_that_are_still_there_are_answered_while_draining() {
     let place = server.place.clone();
     let done = tokio::spawn(async move {
         let Server { handle, directory, .. } = server;
-        handle.drain(SPREAD, common::SOON).await;
+        handle.drain(SPREAD, support::SOON).await;
         directory
     });
     drained(&mut alice).await;

@@ -2,11 +2,11 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{Answer, Client, Login, Server, TOKEN, User, address, app, blob, get, request};
+use support::{Answer, Client, Login, Server, TOKEN, User, address, app, blob, get, request};
 use hyper::Method;
 use serde_json::{Value, json};
 use stvor_relay::TokenConfig;
@@ -36,7 +36,7 @@ async fn health_says_status_server_version_uptime_and_connected_users() {
     let (_, _alice) = server.user("alice").await;
     assert_eq!(server.get("/health").await.json()["connectedUsers"], 2);
     first.close().await;
-    common::eventually("one user less", || async {
+    support::eventually("one user less", || async {
         (server.get("/health").await.json()["connectedUsers"] == 1).then_some(())
     })
     .await;
@@ -53,7 +53,7 @@ async fn status_of_a_user_says_exactly_three_things() {
     bob.upload_set(1, 1).await;
     assert_eq!(server.get("/status/bob%40example.com").await.json(), status(true, true));
     bob.close().await;
-    common::eventually("offline", || async { (server.get(path).await.json() == status(false, true)).then_some(()) })
+    support::eventually("offline", || async { (server.get(path).await.json() == status(false, true)).then_some(()) })
         .await;
     server.get("/status/%00").await.problem(Code::BadRequest);
 }
@@ -199,7 +199,7 @@ async fn metrics_count_and_name_nobody() {
 async fn upload_over_http(server: &Server, user: &User, origin: &str, authorization: &str) -> (Value, Answer) {
     let headers = [("authorization", authorization), ("content-type", "application/json")];
     let body = json!({"user": user.name(), "device": 1}).to_string();
-    let answer = common::post(server.place.address, "/v1/challenge", &headers, body).await;
+    let answer = support::post(server.place.address, "/v1/challenge", &headers, body).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let challenge = answer.json();
     let nonce: [u8; 32] = STANDARD.decode(challenge["nonce"].as_str().unwrap()).unwrap().try_into().unwrap();
@@ -221,7 +221,7 @@ async fn upload_over_http(server: &Server, user: &User, origin: &str, authorizat
         "deviceListSignature": STANDARD.encode(user.list_signature),
         "replaceOneTime": true,
     });
-    let answer = common::post(server.place.address, "/v1/keys", &headers, upload.to_string()).await;
+    let answer = support::post(server.place.address, "/v1/keys", &headers, upload.to_string()).await;
     (upload, answer)
 }
 
@@ -243,7 +243,7 @@ async fn keys_over_http_take_the_devices_proof() {
     let (upload, answer) = upload_over_http(&server, &bob, "wss://relay.example.com", &bearer).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["oneTime"]), (200, &json!(0)), "{answer:?}");
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let replayed = common::post(server.place.address, "/v1/keys", &headers, upload.to_string()).await;
+    let replayed = support::post(server.place.address, "/v1/keys", &headers, upload.to_string()).await;
     replayed.problem(Code::AuthFailed);
     let impostor = User::new("bob");
     let (_, answer) = upload_over_http(&server, &impostor, "wss://relay.example.com", &bearer).await;
@@ -286,7 +286,7 @@ async fn users_over_http_need_a_token_of_their_app() {
 async fn malformed_http_bodies_are_problems() {
     let (server, _, bearer) = production().await;
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let post = async |path, body: &str| common::post(server.place.address, path, &headers, body.to_owned()).await;
+    let post = async |path, body: &str| support::post(server.place.address, path, &headers, body.to_owned()).await;
     for body in ["", "{", "[]", "{\"user\": \"bob\"}", "{\"user\": \"bob\", \"device\": 1, \"more\": 1}"] {
         post("/v1/challenge", body).await.problem(Code::BadRequest);
     }

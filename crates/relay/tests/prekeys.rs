@@ -2,12 +2,12 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use core::time::Duration;
 use std::collections::HashSet;
 
-use common::{Client, Login, Server, User, address, app, key_set, kem_one_time, kem_prekey, one_time, refused, signed_prekey};
+use support::{Client, Login, Server, User, address, app, key_set, kem_one_time, kem_prekey, one_time, refused, signed_prekey};
 use stvor_wire::client::{ClientMessage, FetchBundle, UploadKeys};
 use stvor_wire::limits::MAX_WAIT_MS;
 use stvor_wire::server::{Bundles, Subject};
@@ -361,7 +361,7 @@ async fn wait_ends_with_its_connection_and_takes_no_key() {
     }
     alice.until_pong().await;
     alice.close().await;
-    common::eventually("the end of the connection", || async { (server.handle.connections() == 0).then_some(()) }).await;
+    support::eventually("the end of the connection", || async { (server.handle.connections() == 0).then_some(()) }).await;
     let (_, mut bob) = server.user("bob").await;
     let counts = bob.upload_set(10, 10).await;
     assert_eq!((counts.one_time, counts.kem_one_time), (10, 10));
