@@ -110,3 +110,29 @@ impl fmt::Debug for Aes256Gcm {
         f.write_str("[redacted]")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_do_not_verify_leave_no_plaintext_behind() {
+        let key = Aes256Gcm::new(&Secret::new([1; 32]));
+        for length in [1, 15, 16, 17, 64, 1_000, 70_000] {
+            let plaintext = vec![0x5a; length];
+            let mut sealed = plaintext.clone();
+            key.seal(&[0; 12], b"right", &mut sealed).unwrap();
+            let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().unwrap();
+            let mut apart = body.to_vec();
+            let failed = key.open_in_place_separate_tag(&[0; 12], b"wrong", tag, &mut apart);
+            assert_eq!(failed, Err(CryptoError::DecryptFailed));
+            let mut whole = sealed.clone();
+            assert_eq!(key.open(&[0; 12], b"wrong", &mut whole), Err(CryptoError::DecryptFailed));
+            for left in [apart.as_slice(), whole.get(..length).unwrap()] {
+                // One byte in 256 of a ciphertext equals the plaintext's by chance; a run of them does not.
+                assert!(left != plaintext || length == 1, "{length}");
+                assert!(!left.windows(8).any(|window| window == [0x5a; 8]), "{length}");
+            }
+        }
+    }
+}
