@@ -1,0 +1,151 @@
+//! Bounds at n and n + 1 that no other test file of this crate meets.
+
+mod model;
+
+use std::time::Duration;
+
+use model::{Dry, Party, code, pair};
+use stvor_protocol::{ContentKind, KemKind, Plaintext, RecordKind, RepairRoute, ServerCounts, limits};
+
+#[test]
+fn a_late_duplicate_is_known_for_five_chains_and_unreadable_after_that() {
+    let (mut alice, mut bob) = pair();
+    let (a, b) = (alice.address(), bob.address());
+    let mut old = Vec::new();
+    for turn in 0..=limits::MAX_RECEIVING_CHAINS {
+        let blob = alice.send(&b, &turn.to_string()).unwrap();
+        bob.receive(&a, &blob).unwrap();
+        old.push(blob);
+        let reply = bob.send(&a, "reply").unwrap();
+        alice.receive(&b, &reply).unwrap();
+    }
+    let codes: Vec<_> = old.iter().map(|blob| code(bob.receive(&a, blob))).collect();
+    assert_eq!((codes[0], &codes[1..]), ("UNDECRYPTABLE", &["DUPLICATE"; limits::MAX_RECEIVING_CHAINS][..]));
+}
+
+#[test]
+fn sixteen_replaced_generations_of_prekeys_are_kept_and_one_more_destroys_the_oldest() {
+    let mut bob = Party::new("bob");
+    let rotate = |bob: &mut Party| {
+        bob.pass(limits::PREKEY_ROTATION);
+        // Nothing is confirmed, so nothing is retired by time.
+        let counts = ServerCounts { one_time: 100, kem_one_time: 50 };
+        let done = bob.prekeys.maintain(&bob.identity, counts, bob.now, &mut bob.rng).unwrap();
+        assert!(bob.rows.commit(done.effects));
+        done.clear
+    };
+    for _ in 0..limits::MAX_RETIRED_PREKEYS {
+        assert!(rotate(&mut bob).is_empty());
+    }
+    assert_eq!(bob.rows.count(RecordKind::SignedPrekey), limits::MAX_RETIRED_PREKEYS + 1);
+    assert_eq!(rotate(&mut bob), vec![(RecordKind::HandshakeMark, vec![0; 4])]);
+    assert_eq!(bob.rows.count(RecordKind::SignedPrekey), limits::MAX_RETIRED_PREKEYS + 1);
+}
+
+#[test]
+fn kem_prekeys_are_made_fifty_at_once_below_twenty() {
+    let bob = Party::new("bob");
+    let made = |kem_one_time| {
+        let mut prekeys = bob.prekeys.clone();
+        let counts = ServerCounts { one_time: 100, kem_one_time };
+        let done = prekeys.maintain(&bob.identity, counts, bob.now, &mut Dry::new("x", usize::MAX)).unwrap();
+        done.upload.map_or(0, |upload| upload.kem_one_time.len())
+    };
+    assert_eq!((made(limits::ONE_TIME_LOW), made(limits::ONE_TIME_LOW - 1)), (0, 50));
+}
+
+#[test]
+fn a_bundle_with_an_old_last_resort_prekey_is_stale_and_an_old_one_time_one_is_not() {
+    let mut bob = Party::new("bob");
+    let early = bob.directory.kem_one_time[0].clone();
+    let early_last = bob.directory.kem_last.clone();
+    bob.pass(limits::BUNDLE_MAX_AGE + Duration::from_millis(1));
+    let _ = bob.maintain();
+    let bundle = bob.bundle();
+    assert_eq!((bundle.kem.kind, bundle.kem.id), (KemKind::OneTime, early.id));
+    assert_eq!(code(bundle.validate(&model::app(), &bob.address(), bob.now)), "OK");
+    bob.directory.kem_one_time.clear();
+    bob.directory.kem_last = early_last;
+    assert_eq!(code(bob.bundle().validate(&model::app(), &bob.address(), bob.now)), "STALE_BUNDLE");
+}
+
+#[test]
+fn one_fresh_repair_session_is_started_an_hour() {
+    let (alice, mut bob) = pair();
+    let b = bob.address();
+    let bundle = bob.bundle().validate(&model::app(), &b, alice.now).unwrap();
+    let mut conversation = alice.conversation(&b);
+    let mut rng = Dry::new("x", usize::MAX);
+    let mut start = |after: Duration| {
+        let context = stvor_protocol::Context { now: alice.now + after, ..alice.context() };
+        code(conversation.start_repair(&context, &bundle, None, &mut rng).map(|_| ()))
+    };
+    assert_eq!(start(Duration::ZERO), "OK");
+    assert_eq!(start(limits::FRESH_SESSION_INTERVAL - Duration::from_millis(1)), "REPAIR_BUDGET");
+    assert_eq!(start(limits::FRESH_SESSION_INTERVAL), "OK");
+}
+
+#[test]
+fn a_repair_session_that_nobody_answers_for_two_weeks_no_longer_counts_as_working() {
+    let (mut alice, mut bob) = pair();
+    let b = bob.address();
+    let bundle = bob.bundle().validate(&model::app(), &b, alice.now).unwrap();
+    let mut conversation = alice.conversation(&b);
+    let effects = conversation.start_repair(&alice.context(), &bundle, None, &mut Dry::new("x", 99)).unwrap().effects;
+    assert!(alice.rows.commit(effects));
+    let mut damaged = bob.send(&alice.address(), "x").unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    for _ in 0..limits::BROKEN_SESSION_FAILURES {
+        let _ = alice.fail(&b, &damaged, &stvor_protocol::ProtocolError::Undecryptable);
+    }
+    let conversation = alice.conversation(&b);
+    let at = |after| conversation.repair_route(alice.now + after);
+    assert_eq!(at(limits::UNANSWERED_RESTART - Duration::from_millis(1)), RepairRoute::Working);
+    assert_eq!(at(limits::UNANSWERED_RESTART), RepairRoute::Fresh);
+}
+
+#[test]
+fn a_retry_request_on_an_archived_session_makes_it_current_and_other_messages_do_not() {
+    let (mut alice, mut bob) = pair();
+    let (a, b) = (alice.address(), bob.address());
+    let old = *bob.conversation(&a).session_id().unwrap();
+    let request = stvor_protocol::RetryRequest {
+        message: stvor_base::MessageId::from_bytes([1; 16]),
+        blob_hash: [2; 32],
+    };
+    let (text, content) = (alice.text("late"), stvor_base::ContentId::from_bytes([9; 16]));
+    let late = alice.send_content(&b, &text).unwrap();
+    let asks = alice.send_content(&b, &Plaintext::retry_request(content, &request)).unwrap();
+    let fresh = alice.start(&mut bob, "fresh").unwrap();
+    bob.receive(&a, &fresh).unwrap();
+    let new = *bob.conversation(&a).session_id().unwrap();
+    bob.receive(&a, &late).unwrap();
+    assert_eq!(bob.conversation(&a).session_id(), Some(&new));
+    assert_eq!(bob.receive_full(&a, &asks).unwrap().plaintext.kind, ContentKind::RetryRequest);
+    assert_eq!(bob.conversation(&a).session_id(), Some(&old));
+    assert_eq!((bob.conversation(&a).archived(), bob.rows.count(RecordKind::ArchivedSession)), (1, 1));
+    let again = bob.send(&a, "again").unwrap();
+    assert_eq!(alice.receive(&b, &again).unwrap(), "again");
+}
+
+#[test]
+fn the_records_of_a_session_do_not_grow_in_ten_thousand_round_trips() {
+    let (alice, bob) = pair();
+    let (mut to_bob, mut to_alice) = (alice.conversation(&bob.address()), bob.conversation(&alice.address()));
+    let mut rng = Dry::new("x", usize::MAX);
+    let text = Plaintext::control(stvor_base::ContentId::from_bytes([1; 16]));
+    let sizes = |effects: stvor_protocol::Effects| {
+        let writes = model::writes(effects).into_iter();
+        writes.map(|(what, key, value, _)| (what, key.kind, value.len())).collect::<Vec<_>>()
+    };
+    let mut first = None;
+    for _ in 0..10_000 {
+        let sent = to_bob.encrypt(&alice.context(), &text, &mut rng).unwrap();
+        let received = bob.open_on(&mut to_alice, &sent.blob, &mut rng).unwrap();
+        let answer = to_alice.encrypt(&bob.context(), &text, &mut rng).unwrap();
+        let heard = alice.open_on(&mut to_bob, &answer.blob, &mut rng).unwrap();
+        let now = [sent.effects, received.effects, answer.effects, heard.effects].map(sizes);
+        assert_eq!(*first.get_or_insert_with(|| now.clone()), now);
+        assert_eq!(to_bob.stored_keys() + to_alice.stored_keys(), 0);
+    }
+}
