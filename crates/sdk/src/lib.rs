@@ -1,18 +1,40 @@
 //! End-to-end encrypted messaging in four lines.
 //!
-//! ```no_run
-//! # async fn example() -> stvor::Result<()> {
-//! let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url("ws://localhost:4444").open().await?;
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await?;
+//! # let url = relay.url(); // `stvor mock-relay` listens on ws://localhost:4444
+//! let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await?;
 //! let alice = app.connect("alice@example.com").await?;
 //! let bob = app.connect("bob@example.com").await?;
+//!
 //! let mut inbox = bob.messages();
-//! let receipt = alice.send("bob@example.com", "Hello!").await?;
-//! let message = inbox.next().await.expect("a message");
-//! assert_eq!(message.text(), Some("Hello!"));
-//! receipt.delivered().await?;
-//! # Ok(())
-//! # }
+//! let receipt = alice.send("bob@example.com", "Hello!").await?; // now in the outbox, at the relay, or further
+//! let message = inbox.next().await.ok_or("closed")?;
+//! assert_eq!((message.from.as_str(), message.text()), ("alice@example.com", Some("Hello!")));
+//! receipt.delivered().await?; // Bob's device has stored it, and said so end to end
+//!
+//! // The same sixty digits at both ends mean that nobody sits between them.
+//! let (here, there) = (alice.safety_number("bob@example.com").await?, bob.safety_number("alice@example.com").await?);
+//! assert_eq!(here.to_string(), there.to_string());
+//! # app.close().await?;
+//! # Ok(()) }
 //! ```
+//!
+//! Without [`in_memory`](AppBuilder::in_memory) everything is kept in the platform's data directory, sealed: identities,
+//! sessions, messages and the outbox survive restarts and crashes.
+//!
+//! # What to rely on
+//!
+//! - [`Client::send`] fails before a message is in the outbox, or not at all: from then on it can only wait. Its
+//!   [`Receipt`] tells how far it came; `Delivered` and `Read` come from the recipient's device, never from the relay.
+//! - Each message is in the recipient's inbox once, in the order of sending, and is offered to the application until it
+//!   was consumed ([`Messages`]).
+//! - The client connects again by itself, at any time ([`Client::events`], [`Client::state`]).
+//! - The first identity of a user is pinned. Another one under the same name is an [`Event::IdentityChanged`], and the
+//!   trust policy decides ([`TrustPolicy`], [`MismatchPolicy`]).
+//! - Every [`Error`] renders as `message [CODE]`, and the code is stable.
 
 mod app;
 mod client;

@@ -107,6 +107,9 @@ impl Lane {
                 match conversation.set_verified(verified) {
                     Ok(effects) => {
                         step.effects.append(effects);
+                        if verified {
+                            self.welcome_refused();
+                        }
                         answer(step, reply, ());
                     }
                     Err(error) => drop(reply.send(Err(of_protocol(error)))),
@@ -195,7 +198,7 @@ impl Lane {
                 if step.peer.is_none() {
                     step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
                 }
-                self.requests_after = tokio::time::Instant::now();
+                self.welcome_refused();
                 answer(step, reply, ());
             }
             Err(error) => drop(reply.send(Err(of_protocol(error)))),

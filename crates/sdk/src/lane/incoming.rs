@@ -304,7 +304,7 @@ impl Lane {
             Ok(failure) => {
                 step.effects.append(failure.effects);
                 // What a policy refused is asked for again once the identity is accepted.
-                let refused = matches!(error, ProtocolError::IdentityChanged(_) | ProtocolError::NotVerified(_));
+                let refused = refused(stvor_base::ErrorCode::code(error));
                 if failure.request.is_some() || refused {
                     requested = !refused;
                     let request = RetryRequest { message: deliver.msg_id, blob_hash: failure.blob_hash };
@@ -318,30 +318,51 @@ impl Lane {
     }
 
     fn remember_request(&mut self, request: RetryRequest, code: &str, step: &mut Step) {
-        if self.requests.len() >= MAX_REQUESTS {
+        if self.requests.len() + self.refused.len() >= MAX_REQUESTS {
             return;
         }
         let mut out = Writer::new();
         out.u8(1).raw(&request.blob_hash).bytes(code.as_bytes());
         let key = keys::request(&self.peer, request.message);
         step.changes.push(Op::put(key, out.finish()).expiring(self.core.now() + limits::KEEP_SENT));
-        self.requests.push_back(request);
+        if refused(code) {
+            self.refused.push(request);
+        } else {
+            self.requests.push_back(request);
+            self.requests_after = Instant::now();
+        }
+    }
+
+    /// A person accepted or verified the identity: what was refused is welcome now.
+    pub(super) fn welcome_refused(&mut self) {
+        self.requests.extend(self.refused.drain(..));
         self.requests_after = Instant::now();
     }
 
-    pub(super) async fn stored_requests(core: &Core, peer: &Address) -> Result<Vec<RetryRequest>> {
+    /// Requests that were not sent yet, and those that wait for a person.
+    pub(super) async fn stored_requests(
+        core: &Core,
+        peer: &Address,
+    ) -> Result<(Vec<RetryRequest>, Vec<RetryRequest>)> {
         let scan = Scan::of(Table::Repair, keys::requests_of(peer));
         let rows = core.store.scan_all(scan, MAX_REQUESTS).await.map_err(Error::passed)?;
-        let decode = |row: &stvor_store::Record| -> core::result::Result<RetryRequest, CodecError> {
+        let decode = |row: &stvor_store::Record| -> core::result::Result<(bool, RetryRequest), CodecError> {
             let mut input = Reader::new(row.value.expose());
             let version = input.u8()?;
             if version != 1 {
                 return Err(CodecError::Version(version));
             }
             let message = stvor_base::MessageId::try_from(row.key.sort.as_slice())?;
-            Ok(RetryRequest { message, blob_hash: *input.array()? })
+            let blob_hash = *input.array()?;
+            let code = core::str::from_utf8(input.bytes(64)?).map_err(|_| CodecError::Value)?;
+            Ok((refused(code), RetryRequest { message, blob_hash }))
         };
-        rows.iter().map(|row| decode(row).map_err(Error::passed)).collect()
+        let (mut requests, mut waiting) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let (refused, request) = decode(row).map_err(Error::passed)?;
+            if refused { waiting.push(request) } else { requests.push(request) }
+        }
+        Ok((requests, waiting))
     }
 
     /// Sends the requests that can go out now.
@@ -373,6 +394,11 @@ impl Lane {
             self.requests.pop_front();
         }
     }
+}
+
+/// Whether a message with this failure was refused by a trust policy.
+fn refused(code: &str) -> bool {
+    matches!(code, "IDENTITY_CHANGED" | "IDENTITY_NOT_VERIFIED")
 }
 
 /// Why a message could not be opened.

@@ -142,12 +142,16 @@ struct Lane {
     /// Messages that failed and are to be asked for again.
     requests: VecDeque<RetryRequest>,
     requests_after: Instant,
+    /// Messages that a trust policy refused: asked for again once a person accepts the identity.
+    refused: Vec<RetryRequest>,
     /// The application asked for a fresh session.
     rehandshake: bool,
     due_since: Option<Instant>,
     /// Whether the receipts owed are counted as unaccepted.
     owing: bool,
     paused_until: Option<Instant>,
+    /// Refusals since the relay last accepted something.
+    refusals: u32,
     /// The last gap that was answered, and when.
     last_gap: Option<(u64, Instant)>,
     /// When something was last sent or accepted.
@@ -185,10 +189,12 @@ pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<O
             held_mail: VecDeque::new(),
             requests: VecDeque::new(),
             requests_after: now,
+            refused: Vec::new(),
             rehandshake: false,
             due_since: None,
             owing: false,
             paused_until: None,
+            refusals: 0,
             last_gap: None,
             progress_at: now,
             active_at: now,
@@ -268,7 +274,8 @@ impl Lane {
                 (None, PendingBody::Control) => {}
             }
         }
-        self.requests = Self::stored_requests(&core, &self.peer).await?.into();
+        let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
+        (self.requests, self.refused) = (requests.into(), refused);
         // Lane numbers are the order of sealing, whatever the order of queueing was.
         self.sealed.make_contiguous().sort_by_key(|one| (one.send.lane_epoch != self.row.epoch, one.send.lane));
         let count = self.sealed.len() + self.waiting.len();

@@ -327,6 +327,7 @@ impl Lane {
         let Some(one) = self.sealed.remove(position) else { return };
         self.accepted.push(one.queued);
         self.progress_at = Instant::now();
+        self.refusals = 0;
         crate::metrics::accepted(1);
         self.core.settle(1);
         if let PendingBody::Message(place) = one.body {
@@ -366,8 +367,9 @@ impl Lane {
                 self.renumber(step).await;
             }
             code => {
-                let floor = if code == Code::RecipientNotFound { limits::RECIPIENT_RETRY } else { Duration::from_secs(1) };
-                let wait = nack.retry_after.clamp(floor, limits::BACKOFF_LONGEST);
+                let floor = limits::REFUSED_FIRST * 2_u32.saturating_pow(self.refusals.min(8));
+                self.refusals += 1;
+                let wait = nack.retry_after.max(floor).min(limits::BACKOFF_LONGEST);
                 self.paused_until = Some(Instant::now() + wait);
                 step.events.push(Event::SendDelayed {
                     peer: self.peer.user.clone(),
