@@ -319,7 +319,7 @@ impl Door {
             return None;
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = self.relay.hub.len();
+        let all: usize = open.values().sum();
         let count = open.entry(network).or_default();
         let crowded = !remote.is_loopback() && *count >= limits.connections_per_address;
         if crowded || all >= limits.connections {

@@ -66,6 +66,8 @@ pub(crate) struct Delivery {
     open: bool,
     /// The pump is reading.
     pumping: bool,
+    /// The next row does not fit the window, or its id is in flight from another sender: wait for the device.
+    blocked: bool,
 }
 
 impl Delivery {
@@ -80,6 +82,7 @@ impl Delivery {
             owed: 0,
             open: false,
             pumping: false,
+            blocked: false,
         }
     }
 
@@ -109,6 +112,7 @@ impl Delivery {
     fn remove(&mut self, msg_id: &MessageId) -> Option<InFlight> {
         let gone = self.in_flight.remove(msg_id)?;
         self.in_flight_bytes -= gone.bytes;
+        self.blocked = false;
         Some(gone)
     }
 
@@ -163,7 +167,7 @@ impl Delivery {
     }
 
     fn wants_pump(&self) -> bool {
-        self.open && !self.pumping && self.offered < self.tail && self.has_room(0)
+        self.open && !self.pumping && !self.blocked && self.offered < self.tail && self.has_room(0)
     }
 
     /// Starts reading a page, if something waits and the window has room: after which seq, how much, and the tail
@@ -186,6 +190,7 @@ impl Delivery {
             if let Some(known) = self.in_flight.get_mut(&row.msg_id) {
                 // Another sender's message with this id is on the way: wait for its ACK.
                 if known.sender != row.sender {
+                    self.blocked = true;
                     return sent;
                 }
                 // Its live copy is on the way.
@@ -194,6 +199,7 @@ impl Delivery {
                 self.insert(item, row.seq);
                 sent.push(row);
             } else {
+                self.blocked = true;
                 return sent;
             }
             self.offered = seq;
@@ -251,6 +257,7 @@ impl Delivery {
 
     /// Sets the window, within the limits.
     pub(crate) fn credit(&mut self, credit: Credit) {
+        self.blocked = false;
         self.window = Credit {
             window_messages: credit.window_messages.min(WINDOW_MESSAGES),
             window_bytes: credit.window_bytes.min(WINDOW_BYTES),
@@ -397,5 +404,30 @@ mod tests {
         let mut delivery = opened();
         assert_eq!(delivery.committed(item(1), 1, (None, false)), Committed::Pump);
         assert_eq!(delivery.start_page().map(|(after, _, tail)| (after, tail)), Some((0, 1)));
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_waits_for_an_ack_and_is_not_read_again_before() {
+        let mut delivery = opened();
+        delivery.credit(Credit { window_messages: 10, window_bytes: 600 });
+        delivery.open(2);
+        let (_, _, tail) = delivery.start_page().unwrap();
+        assert_eq!(delivery.end_page(page(vec![row(1, 1), row(2, 2)]), tail).len(), 1);
+        assert!(delivery.start_page().is_none());
+        delivery.acknowledge(&ack(&[(1, 1)]));
+        assert_eq!(delivery.start_page().map(|(after, ..)| after), Some(1));
+    }
+
+    #[test]
+    fn another_senders_message_with_the_same_id_waits_for_the_ack_of_the_first() {
+        let mut delivery = opened();
+        delivery.open(2);
+        let (_, _, tail) = delivery.start_page().unwrap();
+        let other = Row { sender: MailboxId(2), ..row(1, 2) };
+        assert_eq!(delivery.end_page(page(vec![row(1, 1), other.clone()]), tail), [row(1, 1)]);
+        assert!(delivery.start_page().is_none());
+        delivery.acknowledge(&ack(&[(1, 1)]));
+        let (_, _, tail) = delivery.start_page().unwrap();
+        assert_eq!(delivery.end_page(page(vec![other.clone()]), tail), [other]);
     }
 }
