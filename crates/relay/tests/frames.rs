@@ -2,11 +2,11 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use core::time::Duration;
 
-use common::{Client, Heard, Raw, Server, TOKEN, accepted, address, blob, blob_of, hello, refused};
+use support::{Client, Heard, Raw, Server, TOKEN, accepted, address, blob, blob_of, hello, refused};
 use stvor_wire::client::{ClientMessage, Credential, Credit, Hello};
 use stvor_wire::limits::{MAX_BLOB_BYTES, MAX_FRAME_AFTER_AUTH, MAX_FRAME_BEFORE_AUTH};
 use stvor_wire::{Code, SUBPROTOCOL, frame, padding};
@@ -72,25 +72,15 @@ async fn what_was_said_before_a_malformed_frame_is_still_carried_out() {
 #[tokio::test]
 async fn frame_before_login_is_bounded_at_4_kib() {
     let server = Server::memory().await;
-    let padded = |size: usize| {
-        // A capability of the right length fills the frame to the byte, and is itself out of range.
-        let mut name = String::new();
-        loop {
-            let hello = Hello {
-                protocol_version: 1,
-                credential: token(),
-                address: address("bob"),
-                capabilities: vec![name.clone()],
-            };
-            let bytes = frame::encode_client(&ClientMessage::Hello(hello));
-            if bytes.len() >= size {
-                return bytes;
-            }
-            name.push_str(&"x".repeat((size - bytes.len()).max(1)));
-        }
+    // A capability of the right length fills the frame to the byte, and is itself out of range.
+    let with = |length: usize| {
+        let capabilities = vec!["x".repeat(length)];
+        let hello = Hello { protocol_version: 1, credential: token(), address: address("bob"), capabilities };
+        frame::encode_client(&ClientMessage::Hello(hello))
     };
+    let around = with(3000).len() - 3000;
     let mut raw = server.raw().await;
-    let bytes = padded(MAX_FRAME_BEFORE_AUTH);
+    let bytes = with(MAX_FRAME_BEFORE_AUTH - around);
     assert_eq!(bytes.len(), MAX_FRAME_BEFORE_AUTH);
     raw.bytes(bytes).await;
     assert_eq!(raw.end().await.code, Code::MalformedFrame, "its size is allowed, its content is not");
@@ -126,7 +116,7 @@ async fn frame_in_fragments_counts_as_a_whole() {
         assert!(written || index > 0);
     }
     let mut rest = Vec::new();
-    common::soon("the end", socket.read_to_end(&mut rest)).await.ok();
+    support::soon("the end", socket.read_to_end(&mut rest)).await.ok();
     let code = Code::FrameTooLarge.close_code().to_be_bytes();
     assert!(rest.windows(2).any(|pair| pair == code), "{rest:?}");
 }
@@ -226,7 +216,7 @@ async fn chatter_does_not_prolong_the_handshake() {
     let server = Server::memory_with(|config| config.limits.handshake_ms = 200).await;
     let mut raw = server.raw().await;
     // WebSocket pings keep a connection alive, but they are no log-in.
-    let end = common::soon("the end", async {
+    let end = support::soon("the end", async {
         loop {
             if !raw.send(Message::Ping(vec![1].into())).await {
                 return;
@@ -251,8 +241,8 @@ async fn socket_that_never_speaks_http_is_closed() {
     let mut slow = TcpStream::connect(server.place.address).await.unwrap();
     slow.write_all(b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     let mut rest = Vec::new();
-    common::soon("the end of a slow one", slow.read_to_end(&mut rest)).await.ok();
-    common::soon("the end of a silent one", silent.read_to_end(&mut rest)).await.ok();
+    support::soon("the end of a slow one", slow.read_to_end(&mut rest)).await.ok();
+    support::soon("the end of a silent one", silent.read_to_end(&mut rest)).await.ok();
 }
 
 #[tokio::test]
@@ -275,7 +265,7 @@ async fn handshake(server: &Server, extra: &str) -> (TcpStream, String) {
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(common::soon("a head", socket.read_u8()).await.unwrap());
+        head.push(support::soon("a head", socket.read_u8()).await.unwrap());
     }
     (socket, String::from_utf8(head).unwrap().to_ascii_lowercase())
 }
@@ -304,7 +294,7 @@ async fn compressed_frame_is_refused() {
     // The first reserved bit says "compressed" where that was negotiated.
     socket.write_all(&[0xc2, 0x81, 0, 0, 0, 0, 0]).await.unwrap();
     let mut rest = Vec::new();
-    common::soon("the end", socket.read_to_end(&mut rest)).await.ok();
+    support::soon("the end", socket.read_to_end(&mut rest)).await.ok();
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use common::{Client, Place, Raw, Server, User, accepted, address, blob, blob_of, eventually, get, refused};
+use support::{Client, Place, Raw, Server, User, accepted, address, blob, blob_of, eventually, get, refused};
 use stvor_wire::client::ClientMessage;
 use stvor_wire::server::Subject;
 use stvor_wire::{Code, ServerMessage};
@@ -241,7 +241,7 @@ async fn http_requests_of_one_address_are_limited_with_the_standard_headers() {
         return;
     };
     // One connection with many requests, since connections are limited alike.
-    let answers = common::many(place.address, "/livez", 30).await;
+    let answers = support::many(place.address, "/livez", 30).await;
     let limited = answers.iter().find(|answer| answer.status == 429).expect("thirty requests and no limit");
     limited.problem(Code::RateLimited);
     let seconds: u64 = limited.header("retry-after").unwrap().parse().unwrap();

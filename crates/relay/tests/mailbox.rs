@@ -2,13 +2,13 @@
 
 #![cfg(test)]
 
-mod common;
+mod support;
 
 use core::num::NonZeroU64;
 use core::time::Duration;
 use std::sync::Arc;
 
-use common::{
+use support::{
     Client, Login, Raw, Server, User, accepted, address, app, blob, blob_of, eventually, new_id, process, refused,
     soon, text_of,
 };
@@ -492,7 +492,7 @@ async fn resume_cursor_says_whether_something_was_lost() {
     let clock = VirtualClock::at(Timestamp::system());
     let (ticking, config) = (clock.clone(), Config::mock(0));
     let handle = Relay::start_with_clock(config, Arc::new(move || ticking.now())).await.unwrap();
-    let place = common::Place::of(handle.local_addr());
+    let place = support::Place::of(handle.local_addr());
     let (bob, alice) = (User::new("bob"), User::new("alice"));
     let client = Login::new(&place, &bob).open().await;
     assert_eq!(client.ready.resumed, Resumed::Full);
@@ -544,7 +544,7 @@ async fn message_expires_after_the_retention_time_whatever_its_sender_asks() {
     config.limits.retention_days = 1;
     let ticking = clock.clone();
     let handle = Relay::start_with_clock(config, Arc::new(move || ticking.now())).await.unwrap();
-    let place = common::Place::of(handle.local_addr());
+    let place = support::Place::of(handle.local_addr());
     let (bob, alice) = (User::new("bob"), User::new("alice"));
     let client = Login::new(&place, &bob).open().await;
     assert_eq!(client.ready.limits.retention, Duration::from_secs(24 * 3600));
