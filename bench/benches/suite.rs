@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use stvor_bench::fault::Role;
 use stvor_bench::report::{Row, Summary, Target};
 use stvor_bench::load::{self, Load};
 use stvor_bench::{Outcome, fault, micro, sizes};
@@ -24,6 +25,27 @@ enum Part {
     Fault,
 }
 
+/// Who is killed in the fault test.
+#[derive(Clone, Copy, ValueEnum)]
+enum Victim {
+    /// The relay.
+    Relay,
+    /// The receiver.
+    Receiver,
+    /// A sender.
+    Sender,
+}
+
+impl Victim {
+    fn role(self) -> Role {
+        match self {
+            Self::Relay => Role::Relay,
+            Self::Receiver => Role::Receiver,
+            Self::Sender => Role::Sender,
+        }
+    }
+}
+
 /// Benchmarks of STVOR beside its floors and peers.
 #[derive(Parser)]
 #[command(name = "bench")]
@@ -39,6 +61,9 @@ struct Arguments {
     /// Fault: senders.
     #[arg(long, default_value_t = 2)]
     senders: usize,
+    /// Fault: who is killed [default: all].
+    #[arg(long, value_enum)]
+    victims: Vec<Victim>,
     /// Fault: decides who is killed and when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -111,8 +136,14 @@ fn run(arguments: &Arguments) -> Outcome<()> {
 
 fn faults(arguments: &Arguments, binary: &Path, summary: &mut Summary) -> Outcome<()> {
     let Arguments { kills, messages, senders, seed, .. } = *arguments;
-    let verdict = fault::run(fault::Plan { binary: binary.to_owned(), messages, kills, senders, seed })?;
+    let named: Vec<Role> = arguments.victims.iter().map(|victim| victim.role()).collect();
+    let victims = if named.is_empty() { Role::ALL.to_vec() } else { named };
+    let binary = binary.to_owned();
+    let verdict = fault::run(fault::Plan { binary, messages, kills, senders, victims, seed })?;
     println!("{verdict}");
+    let log = arguments.output.with_file_name("fault.log");
+    std::fs::write(&log, verdict.log.join("\n"))?;
+    println!("what happened is in {}", log.display());
     let wrong = u32::try_from(verdict.violations.len())?;
     let name = format!("fault test: violations, {kills} kills, {messages} messages");
     summary.push(Row::new(&name, "", f64::from(wrong)).target(Target::AtMost(0.0)));

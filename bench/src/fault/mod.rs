@@ -6,8 +6,8 @@
 //! which sees every blob. What must hold:
 //!
 //! - a message whose receipt says accepted is printed by the receiver exactly once, and messages of one sender in the
-//!   order of sending. A line may repeat, with the same id, only as the first one after the receiver was killed, because
-//!   it is acknowledged after it is printed;
+//!   order of sending. Lines may repeat, with the same id, only as the first ones after the receiver was killed, because
+//!   they are acknowledged after they are printed;
 //! - no two different blobs share ratchet key and number: no key is ever used twice;
 //! - nobody ends by itself with a failure other than an unreachable relay.
 
@@ -22,6 +22,22 @@ use stvor_testkit::history::Counts;
 
 pub use run::run;
 
+/// Who can be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The relay.
+    Relay,
+    /// The receiver.
+    Receiver,
+    /// One of the senders.
+    Sender,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Relay, Self::Receiver, Self::Sender];
+}
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -33,6 +49,8 @@ pub struct Plan {
     pub kills: usize,
     /// Senders, each in a conversation of its own with the receiver.
     pub senders: usize,
+    /// Who is killed, each as often as it is named.
+    pub victims: Vec<Role>,
     /// Decides who is killed and when. What processes do between is theirs, so a run does not repeat exactly.
     pub seed: u64,
 }
@@ -52,7 +70,12 @@ pub struct Verdict {
     pub seconds: f64,
     /// Everything that is wrong; empty when all held.
     pub violations: Vec<String>,
+    /// What happened, a line each, with the milliseconds since the start.
+    pub log: Vec<String>,
 }
+
+/// Violations that are printed; the rest is counted.
+const PRINTED: usize = 20;
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,8 +90,11 @@ impl fmt::Display for Verdict {
             self.repeats,
             self.blobs,
         )?;
-        for violation in &self.violations {
+        for violation in self.violations.iter().take(PRINTED) {
             writeln!(f, "  WRONG: {violation}")?;
+        }
+        if let Some(more @ 1..) = self.violations.len().checked_sub(PRINTED) {
+            writeln!(f, "  and {more} more")?;
         }
         let verdict = if self.violations.is_empty() { "nothing lost, doubled, reordered or reused" } else { "FAILED" };
         f.write_str(verdict)

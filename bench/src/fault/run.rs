@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
 use stvor_protocol::Incoming;
 use stvor_testkit::Checker;
@@ -13,7 +13,7 @@ use stvor_testkit::history::Unique;
 
 use super::actor::{Actor, Event, News};
 use super::recorder::Recorder;
-use super::{Plan, Verdict};
+use super::{Plan, Role, Verdict};
 use crate::Outcome;
 
 /// Lines of a sender without a receipt yet, at most: few enough for a pipe to hold them.
@@ -50,9 +50,11 @@ struct Run {
     senders: Vec<Sending>,
     checker: Checker,
     accepted: HashSet<String>,
-    arrived: HashMap<String, usize>,
-    /// The receiver's process that printed the last line.
+    /// Id of each message that arrived, and which of the receiver's processes printed it last.
+    arrived: HashMap<String, (String, usize)>,
+    /// The receiver's process that printed the last new line.
     printed_by: usize,
+    start: Instant,
     finishing: bool,
     verdict: Verdict,
 }
@@ -89,6 +91,7 @@ pub fn run(plan: Plan) -> Outcome<Verdict> {
         accepted: HashSet::new(),
         arrived: HashMap::new(),
         printed_by: 0,
+        start,
         finishing: false,
         verdict: Verdict::default(),
     };
@@ -197,15 +200,21 @@ impl Run {
     }
 
     fn kill(&mut self) -> Outcome<()> {
-        let role = usize::try_from(self.rng.next_u32() % 3)?;
+        let role = self.plan.victims[self.rng.random_range(0..self.plan.victims.len())];
         let victim = match role {
-            0 => RELAY,
-            1 => RECEIVER,
-            _ => FIRST_SENDER + self.rng.random_range(0..self.plan.senders),
+            Role::Relay => RELAY,
+            Role::Receiver => RECEIVER,
+            Role::Sender => FIRST_SENDER + self.rng.random_range(0..self.plan.senders),
         };
         self.actors[victim].kill()?;
-        self.verdict.kills[role] += 1;
+        self.tell(&format!("killed role {victim}"));
+        self.verdict.kills[role as usize] += 1;
         self.restart(victim)
+    }
+
+    fn tell(&mut self, text: &str) {
+        let at = self.start.elapsed().as_millis();
+        self.verdict.log.push(format!("{at} {text}"));
     }
 
     fn restart(&mut self, actor: usize) -> Outcome<()> {
@@ -218,6 +227,7 @@ impl Run {
 
     /// Gives every sender as much as it may have under way.
     fn feed(&mut self) {
+        let at = self.start.elapsed().as_millis();
         let most = self.plan.messages / self.plan.senders;
         for (number, sender) in self.senders.iter_mut().enumerate() {
             while sender.under_way.len() < UNDER_WAY && sender.next < most {
@@ -227,6 +237,7 @@ impl Run {
                 if !self.actors[FIRST_SENDER + number].write(&text) {
                     break;
                 }
+                self.verdict.log.push(format!("{at} wrote {text}"));
                 sender.under_way.push_back(text);
             }
         }
@@ -236,6 +247,10 @@ impl Run {
     fn hear(&mut self, news: News) -> Outcome<bool> {
         let News { actor, life, event } = news;
         let present = self.actors[actor].life == life;
+        match &event {
+            Event::Out(line) | Event::Err(line) => self.tell(&format!("role {actor} life {life}: {line}")),
+            Event::End => self.tell(&format!("role {actor} life {life} has ended")),
+        }
         match (event, actor) {
             (Event::Out(line), RECEIVER) => self.arrival(&line, life),
             (Event::Out(line), FIRST_SENDER..) if present => self.receipt(actor - FIRST_SENDER, &line),
@@ -277,15 +292,15 @@ impl Run {
         let (Some(text), Some(from)) = (message["text"].as_str(), message["from"].as_str()) else {
             return Err(format!("the receiver printed something else than a message: {line}").into());
         };
-        let first_of_life = self.printed_by != life;
-        self.printed_by = life;
-        // The line that was printed and not acknowledged comes again, first of all.
-        let again = self.arrived.contains_key(text);
-        if again && first_of_life && self.arrived.get(text) != Some(&life) {
+        let id = message["id"].as_str().ok_or("a message without an id")?.to_owned();
+        let before = self.arrived.insert(text.to_owned(), (id.clone(), life));
+        // What was printed and not acknowledged by a killed process comes again, before anything new.
+        let allowed = |(first, by): &(String, usize)| *first == id && *by != life && self.printed_by != life;
+        if before.as_ref().is_some_and(allowed) {
             self.verdict.repeats += 1;
             return Ok(true);
         }
-        self.arrived.insert(text.to_owned(), life);
+        self.printed_by = life;
         self.checker.received(&format!("{from}>receiver"), text, text.as_bytes());
         Ok(true)
     }
