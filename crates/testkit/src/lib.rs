@@ -21,3 +21,14 @@ pub use history::{Checker, Violation};
 pub use process::{Process, Signal, Spawn, Stream, binary, until};
 pub use proxy::{ChaosProxy, Direction};
 pub use temp::temp_dir;
+
+/// The code blocks of README and the book, compiled by `cargo test --doc`.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/quick-start.md")]
+    struct QuickStart;
+    #[doc = include_str!("../../../docs/sdk.md")]
+    struct SdkGuide;
+}
