@@ -77,11 +77,8 @@ impl SignedDeviceList {
     pub(crate) fn keys_of(&self, address: &Address) -> Result<PeerKeys, ProtocolError> {
         let refused = ProtocolError::BadDeviceList;
         let entry = self.list.device(address.device).ok_or(refused("it does not name the device"))?;
-        let keys = PeerKeys {
-            user: self.list.user_key,
-            signing: entry.signing_key,
-            agreement: entry.agreement_key,
-        };
+        let keys =
+            PeerKeys { user: self.list.user_key, signing: entry.signing_key, agreement: entry.agreement_key };
         let valid = [&keys.signing, &keys.agreement].iter().all(|key| PublicKey::from_bytes(*key).is_ok());
         if valid { Ok(keys) } else { Err(refused("a device key is malformed")) }
     }

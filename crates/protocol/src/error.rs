@@ -13,10 +13,14 @@ use crate::trust::TrustQuestion;
 #[non_exhaustive]
 pub enum ProtocolError {
     /// The peer's identity is not the pinned one.
-    #[error("the identity of {0} is not the one that was pinned; compare safety numbers before you accept it")]
+    #[error(
+        "the identity of {0} is not the one that was pinned; compare safety numbers before you accept it"
+    )]
     IdentityChanged(UserId),
     /// The policy asks for verified peers only.
-    #[error("{0} is not verified and the trust policy asks for it; compare safety numbers and verify the peer")]
+    #[error(
+        "{0} is not verified and the trust policy asks for it; compare safety numbers and verify the peer"
+    )]
     NotVerified(UserId),
     /// The policy wants a decision; call again with one.
     #[error("the identity of {} waits for a decision of yours", .0.user)]

@@ -29,7 +29,10 @@ pub struct Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("app", &self.app).field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("app", &self.app)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

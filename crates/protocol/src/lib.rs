@@ -34,8 +34,8 @@ pub use error::ProtocolError;
 pub use identity::Identity;
 pub use plaintext::{ContentKind, Padding, Plaintext, RetryRequest};
 pub use prekey::{
-    KemKind, KemPrekeyIn, KemPublicPrekey, Maintenance, OneTimeIn, OneTimePublic, PrekeyBundle, PrekeyBundleIn,
-    PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyIn, SignedPrekeyPublic,
+    KemKind, KemPrekeyIn, KemPublicPrekey, Maintenance, OneTimeIn, OneTimePublic, PrekeyBundle,
+    PrekeyBundleIn, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyIn, SignedPrekeyPublic,
 };
 pub use repair::{Failed, Failure, RepairRoute, Resend, ResendFacts, may_resend};
 pub use safety::{QrOutcome, SafetyNumber, SafetyParty};

@@ -14,10 +14,10 @@ mod bundle;
 mod own;
 
 pub use bundle::{KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, SignedPrekeyIn};
-pub(crate) use own::{kem_key, one_time_key, signed_key};
 pub use own::{
     KemPublicPrekey, Maintenance, OneTimePublic, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyPublic,
 };
+pub(crate) use own::{kem_key, one_time_key, signed_key};
 
 use stvor_base::codec::{CodecError, Writer};
 use stvor_base::{Address, AppId, Timestamp};

@@ -227,7 +227,10 @@ mod tests {
         assert_eq!(may_resend(&ResendFacts { resends: MAX_RETRIES, ..facts }, Some(&pin)), Resend::TooOften);
         assert_eq!(may_resend(&ResendFacts { receipted: true, ..facts }, Some(&pin)), Resend::Received);
         assert_eq!(may_resend(&ResendFacts { asked_by: &eve, ..facts }, Some(&pin)), Resend::NotTheirs);
-        assert_eq!(may_resend(&ResendFacts { pinned_then: &[5; 65], ..facts }, Some(&pin)), Resend::AskPolicy);
+        assert_eq!(
+            may_resend(&ResendFacts { pinned_then: &[5; 65], ..facts }, Some(&pin)),
+            Resend::AskPolicy
+        );
         assert_eq!(may_resend(&facts, None), Resend::AskPolicy);
     }
 }

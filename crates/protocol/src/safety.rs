@@ -121,7 +121,8 @@ fn half(party: &SafetyParty<'_>) -> [u8; 64] {
 }
 
 fn digits(half: &[u8; 64]) -> String {
-    let group = |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)) % 100_000;
+    let group =
+        |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)) % 100_000;
     half[..30].chunks_exact(5).map(|bytes| format!("{:05}", group(bytes))).collect()
 }
 
@@ -136,8 +137,10 @@ mod tests {
     #[test]
     fn both_users_compute_the_same_sixty_digits() {
         let (alice, bob) = users();
-        let (a, b) =
-            (SafetyParty { user: &alice, user_key: &[4; 65] }, SafetyParty { user: &bob, user_key: &[5; 65] });
+        let (a, b) = (
+            SafetyParty { user: &alice, user_key: &[4; 65] },
+            SafetyParty { user: &bob, user_key: &[5; 65] },
+        );
         let number = SafetyNumber::of(&a, &b);
         assert_eq!(number.digits(), SafetyNumber::of(&b, &a).digits());
         assert_eq!(number.digits().len(), 60);
@@ -147,8 +150,10 @@ mod tests {
     #[test]
     fn another_key_or_name_gives_another_number_and_a_mismatch() {
         let (alice, bob) = users();
-        let (a, b) =
-            (SafetyParty { user: &alice, user_key: &[4; 65] }, SafetyParty { user: &bob, user_key: &[5; 65] });
+        let (a, b) = (
+            SafetyParty { user: &alice, user_key: &[4; 65] },
+            SafetyParty { user: &bob, user_key: &[5; 65] },
+        );
         let number = SafetyNumber::of(&a, &b);
         let middle = SafetyParty { user: &alice, user_key: &[6; 65] };
         let at_bob = SafetyNumber::of(&b, &middle);

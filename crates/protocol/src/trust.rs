@@ -203,16 +203,18 @@ pub fn judge(
     let list = presented.list();
     let user = || list.user.clone();
     let decision = decision.filter(|decision| decision.user_key == list.user_key);
-    let question = |pinned| {
-        Box::new(TrustQuestion { user: user(), presented: list.user_key, pinned })
-    };
+    let question = |pinned| Box::new(TrustQuestion { user: user(), presented: list.user_key, pinned });
     let verified = decision.is_some_and(|decision| decision.accept && decision.verified);
     let Some(pin) = pin else {
         return match (decision.map(|decision| decision.accept), policy.first) {
             (Some(false), _) => Err(ProtocolError::NotVerified(user())),
             (_, FirstContact::VerifiedOnly) if !verified => Err(ProtocolError::NotVerified(user())),
             (None, FirstContact::Ask) => Err(ProtocolError::AwaitingTrust(question(None))),
-            _ => Ok(Verdict { event: IdentityEvent::New, pin: Pin::new(presented, verified, now), changed: true }),
+            _ => Ok(Verdict {
+                event: IdentityEvent::New,
+                pin: Pin::new(presented, verified, now),
+                changed: true,
+            }),
         };
     };
     if pin.user_key != list.user_key {
@@ -221,7 +223,9 @@ pub fn judge(
             (Some(accept), OnMismatch::Replace) => accept,
             (None, OnMismatch::Replace) => true,
             (None, OnMismatch::Reject) => false,
-            (None, OnMismatch::Ask) => return Err(ProtocolError::AwaitingTrust(question(Some(pin.user_key)))),
+            (None, OnMismatch::Ask) => {
+                return Err(ProtocolError::AwaitingTrust(question(Some(pin.user_key))));
+            }
         };
         if !accepted {
             return Err(ProtocolError::IdentityChanged(user()));
@@ -276,8 +280,7 @@ mod tests {
             let mut rng = DeterministicRandom::from_label(seed);
             let address = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
             let app = AppId::new("app").unwrap();
-            let (identity, _) =
-                Identity::create(&app, &address, Timestamp::default(), &mut rng).unwrap();
+            let (identity, _) = Identity::create(&app, &address, Timestamp::default(), &mut rng).unwrap();
             let key = SigningKey::generate(&mut rng).unwrap();
             let mut list = DeviceList::decode(&identity.signed_list().bytes).unwrap();
             list.user_key = *key.public().as_bytes();
@@ -368,7 +371,9 @@ mod tests {
         assert!(!refused(&good));
         assert!(good.validate(&AppId::new("other").unwrap(), &list.user).is_err());
         assert!(good.validate(&list.app, &UserId::new("eve").unwrap()).is_err());
-        for signature in [vec![], vec![0; 64], good.signature[..63].to_vec(), User::new("eve").signed().signature] {
+        for signature in
+            [vec![], vec![0; 64], good.signature[..63].to_vec(), User::new("eve").signed().signature]
+        {
             assert!(refused(&SignedDeviceListIn { signature, ..good.clone() }));
         }
         for bit in 0..good.bytes.len() * 8 {
@@ -389,7 +394,10 @@ mod tests {
         let record = pin.to_record();
         assert_eq!(Pin::from_record(&record).unwrap(), pin);
         let mut bytes = record.into_exposed();
-        assert_eq!(Pin::from_record(&SecretBytes::from_slice(&bytes[1..])).unwrap_err().code(), "FORMAT_TOO_NEW");
+        assert_eq!(
+            Pin::from_record(&SecretBytes::from_slice(&bytes[1..])).unwrap_err().code(),
+            "FORMAT_TOO_NEW"
+        );
         bytes.push(0);
         assert_eq!(Pin::from_record(&bytes.clone().into()).unwrap_err().code(), "BAD_RECORD");
         bytes[0] = 2;

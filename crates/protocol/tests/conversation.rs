@@ -48,9 +48,8 @@ fn a_session_starts_without_one_time_prekeys() {
 #[test]
 fn accepting_destroys_the_one_time_prekeys_that_were_used() {
     let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
-    let count = |bob: &Party| {
-        (bob.rows.count(RecordKind::OneTimePrekey), bob.rows.count(RecordKind::KemPrekey))
-    };
+    let count =
+        |bob: &Party| (bob.rows.count(RecordKind::OneTimePrekey), bob.rows.count(RecordKind::KemPrekey));
     assert_eq!(count(&bob), (100, 51));
     let first = alice.start(&mut bob, "hello").unwrap();
     bob.receive(&alice.address(), &first).unwrap();
@@ -320,7 +319,12 @@ fn a_lost_session_is_repaired_by_a_fresh_one_that_becomes_current_when_answered(
     assert_eq!(failure.route, RepairRoute::Fresh);
     let (bundle, now) = (bob.bundle().validate(&model::app(), &b, alice.now).unwrap(), alice.now);
     let mut conversation = alice.conversation(&b);
-    let context = stvor_protocol::Context { identity: &alice.identity, policy: alice.policy, padding: model::padding, now };
+    let context = stvor_protocol::Context {
+        identity: &alice.identity,
+        policy: alice.policy,
+        padding: model::padding,
+        now,
+    };
     let mut effects = conversation.start_repair(&context, &bundle, None, &mut alice.rng).unwrap().effects;
     let sent = conversation.encrypt_repair(&context, &failure.request.unwrap(), &mut alice.rng).unwrap();
     effects.append(sent.effects);

@@ -1,5 +1,6 @@
 //! I2: nothing secret in what is shown: Debug of every public type that holds secrets, errors, names of rows. Secrets
 //! are in the values of rows only, which are sealed when they are stored.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod model;
 
@@ -25,12 +26,24 @@ fn secrets(party: &Party) -> Vec<Vec<u8>> {
                 RecordKind::Session => 23..55,
                 _ => 1..value.len().min(33),
             };
-            all.extend(value[range].windows(16).step_by(8).filter(|run| run.iter().any(|b| *b != 0)).map(<[u8]>::to_vec));
+            all.extend(
+                value[range]
+                    .windows(16)
+                    .step_by(8)
+                    .filter(|run| run.iter().any(|b| *b != 0))
+                    .map(<[u8]>::to_vec),
+            );
         }
     }
     for value in party.rows.of(RecordKind::SessionRoot) {
         let root = 1 + 16 + 1 + 8 + 4 * 65;
-        all.extend(value[root..root + 65].windows(16).step_by(8).filter(|run| run.iter().any(|b| *b != 0)).map(<[u8]>::to_vec));
+        all.extend(
+            value[root..root + 65]
+                .windows(16)
+                .step_by(8)
+                .filter(|run| run.iter().any(|b| *b != 0))
+                .map(<[u8]>::to_vec),
+        );
     }
     all
 }
@@ -76,7 +89,8 @@ fn debug_of_every_type_that_holds_a_secret_shows_none() {
     let bundle = alice.bundle();
     let checked = bundle.validate(&app(), &a, bob.now).unwrap();
     shown.push(format!("{bundle:?} {checked:?}"));
-    shown.push(format!("{:?}", bob.conversation(&a).start(&bob.context(), &checked, None, &mut rng).unwrap()));
+    shown
+        .push(format!("{:?}", bob.conversation(&a).start(&bob.context(), &checked, None, &mut rng).unwrap()));
     bob.directory.one_time.clear();
     bob.directory.kem_one_time.clear();
     let counts = stvor_protocol::ServerCounts { one_time: 0, kem_one_time: 0 };

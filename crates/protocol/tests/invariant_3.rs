@@ -1,4 +1,5 @@
 //! I3: what fails changes nothing: no row, and nothing in memory, so that the same value reads the original afterwards.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod model;
 
@@ -125,7 +126,8 @@ fn dry<T>(
 where
     T: PartialEq + std::fmt::Debug,
 {
-    let (expected, effects) = operation(&mut party.conversation(peer), &mut Dry::new("dry", usize::MAX)).unwrap();
+    let (expected, effects) =
+        operation(&mut party.conversation(peer), &mut Dry::new("dry", usize::MAX)).unwrap();
     let expected_writes = writes(effects);
     let mut survivor = party.conversation(peer);
     for calls in 0..200 {

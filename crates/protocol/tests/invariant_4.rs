@@ -1,5 +1,6 @@
 //! I4: any flipped bit of any message is refused, and a message under other names or keys is. Every bit of a sample of
 //! each kind; blobs of 512 bytes for established sessions, unpadded ones for those that carry a handshake.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod model;
 
@@ -102,8 +103,15 @@ fn handshakes_on_a_session_that_is_known_already() {
 
 /// Bob's rows of his conversation with `from`, filed under `to`.
 fn refile(bob: &mut Party, from: &str, to: &str) {
-    let (old, new) = (effects::partition_of(&model::address(from)), effects::partition_of(&model::address(to)));
-    let rows: Vec<_> = bob.rows.0.iter().filter(|(key, _)| key.partition == old).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let (old, new) =
+        (effects::partition_of(&model::address(from)), effects::partition_of(&model::address(to)));
+    let rows: Vec<_> = bob
+        .rows
+        .0
+        .iter()
+        .filter(|(key, _)| key.partition == old)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     for (key, value) in rows {
         bob.rows.0.insert(RecordKey { partition: new.clone(), ..key }, value);
     }

@@ -1,4 +1,5 @@
 //! Bounds at n and n + 1 that no other test file of this crate meets.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod model;
 
@@ -91,7 +92,8 @@ fn a_repair_session_that_nobody_answers_for_two_weeks_no_longer_counts_as_workin
     let b = bob.address();
     let bundle = bob.bundle().validate(&model::app(), &b, alice.now).unwrap();
     let mut conversation = alice.conversation(&b);
-    let effects = conversation.start_repair(&alice.context(), &bundle, None, &mut Dry::new("x", 99)).unwrap().effects;
+    let effects =
+        conversation.start_repair(&alice.context(), &bundle, None, &mut Dry::new("x", 99)).unwrap().effects;
     assert!(alice.rows.commit(effects));
     let mut damaged = bob.send(&alice.address(), "x").unwrap();
     *damaged.last_mut().unwrap() ^= 1;

@@ -94,10 +94,13 @@ impl PrekeyBundleIn {
         }
         let keys = list.keys_of(address)?;
         let device = PublicKey::from_bytes(&keys.signing).map_err(|_| bad("the device key is malformed"))?;
-        let agreement = PublicKey::from_bytes(&keys.agreement).map_err(|_| bad("the device key is malformed"))?;
+        let agreement =
+            PublicKey::from_bytes(&keys.agreement).map_err(|_| bad("the device key is malformed"))?;
         let verify = |label: &[u8], signed: &Signed<'_>, signature: &[u8]| {
             let signature = Signature::from_bytes(signature).map_err(|_| bad("a signature is malformed"))?;
-            device.verify(label, &signed.message(), &signature).map_err(|_| bad("a signature does not verify"))
+            device
+                .verify(label, &signed.message(), &signature)
+                .map_err(|_| bad("a signature does not verify"))
         };
 
         let created = Timestamp::from_millis(self.signed.created);

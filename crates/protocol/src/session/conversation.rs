@@ -246,7 +246,8 @@ impl Conversation {
     }
 
     pub(crate) fn place(&self, session: &SessionId) -> Option<Place> {
-        let is = |place: &Place| self.active(*place).is_some_and(|active| active.session.terms.id == *session);
+        let is =
+            |place: &Place| self.active(*place).is_some_and(|active| active.session.terms.id == *session);
         [Place::Current, Place::Candidate].into_iter().find(is)
     }
 
@@ -298,7 +299,12 @@ impl Conversation {
     }
 
     /// Moves an active session to the archive, with its record from [`Conversation::archive_record`].
-    pub(crate) fn archive_active(&mut self, place: Place, record: Option<SecretBytes>, effects: &mut Effects) {
+    pub(crate) fn archive_active(
+        &mut self,
+        place: Place,
+        record: Option<SecretBytes>,
+        effects: &mut Effects,
+    ) {
         if let Some(active) = self.at(place).take() {
             self.delete_active(place, effects);
             if let Some(record) = record {

@@ -160,7 +160,9 @@ impl Conversation {
         plaintext: &Plaintext,
         rng: &mut dyn Random,
     ) -> Result<Encrypted, ProtocolError> {
-        let Some(active) = self.active(place) else { return Err(ProtocolError::NoSession(self.peer.clone())) };
+        let Some(active) = self.active(place) else {
+            return Err(ProtocolError::NoSession(self.peer.clone()));
+        };
         self.check_identity(context, &active.session.terms.peer.user)?;
         let shield = ShieldKey::new();
         let with = Sealing { padding: context.padding, now: context.now, shield: &shield };

@@ -240,7 +240,8 @@ impl Machine {
         let (owner, peer) = (flight.to, flight.from);
         let mut conversation = self.take(owner, peer);
         let before = self.parties[owner].rows.clone();
-        let mut rng = std::mem::replace(&mut self.parties[owner].rng, super::DeterministicRandom::new([0; 32]));
+        let mut rng =
+            std::mem::replace(&mut self.parties[owner].rng, super::DeterministicRandom::new([0; 32]));
         let outcome = self.parties[owner].open_on(&mut conversation, &blob, &mut rng);
         self.parties[owner].rng = rng;
         match outcome {
@@ -345,7 +346,8 @@ impl Machine {
             };
             if ready {
                 let party = &mut self.parties[by];
-                let context = Context { identity: &party.identity, policy: party.policy, padding, now: party.now };
+                let context =
+                    Context { identity: &party.identity, policy: party.policy, padding, now: party.now };
                 let sent = conversation.encrypt_repair(&context, &request.plaintext, &mut party.rng).unwrap();
                 effects.append(sent.effects);
                 assert!(party.rows.commit(effects));

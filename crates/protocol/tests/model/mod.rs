@@ -12,7 +12,10 @@ use stvor_protocol::*;
 
 /// The sizes that relays allow up to 4 KiB, then multiples of 4 KiB: enough of a padding policy for tests.
 pub fn padding(size: usize) -> usize {
-    [512, 1_024, 2_048, 4_096].into_iter().find(|bucket| *bucket >= size).unwrap_or(size.next_multiple_of(4_096))
+    [512, 1_024, 2_048, 4_096]
+        .into_iter()
+        .find(|bucket| *bucket >= size)
+        .unwrap_or(size.next_multiple_of(4_096))
 }
 
 pub fn app() -> AppId {
@@ -176,8 +179,7 @@ impl Party {
     pub fn start_with(&mut self, bundle: &PrekeyBundle, words: &str) -> Result<Vec<u8>, ProtocolError> {
         let text = self.text(words);
         let mut conversation = self.conversation(bundle.address());
-        let context =
-            Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
+        let context = Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
         let mut effects = conversation.start(&context, bundle, None, &mut self.rng)?.effects;
         let encrypted = conversation.encrypt(&context, &text, &mut self.rng)?;
         effects.append(encrypted.effects);
@@ -192,8 +194,7 @@ impl Party {
 
     pub fn send_content(&mut self, peer: &Address, content: &Plaintext) -> Result<Vec<u8>, ProtocolError> {
         let mut conversation = self.conversation(peer);
-        let context =
-            Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
+        let context = Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
         let encrypted = conversation.encrypt(&context, content, &mut self.rng)?;
         assert!(self.rows.commit(encrypted.effects));
         Ok(encrypted.blob)
@@ -213,8 +214,7 @@ impl Party {
         let incoming = Incoming::parse(blob)?;
         let mut conversation = self.conversation(from);
         let records = self.rows.load(&conversation.needs(&incoming));
-        let context =
-            Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
+        let context = Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
         let delivery = Delivery { incoming: &incoming, records: &records, decision };
         conversation.decrypt(&context, delivery, &mut self.rng)
     }
@@ -242,8 +242,7 @@ impl Party {
     /// The failure path for a blob that did not decrypt.
     pub fn fail(&mut self, from: &Address, blob: &[u8], error: &ProtocolError) -> Failure {
         let mut conversation = self.conversation(from);
-        let context =
-            Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
+        let context = Context { identity: &self.identity, policy: self.policy, padding, now: self.now };
         let failed = Failed { message: MessageId::from_bytes([9; 16]), blob, error };
         let mut failure = conversation.failed(&context, &failed, &mut self.rng).unwrap();
         assert!(self.rows.commit(std::mem::take(&mut failure.effects)));
