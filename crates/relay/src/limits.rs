@@ -62,6 +62,9 @@ pub const ONE_TIME_KEYS: u32 = 200;
 /// Fewer one-time prekeys than this, and the device is asked for new ones.
 pub const KEYS_LOW: u32 = 20;
 
+/// One-time prekeys of one user that one device may take a minute: starting a session takes one, and a repair another.
+pub const ONE_TIME_PER_PAIR: u32 = 5;
+
 /// Lane epochs kept for a sender's device and a mailbox.
 pub const LANE_EPOCHS: usize = 2;
 

@@ -11,7 +11,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use stvor_base::AppId;
 
 use crate::config::LimitsConfig;
-use crate::limits::LIMITER_KEYS;
+use crate::limits::{LIMITER_KEYS, ONE_TIME_PER_PAIR};
 use crate::storage::{MailboxId, UserKey};
 
 /// One kind of bucket, one bucket a key.
@@ -88,6 +88,7 @@ pub(crate) struct Limiter {
     pub(crate) requests: Buckets<MailboxId>,
     pub(crate) fetcher: Buckets<MailboxId>,
     pub(crate) target: Buckets<UserKey>,
+    pub(crate) pair: Buckets<(MailboxId, UserKey)>,
 }
 
 impl Limiter {
@@ -112,6 +113,7 @@ impl Limiter {
             ),
             fetcher: Buckets::per_minute(limits.one_time_per_fetcher),
             target: Buckets::per_minute(limits.one_time_per_target),
+            pair: Buckets::per_minute(ONE_TIME_PER_PAIR),
         }
     }
 }

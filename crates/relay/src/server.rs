@@ -267,9 +267,15 @@ impl Drop for Handle {
 struct Door {
     relay: Arc<Shared>,
     tls: Option<Arc<Tls>>,
-    /// Open sockets of each address.
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<Open>,
     tasks: TaskTracker,
+}
+
+/// Open sockets, logged in or not.
+#[derive(Default)]
+struct Open {
+    all: usize,
+    of: HashMap<IpAddr, usize>,
 }
 
 /// One open socket; counted until dropped.
@@ -278,10 +284,11 @@ struct Entry(Arc<Door>, IpAddr);
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.1) {
+        open.all -= 1;
+        if let Some(count) = open.of.get_mut(&self.1) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.1);
+                open.of.remove(&self.1);
             }
         }
     }
@@ -319,17 +326,14 @@ impl Door {
             return None;
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let count = open.entry(network).or_default();
-        let crowded = !remote.is_loopback() && *count >= limits.connections_per_address;
-        if crowded || all >= limits.connections {
-            if *count == 0 {
-                open.remove(&network);
-            }
+        let count = open.of.get(&network).copied().unwrap_or_default();
+        let crowded = !remote.is_loopback() && count >= limits.connections_per_address;
+        if crowded || open.all >= limits.connections {
             self.relay.metrics.rate_limited("address");
             return None;
         }
-        *count += 1;
+        open.all += 1;
+        open.of.insert(network, count + 1);
         drop(open);
         Some(Entry(self.clone(), network))
     }

@@ -179,8 +179,10 @@ async fn bundles(relay: &Relay, conn: &Conn, fetch: &FetchBundle) -> Result<Opti
         return Ok(None);
     }
     let key = UserKey { app: (*conn.who.app).clone(), user: fetch.user.clone() };
+    let device = conn.who.device;
     let one_time = !fetch.devices_only
-        && relay.limiter.fetcher.take(&conn.who.device, 1).is_ok()
+        && relay.limiter.pair.take(&(device, key.clone()), 1).is_ok()
+        && relay.limiter.fetcher.take(&device, 1).is_ok()
         && relay.limiter.target.take(&key, 1).is_ok();
     let take = Take { devices: fetch.devices.clone(), devices_only: fetch.devices_only, one_time };
     let Some(found) = relay.store.bundles(&conn.who.app, &fetch.user, take).await? else { return Ok(None) };
