@@ -5,7 +5,7 @@
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
@@ -103,9 +103,9 @@ struct State {
     last: u64,
     /// Numbers given to commits that have not ended: only their end brings them into memory.
     in_flight: HashSet<u64>,
-    /// A page is being read, and what entered memory meanwhile.
+    /// A page is being read, and what was committed beyond the window meanwhile.
     loading: bool,
-    pushed: HashSet<u64>,
+    late: BTreeMap<u64, Message>,
     /// Messages that are not consumed.
     waiting: usize,
     /// What each stream handed out last and did not settle.
@@ -196,23 +196,30 @@ impl Inbox {
             for arrival in arrivals {
                 let seq = arrival.seq;
                 state.in_flight.remove(&seq);
-                // A page that is being read may or may not hold the row: memory decides.
-                if state.loading {
-                    state.pushed.insert(seq);
-                } else if state.loaded_to < seq {
-                    // Beyond the window the row waits in the store.
-                    let next = state.loaded_to + 1 == seq
-                        || (state.ready.is_empty() && Self::nothing_between(&state, seq));
-                    if !next || state.ready.len() >= limits::INBOX_PAGE {
-                        continue;
-                    }
-                    state.loaded_to = seq;
-                }
                 let message = self.message(seq, arrival.pointer, arrival.row);
-                state.ready.push_back(message);
+                if state.loading && state.loaded_to < seq {
+                    // The page that is being read may or may not hold the row: its end decides.
+                    state.late.insert(seq, message);
+                } else {
+                    Self::admit(&mut state, message);
+                }
             }
         }
         self.changed.notify_waiters();
+    }
+
+    /// Takes a durable message into memory if its turn has come; if not, it waits in the store.
+    fn admit(state: &mut State, message: Message) {
+        let seq = message.seq;
+        if state.loaded_to < seq {
+            let next = state.loaded_to + 1 == seq
+                || (state.ready.is_empty() && Self::nothing_between(state, seq));
+            if !next || state.ready.len() >= limits::INBOX_PAGE {
+                return;
+            }
+            state.loaded_to = seq;
+        }
+        state.ready.push_back(message);
     }
 
     /// Whether every number between the window and `seq` belongs to a commit that has not ended.
@@ -278,27 +285,34 @@ impl Inbox {
         let keys: Vec<_> =
             found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
         let messages = self.store.get(&keys).await.map_err(Error::passed)?;
+        let rows = messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose())).transpose());
+        let rows = rows.collect::<core::result::Result<Vec<_>, _>>().map_err(Error::passed)?;
         let mut gone = Vec::new();
-        let any = !found.is_empty();
-        {
+        let any = {
             let mut state = self.lock();
             state.loaded_to = found.last().map_or(state.loaded_to, |(seq, _)| *seq);
-            for ((seq, pointer), row) in found.into_iter().zip(messages) {
-                // What a commit has reported meanwhile is in memory; what it has yet to report comes by that report.
-                if state.pushed.contains(&seq) || state.in_flight.contains(&seq) {
+            let any = !found.is_empty();
+            let mut late = core::mem::take(&mut state.late);
+            for ((seq, pointer), row) in found.into_iter().zip(rows) {
+                // What a commit has yet to report comes by that report.
+                if state.in_flight.contains(&seq) {
                     continue;
                 }
-                match row {
-                    Some(row) => {
-                        let row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+                match (late.remove(&seq), row) {
+                    (Some(message), _) => state.ready.push_back(message),
+                    (None, Some(row)) => {
                         let message = self.message(seq, pointer, row);
                         state.ready.push_back(message);
                     }
                     // The conversation was deleted before the application took the message.
-                    None => gone.push((seq, pointer)),
+                    (None, None) => gone.push((seq, pointer)),
                 }
             }
-        }
+            for message in late.into_values() {
+                Self::admit(&mut state, message);
+            }
+            any || !state.ready.is_empty()
+        };
         for (seq, pointer) in gone {
             let consumed = Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
             let _ = self.acker.send(consumed).await;
@@ -437,7 +451,8 @@ impl Drop for Loading<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.loading = false;
-        state.pushed.clear();
+        // After a failure these wait in the store, beyond the window.
+        state.late.clear();
     }
 }
 
@@ -520,5 +535,79 @@ impl Drop for Messages {
 impl core::fmt::Debug for Messages {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Messages").field("manual_ack", &self.manual).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stvor_base::Address;
+
+    use super::*;
+    use crate::rows::{Direction, Place};
+    use crate::events::DeliveryState;
+
+    fn row(number: u64) -> MessageRow {
+        MessageRow {
+            direction: Direction::In,
+            content: Content::from(number.to_string()),
+            sent_order: number,
+            sent_at: Timestamp::from_millis(number),
+            stamped_at: Timestamp::from_millis(number),
+            state: DeliveryState::Delivered,
+            read: false,
+            keep: FOREVER,
+            verified: false,
+            msg_id: None,
+            repairs: 0,
+            queued: 0,
+            identity: None,
+        }
+    }
+
+    /// What a lane does with messages that came together.
+    async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u64>) {
+        let mut changes = ChangeSet::new();
+        let mut arrivals = Vec::new();
+        for number in numbers {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            let place = Place { order: number, id: ContentId::from_bytes(id) };
+            let pointer = PointerRow { peer: peer.clone(), place };
+            let seq = inbox.reserve();
+            changes.insert(keys::message(&peer.user, place), row(number).encode());
+            changes.insert(keys::inbox(seq), pointer.encode());
+            arrivals.push(Arrival { seq, pointer, row: row(number) });
+        }
+        inbox.store.commit(changes).await.unwrap();
+        inbox.arrived(arrivals);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn messages_that_arrive_while_a_page_is_read_are_offered_once_and_in_order() {
+        const COUNT: u64 = 600;
+        let directory = tempfile::tempdir().unwrap();
+        let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
+        let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store)).await.unwrap();
+        let acks = tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+        let names = ["alice", "bob", "carol"];
+        for name in names {
+            let inbox = Arc::clone(&inbox);
+            tokio::spawn(async move {
+                let peer = Address::new(UserId::new(name).unwrap(), DeviceId::FIRST);
+                for number in 0..COUNT {
+                    commit(&inbox, &peer, number..number + 1).await;
+                }
+            });
+        }
+        let mut messages = inbox.stream();
+        let mut next = HashMap::new();
+        for _ in 0..COUNT * 3 {
+            let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next()).await.unwrap().unwrap();
+            let expected = next.entry(message.from.clone()).or_insert(0);
+            assert_eq!(message.text(), Some(expected.to_string().as_str()), "from {}", message.from);
+            *expected += 1;
+        }
+        assert_eq!(inbox.lock().ready.len(), 0);
+        acks.abort();
     }
 }

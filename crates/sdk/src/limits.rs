@@ -64,9 +64,6 @@ pub const KEEP_SENT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the id of a received content is remembered.
 pub const KEEP_CONTENT_IDS: Duration = Duration::from_secs(60 * 86_400);
 
-/// Repairs that a peer can ask for one message.
-pub const MAX_REPAIRS: u8 = 3;
-
 /// First and longest waits between attempts to reach the relay.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// See [`BACKOFF_FIRST`].

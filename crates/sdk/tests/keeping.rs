@@ -251,7 +251,7 @@ async fn history_pages_from_newest_to_oldest_with_both_sides() {
         pages += 1;
         for message in &page.messages {
             let number: u32 = message.content.as_text().unwrap().parse().unwrap();
-            let sent = number % 2 == 0;
+            let sent = number.is_multiple_of(2);
             assert_eq!(message.direction, if sent { Direction::Out } else { Direction::In });
             assert_eq!(message.received_at.is_none(), sent);
             assert_eq!(message.read, !sent);
