@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
-use common::{Home, SOON, TOKEN, all, mock_relay, objects};
-use stvor_testkit::{Process, Signal, Stream};
+use common::{Home, SOON, TOKEN, all, finished, mock_relay, objects};
+use stvor_testkit::{Process, Signal, Stream, until};
 
 /// Lines that a listener may have printed and not acknowledged.
 const UNACKNOWLEDGED: usize = 16;
@@ -17,10 +18,6 @@ fn listening(home: &Home, line: &str) -> Process {
     process
 }
 
-fn ended(process: &Process) -> Option<i32> {
-    process.wait_exit(SOON).unwrap().code()
-}
-
 #[test]
 fn each_line_arrives_once_in_order_under_the_id_of_its_receipt() {
     let (_relay, url) = mock_relay();
@@ -28,7 +25,7 @@ fn each_line_arrives_once_in_order_under_the_id_of_its_receipt() {
     let bob = listening(&home, "listen --as bob --count 3 --json");
     let sent = home.feed("send --as alice --to bob --lines --json", "one\ntwo\nthree ü 🙂\n");
     assert_eq!(sent.code, Some(0), "{}", sent.err);
-    assert_eq!(ended(&bob), Some(0));
+    assert_eq!(finished(&bob), Some(0));
     let (receipts, messages) = (objects(&sent.out), objects(&bob.lines(Stream::Out)));
     assert_eq!(all(&messages, "text"), ["one", "two", "three ü 🙂"]);
     assert_eq!(all(&messages, "id"), all(&receipts, "id"));
@@ -51,7 +48,7 @@ fn standard_input_is_one_message_without_lines_and_a_file_is_sent_as_it_is() {
         let sent = home.run(&format!("send --as alice --to bob --file {}", file.display()));
         assert_eq!(sent.status.code(), Some(0), "{}", sent.err);
     }
-    assert_eq!(ended(&bob), Some(0));
+    assert_eq!(finished(&bob), Some(0));
     let messages = objects(&bob.lines(Stream::Out));
     assert_eq!(all(&messages, "text"), ["two\nlines", "from a file\n", ""]);
     assert_eq!(messages[2]["base64"], "/wAB");
@@ -73,7 +70,7 @@ fn messages_wait_at_the_relay_for_somebody_who_is_away() {
     let home = Home::at(&url);
     let bob = listening(&home, "listen --as bob --json");
     bob.signal(Signal::Term).unwrap();
-    assert_eq!(ended(&bob), Some(0), "SIGTERM is an orderly end");
+    assert_eq!(finished(&bob), Some(0), "SIGTERM is an orderly end");
     assert_eq!(home.feed("send --as alice --to bob --lines", "one\ntwo\n").code, Some(0));
     let back = home.run("listen --as bob --count 2 --json");
     let lines: Vec<String> = back.out.lines().map(ToOwned::to_owned).collect();
@@ -88,7 +85,7 @@ fn ctrl_c_ends_a_listener_with_130_and_loses_nothing() {
     assert_eq!(home.feed("send --as alice --to bob --lines", "one\ntwo\n").code, Some(0));
     let before = bob.wait_output(2, SOON).unwrap();
     bob.signal(Signal::Interrupt).unwrap();
-    assert_eq!(ended(&bob), Some(130));
+    assert_eq!(finished(&bob), Some(130));
     assert_eq!(home.feed("send --as alice --to bob --lines", "three\n").code, Some(0));
     let after = home.run("listen --as bob --count 1 --json");
     assert_eq!(all(&objects(&before), "text"), ["one", "two"]);
@@ -110,21 +107,23 @@ fn a_listener_that_is_killed_loses_nothing_and_repeats_only_its_last_lines_under
         }
         bob.wait_output(round, SOON).unwrap();
         bob.kill().unwrap();
-        // What it printed before it died is complete once its output has ended.
-        drop(bob.wait_line(SOON, |_, line| line == "never"));
+        // What it printed before it died counts.
+        finished(&bob);
         lines.extend(bob.lines(Stream::Out));
     }
     alice.close_input();
-    assert_eq!(ended(&alice), Some(0));
+    let status = alice.wait_exit(SOON).unwrap();
+    assert!(status.success(), "{status}");
     let expected: Vec<String> = (1..=said).map(|number| format!("message {number}")).collect();
-    let seen: std::collections::BTreeSet<String> = all(&objects(&lines), "id").into_iter().collect();
-    let bob = home.start("listen --as bob --json");
-    if seen.len() < expected.len() {
-        bob.wait_for(&format!("\"message {said}\""), SOON).unwrap();
-    }
+    let bob = listening(&home, "listen --as bob --json");
+    let printed = until(SOON, || {
+        let printed = [lines.clone(), bob.lines(Stream::Out)].concat();
+        let distinct: BTreeSet<String> = all(&objects(&printed), "id").into_iter().collect();
+        (distinct.len() == expected.len()).then_some(printed)
+    });
     bob.signal(Signal::Term).unwrap();
-    assert_eq!(ended(&bob), Some(0));
-    lines.extend(bob.lines(Stream::Out));
+    assert_eq!(finished(&bob), Some(0));
+    let lines = printed.unwrap_or_else(|_| [lines, bob.lines(Stream::Out)].concat());
     let messages = objects(&lines);
     let (ids, texts) = (all(&messages, "id"), all(&messages, "text"));
     let first = |place: &usize| !ids[..*place].contains(&ids[*place]);
@@ -143,7 +142,7 @@ fn a_reader_that_goes_away_ends_the_listener_silently_and_the_message_comes_agai
     let home = Home::at(&url);
     let bob = listening(&home, "listen --as bob");
     bob.signal(Signal::Term).unwrap();
-    assert_eq!(ended(&bob), Some(0));
+    assert_eq!(finished(&bob), Some(0));
     assert_eq!(home.feed("send --as alice --to bob --lines", "one\n").code, Some(0));
     let mut child = Command::new(env!("CARGO_BIN_EXE_stvor"))
         .args(["listen", "--as", "bob", "--json", "--relay", &url, "--token", TOKEN, "--data"])
@@ -211,7 +210,7 @@ fn safety_numbers_match_and_a_wrong_one_is_exit_7() {
     let home = Home::at(&url);
     let bob = listening(&home, "listen --as bob --count 1");
     assert_eq!(home.feed("send --as alice --to bob", "hello").code, Some(0));
-    assert_eq!(ended(&bob), Some(0));
+    assert_eq!(finished(&bob), Some(0));
     let show = |who: &str, peer: &str| {
         let shown = home.run(&format!("identity show --as {who} --with {peer} --json"));
         objects(&[shown.out]).remove(0)
@@ -251,7 +250,7 @@ fn scripts_can_hold_a_conversation() {
     alice.wait_line(SOON, |from, line| from == Stream::Out && line.ends_with("bob: yes")).unwrap();
     for process in [&alice, &bob] {
         process.close_input();
-        assert_eq!(ended(process), Some(0));
+        assert_eq!(finished(process), Some(0));
     }
 }
 
@@ -275,7 +274,7 @@ fn control_characters_of_a_peer_never_reach_the_terminal() {
     let home = Home::at(&url);
     let bob = listening(&home, "listen --as bob --count 1");
     assert_eq!(home.feed("send --as alice --to bob", "\u{1b}[2Jgone").code, Some(0));
-    assert_eq!(ended(&bob), Some(0));
+    assert_eq!(finished(&bob), Some(0));
     let printed = bob.lines(Stream::Out).join("\n");
     assert!(printed.contains("gone") && !printed.contains('\u{1b}'), "{printed:?}");
 }

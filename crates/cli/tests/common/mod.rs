@@ -69,7 +69,7 @@ impl Home {
             }
         }
         process.close_input();
-        let code = process.wait_exit(SOON).unwrap().code();
+        let code = finished(&process);
         Ended { code, out: process.lines(Stream::Out), err: process.lines(Stream::Err).join("\n") }
     }
 
@@ -77,6 +77,14 @@ impl Home {
     pub fn start(&self, line: &str) -> Process {
         self.stvor(line.split(' ')).with_input().start().unwrap()
     }
+}
+
+/// Waits for the end of a process and of what it says; returns its exit code.
+pub fn finished(process: &Process) -> Option<i32> {
+    let code = process.wait_exit(SOON).unwrap().code();
+    // No line is this one: the search ends with the output.
+    drop(process.wait_line(SOON, |_, _| false));
+    code
 }
 
 /// How a fed command ended.
