@@ -6,10 +6,12 @@ mod support;
 
 use core::time::Duration;
 
-use support::{Client, Login, Place, Raw, Server, User, accepted, address, blob, eventually, get, soon, text_of};
 use stvor_testkit::ChaosProxy;
 use stvor_wire::server::Drain;
 use stvor_wire::{Code, ServerMessage};
+use support::{
+    Client, Login, Place, Raw, Server, User, accepted, address, blob, eventually, get, soon, text_of,
+};
 use tokio::net::TcpStream;
 
 const SPREAD: Duration = Duration::from_secs(7);

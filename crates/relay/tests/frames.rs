@@ -6,10 +6,10 @@ mod support;
 
 use core::time::Duration;
 
-use support::{Client, Heard, Raw, Server, TOKEN, accepted, address, blob, blob_of, hello, refused};
 use stvor_wire::client::{ClientMessage, Credential, Credit, Hello};
 use stvor_wire::limits::{MAX_BLOB_BYTES, MAX_FRAME_AFTER_AUTH, MAX_FRAME_BEFORE_AUTH};
 use stvor_wire::{Code, SUBPROTOCOL, frame, padding};
+use support::{Client, Heard, Raw, Server, TOKEN, accepted, address, blob, blob_of, hello, refused};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;

@@ -6,12 +6,12 @@ mod support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use support::{Answer, Client, Login, Server, TOKEN, User, address, app, blob, get, request};
 use hyper::Method;
 use serde_json::{Value, json};
 use stvor_relay::TokenConfig;
 use stvor_wire::Code;
 use stvor_wire::login::{LOGIN_LABEL, Transcript};
+use support::{Answer, Client, Login, Server, TOKEN, User, address, app, blob, get, request};
 
 fn keys_of(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -53,8 +53,10 @@ async fn status_of_a_user_says_exactly_three_things() {
     bob.upload_set(1, 1).await;
     assert_eq!(server.get("/status/bob%40example.com").await.json(), status(true, true));
     bob.close().await;
-    support::eventually("offline", || async { (server.get(path).await.json() == status(false, true)).then_some(()) })
-        .await;
+    support::eventually("offline", || async {
+        (server.get(path).await.json() == status(false, true)).then_some(())
+    })
+    .await;
     server.get("/status/%00").await.problem(Code::BadRequest);
 }
 
@@ -95,7 +97,8 @@ async fn openapi_describes_every_route_and_every_described_route_exists() {
         for method in methods.as_object().unwrap().keys() {
             operations += 1;
             let method: Method = method.to_uppercase().parse().unwrap();
-            let answer = request(server.place.address, method.clone(), &path.replace("{user}", "bob"), &[]).await;
+            let answer =
+                request(server.place.address, method.clone(), &path.replace("{user}", "bob"), &[]).await;
             assert_ne!(answer.status, 405, "{method} {path}");
             let nothing = answer.status == 404 && answer.json()["code"] == "NOT_FOUND";
             assert!(!nothing, "{method} {path} is described and does not exist");
@@ -143,7 +146,8 @@ fn metric(page: &Answer, name: &str) -> f64 {
 async fn metrics_count_and_name_nobody() {
     let server = Server::durable_with(|config| {
         config.metrics_listen = Some(([127, 0, 0, 1], 0).into());
-        config.tokens = vec![TokenConfig { token: "sk_live_canarytoken".into(), app: Some("canaryapp".into()) }];
+        config.tokens =
+            vec![TokenConfig { token: "sk_live_canarytoken".into(), app: Some("canaryapp".into()) }];
     })
     .await;
     let app = stvor_base::AppId::new("canaryapp").unwrap();
@@ -180,7 +184,11 @@ async fn metrics_count_and_name_nobody() {
     }
     assert_eq!(metric(&page, "stvor_relay_connections"), 2.0);
     assert_eq!(metric(&page, "stvor_relay_messages_accepted_total"), 10.0);
-    assert!(page.body.contains("stvor_relay_refused_logins_total{code=\"INVALID_APP_TOKEN\"} 1"), "{}", page.body);
+    assert!(
+        page.body.contains("stvor_relay_refused_logins_total{code=\"INVALID_APP_TOKEN\"} 1"),
+        "{}",
+        page.body
+    );
     // Labels come from fixed sets: every label value is a code or one of a few lower-case words.
     for line in page.body.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, labels)) = line.split_once('{') else { continue };
@@ -196,7 +204,12 @@ async fn metrics_count_and_name_nobody() {
 }
 
 /// Asks for a challenge over HTTP, answers it for an origin, and uploads nothing.
-async fn upload_over_http(server: &Server, user: &User, origin: &str, authorization: &str) -> (Value, Answer) {
+async fn upload_over_http(
+    server: &Server,
+    user: &User,
+    origin: &str,
+    authorization: &str,
+) -> (Value, Answer) {
     let headers = [("authorization", authorization), ("content-type", "application/json")];
     let body = json!({"user": user.name(), "device": 1}).to_string();
     let answer = support::post(server.place.address, "/v1/challenge", &headers, body).await;
@@ -286,11 +299,14 @@ async fn users_over_http_need_a_token_of_their_app() {
 async fn malformed_http_bodies_are_problems() {
     let (server, _, bearer) = production().await;
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let post = async |path, body: &str| support::post(server.place.address, path, &headers, body.to_owned()).await;
+    let post =
+        async |path, body: &str| support::post(server.place.address, path, &headers, body.to_owned()).await;
     for body in ["", "{", "[]", "{\"user\": \"bob\"}", "{\"user\": \"bob\", \"device\": 1, \"more\": 1}"] {
         post("/v1/challenge", body).await.problem(Code::BadRequest);
     }
     post("/v1/challenge", "{\"user\": \"bob\", \"device\": 0}").await.problem(Code::BadRequest);
     post("/v1/keys", "{}").await.problem(Code::BadRequest);
-    post("/v1/keys", &format!("{{\"nonce\": \"{}\"}}", "A".repeat(400 * 1024))).await.problem(Code::FrameTooLarge);
+    post("/v1/keys", &format!("{{\"nonce\": \"{}\"}}", "A".repeat(400 * 1024)))
+        .await
+        .problem(Code::FrameTooLarge);
 }

@@ -7,10 +7,10 @@ mod support;
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use support::{Client, Place, Raw, Server, User, accepted, address, blob, blob_of, eventually, get, refused};
 use stvor_wire::client::ClientMessage;
 use stvor_wire::server::Subject;
 use stvor_wire::{Code, ServerMessage};
+use support::{Client, Place, Raw, Server, User, accepted, address, blob, blob_of, eventually, get, refused};
 use tokio::net::TcpStream;
 
 /// Waits as long as the relay asks, as a client does.
@@ -58,7 +58,10 @@ async fn exhaust(client: &mut Client) {
             _ => None,
         });
         if let Some(nack) = refusal {
-            assert_eq!((nack.subject, nack.code), (Subject::Message(signal.recipient.msg_id), Code::RateLimited));
+            assert_eq!(
+                (nack.subject, nack.code),
+                (Subject::Message(signal.recipient.msg_id), Code::RateLimited)
+            );
             return;
         }
     }
@@ -141,7 +144,11 @@ async fn requests_that_wait_for_answers_are_bounded_per_connection() {
         waiting += 1;
     }
     let refused = alice.until_pong().await;
-    assert!(refused.len() >= 200 - stvor_relay::limits::REQUESTS_PER_CONNECTION, "{} of {waiting}", refused.len());
+    assert!(
+        refused.len() >= 200 - stvor_relay::limits::REQUESTS_PER_CONNECTION,
+        "{} of {waiting}",
+        refused.len()
+    );
     for answer in refused {
         assert!(matches!(answer, ServerMessage::Nack(nack) if nack.code == Code::TooMany));
     }
@@ -221,7 +228,9 @@ async fn reached_from_outside(change: impl FnOnce(&mut stvor_relay::Config)) -> 
 
 #[tokio::test]
 async fn connections_of_one_address_are_bounded() {
-    let Some((server, place)) = reached_from_outside(|config| config.limits.connections_per_address = 2).await else {
+    let Some((server, place)) =
+        reached_from_outside(|config| config.limits.connections_per_address = 2).await
+    else {
         return;
     };
     let connect = async || Raw::upgrade(&place, TcpStream::connect(place.address).await.unwrap()).await;
@@ -237,7 +246,8 @@ async fn connections_of_one_address_are_bounded() {
 
 #[tokio::test]
 async fn http_requests_of_one_address_are_limited_with_the_standard_headers() {
-    let Some((_server, place)) = reached_from_outside(|config| config.limits.connects_per_address = 1).await else {
+    let Some((_server, place)) = reached_from_outside(|config| config.limits.connects_per_address = 1).await
+    else {
         return;
     };
     // One connection with many requests, since connections are limited alike.

@@ -8,16 +8,16 @@ use core::num::NonZeroU64;
 use core::time::Duration;
 use std::sync::Arc;
 
-use support::{
-    Client, Login, Raw, Server, User, accepted, address, app, blob, blob_of, eventually, new_id, process, refused,
-    soon, text_of,
-};
 use stvor_base::Timestamp;
 use stvor_relay::{Config, Relay};
 use stvor_testkit::{Checker, VirtualClock, temp_dir};
 use stvor_wire::client::{Ack, AckOne, ClientMessage, Credit, Lane, Recipient, SendMany};
 use stvor_wire::server::{Acceptance, Deliver, Registration, Resumed, Subject};
 use stvor_wire::{Code, ServerMessage};
+use support::{
+    Client, Login, Raw, Server, User, accepted, address, app, blob, blob_of, eventually, new_id, process,
+    refused, soon, text_of,
+};
 
 fn texts(messages: &[Deliver]) -> Vec<String> {
     messages.iter().map(|message| text_of(&message.blob)).collect()
@@ -178,7 +178,8 @@ async fn pipelined_messages_behind_a_refused_one_are_all_refused() {
     let server = Server::memory().await;
     let (_, mut bob) = server.user("bob").await;
     let (_, mut alice) = server.user("alice").await;
-    let mut sends: Vec<_> = (1..=4).map(|number| alice.compose(&address("bob"), blob(&number.to_string()))).collect();
+    let mut sends: Vec<_> =
+        (1..=4).map(|number| alice.compose(&address("bob"), blob(&number.to_string()))).collect();
     sends[1].blob = vec![0; 100].into();
     for send in &sends {
         alice.post(send).await;
@@ -348,7 +349,10 @@ async fn window_of_messages_bounds_what_is_delivered_unacknowledged() {
         assert_eq!(client.until_pong().await, []);
         client.ack(&first[5..]).await;
         client.ack(&next).await;
-        assert_eq!(client.deliver_many(8).await.last().map(|last| text_of(&last.blob)).as_deref(), Some("live"));
+        assert_eq!(
+            client.deliver_many(8).await.last().map(|last| text_of(&last.blob)).as_deref(),
+            Some("live")
+        );
     }
 }
 
@@ -425,7 +429,8 @@ async fn client_that_does_not_read_is_ended_and_its_mail_waits() {
         server.login(&many).device(device).open().await.upload_set(0, 0).await;
     }
     let login = server.login(&bob);
-    let mut deaf = login.on(Raw::open_narrow(&server.place).await).await.unwrap_or_else(|end| panic!("{end:?}"));
+    let mut deaf =
+        login.on(Raw::open_narrow(&server.place).await).await.unwrap_or_else(|end| panic!("{end:?}"));
     // Each answer holds sixteen bundles: more than 20 KiB. The client asks, and never reads.
     let asking = async {
         loop {
@@ -572,7 +577,8 @@ async fn message_expires_after_the_retention_time_whatever_its_sender_asks() {
 async fn full_mailbox_refuses_until_it_is_half_empty() {
     for durable in [false, true] {
         let small = |config: &mut Config| config.limits.mailbox_messages = 10;
-        let server = if durable { Server::durable_with(small).await } else { Server::memory_with(small).await };
+        let server =
+            if durable { Server::durable_with(small).await } else { Server::memory_with(small).await };
         let (bob, client) = server.user("bob").await;
         client.close().await;
         let (_, mut alice) = server.user("alice").await;
@@ -683,7 +689,10 @@ async fn durable_relay_keeps_users_keys_mail_and_counters_over_a_restart() {
     let server = server.restart().await;
 
     let mut sender = server.login(&alice).known().open().await;
-    assert_eq!((sender.ready.registration, sender.ready.highest_counter), (Registration::Known, duplicate.counter));
+    assert_eq!(
+        (sender.ready.registration, sender.ready.highest_counter),
+        (Registration::Known, duplicate.counter)
+    );
     assert_eq!(accepted(sender.transmit(&duplicate).await), Acceptance::Duplicate);
     assert_eq!(accepted(sender.transmit(&next).await), Acceptance::Durable, "the lane goes on");
     let mut client = server.login(&bob).known().open().await;

@@ -7,11 +7,14 @@ mod support;
 use core::time::Duration;
 use std::collections::HashSet;
 
-use support::{Client, Login, Server, User, address, app, key_set, kem_one_time, kem_prekey, one_time, refused, signed_prekey};
 use stvor_wire::client::{ClientMessage, FetchBundle, UploadKeys};
 use stvor_wire::limits::MAX_WAIT_MS;
 use stvor_wire::server::{Bundles, Subject};
 use stvor_wire::{Code, ServerMessage};
+use support::{
+    Client, Login, Server, User, address, app, kem_one_time, kem_prekey, key_set, one_time, refused,
+    signed_prekey,
+};
 
 /// No bound but the number of keys.
 fn generous(config: &mut stvor_relay::Config) {
@@ -35,16 +38,16 @@ async fn two_hundred_takers_of_a_hundred_keys_get_a_hundred_different_ones() {
         let (_, mut bob) = server.user("bob").await;
         bob.upload_set(100, 50).await;
         bob.upload(UploadKeys { kem_one_time: kem_one_time(51..=100), ..key_set(0, 0) }).await;
-        let users: Vec<User> = (0..20).map(|number| User::new(&format!("taker-{number}"))).collect();
+        let users: Vec<User> = (0..40).map(|number| User::new(&format!("taker-{number}"))).collect();
         let mut takers = Vec::new();
         for user in &users {
             takers.push(server.login(user).open().await);
         }
-        // Ten requests each, all on their way before an answer is read.
+        // Five requests each (what one device may take of one user), all on their way before an answer is read.
         let taking = takers.into_iter().map(|mut taker: Client| {
             tokio::spawn(async move {
                 let mut requests = Vec::new();
-                for _ in 0..10 {
+                for _ in 0..stvor_relay::limits::ONE_TIME_PER_PAIR {
                     let fetch = taker.fetch_of("bob", Duration::ZERO);
                     requests.push(fetch.request_id);
                     taker.say(&ClientMessage::FetchBundle(fetch)).await;
@@ -65,7 +68,8 @@ async fn two_hundred_takers_of_a_hundred_keys_get_a_hundred_different_ones() {
         assert_eq!(with.len(), 100);
         assert_eq!(with.iter().map(|key| key.id).collect::<HashSet<_>>(), (1..=100).collect());
         assert_eq!(with.iter().map(|key| key.key).collect::<HashSet<_>>().len(), 100);
-        let kem: Vec<_> = all.iter().filter(|bundle| !bundle.kem_is_last_resort).map(|bundle| bundle.kem.id).collect();
+        let kem: Vec<_> =
+            all.iter().filter(|bundle| !bundle.kem_is_last_resort).map(|bundle| bundle.kem.id).collect();
         assert_eq!(kem.len(), 100);
         assert_eq!(kem.into_iter().collect::<HashSet<_>>().len(), 100);
     }
@@ -102,7 +106,10 @@ async fn bundle_holds_exactly_what_was_uploaded() {
         client.upload(set.clone()).await;
         let (_, mut alice) = server.user("alice").await;
         let bundles = alice.fetch("bob").await.unwrap();
-        assert_eq!((&bundles.device_list, bundles.device_list_signature), (&bob.list_bytes, bob.list_signature));
+        assert_eq!(
+            (&bundles.device_list, bundles.device_list_signature),
+            (&bob.list_bytes, bob.list_signature)
+        );
         let bundle = only(bundles);
         assert_eq!(Some(&bundle.signed_prekey), set.signed_prekey.as_ref());
         assert_eq!(bundle.one_time.as_ref(), set.one_time.first());
@@ -123,7 +130,10 @@ async fn absent_parts_of_an_upload_change_nothing() {
         assert_eq!((counts.one_time, counts.kem_one_time, counts.signed_prekey_id), (5, 5, Some(1)));
         let rotated = UploadKeys { signed_prekey: Some(signed_prekey(2)), ..nothing };
         let counts = bob.upload(rotated).await;
-        assert_eq!((counts.signed_prekey_id, counts.kem_last_resort_id, counts.one_time), (Some(2), Some(1), 5));
+        assert_eq!(
+            (counts.signed_prekey_id, counts.kem_last_resort_id, counts.one_time),
+            (Some(2), Some(1), 5)
+        );
     }
 }
 
@@ -310,13 +320,15 @@ async fn each_device_has_keys_of_its_own() {
         server.login(&bob).device(1).open().await.upload_set(1, 1).await;
         server.login(&bob).device(3).open().await.upload_set(1, 1).await;
         let (_, mut alice) = server.user("alice").await;
-        let only_third = FetchBundle { devices: vec![bob.device(3).device], ..alice.fetch_of("bob", Duration::ZERO) };
+        let only_third =
+            FetchBundle { devices: vec![bob.device(3).device], ..alice.fetch_of("bob", Duration::ZERO) };
         let request = only_third.request_id;
         alice.say(&ClientMessage::FetchBundle(only_third)).await;
         let third = only(alice.bundles(request).await.unwrap());
         assert_eq!((third.device, third.one_time.is_some()), (bob.device(3).device, true));
         let all = alice.fetch("bob").await.unwrap().bundles;
-        let found: Vec<_> = all.iter().map(|bundle| (bundle.device.get(), bundle.one_time.is_some())).collect();
+        let found: Vec<_> =
+            all.iter().map(|bundle| (bundle.device.get(), bundle.one_time.is_some())).collect();
         assert_eq!(found, [(1, true), (3, false)]);
     }
 }
@@ -361,7 +373,10 @@ async fn wait_ends_with_its_connection_and_takes_no_key() {
     }
     alice.until_pong().await;
     alice.close().await;
-    support::eventually("the end of the connection", || async { (server.handle.connections() == 0).then_some(()) }).await;
+    support::eventually("the end of the connection", || async {
+        (server.handle.connections() == 0).then_some(())
+    })
+    .await;
     let (_, mut bob) = server.user("bob").await;
     let counts = bob.upload_set(10, 10).await;
     assert_eq!((counts.one_time, counts.kem_one_time), (10, 10));

@@ -6,7 +6,6 @@ mod support;
 
 use core::time::Duration;
 
-use support::{Client, Issuer, Login, Raw, Server, TOKEN, User, accepted, address, app, blob, claims, new_id, refused, text_of};
 use stvor_base::{AppId, Timestamp};
 use stvor_relay::{Admin, TokenConfig};
 use stvor_wire::Code;
@@ -14,6 +13,10 @@ use stvor_wire::ServerMessage;
 use stvor_wire::client::{Ack, AckOne, ClientMessage, Credential};
 use stvor_wire::server::Registration;
 use stvor_wire::token::TokenKind;
+use support::{
+    Client, Issuer, Login, Raw, Server, TOKEN, User, accepted, address, app, blob, claims, new_id, refused,
+    text_of,
+};
 
 /// Bob is registered with keys and offline, and a message of Alice waits for him.
 async fn bob_has_mail(server: &Server) -> (User, Client, stvor_base::MessageId) {
@@ -68,7 +71,8 @@ async fn holder_of_the_token_can_not_drain_anothers_mail() {
 async fn registering_over_anothers_name_is_refused_and_changes_nothing() {
     let server = Server::durable_with(|config| {
         config.development = false;
-        config.tokens = vec![TokenConfig { token: "sk_live_xxx".into(), app: Some(app().as_str().to_owned()) }];
+        config.tokens =
+            vec![TokenConfig { token: "sk_live_xxx".into(), app: Some(app().as_str().to_owned()) }];
     })
     .await;
     let (bob, impostor) = (User::new("bob"), User::new("bob"));
@@ -107,7 +111,7 @@ async fn keys_are_uploaded_under_the_uploaders_own_name_only() {
     let after = mallory.fetch("bob").await.unwrap().bundles;
     assert_eq!(after[0].signed_prekey, before[0].signed_prekey);
     assert_ne!(after[0].one_time, before[0].one_time);
-    assert_eq!(mallory.status("bob").await.has_keys, true);
+    assert!(mallory.status("bob").await.has_keys);
 }
 
 #[tokio::test]
@@ -175,7 +179,8 @@ async fn device_that_the_list_does_not_hold_is_refused() {
     bob.change_devices(&[1], 0);
     server.login(&bob).open().await.close().await;
     // Device 2 was removed; the old list does not bring it back.
-    let both = User { list_bytes: before.0, list_signature: before.1, ..User::with_devices(&app(), "bob", 2) };
+    let both =
+        User { list_bytes: before.0, list_signature: before.1, ..User::with_devices(&app(), "bob", 2) };
     let end = server.login(&both).device(2).refused().await;
     assert_ne!(end.code, Code::Internal);
     assert!(!end.code.retryable(), "{end:?}");
@@ -291,8 +296,8 @@ async fn signature_of_the_other_half_of_the_curve_is_refused() {
     let mut auth = login.answer(&challenge);
     // s becomes n - s: the twin that plain ECDSA would also accept.
     let order = [
-        0xff_u8, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
-        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+        0xff_u8, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6,
+        0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let mut borrow = 0_i16;
     for at in (0..32).rev() {
@@ -331,7 +336,9 @@ async fn origin_that_the_operator_names_is_accepted_in_its_canonical_form_only()
     .await;
     let bob = User::new("bob");
     server.login(&bob).origin("wss://relay.example.com").open().await;
-    for other in ["wss://relay.example.com/", "WSS://relay.example.com", "ws://relay.example.com", "wss://other", ""] {
+    for other in
+        ["wss://relay.example.com/", "WSS://relay.example.com", "ws://relay.example.com", "wss://other", ""]
+    {
         let end = server.login(&bob).origin(other).refused().await;
         assert_eq!(end.code, Code::OriginMismatch, "{other}");
     }
@@ -343,7 +350,9 @@ async fn development_relay_lets_any_development_token_in_and_no_other() {
     let app = stvor_wire::token::app_of("stvor_any_thing").unwrap();
     let bob = User::of_app(&app, "bob");
     server.login(&bob).token("stvor_any_thing").open().await;
-    for wrong in ["sk_live_unknown", "sk_test_unknown", "password", "STVOR_x", "", "stvor_\n", &"stvor_x".repeat(60)] {
+    for wrong in
+        ["sk_live_unknown", "sk_test_unknown", "password", "STVOR_x", "", "stvor_\n", &"stvor_x".repeat(60)]
+    {
         let mut raw = server.raw().await;
         raw.say(&ClientMessage::Hello(stvor_wire::client::Hello {
             protocol_version: 1,
@@ -420,7 +429,8 @@ async fn client_token_with_identity_replace_hands_a_name_over() {
     let (server, backend) = shop().await;
     let (alice, new_phone) = (customer("alice"), customer("alice"));
     let mut old = server.login(&alice).credential(backend.token("alice")).open().await;
-    let scoped = stvor_wire::token::ClientClaims { scope: "identity:replace".into(), ..claims("shop", "alice") };
+    let scoped =
+        stvor_wire::token::ClientClaims { scope: "identity:replace".into(), ..claims("shop", "alice") };
     let login = server.login(&new_phone).credential(backend.sign(&scoped));
     assert_eq!(login.clone().refused().await.code, Code::UserIdTaken, "only when the client asks for it");
     let client = login.replacing().open().await;
@@ -436,9 +446,18 @@ async fn client_tokens_that_are_not_good_are_refused() {
     let good = claims("shop", "alice");
     let unknown_key = Issuer { kid: "backend-2".into(), ..Issuer::of("shop") };
     let bad = [
-        ("expired", backend.sign(&stvor_wire::token::ClientClaims { iat: now - 700, exp: now - 1, ..good.clone() })),
-        ("lives too long", backend.sign(&stvor_wire::token::ClientClaims { exp: good.iat + 3601, ..good.clone() })),
-        ("from the future", backend.sign(&stvor_wire::token::ClientClaims { iat: now + 600, exp: now + 900, ..good.clone() })),
+        (
+            "expired",
+            backend.sign(&stvor_wire::token::ClientClaims { iat: now - 700, exp: now - 1, ..good.clone() }),
+        ),
+        (
+            "lives too long",
+            backend.sign(&stvor_wire::token::ClientClaims { exp: good.iat + 3601, ..good.clone() }),
+        ),
+        (
+            "from the future",
+            backend.sign(&stvor_wire::token::ClientClaims { iat: now + 600, exp: now + 900, ..good.clone() }),
+        ),
         ("another app", backend.sign(&claims("bank", "alice"))),
         ("unknown key", unknown_key.token("alice")),
         ("another algorithm", backend.confused("alice")),
@@ -566,7 +585,10 @@ async fn issued_token_lets_in_while_the_relay_runs() {
     assert_eq!(listed, [issued.record]);
     let file = std::fs::read(server.database()).unwrap();
     let secret = &token.as_bytes()[token.len() - 72..];
-    assert!(!file.windows(secret.len()).any(|window| window == secret), "the database holds the token itself");
+    assert!(
+        !file.windows(secret.len()).any(|window| window == secret),
+        "the database holds the token itself"
+    );
 }
 
 #[tokio::test]

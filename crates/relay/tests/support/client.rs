@@ -140,7 +140,12 @@ impl Raw {
 
 /// A HELLO.
 pub(crate) fn hello(credential: Credential, address: Address) -> ClientMessage {
-    ClientMessage::Hello(Hello { protocol_version: PROTOCOL_VERSION, credential, address, capabilities: vec![] })
+    ClientMessage::Hello(Hello {
+        protocol_version: PROTOCOL_VERSION,
+        credential,
+        address,
+        capabilities: vec![],
+    })
 }
 
 /// A log-in in the making: correct unless a test changes it.

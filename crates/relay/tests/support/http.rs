@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{HeaderMap, HOST};
+use hyper::header::{HOST, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -46,7 +46,12 @@ impl Answer {
 }
 
 /// Sends a request without a body.
-pub(crate) async fn request(server: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn request(
+    server: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
     exchange(server, (method, path), headers, Bytes::new()).await
 }
 
@@ -63,7 +68,8 @@ async fn exchange(
 ) -> Answer {
     soon(path, async {
         let socket = TcpStream::connect(server).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
         let driver = tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(HOST, server.to_string());
         for (name, value) in headers {
@@ -86,7 +92,8 @@ pub(crate) async fn get(server: SocketAddr, path: &str) -> Answer {
 pub(crate) async fn many(server: SocketAddr, path: &str, count: usize) -> Vec<Answer> {
     soon(path, async {
         let socket = TcpStream::connect(server).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
         let driver = tokio::spawn(connection);
         let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
