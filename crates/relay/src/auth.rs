@@ -131,7 +131,10 @@ impl Doorkeeper {
         };
         // Every literal is compared, so that the time taken tells nothing.
         let equal = |known: &[u8; 32]| stvor_crypto::kdf::constant_time_eq(known, &hash);
-        let named = self.literals.iter().filter(|(known, _)| equal(known)).map(|(_, app)| app.clone()).last();
+        let named = self
+            .literals
+            .iter()
+            .fold(None, |named, (known, app)| if equal(known) { Some(app.clone()) } else { named });
         if let Some(app) = named {
             return Ok(admission(app, TokenRef::App(hash), self.development));
         }

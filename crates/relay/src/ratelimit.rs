@@ -49,7 +49,8 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 
     /// Takes `amount` from the key's bucket, or says how long to wait.
     pub(crate) fn take(&self, key: &K, amount: u32) -> Result<(), Duration> {
-        if self.checks.fetch_add(1, Ordering::Relaxed) % TRIM_EVERY == 0 && self.keyed.len() > LIMITER_KEYS / 2 {
+        let trim = self.checks.fetch_add(1, Ordering::Relaxed).is_multiple_of(TRIM_EVERY);
+        if trim && self.keyed.len() > LIMITER_KEYS / 2 {
             self.keyed.retain_recent();
         }
         let amount = positive(amount.min(self.quota.burst_size().get()));

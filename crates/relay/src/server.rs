@@ -400,7 +400,7 @@ async fn watch_admin(relay: Arc<Shared>) {
         tokio::time::sleep(limits::ADMIN_POLL).await;
         beats = beats.wrapping_add(1);
         let changes = relay.store.outside_changes().await.unwrap_or(seen);
-        if changes != seen || beats % REVIEW_EVERY == 0 {
+        if changes != seen || beats.is_multiple_of(REVIEW_EVERY) {
             seen = changes;
             relay.review_connections().await;
         }

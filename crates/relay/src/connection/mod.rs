@@ -124,7 +124,7 @@ async fn serve(relay: &Arc<Relay>, conn: &Arc<Conn>, mut sink: Sink, mut stream:
         let read = read(relay, conn, &mut stream, &heard);
         let beat = heartbeat(relay, conn, &heard);
         tokio::pin!(write, read, beat);
-        let reason = loop {
+        loop {
             tokio::select! {
                 biased;
                 written = &mut write => break written,
@@ -139,8 +139,7 @@ async fn serve(relay: &Arc<Relay>, conn: &Arc<Conn>, mut sink: Sink, mut stream:
                     break tokio::time::timeout(GOODBYE, &mut write).await.unwrap_or(Err(()));
                 }
             }
-        };
-        reason
+        }
     };
     if let Ok(end) = ended {
         relay.metrics.ended(end.code);

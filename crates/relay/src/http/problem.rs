@@ -10,7 +10,9 @@ use stvor_wire::problem::{PROBLEM_JSON, Problem};
 use utoipa::ToSchema;
 
 /// A refused request.
-pub(super) struct Refused {
+pub(super) struct Refused(Box<Content>);
+
+struct Content {
     problem: Problem,
     code: Code,
     retry_after: Option<Duration>,
@@ -19,23 +21,27 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(code, detail), code, retry_after: None, limit: None }
+        Self(Box::new(Content { problem: Problem::new(code, detail), code, retry_after: None, limit: None }))
     }
 
     /// 429: `limit` requests fit the bucket, and the next one may come after `wait`.
     pub(super) fn limited(wait: Duration, limit: u32) -> Self {
-        let refused = Self::new(Code::RateLimited, "too many requests from this address: retry after the given time");
-        Self { retry_after: Some(wait), limit: Some(limit), ..refused }
+        let mut refused =
+            Self::new(Code::RateLimited, "too many requests from this address: retry after the given time");
+        refused.0.retry_after = Some(wait);
+        refused.0.limit = Some(limit);
+        refused
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self.problem).unwrap_or_default();
+        let refused = *self.0;
+        let status = StatusCode::from_u16(refused.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&refused.problem).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         let headers = response.headers_mut();
-        let wait = match (self.retry_after, self.code.retryable()) {
+        let wait = match (refused.retry_after, refused.code.retryable()) {
             (Some(wait), _) => Some(wait),
             (None, true) => Some(Duration::from_secs(1)),
             (None, false) => None,
@@ -43,7 +49,7 @@ impl IntoResponse for Refused {
         if let Some(wait) = wait {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            if let Some(limit) = self.limit {
+            if let Some(limit) = refused.limit {
                 let text = |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
                 headers.insert(
                     HeaderName::from_static("ratelimit-policy"),
@@ -55,7 +61,7 @@ impl IntoResponse for Refused {
                 );
             }
         }
-        if self.code == Code::WebsocketRequired {
+        if refused.code == Code::WebsocketRequired {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         response

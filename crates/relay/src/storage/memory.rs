@@ -226,10 +226,7 @@ impl State {
             removed.extend(user.devices.iter().filter(|(id, _)| !listed(id)).map(|(_, device)| *device));
             user.devices.retain(|id, _| listed(id));
             for entry in &attach.list.devices {
-                if !user.devices.contains_key(&entry.id) {
-                    let device = self.new_device(attach.fresh_epoch);
-                    user.devices.insert(entry.id, device);
-                }
+                user.devices.entry(entry.id).or_insert_with(|| self.new_device(attach.fresh_epoch));
             }
             self.users.insert(key.clone(), user);
         }

@@ -4,6 +4,8 @@
 //! get numbers that are never used twice; [`MailboxId`] is the number of a device, and everything that happens after
 //! log-in goes by it, so that a name that changed hands never reaches its new owner's mailbox with an old number.
 
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 mod rules;
 pub mod sqlite;

@@ -18,6 +18,9 @@ use crate::storage::{
     Attach, Attached, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted,
 };
 
+/// A device's signed prekey and last resort, as stored.
+type LastingKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 const ONE_TIME: i64 = 0;
 const KEM: i64 = 1;
 
@@ -49,7 +52,7 @@ fn devices_of(sql: &Connection, user: i64) -> Result<Vec<(MailboxId, DeviceId)>,
 }
 
 fn counts(sql: &Connection, device: MailboxId) -> Result<Option<KeyCounts>, Failure> {
-    let keys: Option<(Option<Vec<u8>>, Option<Vec<u8>>)> = sql
+    let keys: Option<LastingKeys> = sql
         .prepare_cached("SELECT signed_prekey, kem_last_resort FROM devices WHERE id = ?1")?
         .query_row([device.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
@@ -265,7 +268,7 @@ impl Batch<'_> {
             if !is_wanted(&take.devices, device) {
                 continue;
             }
-            let keys: (Option<Vec<u8>>, Option<Vec<u8>>) = sql
+            let keys: LastingKeys = sql
                 .prepare_cached("SELECT signed_prekey, kem_last_resort FROM devices WHERE id = ?1")?
                 .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
             let (Some(signed), Some(last_resort)) = keys else { continue };
