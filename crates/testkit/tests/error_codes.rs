@@ -45,7 +45,7 @@ fn body(text: &str, from: usize) -> &str {
 fn codes() -> BTreeMap<String, PathBuf> {
     let function = Regex::new(r"fn code\(&self\) -> &'static str").unwrap();
     // In a field, or handed to the function that says what an administrator's command did.
-    let field = Regex::new(r#"(?:\bcode: |\bdone\(\w+, \w+, )"([A-Z][A-Z0-9_]{2,})""#).unwrap();
+    let field = Regex::new(r#"(?:\bcode: |\bdone\([\w.]+, [\w.]+, )"([A-Z][A-Z0-9_]{2,})""#).unwrap();
     let literal = Regex::new(r#""([A-Z][A-Z0-9_]{2,})""#).unwrap();
     let mut files = Vec::new();
     for entry in std::fs::read_dir(root().join("crates")).unwrap().map(Result::unwrap) {

@@ -14,7 +14,7 @@ fn every_row_of_the_matrix_names_tests_that_exist() {
         page.split("## What stops which attack").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
     let named = Regex::new(r"`([A-Za-z0-9_./-]+\.rs)::([a-z0-9_]+)`").unwrap();
     let (mut rows, mut wrong) = (0, Vec::new());
-    for row in matrix.lines().filter(|line| line.starts_with("| ")).skip(1) {
+    for row in matrix.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack |")) {
         rows += 1;
         if !named.is_match(row) {
             wrong.push(format!("no test: {row}"));

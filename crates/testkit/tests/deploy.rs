@@ -1,0 +1,53 @@
+//! What `deploy/` and the book say of the relay's metrics is what the relay has.
+
+#![cfg(test)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use regex::Regex;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap()
+}
+
+fn metrics(text: &str) -> BTreeSet<String> {
+    let name = Regex::new(r"\bstvor_relay_[a-z_]+\b").unwrap();
+    name.find_iter(text).map(|found| found.as_str().to_owned()).collect()
+}
+
+/// The names in quotes: the target of the recorder's metadata looks alike, and is none.
+fn registered() -> BTreeSet<String> {
+    let quoted = Regex::new(r#""(stvor_relay_[a-z_]+)""#).unwrap();
+    quoted.captures_iter(&read("crates/relay/src/metrics.rs")).map(|name| name[1].to_owned()).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_exist() {
+    let registered = registered();
+    for page in ["deploy/prometheus/alerts.yml", "deploy/grafana/relay.json"] {
+        let named = metrics(&read(page));
+        assert!(!named.is_empty(), "{page} names metrics");
+        let unknown: Vec<_> = named.difference(&registered).collect();
+        assert!(unknown.is_empty(), "{page} names what the relay does not count: {unknown:?}");
+    }
+}
+
+#[test]
+fn every_metric_stands_in_the_book() {
+    assert_eq!(metrics(&read("docs/relay.md")), registered());
+}
+
+#[test]
+fn every_setting_of_the_relay_stands_in_the_book() {
+    let page = read("docs/relay.md");
+    let field = Regex::new(r"(?m)^    pub ([a-z_]+):").unwrap();
+    let config = read("crates/relay/src/config.rs");
+    let keys: BTreeSet<&str> = field.captures_iter(&config).map(|key| key.get(1).unwrap().as_str()).collect();
+    assert!(keys.contains("retention_days") && keys.contains("origins"), "the settings are read");
+    let mentioned = |key: &&str| {
+        [format!("\n{key} = "), format!("| `{key}` |"), format!("[relay.{key}]")].iter().any(|text| page.contains(text))
+    };
+    let missing: Vec<_> = keys.into_iter().filter(|key| !mentioned(key)).collect();
+    assert!(missing.is_empty(), "not in docs/relay.md: {missing:?}");
+}
