@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stvor_base::AppId;
+use stvor_keys::SecretService;
 use stvor_wire::client::Credential;
 use stvor_wire::token::AppToken;
 use stvor_wire::url::RelayUrl;
@@ -69,6 +70,7 @@ pub(crate) enum KeySource {
     Beside,
     Passphrase(Arc<str>),
     Keyfile(PathBuf),
+    Keyring(Arc<dyn SecretService>),
 }
 
 /// Where stores are.
@@ -237,6 +239,21 @@ impl AppBuilder {
         self
     }
 
+    /// Seals the stores by keys in a keyring, one for each store, which is made if it does not exist. The item's service
+    /// is `stvor`, its account the path of the store's directory: a store that was moved needs its item renamed.
+    #[must_use]
+    pub fn keyring(mut self, keyring: Arc<dyn SecretService>) -> Self {
+        self.keys = KeySource::Keyring(keyring);
+        self
+    }
+
+    /// Seals the stores by keys in the operating system's keyring: see [`AppBuilder::keyring`].
+    #[cfg(feature = "os-keyring")]
+    #[must_use]
+    pub fn os_keyring(self) -> Self {
+        self.keyring(Arc::new(stvor_keys::SystemKeyring))
+    }
+
     /// How long conversations keep messages, unless [`crate::Client::set_retention`] says otherwise.
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
@@ -272,9 +289,9 @@ impl AppBuilder {
     /// `INVALID_NAME` when the app id can be none.
     #[allow(clippy::unused_async, reason = "opening may do I/O in later versions without a break")]
     pub async fn open(self) -> Result<App> {
-        let relay_url = self.relay_url.ok_or_else(|| {
-            Error::config("no relay URL was given; set relay_url(\"wss://...\")")
-        })?;
+        let relay_url = self
+            .relay_url
+            .ok_or_else(|| Error::config("no relay URL was given; set relay_url(\"wss://...\")"))?;
         let relay = relay_url.parse::<RelayUrl>().map_err(Error::passed)?;
         let app_id = self.app_id.as_deref().map(AppId::new).transpose()?;
         let (credential, app) = credential(self.app_token, self.client_token, app_id)?;

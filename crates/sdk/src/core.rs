@@ -9,7 +9,7 @@ use std::time::Duration;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::Identity;
-use stvor_store::{ChangeSet, Key, Sealed, Scan, StoreError, Table};
+use stvor_store::{ChangeSet, Key, Scan, Sealed, StoreError, Table};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -95,10 +95,8 @@ impl Core {
         let identity = load_identity(&store, (&config, &address), now).await?;
         let lanes = read_lanes(&store).await?;
         let peers = read_peers(&store).await?;
-        let facts = store
-            .get(&[keys::meta("registered"), keys::meta("counter")])
-            .await
-            .map_err(Error::passed)?;
+        let facts =
+            store.get(&[keys::meta("registered"), keys::meta("counter")]).await.map_err(Error::passed)?;
         let registered = facts.first().is_some_and(Option::is_some);
         let floor = facts.get(1).and_then(Option::as_ref).and_then(|row| row.value.expose().try_into().ok());
         let floor = floor.map_or(0, u64::from_be_bytes);
@@ -208,9 +206,8 @@ impl Core {
     /// The connection; waits for one up to `timeout`.
     pub(crate) async fn online(&self, timeout: Duration) -> Result<Arc<Session>> {
         let mut link = self.link.subscribe();
-        let up = link.wait_for(|state| {
-            matches!(state, LinkState::Up(_) | LinkState::Failed(_) | LinkState::Closed)
-        });
+        let up = link
+            .wait_for(|state| matches!(state, LinkState::Up(_) | LinkState::Failed(_) | LinkState::Closed));
         let state = match tokio::time::timeout(timeout, up).await {
             Ok(Ok(state)) => state.clone(),
             Ok(Err(_)) => return Err(Error::not_ready("it was closed")),
@@ -218,7 +215,9 @@ impl Core {
         };
         match state {
             LinkState::Up(session) => Ok(session),
-            LinkState::Failed(error) | LinkState::Waiting(error) | LinkState::Connecting(Some(error)) => Err(error),
+            LinkState::Failed(error) | LinkState::Waiting(error) | LinkState::Connecting(Some(error)) => {
+                Err(error)
+            }
             LinkState::Connecting(None) => Err(Error::unavailable(crate::transport::dial::SILENT)),
             LinkState::Closed => Err(Error::not_ready("it was closed")),
         }
@@ -231,9 +230,9 @@ impl Core {
         let state = tokio::time::timeout(timeout.max(MIN_CONNECT), ended).await;
         match state.map(|state| state.map(|state| state.clone())) {
             Ok(Ok(LinkState::Up(_))) => Ok(()),
-            Ok(Ok(LinkState::Waiting(error) | LinkState::Failed(error) | LinkState::Connecting(Some(error)))) => {
-                Err(error)
-            }
+            Ok(Ok(
+                LinkState::Waiting(error) | LinkState::Failed(error) | LinkState::Connecting(Some(error)),
+            )) => Err(error),
             Ok(Ok(LinkState::Connecting(None))) | Err(_) => {
                 Err(Error::unavailable(crate::transport::dial::SILENT))
             }
@@ -435,9 +434,15 @@ async fn open_store(config: &Config, directory: Option<&PathBuf>, hub: &Hub) -> 
             stvor_store::OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
         }
         KeySource::Keyfile(path) => stvor_store::OpenKey::Keyfile(path.clone()),
+        KeySource::Keyring(service) => stvor_store::OpenKey::OsKeyring {
+            service: service.clone(),
+            item: stvor_keys::KeyringItem {
+                service: "stvor".to_owned(),
+                account: directory.to_string_lossy().into_owned(),
+            },
+        },
     };
-    let opened =
-        stvor_store::open(&directory.join(place::STORE_FILE), key).await.map_err(Error::passed)?;
+    let opened = stvor_store::open(&directory.join(place::STORE_FILE), key).await.map_err(Error::passed)?;
     if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
         hub.emit_early(Event::KeyfileCreated { path });
     }
@@ -477,7 +482,9 @@ fn check_identity(identity: Identity, config: &Config, address: &Address) -> Res
     if *identity.address() == *address && *identity.app() == config.app {
         Ok(identity)
     } else {
-        Err(Error::config("the data directory holds the identity of another user or app; was it copied or renamed?"))
+        Err(Error::config(
+            "the data directory holds the identity of another user or app; was it copied or renamed?",
+        ))
     }
 }
 
@@ -487,7 +494,8 @@ async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>> {
 }
 
 async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow>> {
-    let rows = store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
+    let rows =
+        store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
     rows.iter()
         .map(|row| {
             let row = PeerRow::decode(row.value.expose()).map_err(Error::passed)?;

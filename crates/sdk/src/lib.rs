@@ -76,3 +76,5 @@ pub use self::receipt::Receipt;
 pub use self::rows::Direction;
 pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, TrustReason};
 pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, Timestamp, UserId};
+pub use stvor_crypto::SecretBytes;
+pub use stvor_keys::{KeyError, KeyringItem, SecretService};
