@@ -108,7 +108,6 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 fn run(arguments: &Arguments) -> Outcome<()> {
     const USUAL: [Part; 4] = [Part::Micro, Part::Sizes, Part::Relay, Part::Whole];
     let parts: &[Part] = if arguments.parts.is_empty() { &USUAL } else { &arguments.parts };
-    let load = if arguments.quick { Load::QUICK } else { Load::FULL };
     let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole | Part::Fault));
     let binary = match &arguments.stvor {
         Some(path) => path.clone(),
@@ -116,22 +115,30 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         None => PathBuf::new(),
     };
     let mut summary = Summary::default();
+    let mut failures = Vec::new();
     for part in parts {
         let start = Instant::now();
-        match part {
-            Part::Micro => micro::run(Duration::from_millis(if arguments.quick { 60 } else { 600 }), &mut summary)?,
-            Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, &mut summary)?,
-            Part::Relay => runtime()?.block_on(load::relay::run(&binary, load, &mut summary))?,
-            Part::Whole => runtime()?.block_on(load::whole::run(&binary, load, &mut summary))?,
-            Part::Fault => faults(arguments, &binary, &mut summary)?,
-        }
         let name = part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        if let Err(error) = measure(*part, arguments, &binary, &mut summary) {
+            failures.push(format!("{name}: {error}"));
+        }
         eprintln!("{name}: {:.1} s", start.elapsed().as_secs_f64());
     }
     summary.write(&arguments.output)?;
     print!("{}", summary.table());
     println!("written to {}", arguments.output.display());
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
+}
+
+fn measure(part: Part, arguments: &Arguments, binary: &Path, summary: &mut Summary) -> Outcome<()> {
+    let load = if arguments.quick { Load::QUICK } else { Load::FULL };
+    match part {
+        Part::Micro => micro::run(Duration::from_millis(if arguments.quick { 60 } else { 600 }), summary),
+        Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, summary),
+        Part::Relay => runtime()?.block_on(load::relay::run(binary, load, summary)),
+        Part::Whole => runtime()?.block_on(load::whole::run(binary, load, summary)),
+        Part::Fault => faults(arguments, binary, summary),
+    }
 }
 
 fn faults(arguments: &Arguments, binary: &Path, summary: &mut Summary) -> Outcome<()> {

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use stvor_protocol::Plaintext;
 use vodozemac::olm::Account;
 
 use crate::floor::Floor;
@@ -13,6 +14,9 @@ use crate::{Outcome, olm};
 
 /// The length of the plaintext.
 const BODY: [u8; 100] = [b'x'; 100];
+
+/// Messages after which the receiver answers.
+const FORCED: u32 = stvor_protocol::limits::FORCED_RATCHET;
 
 /// Where a message of an established session holds its header: after version, suite, kind, session id and time.
 pub const HEADER_AT: usize = 27;
@@ -34,8 +38,8 @@ fn microseconds(times: &[Time], name: &str) -> Outcome<f64> {
 }
 
 /// One message, both sides; its control answer, if there is one, goes where `answer` says.
-fn pass(from: &mut End, to: &mut End, mut answer: impl FnMut(&mut End, Vec<u8>)) -> Outcome<()> {
-    let (blob, effects) = from.encrypt(&text(&BODY))?;
+fn pass(message: &Plaintext, from: &mut End, to: &mut End, mut answer: impl FnMut(&mut End, Vec<u8>)) -> Outcome<()> {
+    let (blob, effects) = from.encrypt(message)?;
     drop(black_box(effects));
     let received = to.decrypt(&blob)?;
     if let Some(reply) = received.reply {
@@ -61,6 +65,7 @@ pub fn run(budget: Duration, summary: &mut Summary) -> Outcome<()> {
 
 fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     let floor = Floor::new()?;
+    let message = text(&BODY);
     let (mut a1, mut b1) = pair()?;
     let (mut a2, mut b2) = pair()?;
     let (mut a3, _) = pair()?;
@@ -69,17 +74,19 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     let (mut olm_c, mut olm_d) = olm::pair()?;
     let contenders = vec![
         Contender::new("floor", || must(floor.one_way())),
-        Contender::new("ours", || must(pass(&mut a1, &mut b1, |_, reply| drop(black_box(reply))))),
+        Contender::new("ours", || must(pass(&message, &mut a1, &mut b1, |_, reply| drop(black_box(reply))))),
         Contender::new("olm", || drop(black_box(must(olm::exchange(&mut olm_a, &mut olm_b, &BODY))))),
         Contender::new("ours forced", || {
-            must(pass(&mut a2, &mut b2, |from, reply| {
-                drop(black_box(must(from.decrypt(&reply).map_err(Into::into))));
-            }));
+            for _ in 0..FORCED {
+                must(pass(&message, &mut a2, &mut b2, |from, reply| {
+                    drop(black_box(must(from.decrypt(&reply).map_err(Into::into))));
+                }));
+            }
         }),
         Contender::new("floor seal", || drop(black_box(must(floor.seal())))),
-        Contender::new("ours encrypt", || drop(black_box(must(a3.encrypt(&text(&BODY)))))),
+        Contender::new("ours encrypt", || drop(black_box(must(a3.encrypt(&message))))),
         Contender::new("floor open", || drop(black_box(must(floor.open())))),
-        Contender::prepared("ours decrypt", || must(a4.encrypt(&text(&BODY))).0, |blob| {
+        Contender::prepared("ours decrypt", || must(a4.encrypt(&message)).0, |blob| {
             must(b4.decrypt(&blob).map_err(Into::into))
         }),
     ];
@@ -92,8 +99,8 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
             must(floor.ping_pong());
         }),
         Contender::new("ours", || {
-            must(pass(&mut a, &mut b, |_, reply| drop(reply)));
-            must(pass(&mut b, &mut a, |_, reply| drop(reply)));
+            must(pass(&message, &mut a, &mut b, |_, reply| drop(reply)));
+            must(pass(&message, &mut b, &mut a, |_, reply| drop(reply)));
         }),
         Contender::new("olm", || {
             black_box(must(olm::exchange(&mut olm_c, &mut olm_d, &BODY)));
@@ -112,8 +119,8 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     summary.push(Row::new("  encrypt", "us", of("ours encrypt")?).floor(of("floor seal")?));
     summary.push(Row::new("  decrypt", "us", of("ours decrypt")?).floor(of("floor open")?));
     summary.push(
-        Row::new("  one way, with the forced answer of every 50th", "us", of("ours forced")?)
-            .floor(of("floor")? + half("floor")? / 50.0),
+        Row::new("  one way, with the forced answer of every 50th", "us", of("ours forced")? / f64::from(FORCED))
+            .floor(of("floor")? + half("floor")? / f64::from(FORCED)),
     );
     summary.push(
         Row::new("ping-pong, a message, 100 B", "us", half("ours")?)

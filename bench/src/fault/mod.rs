@@ -6,8 +6,8 @@
 //! which sees every blob. What must hold:
 //!
 //! - a message whose receipt says accepted is printed by the receiver exactly once, and messages of one sender in the
-//!   order of sending. Lines may repeat, with the same id, only as the first ones after the receiver was killed, because
-//!   they are acknowledged after they are printed;
+//!   order of sending. Lines may repeat, with the same id, only as the first ones of their sender after the
+//!   receiver was killed, because they are acknowledged after they are printed;
 //! - no two different blobs share ratchet key and number: no key is ever used twice;
 //! - nobody ends by itself with a failure other than an unreachable relay.
 
@@ -43,7 +43,7 @@ impl Role {
 pub struct Plan {
     /// The `stvor` binary.
     pub binary: PathBuf,
-    /// Messages of all senders.
+    /// Messages of all senders that are to be accepted; those that die with a sender come on top.
     pub messages: usize,
     /// How often something is killed.
     pub kills: usize,

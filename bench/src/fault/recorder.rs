@@ -1,23 +1,31 @@
-//! A TCP proxy that keeps what clients send, and reads the blobs out of it afterwards.
+//! A TCP proxy that keeps what clients and relay say, and reads the blobs out of it afterwards.
 
 use std::io::{self, Cursor, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stvor_wire::frame::{self, Phase};
-use stvor_wire::{ClientMessage, client};
+use stvor_base::Address;
+use stvor_wire::{ClientMessage, ServerMessage, client};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::Outcome;
 
 type Tape = Arc<Mutex<Vec<u8>>>;
 
+/// What went up and what came down on one connection.
+#[derive(Clone, Default)]
+struct Tapes {
+    up: Tape,
+    down: Tape,
+}
+
 /// The proxy. It listens until the process ends.
 pub(super) struct Recorder {
     /// Where clients connect.
     pub(super) address: SocketAddr,
-    tapes: Arc<Mutex<Vec<Tape>>>,
+    tapes: Arc<Mutex<Vec<Tapes>>>,
 }
 
 impl Recorder {
@@ -25,14 +33,14 @@ impl Recorder {
     pub(super) fn start(server: SocketAddr) -> Outcome<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        let tapes: Arc<Mutex<Vec<Tape>>> = Arc::default();
+        let tapes: Arc<Mutex<Vec<Tapes>>> = Arc::default();
         let all = Arc::clone(&tapes);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 // A relay that is down looks to the client like a connection that closes at once.
                 let Ok(server) = TcpStream::connect(server) else { continue };
-                let tape = Tape::default();
-                all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tape));
+                let tape = Tapes::default();
+                all.lock().unwrap_or_else(PoisonError::into_inner).push(tape.clone());
                 // A socket that broke meanwhile breaks the connection, as it should.
                 let _broken = pump_both(client, server, tape);
             }
@@ -45,29 +53,45 @@ impl Recorder {
         let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut blobs = Vec::new();
         for tape in tapes.iter() {
-            let tape = tape.lock().unwrap_or_else(PoisonError::into_inner);
+            let tape = tape.up.lock().unwrap_or_else(PoisonError::into_inner);
             read_blobs(&tape, &mut blobs)?;
         }
         Ok(blobs)
     }
+
+    /// What the relay delivered, connection by connection.
+    pub(super) fn deliveries(&self) -> Outcome<Vec<Vec<(Address, Vec<u8>)>>> {
+        let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_one = |tape: &Tapes| {
+            let tape = tape.down.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut delivered = Vec::new();
+            messages(&tape, Role::Client, |bytes| {
+                if let ServerMessage::Deliver(deliver) = frame::decode_server(bytes, Phase::LoggedIn)? {
+                    delivered.push((deliver.from, deliver.blob.to_vec()));
+                }
+                Ok(())
+            })?;
+            Ok(delivered)
+        };
+        tapes.iter().map(of_one).collect()
+    }
 }
 
-fn pump_both(client: TcpStream, server: TcpStream, tape: Tape) -> io::Result<()> {
+fn pump_both(client: TcpStream, server: TcpStream, tapes: Tapes) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (back_from, back_to) = (server.try_clone()?, client.try_clone()?);
-    std::thread::spawn(move || pump(client, server, Some(&tape)));
-    std::thread::spawn(move || pump(back_from, back_to, None));
+    let Tapes { up, down } = tapes;
+    std::thread::spawn(move || pump(client, server, &up));
+    std::thread::spawn(move || pump(back_from, back_to, &down));
     Ok(())
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, tape: Option<&Tape>) {
+fn pump(mut from: TcpStream, mut to: TcpStream, tape: &Tape) {
     let mut chunk = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut chunk) {
-        if let Some(tape) = tape {
-            // Before it goes out: whatever the relay has seen is on the tape.
-            tape.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..length]);
-        }
+        // Before it goes on: whatever the other side has seen is on the tape.
+        tape.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..length]);
         if to.write_all(&chunk[..length]).is_err() {
             break;
         }
@@ -95,21 +119,29 @@ impl Write for Playback<'_> {
     }
 }
 
-/// The blobs of one connection. A recording may end in the middle of anything.
+/// The blobs that a client sent on one connection.
 fn read_blobs(tape: &[u8], blobs: &mut Vec<Vec<u8>>) -> Outcome<()> {
-    const END_OF_REQUEST: &[u8] = b"\r\n\r\n";
-    let Some(at) = tape.windows(END_OF_REQUEST.len()).position(|window| window == END_OF_REQUEST) else {
+    messages(tape, Role::Server, |bytes| {
+        if let ClientMessage::Send(client::Send { blob, .. })
+        | ClientMessage::SendMany(client::SendMany { blob, .. }) = frame::decode_client(bytes, Phase::LoggedIn)?
+        {
+            blobs.push(blob.to_vec());
+        }
+        Ok(())
+    })
+}
+
+/// The binary messages of a recording, as the side that heard them reads them. It may end in the middle of anything.
+fn messages(tape: &[u8], heard_by: Role, mut each: impl FnMut(Bytes) -> Outcome<()>) -> Outcome<()> {
+    const END_OF_HTTP: &[u8] = b"\r\n\r\n";
+    let Some(at) = tape.windows(END_OF_HTTP.len()).position(|window| window == END_OF_HTTP) else {
         return Ok(());
     };
-    let frames = Playback(Cursor::new(&tape[at + END_OF_REQUEST.len()..]));
-    let mut socket = WebSocket::from_raw_socket(frames, Role::Server, None);
+    let frames = Playback(Cursor::new(&tape[at + END_OF_HTTP.len()..]));
+    let mut socket = WebSocket::from_raw_socket(frames, heard_by, None);
     loop {
         match socket.read() {
-            Ok(Message::Binary(bytes)) => match frame::decode_client(bytes, Phase::LoggedIn)? {
-                ClientMessage::Send(client::Send { blob, .. })
-                | ClientMessage::SendMany(client::SendMany { blob, .. }) => blobs.push(blob.to_vec()),
-                _ => {}
-            },
+            Ok(Message::Binary(bytes)) => each(bytes)?,
             Ok(_) => {}
             Err(Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(_)) => return Ok(()),
             Err(other) => return Err(other.into()),

@@ -52,8 +52,8 @@ struct Run {
     accepted: HashSet<String>,
     /// Id of each message that arrived, and which of the receiver's processes printed it last.
     arrived: HashMap<String, (String, usize)>,
-    /// The receiver's process that printed the last new line.
-    printed_by: usize,
+    /// The receiver's process that printed the last new line of a sender.
+    printed_by: HashMap<String, usize>,
     start: Instant,
     finishing: bool,
     verdict: Verdict,
@@ -90,7 +90,7 @@ pub fn run(plan: Plan) -> Outcome<Verdict> {
         checker: Checker::default(),
         accepted: HashSet::new(),
         arrived: HashMap::new(),
-        printed_by: 0,
+        printed_by: HashMap::new(),
         start,
         finishing: false,
         verdict: Verdict::default(),
@@ -142,13 +142,14 @@ impl Run {
         self.verdict.kills.iter().sum()
     }
 
-    fn all_written(&self) -> bool {
-        self.senders.iter().all(|sender| sender.next >= self.plan.messages / self.plan.senders)
+    /// Messages that are accepted, or may still be by a process that lives.
+    fn under_way(&self) -> usize {
+        self.accepted.len() + self.senders.iter().map(|sender| sender.under_way.len()).sum::<usize>()
     }
 
     fn done(&self) -> bool {
         self.killed() >= self.plan.kills
-            && self.all_written()
+            && self.accepted.len() >= self.plan.messages
             && self.senders.iter().all(|sender| sender.under_way.is_empty())
             && self.accepted.iter().all(|id| self.arrived.contains_key(id))
     }
@@ -228,12 +229,13 @@ impl Run {
     /// Gives every sender as much as it may have under way.
     fn feed(&mut self) {
         let at = self.start.elapsed().as_millis();
-        let most = self.plan.messages / self.plan.senders;
+        let mut left = self.plan.messages.saturating_sub(self.under_way());
         for (number, sender) in self.senders.iter_mut().enumerate() {
-            while sender.under_way.len() < UNDER_WAY && sender.next < most {
+            while sender.under_way.len() < UNDER_WAY && left > 0 {
                 let text = format!("{number}-{}", sender.next);
                 self.checker.sent(&sender.conversation, &text, text.as_bytes());
                 sender.next += 1;
+                left -= 1;
                 if !self.actors[FIRST_SENDER + number].write(&text) {
                     break;
                 }
@@ -294,13 +296,14 @@ impl Run {
         };
         let id = message["id"].as_str().ok_or("a message without an id")?.to_owned();
         let before = self.arrived.insert(text.to_owned(), (id.clone(), life));
-        // What was printed and not acknowledged by a killed process comes again, before anything new.
-        let allowed = |(first, by): &(String, usize)| *first == id && *by != life && self.printed_by != life;
+        // What was printed and not acknowledged by a killed process comes again, before anything new of that sender.
+        let fresh = self.printed_by.get(from) != Some(&life);
+        let allowed = |(first, by): &(String, usize)| *first == id && *by != life && fresh;
         if before.as_ref().is_some_and(allowed) {
             self.verdict.repeats += 1;
             return Ok(true);
         }
-        self.printed_by = life;
+        self.printed_by.insert(from.to_owned(), life);
         self.checker.received(&format!("{from}>receiver"), text, text.as_bytes());
         Ok(true)
     }
@@ -342,8 +345,29 @@ impl Run {
             different.insert(blob);
         }
         self.verdict.blobs = different.len();
+        self.judge_deliveries(recorder)?;
         if self.verdict.blobs < self.accepted.len() {
             self.verdict.violations.push("fewer blobs were recorded than messages accepted".to_owned());
+        }
+        Ok(())
+    }
+
+    /// On one connection the relay delivers the messages of a chain in the order of their numbers.
+    fn judge_deliveries(&mut self, recorder: &Recorder) -> Outcome<()> {
+        for (connection, delivered) in recorder.deliveries()?.into_iter().enumerate() {
+            let mut reached = HashMap::new();
+            for (from, blob) in delivered {
+                let (ratchet_key, number) = Incoming::parse(&blob)?.position();
+                let last = reached.entry(ratchet_key.to_vec()).or_insert(number);
+                if number < *last {
+                    let text = format!(
+                        "connection {connection}: the relay delivered number {number} of {} after {last}",
+                        from.user
+                    );
+                    self.verdict.violations.push(text);
+                }
+                *last = number.max(*last);
+            }
         }
         Ok(())
     }
