@@ -62,7 +62,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         };
         match verdict {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(wait)) => Err(wait.wait_time_from(now)),
+            Ok(Err(wait)) => Err(whole_millis(wait.wait_time_from(now))),
             // Not reached: the amount was cut to the burst.
             Err(_) => Err(Duration::from_secs(1)),
         }
@@ -72,6 +72,12 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
     pub(crate) fn burst(&self) -> u32 {
         self.quota.burst_size().get()
     }
+}
+
+/// Rounded up to what the wire can say, so that a client that waits as told is not refused again; 0 would mean unknown.
+fn whole_millis(wait: Duration) -> Duration {
+    let millis = wait.as_nanos().div_ceil(1_000_000).max(1);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 fn positive(amount: u32) -> NonZeroU32 {
@@ -144,6 +150,13 @@ mod tests {
         let wait = buckets.take(&1, 1).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(12));
         assert!(buckets.take(&2, 1).is_ok(), "another key has a bucket of its own");
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up_to_a_millisecond() {
+        for (nanos, millis) in [(0, 1), (1, 1), (1_000_000, 1), (1_000_001, 2), (2_500_000, 3)] {
+            assert_eq!(whole_millis(Duration::from_nanos(nanos)), Duration::from_millis(millis), "{nanos}");
+        }
     }
 
     #[test]
