@@ -46,7 +46,9 @@ fn every_setting_of_the_relay_stands_in_the_book() {
     let keys: BTreeSet<&str> = field.captures_iter(&config).map(|key| key.get(1).unwrap().as_str()).collect();
     assert!(keys.contains("retention_days") && keys.contains("origins"), "the settings are read");
     let mentioned = |key: &&str| {
-        [format!("\n{key} = "), format!("| `{key}` |"), format!("[relay.{key}]")].iter().any(|text| page.contains(text))
+        [format!("\n{key} = "), format!("| `{key}` |"), format!("[relay.{key}]")]
+            .iter()
+            .any(|text| page.contains(text))
     };
     let missing: Vec<_> = keys.into_iter().filter(|key| !mentioned(key)).collect();
     assert!(missing.is_empty(), "not in docs/relay.md: {missing:?}");
