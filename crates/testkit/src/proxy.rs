@@ -237,8 +237,9 @@ fn pump(shared: &Shared, direction: Direction, mut from: &TcpStream, mut to: &Tc
             cut_at
         };
         let carried = cut_at.map_or(length, |at| usize::try_from(at).unwrap_or(length));
-        to.write_all(&chunk[..carried])?;
+        // Counted first: whoever has received bytes finds them counted.
         shared.carried[direction.index()].fetch_add(carried as u64, Ordering::SeqCst);
+        to.write_all(&chunk[..carried])?;
         if cut_at.is_some() {
             from.shutdown(Shutdown::Both)?;
             return Ok(());
