@@ -40,7 +40,13 @@ pub(crate) struct Shared {
     #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
     pub(crate) relay: Option<String>,
     /// App token; prefer --token-file or STVOR_TOKEN for secret ones, since other users of this machine can see arguments
-    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Connection", conflicts_with = "token_file")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        help_heading = "Connection",
+        conflicts_with = "token_file"
+    )]
     pub(crate) token: Option<String>,
     /// File that holds the app token
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
@@ -64,25 +70,50 @@ pub(crate) struct Shared {
     #[arg(long, global = true, value_name = "FD", help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "ask_passphrase"])]
     pub(crate) passphrase_fd: Option<u32>,
     /// Ask for the passphrase of the store at the terminal
-    #[arg(long, global = true, help_heading = "Storage", hide_short_help = true, conflicts_with = "passphrase_file")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Storage",
+        hide_short_help = true,
+        conflicts_with = "passphrase_file"
+    )]
     pub(crate) ask_passphrase: bool,
     /// Key file of the store [default: one beside it, made when needed, readable by you alone]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Storage", hide_short_help = true)]
     pub(crate) keyfile: Option<PathBuf>,
     /// Read settings from this TOML file [default: stvor/stvor.toml in the platform's configuration directory]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Output and settings", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Output and settings",
+        hide_short_help = true
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Print objects, one a line
     #[arg(long, global = true, help_heading = "Output and settings")]
     pub(crate) json: bool,
     /// Say less
-    #[arg(short, long, global = true, help_heading = "Output and settings", hide_short_help = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Output and settings",
+        hide_short_help = true,
+        conflicts_with = "verbose"
+    )]
     pub(crate) quiet: bool,
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output and settings", hide_short_help = true)]
     pub(crate) verbose: u8,
     /// Use colour
-    #[arg(long, global = true, value_name = "WHEN", help_heading = "Output and settings", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        help_heading = "Output and settings",
+        hide_short_help = true
+    )]
     pub(crate) color: Option<Color>,
 }
 

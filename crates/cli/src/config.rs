@@ -18,7 +18,8 @@ use crate::failure::{Failure, Result};
 pub(crate) const DEFAULT_RELAY: &str = "ws://127.0.0.1:3002";
 
 /// Names that earlier versions of the product used, and the settings that they mean.
-const OTHER_NAMES: [(&str, &str); 2] = [("STVOR_RELAY_URL", "client.relay"), ("STVOR_APP_TOKEN", "client.token")];
+const OTHER_NAMES: [(&str, &str); 2] =
+    [("STVOR_RELAY_URL", "client.relay"), ("STVOR_APP_TOKEN", "client.token")];
 
 /// Variables that are read elsewhere than here.
 const NOT_SETTINGS: [&str; 2] = ["STVOR_CONFIG", "STVOR_LOG"];
@@ -112,7 +113,8 @@ pub(crate) struct Shown {
 impl Settings {
     /// Gathers the settings. `variables` is the environment.
     pub(crate) fn load(shared: &Shared, variables: impl Iterator<Item = (String, String)>) -> Result<Self> {
-        let variables: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with("STVOR_")).collect();
+        let variables: Vec<(String, String)> =
+            variables.filter(|(name, _)| name.starts_with("STVOR_")).collect();
         let file = config_file(shared, &variables)?;
         let mut figment = Figment::from(Serialized::defaults(Sections::default()));
         if let Some(file) = &file {
@@ -131,7 +133,11 @@ impl Settings {
     }
 
     /// The section `[relay]` over the defaults of `T`, with `flags` (key, value) above all.
-    pub(crate) fn relay<T: Serialize + DeserializeOwned>(&self, defaults: &T, flags: Vec<(&str, Value)>) -> Result<T> {
+    pub(crate) fn relay<T: Serialize + DeserializeOwned>(
+        &self,
+        defaults: &T,
+        flags: Vec<(&str, Value)>,
+    ) -> Result<T> {
         let mut figment =
             Figment::from(Serialized::defaults(defaults)).merge(self.figment.clone().focus("relay"));
         for (key, value) in flags {
@@ -150,8 +156,9 @@ impl Settings {
         if let Some(data) = &self.client.data {
             return Ok(data.clone());
         }
-        let base = etcetera::choose_base_strategy()
-            .map_err(|_| Failure::Config("there is no home directory to keep data in: give --data DIR".to_owned()))?;
+        let base = etcetera::choose_base_strategy().map_err(|_| {
+            Failure::Config("there is no home directory to keep data in: give --data DIR".to_owned())
+        })?;
         Ok(base.data_dir().join("stvor"))
     }
 
@@ -195,15 +202,20 @@ impl Settings {
 fn origin(metadata: &Metadata) -> String {
     match metadata.source.as_ref().and_then(|source| source.file_path()) {
         Some(file) => file.display().to_string(),
-        None if metadata.provide_location.is_some() && metadata.name.contains("Client") => "default".to_owned(),
-        None if metadata.name.starts_with("flag") || metadata.name.starts_with("variable") => metadata.name.to_string(),
+        None if metadata.provide_location.is_some() && metadata.name.contains("Client") => {
+            "default".to_owned()
+        }
+        None if metadata.name.starts_with("flag") || metadata.name.starts_with("variable") => {
+            metadata.name.to_string()
+        }
         None => "default".to_owned(),
     }
 }
 
 /// The file to read: the one that was named, which must exist, or the usual one if it exists.
 fn config_file(shared: &Shared, variables: &[(String, String)]) -> Result<Option<PathBuf>> {
-    let variable = variables.iter().find(|(name, _)| name == "STVOR_CONFIG").map(|(_, value)| PathBuf::from(value));
+    let variable =
+        variables.iter().find(|(name, _)| name == "STVOR_CONFIG").map(|(_, value)| PathBuf::from(value));
     if let Some(file) = shared.config.clone().or(variable) {
         std::fs::metadata(&file).map_err(|source| {
             Failure::Config(format!("can not read the settings in {}: {source}", file.display()))
@@ -289,7 +301,8 @@ fn typed(key: &str, text: &str) -> Value {
 }
 
 fn from_flags(shared: &Shared) -> Vec<Single> {
-    let text = |key: &str, value: &Option<String>| value.clone().map(|value| (key.to_owned(), Value::from(value)));
+    let text =
+        |key: &str, value: &Option<String>| value.clone().map(|value| (key.to_owned(), Value::from(value)));
     let path = |key: &str, value: &Option<PathBuf>| {
         value.as_ref().map(|value| (key.to_owned(), Value::from(value.to_string_lossy().into_owned())))
     };
@@ -310,12 +323,18 @@ fn from_flags(shared: &Shared) -> Vec<Single> {
     given
         .into_iter()
         .flatten()
-        .map(|(key, value)| Single::new(&format!("client.{key}"), value, format!("flag --{}", key.replace('_', "-"))))
+        .map(|(key, value)| {
+            Single::new(&format!("client.{key}"), value, format!("flag --{}", key.replace('_', "-")))
+        })
         .collect()
 }
 
 fn keys_of(value: &impl Serialize) -> Vec<String> {
-    Value::serialize(value).ok().and_then(Value::into_dict).map(|dict| dict.into_keys().collect()).unwrap_or_default()
+    Value::serialize(value)
+        .ok()
+        .and_then(Value::into_dict)
+        .map(|dict| dict.into_keys().collect())
+        .unwrap_or_default()
 }
 
 /// The known name that is most like `name`, if any is like it at all.
@@ -344,9 +363,13 @@ fn explain(error: figment::Error, section: Option<&str>) -> Failure {
             Some(near) => format!("did you mean {near}?"),
             None => format!("known are {}", known.join(", ")),
         };
-        return Failure::UnknownSetting(format!("the setting {}{place} is not known: {advice}", full.join(".")));
+        return Failure::UnknownSetting(format!(
+            "the setting {}{place} is not known: {advice}",
+            full.join(".")
+        ));
     }
-    let what = if path.is_empty() { "the settings".to_owned() } else { format!("the setting {}", path.join(".")) };
+    let what =
+        if path.is_empty() { "the settings".to_owned() } else { format!("the setting {}", path.join(".")) };
     Failure::Config(format!("{what}{place}: {}", error.kind))
 }
 
@@ -372,7 +395,8 @@ mod tests {
     fn flags_go_before_variables_before_the_file_before_defaults() {
         let file = "[client]\nrelay = 'ws://file'\ntimeout = 3\ndata = '/file'\n";
         let shared = Shared { relay: Some("ws://flag".into()), ..Shared::default() };
-        let settings = with(shared, file, &[("STVOR_RELAY", "ws://variable"), ("STVOR_DATA", "/variable")]).unwrap();
+        let settings =
+            with(shared, file, &[("STVOR_RELAY", "ws://variable"), ("STVOR_DATA", "/variable")]).unwrap();
         assert_eq!(settings.client.relay, "ws://flag");
         assert_eq!(settings.client.data, Some(PathBuf::from("/variable")));
         assert_eq!(settings.client.timeout, 3);
@@ -412,7 +436,9 @@ mod tests {
 
     #[test]
     fn tokens_of_digits_and_old_names_of_variables_work() {
-        let settings = with(Shared::default(), "", &[("STVOR_APP_TOKEN", "0123456789"), ("STVOR_MOCK_PORT", "0")]).unwrap();
+        let settings =
+            with(Shared::default(), "", &[("STVOR_APP_TOKEN", "0123456789"), ("STVOR_MOCK_PORT", "0")])
+                .unwrap();
         assert_eq!(settings.client.token.as_deref(), Some("0123456789"));
         assert_eq!(settings.mock.port, 0);
     }
@@ -421,16 +447,23 @@ mod tests {
     fn a_value_of_the_wrong_kind_names_the_setting_and_its_place() {
         let failure = with(Shared::default(), "", &[("STVOR_MOCK_PORT", "many")]).unwrap_err();
         assert_eq!(failure.code(), "INVALID_CONFIG");
-        assert!(failure.to_string().contains("mock.port") && failure.to_string().contains("STVOR_MOCK_PORT"), "{failure}");
+        assert!(
+            failure.to_string().contains("mock.port") && failure.to_string().contains("STVOR_MOCK_PORT"),
+            "{failure}"
+        );
     }
 
     #[test]
     fn the_section_of_the_relay_takes_variables_and_flags() {
-        let settings = with(Shared::default(), "[relay]\nport = 1\n", &[("STVOR_RELAY_VERBOSE", "true")]).unwrap();
+        let settings =
+            with(Shared::default(), "[relay]\nport = 1\n", &[("STVOR_RELAY_VERBOSE", "true")]).unwrap();
         let relay: Mock = settings.relay(&Mock::default(), vec![("port", Value::from(2_u16))]).unwrap();
         assert_eq!((relay.port, relay.verbose), (2, true));
         let settings = with(Shared::default(), "[relay]\nprot = 1\n", &[]).unwrap();
         let failure = settings.relay(&Mock::default(), Vec::new()).unwrap_err();
-        assert!(failure.to_string().contains("relay.prot") && failure.to_string().contains("mean port"), "{failure}");
+        assert!(
+            failure.to_string().contains("relay.prot") && failure.to_string().contains("mean port"),
+            "{failure}"
+        );
     }
 }

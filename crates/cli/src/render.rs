@@ -40,7 +40,9 @@ impl Out {
     /// Writes one line of data and flushes it.
     pub(crate) fn line(&self, text: impl Display) -> Result {
         let mut out = anstream::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| Failure::io("can not write the output", error))
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|error| Failure::io("can not write the output", error))
     }
 
     /// Writes one object on a line of its own and flushes it.
@@ -175,7 +177,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -51,7 +51,9 @@ pub(crate) fn passphrase(shared: &Shared, settings: &Settings) -> Result<Option<
 /// Asks at the terminal without showing what is typed.
 fn ask(what: &str) -> Result<SecretText> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("--ask-passphrase needs a terminal: use --passphrase-file or --passphrase-fd".into()));
+        return Err(Failure::Usage(
+            "--ask-passphrase needs a terminal: use --passphrase-file or --passphrase-fd".into(),
+        ));
     }
     match dialoguer::Password::new().with_prompt(what).interact() {
         Ok(text) => Ok(SecretText(text)),

@@ -29,9 +29,10 @@ impl From<stvor::Error> for Failure {
 impl Context<'_> {
     /// The user that speaks.
     pub(crate) fn user(&self, me: &Me) -> Result<String> {
-        me.user.clone().or_else(|| self.settings.client.user.clone()).ok_or_else(|| {
-            Failure::Usage("who are you? Give --as USER, or set STVOR_AS".to_owned())
-        })
+        me.user
+            .clone()
+            .or_else(|| self.settings.client.user.clone())
+            .ok_or_else(|| Failure::Usage("who are you? Give --as USER, or set STVOR_AS".to_owned()))
     }
 
     /// Opens the app that the settings name. Nothing is dialled.
@@ -46,8 +47,11 @@ impl Context<'_> {
             builder = builder.app_id(app);
         }
         if let Some(file) = &client.root_certificate {
-            let pem = std::fs::read(file)
-                .map_err(|source| Failure::File { what: "can not read", path: file.clone(), source })?;
+            let pem = std::fs::read(file).map_err(|source| Failure::File {
+                what: "can not read",
+                path: file.clone(),
+                source,
+            })?;
             builder = builder.root_certificate(pem);
         }
         if let Some(passphrase) = secrets::passphrase(self.shared, self.settings)? {
@@ -64,7 +68,9 @@ impl Context<'_> {
         let user = self.user(me)?;
         let app = self.app().await?;
         let client = app.connect_with(user.as_str(), options).await?;
-        if self.settings.client.relay.starts_with("ws://") || self.settings.client.relay.starts_with("http://") {
+        if self.settings.client.relay.starts_with("ws://")
+            || self.settings.client.relay.starts_with("http://")
+        {
             self.out.say(format_args!("{user} at {} (no TLS)", app.relay_url()));
         } else {
             self.out.say(format_args!("{user} at {}", app.relay_url()));

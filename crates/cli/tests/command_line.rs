@@ -1,4 +1,5 @@
 //! What can be said without a relay: help, settings, exit codes, output that nobody reads.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod common;
 
@@ -11,9 +12,19 @@ use common::{Home, TOKEN};
 fn help_names_every_command_and_every_exit_code() {
     let help = Home::new().run("--help");
     assert_eq!(help.status.code(), Some(0));
-    for command in
-        ["demo", "up", "relay", "mock-relay", "chat", "send", "listen", "identity", "doctor", "completions", "config"]
-    {
+    for command in [
+        "demo",
+        "up",
+        "relay",
+        "mock-relay",
+        "chat",
+        "send",
+        "listen",
+        "identity",
+        "doctor",
+        "completions",
+        "config",
+    ] {
         assert!(help.out.lines().any(|line| line.trim_start().starts_with(command)), "{command} is missing");
         let own = Home::new().run(&format!("{command} --help"));
         assert_eq!(own.status.code(), Some(0), "{command}");
@@ -26,7 +37,9 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn help_fits_eighty_columns_where_we_break_the_lines() {
-    for command in ["", "demo ", "up ", "relay ", "mock-relay ", "chat ", "send ", "listen ", "identity ", "doctor "] {
+    for command in
+        ["", "demo ", "up ", "relay ", "mock-relay ", "chat ", "send ", "listen ", "identity ", "doctor "]
+    {
         let help = Home::new().run(&format!("{command}-h"));
         let long: Vec<&str> = help.out.lines().filter(|line| line.chars().count() > 100).collect();
         assert!(long.is_empty(), "{command}: {long:?}");
@@ -58,7 +71,11 @@ fn a_user_must_be_named_by_flag_or_variable() {
 fn a_missing_token_is_exit_3_and_says_where_one_comes_from() {
     let missing = Home::new().run("listen --as bob");
     assert_eq!(missing.status.code(), Some(3));
-    assert!(missing.err.contains("[NO_APP_TOKEN]") && missing.err.contains("--token-file"), "{}", missing.err);
+    assert!(
+        missing.err.contains("[NO_APP_TOKEN]") && missing.err.contains("--token-file"),
+        "{}",
+        missing.err
+    );
 }
 
 #[test]
@@ -77,7 +94,11 @@ fn an_unknown_setting_is_refused_with_a_suggestion() {
     std::fs::write(&file, "[client]\nreley = \"ws://x\"\n").unwrap();
     let refused = home.run(&format!("config show --config {}", file.display()));
     assert_eq!(refused.status.code(), Some(3));
-    assert!(refused.err.contains("client.reley") && refused.err.contains("did you mean relay?"), "{}", refused.err);
+    assert!(
+        refused.err.contains("client.reley") && refused.err.contains("did you mean relay?"),
+        "{}",
+        refused.err
+    );
     std::fs::write(&file, "[relay]\ndevelopmnt = true\n").unwrap();
     let refused = home.run(&format!("relay token list --config {}", file.display()));
     assert_eq!(refused.status.code(), Some(3));
@@ -88,14 +109,17 @@ fn an_unknown_setting_is_refused_with_a_suggestion() {
 fn settings_show_their_sources_and_hide_secrets() {
     let home = Home::new();
     let file = home.path("stvor.toml");
-    std::fs::write(&file, "[client]\ntimeout = 3\n[relay]\n[[relay.tokens]]\ntoken = \"sk_live_secret\"\n").unwrap();
+    std::fs::write(&file, "[client]\ntimeout = 3\n[relay]\n[[relay.tokens]]\ntoken = \"sk_live_secret\"\n")
+        .unwrap();
     let line = format!("config show --sources --relay ws://flag --config {}", file.display());
     let shown = home.stvor(line.split(' ')).env("STVOR_TOKEN", TOKEN).run(common::SOON).unwrap();
     assert_eq!(shown.status.code(), Some(0), "{}", shown.err);
     let row = |key: &str| shown.out.lines().find(|line| line.contains(key)).unwrap_or_default().to_owned();
     assert!(row("client.relay").contains("ws://flag") && row("client.relay").contains("flag --relay"));
     assert!(row("client.timeout").contains("stvor.toml"));
-    assert!(row("client.token ").contains("(hidden)") && row("client.token ").contains("variable STVOR_TOKEN"));
+    assert!(
+        row("client.token ").contains("(hidden)") && row("client.token ").contains("variable STVOR_TOKEN")
+    );
     assert!(row("relay.listen").contains("127.0.0.1:3002") && row("relay.listen").contains("default"));
     assert!(!shown.out.contains("sk_live_secret") && !shown.out.contains(TOKEN));
 }

@@ -1,4 +1,5 @@
 //! Messages between real processes, through a real relay.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod common;
 
@@ -30,9 +31,15 @@ fn each_line_arrives_once_in_order_under_the_id_of_its_receipt() {
     assert_eq!(all(&messages, "text"), ["one", "two", "three ü 🙂"]);
     assert_eq!(all(&messages, "id"), all(&receipts, "id"));
     assert_eq!(all(&messages, "from"), ["alice", "alice", "alice"]);
-    assert!(messages.iter().all(|message| message["sent_at"].as_str().is_some_and(|time| time.ends_with('Z'))));
+    assert!(
+        messages.iter().all(|message| message["sent_at"].as_str().is_some_and(|time| time.ends_with('Z')))
+    );
     assert!(receipts.iter().all(|receipt| receipt["to"] == "bob"));
-    assert!(all(&receipts, "status").iter().all(|status| ["accepted", "delivered", "read"].contains(&status.as_str())));
+    assert!(
+        all(&receipts, "status")
+            .iter()
+            .all(|status| ["accepted", "delivered", "read"].contains(&status.as_str()))
+    );
 }
 
 #[test]
@@ -157,7 +164,11 @@ fn a_reader_that_goes_away_ends_the_listener_silently_and_the_message_comes_agai
     assert_eq!(output.status.code(), Some(0));
     assert!(!String::from_utf8_lossy(&output.stderr).contains("error"));
     let again = home.run("listen --as bob --count 1 --json");
-    assert_eq!(all(&objects(&[again.out]), "text"), ["one"], "it was never printed, so it was not acknowledged");
+    assert_eq!(
+        all(&objects(&[again.out]), "text"),
+        ["one"],
+        "it was never printed, so it was not acknowledged"
+    );
 }
 
 #[test]
@@ -226,10 +237,16 @@ fn safety_numbers_match_and_a_wrong_one_is_exit_7() {
     assert!(refused.err.contains("[SAFETY_NUMBER_MISMATCH]"));
     assert_eq!(show("alice", "bob")["verified"], false);
     let theirs = bob["digits"].as_str().unwrap();
-    assert_eq!(home.run(&format!("identity verify --as alice --with bob --number {theirs}")).status.code(), Some(0));
+    assert_eq!(
+        home.run(&format!("identity verify --as alice --with bob --number {theirs}")).status.code(),
+        Some(0)
+    );
     assert_eq!(show("alice", "bob")["verified"], true);
     let code = bob["qr_hex"].as_str().unwrap();
-    assert_eq!(home.run(&format!("identity verify --as alice --with bob --qr-hex {code}")).status.code(), Some(0));
+    assert_eq!(
+        home.run(&format!("identity verify --as alice --with bob --qr-hex {code}")).status.code(),
+        Some(0)
+    );
     let drawn = home.run("identity show --as alice --with bob --qr");
     assert!(drawn.out.contains('█') || drawn.out.contains('▀'), "{}", drawn.out);
     assert_eq!(home.run("identity unverify --as alice --with bob").status.code(), Some(0));

@@ -1,4 +1,5 @@
 //! The servers: banners, durability, tokens, users, and the doctor who looks at them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod common;
 
@@ -53,7 +54,8 @@ fn a_relay_keeps_messages_over_a_kill_and_lets_only_its_tokens_in() {
     assert!(secret.starts_with("sk_live_acme_"));
     let (relay, url) = server(&home, "relay --listen 127.0.0.1:0");
     let people = Home::new();
-    let as_user = |line: &str| people.stvor(line.split(' ')).env("STVOR_RELAY", &url).env("STVOR_TOKEN", &secret);
+    let as_user =
+        |line: &str| people.stvor(line.split(' ')).env("STVOR_RELAY", &url).env("STVOR_TOKEN", &secret);
     assert_eq!(as_user("identity show --as bob").run(SOON).unwrap().status.code(), Some(0));
     let alice = as_user("send --as alice --to bob --lines").with_input().start().unwrap();
     alice.write_line("kept").unwrap();
@@ -103,7 +105,8 @@ fn an_operator_can_free_the_name_of_a_lost_device() {
 fn a_literal_token_of_the_settings_is_let_in() {
     let home = Home::new();
     let file = home.path("stvor.toml");
-    std::fs::write(&file, "[relay]\nlisten = \"127.0.0.1:0\"\n[[relay.tokens]]\ntoken = \"sk_live_xxx\"\n").unwrap();
+    std::fs::write(&file, "[relay]\nlisten = \"127.0.0.1:0\"\n[[relay.tokens]]\ntoken = \"sk_live_xxx\"\n")
+        .unwrap();
     let (_relay, url) = server(&home, &format!("relay --config {}", file.display()));
     let shown = Home::new().run(&format!("identity show --as bob --relay {url} --token sk_live_xxx"));
     assert_eq!(shown.status.code(), Some(0), "{}", shown.err);
@@ -157,7 +160,10 @@ fn the_doctor_finds_a_healthy_house_healthy_and_warns_of_a_development_relay() {
     let lines: Vec<String> = checked.out.lines().map(ToOwned::to_owned).collect();
     let checks = objects(&lines);
     let verdict = |name: &str| {
-        checks.iter().find(|check| check["name"] == name).map(|check| check["verdict"].as_str().unwrap().to_owned())
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .map(|check| check["verdict"].as_str().unwrap().to_owned())
     };
     for name in ["relay", "token", "clock", "user", "data", "key files"] {
         assert_eq!(verdict(name).as_deref(), Some("ok"), "{name}: {}", checked.out);

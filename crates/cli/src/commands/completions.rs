@@ -12,5 +12,7 @@ pub(crate) fn run(args: &CompletionArgs) -> Result {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "stvor", &mut script);
     let mut out = std::io::stdout().lock();
-    out.write_all(&script).and_then(|()| out.flush()).map_err(|error| Failure::io("can not write the output", error))
+    out.write_all(&script)
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::io("can not write the output", error))
 }

@@ -32,13 +32,15 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
             verify(&client, peer, claim, out).await
         }
         IdentityCommand::Unverify { peer, .. } => match client.unverify(peer.as_str()).await {
-            Ok(()) => out.either(&json!({ "peer": peer, "verified": false }), |_| format!("{peer} is no longer verified")),
+            Ok(()) => out.either(&json!({ "peer": peer, "verified": false }), |_| {
+                format!("{peer} is no longer verified")
+            }),
             Err(error) => Err(error.into()),
         },
         IdentityCommand::Accept { peer, .. } => match client.accept_identity(peer.as_str()).await {
-            Ok(()) => {
-                out.either(&json!({ "peer": peer, "accepted": true }), |_| format!("The new identity of {peer} is accepted"))
-            }
+            Ok(()) => out.either(&json!({ "peer": peer, "accepted": true }), |_| {
+                format!("The new identity of {peer} is accepted")
+            }),
             Err(error) => Err(error.into()),
         },
     };
@@ -136,12 +138,16 @@ async fn verify(client: &Client, peer: &str, claim: Claim<'_>, out: Out) -> Resu
         });
     }
     client.verify(peer).await?;
-    out.either(&json!({ "peer": peer, "verified": true }), |_| paint(GOOD, format_args!("{peer} is verified")))
+    out.either(&json!({ "peer": peer, "verified": true }), |_| {
+        paint(GOOD, format_args!("{peer} is verified"))
+    })
 }
 
 fn ask(peer: &str, number: &SafetyNumber) -> Result<bool> {
     if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        return Err(Failure::Usage("without a terminal, give the number that they see with --number".to_owned()));
+        return Err(Failure::Usage(
+            "without a terminal, give the number that they see with --number".to_owned(),
+        ));
     }
     let asked = format!("{}\n\nDoes {peer} see the same number?", grid(number));
     dialoguer::Confirm::new().with_prompt(asked).default(false).interact().map_err(|error| {
@@ -161,10 +167,13 @@ fn digits(text: &str) -> Result<String> {
 
 fn bytes(hex: &str) -> Result<Vec<u8>> {
     let wrong = || Failure::Usage("--qr-hex takes pairs of hexadecimal digits".to_owned());
-    if hex.len() % 2 != 0 || !hex.is_ascii() {
+    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
         return Err(wrong());
     }
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| wrong())).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| wrong()))
+        .collect()
 }
 
 /// A code of half blocks, dark on light whatever the colours of the terminal are.

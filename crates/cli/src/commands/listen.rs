@@ -23,7 +23,9 @@ pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
         end = ending.wait() => return end.result(),
     };
     let events = context.tell_events(&client);
-    context.out.event(&json!({ "event": "listening", "user": client.user().to_string() }), "Listening; Ctrl-C ends");
+    context
+        .out
+        .event(&json!({ "event": "listening", "user": client.user().to_string() }), "Listening; Ctrl-C ends");
     let done = print_all(&client, args, &mut ending, context.out).await;
     client.close().await;
     events.abort();

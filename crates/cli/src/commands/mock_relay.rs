@@ -24,7 +24,5 @@ pub(crate) async fn run(context: Context<'_>, args: &MockArgs) -> Result {
 }
 
 fn example(address: SocketAddr, url: &str) -> String {
-    format!(
-        "\n  export STVOR_RELAY={url} STVOR_TOKEN=stvor_dev_test123\n  curl http://{address}/health\n"
-    )
+    format!("\n  export STVOR_RELAY={url} STVOR_TOKEN=stvor_dev_test123\n  curl http://{address}/health\n")
 }

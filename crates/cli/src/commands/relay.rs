@@ -51,7 +51,9 @@ async fn serve(context: Context<'_>, args: &RelayRun) -> Result {
     server::banner(&config, &handle, context.out)?;
     let tokens = admin(&config)?.tokens().map_err(|error| Failure::coded(&error))?;
     if tokens.is_empty() && config.tokens.is_empty() && !config.development {
-        context.out.warn("  NOTE no app token exists yet: make one with `stvor relay token create --app NAME`");
+        context
+            .out
+            .warn("  NOTE no app token exists yet: make one with `stvor relay token create --app NAME`");
     }
     server::serve(handle, ending, context.out).await
 }
@@ -59,7 +61,9 @@ async fn serve(context: Context<'_>, args: &RelayRun) -> Result {
 /// Opens the database for administration; a running relay notices what changes.
 fn admin(config: &Config) -> Result<Admin> {
     let Some(database) = &config.database else {
-        return Err(Failure::Config("a relay without a database has no tokens or users to manage: set relay.database".into()));
+        return Err(Failure::Config(
+            "a relay without a database has no tokens or users to manage: set relay.database".into(),
+        ));
     };
     if let Some(directory) = database.parent() {
         server::make_private(directory)?;
@@ -90,8 +94,9 @@ pub(crate) fn issue(config: &Config, wanted: &NewToken<'_>) -> Result<Issued> {
         TokenKind::Dev => Kind::Development,
     };
     let life = wanted.days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
-    let issued =
-        admin(config)?.create_token(kind, &app, wanted.label, life).map_err(|error| Failure::coded(&error))?;
+    let issued = admin(config)?
+        .create_token(kind, &app, wanted.label, life)
+        .map_err(|error| Failure::coded(&error))?;
     Ok(Issued { id: issued.record.id.clone(), token: issued.token.expose().to_owned() })
 }
 
@@ -106,7 +111,9 @@ fn token(context: Context<'_>, command: &TokenCommand) -> Result {
         TokenCommand::Create { app, kind, label, days } => {
             let issued = issue(&config, &NewToken { app, kind: *kind, label, days: *days })?;
             out.say(format_args!("Token {} of app {app}. It is not shown again:", issued.id));
-            out.either(&json!({ "id": issued.id, "app": app, "token": issued.token }), |_| issued.token.clone())
+            out.either(&json!({ "id": issued.id, "app": app, "token": issued.token }), |_| {
+                issued.token.clone()
+            })
         }
         TokenCommand::List => {
             let tokens = admin(&config)?.tokens().map_err(|error| Failure::coded(&error))?;
@@ -133,7 +140,13 @@ fn token(context: Context<'_>, command: &TokenCommand) -> Result {
                     (None, Some(at)) => format!("valid until {}", rfc3339(at)),
                     (None, None) => paint(GOOD, "valid"),
                 };
-                rows.add_row([token.id.clone(), token.app.to_string(), safe(&token.label), rfc3339(token.created_at), state]);
+                rows.add_row([
+                    token.id.clone(),
+                    token.app.to_string(),
+                    safe(&token.label),
+                    rfc3339(token.created_at),
+                    state,
+                ]);
             }
             out.line(rows)
         }
@@ -170,8 +183,11 @@ fn app_of(context: Context<'_>, of: &UserRef) -> Result<AppId> {
 
 fn done(known: bool, out: Out, code: &'static str, what: &str, verb: &str) -> Result {
     if !known {
-        return Err(Failure::Coded { code, message: format!("there is no {what} in this relay"), retryable: false });
+        return Err(Failure::Coded {
+            code,
+            message: format!("there is no {what} in this relay"),
+            retryable: false,
+        });
     }
     out.either(&json!({ "done": true }), |_| format!("{what} is {verb}"))
 }
-

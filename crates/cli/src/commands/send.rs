@@ -33,7 +33,9 @@ type Input = Box<dyn AsyncBufRead + Send + Unpin>;
 pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
     let mut ending = Ending::watch(Life::default())?;
     let input = open(args.file.as_deref()).await?;
-    let client = context.connect(&args.me, ConnectOptions { require_relay: true, ..ConnectOptions::default() }).await?;
+    let client = context
+        .connect(&args.me, ConnectOptions { require_relay: true, ..ConnectOptions::default() })
+        .await?;
     let events = context.tell_events(&client);
     if args.file.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         let each = if args.lines { "Each line is a message" } else { "Type the message" };
@@ -41,7 +43,8 @@ pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
     }
     let (sent, receipts) = mpsc::channel(IN_FLIGHT);
     let work = async {
-        tokio::try_join!(send_all(&client, args, input, sent), print_all(receipts, context.out)).map(|(_, worst)| worst)
+        tokio::try_join!(send_all(&client, args, input, sent), print_all(receipts, context.out))
+            .map(|(_, worst)| worst)
     };
     let done = tokio::select! {
         worst = work => worst.and_then(|worst| if worst == exit::OK { Ok(()) } else { Err(Failure::Told(worst)) }),
@@ -64,9 +67,11 @@ fn tell_pending(client: &Client, out: Out) {
 
 async fn open(file: Option<&Path>) -> Result<Input> {
     let Some(path) = file else { return Ok(Box::new(BufReader::new(tokio::io::stdin()))) };
-    let opened = tokio::fs::File::open(path)
-        .await
-        .map_err(|source| Failure::File { what: "can not read", path: path.to_owned(), source })?;
+    let opened = tokio::fs::File::open(path).await.map_err(|source| Failure::File {
+        what: "can not read",
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(Box::new(BufReader::new(opened)))
 }
 
@@ -179,7 +184,9 @@ async fn print_all(mut receipts: mpsc::Receiver<Receipt>, out: Out) -> Result<u8
                 // A receipt of the peer may overtake the print: say what is true now.
                 let status = receipt.status().max(DeliveryState::Accepted).name();
                 object["status"] = status.into();
-                out.either(&object, |_| format!("{} {} to {}", paint(GOOD, status), receipt.id(), receipt.to()))?;
+                out.either(&object, |_| {
+                    format!("{} {} to {}", paint(GOOD, status), receipt.id(), receipt.to())
+                })?;
             }
             Err(error) => {
                 let failure = Failure::from(error);
@@ -187,7 +194,9 @@ async fn print_all(mut receipts: mpsc::Receiver<Receipt>, out: Out) -> Result<u8
                 object["status"] = "failed".into();
                 object["code"] = failure.code().into();
                 object["message"] = failure.to_string().into();
-                out.either(&object, |_| format!("{} {} {}", paint(BAD, "failed"), receipt.id(), failure.render()))?;
+                out.either(&object, |_| {
+                    format!("{} {} {}", paint(BAD, "failed"), receipt.id(), failure.render())
+                })?;
             }
         }
     }

@@ -35,9 +35,11 @@ pub(crate) fn make_private(directory: &std::path::Path) -> Result {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(directory)
-        .map_err(|source| Failure::File { what: "can not make", path: directory.to_owned(), source })
+    builder.create(directory).map_err(|source| Failure::File {
+        what: "can not make",
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 /// The banner as an object.
@@ -81,7 +83,9 @@ pub(crate) fn banner(config: &Config, handle: &Handle, out: Out) -> Result {
         out.warn("  INSECURE development mode: any stvor_ token is let in, and a name can be taken over from a lost device");
     }
     if public && config.tls.is_none() {
-        out.warn("  INSECURE no TLS on a public address: tokens, and who talks to whom, can be seen on the way");
+        out.warn(
+            "  INSECURE no TLS on a public address: tokens, and who talks to whom, can be seen on the way",
+        );
     }
     if public && config.origins.is_empty() && !config.development {
         out.warn("  NOTE no origins are set: clients that dial a public name can not log in; set origins in [relay]");

@@ -31,7 +31,10 @@ pub(crate) async fn run(context: Context<'_>, args: &UpArgs) -> Result {
     let token = match std::fs::read_to_string(&file) {
         Ok(token) => token.trim_end().to_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let issued = relay::issue(&config, &NewToken { app: APP, kind: TokenKind::Live, label: "stvor up", days: None })?;
+            let issued = relay::issue(
+                &config,
+                &NewToken { app: APP, kind: TokenKind::Live, label: "stvor up", days: None },
+            )?;
             keep(&file, &issued.token)?;
             issued.token
         }

@@ -1,5 +1,12 @@
 //! What the tests of the binary share: a private home, and relays on free ports.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test file uses a part of it"
+)]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,7 +111,10 @@ pub fn mock_relay() -> (Process, String) {
 
 /// The objects in lines.
 pub fn objects(lines: &[String]) -> Vec<serde_json::Value> {
-    lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no object: {line}"))).collect()
+    lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no object: {line}")))
+        .collect()
 }
 
 /// The member `name` of each object.

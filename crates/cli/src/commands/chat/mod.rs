@@ -6,7 +6,10 @@ mod screen;
 use std::time::Duration;
 
 use serde_json::json;
-use stvor::{Client, ConnectOptions, ContentId, DeliveryState, Direction, Event, HistoryMessage, Message, SendOptions, SendWait};
+use stvor::{
+    Client, ConnectOptions, ContentId, DeliveryState, Direction, Event, HistoryMessage, Message, SendOptions,
+    SendWait,
+};
 use stvor_base::{ErrorCode as _, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -158,10 +161,10 @@ async fn send_all(client: Client, peer: String, mut lines: mpsc::Receiver<String
             return;
         }
     }
-    if let Some(last) = last {
-        if let Err(error) = last.accepted().await {
-            drop(told.send(Sent::Refused(error.into())).await);
-        }
+    if let Some(last) = last
+        && let Err(error) = last.accepted().await
+    {
+        drop(told.send(Sent::Refused(error.into())).await);
     }
 }
 
@@ -172,7 +175,10 @@ impl Talk<'_> {
             Ok(_) => "not verified: /safety shows the number to compare",
             Err(_) => "you have not met yet",
         };
-        self.screen.show(&paint(FAINT, format_args!("Talking with {} ({verified}). /help lists commands, Ctrl-D ends.", safe(self.peer))))?;
+        self.screen.show(&paint(
+            FAINT,
+            format_args!("Talking with {} ({verified}). /help lists commands, Ctrl-D ends.", safe(self.peer)),
+        ))?;
         self.show_history(LOOK_BACK).await
     }
 
@@ -216,7 +222,8 @@ impl Talk<'_> {
         if let Event::Receipt { peer, ids, state } = event {
             if self.json {
                 for id in ids {
-                    let receipt = json!({ "id": id.to_string(), "to": peer.to_string(), "status": state.name() });
+                    let receipt =
+                        json!({ "id": id.to_string(), "to": peer.to_string(), "status": state.name() });
                     self.screen.show(&receipt.to_string())?;
                 }
             } else if self.last_sent.is_some_and(|last| ids.contains(&last)) && *state > self.shown_state {
@@ -226,7 +233,10 @@ impl Talk<'_> {
             return Ok(());
         }
         if self.json {
-            drop(std::io::Write::write_fmt(&mut anstream::stderr().lock(), format_args!("{}\n", object(event))));
+            drop(std::io::Write::write_fmt(
+                &mut anstream::stderr().lock(),
+                format_args!("{}\n", object(event)),
+            ));
         } else if let Some(sentence) = sentence(event) {
             self.screen.note(&paint(LOUD, format_args!("* {sentence}")));
         }

@@ -106,7 +106,11 @@ impl Talk<'_> {
                 let pending = client.pending();
                 self.screen.show(&paint(
                     FAINT,
-                    format_args!("{}, {pending} messages not at the relay yet, you are {}", client.state().name(), client.identity().fingerprint),
+                    format_args!(
+                        "{}, {pending} messages not at the relay yet, you are {}",
+                        client.state().name(),
+                        client.identity().fingerprint
+                    ),
                 ))
             }
             Order::Block => {

@@ -43,9 +43,11 @@ impl Screen {
             std::thread::spawn(move || read_plain(&lines));
             return Ok((Self { printer: None, colour, out }, typed));
         }
-        let failed = |error: ReadlineError| Failure::io("can not use the terminal", std::io::Error::other(error));
+        let failed =
+            |error: ReadlineError| Failure::io("can not use the terminal", std::io::Error::other(error));
         let mut editor = DefaultEditor::new().map_err(failed)?;
-        let printer: Box<dyn ExternalPrinter + Send> = Box::new(editor.create_external_printer().map_err(failed)?);
+        let printer: Box<dyn ExternalPrinter + Send> =
+            Box::new(editor.create_external_printer().map_err(failed)?);
         std::thread::spawn(move || read_edited(&mut editor, &prompt, &lines));
         Ok((Self { printer: Some(Arc::new(Mutex::new(printer))), colour, out }, typed))
     }

@@ -35,7 +35,9 @@ pub(crate) fn search(directory: &Path, words: &[String]) -> Result<Search> {
         content.make_ascii_lowercase();
         for word in words {
             let wanted = word.to_ascii_lowercase();
-            if !search.found.contains(word) && content.windows(wanted.len()).any(|place| place == wanted.as_bytes()) {
+            if !search.found.contains(word)
+                && content.windows(wanted.len()).any(|place| place == wanted.as_bytes())
+            {
                 search.found.push(word.clone());
             }
         }

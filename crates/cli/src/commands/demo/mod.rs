@@ -61,7 +61,10 @@ fn close(stage: &Stage, story: &Story) -> Result {
         ("doubled", totals.doubled.to_string()),
         ("processes killed", totals.kills.to_string()),
         ("lines repeated by a kill", totals.repeated.to_string()),
-        ("damaged, rejected, repaired", format!("{}, {}, {}", totals.rejected, totals.rejected, totals.repaired)),
+        (
+            "damaged, rejected, repaired",
+            format!("{}, {}, {}", totals.rejected, totals.rejected, totals.repaired),
+        ),
         ("plaintext words at the relay", format!("{} of {}", totals.hits, totals.words)),
         ("bytes at the relay", grouped(totals.relay_bytes)),
     ];

@@ -46,7 +46,8 @@ pub(crate) struct Launcher {
 impl Launcher {
     /// Starts this same program, apart from the settings of whoever runs the demo. `home` gets an empty settings file.
     pub(crate) fn new(home: &Path) -> Result<Self> {
-        let program = std::env::current_exe().map_err(|error| Failure::io("can not find this program", error))?;
+        let program =
+            std::env::current_exe().map_err(|error| Failure::io("can not find this program", error))?;
         let config = home.join("stvor.toml");
         std::fs::write(&config, "").map_err(|source| Failure::File {
             what: "can not write",
@@ -80,8 +81,10 @@ impl Launcher {
 
     /// Starts a process.
     pub(crate) fn start(&self, name: &'static str, args: &[&str]) -> Result<Process> {
-        let mut child =
-            self.command(args).spawn().map_err(|error| Failure::io("can not start a process of the demo", error))?;
+        let mut child = self
+            .command(args)
+            .spawn()
+            .map_err(|error| Failure::io("can not start a process of the demo", error))?;
         let (data_in, data) = mpsc::unbounded_channel();
         let (events_in, events) = mpsc::unbounded_channel();
         let tail = Arc::new(Mutex::new(VecDeque::new()));
@@ -140,7 +143,9 @@ impl Process {
             return Err(failed(std::io::ErrorKind::BrokenPipe.into()));
         };
         // A closed pipe here is a process that died, not a reader of ours that went away.
-        writeln!(input, "{line}").and_then(|()| input.flush()).map_err(|error| self.failed(&error.to_string()))
+        writeln!(input, "{line}")
+            .and_then(|()| input.flush())
+            .map_err(|error| self.failed(&error.to_string()))
     }
 
     /// Ends its standard input, which asks it to end.
@@ -170,7 +175,9 @@ impl Process {
         match tokio::time::timeout(within, search).await {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(self.failed("ended too early")),
-            Err(_) => Err(self.failed(&format!("did not tell of `{name}` within {} seconds", within.as_secs()))),
+            Err(_) => {
+                Err(self.failed(&format!("did not tell of `{name}` within {} seconds", within.as_secs())))
+            }
         }
     }
 
@@ -203,7 +210,11 @@ impl Process {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let said = tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n    ");
         let said = if said.is_empty() { String::new() } else { format!("; it said:\n    {said}") };
-        Failure::Coded { code: "DEMO_FAILED", message: format!("{} {what}{said}", self.name), retryable: false }
+        Failure::Coded {
+            code: "DEMO_FAILED",
+            message: format!("{} {what}{said}", self.name),
+            retryable: false,
+        }
     }
 }
 

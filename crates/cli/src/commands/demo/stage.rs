@@ -42,7 +42,10 @@ impl Stage {
         if !out.json {
             out.line(format_args!(
                 "\n{}\n{}\n",
-                paint(STRONG, "Two people, a relay that they need not trust, and everything that can go wrong"),
+                paint(
+                    STRONG,
+                    "Two people, a relay that they need not trust, and everything that can go wrong"
+                ),
                 paint(FAINT, "Real processes, real kills, a real database; each step is checked.")
             ))?;
         }
@@ -68,7 +71,8 @@ impl Stage {
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         match played {
             Ok(found) if self.out.json => {
-                self.out.object(&json!({ "step": name, "ok": true, "ms": took_ms, "figures": found.figures }))?;
+                self.out
+                    .object(&json!({ "step": name, "ok": true, "ms": took_ms, "figures": found.figures }))?;
                 Ok(found.figures)
             }
             Ok(found) => {
@@ -129,6 +133,9 @@ impl Stage {
         }
         self.out.line(format_args!("\n{rows}"))?;
         let seconds = self.elapsed().as_secs_f32();
-        self.out.line(format_args!("\n{}", paint(GOOD, format_args!("Every step held, in {seconds:.1} seconds."))))
+        self.out.line(format_args!(
+            "\n{}",
+            paint(GOOD, format_args!("Every step held, in {seconds:.1} seconds."))
+        ))
     }
 }

@@ -143,7 +143,9 @@ impl Story {
         let args = ["relay", "--listen", &self.address, "--data", &data, "--exit-with-stdin"];
         let mut relay = self.launcher.start("stvor relay", &args)?;
         let banner = relay.line(PATIENCE).await?.value;
-        let text = |name: &str| banner[name].as_str().map(ToOwned::to_owned).ok_or_else(|| broken("the relay said no address"));
+        let text = |name: &str| {
+            banner[name].as_str().map(ToOwned::to_owned).ok_or_else(|| broken("the relay said no address"))
+        };
         // The next relay is to be found where this one was.
         (self.address, self.url) = (text("address")?, text("relay")?);
         self.relay = Some(relay);
@@ -153,12 +155,15 @@ impl Story {
     // The people.
 
     fn start_sender(&self, who: &str, to: &str) -> Result<Process> {
-        let (data, name) = (self.path(who), if who == "alice" { "Alice's stvor send" } else { "Bob's stvor send" });
-        self.launcher.start(name, &["send", "--lines", "--as", who, "--to", to, "--data", &data, "--relay", &self.url])
+        let (data, name) =
+            (self.path(who), if who == "alice" { "Alice's stvor send" } else { "Bob's stvor send" });
+        self.launcher
+            .start(name, &["send", "--lines", "--as", who, "--to", to, "--data", &data, "--relay", &self.url])
     }
 
     async fn start_listener(&self, who: &str) -> Result<Process> {
-        let (data, name) = (self.path(who), if who == "alice" { "Alice's stvor listen" } else { "Bob's stvor listen" });
+        let (data, name) =
+            (self.path(who), if who == "alice" { "Alice's stvor listen" } else { "Bob's stvor listen" });
         let args = ["listen", "--as", who, "--data", &data, "--relay", &self.url, "--exit-with-stdin"];
         let mut listener = self.launcher.start(name, &args)?;
         listener.event("listening", PATIENCE).await?;
@@ -246,7 +251,8 @@ impl Story {
             self.receipts(1).await?;
             self.hear().await?;
         }
-        let (p50, p95) = (self.tally.latency(0.5).unwrap_or_default(), self.tally.latency(0.95).unwrap_or_default());
+        let (p50, p95) =
+            (self.tally.latency(0.5).unwrap_or_default(), self.tally.latency(0.95).unwrap_or_default());
         self.reckon("Alice to Bob")?;
         // Now Bob speaks and Alice listens: in the same two data directories, in new processes.
         Self::leave(&mut self.alice).await?;
@@ -301,18 +307,27 @@ impl Story {
             return Err(broken(format!("the relay's files hold the word \"{word}\" in the clear")));
         }
         if names.found.len() != 2 {
-            return Err(broken("the search did not even find the names that the relay must know: it proves nothing"));
+            return Err(broken(
+                "the search did not even find the names that the relay must know: it proves nothing",
+            ));
         }
         let blob = held.first().map(Vec::as_slice).unwrap_or_default();
         let start = blob.get(blob.len() / 2..).unwrap_or_default();
         let glimpse = start.get(..16).unwrap_or(start);
-        (self.totals.relay_bytes, self.totals.words, self.totals.hits) = (seen.bytes, secret.len(), seen.found.len());
+        (self.totals.relay_bytes, self.totals.words, self.totals.hits) =
+            (seen.bytes, secret.len(), seen.found.len());
         self.bob = Some(self.start_listener("bob").await?);
         self.hear().await?;
         self.reckon("messages that waited")?;
         Ok(Found::new(
             [
-                format!("{} bytes in {} files: {} of {} words that they wrote", grouped(seen.bytes), seen.files, seen.found.len(), secret.len()),
+                format!(
+                    "{} bytes in {} files: {} of {} words that they wrote",
+                    grouped(seen.bytes),
+                    seen.files,
+                    seen.found.len(),
+                    secret.len()
+                ),
                 format!("e.g. {}", Hex(glimpse)),
                 "it knows who talks to whom, when, and padded sizes".to_owned(),
             ],
@@ -364,7 +379,12 @@ impl Story {
             return Err(broken(format!("{} lines repeated after one kill", balance.repeated)));
         }
         Ok(Found::new(
-            [format!("SIGKILL after {at_death} of {}; back: {} lost, {} doubled, in order", 2 * half, balance.lost, balance.doubled)],
+            [format!(
+                "SIGKILL after {at_death} of {}; back: {} lost, {} doubled, in order",
+                2 * half,
+                balance.lost,
+                balance.doubled
+            )],
             json!({ "sent": 2 * half, "before": at_death, "lost": balance.lost, "doubled": balance.doubled, "lines_repeated": balance.repeated }),
         ))
     }
@@ -441,7 +461,8 @@ impl Story {
         let mut digits = Vec::new();
         for (who, peer) in [("alice", "bob"), ("bob", "alice")] {
             let data = self.path(who);
-            let args = ["identity", "show", "--as", who, "--with", peer, "--data", &data, "--relay", &self.url];
+            let args =
+                ["identity", "show", "--as", who, "--with", peer, "--data", &data, "--relay", &self.url];
             let shown: Value = self.launcher.ask("stvor identity show", &args).await?;
             digits.push(shown["safety_number"].as_str().unwrap_or_default().to_owned());
         }

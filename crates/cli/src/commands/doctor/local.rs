@@ -23,7 +23,12 @@ pub(crate) fn directory(data: &Path) -> Vec<Check> {
         return vec![Check::ok(NAME, format!("{shown} does not exist yet; the first command makes it"))];
     };
     if !metadata.is_dir() {
-        return vec![Check::problem(NAME, "INVALID_CONFIG", format!("{shown} is not a directory"), "give another --data")];
+        return vec![Check::problem(
+            NAME,
+            "INVALID_CONFIG",
+            format!("{shown} is not a directory"),
+            "give another --data",
+        )];
     }
     let mut checks = Vec::new();
     let probe = data.join(format!(".doctor-{}", std::process::id()));
@@ -57,7 +62,9 @@ fn modes(data: &Path) -> Vec<Check> {
     let keys: Vec<_> = found.into_iter().filter(|path| is_key(path)).collect();
     let open: Vec<_> = keys
         .iter()
-        .filter(|path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0))
+        .filter(|path| {
+            std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+        })
         .collect();
     match open.first() {
         Some(path) => vec![Check::problem(
@@ -103,7 +110,10 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
     let wanted = context.user(me).ok();
     let users: Vec<String> = app.users().iter().map(ToString::to_string).collect();
     if let Some(wanted) = wanted.as_ref().filter(|wanted| !users.contains(wanted)) {
-        return vec![Check::ok(NAME, format!("{wanted} has no identity in {} yet; the first command makes it", data.display()))];
+        return vec![Check::ok(
+            NAME,
+            format!("{wanted} has no identity in {} yet; the first command makes it", data.display()),
+        )];
     }
     let mut checks = Vec::new();
     for user in users.iter().filter(|user| wanted.as_ref().is_none_or(|wanted| *user == wanted)) {
@@ -113,7 +123,8 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
                 let pending = client.pending();
                 let state = client.state();
                 client.close().await;
-                let found = format!("{user}: the store opens, {}, {pending} messages wait to be sent", state.name());
+                let found =
+                    format!("{user}: the store opens, {}, {pending} messages wait to be sent", state.name());
                 match state {
                     ConnectionState::Failed(code) => Check::problem(NAME, code, found, advice(code)),
                     _ => Check::ok(NAME, found),
@@ -124,9 +135,11 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
                 let code = stvor_base::ErrorCode::code(&failure);
                 let found = format!("{user}: {failure}");
                 match code {
-                    "STORE_LOCKED" => {
-                        Check::warning(NAME, found, "fine if `stvor chat` or `stvor listen` runs as this user; else end it")
-                    }
+                    "STORE_LOCKED" => Check::warning(
+                        NAME,
+                        found,
+                        "fine if `stvor chat` or `stvor listen` runs as this user; else end it",
+                    ),
                     code => Check::problem(NAME, code, found, advice(code)),
                 }
             }
@@ -137,10 +150,16 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
 
 fn advice(code: &str) -> &'static str {
     match code {
-        "USER_ID_TAKEN" => "restore the data directory that holds the identity, or have the operator run `stvor relay user reset`",
-        "ROLLBACK_DETECTED" => "this is an old copy: use the newest one, or start fresh sessions from the SDK",
+        "USER_ID_TAKEN" => {
+            "restore the data directory that holds the identity, or have the operator run `stvor relay user reset`"
+        }
+        "ROLLBACK_DETECTED" => {
+            "this is an old copy: use the newest one, or start fresh sessions from the SDK"
+        }
         "STORE_TOO_NEW" => "a newer stvor wrote it: update this one",
-        "WRONG_KEY" | "KEY_REQUIRED" => "give the passphrase (--passphrase-file) or key file that it was made with",
+        "WRONG_KEY" | "KEY_REQUIRED" => {
+            "give the passphrase (--passphrase-file) or key file that it was made with"
+        }
         "RELAY_UNAVAILABLE" => "see the check of the relay",
         _ => "see the message; the page of the code in the documentation says more",
     }

@@ -51,7 +51,12 @@ impl Check {
         Self { name, verdict: Verdict::Warning, found: found.into(), code: None, fix: Some(fix.into()) }
     }
 
-    fn problem(name: &'static str, code: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    fn problem(
+        name: &'static str,
+        code: &'static str,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self { name, verdict: Verdict::Problem, found: found.into(), code: Some(code), fix: Some(fix.into()) }
     }
 
@@ -90,7 +95,9 @@ impl Report {
         let code = check.code.map_or_else(String::new, |code| format!(" [{code}]"));
         self.out.line(format_args!("{mark}  {:<12} {}{code}", check.name, check.found))?;
         match &check.fix {
-            Some(fix) => self.out.line(format_args!("         {:<12} {}", "", paint(FAINT, format_args!("-> {fix}")))),
+            Some(fix) => {
+                self.out.line(format_args!("         {:<12} {}", "", paint(FAINT, format_args!("-> {fix}"))))
+            }
             None => Ok(()),
         }
     }
@@ -185,12 +192,20 @@ fn good(context: Context<'_>, url: &RelayUrl, found: &Found) -> Vec<Check> {
     });
     if challenge.development {
         let fix = "fine for development; run `stvor relay` without --dev for anything else";
-        checks.push(Check::warning("mode", "a development relay: any stvor_ token and any name is let in", fix));
+        checks.push(Check::warning(
+            "mode",
+            "a development relay: any stvor_ token and any name is let in",
+            fix,
+        ));
     }
     checks.push(if ahead_ms.abs() > CLOCK_WARNING_MS {
         let direction = if *ahead_ms > 0 { "behind" } else { "ahead of" };
         let fix = "set the clock (timedatectl set-ntp true); log-in and key rotation go by it";
-        Check::warning("clock", format!("this clock is {} s {direction} the relay's", ahead_ms.abs() / 1000), fix)
+        Check::warning(
+            "clock",
+            format!("this clock is {} s {direction} the relay's", ahead_ms.abs() / 1000),
+            fix,
+        )
     } else {
         Check::ok("clock", format!("{} ms from the relay's", ahead_ms.abs()))
     });
@@ -199,9 +214,12 @@ fn good(context: Context<'_>, url: &RelayUrl, found: &Found) -> Vec<Check> {
 
 fn bad(url: &RelayUrl, trouble: Trouble) -> Check {
     match trouble {
-        Trouble::Name(found) => {
-            Check::problem("relay", "RELAY_UNAVAILABLE", found, "correct the name in --relay, or look at your network")
-        }
+        Trouble::Name(found) => Check::problem(
+            "relay",
+            "RELAY_UNAVAILABLE",
+            found,
+            "correct the name in --relay, or look at your network",
+        ),
         Trouble::Socket(found) => {
             let fix = if url.is_loopback() {
                 "start one: `stvor up` (port 3002) or `stvor mock-relay` (port 4444)"
@@ -224,7 +242,9 @@ fn bad(url: &RelayUrl, trouble: Trouble) -> Check {
         ),
         Trouble::Refused(end) => {
             let fix = match end.code.as_str() {
-                "INVALID_APP_TOKEN" => "ask the operator for a token (`stvor relay token create`), or use a mock relay for stvor_ ones",
+                "INVALID_APP_TOKEN" => {
+                    "ask the operator for a token (`stvor relay token create`), or use a mock relay for stvor_ ones"
+                }
                 "AUTH_FAILED" => "the token is revoked or expired: ask the operator for a new one",
                 "UNSUPPORTED_VERSION" => "this program and the relay are too far apart: update the older one",
                 _ => "try again later, or ask the operator",

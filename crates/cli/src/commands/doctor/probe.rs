@@ -58,13 +58,15 @@ pub(crate) async fn probe(
     patience: Duration,
 ) -> Result<Found, Trouble> {
     let address = resolve(url, patience).await?;
-    let silent = || Trouble::Socket(format!("nothing answers at {address} within {} seconds", patience.as_secs()));
+    let silent =
+        || Trouble::Socket(format!("nothing answers at {address} within {} seconds", patience.as_secs()));
     let stream = tokio::time::timeout(patience, TcpStream::connect(address))
         .await
         .map_err(|_| silent())?
         .map_err(|error| Trouble::Socket(format!("nothing listens at {address}: {error}")))?;
     let connector = if url.is_secure() { Connector::Rustls(tls(roots)?) } else { Connector::Plain };
-    let mut request = url.socket_url().into_client_request().map_err(|error| Trouble::NoRelay(error.to_string()))?;
+    let mut request =
+        url.socket_url().into_client_request().map_err(|error| Trouble::NoRelay(error.to_string()))?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
     let opening = tokio_tungstenite::client_async_tls_with_config(request, stream, None, Some(connector));
     let (mut socket, _) = tokio::time::timeout(patience, opening)
@@ -76,7 +78,8 @@ pub(crate) async fn probe(
         socket.send(Message::Binary(hello(token)?)).await.map_err(|error| explain(&error))?;
         while let Some(message) = socket.next().await {
             if let Message::Binary(bytes) = message.map_err(|error| explain(&error))? {
-                return decode_server(bytes, Phase::LoggingIn).map_err(|error| Trouble::NoRelay(error.to_string()));
+                return decode_server(bytes, Phase::LoggingIn)
+                    .map_err(|error| Trouble::NoRelay(error.to_string()));
             }
         }
         Err(Trouble::NoRelay("it closes the connection without a word".to_owned()))
@@ -128,8 +131,11 @@ fn tls(extra: Option<&[u8]>) -> Result<Arc<rustls::ClientConfig>, Trouble> {
     let failed = |error: String| Trouble::Tls(error);
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for certificate in CertificateDer::pem_slice_iter(extra.unwrap_or_default()) {
-        let certificate = certificate.map_err(|error| failed(format!("the root certificate is not PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| failed(format!("the root certificate can not be used: {error}")))?;
+        let certificate =
+            certificate.map_err(|error| failed(format!("the root certificate is not PEM: {error}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| failed(format!("the root certificate can not be used: {error}")))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -143,8 +149,12 @@ fn tls(extra: Option<&[u8]>) -> Result<Arc<rustls::ClientConfig>, Trouble> {
 fn explain(error: &WsError) -> Trouble {
     match error {
         WsError::Tls(error) => Trouble::Tls(error.to_string()),
-        WsError::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => Trouble::Tls(io.to_string()),
-        WsError::Http(response) => Trouble::NoRelay(format!("it answers {} to a WebSocket", response.status())),
+        WsError::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            Trouble::Tls(io.to_string())
+        }
+        WsError::Http(response) => {
+            Trouble::NoRelay(format!("it answers {} to a WebSocket", response.status()))
+        }
         other => Trouble::NoRelay(other.to_string()),
     }
 }
