@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{PATIENCE, app_in, durable, soon};
 use stvor::{App, Client, SendOptions, SendWait};
-use stvor_relay::Handle;
+use stvor_relay::{Config, Handle, Relay};
 use stvor_testkit::{ChaosProxy, Checker, Direction};
 
 /// SplitMix64: a seed names a run.
@@ -72,10 +72,23 @@ impl Pair {
     }
 }
 
+/// A relay that stops may hold its database a moment longer than its sockets.
 async fn restart(relay: Handle, directory: &std::path::Path) -> Handle {
-    let port = relay.local_addr().port();
+    let config =
+        Config { database: Some(directory.join("relay.db")), ..Config::mock(relay.local_addr().port()) };
     relay.shutdown().await;
-    durable(directory, port).await
+    soon(async {
+        loop {
+            match Relay::start(config.clone()).await {
+                Ok(relay) => return relay,
+                Err(error) if error.to_string().contains("use") => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,7 +146,11 @@ async fn nothing_is_lost_doubled_or_swapped_while_connections_break_and_the_rela
     .await;
     let pending = pair.clients.each_ref().map(Client::pending);
     println!("{:?}, {} connections, pending {pending:?}", checker.counts(), proxy.connections());
-    assert!(arrived.is_ok(), "seed {seed}: {} messages did not arrive, pending {pending:?}", checker.missing());
+    assert!(
+        arrived.is_ok(),
+        "seed {seed}: {} messages did not arrive, pending {pending:?}",
+        checker.missing()
+    );
     pair.close().await;
     assert_eq!(checker.verdict(), Vec::new(), "seed {seed}");
     relay.shutdown().await;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stvor_base::{Address, ContentId, Timestamp};
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{Address, ContentId, Timestamp};
 use stvor_protocol::{
-    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RepairRoute,
-    Resend, ResendFacts, RetryRequest, may_resend,
+    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RepairRoute, Resend,
+    ResendFacts, RetryRequest, may_resend,
 };
 use stvor_store::{Op, Scan, Table};
 use stvor_wire::server::Deliver;
@@ -83,7 +83,11 @@ impl Lane {
         }
     }
 
-    async fn open(&mut self, deliver: &Deliver, step: &Step) -> core::result::Result<stvor_protocol::Received, Trouble> {
+    async fn open(
+        &mut self,
+        deliver: &Deliver,
+        step: &Step,
+    ) -> core::result::Result<stvor_protocol::Received, Trouble> {
         let incoming = Incoming::parse(&deliver.blob).map_err(Trouble::Protocol)?;
         let Some(conversation) = &mut self.conversation else {
             return Err(Trouble::Store(Error::not_ready("the conversation is being loaded")));
@@ -91,8 +95,7 @@ impl Lane {
         let wanted = conversation.needs(&incoming);
         let records =
             crate::records::load(&self.core.store, &wanted, &step.effects).await.map_err(Trouble::Store)?;
-        let delivery =
-            Delivery { incoming: &incoming, records: &records, decision: self.decision.as_ref() };
+        let delivery = Delivery { incoming: &incoming, records: &records, decision: self.decision.as_ref() };
         conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(Trouble::Protocol)
     }
 
@@ -110,7 +113,11 @@ impl Lane {
         }
         match plaintext.kind {
             ContentKind::Delivered | ContentKind::Read => {
-                let state = if plaintext.kind == ContentKind::Read { DeliveryState::Read } else { DeliveryState::Delivered };
+                let state = if plaintext.kind == ContentKind::Read {
+                    DeliveryState::Read
+                } else {
+                    DeliveryState::Delivered
+                };
                 match plaintext.receipted() {
                     Ok(ids) => self.take_receipt(&ids, state, step).await?,
                     Err(error) => self.unreadable(&error, false, step),
@@ -145,7 +152,8 @@ impl Lane {
     async fn show(&mut self, shown: Shown, step: &mut Step) -> Result<()> {
         let Shown { id, content, sent_at, repaired } = shown;
         let mark = keys::content(&self.peer, id);
-        let known = step.marks.contains(&id) || self.core.store.one(&mark).await.map_err(Error::passed)?.is_some();
+        let known =
+            step.marks.contains(&id) || self.core.store.one(&mark).await.map_err(Error::passed)?.is_some();
         if self.core.config.receipts.delivered {
             owe(&mut step.row, id);
         }
@@ -158,8 +166,11 @@ impl Lane {
         let place = Place { order: self.core.next_order(now), id };
         step.row.order = step.row.order.max(place.order);
         let keep = self.core.keep_of(&self.peer.user);
-        let verified =
-            self.conversation.as_ref().and_then(|conversation| conversation.pin()).is_some_and(|pin| pin.verified);
+        let verified = self
+            .conversation
+            .as_ref()
+            .and_then(|conversation| conversation.pin())
+            .is_some_and(|pin| pin.verified);
         let row = MessageRow {
             direction: Direction::In,
             content,
@@ -233,7 +244,8 @@ impl Lane {
     /// The peer could not read a message of ours and asks for it again.
     async fn resend(&mut self, request: &RetryRequest, step: &mut Step) -> Result<()> {
         let store = &self.core.store;
-        let Some(row) = store.one(&keys::sent(&self.peer, request.message)).await.map_err(Error::passed)? else {
+        let Some(row) = store.one(&keys::sent(&self.peer, request.message)).await.map_err(Error::passed)?
+        else {
             return Ok(());
         };
         let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
@@ -272,6 +284,7 @@ impl Lane {
         step.row.queued += 1;
         row.queued = step.row.queued;
         self.depth.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        step.counted += 1;
         self.store_sealed((row.queued, pointer.place, created_at), (row, send), step);
         Ok(())
     }
@@ -288,7 +301,10 @@ impl Lane {
             step.ack(&deliver, &session);
             return;
         }
-        if matches!(error, ProtocolError::BadRecord(_) | ProtocolError::MissingRow(_) | ProtocolError::Crypto(_)) {
+        if matches!(
+            error,
+            ProtocolError::BadRecord(_) | ProtocolError::MissingRow(_) | ProtocolError::Crypto(_)
+        ) {
             // The fault is here, so the message stays where it is.
             self.core.hub.emit(Event::StoreFailing { code: stvor_base::ErrorCode::code(error) });
             step.unread = true;
@@ -311,7 +327,9 @@ impl Lane {
                     self.remember_request(request, stvor_base::ErrorCode::code(error), step);
                 }
             }
-            Err(error) => tracing::warn!(code = stvor_base::ErrorCode::code(&error), "a failure could not be recorded"),
+            Err(error) => {
+                tracing::warn!(code = stvor_base::ErrorCode::code(&error), "a failure could not be recorded")
+            }
         }
         self.unreadable(error, requested, step);
         step.ack(&deliver, &session);
@@ -365,6 +383,15 @@ impl Lane {
         Ok((requests, waiting))
     }
 
+    /// When there is something to do for the requests that were not sent yet.
+    pub(super) fn requests_due(&self) -> Instant {
+        match self.conversation.as_ref().map(|conversation| conversation.repair_route(self.core.now())) {
+            Some(RepairRoute::Working) => self.requests_after,
+            Some(RepairRoute::Fresh) => self.requests_after.max(self.fetch_after),
+            _ => Instant::now() + REQUEST_RETRY,
+        }
+    }
+
     /// Sends the requests that can go out now.
     pub(super) fn ask_again(&mut self, step: &mut Step) {
         if self.requests.is_empty() || self.core.session().is_none() || self.core.rollback().is_some() {
@@ -378,10 +405,14 @@ impl Lane {
             let Some(conversation) = &mut self.conversation else { return };
             let Ok(id) = random(&mut self.rng) else { return };
             let plaintext = Plaintext::retry_request(ContentId::from_bytes(id), &request);
-            let encrypted = match conversation.encrypt_repair(&context(&self.core), &plaintext, &mut self.rng) {
+            let encrypted = match conversation.encrypt_repair(&context(&self.core), &plaintext, &mut self.rng)
+            {
                 Ok(encrypted) => encrypted,
                 Err(error) => {
-                    tracing::debug!(code = stvor_base::ErrorCode::code(&error), "a retry request has to wait");
+                    tracing::debug!(
+                        code = stvor_base::ErrorCode::code(&error),
+                        "a retry request has to wait"
+                    );
                     self.requests_after = Instant::now() + REQUEST_RETRY;
                     return;
                 }
@@ -427,7 +458,12 @@ fn shown(plaintext: &Plaintext, sent_at: Timestamp) -> core::result::Result<Show
     };
     let id = plaintext.content;
     if plaintext.kind != RESENT {
-        return Ok(Shown { id, content: content(plaintext.kind, &plaintext.body)?, sent_at, repaired: false });
+        return Ok(Shown {
+            id,
+            content: content(plaintext.kind, &plaintext.body)?,
+            sent_at,
+            repaired: false,
+        });
     }
     let mut input = Reader::new(&plaintext.body);
     let _failed: &[u8; 16] = input.array()?;
@@ -446,4 +482,3 @@ fn resent(row: &MessageRow, request: &RetryRequest) -> (ContentKind, Vec<u8>) {
     out.raw(request.message.as_bytes()).u64(row.sent_at.as_millis()).u8(row.content.tag()).raw(content);
     (RESENT, out.finish())
 }
-

@@ -82,7 +82,10 @@ impl LaneHandle {
         if matches!(work, Work::Send(_)) {
             if self.depth.load(Ordering::Relaxed) >= limits::MAX_PENDING {
                 return Err(ErrorKind::QuotaExceeded {
-                    what: format!("{} messages of this conversation wait to be accepted", limits::MAX_PENDING),
+                    what: format!(
+                        "{} messages of this conversation wait to be accepted",
+                        limits::MAX_PENDING
+                    ),
                 }
                 .into());
             }
@@ -168,8 +171,20 @@ pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<O
     let handle = LaneHandle { mail, work, depth: Arc::clone(&depth) };
     let task = async move {
         let Some(core) = core.upgrade() else { return };
+        let lane = Lane::fresh(core, peer, (depth, me));
+        lane.run(mail_end, work_end).await;
+    };
+    (handle, task)
+}
+
+impl Lane {
+    fn fresh(
+        core: Arc<Core>,
+        peer: Address,
+        (depth, me): (Arc<AtomicUsize>, mpsc::WeakUnboundedSender<Work>),
+    ) -> Self {
         let now = Instant::now();
-        let lane = Lane {
+        Self {
             core,
             peer,
             depth,
@@ -198,13 +213,9 @@ pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<O
             last_gap: None,
             progress_at: now,
             active_at: now,
-        };
-        lane.run(mail_end, work_end).await;
-    };
-    (handle, task)
-}
+        }
+    }
 
-impl Lane {
     async fn run(mut self, mut mail: mpsc::Receiver<Mail>, mut work: mpsc::UnboundedReceiver<Work>) {
         if let Err(error) = self.wake_up().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
@@ -267,7 +278,9 @@ impl Lane {
             let pending = PendingRow::decode(row.value.expose()).map_err(Error::passed)?;
             let PendingRow { body, sealed, created_at } = pending;
             match (sealed, body) {
-                (Some(send), body) => self.sealed.push_back(Sealed { queued, body, send, created_at, sent_in: 0 }),
+                (Some(send), body) => {
+                    self.sealed.push_back(Sealed { queued, body, send, created_at, sent_in: 0 })
+                }
                 (None, PendingBody::Message(place)) => {
                     self.waiting.push_back(Waiting { queued, place, created_at });
                 }
@@ -277,7 +290,9 @@ impl Lane {
         let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
         (self.requests, self.refused) = (requests.into(), refused);
         // Lane numbers are the order of sealing, whatever the order of queueing was.
-        self.sealed.make_contiguous().sort_by_key(|one| (one.send.lane_epoch != self.row.epoch, one.send.lane));
+        self.sealed
+            .make_contiguous()
+            .sort_by_key(|one| (one.send.lane_epoch != self.row.epoch, one.send.lane));
         let count = self.sealed.len() + self.waiting.len();
         let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
         self.depth.fetch_add(messages + self.waiting.len(), Ordering::Relaxed);
@@ -372,29 +387,40 @@ impl Lane {
     }
 
     fn next_deadline(&self) -> Instant {
-        let mut deadline = self.active_at + limits::LANE_IDLE;
         let now = Instant::now();
+        if self.conversation.is_none() {
+            // The store could not be read: it is tried again, but not without a pause.
+            return now + limits::BACKOFF_FIRST;
+        }
+        let idle = self.active_at + limits::LANE_IDLE;
+        let mut deadline = if idle > now || self.may_sleep() { idle } else { now + limits::LANE_IDLE };
         let mut sooner = |at: Instant| deadline = deadline.min(at.max(now + Duration::from_millis(1)));
+        if let Some(held) = self.held.iter().map(|held| held.deadline).min()
+            && !(self.fetching || self.asking)
+        {
+            sooner(held);
+        }
+        // What follows needs somebody to send to: the connection's return is told.
+        if self.core.session().is_none() || self.core.rollback().is_some() {
+            return deadline;
+        }
         if let Some(since) = self.due_since
-            && self.core.session().is_some()
+            && self.may_flush(0)
         {
             sooner(since + limits::RECEIPT_DELAY);
         }
-        if !self.sealed.is_empty() && self.core.session().is_some() {
+        if !self.sealed.is_empty() {
             sooner(self.progress_at + limits::RESEND_AFTER);
         }
         if let Some(until) = self.paused_until {
             sooner(until);
         }
-        if let Some(held) = self.held.iter().map(|held| held.deadline).min() {
-            sooner(held);
-        }
-        if self.core.session().is_some() && !self.fetching {
+        if !(self.fetching || self.asking) {
             if self.wants_session() {
                 sooner(self.fetch_after);
             }
             if !self.requests.is_empty() {
-                sooner(self.requests_after);
+                sooner(self.requests_due());
             }
         }
         deadline
@@ -453,4 +479,49 @@ pub(crate) fn context(core: &Core) -> Context<'_> {
 /// The bucket of a blob; what fits none is refused by its size before.
 fn pad(size: usize) -> usize {
     stvor_wire::padding::bucket_for(size).unwrap_or(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use stvor_base::{DeviceId, UserId};
+
+    use super::*;
+    use crate::{App, ConnectOptions};
+
+    /// The lane of a client whose relay is not there, with a message that waits.
+    async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Work>) {
+        let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let (work, orders) = mpsc::unbounded_channel();
+        let depth = Arc::new(AtomicUsize::new(1));
+        let mut lane = Lane::fresh(Arc::clone(client.core()), peer, (depth, work.downgrade()));
+        lane.wake_up().await.unwrap();
+        let (reply, committed) = oneshot::channel();
+        let id = ContentId::from_bytes([1; 16]);
+        let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+        lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)]).await;
+        committed.await.unwrap().unwrap();
+        (lane, orders)
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_can_do_nothing_rests() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+        let app = app.in_memory().open().await.unwrap();
+        let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+        let client = app.connect_with("alice", options).await.unwrap();
+        let (mut lane, _orders) = offline(&client).await;
+        let past = Instant::now().checked_sub(2 * limits::LANE_IDLE).unwrap();
+        let rest = |lane: &Lane| lane.next_deadline().saturating_duration_since(Instant::now());
+        let a_while = Duration::from_millis(500);
+        lane.active_at = past;
+        assert!(!lane.may_sleep());
+        assert!(rest(&lane) > a_while, "a message waits for the connection");
+        lane.paused_until = Some(past);
+        assert!(rest(&lane) > a_while, "the relay's pause is over, but it is not there");
+        lane.due_since = Some(past);
+        assert!(rest(&lane) > a_while, "a receipt waits");
+        lane.conversation = None;
+        assert!(rest(&lane) > a_while, "the store failed");
+    }
 }

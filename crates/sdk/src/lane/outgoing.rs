@@ -49,7 +49,8 @@ impl Lane {
         }
         let queued_before = !self.waiting.is_empty() || !step.waiting.is_empty();
         let known = self.is_known() || queued_before;
-        if !known && self.core.session().is_some() {
+        // Behind messages that are held, every message is: they keep their order.
+        if !self.held.is_empty() || (!known && self.core.session().is_some()) {
             // The relay says first whether there is such a user; until then nothing is queued.
             let deadline = Instant::now() + request.timeout;
             self.held.push(Held { request, deadline });
@@ -73,7 +74,9 @@ impl Lane {
             && self.core.session().is_some()
             && self.room(step) > 0;
         let sealed = if straight {
-            match self.seal((kind_of(&request.content), request.content.as_bytes().to_vec(), request.id), step) {
+            match self
+                .seal((kind_of(&request.content), request.content.as_bytes().to_vec(), request.id), step)
+            {
                 Ok(sealed) => Some(sealed),
                 Err(error) => return self.refuse_send(request, error),
             }
@@ -99,7 +102,8 @@ impl Lane {
             identity: None,
         };
         let pointer = PointerRow { peer: self.peer.clone(), place };
-        step.changes.push(Op::insert(keys::own_content(request.id), pointer.encode()).expiring(now + KEEP_INDEX));
+        step.changes
+            .push(Op::insert(keys::own_content(request.id), pointer.encode()).expiring(now + KEEP_INDEX));
         if step.peer.is_none() {
             step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
         }
@@ -112,6 +116,7 @@ impl Lane {
                 step.waiting.push(Waiting { queued, place, created_at: now });
             }
         }
+        step.counted += 1;
         step.reply(request.reply);
     }
 
@@ -119,7 +124,9 @@ impl Lane {
     pub(super) fn put_message(&self, place: Place, row: &MessageRow, step: &mut Step) {
         let expires = match (row.keep, row.state) {
             (FOREVER, _) => None,
-            (keep, DeliveryState::Delivered | DeliveryState::Read) => Some(row.sent_at + Duration::from_millis(keep)),
+            (keep, DeliveryState::Delivered | DeliveryState::Read) => {
+                Some(row.sent_at + Duration::from_millis(keep))
+            }
             (keep, _) => Some(row.sent_at + limits::KEEP_SENT.max(Duration::from_millis(keep))),
         };
         step.changes.push(Op::put(keys::message(&self.peer.user, place), row.encode()).expiring(expires));
@@ -136,9 +143,13 @@ impl Lane {
         self.put_message(place, &row, step);
         let pointer = PointerRow { peer: self.peer.clone(), place };
         step.changes.push(
-            Op::put(keys::sent(&self.peer, send.msg_id), pointer.encode()).expiring(created_at + limits::KEEP_SENT),
+            Op::put(keys::sent(&self.peer, send.msg_id), pointer.encode())
+                .expiring(created_at + limits::KEEP_SENT),
         );
-        self.store_pending(Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0 }, step);
+        self.store_pending(
+            Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0 },
+            step,
+        );
     }
 
     fn store_pending(&mut self, sealed: Sealed, step: &mut Step) {
@@ -161,9 +172,8 @@ impl Lane {
             return Err(Error::not_ready("the conversation is being loaded"));
         };
         let plaintext = Plaintext { content, kind, body };
-        let encrypted = conversation
-            .encrypt(&context(&self.core), &plaintext, &mut self.rng)
-            .map_err(Error::passed)?;
+        let encrypted =
+            conversation.encrypt(&context(&self.core), &plaintext, &mut self.rng).map_err(Error::passed)?;
         step.effects.append(encrypted.effects);
         self.number(encrypted.blob, step)
     }
@@ -245,12 +255,15 @@ impl Lane {
         self.depth.fetch_sub(count, Ordering::Relaxed);
     }
 
+    /// Whether receipts can be encrypted, `more` of them being on their way beside those that are not accepted.
+    pub(super) fn may_flush(&self, more: usize) -> bool {
+        self.is_ready() && self.sealed.len() + more < 2 * limits::LANE_WINDOW
+    }
+
     /// One receipt for what arrived, if it is time for it.
     pub(super) fn flush_receipts(&mut self, step: &mut Step) {
-        if step.row.due.is_empty() || self.core.session().is_none() || !self.is_ready() {
-            return;
-        }
-        if self.core.rollback().is_some() || self.sealed.len() + step.sealed.len() >= 2 * limits::LANE_WINDOW {
+        let blocked = self.core.session().is_none() || self.core.rollback().is_some();
+        if step.row.due.is_empty() || blocked || !self.may_flush(step.sealed.len()) {
             return;
         }
         let waited = self.due_since.is_some_and(|since| since.elapsed() >= limits::RECEIPT_DELAY);
@@ -396,10 +409,8 @@ impl Lane {
         }
         self.last_gap = Some((expected, Instant::now()));
         let epoch = self.sealed[position].send.lane_epoch;
-        let known = self
-            .sealed
-            .iter()
-            .position(|one| one.send.lane_epoch == epoch && one.send.lane == expected);
+        let known =
+            self.sealed.iter().position(|one| one.send.lane_epoch == epoch && one.send.lane == expected);
         match known {
             // An earlier one was refused for a while: everything from it on goes again, in order.
             Some(first) if first <= position => self.resend_from(first),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use stvor_base::ContentId;
 use stvor_protocol::Effects;
@@ -41,6 +42,10 @@ pub(super) struct Step {
     pub(super) advances: Vec<(ContentId, DeliveryState)>,
     pub(super) sealed: Vec<Sealed>,
     pub(super) waiting: Vec<Waiting>,
+    /// Messages that count as pending already: not any more if the commit fails.
+    pub(super) counted: usize,
+    /// Nothing but one delivery is in this step.
+    pub(super) alone: bool,
     pub(super) peer: Option<PeerRow>,
     /// Waiting messages at the front of the queue that this step seals.
     pub(super) promoted: usize,
@@ -66,6 +71,8 @@ impl Step {
             advances: Vec::new(),
             sealed: Vec::new(),
             waiting: Vec::new(),
+            counted: 0,
+            alone: false,
             peer: None,
             promoted: 0,
             forget_peer: false,
@@ -102,6 +109,8 @@ impl Lane {
             advances,
             sealed,
             waiting,
+            counted,
+            alone,
             peer,
             promoted,
             forget_peer,
@@ -134,9 +143,21 @@ impl Lane {
             if broke {
                 self.core.kick_soon();
             }
+            self.depth.fetch_sub(counted, Ordering::Relaxed);
             self.failed_commit(&error, arrivals, replies);
-            // The pins of what was acknowledged or refused without a change of state stand.
-            self.redo(taken, conflict).await;
+            // The relay answers for these, whatever the store says; their rows go with the next commit.
+            for (id, _) in advances.iter().filter(|(_, state)| *state == DeliveryState::Accepted) {
+                self.core.watchers.advance(*id, DeliveryState::Accepted);
+            }
+            // What was to be acknowledged without being taken (a failure, a duplicate) comes again, too.
+            if acks.len() > taken.len() && !broke {
+                self.core.kick_soon();
+            }
+            if conflict {
+                self.redo(taken, alone).await;
+            } else if !taken.is_empty() {
+                self.core.kick_soon();
+            }
             return;
         }
         self.row = row;
@@ -156,7 +177,7 @@ impl Lane {
         metrics::received(arrivals.len());
         self.waiting.drain(..promoted.min(self.waiting.len()));
         let grown = sealed.len() - promoted.min(sealed.len()) + waiting.len();
-        self.core.unaccepted.fetch_add(grown, std::sync::atomic::Ordering::Relaxed);
+        self.core.unaccepted.fetch_add(grown, Ordering::Relaxed);
         self.sealed.extend(sealed);
         self.waiting.extend(waiting);
         self.core.inbox.arrived(arrivals);
@@ -169,7 +190,9 @@ impl Lane {
         for (id, state) in &advances {
             self.core.watchers.advance(*id, *state);
         }
-        for state in [DeliveryState::Accepted, DeliveryState::Delivered, DeliveryState::Read, DeliveryState::Failed] {
+        for state in
+            [DeliveryState::Accepted, DeliveryState::Delivered, DeliveryState::Read, DeliveryState::Failed]
+        {
             let ids: Vec<_> = advances.iter().filter(|(_, s)| *s == state).map(|(id, _)| *id).collect();
             self.emit_states(&ids, state);
         }
@@ -191,17 +214,10 @@ impl Lane {
         }
     }
 
-    /// Deliveries whose commit failed. After a conflict each is judged by itself, and one that conflicts alone was taken
-    /// by another process: a duplicate. After any other failure they stay at the relay and come again.
-    async fn redo(&mut self, taken: Vec<(Box<Deliver>, Arc<Session>)>, conflict: bool) {
-        if taken.is_empty() {
-            return;
-        }
-        if !conflict {
-            self.core.kick_soon();
-            return;
-        }
-        if let [(deliver, session)] = taken.as_slice() {
+    /// Deliveries of a commit that met a conflict: each is judged by itself, and one that conflicts alone was taken by
+    /// another process: a duplicate.
+    async fn redo(&mut self, taken: Vec<(Box<Deliver>, Arc<Session>)>, alone: bool) {
+        if let ([(deliver, session)], true) = (taken.as_slice(), alone) {
             metrics::duplicate();
             session.ack(AckOne { seq: deliver.seq, msg_id: deliver.msg_id });
             return;
@@ -212,6 +228,7 @@ impl Lane {
                 return;
             }
             let mut step = Step::new(self.row.clone());
+            step.alone = true;
             self.receive(deliver, session, &mut step).await;
             Box::pin(self.commit(step)).await;
         }

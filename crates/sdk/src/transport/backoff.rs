@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::limits;
 
+/// The longest that a relay can ask a client to stay away.
+pub(crate) const LONGEST_FLOOR: Duration = limits::BACKOFF_LONGEST.saturating_mul(5);
+
 /// Attempts since the connection was last up.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
@@ -29,8 +32,7 @@ impl Backoff {
         };
         self.attempts = self.attempts.saturating_add(1);
         let wait = bound.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
-        // A relay can not hold a client off for ever.
-        wait.max(floor.min(limits::BACKOFF_LONGEST * 5))
+        wait.max(floor.min(LONGEST_FLOOR))
     }
 }
 

@@ -100,9 +100,14 @@ impl Link {
                 watcher.failed(&refusal.error);
                 return;
             }
+            let least = backoff.next(watcher.jitter(), refusal.retry_after);
             let wait = match carry.drain.take() {
-                Some((after, spread)) => after + spread.mul_f64(f64::from(watcher.jitter()) / f64::from(u32::MAX)),
-                None => backoff.next(watcher.jitter(), refusal.retry_after),
+                Some((after, spread)) => {
+                    let spread = spread.mul_f64(f64::from(watcher.jitter()) / f64::from(u32::MAX));
+                    // Neither can a relay make clients dial without a pause, nor hold them off for ever.
+                    after.saturating_add(spread).min(backoff::LONGEST_FLOOR).max(least)
+                }
+                None => least,
             };
             last = Some(refusal.error.clone());
             self.state.send_replace(LinkState::Waiting(refusal.error.clone()));

@@ -59,6 +59,15 @@ type Answer = core::result::Result<ServerMessage, Nack>;
 pub(crate) struct Ends {
     outgoing: mpsc::Receiver<ClientMessage>,
     acks: mpsc::Receiver<AckOne>,
+    session: Arc<Session>,
+}
+
+/// Whoever waits on the session learns that it ended, however it ended.
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.session.lock().clear();
+        self.session.unanswered.close();
+    }
 }
 
 impl Session {
@@ -75,7 +84,9 @@ impl Session {
             next_request: AtomicU64::new(1),
             unanswered: Semaphore::new(limits::MAX_UNANSWERED),
         };
-        (Arc::new(session), Ends { outgoing: outgoing_end, acks: acks_end })
+        let session = Arc::new(session);
+        let ends = Ends { outgoing: outgoing_end, acks: acks_end, session: Arc::clone(&session) };
+        (session, ends)
     }
 
     /// Queues a frame; waits while the socket is busy.
@@ -96,7 +107,12 @@ impl Session {
     }
 
     /// The bundles of a user; the relay waits up to `wait` for the user to appear.
-    pub(crate) async fn fetch_bundle(&self, user: &UserId, wait: Duration, timeout: Duration) -> Result<Bundles> {
+    pub(crate) async fn fetch_bundle(
+        &self,
+        user: &UserId,
+        wait: Duration,
+        timeout: Duration,
+    ) -> Result<Bundles> {
         let wait = wait.min(Duration::from_millis(stvor_wire::limits::MAX_WAIT_MS.into()));
         let request = |request_id| {
             ClientMessage::FetchBundle(FetchBundle {
@@ -168,8 +184,9 @@ impl Session {
         };
         match tokio::time::timeout(timeout, exchange).await {
             Err(_) => Err(Error::unavailable("the relay did not answer a request in time")),
-            Ok(answer) => answer?
-                .map_err(|nack| refusal::error_of(nack.code, &nack.detail, nack.retry_after, about)),
+            Ok(answer) => {
+                answer?.map_err(|nack| refusal::error_of(nack.code, &nack.detail, nack.retry_after, about))
+            }
         }
     }
 
@@ -217,17 +234,15 @@ pub(crate) async fn run(
     let (sink, stream) = socket.split();
     let writer = write(sink, ends, session.ready.mailbox_epoch);
     let reader = Reader { session, upcalls, carry, last_heard: Instant::now(), pinged: false };
-    let refusal = tokio::select! {
+    tokio::select! {
         refusal = reader.run(stream) => refusal,
         refusal = writer => refusal,
-    };
-    session.lock().clear();
-    session.unanswered.close();
-    refusal
+    }
 }
 
 async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epoch: u64) -> Refusal {
-    let broken = |error| Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
+    let broken =
+        |error| Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
     loop {
         let mut acks = Vec::new();
         let first = tokio::select! {
@@ -296,7 +311,9 @@ impl Reader<'_> {
             let message = match tokio::time::timeout(wait, stream.next()).await {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => {
-                    return Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
+                    return Refusal::retry(Error::unavailable(format!(
+                        "the connection to the relay broke: {error}"
+                    )));
                 }
                 Ok(None) => return Refusal::retry(Error::unavailable("the relay closed the connection")),
                 Err(_) if catching_up => {
@@ -306,7 +323,9 @@ impl Reader<'_> {
                 }
                 // Nothing was heard for more than one beat: ask, and give up after two.
                 Err(_) if self.last_heard.elapsed() > beat.mul_f64(2.3) => {
-                    return Refusal::retry(Error::unavailable("nothing was heard from the relay for two heartbeats"));
+                    return Refusal::retry(Error::unavailable(
+                        "nothing was heard from the relay for two heartbeats",
+                    ));
                 }
                 Err(_) => {
                     if !self.pinged {
@@ -385,5 +404,50 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stvor_wire::server::{Limits, Registration, Resumed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_relay_learns_that_the_connection_was_dropped() {
+        let bounds = Limits {
+            max_frame_bytes: 0,
+            max_blob_bytes: 0,
+            window_messages: 0,
+            window_bytes: 0,
+            retention: Duration::ZERO,
+            dedup: Duration::ZERO,
+            max_recipients: 0,
+        };
+        let ready = Ready {
+            mailbox_epoch: 1,
+            resumed: Resumed::Full,
+            registration: Registration::Known,
+            highest_counter: 0,
+            keys: KeyCounts::default(),
+            limits: bounds,
+            resume_cursor: bytes::Bytes::new(),
+            heartbeat: Duration::from_secs(1),
+        };
+        let user = UserId::new("alice").unwrap();
+        let (session, ends) = Session::new(1, ready, user.clone());
+        session.unanswered.acquire_many(limits::MAX_UNANSWERED.try_into().unwrap()).await.unwrap().forget();
+        let sending = {
+            let session = Arc::clone(&session);
+            tokio::spawn(async move { session.send_counted(ClientMessage::Pong { nonce: 1 }).await })
+        };
+        let asking = tokio::spawn(async move { session.user_state(&user, Duration::from_secs(3_600)).await });
+        tokio::task::yield_now().await;
+        drop(ends);
+        let patience = Duration::from_secs(30);
+        let sent = tokio::time::timeout(patience, sending).await.expect("a sender is told").unwrap();
+        assert_eq!(sent.unwrap_err().code(), "RELAY_UNAVAILABLE");
+        let answer = tokio::time::timeout(patience, asking).await.expect("an asker is told").unwrap();
+        assert_eq!(answer.unwrap_err().code(), "RELAY_UNAVAILABLE");
     }
 }
