@@ -10,8 +10,10 @@ use crate::failure::{Failure, Result};
 pub(crate) enum End {
     /// Ctrl-C: the exit code says so.
     Interrupted,
-    /// SIGTERM, SIGHUP or the end of the parent: an orderly end.
+    /// SIGTERM or the end of the parent: an orderly end.
     Asked,
+    /// SIGHUP: the terminal is gone; a server that has files to read again does that instead of ending.
+    HungUp,
 }
 
 impl End {
@@ -19,7 +21,7 @@ impl End {
     pub(crate) fn result(self) -> Result {
         match self {
             Self::Interrupted => Err(Failure::Interrupted),
-            Self::Asked => Ok(()),
+            Self::Asked | Self::HungUp => Ok(()),
         }
     }
 }
@@ -74,7 +76,7 @@ impl Ending {
             tokio::select! {
                 _ = interrupt.recv() => End::Interrupted,
                 _ = terminate.recv() => End::Asked,
-                _ = hangup.recv() => End::Asked,
+                _ = hangup.recv() => End::HungUp,
                 () = parent => End::Asked,
             }
         }

@@ -20,7 +20,7 @@ pub(crate) async fn run(context: Context<'_>, args: &MockArgs) -> Result {
     let handle = server::start(&config).await?;
     server::banner(&config, &handle, context.out)?;
     context.out.say(example(handle.local_addr(), &handle.url()));
-    server::serve(handle, ending, context.out).await
+    server::serve(handle, ending, (&config, context.out)).await
 }
 
 fn example(address: SocketAddr, url: &str) -> String {

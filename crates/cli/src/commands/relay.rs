@@ -55,7 +55,7 @@ async fn serve(context: Context<'_>, args: &RelayRun) -> Result {
             .out
             .warn("  NOTE no app token exists yet: make one with `stvor relay token create --app NAME`");
     }
-    server::serve(handle, ending, context.out).await
+    server::serve(handle, ending, (&config, context.out)).await
 }
 
 /// Opens the database for administration; a running relay notices what changes.

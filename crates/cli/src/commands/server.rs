@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stvor_relay::{Config, Handle, Relay, StartError};
 
 use crate::failure::{Failure, Result};
-use crate::life::Ending;
+use crate::life::{End, Ending};
 use crate::render::{Out, STRONG, paint};
 
 /// Clients that are told to go elsewhere do so within this time.
@@ -93,9 +93,18 @@ pub(crate) fn banner(config: &Config, handle: &Handle, out: Out) -> Result {
     Ok(())
 }
 
-/// Runs a relay until it is asked to end, and ends it gently. A second Ctrl-C ends it at once.
-pub(crate) async fn serve(handle: Handle, mut ending: Ending, out: Out) -> Result {
-    let end = ending.wait().await;
+/// Runs a relay until it is asked to end, and ends it gently. A second Ctrl-C ends it at once. SIGHUP reads the
+/// certificate again where there is one.
+pub(crate) async fn serve(handle: Handle, mut ending: Ending, (config, out): (&Config, Out)) -> Result {
+    let end = loop {
+        match ending.wait().await {
+            End::HungUp if config.tls.is_some() => match handle.reload_tls() {
+                Ok(()) => out.say("The certificate is read again"),
+                Err(error) => out.warn(format_args!("the certificate stays as it was: {error}")),
+            },
+            end => break end,
+        }
+    };
     out.say("Ending: clients are told to reconnect; Ctrl-C again ends at once");
     tokio::select! {
         () = handle.drain(SPREAD, GRACE) => {}

@@ -54,7 +54,7 @@ pub(crate) async fn run(context: Context<'_>, args: &UpArgs) -> Result {
         out.line(paint(STRONG, "  stvor chat --as bob --with alice"))?;
         out.say(format_args!("\nThe token is kept in {} (--token-file)", file.display()));
     }
-    server::serve(handle, ending, out).await
+    server::serve(handle, ending, (&config, out)).await
 }
 
 /// Writes a secret into a file that its owner alone can read, and that did not exist.
