@@ -10,8 +10,8 @@ use stvor_wire::Code;
 use stvor_wire::client::{Auth, Credential};
 use stvor_wire::login::{LOGIN_LABEL, Transcript};
 use stvor_wire::server::Challenge;
-use stvor_wire::url::RelayUrl;
 use stvor_wire::token::{AppToken, ClientClaims, SCOPE_REPLACE_IDENTITY, TokenKind};
+use stvor_wire::url::RelayUrl;
 
 use crate::config::{ClientKeyConfig, Config, TokenConfig};
 use crate::connection::{Peer, TokenRef};
@@ -68,9 +68,12 @@ const INVALID: Refusal = Refusal::new(
     Code::InvalidAppToken,
     "the app token is malformed, has the wrong prefix or is not known here: check it, or ask the relay's operator",
 );
-const EXPIRED: Refusal = Refusal::new(Code::AuthFailed, "the token was revoked or has expired: get a new one");
-const BAD_CLIENT_TOKEN: Refusal =
-    Refusal::new(Code::AuthFailed, "the client token does not verify, has expired or does not name this user");
+const EXPIRED: Refusal =
+    Refusal::new(Code::AuthFailed, "the token was revoked or has expired: get a new one");
+const BAD_CLIENT_TOKEN: Refusal = Refusal::new(
+    Code::AuthFailed,
+    "the client token does not verify, has expired or does not name this user",
+);
 
 impl Doorkeeper {
     pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
@@ -86,7 +89,8 @@ impl Doorkeeper {
             Ok((token.hash(), Arc::new(app)))
         };
         let client_key = |entry: &ClientKeyConfig| {
-            let told = |error: &dyn core::fmt::Display| ConfigError::ClientKey(entry.id.clone(), error.to_string());
+            let told =
+                |error: &dyn core::fmt::Display| ConfigError::ClientKey(entry.id.clone(), error.to_string());
             Ok(ClientKey {
                 id: entry.id.clone(),
                 app: AppId::new(&entry.app).map_err(|error| told(&error))?,
@@ -177,8 +181,8 @@ impl Doorkeeper {
         // Times are judged below, by the relay's one clock.
         validation.validate_exp = false;
         validation.set_audience(&[known.app.as_str()]);
-        let data =
-            jsonwebtoken::decode::<ClientClaims>(jwt, &known.key, &validation).map_err(|_| BAD_CLIENT_TOKEN)?;
+        let data = jsonwebtoken::decode::<ClientClaims>(jwt, &known.key, &validation)
+            .map_err(|_| BAD_CLIENT_TOKEN)?;
         let claims = data.claims;
         let seconds = now.as_millis() / 1000;
         // A minute for clocks that differ.
@@ -200,7 +204,11 @@ impl Doorkeeper {
 impl Admission {
     /// Whether the credential may speak for this address.
     pub(crate) fn names(&self, address: &Address) -> Result<(), Refusal> {
-        if self.user.as_ref().is_none_or(|user| *user == address.user) { Ok(()) } else { Err(BAD_CLIENT_TOKEN) }
+        if self.user.as_ref().is_none_or(|user| *user == address.user) {
+            Ok(())
+        } else {
+            Err(BAD_CLIENT_TOKEN)
+        }
     }
 
     /// What the log-in may do.
@@ -228,17 +236,16 @@ pub(crate) fn prove(
     if list.app != challenge.app || list.user != address.user {
         return Err(invalid("the device list is of another app or user"));
     }
-    let list_key =
-        PublicKey::from_bytes(&list.user_key).map_err(|_| invalid("the user key of the device list is no key"))?;
+    let list_key = PublicKey::from_bytes(&list.user_key)
+        .map_err(|_| invalid("the user key of the device list is no key"))?;
     let list_signature = Signature::from_bytes(&auth.device_list_signature)
         .map_err(|_| invalid("the signature of the device list is malformed"))?;
     list_key
         .verify(DEVICE_LIST_LABEL, &auth.device_list, &list_signature)
         .map_err(|_| invalid("the device list is not signed by its user key"))?;
-    let entry = list.device(address.device).ok_or(Refusal::new(
-        Code::UnknownDevice,
-        "the device list does not hold the device that logs in",
-    ))?;
+    let entry = list
+        .device(address.device)
+        .ok_or(Refusal::new(Code::UnknownDevice, "the device list does not hold the device that logs in"))?;
     if auth.time != challenge.server_time {
         return Err(failed);
     }

@@ -87,13 +87,15 @@ impl Metrics {
             logins: to.counter("stvor_relay_logins_total", "Log-ins that succeeded."),
             refused: to.codes("stvor_relay_refused_logins_total", "Log-ins that were refused, by code."),
             ended: to.codes("stvor_relay_ended_total", "Connections that the relay ended, by code."),
-            nacks: to.codes("stvor_relay_refused_messages_total", "Messages that the store refused, by code."),
+            nacks: to
+                .codes("stvor_relay_refused_messages_total", "Messages that the store refused, by code."),
             limited: ["login", "send", "request", "address", "http"]
                 .into_iter()
                 .map(|what| (what, to.labelled(limited, "what", what)))
                 .collect(),
             sends: to.counter("stvor_relay_messages_received_total", "Messages that clients sent."),
-            signals: to.counter("stvor_relay_signals_received_total", "Ephemeral messages that clients sent."),
+            signals: to
+                .counter("stvor_relay_signals_received_total", "Ephemeral messages that clients sent."),
             accepted: to.counter("stvor_relay_messages_accepted_total", "Messages that were made durable."),
             delivered: to.counter("stvor_relay_messages_delivered_total", "Messages offered to devices."),
             replaced: to.counter("stvor_relay_identities_replaced_total", "Names that changed hands."),

@@ -106,7 +106,8 @@ impl Relay {
             tasks: TaskTracker::new(),
             tls: tls.clone(),
         };
-        let door = Arc::new(Door { relay: relay.clone(), tls, open: Mutex::default(), tasks: handle.tasks.clone() });
+        let door =
+            Arc::new(Door { relay: relay.clone(), tls, open: Mutex::default(), tasks: handle.tasks.clone() });
         handle.spawn(door.accept(listener, handle.accepting.clone()));
         if let Some((listener, _)) = metrics_listener {
             handle.spawn(http::serve_metrics(relay.clone(), listener));
@@ -133,7 +134,9 @@ fn warn_of_dangers(relay: &Shared) {
         tracing::warn!("no TLS on a public address: put a TLS proxy in front, or set relay.tls");
     }
     if config.origins.is_empty() && !config.development && !config.listen.ip().is_loopback() {
-        tracing::warn!("relay.origins is empty: only clients that dial this machine's own address can log in");
+        tracing::warn!(
+            "relay.origins is empty: only clients that dial this machine's own address can log in"
+        );
     }
     if config.database.is_none() && !config.development {
         tracing::warn!("relay.database is not set: messages are lost when the relay stops");
@@ -153,7 +156,10 @@ pub struct Handle {
 
 impl core::fmt::Debug for Handle {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Handle").field("local", &self.local).field("metrics", &self.metrics).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("local", &self.local)
+            .field("metrics", &self.metrics)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,7 +182,11 @@ impl Handle {
         let scheme = if self.tls.is_some() { "wss" } else { "ws" };
         let mut address = self.local;
         if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]) });
+            address.set_ip(if address.is_ipv4() {
+                [127, 0, 0, 1].into()
+            } else {
+                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
+            });
         }
         format!("{scheme}://{address}")
     }
@@ -366,7 +376,6 @@ impl Door {
             .await;
     }
 }
-
 
 /// Deletes what expired, batch by batch.
 async fn sweep(relay: Arc<Shared>) {

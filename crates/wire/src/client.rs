@@ -396,19 +396,19 @@ impl TryFrom<Body> for ClientMessage {
             Body::Send(wire) => Self::Send(wire.try_into()?),
             Body::SendMany(wire) => Self::SendMany(wire.try_into()?),
             Body::Ack(wire) => Self::Ack(wire.try_into()?),
-            Body::Credit(wire) => {
-                Self::Credit(Credit { window_messages: wire.window_messages, window_bytes: wire.window_bytes })
-            }
+            Body::Credit(wire) => Self::Credit(Credit {
+                window_messages: wire.window_messages,
+                window_bytes: wire.window_bytes,
+            }),
             Body::Ping(wire) => Self::Ping { nonce: wire.nonce },
             Body::Pong(wire) => Self::Pong { nonce: wire.nonce },
             Body::UploadKeys(wire) => Self::UploadKeys(wire.try_into()?),
             Body::FetchBundle(wire) => Self::FetchBundle(wire.try_into()?),
-            Body::UserStatus(wire) => {
-                Self::UserStatus { request_id: field::request(wire.request_id)?, user: field::user(&wire.user)? }
-            }
-            Body::DeleteAccount(wire) => {
-                Self::DeleteAccount { request_id: field::request(wire.request_id)? }
-            }
+            Body::UserStatus(wire) => Self::UserStatus {
+                request_id: field::request(wire.request_id)?,
+                user: field::user(&wire.user)?,
+            },
+            Body::DeleteAccount(wire) => Self::DeleteAccount { request_id: field::request(wire.request_id)? },
         })
     }
 }

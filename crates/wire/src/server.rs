@@ -367,14 +367,11 @@ impl TryFrom<Body> for ServerMessage {
             },
             Body::Nack(wire) => Self::Nack(wire.try_into()?),
             Body::Deliver(wire) => Self::Deliver(wire.try_into()?),
-            Body::Ping(wire) => {
-                Self::Ping { nonce: wire.nonce, resume_cursor: cursor(wire.resume_cursor)? }
-            }
+            Body::Ping(wire) => Self::Ping { nonce: wire.nonce, resume_cursor: cursor(wire.resume_cursor)? },
             Body::Pong(wire) => Self::Pong { nonce: wire.nonce },
-            Body::KeysUploaded(wire) => Self::KeysUploaded {
-                request_id: field::request(wire.request_id)?,
-                keys: wire.keys.into(),
-            },
+            Body::KeysUploaded(wire) => {
+                Self::KeysUploaded { request_id: field::request(wire.request_id)?, keys: wire.keys.into() }
+            }
             Body::Bundles(wire) => Self::Bundles(wire.try_into()?),
             Body::UserState(wire) => Self::UserState(UserState {
                 request_id: field::request(wire.request_id)?,
@@ -510,9 +507,7 @@ impl From<&ServerMessage> for Body {
                 online: state.online,
                 has_keys: state.has_keys,
             }),
-            ServerMessage::Done { request_id } => {
-                Self::Done(proto::Done { request_id: request_id.get() })
-            }
+            ServerMessage::Done { request_id } => Self::Done(proto::Done { request_id: request_id.get() }),
             ServerMessage::KeysLow { keys } => Self::KeysLow(proto::KeysLow { keys: Some((*keys).into()) }),
             ServerMessage::Drain(drain) => Self::Drain(proto::Drain {
                 reconnect_after_ms: millis32(drain.reconnect_after),

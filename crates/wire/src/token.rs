@@ -56,7 +56,9 @@ impl TokenKind {
 
 /// A text that is no app token: empty, longer than [`MAX_TOKEN_BYTES`], or with other than visible ASCII characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an app token has 1 to 256 visible ASCII characters and usually starts with sk_live_, sk_test_ or stvor_")]
+#[error(
+    "an app token has 1 to 256 visible ASCII characters and usually starts with sk_live_, sk_test_ or stvor_"
+)]
 pub struct InvalidToken;
 
 impl stvor_base::ErrorCode for InvalidToken {
@@ -299,7 +301,9 @@ mod tests {
             exp: 3700,
             scope: "a identity:replace".into(),
         };
-        assert!(claims.is_short_lived() && claims.allows(SCOPE_REPLACE_IDENTITY) && !claims.allows("identity"));
+        assert!(
+            claims.is_short_lived() && claims.allows(SCOPE_REPLACE_IDENTITY) && !claims.allows("identity")
+        );
         assert!(!ClientClaims { exp: 3701, ..claims.clone() }.is_short_lived());
         assert!(!ClientClaims { exp: 99, ..claims }.is_short_lived());
     }

@@ -99,7 +99,8 @@ impl core::str::FromStr for RelayUrl {
     type Err = InvalidRelayUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidRelayUrl> {
-        let url = ::url::Url::parse(text.trim()).map_err(|error| InvalidRelayUrl::Syntax(error.to_string()))?;
+        let url =
+            ::url::Url::parse(text.trim()).map_err(|error| InvalidRelayUrl::Syntax(error.to_string()))?;
         let secure = match url.scheme() {
             "ws" | "http" => false,
             "wss" | "https" => true,

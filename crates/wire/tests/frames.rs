@@ -1,5 +1,7 @@
 //! Frames: what is written reads back, what is not exactly a frame is refused, and each bound holds at n and n+1.
 
+#![cfg(test)]
+
 use core::num::NonZeroU64;
 use core::time::Duration;
 
@@ -45,8 +47,12 @@ fn time() -> impl Strategy<Value = Timestamp> {
 }
 
 fn signed() -> impl Strategy<Value = SignedPrekey> {
-    (any::<u32>(), ec(), time(), array64())
-        .prop_map(|(id, key, created_at, signature)| SignedPrekey { id, key, created_at, signature })
+    (any::<u32>(), ec(), time(), array64()).prop_map(|(id, key, created_at, signature)| SignedPrekey {
+        id,
+        key,
+        created_at,
+        signature,
+    })
 }
 
 fn kem() -> impl Strategy<Value = KemPrekey> {
@@ -76,13 +82,21 @@ fn acks() -> impl Strategy<Value = Ack> {
 }
 
 fn client_message() -> impl Strategy<Value = ClientMessage> {
-    let hello = (any::<u32>(), any::<bool>(), "[!-~]{1,80}", address()).prop_map(|(version, app, text, address)| {
-        let credential = if app { Credential::AppToken(text) } else { Credential::ClientToken(text) };
-        let capabilities = vec!["one".to_owned()];
-        ClientMessage::Hello(Hello { protocol_version: version, credential, address, capabilities })
-    });
+    let hello =
+        (any::<u32>(), any::<bool>(), "[!-~]{1,80}", address()).prop_map(|(version, app, text, address)| {
+            let credential = if app { Credential::AppToken(text) } else { Credential::ClientToken(text) };
+            let capabilities = vec!["one".to_owned()];
+            ClientMessage::Hello(Hello { protocol_version: version, credential, address, capabilities })
+        });
     let auth = (bytes(400), array64(), time(), array64(), any::<[bool; 3]>(), bytes(256)).prop_map(
-        |(device_list, device_list_signature, time, signature, [receive, register, replace], resume_cursor)| {
+        |(
+            device_list,
+            device_list_signature,
+            time,
+            signature,
+            [receive, register, replace],
+            resume_cursor,
+        )| {
             ClientMessage::Auth(Auth {
                 device_list,
                 device_list_signature,
@@ -97,9 +111,11 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
         },
     );
     let send = any::<bool>().prop_flat_map(|kept| {
-        (recipient(kept), bytes(600), 1..=u64::MAX, any::<u32>()).prop_map(|(recipient, blob, counter, ttl)| {
-            ClientMessage::Send(Send { recipient, blob, counter, ttl: Duration::from_millis(ttl.into()) })
-        })
+        (recipient(kept), bytes(600), 1..=u64::MAX, any::<u32>()).prop_map(
+            |(recipient, blob, counter, ttl)| {
+                ClientMessage::Send(Send { recipient, blob, counter, ttl: Duration::from_millis(ttl.into()) })
+            },
+        )
     });
     let many = (prop::collection::vec(recipient(true), 1..5), bytes(600), 1..=u64::MAX).prop_map(
         |(recipients, blob, counter)| {
@@ -114,26 +130,29 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
         prop::collection::vec(kem(), 0..3),
         any::<bool>(),
     )
-        .prop_map(|(request_id, signed_prekey, kem_last_resort, one_time, kem_one_time, replace_one_time)| {
-            ClientMessage::UploadKeys(UploadKeys {
-                request_id,
-                signed_prekey,
-                kem_last_resort,
-                one_time,
-                kem_one_time,
-                replace_one_time,
-            })
-        });
-    let fetch = (request(), user(), 0..=limits::MAX_WAIT_MS, any::<bool>(), prop::collection::vec(1..9_u32, 0..4))
-        .prop_map(|(request_id, user, wait, devices_only, devices)| {
-            ClientMessage::FetchBundle(FetchBundle {
-                request_id,
-                user,
-                wait: Duration::from_millis(wait.into()),
-                devices_only,
-                devices: devices.into_iter().map(|id| DeviceId::new(id).unwrap()).collect(),
-            })
-        });
+        .prop_map(
+            |(request_id, signed_prekey, kem_last_resort, one_time, kem_one_time, replace_one_time)| {
+                ClientMessage::UploadKeys(UploadKeys {
+                    request_id,
+                    signed_prekey,
+                    kem_last_resort,
+                    one_time,
+                    kem_one_time,
+                    replace_one_time,
+                })
+            },
+        );
+    let fetch =
+        (request(), user(), 0..=limits::MAX_WAIT_MS, any::<bool>(), prop::collection::vec(1..9_u32, 0..4))
+            .prop_map(|(request_id, user, wait, devices_only, devices)| {
+                ClientMessage::FetchBundle(FetchBundle {
+                    request_id,
+                    user,
+                    wait: Duration::from_millis(wait.into()),
+                    devices_only,
+                    devices: devices.into_iter().map(|id| DeviceId::new(id).unwrap()).collect(),
+                })
+            });
     prop_oneof![
         hello,
         auth,
@@ -193,19 +212,20 @@ fn ready() -> impl Strategy<Value = ServerMessage> {
 }
 
 fn server_message() -> impl Strategy<Value = ServerMessage> {
-    let challenge = (any::<[u8; 32]>(), "[a-z]{1,64}", time(), any::<bool>()).prop_map(|(nonce, app, time, dev)| {
-        ServerMessage::Challenge(Challenge {
-            nonce,
-            app: AppId::new(&app).unwrap(),
-            server_time: time,
-            server_version: "3.6.0".to_owned(),
-            protocol_version: 1,
-            development: dev,
-            capabilities: Vec::new(),
-        })
-    });
-    let nack = (prop_oneof![id().prop_map(Subject::Message), request().prop_map(Subject::Request)], code()).prop_map(
-        |(subject, code)| {
+    let challenge =
+        (any::<[u8; 32]>(), "[a-z]{1,64}", time(), any::<bool>()).prop_map(|(nonce, app, time, dev)| {
+            ServerMessage::Challenge(Challenge {
+                nonce,
+                app: AppId::new(&app).unwrap(),
+                server_time: time,
+                server_version: "3.6.0".to_owned(),
+                protocol_version: 1,
+                development: dev,
+                capabilities: Vec::new(),
+            })
+        });
+    let nack = (prop_oneof![id().prop_map(Subject::Message), request().prop_map(Subject::Request)], code())
+        .prop_map(|(subject, code)| {
             ServerMessage::Nack(Nack {
                 subject,
                 code,
@@ -213,8 +233,7 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
                 retry_after: Duration::from_millis(5),
                 expected_lane: 7,
             })
-        },
-    );
+        });
     let deliver = (address(), any::<[u64; 2]>(), id(), bytes(600), time()).prop_map(
         |(from, [mailbox_epoch, seq], msg_id, blob, received_at)| {
             let ephemeral = seq == 0;
@@ -235,16 +254,19 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
             ServerMessage::Bundles(Bundles { request_id, user, device_list, device_list_signature, bundles })
         },
     );
-    let state = (request(), user(), any::<[bool; 3]>()).prop_map(|(request_id, user, [registered, online, has_keys])| {
-        ServerMessage::UserState(UserState { request_id, user, registered, online, has_keys })
-    });
+    let state = (request(), user(), any::<[bool; 3]>()).prop_map(
+        |(request_id, user, [registered, online, has_keys])| {
+            ServerMessage::UserState(UserState { request_id, user, registered, online, has_keys })
+        },
+    );
     prop_oneof![
         challenge,
         ready(),
         id().prop_map(|msg_id| ServerMessage::Accepted { msg_id, acceptance: Acceptance::Durable }),
         nack,
         deliver,
-        (any::<u64>(), bytes(256)).prop_map(|(nonce, resume_cursor)| ServerMessage::Ping { nonce, resume_cursor }),
+        (any::<u64>(), bytes(256))
+            .prop_map(|(nonce, resume_cursor)| ServerMessage::Ping { nonce, resume_cursor }),
         any::<u64>().prop_map(|nonce| ServerMessage::Pong { nonce }),
         (request(), counts()).prop_map(|(request_id, keys)| ServerMessage::KeysUploaded { request_id, keys }),
         bundles,
@@ -340,7 +362,8 @@ fn lists_hold_their_limit_and_not_one_more() {
             lane: 1,
         };
         let (counter, blob) = (1, Bytes::new());
-        let many = proto::SendMany { blob, recipients: vec![recipient; count], counter, ..Default::default() };
+        let many =
+            proto::SendMany { blob, recipients: vec![recipient; count], counter, ..Default::default() };
         read(proto::client_frame::Body::SendMany(many))
     };
     assert!(many(limits::MAX_RECIPIENTS).is_ok());
@@ -358,7 +381,10 @@ fn lists_hold_their_limit_and_not_one_more() {
         let upload = proto::UploadKeys { request_id: 1, one_time, kem_one_time, ..Default::default() };
         read(proto::client_frame::Body::UploadKeys(upload))
     };
-    assert!(keys(limits::MAX_ONE_TIME_PER_UPLOAD, limits::MAX_KEM_PER_UPLOAD).is_ok(), "a full upload fits a frame");
+    assert!(
+        keys(limits::MAX_ONE_TIME_PER_UPLOAD, limits::MAX_KEM_PER_UPLOAD).is_ok(),
+        "a full upload fits a frame"
+    );
     assert!(keys(limits::MAX_ONE_TIME_PER_UPLOAD + 1, 0).is_err());
     assert!(keys(0, limits::MAX_KEM_PER_UPLOAD + 1).is_err());
 }

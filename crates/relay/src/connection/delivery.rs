@@ -130,7 +130,12 @@ impl Delivery {
 
     /// A message was written at `seq`. `live` is what [`Delivery::live`] said on this very connection, if it was
     /// asked; `may_send` whether the socket has room.
-    pub(crate) fn committed(&mut self, item: Item, seq: u64, (live, may_send): (Option<Live>, bool)) -> Committed {
+    pub(crate) fn committed(
+        &mut self,
+        item: Item,
+        seq: u64,
+        (live, may_send): (Option<Live>, bool),
+    ) -> Committed {
         if live == Some(Live::Owed) {
             self.owed = self.owed.saturating_sub(1);
         }
@@ -352,7 +357,10 @@ mod tests {
         assert_eq!(delivery.live(item(2), true), Live::Sent);
         assert_eq!(delivery.live(item(3), true), Live::Owed);
         for (number, live) in [(1, Live::Sent), (2, Live::Sent), (3, Live::Owed)] {
-            assert_eq!(delivery.committed(item(number), number.into(), (Some(live), true)), Committed::Nothing);
+            assert_eq!(
+                delivery.committed(item(number), number.into(), (Some(live), true)),
+                Committed::Nothing
+            );
         }
         assert!(delivery.start_page().is_none());
         delivery.acknowledge(&ack(&[(1, 1)]));

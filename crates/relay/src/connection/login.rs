@@ -175,7 +175,11 @@ fn announce(relay: &Relay, who: &Who, attached: &Attached) {
         tracing::warn!("a name was taken over by another identity; its mail and keys were dropped");
         relay.metrics.identity_replaced();
     }
-    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, "the device is no longer in its user's device list");
+    relay.hub.devices_gone(
+        &attached.removed,
+        Code::LoggedOut,
+        "the device is no longer in its user's device list",
+    );
     if attached.registration != Registration::Known {
         relay.hub.appeared(&UserKey { app: (*who.app).clone(), user: who.address.user.clone() });
     }

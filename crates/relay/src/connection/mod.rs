@@ -84,7 +84,8 @@ pub(crate) async fn run(relay: Arc<Relay>, socket: WebSocket, peer: Peer) {
 async fn goodbye(sink: &mut Sink, stream: &mut Stream, end: End) {
     let close = CloseFrame { code: end.code.close_code(), reason: end.code.as_str().into() };
     let last = frame::encode_server(&ServerMessage::End(end));
-    if sink.send(Message::Binary(last)).await.is_ok() && sink.send(Message::Close(Some(close))).await.is_ok() {
+    if sink.send(Message::Binary(last)).await.is_ok() && sink.send(Message::Close(Some(close))).await.is_ok()
+    {
         while let Some(Ok(_)) = stream.next().await {}
     }
 }

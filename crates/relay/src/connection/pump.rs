@@ -56,7 +56,10 @@ pub(super) fn pump(relay: &Arc<Relay>, conn: &Arc<Conn>) {
                 Err(error) => {
                     tracing::warn!(error = %error, "a mailbox could not be read");
                     conn.deliver(|delivery, _| delivery.abandon_page());
-                    conn.end(Code::StoreUnavailable, "the relay can not read the mailbox just now: reconnect");
+                    conn.end(
+                        Code::StoreUnavailable,
+                        "the relay can not read the mailbox just now: reconnect",
+                    );
                     return;
                 }
             };
@@ -87,7 +90,8 @@ pub(super) fn acknowledge(relay: &Arc<Relay>, conn: &Arc<Conn>, ack: &Ack) {
                     answer.say(&ServerMessage::Nack(Nack {
                         subject: Subject::Message(msg_id),
                         code: Code::AckMismatch,
-                        detail: "another message has this place in the mailbox: nothing was deleted".to_owned(),
+                        detail: "another message has this place in the mailbox: nothing was deleted"
+                            .to_owned(),
                         retry_after: core::time::Duration::ZERO,
                         expected_lane: 0,
                     }));

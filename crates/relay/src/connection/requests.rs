@@ -34,7 +34,8 @@ fn store_error(request_id: NonZeroU64, error: &StoreError) -> Nack {
         StoreError::Refused(refusal) => refuse(request_id, refusal.code, refusal.detail),
         other => {
             tracing::warn!(error = %other, "a request failed in the store");
-            let refused = refuse(request_id, Code::StoreUnavailable, "the relay's store can not work now: retry");
+            let refused =
+                refuse(request_id, Code::StoreUnavailable, "the relay's store can not work now: retry");
             Nack { retry_after: Duration::from_secs(1), ..refused }
         }
     }
@@ -144,16 +145,20 @@ pub(super) fn fetch(relay: &Arc<Relay>, conn: &Arc<Conn>, fetch: FetchBundle) {
         let _permit = permit;
         let wait = fetch.wait;
         let work = bundles(&relay_, &conn_, &fetch);
-        let not_found =
-            || refuse(request_id, Code::RecipientNotFound, "the relay knows no such user, or the user has no keys yet");
+        let not_found = || {
+            refuse(
+                request_id,
+                Code::RecipientNotFound,
+                "the relay knows no such user, or the user has no keys yet",
+            )
+        };
         if wait.is_zero() {
             return work.await.map_err(|error| store_error(request_id, &error))?.ok_or_else(not_found);
         }
         let key = UserKey { app: (*conn_.who.app).clone(), user: fetch.user.clone() };
-        let waiting = relay_
-            .hub
-            .wait_for(key)
-            .ok_or_else(|| refuse(request_id, Code::TooMany, "too many clients wait at this relay: poll instead"))?;
+        let waiting = relay_.hub.wait_for(key).ok_or_else(|| {
+            refuse(request_id, Code::TooMany, "too many clients wait at this relay: poll instead")
+        })?;
         let found = async {
             loop {
                 // Listen first, then look, so that nothing slips between.
@@ -173,7 +178,11 @@ pub(super) fn fetch(relay: &Arc<Relay>, conn: &Arc<Conn>, fetch: FetchBundle) {
 }
 
 /// The answer, if there is one already.
-async fn bundles(relay: &Relay, conn: &Conn, fetch: &FetchBundle) -> Result<Option<ServerMessage>, StoreError> {
+async fn bundles(
+    relay: &Relay,
+    conn: &Conn,
+    fetch: &FetchBundle,
+) -> Result<Option<ServerMessage>, StoreError> {
     let known = relay.store.user_state(&conn.who.app, &fetch.user).await?;
     if !known.registered || !(known.has_keys || fetch.devices_only) {
         return Ok(None);

@@ -81,7 +81,8 @@ async fn one(relay: &Arc<Relay>, conn: &Arc<Conn>, routes: &mut Routes, (to, par
     }
     if let Err(wait) = take_rates(relay, conn, parcel.blob.len()) {
         relay.metrics.rate_limited("send");
-        let limited = nack(to.msg_id, Code::RateLimited, "too many messages or bytes: retry after the given time");
+        let limited =
+            nack(to.msg_id, Code::RateLimited, "too many messages or bytes: retry after the given time");
         conn.say(&ServerMessage::Nack(Nack { retry_after: wait, ..limited }));
         return;
     }
@@ -181,12 +182,19 @@ fn durable(
         Some((receiver, live))
     });
     let copy = match &target {
-        Some((receiver, Live::Sent)) => Some((receiver.clone(), deliver_frame(&put, receiver.epoch, 0, false))),
+        Some((receiver, Live::Sent)) => {
+            Some((receiver.clone(), deliver_frame(&put, receiver.epoch, 0, false)))
+        }
         _ => None,
     };
     conn.unanswered.fetch_add(1, Ordering::AcqRel);
-    let sent =
-        Sent { relay: relay.clone(), sender: conn.clone(), put: put.clone(), established: route.established.clone(), target };
+    let sent = Sent {
+        relay: relay.clone(),
+        sender: conn.clone(),
+        put: put.clone(),
+        established: route.established.clone(),
+        target,
+    };
     // First into the queue of the store, then to the device: its ACK must not come before the message.
     relay.store.put(put, Box::new(move |result| sent.finish(result)));
     if let Some((receiver, frame)) = copy {

@@ -114,7 +114,10 @@ async fn admit(relay: &Relay, headers: &HeaderMap) -> Result<Admission, Refused>
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(|| {
-            Refused::new(Code::InvalidAppToken, "send the app token or client token as `Authorization: Bearer ...`")
+            Refused::new(
+                Code::InvalidAppToken,
+                "send the app token or client token as `Authorization: Bearer ...`",
+            )
         })?;
     // A JWT is three dotted parts that start with `{"` in base64.
     let is_jwt = bearer.starts_with("eyJ") && bearer.split('.').count() == 3;
@@ -308,10 +311,9 @@ pub(super) async fn upload(
     let keys = upload_of(&request)?;
     let nonce: [u8; NONCE_BYTES] =
         decode(&request.nonce, "nonce")?.as_ref().try_into().map_err(|_| bad("`nonce` is not 32 bytes"))?;
-    let open = relay
-        .challenges
-        .take(&nonce, relay.now())
-        .ok_or_else(|| Refused::new(Code::AuthFailed, "the challenge is unknown, used or too old: get a new one"))?;
+    let open = relay.challenges.take(&nonce, relay.now()).ok_or_else(|| {
+        Refused::new(Code::AuthFailed, "the challenge is unknown, used or too old: get a new one")
+    })?;
     let auth = Auth {
         device_list: decode(&request.device_list, "deviceList")?,
         device_list_signature: signature(&request.device_list_signature, "deviceListSignature")?,

@@ -74,12 +74,7 @@ async fn limit(
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 /// A person with a browser gets a sentence, a client its socket.
-async fn front(
-    relay: Shared,
-    origin: Extension<Origin>,
-    headers: HeaderMap,
-    upgrade: Upgrade,
-) -> Response {
+async fn front(relay: Shared, origin: Extension<Origin>, headers: HeaderMap, upgrade: Upgrade) -> Response {
     if headers.contains_key(header::UPGRADE) {
         return socket(relay, origin, headers, upgrade).await;
     }

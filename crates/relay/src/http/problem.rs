@@ -37,7 +37,8 @@ impl Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let refused = *self.0;
-        let status = StatusCode::from_u16(refused.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(refused.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&refused.problem).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         let headers = response.headers_mut();
@@ -50,7 +51,8 @@ impl IntoResponse for Refused {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             if let Some(limit) = refused.limit {
-                let text = |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
+                let text =
+                    |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
                 headers.insert(
                     HeaderName::from_static("ratelimit-policy"),
                     text(format!("\"address\";q={limit};w=10")),

@@ -183,7 +183,8 @@ async fn an_id_is_accepted_once_for_each_sender(store: SharedStore) {
     assert_eq!(rows.iter().map(|row| row.sender).collect::<Vec<_>>(), [alice]);
     ack(&store, bob, vec![AckRow { place: Place::Seq(1), msg_id: id(1) }]).await;
     assert_eq!(put(&store, message(alice, bob, 1)).await, Ok(Stored::Duplicate), "remembered after its ACK");
-    let reused = Put { lane: message(alice, bob, 2).lane, blob: vec![0; 512].into(), ..message(alice, bob, 1) };
+    let reused =
+        Put { lane: message(alice, bob, 2).lane, blob: vec![0; 512].into(), ..message(alice, bob, 1) };
     assert_eq!(refused(&store, reused).await.code, Code::IdConflict, "also with the next lane number");
 }
 
@@ -194,7 +195,10 @@ async fn refused_messages_leave_nothing_behind(store: SharedStore) {
     assert_eq!(refused(&store, message(alice, MailboxId(999), 1)).await.code, Code::RecipientNotFound);
     assert_eq!(store.last_seq(bob).await, Ok(0));
     assert!(put(&store, message(alice, bob, 1)).await.is_ok());
-    assert!(put(&store, message(alice, bob, 2)).await.is_ok(), "its id was not remembered when it was refused");
+    assert!(
+        put(&store, message(alice, bob, 2)).await.is_ok(),
+        "its id was not remembered when it was refused"
+    );
     assert_eq!(store.attach(attach_of(list("alice", 1, &[1]), 1)).await.unwrap().highest_counter, 2);
 }
 
@@ -388,7 +392,10 @@ async fn low_keys_are_told_once(store: SharedStore) {
     store.upload_keys(bob, upload(0..KEYS_LOW + 1)).await.unwrap();
     assert!(take(&store, "bob", true).await.low.is_empty());
     let low = take(&store, "bob", true).await.low;
-    assert_eq!(low.iter().map(|(device, keys)| (*device, keys.one_time)).collect::<Vec<_>>(), [(bob, KEYS_LOW - 1)]);
+    assert_eq!(
+        low.iter().map(|(device, keys)| (*device, keys.one_time)).collect::<Vec<_>>(),
+        [(bob, KEYS_LOW - 1)]
+    );
     assert!(take(&store, "bob", true).await.low.is_empty());
 }
 
@@ -409,7 +416,8 @@ async fn tokens_live_until_revoked_or_expired(store: SharedStore) {
     assert_eq!(store.tokens().await.unwrap().len(), 2, "two live at once");
     assert_eq!(store.revoke_token("a", NOW).await, Ok(true));
     assert_eq!(store.revoke_token("c", NOW).await, Ok(false));
-    let (a, b) = (store.token(&[1; 32]).await.unwrap().unwrap(), store.token(&[2; 32]).await.unwrap().unwrap());
+    let (a, b) =
+        (store.token(&[1; 32]).await.unwrap().unwrap(), store.token(&[2; 32]).await.unwrap().unwrap());
     assert!(!a.is_valid(NOW) && b.is_valid(NOW) && !b.is_valid(NOW + Duration::from_secs(10)));
 }
 

@@ -11,7 +11,9 @@ use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
 use stvor_wire::server::Registration;
 
-use super::rules::{self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, Registering, crossed_low, month_of};
+use super::rules::{
+    self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, Registering, crossed_low, month_of,
+};
 use super::types::*;
 use super::{Directory, Done, Mailbox, Tokens, is_wanted};
 use crate::limits::{MEMORY_USERS, ONE_TIME_KEYS};
@@ -115,7 +117,13 @@ impl Keys {
         let ec = one_time.then(|| self.one_time.pop_first()).flatten().map(|(_, key)| key);
         let kem = one_time.then(|| self.kem.pop_first()).flatten().map(|(_, key)| key);
         let kem_is_last_resort = kem.is_none();
-        Some(DeviceBundle { device, signed_prekey, one_time: ec, kem: kem.unwrap_or(last_resort), kem_is_last_resort })
+        Some(DeviceBundle {
+            device,
+            signed_prekey,
+            one_time: ec,
+            kem: kem.unwrap_or(last_resort),
+            kem_is_last_resort,
+        })
     }
 }
 
@@ -204,10 +212,13 @@ impl State {
 
     fn attach(&mut self, attach: Attach) -> Result<Attached, StoreError> {
         let key = UserKey { app: attach.app.clone(), user: attach.address.user.clone() };
-        let registering =
-            rules::register(self.users.get(&key).map(|user| &user.list), &attach).map_err(StoreError::Refused)?;
+        let registering = rules::register(self.users.get(&key).map(|user| &user.list), &attach)
+            .map_err(StoreError::Refused)?;
         if registering == Registering::New && self.users.len() >= MEMORY_USERS {
-            return Err(StoreError::refused(Code::TooMany, "a relay without a database takes in no more users"));
+            return Err(StoreError::refused(
+                Code::TooMany,
+                "a relay without a database takes in no more users",
+            ));
         }
         let before = match registering {
             Registering::Replace => self.users.remove(&key).map(|user| user.devices).unwrap_or_default(),
@@ -334,8 +345,13 @@ impl Mailbox for MemoryStore {
         let mut swept = Swept::default();
         for device in self.state().devices.values_mut() {
             let expired = |held: &Held| held.expires_at <= now;
-            let seqs: Vec<u64> =
-                device.messages.iter().filter(|(_, held)| expired(held)).map(|(seq, _)| *seq).take(limit).collect();
+            let seqs: Vec<u64> = device
+                .messages
+                .iter()
+                .filter(|(_, held)| expired(held))
+                .map(|(seq, _)| *seq)
+                .take(limit)
+                .collect();
             for seq in seqs {
                 device.remove(seq, &self.bounds);
                 device.lost_seq = device.lost_seq.max(seq);
@@ -373,7 +389,12 @@ impl Directory for MemoryStore {
         Ok(device.keys.counts())
     }
 
-    async fn bundles(&self, app: &AppId, user: &UserId, take: Take) -> Result<Option<UserBundles>, StoreError> {
+    async fn bundles(
+        &self,
+        app: &AppId,
+        user: &UserId,
+        take: Take,
+    ) -> Result<Option<UserBundles>, StoreError> {
         Ok(self.state().bundles(app, user, &take))
     }
 

@@ -61,7 +61,12 @@ pub trait Directory: Send + Sync {
     async fn upload_keys(&self, device: MailboxId, upload: UploadKeys) -> Result<KeyCounts, StoreError>;
 
     /// A user's bundles; pops one-time prekeys if `take` says so.
-    async fn bundles(&self, app: &AppId, user: &UserId, take: Take) -> Result<Option<UserBundles>, StoreError>;
+    async fn bundles(
+        &self,
+        app: &AppId,
+        user: &UserId,
+        take: Take,
+    ) -> Result<Option<UserBundles>, StoreError>;
 
     /// Whether a name is registered and has keys.
     async fn user_state(&self, app: &AppId, user: &UserId) -> Result<Registered, StoreError>;

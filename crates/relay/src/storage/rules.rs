@@ -102,9 +102,10 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
     let Some(stored) = stored else {
         return match attach.permission.register {
             Consent::Allowed => Ok(Registering::New),
-            Consent::NotAsked => {
-                Err(Refusal::new(Code::RecipientNotFound, "the relay does not know this user: register first"))
-            }
+            Consent::NotAsked => Err(Refusal::new(
+                Code::RecipientNotFound,
+                "the relay does not know this user: register first",
+            )),
             Consent::Closed => Err(Refusal::new(
                 Code::RegistrationClosed,
                 "registering a new user here takes a client token that names the user",
@@ -163,7 +164,8 @@ pub(crate) const NO_RECIPIENT: Refusal =
     Refusal::new(Code::RecipientNotFound, "the relay knows no such user or device");
 pub(crate) const ID_CONFLICT: Refusal =
     Refusal::new(Code::IdConflict, "this message id was used for other bytes: a new message needs a new id");
-pub(crate) const QUOTA: Refusal = Refusal::new(Code::QuotaExceeded, "the app has used up its messages of this month");
+pub(crate) const QUOTA: Refusal =
+    Refusal::new(Code::QuotaExceeded, "the app has used up its messages of this month");
 
 #[cfg(test)]
 mod tests {
@@ -220,7 +222,8 @@ mod tests {
         let at = |seconds: u64| month_of(Timestamp::from_millis(seconds * 1000));
         // 2024-02-29 23:59:59, 2024-03-01, 2024-03-31 23:59:59, 2024-04-01, 2024-12-31 23:59:59, 2025-01-01.
         let [a, b, c, d, e, f] =
-            [1_709_251_199, 1_709_251_200, 1_711_929_599, 1_711_929_600, 1_735_689_599, 1_735_689_600].map(at);
+            [1_709_251_199, 1_709_251_200, 1_711_929_599, 1_711_929_600, 1_735_689_599, 1_735_689_600]
+                .map(at);
         assert_eq!((b - a, c - b, d - c, f - e), (1, 0, 1, 1));
     }
 }

@@ -14,9 +14,7 @@ use super::mailbox::int;
 use super::writer::{Batch, Failure};
 use crate::limits::ONE_TIME_KEYS;
 use crate::storage::rules::{self, NO_RECIPIENT, Registering, crossed_low};
-use crate::storage::{
-    Attach, Attached, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted,
-};
+use crate::storage::{Attach, Attached, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted};
 
 /// A device's signed prekey and last resort, as stored.
 type LastingKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
@@ -48,7 +46,10 @@ fn devices_of(sql: &Connection, user: i64) -> Result<Vec<(MailboxId, DeviceId)>,
         .prepare_cached("SELECT id, device FROM devices WHERE user = ?1 ORDER BY device")?
         .query_map([user], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    Ok(rows.into_iter().filter_map(|(id, device)| Some((MailboxId(id), DeviceId::new(device).ok()?))).collect())
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, device)| Some((MailboxId(id), DeviceId::new(device).ok()?)))
+        .collect())
 }
 
 fn counts(sql: &Connection, device: MailboxId) -> Result<Option<KeyCounts>, Failure> {
@@ -137,10 +138,9 @@ impl Batch<'_> {
         }
         let user = match (registering, known) {
             (Registering::Known | Registering::NewList, Some(user)) => user.id,
-            _ => {
-                sql.prepare_cached("INSERT INTO users (app, name, list, signature) VALUES (?1, ?2, x'', x'')")?
-                    .insert(params![attach.app.as_str(), attach.address.user.as_str()])?
-            }
+            _ => sql
+                .prepare_cached("INSERT INTO users (app, name, list, signature) VALUES (?1, ?2, x'', x'')")?
+                .insert(params![attach.app.as_str(), attach.address.user.as_str()])?,
         };
         if registering != Registering::Known {
             self.adopt_list(user, attach, &mut removed)?;
@@ -173,12 +173,15 @@ impl Batch<'_> {
     }
 
     /// Makes the stored devices those of the list.
-    fn adopt_list(&mut self, user: i64, attach: &Attach, removed: &mut Vec<MailboxId>) -> Result<(), Failure> {
-        self.sql.prepare_cached("UPDATE users SET list = ?2, signature = ?3 WHERE id = ?1")?.execute(params![
-            user,
-            &attach.list_bytes[..],
-            attach.list_signature
-        ])?;
+    fn adopt_list(
+        &mut self,
+        user: i64,
+        attach: &Attach,
+        removed: &mut Vec<MailboxId>,
+    ) -> Result<(), Failure> {
+        self.sql
+            .prepare_cached("UPDATE users SET list = ?2, signature = ?3 WHERE id = ?1")?
+            .execute(params![user, &attach.list_bytes[..], attach.list_signature])?;
         let present = devices_of(self.sql, user)?;
         for (device, number) in &present {
             if attach.list.device(*number).is_none() {
@@ -216,9 +219,11 @@ impl Batch<'_> {
             sql.prepare_cached("UPDATE devices SET kem_last_resort = ?2 WHERE id = ?1")?
                 .execute(params![device.0, bytes])?;
         }
-        let keys = upload.one_time.iter().map(|key| (key.id, proto::OneTimePrekey::from(key).encode_to_vec()));
+        let keys =
+            upload.one_time.iter().map(|key| (key.id, proto::OneTimePrekey::from(key).encode_to_vec()));
         self.add(device, (ONE_TIME, &mut one_time), keys.collect())?;
-        let keys = upload.kem_one_time.iter().map(|key| (key.id, proto::KemPrekey::from(key).encode_to_vec()));
+        let keys =
+            upload.kem_one_time.iter().map(|key| (key.id, proto::KemPrekey::from(key).encode_to_vec()));
         self.add(device, (KEM, &mut kem), keys.collect())?;
         sql.prepare_cached("UPDATE devices SET highest_one_time = ?2, highest_kem = ?3 WHERE id = ?1")?
             .execute(params![device.0, one_time, kem])?;
@@ -260,7 +265,8 @@ impl Batch<'_> {
     ) -> Result<Option<UserBundles>, Failure> {
         let sql = self.sql;
         let Some(user) = find_user(sql, app, user)? else { return Ok(None) };
-        let mut found = UserBundles { list: user.list, signature: user.signature, bundles: Vec::new(), low: Vec::new() };
+        let mut found =
+            UserBundles { list: user.list, signature: user.signature, bundles: Vec::new(), low: Vec::new() };
         if take.devices_only {
             return Ok(Some(found));
         }
@@ -307,13 +313,19 @@ pub(super) fn resolve(
         "SELECT devices.id FROM users JOIN devices ON devices.user = users.id
          WHERE app = ?1 AND name = ?2 AND device = ?3",
     )?
-    .query_row(params![app.as_str(), address.user.as_str(), address.device.get()], |row| row.get(0).map(MailboxId))
+    .query_row(params![app.as_str(), address.user.as_str(), address.device.get()], |row| {
+        row.get(0).map(MailboxId)
+    })
     .optional()
 }
 
 const HAS_KEYS: &str = "signed_prekey IS NOT NULL AND kem_last_resort IS NOT NULL";
 
-pub(super) fn user_state(sql: &Connection, app: &AppId, user: &UserId) -> Result<Registered, rusqlite::Error> {
+pub(super) fn user_state(
+    sql: &Connection,
+    app: &AppId,
+    user: &UserId,
+) -> Result<Registered, rusqlite::Error> {
     let query = format!(
         "SELECT EXISTS (SELECT 1 FROM devices WHERE devices.user = users.id AND {HAS_KEYS})
          FROM users WHERE app = ?1 AND name = ?2"

@@ -1,6 +1,7 @@
 //! Messages in SQL: put, acknowledge, read, sweep.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -8,7 +9,9 @@ use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 
 use super::writer::{Batch, unavailable};
 use crate::storage::rules::{self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, month_of};
-use crate::storage::{AckRow, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept};
+use crate::storage::{
+    AckRow, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept,
+};
 
 /// Entries of a kind that the cache holds before it starts anew.
 const CACHE_ENTRIES: usize = 50_000;
@@ -56,6 +59,39 @@ pub(super) fn millis(time: Timestamp) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
+fn load_device(sql: &Connection, device: MailboxId) -> Result<Option<DeviceState>, rusqlite::Error> {
+    sql.prepare_cached(
+        "SELECT last_seq, lost_seq, counter, messages, bytes, closed FROM devices WHERE id = ?1",
+    )?
+    .query_row([device.0], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok(DeviceState {
+            last_seq: number(0)?,
+            lost_seq: number(1)?,
+            counter: number(2)?,
+            gauge: Gauge { messages: number(3)?, bytes: number(4)?, full: number(5)? != 0 },
+            dirty: false,
+        })
+    })
+    .optional()
+}
+
+fn load_lanes(sql: &Connection, key: (i64, i64)) -> Result<Lanes, rusqlite::Error> {
+    let known = sql
+        .prepare_cached(
+            "SELECT epoch_1, last_1, epoch_2, last_2 FROM lanes WHERE device = ?1 AND sender = ?2",
+        )?
+        .query_row([key.0, key.1], |row| {
+            let older: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+            let newer: (i64, i64) = (row.get(2)?, row.get(3)?);
+            let pair = |(epoch, last): (i64, i64)| (epoch.cast_unsigned(), last.cast_unsigned());
+            let older = older.0.zip(older.1).map(pair);
+            Ok(Lanes(older.into_iter().chain([pair(newer)]).collect()))
+        })
+        .optional()?;
+    Ok(known.unwrap_or_default())
+}
+
 impl Cache {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -80,25 +116,11 @@ impl Cache {
         sql: &Connection,
         device: MailboxId,
     ) -> Result<Option<&mut DeviceState>, rusqlite::Error> {
-        if !self.devices.contains_key(&device.0) {
-            let state = sql
-                .prepare_cached(
-                    "SELECT last_seq, lost_seq, counter, messages, bytes, closed FROM devices WHERE id = ?1",
-                )?
-                .query_row([device.0], |row| {
-                    let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-                    Ok(DeviceState {
-                        last_seq: number(0)?,
-                        lost_seq: number(1)?,
-                        counter: number(2)?,
-                        gauge: Gauge { messages: number(3)?, bytes: number(4)?, full: number(5)? != 0 },
-                        dirty: false,
-                    })
-                })
-                .optional()?;
-            self.devices.insert(device.0, state);
-        }
-        Ok(self.devices.get_mut(&device.0).and_then(Option::as_mut))
+        let state = match self.devices.entry(device.0) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(load_device(sql, device)?),
+        };
+        Ok(state.as_mut())
     }
 
     fn touch(&mut self, device: MailboxId, change: impl FnOnce(&mut DeviceState)) {
@@ -112,22 +134,10 @@ impl Cache {
     }
 
     fn lanes(&mut self, sql: &Connection, key: (i64, i64)) -> Result<&mut LaneState, rusqlite::Error> {
-        if !self.lanes.contains_key(&key) {
-            let known = sql
-                .prepare_cached(
-                    "SELECT epoch_1, last_1, epoch_2, last_2 FROM lanes WHERE device = ?1 AND sender = ?2",
-                )?
-                .query_row([key.0, key.1], |row| {
-                    let older: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
-                    let newer: (i64, i64) = (row.get(2)?, row.get(3)?);
-                    let pair = |(epoch, last): (i64, i64)| (epoch.cast_unsigned(), last.cast_unsigned());
-                    let older = older.0.zip(older.1).map(pair);
-                    Ok(Lanes(older.into_iter().chain([pair(newer)]).collect()))
-                })
-                .optional()?;
-            self.lanes.insert(key, LaneState { lanes: known.unwrap_or_default(), dirty: false });
-        }
-        Ok(self.lanes.entry(key).or_default())
+        Ok(match self.lanes.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(LaneState { lanes: load_lanes(sql, key)?, dirty: false }),
+        })
     }
 
     fn usage(&mut self, sql: &Connection, app: &AppId, month: u64) -> Result<Usage, rusqlite::Error> {
@@ -178,14 +188,16 @@ impl Cache {
             let Some(state) = self.lanes.get_mut(&key) else { continue };
             let Some(newer) = state.lanes.0.last() else { continue };
             let older = state.lanes.0.len().checked_sub(2).and_then(|at| state.lanes.0.get(at));
-            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
-                key.0,
-                key.1,
-                older.map(|lane| int(lane.0)),
-                older.map(|lane| int(lane.1)),
-                int(newer.0),
-                int(newer.1)
-            ])?;
+            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+                params![
+                    key.0,
+                    key.1,
+                    older.map(|lane| int(lane.0)),
+                    older.map(|lane| int(lane.1)),
+                    int(newer.0),
+                    int(newer.1)
+                ],
+            )?;
             state.dirty = false;
         }
         for app in self.dirty_usage.drain(..) {
@@ -230,7 +242,7 @@ impl Batch<'_> {
         };
         let admitted = lanes
             .advance(put.lane)
-            .and_then(|()| if over_quota { Err(QUOTA) } else { Ok(()) })
+            .and(if over_quota { Err(QUOTA) } else { Ok(()) })
             .and_then(|()| gauge.admit(put.blob.len(), bounds));
         if let Err(refusal) = admitted {
             if gauge.full {
@@ -245,17 +257,19 @@ impl Batch<'_> {
         if fresh == 0 {
             return Ok(seen(sql, put, hash)?.unwrap_or(Ok(Stored::Duplicate)));
         }
-        sql.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(params![
-            put.mailbox.0,
-            int(seq),
-            put.msg_id.as_bytes(),
-            put.sender.0,
-            put.from.user.as_str(),
-            put.from.device.get(),
-            millis(put.received_at),
-            millis(put.expires_at),
-            &put.blob[..]
-        ])?;
+        sql.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+            params![
+                put.mailbox.0,
+                int(seq),
+                put.msg_id.as_bytes(),
+                put.sender.0,
+                put.from.user.as_str(),
+                put.from.device.get(),
+                millis(put.received_at),
+                millis(put.expires_at),
+                &put.blob[..]
+            ],
+        )?;
         self.cache.touch(put.mailbox, |device| {
             device.last_seq = seq;
             device.gauge = gauge;

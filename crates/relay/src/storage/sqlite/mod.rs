@@ -222,7 +222,12 @@ impl Directory for SqliteStore {
         self.writer.run(move |batch| batch.upload(device, &upload)).await
     }
 
-    async fn bundles(&self, app: &AppId, user: &UserId, take: Take) -> Result<Option<UserBundles>, StoreError> {
+    async fn bundles(
+        &self,
+        app: &AppId,
+        user: &UserId,
+        take: Take,
+    ) -> Result<Option<UserBundles>, StoreError> {
         let (app, user) = (app.clone(), user.clone());
         self.writer.run(move |batch| batch.bundles(&app, &user, &take)).await
     }
@@ -243,7 +248,8 @@ impl Directory for SqliteStore {
     }
 
     async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError> {
-        self.query(move |sql| sql.prepare_cached("SELECT 1 FROM devices WHERE id = ?1")?.exists([device.0])).await
+        self.query(move |sql| sql.prepare_cached("SELECT 1 FROM devices WHERE id = ?1")?.exists([device.0]))
+            .await
     }
 }
 
@@ -284,7 +290,9 @@ impl Tokens for SqliteStore {
                     rusqlite::params![name, fresh],
                 )?;
                 let value =
-                    batch.sql.query_row("SELECT value FROM secrets WHERE name = ?1", [name], |row| row.get(0))?;
+                    batch
+                        .sql
+                        .query_row("SELECT value FROM secrets WHERE name = ?1", [name], |row| row.get(0))?;
                 Ok::<_, Failure>(value)
             })
             .await

@@ -11,8 +11,9 @@ const COLUMNS: &str = "id, hash, app, label, created_at, expires_at, revoked_at"
 fn record(row: &Row<'_>) -> Result<TokenRecord, rusqlite::Error> {
     let time = |value: i64| Timestamp::from_millis(value.cast_unsigned());
     let app: String = row.get(2)?;
-    let app = AppId::new(&app)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error)))?;
+    let app = AppId::new(&app).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
+    })?;
     Ok(TokenRecord {
         id: row.get(0)?,
         hash: row.get(1)?,

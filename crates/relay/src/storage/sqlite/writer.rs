@@ -171,7 +171,7 @@ impl Thread {
             }
         }
         for told in after {
-            told(result.as_ref().map(|()| ()).map_err(unavailable));
+            told(result.as_ref().copied().map_err(unavailable));
         }
     }
 
@@ -200,7 +200,8 @@ impl Thread {
     /// Begins, and forgets what the cache knows if another process wrote since.
     fn begin(&mut self) -> Result<(), rusqlite::Error> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let changes = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        let changes =
+            self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if self.changes != Some(changes) {
             self.cache.clear();
             self.changes = Some(changes);
