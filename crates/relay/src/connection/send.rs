@@ -187,6 +187,11 @@ fn durable(
         }
         _ => None,
     };
+    // A receiver that comes before this message is queued does not know that it waits: until its commit nothing that
+    // follows goes live.
+    if target.is_none() {
+        route.established = Arc::default();
+    }
     conn.unanswered.fetch_add(1, Ordering::AcqRel);
     let sent = Sent {
         relay: relay.clone(),
@@ -221,8 +226,9 @@ impl Sent {
         let msg_id = self.put.msg_id;
         let answer = match result {
             Ok(Stored::New { seq }) => {
-                self.established.store(true, Ordering::Release);
+                // In this order: whoever finds the lane established finds this message offered, too.
                 self.committed(seq);
+                self.established.store(true, Ordering::Release);
                 self.relay.metrics.accepted();
                 ServerMessage::Accepted { msg_id, acceptance: Acceptance::Durable }
             }
