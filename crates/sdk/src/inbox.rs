@@ -61,13 +61,20 @@ impl Message {
     /// `CLIENT_NOT_READY` after the client closed, or what the store met: the message is then offered again.
     pub async fn ack(&self) -> Result<()> {
         let (done, stored) = oneshot::channel();
-        let closed = || Error::not_ready("it is closed, so the message was not acknowledged and will come again");
+        let closed =
+            || Error::not_ready("it is closed, so the message was not acknowledged and will come again");
         self.acker.send(self.consumed(Some(done))).await.map_err(|_| closed())?;
         stored.await.map_err(|_| closed())?
     }
 
     fn consumed(&self, done: Option<oneshot::Sender<Result<()>>>) -> Consumed {
-        Consumed { seq: self.seq, pointer: self.pointer(), keep: self.keep, received_at: self.received_at, done }
+        Consumed {
+            seq: self.seq,
+            pointer: self.pointer(),
+            keep: self.keep,
+            received_at: self.received_at,
+            done,
+        }
     }
 
     fn pointer(&self) -> PointerRow {
@@ -80,7 +87,10 @@ impl Message {
 
 impl core::fmt::Debug for Message {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Message").field("id", &self.id).field("content", &self.content).finish_non_exhaustive()
+        f.debug_struct("Message")
+            .field("id", &self.id)
+            .field("content", &self.content)
+            .finish_non_exhaustive()
     }
 }
 
@@ -141,7 +151,8 @@ impl Inbox {
             .scan_all(Scan::of(Table::Inbox, keys::INBOX), 2 * limits::MAX_INBOX)
             .await
             .map_err(Error::passed)?;
-        let last = rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let last =
+            rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
         let (acker, consumed) = mpsc::channel(limits::LANE_QUEUE);
         let state = State { last, waiting: rows.len(), ..State::default() };
         let inbox = Self {
@@ -212,8 +223,8 @@ impl Inbox {
     fn admit(state: &mut State, message: Message) {
         let seq = message.seq;
         if state.loaded_to < seq {
-            let next = state.loaded_to + 1 == seq
-                || (state.ready.is_empty() && Self::nothing_between(state, seq));
+            let next =
+                state.loaded_to + 1 == seq || (state.ready.is_empty() && Self::nothing_between(state, seq));
             if !next || state.ready.len() >= limits::INBOX_PAGE {
                 return;
             }
@@ -285,7 +296,8 @@ impl Inbox {
         let keys: Vec<_> =
             found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
         let messages = self.store.get(&keys).await.map_err(Error::passed)?;
-        let rows = messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose())).transpose());
+        let rows =
+            messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose())).transpose());
         let rows = rows.collect::<core::result::Result<Vec<_>, _>>().map_err(Error::passed)?;
         let mut gone = Vec::new();
         let any = {
@@ -314,7 +326,8 @@ impl Inbox {
             any || !state.ready.is_empty()
         };
         for (seq, pointer) in gone {
-            let consumed = Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
+            let consumed =
+                Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
             let _ = self.acker.send(consumed).await;
         }
         Ok(any)
@@ -543,8 +556,8 @@ mod tests {
     use stvor_base::Address;
 
     use super::*;
-    use crate::rows::{Direction, Place};
     use crate::events::DeliveryState;
+    use crate::rows::{Direction, Place};
 
     fn row(number: u64) -> MessageRow {
         MessageRow {
@@ -586,9 +599,11 @@ mod tests {
     async fn messages_that_arrive_while_a_page_is_read_are_offered_once_and_in_order() {
         const COUNT: u64 = 600;
         let directory = tempfile::tempdir().unwrap();
-        let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
+        let opened =
+            stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
         let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store)).await.unwrap();
-        let acks = tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+        let acks =
+            tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
         let names = ["alice", "bob", "carol"];
         for name in names {
             let inbox = Arc::clone(&inbox);
@@ -602,7 +617,10 @@ mod tests {
         let mut messages = inbox.stream();
         let mut next = HashMap::new();
         for _ in 0..COUNT * 3 {
-            let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next()).await.unwrap().unwrap();
+            let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next())
+                .await
+                .unwrap()
+                .unwrap();
             let expected = next.entry(message.from.clone()).or_insert(0);
             assert_eq!(message.text(), Some(expected.to_string().as_str()), "from {}", message.from);
             *expected += 1;

@@ -2,8 +2,8 @@
 
 use stvor_base::ContentId;
 use stvor_protocol::{
-    ContentKind, IdentityEvent, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError, RepairRoute,
-    SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
+    ContentKind, IdentityEvent, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError,
+    RepairRoute, SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
 };
 use stvor_wire::server::Bundles;
 use tokio::time::Instant;
@@ -25,10 +25,8 @@ impl Lane {
         if self.core.rollback().is_some() || self.asking {
             return false;
         }
-        let messages = !self.held.is_empty()
-            || !self.waiting.is_empty()
-            || !self.row.due.is_empty()
-            || self.rehandshake;
+        let messages =
+            !self.held.is_empty() || !self.waiting.is_empty() || !self.row.due.is_empty() || self.rehandshake;
         (messages && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
     }
 
@@ -101,7 +99,8 @@ impl Lane {
                 for held in core::mem::take(&mut self.held) {
                     // One that came while the relay was asked on behalf of an earlier one has time left.
                     if held.deadline > now {
-                        self.fetch_after = now;
+                        // A relay that does not wait as it was asked to is not asked without a pause.
+                        self.fetch_after = now + limits::RECIPIENT_POLL;
                         self.held.push(held);
                     } else {
                         let error = self.not_found(held.request.timeout);
@@ -171,9 +170,8 @@ impl Lane {
     }
 
     fn greet(&mut self, step: &mut Step) {
-        let greeting = random(&mut self.rng).and_then(|id| {
-            self.seal((ContentKind::Control, Vec::new(), ContentId::from_bytes(id)), step)
-        });
+        let greeting = random(&mut self.rng)
+            .and_then(|id| self.seal((ContentKind::Control, Vec::new(), ContentId::from_bytes(id)), step));
         match greeting {
             Ok(send) => self.push_sealed_control(send, step),
             Err(error) => tracing::debug!(code = error.code(), "a fresh session could not be announced"),
@@ -230,7 +228,11 @@ pub(crate) fn of_protocol(error: ProtocolError) -> Error {
 }
 
 /// Reads and checks the peer's bundle out of what the relay answered.
-pub(crate) fn read_bundle(core: &Core, peer: &stvor_base::Address, bundles: &Bundles) -> Result<PrekeyBundle> {
+pub(crate) fn read_bundle(
+    core: &Core,
+    peer: &stvor_base::Address,
+    bundles: &Bundles,
+) -> Result<PrekeyBundle> {
     let list = SignedDeviceListIn {
         bytes: bundles.device_list.to_vec(),
         signature: bundles.device_list_signature.to_vec(),
