@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use stvor_bench::fault::Role;
-use stvor_bench::report::{Row, Summary, Target};
 use stvor_bench::load::{self, Load};
+use stvor_bench::report::{Row, Summary, Target};
 use stvor_bench::{Outcome, fault, micro, sizes};
 
 /// A part of the suite.
@@ -149,7 +149,7 @@ fn faults(arguments: &Arguments, binary: &Path, summary: &mut Summary) -> Outcom
     let verdict = fault::run(fault::Plan { binary, messages, kills, senders, victims, seed })?;
     println!("{verdict}");
     let log = arguments.output.with_file_name("fault.log");
-    std::fs::write(&log, verdict.log.join("\n"))?;
+    std::fs::write(&log, [verdict.log, verdict.violations.clone()].concat().join("\n"))?;
     println!("what happened is in {}", log.display());
     let wrong = u32::try_from(verdict.violations.len())?;
     let name = format!("fault test: violations, {kills} kills, {messages} messages");

@@ -38,7 +38,12 @@ fn microseconds(times: &[Time], name: &str) -> Outcome<f64> {
 }
 
 /// One message, both sides; its control answer, if there is one, goes where `answer` says.
-fn pass(message: &Plaintext, from: &mut End, to: &mut End, mut answer: impl FnMut(&mut End, Vec<u8>)) -> Outcome<()> {
+fn pass(
+    message: &Plaintext,
+    from: &mut End,
+    to: &mut End,
+    mut answer: impl FnMut(&mut End, Vec<u8>),
+) -> Outcome<()> {
     let (blob, effects) = from.encrypt(message)?;
     drop(black_box(effects));
     let received = to.decrypt(&blob)?;
@@ -86,9 +91,11 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
         Contender::new("floor seal", || drop(black_box(must(floor.seal())))),
         Contender::new("ours encrypt", || drop(black_box(must(a3.encrypt(&message))))),
         Contender::new("floor open", || drop(black_box(must(floor.open())))),
-        Contender::prepared("ours decrypt", || must(a4.encrypt(&message)).0, |blob| {
-            must(b4.decrypt(&blob).map_err(Into::into))
-        }),
+        Contender::prepared(
+            "ours decrypt",
+            || must(a4.encrypt(&message)).0,
+            |blob| must(b4.decrypt(&blob).map_err(Into::into)),
+        ),
     ];
     let times = race(budget, contenders);
     let of = |name: &str| microseconds(&times, name);
@@ -108,7 +115,8 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
         }),
     ];
     let turns = race(budget, contenders);
-    let half = |name: &str| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(microseconds(&turns, name)? / 2.0);
+    let half =
+        |name: &str| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(microseconds(&turns, name)? / 2.0);
     summary.push(
         Row::new("one way, encrypt and decrypt, 100 B", "us", of("ours")?)
             .floor(of("floor")?)
@@ -119,8 +127,12 @@ fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     summary.push(Row::new("  encrypt", "us", of("ours encrypt")?).floor(of("floor seal")?));
     summary.push(Row::new("  decrypt", "us", of("ours decrypt")?).floor(of("floor open")?));
     summary.push(
-        Row::new("  one way, with the forced answer of every 50th", "us", of("ours forced")? / f64::from(FORCED))
-            .floor(of("floor")? + half("floor")? / f64::from(FORCED)),
+        Row::new(
+            "  one way, with the forced answer of every 50th",
+            "us",
+            of("ours forced")? / f64::from(FORCED),
+        )
+        .floor(of("floor")? + half("floor")? / f64::from(FORCED)),
     );
     summary.push(
         Row::new("ping-pong, a message, 100 B", "us", half("ours")?)
@@ -188,7 +200,8 @@ fn handshakes(budget: Duration, summary: &mut Summary) -> Outcome<()> {
 /// A message that claims the worst: a new ratchet key and as many skipped messages as are looked at, here and there.
 fn forge(genuine: &[u8], key: &[u8], previous: u32, number: u32) -> Outcome<Vec<u8>> {
     let mut forged = genuine.to_vec();
-    let fields = forged.get_mut(HEADER_AT..HEADER_AT + RATCHET_KEY + 8).ok_or("a message without a header")?;
+    let fields =
+        forged.get_mut(HEADER_AT..HEADER_AT + RATCHET_KEY + 8).ok_or("a message without a header")?;
     let (ratchet_key, numbers) = fields.split_at_mut(RATCHET_KEY);
     ratchet_key.copy_from_slice(key);
     numbers[..4].copy_from_slice(&previous.to_be_bytes());

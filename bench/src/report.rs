@@ -82,10 +82,9 @@ impl Row {
     fn verdict(&self, target: &Target) -> (String, bool) {
         let holds = |test: &dyn Fn(f64) -> Option<bool>| self.ours.and_then(test).unwrap_or(false);
         match target {
-            Target::TimesFloor(most) => (
-                format!("<= {most} x floor"),
-                holds(&|ours| self.floor.map(|floor| ours <= most * floor)),
-            ),
+            Target::TimesFloor(most) => {
+                (format!("<= {most} x floor"), holds(&|ours| self.floor.map(|floor| ours <= most * floor)))
+            }
             Target::AtMost(most) => (format!("<= {most} {}", self.unit), holds(&|ours| Some(ours <= *most))),
             Target::AtLeast(least) => {
                 (format!(">= {least} {}", self.unit), holds(&|ours| Some(ours >= *least)))
@@ -187,9 +186,10 @@ fn cells(row: &Row) -> [String; 7] {
         Some(ours) if ours > 0.0 => format!("{name} {} ({} x)", number(*value), ratio(*value, ours)),
         _ => format!("{name} {}", number(*value)),
     });
-    let targets = row.verdicts().into_iter().map(|(text, met)| {
-        if met { format!("{text}: met") } else { format!("{text}: MISSED") }
-    });
+    let targets = row
+        .verdicts()
+        .into_iter()
+        .map(|(text, met)| if met { format!("{text}: met") } else { format!("{text}: MISSED") });
     [
         row.name.clone(),
         row.ours.map_or_else(|| "-".to_owned(), number),
@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn target_against_what_was_not_measured_is_missed() {
-        let row = Row::new("r", "us", 1.0).target(Target::TimesFloor(1.5)).target(Target::FasterThan("x", 2.0));
+        let row =
+            Row::new("r", "us", 1.0).target(Target::TimesFloor(1.5)).target(Target::FasterThan("x", 2.0));
         let mut summary = Summary::default();
         summary.push(row);
         assert_eq!(summary.targets(), (2, 2));

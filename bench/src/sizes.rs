@@ -34,7 +34,11 @@ pub fn run(round_trips: u32, summary: &mut Summary) -> Outcome<()> {
         let body = vec![b'x'; length];
         let Hello { first, .. } = Hello::new(&body)?;
         let later = alice.send_stored(&mut bob, &body)?;
-        summary.push(Row::new(&format!("blob of the first message, {length} B of text"), "B", count(first.len())));
+        summary.push(Row::new(
+            &format!("blob of the first message, {length} B of text"),
+            "B",
+            count(first.len()),
+        ));
         summary.push(Row::new(&format!("blob of a later message, {length} B of text"), "B", count(later)));
     }
     Ok(())

@@ -96,7 +96,8 @@ impl fmt::Display for Verdict {
         if let Some(more @ 1..) = self.violations.len().checked_sub(PRINTED) {
             writeln!(f, "  and {more} more")?;
         }
-        let verdict = if self.violations.is_empty() { "nothing lost, doubled, reordered or reused" } else { "FAILED" };
+        let verdict =
+            if self.violations.is_empty() { "nothing lost, doubled, reordered or reused" } else { "FAILED" };
         f.write_str(verdict)
     }
 }

@@ -4,8 +4,8 @@ use std::io::{self, Cursor, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use stvor_wire::frame::{self, Phase};
 use stvor_base::Address;
+use stvor_wire::frame::{self, Phase};
 use stvor_wire::{ClientMessage, ServerMessage, client};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use crate::Outcome;
 
 type Tape = Arc<Mutex<Vec<u8>>>;
+
+/// Who sent which blob, in the order of delivery on one connection.
+pub(super) type Delivered = Vec<(Address, Vec<u8>)>;
 
 /// What went up and what came down on one connection.
 #[derive(Clone, Default)]
@@ -60,7 +63,7 @@ impl Recorder {
     }
 
     /// What the relay delivered, connection by connection.
-    pub(super) fn deliveries(&self) -> Outcome<Vec<Vec<(Address, Vec<u8>)>>> {
+    pub(super) fn deliveries(&self) -> Outcome<Vec<Delivered>> {
         let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
         let of_one = |tape: &Tapes| {
             let tape = tape.down.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +126,8 @@ impl Write for Playback<'_> {
 fn read_blobs(tape: &[u8], blobs: &mut Vec<Vec<u8>>) -> Outcome<()> {
     messages(tape, Role::Server, |bytes| {
         if let ClientMessage::Send(client::Send { blob, .. })
-        | ClientMessage::SendMany(client::SendMany { blob, .. }) = frame::decode_client(bytes, Phase::LoggedIn)?
+        | ClientMessage::SendMany(client::SendMany { blob, .. }) =
+            frame::decode_client(bytes, Phase::LoggedIn)?
         {
             blobs.push(blob.to_vec());
         }
@@ -143,7 +147,9 @@ fn messages(tape: &[u8], heard_by: Role, mut each: impl FnMut(Bytes) -> Outcome<
         match socket.read() {
             Ok(Message::Binary(bytes)) => each(bytes)?,
             Ok(_) => {}
-            Err(Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(_)) => return Ok(()),
+            Err(Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(_)) => {
+                return Ok(());
+            }
             Err(other) => return Err(other.into()),
         }
     }

@@ -132,7 +132,8 @@ impl Places<'_> {
     fn sender(&self, number: usize) -> Vec<String> {
         let url = format!("ws://{}", self.proxy);
         let name = format!("sender{number}");
-        let command = ["send", "--as", &name, "--to", "receiver", "--lines", "--relay", &url, "--token", TOKEN];
+        let command =
+            ["send", "--as", &name, "--to", "receiver", "--lines", "--relay", &url, "--token", TOKEN];
         self.arguments(&name, &command)
     }
 }
@@ -162,7 +163,8 @@ impl Run {
         let mut kill_at = (usize::MAX, None::<Instant>);
         while !self.done() {
             self.feed();
-            let wait = kill_at.1.map_or(MOST_BETWEEN_KILLS, |at| at.saturating_duration_since(Instant::now()));
+            let wait =
+                kill_at.1.map_or(MOST_BETWEEN_KILLS, |at| at.saturating_duration_since(Instant::now()));
             match news.recv_timeout(wait) {
                 Ok(told) => {
                     last_news = Instant::now();
@@ -257,7 +259,10 @@ impl Run {
             (Event::Out(line), RECEIVER) => self.arrival(&line, life),
             (Event::Out(line), FIRST_SENDER..) if present => self.receipt(actor - FIRST_SENDER, &line),
             (Event::Err(line), _) => {
-                if ["undecryptable", "ROLLBACK", "IDENTITY_CHANGED", "panicked"].iter().any(|bad| line.contains(bad)) {
+                if ["undecryptable", "ROLLBACK", "IDENTITY_CHANGED", "panicked"]
+                    .iter()
+                    .any(|bad| line.contains(bad))
+                {
                     self.verdict.violations.push(format!("role {actor} says: {line}"));
                 }
                 Ok(false)
@@ -266,7 +271,9 @@ impl Run {
                 match self.actors[actor].reap()? {
                     None => return Ok(false),
                     Some(UNREACHABLE) => {}
-                    Some(code) => self.verdict.violations.push(format!("role {actor} ended by itself with code {code}")),
+                    Some(code) => {
+                        self.verdict.violations.push(format!("role {actor} ended by itself with code {code}"))
+                    }
                 }
                 self.restart(actor)?;
                 Ok(false)
@@ -340,7 +347,9 @@ impl Run {
             let mut position = ratchet_key.to_vec();
             position.extend(number.to_be_bytes());
             if !keys.record(&position, &blob) {
-                self.verdict.violations.push(format!("two blobs share a ratchet key and the number {number}"));
+                self.verdict
+                    .violations
+                    .push(format!("two blobs share a ratchet key and the number {number}"));
             }
             different.insert(blob);
         }
@@ -354,7 +363,11 @@ impl Run {
 
     /// On one connection the relay delivers the messages of a chain in the order of their numbers.
     fn judge_deliveries(&mut self, recorder: &Recorder) -> Outcome<()> {
-        for (connection, delivered) in recorder.deliveries()?.into_iter().enumerate() {
+        let deliveries = recorder.deliveries()?;
+        if deliveries.iter().map(Vec::len).sum::<usize>() < self.arrived.len() {
+            self.verdict.violations.push("fewer deliveries were recorded than messages arrived".to_owned());
+        }
+        for (connection, delivered) in deliveries.into_iter().enumerate() {
             let mut reached = HashMap::new();
             for (from, blob) in delivered {
                 let (ratchet_key, number) = Incoming::parse(&blob)?.position();

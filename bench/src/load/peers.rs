@@ -142,7 +142,9 @@ pub async fn nats(load: Load) -> Outcome<Measured> {
 }
 
 fn measured(mut runs: Vec<Ran>) -> Outcome<Measured> {
-    let (Some(paced), Some(hard)) = (runs.pop(), runs.pop()) else { return Err("two runs make a result".into()) };
+    let (Some(paced), Some(hard)) = (runs.pop(), runs.pop()) else {
+        return Err("two runs make a result".into());
+    };
     Ok(Measured { hard, paced })
 }
 
@@ -196,7 +198,11 @@ impl Clock {
     }
 
     /// How many may go now, at a pace or by the window.
-    async fn allowed(&self, ticks: &mut Option<tokio::time::Interval>, permits: &Semaphore) -> Outcome<usize> {
+    async fn allowed(
+        &self,
+        ticks: &mut Option<tokio::time::Interval>,
+        permits: &Semaphore,
+    ) -> Outcome<usize> {
         if let Some(ticks) = ticks {
             ticks.tick().await;
             return Ok(1);

@@ -206,7 +206,9 @@ impl Receiver {
             for message in chunk.drain(..) {
                 let Message::Binary(bytes) = message? else { continue };
                 match frame::decode_server(bytes, Phase::LoggedIn)? {
-                    ServerMessage::End(end) => return Err(format!("END {:?}: {}", end.code, end.detail).into()),
+                    ServerMessage::End(end) => {
+                        return Err(format!("END {:?}: {}", end.code, end.detail).into());
+                    }
                     ServerMessage::Nack(nack) => {
                         return Err(format!("NACK {:?}: {}", nack.code, nack.detail).into());
                     }

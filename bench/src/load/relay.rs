@@ -147,7 +147,15 @@ pub async fn drive(relay: &Relay, load: Load, kind: Kind, pace: Option<u64>) -> 
     let gap = pace.map(|pace| Duration::from_secs_f64(float(load.pairs as u64) / float(pace)));
     for (sending, receiving, to) in pairs {
         let permits = Arc::new(Semaphore::new(WINDOW));
-        let pair = Pair { start, end, kind, gap, permits, received: Arc::clone(&received), disorder: Arc::clone(&disorder) };
+        let pair = Pair {
+            start,
+            end,
+            kind,
+            gap,
+            permits,
+            received: Arc::clone(&received),
+            disorder: Arc::clone(&disorder),
+        };
         let (answers, pongs) = mpsc::unbounded_channel();
         let Connection { sender, receiver } = sending;
         let reading = pair.clone();
@@ -163,7 +171,13 @@ pub async fn drive(relay: &Relay, load: Load, kind: Kind, pace: Option<u64>) -> 
         }
     }
     let messages = received.load(Ordering::SeqCst);
-    Ok(Ran { messages, wall: load.lasts, cpu: cpu_time(pid)?.saturating_sub(before), latency, disorder: disorder.load(Ordering::SeqCst) })
+    Ok(Ran {
+        messages,
+        wall: load.lasts,
+        cpu: cpu_time(pid)?.saturating_sub(before),
+        latency,
+        disorder: disorder.load(Ordering::SeqCst),
+    })
 }
 
 #[derive(Clone)]
@@ -330,7 +344,8 @@ async fn connections(plan: &Plan, load: Load, summary: &mut Summary) -> Outcome<
 /// Logs all accounts in, so many at a time, and hands their connections back.
 async fn log_in(accounts: &[Account], url: &str, at_once: usize) -> Outcome<Vec<Connection>> {
     if at_once >= accounts.len() {
-        let all: FuturesUnordered<_> = accounts.iter().map(|account| account.connect(url, Mode::Receive)).collect();
+        let all: FuturesUnordered<_> =
+            accounts.iter().map(|account| account.connect(url, Mode::Receive)).collect();
         return all.try_collect().await;
     }
     let connecting = accounts.iter().map(|account| account.connect(url, Mode::Receive));

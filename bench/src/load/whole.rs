@@ -72,7 +72,11 @@ pub async fn run(binary: &Path, load: Load, summary: &mut Summary) -> Outcome<()
         for number in 0..conversations {
             pairs.push(Pair::connect(&app, conversations * 1_000 + number).await?);
         }
-        let what = if conversations == 1 { "1 conversation".to_owned() } else { format!("{conversations} conversations") };
+        let what = if conversations == 1 {
+            "1 conversation".to_owned()
+        } else {
+            format!("{conversations} conversations")
+        };
         let (stepwise, pairs) = exchange(pairs, load, 1).await?;
         for (quantile, label) in [(0.5, "p50"), (0.99, "p99")] {
             let name = format!("whole path, {what}: {label} of send to receive, one at a time");
