@@ -185,7 +185,10 @@ impl App {
                 Ok(())
             }
             Err(error) => {
-                let away = matches!(error.kind(), ErrorKind::RelayUnavailable { .. } | ErrorKind::RateLimited { .. });
+                let away = matches!(
+                    error.kind(),
+                    ErrorKind::RelayUnavailable { .. } | ErrorKind::RateLimited { .. }
+                );
                 if away && patient { Ok(()) } else { Err(error) }
             }
         }

@@ -416,7 +416,9 @@ impl Client {
             let last = newest.and_then(|row| Place::from_bytes(&row.key.sort).ok());
             let pin = crate::records::key(&stvor_protocol::RecordKey::pin(&row.user))?;
             let pin = core.store.one(&pin).await.map_err(Error::passed)?;
-            let pin = pin.map(|pin| stvor_protocol::Pin::from_record(&pin.value).map_err(Error::passed)).transpose()?;
+            let pin = pin
+                .map(|pin| stvor_protocol::Pin::from_record(&pin.value).map_err(Error::passed))
+                .transpose()?;
             peers.push(PeerInfo {
                 verified: pin.map(|pin| pin.verified),
                 blocked: row.blocked,

@@ -227,19 +227,25 @@ pub enum ErrorKind {
         retry_after: Duration,
     },
     /// The user's identity is not the one that was pinned.
-    #[error("the identity of \"{user}\" changed: compare safety numbers, then accept the new identity or block the user")]
+    #[error(
+        "the identity of \"{user}\" changed: compare safety numbers, then accept the new identity or block the user"
+    )]
     IdentityChanged {
         /// Who.
         user: UserId,
     },
     /// The trust policy does not allow this identity (yet).
-    #[error("the identity of \"{user}\" is not verified, and the trust policy asks for it: compare safety numbers and verify")]
+    #[error(
+        "the identity of \"{user}\" is not verified, and the trust policy asks for it: compare safety numbers and verify"
+    )]
     IdentityNotVerified {
         /// Who.
         user: UserId,
     },
     /// Another identity registered this user id first.
-    #[error("user id \"{user}\" belongs to another identity at this relay: restore its data directory, or have the operator reset the user")]
+    #[error(
+        "user id \"{user}\" belongs to another identity at this relay: restore its data directory, or have the operator reset the user"
+    )]
     UserIdTaken {
         /// Which one.
         user: UserId,
@@ -269,7 +275,9 @@ pub enum ErrorKind {
         what: String,
     },
     /// Another process took over this device's connection.
-    #[error("another connection of this device took over: this client stopped receiving; one process per data directory")]
+    #[error(
+        "another connection of this device took over: this client stopped receiving; one process per data directory"
+    )]
     Superseded,
     /// The user is blocked.
     #[error("\"{user}\" is blocked: unblock them first")]

@@ -109,7 +109,8 @@ impl<'a> HistoryQuery<'a> {
         let accepted = accepted(core, &peer, &rows).await?;
         let now = core.now();
         let over = |row: &MessageRow| {
-            row.keep != FOREVER && now.since(row.stamped_at.min(row.sent_at)) >= Duration::from_millis(row.keep)
+            row.keep != FOREVER
+                && now.since(row.stamped_at.min(row.sent_at)) >= Duration::from_millis(row.keep)
         };
         let messages = rows
             .into_iter()
@@ -127,7 +128,8 @@ impl<'a> HistoryQuery<'a> {
                     direction: row.direction,
                     content: row.content,
                     sent_at: row.sent_at,
-                    received_at: (row.direction == Direction::In).then(|| Timestamp::from_millis(place.order)),
+                    received_at: (row.direction == Direction::In)
+                        .then(|| Timestamp::from_millis(place.order)),
                     status,
                     read: row.read,
                 }
@@ -151,5 +153,10 @@ pub(crate) async fn accepted(
     let address = crate::client::address_of(peer);
     let pending: Vec<_> = queued.iter().map(|(_, queued)| keys::pending(&address, *queued)).collect();
     let found = core.store.get(&pending).await.map_err(Error::passed)?;
-    Ok(queued.into_iter().zip(found).filter(|(_, row)| row.is_none()).map(|((place, _), _)| (place, ())).collect())
+    Ok(queued
+        .into_iter()
+        .zip(found)
+        .filter(|(_, row)| row.is_none())
+        .map(|((place, _), _)| (place, ()))
+        .collect())
 }

@@ -32,7 +32,11 @@ impl Place {
         let directory = root.map(|root| {
             let origin = relay.origin();
             let host = slug(&format!("{}-{}", relay.host(), relay.port()));
-            root.join(format!("{host}-{}-{}", slug(app.as_str()), short_hash(&[origin.as_str(), app.as_str()])))
+            root.join(format!(
+                "{host}-{}-{}",
+                slug(app.as_str()),
+                short_hash(&[origin.as_str(), app.as_str()])
+            ))
         });
         Ok(Self { relay, directory })
     }

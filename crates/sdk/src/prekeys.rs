@@ -32,7 +32,12 @@ impl PrekeyKeeper {
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
         let rows = records::load(store, &[Prekeys::key()], &Effects::new()).await?;
         let state = Prekeys::load(&rows).map_err(Error::passed)?;
-        Ok(Self { state: tokio::sync::Mutex::new(state), counts: Mutex::default(), due: Notify::new(), reachable: watch::Sender::new(false) })
+        Ok(Self {
+            state: tokio::sync::Mutex::new(state),
+            counts: Mutex::default(),
+            due: Notify::new(),
+            reachable: watch::Sender::new(false),
+        })
     }
 
     /// The relay told what it holds: see to it soon.
@@ -158,7 +163,11 @@ fn to_wire(upload: PrekeyUpload) -> UploadKeys {
             signature: key.signature,
         }),
         kem_last_resort: upload.kem_last.map(kem),
-        one_time: upload.one_time.into_iter().map(|key| OneTimePrekey { id: key.id, key: key.public }).collect(),
+        one_time: upload
+            .one_time
+            .into_iter()
+            .map(|key| OneTimePrekey { id: key.id, key: key.public })
+            .collect(),
         kem_one_time: upload.kem_one_time.into_iter().map(kem).collect(),
         replace_one_time: false,
     }

@@ -76,7 +76,9 @@ pub(crate) fn write(changes: &mut ChangeSet, effects: Effects) -> Result<()> {
     for effect in effects.into_vec() {
         let op = match effect {
             Effect::Put { key: record, value, expires } => Op::put(key(&record)?, value).expiring(expires),
-            Effect::Insert { key: record, value, expires } => Op::insert(key(&record)?, value).expiring(expires),
+            Effect::Insert { key: record, value, expires } => {
+                Op::insert(key(&record)?, value).expiring(expires)
+            }
             Effect::Delete { key: record } => Op::delete(key(&record)?),
         };
         changes.push(op);

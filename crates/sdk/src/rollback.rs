@@ -29,4 +29,3 @@ pub(crate) async fn recover(core: &Core) -> Result<()> {
     core.wake_lanes();
     Ok(())
 }
-

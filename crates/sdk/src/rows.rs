@@ -4,8 +4,8 @@
 //! pushed forward where needed so that it rises in the order of arrival even when a clock is set back. Receipts name
 //! contents and repairs name relay ids: two small indices lead from those to the key.
 
-use stvor_base::devices::PUBLIC_KEY_BYTES;
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::devices::PUBLIC_KEY_BYTES;
 use stvor_base::{Address, ContentId, MessageId, Timestamp, UserId};
 
 use crate::content::Content;

@@ -67,7 +67,10 @@ async fn sweep_out(client: &Core) {
             Ok(SWEEP_ROWS) => {}
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(code = stvor_base::ErrorCode::code(&error), "expired rows could not be removed");
+                tracing::warn!(
+                    code = stvor_base::ErrorCode::code(&error),
+                    "expired rows could not be removed"
+                );
                 return;
             }
         }

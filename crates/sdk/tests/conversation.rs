@@ -10,7 +10,8 @@ use stvor::{Content, DeliveryState, Event, SendOptions, SendWait};
 async fn the_example_of_the_front_page_works() {
     let relay = relay().await;
     let url = relay.url();
-    let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await.unwrap();
+    let app =
+        stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await.unwrap();
     let alice = app.connect("alice@example.com").await.unwrap();
     let bob = app.connect("bob@example.com").await.unwrap();
     let mut inbox = bob.messages();
@@ -125,7 +126,10 @@ async fn a_restart_of_both_sides_keeps_identities_sessions_and_unread_mail() {
     second.close().await.unwrap();
     // No session was started anew for any of it.
     while let Some(event) = events.next().await {
-        assert!(!matches!(event, Event::SessionStarted { .. } | Event::MessageUndecryptable { .. }), "{event:?}");
+        assert!(
+            !matches!(event, Event::SessionStarted { .. } | Event::MessageUndecryptable { .. }),
+            "{event:?}"
+        );
     }
 }
 

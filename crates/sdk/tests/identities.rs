@@ -10,7 +10,10 @@ use stvor::{App, DeliveryState, Event, MismatchPolicy};
 async fn tokens_that_the_relay_does_not_take_are_refused() {
     let relay = relay().await;
     let with = |token: &str| App::builder().app_token(token).relay_url(relay.url()).in_memory();
-    assert_eq!(code(with("sk_live_unknown").open().await.unwrap().connect("alice").await), "INVALID_APP_TOKEN");
+    assert_eq!(
+        code(with("sk_live_unknown").open().await.unwrap().connect("alice").await),
+        "INVALID_APP_TOKEN"
+    );
     assert_eq!(code(with("nonsense").open().await.unwrap().connect("alice").await), "INVALID_APP_TOKEN");
     let other_app = with(TOKEN).app_id("somebody-elses").open().await.unwrap();
     assert_eq!(code(other_app.connect("alice").await), "AUTH_FAILED");
@@ -57,7 +60,8 @@ async fn a_new_identity_under_an_old_name_is_refused_until_it_is_accepted() {
     // A person accepts: what was refused is asked for again, and the conversation goes on.
     alice.accept_identity("bob").await.unwrap();
     assert_ne!(alice.safety_number("bob").await.unwrap(), before);
-    event(&mut events, |event| matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(())).await;
+    event(&mut events, |event| matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(()))
+        .await;
     let message = soon(at_alice.next()).await.unwrap();
     assert_eq!(message.text(), Some("it is really me"));
     soon(ignored.delivered()).await.unwrap();
@@ -86,7 +90,10 @@ async fn replace_and_ask_decide_by_themselves() {
         let mut events = client.events();
         bob.send(client.user().as_str(), "new keys").await.unwrap();
         assert_eq!(soon(client.messages().next()).await.unwrap().text(), Some("new keys"));
-        event(&mut events, |event| matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(())).await;
+        event(&mut events, |event| {
+            matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(())
+        })
+        .await;
     }
 }
 

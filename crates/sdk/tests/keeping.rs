@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use fake::Fake;
 use stvor::{
-    App, AppBuilder, Client, Clock, DeliveryState, Direction, Event, Events, Retention, SendOptions, SendWait,
-    Timestamp,
+    App, AppBuilder, Client, Clock, DeliveryState, Direction, Event, Events, Retention, SendOptions,
+    SendWait, Timestamp,
 };
 
 fn builder(url: &str) -> AppBuilder {
@@ -304,7 +304,10 @@ async fn a_deleted_conversation_is_gone_and_can_start_again() {
     assert!(bob.peers().await.unwrap().is_empty());
     alice.delete_conversation("bob").await.unwrap();
     assert!(alice.history("bob").load().await.unwrap().messages.is_empty());
-    assert!(alice.safety_number("bob").await.unwrap().verified(), "a deletion gives nobody a second first contact");
+    assert!(
+        alice.safety_number("bob").await.unwrap().verified(),
+        "a deletion gives nobody a second first contact"
+    );
     let receipt = alice.send("bob", "again").await.unwrap();
     let mut inbox = bob.messages();
     assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("again"));
@@ -425,7 +428,8 @@ async fn sealing_works_without_our_transport() {
 async fn safety_numbers_match_on_both_sides_and_by_code() {
     let relay = Fake::start().await;
     let (alice, bob) = pair(&relay).await;
-    let (here, there) = (alice.safety_number("bob").await.unwrap(), bob.safety_number("alice").await.unwrap());
+    let (here, there) =
+        (alice.safety_number("bob").await.unwrap(), bob.safety_number("alice").await.unwrap());
     assert_eq!(here.to_string(), there.to_string());
     assert_eq!(here.digits().len(), 60);
     assert_eq!(here.to_string().split(' ').count(), 12);

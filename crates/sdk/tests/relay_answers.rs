@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use fake::Fake;
 use stvor::{
-    App, AppBuilder, Client, ConnectOptions, ConnectionState, DeliveryState, Event, Events,
-    SendOptions, SendWait, TrustPolicy, TrustReason,
+    App, AppBuilder, Client, ConnectOptions, ConnectionState, DeliveryState, Event, Events, SendOptions,
+    SendWait, TrustPolicy, TrustReason,
 };
 use stvor_wire::Code;
 use stvor_wire::server::{Nack, ServerMessage, Subject};
@@ -217,7 +217,10 @@ async fn messages_that_the_relay_refuses_for_a_while_arrive_in_order() {
     for number in 1..=8 {
         assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(number.to_string().as_str()));
     }
-    event(&mut events, |event| matches!(event, Event::SendDelayed { code: "MAILBOX_FULL", .. }).then_some(())).await;
+    event(&mut events, |event| {
+        matches!(event, Event::SendDelayed { code: "MAILBOX_FULL", .. }).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -428,8 +431,14 @@ async fn policies_ask_and_verified_only_do_as_they_say() {
     soon(yes.send("bob", "asked")).await.unwrap();
     assert_eq!(*asked.lock().unwrap(), vec![("bob".to_owned(), TrustReason::FirstContact); 2]);
 
-    let strict =
-        builder(&relay.url()).trust_policy(TrustPolicy::VerifiedOnly).open().await.unwrap().connect("strict").await.unwrap();
+    let strict = builder(&relay.url())
+        .trust_policy(TrustPolicy::VerifiedOnly)
+        .open()
+        .await
+        .unwrap()
+        .connect("strict")
+        .await
+        .unwrap();
     assert_eq!(code(soon(strict.send("bob", "x")).await), "IDENTITY_NOT_VERIFIED");
     assert_eq!(strict.safety_number("bob").await.unwrap(), strict.safety_number("bob").await.unwrap());
     strict.verify("bob").await.unwrap();

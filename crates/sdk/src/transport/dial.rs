@@ -33,11 +33,10 @@ pub(crate) async fn dial(
 }
 
 async fn open(url: &RelayUrl, tls: &Arc<rustls::ClientConfig>) -> Result<Socket, Refusal> {
-    let unusable = |error: WsError| Refusal::fatal(Error::config(format!("the relay URL can not be used: {error}")));
+    let unusable =
+        |error: WsError| Refusal::fatal(Error::config(format!("the relay URL can not be used: {error}")));
     let mut request = url.socket_url().into_client_request().map_err(unusable)?;
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", HeaderValue::from_static(stvor_wire::SUBPROTOCOL));
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(stvor_wire::SUBPROTOCOL));
     let config = WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
         .write_buffer_size(16 * 1024)
@@ -59,14 +58,20 @@ fn refusal(url: &RelayUrl, error: WsError) -> Refusal {
         WsError::Io(error) if is_tls(&error) => {
             Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}")))
         }
-        WsError::Io(error) => Refusal::retry(Error::unavailable(format!("{origin} can not be reached: {error}"))),
-        WsError::Tls(error) => Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}"))),
+        WsError::Io(error) => {
+            Refusal::retry(Error::unavailable(format!("{origin} can not be reached: {error}")))
+        }
+        WsError::Tls(error) => {
+            Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}")))
+        }
         WsError::ConnectionClosed
         | WsError::AlreadyClosed
         | WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
             Refusal::retry(Error::unavailable(format!("{origin} closed the connection during the handshake")))
         }
-        other => Refusal::retry(Error::relay_protocol(format!("{origin} does not open a WebSocket: {other}"))),
+        other => {
+            Refusal::retry(Error::relay_protocol(format!("{origin} does not open a WebSocket: {other}")))
+        }
     }
 }
 
@@ -93,6 +98,8 @@ fn http_refusal(origin: &str, status: StatusCode, body: Option<&[u8]>) -> Refusa
     } else if retryable {
         Refusal::retry(Error::unavailable(format!("{origin} answers HTTP {status}")))
     } else {
-        Refusal::retry(Error::relay_protocol(format!("{origin} answers HTTP {status} instead of opening a WebSocket")))
+        Refusal::retry(Error::relay_protocol(format!(
+            "{origin} answers HTTP {status} instead of opening a WebSocket"
+        )))
     }
 }

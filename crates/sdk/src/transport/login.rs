@@ -107,10 +107,9 @@ fn answer(challenge: &Challenge, login: &Login, resume_cursor: bytes::Bytes) -> 
 }
 
 async fn say(socket: &mut Socket, message: &ClientMessage) -> Result<(), Refusal> {
-    socket
-        .send(Message::Binary(frame::encode_client(message)))
-        .await
-        .map_err(|error| Refusal::retry(Error::unavailable(format!("the connection broke during the log-in: {error}"))))
+    socket.send(Message::Binary(frame::encode_client(message))).await.map_err(|error| {
+        Refusal::retry(Error::unavailable(format!("the connection broke during the log-in: {error}")))
+    })
 }
 
 async fn hear(socket: &mut Socket, login: &Login, phase: Phase) -> Result<ServerMessage, Refusal> {
@@ -123,7 +122,9 @@ async fn hear(socket: &mut Socket, login: &Login, phase: Phase) -> Result<Server
                 ))));
             }
             None => {
-                return Err(Refusal::retry(Error::unavailable("the relay closed the connection during the log-in")));
+                return Err(Refusal::retry(Error::unavailable(
+                    "the relay closed the connection during the log-in",
+                )));
             }
         };
         match message {
@@ -139,10 +140,10 @@ async fn hear(socket: &mut Socket, login: &Login, phase: Phase) -> Result<Server
             Message::Close(frame) => {
                 let code = frame.and_then(|frame| stvor_wire::Code::from_close_code(frame.code.into()));
                 return Err(match code {
-                    Some(code) => {
-                        refusal::of_end(code, "", std::time::Duration::ZERO, &login.address.user)
-                    }
-                    None => Refusal::retry(Error::unavailable("the relay closed the connection during the log-in")),
+                    Some(code) => refusal::of_end(code, "", std::time::Duration::ZERO, &login.address.user),
+                    None => Refusal::retry(Error::unavailable(
+                        "the relay closed the connection during the log-in",
+                    )),
                 });
             }
             Message::Text(_) | Message::Frame(_) => {

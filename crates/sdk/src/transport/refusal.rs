@@ -69,7 +69,9 @@ pub(crate) fn error_of(code: Code, detail: &str, retry_after: Duration, user: &U
         | Code::Internal
         | Code::HandshakeTimeout
         | Code::HeartbeatTimeout
-        | Code::SlowConsumer => ErrorKind::RelayUnavailable { reason: format!("the relay says: {}", reason()) },
+        | Code::SlowConsumer => {
+            ErrorKind::RelayUnavailable { reason: format!("the relay says: {}", reason()) }
+        }
         _ => ErrorKind::RelayProtocol { what: format!("it answered {}: {}", code.as_str(), reason()) },
     }
     .into()

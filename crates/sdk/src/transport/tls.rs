@@ -13,7 +13,9 @@ pub(crate) fn parse_roots(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
         .collect::<Result<_, _>>()
         .map_err(|error| Error::config(format!("the root certificate is not PEM: {error}")))?;
     if certificates.is_empty() {
-        return Err(Error::config("the root certificate holds no certificate; give a PEM file with BEGIN CERTIFICATE"));
+        return Err(Error::config(
+            "the root certificate holds no certificate; give a PEM file with BEGIN CERTIFICATE",
+        ));
     }
     Ok(certificates)
 }

@@ -11,8 +11,8 @@ use stvor_wire::client::{Auth, ClientMessage, Credential, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::{DeviceBundle, KeyCounts};
 use stvor_wire::server::{
-    Acceptance, Bundles, Challenge, Deliver, End, Limits, Nack, Ready, Registration, Resumed, ServerMessage, Subject,
-    UserState,
+    Acceptance, Bundles, Challenge, Deliver, End, Limits, Nack, Ready, Registration, Resumed, ServerMessage,
+    Subject, UserState,
 };
 use stvor_wire::{Code, token};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,7 +67,10 @@ impl Fake {
         self.state.lock().unwrap().end_with = code;
     }
 
-    pub fn on_send(&self, act: impl FnMut(&mut stvor_wire::client::Send) -> Option<ServerMessage> + Send + 'static) {
+    pub fn on_send(
+        &self,
+        act: impl FnMut(&mut stvor_wire::client::Send) -> Option<ServerMessage> + Send + 'static,
+    ) {
         self.state.lock().unwrap().on_send = Some(Box::new(act));
     }
 
@@ -102,7 +105,10 @@ impl Fake {
             Ok(response)
         };
         let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(socket, accept).await else { return };
-        let hear = async |socket: &mut tokio_tungstenite::WebSocketStream<TcpStream>, phase| match socket.next().await {
+        let hear = async |socket: &mut tokio_tungstenite::WebSocketStream<TcpStream>, phase| match socket
+            .next()
+            .await
+        {
             Some(Ok(Message::Binary(bytes))) => frame::decode_client(bytes, phase).ok(),
             _ => None,
         };
