@@ -29,7 +29,9 @@ pub enum InvalidName {
         limit: usize,
     },
     /// The name holds a character that could make two names look alike or break a log line.
-    #[error("a name can not hold control, formatting or white-space-only characters, and can not start or end with a space")]
+    #[error(
+        "a name can not hold control, formatting or white-space-only characters, and can not start or end with a space"
+    )]
     Character,
     /// A device id of zero.
     #[error("a device id starts at 1")]

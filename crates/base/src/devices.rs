@@ -85,7 +85,8 @@ impl DeviceList {
         }
         let text = |bytes| core::str::from_utf8(bytes).map_err(|_| CodecError::Value);
         let app = AppId::new(text(input.bytes(MAX_APP_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
-        let user = UserId::from_canonical(text(input.bytes(MAX_USER_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
+        let user =
+            UserId::from_canonical(text(input.bytes(MAX_USER_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
         let user_key = *input.array()?;
         let version = input.u64()?;
         let previous = *input.array()?;
@@ -172,7 +173,10 @@ mod tests {
             let mut list = list();
             let template = list.devices[0].clone();
             list.devices = (1..=count)
-                .map(|id| DeviceEntry { id: DeviceId::new(u32::try_from(id).unwrap()).unwrap(), ..template.clone() })
+                .map(|id| DeviceEntry {
+                    id: DeviceId::new(u32::try_from(id).unwrap()).unwrap(),
+                    ..template.clone()
+                })
                 .collect();
             DeviceList::decode(&list.encode())
         };

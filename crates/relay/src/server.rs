@@ -250,6 +250,16 @@ impl Handle {
         if let Err(error) = self.relay.store.check().await {
             tracing::warn!(%error, "the store could not be written at the end");
         }
+        // The file is free for the next relay once nobody but this handle holds the store.
+        let alone = async {
+            let mut look = tokio::time::interval(Duration::from_millis(2));
+            while Arc::strong_count(&self.relay) > 1 {
+                look.tick().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), alone).await.is_err() {
+            tracing::warn!("something still holds the store: a relay on the same file may find it in use for a moment");
+        }
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
