@@ -3,6 +3,7 @@
 //!
 //! A file is frozen once. Where a format gets a new version, its vectors get a new file and the old one stays, as what
 //! must still be read. `cargo test -p stvor-protocol --test vectors -- --ignored` writes files that do not exist yet.
+#![cfg(test)]
 #![allow(missing_docs, unreachable_pub, clippy::needless_update)]
 
 #[path = "vectors/build.rs"]

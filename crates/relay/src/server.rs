@@ -258,7 +258,9 @@ impl Handle {
             }
         };
         if tokio::time::timeout(Duration::from_secs(5), alone).await.is_err() {
-            tracing::warn!("something still holds the store: a relay on the same file may find it in use for a moment");
+            tracing::warn!(
+                "something still holds the store: a relay on the same file may find it in use for a moment"
+            );
         }
     }
 

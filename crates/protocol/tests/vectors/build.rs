@@ -272,8 +272,14 @@ pub fn handshakes() -> Value {
     json!({ "format": 1, "app": APP, "initiator": parties[0], "responder": parties[1], "cases": cases })
 }
 
+/// A message: its name, whether the initiator sends it, and what it says.
+type Line = (&'static str, bool, Plaintext);
+
+/// `send` or `deliver`, and the message's place in the script.
+type Step = (&'static str, usize);
+
 /// What is said, by whom; and in which order it is sent and delivered.
-fn script() -> (Vec<(&'static str, bool, Plaintext)>, Vec<(&'static str, usize)>) {
+fn script() -> (Vec<Line>, Vec<Step>) {
     let named =
         [content(1, ContentKind::Control, &[]).content, content(2, ContentKind::Control, &[]).content];
     let own = |number: u8| content(number, ContentKind::Control, &[]).content;
