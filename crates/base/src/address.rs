@@ -75,7 +75,8 @@ impl UserId {
         if name.len() > 3 * MAX_USER_ID_BYTES {
             return Err(InvalidName::TooLong { length: name.len(), limit: MAX_USER_ID_BYTES });
         }
-        let name: String = name.nfc().collect();
+        // ASCII is in normal form, and on the hot path of every frame.
+        let name: String = if name.is_ascii() { name.to_owned() } else { name.nfc().collect() };
         if name.len() > MAX_USER_ID_BYTES {
             return Err(InvalidName::TooLong { length: name.len(), limit: MAX_USER_ID_BYTES });
         }

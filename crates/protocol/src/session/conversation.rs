@@ -183,7 +183,9 @@ impl Conversation {
     #[must_use]
     pub fn needs(&self, incoming: &Incoming<'_>) -> Vec<RecordKey> {
         let mut keys = Vec::new();
-        keys.extend(self.stored.row(&self.peer, &slot_of(incoming)));
+        if self.stored.len() > 0 {
+            keys.extend(self.stored.row(&self.peer, &slot_of(incoming)));
+        }
         if self.place(&incoming.session).is_some() {
             return keys;
         }
