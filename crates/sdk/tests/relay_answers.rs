@@ -450,3 +450,48 @@ async fn policies_ask_and_verified_only_do_as_they_say() {
     strict.unverify("bob").await.unwrap();
     assert_eq!(code(soon(strict.send("bob", "x")).await), "IDENTITY_NOT_VERIFIED");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_answers_no_send_stops_neither_sending_nor_reading() {
+    // Together they fill what may be unanswered on one connection, and more.
+    const PEERS: [&str; 4] = ["bob", "carol", "dave", "erin"];
+    const EACH: usize = 64;
+    let relay = Fake::start().await;
+    let app = builder(&relay.url()).open().await.unwrap();
+    let alice = app.connect("alice").await.unwrap();
+    let mut peers = Vec::new();
+    for name in PEERS {
+        peers.push(app.connect(name).await.unwrap());
+        soon(soon(alice.send(name, "first")).await.unwrap().delivered()).await.unwrap();
+    }
+    relay.on_send(|send| {
+        (send.recipient.to.user.as_str() != "alice").then_some(ServerMessage::Pong { nonce: 0 })
+    });
+    let committed = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+    for name in PEERS {
+        for number in 0..EACH {
+            soon(alice.send_with(name, number.to_string(), committed)).await.unwrap();
+        }
+    }
+    let short = SendOptions { timeout: Some(Duration::from_millis(100)), ..SendOptions::default() };
+    for name in PEERS {
+        let receipt = soon(alice.send_with(name, "last", short)).await.unwrap();
+        assert_eq!(receipt.status(), DeliveryState::Queued);
+    }
+    let mut inbox = alice.messages();
+    for peer in &peers {
+        soon(peer.send("alice", "still there?")).await.unwrap();
+        let message = soon(inbox.next()).await.unwrap();
+        assert_eq!((&message.from, message.text()), (peer.user(), Some("still there?")));
+    }
+    relay.on_send(|_| None);
+    relay.drop_user("alice");
+    for peer in &peers {
+        let mut inbox = peer.messages();
+        let expected = (0..EACH).map(|number| number.to_string());
+        let expected = std::iter::once("first".to_owned()).chain(expected).chain(["last".to_owned()]);
+        for text in expected {
+            assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(text.as_str()), "to {}", peer.user());
+        }
+    }
+}

@@ -28,7 +28,7 @@ use crate::keys;
 use crate::limits;
 use crate::records;
 use crate::rows::{LaneRow, PendingBody, PendingRow, Place, SealedSend};
-use crate::transport::session::Session;
+use crate::transport::session::{SendRoom, Session};
 
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
@@ -157,6 +157,8 @@ struct Lane {
     refusals: u32,
     /// The last gap that was answered, and when.
     last_gap: Option<(u64, Instant)>,
+    /// The connection that had no room for what is to be sent.
+    wants_room: Option<Arc<Session>>,
     /// When something was last sent or accepted.
     progress_at: Instant,
     active_at: Instant,
@@ -211,6 +213,7 @@ impl Lane {
             paused_until: None,
             refusals: 0,
             last_gap: None,
+            wants_room: None,
             progress_at: now,
             active_at: now,
         }
@@ -224,10 +227,17 @@ impl Lane {
         let (mut letters, mut orders) = (Vec::new(), Vec::new());
         loop {
             let deadline = self.next_deadline();
+            let wants_room = self.wants_room.clone();
+            let mut room = None;
             tokio::select! {
                 () = stop.cancelled() => break,
                 count = mail.recv_many(&mut letters, limits::LANE_BATCH) => if count == 0 { break },
                 count = work.recv_many(&mut orders, limits::LANE_BATCH) => if count == 0 { break },
+                found = find_room(wants_room) => {
+                    // Without room that connection is gone; the lane is told of the next.
+                    self.wants_room = None;
+                    room = found;
+                }
                 () = tokio::time::sleep_until(deadline) => {
                     if self.may_sleep() && self.core.retire_lane(&self.peer, || mail.is_empty() && work.is_empty()) {
                         break;
@@ -250,7 +260,7 @@ impl Lane {
             if !(letters.is_empty() && orders.is_empty()) {
                 self.active_at = Instant::now();
             }
-            self.turn(&mut letters, &mut orders).await;
+            self.turn(&mut letters, &mut orders, room).await;
         }
         self.core.settle(self.sealed.len() + self.waiting.len() + usize::from(self.owing));
         for held in self.held.drain(..) {
@@ -324,7 +334,12 @@ impl Lane {
     }
 
     /// Takes everything that came, in one commit, then sends what can be sent.
-    async fn turn(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>) {
+    async fn turn(
+        &mut self,
+        letters: &mut Vec<Mail>,
+        orders: &mut Vec<Work>,
+        room: Option<(Arc<Session>, SendRoom)>,
+    ) {
         if self.conversation.is_none()
             && let Err(error) = self.load_conversation().await
         {
@@ -346,7 +361,7 @@ impl Lane {
         self.commit(step).await;
         self.fetch_if_needed();
         self.resend_unanswered();
-        self.transmit().await;
+        self.transmit(room);
     }
 
     /// The store can not be read: whoever waits is told, mail stays at the relay.
@@ -466,6 +481,14 @@ impl Lane {
     }
 }
 
+/// Waits for room on a connection; for ever if none is wanted. `None` when the connection ended.
+async fn find_room(wanted: Option<Arc<Session>>) -> Option<(Arc<Session>, SendRoom)> {
+    match wanted {
+        Some(session) => session.room().await.ok().map(|room| (session, room)),
+        None => core::future::pending().await,
+    }
+}
+
 /// What the protocol is to know of this client.
 pub(crate) fn context(core: &Core) -> Context<'_> {
     Context {
@@ -498,7 +521,7 @@ mod tests {
         let (reply, committed) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
         let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
-        lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)]).await;
+        lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)], None).await;
         committed.await.unwrap().unwrap();
         (lane, orders)
     }

@@ -1,6 +1,7 @@
 //! From the application to the relay: outbox rows, encryption, the send window, the relay's answers.
 
 use core::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::events::{DeliveryState, Event};
 use crate::keys;
 use crate::limits;
 use crate::rows::{Direction, FOREVER, MessageRow, PendingBody, PendingRow, Place, PointerRow, SealedSend};
+use crate::transport::session::{SendRoom, Session};
 
 /// How long the index entry of a message of ours is kept: as long as receipts may come.
 const KEEP_INDEX: Duration = limits::KEEP_CONTENT_IDS;
@@ -291,9 +293,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Sends what was not sent on this connection, in the order of the lane.
-    pub(super) async fn transmit(&mut self) {
+    /// Sends what was not sent on this connection, in the order of the lane, as far as the connection has room: the lane
+    /// does not wait here, for its mail and its commands go on meanwhile.
+    pub(super) fn transmit(&mut self, room: Option<(Arc<Session>, SendRoom)>) {
+        self.wants_room = None;
         let Some(session) = self.core.session() else { return };
+        // Room on an earlier connection is of no use on this one.
+        let mut room = room.filter(|(of, _)| Arc::ptr_eq(of, &session)).map(|(_, room)| room);
         if self.core.rollback().is_some() || self.paused_until.is_some_and(|until| until > Instant::now()) {
             return;
         }
@@ -313,14 +319,12 @@ impl Lane {
                 counter: one.send.counter,
                 ttl: Duration::ZERO,
             });
-            self.core.route(one.send.msg_id, &self.peer);
-            let sent = tokio::select! {
-                sent = session.send_counted(message) => sent,
-                () = self.core.stop.cancelled() => return,
-            };
-            if sent.is_err() {
+            let Some(room) = room.take().or_else(|| session.try_room()) else {
+                self.wants_room = Some(session);
                 return;
-            }
+            };
+            self.core.route(one.send.msg_id, &self.peer);
+            room.send(message);
             one.sent_in = session.generation;
             self.progress_at = Instant::now();
         }

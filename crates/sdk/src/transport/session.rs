@@ -14,7 +14,7 @@ use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::KeyCounts;
 use stvor_wire::server::{Bundles, Deliver, Nack, Ready, ServerMessage, Subject, UserState};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -50,7 +50,22 @@ pub(crate) struct Session {
     requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
     /// Sends that are not answered: past its bound the relay would stop reading.
-    unanswered: Semaphore,
+    unanswered: Arc<Semaphore>,
+}
+
+/// Room for one SEND: among those that are not answered, and in the queue of the socket. Dropped unused, it is there
+/// for others again.
+pub(crate) struct SendRoom {
+    unanswered: OwnedSemaphorePermit,
+    outgoing: mpsc::OwnedPermit<ClientMessage>,
+}
+
+impl SendRoom {
+    /// Queues a SEND.
+    pub(crate) fn send(self, message: ClientMessage) {
+        self.unanswered.forget();
+        self.outgoing.send(message);
+    }
 }
 
 type Answer = core::result::Result<ServerMessage, Nack>;
@@ -82,7 +97,7 @@ impl Session {
             acks,
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
-            unanswered: Semaphore::new(limits::MAX_UNANSWERED),
+            unanswered: Arc::new(Semaphore::new(limits::MAX_UNANSWERED)),
         };
         let session = Arc::new(session);
         let ends = Ends { outgoing: outgoing_end, acks: acks_end, session: Arc::clone(&session) };
@@ -94,10 +109,19 @@ impl Session {
         self.outgoing.send(message).await.map_err(|_| gone())
     }
 
-    /// Queues a SEND; waits while too many are not answered.
-    pub(crate) async fn send_counted(&self, message: ClientMessage) -> Result<()> {
-        self.unanswered.acquire().await.map_err(|_| gone())?.forget();
-        self.send(message).await
+    /// Room for one SEND, if there is some now.
+    pub(crate) fn try_room(&self) -> Option<SendRoom> {
+        let unanswered = Arc::clone(&self.unanswered).try_acquire_owned().ok()?;
+        let outgoing = self.outgoing.clone().try_reserve_owned().ok()?;
+        Some(SendRoom { unanswered, outgoing })
+    }
+
+    /// Room for one SEND; waits while too many are not answered or the socket is busy. Whoever waits comes before those
+    /// who only [try](Self::try_room).
+    pub(crate) async fn room(&self) -> Result<SendRoom> {
+        let unanswered = Arc::clone(&self.unanswered).acquire_owned().await.map_err(|_| gone())?;
+        let outgoing = self.outgoing.clone().reserve_owned().await.map_err(|_| gone())?;
+        Ok(SendRoom { unanswered, outgoing })
     }
 
     /// Tells the relay that a message is stored here. An ACK that is lost with its connection brings the message
@@ -439,7 +463,7 @@ mod tests {
         session.unanswered.acquire_many(limits::MAX_UNANSWERED.try_into().unwrap()).await.unwrap().forget();
         let sending = {
             let session = Arc::clone(&session);
-            tokio::spawn(async move { session.send_counted(ClientMessage::Pong { nonce: 1 }).await })
+            tokio::spawn(async move { session.room().await.map(|_| ()) })
         };
         let asking = tokio::spawn(async move { session.user_state(&user, Duration::from_secs(3_600)).await });
         tokio::task::yield_now().await;
