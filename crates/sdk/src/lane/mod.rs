@@ -125,7 +125,7 @@ struct Lane {
     depth: Arc<AtomicUsize>,
     me: mpsc::WeakUnboundedSender<Work>,
     rng: SystemRandom,
-    /// `None` after a commit failed: what memory holds may not be what the store holds.
+    /// `None` after a commit failed: nothing that memory holds need be what the store holds.
     conversation: Option<Conversation>,
     row: LaneRow,
     sealed: VecDeque<Sealed>,
@@ -220,7 +220,7 @@ impl Lane {
     }
 
     async fn run(mut self, mut mail: mpsc::Receiver<Mail>, mut work: mpsc::UnboundedReceiver<Work>) {
-        if let Err(error) = self.wake_up().await {
+        if let Err(error) = self.reload().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
         }
         let stop = self.core.stop.clone();
@@ -268,47 +268,70 @@ impl Lane {
         }
     }
 
-    /// Reads what the lane left in the store.
-    async fn wake_up(&mut self) -> Result<()> {
+    /// Reads what the lane left in the store, in the place of what memory holds: at the start, and after a commit failed.
+    /// On an error nothing changes but that the conversation is not loaded.
+    async fn reload(&mut self) -> Result<()> {
+        self.conversation = None;
         let core = Arc::clone(&self.core);
         let store = &core.store;
-        if let Some(row) = store.one(&keys::lane(store, &self.peer)).await.map_err(Error::passed)? {
-            (_, self.row) = LaneRow::decode(row.value.expose()).map_err(Error::passed)?;
-        }
-        if !self.row.due.is_empty() {
-            self.due_since = Some(Instant::now());
-        }
+        let row = match store.one(&keys::lane(store, &self.peer)).await.map_err(Error::passed)? {
+            Some(row) => LaneRow::decode(row.value.expose()).map_err(Error::passed)?.1,
+            None => LaneRow::default(),
+        };
         let rows = store
             .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MAX_PENDING)
             .await
             .map_err(Error::passed)?;
-        for row in rows {
-            let queued = row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
+        let (mut sealed, mut waiting) = (Vec::new(), VecDeque::new());
+        for pending in rows {
+            let queued = pending.key.sort.as_slice().try_into().map(u64::from_be_bytes);
             let queued = queued.map_err(|_| Error::passed(stvor_base::codec::CodecError::Length))?;
-            let pending = PendingRow::decode(row.value.expose()).map_err(Error::passed)?;
-            let PendingRow { body, sealed, created_at } = pending;
-            match (sealed, body) {
+            if self.accepted.contains(&queued) {
+                // The relay has it; its row goes with the next commit.
+                continue;
+            }
+            let pending = PendingRow::decode(pending.value.expose()).map_err(Error::passed)?;
+            let PendingRow { body, sealed: send, created_at } = pending;
+            match (send, body) {
                 (Some(send), body) => {
-                    self.sealed.push_back(Sealed { queued, body, send, created_at, sent_in: 0 })
+                    let sent_in = self.sent_in(&send);
+                    sealed.push(Sealed { queued, body, send, created_at, sent_in });
                 }
                 (None, PendingBody::Message(place)) => {
-                    self.waiting.push_back(Waiting { queued, place, created_at });
+                    waiting.push_back(Waiting { queued, place, created_at });
                 }
                 (None, PendingBody::Control) => {}
             }
         }
-        let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
-        (self.requests, self.refused) = (requests.into(), refused);
         // Lane numbers are the order of sealing, whatever the order of queueing was.
-        self.sealed
-            .make_contiguous()
-            .sort_by_key(|one| (one.send.lane_epoch != self.row.epoch, one.send.lane));
-        let count = self.sealed.len() + self.waiting.len();
-        let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
-        self.depth.fetch_add(messages + self.waiting.len(), Ordering::Relaxed);
-        self.core.unaccepted.fetch_add(count, Ordering::Relaxed);
+        sealed.sort_by_key(|one| (one.send.lane_epoch != row.epoch, one.send.lane));
+        let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
+        let conversation = self.stored_conversation().await?;
+        let before = self.count_pending();
+        (self.row, self.sealed, self.waiting) = (row, sealed.into(), waiting);
+        (self.requests, self.refused) = (requests.into(), refused);
+        let after = self.count_pending();
+        // Added first: nobody is to see nothing pending in between.
+        self.depth.fetch_add(after.0, Ordering::Relaxed);
+        self.depth.fetch_sub(before.0, Ordering::Relaxed);
+        self.core.unaccepted.fetch_add(after.1, Ordering::Relaxed);
+        self.core.settle(before.1);
+        self.due_since = (!self.row.due.is_empty()).then(Instant::now);
         self.count_owing();
-        self.load_conversation().await
+        self.conversation = Some(conversation);
+        Ok(())
+    }
+
+    /// Messages of the application that are not accepted, and everything that is not.
+    fn count_pending(&self) -> (usize, usize) {
+        let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
+        (messages + self.waiting.len(), self.sealed.len() + self.waiting.len())
+    }
+
+    /// The connection that exactly this was last sent on; 0 for none.
+    fn sent_in(&self, send: &SealedSend) -> u64 {
+        let id = |send: &SealedSend| (send.msg_id, send.lane_epoch, send.lane);
+        self.sealed.iter().find(|one| id(&one.send) == id(send)).map_or(0, |one| one.sent_in)
     }
 
     /// Receipts that are owed count as one thing that waits to be sent, so that closing waits for them.
@@ -324,13 +347,10 @@ impl Lane {
         self.owing = owing;
     }
 
-    async fn load_conversation(&mut self) -> Result<()> {
+    async fn stored_conversation(&mut self) -> Result<Conversation> {
         let wanted = Conversation::keys(&self.peer);
         let rows = records::load(&self.core.store, &wanted, &stvor_protocol::Effects::new()).await?;
-        let conversation =
-            Conversation::load(&self.core.identity, &self.peer, &rows).map_err(Error::passed)?;
-        self.conversation = Some(conversation);
-        Ok(())
+        Conversation::load(&self.core.identity, &self.peer, &rows).map_err(Error::passed)
     }
 
     /// Takes everything that came, in one commit, then sends what can be sent.
@@ -341,7 +361,7 @@ impl Lane {
         room: Option<(Arc<Session>, SendRoom)>,
     ) {
         if self.conversation.is_none()
-            && let Err(error) = self.load_conversation().await
+            && let Err(error) = self.reload().await
         {
             self.refuse(letters, orders, &error);
             return;
@@ -359,6 +379,10 @@ impl Lane {
         self.ask_again(&mut step);
         self.flush_receipts(&mut step);
         self.commit(step).await;
+        if self.conversation.is_none() {
+            // The commit failed: what memory holds is in no store and must not reach the wire.
+            return;
+        }
         self.fetch_if_needed();
         self.resend_unanswered();
         self.transmit(room);
@@ -517,7 +541,7 @@ mod tests {
         let (work, orders) = mpsc::unbounded_channel();
         let depth = Arc::new(AtomicUsize::new(1));
         let mut lane = Lane::fresh(Arc::clone(client.core()), peer, (depth, work.downgrade()));
-        lane.wake_up().await.unwrap();
+        lane.reload().await.unwrap();
         let (reply, committed) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
         let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
@@ -526,13 +550,17 @@ mod tests {
         (lane, orders)
     }
 
-    #[tokio::test]
-    async fn a_lane_that_can_do_nothing_rests() {
+    async fn offline_client() -> crate::Client {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
         let app = app.in_memory().open().await.unwrap();
         let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
-        let client = app.connect_with("alice", options).await.unwrap();
+        app.connect_with("alice", options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_can_do_nothing_rests() {
+        let client = offline_client().await;
         let (mut lane, _orders) = offline(&client).await;
         let past = Instant::now().checked_sub(2 * limits::LANE_IDLE).unwrap();
         let rest = |lane: &Lane| lane.next_deadline().saturating_duration_since(Instant::now());
@@ -546,5 +574,34 @@ mod tests {
         assert!(rest(&lane) > a_while, "a receipt waits");
         lane.conversation = None;
         assert!(rest(&lane) > a_while, "the store failed");
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_commit_was_to_change_is_as_the_store_has_it() {
+        let client = offline_client().await;
+        let (mut lane, _orders) = offline(&client).await;
+        let pending = |lane: &Lane| (lane.count_pending(), lane.depth.load(Ordering::Relaxed), client.pending());
+        assert_eq!(pending(&lane), ((1, 1), 1, 1));
+        // As the store has it: a message that was sealed under the lane's first number.
+        let mut step = Step::new(lane.row.clone());
+        let send = lane.number(vec![7; 64], &mut step).unwrap();
+        let sent = (send.msg_id, send.lane_epoch, send.lane);
+        lane.push_sealed_control(send, &mut step);
+        lane.commit(step).await;
+        lane.sealed[0].sent_in = 3;
+        assert_eq!(pending(&lane), ((1, 2), 1, 2));
+
+        let mut step = Step::new(lane.row.clone());
+        lane.renumber(&mut step).await;
+        let (reply, deleted) = oneshot::channel();
+        lane.take_work(Work::Command(Command::Delete(reply)), &mut step).await;
+        step.broken = Some(Error::not_ready("the test wants it"));
+        lane.commit(step).await;
+        deleted.await.unwrap().unwrap_err();
+        assert!(lane.conversation.is_none(), "nothing is sent before the lane was read again");
+        lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+        assert_eq!(pending(&lane), ((1, 2), 1, 2));
+        let one = &lane.sealed[0];
+        assert_eq!((one.send.msg_id, one.send.lane_epoch, one.send.lane), sent);
     }
 }

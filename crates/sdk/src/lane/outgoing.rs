@@ -237,7 +237,7 @@ impl Lane {
                 // Its conversation was deleted while it waited.
                 step.changes.delete(keys::pending(&self.peer, queued));
                 step.promoted += 1;
-                self.release(1);
+                step.released += 1;
                 continue;
             };
             let content = (kind_of(&row.content), row.content.as_bytes().to_vec(), place.id);
@@ -253,7 +253,7 @@ impl Lane {
     }
 
     /// Messages that left the outbox without a commit having counted them in.
-    fn release(&self, count: usize) {
+    pub(super) fn release(&self, count: usize) {
         self.depth.fetch_sub(count, Ordering::Relaxed);
     }
 
@@ -442,7 +442,7 @@ impl Lane {
     async fn give_up(&mut self, position: usize, code: &'static str, step: &mut Step) {
         let Some(one) = self.sealed.remove(position) else { return };
         self.core.settle(1);
-        self.accepted.push(one.queued);
+        step.changes.delete(keys::pending(&self.peer, one.queued));
         if let PendingBody::Message(place) = one.body {
             self.release(1);
             self.mark_failed(place, code, step).await;
@@ -470,7 +470,7 @@ impl Lane {
             let Some(one) = self.waiting.pop_front() else { break };
             self.core.settle(1);
             self.release(1);
-            self.accepted.push(one.queued);
+            step.changes.delete(keys::pending(&self.peer, one.queued));
             self.mark_failed(one.place, "EXPIRED", step).await;
         }
         let mut renumber = false;

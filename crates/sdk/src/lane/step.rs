@@ -26,8 +26,8 @@ use crate::transport::session::Session;
 /// Something to be told to whoever waits, once it is durable.
 pub(super) type Reply = Box<dyn FnOnce(Result<()>) + Send + Sync>;
 
-/// One commit in the making. Dropped without it, nothing happened (but the conversation in memory has moved on and has
-/// to be loaded again).
+/// One commit in the making. Dropped without it, nothing happened (but the lane in memory has moved on and has to be
+/// loaded again).
 pub(super) struct Step {
     pub(super) effects: Effects,
     pub(super) changes: ChangeSet,
@@ -49,6 +49,8 @@ pub(super) struct Step {
     pub(super) peer: Option<PeerRow>,
     /// Waiting messages at the front of the queue that this step seals.
     pub(super) promoted: usize,
+    /// Those of them that are not sealed, for there is nothing left to seal.
+    pub(super) released: usize,
     pub(super) forget_peer: bool,
     /// The conversation moved on but what came of it could not be worked out: nothing of the step may be written.
     pub(super) broken: Option<Error>,
@@ -75,6 +77,7 @@ impl Step {
             alone: false,
             peer: None,
             promoted: 0,
+            released: 0,
             forget_peer: false,
             broken: None,
             unread: false,
@@ -113,6 +116,7 @@ impl Lane {
             alone,
             peer,
             promoted,
+            released,
             forget_peer,
             broken,
             unread,
@@ -176,8 +180,11 @@ impl Lane {
         metrics::sent(sealed.len());
         metrics::received(arrivals.len());
         self.waiting.drain(..promoted.min(self.waiting.len()));
-        let grown = sealed.len() - promoted.min(sealed.len()) + waiting.len();
+        let sealed_now = promoted - released.min(promoted);
+        let grown = sealed.len() - sealed_now.min(sealed.len()) + waiting.len();
+        self.release(released);
         self.core.unaccepted.fetch_add(grown, Ordering::Relaxed);
+        self.core.settle(released);
         self.sealed.extend(sealed);
         self.waiting.extend(waiting);
         self.core.inbox.arrived(arrivals);
@@ -223,7 +230,7 @@ impl Lane {
             return;
         }
         for (deliver, session) in taken {
-            if self.load_conversation().await.is_err() {
+            if self.reload().await.is_err() {
                 self.core.kick_soon();
                 return;
             }
