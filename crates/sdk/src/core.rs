@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
     pub(crate) kick: Arc<Notify>,
+    /// A kick is on its way.
+    pub(crate) kicking: Arc<AtomicBool>,
     pub(crate) stop: CancellationToken,
     /// Ends after `stop`, when no lane can bring anything any more.
     pub(crate) stop_acks: CancellationToken,
@@ -121,6 +123,7 @@ impl Core {
             settled: Notify::new(),
             closing: AtomicBool::new(false),
             kick: Arc::new(Notify::new()),
+            kicking: Arc::default(),
             stop: CancellationToken::new(),
             stop_acks: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -298,10 +301,15 @@ impl Core {
         self.with_lane(peer, |handle| handle.work(work))
     }
 
-    /// Hands mail to a lane. Never waits; mail that finds no room stays at the relay.
+    /// Hands mail to a lane. Never waits; mail that finds no room stays at the relay, and is asked for again in a while,
+    /// for until then it takes a share of what the relay sends without an answer.
     pub(crate) fn mail(&self, peer: &Address, mail: Mail) {
+        let delivery = matches!(mail, Mail::Deliver(..));
         if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
             tracing::warn!(code = error.code(), "mail was left at the relay");
+            if delivery {
+                self.kick_soon();
+            }
         }
     }
 
@@ -314,6 +322,15 @@ impl Core {
             return act(handle);
         }
         if lanes.len() >= limits::MAX_LANES {
+            // Nothing is handed over under this lock, so what is idle stays so; it ends when its handle is gone.
+            let mut evicted = 0;
+            lanes.retain(|_, handle| {
+                let goes = evicted < limits::EVICTED_LANES && handle.is_idle();
+                evicted += usize::from(goes);
+                !goes
+            });
+        }
+        if lanes.len() >= limits::MAX_LANES {
             return Err(Error::not_ready("too many conversations are active at once"));
         }
         let (handle, task) = lane::new(self.me.clone(), peer.clone());
@@ -321,6 +338,11 @@ impl Core {
         lanes.insert(peer.clone(), handle);
         self.tasks.spawn(task);
         result
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_lane(&self, peer: &Address) -> bool {
+        lock(&self.lanes).contains_key(peer)
     }
 
     /// A lane asks to go to sleep: allowed if nothing was handed to it meanwhile. Everything is handed over under the

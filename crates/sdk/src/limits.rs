@@ -22,6 +22,9 @@ pub const MAX_PENDING: usize = 10_000;
 /// mail for others stays at the relay.
 pub const MAX_LANES: usize = 4_096;
 
+/// Idle lanes that are put to sleep at once when there are too many: looking for them has a price.
+pub const EVICTED_LANES: usize = 64;
+
 /// A lane with nothing to do goes to sleep after this.
 pub const LANE_IDLE: Duration = Duration::from_secs(120);
 

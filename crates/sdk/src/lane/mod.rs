@@ -8,7 +8,7 @@ mod outgoing;
 mod step;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -69,13 +69,29 @@ pub(crate) struct LaneHandle {
     work: mpsc::UnboundedSender<Work>,
     /// Sends that are not in the outbox yet plus messages that are not accepted: what bounds `work`.
     depth: Arc<AtomicUsize>,
+    /// How much was handed over.
+    handed: AtomicU64,
+    /// How much the lane had taken when it last came to rest; `BUSY` if it has something to do.
+    rested: Arc<AtomicU64>,
 }
 
+/// A lane that has something to do.
+const BUSY: u64 = u64::MAX;
+
 impl LaneHandle {
+    /// Whether the lane can go without anything being lost. Right as long as nothing is handed over meanwhile.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rested.load(Ordering::Acquire) == self.handed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn mail(&self, mail: Mail) -> Result<()> {
         // The credit window and the send window together are smaller than the queue: only a relay that ignores them
         // fills it.
-        self.mail.try_send(mail).map_err(|_| Error::relay_protocol("it sends more than the window allows"))
+        self.mail
+            .try_send(mail)
+            .map_err(|_| Error::relay_protocol("it sends more than the window allows"))?;
+        self.handed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn work(&self, work: Work) -> Result<()> {
@@ -91,7 +107,9 @@ impl LaneHandle {
             }
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
-        self.work.send(work).map_err(|_| Error::not_ready("it is closed"))
+        self.work.send(work).map_err(|_| Error::not_ready("it is closed"))?;
+        self.handed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -170,11 +188,18 @@ pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<O
     let (work, work_end) = mpsc::unbounded_channel();
     let depth = Arc::new(AtomicUsize::new(0));
     let me = work.downgrade();
-    let handle = LaneHandle { mail, work, depth: Arc::clone(&depth) };
+    let rested = Arc::new(AtomicU64::new(BUSY));
+    let handle = LaneHandle {
+        mail,
+        work,
+        depth: Arc::clone(&depth),
+        handed: AtomicU64::new(0),
+        rested: Arc::clone(&rested),
+    };
     let task = async move {
         let Some(core) = core.upgrade() else { return };
         let lane = Lane::fresh(core, peer, (depth, me));
-        lane.run(mail_end, work_end).await;
+        lane.run((mail_end, work_end), &rested).await;
     };
     (handle, task)
 }
@@ -219,12 +244,17 @@ impl Lane {
         }
     }
 
-    async fn run(mut self, mut mail: mpsc::Receiver<Mail>, mut work: mpsc::UnboundedReceiver<Work>) {
+    async fn run(
+        mut self,
+        (mut mail, mut work): (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Work>),
+        rested: &AtomicU64,
+    ) {
         if let Err(error) = self.reload().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
         }
         let stop = self.core.stop.clone();
         let (mut letters, mut orders) = (Vec::new(), Vec::new());
+        let mut taken = 0;
         loop {
             let deadline = self.next_deadline();
             let wants_room = self.wants_room.clone();
@@ -239,7 +269,9 @@ impl Lane {
                     room = found;
                 }
                 () = tokio::time::sleep_until(deadline) => {
-                    if self.may_sleep() && self.core.retire_lane(&self.peer, || mail.is_empty() && work.is_empty()) {
+                    // Once it is closed, the name may be that of another lane.
+                    let idle = || !mail.is_closed() && mail.is_empty() && work.is_empty();
+                    if self.may_sleep() && self.core.retire_lane(&self.peer, idle) {
                         break;
                     }
                 }
@@ -260,7 +292,12 @@ impl Lane {
             if !(letters.is_empty() && orders.is_empty()) {
                 self.active_at = Instant::now();
             }
+            // What the lane hands to itself was handed over by nobody.
+            let own = |order: &&Work| matches!(order, Work::Bundle(_) | Work::Decision(_));
+            let handed = letters.len() + orders.len() - orders.iter().filter(own).count();
+            taken += u64::try_from(handed).unwrap_or(0);
             self.turn(&mut letters, &mut orders, room).await;
+            rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
         }
         self.core.settle(self.sealed.len() + self.waiting.len() + usize::from(self.owing));
         for held in self.held.drain(..) {
@@ -466,8 +503,16 @@ impl Lane {
     }
 
     fn may_sleep(&self) -> bool {
-        self.active_at.elapsed() >= limits::LANE_IDLE
-            && self.sealed.is_empty()
+        self.active_at.elapsed() >= limits::LANE_IDLE && self.is_at_rest()
+    }
+
+    /// Whether the lane would do nothing but wait for orders.
+    fn is_idle(&self) -> bool {
+        self.conversation.is_some() && !self.rehandshake && self.is_at_rest()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.sealed.is_empty()
             && self.waiting.is_empty()
             && self.held.is_empty()
             && self.held_mail.is_empty()
@@ -603,5 +648,26 @@ mod tests {
         assert_eq!(pending(&lane), ((1, 2), 1, 2));
         let one = &lane.sealed[0];
         assert_eq!((one.send.msg_id, one.send.lane_epoch, one.send.lane), sent);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
+        let client = offline_client().await;
+        let core = client.core();
+        let peer = |name: String| Address::new(UserId::new(&name).unwrap(), DeviceId::FIRST);
+        for number in 1..limits::MAX_LANES {
+            core.work(&peer(format!("idle{number}")), Work::Wake).unwrap();
+        }
+        let (reply, _) = oneshot::channel();
+        let id = ContentId::from_bytes([1; 16]);
+        let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+        core.work(&peer("busy".into()), Work::Send(request)).unwrap();
+        let room = async {
+            while core.work(&peer("late".into()), Work::Wake).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(limits::LANE_IDLE / 2, room).await.expect("an idle lane goes");
+        assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
     }
 }

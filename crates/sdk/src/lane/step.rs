@@ -243,12 +243,20 @@ impl Lane {
 }
 
 impl Core {
-    /// Starts the connection afresh in a while, so that the relay offers again what could not be stored.
+    /// Starts the connection afresh in a while, so that the relay offers again what could not be stored. However often it
+    /// is asked for meanwhile, it is started afresh once.
     pub(crate) fn kick_soon(&self) {
+        if self.kicking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let kicking = Arc::clone(&self.kicking);
         let (kick, stop) = (Arc::clone(&self.kick), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(std::time::Duration::from_secs(2)) => kick.notify_one(),
+                () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {
+                    kicking.store(false, Ordering::SeqCst);
+                    kick.notify_one();
+                }
                 () = stop.cancelled() => {}
             }
         });
