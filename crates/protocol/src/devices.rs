@@ -2,7 +2,7 @@
 //!
 //! A user is a signing key. It signs the list of the user's devices, so a relay can neither add a device nor take the
 //! place of one. The bytes of a list are laid out in [`stvor_base::devices`]; the signature covers
-//! [`DEVICE_LIST_LABEL`](stvor_base::devices::DEVICE_LIST_LABEL), then those bytes.
+//! [`DEVICE_LIST_LABEL`], then those bytes.
 
 use stvor_base::codec::Writer;
 use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList};

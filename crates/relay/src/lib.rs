@@ -32,6 +32,7 @@ pub use auth::ConfigError;
 pub use config::{ClientKeyConfig, Config, DEFAULT_PORT, LimitsConfig, MOCK_PORT, TlsConfig, TokenConfig};
 pub use relay::Clock;
 pub use server::{Handle, Relay, StartError};
+pub use tls::TlsError;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
