@@ -84,6 +84,9 @@ pub const RECIPIENT_RETRY: Duration = Duration::from_secs(15);
 /// Messages of one page of history at most.
 pub const HISTORY_PAGE: usize = 500;
 
+/// Between two refills of one-time prekeys, whatever the relay says that it has.
+pub const PREKEY_REFILL: Duration = Duration::from_secs(60);
+
 /// Longest question to a trust callback.
 pub const TRUST_ANSWER: Duration = Duration::from_secs(60);
 

@@ -12,17 +12,21 @@ use stvor_store::{ChangeSet, Key, Sealed};
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::keys;
+use crate::limits;
 use crate::records;
 
 /// The prekeys of one device.
 pub(crate) struct PrekeyKeeper {
     state: tokio::sync::Mutex<Prekeys>,
     counts: Mutex<Option<KeyCounts>>,
+    /// When one-time prekeys were last made.
+    refilled: Mutex<Option<Instant>>,
     due: Notify,
     /// The relay holds what others need to write to this device.
     reachable: watch::Sender<bool>,
@@ -35,6 +39,7 @@ impl PrekeyKeeper {
         Ok(Self {
             state: tokio::sync::Mutex::new(state),
             counts: Mutex::default(),
+            refilled: Mutex::default(),
             due: Notify::new(),
             reachable: watch::Sender::new(false),
         })
@@ -66,13 +71,35 @@ impl PrekeyKeeper {
         self.due.notified().await;
     }
 
+    /// When one-time prekeys may be made again, if that is not now.
+    pub(crate) fn next_refill(&self) -> Option<Instant> {
+        let refilled = *self.refilled.lock().unwrap_or_else(PoisonError::into_inner);
+        refilled.map(|at| at + limits::PREKEY_REFILL).filter(|next| *next > Instant::now())
+    }
+
+    /// What the relay lacks by its own account. One-time prekeys are made at a bounded rate, whatever it says it has: each
+    /// costs work and room here.
+    async fn due_upload(
+        &self,
+        prekeys: &mut Prekeys,
+        (core, mut counts): (&Core, KeyCounts),
+    ) -> Result<Option<UploadKeys>> {
+        if self.next_refill().is_some() {
+            (counts.one_time, counts.kem_one_time) = (u32::MAX, u32::MAX);
+        }
+        let upload = prepare(prekeys, core, counts).await?;
+        if upload.as_ref().is_some_and(|upload| !(upload.one_time.is_empty() && upload.kem_one_time.is_empty())) {
+            *self.refilled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        Ok(upload)
+    }
+
     /// Makes what is due and uploads it.
     pub(crate) async fn maintain(&self, core: &Core) -> Result<()> {
         let Some(counts) = self.counts() else { return Ok(()) };
         let Some(session) = core.session() else { return Ok(()) };
         let mut prekeys = self.state.lock().await;
-        let upload = prepare(&mut prekeys, core, counts).await?;
-        let Some(upload) = upload else { return Ok(()) };
+        let Some(upload) = self.due_upload(&mut prekeys, (core, counts)).await? else { return Ok(()) };
         let count = u32::try_from(upload.one_time.len()).unwrap_or(u32::MAX);
         let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
         self.set_counts(held);
@@ -200,4 +227,31 @@ fn decode(bytes: &[u8]) -> core::result::Result<(SignedPrekeyPublic, KemPublicPr
     };
     input.finish()?;
     Ok((signed, kem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{App, ConnectOptions};
+
+    #[tokio::test]
+    async fn a_relay_that_never_has_one_time_prekeys_gets_them_once_a_minute() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+        let app = app.in_memory().open().await.unwrap();
+        let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+        let client = app.connect_with("alice", options).await.unwrap();
+        let (core, prekeys) = (client.core(), &client.core().prekeys);
+        let mut state = prekeys.state.lock().await;
+        let none = (&**core, KeyCounts::default());
+        let first = prekeys.due_upload(&mut state, none).await.unwrap().unwrap();
+        assert!(!first.one_time.is_empty() && !first.kem_one_time.is_empty());
+        let again = prekeys.due_upload(&mut state, none).await.unwrap().unwrap();
+        assert!(again.one_time.is_empty() && again.kem_one_time.is_empty());
+        assert!(again.signed_prekey.is_some() && again.kem_last_resort.is_some(), "those it may lack");
+        let past = Instant::now().checked_sub(limits::PREKEY_REFILL).unwrap();
+        *prekeys.refilled.lock().unwrap() = Some(past);
+        let later = prekeys.due_upload(&mut state, none).await.unwrap().unwrap();
+        assert!(!later.one_time.is_empty() && !later.kem_one_time.is_empty());
+    }
 }

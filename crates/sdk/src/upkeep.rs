@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
@@ -35,7 +36,8 @@ async fn keep_prekeys(client: &Arc<Core>) {
             continue;
         }
         wait = match client.prekeys.maintain(client).await {
-            Ok(()) => DAY,
+            // What the relay asked for too soon is looked at again when its time comes.
+            Ok(()) => client.prekeys.next_refill().map_or(DAY, |at| at.saturating_duration_since(Instant::now())),
             Err(error) => {
                 tracing::warn!(code = error.code(), "prekeys could not be refilled");
                 RETRY
