@@ -90,5 +90,8 @@ pub const PREKEY_REFILL: Duration = Duration::from_secs(60);
 /// Longest question to a trust callback.
 pub const TRUST_ANSWER: Duration = Duration::from_secs(60);
 
+/// Mail of one peer that waits in memory for the answer to a trust question; more of it stays at the relay.
+pub const HELD_MAIL: usize = 8;
+
 /// Between sweeps of expired rows.
 pub const SWEEP: Duration = Duration::from_secs(600);

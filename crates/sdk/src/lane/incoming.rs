@@ -54,9 +54,11 @@ impl Lane {
             return;
         }
         if self.asking {
-            if self.held_mail.len() < limits::LANE_QUEUE {
-                self.held_mail.push_back((deliver, session));
-            }
+            self.hold(deliver, session);
+            return;
+        }
+        if self.left_mail == Some(session.generation) {
+            // What was left comes first, and with the next connection.
             return;
         }
         if !self.core.inbox.has_room() {
@@ -77,9 +79,18 @@ impl Lane {
             }
             Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
                 self.ask(&question);
-                self.held_mail.push_back((deliver, session));
+                self.hold(deliver, session);
             }
             Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, session), step),
+        }
+    }
+
+    /// Keeps mail until a question of trust is answered; past the bound it stays at the relay.
+    fn hold(&mut self, deliver: Box<Deliver>, session: Arc<Session>) {
+        if self.held_mail.len() < limits::HELD_MAIL {
+            self.held_mail.push_back((deliver, session));
+        } else {
+            self.left_mail = Some(session.generation);
         }
     }
 

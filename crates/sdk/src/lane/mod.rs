@@ -160,6 +160,8 @@ struct Lane {
     asking: bool,
     decision: Option<TrustDecision>,
     held_mail: VecDeque<(Box<Deliver>, Arc<Session>)>,
+    /// The connection on which more mail came than is held: it is asked for again after the answer.
+    left_mail: Option<u64>,
     /// Messages that failed and are to be asked for again.
     requests: VecDeque<RetryRequest>,
     requests_after: Instant,
@@ -229,6 +231,7 @@ impl Lane {
             asking: false,
             decision: None,
             held_mail: VecDeque::new(),
+            left_mail: None,
             requests: VecDeque::new(),
             requests_after: now,
             refused: Vec::new(),
@@ -625,7 +628,8 @@ mod tests {
     async fn what_a_failed_commit_was_to_change_is_as_the_store_has_it() {
         let client = offline_client().await;
         let (mut lane, _orders) = offline(&client).await;
-        let pending = |lane: &Lane| (lane.count_pending(), lane.depth.load(Ordering::Relaxed), client.pending());
+        let pending =
+            |lane: &Lane| (lane.count_pending(), lane.depth.load(Ordering::Relaxed), client.pending());
         assert_eq!(pending(&lane), ((1, 1), 1, 1));
         // As the store has it: a message that was sealed under the lane's first number.
         let mut step = Step::new(lane.row.clone());

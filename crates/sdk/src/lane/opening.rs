@@ -207,8 +207,13 @@ impl Lane {
         if self.bundle.is_some() {
             self.start(step);
         }
+        let left = self.left_mail.take();
         for (deliver, session) in core::mem::take(&mut self.held_mail) {
             self.receive(deliver, session, step).await;
+        }
+        self.left_mail = self.left_mail.or(left);
+        if self.left_mail.is_some() {
+            self.core.kick_soon();
         }
         // An answer counts for the question that was asked, not for what comes later.
         if !self.asking {
