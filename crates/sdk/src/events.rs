@@ -193,7 +193,8 @@ pub enum Event {
         /// Where the keyfile is.
         path: PathBuf,
     },
-    /// Commits to the store fail (a full disk, for example). Nothing that was acknowledged is lost.
+    /// Commits to the store fail (a full disk, for example), or something in it can not be read. Nothing that was
+    /// acknowledged is lost.
     StoreFailing {
         /// The code of the error.
         code: &'static str,

@@ -123,6 +123,8 @@ struct State {
     next_stream: u64,
     /// Mail was refused for want of room.
     refused: bool,
+    /// Why rows were skipped, until it is told.
+    unreadable: Option<&'static str>,
     closed: bool,
 }
 
@@ -135,6 +137,7 @@ pub(crate) struct Inbox {
     acker: mpsc::Sender<Consumed>,
     /// There is room again after mail was refused.
     pub(crate) room_again: Notify,
+    skipped: Notify,
 }
 
 /// A message that a commit puts into the inbox.
@@ -162,6 +165,7 @@ impl Inbox {
             loading: tokio::sync::Mutex::new(()),
             acker,
             room_again: Notify::new(),
+            skipped: Notify::new(),
         };
         Ok((Arc::new(inbox), consumed))
     }
@@ -175,6 +179,16 @@ impl Inbox {
         let mut state = self.lock();
         state.refused |= state.waiting >= limits::MAX_INBOX;
         state.waiting < limits::MAX_INBOX
+    }
+
+    /// Waits until a row was skipped because it can not be read; the code of why.
+    pub(crate) async fn skipped(&self) -> &'static str {
+        loop {
+            self.skipped.notified().await;
+            if let Some(code) = self.lock().unreadable.take() {
+                return code;
+            }
+        }
     }
 
     /// A place for one more message.
@@ -288,22 +302,25 @@ impl Inbox {
         let scan = Scan::of(Table::Inbox, keys::INBOX).from(from.to_be_bytes()).limit(limits::INBOX_PAGE);
         let rows = self.store.scan(scan).await.map_err(Error::passed)?.rows;
         let mut found = Vec::with_capacity(rows.len());
+        let (mut loaded_to, mut unreadable) = (None, None);
         for row in &rows {
-            let seq = row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
-            let seq = seq.map_err(|_| Error::passed(stvor_base::codec::CodecError::Length))?;
-            found.push((seq, PointerRow::decode(row.value.expose()).map_err(Error::passed)?));
+            let Ok(seq) = row.key.sort.as_slice().try_into().map(u64::from_be_bytes) else { continue };
+            loaded_to = Some(seq);
+            match PointerRow::decode(row.value.expose()) {
+                Ok(pointer) => found.push((seq, pointer)),
+                Err(error) => unreadable = Some(Error::passed(error)),
+            }
         }
         let keys: Vec<_> =
             found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
         let messages = self.store.get(&keys).await.map_err(Error::passed)?;
-        let rows =
-            messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose())).transpose());
-        let rows = rows.collect::<core::result::Result<Vec<_>, _>>().map_err(Error::passed)?;
+        let rows: Vec<_> =
+            messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose()))).collect();
         let mut gone = Vec::new();
         let any = {
             let mut state = self.lock();
-            state.loaded_to = found.last().map_or(state.loaded_to, |(seq, _)| *seq);
-            let any = !found.is_empty();
+            state.loaded_to = loaded_to.unwrap_or(state.loaded_to);
+            let any = loaded_to.is_some();
             let mut late = core::mem::take(&mut state.late);
             for ((seq, pointer), row) in found.into_iter().zip(rows) {
                 // What a commit has yet to report comes by that report.
@@ -312,7 +329,9 @@ impl Inbox {
                 }
                 match (late.remove(&seq), row) {
                     (Some(message), _) => state.ready.push_back(message),
-                    (None, Some(row)) => {
+                    // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
+                    (None, Some(Err(error))) => unreadable = Some(Error::passed(error)),
+                    (None, Some(Ok(row))) => {
                         let message = self.message(seq, pointer, row);
                         state.ready.push_back(message);
                     }
@@ -325,6 +344,11 @@ impl Inbox {
             }
             any || !state.ready.is_empty()
         };
+        if let Some(error) = unreadable {
+            tracing::error!(code = error.code(), "a message of the inbox can not be read");
+            self.lock().unreadable = Some(error.code());
+            self.skipped.notify_one();
+        }
         for (seq, pointer) in gone {
             let consumed =
                 Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
@@ -627,5 +651,29 @@ mod tests {
         }
         assert_eq!(inbox.lock().ready.len(), 0);
         acks.abort();
+    }
+
+    #[tokio::test]
+    async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened =
+            stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
+        let store = Arc::new(opened.unwrap().store);
+        let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+        let (before, _consumed) = Inbox::open(Arc::clone(&store)).await.unwrap();
+        commit(&before, &peer, 0..4).await;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&2_u64.to_be_bytes());
+        let place = Place { order: 2, id: ContentId::from_bytes(id) };
+        let mut changes = ChangeSet::new();
+        changes.put(keys::inbox(2), vec![99]).put(keys::message(&peer.user, place), vec![99]);
+        store.commit(changes).await.unwrap();
+        let (inbox, _consumed) = Inbox::open(store).await.unwrap();
+        let mut messages = inbox.stream();
+        for expected in ["0", "3"] {
+            let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next());
+            assert_eq!(message.await.unwrap().expect("the stream goes on").text(), Some(expected));
+        }
+        assert_eq!(inbox.skipped().await, Error::passed(stvor_base::codec::CodecError::Version(99)).code());
     }
 }

@@ -21,6 +21,7 @@ pub(crate) async fn run(client: Weak<Core>, stop: CancellationToken) {
         () = keep_prekeys(&client) => {}
         () = keep_tidy(&client) => {}
         () = make_room(&client) => {}
+        () = tell_skipped(&client) => {}
     }
 }
 
@@ -37,7 +38,9 @@ async fn keep_prekeys(client: &Arc<Core>) {
         }
         wait = match client.prekeys.maintain(client).await {
             // What the relay asked for too soon is looked at again when its time comes.
-            Ok(()) => client.prekeys.next_refill().map_or(DAY, |at| at.saturating_duration_since(Instant::now())),
+            Ok(()) => {
+                client.prekeys.next_refill().map_or(DAY, |at| at.saturating_duration_since(Instant::now()))
+            }
             Err(error) => {
                 tracing::warn!(code = error.code(), "prekeys could not be refilled");
                 RETRY
@@ -60,6 +63,13 @@ async fn make_room(client: &Arc<Core>) {
     loop {
         client.inbox.room_again.notified().await;
         client.kick.notify_one();
+    }
+}
+
+async fn tell_skipped(client: &Arc<Core>) {
+    loop {
+        let code = client.inbox.skipped().await;
+        client.hub.emit(crate::events::Event::StoreFailing { code });
     }
 }
 
