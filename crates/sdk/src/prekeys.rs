@@ -88,7 +88,10 @@ impl PrekeyKeeper {
             (counts.one_time, counts.kem_one_time) = (u32::MAX, u32::MAX);
         }
         let upload = prepare(prekeys, core, counts).await?;
-        if upload.as_ref().is_some_and(|upload| !(upload.one_time.is_empty() && upload.kem_one_time.is_empty())) {
+        if upload
+            .as_ref()
+            .is_some_and(|upload| !(upload.one_time.is_empty() && upload.kem_one_time.is_empty()))
+        {
             *self.refilled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         Ok(upload)
