@@ -11,7 +11,7 @@ use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::Random;
 
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
-use crate::envelope::{Incoming, SessionId};
+use crate::envelope::Incoming;
 use crate::error::ProtocolError;
 use crate::limits::{BROKEN_SESSION_FAILURES, FRESH_SESSION_INTERVAL, MAX_RETRIES, UNANSWERED_RESTART};
 use crate::plaintext::{Plaintext, RetryRequest};
@@ -26,7 +26,7 @@ const VERSION: u8 = 1;
 pub(crate) struct RepairState {
     /// When we last started a session to repair.
     pub(crate) fresh_at: Option<Timestamp>,
-    /// Failures on the current session since something last decrypted.
+    /// Failures since something last decrypted on the current session, or since a fresh one was started.
     failing: u32,
     changed: bool,
 }
@@ -60,6 +60,12 @@ impl RepairState {
             .u32(self.failing);
         effects.put(Self::key(peer), SecretBytes::from(out.finish()));
         self.changed = false;
+    }
+
+    /// A fresh session was started to repair; it gets its own chance.
+    pub(crate) fn fresh(&mut self, now: Timestamp) {
+        self.fresh_at = Some(now);
+        self.failing = 0;
     }
 
     /// Something decrypted. Says whether that is news.
@@ -128,8 +134,9 @@ impl Conversation {
         }
         let mut content = [0; 16];
         rng.fill(&mut content)?;
-        let named: Option<SessionId> = Incoming::parse(failed.blob).ok().map(|incoming| incoming.session);
-        if named.is_some() && named.as_ref() == self.session_id() {
+        // Whatever session it names: a peer that writes on one that we do not have may have lost ours as well, and two
+        // that only ask each other on such sessions would never stop.
+        if Incoming::parse(failed.blob).is_ok() {
             self.repair.failing = self.repair.failing.saturating_add(1);
             self.repair.save(&self.peer, &mut effects);
         }
@@ -143,7 +150,8 @@ impl Conversation {
     pub fn repair_route(&self, now: Timestamp) -> RepairRoute {
         let within = |at| now.since(at) < FRESH_SESSION_INTERVAL;
         let answering = |active: &Active| now.since(active.session.terms.created) < UNANSWERED_RESTART;
-        if self.candidate.as_ref().is_some_and(answering) || (self.is_ready(now) && !self.repair.broken()) {
+        let answerable = self.candidate.as_ref().is_some_and(answering) || self.is_ready(now);
+        if answerable && !self.repair.broken() {
             RepairRoute::Working
         } else if self.repair.fresh_at.is_some_and(within) {
             RepairRoute::Wait

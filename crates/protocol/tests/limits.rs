@@ -90,6 +90,24 @@ fn one_fresh_repair_session_is_started_an_hour() {
 fn a_repair_session_that_nobody_answers_for_two_weeks_no_longer_counts_as_working() {
     let (mut alice, mut bob) = pair();
     let b = bob.address();
+    let mut bundle = || bob.bundle().validate(&model::app(), &b, alice.now).unwrap();
+    let (first, second) = (bundle(), bundle());
+    let mut conversation = alice.conversation(&b);
+    let mut effects = conversation.reset();
+    let mut rng = Dry::new("x", 999);
+    effects.append(conversation.start(&alice.context(), &first, None, &mut rng).unwrap().effects);
+    effects.append(conversation.start_repair(&alice.context(), &second, None, &mut rng).unwrap().effects);
+    assert!(alice.rows.commit(effects));
+    let conversation = alice.conversation(&b);
+    let at = |after| conversation.repair_route(alice.now + after);
+    assert_eq!(at(limits::UNANSWERED_RESTART - Duration::from_millis(1)), RepairRoute::Working);
+    assert_eq!(at(limits::UNANSWERED_RESTART), RepairRoute::Fresh);
+}
+
+#[test]
+fn three_failures_in_a_row_end_a_repair_on_the_session_that_there_is() {
+    let (mut alice, mut bob) = pair();
+    let b = bob.address();
     let bundle = bob.bundle().validate(&model::app(), &b, alice.now).unwrap();
     let mut conversation = alice.conversation(&b);
     let effects =
@@ -97,13 +115,15 @@ fn a_repair_session_that_nobody_answers_for_two_weeks_no_longer_counts_as_workin
     assert!(alice.rows.commit(effects));
     let mut damaged = bob.send(&alice.address(), "x").unwrap();
     *damaged.last_mut().unwrap() ^= 1;
-    for _ in 0..limits::BROKEN_SESSION_FAILURES {
-        let _ = alice.fail(&b, &damaged, &stvor_protocol::ProtocolError::Undecryptable);
+    for _ in 1..limits::BROKEN_SESSION_FAILURES {
+        let _ = alice.fail(&b, &damaged, &stvor_protocol::ProtocolError::UnknownSession);
     }
+    assert_eq!(alice.conversation(&b).repair_route(alice.now), RepairRoute::Working);
+    let _ = alice.fail(&b, &damaged, &stvor_protocol::ProtocolError::UnknownSession);
     let conversation = alice.conversation(&b);
     let at = |after| conversation.repair_route(alice.now + after);
-    assert_eq!(at(limits::UNANSWERED_RESTART - Duration::from_millis(1)), RepairRoute::Working);
-    assert_eq!(at(limits::UNANSWERED_RESTART), RepairRoute::Fresh);
+    assert_eq!(at(limits::FRESH_SESSION_INTERVAL - Duration::from_millis(1)), RepairRoute::Wait);
+    assert_eq!(at(limits::FRESH_SESSION_INTERVAL), RepairRoute::Fresh);
 }
 
 #[test]

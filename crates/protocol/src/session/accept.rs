@@ -75,6 +75,9 @@ impl Conversation {
         // A peer that asks again can not read our session, whichever of the two has the smaller key.
         let asks = plaintext.kind == ContentKind::RetryRequest;
         effects.append(self.place_accepted((session, records), archived, asks));
+        if self.session_id() == Some(&incoming.session) && self.repair.works() {
+            self.repair.save(&self.peer, &mut effects);
+        }
         let sent_at = incoming.sent_at;
         Ok(Received { plaintext, sent_at, effects, reply, identity: verdict.event, started: true })
     }

@@ -154,6 +154,9 @@ impl Conversation {
             self.archive_active(Place::Current, replaced, &mut effects);
             self.place_active(Place::Current, (Active { session, pending: None }, records), &mut effects);
             self.save_index(&mut effects);
+            if self.repair.works() {
+                self.repair.save(&self.peer, &mut effects);
+            }
         } else {
             effects.put(key, records.archived());
         }

@@ -70,7 +70,7 @@ impl Conversation {
         // Without a session there is none to protect from an unanswered one.
         let place = if self.current.is_some() { Place::Candidate } else { Place::Current };
         let mut started = self.start_at(place, (context, bundle, decision), rng)?;
-        self.repair.fresh_at = Some(context.now);
+        self.repair.fresh(context.now);
         self.repair.save(&self.peer, &mut started.effects);
         Ok(started)
     }
