@@ -45,7 +45,7 @@ fn context(identity: &Identity) -> Context<'_> {
 #[must_use]
 pub fn text(body: &[u8]) -> Plaintext {
     let content = ContentId::from_bytes([5; 16]);
-    Plaintext { content, kind: ContentKind::Text, body: body.to_vec() }
+    Plaintext { content, kind: ContentKind::Text, body: stvor_crypto::SecretBytes::from_slice(body) }
 }
 
 impl Device {
@@ -192,7 +192,7 @@ impl End {
         let (blob, effects) = self.encrypt(&text(body))?;
         self.device.commit(effects);
         let received = to.decrypt(&blob)?;
-        if received.plaintext.body != body {
+        if received.plaintext.body.expose() != body {
             return Err("a message changed on its way".into());
         }
         to.device.commit(received.effects);

@@ -62,7 +62,7 @@ fn decrypt(data: &[u8]) {
         assert!(reader.decrypt(&mut conversation, &bad).is_err(), "a changed message was read");
     }
     let received = reader.decrypt(&mut conversation, good).expect("the good message");
-    assert_eq!(received.plaintext.body, b"hello");
+    assert_eq!(received.plaintext.body.expose(), b"hello");
 }
 
 /// First byte: which part of a good bundle; the rest is laid over it.
@@ -133,7 +133,7 @@ fn records(data: &[u8]) {
         let text = Plaintext {
             content: stvor_base::ContentId::from_bytes([9; 16]),
             kind: ContentKind::Text,
-            body: vec![1],
+            body: vec![1].into(),
         };
         let rng = &mut stvor_crypto::random::DeterministicRandom::from_label("records");
         let _ = conversation.encrypt(&world.bob.context(), &text, rng);
@@ -144,7 +144,7 @@ fn records(data: &[u8]) {
 fn plaintext(data: &[u8]) {
     for kind in [ContentKind::Delivered, ContentKind::Read, ContentKind::RetryRequest, ContentKind::Text] {
         let content = stvor_base::ContentId::from_bytes([1; 16]);
-        let plaintext = Plaintext { content, kind, body: data.to_vec() };
+        let plaintext = Plaintext { content, kind, body: stvor_crypto::SecretBytes::from_slice(data) };
         if let Ok(ids) = plaintext.receipted() {
             let again = Plaintext::receipt(content, kind == ContentKind::Read, &ids);
             assert_eq!(again, plaintext);

@@ -95,7 +95,7 @@ fn text(number: u8) -> Plaintext {
     Plaintext {
         content: ContentId::from_bytes([number; 16]),
         kind: ContentKind::Text,
-        body: b"hello".to_vec(),
+        body: stvor_crypto::SecretBytes::from_slice(b"hello"),
     }
 }
 

@@ -46,13 +46,22 @@ const MAX_DEVICE_LIST: usize = 3 * 1024;
 /// The name of a session: 16 bytes of a hash of its handshake.
 pub type SessionId = [u8; 16];
 
-/// The header of a message.
+/// The header of a message to send.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) ratchet_key: [u8; PUBLIC_KEY],
     pub(crate) previous: u32,
     pub(crate) number: u32,
     pub(crate) nonce: [u8; NONCE],
+}
+
+/// The header of a message as it came. Borrow of the blob.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeaderIn<'a> {
+    pub(crate) ratchet_key: &'a [u8; PUBLIC_KEY],
+    pub(crate) previous: u32,
+    pub(crate) number: u32,
+    pub(crate) nonce: &'a [u8; NONCE],
 }
 
 impl Header {
@@ -62,13 +71,15 @@ impl Header {
         out.extend_from_slice(&self.number.to_be_bytes());
         out.extend_from_slice(&self.nonce);
     }
+}
 
-    fn decode(input: &mut Reader<'_>) -> Result<Self, CodecError> {
+impl<'a> HeaderIn<'a> {
+    fn decode(input: &mut Reader<'a>) -> Result<Self, CodecError> {
         Ok(Self {
-            ratchet_key: *input.array()?,
+            ratchet_key: input.array()?,
             previous: input.u32()?,
             number: input.u32()?,
-            nonce: *input.array()?,
+            nonce: input.array()?,
         })
     }
 }
@@ -128,8 +139,8 @@ impl PrekeyPartIn {
 pub struct Incoming<'a> {
     pub(crate) session: SessionId,
     pub(crate) sent_at: Timestamp,
-    pub(crate) prekey: Option<PrekeyPartIn>,
-    pub(crate) header: Header,
+    pub(crate) prekey: Option<Box<PrekeyPartIn>>,
+    pub(crate) header: HeaderIn<'a>,
     /// Envelope, prekey part and header, as received: what the associated data covers.
     pub(crate) clear: &'a [u8],
     /// Ciphertext and tag.
@@ -176,10 +187,10 @@ impl<'a> Incoming<'a> {
         let sent_at = Timestamp::from_millis(input.u64()?);
         let prekey = match kind {
             KIND_MESSAGE => None,
-            KIND_PREKEY => Some(PrekeyPartIn::decode(input.bytes(limits::MAX_BLOB)?)?),
+            KIND_PREKEY => Some(Box::new(PrekeyPartIn::decode(input.bytes(limits::MAX_BLOB)?)?)),
             _ => return Err(CodecError::Value),
         };
-        let header = Header::decode(&mut input)?;
+        let header = HeaderIn::decode(&mut input)?;
         let sealed = input.rest();
         if sealed.len() < TAG + crate::plaintext::OVERHEAD {
             return Err(CodecError::Short);
@@ -209,7 +220,7 @@ impl<'a> Incoming<'a> {
     /// Ratchet key and number: with one sender no two messages share them.
     #[must_use]
     pub fn position(&self) -> ([u8; PUBLIC_KEY], u32) {
-        (self.header.ratchet_key, self.header.number)
+        (*self.header.ratchet_key, self.header.number)
     }
 }
 
@@ -278,8 +289,10 @@ mod tests {
             let bytes = blob(part.as_ref());
             let incoming = Incoming::parse(&bytes).unwrap();
             assert_eq!((incoming.session, incoming.sent_at.as_millis()), ([5; 16], 77));
-            assert!(incoming.header == header());
-            assert_eq!(incoming.prekey, part);
+            let Header { ratchet_key, previous, number, nonce } = &header();
+            let (previous, number) = (*previous, *number);
+            assert!(incoming.header == HeaderIn { ratchet_key, previous, number, nonce });
+            assert_eq!(incoming.prekey.as_deref(), part.as_ref());
             assert_eq!(incoming.clear.len() + 64, bytes.len());
             for length in 0..incoming.clear.len() + 37 {
                 assert!(Incoming::parse(&bytes[..length]).is_err(), "{length}");

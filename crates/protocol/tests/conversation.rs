@@ -407,7 +407,7 @@ fn a_policy_that_asks_gets_an_answer_and_goes_on() {
     assert_eq!(bob.rows, before);
     assert_eq!(code(bob.open_with(&a, &first, Some(&question.answer(false)))), "IDENTITY_NOT_VERIFIED");
     let received = bob.open_with(&a, &first, Some(&question.answer(true))).unwrap();
-    assert_eq!(received.plaintext.body, b"hello");
+    assert_eq!(received.plaintext.body.expose(), b"hello");
     assert!(bob.rows.commit(received.effects));
 
     let mut other = Party::seeded("alice", "another device, another key");

@@ -38,7 +38,7 @@ fn normal_messages_receipts_and_retry_requests() {
     let request = RetryRequest { message: stvor_base::MessageId::from_bytes([3; 16]), blob_hash: [4; 32] };
     let contents = [
         alice.text("words"),
-        Plaintext { content: id, kind: ContentKind::Json, body: b"{}".to_vec() },
+        Plaintext { content: id, kind: ContentKind::Json, body: b"{}".to_vec().into() },
         Plaintext::receipt(id, false, &[id]),
         Plaintext::receipt(id, true, &[id, id]),
         Plaintext::retry_request(id, &request),

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::CryptoError;
 
@@ -16,16 +16,15 @@ use crate::CryptoError;
 /// assert!(key == key.duplicate());
 /// assert_eq!(key.expose()[0], 7);
 /// ```
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Secret<const N: usize>(Box<[u8; N]>);
 
 impl<const N: usize> Secret<N> {
     /// Takes the bytes and wipes the copy that was passed. A copy that the caller keeps is the caller's to wipe.
     #[must_use]
-    pub fn new(bytes: [u8; N]) -> Self {
-        let bytes = Zeroizing::new(bytes);
+    pub fn new(mut bytes: [u8; N]) -> Self {
         let mut secret = Self::zeroed();
         secret.0.copy_from_slice(bytes.as_slice());
+        bytes.as_mut_slice().zeroize();
         secret
     }
 
@@ -79,6 +78,21 @@ impl<const N: usize> Secret<N> {
     }
 }
 
+/// As a slice: the library fills those at once, and arrays byte by byte.
+impl<const N: usize> Zeroize for Secret<N> {
+    fn zeroize(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl<const N: usize> ZeroizeOnDrop for Secret<N> {}
+
 impl<const N: usize> fmt::Debug for Secret<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
@@ -102,7 +116,7 @@ impl<const N: usize> Eq for Secret<N> {}
 /// assert_eq!(text.expose(), b"words");
 /// assert!(text != SecretBytes::from(b"word".to_vec()));
 /// ```
-#[derive(Default, Zeroize, ZeroizeOnDrop)]
+#[derive(Default)]
 pub struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
@@ -132,6 +146,21 @@ impl SecretBytes {
         }
     }
 
+    /// Keeps the `length` bytes from `start` on (as far as there are so many), in the same allocation, and wipes the rest.
+    ///
+    /// ```
+    /// use stvor_crypto::SecretBytes;
+    /// let mut text = SecretBytes::from_slice(b"some words");
+    /// text.keep(5, 5);
+    /// assert_eq!(text.expose(), b"words");
+    /// ```
+    pub fn keep(&mut self, start: usize, length: usize) {
+        let start = start.min(self.0.len());
+        let end = start.saturating_add(length).min(self.0.len());
+        self.0.copy_within(start..end, 0);
+        self.truncate(end - start);
+    }
+
     /// How many bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -156,6 +185,23 @@ impl SecretBytes {
         core::mem::take(&mut self.0)
     }
 }
+
+/// The spare room too: bytes that were cut off may have been there. As slices, which the library fills at once.
+impl Zeroize for SecretBytes {
+    fn zeroize(&mut self) {
+        self.0.as_mut_slice().zeroize();
+        self.0.spare_capacity_mut().zeroize();
+        self.0.clear();
+    }
+}
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for SecretBytes {}
 
 /// Takes the vector over, without copying; it is wiped with the secret.
 impl From<Vec<u8>> for SecretBytes {

@@ -1,7 +1,7 @@
 //! Chain keys and message keys.
 
 use stvor_crypto::Secret;
-use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256, hmac_sha256_pair};
+use stvor_crypto::kdf::{hkdf_sha256_unsalted, hmac_sha256, hmac_sha256_pair};
 
 use crate::profile::active::{Aead, label};
 
@@ -43,6 +43,6 @@ impl MessageSeed {
 
     /// The key of the message, ready to seal or open.
     pub(crate) fn key(&self) -> Aead {
-        Aead::new(&hkdf_sha256(&[], self.0.expose(), label::MESSAGE))
+        Aead::new(&hkdf_sha256_unsalted(self.0.expose(), label::MESSAGE))
     }
 }

@@ -24,7 +24,7 @@ use stvor_crypto::kdf::hkdf_sha256;
 use stvor_crypto::random::Random;
 use stvor_crypto::{Secret, ShieldKey, Shielded};
 
-use crate::envelope::Header;
+use crate::envelope::{Header, HeaderIn};
 use crate::error::ProtocolError;
 use crate::limits::{MAX_RECEIVING_CHAINS, MAX_SKIP};
 use crate::profile::active::{AgreementKey, NONCE, PUBLIC_KEY, PublicKey, label};
@@ -183,14 +183,14 @@ impl Ratchet {
     /// The key seed of a message, and the change that goes with it. `stored` is the message's stored seed, if there is one.
     pub(crate) fn prepare(
         &self,
-        header: &Header,
+        header: &HeaderIn<'_>,
         stored: Option<MessageSeed>,
         shield: &ShieldKey,
     ) -> Result<(MessageSeed, Step), ProtocolError> {
         if let Some(seed) = stored {
             return Ok((seed, Step::Stored));
         }
-        let id = key_id(&header.ratchet_key);
+        let id = key_id(header.ratchet_key);
         if let Some((index, chain)) = self.chains.iter().enumerate().find(|(_, chain)| chain.id == id) {
             if header.number < chain.next {
                 return Err(ProtocolError::Duplicate);
@@ -208,7 +208,7 @@ impl Ratchet {
             return Err(ProtocolError::TooFarAhead { ahead: header.number, limit: MAX_SKIP });
         }
         let opaque = |_| ProtocolError::Undecryptable;
-        let remote = PublicKey::from_bytes(&header.ratchet_key).map_err(opaque)?;
+        let remote = PublicKey::from_bytes(header.ratchet_key).map_err(opaque)?;
         let (root, first) = root_step(&self.keys.root, &own.agree(&remote).map_err(opaque)?, shield)?;
         let (seed, chain) = walk(&first, header.number)?;
         let (number, previous) = (header.number, header.previous);

@@ -182,11 +182,12 @@ impl Conversation {
     /// The rows that decrypting a message needs.
     #[must_use]
     pub fn needs(&self, incoming: &Incoming<'_>) -> Vec<RecordKey> {
-        let mut keys = Vec::new();
-        if self.stored.len() > 0 {
-            keys.extend(self.stored.row(&self.peer, &slot_of(incoming)));
+        let active = self.place(&incoming.session).is_some();
+        if active && self.stored.is_empty() {
+            return Vec::new();
         }
-        if self.place(&incoming.session).is_some() {
+        let mut keys = Vec::from_iter(self.stored.row(&self.peer, &slot_of(incoming)));
+        if active {
             return keys;
         }
         if self.archive.contains(&incoming.session) {
@@ -364,7 +365,7 @@ impl Conversation {
 pub(crate) fn slot_of<'a>(incoming: &'a Incoming<'_>) -> Slot<'a> {
     Slot {
         session: &incoming.session,
-        chain: key_id(&incoming.header.ratchet_key),
+        chain: key_id(incoming.header.ratchet_key),
         number: incoming.header.number,
     }
 }

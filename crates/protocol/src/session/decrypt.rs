@@ -175,7 +175,7 @@ impl Conversation {
         (session, skipped, now): (&SessionId, Vec<Skipped>, Timestamp),
         effects: &mut Effects,
     ) {
-        let mark = RecordKey::of_peer(RecordKind::ReplayMark, &self.peer, &incoming.header.nonce);
+        let mark = RecordKey::of_peer(RecordKind::ReplayMark, &self.peer, incoming.header.nonce);
         effects.insert(mark, SecretBytes::from(vec![1]), Some(now + REPLAY_MARK_LIFETIME));
         self.stored.used(&self.peer, &slot_of(incoming), effects);
         self.stored.expire(&self.peer, now, effects);

@@ -134,9 +134,10 @@ impl Session {
         let (seed, step) = self.ratchet.prepare(&incoming.header, stored, shield)?;
         let aad = associated_data(&self.prefixes.incoming, incoming.clear);
         let mut bytes = SecretBytes::from_slice(incoming.sealed);
-        let opened = seed.key().open(&incoming.header.nonce, &aad, bytes.expose_mut());
-        let plaintext = opened.map_err(|_| ProtocolError::Undecryptable)?;
-        let plaintext = Plaintext::decode(plaintext).map_err(|_| ProtocolError::Undecryptable)?;
+        let opened = seed.key().open(incoming.header.nonce, &aad, bytes.expose_mut());
+        let length = opened.map_err(|_| ProtocolError::Undecryptable)?.len();
+        bytes.truncate(length);
+        let plaintext = Plaintext::decode(bytes).map_err(|_| ProtocolError::Undecryptable)?;
         Ok(Opened { plaintext, step })
     }
 
@@ -154,10 +155,17 @@ impl Session {
             let skipped = self.carry_out(step, received);
             return Ok((plaintext, Applied { skipped, reply: None, root }));
         }
-        // The answer may fail after the step was carried out, so both happen to a copy.
         let mut content = [0; 16];
         rng.fill(&mut content)?;
         let control = Plaintext::control(ContentId::from_bytes(content));
+        if step.keys().is_none() {
+            // What is sent does not depend on where a receiving chain stands. Sealing changes nothing when it fails, and
+            // the step can not fail.
+            let sealed = self.seal(&control, None, with, rng)?;
+            let skipped = self.carry_out(step, 0);
+            return Ok((plaintext, Applied { skipped, reply: Some(sealed.blob), root: sealed.root }));
+        }
+        // The answer goes out on the keys that this step brings and may still fail, so both happen to a copy.
         let mut copy = self.duplicate(with.shield)?;
         let skipped = copy.carry_out(step, received);
         let sealed = copy.seal(&control, None, with, rng)?;

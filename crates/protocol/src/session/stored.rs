@@ -164,6 +164,11 @@ impl StoredKeys {
         }
     }
 
+    /// Whether no key is stored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// How many keys are stored.
     pub(crate) fn len(&self) -> usize {
         self.ranges.iter().map(Range::len).sum()

@@ -167,7 +167,11 @@ impl Party {
     pub fn text(&mut self, words: &str) -> Plaintext {
         self.contents += 1;
         let content = ContentId::from_bytes(self.contents.to_be_bytes());
-        Plaintext { content, kind: ContentKind::Text, body: words.as_bytes().to_vec() }
+        Plaintext {
+            content,
+            kind: ContentKind::Text,
+            body: stvor_crypto::SecretBytes::from_slice(words.as_bytes()),
+        }
     }
 
     /// Starts a session with a peer's bundle and encrypts a first message, in one transaction.
@@ -225,7 +229,7 @@ impl Party {
         if !self.rows.commit(received.effects) {
             return Err(ProtocolError::Duplicate);
         }
-        let words = String::from_utf8(received.plaintext.body.clone()).unwrap_or_default();
+        let words = String::from_utf8(received.plaintext.body.expose().to_vec()).unwrap_or_default();
         Ok(Message {
             words,
             plaintext: received.plaintext,

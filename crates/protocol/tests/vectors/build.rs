@@ -223,14 +223,14 @@ fn send(party: &mut Party, session: &mut spec::Session, peer: &Party, words: (&s
     let (name, words) = words;
     let (blob, random) = party.send(&peer.address(), words);
     let kind = kind_byte(words.kind);
-    let encoded = spec::plaintext(words.content.as_bytes(), kind, &words.body);
+    let encoded = spec::plaintext(words.content.as_bytes(), kind, words.body.expose());
     let sent_at = party.now.as_millis();
     let (expected, trace) = session.seal(&encoded, &spec::Chosen { sent_at, random: &random });
     assert_eq!(hex::encode(&expected), hex::encode(&blob), "the implementations differ: {name}");
     json!({
         "name": name,
         "from": party.end().user,
-        "content_id": words.content.to_string(), "kind": kind, "body": hex::encode(&words.body),
+        "content_id": words.content.to_string(), "kind": kind, "body": hex::encode(words.body.expose()),
         "sent_at": sent_at,
         "random": hex::encode(&random),
         "root_step": trace.root_step.map(|step| json!({
@@ -384,7 +384,7 @@ pub fn records() -> Value {
     let mut post = |to: &str, name: &str, (blob, words): (Vec<u8>, &Plaintext)| {
         mail.push(json!({
             "to": to, "name": name, "content_id": words.content.to_string(),
-            "body": hex::encode(&words.body), "blob": hex::encode(blob),
+            "body": hex::encode(words.body.expose()), "blob": hex::encode(blob),
         }));
     };
     let words: Vec<_> = (20..30).map(|n| content(n, ContentKind::Text, &[n; 5])).collect();

@@ -245,7 +245,11 @@ impl Party {
 }
 
 pub fn content(number: u8, kind: ContentKind, body: &[u8]) -> Plaintext {
-    Plaintext { content: ContentId::from_bytes([number; 16]), kind, body: body.to_vec() }
+    Plaintext {
+        content: ContentId::from_bytes([number; 16]),
+        kind,
+        body: stvor_crypto::SecretBytes::from_slice(body),
+    }
 }
 
 pub fn alice() -> Party {

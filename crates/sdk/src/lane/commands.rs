@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use stvor_base::{ContentId, Timestamp};
+use stvor_crypto::SecretBytes;
 use stvor_protocol::{Delivery, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
 use stvor_store::{Op, Table};
 use tokio::sync::oneshot;
@@ -237,7 +238,8 @@ impl Lane {
     fn seal_out(&mut self, content: &Content, step: &mut Step) -> Result<Vec<u8>> {
         self.core.refuse_rolled_back()?;
         let id = ContentId::from_bytes(random(&mut self.rng)?);
-        let plaintext = Plaintext { content: id, kind: kind_of(content), body: content.as_bytes().to_vec() };
+        let body = SecretBytes::from_slice(content.as_bytes());
+        let plaintext = Plaintext { content: id, kind: kind_of(content), body };
         let Some(conversation) = &mut self.conversation else {
             return Err(Error::not_ready("the conversation is being loaded"));
         };

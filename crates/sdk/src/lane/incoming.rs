@@ -471,12 +471,12 @@ fn shown(plaintext: &Plaintext, sent_at: Timestamp) -> core::result::Result<Show
     if plaintext.kind != RESENT {
         return Ok(Shown {
             id,
-            content: content(plaintext.kind, &plaintext.body)?,
+            content: content(plaintext.kind, plaintext.body.expose())?,
             sent_at,
             repaired: false,
         });
     }
-    let mut input = Reader::new(&plaintext.body);
+    let mut input = Reader::new(plaintext.body.expose());
     let _failed: &[u8; 16] = input.array()?;
     let sent_at = Timestamp::from_millis(input.u64()?);
     let tag = input.u8()?;
