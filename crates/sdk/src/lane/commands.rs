@@ -266,9 +266,9 @@ impl Lane {
         }
         let Plaintext { content: id, kind, body } = received.plaintext;
         let content = match kind {
-            stvor_protocol::ContentKind::Text => Some(Content::decode(1, &body)),
-            stvor_protocol::ContentKind::Bytes => Some(Content::decode(2, &body)),
-            stvor_protocol::ContentKind::Json => Some(Content::decode(3, &body)),
+            stvor_protocol::ContentKind::Text => Some(Content::decode(1, body.expose())),
+            stvor_protocol::ContentKind::Bytes => Some(Content::decode(2, body.expose())),
+            stvor_protocol::ContentKind::Json => Some(Content::decode(3, body.expose())),
             _ => None,
         };
         if content.is_some() && !step.marks.insert(id) {

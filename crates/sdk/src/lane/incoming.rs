@@ -290,7 +290,7 @@ impl Lane {
         }
         row.repairs += 1;
         let (kind, body) = resent(&row, request);
-        let send = self.seal((kind, body, pointer.place.id), step)?;
+        let send = self.seal((kind, body.into(), pointer.place.id), step)?;
         let created_at = self.core.now();
         step.row.queued += 1;
         row.queued = step.row.queued;

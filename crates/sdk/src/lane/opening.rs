@@ -1,6 +1,7 @@
 //! Finding the peer: bundles, first contact, questions of trust.
 
 use stvor_base::ContentId;
+use stvor_crypto::SecretBytes;
 use stvor_protocol::{
     ContentKind, IdentityEvent, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError,
     RepairRoute, SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
@@ -170,8 +171,9 @@ impl Lane {
     }
 
     fn greet(&mut self, step: &mut Step) {
-        let greeting = random(&mut self.rng)
-            .and_then(|id| self.seal((ContentKind::Control, Vec::new(), ContentId::from_bytes(id)), step));
+        let greeting = random(&mut self.rng).and_then(|id| {
+            self.seal((ContentKind::Control, SecretBytes::default(), ContentId::from_bytes(id)), step)
+        });
         match greeting {
             Ok(send) => self.push_sealed_control(send, step),
             Err(error) => tracing::debug!(code = error.code(), "a fresh session could not be announced"),

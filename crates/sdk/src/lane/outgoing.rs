@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stvor_base::{ContentId, MessageId};
+use stvor_crypto::SecretBytes;
 use stvor_protocol::{ContentKind, Plaintext};
 use stvor_store::{Key, Op};
 use stvor_wire::Code;
@@ -76,9 +77,10 @@ impl Lane {
             && self.core.session().is_some()
             && self.room(step) > 0;
         let sealed = if straight {
-            match self
-                .seal((kind_of(&request.content), request.content.as_bytes().to_vec(), request.id), step)
-            {
+            match self.seal(
+                (kind_of(&request.content), SecretBytes::from_slice(request.content.as_bytes()), request.id),
+                step,
+            ) {
                 Ok(sealed) => Some(sealed),
                 Err(error) => return self.refuse_send(request, error),
             }
@@ -167,7 +169,7 @@ impl Lane {
     /// Encrypts and numbers one plaintext.
     pub(super) fn seal(
         &mut self,
-        (kind, body, content): (ContentKind, Vec<u8>, ContentId),
+        (kind, body, content): (ContentKind, SecretBytes, ContentId),
         step: &mut Step,
     ) -> Result<SealedSend> {
         let Some(conversation) = &mut self.conversation else {
@@ -240,7 +242,8 @@ impl Lane {
                 step.released += 1;
                 continue;
             };
-            let content = (kind_of(&row.content), row.content.as_bytes().to_vec(), place.id);
+            let body = SecretBytes::from_slice(row.content.as_bytes());
+            let content = (kind_of(&row.content), body, place.id);
             match self.seal(content, step) {
                 Ok(send) => self.store_sealed((queued, place, created_at), (row, send), step),
                 Err(error) => {
@@ -484,7 +487,7 @@ impl Lane {
     }
 }
 
-fn pending_op(key: Key, sealed: &Sealed) -> Op<stvor_store::SecretBytes> {
+fn pending_op(key: Key, sealed: &Sealed) -> Op<SecretBytes> {
     let row = PendingRow {
         body: sealed.body.clone(),
         sealed: Some(sealed.send.clone()),
