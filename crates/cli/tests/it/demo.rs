@@ -1,11 +1,8 @@
 //! The demo holds, tells its figures, and leaves nothing behind.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{Home, objects};
+use crate::common::{Home, objects};
 use stvor_testkit::Signal;
 
 const DEMO: Duration = Duration::from_secs(180);

@@ -1,12 +1,9 @@
 //! Messages between real processes, through a real relay.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
-use common::{Home, SOON, TOKEN, all, finished, mock_relay, objects};
+use crate::common::{Home, SOON, TOKEN, all, finished, mock_relay, objects};
 use stvor_testkit::{Process, Signal, Stream, until};
 
 /// Lines that a listener may have printed and not acknowledged.

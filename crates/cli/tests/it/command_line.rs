@@ -1,12 +1,9 @@
 //! What can be said without a relay: help, settings, exit codes, output that nobody reads.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
-
-mod common;
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
-use common::{Home, TOKEN};
+use crate::common::{Home, TOKEN};
 
 #[test]
 fn help_names_every_command_and_every_exit_code() {
@@ -112,7 +109,7 @@ fn settings_show_their_sources_and_hide_secrets() {
     std::fs::write(&file, "[client]\ntimeout = 3\n[relay]\n[[relay.tokens]]\ntoken = \"sk_live_secret\"\n")
         .unwrap();
     let line = format!("config show --sources --relay ws://flag --config {}", file.display());
-    let shown = home.stvor(line.split(' ')).env("STVOR_TOKEN", TOKEN).run(common::SOON).unwrap();
+    let shown = home.stvor(line.split(' ')).env("STVOR_TOKEN", TOKEN).run(crate::common::SOON).unwrap();
     assert_eq!(shown.status.code(), Some(0), "{}", shown.err);
     let row = |key: &str| shown.out.lines().find(|line| line.contains(key)).unwrap_or_default().to_owned();
     assert!(row("client.relay").contains("ws://flag") && row("client.relay").contains("flag --relay"));

@@ -1,12 +1,4 @@
 //! What the tests of the binary share: a private home, and relays on free ports.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "each test file uses a part of it"
-)]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,33 +8,33 @@ use stvor_testkit::temp::TempDir;
 use stvor_testkit::{Process, Spawn, Stream, temp_dir};
 
 /// The longest that any single thing may take.
-pub const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A token that development relays take.
-pub const TOKEN: &str = "stvor_dev_test123";
+pub(crate) const TOKEN: &str = "stvor_dev_test123";
 
 /// A directory of one's own, without settings of whoever runs the tests.
-pub struct Home {
-    pub dir: TempDir,
-    pub relay: Option<String>,
+pub(crate) struct Home {
+    pub(crate) dir: TempDir,
+    pub(crate) relay: Option<String>,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: temp_dir().unwrap(), relay: None }
     }
 
     /// A home whose commands use the relay at this URL.
-    pub fn at(relay: &str) -> Self {
+    pub(crate) fn at(relay: &str) -> Self {
         Self { relay: Some(relay.to_owned()), ..Self::new() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The command, with a data directory per `--as` and nothing inherited.
-    pub fn stvor<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Spawn {
+    pub(crate) fn stvor<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Spawn {
         let mut spawn = Spawn::new(env!("CARGO_BIN_EXE_stvor"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("STVOR_") {
@@ -62,12 +54,12 @@ impl Home {
     }
 
     /// Runs a command line to its end.
-    pub fn run(&self, line: &str) -> Finished {
+    pub(crate) fn run(&self, line: &str) -> Finished {
         self.stvor(line.split(' ')).run(SOON).unwrap()
     }
 
     /// Runs a command line to its end with something on standard input.
-    pub fn feed(&self, line: &str, input: &str) -> Ended {
+    pub(crate) fn feed(&self, line: &str, input: &str) -> Ended {
         let process = self.stvor(line.split(' ')).with_input().start().unwrap();
         for line in input.lines() {
             // A command that fails early closes its input.
@@ -81,13 +73,13 @@ impl Home {
     }
 
     /// Starts a command line.
-    pub fn start(&self, line: &str) -> Process {
+    pub(crate) fn start(&self, line: &str) -> Process {
         self.stvor(line.split(' ')).with_input().start().unwrap()
     }
 }
 
 /// Waits for the end of a process and of what it says; returns its exit code.
-pub fn finished(process: &Process) -> Option<i32> {
+pub(crate) fn finished(process: &Process) -> Option<i32> {
     let code = process.wait_exit(SOON).unwrap().code();
     // No line is this one: the search ends with the output.
     drop(process.wait_line(SOON, |_, _| false));
@@ -95,14 +87,14 @@ pub fn finished(process: &Process) -> Option<i32> {
 }
 
 /// How a fed command ended.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: Vec<String>,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: Vec<String>,
+    pub(crate) err: String,
 }
 
 /// A development relay on a free port, and its URL.
-pub fn mock_relay() -> (Process, String) {
+pub(crate) fn mock_relay() -> (Process, String) {
     let home = Home::new();
     let process = home.start("mock-relay --listen 127.0.0.1:0");
     let url = process.wait_output(1, SOON).unwrap()[0].trim_start_matches("listening on ").to_owned();
@@ -110,7 +102,7 @@ pub fn mock_relay() -> (Process, String) {
 }
 
 /// The objects in lines.
-pub fn objects(lines: &[String]) -> Vec<serde_json::Value> {
+pub(crate) fn objects(lines: &[String]) -> Vec<serde_json::Value> {
     lines
         .iter()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no object: {line}")))
@@ -118,6 +110,6 @@ pub fn objects(lines: &[String]) -> Vec<serde_json::Value> {
 }
 
 /// The member `name` of each object.
-pub fn all(objects: &[serde_json::Value], name: &str) -> Vec<String> {
+pub(crate) fn all(objects: &[serde_json::Value], name: &str) -> Vec<String> {
     objects.iter().map(|object| object[name].as_str().unwrap_or_default().to_owned()).collect()
 }

@@ -1,9 +1,6 @@
 //! The servers: banners, durability, tokens, users, and the doctor who looks at them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
-mod common;
-
-use common::{Home, SOON, TOKEN, all, mock_relay, objects};
+use crate::common::{Home, SOON, TOKEN, all, mock_relay, objects};
 use stvor_testkit::{Process, Signal, Stream};
 
 /// Starts a server and returns it with its URL.

@@ -1,0 +1,9 @@
+//! The binary as people and scripts meet it: real processes, real relays on free ports. One test binary, so that it is
+//! linked once.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod command_line;
+mod common;
+mod demo;
+mod messages;
+mod relays;
