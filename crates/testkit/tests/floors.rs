@@ -14,6 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("stvor-crypto", &["stvor-base"]),
     ("stvor-protocol", &["stvor-base", "stvor-crypto"]),
     ("stvor-keys", &["stvor-base", "stvor-crypto"]),
+    ("stvor-tlog", &["stvor-base", "stvor-crypto"]),
     ("stvor-store", &["stvor-base", "stvor-crypto", "stvor-keys"]),
     ("stvor-wire", &["stvor-base", "stvor-crypto"]),
     ("stvor-relay", &["stvor-base", "stvor-crypto", "stvor-wire"]),
@@ -167,7 +168,7 @@ fn only_crypto_names_a_primitive_library() {
 fn core_is_synchronous_and_runtime_free() {
     let metadata = metadata();
     let packages = packages(&metadata);
-    for name in ["stvor-base", "stvor-crypto", "stvor-protocol"] {
+    for name in ["stvor-base", "stvor-crypto", "stvor-protocol", "stvor-tlog"] {
         let runtimes: Vec<&str> =
             names(packages[name], SHIPPED).filter(|name| RUNTIMES.contains(name)).collect();
         assert!(runtimes.is_empty(), "{name} names {runtimes:?}");
