@@ -9,6 +9,7 @@ mod crypto;
 mod protocol;
 mod sealed;
 mod seeds;
+mod tlog;
 mod wire;
 mod world;
 
@@ -22,7 +23,8 @@ type Target = (&'static str, fn(&[u8]));
 static CHOSEN: OnceLock<fn(&[u8])> = OnceLock::new();
 
 fn all() -> Vec<Target> {
-    [base::TARGETS, crypto::TARGETS, protocol::TARGETS, wire::TARGETS, sealed::TARGETS].concat()
+    [base::TARGETS, crypto::TARGETS, protocol::TARGETS, wire::TARGETS, sealed::TARGETS, tlog::TARGETS]
+        .concat()
 }
 
 fn choose() {

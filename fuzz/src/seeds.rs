@@ -41,6 +41,9 @@ fn sample(target: &str, name: &str, bytes: &[u8]) {
     write(target, &format!("{name}-changed"), &changed);
 }
 
+/// The text of the signed note among the seeds.
+pub const CHECKPOINT: &str = "example.com/log\n5\nX5T8u5Tab9JzXQBNEvJHs1LspfbGtGLSbNvKVHVVq+c=\n";
+
 /// Writes all of them.
 pub fn write_all() {
     let rng = &mut DeterministicRandom::from_label("seeds");
@@ -100,6 +103,29 @@ pub fn write_all() {
     sample("store-sealed-row", "shorter", &[3]);
     stored(rng);
     protocol();
+    tlog();
+}
+
+fn tlog() {
+    use stvor_tlog::{InclusionProof, Note, ProofFile};
+    let signer = crate::tlog::signer();
+    sample("tlog-checkpoint", "five", CHECKPOINT.as_bytes());
+    let note = Note::sign(CHECKPOINT, &[&signer]).expect("a note");
+    sample("tlog-note", "signed", note.to_string().as_bytes());
+    sample("tlog-keys", "verifier", signer.verifier().to_string().as_bytes());
+    sample("tlog-keys", "signer", signer.to_text().expose());
+    let hashes = vec![stvor_tlog::Hash::empty(); 3];
+    let proof = InclusionProof(hashes);
+    let file = ProofFile { index: 2, proof, extra: Some(b"extra".to_vec()), checkpoint: note };
+    sample("tlog-proof-file", "whole", file.to_string().as_bytes());
+    let mut proof = [0; 16 + 3 * 32];
+    (proof[7], proof[15]) = (2, 5);
+    sample("tlog-proofs", "two-of-five", &proof);
+    sample("tlog-tiles", "path", b"tile/0/x001/x234/067.p/5");
+    let mut bundle = vec![2];
+    stvor_tlog::tile::encode_entry(&mut bundle, b"one").expect("an entry");
+    stvor_tlog::tile::encode_entry(&mut bundle, b"").expect("an entry");
+    sample("tlog-tiles", "bundle", &bundle);
 }
 
 fn frames(address: &Address, rng: &mut DeterministicRandom) {
