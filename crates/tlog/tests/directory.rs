@@ -1,5 +1,7 @@
 //! A log in a directory: what comes back after restarts, and what shows when somebody was at its files.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails ends the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

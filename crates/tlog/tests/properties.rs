@@ -1,5 +1,7 @@
 //! Trees of every size to a few hundred: every proof verifies, and nothing that was changed does.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails ends the test")]
+
 use proptest::prelude::*;
 use stvor_crypto::Secret;
 use stvor_tlog::{

@@ -1,6 +1,8 @@
 //! Figures that other implementations published: the Merkle tree of Certificate Transparency, the notes of Go's checksum
 //! database and its note package, the paths of tlog-tiles.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails ends the test")]
+
 use stvor_tlog::tile::{Row, Tile};
 use stvor_tlog::{
     Checkpoint, ConsistencyProof, Frontier, Hash, InclusionProof, MemoryNodes, Note, Signer, TlogError,
