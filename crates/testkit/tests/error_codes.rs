@@ -11,12 +11,13 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Files of Rust and of the TypeScript face.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let path = entry.path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "ts") {
             found.push(path);
         }
     }
@@ -45,13 +46,18 @@ fn body(text: &str, from: usize) -> &str {
 fn codes() -> BTreeMap<String, PathBuf> {
     let function = Regex::new(r"fn code\(&self\) -> &'static str").unwrap();
     // In a field, or handed to the function that says what an administrator's command did.
-    let field = Regex::new(r#"(?:\bcode: |\bdone\([\w.]+, [\w.]+, )"([A-Z][A-Z0-9_]{2,})""#).unwrap();
+    let field =
+        Regex::new(r#"(?:\bcode: |\bdone\([\w.]+, [\w.]+, |\bfailure\()["']([A-Z][A-Z0-9_]{2,})["']"#)
+            .unwrap();
     let literal = Regex::new(r#""([A-Z][A-Z0-9_]{2,})""#).unwrap();
     let mut files = Vec::new();
     for entry in std::fs::read_dir(root().join("crates")).unwrap().map(Result::unwrap) {
         if entry.file_name() != "testkit" {
             sources(&entry.path().join("src"), &mut files);
         }
+    }
+    for folder in ["src", "ts"] {
+        sources(&root().join("bindings/node").join(folder), &mut files);
     }
     let wire = PathBuf::from("stvor_wire::Code");
     let mut codes: BTreeMap<_, _> =

@@ -1,0 +1,61 @@
+// Packs the package, installs the tarballs in an empty project, and runs the tests against that: node scripts/test.mjs [FILE...]
+// STVOR_NPM_DIR names a directory of tarballs that were packed before. STVOR_TEST_NODE runs the tests under another Node.
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const HERE = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+const TOOLS = join(HERE, 'tools');
+const ROOT = resolve(HERE, '../..');
+const NODE = process.env.STVOR_TEST_NODE ?? process.execPath;
+const quiet = { stdio: ['ignore', 'ignore', 'inherit'] };
+
+if (!existsSync(join(TOOLS, 'node_modules/typescript'))) execFileSync('npm', ['ci'], { cwd: TOOLS, ...quiet });
+let tarballs = process.env.STVOR_NPM_DIR;
+if (!tarballs) {
+  tarballs = join(ROOT, 'target/npm-test');
+  execFileSync(process.execPath, [join(HERE, 'scripts/pack.mjs'), '--profile', 'dev', '--out', tarballs], quiet);
+}
+
+const project = mkdtempSync(join(tmpdir(), 'stvor-node-'));
+let status = 1;
+try {
+  writeFileSync(join(project, 'package.json'), '{ "name": "project", "private": true }\n');
+  const files = readdirSync(tarballs).filter((name) => name.endsWith('.tgz')).map((name) => join(tarballs, name));
+  // The other platforms' packages are not asked for: nothing here needs a network.
+  execFileSync('npm', ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], { cwd: project, ...quiet });
+  for (const tool of ['ws', 'typescript']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'dir');
+  const wanted = process.argv.slice(2);
+  const tests = readdirSync(join(HERE, 'test'))
+    .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))
+    .map((name) => join(HERE, 'test', name));
+  status = await new Promise((done) => {
+    const child = spawn(NODE, ['--test', '--test-reporter=spec', '--test-timeout=180000', ...tests].filter(known), {
+      env: { ...process.env, STVOR_TEST_PROJECT: project, XDG_DATA_HOME: join(project, 'data'), FORCE_COLOR: '0' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let tail = '';
+    child.stdout.on('data', (chunk) => {
+      process.stdout.write(chunk);
+      tail = (tail + chunk).slice(-1_000_000);
+    });
+    child.on('close', (code) => {
+      const count = (what) => Number(new RegExp(`(?:#|ℹ) ${what} (\\d+)`).exec(tail)?.[1] ?? 0);
+      const failed = count('fail') + count('cancelled');
+      console.log(`test result: ${code === 0 ? 'ok' : 'FAILED'}. ${count('pass')} passed; ${failed} failed; ${count('skipped')} ignored`);
+      done(code ?? 1);
+    });
+  });
+} finally {
+  rmSync(project, { recursive: true, force: true });
+}
+process.exitCode = status;
+
+/** Node 18 knows fewer flags. */
+function known(argument) {
+  const [major, minor] = execFileSync(NODE, ['-p', 'process.versions.node']).toString().split('.').map(Number);
+  if (argument.startsWith('--test-timeout')) return major >= 20;
+  return !argument.startsWith('--test-reporter') || major > 18 || minor >= 15;
+}

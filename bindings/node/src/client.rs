@@ -1,0 +1,485 @@
+//! One user of an app.
+
+use napi::Env;
+use napi::bindgen_prelude::{Function, PromiseRaw};
+use napi::threadsafe_function::ThreadsafeFunctionCallMode;
+use napi_derive::napi;
+use serde_json::json;
+use stvor::{Client, ContentId, Cursor, Event, Receipt, Retention, SendOptions, SendWait};
+
+use crate::app::wait;
+use crate::content::{ContentValue, HistoryValue, millis};
+use crate::failure::{argument, failed};
+use crate::stream::NativeStream;
+use crate::task::{Cancel, Kept, promise};
+
+/// A message to be sent.
+#[napi(object)]
+pub struct SendRequest {
+    /// To whom.
+    pub to: String,
+    /// What it says.
+    pub content: ContentValue,
+    /// Milliseconds to wait; the app's timeout if absent.
+    pub timeout: Option<f64>,
+    /// Waits for the outbox only, not for the relay.
+    pub committed: Option<bool>,
+}
+
+/// Which page of a conversation.
+#[napi(object)]
+pub struct HistoryRequest {
+    /// With whom.
+    pub peer: String,
+    /// Messages at most.
+    pub limit: Option<u32>,
+}
+
+/// A page of a conversation.
+#[napi]
+pub struct NativePage {
+    messages: Vec<HistoryValue>,
+    before: Option<Cursor>,
+}
+
+#[napi]
+impl NativePage {
+    /// The messages, newest first; the second call gives none.
+    #[napi(catch_unwind)]
+    pub fn take(&mut self) -> Vec<HistoryValue> {
+        core::mem::take(&mut self.messages)
+    }
+
+    /// Whether there are older ones.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn more(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// Somebody the client talks with.
+#[napi(object)]
+pub struct PeerValue {
+    /// Who.
+    pub user: String,
+    /// Whether their identity is verified; absent while none is pinned.
+    pub verified: Option<bool>,
+    /// Whether they are blocked.
+    pub blocked: bool,
+    /// When the newest message came or went.
+    pub last_message_at: Option<f64>,
+}
+
+/// A safety number.
+#[napi(object)]
+pub struct SafetyValue {
+    /// Twelve groups of five digits.
+    pub text: String,
+    /// Sixty digits.
+    pub digits: String,
+    /// What a QR code holds.
+    pub qr: napi::bindgen_prelude::Uint8Array,
+    /// Whether it was marked as compared.
+    pub verified: bool,
+}
+
+/// Our own identity.
+#[napi(object)]
+pub struct IdentityValue {
+    /// Our user.
+    pub user: String,
+    /// This device.
+    pub device: u32,
+    /// SHA-256 of the user's public key, hexadecimal.
+    pub fingerprint: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: f64,
+}
+
+/// What became of a message of ours.
+#[napi]
+pub struct NativeReceipt(Receipt);
+
+#[napi]
+impl NativeReceipt {
+    /// The message's id.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    /// How far it came.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn status(&self) -> String {
+        self.0.status().name().to_owned()
+    }
+
+    /// Waits until it is `accepted`, `delivered` or `read`.
+    ///
+    /// # Errors
+    /// As the methods of `Receipt`.
+    #[napi(catch_unwind)]
+    pub fn reached<'env>(
+        &self,
+        env: &'env Env,
+        state: String,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let receipt = self.0.clone();
+        promise(env, cancel, async move {
+            match state.as_str() {
+                "accepted" => receipt.accepted().await,
+                "delivered" => receipt.delivered().await,
+                "read" => receipt.read().await,
+                _ => return Err(argument("a receipt reaches accepted, delivered or read")),
+            }
+            .map_err(failed)
+        })
+    }
+}
+
+/// One user of an app.
+#[napi]
+pub struct NativeClient(Kept<Client>);
+
+impl NativeClient {
+    /// Call it on the runtime.
+    pub(crate) fn new(client: Client) -> Self {
+        Self(Kept::new(client))
+    }
+
+    fn client(&self) -> napi::Result<Client> {
+        self.0.get().cloned()
+    }
+}
+
+#[napi]
+impl NativeClient {
+    /// Our user.
+    #[napi(getter, catch_unwind)]
+    pub fn user(&self) -> napi::Result<String> {
+        Ok(self.client()?.user().as_str().to_owned())
+    }
+
+    /// Whether the client talks with its relay.
+    #[napi(getter, catch_unwind)]
+    pub fn state(&self) -> napi::Result<String> {
+        Ok(self.client()?.state().name().to_owned())
+    }
+
+    /// Messages that were not consumed.
+    #[napi(getter, catch_unwind)]
+    pub fn unconsumed(&self) -> napi::Result<u32> {
+        Ok(u32::try_from(self.client()?.unconsumed()).unwrap_or(u32::MAX))
+    }
+
+    /// Messages that the relay has not accepted.
+    #[napi(getter, catch_unwind)]
+    pub fn pending(&self) -> napi::Result<u32> {
+        Ok(u32::try_from(self.client()?.pending()).unwrap_or(u32::MAX))
+    }
+
+    /// Where the store is.
+    #[napi(getter, catch_unwind)]
+    pub fn data_path(&self) -> napi::Result<Option<String>> {
+        Ok(self.client()?.data_path().map(|path| path.display().to_string()))
+    }
+
+    /// Our own identity.
+    #[napi(getter, catch_unwind)]
+    pub fn identity(&self) -> napi::Result<IdentityValue> {
+        let identity = self.client()?.identity();
+        Ok(IdentityValue {
+            user: identity.user.as_str().to_owned(),
+            device: identity.device.get(),
+            fingerprint: identity.fingerprint,
+            created_at: millis(identity.created_at),
+        })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// As `Client::send_with`.
+    #[napi(catch_unwind)]
+    pub fn send<'env>(
+        &self,
+        env: &'env Env,
+        request: SendRequest,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, NativeReceipt>> {
+        let client = self.client()?;
+        let content = request.content.read()?;
+        let wait_for = if request.committed == Some(true) { SendWait::Committed } else { SendWait::Accepted };
+        let options = SendOptions { timeout: request.timeout.map(wait).transpose()?, wait: wait_for };
+        let to = request.to;
+        promise(env, cancel, async move {
+            client.send_with(to, content, options).await.map(NativeReceipt).map_err(failed)
+        })
+    }
+
+    /// The receipt of an earlier message.
+    ///
+    /// # Errors
+    /// As `Client::receipt`.
+    #[napi(catch_unwind)]
+    pub fn receipt<'env>(
+        &self,
+        env: &'env Env,
+        id: String,
+    ) -> napi::Result<PromiseRaw<'env, Option<NativeReceipt>>> {
+        let (client, id) = (self.client()?, content_id(&id)?);
+        promise(env, None, async move {
+            client.receipt(id).await.map(|receipt| receipt.map(NativeReceipt)).map_err(failed)
+        })
+    }
+
+    /// A stream of messages; `deliver` gets them in batches, an empty batch is the end.
+    ///
+    /// # Errors
+    /// When the callback can not be kept.
+    #[napi(catch_unwind)]
+    pub fn stream(
+        &self,
+        deliver: Function<'_, Vec<crate::content::MessageValue>, ()>,
+    ) -> napi::Result<NativeStream> {
+        NativeStream::start(&self.client()?, &deliver)
+    }
+
+    /// Hands every event to `tell`, as JSON.
+    ///
+    /// # Errors
+    /// When the callback can not be kept.
+    #[napi(catch_unwind)]
+    pub fn events(&self, tell: Function<'_, String, ()>) -> napi::Result<()> {
+        let tell =
+            tell.build_threadsafe_function::<String>().weak::<true>().callee_handled::<false>().build()?;
+        let mut events = self.client()?.events();
+        napi::bindgen_prelude::spawn(async move {
+            while let Some(event) = events.next().await {
+                let status = tell.call(described(&event), ThreadsafeFunctionCallMode::NonBlocking);
+                if status == napi::Status::Closing {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until the client is connected.
+    ///
+    /// # Errors
+    /// As `Client::wait_online`.
+    #[napi(catch_unwind)]
+    pub fn wait_online<'env>(
+        &self,
+        env: &'env Env,
+        timeout: f64,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (client, timeout) = (self.client()?, wait(timeout)?);
+        promise(env, cancel, async move { client.wait_online(timeout).await.map_err(failed) })
+    }
+
+    /// Waits until the relay knows a user.
+    ///
+    /// # Errors
+    /// As `Client::wait_for_user`.
+    #[napi(catch_unwind)]
+    pub fn wait_for_user<'env>(
+        &self,
+        env: &'env Env,
+        (user, timeout): (String, f64),
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (client, timeout) = (self.client()?, wait(timeout)?);
+        promise(env, cancel, async move { client.wait_for_user(user, timeout).await.map_err(failed) })
+    }
+
+    /// Says that messages were read.
+    ///
+    /// # Errors
+    /// As `Client::mark_read`.
+    #[napi(catch_unwind)]
+    pub fn mark_read<'env>(
+        &self,
+        env: &'env Env,
+        peer: String,
+        ids: Vec<String>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let ids = ids.iter().map(|id| content_id(id)).collect::<napi::Result<Vec<_>>>()?;
+        let client = self.client()?;
+        promise(env, None, async move { client.mark_read(peer, &ids).await.map_err(failed) })
+    }
+
+    /// The safety number with a peer.
+    ///
+    /// # Errors
+    /// As `Client::safety_number`.
+    #[napi(catch_unwind)]
+    pub fn safety_number<'env>(
+        &self,
+        env: &'env Env,
+        peer: String,
+    ) -> napi::Result<PromiseRaw<'env, SafetyValue>> {
+        let client = self.client()?;
+        promise(env, None, async move {
+            let number = client.safety_number(peer).await.map_err(failed)?;
+            Ok(SafetyValue {
+                text: number.to_string(),
+                digits: number.digits(),
+                qr: number.qr().into(),
+                verified: number.verified(),
+            })
+        })
+    }
+
+    /// What needs a peer and nothing else: `verify`, `unverify`, `acceptIdentity`, `block`, `unblock`, `resetSession`,
+    /// `deleteConversation`.
+    ///
+    /// # Errors
+    /// As the method of `Client` of that name.
+    #[napi(catch_unwind)]
+    pub fn manage<'env>(
+        &self,
+        env: &'env Env,
+        what: String,
+        peer: String,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let client = self.client()?;
+        promise(env, None, async move {
+            match what.as_str() {
+                "verify" => client.verify(peer).await,
+                "unverify" => client.unverify(peer).await,
+                "acceptIdentity" => client.accept_identity(peer).await,
+                "block" => client.block(peer).await,
+                "unblock" => client.unblock(peer).await,
+                "resetSession" => client.reset_session(peer).await,
+                "deleteConversation" => client.delete_conversation(peer).await,
+                _ => return Err(argument("there is no such operation")),
+            }
+            .map_err(failed)
+        })
+    }
+
+    /// How long a conversation keeps messages: milliseconds, 0 for no longer than delivery needs, negative for ever.
+    ///
+    /// # Errors
+    /// As `Client::set_retention`.
+    #[napi(catch_unwind)]
+    pub fn set_retention<'env>(
+        &self,
+        env: &'env Env,
+        peer: String,
+        millis: f64,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let retention = match millis {
+            0.0 => Retention::None,
+            forever if forever < 0.0 => Retention::Forever,
+            span => Retention::For(wait(span)?),
+        };
+        let client = self.client()?;
+        promise(env, None, async move { client.set_retention(peer, retention).await.map_err(failed) })
+    }
+
+    /// Whom the client talks with.
+    ///
+    /// # Errors
+    /// As `Client::peers`.
+    #[napi(catch_unwind)]
+    pub fn peers<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Vec<PeerValue>>> {
+        let client = self.client()?;
+        promise(env, None, async move {
+            let peers = client.peers().await.map_err(failed)?;
+            Ok(peers
+                .into_iter()
+                .map(|peer| PeerValue {
+                    user: peer.user.as_str().to_owned(),
+                    verified: peer.verified,
+                    blocked: peer.blocked,
+                    last_message_at: peer.last_message_at.map(millis),
+                })
+                .collect())
+        })
+    }
+
+    /// A page of a conversation, the one after `before` if that is given.
+    ///
+    /// # Errors
+    /// As `HistoryQuery::load`.
+    #[napi(catch_unwind)]
+    pub fn history<'env>(
+        &self,
+        env: &'env Env,
+        request: HistoryRequest,
+        before: Option<&NativePage>,
+    ) -> napi::Result<PromiseRaw<'env, NativePage>> {
+        let client = self.client()?;
+        let cursor = before.and_then(|page| page.before);
+        let limit = usize::try_from(request.limit.unwrap_or(50)).unwrap_or(usize::MAX);
+        promise(env, None, async move {
+            let query = client.history(&request.peer).limit(limit).before(cursor);
+            let page = query.load().await.map_err(failed)?;
+            let messages = page.messages.iter().map(HistoryValue::of).collect();
+            Ok(NativePage { messages, before: page.before })
+        })
+    }
+
+    /// What needs nothing: `close`, `recoverFromRollback`, `deleteAccount`.
+    ///
+    /// # Errors
+    /// As the method of `Client` of that name.
+    #[napi(catch_unwind)]
+    pub fn end<'env>(&self, env: &'env Env, what: String) -> napi::Result<PromiseRaw<'env, ()>> {
+        let client = self.client()?;
+        promise(env, None, async move {
+            match what.as_str() {
+                "close" => {
+                    client.close().await;
+                    Ok(())
+                }
+                "recoverFromRollback" => client.recover_from_rollback().await.map_err(failed),
+                "deleteAccount" => client.delete_account().await.map_err(failed),
+                _ => Err(argument("there is no such operation")),
+            }
+        })
+    }
+}
+
+fn content_id(id: &str) -> napi::Result<ContentId> {
+    id.parse().map_err(|_| argument("a message id is 32 hexadecimal digits"))
+}
+
+fn described(event: &Event) -> String {
+    let fields = match event {
+        Event::Reconnecting { attempt, after } => json!({"attempt": attempt, "after": after.as_millis()}),
+        Event::Offline { code } | Event::StoreFailing { code } => json!({"code": code}),
+        Event::IdentityChanged { peer, accepted } => json!({"peer": peer.as_str(), "accepted": accepted}),
+        Event::MessageUndecryptable { peer, code, repair_requested } => {
+            json!({"peer": peer.as_str(), "code": code, "repairRequested": repair_requested})
+        }
+        Event::Repaired { peer, id } => json!({"peer": peer.as_str(), "id": id.to_string()}),
+        Event::Receipt { peer, ids, state } => json!({
+            "peer": peer.as_str(),
+            "ids": ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "state": state.name(),
+        }),
+        Event::SessionStarted { peer } => json!({"peer": peer.as_str()}),
+        Event::PrekeysLow { remaining } => json!({"remaining": remaining}),
+        Event::PrekeysUploaded { count } => json!({"count": count}),
+        Event::RollbackDetected { relay, own } => json!({"relay": relay, "own": own}),
+        Event::SendDelayed { peer, code, retry_after } => {
+            json!({"peer": peer.as_str(), "code": code, "retryAfter": retry_after.as_millis()})
+        }
+        Event::DeliveryFailed { peer, id, code } => {
+            json!({"peer": peer.as_str(), "id": id.to_string(), "code": code})
+        }
+        Event::KeyfileCreated { path } => json!({"path": path.display().to_string()}),
+        Event::Lagged { missed } => json!({"missed": missed}),
+        _ => json!({}),
+    };
+    json!({"name": event.name(), "fields": fields}).to_string()
+}

@@ -1,0 +1,90 @@
+//! Promises: what runs on the runtime of this library, and how JavaScript gives up waiting.
+
+use core::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use napi::Env;
+use napi::bindgen_prelude::{PromiseRaw, ToNapiValue};
+use napi_derive::napi;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{failure, panicked, watch_panics};
+
+/// Ends the waiting for one operation.
+#[napi]
+#[derive(Default)]
+pub struct Cancel(CancellationToken);
+
+#[napi]
+impl Cancel {
+    /// One that was not used.
+    #[napi(constructor, catch_unwind)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the waiting.
+    #[napi(catch_unwind)]
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+/// A promise for what `work` gives. A panic in it is an error like any other.
+pub(crate) fn promise<'env, T, F>(
+    env: &'env Env,
+    cancel: Option<&Cancel>,
+    work: F,
+) -> napi::Result<PromiseRaw<'env, T>>
+where
+    T: ToNapiValue + Send + 'static,
+    F: Future<Output = napi::Result<T>> + Send + 'static,
+{
+    watch_panics();
+    let token = cancel.map(|cancel| cancel.0.clone());
+    env.spawn_future(async move {
+        let cancelled = async {
+            match &token {
+                Some(token) => token.cancelled().await,
+                None => core::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancelled => Err(failure("ABORTED", "the operation was aborted by its signal", false)),
+            ended = AssertUnwindSafe(work).catch_unwind() => ended.unwrap_or_else(|_| Err(panicked())),
+        }
+    })
+}
+
+/// Something whose end needs the runtime. The garbage collector runs outside it, and at the end of the process perhaps after it.
+pub(crate) struct Kept<T> {
+    value: Option<T>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl<T> Kept<T> {
+    /// Call it on the runtime.
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: Some(value), runtime: tokio::runtime::Handle::current() }
+    }
+
+    pub(crate) fn get(&self) -> napi::Result<&T> {
+        self.value.as_ref().ok_or_else(panicked)
+    }
+
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.value.take()
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        let value = self.value.take();
+        // Nothing may unwind into the garbage collector.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
+    }
+}

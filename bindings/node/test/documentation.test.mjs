@@ -1,0 +1,90 @@
+// The code blocks of the product documentation, word for word but for the ports.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { documentation, directory, load, run, start, write } from './project.mjs';
+
+const { startMockRelay } = await load('@stvor/sdk/mock-relay');
+
+async function relay(t, tokens = []) {
+  const started = await startMockRelay({ port: 0, tokens });
+  t.after(() => started.close());
+  return started;
+}
+
+/** Each block is run as somebody new: with stores of its own. */
+function block(t, text, extension = 'mjs') {
+  const started = start([write(text, extension)], { env: { XDG_DATA_HOME: directory() } });
+  t.after(() => started.child.kill());
+  return started;
+}
+
+test('quick start', async (t) => {
+  const { port } = await relay(t, ['sk_live_xxx']);
+  const app = block(t, documentation('quick-start.mjs', { 3002: port }));
+  assert.equal(await app.line(/✅/), '✅ Sent');
+  assert.equal(await app.line(/📩/), '📩 alice@example.com: Hello! 🔐');
+});
+
+test('minimal example: a peer that never comes is RECIPIENT_TIMEOUT', async (t) => {
+  const { port } = await relay(t, ['demo_token']);
+  const app = await block(t, documentation('minimal.mjs', { 8080: port })).ended;
+  assert.match(app.stderr, /StvorError: .*peer@test\.com.* \[RECIPIENT_TIMEOUT\]/);
+  assert.equal(app.code, 1);
+});
+
+test('mock relay from npx, with curl of health and status', async (t) => {
+  const served = start(['node_modules/@stvor/sdk/bin.js', 'mock-relay'], { env: { STVOR_MOCK_PORT: '0', STVOR_MOCK_VERBOSE: '1' } });
+  t.after(() => served.child.kill());
+  const port = /ws:\/\/localhost:(\d+)/.exec(await served.line(/ws:/))[1];
+  const app = block(t, documentation('mock-relay.mjs', { 4444: port }));
+  assert.equal(await app.line(/alice/), 'alice: Hello from local dev! 🔐');
+  const get = async (path) => (await fetch(`http://localhost:${port}${path}`)).json();
+  assert.equal((await get('/health')).status, 'ok');
+  assert.deepEqual(await get('/status/alice'), { userId: 'alice', online: true, hasPublicKey: true });
+  served.child.kill('SIGTERM');
+  assert.equal((await served.ended).code, 0);
+  assert.match(served.stderr, / 0 connections, 0 users\n/);
+});
+
+test('ES modules', async (t) => {
+  const { port } = await relay(t);
+  const ended = await block(t, documentation('esm.mjs', { 4444: port })).ended;
+  assert.deepEqual(ended, { code: 0, signal: null, stdout: '', stderr: '' });
+});
+
+test('CommonJS', async (t) => {
+  const { port } = await relay(t);
+  const text = `(async () => {\n${documentation('commonjs.cjs', { 4444: port })}\nconsole.log(typeof app.connect);\n})();`;
+  assert.deepEqual(await block(t, text, 'cjs').ended, { code: 0, signal: null, stdout: 'function\n', stderr: '' });
+});
+
+test('migration check by node -e', async (t) => {
+  const { port } = await relay(t);
+  const ended = await run(['--input-type=module', '-e', documentation('migration.mjs', { 4444: port })], { env: { XDG_DATA_HOME: directory() } });
+  assert.equal(ended.stdout, '✅ E2EE работает: Hello from v3.0! 🔐\n', ended.stderr);
+  assert.equal(ended.code, 0);
+});
+
+test('full working example, at our own relay', async (t) => {
+  const { port } = await relay(t);
+  const app = block(t, documentation('app.mjs', { 8080: port }));
+  await app.line(/\[Alice\]/);
+  assert.deepEqual(app.stdout.split('\n').sort(), [
+    '',
+    '✅ Alice sent message',
+    '✅ Bob sent message',
+    '📩 [Alice] from bob@example.com: Hi Alice! Got it! 🎉',
+    '📩 [Bob] from alice@example.com: Hello Bob! This is E2EE! 🔐',
+  ]);
+});
+
+test('a relay that is not there is RELAY_UNAVAILABLE, with what to do', async () => {
+  const { createApp } = await load('@stvor/sdk');
+  const app = await createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storage: 'memory', timeout: 1_000 });
+  await assert.rejects(app.connect('alice'), (error) => {
+    assert.match(String(error), /^StvorError: .* \[RELAY_UNAVAILABLE\]$/);
+    assert.match(error.action, /Check the URL/);
+    assert.equal(error.retryable, true);
+    return true;
+  });
+});

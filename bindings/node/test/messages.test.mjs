@@ -1,0 +1,221 @@
+// What an application sees of messages, receipts, events and the life of a client.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import { at, codeOf, directory, run, sdk, start, startMockRelay, write } from './project.mjs';
+
+const { createApp } = sdk;
+
+/** The first `count` messages of a client. */
+async function take(client, count) {
+  const taken = [];
+  for await (const message of client.messages()) {
+    taken.push(message);
+    if (taken.length === count) break;
+  }
+  return taken;
+}
+
+test('text, bytes and JSON arrive as what they were, in the order of sending', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const contents = ['žluťoučký 🔐', new Uint8Array([0, 255]), { a: [1, null, 'x'] }, 7, null, true, ''];
+  for (const content of contents) await alice.send('bob', content);
+  const taken = await take(bob, contents.length);
+  assert.deepEqual(taken.map((message) => message.content), contents);
+  assert.deepEqual(taken.map((message) => message.kind), ['text', 'bytes', 'json', 'json', 'json', 'json', 'text']);
+  assert.ok(taken.every((message) => message.senderId === 'alice' && message.timestamp instanceof Date));
+});
+
+test('a handler of exactly two parameters gets sender and content, any other the message', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const got = { none: 0 };
+  const all = new Promise((resolve) => {
+    const arrived = (key, value) => { got[key] = value; if (got.two && got.one && got.rest && got.none) resolve(); };
+    bob.onMessage((from, content) => arrived('two', [from, content]));
+    bob.onMessage((message) => arrived('one', message.content));
+    bob.onMessage((...all) => arrived('rest', all.length));
+    bob.onMessage(function () { arrived('none', arguments.length); });
+  });
+  await alice.send('bob', 'hi');
+  await all;
+  assert.deepEqual(got, { two: ['alice', 'hi'], one: 'hi', rest: 1, none: 1 });
+});
+
+test('a receipt comes as far as the recipient does', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const receipt = await alice.send('bob', 'hi');
+  assert.match(receipt.id, /^[0-9a-f]{32}$/);
+  await receipt.delivered();
+  const [message] = await take(bob, 1);
+  assert.equal(message.id, receipt.id);
+  await bob.markRead('alice', [message.id]);
+  await receipt.read();
+  assert.equal(receipt.status, 'read');
+  assert.equal((await alice.receipt(receipt.id)).status, 'read');
+});
+
+test('an unsubscribed handler gets nothing more, and what comes waits for the next', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const first = [];
+  let off;
+  await new Promise((resolve) => {
+    off = bob.onMessage((message) => { first.push(message.content); resolve(); });
+    alice.send('bob', 'one').catch(assert.fail);
+  });
+  off();
+  off();
+  await (await alice.send('bob', 'two')).delivered();
+  assert.deepEqual((await take(bob, 1)).map((message) => message.content), ['two']);
+  assert.deepEqual(first, ['one']);
+});
+
+test('what no handler consumed comes again at the next start, what one consumed does not', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, dataDir: directory() };
+  const app = await createApp(settings);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const failed = new Promise((resolve) => bob.on('handlerFailed', resolve));
+  bob.onMessage(async (message) => { if (message.content === 'two') throw new Error('not this one'); });
+  for (const content of ['one', 'two', 'three']) await alice.send('bob', content);
+  const { error, message } = await failed;
+  assert.deepEqual([error.message, message.content], ['not this one', 'two']);
+  await (await alice.send('bob', 'four')).delivered();
+  await app.close();
+  const again = await createApp(settings);
+  t.after(() => again.close());
+  const back = await again.connect('bob');
+  const contents = [];
+  for await (const one of back.messages()) {
+    contents.push(one.content);
+    if (back.unconsumed === contents.length) break;
+  }
+  assert.equal(contents[0], 'two');
+  assert.ok(!contents.includes('one'));
+});
+
+test('closing ends iterators and leaves nothing behind that could be used', async (t) => {
+  const { app } = await at(t, { storage: 'disk', dataDir: directory() });
+  const bob = await app.connect('bob');
+  const waiting = bob.messages().next();
+  await bob.close();
+  await bob.close();
+  assert.deepEqual(await waiting, { done: true, value: undefined });
+  assert.equal(bob.state, 'closed');
+  assert.equal(await codeOf(bob.send('alice', 'hi')), 'CLIENT_NOT_READY');
+  assert.equal(await codeOf(() => bob.onMessage(() => {})), 'CLIENT_NOT_READY');
+  const again = await app.connect('bob');
+  assert.notEqual(again, bob);
+  assert.equal(again, await app.connect('bob'));
+  await app.disconnect('bob');
+  assert.equal(again.state, 'closed');
+});
+
+test('a signal ends waiting with ABORTED and its reason', async (t) => {
+  const { app } = await at(t);
+  const alice = await app.connect('alice');
+  const controller = new AbortController();
+  const sending = alice.send('nobody', 'hi', { signal: controller.signal });
+  const iterating = alice.messages({ signal: controller.signal }).next();
+  const waiting = alice.waitForUser('nobody', { timeout: 60_000, signal: controller.signal });
+  const ended = Promise.allSettled([sending, iterating, waiting]);
+  controller.abort('enough');
+  for (const { reason } of await ended) {
+    assert.ok(reason instanceof sdk.StvorError);
+    assert.deepEqual([reason.code, reason.cause], ['ABORTED', 'enough']);
+  }
+  assert.equal(await codeOf(alice.send('nobody', 'hi', { signal: controller.signal })), 'ABORTED');
+});
+
+test('safety numbers agree, verification and blocking hold', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const number = await alice.safetyNumber('bob');
+  assert.equal(String(number), String(await bob.safetyNumber('alice')));
+  assert.match(String(number), /^(\d{5} ){11}\d{5}$/);
+  await alice.verify('bob');
+  assert.equal((await alice.safetyNumber('bob')).verified, true);
+  await alice.send('bob', 'hi');
+  assert.deepEqual((await alice.peers()).map(({ userId, verified, blocked }) => ({ userId, verified, blocked })),
+    [{ userId: 'bob', verified: true, blocked: false }]);
+  await alice.block('bob');
+  assert.equal(await codeOf(alice.send('bob', 'hi')), 'PEER_BLOCKED');
+  await alice.unblock('bob');
+  await alice.resetSession('bob');
+  await (await alice.send('bob', 'again')).delivered();
+});
+
+test('history pages newest first', async (t) => {
+  const { app } = await at(t);
+  const alice = await app.connect('alice');
+  await app.connect('bob');
+  for (const content of ['1', '2', '3']) await alice.send('bob', content);
+  const page = await alice.history('bob', { limit: 2 });
+  assert.deepEqual(page.messages.map((message) => [message.direction, message.content]), [['out', '3'], ['out', '2']]);
+  const older = await page.older();
+  assert.deepEqual(older.messages.map((message) => message.content), ['1']);
+  assert.equal(await older.older(), null);
+});
+
+test('events reach listeners until they are taken off', async (t) => {
+  const { app } = await at(t);
+  const [alice] = [await app.connect('alice'), await app.connect('bob')];
+  const states = [];
+  const listener = ({ peer, state }) => states.push([peer, state]);
+  const started = new Promise((resolve) => alice.once('sessionStarted', resolve));
+  alice.on('receipt', listener);
+  await (await alice.send('bob', 'hi')).delivered();
+  assert.deepEqual(await started, { peer: 'bob' });
+  alice.off('receipt', listener);
+  assert.equal(await codeOf(() => alice.on('nonsense', () => {})), 'INVALID_ARGUMENT');
+});
+
+const life = (body) => `
+import { createApp } from '@stvor/sdk';
+import { startMockRelay } from '@stvor/sdk/mock-relay';
+const relay = (await startMockRelay({ port: 0 })).unref();
+const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, storage: 'memory' });
+const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+${body}`;
+const quietly = { env: { NODE_OPTIONS: '--no-warnings' } };
+
+test('a process without handlers ends by itself, after what it sends', async () => {
+  const ended = await run([write(life(`alice.send('bob', 'hi').then((receipt) => console.log(receipt.status));`))], quietly);
+  assert.deepEqual([ended.code, ended.stderr], [0, '']);
+  assert.match(ended.stdout, /^(accepted|delivered)\n$/);
+});
+
+test('a handler or an iterator keeps the process alive, unref lets it end', async (t) => {
+  for (const waits of ['bob.onMessage(() => {});', 'bob.messages().next();']) {
+    const unreferenced = await run([write(life(`${waits} bob.unref();`))], quietly);
+    assert.deepEqual(unreferenced, { code: 0, signal: null, stdout: '', stderr: '' });
+    const waiting = start([write(life(`${waits}
+      process.on('beforeExit', () => console.log('ends'));
+      process.on('message', () => {});
+      console.log('waits');
+      setTimeout(() => { bob.close(); }, 500).unref();`))], quietly);
+    t.after(() => waiting.child.kill());
+    const [code] = await once(waiting.child, 'exit');
+    await waiting.ended;
+    // The timer is not what kept it: it was unreferenced, and yet it came to close the client.
+    assert.deepEqual([code, waiting.stdout], [0, 'waits\nends\n'], waiting.stderr);
+  }
+});
+
+test('a directory that another process has open is STORE_LOCKED', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, dataDir: directory() };
+  const app = await createApp(settings);
+  t.after(() => app.close());
+  await app.connect('alice');
+  const other = await run([write(`
+    import { createApp } from '@stvor/sdk';
+    const app = await createApp(${JSON.stringify(settings)});
+    await app.connect('alice').catch((error) => console.log(error.code));`)]);
+  assert.equal(other.stdout, 'STORE_LOCKED\n', other.stderr);
+});

@@ -1,0 +1,174 @@
+// The package as it is installed: entry points, types, errors, what is missing.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { codeOf, directory, documentation, load, project, require, run, sdk, write } from './project.mjs';
+
+const installed = join(project, 'node_modules/@stvor');
+
+test('both module systems give one implementation', async () => {
+  for (const entry of ['@stvor/sdk', '@stvor/sdk/mock-relay']) {
+    const [required, imported] = [require(entry), await load(entry).then(() => importOf(entry))];
+    assert.deepEqual(Object.keys(imported).sort(), Object.keys(required).sort());
+    for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name);
+  }
+  assert.equal(await sdk.load(), sdk);
+  assert.equal(sdk.Stvor.init, sdk.createApp);
+  assert.equal(require('@stvor/sdk/package.json').version, '3.6.0');
+});
+
+async function importOf(entry) {
+  const { exports } = require('@stvor/sdk/package.json');
+  const { import: target } = exports[entry === '@stvor/sdk' ? '.' : `./${entry.slice('@stvor/sdk/'.length)}`];
+  return import(join(installed, 'sdk', target.default));
+}
+
+test('nothing is run at installation, nothing is depended on but the platforms, and it is small', () => {
+  const manifest = require('@stvor/sdk/package.json');
+  assert.equal(manifest.scripts, undefined);
+  assert.equal(manifest.dependencies, undefined);
+  for (const [name, version] of Object.entries(manifest.optionalDependencies)) {
+    assert.match(name, /^@stvor\/sdk-(darwin|linux|win32)-(x64|arm64)(-gnu|-musl|-msvc)?$/);
+    assert.equal(version, manifest.version);
+  }
+  for (const name of readdirSync(installed).filter((one) => one !== 'sdk')) {
+    const platform = JSON.parse(readFileSync(join(installed, name, 'package.json'), 'utf8'));
+    assert.equal(platform.scripts, undefined);
+    assert.equal(platform.version, manifest.version);
+    assert.ok(statSync(join(installed, name, 'stvor.node')).size > 0);
+  }
+  assert.ok(existsSync(join(installed, 'sdk/LICENSE-MIT')));
+});
+
+const PROGRAM = `
+import { createApp, Stvor, StvorError, type Client, type Message, type Receipt } from '@stvor/sdk';
+import { startMockRelay } from '@stvor/sdk/mock-relay';
+async function main(): Promise<void> {
+  const relay = await startMockRelay({ port: 0 });
+  const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, timeout: 100 });
+  const same: typeof app = await Stvor.init({ appToken: 'stvor_x', relayUrl: relay.url });
+  const alice: Client = await app.connect('alice');
+  alice.onMessage((msg) => { const sender: string = msg.senderId; const at: Date = msg.timestamp; return \`\${sender} \${msg.content} \${at}\`; });
+  alice.onMessage((from, msg) => { const sender: string = from; return \`\${sender}: \${msg}\`; });
+  const off: () => void = alice.onMessage(async (message: Message) => { await Promise.resolve(message.id); });
+  off();
+  const receipt: Receipt = await alice.send('bob', { a: [1, 'x', null] });
+  await alice.send('bob', new Uint8Array([1]), { timeout: 5 });
+  alice.on('identityChanged', ({ peer, accepted }) => { const who: string = peer; const taken: boolean = accepted; return [who, taken]; });
+  for await (const m of alice.messages()) { const id: string = m.id; void id; break; }
+  try { await receipt.delivered(); } catch (error) { if (error instanceof StvorError) { const code: string = error.code; void code; } }
+  await same.close();
+}
+void main;
+`;
+const WRONG = `
+import { createApp } from '@stvor/sdk';
+async function main(): Promise<void> {
+  const app = await createApp({ appToken: 'x', relayUrl: 'y', tiemout: 3 });
+  const alice = await app.connect('alice');
+  await alice.send('bob', Symbol());
+  alice.onMessage((msg) => msg.nonsense);
+}
+void main;
+`;
+
+function compile(program, settings, extension = 'ts') {
+  const place = directory();
+  writeFileSync(join(place, `main.${extension}`), program);
+  writeFileSync(join(place, 'tsconfig.json'), JSON.stringify({ ...settings, files: [`main.${extension}`] }));
+  try {
+    execFileSync(process.execPath, [require.resolve('typescript/bin/tsc'), '-p', place, '--noEmit'], { encoding: 'utf8' });
+    return '';
+  } catch (error) {
+    return error.stdout;
+  }
+}
+
+test('types: the documentation\'s settings, Bundler, --strict, without skipLibCheck and without @types/node', () => {
+  assert.ok(!existsSync(join(project, 'node_modules/@types')));
+  const documented = JSON.parse(documentation('tsconfig.json'));
+  assert.equal(compile(PROGRAM, documented), '');
+  assert.equal(compile(PROGRAM, documented, 'mts'), '');
+  const strict = { strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, isolatedModules: true, types: [] };
+  for (const [module, moduleResolution] of [['NodeNext', 'NodeNext'], ['ESNext', 'Bundler']]) {
+    assert.equal(compile(PROGRAM, { compilerOptions: { module, moduleResolution, target: 'ES2020', ...strict } }), '');
+    assert.equal(compile(PROGRAM, { compilerOptions: { module, moduleResolution, target: 'ES2020', lib: ['ES2020'], ...strict } }), '');
+  }
+  const wrong = compile(WRONG, { compilerOptions: { module: 'NodeNext', moduleResolution: 'NodeNext', target: 'ES2020', ...strict } });
+  for (const complaint of ['tiemout', 'symbol', 'nonsense']) assert.match(wrong, new RegExp(complaint));
+});
+
+test('a platform package that is missing, broken or of another version is NATIVE_MODULE_MISSING, in words', async (t) => {
+  const place = mkdtempSync(join(tmpdir(), 'stvor-node-'));
+  t.after(() => rmSync(place, { recursive: true }));
+  const modules = join(place, 'node_modules/@stvor');
+  mkdirSync(modules, { recursive: true });
+  cpSync(join(installed, 'sdk'), join(modules, 'sdk'), { recursive: true });
+  const main = join(place, 'main.mjs');
+  writeFileSync(main, `
+    import { createApp, StvorError } from '@stvor/sdk';
+    await createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1' }).catch((error) => {
+      console.log(JSON.stringify([error instanceof StvorError, error.code, error.message, error.action]));
+    });`);
+  const [name] = readdirSync(installed).filter((one) => one !== 'sdk');
+  const missing = async () => {
+    const ended = await run([main]);
+    assert.equal(ended.stderr, '');
+    const [known, code, message, action] = JSON.parse(ended.stdout);
+    assert.deepEqual([known, code], [true, 'NATIVE_MODULE_MISSING']);
+    assert.match(action, /optional/);
+    return message;
+  };
+  assert.match(await missing(), new RegExp(`${process.platform}-${process.arch}.*@stvor/${name} is not installed.*npm install`));
+  mkdirSync(join(modules, name));
+  writeFileSync(join(modules, name, 'package.json'), '{ "main": "./stvor.node" }');
+  writeFileSync(join(modules, name, 'stvor.node'), 'not a library');
+  assert.match(await missing(), /is installed but does not load/);
+  rmSync(join(modules, name, 'stvor.node'));
+  writeFileSync(join(modules, name, 'package.json'), '{ "main": "./main.js" }');
+  writeFileSync(join(modules, name, 'main.js'), 'exports.version = () => "3.5.0";');
+  assert.match(await missing(), /is version 3\.5\.0, @stvor\/sdk is 3\.6\.0/);
+});
+
+test('settings that can not be used are named before anything is dialled', async () => {
+  const { createApp } = sdk;
+  const good = { appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storage: 'memory' };
+  const refused = async (settings, pattern, code = 'INVALID_CONFIG') => {
+    await assert.rejects(createApp(settings), (error) => {
+      assert.match(String(error), pattern);
+      assert.equal(error.code, code);
+      return true;
+    });
+  };
+  await refused(undefined, /relay URL/);
+  await refused(null, /an object/);
+  await refused({ ...good, relayURL: 'x' }, /no "relayURL"; there are appToken, relayUrl/);
+  await refused({ ...good, relayUrl: 5 }, /relayUrl is a string/);
+  await refused({ ...good, relayUrl: 'ftp://x' }, /./, 'INVALID_RELAY_URL');
+  await refused({ ...good, appToken: '' }, /./, 'INVALID_APP_TOKEN');
+  await refused({ ...good, timeout: -1 }, /timeout/, 'INVALID_ARGUMENT');
+  await refused({ ...good, storage: 'redis' }, /"disk" or "memory"/);
+  await refused({ ...good, productionMode: true }, /production mode needs storage/);
+  await refused({ ...good, storage: 'disk', dataDir: directory(), relayUrl: 'ws://relay.example.com', productionMode: true }, /TLS/);
+  const two = { replay: {}, sessions: {} };
+  await refused({ appToken: 'sk_live_xxx', relayUrl: 'wss://relay.stvor.com', storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
+});
+
+test('the mock relay says what is wrong with its settings', async () => {
+  const bin = 'node_modules/@stvor/sdk/bin.js';
+  assert.equal((await run([bin])).code, 2);
+  assert.match((await run([bin, 'mock-relay'], { env: { STVOR_MOCK_PORT: 'x' } })).stderr, /STVOR_MOCK_PORT/);
+  assert.equal((await run([bin, '--version'])).stdout, '3.6.0\n');
+  const { startMockRelay } = require('@stvor/sdk/mock-relay');
+  const relay = await startMockRelay({ port: 0 });
+  assert.equal(await codeOf(startMockRelay({ port: relay.port })), 'LISTEN_FAILED');
+  await relay.close();
+  assert.equal(await codeOf(startMockRelay({ port: 70_000 })), 'INVALID_CONFIG');
+});
+
+test('a program that imports and does nothing prints nothing', async () => {
+  assert.deepEqual(await run([write(`import '@stvor/sdk'; import '@stvor/sdk/mock-relay';`)]), { code: 0, signal: null, stdout: '', stderr: '' });
+});

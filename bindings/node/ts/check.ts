@@ -1,0 +1,108 @@
+/** What JavaScript hands in, checked before the native half sees it. */
+
+import { StvorError, invalid, misconfigured } from './errors.js';
+import { native, type NativeCancel, type NativeContent } from './native.js';
+import type { Content, Signal } from './types.js';
+
+/** The longest name that the native half should look at: names have 256 bytes at most. */
+const LONGEST_NAME = 1_024;
+
+/** A user's name. */
+export function userName(name: unknown, what = 'the user id'): string {
+  if (typeof name !== 'string') throw invalid(`${what} is a string, not ${kindOf(name)}`);
+  if (name.length > LONGEST_NAME) {
+    throw new StvorError(`${what} has ${name.length} characters: a name has 256 bytes at most`, { code: 'INVALID_NAME' });
+  }
+  return name;
+}
+
+/** A wait in milliseconds, if one is given. */
+export function wait(millis: unknown, what = 'timeout'): number | undefined {
+  if (millis === undefined) return undefined;
+  if (typeof millis !== 'number' || !(millis >= 0 && millis <= 2_147_483_647)) {
+    throw invalid(`${what} is a number of milliseconds from 0 to 2147483647`);
+  }
+  return millis;
+}
+
+/** A content. */
+export function contentOf(content: unknown): NativeContent {
+  const limit = native().maxContent();
+  if (typeof content === 'string') {
+    fits(content.length, limit);
+    return { kind: 'text', text: content };
+  }
+  if (content instanceof Uint8Array) {
+    fits(content.byteLength, limit);
+    return { kind: 'bytes', bytes: content };
+  }
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(content);
+  } catch (cause) {
+    throw new StvorError('the content can not be written as JSON', { code: 'INVALID_ARGUMENT', cause });
+  }
+  if (text === undefined) throw invalid(`a content is a string, a Uint8Array or a JSON value, not ${kindOf(content)}`);
+  fits(text.length, limit);
+  return { kind: 'json', text };
+}
+
+function fits(size: number, limit: number): void {
+  if (size > limit) {
+    throw new StvorError(`a message of ${size} bytes is too large: ${limit} bytes at most`, { code: 'MESSAGE_TOO_LARGE' });
+  }
+}
+
+/** A content that arrived. */
+export function contentFrom(content: NativeContent): Content {
+  if (content.kind === 'bytes') return content.bytes as Uint8Array;
+  if (content.kind === 'json') return JSON.parse(content.text as string) as Content;
+  return content.text as string;
+}
+
+/** Runs an operation that a signal can end. */
+export async function abortable<T>(
+  signal: Signal | undefined,
+  act: (cancel?: NativeCancel) => Promise<T>,
+): Promise<T> {
+  if (signal === undefined || signal === null) return act();
+  if (typeof signal !== 'object' || typeof signal.addEventListener !== 'function') {
+    throw invalid('signal is an AbortSignal');
+  }
+  if (signal.aborted) throw aborted(signal);
+  const cancel = new (native().Cancel)();
+  const listener = () => cancel.cancel();
+  signal.addEventListener('abort', listener, { once: true });
+  try {
+    return await act(cancel);
+  } catch (thrown) {
+    if (signal.aborted) throw aborted(signal);
+    throw thrown;
+  } finally {
+    signal.removeEventListener('abort', listener);
+  }
+}
+
+function aborted(signal: Signal): StvorError {
+  return new StvorError('the operation was aborted by its signal', { code: 'ABORTED', cause: signal.reason });
+}
+
+/** What a value is, in words, without looking into it. */
+export function kindOf(value: unknown): string {
+  return value === null ? 'null' : Array.isArray(value) ? 'an array' : `of type ${typeof value}`;
+}
+
+/** Options: an object with known keys only, read once, so that a getter can not answer twice. */
+export function options<T extends object>(given: unknown, known: readonly string[], what: string): Partial<T> {
+  if (given === undefined) return {};
+  if (typeof given !== 'object' || given === null) throw misconfigured(`${what} is an object, not ${kindOf(given)}`);
+  for (const key of Object.keys(given)) {
+    if (!known.includes(key)) throw misconfigured(`${what} has no "${key}"; there are ${known.join(', ')}`);
+  }
+  const read: Record<string, unknown> = {};
+  for (const key of known) {
+    const value = (given as Record<string, unknown>)[key];
+    if (value !== undefined) read[key] = value;
+  }
+  return read as Partial<T>;
+}

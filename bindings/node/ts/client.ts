@@ -1,0 +1,442 @@
+/** One user of an app. */
+
+import { asyncDispose } from './dispose.js';
+import { Alive } from './alive.js';
+import { abortable, contentFrom, contentOf, options, userName, wait } from './check.js';
+import { awaited, guarded, invalid, StvorError, textOf } from './errors.js';
+import { Handlers, MessageIterator, type AnyHandler } from './feed.js';
+import type { NativeClient, NativePage, NativeReceipt } from './native.js';
+import type {
+  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Peer, Receipt, SafetyNumber, Signal,
+} from './types.js';
+
+type Listener = (event: any) => unknown;
+
+const EVENTS = new Set([
+  'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
+  'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
+  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'storeFailing', 'lagged', 'handlerFailed',
+]);
+
+/**
+ * One user of an app: sends, receives, knows whom it talks with. Made by `app.connect`.
+ *
+ * A client with a message handler or an open iterator keeps the process alive until it is closed or `unref()` is called;
+ * one without does not, but what it sends is finished first.
+ */
+export class Client {
+  readonly #native: NativeClient;
+  readonly #alive = new Alive();
+  readonly #handlers: Handlers;
+  readonly #iterators = new Set<MessageIterator>();
+  readonly #listeners = new Map<string, Set<Listener>>();
+  readonly #onClose: (client: Client) => void;
+  #listening = false;
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(native: NativeClient, onClose: (client: Client) => void) {
+    this.#native = native;
+    this.#onClose = onClose;
+    this.#handlers = new Handlers((error, message) => this.#handlerFailed(error, message));
+  }
+
+  /** Our user. */
+  get userId(): string {
+    return guarded(() => this.#native.user);
+  }
+
+  /** Whether the client talks with its relay. */
+  get state(): ConnectionState {
+    return guarded(() => this.#native.state as ConnectionState);
+  }
+
+  /** Messages of ours that the relay has not accepted. */
+  get pending(): number {
+    return guarded(() => this.#native.pending);
+  }
+
+  /** Messages that arrived and were not consumed. */
+  get unconsumed(): number {
+    return guarded(() => this.#native.unconsumed);
+  }
+
+  /** Where this user's things are kept; `null` in memory. */
+  get dataPath(): string | null {
+    return guarded(() => this.#native.dataPath);
+  }
+
+  /** Our own identity: `fingerprint` is the SHA-256 of the user's public key in hexadecimal. */
+  get identity(): { userId: string; deviceId: number; fingerprint: string; createdAt: Date } {
+    return guarded(() => {
+      const { user, device, fingerprint, createdAt } = this.#native.identity;
+      return { userId: user, deviceId: device, fingerprint, createdAt: new Date(createdAt) };
+    });
+  }
+
+  /**
+   * Sends a message: a string is text, a `Uint8Array` bytes, everything else JSON; 64 KiB at most.
+   *
+   * Resolves when the relay answers for it, at the latest after the timeout, with the status `queued`: the message is then in
+   * the outbox and goes out by itself. To a user whom the relay does not know it waits for them to appear first, and fails
+   * with `RECIPIENT_TIMEOUT` if they do not; nothing is queued then.
+   *
+   * An aborted signal ends the waiting: a message that is in the outbox already is sent all the same.
+   */
+  send(to: string, content: Content, options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal }): Promise<Receipt> {
+    return awaited(async () => {
+      const { timeout, waitFor, signal } = options<{ timeout: number; waitFor: string; signal: Signal }>(
+        options_, ['timeout', 'waitFor', 'signal'], 'the options of send');
+      if (waitFor !== undefined && waitFor !== 'accepted' && waitFor !== 'committed') {
+        throw invalid('waitFor is "accepted" or "committed"');
+      }
+      const recipient = userName(to, 'the recipient');
+      const request = { to: recipient, content: contentOf(content), timeout: wait(timeout), committed: waitFor === 'committed' };
+      const receipt = await abortable(signal, (cancel) => this.#native.send(request, cancel));
+      return new SentReceipt(receipt, recipient);
+    });
+  }
+
+  /** The receipt of an earlier message of ours, also of an earlier run; `null` when it is not known (any more). */
+  receipt(id: string, to = ''): Promise<Receipt | null> {
+    return awaited(async () => {
+      const receipt = await this.#native.receipt(userName(id, 'the id'));
+      return receipt ? new SentReceipt(receipt, to) : null;
+    });
+  }
+
+  /**
+   * Calls `handler` with every message that arrives, and first with those that arrived and were not consumed. Returns what takes
+   * the handler off again.
+   *
+   * A message is consumed when the handler returned, or its promise resolved. If it throws, the message comes again at the next
+   * start, and `handlerFailed` is emitted.
+   *
+   * A handler of exactly two parameters gets sender and content; any other gets the message.
+   *
+   * @example
+   * ```js
+   * bob.onMessage((message) => console.log(`${message.senderId}: ${message.content}`));
+   * bob.onMessage((from, content) => console.log(`${from}: ${content}`));
+   * ```
+   */
+  onMessage(handler: (message: MessageOrSender, content: Content) => unknown): () => void {
+    return guarded(() => {
+      if (typeof handler !== 'function') throw invalid('a message handler is a function');
+      this.#open();
+      if (this.#handlers.size === 0) this.#alive.hold();
+      // Each registration is one of its own, also of the same function.
+      const own: AnyHandler =
+        handler.length === 2
+          ? (from: string, content: Content) => (handler as (from: string, content: Content) => unknown)(from, content)
+          : (message: Message) => (handler as unknown as (message: Message) => unknown)(message);
+      this.#handlers.add(own, this.#native);
+      let on = true;
+      return () => {
+        if (!on) return;
+        on = false;
+        this.#handlers.remove(own);
+        if (this.#handlers.size === 0) this.#alive.release();
+      };
+    });
+  }
+
+  /**
+   * Messages that arrived and were not consumed, then those that arrive: `for await (const message of client.messages())`.
+   *
+   * A message is consumed when the next one is asked for, or the loop is left. Iterators and handlers of one client share one
+   * inbox, as workers share a queue. Ends when the client closes; an aborted signal ends it with `ABORTED`.
+   */
+  messages(options_?: { signal?: Signal }): AsyncIterableIterator<Message> {
+    return guarded(() => {
+      const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of messages');
+      this.#open();
+      const aborted = () => new StvorError('the iteration was aborted by its signal', { code: 'ABORTED', cause: signal?.reason });
+      if (signal?.aborted) throw aborted();
+      const abort = () => iterator.fail(aborted());
+      const iterator: MessageIterator = new MessageIterator(this.#native, this.#alive, (over) => {
+        this.#iterators.delete(over);
+        signal?.removeEventListener('abort', abort);
+      });
+      this.#iterators.add(iterator);
+      signal?.addEventListener('abort', abort, { once: true });
+      return iterator;
+    });
+  }
+
+  /** Calls `listener` whenever the event happens. */
+  on<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    return guarded(() => {
+      if (!EVENTS.has(event)) throw invalid(`there is no event "${String(event)}"; there are ${[...EVENTS].join(', ')}`);
+      if (typeof listener !== 'function') throw invalid('a listener is a function');
+      let listeners = this.#listeners.get(event);
+      if (!listeners) this.#listeners.set(event, (listeners = new Set()));
+      listeners.add(listener);
+      if (!this.#listening) {
+        this.#listening = true;
+        this.#native.events((text) => this.#told(text));
+      }
+      return this;
+    });
+  }
+
+  /** Takes a listener off. */
+  off<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    this.#listeners.get(event)?.delete(listener);
+    return this;
+  }
+
+  /** `on`, for one event only. */
+  once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    const own = (happened: ClientEvents[E]) => {
+      this.off(event, own);
+      return listener(happened);
+    };
+    return this.on(event, own);
+  }
+
+  /** Waits until the client is connected; fails with `RELAY_UNAVAILABLE` after the timeout. */
+  waitOnline(options_?: { timeout?: number; signal?: Signal }): Promise<void> {
+    return awaited(() => {
+      const { timeout, signal } = waiting(options_, 'the options of waitOnline');
+      return abortable(signal, (cancel) => this.#native.waitOnline(timeout ?? 10_000, cancel));
+    });
+  }
+
+  /** Waits until the relay knows a user who can be written to; fails with `RECIPIENT_TIMEOUT` after the timeout. */
+  waitForUser(userId: string, options_?: number | { timeout?: number; signal?: Signal }): Promise<void> {
+    return awaited(() => {
+      const given = typeof options_ === 'number' ? { timeout: options_ } : options_;
+      const { timeout, signal } = waiting(given, 'the options of waitForUser');
+      const who: [string, number] = [userName(userId), timeout ?? 10_000];
+      return abortable(signal, (cancel) => this.#native.waitForUser(who, cancel));
+    });
+  }
+
+  /** Says that messages of a peer were read: the peer is told, unless the settings say otherwise. */
+  markRead(userId: string, ids: readonly string[]): Promise<void> {
+    return awaited(() => {
+      if (!Array.isArray(ids)) throw invalid('the ids are an array of strings');
+      return this.#native.markRead(userName(userId), ids.map((id) => userName(id, 'an id')));
+    });
+  }
+
+  /** The safety number with a peer: the same at both ends, or somebody sits between. */
+  safetyNumber(userId: string): Promise<SafetyNumber> {
+    return awaited(async () => {
+      const { text, digits, qr, verified } = await this.#native.safetyNumber(userName(userId));
+      return { digits, qr, verified, toString: () => text };
+    });
+  }
+
+  /** Notes that the safety number with a peer was compared and is right. */
+  verify(userId: string): Promise<void> {
+    return this.#manage('verify', userId);
+  }
+
+  /** Takes `verify` back. */
+  unverify(userId: string): Promise<void> {
+    return this.#manage('unverify', userId);
+  }
+
+  /** Takes the identity that a peer shows now in the place of the pinned one. */
+  acceptIdentity(userId: string): Promise<void> {
+    return this.#manage('acceptIdentity', userId);
+  }
+
+  /** Refuses mail from a user, and mail to them. */
+  block(userId: string): Promise<void> {
+    return this.#manage('block', userId);
+  }
+
+  /** Takes `block` back. */
+  unblock(userId: string): Promise<void> {
+    return this.#manage('unblock', userId);
+  }
+
+  /** Destroys the sessions with a peer and starts a new one. */
+  resetSession(userId: string): Promise<void> {
+    return this.#manage('resetSession', userId);
+  }
+
+  /** Removes a conversation from this device. The pinned identity stays. */
+  deleteConversation(userId: string): Promise<void> {
+    return this.#manage('deleteConversation', userId);
+  }
+
+  /** How long a conversation keeps its messages: milliseconds, 0 for no longer than delivery needs them, `Infinity` for ever. */
+  setRetention(userId: string, millis: number): Promise<void> {
+    return awaited(() => {
+      const span = millis === Infinity ? -1 : wait(millis, 'the retention');
+      if (span === undefined) throw invalid('the retention is a number of milliseconds');
+      return this.#native.setRetention(userName(userId), span);
+    });
+  }
+
+  /** Whom this client talks with. */
+  peers(): Promise<Peer[]> {
+    return awaited(async () =>
+      (await this.#native.peers()).map((peer) => ({
+        userId: peer.user,
+        verified: peer.verified,
+        blocked: peer.blocked,
+        lastMessageAt: peer.lastMessageAt === undefined ? undefined : new Date(peer.lastMessageAt),
+      })));
+  }
+
+  /** The messages of a conversation, newest first, page by page. */
+  history(userId: string, options_?: { limit?: number }): Promise<HistoryPage> {
+    return awaited(() => {
+      const { limit } = options<{ limit: number }>(options_, ['limit'], 'the options of history');
+      if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= 500)) {
+        throw invalid('limit is a whole number from 1 to 500');
+      }
+      return this.#page({ peer: userName(userId), limit });
+    });
+  }
+
+  async #page(request: { peer: string; limit?: number }, before?: NativePage): Promise<HistoryPage> {
+    const page = await this.#native.history(request, before);
+    const messages = page.take().map((raw) => ({
+      id: raw.id,
+      direction: raw.incoming ? ('in' as const) : ('out' as const),
+      content: contentFrom(raw.content),
+      kind: raw.content.kind as Message['kind'],
+      timestamp: new Date(raw.sentAt),
+      receivedAt: raw.receivedAt === undefined ? undefined : new Date(raw.receivedAt),
+      status: raw.status as DeliveryStatus,
+      read: raw.read,
+    }));
+    return { messages, older: () => awaited(async () => (page.more ? this.#page(request, page) : null)) };
+  }
+
+  /** After `ROLLBACK_DETECTED`: gives up the sessions of the old copy and starts fresh ones. */
+  recoverFromRollback(): Promise<void> {
+    return awaited(() => this.#native.end('recoverFromRollback'));
+  }
+
+  /** Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed. */
+  deleteAccount(): Promise<void> {
+    return awaited(async () => {
+      await this.#native.end('deleteAccount');
+      await this.close();
+    });
+  }
+
+  /** Handlers and open iterators keep the process alive; this is so from the start. */
+  ref(): this {
+    this.#alive.want(true);
+    return this;
+  }
+
+  /** Lets the process end although handlers or iterators wait. */
+  unref(): this {
+    this.#alive.want(false);
+    return this;
+  }
+
+  /**
+   * Ends the client: what waits to be sent is given up to the timeout to go out and stays in the outbox after that; then the
+   * store is unlocked. Iterators end. Closing twice is no error.
+   */
+  close(): Promise<void> {
+    this.#closing ??= awaited(async () => {
+      if (this.#handlers.size > 0) this.#alive.release();
+      await this.#handlers.end();
+      await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
+      await this.#native.end('close');
+      this.#onClose(this);
+    });
+    return this.#closing;
+  }
+
+  /** `await using client = await app.connect('alice')`. */
+  [asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #manage(what: string, userId: string): Promise<void> {
+    return awaited(() => this.#native.manage(what, userName(userId)));
+  }
+
+  #open(): void {
+    if (this.#closing) throw new StvorError('the client is not ready: it was closed', { code: 'CLIENT_NOT_READY' });
+  }
+
+  #told(text: string): void {
+    const { name, fields } = JSON.parse(text);
+    const camel = (name as string).replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    this.#emit(camel, fields);
+  }
+
+  #emit(name: string, event: unknown): boolean {
+    const listeners = this.#listeners.get(name);
+    if (!listeners || listeners.size === 0) return false;
+    for (const listener of [...listeners]) {
+      try {
+        const answer: any = listener(event);
+        if (typeof answer?.then === 'function') answer.then(undefined, (error: unknown) => this.#listenerFailed(name, error));
+      } catch (error) {
+        this.#listenerFailed(name, error);
+      }
+    }
+    return true;
+  }
+
+  #listenerFailed(name: string, error: unknown): void {
+    if (name === 'handlerFailed' || !this.#emit('handlerFailed', { error, message: undefined })) {
+      warn(`a listener of "${name}" failed: ${textOf(error)}`, 'STVOR_LISTENER_FAILED');
+    }
+  }
+
+  #handlerFailed(error: unknown, message: Message | undefined): void {
+    if (!this.#emit('handlerFailed', { error, message })) {
+      warn(`a message handler failed, its message comes again at the next start: ${textOf(error)}`, 'STVOR_HANDLER_FAILED');
+    }
+  }
+}
+
+/** A warning of the process: the only thing that this package ever prints. */
+export function warn(message: string, code: string): void {
+  process.emitWarning(message, { type: 'StvorWarning', code });
+}
+
+function waiting(given: unknown, what: string): { timeout: number | undefined; signal: Signal | undefined } {
+  const { timeout, signal } = options<{ timeout: number; signal: Signal }>(given, ['timeout', 'signal'], what);
+  return { timeout: wait(timeout), signal };
+}
+
+class SentReceipt implements Receipt {
+  readonly #native: NativeReceipt;
+  readonly id: string;
+  readonly to: string;
+
+  constructor(native: NativeReceipt, to: string) {
+    this.#native = native;
+    this.id = native.id;
+    this.to = to;
+  }
+
+  get status(): DeliveryStatus {
+    return guarded(() => this.#native.status as DeliveryStatus);
+  }
+
+  accepted(given?: { signal?: Signal }): Promise<void> {
+    return this.#reached('accepted', given);
+  }
+
+  delivered(given?: { signal?: Signal }): Promise<void> {
+    return this.#reached('delivered', given);
+  }
+
+  read(given?: { signal?: Signal }): Promise<void> {
+    return this.#reached('read', given);
+  }
+
+  #reached(state: string, given: unknown): Promise<void> {
+    return awaited(() => {
+      const { signal } = options<{ signal: Signal }>(given, ['signal'], 'the options of a receipt');
+      return abortable(signal, (cancel) => this.#native.reached(state, cancel));
+    });
+  }
+}

@@ -1,0 +1,99 @@
+/** The error of this package, and how failures of the native half become one. */
+
+/**
+ * What every call of this package fails with.
+ *
+ * `code` is stable and the same in Rust, on the command line and in the documentation; `action` says what to do about it;
+ * `retryable` tells whether the same call may succeed later without a change. Rendered as `StvorError: message [CODE]`.
+ *
+ * @example
+ * ```js
+ * try {
+ *   await alice.send('bob@example.com', 'Hello');
+ * } catch (error) {
+ *   if (error.code === 'RECIPIENT_TIMEOUT') console.log(error.action);
+ * }
+ * ```
+ */
+export class StvorError extends Error {
+  /** The stable code, for example `RECIPIENT_TIMEOUT`. */
+  readonly code: string;
+  /** What to do about it. */
+  readonly action: string;
+  /** Whether the same call may succeed later without a change. */
+  readonly retryable: boolean;
+  /** What caused it, where something did. */
+  declare readonly cause?: unknown;
+
+  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown }) {
+    super(`${message} [${details.code}]`);
+    this.code = details.code;
+    this.action = actionOf(details.code);
+    this.retryable = details.retryable ?? false;
+    if (details.cause !== undefined) {
+      Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
+    }
+  }
+}
+
+// Before the first stack is made, which begins with it.
+Object.defineProperty(StvorError.prototype, 'name', { value: 'StvorError', configurable: true, writable: true });
+
+let actions: Record<string, string> | undefined;
+
+function actionOf(code: string): string {
+  actions ??= require('./actions.json') as Record<string, string>;
+  return actions[code] ?? 'See docs/errors.md.';
+}
+
+/** Makes a `StvorError` of whatever was thrown. */
+export function failure(thrown: unknown): StvorError {
+  if (thrown instanceof StvorError) return thrown;
+  const text = textOf(thrown);
+  if (text.startsWith('{"stvor":')) {
+    try {
+      const { code, message, retryable } = JSON.parse(text).stvor;
+      return new StvorError(message, { code, retryable });
+    } catch {
+      // Then it only looked like one.
+    }
+  }
+  return new StvorError(`an argument can not be used: ${text}`, { code: 'INVALID_ARGUMENT', cause: thrown });
+}
+
+/** The words of something thrown, whatever it is. */
+export function textOf(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? String(thrown.message) : String(thrown);
+  } catch {
+    return 'something that can not be printed was thrown';
+  }
+}
+
+/** An argument of the wrong kind. */
+export function invalid(message: string): StvorError {
+  return new StvorError(message, { code: 'INVALID_ARGUMENT' });
+}
+
+/** A setting that can not be used. */
+export function misconfigured(message: string): StvorError {
+  return new StvorError(`a setting can not be used: ${message}`, { code: 'INVALID_CONFIG' });
+}
+
+/** Runs `act`; what it throws becomes a `StvorError` whose stack begins at the caller. */
+export function guarded<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (thrown) {
+    throw failure(thrown);
+  }
+}
+
+/** The same for what answers later. */
+export async function awaited<T>(act: () => PromiseLike<T> | T): Promise<T> {
+  try {
+    return await act();
+  } catch (thrown) {
+    throw failure(thrown);
+  }
+}

@@ -1,0 +1,152 @@
+/** The native half: what it offers, and how it is found. */
+
+import { StvorError, textOf } from './errors.js';
+
+export interface NativeContent {
+  kind: string;
+  text?: string;
+  bytes?: Uint8Array;
+}
+
+export interface NativeMessage {
+  id: string;
+  sender: string;
+  device: number;
+  content: NativeContent;
+  sentAt: number;
+  receivedAt: number;
+  verified: boolean;
+}
+
+export interface NativeHistoryMessage {
+  id: string;
+  incoming: boolean;
+  content: NativeContent;
+  sentAt: number;
+  receivedAt?: number;
+  status: string;
+  read: boolean;
+}
+
+export interface NativePage {
+  take(): NativeHistoryMessage[];
+  readonly more: boolean;
+}
+
+export interface NativeCancel {
+  cancel(): void;
+}
+
+export interface NativeReceipt {
+  readonly id: string;
+  readonly status: string;
+  reached(state: string, cancel?: NativeCancel): Promise<void>;
+}
+
+export interface NativeStream {
+  settled(count: number, consumed: boolean): void;
+  end(): Promise<void>;
+}
+
+export interface NativeClient {
+  readonly user: string;
+  readonly state: string;
+  readonly unconsumed: number;
+  readonly pending: number;
+  readonly dataPath: string | null;
+  readonly identity: { user: string; device: number; fingerprint: string; createdAt: number };
+  send(
+    request: { to: string; content: NativeContent; timeout?: number; committed?: boolean },
+    cancel?: NativeCancel,
+  ): Promise<NativeReceipt>;
+  receipt(id: string): Promise<NativeReceipt | null>;
+  stream(deliver: (batch: NativeMessage[]) => void): NativeStream;
+  events(tell: (event: string) => void): void;
+  waitOnline(timeout: number, cancel?: NativeCancel): Promise<void>;
+  waitForUser(who: [string, number], cancel?: NativeCancel): Promise<void>;
+  markRead(peer: string, ids: string[]): Promise<void>;
+  safetyNumber(peer: string): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;
+  manage(what: string, peer: string): Promise<void>;
+  setRetention(peer: string, millis: number): Promise<void>;
+  peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
+  history(request: { peer: string; limit?: number }, before?: NativePage): Promise<NativePage>;
+  end(what: string): Promise<void>;
+}
+
+export interface NativeApp {
+  readonly relayUrl: string;
+  readonly appId: string;
+  connect(user: string, cancel?: NativeCancel): Promise<NativeClient>;
+  close(): Promise<void>;
+}
+
+export interface NativeRelay {
+  readonly url: string;
+  readonly port: number;
+  load(): number[];
+  close(): Promise<void>;
+}
+
+export interface Native {
+  version(): string;
+  maxContent(): number;
+  openApp(settings: Record<string, unknown>): Promise<NativeApp>;
+  startRelay(where: [string, number], tokens: string[], verbose: boolean): Promise<NativeRelay>;
+  Cancel: new () => NativeCancel;
+}
+
+const VERSION: string = require('../package.json').version;
+
+let loaded: Native | undefined;
+
+/** The native half; found when it is first needed. */
+export function native(): Native {
+  return (loaded ??= find());
+}
+
+/** The name of this platform's package, without its scope. */
+export function platformPackage(): { name: string; platform: string; libc: string } {
+  const libc = process.platform === 'linux' ? libcOf() : '';
+  const suffix = process.platform === 'win32' ? '-msvc' : libc && `-${libc}`;
+  const platform = `${process.platform}-${process.arch}`;
+  return { name: `@stvor/sdk-${platform}${suffix}`, platform, libc };
+}
+
+function libcOf(): string {
+  try {
+    const { report } = process;
+    if (!report) return 'gnu';
+    // Looking network interfaces up can take seconds, and nobody reads them here.
+    const before = report.excludeNetwork;
+    report.excludeNetwork = true;
+    const { header } = report.getReport();
+    if (before !== undefined) report.excludeNetwork = before;
+    return header.glibcVersionRuntime ? 'gnu' : 'musl';
+  } catch {
+    return 'gnu';
+  }
+}
+
+function find(): Native {
+  const { name, platform, libc } = platformPackage();
+  const here = `${platform}${libc && ` (${libc === 'musl' ? 'musl' : 'glibc'})`}, Node ${process.versions.node}`;
+  let found: Native;
+  try {
+    found = require(name) as Native;
+  } catch (cause) {
+    const missing = (cause as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
+    const why = missing ? `the package ${name} is not installed` : `${name} is installed but does not load: ${textOf(cause)}`;
+    throw new StvorError(
+      `the native half for ${here} is missing: ${why}; install with optional dependencies, on the machine (or for the ` +
+        `platform) that runs it: npm install @stvor/sdk@${VERSION} --include=optional`,
+      { code: 'NATIVE_MODULE_MISSING', cause },
+    );
+  }
+  if (found.version() !== VERSION) {
+    throw new StvorError(
+      `${name} is version ${found.version()}, @stvor/sdk is ${VERSION}: install both in the same version`,
+      { code: 'NATIVE_MODULE_MISSING' },
+    );
+  }
+  return found;
+}

@@ -1,0 +1,17 @@
+// The little of Node that the face uses. Not shipped: the package needs no @types/node, neither here nor at its users.
+declare function require(id: string): any;
+declare const module: { exports: any };
+interface NodeTimer {
+  ref(): void;
+  unref(): void;
+}
+declare function setInterval(callback: () => void, millis: number): NodeTimer;
+declare function clearInterval(timer: NodeTimer): void;
+declare const process: {
+  platform: string;
+  arch: string;
+  version: string;
+  versions: { node: string };
+  report?: { excludeNetwork?: boolean; getReport(): any };
+  emitWarning(message: string, options: { type: string; code: string }): void;
+};
