@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Color, Shared};
 use crate::failure::{Failure, Result};
+use crate::policy::{IdentityChange, Keep, Receipts, Trust};
 
 /// Where a relay of `stvor relay` and `stvor up` is found.
 pub(crate) const DEFAULT_RELAY: &str = "ws://127.0.0.1:3002";
@@ -37,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) relay: String,
     pub(crate) token: Option<String>,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) client_token: Option<String>,
+    pub(crate) client_token_file: Option<PathBuf>,
     pub(crate) app_id: Option<String>,
     #[serde(rename = "as")]
     pub(crate) user: Option<String>,
@@ -46,6 +49,11 @@ pub(crate) struct Client {
     pub(crate) root_certificate: Option<PathBuf>,
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) keyfile: Option<PathBuf>,
+    pub(crate) os_keyring: bool,
+    pub(crate) trust: Trust,
+    pub(crate) identity_change: IdentityChange,
+    pub(crate) receipts: Receipts,
+    pub(crate) retention: Keep,
     pub(crate) json: bool,
     pub(crate) color: Color,
 }
@@ -56,6 +64,8 @@ impl Default for Client {
             relay: DEFAULT_RELAY.to_owned(),
             token: None,
             token_file: None,
+            client_token: None,
+            client_token_file: None,
             app_id: None,
             user: None,
             data: None,
@@ -63,6 +73,11 @@ impl Default for Client {
             root_certificate: None,
             passphrase_file: None,
             keyfile: None,
+            os_keyring: false,
+            trust: Trust::default(),
+            identity_change: IdentityChange::default(),
+            receipts: Receipts::default(),
+            retention: Keep::default(),
             json: false,
             color: Color::Auto,
         }
@@ -290,7 +305,7 @@ fn from_variable(name: &str, text: &str) -> Result<Option<Single>> {
 fn typed(key: &str, text: &str) -> Value {
     match key {
         "client.timeout" | "mock.port" => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
-        "client.json" | "mock.verbose" => match text {
+        "client.json" | "client.os_keyring" | "mock.verbose" => match text {
             "1" | "true" | "yes" | "on" => Value::from(true),
             "" | "0" | "false" | "no" | "off" => Value::from(false),
             other => Value::from(other),
@@ -311,12 +326,15 @@ fn from_flags(shared: &Shared) -> Vec<Single> {
         text("relay", &shared.relay),
         text("token", &shared.token),
         path("token_file", &shared.token_file),
+        text("client_token", &shared.client_token),
+        path("client_token_file", &shared.client_token_file),
         text("app_id", &shared.app_id),
         path("data", &shared.data),
         shared.timeout.map(|seconds| ("timeout".to_owned(), Value::from(seconds))),
         path("root_certificate", &shared.root_certificate),
         path("passphrase_file", &shared.passphrase_file),
         path("keyfile", &shared.keyfile),
+        shared.os_keyring.then(|| ("os_keyring".to_owned(), Value::from(true))),
         shared.json.then(|| ("json".to_owned(), Value::from(true))),
         color.map(|color| ("color".to_owned(), color)),
     ];

@@ -4,11 +4,13 @@
 //! `message [CODE]`, and the exit code tells their class.
 
 mod args;
+mod ask;
 mod commands;
 mod config;
 mod exit;
 mod failure;
 mod life;
+mod policy;
 mod render;
 mod secrets;
 mod session;
@@ -72,7 +74,10 @@ async fn run(cli: &Cli, settings: &Settings, out: Out) -> Result {
         Command::Chat(args) => commands::chat::run(context, args).await,
         Command::Send(args) => commands::send::run(context, args).await,
         Command::Listen(args) => commands::listen::run(context, args).await,
+        Command::History(args) => commands::history::run(context, args).await,
         Command::Identity(args) => commands::identity::run(context, args).await,
+        Command::Peer(args) => commands::peer::run(context, args).await,
+        Command::Account(args) => commands::account::run(context, args).await,
         Command::Doctor(args) => commands::doctor::run(context, args).await,
         Command::Completions(_) | Command::Config(_) => Ok(()),
     }

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _};
 use std::path::Path;
 
+use stvor_wire::client::Credential;
+
 use crate::args::Shared;
 use crate::config::Settings;
 use crate::failure::{Failure, Result};
@@ -34,6 +36,22 @@ pub(crate) fn app_token(settings: &Settings) -> Result<SecretText> {
     match &settings.client.token_file {
         Some(file) => first_line(file, "the app token"),
         None => Err(Failure::NoToken),
+    }
+}
+
+/// The client token, if one was given: the literal one, or the first line of its file.
+pub(crate) fn client_token(settings: &Settings) -> Result<Option<SecretText>> {
+    if let Some(token) = &settings.client.client_token {
+        return Ok(Some(SecretText(token.clone())));
+    }
+    settings.client.client_token_file.as_deref().map(|file| first_line(file, "the client token")).transpose()
+}
+
+/// What lets this client in: the client token, else the app token.
+pub(crate) fn credential(settings: &Settings) -> Result<Credential> {
+    match client_token(settings)? {
+        Some(token) => Ok(Credential::ClientToken(token.0)),
+        None => Ok(Credential::AppToken(app_token(settings)?.0)),
     }
 }
 

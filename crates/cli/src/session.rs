@@ -1,7 +1,7 @@
 //! From settings to a connected client.
 
 use serde_json::{Value, json};
-use stvor::{App, Client, ConnectOptions, ConnectionState, Event};
+use stvor::{App, AppBuilder, Client, ConnectOptions, ConnectionState, ErrorKind, Event};
 
 use crate::args::{Me, Shared};
 use crate::config::Settings;
@@ -22,7 +22,33 @@ pub(crate) struct Context<'a> {
 
 impl From<stvor::Error> for Failure {
     fn from(error: stvor::Error) -> Self {
-        Self::Coded { code: error.code(), message: error.message(), retryable: error.retryable() }
+        Self::Coded { code: error.code(), message: message(&error), retryable: error.retryable() }
+    }
+}
+
+/// What happened, in words of the command line: where the SDK names a call, this names a command.
+fn message(error: &stvor::Error) -> String {
+    match error.kind() {
+        ErrorKind::RollbackDetected { relay, own } => format!(
+            "the relay saw send {relay} of this device, the store knows {own}: the data directory is an old copy, and its sessions would reuse keys. Go back to the newest copy, or run `stvor account recover` to start fresh sessions"
+        ),
+        ErrorKind::UserIdTaken { user } => format!(
+            "user id \"{user}\" belongs to another identity at this relay: give the data directory that holds it (--data). If that is lost, have the operator run `stvor relay user reset {user}`, or run `stvor identity replace --as {user}` where the relay allows it"
+        ),
+        ErrorKind::IdentityChanged { user } => format!(
+            "the identity of \"{user}\" changed: compare safety numbers (stvor identity show --with {user}), then run `stvor identity accept --with {user}` or `stvor peer block --with {user}`"
+        ),
+        ErrorKind::IdentityNotVerified { user } => format!(
+            "the identity of \"{user}\" is not verified, and the settings ask for it: run `stvor identity verify --with {user}`"
+        ),
+        ErrorKind::PeerBlocked { user } => {
+            format!("\"{user}\" is blocked: run `stvor peer unblock --with {user}` first")
+        }
+        _ if error.code() == "KEY_REQUIRED" => format!(
+            "{} (--passphrase-file, --passphrase-fd or --ask-passphrase; --keyfile; --os-keyring)",
+            error.message()
+        ),
+        _ => error.message(),
     }
 }
 
@@ -37,12 +63,35 @@ impl Context<'_> {
 
     /// Opens the app that the settings name. Nothing is dialled.
     pub(crate) async fn app(&self) -> Result<App> {
+        Ok(self.builder()?.open().await?)
+    }
+
+    fn builder(&self) -> Result<AppBuilder> {
         let client = &self.settings.client;
         let mut builder = App::builder()
-            .app_token(secrets::app_token(self.settings)?.expose())
             .relay_url(&client.relay)
             .data_dir(self.settings.data_dir()?)
-            .timeout(self.settings.timeout());
+            .timeout(self.settings.timeout())
+            .trust_policy(client.trust.into())
+            .on_identity_change(client.identity_change.into())
+            .receipts(client.receipts.into())
+            .retention(client.retention.0);
+        let client_token = secrets::client_token(self.settings)?;
+        match (&client_token, secrets::app_token(self.settings)) {
+            (_, Ok(token)) => builder = builder.app_token(token.expose()),
+            // A client token is enough, together with the id of the app.
+            (Some(_), Err(Failure::NoToken)) if client.app_id.is_some() => {}
+            (Some(_), Err(Failure::NoToken)) => {
+                return Err(Failure::Config(
+                    "a client token does not name its app here: give --app-id (app_id in [client])"
+                        .to_owned(),
+                ));
+            }
+            (_, Err(failure)) => return Err(failure),
+        }
+        if let Some(token) = client_token {
+            builder = builder.client_token(token.expose());
+        }
         if let Some(app) = &client.app_id {
             builder = builder.app_id(app);
         }
@@ -55,11 +104,24 @@ impl Context<'_> {
             builder = builder.root_certificate(pem);
         }
         if let Some(passphrase) = secrets::passphrase(self.shared, self.settings)? {
-            builder = builder.passphrase(passphrase.expose());
-        } else if let Some(keyfile) = &client.keyfile {
-            builder = builder.keyfile(keyfile);
+            return Ok(builder.passphrase(passphrase.expose()));
         }
-        Ok(builder.open().await?)
+        match (&client.keyfile, client.os_keyring) {
+            (Some(_), true) => Err(Failure::Config(
+                "the key of the store has one place: set either keyfile or os_keyring".to_owned(),
+            )),
+            (Some(keyfile), false) => Ok(builder.keyfile(keyfile)),
+            (None, true) => in_keyring(builder),
+            (None, false) => Ok(builder),
+        }
+    }
+
+    /// Connects the user under a new identity, which takes the name over where the relay allows it.
+    pub(crate) async fn replace(&self, me: &Me) -> Result<Client> {
+        let user = self.user(me)?;
+        let app = self.builder()?.replace_identity(true).open().await?;
+        let options = ConnectOptions { require_relay: true, ..ConnectOptions::default() };
+        Ok(app.connect_with(user.as_str(), options).await?)
     }
 
     /// Connects the user. A user who never registered needs the relay; one who did can work while it is away, unless
@@ -97,6 +159,21 @@ impl Context<'_> {
     }
 }
 
+#[cfg(feature = "os-keyring")]
+#[expect(clippy::unnecessary_wraps, reason = "without the feature it is refused")]
+fn in_keyring(builder: AppBuilder) -> Result<AppBuilder> {
+    Ok(builder.os_keyring())
+}
+
+#[cfg(not(feature = "os-keyring"))]
+fn in_keyring(_builder: AppBuilder) -> Result<AppBuilder> {
+    Err(Failure::Coded {
+        code: "KEYRING_UNAVAILABLE",
+        message: "this stvor was built without the system's keyring: install it with `cargo install --locked --path crates/cli --features os-keyring`, or use a passphrase or key file".to_owned(),
+        retryable: false,
+    })
+}
+
 /// What a person should know of an event; nothing for the ordinary course of things.
 pub(crate) fn sentence(event: &Event) -> Option<String> {
     Some(match event {
@@ -112,7 +189,7 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
         }
         Event::Repaired { peer, .. } => format!("A message from {peer} that was rejected came again, unharmed"),
         Event::RollbackDetected { .. } => {
-            "This data directory is an old copy: nothing is sent, because sessions would reuse keys [ROLLBACK_DETECTED]"
+            "This data directory is an old copy: nothing is sent, because sessions would reuse keys; go back to the newest copy, or run `stvor account recover` [ROLLBACK_DETECTED]"
                 .to_owned()
         }
         Event::DeliveryFailed { peer, id, code } => format!("Message {id} to {peer} was given up [{code}]"),

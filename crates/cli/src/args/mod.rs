@@ -54,8 +54,14 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Print each message once as it arrives
     Listen(ListenArgs),
+    /// Show what was said
+    History(HistoryArgs),
     /// Show and verify who you are and who they are
     Identity(IdentityArgs),
+    /// List, block and forget whom you talk with
+    Peer(PeerArgs),
+    /// Recover or delete your account
+    Account(AccountArgs),
     /// Find out what is wrong and how to fix it
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

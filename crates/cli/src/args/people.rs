@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::servers::Life;
+use crate::policy::Keep;
 
 /// Who is speaking.
 #[derive(Clone, Debug, Args)]
@@ -60,9 +61,9 @@ pub(crate) struct SendArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A message is acknowledged after it is printed, so none is lost: a line can
-repeat, with the same id, only after a SIGKILL. With --json each line is an
-object with id, from, sent_at and text (bytes instead of text, in base64, for
-messages that are not text).
+repeat, with the same id, only after a SIGKILL (the last 16 at most). With
+--json each line is an object with id, from, sent_at and text (or json, or
+base64 for bytes).
 
 Example:
   stvor listen --as bob --json | jq -r .text")]
@@ -105,6 +106,13 @@ pub(crate) enum IdentityCommand {
         #[arg(long)]
         qr: bool,
     },
+    /// Take your name over from a lost device, with a new identity (where the relay allows it)
+    Replace {
+        #[command(flatten)]
+        me: Me,
+        #[command(flatten)]
+        sure: Sure,
+    },
     /// Mark somebody as verified, after comparing safety numbers
     Verify {
         #[command(flatten)]
@@ -134,5 +142,109 @@ pub(crate) enum IdentityCommand {
         /// Who
         #[arg(long = "with", value_name = "USER")]
         peer: String,
+    },
+}
+
+/// The answer to a question that would be asked.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Sure {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// Which conversation.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pair {
+    #[command(flatten)]
+    pub(crate) me: Me,
+    /// The other one
+    #[arg(long = "with", value_name = "USER")]
+    pub(crate) peer: String,
+}
+
+/// `stvor history`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints the last messages of a conversation, oldest first; no relay is needed.
+The last line on standard error says how to see what came before them.
+
+Examples:
+  stvor history --as alice --with bob
+  stvor history --as alice --with bob --limit 500 --json | jq -r .text")]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    pub(crate) pair: Pair,
+    /// How many messages at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// Only messages older than the one with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) before: Option<String>,
+}
+
+/// `stvor peer`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stvor peer list --as alice
+  stvor peer block --as alice --with mallory
+  stvor peer keep --as alice --with bob 30d")]
+pub(crate) struct PeerArgs {
+    #[command(subcommand)]
+    pub(crate) command: PeerCommand,
+}
+
+/// `stvor peer ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// List whom you talk with
+    List(Me),
+    /// Refuse mail from somebody, and mail to them
+    Block(Pair),
+    /// Take a block back
+    Unblock(Pair),
+    /// Set how long this device keeps the conversation, from the next message on
+    Keep {
+        #[command(flatten)]
+        pair: Pair,
+        /// forever, none, or a span such as 30d or 12h
+        #[arg(value_name = "HOW LONG")]
+        keep: Keep,
+    },
+    /// Start a fresh session with somebody, when nothing decrypts any more
+    Reset(Pair),
+    /// Delete the conversation from this device (the identity of the other one stays known)
+    Delete {
+        #[command(flatten)]
+        pair: Pair,
+        #[command(flatten)]
+        sure: Sure,
+    },
+}
+
+/// `stvor account`
+#[derive(Debug, Args)]
+pub(crate) struct AccountArgs {
+    #[command(subcommand)]
+    pub(crate) command: AccountCommand,
+}
+
+/// `stvor account ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Go on from an old copy of the data directory with fresh sessions (after ROLLBACK_DETECTED)
+    Recover {
+        #[command(flatten)]
+        me: Me,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Delete your account: name, keys and mail at the relay, and everything on this device
+    Delete {
+        #[command(flatten)]
+        me: Me,
+        #[command(flatten)]
+        sure: Sure,
     },
 }

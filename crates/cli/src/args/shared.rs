@@ -23,6 +23,19 @@ pub(crate) struct Shared {
     /// File that holds the app token
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Client token of one user, signed by your backend, in place of the app token (as with --token, others can see it)
+    #[arg(
+        long,
+        global = true,
+        value_name = "JWT",
+        help_heading = "Connection",
+        hide_short_help = true,
+        conflicts_with = "client_token_file"
+    )]
+    pub(crate) client_token: Option<String>,
+    /// File that holds the client token
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection", hide_short_help = true)]
+    pub(crate) client_token_file: Option<PathBuf>,
     /// App id, when the relay binds a literal token to a named app
     #[arg(long, global = true, value_name = "ID", help_heading = "Connection", hide_short_help = true)]
     pub(crate) app_id: Option<String>,
@@ -51,8 +64,11 @@ pub(crate) struct Shared {
     )]
     pub(crate) ask_passphrase: bool,
     /// Key file of the store [default: one beside it, made when needed, readable by you alone]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Storage", hide_short_help = true)]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "passphrase_fd", "ask_passphrase"])]
     pub(crate) keyfile: Option<PathBuf>,
+    /// Keep the key of the store in the keyring of the operating system
+    #[arg(long, global = true, help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "passphrase_fd", "ask_passphrase", "keyfile"])]
+    pub(crate) os_keyring: bool,
     /// Read settings from this TOML file [default: stvor/stvor.toml in the platform's configuration directory]
     #[arg(
         long,

@@ -6,6 +6,7 @@ use serde_json::json;
 use stvor::{Client, ConnectOptions, SafetyNumber};
 
 use crate::args::{IdentityArgs, IdentityCommand, Me};
+use crate::ask::sure;
 use crate::failure::{Failure, Result};
 use crate::render::{GOOD, Hex, LOUD, Out, paint, rfc3339};
 use crate::session::Context;
@@ -13,12 +14,14 @@ use crate::session::Context;
 /// Shows or changes what is known of identities.
 pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     let me = match &args.command {
+        IdentityCommand::Replace { me, sure } => return replace(context, me, sure.yes).await,
         IdentityCommand::Show { me, .. }
         | IdentityCommand::Verify { me, .. }
         | IdentityCommand::Unverify { me, .. }
         | IdentityCommand::Accept { me, .. } => me,
     };
-    let client = connect(context, me).await?;
+    // A registered user needs no relay to look at identities.
+    let client = context.connect(me, ConnectOptions::default()).await?;
     let out = context.out;
     let done = match &args.command {
         IdentityCommand::Show { peer: None, qr, .. } => show_own(&client, *qr, out),
@@ -37,6 +40,7 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
             }),
             Err(error) => Err(error.into()),
         },
+        IdentityCommand::Replace { .. } => Ok(()),
         IdentityCommand::Accept { peer, .. } => match client.accept_identity(peer.as_str()).await {
             Ok(()) => out.either(&json!({ "peer": peer, "accepted": true }), |_| {
                 format!("The new identity of {peer} is accepted")
@@ -48,9 +52,20 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     done
 }
 
-/// A registered user needs no relay to look at identities.
-async fn connect(context: Context<'_>, me: &Me) -> Result<Client> {
-    context.connect(me, ConnectOptions::default()).await
+/// Takes the name over from a device that is lost.
+async fn replace(context: Context<'_>, me: &Me, yes: bool) -> Result {
+    let user = context.user(me)?;
+    sure(
+        yes,
+        &format!(
+            "Take {user} over with the identity of this device? Mail that waits for the old one is dropped, and everybody who knows {user} is warned."
+        ),
+    )?;
+    let client = context.replace(me).await?;
+    let done = show_own(&client, false, context.out);
+    client.close().await;
+    context.out.say("Compare safety numbers with your peers again: theirs are void");
+    done
 }
 
 fn show_own(client: &Client, qr: bool, out: Out) -> Result {

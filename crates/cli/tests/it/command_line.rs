@@ -17,7 +17,10 @@ fn help_names_every_command_and_every_exit_code() {
         "chat",
         "send",
         "listen",
+        "history",
         "identity",
+        "peer",
+        "account",
         "doctor",
         "completions",
         "config",
@@ -34,9 +37,21 @@ fn help_names_every_command_and_every_exit_code() {
 
 #[test]
 fn help_fits_eighty_columns_where_we_break_the_lines() {
-    for command in
-        ["", "demo ", "up ", "relay ", "mock-relay ", "chat ", "send ", "listen ", "identity ", "doctor "]
-    {
+    for command in [
+        "",
+        "demo ",
+        "up ",
+        "relay ",
+        "mock-relay ",
+        "chat ",
+        "send ",
+        "listen ",
+        "history ",
+        "identity ",
+        "peer ",
+        "account ",
+        "doctor ",
+    ] {
         let help = Home::new().run(&format!("{command}-h"));
         let long: Vec<&str> = help.out.lines().filter(|line| line.chars().count() > 100).collect();
         assert!(long.is_empty(), "{command}: {long:?}");

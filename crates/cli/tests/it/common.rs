@@ -78,6 +78,13 @@ impl Home {
     }
 }
 
+/// Starts `listen` and waits until it is at the relay.
+pub(crate) fn listening(home: &Home, line: &str) -> Process {
+    let process = home.start(line);
+    process.wait_for("istening", SOON).unwrap();
+    process
+}
+
 /// Waits for the end of a process and of what it says; returns its exit code.
 pub(crate) fn finished(process: &Process) -> Option<i32> {
     let code = process.wait_exit(SOON).unwrap().code();

@@ -2,6 +2,7 @@
 //! linked once.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod accounts;
 mod command_line;
 mod common;
 mod demo;

@@ -3,18 +3,11 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
-use crate::common::{Home, SOON, TOKEN, all, finished, mock_relay, objects};
-use stvor_testkit::{Process, Signal, Stream, until};
+use crate::common::{Home, SOON, TOKEN, all, finished, listening, mock_relay, objects};
+use stvor_testkit::{Signal, Stream, until};
 
 /// Lines that a listener may have printed and not acknowledged.
 const UNACKNOWLEDGED: usize = 16;
-
-/// Starts `listen` and waits until it is at the relay.
-fn listening(home: &Home, line: &str) -> Process {
-    let process = home.start(line);
-    process.wait_for("istening", SOON).unwrap();
-    process
-}
 
 #[test]
 fn each_line_arrives_once_in_order_under_the_id_of_its_receipt() {

@@ -151,11 +151,9 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
 fn advice(code: &str) -> &'static str {
     match code {
         "USER_ID_TAKEN" => {
-            "restore the data directory that holds the identity, or have the operator run `stvor relay user reset`"
+            "give the data directory that holds the identity; if it is lost, run `stvor identity replace` or have the operator run `stvor relay user reset`"
         }
-        "ROLLBACK_DETECTED" => {
-            "this is an old copy: use the newest one, or start fresh sessions from the SDK"
-        }
+        "ROLLBACK_DETECTED" => "this is an old copy: use the newest one, or run `stvor account recover`",
         "STORE_TOO_NEW" => "a newer stvor wrote it: update this one",
         "WRONG_KEY" | "KEY_REQUIRED" => {
             "give the passphrase (--passphrase-file) or key file that it was made with"

@@ -7,13 +7,13 @@ use serde::Serialize;
 use stvor_base::ErrorCode as _;
 use stvor_wire::url::RelayUrl;
 
-use crate::args::DoctorArgs;
+use crate::args::{DoctorArgs, Me};
 use crate::exit;
 use crate::failure::{Failure, Result};
 use crate::render::{BAD, FAINT, GOOD, LOUD, Out, paint};
 use crate::secrets;
 use crate::session::Context;
-use probe::{Found, Trouble, probe};
+use probe::{Found, Trouble, Visitor, probe};
 
 /// A clock this far from the relay's is worth a warning, in milliseconds.
 const CLOCK_WARNING_MS: i64 = 30_000;
@@ -114,7 +114,7 @@ pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
     for check in local::directory(&data) {
         report.add(check)?;
     }
-    let reached = relay(context, &mut report).await?;
+    let reached = relay(context, &args.me, &mut report).await?;
     for check in local::stores(context, &args.me, &data, reached).await {
         report.add(check)?;
     }
@@ -127,7 +127,7 @@ pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
 }
 
 /// Checks the relay; returns whether it would let us in.
-async fn relay(context: Context<'_>, report: &mut Report) -> Result<bool> {
+async fn relay(context: Context<'_>, me: &Me, report: &mut Report) -> Result<bool> {
     let client = &context.settings.client;
     let url = match client.relay.parse::<RelayUrl>() {
         Ok(url) => url,
@@ -141,8 +141,8 @@ async fn relay(context: Context<'_>, report: &mut Report) -> Result<bool> {
         let fix = "use wss://: messages are encrypted either way, but others on the path see the app token and who talks";
         report.add(Check::warning("TLS", format!("{} is not encrypted on the way", url.origin()), fix))?;
     }
-    let token = match secrets::app_token(context.settings) {
-        Ok(token) => token,
+    let credential = match secrets::credential(context.settings) {
+        Ok(credential) => credential,
         Err(failure) => {
             let fix = "give --token, --token-file or STVOR_TOKEN; `stvor relay token create` makes one";
             report.add(Check::failure("token", &failure, fix))?;
@@ -157,7 +157,9 @@ async fn relay(context: Context<'_>, report: &mut Report) -> Result<bool> {
         })?),
         None => None,
     };
-    match probe(&url, token.expose(), roots.as_deref(), context.settings.timeout()).await {
+    let user = context.user(me).unwrap_or_else(|_| "doctor".to_owned());
+    let visitor = Visitor { user, credential, roots };
+    match probe(&url, visitor, context.settings.timeout()).await {
         Ok(found) => {
             for check in good(context, &url, &found) {
                 report.add(check)?;

@@ -50,13 +50,19 @@ pub(crate) struct Found {
     pub(crate) took: Duration,
 }
 
+/// Who looks.
+pub(crate) struct Visitor {
+    /// The user to ask for.
+    pub(crate) user: String,
+    /// What lets them in.
+    pub(crate) credential: Credential,
+    /// PEM of a further root certificate.
+    pub(crate) roots: Option<Vec<u8>>,
+}
+
 /// Looks at the relay, for at most `patience` a step.
-pub(crate) async fn probe(
-    url: &RelayUrl,
-    token: &str,
-    roots: Option<&[u8]>,
-    patience: Duration,
-) -> Result<Found, Trouble> {
+pub(crate) async fn probe(url: &RelayUrl, visitor: Visitor, patience: Duration) -> Result<Found, Trouble> {
+    let greeting = hello(&visitor)?;
     let address = resolve(url, patience).await?;
     let silent =
         || Trouble::Socket(format!("nothing answers at {address} within {} seconds", patience.as_secs()));
@@ -64,7 +70,8 @@ pub(crate) async fn probe(
         .await
         .map_err(|_| silent())?
         .map_err(|error| Trouble::Socket(format!("nothing listens at {address}: {error}")))?;
-    let connector = if url.is_secure() { Connector::Rustls(tls(roots)?) } else { Connector::Plain };
+    let connector =
+        if url.is_secure() { Connector::Rustls(tls(visitor.roots.as_deref())?) } else { Connector::Plain };
     let mut request =
         url.socket_url().into_client_request().map_err(|error| Trouble::NoRelay(error.to_string()))?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
@@ -75,7 +82,7 @@ pub(crate) async fn probe(
         .map_err(|error| explain(&error))?;
     let asked = tokio::time::Instant::now();
     let answer = async {
-        socket.send(Message::Binary(hello(token)?)).await.map_err(|error| explain(&error))?;
+        socket.send(Message::Binary(greeting.clone())).await.map_err(|error| explain(&error))?;
         while let Some(message) = socket.next().await {
             if let Message::Binary(bytes) = message.map_err(|error| explain(&error))? {
                 return decode_server(bytes, Phase::LoggingIn)
@@ -116,12 +123,12 @@ async fn resolve(url: &RelayUrl, patience: Duration) -> Result<SocketAddr, Troub
         .ok_or_else(|| Trouble::Name(format!("the name {host} has no address")))
 }
 
-fn hello(token: &str) -> Result<bytes::Bytes, Trouble> {
-    let user = UserId::new("doctor").map_err(|error| Trouble::NoRelay(error.to_string()))?;
+fn hello(visitor: &Visitor) -> Result<bytes::Bytes, Trouble> {
+    let user = UserId::new(&visitor.user).map_err(|error| Trouble::NoRelay(error.to_string()))?;
     let device = DeviceId::new(1).map_err(|error| Trouble::NoRelay(error.to_string()))?;
     Ok(encode_client(&ClientMessage::Hello(Hello {
         protocol_version: PROTOCOL_VERSION,
-        credential: Credential::AppToken(token.to_owned()),
+        credential: visitor.credential.clone(),
         address: Address::new(user, device),
         capabilities: Vec::new(),
     })))
