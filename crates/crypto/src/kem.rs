@@ -1,8 +1,9 @@
 //! ML-KEM-768 (FIPS 203).
 //!
 //! A private key is stored as its 64-byte seed (d, z), the form that FIPS 203 prefers and 37 times smaller than the
-//! expanded one; expanding it again costs one key generation. RustCrypto expands seeds and validates public keys (aws-lc's safe
-//! interface does neither); aws-lc encapsulates and decapsulates. Both agree in tests.
+//! expanded one; expanding it again costs one key generation. RustCrypto expands seeds (aws-lc's safe interface does not);
+//! aws-lc encapsulates and decapsulates. Both agree in tests. The check of a public key is a comparison, and is made here:
+//! either library would expand the key's matrix for it.
 
 use core::fmt;
 
@@ -22,6 +23,11 @@ pub const PUBLIC_KEY_BYTES: usize = 1184;
 /// Bytes of a ciphertext.
 pub const CIPHERTEXT_BYTES: usize = 1088;
 
+/// Bytes of a public key that hold coefficients; the rest is a seed.
+const COEFFICIENT_BYTES: usize = 1152;
+/// The modulus of ML-KEM.
+const Q: u16 = 3329;
+
 type TwinPrivate = ml_kem::DecapsulationKey<ml_kem::MlKem768>;
 type TwinPublic = ml_kem::EncapsulationKey<ml_kem::MlKem768>;
 
@@ -37,7 +43,7 @@ type TwinPublic = ml_kem::EncapsulationKey<ml_kem::MlKem768>;
 /// ```
 pub struct DecapsulationKey {
     seed: Secret<SEED_BYTES>,
-    key: library::DecapsulationKey,
+    twin: TwinPrivate,
     public: EncapsulationKey,
 }
 
@@ -53,16 +59,11 @@ impl DecapsulationKey {
     /// The key of a seed (d, z).
     ///
     /// # Errors
-    /// [`CryptoError::Internal`] when the library fails; every seed is a key.
+    /// None: every seed is a key.
     pub fn from_bytes(seed: &Secret<SEED_BYTES>) -> Result<Self, CryptoError> {
         let twin = TwinPrivate::from_seed((*seed.expose()).into());
-        let public = EncapsulationKey::of(twin.encapsulation_key());
-        #[allow(deprecated)]
-        let mut expanded = twin.to_expanded_bytes();
-        let key = library::DecapsulationKey::new(&ML_KEM_768, &expanded);
-        expanded.as_mut_slice().zeroize();
-        let key = key.map_err(|_| CryptoError::Internal("ML-KEM key"))?;
-        Ok(Self { seed: seed.duplicate(), key, public })
+        let public = EncapsulationKey(Box::new(twin.encapsulation_key().to_bytes().into()));
+        Ok(Self { seed: seed.duplicate(), twin, public })
     }
 
     /// The seed, 64 bytes.
@@ -83,8 +84,12 @@ impl DecapsulationKey {
     /// # Errors
     /// [`CryptoError::Internal`] when the library fails.
     pub fn decapsulate(&self, ciphertext: &Ciphertext) -> Result<Secret<32>, CryptoError> {
-        let secret = self
-            .key
+        #[allow(deprecated)]
+        let mut expanded = self.twin.to_expanded_bytes();
+        let key = library::DecapsulationKey::new(&ML_KEM_768, &expanded);
+        expanded.as_mut_slice().zeroize();
+        let secret = key
+            .map_err(|_| CryptoError::Internal("ML-KEM key"))?
             .decapsulate(ciphertext.0.as_slice().into())
             .map_err(|_| CryptoError::Internal("ML-KEM decapsulation"))?;
         Secret::from_slice(secret.as_ref())
@@ -107,17 +112,14 @@ impl EncapsulationKey {
     /// # Errors
     /// [`CryptoError::BadKey`] for another length, or a coefficient that is not reduced.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CryptoError> {
-        let twin = Self::twin(bytes)?;
-        Ok(Self::of(&twin))
-    }
-
-    fn of(twin: &TwinPublic) -> Self {
-        Self(Box::new(twin.to_bytes().into()))
-    }
-
-    fn twin(bytes: &[u8]) -> Result<TwinPublic, CryptoError> {
-        let bytes = bytes.try_into().map_err(|_| CryptoError::BadKey)?;
-        TwinPublic::new(bytes).map_err(|_| CryptoError::BadKey)
+        let bytes: Box<[u8; PUBLIC_KEY_BYTES]> =
+            Box::<[u8]>::from(bytes).try_into().map_err(|_| CryptoError::BadKey)?;
+        let reduced = |three: &[u8; 3]| {
+            let [low, middle, high] = three.map(u16::from);
+            (low | (middle & 15) << 8) < Q && (middle >> 4 | high << 4) < Q
+        };
+        let (coefficients, _) = bytes[..COEFFICIENT_BYTES].as_chunks::<3>();
+        if coefficients.iter().all(reduced) { Ok(Self(bytes)) } else { Err(CryptoError::BadKey) }
     }
 
     /// The 1,184 bytes.
@@ -152,8 +154,8 @@ impl EncapsulationKey {
         &self,
         message: &Secret<32>,
     ) -> Result<(Ciphertext, Secret<32>), CryptoError> {
-        let (ciphertext, secret) =
-            Self::twin(self.0.as_slice())?.encapsulate_deterministic(&(*message.expose()).into());
+        let twin = TwinPublic::new(&(*self.0).into()).map_err(|_| CryptoError::BadKey)?;
+        let (ciphertext, secret) = twin.encapsulate_deterministic(&(*message.expose()).into());
         Ok((Ciphertext::from_bytes(&ciphertext)?, Secret::new(secret.into())))
     }
 }
@@ -207,5 +209,53 @@ impl TryFrom<&[u8]> for Ciphertext {
 impl fmt::Debug for Ciphertext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ciphertext(1088 bytes)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::DeterministicRandom;
+
+    /// Writes a coefficient where FIPS 203 (algorithm 5) has it.
+    fn with_coefficient(key: &EncapsulationKey, index: usize, value: u16) -> Vec<u8> {
+        let mut bytes = key.as_bytes().to_vec();
+        let three = &mut bytes[index / 2 * 3..][..3];
+        let [low, high] = value.to_le_bytes();
+        if index.is_multiple_of(2) {
+            (three[0], three[1]) = (low, three[1] & 0xf0 | high);
+        } else {
+            (three[1], three[2]) = (three[1] & 0x0f | low << 4, high << 4 | low >> 4);
+        }
+        bytes
+    }
+
+    #[test]
+    fn every_coefficient_may_be_one_less_than_the_modulus_and_no_more_as_the_library_says() {
+        let key = DecapsulationKey::generate(&mut DeterministicRandom::from_label("kem")).unwrap();
+        for index in 0..768 {
+            for value in [0, 1, 255, 256, Q - 1, Q, Q + 1, 4095] {
+                let bytes = with_coefficient(key.public(), index, value);
+                let ours = EncapsulationKey::from_bytes(&bytes);
+                assert_eq!(ours.is_ok(), value < Q, "{index} {value}");
+                if index % 96 < 2 {
+                    let theirs = TwinPublic::new(bytes.as_slice().try_into().unwrap());
+                    assert_eq!(ours.is_ok(), theirs.is_ok(), "{index} {value}");
+                    assert_eq!(
+                        ours.ok().map(|key| *key.as_bytes()),
+                        theirs.ok().map(|key| key.to_bytes().into())
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_public_key_of_another_length_is_refused() {
+        let key = DecapsulationKey::generate(&mut DeterministicRandom::from_label("kem")).unwrap();
+        let bytes = key.public().as_bytes();
+        assert!(EncapsulationKey::from_bytes(bytes).is_ok());
+        assert_eq!(EncapsulationKey::from_bytes(&bytes[1..]), Err(CryptoError::BadKey));
+        assert_eq!(EncapsulationKey::from_bytes(&[&bytes[..], &[0]].concat()), Err(CryptoError::BadKey));
     }
 }

@@ -40,6 +40,9 @@ pub enum ProtocolError {
     /// A message that was decrypted before.
     #[error("the message was received before")]
     Duplicate,
+    /// A message that comes after its stored key was destroyed: 30 days old, or pushed out by 2,000 newer ones.
+    #[error("the message came after its key was destroyed; the sender is asked to send it again")]
+    KeyGone,
     /// The content is larger than 64 KiB.
     #[error("the message has {size} bytes, the limit is {limit}; split it")]
     MessageTooLarge {
@@ -107,6 +110,7 @@ impl ErrorCode for ProtocolError {
             Self::BadDeviceList(_) => "BAD_DEVICE_LIST",
             Self::Replay => "REPLAY",
             Self::Duplicate => "DUPLICATE",
+            Self::KeyGone => "MESSAGE_KEY_GONE",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::NoSession(_) => "NO_SESSION",
             Self::UnknownSession => "UNKNOWN_SESSION",
@@ -139,6 +143,7 @@ impl ProtocolError {
             self,
             Self::UnknownSession
                 | Self::Replay
+                | Self::KeyGone
                 | Self::Undecryptable
                 | Self::UnknownPrekey
                 | Self::TooFarAhead { .. }

@@ -12,6 +12,10 @@ pub const MAX_STORED_KEYS: usize = 2_000;
 /// How long the key of a message that has not come is kept: as long as a relay keeps mail.
 pub const STORED_KEY_LIFETIME: Duration = days(30);
 
+/// Runs of message numbers, each of one chain, whose keys were destroyed unused and that are remembered for one peer, so
+/// that a message that comes too late is told from one that was read; the oldest goes first. 16 KiB when full.
+pub const MAX_LOST_RANGES: usize = 256;
+
 /// Receiving chains that a session remembers, the current one included, so that late duplicates are known as such.
 pub const MAX_RECEIVING_CHAINS: usize = 5;
 

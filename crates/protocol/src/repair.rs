@@ -16,7 +16,7 @@ use crate::error::ProtocolError;
 use crate::limits::{BROKEN_SESSION_FAILURES, FRESH_SESSION_INTERVAL, MAX_RETRIES, UNANSWERED_RESTART};
 use crate::plaintext::{Plaintext, RetryRequest};
 use crate::profile::active::PUBLIC_KEY;
-use crate::session::{Active, Context, Conversation};
+use crate::session::{Active, Context, Conversation, slot_of};
 use crate::trust::Pin;
 
 const VERSION: u8 = 1;
@@ -116,7 +116,7 @@ pub struct Failure {
 }
 
 impl Conversation {
-    /// Records a message that could not be read. No session changes.
+    /// Records a message that could not be read. No session changes. One whose key is gone is a duplicate from here on.
     ///
     /// # Errors
     /// [`ProtocolError::Crypto`] when the random source is unhealthy.
@@ -136,9 +136,17 @@ impl Conversation {
         rng.fill(&mut content)?;
         // Whatever session it names: a peer that writes on one that we do not have may have lost ours as well, and two
         // that only ask each other on such sessions would never stop.
-        if Incoming::parse(failed.blob).is_ok() {
-            self.repair.failing = self.repair.failing.saturating_add(1);
-            self.repair.save(&self.peer, &mut effects);
+        match Incoming::parse(failed.blob) {
+            // It only came too late; the session is as good as before.
+            Ok(incoming) if matches!(failed.error, ProtocolError::KeyGone) => {
+                self.stored.told(&self.peer, &slot_of(&incoming), &mut effects);
+                self.stored.save(&self.peer, &mut effects);
+            }
+            Ok(_) => {
+                self.repair.failing = self.repair.failing.saturating_add(1);
+                self.repair.save(&self.peer, &mut effects);
+            }
+            Err(_) => {}
         }
         let request = RetryRequest { message: failed.message, blob_hash };
         let request = Some(Plaintext::retry_request(ContentId::from_bytes(content), &request));

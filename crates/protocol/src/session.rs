@@ -11,7 +11,7 @@ mod one;
 mod send;
 mod stored;
 
-pub(crate) use conversation::Active;
+pub(crate) use conversation::{Active, slot_of};
 pub use conversation::{Context, Conversation};
 pub use decrypt::{Delivery, Received};
 pub(crate) use one::{Ends, Session, SessionRecords, Terms};

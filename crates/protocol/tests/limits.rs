@@ -171,3 +171,87 @@ fn the_records_of_a_session_do_not_grow_in_ten_thousand_round_trips() {
         assert_eq!(to_bob.stored_keys() + to_alice.stored_keys(), 0);
     }
 }
+
+/// Delivers the last of `count` messages, and gives back the others.
+fn skip(alice: &mut Party, bob: &mut Party, count: usize) -> Vec<Vec<u8>> {
+    let (a, b) = (alice.address(), bob.address());
+    let mut blobs: Vec<_> = (0..count).map(|number| alice.send(&b, &number.to_string()).unwrap()).collect();
+    bob.receive(&a, &blobs.pop().unwrap()).unwrap();
+    blobs
+}
+
+#[test]
+fn two_thousand_keys_are_stored_and_a_message_whose_key_made_room_is_told_once_and_asked_for() {
+    let (mut alice, mut bob) = pair();
+    let a = alice.address();
+    let late = skip(&mut alice, &mut bob, limits::MAX_STORED_KEYS + 1);
+    assert_eq!(bob.conversation(&a).stored_keys(), limits::MAX_STORED_KEYS);
+    assert_eq!(code(bob.fork().receive(&a, &late[0])), "OK");
+
+    skip(&mut alice, &mut bob, 2);
+    assert_eq!(bob.conversation(&a).stored_keys(), limits::MAX_STORED_KEYS);
+    let before = bob.rows.clone();
+    assert_eq!(code(bob.receive(&a, &late[0])), "MESSAGE_KEY_GONE");
+    assert_eq!(bob.rows.0, before.0, "a message that can not be read changes no row");
+    for _ in 0..limits::BROKEN_SESSION_FAILURES {
+        let failure = bob.fail(&a, &late[0], &stvor_protocol::ProtocolError::KeyGone);
+        assert!(failure.request.is_some());
+        assert_eq!(failure.route, RepairRoute::Working, "the session is as good as before");
+    }
+    assert_eq!(code(bob.receive(&a, &late[0])), "DUPLICATE");
+    assert_eq!(bob.receive(&a, &late[1]).unwrap(), "1");
+    assert_eq!(code(bob.receive(&a, &late[1])), "DUPLICATE");
+}
+
+#[test]
+fn of_four_thousand_skipped_messages_the_newer_half_is_read_and_the_older_is_told_as_lost() {
+    let (mut alice, mut bob) = pair();
+    let (a, b) = (alice.address(), bob.address());
+    let skipped = usize::try_from(limits::MAX_SKIP).unwrap();
+    // Bob has the chain; its other messages stay out until Alice turned.
+    skip(&mut alice, &mut bob, 1);
+    let old: Vec<_> = (0..skipped).map(|_| alice.send(&b, "old").unwrap()).collect();
+    let reply = bob.send(&a, "reply").unwrap();
+    alice.receive(&b, &reply).unwrap();
+    let new = skip(&mut alice, &mut bob, skipped + 1);
+    assert_eq!(bob.conversation(&a).stored_keys(), limits::MAX_STORED_KEYS);
+    for blob in [&old[0], &old[skipped - 1]] {
+        assert_eq!(code(bob.receive(&a, blob)), "MESSAGE_KEY_GONE");
+    }
+    assert_eq!(bob.receive(&a, &new[0]).unwrap(), "0");
+}
+
+#[test]
+fn a_message_that_comes_after_thirty_days_is_told_as_lost_whether_its_row_was_swept_or_not() {
+    let (mut alice, mut bob) = pair();
+    let a = alice.address();
+    let late = skip(&mut alice, &mut bob, 3);
+    let stored = bob.fork();
+    // Another process of the same user read it a moment ago: its row is gone, but not because of its age.
+    let swept = |bob: &mut Party| bob.rows.0.retain(|key, _| key.kind != RecordKind::SkippedKeys);
+    bob.pass(limits::STORED_KEY_LIFETIME - Duration::from_millis(1));
+    let mut twin = bob.fork();
+    swept(&mut twin);
+    assert_eq!(code(twin.receive(&a, &late[0])), "DUPLICATE");
+    assert_eq!(bob.receive(&a, &late[0]).unwrap(), "0");
+
+    // Swept, and nothing was received since.
+    let mut bob = stored.fork();
+    bob.pass(limits::STORED_KEY_LIFETIME);
+    swept(&mut bob);
+    assert_eq!(code(bob.receive(&a, &late[0])), "MESSAGE_KEY_GONE");
+    let _ = bob.fail(&a, &late[0], &stvor_protocol::ProtocolError::KeyGone);
+    assert_eq!(code(bob.receive(&a, &late[0])), "DUPLICATE");
+    assert_eq!(code(bob.receive(&a, &late[1])), "MESSAGE_KEY_GONE");
+
+    // Destroyed by the next message, and remembered across a restart.
+    let mut bob = stored.fork();
+    bob.pass(limits::STORED_KEY_LIFETIME);
+    skip(&mut alice, &mut bob, 1);
+    assert_eq!(bob.rows.count(RecordKind::SkippedKeys), 0);
+    let mut bob = bob.fork();
+    assert_eq!(code(bob.receive(&a, &late[0])), "MESSAGE_KEY_GONE");
+    let mut conversation = bob.conversation(&a);
+    assert!(bob.rows.commit(conversation.reset()));
+    assert_eq!(bob.rows.count(RecordKind::SkippedIndex), 0);
+}

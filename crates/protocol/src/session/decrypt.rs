@@ -51,7 +51,7 @@ impl Conversation {
     /// # Errors
     /// [`ProtocolError::Duplicate`] and [`ProtocolError::Replay`] for what was accepted before;
     /// [`ProtocolError::UnknownSession`], [`ProtocolError::UnknownPrekey`], [`ProtocolError::Undecryptable`] and
-    /// [`ProtocolError::TooFarAhead`] for what can not be read; [`ProtocolError::IdentityChanged`],
+    /// [`ProtocolError::TooFarAhead`] for what can not be read, and [`ProtocolError::KeyGone`] for what came too late; [`ProtocolError::IdentityChanged`],
     /// [`ProtocolError::NotVerified`], [`ProtocolError::BadDeviceList`] and [`ProtocolError::AwaitingTrust`] as the
     /// policy judges the sender: for the last, call again with the decision.
     pub fn decrypt(
@@ -82,7 +82,7 @@ impl Conversation {
     ) -> Result<Received, ProtocolError> {
         let incoming = delivery.incoming;
         let shield = ShieldKey::new();
-        let stored = self.stored_seed(delivery)?;
+        let stored = self.stored_seed(context, delivery)?;
         let session = &self.active(place).ok_or(ProtocolError::UnknownSession)?.session;
         let opened = session.open(incoming, stored, &shield)?;
         self.check_identity(context, &session.terms.peer.user)?;
@@ -136,7 +136,7 @@ impl Conversation {
         let key = self.archived_key(&incoming.session);
         let record = delivery.records.get(&key).ok_or(ProtocolError::MissingRow("archived session"))?;
         let mut session = Session::from_archive(record, &self.ends(context), &shield)?;
-        let stored = self.stored_seed(delivery)?;
+        let stored = self.stored_seed(context, delivery)?;
         let opened = session.open(incoming, stored, &shield)?;
         self.check_identity(context, &session.terms.peer.user)?;
         let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
@@ -164,8 +164,12 @@ impl Conversation {
         Ok(Received { plaintext, sent_at, effects, reply, identity: IdentityEvent::Known, started: false })
     }
 
-    fn stored_seed(&self, delivery: Delivery<'_>) -> Result<Option<MessageSeed>, ProtocolError> {
-        self.stored.seed(&self.peer, &slot_of(delivery.incoming), delivery.records)
+    fn stored_seed(
+        &self,
+        context: &Context<'_>,
+        delivery: Delivery<'_>,
+    ) -> Result<Option<MessageSeed>, ProtocolError> {
+        self.stored.seed(&self.peer, &slot_of(delivery.incoming), (delivery.records, context.now))
     }
 
     /// Notes that a message was accepted: the lock against copies, and which message keys are stored.

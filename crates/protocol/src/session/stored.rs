@@ -1,4 +1,6 @@
-//! The keys of messages that have not come: which there are. The keys themselves are rows of their own.
+//! The keys of messages that have not come: which there are, and which there were. The keys themselves are rows of their
+//! own. Of keys that were destroyed unused the numbers are remembered, as ranges: a message that comes after its key is
+//! lost and must be told, while one that was read is a duplicate.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, Timestamp};
@@ -7,10 +9,12 @@ use stvor_crypto::{Secret, SecretBytes};
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::envelope::SessionId;
 use crate::error::ProtocolError;
-use crate::limits::{MAX_STORED_KEYS, STORED_KEY_LIFETIME};
+use crate::limits::{MAX_LOST_RANGES, MAX_STORED_KEYS, STORED_KEY_LIFETIME};
 use crate::ratchet::{KeyId, MessageSeed, Skipped};
 
 const VERSION: u8 = 1;
+/// The version of an index that holds lost ranges after the stored ones.
+const VERSION_LOST: u8 = 2;
 
 /// Keys `from..to` of one chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +26,20 @@ struct Range {
     at: Timestamp,
 }
 
-/// Which keys are stored, oldest first.
+/// Numbers `from..to` of one chain, whose keys were destroyed unused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lost {
+    session: SessionId,
+    chain: KeyId,
+    from: u32,
+    to: u32,
+}
+
+/// Which keys are stored, and which were lost; oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct StoredKeys {
     ranges: Vec<Range>,
+    lost: Vec<Lost>,
     changed: bool,
 }
 
@@ -50,8 +64,8 @@ impl Slot<'_> {
 impl StoredKeys {
     pub(crate) fn load(peer: &Address, records: &Records) -> Result<Self, ProtocolError> {
         let Some(record) = records.get(&Self::key(peer)) else { return Ok(Self::default()) };
-        let ranges = decode(record.expose()).map_err(ProtocolError::record("skipped index"))?;
-        Ok(Self { ranges, changed: false })
+        let (ranges, lost) = decode(record.expose()).map_err(ProtocolError::record("skipped index"))?;
+        Ok(Self { ranges, lost, changed: false })
     }
 
     pub(crate) fn key(peer: &Address) -> RecordKey {
@@ -63,16 +77,21 @@ impl StoredKeys {
         self.find(slot).map(|_| slot.key(peer))
     }
 
-    /// The seed of a message, if it is stored.
+    /// The seed of a message, if it is stored; [`ProtocolError::KeyGone`] if it was and was destroyed unused.
     pub(crate) fn seed(
         &self,
         peer: &Address,
         slot: &Slot<'_>,
-        records: &Records,
+        (records, now): (&Records, Timestamp),
     ) -> Result<Option<MessageSeed>, ProtocolError> {
-        let Some(key) = self.row(peer, slot) else { return Ok(None) };
-        // The row expires on its own; without it the message is treated as any other.
-        let Some(record) = records.get(&key) else { return Ok(None) };
+        if self.lost.iter().any(|lost| lost.holds(slot)) {
+            return Err(ProtocolError::KeyGone);
+        }
+        let Some(range) = self.find(slot).and_then(|index| self.ranges.get(index)) else { return Ok(None) };
+        let Some(record) = records.get(&slot.key(peer)) else {
+            // The row is swept on its own once its time is up. Before that, another process took it with the message.
+            return if range.expired(now) { Err(ProtocolError::KeyGone) } else { Ok(None) };
+        };
         match record.expose().split_first() {
             Some((&VERSION, seed)) => {
                 let seed = Secret::from_slice(seed).map_err(|_| ProtocolError::BadRecord("message key"))?;
@@ -98,6 +117,23 @@ impl StoredKeys {
         self.changed = true;
     }
 
+    /// The loss of a message was told: from here on it is a duplicate, so that it is told once.
+    pub(crate) fn told(&mut self, peer: &Address, slot: &Slot<'_>, effects: &mut Effects) {
+        // Its row may be gone while the index still holds it.
+        self.used(peer, slot, effects);
+        let Some(index) = self.lost.iter().position(|lost| lost.holds(slot)) else { return };
+        let lost = self.lost.remove(index);
+        let before = Lost { to: slot.number, ..lost.clone() };
+        let after = Lost { from: slot.number + 1, ..lost };
+        for part in [after, before] {
+            if part.from < part.to {
+                self.lost.insert(index, part);
+            }
+        }
+        self.bound_lost();
+        self.changed = true;
+    }
+
     /// Stores the keys that a message passed over; the oldest make room.
     pub(crate) fn add(
         &mut self,
@@ -110,8 +146,11 @@ impl StoredKeys {
         }
         self.changed = true;
         // One message can pass over more than are kept at all; the first of those are not stored in the first place.
-        let surplus = skipped.len().saturating_sub(MAX_STORED_KEYS);
-        let skipped = skipped.into_iter().skip(surplus).collect::<Vec<_>>();
+        let mut surplus = skipped;
+        let skipped = surplus.split_off(surplus.len().saturating_sub(MAX_STORED_KEYS));
+        for key in surplus {
+            self.lose(Lost { session: *session, chain: key.id, from: key.number, to: key.number + 1 });
+        }
         let total = self.len() + skipped.len();
         self.drop_oldest(peer, total.saturating_sub(MAX_STORED_KEYS), effects);
         for key in skipped {
@@ -136,8 +175,7 @@ impl StoredKeys {
 
     /// Destroys keys past their time.
     pub(crate) fn expire(&mut self, peer: &Address, now: Timestamp, effects: &mut Effects) {
-        let expired = |range: &&Range| now.since(range.at) >= STORED_KEY_LIFETIME;
-        let count = self.ranges.iter().take_while(expired).map(Range::len).sum();
+        let count = self.ranges.iter().take_while(|range| range.expired(now)).map(Range::len).sum();
         self.drop_oldest(peer, count, effects);
     }
 
@@ -150,6 +188,9 @@ impl StoredKeys {
             }
             range.session != *session
         });
+        let before = self.lost.len();
+        self.lost.retain(|lost| lost.session != *session);
+        self.changed |= self.lost.len() != before;
     }
 
     /// Writes the index if it changed.
@@ -157,10 +198,10 @@ impl StoredKeys {
         if !core::mem::take(&mut self.changed) {
             return;
         }
-        if self.ranges.is_empty() {
+        if self.is_empty() && self.lost.is_empty() {
             effects.delete(Self::key(peer));
         } else {
-            effects.put(Self::key(peer), encode(&self.ranges));
+            effects.put(Self::key(peer), encode(&self.ranges, &self.lost));
         }
     }
 
@@ -189,18 +230,50 @@ impl StoredKeys {
             self.changed = true;
             let dropped = range.len().min(count);
             range.delete(peer, dropped, effects);
-            range.from += u32::try_from(dropped).unwrap_or(u32::MAX);
+            let from = range.from;
+            range.from = from.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX)).min(range.to);
             count -= dropped;
+            let lost = Lost { session: range.session, chain: range.chain, from, to: range.from };
             if range.from >= range.to {
                 self.ranges.remove(0);
             }
+            self.lose(lost);
         }
+    }
+
+    /// Remembers keys that were destroyed unused.
+    fn lose(&mut self, lost: Lost) {
+        match self.lost.last_mut() {
+            Some(last)
+                if last.session == lost.session && last.chain == lost.chain && last.to == lost.from =>
+            {
+                last.to = lost.to;
+            }
+            _ => self.lost.push(lost),
+        }
+        self.bound_lost();
+    }
+
+    fn bound_lost(&mut self) {
+        self.lost.drain(..self.lost.len().saturating_sub(MAX_LOST_RANGES));
+    }
+}
+
+impl Lost {
+    fn holds(&self, slot: &Slot<'_>) -> bool {
+        self.session == *slot.session
+            && self.chain == slot.chain
+            && (self.from..self.to).contains(&slot.number)
     }
 }
 
 impl Range {
     fn len(&self) -> usize {
         usize::try_from(self.to.saturating_sub(self.from)).unwrap_or(usize::MAX)
+    }
+
+    fn expired(&self, now: Timestamp) -> bool {
+        now.since(self.at) >= STORED_KEY_LIFETIME
     }
 
     /// Deletes the rows of the first `count` keys.
@@ -211,39 +284,124 @@ impl Range {
     }
 }
 
-fn encode(ranges: &[Range]) -> SecretBytes {
-    let mut out = Writer::with_capacity(8 + 64 * ranges.len());
-    out.u8(VERSION).u32(u32::try_from(ranges.len()).unwrap_or(u32::MAX));
+/// An index without lost ranges is written as version 1, which is all that it takes.
+fn encode(ranges: &[Range], lost: &[Lost]) -> SecretBytes {
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let mut out = Writer::with_capacity(16 + 64 * ranges.len() + 56 * lost.len());
+    out.u8(if lost.is_empty() { VERSION } else { VERSION_LOST }).u32(count(ranges.len()));
     for range in ranges {
         out.raw(&range.session).raw(&range.chain).u32(range.from).u32(range.to).u64(range.at.as_millis());
+    }
+    if !lost.is_empty() {
+        out.u32(count(lost.len()));
+        for range in lost {
+            out.raw(&range.session).raw(&range.chain).u32(range.from).u32(range.to);
+        }
     }
     SecretBytes::from(out.finish())
 }
 
-fn decode(bytes: &[u8]) -> Result<Vec<Range>, CodecError> {
+fn decode(bytes: &[u8]) -> Result<(Vec<Range>, Vec<Lost>), CodecError> {
     let mut input = Reader::new(bytes);
-    match input.u8()? {
-        VERSION => {}
+    let version = match input.u8()? {
+        known @ (VERSION | VERSION_LOST) => known,
         other => return Err(CodecError::Version(other)),
-    }
-    let count = usize::try_from(input.u32()?).map_err(|_| CodecError::Length)?;
-    if count > MAX_STORED_KEYS {
-        return Err(CodecError::Length);
-    }
+    };
+    let count = bounded(&mut input, MAX_STORED_KEYS)?;
     let mut ranges = Vec::with_capacity(count);
     for _ in 0..count {
-        let range = Range {
-            session: *input.array()?,
-            chain: *input.array()?,
-            from: input.u32()?,
-            to: input.u32()?,
-            at: Timestamp::from_millis(input.u64()?),
-        };
-        if range.from >= range.to {
-            return Err(CodecError::Value);
+        let (session, chain, from, to) = numbers(&mut input)?;
+        ranges.push(Range { session, chain, from, to, at: Timestamp::from_millis(input.u64()?) });
+    }
+    let mut lost = Vec::new();
+    if version == VERSION_LOST {
+        for _ in 0..bounded(&mut input, MAX_LOST_RANGES)? {
+            let (session, chain, from, to) = numbers(&mut input)?;
+            lost.push(Lost { session, chain, from, to });
         }
-        ranges.push(range);
     }
     input.finish()?;
-    Ok(ranges)
+    Ok((ranges, lost))
+}
+
+fn bounded(input: &mut Reader<'_>, limit: usize) -> Result<usize, CodecError> {
+    let count = usize::try_from(input.u32()?).map_err(|_| CodecError::Length)?;
+    if count > limit { Err(CodecError::Length) } else { Ok(count) }
+}
+
+/// Session, chain, and a range of numbers that is not empty.
+fn numbers(input: &mut Reader<'_>) -> Result<(SessionId, KeyId, u32, u32), CodecError> {
+    let (session, chain, from, to) = (*input.array()?, *input.array()?, input.u32()?, input.u32()?);
+    if from < to { Ok((session, chain, from, to)) } else { Err(CodecError::Value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stvor_base::{DeviceId, UserId};
+
+    fn peer() -> Address {
+        Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST)
+    }
+
+    fn slot(number: u32) -> Slot<'static> {
+        Slot { session: &[1; 16], chain: [2; 32], number }
+    }
+
+    /// Every second number of one chain, lost.
+    fn lost(count: usize) -> StoredKeys {
+        let mut stored = StoredKeys::default();
+        for index in 0..u32::try_from(count).unwrap() {
+            stored.lose(Lost { session: [1; 16], chain: [2; 32], from: 2 * index, to: 2 * index + 1 });
+        }
+        stored
+    }
+
+    fn gone(stored: &StoredKeys, number: u32) -> bool {
+        let records = Records::new();
+        let seed = stored.seed(&peer(), &slot(number), (&records, Timestamp::default()));
+        matches!(seed, Err(ProtocolError::KeyGone))
+    }
+
+    #[test]
+    fn lost_ranges_are_remembered_up_to_the_limit_and_the_oldest_makes_room() {
+        let stored = lost(MAX_LOST_RANGES);
+        assert!(gone(&stored, 0) && gone(&stored, 2) && !gone(&stored, 1));
+        let stored = lost(MAX_LOST_RANGES + 1);
+        assert!(!gone(&stored, 0) && gone(&stored, 2));
+        assert_eq!(stored.lost.len(), MAX_LOST_RANGES);
+    }
+
+    #[test]
+    fn a_told_loss_in_the_middle_of_a_range_leaves_its_neighbours() {
+        let mut stored = StoredKeys::default();
+        stored.lose(Lost { session: [1; 16], chain: [2; 32], from: 3, to: 5 });
+        stored.lose(Lost { session: [1; 16], chain: [2; 32], from: 5, to: 8 });
+        assert_eq!(stored.lost.len(), 1, "ranges that touch are one");
+        stored.told(&peer(), &slot(5), &mut Effects::new());
+        assert_eq!(
+            [2, 3, 4, 5, 6, 7, 8].map(|number| gone(&stored, number)),
+            [false, true, true, false, true, true, false]
+        );
+        stored.forget(&peer(), &[1; 16], &mut Effects::new());
+        assert!(stored.lost.is_empty());
+    }
+
+    #[test]
+    fn an_index_with_lost_ranges_reads_back_and_is_bounded_and_one_without_keeps_its_first_form() {
+        let mut stored = lost(MAX_LOST_RANGES);
+        let at = Timestamp::from_millis(7);
+        stored.ranges.push(Range { session: [1; 16], chain: [3; 32], from: 1, to: 4, at });
+        let bytes = encode(&stored.ranges, &stored.lost).into_exposed();
+        assert_eq!(decode(&bytes), Ok((stored.ranges.clone(), stored.lost.clone())));
+        assert_eq!(bytes[0], 2);
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(CodecError::Short));
+        assert_eq!(decode(&[&bytes[..], &[0]].concat()), Err(CodecError::Trailing));
+        stored.lost.extend(stored.lost.first().cloned());
+        let over = encode(&stored.ranges, &stored.lost).into_exposed();
+        assert_eq!(decode(&over), Err(CodecError::Length));
+        let plain = encode(&stored.ranges, &[]).into_exposed();
+        assert_eq!((plain[0], plain.len()), (1, 5 + 64));
+        assert_eq!(decode(&plain), Ok((stored.ranges, Vec::new())));
+    }
 }

@@ -107,6 +107,7 @@ fn the_specification_names_the_limits_as_they_are() {
         ("MAX_SKIP", limits::MAX_SKIP.into(), 2_000),
         ("MAX_STORED_KEYS", limits::MAX_STORED_KEYS as u64, 2_000),
         ("STORED_KEY_LIFETIME", limits::STORED_KEY_LIFETIME.as_secs(), days(30)),
+        ("MAX_LOST_RANGES", limits::MAX_LOST_RANGES as u64, 256),
         ("MAX_RECEIVING_CHAINS", limits::MAX_RECEIVING_CHAINS as u64, 5),
         ("MAX_ARCHIVED_SESSIONS", limits::MAX_ARCHIVED_SESSIONS as u64, 40),
         ("MAX_PLAINTEXT", limits::MAX_PLAINTEXT as u64, 65_536),
