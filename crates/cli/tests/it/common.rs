@@ -1,5 +1,6 @@
 //! What the tests of the binary share: a private home, and relays on free ports.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,20 @@ impl Home {
         self.dir.path().join(name)
     }
 
+    /// What commands of this home find in their environment.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let mut variables = vec![
+            ("HOME", self.path("home").into()),
+            ("XDG_CONFIG_HOME", self.path("config").into()),
+            ("XDG_DATA_HOME", self.path("data").into()),
+            ("STVOR_DATA", self.path("stvor").into()),
+        ];
+        if let Some(relay) = &self.relay {
+            variables.extend([("STVOR_RELAY", relay.into()), ("STVOR_TOKEN", TOKEN.into())]);
+        }
+        variables
+    }
+
     /// The command, with a data directory per `--as` and nothing inherited.
     pub(crate) fn stvor<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Spawn {
         let mut spawn = Spawn::new(env!("CARGO_BIN_EXE_stvor"));
@@ -41,13 +56,8 @@ impl Home {
                 spawn = spawn.env_remove(name);
             }
         }
-        spawn = spawn
-            .env("HOME", self.path("home"))
-            .env("XDG_CONFIG_HOME", self.path("config"))
-            .env("XDG_DATA_HOME", self.path("data"))
-            .env("STVOR_DATA", self.path("stvor"));
-        if let Some(relay) = &self.relay {
-            spawn = spawn.env("STVOR_RELAY", relay).env("STVOR_TOKEN", TOKEN);
+        for (name, value) in self.variables() {
+            spawn = spawn.env(name, value);
         }
         let args: Vec<&str> = args.into_iter().collect();
         spawn.args(args)

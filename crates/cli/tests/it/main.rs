@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accounts;
+mod chat;
 mod command_line;
 mod common;
 mod demo;
 mod messages;
 mod relays;
+mod terminal;

@@ -79,40 +79,45 @@ async fn talk(context: Context<'_>, args: &ChatArgs, client: &Client, ending: &m
     let mut inbox = client.messages().manual_ack();
     let mut events = client.events();
     let mut typing = true;
+    // Lines that are on their way to the store. A command waits for them: what was typed before it comes before it, and
+    // who leaves leaves nothing behind.
+    let mut committing = 0_usize;
+    let mut held = None;
     let done = loop {
+        if committing == 0 {
+            match held.take() {
+                Some(Order::Quit) => break Ok(()),
+                Some(order) => talk.obey(order).await?,
+                None => {}
+            }
+        }
         let tick = talk.next_state.map(|(_, at)| at);
         tokio::select! {
-            input = typed.recv(), if typing && has_room(outgoing.as_ref()) => match input {
+            input = typed.recv(), if typing && held.is_none() && has_room(outgoing.as_ref()) => match input {
                 Some(Typed::Line(line)) => match Order::parse(&line) {
-                    Some(Ok(Order::Quit)) if talk.screen.is_terminal() => break Ok(()),
-                    Some(Ok(order)) if talk.screen.is_terminal() => talk.obey(order).await?,
+                    Some(Ok(order)) if talk.screen.is_terminal() => held = Some(order),
                     Some(Err(unknown)) if talk.screen.is_terminal() => talk.screen.note(&unknown),
                     _ if line.is_empty() => {}
                     _ => if let Some(outgoing) = &outgoing {
                         let line = if talk.screen.is_terminal() { Talk::unescaped(line) } else { line };
                         // There is room: only this loop fills it.
-                        drop(outgoing.try_send(line));
+                        committing += usize::from(outgoing.try_send(line).is_ok());
                     },
                 },
                 Some(Typed::Interrupted) => break End::Interrupted.result(),
                 // A person who ends the input is done; a script may still have something to send.
-                Some(Typed::End) | None if talk.screen.is_terminal() => break Ok(()),
+                Some(Typed::End) | None if talk.screen.is_terminal() => held = Some(Order::Quit),
                 Some(Typed::End) | None => {
                     typing = false;
                     outgoing = None;
                 }
             },
-            told = sent.recv() => match told {
-                Some(Sent::Committed(id)) => {
-                    talk.last_sent = Some(id);
-                    talk.shown_state = DeliveryState::Queued;
-                    talk.next_state = None;
+            told = sent.recv() => {
+                committing = committing.saturating_sub(1);
+                match told {
+                    Some(told) => talk.note_sent(told)?,
+                    None => break Ok(()),
                 }
-                Some(Sent::Refused(failure)) if talk.screen.is_terminal() => {
-                    talk.screen.note(&format!("{} {}", paint(LOUD, "not sent:"), failure.render()));
-                }
-                Some(Sent::Refused(failure)) => break Err(failure),
-                None => break Ok(()),
             },
             message = inbox.next() => match message {
                 Some(message) => talk.receive(&message).await?,
@@ -214,6 +219,21 @@ impl Talk<'_> {
         if message.from.as_str() == self.peer {
             // A receipt that can not be sent now is no reason to end the conversation.
             drop(self.client.mark_read(self.peer, &[message.id]).await);
+        }
+        Ok(())
+    }
+
+    fn note_sent(&mut self, told: Sent) -> Result {
+        match told {
+            Sent::Committed(id) => {
+                self.last_sent = Some(id);
+                self.shown_state = DeliveryState::Queued;
+                self.next_state = None;
+            }
+            Sent::Refused(failure) if self.screen.is_terminal() => {
+                self.screen.note(&format!("{} {}", paint(LOUD, "not sent:"), failure.render()));
+            }
+            Sent::Refused(failure) => return Err(failure),
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ use crate::render::Out;
 /// Typed lines that wait to be sent, at most.
 const TYPED: usize = 64;
 
+/// Terminals that the line editor does not serve.
+const DUMB: [&str; 3] = ["dumb", "cons25", "emacs"];
+
 /// What the person at the keyboard did.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Typed {
@@ -28,6 +31,7 @@ pub(crate) enum Typed {
 #[derive(Clone)]
 pub(crate) struct Screen {
     printer: Option<Arc<Mutex<Box<dyn ExternalPrinter + Send>>>>,
+    person: bool,
     colour: bool,
     out: Out,
 }
@@ -36,12 +40,12 @@ impl Screen {
     /// Opens the screen and starts to read. The prompt is shown at a terminal only.
     pub(crate) fn open(prompt: String, out: Out) -> Result<(Self, mpsc::Receiver<Typed>)> {
         let (lines, typed) = mpsc::channel(TYPED);
-        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !out.json;
+        let person = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !out.json;
         let choice = anstream::AutoStream::choice(&std::io::stdout());
         let colour = choice != anstream::ColorChoice::Never;
-        if !terminal {
+        if !person || is_dumb() {
             std::thread::spawn(move || read_plain(&lines));
-            return Ok((Self { printer: None, colour, out }, typed));
+            return Ok((Self { printer: None, person, colour, out }, typed));
         }
         let failed =
             |error: ReadlineError| Failure::io("can not use the terminal", std::io::Error::other(error));
@@ -49,12 +53,12 @@ impl Screen {
         let printer: Box<dyn ExternalPrinter + Send> =
             Box::new(editor.create_external_printer().map_err(failed)?);
         std::thread::spawn(move || read_edited(&mut editor, &prompt, &lines));
-        Ok((Self { printer: Some(Arc::new(Mutex::new(printer))), colour, out }, typed))
+        Ok((Self { printer: Some(Arc::new(Mutex::new(printer))), person, colour, out }, typed))
     }
 
     /// Whether a person sits at a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
-        self.printer.is_some()
+        self.person
     }
 
     /// Shows a line of the conversation.
@@ -69,13 +73,18 @@ impl Screen {
 
     /// Shows talk about the conversation: beside it at a terminal, else on standard error.
     pub(crate) fn note(&self, line: &str) {
-        if self.printer.is_some() {
+        if self.person {
             // Talk may get lost.
             drop(self.show(line));
         } else {
             self.out.say(line);
         }
     }
+}
+
+/// Whether the terminal can not move its cursor, so that lines are edited by the terminal itself.
+fn is_dumb() -> bool {
+    std::env::var("TERM").is_ok_and(|term| DUMB.contains(&term.as_str()))
 }
 
 /// What was typed stays in memory only: a history file would hold plaintext.
