@@ -32,7 +32,7 @@ try {
     .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))
     .map((name) => join(HERE, 'test', name));
   status = await new Promise((done) => {
-    const child = spawn(NODE, ['--test', '--test-reporter=spec', '--test-timeout=180000', ...tests].filter(known), {
+    const child = spawn(NODE, ['--test', '--test-reporter=spec', '--test-timeout=600000', ...tests].filter(known), {
       env: { ...process.env, STVOR_TEST_PROJECT: project, XDG_DATA_HOME: join(project, 'data'), FORCE_COLOR: '0' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });

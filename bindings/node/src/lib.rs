@@ -11,6 +11,7 @@ pub mod client;
 pub mod content;
 mod failure;
 mod limits;
+pub mod ratchet;
 pub mod relay;
 pub mod stream;
 pub mod task;

@@ -10,7 +10,7 @@ import { codeOf, directory, documentation, load, project, require, run, sdk, wri
 const installed = join(project, 'node_modules/@stvor');
 
 test('both module systems give one implementation', async () => {
-  for (const entry of ['@stvor/sdk', '@stvor/sdk/mock-relay']) {
+  for (const entry of ['@stvor/sdk', '@stvor/sdk/ratchet', '@stvor/sdk/mock-relay']) {
     const [required, imported] = [require(entry), await load(entry).then(() => importOf(entry))];
     assert.deepEqual(Object.keys(imported).sort(), Object.keys(required).sort());
     for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name);
@@ -46,6 +46,7 @@ test('nothing is run at installation, nothing is depended on but the platforms, 
 const PROGRAM = `
 import { createApp, Stvor, StvorError, type Client, type Message, type Receipt } from '@stvor/sdk';
 import { startMockRelay } from '@stvor/sdk/mock-relay';
+import { decryptMessage, encryptMessage, establishSession, generateKeyPair } from '@stvor/sdk/ratchet';
 async function main(): Promise<void> {
   const relay = await startMockRelay({ port: 0 });
   const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, timeout: 100 });
@@ -61,6 +62,10 @@ async function main(): Promise<void> {
   for await (const m of alice.messages()) { const id: string = m.id; void id; break; }
   try { await receipt.delivered(); } catch (error) { if (error instanceof StvorError) { const code: string = error.code; void code; } }
   await same.close();
+  const { session, handshake } = establishSession(generateKeyPair(), generateKeyPair().bundle);
+  const { ciphertext, header }: { ciphertext: Uint8Array; header: Uint8Array } = encryptMessage(session, 'x');
+  const plain: string | Uint8Array | null = decryptMessage(session, { ciphertext, header });
+  void [handshake, plain];
 }
 void main;
 `;
@@ -75,10 +80,10 @@ async function main(): Promise<void> {
 void main;
 `;
 
-function compile(program, settings, extension = 'ts') {
+function compile(programs, settings) {
   const place = directory();
-  writeFileSync(join(place, `main.${extension}`), program);
-  writeFileSync(join(place, 'tsconfig.json'), JSON.stringify({ ...settings, files: [`main.${extension}`] }));
+  for (const [name, text] of Object.entries(programs)) writeFileSync(join(place, name), text);
+  writeFileSync(join(place, 'tsconfig.json'), JSON.stringify({ ...settings, files: Object.keys(programs) }));
   try {
     execFileSync(process.execPath, [require.resolve('typescript/bin/tsc'), '-p', place, '--noEmit'], { encoding: 'utf8' });
     return '';
@@ -89,15 +94,15 @@ function compile(program, settings, extension = 'ts') {
 
 test('types: the documentation\'s settings, Bundler, --strict, without skipLibCheck and without @types/node', () => {
   assert.ok(!existsSync(join(project, 'node_modules/@types')));
-  const documented = JSON.parse(documentation('tsconfig.json'));
-  assert.equal(compile(PROGRAM, documented), '');
-  assert.equal(compile(PROGRAM, documented, 'mts'), '');
-  const strict = { strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, isolatedModules: true, types: [] };
+  const both = { 'main.ts': PROGRAM, 'module.mts': PROGRAM };
+  assert.equal(compile(both, JSON.parse(documentation('tsconfig.json'))), '');
+  const strict = {
+    target: 'ES2020', lib: ['ES2020'], strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, isolatedModules: true, types: [],
+  };
   for (const [module, moduleResolution] of [['NodeNext', 'NodeNext'], ['ESNext', 'Bundler']]) {
-    assert.equal(compile(PROGRAM, { compilerOptions: { module, moduleResolution, target: 'ES2020', ...strict } }), '');
-    assert.equal(compile(PROGRAM, { compilerOptions: { module, moduleResolution, target: 'ES2020', lib: ['ES2020'], ...strict } }), '');
+    assert.equal(compile(both, { compilerOptions: { module, moduleResolution, ...strict } }), '');
   }
-  const wrong = compile(WRONG, { compilerOptions: { module: 'NodeNext', moduleResolution: 'NodeNext', target: 'ES2020', ...strict } });
+  const wrong = compile({ 'main.ts': WRONG }, { compilerOptions: { module: 'NodeNext', moduleResolution: 'NodeNext', ...strict } });
   for (const complaint of ['tiemout', 'symbol', 'nonsense']) assert.match(wrong, new RegExp(complaint));
 });
 

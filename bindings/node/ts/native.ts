@@ -87,7 +87,27 @@ export interface NativeRelay {
   close(): Promise<void>;
 }
 
+export interface NativeKeyPair {
+  readonly publicKey: Uint8Array;
+  readonly bundle: Uint8Array;
+}
+
+export interface NativeSession {
+  readonly handshake: Uint8Array;
+  readonly peerPublicKey: Uint8Array;
+  readonly ready: boolean;
+  readonly established: boolean;
+  encrypt(content: string | Uint8Array): { message: Uint8Array; headerAt: number };
+  decrypt(message: Uint8Array): { text?: string; bytes?: Uint8Array };
+  decryptParts(header: Uint8Array, ciphertext: Uint8Array): { text?: string; bytes?: Uint8Array };
+  takeReply(): Uint8Array | null;
+  save(key: Uint8Array): Uint8Array;
+}
+
 export interface Native {
+  generateKeyPair(): NativeKeyPair;
+  establishSession(own: NativeKeyPair, peer: Uint8Array): NativeSession;
+  restoreSession(sealed: Uint8Array, key: Uint8Array): NativeSession;
   version(): string;
   maxContent(): number;
   openApp(settings: Record<string, unknown>): Promise<NativeApp>;

@@ -15,3 +15,7 @@ declare const process: {
   report?: { excludeNetwork?: boolean; getReport(): any };
   emitWarning(message: string, options: { type: string; code: string }): void;
 };
+declare const Buffer: {
+  from(text: string, encoding: 'base64url'): Uint8Array;
+  from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: 'base64url'): string };
+};

@@ -1,0 +1,161 @@
+//! A key pair: an identity with the prekeys that let others start sessions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use napi::bindgen_prelude::Uint8Array;
+use napi_derive::napi;
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
+use stvor_crypto::{Random as _, SecretBytes, SystemRandom};
+use stvor_protocol::{
+    Effect, Effects, Identity, KemKind, KemPrekeyIn, PrekeyBundle, PrekeyBundleIn, Prekeys, RecordKey,
+    ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
+};
+
+use super::shape::malformed;
+use crate::failure::{coded, panicked};
+
+/// The app of every low-level identity: it keeps them apart from those of applications at relays.
+const APP: &str = "stvor-ratchet";
+
+/// What a bundle begins with.
+const BUNDLE: &[u8] = b"STVOR-B\x01";
+
+/// No time passes at this level.
+pub(super) const NOW: Timestamp = Timestamp::from_millis(0);
+
+/// Rows in memory.
+pub(super) type Rows = HashMap<RecordKey, SecretBytes>;
+
+/// Carries writes out in memory.
+pub(super) fn apply(rows: &mut Rows, effects: Effects) {
+    for effect in effects.into_vec() {
+        match effect {
+            Effect::Put { key, value, .. } | Effect::Insert { key, value, .. } => {
+                rows.insert(key, value);
+            }
+            Effect::Delete { key } => {
+                rows.remove(&key);
+            }
+        }
+    }
+}
+
+pub(super) fn app() -> napi::Result<AppId> {
+    AppId::new(APP).map_err(coded)
+}
+
+/// One side of conversations.
+pub(super) struct Owner {
+    pub(super) identity: Identity,
+    pub(super) record: SecretBytes,
+    pub(super) bundle: Vec<u8>,
+    /// Private halves of prekeys, and marks of accepted handshakes.
+    pub(super) rows: Mutex<Rows>,
+}
+
+impl Owner {
+    /// Without prekeys, as a stored session needs it.
+    pub(super) fn from_record(record: SecretBytes) -> napi::Result<Self> {
+        let identity = Identity::from_record(&record).map_err(coded)?;
+        Ok(Self { identity, record, bundle: Vec::new(), rows: Mutex::default() })
+    }
+
+    fn generate() -> napi::Result<Self> {
+        let rng = &mut SystemRandom::new();
+        let mut name = [0; 16];
+        rng.fill(&mut name).map_err(coded)?;
+        let name = name.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let address = Address::new(UserId::new(&name).map_err(coded)?, DeviceId::FIRST);
+        let (identity, effects) = Identity::create(&app()?, &address, NOW, rng).map_err(coded)?;
+        let mut rows = Rows::new();
+        apply(&mut rows, effects);
+        let record = rows.remove(&Identity::key()).ok_or_else(panicked)?;
+        // A pair has no relay that could hand one-time prekeys out once, so it makes none.
+        let enough = ServerCounts { one_time: u32::MAX, kem_one_time: u32::MAX };
+        let made = Prekeys::default().maintain(&identity, enough, NOW, rng).map_err(coded)?;
+        apply(&mut rows, made.effects);
+        let upload = made.upload.ok_or_else(panicked)?;
+        let (signed, kem) = upload.signed.zip(upload.kem_last).ok_or_else(panicked)?;
+        let list = identity.signed_list();
+        let mut out = Writer::with_capacity(2_048);
+        out.raw(BUNDLE);
+        address.encode(&mut out);
+        out.bytes(&list.bytes).bytes(&list.signature);
+        out.u32(signed.id).raw(&signed.public).raw(&signed.signature);
+        out.u32(kem.id).bytes(&kem.public).raw(&kem.signature);
+        Ok(Self { identity, record, bundle: out.finish(), rows: Mutex::new(rows) })
+    }
+}
+
+/// Whether bytes are a bundle rather than a handshake.
+pub(super) fn is_bundle(bytes: &[u8]) -> bool {
+    bytes.starts_with(BUNDLE)
+}
+
+/// Reads a bundle and checks every signature in it.
+pub(super) fn read_bundle(bytes: &[u8]) -> napi::Result<(Address, PrekeyBundle)> {
+    let (address, bundle) = decode(bytes).map_err(|_| malformed("the bundle"))?;
+    let bundle = bundle.validate(&app()?, &address, NOW).map_err(coded)?;
+    Ok((address, bundle))
+}
+
+fn decode(bytes: &[u8]) -> Result<(Address, PrekeyBundleIn), CodecError> {
+    const LONGEST: usize = 4_096;
+    let mut input = Reader::new(bytes);
+    if input.raw(BUNDLE.len())? != BUNDLE {
+        return Err(CodecError::Value);
+    }
+    let address = Address::decode(&mut input)?;
+    let list = SignedDeviceListIn {
+        bytes: input.bytes(LONGEST)?.to_vec(),
+        signature: input.bytes(LONGEST)?.to_vec(),
+    };
+    let signed = SignedPrekeyIn {
+        id: input.u32()?,
+        created: NOW.as_millis(),
+        public: input.raw(65)?.to_vec(),
+        signature: input.raw(64)?.to_vec(),
+    };
+    let kem = KemPrekeyIn {
+        kind: KemKind::LastResort,
+        id: input.u32()?,
+        created: NOW.as_millis(),
+        public: input.bytes(LONGEST)?.to_vec(),
+        signature: input.raw(64)?.to_vec(),
+    };
+    input.finish()?;
+    let device = address.device.get();
+    Ok((address, PrekeyBundleIn { list, device, signed, one_time: None, kem }))
+}
+
+/// A key pair.
+#[napi]
+pub struct NativeKeyPair(pub(super) Arc<Owner>);
+
+/// Makes a key pair.
+///
+/// # Errors
+/// `RNG_UNHEALTHY` when the random source is.
+#[napi(catch_unwind)]
+pub fn generate_key_pair() -> napi::Result<NativeKeyPair> {
+    Ok(NativeKeyPair(Arc::new(Owner::generate()?)))
+}
+
+#[napi]
+impl NativeKeyPair {
+    /// The public signing key that peers know this side by: 65 bytes.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn public_key(&self) -> Uint8Array {
+        self.0.identity.user_key().to_vec().into()
+    }
+
+    /// What peers need to start a session; public.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn bundle(&self) -> Uint8Array {
+        self.0.bundle.clone().into()
+    }
+}

@@ -1,0 +1,309 @@
+//! A session with one peer: a handle that moves forward.
+
+use std::sync::{Arc, PoisonError};
+
+use napi::bindgen_prelude::{Either, Uint8Array};
+use napi_derive::napi;
+use stvor_base::codec::Reader;
+use stvor_base::devices::DeviceList;
+use stvor_base::{Address, ContentId, DeviceId};
+use stvor_crypto::{Random as _, SystemRandom};
+use stvor_protocol::session::Delivery;
+use stvor_protocol::{
+    ContentKind, Context, Conversation, Incoming, Plaintext, ProtocolError, RecordKind, Records, TrustPolicy,
+};
+
+use super::pair::{NOW, NativeKeyPair, Owner, Rows, app, apply, is_bundle, read_bundle};
+use super::saved;
+use super::shape::{HEADER, assemble, handshake, header_at, malformed, read_handshake};
+use crate::failure::{coded, failure, panicked, watch_panics};
+
+/// What is sent has the length that it has; who wants to hide lengths pads.
+fn unpadded(size: usize) -> usize {
+    size
+}
+
+/// A session.
+#[napi]
+pub struct NativeSession {
+    pub(super) owner: Arc<Owner>,
+    pub(super) peer: Address,
+    pub(super) peer_key: Vec<u8>,
+    pub(super) conversation: Conversation,
+    pub(super) rows: Rows,
+    pub(super) handshake: Vec<u8>,
+    /// An answer that renews keys, until it is taken.
+    reply: Option<Vec<u8>>,
+    rng: SystemRandom,
+}
+
+/// An encrypted message.
+#[napi(object)]
+pub struct Sealed {
+    /// All of it.
+    pub message: Uint8Array,
+    /// Where the header begins; the ciphertext follows after 85 bytes.
+    pub header_at: u32,
+}
+
+/// A decrypted message; neither for a control message.
+#[napi(object)]
+pub struct Unsealed {
+    /// Text.
+    pub text: Option<String>,
+    /// Bytes.
+    pub bytes: Option<Uint8Array>,
+}
+
+impl NativeSession {
+    pub(super) fn restored(
+        owner: Owner,
+        (peer, peer_key): (Address, Vec<u8>),
+        rows: Rows,
+        handshake: Vec<u8>,
+    ) -> napi::Result<Self> {
+        let records: Records = rows.iter().map(|(key, value)| (key.clone(), value.duplicate())).collect();
+        let conversation = Conversation::load(&owner.identity, &peer, &records).map_err(coded)?;
+        Ok(Self {
+            owner: Arc::new(owner),
+            peer,
+            peer_key,
+            conversation,
+            rows,
+            handshake,
+            reply: None,
+            rng: SystemRandom::new(),
+        })
+    }
+
+    fn fresh(owner: &Arc<Owner>, (peer, peer_key): (Address, Vec<u8>)) -> napi::Result<Self> {
+        let conversation = Conversation::load(&owner.identity, &peer, &Records::new()).map_err(coded)?;
+        Ok(Self {
+            owner: Arc::clone(owner),
+            peer,
+            peer_key,
+            conversation,
+            rows: Rows::new(),
+            handshake: Vec::new(),
+            reply: None,
+            rng: SystemRandom::new(),
+        })
+    }
+
+    fn seal(&mut self, plaintext: &Plaintext) -> napi::Result<Vec<u8>> {
+        let context = context(&self.owner);
+        let sealed = self.conversation.encrypt(&context, plaintext, &mut self.rng).map_err(coded)?;
+        apply(&mut self.rows, sealed.effects);
+        Ok(sealed.blob)
+    }
+
+    fn open(&mut self, blob: &[u8]) -> napi::Result<Plaintext> {
+        let incoming = Incoming::parse(blob).map_err(coded)?;
+        // Handshakes change what all sessions of a pair share: one at a time.
+        let mut shared = self.owner.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = Records::new();
+        for key in self.conversation.needs(&incoming) {
+            if let Some(value) = self.rows.get(&key).or_else(|| shared.get(&key)) {
+                records.insert(key, value.duplicate());
+            }
+        }
+        let delivery = Delivery { incoming: &incoming, records: &records, decision: None };
+        let context = context(&self.owner);
+        let received = self.conversation.decrypt(&context, delivery, &mut self.rng).map_err(coded)?;
+        let (mut ours, mut theirs) = (stvor_protocol::Effects::new(), stvor_protocol::Effects::new());
+        for effect in received.effects.into_vec() {
+            let shared = matches!(
+                effect.key().kind,
+                RecordKind::HandshakeMark
+                    | RecordKind::SignedPrekey
+                    | RecordKind::OneTimePrekey
+                    | RecordKind::KemPrekey
+            );
+            let into = if shared { &mut theirs } else { &mut ours };
+            match effect {
+                stvor_protocol::Effect::Put { key, value, .. }
+                | stvor_protocol::Effect::Insert { key, value, .. } => {
+                    into.put(key, value);
+                }
+                stvor_protocol::Effect::Delete { key } => {
+                    into.delete(key);
+                }
+            }
+        }
+        apply(&mut shared, theirs);
+        drop(shared);
+        apply(&mut self.rows, ours);
+        if received.reply.is_some() {
+            self.reply = received.reply;
+        }
+        Ok(received.plaintext)
+    }
+}
+
+fn context(owner: &Owner) -> Context<'_> {
+    Context { identity: &owner.identity, policy: TrustPolicy::default(), padding: unpadded, now: NOW }
+}
+
+/// Starts a session: with a peer's bundle as the one who writes first, with a handshake as the one who answers.
+///
+/// # Errors
+/// `BAD_BUNDLE`, `BAD_DEVICE_LIST` for a bundle that does not hold together, `MALFORMED_MESSAGE` for other bytes.
+#[napi(catch_unwind)]
+pub fn establish_session(own: &NativeKeyPair, peer: Uint8Array) -> napi::Result<NativeSession> {
+    watch_panics();
+    if is_bundle(&peer) {
+        let (address, bundle) = read_bundle(&peer)?;
+        let mut session = NativeSession::fresh(&own.0, (address, bundle.user_key().to_vec()))?;
+        let started =
+            session.conversation.start(&context(&own.0), &bundle, None, &mut session.rng).map_err(coded)?;
+        apply(&mut session.rows, started.effects);
+        let part = session.rows.iter().find(|(key, _)| key.kind == RecordKind::PendingHandshake);
+        let (id, part) = session.conversation.session_id().zip(part).ok_or_else(panicked)?;
+        session.handshake = handshake(id, part.1.expose());
+        return Ok(session);
+    }
+    let found = read_handshake(&peer)
+        .map(|(_, part)| (part, peer.to_vec()))
+        .and_then(|(part, bytes)| initiator_of(part).map(|who| (who, bytes)));
+    let (who, handshake) = found.ok_or_else(|| malformed("the bundle or handshake"))?;
+    let mut session = NativeSession::fresh(&own.0, who)?;
+    session.handshake = handshake;
+    Ok(session)
+}
+
+/// Who a handshake says that it is from. Nothing of it is proven before the first message decrypts.
+fn initiator_of(part: &[u8]) -> Option<(Address, Vec<u8>)> {
+    // Ids, base key and KEM ciphertext stand before device and list.
+    const BEFORE: usize = 4 + 5 + 5 + 65 + 1088;
+    let mut input = Reader::new(part.get(BEFORE..)?);
+    let device = DeviceId::new(input.u32().ok()?).ok()?;
+    let list = DeviceList::decode(input.bytes(4_096).ok()?).ok()?;
+    (list.app == app().ok()?).then(|| (Address::new(list.user, device), list.user_key.to_vec()))
+}
+
+/// Opens what `save` sealed.
+///
+/// # Errors
+/// `WRONG_KEY` for another key or altered bytes, `BAD_PARAMETER` for a key that is not 32 bytes.
+#[napi(catch_unwind)]
+pub fn restore_session(sealed: Uint8Array, key: Uint8Array) -> napi::Result<NativeSession> {
+    watch_panics();
+    saved::open(&sealed, &key)
+}
+
+#[napi]
+impl NativeSession {
+    /// What the peer needs to take part; travels with the first message.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn handshake(&self) -> Uint8Array {
+        self.handshake.clone().into()
+    }
+
+    /// The peer's public key: 65 bytes. Proven once the session is established.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn peer_public_key(&self) -> Uint8Array {
+        self.peer_key.clone().into()
+    }
+
+    /// Whether messages can be encrypted.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.conversation.is_ready(NOW)
+    }
+
+    /// Whether the peer has answered, or has written first.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn established(&self) -> bool {
+        self.conversation.is_established()
+    }
+
+    /// Encrypts.
+    ///
+    /// # Errors
+    /// `NO_SESSION` for a side that answers and has not got the first message, `MESSAGE_TOO_LARGE` above 64 KiB.
+    #[napi(catch_unwind)]
+    pub fn encrypt(&mut self, content: Either<String, Uint8Array>) -> napi::Result<Sealed> {
+        let mut id = [0; 16];
+        self.rng.fill(&mut id).map_err(coded)?;
+        let (kind, body) = match content {
+            Either::A(text) => (ContentKind::Text, text.into_bytes()),
+            Either::B(bytes) => (ContentKind::Bytes, bytes.to_vec()),
+        };
+        let blob = self.seal(&Plaintext { content: ContentId::from_bytes(id), kind, body: body.into() })?;
+        let at = header_at(&blob).ok_or_else(|| malformed("the message"))?;
+        Ok(Sealed { message: blob.into(), header_at: u32::try_from(at).unwrap_or(u32::MAX) })
+    }
+
+    /// Decrypts a message that came as a whole.
+    ///
+    /// # Errors
+    /// `DUPLICATE`, `REPLAY`, `UNDECRYPTABLE`, `UNKNOWN_SESSION`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`; nothing changed then.
+    #[napi(catch_unwind)]
+    pub fn decrypt(&mut self, message: Uint8Array) -> napi::Result<Unsealed> {
+        let blob = message.to_vec();
+        self.open(&blob).and_then(shown)
+    }
+
+    /// Decrypts a message that came as header and ciphertext.
+    ///
+    /// # Errors
+    /// As `decrypt`.
+    #[napi(catch_unwind)]
+    pub fn decrypt_parts(&mut self, header: Uint8Array, ciphertext: Uint8Array) -> napi::Result<Unsealed> {
+        if header.len() != HEADER {
+            return Err(failure(
+                "MALFORMED_MESSAGE",
+                &format!("a header has {HEADER} bytes, not {}", header.len()),
+                false,
+            ));
+        }
+        let parts = (header.as_ref(), ciphertext.as_ref());
+        let carried = read_handshake(&self.handshake);
+        let session = match (self.conversation.session_id(), carried) {
+            (Some(id), _) => *id,
+            (None, Some((id, _))) => id,
+            (None, None) => return Err(coded(ProtocolError::UnknownSession)),
+        };
+        let plain = assemble(&session, None, parts);
+        // A peer that has not heard from us yet repeats its handshake in each message, and what is authenticated says so.
+        let repeated = carried.map(|(_, part)| assemble(&session, Some(part), parts));
+        if self.conversation.session_id().is_none() {
+            let blob = repeated.unwrap_or(plain);
+            return self.open(&blob).and_then(shown);
+        }
+        match (self.open(&plain), repeated) {
+            (Err(error), Some(blob)) => self.open(&blob).map_err(|_| error).and_then(shown),
+            (opened, _) => opened.and_then(shown),
+        }
+    }
+
+    /// An answer that renews keys: due when 50 messages came and none went. The peer decrypts it like a message.
+    #[napi(catch_unwind)]
+    pub fn take_reply(&mut self) -> Option<Uint8Array> {
+        self.reply.take().map(Into::into)
+    }
+
+    /// The session, sealed.
+    ///
+    /// # Errors
+    /// `BAD_PARAMETER` for a key that is not 32 bytes.
+    #[napi(catch_unwind)]
+    pub fn save(&mut self, key: Uint8Array) -> napi::Result<Uint8Array> {
+        let sealed = saved::seal(self, &key)?;
+        Ok(sealed.into())
+    }
+}
+
+fn shown(plaintext: Plaintext) -> napi::Result<Unsealed> {
+    match plaintext.kind {
+        ContentKind::Text => String::from_utf8(plaintext.body.into_exposed())
+            .map(|text| Unsealed { text: Some(text), bytes: None })
+            .map_err(|_| malformed("the text of the message")),
+        ContentKind::Bytes => Ok(Unsealed { text: None, bytes: Some(plaintext.body.into_exposed().into()) }),
+        _ => Ok(Unsealed { text: None, bytes: None }),
+    }
+}

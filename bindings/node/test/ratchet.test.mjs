@@ -1,0 +1,152 @@
+// The low-level entry point.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { codeOf, require } from './project.mjs';
+
+const {
+  decryptMessage, deserializeSession, encryptMessage, establishSession, generateKeyPair, serializeSession, takeReply, StvorError,
+} = require('@stvor/sdk/ratchet');
+
+/** Two sides; Bob has decrypted the first message. */
+function pair() {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const { session: hers, handshake } = establishSession(alice, bob.bundle);
+  const first = encryptMessage(hers, 'first');
+  const { session: his } = establishSession(bob, handshake);
+  assert.equal(decryptMessage(his, first), 'first');
+  return { alice, bob, hers, his };
+}
+
+/** Two sides that both have heard from the other. */
+function established() {
+  const sides = pair();
+  assert.equal(decryptMessage(sides.hers, encryptMessage(sides.his, 'second')), 'second');
+  return sides;
+}
+
+test('header and ciphertext are enough, also while the handshake is repeated', () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  assert.equal(alice.publicKey.length, 65);
+  const { session: hers, handshake } = establishSession(alice, bob.bundle);
+  const { session: his } = establishSession(bob, handshake);
+  assert.equal(his.ready, false);
+  const parts = ['one', 'two', 'three'].map((text) => encryptMessage(hers, text)).map(({ header, ciphertext }) => ({ header, ciphertext }));
+  assert.deepEqual(parts.map(({ header }) => header.length), [85, 85, 85]);
+  assert.deepEqual(parts.map((part) => decryptMessage(his, part)), ['one', 'two', 'three']);
+  assert.deepEqual(his.peerPublicKey, alice.publicKey);
+  assert.deepEqual(hers.peerPublicKey, bob.publicKey);
+  const { header, ciphertext } = encryptMessage(his, new Uint8Array([1, 2]));
+  assert.deepEqual(decryptMessage(hers, { header, ciphertext }), new Uint8Array([1, 2]));
+  const later = encryptMessage(hers, 'four');
+  assert.equal(decryptMessage(his, { header: later.header, ciphertext: later.ciphertext }), 'four');
+});
+
+test('the header holds ratchet key, counters and a fresh nonce, and is not to be altered', () => {
+  const { hers, his } = established();
+  const [one, two] = [encryptMessage(hers, 'x'), encryptMessage(hers, 'x')];
+  assert.equal(one.header[0], 4);
+  assert.deepEqual(one.header.subarray(0, 69), two.header.subarray(0, 69));
+  assert.deepEqual([...two.header.subarray(69, 73)], [0, 0, 0, 1]);
+  assert.notDeepEqual(one.header.subarray(73), two.header.subarray(73));
+  for (let at = 0; at < 85; at += 7) {
+    const header = Uint8Array.from(two.header);
+    header[at] ^= 1;
+    assert.throws(() => decryptMessage(his, { header, ciphertext: two.ciphertext }), StvorError, `byte ${at}`);
+  }
+  assert.equal(decryptMessage(his, two), 'x');
+  assert.equal(decryptMessage(his, one), 'x');
+});
+
+test('a whole message is one base64url string', () => {
+  const { hers, his } = established();
+  const message = encryptMessage(hers, 'žluťoučký 🔐');
+  assert.match(message.message, /^[A-Za-z0-9_-]+$/);
+  assert.equal(`${message}`, message.message);
+  assert.equal(decryptMessage(his, message.message), 'žluťoučký 🔐');
+});
+
+test('what was decrypted is not decrypted again, and a failure changes nothing', async () => {
+  const { bob, hers, his } = established();
+  const message = encryptMessage(hers, 'once');
+  const altered = Uint8Array.from(message.bytes);
+  altered[altered.length - 1] ^= 1;
+  assert.equal(await codeOf(() => decryptMessage(his, altered)), 'UNDECRYPTABLE');
+  assert.equal(decryptMessage(his, message), 'once');
+  assert.equal(await codeOf(() => decryptMessage(his, message)), 'DUPLICATE');
+  const other = establishSession(generateKeyPair(), bob.bundle).session;
+  assert.notEqual(await codeOf(() => decryptMessage(other, encryptMessage(hers, 'x'))), undefined);
+});
+
+test('a handshake is accepted once', async () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const { session, handshake } = establishSession(alice, bob.bundle);
+  const first = encryptMessage(session, 'first');
+  assert.equal(decryptMessage(establishSession(bob, handshake).session, first), 'first');
+  assert.equal(await codeOf(() => decryptMessage(establishSession(bob, handshake).session, first)), 'REPLAY');
+});
+
+test('sessions survive being put away, under their key only', async () => {
+  const { hers, his } = established();
+  const key = crypto.getRandomValues(new Uint8Array(32));
+  const late = encryptMessage(hers, 'late');
+  assert.equal(decryptMessage(his, encryptMessage(hers, 'early')), 'early');
+  const sealed = serializeSession(his, key);
+  const again = deserializeSession(sealed, key);
+  assert.equal(decryptMessage(again, late), 'late');
+  assert.equal(decryptMessage(hers, encryptMessage(again, 'back')), 'back');
+  assert.deepEqual(again.peerPublicKey, his.peerPublicKey);
+  assert.equal(await codeOf(() => deserializeSession(sealed, new Uint8Array(32))), 'WRONG_KEY');
+  assert.equal(await codeOf(() => deserializeSession(sealed, new Uint8Array(31))), 'BAD_PARAMETER');
+  const altered = Uint8Array.from(sealed);
+  altered[40] ^= 1;
+  assert.equal(await codeOf(() => deserializeSession(altered, key)), 'WRONG_KEY');
+  assert.equal(await codeOf(() => deserializeSession(sealed.subarray(0, 10), key)), 'MALFORMED_MESSAGE');
+  assert.ok(!Buffer.from(sealed).includes(Buffer.from(hers.peerPublicKey)));
+});
+
+test('a session that has not heard the first message yet is put away and answers later', () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const key = new Uint8Array(32).fill(7);
+  const { session } = establishSession(alice, bob.bundle);
+  const hers = deserializeSession(serializeSession(session, key), key);
+  const first = encryptMessage(hers, 'first');
+  const { session: his } = establishSession(bob, establishSession(alice, bob.bundle).handshake);
+  assert.equal(decryptMessage(his, first.bytes), 'first');
+});
+
+test('a side that answers can not write before it heard', async () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const { session } = establishSession(bob, establishSession(alice, bob.bundle).handshake);
+  assert.equal(await codeOf(() => encryptMessage(session, 'x')), 'NO_SESSION');
+});
+
+test('after fifty messages without an answer there is a reply that renews keys', () => {
+  const { hers, his } = established();
+  const key = () => Buffer.from(encryptMessage(hers, 'x').header.subarray(0, 65)).toString('hex');
+  const before = key();
+  for (let count = 0; count < 50; count += 1) decryptMessage(his, encryptMessage(hers, `${count}`));
+  const reply = takeReply(his);
+  assert.ok(reply instanceof Uint8Array);
+  assert.equal(takeReply(his), null);
+  assert.equal(decryptMessage(hers, reply), null);
+  assert.notEqual(key(), before);
+});
+
+test('what can not be used is INVALID_ARGUMENT or says what it is', async () => {
+  const { hers } = established();
+  const own = generateKeyPair();
+  for (const [act, code] of [
+    [() => establishSession({}, own.bundle), 'INVALID_ARGUMENT'],
+    [() => establishSession(own, new Uint8Array(9)), 'MALFORMED_MESSAGE'],
+    [() => establishSession(own, own.bundle.subarray(0, 900)), 'MALFORMED_MESSAGE'],
+    [() => establishSession(own, 5), 'INVALID_ARGUMENT'],
+    [() => encryptMessage({}, 'x'), 'INVALID_ARGUMENT'],
+    [() => encryptMessage(hers, 5), 'INVALID_ARGUMENT'],
+    [() => encryptMessage(hers, 'x'.repeat(65_537)), 'MESSAGE_TOO_LARGE'],
+    [() => decryptMessage(hers, '!'), 'INVALID_ARGUMENT'],
+    [() => decryptMessage(hers, ''), 'MALFORMED_MESSAGE'],
+    [() => decryptMessage(hers, null), 'INVALID_ARGUMENT'],
+    [() => decryptMessage(hers, { header: new Uint8Array(84), ciphertext: new Uint8Array(40) }), 'MALFORMED_MESSAGE'],
+  ]) assert.equal(await codeOf(act), code, String(act));
+  assert.equal(encryptMessage(hers, 'x'.repeat(65_536)).header.length, 85);
+});

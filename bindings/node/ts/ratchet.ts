@@ -1,0 +1,201 @@
+/**
+ * The protocol without a relay and without a store, synchronous: X3DH over P-256 with ML-KEM-768, then the double ratchet. You carry
+ * the bytes and keep the sessions.
+ *
+ * @example
+ * ```js
+ * const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+ * const { session, handshake } = establishSession(alice, bob.bundle);
+ * const first = encryptMessage(session, 'Hello');
+ * // handshake and first travel to Bob
+ * const { session: his } = establishSession(bob, handshake);
+ * decryptMessage(his, first); // 'Hello'
+ * ```
+ *
+ * @packageDocumentation
+ */
+
+import { kindOf } from './check.js';
+import { guarded, invalid, StvorError } from './errors.js';
+import { native, type NativeKeyPair, type NativeSession } from './native.js';
+
+export { StvorError } from './errors.js';
+
+/** Bytes of a header: ratchet key 65, previous chain length 4, message number 4, nonce 12. */
+export const HEADER_BYTES = 85;
+
+/** The longest message that can be: larger ones are refused before they are copied. */
+const LONGEST = 1_048_576;
+
+/** A key pair: made by `generateKeyPair`. The private halves stay inside. */
+export class KeyPair {
+  /** @internal */
+  readonly _native: NativeKeyPair;
+  /** The public signing key that peers know this side by: 65 bytes. */
+  readonly publicKey: Uint8Array;
+  /** What a peer needs to start a session with this side; public, signed. */
+  readonly bundle: Uint8Array;
+
+  /** @internal */
+  constructor(native: NativeKeyPair) {
+    this._native = native;
+    this.publicKey = native.publicKey;
+    this.bundle = native.bundle;
+  }
+}
+
+/** A session: a handle that moves forward with each message. Made by `establishSession` and `deserializeSession`. */
+export class Session {
+  /** @internal */
+  readonly _native: NativeSession;
+
+  /** @internal */
+  constructor(native: NativeSession) {
+    this._native = native;
+  }
+
+  /** The peer's public signing key, 65 bytes: compare it with the one that you expect. Proven once the first message decrypted. */
+  get peerPublicKey(): Uint8Array {
+    return guarded(() => this._native.peerPublicKey);
+  }
+
+  /** Whether messages can be encrypted: the side that answers has to decrypt the first message before. */
+  get ready(): boolean {
+    return guarded(() => this._native.ready);
+  }
+
+  /** Whether the peer has answered, or has written first. */
+  get established(): boolean {
+    return guarded(() => this._native.established);
+  }
+}
+
+/** An encrypted message. */
+export class EncryptedMessage {
+  /** The whole message as bytes, with the handshake while the peer has not answered. */
+  readonly bytes: Uint8Array;
+  /** The header: ratchet key, previous chain length, message number, nonce. 85 bytes. */
+  readonly header: Uint8Array;
+  /** The ciphertext with its tag. */
+  readonly ciphertext: Uint8Array;
+
+  /** @internal */
+  constructor(bytes: Uint8Array, headerAt: number) {
+    this.bytes = bytes;
+    this.header = bytes.subarray(headerAt, headerAt + HEADER_BYTES);
+    this.ciphertext = bytes.subarray(headerAt + HEADER_BYTES);
+  }
+
+  /** The whole message as one base64url string. */
+  get message(): string {
+    return base64url(this.bytes);
+  }
+
+  /** The whole message as one base64url string. */
+  toString(): string {
+    return this.message;
+  }
+
+  /** The whole message as one base64url string. */
+  toJSON(): string {
+    return this.message;
+  }
+}
+
+/** Makes a key pair. */
+export function generateKeyPair(): KeyPair {
+  return guarded(() => new KeyPair(native().generateKeyPair()));
+}
+
+/**
+ * Starts a session: with a peer's `bundle` as the side that writes first, with its `handshake` as the side that answers.
+ *
+ * @returns the session, and the handshake, which travels with the first message.
+ */
+export function establishSession(own: KeyPair, peer: Uint8Array | string): { session: Session; handshake: Uint8Array } {
+  return guarded(() => {
+    if (!(own instanceof KeyPair)) throw invalid('the first argument is a key pair of generateKeyPair');
+    const session = native().establishSession(own._native, bytesOf(peer, 'the bundle or handshake'));
+    return { session: new Session(session), handshake: session.handshake };
+  });
+}
+
+/** Encrypts text or bytes, 64 KiB at most. The session moves forward. */
+export function encryptMessage(session: Session, plaintext: string | Uint8Array): EncryptedMessage {
+  return guarded(() => {
+    const inner = sessionOf(session);
+    if (typeof plaintext !== 'string' && !(plaintext instanceof Uint8Array)) {
+      throw invalid(`a plaintext is a string or a Uint8Array, not ${kindOf(plaintext)}`);
+    }
+    if (plaintext.length > LONGEST) throw tooLarge(plaintext.length);
+    const { message, headerAt } = inner.encrypt(plaintext);
+    return new EncryptedMessage(message, headerAt);
+  });
+}
+
+/**
+ * Decrypts a message: as `{ header, ciphertext }`, as the whole base64url string, or as all its bytes. If it fails nothing changed.
+ *
+ * @returns text or bytes as they were encrypted; `null` for a message that only renews keys.
+ */
+export function decryptMessage(
+  session: Session,
+  message: { readonly header: Uint8Array; readonly ciphertext: Uint8Array } | string | Uint8Array,
+): string | Uint8Array | null {
+  return guarded(() => {
+    const inner = sessionOf(session);
+    let opened: { text?: string; bytes?: Uint8Array };
+    if (typeof message === 'string' || message instanceof Uint8Array) {
+      opened = inner.decrypt(bytesOf(message, 'the message'));
+    } else {
+      if (typeof message !== 'object' || message === null) throw invalid(`a message is not ${kindOf(message)}`);
+      const { header, ciphertext } = message;
+      if (!(header instanceof Uint8Array && ciphertext instanceof Uint8Array)) throw invalid('header and ciphertext are Uint8Arrays');
+      if (ciphertext.length > LONGEST) throw tooLarge(ciphertext.length);
+      opened = inner.decryptParts(header, ciphertext);
+    }
+    return opened.text ?? opened.bytes ?? null;
+  });
+}
+
+/**
+ * The answer that renews keys, if one is due: when 50 messages came and none went. Hand it to the peer like a message; without it
+ * keys are renewed when you next write.
+ */
+export function takeReply(session: Session): Uint8Array | null {
+  return guarded(() => sessionOf(session).takeReply());
+}
+
+/**
+ * The session as bytes, sealed with AES-256-GCM under `key` (32 bytes). Keep only the newest: a session that continues from older bytes
+ * uses keys a second time.
+ */
+export function serializeSession(session: Session, key: Uint8Array): Uint8Array {
+  return guarded(() => sessionOf(session).save(bytesOf(key, 'the key')));
+}
+
+/** Opens what `serializeSession` sealed; `WRONG_KEY` for another key or altered bytes. */
+export function deserializeSession(sealed: Uint8Array | string, key: Uint8Array): Session {
+  return guarded(() => new Session(native().restoreSession(bytesOf(sealed, 'the saved session'), bytesOf(key, 'the key'))));
+}
+
+function sessionOf(session: Session): NativeSession {
+  if (!(session instanceof Session)) throw invalid('the first argument is a session of establishSession');
+  return session._native;
+}
+
+function tooLarge(size: number): StvorError {
+  return new StvorError(`a message of ${size} bytes is too large: 65536 bytes at most`, { code: 'MESSAGE_TOO_LARGE' });
+}
+
+function bytesOf(given: Uint8Array | string, what: string): Uint8Array {
+  if (given instanceof Uint8Array) return given;
+  if (typeof given !== 'string') throw invalid(`${what} is a Uint8Array, not ${kindOf(given)}`);
+  if (given.length > 2 * LONGEST) throw tooLarge(given.length);
+  if (!/^[A-Za-z0-9_-]*$/.test(given)) throw invalid(`${what} is not base64url`);
+  return Buffer.from(given, 'base64url');
+}
+
+function base64url(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64url');
+}
