@@ -57,8 +57,7 @@ pub enum StoreError {
         /// The table of the row.
         table: Table,
     },
-    /// The disk, the quota or a file-size limit is full; the change set was not applied. A disk that refuses a write for
-    /// another reason shows as this too: SQLite does not tell them apart.
+    /// The disk, the quota or a file-size limit is full; the change set was not applied.
     #[error("the store could not be written: the disk or a quota is full; free some space and retry")]
     Full,
     /// The store may not be written.
@@ -68,7 +67,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The system refused an operation on a file.
-    #[error("{what} failed: {reason}")]
+    #[error("{what} failed: {reason}; check the disk")]
     Io {
         /// What was being done.
         what: String,

@@ -103,6 +103,18 @@ async fn child() {
             put(&store, acknowledged, b"more").await.unwrap();
             say("went on");
         }
+        "write" => {
+            let failing = PathBuf::from(std::env::var("STVOR_WRITE_FAILS_WHILE").unwrap());
+            let store = open(&path, OpenKey::Default).await.unwrap().store;
+            put(&store, 0, b"before").await.unwrap();
+            std::fs::write(&failing, b"").unwrap();
+            say(put(&store, 1, b"during").await.unwrap_err().code());
+            assert_eq!(stored(&store).await, [0]);
+            std::fs::remove_file(&failing).unwrap();
+            put(&store, 2, b"after").await.unwrap();
+            assert_eq!(stored(&store).await, [0, 2]);
+            say("went on");
+        }
         "sync" => {
             let failing = PathBuf::from(std::env::var("STVOR_SYNC_FAILS_WHILE").unwrap());
             let store = open(&path, OpenKey::Default).await.unwrap().store;
@@ -217,30 +229,53 @@ fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     assert_eq!(said, ["STORE_FULL", "went on"]);
 }
 
-/// Makes `fsync` and `fdatasync` fail while a file exists.
+/// Makes `fsync` and `fdatasync`, or writes at a place, fail while a file exists.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/types.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 static int fails(void) { const char *name = getenv("STVOR_SYNC_FAILS_WHILE"); return name && access(name, F_OK) == 0; }
 int fsync(int file) { if (fails()) { errno = EIO; return -1; } return syscall(SYS_fsync, file); }
+static int no_write(void) { const char *name = getenv("STVOR_WRITE_FAILS_WHILE"); return name && access(name, F_OK) == 0; }
+ssize_t pwrite64(int file, const void *bytes, size_t count, off_t at) {
+  if (no_write()) { errno = EIO; return -1; }
+  return syscall(SYS_pwrite64, file, bytes, count, at);
+}
+ssize_t pwrite(int file, const void *bytes, size_t count, off_t at) { return pwrite64(file, bytes, count, at); }
 int fdatasync(int file) { if (fails()) { errno = EIO; return -1; } return syscall(SYS_fdatasync, file); }
 "#;
 
-#[test]
-fn after_a_failed_sync_nothing_more_is_promised_until_the_store_is_opened_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, shim) = (directory.path().join("shim.c"), directory.path().join("shim.so"));
+/// The library of [`SHIM`] in `directory`; `None` where nothing compiles it.
+fn shim_in(directory: &Path) -> Option<PathBuf> {
+    let (source, shim) = (directory.join("shim.c"), directory.join("shim.so"));
     std::fs::write(&source, SHIM).unwrap();
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).output();
     if !compiled.is_ok_and(|compiled| compiled.status.success()) {
         println!(
             "skipped: no C compiler makes the library that fails to sync (apt-get install gcc libc6-dev)"
         );
-        return;
+        return None;
     }
+    Some(shim)
+}
+
+#[test]
+fn a_disk_that_refuses_a_write_is_not_called_full_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(shim) = shim_in(directory.path()) else { return };
+    let mut command = child_of("write", &directory.path().join("s.db"));
+    command.env("LD_PRELOAD", &shim).env("STVOR_WRITE_FAILS_WHILE", directory.path().join("failing"));
+    assert_eq!(said(command), ["STORE_IO", "went on"]);
+    assert!(!directory.path().join("s.db.probe").exists());
+}
+
+#[test]
+fn after_a_failed_sync_nothing_more_is_promised_until_the_store_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(shim) = shim_in(directory.path()) else { return };
     let mut command = child_of("sync", &directory.path().join("s.db"));
     command.env("LD_PRELOAD", &shim).env("STVOR_SYNC_FAILS_WHILE", directory.path().join("failing"));
     assert_eq!(said(command), ["STORE_IO", "STORE_IO", "reopened"]);

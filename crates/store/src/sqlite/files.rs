@@ -78,6 +78,22 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Bytes that a commit can need at once: what a file system has to take to count as one with room.
+const PROBE_BYTES: usize = 64 * 1024;
+
+/// Whether the file system, a quota or a file-size limit refuses to let the database at `path` or its journal grow: a file
+/// beside them is grown as far. What the system says to that tells a full disk from a broken one.
+pub(super) fn is_full(path: &Path) -> bool {
+    let length = |suffix| fs::metadata(beside(path, suffix)).map_or(0, |about| about.len());
+    let probe = beside(path, ".probe");
+    let grown = private().create(true).truncate(true).open(&probe).and_then(|mut file| {
+        file.seek(std::io::SeekFrom::Start(length("").max(length("-wal"))))?;
+        file.write_all(&[0xa5; PROBE_BYTES])
+    });
+    let _ = fs::remove_file(&probe);
+    grown.is_err_and(|error| matches!(StoreError::io("probing", &probe, &error), StoreError::Full))
+}
+
 /// Removes drafts of the keyfile at `keyfile`: a crash while it was made leaves one, which may hold the very key. Only who
 /// has the lock of the store may do this.
 pub(crate) fn remove_drafts(keyfile: &Path) -> Result<(), StoreError> {

@@ -102,7 +102,9 @@ impl SqliteStore {
             let lock = files::Lock::take(&path)?;
             files::remove_drafts(&files::beside(&path, ".key"))?;
             // The key first: without it the rest is noise, should the removal be interrupted.
-            for suffix in [".key", "", "-wal", "-shm", ".new", ".new-wal", ".new-shm", ".new-journal"] {
+            for suffix in
+                [".key", "", "-wal", "-shm", ".probe", ".new", ".new-wal", ".new-shm", ".new-journal"]
+            {
                 files::remove(&files::beside(&path, suffix))?;
             }
             files::sync_directory(&path)?;
@@ -111,7 +113,8 @@ impl SqliteStore {
         removed.await.map_err(|error| StoreError::Adapter(format!("removing did not finish: {error}")))?
     }
 
-    async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// Runs `work` on a reader; if it is of several statements, they see one moment.
+    async fn read<T, F>(&self, several: bool, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -122,11 +125,13 @@ impl SqliteStore {
             let _free = free;
             let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = idle.map_or_else(|| schema::reader(&readers.path), Ok)?;
-            // Several statements see one moment only inside a transaction.
-            let result = connection
-                .unchecked_transaction()
-                .and_then(|transaction| work(&transaction))
-                .map_err(|failure| schema::error(&readers.path, &failure));
+            // Several statements see one moment only inside a transaction; one is a transaction by itself.
+            let result = if several {
+                connection.unchecked_transaction().and_then(|transaction| work(&transaction))
+            } else {
+                work(&connection)
+            };
+            let result = result.map_err(|failure| schema::error(&readers.path, &failure));
             readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             result
         });
@@ -179,12 +184,18 @@ impl Store for SqliteStore {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
         check_get(keys)?;
         let keys = keys.to_vec();
-        self.read(move |connection| keys.iter().map(|key| rows::get(connection, key)).collect()).await
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read(keys.len() > 1, move |connection| {
+            keys.iter().map(|key| rows::get(connection, key)).collect()
+        })
+        .await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
         scan.check()?;
-        self.read(move |connection| rows::scan(connection, &scan)).await
+        self.read(false, move |connection| rows::scan(connection, &scan)).await
     }
 
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
@@ -200,7 +211,7 @@ impl Store for SqliteStore {
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {
-        let (rows, value_bytes) = self.read(rows::count).await?;
+        let (rows, value_bytes) = self.read(false, rows::count).await?;
         let size = |suffix| std::fs::metadata(files::beside(&self.path, suffix)).map_or(0, |file| file.len());
         Ok(Stats { rows, value_bytes, disk_bytes: size("") + size("-wal") })
     }

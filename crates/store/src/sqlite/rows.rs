@@ -107,40 +107,48 @@ fn put(
     let sql = match expect {
         Expect::Any => {
             "INSERT INTO rows (tbl, part, sort, version, expires, value)
-             VALUES (:tbl, :part, :sort, :version, :expires, :value)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (tbl, part, sort) DO UPDATE
              SET version = excluded.version, expires = excluded.expires, value = excluded.value"
         }
         Expect::Absent => {
             "INSERT INTO rows (tbl, part, sort, version, expires, value)
-             VALUES (:tbl, :part, :sort, :version, :expires, :value)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (tbl, part, sort) DO NOTHING"
         }
         Expect::Present => {
-            "UPDATE rows SET version = :version, expires = :expires, value = :value
-             WHERE tbl = :tbl AND part = :part AND sort = :sort"
+            "UPDATE rows SET version = ?4, expires = ?5, value = ?6
+             WHERE tbl = ?1 AND part = ?2 AND sort = ?3"
         }
         Expect::Version(_) => {
-            "UPDATE rows SET version = :version, expires = :expires, value = :value
-             WHERE tbl = :tbl AND part = :part AND sort = :sort AND version = :found"
+            "UPDATE rows SET version = ?4, expires = ?5, value = ?6
+             WHERE tbl = ?1 AND part = ?2 AND sort = ?3 AND version = ?7"
         }
     };
     let mut statement = connection.prepare_cached(sql)?;
+    // By position: SQLite looks a name up among all of a statement's names.
+    let (table, version, expires) = (key.table.id(), value.version.0.cast_signed(), expiry(expires));
     let changed = match expect {
-        Expect::Version(found) => statement.execute(named_params! {
-            ":tbl": key.table.id(), ":part": key.partition, ":sort": key.sort,
-            ":version": value.version.0.cast_signed(), ":expires": expiry(expires), ":value": value.bytes,
-            ":found": found.0.cast_signed(),
-        })?,
-        _ => statement.execute(named_params! {
-            ":tbl": key.table.id(), ":part": key.partition, ":sort": key.sort,
-            ":version": value.version.0.cast_signed(), ":expires": expiry(expires), ":value": value.bytes,
-        })?,
+        Expect::Version(found) => statement.execute(params![
+            table,
+            key.partition,
+            key.sort,
+            version,
+            expires,
+            value.bytes,
+            found.0.cast_signed()
+        ])?,
+        _ => statement.execute(params![table, key.partition, key.sort, version, expires, value.bytes])?,
     };
     Ok(changed == 1)
 }
 
 fn delete(connection: &Connection, key: &Key, expect: Expect) -> Result<bool> {
+    if expect == Expect::Any {
+        let mut delete =
+            connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3")?;
+        return delete.execute(params![key.table.id(), key.partition, key.sort]).map(|_| true);
+    }
     let mut select = connection
         .prepare_cached("SELECT id, version FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3")?;
     let found: Option<(i64, i64)> = select

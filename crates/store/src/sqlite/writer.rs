@@ -170,15 +170,22 @@ impl Writer {
             let connection = &mut writer.connection;
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            if let [alone] = sets {
+                // Alone it needs no savepoint; dropped uncommitted, the transaction rolls back.
+                let conflict = rows::apply(&transaction, alone)?;
+                if conflict.is_none() {
+                    transaction.commit()?;
+                }
+                return Ok(vec![conflict.map(|op| StoreError::Conflict { op })]);
+            }
             let mut results = Vec::with_capacity(sets.len());
             for changes in sets {
-                transaction.execute_batch("SAVEPOINT one")?;
+                transaction.prepare_cached("SAVEPOINT one")?.execute([])?;
                 let conflict = rows::apply(&transaction, changes)?;
-                transaction.execute_batch(if conflict.is_some() {
-                    "ROLLBACK TO one; RELEASE one"
-                } else {
-                    "RELEASE one"
-                })?;
+                if conflict.is_some() {
+                    transaction.prepare_cached("ROLLBACK TO one")?.execute([])?;
+                }
+                transaction.prepare_cached("RELEASE one")?.execute([])?;
                 results.push(conflict.map(|op| StoreError::Conflict { op }));
             }
             transaction.commit()?;
