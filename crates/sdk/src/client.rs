@@ -478,11 +478,24 @@ impl Client {
     /// Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed.
     ///
     /// # Errors
-    /// `RELAY_UNAVAILABLE` when the relay can not be told: nothing is deleted then. What the store met.
+    /// `RELAY_UNAVAILABLE` when the relay did not confirm it within the timeout: nothing is deleted here then, and the
+    /// account is registered as before once the relay is reached again. What the store met.
     pub async fn delete_account(&self) -> Result<()> {
         let core = self.core();
         let timeout = core.config.timeout.max(Duration::from_secs(1));
-        core.online(timeout).await?.delete_account(timeout).await?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match core.online(left).await?.delete_account(left).await {
+                Ok(()) => break,
+                // The answer may be lost while the account is gone, and the next log-in makes it anew: only a confirmed
+                // deletion ends this.
+                Err(error) if error.retryable() && Instant::now() < deadline => {
+                    tokio::time::sleep_until((Instant::now() + limits::RECIPIENT_POLL).min(deadline)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         core.store.wipe().await.map_err(Error::passed)?;
         core.closing.store(true, Ordering::SeqCst);
         core.end().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{PATIENCE, app_in, durable, soon};
 use stvor::{App, Client, SendOptions, SendWait};
-use stvor_relay::{Config, Handle, Relay};
+use stvor_relay::{Config, Handle, Relay, StartError};
 use stvor_testkit::{ChaosProxy, Checker, Direction};
 
 /// SplitMix64: a seed names a run.
@@ -72,7 +72,7 @@ impl Pair {
     }
 }
 
-/// A relay that stops may hold its database a moment longer than its sockets.
+/// Connections of the one before may hold the port a moment longer.
 async fn restart(relay: Handle, directory: &std::path::Path) -> Handle {
     let config =
         Config { database: Some(directory.join("relay.db")), ..Config::mock(relay.local_addr().port()) };
@@ -81,7 +81,7 @@ async fn restart(relay: Handle, directory: &std::path::Path) -> Handle {
         loop {
             match Relay::start(config.clone()).await {
                 Ok(relay) => return relay,
-                Err(error) if error.to_string().contains("use") => {
+                Err(StartError::Listen(_, error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
                     tokio::time::sleep(Duration::from_millis(5)).await
                 }
                 Err(error) => panic!("{error}"),

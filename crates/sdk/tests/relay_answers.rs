@@ -497,23 +497,11 @@ async fn a_relay_that_answers_no_send_stops_neither_sending_nor_reading() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mail_beyond_what_is_held_for_an_answer_comes_after_it() {
-    const COUNT: usize = 20;
+async fn an_account_whose_deletion_was_not_confirmed_ends_deleted() {
     let relay = Fake::start().await;
-    let alice = builder(&relay.url()).open().await.unwrap().connect("alice").await.unwrap();
-    let answer = Arc::new(tokio::sync::Semaphore::new(0));
-    let waited_for = Arc::clone(&answer);
-    let asking = builder(&relay.url()).trust_policy(TrustPolicy::Ask).trust_callback(move |_| {
-        let answer = Arc::clone(&waited_for);
-        async move { answer.acquire().await.is_ok() }
-    });
-    let bob = asking.open().await.unwrap().connect("bob").await.unwrap();
-    let mut inbox = bob.messages();
-    for number in 0..COUNT {
-        soon(alice.send("bob", number.to_string())).await.unwrap();
-    }
-    answer.add_permits(COUNT);
-    for number in 0..COUNT {
-        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(number.to_string().as_str()));
-    }
+    let (alice, _bob) = pair(&relay).await;
+    relay.lose_deletion_answers(1);
+    soon(alice.delete_account()).await.unwrap();
+    assert!(!relay.knows("alice"), "the log-in after the lost answer made it anew");
+    assert_eq!(code(alice.send("bob", "x").await), "CLIENT_NOT_READY");
 }

@@ -10,6 +10,7 @@ pub(crate) mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use stvor_wire::server::Ready;
 use stvor_wire::url::RelayUrl;
 use tokio::sync::{Notify, watch};
@@ -92,7 +93,6 @@ impl Link {
             let attempt = self.attempt(generation, &*watcher, (&mut backoff, &mut carry));
             let refusal = tokio::select! {
                 refusal = attempt => refusal,
-                () = self.kick.notified() => Refusal::retry(Error::unavailable("the connection was started afresh")),
                 () = self.stop.cancelled() => break,
             };
             if refusal.fatal {
@@ -138,14 +138,110 @@ impl Link {
         carry.cursor = ready.resume_cursor.clone();
         watcher.ready(&ready);
         let (session, ends) = Session::new(generation, ready, self.login.address.user.clone());
+        let up_since = Instant::now();
+        // A kick from before was meant for the connection before.
+        let _ = self.kick.notified().now_or_never();
         self.state.send_replace(LinkState::Up(Arc::clone(&session)));
         watcher.up();
-        let up_since = Instant::now();
-        let refusal = session::run(socket, &session, ends, (watcher, carry)).await;
+        let refusal = tokio::select! {
+            refusal = session::run(socket, &session, ends, (watcher, carry)) => refusal,
+            () = self.kick.notified() => Refusal::retry(Error::unavailable("the connection was started afresh")),
+        };
         // A relay that lets clients in and drops them at once must not be dialled ever faster.
         if up_since.elapsed() >= STEADY {
             backoff.reset();
         }
         refusal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use stvor_base::{Address, AppId, DeviceId, MessageId, UserId};
+    use stvor_wire::client::Credential;
+    use stvor_wire::keys::KeyCounts;
+    use stvor_wire::server::{Deliver, Nack};
+
+    use super::*;
+    use crate::error::Result;
+
+    struct NoKeys;
+
+    impl login::LoginKeys for NoKeys {
+        fn device_list(&self) -> (Vec<u8>, [u8; 64]) {
+            (Vec::new(), [0; 64])
+        }
+
+        fn sign_login(&self, _: &[u8]) -> Result<[u8; 64]> {
+            Ok([0; 64])
+        }
+    }
+
+    /// Notes how attempts ended, and lets one be waited for.
+    #[derive(Default)]
+    struct Ends(Mutex<Vec<String>>, Notify);
+
+    impl Upcalls for Ends {
+        fn deliver(&self, _: Deliver) {}
+        fn accepted(&self, _: MessageId) {}
+        fn refused(&self, _: Nack) {}
+        fn keys_low(&self, _: KeyCounts) {}
+        fn draining(&self) {}
+        fn caught_up(&self) {}
+    }
+
+    impl Watcher for Ends {
+        fn dialling(&self) {}
+        fn ready(&self, _: &Ready) {}
+        fn up(&self) {}
+        fn lost(&self, error: &Error, _: u32, _: Duration) {
+            self.0.lock().unwrap().push(error.to_string());
+            self.1.notify_one();
+        }
+        fn failed(&self, _: &Error) {}
+        fn jitter(&self) -> u32 {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kick_while_there_is_no_connection_ends_no_attempt() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: RelayUrl = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (kick, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let link = Link {
+            login: Login {
+                address: Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST),
+                app: AppId::new("app").unwrap(),
+                origin: url.origin(),
+                credential: Credential::AppToken("stvor_dev_test123".into()),
+                replace_identity: false,
+                keys: Box::new(NoKeys),
+            },
+            url,
+            tls: tls::client_config(&[]).unwrap(),
+            timeout: limits::DEFAULT_TIMEOUT,
+            state: watch::Sender::new(LinkState::Connecting(None)),
+            stop: stop.clone(),
+            kick: Arc::clone(&kick),
+        };
+        let ends = Arc::new(Ends::default());
+        kick.notify_one();
+        let running = tokio::spawn(link.run(Arc::clone(&ends) as Arc<dyn Watcher>));
+        for _ in 0..8 {
+            // A server that hangs up at once: only an attempt that reaches it ends like that.
+            drop(listener.accept().await.unwrap());
+            kick.notify_one();
+            ends.1.notified().await;
+            if ends.0.lock().unwrap().len() >= 2 {
+                break;
+            }
+        }
+        stop.cancel();
+        running.await.unwrap();
+        let ends = ends.0.lock().unwrap();
+        assert!(ends.iter().all(|end| !end.contains("afresh")), "{ends:?}");
     }
 }

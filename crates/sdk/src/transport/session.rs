@@ -437,8 +437,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn whoever_waits_for_the_relay_learns_that_the_connection_was_dropped() {
+    fn connected() -> (Arc<Session>, Ends) {
         let bounds = Limits {
             max_frame_bytes: 0,
             max_blob_bytes: 0,
@@ -458,8 +457,13 @@ mod tests {
             resume_cursor: bytes::Bytes::new(),
             heartbeat: Duration::from_secs(1),
         };
+        Session::new(1, ready, UserId::new("alice").unwrap())
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_relay_learns_that_the_connection_was_dropped() {
         let user = UserId::new("alice").unwrap();
-        let (session, ends) = Session::new(1, ready, user.clone());
+        let (session, ends) = connected();
         session.unanswered.acquire_many(limits::MAX_UNANSWERED.try_into().unwrap()).await.unwrap().forget();
         let sending = {
             let session = Arc::clone(&session);
@@ -473,5 +477,19 @@ mod tests {
         assert_eq!(sent.unwrap_err().code(), "RELAY_UNAVAILABLE");
         let answer = tokio::time::timeout(patience, asking).await.expect("an asker is told").unwrap();
         assert_eq!(answer.unwrap_err().code(), "RELAY_UNAVAILABLE");
+    }
+
+    #[tokio::test]
+    async fn one_request_more_than_may_wait_is_refused_until_one_is_given_up() {
+        let (session, _ends) = connected();
+        let user = UserId::new("bob").unwrap();
+        let ask = || Box::pin(session.user_state(&user, Duration::from_secs(3_600)));
+        let mut waiting: Vec<_> = (0..limits::MAX_REQUESTS).map(|_| ask()).collect();
+        for request in &mut waiting {
+            assert!(futures::poll!(request.as_mut()).is_pending());
+        }
+        assert_eq!(ask().await.unwrap_err().code(), "CLIENT_NOT_READY");
+        waiting.pop();
+        assert!(futures::poll!(ask().as_mut()).is_pending(), "a request that is dropped makes room");
     }
 }

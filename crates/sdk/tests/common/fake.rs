@@ -36,6 +36,8 @@ struct State {
     highest_counter: HashMap<UserId, u64>,
     end_with: Option<Code>,
     on_send: Option<OnSend>,
+    /// Answers to account deletions that are lost with their connections.
+    lost_answers: usize,
     log: Vec<stvor_wire::client::Send>,
 }
 
@@ -65,6 +67,16 @@ impl Fake {
     /// Ends every log-in with this code from now on.
     pub fn end_with(&self, code: Option<Code>) {
         self.state.lock().unwrap().end_with = code;
+    }
+
+    /// Deletes accounts as asked, but the next `count` answers are lost with their connections.
+    pub fn lose_deletion_answers(&self, count: usize) {
+        self.state.lock().unwrap().lost_answers = count;
+    }
+
+    /// Whether a user is registered.
+    pub fn knows(&self, user: &str) -> bool {
+        self.state.lock().unwrap().lists.contains_key(&user.parse::<UserId>().unwrap())
     }
 
     pub fn on_send(
@@ -220,6 +232,18 @@ impl Fake {
                     user,
                 };
                 let _ = out.send(ServerMessage::UserState(state));
+            }
+            ClientMessage::DeleteAccount { request_id } => {
+                state.lists.remove(&who.user);
+                state.keys.remove(&who.user);
+                state.mail.remove(&who.user);
+                if state.lost_answers > 0 {
+                    state.lost_answers -= 1;
+                    // The connection ends with its last sender.
+                    state.online.remove(&who.user);
+                } else {
+                    let _ = out.send(ServerMessage::Done { request_id });
+                }
             }
             ClientMessage::Ack(ack) => {
                 let ids: Vec<_> = ack.single.iter().map(|one| one.msg_id).collect();
