@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{ConnectionState, Event, Hub};
+use crate::failures::Failures;
 use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
@@ -42,6 +43,9 @@ pub(crate) struct Core {
     pub(crate) link: watch::Sender<LinkState>,
     pub(crate) state: watch::Sender<ConnectionState>,
     pub(crate) prekeys: PrekeyKeeper,
+    pub(crate) failures: Failures,
+    /// Mail that waits in memory for answers to trust questions.
+    pub(crate) held_mail: AtomicUsize,
     /// The relay was logged in to at least once with this identity.
     pub(crate) registered: AtomicBool,
     /// Messages and receipts that the relay has not accepted, over all lanes.
@@ -106,6 +110,7 @@ impl Core {
         let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0);
         let (inbox, consumed) = Inbox::open(Arc::clone(&store)).await?;
         let prekeys = PrekeyKeeper::load(&store).await?;
+        let failures = Failures::load(&store).await?;
         let core = Arc::new_cyclic(|me| Self {
             config,
             address,
@@ -118,6 +123,8 @@ impl Core {
             link: watch::Sender::new(LinkState::Connecting(None)),
             state: watch::Sender::new(ConnectionState::Connecting),
             prekeys,
+            failures,
+            held_mail: AtomicUsize::new(0),
             registered: AtomicBool::new(registered),
             unaccepted: AtomicUsize::new(0),
             settled: Notify::new(),
@@ -257,6 +264,10 @@ impl Core {
         let mut peers: Vec<_> = lock(&self.peers).values().cloned().collect();
         peers.sort_by(|a, b| a.user.cmp(&b.user));
         peers
+    }
+
+    pub(crate) fn knows(&self, user: &UserId) -> bool {
+        lock(&self.peers).contains_key(user)
     }
 
     /// What a conversation keeps, in milliseconds.

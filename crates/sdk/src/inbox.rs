@@ -118,6 +118,8 @@ struct State {
     late: BTreeMap<u64, Message>,
     /// Messages that are not consumed.
     waiting: usize,
+    /// Those of them that were taken into memory, whose rows are in the store.
+    present: HashSet<u64>,
     /// What each stream handed out last and did not settle.
     handed: HashMap<u64, Message>,
     next_stream: u64,
@@ -128,6 +130,13 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn offer(&mut self, message: Message) {
+        self.present.insert(message.seq);
+        self.ready.push_back(message);
+    }
+}
+
 /// The inbox of one client.
 pub(crate) struct Inbox {
     store: Arc<Sealed>,
@@ -135,6 +144,7 @@ pub(crate) struct Inbox {
     changed: Notify,
     loading: tokio::sync::Mutex<()>,
     acker: mpsc::Sender<Consumed>,
+    limit: usize,
     /// There is room again after mail was refused.
     pub(crate) room_again: Notify,
     skipped: Notify,
@@ -164,6 +174,7 @@ impl Inbox {
             changed: Notify::new(),
             loading: tokio::sync::Mutex::new(()),
             acker,
+            limit: limits::MAX_INBOX,
             room_again: Notify::new(),
             skipped: Notify::new(),
         };
@@ -174,11 +185,12 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for more. If not, the mail stays at the relay.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Whether there is room for one more beside `coming`. If not, the mail stays at the relay.
+    pub(crate) fn has_room(&self, coming: usize) -> bool {
         let mut state = self.lock();
-        state.refused |= state.waiting >= limits::MAX_INBOX;
-        state.waiting < limits::MAX_INBOX
+        let room = state.waiting + coming < self.limit;
+        state.refused |= !room;
+        room
     }
 
     /// Waits until a row was skipped because it can not be read; the code of why.
@@ -244,7 +256,7 @@ impl Inbox {
             }
             state.loaded_to = seq;
         }
-        state.ready.push_back(message);
+        state.offer(message);
     }
 
     /// Whether every number between the window and `seq` belongs to a commit that has not ended.
@@ -328,15 +340,18 @@ impl Inbox {
                     continue;
                 }
                 match (late.remove(&seq), row) {
-                    (Some(message), _) => state.ready.push_back(message),
+                    (Some(message), _) => state.offer(message),
                     // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
                     (None, Some(Err(error))) => unreadable = Some(Error::passed(error)),
                     (None, Some(Ok(row))) => {
                         let message = self.message(seq, pointer, row);
-                        state.ready.push_back(message);
+                        state.offer(message);
                     }
                     // The conversation was deleted before the application took the message.
-                    (None, None) => gone.push((seq, pointer)),
+                    (None, None) => {
+                        state.present.insert(seq);
+                        gone.push((seq, pointer));
+                    }
                 }
             }
             for message in late.into_values() {
@@ -424,15 +439,14 @@ impl Inbox {
     }
 
     async fn remove(&self, batch: &[Consumed]) -> Result<()> {
-        // What was consumed before is not counted twice.
-        let keys: Vec<_> = batch.iter().map(|one| keys::inbox(one.seq)).collect();
-        let present = self.store.get(&keys).await.map_err(Error::passed)?;
+        // What was consumed before is not counted twice. Nobody but this task removes rows.
         let mut seen = HashSet::new();
+        let news: Vec<&Consumed> = {
+            let state = self.lock();
+            batch.iter().filter(|one| state.present.contains(&one.seq) && seen.insert(one.seq)).collect()
+        };
         let mut changes = ChangeSet::new();
-        for (one, row) in batch.iter().zip(&present) {
-            if row.is_none() || !seen.insert(one.seq) {
-                continue;
-            }
+        for one in news {
             changes.delete(keys::inbox(one.seq));
             let key = keys::message(&one.pointer.peer.user, one.pointer.place);
             match one.keep {
@@ -454,7 +468,10 @@ impl Inbox {
         self.store.commit(changes).await.map_err(Error::passed)?;
         let mut state = self.lock();
         state.waiting = state.waiting.saturating_sub(seen.len());
-        let room = state.refused && state.waiting <= limits::MAX_INBOX / 4 * 3;
+        for seq in &seen {
+            state.present.remove(seq);
+        }
+        let room = state.refused && state.waiting <= self.limit / 4 * 3;
         if room {
             state.refused = false;
         }
@@ -675,5 +692,32 @@ mod tests {
             assert_eq!(message.await.unwrap().expect("the stream goes on").text(), Some(expected));
         }
         assert_eq!(inbox.skipped().await, Error::passed(stvor_base::codec::CodecError::Version(99)).code());
+    }
+
+    #[tokio::test]
+    async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
+        const LIMIT: u64 = 8;
+        let (mut inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap())).await.unwrap();
+        Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
+        let acks =
+            tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+        let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+        commit(&inbox, &peer, 0..LIMIT - 1).await;
+        assert!(inbox.has_room(0), "one fits");
+        assert!(!inbox.has_room(1), "one that is on its way takes the last place");
+        commit(&inbox, &peer, LIMIT - 1..LIMIT).await;
+        assert!(!inbox.has_room(0));
+        let mut messages = inbox.stream().manual_ack();
+        for left in (0..LIMIT).rev() {
+            let message = messages.next().await.unwrap();
+            message.ack().await.unwrap();
+            message.ack().await.unwrap();
+            assert_eq!(inbox.waiting(), left as usize, "twice consumed is once counted");
+            let told = inbox.room_again.notified();
+            tokio::pin!(told);
+            let told = futures::poll!(told).is_ready();
+            assert_eq!(told, left == LIMIT / 4 * 3, "{left} left");
+        }
+        acks.abort();
     }
 }

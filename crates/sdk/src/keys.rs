@@ -83,6 +83,13 @@ pub(crate) fn meta(name: &str) -> Key {
     Key::new(Table::Meta, b"sdk".as_slice(), name.as_bytes())
 }
 
+/// Failures of all senders, by age.
+pub(crate) const FAILURES: &[u8] = b"failures";
+
+pub(crate) fn failure(age: u64) -> Key {
+    Key::new(Table::Repair, FAILURES, age.to_be_bytes())
+}
+
 /// Messages that failed and are to be asked for again.
 pub(crate) fn requests_of(peer: &Address) -> Vec<u8> {
     of(b'r', peer)

@@ -44,6 +44,7 @@ mod content;
 mod core;
 mod error;
 mod events;
+mod failures;
 mod history;
 mod inbox;
 mod keys;

@@ -84,14 +84,21 @@ pub const RECIPIENT_RETRY: Duration = Duration::from_secs(15);
 /// Messages of one page of history at most.
 pub const HISTORY_PAGE: usize = 500;
 
+/// Failed messages that are remembered to be asked for again, of all senders. Past it the oldest go.
+pub const MAX_FAILURES: usize = 4_096;
+
+/// Failed messages of one sender that are remembered. Past it the oldest go.
+pub const MAX_FAILURES_OF_ONE: usize = 128;
+
 /// Between two refills of one-time prekeys, whatever the relay says that it has.
 pub const PREKEY_REFILL: Duration = Duration::from_secs(60);
 
 /// Longest question to a trust callback.
 pub const TRUST_ANSWER: Duration = Duration::from_secs(60);
 
-/// Mail of one peer that waits in memory for the answer to a trust question; more of it stays at the relay.
-pub const HELD_MAIL: usize = 8;
+/// Mail that waits in memory for answers to trust questions, of all peers: half of what the relay sends without an
+/// acknowledgement (128), so that other mail goes on meanwhile. More of it is refused, and asked for again after a yes.
+pub const HELD_MAIL: usize = 64;
 
 /// Between sweeps of expired rows.
 pub const SWEEP: Duration = Duration::from_secs(600);

@@ -220,14 +220,15 @@ impl Lane {
         let given_up: Vec<_> = places.chain(sealed).map(|place| (place.id, DeliveryState::Failed)).collect();
         step.advances.extend(given_up);
         self.requests.clear();
+        self.refused.clear();
         step.row.due.clear();
         step.row.epoch = 0;
         step.row.lane = 0;
         step.changes
             .delete_partition(Table::History, keys::history(&self.peer.user))
             .delete_partition(Table::Outbox, keys::pending_of(&self.peer))
-            .delete_partition(Table::Outbox, keys::sent_of(&self.peer))
-            .delete_partition(Table::Repair, keys::requests_of(&self.peer));
+            .delete_partition(Table::Outbox, keys::sent_of(&self.peer));
+        self.core.failures.forget_all(&self.peer, &mut step.changes);
         // A block outlives its conversation.
         if !self.core.is_blocked(&self.peer.user) {
             step.changes.delete(keys::peer(&self.core.store, &self.peer.user));

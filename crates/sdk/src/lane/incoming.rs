@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
@@ -10,7 +11,7 @@ use stvor_protocol::{
     ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RepairRoute, Resend,
     ResendFacts, RetryRequest, may_resend,
 };
-use stvor_store::{Op, Scan, Table};
+use stvor_store::{Key, Op, Scan, Table};
 use stvor_wire::server::Deliver;
 use tokio::time::Instant;
 
@@ -32,12 +33,10 @@ use crate::transport::session::Session;
 /// sent, its kind and its body.
 pub(super) const RESENT: ContentKind = ContentKind::Other(20);
 const RESENT_HEAD: usize = 16 + 8 + 1;
-/// Requests that one peer can make us remember.
-const MAX_REQUESTS: usize = 128;
 const REQUEST_RETRY: Duration = Duration::from_secs(60);
 
 /// What the application is to see of a plaintext.
-struct Shown {
+pub(super) struct Shown {
     id: ContentId,
     content: Content,
     sent_at: Timestamp,
@@ -54,14 +53,10 @@ impl Lane {
             return;
         }
         if self.asking {
-            self.hold(deliver, session);
+            self.hold(deliver, session, step);
             return;
         }
-        if self.left_mail == Some(session.generation) {
-            // What was left comes first, and with the next connection.
-            return;
-        }
-        if !self.core.inbox.has_room() {
+        if !self.core.inbox.has_room(step.shown.len()) {
             return;
         }
         match self.open(&deliver, step).await {
@@ -79,18 +74,21 @@ impl Lane {
             }
             Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
                 self.ask(&question);
-                self.hold(deliver, session);
+                self.hold(deliver, session, step);
             }
             Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, session), step),
         }
     }
 
-    /// Keeps mail until a question of trust is answered; past the bound it stays at the relay.
-    fn hold(&mut self, deliver: Box<Deliver>, session: Arc<Session>) {
-        if self.held_mail.len() < limits::HELD_MAIL {
+    /// Keeps mail until a question of trust is answered; past the bound the answer is no for now, so that the mail of
+    /// others has room.
+    fn hold(&mut self, deliver: Box<Deliver>, session: Arc<Session>, step: &mut Step) {
+        let one_more = |held: usize| (held < limits::HELD_MAIL).then_some(held + 1);
+        if self.core.held_mail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
             self.held_mail.push_back((deliver, session));
         } else {
-            self.left_mail = Some(session.generation);
+            let refused = ProtocolError::NotVerified(self.peer.user.clone());
+            self.take_failure(&refused, (deliver, session), step);
         }
     }
 
@@ -140,7 +138,7 @@ impl Lane {
             },
             ContentKind::Control => {}
             _ => match shown(&plaintext, sent_at) {
-                Ok(shown) => self.show(shown, step).await?,
+                Ok(shown) => step.shown.push(shown),
                 Err(error) => {
                     let error = ProtocolError::Malformed(error);
                     self.unreadable(&error, false, step);
@@ -159,18 +157,33 @@ impl Lane {
         });
     }
 
-    /// A content goes into the inbox, once.
-    async fn show(&mut self, shown: Shown, step: &mut Step) -> Result<()> {
+    /// The contents of a turn go into the inbox, each once. Whether they are known is one question to the store.
+    pub(super) async fn show_all(&mut self, step: &mut Step) {
+        let shown = core::mem::take(&mut step.shown);
+        if shown.is_empty() || step.broken.is_some() {
+            return;
+        }
+        let marks: Vec<_> = shown.iter().map(|shown| keys::content(&self.peer, shown.id)).collect();
+        match self.core.store.get(&marks).await {
+            Ok(known) => {
+                for ((shown, mark), known) in shown.into_iter().zip(marks).zip(known) {
+                    self.show(shown, (mark, known.is_some()), step);
+                }
+            }
+            Err(error) => step.broken = Some(Error::passed(error)),
+        }
+    }
+
+    /// A content goes into the inbox, unless its mark is known.
+    fn show(&mut self, shown: Shown, (mark, stored): (Key, bool), step: &mut Step) {
         let Shown { id, content, sent_at, repaired } = shown;
-        let mark = keys::content(&self.peer, id);
-        let known =
-            step.marks.contains(&id) || self.core.store.one(&mark).await.map_err(Error::passed)?.is_some();
+        let known = stored || step.marks.contains(&id);
         if self.core.config.receipts.delivered {
             owe(&mut step.row, id);
         }
         if known {
             metrics::duplicate();
-            return Ok(());
+            return;
         }
         step.marks.insert(id);
         let now = self.core.now();
@@ -211,7 +224,6 @@ impl Lane {
             metrics::repaired();
             step.events.push(Event::Repaired { peer: self.peer.user.clone(), id });
         }
-        Ok(())
     }
 
     /// The peer tells how far messages of ours came.
@@ -294,7 +306,7 @@ impl Lane {
         let created_at = self.core.now();
         step.row.queued += 1;
         row.queued = step.row.queued;
-        self.depth.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.depth.fetch_add(1, Ordering::Relaxed);
         step.counted += 1;
         self.store_sealed((row.queued, pointer.place, created_at), (row, send), step);
         Ok(())
@@ -346,8 +358,21 @@ impl Lane {
         step.ack(&deliver, &session);
     }
 
-    fn remember_request(&mut self, request: RetryRequest, code: &str, step: &mut Step) {
-        if self.requests.len() + self.refused.len() >= MAX_REQUESTS {
+    pub(super) fn remember_request(&mut self, request: RetryRequest, code: &str, step: &mut Step) {
+        if self.requests.len() + self.refused.len() >= limits::MAX_FAILURES_OF_ONE {
+            let oldest = if self.requests.is_empty() {
+                Some(self.refused.remove(0))
+            } else {
+                self.requests.pop_front()
+            };
+            if let Some(oldest) = oldest {
+                self.core.failures.forget(&self.peer, oldest.message, &mut step.changes);
+            }
+        }
+        let failure = (&self.peer, request.message);
+        let knows = |peer: &Address| self.core.knows(&peer.user);
+        if let Err(error) = self.core.failures.remember(failure, knows, &mut step.changes) {
+            step.broken = Some(error);
             return;
         }
         let mut out = Writer::new();
@@ -374,7 +399,7 @@ impl Lane {
         peer: &Address,
     ) -> Result<(Vec<RetryRequest>, Vec<RetryRequest>)> {
         let scan = Scan::of(Table::Repair, keys::requests_of(peer));
-        let rows = core.store.scan_all(scan, MAX_REQUESTS).await.map_err(Error::passed)?;
+        let rows = core.store.scan_all(scan, limits::MAX_FAILURES_OF_ONE).await.map_err(Error::passed)?;
         let decode = |row: &stvor_store::Record| -> core::result::Result<(bool, RetryRequest), CodecError> {
             let mut input = Reader::new(row.value.expose());
             let version = input.u8()?;
@@ -432,7 +457,7 @@ impl Lane {
             if self.push_control(encrypted.blob, step).is_err() {
                 return;
             }
-            step.changes.delete(keys::request(&self.peer, request.message));
+            self.core.failures.forget(&self.peer, request.message, &mut step.changes);
             self.requests.pop_front();
         }
     }

@@ -160,8 +160,6 @@ struct Lane {
     asking: bool,
     decision: Option<TrustDecision>,
     held_mail: VecDeque<(Box<Deliver>, Arc<Session>)>,
-    /// The connection on which more mail came than is held: it is asked for again after the answer.
-    left_mail: Option<u64>,
     /// Messages that failed and are to be asked for again.
     requests: VecDeque<RetryRequest>,
     requests_after: Instant,
@@ -231,7 +229,6 @@ impl Lane {
             asking: false,
             decision: None,
             held_mail: VecDeque::new(),
-            left_mail: None,
             requests: VecDeque::new(),
             requests_after: now,
             refused: Vec::new(),
@@ -410,9 +407,12 @@ impl Lane {
         for letter in letters.drain(..) {
             self.take_mail(letter, &mut step).await;
         }
+        self.show_all(&mut step).await;
         for order in orders.drain(..) {
             self.take_work(order, &mut step).await;
         }
+        // A decision lets mail in that waited for it.
+        self.show_all(&mut step).await;
         self.expire(&mut step).await;
         self.release_held(&mut step);
         self.fill(&mut step).await;
@@ -673,5 +673,63 @@ mod tests {
         };
         tokio::time::timeout(limits::LANE_IDLE / 2, room).await.expect("an idle lane goes");
         assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
+    }
+
+    #[tokio::test]
+    async fn the_10_001st_message_that_waits_is_refused() {
+        let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let (handle, task) = new(Weak::new(), peer);
+        let send = || {
+            let (reply, _) = oneshot::channel();
+            let id = ContentId::from_bytes([1; 16]);
+            handle.work(Work::Send(SendRequest { id, content: "x".into(), timeout: Duration::ZERO, reply }))
+        };
+        for _ in 0..limits::MAX_PENDING {
+            send().unwrap();
+        }
+        assert_eq!(send().unwrap_err().code(), "QUOTA_EXCEEDED");
+        handle.depth.fetch_sub(1, Ordering::Relaxed);
+        send().unwrap();
+        drop(task);
+    }
+
+    #[tokio::test]
+    async fn one_busy_lane_more_than_may_be_awake_is_refused() {
+        let client = offline_client().await;
+        let core = client.core();
+        let wake = |number: usize| {
+            let peer = Address::new(UserId::new(&format!("peer{number}")).unwrap(), DeviceId::FIRST);
+            core.work(&peer, Work::Wake)
+        };
+        // None of them gets to run: this test never waits.
+        for number in 0..limits::MAX_LANES {
+            wake(number).unwrap();
+        }
+        assert_eq!(wake(limits::MAX_LANES).unwrap_err().code(), "CLIENT_NOT_READY");
+        wake(0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_the_failures_of_one_peer_the_oldest_goes_first() {
+        let client = offline_client().await;
+        let (mut lane, _orders) = offline(&client).await;
+        let request = |number: usize| {
+            let mut message = [0; 16];
+            message[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            RetryRequest { message: MessageId::from_bytes(message), blob_hash: [0; 32] }
+        };
+        for number in 0..limits::MAX_FAILURES_OF_ONE {
+            let mut step = Step::new(lane.row.clone());
+            lane.remember_request(request(number), "DECRYPT", &mut step);
+            lane.commit(step).await;
+        }
+        lane.reload().await.unwrap();
+        assert_eq!(lane.requests.len(), limits::MAX_FAILURES_OF_ONE);
+        let mut step = Step::new(lane.row.clone());
+        lane.remember_request(request(limits::MAX_FAILURES_OF_ONE), "DECRYPT", &mut step);
+        lane.commit(step).await;
+        lane.reload().await.unwrap();
+        assert_eq!(lane.requests.len(), limits::MAX_FAILURES_OF_ONE);
+        assert_eq!(lane.requests[0].message, request(1).message);
     }
 }

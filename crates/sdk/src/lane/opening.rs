@@ -1,5 +1,7 @@
 //! Finding the peer: bundles, first contact, questions of trust.
 
+use std::sync::atomic::Ordering;
+
 use stvor_base::ContentId;
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
@@ -142,6 +144,7 @@ impl Lane {
         };
         match started {
             Ok(started) => {
+                self.decision = None;
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 if matches!(started.identity, IdentityEvent::Replaced { .. }) {
@@ -205,20 +208,22 @@ impl Lane {
 
     pub(super) async fn take_decision(&mut self, decision: TrustDecision, step: &mut Step) {
         self.asking = false;
+        let accepted = decision.accept;
         self.decision = Some(decision);
         if self.bundle.is_some() {
             self.start(step);
         }
-        let left = self.left_mail.take();
-        for (deliver, session) in core::mem::take(&mut self.held_mail) {
+        let held = core::mem::take(&mut self.held_mail);
+        self.core.held_mail.fetch_sub(held.len(), Ordering::Relaxed);
+        for (deliver, session) in held {
             self.receive(deliver, session, step).await;
         }
-        self.left_mail = self.left_mail.or(left);
-        if self.left_mail.is_some() {
-            self.core.kick_soon();
+        if accepted {
+            self.welcome_refused();
         }
-        // An answer counts for the question that was asked, not for what comes later.
-        if !self.asking {
+        // An answer counts for the question that was asked, not for what comes later; but what was refused before it came
+        // is asked for on its strength.
+        if !(self.asking || accepted && !self.requests.is_empty()) {
             self.decision = None;
         }
     }

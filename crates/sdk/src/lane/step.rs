@@ -12,6 +12,7 @@ use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::incoming::Shown;
 use super::{Lane, Sealed, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -33,6 +34,8 @@ pub(super) struct Step {
     pub(super) changes: ChangeSet,
     pub(super) row: LaneRow,
     pub(super) arrivals: Vec<Arrival>,
+    /// Contents that were decrypted and are not judged yet: [`Lane::show_all`] does that.
+    pub(super) shown: Vec<Shown>,
     pub(super) marks: HashSet<ContentId>,
     pub(super) acks: Vec<(Arc<Session>, AckOne)>,
     /// Deliveries that this step takes: if another process took one of them first, each is judged by itself.
@@ -65,6 +68,7 @@ impl Step {
             changes: ChangeSet::new(),
             row,
             arrivals: Vec::new(),
+            shown: Vec::new(),
             marks: HashSet::new(),
             acks: Vec::new(),
             taken: Vec::new(),
@@ -121,6 +125,7 @@ impl Lane {
             broken,
             unread,
             marks: _,
+            shown: _,
         } = step;
         let removed = core::mem::take(&mut self.accepted);
         for queued in &removed {
@@ -237,6 +242,7 @@ impl Lane {
             let mut step = Step::new(self.row.clone());
             step.alone = true;
             self.receive(deliver, session, &mut step).await;
+            self.show_all(&mut step).await;
             Box::pin(self.commit(step)).await;
         }
     }
