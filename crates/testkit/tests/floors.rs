@@ -15,6 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("stvor-protocol", &["stvor-base", "stvor-crypto"]),
     ("stvor-keys", &["stvor-base", "stvor-crypto"]),
     ("stvor-tlog", &["stvor-base", "stvor-crypto"]),
+    ("stvor-vault", &["stvor-base", "stvor-crypto", "stvor-keys", "stvor-tlog"]),
     ("stvor-store", &["stvor-base", "stvor-crypto", "stvor-keys"]),
     ("stvor-wire", &["stvor-base", "stvor-crypto"]),
     ("stvor-relay", &["stvor-base", "stvor-crypto", "stvor-wire"]),

@@ -1,0 +1,119 @@
+//! Events: what each operation leaves in the log.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::level::Level;
+use crate::memory::MemoryId;
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Operation {
+    /// The vault was made.
+    Init,
+    /// The owner's session began.
+    Unlock,
+    /// The owner's session ended.
+    Lock,
+    /// The vault was closed.
+    Close,
+    /// A memory was stored.
+    Store,
+    /// A memory was recalled.
+    Recall,
+    /// Memories were searched.
+    Search,
+    /// Memories were listed.
+    List,
+    /// Another memory corrects this one.
+    Supersede,
+    /// A memory's key was destroyed.
+    Forget,
+    /// A memory was closed for good.
+    Tombstone,
+    /// A memory whose time ran out was destroyed.
+    Purge,
+    /// An intent was linked.
+    Link,
+    /// An intent was unlinked.
+    Unlink,
+    /// An approval was asked for.
+    RequestApproval,
+    /// The owner approved.
+    Approve,
+    /// The owner denied.
+    Deny,
+    /// Everything was stopped.
+    EnterLockdown,
+    /// And let go again.
+    LeaveLockdown,
+    /// An agent was enrolled.
+    EnrolAgent,
+    /// An agent was removed.
+    RemoveAgent,
+    /// The owner's secret was changed.
+    ChangeSecret,
+    /// Refused requests that were not logged one by one.
+    Suppressed,
+}
+
+/// One leaf of the log. It is stored and hashed as this JSON; free text appears as a keyed hash only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// When.
+    pub at: Moment,
+    /// An agent's name, or `owner`, or `vault`.
+    pub actor: String,
+    /// What.
+    pub operation: Operation,
+    /// On which memory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory: Option<MemoryId>,
+    /// Of which level.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub level: Option<Level>,
+    /// The code of the refusal; nothing if it was allowed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
+    /// Keyed hash of the content.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content: Option<String>,
+    /// Keyed hash of what was said to it: justification, reason, search words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// Digest of the memory's row after the operation, where it changed the row.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub row: Option<String>,
+    /// How many memories were found, or requests refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub count: Option<u64>,
+}
+
+impl Event {
+    /// An event with nothing but who and what.
+    #[must_use]
+    pub fn new(at: Moment, actor: &str, operation: Operation) -> Self {
+        Self {
+            at,
+            actor: actor.to_owned(),
+            operation,
+            memory: None,
+            level: None,
+            refused: None,
+            content: None,
+            text: None,
+            row: None,
+            count: None,
+        }
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0'));
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}

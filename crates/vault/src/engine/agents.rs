@@ -1,0 +1,176 @@
+//! Who asks: the owner, or an agent with a credential that the owner minted.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+use stvor_crypto::{Secret, SecretBytes};
+
+use super::Engine;
+use crate::audit::{Event, Operation, hex};
+use crate::error::Refusal;
+use crate::level::Level;
+use crate::storage::Table;
+use crate::{VaultError, limits};
+
+/// What the owner is called in the log.
+pub(crate) const OWNER: &str = "owner";
+/// How a credential begins.
+const PREFIX: &str = "stvor_agent_";
+
+/// An agent that the owner enrolled, and how far it reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Its name in the log.
+    pub name: String,
+    /// Namespaces that it may use: each a name, or the beginning of names with a star behind.
+    pub namespaces: Vec<String>,
+    /// The highest level that it may store and ask for.
+    pub highest: Level,
+    /// Whether it may store, correct and forget.
+    pub writes: bool,
+}
+
+/// Who asks. Getting an agent's takes its credential ([`crate::Vault::authenticate`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// The owner. The daemon lets nobody be this who did not answer its challenge.
+    Owner,
+    /// An agent.
+    Agent(Agent),
+}
+
+impl Caller {
+    /// The name in the log.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Owner => OWNER,
+            Self::Agent(agent) => &agent.name,
+        }
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        matches!(self, Self::Owner)
+    }
+
+    /// Whether the caller may know of what is in a namespace.
+    pub(crate) fn reaches(&self, namespace: &str) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::Agent(agent) => agent.namespaces.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => namespace.starts_with(beginning),
+                None => pattern == namespace,
+            }),
+        }
+    }
+
+    /// Whether the caller may have to do with a level.
+    pub(crate) fn may_have(&self, level: Level) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::Agent(agent) => level <= agent.highest,
+        }
+    }
+
+    pub(crate) fn must_write(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Agent(agent) if !agent.writes => Err(Refusal::NotAllowed { what: "change memories" }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A credential, shown once. The vault keeps a keyed hash of it.
+pub struct Credential(SecretBytes);
+
+impl Credential {
+    /// The text that the agent presents.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Engine {
+    fn credential_key(&self, credential: &[u8]) -> Result<Vec<u8>, VaultError> {
+        Ok(self.held()?.base.hash("credential", credential).expose().to_vec())
+    }
+
+    /// Enrols an agent and mints its credential.
+    pub(crate) fn enrol(&mut self, agent: &Agent) -> Result<Credential, VaultError> {
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::EnrolAgent);
+        event.level = Some(agent.highest);
+        self.audited(event, |engine, event| {
+            event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
+            let named = !agent.name.is_empty()
+                && agent.name.len() <= limits::MAX_NAME
+                && agent.name != OWNER
+                && agent.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@/".contains(c));
+            if !named {
+                return Err(VaultError::invalid(
+                    "an agent's name has letters, digits and -_.@/, and is not `owner`",
+                ));
+            }
+            let agents = engine.agents()?;
+            if agents.len() >= limits::MAX_AGENTS || agents.iter().any(|known| known.name == agent.name) {
+                return Err(VaultError::invalid(
+                    "an agent of this name is enrolled, or there are 1000 already",
+                ));
+            }
+            let secret = Secret::<32>::random(&mut engine.rng)?;
+            let credential = SecretBytes::from(format!("{PREFIX}{}", hex(secret.expose())).into_bytes());
+            let key = engine.credential_key(credential.expose())?;
+            let plain = serde_json::to_vec(agent).map_err(|error| VaultError::Database(error.to_string()))?;
+            let held = engine.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+            let sealed = held.base.rows.seal(&mut engine.rng, &key, &plain)?;
+            engine.database.put_record(Table::Agent, &key, &sealed)?;
+            Ok(Credential(credential))
+        })
+    }
+
+    /// Removes an agent; its credential is worth nothing from here on.
+    pub(crate) fn remove_agent(&mut self, name: &str) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::RemoveAgent);
+        self.audited(event, |engine, event| {
+            event.text = Some(engine.keyed("agent", name.as_bytes())?);
+            let known = engine.agent_records()?.into_iter().find(|(_, agent)| agent.name == name);
+            let unknown = || VaultError::invalid("no agent of this name is enrolled");
+            let (key, _) = known.ok_or_else(unknown)?;
+            engine.database.remove_record(Table::Agent, &key)
+        })
+    }
+
+    fn agent_records(&self) -> Result<Vec<(Vec<u8>, Agent)>, VaultError> {
+        let rows = &self.held()?.base.rows;
+        let open = |(key, record): (Vec<u8>, Vec<u8>)| {
+            let tampered = || VaultError::tampered("the record of an agent", "it does not open");
+            let plain = rows.open(&key, &record).map_err(|_| tampered())?;
+            let agent = serde_json::from_slice(plain.expose()).map_err(|_| tampered())?;
+            Ok((key, agent))
+        };
+        self.database.records(Table::Agent)?.into_iter().map(open).collect()
+    }
+
+    /// All agents.
+    pub(crate) fn agents(&self) -> Result<Vec<Agent>, VaultError> {
+        Ok(self.agent_records()?.into_iter().map(|(_, agent)| agent).collect())
+    }
+
+    /// The agent that a credential is of.
+    pub(crate) fn authenticate(&self, credential: &[u8]) -> Result<Caller, VaultError> {
+        let unknown = Refusal::NotAllowed { what: "enter: its credential is not known" };
+        let key = self.credential_key(credential)?;
+        let record = self.database.record(Table::Agent, &key)?.ok_or(unknown)?;
+        let plain = self.held()?.base.rows.open(&key, &record);
+        let tampered = || VaultError::tampered("the record of an agent", "it does not open");
+        let plain = plain.map_err(|_| tampered())?;
+        serde_json::from_slice(plain.expose()).map(Caller::Agent).map_err(|_| tampered())
+    }
+}

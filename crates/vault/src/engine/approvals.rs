@@ -1,0 +1,154 @@
+//! Asking for approvals, granting and using them.
+
+use core::time::Duration;
+
+use stvor_crypto::Random;
+
+use super::Engine;
+use super::agents::{Caller, OWNER};
+use super::memories::Recall;
+use crate::audit::{Event, Operation};
+use crate::error::Refusal;
+use crate::gates::approval::{Approval, Stand, Wanted};
+use crate::memory::MemoryId;
+use crate::storage::{MemoryRow, Table};
+use crate::{VaultError, limits};
+
+impl Engine {
+    fn put_approval(&mut self, approval: &Approval) -> Result<(), VaultError> {
+        let plain = serde_json::to_vec(approval).map_err(|error| VaultError::Database(error.to_string()))?;
+        let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+        let key = approval.id.as_bytes();
+        let sealed = held.base.rows.seal(&mut self.rng, &approval_ad(key), &plain)?;
+        self.database.put_record(Table::Approval, key, &sealed)
+    }
+
+    /// All approvals that were not used, denied or outdated.
+    pub(crate) fn approvals(&self) -> Result<Vec<Approval>, VaultError> {
+        let rows = &self.held()?.base.rows;
+        let open = |(key, record): (Vec<u8>, Vec<u8>)| {
+            let tampered = || VaultError::tampered("the record of an approval", "it does not open");
+            let plain = rows.open(&approval_ad(&key), &record).map_err(|_| tampered())?;
+            serde_json::from_slice::<Approval>(plain.expose()).map_err(|_| tampered())
+        };
+        self.database.records(Table::Approval)?.into_iter().map(open).collect()
+    }
+
+    /// Asks the owner to approve one recall.
+    pub(crate) fn request_approval(
+        &mut self,
+        caller: &Caller,
+        id: MemoryId,
+        purpose: &str,
+    ) -> Result<MemoryId, VaultError> {
+        let mut event = Event::new(self.clock.now(), caller.name(), Operation::RequestApproval);
+        event.memory = Some(id);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            event.text = Some(engine.keyed("text", purpose.as_bytes())?);
+            let (row, header) = engine.find(caller, id)?;
+            event.level = Some(header.level);
+            if let Some(why) = header.gone(event.at.wall) {
+                return Err(Refusal::Gone(why).into());
+            }
+            if purpose.trim().is_empty() || purpose.len() > limits::MAX_TEXT {
+                return Err(Refusal::NoJustification { level: header.level }.into());
+            }
+            engine.drop_old_approvals()?;
+            let known = engine.approvals()?;
+            let same = |known: &&Approval| {
+                known.stand == Stand::Pending
+                    && (known.agent.as_str(), known.memory, known.purpose.as_str())
+                        == (caller.name(), id, purpose)
+            };
+            if let Some(known) = known.iter().find(same) {
+                return Ok(known.id);
+            }
+            if known.len() >= limits::MAX_PENDING {
+                return Err(VaultError::invalid(
+                    "100 approvals are waiting; the owner has to decide on them first",
+                ));
+            }
+            let mut name = [0; 16];
+            engine.rng.fill(&mut name)?;
+            let approval = Approval {
+                id: MemoryId::from_bytes(name),
+                agent: caller.name().to_owned(),
+                memory: id,
+                purpose: purpose.to_owned(),
+                row: row.digest(),
+                asked: event.at.clone(),
+                decided: None,
+                valid: 0,
+                stand: Stand::Pending,
+            };
+            engine.put_approval(&approval)?;
+            Ok(approval.id)
+        })
+    }
+
+    /// Grants or denies a request. `valid` is how long a grant may be used; nothing denies.
+    pub(crate) fn decide_approval(
+        &mut self,
+        id: MemoryId,
+        valid: Option<Duration>,
+    ) -> Result<(), VaultError> {
+        let operation = if valid.is_some() { Operation::Approve } else { Operation::Deny };
+        let event = Event::new(self.clock.now(), OWNER, operation);
+        self.audited(event, |engine, event| {
+            let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
+            let waiting = known.filter(|approval| approval.stand == Stand::Pending);
+            let mut approval =
+                waiting.ok_or_else(|| VaultError::invalid("no request of this id is waiting"))?;
+            event.memory = Some(approval.memory);
+            event.text = Some(engine.keyed("text", approval.purpose.as_bytes())?);
+            let valid = valid.map(|valid| valid.min(limits::MAX_APPROVAL));
+            approval.stand = if valid.is_some() { Stand::Granted } else { Stand::Denied };
+            approval.valid = u64::try_from(valid.unwrap_or_default().as_millis()).unwrap_or(0);
+            approval.decided = Some(event.at.clone());
+            engine.put_approval(&approval)
+        })
+    }
+
+    /// The approval that allows exactly this recall now.
+    pub(super) fn approval_for(
+        &self,
+        recall: &Recall<'_>,
+        row: &MemoryRow,
+        event: &Event,
+    ) -> Result<Option<Approval>, VaultError> {
+        if recall.caller.is_owner() {
+            return Ok(None);
+        }
+        let digest = row.digest();
+        let wanted = Wanted {
+            agent: recall.caller.name(),
+            memory: recall.id,
+            purpose: recall.justification,
+            row: &digest,
+        };
+        Ok(self.approvals()?.into_iter().find(|approval| approval.allows(&wanted, &event.at)))
+    }
+
+    /// An approval is used once.
+    pub(super) fn use_approval(&mut self, approval: Approval) -> Result<(), VaultError> {
+        self.put_approval(&Approval { stand: Stand::Used, ..approval })
+    }
+
+    /// Removes what was used or denied, and requests and grants of another day.
+    fn drop_old_approvals(&self) -> Result<(), VaultError> {
+        let now = self.clock.now().wall;
+        let day = u64::try_from(limits::MAX_APPROVAL.as_millis()).unwrap_or(u64::MAX);
+        for approval in self.approvals()? {
+            let old = now.saturating_sub(approval.asked.wall) > day;
+            if old || matches!(approval.stand, Stand::Used | Stand::Denied) {
+                self.database.remove_record(Table::Approval, approval.id.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn approval_ad(key: &[u8]) -> Vec<u8> {
+    [b"approval ", key].concat()
+}

@@ -1,0 +1,374 @@
+//! Storing, recalling, correcting, closing and destroying memories.
+
+use stvor_base::Timestamp;
+use stvor_crypto::Random;
+use stvor_crypto::kdf::constant_time_eq;
+
+use super::agents::Caller;
+use super::{Engine, Later, hour};
+use crate::audit::{Event, Operation};
+use crate::error::Refusal;
+use crate::gates::boundary::Verdict;
+use crate::gates::{Situation, decide};
+use crate::level::Level;
+use crate::memory::{Header, MemoryId, NewMemory, Recalled, State};
+use crate::sealing::{open_content, seal_content};
+use crate::storage::MemoryRow;
+use crate::{VaultError, detect, limits};
+
+/// A recall as it was asked for.
+#[derive(Debug)]
+pub(crate) struct Recall<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) id: MemoryId,
+    pub(crate) justification: &'a str,
+    pub(crate) boundary: Option<Verdict>,
+}
+
+fn millis(duration: core::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Engine {
+    /// Stores a memory.
+    pub(crate) fn store(&mut self, caller: &Caller, memory: &NewMemory) -> Result<MemoryId, VaultError> {
+        let mut event = Event::new(self.clock.now(), caller.name(), Operation::Store);
+        event.level = Some(memory.level);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            memory.check()?;
+            caller.must_write()?;
+            if !caller.may_have(memory.level) {
+                return Err(Refusal::NotAllowed { what: "store at this level" }.into());
+            }
+            if !caller.reaches(&memory.namespace) {
+                return Err(Refusal::NotAllowed { what: "use this namespace" }.into());
+            }
+            if !memory.level.needs_approval() {
+                let fields = [memory.content.expose(), memory.source.as_bytes()].into_iter();
+                let mut all = fields.chain(memory.metadata.values().map(String::as_bytes));
+                if let Some(kind) = all.find_map(detect::secret) {
+                    return Err(Refusal::SecretDetected { kind }.into());
+                }
+            }
+            let header = engine.new_header(caller, memory, event.at.wall)?;
+            if let Some(older) = memory.supersedes {
+                engine.supersede(caller, older, header.id)?;
+            }
+            let row = engine.seal(&header, memory.content.expose())?;
+            engine.database.insert_memory(&row)?;
+            for intent in &header.intents {
+                let blind = engine.blind("intent", intent)?;
+                engine.database.link(&blind, &header.id)?;
+            }
+            event.memory = Some(header.id);
+            (event.content, event.row) = (Some(header.content_hash.clone()), Some(row.digest()));
+            let id = header.id;
+            engine.index_later(header, memory.content.expose());
+            Ok(id)
+        })
+    }
+
+    fn new_header(&mut self, caller: &Caller, memory: &NewMemory, now: u64) -> Result<Header, VaultError> {
+        let mut id = [0; 16];
+        self.rng.fill(&mut id)?;
+        let level = memory.level;
+        let ephemeral = (level == Level::Ephemeral).then_some(limits::EPHEMERAL_TTL);
+        let ttl = match (memory.ttl, ephemeral) {
+            (Some(asked), Some(most)) => Some(asked.min(most)),
+            (asked, most) => asked.or(most),
+        };
+        let cooldown =
+            memory.cooldown.or(level.needs_approval().then_some(limits::COOLDOWN)).unwrap_or_default();
+        Ok(Header {
+            id: MemoryId::from_bytes(id),
+            level,
+            namespace: memory.namespace.clone(),
+            creator: caller.name().to_owned(),
+            created: now,
+            expires: ttl.map(|ttl| now.saturating_add(millis(ttl))),
+            cooldown: millis(cooldown),
+            metadata: memory.metadata.clone(),
+            searchable: memory.searchable.clone(),
+            intents: memory.intents.clone(),
+            source: memory.source.clone(),
+            trust: memory.trust,
+            supersedes: memory.supersedes,
+            superseded_by: None,
+            length: memory.content.len() as u64,
+            content_hash: self.keyed("content", memory.content.expose())?,
+            state: State::Live,
+            state_since: None,
+            state_reason: String::new(),
+        })
+    }
+
+    fn seal(&mut self, header: &Header, content: &[u8]) -> Result<MemoryRow, VaultError> {
+        let sealed = {
+            let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+            let wrap = held.base.wrap(header.level).ok_or(match header.level {
+                Level::Black => Refusal::NoToken,
+                _ => Refusal::NoVaultedKey,
+            })?;
+            seal_content(&wrap, &header.bound(), content, &mut self.rng)?
+        };
+        Ok(MemoryRow {
+            id: header.id,
+            space: self.blind("namespace", &header.namespace)?,
+            due: header.expires.map(hour),
+            header: self.seal_header(header)?,
+            wrapped: Some(sealed.wrapped),
+            content: Some(sealed.content),
+        })
+    }
+
+    /// Marks a memory as corrected by another, as a step of storing that one, with an event of its own.
+    fn supersede(&mut self, caller: &Caller, older: MemoryId, newer: MemoryId) -> Result<(), VaultError> {
+        let (mut row, mut header) = self.find(caller, older)?;
+        if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
+            return Err(VaultError::invalid("only a memory that is live can be superseded"));
+        }
+        header.superseded_by = Some(newer);
+        self.set_state(&mut header, State::Superseded, "");
+        row.header = self.seal_header(&header)?;
+        self.database.update_memory(&row)?;
+        self.later.push(Later::Remove(older));
+        let mut event = Event::new(self.clock.now(), caller.name(), Operation::Supersede);
+        (event.memory, event.level, event.row) = (Some(older), Some(header.level), Some(row.digest()));
+        self.log(&event)
+    }
+
+    fn set_state(&self, header: &mut Header, state: State, reason: &str) {
+        header.state = state;
+        header.state_since = Some(self.clock.now().wall);
+        reason.clone_into(&mut header.state_reason);
+    }
+
+    /// The row and header of a memory that the caller may know of.
+    pub(crate) fn find(&self, caller: &Caller, id: MemoryId) -> Result<(MemoryRow, Header), VaultError> {
+        let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
+        let row = self.database.memory(&id)?.ok_or_else(unknown)?;
+        let header = self.header(&row)?;
+        if caller.reaches(&header.namespace) && caller.may_have(header.level) {
+            Ok((row, header))
+        } else {
+            Err(unknown())
+        }
+    }
+
+    /// Recalls a memory, if every gate lets it pass.
+    pub(crate) fn recall(&mut self, recall: &Recall<'_>) -> Result<Recalled, VaultError> {
+        let mut event = Event::new(self.clock.now(), recall.caller.name(), Operation::Recall);
+        event.memory = Some(recall.id);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            if recall.justification.len() > limits::MAX_TEXT {
+                return Err(VaultError::invalid("a justification has at most 4096 bytes"));
+            }
+            if !recall.justification.is_empty() {
+                event.text = Some(engine.keyed("text", recall.justification.as_bytes())?);
+            }
+            let (row, header) = engine.find(recall.caller, recall.id)?;
+            event.level = Some(header.level);
+            let approval = engine.approval_for(recall, &row, event)?;
+            let last_recall = match engine.database.last_recall(&recall.id)? {
+                Some(seq) => engine.event_time(seq)?,
+                None => None,
+            };
+            let held = engine.held()?;
+            decide(&Situation {
+                header: &header,
+                now: &event.at,
+                last_event: held.last_event.as_ref(),
+                last_recall: last_recall.as_ref(),
+                key_held: !header.level.needs_session()
+                    || held.session.as_ref().is_some_and(|keys| keys.opens(header.level)),
+                justification: recall.justification,
+                // The owner's own recall is the approval.
+                approved: recall.caller.is_owner() || approval.is_some(),
+                boundary: recall.boundary.as_ref(),
+                token_present: false,
+            })?;
+            let content = engine.open(&row, &header)?;
+            event.content = Some(header.content_hash.clone());
+            for auditor in &engine.auditors {
+                auditor(&header, content.expose()).map_err(Refusal::Auditor)?;
+            }
+            if header.cooldown > 0 {
+                let seq = engine.held()?.tree.size();
+                engine.database.put_recall(&recall.id, seq)?;
+            }
+            if let Some(approval) = approval {
+                engine.use_approval(approval)?;
+            }
+            Ok(Recalled { header, content })
+        })
+    }
+
+    /// Decrypts a content and checks it against its keyed hash.
+    pub(crate) fn open(
+        &self,
+        row: &MemoryRow,
+        header: &Header,
+    ) -> Result<stvor_crypto::SecretBytes, VaultError> {
+        let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
+        let (Some(wrapped), Some(content)) = (&row.wrapped, &row.content) else {
+            return Err(tampered("its content is gone, and nobody forgot it"));
+        };
+        let held = self.held()?;
+        let nothing = crate::keys::SessionKeys::default();
+        let session = held.session.as_ref().unwrap_or(&nothing);
+        let locked = Refusal::Locked { level: header.level };
+        let unwrap = session.unwrap(&held.base, header.level).ok_or(locked)?;
+        let opened = open_content(&unwrap, &header.bound(), (wrapped, content));
+        let opened = opened.map_err(|_| tampered("its content does not open"))?;
+        let hash = self.keyed("content", opened.expose())?;
+        if !constant_time_eq(hash.as_bytes(), header.content_hash.as_bytes()) {
+            return Err(tampered("its content is another one"));
+        }
+        Ok(opened)
+    }
+
+    /// The level of a memory, for who has to ask the boundary daemon before the recall.
+    pub(crate) fn level_of(&self, caller: &Caller, id: MemoryId) -> Option<Level> {
+        self.find(caller, id).ok().map(|(_, header)| header.level)
+    }
+
+    /// Destroys a memory's key and content.
+    pub(crate) fn forget(&mut self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+        self.end(caller, (id, Operation::Forget, State::Forgotten), reason)
+    }
+
+    /// Closes a memory for good, and keeps it for the record.
+    pub(crate) fn tombstone(
+        &mut self,
+        caller: &Caller,
+        id: MemoryId,
+        reason: &str,
+    ) -> Result<(), VaultError> {
+        self.end(caller, (id, Operation::Tombstone, State::Tombstoned), reason)
+    }
+
+    fn end(
+        &mut self,
+        caller: &Caller,
+        (id, operation, state): (MemoryId, Operation, State),
+        reason: &str,
+    ) -> Result<(), VaultError> {
+        let mut event = Event::new(self.clock.now(), caller.name(), operation);
+        event.memory = Some(id);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            caller.must_write()?;
+            if reason.len() > limits::MAX_TEXT {
+                return Err(VaultError::invalid("a reason has at most 4096 bytes"));
+            }
+            event.text = Some(engine.keyed("text", reason.as_bytes())?);
+            let (row, header) = engine.find(caller, id)?;
+            event.level = Some(header.level);
+            // What an agent may not read it may not destroy either; above level 2 it is the owner's to decide.
+            if header.level.needs_approval() && !caller.is_owner() {
+                return Err(Refusal::NotAllowed { what: "end a memory of this level" }.into());
+            }
+            if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
+                return Err(Refusal::Gone("it was ended before").into());
+            }
+            event.row = Some(engine.destroy((row, header), state, reason)?);
+            Ok(())
+        })
+    }
+
+    /// Writes the new state of a memory; of all states but a tombstone only the header without what describes the content
+    /// is left. Returns the digest of the row.
+    fn destroy(
+        &mut self,
+        (mut row, mut header): (MemoryRow, Header),
+        state: State,
+        reason: &str,
+    ) -> Result<String, VaultError> {
+        self.set_state(&mut header, state, reason);
+        if state != State::Tombstoned {
+            for intent in core::mem::take(&mut header.intents) {
+                let blind = self.blind("intent", &intent)?;
+                self.database.unlink(&blind, &row.id)?;
+            }
+            header.metadata.clear();
+            header.searchable.clear();
+            header.source.clear();
+            header.content_hash.clear();
+            (row.wrapped, row.content, row.due) = (None, None, None);
+            self.wipe = true;
+        }
+        row.header = self.seal_header(&header)?;
+        self.database.update_memory(&row)?;
+        self.later.push(Later::Remove(row.id));
+        Ok(row.digest())
+    }
+
+    /// Destroys memories whose time ran out, at most `count`. Returns how many.
+    pub(crate) fn purge(&mut self, count: usize) -> Result<usize, VaultError> {
+        let now = self.clock.now();
+        let this_hour = hour(now.wall);
+        let mut purged = 0;
+        for id in self.database.due(this_hour, count)? {
+            let Some(row) = self.database.memory(&id)? else { continue };
+            let header = self.header(&row)?;
+            if header.expires.is_none_or(|end| end > now.wall) {
+                continue;
+            }
+            let mut event = Event::new(now.clone(), "vault", Operation::Purge);
+            (event.memory, event.level) = (Some(id), Some(header.level));
+            self.audited(event, |engine, event| {
+                event.row = Some(engine.destroy((row, header), State::Expired, "")?);
+                Ok(())
+            })?;
+            purged += 1;
+        }
+        Ok(purged)
+    }
+
+    /// Links or unlinks an intent.
+    pub(crate) fn set_intent(
+        &mut self,
+        caller: &Caller,
+        (id, link): (MemoryId, bool),
+        intent: &str,
+    ) -> Result<(), VaultError> {
+        let operation = if link { Operation::Link } else { Operation::Unlink };
+        let mut event = Event::new(self.clock.now(), caller.name(), operation);
+        event.memory = Some(id);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            caller.must_write()?;
+            event.text = Some(engine.keyed("text", intent.as_bytes())?);
+            let (mut row, mut header) = engine.find(caller, id)?;
+            event.level = Some(header.level);
+            if let Some(why) = header.gone(event.at.wall) {
+                return Err(Refusal::Gone(why).into());
+            }
+            let fits = !intent.is_empty() && intent.len() <= limits::MAX_NAME;
+            if link && (!fits || header.intents.len() >= limits::MAX_INTENTS) {
+                return Err(VaultError::invalid(
+                    "an intent has 1 to 256 bytes, and a memory at most 32 of them",
+                ));
+            }
+            header.intents.retain(|known| known != intent);
+            let blind = engine.blind("intent", intent)?;
+            if link {
+                header.intents.push(intent.to_owned());
+                engine.database.link(&blind, &id)?;
+            } else {
+                engine.database.unlink(&blind, &id)?;
+            }
+            row.header = engine.seal_header(&header)?;
+            engine.database.update_memory(&row)?;
+            event.row = Some(row.digest());
+            Ok(())
+        })
+    }
+
+    /// What the wall clock of the engine says.
+    pub(crate) fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.now().wall)
+    }
+}

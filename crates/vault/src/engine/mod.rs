@@ -1,0 +1,311 @@
+//! What works on the vault's one thread: keys, database, log and index, and the operations on them.
+
+pub(crate) mod agents;
+mod approvals;
+pub(crate) mod memories;
+mod owner;
+mod search;
+pub(crate) mod status;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use stvor_base::ErrorCode;
+use stvor_crypto::SystemRandom;
+use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note};
+
+use crate::audit::{Event, Operation, hex};
+use crate::clock::{Clock, Moment};
+use crate::error::Refusal;
+use crate::keys::{BaseKeys, SessionKeys};
+use crate::level::Level;
+use crate::memory::{Header, MemoryId};
+use crate::storage::index::Index;
+use crate::storage::{CheckpointFile, Database, EventRow, Lock, MemoryRow};
+use crate::vault::Auditor;
+use crate::{VaultError, limits};
+
+/// Keys and log, from the first unlock on.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) base: BaseKeys,
+    pub(crate) session: Option<SessionKeys>,
+    pub(crate) tree: Frontier,
+    pub(crate) last_event: Option<Moment>,
+}
+
+/// Refusals of one agent in the current minute.
+#[derive(Debug, Default)]
+struct Refusals {
+    since: u64,
+    logged: u32,
+    suppressed: u64,
+}
+
+/// What is done to the index when the commit is through.
+#[derive(Debug)]
+enum Later {
+    Add(MemoryId, (String, Level), String),
+    Remove(MemoryId),
+}
+
+/// The state of an open vault.
+pub(crate) struct Engine {
+    pub(crate) database: Database,
+    pub(crate) outside: Vec<CheckpointFile>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: SystemRandom,
+    pub(crate) auditors: Vec<Arc<Auditor>>,
+    pub(crate) held: Option<Held>,
+    index: Option<Index>,
+    later: Vec<Later>,
+    refusals: HashMap<String, Refusals>,
+    refused_cold: u64,
+    /// The tree before the group that is under way.
+    before: Option<(Frontier, Option<Moment>)>,
+    wipe: bool,
+    broken: Option<VaultError>,
+    _lock: Lock,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        (database, lock): (Database, Lock),
+        outside: Vec<CheckpointFile>,
+        (clock, auditors): (Arc<dyn Clock>, Vec<Arc<Auditor>>),
+    ) -> Self {
+        Self {
+            database,
+            outside,
+            clock,
+            rng: SystemRandom::new(),
+            auditors,
+            held: None,
+            index: None,
+            later: Vec::new(),
+            refusals: HashMap::new(),
+            refused_cold: 0,
+            before: None,
+            wipe: false,
+            broken: None,
+            _lock: lock,
+        }
+    }
+
+    pub(crate) fn held(&self) -> Result<&Held, VaultError> {
+        self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))
+    }
+
+    /// Does `work` and logs it, or logs that it was refused and leaves nothing else of it. `event` says who and what;
+    /// `work` adds what it learns. Nothing is known outside before [`Engine::commit`].
+    pub(crate) fn audited<T>(
+        &mut self,
+        mut event: Event,
+        work: impl FnOnce(&mut Self, &mut Event) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        if self.held.is_none() {
+            self.refused_cold = self.refused_cold.saturating_add(1);
+            return Err(Refusal::Cold.into());
+        }
+        self.may_ask(&event)?;
+        self.database.run("SAVEPOINT one")?;
+        let later = self.later.len();
+        let done = match work(self, &mut event) {
+            Ok(value) => self.log(&event).map(|()| value),
+            Err(error) => {
+                self.later.truncate(later);
+                event.refused = Some(error.code().to_owned());
+                (event.row, event.content) = (None, None);
+                let undone = self.database.run("ROLLBACK TO one");
+                self.count_refusal(&event);
+                undone.and_then(|()| self.log(&event)).and(Err(error))
+            }
+        };
+        if self.broken.is_none() {
+            self.database.run("RELEASE one")?;
+        }
+        done
+    }
+
+    /// Appends an event to the log.
+    pub(crate) fn log(&mut self, event: &Event) -> Result<(), VaultError> {
+        let logged = self.try_log(event);
+        if let Err(error) = &logged {
+            // Without its log entry nothing of the group may stand.
+            self.broken = Some(error.clone());
+        }
+        logged
+    }
+
+    fn try_log(&mut self, event: &Event) -> Result<(), VaultError> {
+        let entry = serde_json::to_vec(event).map_err(|error| VaultError::Database(error.to_string()))?;
+        let held = self.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
+        if self.before.is_none() {
+            self.before = Some((held.tree.clone(), held.last_event.clone()));
+        }
+        let seq = held.tree.size();
+        let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &entry)?;
+        let mut complete: Vec<Node> = Vec::new();
+        held.tree.append(Hash::leaf(&entry), &mut complete)?;
+        // A clock that was set back does not make the log's time go back.
+        if held.last_event.as_ref().is_none_or(|last| last.wall <= event.at.wall) {
+            held.last_event = Some(event.at.clone());
+        }
+        self.database.insert_event(&EventRow { seq, sealed }, &complete)
+    }
+
+    /// Begins a group of operations.
+    pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
+        (self.before, self.wipe, self.broken) = (None, false, None);
+        self.later.clear();
+        self.database.run("BEGIN IMMEDIATE")
+    }
+
+    /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole.
+    pub(crate) fn commit(&mut self) -> Result<(), VaultError> {
+        let done = self.try_commit();
+        if done.is_err() {
+            let _ = self.database.run("ROLLBACK");
+            self.index = None;
+            if let (Some((tree, last)), Some(held)) = (self.before.take(), self.held.as_mut()) {
+                (held.tree, held.last_event) = (tree, last);
+            }
+        }
+        done
+    }
+
+    fn try_commit(&mut self) -> Result<(), VaultError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        let note = match (&self.held, &self.before) {
+            (Some(held), Some(_)) => Some(sign(held)?),
+            _ => None,
+        };
+        if let Some(note) = &note {
+            self.database.put_checkpoint(&note.to_string())?;
+        }
+        self.database.run("COMMIT")?;
+        // What follows can not undo the commit: it is reported, and the answers leave.
+        self.before = None;
+        if let Some(note) = &note {
+            for file in &mut self.outside {
+                file.append(note)?;
+            }
+        }
+        if self.wipe {
+            self.database.merge_journal()?;
+        }
+        self.apply_later()
+    }
+
+    fn apply_later(&mut self) -> Result<(), VaultError> {
+        let changes = core::mem::take(&mut self.later);
+        let Some(index) = self.index.as_mut() else { return Ok(()) };
+        let applied = changes.iter().try_for_each(|change| match change {
+            Later::Add(id, (namespace, level), text) => index.add(*id, (namespace, *level), text),
+            Later::Remove(id) => index.remove(id),
+        });
+        // It is made anew when it is needed.
+        if applied.is_err() {
+            self.index = None;
+        }
+        Ok(())
+    }
+
+    /// What is done while nobody asks for anything.
+    pub(crate) fn idle(&mut self) {
+        for file in &self.outside {
+            let _ = file.sync();
+        }
+    }
+
+    /// Refuses agents that were refused too often, without a log entry for each.
+    fn may_ask(&mut self, event: &Event) -> Result<(), VaultError> {
+        let Some(refusals) = self.refusals.get_mut(&event.actor) else { return Ok(()) };
+        let now = event.at.wall;
+        if now < refusals.since || now - refusals.since >= 60_000 {
+            let suppressed = refusals.suppressed;
+            self.refusals.remove(&event.actor);
+            if suppressed > 0 {
+                let mut summary = Event::new(event.at.clone(), &event.actor, Operation::Suppressed);
+                summary.count = Some(suppressed);
+                self.log(&summary)?;
+            }
+            return Ok(());
+        }
+        if refusals.logged >= limits::REFUSALS_PER_MINUTE && event.actor != agents::OWNER {
+            refusals.suppressed = refusals.suppressed.saturating_add(1);
+            return Err(Refusal::TooManyRefusals.into());
+        }
+        Ok(())
+    }
+
+    fn count_refusal(&mut self, event: &Event) {
+        let refusals = self.refusals.entry(event.actor.clone()).or_default();
+        if refusals.logged == 0 {
+            refusals.since = event.at.wall;
+        }
+        refusals.logged = refusals.logged.saturating_add(1);
+    }
+
+    /// A keyed hash, in hexadecimal digits.
+    pub(crate) fn keyed(&self, purpose: &str, bytes: &[u8]) -> Result<String, VaultError> {
+        Ok(hex(self.held()?.base.hash(purpose, bytes).expose()))
+    }
+
+    /// What is seen of a namespace or an intent in the database: half of a keyed hash.
+    pub(crate) fn blind(&self, purpose: &str, text: &str) -> Result<Vec<u8>, VaultError> {
+        let hash = self.held()?.base.hash(purpose, text.as_bytes());
+        Ok(hash.expose().iter().copied().take(16).collect())
+    }
+
+    /// Seals a header for its row.
+    pub(crate) fn seal_header(&mut self, header: &Header) -> Result<Vec<u8>, VaultError> {
+        let plain = serde_json::to_vec(header).map_err(|error| VaultError::Database(error.to_string()))?;
+        let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+        Ok(held.base.rows.seal(&mut self.rng, header.id.as_bytes(), &plain)?)
+    }
+
+    /// Opens the header of a row, and holds it against the row.
+    pub(crate) fn header(&self, row: &MemoryRow) -> Result<Header, VaultError> {
+        let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
+        let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
+        let plain = plain.map_err(|_| tampered("its header does not open"))?;
+        let header: Header =
+            serde_json::from_slice(plain.expose()).map_err(|_| tampered("its header is not understood"))?;
+        let due = header.expires.filter(|_| row.wrapped.is_some() || row.due.is_some()).map(hour);
+        if header.id != row.id || row.space != self.blind("namespace", &header.namespace)? || row.due != due {
+            return Err(tampered("its header is of another row"));
+        }
+        Ok(header)
+    }
+
+    /// The time of an event that the log holds.
+    pub(crate) fn event_time(&self, seq: u64) -> Result<Option<Moment>, VaultError> {
+        let rows = self.database.events_from(seq, 1)?;
+        let Some(row) = rows.first().filter(|row| row.seq == seq) else { return Ok(None) };
+        Ok(Some(self.open_event(row)?.0.at))
+    }
+
+    /// An event, and the bytes that the log hashes.
+    pub(crate) fn open_event(&self, row: &EventRow) -> Result<(Event, Vec<u8>), VaultError> {
+        let tampered = |reason: &str| VaultError::tampered(format!("the event {}", row.seq), reason);
+        let entry = self.held()?.base.events.open(&row.seq.to_be_bytes(), &row.sealed);
+        let entry = entry.map_err(|_| tampered("it does not open"))?;
+        let event = serde_json::from_slice(entry.expose()).map_err(|_| tampered("it is not understood"))?;
+        Ok((event, entry.into_exposed()))
+    }
+}
+
+/// The log, signed as it is.
+fn sign(held: &Held) -> Result<Note, VaultError> {
+    let signer = &held.base.signer;
+    let checkpoint = Checkpoint::new(signer.verifier().name(), held.tree.size(), held.tree.root())?;
+    Ok(checkpoint.sign(&[signer])?)
+}
+
+/// The hour since the epoch in which a time in milliseconds is over.
+pub(crate) fn hour(millis: u64) -> i64 {
+    i64::try_from(millis.div_ceil(3_600_000)).unwrap_or(i64::MAX)
+}

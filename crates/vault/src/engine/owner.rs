@@ -1,0 +1,193 @@
+//! What the owner does: opening and closing, lockdown, changing secrets.
+
+use stvor_crypto::Secret;
+use stvor_keys::KeyHolder;
+use stvor_tlog::{Checkpoint, Frontier, Note, TlogError};
+
+use super::agents::OWNER;
+use super::status::{Lockdown, Mode, Status};
+use super::{Engine, Held};
+use crate::audit::{Event, Operation};
+use crate::error::Refusal;
+use crate::keys::{BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SessionKeys, VerbKey, rewrap_owner};
+use crate::{VaultError, limits};
+
+impl Engine {
+    /// Opens the vault with the root key, and levels 4 with its own. Before anything else the log is held against its
+    /// checkpoints: a log that was cut is not continued.
+    pub(crate) fn unlock(&mut self, root: &RootKey, vaulted: Option<&Secret<32>>) -> Result<(), VaultError> {
+        let slots = self.database.slots()?;
+        let base = BaseKeys::open(root, &slots)?;
+        let mut session = SessionKeys::open(root, &slots)?;
+        if let Some(vaulted) = vaulted {
+            session.open_vaulted(vaulted, &slots)?;
+        }
+        if self.held.is_none() {
+            let tree = self.checked_tree(&base)?;
+            self.held = Some(Held { base, session: None, tree, last_event: None });
+            let size = self.held()?.tree.size();
+            if size > 0 {
+                let last = self.event_time(size - 1)?;
+                if let Some(held) = self.held.as_mut() {
+                    held.last_event = last;
+                }
+            }
+        }
+        if let Some(held) = self.held.as_mut() {
+            held.session = Some(session);
+        }
+        self.drop_index();
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
+        event.count = Some(self.refused_cold).filter(|count| *count > 0);
+        self.audited(event, |_, _| Ok(()))?;
+        self.refused_cold = 0;
+        Ok(())
+    }
+
+    /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
+    fn checked_tree(&mut self, base: &BaseKeys) -> Result<Frontier, VaultError> {
+        let trusted = [base.signer.verifier().clone()];
+        let origin = base.signer.verifier().name();
+        let stored = match self.database.checkpoint()? {
+            Some(text) => Some(Checkpoint::open(&Note::parse(text.as_bytes())?, origin, &trusted)?),
+            None => None,
+        };
+        let size = stored.as_ref().map_or(0, Checkpoint::size);
+        let tree = Frontier::load(&self.database, size)?;
+        if stored.is_some_and(|checkpoint| checkpoint.root() != tree.root()) {
+            return Err(TlogError::Corrupt("the log's right edge".into()).into());
+        }
+        if !self.database.events_from(size, 1)?.is_empty() {
+            return Err(VaultError::tampered("the log", "it holds events that no checkpoint signs"));
+        }
+        for file in &mut self.outside {
+            let Some(note) = file.newest()? else { continue };
+            let outside = Checkpoint::open(&note, origin, &trusted)?;
+            if outside.size() > size {
+                let cut = format!("it was cut: {size} events are left of {}", outside.size());
+                return Err(VaultError::tampered("the log", cut));
+            }
+            if Frontier::load(&self.database, outside.size())?.root() != outside.root() {
+                return Err(VaultError::tampered(
+                    "the log",
+                    "it was written anew: a checkpoint outside says otherwise",
+                ));
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Ends the owner's session: the keys of levels 2 and up are wiped, and everything that came of them.
+    pub(crate) fn lock(&mut self) -> Result<(), VaultError> {
+        if let Some(held) = self.held.as_mut() {
+            held.session = None;
+        }
+        self.drop_index();
+        let event = Event::new(self.clock.now(), OWNER, Operation::Lock);
+        self.audited(event, |_, _| Ok(()))
+    }
+
+    /// The last entry before all keys are wiped.
+    pub(crate) fn close(&mut self) -> Result<(), VaultError> {
+        self.drop_index();
+        if self.held.is_none() {
+            return Ok(());
+        }
+        let event = Event::new(self.clock.now(), "vault", Operation::Close);
+        self.audited(event, |_, _| Ok(()))
+    }
+
+    /// Whether everything is stopped. There is always a sealed record, so that removing it shows.
+    pub(crate) fn lockdown(&self) -> Result<Option<Lockdown>, VaultError> {
+        let missing = || VaultError::tampered("the record of the lockdown", "it is missing");
+        let record = self.database.slot(LOCKDOWN)?.ok_or_else(missing)?;
+        let tampered = || VaultError::tampered("the record of the lockdown", "it does not open");
+        let plain = self.held()?.base.rows.open(LOCKDOWN.as_bytes(), &record).map_err(|_| tampered())?;
+        serde_json::from_slice(plain.expose()).map_err(|_| tampered())
+    }
+
+    /// Refuses while everything is stopped.
+    pub(crate) fn no_lockdown(&self) -> Result<(), VaultError> {
+        match self.lockdown()? {
+            Some(_) => Err(Refusal::Lockdown.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes whether everything is stopped.
+    fn set_lockdown(&mut self, lockdown: Option<&Lockdown>) -> Result<(), VaultError> {
+        let plain = serde_json::to_vec(&lockdown).map_err(|error| VaultError::Database(error.to_string()))?;
+        let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+        let sealed = held.base.rows.seal(&mut self.rng, LOCKDOWN.as_bytes(), &plain)?;
+        self.database.put_slot(LOCKDOWN, &sealed)
+    }
+
+    /// Stops everything. Anybody who may ask may do this.
+    pub(crate) fn enter_lockdown(&mut self, by: &str, reason: &str) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), by, Operation::EnterLockdown);
+        self.audited(event, |engine, event| {
+            if reason.len() > limits::MAX_TEXT {
+                return Err(VaultError::invalid("a reason has at most 4096 bytes"));
+            }
+            engine.no_lockdown()?;
+            event.text = Some(engine.keyed("text", reason.as_bytes())?);
+            let lockdown = Lockdown { since: event.at.wall, by: by.to_owned(), reason: reason.to_owned() };
+            engine.set_lockdown(Some(&lockdown))
+        })
+    }
+
+    /// Lets everything go on. `root` is the proof that the owner's secret was given.
+    pub(crate) fn leave_lockdown(&mut self, root: &RootKey) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::LeaveLockdown);
+        self.audited(event, |engine, _| {
+            // Only the right root key opens the records.
+            BaseKeys::open(root, &engine.database.slots()?)?;
+            if engine.lockdown()?.is_none() {
+                return Err(VaultError::invalid("the vault is not in lockdown"));
+            }
+            engine.set_lockdown(None)
+        })
+    }
+
+    /// Wraps the owner's keys for another secret. The old one opens nothing from here on.
+    pub(crate) fn change_secret(
+        &mut self,
+        (root, verbs): (&RootKey, &VerbKey),
+        holder: &dyn KeyHolder,
+    ) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::ChangeSecret);
+        self.audited(event, |engine, _| {
+            BaseKeys::open(root, &engine.database.slots()?)?;
+            for (name, record) in rewrap_owner((root, verbs), holder, &mut engine.rng)? {
+                engine.database.put_slot(&name, &record)?;
+            }
+            engine.wipe = true;
+            Ok(())
+        })
+    }
+
+    /// The state.
+    pub(crate) fn status(&self) -> Result<Status, VaultError> {
+        let Some(held) = &self.held else {
+            return Ok(Status {
+                mode: Mode::Cold,
+                vaulted: false,
+                lockdown: None,
+                events: 0,
+                root: String::new(),
+                refused_cold: self.refused_cold,
+                verifier: String::new(),
+            });
+        };
+        let session = held.session.as_ref();
+        Ok(Status {
+            mode: if session.is_some() { Mode::Open } else { Mode::Locked },
+            vaulted: session.is_some_and(|keys| keys.opens(crate::Level::Vaulted)),
+            lockdown: self.lockdown()?,
+            events: held.tree.size(),
+            root: held.tree.root().to_base64(),
+            refused_cold: self.refused_cold,
+            verifier: held.base.signer.verifier().to_string(),
+        })
+    }
+}

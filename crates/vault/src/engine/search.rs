@@ -1,0 +1,193 @@
+//! Listing and searching: what the caller may not recall takes no part in either.
+
+use super::agents::Caller;
+use super::{Engine, Later};
+use crate::audit::{Event, Operation};
+use crate::level::Level;
+use crate::memory::{Header, MemoryId, State};
+use crate::storage::index::{Index, words};
+use crate::{VaultError, limits};
+
+/// Rows that are read at a time.
+const BATCH: usize = 1_000;
+
+/// What a caller sees of a memory that it would need an approval for: that it is there.
+fn seen_by(caller: &Caller, mut header: Header) -> Header {
+    if header.level.needs_approval() && !caller.is_owner() {
+        header.metadata.clear();
+        header.searchable.clear();
+        header.intents.clear();
+        header.source.clear();
+        header.state_reason.clear();
+    }
+    // A keyed hash tells whether two contents are equal; nobody needs that here.
+    header.content_hash.clear();
+    header
+}
+
+impl Engine {
+    /// Levels whose words are in the index now.
+    fn searched(&self, caller: &Caller) -> Result<Vec<Level>, VaultError> {
+        let session = self.held()?.session.as_ref();
+        let open = |level: &Level| match level {
+            Level::Ephemeral | Level::Working => true,
+            Level::Private => session.is_some_and(|keys| keys.opens(*level)),
+            // Only what its writer marked as searchable, and for the owner only.
+            _ => caller.is_owner() && session.is_some(),
+        };
+        Ok(Level::ALL.into_iter().filter(|level| open(level) && caller.may_have(*level)).collect())
+    }
+
+    /// The words by which a memory is found.
+    fn text_of(header: &Header, content: Option<&[u8]>) -> String {
+        let mut text = String::new();
+        if let Some(content) = content {
+            text.push_str(&String::from_utf8_lossy(content));
+            for value in header.metadata.values() {
+                text.push('\n');
+                text.push_str(value);
+            }
+        } else {
+            for value in header.searchable.iter().filter_map(|key| header.metadata.get(key)) {
+                text.push('\n');
+                text.push_str(value);
+            }
+        }
+        text
+    }
+
+    /// Takes a new memory into the index when its commit is through.
+    pub(super) fn index_later(&mut self, header: Header, content: &[u8]) {
+        if self.index.is_some() {
+            let open = !header.level.needs_approval();
+            let text = Self::text_of(&header, open.then_some(content));
+            self.later.push(Later::Add(header.id, (header.namespace, header.level), text));
+        }
+    }
+
+    /// Drops the index: with the keys of level 2 gone, nothing may be left of what they opened.
+    pub(super) fn drop_index(&mut self) {
+        self.index = None;
+    }
+
+    /// Makes the index of everything that can be read.
+    fn build_index(&self) -> Result<Index, VaultError> {
+        let mut index = Index::new()?;
+        index.begin()?;
+        let session = self.held()?.session.is_some();
+        let now = self.clock.now().wall;
+        let mut after = 0;
+        loop {
+            let rows = self.database.memories_after(after, BATCH)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = *last;
+            for (_, row) in rows {
+                let header = self.header(&row)?;
+                let wanted = !header.level.needs_session() || session;
+                if !wanted || header.state != State::Live || header.gone(now).is_some() {
+                    continue;
+                }
+                let content =
+                    if header.level.needs_approval() { None } else { Some(self.open(&row, &header)?) };
+                let text = Self::text_of(&header, content.as_ref().map(|content| content.expose()));
+                index.add(header.id, (&header.namespace, header.level), &text)?;
+            }
+        }
+        index.end()?;
+        Ok(index)
+    }
+
+    /// Searches a namespace for memories that hold all words of `query`, best first.
+    pub(crate) fn search(
+        &mut self,
+        caller: &Caller,
+        namespace: &str,
+        query: &str,
+    ) -> Result<Vec<Header>, VaultError> {
+        let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            let words = words(query)?;
+            event.text = Some(engine.keyed("text", query.as_bytes())?);
+            let mut found = Vec::new();
+            if caller.reaches(namespace) {
+                if engine.index.is_none() {
+                    engine.index = Some(engine.build_index()?);
+                }
+                let levels = engine.searched(caller)?;
+                let hits = match &engine.index {
+                    Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,
+                    None => Vec::new(),
+                };
+                for hit in hits {
+                    let (_, header) = engine.find(caller, hit.id)?;
+                    if header.state == State::Live && header.gone(event.at.wall).is_none() {
+                        found.push(seen_by(caller, header));
+                    }
+                }
+            }
+            event.count = Some(found.len() as u64);
+            Ok(found)
+        })
+    }
+
+    /// Lists the memories of a namespace, newest first, from before the number `before`. With the number to go on from.
+    pub(crate) fn list(
+        &mut self,
+        caller: &Caller,
+        namespace: &str,
+        before: Option<i64>,
+    ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
+        let event = Event::new(self.clock.now(), caller.name(), Operation::List);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            event.text = Some(engine.keyed("text", namespace.as_bytes())?);
+            let (mut found, mut next) = (Vec::new(), None);
+            if caller.reaches(namespace) {
+                let space = engine.blind("namespace", namespace)?;
+                let rows = engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE)?;
+                if rows.len() == limits::MAX_PAGE {
+                    next = rows.last().map(|(number, _)| *number);
+                }
+                for (_, row) in rows {
+                    let header = engine.listed(&row)?;
+                    let live = matches!(header.state, State::Live | State::Superseded);
+                    if caller.may_have(header.level) && (live || caller.is_owner()) {
+                        found.push(seen_by(caller, header));
+                    }
+                }
+            }
+            event.count = Some(found.len() as u64);
+            Ok((found, next))
+        })
+    }
+
+    /// The header of a row that was read without its content.
+    fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
+        let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
+        let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
+        let plain = plain.map_err(|_| tampered("its header does not open"))?;
+        serde_json::from_slice(plain.expose()).map_err(|_| tampered("its header is not understood"))
+    }
+
+    /// Memories that serve an intent, as far as the caller may know of them.
+    pub(crate) fn by_intent(&mut self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
+        let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
+        self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
+            event.text = Some(engine.keyed("text", intent.as_bytes())?);
+            let blind = engine.blind("intent", intent)?;
+            let ids: Vec<MemoryId> = engine.database.linked(&blind, limits::MAX_PAGE)?;
+            let found = ids.into_iter().filter_map(|id| engine.find(caller, id).ok());
+            let found = found.map(|(_, header)| header).filter(|header| {
+                let shown = caller.is_owner() || !header.level.needs_approval();
+                shown
+                    && header.intents.iter().any(|known| known == intent)
+                    && header.gone(event.at.wall).is_none()
+            });
+            let found: Vec<Header> = found.map(|header| seen_by(caller, header)).collect();
+            event.count = Some(found.len() as u64);
+            Ok(found)
+        })
+    }
+}

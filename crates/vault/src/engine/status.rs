@@ -1,0 +1,46 @@
+//! What state a vault is in.
+
+use serde::{Deserialize, Serialize};
+
+/// Which keys are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// None: every request is refused, and counted.
+    Cold,
+    /// Those of the database, the log, and levels 0 and 1.
+    Locked,
+    /// Also those of levels 2 and 3, and of 4 when its secret was given.
+    Open,
+}
+
+/// Who stopped everything, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lockdown {
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since: u64,
+    /// Who.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: String,
+}
+
+/// The state of a vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which keys are held.
+    pub mode: Mode,
+    /// Whether the secret of level 4 was given.
+    pub vaulted: bool,
+    /// Whether everything is stopped.
+    pub lockdown: Option<Lockdown>,
+    /// Entries in the log.
+    pub events: u64,
+    /// The root over them, in base64.
+    pub root: String,
+    /// Requests that were refused while the vault was cold.
+    pub refused_cold: u64,
+    /// The verifier key of the log.
+    pub verifier: String,
+}

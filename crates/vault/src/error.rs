@@ -1,0 +1,229 @@
+//! What can go wrong, and why a request is refused.
+
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+
+use stvor_base::ErrorCode;
+use stvor_crypto::CryptoError;
+use stvor_keys::KeyError;
+use stvor_tlog::TlogError;
+
+use crate::level::Level;
+
+/// Why a gate said no. Every refusal is logged before its answer leaves.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No keys are held.
+    #[error("the vault is cold: no key is held; its owner opens it with `stvor vault unlock`")]
+    Cold,
+    /// The keys of this level are wiped.
+    #[error("the vault is locked for level {level}; its owner opens it with `stvor vault unlock`")]
+    Locked {
+        /// The level asked for.
+        level: Level,
+    },
+    /// The owner stopped everything.
+    #[error("the vault is in lockdown; only its owner ends that, with `stvor vault lockdown --leave`")]
+    Lockdown,
+    /// There is no such memory, or the caller may not know of it.
+    #[error("there is no memory {0} that this agent may know of")]
+    NotFound(String),
+    /// The memory was there and is not any more.
+    #[error("the memory is gone: {0}")]
+    Gone(&'static str),
+    /// The agent's credential does not reach that far.
+    #[error("this agent may not {what}; its owner can enrol one that may")]
+    NotAllowed {
+        /// What it tried.
+        what: &'static str,
+    },
+    /// No justification was given.
+    #[error("a memory of level {level} is recalled with a justification; say what it is for")]
+    NoJustification {
+        /// The memory's level.
+        level: Level,
+    },
+    /// The owner did not approve this recall.
+    #[error("the owner has not approved this recall; request it, and try again when it is granted")]
+    NoApproval,
+    /// The last recall was too short a while ago.
+    #[error("the memory was recalled a short while ago; it can be recalled again in {} s", left.as_secs().max(1))]
+    Cooldown {
+        /// How long to wait.
+        left: Duration,
+    },
+    /// The clock shows a time before that of the last event.
+    #[error("the clock was set back; levels 3 to 5 stay closed until it shows the right time")]
+    ClockBackwards,
+    /// The boundary daemon said no, or nothing that counts.
+    #[error("the boundary daemon does not allow it: {0}")]
+    Boundary(String),
+    /// The separate secret of level 4 is not open.
+    #[error(
+        "levels 4 and 5 open with a secret of their own; the owner gives it with `stvor vault unlock --vaulted`"
+    )]
+    NoVaultedKey,
+    /// No physical token answered.
+    #[error("level 5 opens with a physical token that is present now")]
+    NoToken,
+    /// What was to be written holds a secret.
+    #[error("the content looks like {kind}; store it at level 3 or above, or leave it out")]
+    SecretDetected {
+        /// What it looks like.
+        kind: &'static str,
+    },
+    /// An auditor that looked at the plaintext said no.
+    #[error("an auditor refused to give the memory out: {0}")]
+    Auditor(String),
+    /// The agent was refused too often.
+    #[error("too many refused requests; wait a minute")]
+    TooManyRefusals,
+}
+
+impl ErrorCode for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Cold => "VAULT_COLD",
+            Self::Locked { .. } => "VAULT_LOCKED",
+            Self::Lockdown => "VAULT_LOCKDOWN",
+            Self::NotFound(_) => "MEMORY_NOT_FOUND",
+            Self::Gone(_) => "MEMORY_GONE",
+            Self::NotAllowed { .. } => "AGENT_NOT_ALLOWED",
+            Self::NoJustification { .. } => "JUSTIFICATION_REQUIRED",
+            Self::NoApproval => "APPROVAL_REQUIRED",
+            Self::Cooldown { .. } => "COOLDOWN",
+            Self::ClockBackwards => "CLOCK_BACKWARDS",
+            Self::Boundary(_) => "BOUNDARY_DENIED",
+            Self::NoVaultedKey => "VAULTED_KEY_REQUIRED",
+            Self::NoToken => "TOKEN_REQUIRED",
+            Self::SecretDetected { .. } => "SECRET_DETECTED",
+            Self::Auditor(_) => "AUDITOR_REFUSED",
+            Self::TooManyRefusals => "TOO_MANY_REFUSALS",
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Cold
+                | Self::Locked { .. }
+                | Self::NoApproval
+                | Self::Cooldown { .. }
+                | Self::TooManyRefusals
+        )
+    }
+}
+
+/// Why the vault did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// A gate said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The request makes no sense, or is past a limit.
+    #[error("the request can not be served: {0}")]
+    Invalid(String),
+    /// Something stored is not what was stored.
+    #[error("{place} was changed by somebody else than this vault: {reason}; run `stvor vault verify`")]
+    Tampered {
+        /// Where.
+        place: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// There is no vault there, or no part of it.
+    #[error("there is no vault at {}; make one with `stvor vault init`", .0.display())]
+    Missing(PathBuf),
+    /// There is a vault already.
+    #[error("there is a vault at {} already; it is not overwritten", .0.display())]
+    Exists(PathBuf),
+    /// Another process has the vault open.
+    #[error("the vault at {} is open in another process; talk to that one, or stop it", .0.display())]
+    Busy(PathBuf),
+    /// The vault was written by a newer program.
+    #[error("the vault has version {found}, this program reads up to {known}; update the program")]
+    TooNew {
+        /// The version found.
+        found: u32,
+        /// The newest that this build reads.
+        known: u32,
+    },
+    /// The log could not be written, so nothing was done.
+    #[error(
+        "nothing was done, because it could not be logged: {0}; make room or mend the disk, then try again"
+    )]
+    LogUnavailable(String),
+    /// The system refused an operation on a file.
+    #[error("{what} {}: {reason}", path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The database failed in a way that has no name of its own.
+    #[error("the vault's database failed: {0}")]
+    Database(String),
+    /// The vault was closed.
+    #[error("the vault was closed while the request waited")]
+    Closed,
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] TlogError),
+    /// A primitive.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+impl VaultError {
+    pub(crate) fn io(what: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), reason: error.to_string() }
+    }
+
+    pub(crate) fn tampered(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Tampered { place: place.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid(reason.into())
+    }
+}
+
+impl ErrorCode for VaultError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Invalid(_) => "VAULT_BAD_REQUEST",
+            Self::Tampered { .. } => "VAULT_TAMPERED",
+            Self::Missing(_) => "VAULT_MISSING",
+            Self::Exists(_) => "VAULT_EXISTS",
+            Self::Busy(_) => "VAULT_BUSY",
+            Self::TooNew { .. } => "VAULT_TOO_NEW",
+            Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
+            Self::Io { .. } => "VAULT_IO",
+            Self::Database(_) => "VAULT_DATABASE",
+            Self::Closed => "VAULT_CLOSED",
+            Self::Key(error) => error.code(),
+            Self::Log(error) => error.code(),
+            Self::Crypto(error) => error.code(),
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.retryable(),
+            Self::Busy(_) | Self::LogUnavailable(_) | Self::Io { .. } => true,
+            Self::Key(error) => error.retryable(),
+            Self::Log(error) => error.retryable(),
+            Self::Crypto(error) => error.retryable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What stands between a request and a memory: pure decisions over what is known at the moment.
+
+pub mod approval;
+pub mod boundary;
+
+use core::time::Duration;
+
+use crate::clock::Moment;
+use crate::error::Refusal;
+use crate::level::Level;
+use crate::memory::Header;
+use boundary::Verdict;
+
+/// Everything that the gates of a recall look at.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// The memory's header.
+    pub header: &'a Header,
+    /// The present.
+    pub now: &'a Moment,
+    /// When the newest event was logged.
+    pub last_event: Option<&'a Moment>,
+    /// When this memory was last recalled.
+    pub last_recall: Option<&'a Moment>,
+    /// Whether the key of this level is held.
+    pub key_held: bool,
+    /// What the recall is for.
+    pub justification: &'a str,
+    /// Whether an approval for exactly this recall is there, unused and not expired.
+    pub approved: bool,
+    /// What the boundary daemon said to this request, if it was asked.
+    pub boundary: Option<&'a Verdict>,
+    /// Whether a token answered now.
+    pub token_present: bool,
+}
+
+/// Decides on a recall. The order is fixed: what costs a person something (an approval) is looked at when nothing else
+/// stands in the way, and an approval is used up only by a recall that all gates allowed.
+///
+/// # Errors
+/// The first gate that says no.
+pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
+    let Situation { header, now, .. } = situation;
+    let level = header.level;
+    if let Some(why) = header.gone(now.wall) {
+        return Err(Refusal::Gone(why));
+    }
+    if level.needs_approval() && situation.last_event.is_some_and(|last| now.wall < last.wall) {
+        return Err(Refusal::ClockBackwards);
+    }
+    cooldown(situation)?;
+    if !situation.key_held {
+        return Err(match level {
+            Level::Vaulted => Refusal::NoVaultedKey,
+            Level::Black => Refusal::NoToken,
+            _ => Refusal::Locked { level },
+        });
+    }
+    if !level.needs_approval() {
+        return Ok(());
+    }
+    if situation.justification.trim().is_empty() {
+        return Err(Refusal::NoJustification { level });
+    }
+    match situation.boundary {
+        None => return Err(Refusal::Boundary("it was not asked".into())),
+        Some(verdict) => verdict.admits(level).map_err(Refusal::Boundary)?,
+    }
+    if level == Level::Black && !situation.token_present {
+        return Err(Refusal::NoToken);
+    }
+    if !situation.approved {
+        return Err(Refusal::NoApproval);
+    }
+    Ok(())
+}
+
+fn cooldown(situation: &Situation<'_>) -> Result<(), Refusal> {
+    let pause = Duration::from_millis(situation.header.cooldown);
+    let Some(last) = situation.last_recall.filter(|_| !pause.is_zero()) else { return Ok(()) };
+    let left = pause.saturating_sub(situation.now.certainly_since(last));
+    if left.is_zero() { Ok(()) } else { Err(Refusal::Cooldown { left }) }
+}

@@ -1,0 +1,247 @@
+//! The key hierarchy.
+//!
+//! The owner's holder (passphrase, keyfile) wraps the *root key*, with a check value, so that a wrong passphrase is told from
+//! a damaged vault and can never store anything. From the root key follow, by HKDF, the key of the database's rows, of the
+//! log's rows, of keyed hashes, of levels 0 and 1, and the keys that seal the private keys of levels 2 and 3. The private
+//! key of level 4 is sealed under a key that a second holder wraps; that of level 5 under that key and a token's secret
+//! together. Changing the owner's passphrase wraps 32 bytes anew and touches no memory.
+
+use std::collections::BTreeMap;
+
+use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256};
+use stvor_crypto::p256::{AgreementKey, PublicKey};
+use stvor_crypto::{CryptoError, Random, Secret};
+use stvor_keys::{KeyHolder, WrappedKey};
+use stvor_tlog::Signer;
+
+use crate::VaultError;
+use crate::level::Level;
+use crate::sealing::{RowKey, Unwrap, Wrap};
+
+/// What the records of keys are bound to.
+const ROOT: &[u8] = b"STVOR vault root key v1";
+const VERBS: &[u8] = b"STVOR vault owner verbs v1";
+const VAULTED: &[u8] = b"STVOR vault level 4 key v1";
+
+/// The owner's root key. The daemon holds it for the moment of opening only.
+pub type RootKey = Secret<32>;
+
+/// The key that answers the daemon's challenges on owner verbs. Only who has the owner's secret can unwrap it.
+pub type VerbKey = Secret<32>;
+
+/// Records of keys, by name, as the database keeps them.
+pub(crate) type Slots = BTreeMap<String, Vec<u8>>;
+
+pub(crate) const SLOT_ROOT: &str = "owner/root";
+pub(crate) const SLOT_VERBS: &str = "owner/verbs";
+pub(crate) const SLOT_VERBS_HELD: &str = "verbs";
+pub(crate) const SLOT_VAULTED: &str = "vaulted";
+pub(crate) const SLOT_SIGNER: &str = "signer";
+pub(crate) const SLOT_LOCKDOWN: &str = "lockdown";
+
+fn public_slot(level: Level) -> String {
+    format!("level-{}/public", level.number())
+}
+
+fn private_slot(level: Level, token: Option<&str>) -> String {
+    match token {
+        Some(token) => format!("level-{}/private/{token}", level.number()),
+        None => format!("level-{}/private", level.number()),
+    }
+}
+
+fn derive(root: &RootKey, purpose: &str) -> Secret<32> {
+    hkdf_sha256::<32>(b"STVOR vault v1", root.expose(), purpose.as_bytes())
+}
+
+/// What init needs.
+#[derive(Debug)]
+pub struct NewKeys<'a> {
+    /// The owner's passphrase or keyfile.
+    pub owner: &'a dyn KeyHolder,
+    /// The second secret, for levels 4 and 5. Without it they can not be used until one is set.
+    pub vaulted: Option<&'a dyn KeyHolder>,
+    /// The name of the log, which its checkpoints carry.
+    pub origin: &'a str,
+}
+
+/// Makes all keys of a vault and returns their records.
+pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, VaultError> {
+    let mut slots = Slots::new();
+    let root = RootKey::random(rng)?;
+    slots.insert(SLOT_ROOT.into(), new.owner.wrap(&root, ROOT, rng)?.encode());
+    let verbs = VerbKey::random(rng)?;
+    slots.insert(SLOT_VERBS.into(), new.owner.wrap(&verbs, VERBS, rng)?.encode());
+    let rows = RowKey::new(&derive(&root, "rows"));
+    let put = |slots: &mut Slots, name: String, plain: &[u8], rng: &mut dyn Random| {
+        let sealed = rows.seal(rng, name.as_bytes(), plain)?;
+        slots.insert(name, sealed);
+        Ok::<(), CryptoError>(())
+    };
+    put(&mut slots, SLOT_VERBS_HELD.into(), verbs.expose(), rng)?;
+    let signer = Signer::generate(new.origin, rng)?;
+    put(&mut slots, SLOT_SIGNER.into(), signer.seed().expose(), rng)?;
+    put(&mut slots, "origin".into(), new.origin.as_bytes(), rng)?;
+    put(&mut slots, SLOT_LOCKDOWN.into(), b"null", rng)?;
+    for level in [Level::Private, Level::Sealed] {
+        let key = AgreementKey::generate(rng)?;
+        put(&mut slots, public_slot(level), key.public().as_bytes(), rng)?;
+        let seal = RowKey::new(&derive(&root, level.name()));
+        let name = private_slot(level, None);
+        let sealed = seal.seal(rng, name.as_bytes(), key.to_bytes().expose())?;
+        slots.insert(name, sealed);
+    }
+    if let Some(holder) = new.vaulted {
+        let vaulted = Secret::<32>::random(rng)?;
+        slots.insert(SLOT_VAULTED.into(), holder.wrap(&vaulted, VAULTED, rng)?.encode());
+        let key = AgreementKey::generate(rng)?;
+        put(&mut slots, public_slot(Level::Vaulted), key.public().as_bytes(), rng)?;
+        let name = private_slot(Level::Vaulted, None);
+        let sealed = RowKey::new(&vaulted).seal(rng, name.as_bytes(), key.to_bytes().expose())?;
+        slots.insert(name, sealed);
+    }
+    Ok(slots)
+}
+
+fn slot<'a>(slots: &'a Slots, name: &str) -> Result<&'a [u8], VaultError> {
+    let missing = || VaultError::tampered(format!("the key record {name}"), "it is missing");
+    slots.get(name).map(Vec::as_slice).ok_or_else(missing)
+}
+
+/// Finds the root key with the owner's secret. Slow on purpose where that is a passphrase; needs no open vault.
+///
+/// # Errors
+/// [`stvor_keys::KeyError::Wrong`] and its kin.
+pub fn unwrap_root(record: &[u8], owner: &dyn KeyHolder) -> Result<RootKey, VaultError> {
+    Ok(owner.unwrap(&WrappedKey::decode(record)?, ROOT)?)
+}
+
+/// Finds the key of owner verbs with the owner's secret.
+///
+/// # Errors
+/// [`stvor_keys::KeyError::Wrong`] and its kin.
+pub fn unwrap_verbs(record: &[u8], owner: &dyn KeyHolder) -> Result<VerbKey, VaultError> {
+    Ok(owner.unwrap(&WrappedKey::decode(record)?, VERBS)?)
+}
+
+/// Finds the key of levels 4 and 5 with the second secret.
+///
+/// # Errors
+/// [`stvor_keys::KeyError::Wrong`] and its kin.
+pub fn unwrap_vaulted(record: &[u8], holder: &dyn KeyHolder) -> Result<Secret<32>, VaultError> {
+    Ok(holder.unwrap(&WrappedKey::decode(record)?, VAULTED)?)
+}
+
+/// Wraps root and verb keys anew for another secret of the owner.
+pub(crate) fn rewrap_owner(
+    (root, verbs): (&RootKey, &VerbKey),
+    owner: &dyn KeyHolder,
+    rng: &mut dyn Random,
+) -> Result<Slots, VaultError> {
+    let mut slots = Slots::new();
+    slots.insert(SLOT_ROOT.into(), owner.wrap(root, ROOT, rng)?.encode());
+    slots.insert(SLOT_VERBS.into(), owner.wrap(verbs, VERBS, rng)?.encode());
+    Ok(slots)
+}
+
+/// The keys that a locked vault holds: enough to log, to answer, to read levels 0 and 1 and to write every level.
+#[derive(Debug)]
+pub(crate) struct BaseKeys {
+    pub(crate) rows: RowKey,
+    pub(crate) events: RowKey,
+    pub(crate) working: RowKey,
+    pub(crate) signer: Signer,
+    pub(crate) verbs: VerbKey,
+    hashes: Secret<32>,
+    publics: BTreeMap<Level, PublicKey>,
+}
+
+impl BaseKeys {
+    /// Derives and opens them.
+    pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
+        let rows = RowKey::new(&derive(root, "rows"));
+        let open = |name: &str| {
+            let changed = |_| VaultError::tampered(format!("the key record {name}"), "it does not open");
+            rows.open(name.as_bytes(), slot(slots, name)?).map_err(changed)
+        };
+        let origin = open("origin")?;
+        let origin = String::from_utf8_lossy(origin.expose()).into_owned();
+        let signer = Signer::from_seed(&origin, &Secret::from_slice(open(SLOT_SIGNER)?.expose())?)?;
+        let verbs = Secret::from_slice(open(SLOT_VERBS_HELD)?.expose())?;
+        let mut publics = BTreeMap::new();
+        for level in Level::ALL {
+            let name = public_slot(level);
+            if slots.contains_key(&name) {
+                publics.insert(level, PublicKey::from_bytes(open(&name)?.expose())?);
+            }
+        }
+        let events = RowKey::new(&derive(root, "events"));
+        let working = RowKey::new(&derive(root, "levels 0 and 1"));
+        Ok(Self { events, working, signer, verbs, hashes: derive(root, "hashes"), publics, rows })
+    }
+
+    /// A keyed hash: it confirms nothing to who has not the key.
+    pub(crate) fn hash(&self, purpose: &str, bytes: &[u8]) -> Secret<32> {
+        hmac_sha256(self.hashes.expose(), &[purpose.as_bytes(), &[0], bytes])
+    }
+
+    /// What a content of this level is written with.
+    pub(crate) fn wrap(&self, level: Level) -> Option<Wrap<'_>> {
+        if level.needs_session() {
+            self.publics.get(&level).map(Wrap::Public)
+        } else {
+            Some(Wrap::Shared(&self.working))
+        }
+    }
+}
+
+/// The keys that the owner's session adds, wiped when it ends.
+#[derive(Debug, Default)]
+pub(crate) struct SessionKeys {
+    privates: BTreeMap<Level, AgreementKey>,
+}
+
+impl SessionKeys {
+    /// Opens the private keys of levels 2 and 3.
+    pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
+        let mut session = Self::default();
+        for level in [Level::Private, Level::Sealed] {
+            session.add(level, None, &derive(root, level.name()), slots)?;
+        }
+        Ok(session)
+    }
+
+    /// Opens the private key of level 4.
+    pub(crate) fn open_vaulted(&mut self, vaulted: &Secret<32>, slots: &Slots) -> Result<(), VaultError> {
+        self.add(Level::Vaulted, None, vaulted, slots)
+    }
+
+    fn add(
+        &mut self,
+        level: Level,
+        token: Option<&str>,
+        key: &Secret<32>,
+        slots: &Slots,
+    ) -> Result<(), VaultError> {
+        let name = private_slot(level, token);
+        let changed = |_| VaultError::tampered(format!("the key record {name}"), "it does not open");
+        let plain = RowKey::new(key).open(name.as_bytes(), slot(slots, &name)?).map_err(changed)?;
+        let private = AgreementKey::from_bytes(&Secret::from_slice(plain.expose())?)?;
+        self.privates.insert(level, private);
+        Ok(())
+    }
+
+    /// Whether contents of this level can be read.
+    pub(crate) fn opens(&self, level: Level) -> bool {
+        self.privates.contains_key(&level)
+    }
+
+    /// What a content of this level is read with.
+    pub(crate) fn unwrap<'a>(&'a self, base: &'a BaseKeys, level: Level) -> Option<Unwrap<'a>> {
+        if level.needs_session() {
+            self.privates.get(&level).map(Unwrap::Private)
+        } else {
+            Some(Unwrap::Shared(&base.working))
+        }
+    }
+}

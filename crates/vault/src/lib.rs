@@ -1,0 +1,53 @@
+//! A process that holds the keys of a vault can read it: where agents must be kept out, let the daemon hold them and talk to
+//! its socket.
+//!
+//! An encrypted memory for AI agents that an owner, not the agent, controls. Each memory has one of six [`Level`]s, which
+//! decides what a recall needs; every operation, refusals included, is an entry of an append-only log before its answer
+//! leaves. See `docs/vault.md` for what it contains, and what it does not.
+//!
+//! ```
+//! use stvor_crypto::{SecretBytes, SystemRandom};
+//! use stvor_keys::{Passphrase, PassphraseCost};
+//! use stvor_vault::{Caller, Level, NewKeys, NewMemory, Options, Vault};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("vault");
+//! let cheap = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+//! let owner = Passphrase::new(SecretBytes::from_slice(b"correct horse"))?.with_cost(cheap)?;
+//! Vault::create(&path, &NewKeys { owner: &owner, vaulted: None, origin: "example.com/vault" })?;
+//!
+//! let vault = Vault::open(&path, Options::default())?;
+//! vault.unlock_with(&owner)?;
+//! let id = vault.store(&Caller::Owner, NewMemory::new(b"Tea at five.", Level::Working, "home"))?;
+//! assert_eq!(vault.recall(&Caller::Owner, id, "")?.content.expose(), b"Tea at five.");
+//! assert_eq!(vault.search(&Caller::Owner, "home", "tea")?.len(), 1);
+//! vault.forget(&Caller::Owner, id, "no longer true")?;
+//! assert!(vault.recall(&Caller::Owner, id, "").is_err());
+//! assert!(vault.verify()?.problems.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod audit;
+mod clock;
+pub mod detect;
+mod engine;
+mod error;
+pub mod gates;
+mod keys;
+mod level;
+pub mod limits;
+mod memory;
+mod sealing;
+mod storage;
+mod vault;
+mod verify;
+
+pub use clock::{Clock, Moment, SystemClock};
+pub use engine::agents::{Agent, Caller, Credential};
+pub use engine::status::{Lockdown, Mode, Status};
+pub use error::{Refusal, VaultError};
+pub use keys::{NewKeys, RootKey, VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
+pub use level::{Level, NoLevel};
+pub use memory::{Header, MemoryId, NewMemory, Recalled, State, Trust};
+pub use vault::{Auditor, Options, OwnerRecords, Pending, Vault};
+pub use verify::{Problem, Report};

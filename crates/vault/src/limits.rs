@@ -1,0 +1,44 @@
+//! Bounds, so that nobody who writes to the vault can make it grow or work without end.
+
+use core::time::Duration;
+
+/// Bytes of a memory's content.
+pub const MAX_CONTENT: usize = 1 << 20;
+/// Bytes of a namespace, an agent's name, an intent, a metadata key or a provenance note.
+pub const MAX_NAME: usize = 256;
+/// Bytes of a metadata value, a justification or a reason.
+pub const MAX_TEXT: usize = 4_096;
+/// Metadata entries of a memory.
+pub const MAX_METADATA: usize = 64;
+/// Intents of a memory.
+pub const MAX_INTENTS: usize = 32;
+/// Memories in one answer to list or search.
+pub const MAX_PAGE: usize = 200;
+/// Words of a search.
+pub const MAX_WORDS: usize = 16;
+/// How long a memory of level 0 lives at most.
+pub const EPHEMERAL_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an approval may be valid.
+pub const MAX_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an approval is valid when the owner does not say.
+pub const APPROVAL: Duration = Duration::from_secs(10 * 60);
+/// Requests for approval that wait at one time, over all agents.
+pub const MAX_PENDING: usize = 100;
+/// The pause between two recalls of a memory of level 3 and above when its writer does not say.
+pub const COOLDOWN: Duration = Duration::from_secs(60);
+/// The longest pause that a writer may ask for.
+pub const MAX_COOLDOWN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Refused requests of one agent that are logged in a minute; more are answered at once, counted, and logged as a number.
+pub const REFUSALS_PER_MINUTE: u32 = 60;
+/// Operations that share one commit.
+pub const MAX_GROUP: usize = 512;
+/// Bytes of the answer of a boundary daemon.
+pub const MAX_BOUNDARY_ANSWER: usize = 4_096;
+/// How long a boundary daemon may take, from the first byte to the last.
+pub const BOUNDARY_DEADLINE: Duration = Duration::from_secs(2);
+/// How old a boundary daemon's answer may be.
+pub const BOUNDARY_AGE: Duration = Duration::from_secs(30);
+/// Bytes of the file of checkpoints outside the database before it is begun anew.
+pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
+/// Agents that may be enrolled.
+pub const MAX_AGENTS: usize = 1_000;

@@ -1,0 +1,248 @@
+//! What a memory is.
+
+use core::fmt;
+use core::str::FromStr;
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use stvor_base::ContentId;
+use stvor_base::codec::CodecError;
+use stvor_crypto::SecretBytes;
+
+use crate::level::Level;
+use crate::{VaultError, limits};
+
+/// The name of a memory: 16 random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MemoryId(ContentId);
+
+impl MemoryId {
+    /// From its bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(ContentId::from_bytes(bytes))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for MemoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for MemoryId {
+    type Err = CodecError;
+
+    fn from_str(text: &str) -> Result<Self, CodecError> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for MemoryId {
+    type Error = CodecError;
+
+    fn try_from(text: String) -> Result<Self, CodecError> {
+        text.parse()
+    }
+}
+
+impl From<MemoryId> for String {
+    fn from(id: MemoryId) -> Self {
+        id.to_string()
+    }
+}
+
+/// How far to believe what a memory says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// It came from outside: a page, a file, a message of somebody.
+    #[default]
+    Untrusted,
+    /// An agent concluded it.
+    Agent,
+    /// The owner said it.
+    Owner,
+}
+
+/// A memory that is to be stored.
+#[derive(Debug)]
+pub struct NewMemory {
+    /// What is remembered, at most [`limits::MAX_CONTENT`] bytes.
+    pub content: SecretBytes,
+    /// How well it is kept.
+    pub level: Level,
+    /// Whose, or which project's, for example `project/stvor`.
+    pub namespace: String,
+    /// What is known about it. Sealed on disk, as the content is.
+    pub metadata: BTreeMap<String, String>,
+    /// Keys of `metadata` by whose values the owner may search also above level 2.
+    pub searchable: Vec<String>,
+    /// What it serves.
+    pub intents: Vec<String>,
+    /// Where it is from.
+    pub source: String,
+    /// How far to believe it.
+    pub trust: Trust,
+    /// How long it lives. Level 0 lives [`limits::EPHEMERAL_TTL`] at most.
+    pub ttl: Option<Duration>,
+    /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said.
+    pub cooldown: Option<Duration>,
+    /// The memory that this one corrects.
+    pub supersedes: Option<MemoryId>,
+}
+
+impl NewMemory {
+    /// A memory with nothing but content, level and namespace.
+    #[must_use]
+    pub fn new(content: &[u8], level: Level, namespace: &str) -> Self {
+        Self {
+            content: SecretBytes::from_slice(content),
+            level,
+            namespace: namespace.to_owned(),
+            metadata: BTreeMap::new(),
+            searchable: Vec::new(),
+            intents: Vec::new(),
+            source: String::new(),
+            trust: Trust::default(),
+            ttl: None,
+            cooldown: None,
+            supersedes: None,
+        }
+    }
+
+    /// Whether everything is within its limit.
+    pub(crate) fn check(&self) -> Result<(), VaultError> {
+        let name = |text: &str| {
+            !text.is_empty() && text.len() <= limits::MAX_NAME && !text.contains(char::is_control)
+        };
+        let rules = [
+            (!self.content.is_empty(), "a memory has content"),
+            (self.content.len() <= limits::MAX_CONTENT, "a content has at most 1048576 bytes"),
+            (name(&self.namespace), "a namespace has 1 to 256 bytes and no control characters"),
+            (self.source.len() <= limits::MAX_NAME, "a source has at most 256 bytes"),
+            (self.metadata.len() <= limits::MAX_METADATA, "a memory has at most 64 metadata entries"),
+            (self.intents.len() <= limits::MAX_INTENTS, "a memory has at most 32 intents"),
+            (self.intents.iter().all(|intent| name(intent)), "an intent has 1 to 256 bytes"),
+            (self.metadata.keys().all(|key| name(key)), "a metadata key has 1 to 256 bytes"),
+            (
+                self.metadata.values().all(|value| value.len() <= limits::MAX_TEXT),
+                "a metadata value has at most 4096 bytes",
+            ),
+            (
+                self.searchable.iter().all(|key| self.metadata.contains_key(key)),
+                "only metadata that is there can be searchable",
+            ),
+            (
+                self.cooldown.is_none_or(|pause| pause <= limits::MAX_COOLDOWN),
+                "a cooldown is at most 366 days",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(VaultError::invalid(*rule)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What became of a memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It can be recalled.
+    #[default]
+    Live,
+    /// Another one corrects it; it can still be recalled.
+    Superseded,
+    /// It is kept for the record and can never be recalled again.
+    Tombstoned,
+    /// Its key and content are destroyed.
+    Forgotten,
+    /// Its time ran out; its key and content are destroyed.
+    Expired,
+}
+
+/// Everything about a memory but its content. On disk it is sealed as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Its name.
+    pub id: MemoryId,
+    /// How well it is kept.
+    pub level: Level,
+    /// Whose, or which project's.
+    pub namespace: String,
+    /// Who stored it: an agent's name, or `owner`.
+    pub creator: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub created: u64,
+    /// When its time runs out.
+    pub expires: Option<u64>,
+    /// The pause between two recalls, in milliseconds.
+    pub cooldown: u64,
+    /// What is known about it.
+    pub metadata: BTreeMap<String, String>,
+    /// Keys of `metadata` that may be searched above level 2.
+    pub searchable: Vec<String>,
+    /// What it serves.
+    pub intents: Vec<String>,
+    /// Where it is from.
+    pub source: String,
+    /// How far to believe it.
+    pub trust: Trust,
+    /// The memory that this one corrects.
+    pub supersedes: Option<MemoryId>,
+    /// The memory that corrects this one.
+    pub superseded_by: Option<MemoryId>,
+    /// Bytes of content.
+    pub length: u64,
+    /// Keyed hash of the content, in hexadecimal digits.
+    pub content_hash: String,
+    /// What became of it.
+    pub state: State,
+    /// When that was decided, for states other than [`State::Live`].
+    pub state_since: Option<u64>,
+    /// Why, in the words of who decided.
+    pub state_reason: String,
+}
+
+impl Header {
+    /// What is bound to the content by its authenticated encryption: nothing of it can change later.
+    pub(crate) fn bound(&self) -> Vec<u8> {
+        let mut out = stvor_base::codec::Writer::with_capacity(64);
+        out.raw(b"STVOR memory v1").raw(self.id.as_bytes()).u8(self.level.number());
+        out.bytes(self.namespace.as_bytes()).u64(self.expires.unwrap_or(u64::MAX)).u64(self.cooldown);
+        out.u64(self.created).bytes(self.creator.as_bytes()).u64(self.length);
+        out.finish()
+    }
+
+    /// Why it can not be recalled, if it can not.
+    pub(crate) fn gone(&self, now: u64) -> Option<&'static str> {
+        match self.state {
+            State::Tombstoned => Some("it was tombstoned"),
+            State::Forgotten => Some("it was forgotten"),
+            State::Expired => Some("its time ran out"),
+            State::Live | State::Superseded if self.expires.is_some_and(|end| end <= now) => {
+                Some("its time ran out")
+            }
+            State::Live | State::Superseded => None,
+        }
+    }
+}
+
+/// A memory that was recalled.
+#[derive(Debug)]
+pub struct Recalled {
+    /// Everything but the content.
+    pub header: Header,
+    /// What is remembered.
+    pub content: SecretBytes,
+}

@@ -1,0 +1,159 @@
+//! How rows and contents are sealed: pure functions over keys and bytes.
+
+use stvor_base::codec::{Reader, Writer};
+use stvor_crypto::aead::{Aes256Gcm, NONCE_BYTES};
+use stvor_crypto::kdf::hkdf_sha256;
+use stvor_crypto::p256::{AgreementKey, PUBLIC_KEY_BYTES, PublicKey};
+use stvor_crypto::{CryptoError, Random, Secret, SecretBytes};
+
+/// A key that seals many rows, each under a random nonce. By then a nonce repeats with a probability of 2^-32 after 2^32
+/// rows.
+#[derive(Debug)]
+pub(crate) struct RowKey(Aes256Gcm);
+
+impl RowKey {
+    pub(crate) fn new(key: &Secret<32>) -> Self {
+        Self(Aes256Gcm::new(key))
+    }
+
+    /// Seals `plain` for the place that `ad` names.
+    pub(crate) fn seal(&self, rng: &mut dyn Random, ad: &[u8], plain: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut nonce = [0; NONCE_BYTES];
+        rng.fill(&mut nonce)?;
+        let mut out = Vec::with_capacity(NONCE_BYTES + plain.len() + 16);
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(plain);
+        let tag =
+            self.0.seal_in_place_separate_tag(&nonce, ad, out.get_mut(NONCE_BYTES..).unwrap_or_default())?;
+        out.extend_from_slice(&tag);
+        Ok(out)
+    }
+
+    /// Opens what [`RowKey::seal`] sealed for the same place.
+    pub(crate) fn open(&self, ad: &[u8], sealed: &[u8]) -> Result<SecretBytes, CryptoError> {
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(CryptoError::DecryptFailed)?;
+        let mut plain = SecretBytes::from_slice(rest);
+        let length = self.0.open(nonce, ad, plain.expose_mut())?.len();
+        plain.truncate(length);
+        Ok(plain)
+    }
+}
+
+/// What a memory's own key is wrapped under.
+#[derive(Debug)]
+pub(crate) enum Wrap<'a> {
+    /// Levels 0 and 1: a key that is held while the vault is not cold.
+    Shared(&'a RowKey),
+    /// Levels 2 and up: the level's public key, so that writing needs no unlock.
+    Public(&'a PublicKey),
+}
+
+/// What a memory's own key is unwrapped with.
+#[derive(Debug)]
+pub(crate) enum Unwrap<'a> {
+    /// Levels 0 and 1.
+    Shared(&'a RowKey),
+    /// Levels 2 and up.
+    Private(&'a AgreementKey),
+}
+
+/// A content under a key of its own, and that key, wrapped. Destroying the latter destroys the content.
+#[derive(Debug)]
+pub(crate) struct SealedContent {
+    pub(crate) wrapped: Vec<u8>,
+    pub(crate) content: Vec<u8>,
+}
+
+fn one_time_key(shared: &[u8], public: &PublicKey, ephemeral: &PublicKey) -> Aes256Gcm {
+    let mut info = Writer::with_capacity(160);
+    info.raw(b"STVOR vault level key v1").raw(ephemeral.as_bytes()).raw(public.as_bytes());
+    Aes256Gcm::new(&hkdf_sha256::<32>(b"", shared, &info.finish()))
+}
+
+/// Seals `content`; `bound` is authenticated with both the content and its wrapped key.
+pub(crate) fn seal_content(
+    wrap: &Wrap<'_>,
+    bound: &[u8],
+    content: &[u8],
+    rng: &mut dyn Random,
+) -> Result<SealedContent, CryptoError> {
+    let key = Secret::<32>::random(rng)?;
+    let mut sealed = Vec::with_capacity(content.len() + 16);
+    sealed.extend_from_slice(content);
+    // The key seals this one content and nothing else, so a constant nonce is used once.
+    Aes256Gcm::new(&key).seal(&[0; NONCE_BYTES], bound, &mut sealed)?;
+    let wrapped =
+        match wrap {
+            Wrap::Shared(shared) => shared.seal(rng, bound, key.expose())?,
+            Wrap::Public(public) => {
+                let ephemeral = AgreementKey::generate(rng)?;
+                let agreed = ephemeral.agree(public)?;
+                let mut out = Vec::with_capacity(PUBLIC_KEY_BYTES + 48);
+                out.extend_from_slice(ephemeral.public().as_bytes());
+                out.extend_from_slice(key.expose());
+                let body = out.get_mut(PUBLIC_KEY_BYTES..).unwrap_or_default();
+                let tag = one_time_key(agreed.expose(), public, ephemeral.public())
+                    .seal_in_place_separate_tag(&[0; NONCE_BYTES], bound, body)?;
+                out.extend_from_slice(&tag);
+                out
+            }
+        };
+    Ok(SealedContent { wrapped, content: sealed })
+}
+
+/// Opens what [`seal_content`] sealed.
+pub(crate) fn open_content(
+    unwrap: &Unwrap<'_>,
+    bound: &[u8],
+    (wrapped, content): (&[u8], &[u8]),
+) -> Result<SecretBytes, CryptoError> {
+    let key = match unwrap {
+        Unwrap::Shared(shared) => shared.open(bound, wrapped)?,
+        Unwrap::Private(private) => {
+            let mut input = Reader::new(wrapped);
+            let ephemeral = input.array::<PUBLIC_KEY_BYTES>().map_err(|_| CryptoError::DecryptFailed)?;
+            let ephemeral = PublicKey::from_bytes(ephemeral)?;
+            let agreed = private.agree(&ephemeral)?;
+            let mut body = SecretBytes::from_slice(input.rest());
+            let opened = one_time_key(agreed.expose(), private.public(), &ephemeral);
+            let length = opened.open(&[0; NONCE_BYTES], bound, body.expose_mut())?.len();
+            body.truncate(length);
+            body
+        }
+    };
+    let key = Secret::from_slice(key.expose())?;
+    let mut plain = SecretBytes::from_slice(content);
+    let length = Aes256Gcm::new(&key).open(&[0; NONCE_BYTES], bound, plain.expose_mut())?.len();
+    plain.truncate(length);
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stvor_crypto::SystemRandom;
+
+    #[test]
+    fn a_content_opens_with_its_key_and_in_its_place_only() {
+        let rng = &mut SystemRandom::new();
+        let (private, other) = (AgreementKey::generate(rng).unwrap(), AgreementKey::generate(rng).unwrap());
+        let shared = RowKey::new(&Secret::new([1; 32]));
+        for (wrap, unwrap, wrong) in [
+            (Wrap::Public(private.public()), Unwrap::Private(&private), Unwrap::Private(&other)),
+            (Wrap::Shared(&shared), Unwrap::Shared(&shared), Unwrap::Private(&private)),
+        ] {
+            let sealed = seal_content(&wrap, b"here", b"words", rng).unwrap();
+            let parts = (&sealed.wrapped[..], &sealed.content[..]);
+            assert_eq!(open_content(&unwrap, b"here", parts).unwrap().expose(), b"words");
+            assert!(open_content(&unwrap, b"there", parts).is_err());
+            assert!(open_content(&wrong, b"here", parts).is_err());
+            for at in 0..sealed.wrapped.len() {
+                let mut changed = sealed.wrapped.clone();
+                changed[at] ^= 1;
+                assert!(open_content(&unwrap, b"here", (&changed, parts.1)).is_err(), "{at}");
+            }
+            let twin = seal_content(&wrap, b"here", b"other", rng).unwrap();
+            assert!(open_content(&unwrap, b"here", (parts.0, &twin.content)).is_err(), "swapped");
+        }
+    }
+}

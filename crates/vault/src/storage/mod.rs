@@ -1,0 +1,139 @@
+//! The database of a vault. SQL stands here and nowhere else. What is in it is sealed, but for the levels' numbers of rows,
+//! sizes, and the hour at which a memory's time runs out.
+
+mod files;
+pub(crate) mod index;
+mod rows;
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use stvor_tlog::{Hash, Nodes, TlogError};
+
+pub(crate) use files::{CheckpointFile, Lock, make_directory, write_private};
+pub(crate) use rows::{EventRow, MemoryRow, Table};
+
+use crate::VaultError;
+
+/// `PRAGMA user_version`.
+const SCHEMA: u32 = 1;
+/// `PRAGMA application_id`: "STVV".
+const APPLICATION: u32 = 0x5354_5656;
+
+/// The database, open.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) connection: Connection,
+}
+
+/// What an error of SQLite means.
+pub(crate) fn failed(error: &rusqlite::Error) -> VaultError {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        return VaultError::tampered("the database", error.to_string());
+    };
+    match (failure.code, failure.extended_code) {
+        (ErrorCode::DiskFull, _)
+        | (
+            _,
+            ffi::SQLITE_IOERR_WRITE
+            | ffi::SQLITE_IOERR_SHMSIZE
+            | ffi::SQLITE_IOERR_TRUNCATE
+            | ffi::SQLITE_IOERR_FSYNC,
+        ) => VaultError::LogUnavailable("the disk or a quota is full, or the disk does not write".into()),
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => {
+            VaultError::tampered("the database", error.to_string())
+        }
+        _ => VaultError::Database(error.to_string()),
+    }
+}
+
+impl Database {
+    /// Makes the database at `path`, mode 0600.
+    pub(crate) fn create(path: &Path) -> Result<Self, VaultError> {
+        write_private(path, b"")?;
+        let database = Self::connect(path)?;
+        let schema = include_str!("schema.sql");
+        let all = format!(
+            "BEGIN; {schema} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;"
+        );
+        database.run(&all)?;
+        Ok(database)
+    }
+
+    /// Opens the database at `path`.
+    pub(crate) fn open(path: &Path) -> Result<Self, VaultError> {
+        if !path.is_file() {
+            return Err(VaultError::Missing(path.to_owned()));
+        }
+        let database = Self::connect(path)?;
+        if database.pragma("application_id")? != i64::from(APPLICATION) {
+            return Err(VaultError::tampered(
+                path.display().to_string(),
+                "it is not the database of a vault",
+            ));
+        }
+        let found = u32::try_from(database.pragma("user_version")?).unwrap_or(u32::MAX);
+        if found > SCHEMA {
+            return Err(VaultError::TooNew { found, known: SCHEMA });
+        }
+        // They would run inside our statements, as often and as long as their author likes.
+        let foreign: i64 = database
+            .connection
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')", [], |row| {
+                row.get(0)
+            })
+            .map_err(|error| failed(&error))?;
+        if foreign != 0 {
+            return Err(VaultError::tampered("the schema", "it holds triggers or views"));
+        }
+        Ok(database)
+    }
+
+    fn connect(path: &Path) -> Result<Self, VaultError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&error))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let database = Self { connection };
+        // Every acknowledged operation is synced; what is deleted is overwritten.
+        database.run(
+            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
+             PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
+             PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA wal_autocheckpoint = 4000;",
+        )?;
+        Ok(database)
+    }
+
+    fn pragma(&self, name: &str) -> Result<i64, VaultError> {
+        let read = self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+        read.map_err(|error| failed(&error))
+    }
+
+    /// Runs statements that give no rows of interest.
+    pub(crate) fn run(&self, statements: &str) -> Result<(), VaultError> {
+        self.connection.execute_batch(statements).map_err(|error| failed(&error))
+    }
+
+    /// Brings everything into the one file and empties the journal, so that nothing of what was deleted is left in it.
+    pub(crate) fn merge_journal(&self) -> Result<(), VaultError> {
+        let busy: i64 = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|error| failed(&error))?;
+        if busy != 0 {
+            return Err(VaultError::Database(
+                "the journal could not be emptied: somebody reads the database".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Nodes for Database {
+    fn node(&self, level: u8, index: u64) -> Result<Hash, TlogError> {
+        let place = || format!("the hash {index} of level {level}");
+        let bytes = self.read_node(level, index).map_err(|_| TlogError::Corrupt(place()))?;
+        let bytes = bytes.ok_or_else(|| TlogError::Missing(place()))?;
+        bytes.try_into().map(Hash).map_err(|_| TlogError::Corrupt(place()))
+    }
+}

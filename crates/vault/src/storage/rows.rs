@@ -1,0 +1,309 @@
+//! Reading and writing rows.
+
+use std::collections::HashMap;
+
+use rusqlite::{OptionalExtension, Row, params};
+use stvor_base::codec::Writer;
+use stvor_crypto::kdf::sha256;
+use stvor_tlog::{Hash, Node};
+
+use super::{Database, failed};
+use crate::VaultError;
+use crate::keys::Slots;
+use crate::memory::MemoryId;
+
+/// A memory as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemoryRow {
+    pub(crate) id: MemoryId,
+    /// Keyed hash of the namespace.
+    pub(crate) space: Vec<u8>,
+    /// The hour since the epoch in which its time runs out.
+    pub(crate) due: Option<i64>,
+    pub(crate) header: Vec<u8>,
+    /// The memory's own key, wrapped; gone when it was forgotten.
+    pub(crate) wrapped: Option<Vec<u8>>,
+    pub(crate) content: Option<Vec<u8>>,
+}
+
+impl MemoryRow {
+    /// What the log binds: everything that is in the row.
+    pub(crate) fn digest(&self) -> String {
+        let mut out = Writer::new();
+        out.raw(self.id.as_bytes()).bytes(&self.space);
+        out.u64(self.due.map_or(u64::MAX, i64::cast_unsigned)).bytes(&self.header);
+        for part in [&self.wrapped, &self.content] {
+            out.u8(u8::from(part.is_some())).bytes(part.as_deref().unwrap_or_default());
+        }
+        crate::audit::hex(&sha256(&[out.as_slice()]))
+    }
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: MemoryId::from_bytes(row.get(0)?),
+            space: row.get(1)?,
+            due: row.get(2)?,
+            header: row.get(3)?,
+            wrapped: row.get(4)?,
+            content: row.get(5)?,
+        })
+    }
+}
+
+/// An event as it is stored.
+#[derive(Debug)]
+pub(crate) struct EventRow {
+    pub(crate) seq: u64,
+    pub(crate) sealed: Vec<u8>,
+}
+
+const COLUMNS: &str = "id, space, due, header, wrapped, content";
+
+type Rows<T> = Result<T, VaultError>;
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Database {
+    pub(crate) fn slots(&self) -> Rows<Slots> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached("SELECT name, record FROM slot")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Slots>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn slot(&self, name: &str) -> Rows<Option<Vec<u8>>> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached("SELECT record FROM slot WHERE name = ?1")?;
+            statement.query_row([name], |row| row.get(0)).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
+        let run = || self.connection.prepare_cached(sql)?.execute(values);
+        run().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn put_slot(&self, name: &str, record: &[u8]) -> Rows<()> {
+        let sql = "INSERT INTO slot VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record";
+        self.execute(sql, params![name, record]).map(|_| ())
+    }
+
+    pub(crate) fn insert_memory(&self, row: &MemoryRow) -> Rows<()> {
+        let sql =
+            "INSERT INTO memory (id, space, due, header, wrapped, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let values = params![row.id.as_bytes(), row.space, row.due, row.header, row.wrapped, row.content];
+        self.execute(sql, values).map(|_| ())
+    }
+
+    pub(crate) fn update_memory(&self, row: &MemoryRow) -> Rows<()> {
+        let sql = "UPDATE memory SET due = ?2, header = ?3, wrapped = ?4, content = ?5 WHERE id = ?1";
+        let values = params![row.id.as_bytes(), row.due, row.header, row.wrapped, row.content];
+        match self.execute(sql, values)? {
+            1 => Ok(()),
+            _ => Err(VaultError::tampered(format!("the memory {}", row.id), "its row is gone")),
+        }
+    }
+
+    pub(crate) fn memory(&self, id: &MemoryId) -> Rows<Option<MemoryRow>> {
+        let sql = format!("SELECT {COLUMNS} FROM memory WHERE id = ?1");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            statement.query_row([id.as_bytes()], MemoryRow::read).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// Memories of a namespace, newest first, from before `before`, without their contents. Each with its number.
+    pub(crate) fn page(&self, space: &[u8], before: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+        let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
+                   WHERE space = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![space, before, number(count as u64)], |row| {
+                Ok((row.get(6)?, MemoryRow::read(row)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// Every memory after the number `after`, in order, at most `count`.
+    pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+        let sql = format!("SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![after, number(count as u64)], |row| {
+                Ok((row.get(6)?, MemoryRow::read(row)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// Names of memories whose hour has come.
+    pub(crate) fn due(&self, hour: i64, count: usize) -> Rows<Vec<MemoryId>> {
+        let sql = "SELECT id FROM memory WHERE due <= ?1 ORDER BY due LIMIT ?2";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement
+                .query_map(params![hour, number(count as u64)], |row| row.get(0).map(MemoryId::from_bytes))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn link(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
+        self.execute("INSERT OR IGNORE INTO intent VALUES (?1, ?2)", params![intent, id.as_bytes()])
+            .map(|_| ())
+    }
+
+    pub(crate) fn unlink(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
+        self.execute("DELETE FROM intent WHERE intent = ?1 AND id = ?2", params![intent, id.as_bytes()])
+            .map(|_| ())
+    }
+
+    pub(crate) fn linked(&self, intent: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
+        let read = || {
+            let mut statement =
+                self.connection.prepare_cached("SELECT id FROM intent WHERE intent = ?1 LIMIT ?2")?;
+            let rows = statement.query_map(params![intent, number(count as u64)], |row| {
+                row.get(0).map(MemoryId::from_bytes)
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn put_recall(&self, id: &MemoryId, event: u64) -> Rows<()> {
+        let sql = "INSERT INTO recall VALUES (?1, ?2) ON CONFLICT DO UPDATE SET event = excluded.event";
+        self.execute(sql, params![id.as_bytes(), number(event)]).map(|_| ())
+    }
+
+    pub(crate) fn last_recall(&self, id: &MemoryId) -> Rows<Option<u64>> {
+        let sql = "SELECT event FROM recall WHERE id = ?1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row([id.as_bytes()], |row| row.get::<_, i64>(0)).optional()
+        };
+        Ok(read().map_err(|error| failed(&error))?.map(i64::cast_unsigned))
+    }
+
+    /// The record of a table of sealed records (`agent` or `approval`).
+    pub(crate) fn record(&self, table: Table, key: &[u8]) -> Rows<Option<Vec<u8>>> {
+        let (name, column) = table.names();
+        let sql = format!("SELECT record FROM {name} WHERE {column} = ?1");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            statement.query_row([key], |row| row.get(0)).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn records(&self, table: Table) -> Rows<Vec<(Vec<u8>, Vec<u8>)>> {
+        let (name, column) = table.names();
+        let sql = format!("SELECT {column}, record FROM {name}");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn put_record(&self, table: Table, key: &[u8], record: &[u8]) -> Rows<()> {
+        let (name, _) = table.names();
+        let sql =
+            format!("INSERT INTO {name} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record");
+        self.execute(&sql, params![key, record]).map(|_| ())
+    }
+
+    pub(crate) fn remove_record(&self, table: Table, key: &[u8]) -> Rows<()> {
+        let (name, column) = table.names();
+        self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key]).map(|_| ())
+    }
+
+    pub(crate) fn insert_event(&self, event: &EventRow, nodes: &[Node]) -> Rows<()> {
+        let EventRow { seq, sealed } = event;
+        self.execute("INSERT INTO event VALUES (?1, ?2)", params![number(*seq), sealed])?;
+        for node in nodes {
+            let values = params![node.level, number(node.index), node.hash.0];
+            self.execute("INSERT INTO node VALUES (?1, ?2, ?3)", values)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn events_from(&self, from: u64, count: usize) -> Rows<Vec<EventRow>> {
+        let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![number(from), number(count as u64)], |row| {
+                Ok(EventRow { seq: row.get::<_, i64>(0)?.cast_unsigned(), sealed: row.get(1)? })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(super) fn read_node(&self, level: u8, index: u64) -> Rows<Option<Vec<u8>>> {
+        let sql = "SELECT hash FROM node WHERE level = ?1 AND at = ?2";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row(params![level, number(index)], |row| row.get(0)).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// `count` hashes of a level from `from` on, by index.
+    pub(crate) fn node_range(&self, level: u8, (from, count): (u64, usize)) -> Rows<HashMap<u64, Hash>> {
+        let sql = "SELECT at, hash FROM node WHERE level = ?1 AND at >= ?2 ORDER BY at LIMIT ?3";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![level, number(from), number(count as u64)], |row| {
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), Hash(row.get(1)?)))
+            })?;
+            rows.collect::<rusqlite::Result<HashMap<_, _>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// How many rows of events and hashes there are.
+    pub(crate) fn log_counts(&self) -> Rows<(u64, u64)> {
+        let sql = "SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM node)";
+        let read = self.connection.query_row(sql, [], |row| {
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
+        });
+        read.map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn put_checkpoint(&self, note: &str) -> Rows<()> {
+        let sql = "INSERT INTO checkpoint VALUES (1, ?1) ON CONFLICT DO UPDATE SET note = excluded.note";
+        self.execute(sql, params![note]).map(|_| ())
+    }
+
+    pub(crate) fn checkpoint(&self) -> Rows<Option<String>> {
+        let sql = "SELECT note FROM checkpoint";
+        let read = self.connection.query_row(sql, [], |row| row.get(0)).optional();
+        read.map_err(|error| failed(&error))
+    }
+}
+
+/// A table of sealed records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Table {
+    Agent,
+    Approval,
+}
+
+impl Table {
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Agent => ("agent", "credential"),
+            Self::Approval => ("approval", "id"),
+        }
+    }
+}

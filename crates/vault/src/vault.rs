@@ -1,0 +1,509 @@
+//! A vault, open: a handle that any thread may use. One thread does the work; operations that wait at one time share a
+//! commit.
+
+use core::fmt;
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_keys::KeyHolder;
+use stvor_tlog::ProofFile;
+
+use crate::clock::{Clock, SystemClock};
+use crate::engine::Engine;
+use crate::engine::agents::{Agent, Caller, Credential};
+use crate::engine::memories::Recall;
+use crate::engine::status::Status;
+use crate::gates::approval::Approval;
+use crate::gates::boundary::Boundary;
+use crate::keys::{self, NewKeys, RootKey, VerbKey};
+use crate::memory::{Header, MemoryId, NewMemory, Recalled};
+use crate::storage::{CheckpointFile, Database, Lock, make_directory};
+use crate::verify::Report;
+use crate::{VaultError, limits};
+
+const DATABASE: &str = "vault.db";
+const CHECKPOINTS: &str = "checkpoints";
+/// Requests that wait at one time.
+const QUEUE: usize = 4_096;
+/// How often what nobody waits for is done: expired memories, syncs.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Something that looks at a plaintext before it is given out, and may refuse with a reason.
+pub type Auditor = dyn Fn(&Header, &[u8]) -> Result<(), String> + Send + Sync;
+
+/// How a vault is opened.
+pub struct Options {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The boundary daemon. Without one, levels 3 to 5 stay closed.
+    pub boundary: Option<Boundary>,
+    /// Further files that checkpoints are appended to, best on another disk or machine.
+    pub checkpoints: Vec<PathBuf>,
+    /// Who looks at plaintexts before they are given out.
+    pub auditors: Vec<Arc<Auditor>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            boundary: None,
+            checkpoints: Vec::new(),
+            auditors: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("boundary", &self.boundary).finish_non_exhaustive()
+    }
+}
+
+/// The records that the owner's secret unwraps. They are not secret.
+#[derive(Debug, Clone)]
+pub struct OwnerRecords {
+    /// For [`crate::unwrap_root`].
+    pub root: Vec<u8>,
+    /// For [`crate::unwrap_verbs`].
+    pub verbs: Vec<u8>,
+    /// For [`crate::unwrap_vaulted`], if there is a second secret.
+    pub vaulted: Option<Vec<u8>>,
+}
+
+type Answer = Box<dyn FnOnce(Result<(), VaultError>) + Send>;
+type Job = Box<dyn FnOnce(&mut Engine) -> Answer + Send>;
+
+/// An answer that is on its way.
+#[derive(Debug)]
+pub struct Pending<T>(Receiver<Result<T, VaultError>>);
+
+impl<T> Pending<T> {
+    /// Waits for it. It comes when everything that it says is on the disk.
+    ///
+    /// # Errors
+    /// What the operation says; [`VaultError::Closed`].
+    pub fn wait(self) -> Result<T, VaultError> {
+        self.0.recv().unwrap_or(Err(VaultError::Closed))
+    }
+}
+
+/// An open vault. Dropping it closes it and wipes its keys.
+#[derive(Debug)]
+pub struct Vault {
+    jobs: Option<SyncSender<Job>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    boundary: Option<Boundary>,
+}
+
+impl Vault {
+    /// Makes a vault in the directory `path`, which must not be there, or hold no vault. The directory gets mode 0700, its
+    /// files 0600.
+    ///
+    /// # Errors
+    /// [`VaultError::Exists`], [`VaultError::Io`], [`VaultError::Key`].
+    pub fn create(path: &Path, new: &NewKeys<'_>) -> Result<(), VaultError> {
+        make_directory(path)?;
+        let _lock = Lock::take(path)?;
+        let slots = keys::create(new, &mut SystemRandom::new())?;
+        let name = path.join(DATABASE);
+        if name.exists() {
+            return Err(VaultError::Exists(path.to_owned()));
+        }
+        let draft = path.join("vault.db.new");
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(path.join(format!("vault.db.new{suffix}")));
+        }
+        let database = Database::create(&draft)?;
+        database.run("BEGIN")?;
+        slots.iter().try_for_each(|(name, record)| database.put_slot(name, record))?;
+        database.run("COMMIT")?;
+        database.merge_journal()?;
+        drop(database);
+        std::fs::rename(&draft, &name).map_err(|error| VaultError::io("naming", &name, &error))?;
+        let synced = std::fs::File::open(path).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| VaultError::io("syncing", path, &error))
+    }
+
+    /// Opens the vault in the directory `path`. It is cold: no key is held.
+    ///
+    /// # Errors
+    /// [`VaultError::Missing`], [`VaultError::Busy`] while another process has it open, [`VaultError::TooNew`],
+    /// [`VaultError::Tampered`], [`VaultError::Io`].
+    pub fn open(path: &Path, options: Options) -> Result<Self, VaultError> {
+        if !path.join(DATABASE).is_file() {
+            return Err(VaultError::Missing(path.to_owned()));
+        }
+        let lock = Lock::take(path)?;
+        let database = Database::open(&path.join(DATABASE))?;
+        let mut outside = vec![CheckpointFile::open(&path.join(CHECKPOINTS))?];
+        for copy in &options.checkpoints {
+            outside.push(CheckpointFile::open(copy)?);
+        }
+        let engine = Engine::new((database, lock), outside, (options.clock, options.auditors));
+        let (jobs, queue) = mpsc::sync_channel(QUEUE);
+        let thread =
+            std::thread::Builder::new().name("stvor-vault".into()).spawn(move || run(engine, &queue));
+        let thread = thread.map_err(|error| VaultError::io("starting the thread of", path, &error))?;
+        Ok(Self { jobs: Some(jobs), thread: Mutex::new(Some(thread)), boundary: options.boundary })
+    }
+
+    /// Hands work in. Its answer comes when its group is committed.
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine) -> Result<T, VaultError> + Send + 'static,
+    ) -> Pending<T> {
+        let (answer, pending) = mpsc::channel();
+        let job: Job = Box::new(move |engine| {
+            let done = work(engine);
+            Box::new(move |committed| {
+                // Nobody minds if the asker went away.
+                let _ = answer.send(committed.and(done));
+            })
+        });
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+        Pending(pending)
+    }
+
+    /// The records that the owner's secret unwraps.
+    ///
+    /// # Errors
+    /// [`VaultError::Tampered`] when they are gone.
+    pub fn records(&self) -> Result<OwnerRecords, VaultError> {
+        let read = |engine: &mut Engine| {
+            let mut slots = engine.database.slots()?;
+            let missing = || VaultError::tampered("the owner's key record", "it is missing");
+            Ok(OwnerRecords {
+                root: slots.remove(keys::SLOT_ROOT).ok_or_else(missing)?,
+                verbs: slots.remove(keys::SLOT_VERBS).ok_or_else(missing)?,
+                vaulted: slots.remove(keys::SLOT_VAULTED),
+            })
+        };
+        self.ask(read).wait()
+    }
+
+    /// Begins the owner's session, with the owner's secret in this process.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] for another secret; as [`Vault::unlock`].
+    pub fn unlock_with(&self, owner: &dyn KeyHolder) -> Result<(), VaultError> {
+        let root = keys::unwrap_root(&self.records()?.root, owner)?;
+        self.unlock(root, None)
+    }
+
+    /// Begins the owner's session, with keys that were unwrapped elsewhere.
+    ///
+    /// # Errors
+    /// [`VaultError::Tampered`] and [`VaultError::Log`] when log and checkpoints do not fit; [`VaultError::LogUnavailable`].
+    pub fn unlock(&self, root: RootKey, vaulted: Option<Secret<32>>) -> Result<(), VaultError> {
+        self.ask(move |engine| engine.unlock(&root, vaulted.as_ref())).wait()
+    }
+
+    /// Ends the owner's session.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`].
+    pub fn lock(&self) -> Result<(), VaultError> {
+        self.ask(Engine::lock).wait()
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// [`VaultError::Closed`], [`VaultError::Tampered`].
+    pub fn status(&self) -> Result<Status, VaultError> {
+        self.ask(|engine| engine.status()).wait()
+    }
+
+    /// The key that proves owner verbs, for who serves the owner.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`].
+    pub fn verb_key(&self) -> Result<VerbKey, VaultError> {
+        self.ask(|engine| Ok(engine.held()?.base.verbs.duplicate())).wait()
+    }
+
+    /// Stores a memory and returns its name.
+    ///
+    /// # Errors
+    /// [`VaultError::Refused`], [`VaultError::Invalid`], [`VaultError::LogUnavailable`].
+    pub fn store(&self, caller: &Caller, memory: NewMemory) -> Result<MemoryId, VaultError> {
+        self.begin_store(caller, memory).wait()
+    }
+
+    /// As [`Vault::store`], without waiting.
+    #[must_use]
+    pub fn begin_store(&self, caller: &Caller, memory: NewMemory) -> Pending<MemoryId> {
+        let caller = caller.clone();
+        self.ask(move |engine| engine.store(&caller, &memory))
+    }
+
+    /// Recalls a memory. From level 3 on the boundary daemon is asked, and `justification` says what for.
+    ///
+    /// # Errors
+    /// [`VaultError::Refused`], [`VaultError::Tampered`], [`VaultError::LogUnavailable`].
+    pub fn recall(&self, caller: &Caller, id: MemoryId, justification: &str) -> Result<Recalled, VaultError> {
+        let boundary = self.ask_boundary(caller, id)?;
+        let (caller, justification) = (caller.clone(), justification.to_owned());
+        let work = move |engine: &mut Engine| {
+            engine.recall(&Recall { caller: &caller, id, justification: &justification, boundary })
+        };
+        self.ask(work).wait()
+    }
+
+    /// Asks the boundary daemon on the caller's thread, so that its delays are nobody else's.
+    fn ask_boundary(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+    ) -> Result<Option<crate::gates::boundary::Verdict>, VaultError> {
+        let Some(boundary) = &self.boundary else { return Ok(None) };
+        let asking = caller.clone();
+        let known = self.ask(move |engine| Ok((engine.level_of(&asking, id), engine.wall()))).wait()?;
+        let (Some(level), now) = known else { return Ok(None) };
+        if !level.needs_approval() {
+            return Ok(None);
+        }
+        Ok(Some(boundary.ask(level, now, &mut SystemRandom::new())))
+    }
+
+    /// Searches a namespace.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn search(&self, caller: &Caller, namespace: &str, query: &str) -> Result<Vec<Header>, VaultError> {
+        let (caller, namespace, query) = (caller.clone(), namespace.to_owned(), query.to_owned());
+        self.ask(move |engine| engine.search(&caller, &namespace, &query)).wait()
+    }
+
+    /// Lists a namespace, newest first, at most [`limits::MAX_PAGE`] from before `before`; with where to go on.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn list(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+        before: Option<i64>,
+    ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
+        let (caller, namespace) = (caller.clone(), namespace.to_owned());
+        self.ask(move |engine| engine.list(&caller, &namespace, before)).wait()
+    }
+
+    /// Memories that serve an intent.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn by_intent(&self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
+        let (caller, intent) = (caller.clone(), intent.to_owned());
+        self.ask(move |engine| engine.by_intent(&caller, &intent)).wait()
+    }
+
+    /// Links (or unlinks) an intent to a memory.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn set_intent(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        (intent, link): (&str, bool),
+    ) -> Result<(), VaultError> {
+        let (caller, intent) = (caller.clone(), intent.to_owned());
+        self.ask(move |engine| engine.set_intent(&caller, (id, link), &intent)).wait()
+    }
+
+    /// Destroys a memory's key and content, for good and before the answer.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn forget(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        self.ask(move |engine| engine.forget(&caller, id, &reason)).wait()
+    }
+
+    /// Closes a memory for good and keeps it for the record.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn tombstone(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        self.ask(move |engine| engine.tombstone(&caller, id, &reason)).wait()
+    }
+
+    /// Destroys memories whose time ran out. It also happens by itself. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn purge(&self) -> Result<usize, VaultError> {
+        self.ask(|engine| engine.purge(limits::MAX_GROUP)).wait()
+    }
+
+    /// Asks the owner to approve one recall, and returns the request's name.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn request_approval(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        purpose: &str,
+    ) -> Result<MemoryId, VaultError> {
+        let (caller, purpose) = (caller.clone(), purpose.to_owned());
+        self.ask(move |engine| engine.request_approval(&caller, id, &purpose)).wait()
+    }
+
+    /// Requests for approval and what became of them.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn approvals(&self) -> Result<Vec<Approval>, VaultError> {
+        self.ask(|engine| engine.approvals()).wait()
+    }
+
+    /// Grants a request for `valid` (at most a day), or denies it.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] when no such request waits; [`VaultError::LogUnavailable`].
+    pub fn decide_approval(&self, id: MemoryId, valid: Option<Duration>) -> Result<(), VaultError> {
+        self.ask(move |engine| engine.decide_approval(id, valid)).wait()
+    }
+
+    /// Stops everything.
+    ///
+    /// # Errors
+    /// [`VaultError::LogUnavailable`]; [`crate::Refusal::Lockdown`] when it is stopped already.
+    pub fn enter_lockdown(&self, caller: &Caller, reason: &str) -> Result<(), VaultError> {
+        let (by, reason) = (caller.name().to_owned(), reason.to_owned());
+        self.ask(move |engine| engine.enter_lockdown(&by, &reason)).wait()
+    }
+
+    /// Lets everything go on. Takes the owner's secret itself, not only an open session.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] for another secret.
+    pub fn leave_lockdown(&self, owner: &dyn KeyHolder) -> Result<(), VaultError> {
+        let root = keys::unwrap_root(&self.records()?.root, owner)?;
+        self.ask(move |engine| engine.leave_lockdown(&root)).wait()
+    }
+
+    /// Changes the owner's secret. No memory is touched.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] when `old` is not it.
+    pub fn change_secret<H: KeyHolder + 'static>(
+        &self,
+        old: &dyn KeyHolder,
+        new: H,
+    ) -> Result<(), VaultError> {
+        let records = self.records()?;
+        let (root, verbs) =
+            (keys::unwrap_root(&records.root, old)?, keys::unwrap_verbs(&records.verbs, old)?);
+        self.ask(move |engine| engine.change_secret((&root, &verbs), &new)).wait()
+    }
+
+    /// Enrols an agent and mints its credential.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] for a name that is taken or not allowed.
+    pub fn enrol(&self, agent: Agent) -> Result<Credential, VaultError> {
+        self.ask(move |engine| engine.enrol(&agent)).wait()
+    }
+
+    /// Removes an agent.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] when there is none of this name.
+    pub fn remove_agent(&self, name: &str) -> Result<(), VaultError> {
+        let name = name.to_owned();
+        self.ask(move |engine| engine.remove_agent(&name)).wait()
+    }
+
+    /// All agents.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn agents(&self) -> Result<Vec<Agent>, VaultError> {
+        self.ask(|engine| engine.agents()).wait()
+    }
+
+    /// The agent that a credential is of.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::NotAllowed`] when it is of none.
+    pub fn authenticate(&self, credential: &[u8]) -> Result<Caller, VaultError> {
+        let credential = stvor_crypto::SecretBytes::from_slice(credential);
+        self.ask(move |engine| engine.authenticate(credential.expose())).wait()
+    }
+
+    /// Reads the whole log and every row, and holds them against each other and the checkpoints outside.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`]; what is wrong is in the report, not an error.
+    pub fn verify(&self) -> Result<Report, VaultError> {
+        self.ask(|engine| engine.verify()).wait()
+    }
+
+    /// An event of the log, as the log hashes it, and the proof that it is in there.
+    ///
+    /// # Errors
+    /// [`VaultError::Log`] when there is no such event.
+    pub fn prove(&self, event: u64) -> Result<(Vec<u8>, ProofFile), VaultError> {
+        self.ask(move |engine| engine.prove(event)).wait()
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The vault's thread.
+fn run(mut engine: Engine, queue: &Receiver<Job>) {
+    loop {
+        match queue.recv_timeout(IDLE) {
+            Ok(first) => group(&mut engine, first, queue),
+            Err(RecvTimeoutError::Timeout) => {
+                engine.idle();
+                if engine.held.is_some() {
+                    alone(&mut engine, |engine| engine.purge(limits::MAX_GROUP).map(|_| ()));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    alone(&mut engine, Engine::close);
+    engine.idle();
+}
+
+/// Work that nobody waits for.
+fn alone(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> Result<(), VaultError>) {
+    if engine.begin().is_ok() {
+        let _ = work(engine);
+        let _ = engine.commit();
+    }
+}
+
+/// Does what waits, commits it as one, then answers.
+fn group(engine: &mut Engine, first: Job, queue: &Receiver<Job>) {
+    let begun = engine.begin();
+    let mut answers = vec![first(engine)];
+    while answers.len() < limits::MAX_GROUP {
+        let Ok(job) = queue.try_recv() else { break };
+        answers.push(job(engine));
+    }
+    let committed = begun.and_then(|()| engine.commit());
+    for answer in answers {
+        answer(committed.clone());
+    }
+}

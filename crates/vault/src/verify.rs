@@ -1,0 +1,247 @@
+//! Verification: the log's rows against its hashes, the hashes against the checkpoints, the memories' rows against the log.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, TlogError};
+
+use crate::VaultError;
+use crate::audit::Operation;
+use crate::engine::Engine;
+use crate::memory::MemoryId;
+
+/// Rows that are read at a time.
+const BATCH: usize = 4_096;
+/// Problems that are listed; more are only counted.
+const MAX_PROBLEMS: usize = 100;
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Where.
+    pub place: String,
+    /// How it shows.
+    pub reason: String,
+}
+
+/// What verification found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Events that were read.
+    pub events: u64,
+    /// Memories that were read.
+    pub memories: u64,
+    /// The size of the newest checkpoint outside the database, if there is one.
+    pub outside: Option<u64>,
+    /// What is wrong; nothing if all is well.
+    pub problems: Vec<Problem>,
+    /// Problems that are not listed.
+    pub more_problems: u64,
+}
+
+impl Report {
+    fn add(&mut self, place: impl Into<String>, reason: impl Into<String>) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem { place: place.into(), reason: reason.into() });
+        } else {
+            self.more_problems += 1;
+        }
+    }
+}
+
+impl Engine {
+    /// Reads everything and says what is wrong.
+    pub(crate) fn verify(&mut self) -> Result<Report, VaultError> {
+        let mut report = Report::default();
+        let trusted = [self.held()?.base.signer.verifier().clone()];
+        let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
+        let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, &origin, &trusted);
+        let mut heads: Vec<(String, Checkpoint)> = Vec::new();
+        match self.database.checkpoint()? {
+            Some(text) => match open(text.as_bytes()) {
+                Ok(checkpoint) => heads.push(("the checkpoint in the database".into(), checkpoint)),
+                Err(error) => report.add("the checkpoint in the database", error.to_string()),
+            },
+            None => report.add("the checkpoint in the database", "it is missing"),
+        }
+        for (number, file) in self.outside.iter_mut().enumerate() {
+            let place = format!("the checkpoint outside the database ({number})");
+            match file.newest()? {
+                Some(note) => match open(note.to_string().as_bytes()) {
+                    Ok(checkpoint) => {
+                        report.outside = report.outside.max(Some(checkpoint.size()));
+                        heads.push((place, checkpoint));
+                    }
+                    Err(error) => report.add(place, error.to_string()),
+                },
+                None => report.add(place, "there is none"),
+            }
+        }
+        let digests = self.verify_log(&mut report, &heads)?;
+        self.verify_memories(&mut report, digests)?;
+        Ok(report)
+    }
+
+    /// Reads every event and every hash. Returns the digest of each memory's row as the log has it.
+    fn verify_log(
+        &self,
+        report: &mut Report,
+        heads: &[(String, Checkpoint)],
+    ) -> Result<HashMap<MemoryId, String>, VaultError> {
+        let mut digests = HashMap::new();
+        let mut tree = Frontier::new();
+        let mut complete = Vec::new();
+        let (mut next, mut nodes, mut bad_hashes, mut stopped) = (0, 0_u64, 0_u64, false);
+        loop {
+            let rows = self.database.events_from(next, BATCH)?;
+            let Some(last) = rows.last() else { break };
+            let after = last.seq + 1;
+            for row in rows {
+                while next < row.seq {
+                    report.add(format!("the event {next}"), "its row is gone");
+                    next += 1;
+                    if report.more_problems > 0 {
+                        break;
+                    }
+                }
+                next = row.seq + 1;
+                report.events += 1;
+                let Ok((event, entry)) = self.open_event(&row) else {
+                    report.add(
+                        format!("the event {}", row.seq),
+                        "it was changed, or stands in another's place",
+                    );
+                    tree.append(Hash::empty(), &mut complete)?;
+                    continue;
+                };
+                tree.append(Hash::leaf(&entry), &mut complete)?;
+                match event.operation {
+                    Operation::EnterLockdown if event.refused.is_none() => stopped = true,
+                    Operation::LeaveLockdown if event.refused.is_none() => stopped = false,
+                    _ => {}
+                }
+                if let (Some(memory), Some(digest), None) = (event.memory, event.row, event.refused) {
+                    digests.insert(memory, digest);
+                }
+            }
+            next = after;
+            nodes += complete.len() as u64;
+            bad_hashes += self.verify_hashes(report, &mut complete)?;
+            for (place, head) in heads.iter().filter(|(_, head)| head.size() == tree.size()) {
+                if head.root() != tree.root() {
+                    report.add(place.clone(), "the log does not lead to the root that it signs");
+                }
+            }
+        }
+        let (_, stored) = self.database.log_counts()?;
+        if stored != nodes {
+            report.add("the hashes of the log", format!("there are {stored} of {nodes}"));
+        }
+        match self.lockdown() {
+            Ok(lockdown) if lockdown.is_some() == stopped => {}
+            Ok(_) => report.add("the record of the lockdown", "it is not what the log says: it was set back"),
+            Err(error) => report.add("the record of the lockdown", error.to_string()),
+        }
+        self.verify_heads(report, heads, (&tree, bad_hashes))?;
+        Ok(digests)
+    }
+
+    /// Compares computed hashes with the stored ones, and empties the list.
+    fn verify_hashes(
+        &self,
+        report: &mut Report,
+        complete: &mut Vec<stvor_tlog::Node>,
+    ) -> Result<u64, VaultError> {
+        let mut bad = 0;
+        complete.sort_unstable_by_key(|node| (node.level, node.index));
+        for level in complete.chunk_by(|a, b| a.level == b.level) {
+            let Some(first) = level.first() else { continue };
+            let stored = self.database.node_range(first.level, (first.index, level.len()))?;
+            for node in level {
+                if stored.get(&node.index) != Some(&node.hash) {
+                    bad += 1;
+                    let place = format!("the hash {} of level {}", node.index, node.level);
+                    report.add(place, "it is not that of its events");
+                }
+            }
+        }
+        complete.clear();
+        Ok(bad)
+    }
+
+    fn verify_heads(
+        &self,
+        report: &mut Report,
+        heads: &[(String, Checkpoint)],
+        (tree, bad_hashes): (&Frontier, u64),
+    ) -> Result<(), VaultError> {
+        for (place, head) in heads {
+            if head.size() > tree.size() {
+                report.add(
+                    "the log",
+                    format!("it was cut: {} events, {place} signs {}", tree.size(), head.size()),
+                );
+            } else if head.size() < tree.size() && place.contains("in the database") {
+                report.add(place.clone(), "it was replaced by an older one");
+            } else if bad_hashes == 0 && Frontier::load(&self.database, head.size())?.root() != head.root() {
+                // The stored hashes were just found to be those of the events.
+                report.add(place.clone(), "the log is not the one that it signs: it was written anew");
+            }
+        }
+        let held = self.held()?;
+        if (held.tree.size(), held.tree.root()) != (tree.size(), tree.root()) {
+            report.add("the log", "it is not the one that this process wrote");
+        }
+        Ok(())
+    }
+
+    fn verify_memories(
+        &self,
+        report: &mut Report,
+        mut digests: HashMap<MemoryId, String>,
+    ) -> Result<(), VaultError> {
+        let mut after = 0;
+        loop {
+            let rows = self.database.memories_after(after, BATCH)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = *last;
+            for (_, row) in rows {
+                report.memories += 1;
+                let place = || format!("the memory {}", row.id);
+                match digests.remove(&row.id) {
+                    None => report.add(place(), "the log does not know of it"),
+                    Some(digest) if digest != row.digest() => {
+                        report.add(
+                            place(),
+                            "its row is not the one that the log has: it was changed or set back",
+                        );
+                    }
+                    Some(_) => {
+                        if let Err(error) = self.header(&row) {
+                            report.add(place(), error.to_string());
+                        }
+                    }
+                }
+            }
+        }
+        for id in digests.keys() {
+            report.add(format!("the memory {id}"), "its row is gone");
+        }
+        Ok(())
+    }
+
+    /// Proves an event against the newest checkpoint.
+    pub(crate) fn prove(&self, index: u64) -> Result<(Vec<u8>, ProofFile), VaultError> {
+        let held = self.held()?;
+        let text = self.database.checkpoint()?.ok_or_else(|| TlogError::Missing("the checkpoint".into()))?;
+        let note = Note::parse(text.as_bytes())?;
+        let trusted = [held.base.signer.verifier().clone()];
+        let checkpoint = Checkpoint::open(&note, held.base.signer.verifier().name(), &trusted)?;
+        let proof = InclusionProof::make(&self.database, index, checkpoint.size())?;
+        let rows = self.database.events_from(index, 1)?;
+        let row = rows.first().filter(|row| row.seq == index);
+        let row = row.ok_or_else(|| TlogError::Missing(format!("the event {index}")))?;
+        let (_, entry) = self.open_event(row)?;
+        Ok((entry, ProofFile { index, proof, extra: None, checkpoint: note }))
+    }
+}

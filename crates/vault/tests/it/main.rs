@@ -1,0 +1,9 @@
+//! The vault from outside: what its owner, its agents and its attackers see.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test that fails ends the test")]
+
+mod disk;
+mod gates;
+mod memories;
+mod tampering;
+mod world;

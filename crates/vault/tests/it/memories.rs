@@ -1,0 +1,306 @@
+use std::time::Duration;
+
+use stvor_base::ErrorCode;
+use stvor_vault::{
+    Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, State, Vault, VaultError, limits,
+};
+
+use crate::world::{World, agent, owner, passphrase, refusal};
+
+const OWNER: &Caller = &Caller::Owner;
+
+fn memory(content: &str, level: Level) -> NewMemory {
+    NewMemory::new(content.as_bytes(), level, "home")
+}
+
+fn ids(found: Vec<stvor_vault::Header>) -> Vec<MemoryId> {
+    found.into_iter().map(|header| header.id).collect()
+}
+
+#[test]
+fn memories_of_levels_0_to_2_come_back_after_restarts() {
+    let world = World::new();
+    let stored: Vec<_> = {
+        let vault = world.open();
+        let store = |level| vault.store(OWNER, memory(&format!("content of {level}"), level)).unwrap();
+        [Level::Ephemeral, Level::Working, Level::Private].map(|level| (level, store(level))).into()
+    };
+    let vault = world.open();
+    for (level, id) in stored {
+        let recalled = vault.recall(OWNER, id, "").unwrap();
+        assert_eq!(recalled.content.expose(), format!("content of {level}").as_bytes());
+        assert_eq!((recalled.header.level, recalled.header.creator.as_str()), (level, "owner"));
+    }
+}
+
+#[test]
+fn a_cold_vault_refuses_everything_and_counts_it() {
+    let world = World::new();
+    let vault = world.cold();
+    assert_eq!(refusal(vault.store(OWNER, memory("x", Level::Working))), Refusal::Cold);
+    assert_eq!(refusal(vault.recall(OWNER, MemoryId::from_bytes([1; 16]), "")), Refusal::Cold);
+    assert_eq!(vault.status().unwrap().refused_cold, 2);
+    vault.unlock_with(&owner()).unwrap();
+    assert_eq!(vault.status().unwrap().refused_cold, 0);
+    let (event, _) = vault.prove(0).unwrap();
+    assert!(String::from_utf8(event).unwrap().contains("\"count\":2"), "the count is in the log");
+}
+
+#[test]
+fn a_locked_vault_reads_levels_0_and_1_and_writes_all() {
+    let world = World::new();
+    let vault = world.open();
+    let working = vault.store(OWNER, memory("tea", Level::Working)).unwrap();
+    let private = vault.store(OWNER, memory("diary", Level::Private)).unwrap();
+    vault.lock().unwrap();
+    assert_eq!(vault.recall(OWNER, working, "").unwrap().content.expose(), b"tea");
+    assert_eq!(refusal(vault.recall(OWNER, private, "")), Refusal::Locked { level: Level::Private });
+    assert_eq!(vault.search(OWNER, "home", "diary").unwrap(), [], "nothing is left in the index");
+    let later = vault.store(OWNER, memory("diary, second page", Level::Private)).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    assert_eq!(vault.recall(OWNER, later, "").unwrap().content.expose(), b"diary, second page");
+    assert_eq!(vault.search(OWNER, "home", "diary").unwrap().len(), 2);
+}
+
+#[test]
+fn a_wrong_passphrase_opens_and_stores_nothing() {
+    let world = World::new();
+    let vault = world.cold();
+    let wrong = vault.unlock_with(&passphrase("wrong horse")).unwrap_err();
+    assert_eq!(wrong.code(), "WRONG_KEY");
+    assert_eq!(refusal(vault.store(OWNER, memory("x", Level::Working))), Refusal::Cold);
+}
+
+#[test]
+fn changing_the_secret_keeps_every_memory_and_ends_the_old_one() {
+    let world = World::new();
+    let vault = world.open();
+    let id = vault.store(OWNER, memory("kept", Level::Private)).unwrap();
+    assert_eq!(vault.change_secret(&passphrase("wrong"), passphrase("new")).unwrap_err().code(), "WRONG_KEY");
+    vault.change_secret(&owner(), passphrase("new secret")).unwrap();
+    drop(vault);
+    let vault = world.cold();
+    assert_eq!(vault.unlock_with(&owner()).unwrap_err().code(), "WRONG_KEY");
+    vault.unlock_with(&passphrase("new secret")).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "").unwrap().content.expose(), b"kept");
+}
+
+#[test]
+fn search_finds_words_within_what_the_caller_may_recall() {
+    let world = World::new();
+    let vault = world.open();
+    let (low, high) = (agent(&vault, "low", Level::Working), agent(&vault, "high", Level::Sealed));
+    let one = vault.store(OWNER, memory("The bank-pin is nowhere", Level::Working)).unwrap();
+    let two = vault.store(OWNER, memory("My bank account", Level::Private)).unwrap();
+    let mut sealed = memory("bank vault combination", Level::Sealed);
+    sealed.metadata.insert("topic".into(), "bank".into());
+    sealed.searchable.push("topic".into());
+    let three = vault.store(OWNER, sealed).unwrap();
+    vault.store(OWNER, NewMemory::new(b"bank of the river", Level::Working, "elsewhere")).unwrap();
+
+    assert_eq!(ids(vault.search(&low, "home", "bank").unwrap()), [one]);
+    let mut found = ids(vault.search(&high, "home", "BANK").unwrap());
+    found.sort();
+    let mut expected = [one, two];
+    expected.sort();
+    assert_eq!(found, expected, "nothing above level 2 for an agent");
+    assert_eq!(vault.search(OWNER, "home", "bank").unwrap().len(), 3);
+    assert_eq!(ids(vault.search(OWNER, "home", "combination").unwrap()), [], "sealed content is not indexed");
+    assert_eq!(vault.search(&low, "elsewhere", "bank").unwrap(), []);
+    assert_eq!(vault.search(OWNER, "home", "bank-pin").unwrap().len(), 1, "no syntax in a search");
+    assert!(vault.search(OWNER, "home", "  ").is_err());
+    vault.forget(OWNER, one, "").unwrap();
+    vault.tombstone(OWNER, three, "").unwrap();
+    assert_eq!(ids(vault.search(OWNER, "home", "bank").unwrap()), [two]);
+}
+
+#[test]
+fn listing_shows_namespaces_newest_first_and_hides_what_is_too_high() {
+    let world = World::new();
+    let vault = world.open();
+    let low = agent(&vault, "low", Level::Working);
+    let high = agent(&vault, "high", Level::Vaulted);
+    let stored: Vec<_> =
+        (0..3).map(|n| vault.store(OWNER, memory(&n.to_string(), Level::Working)).unwrap()).collect();
+    let mut sealed = memory("sealed", Level::Sealed);
+    sealed.metadata.insert("who".into(), "me".into());
+    let sealed = vault.store(OWNER, sealed).unwrap();
+    let (found, next) = vault.list(&low, "home", None).unwrap();
+    assert_eq!(ids(found), [stored[2], stored[1], stored[0]]);
+    assert_eq!(next, None);
+    let (found, _) = vault.list(&high, "home", None).unwrap();
+    assert_eq!(found[0].id, sealed);
+    assert!(found[0].metadata.is_empty(), "an agent learns that it is there, not what about");
+    assert_eq!(vault.list(OWNER, "home", None).unwrap().0[0].metadata["who"], "me");
+    assert_eq!(vault.list(&low, "elsewhere", None).unwrap().0, []);
+}
+
+#[test]
+fn a_namespace_with_a_star_covers_what_begins_like_it() {
+    let world = World::new();
+    let vault = world.open();
+    let namespaces = vec!["project/*".to_owned()];
+    let agent = Agent { name: "reader".into(), namespaces, highest: Level::Working, writes: false };
+    let credential = vault.enrol(agent).unwrap();
+    let reader = vault.authenticate(credential.expose()).unwrap();
+    let inside = vault.store(OWNER, NewMemory::new(b"in", Level::Working, "project/stvor")).unwrap();
+    let outside = vault.store(OWNER, NewMemory::new(b"out", Level::Working, "projects")).unwrap();
+    assert_eq!(vault.recall(&reader, inside, "").unwrap().content.expose(), b"in");
+    assert_eq!(refusal(vault.recall(&reader, outside, "")), Refusal::NotFound(outside.to_string()));
+    let write = vault.store(&reader, NewMemory::new(b"x", Level::Working, "project/stvor"));
+    assert_eq!(refusal(write), Refusal::NotAllowed { what: "change memories" });
+    assert_eq!(refusal(vault.forget(&reader, inside, "")), Refusal::NotAllowed { what: "change memories" });
+    vault.remove_agent("reader").unwrap();
+    assert!(matches!(refusal(vault.authenticate(credential.expose())), Refusal::NotAllowed { .. }));
+}
+
+#[test]
+fn a_corrected_memory_points_to_its_correction_and_leaves_the_index() {
+    let world = World::new();
+    let vault = world.open();
+    let old = vault.store(OWNER, memory("tea at four", Level::Working)).unwrap();
+    let new = vault
+        .store(OWNER, NewMemory { supersedes: Some(old), ..memory("tea at five", Level::Working) })
+        .unwrap();
+    assert_eq!(ids(vault.search(OWNER, "home", "tea").unwrap()), [new]);
+    let header = vault.recall(OWNER, old, "").unwrap().header;
+    assert_eq!((header.state, header.superseded_by), (State::Superseded, Some(new)));
+    let again = NewMemory { supersedes: Some(old), ..memory("tea at six", Level::Working) };
+    assert!(matches!(vault.store(OWNER, again), Err(VaultError::Invalid(_))));
+    assert_eq!(vault.list(OWNER, "home", None).unwrap().0.len(), 2, "the refused store left nothing");
+}
+
+#[test]
+fn a_tombstone_is_for_good() {
+    let world = World::new();
+    let id = {
+        let vault = world.open();
+        let id = vault.store(OWNER, memory("closed", Level::Working)).unwrap();
+        vault.tombstone(OWNER, id, "wrong").unwrap();
+        id
+    };
+    let vault = world.open();
+    assert_eq!(refusal(vault.recall(OWNER, id, "")), Refusal::Gone("it was tombstoned"));
+    assert_eq!(refusal(vault.tombstone(OWNER, id, "")), Refusal::Gone("it was ended before"));
+}
+
+#[test]
+fn memories_end_with_their_time() {
+    let world = World::new();
+    let vault = world.open();
+    let day = vault.store(OWNER, memory("a day", Level::Ephemeral)).unwrap();
+    let week =
+        NewMemory { ttl: Some(Duration::from_secs(7 * 86_400)), ..memory("not a week", Level::Ephemeral) };
+    let week = vault.store(OWNER, week).unwrap();
+    let hour = NewMemory { ttl: Some(Duration::from_secs(3_600)), ..memory("an hour", Level::Working) };
+    let hour = vault.store(OWNER, hour).unwrap();
+    world.clock.pass(Duration::from_secs(3_599));
+    vault.recall(OWNER, hour, "").unwrap();
+    world.clock.pass(Duration::from_secs(1));
+    assert_eq!(refusal(vault.recall(OWNER, hour, "")), Refusal::Gone("its time ran out"));
+    vault.recall(OWNER, day, "").unwrap();
+    world.clock.pass(limits::EPHEMERAL_TTL);
+    assert_eq!(refusal(vault.recall(OWNER, day, "")), Refusal::Gone("its time ran out"));
+    assert_eq!(refusal(vault.recall(OWNER, week, "")), Refusal::Gone("its time ran out"));
+    // The vault also purges by itself, so some may be gone already.
+    vault.purge().unwrap();
+    assert_eq!(vault.purge().unwrap(), 0);
+    assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn intents_are_linked_searched_and_unlinked() {
+    let world = World::new();
+    let vault = world.open();
+    let id = vault
+        .store(OWNER, NewMemory { intents: vec!["café".into()], ..memory("x", Level::Working) })
+        .unwrap();
+    let other = vault.store(OWNER, memory("y", Level::Working)).unwrap();
+    vault.set_intent(OWNER, other, ("café", true)).unwrap();
+    assert_eq!(vault.by_intent(OWNER, "café").unwrap().len(), 2);
+    vault.set_intent(OWNER, id, ("café", false)).unwrap();
+    assert_eq!(ids(vault.by_intent(OWNER, "café").unwrap()), [other]);
+    assert_eq!(vault.by_intent(OWNER, "caf%").unwrap(), []);
+    assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn secrets_are_not_stored_where_agents_read_freely() {
+    let world = World::new();
+    let vault = world.open();
+    let content = "the password is hunter22";
+    for level in [Level::Ephemeral, Level::Working, Level::Private] {
+        let refused = refusal(vault.store(OWNER, memory(content, level)));
+        assert_eq!(refused, Refusal::SecretDetected { kind: "a password" });
+    }
+    let mut hidden = memory("see metadata", Level::Working);
+    hidden.metadata.insert("note".into(), content.into());
+    assert!(matches!(refusal(vault.store(OWNER, hidden)), Refusal::SecretDetected { .. }));
+    vault.store(OWNER, memory(content, Level::Sealed)).unwrap();
+}
+
+#[test]
+fn what_is_too_long_or_too_many_is_refused_and_the_most_is_taken() {
+    let world = World::new();
+    let vault = world.open();
+    let store = |change: &dyn Fn(&mut NewMemory)| {
+        let mut new = memory("x", Level::Working);
+        change(&mut new);
+        vault.store(OWNER, new).is_ok()
+    };
+    assert!(store(&|new| new.content = vec![b'a'; limits::MAX_CONTENT].into()));
+    assert!(!store(&|new| new.content = vec![b'a'; limits::MAX_CONTENT + 1].into()));
+    assert!(!store(&|new| new.content = Vec::new().into()));
+    assert!(store(&|new| new.namespace = "n".repeat(limits::MAX_NAME)));
+    assert!(!store(&|new| new.namespace = "n".repeat(limits::MAX_NAME + 1)));
+    assert!(!store(&|new| new.namespace = String::new()));
+    assert!(store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS]));
+    assert!(!store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS + 1]));
+    let metadata = |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect();
+    assert!(store(&|new| new.metadata = metadata(limits::MAX_METADATA)));
+    assert!(!store(&|new| new.metadata = metadata(limits::MAX_METADATA + 1)));
+    assert!(store(&|new| new.cooldown = Some(limits::MAX_COOLDOWN)));
+    assert!(!store(&|new| new.cooldown = Some(limits::MAX_COOLDOWN + Duration::from_secs(1))));
+    assert!(!store(&|new| new.searchable = vec!["absent".into()]));
+}
+
+#[test]
+fn eight_callers_at_once_lose_and_double_nothing() {
+    let world = World::new();
+    let vault = world.open();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let vault = &vault;
+            scope.spawn(move || {
+                for number in 0..50 {
+                    vault.store(OWNER, memory(&format!("{thread} {number}"), Level::Working)).unwrap();
+                }
+            });
+        }
+    });
+    let (mut all, mut before) = (Vec::new(), None);
+    loop {
+        let (page, next) = vault.list(OWNER, "home", before).unwrap();
+        all.extend(page);
+        before = next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(all.len(), 400);
+    let report = vault.verify().unwrap();
+    assert_eq!((report.memories, report.problems), (400, vec![]));
+}
+
+#[test]
+fn one_process_has_a_vault_open_and_none_is_made_over_another() {
+    let world = World::new();
+    let vault = world.cold();
+    assert!(matches!(Vault::open(&world.path(), Options::default()), Err(VaultError::Busy(_))));
+    drop(vault);
+    let owner = owner();
+    let keys = stvor_vault::NewKeys { owner: &owner, vaulted: None, origin: "x" };
+    assert!(matches!(Vault::create(&world.path(), &keys), Err(VaultError::Exists(_))));
+    let nowhere = world.directory.path().join("nowhere");
+    assert!(matches!(Vault::open(&nowhere, Options::default()), Err(VaultError::Missing(_))));
+}

@@ -1,0 +1,212 @@
+//! Somebody who can write the database, but has no key.
+
+use rusqlite::Connection;
+use stvor_base::ErrorCode;
+use stvor_vault::{Caller, Level, MemoryId, NewMemory, Report, Vault};
+
+use crate::world::{World, owner};
+
+const OWNER: &Caller = &Caller::Owner;
+
+/// A vault with some history, closed.
+fn filled() -> (World, Vec<MemoryId>) {
+    let world = World::new();
+    let vault = world.open();
+    let levels = [Level::Working, Level::Private, Level::Working, Level::Private, Level::Sealed];
+    let store = |(n, level): (usize, Level)| {
+        vault.store(OWNER, NewMemory::new(format!("content {n}").as_bytes(), level, "home")).unwrap()
+    };
+    let ids: Vec<_> = levels.into_iter().enumerate().map(store).collect();
+    for id in &ids[..4] {
+        vault.recall(OWNER, *id, "").unwrap();
+    }
+    vault.tombstone(OWNER, ids[2], "").unwrap();
+    assert_eq!(vault.verify().unwrap().problems, []);
+    drop(vault);
+    (world, ids)
+}
+
+fn sql(world: &World, statement: &str) {
+    let database = Connection::open(world.path().join("vault.db")).unwrap();
+    assert!(database.execute(statement, []).unwrap() > 0, "{statement} changes something");
+}
+
+/// What verify says, or the refusal to open, as text.
+fn found(world: &World) -> String {
+    let vault = world.cold();
+    match vault.unlock_with(&owner()) {
+        Err(error) => {
+            assert!(
+                [
+                    "VAULT_TAMPERED",
+                    "LOG_TAMPERED",
+                    "LOG_MISSING",
+                    "LOG_FORGED",
+                    "LOG_MALFORMED",
+                    "LOG_UNTRUSTED"
+                ]
+                .contains(&error.code()),
+                "{error}"
+            );
+            error.to_string()
+        }
+        Ok(()) => {
+            let Report { problems, .. } = vault.verify().unwrap();
+            problems.iter().map(|problem| format!("{}: {}\n", problem.place, problem.reason)).collect()
+        }
+    }
+}
+
+#[test]
+fn every_change_of_the_log_is_found_and_its_place_named() {
+    for (statement, place) in [
+        ("UPDATE event SET sealed = (SELECT sealed FROM event WHERE seq = 4) WHERE seq = 3", "the event 3"),
+        ("UPDATE event SET sealed = zeroblob(100) WHERE seq = 2", "the event 2"),
+        ("DELETE FROM event WHERE seq = 5", "the event 5"),
+        ("DELETE FROM event WHERE seq = 0", "the event 0"),
+        ("DELETE FROM event", "event"),
+        ("UPDATE node SET hash = zeroblob(32) WHERE level = 0 AND at = 1", "the hash 1 of level 0"),
+        ("UPDATE node SET hash = zeroblob(32) WHERE level = 2 AND at = 0", "the hash 0 of level 2"),
+        ("DELETE FROM node WHERE level = 0 AND at = 0", "the hash 0 of level 0"),
+        ("UPDATE checkpoint SET note = replace(note, 'example.com/vault', 'example.com/other')", "note"),
+        ("DELETE FROM checkpoint", "log"),
+        ("UPDATE event SET seq = seq + 1000 WHERE seq = 6", "log"),
+    ] {
+        let (world, _) = filled();
+        sql(&world, statement);
+        let said = found(&world);
+        assert!(said.contains(place), "{statement}: {said:?}");
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_back_to_an_older_state_is_found_by_the_checkpoints_outside() {
+    let world = World::new();
+    let database = world.path().join("vault.db");
+    let early = {
+        let vault = world.open();
+        vault.store(OWNER, NewMemory::new(b"early", Level::Working, "home")).unwrap();
+        drop(vault);
+        std::fs::read(&database).unwrap()
+    };
+    let vault = world.open();
+    vault.store(OWNER, NewMemory::new(b"late", Level::Working, "home")).unwrap();
+    drop(vault);
+    std::fs::write(&database, early).unwrap();
+    let said = found(&world);
+    assert!(said.contains("it was cut"), "{said}");
+}
+
+#[test]
+fn a_memory_whose_row_was_changed_is_not_given_out_and_verify_names_it() {
+    for statement in [
+        "UPDATE memory SET header = (SELECT header FROM memory WHERE seq = 4) WHERE seq = 2".to_owned(),
+        "UPDATE memory SET content = (SELECT content FROM memory WHERE seq = 4) WHERE seq = 2".to_owned(),
+        "UPDATE memory SET wrapped = (SELECT wrapped FROM memory WHERE seq = 4) WHERE seq = 2".to_owned(),
+        "UPDATE memory SET content = NULL WHERE seq = 2".to_owned(),
+        "UPDATE memory SET due = 12 WHERE seq = 2".to_owned(),
+        "UPDATE memory SET space = zeroblob(16) WHERE seq = 2".to_owned(),
+        "UPDATE memory SET header = zeroblob(300) WHERE seq = 2".to_owned(),
+    ] {
+        let (world, ids) = filled();
+        sql(&world, &statement);
+        let vault = world.open();
+        assert_eq!(vault.recall(OWNER, ids[1], "").unwrap_err().code(), "VAULT_TAMPERED", "{statement}");
+        vault.recall(OWNER, ids[0], "").unwrap();
+        drop(vault);
+        assert!(found(&world).contains(&ids[1].to_string()), "{statement}");
+    }
+    // Whole rows in each other's place: each is found under the other's name no more than under its own.
+    let (world, ids) = filled();
+    let database = Connection::open(world.path().join("vault.db")).unwrap();
+    let pair: Vec<Vec<u8>> = [0, 3].map(|n| ids[n].as_bytes().to_vec()).into();
+    for (to, from) in [(&[9_u8; 16][..], &pair[0][..]), (&pair[0], &pair[1]), (&pair[1], &[9; 16])] {
+        database.execute("UPDATE memory SET id = ?1 WHERE id = ?2", [to, from]).unwrap();
+    }
+    drop(database);
+    let vault = world.open();
+    for n in [0, 3] {
+        assert_eq!(vault.recall(OWNER, ids[n], "").unwrap_err().code(), "VAULT_TAMPERED");
+    }
+}
+
+#[test]
+fn a_row_that_was_removed_or_set_back_is_found_by_verify() {
+    let (world, ids) = filled();
+    sql(&world, "DELETE FROM memory WHERE seq = 1");
+    assert!(found(&world).contains(&format!("the memory {}: its row is gone", ids[0])));
+
+    // The tombstone of a memory is undone by an older copy of its row.
+    let world = World::new();
+    let vault = world.open();
+    let id = vault.store(OWNER, NewMemory::new(b"closed", Level::Working, "home")).unwrap();
+    drop(vault);
+    let old: Vec<u8> = Connection::open(world.path().join("vault.db"))
+        .unwrap()
+        .query_row("SELECT header FROM memory", [], |row| row.get(0))
+        .unwrap();
+    let vault = world.open();
+    vault.tombstone(OWNER, id, "").unwrap();
+    drop(vault);
+    Connection::open(world.path().join("vault.db"))
+        .unwrap()
+        .execute("UPDATE memory SET header = ?1", [old])
+        .unwrap();
+    assert!(found(&world).contains("set back"));
+}
+
+#[test]
+fn a_lockdown_is_not_ended_by_removing_or_setting_back_its_record() {
+    let world = World::new();
+    let database = world.path().join("vault.db");
+    let record = || -> Vec<u8> {
+        let connection = Connection::open(&database).unwrap();
+        connection.query_row("SELECT record FROM slot WHERE name = 'lockdown'", [], |row| row.get(0)).unwrap()
+    };
+    let before = record();
+    let vault = world.open();
+    vault.enter_lockdown(OWNER, "stop").unwrap();
+    drop(vault);
+    let during = record();
+    sql(&world, "DELETE FROM slot WHERE name = 'lockdown'");
+    let vault = world.open();
+    let refused = vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home")).unwrap_err();
+    assert_eq!(refused.code(), "VAULT_TAMPERED");
+    drop(vault);
+    let put = |record: &[u8]| {
+        let connection = Connection::open(&database).unwrap();
+        connection.execute("INSERT OR REPLACE INTO slot VALUES ('lockdown', ?1)", [record]).unwrap();
+    };
+    put(&before);
+    assert!(found(&world).contains("the record of the lockdown"), "set back");
+    put(&during);
+    assert_eq!(found(&world), "");
+}
+
+#[test]
+fn every_event_is_proved_to_somebody_who_has_only_the_verifier_key() {
+    let (world, _) = filled();
+    let vault = world.open();
+    let status = vault.status().unwrap();
+    let trusted = [stvor_tlog::Verifier::parse(&status.verifier).unwrap()];
+    assert!(status.events > 10);
+    for index in 0..status.events {
+        let (event, proof) = vault.prove(index).unwrap();
+        let proof = stvor_tlog::ProofFile::parse(proof.to_string().as_bytes()).unwrap();
+        proof.verify(&event, "example.com/vault", &trusted).unwrap();
+        let mut changed = event.clone();
+        changed[10] ^= 1;
+        assert!(proof.verify(&changed, "example.com/vault", &trusted).is_err());
+    }
+    assert!(vault.prove(status.events).is_err());
+}
+
+#[test]
+fn a_changed_key_record_opens_nothing() {
+    for name in ["signer", "verbs", "level-2/public", "level-2/private", "origin"] {
+        let (world, _) = filled();
+        sql(&world, &format!("UPDATE slot SET record = zeroblob(60) WHERE name = '{name}'"));
+        let vault: Vault = world.cold();
+        assert_eq!(vault.unlock_with(&owner()).unwrap_err().code(), "VAULT_TAMPERED", "{name}");
+    }
+}
