@@ -59,7 +59,7 @@ mod tests {
             (format!("{}-{}", "sk-ant", "e".repeat(40)), "an API key of a model provider"),
             (jwt, "a JSON web token"),
             (format!("{}-1{}", "AGE-SECRET-KEY", "F".repeat(58)), "an age identity"),
-            ("see postgres://admin:hunter22@db/x".into(), "a password in a URL"),
+            (format!("see postgres://admin:{}@db/x", "hunter22"), "a password in a URL"),
             ("the password is hunter22".into(), "a password"),
             ("API_KEY=\"0123456789\"".into(), "a password"),
         ];
