@@ -160,7 +160,6 @@ impl Context<'_> {
 }
 
 #[cfg(feature = "os-keyring")]
-#[expect(clippy::unnecessary_wraps, reason = "without the feature it is refused")]
 fn in_keyring(builder: AppBuilder) -> Result<AppBuilder> {
     Ok(builder.os_keyring())
 }

@@ -1,7 +1,7 @@
 //! What the tests of the binary share: a private home, and relays on free ports.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stvor_testkit::process::Finished;
@@ -129,4 +129,20 @@ pub(crate) fn objects(lines: &[String]) -> Vec<serde_json::Value> {
 /// The member `name` of each object.
 pub(crate) fn all(objects: &[serde_json::Value], name: &str) -> Vec<String> {
     objects.iter().map(|object| object[name].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// The file of this name below a directory.
+pub(crate) fn find(directory: &Path, name: &str) -> PathBuf {
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.file_name().is_some_and(|found| found == name) {
+                return path;
+            }
+        }
+    }
+    panic!("no {name} below {}", directory.display());
 }

@@ -7,6 +7,7 @@ mod chat;
 mod command_line;
 mod common;
 mod demo;
+mod doctor;
 mod messages;
 mod relays;
 mod terminal;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
-use crate::common::{Home, SOON, TOKEN, all, finished, listening, mock_relay, objects};
+use crate::common::{Home, SOON, TOKEN, all, find, finished, listening, mock_relay, objects};
 use stvor_testkit::{Signal, Stream, until};
 
 /// Lines that a listener may have printed and not acknowledged.
@@ -307,19 +307,4 @@ fn a_data_directory_of_a_newer_version_is_refused_and_unharmed() {
     assert_eq!(refused.status.code(), Some(1));
     version(Some(current));
     assert_eq!(home.run("identity show --as bob").status.code(), Some(0), "nothing was lost");
-}
-
-fn find(directory: &std::path::Path, name: &str) -> std::path::PathBuf {
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(next) = waiting.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                waiting.push(path);
-            } else if path.file_name().is_some_and(|found| found == name) {
-                return path;
-            }
-        }
-    }
-    panic!("no {name} below {}", directory.display());
 }

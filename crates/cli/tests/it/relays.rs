@@ -1,4 +1,4 @@
-//! The servers: banners, durability, tokens, users, and the doctor who looks at them.
+//! The servers: banners, durability, tokens, users.
 
 use crate::common::{Home, SOON, TOKEN, all, mock_relay, objects};
 use stvor_testkit::{Process, Signal, Stream};
@@ -145,49 +145,6 @@ fn a_server_ends_when_its_parent_does() {
     let (relay, _) = server(&home, "relay --listen 127.0.0.1:0 --exit-with-stdin");
     relay.close_input();
     assert_eq!(relay.wait_exit(SOON).unwrap().code(), Some(0));
-}
-
-#[test]
-fn the_doctor_finds_a_healthy_house_healthy_and_warns_of_a_development_relay() {
-    let (_relay, url) = mock_relay();
-    let home = Home::at(&url);
-    assert_eq!(home.run("identity show --as bob").status.code(), Some(0));
-    let checked = home.run("doctor --json");
-    assert_eq!(checked.status.code(), Some(0), "{}", checked.out);
-    let lines: Vec<String> = checked.out.lines().map(ToOwned::to_owned).collect();
-    let checks = objects(&lines);
-    let verdict = |name: &str| {
-        checks
-            .iter()
-            .find(|check| check["name"] == name)
-            .map(|check| check["verdict"].as_str().unwrap().to_owned())
-    };
-    for name in ["relay", "token", "clock", "user", "data", "key files"] {
-        assert_eq!(verdict(name).as_deref(), Some("ok"), "{name}: {}", checked.out);
-    }
-    assert_eq!(verdict("mode").as_deref(), Some("warning"));
-}
-
-#[cfg(unix)]
-#[test]
-fn the_doctor_finds_a_key_file_that_others_can_read() {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let (_relay, url) = mock_relay();
-    let home = Home::at(&url);
-    let shown = home.run("identity show --as bob --json");
-    let store = objects(&[shown.out]).remove(0)["store"].as_str().unwrap().to_owned();
-    let directory = std::path::Path::new(&store);
-    let directory = if directory.is_dir() { directory } else { directory.parent().unwrap() };
-    let key = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|kind| kind == "key"))
-        .unwrap();
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let checked = home.run("doctor");
-    assert_ne!(checked.status.code(), Some(0));
-    assert!(checked.out.contains("chmod 600"), "{}", checked.out);
 }
 
 #[test]

@@ -230,12 +230,7 @@ fn bad(url: &RelayUrl, trouble: Trouble) -> Check {
             };
             Check::problem("relay", "RELAY_UNAVAILABLE", found, fix)
         }
-        Trouble::Tls(found) => Check::problem(
-            "TLS",
-            "RELAY_PROTOCOL",
-            found,
-            "a private certificate authority? Give its certificate with --root-certificate; no TLS there? Use ws://",
-        ),
+        Trouble::Tls { found, fix } => Check::problem("TLS", "RELAY_PROTOCOL", found, fix),
         Trouble::NoRelay(found) => Check::problem(
             "relay",
             "RELAY_PROTOCOL",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
+use rustls::CertificateError;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use stvor_base::{Address, DeviceId, Timestamp, UserId};
@@ -32,7 +33,12 @@ pub(crate) enum Trouble {
     /// Nobody listens there.
     Socket(String),
     /// The certificate is not trusted, or there is no TLS there.
-    Tls(String),
+    Tls {
+        /// What is wrong.
+        found: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// Somebody answers, and is no relay.
     NoRelay(String),
     /// A relay answers and ends the conversation.
@@ -135,7 +141,7 @@ fn hello(visitor: &Visitor) -> Result<bytes::Bytes, Trouble> {
 }
 
 fn tls(extra: Option<&[u8]>) -> Result<Arc<rustls::ClientConfig>, Trouble> {
-    let failed = |error: String| Trouble::Tls(error);
+    let failed = |found: String| Trouble::Tls { found, fix: "correct the file of --root-certificate" };
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for certificate in CertificateDer::pem_slice_iter(extra.unwrap_or_default()) {
         let certificate =
@@ -155,13 +161,48 @@ fn tls(extra: Option<&[u8]>) -> Result<Arc<rustls::ClientConfig>, Trouble> {
 
 fn explain(error: &WsError) -> Trouble {
     match error {
-        WsError::Tls(error) => Trouble::Tls(error.to_string()),
-        WsError::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-            Trouble::Tls(io.to_string())
-        }
+        WsError::Io(io) => match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => explain_tls(error),
+            None => Trouble::NoRelay(io.to_string()),
+        },
+        WsError::Tls(error) => Trouble::Tls { found: error.to_string(), fix: NO_TLS },
         WsError::Http(response) => {
             Trouble::NoRelay(format!("it answers {} to a WebSocket", response.status()))
         }
         other => Trouble::NoRelay(other.to_string()),
     }
+}
+
+/// What to do where something else than TLS is spoken.
+const NO_TLS: &str = "if this relay has no TLS, use ws:// (on this machine or a private network only)";
+
+fn explain_tls(error: &rustls::Error) -> Trouble {
+    use CertificateError as Bad;
+    let rustls::Error::InvalidCertificate(bad) = error else {
+        return Trouble::Tls { found: format!("no TLS comes about: {error}"), fix: NO_TLS };
+    };
+    let (found, fix) = match bad {
+        Bad::UnknownIssuer => (
+            "the certificate is signed by nobody that this machine trusts (self-signed, or of a private authority)"
+                .to_owned(),
+            "give the certificate of that authority with --root-certificate, after making sure that it is the right one",
+        ),
+        Bad::Expired | Bad::ExpiredContext { .. } => (
+            format!("the certificate has expired: {bad}"),
+            "have the operator renew it (and send SIGHUP to the relay); if it is fresh, correct this machine's clock",
+        ),
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => (
+            format!("the certificate is not valid yet: {bad}"),
+            "correct this machine's clock (timedatectl set-ntp true)",
+        ),
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => (
+            format!("the certificate is for another name: {bad}"),
+            "write the name that the certificate is for in --relay, or have the operator get one for this name",
+        ),
+        other => (
+            format!("the certificate is refused: {other}"),
+            "have the operator replace it; a certificate of an authority (CA:TRUE) is none of a server",
+        ),
+    };
+    Trouble::Tls { found, fix }
 }
