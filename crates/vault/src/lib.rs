@@ -29,6 +29,7 @@
 
 pub mod audit;
 mod clock;
+pub mod daemon;
 pub mod detect;
 mod engine;
 mod error;

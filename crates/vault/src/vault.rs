@@ -389,7 +389,14 @@ impl Vault {
     /// # Errors
     /// [`stvor_keys::KeyError::Wrong`] for another secret.
     pub fn leave_lockdown(&self, owner: &dyn KeyHolder) -> Result<(), VaultError> {
-        let root = keys::unwrap_root(&self.records()?.root, owner)?;
+        self.leave_lockdown_with(keys::unwrap_root(&self.records()?.root, owner)?)
+    }
+
+    /// As [`Vault::leave_lockdown`], with a root key that was unwrapped elsewhere.
+    ///
+    /// # Errors
+    /// [`VaultError::Tampered`] when it is not the root key.
+    pub fn leave_lockdown_with(&self, root: RootKey) -> Result<(), VaultError> {
         self.ask(move |engine| engine.leave_lockdown(&root)).wait()
     }
 

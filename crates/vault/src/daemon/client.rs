@@ -1,0 +1,164 @@
+//! Talking to the daemon.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use stvor_keys::KeyHolder;
+
+use super::{Action, AgentVerb, Answer, Entry, Failure, Greeting, OwnerVerb, Reply, proof};
+use crate::keys::{VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
+use crate::{OwnerRecords, VaultError};
+
+/// A connection to the daemon, as an agent or as the owner.
+#[derive(Debug)]
+pub struct Client {
+    reader: BufReader<UnixStream>,
+    owner: Option<Owner>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    records: OwnerRecords,
+    challenge: Vec<u8>,
+    key: Option<VerbKey>,
+}
+
+fn unreadable(what: &'static str, error: &std::io::Error) -> VaultError {
+    VaultError::Io { what, path: "the daemon".into(), reason: error.to_string() }
+}
+
+fn bytes(text: &str) -> Result<Vec<u8>, VaultError> {
+    STANDARD.decode(text).map_err(|_| VaultError::invalid("the daemon sends what is not base64"))
+}
+
+impl Client {
+    fn connect(socket: &Path) -> Result<Self, VaultError> {
+        let stream =
+            UnixStream::connect(socket).map_err(|error| VaultError::io("connecting to", socket, &error))?;
+        Ok(Self { reader: BufReader::new(stream), owner: None })
+    }
+
+    /// Enters as an agent.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`] when no daemon answers; the outer result is the connection, the inner the daemon's word.
+    pub fn agent(socket: &Path, credential: &str) -> Result<Result<Self, Failure>, VaultError> {
+        let mut client = Self::connect(socket)?;
+        client.say(&Entry { credential: credential.to_owned() })?;
+        match client.hear()? {
+            Answer::Ok(_) => Ok(Ok(client)),
+            Answer::Error(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// Enters as the owner. What the owner may do takes [`Client::prove`].
+    ///
+    /// # Errors
+    /// [`VaultError::Io`] when no daemon answers.
+    pub fn owner(socket: &Path) -> Result<Self, VaultError> {
+        let mut client = Self::connect(socket)?;
+        let greeting: Greeting = client.hear()?;
+        let records = OwnerRecords {
+            root: bytes(&greeting.root)?,
+            verbs: bytes(&greeting.verbs)?,
+            vaulted: greeting.vaulted.as_deref().map(bytes).transpose()?,
+        };
+        client.owner = Some(Owner { records, challenge: bytes(&greeting.challenge)?, key: None });
+        Ok(client)
+    }
+
+    fn as_owner(&mut self) -> Result<&mut Owner, VaultError> {
+        self.owner.as_mut().ok_or_else(|| VaultError::invalid("this connection is an agent's"))
+    }
+
+    /// Takes the owner's secret, to prove the actions that follow. The secret stays in this process.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] when it is another one.
+    pub fn prove(&mut self, holder: &dyn KeyHolder) -> Result<(), VaultError> {
+        let owner = self.as_owner()?;
+        owner.key = Some(unwrap_verbs(&owner.records.verbs, holder)?);
+        Ok(())
+    }
+
+    /// Begins the owner's session; with the second secret also for level 4.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`]; as [`Client::call_owner`].
+    pub fn unlock(
+        &mut self,
+        holder: &dyn KeyHolder,
+        second: Option<&dyn KeyHolder>,
+    ) -> Result<Result<Value, Failure>, VaultError> {
+        let records = &self.as_owner()?.records;
+        let root = STANDARD.encode(unwrap_root(&records.root, holder)?.expose());
+        let vaulted = match (second, &records.vaulted) {
+            (None, _) => None,
+            (Some(_), None) => return Err(VaultError::invalid("this vault has no second secret")),
+            (Some(second), Some(record)) => Some(STANDARD.encode(unwrap_vaulted(record, second)?.expose())),
+        };
+        self.call_owner(&OwnerVerb::Unlock { root, vaulted })
+    }
+
+    /// Ends the lockdown.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`]; as [`Client::call_owner`].
+    pub fn leave_lockdown(&mut self, holder: &dyn KeyHolder) -> Result<Result<Value, Failure>, VaultError> {
+        self.prove(holder)?;
+        let root = STANDARD.encode(unwrap_root(&self.as_owner()?.records.root, holder)?.expose());
+        self.call_owner(&OwnerVerb::LeaveLockdown { root })
+    }
+
+    /// Asks as an agent.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`] when the daemon is gone; the inner result is the daemon's word.
+    pub fn call(&mut self, verb: &AgentVerb) -> Result<Result<Value, Failure>, VaultError> {
+        self.say(verb)?;
+        Ok(match self.hear()? {
+            Answer::Ok(value) => Ok(value),
+            Answer::Error(failure) => Err(failure),
+        })
+    }
+
+    /// Asks as the owner.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`] when the daemon is gone; the inner result is the daemon's word.
+    pub fn call_owner(&mut self, verb: &OwnerVerb) -> Result<Result<Value, Failure>, VaultError> {
+        let owner = self.as_owner()?;
+        let action = serde_json::to_string(verb).map_err(|error| VaultError::Database(error.to_string()))?;
+        let given = owner.key.as_ref().map(|key| proof(key, &owner.challenge, &action));
+        let proof = given.map(|given| STANDARD.encode(given.expose())).unwrap_or_default();
+        self.say(&Action { action, proof })?;
+        let reply: Reply = self.hear()?;
+        self.as_owner()?.challenge = bytes(&reply.challenge)?;
+        Ok(match reply.answer {
+            Answer::Ok(value) => Ok(value),
+            Answer::Error(failure) => Err(failure),
+        })
+    }
+
+    fn say(&mut self, what: &impl Serialize) -> Result<(), VaultError> {
+        let mut line = serde_json::to_vec(what).map_err(|error| VaultError::Database(error.to_string()))?;
+        line.push(b'\n');
+        self.reader.get_mut().write_all(&line).map_err(|error| unreadable("writing to", &error))
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, VaultError> {
+        let mut line = String::new();
+        let count = self.reader.read_line(&mut line).map_err(|error| unreadable("reading from", &error))?;
+        if count == 0 {
+            let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(unreadable("reading from", &gone));
+        }
+        serde_json::from_str(&line).map_err(|_| VaultError::invalid("the daemon's answer is not understood"))
+    }
+}

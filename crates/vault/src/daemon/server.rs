@@ -1,0 +1,195 @@
+//! Serving the two sockets.
+
+use core::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::json;
+use stvor_crypto::kdf::constant_time_eq;
+use stvor_crypto::{Random, SystemRandom};
+
+use super::verbs::{AgentVerb, OwnerVerb};
+use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, proof};
+use crate::error::Refusal;
+use crate::{Vault, VaultError};
+
+/// The name of the agents' socket in the vault's directory.
+pub const AGENTS_SOCKET: &str = "agents.sock";
+/// The name of the owner's socket in the vault's directory.
+pub const OWNER_SOCKET: &str = "owner.sock";
+/// Connections on one socket at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long an agent may take to say who it is.
+const ENTRY: Duration = Duration::from_secs(10);
+
+/// Keeps other processes of the same user, and core files, from the memory of this one, as far as the system grants it.
+///
+/// # Errors
+/// [`VaultError::Io`] when the system refuses.
+pub fn harden() -> Result<(), VaultError> {
+    let failed = |error: rustix::io::Errno| VaultError::Io {
+        what: "hardening",
+        path: "this process".into(),
+        reason: error.to_string(),
+    };
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none).map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(failed)?;
+    Ok(())
+}
+
+/// A vault that is served. Dropping it removes the sockets; connections end when their peers go, or with the process.
+#[derive(Debug)]
+pub struct Daemon {
+    sockets: [PathBuf; 2],
+}
+
+impl Daemon {
+    /// Serves a vault on two sockets, mode 0600, in `directory`. Who serves has the vault open, so sockets that are there are
+    /// left over from a process that is gone.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`].
+    pub fn serve(vault: &Arc<Vault>, directory: &Path) -> Result<Self, VaultError> {
+        let sockets = [directory.join(AGENTS_SOCKET), directory.join(OWNER_SOCKET)];
+        let [agents, owner] = &sockets;
+        listen(agents, vault, serve_agent)?;
+        listen(owner, vault, serve_owner)?;
+        Ok(Self { sockets })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+type Serve = fn(&UnixStream, &Vault) -> std::io::Result<()>;
+
+fn listen(path: &Path, vault: &Arc<Vault>, serve: Serve) -> Result<(), VaultError> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(|error| VaultError::io("listening on", path, &error))?;
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, mode).map_err(|error| VaultError::io("protecting", path, &error))?;
+    let vault = Arc::downgrade(vault);
+    let accept = move || {
+        let open = Arc::new(AtomicUsize::new(0));
+        for stream in listener.incoming() {
+            // The vault is closed: nobody serves any more.
+            let Some(vault) = vault.upgrade() else { return };
+            let Ok(stream) = stream else { continue };
+            if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+                open.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            }
+            let count = Arc::clone(&open);
+            let connection = move || {
+                // A peer that goes away is no failure of anybody.
+                let _ = serve(&stream, &vault);
+                count.fetch_sub(1, Ordering::AcqRel);
+            };
+            let _ = std::thread::Builder::new().name("stvor-vault-peer".into()).spawn(connection);
+        }
+    };
+    let started = std::thread::Builder::new().name("stvor-vault-accept".into()).spawn(accept);
+    started.map(|_| ()).map_err(|error| VaultError::io("serving", path, &error))
+}
+
+/// The next line, without its end; nothing when the peer has gone.
+fn line(reader: &mut BufReader<&UnixStream>) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    reader.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut bytes)?;
+    match bytes.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(bytes)),
+        Some(_) => Err(std::io::Error::other("a line is too long, or was cut")),
+    }
+}
+
+fn say(mut stream: &UnixStream, what: &impl Serialize) -> std::io::Result<()> {
+    let mut bytes = serde_json::to_vec(what)?;
+    bytes.push(b'\n');
+    stream.write_all(&bytes)
+}
+
+fn answer(result: Result<serde_json::Value, VaultError>) -> Answer {
+    match result {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => Answer::Error(Failure::from(&error)),
+    }
+}
+
+fn not_understood(error: &serde_json::Error) -> VaultError {
+    VaultError::invalid(format!("the request is not understood: {error}"))
+}
+
+fn serve_agent(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    stream.set_read_timeout(Some(ENTRY))?;
+    let Some(bytes) = line(&mut reader)? else { return Ok(()) };
+    let entered = serde_json::from_slice::<Entry>(&bytes).map_err(|error| not_understood(&error));
+    let entered = entered.and_then(|Entry { credential }| {
+        let caller = vault.authenticate(credential.as_bytes())?;
+        Ok((caller.name().to_owned(), credential))
+    });
+    let (name, credential) = match entered {
+        Ok(entered) => entered,
+        Err(error) => return say(stream, &Answer::Error(Failure::from(&error))),
+    };
+    say(stream, &Answer::Ok(json!({ "agent": name })))?;
+    stream.set_read_timeout(None)?;
+    while let Some(bytes) = line(&mut reader)? {
+        let verb = serde_json::from_slice::<AgentVerb>(&bytes).map_err(|error| not_understood(&error));
+        // Looked up each time: an agent that was removed is out at once.
+        let done = verb.and_then(|verb| verb.run(vault, &vault.authenticate(credential.as_bytes())?));
+        say(stream, &answer(done))?;
+    }
+    Ok(())
+}
+
+fn serve_owner(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
+    let mut rng = SystemRandom::new();
+    let mut challenge = [0; 32];
+    let mut renew = |challenge: &mut [u8; 32]| rng.fill(challenge).map_err(std::io::Error::other);
+    renew(&mut challenge)?;
+    let records = vault.records().map_err(std::io::Error::other)?;
+    let greeting = Greeting {
+        root: STANDARD.encode(&records.root),
+        verbs: STANDARD.encode(&records.verbs),
+        vaulted: records.vaulted.map(|record| STANDARD.encode(record)),
+        challenge: STANDARD.encode(challenge),
+    };
+    say(stream, &greeting)?;
+    let mut reader = BufReader::new(stream);
+    while let Some(bytes) = line(&mut reader)? {
+        let done = serde_json::from_slice::<Action>(&bytes).map_err(|error| not_understood(&error));
+        let done = done.and_then(|action| act(vault, &action, &challenge));
+        // A challenge is answered once, rightly or not.
+        renew(&mut challenge)?;
+        say(stream, &Reply { answer: answer(done), challenge: STANDARD.encode(challenge) })?;
+    }
+    Ok(())
+}
+
+fn act(vault: &Vault, action: &Action, challenge: &[u8]) -> Result<serde_json::Value, VaultError> {
+    let verb = serde_json::from_str::<OwnerVerb>(&action.action).map_err(|error| not_understood(&error))?;
+    if !verb.is_open() {
+        let wanted = proof(&vault.verb_key()?, challenge, &action.action);
+        let given = STANDARD.decode(&action.proof).unwrap_or_default();
+        if !constant_time_eq(wanted.expose(), &given) {
+            return Err(Refusal::NotAllowed { what: "act as the owner without the owner's secret" }.into());
+        }
+    }
+    verb.run(vault)
+}

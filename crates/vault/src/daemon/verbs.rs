@@ -1,0 +1,250 @@
+//! What can be asked of the daemon.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use stvor_crypto::{Secret, SecretBytes};
+
+use crate::engine::agents::{Agent, Caller};
+use crate::level::Level;
+use crate::memory::{MemoryId, NewMemory, Trust};
+use crate::{Vault, VaultError, limits};
+
+/// A content: text, or bytes in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    /// Text.
+    Text(String),
+    /// Bytes, in base64.
+    Base64(String),
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Self {
+        match core::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Base64(STANDARD.encode(bytes)),
+        }
+    }
+
+    fn bytes(self) -> Result<SecretBytes, VaultError> {
+        match self {
+            Self::Text(text) => Ok(text.into_bytes().into()),
+            Self::Base64(text) => {
+                let bytes = STANDARD.decode(text);
+                bytes.map(SecretBytes::from).map_err(|_| VaultError::invalid("the content is not base64"))
+            }
+        }
+    }
+}
+
+/// What is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreVerb {
+    /// The content.
+    pub content: Content,
+    /// The level.
+    pub level: Level,
+    /// The namespace.
+    pub namespace: String,
+    /// What is known about it.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// Keys of the metadata by which the owner may search above level 2.
+    #[serde(default)]
+    pub searchable: Vec<String>,
+    /// What it serves.
+    #[serde(default)]
+    pub intents: Vec<String>,
+    /// Where it is from.
+    #[serde(default)]
+    pub source: String,
+    /// How far to believe it.
+    #[serde(default)]
+    pub trust: Trust,
+    /// Seconds that it lives.
+    #[serde(default)]
+    pub ttl: Option<u64>,
+    /// Seconds between two recalls.
+    #[serde(default)]
+    pub cooldown: Option<u64>,
+    /// The memory that it corrects.
+    #[serde(default)]
+    pub supersedes: Option<MemoryId>,
+}
+
+/// What agents may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are those of the functions of `Vault` of the same names")]
+pub enum AgentVerb {
+    /// Store a memory.
+    Store { memory: Box<StoreVerb> },
+    /// Recall one.
+    Recall {
+        id: MemoryId,
+        #[serde(default)]
+        justification: String,
+    },
+    /// Search a namespace.
+    Search { namespace: String, query: String },
+    /// List a namespace.
+    List {
+        namespace: String,
+        #[serde(default)]
+        before: Option<i64>,
+    },
+    /// Find by intent.
+    ByIntent { intent: String },
+    /// Link an intent.
+    Link { id: MemoryId, intent: String },
+    /// Unlink one.
+    Unlink { id: MemoryId, intent: String },
+    /// Destroy a memory.
+    Forget { id: MemoryId, reason: String },
+    /// Close a memory for good.
+    Tombstone { id: MemoryId, reason: String },
+    /// Ask the owner to approve one recall.
+    RequestApproval { id: MemoryId, purpose: String },
+    /// Stop everything.
+    EnterLockdown { reason: String },
+    /// The state of the vault.
+    Status {},
+}
+
+/// What the owner may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are those of the functions of `Vault` of the same names")]
+pub enum OwnerVerb {
+    /// The state. Needs no proof.
+    Status {},
+    /// Begin the session, with the keys that the owner's secrets unwrapped, in base64. They are the proof.
+    Unlock { root: String, vaulted: Option<String> },
+    /// End the session.
+    Lock {},
+    /// What an agent may ask, as the owner.
+    Act { act: AgentVerb },
+    /// Requests for approval.
+    Approvals {},
+    /// Grant one, for some seconds.
+    Approve { id: MemoryId, seconds: Option<u64> },
+    /// Deny one.
+    Deny { id: MemoryId },
+    /// End the lockdown; takes the root key, in base64.
+    LeaveLockdown { root: String },
+    /// Enrol an agent; answers with its credential.
+    Enrol { agent: Agent },
+    /// Remove an agent.
+    RemoveAgent { name: String },
+    /// All agents.
+    Agents {},
+    /// Read the whole log and every row.
+    Verify {},
+    /// Prove an event.
+    Prove { event: u64 },
+    /// Destroy what has run out.
+    Purge {},
+}
+
+impl OwnerVerb {
+    /// Whether it is served without a proof.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Status {} | Self::Unlock { .. })
+    }
+
+    pub(super) fn run(self, vault: &Vault) -> Result<Value, VaultError> {
+        match self {
+            Self::Status {} => value(vault.status()?),
+            Self::Unlock { root, vaulted } => {
+                vault.unlock(key(&root)?, vaulted.as_deref().map(key).transpose()?)?;
+                Ok(Value::Null)
+            }
+            Self::Lock {} => vault.lock().map(|()| Value::Null),
+            Self::Act { act } => act.run(vault, &Caller::Owner),
+            Self::Approvals {} => value(vault.approvals()?),
+            Self::Approve { id, seconds } => {
+                let valid = seconds.map_or(limits::APPROVAL, Duration::from_secs);
+                vault.decide_approval(id, Some(valid)).map(|()| Value::Null)
+            }
+            Self::Deny { id } => vault.decide_approval(id, None).map(|()| Value::Null),
+            Self::LeaveLockdown { root } => vault.leave_lockdown_with(key(&root)?).map(|()| Value::Null),
+            Self::Enrol { agent } => {
+                let credential = vault.enrol(agent)?;
+                Ok(json!({ "credential": String::from_utf8_lossy(credential.expose()) }))
+            }
+            Self::RemoveAgent { name } => vault.remove_agent(&name).map(|()| Value::Null),
+            Self::Agents {} => value(vault.agents()?),
+            Self::Verify {} => value(vault.verify()?),
+            Self::Prove { event } => {
+                let (entry, proof) = vault.prove(event)?;
+                Ok(json!({ "event": String::from_utf8_lossy(&entry), "proof": proof.to_string() }))
+            }
+            Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
+        }
+    }
+}
+
+impl AgentVerb {
+    pub(super) fn run(self, vault: &Vault, caller: &Caller) -> Result<Value, VaultError> {
+        let done = |()| Value::Null;
+        match self {
+            Self::Store { memory } => Ok(json!({ "id": vault.store(caller, memory.into_memory()?)? })),
+            Self::Recall { id, justification } => {
+                let recalled = vault.recall(caller, id, &justification)?;
+                Ok(json!({ "header": recalled.header, "content": Content::of(recalled.content.expose()) }))
+            }
+            Self::Search { namespace, query } => value(vault.search(caller, &namespace, &query)?),
+            Self::List { namespace, before } => {
+                let (memories, next) = vault.list(caller, &namespace, before)?;
+                Ok(json!({ "memories": memories, "next": next }))
+            }
+            Self::ByIntent { intent } => value(vault.by_intent(caller, &intent)?),
+            Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
+            Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
+            Self::Forget { id, reason } => vault.forget(caller, id, &reason).map(done),
+            Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
+            Self::RequestApproval { id, purpose } => {
+                Ok(json!({ "request": vault.request_approval(caller, id, &purpose)? }))
+            }
+            Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
+            Self::Status {} => value(vault.status()?),
+        }
+    }
+}
+
+impl StoreVerb {
+    fn into_memory(self) -> Result<NewMemory, VaultError> {
+        Ok(NewMemory {
+            content: self.content.bytes()?,
+            level: self.level,
+            namespace: self.namespace,
+            metadata: self.metadata,
+            searchable: self.searchable,
+            intents: self.intents,
+            source: self.source,
+            trust: self.trust,
+            ttl: self.ttl.map(Duration::from_secs),
+            cooldown: self.cooldown.map(Duration::from_secs),
+            supersedes: self.supersedes,
+        })
+    }
+}
+
+fn value(of: impl Serialize) -> Result<Value, VaultError> {
+    serde_json::to_value(of).map_err(|error| VaultError::Database(error.to_string()))
+}
+
+fn key(text: &str) -> Result<Secret<32>, VaultError> {
+    let malformed = || VaultError::invalid("a key is 32 bytes in base64");
+    let bytes = SecretBytes::from(STANDARD.decode(text).map_err(|_| malformed())?);
+    Secret::from_slice(bytes.expose()).map_err(|_| malformed())
+}

@@ -1,0 +1,215 @@
+//! The two sockets, from outside.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+use stvor_vault::daemon::{
+    AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, OWNER_SOCKET, OwnerVerb, StoreVerb,
+};
+use stvor_vault::{Agent, Level, MemoryId, Trust, Vault};
+
+use crate::world::{World, owner, passphrase};
+
+struct Served {
+    world: World,
+    vault: Arc<Vault>,
+    _daemon: Daemon,
+}
+
+impl Served {
+    /// A daemon over a cold vault.
+    fn new() -> Self {
+        let world = World::new();
+        let vault = Arc::new(world.cold());
+        let daemon = Daemon::serve(&vault, &world.path()).unwrap();
+        Self { world, vault, _daemon: daemon }
+    }
+
+    fn agents(&self) -> PathBuf {
+        self.world.path().join(AGENTS_SOCKET)
+    }
+
+    /// The owner, with the session open.
+    fn owner(&self) -> Client {
+        let mut client = Client::owner(&self.world.path().join(OWNER_SOCKET)).unwrap();
+        client.prove(&owner()).unwrap();
+        client.unlock(&owner(), None).unwrap().unwrap();
+        client
+    }
+
+    fn agent(&self, owner: &mut Client, name: &str) -> Client {
+        let namespaces = vec!["home".to_owned()];
+        let agent = Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true };
+        let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
+        Client::agent(&self.agents(), answer["credential"].as_str().unwrap()).unwrap().unwrap()
+    }
+}
+
+fn store(content: &str, level: Level) -> AgentVerb {
+    let memory = StoreVerb {
+        content: Content::Text(content.into()),
+        level,
+        namespace: "home".into(),
+        metadata: BTreeMap::new(),
+        searchable: vec![],
+        intents: vec![],
+        source: String::new(),
+        trust: Trust::Agent,
+        ttl: None,
+        cooldown: None,
+        supersedes: None,
+    };
+    AgentVerb::Store { memory: Box::new(memory) }
+}
+
+fn id(value: &Value) -> MemoryId {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_agent_stores_searches_and_recalls() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut agent = served.agent(&mut owner, "agent");
+    let stored = agent.call(&store("tea at five", Level::Working)).unwrap().unwrap();
+    let search = AgentVerb::Search { namespace: "home".into(), query: "tea".into() };
+    assert_eq!(agent.call(&search).unwrap().unwrap()[0]["id"], stored["id"]);
+    let recall = AgentVerb::Recall { id: id(&stored["id"]), justification: String::new() };
+    let recalled = agent.call(&recall).unwrap().unwrap();
+    assert_eq!(recalled["content"]["text"], "tea at five");
+    assert_eq!(recalled["header"]["creator"], "agent");
+    let act = OwnerVerb::Act { act: recall };
+    assert_eq!(owner.call_owner(&act).unwrap().unwrap()["content"]["text"], "tea at five");
+}
+
+#[test]
+fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut agent = served.agent(&mut owner, "agent");
+    let stored = agent.call(&store("sealed", Level::Sealed)).unwrap().unwrap();
+    let request = AgentVerb::RequestApproval { id: id(&stored["id"]), purpose: "report".into() };
+    let request = id(&agent.call(&request).unwrap().unwrap()["request"]);
+    let mut intruder = Client::owner(&served.world.path().join(OWNER_SOCKET)).unwrap();
+    assert!(intruder.prove(&passphrase("a guess")).is_err());
+    assert_eq!(intruder.call_owner(&OwnerVerb::Status {}).unwrap().unwrap()["mode"], "open");
+    let root = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned();
+    for verb in [
+        OwnerVerb::Approve { id: request, seconds: None },
+        OwnerVerb::Lock {},
+        OwnerVerb::Act { act: AgentVerb::Status {} },
+        OwnerVerb::LeaveLockdown { root: root.clone() },
+        OwnerVerb::Agents {},
+        OwnerVerb::Verify {},
+        OwnerVerb::Purge {},
+    ] {
+        assert_eq!(intruder.call_owner(&verb).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED", "{verb:?}");
+    }
+    let unlock = OwnerVerb::Unlock { root, vaulted: None };
+    assert_eq!(intruder.call_owner(&unlock).unwrap().unwrap_err().code, "VAULT_TAMPERED");
+    owner.call_owner(&OwnerVerb::Approve { id: request, seconds: None }).unwrap().unwrap();
+}
+
+#[test]
+fn the_agents_socket_knows_no_verb_of_the_owner() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let credential = {
+        let agent = Agent { name: "agent".into(), namespaces: vec![], highest: Level::Black, writes: true };
+        let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
+        answer["credential"].as_str().unwrap().to_owned()
+    };
+    let mut stream = UnixStream::connect(served.agents()).unwrap();
+    let mut lines = format!("{{\"credential\":\"{credential}\"}}\n");
+    for verb in
+        ["approve", "approvals", "unlock", "lock", "enrol", "agents", "leave-lockdown", "verify", "act"]
+    {
+        lines += &format!("{{\"verb\":\"{verb}\"}}\n");
+    }
+    lines += "{\"verb\":\"status\",\"more\":1}\nno json\n";
+    stream.write_all(lines.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let answers: Vec<&str> = answers.lines().collect();
+    assert_eq!(answers.len(), 12);
+    assert!(answers[0].contains("\"ok\""));
+    for answer in &answers[1..] {
+        assert!(answer.contains("VAULT_BAD_REQUEST"), "{answer}");
+    }
+}
+
+#[test]
+fn a_proof_is_good_for_one_action_once() {
+    let served = Served::new();
+    let _owner = served.owner();
+    let talk = |lines: &[String]| {
+        let mut stream = UnixStream::connect(served.world.path().join(OWNER_SOCKET)).unwrap();
+        let mut text = lines.join("\n");
+        text.push('\n');
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        answers
+    };
+    // What a listener on another connection may have seen is worth nothing on this one.
+    let replayed =
+        r#"{"action":"{\"verb\":\"lock\"}","proof":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}"#;
+    let answers = talk(&[replayed.to_owned(), replayed.to_owned()]);
+    assert_eq!(answers.matches("AGENT_NOT_ALLOWED").count(), 2, "{answers}");
+    let challenges: Vec<&str> =
+        answers.split("\"challenge\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(challenges.len(), 3);
+    assert!(challenges[0] != challenges[1] && challenges[1] != challenges[2], "each is fresh");
+}
+
+#[test]
+fn an_agent_that_is_removed_is_out_at_once_and_a_stranger_never_in() {
+    let served = Served::new();
+    let stranger = Client::agent(&served.agents(), "stvor_agent_00").unwrap().unwrap_err();
+    assert_eq!(stranger.code, "VAULT_COLD");
+    let mut owner = served.owner();
+    let stranger = Client::agent(&served.agents(), "stvor_agent_00").unwrap().unwrap_err();
+    assert_eq!(stranger.code, "AGENT_NOT_ALLOWED");
+    let mut agent = served.agent(&mut owner, "agent");
+    agent.call(&AgentVerb::Status {}).unwrap().unwrap();
+    owner.call_owner(&OwnerVerb::RemoveAgent { name: "agent".into() }).unwrap().unwrap();
+    assert_eq!(agent.call(&AgentVerb::Status {}).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED");
+}
+
+#[test]
+fn lockdown_is_entered_by_agents_and_left_by_the_owner() {
+    let served = Served::new();
+    let mut owner_client = served.owner();
+    let mut agent = served.agent(&mut owner_client, "agent");
+    agent.call(&AgentVerb::EnterLockdown { reason: "odd".into() }).unwrap().unwrap();
+    assert_eq!(agent.call(&store("x", Level::Working)).unwrap().unwrap_err().code, "VAULT_LOCKDOWN");
+    assert!(owner_client.leave_lockdown(&passphrase("wrong")).is_err());
+    owner_client.leave_lockdown(&owner()).unwrap().unwrap();
+    agent.call(&store("x", Level::Working)).unwrap().unwrap();
+}
+
+#[test]
+fn eight_clients_at_once_lose_and_double_nothing() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let clients: Vec<Client> = (0..8).map(|n| served.agent(&mut owner, &format!("agent-{n}"))).collect();
+    std::thread::scope(|scope| {
+        for (number, mut client) in clients.into_iter().enumerate() {
+            scope.spawn(move || {
+                for each in 0..25 {
+                    client.call(&store(&format!("{number} {each}"), Level::Working)).unwrap().unwrap();
+                }
+            });
+        }
+    });
+    let report = owner.call_owner(&OwnerVerb::Verify {}).unwrap().unwrap();
+    assert_eq!(report["memories"], 200);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 0);
+    assert_eq!(served.vault.status().unwrap().lockdown, None);
+}
