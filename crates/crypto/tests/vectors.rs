@@ -1,6 +1,6 @@
 //! Published vectors: FIPS 180-4, RFC 4231, RFC 5869, RFC 6979, and one implementation against another.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests, too.
+#![allow(clippy::unwrap_used)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use stvor_crypto::kdf;
 use stvor_crypto::kem::{DecapsulationKey, EncapsulationKey};

@@ -1,17 +1,16 @@
 //! What opens, what does not, and how it says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
-use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Mutex;
 use stvor_base::ErrorCode;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::DeterministicRandom;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_keys::{
-    DataKey, KeyError, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, PassphraseCost, SecretService,
+    DataKey, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, PassphraseCost, SecretService,
     WrappedKey, limits,
 };
+use stvor_testkit::MemoryKeyring;
 
 const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
 
@@ -25,25 +24,6 @@ fn phrase(text: &[u8]) -> Passphrase {
 
 fn data_key() -> DataKey {
     Secret::new([42; 32])
-}
-
-#[derive(Debug, Default)]
-struct Ring(Mutex<HashMap<KeyringItem, Vec<u8>>>);
-
-impl SecretService for Ring {
-    fn load(&self, item: &KeyringItem) -> Result<Option<SecretBytes>, KeyError> {
-        Ok(self.0.lock().unwrap().get(item).map(|secret| SecretBytes::from_slice(secret)))
-    }
-
-    fn save(&self, item: &KeyringItem, secret: &SecretBytes) -> Result<(), KeyError> {
-        self.0.lock().unwrap().insert(item.clone(), secret.expose().to_vec());
-        Ok(())
-    }
-
-    fn remove(&self, item: &KeyringItem) -> Result<(), KeyError> {
-        self.0.lock().unwrap().remove(item);
-        Ok(())
-    }
 }
 
 fn item() -> KeyringItem {
@@ -63,8 +43,8 @@ fn every_holder_opens_what_it_sealed_and_only_in_its_context() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("key");
     Keyfile::create(&path, &mut rng()).unwrap();
-    OsKeyring::create(&Ring::default(), &item(), &mut rng()).unwrap();
-    let ring = Ring::default();
+    OsKeyring::create(&MemoryKeyring::default(), &item(), &mut rng()).unwrap();
+    let ring = MemoryKeyring::default();
     let made = OsKeyring::create(&ring, &item(), &mut rng()).unwrap();
     let pairs: [(Box<dyn KeyHolder>, Box<dyn KeyHolder>); 3] = [
         (Box::new(phrase(b"secret")), Box::new(phrase(b"secret"))),
@@ -192,7 +172,7 @@ fn a_keyfile_that_others_may_touch_is_refused() {
 
 #[test]
 fn a_key_in_the_keyring_is_never_overwritten_and_checked_when_read() {
-    let ring = Ring::default();
+    let ring = MemoryKeyring::default();
     assert_eq!(OsKeyring::read(&ring, &item()).unwrap_err().code(), "KEY_MISSING");
     OsKeyring::create(&ring, &item(), &mut rng()).unwrap();
     assert_eq!(OsKeyring::create(&ring, &item(), &mut rng()).unwrap_err().code(), "KEY_EXISTS");

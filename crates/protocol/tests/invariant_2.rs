@@ -1,6 +1,6 @@
 //! I2: nothing secret in what is shown: Debug of every public type that holds secrets, errors, names of rows. Secrets
 //! are in the values of rows only, which are sealed when they are stored.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 mod model;
 

@@ -1,5 +1,5 @@
 //! I5: one (session, key, number) is accepted once, also after a restart and from two processes at the same instant.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 mod model;
 

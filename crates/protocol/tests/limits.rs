@@ -1,5 +1,5 @@
 //! Bounds at n and n + 1 that no other test file of this crate meets.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 mod model;
 
@@ -254,4 +254,20 @@ fn a_message_that_comes_after_thirty_days_is_told_as_lost_whether_its_row_was_sw
     let mut conversation = bob.conversation(&a);
     assert!(bob.rows.commit(conversation.reset()));
     assert_eq!(bob.rows.count(RecordKind::SkippedIndex), 0);
+}
+
+#[test]
+fn a_clock_that_ran_ahead_once_does_not_keep_the_keys_that_were_stored_after_it() {
+    let (mut alice, mut bob) = pair();
+    let a = alice.address();
+    let right = bob.now;
+    bob.pass(limits::STORED_KEY_LIFETIME * 12);
+    skip(&mut alice, &mut bob, 2);
+    bob.now = right;
+    let late = skip(&mut alice, &mut bob, 2);
+    assert_eq!(bob.rows.count(RecordKind::SkippedKeys), 2);
+    bob.pass(limits::STORED_KEY_LIFETIME);
+    skip(&mut alice, &mut bob, 1);
+    assert_eq!(bob.rows.count(RecordKind::SkippedKeys), 1, "only what claims to be of next year is left");
+    assert_eq!(code(bob.receive(&a, &late[0])), "MESSAGE_KEY_GONE");
 }

@@ -60,6 +60,33 @@ fn an_upload_that_was_not_confirmed_is_repeated_after_a_restart() {
 }
 
 #[test]
+fn a_relay_that_lost_the_newest_prekeys_gets_the_same_ones_again() {
+    let mut bob = Party::new("bob");
+    bob.pass(7 * DAY);
+    let newest = bob.maintain().upload.unwrap();
+    let (signed, kem) = (newest.signed.unwrap(), newest.kem_last.unwrap());
+    assert_eq!((signed.id, kem.id), (1, 1));
+    bob.pass(DAY);
+    let records = bob.rows.load(&bob.prekeys.newest());
+    let again = bob.prekeys.repeat(&bob.identity, &records, &mut bob.rng).unwrap().unwrap();
+    assert!(again.one_time.is_empty() && again.kem_one_time.is_empty());
+    // With the nonces of RFC 6979 even the signatures are the same.
+    assert_eq!((again.signed.as_ref(), again.kem_last.as_ref()), (Some(&signed), Some(&kem)));
+
+    bob.directory.kem_one_time.clear();
+    (bob.directory.signed, bob.directory.kem_last) = (again.signed, again.kem_last);
+    let mut alice = Party::new("alice");
+    let first = alice.start(&mut bob, "to the repeated ones").unwrap();
+    assert_eq!(bob.receive(&alice.address(), &first).unwrap(), "to the repeated ones");
+
+    let without = bob.prekeys.repeat(&bob.identity, &model::Rows::default().load(&[]), &mut bob.rng);
+    assert_eq!(code(without), "MISSING_ROW");
+    let nothing = Prekeys::default();
+    assert!(nothing.newest().is_empty());
+    assert!(nothing.repeat(&bob.identity, &records, &mut bob.rng).unwrap().is_none());
+}
+
+#[test]
 fn signed_prekeys_rotate_weekly_and_live_sixty_days_after_their_replacement() {
     let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
     let early = alice.start(&mut bob, "slow mail").unwrap();

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use core::num::NonZeroU64;
 use stvor_base::Timestamp;
-use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_crypto::SystemRandom;
-use stvor_protocol::{Effects, KemPublicPrekey, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyPublic};
-use stvor_store::{ChangeSet, Key, Sealed};
+use stvor_protocol::{Effects, KemPublicPrekey, PrekeyUpload, Prekeys, ServerCounts};
+use stvor_store::{ChangeSet, Sealed};
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
 use tokio::sync::{Notify, watch};
@@ -17,7 +16,6 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Event;
-use crate::keys;
 use crate::limits;
 use crate::records;
 
@@ -136,33 +134,22 @@ pub(crate) struct Export {
 
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-fn last_upload() -> Key {
-    keys::meta("generation")
-}
-
-/// What is to be uploaded, after it was committed. The public halves of the current generation are kept, since a relay may
-/// lose what it was given.
+/// What is to be uploaded, after it was committed. The current generation is repeated to a relay that lost it.
 async fn prepare(prekeys: &mut Prekeys, core: &Core, counts: KeyCounts) -> Result<Option<UploadKeys>> {
     let server = ServerCounts { one_time: counts.one_time, kem_one_time: counts.kem_one_time };
     let maintenance = prekeys
         .maintain(&core.identity, server, core.now(), &mut SystemRandom::new())
         .map_err(Error::passed)?;
     let mut upload = maintenance.upload.unwrap_or_default();
+    let lost = counts.signed_prekey_id.is_none() || counts.kem_last_resort_id.is_none();
+    if upload.signed.is_none() && lost {
+        let rows = records::load(&core.store, &prekeys.newest(), &maintenance.effects).await?;
+        let again = prekeys.repeat(&core.identity, &rows, &mut SystemRandom::new()).map_err(Error::passed)?;
+        let PrekeyUpload { signed, kem_last, .. } = again.unwrap_or_default();
+        (upload.signed, upload.kem_last) = (signed, kem_last);
+    }
     let mut changes = ChangeSet::new();
     records::write(&mut changes, maintenance.effects)?;
-    match (&upload.signed, &upload.kem_last) {
-        (Some(signed), Some(kem)) => {
-            changes.put(last_upload(), encode(signed, kem));
-        }
-        _ if counts.signed_prekey_id.is_none() || counts.kem_last_resort_id.is_none() => {
-            if let Some(row) = core.store.one(&last_upload()).await.map_err(Error::passed)? {
-                let (signed, kem) = decode(row.value.expose()).map_err(Error::passed)?;
-                upload.signed = Some(signed);
-                upload.kem_last = Some(kem);
-            }
-        }
-        _ => {}
-    }
     for (kind, partition) in maintenance.clear {
         changes.delete_partition(records::table(kind)?, partition);
     }
@@ -201,35 +188,6 @@ fn to_wire(upload: PrekeyUpload) -> UploadKeys {
         kem_one_time: upload.kem_one_time.into_iter().map(kem).collect(),
         replace_one_time: false,
     }
-}
-
-fn encode(signed: &SignedPrekeyPublic, kem: &KemPublicPrekey) -> Vec<u8> {
-    let mut out = Writer::new();
-    out.u8(1).u32(signed.id).u64(signed.created).raw(&signed.public).raw(&signed.signature);
-    out.u32(kem.id).u64(kem.created).bytes(&kem.public).raw(&kem.signature);
-    out.finish()
-}
-
-fn decode(bytes: &[u8]) -> core::result::Result<(SignedPrekeyPublic, KemPublicPrekey), CodecError> {
-    let mut input = Reader::new(bytes);
-    match input.u8()? {
-        1 => {}
-        other => return Err(CodecError::Version(other)),
-    }
-    let signed = SignedPrekeyPublic {
-        id: input.u32()?,
-        created: input.u64()?,
-        public: *input.array()?,
-        signature: *input.array()?,
-    };
-    let kem = KemPublicPrekey {
-        id: input.u32()?,
-        created: input.u64()?,
-        public: input.bytes(stvor_wire::limits::KEM_KEY_BYTES)?.to_vec(),
-        signature: *input.array()?,
-    };
-    input.finish()?;
-    Ok((signed, kem))
 }
 
 #[cfg(test)]

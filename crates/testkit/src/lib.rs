@@ -5,6 +5,7 @@
 //! - [`proxy`]: a TCP proxy that delays, throttles, freezes and cuts.
 //! - [`clock`]: time that only moves when a test says so.
 //! - [`history`]: decides whether every accepted message arrived exactly once and in order.
+//! - [`keyring`]: a keyring in memory.
 //! - [`temp`]: directories that go away, with short paths.
 //!
 //! Everything here is synchronous (threads, not tasks), so that it serves tests with and without a runtime, and so
@@ -12,12 +13,14 @@
 
 pub mod clock;
 pub mod history;
+pub mod keyring;
 pub mod process;
 pub mod proxy;
 pub mod temp;
 
 pub use clock::VirtualClock;
 pub use history::{Checker, Violation};
+pub use keyring::MemoryKeyring;
 pub use process::{Process, Signal, Spawn, Stream, binary, until};
 pub use proxy::{ChaosProxy, Direction};
 pub use temp::temp_dir;

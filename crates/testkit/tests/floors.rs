@@ -33,7 +33,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "stvor-relay",
         ],
     ),
-    ("stvor-testkit", &["stvor-base"]),
+    ("stvor-testkit", &["stvor-base", "stvor-crypto", "stvor-keys"]),
     (
         "stvor-bench",
         &[
@@ -55,7 +55,6 @@ const FLOORS: &[(&str, &[&str])] = &[
 const TEST_ARROWS: &[(&str, &str)] = &[
     ("stvor", "stvor-relay"),
     ("stvor-testkit", "stvor"),
-    ("stvor-testkit", "stvor-crypto"),
     ("stvor-testkit", "stvor-relay"),
     ("stvor-testkit", "stvor-wire"),
 ];

@@ -158,13 +158,13 @@ impl Prekeys {
         if counts.one_time < limits::ONE_TIME_LOW {
             for _ in 0..limits::ONE_TIME_BATCH {
                 let id = take(&mut next.one_time.1);
-                upload.one_time.push(maker.one_time(id, &mut effects, rng)?);
+                upload.one_time.push(new_one_time(id, &mut effects, rng)?);
             }
         }
         if counts.kem_one_time < limits::ONE_TIME_LOW {
             for _ in 0..limits::KEM_ONE_TIME_BATCH {
                 let id = take(&mut next.kem_one_time.1);
-                upload.kem_one_time.push(maker.kem(KemKind::OneTime, id, &mut effects, rng)?);
+                upload.kem_one_time.push(maker.new_kem(KemKind::OneTime, id, (&mut effects, rng))?);
             }
         }
         let clear = next.destroy(now, &mut effects);
@@ -174,6 +174,38 @@ impl Prekeys {
         *self = next;
         let upload = Some(upload).filter(|upload| *upload != PrekeyUpload::default());
         Ok(Maintenance { upload, effects, clear })
+    }
+
+    /// The rows that [`Prekeys::repeat`] reads.
+    #[must_use]
+    pub fn newest(&self) -> Vec<RecordKey> {
+        let Some(Generation { id, .. }) = self.generations.last() else { return Vec::new() };
+        vec![RecordKey::numbered(RecordKind::SignedPrekey, *id), kem_row(KemKind::LastResort, *id)]
+    }
+
+    /// The newest signed and last-resort prekeys once more, for a relay that lost what it was given: the same keys, ids
+    /// and times, signed anew. `records` are the rows that [`Prekeys::newest`] names. Nothing when none were made yet.
+    ///
+    /// # Errors
+    /// [`ProtocolError::MissingRow`] without the rows, [`ProtocolError::BadRecord`] when they are damaged, and
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn repeat(
+        &self,
+        identity: &Identity,
+        records: &Records,
+        rng: &mut dyn Random,
+    ) -> Result<Option<PrekeyUpload>, ProtocolError> {
+        let Some(Generation { id, created, .. }) = self.generations.last() else { return Ok(None) };
+        if self.newest().iter().any(|row| records.get(row).is_none()) {
+            return Err(ProtocolError::MissingRow("newest prekey"));
+        }
+        let (signed, kem) = (signed_key(records, *id)?, kem_key(records, KemKind::LastResort, *id)?);
+        let maker = Maker { identity, signing: identity.signing()?, now: *created };
+        Ok(Some(PrekeyUpload {
+            signed: Some(maker.signed(*id, &signed, rng)?),
+            kem_last: Some(maker.kem(KemKind::LastResort, *id, (&kem, rng))?),
+            ..PrekeyUpload::default()
+        }))
     }
 
     /// The relay confirmed an upload: what the newest generation replaced is retired from now on.
@@ -198,8 +230,8 @@ impl Prekeys {
         rng: &mut dyn Random,
     ) -> Result<(), ProtocolError> {
         let id = take(&mut self.next_generation);
-        let signed = maker.signed(id, effects, rng)?;
-        let kem = maker.kem(KemKind::LastResort, id, effects, rng)?;
+        let signed = maker.new_signed(id, effects, rng)?;
+        let kem = maker.new_kem(KemKind::LastResort, id, (effects, rng))?;
         self.generations.push(Generation { id, created: maker.now, retired: None });
         self.unsent = Some(Unsent { signed, kem });
         Ok(())
@@ -317,43 +349,61 @@ impl Maker<'_> {
         Ok(*self.signing.sign_with(rng, label, &signed.message())?.as_bytes())
     }
 
-    fn signed(
+    fn new_signed(
         &self,
         id: u32,
         effects: &mut Effects,
         rng: &mut dyn Random,
     ) -> Result<SignedPrekeyPublic, ProtocolError> {
         let key = AgreementKey::generate(rng)?;
+        let public = self.signed(id, &key, rng)?;
+        effects.put(RecordKey::numbered(RecordKind::SignedPrekey, id), private_row(key.to_bytes().expose()));
+        Ok(public)
+    }
+
+    fn signed(
+        &self,
+        id: u32,
+        key: &AgreementKey,
+        rng: &mut dyn Random,
+    ) -> Result<SignedPrekeyPublic, ProtocolError> {
         let public = *key.public().as_bytes();
         let signature = self.sign(rng, label::SIGNED_PREKEY, (None, id, &public))?;
-        effects.put(RecordKey::numbered(RecordKind::SignedPrekey, id), private_row(key.to_bytes().expose()));
         Ok(SignedPrekeyPublic { id, created: self.now.as_millis(), public, signature })
     }
 
-    fn one_time(
+    fn new_kem(
         &self,
+        kind: KemKind,
         id: u32,
-        effects: &mut Effects,
-        rng: &mut dyn Random,
-    ) -> Result<OneTimePublic, ProtocolError> {
-        let key = AgreementKey::generate(rng)?;
-        effects.put(RecordKey::numbered(RecordKind::OneTimePrekey, id), private_row(key.to_bytes().expose()));
-        Ok(OneTimePublic { id, public: *key.public().as_bytes() })
+        (effects, rng): (&mut Effects, &mut dyn Random),
+    ) -> Result<KemPublicPrekey, ProtocolError> {
+        let key = KemSecret::generate(rng)?;
+        let public = self.kem(kind, id, (&key, rng))?;
+        effects.put(kem_row(kind, id), private_row(key.to_bytes().expose()));
+        Ok(public)
     }
 
     fn kem(
         &self,
         kind: KemKind,
         id: u32,
-        effects: &mut Effects,
-        rng: &mut dyn Random,
+        (key, rng): (&KemSecret, &mut dyn Random),
     ) -> Result<KemPublicPrekey, ProtocolError> {
-        let key = KemSecret::generate(rng)?;
         let public = key.public().as_bytes().to_vec();
         let signature = self.sign(rng, label::KEM_PREKEY, (Some(kind), id, &public))?;
-        effects.put(kem_row(kind, id), private_row(key.to_bytes().expose()));
         Ok(KemPublicPrekey { id, created: self.now.as_millis(), public, signature })
     }
+}
+
+fn new_one_time(
+    id: u32,
+    effects: &mut Effects,
+    rng: &mut dyn Random,
+) -> Result<OneTimePublic, ProtocolError> {
+    let key = AgreementKey::generate(rng)?;
+    effects.put(RecordKey::numbered(RecordKind::OneTimePrekey, id), private_row(key.to_bytes().expose()));
+    Ok(OneTimePublic { id, public: *key.public().as_bytes() })
 }
 
 fn private_row(secret: &[u8]) -> SecretBytes {

@@ -175,8 +175,14 @@ impl StoredKeys {
 
     /// Destroys keys past their time.
     pub(crate) fn expire(&mut self, peer: &Address, now: Timestamp, effects: &mut Effects) {
-        let count = self.ranges.iter().take_while(|range| range.expired(now)).map(Range::len).sum();
-        self.drop_oldest(peer, count, effects);
+        // Each by its own time: a clock that once ran ahead must not keep what was stored after it.
+        let expired: Vec<Range> = self.ranges.extract_if(.., |range| range.expired(now)).collect();
+        self.changed |= !expired.is_empty();
+        for range in expired {
+            range.delete(peer, range.len(), effects);
+            let Range { session, chain, from, to, .. } = range;
+            self.lose(Lost { session, chain, from, to });
+        }
     }
 
     /// Destroys the keys of a session that is gone.

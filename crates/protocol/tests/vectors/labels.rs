@@ -145,3 +145,24 @@ fn the_specification_names_the_limits_as_they_are() {
         assert_eq!(said, *value, "{row}");
     }
 }
+
+#[test]
+fn the_specification_names_the_characters_that_no_user_id_may_hold() {
+    let text = specification();
+    let (_, rest) = text.split_once("without format characters (").unwrap();
+    let (list, _) = rest.split_once(')').unwrap();
+    let code = |word: &str| u32::from_str_radix(word.trim().strip_prefix("U+").unwrap(), 16).unwrap();
+    let ranges: Vec<_> = list
+        .split(',')
+        .map(|item| {
+            item.split_once(" to ").map_or_else(|| (code(item), code(item)), |(a, b)| (code(a), code(b)))
+        })
+        .collect();
+    assert!(ranges.len() > 10);
+    // The planes that have characters; the last one is where tags and variation selectors are.
+    for c in (0..0x2_0000).chain(0xe_0000..0xe_2000).filter_map(char::from_u32) {
+        let listed = ranges.iter().any(|(from, to)| (*from..=*to).contains(&u32::from(c)));
+        let refused = listed || c.is_control() || c.is_whitespace() && c != ' ';
+        assert_eq!(stvor_base::UserId::new(&format!("a{c}b")).is_err(), refused, "U+{:04X}", u32::from(c));
+    }
+}
