@@ -119,6 +119,14 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
+/// A table as lines, without the space around it.
+pub(crate) fn rows(table: &Table) -> String {
+    let lines = table.to_string();
+    let lines: Vec<&str> =
+        lines.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+    lines.join("\n")
+}
+
 /// Text of somebody else, made safe for a terminal: control characters are shown instead of obeyed. Line feeds and
 /// tabs stay.
 pub(crate) fn safe(text: &str) -> String {
@@ -194,6 +202,13 @@ mod tests {
         assert_eq!(safe("hi\u{1b}[2J there"), "hi\\u{1b}[2J there");
         assert_eq!(safe("evil\u{202e}txt"), "evil\\u{202e}txt");
         assert_eq!(safe("a\n\tb ü 🙂"), "a\n\tb ü 🙂");
+    }
+
+    #[test]
+    fn tables_begin_at_the_margin_and_end_with_their_text() {
+        let mut table = table(["a", "b"]);
+        table.add_row(["one", "2"]).add_row(["3", "four"]);
+        assert_eq!(rows(&table), "a    b\none  2\n3    four");
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl From<stvor::Error> for Failure {
 /// What happened, in words of the command line: where the SDK names a call, this names a command.
 fn message(error: &stvor::Error) -> String {
     match error.kind() {
+        ErrorKind::RelayUnavailable { reason } => {
+            format!(
+                "{reason}: check that the relay runs and that its URL is right (`stvor doctor` says more)"
+            )
+        }
         ErrorKind::RollbackDetected { relay, own } => format!(
             "the relay saw send {relay} of this device, the store knows {own}: the data directory is an old copy, and its sessions would reuse keys. Go back to the newest copy, or run `stvor account recover` to start fresh sessions"
         ),
@@ -59,6 +64,15 @@ impl Context<'_> {
             .clone()
             .or_else(|| self.settings.client.user.clone())
             .ok_or_else(|| Failure::Usage("who are you? Give --as USER, or set STVOR_AS".to_owned()))
+    }
+
+    /// Refuses a conversation with oneself.
+    pub(crate) fn not_oneself(&self, me: &Me, peer: &str) -> Result {
+        let user = self.user(me)?;
+        if user == peer {
+            return Err(Failure::Usage(format!("{user} can not write to {user}: name somebody else")));
+        }
+        Ok(())
     }
 
     /// Opens the app that the settings name. Nothing is dialled.

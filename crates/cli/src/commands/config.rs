@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::args::{ConfigArgs, ConfigCommand};
 use crate::config::{Settings, Shown, usual_file};
 use crate::failure::Result;
-use crate::render::{FAINT, Out, paint, table};
+use crate::render::{FAINT, Out, paint, rows, table};
 
 /// Shows the settings.
 pub(crate) fn run(args: &ConfigArgs, settings: &Settings, out: Out) -> Result {
@@ -29,16 +29,16 @@ pub(crate) fn run(args: &ConfigArgs, settings: &Settings, out: Out) -> Result {
         (None, Some(file)) => out.say(format!("No settings file; {} would be read", file.display())),
         (None, None) => {}
     }
-    let mut rows = table(["", "", ""]);
+    let mut lines = table(["", "", ""]);
     for one in &shown {
         let value = text(one);
         if sources {
-            rows.add_row([one.key.clone(), value, paint(FAINT, &one.source)]);
+            lines.add_row([one.key.clone(), value, paint(FAINT, &one.source)]);
         } else {
-            rows.add_row([one.key.clone(), value]);
+            lines.add_row([one.key.clone(), value]);
         }
     }
-    out.line(rows)
+    out.line(rows(&lines))
 }
 
 fn text(one: &Shown) -> String {

@@ -8,7 +8,7 @@ use crate::args::{Me, Pair, PeerArgs, PeerCommand};
 use crate::ask::sure;
 use crate::failure::Result;
 use crate::policy::Keep;
-use crate::render::{GOOD, LOUD, Out, clock, paint, rfc3339, safe, table};
+use crate::render::{GOOD, LOUD, Out, clock, paint, rfc3339, rows, safe, table};
 use crate::session::Context;
 
 /// Lists or changes peers.
@@ -82,7 +82,7 @@ fn list(peers: &[PeerInfo], out: Out) -> Result {
         out.say("You have not talked with anybody yet");
         return Ok(());
     }
-    let mut rows = table(["peer", "identity", "last message", "kept"]);
+    let mut lines = table(["peer", "identity", "last message", "kept"]);
     let now = Timestamp::system();
     for peer in peers {
         let identity = match (peer.blocked, peer.verified) {
@@ -91,12 +91,12 @@ fn list(peers: &[PeerInfo], out: Out) -> Result {
             (false, Some(false)) => "not verified".to_owned(),
             (false, None) => "not met".to_owned(),
         };
-        rows.add_row([
+        lines.add_row([
             safe(peer.user.as_str()),
             identity,
             peer.last_message_at.map_or_else(|| "-".to_owned(), |time| clock(time, now)),
             Keep(peer.retention).to_string(),
         ]);
     }
-    out.line(rows)
+    out.line(rows(&lines))
 }

@@ -14,7 +14,7 @@ use crate::args::{RelayArgs, RelayCommand, RelayRun, TokenCommand, TokenKind, Us
 use crate::config::relay_dir;
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
-use crate::render::{GOOD, Out, paint, rfc3339, safe, table};
+use crate::render::{GOOD, Out, paint, rfc3339, rows, safe, table};
 use crate::secrets;
 use crate::session::Context;
 
@@ -132,7 +132,7 @@ fn token(context: Context<'_>, command: &TokenCommand) -> Result {
                     .collect();
                 return out.object(&list);
             }
-            let mut rows = table(["id", "app", "label", "made", "state"]);
+            let mut lines = table(["id", "app", "label", "made", "state"]);
             for token in &tokens {
                 let state = match (token.revoked_at, token.expires_at) {
                     (Some(at), _) => format!("revoked {}", rfc3339(at)),
@@ -140,7 +140,7 @@ fn token(context: Context<'_>, command: &TokenCommand) -> Result {
                     (None, Some(at)) => format!("valid until {}", rfc3339(at)),
                     (None, None) => paint(GOOD, "valid"),
                 };
-                rows.add_row([
+                lines.add_row([
                     token.id.clone(),
                     token.app.to_string(),
                     safe(&token.label),
@@ -148,7 +148,7 @@ fn token(context: Context<'_>, command: &TokenCommand) -> Result {
                     state,
                 ]);
             }
-            out.line(rows)
+            out.line(rows(&lines))
         }
         TokenCommand::Revoke { id } => {
             let known = admin(&config)?.revoke_token(id).map_err(|error| Failure::coded(&error))?;

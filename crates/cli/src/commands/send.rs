@@ -31,6 +31,7 @@ type Input = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Sends and waits until everything is accepted.
 pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
+    context.not_oneself(&args.me, &args.to)?;
     let mut ending = Ending::watch(Life::default())?;
     let input = open(args.file.as_deref()).await?;
     let client = context
@@ -67,11 +68,12 @@ fn tell_pending(client: &Client, out: Out) {
 
 async fn open(file: Option<&Path>) -> Result<Input> {
     let Some(path) = file else { return Ok(Box::new(BufReader::new(tokio::io::stdin()))) };
-    let opened = tokio::fs::File::open(path).await.map_err(|source| Failure::File {
-        what: "can not read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let failed = |source| Failure::File { what: "can not read", path: path.to_owned(), source };
+    let opened = tokio::fs::File::open(path).await.map_err(failed)?;
+    // A directory opens, and can not be read.
+    if opened.metadata().await.map_err(failed)?.is_dir() {
+        return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+    }
     Ok(Box::new(BufReader::new(opened)))
 }
 

@@ -59,6 +59,11 @@ fn nothing_to_send_and_a_missing_file_are_told_before_anything_is_sent() {
     let missing = home.run("send --as alice --to bob --file /nowhere/file");
     assert_eq!(missing.status.code(), Some(1));
     assert!(missing.err.contains("/nowhere/file") && missing.err.contains("[FILE_ERROR]"), "{}", missing.err);
+    let directory = home.run("send --as alice --to bob --file /tmp");
+    assert!(directory.err.contains("/tmp") && directory.err.contains("[FILE_ERROR]"), "{}", directory.err);
+    let oneself = home.feed("send --as alice --to alice", "hello");
+    assert_eq!(oneself.code, Some(2), "{}", oneself.err);
+    assert_eq!(home.run("chat --as alice --with alice").status.code(), Some(2));
 }
 
 #[test]

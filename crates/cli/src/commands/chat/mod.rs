@@ -50,6 +50,7 @@ enum Sent {
 
 /// Talks until the person has enough.
 pub(crate) async fn run(context: Context<'_>, args: &ChatArgs) -> Result {
+    context.not_oneself(&args.me, &args.peer)?;
     let mut ending = Ending::watch(Life::default())?;
     let client = context.connect(&args.me, ConnectOptions::default()).await?;
     let done = talk(context, args, &client, &mut ending).await;

@@ -1,20 +1,18 @@
 //! Real processes: captured logs, waiting without sleeping, signals by pid, nothing left behind.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+mod log;
+mod spawn;
+
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines kept of each process; older ones are dropped.
-pub const MAX_LOG_LINES: usize = 200_000;
-
-/// Lines printed when a test panics while it holds a process.
-const TAIL_LINES: usize = 40;
+use log::Log;
+pub use log::{MAX_LOG_LINES, Stream};
+pub use spawn::{Finished, Spawn};
 
 /// How often a condition that nothing announces (a file, an exit) is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -47,228 +45,6 @@ impl Signal {
             Self::Continue => rustix::process::Signal::CONT,
         }
     }
-}
-
-/// Which of a process's two outputs a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output: data.
-    Out,
-    /// Standard error: talk.
-    Err,
-}
-
-#[derive(Default)]
-struct Lines {
-    kept: VecDeque<(Stream, String)>,
-    dropped: usize,
-    open: usize,
-}
-
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Lines>,
-    changed: Condvar,
-}
-
-impl Log {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn follow(self: &Arc<Self>, stream: Stream, source: impl Read + Send + 'static) {
-        self.lock().open += 1;
-        let log = Arc::clone(self);
-        std::thread::spawn(move || {
-            let mut source = BufReader::new(source);
-            let mut line = Vec::new();
-            while matches!(source.read_until(b'\n', &mut line), Ok(length) if length > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-                line.clear();
-                let mut lines = log.lock();
-                if lines.kept.len() == MAX_LOG_LINES {
-                    lines.kept.pop_front();
-                    lines.dropped += 1;
-                }
-                lines.kept.push_back((stream, text));
-                drop(lines);
-                log.changed.notify_all();
-            }
-            log.lock().open -= 1;
-            log.changed.notify_all();
-        });
-    }
-
-    fn tail(&self) -> String {
-        let lines = self.lock();
-        let from = lines.kept.len().saturating_sub(TAIL_LINES);
-        lines.kept.range(from..).map(|(_, line)| format!("    {line}\n")).collect()
-    }
-}
-
-/// What to start. Standard input is empty unless [`Spawn::with_input`] is called.
-#[derive(Clone, Debug)]
-pub struct Spawn {
-    program: PathBuf,
-    name: String,
-    arguments: Vec<OsString>,
-    variables: Vec<(OsString, Option<OsString>)>,
-    directory: Option<PathBuf>,
-    input: bool,
-}
-
-impl Spawn {
-    /// The program at `path`.
-    #[must_use]
-    pub fn new(path: impl AsRef<Path>) -> Self {
-        let program = path.as_ref().to_owned();
-        let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        Self { program, name, arguments: vec![], variables: vec![], directory: None, input: false }
-    }
-
-    /// The name used in messages and log tails.
-    #[must_use]
-    pub fn name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.name);
-        self
-    }
-
-    /// Adds an argument.
-    #[must_use]
-    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments.push(argument.as_ref().to_owned());
-        self
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
-        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
-        self
-    }
-
-    /// Sets an environment variable.
-    #[must_use]
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.variables.push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
-        self
-    }
-
-    /// Removes an environment variable.
-    #[must_use]
-    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
-        self.variables.push((name.as_ref().to_owned(), None));
-        self
-    }
-
-    /// Sets the working directory.
-    #[must_use]
-    pub fn dir(mut self, directory: impl AsRef<Path>) -> Self {
-        self.directory = Some(directory.as_ref().to_owned());
-        self
-    }
-
-    /// Gives it a standard input that the test writes to ([`Process::write_line`]).
-    #[must_use]
-    pub fn with_input(mut self) -> Self {
-        self.input = true;
-        self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    /// When the program can not be started.
-    pub fn start(self) -> io::Result<Process> {
-        let mut child = spawn_for_ever(self.command())?;
-        let log = Arc::new(Log::default());
-        if let Some(output) = child.stdout.take() {
-            log.follow(Stream::Out, output);
-        }
-        if let Some(errors) = child.stderr.take() {
-            log.follow(Stream::Err, errors);
-        }
-        let input = child.stdin.take();
-        Ok(Process {
-            name: self.name,
-            pid: child.id(),
-            child: Mutex::new(child),
-            input: Mutex::new(input),
-            log,
-        })
-    }
-
-    /// Starts it and waits for its end: for commands that answer and exit.
-    ///
-    /// # Errors
-    /// When it can not be started, or does not end within `timeout` (it is killed then).
-    pub fn run(self, timeout: Duration) -> io::Result<Finished> {
-        let process = self.start()?;
-        let status = process.wait_exit(timeout)?;
-        process.wait_log_end(timeout)?;
-        Ok(Finished {
-            status,
-            out: process.lines(Stream::Out).join("\n"),
-            err: process.lines(Stream::Err).join("\n"),
-        })
-    }
-
-    fn command(&self) -> Command {
-        // Between fork and exec only unsafe code could ask for the death signal, so a helper of util-linux does; it
-        // replaces itself by the program, which so keeps the pid.
-        let helper = Path::new("/usr/bin/setpriv");
-        let mut command = if cfg!(target_os = "linux") && helper.exists() {
-            let mut command = Command::new(helper);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
-            command
-        } else {
-            Command::new(&self.program)
-        };
-        command.args(&self.arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.stdin(if self.input { Stdio::piped() } else { Stdio::null() });
-        for (name, value) in &self.variables {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
-        command
-    }
-}
-
-/// What a finished command left.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output, without the last newline.
-    pub out: String,
-    /// Its standard error, without the last newline.
-    pub err: String,
-}
-
-type Request = (Command, SyncSender<io::Result<Child>>);
-
-/// The death signal is sent when the *thread* that spawned the child ends, so all children are spawned by one thread
-/// that lives as long as the test process.
-fn spawn_for_ever(command: Command) -> io::Result<Child> {
-    static SPAWNER: OnceLock<SyncSender<Request>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
-        let (requests, inbox) = mpsc::sync_channel::<Request>(0);
-        std::thread::spawn(move || {
-            for (mut command, answer) in inbox {
-                // The asker waits for the answer; should it be gone, the child is dropped with it.
-                let _gone = answer.send(command.spawn());
-            }
-        });
-        requests
-    });
-    let (answer, result) = mpsc::sync_channel(1);
-    spawner.send((command, answer)).map_err(|_| io::Error::other("the spawning thread is gone"))?;
-    result.recv().map_err(|_| io::Error::other("the spawning thread is gone"))?
 }
 
 /// A running process. Dropped, it is killed and reaped; dropped by a panic, it prints the end of its log.
