@@ -12,7 +12,7 @@ const ROOT = resolve(HERE, '../..');
 const NODE = process.env.STVOR_TEST_NODE ?? process.execPath;
 const quiet = { stdio: ['ignore', 'ignore', 'inherit'] };
 
-if (!existsSync(join(TOOLS, 'node_modules/typescript'))) execFileSync('npm', ['ci'], { cwd: TOOLS, ...quiet });
+if (!existsSync(join(TOOLS, 'node_modules/fastify'))) execFileSync('npm', ['ci'], { cwd: TOOLS, ...quiet });
 let tarballs = process.env.STVOR_NPM_DIR;
 if (!tarballs) {
   tarballs = join(ROOT, 'target/npm-test');
@@ -26,7 +26,7 @@ try {
   const files = readdirSync(tarballs).filter((name) => name.endsWith('.tgz')).map((name) => join(tarballs, name));
   // The other platforms' packages are not asked for: nothing here needs a network.
   execFileSync('npm', ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], { cwd: project, ...quiet });
-  for (const tool of ['ws', 'typescript']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'dir');
+  for (const tool of ['ws', 'typescript', 'express', 'fastify']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'dir');
   const wanted = process.argv.slice(2);
   const tests = readdirSync(join(HERE, 'test'))
     .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))

@@ -68,7 +68,7 @@ test('migration check by node -e', async (t) => {
 test('full working example, at our own relay', async (t) => {
   const { port } = await relay(t);
   const app = block(t, documentation('app.mjs', { 8080: port }));
-  await app.line(/\[Alice\]/);
+  for (const line of [/Alice sent/, /Bob sent/, /\[Bob\]/, /\[Alice\]/]) await app.line(line);
   assert.deepEqual(app.stdout.split('\n').sort(), [
     '',
     '✅ Alice sent message',

@@ -1,5 +1,6 @@
 // The low-level entry point.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { codeOf, require } from './project.mjs';
 
@@ -87,7 +88,7 @@ test('a handshake is accepted once', async () => {
 
 test('sessions survive being put away, under their key only', async () => {
   const { hers, his } = established();
-  const key = crypto.getRandomValues(new Uint8Array(32));
+  const key = Uint8Array.from(randomBytes(32));
   const late = encryptMessage(hers, 'late');
   assert.equal(decryptMessage(his, encryptMessage(hers, 'early')), 'early');
   const sealed = serializeSession(his, key);
