@@ -19,6 +19,7 @@ const { values: args } = parseArgs({
 });
 const OUT = resolve(args.out);
 const STAGE = join(OUT, 'stage');
+const windows = process.platform === 'win32';
 
 const run = (command, argv, options = {}) =>
   execFileSync(command, argv, { stdio: ['ignore', 'inherit', 'inherit'], cwd: ROOT, ...options });
@@ -117,5 +118,5 @@ rmSync(STAGE, { recursive: true, force: true });
 mkdirSync(OUT, { recursive: true });
 for (const file of readdirSync(OUT)) if (file.endsWith('.tgz')) rmSync(join(OUT, file));
 for (const stage of [face(manifest), platform(manifest)]) {
-  run('npm', ['pack', '--silent', '--pack-destination', OUT, stage], { cwd: OUT });
+  run(windows ? 'npm.cmd' : 'npm', ['pack', '--silent', '--pack-destination', OUT, stage], { cwd: OUT, shell: windows });
 }

@@ -10,9 +10,11 @@ const HERE = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const TOOLS = join(HERE, 'tools');
 const ROOT = resolve(HERE, '../..');
 const NODE = process.env.STVOR_TEST_NODE ?? process.execPath;
+const windows = process.platform === 'win32';
 const quiet = { stdio: ['ignore', 'ignore', 'inherit'] };
+const npm = (argv, cwd) => execFileSync(windows ? 'npm.cmd' : 'npm', argv, { cwd, shell: windows, ...quiet });
 
-if (!existsSync(join(TOOLS, 'node_modules/fastify'))) execFileSync('npm', ['ci'], { cwd: TOOLS, ...quiet });
+if (!existsSync(join(TOOLS, 'node_modules/fastify'))) npm(['ci'], TOOLS);
 let tarballs = process.env.STVOR_NPM_DIR;
 if (!tarballs) {
   tarballs = join(ROOT, 'target/npm-test');
@@ -25,8 +27,8 @@ try {
   writeFileSync(join(project, 'package.json'), '{ "name": "project", "private": true }\n');
   const files = readdirSync(tarballs).filter((name) => name.endsWith('.tgz')).map((name) => join(tarballs, name));
   // The other platforms' packages are not asked for: nothing here needs a network.
-  execFileSync('npm', ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], { cwd: project, ...quiet });
-  for (const tool of ['ws', 'typescript', 'express', 'fastify']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'dir');
+  npm(['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], project);
+  for (const tool of ['ws', 'typescript', 'express', 'fastify']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'junction');
   const wanted = process.argv.slice(2);
   const tests = readdirSync(join(HERE, 'test'))
     .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))
