@@ -55,6 +55,8 @@ pub enum Operation {
     RemoveAgent,
     /// The owner's secret was changed.
     ChangeSecret,
+    /// The key that signs the log was changed.
+    RotateSigningKey,
     /// Refused requests that were not logged one by one.
     Suppressed,
 }

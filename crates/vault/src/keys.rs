@@ -12,7 +12,7 @@ use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256};
 use stvor_crypto::p256::{AgreementKey, PublicKey};
 use stvor_crypto::{CryptoError, Random, Secret};
 use stvor_keys::{KeyHolder, WrappedKey};
-use stvor_tlog::Signer;
+use stvor_tlog::{Signer, Verifier};
 
 use crate::VaultError;
 use crate::level::Level;
@@ -37,6 +37,7 @@ pub(crate) const SLOT_VERBS: &str = "owner/verbs";
 pub(crate) const SLOT_VERBS_HELD: &str = "verbs";
 pub(crate) const SLOT_VAULTED: &str = "vaulted";
 pub(crate) const SLOT_SIGNER: &str = "signer";
+pub(crate) const SLOT_RETIRED: &str = "signer/retired";
 pub(crate) const SLOT_LOCKDOWN: &str = "lockdown";
 
 fn public_slot(level: Level) -> String {
@@ -82,6 +83,7 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
     let signer = Signer::generate(new.origin, rng)?;
     put(&mut slots, SLOT_SIGNER.into(), signer.seed().expose(), rng)?;
     put(&mut slots, "origin".into(), new.origin.as_bytes(), rng)?;
+    put(&mut slots, SLOT_RETIRED.into(), b"[]", rng)?;
     put(&mut slots, SLOT_LOCKDOWN.into(), b"null", rng)?;
     for level in [Level::Private, Level::Sealed] {
         let key = AgreementKey::generate(rng)?;
@@ -151,6 +153,8 @@ pub(crate) struct BaseKeys {
     pub(crate) events: RowKey,
     pub(crate) working: RowKey,
     pub(crate) signer: Signer,
+    /// Verifiers of the keys that signed before.
+    pub(crate) retired: Vec<Verifier>,
     pub(crate) verbs: VerbKey,
     hashes: Secret<32>,
     publics: BTreeMap<Level, PublicKey>,
@@ -167,6 +171,11 @@ impl BaseKeys {
         let origin = open("origin")?;
         let origin = String::from_utf8_lossy(origin.expose()).into_owned();
         let signer = Signer::from_seed(&origin, &Secret::from_slice(open(SLOT_SIGNER)?.expose())?)?;
+        let changed =
+            || VaultError::tampered(format!("the key record {SLOT_RETIRED}"), "it is not understood");
+        let retired: Vec<String> =
+            serde_json::from_slice(open(SLOT_RETIRED)?.expose()).map_err(|_| changed())?;
+        let retired = retired.iter().map(|text| Verifier::parse(text)).collect::<Result<_, _>>()?;
         let verbs = Secret::from_slice(open(SLOT_VERBS_HELD)?.expose())?;
         let mut publics = BTreeMap::new();
         for level in Level::ALL {
@@ -177,7 +186,12 @@ impl BaseKeys {
         }
         let events = RowKey::new(&derive(root, "events"));
         let working = RowKey::new(&derive(root, "levels 0 and 1"));
-        Ok(Self { events, working, signer, verbs, hashes: derive(root, "hashes"), publics, rows })
+        Ok(Self { events, working, signer, retired, verbs, hashes: derive(root, "hashes"), publics, rows })
+    }
+
+    /// Who verifies the log's checkpoints, the present key first.
+    pub(crate) fn verifiers(&self) -> Vec<Verifier> {
+        core::iter::once(self.signer.verifier()).chain(&self.retired).cloned().collect()
     }
 
     /// A keyed hash: it confirms nothing to who has not the key.

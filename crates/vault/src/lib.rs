@@ -34,6 +34,7 @@ pub mod detect;
 mod engine;
 mod error;
 pub mod gates;
+pub mod import;
 mod keys;
 mod level;
 pub mod limits;

@@ -76,7 +76,8 @@ pub struct OwnerRecords {
 }
 
 type Answer = Box<dyn FnOnce(Result<(), VaultError>) + Send>;
-type Job = Box<dyn FnOnce(&mut Engine) -> Answer + Send>;
+/// Gets the engine, or why it can not work now; gives what to tell the asker when the commit is through, or not.
+type Job = Box<dyn FnOnce(Result<&mut Engine, VaultError>) -> Answer + Send>;
 
 /// An answer that is on its way.
 #[derive(Debug)]
@@ -159,7 +160,7 @@ impl Vault {
     ) -> Pending<T> {
         let (answer, pending) = mpsc::channel();
         let job: Job = Box::new(move |engine| {
-            let done = work(engine);
+            let done = engine.and_then(work);
             Box::new(move |committed| {
                 // Nobody minds if the asker went away.
                 let _ = answer.send(committed.and(done));
@@ -415,6 +416,24 @@ impl Vault {
         self.ask(move |engine| engine.change_secret((&root, &verbs), &new)).wait()
     }
 
+    /// Changes the key that signs the log. The checkpoint of the change is signed with the old and the new one; checkpoints
+    /// that the old one signed stay valid.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`]; after that one the vault is cold.
+    pub fn rotate_signing_key(&self) -> Result<(), VaultError> {
+        self.ask(Engine::rotate_signing_key).wait()
+    }
+
+    /// Opens every content whose key is held, and checks it against its keyed hash. Returns how many were opened, and what
+    /// is wrong.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`]; what is wrong is in the report.
+    pub fn verify_content(&self) -> Result<Report, VaultError> {
+        self.ask(|engine| engine.verify_content()).wait()
+    }
+
     /// Enrols an agent and mints its credential.
     ///
     /// # Errors
@@ -503,13 +522,17 @@ fn alone(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> Result<(), Vault
 
 /// Does what waits, commits it as one, then answers.
 fn group(engine: &mut Engine, first: Job, queue: &Receiver<Job>) {
-    let begun = engine.begin();
-    let mut answers = vec![first(engine)];
+    if let Err(error) = engine.begin() {
+        // Outside a transaction nothing may be touched.
+        first(Err(error.clone()))(Err(error));
+        return;
+    }
+    let mut answers = vec![first(Ok(engine))];
     while answers.len() < limits::MAX_GROUP {
         let Ok(job) = queue.try_recv() else { break };
-        answers.push(job(engine));
+        answers.push(job(Ok(engine)));
     }
-    let committed = begun.and_then(|()| engine.commit());
+    let committed = engine.commit();
     for answer in answers {
         answer(committed.clone());
     }

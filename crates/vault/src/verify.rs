@@ -8,7 +8,7 @@ use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, Tl
 use crate::VaultError;
 use crate::audit::Operation;
 use crate::engine::Engine;
-use crate::memory::MemoryId;
+use crate::memory::{MemoryId, State};
 
 /// Rows that are read at a time.
 const BATCH: usize = 4_096;
@@ -53,7 +53,7 @@ impl Engine {
     /// Reads everything and says what is wrong.
     pub(crate) fn verify(&mut self) -> Result<Report, VaultError> {
         let mut report = Report::default();
-        let trusted = [self.held()?.base.signer.verifier().clone()];
+        let trusted = self.held()?.base.verifiers();
         let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
         let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, &origin, &trusted);
         let mut heads: Vec<(String, Checkpoint)> = Vec::new();
@@ -230,12 +230,37 @@ impl Engine {
         Ok(())
     }
 
+    /// Opens every content whose key is held.
+    pub(crate) fn verify_content(&self) -> Result<Report, VaultError> {
+        let mut report = Report::default();
+        let session = self.held()?.session.as_ref();
+        let mut after = 0;
+        loop {
+            let rows = self.database.memories_after(after, BATCH)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = *last;
+            for (_, row) in rows {
+                let opened = self.header(&row).and_then(|header| {
+                    let ended = matches!(header.state, State::Forgotten | State::Expired);
+                    let held =
+                        !header.level.needs_session() || session.is_some_and(|keys| keys.opens(header.level));
+                    if ended || !held { Ok(0) } else { self.open(&row, &header).map(|_| 1) }
+                });
+                match opened {
+                    Ok(count) => report.memories += count,
+                    Err(error) => report.add(format!("the memory {}", row.id), error.to_string()),
+                }
+            }
+        }
+        Ok(report)
+    }
+
     /// Proves an event against the newest checkpoint.
     pub(crate) fn prove(&self, index: u64) -> Result<(Vec<u8>, ProofFile), VaultError> {
         let held = self.held()?;
         let text = self.database.checkpoint()?.ok_or_else(|| TlogError::Missing("the checkpoint".into()))?;
         let note = Note::parse(text.as_bytes())?;
-        let trusted = [held.base.signer.verifier().clone()];
+        let trusted = held.base.verifiers();
         let checkpoint = Checkpoint::open(&note, held.base.signer.verifier().name(), &trusted)?;
         let proof = InclusionProof::make(&self.database, index, checkpoint.size())?;
         let rows = self.database.events_from(index, 1)?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use stvor_base::ErrorCode;
 use stvor_crypto::SystemRandom;
-use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note};
+use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 
 use crate::audit::{Event, Operation, hex};
 use crate::clock::{Clock, Moment};
@@ -32,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) session: Option<SessionKeys>,
     pub(crate) tree: Frontier,
     pub(crate) last_event: Option<Moment>,
+    /// The key that signs for the last time, with its successor.
+    pub(crate) retiring: Option<Signer>,
 }
 
 /// Refusals of one agent in the current minute.
@@ -169,6 +171,10 @@ impl Engine {
             self.index = None;
             if let (Some((tree, last)), Some(held)) = (self.before.take(), self.held.as_mut()) {
                 (held.tree, held.last_event) = (tree, last);
+                // The key that was to take over is not on the disk: only an unlock finds the right one again.
+                if held.retiring.is_some() {
+                    self.held = None;
+                }
             }
         }
         done
@@ -188,6 +194,9 @@ impl Engine {
         self.database.run("COMMIT")?;
         // What follows can not undo the commit: it is reported, and the answers leave.
         self.before = None;
+        if let Some(held) = self.held.as_mut() {
+            held.retiring = None;
+        }
         if let Some(note) = &note {
             for file in &mut self.outside {
                 file.append(note)?;
@@ -302,7 +311,8 @@ impl Engine {
 fn sign(held: &Held) -> Result<Note, VaultError> {
     let signer = &held.base.signer;
     let checkpoint = Checkpoint::new(signer.verifier().name(), held.tree.size(), held.tree.root())?;
-    Ok(checkpoint.sign(&[signer])?)
+    let signers: Vec<&Signer> = held.retiring.iter().chain([signer]).collect();
+    Ok(checkpoint.sign(&signers)?)
 }
 
 /// The hour since the epoch in which a time in milliseconds is over.

@@ -2,14 +2,17 @@
 
 use stvor_crypto::Secret;
 use stvor_keys::KeyHolder;
-use stvor_tlog::{Checkpoint, Frontier, Note, TlogError};
+use stvor_tlog::{Checkpoint, Frontier, Note, Signer, TlogError};
 
 use super::agents::OWNER;
 use super::status::{Lockdown, Mode, Status};
 use super::{Engine, Held};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
-use crate::keys::{BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SessionKeys, VerbKey, rewrap_owner};
+use crate::keys::{
+    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_SIGNER, SessionKeys, VerbKey,
+    rewrap_owner,
+};
 use crate::{VaultError, limits};
 
 impl Engine {
@@ -24,7 +27,7 @@ impl Engine {
         }
         if self.held.is_none() {
             let tree = self.checked_tree(&base)?;
-            self.held = Some(Held { base, session: None, tree, last_event: None });
+            self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
             let size = self.held()?.tree.size();
             if size > 0 {
                 let last = self.event_time(size - 1)?;
@@ -46,7 +49,7 @@ impl Engine {
 
     /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
     fn checked_tree(&mut self, base: &BaseKeys) -> Result<Frontier, VaultError> {
-        let trusted = [base.signer.verifier().clone()];
+        let trusted = base.verifiers();
         let origin = base.signer.verifier().name();
         let stored = match self.database.checkpoint()? {
             Some(text) => Some(Checkpoint::open(&Note::parse(text.as_bytes())?, origin, &trusted)?),
@@ -166,6 +169,27 @@ impl Engine {
         })
     }
 
+    /// Changes the key that signs the log; the checkpoint of this commit is signed with both.
+    pub(crate) fn rotate_signing_key(&mut self) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::RotateSigningKey);
+        self.audited(event, |engine, event| {
+            let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
+            let base = &mut held.base;
+            let fresh = Signer::generate(base.signer.verifier().name(), &mut engine.rng)?;
+            event.text = Some(fresh.verifier().to_string());
+            let retired: Vec<String> = base.verifiers().iter().map(ToString::to_string).collect();
+            let retired =
+                serde_json::to_vec(&retired).map_err(|error| VaultError::Database(error.to_string()))?;
+            for (name, plain) in [(SLOT_SIGNER, &fresh.seed().expose()[..]), (SLOT_RETIRED, &retired)] {
+                let sealed = base.rows.seal(&mut engine.rng, name.as_bytes(), plain)?;
+                engine.database.put_slot(name, &sealed)?;
+            }
+            base.retired = base.verifiers();
+            held.retiring = Some(core::mem::replace(&mut base.signer, fresh));
+            Ok(())
+        })
+    }
+
     /// The state.
     pub(crate) fn status(&self) -> Result<Status, VaultError> {
         let Some(held) = &self.held else {
@@ -177,6 +201,7 @@ impl Engine {
                 root: String::new(),
                 refused_cold: self.refused_cold,
                 verifier: String::new(),
+                retired: Vec::new(),
             });
         };
         let session = held.session.as_ref();
@@ -188,6 +213,7 @@ impl Engine {
             root: held.tree.root().to_base64(),
             refused_cold: self.refused_cold,
             verifier: held.base.signer.verifier().to_string(),
+            retired: held.base.retired.iter().map(ToString::to_string).collect(),
         })
     }
 }

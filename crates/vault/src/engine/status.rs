@@ -43,4 +43,6 @@ pub struct Status {
     pub refused_cold: u64,
     /// The verifier key of the log.
     pub verifier: String,
+    /// Verifier keys of the log that signed before, newest first.
+    pub retired: Vec<String>,
 }

@@ -1,8 +1,8 @@
 //! The boundary daemon: a separate program that says whether the machine is cut off. It is asked for levels 3 to 5. Its mode
 //! is what it declares; nobody measures it.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -181,6 +181,34 @@ impl Boundary {
             Err(error) => Verdict::Unusable(format!("it does not answer: {error}")),
         }
     }
+}
+
+/// Serves as a boundary daemon on a socket that is bound already, one question at a time, until accepting fails: the smallest
+/// one that works. `mode` is asked anew for each question.
+///
+/// # Errors
+/// What accepting says.
+pub fn serve(
+    listener: &UnixListener,
+    key: &SigningKey,
+    mut mode: impl FnMut() -> Mode,
+) -> std::io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        // A peer that is slow or talks nonsense gets no answer, which is a no.
+        let _ = stream.set_read_timeout(Some(limits::BOUNDARY_DEADLINE));
+        let _ = answer_one(&stream, key, mode());
+    }
+}
+
+fn answer_one(mut stream: &UnixStream, key: &SigningKey, mode: Mode) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(limits::MAX_BOUNDARY_ANSWER as u64)).read_until(b'\n', &mut line)?;
+    let question: Question = serde_json::from_slice(&line)?;
+    let answer = Answer::sign(&question, mode, Timestamp::system(), key).map_err(std::io::Error::other)?;
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
 }
 
 fn exchange(socket: &Path, question: &Question) -> std::io::Result<Vec<u8>> {

@@ -326,3 +326,17 @@ fn an_agent_that_is_refused_all_the_time_does_not_fill_the_log() {
     let event = String::from_utf8(event).unwrap();
     assert!(event.contains("suppressed") && event.contains("\"count\":100"), "{event}");
 }
+
+#[test]
+fn the_boundary_daemon_that_comes_along_is_understood() {
+    let world = World::new();
+    let socket = world.directory.path().join("boundary");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || stvor_vault::gates::boundary::serve(&listener, &key(), || Mode::Offline));
+    // It lives in the present, so the vault has to.
+    let boundary = Some(Boundary { socket, key: *key().public() });
+    let vault = Vault::open(&world.path(), Options { boundary, ..Options::default() }).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "look").unwrap().content.expose(), b"sealed");
+}

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod disk;
+mod faults;
 mod gates;
 mod memories;
 mod tampering;

@@ -203,10 +203,52 @@ fn every_event_is_proved_to_somebody_who_has_only_the_verifier_key() {
 
 #[test]
 fn a_changed_key_record_opens_nothing() {
-    for name in ["signer", "verbs", "level-2/public", "level-2/private", "origin"] {
+    for name in ["signer", "verbs", "level-2/public", "level-2/private", "origin", "signer/retired"] {
         let (world, _) = filled();
         sql(&world, &format!("UPDATE slot SET record = zeroblob(60) WHERE name = '{name}'"));
         let vault: Vault = world.cold();
         assert_eq!(vault.unlock_with(&owner()).unwrap_err().code(), "VAULT_TAMPERED", "{name}");
     }
+}
+
+#[test]
+fn a_changed_signing_key_continues_the_log_and_the_old_checkpoints_stay_valid() {
+    let (world, _) = filled();
+    let vault = world.open();
+    let old = stvor_tlog::Verifier::parse(&vault.status().unwrap().verifier).unwrap();
+    vault.rotate_signing_key().unwrap();
+    let handover = vault.prove(0).unwrap().1;
+    vault.store(OWNER, NewMemory::new(b"after", Level::Working, "home")).unwrap();
+    let status = vault.status().unwrap();
+    let new = stvor_tlog::Verifier::parse(&status.verifier).unwrap();
+    assert!(new != old && status.retired == [old.to_string()]);
+    let (event, after) = vault.prove(0).unwrap();
+    for trusted in [&old, &new] {
+        handover.verify(&event, "example.com/vault", std::slice::from_ref(trusted)).unwrap();
+    }
+    assert!(
+        after.verify(&event, "example.com/vault", std::slice::from_ref(&old)).is_err(),
+        "the old key signs no more"
+    );
+    after.verify(&event, "example.com/vault", &[new]).unwrap();
+    drop(vault);
+    assert_eq!(found(&world), "");
+    world.open().rotate_signing_key().unwrap();
+    assert_eq!(found(&world), "");
+}
+
+#[test]
+fn verifying_contents_opens_those_whose_keys_are_held() {
+    let (world, ids) = filled();
+    let vault = world.open();
+    let report = vault.verify_content().unwrap();
+    assert_eq!((report.memories, report.problems), (5, vec![]), "levels 1 to 3, the tombstone too");
+    vault.lock().unwrap();
+    assert_eq!(vault.verify_content().unwrap().memories, 2);
+    drop(vault);
+    sql(&world, "UPDATE memory SET content = zeroblob(length(content)) WHERE seq = 4");
+    let vault = world.open();
+    let problems = vault.verify_content().unwrap().problems;
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].place.contains(&ids[3].to_string()));
 }

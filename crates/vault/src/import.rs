@@ -1,0 +1,129 @@
+//! Taking over memories that other programs kept.
+
+use serde::Deserialize;
+
+use crate::level::Level;
+use crate::memory::{NewMemory, Trust};
+use crate::{VaultError, limits};
+
+/// Bytes of a file that is read.
+pub const MAX_FILE: usize = 64 << 20;
+
+/// One line of the file of the official MCP memory server. Fields that later versions add are passed over.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Line {
+    Entity {
+        name: String,
+        #[serde(rename = "entityType")]
+        kind: String,
+        #[serde(default)]
+        observations: Vec<String>,
+    },
+    Relation {
+        from: String,
+        to: String,
+        #[serde(rename = "relationType")]
+        kind: String,
+    },
+}
+
+/// Memories of the JSONL file of the official MCP memory server: one for each observation, one for each entity that has
+/// none, one for each relation. They are [`Trust::Agent`] and keep the entity's name and type as metadata. Lines may be
+/// repeated in such files; each memory comes once.
+///
+/// ```
+/// use stvor_vault::{Level, import::mcp_memory};
+/// let file = br#"{"type":"entity","name":"Ann","entityType":"person","observations":["likes tea"]}
+/// {"type":"relation","from":"Ann","to":"Bob","relationType":"knows"}
+/// "#;
+/// let memories = mcp_memory(file, Level::Working, "home")?;
+/// assert_eq!(memories.len(), 2);
+/// assert_eq!(memories[0].content.expose(), b"Ann (person): likes tea");
+/// assert_eq!(memories[1].content.expose(), b"Ann knows Bob");
+/// # Ok::<(), stvor_vault::VaultError>(())
+/// ```
+///
+/// # Errors
+/// [`VaultError::Invalid`] with the first line that is not understood or past a limit, and for a file of more than
+/// [`MAX_FILE`] bytes: either all of it is taken over, or nothing.
+pub fn mcp_memory(file: &[u8], level: Level, namespace: &str) -> Result<Vec<NewMemory>, VaultError> {
+    if file.len() > MAX_FILE {
+        return Err(VaultError::invalid("a file of more than 64 MiB is not read"));
+    }
+    let text = core::str::from_utf8(file).map_err(|_| VaultError::invalid("the file is not UTF-8"))?;
+    let mut memories = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let in_line = |reason: String| VaultError::invalid(format!("line {number}: {reason}"));
+        let line: Line = serde_json::from_str(line).map_err(|error| in_line(error.to_string()))?;
+        for (content, metadata) in contents(line) {
+            if !seen.insert(content.clone()) {
+                continue;
+            }
+            let mut memory = NewMemory::new(content.as_bytes(), level, namespace);
+            memory.metadata = metadata.into_iter().collect();
+            memory.source = "mcp-server-memory".into();
+            memory.trust = Trust::Agent;
+            if memory.content.len() > limits::MAX_CONTENT {
+                return Err(in_line("an observation is too long".into()));
+            }
+            memory.check().map_err(|error| in_line(error.to_string()))?;
+            memories.push(memory);
+        }
+    }
+    Ok(memories)
+}
+
+type Fields = Vec<(String, String)>;
+
+fn contents(line: Line) -> Vec<(String, Fields)> {
+    let field = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    match line {
+        Line::Entity { name, kind, observations } => {
+            let fields = vec![field("entity", &name), field("type", &kind)];
+            if observations.is_empty() {
+                return vec![(format!("{name} ({kind})"), fields)];
+            }
+            let of = |observation: &String| (format!("{name} ({kind}): {observation}"), fields.clone());
+            observations.iter().map(of).collect()
+        }
+        Line::Relation { from, to, kind } => {
+            let fields = vec![field("from", &from), field("relation", &kind), field("to", &to)];
+            vec![(format!("{from} {kind} {to}"), fields)]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_taken_over_once_or_the_line_is_named() {
+        let file = concat!(
+            r#"{"type":"entity","name":"Ann","entityType":"person","observations":["a","b"],"later":1}"#,
+            "\n\n",
+            r#"{"type":"entity","name":"Tea","entityType":"drink","observations":[]}"#,
+            "\n",
+            r#"{"type":"entity","name":"Ann","entityType":"person","observations":["b"]}"#,
+            "\n",
+            r#"{"type":"relation","from":"Ann","to":"Tea","relationType":"drinks"}"#,
+        );
+        let memories = mcp_memory(file.as_bytes(), Level::Private, "home").unwrap();
+        let contents: Vec<_> = memories.iter().map(|memory| memory.content.expose()).collect();
+        let expected: [&[u8]; 4] =
+            [b"Ann (person): a", b"Ann (person): b", b"Tea (drink)", b"Ann drinks Tea"];
+        assert_eq!(contents, expected);
+        assert!(memories.iter().all(|memory| memory.level == Level::Private && memory.trust == Trust::Agent));
+        for (line, reason) in [
+            ("no json", "line 6"),
+            (r#"{"type":"other"}"#, "line 6"),
+            (r#"{"type":"entity","name":"x"}"#, "entityType"),
+        ] {
+            let error = mcp_memory(format!("{file}\n{line}").as_bytes(), Level::Working, "home").unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+        assert!(mcp_memory(&[0xff], Level::Working, "home").is_err());
+    }
+}
