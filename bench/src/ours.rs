@@ -45,7 +45,7 @@ fn context(identity: &Identity) -> Context<'_> {
 #[must_use]
 pub fn text(body: &[u8]) -> Plaintext {
     let content = ContentId::from_bytes([5; 16]);
-    Plaintext { content, kind: ContentKind::Text, body: stvor_crypto::SecretBytes::from_slice(body) }
+    Plaintext { content, kind: ContentKind::Text, body: SecretBytes::from_slice(body) }
 }
 
 impl Device {
