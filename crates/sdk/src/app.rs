@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use stvor_base::{AppId, UserId};
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Handle};
 use crate::config::{AppBuilder, Config};
@@ -110,7 +111,25 @@ impl App {
     pub async fn connect_with(&self, user: impl AsRef<str>, options: ConnectOptions) -> Result<Client> {
         let user = UserId::new(user.as_ref())?;
         let slot = self.slot(&user)?;
+        // In a task of its own: whoever drops the waiting half-way leaves no store behind that is open and belongs to nobody.
+        let wanted = CancellationToken::new();
+        let _dropped = wanted.clone().drop_guard();
+        let app = self.clone();
+        let opening = tokio::spawn(async move { app.open_in(&slot, (user, options), &wanted).await });
+        opening.await.map_err(|_| Error::not_ready("its opening did not finish"))?
+    }
+
+    /// Opens a user's client in its slot. Who waits for the slot meanwhile gets it as it is afterwards.
+    async fn open_in(
+        &self,
+        slot: &Slot,
+        (user, options): (UserId, ConnectOptions),
+        dropped: &CancellationToken,
+    ) -> Result<Client> {
         let mut open = slot.0.lock().await;
+        if dropped.is_cancelled() {
+            return Err(Error::not_ready("nobody waits for it any more"));
+        }
         if let Some(handle) = open.handle.upgrade()
             && !handle.core().closing.load(std::sync::atomic::Ordering::SeqCst)
         {
@@ -128,7 +147,11 @@ impl App {
         let handle = Arc::new(Handle::new(Arc::clone(&core)));
         (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&core));
         let client = Client::of(handle);
-        if let Err(error) = self.ready(&client, options).await {
+        let ready = tokio::select! {
+            ready = self.ready(&client, options) => ready,
+            () = dropped.cancelled() => Err(Error::not_ready("nobody waits for it any more")),
+        };
+        if let Err(error) = ready {
             core.end().await;
             return Err(error);
         }

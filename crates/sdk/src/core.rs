@@ -9,23 +9,22 @@ use std::time::Duration;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::Identity;
-use stvor_store::{ChangeSet, Key, Scan, Sealed, StoreError, Table};
+use stvor_store::{ChangeSet, Scan, Sealed, Table};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, KeySource};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::events::{ConnectionState, Event, Hub};
+use crate::events::{ConnectionState, Hub};
 use crate::failures::Failures;
 use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
 use crate::limits;
-use crate::place;
+use crate::opening::{load_identity, open_store, read_lanes, read_peers};
 use crate::prekeys::PrekeyKeeper;
 use crate::receipt::Watchers;
-use crate::records;
 use crate::rows::{LaneRow, PeerRow};
 use crate::transport::session::Session;
 use crate::transport::{Link, LinkState};
@@ -457,84 +456,6 @@ impl Core {
         self.hub.close();
         self.closed.send_replace(true);
     }
-}
-
-async fn open_store(config: &Config, directory: Option<&PathBuf>, hub: &Hub) -> Result<Sealed> {
-    let Some(directory) = directory else { return Sealed::in_memory().map_err(Error::passed) };
-    let key = match &config.keys {
-        KeySource::Beside => stvor_store::OpenKey::Default,
-        KeySource::Passphrase(passphrase) => {
-            stvor_store::OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
-        }
-        KeySource::Keyfile(path) => stvor_store::OpenKey::Keyfile(path.clone()),
-        KeySource::Keyring(service) => stvor_store::OpenKey::OsKeyring {
-            service: service.clone(),
-            item: stvor_keys::KeyringItem {
-                service: "stvor".to_owned(),
-                account: directory.to_string_lossy().into_owned(),
-            },
-        },
-    };
-    let opened = stvor_store::open(&directory.join(place::STORE_FILE), key).await.map_err(Error::passed)?;
-    if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
-        hub.emit_early(Event::KeyfileCreated { path });
-    }
-    Ok(opened.store)
-}
-
-/// Loads the identity, or makes it. Of two that are made at once the first one counts.
-async fn load_identity(
-    store: &Sealed,
-    (config, address): (&Config, &Address),
-    now: Timestamp,
-) -> Result<Identity> {
-    let key = records::key(&Identity::key())?;
-    if let Some(identity) = stored_identity(store, &key).await? {
-        return check_identity(identity, config, address);
-    }
-    let (identity, effects) =
-        Identity::create(&config.app, address, now, &mut SystemRandom::new()).map_err(Error::passed)?;
-    let mut changes = ChangeSet::new();
-    records::write(&mut changes, effects)?;
-    match store.commit(changes).await {
-        Ok(_) => Ok(identity),
-        Err(StoreError::Conflict { .. }) => match stored_identity(store, &key).await? {
-            Some(identity) => check_identity(identity, config, address),
-            None => Err(Error::not_ready("its identity could not be stored")),
-        },
-        Err(error) => Err(Error::passed(error)),
-    }
-}
-
-async fn stored_identity(store: &Sealed, key: &Key) -> Result<Option<Identity>> {
-    let row = store.one(key).await.map_err(Error::passed)?;
-    row.map(|row| Identity::from_record(&row.value).map_err(Error::passed)).transpose()
-}
-
-fn check_identity(identity: Identity, config: &Config, address: &Address) -> Result<Identity> {
-    if *identity.address() == *address && *identity.app() == config.app {
-        Ok(identity)
-    } else {
-        Err(Error::config(
-            "the data directory holds the identity of another user or app; was it copied or renamed?",
-        ))
-    }
-}
-
-async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>> {
-    let rows = store.scan_all(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
-    rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect()
-}
-
-async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow>> {
-    let rows =
-        store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
-    rows.iter()
-        .map(|row| {
-            let row = PeerRow::decode(row.value.expose()).map_err(Error::passed)?;
-            Ok((row.user.clone(), row))
-        })
-        .collect()
 }
 
 /// Random bytes for ids.

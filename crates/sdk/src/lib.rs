@@ -51,6 +51,7 @@ mod keys;
 mod lane;
 pub mod limits;
 mod metrics;
+mod opening;
 mod place;
 mod prekeys;
 mod receipt;

@@ -1,5 +1,11 @@
 //! What stays on the device: inbox, history, sessions, identities; and getting rid of it.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 #[path = "common/fake.rs"]
 mod fake;

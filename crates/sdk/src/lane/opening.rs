@@ -12,7 +12,7 @@ use stvor_wire::server::Bundles;
 use tokio::time::Instant;
 
 use super::step::Step;
-use super::{Lane, Work, context};
+use super::{Held, Lane, Work, context};
 use crate::core::{Core, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
@@ -56,6 +56,16 @@ impl Lane {
         });
     }
 
+    /// The messages that wait for the relay's word and for which somebody still waits. A `send` that was dropped before
+    /// its message was in the outbox sends nothing.
+    fn take_held(&mut self) -> Vec<Held> {
+        let mut held = core::mem::take(&mut self.held);
+        let before = held.len();
+        held.retain(|held| !held.request.reply.is_closed());
+        self.release(before - held.len());
+        held
+    }
+
     /// Messages that wait for the relay's word: to the outbox when the relay is gone, refused when their time is over.
     pub(super) fn release_held(&mut self, step: &mut Step) {
         if self.held.is_empty() {
@@ -64,7 +74,7 @@ impl Lane {
         let offline = self.core.session().is_none();
         let known = self.is_ready();
         let now = Instant::now();
-        for held in core::mem::take(&mut self.held) {
+        for held in self.take_held() {
             if offline || known {
                 self.enqueue(held.request, step);
             } else if held.deadline <= now && !self.fetching && !self.asking {
@@ -99,7 +109,7 @@ impl Lane {
             Err(error) if error.code() == "RECIPIENT_NOT_FOUND" => {
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
                 let now = Instant::now();
-                for held in core::mem::take(&mut self.held) {
+                for held in self.take_held() {
                     // One that came while the relay was asked on behalf of an earlier one has time left.
                     if held.deadline > now {
                         // A relay that does not wait as it was asked to is not asked without a pause.
@@ -114,7 +124,7 @@ impl Lane {
             Err(error) if error.retryable() => {
                 // The relay could not be asked: what is held goes to the outbox and waits there.
                 self.fetch_after = Instant::now() + limits::BACKOFF_FIRST;
-                for held in core::mem::take(&mut self.held) {
+                for held in self.take_held() {
                     self.enqueue(held.request, step);
                 }
             }
@@ -125,7 +135,7 @@ impl Lane {
     fn refuse_all(&mut self, error: &Error) {
         tracing::debug!(code = error.code(), "no session could be started");
         self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
-        for held in core::mem::take(&mut self.held) {
+        for held in self.take_held() {
             self.refuse_send(held.request, error.clone());
         }
     }
@@ -150,7 +160,7 @@ impl Lane {
                 if matches!(started.identity, IdentityEvent::Replaced { .. }) {
                     step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
                 }
-                for held in core::mem::take(&mut self.held) {
+                for held in self.take_held() {
                     self.enqueue(held.request, step);
                 }
                 if core::mem::take(&mut self.rehandshake) && step.sealed.is_empty() {

@@ -1,5 +1,13 @@
 //! A real relay in this process, and apps at it.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "every test uses a part of it; tests fail by panicking"
+)]
 
 use std::path::Path;
 use std::time::Duration;

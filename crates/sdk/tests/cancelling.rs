@@ -1,0 +1,96 @@
+//! Futures that are dropped before they are ready.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use common::{app, app_in, pair, relay, soon};
+use futures::FutureExt as _;
+use stvor::SendOptions;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_send_sends_once_or_not_at_all_and_harms_no_other() {
+    let relay = relay().await;
+    let (alice, bob) = pair(&relay.url()).await;
+    let mut inbox = bob.messages();
+    for number in 0..40 {
+        // Each is dropped a little later than the one before.
+        let mut dropped = Box::pin(alice.send("bob", format!("{number} dropped")));
+        for _ in 0..number {
+            if dropped.as_mut().now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(dropped);
+        soon(alice.send("bob", format!("{number} kept"))).await.unwrap();
+    }
+    let mut arrived = Vec::new();
+    while arrived.last().is_none_or(|text| text != "39 kept") {
+        // The waiting is dropped, too, now before and now after a message came.
+        let message = match inbox.next().now_or_never() {
+            Some(message) => message,
+            None => soon(inbox.next()).await,
+        };
+        arrived.push(message.unwrap().text().unwrap().to_owned());
+    }
+    let kept: Vec<_> = arrived.iter().filter(|text| text.ends_with("kept")).cloned().collect();
+    assert_eq!(kept, (0..40).map(|number| format!("{number} kept")).collect::<Vec<_>>());
+    let unique: HashSet<_> = arrived.iter().collect();
+    assert_eq!(unique.len(), arrived.len(), "{arrived:?}");
+    soon(async {
+        while alice.pending() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_send_to_somebody_who_is_not_there_yet_is_not_sent_when_they_appear() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    let patient = SendOptions { timeout: Some(Duration::from_secs(60)), ..SendOptions::default() };
+    let mut dropped = Box::pin(alice.send_with("bob", "dropped", patient));
+    assert!(dropped.as_mut().now_or_never().is_none());
+    let kept = alice.send_with("bob", "kept", patient);
+    let bob = async {
+        drop(dropped);
+        let bob = app.connect("bob").await.unwrap();
+        soon(bob.messages().next()).await.unwrap()
+    };
+    let (receipt, message) = tokio::join!(soon(kept), bob);
+    receipt.unwrap();
+    assert_eq!(message.text(), Some("kept"));
+    assert_eq!(alice.history("bob").load().await.unwrap().messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_connect_leaves_a_user_who_can_connect() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    for rounds in 0..20 {
+        let app = app_in(&relay.url(), directory.path()).await;
+        let mut dropped = Box::pin(app.connect("alice"));
+        for _ in 0..rounds {
+            if dropped.as_mut().now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let app = app_in(&relay.url(), directory.path()).await;
+    let alice = soon(app.connect("alice")).await.unwrap();
+    let bob = soon(app.connect("bob")).await.unwrap();
+    soon(alice.send("bob", "here")).await.unwrap();
+    assert_eq!(soon(bob.messages().next()).await.unwrap().text(), Some("here"));
+}
