@@ -1,0 +1,95 @@
+//! Whom a client trusts, and whom it shuts out.
+
+use std::time::Duration;
+
+use stvor_base::UserId;
+use stvor_protocol::{PrekeyBundle, SafetyParty, TrustDecision};
+
+use super::{Client, address_of};
+use crate::app::user;
+use crate::error::Result;
+use crate::lane::Command;
+use crate::trust::SafetyNumber;
+
+impl Client {
+    /// The safety number with a peer: of the pinned identity, or of the one that the relay shows when none is pinned.
+    ///
+    /// # Errors
+    /// `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_DEVICE_LIST` when there is no pinned identity and none to be had.
+    pub async fn safety_number(&self, peer: impl AsRef<str>) -> Result<SafetyNumber> {
+        let (core, peer) = (self.core(), user(peer)?);
+        let (key, verified) = match self.ask(&peer, Command::Pin).await? {
+            Some(pin) => (pin.user_key, pin.verified),
+            None => (*self.fetch(&peer).await?.user_key(), false),
+        };
+        let own = SafetyParty { user: self.user(), user_key: core.identity.user_key() };
+        let theirs = SafetyParty { user: &peer, user_key: &key };
+        Ok(SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), verified))
+    }
+
+    /// Notes that the safety number with a peer was compared and is right.
+    ///
+    /// # Errors
+    /// `RECIPIENT_NOT_FOUND` and the like when no identity is pinned and none is to be had.
+    pub async fn verify(&self, peer: impl AsRef<str>) -> Result<()> {
+        let peer = user(peer)?;
+        if self.ask(&peer, Command::Pin).await?.is_some() {
+            return self.ask(&peer, |reply| Command::Verify(true, reply)).await;
+        }
+        self.adopt(&peer, true).await
+    }
+
+    /// Takes [`verify`](Self::verify) back.
+    ///
+    /// # Errors
+    /// `IDENTITY_NOT_VERIFIED` when no identity is pinned.
+    pub async fn unverify(&self, peer: impl AsRef<str>) -> Result<()> {
+        let peer = user(peer)?;
+        self.ask(&peer, |reply| Command::Verify(false, reply)).await
+    }
+
+    /// Takes the identity that a peer shows now in the place of the pinned one. Compare safety numbers first, or after.
+    ///
+    /// # Errors
+    /// `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_BUNDLE` and the like when the identity is not to be had.
+    pub async fn accept_identity(&self, peer: impl AsRef<str>) -> Result<()> {
+        let peer = user(peer)?;
+        self.adopt(&peer, false).await
+    }
+
+    async fn adopt(&self, peer: &UserId, verified: bool) -> Result<()> {
+        let bundle = self.fetch(peer).await?;
+        let decision = TrustDecision { user_key: *bundle.user_key(), accept: true, verified };
+        self.ask(peer, |reply| Command::Adopt(Box::new((bundle, decision)), reply)).await
+    }
+
+    pub(crate) async fn fetch(&self, peer: &UserId) -> Result<PrekeyBundle> {
+        let core = self.core();
+        let timeout = core.config.timeout.max(Duration::from_secs(1));
+        let session = core.online(timeout).await?;
+        let bundles = session.fetch_bundle(peer, Duration::ZERO, timeout).await?;
+        crate::lane::read_bundle(core, &address_of(peer), &bundles)
+    }
+
+    /// Refuses mail from a user, and mail to them. What arrives is acknowledged and dropped, unread.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, or what the store met.
+    pub async fn block(&self, peer: impl AsRef<str>) -> Result<()> {
+        self.core().change_peer(&user(peer)?, |row| row.blocked = true).await
+    }
+
+    /// Takes [`block`](Self::block) back.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    pub async fn unblock(&self, peer: impl AsRef<str>) -> Result<()> {
+        self.core().change_peer(&user(peer)?, |row| row.blocked = false).await
+    }
+
+    /// Whether a user is blocked.
+    #[must_use]
+    pub fn is_blocked(&self, peer: impl AsRef<str>) -> bool {
+        user(peer).is_ok_and(|peer| self.core().is_blocked(&peer))
+    }
+}

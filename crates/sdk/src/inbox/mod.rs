@@ -1,0 +1,347 @@
+//! Messages that the application has not consumed.
+//!
+//! There is one inbox and one cursor, and both are in the store: a row for each message that is not consumed, written
+//! by the commit that decrypted it and removed when the application is done with it. Memory holds a window of them.
+
+mod acks;
+mod message;
+mod stream;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stvor_base::{Timestamp, UserId};
+use stvor_store::{Scan, Sealed, Table};
+use tokio::sync::{Notify, mpsc};
+
+pub(crate) use self::message::Consumed;
+pub use self::message::Message;
+pub use self::stream::Messages;
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::limits;
+use crate::rows::{FOREVER, MessageRow, PointerRow};
+
+#[derive(Default)]
+struct State {
+    /// In memory, not handed out.
+    ready: VecDeque<Message>,
+    /// Rows up to this one are in memory, handed out, in flight or gone.
+    loaded_to: u64,
+    /// The last number given.
+    last: u64,
+    /// Numbers given to commits that have not ended: only their end brings them into memory.
+    in_flight: HashSet<u64>,
+    /// A page is being read, and what was committed beyond the window meanwhile.
+    loading: bool,
+    late: BTreeMap<u64, Message>,
+    /// Messages that are not consumed.
+    waiting: usize,
+    /// Those of them that were taken into memory, whose rows are in the store.
+    present: HashSet<u64>,
+    /// What each stream handed out last and did not settle.
+    handed: HashMap<u64, Message>,
+    next_stream: u64,
+    /// Mail was refused for want of room.
+    refused: bool,
+    /// Why rows were skipped, until it is told.
+    unreadable: Option<&'static str>,
+    closed: bool,
+}
+
+impl State {
+    fn offer(&mut self, message: Message) {
+        self.present.insert(message.seq);
+        self.ready.push_back(message);
+    }
+}
+
+/// The inbox of one client.
+pub(crate) struct Inbox {
+    store: Arc<Sealed>,
+    state: Mutex<State>,
+    changed: Notify,
+    loading: tokio::sync::Mutex<()>,
+    acker: mpsc::Sender<Consumed>,
+    limit: usize,
+    /// There is room again after mail was refused.
+    pub(crate) room_again: Notify,
+    skipped: Notify,
+}
+
+/// A message that a commit puts into the inbox.
+pub(crate) struct Arrival {
+    pub(crate) seq: u64,
+    pub(crate) pointer: PointerRow,
+    pub(crate) row: MessageRow,
+}
+
+impl Inbox {
+    /// Reads how much waits.
+    pub(crate) async fn open(store: Arc<Sealed>) -> Result<(Arc<Self>, mpsc::Receiver<Consumed>)> {
+        let rows = store
+            .scan_all(Scan::of(Table::Inbox, keys::INBOX), 2 * limits::MAX_INBOX)
+            .await
+            .map_err(Error::passed)?;
+        let last =
+            rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let (acker, consumed) = mpsc::channel(limits::LANE_QUEUE);
+        let state = State { last, waiting: rows.len(), ..State::default() };
+        let inbox = Self {
+            store,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            loading: tokio::sync::Mutex::new(()),
+            acker,
+            limit: limits::MAX_INBOX,
+            room_again: Notify::new(),
+            skipped: Notify::new(),
+        };
+        Ok((Arc::new(inbox), consumed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for one more beside `coming`. If not, the mail stays at the relay.
+    pub(crate) fn has_room(&self, coming: usize) -> bool {
+        let mut state = self.lock();
+        let room = state.waiting + coming < self.limit;
+        state.refused |= !room;
+        room
+    }
+
+    /// Waits until a row was skipped because it can not be read; the code of why.
+    pub(crate) async fn skipped(&self) -> &'static str {
+        loop {
+            self.skipped.notified().await;
+            if let Some(code) = self.lock().unreadable.take() {
+                return code;
+            }
+        }
+    }
+
+    /// A place for one more message.
+    pub(crate) fn reserve(&self) -> u64 {
+        let mut state = self.lock();
+        state.last += 1;
+        state.waiting += 1;
+        let seq = state.last;
+        state.in_flight.insert(seq);
+        seq
+    }
+
+    /// The commit of reserved places failed.
+    pub(crate) fn give_back(&self, seqs: impl IntoIterator<Item = u64>) {
+        let mut state = self.lock();
+        for seq in seqs {
+            if state.in_flight.remove(&seq) {
+                state.waiting = state.waiting.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The commit of reserved places is durable.
+    pub(crate) fn arrived(&self, arrivals: Vec<Arrival>) {
+        if arrivals.is_empty() {
+            return;
+        }
+        {
+            let mut state = self.lock();
+            for arrival in arrivals {
+                let seq = arrival.seq;
+                state.in_flight.remove(&seq);
+                let message = self.message(seq, arrival.pointer, arrival.row);
+                if state.loading && state.loaded_to < seq {
+                    // The page that is being read may or may not hold the row: its end decides.
+                    state.late.insert(seq, message);
+                } else {
+                    Self::admit(&mut state, message);
+                }
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Takes a durable message into memory if its turn has come; if not, it waits in the store.
+    fn admit(state: &mut State, message: Message) {
+        let seq = message.seq;
+        if state.loaded_to < seq {
+            let next =
+                state.loaded_to + 1 == seq || (state.ready.is_empty() && Self::nothing_between(state, seq));
+            if !next || state.ready.len() >= limits::INBOX_PAGE {
+                return;
+            }
+            state.loaded_to = seq;
+        }
+        state.offer(message);
+    }
+
+    /// Whether every number between the window and `seq` belongs to a commit that has not ended.
+    fn nothing_between(state: &State, seq: u64) -> bool {
+        (state.loaded_to + 1..seq).all(|other| state.in_flight.contains(&other))
+    }
+
+    fn message(&self, seq: u64, pointer: PointerRow, row: MessageRow) -> Message {
+        Message {
+            id: pointer.place.id,
+            from: pointer.peer.user,
+            device: pointer.peer.device,
+            content: row.content,
+            sent_at: row.sent_at,
+            received_at: Timestamp::from_millis(pointer.place.order),
+            verified: row.verified,
+            seq,
+            keep: row.keep,
+            acker: self.acker.clone(),
+        }
+    }
+
+    /// The next message; `None` after the client closed.
+    async fn take(self: Arc<Self>) -> Result<Option<Message>> {
+        loop {
+            let changed = self.changed.notified();
+            let behind = {
+                let mut state = self.lock();
+                if let Some(message) = state.ready.pop_front() {
+                    return Ok(Some(message));
+                }
+                if state.closed {
+                    return Ok(None);
+                }
+                state.loaded_to < state.last
+            };
+            if !(behind && self.load().await?) {
+                changed.await;
+            }
+        }
+    }
+
+    /// Reads a page of the store into memory; whether there was one.
+    async fn load(&self) -> Result<bool> {
+        let _one_at_a_time = self.loading.lock().await;
+        let from = {
+            let mut state = self.lock();
+            if !state.ready.is_empty() {
+                return Ok(true);
+            }
+            state.loading = true;
+            state.loaded_to + 1
+        };
+        let _loading = Loading(self);
+        let scan = Scan::of(Table::Inbox, keys::INBOX).from(from.to_be_bytes()).limit(limits::INBOX_PAGE);
+        let rows = self.store.scan(scan).await.map_err(Error::passed)?.rows;
+        let mut found = Vec::with_capacity(rows.len());
+        let (mut loaded_to, mut unreadable) = (None, None);
+        for row in &rows {
+            let Ok(seq) = row.key.sort.as_slice().try_into().map(u64::from_be_bytes) else { continue };
+            loaded_to = Some(seq);
+            match PointerRow::decode(row.value.expose()) {
+                Ok(pointer) => found.push((seq, pointer)),
+                Err(error) => unreadable = Some(Error::passed(error)),
+            }
+        }
+        let keys: Vec<_> =
+            found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
+        let messages = self.store.get(&keys).await.map_err(Error::passed)?;
+        let rows: Vec<_> =
+            messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose()))).collect();
+        let mut gone = Vec::new();
+        let any = {
+            let mut state = self.lock();
+            state.loaded_to = loaded_to.unwrap_or(state.loaded_to);
+            let any = loaded_to.is_some();
+            let mut late = core::mem::take(&mut state.late);
+            for ((seq, pointer), row) in found.into_iter().zip(rows) {
+                // What a commit has yet to report comes by that report.
+                if state.in_flight.contains(&seq) {
+                    continue;
+                }
+                match (late.remove(&seq), row) {
+                    (Some(message), _) => state.offer(message),
+                    // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
+                    (None, Some(Err(error))) => unreadable = Some(Error::passed(error)),
+                    (None, Some(Ok(row))) => {
+                        let message = self.message(seq, pointer, row);
+                        state.offer(message);
+                    }
+                    // The conversation was deleted before the application took the message.
+                    (None, None) => {
+                        state.present.insert(seq);
+                        gone.push((seq, pointer));
+                    }
+                }
+            }
+            for message in late.into_values() {
+                Self::admit(&mut state, message);
+            }
+            any || !state.ready.is_empty()
+        };
+        if let Some(error) = unreadable {
+            tracing::error!(code = error.code(), "a message of the inbox can not be read");
+            self.lock().unreadable = Some(error.code());
+            self.skipped.notify_one();
+        }
+        for (seq, pointer) in gone {
+            let consumed =
+                Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
+            let _ = self.acker.send(consumed).await;
+        }
+        Ok(any)
+    }
+
+    fn put_back(&self, message: Message) {
+        self.lock().ready.push_front(message);
+        self.changed.notify_waiters();
+    }
+
+    /// Messages that the application has not consumed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Forgets what is in memory of a conversation that was deleted.
+    pub(crate) async fn forget(&self, peer: &UserId) {
+        let forgotten: Vec<Consumed> = {
+            let mut state = self.lock();
+            let (gone, rest): (Vec<Message>, Vec<Message>) =
+                core::mem::take(&mut state.ready).into_iter().partition(|message| message.from == *peer);
+            state.ready = rest.into();
+            gone.iter().map(|message| Consumed { keep: FOREVER, ..message.consumed(None) }).collect()
+        };
+        for consumed in forgotten {
+            let _ = self.acker.send(consumed).await;
+        }
+    }
+
+    /// Ends all streams. What streams handed out is consumed, but for those of manual acknowledgement; what was not handed
+    /// out stays in the store.
+    pub(crate) async fn close(&self) {
+        let handed: Vec<Consumed> = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.ready.clear();
+            state.handed.drain().map(|(_, message)| message.consumed(None)).collect()
+        };
+        for consumed in handed {
+            let _ = self.acker.send(consumed).await;
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+/// Ends a reading, whatever came of it.
+struct Loading<'a>(&'a Inbox);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.loading = false;
+        // After a failure these wait in the store, beyond the window.
+        state.late.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use stvor_base::{Address, ContentId, DeviceId};
+use stvor_store::ChangeSet;
+
+use super::*;
+use crate::content::Content;
+use crate::events::DeliveryState;
+use crate::rows::{Direction, Place};
+
+fn row(number: u64) -> MessageRow {
+    MessageRow {
+        direction: Direction::In,
+        content: Content::from(number.to_string()),
+        sent_order: number,
+        sent_at: Timestamp::from_millis(number),
+        stamped_at: Timestamp::from_millis(number),
+        state: DeliveryState::Delivered,
+        read: false,
+        keep: FOREVER,
+        verified: false,
+        msg_id: None,
+        repairs: 0,
+        queued: 0,
+        identity: None,
+    }
+}
+
+/// What a lane does with messages that came together.
+async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u64>) {
+    let mut changes = ChangeSet::new();
+    let mut arrivals = Vec::new();
+    for number in numbers {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        let place = Place { order: number, id: ContentId::from_bytes(id) };
+        let pointer = PointerRow { peer: peer.clone(), place };
+        let seq = inbox.reserve();
+        changes.insert(keys::message(&peer.user, place), row(number).encode());
+        changes.insert(keys::inbox(seq), pointer.encode());
+        arrivals.push(Arrival { seq, pointer, row: row(number) });
+    }
+    inbox.store.commit(changes).await.unwrap();
+    inbox.arrived(arrivals);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn messages_that_arrive_while_a_page_is_read_are_offered_once_and_in_order() {
+    const COUNT: u64 = 600;
+    let directory = tempfile::tempdir().unwrap();
+    let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
+    let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store)).await.unwrap();
+    let acks =
+        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let names = ["alice", "bob", "carol"];
+    for name in names {
+        let inbox = Arc::clone(&inbox);
+        tokio::spawn(async move {
+            let peer = Address::new(UserId::new(name).unwrap(), DeviceId::FIRST);
+            for number in 0..COUNT {
+                commit(&inbox, &peer, number..number + 1).await;
+            }
+        });
+    }
+    let mut messages = inbox.stream();
+    let mut next = HashMap::new();
+    for _ in 0..COUNT * 3 {
+        let message =
+            tokio::time::timeout(std::time::Duration::from_secs(60), messages.next()).await.unwrap().unwrap();
+        let expected = next.entry(message.from.clone()).or_insert(0);
+        assert_eq!(message.text(), Some(expected.to_string().as_str()), "from {}", message.from);
+        *expected += 1;
+    }
+    assert_eq!(inbox.lock().ready.len(), 0);
+    acks.abort();
+}
+
+#[tokio::test]
+async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
+    let store = Arc::new(opened.unwrap().store);
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let (before, _consumed) = Inbox::open(Arc::clone(&store)).await.unwrap();
+    commit(&before, &peer, 0..4).await;
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&2_u64.to_be_bytes());
+    let place = Place { order: 2, id: ContentId::from_bytes(id) };
+    let mut changes = ChangeSet::new();
+    changes.put(keys::inbox(2), vec![99]).put(keys::message(&peer.user, place), vec![99]);
+    store.commit(changes).await.unwrap();
+    let (inbox, _consumed) = Inbox::open(store).await.unwrap();
+    let mut messages = inbox.stream();
+    for expected in ["0", "3"] {
+        let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next());
+        assert_eq!(message.await.unwrap().expect("the stream goes on").text(), Some(expected));
+    }
+    assert_eq!(inbox.skipped().await, Error::passed(stvor_base::codec::CodecError::Version(99)).code());
+}
+
+#[tokio::test]
+async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
+    const LIMIT: u64 = 8;
+    let (mut inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap())).await.unwrap();
+    Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
+    let acks =
+        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    commit(&inbox, &peer, 0..LIMIT - 1).await;
+    assert!(inbox.has_room(0), "one fits");
+    assert!(!inbox.has_room(1), "one that is on its way takes the last place");
+    commit(&inbox, &peer, LIMIT - 1..LIMIT).await;
+    assert!(!inbox.has_room(0));
+    let mut messages = inbox.stream().manual_ack();
+    for left in (0..LIMIT).rev() {
+        let message = messages.next().await.unwrap();
+        message.ack().await.unwrap();
+        message.ack().await.unwrap();
+        assert_eq!(inbox.waiting(), left as usize, "twice consumed is once counted");
+        let told = inbox.room_again.notified();
+        tokio::pin!(told);
+        let told = futures::poll!(told).is_ready();
+        assert_eq!(told, left == LIMIT / 4 * 3, "{left} left");
+    }
+    acks.abort();
+}

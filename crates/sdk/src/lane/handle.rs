@@ -1,0 +1,117 @@
+//! The way to a lane: what is handed to it, and how much of it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use stvor_base::{Address, ContentId, MessageId};
+use stvor_protocol::TrustDecision;
+use stvor_wire::server::{Bundles, Deliver, Nack};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Command, Lane};
+use crate::content::Content;
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::transport::session::Session;
+
+/// What the connection hands to a lane.
+pub(crate) enum Mail {
+    Deliver(Box<Deliver>, Arc<Session>),
+    Accepted(MessageId),
+    Refused(Box<Nack>),
+}
+
+/// What the client hands to a lane.
+pub(crate) enum Work {
+    /// Something changed: the connection, or the client is closing.
+    Wake,
+    Send(SendRequest),
+    /// The peer's bundles, or why there are none.
+    Bundle(Result<Box<Bundles>>),
+    /// The answer to a trust question.
+    Decision(TrustDecision),
+    Command(Command),
+}
+
+/// A message of the application.
+pub(crate) struct SendRequest {
+    pub(crate) id: ContentId,
+    pub(crate) content: Content,
+    pub(crate) timeout: Duration,
+    /// Told when the message is in the outbox, or why it is not.
+    pub(crate) reply: oneshot::Sender<Result<()>>,
+}
+
+/// The way to a lane.
+pub(crate) struct LaneHandle {
+    mail: mpsc::Sender<Mail>,
+    work: mpsc::UnboundedSender<Work>,
+    /// Sends that are not in the outbox yet plus messages that are not accepted: what bounds `work`.
+    pub(super) depth: Arc<AtomicUsize>,
+    /// How much was handed over.
+    handed: AtomicU64,
+    /// How much the lane had taken when it last came to rest; `BUSY` if it has something to do.
+    rested: Arc<AtomicU64>,
+}
+
+/// A lane that has something to do.
+pub(super) const BUSY: u64 = u64::MAX;
+
+impl LaneHandle {
+    /// Whether the lane can go without anything being lost. Right as long as nothing is handed over meanwhile.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rested.load(Ordering::Acquire) == self.handed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mail(&self, mail: Mail) -> Result<()> {
+        // The credit window and the send window together are smaller than the queue: only a relay that ignores them
+        // fills it.
+        self.mail
+            .try_send(mail)
+            .map_err(|_| Error::relay_protocol("it sends more than the window allows"))?;
+        self.handed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn work(&self, work: Work) -> Result<()> {
+        if matches!(work, Work::Send(_)) {
+            if self.depth.load(Ordering::Relaxed) >= limits::MAX_PENDING {
+                return Err(ErrorKind::QuotaExceeded {
+                    what: format!(
+                        "{} messages of this conversation wait to be accepted",
+                        limits::MAX_PENDING
+                    ),
+                }
+                .into());
+            }
+            self.depth.fetch_add(1, Ordering::Relaxed);
+        }
+        self.work.send(work).map_err(|_| Error::not_ready("it is closed"))?;
+        self.handed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A lane that is not running yet: its handle and its task.
+pub(crate) fn new(core: Weak<Core>, peer: Address) -> (LaneHandle, impl Future<Output = ()> + Send) {
+    let (mail, mail_end) = mpsc::channel(limits::LANE_QUEUE);
+    let (work, work_end) = mpsc::unbounded_channel();
+    let depth = Arc::new(AtomicUsize::new(0));
+    let me = work.downgrade();
+    let rested = Arc::new(AtomicU64::new(BUSY));
+    let handle = LaneHandle {
+        mail,
+        work,
+        depth: Arc::clone(&depth),
+        handed: AtomicU64::new(0),
+        rested: Arc::clone(&rested),
+    };
+    let task = async move {
+        let Some(core) = core.upgrade() else { return };
+        let lane = Lane::fresh(core, peer, (depth, me));
+        lane.run((mail_end, work_end), &rested).await;
+    };
+    (handle, task)
+}

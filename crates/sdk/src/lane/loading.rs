@@ -1,0 +1,103 @@
+//! What a lane left in the store, read back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use stvor_protocol::Conversation;
+use stvor_store::{Scan, Table};
+use tokio::time::Instant;
+
+use super::{Lane, Sealed, Waiting};
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::limits;
+use crate::records;
+use crate::rows::{LaneRow, PendingBody, PendingRow, SealedSend};
+
+impl Lane {
+    /// Reads what the lane left in the store, in the place of what memory holds: at the start, and after a commit failed.
+    /// On an error nothing changes but that the conversation is not loaded.
+    pub(super) async fn reload(&mut self) -> Result<()> {
+        self.conversation = None;
+        let core = Arc::clone(&self.core);
+        let store = &core.store;
+        let row = match store.one(&keys::lane(store, &self.peer)).await.map_err(Error::passed)? {
+            Some(row) => LaneRow::decode(row.value.expose()).map_err(Error::passed)?.1,
+            None => LaneRow::default(),
+        };
+        let rows = store
+            .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MAX_PENDING)
+            .await
+            .map_err(Error::passed)?;
+        let (mut sealed, mut waiting) = (Vec::new(), VecDeque::new());
+        for pending in rows {
+            let queued = pending.key.sort.as_slice().try_into().map(u64::from_be_bytes);
+            let queued = queued.map_err(|_| Error::passed(stvor_base::codec::CodecError::Length))?;
+            if self.accepted.contains(&queued) {
+                // The relay has it; its row goes with the next commit.
+                continue;
+            }
+            let pending = PendingRow::decode(pending.value.expose()).map_err(Error::passed)?;
+            let PendingRow { body, sealed: send, created_at } = pending;
+            match (send, body) {
+                (Some(send), body) => {
+                    let sent_in = self.sent_in(&send);
+                    sealed.push(Sealed { queued, body, send, created_at, sent_in });
+                }
+                (None, PendingBody::Message(place)) => {
+                    waiting.push_back(Waiting { queued, place, created_at });
+                }
+                (None, PendingBody::Control) => {}
+            }
+        }
+        // Lane numbers are the order of sealing, whatever the order of queueing was.
+        sealed.sort_by_key(|one| (one.send.lane_epoch != row.epoch, one.send.lane));
+        let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
+        let conversation = self.stored_conversation().await?;
+        let before = self.count_pending();
+        (self.row, self.sealed, self.waiting) = (row, sealed.into(), waiting);
+        (self.requests, self.refused) = (requests.into(), refused);
+        let after = self.count_pending();
+        // Added first: nobody is to see nothing pending in between.
+        self.depth.fetch_add(after.0, Ordering::Relaxed);
+        self.depth.fetch_sub(before.0, Ordering::Relaxed);
+        self.core.unaccepted.fetch_add(after.1, Ordering::Relaxed);
+        self.core.settle(before.1);
+        self.due_since = (!self.row.due.is_empty()).then(Instant::now);
+        self.count_owing();
+        self.conversation = Some(conversation);
+        Ok(())
+    }
+
+    /// Messages of the application that are not accepted, and everything that is not.
+    pub(super) fn count_pending(&self) -> (usize, usize) {
+        let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
+        (messages + self.waiting.len(), self.sealed.len() + self.waiting.len())
+    }
+
+    /// The connection that exactly this was last sent on; 0 for none.
+    fn sent_in(&self, send: &SealedSend) -> u64 {
+        let id = |send: &SealedSend| (send.msg_id, send.lane_epoch, send.lane);
+        self.sealed.iter().find(|one| id(&one.send) == id(send)).map_or(0, |one| one.sent_in)
+    }
+
+    /// Receipts that are owed count as one thing that waits to be sent, so that closing waits for them.
+    pub(super) fn count_owing(&mut self) {
+        let owing = !self.row.due.is_empty();
+        match (self.owing, owing) {
+            (false, true) => {
+                self.core.unaccepted.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => self.core.settle(1),
+            _ => {}
+        }
+        self.owing = owing;
+    }
+
+    async fn stored_conversation(&mut self) -> Result<Conversation> {
+        let wanted = Conversation::keys(&self.peer);
+        let rows = records::load(&self.core.store, &wanted, &stvor_protocol::Effects::new()).await?;
+        Conversation::load(&self.core.identity, &self.peer, &rows).map_err(Error::passed)
+    }
+}

@@ -1,0 +1,156 @@
+use std::sync::Weak;
+
+use stvor_base::{DeviceId, MessageId, UserId};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{App, ConnectOptions};
+
+/// The lane of a client whose relay is not there, with a message that waits.
+async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Work>) {
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let (work, orders) = mpsc::unbounded_channel();
+    let depth = Arc::new(AtomicUsize::new(1));
+    let mut lane = Lane::fresh(Arc::clone(client.core()), peer, (depth, work.downgrade()));
+    lane.reload().await.unwrap();
+    let (reply, committed) = oneshot::channel();
+    let id = ContentId::from_bytes([1; 16]);
+    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+    lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)], None).await;
+    committed.await.unwrap().unwrap();
+    (lane, orders)
+}
+
+async fn offline_client() -> crate::Client {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+    let app = app.in_memory().open().await.unwrap();
+    let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+    app.connect_with("alice", options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lane_that_can_do_nothing_rests() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let past = Instant::now().checked_sub(2 * limits::LANE_IDLE).unwrap();
+    let rest = |lane: &Lane| lane.next_deadline().saturating_duration_since(Instant::now());
+    let a_while = Duration::from_millis(500);
+    lane.active_at = past;
+    assert!(!lane.may_sleep());
+    assert!(rest(&lane) > a_while, "a message waits for the connection");
+    lane.paused_until = Some(past);
+    assert!(rest(&lane) > a_while, "the relay's pause is over, but it is not there");
+    lane.due_since = Some(past);
+    assert!(rest(&lane) > a_while, "a receipt waits");
+    lane.conversation = None;
+    assert!(rest(&lane) > a_while, "the store failed");
+}
+
+#[tokio::test]
+async fn what_a_failed_commit_was_to_change_is_as_the_store_has_it() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let pending = |lane: &Lane| (lane.count_pending(), lane.depth.load(Ordering::Relaxed), client.pending());
+    assert_eq!(pending(&lane), ((1, 1), 1, 1));
+    // As the store has it: a message that was sealed under the lane's first number.
+    let mut step = Step::new(lane.row.clone());
+    let send = lane.number(vec![7; 64], &mut step).unwrap();
+    let sent = (send.msg_id, send.lane_epoch, send.lane);
+    lane.push_sealed_control(send, &mut step);
+    lane.commit(step).await;
+    lane.sealed[0].sent_in = 3;
+    assert_eq!(pending(&lane), ((1, 2), 1, 2));
+
+    let mut step = Step::new(lane.row.clone());
+    lane.renumber(&mut step).await;
+    let (reply, deleted) = oneshot::channel();
+    lane.take_work(Work::Command(Command::Delete(reply)), &mut step).await;
+    step.broken = Some(Error::not_ready("the test wants it"));
+    lane.commit(step).await;
+    deleted.await.unwrap().unwrap_err();
+    assert!(lane.conversation.is_none(), "nothing is sent before the lane was read again");
+    lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    assert_eq!(pending(&lane), ((1, 2), 1, 2));
+    let one = &lane.sealed[0];
+    assert_eq!((one.send.msg_id, one.send.lane_epoch, one.send.lane), sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
+    let client = offline_client().await;
+    let core = client.core();
+    let peer = |name: String| Address::new(UserId::new(&name).unwrap(), DeviceId::FIRST);
+    for number in 1..limits::MAX_LANES {
+        core.work(&peer(format!("idle{number}")), Work::Wake).unwrap();
+    }
+    let (reply, _) = oneshot::channel();
+    let id = ContentId::from_bytes([1; 16]);
+    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+    core.work(&peer("busy".into()), Work::Send(request)).unwrap();
+    let room = async {
+        while core.work(&peer("late".into()), Work::Wake).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(limits::LANE_IDLE / 2, room).await.expect("an idle lane goes");
+    assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
+}
+
+#[tokio::test]
+async fn the_10_001st_message_that_waits_is_refused() {
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let (handle, task) = new(Weak::new(), peer);
+    let send = || {
+        let (reply, _) = oneshot::channel();
+        let id = ContentId::from_bytes([1; 16]);
+        handle.work(Work::Send(SendRequest { id, content: "x".into(), timeout: Duration::ZERO, reply }))
+    };
+    for _ in 0..limits::MAX_PENDING {
+        send().unwrap();
+    }
+    assert_eq!(send().unwrap_err().code(), "QUOTA_EXCEEDED");
+    handle.depth.fetch_sub(1, Ordering::Relaxed);
+    send().unwrap();
+    drop(task);
+}
+
+#[tokio::test]
+async fn one_busy_lane_more_than_may_be_awake_is_refused() {
+    let client = offline_client().await;
+    let core = client.core();
+    let wake = |number: usize| {
+        let peer = Address::new(UserId::new(&format!("peer{number}")).unwrap(), DeviceId::FIRST);
+        core.work(&peer, Work::Wake)
+    };
+    // None of them gets to run: this test never waits.
+    for number in 0..limits::MAX_LANES {
+        wake(number).unwrap();
+    }
+    assert_eq!(wake(limits::MAX_LANES).unwrap_err().code(), "CLIENT_NOT_READY");
+    wake(0).unwrap();
+}
+
+#[tokio::test]
+async fn of_the_failures_of_one_peer_the_oldest_goes_first() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let request = |number: usize| {
+        let mut message = [0; 16];
+        message[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        RetryRequest { message: MessageId::from_bytes(message), blob_hash: [0; 32] }
+    };
+    for number in 0..limits::MAX_FAILURES_OF_ONE {
+        let mut step = Step::new(lane.row.clone());
+        lane.remember_request(request(number), "DECRYPT", &mut step);
+        lane.commit(step).await;
+    }
+    lane.reload().await.unwrap();
+    assert_eq!(lane.requests.len(), limits::MAX_FAILURES_OF_ONE);
+    let mut step = Step::new(lane.row.clone());
+    lane.remember_request(request(limits::MAX_FAILURES_OF_ONE), "DECRYPT", &mut step);
+    lane.commit(step).await;
+    lane.reload().await.unwrap();
+    assert_eq!(lane.requests.len(), limits::MAX_FAILURES_OF_ONE);
+    assert_eq!(lane.requests[0].message, request(1).message);
+}
