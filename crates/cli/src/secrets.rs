@@ -1,4 +1,4 @@
-//! Secrets come from files, descriptors, variables or a prompt, never from the command line.
+//! Passphrases come from files, descriptors, variables or a prompt, never from the command line; tokens may stand there.
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _};
 use std::path::Path;
