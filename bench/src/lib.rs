@@ -20,6 +20,7 @@ pub mod micro;
 pub mod olm;
 #[cfg(feature = "suite")]
 pub mod ours;
+#[cfg(feature = "suite")]
 pub mod process;
 pub mod report;
 #[cfg(feature = "suite")]

@@ -1,5 +1,5 @@
 //! The fault test, scaled down: minutes become seconds.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use stvor_bench::fault::{Plan, Role, run};
 

@@ -91,7 +91,6 @@ impl Tally {
     pub(crate) fn latency(&self, part: f64) -> Option<Duration> {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let place = ((sorted.len() as f64 * part).ceil() as usize).saturating_sub(1);
         sorted.get(place).copied()
     }
