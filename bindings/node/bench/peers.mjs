@@ -1,0 +1,215 @@
+// The low-level calls beside those of other npm packages, in one run, per second of CPU: node bench/peers.mjs [--tarballs DIRECTORY]
+// [--seconds N] [--json FILE]. The peers are installed by name into a temporary directory, with a network, and nowhere else: one is
+// AGPL, one GPL. Every participant keeps its state in memory; what is encrypted are 100 bytes.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const { values: args } = parseArgs({
+  options: { tarballs: { type: 'string' }, seconds: { type: 'string', default: '2' }, json: { type: 'string' }, peers: { type: 'string' } },
+});
+const TARBALLS = resolve(args.tarballs ?? new URL('../../../target/npm', import.meta.url).pathname);
+const BUDGET = Number(args.seconds) * 1e6;
+const TEXT = 'x'.repeat(100);
+const BYTES = new Uint8Array(Buffer.from(TEXT));
+
+/** Runs `act` until so much CPU time is used; microseconds of CPU a call, of all threads of this process. */
+async function cost(act, batch = 1) {
+  for (let warm = 0; warm < 3; warm += 1) await act();
+  const from = process.cpuUsage();
+  let calls = 0;
+  let used = 0;
+  while (used < BUDGET) {
+    await act();
+    calls += batch;
+    const { user, system } = process.cpuUsage(from);
+    used = user + system;
+  }
+  return used / calls;
+}
+
+const BATCH = 200;
+
+function ours(project) {
+  const { decryptMessage, encryptMessage, establishSession, generateKeyPair } = createRequire(join(project, 'x.js'))('@stvor/sdk/ratchet');
+  const sides = () => {
+    const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+    const { session: hers, handshake } = establishSession(alice, bob.bundle);
+    const first = encryptMessage(hers, TEXT);
+    const { session: his } = establishSession(bob, handshake);
+    decryptMessage(his, first);
+    decryptMessage(hers, encryptMessage(his, TEXT));
+    return [hers, his];
+  };
+  const [hers, his] = sides();
+  const turn = () => { decryptMessage(his, encryptMessage(hers, TEXT)); decryptMessage(hers, encryptMessage(his, TEXT)); };
+  return {
+    setup: sides,
+    pingpong: turn,
+    encrypt: () => { turn(); for (let at = 0; at < BATCH; at += 1) encryptMessage(hers, TEXT); },
+    decrypt: {
+      prepare: () => { turn(); return Array.from({ length: BATCH }, () => encryptMessage(hers, TEXT)); },
+      act: (messages) => { for (const message of messages) decryptMessage(his, message); },
+    },
+  };
+}
+
+async function official(project) {
+  const entry = createRequire(join(project, 'x.js')).resolve('@signalapp/libsignal-client');
+  const s = await import(pathToFileURL(entry).href);
+  class Sessions extends s.SessionStore {
+    map = new Map();
+    async saveSession(name, record) { this.map.set(name.toString(), record.serialize()); }
+    async getSession(name) { const bytes = this.map.get(name.toString()); return bytes ? s.SessionRecord.deserialize(bytes) : null; }
+    async getExistingSessions() { return []; }
+  }
+  class Identities extends s.IdentityKeyStore {
+    key = s.PrivateKey.generate();
+    async getIdentityKey() { return this.key; }
+    async getLocalRegistrationId() { return 5; }
+    async saveIdentity() { return s.IdentityChange.NewOrUnchanged; }
+    async isTrustedIdentity() { return true; }
+    async getIdentity() { return null; }
+  }
+  class Prekeys extends s.PreKeyStore { map = new Map(); async savePreKey(id, record) { this.map.set(id, record); } async getPreKey(id) { return this.map.get(id); } async removePreKey() {} }
+  class Signed extends s.SignedPreKeyStore { map = new Map(); async saveSignedPreKey(id, record) { this.map.set(id, record); } async getSignedPreKey(id) { return this.map.get(id); } }
+  class Kyber extends s.KyberPreKeyStore { map = new Map(); async saveKyberPreKey(id, record) { this.map.set(id, record); } async getKyberPreKey(id) { return this.map.get(id); } async markKyberPreKeyUsed() {} }
+  const side = (name) => ({ address: s.ProtocolAddress.new(name, 1), sessions: new Sessions(), identities: new Identities(), prekeys: new Prekeys(), signed: new Signed(), kyber: new Kyber() });
+  const encrypt = (from, to, bytes = BYTES) => s.signalEncrypt(bytes, to.address, from.address, from.sessions, from.identities);
+  const decrypt = async (at, from, message) => {
+    const bytes = message.serialize();
+    return message.type() === 3
+      ? s.signalDecryptPreKey(s.PreKeySignalMessage.deserialize(bytes), from.address, at.address, at.sessions, at.identities, at.prekeys, at.signed, at.kyber)
+      : s.signalDecrypt(s.SignalMessage.deserialize(bytes), from.address, at.address, at.sessions, at.identities);
+  };
+  const sides = async () => {
+    const [alice, bob] = [side('a0000000-0000-4000-8000-000000000001'), side('b0000000-0000-4000-8000-000000000002')];
+    const [signed, kem] = [s.PrivateKey.generate(), s.KEMKeyPair.generate()];
+    const signature = bob.identities.key.sign(signed.getPublicKey().serialize());
+    const kemSignature = bob.identities.key.sign(kem.getPublicKey().serialize());
+    await bob.signed.saveSignedPreKey(1, s.SignedPreKeyRecord.new(1, Date.now(), signed.getPublicKey(), signed, signature));
+    await bob.kyber.saveKyberPreKey(1, s.KyberPreKeyRecord.new(1, Date.now(), kem, kemSignature));
+    const bundle = s.PreKeyBundle.new(5, 1, null, null, 1, signed.getPublicKey(), signature, bob.identities.key.getPublicKey(), 1, kem.getPublicKey(), kemSignature);
+    await s.processPreKeyBundle(bundle, bob.address, alice.address, alice.sessions, alice.identities);
+    await decrypt(bob, alice, await encrypt(alice, bob));
+    await decrypt(alice, bob, await encrypt(bob, alice));
+    return [alice, bob];
+  };
+  const [alice, bob] = await sides();
+  const turn = async () => { await decrypt(bob, alice, await encrypt(alice, bob)); await decrypt(alice, bob, await encrypt(bob, alice)); };
+  return {
+    setup: sides,
+    pingpong: turn,
+    encrypt: async () => { await turn(); for (let at = 0; at < BATCH; at += 1) await encrypt(alice, bob); },
+    decrypt: {
+      prepare: async () => { await turn(); const messages = []; for (let at = 0; at < BATCH; at += 1) messages.push(await encrypt(alice, bob)); return messages; },
+      act: async (messages) => { for (const message of messages) await decrypt(bob, alice, message); },
+    },
+  };
+}
+
+function javascript(project) {
+  const s = createRequire(join(project, 'x.js'))('libsignal');
+  const side = (name) => {
+    const sessions = new Map();
+    const identity = s.keyhelper.generateIdentityKeyPair();
+    const [signed, prekey] = [s.keyhelper.generateSignedPreKey(identity, 1), s.keyhelper.generatePreKey(2)];
+    const storage = {
+      loadSession: async (id) => { const text = sessions.get(id); return text && s.SessionRecord.deserialize(JSON.parse(text)); },
+      storeSession: async (id, record) => { sessions.set(id, JSON.stringify(record.serialize())); },
+      isTrustedIdentity: () => true,
+      loadPreKey: async () => prekey.keyPair, removePreKey() {}, loadSignedPreKey: () => signed.keyPair,
+      getOurRegistrationId: () => 5, getOurIdentity: () => identity,
+    };
+    return { name, storage, identity, signed, prekey };
+  };
+  const sides = async () => {
+    const [alice, bob] = [side('alice'), side('bob')];
+    alice.cipher = new s.SessionCipher(alice.storage, new s.ProtocolAddress('bob', 1));
+    bob.cipher = new s.SessionCipher(bob.storage, new s.ProtocolAddress('alice', 1));
+    await new s.SessionBuilder(alice.storage, new s.ProtocolAddress('bob', 1)).initOutgoing({
+      registrationId: 5, identityKey: bob.identity.pubKey,
+      signedPreKey: { keyId: 1, publicKey: bob.signed.keyPair.pubKey, signature: bob.signed.signature },
+      preKey: { keyId: 2, publicKey: bob.prekey.keyPair.pubKey },
+    });
+    await decrypt(bob, await encrypt(alice));
+    await decrypt(alice, await encrypt(bob));
+    return [alice, bob];
+  };
+  const encrypt = (from) => from.cipher.encrypt(Buffer.from(BYTES));
+  const decrypt = (at, { type, body }) => {
+    const bytes = Buffer.from(body, 'binary');
+    return type === 3 ? at.cipher.decryptPreKeyWhisperMessage(bytes) : at.cipher.decryptWhisperMessage(bytes);
+  };
+  return sides().then(([alice, bob]) => {
+    const turn = async () => { await decrypt(bob, await encrypt(alice)); await decrypt(alice, await encrypt(bob)); };
+    return {
+      setup: sides,
+      pingpong: turn,
+      encrypt: async () => { await turn(); for (let at = 0; at < BATCH; at += 1) await encrypt(alice); },
+      decrypt: {
+        prepare: async () => { await turn(); const messages = []; for (let at = 0; at < BATCH; at += 1) messages.push(await encrypt(alice)); return messages; },
+        act: async (messages) => { for (const message of messages) await decrypt(bob, message); },
+      },
+    };
+  });
+}
+
+/** As `cost`, but what is prepared is not counted. */
+async function decryptCost({ prepare, act }) {
+  let [calls, used] = [0, 0];
+  await act(await prepare());
+  while (used < BUDGET) {
+    const messages = await prepare();
+    const from = process.cpuUsage();
+    await act(messages);
+    const { user, system } = process.cpuUsage(from);
+    calls += messages.length;
+    used += user + system;
+  }
+  return used / calls;
+}
+
+async function measure(side) {
+  return {
+    setup: await cost(side.setup),
+    encrypt: await cost(side.encrypt, BATCH),
+    decrypt: await decryptCost(side.decrypt),
+    pingpong: await cost(side.pingpong),
+  };
+}
+
+const project = args.peers ? resolve(args.peers) : mkdtempSync(join(tmpdir(), 'stvor-bench-'));
+try {
+  const npm = (...argv) => execFileSync('npm', ['install', '--no-audit', '--no-fund', ...argv], { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
+  if (!args.peers) {
+    writeFileSync(join(project, 'package.json'), '{ "private": true }\n');
+    npm('@signalapp/libsignal-client', 'libsignal');
+  }
+  npm('--omit=optional', '--no-save', ...readdirSync(TARBALLS).filter((name) => name.endsWith('.tgz')).map((name) => join(TARBALLS, name)));
+  const version = (name) => JSON.parse(readFileSync(join(project, 'node_modules', name, 'package.json'), 'utf8')).version;
+  const makers = { '@stvor/sdk': ours, '@signalapp/libsignal-client': official, libsignal: javascript };
+  const results = {};
+  for (const [name, make] of Object.entries(makers)) {
+    const from = performance.now();
+    results[name] = { version: version(name), ...(await measure(await make(project))) };
+    process.stderr.write(`${name}: ${((performance.now() - from) / 1000).toFixed(1)} s\n`);
+  }
+  const rows = ['setup', 'encrypt', 'decrypt', 'pingpong'];
+  const mine = results['@stvor/sdk'];
+  console.log(`microseconds of CPU a call (calls a second of CPU); Node ${process.versions.node}; ping-pong is two messages and two turns`);
+  for (const [name, one] of Object.entries(results)) {
+    console.log(`${name} ${one.version}`);
+    for (const row of rows) {
+      const ratio = one === mine ? '' : `  we: ${(one[row] / mine[row]).toFixed(1)} times as many`;
+      console.log(`  ${row.padEnd(9)} ${one[row].toFixed(2).padStart(9)} us  ${Math.round(1e6 / one[row]).toString().padStart(7)}/s${ratio}`);
+    }
+  }
+  if (args.json) writeFileSync(args.json, `${JSON.stringify({ node: process.versions.node, results }, null, 2)}\n`);
+} finally {
+  if (!args.peers) rmSync(project, { recursive: true, force: true });
+}

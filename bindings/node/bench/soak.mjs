@@ -1,0 +1,74 @@
+// Memory: many messages on one low-level session, idle clients, and messages from client to client through the mock relay of this
+// process: node bench/soak.mjs [--tarballs DIRECTORY] [--messages N] [--clients N] [--sends N]
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values: args } = parseArgs({
+  options: {
+    tarballs: { type: 'string' },
+    messages: { type: 'string', default: '1000000' },
+    clients: { type: 'string', default: '200' },
+    sends: { type: 'string', default: '20000' },
+  },
+});
+const TARBALLS = resolve(args.tarballs ?? new URL('../../../target/npm', import.meta.url).pathname);
+const project = mkdtempSync(join(tmpdir(), 'stvor-soak-'));
+process.on('exit', () => rmSync(project, { recursive: true, force: true }));
+process.env.XDG_DATA_HOME = join(project, 'data');
+writeFileSync(join(project, 'package.json'), '{ "private": true }\n');
+const tarballs = readdirSync(TARBALLS).filter((name) => name.endsWith('.tgz')).map((name) => join(TARBALLS, name));
+execFileSync('npm', ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...tarballs], { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
+const require = createRequire(join(project, 'x.js'));
+const { decryptMessage, encryptMessage, establishSession, generateKeyPair } = require('@stvor/sdk/ratchet');
+const { createApp } = require('@stvor/sdk');
+const { startMockRelay } = require('@stvor/sdk/mock-relay');
+
+const resident = () => { globalThis.gc?.(); return process.memoryUsage.rss() / 2 ** 20; };
+const cpu = (from) => { const { user, system } = process.cpuUsage(from); return user + system; };
+
+const total = Number(args.messages);
+const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+const { session: hers, handshake } = establishSession(alice, bob.bundle);
+const { session: his } = establishSession(bob, handshake);
+const text = 'x'.repeat(100);
+const marks = [];
+for (let count = 0; count < total; count += 1) {
+  const [from, to] = Math.floor(count / 40) % 2 ? [his, hers] : [hers, his];
+  if (decryptMessage(to, encryptMessage(from, text)) !== text) throw new Error('it is another text');
+  if (count % (total / 10) === total / 10 - 1) marks.push(Math.round(resident()));
+  if (count % 10_000 === 0) await new Promise(setImmediate);
+}
+console.log(`${total} messages on one session, MiB resident after each tenth: ${marks.join(' ')}`);
+
+const relay = await startMockRelay({ port: 0 });
+const app = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage: 'memory' });
+await app.connect('first');
+const before = resident();
+const clients = [];
+for (let number = 0; number < Number(args.clients); number += 1) clients.push(await app.connect(`client${number}`));
+console.log(`${clients.length} idle clients in memory, with the relay's share: ${(((resident() - before) * 1024) / clients.length).toFixed(0)} KiB each`);
+
+for (const storage of ['memory', 'disk']) {
+  const place = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage });
+  const [from, to] = [await place.connect(`from-${storage}`), await place.connect(`to-${storage}`)];
+  const sends = Number(args.sends);
+  let got = 0;
+  const all = new Promise((done) => to.onMessage(() => { got += 1; if (got === sends) done(); }));
+  const [start, used] = [performance.now(), process.cpuUsage()];
+  const tenths = [];
+  for (let sent = 0; sent < sends; sent += 100) {
+    await Promise.all(Array.from({ length: 100 }, () => from.send(`to-${storage}`, text)));
+    if (sent % (sends / 5) === 0) tenths.push(Math.round(resident()));
+  }
+  await all;
+  const seconds = (performance.now() - start) / 1000;
+  console.log(`${sends} messages through the relay, stores ${storage === 'disk' ? 'on disk' : 'in memory'}: ${(sends / seconds).toFixed(0)}/s, ` +
+    `${(cpu(used) / sends).toFixed(0)} us of CPU each (both clients and the relay), MiB resident: ${tenths.join(' ')}`);
+  await place.close();
+}
+await app.close();
+await relay.close();
