@@ -16,10 +16,12 @@ pub mod relay;
 pub mod stream;
 pub mod task;
 
-/// The version of this library, which must be that of the TypeScript face.
+/// The version of this library, which must be that of the TypeScript face. The first call of any process: from here on panics print
+/// nothing.
 #[napi(catch_unwind)]
 #[must_use]
 pub fn version() -> String {
+    failure::watch_panics();
     env!("CARGO_PKG_VERSION").to_owned()
 }
 

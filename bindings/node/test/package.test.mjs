@@ -136,6 +136,16 @@ test('a platform package that is missing, broken or of another version is NATIVE
   writeFileSync(join(modules, name, 'package.json'), '{ "main": "./main.js" }');
   writeFileSync(join(modules, name, 'main.js'), 'exports.version = () => "3.5.0";');
   assert.match(await missing(), /is version 3\.5\.0, @stvor\/sdk is 3\.6\.0/);
+
+  // A panic of the native half, as the C interface hands it on: nothing of its words comes through.
+  writeFileSync(join(modules, name, 'main.js'), `
+    exports.version = () => '3.6.0';
+    exports.generateKeyPair = () => { throw Object.assign(new Error('secret words'), { code: 'GenericFailure' }); };`);
+  writeFileSync(main, `
+    import { generateKeyPair } from '@stvor/sdk/ratchet';
+    try { generateKeyPair(); } catch (error) { console.log(String(error), error.cause); }`);
+  const { stdout } = await run([main]);
+  assert.equal(stdout, 'StvorError: the SDK met a defect of its own; please report it [INTERNAL] undefined\n');
 });
 
 test('settings that can not be used are named before anything is dialled', async () => {

@@ -58,7 +58,19 @@ export function failure(thrown: unknown): StvorError {
       // Then it only looked like one.
     }
   }
+  // What a panic in a synchronous function becomes. Its words are left out: they may hold what the application sent.
+  if (statusOf(thrown) === 'GenericFailure') {
+    return new StvorError('the SDK met a defect of its own; please report it', { code: 'INTERNAL' });
+  }
   return new StvorError(`an argument can not be used: ${text}`, { code: 'INVALID_ARGUMENT', cause: thrown });
+}
+
+function statusOf(thrown: unknown): unknown {
+  try {
+    return thrown instanceof Error ? (thrown as { code?: unknown }).code : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The words of something thrown, whatever it is. */
