@@ -57,6 +57,10 @@ pub enum Operation {
     ChangeSecret,
     /// The key that signs the log was changed.
     RotateSigningKey,
+    /// Somebody tried to enter with a credential that is not known.
+    Enter,
+    /// Somebody tried to act as the owner without the owner's secret.
+    ActAsOwner,
     /// Refused requests that were not logged one by one.
     Suppressed,
 }

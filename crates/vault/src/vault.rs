@@ -12,6 +12,7 @@ use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::KeyHolder;
 use stvor_tlog::ProofFile;
 
+use crate::audit::Operation;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::agents::{Agent, Caller, Credential};
@@ -466,6 +467,12 @@ impl Vault {
     pub fn authenticate(&self, credential: &[u8]) -> Result<Caller, VaultError> {
         let credential = stvor_crypto::SecretBytes::from_slice(credential);
         self.ask(move |engine| engine.authenticate(credential.expose())).wait()
+    }
+
+    /// Refuses somebody who tried to act as the owner without the owner's secret, and logs it.
+    pub(crate) fn refuse_owner<T: Send + 'static>(&self) -> Result<T, VaultError> {
+        let what = "act as the owner without the owner's secret";
+        self.ask(move |engine| engine.refuse_stranger(Operation::ActAsOwner, what)).wait()
     }
 
     /// Reads the whole log and every row, and holds them against each other and the checkpoints outside.

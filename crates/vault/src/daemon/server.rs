@@ -17,7 +17,6 @@ use stvor_crypto::{Random, SystemRandom};
 
 use super::verbs::{AgentVerb, OwnerVerb};
 use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, proof};
-use crate::error::Refusal;
 use crate::{Vault, VaultError};
 
 /// The name of the agents' socket in the vault's directory.
@@ -188,7 +187,7 @@ fn act(vault: &Vault, action: &Action, challenge: &[u8]) -> Result<serde_json::V
         let wanted = proof(&vault.verb_key()?, challenge, &action.action);
         let given = STANDARD.decode(&action.proof).unwrap_or_default();
         if !constant_time_eq(wanted.expose(), &given) {
-            return Err(Refusal::NotAllowed { what: "act as the owner without the owner's secret" }.into());
+            return vault.refuse_owner();
         }
     }
     verb.run(vault)

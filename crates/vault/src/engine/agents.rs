@@ -14,6 +14,8 @@ use crate::{VaultError, limits};
 
 /// What the owner is called in the log.
 pub(crate) const OWNER: &str = "owner";
+/// What those are called in the log who are nobody that the vault knows.
+const STRANGER: &str = "stranger";
 /// How a credential begins.
 const PREFIX: &str = "stvor_agent_";
 
@@ -111,11 +113,11 @@ impl Engine {
             event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
             let named = !agent.name.is_empty()
                 && agent.name.len() <= limits::MAX_NAME
-                && agent.name != OWNER
+                && ![OWNER, STRANGER, "vault"].contains(&agent.name.as_str())
                 && agent.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@/".contains(c));
             if !named {
                 return Err(VaultError::invalid(
-                    "an agent's name has letters, digits and -_.@/, and is not `owner`",
+                    "an agent's name has letters, digits and -_.@/, and is not `owner`, `vault` or `stranger`",
                 ));
             }
             let agents = engine.agents()?;
@@ -163,14 +165,25 @@ impl Engine {
         Ok(self.agent_records()?.into_iter().map(|(_, agent)| agent).collect())
     }
 
-    /// The agent that a credential is of.
-    pub(crate) fn authenticate(&self, credential: &[u8]) -> Result<Caller, VaultError> {
-        let unknown = Refusal::NotAllowed { what: "enter: its credential is not known" };
+    /// The agent that a credential is of. Who comes with an unknown one is logged.
+    pub(crate) fn authenticate(&mut self, credential: &[u8]) -> Result<Caller, VaultError> {
         let key = self.credential_key(credential)?;
-        let record = self.database.record(Table::Agent, &key)?.ok_or(unknown)?;
+        let Some(record) = self.database.record(Table::Agent, &key)? else {
+            return self.refuse_stranger(Operation::Enter, "enter: its credential is not known");
+        };
         let plain = self.held()?.base.rows.open(&key, &record);
         let tampered = || VaultError::tampered("the record of an agent", "it does not open");
         let plain = plain.map_err(|_| tampered())?;
         serde_json::from_slice(plain.expose()).map(Caller::Agent).map_err(|_| tampered())
+    }
+
+    /// Refuses somebody who is nobody that the vault knows, and logs it.
+    pub(crate) fn refuse_stranger<T>(
+        &mut self,
+        operation: Operation,
+        what: &'static str,
+    ) -> Result<T, VaultError> {
+        let event = Event::new(self.clock.now(), STRANGER, operation);
+        self.audited(event, |_, _| Err(Refusal::NotAllowed { what }.into()))
     }
 }

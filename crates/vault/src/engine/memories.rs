@@ -29,6 +29,14 @@ fn millis(duration: core::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What an agent may not read without approval it may not change or end either: that is the owner's to decide.
+fn may_change(caller: &Caller, header: &Header) -> Result<(), Refusal> {
+    if header.level.needs_approval() && !caller.is_owner() {
+        return Err(Refusal::NotAllowed { what: "change or end a memory of this level" });
+    }
+    Ok(())
+}
+
 impl Engine {
     /// Stores a memory.
     pub(crate) fn store(&mut self, caller: &Caller, memory: &NewMemory) -> Result<MemoryId, VaultError> {
@@ -125,6 +133,7 @@ impl Engine {
     /// Marks a memory as corrected by another, as a step of storing that one, with an event of its own.
     fn supersede(&mut self, caller: &Caller, older: MemoryId, newer: MemoryId) -> Result<(), VaultError> {
         let (mut row, mut header) = self.find(caller, older)?;
+        may_change(caller, &header)?;
         if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
@@ -266,10 +275,7 @@ impl Engine {
             event.text = Some(engine.keyed("text", reason.as_bytes())?);
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
-            // What an agent may not read it may not destroy either; above level 2 it is the owner's to decide.
-            if header.level.needs_approval() && !caller.is_owner() {
-                return Err(Refusal::NotAllowed { what: "end a memory of this level" }.into());
-            }
+            may_change(caller, &header)?;
             if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
                 return Err(Refusal::Gone("it was ended before").into());
             }
@@ -344,6 +350,7 @@ impl Engine {
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
             let (mut row, mut header) = engine.find(caller, id)?;
             event.level = Some(header.level);
+            may_change(caller, &header)?;
             if let Some(why) = header.gone(event.at.wall) {
                 return Err(Refusal::Gone(why).into());
             }

@@ -66,6 +66,8 @@ pub(crate) struct Engine {
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
     wipe: bool,
+    /// The session began in this group: keys that no log entry tells of are not kept.
+    opening: bool,
     broken: Option<VaultError>,
     _lock: Lock,
 }
@@ -89,6 +91,7 @@ impl Engine {
             refused_cold: 0,
             before: None,
             wipe: false,
+            opening: false,
             broken: None,
             _lock: lock,
         }
@@ -159,6 +162,7 @@ impl Engine {
     /// Begins a group of operations.
     pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
         (self.before, self.wipe, self.broken) = (None, false, None);
+        self.opening = false;
         self.later.clear();
         self.database.run("BEGIN IMMEDIATE")
     }
@@ -175,6 +179,9 @@ impl Engine {
                 if held.retiring.is_some() {
                     self.held = None;
                 }
+            }
+            if self.opening {
+                self.held = None;
             }
         }
         done

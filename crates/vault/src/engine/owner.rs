@@ -27,15 +27,19 @@ impl Engine {
         }
         if self.held.is_none() {
             let tree = self.checked_tree(&base)?;
+            let size = tree.size();
             self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
-            let size = self.held()?.tree.size();
-            if size > 0 {
-                let last = self.event_time(size - 1)?;
-                if let Some(held) = self.held.as_mut() {
-                    held.last_event = last;
+            let last = if size > 0 { self.event_time(size - 1) } else { Ok(None) };
+            match (last, self.held.as_mut()) {
+                (Ok(last), Some(held)) => held.last_event = last,
+                (Err(error), _) => {
+                    self.held = None;
+                    return Err(error);
                 }
+                (Ok(_), None) => {}
             }
         }
+        self.opening = true;
         if let Some(held) = self.held.as_mut() {
             held.session = Some(session);
         }

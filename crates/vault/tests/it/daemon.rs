@@ -112,6 +112,12 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
     let unlock = OwnerVerb::Unlock { root, vaulted: None };
     assert_eq!(intruder.call_owner(&unlock).unwrap().unwrap_err().code, "VAULT_TAMPERED");
     owner.call_owner(&OwnerVerb::Approve { id: request, seconds: None }).unwrap().unwrap();
+    let events = served.vault.status().unwrap().events;
+    let tried = (0..events).filter(|event| {
+        let (event, _) = served.vault.prove(*event).unwrap();
+        String::from_utf8(event).unwrap().contains("act-as-owner")
+    });
+    assert_eq!(tried.count(), 7, "each attempt is logged");
 }
 
 #[test]

@@ -340,3 +340,33 @@ fn the_boundary_daemon_that_comes_along_is_understood() {
     let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
     assert_eq!(vault.recall(OWNER, id, "look").unwrap().content.expose(), b"sealed");
 }
+
+#[test]
+fn an_agent_neither_changes_nor_ends_what_it_may_not_read_without_approval() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = agent(&vault, "agent", Level::Black);
+    let id = vault.store(&agent, memory("sealed", Level::Sealed)).unwrap();
+    let no = Refusal::NotAllowed { what: "change or end a memory of this level" };
+    assert_eq!(refusal(vault.forget(&agent, id, "")), no);
+    assert_eq!(refusal(vault.tombstone(&agent, id, "")), no);
+    assert_eq!(refusal(vault.set_intent(&agent, id, ("x", true))), no);
+    let newer = NewMemory { supersedes: Some(id), ..memory("another", Level::Working) };
+    assert_eq!(refusal(vault.store(&agent, newer)), no);
+    assert_eq!(vault.list(OWNER, "home", None).unwrap().0.len(), 1);
+    vault.forget(OWNER, id, "").unwrap();
+}
+
+#[test]
+fn strangers_are_logged_and_can_not_fill_the_log() {
+    let world = World::new();
+    let vault = world.open();
+    let start = vault.status().unwrap().events;
+    for _ in 0..limits::REFUSALS_PER_MINUTE + 50 {
+        assert!(vault.authenticate(b"stvor_agent_guess").is_err());
+    }
+    assert_eq!(vault.status().unwrap().events - start, u64::from(limits::REFUSALS_PER_MINUTE));
+    let (event, _) = vault.prove(start).unwrap();
+    let event = String::from_utf8(event).unwrap();
+    assert!(event.contains("stranger") && event.contains("AGENT_NOT_ALLOWED"), "{event}");
+}
