@@ -40,6 +40,16 @@ fn the_private_halves_of_one_time_prekeys_are_bounded() {
         let _ = bob.maintain();
     }
     assert_eq!(bob.rows.count(RecordKind::OneTimePrekey), 2_000);
+    let mut kem = |refills: usize| {
+        for _ in 0..refills {
+            bob.directory.kem_one_time.clear();
+            let _ = bob.maintain();
+        }
+        bob.rows.count(RecordKind::KemPrekey)
+    };
+    // The first fifty are there already, and the one of last resort.
+    assert_eq!(kem(39), 2_001);
+    assert_eq!(kem(1), 2_001);
 }
 
 #[test]
