@@ -151,10 +151,4 @@ impl PrekeyBundle {
     pub fn user_key(&self) -> &[u8; PUBLIC_KEY] {
         &self.keys.user
     }
-
-    /// The device list that it presents.
-    #[must_use]
-    pub fn list(&self) -> &SignedDeviceList {
-        &self.list
-    }
 }

@@ -134,12 +134,6 @@ impl Conversation {
         })
     }
 
-    /// Whom it is with.
-    #[must_use]
-    pub fn peer(&self) -> &Address {
-        &self.peer
-    }
-
     /// The pinned identity, once there is one.
     #[must_use]
     pub fn pin(&self) -> Option<&Pin> {
