@@ -184,6 +184,8 @@ fn a_dumb_terminal_is_left_with_ctrl_c() {
 fn long_lines_wrap_in_a_narrow_window_and_after_its_size_changed() {
     let (_relay, url) = mock_relay();
     let home = Home::at(&url);
+    // The note about her new key file would fill the window, and scroll the message away, whenever it came.
+    assert_eq!(home.run("identity show --as alice").status.code(), Some(0));
     let bob = home.start("chat --as bob --with alice");
     bob.wait_for("bob at", SOON).unwrap();
     let mut alice = Terminal::open(&home, CHAT, Kind { rows: 12, columns: 24, ..USUAL });
