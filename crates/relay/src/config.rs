@@ -37,9 +37,9 @@ pub struct Config {
     pub tokens: Vec<TokenConfig>,
     /// Keys that verify client tokens.
     pub client_keys: Vec<ClientKeyConfig>,
-    /// Whether app tokens may register new users. Otherwise, that takes a client token. On by default for tokens that
-    /// this file names or that were issued, until client keys are configured.
-    pub open_registration: Option<bool>,
+    /// Whether app tokens may register new users. Otherwise, that takes a client token that names the user. Off by
+    /// default, except with `development`.
+    pub open_registration: bool,
     /// TLS; plain when absent (behind a proxy, or on loopback).
     pub tls: Option<TlsConfig>,
     /// Bounds that an operator may move.
@@ -97,6 +97,10 @@ pub struct LimitsConfig {
     pub connects_per_address: u32,
     /// Log-ins of one app a second.
     pub logins_per_app: u32,
+    /// New users of one app a minute, and at once.
+    pub registrations_per_app: u32,
+    /// New users from one address a minute, and at once; loopback is exempt.
+    pub registrations_per_address: u32,
     /// Messages of one device a second, and twice as many at once.
     pub sends_per_device: u32,
     /// Messages of one app a second, and twice as many at once.
@@ -115,6 +119,8 @@ pub struct LimitsConfig {
     pub mailbox_messages: u64,
     /// Blob bytes in one mailbox.
     pub mailbox_bytes: u64,
+    /// Bytes of the database; past it nothing new is stored, as on a full disk.
+    pub database_bytes: Option<u64>,
     /// Messages an app may send in a calendar month.
     pub monthly_messages: Option<u64>,
     /// Milliseconds from connecting to READY.
@@ -130,6 +136,8 @@ impl Default for LimitsConfig {
             connections_per_address: 1_000,
             connects_per_address: 20,
             logins_per_app: 5_000,
+            registrations_per_app: 6_000,
+            registrations_per_address: 100,
             sends_per_device: 5_000,
             sends_per_app: 100_000,
             bytes_per_device: 16 * 1024 * 1024,
@@ -139,6 +147,7 @@ impl Default for LimitsConfig {
             retention_days: 30,
             mailbox_messages: crate::limits::MAILBOX_MESSAGES,
             mailbox_bytes: crate::limits::MAILBOX_BYTES,
+            database_bytes: None,
             monthly_messages: None,
             handshake_ms: 10_000,
             heartbeat_ms: 27_500,
@@ -164,7 +173,7 @@ impl Default for Config {
             development: false,
             tokens: Vec::new(),
             client_keys: Vec::new(),
-            open_registration: None,
+            open_registration: false,
             tls: None,
             limits: LimitsConfig::default(),
         }
@@ -191,6 +200,6 @@ impl Config {
     /// Whether app tokens may register new users.
     #[must_use]
     pub fn registration_is_open(&self) -> bool {
-        self.development || self.open_registration.unwrap_or(self.client_keys.is_empty())
+        self.development || self.open_registration
     }
 }

@@ -8,7 +8,7 @@ use stvor_wire::Code;
 use tokio::sync::Notify;
 
 use crate::connection::Conn;
-use crate::limits::WAITS_IN_ALL;
+use crate::limits::{CONNECTIONS_PER_DEVICE, WAITS_IN_ALL};
 use crate::storage::{MailboxId, UserKey};
 
 const SHARDS: usize = 16;
@@ -18,13 +18,20 @@ type Receivers = HashMap<MailboxId, Arc<Conn>>;
 /// The connections of this process.
 pub(crate) struct Hub {
     receivers: [Mutex<Receivers>; SHARDS],
-    all: Mutex<HashMap<u64, Arc<Conn>>>,
+    all: Mutex<All>,
     online: Mutex<HashMap<UserKey, usize>>,
     waiting: Mutex<HashMap<UserKey, Waiting>>,
     waits: AtomicUsize,
     next: AtomicU64,
     /// Rises whenever a device may have lost its mailbox: what connections remember of routes is then void.
     pub(crate) generation: AtomicU64,
+}
+
+#[derive(Default)]
+struct All {
+    connections: HashMap<u64, Arc<Conn>>,
+    /// How many there are of each device.
+    of: HashMap<MailboxId, usize>,
 }
 
 struct Waiting {
@@ -68,11 +75,20 @@ impl Hub {
         self.shard(device).get(&device).cloned()
     }
 
-    /// Takes a connection in. A receiving one takes over from the device's earlier one, which ends.
-    pub(crate) fn join(&self, conn: &Arc<Conn>) {
-        lock(&self.all).insert(conn.id, conn.clone());
+    /// Takes a connection in, unless its device has too many. A receiving one takes over from the device's earlier one,
+    /// which ends.
+    pub(crate) fn join(&self, conn: &Arc<Conn>) -> bool {
+        {
+            let mut all = lock(&self.all);
+            let count = all.of.entry(conn.who.device).or_default();
+            if *count >= CONNECTIONS_PER_DEVICE {
+                return false;
+            }
+            *count += 1;
+            all.connections.insert(conn.id, conn.clone());
+        }
         if conn.who.fence == 0 {
-            return;
+            return true;
         }
         let earlier = {
             let mut shard = self.shard(conn.who.device);
@@ -86,11 +102,23 @@ impl Hub {
         if let Some(earlier) = earlier {
             earlier.end(Code::Superseded, "another connection of this device took over");
         }
+        true
     }
 
     /// A connection is gone.
     pub(crate) fn leave(&self, conn: &Arc<Conn>) {
-        lock(&self.all).remove(&conn.id);
+        {
+            let mut all = lock(&self.all);
+            if all.connections.remove(&conn.id).is_none() {
+                return;
+            }
+            if let Some(count) = all.of.get_mut(&conn.who.device) {
+                *count -= 1;
+                if *count == 0 {
+                    all.of.remove(&conn.who.device);
+                }
+            }
+        }
         if conn.who.fence == 0 {
             return;
         }
@@ -112,12 +140,12 @@ impl Hub {
 
     /// Every connection.
     pub(crate) fn connections(&self) -> Vec<Arc<Conn>> {
-        lock(&self.all).values().cloned().collect()
+        lock(&self.all).connections.values().cloned().collect()
     }
 
     /// How many connections there are.
     pub(crate) fn len(&self) -> usize {
-        lock(&self.all).len()
+        lock(&self.all).connections.len()
     }
 
     /// How many users receive.

@@ -17,6 +17,7 @@ mod auth;
 mod config;
 mod connection;
 mod cursor;
+mod gate;
 mod http;
 mod hub;
 pub mod limits;

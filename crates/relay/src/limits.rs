@@ -5,6 +5,23 @@ use core::time::Duration;
 /// From the TCP connection to READY.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Bytes that a peer may send on a WebSocket before it is logged in: HELLO and AUTH at their largest, with what frames
+/// them. One read more than that may pass.
+pub const BYTES_BEFORE_LOGIN: usize = 2 * stvor_wire::limits::MAX_FRAME_BEFORE_AUTH + 1024;
+
+/// Connections of one device at once: one that receives, and others that send.
+pub const CONNECTIONS_PER_DEVICE: usize = 16;
+
+/// Acknowledgements of a device a second for messages that were not delivered on the connection (ten times that at once):
+/// each is a look-up for the one writer. What is past it is not looked at, and those messages are offered again.
+pub const STRAY_ACKS_PER_SECOND: u32 = 1_000;
+
+/// Uploads of keys of a device a minute, and at once. Each may rewrite all of its prekeys.
+pub const UPLOADS_PER_MINUTE: u32 = 60;
+
+/// How long an answer of `/readyz` stands: a probe costs a commit.
+pub const READINESS_LIFE: Duration = Duration::from_secs(1);
+
 /// Bytes that may wait for one socket; past it the connection ends with SLOW_CONSUMER.
 pub const OUTBOUND_BYTES: usize = 256 * 1024;
 
@@ -80,6 +97,9 @@ pub const BATCH_WAIT: Duration = Duration::from_millis(2);
 /// Operations that may wait for the writer; past it senders are told STORE_UNAVAILABLE.
 pub const WRITER_QUEUE: usize = 32_768;
 
+/// Blob bytes that may wait for the writer, for the same answer: the memory that senders can make the relay take.
+pub const WRITER_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
 /// Rows that one sweep deletes.
 pub const SWEEP_ROWS: usize = 1_000;
 
@@ -97,6 +117,9 @@ pub const TOKEN_CACHE: usize = 10_000;
 
 /// While more than this waits for a socket, nothing new is offered on it: a page of the pump still fits the cap.
 pub const LIVE_OUTBOUND_BYTES: usize = OUTBOUND_BYTES / 2;
+
+/// While more than this waits for a socket, ephemeral messages are dropped: nobody holds mail up with them.
+pub const EPHEMERAL_OUTBOUND_BYTES: usize = LIVE_OUTBOUND_BYTES / 2;
 
 /// Users that a relay without a database takes in.
 pub const MEMORY_USERS: usize = 100_000;

@@ -89,7 +89,7 @@ impl Metrics {
             ended: to.codes("stvor_relay_ended_total", "Connections that the relay ended, by code."),
             nacks: to
                 .codes("stvor_relay_refused_messages_total", "Messages that the store refused, by code."),
-            limited: ["login", "send", "request", "address", "http"]
+            limited: ["login", "registration", "send", "request", "address", "http"]
                 .into_iter()
                 .map(|what| (what, to.labelled(limited, "what", what)))
                 .collect(),

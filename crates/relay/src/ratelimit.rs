@@ -11,7 +11,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use stvor_base::AppId;
 
 use crate::config::LimitsConfig;
-use crate::limits::{LIMITER_KEYS, ONE_TIME_PER_PAIR};
+use crate::limits::{LIMITER_KEYS, ONE_TIME_PER_PAIR, STRAY_ACKS_PER_SECOND, UPLOADS_PER_MINUTE};
 use crate::storage::{MailboxId, UserKey};
 
 /// One kind of bucket, one bucket a key.
@@ -89,10 +89,14 @@ pub(crate) struct Limiter {
     pub(crate) connects: Buckets<IpAddr>,
     pub(crate) requests_http: Buckets<IpAddr>,
     pub(crate) logins: Buckets<AppId>,
+    pub(crate) registrations: Buckets<AppId>,
+    pub(crate) address_registrations: Buckets<IpAddr>,
     pub(crate) sends: Buckets<MailboxId>,
     pub(crate) bytes: Buckets<MailboxId>,
     pub(crate) app_sends: Buckets<AppId>,
     pub(crate) requests: Buckets<MailboxId>,
+    pub(crate) uploads: Buckets<MailboxId>,
+    pub(crate) stray_acks: Buckets<MailboxId>,
     pub(crate) fetcher: Buckets<MailboxId>,
     pub(crate) target: Buckets<UserKey>,
     pub(crate) pair: Buckets<(MailboxId, UserKey)>,
@@ -111,6 +115,8 @@ impl Limiter {
                 limits.connects_per_address.saturating_mul(10),
             ),
             logins: Buckets::per_second(limits.logins_per_app, twice(limits.logins_per_app)),
+            registrations: Buckets::per_minute(limits.registrations_per_app),
+            address_registrations: Buckets::per_minute(limits.registrations_per_address),
             sends: Buckets::per_second(limits.sends_per_device, twice(limits.sends_per_device)),
             bytes: Buckets::per_second(limits.bytes_per_device, limits.bytes_per_device.saturating_mul(16)),
             app_sends: Buckets::per_second(limits.sends_per_app, twice(limits.sends_per_app)),
@@ -118,6 +124,8 @@ impl Limiter {
                 limits.requests_per_device,
                 limits.requests_per_device.saturating_mul(5),
             ),
+            uploads: Buckets::per_minute(UPLOADS_PER_MINUTE),
+            stray_acks: Buckets::per_second(STRAY_ACKS_PER_SECOND, STRAY_ACKS_PER_SECOND * 10),
             fetcher: Buckets::per_minute(limits.one_time_per_fetcher),
             target: Buckets::per_minute(limits.one_time_per_target),
             pair: Buckets::per_minute(ONE_TIME_PER_PAIR),

@@ -32,6 +32,7 @@ pub(crate) struct Relay {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) started: Instant,
     pub(crate) challenges: crate::http::Challenges,
+    pub(crate) readiness: crate::http::Readiness,
     draining: AtomicBool,
     clock: Clock,
 }
@@ -59,6 +60,7 @@ impl Relay {
             runtime: tokio::runtime::Handle::current(),
             started: Instant::now(),
             challenges: crate::http::Challenges::default(),
+            readiness: crate::http::Readiness::default(),
             draining: AtomicBool::new(false),
             clock,
         })

@@ -13,11 +13,13 @@ use stvor_wire::server::Drain;
 use stvor_wire::{Code, ServerMessage};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::cursor::CursorKey;
+use crate::gate::{Gate, Gated};
 use crate::http::{self, Origin};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -80,6 +82,7 @@ impl Relay {
         let bounds = Bounds {
             mailbox_messages: config.limits.mailbox_messages,
             mailbox_bytes: config.limits.mailbox_bytes,
+            database_bytes: config.limits.database_bytes,
             monthly_messages: config.limits.monthly_messages,
             ..Bounds::default()
         };
@@ -363,29 +366,41 @@ impl Door {
     async fn serve(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, entry: Entry) {
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else { return };
-        let origin = Origin { remote: remote.ip(), local, entry: Arc::new(entry) };
+        let deadline = Instant::now() + self.handshake();
+        let (gate, entry) = (Gate::new(), Arc::new(entry));
+        let origin = Origin { remote: remote.ip(), local, deadline, gate, entry };
         match &self.tls {
             None => self.http(stream, origin).await,
             Some(tls) => {
                 let handshake = tls.acceptor().accept(stream);
-                let deadline = Duration::from_millis(self.relay.config.limits.handshake_ms);
-                if let Ok(Ok(stream)) = tokio::time::timeout(deadline, handshake).await {
+                if let Ok(Ok(stream)) = tokio::time::timeout_at(deadline, handshake).await {
                     self.http(stream, origin).await;
                 }
             }
         }
     }
 
+    fn handshake(&self) -> Duration {
+        Duration::from_millis(self.relay.config.limits.handshake_ms)
+    }
+
     async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, origin: Origin) {
+        let deadline = origin.deadline;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let stream = Gated::new(stream, origin.gate.clone());
         let router = http::router(self.relay.clone()).layer(axum::Extension(origin));
-        let deadline = Duration::from_millis(self.relay.config.limits.handshake_ms);
-        let _ = hyper::server::conn::http1::Builder::new()
+        let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(deadline)
+            .header_read_timeout(left)
             .max_buf_size(16 * 1024)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-            .with_upgrades()
-            .await;
+            .with_upgrades();
+        tokio::pin!(serving);
+        if tokio::time::timeout_at(deadline, &mut serving).await.is_err() {
+            // No WebSocket came of it in time: a request that is under way may end, no other begins.
+            serving.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(self.handshake(), serving).await;
+        }
     }
 }
 

@@ -196,7 +196,7 @@ async fn metrics_count_and_name_nobody() {
             let (label, value) = pair.split_once('=').unwrap();
             let value = value.trim_matches('"');
             let known = Code::parse(value).is_some()
-                || ["login", "send", "request", "address", "http"].contains(&value)
+                || ["login", "registration", "send", "request", "address", "http"].contains(&value)
                 || (["quantile", "le"].contains(&label) && (value.parse::<f64>().is_ok() || value == "+Inf"));
             assert!(known, "{line}");
         }
@@ -241,6 +241,7 @@ async fn upload_over_http(
 async fn production() -> (Server, User, String) {
     let server = Server::memory_with(|config| {
         config.development = false;
+        config.open_registration = true;
         config.tokens = vec![TokenConfig { token: TOKEN.into(), app: Some(app().as_str().to_owned()) }];
         config.origins = vec!["wss://relay.example.com".into()];
     })
@@ -264,6 +265,17 @@ async fn keys_over_http_take_the_devices_proof() {
     let stranger = User::new("stranger");
     let (_, answer) = upload_over_http(&server, &stranger, "wss://relay.example.com", &bearer).await;
     answer.problem(Code::RecipientNotFound);
+}
+
+#[tokio::test]
+async fn device_that_an_upload_over_http_leaves_out_is_logged_out() {
+    let (server, _, bearer) = production().await;
+    let mut carol = User::with_devices(&app(), "carol", 2);
+    let mut second = server.login(&carol).device(2).open().await;
+    carol.change_devices(&[1], 0);
+    let (_, answer) = upload_over_http(&server, &carol, "wss://relay.example.com", &bearer).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(second.end().await.code, Code::LoggedOut);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod support;
 
 use core::time::Duration;
 
-use stvor_base::{AppId, Timestamp};
+use stvor_base::{AppId, DeviceId, Timestamp};
 use stvor_relay::{Admin, TokenConfig};
 use stvor_wire::Code;
 use stvor_wire::ServerMessage;
@@ -71,6 +71,7 @@ async fn holder_of_the_token_can_not_drain_anothers_mail() {
 async fn registering_over_anothers_name_is_refused_and_changes_nothing() {
     let server = Server::durable_with(|config| {
         config.development = false;
+        config.open_registration = true;
         config.tokens =
             vec![TokenConfig { token: "sk_live_xxx".into(), app: Some(app().as_str().to_owned()) }];
     })
@@ -330,6 +331,7 @@ async fn signature_for_another_origin_is_refused() {
 async fn origin_that_the_operator_names_is_accepted_in_its_canonical_form_only() {
     let server = Server::memory_with(|config| {
         config.development = false;
+        config.open_registration = true;
         config.tokens = vec![TokenConfig { token: TOKEN.into(), app: None }];
         config.origins = vec!["wss://relay.example.com".into()];
     })
@@ -372,6 +374,7 @@ async fn development_relay_lets_any_development_token_in_and_no_other() {
 async fn production_relay_refuses_development_tokens_that_nobody_named() {
     let server = Server::memory_with(|config| {
         config.development = false;
+        config.open_registration = true;
         config.tokens = vec![TokenConfig { token: "sk_live_xxx".into(), app: Some("shop".into()) }];
     })
     .await;
@@ -561,9 +564,64 @@ async fn ack_of_an_id_that_was_never_delivered_here_is_ignored() {
     assert!(!bob.until_pong().await.iter().any(|message| matches!(message, ServerMessage::Deliver(_))));
 }
 
+#[tokio::test]
+async fn holder_of_an_app_token_registers_nobody_unless_the_operator_lets_it() {
+    let closed = Server::memory_with(|config| {
+        config.development = false;
+        config.tokens = vec![TokenConfig { token: "sk_live_xxx".into(), app: Some("shop".into()) }];
+    })
+    .await;
+    let bob = customer("bob");
+    let end = closed.login(&bob).token("sk_live_xxx").refused().await;
+    assert_eq!(end.code, Code::RegistrationClosed);
+    assert!(end.detail.contains("open_registration"), "it says what to do: {}", end.detail);
+    let open = Server::memory_with(|config| {
+        config.development = false;
+        config.open_registration = true;
+        config.tokens = vec![TokenConfig { token: "sk_live_xxx".into(), app: Some("shop".into()) }];
+    })
+    .await;
+    open.login(&bob).token("sk_live_xxx").open().await;
+}
+
+#[tokio::test]
+async fn new_users_of_an_app_are_limited_and_known_ones_are_not() {
+    let server = Server::memory_with(|config| config.limits.registrations_per_app = 3).await;
+    let users: Vec<User> = ["a", "b", "c", "d"].map(User::new).into();
+    for user in &users[..3] {
+        server.login(user).open().await.close().await;
+    }
+    let end = server.login(&users[3]).refused().await;
+    assert_eq!(end.code, Code::RateLimited);
+    assert!(end.retry_after > Duration::ZERO);
+    server.login(&users[0]).open().await;
+}
+
+#[tokio::test]
+async fn device_number_that_was_given_to_another_device_brings_no_mail_along() {
+    for server in [Server::memory().await, Server::durable().await] {
+        let mut bob = User::with_devices(&app(), "bob", 2);
+        let mut old = server.login(&bob).device(2).open().await;
+        let (_, mut alice) = server.user("alice").await;
+        alice.send(&bob.device(2), blob("for the old device")).await;
+        // The second device is removed, and a new one gets its number, in one step.
+        bob.change_devices(&[1], 1);
+        assert_eq!(bob.list.devices[1].id, DeviceId::new(2).unwrap());
+        server.login(&bob).open().await;
+        assert_eq!(old.end().await.code, Code::LoggedOut);
+        let mut new = server.login(&bob).device(2).open().await;
+        alice.new_lane_epoch(&bob.device(2));
+        assert_eq!(new.mail(&mut alice).await, []);
+    }
+}
+
 /// A durable production relay, with the operator's command line at its database.
 async fn operated() -> (Server, Admin) {
-    let server = Server::durable_with(|config| config.development = false).await;
+    let server = Server::durable_with(|config| {
+        config.development = false;
+        config.open_registration = true;
+    })
+    .await;
     let admin = Admin::open(&server.database()).unwrap();
     (server, admin)
 }

@@ -78,6 +78,16 @@ pub(crate) fn banner(config: &Config, handle: &Handle, out: Out) -> Result {
         Some(tls) => out.say(format_args!("  TLS      {}", tls.certificate.display())),
         None => out.say("  TLS      off"),
     }
+    if config.registration_is_open() {
+        out.say("  users    OPEN: whoever has an app token may register a name that is free");
+    } else if config.client_keys.is_empty() {
+        out.warn(
+            "  NOTE nobody can register: name the keys of your backend (client_keys in [relay]), or let every holder of \
+             an app token in (open_registration = true)",
+        );
+    } else {
+        out.say("  users    registered with client tokens of your backend only");
+    }
     let public = !handle.local_addr().ip().is_loopback();
     if config.development {
         out.warn("  INSECURE development mode: any stvor_ token is let in, and a name can be taken over from a lost device");

@@ -24,7 +24,9 @@ const TOKEN_FILE: &str = "app-token";
 /// Runs it until it is asked to end.
 pub(crate) async fn run(context: Context<'_>, args: &UpArgs) -> Result {
     let ending = Ending::watch(args.life)?;
-    let config: Config = relay::config(context, args.listen, false)?;
+    let mut config: Config = relay::config(context, args.listen, false)?;
+    // For trying out and small teams: who has the token may take a free name. With client keys, the backend decides.
+    config.open_registration |= config.client_keys.is_empty();
     let directory = relay_dir(&context.settings.data_dir()?);
     server::make_private(&directory)?;
     let file = directory.join(TOKEN_FILE);

@@ -49,6 +49,15 @@ pub(crate) struct Item {
     pub(crate) bytes: usize,
 }
 
+/// What a device says that it has stored.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledged {
+    /// Was delivered on this connection: no more than the window.
+    pub(crate) known: Vec<AckRow>,
+    /// Was not; perhaps on an earlier one.
+    pub(crate) strays: Vec<AckRow>,
+}
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) struct Delivery {
@@ -222,10 +231,10 @@ impl Delivery {
     }
 
     /// Messages are stored by the device; returns the rows to delete.
-    pub(crate) fn acknowledge(&mut self, ack: &Ack) -> Vec<AckRow> {
-        let mut rows = Vec::with_capacity(ack.single.len());
+    pub(crate) fn acknowledge(&mut self, ack: &Ack) -> Acknowledged {
+        let mut acked = Acknowledged::default();
         if ack.mailbox_epoch != self.epoch {
-            return rows;
+            return acked;
         }
         if let Some(up_to) = ack.up_to {
             let known = self.in_flight.get(&up_to.msg_id).is_some_and(|sent| sent.seq == up_to.seq);
@@ -235,12 +244,12 @@ impl Delivery {
                     self.in_flight.iter().filter(|(_, sent)| covered(sent)).map(|(id, _)| *id).collect();
                 for msg_id in ids {
                     if let Some(sent) = self.remove(&msg_id) {
-                        rows.push(AckRow { place: Place::Seq(sent.seq), msg_id });
+                        acked.known.push(AckRow { place: Place::Seq(sent.seq), msg_id });
                     }
                 }
             } else {
                 // Not ours to cover: only that one row, if it is what the device says.
-                rows.push(AckRow { place: Place::Seq(up_to.seq), msg_id: up_to.msg_id });
+                acked.strays.push(AckRow { place: Place::Seq(up_to.seq), msg_id: up_to.msg_id });
             }
         }
         for one in &ack.single {
@@ -252,12 +261,15 @@ impl Delivery {
                 (0, None) => continue,
                 (seq, _) => Place::Seq(seq),
             };
+            let row = AckRow { place, msg_id: one.msg_id };
             if sent.is_some_and(|sent| one.seq == 0 || sent.seq == 0 || sent.seq == one.seq) {
                 self.remove(&one.msg_id);
+                acked.known.push(row);
+            } else {
+                acked.strays.push(row);
             }
-            rows.push(AckRow { place, msg_id: one.msg_id });
         }
-        rows
+        acked
     }
 
     /// Sets the window, within the limits.
@@ -319,7 +331,7 @@ mod tests {
         assert_eq!(delivery.live(item(1), true), Live::Sent);
         assert_eq!(delivery.committed(item(1), 1, (Some(Live::Sent), true)), Committed::Nothing);
         assert!(delivery.start_page().is_none());
-        let rows = delivery.acknowledge(&ack(&[(0, 1)]));
+        let rows = delivery.acknowledge(&ack(&[(0, 1)])).known;
         assert_eq!(rows, [AckRow { place: Place::Seq(1), msg_id: id(1) }]);
     }
 
@@ -375,7 +387,7 @@ mod tests {
         assert_eq!(delivery.live(item(1), true), Live::Sent);
         assert_eq!(delivery.committed(item(2), 1, (None, true)), Committed::Deliver);
         let up_to = Some(AckOne { seq: 1, msg_id: id(2) });
-        let rows = delivery.acknowledge(&Ack { mailbox_epoch: 5, up_to, single: Vec::new() });
+        let rows = delivery.acknowledge(&Ack { mailbox_epoch: 5, up_to, single: Vec::new() }).known;
         assert_eq!(rows, [AckRow { place: Place::Seq(1), msg_id: id(2) }]);
         assert_eq!(delivery.in_flight.len(), 1, "the live copy is still un-ACKed");
     }
@@ -384,7 +396,8 @@ mod tests {
     fn an_ack_of_another_epoch_deletes_nothing() {
         let mut delivery = opened();
         assert_eq!(delivery.live(item(1), true), Live::Sent);
-        assert!(delivery.acknowledge(&Ack { mailbox_epoch: 6, ..ack(&[(0, 1)]) }).is_empty());
+        let acked = delivery.acknowledge(&Ack { mailbox_epoch: 6, ..ack(&[(0, 1)]) });
+        assert!(acked.known.is_empty() && acked.strays.is_empty());
     }
 
     #[test]

@@ -15,8 +15,12 @@ use stvor_wire::{Code, FrameError, PROTOCOL_VERSION, Phase, ServerMessage, frame
 use super::delivery::Delivery;
 use super::{Conn, Peer, Sink, Stream, Who, cursor_of, end, pump, receive};
 use crate::auth::{Admission, accepted_origin, prove};
+use crate::ratelimit::network_of;
 use crate::relay::Relay;
-use crate::storage::{Attach, Attached, Refusal, StoreError, UserKey};
+use crate::storage::{Attach, Attached, Consent, Refusal, StoreError, UserKey};
+
+/// Why a device that its user's list left out is logged out.
+pub(crate) const NO_LONGER_LISTED: &str = "the device is no longer in its user's device list";
 
 /// Why there is no connection: what to tell the client, or nothing when it is gone.
 type NoLogin = Option<End>;
@@ -69,6 +73,7 @@ pub(super) async fn login(
         receive: auth.mode == Mode::Receive,
         fresh_epoch: fresh_epoch()?,
     };
+    take_registration(relay, peer, &attach).await?;
     let attached = relay.store.attach(attach).await.map_err(store_error)?;
     open(relay, admission, hello, &auth, attached).await
 }
@@ -103,6 +108,26 @@ async fn admit(relay: &Relay, hello: &Hello) -> Result<(Admission, Challenge), N
     Ok((admission, challenge))
 }
 
+/// Takes one registration from the buckets of the app and the address, if the log-in would register a new name.
+async fn take_registration(relay: &Relay, peer: &Peer, attach: &Attach) -> Result<(), NoLogin> {
+    if attach.permission.register != Consent::Allowed {
+        return Ok(());
+    }
+    let known = relay.store.user_state(&attach.app, &attach.address.user).await.map_err(store_error)?;
+    if known.registered {
+        return Ok(());
+    }
+    let of_address = || match peer.remote.is_loopback() {
+        true => Ok(()),
+        false => relay.limiter.address_registrations.take(&network_of(peer.remote), 1),
+    };
+    of_address().and_then(|()| relay.limiter.registrations.take(&attach.app, 1)).map_err(|wait| {
+        relay.metrics.rate_limited("registration");
+        let end = end(Code::RateLimited, "too many new users are registered at once: retry later");
+        Some(End { retry_after: wait, ..end })
+    })
+}
+
 fn no_randomness() -> NoLogin {
     Some(end(Code::Internal, "the relay has no randomness"))
 }
@@ -131,7 +156,9 @@ async fn open(
     announce(relay, &who, &attached);
     let delivery = receives.then(|| Delivery::new(attached.epoch));
     let conn = Arc::new(Conn::new(relay.hub.next_id(), who, delivery));
-    relay.hub.join(&conn);
+    if !relay.hub.join(&conn) {
+        return Err(Some(end(Code::TooMany, "this device has too many connections: close some")));
+    }
     let last_seq = if receives { relay.store.last_seq(attached.device).await } else { Ok(0) };
     let last_seq = last_seq.map_err(|error| {
         relay.hub.leave(&conn);
@@ -175,11 +202,7 @@ fn announce(relay: &Relay, who: &Who, attached: &Attached) {
         tracing::warn!("a name was taken over by another identity; its mail and keys were dropped");
         relay.metrics.identity_replaced();
     }
-    relay.hub.devices_gone(
-        &attached.removed,
-        Code::LoggedOut,
-        "the device is no longer in its user's device list",
-    );
+    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, NO_LONGER_LISTED);
     if attached.registration != Registration::Known {
         relay.hub.appeared(&UserKey { app: (*who.app).clone(), user: who.address.user.clone() });
     }

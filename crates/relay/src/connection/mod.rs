@@ -23,9 +23,11 @@ use stvor_wire::server::End;
 use stvor_wire::{Code, FrameError, Phase, ServerMessage, frame};
 use tokio::time::Instant;
 
+pub(crate) use login::NO_LONGER_LISTED;
 pub(crate) use outbox::{Conn, TokenRef, Who};
 
 use crate::cursor::Cursor;
+use crate::gate::Gate;
 use crate::limits::{MISSED_HEARTBEATS, UNANSWERED_SENDS};
 use crate::relay::Relay;
 
@@ -46,6 +48,15 @@ pub(crate) struct Peer {
     pub(crate) host: Option<String>,
 }
 
+/// A new connection.
+pub(crate) struct Arrival {
+    pub(crate) peer: Peer,
+    /// When it has to be logged in.
+    pub(crate) deadline: Instant,
+    /// Bounds what it sends until then.
+    pub(crate) gate: Arc<Gate>,
+}
+
 /// An END of a code, with its sentence cut to what the wire allows.
 pub(crate) fn end(code: Code, detail: &str) -> End {
     let mut length = detail.len().min(MAX_DETAIL_BYTES);
@@ -56,16 +67,18 @@ pub(crate) fn end(code: Code, detail: &str) -> End {
 }
 
 /// Runs a connection from the upgrade to its end.
-pub(crate) async fn run(relay: Arc<Relay>, socket: WebSocket, peer: Peer) {
+pub(crate) async fn run(relay: Arc<Relay>, socket: WebSocket, arrival: Arrival) {
+    let Arrival { peer, deadline, gate } = arrival;
     let (mut sink, mut stream) = socket.split();
-    let deadline = Duration::from_millis(relay.config.limits.handshake_ms);
-    let login = tokio::time::timeout(deadline, login::login(&relay, &mut sink, &mut stream, &peer)).await;
+    let login = login::login(&relay, &mut sink, &mut stream, &peer);
+    let login = tokio::time::timeout_at(deadline, login).await;
     let outcome = match login {
         Ok(outcome) => outcome,
         Err(_) => Err(Some(end(Code::HandshakeTimeout, "the log-in took too long"))),
     };
     match outcome {
         Ok(conn) => {
+            gate.open();
             relay.metrics.logged_in();
             serve(&relay, &conn, sink, stream).await;
             conn.close();

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
-use crate::limits::{LIVE_OUTBOUND_BYTES, OUTBOUND_BYTES, OUTBOUND_FRAMES};
+use crate::limits::{EPHEMERAL_OUTBOUND_BYTES, LIVE_OUTBOUND_BYTES, OUTBOUND_BYTES, OUTBOUND_FRAMES};
 use crate::storage::MailboxId;
 
 /// What work on the receiving half may queue.
@@ -132,7 +132,8 @@ impl Conn {
     /// Queues a frame that may be dropped. Returns whether it was queued.
     pub(crate) fn push_if_idle(&self, frame: Bytes) -> bool {
         let mut state = self.state();
-        let room = state.bytes + frame.len() <= LIVE_OUTBOUND_BYTES && !state.closed && state.end.is_none();
+        let room =
+            state.bytes + frame.len() <= EPHEMERAL_OUTBOUND_BYTES && !state.closed && state.end.is_none();
         if room {
             self.push_locked(&mut state, frame);
         }

@@ -78,7 +78,12 @@ pub(super) fn pump(relay: &Arc<Relay>, conn: &Arc<Conn>) {
 
 /// Deletes what the device has stored.
 pub(super) fn acknowledge(relay: &Arc<Relay>, conn: &Arc<Conn>, ack: &Ack) {
-    let Some(rows) = conn.deliver(|delivery, _| delivery.acknowledge(ack)) else { return };
+    let Some(acked) = conn.deliver(|delivery, _| delivery.acknowledge(ack)) else { return };
+    let mut rows = acked.known;
+    let strays = u32::try_from(acked.strays.len()).unwrap_or(u32::MAX);
+    if strays > 0 && relay.limiter.stray_acks.take(&conn.who.device, strays).is_ok() {
+        rows.extend(acked.strays);
+    }
     if !rows.is_empty() {
         let answer = conn.clone();
         relay.store.ack(

@@ -41,6 +41,12 @@ fn store_error(request_id: NonZeroU64, error: &StoreError) -> Nack {
     }
 }
 
+fn limited(relay: &Relay, request_id: NonZeroU64, wait: Duration) -> Nack {
+    relay.metrics.rate_limited("request");
+    let refused = refuse(request_id, Code::RateLimited, "too many requests: retry after the given time");
+    Nack { retry_after: wait, ..refused }
+}
+
 /// One of a bounded number; given back when dropped.
 struct Permit(Arc<Conn>, fn(&Conn) -> &AtomicUsize);
 
@@ -69,9 +75,7 @@ fn run(
         return;
     };
     if let Err(wait) = relay.limiter.requests.take(&conn.who.device, 1) {
-        relay.metrics.rate_limited("request");
-        let limited = refuse(request_id, Code::RateLimited, "too many requests: retry after the given time");
-        conn.say(&ServerMessage::Nack(Nack { retry_after: wait, ..limited }));
+        conn.say(&ServerMessage::Nack(limited(relay, request_id, wait)));
         return;
     }
     let conn = conn.clone();
@@ -92,6 +96,11 @@ pub(super) fn upload(relay: &Arc<Relay>, conn: &Arc<Conn>, upload: UploadKeys) {
     let request_id = upload.request_id;
     let (relay_, conn_) = (relay.clone(), conn.clone());
     run(relay, conn, request_id, async move {
+        relay_
+            .limiter
+            .uploads
+            .take(&conn_.who.device, 1)
+            .map_err(|wait| limited(&relay_, request_id, wait))?;
         let keys = relay_.store.upload_keys(conn_.who.device, upload).await;
         let keys = keys.map_err(|error| store_error(request_id, &error))?;
         relay_.hub.appeared(&own_key(&conn_));

@@ -36,6 +36,9 @@ const MAX_BODY: usize = 192 * 1024;
 /// Open challenges at once.
 const MAX_CHALLENGES: usize = 10_000;
 
+/// Of these, for users of one app: nobody with a token of another one can use them all up.
+const MAX_CHALLENGES_PER_APP: usize = MAX_CHALLENGES / 4;
+
 /// How long a challenge is good.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
 
@@ -52,10 +55,17 @@ struct Open {
 impl Challenges {
     fn put(&self, open: Open, now: Timestamp) -> Result<(), Refused> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_CHALLENGES {
+        let of_app = |all: &HashMap<_, Open>| {
+            all.values().filter(|other| other.challenge.app == open.challenge.app).count()
+                >= MAX_CHALLENGES_PER_APP
+        };
+        let full = |all: &HashMap<_, Open>| {
+            all.len() >= MAX_CHALLENGES || (all.len() >= MAX_CHALLENGES_PER_APP && of_app(all))
+        };
+        if full(&all) {
             all.retain(|_, open| now.since(open.challenge.server_time) <= CHALLENGE_LIFE);
         }
-        if all.len() >= MAX_CHALLENGES {
+        if full(&all) {
             return Err(Refused::new(Code::TooMany, "too many challenges are open: retry later"));
         }
         all.insert(open.challenge.nonce, open);
@@ -344,6 +354,11 @@ pub(super) async fn upload(
             fresh_epoch: 1,
         })
         .await?;
+    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, crate::connection::NO_LONGER_LISTED);
+    if let Err(wait) = relay.limiter.uploads.take(&attached.device, 1) {
+        relay.metrics.rate_limited("request");
+        return Err(Refused::limited(wait, ("device", relay.limiter.uploads.burst(), 60)));
+    }
     let counts = relay.store.upload_keys(attached.device, keys).await?;
     relay.hub.appeared(&UserKey { app: open.challenge.app, user: open.address.user });
     Ok(Json(KeysAnswer { one_time: counts.one_time, kem_one_time: counts.kem_one_time }))

@@ -2,6 +2,7 @@
 
 mod keys;
 mod problem;
+mod readiness;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,18 +19,23 @@ use stvor_wire::{Code, SOCKET_PATH, SUBPROTOCOL};
 use tokio::net::TcpListener;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::connection::{self, Peer};
+use crate::connection::{self, Arrival, Peer};
+use crate::gate::Gate;
 use crate::limits::SOCKET_BUFFER;
 use crate::ratelimit::network_of;
 use crate::relay::Relay;
 pub(crate) use keys::Challenges;
 use problem::Refused;
+pub(crate) use readiness::Readiness;
 
 /// Where a request comes from, and what keeps its socket counted.
 #[derive(Clone)]
 pub(crate) struct Origin {
     pub(crate) remote: IpAddr,
     pub(crate) local: SocketAddr,
+    /// When the connection has to be a logged-in WebSocket.
+    pub(crate) deadline: tokio::time::Instant,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) entry: Arc<dyn core::any::Any + Send + Sync>,
 }
 
@@ -65,7 +71,7 @@ async fn limit(
         let buckets = &relay.limiter.requests_http;
         if let Err(wait) = buckets.take(&network_of(origin.remote), 1) {
             relay.metrics.rate_limited("http");
-            return Refused::limited(wait, buckets.burst()).into_response();
+            return Refused::limited(wait, ("address", buckets.burst(), 10)).into_response();
         }
     }
     next.run(request).await
@@ -105,6 +111,7 @@ async fn socket(
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let peer = Peer { remote: origin.remote, local: origin.local, host };
+    origin.gate.arm();
     upgrade
         .protocols([SUBPROTOCOL])
         .read_buffer_size(SOCKET_BUFFER)
@@ -112,8 +119,8 @@ async fn socket(
         .max_message_size(MAX_FRAME_AFTER_AUTH)
         .max_frame_size(MAX_FRAME_AFTER_AUTH)
         .on_upgrade(move |socket| async move {
-            let entry = origin.entry;
-            connection::run(relay, socket, peer).await;
+            let Origin { deadline, gate, entry, .. } = origin;
+            connection::run(relay, socket, Arrival { peer, deadline, gate }).await;
             drop(entry);
         })
 }
@@ -162,7 +169,7 @@ async fn readyz(State(relay): Shared) -> Response {
     if relay.is_draining() {
         return Refused::new(Code::Draining, "the relay is stopping").into_response();
     }
-    match relay.store.check().await {
+    match relay.readiness.ask(&relay.store).await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => Refused::new(Code::StoreUnavailable, error.to_string()).into_response(),
     }

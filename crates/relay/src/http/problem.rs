@@ -16,18 +16,21 @@ struct Content {
     problem: Problem,
     code: Code,
     retry_after: Option<Duration>,
-    limit: Option<u32>,
+    limit: Option<Limit>,
 }
+
+/// Of whom, how many requests, in how many seconds.
+pub(super) type Limit = (&'static str, u32, u32);
 
 impl Refused {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self(Box::new(Content { problem: Problem::new(code, detail), code, retry_after: None, limit: None }))
     }
 
-    /// 429: `limit` requests fit the bucket, and the next one may come after `wait`.
-    pub(super) fn limited(wait: Duration, limit: u32) -> Self {
-        let mut refused =
-            Self::new(Code::RateLimited, "too many requests from this address: retry after the given time");
+    /// 429: past `limit`, and the next request may come after `wait`.
+    pub(super) fn limited(wait: Duration, limit: Limit) -> Self {
+        let detail = format!("too many requests of this {}: retry after the given time", limit.0);
+        let mut refused = Self::new(Code::RateLimited, detail);
         refused.0.retry_after = Some(wait);
         refused.0.limit = Some(limit);
         refused
@@ -50,17 +53,15 @@ impl IntoResponse for Refused {
         if let Some(wait) = wait {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            if let Some(limit) = refused.limit {
+            if let Some((of, limit, window)) = refused.limit {
                 let text =
                     |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
                 headers.insert(
                     HeaderName::from_static("ratelimit-policy"),
-                    text(format!("\"address\";q={limit};w=10")),
+                    text(format!("\"{of}\";q={limit};w={window}")),
                 );
-                headers.insert(
-                    HeaderName::from_static("ratelimit"),
-                    text(format!("\"address\";r=0;t={seconds}")),
-                );
+                headers
+                    .insert(HeaderName::from_static("ratelimit"), text(format!("\"{of}\";r=0;t={seconds}")));
             }
         }
         if refused.code == Code::WebsocketRequired {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use stvor_base::devices::DeviceList;
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 use stvor_wire::Code;
 use stvor_wire::client::UploadKeys;
@@ -231,9 +232,10 @@ impl State {
                 signature: [0; 64],
                 devices: BTreeMap::new(),
             });
+            let stored = DeviceList::decode(&user.list).ok();
+            let listed = |id: &DeviceId| rules::is_same_device(stored.as_ref(), &attach.list, *id);
             user.list = attach.list_bytes.clone();
             user.signature = attach.list_signature;
-            let listed = |id: &DeviceId| attach.list.device(*id).is_some();
             removed.extend(user.devices.iter().filter(|(id, _)| !listed(id)).map(|(_, device)| *device));
             user.devices.retain(|id, _| listed(id));
             for entry in &attach.list.devices {

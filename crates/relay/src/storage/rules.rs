@@ -1,8 +1,8 @@
 //! What every store decides alike, without I/O.
 
 use bytes::Bytes;
-use stvor_base::Timestamp;
 use stvor_base::devices::DeviceList;
+use stvor_base::{DeviceId, Timestamp};
 use stvor_crypto::kdf::sha256;
 use stvor_wire::Code;
 use stvor_wire::client::Lane;
@@ -108,7 +108,8 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
             )),
             Consent::Closed => Err(Refusal::new(
                 Code::RegistrationClosed,
-                "registering a new user here takes a client token that names the user",
+                "registering a new user here takes a client token that names the user; the relay's operator may let app \
+                 tokens do it with open_registration = true",
             )),
         };
     };
@@ -142,6 +143,13 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
     } else {
         Err(Refusal::new(Code::UnknownDevice, "the user's current device list does not hold this device"))
     }
+}
+
+/// Whether a device of the list that the store holds is the same one in the new list: its number may have been given to
+/// another device since, which must not get its mail.
+pub(crate) fn is_same_device(stored: Option<&DeviceList>, new: &DeviceList, device: DeviceId) -> bool {
+    let key = |list: &DeviceList| list.device(device).map(|entry| entry.signing_key);
+    key(new).is_some() && stored.is_none_or(|stored| key(stored) == key(new))
 }
 
 /// Whether one-time prekeys just fell below [`KEYS_LOW`].

@@ -46,6 +46,11 @@ pub enum StoreError {
     /// The database was written by a newer build.
     #[error("the relay's database has a newer format ({0}) than this build reads: start the newer build")]
     TooNew(String),
+    /// The file is no database, or a part of it is missing or damaged.
+    #[error(
+        "the relay's database is damaged or is none ({0}): nothing was changed; put a backup in its place"
+    )]
+    Corrupt(String),
     /// Another relay holds the database.
     #[error("another relay uses the database {0}: stop it, or give this one a database of its own")]
     InUse(String),
@@ -65,6 +70,7 @@ impl stvor_base::ErrorCode for StoreError {
             Self::Refused(refusal) => refusal.code.as_str(),
             Self::Unavailable(_) => "STORE_UNAVAILABLE",
             Self::TooNew(_) => "FORMAT_TOO_NEW",
+            Self::Corrupt(_) => "STORE_CORRUPT",
             Self::InUse(_) => "STORE_IN_USE",
         }
     }
@@ -306,6 +312,8 @@ pub struct Bounds {
     pub mailbox_bytes: u64,
     /// How long a message id is recognised.
     pub dedup: Duration,
+    /// Bytes of the whole database; `None` for what the disk holds.
+    pub database_bytes: Option<u64>,
     /// Messages an app may send in a calendar month (UTC); `None` for any number.
     pub monthly_messages: Option<u64>,
 }
@@ -316,6 +324,7 @@ impl Default for Bounds {
             mailbox_messages: crate::limits::MAILBOX_MESSAGES,
             mailbox_bytes: crate::limits::MAILBOX_BYTES,
             dedup: crate::limits::DEDUP,
+            database_bytes: None,
             monthly_messages: None,
         }
     }

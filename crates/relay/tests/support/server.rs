@@ -152,6 +152,29 @@ pub(crate) mod process {
             Self { place: Place::of(address), process }
         }
 
+        /// As [`Child::start`], on a file system that has room for files of this many bytes only.
+        pub(crate) fn start_cramped(name: &str, directory: &Path, bytes: usize) -> Self {
+            // The shell counts in blocks of 512 bytes. Without the trap the kernel would end the process.
+            let limit = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", bytes / 512);
+            let process = Spawn::new("/bin/sh")
+                .name("relay")
+                .args(["-c", &limit])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(DATABASE, directory)
+                .start()
+                .unwrap();
+            let address = process.wait_address("listening on", SOON).unwrap();
+            Self { place: Place::of(address), process }
+        }
+
+        /// There is room again.
+        pub(crate) fn make_room(&self) {
+            let pid = i32::try_from(self.process.pid()).ok().and_then(rustix::process::Pid::from_raw);
+            let any = rustix::process::Rlimit { current: None, maximum: None };
+            rustix::process::prlimit(pid, rustix::process::Resource::Fsize, any).unwrap();
+        }
+
         /// Kills it between two instructions.
         pub(crate) fn kill(self) {
             self.process.kill().unwrap();

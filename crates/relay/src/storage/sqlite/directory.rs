@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use stvor_base::devices::DeviceList;
 use stvor_base::{Address, AppId, DeviceId, UserId};
 use stvor_wire::Code;
 use stvor_wire::client::UploadKeys;
@@ -132,6 +133,7 @@ impl Batch<'_> {
         let known = find_user(sql, &attach.app, &attach.address.user)?;
         let registering = rules::register(known.as_ref().map(|user| &user.list), attach)
             .map_err(|refusal| Failure::Store(StoreError::Refused(refusal)))?;
+        let stored = known.as_ref().and_then(|user| DeviceList::decode(&user.list).ok());
         let mut removed = Vec::new();
         if let (Registering::Replace, Some(user)) = (registering, &known) {
             removed.extend(self.drop_user(user.id)?);
@@ -143,7 +145,7 @@ impl Batch<'_> {
                 .insert(params![attach.app.as_str(), attach.address.user.as_str()])?,
         };
         if registering != Registering::Known {
-            self.adopt_list(user, attach, &mut removed)?;
+            self.adopt_list(user, (stored.as_ref(), attach), &mut removed)?;
         }
         let (id, epoch): (i64, i64) = sql
             .prepare_cached("SELECT id, epoch FROM devices WHERE user = ?1 AND device = ?2")?
@@ -176,18 +178,18 @@ impl Batch<'_> {
     fn adopt_list(
         &mut self,
         user: i64,
-        attach: &Attach,
+        (stored, attach): (Option<&DeviceList>, &Attach),
         removed: &mut Vec<MailboxId>,
     ) -> Result<(), Failure> {
         self.sql
             .prepare_cached("UPDATE users SET list = ?2, signature = ?3 WHERE id = ?1")?
             .execute(params![user, &attach.list_bytes[..], attach.list_signature])?;
-        let present = devices_of(self.sql, user)?;
-        for (device, number) in &present {
-            if attach.list.device(*number).is_none() {
-                self.drop_device(*device)?;
-                removed.push(*device);
-            }
+        let (present, gone): (Vec<_>, Vec<_>) = devices_of(self.sql, user)?
+            .into_iter()
+            .partition(|(_, number)| rules::is_same_device(stored, &attach.list, *number));
+        for (device, _) in gone {
+            self.drop_device(device)?;
+            removed.push(device);
         }
         for entry in &attach.list.devices {
             if !present.iter().any(|(_, number)| *number == entry.id) {

@@ -1,14 +1,15 @@
 //! Messages in SQL: put, acknowledge, read, sweep.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 
 use super::writer::{Batch, unavailable};
-use crate::storage::rules::{self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, month_of};
+use crate::storage::rules::{Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, month_of};
 use crate::storage::{
     AckRow, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept,
 };
@@ -22,9 +23,20 @@ pub(super) struct Cache {
     devices: HashMap<i64, Option<DeviceState>>,
     lanes: HashMap<(i64, i64), LaneState>,
     usage: HashMap<AppId, Usage>,
+    /// Messages of this batch, by mailbox and seq. What its device acknowledges within the batch is never written.
+    fresh: BTreeMap<(i64, i64), Arc<Put>>,
     dirty_devices: Vec<i64>,
     dirty_lanes: Vec<(i64, i64)>,
     dirty_usage: Vec<AppId>,
+}
+
+/// What an acknowledgement finds among the messages of its batch.
+enum Fresh {
+    Absent,
+    /// Another message has this place.
+    OtherId,
+    /// It was there, with so many bytes, and is gone.
+    Taken(u64),
 }
 
 #[derive(Clone, Default)]
@@ -123,6 +135,19 @@ impl Cache {
         Ok(state.as_mut())
     }
 
+    /// Takes a message out that is not written yet, if its id is the one that is acknowledged.
+    fn take_fresh(&mut self, key: (i64, i64), msg_id: MessageId) -> Fresh {
+        match self.fresh.get(&key) {
+            None => Fresh::Absent,
+            Some(put) if put.msg_id != msg_id => Fresh::OtherId,
+            Some(put) => {
+                let length = put.blob.len() as u64;
+                self.fresh.remove(&key);
+                Fresh::Taken(length)
+            }
+        }
+    }
+
     fn touch(&mut self, device: MailboxId, change: impl FnOnce(&mut DeviceState)) {
         if let Some(Some(state)) = self.devices.get_mut(&device.0) {
             change(state);
@@ -165,15 +190,56 @@ impl Cache {
         }
     }
 
-    /// Writes what changed.
+    /// Writes what changed. To be called before a statement looks at the tables of messages, devices, lanes or usage.
     pub(super) fn flush(&mut self, sql: &Connection) -> Result<(), rusqlite::Error> {
+        self.flush_messages(sql)?;
+        self.flush_devices(sql)?;
+        self.flush_lanes(sql)?;
+        for app in self.dirty_usage.drain(..) {
+            let Some(usage) = self.usage.get_mut(&app) else { continue };
+            sql.prepare_cached("INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3)")?.execute(params![
+                app.as_str(),
+                int(usage.month),
+                int(usage.messages)
+            ])?;
+            usage.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn flush_messages(&mut self, sql: &Connection) -> Result<(), rusqlite::Error> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
+        let mut insert =
+            sql.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+        for ((device, seq), put) in std::mem::take(&mut self.fresh) {
+            insert.execute(params![
+                device,
+                seq,
+                put.msg_id.as_bytes(),
+                put.sender.0,
+                put.from.user.as_str(),
+                put.from.device.get(),
+                millis(put.received_at),
+                millis(put.expires_at),
+                &put.blob[..]
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn flush_devices(&mut self, sql: &Connection) -> Result<(), rusqlite::Error> {
+        if self.dirty_devices.is_empty() {
+            return Ok(());
+        }
+        let mut update = sql.prepare_cached(
+            "UPDATE devices SET last_seq = ?2, lost_seq = ?3, counter = ?4, messages = ?5, bytes = ?6, closed = ?7
+             WHERE id = ?1",
+        )?;
         for id in self.dirty_devices.drain(..) {
             let Some(Some(state)) = self.devices.get_mut(&id) else { continue };
-            sql.prepare_cached(
-                "UPDATE devices SET last_seq = ?2, lost_seq = ?3, counter = ?4, messages = ?5, bytes = ?6, closed = ?7
-                 WHERE id = ?1",
-            )?
-            .execute(params![
+            update.execute(params![
                 id,
                 int(state.last_seq),
                 int(state.lost_seq),
@@ -184,30 +250,28 @@ impl Cache {
             ])?;
             state.dirty = false;
         }
+        Ok(())
+    }
+
+    fn flush_lanes(&mut self, sql: &Connection) -> Result<(), rusqlite::Error> {
+        if self.dirty_lanes.is_empty() {
+            return Ok(());
+        }
+        let mut replace =
+            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         for key in self.dirty_lanes.drain(..) {
             let Some(state) = self.lanes.get_mut(&key) else { continue };
             let Some(newer) = state.lanes.0.last() else { continue };
             let older = state.lanes.0.len().checked_sub(2).and_then(|at| state.lanes.0.get(at));
-            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-                params![
-                    key.0,
-                    key.1,
-                    older.map(|lane| int(lane.0)),
-                    older.map(|lane| int(lane.1)),
-                    int(newer.0),
-                    int(newer.1)
-                ],
-            )?;
-            state.dirty = false;
-        }
-        for app in self.dirty_usage.drain(..) {
-            let Some(usage) = self.usage.get_mut(&app) else { continue };
-            sql.prepare_cached("INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3)")?.execute(params![
-                app.as_str(),
-                int(usage.month),
-                int(usage.messages)
+            replace.execute(params![
+                key.0,
+                key.1,
+                older.map(|lane| int(lane.0)),
+                older.map(|lane| int(lane.1)),
+                int(newer.0),
+                int(newer.1)
             ])?;
-            usage.dirty = false;
+            state.dirty = false;
         }
         Ok(())
     }
@@ -223,17 +287,20 @@ impl Batch<'_> {
         })
     }
 
-    pub(super) fn put(&mut self, put: &Put) -> Result<Stored, StoreError> {
-        let result = self.try_put(put);
+    pub(super) fn put(&mut self, put: &Arc<Put>, hash: [u8; 16]) -> Result<Stored, StoreError> {
+        let result = self.try_put(put, hash);
         self.note(result)?.map_err(StoreError::Refused)
     }
 
-    fn try_put(&mut self, put: &Put) -> Result<Result<Stored, Refusal>, rusqlite::Error> {
+    fn try_put(
+        &mut self,
+        put: &Arc<Put>,
+        hash: [u8; 16],
+    ) -> Result<Result<Stored, Refusal>, rusqlite::Error> {
         let (sql, bounds) = (self.sql, self.bounds);
         let key = (put.mailbox.0, put.sender.0);
         let Some(device) = self.cache.device(sql, put.mailbox)? else { return Ok(Err(NO_RECIPIENT)) };
         let (seq, mut gauge) = (device.last_seq + 1, device.gauge);
-        let hash = rules::blob_hash(&put.blob);
         let mut lanes = self.cache.lanes(sql, key)?.lanes.clone();
         let month = month_of(put.received_at);
         let over_quota = match bounds.monthly_messages {
@@ -257,19 +324,7 @@ impl Batch<'_> {
         if fresh == 0 {
             return Ok(seen(sql, put, hash)?.unwrap_or(Ok(Stored::Duplicate)));
         }
-        sql.prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
-            params![
-                put.mailbox.0,
-                int(seq),
-                put.msg_id.as_bytes(),
-                put.sender.0,
-                put.from.user.as_str(),
-                put.from.device.get(),
-                millis(put.received_at),
-                millis(put.expires_at),
-                &put.blob[..]
-            ],
-        )?;
+        self.cache.fresh.insert((put.mailbox.0, int(seq)), put.clone());
         self.cache.touch(put.mailbox, |device| {
             device.last_seq = seq;
             device.gauge = gauge;
@@ -306,6 +361,17 @@ impl Batch<'_> {
                     .optional()?,
             };
             let Some(seq) = seq else { continue };
+            match self.cache.take_fresh((mailbox.0, seq), ack.msg_id) {
+                Fresh::Taken(length) => {
+                    self.cache.touch(mailbox, |device| device.gauge.release(length, bounds));
+                    continue;
+                }
+                Fresh::OtherId => {
+                    mismatched.push(ack.msg_id);
+                    continue;
+                }
+                Fresh::Absent => {}
+            }
             let deleted: Option<i64> = sql
                 .prepare_cached(
                     "DELETE FROM messages WHERE device = ?1 AND seq = ?2 AND msg_id = ?3 RETURNING length(blob)",

@@ -7,6 +7,7 @@
 mod directory;
 mod mailbox;
 mod offline;
+mod queue;
 mod tokens;
 mod writer;
 
@@ -21,7 +22,7 @@ use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::KeyCounts;
 
 use super::types::*;
-use super::{Directory, Done, Mailbox, Tokens};
+use super::{Directory, Done, Mailbox, Tokens, rules};
 use crate::metrics::StoreMetrics;
 pub(crate) use offline::Offline;
 use writer::{Failure, Operation, Writer, busy, unavailable};
@@ -38,8 +39,8 @@ const BUSY: core::time::Duration = core::time::Duration::from_secs(5);
 
 /// A store in one file.
 pub struct SqliteStore {
+    /// Dropped first: it commits what is queued.
     writer: Writer,
-    thread: Option<std::thread::JoinHandle<()>>,
     readers: Arc<Readers>,
     /// Held while a relay runs on the file.
     _lock: File,
@@ -57,10 +58,20 @@ pub(crate) fn open_connection(path: &Path) -> Result<Connection, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|error| StoreError::Unavailable(format!("{}: {error}", folder.display())))?;
     }
-    let told = |error: rusqlite::Error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+    let told = |error: rusqlite::Error| {
+        let text = format!("{}: {error}", path.display());
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                StoreError::Corrupt(text)
+            }
+            _ => StoreError::Unavailable(text),
+        }
+    };
     let mut connection = Connection::open(path).map_err(told)?;
     restrict(path);
     configure(&connection).map_err(told)?;
+    // Looks at the first page, which says how long the file has to be.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(told)?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
@@ -83,6 +94,16 @@ fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+/// Past the bound SQLite answers as on a full disk.
+fn bound(connection: &Connection, bounds: &Bounds) -> Result<(), rusqlite::Error> {
+    let Some(bytes) = bounds.database_bytes else { return Ok(()) };
+    let page: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    // The largest that SQLite takes.
+    let pages = (bytes / u64::from(page.max(1))).clamp(1, 4_294_967_294);
+    // The pragma answers with the bound that is in effect.
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
@@ -112,13 +133,14 @@ impl SqliteStore {
             OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(told)?;
         lock.try_lock().map_err(|_| StoreError::InUse(path.display().to_string()))?;
         let connection = open_connection(path)?;
-        let (writer, thread) = Writer::start(connection, bounds, metrics).map_err(told)?;
+        bound(&connection, &bounds).map_err(|error| unavailable(&error))?;
+        let writer = Writer::start(connection, bounds, metrics).map_err(told)?;
         let readers = Readers {
             path: path.to_owned(),
             idle: Mutex::default(),
             permits: tokio::sync::Semaphore::new(READERS),
         };
-        Ok(Self { writer, thread: Some(thread), readers: Arc::new(readers), _lock: lock })
+        Ok(Self { writer, readers: Arc::new(readers), _lock: lock })
     }
 
     /// Reads on a connection of its own.
@@ -146,7 +168,9 @@ impl SqliteStore {
 
 fn reader(path: &Path) -> Result<Connection, StoreError> {
     let open = || {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        // One thread at a time has it: SQLite needs no locks of its own.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
@@ -154,21 +178,12 @@ fn reader(path: &Path) -> Result<Connection, StoreError> {
     open().map_err(|error: rusqlite::Error| unavailable(&error))
 }
 
-impl Drop for SqliteStore {
-    fn drop(&mut self) {
-        // The thread commits what is queued, then ends, when its queue is closed.
-        self.writer = Writer::closed();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[async_trait]
 impl Mailbox for SqliteStore {
     fn put(&self, put: Arc<Put>, done: Done<Stored>) {
-        if let Err(operation) = self.writer.submit(Operation::Put(put, done))
-            && let Operation::Put(_, done) = *operation
+        let hash = rules::blob_hash(&put.blob);
+        if let Err(operation) = self.writer.submit(Operation::Put(put, hash, done))
+            && let Operation::Put(.., done) = *operation
         {
             done(Err(busy()));
         }

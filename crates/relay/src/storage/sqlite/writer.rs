@@ -1,13 +1,13 @@
 //! The one writer: a thread that takes operations from a queue and commits them in groups.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::mailbox::Cache;
-use crate::limits::{BATCH_OPERATIONS, BATCH_WAIT, BATCH_WAIT_FROM, WRITER_QUEUE};
+use super::queue::Queue;
 use crate::metrics::StoreMetrics;
 use crate::storage::{AckRow, Bounds, Done, MailboxId, Put, StoreError, Stored};
 use stvor_base::MessageId;
@@ -19,9 +19,21 @@ type After = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 type Work = Box<dyn FnOnce(&mut Batch<'_>) -> After + Send>;
 
 pub(super) enum Operation {
-    Put(Arc<Put>, Done<Stored>),
+    /// A message with the hash of its blob, which its sender's thread has worked out.
+    Put(Arc<Put>, [u8; 16], Done<Stored>),
     Ack(MailboxId, Vec<AckRow>, Done<Vec<MessageId>>),
     Run(Work),
+}
+
+impl Operation {
+    /// Bytes that it keeps while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Put(put, ..) => put.blob.len(),
+            Self::Ack(_, rows, _) => rows.len() * size_of::<AckRow>(),
+            Self::Run(_) => 0,
+        }
+    }
 }
 
 /// One transaction.
@@ -37,32 +49,36 @@ pub(super) fn unavailable(error: &rusqlite::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
-/// The queue to the writer. The thread ends when the last sender is gone.
-pub(super) struct Writer(SyncSender<Operation>);
+/// What a batch came to, with those who wait to hear it.
+type Told = (Result<(), StoreError>, Vec<After>);
+
+/// The writer's thread and the queue to it.
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
 
 impl Writer {
     pub(super) fn start(
         connection: Connection,
         bounds: Bounds,
         metrics: StoreMetrics,
-    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (sender, receiver) = sync_channel(WRITER_QUEUE);
-        let thread = std::thread::Builder::new().name("stvor-relay-db".to_owned()).spawn(move || {
-            Thread { connection, bounds, metrics, cache: Cache::default(), changes: None }.run(&receiver);
+    ) -> std::io::Result<Self> {
+        let queue = Queue::new();
+        let told = tell();
+        let thread = std::thread::Builder::new().name("stvor-relay-db".to_owned()).spawn({
+            let queue = queue.clone();
+            move || {
+                let cache = Cache::default();
+                Thread { connection, bounds, metrics, cache, changes: None, told }.run(&queue);
+            }
         })?;
-        Ok((Self(sender), thread))
-    }
-
-    /// A queue that takes nothing.
-    pub(super) fn closed() -> Self {
-        Self(sync_channel(0).0)
+        Ok(Self { queue, thread: Some(thread) })
     }
 
     /// Queues an operation; hands it back when the queue is full or the writer is gone.
     pub(super) fn submit(&self, operation: Operation) -> Result<(), Box<Operation>> {
-        self.0.try_send(operation).map_err(|error| match error {
-            TrySendError::Full(operation) | TrySendError::Disconnected(operation) => Box::new(operation),
-        })
+        self.queue.push(operation)
     }
 
     /// Runs work in a transaction and waits until it is durable.
@@ -80,6 +96,31 @@ impl Writer {
         self.submit(Operation::Run(work)).map_err(|_| busy())?;
         result.await.map_err(|_| StoreError::Unavailable("the writer has stopped".to_owned()))?
     }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The thread commits what is queued, then ends.
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where results are told: in one task, batch after batch, so that the writer is free for the next batch and wakes one
+/// task instead of all that wait. Outside a runtime the writer tells them itself.
+fn tell() -> Option<UnboundedSender<Told>> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let (sender, mut batches) = unbounded_channel::<Told>();
+    runtime.spawn(async move {
+        while let Some((result, after)) = batches.recv().await {
+            for told in after {
+                told(result.clone());
+            }
+        }
+    });
+    Some(sender)
 }
 
 pub(super) fn busy() -> StoreError {
@@ -146,11 +187,12 @@ struct Thread {
     cache: Cache,
     /// SQLite's number for changes by others, as of our last transaction.
     changes: Option<i64>,
+    told: Option<UnboundedSender<Told>>,
 }
 
 impl Thread {
-    fn run(mut self, queue: &Receiver<Operation>) {
-        while let Some(batch) = collect(queue) {
+    fn run(mut self, queue: &Queue) {
+        while let Some(batch) = queue.take() {
             let started = Instant::now();
             #[allow(clippy::cast_precision_loss, reason = "a batch has at most 256 operations")]
             self.metrics.batch_operations.record(batch.len() as f64);
@@ -170,8 +212,15 @@ impl Thread {
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
         }
+        let result = result.map_err(|error| unavailable(&error));
+        let left = match &self.told {
+            // If the runtime is gone, who waits is still told, here.
+            Some(told) => told.send((result, after)).err().map(|unsent| unsent.0),
+            None => Some((result, after)),
+        };
+        let Some((result, after)) = left else { return };
         for told in after {
-            told(result.as_ref().copied().map_err(unavailable));
+            told(result.clone());
         }
     }
 
@@ -221,8 +270,8 @@ impl Batch<'_> {
                 drop(work);
                 Box::new(|_| {})
             }
-            Operation::Put(put, done) => {
-                let result = if bad { Err(busy()) } else { self.put(&put) };
+            Operation::Put(put, hash, done) => {
+                let result = if bad { Err(busy()) } else { self.put(&put, hash) };
                 Box::new(move |committed| done(committed.and(result)))
             }
             Operation::Ack(mailbox, rows, done) => {
@@ -233,20 +282,23 @@ impl Batch<'_> {
     }
 }
 
-/// The next batch: what waits, and under load a little more. `None` when nobody will submit any more.
-fn collect(queue: &Receiver<Operation>) -> Option<Vec<Operation>> {
-    let mut batch = Vec::with_capacity(16);
-    batch.push(queue.recv().ok()?);
-    batch.extend(queue.try_iter().take(BATCH_OPERATIONS - 1));
-    if batch.len() < BATCH_WAIT_FROM {
-        return Some(batch);
+#[cfg(test)]
+impl Operation {
+    /// A message with a blob of this many bytes.
+    pub(super) fn put_of(length: usize) -> Self {
+        use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
+        let put = Put {
+            mailbox: MailboxId(1),
+            app: Arc::new(AppId::new("acme").unwrap()),
+            sender: MailboxId(2),
+            from: Arc::new(Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST)),
+            msg_id: MessageId::from_bytes([7; 16]),
+            lane: stvor_wire::client::Lane { epoch: 1, number: core::num::NonZeroU64::MIN },
+            counter: 1,
+            blob: vec![0; length].into(),
+            received_at: Timestamp::from_millis(0),
+            expires_at: Timestamp::from_millis(0),
+        };
+        Self::Put(Arc::new(put), [0; 16], Box::new(drop))
     }
-    let deadline = Instant::now() + BATCH_WAIT;
-    while batch.len() < BATCH_OPERATIONS {
-        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(operation) => batch.push(operation),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    Some(batch)
 }
