@@ -15,27 +15,13 @@ use stvor_wire::client::{Ack, AckOne, ClientMessage, Credit, Lane, Recipient, Se
 use stvor_wire::server::{Acceptance, Deliver, Registration, Resumed, Subject};
 use stvor_wire::{Code, ServerMessage};
 use support::{
-    Client, Login, Raw, Server, User, accepted, address, app, blob, blob_of, eventually, new_id, process,
-    refused, soon, text_of,
+    Client, Login, Server, User, accepted, address, app, blob, both, eventually, new_id, process, refused,
+    settled, text_of, texts,
 };
-
-fn texts(messages: &[Deliver]) -> Vec<String> {
-    messages.iter().map(|message| text_of(&message.blob)).collect()
-}
-
-/// Waits until an ACK took effect: what the connection said before a ping is done, or submitted to the store, when the
-/// pong comes; what the store was given later happens later.
-async fn settled(client: &mut Client) {
-    client.until_pong().await;
-}
 
 #[tokio::test]
 async fn relay_process_says_where_it_listens_and_serves() {
     process::serve_or_check("relay_process_says_where_it_listens_and_serves").await;
-}
-
-async fn both() -> [Server; 2] {
-    [Server::memory().await, Server::durable().await]
 }
 
 #[tokio::test]
@@ -328,154 +314,6 @@ async fn ack_of_another_mailbox_epoch_deletes_nothing() {
 }
 
 #[tokio::test]
-async fn window_of_messages_bounds_what_is_delivered_unacknowledged() {
-    for server in both().await {
-        let (bob, client) = server.user("bob").await;
-        client.close().await;
-        let (_, mut alice) = server.user("alice").await;
-        for number in 0..140 {
-            alice.send(&address("bob"), blob(&number.to_string())).await;
-        }
-        let mut client = server.login(&bob).open().await;
-        let window = client.ready.limits.window_messages as usize;
-        assert_eq!(window, 128);
-        let first = client.deliver_many(window).await;
-        assert_eq!(client.until_pong().await, [], "the window is full");
-        alice.send(&address("bob"), blob("live")).await;
-        assert_eq!(client.until_pong().await, [], "a live message is no exception");
-        client.ack(&first[..5]).await;
-        let next = client.deliver_many(5).await;
-        assert_eq!(texts(&next), ["128", "129", "130", "131", "132"]);
-        assert_eq!(client.until_pong().await, []);
-        client.ack(&first[5..]).await;
-        client.ack(&next).await;
-        assert_eq!(
-            client.deliver_many(8).await.last().map(|last| text_of(&last.blob)).as_deref(),
-            Some("live")
-        );
-    }
-}
-
-#[tokio::test]
-async fn credit_of_zero_pauses_and_more_credit_resumes() {
-    for server in both().await {
-        let (_, mut bob) = server.user("bob").await;
-        let (_, mut alice) = server.user("alice").await;
-        bob.say(&ClientMessage::Credit(Credit { window_messages: 0, window_bytes: 0 })).await;
-        bob.until_pong().await;
-        for number in 0..5 {
-            alice.send(&address("bob"), blob(&number.to_string())).await;
-        }
-        assert_eq!(bob.until_pong().await, []);
-        bob.say(&ClientMessage::Credit(Credit { window_messages: 2, window_bytes: 1 << 20 })).await;
-        let two = bob.deliver_many(2).await;
-        assert_eq!(texts(&two), ["0", "1"]);
-        assert_eq!(bob.until_pong().await, []);
-        bob.say(&ClientMessage::Credit(Credit { window_messages: u32::MAX, window_bytes: u32::MAX })).await;
-        assert_eq!(texts(&bob.deliver_many(3).await), ["2", "3", "4"]);
-    }
-}
-
-#[tokio::test]
-async fn window_of_bytes_bounds_what_is_delivered_unacknowledged() {
-    for server in both().await {
-        let (_, mut bob) = server.user("bob").await;
-        let (_, mut alice) = server.user("alice").await;
-        bob.say(&ClientMessage::Credit(Credit { window_messages: 128, window_bytes: 40 * 1024 })).await;
-        bob.until_pong().await;
-        for number in 0..4 {
-            alice.send(&address("bob"), blob_of(&number.to_string(), 16 * 1024)).await;
-        }
-        let two = bob.deliver_many(2).await;
-        assert_eq!(bob.until_pong().await, []);
-        bob.ack(&two[..1]).await;
-        assert_eq!(texts(&[bob.deliver().await]), ["2"]);
-        assert_eq!(bob.until_pong().await, []);
-        bob.ack(&two[1..]).await;
-        assert_eq!(texts(&[bob.deliver().await]), ["3"]);
-    }
-}
-
-#[tokio::test]
-async fn backlog_larger_than_the_outbound_cap_reaches_a_device_that_reads() {
-    for server in both().await {
-        let (bob, client) = server.user("bob").await;
-        client.close().await;
-        let (_, mut alice) = server.user("alice").await;
-        // Twice the window, eight times the outbound cap.
-        let size = 64 * 1024;
-        for number in 0..32 {
-            alice.send(&address("bob"), blob_of(&number.to_string(), size)).await;
-        }
-        let mut client = server.login(&bob).open().await;
-        let first = client.deliver_many(16).await;
-        assert_eq!(client.until_pong().await, [], "1 MiB is un-ACKed");
-        client.ack(&first).await;
-        let rest = client.deliver_many(16).await;
-        let expected: Vec<String> = (16..32).map(|number| number.to_string()).collect();
-        assert_eq!(texts(&rest), expected);
-    }
-}
-
-#[tokio::test]
-async fn client_that_does_not_read_is_ended_and_its_mail_waits() {
-    let server = Server::memory_with(|config| config.limits.requests_per_device = 100_000).await;
-    let (bob, client) = server.user("bob").await;
-    client.close().await;
-    let (_, mut alice) = server.user("alice").await;
-    alice.send(&address("bob"), blob("waits")).await;
-    let many = User::with_devices(&app(), "many", 16);
-    for device in 1..=16 {
-        server.login(&many).device(device).open().await.upload_set(0, 0).await;
-    }
-    let login = server.login(&bob);
-    let mut deaf =
-        login.on(Raw::open_narrow(&server.place).await).await.unwrap_or_else(|end| panic!("{end:?}"));
-    // Each answer holds sixteen bundles: more than 20 KiB. The client asks, and never reads.
-    let asking = async {
-        loop {
-            let fetch = deaf.fetch_of("many", Duration::ZERO);
-            if !deaf.say(&ClientMessage::FetchBundle(fetch)).await || server.handle.connections() < 2 {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the end of the deaf connection", asking).await;
-    drop(deaf);
-    let mut client = server.login(&bob).open().await;
-    assert_eq!(texts(&[client.deliver().await]), ["waits"]);
-}
-
-#[tokio::test]
-async fn later_receiving_connection_takes_over() {
-    for server in both().await {
-        let (bob, mut first) = server.user("bob").await;
-        let (_, mut alice) = server.user("alice").await;
-        alice.send(&address("bob"), blob("1")).await;
-        first.deliver().await;
-        let mut second = server.login(&bob).open().await;
-        assert_eq!(first.end().await.code, Code::Superseded);
-        assert_eq!(texts(&[second.deliver().await]), ["1"], "un-ACKed mail is offered again");
-        alice.send(&address("bob"), blob("2")).await;
-        assert_eq!(texts(&[second.deliver().await]), ["2"]);
-    }
-}
-
-#[tokio::test]
-async fn connection_that_only_sends_receives_nothing_and_takes_nothing_over() {
-    let server = Server::memory().await;
-    let (bob, mut receiver) = server.user("bob").await;
-    let mut sender = server.login(&bob).send_only().open().await;
-    let (_, mut alice) = server.user("alice").await;
-    alice.send(&address("bob"), blob("for the receiver")).await;
-    assert_eq!(texts(&[receiver.deliver().await]), ["for the receiver"]);
-    assert_eq!(sender.until_pong().await, []);
-    sender.send(&address("alice"), blob("from the sender")).await;
-    assert_eq!(alice.deliver().await.from, bob.address());
-}
-
-#[tokio::test]
 async fn devices_of_one_user_have_a_mailbox_each() {
     let server = Server::memory().await;
     let bob = User::with_devices(&app(), "bob", 2);
@@ -574,63 +412,6 @@ async fn message_expires_after_the_retention_time_whatever_its_sender_asks() {
 }
 
 #[tokio::test]
-async fn full_mailbox_refuses_until_it_is_half_empty() {
-    for durable in [false, true] {
-        let small = |config: &mut Config| config.limits.mailbox_messages = 10;
-        let server =
-            if durable { Server::durable_with(small).await } else { Server::memory_with(small).await };
-        let (bob, client) = server.user("bob").await;
-        client.close().await;
-        let (_, mut alice) = server.user("alice").await;
-        for number in 1..=10 {
-            alice.send(&address("bob"), blob(&number.to_string())).await;
-        }
-        let eleventh = alice.compose(&address("bob"), blob("11"));
-        let nack = refused(alice.transmit(&eleventh).await, Code::MailboxFull);
-        assert!(nack.retry_after > Duration::ZERO);
-        let mut client = server.login(&bob).open().await;
-        let all = client.deliver_many(10).await;
-        client.ack(&all[..4]).await;
-        settled(&mut client).await;
-        refused(alice.transmit(&eleventh).await, Code::MailboxFull);
-        client.ack(&all[4..5]).await;
-        settled(&mut client).await;
-        accepted(alice.transmit(&eleventh).await);
-        assert_eq!(texts(&[client.deliver().await]), ["11"]);
-    }
-}
-
-#[tokio::test]
-async fn mailbox_is_bounded_in_bytes_too() {
-    let server = Server::memory_with(|config| config.limits.mailbox_bytes = 4 * 1024).await;
-    let (_, client) = server.user("bob").await;
-    client.close().await;
-    let (_, mut alice) = server.user("alice").await;
-    for number in 1..=4 {
-        alice.send(&address("bob"), blob_of(&number.to_string(), 1024)).await;
-    }
-    let fifth = alice.compose(&address("bob"), blob("5"));
-    refused(alice.transmit(&fifth).await, Code::MailboxFull);
-}
-
-#[tokio::test]
-async fn monthly_quota_of_an_app_is_refused_with_its_code() {
-    let server = Server::durable_with(|config| config.limits.monthly_messages = Some(3)).await;
-    let (_, _bob) = server.user("bob").await;
-    let (_, mut alice) = server.user("alice").await;
-    for number in 1..=3 {
-        alice.send(&address("bob"), blob(&number.to_string())).await;
-    }
-    let fourth = alice.compose(&address("bob"), blob("4"));
-    refused(alice.transmit(&fourth).await, Code::QuotaExceeded);
-    let server = server.restart().await;
-    let alice = User::new("carol");
-    let mut alice = server.login(&alice).open().await;
-    let fifth = alice.compose(&address("bob"), blob("5"));
-    refused(alice.transmit(&fifth).await, Code::QuotaExceeded);
-}
-
-#[tokio::test]
 async fn one_blob_for_many_is_answered_and_delivered_one_by_one() {
     for server in both().await {
         let (_, mut bob) = server.user("bob").await;
@@ -652,24 +433,6 @@ async fn one_blob_for_many_is_answered_and_delivered_one_by_one() {
         assert_eq!(carol.deliver().await.msg_id, ids[1]);
         alice.say(&ClientMessage::SendMany(many)).await;
         assert_eq!(accepted(alice.answer(ids[0]).await), Acceptance::Duplicate);
-    }
-}
-
-#[tokio::test]
-async fn ephemeral_message_reaches_who_listens_and_is_kept_for_nobody() {
-    for server in both().await {
-        let (bob, mut listening) = server.user("bob").await;
-        let (_, mut alice) = server.user("alice").await;
-        alice.post(&Client::signal(&address("bob"), blob("typing"))).await;
-        let signal = listening.deliver().await;
-        assert_eq!((text_of(&signal.blob).as_str(), signal.ephemeral, signal.seq), ("typing", true, 0));
-        listening.close().await;
-        alice.post(&Client::signal(&address("bob"), blob("typing to nobody"))).await;
-        assert_eq!(alice.until_pong().await, [], "no answer");
-        let mut client = server.login(&bob).open().await;
-        assert_eq!(client.mail(&mut alice).await, []);
-        let missing = Client::signal(&address("nobody"), blob("typing"));
-        refused(alice.transmit(&missing).await, Code::RecipientNotFound);
     }
 }
 

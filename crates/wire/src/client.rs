@@ -16,7 +16,7 @@ pub use crate::proto::Mode;
 
 /// One frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)]
+#[allow(clippy::large_enum_variant, reason = "made and taken apart at once, never kept in numbers")]
 pub enum ClientMessage {
     /// First frame.
     Hello(Hello),

@@ -10,4 +10,6 @@ mod demo;
 mod doctor;
 mod messages;
 mod relays;
+#[cfg(unix)]
+mod reload;
 mod terminal;

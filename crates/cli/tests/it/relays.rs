@@ -3,9 +3,10 @@
 use crate::common::{Home, SOON, TOKEN, all, mock_relay, objects};
 use stvor_testkit::{Process, Signal, Stream};
 
-/// Starts a server and returns it with its URL.
+/// Starts a server that lets every holder of an app token register, and returns it with its URL.
 fn server(home: &Home, line: &str) -> (Process, String) {
-    let process = home.start(line);
+    let open = ("STVOR_RELAY_OPEN_REGISTRATION", "true");
+    let process = home.stvor(line.split(' ')).env(open.0, open.1).with_input().start().unwrap();
     let url = process.wait_output(1, SOON).unwrap()[0].trim_start_matches("listening on ").to_owned();
     (process, url)
 }
@@ -64,6 +65,19 @@ fn a_relay_keeps_messages_over_a_kill_and_lets_only_its_tokens_in() {
     let refused = people.run(&format!("listen --as bob --relay {url} --token {TOKEN}"));
     assert_eq!(refused.status.code(), Some(4), "a development token: {}", refused.err);
     assert!(refused.err.contains("[INVALID_APP_TOKEN]"), "{}", refused.err);
+}
+
+#[test]
+fn a_relay_lets_no_app_token_register_anybody_and_says_what_to_do() {
+    let home = Home::new();
+    let token = created_token(&home, "relay token create --app acme --json");
+    let relay = home.start("relay --listen 127.0.0.1:0");
+    let url = relay.wait_output(1, SOON).unwrap()[0].trim_start_matches("listening on ").to_owned();
+    relay.wait_for("open_registration", SOON).unwrap();
+    let line = format!("identity show --as bob --relay {url} --token {}", token["token"].as_str().unwrap());
+    let refused = Home::new().run(&line);
+    assert_eq!(refused.status.code(), Some(4), "{}", refused.err);
+    assert!(refused.err.contains("open_registration"), "it says what to do: {}", refused.err);
 }
 
 #[test]

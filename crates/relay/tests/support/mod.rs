@@ -1,11 +1,11 @@
 //! What the tests of the relay share: a server to talk to, users with real keys, and a raw client over `stvor_wire`.
 
-// Each test file uses a part of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
 mod client;
 mod client_token;
 mod http;
+mod raw;
 mod server;
 mod user;
 
@@ -15,10 +15,12 @@ use stvor_base::{AppId, MessageId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_wire::keys::{KemPrekey, OneTimePrekey, SignedPrekey};
 use stvor_wire::limits::KEM_KEY_BYTES;
+use stvor_wire::server::Deliver;
 
-pub(crate) use client::{Client, Heard, Login, Raw, accepted, hello, key_set, refused};
+pub(crate) use client::{Client, Login, accepted, hello, key_set, refused};
 pub(crate) use client_token::{Issuer, claims};
 pub(crate) use http::{Answer, get, many, post, request};
+pub(crate) use raw::{Heard, Raw};
 pub(crate) use server::{Place, Server, process};
 pub(crate) use user::{User, address};
 
@@ -106,4 +108,20 @@ pub(crate) fn one_time(ids: impl IntoIterator<Item = u32>) -> Vec<OneTimePrekey>
 /// One-time KEM prekeys with these numbers.
 pub(crate) fn kem_one_time(ids: impl IntoIterator<Item = u32>) -> Vec<KemPrekey> {
     ids.into_iter().map(kem_prekey).collect()
+}
+
+/// What messages say.
+pub(crate) fn texts(messages: &[Deliver]) -> Vec<String> {
+    messages.iter().map(|message| text_of(&message.blob)).collect()
+}
+
+/// Waits until an ACK took effect: what the connection said before a ping is done, or submitted to the store, when the
+/// pong comes; what the store was given later happens later.
+pub(crate) async fn settled(client: &mut Client) {
+    client.until_pong().await;
+}
+
+/// A relay on each store.
+pub(crate) async fn both() -> [Server; 2] {
+    [Server::memory().await, Server::durable().await]
 }

@@ -8,8 +8,9 @@ use stvor_testkit::temp::TempDir;
 use stvor_testkit::{Process, Spawn, temp_dir};
 use stvor_wire::url::RelayUrl;
 
-use super::client::{Client, Login, Raw};
+use super::client::{Client, Login};
 use super::http::{self, Answer};
+use super::raw::Raw;
 use super::user::User;
 use super::{SOON, soon};
 
