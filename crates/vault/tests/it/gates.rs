@@ -85,7 +85,7 @@ fn level_3_needs_justification_boundary_and_an_approval_that_is_used_once() {
     let request = vault.request_approval(&agent, id, "report").unwrap();
     assert_eq!(vault.request_approval(&agent, id, "report").unwrap(), request, "asked once");
     assert_eq!(refusal(vault.recall(&agent, id, "report")), Refusal::NoApproval, "not granted yet");
-    vault.decide_approval(request, Some(MINUTE)).unwrap();
+    vault.decide_approval(request, Some(10 * MINUTE)).unwrap();
     assert_eq!(refusal(vault.recall(&agent, id, "another purpose")), Refusal::NoApproval);
     assert_eq!(vault.recall(&agent, id, "report").unwrap().content.expose(), b"sealed");
     world.clock.pass(2 * MINUTE);
