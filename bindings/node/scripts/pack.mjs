@@ -3,6 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync, chmodSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -61,7 +62,7 @@ function face(manifest) {
     .filter((path) => !path.endsWith('.json'))
     .map((path) => (path === '.' ? 'index' : path.slice(2)));
   modules(dist, entries);
-  for (const file of ['bin.js', 'README.md']) cpSync(join(HERE, file), join(stage, file));
+  for (const file of ['bin.js', 'README.md', 'examples']) cpSync(join(HERE, file), join(stage, file), { recursive: true });
   for (const file of ['LICENSE-MIT', 'LICENSE-APACHE']) cpSync(join(ROOT, file), join(stage, file));
   return stage;
 }
@@ -93,12 +94,14 @@ function platform(manifest) {
         cpu: [cpu],
         ...(libcs[kind] ? { libc: libcs[kind] } : {}),
         main: './stvor.node',
-        files: ['stvor.node'],
+        files: ['stvor.node', 'LICENSE-MIT', 'LICENSE-APACHE', 'THIRD-PARTY-NOTICES'],
       },
       null,
       2,
     )}\n`,
   );
+  for (const licence of ['LICENSE-MIT', 'LICENSE-APACHE']) cpSync(join(ROOT, licence), join(stage, licence));
+  writeFileSync(join(stage, 'THIRD-PARTY-NOTICES'), notices());
   writeFileSync(
     join(stage, 'README.md'),
     `The native half of [@stvor/sdk](https://www.npmjs.com/package/@stvor/sdk) for ${name}. Install that, not this.\n`,
@@ -106,9 +109,57 @@ function platform(manifest) {
   return stage;
 }
 
+/** The libraries that are in the binary, with their licences: every text once, with the libraries that it is of. */
+function notices() {
+  const json = execFileSync('cargo', ['metadata', '--locked', '--format-version', '1'], { cwd: ROOT, maxBuffer: 2 ** 28 });
+  const { packages, resolve: graph } = JSON.parse(json);
+  const nodes = new Map(graph.nodes.map((node) => [node.id, node]));
+  const reached = new Set();
+  const open = [packages.find((one) => one.name === 'stvor-node').id];
+  while (open.length > 0) {
+    const id = open.pop();
+    if (reached.has(id)) continue;
+    reached.add(id);
+    for (const { pkg, dep_kinds } of nodes.get(id).deps) if (dep_kinds.some(({ kind }) => kind === null)) open.push(pkg);
+  }
+  const foreign = packages.filter((one) => reached.has(one.id) && one.source !== null).sort((a, b) => a.name.localeCompare(b.name));
+  const texts = new Map();
+  const list = foreign.map((one) => {
+    const folder = dirname(one.manifest_path);
+    const name = `${one.name} ${one.version}`;
+    for (const file of readdirSync(folder).filter((entry) => /^(licen[cs]e|copying|notice|copyright)/i.test(entry))) {
+      let text;
+      try {
+        text = readFileSync(join(folder, file), 'utf8').trim();
+      } catch {
+        continue; // A folder of that name.
+      }
+      if (!texts.has(text)) texts.set(text, []);
+      texts.get(text).push(name);
+    }
+    return `${name}: ${one.license ?? 'see its text below'}${one.repository ? `, ${one.repository}` : ''}`;
+  });
+  const rule = '-'.repeat(80);
+  const parts = [...texts].map(([text, names]) => `${rule}\n${names.join(', ')}\n${rule}\n\n${text}\n`);
+  return `Libraries that are part of this binary, and their licences.\n\n${list.join('\n')}\n\n${parts.join('\n')}`;
+}
+
+/** What keeps the paths of the machine that builds out of a release. */
+function withoutPaths() {
+  const home = process.env.CARGO_HOME ?? join(homedir(), '.cargo');
+  const pairs = [[home, 'cargo'], [ROOT, 'stvor']];
+  const add = (name, flags) => ({ [name]: [process.env[name], ...flags].filter(Boolean).join(' ') });
+  return {
+    ...process.env,
+    ...add('RUSTFLAGS', pairs.map(([from, to]) => `--remap-path-prefix=${from}=${to}`)),
+    ...(windows ? {} : add('CFLAGS', pairs.map(([from, to]) => `-ffile-prefix-map=${from}=${to}`))),
+  };
+}
+
 function compile() {
   const release = args.profile === 'release';
-  run('cargo', ['build', '--locked', '-p', 'stvor-node', ...(release ? ['--release'] : [])]);
+  const env = release ? withoutPaths() : process.env;
+  run('cargo', ['build', '--locked', '-p', 'stvor-node', ...(release ? ['--release'] : [])], { env });
   const library = { darwin: 'libstvor_node.dylib', win32: 'stvor_node.dll' }[process.platform] ?? 'libstvor_node.so';
   return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'release' : 'debug', library);
 }

@@ -8,8 +8,8 @@ use napi_derive::napi;
 use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, TrustPolicy};
 
 use crate::client::NativeClient;
-use crate::failure::{argument, failed};
-use crate::limits::LONGEST_WAIT;
+use crate::failure::{argument, failed, failure, fits};
+use crate::limits::{LONGEST_WAIT, MAX_CERTIFICATE};
 use crate::task::{Cancel, Kept, promise};
 
 /// How an app is set up; what is absent keeps the default of the SDK.
@@ -47,6 +47,8 @@ pub struct AppSettings {
     pub root_certificate: Option<Uint8Array>,
     /// Takes names over from lost devices.
     pub replace_identity: Option<bool>,
+    /// Refuses relays that are reached over a network without TLS.
+    pub protected: Option<bool>,
 }
 
 /// A wait that JavaScript gave in milliseconds.
@@ -55,6 +57,27 @@ pub(crate) fn wait(millis: f64) -> napi::Result<Duration> {
         return Err(argument("a wait is 0 to 2147483647 milliseconds"));
     }
     Duration::try_from_secs_f64(millis / 1_000.0).map_err(|_| argument("a wait is a number of milliseconds"))
+}
+
+/// How long messages are kept: milliseconds, 0 for no longer than delivery needs them, negative for ever.
+pub(crate) fn retention_of(millis: f64) -> napi::Result<Retention> {
+    if millis < 0.0 {
+        return Ok(Retention::Forever);
+    }
+    if millis == 0.0 {
+        return Ok(Retention::None);
+    }
+    Duration::try_from_secs_f64(millis / 1_000.0)
+        .map(Retention::For)
+        .map_err(|_| argument("a retention is a number of milliseconds"))
+}
+
+/// Whether an origin is reached over TLS, or not at all over a network.
+fn is_protected(origin: &str) -> bool {
+    let Some(rest) = origin.strip_prefix("ws://") else { return true };
+    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
+    let is_loopback_address = || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    host == "localhost" || host.ends_with(".localhost") || is_loopback_address()
 }
 
 fn with<T>(
@@ -72,8 +95,7 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     let timeout = settings.timeout.map(wait).transpose()?;
     let retention = match settings.retention {
         None => None,
-        Some(0.0) => Some(Retention::None),
-        Some(millis) => Some(Retention::For(wait(millis)?)),
+        Some(millis) => Some(retention_of(millis)?),
     };
     let trust = match settings.trust_policy.as_deref() {
         None => None,
@@ -92,7 +114,8 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
         delivered: settings.delivered_receipts.unwrap_or(usual.delivered),
         read: settings.read_receipts.unwrap_or(usual.read),
     };
-    let root = settings.root_certificate.map(|pem| pem.to_vec());
+    let root = settings.root_certificate.as_deref().map(|pem| fits(pem, MAX_CERTIFICATE)).transpose()?;
+    let root = root.map(<[u8]>::to_vec);
     let mut builder = App::builder().receipts(receipts);
     builder = with(builder, settings.app_token, AppBuilder::app_token);
     builder = with(builder, settings.client_token, AppBuilder::client_token);
@@ -120,12 +143,18 @@ pub struct NativeApp(Kept<App>);
 /// As `AppBuilder::open`.
 #[napi(catch_unwind)]
 pub fn open_app<'env>(env: &'env Env, settings: AppSettings) -> napi::Result<PromiseRaw<'env, NativeApp>> {
+    let protected = settings.protected == Some(true);
     let builder = builder(settings)?;
-    promise(
-        env,
-        None,
-        async move { builder.open().await.map(|app| NativeApp(Kept::new(app))).map_err(failed) },
-    )
+    promise(env, None, async move {
+        let app = builder.open().await.map_err(failed)?;
+        // Judged on the URL that will be dialled, not on the text that was given.
+        if protected && !is_protected(&app.relay_url()) {
+            let message = "a setting can not be used: production mode speaks to relays over TLS only: \
+                           write wss:// or https:// in relayUrl";
+            return Err(failure("INVALID_CONFIG", message, false));
+        }
+        Ok(NativeApp(Kept::new(app)))
+    })
 }
 
 #[napi]

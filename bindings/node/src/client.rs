@@ -5,9 +5,9 @@ use napi::bindgen_prelude::{Function, PromiseRaw};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
 use serde_json::json;
-use stvor::{Client, ContentId, Cursor, Event, Receipt, Retention, SendOptions, SendWait};
+use stvor::{Client, ContentId, Cursor, Event, Receipt, SendOptions, SendWait};
 
-use crate::app::wait;
+use crate::app::{retention_of, wait};
 use crate::content::{ContentValue, HistoryValue, millis};
 use crate::failure::{argument, failed};
 use crate::stream::NativeStream;
@@ -376,11 +376,7 @@ impl NativeClient {
         peer: String,
         millis: f64,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
-        let retention = match millis {
-            0.0 => Retention::None,
-            forever if forever < 0.0 => Retention::Forever,
-            span => Retention::For(wait(span)?),
-        };
+        let retention = retention_of(millis)?;
         let client = self.client()?;
         promise(env, None, async move { client.set_retention(peer, retention).await.map_err(failed) })
     }

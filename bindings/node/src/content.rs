@@ -3,8 +3,9 @@
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 use stvor::{Content, HistoryMessage, Message};
+use stvor_protocol::limits::MAX_PLAINTEXT;
 
-use crate::failure::argument;
+use crate::failure::{argument, fits};
 
 /// A content: text and JSON as text, bytes as bytes.
 #[napi(object)]
@@ -22,7 +23,7 @@ impl ContentValue {
     pub(crate) fn read(self) -> napi::Result<Content> {
         match (self.kind.as_str(), self.text, self.bytes) {
             ("text", Some(text), None) => Ok(Content::from(text)),
-            ("bytes", None, Some(bytes)) => Ok(Content::from(bytes.to_vec())),
+            ("bytes", None, Some(bytes)) => Ok(Content::from(fits(&bytes, MAX_PLAINTEXT)?)),
             ("json", Some(text), None) => serde_json::from_str::<serde_json::Value>(&text)
                 .map(Content::from)
                 .map_err(|error| argument(&format!("the content is no JSON: {error}"))),

@@ -29,6 +29,15 @@ pub(crate) fn argument(message: &str) -> napi::Error {
     failure("INVALID_ARGUMENT", message, false)
 }
 
+/// Refuses bytes that are too many, before they are copied: an allocation that fails would end the process.
+pub(crate) fn fits(bytes: &[u8], limit: usize) -> napi::Result<&[u8]> {
+    if bytes.len() > limit {
+        let message = format!("{} bytes are too large: {limit} bytes at most", bytes.len());
+        return Err(failure("MESSAGE_TOO_LARGE", &message, false));
+    }
+    Ok(bytes)
+}
+
 thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }

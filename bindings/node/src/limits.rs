@@ -3,5 +3,14 @@
 /// Messages that one stream hands to JavaScript and that are not settled there yet. More wait in the store.
 pub(crate) const STREAM_WINDOW: usize = 64;
 
+/// Bytes of a root certificate: chains of PEM are shorter by far.
+pub(crate) const MAX_CERTIFICATE: usize = 64 * 1024;
+
+/// Bytes of a bundle or handshake: device lists and keys are shorter by far.
+pub(crate) const MAX_HANDSHAKE: usize = 16 * 1024;
+
+/// Bytes of a saved session: the protocol bounds the message keys that are in it.
+pub(crate) const MAX_SAVED: usize = 16 * 1024 * 1024;
+
 /// The longest wait that JavaScript can ask for, in milliseconds: as long as its own timers can.
 pub(crate) const LONGEST_WAIT: f64 = 2_147_483_647.0;

@@ -55,7 +55,7 @@ impl NativeStream {
         let _ = self.0.send(Word::Settled { count, consumed });
     }
 
-    /// Ends the stream. What was given and is not settled comes again at the next start.
+    /// Ends the stream. What was given and is not settled goes back, to the next stream that asks.
     ///
     /// # Errors
     /// `INTERNAL` if the stream met a defect.
@@ -91,10 +91,11 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
                 }
                 Some(Word::End(done)) => {
                     while acks.join_next().await.is_some() {}
+                    messages.give_back(out);
                     let _ = done.send(());
                     return;
                 }
-                None => return,
+                None => return messages.give_back(out),
             },
             Some(_) = acks.join_next() => {}
             message = messages.next(), if !over && out.len() < STREAM_WINDOW => {
@@ -112,7 +113,7 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
                     next = if room { messages.next().now_or_never().flatten() } else { None };
                 }
                 if deliver.call(batch, ThreadsafeFunctionCallMode::NonBlocking) == napi::Status::Closing {
-                    return;
+                    return messages.give_back(out);
                 }
             }
         }

@@ -73,6 +73,84 @@ test('an unsubscribed handler gets nothing more, and what comes waits for the ne
   assert.deepEqual(first, ['one']);
 });
 
+/** Five messages that wait at Bob. */
+async function five(t) {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const receipts = [];
+  for (const content of [1, 2, 3, 4, 5]) receipts.push(await alice.send('bob', content));
+  await Promise.all(receipts.map((receipt) => receipt.delivered()));
+  return { app, alice, bob };
+}
+const contents = (messages) => messages.map((message) => message.content);
+
+test('what a loop that was left had not got to goes to the next one, in order', async (t) => {
+  const { bob } = await five(t);
+  assert.deepEqual(contents(await take(bob, 1)), [1]);
+  assert.deepEqual(contents(await take(bob, 2)), [2, 3]);
+  assert.deepEqual(contents(await take(bob, 2)), [4, 5]);
+});
+
+test('what a handler that was taken off had not got to goes to the next one, also from inside it', async (t) => {
+  const { bob } = await five(t);
+  const first = [];
+  await new Promise((resolve) => {
+    const off = bob.onMessage((message) => {
+      first.push(message.content);
+      off();
+      resolve();
+    });
+  });
+  assert.deepEqual(contents(await take(bob, 4)), [2, 3, 4, 5]);
+  assert.deepEqual(first, [1]);
+  assert.equal(bob.unconsumed, 0);
+});
+
+test('close waits for the handler that runs, and is not held up by a call from inside it', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, dataDir: directory() };
+  const app = await createApp(settings);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  let finish;
+  const started = new Promise((resolve) => bob.onMessage(async () => {
+    resolve();
+    await new Promise((done) => { finish = done; });
+  }));
+  await alice.send('bob', 'one');
+  await started;
+  let closed = false;
+  const closing = bob.close().then(() => { closed = true; });
+  await new Promise(setImmediate);
+  assert.equal(closed, false);
+  finish();
+  await closing;
+  const again = await app.connect('bob');
+  assert.equal(again.unconsumed, 0, 'its message was consumed');
+  const ended = new Promise((resolve) => again.onMessage(async () => { await again.close(); resolve(); }));
+  await alice.send('bob', 'two');
+  await ended;
+  await app.close();
+});
+
+test('a signal that is none opens nothing, and one that aborts during the loop body is told', async (t) => {
+  const { bob } = await five(t);
+  for (const signal of [{}, { aborted: false, addEventListener() {} }, { aborted: false, addEventListener() { throw new Error('x'); }, removeEventListener() {} }, 5]) {
+    assert.equal(await codeOf(() => bob.messages({ signal })), 'INVALID_ARGUMENT');
+  }
+  const controller = new AbortController();
+  const seen = [];
+  const loop = async () => {
+    for await (const message of bob.messages({ signal: controller.signal })) {
+      seen.push(message.content);
+      if (message.content === 2) controller.abort();
+    }
+  };
+  assert.equal(await codeOf(loop()), 'ABORTED');
+  assert.deepEqual(seen, [1, 2]);
+  assert.deepEqual(contents(await take(bob, 4)), [2, 3, 4, 5], 'the one whose loop was aborted is not consumed');
+});
+
 test('what no handler consumed comes again at the next start, what one consumed does not', async (t) => {
   const relay = await startMockRelay({ port: 0 });
   t.after(() => relay.close());

@@ -39,6 +39,9 @@ test('nothing is run at installation, nothing is depended on but the platforms, 
     assert.equal(platform.scripts, undefined);
     assert.equal(platform.version, manifest.version);
     assert.ok(statSync(join(installed, name, 'stvor.node')).size > 0);
+    const notices = readFileSync(join(installed, name, 'THIRD-PARTY-NOTICES'), 'utf8');
+    for (const words of ['aws-lc-sys ', 'tokio ', 'Apache License', 'OpenSSL']) assert.ok(notices.includes(words), words);
+    assert.ok(existsSync(join(installed, name, 'LICENSE-APACHE')));
   }
   assert.ok(existsSync(join(installed, 'sdk/LICENSE-MIT')));
 });
@@ -167,7 +170,17 @@ test('settings that can not be used are named before anything is dialled', async
   await refused({ ...good, timeout: -1 }, /timeout/, 'INVALID_ARGUMENT');
   await refused({ ...good, storage: 'redis' }, /"disk" or "memory"/);
   await refused({ ...good, productionMode: true }, /production mode needs storage/);
-  await refused({ ...good, storage: 'disk', dataDir: directory(), relayUrl: 'ws://relay.example.com', productionMode: true }, /TLS/);
+  const production = { appToken: 'sk_live_xxx', dataDir: directory(), productionMode: true };
+  for (const relayUrl of ['ws://relay.example.com', ' ws://relay.example.com', 'http://relay.example.com', 'WS://RELAY.example.com:80/x', 'ht\ntp://relay.example.com',
+    'ws://localhost.example.com', 'ws://127.0.0.1.example.com', 'ws://[2001:db8::1]:80']) {
+    await assert.rejects(createApp({ ...production, relayUrl }), (error) => ['INVALID_CONFIG', 'INVALID_RELAY_URL'].includes(error.code), relayUrl);
+  }
+  await refused({ ...production, relayUrl: 'ws://relay.example.com' }, /TLS/);
+  for (const relayUrl of ['wss://relay.example.com', 'https://relay.example.com', 'ws://localhost:1', 'ws://127.0.0.1:1', 'ws://[::1]:1']) {
+    await (await createApp({ ...production, relayUrl })).close();
+  }
+  await refused({ ...good, retention: -1 }, /retention/, 'INVALID_ARGUMENT');
+  for (const retention of [0, 5, 90 * 86_400_000, Infinity]) await (await createApp({ ...good, retention })).close();
   const two = { replay: {}, sessions: {} };
   await refused({ appToken: 'sk_live_xxx', relayUrl: 'wss://relay.stvor.com', storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
 });

@@ -119,6 +119,7 @@ test('a side that answers can not write before it heard', async () => {
   const [alice, bob] = [generateKeyPair(), generateKeyPair()];
   const { session } = establishSession(bob, establishSession(alice, bob.bundle).handshake);
   assert.equal(await codeOf(() => encryptMessage(session, 'x')), 'NO_SESSION');
+  assert.equal(await codeOf(() => serializeSession(session, new Uint8Array(32))), 'NO_SESSION');
 });
 
 test('after fifty messages without an answer there is a reply that renews keys', () => {

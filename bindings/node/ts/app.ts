@@ -1,7 +1,7 @@
 /** An app at a relay. */
 
 import { asyncDispose } from './dispose.js';
-import { abortable, options, userName, wait } from './check.js';
+import { abortable, options, span, userName, wait } from './check.js';
 import { Client, warn } from './client.js';
 import { awaited, guarded, invalid, misconfigured } from './errors.js';
 import { native, type NativeApp } from './native.js';
@@ -129,7 +129,7 @@ function check(given: Partial<AppOptions>): void {
     throw misconfigured('storage "memory" and dataDir exclude each other');
   }
   wait(given.timeout);
-  wait(given.retention, 'retention');
+  span(given.retention, 'retention');
 }
 
 function checkProduction(given: Partial<AppOptions>): void {
@@ -138,13 +138,7 @@ function checkProduction(given: Partial<AppOptions>): void {
     const missing = ADAPTERS.filter((name) => !adapters[name]);
     if (missing.length > 0) throw misconfigured(`production mode needs all four storageAdapters; missing: ${missing.join(', ')}`);
   } else if (given.dataDir === undefined) {
-    throw misconfigured(
-      `production mode needs storage that was chosen: set dataDir, or storageAdapters with ${ADAPTERS.join(', ')}`,
-    );
-  }
-  const url = given.relayUrl ?? '';
-  if (/^(ws|http):/i.test(url) && !/^\w+:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(?=[:/]|$)/i.test(url)) {
-    throw misconfigured('production mode speaks to relays over TLS only: write wss:// or https:// in relayUrl');
+    throw misconfigured('production mode needs storage that was chosen: set dataDir');
   }
 }
 
@@ -165,17 +159,20 @@ function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
     timeout: given.timeout,
     trustPolicy: given.trustPolicy,
     onIdentityChange: given.onIdentityChange,
-    retention: given.retention,
+    retention: span(given.retention, 'retention'),
     deliveredReceipts: receipts.delivered,
     readReceipts: receipts.read,
     rootCertificate: certificate(given.rootCertificate),
     replaceIdentity: given.replaceIdentity,
+    // The native half judges the URL, as it will be dialled.
+    protected: given.productionMode,
   };
 }
 
 function certificate(given: string | Uint8Array | undefined): Uint8Array | undefined {
   if (given === undefined || given instanceof Uint8Array) return given;
   if (typeof given !== 'string') throw invalid('rootCertificate is PEM, as a string or a Uint8Array');
+  if (given.length > LONGEST_SETTING) throw misconfigured(`rootCertificate has ${given.length} characters`);
   const bytes = new Uint8Array(given.length);
   for (let at = 0; at < given.length; at += 1) bytes[at] = given.charCodeAt(at) & 0x7f;
   return bytes;

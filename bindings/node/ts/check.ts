@@ -25,6 +25,26 @@ export function wait(millis: unknown, what = 'timeout'): number | undefined {
   return millis;
 }
 
+/** How long messages are kept, if it is given: negative for ever. */
+export function span(millis: unknown, what: string): number | undefined {
+  if (millis === undefined) return undefined;
+  if (millis === Infinity) return -1;
+  if (typeof millis !== 'number' || !(millis >= 0 && millis <= Number.MAX_SAFE_INTEGER)) {
+    throw invalid(`${what} is a number of milliseconds, 0 or more; Infinity is for ever`);
+  }
+  return millis;
+}
+
+/** A signal, if one is given. */
+export function signalOf(signal: unknown): Signal | undefined {
+  if (signal === undefined || signal === null) return undefined;
+  const known = signal as Signal;
+  if (typeof signal !== 'object' || typeof known.addEventListener !== 'function' || typeof known.removeEventListener !== 'function') {
+    throw invalid('signal is an AbortSignal');
+  }
+  return known;
+}
+
 /** A content. */
 export function contentOf(content: unknown): NativeContent {
   const limit = native().maxContent();
@@ -62,13 +82,11 @@ export function contentFrom(content: NativeContent): Content {
 
 /** Runs an operation that a signal can end. */
 export async function abortable<T>(
-  signal: Signal | undefined,
+  given: Signal | undefined,
   act: (cancel?: NativeCancel) => Promise<T>,
 ): Promise<T> {
-  if (signal === undefined || signal === null) return act();
-  if (typeof signal !== 'object' || typeof signal.addEventListener !== 'function') {
-    throw invalid('signal is an AbortSignal');
-  }
+  const signal = signalOf(given);
+  if (signal === undefined) return act();
   if (signal.aborted) throw aborted(signal);
   const cancel = new (native().Cancel)();
   const listener = () => cancel.cancel();

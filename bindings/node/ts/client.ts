@@ -2,13 +2,16 @@
 
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
-import { abortable, contentFrom, contentOf, options, userName, wait } from './check.js';
+import { abortable, contentFrom, contentOf, options, signalOf, span, userName, wait } from './check.js';
 import { awaited, guarded, invalid, StvorError, textOf } from './errors.js';
 import { Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import type { NativeClient, NativePage, NativeReceipt } from './native.js';
 import type {
   ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Peer, Receipt, SafetyNumber, Signal,
 } from './types.js';
+
+/** Messages that one `markRead` names. */
+const MOST_IDS = 10_000;
 
 type Listener = (event: any) => unknown;
 
@@ -149,17 +152,19 @@ export class Client {
    */
   messages(options_?: { signal?: Signal }): AsyncIterableIterator<Message> {
     return guarded(() => {
-      const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of messages');
+      const signal = signalOf(options<{ signal: Signal }>(options_, ['signal'], 'the options of messages').signal);
       this.#open();
       const aborted = () => new StvorError('the iteration was aborted by its signal', { code: 'ABORTED', cause: signal?.reason });
       if (signal?.aborted) throw aborted();
-      const abort = () => iterator.fail(aborted());
-      const iterator: MessageIterator = new MessageIterator(this.#native, this.#alive, (over) => {
+      let iterator: MessageIterator | undefined;
+      const abort = () => iterator?.fail(aborted());
+      // First, for a signal of the application's own may throw, and nothing is open yet then.
+      signal?.addEventListener('abort', abort, { once: true });
+      iterator = new MessageIterator(this.#native, this.#alive, (over) => {
         this.#iterators.delete(over);
         signal?.removeEventListener('abort', abort);
       });
       this.#iterators.add(iterator);
-      signal?.addEventListener('abort', abort, { once: true });
       return iterator;
     });
   }
@@ -216,7 +221,7 @@ export class Client {
   /** Says that messages of a peer were read: the peer is told, unless the settings say otherwise. */
   markRead(userId: string, ids: readonly string[]): Promise<void> {
     return awaited(() => {
-      if (!Array.isArray(ids)) throw invalid('the ids are an array of strings');
+      if (!Array.isArray(ids) || ids.length > MOST_IDS) throw invalid(`the ids are an array of at most ${MOST_IDS} strings`);
       return this.#native.markRead(userName(userId), ids.map((id) => userName(id, 'an id')));
     });
   }
@@ -267,9 +272,9 @@ export class Client {
   /** How long a conversation keeps its messages: milliseconds, 0 for no longer than delivery needs them, `Infinity` for ever. */
   setRetention(userId: string, millis: number): Promise<void> {
     return awaited(() => {
-      const span = millis === Infinity ? -1 : wait(millis, 'the retention');
-      if (span === undefined) throw invalid('the retention is a number of milliseconds');
-      return this.#native.setRetention(userName(userId), span);
+      const kept = span(millis, 'the retention');
+      if (kept === undefined) throw invalid('the retention is a number of milliseconds');
+      return this.#native.setRetention(userName(userId), kept);
     });
   }
 
@@ -338,16 +343,21 @@ export class Client {
   /**
    * Ends the client: what waits to be sent is given up to the timeout to go out and stays in the outbox after that; then the
    * store is unlocked. Iterators end. Closing twice is no error.
+   *
+   * It waits for the handler that runs; called from inside a handler it resolves at once, and closes when the handler is done.
    */
   close(): Promise<void> {
+    const inside = this.#handlers.isInside();
     this.#closing ??= awaited(async () => {
-      if (this.#handlers.size > 0) this.#alive.release();
       await this.#handlers.end();
+      if (this.#handlers.size > 0) this.#alive.release();
       await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
       await this.#native.end('close');
       this.#onClose(this);
     });
-    return this.#closing;
+    if (!inside) return this.#closing;
+    this.#closing.catch((error) => warn(`the client did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
+    return Promise.resolve();
   }
 
   /** `await using client = await app.connect('alice')`. */

@@ -22,13 +22,22 @@ function messageOf(raw: NativeMessage): Message {
   };
 }
 
+interface AsyncContext {
+  getStore(): unknown;
+  run<T>(store: unknown, act: () => T): T;
+}
+
+/** Which handlers the present call comes from. */
+const inside: AsyncContext = new (require('node:async_hooks').AsyncLocalStorage)();
+
 /** Every message to every handler, one message after the other. */
 export class Handlers {
   readonly #handlers = new Set<AnyHandler>();
   readonly #report: (error: unknown, message: Message | undefined) => void;
   #stream: NativeStream | undefined;
   #queue: NativeMessage[] = [];
-  #running = false;
+  #running: Promise<void> | undefined;
+  #ending: Promise<void> | undefined;
 
   constructor(report: (error: unknown, message: Message | undefined) => void) {
     this.#report = report;
@@ -49,20 +58,38 @@ export class Handlers {
     if (this.#handlers.size === 0) void this.end().catch(() => {});
   }
 
-  async end(): Promise<void> {
+  /** Whether the caller runs inside a handler of these. */
+  isInside(): boolean {
+    return inside.getStore() === this;
+  }
+
+  /** Takes nothing more; resolves when the handler that runs is done and its message is settled. What was not handled goes back. */
+  end(): Promise<void> {
     const stream = this.#stream;
+    if (!stream) return this.#ending ?? Promise.resolve();
     this.#stream = undefined;
     this.#queue = [];
-    await stream?.end();
+    this.#ending = (this.#running ?? Promise.resolve()).then(() => stream.end());
+    return this.#ending;
   }
 
   #deliver(batch: NativeMessage[]): void {
     this.#queue.push(...batch);
-    if (!this.#running) void this.#run();
+    this.#start();
+  }
+
+  #start(): void {
+    this.#running ??= inside
+      // Not at once: a handler that ends these has to find them running.
+      .run(this, () => Promise.resolve().then(() => this.#run()))
+      .then(() => {
+        this.#running = undefined;
+        // A new stream may have filled the queue while the last handler of the old one was busy.
+        if (this.#queue.length > 0 && this.#stream) this.#start();
+      });
   }
 
   async #run(): Promise<void> {
-    this.#running = true;
     const stream = this.#stream;
     let consumed = 0;
     while (this.#queue.length > 0 && this.#stream === stream && stream) {
@@ -96,9 +123,6 @@ export class Handlers {
       }
     }
     if (consumed > 0) stream?.settled(consumed, true);
-    this.#running = false;
-    // A new stream may have filled the queue while the last handler of the old one was busy.
-    if (this.#queue.length > 0 && this.#stream) void this.#run();
   }
 }
 
@@ -117,6 +141,7 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
   #waiters: Waiter[] = [];
   #given = 0;
   #ended = false;
+  #failure: unknown;
 
   constructor(client: NativeClient, alive: Alive, over: (iterator: MessageIterator) => void) {
     this.#alive = alive;
@@ -126,6 +151,11 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
   }
 
   next(): Promise<IteratorResult<Message, undefined>> {
+    if (this.#failure !== undefined) {
+      const failed = Promise.reject(this.#failure);
+      this.#failure = undefined;
+      return failed;
+    }
     if (this.#given > 0) this.#stream.settled(this.#given, true);
     this.#given = 0;
     return new Promise((resolve, reject) => {
@@ -156,10 +186,12 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
     await this.#stream.end();
   }
 
-  /** Ends the iteration with an error. */
+  /** Ends the iteration with an error, which whoever waits gets, or who asks next. What was given out is not consumed. */
   fail(error: unknown): void {
+    if (this.#ended) return;
     const waiter = this.#waiters.shift();
-    void this.end(true).catch(() => {});
+    if (!waiter) this.#failure = failure(error);
+    void this.end(false).catch(() => {});
     waiter?.reject(failure(error));
   }
 

@@ -73,8 +73,8 @@ export function startMockRelay(settings?: MockRelayOptions): Promise<MockRelay> 
     const { port = 4444, host = '127.0.0.1', tokens = [], verbose = false } = given;
     if (!Number.isInteger(port) || port < 0 || port > 65_535) throw misconfigured('port is a whole number from 0 to 65535');
     if (typeof host !== 'string' || host.length > 64) throw misconfigured('host is an IP address');
-    if (!Array.isArray(tokens) || !tokens.every((token) => typeof token === 'string' && token.length <= 256)) {
-      throw misconfigured('tokens is an array of strings of 256 characters at most');
+    if (!Array.isArray(tokens) || tokens.length > 1_000 || !tokens.every((token) => typeof token === 'string' && token.length <= 256)) {
+      throw misconfigured('tokens is an array of at most 1000 strings of 256 characters at most');
     }
     return new MockRelay(await native().startRelay([host, port], [...tokens], verbose === true));
   });

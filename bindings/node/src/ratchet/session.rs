@@ -8,6 +8,7 @@ use stvor_base::codec::Reader;
 use stvor_base::devices::DeviceList;
 use stvor_base::{Address, ContentId, DeviceId};
 use stvor_crypto::{Random as _, SystemRandom};
+use stvor_protocol::limits::{MAX_BLOB, MAX_PLAINTEXT};
 use stvor_protocol::session::Delivery;
 use stvor_protocol::{
     ContentKind, Context, Conversation, Incoming, Plaintext, ProtocolError, RecordKind, Records, TrustPolicy,
@@ -16,7 +17,8 @@ use stvor_protocol::{
 use super::pair::{NOW, NativeKeyPair, Owner, Rows, app, apply, is_bundle, read_bundle};
 use super::saved;
 use super::shape::{HEADER, assemble, handshake, header_at, malformed, read_handshake};
-use crate::failure::{coded, failure, panicked, watch_panics};
+use crate::failure::{coded, failure, fits, panicked};
+use crate::limits::{MAX_HANDSHAKE, MAX_SAVED};
 
 /// What is sent has the length that it has; who wants to hide lengths pads.
 fn unpadded(size: usize) -> usize {
@@ -150,7 +152,7 @@ fn context(owner: &Owner) -> Context<'_> {
 /// `BAD_BUNDLE`, `BAD_DEVICE_LIST` for a bundle that does not hold together, `MALFORMED_MESSAGE` for other bytes.
 #[napi(catch_unwind)]
 pub fn establish_session(own: &NativeKeyPair, peer: Uint8Array) -> napi::Result<NativeSession> {
-    watch_panics();
+    fits(&peer, MAX_HANDSHAKE)?;
     if is_bundle(&peer) {
         let (address, bundle) = read_bundle(&peer)?;
         let mut session = NativeSession::fresh(&own.0, (address, bundle.user_key().to_vec()))?;
@@ -187,8 +189,7 @@ fn initiator_of(part: &[u8]) -> Option<(Address, Vec<u8>)> {
 /// `WRONG_KEY` for another key or altered bytes, `BAD_PARAMETER` for a key that is not 32 bytes.
 #[napi(catch_unwind)]
 pub fn restore_session(sealed: Uint8Array, key: Uint8Array) -> napi::Result<NativeSession> {
-    watch_panics();
-    saved::open(&sealed, &key)
+    saved::open(fits(&sealed, MAX_SAVED)?, &key)
 }
 
 #[napi]
@@ -231,7 +232,7 @@ impl NativeSession {
         self.rng.fill(&mut id).map_err(coded)?;
         let (kind, body) = match content {
             Either::A(text) => (ContentKind::Text, text.into_bytes()),
-            Either::B(bytes) => (ContentKind::Bytes, bytes.to_vec()),
+            Either::B(bytes) => (ContentKind::Bytes, fits(&bytes, MAX_PLAINTEXT)?.to_vec()),
         };
         let blob = self.seal(&Plaintext { content: ContentId::from_bytes(id), kind, body: body.into() })?;
         let at = header_at(&blob).ok_or_else(|| malformed("the message"))?;
@@ -244,7 +245,7 @@ impl NativeSession {
     /// `DUPLICATE`, `REPLAY`, `UNDECRYPTABLE`, `UNKNOWN_SESSION`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`; nothing changed then.
     #[napi(catch_unwind)]
     pub fn decrypt(&mut self, message: Uint8Array) -> napi::Result<Unsealed> {
-        let blob = message.to_vec();
+        let blob = fits(&message, MAX_BLOB)?.to_vec();
         self.open(&blob).and_then(shown)
     }
 
@@ -261,7 +262,7 @@ impl NativeSession {
                 false,
             ));
         }
-        let parts = (header.as_ref(), ciphertext.as_ref());
+        let parts = (header.as_ref(), fits(&ciphertext, MAX_BLOB)?);
         let carried = read_handshake(&self.handshake);
         let session = match (self.conversation.session_id(), carried) {
             (Some(id), _) => *id,
@@ -290,9 +291,14 @@ impl NativeSession {
     /// The session, sealed.
     ///
     /// # Errors
-    /// `BAD_PARAMETER` for a key that is not 32 bytes.
+    /// `NO_SESSION` for a side that answers and has not got the first message, `BAD_PARAMETER` for a key that is not 32
+    /// bytes.
     #[napi(catch_unwind)]
     pub fn save(&mut self, key: Uint8Array) -> napi::Result<Uint8Array> {
+        if !self.ready() {
+            // What would open the first message is with the key pair, which can not be stored.
+            return Err(coded(ProtocolError::NoSession(self.peer.clone())));
+        }
         let sealed = saved::seal(self, &key)?;
         Ok(sealed.into())
     }

@@ -292,7 +292,13 @@ impl Inbox {
     }
 
     fn put_back(&self, message: Message) {
-        self.lock().ready.push_front(message);
+        {
+            let mut state = self.lock();
+            // After the end it waits in the store, for the next start.
+            if !state.closed {
+                state.ready.push_front(message);
+            }
+        }
         self.changed.notify_waiters();
     }
 

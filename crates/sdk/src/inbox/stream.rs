@@ -54,6 +54,14 @@ impl Messages {
         self
     }
 
+    /// Offers messages of this stream again, in their order, that were not acknowledged and will not be: the next stream
+    /// that asks gets them, in this run of the client.
+    pub fn give_back(&self, messages: impl IntoIterator<Item = Message, IntoIter: DoubleEndedIterator>) {
+        for message in messages.into_iter().rev() {
+            self.inbox.put_back(message);
+        }
+    }
+
     fn settle(&mut self) {
         let Some(message) = self.inbox.lock().handed.remove(&self.id) else { return };
         if std::thread::panicking() {
