@@ -122,3 +122,26 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
     }
     acks.abort();
 }
+
+#[tokio::test]
+async fn what_a_stream_gives_back_goes_to_the_next_one_in_order_and_not_past_the_end() {
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap())).await.unwrap();
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    commit(&inbox, &peer, 0..3).await;
+    let mut first = inbox.stream().manual_ack();
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(first.next().await.unwrap());
+    }
+    let ids: Vec<_> = taken.iter().map(|message| message.id).collect();
+    first.give_back(taken.drain(1..));
+    drop(first);
+    let mut second = inbox.stream().manual_ack();
+    for id in &ids[1..] {
+        taken.push(second.next().await.unwrap());
+        assert_eq!(taken.last().unwrap().id, *id);
+    }
+    inbox.close().await;
+    second.give_back(taken);
+    assert!(second.next().await.is_none());
+}
