@@ -31,6 +31,15 @@ const resident = () => { globalThis.gc?.(); return process.memoryUsage.rss() / 2
 const cpu = (from) => { const { user, system } = process.cpuUsage(from); return user + system; };
 
 const total = Number(args.messages);
+// Clients first: what the long loop leaves behind would hide them.
+const relay = await startMockRelay({ port: 0 });
+const app = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage: 'memory' });
+await app.connect('first');
+const before = resident();
+const clients = [];
+for (let number = 0; number < Number(args.clients); number += 1) clients.push(await app.connect(`client${number}`));
+console.log(`${clients.length} idle clients in memory, with the relay's share: ${(((resident() - before) * 1024) / clients.length).toFixed(0)} KiB each`);
+
 const [alice, bob] = [generateKeyPair(), generateKeyPair()];
 const { session: hers, handshake } = establishSession(alice, bob.bundle);
 const { session: his } = establishSession(bob, handshake);
@@ -43,14 +52,6 @@ for (let count = 0; count < total; count += 1) {
   if (count % 10_000 === 0) await new Promise(setImmediate);
 }
 console.log(`${total} messages on one session, MiB resident after each tenth: ${marks.join(' ')}`);
-
-const relay = await startMockRelay({ port: 0 });
-const app = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage: 'memory' });
-await app.connect('first');
-const before = resident();
-const clients = [];
-for (let number = 0; number < Number(args.clients); number += 1) clients.push(await app.connect(`client${number}`));
-console.log(`${clients.length} idle clients in memory, with the relay's share: ${(((resident() - before) * 1024) / clients.length).toFixed(0)} KiB each`);
 
 for (const storage of ['memory', 'disk']) {
   const place = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage });

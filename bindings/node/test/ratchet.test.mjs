@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
-import { codeOf, require } from './project.mjs';
+import { codeOf, require, run, write } from './project.mjs';
 
 const {
   decryptMessage, deserializeSession, encryptMessage, establishSession, generateKeyPair, serializeSession, takeReply, StvorError,
@@ -103,6 +103,28 @@ test('sessions survive being put away, under their key only', async () => {
   assert.equal(await codeOf(() => deserializeSession(altered, key)), 'WRONG_KEY');
   assert.equal(await codeOf(() => deserializeSession(sealed.subarray(0, 10), key)), 'MALFORMED_MESSAGE');
   assert.ok(!Buffer.from(sealed).includes(Buffer.from(hers.peerPublicKey)));
+});
+
+test('a session does not grow with the messages that it carried', async () => {
+  const ended = await run(['--expose-gc', write(`
+    import { decryptMessage, encryptMessage, establishSession, generateKeyPair } from '@stvor/sdk/ratchet';
+    const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+    const { session: hers, handshake } = establishSession(alice, bob.bundle);
+    const { session: his } = establishSession(bob, handshake);
+    const exchange = async (messages) => {
+      for (let count = 0; count < messages; count += 1) {
+        decryptMessage(his, encryptMessage(hers, 'x'));
+        if (count % 40 === 0) decryptMessage(hers, encryptMessage(his, 'x'));
+        if (count % 5000 === 0) await new Promise(setImmediate);
+      }
+      gc();
+      return process.memoryUsage.rss();
+    };
+    const before = await exchange(20_000);
+    console.log((await exchange(100_000)) - before);
+  `)]);
+  // A row of 260 bytes for each message would be 25 MiB.
+  assert.ok(Number(ended.stdout) < 12 * 2 ** 20, `${ended.stdout}${ended.stderr}`);
 });
 
 test('a session that has not heard the first message yet is put away and answers later', () => {

@@ -10,7 +10,7 @@ use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SecretBytes, SystemRandom};
 use stvor_protocol::{
     Effect, Effects, Identity, KemKind, KemPrekeyIn, PrekeyBundle, PrekeyBundleIn, Prekeys, RecordKey,
-    ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
+    RecordKind, ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
 };
 
 use super::shape::malformed;
@@ -28,9 +28,13 @@ pub(super) const NOW: Timestamp = Timestamp::from_millis(0);
 /// Rows in memory.
 pub(super) type Rows = HashMap<RecordKey, SecretBytes>;
 
-/// Carries writes out in memory.
+/// Carries writes out in memory. Marks against concurrent copies of a session are left out: a handle has no copies, and there
+/// would be one for each message.
 pub(super) fn apply(rows: &mut Rows, effects: Effects) {
     for effect in effects.into_vec() {
+        if effect.key().kind == RecordKind::ReplayMark {
+            continue;
+        }
         match effect {
             Effect::Put { key, value, .. } | Effect::Insert { key, value, .. } => {
                 rows.insert(key, value);
