@@ -10,7 +10,7 @@ use crate::rows::PointerRow;
 /// A message that arrived.
 ///
 /// It is *consumed* when the stream that handed it out is asked for the next one or is dropped, or when
-/// [`ack`](Self::ack) is called; with [`Messages::manual_ack`] only by `ack`. Until then it is offered again, with the
+/// [`ack`](Self::ack) is called; with [`Messages::manual_ack`](crate::Messages::manual_ack) only by `ack`. Until then it is offered again, with the
 /// same id, after a restart.
 #[derive(Clone)]
 #[non_exhaustive]
