@@ -46,6 +46,10 @@ fn start(cli: &Cli, out: &mut Out) -> Result {
     let settings = Settings::load(&cli.shared, std::env::vars())?;
     out.json = settings.client.json;
     match settings.client.color {
+        // A build machine is taken for a terminal with colours, whatever that terminal says of itself.
+        Color::Auto if std::env::var_os("TERM").is_some_and(|term| term == "dumb") => {
+            anstream::ColorChoice::Never.write_global();
+        }
         Color::Auto => {}
         Color::Always => anstream::ColorChoice::Always.write_global(),
         Color::Never => anstream::ColorChoice::Never.write_global(),

@@ -58,6 +58,9 @@ pub(crate) struct RelayRun {
     /// Development: let any stvor_ token in, and let a lost device register again
     #[arg(long)]
     pub(crate) dev: bool,
+    /// Let whoever has an app token register names that are free; else a client token of your backend is needed
+    #[arg(long)]
+    pub(crate) open_registration: bool,
     #[command(flatten)]
     pub(crate) life: Life,
 }

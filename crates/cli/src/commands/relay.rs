@@ -46,7 +46,8 @@ pub(crate) fn config(context: Context<'_>, listen: Option<SocketAddr>, dev: bool
 
 async fn serve(context: Context<'_>, args: &RelayRun) -> Result {
     let ending = Ending::watch(args.life)?;
-    let config = config(context, args.listen, args.dev)?;
+    let mut config = config(context, args.listen, args.dev)?;
+    config.open_registration |= args.open_registration;
     let handle = server::start(&config).await?;
     server::banner(&config, &handle, context.out)?;
     let tokens = admin(&config)?.tokens().map_err(|error| Failure::coded(&error))?;

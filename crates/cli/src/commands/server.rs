@@ -83,7 +83,7 @@ pub(crate) fn banner(config: &Config, handle: &Handle, out: Out) -> Result {
     } else if config.client_keys.is_empty() {
         out.warn(
             "  NOTE nobody can register: name the keys of your backend (client_keys in [relay]), or let every holder of \
-             an app token in (open_registration = true)",
+             an app token in (--open-registration, or open_registration = true in [relay])",
         );
     } else {
         out.say("  users    registered with client tokens of your backend only");

@@ -115,8 +115,12 @@ fn a_blocked_peer_gets_nothing_and_says_nothing_until_unblocked() {
     assert_eq!(refused.code, Some(4), "{}", refused.err);
     assert!(refused.err.contains("stvor peer unblock --with alice"), "{}", refused.err);
     assert_eq!(home.feed("send --as alice --to bob", "while blocked").code, Some(0));
-    // What is dropped is dropped when Bob's client sees it.
+    // What is dropped is dropped when Bob's client sees it, which it has when it answered what came later.
     let deaf = listening(&home, "listen --as bob --json");
+    for later in ["one", "two"] {
+        assert_eq!(home.feed("send --as carol --to bob", later).code, Some(0));
+        deaf.wait_line(SOON, |_, line| line.contains(&format!("\"text\":\"{later}\""))).unwrap();
+    }
     deaf.signal(stvor_testkit::Signal::Term).unwrap();
     assert_eq!(finished(&deaf), Some(0));
     assert_eq!(told(&home, "peer unblock --as bob --with alice --json")[0]["blocked"], false);

@@ -140,7 +140,8 @@ impl Story {
 
     async fn start_relay(&mut self) -> Result {
         let data = self.path("relay");
-        let args = ["relay", "--listen", &self.address, "--data", &data, "--exit-with-stdin"];
+        let args =
+            ["relay", "--open-registration", "--listen", &self.address, "--data", &data, "--exit-with-stdin"];
         let mut relay = self.launcher.start("stvor relay", &args)?;
         let banner = relay.line(PATIENCE).await?.value;
         let text = |name: &str| {
