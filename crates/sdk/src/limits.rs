@@ -12,6 +12,14 @@ pub const LANE_QUEUE: usize = 512;
 /// Messages that one lane takes into one commit: enough to share an fsync, few enough to keep latency even.
 pub const LANE_BATCH: usize = 64;
 
+/// Operations of a turn past which what comes next goes into another commit: a quarter of what the store takes, for one
+/// message can add half of it (the keys of 2,000 that were skipped, and as many that those push out).
+pub const TURN_OPS: usize = stvor_store::limits::MAX_OPS / 4;
+
+/// Bytes of a turn past which what comes next goes into another commit: a quarter of what the store takes, for one receipt
+/// can add half of it (128 messages of 64 KiB).
+pub const TURN_BYTES: usize = stvor_store::limits::MAX_CHANGE_BYTES / 4;
+
 /// Messages of one lane that are sent and not yet accepted.
 pub const LANE_WINDOW: usize = 64;
 

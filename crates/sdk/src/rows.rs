@@ -4,6 +4,8 @@
 //! pushed forward where needed so that it rises in the order of arrival even when a clock is set back. Receipts name
 //! contents and repairs name relay ids: two small indices lead from those to the key.
 
+use std::time::Duration;
+
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::devices::PUBLIC_KEY_BYTES;
 use stvor_base::{Address, ContentId, MessageId, Timestamp, UserId};
@@ -124,6 +126,17 @@ fn state_of(byte: u8) -> Result<DeliveryState, CodecError> {
 }
 
 impl MessageRow {
+    /// When a message of ours goes: it is kept for repairs until its receipt or for 30 days, for its owner by the
+    /// retention.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        let keep = Duration::from_millis(self.keep);
+        match (self.keep, self.state) {
+            (FOREVER, _) => None,
+            (_, DeliveryState::Delivered | DeliveryState::Read) => Some(self.sent_at + keep),
+            _ => Some(self.sent_at + crate::limits::KEEP_SENT.max(keep)),
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(128 + self.content.as_bytes().len());
         out.u8(VERSION)

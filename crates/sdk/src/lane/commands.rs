@@ -219,6 +219,7 @@ impl Lane {
         });
         let given_up: Vec<_> = places.chain(sealed).map(|place| (place.id, DeliveryState::Failed)).collect();
         step.advances.extend(given_up);
+        step.messages.clear();
         self.requests.clear();
         self.refused.clear();
         step.row.due.clear();

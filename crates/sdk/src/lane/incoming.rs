@@ -1,6 +1,6 @@
 //! From the relay to the inbox: decryption, receipts, repairs.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,6 +36,13 @@ pub(super) struct Shown {
     content: Content,
     sent_at: Timestamp,
     repaired: bool,
+}
+
+impl Shown {
+    /// Bytes of its content.
+    pub(super) fn size(&self) -> usize {
+        self.content.as_bytes().len()
+    }
 }
 
 impl Lane {
@@ -225,20 +232,18 @@ impl Lane {
     async fn take_receipt(&mut self, ids: &[ContentId], state: DeliveryState, step: &mut Step) -> Result<()> {
         let store = &self.core.store;
         let index: Vec<_> = ids.iter().map(|id| keys::own_content(*id)).collect();
-        let mut places = HashMap::new();
+        let mut places = HashSet::new();
         for row in store.get(&index).await.map_err(Error::passed)?.into_iter().flatten() {
             let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
             // A receipt counts only from whom the message was sent to.
             if pointer.peer == self.peer {
-                places.insert(pointer.place, ());
+                places.insert(pointer.place);
             }
         }
-        let places: Vec<Place> = places.into_keys().collect();
-        let rows: Vec<_> = places.iter().map(|place| keys::message(&self.peer.user, *place)).collect();
-        let rows = self.core.store.get(&rows).await.map_err(Error::passed)?;
+        let places: Vec<Place> = places.into_iter().collect();
+        let rows = self.messages(&places, step).await?;
         for (place, row) in places.into_iter().zip(rows) {
-            let Some(row) = row else { continue };
-            let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+            let Some(mut row) = row else { continue };
             if row.direction != Direction::Out || row.state >= state && row.state != DeliveryState::Failed {
                 continue;
             }
@@ -249,11 +254,8 @@ impl Lane {
                 // The relay's own answer may be late or lost: whoever has the message answers for it.
                 self.accept(id, step);
             }
-            if row.keep == 0 {
-                step.changes.delete(keys::message(&self.peer.user, place));
-            } else {
-                self.put_message(place, &row, step);
-            }
+            let stays = row.keep != 0;
+            step.messages.insert(place, stays.then_some(row));
             step.advances.push((place.id, state));
         }
         Ok(())

@@ -100,6 +100,8 @@ struct Lane {
     last_gap: Option<(u64, Instant)>,
     /// The connection that had no room for what is to be sent.
     wants_room: Option<Arc<Session>>,
+    /// A turn left something for the next for want of room in its commit.
+    more: bool,
     /// When something was last sent or accepted.
     progress_at: Instant,
     active_at: Instant,
@@ -140,6 +142,7 @@ impl Lane {
             refusals: 0,
             last_gap: None,
             wants_room: None,
+            more: false,
             progress_at: now,
             active_at: now,
         }
@@ -213,6 +216,7 @@ impl Lane {
         orders: &mut Vec<Work>,
         room: Option<(Arc<Session>, SendRoom)>,
     ) {
+        self.more = false;
         if self.conversation.is_none()
             && let Err(error) = self.reload().await
         {
@@ -220,12 +224,29 @@ impl Lane {
             return;
         }
         let mut step = Step::new(self.row.clone());
-        for letter in letters.drain(..) {
-            self.take_mail(letter, &mut step).await;
+        let mut failed = None;
+        for letter in core::mem::take(letters) {
+            if failed.is_none() && step.is_full() {
+                failed = self.next_step(&mut step).await.err();
+            }
+            match failed {
+                None => self.take_mail(letter, &mut step).await,
+                Some(_) => letters.push(letter),
+            }
         }
         self.show_all(&mut step).await;
-        for order in orders.drain(..) {
-            self.take_work(order, &mut step).await;
+        for order in core::mem::take(orders) {
+            if failed.is_none() && step.is_full() {
+                failed = self.next_step(&mut step).await.err();
+            }
+            match failed {
+                None => self.take_work(order, &mut step).await,
+                Some(_) => orders.push(order),
+            }
+        }
+        if let Some(error) = failed {
+            self.refuse(letters, orders, &error);
+            return;
         }
         // A decision lets mail in that waited for it.
         self.show_all(&mut step).await;
@@ -242,6 +263,18 @@ impl Lane {
         self.fetch_if_needed();
         self.resend_unanswered();
         self.transmit(room);
+    }
+
+    /// Commits a step that is full and begins another; the error when the store can not be read after that.
+    async fn next_step(&mut self, step: &mut Step) -> crate::error::Result<()> {
+        self.show_all(step).await;
+        let full = core::mem::replace(step, Step::new(LaneRow::default()));
+        self.commit(full).await;
+        if self.conversation.is_none() {
+            self.reload().await?;
+        }
+        step.row = self.row.clone();
+        Ok(())
     }
 
     /// The store can not be read: whoever waits is told, mail stays at the relay.
@@ -286,6 +319,9 @@ impl Lane {
         if self.conversation.is_none() {
             // The store could not be read: it is tried again, but not without a pause.
             return now + limits::BACKOFF_FIRST;
+        }
+        if self.more {
+            return now;
         }
         let idle = self.active_at + limits::LANE_IDLE;
         let mut deadline = if idle > now || self.may_sleep() { idle } else { now + limits::LANE_IDLE };

@@ -66,18 +66,28 @@ impl Lane {
         held
     }
 
+    /// What waited for the relay's word goes to the outbox, as much as fits into this commit.
+    fn enqueue_held(&mut self, step: &mut Step) {
+        let mut held = self.take_held().into_iter();
+        while !step.is_full() {
+            let Some(held) = held.next() else { return };
+            self.enqueue(held.request, step);
+        }
+        self.held.extend(held);
+        self.more |= !self.held.is_empty();
+    }
+
     /// Messages that wait for the relay's word: to the outbox when the relay is gone, refused when their time is over.
     pub(super) fn release_held(&mut self, step: &mut Step) {
         if self.held.is_empty() {
             return;
         }
-        let offline = self.core.session().is_none();
-        let known = self.is_ready();
+        if self.core.session().is_none() || self.is_ready() {
+            return self.enqueue_held(step);
+        }
         let now = Instant::now();
         for held in self.take_held() {
-            if offline || known {
-                self.enqueue(held.request, step);
-            } else if held.deadline <= now && !self.fetching && !self.asking {
+            if held.deadline <= now && !self.fetching && !self.asking {
                 let error = self.not_found(held.request.timeout);
                 self.refuse_send(held.request, error);
             } else {
@@ -124,9 +134,7 @@ impl Lane {
             Err(error) if error.retryable() => {
                 // The relay could not be asked: what is held goes to the outbox and waits there.
                 self.fetch_after = Instant::now() + limits::BACKOFF_FIRST;
-                for held in self.take_held() {
-                    self.enqueue(held.request, step);
-                }
+                self.enqueue_held(step);
             }
             Err(error) => self.refuse_all(&error),
         }
@@ -160,9 +168,7 @@ impl Lane {
                 if matches!(started.identity, IdentityEvent::Replaced { .. }) {
                     step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
                 }
-                for held in self.take_held() {
-                    self.enqueue(held.request, step);
-                }
+                self.enqueue_held(step);
                 if core::mem::take(&mut self.rehandshake) && step.sealed.is_empty() {
                     // The peer learns of the new session by its first message.
                     self.greet(step);

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
 use crate::keys;
 use crate::limits;
-use crate::rows::{Direction, FOREVER, MessageRow, PendingBody, PendingRow, Place, PointerRow, SealedSend};
+use crate::rows::{Direction, MessageRow, PendingBody, PendingRow, Place, PointerRow, SealedSend};
 use crate::transport::session::{SendRoom, Session};
 
 /// How long the index entry of a message of ours is kept: as long as receipts may come.
@@ -124,16 +124,36 @@ impl Lane {
         step.reply(request.reply);
     }
 
-    /// The row of a message of ours: kept for repairs until its receipt or for 30 days, for its owner by the retention.
+    /// The row of a message of ours, as the step leaves it.
     pub(super) fn put_message(&self, place: Place, row: &MessageRow, step: &mut Step) {
-        let expires = match (row.keep, row.state) {
-            (FOREVER, _) => None,
-            (keep, DeliveryState::Delivered | DeliveryState::Read) => {
-                Some(row.sent_at + Duration::from_millis(keep))
-            }
-            (keep, _) => Some(row.sent_at + limits::KEEP_SENT.max(Duration::from_millis(keep))),
-        };
-        step.changes.push(Op::put(keys::message(&self.peer.user, place), row.encode()).expiring(expires));
+        step.messages.insert(place, Some(row.clone()));
+    }
+
+    /// Rows of messages of ours, as the step has them by now.
+    pub(super) async fn messages(
+        &mut self,
+        places: &[Place],
+        step: &Step,
+    ) -> Result<Vec<Option<MessageRow>>> {
+        let stored: Vec<Key> = places
+            .iter()
+            .filter(|place| !step.messages.contains_key(place))
+            .map(|place| keys::message(&self.peer.user, *place))
+            .collect();
+        let mut stored = self.core.store.get(&stored).await.map_err(Error::passed)?.into_iter();
+        let mut rows = Vec::with_capacity(places.len());
+        for place in places {
+            rows.push(match step.messages.get(place) {
+                Some(row) => row.clone(),
+                None => stored
+                    .next()
+                    .flatten()
+                    .map(|row| MessageRow::decode(row.value.expose()))
+                    .transpose()
+                    .map_err(Error::passed)?,
+            });
+        }
+        Ok(rows)
     }
 
     pub(super) fn store_sealed(
@@ -234,6 +254,10 @@ impl Lane {
             wanted.iter().map(|(_, place, _)| keys::message(&self.peer.user, *place)).collect();
         let Ok(rows) = self.core.store.get(&rows).await else { return };
         for ((queued, place, created_at), row) in wanted.into_iter().zip(rows) {
+            if step.is_full() {
+                self.more = true;
+                break;
+            }
             let row = row.and_then(|row| MessageRow::decode(row.value.expose()).ok());
             let Some(row) = row else {
                 // Its conversation was deleted while it waited.
@@ -453,10 +477,8 @@ impl Lane {
     }
 
     async fn mark_failed(&mut self, place: Place, code: &'static str, step: &mut Step) {
-        let row = self.core.store.one(&keys::message(&self.peer.user, place)).await;
-        if let Ok(Some(row)) = row
-            && let Ok(mut row) = MessageRow::decode(row.value.expose())
-        {
+        let row = self.messages(&[place], step).await.ok().and_then(|mut rows| rows.pop()).flatten();
+        if let Some(mut row) = row {
             row.state = DeliveryState::Failed;
             row.stamped_at = self.core.now();
             self.put_message(place, &row, step);

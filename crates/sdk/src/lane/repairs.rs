@@ -32,9 +32,8 @@ impl Lane {
             return Ok(());
         };
         let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
-        let key = keys::message(&self.peer.user, pointer.place);
-        let Some(row) = store.one(&key).await.map_err(Error::passed)? else { return Ok(()) };
-        let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+        let row = self.messages(&[pointer.place], step).await?.pop().flatten();
+        let Some(mut row) = row else { return Ok(()) };
         let Some(pinned_then) = row.identity else { return Ok(()) };
         let facts = ResendFacts {
             receipted: matches!(row.state, DeliveryState::Delivered | DeliveryState::Read),

@@ -1,12 +1,12 @@
 //! What one turn of a lane writes, and what happens once it is durable.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stvor_base::ContentId;
-use stvor_protocol::Effects;
-use stvor_store::{ChangeSet, StoreError};
+use stvor_protocol::{Effect, Effects};
+use stvor_store::{ChangeSet, Op, StoreError};
 use stvor_wire::client::AckOne;
 use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
@@ -19,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
 use crate::inbox::Arrival;
 use crate::keys;
+use crate::limits;
 use crate::metrics;
 use crate::records;
-use crate::rows::{LaneRow, PeerRow};
+use crate::rows::{LaneRow, MessageRow, PeerRow, Place};
 use crate::transport::session::Session;
 
 /// Something to be told to whoever waits, once it is durable.
@@ -33,6 +34,8 @@ pub(super) struct Step {
     pub(super) effects: Effects,
     pub(super) changes: ChangeSet,
     pub(super) row: LaneRow,
+    /// Messages of ours as this step leaves them, each written once; `None` for one that goes.
+    pub(super) messages: HashMap<Place, Option<MessageRow>>,
     pub(super) arrivals: Vec<Arrival>,
     /// Contents that were decrypted and are not judged yet: [`Lane::show_all`] does that.
     pub(super) shown: Vec<Shown>,
@@ -67,6 +70,7 @@ impl Step {
             effects: Effects::new(),
             changes: ChangeSet::new(),
             row,
+            messages: HashMap::new(),
             arrivals: Vec::new(),
             shown: Vec::new(),
             marks: HashSet::new(),
@@ -86,6 +90,30 @@ impl Step {
             broken: None,
             unread: false,
         }
+    }
+
+    /// Whether it holds enough for one commit: what comes next goes into another.
+    pub(super) fn is_full(&self) -> bool {
+        // A name and the frame of a row, roughly and not too low: a name is an address of a few hundred bytes at most.
+        const FRAME: usize = 512;
+        let of_op = |op: &Op<_>| match op {
+            Op::Put { value, .. } => FRAME + stvor_crypto::SecretBytes::len(value),
+            _ => FRAME,
+        };
+        let of_effect = |effect: &Effect| match effect {
+            Effect::Put { value, .. } | Effect::Insert { value, .. } => FRAME + value.len(),
+            Effect::Delete { .. } => FRAME,
+        };
+        let of_message =
+            |row: &Option<MessageRow>| FRAME + row.as_ref().map_or(0, |row| row.content.as_bytes().len());
+        // A content that is shown is a row, a mark and a place in the inbox.
+        let bytes = self.changes.ops.iter().map(of_op).sum::<usize>()
+            + self.effects.as_slice().iter().map(of_effect).sum::<usize>()
+            + self.messages.values().map(of_message).sum::<usize>()
+            + self.shown.iter().map(|shown| 3 * FRAME + shown.size()).sum::<usize>();
+        let ops =
+            self.changes.len() + self.effects.as_slice().len() + self.messages.len() + 3 * self.shown.len();
+        ops >= limits::TURN_OPS || bytes >= limits::TURN_BYTES
     }
 
     pub(super) fn ack(&mut self, deliver: &Deliver, session: &Arc<Session>) {
@@ -108,6 +136,7 @@ impl Lane {
             effects,
             mut changes,
             row,
+            messages,
             arrivals,
             acks,
             taken,
@@ -131,6 +160,13 @@ impl Lane {
         for queued in &removed {
             changes.delete(keys::pending(&self.peer, *queued));
         }
+        for (place, row) in messages {
+            let key = keys::message(&self.peer.user, place);
+            changes.push(match row {
+                Some(row) => Op::put(key, row.encode()).expiring(row.expires()),
+                None => Op::delete(key),
+            });
+        }
         let broke = broken.is_some();
         let mut result = match broken {
             Some(error) => Err(error),
@@ -139,12 +175,17 @@ impl Lane {
         if row != self.row {
             changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
         }
-        let mut conflict = false;
+        let mut redone = false;
         if result.is_ok() && !changes.is_empty() {
             let started = Instant::now();
             let committed = self.core.store.commit(changes).await;
             metrics::commit(started.elapsed(), sealed.len() + arrivals.len());
-            conflict = matches!(committed, Err(StoreError::Conflict { .. }));
+            // What is too much at once is not too much one by one.
+            redone = match &committed {
+                Err(StoreError::Conflict { .. }) => true,
+                Err(StoreError::Limit { .. }) => !alone,
+                _ => false,
+            };
             result = committed.map(|_| ()).map_err(Error::passed);
         }
         if let Err(error) = result {
@@ -162,7 +203,7 @@ impl Lane {
             if acks.len() > taken.len() && !broke {
                 self.core.kick_soon();
             }
-            if conflict {
+            if redone {
                 self.redo(taken, alone).await;
             } else if !taken.is_empty() {
                 self.core.kick_soon();
@@ -226,8 +267,8 @@ impl Lane {
         }
     }
 
-    /// Deliveries of a commit that met a conflict: each is judged by itself, and one that conflicts alone was taken by
-    /// another process: a duplicate.
+    /// Deliveries of a commit that met a conflict or was too large: each is judged by itself, and one that conflicts alone
+    /// was taken by another process: a duplicate.
     async fn redo(&mut self, taken: Vec<(Box<Deliver>, Arc<Session>)>, alone: bool) {
         if let ([(deliver, session)], true) = (taken.as_slice(), alone) {
             metrics::duplicate();
