@@ -21,6 +21,7 @@ use crate::failures::Failures;
 use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
+use crate::left::Left;
 use crate::limits;
 use crate::opening::{load_identity, open_store, read_lanes, read_peers};
 use crate::prekeys::PrekeyKeeper;
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) state: watch::Sender<ConnectionState>,
     pub(crate) prekeys: PrekeyKeeper,
     pub(crate) failures: Failures,
+    /// Whose mail is left at the relay until a later connection brings it.
+    pub(crate) left: Left,
     /// Mail that waits in memory for answers to trust questions.
     pub(crate) held_mail: AtomicUsize,
     /// The relay was logged in to at least once with this identity.
@@ -123,6 +126,7 @@ impl Core {
             state: watch::Sender::new(ConnectionState::Connecting),
             prekeys,
             failures,
+            left: Left::default(),
             held_mail: AtomicUsize::new(0),
             registered: AtomicBool::new(registered),
             unaccepted: AtomicUsize::new(0),
@@ -314,13 +318,25 @@ impl Core {
     /// Hands mail to a lane. Never waits; mail that finds no room stays at the relay, and is asked for again in a while,
     /// for until then it takes a share of what the relay sends without an answer.
     pub(crate) fn mail(&self, peer: &Address, mail: Mail) {
-        let delivery = matches!(mail, Mail::Deliver(..));
+        let brought_by = match &mail {
+            Mail::Deliver(_, session) => Some(session.generation),
+            _ => None,
+        };
+        if brought_by.is_some_and(|generation| self.left.has(peer, generation)) {
+            return;
+        }
         if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
             tracing::warn!(code = error.code(), "mail was left at the relay");
-            if delivery {
-                self.kick_soon();
+            if let Some(generation) = brought_by {
+                self.leave(peer, generation);
             }
         }
+    }
+
+    /// Leaves mail of a peer at the relay, and what follows it on the same connection, until a fresh one brings it again.
+    pub(crate) fn leave(&self, peer: &Address, generation: u64) {
+        self.left.leave(peer, generation);
+        self.kick_soon();
     }
 
     fn with_lane<T>(&self, peer: &Address, act: impl FnOnce(&LaneHandle) -> Result<T>) -> Result<T> {

@@ -49,6 +49,7 @@ mod history;
 mod inbox;
 mod keys;
 mod lane;
+mod left;
 pub mod limits;
 mod metrics;
 mod opening;

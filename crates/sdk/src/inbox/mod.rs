@@ -104,10 +104,11 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for one more beside `coming`. If not, the mail stays at the relay.
+    /// Whether there is room for one more beside `coming`. If not, the mail stays at the relay, and so does what comes
+    /// after it until a quarter is free: then a fresh connection brings all of it, in its order.
     pub(crate) fn has_room(&self, coming: usize) -> bool {
         let mut state = self.lock();
-        let room = state.waiting + coming < self.limit;
+        let room = !state.refused && state.waiting + coming < self.limit;
         state.refused |= !room;
         room
     }

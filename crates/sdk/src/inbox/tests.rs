@@ -119,6 +119,7 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
         tokio::pin!(told);
         let told = futures::poll!(told).is_ready();
         assert_eq!(told, left == LIMIT / 4 * 3, "{left} left");
+        assert_eq!(inbox.has_room(0), left <= LIMIT / 4 * 3, "{left} left");
     }
     acks.abort();
 }

@@ -54,17 +54,27 @@ impl Lane {
             step.ack(&deliver, &session);
             return;
         }
+        if self.core.left.has(&self.peer, session.generation) {
+            return;
+        }
+        if step.broken.is_some() {
+            self.core.leave(&self.peer, session.generation);
+            return;
+        }
         if self.asking {
             self.hold(deliver, session, step);
             return;
         }
         if !self.core.inbox.has_room(step.shown.len()) {
+            // A fresh connection brings it once there is room.
+            self.core.left.leave(&self.peer, session.generation);
             return;
         }
         match self.open(&deliver, step).await {
             Ok(received) => {
                 if let Err(error) = self.take_plaintext(received, step).await {
                     step.broken = Some(error);
+                    self.core.leave(&self.peer, session.generation);
                     return;
                 }
                 step.ack(&deliver, &session);
@@ -72,7 +82,7 @@ impl Lane {
             }
             Err(Trouble::Store(error)) => {
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
-                step.unread = true;
+                self.core.leave(&self.peer, session.generation);
             }
             Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
                 self.ask(&question);
@@ -275,7 +285,7 @@ impl Lane {
         ) {
             // The fault is here, so the message stays where it is.
             self.core.hub.emit(Event::StoreFailing { code: stvor_base::ErrorCode::code(error) });
-            step.unread = true;
+            self.core.leave(&self.peer, session.generation);
             return;
         }
         if matches!(error, ProtocolError::IdentityChanged(_)) {

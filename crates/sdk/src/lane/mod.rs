@@ -280,8 +280,10 @@ impl Lane {
     /// The store can not be read: whoever waits is told, mail stays at the relay.
     fn refuse(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>, error: &Error) {
         self.core.hub.emit(Event::StoreFailing { code: error.code() });
-        if letters.drain(..).any(|letter| matches!(letter, Mail::Deliver(..))) {
-            self.core.kick_soon();
+        for letter in letters.drain(..) {
+            if let Mail::Deliver(_, session) = letter {
+                self.core.leave(&self.peer, session.generation);
+            }
         }
         for order in orders.drain(..) {
             match order {

@@ -60,8 +60,6 @@ pub(super) struct Step {
     pub(super) forget_peer: bool,
     /// The conversation moved on but what came of it could not be worked out: nothing of the step may be written.
     pub(super) broken: Option<Error>,
-    /// Mail that could not be judged because the store could not be read.
-    pub(super) unread: bool,
 }
 
 impl Step {
@@ -88,7 +86,6 @@ impl Step {
             released: 0,
             forget_peer: false,
             broken: None,
-            unread: false,
         }
     }
 
@@ -152,7 +149,6 @@ impl Lane {
             released,
             forget_peer,
             broken,
-            unread,
             marks: _,
             shown: _,
         } = step;
@@ -167,7 +163,6 @@ impl Lane {
                 None => Op::delete(key),
             });
         }
-        let broke = broken.is_some();
         let mut result = match broken {
             Some(error) => Err(error),
             None => records::write(&mut changes, effects),
@@ -190,9 +185,6 @@ impl Lane {
         }
         if let Err(error) = result {
             self.accepted = removed;
-            if broke {
-                self.core.kick_soon();
-            }
             self.depth.fetch_sub(counted, Ordering::Relaxed);
             self.failed_commit(&error, arrivals, replies);
             // The relay answers for these, whatever the store says; their rows go with the next commit.
@@ -200,13 +192,15 @@ impl Lane {
                 self.core.watchers.advance(*id, DeliveryState::Accepted);
             }
             // What was to be acknowledged without being taken (a failure, a duplicate) comes again, too.
-            if acks.len() > taken.len() && !broke {
+            if acks.len() > taken.len() {
                 self.core.kick_soon();
             }
             if redone {
                 self.redo(taken, alone).await;
-            } else if !taken.is_empty() {
-                self.core.kick_soon();
+            } else {
+                for (_, session) in &taken {
+                    self.core.leave(&self.peer, session.generation);
+                }
             }
             return;
         }
@@ -252,9 +246,6 @@ impl Lane {
         for event in events {
             self.core.hub.emit(event);
         }
-        if unread {
-            self.core.kick_soon();
-        }
     }
 
     fn failed_commit(&mut self, error: &Error, arrivals: Vec<Arrival>, replies: Vec<Reply>) {
@@ -277,8 +268,8 @@ impl Lane {
         }
         for (deliver, session) in taken {
             if self.reload().await.is_err() {
-                self.core.kick_soon();
-                return;
+                self.core.leave(&self.peer, session.generation);
+                continue;
             }
             let mut step = Step::new(self.row.clone());
             step.alone = true;

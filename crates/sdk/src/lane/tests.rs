@@ -154,3 +154,68 @@ async fn of_the_failures_of_one_peer_the_oldest_goes_first() {
     assert_eq!(lane.requests.len(), limits::MAX_FAILURES_OF_ONE);
     assert_eq!(lane.requests[0].message, request(1).message);
 }
+
+/// A connection of the lane's client, and what is acknowledged on it.
+fn connection(generation: u64) -> (Arc<Session>, crate::transport::session::Ends) {
+    let ready = stvor_wire::server::Ready {
+        mailbox_epoch: 1,
+        resumed: stvor_wire::server::Resumed::Full,
+        registration: stvor_wire::server::Registration::Known,
+        highest_counter: 0,
+        keys: stvor_wire::keys::KeyCounts::default(),
+        limits: stvor_wire::server::Limits {
+            max_frame_bytes: 98_304,
+            max_blob_bytes: 73_728,
+            window_messages: 128,
+            window_bytes: 1 << 20,
+            retention: Duration::from_secs(3_600),
+            dedup: Duration::from_secs(3_600),
+            max_recipients: 64,
+        },
+        resume_cursor: Vec::new().into(),
+        heartbeat: Duration::from_secs(27),
+    };
+    Session::new(generation, ready, UserId::new("alice").unwrap())
+}
+
+/// Mail that nobody can read: it is acknowledged, and asked for again.
+fn garbage(number: u8, session: &Arc<Session>) -> Mail {
+    let deliver = Deliver {
+        from: Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST),
+        mailbox_epoch: 1,
+        seq: u64::from(number),
+        msg_id: MessageId::from_bytes([number; 16]),
+        blob: vec![number; 512].into(),
+        received_at: Timestamp::system(),
+        ephemeral: false,
+    };
+    Mail::Deliver(Box::new(deliver), Arc::clone(session))
+}
+
+#[tokio::test]
+async fn what_follows_mail_that_was_left_at_the_relay_is_left_until_a_later_connection() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let (first, mut acked_on_first) = connection(1);
+    lane.turn(&mut vec![garbage(1, &first)], &mut Vec::new(), None).await;
+    assert_eq!(acked_on_first.acked(), [MessageId::from_bytes([1; 16])]);
+    lane.refuse(
+        &mut vec![garbage(2, &first)],
+        &mut Vec::new(),
+        &Error::not_ready("the store can not be read"),
+    );
+    lane.turn(&mut vec![garbage(3, &first)], &mut Vec::new(), None).await;
+    assert_eq!(acked_on_first.acked(), [], "the third would be before the second");
+    let (second, mut acked_on_second) = connection(2);
+    let again = |number| garbage(number, &second);
+    lane.turn(&mut vec![again(2), again(3)], &mut Vec::new(), None).await;
+    assert_eq!(acked_on_second.acked(), [2, 3].map(|number| MessageId::from_bytes([number; 16])));
+
+    let mut step = Step::new(lane.row.clone());
+    lane.take_mail(again(4), &mut step).await;
+    step.broken = Some(Error::not_ready("the test wants it"));
+    lane.take_mail(again(5), &mut step).await;
+    lane.commit(step).await;
+    lane.turn(&mut vec![again(6)], &mut Vec::new(), None).await;
+    assert_eq!(acked_on_second.acked(), [], "nothing of what a failed commit was to take, nor what follows");
+}

@@ -77,6 +77,14 @@ pub(crate) struct Ends {
     session: Arc<Session>,
 }
 
+#[cfg(test)]
+impl Ends {
+    /// What was acknowledged since this was asked last.
+    pub(crate) fn acked(&mut self) -> Vec<stvor_base::MessageId> {
+        core::iter::from_fn(|| self.acks.try_recv().ok()).map(|one| one.msg_id).collect()
+    }
+}
+
 /// Whoever waits on the session learns that it ended, however it ended.
 impl Drop for Ends {
     fn drop(&mut self) {
