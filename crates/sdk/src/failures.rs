@@ -1,5 +1,5 @@
 //! Which messages failed, over all senders. Whoever can put mail into our mailbox, a relay under any name, makes us
-//! remember failures: their number has a bound, and the oldest go first.
+//! remember failures: their number has a bound, and those of strangers go first, then the oldest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,8 +68,8 @@ impl Failures {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a failure, and forgets the oldest ones past the bound, with all that is stored of them. `knows` tells
-    /// whether a peer is one that we talk with: of others nothing stays.
+    /// Remembers a failure. Past the bound it forgets the oldest one of a stranger, if there is none the oldest, with all
+    /// that is stored of it. `knows` tells whether a peer is one that we talk with: of others nothing stays.
     pub(crate) fn remember(
         &self,
         (peer, id): (&Address, MessageId),
@@ -85,8 +85,11 @@ impl Failures {
         changes.put(keys::failure(age), encode(peer, id));
         state.insert(age, failure);
         while state.by_age.len() > self.limit {
-            let Some((age, (peer, id))) = state.by_age.pop_first() else { break };
-            state.ages.remove(&(peer.clone(), id));
+            let stranger = state.by_age.iter().find(|(_, (peer, _))| !knows(peer));
+            let Some((_, goes)) = stranger.or_else(|| state.by_age.first_key_value()) else { break };
+            let goes = goes.clone();
+            let Some(age) = state.remove(&goes) else { break };
+            let (peer, id) = goes;
             changes.delete(keys::failure(age)).delete(keys::request(&peer, id));
             let more = state.by_age.values().any(|(other, _)| *other == peer);
             if !more && !knows(&peer) {
@@ -182,12 +185,16 @@ mod tests {
         assert_eq!(there("stranger", 0).await, (true, true), "three fit");
         fail(&failures, &store, ("stranger3", 3)).await;
         assert_eq!(there("stranger", 0).await, (false, false));
-        fail(&failures, &store, ("stranger4", 4)).await;
-        assert_eq!(there("friend", 1).await, (false, true), "whom we talk with keeps its state");
-        for number in 5..100 {
+        for number in 4..100 {
             fail(&failures, &store, (&format!("forged{number}"), number)).await;
         }
-        assert_eq!(store.stats().await.unwrap().rows, before + 1, "nothing grows but the friend's state");
+        assert_eq!(there("friend", 1).await, (true, true), "strangers do not push out whom we talk with");
+        assert_eq!(store.stats().await.unwrap().rows, before, "nothing grows");
+        for number in 100..103 {
+            fail(&failures, &store, ("friend", number)).await;
+        }
+        assert_eq!(there("friend", 1).await, (false, true), "its own do, and it keeps its state");
+        assert_eq!(there("friend", 100).await, (true, true));
         let loaded = Failures::load(&store).await.unwrap();
         assert_eq!(loaded.lock().by_age, failures.lock().by_age);
     }
