@@ -255,8 +255,8 @@ impl Sealed {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the index of the operation, [`StoreError::Full`], [`StoreError::Limit`], or what
-    /// the adapter met. In all of these nothing was applied, but after [`StoreError::Io`] that shows only when the store
-    /// is opened again, which it has to be: it accepts nothing more.
+    /// the adapter met. In all of these nothing was applied, but after an [`StoreError::Io`] of a failed sync or a lost
+    /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more.
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
         changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;
