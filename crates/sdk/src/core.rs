@@ -24,6 +24,7 @@ use crate::lane::{self, LaneHandle, Mail, Work};
 use crate::left::Left;
 use crate::limits;
 use crate::opening::{load_identity, open_store, read_lanes, read_peers};
+use crate::parked::Parked;
 use crate::prekeys::PrekeyKeeper;
 use crate::receipt::Watchers;
 use crate::rows::{LaneRow, PeerRow};
@@ -46,8 +47,8 @@ pub(crate) struct Core {
     pub(crate) failures: Failures,
     /// Whose mail is left at the relay until a later connection brings it.
     pub(crate) left: Left,
-    /// Mail that waits in memory for answers to trust questions.
-    pub(crate) held_mail: AtomicUsize,
+    /// Mail that waits for answers to questions of trust.
+    pub(crate) parked: Parked,
     /// The relay was logged in to at least once with this identity.
     pub(crate) registered: AtomicBool,
     /// Messages and receipts that the relay has not accepted, over all lanes.
@@ -113,6 +114,7 @@ impl Core {
         let (inbox, consumed) = Inbox::open(Arc::clone(&store)).await?;
         let prekeys = PrekeyKeeper::load(&store).await?;
         let failures = Failures::load(&store).await?;
+        let parked = Parked::load(&store).await?;
         let core = Arc::new_cyclic(|me| Self {
             config,
             address,
@@ -127,7 +129,7 @@ impl Core {
             prekeys,
             failures,
             left: Left::default(),
-            held_mail: AtomicUsize::new(0),
+            parked,
             registered: AtomicBool::new(registered),
             unaccepted: AtomicUsize::new(0),
             settled: Notify::new(),
@@ -173,6 +175,10 @@ impl Core {
     fn wake_lanes_with_work(&self, lanes: Vec<(Address, LaneRow)>) {
         let me = self.me.clone();
         self.tasks.spawn(async move {
+            for peer in me.upgrade().map(|core| core.parked.peers()).unwrap_or_default() {
+                let Some(core) = me.upgrade() else { return };
+                let _ = core.work(&peer, Work::Wake);
+            }
             for (peer, row) in lanes {
                 let Some(core) = me.upgrade() else { return };
                 let scan = Scan::of(Table::Outbox, keys::pending_of(&peer)).limit(1);

@@ -90,6 +90,13 @@ pub(crate) fn failure(age: u64) -> Key {
     Key::new(Table::Repair, FAILURES, age.to_be_bytes())
 }
 
+/// Mail of all senders that waits for answers to questions of trust, in the order of arrival.
+pub(crate) const PARKED: &[u8] = b"parked";
+
+pub(crate) fn parked(number: u64) -> Key {
+    Key::new(Table::Repair, PARKED, number.to_be_bytes())
+}
+
 /// Messages that failed and are to be asked for again.
 pub(crate) fn requests_of(peer: &Address) -> Vec<u8> {
     of(b'r', peer)

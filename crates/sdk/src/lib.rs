@@ -53,6 +53,7 @@ mod left;
 pub mod limits;
 mod metrics;
 mod opening;
+mod parked;
 mod place;
 mod prekeys;
 mod receipt;

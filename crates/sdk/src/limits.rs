@@ -104,9 +104,18 @@ pub const PREKEY_REFILL: Duration = Duration::from_secs(60);
 /// Longest question to a trust callback.
 pub const TRUST_ANSWER: Duration = Duration::from_secs(60);
 
-/// Mail that waits in memory for answers to trust questions, of all peers: half of what the relay sends without an
-/// acknowledgement (128), so that other mail goes on meanwhile. More of it is refused, and asked for again after a yes.
-pub const HELD_MAIL: usize = 64;
+/// Mail that waits in the store for answers to questions of trust, of all peers. More of it is refused, and asked for
+/// again after a yes.
+pub const MAX_PARKED: usize = 2_048;
+
+/// Bytes of that mail: what a start reads to learn of it.
+pub const MAX_PARKED_BYTES: usize = 32 * 1024 * 1024;
+
+/// Mail of one peer that waits for the answer: a quarter, so that one who floods leaves room for others.
+pub const MAX_PARKED_OF_ONE: usize = MAX_PARKED / 4;
+
+/// Bytes of that mail of one peer.
+pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 
 /// Between sweeps of expired rows.
 pub const SWEEP: Duration = Duration::from_secs(600);

@@ -8,18 +8,18 @@
 )]
 
 mod common;
+#[path = "common/fake.rs"]
+mod fake;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use common::{app, builder, code, relay, soon};
-use stvor::{TrustPolicy, TrustReason};
-use tokio::sync::Semaphore;
+use fake::Fake;
+use stvor::{Event, MismatchPolicy, TrustPolicy, TrustReason};
+use tokio::sync::{Semaphore, mpsc};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_open_question_about_one_peer_holds_up_nobody_else_and_loses_none_of_their_mail() {
-    // More than the relay sends without an acknowledgement, less than what is held and remembered of one peer.
-    const COUNT: usize = 150;
+/// Bob is asked about Mallory, who sends `bodies`; Carol gets through meanwhile, and after a yes Mallory does, in order.
+async fn held_up(bodies: Vec<String>) {
     let relay = relay().await;
     let theirs = app(&relay.url()).await;
     let (mallory, carol) = (theirs.connect("mallory").await.unwrap(), theirs.connect("carol").await.unwrap());
@@ -33,20 +33,110 @@ async fn an_open_question_about_one_peer_holds_up_nobody_else_and_loses_none_of_
     let asking = asking.open().await.unwrap();
     let bob = soon(asking.connect("bob")).await.unwrap();
     let mut inbox = bob.messages();
-    for number in 0..COUNT {
-        soon(mallory.send("bob", number.to_string())).await.unwrap();
+    for body in &bodies {
+        soon(mallory.send("bob", body.as_str())).await.unwrap();
     }
     soon(carol.send("bob", "hello")).await.unwrap();
     let first = soon(inbox.next()).await.unwrap();
     assert_eq!((first.from.as_str(), first.text()), ("carol", Some("hello")), "while the question is open");
     answer.add_permits(1);
-    let mut arrived = BTreeSet::new();
-    while arrived.len() < COUNT {
+    for (number, body) in bodies.iter().enumerate() {
         let message = soon(inbox.next()).await.unwrap();
         assert_eq!(message.from.as_str(), "mallory");
-        assert!(arrived.insert(message.text().unwrap().parse::<usize>().unwrap()), "once");
+        assert!(message.text() == Some(body), "{number} in its order");
     }
-    assert_eq!(arrived.last(), Some(&(COUNT - 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_question_about_one_peer_holds_up_nobody_else_and_loses_none_of_their_mail() {
+    // More than the relay sends without an acknowledgement and than failures of one peer are remembered, together.
+    held_up((0..300).map(|number| number.to_string()).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_mail_that_waits_for_an_answer_holds_up_nobody_else() {
+    // More bytes than the relay sends without an acknowledgement.
+    held_up((0..30).map(|number| format!("{number}{}", " ".repeat(60 * 1_024))).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_on_a_session_with_a_friend_does_not_wait_for_the_answer_about_a_forger() {
+    let relay = Fake::start().await;
+    let (asked, mut question) = mpsc::unbounded_channel();
+    let answer = Arc::new(Semaphore::new(0));
+    let waited_for = Arc::clone(&answer);
+    let careful = builder(&relay.url()).in_memory().on_identity_change(MismatchPolicy::Ask);
+    let careful = careful.trust_callback(move |question| {
+        let answer = Arc::clone(&waited_for);
+        asked.send(question.reason).unwrap();
+        async move { answer.acquire().await.is_err() }
+    });
+    let bob = careful.open().await.unwrap().connect("bob").await.unwrap();
+    let alice = app(&relay.url()).await.connect("alice").await.unwrap();
+    let mut inbox = bob.messages();
+    soon(soon(alice.send("bob", "hello")).await.unwrap().delivered()).await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("hello"));
+    let forger = app(&relay.url()).await.connect("alice").await.unwrap();
+    soon(forger.send("bob", "forged")).await.unwrap();
+    assert_eq!(soon(question.recv()).await, Some(TrustReason::IdentityChanged));
+    forger.close().await;
+    for number in 0..100 {
+        soon(alice.send("bob", number.to_string())).await.unwrap();
+    }
+    for number in 0..100 {
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(number.to_string().as_str()));
+    }
+    let mut events = bob.events();
+    answer.add_permits(1);
+    let refused = |event| match event {
+        Event::IdentityChanged { accepted, .. } => Some(accepted),
+        _ => None,
+    };
+    assert!(!common::event(&mut events, refused).await);
+    soon(alice.send("bob", "still here")).await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("still here"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_that_waits_for_an_answer_survives_the_process_and_is_asked_about_again() {
+    let relay = Fake::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let alice = app(&relay.url()).await.connect("alice").await.unwrap();
+    let asking = |answer: bool| {
+        let asking = builder(&relay.url()).data_dir(directory.path()).trust_policy(TrustPolicy::Ask);
+        asking.trust_callback(move |_| async move {
+            if !answer {
+                std::future::pending::<()>().await;
+            }
+            answer
+        })
+    };
+    let bob = asking(false).open().await.unwrap().connect("bob").await.unwrap();
+    for number in 0..10 {
+        soon(alice.send("bob", number.to_string())).await.unwrap().accepted().await.unwrap();
+    }
+    soon(async {
+        while relay.waiting("bob") > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    bob.close().await;
+    let bob = asking(true).open().await.unwrap().connect("bob").await.unwrap();
+    let mut inbox = bob.messages();
+    for number in 0..10 {
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(number.to_string().as_str()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_panics_answers_no() {
+    let relay = relay().await;
+    let _bob = app(&relay.url()).await.connect("bob").await.unwrap();
+    let app = builder(&relay.url()).in_memory().trust_policy(TrustPolicy::Ask);
+    let app = app.trust_callback(|question| async move { panic!("about {}", question.peer) });
+    let alice = app.open().await.unwrap().connect("alice").await.unwrap();
+    assert_eq!(code(soon(alice.send("bob", "x")).await), "IDENTITY_NOT_VERIFIED");
 }
 
 #[tokio::test(flavor = "multi_thread")]

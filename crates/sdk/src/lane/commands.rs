@@ -220,6 +220,10 @@ impl Lane {
         let given_up: Vec<_> = places.chain(sealed).map(|place| (place.id, DeliveryState::Failed)).collect();
         step.advances.extend(given_up);
         step.messages.clear();
+        for entry in self.core.parked.of(&self.peer) {
+            step.changes.delete(entry.key());
+            step.unparked.push(entry.number);
+        }
         self.requests.clear();
         self.refused.clear();
         step.row.due.clear();

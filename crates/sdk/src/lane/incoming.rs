@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, Timestamp};
 use stvor_protocol::{
     ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RetryRequest,
+    TrustDecision,
 };
 use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
+use tokio::time::Instant;
 
 use super::repairs::refused;
 use super::step::Step;
@@ -22,6 +23,7 @@ use crate::inbox::Arrival;
 use crate::keys;
 use crate::limits;
 use crate::metrics;
+use crate::parked::{self, Entry};
 use crate::rows::{Direction, LaneRow, MessageRow, Place, PointerRow};
 use crate::transport::session::Session;
 
@@ -29,6 +31,13 @@ use crate::transport::session::Session;
 /// sent, its kind and its body.
 pub(super) const RESENT: ContentKind = ContentKind::Other(20);
 pub(super) const RESENT_HEAD: usize = 16 + 8 + 1;
+
+/// Where a delivery comes from.
+pub(super) enum Source {
+    Relay(Arc<Session>),
+    /// It waited for an answer under this number.
+    Parked(u64),
+}
 
 /// What the application is to see of a plaintext.
 pub(super) struct Shown {
@@ -46,61 +55,128 @@ impl Shown {
 }
 
 impl Lane {
-    pub(super) async fn receive(&mut self, deliver: Box<Deliver>, session: Arc<Session>, step: &mut Step) {
+    pub(super) async fn receive(&mut self, deliver: Box<Deliver>, source: Source, step: &mut Step) {
         if deliver.ephemeral {
             return;
         }
         if self.core.is_blocked(&self.peer.user) {
-            step.ack(&deliver, &session);
+            step.ack(&deliver, &source);
             return;
         }
-        if self.core.left.has(&self.peer, session.generation) {
-            return;
+        if let Source::Relay(session) = &source {
+            if self.core.left.has(&self.peer, session.generation) {
+                return;
+            }
         }
         if step.broken.is_some() {
-            self.core.leave(&self.peer, session.generation);
-            return;
-        }
-        if self.asking {
-            self.hold(deliver, session, step);
+            self.leave(&source);
             return;
         }
         if !self.core.inbox.has_room(step.shown.len()) {
             // A fresh connection brings it once there is room.
-            self.core.left.leave(&self.peer, session.generation);
+            if let Source::Relay(session) = &source {
+                self.core.left.leave(&self.peer, session.generation);
+            }
+            return;
+        }
+        if matches!(source, Source::Relay(_)) && !self.asking && self.core.parked.has(&self.peer) {
+            // Behind mail that is being judged all mail waits: it keeps its order.
+            if let Some((_, source)) = self.park(deliver, source, step) {
+                self.leave(&source);
+            }
             return;
         }
         match self.open(&deliver, step).await {
             Ok(received) => {
                 if let Err(error) = self.take_plaintext(received, step).await {
                     step.broken = Some(error);
-                    self.core.leave(&self.peer, session.generation);
+                    self.leave(&source);
                     return;
                 }
-                step.ack(&deliver, &session);
-                step.taken.push((deliver, session));
+                step.take(deliver, source);
             }
             Err(Trouble::Store(error)) => {
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
-                self.core.leave(&self.peer, session.generation);
+                self.leave(&source);
             }
             Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
                 self.ask(&question);
-                self.hold(deliver, session, step);
+                // Past the bounds the answer is no for now.
+                if let Some(over) = self.park(deliver, source, step) {
+                    let refused = ProtocolError::NotVerified(self.peer.user.clone());
+                    self.take_failure(&refused, over, step);
+                }
             }
-            Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, session), step),
+            Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, source), step),
         }
     }
 
-    /// Keeps mail until a question of trust is answered; past the bound the answer is no for now, so that the mail of
-    /// others has room.
-    fn hold(&mut self, deliver: Box<Deliver>, session: Arc<Session>, step: &mut Step) {
-        let one_more = |held: usize| (held < limits::HELD_MAIL).then_some(held + 1);
-        if self.core.held_mail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
-            self.held_mail.push_back((deliver, session));
-        } else {
-            let refused = ProtocolError::NotVerified(self.peer.user.clone());
-            self.take_failure(&refused, (deliver, session), step);
+    /// Mail stays where it is.
+    fn leave(&self, source: &Source) {
+        if let Source::Relay(session) = source {
+            self.core.leave(&self.peer, session.generation);
+        }
+    }
+
+    /// Keeps mail until a question of trust is answered; gives back what is past the bounds. What is parked stays.
+    fn park(
+        &mut self,
+        deliver: Box<Deliver>,
+        source: Source,
+        step: &mut Step,
+    ) -> Option<(Box<Deliver>, Source)> {
+        if matches!(source, Source::Parked(_)) {
+            return None;
+        }
+        let known = |entry: &Entry| entry.id == deliver.msg_id;
+        if step.parked.iter().any(known) || self.core.parked.of(&self.peer).iter().any(known) {
+            step.ack(&deliver, &source);
+            return None;
+        }
+        let Some(entry) = self.core.parked.reserve(&deliver, &step.parked) else {
+            return Some((deliver, source));
+        };
+        step.changes.put(entry.key(), parked::encode(&deliver));
+        step.parked.push(entry);
+        step.take(deliver, source);
+        None
+    }
+
+    /// Judges mail that waited, as much as fits into this commit, while no question is open.
+    pub(super) async fn judge_parked(&mut self, step: &mut Step) {
+        if self.asking || self.parked_after > Instant::now() {
+            return;
+        }
+        for entry in self.core.parked.of(&self.peer) {
+            if step.is_full() || self.asking || step.broken.is_some() {
+                return;
+            }
+            if step.unparked.contains(&entry.number) {
+                continue;
+            }
+            let row = self.core.store.one(&entry.key()).await.map_err(Error::passed);
+            let row = row.and_then(|row| {
+                row.map(|row| parked::decode(row.value.expose())).transpose().map_err(Error::passed)
+            });
+            let before = step.unparked.len();
+            match row {
+                Ok(Some(deliver)) => {
+                    self.receive(Box::new(deliver), Source::Parked(entry.number), step).await;
+                }
+                Ok(None) => step.unparked.push(entry.number),
+                Err(error) => self.core.hub.emit(Event::StoreFailing { code: error.code() }),
+            }
+            if step.unparked.len() == before {
+                // It was not taken: nothing that follows it is, before it.
+                self.parked_after = Instant::now() + limits::BACKOFF_FIRST;
+                return;
+            }
+        }
+        // An answer counts for the question that was asked, not for what comes later; but what was refused before it came
+        // is asked for on its strength.
+        let answered = |decision: &TrustDecision| !decision.accept || self.requests.is_empty();
+        if step.parked.is_empty() && self.decision.as_ref().is_some_and(answered) {
+            self.decision = None;
         }
     }
 
@@ -272,11 +348,11 @@ impl Lane {
     }
 
     /// A message that can not be read: it changes nothing, is told, acknowledged, and asked for again.
-    fn take_failure(&mut self, error: &ProtocolError, taken: (Box<Deliver>, Arc<Session>), step: &mut Step) {
-        let (deliver, session) = taken;
+    fn take_failure(&mut self, error: &ProtocolError, taken: (Box<Deliver>, Source), step: &mut Step) {
+        let (deliver, source) = taken;
         if matches!(error, ProtocolError::Duplicate) {
             metrics::duplicate();
-            step.ack(&deliver, &session);
+            step.ack(&deliver, &source);
             return;
         }
         if matches!(
@@ -285,7 +361,7 @@ impl Lane {
         ) {
             // The fault is here, so the message stays where it is.
             self.core.hub.emit(Event::StoreFailing { code: stvor_base::ErrorCode::code(error) });
-            self.core.leave(&self.peer, session.generation);
+            self.leave(&source);
             return;
         }
         if matches!(error, ProtocolError::IdentityChanged(_)) {
@@ -310,7 +386,7 @@ impl Lane {
             }
         }
         self.unreadable(error, requested, step);
-        step.ack(&deliver, &session);
+        step.ack(&deliver, &source);
     }
 }
 

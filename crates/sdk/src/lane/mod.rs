@@ -18,7 +18,6 @@ use std::time::Duration;
 use stvor_base::{Address, ContentId, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
-use stvor_wire::server::Deliver;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -33,6 +32,7 @@ pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
 use self::handle::BUSY;
 pub(crate) use self::handle::{LaneHandle, Mail, SendRequest, Work, new};
+use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 use self::step::Step;
 
@@ -79,10 +79,13 @@ struct Lane {
     /// No bundle is asked for before this.
     fetch_after: Instant,
     bundle: Option<PrekeyBundle>,
-    /// A trust question is open; mail waits for the answer.
+    /// A trust question is open; mail that it is about waits for the answer.
     asking: bool,
     decision: Option<TrustDecision>,
-    held_mail: VecDeque<(Box<Deliver>, Arc<Session>)>,
+    /// Answers that came while the store could not be read.
+    late_decision: Option<TrustDecision>,
+    /// Mail that waits for no answer any more is not judged before this.
+    parked_after: Instant,
     /// Messages that failed and are to be asked for again.
     requests: VecDeque<RetryRequest>,
     requests_after: Instant,
@@ -131,7 +134,8 @@ impl Lane {
             bundle: None,
             asking: false,
             decision: None,
-            held_mail: VecDeque::new(),
+            late_decision: None,
+            parked_after: now,
             requests: VecDeque::new(),
             requests_after: now,
             refused: Vec::new(),
@@ -223,6 +227,7 @@ impl Lane {
             self.refuse(letters, orders, &error);
             return;
         }
+        orders.extend(self.late_decision.take().map(Work::Decision));
         let mut step = Step::new(self.row.clone());
         let mut failed = None;
         for letter in core::mem::take(letters) {
@@ -249,6 +254,7 @@ impl Lane {
             return;
         }
         // A decision lets mail in that waited for it.
+        self.judge_parked(&mut step).await;
         self.show_all(&mut step).await;
         self.expire(&mut step).await;
         self.release_held(&mut step);
@@ -293,14 +299,15 @@ impl Lane {
                 }
                 Work::Command(command) => command.refuse(error.clone()),
                 Work::Bundle(_) => self.fetching = false,
-                Work::Wake | Work::Decision(_) => {}
+                Work::Decision(decision) => self.late_decision = Some(decision),
+                Work::Wake => {}
             }
         }
     }
 
     async fn take_mail(&mut self, mail: Mail, step: &mut Step) {
         match mail {
-            Mail::Deliver(deliver, session) => self.receive(deliver, session, step).await,
+            Mail::Deliver(deliver, session) => self.receive(deliver, Source::Relay(session), step).await,
             Mail::Accepted(id) => self.accept(id, step),
             Mail::Refused(nack) => self.refused(&nack, step).await,
         }
@@ -311,7 +318,7 @@ impl Lane {
             Work::Wake => {}
             Work::Send(request) => self.take_send(request, step).await,
             Work::Bundle(result) => self.take_bundle(result, step).await,
-            Work::Decision(decision) => self.take_decision(decision, step).await,
+            Work::Decision(decision) => self.take_decision(decision, step),
             Work::Command(command) => self.take_command(command, step).await,
         }
     }
@@ -332,6 +339,9 @@ impl Lane {
             && !(self.fetching || self.asking)
         {
             sooner(held);
+        }
+        if !self.asking && self.core.parked.has(&self.peer) {
+            sooner(self.parked_after);
         }
         // What follows needs somebody to send to: the connection's return is told.
         if self.core.session().is_none() || self.core.rollback().is_some() {
@@ -372,7 +382,7 @@ impl Lane {
         self.sealed.is_empty()
             && self.waiting.is_empty()
             && self.held.is_empty()
-            && self.held_mail.is_empty()
+            && !self.core.parked.has(&self.peer)
             && self.accepted.is_empty()
             && self.row.due.is_empty()
             && self.requests.is_empty()

@@ -1,7 +1,5 @@
 //! Finding the peer: bundles, first contact, questions of trust.
 
-use std::sync::atomic::Ordering;
-
 use stvor_base::ContentId;
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
@@ -10,6 +8,7 @@ use stvor_protocol::{
 };
 use stvor_wire::server::Bundles;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::step::Step;
 use super::{Held, Lane, Work, context};
@@ -216,32 +215,26 @@ impl Lane {
         let reason =
             if question.pinned.is_some() { TrustReason::IdentityChanged } else { TrustReason::FirstContact };
         let question = TrustQuestion { peer: question.user.clone(), reason, safety_number: number };
+        let tasks = self.core.tasks.clone();
         self.post_later(async move {
-            let answer = tokio::time::timeout(limits::TRUST_ANSWER, callback(question)).await;
-            Work::Decision(if answer.unwrap_or(false) { yes } else { no })
+            // A task of its own: when it panics, the answer is no.
+            let asked = AbortOnDropHandle::new(tasks.spawn(async move { callback(question).await }));
+            let answer = tokio::time::timeout(limits::TRUST_ANSWER, asked).await;
+            Work::Decision(if matches!(answer, Ok(Ok(true))) { yes } else { no })
         });
     }
 
-    pub(super) async fn take_decision(&mut self, decision: TrustDecision, step: &mut Step) {
+    pub(super) fn take_decision(&mut self, decision: TrustDecision, step: &mut Step) {
         self.asking = false;
         let accepted = decision.accept;
         self.decision = Some(decision);
         if self.bundle.is_some() {
             self.start(step);
         }
-        let held = core::mem::take(&mut self.held_mail);
-        self.core.held_mail.fetch_sub(held.len(), Ordering::Relaxed);
-        for (deliver, session) in held {
-            self.receive(deliver, session, step).await;
-        }
         if accepted {
             self.welcome_refused();
         }
-        // An answer counts for the question that was asked, not for what comes later; but what was refused before it came
-        // is asked for on its strength.
-        if !(self.asking || accepted && !self.requests.is_empty()) {
-            self.decision = None;
-        }
+        self.parked_after = Instant::now();
     }
 }
 

@@ -12,7 +12,7 @@ use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::incoming::Shown;
+use super::incoming::{Shown, Source};
 use super::{Lane, Sealed, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::inbox::Arrival;
 use crate::keys;
 use crate::limits;
 use crate::metrics;
+use crate::parked::Entry;
 use crate::records;
 use crate::rows::{LaneRow, MessageRow, PeerRow, Place};
 use crate::transport::session::Session;
@@ -41,6 +42,9 @@ pub(super) struct Step {
     pub(super) shown: Vec<Shown>,
     pub(super) marks: HashSet<ContentId>,
     pub(super) acks: Vec<(Arc<Session>, AckOne)>,
+    /// Mail that this step parks, and the numbers of what it takes from there.
+    pub(super) parked: Vec<Entry>,
+    pub(super) unparked: Vec<u64>,
     /// Deliveries that this step takes: if another process took one of them first, each is judged by itself.
     pub(super) taken: Vec<(Box<Deliver>, Arc<Session>)>,
     pub(super) replies: Vec<Reply>,
@@ -73,6 +77,8 @@ impl Step {
             shown: Vec::new(),
             marks: HashSet::new(),
             acks: Vec::new(),
+            parked: Vec::new(),
+            unparked: Vec::new(),
             taken: Vec::new(),
             replies: Vec::new(),
             events: Vec::new(),
@@ -113,9 +119,26 @@ impl Step {
         ops >= limits::TURN_OPS || bytes >= limits::TURN_BYTES
     }
 
-    pub(super) fn ack(&mut self, deliver: &Deliver, session: &Arc<Session>) {
-        let one = AckOne { seq: deliver.seq, msg_id: deliver.msg_id };
-        self.acks.push((Arc::clone(session), one));
+    /// What came is done with once this step is durable.
+    pub(super) fn ack(&mut self, deliver: &Deliver, source: &Source) {
+        match source {
+            Source::Relay(session) => {
+                let one = AckOne { seq: deliver.seq, msg_id: deliver.msg_id };
+                self.acks.push((Arc::clone(session), one));
+            }
+            Source::Parked(number) => {
+                self.changes.delete(keys::parked(*number));
+                self.unparked.push(*number);
+            }
+        }
+    }
+
+    /// A delivery that this step takes.
+    pub(super) fn take(&mut self, deliver: Box<Deliver>, source: Source) {
+        self.ack(&deliver, &source);
+        if let Source::Relay(session) = source {
+            self.taken.push((deliver, session));
+        }
     }
 
     /// Tells `reply` what became of the commit.
@@ -136,6 +159,8 @@ impl Lane {
             messages,
             arrivals,
             acks,
+            parked,
+            unparked,
             taken,
             replies,
             events,
@@ -185,6 +210,7 @@ impl Lane {
         }
         if let Err(error) = result {
             self.accepted = removed;
+            self.core.parked.give_back(&parked);
             self.depth.fetch_sub(counted, Ordering::Relaxed);
             self.failed_commit(&error, arrivals, replies);
             // The relay answers for these, whatever the store says; their rows go with the next commit.
@@ -205,6 +231,7 @@ impl Lane {
             return;
         }
         self.row = row;
+        self.core.parked.settle(&self.peer, parked, &unparked);
         if self.row.due.is_empty() {
             self.due_since = None;
         } else {
@@ -273,7 +300,7 @@ impl Lane {
             }
             let mut step = Step::new(self.row.clone());
             step.alone = true;
-            self.receive(deliver, session, &mut step).await;
+            self.receive(deliver, Source::Relay(session), &mut step).await;
             self.show_all(&mut step).await;
             Box::pin(self.commit(step)).await;
         }

@@ -1,6 +1,7 @@
 use std::sync::Weak;
 
 use stvor_base::{DeviceId, MessageId, UserId};
+use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -218,4 +219,17 @@ async fn what_follows_mail_that_was_left_at_the_relay_is_left_until_a_later_conn
     lane.commit(step).await;
     lane.turn(&mut vec![again(6)], &mut Vec::new(), None).await;
     assert_eq!(acked_on_second.acked(), [], "nothing of what a failed commit was to take, nor what follows");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_while_the_store_fails_counts_once_it_can_be_read() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    lane.asking = true;
+    let decision = TrustDecision { user_key: [4; 65], accept: false, verified: false };
+    let error = Error::not_ready("the store can not be read");
+    lane.refuse(&mut Vec::new(), &mut vec![Work::Decision(decision)], &error);
+    assert!(lane.asking);
+    lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    assert!(!lane.asking);
 }

@@ -99,6 +99,11 @@ impl Fake {
         self.state.lock().unwrap().log.clone()
     }
 
+    /// How many messages wait for a user to acknowledge them.
+    pub fn waiting(&self, user: &str) -> usize {
+        self.state.lock().unwrap().mail.get(&user.parse::<UserId>().unwrap()).map_or(0, VecDeque::len)
+    }
+
     /// Ends the connection of a user.
     pub fn drop_user(&self, user: &str) {
         self.state.lock().unwrap().online.remove(&user.parse().unwrap());
@@ -157,7 +162,13 @@ impl Fake {
         let (out, mut outgoing) = mpsc::unbounded_channel();
         let ready = {
             let mut state = self.state.lock().unwrap();
-            let new = state.lists.insert(who.user.clone(), auth).is_none();
+            let list = auth.device_list.clone();
+            let before = state.lists.insert(who.user.clone(), auth);
+            let new = before.is_none();
+            if before.is_some_and(|before| before.device_list != list) {
+                // Another identity counts afresh.
+                state.highest_counter.remove(&who.user);
+            }
             state.online.insert(who.user.clone(), out.clone());
             let counts = counts_of(state.keys.get(&who.user));
             for deliver in state.mail.get(&who.user).into_iter().flatten() {
