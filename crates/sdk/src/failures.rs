@@ -38,7 +38,7 @@ impl State {
 }
 
 /// The failures that are remembered, of all conversations, by age. After a commit that failed it may name some that the
-/// store does not have; these age out like others.
+/// store does not have: these are written when they come again, or age out like others.
 pub(crate) struct Failures {
     state: Mutex<State>,
     limit: usize,
@@ -78,7 +78,9 @@ impl Failures {
     ) -> Result<()> {
         let mut state = self.lock();
         let failure = (peer.clone(), id);
-        if state.ages.contains_key(&failure) {
+        if let Some(age) = state.ages.get(&failure) {
+            // The commit that was to write it may have failed.
+            changes.put(keys::failure(*age), encode(peer, id));
             return Ok(());
         }
         let age = state.last + 1;
@@ -97,6 +99,11 @@ impl Failures {
             }
         }
         Ok(())
+    }
+
+    /// When a failure came, as an order; `None` for one that is not remembered.
+    pub(crate) fn age(&self, peer: &Address, id: MessageId) -> Option<u64> {
+        self.lock().ages.get(&(peer.clone(), id)).copied()
     }
 
     /// Forgets one that was asked for again, or that made room for a later one of its sender.
@@ -197,6 +204,18 @@ mod tests {
         assert_eq!(there("friend", 100).await, (true, true));
         let loaded = Failures::load(&store).await.unwrap();
         assert_eq!(loaded.lock().by_age, failures.lock().by_age);
+    }
+
+    #[tokio::test]
+    async fn a_failure_whose_commit_failed_is_written_when_it_comes_again() {
+        let store = Sealed::in_memory().unwrap();
+        let failures = Failures::new(10);
+        let mut lost = ChangeSet::new();
+        failures.remember((&peer("friend"), id(1)), |_| true, &mut lost).unwrap();
+        fail(&failures, &store, ("friend", 1)).await;
+        let loaded = Failures::load(&store).await.unwrap();
+        assert_eq!(loaded.lock().by_age, failures.lock().by_age);
+        assert_eq!(loaded.lock().by_age.len(), 1);
     }
 
     #[tokio::test]

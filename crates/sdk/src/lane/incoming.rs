@@ -63,10 +63,10 @@ impl Lane {
             step.ack(&deliver, &source);
             return;
         }
-        if let Source::Relay(session) = &source {
-            if self.core.left.has(&self.peer, session.generation) {
-                return;
-            }
+        if let Source::Relay(session) = &source
+            && self.core.left.has(&self.peer, session.generation)
+        {
+            return;
         }
         if step.broken.is_some() {
             self.leave(&source);
@@ -382,7 +382,10 @@ impl Lane {
                 }
             }
             Err(error) => {
-                tracing::warn!(code = stvor_base::ErrorCode::code(&error), "a failure could not be recorded")
+                // It could be neither recorded nor asked for: it stays where it is.
+                tracing::warn!(code = stvor_base::ErrorCode::code(&error), "a failure could not be recorded");
+                self.leave(&source);
+                return;
             }
         }
         self.unreadable(error, requested, step);

@@ -133,6 +133,10 @@ impl Lane {
             let (refused, request) = decode(row).map_err(Error::passed)?;
             if refused { waiting.push(request) } else { requests.push(request) }
         }
+        // Their keys are random: which came first the failures know.
+        let age = |request: &RetryRequest| core.failures.age(peer, request.message);
+        requests.sort_by_key(age);
+        waiting.sort_by_key(age);
         Ok((requests, waiting))
     }
 

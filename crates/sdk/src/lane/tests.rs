@@ -138,7 +138,8 @@ async fn of_the_failures_of_one_peer_the_oldest_goes_first() {
     let (mut lane, _orders) = offline(&client).await;
     let request = |number: usize| {
         let mut message = [0; 16];
-        message[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        // Names in another order than that of arrival, as an honest relay's are.
+        message[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         RetryRequest { message: MessageId::from_bytes(message), blob_hash: [0; 32] }
     };
     for number in 0..limits::MAX_FAILURES_OF_ONE {
