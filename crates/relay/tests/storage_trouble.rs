@@ -19,6 +19,9 @@ async fn relay_process_says_where_it_listens_and_serves() {
     process::serve_or_check("relay_process_says_where_it_listens_and_serves").await;
 }
 
+/// Bytes of a file on the cramped disk.
+const ROOM: u64 = 2 * 1024 * 1024;
+
 /// Sends large messages to Bob until one is refused; returns how many were accepted, and the refused one.
 async fn until_full(alice: &mut Client) -> (usize, Send) {
     for number in 0..1_000 {
@@ -56,7 +59,7 @@ fn numbers(count: usize) -> Vec<String> {
 async fn full_disk_refuses_loses_nothing_and_recovers_when_there_is_room() {
     let directory = temp_dir().unwrap();
     let name = "relay_process_says_where_it_listens_and_serves";
-    let relay = process::Child::start_cramped(name, directory.path(), 2 * 1024 * 1024);
+    let relay = process::Child::start_cramped(name, directory.path(), ROOM);
     let (bob, alice) = (User::new("bob"), User::new("alice"));
     Login::new(&relay.place, &bob).open().await.close().await;
     let mut sender = Login::new(&relay.place, &alice).open().await;
@@ -68,11 +71,42 @@ async fn full_disk_refuses_loses_nothing_and_recovers_when_there_is_room() {
     relay.kill();
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn with_a_full_disk_a_known_device_logs_in_fetches_and_acknowledges() {
+    let directory = temp_dir().unwrap();
+    let name = "relay_process_says_where_it_listens_and_serves";
+    let relay = process::Child::start_cramped(name, directory.path(), ROOM);
+    let (bob, alice) = (User::new("bob"), User::new("alice"));
+    Login::new(&relay.place, &bob).open().await.close().await;
+    let mut sender = Login::new(&relay.place, &alice).open().await;
+    let (accepted, _) = until_full(&mut sender).await;
+    // Not one byte can be written: a log-in and what is fetched need none.
+    relay.allow(Some(0));
+    let mut client = Login::new(&relay.place, &bob).open().await;
+    let first = client.deliver_many(10).await;
+    // As full as when the message was refused: what makes room is taken.
+    relay.allow(Some(ROOM));
+    client.ack(&first).await;
+    let mut texts: Vec<String> = first.iter().map(|message| text_of(&message.blob)).collect();
+    while texts.len() < accepted {
+        let message = client.deliver().await;
+        texts.push(text_of(&message.blob));
+        client.ack(&[message]).await;
+    }
+    assert_eq!(texts, numbers(accepted));
+    client.until_pong().await;
+    client.close().await;
+    let mut again = Login::new(&relay.place, &bob).open().await;
+    assert!(again.until_pong().await.is_empty(), "what was acknowledged is not offered again");
+    relay.kill();
+}
+
 #[tokio::test]
 async fn what_was_accepted_before_the_disk_was_full_survives_a_kill() {
     let directory = temp_dir().unwrap();
     let name = "relay_process_says_where_it_listens_and_serves";
-    let relay = process::Child::start_cramped(name, directory.path(), 2 * 1024 * 1024);
+    let relay = process::Child::start_cramped(name, directory.path(), ROOM);
     let (bob, alice) = (User::new("bob"), User::new("alice"));
     Login::new(&relay.place, &bob).open().await.close().await;
     let mut sender = Login::new(&relay.place, &alice).open().await;

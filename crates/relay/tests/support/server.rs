@@ -154,7 +154,7 @@ pub(crate) mod process {
         }
 
         /// As [`Child::start`], on a file system that has room for files of this many bytes only.
-        pub(crate) fn start_cramped(name: &str, directory: &Path, bytes: usize) -> Self {
+        pub(crate) fn start_cramped(name: &str, directory: &Path, bytes: u64) -> Self {
             // The shell counts in blocks of 512 bytes. Without the trap the kernel would end the process.
             let limit = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", bytes / 512);
             let process = Spawn::new("/bin/sh")
@@ -171,9 +171,14 @@ pub(crate) mod process {
 
         /// There is room again.
         pub(crate) fn make_room(&self) {
+            self.allow(None);
+        }
+
+        /// From here on a file may have this many bytes; without a number, any.
+        pub(crate) fn allow(&self, bytes: Option<u64>) {
             let pid = i32::try_from(self.process.pid()).ok().and_then(rustix::process::Pid::from_raw);
-            let any = rustix::process::Rlimit { current: None, maximum: None };
-            rustix::process::prlimit(pid, rustix::process::Resource::Fsize, any).unwrap();
+            let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+            rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
         }
 
         /// Kills it between two instructions.

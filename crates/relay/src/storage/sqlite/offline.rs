@@ -35,7 +35,8 @@ impl Offline {
         let transaction =
             self.0.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sql)?;
         let (mut cache, bounds) = (Cache::default(), Bounds::default());
-        let mut batch = Batch { sql: &transaction, cache: &mut cache, bounds: &bounds, failed: None };
+        let mut batch =
+            Batch { sql: &transaction, cache: &mut cache, bounds: &bounds, fence: &mut 0, failed: None };
         let deleted = batch.delete_user(app, user).map_err(|failure| match failure {
             Failure::Store(error) => error,
             Failure::Sql(error) => unavailable(&error),

@@ -41,6 +41,8 @@ pub(super) struct Batch<'a> {
     pub(super) sql: &'a Connection,
     pub(super) cache: &'a mut Cache,
     pub(super) bounds: &'a Bounds,
+    /// Rises with each log-in that receives. It orders connections, which end with the process, so it is kept nowhere.
+    pub(super) fence: &'a mut u64,
     /// An operation failed in SQL: the whole transaction goes back.
     pub(super) failed: Option<rusqlite::Error>,
 }
@@ -70,7 +72,7 @@ impl Writer {
             let queue = queue.clone();
             move || {
                 let cache = Cache::default();
-                Thread { connection, bounds, metrics, cache, changes: None, told }.run(&queue);
+                Thread { connection, bounds, metrics, cache, fence: 0, changes: None, told }.run(&queue);
             }
         })?;
         Ok(Self { queue, thread: Some(thread) })
@@ -185,6 +187,7 @@ struct Thread {
     bounds: Bounds,
     metrics: StoreMetrics,
     cache: Cache,
+    fence: u64,
     /// SQLite's number for changes by others, as of our last transaction.
     changes: Option<i64>,
     told: Option<UnboundedSender<Told>>,
@@ -211,6 +214,7 @@ impl Thread {
             if !self.connection.is_autocommit() {
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
+            self.reuse_log(error);
         }
         let result = result.map_err(|error| unavailable(&error));
         let left = match &self.told {
@@ -224,14 +228,28 @@ impl Thread {
         }
     }
 
+    /// When the log can not grow, moves what it holds to the database, if that has room: the log is then written from its
+    /// start again, and acknowledgements get in.
+    fn reuse_log(&self, error: &rusqlite::Error) {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        if matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure)) {
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
+    }
+
     fn transaction(
         &mut self,
         operations: Vec<Operation>,
         after: &mut Vec<After>,
     ) -> Result<(), rusqlite::Error> {
         let mut failed = self.begin().err();
-        let mut batch =
-            Batch { sql: &self.connection, cache: &mut self.cache, bounds: &self.bounds, failed: None };
+        let mut batch = Batch {
+            sql: &self.connection,
+            cache: &mut self.cache,
+            bounds: &self.bounds,
+            fence: &mut self.fence,
+            failed: None,
+        };
         for operation in operations {
             // Once something failed, the rest is only told so.
             batch.failed = batch.failed.take().or(failed.take());
