@@ -12,7 +12,7 @@ use stvor_relay::limits::{
 use stvor_wire::client::{Ack, AckOne, ClientMessage, Credit};
 use stvor_wire::limits::MAX_SINGLE_ACKS;
 use stvor_wire::{Code, ServerMessage};
-use support::{Server, User, address, blob, blob_of, new_id, soon};
+use support::{Server, User, address, blob, new_id, soon};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -153,26 +153,4 @@ async fn acknowledgements_of_what_was_never_delivered_are_limited() {
     assert!(!heard.iter().any(|message| matches!(message, ServerMessage::Nack(_))), "{heard:?}");
     bob.say(&ClientMessage::Credit(Credit { window_messages: 10, window_bytes: 100_000 })).await;
     assert_eq!(bob.deliver_many(2).await.len(), 2);
-}
-
-#[tokio::test]
-async fn ephemeral_flood_does_not_hold_mail_up() {
-    let server = Server::memory().await;
-    let (_, mut bob) = server.user("bob").await;
-    let (_, mut mallory) = server.user("mallory").await;
-    let (_, mut alice) = server.user("alice").await;
-    // Bob does not read meanwhile.
-    for _ in 0..500 {
-        let signal = support::Client::signal(&address("bob"), blob_of("noise", 4096));
-        mallory.post(&signal).await;
-    }
-    mallory.until_pong().await;
-    alice.send(&address("bob"), blob("mail")).await;
-    loop {
-        let message = bob.deliver().await;
-        if !message.ephemeral {
-            assert_eq!(support::text_of(&message.blob), "mail");
-            return;
-        }
-    }
 }

@@ -236,8 +236,17 @@ mod tests {
     use stvor_base::{DeviceId, UserId};
 
     use super::*;
+    use crate::limits::PUMP_BYTES;
 
     fn conn() -> Conn {
+        with(None)
+    }
+
+    fn receiving() -> Conn {
+        with(Some(Delivery::new(1)))
+    }
+
+    fn with(delivery: Option<Delivery>) -> Conn {
         let who = Who {
             app: AppId::new("app").unwrap().into(),
             address: Address::new(UserId::new("a").unwrap(), DeviceId::FIRST).into(),
@@ -245,7 +254,7 @@ mod tests {
             token: TokenRef::Development,
             fence: 0,
         };
-        Conn::new(1, who, None)
+        Conn::new(1, who, delivery)
     }
 
     #[test]
@@ -260,6 +269,24 @@ mod tests {
         out.clear();
         assert_eq!(conn.take(usize::MAX, &mut out).map(|end| end.code), Some(Code::SlowConsumer));
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn ephemeral_flood_leaves_mail_room_on_the_socket() {
+        let conn = receiving();
+        let noise = || Bytes::from(vec![0; 4096]);
+        let taken = (0..2 * OUTBOUND_FRAMES).take_while(|_| conn.push_if_idle(noise())).count();
+        assert!(taken > 0, "signals are taken while there is room");
+        assert!(!conn.push_if_idle(noise()), "and then dropped");
+        // The page of mail that is read next fits beside what is queued, and so does the one after it.
+        let (told, page) = (conn.deliver(|_, queue| queue.has_room), Bytes::from(vec![0; PUMP_BYTES]));
+        assert_eq!(told, Some(true));
+        conn.push(page.clone());
+        assert_eq!(conn.deliver(|_, queue| queue.has_room), Some(true));
+        conn.push(page);
+        let mut out = Vec::new();
+        assert_eq!(conn.take(usize::MAX, &mut out), None);
+        assert_eq!(out.len(), taken + 2, "nothing was lost and the connection goes on");
     }
 
     #[test]
