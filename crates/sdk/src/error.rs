@@ -33,6 +33,7 @@ impl Error {
         match &*self.0 {
             ErrorKind::RelayUnavailable { .. } => "RELAY_UNAVAILABLE",
             ErrorKind::AuthFailed { .. } => "AUTH_FAILED",
+            ErrorKind::RegistrationClosed { .. } => "REGISTRATION_CLOSED",
             ErrorKind::InvalidAppToken { .. } => "INVALID_APP_TOKEN",
             ErrorKind::RecipientNotFound { .. } => "RECIPIENT_NOT_FOUND",
             ErrorKind::RecipientTimeout { .. } => "RECIPIENT_TIMEOUT",
@@ -177,6 +178,15 @@ pub enum ErrorKind {
     AuthFailed {
         /// The relay's words.
         reason: String,
+    },
+    /// The name is new to the relay, and the credential may not register it.
+    #[error(
+        "the relay does not register `{user}` for an app token: connect with a client token of your backend for this user, \
+         or ask the relay's operator for `open_registration = true`"
+    )]
+    RegistrationClosed {
+        /// Who is not registered.
+        user: UserId,
     },
     /// The app token is malformed, of a kind that this relay does not take, or unknown to it.
     #[error("the app token is not valid: {reason}")]

@@ -11,6 +11,7 @@ mod common;
 
 use common::{TOKEN, app, app_in, builder, code, durable, event, pair, relay, soon};
 use stvor::{App, DeliveryState, Event, MismatchPolicy};
+use stvor_relay::{Config, Relay, TokenConfig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_the_relay_does_not_take_are_refused() {
@@ -24,6 +25,20 @@ async fn tokens_that_the_relay_does_not_take_are_refused() {
     let other_app = with(TOKEN).app_id("somebody-elses").open().await.unwrap();
     assert_eq!(code(other_app.connect("alice").await), "AUTH_FAILED");
     with(TOKEN).open().await.unwrap().connect("alice").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_name_on_a_relay_with_closed_registration_is_told_what_to_do() {
+    let literal = TokenConfig { token: "sk_live_customer".into(), app: Some("acme".into()) };
+    let config = Config { development: false, tokens: vec![literal], ..Config::mock(0) };
+    let relay = Relay::start(config).await.unwrap();
+    let builder =
+        App::builder().app_token("sk_live_customer").app_id("acme").relay_url(relay.url()).in_memory();
+    let error = soon(builder.open().await.unwrap().connect("alice")).await.unwrap_err();
+    assert_eq!(error.code(), "REGISTRATION_CLOSED");
+    assert!(!error.retryable());
+    let text = error.to_string();
+    assert!(["alice", "client token", "open_registration"].iter().all(|part| text.contains(part)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

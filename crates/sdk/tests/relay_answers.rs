@@ -88,7 +88,7 @@ async fn refusals_of_a_log_in_have_their_codes() {
     for (said, expected) in [
         (Code::InvalidAppToken, "INVALID_APP_TOKEN"),
         (Code::AuthFailed, "AUTH_FAILED"),
-        (Code::RegistrationClosed, "AUTH_FAILED"),
+        (Code::RegistrationClosed, "REGISTRATION_CLOSED"),
         (Code::UserIdTaken, "USER_ID_TAKEN"),
         (Code::RateLimited, "RATE_LIMITED"),
         (Code::UnsupportedVersion, "RELAY_PROTOCOL"),

@@ -52,8 +52,8 @@ pub(crate) fn error_of(code: Code, detail: &str, retry_after: Duration, user: &U
     let reason = || if detail.is_empty() { code.as_str().to_owned() } else { detail.to_owned() };
     match code {
         Code::InvalidAppToken => ErrorKind::InvalidAppToken { reason: reason() },
+        Code::RegistrationClosed => ErrorKind::RegistrationClosed { user: user.clone() },
         Code::AuthFailed
-        | Code::RegistrationClosed
         | Code::OriginMismatch
         | Code::LoggedOut
         | Code::AccountDeleted
