@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use regex::Regex;
@@ -52,4 +52,41 @@ fn every_setting_of_the_relay_stands_in_the_book() {
     };
     let missing: Vec<_> = keys.into_iter().filter(|key| !mentioned(key)).collect();
     assert!(missing.is_empty(), "not in docs/relay.md: {missing:?}");
+}
+
+/// Keys of `text` with the text that follows each, as `row` finds them.
+fn pairs(row: &str, text: &str) -> BTreeMap<String, String> {
+    let row = Regex::new(row).unwrap();
+    row.captures_iter(text).map(|found| (found[1].to_owned(), found[2].to_owned())).collect()
+}
+
+/// A number as the source writes it: digits, products and names of limits.
+fn evaluate(expression: &str, limits: &BTreeMap<String, String>) -> String {
+    if expression == "None" {
+        return "none".to_owned();
+    }
+    let factor = |factor: &str| -> u64 {
+        match factor.strip_prefix("crate::limits::") {
+            Some(name) => evaluate(&limits[name], limits).parse().unwrap(),
+            None => factor.replace('_', "").parse().unwrap(),
+        }
+    };
+    expression.split(" * ").map(factor).product::<u64>().to_string()
+}
+
+#[test]
+fn defaults_in_the_book_are_those_of_the_relay() {
+    let config = read("crates/relay/src/config.rs");
+    let defaults = config.split_once("impl Default for LimitsConfig").unwrap().1;
+    let defaults = defaults.split_once("\n}\n").unwrap().0;
+    let limits = pairs(r"(?m)^pub const ([A-Z_]+): \w+ = (.+);$", &read("crates/relay/src/limits.rs"));
+    let relay: BTreeMap<String, String> = pairs(r"(?m)^            ([a-z_]+): (.+),$", defaults)
+        .into_iter()
+        .map(|(key, expression)| (key, evaluate(&expression, &limits)))
+        .collect();
+    let page = read("docs/relay.md");
+    let table = page.split_once("These may be set under `[relay.limits]`:").unwrap().1;
+    let table = table.split_once("\n\nLoopback").unwrap().0;
+    assert_eq!(pairs(r"(?m)^\| `([a-z_]+)` \| ([^ ]+) \|", table), relay);
+    assert!(relay.len() > 10, "the defaults are read: {relay:?}");
 }
