@@ -176,16 +176,6 @@ impl Hub {
         }
     }
 
-    /// Ends all connections of a user.
-    pub(crate) fn user_gone(&self, key: &UserKey, code: Code, detail: &str) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        for conn in self.connections() {
-            if *conn.who.app == key.app && conn.who.address.user == key.user {
-                conn.end_after_queue(code, detail);
-            }
-        }
-    }
-
     /// Starts to wait for a user; `None` when too many wait.
     pub(crate) fn wait_for(self: &Arc<Self>, key: UserKey) -> Option<Wait> {
         if self.waits.fetch_add(1, Ordering::AcqRel) >= WAITS_IN_ALL {

@@ -122,16 +122,12 @@ pub(super) fn status(relay: &Arc<Relay>, conn: &Arc<Conn>, request_id: NonZeroU6
 pub(super) fn delete(relay: &Arc<Relay>, conn: &Arc<Conn>, request_id: NonZeroU64) {
     let (relay_, conn_) = (relay.clone(), conn.clone());
     run(relay, conn, request_id, async move {
-        let key = own_key(&conn_);
         // Only the identity that this connection proved: the name may have changed hands a moment ago.
-        let current = relay_.store.is_current(conn_.who.device).await;
-        if !current.map_err(|error| store_error(request_id, &error))? {
-            return Err(refuse(request_id, Code::LoggedOut, "this device is no longer registered"));
-        }
-        let deleted = relay_.store.delete_user(&key.app, &key.user).await;
-        deleted.map_err(|error| store_error(request_id, &error))?;
+        let deleted = relay_.store.delete_account(conn_.who.device).await;
+        let deleted = deleted.map_err(|error| store_error(request_id, &error))?;
         conn_.say(&ServerMessage::Done { request_id });
-        relay_.hub.user_gone(&key, Code::AccountDeleted, "the account was deleted by one of its devices");
+        let why = "the account was deleted by one of its devices";
+        relay_.hub.devices_gone(&deleted, Code::AccountDeleted, why);
         Ok(ServerMessage::Done { request_id })
     });
 }

@@ -53,6 +53,7 @@ on_every_store! {
     ids_are_forgotten_after_the_dedup_time => Bounds { dedup: Duration::from_secs(10), ..Bounds::default() };
     a_name_belongs_to_its_first_identity => Bounds::default();
     a_replaced_identity_loses_everything => Bounds::default();
+    an_account_is_deleted_by_its_own_devices_only => Bounds::default();
     device_lists_only_move_forward => Bounds::default();
     one_time_prekeys_are_handed_out_once => Bounds::default();
     a_repeated_upload_brings_no_used_key_back => Bounds::default();
@@ -305,9 +306,24 @@ async fn a_replaced_identity_loses_everything(store: SharedStore) {
     assert_eq!(refused(&store, message(alice, bob, 2)).await.code, Code::RecipientNotFound);
     assert_eq!(ids(&store, replaced.device).await, []);
     assert_eq!(put(&store, message(alice, replaced.device, 1)).await, Ok(Stored::New { seq: 1 }));
-    assert_eq!(store.delete_user(&app(), &UserId::new("bob").unwrap()).await, Ok(true));
-    assert_eq!(store.delete_user(&app(), &UserId::new("bob").unwrap()).await, Ok(false));
-    assert_eq!(store.is_current(replaced.device).await, Ok(false));
+}
+
+async fn an_account_is_deleted_by_its_own_devices_only(store: SharedStore) {
+    let code = |result: Result<Vec<MailboxId>, StoreError>| match result {
+        Err(StoreError::Refused(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    };
+    let (alice, old) = (register(&store, "alice").await, register(&store, "bob").await);
+    let mut attach = attach_of(list("bob", 2, &[1, 2]), 1);
+    attach.permission.replace = true;
+    let one = store.attach(attach).await.unwrap().device;
+    let two = store.attach(attach_of(list("bob", 2, &[1, 2]), 2)).await.unwrap().device;
+    assert_eq!(code(store.delete_account(old).await), Code::LoggedOut);
+    assert_eq!(store.is_current(one).await, Ok(true), "the name's new owner keeps the account");
+    assert_eq!(store.delete_account(two).await.map(HashSet::from_iter), Ok(HashSet::from([one, two])));
+    assert_eq!((store.is_current(one).await, store.is_current(alice).await), (Ok(false), Ok(true)));
+    assert_eq!(store.user_state(&app(), &UserId::new("bob").unwrap()).await, Ok(Registered::default()));
+    assert_eq!(code(store.delete_account(one).await), Code::LoggedOut);
 }
 
 async fn device_lists_only_move_forward(store: SharedStore) {

@@ -13,7 +13,7 @@ use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, Signed
 use stvor_wire::server::Registration;
 
 use super::rules::{
-    self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, Registering, crossed_low, month_of,
+    self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, Registering, crossed_low, month_of,
 };
 use super::types::*;
 use super::{Directory, Done, Mailbox, Tokens, is_wanted};
@@ -420,14 +420,15 @@ impl Directory for MemoryStore {
         Ok(false)
     }
 
-    async fn delete_user(&self, app: &AppId, user: &UserId) -> Result<bool, StoreError> {
+    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError> {
         let mut state = self.state();
-        let Some(user) = state.users.remove(&UserKey { app: app.clone(), user: user.clone() }) else {
-            return Ok(false);
-        };
+        let owned = |user: &User| user.devices.values().any(|owned| *owned == device);
+        let key = state.users.iter().find(|(_, user)| owned(user)).map(|(key, _)| key.clone());
+        let user = key.and_then(|key| state.users.remove(&key));
+        let user = user.ok_or(StoreError::Refused(NOT_REGISTERED))?;
         let devices: Vec<MailboxId> = user.devices.into_values().collect();
         state.drop_devices(&devices);
-        Ok(true)
+        Ok(devices)
     }
 
     async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError> {

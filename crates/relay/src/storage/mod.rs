@@ -74,8 +74,12 @@ pub trait Directory: Send + Sync {
     /// Whether a name has keys in any app: for development relays.
     async fn has_keys_anywhere(&self, user: &UserId) -> Result<bool, StoreError>;
 
-    /// Deletes a user with all devices, keys and mail. `false` when there is none.
-    async fn delete_user(&self, app: &AppId, user: &UserId) -> Result<bool, StoreError>;
+    /// Deletes the user that this device belongs to, with all devices, keys and mail; returns the devices that are gone.
+    /// By device, not by name: the name may have a new owner.
+    ///
+    /// # Errors
+    /// LOGGED_OUT when the device is gone itself: nothing is deleted.
+    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError>;
 
     /// Whether a device is still what it was at log-in.
     async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError>;

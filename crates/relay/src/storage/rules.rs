@@ -19,6 +19,10 @@ pub(crate) fn blob_hash(blob: &[u8]) -> [u8; 16] {
     short
 }
 
+/// The device was removed since it logged in.
+pub(crate) const NOT_REGISTERED: Refusal =
+    Refusal::new(Code::LoggedOut, "this device is no longer registered");
+
 /// How full a mailbox is. Once full it stays closed until it is half empty, so that it does not flap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Gauge {

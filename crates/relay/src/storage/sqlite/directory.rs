@@ -14,7 +14,7 @@ use stvor_wire::server::Registration;
 use super::mailbox::int;
 use super::writer::{Batch, Failure};
 use crate::limits::ONE_TIME_KEYS;
-use crate::storage::rules::{self, NO_RECIPIENT, Registering, crossed_low};
+use crate::storage::rules::{self, NO_RECIPIENT, NOT_REGISTERED, Registering, crossed_low};
 use crate::storage::{Attach, Attached, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted};
 
 /// A device's signed prekey and last resort, as stored.
@@ -126,6 +126,16 @@ impl Batch<'_> {
         let Some(user) = find_user(self.sql, app, user)? else { return Ok(false) };
         self.drop_user(user.id)?;
         Ok(true)
+    }
+
+    pub(super) fn delete_account(&mut self, device: MailboxId) -> Result<Vec<MailboxId>, Failure> {
+        let owner: Option<i64> = self
+            .sql
+            .prepare_cached("SELECT user FROM devices WHERE id = ?1")?
+            .query_row([device.0], |row| row.get(0))
+            .optional()?;
+        let owner = owner.ok_or(StoreError::Refused(NOT_REGISTERED))?;
+        Ok(self.drop_user(owner)?)
     }
 
     pub(super) fn attach(&mut self, attach: &Attach) -> Result<Attached, Failure> {

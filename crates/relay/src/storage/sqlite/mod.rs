@@ -257,9 +257,8 @@ impl Directory for SqliteStore {
         self.query(move |sql| directory::has_keys_anywhere(sql, &user)).await
     }
 
-    async fn delete_user(&self, app: &AppId, user: &UserId) -> Result<bool, StoreError> {
-        let (app, user) = (app.clone(), user.clone());
-        self.writer.run(move |batch| batch.delete_user(&app, &user)).await
+    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError> {
+        self.writer.run(move |batch| batch.delete_account(device)).await
     }
 
     async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError> {
