@@ -17,7 +17,7 @@ use super::{Conn, Peer, Sink, Stream, Who, cursor_of, end, pump, receive};
 use crate::auth::{Admission, accepted_origin, prove};
 use crate::ratelimit::network_of;
 use crate::relay::Relay;
-use crate::storage::{Attach, Attached, Consent, Refusal, StoreError, UserKey};
+use crate::storage::{Attach, Attached, Consent, MailboxId, NOT_REGISTERED, Refusal, StoreError, UserKey};
 
 /// Why a device that its user's list left out is logged out.
 pub(crate) const NO_LONGER_LISTED: &str = "the device is no longer in its user's device list";
@@ -159,11 +159,9 @@ async fn open(
     if !relay.hub.join(&conn) {
         return Err(Some(end(Code::TooMany, "this device has too many connections: close some")));
     }
-    let last_seq = if receives { relay.store.last_seq(attached.device).await } else { Ok(0) };
-    let last_seq = last_seq.map_err(|error| {
-        relay.hub.leave(&conn);
-        store_error(error)
-    })?;
+    let joined = Joined(relay, Some(conn));
+    let last_seq = last_seq(relay, (attached.device, receives)).await.map_err(store_error)?;
+    let Some(conn) = joined.stay() else { return Err(None) };
     let ready = Ready {
         mailbox_epoch: attached.epoch,
         resumed: resumed(relay, &auth.resume_cursor, &attached, relay.now()),
@@ -188,6 +186,32 @@ async fn open(
         pump::pump(relay, &conn);
     }
     Ok(conn)
+}
+
+/// A connection that the hub knows; it leaves again unless it is told to stay, also when the log-in takes too long.
+struct Joined<'a>(&'a Relay, Option<Arc<Conn>>);
+
+impl Joined<'_> {
+    fn stay(mut self) -> Option<Arc<Conn>> {
+        self.1.take()
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = &self.1 {
+            self.0.hub.leave(conn);
+        }
+    }
+}
+
+/// The highest seq of a device that receives; refuses one that was removed since it attached. To be asked once the hub
+/// knows the connection: who removes a device looks there after the removal, so that one of the two sees the other.
+async fn last_seq(relay: &Relay, (device, receives): (MailboxId, bool)) -> Result<u64, StoreError> {
+    if receives {
+        return relay.store.last_seq(device).await;
+    }
+    if relay.store.is_current(device).await? { Ok(0) } else { Err(StoreError::Refused(NOT_REGISTERED)) }
 }
 
 fn narrow(size: usize) -> u32 {
@@ -217,5 +241,79 @@ fn resumed(relay: &Relay, sealed: &[u8], attached: &Attached, now: Timestamp) ->
         None => Resumed::Full,
         Some(cursor) if attached.lost_seq > cursor.seq => Resumed::Gap,
         Some(_) => Resumed::Resumed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stvor_base::{Address, AppId, DeviceId, UserId};
+    use stvor_crypto::Secret;
+    use stvor_wire::client::Credential;
+    use stvor_wire::keys::KeyCounts;
+    use stvor_wire::server::Registration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::connection::TokenRef;
+    use crate::cursor::CursorKey;
+    use crate::metrics::Metrics;
+    use crate::storage::memory::MemoryStore;
+    use crate::storage::{Bounds, SharedStore};
+
+    fn relay() -> Arc<Relay> {
+        let store: SharedStore = Arc::new(MemoryStore::new(Bounds::default()));
+        let clock = Arc::new(|| Timestamp::from_millis(0));
+        let cursors = CursorKey::new(&Secret::new([0; 32]));
+        Arc::new(Relay::new(Config::default(), (store, cursors), Metrics::new(), clock).unwrap())
+    }
+
+    /// What a log-in gets whose device is removed the moment after.
+    fn attached_and_removed() -> Attached {
+        Attached {
+            device: MailboxId(1),
+            registration: Registration::Known,
+            epoch: 1,
+            fence: 1,
+            highest_counter: 0,
+            lost_seq: 0,
+            last_seq: 0,
+            keys: KeyCounts::default(),
+            removed: Vec::new(),
+        }
+    }
+
+    async fn opened(relay: &Arc<Relay>, mode: Mode) -> Result<Arc<Conn>, NoLogin> {
+        let address = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+        let admission = Admission {
+            app: Arc::new(AppId::new("acme").unwrap()),
+            token: TokenRef::Development,
+            user: None,
+            may_register: false,
+            may_replace: false,
+        };
+        let credential = Credential::AppToken(String::new());
+        let hello = Hello { protocol_version: 1, credential, address, capabilities: Vec::new() };
+        let auth = Auth {
+            device_list: Bytes::new(),
+            device_list_signature: [0; 64],
+            origin: String::new(),
+            time: Timestamp::from_millis(0),
+            signature: [0; 64],
+            mode,
+            resume_cursor: Bytes::new(),
+            register: false,
+            replace_identity: false,
+        };
+        open(relay, admission, hello, &auth, attached_and_removed()).await
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_removed_while_it_logs_in_is_logged_out() {
+        let relay = relay();
+        for mode in [Mode::Receive, Mode::SendOnly] {
+            let refused = opened(&relay, mode).await.map(|_| ()).unwrap_err();
+            assert_eq!(refused.map(|end| end.code), Some(Code::LoggedOut), "{mode:?}");
+            assert_eq!(relay.hub.len(), 0, "{mode:?}: nothing stays behind");
+        }
     }
 }

@@ -54,6 +54,7 @@ on_every_store! {
     a_name_belongs_to_its_first_identity => Bounds::default();
     a_replaced_identity_loses_everything => Bounds::default();
     an_account_is_deleted_by_its_own_devices_only => Bounds::default();
+    a_removed_device_neither_sends_nor_opens_its_mailbox => Bounds::default();
     device_lists_only_move_forward => Bounds::default();
     one_time_prekeys_are_handed_out_once => Bounds::default();
     a_repeated_upload_brings_no_used_key_back => Bounds::default();
@@ -324,6 +325,16 @@ async fn an_account_is_deleted_by_its_own_devices_only(store: SharedStore) {
     assert_eq!((store.is_current(one).await, store.is_current(alice).await), (Ok(false), Ok(true)));
     assert_eq!(store.user_state(&app(), &UserId::new("bob").unwrap()).await, Ok(Registered::default()));
     assert_eq!(code(store.delete_account(one).await), Code::LoggedOut);
+}
+
+async fn a_removed_device_neither_sends_nor_opens_its_mailbox(store: SharedStore) {
+    let (alice, bob) = (register(&store, "alice").await, register(&store, "bob").await);
+    assert!(put(&store, message(alice, bob, 1)).await.is_ok());
+    store.delete_account(alice).await.unwrap();
+    assert_eq!(refused(&store, message(alice, bob, 2)).await.code, Code::LoggedOut);
+    assert_eq!(ids(&store, bob).await, [id(1)]);
+    let opened = store.last_seq(alice).await;
+    assert!(matches!(opened, Err(StoreError::Refused(refusal)) if refusal.code == Code::LoggedOut));
 }
 
 async fn device_lists_only_move_forward(store: SharedStore) {

@@ -134,6 +134,9 @@ impl State {
     }
 
     fn put(&mut self, put: &Put, bounds: &Bounds) -> Result<Stored, StoreError> {
+        if !self.devices.contains_key(&put.sender) {
+            return Err(StoreError::Refused(NOT_REGISTERED));
+        }
         let month = month_of(put.received_at);
         let device = self.devices.get_mut(&put.mailbox).ok_or(StoreError::Refused(NO_RECIPIENT))?;
         let hash = rules::blob_hash(&put.blob);
@@ -323,7 +326,9 @@ impl Mailbox for MemoryStore {
     }
 
     async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError> {
-        Ok(self.state().devices.get(&mailbox).map_or(0, |device| device.last_seq))
+        let state = self.state();
+        let device = state.devices.get(&mailbox).ok_or(StoreError::Refused(NOT_REGISTERED))?;
+        Ok(device.last_seq)
     }
 
     async fn read(&self, mailbox: MailboxId, after: u64, limit: PageLimit) -> Result<Page, StoreError> {

@@ -18,6 +18,7 @@ use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::KeyCounts;
 
+pub(crate) use rules::NOT_REGISTERED;
 pub use types::*;
 
 /// Called once with the result of an operation, on whatever thread finished it. Must not block.
@@ -26,14 +27,15 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 /// The mailboxes. Operations on one store take effect in the order in which they were submitted.
 #[async_trait]
 pub trait Mailbox: Send + Sync {
-    /// Stores a message; calls back after it is durable, or refused.
+    /// Stores a message; calls back after it is durable, or refused: with LOGGED_OUT when the sending device is gone.
     fn put(&self, put: Arc<Put>, done: Done<Stored>);
 
     /// Deletes acknowledged messages; calls back with the ids whose row holds another message (nothing of those is
     /// deleted). What is gone already is no error.
     fn ack(&self, mailbox: MailboxId, rows: Vec<AckRow>, done: Done<Vec<stvor_base::MessageId>>);
 
-    /// The highest seq given out in a mailbox, as of after all operations that were submitted before.
+    /// The highest seq given out in a mailbox, as of after all operations that were submitted before. Refuses a device
+    /// that is gone with LOGGED_OUT.
     async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError>;
 
     /// Messages in order of their seq, after `after`: at most `limit.rows`, and as many as fit `limit.bytes` but at

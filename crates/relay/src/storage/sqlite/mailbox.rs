@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 
 use super::writer::{Batch, unavailable};
-use crate::storage::rules::{Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, QUOTA, month_of};
+use crate::storage::rules::{Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, month_of};
 use crate::storage::{
     AckRow, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept,
 };
@@ -299,6 +299,9 @@ impl Batch<'_> {
     ) -> Result<Result<Stored, Refusal>, rusqlite::Error> {
         let (sql, bounds) = (self.sql, self.bounds);
         let key = (put.mailbox.0, put.sender.0);
+        if self.cache.device(sql, put.sender)?.is_none() {
+            return Ok(Err(NOT_REGISTERED));
+        }
         let Some(device) = self.cache.device(sql, put.mailbox)? else { return Ok(Err(NO_RECIPIENT)) };
         let (seq, mut gauge) = (device.last_seq + 1, device.gauge);
         let mut lanes = self.cache.lanes(sql, key)?.lanes.clone();
@@ -329,9 +332,7 @@ impl Batch<'_> {
             device.last_seq = seq;
             device.gauge = gauge;
         });
-        if self.cache.device(sql, put.sender)?.is_some() {
-            self.cache.touch(put.sender, |sender| sender.counter = sender.counter.max(put.counter));
-        }
+        self.cache.touch(put.sender, |sender| sender.counter = sender.counter.max(put.counter));
         if bounds.monthly_messages.is_some() {
             self.cache.count(&put.app);
         }

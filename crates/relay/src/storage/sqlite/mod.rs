@@ -199,7 +199,11 @@ impl Mailbox for SqliteStore {
 
     async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError> {
         self.writer
-            .run(move |batch| Ok(batch.cache.device(batch.sql, mailbox)?.map_or(0, |device| device.last_seq)))
+            .run(move |batch| {
+                let device = batch.cache.device(batch.sql, mailbox)?;
+                let device = device.ok_or(StoreError::Refused(rules::NOT_REGISTERED))?;
+                Ok(device.last_seq)
+            })
             .await
     }
 
