@@ -7,19 +7,57 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::nanos::Nanos;
+use governor::state::keyed::{DefaultKeyedStateStore, ShrinkableKeyedStateStore};
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
 use stvor_base::AppId;
 
 use crate::config::LimitsConfig;
 use crate::limits::{LIMITER_KEYS, ONE_TIME_PER_PAIR, STRAY_ACKS_PER_SECOND, UPLOADS_PER_MINUTE};
 use crate::storage::{MailboxId, UserKey};
 
+/// The buckets of at most [`LIMITER_KEYS`] keys.
+struct Bounded<K: Hash + Eq + Clone> {
+    own: DefaultKeyedStateStore<K>,
+    /// What keys share that find the map full: an attacker with many names gets one bucket for all of them, and who has
+    /// a bucket keeps it.
+    shared: InMemoryState,
+}
+
+impl<K: Hash + Eq + Clone> StateStore for Bounded<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        if self.own.contains_key(key) || self.own.len() < LIMITER_KEYS {
+            self.own.measure_and_replace(key, measure)
+        } else {
+            self.shared.measure_and_replace(&NotKeyed::NonKey, measure)
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> ShrinkableKeyedStateStore<K> for Bounded<K> {
+    fn retain_recent(&self, drop_below: Nanos) {
+        ShrinkableKeyedStateStore::retain_recent(&self.own, drop_below);
+    }
+
+    fn len(&self) -> usize {
+        self.own.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.own.is_empty()
+    }
+}
+
 /// One kind of bucket, one bucket a key.
 pub(crate) struct Buckets<K: Hash + Eq + Clone> {
     quota: Quota,
-    keyed: DefaultKeyedRateLimiter<K>,
-    /// What keys share that find the map full: an attacker with many names gets one bucket for all of them.
-    overflow: DefaultDirectRateLimiter,
+    keyed: RateLimiter<K, Bounded<K>, DefaultClock>,
     clock: DefaultClock,
     checks: AtomicU32,
 }
@@ -29,13 +67,10 @@ const TRIM_EVERY: u32 = 1024;
 
 impl<K: Hash + Eq + Clone> Buckets<K> {
     fn new(quota: Quota) -> Self {
-        Self {
-            quota,
-            keyed: RateLimiter::keyed(quota),
-            overflow: RateLimiter::direct(quota),
-            clock: DefaultClock::default(),
-            checks: AtomicU32::new(0),
-        }
+        let clock = DefaultClock::default();
+        let buckets = Bounded { own: DefaultKeyedStateStore::default(), shared: InMemoryState::default() };
+        let keyed = RateLimiter::new(quota, buckets, clock.clone());
+        Self { quota, keyed, clock, checks: AtomicU32::new(0) }
     }
 
     /// `amount` a second, `burst` at once.
@@ -55,12 +90,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         }
         let amount = positive(amount.min(self.quota.burst_size().get()));
         let now = self.clock.now();
-        let verdict = if self.keyed.len() < LIMITER_KEYS {
-            self.keyed.check_key_n(key, amount)
-        } else {
-            self.overflow.check_n(amount)
-        };
-        match verdict {
+        match self.keyed.check_key_n(key, amount) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(wait)) => Err(whole_millis(wait.wait_time_from(now))),
             // Not reached: the amount was cut to the burst.
@@ -183,6 +213,17 @@ mod tests {
         assert!(buckets.take(&u32::MAX, 1).is_ok());
         assert!(buckets.take(&(u32::MAX - 1), 1).is_err(), "the shared bucket is empty");
         assert!(buckets.keyed.len() <= LIMITER_KEYS);
+    }
+
+    #[test]
+    fn who_has_a_bucket_keeps_it_when_strangers_fill_the_map() {
+        let buckets = Buckets::<u32>::per_minute(2);
+        for key in 0..u32::try_from(LIMITER_KEYS).unwrap() {
+            assert!(buckets.take(&key, 1).is_ok());
+        }
+        while buckets.take(&u32::MAX, 1).is_ok() {}
+        assert!(buckets.take(&7, 1).is_ok(), "its second, though the shared bucket is empty");
+        assert!(buckets.take(&7, 1).is_err(), "and no third");
     }
 
     #[test]
