@@ -268,3 +268,17 @@ async fn operator_resets_a_name_for_its_next_owner() {
     assert_eq!(owner.mail(&mut sender).await, [], "mail for the old identity is dropped");
     assert_eq!(with(&bob).refused().await.code, Code::UserIdTaken);
 }
+
+#[tokio::test]
+async fn apps_whose_keys_have_the_same_name_are_told_apart() {
+    let (shop, school) = (Issuer::of("shop"), Issuer::of("school"));
+    let server = Server::memory_with(|config| {
+        config.development = false;
+        config.client_keys = vec![shop.config(), school.config()];
+    })
+    .await;
+    let pupil = User::of_app(&AppId::new("school").unwrap(), "bob");
+    server.login(&customer("bob")).credential(shop.token("bob")).open().await;
+    let client = server.login(&pupil).credential(school.token("bob")).open().await;
+    assert_eq!(client.ready.registration, Registration::New, "a user of the other app");
+}
