@@ -169,7 +169,8 @@ async fn readyz(State(relay): Shared) -> Response {
     if relay.is_draining() {
         return Refused::new(Code::Draining, "the relay is stopping").into_response();
     }
-    match relay.readiness.ask(&relay.store).await {
+    let store = relay.store.clone();
+    match relay.readiness.ask(async move { store.check().await }).await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => Refused::new(Code::StoreUnavailable, error.to_string()).into_response(),
     }
