@@ -11,6 +11,7 @@ use crate::limits::{BATCH_OPERATIONS, BATCH_WAIT, BATCH_WAIT_FROM, WRITER_QUEUE,
 #[derive(Default)]
 struct State {
     operations: std::collections::VecDeque<Operation>,
+    /// Of operations that wait, and of those that were taken and whose results are not told yet.
     bytes: usize,
     /// From how many operations on the writer, which sleeps, is to be woken.
     wake_from: Option<usize>,
@@ -37,9 +38,9 @@ impl Queue {
     pub(super) fn push(&self, operation: Operation) -> Result<(), Box<Operation>> {
         let bytes = operation.bytes();
         let mut state = self.lock();
-        // A single operation always fits an empty queue.
+        // A single operation always fits when nothing else is kept.
         let full = state.operations.len() >= WRITER_QUEUE
-            || (state.bytes + bytes > WRITER_QUEUE_BYTES && !state.operations.is_empty());
+            || (state.bytes + bytes > WRITER_QUEUE_BYTES && state.bytes > 0);
         if full || state.closed {
             return Err(Box::new(operation));
         }
@@ -84,7 +85,14 @@ impl Queue {
         state
     }
 
-    /// The next batch: what waits, and under load a little more. `None` when nobody will push any more.
+    /// Makes room for as many bytes: a batch's results are told, and nothing keeps its messages any longer.
+    pub(super) fn release(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+    }
+
+    /// The next batch: what waits, and under load a little more. `None` when nobody will push any more. Its bytes count
+    /// until they are [released](Self::release).
     pub(super) fn take(&self) -> Option<Vec<Operation>> {
         let mut state = self.sleep(self.lock(), 1, None);
         if state.operations.is_empty() {
@@ -94,9 +102,7 @@ impl Queue {
             state = self.sleep(state, BATCH_OPERATIONS, Some(BATCH_WAIT));
         }
         let count = state.operations.len().min(BATCH_OPERATIONS);
-        let batch: Vec<Operation> = state.operations.drain(..count).collect();
-        state.bytes -= batch.iter().map(Operation::bytes).sum::<usize>();
-        Some(batch)
+        Some(state.operations.drain(..count).collect())
     }
 }
 
@@ -129,8 +135,11 @@ mod tests {
         assert!(queue.push(blob(513)).is_err());
         assert!(queue.push(blob(512)).is_ok());
         assert!(queue.push(ack()).is_ok(), "an operation without bytes needs none");
-        queue.take();
-        assert!(queue.push(blob(513)).is_ok(), "a batch made room");
+        let taken: usize = queue.take().iter().flatten().map(Operation::bytes).sum();
+        assert_eq!(taken, WRITER_QUEUE_BYTES);
+        assert!(queue.push(blob(1)).is_err(), "what was taken is kept until its results are told");
+        queue.release(taken);
+        assert!(queue.push(blob(WRITER_QUEUE_BYTES)).is_ok(), "a batch made room");
     }
 
     #[test]

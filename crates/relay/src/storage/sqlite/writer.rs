@@ -52,7 +52,21 @@ pub(super) fn unavailable(error: &rusqlite::Error) -> StoreError {
 }
 
 /// What a batch came to, with those who wait to hear it.
-type Told = (Result<(), StoreError>, Vec<After>);
+struct Told {
+    result: Result<(), StoreError>,
+    after: Vec<After>,
+    /// What those who wait keep of the queue's room until they heard.
+    bytes: usize,
+}
+
+impl Told {
+    fn tell(self, queue: &Queue) {
+        for told in self.after {
+            told(self.result.clone());
+        }
+        queue.release(self.bytes);
+    }
+}
 
 /// The writer's thread and the queue to it.
 pub(super) struct Writer {
@@ -67,7 +81,7 @@ impl Writer {
         metrics: StoreMetrics,
     ) -> std::io::Result<Self> {
         let queue = Queue::new();
-        let told = tell();
+        let told = tell(queue.clone());
         let thread = std::thread::Builder::new().name("stvor-relay-db".to_owned()).spawn({
             let queue = queue.clone();
             move || {
@@ -112,14 +126,12 @@ impl Drop for Writer {
 
 /// Where results are told: in one task, batch after batch, so that the writer is free for the next batch and wakes one
 /// task instead of all that wait. Outside a runtime the writer tells them itself.
-fn tell() -> Option<UnboundedSender<Told>> {
+fn tell(queue: Arc<Queue>) -> Option<UnboundedSender<Told>> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
     let (sender, mut batches) = unbounded_channel::<Told>();
     runtime.spawn(async move {
-        while let Some((result, after)) = batches.recv().await {
-            for told in after {
-                told(result.clone());
-            }
+        while let Some(told) = batches.recv().await {
+            told.tell(&queue);
         }
     });
     Some(sender)
@@ -199,13 +211,14 @@ impl Thread {
             let started = Instant::now();
             #[allow(clippy::cast_precision_loss, reason = "a batch has at most 256 operations")]
             self.metrics.batch_operations.record(batch.len() as f64);
-            self.commit(batch);
+            self.commit(batch, queue);
             self.metrics.commit_seconds.record(started.elapsed().as_secs_f64());
         }
         let _ = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
     }
 
-    fn commit(&mut self, operations: Vec<Operation>) {
+    fn commit(&mut self, operations: Vec<Operation>, queue: &Queue) {
+        let bytes = operations.iter().map(Operation::bytes).sum();
         let mut after: Vec<After> = Vec::with_capacity(operations.len());
         let result = self.transaction(operations, &mut after);
         if let Err(error) = &result {
@@ -216,15 +229,14 @@ impl Thread {
             }
             self.reuse_log(error);
         }
-        let result = result.map_err(|error| unavailable(&error));
+        let told = Told { result: result.map_err(|error| unavailable(&error)), after, bytes };
         let left = match &self.told {
             // If the runtime is gone, who waits is still told, here.
-            Some(told) => told.send((result, after)).err().map(|unsent| unsent.0),
-            None => Some((result, after)),
+            Some(teller) => teller.send(told).err().map(|unsent| unsent.0),
+            None => Some(told),
         };
-        let Some((result, after)) = left else { return };
-        for told in after {
-            told(result.clone());
+        if let Some(told) = left {
+            told.tell(queue);
         }
     }
 
