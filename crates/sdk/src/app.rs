@@ -77,13 +77,13 @@ impl App {
         self.inner.config.place.relay.origin()
     }
 
-    /// The directory of this app at this relay; `None` in memory.
+    /// The directory of this app at this relay; `None` if nothing is kept on this machine.
     #[must_use]
     pub fn data_dir(&self) -> Option<&Path> {
         self.inner.config.place.directory.as_deref()
     }
 
-    /// The users that have a store here.
+    /// The users that have a store in the data directory. Stores on servers are not asked.
     #[must_use]
     pub fn users(&self) -> Vec<UserId> {
         self.inner.config.place.users()
@@ -173,8 +173,10 @@ impl App {
     }
 
     fn slot(&self, user: &UserId) -> Result<Arc<Slot>> {
+        // A store on a server is opened by as many processes as like to, so also twice by this one.
+        let exclusive = !self.inner.config.stores.facts().shared;
         match self.inner.config.place.make(user)? {
-            Some(directory) => {
+            Some(directory) if exclusive => {
                 let mut slots = registry().lock().unwrap_or_else(PoisonError::into_inner);
                 // Slots that nobody uses any more would pile up in a process that serves many users.
                 if slots.len() > 1_024 {
@@ -182,7 +184,7 @@ impl App {
                 }
                 Ok(Arc::clone(slots.entry(directory).or_default()))
             }
-            None => {
+            _ => {
                 let mut slots = self.inner.private.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(Arc::clone(slots.entry(user.clone()).or_default()))
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stvor_base::AppId;
 use stvor_keys::SecretService;
+use stvor_store::{MemoryStores, SqliteStores, StoreProvider};
 use stvor_wire::client::Credential;
 use stvor_wire::token::AppToken;
 use stvor_wire::url::RelayUrl;
@@ -73,7 +74,7 @@ pub(crate) enum KeySource {
     Keyring(Arc<dyn SecretService>),
 }
 
-/// Where stores are.
+/// Where this machine keeps what it keeps.
 #[derive(Debug, Clone)]
 pub(crate) enum Storage {
     Default,
@@ -88,6 +89,7 @@ pub(crate) struct Config {
     pub(crate) replace_identity: bool,
     pub(crate) app: AppId,
     pub(crate) place: Place,
+    pub(crate) stores: Arc<dyn StoreProvider>,
     pub(crate) timeout: Duration,
     pub(crate) trust: TrustPolicy,
     pub(crate) mismatch: MismatchPolicy,
@@ -107,6 +109,7 @@ pub struct AppBuilder {
     replace_identity: bool,
     app_id: Option<String>,
     storage: Storage,
+    stores: Option<Arc<dyn StoreProvider>>,
     timeout: Duration,
     trust: TrustPolicy,
     mismatch: MismatchPolicy,
@@ -127,6 +130,7 @@ impl Default for AppBuilder {
             replace_identity: false,
             app_id: None,
             storage: Storage::Default,
+            stores: None,
             timeout: limits::DEFAULT_TIMEOUT,
             trust: TrustPolicy::FirstUse,
             mismatch: MismatchPolicy::Reject,
@@ -190,6 +194,17 @@ impl AppBuilder {
     #[must_use]
     pub fn in_memory(mut self) -> Self {
         self.storage = Storage::Memory;
+        self
+    }
+
+    /// Keeps identities, sessions and messages in these stores: PostgreSQL, Redis or your own. The rows are sealed before
+    /// they leave the process. Without it they are in SQLite, in [`data_dir`](Self::data_dir).
+    ///
+    /// Nothing is written to this machine, unless no key is given: the default key is a keyfile in the data directory,
+    /// which every process on the store needs a copy of. Give a [`passphrase`](Self::passphrase) or another key instead.
+    #[must_use]
+    pub fn store(mut self, stores: Arc<dyn StoreProvider>) -> Self {
+        self.stores = Some(stores);
         self
     }
 
@@ -298,12 +313,20 @@ impl AppBuilder {
         for pem in &self.roots {
             crate::transport::tls::parse_roots(pem)?;
         }
-        let place = Place::new(self.storage, relay, &app)?;
+        let stores: Arc<dyn StoreProvider> = match (self.stores, &self.storage) {
+            (Some(stores), _) => stores,
+            (None, Storage::Memory) => Arc::new(MemoryStores),
+            (None, Storage::Default | Storage::Directory(_)) => Arc::new(SqliteStores),
+        };
+        let here = stores.facts().local || (stores.facts().durable && matches!(self.keys, KeySource::Beside));
+        let storage = if here { self.storage } else { Storage::Memory };
+        let place = Place::new(storage, relay, &app)?;
         Ok(App::new(Config {
             credential,
             replace_identity: self.replace_identity,
             app,
             place,
+            stores,
             timeout: self.timeout,
             trust: self.trust,
             mismatch: self.mismatch,
@@ -348,6 +371,7 @@ impl core::fmt::Debug for AppBuilder {
         f.debug_struct("AppBuilder")
             .field("relay_url", &self.relay_url)
             .field("storage", &self.storage)
+            .field("stores", &self.stores)
             .finish_non_exhaustive()
     }
 }

@@ -85,7 +85,8 @@ impl Core {
     pub(crate) async fn open(config: Config, user: UserId) -> Result<Arc<Self>> {
         let directory = config.place.make(&user)?;
         let hub = Hub::new();
-        let store = Arc::new(open_store(&config, directory.as_ref(), &hub).await?);
+        let place = config.place.of_store(&config.app, &user, directory.as_ref());
+        let store = Arc::new(open_store(&config, &place, &hub).await?);
         let opened = Self::open_on(Arc::clone(&store), (config, user), (directory, hub)).await;
         if opened.is_err() {
             // The lock is free again when the caller hears of it.

@@ -82,3 +82,4 @@ pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, 
 pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, Timestamp, UserId};
 pub use stvor_crypto::SecretBytes;
 pub use stvor_keys::{KeyError, KeyringItem, SecretService};
+pub use stvor_store as store;

@@ -1,43 +1,45 @@
 //! What a client finds in its store when it starts.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use stvor_base::{Address, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::Identity;
-use stvor_store::{ChangeSet, Key, Scan, Sealed, StoreError, Table};
+use stvor_store::{ChangeSet, Key, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
 
 use crate::config::{Config, KeySource};
 use crate::error::{Error, Result};
 use crate::events::{Event, Hub};
 use crate::keys;
-use crate::place;
 use crate::records;
 use crate::rows::{LaneRow, PeerRow};
 
-/// Opens the store of a user's directory, or one in memory.
-pub(crate) async fn open_store(config: &Config, directory: Option<&PathBuf>, hub: &Hub) -> Result<Sealed> {
-    let Some(directory) = directory else { return Sealed::in_memory().map_err(Error::passed) };
+/// Opens the store of a user: by the provider and the key that the app was set up with.
+pub(crate) async fn open_store(config: &Config, place: &StorePlace, hub: &Hub) -> Result<Sealed> {
     let key = match &config.keys {
-        KeySource::Beside => stvor_store::OpenKey::Default,
+        KeySource::Beside => OpenKey::Default,
         KeySource::Passphrase(passphrase) => {
-            stvor_store::OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
+            OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
         }
-        KeySource::Keyfile(path) => stvor_store::OpenKey::Keyfile(path.clone()),
-        KeySource::Keyring(service) => stvor_store::OpenKey::OsKeyring {
+        KeySource::Keyfile(path) => OpenKey::Keyfile(path.clone()),
+        KeySource::Keyring(service) => OpenKey::OsKeyring {
             service: service.clone(),
-            item: stvor_keys::KeyringItem {
-                service: "stvor".to_owned(),
-                account: directory.to_string_lossy().into_owned(),
-            },
+            item: stvor_keys::KeyringItem { service: "stvor".to_owned(), account: account(place) },
         },
     };
-    let opened = stvor_store::open(&directory.join(place::STORE_FILE), key).await.map_err(Error::passed)?;
+    let opened = stvor_store::open_at(config.stores.as_ref(), place, key).await.map_err(Error::passed)?;
     if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
         hub.emit_early(Event::KeyfileCreated { path });
     }
     Ok(opened.store)
+}
+
+/// The name of a store's item in a keyring.
+fn account(place: &StorePlace) -> String {
+    match &place.directory {
+        Some(directory) => directory.to_string_lossy().into_owned(),
+        None => format!("{} {} {}", place.relay, place.app, place.user),
+    }
 }
 
 /// Loads the identity, or makes it. Of two that are made at once the first one counts.
@@ -74,7 +76,7 @@ fn check_identity(identity: Identity, config: &Config, address: &Address) -> Res
         Ok(identity)
     } else {
         Err(Error::config(
-            "the data directory holds the identity of another user or app; was it copied or renamed?",
+            "the store holds the identity of another user or app; was its data directory copied or renamed?",
         ))
     }
 }

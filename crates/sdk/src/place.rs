@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
 use stvor_base::{AppId, UserId};
+use stvor_store::{STORE_FILE, StorePlace};
 use stvor_wire::url::RelayUrl;
 
 use crate::config::Storage;
 use crate::error::{Error, Result};
 
-/// The file in a user's directory that holds the sealed rows.
-pub(crate) const STORE_FILE: &str = "store.db";
 /// The file in a user's directory that says whose it is.
 const USER_FILE: &str = "user";
 
@@ -39,6 +38,15 @@ impl Place {
             ))
         });
         Ok(Self { relay, directory })
+    }
+
+    /// Whose rows the store of a user holds, with the directory that [`Place::make`] made.
+    pub(crate) fn of_store(&self, app: &AppId, user: &UserId, directory: Option<&PathBuf>) -> StorePlace {
+        let place = StorePlace::new(self.relay.origin(), app.as_str(), user.as_str());
+        match directory {
+            Some(directory) => place.in_directory(directory),
+            None => place,
+        }
     }
 
     /// The directory of a user.

@@ -74,6 +74,24 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// The server of the store can not be reached or does not let us in; nothing was done.
+    #[error(
+        "the store server {server} can not be used: {reason}; check that it runs and what its address and password are"
+    )]
+    Unreachable {
+        /// Which server; never with a password.
+        server: String,
+        /// What was met.
+        reason: String,
+    },
+    /// The connection broke while a change set was on its way, and it could not be found out whether it was applied.
+    #[error(
+        "the connection to {server} broke during a commit, and whether it was applied could not be found out; open the store again"
+    )]
+    Uncertain {
+        /// Which server.
+        server: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -126,6 +144,8 @@ impl ErrorCode for StoreError {
             Self::Full => "STORE_FULL",
             Self::ReadOnly { .. } => "STORE_READ_ONLY",
             Self::Io { .. } => "STORE_IO",
+            Self::Unreachable { .. } => "STORE_UNREACHABLE",
+            Self::Uncertain { .. } => "STORE_UNCERTAIN",
             Self::Closed => "STORE_CLOSED",
             Self::KeyRequired { .. } => "KEY_REQUIRED",
             Self::Key(error) => error.code(),
@@ -136,7 +156,7 @@ impl ErrorCode for StoreError {
 
     fn retryable(&self) -> bool {
         match self {
-            Self::Conflict { .. } | Self::Locked { .. } | Self::Full => true,
+            Self::Conflict { .. } | Self::Locked { .. } | Self::Full | Self::Unreachable { .. } => true,
             Self::Key(error) => error.retryable(),
             Self::Crypto(error) => error.retryable(),
             _ => false,

@@ -58,3 +58,7 @@ pub const MAX_EPOCH_KEYS: usize = 64;
 
 /// Seals under one epoch key. Nonces are 96 random bits, for which SP 800-38D allows 2^32 seals a key.
 pub const MAX_SEALS_PER_EPOCH: u64 = 1 << 32;
+
+/// How often an opening tries to take an epoch: each failed try means that another process took one, so it takes as many
+/// processes that open one store at the same moment to pass this.
+pub const MAX_EPOCH_TRIES: usize = 256;

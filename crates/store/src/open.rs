@@ -1,5 +1,6 @@
-//! Opening a store on disk with a key.
+//! Opening a store with a key.
 
+use crate::provider::{StorePlace, StoreProvider, remove_keyfile};
 use crate::sqlite::files;
 use crate::{Sealed, SecretBytes, SqliteStore, Store, StoreError};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use stvor_keys::{HolderKind, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphr
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub enum OpenKey {
-    /// The keyfile beside the database. A fresh database gets one.
+    /// The keyfile beside the database, or in the user's directory on this machine if the database is elsewhere. A
+    /// fresh database gets one.
     #[default]
     Default,
     /// A passphrase. Read it from a prompt, a file or a descriptor, never from the command line.
@@ -25,6 +27,19 @@ pub enum OpenKey {
         /// Which item.
         item: KeyringItem,
     },
+    /// A key holder of any kind.
+    Holder(Arc<dyn KeyHolder>),
+}
+
+impl OpenKey {
+    fn kind(&self) -> HolderKind {
+        match self {
+            Self::Default | Self::Keyfile(_) => HolderKind::Keyfile,
+            Self::Passphrase(_) => HolderKind::Passphrase,
+            Self::OsKeyring { .. } => HolderKind::OsKeyring,
+            Self::Holder(holder) => holder.kind(),
+        }
+    }
 }
 
 /// Something that whoever opened the store should tell its owner.
@@ -60,9 +75,53 @@ pub fn default_keyfile(path: &Path) -> PathBuf {
 /// key than was given; [`StoreError::Key`] when the key is not there, malformed, readable by others, or wrong.
 pub async fn open(path: impl Into<PathBuf>, key: OpenKey) -> Result<Opened, StoreError> {
     let sqlite = SqliteStore::open(path).await?;
-    let path = sqlite.path().to_owned();
-    let adapter: Arc<dyn Store> = Arc::new(sqlite);
-    let opened = open_sealed(Arc::clone(&adapter), path, key).await;
+    let keyfile = default_keyfile(sqlite.path());
+    open_adapter(Arc::new(sqlite), key, Some(keyfile)).await
+}
+
+/// Opens the store of a place by its provider, or makes it. A store that is neither durable nor shared is sealed under a
+/// key that nobody keeps, whatever key is given.
+///
+/// ```
+/// use stvor_store::{ChangeSet, Key, MemoryStores, OpenKey, StorePlace, Table, open_at};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let place = StorePlace::new("wss://relay.example:443", "app", "bob");
+/// let store = open_at(&MemoryStores, &place, OpenKey::Default).await?.store;
+/// let mut changes = ChangeSet::new();
+/// changes.put(Key::new(Table::Custom, *b"a", *b"b"), b"value".to_vec());
+/// store.commit(changes).await?;
+/// # Ok::<(), stvor_store::StoreError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// As [`StoreProvider::open`] and [`open`]. Of several processes that open a fresh store at once one makes it, and the
+/// others open what it made.
+pub async fn open_at(
+    provider: &dyn StoreProvider,
+    place: &StorePlace,
+    key: OpenKey,
+) -> Result<Opened, StoreError> {
+    let adapter = provider.open(place).await?;
+    let facts = provider.facts();
+    if !facts.durable && !facts.shared {
+        return Ok(Opened { store: Sealed::ephemeral(adapter)?, notice: None });
+    }
+    open_adapter(adapter, key, provider.default_keyfile(place)).await
+}
+
+/// Opens what `adapter` keeps, or seals it if it is empty. `keyfile` is what [`OpenKey::Default`] means. The adapter is
+/// closed when this fails.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_adapter(
+    adapter: Arc<dyn Store>,
+    key: OpenKey,
+    keyfile: Option<PathBuf>,
+) -> Result<Opened, StoreError> {
+    let opened = open_sealed(Arc::clone(&adapter), key, keyfile).await;
     // The lock is free again when the caller hears of it, and what they hear is why the store did not open.
     if opened.is_err()
         && let Err(error) = adapter.close().await
@@ -72,24 +131,20 @@ pub async fn open(path: impl Into<PathBuf>, key: OpenKey) -> Result<Opened, Stor
     opened
 }
 
-async fn open_sealed(adapter: Arc<dyn Store>, path: PathBuf, key: OpenKey) -> Result<Opened, StoreError> {
-    let info = Sealed::info(adapter.as_ref()).await?;
-    if let Some(info) = info {
-        let given = match key {
-            OpenKey::Default | OpenKey::Keyfile(_) => HolderKind::Keyfile,
-            OpenKey::Passphrase(_) => HolderKind::Passphrase,
-            OpenKey::OsKeyring { .. } => HolderKind::OsKeyring,
-        };
-        if given != info.holder {
-            return Err(StoreError::KeyRequired { holder: info.holder.name() });
-        }
+async fn open_sealed(
+    adapter: Arc<dyn Store>,
+    key: OpenKey,
+    beside: Option<PathBuf>,
+) -> Result<Opened, StoreError> {
+    // `None`: fresh, and really empty, before a key is made that would stand where the right one is to be restored.
+    let info = Sealed::info_or_empty(adapter.as_ref()).await?;
+    if let Some(info) = info
+        && key.kind() != info.holder
+    {
+        return Err(StoreError::KeyRequired { holder: info.holder.name() });
     }
     let fresh = info.is_none();
-    if fresh && adapter.stats().await?.rows > 0 {
-        // Before a key is made that would stand where the right one is to be restored.
-        return Err(StoreError::headless());
-    }
-    let held = tokio::task::spawn_blocking(move || holder(&path, key, fresh)).await;
+    let held = tokio::task::spawn_blocking(move || holder(beside, key, fresh)).await;
     let (holder, notice) =
         held.map_err(|error| StoreError::Adapter(format!("reading the key did not finish: {error}")))??;
     let store = Sealed::open(adapter, holder).await?;
@@ -105,18 +160,38 @@ pub async fn destroy(path: impl Into<PathBuf>) -> Result<(), StoreError> {
     SqliteStore::destroy(path).await
 }
 
+/// Removes everything that is stored for a place, and its default keyfile. A keyfile elsewhere and an item of a keyring
+/// stay.
+///
+/// # Errors
+/// As [`StoreProvider::destroy`].
+pub async fn destroy_at(provider: &dyn StoreProvider, place: &StorePlace) -> Result<(), StoreError> {
+    provider.destroy(place).await?;
+    match provider.default_keyfile(place) {
+        Some(path) if files::parent(&path).exists() => remove_keyfile(&path),
+        _ => Ok(()),
+    }
+}
+
 type Held = (Arc<dyn KeyHolder>, Option<Notice>);
 
-fn holder(path: &Path, key: OpenKey, fresh: bool) -> Result<Held, StoreError> {
+fn holder(beside: Option<PathBuf>, key: OpenKey, fresh: bool) -> Result<Held, StoreError> {
     match key {
         OpenKey::Default => {
-            let path = default_keyfile(path);
+            let path = beside.ok_or_else(|| {
+                StoreError::Adapter(
+                    "there is no directory on this machine for a default keyfile; give a passphrase, a keyfile or \
+                     another key"
+                        .into(),
+                )
+            })?;
             files::remove_drafts(&path)?;
             let (key, notice) = keyfile(&path, fresh)?;
             // Also for one that is left from an opening that was cut short before it could say so.
             Ok((key, notice.or_else(|| fresh.then_some(Notice::KeyfileCreated { path }))))
         }
         OpenKey::Keyfile(path) => keyfile(&path, fresh),
+        OpenKey::Holder(holder) => Ok((holder, None)),
         OpenKey::Passphrase(secret) => Ok((Arc::new(Passphrase::new(secret)?), None)),
         OpenKey::OsKeyring { service, item } => {
             let missing = fresh && service.load(&item)?.is_none();
@@ -136,7 +211,12 @@ fn keyfile(path: &Path, fresh: bool) -> Result<Held, StoreError> {
         return Ok((Arc::new(Keyfile::read(path)?), None));
     }
     files::make_directory(path)?;
-    let key = Keyfile::create(path, &mut SystemRandom::new())?;
+    let key = match Keyfile::create(path, &mut SystemRandom::new()) {
+        Ok(key) => key,
+        // Another process that opens the same fresh store was faster.
+        Err(_) if path.exists() => return Ok((Arc::new(Keyfile::read(path)?), None)),
+        Err(error) => return Err(error.into()),
+    };
     tracing::warn!(
         path = %path.display(),
         "made a keyfile: who has it and the database can read everything, without it nobody can"

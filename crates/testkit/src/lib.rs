@@ -6,6 +6,7 @@
 //! - [`clock`]: time that only moves when a test says so.
 //! - [`history`]: decides whether every accepted message arrived exactly once and in order.
 //! - [`keyring`]: a keyring in memory.
+//! - [`servers`]: PostgreSQL and Redis servers of a test's own.
 //! - [`temp`]: directories that go away, with short paths.
 //!
 //! Everything here is synchronous (threads, not tasks), so that it serves tests with and without a runtime, and so
@@ -16,6 +17,7 @@ pub mod history;
 pub mod keyring;
 pub mod process;
 pub mod proxy;
+pub mod servers;
 pub mod temp;
 
 pub use clock::VirtualClock;
@@ -23,6 +25,7 @@ pub use history::{Checker, Violation};
 pub use keyring::MemoryKeyring;
 pub use process::{Process, Signal, Spawn, Stream, binary, until};
 pub use proxy::{ChaosProxy, Direction};
+pub use servers::{Postgres, Redis, RedisCluster, RedisSettings};
 pub use temp::temp_dir;
 
 /// The code blocks of README and the book, compiled by `cargo test --doc`.

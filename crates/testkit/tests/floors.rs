@@ -53,6 +53,8 @@ const FLOORS: &[(&str, &[&str])] = &[
 /// What tests may name beyond that: the testkit serves all, the SDK is tested against the real relay, and the tests of
 /// the testkit judge the whole repository (secret scan, code of the book).
 const TEST_ARROWS: &[(&str, &str)] = &[
+    // Itself, with every feature.
+    ("stvor-store", "stvor-store"),
     ("stvor", "stvor-relay"),
     ("stvor-testkit", "stvor"),
     ("stvor-testkit", "stvor-relay"),

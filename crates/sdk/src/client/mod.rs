@@ -412,8 +412,10 @@ impl Client {
         core.store.wipe().await.map_err(Error::passed)?;
         core.closing.store(true, Ordering::SeqCst);
         core.end().await;
+        let (config, user) = (&core.config, &core.address.user);
+        let place = config.place.of_store(&config.app, user, core.directory.as_ref());
+        stvor_store::destroy_at(config.stores.as_ref(), &place).await.map_err(Error::passed)?;
         if let Some(directory) = &core.directory {
-            stvor_store::destroy(directory.join(crate::place::STORE_FILE)).await.map_err(Error::passed)?;
             crate::place::remove(directory)?;
         }
         Ok(())

@@ -91,6 +91,32 @@ async fn header(store: &dyn Store) -> Result<Option<Header>, StoreError> {
     row.map(|row| Header::decode(&row.value.bytes)).transpose()
 }
 
+/// The keys of a store that was sealed before.
+async fn unwrapped(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
+    let header = header(store).await?.ok_or_else(StoreError::headless)?;
+    off_executor(move || {
+        let data_key = holder.unwrap(&header.key, &header.store)?;
+        Ok(Keys::new(header.store, data_key))
+    })
+    .await
+}
+
+/// Seals an empty store: a conflict if another process did so meanwhile.
+async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
+    let (header, keys) = off_executor(move || {
+        let mut rng = SystemRandom::new();
+        let data_key = Secret::random(&mut rng)?;
+        let id = *Secret::<16>::random(&mut rng)?.expose();
+        let key = holder.wrap(&data_key, &id, &mut rng)?;
+        Ok((Header { store: id, key }, Keys::new(id, data_key)))
+    })
+    .await?;
+    let mut first = ChangeSet::new();
+    first.push(header.write(Expect::Absent)).push(Epoch(0).write(Expect::Absent));
+    store.commit(first).await?;
+    Ok(keys)
+}
+
 impl Sealed {
     /// What the header of `store` says; `None` when nothing was sealed in it yet.
     ///
@@ -100,37 +126,34 @@ impl Sealed {
         Ok(header(store).await?.map(|header| StoreInfo { id: header.store, holder: header.key.kind() }))
     }
 
-    /// Opens a store that was sealed before, or seals an empty one, for `holder`.
+    /// As [`Sealed::info`], but `None` is said only of a store without any row.
+    ///
+    /// # Errors
+    /// As [`Sealed::info`]; [`StoreError::Corrupt`] when rows are there and no header is.
+    pub(crate) async fn info_or_empty(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
+        if let Some(info) = Self::info(store).await? {
+            return Ok(Some(info));
+        }
+        if store.stats().await?.rows == 0 {
+            return Ok(None);
+        }
+        // Perhaps another process has just made it.
+        Self::info(store).await?.map_or_else(|| Err(StoreError::headless()), |info| Ok(Some(info)))
+    }
+
+    /// Opens a store that was sealed before, or seals an empty one, for `holder`. Of several that seal an empty one at
+    /// once one does, and the others open what it sealed.
     ///
     /// # Errors
     /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it; [`StoreError::Corrupt`];
-    /// [`StoreError::TooNew`]; [`StoreError::Conflict`] when another process does the same at this moment.
+    /// [`StoreError::TooNew`]; [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
     pub async fn open(store: Arc<dyn Store>, holder: Arc<dyn KeyHolder>) -> Result<Self, StoreError> {
-        let keys = match header(store.as_ref()).await? {
-            Some(header) => {
-                off_executor(move || {
-                    let data_key = holder.unwrap(&header.key, &header.store)?;
-                    Ok(Keys::new(header.store, data_key))
-                })
-                .await?
-            }
-            None if store.stats().await?.rows > 0 => {
-                return Err(StoreError::headless());
-            }
-            None => {
-                let (header, keys) = off_executor(move || {
-                    let mut rng = SystemRandom::new();
-                    let data_key = Secret::random(&mut rng)?;
-                    let id = *Secret::<16>::random(&mut rng)?.expose();
-                    let key = holder.wrap(&data_key, &id, &mut rng)?;
-                    Ok((Header { store: id, key }, Keys::new(id, data_key)))
-                })
-                .await?;
-                let mut first = ChangeSet::new();
-                first.push(header.write(Expect::Absent)).push(Epoch(0).write(Expect::Absent));
-                store.commit(first).await?;
-                keys
-            }
+        let keys = match Self::info_or_empty(store.as_ref()).await? {
+            Some(_) => unwrapped(store.as_ref(), holder).await?,
+            None => match first_header(store.as_ref(), Arc::clone(&holder)).await {
+                Err(StoreError::Conflict { .. }) => unwrapped(store.as_ref(), holder).await?,
+                made => made?,
+            },
         };
         let epoch = next_epoch(store.as_ref()).await?;
         let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
@@ -142,11 +165,19 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Crypto`].
     pub fn in_memory() -> Result<Self, StoreError> {
+        Self::ephemeral(Arc::new(crate::MemoryStore::new()))
+    }
+
+    /// Seals an empty store under a key that nobody keeps: it can not be opened again.
+    ///
+    /// # Errors
+    /// [`StoreError::Crypto`].
+    pub fn ephemeral(store: Arc<dyn Store>) -> Result<Self, StoreError> {
         let mut rng = SystemRandom::new();
         let id = *Secret::<16>::random(&mut rng)?.expose();
         let keys = Keys::new(id, Secret::random(&mut rng)?);
         let clock = Clock { epoch: Epoch(1), count: 0, rng };
-        Ok(Self { store: Arc::new(crate::MemoryStore::new()), keys, clock: Mutex::new(clock) })
+        Ok(Self { store, keys, clock: Mutex::new(clock) })
     }
 
     /// The random id of this store.
@@ -313,6 +344,52 @@ impl Sealed {
         Ok(Record { key, value, version, expires: row.expires })
     }
 
+    /// Marks `name` in `table`, and says whether it was not marked before: of any number of calls with one name, from
+    /// any number of processes on the store, exactly one gets `true` until `until`; from then on the name is free again.
+    /// The mark is durable when this returns. [`Table::ReplayMark`] is for the replay window.
+    ///
+    /// ```
+    /// use stvor_base::Timestamp;
+    /// use stvor_store::{Sealed, Table};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (store, now) = (Sealed::in_memory()?, Timestamp::from_millis(1_000));
+    /// let until = Timestamp::from_millis(301_000);
+    /// assert!(store.check_and_mark((Table::ReplayMark, b"message 7"), now, until).await?);
+    /// assert!(!store.check_and_mark((Table::ReplayMark, b"message 7"), now, until).await?);
+    /// # Ok::<(), stvor_store::StoreError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Sealed::commit`], but for the conflict: who loses a race gets `false`.
+    pub async fn check_and_mark(
+        &self,
+        (table, name): (Table, &[u8]),
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let tag = self.tag(table, name);
+        let key = Key::new(table, b"marks".as_slice(), tag);
+        let put = |expect| {
+            let put = Op::put(key.clone(), SecretBytes::from_slice(b"")).expecting(expect).expiring(until);
+            self.commit([put].into_iter().collect())
+        };
+        match put(Expect::Absent).await {
+            Err(StoreError::Conflict { .. }) => {}
+            marked => return marked.map(|_| true),
+        }
+        let expect = match self.one(&key).await? {
+            Some(mark) if mark.expires.is_none_or(|at| at > now) => return Ok(false),
+            Some(old) => Expect::Version(old.version),
+            None => Expect::Absent,
+        };
+        match put(expect).await {
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            marked => marked.map(|_| true),
+        }
+    }
+
     /// Removes every row of every table but the header: the account is gone, the key opens an empty store.
     ///
     /// # Errors
@@ -369,13 +446,20 @@ fn take_version(clock: &mut Clock, ops: usize) -> Option<RowVersion> {
     Some(RowVersion(u64::from(clock.epoch.0) << 32 | count))
 }
 
+/// Takes an epoch for this opening alone. Who loses a race for one tries the next: each loss is another's gain.
 async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
-    // The header and the first epoch were one change set. Beginning anew would give versions out a second time.
-    let row = store.get(&[Epoch::key()]).await?.pop().flatten();
-    let row = row.ok_or_else(|| StoreError::corrupt("the row of its epoch is gone"))?;
-    let epoch = Epoch::decode(&row.value.bytes)?.next()?;
-    let mut changes = ChangeSet::new();
-    changes.push(epoch.write(Expect::Version(row.value.version)));
-    store.commit(changes).await?;
-    Ok(epoch)
+    let mut tries = limits::MAX_EPOCH_TRIES;
+    loop {
+        // The header and the first epoch were one change set. Beginning anew would give versions out a second time.
+        let row = store.get(&[Epoch::key()]).await?.pop().flatten();
+        let row = row.ok_or_else(|| StoreError::corrupt("the row of its epoch is gone"))?;
+        let epoch = Epoch::decode(&row.value.bytes)?.next()?;
+        let mut changes = ChangeSet::new();
+        changes.push(epoch.write(Expect::Version(row.value.version)));
+        tries -= 1;
+        match store.commit(changes).await {
+            Err(StoreError::Conflict { .. }) if tries > 0 => {}
+            taken => return taken.map(|()| epoch),
+        }
+    }
 }

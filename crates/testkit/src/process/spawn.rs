@@ -19,6 +19,7 @@ pub struct Spawn {
     arguments: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
     directory: Option<PathBuf>,
+    user: Option<(u32, u32)>,
     input: bool,
 }
 
@@ -28,7 +29,15 @@ impl Spawn {
     pub fn new(path: impl AsRef<Path>) -> Self {
         let program = path.as_ref().to_owned();
         let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        Self { program, name, arguments: vec![], variables: vec![], directory: None, input: false }
+        Self {
+            program,
+            name,
+            arguments: vec![],
+            variables: vec![],
+            directory: None,
+            user: None,
+            input: false,
+        }
     }
 
     /// The name used in messages and log tails.
@@ -70,6 +79,13 @@ impl Spawn {
     #[must_use]
     pub fn dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Runs it as the user and group of these numbers: for servers that refuse root. Needs root, and Linux.
+    #[must_use]
+    pub fn user(mut self, user: u32, group: u32) -> Self {
+        self.user = Some((user, group));
         self
     }
 
@@ -124,6 +140,10 @@ impl Spawn {
         let helper = Path::new("/usr/bin/setpriv");
         let mut command = if cfg!(target_os = "linux") && helper.exists() {
             let mut command = Command::new(helper);
+            if let Some((user, group)) = self.user {
+                let (user, group) = (user.to_string(), group.to_string());
+                command.args(["--reuid", &user, "--regid", &group, "--clear-groups"]);
+            }
             command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
             command
         } else {
