@@ -96,6 +96,10 @@ pub struct Event {
     /// How many memories were found, or requests refused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub count: Option<u64>,
+    /// A justification, purpose or reason in its words. It is sealed beside the event and no part of what is hashed: the
+    /// event can be proved to others without it.
+    #[serde(skip)]
+    pub said: Option<String>,
 }
 
 impl Event {
@@ -113,6 +117,7 @@ impl Event {
             text: None,
             row: None,
             count: None,
+            said: None,
         }
     }
 }

@@ -24,7 +24,7 @@ pub enum Refusal {
         level: Level,
     },
     /// The owner stopped everything.
-    #[error("the vault is in lockdown; only its owner ends that, with `stvor vault lockdown --leave`")]
+    #[error("the vault is in lockdown; only its owner ends that, with `stvor vault lockdown leave`")]
     Lockdown,
     /// There is no such memory, or the caller may not know of it.
     #[error("there is no memory {0} that this agent may know of")]
@@ -61,7 +61,7 @@ pub enum Refusal {
     Boundary(String),
     /// The separate secret of level 4 is not open.
     #[error(
-        "levels 4 and 5 open with a secret of their own; the owner gives it with `stvor vault unlock --vaulted`"
+        "levels 4 and 5 open with a secret of their own; the owner gives it with `stvor vault unlock --second`"
     )]
     NoVaultedKey,
     /// No physical token answered.

@@ -15,8 +15,10 @@ use stvor_keys::{KeyHolder, WrappedKey};
 use stvor_tlog::{Signer, Verifier};
 
 use crate::VaultError;
+use crate::audit::Event;
 use crate::level::Level;
 use crate::sealing::{RowKey, Unwrap, Wrap};
+use crate::storage::EventRow;
 
 /// What the records of keys are bound to.
 const ROOT: &[u8] = b"STVOR vault root key v1";
@@ -134,6 +136,25 @@ pub fn unwrap_vaulted(record: &[u8], holder: &dyn KeyHolder) -> Result<Secret<32
     Ok(holder.unwrap(&WrappedKey::decode(record)?, VAULTED)?)
 }
 
+/// The records of root and verb keys for another secret of the owner, which was seen to open them.
+pub(crate) fn rewrap(
+    keys: (&RootKey, &VerbKey),
+    owner: &dyn KeyHolder,
+) -> Result<(Vec<u8>, Vec<u8>), VaultError> {
+    let mut slots = rewrap_owner(keys, owner, &mut stvor_crypto::SystemRandom::new())?;
+    let mut take = |name| slots.remove(name).unwrap_or_default();
+    let (root, verbs) = (take(SLOT_ROOT), take(SLOT_VERBS));
+    if unwrap_root(&root, owner)? != *keys.0 || unwrap_verbs(&verbs, owner)? != *keys.1 {
+        return Err(VaultError::invalid("the new secret does not open what it wrapped"));
+    }
+    Ok((root, verbs))
+}
+
+/// The records of the owner's secret, by name.
+pub(crate) fn owner_slots(root: Vec<u8>, verbs: Vec<u8>) -> Slots {
+    Slots::from([(SLOT_ROOT.into(), root), (SLOT_VERBS.into(), verbs)])
+}
+
 /// Wraps root and verb keys anew for another secret of the owner.
 pub(crate) fn rewrap_owner(
     (root, verbs): (&RootKey, &VerbKey),
@@ -197,6 +218,20 @@ impl BaseKeys {
     /// A keyed hash: it confirms nothing to who has not the key.
     pub(crate) fn hash(&self, purpose: &str, bytes: &[u8]) -> Secret<32> {
         hmac_sha256(self.hashes.expose(), &[purpose.as_bytes(), &[0], bytes])
+    }
+
+    /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.
+    pub(crate) fn open_event(&self, row: &EventRow) -> Option<(Event, Vec<u8>)> {
+        let mut entry = self.events.open(&row.seq.to_be_bytes(), &row.sealed).ok()?.into_exposed();
+        // JSON has no line end inside, so what follows one is what was said to it.
+        let said = entry.iter().position(|byte| *byte == b'\n').map(|end| {
+            let said = String::from_utf8_lossy(entry.get(end + 1..).unwrap_or_default()).into_owned();
+            entry.truncate(end);
+            said
+        });
+        let mut event: Event = serde_json::from_slice(&entry).ok()?;
+        event.said = said;
+        Some((event, entry))
     }
 
     /// What a content of this level is written with.

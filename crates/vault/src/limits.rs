@@ -14,6 +14,12 @@ pub const MAX_METADATA: usize = 64;
 pub const MAX_INTENTS: usize = 32;
 /// Memories in one answer to list or search.
 pub const MAX_PAGE: usize = 200;
+/// Rows of the log that one reading of it looks at.
+pub const MAX_SCAN: u64 = 20_000;
+/// How long the result of a verification serves agents that ask for one.
+pub const VERIFY_AGAIN: Duration = Duration::from_secs(60);
+/// Matches of a search, per level, that are ranked; of more, the newest are.
+pub const MAX_RANKED: usize = 1_000;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;
 /// How long a memory of level 0 lives at most.

@@ -46,6 +46,37 @@ pub(crate) enum Wrap<'a> {
     Shared(&'a RowKey),
     /// Levels 2 and up: the level's public key, so that writing needs no unlock.
     Public(&'a PublicKey),
+    /// The same, with an agreement that serves several memories.
+    Sender(&'a Sender),
+}
+
+/// An ephemeral key and what it agrees on with a level's public key. It may serve many memories, for each gets a key of its
+/// own from what is bound to it, which holds its id. Agreeing is what writing above level 1 costs most.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    public: PublicKey,
+    ephemeral: PublicKey,
+    agreed: Secret<32>,
+}
+
+impl Sender {
+    /// Agrees with a level's public key, under a fresh ephemeral key that is gone when this returns.
+    pub(crate) fn new(public: &PublicKey, rng: &mut dyn Random) -> Result<Self, CryptoError> {
+        let ephemeral = AgreementKey::generate(rng)?;
+        let agreed = ephemeral.agree(public)?;
+        Ok(Self { public: public.clone(), ephemeral: ephemeral.public().clone(), agreed })
+    }
+
+    fn wrap(&self, key: &Secret<32>, bound: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut out = Vec::with_capacity(PUBLIC_KEY_BYTES + 48);
+        out.extend_from_slice(self.ephemeral.as_bytes());
+        out.extend_from_slice(key.expose());
+        let body = out.get_mut(PUBLIC_KEY_BYTES..).unwrap_or_default();
+        let tag = one_time_key(self.agreed.expose(), (&self.public, &self.ephemeral), bound)
+            .seal_in_place_separate_tag(&[0; NONCE_BYTES], bound, body)?;
+        out.extend_from_slice(&tag);
+        Ok(out)
+    }
 }
 
 /// What a memory's own key is unwrapped with.
@@ -64,9 +95,10 @@ pub(crate) struct SealedContent {
     pub(crate) content: Vec<u8>,
 }
 
-fn one_time_key(shared: &[u8], public: &PublicKey, ephemeral: &PublicKey) -> Aes256Gcm {
-    let mut info = Writer::with_capacity(160);
-    info.raw(b"STVOR vault level key v1").raw(ephemeral.as_bytes()).raw(public.as_bytes());
+/// The key that wraps one memory's key. `bound` holds the memory's id, which no other has.
+fn one_time_key(shared: &[u8], (public, ephemeral): (&PublicKey, &PublicKey), bound: &[u8]) -> Aes256Gcm {
+    let mut info = Writer::with_capacity(320);
+    info.raw(b"STVOR vault level key v1").raw(ephemeral.as_bytes()).raw(public.as_bytes()).bytes(bound);
     Aes256Gcm::new(&hkdf_sha256::<32>(b"", shared, &info.finish()))
 }
 
@@ -82,22 +114,11 @@ pub(crate) fn seal_content(
     sealed.extend_from_slice(content);
     // The key seals this one content and nothing else, so a constant nonce is used once.
     Aes256Gcm::new(&key).seal(&[0; NONCE_BYTES], bound, &mut sealed)?;
-    let wrapped =
-        match wrap {
-            Wrap::Shared(shared) => shared.seal(rng, bound, key.expose())?,
-            Wrap::Public(public) => {
-                let ephemeral = AgreementKey::generate(rng)?;
-                let agreed = ephemeral.agree(public)?;
-                let mut out = Vec::with_capacity(PUBLIC_KEY_BYTES + 48);
-                out.extend_from_slice(ephemeral.public().as_bytes());
-                out.extend_from_slice(key.expose());
-                let body = out.get_mut(PUBLIC_KEY_BYTES..).unwrap_or_default();
-                let tag = one_time_key(agreed.expose(), public, ephemeral.public())
-                    .seal_in_place_separate_tag(&[0; NONCE_BYTES], bound, body)?;
-                out.extend_from_slice(&tag);
-                out
-            }
-        };
+    let wrapped = match wrap {
+        Wrap::Shared(shared) => shared.seal(rng, bound, key.expose())?,
+        Wrap::Public(public) => Sender::new(public, rng)?.wrap(&key, bound)?,
+        Wrap::Sender(sender) => sender.wrap(&key, bound)?,
+    };
     Ok(SealedContent { wrapped, content: sealed })
 }
 
@@ -115,7 +136,7 @@ pub(crate) fn open_content(
             let ephemeral = PublicKey::from_bytes(ephemeral)?;
             let agreed = private.agree(&ephemeral)?;
             let mut body = SecretBytes::from_slice(input.rest());
-            let opened = one_time_key(agreed.expose(), private.public(), &ephemeral);
+            let opened = one_time_key(agreed.expose(), (private.public(), &ephemeral), bound);
             let length = opened.open(&[0; NONCE_BYTES], bound, body.expose_mut())?.len();
             body.truncate(length);
             body
@@ -132,6 +153,24 @@ pub(crate) fn open_content(
 mod tests {
     use super::*;
     use stvor_crypto::SystemRandom;
+
+    #[test]
+    fn one_agreement_serves_many_memories_under_keys_of_their_own() {
+        let rng = &mut SystemRandom::new();
+        let private = AgreementKey::generate(rng).unwrap();
+        let sender = Sender::new(private.public(), rng).unwrap();
+        let seal = |bound: &[u8], rng: &mut SystemRandom| {
+            seal_content(&Wrap::Sender(&sender), bound, b"words", rng).unwrap()
+        };
+        let (one, two) = (seal(b"one", rng), seal(b"two", rng));
+        let open = |bound: &[u8], wrapped: &[u8], content: &[u8]| {
+            open_content(&Unwrap::Private(&private), bound, (wrapped, content))
+        };
+        assert_eq!(open(b"one", &one.wrapped, &one.content).unwrap().expose(), b"words");
+        assert_eq!(open(b"two", &two.wrapped, &two.content).unwrap().expose(), b"words");
+        assert!(open(b"one", &two.wrapped, &two.content).is_err());
+        assert!(open(b"two", &one.wrapped, &two.content).is_err());
+    }
 
     #[test]
     fn a_content_opens_with_its_key_and_in_its_place_only() {

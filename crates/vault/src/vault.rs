@@ -2,11 +2,13 @@
 //! commit.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::KeyHolder;
@@ -16,14 +18,17 @@ use crate::audit::Operation;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::agents::{Agent, Caller, Credential};
+use crate::engine::log::{LogPage, LogQuery};
 use crate::engine::memories::Recall;
+use crate::engine::sessions::SessionId;
 use crate::engine::status::Status;
 use crate::gates::approval::Approval;
 use crate::gates::boundary::Boundary;
 use crate::keys::{self, NewKeys, RootKey, VerbKey};
 use crate::memory::{Header, MemoryId, NewMemory, Recalled};
+use crate::metrics::AlertHook;
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
-use crate::verify::Report;
+use crate::verify::{Progress, Report, Summary};
 use crate::{VaultError, limits};
 
 const DATABASE: &str = "vault.db";
@@ -46,6 +51,8 @@ pub struct Options {
     pub checkpoints: Vec<PathBuf>,
     /// Who looks at plaintexts before they are given out.
     pub auditors: Vec<Arc<Auditor>>,
+    /// Who hears of refusals and of a log that can not be written.
+    pub alerts: Vec<Arc<AlertHook>>,
 }
 
 impl Default for Options {
@@ -55,6 +62,7 @@ impl Default for Options {
             boundary: None,
             checkpoints: Vec::new(),
             auditors: Vec::new(),
+            alerts: Vec::new(),
         }
     }
 }
@@ -92,6 +100,20 @@ impl<T> Pending<T> {
     pub fn wait(self) -> Result<T, VaultError> {
         self.0.recv().unwrap_or(Err(VaultError::Closed))
     }
+
+    /// Waits for it, and calls `meanwhile` every time that `span` passes.
+    ///
+    /// # Errors
+    /// As [`Pending::wait`].
+    pub fn wait_while(self, span: Duration, mut meanwhile: impl FnMut()) -> Result<T, VaultError> {
+        loop {
+            match self.0.recv_timeout(span) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+                Err(RecvTimeoutError::Disconnected) => return Err(VaultError::Closed),
+            }
+        }
+    }
 }
 
 /// An open vault. Dropping it closes it and wipes its keys.
@@ -100,6 +122,8 @@ pub struct Vault {
     jobs: Option<SyncSender<Job>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     boundary: Option<Boundary>,
+    sessions: AtomicU64,
+    verified: Mutex<Option<(Instant, Summary)>>,
 }
 
 impl Vault {
@@ -146,12 +170,19 @@ impl Vault {
         for copy in &options.checkpoints {
             outside.push(CheckpointFile::open(copy)?);
         }
-        let engine = Engine::new((database, lock), outside, (options.clock, options.auditors));
+        let boundary = options.boundary.clone();
+        let engine = Engine::new((database, lock), outside, options);
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let thread =
             std::thread::Builder::new().name("stvor-vault".into()).spawn(move || run(engine, &queue));
         let thread = thread.map_err(|error| VaultError::io("starting the thread of", path, &error))?;
-        Ok(Self { jobs: Some(jobs), thread: Mutex::new(Some(thread)), boundary: options.boundary })
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Mutex::new(Some(thread)),
+            boundary,
+            sessions: AtomicU64::new(1),
+            verified: Mutex::new(None),
+        })
     }
 
     /// Hands work in. Its answer comes when its group is committed.
@@ -242,8 +273,41 @@ impl Vault {
     /// As [`Vault::store`], without waiting.
     #[must_use]
     pub fn begin_store(&self, caller: &Caller, memory: NewMemory) -> Pending<MemoryId> {
+        self.begin_store_in(SessionId::OWNER, caller, memory)
+    }
+
+    /// As [`Vault::begin_store`]; a memory of level 0 ends with the session.
+    #[must_use]
+    pub fn begin_store_in(
+        &self,
+        session: SessionId,
+        caller: &Caller,
+        memory: NewMemory,
+    ) -> Pending<MemoryId> {
         let caller = caller.clone();
-        self.ask(move |engine| engine.store(&caller, &memory))
+        self.ask(move |engine| engine.store((&caller, session), &memory))
+    }
+
+    /// Begins a session for memories of level 0.
+    #[must_use]
+    pub fn begin_session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Ends a session: what it stored at level 0 is destroyed. Returns how many memories that were.
+    ///
+    /// # Errors
+    /// [`VaultError::LogUnavailable`], [`crate::Refusal::Cold`].
+    pub fn end_session(&self, session: SessionId) -> Result<usize, VaultError> {
+        self.ask(move |engine| engine.end_session(session)).wait()
+    }
+
+    /// What the vault counts, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// [`VaultError::Closed`].
+    pub fn metrics(&self) -> Result<String, VaultError> {
+        self.ask(|engine| Ok(engine.metrics.render())).wait()
     }
 
     /// Recalls a memory. From level 3 on the boundary daemon is asked, and `justification` says what for.
@@ -369,6 +433,16 @@ impl Vault {
         self.ask(|engine| engine.approvals()).wait()
     }
 
+    /// What became of a request for approval that this caller made; nothing when there is none, or no more.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn approval(&self, caller: &Caller, request: MemoryId) -> Result<Option<Approval>, VaultError> {
+        let name = caller.name().to_owned();
+        let own = move |approval: &Approval| approval.id == request && approval.agent == name;
+        Ok(self.approvals()?.into_iter().find(own))
+    }
+
     /// Grants a request for `valid` (at most a day), or denies it.
     ///
     /// # Errors
@@ -384,6 +458,12 @@ impl Vault {
     pub fn enter_lockdown(&self, caller: &Caller, reason: &str) -> Result<(), VaultError> {
         let (by, reason) = (caller.name().to_owned(), reason.to_owned());
         self.ask(move |engine| engine.enter_lockdown(&by, &reason)).wait()
+    }
+
+    /// Stops everything on behalf of somebody at the owner's socket who proved nothing: stopping needs no ceremony.
+    pub(crate) fn enter_lockdown_unproved(&self, reason: &str) -> Result<(), VaultError> {
+        let reason = reason.to_owned();
+        self.ask(move |engine| engine.enter_lockdown(crate::engine::agents::UNPROVED, &reason)).wait()
     }
 
     /// Lets everything go on. Takes the owner's secret itself, not only an open session.
@@ -406,15 +486,23 @@ impl Vault {
     ///
     /// # Errors
     /// [`stvor_keys::KeyError::Wrong`] when `old` is not it.
-    pub fn change_secret<H: KeyHolder + 'static>(
-        &self,
-        old: &dyn KeyHolder,
-        new: H,
-    ) -> Result<(), VaultError> {
+    pub fn change_secret(&self, old: &dyn KeyHolder, new: &dyn KeyHolder) -> Result<(), VaultError> {
         let records = self.records()?;
         let (root, verbs) =
             (keys::unwrap_root(&records.root, old)?, keys::unwrap_verbs(&records.verbs, old)?);
-        self.ask(move |engine| engine.change_secret((&root, &verbs), &new)).wait()
+        let slots = keys::rewrap_owner((&root, &verbs), new, &mut SystemRandom::new())?;
+        self.ask(move |engine| engine.change_secret(&root, &slots)).wait()
+    }
+
+    /// As [`Vault::change_secret`], with records that were made elsewhere, for `root`.
+    pub(crate) fn put_owner_records(
+        &self,
+        root: RootKey,
+        records: (Vec<u8>, Vec<u8>),
+    ) -> Result<(), VaultError> {
+        let (root_record, verbs_record) = records;
+        let slots = keys::owner_slots(root_record, verbs_record);
+        self.ask(move |engine| engine.change_secret(&root, &slots)).wait()
     }
 
     /// Changes the key that signs the log. The checkpoint of the change is signed with the old and the new one; checkpoints
@@ -432,7 +520,7 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`]; what is wrong is in the report.
     pub fn verify_content(&self) -> Result<Report, VaultError> {
-        self.ask(|engine| engine.verify_content()).wait()
+        self.ask(|engine| engine.verify_content(&Progress::default())).wait()
     }
 
     /// Enrols an agent and mints its credential.
@@ -480,7 +568,47 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`]; what is wrong is in the report, not an error.
     pub fn verify(&self) -> Result<Report, VaultError> {
-        self.ask(|engine| engine.verify()).wait()
+        self.begin_verify(false).0.wait()
+    }
+
+    /// As [`Vault::verify`], without waiting, and with `content` also [`Vault::verify_content`]. The other part tells how far
+    /// it is.
+    #[must_use]
+    pub fn begin_verify(&self, content: bool) -> (Pending<Report>, Arc<Progress>) {
+        let progress = Arc::new(Progress::default());
+        let told = Arc::clone(&progress);
+        (self.ask(move |engine| engine.verify(content, &told)), progress)
+    }
+
+    /// Events of the log that fit, newest first.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn read_log(&self, query: LogQuery) -> Result<LogPage, VaultError> {
+        self.ask(move |engine| engine.read_log(&query)).wait()
+    }
+
+    /// Whether the whole log and every row are sound, in numbers. A result serves everybody for
+    /// [`limits::VERIFY_AGAIN`]: reading everything is work that agents must not be able to ask for without end.
+    ///
+    /// # Errors
+    /// As [`Vault::verify`].
+    pub fn verify_summary(&self) -> Result<Summary, VaultError> {
+        // Whoever comes meanwhile waits here for the same result.
+        let mut last = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((at, summary)) = last.as_ref().filter(|(at, _)| now - *at < limits::VERIFY_AGAIN) {
+            return Ok(Summary { age: (now - *at).as_secs(), ..*summary });
+        }
+        let report = self.verify()?;
+        let summary = Summary {
+            sound: report.problems.is_empty(),
+            events: report.events,
+            memories: report.memories,
+            age: 0,
+        };
+        *last = Some((Instant::now(), summary));
+        Ok(summary)
     }
 
     /// An event of the log, as the log hashes it, and the proof that it is in there.
@@ -492,18 +620,39 @@ impl Vault {
     }
 }
 
-impl Drop for Vault {
-    fn drop(&mut self) {
-        self.jobs = None;
+impl Vault {
+    /// Closes the vault for everybody who holds it: what waits is done, the closing is logged, all keys are wiped. Whoever
+    /// asks later gets [`VaultError::Closed`].
+    ///
+    /// # Errors
+    /// [`VaultError::Closed`] when it is closed already.
+    pub fn shut(&self) -> Result<(), VaultError> {
+        let shut = self.ask(|engine| {
+            engine.shut = true;
+            Ok(())
+        });
+        shut.wait()?;
+        self.join();
+        Ok(())
+    }
+
+    fn join(&self) {
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
     }
 }
 
+impl Drop for Vault {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.join();
+    }
+}
+
 /// The vault's thread.
 fn run(mut engine: Engine, queue: &Receiver<Job>) {
-    loop {
+    while !engine.shut {
         match queue.recv_timeout(IDLE) {
             Ok(first) => group(&mut engine, first, queue),
             Err(RecvTimeoutError::Timeout) => {

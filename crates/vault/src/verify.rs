@@ -1,14 +1,16 @@
 //! Verification: the log's rows against its hashes, the hashes against the checkpoints, the memories' rows against the log.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, TlogError};
 
 use crate::VaultError;
 use crate::audit::Operation;
 use crate::engine::Engine;
 use crate::memory::{MemoryId, State};
+use crate::reading;
 
 /// Rows that are read at a time.
 const BATCH: usize = 4_096;
@@ -16,7 +18,7 @@ const BATCH: usize = 4_096;
 const MAX_PROBLEMS: usize = 100;
 
 /// Something that is not as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Where.
     pub place: String,
@@ -25,7 +27,7 @@ pub struct Problem {
 }
 
 /// What verification found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Events that were read.
     pub events: u64,
@@ -37,6 +39,45 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Problems that are not listed.
     pub more_problems: u64,
+    /// Contents that were opened, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<u64>,
+}
+
+/// What verification found, in numbers: what everybody may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether nothing is wrong.
+    pub sound: bool,
+    /// Events that were read.
+    pub events: u64,
+    /// Memories that were read.
+    pub memories: u64,
+    /// Seconds since they were read.
+    pub age: u64,
+}
+
+/// How far a verification is; another thread may look.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Rows that were read, and rows in all (0 before that is known).
+    #[must_use]
+    pub fn now(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, rows: usize) {
+        self.done.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    fn expect(&self, rows: u64) {
+        self.total.fetch_add(rows, Ordering::Relaxed);
+    }
 }
 
 impl Report {
@@ -50,9 +91,11 @@ impl Report {
 }
 
 impl Engine {
-    /// Reads everything and says what is wrong.
-    pub(crate) fn verify(&mut self) -> Result<Report, VaultError> {
+    /// Reads everything and says what is wrong; with `content` also opens every content whose key is held.
+    pub(crate) fn verify(&mut self, content: bool, progress: &Progress) -> Result<Report, VaultError> {
         let mut report = Report::default();
+        let memories = self.database.memory_count()?;
+        progress.expect(self.held()?.tree.size() + memories * if content { 2 } else { 1 });
         let trusted = self.held()?.base.verifiers();
         let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
         let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, &origin, &trusted);
@@ -77,17 +120,24 @@ impl Engine {
                 None => report.add(place, "there is none"),
             }
         }
-        let digests = self.verify_log(&mut report, &heads)?;
-        self.verify_memories(&mut report, digests)?;
+        let digests = self.verify_log((&mut report, progress), &heads)?;
+        self.verify_memories((&mut report, progress), digests)?;
+        if content {
+            let contents = self.verify_content(progress)?;
+            report.opened = Some(contents.memories);
+            contents.problems.into_iter().for_each(|problem| report.add(problem.place, problem.reason));
+            report.more_problems += contents.more_problems;
+        }
         Ok(report)
     }
 
     /// Reads every event and every hash. Returns the digest of each memory's row as the log has it.
     fn verify_log(
         &self,
-        report: &mut Report,
+        (report, progress): (&mut Report, &Progress),
         heads: &[(String, Checkpoint)],
-    ) -> Result<HashMap<MemoryId, String>, VaultError> {
+    ) -> Result<HashMap<MemoryId, [u8; 32]>, VaultError> {
+        let base = &self.held()?.base;
         let mut digests = HashMap::new();
         let mut tree = Frontier::new();
         let mut complete = Vec::new();
@@ -96,7 +146,9 @@ impl Engine {
             let rows = self.database.events_from(next, BATCH)?;
             let Some(last) = rows.last() else { break };
             let after = last.seq + 1;
-            for row in rows {
+            progress.add(rows.len());
+            let read = reading::each(&rows, |row| reading::event(base, row));
+            for (row, event) in rows.iter().zip(read) {
                 while next < row.seq {
                     report.add(format!("the event {next}"), "its row is gone");
                     next += 1;
@@ -106,7 +158,7 @@ impl Engine {
                 }
                 next = row.seq + 1;
                 report.events += 1;
-                let Ok((event, entry)) = self.open_event(&row) else {
+                let Some(event) = event else {
                     report.add(
                         format!("the event {}", row.seq),
                         "it was changed, or stands in another's place",
@@ -114,15 +166,16 @@ impl Engine {
                     tree.append(Hash::empty(), &mut complete)?;
                     continue;
                 };
-                tree.append(Hash::leaf(&entry), &mut complete)?;
+                tree.append(event.leaf, &mut complete)?;
+                if !event.said {
+                    report.add(format!("the event {}", row.seq), "what was said to it was changed");
+                }
                 match event.operation {
-                    Operation::EnterLockdown if event.refused.is_none() => stopped = true,
-                    Operation::LeaveLockdown if event.refused.is_none() => stopped = false,
+                    Operation::EnterLockdown if !event.refused => stopped = true,
+                    Operation::LeaveLockdown if !event.refused => stopped = false,
                     _ => {}
                 }
-                if let (Some(memory), Some(digest), None) = (event.memory, event.row, event.refused) {
-                    digests.insert(memory, digest);
-                }
+                digests.extend(event.row);
             }
             next = after;
             nodes += complete.len() as u64;
@@ -157,8 +210,11 @@ impl Engine {
         for level in complete.chunk_by(|a, b| a.level == b.level) {
             let Some(first) = level.first() else { continue };
             let stored = self.database.node_range(first.level, (first.index, level.len()))?;
+            let mut stored = stored.into_iter().peekable();
+            // Both in order of their indexes; a row that is missing or too many meets nothing.
             for node in level {
-                if stored.get(&node.index) != Some(&node.hash) {
+                while stored.next_if(|(index, _)| *index < node.index).is_some() {}
+                if stored.next_if(|(index, _)| *index == node.index) != Some((node.index, node.hash)) {
                     bad += 1;
                     let place = format!("the hash {} of level {}", node.index, node.level);
                     report.add(place, "it is not that of its events");
@@ -197,30 +253,30 @@ impl Engine {
 
     fn verify_memories(
         &self,
-        report: &mut Report,
-        mut digests: HashMap<MemoryId, String>,
+        (report, progress): (&mut Report, &Progress),
+        mut digests: HashMap<MemoryId, [u8; 32]>,
     ) -> Result<(), VaultError> {
+        let base = &self.held()?.base;
         let mut after = 0;
         loop {
             let rows = self.database.memories_after(after, BATCH)?;
             let Some((last, _)) = rows.last() else { break };
             after = *last;
-            for (_, row) in rows {
+            progress.add(rows.len());
+            let read = reading::each(&rows, |(_, row)| (row.digest_bytes(), reading::header(base, row)));
+            for ((_, row), (digest, problem)) in rows.iter().zip(read) {
                 report.memories += 1;
                 let place = || format!("the memory {}", row.id);
-                match digests.remove(&row.id) {
-                    None => report.add(place(), "the log does not know of it"),
-                    Some(digest) if digest != row.digest() => {
+                match (digests.remove(&row.id), problem) {
+                    (None, _) => report.add(place(), "the log does not know of it"),
+                    (Some(logged), _) if logged != digest => {
                         report.add(
                             place(),
                             "its row is not the one that the log has: it was changed or set back",
                         );
                     }
-                    Some(_) => {
-                        if let Err(error) = self.header(&row) {
-                            report.add(place(), error.to_string());
-                        }
-                    }
+                    (Some(_), Some(problem)) => report.add(place(), problem),
+                    (Some(_), None) => {}
                 }
             }
         }
@@ -231,7 +287,7 @@ impl Engine {
     }
 
     /// Opens every content whose key is held.
-    pub(crate) fn verify_content(&self) -> Result<Report, VaultError> {
+    pub(crate) fn verify_content(&self, progress: &Progress) -> Result<Report, VaultError> {
         let mut report = Report::default();
         let session = self.held()?.session.as_ref();
         let mut after = 0;
@@ -239,6 +295,7 @@ impl Engine {
             let rows = self.database.memories_after(after, BATCH)?;
             let Some((last, _)) = rows.last() else { break };
             after = *last;
+            progress.add(rows.len());
             for (_, row) in rows {
                 let opened = self.header(&row).and_then(|header| {
                     let ended = matches!(header.state, State::Forgotten | State::Expired);

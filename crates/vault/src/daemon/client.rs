@@ -1,6 +1,6 @@
 //! Talking to the daemon.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stvor_keys::KeyHolder;
 
-use super::{Action, AgentVerb, Answer, Entry, Failure, Greeting, OwnerVerb, Reply, proof};
-use crate::keys::{VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
+use super::{Action, AgentVerb, Answer, Entry, Failure, Greeting, OwnerVerb, Told, proof};
+use crate::keys::{VerbKey, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
 use crate::{OwnerRecords, VaultError};
 
 /// A connection to the daemon, as an agent or as the owner.
@@ -73,6 +73,31 @@ impl Client {
         Ok(client)
     }
 
+    /// The records that the owner's secret unwraps, on the owner's connection.
+    #[must_use]
+    pub fn records(&self) -> Option<&OwnerRecords> {
+        self.owner.as_ref().map(|owner| &owner.records)
+    }
+
+    /// The user id of the process that serves this connection, where the system tells.
+    #[must_use]
+    pub fn served_by(&self) -> Option<u32> {
+        super::peer(self.reader.get_ref())
+    }
+
+    /// Whether the daemon is still at the other end, as far as can be seen without asking.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let stream = self.reader.get_ref();
+        let mut byte = [0];
+        let looked = stream.set_nonblocking(true).map(|()| {
+            // Nothing was asked, so nothing may come: all but "nothing yet" is an end.
+            let read = (&*stream).read(&mut byte);
+            matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        stream.set_nonblocking(false).is_ok() && looked.unwrap_or(false)
+    }
+
     fn as_owner(&mut self) -> Result<&mut Owner, VaultError> {
         self.owner.as_mut().ok_or_else(|| VaultError::invalid("this connection is an agent's"))
     }
@@ -116,6 +141,34 @@ impl Client {
         self.call_owner(&OwnerVerb::LeaveLockdown { root })
     }
 
+    /// Changes the owner's secret. Neither secret leaves this process.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] when `old` is not it; as [`Client::call_owner`].
+    pub fn change_secret(
+        &mut self,
+        old: &dyn KeyHolder,
+        new: &dyn KeyHolder,
+    ) -> Result<Result<Value, Failure>, VaultError> {
+        let owner = self.as_owner()?;
+        let root = unwrap_root(&owner.records.root, old)?;
+        let verbs = unwrap_verbs(&owner.records.verbs, old)?;
+        let (owner_root, owner_verbs) = rewrap((&root, &verbs), new)?;
+        owner.key = Some(verbs);
+        let encode = |record: &[u8]| STANDARD.encode(record);
+        let verb = OwnerVerb::ChangeSecret {
+            root: encode(root.expose()),
+            owner_root: encode(&owner_root),
+            owner_verbs: encode(&owner_verbs),
+        };
+        let done = self.call_owner(&verb)?;
+        if done.is_ok() {
+            let records = &mut self.as_owner()?.records;
+            (records.root, records.verbs) = (owner_root, owner_verbs);
+        }
+        Ok(done)
+    }
+
     /// Asks as an agent.
     ///
     /// # Errors
@@ -133,12 +186,29 @@ impl Client {
     /// # Errors
     /// [`VaultError::Io`] when the daemon is gone; the inner result is the daemon's word.
     pub fn call_owner(&mut self, verb: &OwnerVerb) -> Result<Result<Value, Failure>, VaultError> {
+        self.call_owner_with(verb, |_, _| ())
+    }
+
+    /// As [`Client::call_owner`]; `tell` hears how much is done, and of how much, where the verb says it.
+    ///
+    /// # Errors
+    /// As [`Client::call_owner`].
+    pub fn call_owner_with(
+        &mut self,
+        verb: &OwnerVerb,
+        mut tell: impl FnMut(u64, u64),
+    ) -> Result<Result<Value, Failure>, VaultError> {
         let owner = self.as_owner()?;
         let action = serde_json::to_string(verb).map_err(|error| VaultError::Database(error.to_string()))?;
         let given = owner.key.as_ref().map(|key| proof(key, &owner.challenge, &action));
         let proof = given.map(|given| STANDARD.encode(given.expose())).unwrap_or_default();
         self.say(&Action { action, proof })?;
-        let reply: Reply = self.hear()?;
+        let reply = loop {
+            match self.hear()? {
+                Told::Progress { progress: [done, total] } => tell(done, total),
+                Told::Reply(reply) => break reply,
+            }
+        };
         self.as_owner()?.challenge = bytes(&reply.challenge)?;
         Ok(match reply.answer {
             Answer::Ok(value) => Ok(value),

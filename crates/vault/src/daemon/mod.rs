@@ -8,11 +8,13 @@
 //! not the secret, can ask for the status and no more.
 
 mod client;
+mod confine;
 mod server;
 mod verbs;
 
 pub use client::Client;
-pub use server::{AGENTS_SOCKET, Daemon, OWNER_SOCKET, harden};
+pub use confine::confine;
+pub use server::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, harden};
 pub use verbs::{AgentVerb, Content, OwnerVerb, StoreVerb};
 
 use serde::{Deserialize, Serialize};
@@ -83,9 +85,29 @@ struct Reply {
     challenge: String,
 }
 
+/// A line on the owner's socket after an action: how far it is, or the answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Told {
+    Progress { progress: [u64; 2] },
+    Reply(Reply),
+}
+
 fn proof(key: &VerbKey, challenge: &[u8], action: &str) -> stvor_crypto::Secret<32> {
     hmac_sha256(key.expose(), &[b"STVOR vault owner action v1", challenge, action.as_bytes()])
 }
 
 /// Bytes of a line: a content at its longest, escaped.
 const MAX_LINE: usize = 6 * limits::MAX_CONTENT + (1 << 20);
+
+/// The user id of the process at the other end.
+#[cfg(target_os = "linux")]
+fn peer(stream: &std::os::unix::net::UnixStream) -> Option<u32> {
+    rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.uid.as_raw())
+}
+
+/// The user id of the process at the other end; this system does not tell it in a way that is read here.
+#[cfg(not(target_os = "linux"))]
+fn peer(_: &std::os::unix::net::UnixStream) -> Option<u32> {
+    None
+}

@@ -16,8 +16,8 @@ use stvor_crypto::kdf::constant_time_eq;
 use stvor_crypto::{Random, SystemRandom};
 
 use super::verbs::{AgentVerb, OwnerVerb};
-use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, proof};
-use crate::{Vault, VaultError};
+use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, Told, peer, proof};
+use crate::{SessionId, Vault, VaultError};
 
 /// The name of the agents' socket in the vault's directory.
 pub const AGENTS_SOCKET: &str = "agents.sock";
@@ -45,6 +45,32 @@ pub fn harden() -> Result<(), VaultError> {
     Ok(())
 }
 
+/// Users that may open the sockets, by their ids, besides the daemon's own and root: *isolated* mode, where the daemon has a
+/// user of its own. Nobody means: the daemon's own user only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// At both sockets.
+    pub owners: Vec<u32>,
+    /// At the agents' socket.
+    pub agents: Vec<u32>,
+}
+
+impl Admitted {
+    fn is_empty(&self) -> bool {
+        self.owners.is_empty() && self.agents.is_empty()
+    }
+}
+
+/// Who may connect to a socket; nothing for whom its mode lets in.
+type Guard = Option<Vec<u32>>;
+
+/// Whether the process at the other end is of a user that may connect. Where the system does not tell, it may not.
+fn may_connect(stream: &UnixStream, guard: &Guard) -> bool {
+    let Some(admitted) = guard else { return true };
+    let own = rustix::process::geteuid().as_raw();
+    peer(stream).is_some_and(|uid| uid == own || uid == 0 || admitted.contains(&uid))
+}
+
 /// A vault that is served. Dropping it removes the sockets; connections end when their peers go, or with the process.
 #[derive(Debug)]
 pub struct Daemon {
@@ -58,10 +84,21 @@ impl Daemon {
     /// # Errors
     /// [`VaultError::Io`].
     pub fn serve(vault: &Arc<Vault>, directory: &Path) -> Result<Self, VaultError> {
+        Self::serve_to(vault, directory, &Admitted::default())
+    }
+
+    /// As [`Daemon::serve`], for other users too: the sockets have mode 0666, and whoever connects is asked for by the
+    /// system's word.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`].
+    pub fn serve_to(vault: &Arc<Vault>, directory: &Path, admitted: &Admitted) -> Result<Self, VaultError> {
         let sockets = [directory.join(AGENTS_SOCKET), directory.join(OWNER_SOCKET)];
         let [agents, owner] = &sockets;
-        listen(agents, vault, serve_agent)?;
-        listen(owner, vault, serve_owner)?;
+        let all: Vec<u32> = admitted.owners.iter().chain(&admitted.agents).copied().collect();
+        let guard = |users: Vec<u32>| (!admitted.is_empty()).then_some(users);
+        listen((agents, guard(all)), vault, serve_agent)?;
+        listen((owner, guard(admitted.owners.clone())), vault, serve_owner)?;
         Ok(Self { sockets })
     }
 }
@@ -76,10 +113,10 @@ impl Drop for Daemon {
 
 type Serve = fn(&UnixStream, &Vault) -> std::io::Result<()>;
 
-fn listen(path: &Path, vault: &Arc<Vault>, serve: Serve) -> Result<(), VaultError> {
+fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Result<(), VaultError> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(|error| VaultError::io("listening on", path, &error))?;
-    let mode = std::fs::Permissions::from_mode(0o600);
+    let mode = std::fs::Permissions::from_mode(if guard.is_some() { 0o666 } else { 0o600 });
     std::fs::set_permissions(path, mode).map_err(|error| VaultError::io("protecting", path, &error))?;
     let vault = Arc::downgrade(vault);
     let accept = move || {
@@ -88,6 +125,9 @@ fn listen(path: &Path, vault: &Arc<Vault>, serve: Serve) -> Result<(), VaultErro
             // The vault is closed: nobody serves any more.
             let Some(vault) = vault.upgrade() else { return };
             let Ok(stream) = stream else { continue };
+            if !may_connect(&stream, &guard) {
+                continue;
+            }
             if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
                 open.fetch_sub(1, Ordering::AcqRel);
                 continue;
@@ -148,10 +188,24 @@ fn serve_agent(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
     };
     say(stream, &Answer::Ok(json!({ "agent": name })))?;
     stream.set_read_timeout(None)?;
-    while let Some(bytes) = line(&mut reader)? {
+    let session = vault.begin_session();
+    let served = serve_session(stream, &mut reader, (vault, session), &credential);
+    // A vault that is cold or closed has ended all sessions already.
+    let _ = vault.end_session(session);
+    served
+}
+
+fn serve_session(
+    stream: &UnixStream,
+    reader: &mut BufReader<&UnixStream>,
+    (vault, session): (&Vault, SessionId),
+    credential: &str,
+) -> std::io::Result<()> {
+    while let Some(bytes) = line(reader)? {
         let verb = serde_json::from_slice::<AgentVerb>(&bytes).map_err(|error| not_understood(&error));
         // Looked up each time: an agent that was removed is out at once.
-        let done = verb.and_then(|verb| verb.run(vault, &vault.authenticate(credential.as_bytes())?));
+        let done =
+            verb.and_then(|verb| verb.run(vault, (&vault.authenticate(credential.as_bytes())?, session)));
         say(stream, &answer(done))?;
     }
     Ok(())
@@ -173,15 +227,26 @@ fn serve_owner(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(bytes) = line(&mut reader)? {
         let done = serde_json::from_slice::<Action>(&bytes).map_err(|error| not_understood(&error));
-        let done = done.and_then(|action| act(vault, &action, &challenge));
+        let done = done.and_then(|action| {
+            act(vault, &action, &challenge, |done, total| {
+                // Who does not listen to the progress will not hear the answer either.
+                let _ = say(stream, &Told::Progress { progress: [done, total] });
+            })
+        });
         // A challenge is answered once, rightly or not.
         renew(&mut challenge)?;
-        say(stream, &Reply { answer: answer(done), challenge: STANDARD.encode(challenge) })?;
+        let reply = Reply { answer: answer(done), challenge: STANDARD.encode(challenge) };
+        say(stream, &Told::Reply(reply))?;
     }
     Ok(())
 }
 
-fn act(vault: &Vault, action: &Action, challenge: &[u8]) -> Result<serde_json::Value, VaultError> {
+fn act(
+    vault: &Vault,
+    action: &Action,
+    challenge: &[u8],
+    tell: impl FnMut(u64, u64),
+) -> Result<serde_json::Value, VaultError> {
     let verb = serde_json::from_str::<OwnerVerb>(&action.action).map_err(|error| not_understood(&error))?;
     if !verb.is_open() {
         let wanted = proof(&vault.verb_key()?, challenge, &action.action);
@@ -190,5 +255,5 @@ fn act(vault: &Vault, action: &Action, challenge: &[u8]) -> Result<serde_json::V
             return vault.refuse_owner();
         }
     }
-    verb.run(vault)
+    verb.run(vault, tell)
 }

@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
 
 use crate::engine::agents::{Agent, Caller};
+use crate::engine::log::LogQuery;
+use crate::engine::sessions::SessionId;
 use crate::level::Level;
 use crate::memory::{MemoryId, NewMemory, Trust};
 use crate::{Vault, VaultError, limits};
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(200);
 
 /// A content: text, or bytes in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,10 +118,14 @@ pub enum AgentVerb {
     Tombstone { id: MemoryId, reason: String },
     /// Ask the owner to approve one recall.
     RequestApproval { id: MemoryId, purpose: String },
+    /// What became of such a request.
+    Approval { request: MemoryId },
     /// Stop everything.
     EnterLockdown { reason: String },
     /// The state of the vault.
     Status {},
+    /// Whether the whole log and every row are sound. A result serves all who ask for a minute.
+    Verify {},
 }
 
 /// What the owner may ask.
@@ -147,21 +156,36 @@ pub enum OwnerVerb {
     RemoveAgent { name: String },
     /// All agents.
     Agents {},
-    /// Read the whole log and every row.
-    Verify {},
+    /// Read the whole log and every row; with `content` also open every content whose key is held. With `progress` lines
+    /// that tell how far it is come before the answer.
+    Verify {
+        #[serde(default)]
+        content: bool,
+        #[serde(default)]
+        progress: bool,
+    },
     /// Prove an event.
     Prove { event: u64 },
     /// Destroy what has run out.
     Purge {},
+    /// Events of the log that fit.
+    Log { query: LogQuery },
+    /// The owner's keys, wrapped for another secret; takes the root key. All in base64.
+    ChangeSecret { root: String, owner_root: String, owner_verbs: String },
+    /// Stop everything. Needs no proof.
+    EnterLockdown { reason: String },
+    /// What the vault counts, in the text format of Prometheus. Needs no proof.
+    Metrics {},
 }
 
 impl OwnerVerb {
     /// Whether it is served without a proof.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self, Self::Status {} | Self::Unlock { .. })
+        matches!(self, Self::Status {} | Self::Unlock { .. } | Self::EnterLockdown { .. } | Self::Metrics {})
     }
 
-    pub(super) fn run(self, vault: &Vault) -> Result<Value, VaultError> {
+    /// Does it. What takes long calls `tell` with what is done and how much there is.
+    pub(super) fn run(self, vault: &Vault, mut tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
         match self {
             Self::Status {} => value(vault.status()?),
             Self::Unlock { root, vaulted } => {
@@ -169,7 +193,7 @@ impl OwnerVerb {
                 Ok(Value::Null)
             }
             Self::Lock {} => vault.lock().map(|()| Value::Null),
-            Self::Act { act } => act.run(vault, &Caller::Owner),
+            Self::Act { act } => act.run(vault, (&Caller::Owner, SessionId::OWNER)),
             Self::Approvals {} => value(vault.approvals()?),
             Self::Approve { id, seconds } => {
                 let valid = seconds.map_or(limits::APPROVAL, Duration::from_secs);
@@ -183,21 +207,47 @@ impl OwnerVerb {
             }
             Self::RemoveAgent { name } => vault.remove_agent(&name).map(|()| Value::Null),
             Self::Agents {} => value(vault.agents()?),
-            Self::Verify {} => value(vault.verify()?),
+            Self::Verify { content, progress } => {
+                let (pending, state) = vault.begin_verify(content);
+                let report = pending.wait_while(PROGRESS, || {
+                    if progress {
+                        let (done, total) = state.now();
+                        tell(done, total);
+                    }
+                });
+                value(report?)
+            }
             Self::Prove { event } => {
                 let (entry, proof) = vault.prove(event)?;
                 Ok(json!({ "event": String::from_utf8_lossy(&entry), "proof": proof.to_string() }))
             }
             Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
+            Self::Log { query } => value(vault.read_log(query)?),
+            Self::ChangeSecret { root, owner_root, owner_verbs } => {
+                let bytes = |text: &str| {
+                    STANDARD.decode(text).map_err(|_| VaultError::invalid("a record is in base64"))
+                };
+                let records = (bytes(&owner_root)?, bytes(&owner_verbs)?);
+                vault.put_owner_records(key(&root)?, records).map(|()| Value::Null)
+            }
+            Self::EnterLockdown { reason } => vault.enter_lockdown_unproved(&reason).map(|()| Value::Null),
+            Self::Metrics {} => value(vault.metrics()?),
         }
     }
 }
 
 impl AgentVerb {
-    pub(super) fn run(self, vault: &Vault, caller: &Caller) -> Result<Value, VaultError> {
+    pub(super) fn run(
+        self,
+        vault: &Vault,
+        (caller, session): (&Caller, SessionId),
+    ) -> Result<Value, VaultError> {
         let done = |()| Value::Null;
         match self {
-            Self::Store { memory } => Ok(json!({ "id": vault.store(caller, memory.into_memory()?)? })),
+            Self::Store { memory } => {
+                let stored = vault.begin_store_in(session, caller, memory.into_memory()?);
+                Ok(json!({ "id": stored.wait()? }))
+            }
             Self::Recall { id, justification } => {
                 let recalled = vault.recall(caller, id, &justification)?;
                 Ok(json!({ "header": recalled.header, "content": Content::of(recalled.content.expose()) }))
@@ -215,8 +265,13 @@ impl AgentVerb {
             Self::RequestApproval { id, purpose } => {
                 Ok(json!({ "request": vault.request_approval(caller, id, &purpose)? }))
             }
+            Self::Approval { request } => match vault.approval(caller, request)? {
+                Some(approval) => Ok(json!({ "stand": approval.stand, "valid": approval.valid })),
+                None => Ok(json!({ "stand": null })),
+            },
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
             Self::Status {} => value(vault.status()?),
+            Self::Verify {} => value(vault.verify_summary()?),
         }
     }
 }

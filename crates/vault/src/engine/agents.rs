@@ -16,6 +16,8 @@ use crate::{VaultError, limits};
 pub(crate) const OWNER: &str = "owner";
 /// What those are called in the log who are nobody that the vault knows.
 const STRANGER: &str = "stranger";
+/// Somebody at the owner's socket who proved nothing.
+pub(crate) const UNPROVED: &str = "owner-socket";
 /// How a credential begins.
 const PREFIX: &str = "stvor_agent_";
 
@@ -113,11 +115,11 @@ impl Engine {
             event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
             let named = !agent.name.is_empty()
                 && agent.name.len() <= limits::MAX_NAME
-                && ![OWNER, STRANGER, "vault"].contains(&agent.name.as_str())
+                && ![OWNER, STRANGER, UNPROVED, "vault"].contains(&agent.name.as_str())
                 && agent.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@/".contains(c));
             if !named {
                 return Err(VaultError::invalid(
-                    "an agent's name has letters, digits and -_.@/, and is not `owner`, `vault` or `stranger`",
+                    "an agent's name has letters, digits and -_.@/, and is not `owner`, `owner-socket`, `vault` or `stranger`",
                 ));
             }
             let agents = engine.agents()?;

@@ -45,7 +45,7 @@ impl Engine {
         event.memory = Some(id);
         self.audited(event, |engine, event| {
             engine.no_lockdown()?;
-            event.text = Some(engine.keyed("text", purpose.as_bytes())?);
+            engine.note(event, purpose)?;
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             if let Some(why) = header.gone(event.at.wall) {
@@ -101,7 +101,7 @@ impl Engine {
             let mut approval =
                 waiting.ok_or_else(|| VaultError::invalid("no request of this id is waiting"))?;
             event.memory = Some(approval.memory);
-            event.text = Some(engine.keyed("text", approval.purpose.as_bytes())?);
+            engine.note(event, &approval.purpose)?;
             let valid = valid.map(|valid| valid.min(limits::MAX_APPROVAL));
             approval.stand = if valid.is_some() { Stand::Granted } else { Stand::Denied };
             approval.valid = u64::try_from(valid.unwrap_or_default().as_millis()).unwrap_or(0);

@@ -1,10 +1,13 @@
 //! Storing, recalling, correcting, closing and destroying memories.
 
+use std::collections::hash_map::Entry;
+
 use stvor_base::Timestamp;
 use stvor_crypto::Random;
 use stvor_crypto::kdf::constant_time_eq;
 
 use super::agents::Caller;
+use super::sessions::SessionId;
 use super::{Engine, Later, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
@@ -12,7 +15,7 @@ use crate::gates::boundary::Verdict;
 use crate::gates::{Situation, decide};
 use crate::level::Level;
 use crate::memory::{Header, MemoryId, NewMemory, Recalled, State};
-use crate::sealing::{open_content, seal_content};
+use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
 use crate::{VaultError, detect, limits};
 
@@ -39,7 +42,11 @@ fn may_change(caller: &Caller, header: &Header) -> Result<(), Refusal> {
 
 impl Engine {
     /// Stores a memory.
-    pub(crate) fn store(&mut self, caller: &Caller, memory: &NewMemory) -> Result<MemoryId, VaultError> {
+    pub(crate) fn store(
+        &mut self,
+        (caller, session): (&Caller, SessionId),
+        memory: &NewMemory,
+    ) -> Result<MemoryId, VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::Store);
         event.level = Some(memory.level);
         self.audited(event, |engine, event| {
@@ -72,6 +79,7 @@ impl Engine {
             event.memory = Some(header.id);
             (event.content, event.row) = (Some(header.content_hash.clone()), Some(row.digest()));
             let id = header.id;
+            engine.ends_with(session, (id, header.level));
             engine.index_later(header, memory.content.expose());
             Ok(id)
         })
@@ -118,6 +126,13 @@ impl Engine {
                 Level::Black => Refusal::NoToken,
                 _ => Refusal::NoVaultedKey,
             })?;
+            let wrap = match wrap {
+                Wrap::Public(public) => Wrap::Sender(match self.senders.entry(header.level) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => place.insert(Sender::new(public, &mut self.rng)?),
+                }),
+                other => other,
+            };
             seal_content(&wrap, &header.bound(), content, &mut self.rng)?
         };
         Ok(MemoryRow {
@@ -175,7 +190,7 @@ impl Engine {
                 return Err(VaultError::invalid("a justification has at most 4096 bytes"));
             }
             if !recall.justification.is_empty() {
-                event.text = Some(engine.keyed("text", recall.justification.as_bytes())?);
+                engine.note(event, recall.justification)?;
             }
             let (row, header) = engine.find(recall.caller, recall.id)?;
             event.level = Some(header.level);
@@ -272,7 +287,7 @@ impl Engine {
             if reason.len() > limits::MAX_TEXT {
                 return Err(VaultError::invalid("a reason has at most 4096 bytes"));
             }
-            event.text = Some(engine.keyed("text", reason.as_bytes())?);
+            engine.note(event, reason)?;
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             may_change(caller, &header)?;
@@ -286,7 +301,7 @@ impl Engine {
 
     /// Writes the new state of a memory; of all states but a tombstone only the header without what describes the content
     /// is left. Returns the digest of the row.
-    fn destroy(
+    pub(super) fn destroy(
         &mut self,
         (mut row, mut header): (MemoryRow, Header),
         state: State,

@@ -2,9 +2,11 @@
 
 pub(crate) mod agents;
 mod approvals;
+pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
 mod search;
+pub(crate) mod sessions;
 pub(crate) mod status;
 
 use std::collections::HashMap;
@@ -20,9 +22,11 @@ use crate::error::Refusal;
 use crate::keys::{BaseKeys, SessionKeys};
 use crate::level::Level;
 use crate::memory::{Header, MemoryId};
+use crate::metrics::{Alert, AlertHook, Metrics};
+use crate::sealing::Sender;
 use crate::storage::index::Index;
 use crate::storage::{CheckpointFile, Database, EventRow, Lock, MemoryRow};
-use crate::vault::Auditor;
+use crate::vault::{Auditor, Options};
 use crate::{VaultError, limits};
 
 /// Keys and log, from the first unlock on.
@@ -69,6 +73,16 @@ pub(crate) struct Engine {
     /// The session began in this group: keys that no log entry tells of are not kept.
     opening: bool,
     broken: Option<VaultError>,
+    /// What writing to the public key of a level takes, for the memories of one group.
+    senders: HashMap<Level, Sender>,
+    /// Memories of level 0, by the session that they end with.
+    ephemeral: HashMap<sessions::SessionId, Vec<MemoryId>>,
+    pub(crate) metrics: Metrics,
+    hooks: Vec<Arc<AlertHook>>,
+    /// What hooks are told when the group is over.
+    alerts: Vec<Alert>,
+    /// The vault is to be closed after this group.
+    pub(crate) shut: bool,
     _lock: Lock,
 }
 
@@ -76,14 +90,14 @@ impl Engine {
     pub(crate) fn new(
         (database, lock): (Database, Lock),
         outside: Vec<CheckpointFile>,
-        (clock, auditors): (Arc<dyn Clock>, Vec<Arc<Auditor>>),
+        options: Options,
     ) -> Self {
         Self {
             database,
             outside,
-            clock,
+            clock: options.clock,
             rng: SystemRandom::new(),
-            auditors,
+            auditors: options.auditors,
             held: None,
             index: None,
             later: Vec::new(),
@@ -93,6 +107,12 @@ impl Engine {
             wipe: false,
             opening: false,
             broken: None,
+            senders: HashMap::new(),
+            ephemeral: HashMap::new(),
+            metrics: Metrics::new(),
+            hooks: options.alerts,
+            alerts: Vec::new(),
+            shut: false,
             _lock: lock,
         }
     }
@@ -123,12 +143,20 @@ impl Engine {
                 (event.row, event.content) = (None, None);
                 let undone = self.database.run("ROLLBACK TO one");
                 self.count_refusal(&event);
+                self.alerts.push(Alert::Denied {
+                    at: event.at.clone(),
+                    actor: event.actor.clone(),
+                    operation: event.operation,
+                    memory: event.memory,
+                    code: error.code().to_owned(),
+                });
                 undone.and_then(|()| self.log(&event)).and(Err(error))
             }
         };
         if self.broken.is_none() {
             self.database.run("RELEASE one")?;
         }
+        self.metrics.count(event.operation, event.refused.as_deref());
         done
     }
 
@@ -149,7 +177,13 @@ impl Engine {
             self.before = Some((held.tree.clone(), held.last_event.clone()));
         }
         let seq = held.tree.size();
-        let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &entry)?;
+        // JSON has no line end inside, so what follows one is what was said to it.
+        let mut plain = entry.clone();
+        if let Some(said) = &event.said {
+            plain.push(b'\n');
+            plain.extend_from_slice(said.as_bytes());
+        }
+        let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &plain)?;
         let mut complete: Vec<Node> = Vec::new();
         held.tree.append(Hash::leaf(&entry), &mut complete)?;
         // A clock that was set back does not make the log's time go back.
@@ -164,6 +198,8 @@ impl Engine {
         (self.before, self.wipe, self.broken) = (None, false, None);
         self.opening = false;
         self.later.clear();
+        self.senders.clear();
+        self.alerts.clear();
         self.database.run("BEGIN IMMEDIATE")
     }
 
@@ -184,7 +220,27 @@ impl Engine {
                 self.held = None;
             }
         }
+        self.tell(&done);
         done
+    }
+
+    /// Tells the hooks what the group brought.
+    fn tell(&mut self, done: &Result<(), VaultError>) {
+        let mut alerts = core::mem::take(&mut self.alerts);
+        match done {
+            Ok(()) => self.metrics.commits.increment(1),
+            Err(error) => {
+                // What was refused in this group is in no log: the group is told of instead.
+                alerts.clear();
+                self.metrics.log_failures.increment(1);
+                alerts.push(Alert::LogFailed { at: self.clock.now(), code: error.code() });
+            }
+        }
+        if let Some(held) = &self.held {
+            // Exact up to 2^53 events.
+            self.metrics.events.set(held.tree.size() as f64);
+        }
+        alerts.iter().for_each(|alert| self.hooks.iter().for_each(|hook| hook(alert)));
     }
 
     fn try_commit(&mut self) -> Result<(), VaultError> {
@@ -206,7 +262,12 @@ impl Engine {
         }
         if let Some(note) = &note {
             for file in &mut self.outside {
-                file.append(note)?;
+                if let Err(error) = file.append(note) {
+                    self.metrics.checkpoint_failures.increment(1);
+                    let alert = Alert::CheckpointFailed { at: self.clock.now(), code: error.code() };
+                    self.hooks.iter().for_each(|hook| hook(&alert));
+                    return Err(error);
+                }
             }
         }
         if self.wipe {
@@ -252,6 +313,7 @@ impl Engine {
         }
         if refusals.logged >= limits::REFUSALS_PER_MINUTE && event.actor != agents::OWNER {
             refusals.suppressed = refusals.suppressed.saturating_add(1);
+            self.metrics.suppressed.increment(1);
             return Err(Refusal::TooManyRefusals.into());
         }
         Ok(())
@@ -263,6 +325,14 @@ impl Engine {
             refusals.since = event.at.wall;
         }
         refusals.logged = refusals.logged.saturating_add(1);
+    }
+
+    /// Notes a justification, purpose or reason: its keyed hash in the event, its words beside it.
+    pub(crate) fn note(&self, event: &mut Event, said: &str) -> Result<(), VaultError> {
+        event.text = Some(self.keyed("text", said.as_bytes())?);
+        event.said =
+            Some(said).filter(|said| !said.is_empty() && said.len() <= limits::MAX_TEXT).map(str::to_owned);
+        Ok(())
     }
 
     /// A keyed hash, in hexadecimal digits.
@@ -306,11 +376,9 @@ impl Engine {
 
     /// An event, and the bytes that the log hashes.
     pub(crate) fn open_event(&self, row: &EventRow) -> Result<(Event, Vec<u8>), VaultError> {
-        let tampered = |reason: &str| VaultError::tampered(format!("the event {}", row.seq), reason);
-        let entry = self.held()?.base.events.open(&row.seq.to_be_bytes(), &row.sealed);
-        let entry = entry.map_err(|_| tampered("it does not open"))?;
-        let event = serde_json::from_slice(entry.expose()).map_err(|_| tampered("it is not understood"))?;
-        Ok((event, entry.into_exposed()))
+        let place = || format!("the event {}", row.seq);
+        let opened = self.held()?.base.open_event(row);
+        opened.ok_or_else(|| VaultError::tampered(place(), "it was changed, or stands in another's place"))
     }
 }
 

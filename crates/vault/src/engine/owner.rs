@@ -1,17 +1,18 @@
 //! What the owner does: opening and closing, lockdown, changing secrets.
 
 use stvor_crypto::Secret;
-use stvor_keys::KeyHolder;
+use stvor_keys::WrappedKey;
 use stvor_tlog::{Checkpoint, Frontier, Note, Signer, TlogError};
 
 use super::agents::OWNER;
+use super::sessions::SessionId;
 use super::status::{Lockdown, Mode, Status};
 use super::{Engine, Held};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::keys::{
-    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_SIGNER, SessionKeys, VerbKey,
-    rewrap_owner,
+    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VERBS,
+    SessionKeys, Slots,
 };
 use crate::{VaultError, limits};
 
@@ -25,7 +26,8 @@ impl Engine {
         if let Some(vaulted) = vaulted {
             session.open_vaulted(vaulted, &slots)?;
         }
-        if self.held.is_none() {
+        let first = self.held.is_none();
+        if first {
             let tree = self.checked_tree(&base)?;
             let size = tree.size();
             self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
@@ -48,7 +50,7 @@ impl Engine {
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
         self.audited(event, |_, _| Ok(()))?;
         self.refused_cold = 0;
-        Ok(())
+        if first { self.end_lost_sessions() } else { Ok(()) }
     }
 
     /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
@@ -91,7 +93,8 @@ impl Engine {
         }
         self.drop_index();
         let event = Event::new(self.clock.now(), OWNER, Operation::Lock);
-        self.audited(event, |_, _| Ok(()))
+        self.audited(event, |_, _| Ok(()))?;
+        self.end_session(SessionId::OWNER).map(|_| ())
     }
 
     /// The last entry before all keys are wiped.
@@ -100,6 +103,7 @@ impl Engine {
         if self.held.is_none() {
             return Ok(());
         }
+        self.end_sessions()?;
         let event = Event::new(self.clock.now(), "vault", Operation::Close);
         self.audited(event, |_, _| Ok(()))
     }
@@ -137,7 +141,7 @@ impl Engine {
                 return Err(VaultError::invalid("a reason has at most 4096 bytes"));
             }
             engine.no_lockdown()?;
-            event.text = Some(engine.keyed("text", reason.as_bytes())?);
+            engine.note(event, reason)?;
             let lockdown = Lockdown { since: event.at.wall, by: by.to_owned(), reason: reason.to_owned() };
             engine.set_lockdown(Some(&lockdown))
         })
@@ -156,17 +160,16 @@ impl Engine {
         })
     }
 
-    /// Wraps the owner's keys for another secret. The old one opens nothing from here on.
-    pub(crate) fn change_secret(
-        &mut self,
-        (root, verbs): (&RootKey, &VerbKey),
-        holder: &dyn KeyHolder,
-    ) -> Result<(), VaultError> {
+    /// Takes the owner's keys as they are wrapped for another secret. The old one opens nothing from here on. `root` is the
+    /// proof that the old one was given.
+    pub(crate) fn change_secret(&mut self, root: &RootKey, records: &Slots) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::ChangeSecret);
         self.audited(event, |engine, _| {
             BaseKeys::open(root, &engine.database.slots()?)?;
-            for (name, record) in rewrap_owner((root, verbs), holder, &mut engine.rng)? {
-                engine.database.put_slot(&name, &record)?;
+            for name in [SLOT_ROOT, SLOT_VERBS] {
+                let record = records.get(name).ok_or_else(|| VaultError::invalid("a record is missing"))?;
+                WrappedKey::decode(record)?;
+                engine.database.put_slot(name, record)?;
             }
             engine.wipe = true;
             Ok(())
@@ -206,6 +209,8 @@ impl Engine {
                 refused_cold: self.refused_cold,
                 verifier: String::new(),
                 retired: Vec::new(),
+                last_event: None,
+                checkpoint_files: self.outside.len(),
             });
         };
         let session = held.session.as_ref();
@@ -218,6 +223,8 @@ impl Engine {
             refused_cold: self.refused_cold,
             verifier: held.base.signer.verifier().to_string(),
             retired: held.base.retired.iter().map(ToString::to_string).collect(),
+            last_event: held.last_event.as_ref().map(|last| last.wall),
+            checkpoint_files: self.outside.len(),
         })
     }
 }

@@ -120,8 +120,14 @@ impl Engine {
                     None => Vec::new(),
                 };
                 for hit in hits {
-                    let (_, header) = engine.find(caller, hit.id)?;
-                    if header.state == State::Live && header.gone(event.at.wall).is_none() {
+                    let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
+                    let header = engine.listed(&row)?;
+                    let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
+                    if known
+                        && header.namespace == namespace
+                        && header.state == State::Live
+                        && header.gone(event.at.wall).is_none()
+                    {
                         found.push(seen_by(caller, header));
                     }
                 }

@@ -45,4 +45,10 @@ pub struct Status {
     pub verifier: String,
     /// Verifier keys of the log that signed before, newest first.
     pub retired: Vec<String>,
+    /// When the newest event was logged, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub last_event: Option<u64>,
+    /// Files outside the database that checkpoints are appended to.
+    #[serde(default)]
+    pub checkpoint_files: usize,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::failed;
 use crate::level::Level;
@@ -84,7 +84,8 @@ impl Index {
         removed.map(|_| ()).map_err(|error| failed(&error))
     }
 
-    /// Finds memories of a namespace and the given levels that hold all words, best first.
+    /// Finds memories of a namespace and the given levels that hold all words, best first. Where more than
+    /// [`limits::MAX_RANKED`] of a level hold them, the newest of these are ranked: ranking looks at every match.
     pub(crate) fn find(
         &self,
         (namespace, levels): (&str, &[Level]),
@@ -95,11 +96,20 @@ impl Index {
         let mut hits = Vec::new();
         for level in levels {
             let Some(table) = self.tables.get(&(namespace.to_owned(), *level)) else { continue };
-            let sql = format!("SELECT id, rank FROM {table} WHERE {table} MATCH ?1 ORDER BY rank LIMIT ?2");
+            let newest = format!(
+                "SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2"
+            );
+            let sql = format!(
+                "SELECT id, rank FROM {table} WHERE {table} MATCH ?1 AND rowid >= ?3 ORDER BY rank LIMIT ?2"
+            );
             let read = || {
+                let most = i64::try_from(limits::MAX_RANKED).unwrap_or(i64::MAX) - 1;
+                let mut statement = self.connection.prepare_cached(&newest)?;
+                let from: Option<i64> =
+                    statement.query_row(params![query, most], |row| row.get(0)).optional()?;
                 let mut statement = self.connection.prepare_cached(&sql)?;
                 let limit = i64::try_from(count).unwrap_or(i64::MAX);
-                let rows = statement.query_map(params![query, limit], |row| {
+                let rows = statement.query_map(params![query, limit, from.unwrap_or(0)], |row| {
                     Ok(Hit { id: MemoryId::from_bytes(row.get(0)?), rank: row.get(1)? })
                 })?;
                 rows.collect::<rusqlite::Result<Vec<_>>>()
@@ -156,6 +166,31 @@ mod tests {
         assert_eq!(find(&index, &[Level::Working, Level::Private], "quick green"), []);
         index.remove(&id(1)).unwrap();
         assert_eq!(find(&index, &[Level::Working], "fox"), []);
+    }
+
+    #[test]
+    fn of_very_many_matches_the_newest_are_ranked() {
+        let mut index = Index::new().unwrap();
+        let name = |number: usize| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            MemoryId::from_bytes(bytes)
+        };
+        index.begin().unwrap();
+        for number in 0..=limits::MAX_RANKED {
+            // The oldest would be the best.
+            let text = if number == 0 { "tea" } else { "tea and many other words" };
+            index.add(name(number), ("a", Level::Working), text).unwrap();
+        }
+        index.end().unwrap();
+        let find = |index: &Index| {
+            let hits = index.find(("a", &[Level::Working]), &words("tea").unwrap(), limits::MAX_RANKED + 9);
+            hits.unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+        };
+        let found = find(&index);
+        assert!(found.len() == limits::MAX_RANKED && !found.contains(&name(0)), "one too many");
+        index.remove(&name(1)).unwrap();
+        assert_eq!(find(&index)[0], name(0), "just as many as are ranked");
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Reading and writing rows.
 
-use std::collections::HashMap;
-
 use rusqlite::{OptionalExtension, Row, params};
 use stvor_base::codec::Writer;
 use stvor_crypto::kdf::sha256;
@@ -29,13 +27,20 @@ pub(crate) struct MemoryRow {
 impl MemoryRow {
     /// What the log binds: everything that is in the row.
     pub(crate) fn digest(&self) -> String {
-        let mut out = Writer::new();
+        crate::audit::hex(&self.digest_bytes())
+    }
+
+    /// The same, in bytes.
+    pub(crate) fn digest_bytes(&self) -> [u8; 32] {
+        let length = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        let mut out =
+            Writer::with_capacity(96 + self.header.len() + length(&self.wrapped) + length(&self.content));
         out.raw(self.id.as_bytes()).bytes(&self.space);
         out.u64(self.due.map_or(u64::MAX, i64::cast_unsigned)).bytes(&self.header);
         for part in [&self.wrapped, &self.content] {
             out.u8(u8::from(part.is_some())).bytes(part.as_deref().unwrap_or_default());
         }
-        crate::audit::hex(&sha256(&[out.as_slice()]))
+        sha256(&[out.as_slice()])
     }
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -113,6 +118,16 @@ impl Database {
         let sql = format!("SELECT {COLUMNS} FROM memory WHERE id = ?1");
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
+            statement.query_row([id.as_bytes()], MemoryRow::read).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// A memory without its content.
+    pub(crate) fn memory_header(&self, id: &MemoryId) -> Rows<Option<MemoryRow>> {
+        let sql = "SELECT id, space, due, header, NULL, NULL FROM memory WHERE id = ?1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
             statement.query_row([id.as_bytes()], MemoryRow::read).optional()
         };
         read().map_err(|error| failed(&error))
@@ -259,14 +274,14 @@ impl Database {
     }
 
     /// `count` hashes of a level from `from` on, by index.
-    pub(crate) fn node_range(&self, level: u8, (from, count): (u64, usize)) -> Rows<HashMap<u64, Hash>> {
+    pub(crate) fn node_range(&self, level: u8, (from, count): (u64, usize)) -> Rows<Vec<(u64, Hash)>> {
         let sql = "SELECT at, hash FROM node WHERE level = ?1 AND at >= ?2 ORDER BY at LIMIT ?3";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![level, number(from), number(count as u64)], |row| {
                 Ok((row.get::<_, i64>(0)?.cast_unsigned(), Hash(row.get(1)?)))
             })?;
-            rows.collect::<rusqlite::Result<HashMap<_, _>>>()
+            rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|error| failed(&error))
     }
@@ -278,6 +293,12 @@ impl Database {
             Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
         });
         read.map_err(|error| failed(&error))
+    }
+
+    /// How many memories there are, whatever became of them.
+    pub(crate) fn memory_count(&self) -> Rows<u64> {
+        let read = self.connection.query_row("SELECT count(*) FROM memory", [], |row| row.get::<_, i64>(0));
+        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
     }
 
     pub(crate) fn put_checkpoint(&self, note: &str) -> Rows<()> {

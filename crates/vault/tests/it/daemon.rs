@@ -104,7 +104,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         OwnerVerb::Act { act: AgentVerb::Status {} },
         OwnerVerb::LeaveLockdown { root: root.clone() },
         OwnerVerb::Agents {},
-        OwnerVerb::Verify {},
+        OwnerVerb::Verify { content: false, progress: false },
         OwnerVerb::Purge {},
     ] {
         assert_eq!(intruder.call_owner(&verb).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED", "{verb:?}");
@@ -131,8 +131,7 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     };
     let mut stream = UnixStream::connect(served.agents()).unwrap();
     let mut lines = format!("{{\"credential\":\"{credential}\"}}\n");
-    for verb in
-        ["approve", "approvals", "unlock", "lock", "enrol", "agents", "leave-lockdown", "verify", "act"]
+    for verb in ["approve", "approvals", "unlock", "lock", "enrol", "agents", "leave-lockdown", "log", "act"]
     {
         lines += &format!("{{\"verb\":\"{verb}\"}}\n");
     }
@@ -214,7 +213,7 @@ fn eight_clients_at_once_lose_and_double_nothing() {
             });
         }
     });
-    let report = owner.call_owner(&OwnerVerb::Verify {}).unwrap().unwrap();
+    let report = owner.call_owner(&OwnerVerb::Verify { content: false, progress: false }).unwrap().unwrap();
     assert_eq!(report["memories"], 200);
     assert_eq!(report["problems"].as_array().unwrap().len(), 0);
     assert_eq!(served.vault.status().unwrap().lockdown, None);

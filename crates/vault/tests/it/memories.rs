@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use stvor_base::ErrorCode;
 use stvor_vault::{
-    Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, State, Vault, VaultError, limits,
+    Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault, VaultError, limits,
 };
 
 use crate::world::{World, agent, owner, passphrase, refusal};
@@ -18,12 +18,12 @@ fn ids(found: Vec<stvor_vault::Header>) -> Vec<MemoryId> {
 }
 
 #[test]
-fn memories_of_levels_0_to_2_come_back_after_restarts() {
+fn memories_of_levels_1_and_2_come_back_after_restarts() {
     let world = World::new();
     let stored: Vec<_> = {
         let vault = world.open();
         let store = |level| vault.store(OWNER, memory(&format!("content of {level}"), level)).unwrap();
-        [Level::Ephemeral, Level::Working, Level::Private].map(|level| (level, store(level))).into()
+        [Level::Working, Level::Private].map(|level| (level, store(level))).into()
     };
     let vault = world.open();
     for (level, id) in stored {
@@ -76,8 +76,11 @@ fn changing_the_secret_keeps_every_memory_and_ends_the_old_one() {
     let world = World::new();
     let vault = world.open();
     let id = vault.store(OWNER, memory("kept", Level::Private)).unwrap();
-    assert_eq!(vault.change_secret(&passphrase("wrong"), passphrase("new")).unwrap_err().code(), "WRONG_KEY");
-    vault.change_secret(&owner(), passphrase("new secret")).unwrap();
+    assert_eq!(
+        vault.change_secret(&passphrase("wrong"), &passphrase("new")).unwrap_err().code(),
+        "WRONG_KEY"
+    );
+    vault.change_secret(&owner(), &passphrase("new secret")).unwrap();
     drop(vault);
     let vault = world.cold();
     assert_eq!(vault.unlock_with(&owner()).unwrap_err().code(), "WRONG_KEY");
@@ -205,6 +208,32 @@ fn memories_end_with_their_time() {
     // The vault also purges by itself, so some may be gone already.
     vault.purge().unwrap();
     assert_eq!(vault.purge().unwrap(), 0);
+    assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn a_memory_of_level_0_ends_with_the_session_that_stored_it() {
+    let world = World::new();
+    let gone = Refusal::Gone("its time ran out");
+    let lost = {
+        let vault = world.open();
+        let session = vault.begin_session();
+        let store =
+            |session, level| vault.begin_store_in(session, OWNER, memory("short", level)).wait().unwrap();
+        let (mine, kept) = (store(session, Level::Ephemeral), store(session, Level::Working));
+        let owners = store(SessionId::OWNER, Level::Ephemeral);
+        vault.recall(OWNER, mine, "").unwrap();
+        assert_eq!(vault.end_session(session).unwrap(), 1);
+        assert_eq!(refusal(vault.recall(OWNER, mine, "")), gone);
+        vault.recall(OWNER, kept, "").unwrap();
+        vault.recall(OWNER, owners, "").unwrap();
+        vault.lock().unwrap();
+        assert_eq!(refusal(vault.recall(OWNER, owners, "")), gone, "the lock ends the owner's session");
+        vault.unlock_with(&owner()).unwrap();
+        store(vault.begin_session(), Level::Ephemeral)
+    };
+    let vault = world.open();
+    assert_eq!(refusal(vault.recall(OWNER, lost, "")), gone, "a session does not outlive its process");
     assert!(vault.verify().unwrap().problems.is_empty());
 }
 

@@ -1,0 +1,66 @@
+//! What the daemon's process may not ask the system for any more.
+
+use crate::VaultError;
+
+/// From here on this process can open no socket but Unix ones, run no other program, and look into no other process: the
+/// system refuses with `EPERM`. It holds for all its threads and can not be taken back. Returns whether this system has the
+/// means (Linux on x86-64, arm64 and riscv64).
+///
+/// # Errors
+/// [`VaultError::Io`] when the system refuses to be asked.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+))]
+pub fn confine() -> Result<bool, VaultError> {
+    use std::collections::BTreeMap;
+
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, apply_filter_all_threads,
+    };
+
+    let failed = |reason: String| VaultError::Io { what: "confining", path: "this process".into(), reason };
+    let not_unix = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(|error| failed(error.to_string()))?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        BTreeMap::from([(libc::SYS_socket, vec![not_unix.clone()])]);
+    let denied = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        // Its requests pass no filter.
+        libc::SYS_io_uring_setup,
+        libc::SYS_bpf,
+    ];
+    rules.extend(denied.map(|call| (call, Vec::new())));
+    // The same calls by their numbers of the x32 interface.
+    #[cfg(target_arch = "x86_64")]
+    {
+        const X32: i64 = 0x4000_0000;
+        rules.extend([520, 545, 521, 539, 540, 425, 321].map(|call| (X32 | call, Vec::new())));
+        rules.insert(X32 | libc::SYS_socket, vec![not_unix]);
+    }
+    let arch = std::env::consts::ARCH.try_into().map_err(|error| failed(format!("{error}")))?;
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch);
+    let program: BpfProgram =
+        filter.and_then(TryInto::try_into).map_err(|error| failed(error.to_string()))?;
+    apply_filter_all_threads(&program).map_err(|error| failed(error.to_string()))?;
+    Ok(true)
+}
+
+/// This system has no such filter; nothing is confined.
+///
+/// # Errors
+/// None.
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+)))]
+pub fn confine() -> Result<bool, VaultError> {
+    Ok(false)
+}
