@@ -18,15 +18,15 @@ use crate::policy::{IdentityChange, Keep, Receipts, Trust};
 /// Where a relay of `stvor relay` and `stvor up` is found.
 pub(crate) const DEFAULT_RELAY: &str = "ws://127.0.0.1:3002";
 
-/// Names that earlier versions of the product used, and the settings that they mean.
-const OTHER_NAMES: [(&str, &str); 2] =
-    [("STVOR_RELAY_URL", "client.relay"), ("STVOR_APP_TOKEN", "client.token")];
+/// Names that do not follow the rule (earlier versions of the product used some), and the settings that they mean.
+const OTHER_NAMES: [(&str, &str); 3] =
+    [("STVOR_RELAY_URL", "client.relay"), ("STVOR_APP_TOKEN", "client.token"), ("STVOR_VAULT", "vault.path")];
 
 /// Variables that are read elsewhere than here.
 const NOT_SETTINGS: [&str; 2] = ["STVOR_CONFIG", "STVOR_LOG"];
 
 /// Keys whose values are not printed.
-const SECRET_KEYS: [&str; 4] = ["token", "secret", "client_token", "passphrase"];
+const SECRET_KEYS: [&str; 5] = ["token", "secret", "client_token", "passphrase", "credential"];
 
 /// How alike a name and a known one must be to be suggested.
 const ALIKE: f64 = 0.75;
@@ -98,12 +98,35 @@ impl Default for Mock {
     }
 }
 
+/// Section `[vault]`: `stvor vault` and `stvor mcp`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Vault {
+    /// Directory of the vault.
+    pub(crate) path: Option<PathBuf>,
+    /// Directory of the daemon's sockets.
+    pub(crate) sockets: Option<PathBuf>,
+    /// An agent's credential.
+    pub(crate) credential: Option<String>,
+    pub(crate) credential_file: Option<PathBuf>,
+    /// The owner's secret.
+    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) keyfile: Option<PathBuf>,
+    pub(crate) os_keyring: bool,
+    /// Further files for checkpoints.
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// The boundary daemon: its socket, and the file of its public key.
+    pub(crate) boundary: Option<PathBuf>,
+    pub(crate) boundary_key: Option<PathBuf>,
+}
+
 /// The file as a whole. The relay's section is read by the command that needs it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Sections {
     client: Client,
     mock: Mock,
+    vault: Vault,
     relay: Dict,
 }
 
@@ -112,6 +135,7 @@ struct Sections {
 pub(crate) struct Settings {
     pub(crate) client: Client,
     pub(crate) mock: Mock,
+    pub(crate) vault: Vault,
     /// The TOML file that was read.
     pub(crate) file: Option<PathBuf>,
     figment: Figment,
@@ -144,7 +168,7 @@ impl Settings {
             figment = figment.merge(one);
         }
         let sections: Sections = figment.extract().map_err(|error| explain(error, None))?;
-        Ok(Self { client: sections.client, mock: sections.mock, file, figment })
+        Ok(Self { client: sections.client, mock: sections.mock, vault: sections.vault, file, figment })
     }
 
     /// The section `[relay]` over the defaults of `T`, with `flags` (key, value) above all.
@@ -185,7 +209,7 @@ impl Settings {
         let all = self.figment.extract::<Dict>().map_err(|error| explain(error, None))?;
         let relay = figment.extract::<Dict>().map_err(|error| explain(error, Some("relay")))?;
         let mut shown = Vec::new();
-        for (section, values) in [("client", all.get("client")), ("mock", all.get("mock"))] {
+        for (section, values) in ["client", "mock", "vault"].map(|name| (name, all.get(name))) {
             if let Some(values) = values.and_then(Value::as_dict) {
                 self.walk(section, values, &mut shown);
             }
@@ -281,7 +305,7 @@ fn from_variable(name: &str, text: &str) -> Result<Option<Single>> {
     let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, key)| (*key).to_owned());
     let key = match (other, lower.split_once('_')) {
         (Some(key), _) => key,
-        (None, Some((section @ ("relay" | "mock"), key))) => format!("{section}.{key}"),
+        (None, Some((section @ ("relay" | "mock" | "vault"), key))) => format!("{section}.{key}"),
         (None, _) => format!("client.{lower}"),
     };
     if let Some(key) = key.strip_prefix("client.") {
@@ -305,7 +329,7 @@ fn from_variable(name: &str, text: &str) -> Result<Option<Single>> {
 fn typed(key: &str, text: &str) -> Value {
     match key {
         "client.timeout" | "mock.port" => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
-        "client.json" | "client.os_keyring" | "mock.verbose" => match text {
+        "client.json" | "client.os_keyring" | "vault.os_keyring" | "mock.verbose" => match text {
             "1" | "true" | "yes" | "on" => Value::from(true),
             "" | "0" | "false" | "no" | "off" => Value::from(false),
             other => Value::from(other),

@@ -8,9 +8,9 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// A setting is wrong or missing.
 pub(crate) const CONFIGURATION: u8 = 3;
-/// Somebody said no: the relay, a quota, a key holder.
+/// Somebody said no: the relay, a quota, a key holder, a gate of the vault.
 pub(crate) const DENIED: u8 = 4;
-/// No relay answers there.
+/// No relay or daemon answers there.
 pub(crate) const UNREACHABLE: u8 = 5;
 /// What was asked for does not exist.
 pub(crate) const NOT_FOUND: u8 = 6;
@@ -26,7 +26,7 @@ pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 configura
 /// The exit code of an error code.
 pub(crate) fn of(code: &str) -> u8 {
     match code {
-        "INVALID_NAME" | "USAGE" => USAGE,
+        "INVALID_NAME" | "USAGE" | "VAULT_BAD_REQUEST" => USAGE,
         "INVALID_CONFIG"
         | "INVALID_RELAY_URL"
         | "UNKNOWN_SETTING"
@@ -46,14 +46,36 @@ pub(crate) fn of(code: &str) -> u8 {
         | "RATE_LIMITED"
         | "PEER_BLOCKED"
         | "WRONG_KEY"
-        | "LOGGED_OUT" => DENIED,
-        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" => UNREACHABLE,
-        "RECIPIENT_NOT_FOUND" | "RECIPIENT_TIMEOUT" | "NOT_FOUND" | "UNKNOWN_USER" | "UNKNOWN_TOKEN" => {
-            NOT_FOUND
-        }
-        "IDENTITY_CHANGED" | "IDENTITY_NOT_VERIFIED" | "SAFETY_NUMBER_MISMATCH" | "ROLLBACK_DETECTED" => {
-            INTEGRITY
-        }
+        | "LOGGED_OUT"
+        | "VAULT_COLD"
+        | "VAULT_LOCKED"
+        | "VAULT_LOCKDOWN"
+        | "AGENT_NOT_ALLOWED"
+        | "JUSTIFICATION_REQUIRED"
+        | "APPROVAL_REQUIRED"
+        | "COOLDOWN"
+        | "CLOCK_BACKWARDS"
+        | "BOUNDARY_DENIED"
+        | "VAULTED_KEY_REQUIRED"
+        | "TOKEN_REQUIRED"
+        | "SECRET_DETECTED"
+        | "AUDITOR_REFUSED"
+        | "TOO_MANY_REFUSALS" => DENIED,
+        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" | "VAULT_NOT_SERVED" => UNREACHABLE,
+        "RECIPIENT_NOT_FOUND"
+        | "RECIPIENT_TIMEOUT"
+        | "NOT_FOUND"
+        | "UNKNOWN_USER"
+        | "UNKNOWN_TOKEN"
+        | "MEMORY_NOT_FOUND"
+        | "MEMORY_GONE"
+        | "VAULT_MISSING" => NOT_FOUND,
+        "LOG_FORGED"
+        | "LOG_PROOF_INVALID"
+        | "IDENTITY_CHANGED"
+        | "IDENTITY_NOT_VERIFIED"
+        | "SAFETY_NUMBER_MISMATCH"
+        | "ROLLBACK_DETECTED" => INTEGRITY,
         "INTERRUPTED" => INTERRUPTED,
         code if code.contains("CORRUPT") || code.contains("TAMPERED") => INTEGRITY,
         _ => FAILURE,

@@ -1,4 +1,5 @@
-//! The `stvor` command: end-to-end encrypted messages through a relay that nobody needs to trust.
+//! The `stvor` command: end-to-end encrypted messages through a relay that nobody needs to trust, and a vault for agents'
+//! memories.
 //!
 //! Data goes to standard output and talk to standard error; `--json` makes objects of both. Errors read
 //! `message [CODE]`, and the exit code tells their class.
@@ -82,6 +83,8 @@ async fn run(cli: &Cli, settings: &Settings, out: Out) -> Result {
         Command::Identity(args) => commands::identity::run(context, args).await,
         Command::Peer(args) => commands::peer::run(context, args).await,
         Command::Account(args) => commands::account::run(context, args).await,
+        #[cfg(unix)]
+        Command::Vault(args) => Box::pin(commands::vault::run(context, args)).await,
         Command::Doctor(args) => commands::doctor::run(context, args).await,
         Command::Completions(_) | Command::Config(_) => Ok(()),
     }

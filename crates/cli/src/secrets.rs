@@ -16,6 +16,11 @@ const MAX_SECRET_BYTES: u64 = 4096;
 pub(crate) struct SecretText(String);
 
 impl SecretText {
+    /// A secret that was read elsewhere.
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The secret itself.
     pub(crate) fn expose(&self) -> &str {
         &self.0
@@ -58,7 +63,7 @@ pub(crate) fn credential(settings: &Settings) -> Result<Credential> {
 /// The passphrase of the store, if one was offered.
 pub(crate) fn passphrase(shared: &Shared, settings: &Settings) -> Result<Option<SecretText>> {
     if let Some(fd) = shared.passphrase_fd {
-        return first_line(Path::new(&format!("/dev/fd/{fd}")), "the passphrase").map(Some);
+        return from_descriptor(fd, "the passphrase").map(Some);
     }
     if shared.ask_passphrase {
         return ask("Passphrase of the store").map(Some);
@@ -79,8 +84,31 @@ fn ask(what: &str) -> Result<SecretText> {
     }
 }
 
+/// The first line that a descriptor gives.
+pub(crate) fn from_descriptor(fd: u32, what: &'static str) -> Result<SecretText> {
+    first_line(Path::new(&format!("/dev/fd/{fd}")), what)
+}
+
+/// As [`first_line`], of a file that nobody but its owner may read.
+#[cfg(unix)]
+pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(file).map(|about| about.permissions().mode() & 0o777);
+    match mode {
+        Ok(mode) if mode & 0o077 != 0 => {
+            let reason = format!("others may read it (mode {mode:o}): chmod 600 it, and mint a new one");
+            Err(Failure::Secret {
+                what,
+                from: file.display().to_string(),
+                source: std::io::Error::other(reason),
+            })
+        }
+        _ => first_line(file, what),
+    }
+}
+
 /// The first line of a file, without its end.
-fn first_line(file: &Path, what: &'static str) -> Result<SecretText> {
+pub(crate) fn first_line(file: &Path, what: &'static str) -> Result<SecretText> {
     let failed = |source| Failure::Secret { what, from: file.display().to_string(), source };
     let opened = std::fs::File::open(file).map_err(failed)?;
     let mut line = String::new();

@@ -180,11 +180,17 @@ fn in_keyring(builder: AppBuilder) -> Result<AppBuilder> {
 
 #[cfg(not(feature = "os-keyring"))]
 fn in_keyring(_builder: AppBuilder) -> Result<AppBuilder> {
-    Err(Failure::Coded {
+    Err(no_keyring())
+}
+
+/// This build knows no keyring.
+#[cfg(not(feature = "os-keyring"))]
+pub(crate) fn no_keyring() -> Failure {
+    Failure::Coded {
         code: "KEYRING_UNAVAILABLE",
         message: "this stvor was built without the system's keyring: install it with `cargo install --locked --path crates/cli --features os-keyring`, or use a passphrase or key file".to_owned(),
         retryable: false,
-    })
+    }
 }
 
 /// What a person should know of an event; nothing for the ordinary course of things.

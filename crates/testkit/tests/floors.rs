@@ -20,7 +20,19 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("stvor-wire", &["stvor-base", "stvor-crypto"]),
     ("stvor-relay", &["stvor-base", "stvor-crypto", "stvor-wire"]),
     ("stvor", &["stvor-base", "stvor-crypto", "stvor-keys", "stvor-protocol", "stvor-store", "stvor-wire"]),
-    ("stvor-cli", &["stvor-base", "stvor-crypto", "stvor-keys", "stvor-wire", "stvor", "stvor-relay"]),
+    (
+        "stvor-cli",
+        &[
+            "stvor-base",
+            "stvor-crypto",
+            "stvor-keys",
+            "stvor-tlog",
+            "stvor-wire",
+            "stvor",
+            "stvor-relay",
+            "stvor-vault",
+        ],
+    ),
     (
         "stvor-node",
         &[

@@ -3,6 +3,8 @@
 mod people;
 mod servers;
 mod shared;
+#[cfg(unix)]
+mod vault;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -11,6 +13,8 @@ use crate::exit;
 pub(crate) use people::*;
 pub(crate) use servers::*;
 pub(crate) use shared::*;
+#[cfg(unix)]
+pub(crate) use vault::*;
 
 const ABOUT: &str = "End-to-end encrypted messages through a relay that nobody needs to trust";
 
@@ -62,6 +66,9 @@ pub(crate) enum Command {
     Peer(PeerArgs),
     /// Recover or delete your account
     Account(AccountArgs),
+    /// Keep memories for agents, encrypted, behind gates that their owner holds
+    #[cfg(unix)]
+    Vault(VaultArgs),
     /// Find out what is wrong and how to fix it
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

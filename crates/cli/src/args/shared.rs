@@ -48,13 +48,13 @@ pub(crate) struct Shared {
     /// Directory that holds identities, sessions and history [default: the platform's data directory]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Storage")]
     pub(crate) data: Option<PathBuf>,
-    /// File that holds the passphrase of the store (its first line)
+    /// File that holds the passphrase of the store or vault (its first line)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Storage", hide_short_help = true)]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// File descriptor to read the passphrase of the store from
+    /// File descriptor to read the passphrase of the store or vault from
     #[arg(long, global = true, value_name = "FD", help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "ask_passphrase"])]
     pub(crate) passphrase_fd: Option<u32>,
-    /// Ask for the passphrase of the store at the terminal
+    /// Ask for the passphrase of the store or vault at the terminal
     #[arg(
         long,
         global = true,
@@ -63,10 +63,10 @@ pub(crate) struct Shared {
         conflicts_with = "passphrase_file"
     )]
     pub(crate) ask_passphrase: bool,
-    /// Key file of the store [default: one beside it, made when needed, readable by you alone]
+    /// Key file of the store or vault [default for the store: one beside it, made when needed, readable by you alone]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "passphrase_fd", "ask_passphrase"])]
     pub(crate) keyfile: Option<PathBuf>,
-    /// Keep the key of the store in the keyring of the operating system
+    /// Keep the key of the store or vault in the keyring of the operating system
     #[arg(long, global = true, help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "passphrase_fd", "ask_passphrase", "keyfile"])]
     pub(crate) os_keyring: bool,
     /// Read settings from this TOML file [default: stvor/stvor.toml in the platform's configuration directory]

@@ -15,3 +15,5 @@ pub(crate) mod relay;
 pub(crate) mod send;
 mod server;
 pub(crate) mod up;
+#[cfg(unix)]
+pub(crate) mod vault;

@@ -118,6 +118,12 @@ pub(crate) fn mock_relay() -> (Process, String) {
     (process, url)
 }
 
+/// A program of this machine.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
 /// The objects in lines.
 pub(crate) fn objects(lines: &[String]) -> Vec<serde_json::Value> {
     lines

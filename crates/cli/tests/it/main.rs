@@ -13,3 +13,7 @@ mod relays;
 #[cfg(unix)]
 mod reload;
 mod terminal;
+#[cfg(unix)]
+mod vault;
+#[cfg(target_os = "linux")]
+mod vault_contained;

@@ -43,15 +43,15 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Ok, found: found.into(), code: None, fix: None }
     }
 
-    fn warning(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn warning(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Warning, found: found.into(), code: None, fix: Some(fix.into()) }
     }
 
-    fn problem(
+    pub(crate) fn problem(
         name: &'static str,
         code: &'static str,
         found: impl Into<String>,
@@ -60,13 +60,13 @@ impl Check {
         Self { name, verdict: Verdict::Problem, found: found.into(), code: Some(code), fix: Some(fix.into()) }
     }
 
-    fn failure(name: &'static str, failure: &Failure, fix: impl Into<String>) -> Self {
+    pub(crate) fn failure(name: &'static str, failure: &Failure, fix: impl Into<String>) -> Self {
         Self::problem(name, failure.code(), failure.to_string(), fix)
     }
 }
 
 /// Prints checks as they are made.
-struct Report {
+pub(crate) struct Report {
     out: Out,
     first_problem: Option<u8>,
     warnings: usize,
@@ -74,7 +74,22 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, check: Check) -> Result {
+    /// Nothing was checked yet.
+    pub(crate) fn new(out: Out) -> Self {
+        Self { out, first_problem: None, warnings: 0, problems: 0 }
+    }
+
+    /// Says how many problems there are; the first decides on the exit code.
+    pub(crate) fn end(&self) -> Result {
+        self.out.say(format!("{} problems, {} warnings", self.problems, self.warnings));
+        match self.first_problem {
+            Some(exit) => Err(Failure::Told(exit)),
+            None => Ok(()),
+        }
+    }
+
+    /// Prints a check.
+    pub(crate) fn add(&mut self, check: Check) -> Result {
         match check.verdict {
             Verdict::Ok => {}
             Verdict::Warning => self.warnings += 1,
@@ -105,7 +120,7 @@ impl Report {
 
 /// Makes every check and prints it.
 pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
-    let mut report = Report { out: context.out, first_problem: None, warnings: 0, problems: 0 };
+    let mut report = Report::new(context.out);
     report.add(match &context.settings.file {
         Some(file) => Check::ok("settings", format!("read from {}", file.display())),
         None => Check::ok("settings", "no file; flags, variables and defaults"),
@@ -118,12 +133,7 @@ pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
     for check in local::stores(context, &args.me, &data, reached).await {
         report.add(check)?;
     }
-    let summary = format!("{} problems, {} warnings", report.problems, report.warnings);
-    context.out.say(summary);
-    match report.first_problem {
-        Some(exit) => Err(Failure::Told(exit)),
-        None => Ok(()),
-    }
+    report.end()
 }
 
 /// Checks the relay; returns whether it would let us in.

@@ -1,0 +1,224 @@
+//! `stvor vault`: an owner's memories, and the agents that may use them.
+
+mod memories;
+mod owner;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::servers::Life;
+
+pub(crate) use memories::*;
+pub(crate) use owner::*;
+
+/// `stvor vault`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A first vault:
+  stvor vault init                                 make it; asks for a passphrase
+  stvor vault serve                                hold its keys and answer, in a terminal of its own
+  stvor vault unlock                               begin your session
+  stvor vault agents add assistant --namespace home --credential-out assistant.cred
+  echo \"Tea at five\" | stvor vault store --namespace home --credential-file assistant.cred
+  stvor vault search tea --namespace home --credential-file assistant.cred
+  stvor vault verify                               read the whole log, and hold every memory against it
+
+What the owner does takes the owner's secret: --passphrase-file, --passphrase-fd, --keyfile, --os-keyring, or a prompt.
+With --credential-file (or STVOR_VAULT_CREDENTIAL) a command acts as that agent.")]
+pub(crate) struct VaultArgs {
+    #[command(flatten)]
+    pub(crate) place: VaultPlace,
+    #[command(subcommand)]
+    pub(crate) command: VaultCommand,
+}
+
+/// Which vault, and who asks.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VaultPlace {
+    /// Directory of the vault (or STVOR_VAULT) [default: vault in the data directory]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Vault")]
+    pub(crate) vault: Option<PathBuf>,
+    /// Directory of the daemon's sockets [default: the vault's]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Vault")]
+    pub(crate) sockets: Option<PathBuf>,
+    /// File that holds an agent's credential, to act as that agent (or STVOR_VAULT_CREDENTIAL)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Vault")]
+    pub(crate) credential_file: Option<PathBuf>,
+}
+
+/// `stvor vault ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum VaultCommand {
+    /// Make a vault
+    Init(VaultInit),
+    /// Hold the keys of a vault and answer its owner and agents, until it is ended
+    Serve(VaultServe),
+    /// Begin the owner's session
+    Unlock(VaultUnlock),
+    /// End the owner's session: the keys of levels 2 and up are wiped
+    Lock,
+    /// Show the state, and what is not contained
+    Status,
+    #[command(flatten)]
+    Memories(MemoryCommand),
+    /// Enrol and remove agents
+    Agents {
+        #[command(subcommand)]
+        command: AgentsCommand,
+    },
+    /// List, grant and deny what agents ask you to approve
+    Approvals {
+        #[command(subcommand)]
+        command: ApprovalsCommand,
+    },
+    /// Stop everything, or let it go on
+    Lockdown {
+        #[command(subcommand)]
+        command: LockdownCommand,
+    },
+    /// Read the log, newest first: what was asked, by whom, with which justification
+    Log(VaultLog),
+    /// Read the whole log, and hold every memory against it
+    Verify(VaultVerify),
+    /// Prove an event of the log to somebody who has only its verifier key
+    Proof {
+        #[command(subcommand)]
+        command: ProofCommand,
+    },
+    /// Change the owner's passphrase or keyfile
+    Passphrase(PassphraseChange),
+    /// Run the reference boundary daemon, which levels 3 to 5 ask
+    Boundary {
+        #[command(subcommand)]
+        command: BoundaryCommand,
+    },
+    /// Print what the daemon counts, in the text format of Prometheus
+    Metrics,
+    /// Find out what is wrong with the vault and how to fix it
+    Doctor,
+}
+
+/// The second secret, of level 4.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SecondSecret {
+    /// Ask for the second secret, of level 4
+    #[arg(long, conflicts_with_all = ["second_passphrase_file", "second_passphrase_fd", "second_keyfile"])]
+    pub(crate) second: bool,
+    /// File that holds the second passphrase (its first line)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["second_passphrase_fd", "second_keyfile"])]
+    pub(crate) second_passphrase_file: Option<PathBuf>,
+    /// File descriptor to read the second passphrase from
+    #[arg(long, value_name = "FD", conflicts_with = "second_keyfile")]
+    pub(crate) second_passphrase_fd: Option<u32>,
+    /// Key file in place of a second passphrase
+    #[arg(long, value_name = "FILE")]
+    pub(crate) second_keyfile: Option<PathBuf>,
+}
+
+/// `stvor vault init`
+#[derive(Debug, Args)]
+pub(crate) struct VaultInit {
+    /// Name of the log, which its checkpoints carry [default: stvor.local/vault/ and 8 random digits]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) origin: Option<String>,
+    /// What one guess of a passphrase costs
+    #[arg(long, value_name = "COST", default_value = "sensitive")]
+    pub(crate) cost: Cost,
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+}
+
+/// What one guess of a passphrase costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cost {
+    /// 1 GiB of memory, 4 passes: seconds
+    Sensitive,
+    /// 256 MiB, 3 passes
+    Moderate,
+    /// 64 MiB, 3 passes: for small machines
+    Interactive,
+}
+
+/// `stvor vault serve`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The first line of standard output tells that both sockets are there. Ctrl-C,
+SIGTERM and SIGHUP end the daemon: its keys are wiped, and the log says so.")]
+pub(crate) struct VaultServe {
+    /// Begin the owner's session at once
+    #[arg(long)]
+    pub(crate) unlock: bool,
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+    /// A further file for the log's checkpoints, best on another disk; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// Socket of the boundary daemon, which levels 3 to 5 ask
+    #[arg(long, value_name = "SOCKET", requires = "boundary_key")]
+    pub(crate) boundary: Option<PathBuf>,
+    /// File that holds the boundary daemon's public key
+    #[arg(long, value_name = "FILE", requires = "boundary")]
+    pub(crate) boundary_key: Option<PathBuf>,
+    /// Append an object for each refusal, and for a log that can not be written, to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) alerts: Option<PathBuf>,
+    /// Give memories out that look like orders to an agent (they are refused otherwise)
+    #[arg(long)]
+    pub(crate) allow_injections: bool,
+    /// Isolated mode: user who may use the owner's socket, when the daemon has a user of its own; can be repeated
+    #[arg(long = "owner", value_name = "USER", help_heading = "Isolated mode")]
+    pub(crate) owners: Vec<String>,
+    /// Isolated mode: further user who may use the agents' socket; can be repeated
+    #[arg(long = "agent-user", value_name = "USER", help_heading = "Isolated mode")]
+    pub(crate) agent_users: Vec<String>,
+    /// Do not restrict what the process may ask the system for (Linux: no internet socket, no other program)
+    #[arg(long, hide = true)]
+    pub(crate) no_sandbox: bool,
+    #[command(flatten)]
+    pub(crate) life: Life,
+}
+
+/// `stvor vault unlock`
+#[derive(Debug, Args)]
+pub(crate) struct VaultUnlock {
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+}
+
+/// `stvor vault agents ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// Enrol an agent, and mint its credential
+    Add {
+        /// What it is called in the log
+        name: String,
+        /// Namespace that it may use; a star at the end for all that begin so; can be repeated
+        #[arg(long = "namespace", value_name = "NAMESPACE", required = true)]
+        namespaces: Vec<String>,
+        /// The highest level that it may store and ask for
+        #[arg(long, value_name = "LEVEL", default_value = "working")]
+        highest: stvor_vault::Level,
+        /// It may not store, correct or forget
+        #[arg(long)]
+        read_only: bool,
+        /// Write the credential to this file, which only you can read, in place of showing it
+        #[arg(long, value_name = "FILE")]
+        credential_out: Option<PathBuf>,
+    },
+    /// List the agents
+    List,
+    /// Remove an agent; its credential is worth nothing from then on
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `stvor vault verify`
+#[derive(Debug, Args)]
+pub(crate) struct VaultVerify {
+    /// Open every content whose key is held, too, and check it against its keyed hash
+    #[arg(long)]
+    pub(crate) content: bool,
+}

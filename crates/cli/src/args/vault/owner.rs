@@ -1,0 +1,193 @@
+//! Commands of the owner.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use stvor_vault::MemoryId;
+
+use super::super::Life;
+use super::{Cost, Namespace};
+
+/// `stvor vault approvals ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// List what waits, and what was decided
+    List,
+    /// Allow one recall, once
+    Approve {
+        /// The request
+        request: MemoryId,
+        /// Seconds that it may be used [default: 600]
+        #[arg(long = "for", value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
+    /// Do not allow it
+    Deny {
+        /// The request
+        request: MemoryId,
+    },
+    /// Ask for one, as an agent (needs --credential-file)
+    Request {
+        /// The memory
+        memory: MemoryId,
+        /// What for; the recall gives the same words as --justification
+        #[arg(long, value_name = "TEXT")]
+        purpose: String,
+    },
+}
+
+/// `stvor vault lockdown ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LockdownCommand {
+    /// Refuse every request from now on; needs no secret
+    Enter {
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Let everything go on; takes the owner's secret itself
+    Leave,
+}
+
+/// `stvor vault log`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  stvor vault log --refused                        what was refused lately
+  stvor vault log --said \"monthly report\"          recalls with these words in their justification
+  stvor vault log --actor assistant --all --json   everything that one agent ever asked")]
+pub(crate) struct VaultLog {
+    /// Of this agent, or owner, vault, stranger
+    #[arg(long, value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// Of this operation, for example recall, forget, enter-lockdown
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operation: Option<String>,
+    /// On this memory
+    #[arg(long, value_name = "ID")]
+    pub(crate) memory: Option<MemoryId>,
+    /// Refused ones only
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// Whose justification, purpose or reason holds all these words
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) said: Option<String>,
+    /// From before this event
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) before: Option<u64>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
+    pub(crate) limit: usize,
+    /// All that fit
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `stvor vault proof ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProofCommand {
+    /// Write an event and the proof that the log holds it
+    Make {
+        /// The number of the event (see log)
+        event: u64,
+        /// Directory for event-N.json and event-N.proof
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+    /// Check such a proof; needs no vault
+    Check {
+        /// The event
+        event: PathBuf,
+        /// The proof
+        proof: PathBuf,
+        /// The log's verifier key, as `stvor vault status` shows it; can be repeated for keys that signed before
+        #[arg(long, value_name = "KEY", required = true)]
+        verifier: Vec<String>,
+    },
+}
+
+/// `stvor vault passphrase`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The old secret comes as for every other command (--passphrase-file, --keyfile,
+or a prompt). No memory is written anew. Backups open with the old one still.")]
+pub(crate) struct PassphraseChange {
+    /// File that holds the new passphrase (its first line)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_passphrase_fd", "new_keyfile"])]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// File descriptor to read the new passphrase from
+    #[arg(long, value_name = "FD", conflicts_with = "new_keyfile")]
+    pub(crate) new_passphrase_fd: Option<u32>,
+    /// Key file in place of a passphrase; it is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_keyfile: Option<PathBuf>,
+    /// What one guess of the new passphrase costs
+    #[arg(long, value_name = "COST", default_value = "sensitive")]
+    pub(crate) cost: Cost,
+}
+
+/// `stvor vault boundary ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BoundaryCommand {
+    /// Make the key that its answers are signed with
+    Key {
+        /// The file of the private key; the public one goes beside it, with .pub at the end
+        file: PathBuf,
+    },
+    /// Answer questions with a mode that is declared, not measured
+    #[command(after_help = "\
+The mode is read anew for each question when it comes from a file, so that
+whoever sets the machine up writes one word into that file.")]
+    Serve {
+        /// The file of the private key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Its socket
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
+        /// The mode of the machine
+        #[arg(
+            long,
+            value_name = "MODE",
+            conflicts_with = "mode_file",
+            required_unless_present = "mode_file"
+        )]
+        mode: Option<BoundaryMode>,
+        /// File that holds the mode; what can not be read or understood is online
+        #[arg(long, value_name = "FILE")]
+        mode_file: Option<PathBuf>,
+        #[command(flatten)]
+        life: Life,
+    },
+}
+
+/// How far the machine is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BoundaryMode {
+    /// On the network
+    Online,
+    /// On the network, with some ways closed
+    Restricted,
+    /// Off the network
+    Offline,
+    /// Off the network, nobody else in the room
+    ColdRoom,
+}
+
+/// `stvor mcp`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Standard input and output carry the Model Context Protocol and nothing else.
+The agent's credential comes from a file that only you can read, or from
+STVOR_VAULT_CREDENTIAL. Passphrases are never asked for through it: approve
+with `stvor vault approvals` in a terminal.
+
+Example of a client's configuration:
+  {\"mcpServers\": {\"memory\": {\"command\": \"stvor\",
+    \"args\": [\"mcp\", \"--credential-file\", \"/home/me/assistant.cred\", \"--namespace\", \"home\"]}}}")]
+pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) place: super::VaultPlace,
+    #[command(flatten)]
+    pub(crate) space: Namespace,
+}

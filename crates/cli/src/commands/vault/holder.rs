@@ -1,0 +1,191 @@
+//! The owner's secrets: from a file, a descriptor, a keyfile, the keyring or a prompt, never from the command line.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_keys::{HolderKind, KeyError, KeyHolder, Keyfile, Passphrase, PassphraseCost};
+
+use super::Call;
+use crate::args::{Cost, PassphraseChange, SecondSecret};
+use crate::failure::{Failure, Result};
+use crate::secrets;
+
+/// A secret that can wrap and unwrap keys.
+pub(super) type Holder = Box<dyn KeyHolder>;
+
+/// Where the secret comes from.
+enum Source {
+    Text(secrets::SecretText),
+    Keyfile(PathBuf),
+    Keyring,
+    Prompt,
+}
+
+/// What the secret is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To open what is there. With what kind of secret that is, where it is known.
+    Open(Option<HolderKind>),
+    /// To make something: a prompt asks twice, a keyfile that is not there is made.
+    Create(Cost),
+}
+
+fn cost(cost: Cost) -> PassphraseCost {
+    let (memory_kib, iterations) = match cost {
+        Cost::Sensitive => (1024 * 1024, 4),
+        Cost::Moderate => (256 * 1024, 3),
+        Cost::Interactive => (64 * 1024, 3),
+    };
+    PassphraseCost { memory_kib, iterations, parallelism: 1 }
+}
+
+fn key(error: KeyError) -> Failure {
+    Failure::coded(&error)
+}
+
+impl Call<'_> {
+    fn owner_source(&self) -> Result<Source> {
+        let (shared, vault) = (self.context.shared, &self.context.settings.vault);
+        if let Some(fd) = shared.passphrase_fd {
+            return secrets::from_descriptor(fd, "the passphrase").map(Source::Text);
+        }
+        if let Some(file) = &shared.passphrase_file {
+            return secrets::first_line(file, "the passphrase").map(Source::Text);
+        }
+        if let Some(file) = &shared.keyfile {
+            return Ok(Source::Keyfile(file.clone()));
+        }
+        if shared.os_keyring {
+            return Ok(Source::Keyring);
+        }
+        if shared.ask_passphrase {
+            return Ok(Source::Prompt);
+        }
+        match (&vault.passphrase_file, &vault.keyfile) {
+            (Some(file), _) => secrets::first_line(file, "the passphrase").map(Source::Text),
+            (None, Some(file)) => Ok(Source::Keyfile(file.clone())),
+            (None, None) if vault.os_keyring => Ok(Source::Keyring),
+            (None, None) => Ok(Source::Prompt),
+        }
+    }
+
+    /// The owner's secret, to open a vault whose key is wrapped by `kind`.
+    pub(super) fn owner(&self, kind: Option<HolderKind>) -> Result<Holder> {
+        self.holder(self.owner_source()?, ("the vault's passphrase", Purpose::Open(kind)))
+    }
+
+    /// The owner's secret, for a vault that is made.
+    pub(super) fn new_owner(&self, cost: Cost) -> Result<Holder> {
+        self.holder(self.owner_source()?, ("a passphrase for the vault", Purpose::Create(cost)))
+    }
+
+    /// The owner's new secret.
+    pub(super) fn changed_owner(&self, args: &PassphraseChange) -> Result<Holder> {
+        let source = if let Some(fd) = args.new_passphrase_fd {
+            Source::Text(secrets::from_descriptor(fd, "the new passphrase")?)
+        } else if let Some(file) = &args.new_passphrase_file {
+            Source::Text(secrets::first_line(file, "the new passphrase")?)
+        } else if let Some(file) = &args.new_keyfile {
+            Source::Keyfile(file.clone())
+        } else {
+            Source::Prompt
+        };
+        self.holder(source, ("the new passphrase", Purpose::Create(args.cost)))
+    }
+
+    fn second_source(args: &SecondSecret) -> Result<Option<Source>> {
+        if let Some(fd) = args.second_passphrase_fd {
+            return secrets::from_descriptor(fd, "the second passphrase")
+                .map(|text| Some(Source::Text(text)));
+        }
+        if let Some(file) = &args.second_passphrase_file {
+            return secrets::first_line(file, "the second passphrase").map(|text| Some(Source::Text(text)));
+        }
+        Ok(match &args.second_keyfile {
+            Some(file) => Some(Source::Keyfile(file.clone())),
+            None => args.second.then_some(Source::Prompt),
+        })
+    }
+
+    /// The second secret, of level 4, if it was offered.
+    pub(super) fn second(&self, args: &SecondSecret) -> Result<Option<Holder>> {
+        let what = ("the second passphrase, of level 4", Purpose::Open(None));
+        Self::second_source(args)?.map(|source| self.holder(source, what)).transpose()
+    }
+
+    /// The second secret for a vault that is made, if one is wanted.
+    pub(super) fn new_second(&self, args: &SecondSecret, cost: Cost) -> Result<Option<Holder>> {
+        let what = ("a second passphrase, for level 4", Purpose::Create(cost));
+        Self::second_source(args)?.map(|source| self.holder(source, what)).transpose()
+    }
+
+    fn holder(&self, source: Source, (what, purpose): (&str, Purpose)) -> Result<Holder> {
+        match source {
+            Source::Text(text) => passphrase(text.expose(), purpose),
+            Source::Keyfile(path) => keyfile(&path, purpose),
+            Source::Keyring => self.keyring(purpose),
+            Source::Prompt => match purpose {
+                Purpose::Open(Some(HolderKind::Keyfile)) => Err(Failure::Usage(
+                    "this vault opens with a keyfile: give --keyfile FILE (keyfile in [vault])".into(),
+                )),
+                Purpose::Open(Some(HolderKind::OsKeyring)) => self.keyring(purpose),
+                _ => passphrase(&prompt(what, matches!(purpose, Purpose::Create(_)))?, purpose),
+            },
+        }
+    }
+
+    #[cfg(feature = "os-keyring")]
+    fn keyring(&self, purpose: Purpose) -> Result<Holder> {
+        use stvor_keys::{KeyringItem, OsKeyring, SystemKeyring};
+        let path = std::path::absolute(self.path()?).map_err(|error| Failure::io("can not name", error))?;
+        let account = format!("vault {}", path.display());
+        let item = KeyringItem { service: "stvor".into(), account };
+        let held = match purpose {
+            Purpose::Open(_) => OsKeyring::read(&SystemKeyring, &item),
+            Purpose::Create(_) => OsKeyring::create(&SystemKeyring, &item, &mut SystemRandom::new()),
+        };
+        Ok(Box::new(held.map_err(key)?))
+    }
+
+    #[cfg(not(feature = "os-keyring"))]
+    #[expect(clippy::unused_self, reason = "the other build needs it")]
+    fn keyring(&self, _: Purpose) -> Result<Holder> {
+        Err(crate::session::no_keyring())
+    }
+}
+
+fn passphrase(text: &str, purpose: Purpose) -> Result<Holder> {
+    let passphrase = Passphrase::new(SecretBytes::from_slice(text.as_bytes())).map_err(key)?;
+    Ok(Box::new(match purpose {
+        Purpose::Open(_) => passphrase,
+        Purpose::Create(wanted) => passphrase.with_cost(cost(wanted)).map_err(key)?,
+    }))
+}
+
+fn keyfile(path: &Path, purpose: Purpose) -> Result<Holder> {
+    let held = match purpose {
+        Purpose::Create(_) if !path.exists() => Keyfile::create(path, &mut SystemRandom::new()),
+        _ => Keyfile::read(path),
+    };
+    Ok(Box::new(held.map_err(key)?))
+}
+
+/// Asks at the terminal, twice for a secret that is new.
+fn prompt(what: &str, new: bool) -> Result<String> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!(
+            "{what} is asked for at a terminal; here give --passphrase-file, --passphrase-fd, --keyfile or --os-keyring"
+        )));
+    }
+    let mut chars = what.chars();
+    let title = chars.next().map(|first| first.to_uppercase().collect::<String>() + chars.as_str());
+    let mut question = dialoguer::Password::new().with_prompt(title.unwrap_or_default());
+    if new {
+        question = question.with_confirmation("Once more", "They are not the same");
+    }
+    match question.interact() {
+        Ok(text) => Ok(text),
+        Err(dialoguer::Error::IO(source)) => Err(Failure::io("can not ask for the passphrase", source)),
+    }
+}

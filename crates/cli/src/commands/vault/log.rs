@@ -1,0 +1,122 @@
+//! `stvor vault log` and `stvor vault proof`: what happened, and proofs of it.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use stvor_base::Timestamp;
+use stvor_tlog::{ProofFile, Verifier};
+use stvor_vault::audit::Operation;
+use stvor_vault::daemon::OwnerVerb;
+use stvor_vault::{LogEntry, LogPage, LogQuery};
+
+use super::talk::ask_owner;
+use super::{Call, show};
+use crate::args::{ProofCommand, VaultLog};
+use crate::failure::{Failure, Result};
+use crate::render::{BAD, GOOD, paint, rfc3339, rows, safe, table};
+
+/// Reads the log.
+pub(super) fn run(call: Call<'_>, args: &VaultLog) -> Result {
+    let operation = args.operation.as_ref().map(|name| {
+        serde_json::from_value::<Operation>(Value::from(name.as_str()))
+            .map_err(|error| Failure::Usage(format!("no such operation: {error}")))
+    });
+    let mut query = LogQuery {
+        before: args.before,
+        actor: args.actor.clone(),
+        operation: operation.transpose()?,
+        memory: args.memory,
+        refused: args.refused,
+        words: args.said.clone(),
+    };
+    let mut client = call.as_owner()?;
+    let most = if args.all { usize::MAX } else { args.limit };
+    let mut found = 0;
+    while found < most {
+        let answer = ask_owner(&mut client, &OwnerVerb::Log { query: query.clone() })?;
+        let LogPage { mut entries, next } = show::parsed(answer)?;
+        entries.truncate(most - found);
+        found += entries.len();
+        print(call, &entries)?;
+        let Some(next) = next else { break };
+        query.before = Some(next);
+    }
+    if found == 0 {
+        call.out().say("Nothing in the log fits");
+    }
+    Ok(())
+}
+
+fn name(operation: Operation) -> String {
+    serde_json::to_value(operation).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn print(call: Call<'_>, entries: &[LogEntry]) -> Result {
+    if call.out().json {
+        return entries.iter().try_for_each(|entry| call.out().object(entry));
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut lines = table(["event", "when", "who", "what", "memory", "answer", "said"]);
+    for LogEntry { seq, event, said } in entries {
+        let answer = match &event.refused {
+            Some(code) => paint(BAD, code),
+            None => paint(GOOD, "ok"),
+        };
+        lines.add_row([
+            seq.to_string(),
+            rfc3339(Timestamp::from_millis(event.at.wall)),
+            safe(&event.actor),
+            name(event.operation),
+            event.memory.map(|id| id.to_string()).unwrap_or_default(),
+            answer,
+            safe(said.as_deref().unwrap_or_default()).replace('\n', " "),
+        ]);
+    }
+    call.out().line(rows(&lines))
+}
+
+/// Makes or checks a proof.
+pub(super) fn proof(call: Call<'_>, command: &ProofCommand) -> Result {
+    match command {
+        ProofCommand::Make { event, out } => make(call, *event, out),
+        ProofCommand::Check { event, proof, verifier } => check(call, (event, proof), verifier),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result {
+    let failed = |source| Failure::File { what: "can not write", path: path.into(), source };
+    std::fs::write(path, text).map_err(failed)
+}
+
+fn make(call: Call<'_>, event: u64, out: &Path) -> Result {
+    let answer = ask_owner(&mut call.as_owner()?, &OwnerVerb::Prove { event })?;
+    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+    let (entry, proof) = (out.join(format!("event-{event}.json")), out.join(format!("event-{event}.proof")));
+    // Without a line end: these are the bytes that the log hashes.
+    write(&entry, &text("event"))?;
+    write(&proof, &text("proof"))?;
+    let object = json!({ "event": entry.display().to_string(), "proof": proof.display().to_string() });
+    call.out().either(&object, |_| format!("{}\n{}", entry.display(), proof.display()))
+}
+
+fn check(call: Call<'_>, (event, proof): (&Path, &Path), keys: &[String]) -> Result {
+    let read = |path: &Path| {
+        let failed = |source| Failure::File { what: "can not read", path: path.into(), source };
+        std::fs::read(path).map_err(failed)
+    };
+    let (entry, proof) = (read(event)?, read(proof)?);
+    let trusted: Vec<Verifier> = keys
+        .iter()
+        .map(|key| Verifier::parse(key).map_err(|error| Failure::coded(&error)))
+        .collect::<Result<_>>()?;
+    let proof = ProofFile::parse(&proof).map_err(|error| Failure::coded(&error))?;
+    let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
+    let checkpoint = proof.verify(&entry, &origin, &trusted).map_err(|error| Failure::coded(&error))?;
+    let object = json!({ "ok": true, "event": proof.index, "log": origin, "size": checkpoint.size() });
+    call.out().either(&object, |_| {
+        let ok = paint(GOOD, "ok");
+        format!("{ok}  event {} of {}, signed at {} events", proof.index, safe(&origin), checkpoint.size())
+    })
+}

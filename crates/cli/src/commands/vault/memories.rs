@@ -1,0 +1,178 @@
+//! `stvor vault store`, `recall`, `search` and the rest, as the owner or as an agent.
+
+use std::io::{Read as _, Write as _};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
+use stvor_vault::{Header, MemoryId, Trust, limits};
+
+use super::talk::{Asker, ask_owner};
+use super::{Call, show};
+use crate::args::{MemoryCommand, MemoryEnd, MemoryStore, Namespace, TrustTier};
+use crate::ask;
+use crate::failure::{Failure, Result};
+
+/// Does what was asked with memories.
+pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
+    match command {
+        MemoryCommand::Store(args) => store(call, args, None),
+        MemoryCommand::Supersede { id, store: args } => store(call, args, Some(*id)),
+        MemoryCommand::Recall { id, justification } => recall(call, *id, justification),
+        MemoryCommand::Search { words, space } => {
+            let verb = AgentVerb::Search { namespace: space.namespace.clone(), query: words.join(" ") };
+            found(call, verb)
+        }
+        MemoryCommand::List { space, before, all } => list(call, space, (*before, *all)),
+        MemoryCommand::Forget(end) => forget(call, end),
+        MemoryCommand::Tombstone(end) => {
+            ask::sure(end.sure.yes, &format!("Close {} for good?", end.id))?;
+            let verb = AgentVerb::Tombstone { id: end.id, reason: end.reason.clone() };
+            done(call, verb, "tombstoned")
+        }
+        MemoryCommand::Purge => {
+            let purged = ask_owner(&mut call.as_owner()?, &OwnerVerb::Purge {})?;
+            call.out().either(&purged, |purged| format!("purged {}", purged["purged"]))
+        }
+        MemoryCommand::Link { id, intent } => {
+            done(call, AgentVerb::Link { id: *id, intent: intent.clone() }, "linked")
+        }
+        MemoryCommand::Unlink { id, intent } => {
+            done(call, AgentVerb::Unlink { id: *id, intent: intent.clone() }, "unlinked")
+        }
+        MemoryCommand::ByIntent { intent } => found(call, AgentVerb::ByIntent { intent: intent.clone() }),
+    }
+}
+
+fn done(call: Call<'_>, verb: AgentVerb, word: &str) -> Result {
+    call.asker()?.ask(verb)?;
+    call.out().either(&json!({ "done": true }), |_| word.to_owned())
+}
+
+/// The content, from where it was given; never more than a memory may have.
+fn content(args: &MemoryStore) -> Result<Content> {
+    let mut bytes = Vec::new();
+    let most = limits::MAX_CONTENT as u64 + 1;
+    match &args.file {
+        Some(path) => {
+            let failed = |source| Failure::File { what: "can not read", path: path.clone(), source };
+            std::fs::File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
+        }
+        None => {
+            let read = std::io::stdin().lock().take(most).read_to_end(&mut bytes);
+            read.map_err(|error| Failure::io("can not read standard input", error))?;
+            // The line end of `echo` is no part of what is remembered.
+            if bytes.last() == Some(&b'\n') {
+                bytes.pop();
+            }
+        }
+    }
+    if bytes.len() > limits::MAX_CONTENT {
+        return Err(Failure::Usage(format!("a memory has at most {} bytes", limits::MAX_CONTENT)));
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => Content::Text(text),
+        Err(error) => Content::Base64(STANDARD.encode(error.into_bytes())),
+    })
+}
+
+fn store(call: Call<'_>, args: &MemoryStore, supersedes: Option<MemoryId>) -> Result {
+    let content = content(args)?;
+    let mut asker = call.asker()?;
+    let trust = match args.trust {
+        Some(TrustTier::Untrusted) => Trust::Untrusted,
+        Some(TrustTier::Agent) => Trust::Agent,
+        Some(TrustTier::Owner) => Trust::Owner,
+        None if asker.is_owner() => Trust::Owner,
+        None => Trust::Agent,
+    };
+    let memory = StoreVerb {
+        content,
+        level: args.level,
+        namespace: args.space.namespace.clone(),
+        metadata: args.metadata.iter().cloned().collect(),
+        searchable: args.searchable.clone(),
+        intents: args.intents.clone(),
+        source: args.source.clone(),
+        trust,
+        ttl: args.ttl,
+        cooldown: args.cooldown,
+        supersedes,
+    };
+    let stored = asker.ask(AgentVerb::Store { memory: Box::new(memory) })?;
+    call.out().either(&stored, |stored| stored["id"].as_str().unwrap_or_default().to_owned())
+}
+
+fn recall(call: Call<'_>, id: MemoryId, justification: &str) -> Result {
+    let verb = AgentVerb::Recall { id, justification: justification.to_owned() };
+    let recalled = call.asker()?.ask(verb)?;
+    if call.out().json {
+        return call.out().object(&recalled);
+    }
+    let content: Content = show::parsed(recalled["content"].clone())?;
+    let (bytes, text) = match content {
+        Content::Text(text) => (text.into_bytes(), true),
+        Content::Base64(text) => (STANDARD.decode(text).unwrap_or_default(), false),
+    };
+    let failed = |error| Failure::io("can not write the output", error);
+    if crate::render::is_terminal() {
+        if !text {
+            return Err(Failure::Usage("the content is not text: send it to a file or use --json".into()));
+        }
+        return call.out().line(crate::render::safe(&String::from_utf8_lossy(&bytes)));
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(&bytes).map_err(failed)?;
+    if text {
+        out.write_all(b"\n").map_err(failed)?;
+    }
+    out.flush().map_err(failed)
+}
+
+fn print(call: Call<'_>, headers: &[Header]) -> Result {
+    if call.out().json {
+        return headers.iter().try_for_each(|header| call.out().object(header));
+    }
+    if headers.is_empty() {
+        call.out().say("Nothing found");
+        return Ok(());
+    }
+    call.out().line(show::headers(headers))
+}
+
+fn found(call: Call<'_>, verb: AgentVerb) -> Result {
+    let headers: Vec<Header> = show::parsed(call.asker()?.ask(verb)?)?;
+    print(call, &headers)
+}
+
+fn list(call: Call<'_>, space: &Namespace, (mut before, all): (Option<i64>, bool)) -> Result {
+    let mut asker = call.asker()?;
+    loop {
+        let mut page = asker.ask(AgentVerb::List { namespace: space.namespace.clone(), before })?;
+        let headers: Vec<Header> = show::parsed(page["memories"].take())?;
+        print(call, &headers)?;
+        before = page["next"].as_i64();
+        match before {
+            Some(_) if all => {}
+            Some(next) => {
+                call.out().say(format_args!("There are more: --before {next}, or --all"));
+                return Ok(());
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+fn forget(call: Call<'_>, end: &MemoryEnd) -> Result {
+    ask::sure(end.sure.yes, &format!("Destroy {} for good?", end.id))?;
+    let mut asker = call.asker()?;
+    let verb = AgentVerb::Forget { id: end.id, reason: end.reason.clone() };
+    let answer = asker.ask(verb)?;
+    let told = if answer.is_null() { json!({ "done": true }) } else { answer };
+    call.out().either(&told, |_| "forgotten".to_owned())?;
+    if matches!(asker, Asker::Owner(_)) && told.get("backups").is_none_or(Value::is_null) {
+        call.out().say("Copies of the vault's files that were made before can still hold it.");
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! `stvor vault unlock`, `lock`, `status`.
+
+use serde_json::{Value, json};
+use stvor_vault::daemon::OwnerVerb;
+use stvor_vault::{Mode, Status};
+
+use super::talk::ask_owner;
+use super::{Call, show};
+use crate::args::{PassphraseChange, VaultUnlock};
+use crate::failure::Result;
+use crate::render::{BAD, GOOD, LOUD, grouped, paint, rfc3339, rows, safe, table};
+
+/// Begins the owner's session.
+pub(super) fn unlock(call: Call<'_>, args: &VaultUnlock) -> Result {
+    let mut client = call.stranger()?;
+    let holder = call.owner_of(&client)?;
+    let second = call.second(&args.second)?;
+    client.unlock(&*holder, second.as_deref())??;
+    let out = call.out();
+    out.either(&json!({ "mode": "open", "second_secret": second.is_some() }), |_| match second {
+        Some(_) => "open, level 4 too".to_owned(),
+        None => "open".to_owned(),
+    })
+}
+
+/// Ends it.
+pub(super) fn lock(call: Call<'_>) -> Result {
+    let mut client = call.as_owner()?;
+    ask_owner(&mut client, &OwnerVerb::Lock {})?;
+    call.out().either(&json!({ "mode": "locked" }), |_| "locked".to_owned())
+}
+
+/// Changes the owner's secret.
+pub(super) fn change_secret(call: Call<'_>, args: &PassphraseChange) -> Result {
+    let mut client = call.stranger()?;
+    let old = call.owner_of(&client)?;
+    // Before the new one is asked for: who does not know the old one need not think of another.
+    client.prove(&*old)?;
+    let new = call.changed_owner(args)?;
+    client.change_secret(&*old, &*new)??;
+    let out = call.out();
+    out.either(&json!({ "opens_with": new.kind().name() }), |_| {
+        format!("the vault opens with the new {}", new.kind().name())
+    })?;
+    out.say("Backups that were made before open with the old one still.");
+    Ok(())
+}
+
+/// Prints what the daemon counts.
+pub(super) fn metrics(call: Call<'_>) -> Result {
+    let answer = ask_owner(&mut call.stranger()?, &OwnerVerb::Metrics {})?;
+    if call.out().json {
+        return call.out().object(&json!({ "prometheus": answer }));
+    }
+    call.out().line(answer.as_str().unwrap_or_default().trim_end())
+}
+
+/// What a daemon of the same user does not contain.
+const NOT_CONTAINED: &str = "the daemon runs as this user: a program of the same user that runs a debugger as root, replaces \
+the `stvor` that you start, or reads what you type or the file of your passphrase is not contained";
+
+/// Shows the state.
+pub(super) fn status(call: Call<'_>) -> Result {
+    let (value, contained) = match call.credential()? {
+        Some(credential) => {
+            let mut client = call.as_agent(&credential)?;
+            let value = client.call(&stvor_vault::daemon::AgentVerb::Status {})??;
+            (value, isolated(client.served_by()))
+        }
+        None => {
+            let mut client = call.stranger()?;
+            (ask_owner(&mut client, &OwnerVerb::Status {})?, isolated(client.served_by()))
+        }
+    };
+    let status: Status = show::parsed(value.clone())?;
+    if call.out().json {
+        let mut object = value;
+        if let Value::Object(fields) = &mut object {
+            fields.insert("isolated".into(), contained.into());
+            fields.insert("not_contained".into(), json!((!contained).then_some(NOT_CONTAINED)));
+        }
+        return call.out().object(&object);
+    }
+    let mut lines = table(["", ""]);
+    let state = match status.mode {
+        Mode::Cold => paint(LOUD, show::mode(status.mode)),
+        Mode::Locked => show::mode(status.mode).to_owned(),
+        Mode::Open if status.vaulted => paint(GOOD, "open, level 4 too"),
+        Mode::Open => paint(GOOD, show::mode(status.mode)),
+    };
+    lines.add_row(["state".to_owned(), state]);
+    if let Some(lockdown) = &status.lockdown {
+        let since = rfc3339(stvor_base::Timestamp::from_millis(lockdown.since));
+        let said = format!("LOCKDOWN since {since} by {}: {}", safe(&lockdown.by), safe(&lockdown.reason));
+        lines.add_row(["lockdown".to_owned(), paint(BAD, said)]);
+    }
+    if status.mode == Mode::Cold {
+        lines.add_row(["refused".to_owned(), format!("{} requests while cold", status.refused_cold)]);
+    } else {
+        lines.add_row(["log".to_owned(), format!("{} events, root {}", grouped(status.events), status.root)]);
+        lines.add_row(["signed by".to_owned(), status.verifier.clone()]);
+    }
+    let mode = if contained {
+        "isolated: the daemon runs as another user".to_owned()
+    } else {
+        format!("{}: {NOT_CONTAINED}", paint(LOUD, "same user"))
+    };
+    lines.add_row(["contains".to_owned(), mode]);
+    call.out().line(rows(&lines))
+}
+
+/// Whether the daemon is out of this user's reach.
+pub(super) fn isolated(served_by: Option<u32>) -> bool {
+    let own = rustix::process::getuid().as_raw();
+    served_by.is_some_and(|uid| uid != own && own != 0)
+}

@@ -1,0 +1,81 @@
+//! How things of a vault are shown.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use stvor_base::Timestamp;
+use stvor_crypto::ed25519::PublicKey;
+use stvor_vault::{Header, Mode, State, Trust};
+
+use crate::failure::{Failure, Result};
+use crate::render::{FAINT, paint, rfc3339, safe, table};
+
+/// The daemon's answer, as what it is.
+pub(super) fn parsed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|_| Failure::Coded {
+        code: "VAULT_BAD_REQUEST",
+        message:
+            "the daemon's answer is not understood: is it of another version? Restart `stvor vault serve`"
+                .into(),
+        retryable: false,
+    })
+}
+
+/// The name of a state of the vault.
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Cold => "cold: no key is held; every request is refused",
+        Mode::Locked => "locked: levels 0 and 1 can be read, every level can be written",
+        Mode::Open => "open",
+    }
+}
+
+/// A public key of Ed25519: the first line of a file, in base64.
+pub(super) fn public_key(file: &Path) -> Result<PublicKey> {
+    let text = crate::secrets::first_line(file, "the boundary daemon's public key")?;
+    let malformed = || Failure::Config(format!("{} is not a public key in base64", file.display()));
+    let bytes = STANDARD.decode(text.expose()).map_err(|_| malformed())?;
+    let bytes: [u8; 32] = bytes.try_into().map_err(|_| malformed())?;
+    PublicKey::from_bytes(&bytes).map_err(|_| malformed())
+}
+
+fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Untrusted => "untrusted",
+        Trust::Agent => "agent",
+        Trust::Owner => "owner",
+    }
+}
+
+fn state(header: &Header) -> String {
+    match header.state {
+        State::Live => String::new(),
+        State::Superseded => "superseded".to_owned(),
+        State::Tombstoned => "tombstoned".to_owned(),
+        State::Forgotten => "forgotten".to_owned(),
+        State::Expired => "expired".to_owned(),
+    }
+}
+
+/// Memories as a table.
+pub(super) fn headers(headers: &[Header]) -> String {
+    let mut lines = table(["id", "level", "stored", "by", "trust", "bytes", "about", "state"]);
+    for header in headers {
+        let about: Vec<String> =
+            header.metadata.iter().map(|(key, value)| format!("{}={}", safe(key), safe(value))).collect();
+        lines.add_row([
+            header.id.to_string(),
+            header.level.to_string(),
+            rfc3339(Timestamp::from_millis(header.created)),
+            safe(&header.creator),
+            trust(header.trust).to_owned(),
+            header.length.to_string(),
+            about.join(" ").replace('\n', " "),
+            paint(FAINT, state(header)),
+        ]);
+    }
+    crate::render::rows(&lines)
+}
