@@ -56,8 +56,8 @@ pub(super) fn metrics(call: Call<'_>) -> Result {
 }
 
 /// What a daemon of the same user does not contain.
-const NOT_CONTAINED: &str = "the daemon runs as this user: a program of the same user that runs a debugger as root, replaces \
-the `stvor` that you start, or reads what you type or the file of your passphrase is not contained";
+const NOT_CONTAINED: &str = "the daemon runs as this user: a program of the same user that replaces the `stvor` that you start, \
+reads what you type or the file of your passphrase, or becomes root is not contained";
 
 /// Shows the state.
 pub(super) fn status(call: Call<'_>) -> Result {
