@@ -1,4 +1,5 @@
-//! What every [`Store`] must do, as checks to run on one of your own.
+//! What every [`Store`] must do, as checks to run on one of your own: [`run`], and [`run_shared`] where several processes
+//! may have one store open.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -27,6 +28,10 @@ use crate::{ChangeSet, Expect, Key, Op, Row, RowValue, RowVersion, Scan, Store, 
 use async_trait::async_trait;
 use std::sync::Arc;
 use stvor_base::Timestamp;
+
+mod shared;
+
+pub use shared::run_shared;
 
 /// An adapter under test.
 #[async_trait]
@@ -209,9 +214,12 @@ async fn expectations_are_judged_in_order(subject: &dyn Subject, name: &str) -> 
 
 /// Runs commits at the same time; how many were applied.
 async fn race(store: &Arc<dyn Store>, sets: Vec<ChangeSet<RowValue>>) -> Result<usize, String> {
+    race_over(sets.into_iter().map(|changes| (Arc::clone(store), changes)).collect()).await
+}
+
+async fn race_over(sets: Vec<(Arc<dyn Store>, ChangeSet<RowValue>)>) -> Result<usize, String> {
     let mut tasks = tokio::task::JoinSet::new();
-    for changes in sets {
-        let store = Arc::clone(store);
+    for (store, changes) in sets {
         tasks.spawn(async move { store.commit(changes).await });
     }
     let mut applied = 0;

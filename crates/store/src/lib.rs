@@ -1,8 +1,9 @@
 //! Atomic, sealed storage for STVOR clients.
 //!
 //! [`Sealed`] is what the SDK uses: it seals values, hashes names, and hands [`ChangeSet`]s, which apply whole or not
-//! at all, to a [`Store`]. A store is an adapter that keeps sealed bytes: [`MemoryStore`] or [`SqliteStore`] here, or one
-//! of your own.
+//! at all, to a [`Store`]. A store is an adapter that keeps sealed bytes: [`MemoryStore`] or [`SqliteStore`] here,
+//! PostgreSQL (feature `postgres`) or Redis (feature `redis`), or one of your own. A [`StoreProvider`] opens them, one for
+//! each user of an app.
 //!
 //! ```
 //! use stvor_store::{ChangeSet, Expect, Key, Op, Scan, Sealed, StoreError, Table};
@@ -33,18 +34,30 @@ mod error;
 pub mod limits;
 mod memory;
 mod open;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod provider;
+#[cfg(feature = "redis")]
+mod redis;
 mod seal;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod server;
 mod sqlite;
 mod table;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStores;
 pub use adapter::{Page, Row, RowValue, Scan, Stats, Store};
 pub use change::{ChangeSet, Expect, Key, Op, RowVersion};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use open::{Notice, OpenKey, Opened, default_keyfile, destroy, destroy_at, open, open_adapter, open_at};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStores;
 pub use provider::{Finding, MemoryStores, STORE_FILE, SqliteStores, StoreFacts, StorePlace, StoreProvider};
 pub use seal::{FORMAT, Record, Sealed, StoreInfo};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use server::ServerOptions;
 pub use sqlite::SqliteStore;
 pub use stvor_crypto::SecretBytes;
 pub use table::Table;

@@ -1,5 +1,6 @@
 //! Every bound of this crate, each with its reason.
 
+use core::time::Duration;
 use stvor_base::Timestamp;
 
 /// Bytes in one value as an adapter sees it, sealed: 256 KiB. A session record, a message and a prekey batch are far
@@ -62,3 +63,21 @@ pub const MAX_SEALS_PER_EPOCH: u64 = 1 << 32;
 /// How often an opening tries to take an epoch: each failed try means that another process took one, so it takes as many
 /// processes that open one store at the same moment to pass this.
 pub const MAX_EPOCH_TRIES: usize = 256;
+
+/// Bytes of change sets that share one transaction on a server: 16 MiB, as many as the largest one has.
+pub const MAX_GROUP_BYTES: usize = MAX_CHANGE_BYTES;
+
+/// Connections to a database server that all stores of one provider share.
+pub const SERVER_CONNECTIONS: usize = 16;
+
+/// How long dialling a database server may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a database server may take for one answer; also how long it keeps a transaction whose client was cut off.
+pub const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a commit waits for a database server that went away, until it is an error.
+pub const SERVER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a read is tried again on another connection.
+pub const READ_TRIES: u32 = 5;

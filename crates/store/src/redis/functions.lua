@@ -1,0 +1,173 @@
+#!lua name=stvor_v1
+-- The functions of STVOR stores. KEYS of every one: rows (hash: field -> version 8, expiry 8, sealed bytes), order (sorted
+-- set of the fields, all of score 0), expiry (sorted set: field by expiry), meta (hash). All four are in one slot.
+-- A field is: table 1, length of the partition 2, partition, sort key.
+
+-- What a writer's last calls were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts
+-- of its group. A call that is repeated because its answer was lost is answered again and does nothing.
+local function commit(keys, args)
+  local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
+  local writer, first, seq = args[1], tonumber(args[2]), tonumber(args[3])
+  local last = tonumber(redis.call('HGET', meta, 'w:' .. writer) or '0')
+  if last >= seq then
+    local conflicts = redis.call('HGET', meta, 'c:' .. writer) or ''
+    return tonumber(string.match(conflicts, ';' .. args[3] .. ':(%d+);') or '-1')
+  end
+  -- A call before this one of the same group is missing.
+  if seq ~= first and seq ~= last + 1 then
+    return -2
+  end
+
+  -- First everything is checked, with the operations before each one applied in thought; then everything is written.
+  local over, gone = {}, {}
+  local function version(field)
+    local known = over[field]
+    if known ~= nil then
+      return known
+    end
+    for i = 1, #gone do
+      if string.sub(field, 1, #gone[i]) == gone[i] then
+        return false
+      end
+    end
+    local value = redis.call('HGET', rows, field)
+    return value and string.sub(value, 1, 8)
+  end
+  local function holds(expect, field)
+    local kind = string.sub(expect, 1, 1)
+    if kind == '*' then
+      return true
+    elseif kind == '0' then
+      return not version(field)
+    elseif kind == '1' then
+      return version(field) ~= false
+    end
+    return version(field) == string.sub(expect, 2)
+  end
+  local conflict, op, i = nil, 0, 4
+  while i <= #args and not conflict do
+    local kind, field = args[i], args[i + 1]
+    if kind == 'X' then
+      for known in pairs(over) do
+        if string.sub(known, 1, #field) == field then
+          over[known] = false
+        end
+      end
+      gone[#gone + 1] = field
+      i = i + 3
+    elseif not holds(args[i + 2], field) then
+      conflict = op
+    elseif kind == 'P' then
+      over[field] = string.sub(args[i + 3], 1, 8)
+      i = i + 5
+    else
+      over[field] = false
+      i = i + 3
+    end
+    op = op + 1
+  end
+
+  if seq == first then
+    redis.call('HDEL', meta, 'c:' .. writer)
+  end
+  redis.call('HSET', meta, 'w:' .. writer, args[3])
+  if conflict then
+    local before = redis.call('HGET', meta, 'c:' .. writer) or ''
+    redis.call('HSET', meta, 'c:' .. writer, before .. ';' .. args[3] .. ':' .. conflict .. ';')
+    return conflict
+  end
+
+  local bytes = 0
+  local function remove(field)
+    local size = redis.call('HSTRLEN', rows, field)
+    if size > 0 then
+      redis.call('HDEL', rows, field)
+      redis.call('ZREM', order, field)
+      redis.call('ZREM', expiry, field)
+      bytes = bytes - (size - 16) - (#field - 3)
+    end
+  end
+  i = 4
+  while i <= #args do
+    local kind, field = args[i], args[i + 1]
+    if kind == 'P' then
+      local value, at = args[i + 3], args[i + 4]
+      local size = redis.call('HSTRLEN', rows, field)
+      redis.call('HSET', rows, field, value)
+      if size == 0 then
+        redis.call('ZADD', order, 0, field)
+        bytes = bytes + #field - 3 + #value - 16
+      else
+        bytes = bytes + #value - size
+      end
+      if at ~= '' then
+        redis.call('ZADD', expiry, at, field)
+      elseif size > 0 then
+        redis.call('ZREM', expiry, field)
+      end
+      i = i + 5
+    elseif kind == 'X' then
+      for _, one in ipairs(redis.call('ZRANGEBYLEX', order, '[' .. field, '(' .. args[i + 2])) do
+        remove(one)
+      end
+      i = i + 3
+    else
+      remove(field)
+      i = i + 3
+    end
+  end
+  redis.call('HINCRBY', meta, 'bytes', bytes)
+  return -1
+end
+
+-- args: first field, end (not in it), limit, 1 for backwards, bytes of values. Answers 1 if more follow, then fields and
+-- values.
+local function scan(keys, args)
+  local rows, order = keys[1], keys[2]
+  local limit, most = tonumber(args[3]), tonumber(args[5])
+  local found
+  if args[4] == '1' then
+    found = redis.call('ZREVRANGEBYLEX', order, '(' .. args[2], '[' .. args[1], 'LIMIT', 0, limit + 1)
+  else
+    found = redis.call('ZRANGEBYLEX', order, '[' .. args[1], '(' .. args[2], 'LIMIT', 0, limit + 1)
+  end
+  local page, bytes = { 0 }, 0
+  for index, field in ipairs(found) do
+    local value = redis.call('HGET', rows, field)
+    if not value then
+      return redis.error_reply('STVORDAMAGED a row is in the order and not in the rows')
+    end
+    bytes = bytes + #value - 16
+    if index > limit or (bytes > most and index > 1) then
+      page[1] = 1
+      break
+    end
+    page[#page + 1] = field
+    page[#page + 1] = value
+  end
+  return page
+end
+
+-- args: now, limit. Answers how many rows it removed.
+local function sweep(keys, args)
+  local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
+  local due = redis.call('ZRANGEBYSCORE', expiry, '-inf', args[1], 'LIMIT', 0, tonumber(args[2]))
+  local bytes = 0
+  for _, field in ipairs(due) do
+    local size = redis.call('HSTRLEN', rows, field)
+    redis.call('HDEL', rows, field)
+    redis.call('ZREM', order, field)
+    redis.call('ZREM', expiry, field)
+    if size > 0 then
+      bytes = bytes - (size - 16) - (#field - 3)
+    end
+  end
+  if #due > 0 then
+    redis.call('HINCRBY', meta, 'bytes', bytes)
+  end
+  return #due
+end
+
+redis.register_function { function_name = 'stvor_v1_commit', callback = commit }
+redis.register_function { function_name = 'stvor_v1_scan', callback = scan, flags = { 'no-writes' } }
+redis.register_function { function_name = 'stvor_v1_sweep', callback = sweep, flags = { 'allow-oom' } }

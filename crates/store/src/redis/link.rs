@@ -1,0 +1,367 @@
+//! Connections to a server or a cluster, its settings, and what Redis's errors mean.
+
+use crate::provider::Finding;
+use crate::server::{ServerOptions, is_local, read};
+use crate::{StoreError, limits};
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, Pipeline, RedisError, RedisResult, TlsCertificates, Value,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// The library of server-side functions. Its name holds its version, so that programs of two versions can share a server.
+const FUNCTIONS: &str = include_str!("functions.lua");
+
+/// A connection that any number of tasks use at a time.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    pub(super) async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Single(connection) => command.query_async(connection).await,
+            Self::Cluster(connection) => command.query_async(connection).await,
+        }
+    }
+
+    /// An answer for each command; an error of one is a [`Value::ServerError`] in its place.
+    pub(super) async fn pipeline(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Single(connection) => commands.query_async(connection).await,
+            Self::Cluster(connection) => commands.query_async(connection).await,
+        }
+    }
+
+    /// What every master answers.
+    async fn masters(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::Single(connection) => Ok(vec![command.query_async(connection).await?]),
+            Self::Cluster(connection) => {
+                let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+                match connection.route_command(command.clone(), masters).await? {
+                    Value::Map(answers) => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
+                    other => Ok(vec![other]),
+                }
+            }
+        }
+    }
+}
+
+struct Live {
+    connection: Connection,
+    /// Tells one connection from the next.
+    number: u64,
+}
+
+/// The way to a server: connected when it is first needed, and again after it broke.
+pub(super) struct Link {
+    urls: Vec<ConnectionInfo>,
+    options: ServerOptions,
+    /// For messages: hosts only.
+    pub(super) name: Arc<str>,
+    live: Mutex<(u64, Option<Live>)>,
+}
+
+impl Link {
+    pub(super) fn new(urls: &[&str], options: ServerOptions) -> Result<Self, StoreError> {
+        let parse = |url: &&str| {
+            url.into_connection_info().map_err(|error| {
+                let reason = error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned);
+                StoreError::Adapter(format!(
+                    "the Redis URL can not be read: {reason}; it looks like rediss://host:6379"
+                ))
+            })
+        };
+        let urls: Vec<ConnectionInfo> = urls.iter().map(parse).collect::<Result<_, _>>()?;
+        if urls.is_empty() {
+            return Err(StoreError::Adapter("no Redis URL was given".into()));
+        }
+        let name: Vec<String> = urls.iter().map(|info| info.addr().to_string()).collect();
+        Ok(Self { urls, options, name: name.join(",").into(), live: Mutex::new((0, None)) })
+    }
+
+    pub(super) fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
+    /// The connection, and its number for [`Link::broke`].
+    pub(super) async fn connection(&self) -> Result<(Connection, u64), StoreError> {
+        let mut live = self.live.lock().await;
+        if let Some(live) = &live.1 {
+            return Ok((live.connection.clone(), live.number));
+        }
+        let dialling = tokio::time::timeout(limits::SERVER_TIMEOUT, self.dial());
+        let connection = dialling.await.map_err(|_| self.unreachable("it did not answer in time"))??;
+        live.0 += 1;
+        let number = live.0;
+        live.1 = Some(Live { connection: connection.clone(), number });
+        Ok((connection, number))
+    }
+
+    /// The connection of this number is of no use any more.
+    pub(super) async fn broke(&self, number: u64) {
+        let mut live = self.live.lock().await;
+        live.1.take_if(|live| live.number == number);
+    }
+
+    pub(super) fn unreachable(&self, reason: impl Into<String>) -> StoreError {
+        StoreError::Unreachable { server: self.name.to_string(), reason: reason.into() }
+    }
+
+    /// Reads password and certificates anew and dials the first server that answers.
+    async fn dial(&self) -> Result<Connection, StoreError> {
+        let (password, certificates) = (self.options.password()?, self.certificates()?);
+        let mut last = self.unreachable("it was not dialled");
+        for info in &self.urls {
+            match self.dial_one(info.clone(), (password.as_deref(), certificates.as_ref())).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_one(
+        &self,
+        mut info: ConnectionInfo,
+        (password, certificates): (Option<&str>, Option<&TlsCertificates>),
+    ) -> Result<Connection, StoreError> {
+        let failed = |error: RedisError| self.error(&error);
+        if let Some(password) = password {
+            let settings = info.redis_settings().clone().set_password(password);
+            info = info.set_redis_settings(settings);
+        }
+        let secure = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let client = match certificates.filter(|_| secure) {
+            Some(certificates) => Client::build_with_tls(info.clone(), certificates.clone()),
+            None => Client::open(info.clone()),
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(limits::CONNECT_TIMEOUT))
+            .set_response_timeout(Some(limits::SERVER_TIMEOUT));
+        let connected = client.map_err(failed)?.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = Connection::Single(connected.map_err(failed)?);
+        let about = connection.query(redis::cmd("INFO").arg("everything")).await.map_err(failed)?;
+        let about: String = redis::from_redis_value(about).map_err(|error| failed(error.into()))?;
+        let version = fact(&about, "redis_version").unwrap_or_default();
+        if version.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < 7) {
+            return Err(self.unreachable(format!("it runs Redis {version}; version 7 or later is needed")));
+        }
+        if fact(&about, "cluster_enabled") == Some("1") {
+            connection = self.join((info, password, certificates)).await.map_err(failed)?;
+        }
+        self.load(&mut connection).await.map_err(failed)?;
+        Ok(connection)
+    }
+
+    async fn join(
+        &self,
+        (info, password, certificates): (ConnectionInfo, Option<&str>, Option<&TlsCertificates>),
+    ) -> RedisResult<Connection> {
+        let mut nodes = vec![info];
+        nodes.extend(self.urls.iter().cloned());
+        // All nodes of a cluster take the same password, and its client asks for one place of it.
+        let mut builder = ClusterClientBuilder::new(nodes.into_iter().map(|node| {
+            let settings = node.redis_settings().clone();
+            match password {
+                Some(password) => node.set_redis_settings(settings.set_password(password)),
+                None => node,
+            }
+        }))
+        .connection_timeout(limits::CONNECT_TIMEOUT)
+        .response_timeout(limits::SERVER_TIMEOUT);
+        if let Some(certificates) = certificates {
+            builder = builder.certs(certificates.clone());
+        }
+        Ok(Connection::Cluster(builder.build()?.get_async_connection().await?))
+    }
+
+    /// Makes the functions known to every master.
+    pub(super) async fn load(&self, connection: &mut Connection) -> RedisResult<()> {
+        let mut command = redis::cmd("FUNCTION");
+        command.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
+        connection.query(&command).await.map(|_| ())
+    }
+
+    fn certificates(&self) -> Result<Option<TlsCertificates>, StoreError> {
+        let client_tls = match &self.options.client_certificate {
+            Some((chain, key)) => Some(ClientTlsConfig { client_cert: read(chain)?, client_key: read(key)? }),
+            None => None,
+        };
+        let root_cert = self.options.root_certificate.as_deref().map(read).transpose()?;
+        let any = client_tls.is_some() || root_cert.is_some();
+        Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
+    }
+
+    /// What an error means.
+    pub(super) fn error(&self, failure: &RedisError) -> StoreError {
+        let (code, detail) = (failure.code().unwrap_or_default(), failure.detail().unwrap_or_default());
+        match (code, failure.kind()) {
+            ("STVORDAMAGED", _) => StoreError::corrupt(detail),
+            (code, ErrorKind::Server(_) | ErrorKind::Extension) => self.said(code, detail),
+            _ => self.unreachable(failure.to_string()),
+        }
+    }
+
+    /// What an error that the server sent means.
+    pub(super) fn said(&self, code: &str, detail: &str) -> StoreError {
+        match code {
+            "OOM" => StoreError::Full,
+            "MISCONF" if detail.contains("No space left") => StoreError::Full,
+            "MISCONF" => {
+                StoreError::Io { what: format!("a write of {}", self.name), reason: detail.to_owned() }
+            }
+            "STVORDAMAGED" => StoreError::corrupt(detail),
+            code if is_passing(code) || ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code) => {
+                self.unreachable(format!("{code} {detail}"))
+            }
+            code => StoreError::Adapter(format!("Redis says: {code} {detail}")),
+        }
+    }
+
+    /// Which settings of the servers would lose what they acknowledged, or tell others what they hold.
+    pub(super) async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
+        let (mut connection, _) = self.connection().await?;
+        let mut found: BTreeMap<&'static str, Finding> = BTreeMap::new();
+        let mut ask = redis::cmd("CONFIG");
+        ask.arg("GET").arg(SETTINGS);
+        match connection.masters(&ask).await {
+            Ok(masters) => {
+                for master in masters {
+                    let settings: BTreeMap<String, String> =
+                        redis::from_redis_value(master).map_err(|error| self.error(&error.into()))?;
+                    let weak = judge(&settings).into_iter().map(|finding| (finding.code, finding));
+                    found.extend(weak);
+                }
+            }
+            Err(error) => {
+                let what = format!("the settings of Redis can not be read ({error})");
+                let fix =
+                    "allow CONFIG GET to this user, or check appendonly, appendfsync and maxmemory-policy";
+                found.insert("redis_settings_hidden", Finding::new("redis_settings_hidden", what, fix));
+            }
+        }
+        let replication = connection.masters(redis::cmd("INFO").arg("replication")).await;
+        for master in replication.map_err(|error| self.error(&error))? {
+            let about: String = redis::from_redis_value(master).map_err(|error| self.error(&error.into()))?;
+            let replicas = fact(&about, "connected_slaves").unwrap_or("0") != "0";
+            let guarded = fact(&about, "min_slaves_good_slaves").is_some();
+            if replicas && !guarded && self.options.replicas == 0 {
+                let finding = Finding::new(
+                    "redis_no_synchronous_replica",
+                    "Redis has replicas and commits wait for none: promoting one rolls back what was acknowledged",
+                    "set min-replicas-to-write 1, and replicas(1) in the options of the store",
+                );
+                found.insert(finding.code, finding);
+            }
+        }
+        let open =
+            |info: &ConnectionInfo| matches!(info.addr(), ConnectionAddr::Tcp(host, _) if !is_local(host));
+        if self.urls.iter().any(open) {
+            let what = "the connection to Redis is not encrypted";
+            let finding = Finding::new("redis_no_tls", what, "use a rediss:// URL");
+            found.insert(finding.code, finding);
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+const SETTINGS: &[&str] =
+    &["appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy"];
+
+/// What is weak in the settings of a server.
+fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
+    let is = |name: &str, value: &str| settings.get(name).is_some_and(|found| found == value);
+    let mut found = Vec::new();
+    if !is("appendonly", "yes") {
+        found.push(Finding::new(
+            "redis_appendonly",
+            "Redis runs with appendonly no: a crash loses everything since the last snapshot, or everything",
+            "set appendonly yes",
+        ));
+    } else if !is("appendfsync", "always") {
+        let now = settings.get("appendfsync").map_or("unknown", String::as_str);
+        found.push(Finding::new(
+            "redis_appendfsync",
+            format!(
+                "Redis runs with appendfsync {now}: a crash of its machine loses the last second or more"
+            ),
+            "set appendfsync always",
+        ));
+    } else if !is("no-appendfsync-on-rewrite", "no") {
+        found.push(Finding::new(
+            "redis_no_appendfsync_on_rewrite",
+            "Redis runs with no-appendfsync-on-rewrite yes: what is acknowledged during a rewrite is not synced",
+            "set no-appendfsync-on-rewrite no",
+        ));
+    }
+    let evicts = settings.get("maxmemory-policy").is_some_and(|policy| policy.starts_with("allkeys"));
+    if evicts && !is("maxmemory", "0") {
+        found.push(Finding::new(
+            "redis_maxmemory_policy",
+            "Redis evicts keys when its memory is full: whole stores would vanish",
+            "set maxmemory-policy noeviction",
+        ));
+    }
+    found
+}
+
+/// The value of a line of INFO.
+fn fact<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Errors of a server that restarts, fails over or waits for replicas: the call did nothing and may be repeated.
+pub(super) fn is_passing(code: &str) -> bool {
+    [
+        "LOADING",
+        "READONLY",
+        "CLUSTERDOWN",
+        "MASTERDOWN",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "MOVED",
+        "ASK",
+        "UNBLOCKED",
+    ]
+    .contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(changes: &[(&str, &str)]) -> Vec<&'static str> {
+        let good = [
+            ("appendonly", "yes"),
+            ("appendfsync", "always"),
+            ("no-appendfsync-on-rewrite", "no"),
+            ("maxmemory", "1000"),
+            ("maxmemory-policy", "noeviction"),
+        ];
+        let settings =
+            good.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        judge(&settings.collect()).iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn each_setting_that_loses_data_is_found_and_no_other() {
+        assert!(found(&[]).is_empty());
+        assert_eq!(found(&[("appendonly", "no")]), ["redis_appendonly"]);
+        assert_eq!(found(&[("appendfsync", "everysec")]), ["redis_appendfsync"]);
+        assert_eq!(found(&[("no-appendfsync-on-rewrite", "yes")]), ["redis_no_appendfsync_on_rewrite"]);
+        assert_eq!(found(&[("maxmemory-policy", "allkeys-lru")]), ["redis_maxmemory_policy"]);
+        // No key of a store has a time to live.
+        assert!(found(&[("maxmemory-policy", "volatile-lru")]).is_empty());
+        assert!(found(&[("maxmemory-policy", "allkeys-lru"), ("maxmemory", "0")]).is_empty());
+    }
+}

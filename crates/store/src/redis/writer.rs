@@ -1,0 +1,242 @@
+//! The one task of an opening that writes: a call for each change set, many calls on their way at a time.
+
+use super::link::{Link, is_passing};
+use super::{Keys, after, encode, field, partition_prefix};
+use crate::adapter::RowValue;
+use crate::change::{ChangeSet, Expect, Op};
+use crate::server::{Jobs, Next, back_off};
+use crate::{StoreError, limits};
+use redis::{Cmd, Pipeline, Value};
+use std::sync::Arc;
+use stvor_base::Timestamp;
+use tokio::time::Instant;
+
+/// The function's answer for a change set that was applied.
+const APPLIED: i64 = -1;
+/// Its answer when a call before this one is missing.
+const OUT_OF_ORDER: i64 = -2;
+
+/// What the server said of one call.
+enum Answer {
+    Done(Result<(), StoreError>),
+    /// It did nothing, and a later try may go through.
+    Again(StoreError),
+    /// The functions have to be loaded first.
+    Unknown,
+    OutOfOrder,
+}
+
+pub(super) struct Writer {
+    link: Arc<Link>,
+    keys: Keys,
+    /// A random name of this opening.
+    name: String,
+    /// The number of its last call.
+    seq: u64,
+}
+
+/// Whether an error says that the functions are not loaded.
+pub(super) fn is_unknown_function(code: Option<&str>, detail: Option<&str>) -> bool {
+    code == Some("ERR") && detail.is_some_and(|detail| detail.contains("Function not found"))
+}
+
+impl Writer {
+    pub(super) fn new(link: Arc<Link>, keys: Keys, name: String) -> Self {
+        Self { link, keys, name, seq: 0 }
+    }
+
+    /// Works until the queue is closed.
+    pub(super) async fn run(mut self, mut jobs: Jobs) {
+        while let Some(next) = jobs.next().await {
+            match next {
+                Next::Commits(group) => {
+                    let sets: Vec<&ChangeSet<RowValue>> = group.iter().map(|one| &one.changes).collect();
+                    let results = self.group(&sets).await;
+                    for (one, result) in group.into_iter().zip(results) {
+                        drop(one.room);
+                        // Who went away meanwhile needs no answer.
+                        let _ = one.reply.send(result);
+                    }
+                }
+                Next::Sweep { now, limit, reply } => {
+                    let _ = reply.send(self.sweep(now, limit).await);
+                }
+            }
+        }
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(self.keys.meta()).arg(format!("w:{}", self.name)).arg(format!("c:{}", self.name));
+        if self.seq > 0
+            && let Ok((mut connection, _)) = self.link.connection().await
+            && let Err(error) = connection.query(&forget).await
+        {
+            tracing::debug!(%error, "the mark of this opening stays in the store");
+        }
+    }
+
+    /// Commits change sets; a result for each, in order. Those behind one that fails are sent once more.
+    async fn group(&mut self, sets: &[&ChangeSet<RowValue>]) -> Vec<Result<(), StoreError>> {
+        let mut results = Vec::with_capacity(sets.len());
+        while let Some(rest) = sets.get(results.len()..).filter(|rest| !rest.is_empty()) {
+            let first = self.seq + 1;
+            self.seq += rest.len() as u64;
+            results.extend(self.together(rest, first).await);
+        }
+        results
+    }
+
+    /// Sends change sets until the server has answered for at least the first of them.
+    async fn together(&self, sets: &[&ChangeSet<RowValue>], first: u64) -> Vec<Result<(), StoreError>> {
+        let calls: Vec<Cmd> =
+            sets.iter().zip(first..).map(|(set, seq)| self.call(set, (first, seq))).collect();
+        let deadline = Instant::now() + limits::SERVER_PATIENCE;
+        let (mut tries, mut sent) = (0, false);
+        loop {
+            let error = match self.send(&calls, &mut sent).await {
+                Ok(results) => return results,
+                Err(error) => error,
+            };
+            if Instant::now() >= deadline {
+                let error =
+                    if sent { StoreError::Uncertain { server: self.link.name.to_string() } } else { error };
+                return sets.iter().map(|_| Err(error.clone())).collect();
+            }
+            tracing::debug!(%error, "commits are sent again");
+            back_off(&mut tries).await;
+        }
+    }
+
+    /// One try: results of the first calls up to one that failed for good, or why everything is to be sent again.
+    async fn send(&self, calls: &[Cmd], sent: &mut bool) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let (mut connection, number) = self.link.connection().await?;
+        let replicas = self.link.options().replicas;
+        let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors();
+        calls.iter().for_each(|call| {
+            pipeline.add_command(call.clone());
+        });
+        if replicas > 0 {
+            let millis = u64::try_from(limits::SERVER_TIMEOUT.as_millis() / 2).unwrap_or(u64::MAX);
+            pipeline.cmd("WAIT").arg(replicas).arg(millis);
+        }
+        let answers = match connection.pipeline(&pipeline).await {
+            Ok(answers) => answers,
+            Err(failure) => {
+                // It may have been applied.
+                *sent = true;
+                self.link.broke(number).await;
+                return Err(self.link.error(&failure));
+            }
+        };
+        let mut results = Vec::with_capacity(calls.len());
+        for answer in answers.iter().take(calls.len()) {
+            match self.understand(answer) {
+                Answer::Done(result) => {
+                    let failed =
+                        matches!(&result, Err(error) if !matches!(error, StoreError::Conflict { .. }));
+                    results.push(result);
+                    if failed {
+                        return Ok(results);
+                    }
+                }
+                Answer::Again(error) => {
+                    *sent |= !results.is_empty();
+                    self.link.broke(number).await;
+                    return Err(error);
+                }
+                Answer::Unknown => {
+                    self.link.load(&mut connection).await.map_err(|error| self.link.error(&error))?;
+                    return Err(self.link.unreachable("its functions were gone and are loaded again"));
+                }
+                Answer::OutOfOrder => {
+                    *sent = true;
+                    return Err(self.link.unreachable("it lost a call"));
+                }
+            }
+        }
+        if replicas > 0 {
+            *sent = true;
+            let have = answers.last().and_then(|value| redis::from_redis_value_ref::<usize>(value).ok());
+            if have.unwrap_or(0) < replicas {
+                return Err(self.link.unreachable("too few replicas have the commit"));
+            }
+        }
+        Ok(results)
+    }
+
+    fn understand(&self, answer: &Value) -> Answer {
+        match answer {
+            Value::Int(APPLIED) => Answer::Done(Ok(())),
+            Value::Int(OUT_OF_ORDER) => Answer::OutOfOrder,
+            Value::Int(op) => {
+                Answer::Done(Err(StoreError::Conflict { op: usize::try_from(*op).unwrap_or(0) }))
+            }
+            Value::ServerError(error) => {
+                let (code, detail) = (error.code(), error.details());
+                if is_unknown_function(Some(code), detail) {
+                    Answer::Unknown
+                } else if is_passing(code) {
+                    Answer::Again(self.link.said(code, detail.unwrap_or_default()))
+                } else {
+                    Answer::Done(Err(self.link.said(code, detail.unwrap_or_default())))
+                }
+            }
+            other => Answer::Done(Err(StoreError::Adapter(format!("Redis answered {other:?} to a commit")))),
+        }
+    }
+
+    /// The call for a change set.
+    fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
+        let mut call = self.keys.call("FCALL", "stvor_v1_commit");
+        call.arg(&self.name).arg(first).arg(seq);
+        for op in &changes.ops {
+            match op {
+                Op::Put { key, value, expires, expect } => {
+                    call.arg("P").arg(field(key)).arg(expectation(*expect)).arg(encode(value, *expires));
+                    match expires {
+                        Some(at) => call.arg(at.as_millis()),
+                        None => call.arg(""),
+                    };
+                }
+                Op::Delete { key, expect } => {
+                    call.arg("D").arg(field(key)).arg(expectation(*expect));
+                }
+                Op::DeletePartition { table, partition } => {
+                    let prefix = partition_prefix(*table, partition);
+                    call.arg("X").arg(&prefix).arg(after(&prefix));
+                }
+                Op::DeleteTable { table } => {
+                    let prefix = [table.id()];
+                    call.arg("X").arg(&prefix).arg(after(&prefix));
+                }
+            }
+        }
+        call
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let mut call = self.keys.call("FCALL", "stvor_v1_sweep");
+        call.arg(now.as_millis()).arg(limit);
+        let (mut connection, number) = self.link.connection().await?;
+        match connection.query(&call).await {
+            Ok(swept) => redis::from_redis_value(swept).map_err(|error| self.link.error(&error.into())),
+            Err(failure) => {
+                if is_unknown_function(failure.code(), failure.detail()) {
+                    let _ = self.link.load(&mut connection).await;
+                } else {
+                    self.link.broke(number).await;
+                }
+                // Sweeping is done again by and by.
+                Err(self.link.error(&failure))
+            }
+        }
+    }
+}
+
+fn expectation(expect: Expect) -> Vec<u8> {
+    match expect {
+        Expect::Any => b"*".to_vec(),
+        Expect::Absent => b"0".to_vec(),
+        Expect::Present => b"1".to_vec(),
+        Expect::Version(version) => [b"=".as_slice(), &version.0.to_be_bytes()].concat(),
+    }
+}
