@@ -5,6 +5,7 @@
 //! - [`p256`]: key agreement and signatures on P-256. [`kem`]: ML-KEM-768. [`aead`]: AES-256-GCM. [`kdf`]: hashes,
 //!   HMAC, HKDF, Argon2id.
 //! - [`ed25519`]: signatures that other programs verify, for transparency logs.
+//! - [`cbc`]: what FIDO2 tokens want, and nothing else.
 //! - [`suite`]: the numbers of the profiles on the wire.
 //!
 //! Curves, AEAD and ML-KEM come from aws-lc, where they are fastest; hashes and HMAC on small inputs from RustCrypto, where
@@ -12,6 +13,9 @@
 //! RustCrypto that takes over when the generator that was passed in says [`random::Random::deterministic`].
 
 pub mod aead;
+pub mod cbc;
+#[cfg(feature = "commitment")]
+pub mod commitment;
 pub mod ed25519;
 mod error;
 pub mod kdf;
@@ -19,6 +23,8 @@ pub mod kem;
 pub mod p256;
 pub mod random;
 pub mod secret;
+#[cfg(feature = "secretbox")]
+pub mod secretbox;
 pub mod suite;
 
 pub use error::CryptoError;

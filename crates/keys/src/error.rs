@@ -84,6 +84,23 @@ pub enum KeyError {
     /// The operating system's keyring does not answer.
     #[error("the system's keyring cannot be used: {0}; unlock it, or use a keyfile or a passphrase")]
     Keyring(String),
+    /// A sealed file could not be written or read.
+    #[error("the sealed file failed: {0}")]
+    Sealed(String),
+    /// A physical token does not answer, or not as it should.
+    #[error("the token can not be used: {0}; plug it in, and touch it when it blinks")]
+    Token(String),
+    /// A physical token wants its PIN, or has another one.
+    #[error("the token refuses the PIN: {0}")]
+    Pin(&'static str),
+    /// Fewer shares than the secret needs.
+    #[error("{given} shares are too few: {needed} are needed; ask more of their keepers")]
+    TooFewShares {
+        /// How many are needed.
+        needed: u8,
+        /// How many were given.
+        given: usize,
+    },
     /// A primitive failed.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
@@ -124,11 +141,15 @@ impl ErrorCode for KeyError {
             Self::Io { .. } => "KEY_IO",
             Self::Full { .. } => "STORE_FULL",
             Self::Keyring(_) => "KEYRING_UNAVAILABLE",
+            Self::Sealed(_) => "KEY_IO",
+            Self::Token(_) => "TOKEN_UNAVAILABLE",
+            Self::Pin(_) => "TOKEN_PIN",
+            Self::TooFewShares { .. } => "TOO_FEW_SHARES",
             Self::Crypto(error) => error.code(),
         }
     }
 
     fn retryable(&self) -> bool {
-        matches!(self, Self::Keyring(_) | Self::Full { .. })
+        matches!(self, Self::Keyring(_) | Self::Full { .. } | Self::Token(_))
     }
 }

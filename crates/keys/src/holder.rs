@@ -69,3 +69,17 @@ pub trait KeyHolder: core::fmt::Debug + Send + Sync {
     /// [`KeyError::Corrupt`] when the record was damaged.
     fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError>;
 }
+
+impl<H: KeyHolder + ?Sized> KeyHolder for Box<H> {
+    fn kind(&self) -> HolderKind {
+        (**self).kind()
+    }
+
+    fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
+        (**self).wrap(data_key, context, rng)
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
+        (**self).unwrap(wrapped, context)
+    }
+}

@@ -68,6 +68,11 @@ impl Keyfile {
         Ok(Self { path: path.to_owned(), key })
     }
 
+    /// The key, for who makes something else of it.
+    pub(crate) fn into_key(self) -> Secret<32> {
+        self.key
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

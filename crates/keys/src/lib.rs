@@ -21,12 +21,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod challenge;
 mod error;
+#[cfg(feature = "fido2")]
+pub mod fido2;
 mod holder;
 mod keyfile;
 pub mod limits;
 mod os;
 mod passphrase;
+#[cfg(feature = "recipients")]
+pub mod recipients;
+#[cfg(feature = "shares")]
+pub mod shares;
 mod wrapped;
 
 pub use error::KeyError;

@@ -20,3 +20,24 @@ pub const MAX_WRAPPED: usize = 1_024;
 
 /// Bytes of a keyfile and of a key in the keyring.
 pub const KEY_BYTES: usize = 32;
+
+/// Shares of one secret.
+pub const MAX_SHARES: u8 = 64;
+
+/// Bytes of a secret that is shared.
+pub const MAX_SHARED_SECRET: usize = 1_024;
+
+/// Bytes of the label of a set of shares.
+pub const MAX_LABEL: usize = 256;
+
+/// Bytes of a share's text.
+pub const MAX_SHARE_TEXT: usize = 4_096;
+
+/// Bytes of a credential's name on a FIDO2 token.
+pub const MAX_CREDENTIAL_ID: usize = 1_023;
+
+/// Bytes of a message of a FIDO2 token.
+pub const MAX_CTAP_MESSAGE: usize = 7_609;
+
+/// Credentials that are listed of one FIDO2 token.
+pub const MAX_CREDENTIALS: usize = 1_000;

@@ -190,3 +190,24 @@ fn nothing_that_holds_a_secret_shows_it() {
     let key = Keyfile::create(&directory.path().join("key"), &mut rng()).unwrap();
     assert!(format!("{key:?}").contains("[redacted]"));
 }
+
+/// Bytes that look like white space or text are bytes all the same: a loader that trims them loses one key in twenty.
+#[test]
+fn two_thousand_of_two_thousand_generated_keyfiles_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rng = rng();
+    let mut with_space_at_an_end = 0;
+    for number in 0..2_000 {
+        let path = directory.path().join(number.to_string());
+        let made = Keyfile::create(&path, &mut rng).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        with_space_at_an_end += u32::from(bytes[0].is_ascii_whitespace() || bytes[31].is_ascii_whitespace());
+        let wrapped = made.wrap(&data_key(), b"c", &mut rng).unwrap();
+        let read = Keyfile::read(&path).unwrap();
+        assert!(read.unwrap(&wrapped, b"c").unwrap() == data_key(), "{number}");
+    }
+    assert!(
+        with_space_at_an_end > 40,
+        "{with_space_at_an_end}: the sample holds what a loader could get wrong"
+    );
+}

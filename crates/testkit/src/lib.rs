@@ -5,6 +5,7 @@
 //! - [`proxy`]: a TCP proxy that delays, throttles, freezes and cuts.
 //! - [`clock`]: time that only moves when a test says so.
 //! - [`history`]: decides whether every accepted message arrived exactly once and in order.
+//! - [`authenticator`]: a FIDO2 token in memory.
 //! - [`keyring`]: a keyring in memory.
 //! - [`servers`]: PostgreSQL and Redis servers of a test's own.
 //! - [`temp`]: directories that go away, with short paths.
@@ -12,6 +13,7 @@
 //! Everything here is synchronous (threads, not tasks), so that it serves tests with and without a runtime, and so
 //! that a test that blocks its runtime does not block the proxy it talks through.
 
+pub mod authenticator;
 pub mod clock;
 pub mod history;
 pub mod keyring;
@@ -20,6 +22,7 @@ pub mod proxy;
 pub mod servers;
 pub mod temp;
 
+pub use authenticator::SoftAuthenticator;
 pub use clock::VirtualClock;
 pub use history::{Checker, Violation};
 pub use keyring::MemoryKeyring;

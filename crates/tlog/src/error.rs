@@ -52,6 +52,12 @@ pub enum TlogError {
         /// How many entries the log has.
         size: u64,
     },
+    /// The witness signed another size last.
+    #[error("the witness signed the log at {size} entries last; prove that the log continues from there")]
+    Conflict {
+        /// That size.
+        size: u64,
+    },
     /// A stored hash, tile or entry is not there.
     #[error("{0} is missing from the log's storage; restore it from a copy")]
     Missing(String),
@@ -98,6 +104,7 @@ impl ErrorCode for TlogError {
             Self::OtherLog { .. } => "LOG_OTHER",
             Self::BadProof { .. } => "LOG_PROOF_INVALID",
             Self::OutOfRange { .. } => "LOG_OUT_OF_RANGE",
+            Self::Conflict { .. } => "LOG_WITNESS_CONFLICT",
             Self::Missing(_) => "LOG_MISSING",
             Self::Corrupt(_) => "LOG_TAMPERED",
             Self::EntryTooLong(_) => "LOG_ENTRY_TOO_LONG",

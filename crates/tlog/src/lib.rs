@@ -8,6 +8,7 @@
 //! - [`note`]: text with Ed25519 signatures beneath (C2SP signed-note, as Go's checksum database uses it). A log changes
 //!   its key by signing with the old and the new one while its readers add the new [`Verifier`].
 //! - [`checkpoint`]: what a log signs (C2SP tlog-checkpoint), and proofs that stand alone (C2SP tlog-proof).
+//! - [`witness`]: somebody else who signs checkpoints (C2SP tlog-cosignature, tlog-witness).
 //! - [`tile`] and [`store`]: a whole log in a directory (C2SP tlog-tiles), ready to be served as static files.
 //!
 //! Hashing and proving do no I/O and need no runtime.
@@ -47,6 +48,7 @@ pub mod proof;
 pub mod store;
 pub mod tile;
 pub mod tree;
+pub mod witness;
 
 pub use checkpoint::{Checkpoint, ProofFile};
 pub use error::TlogError;

@@ -20,3 +20,6 @@ pub const MAX_PROOF_FILE: usize = 1 << 17;
 
 /// Bytes of one entry: its length is stored in two bytes.
 pub const MAX_ENTRY: usize = 65_535;
+
+/// Logs that a witness knows.
+pub const MAX_LOGS: usize = 10_000;

@@ -17,7 +17,7 @@ const DASH: &str = "\u{2014} ";
 const PRIVATE: &str = "PRIVATE+KEY+";
 
 /// A name that a key may have.
-fn check_name(name: &str) -> Result<(), TlogError> {
+pub(crate) fn check_name(name: &str) -> Result<(), TlogError> {
     let bad = name.is_empty()
         || name.len() > limits::MAX_NAME
         || name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+');
@@ -31,11 +31,16 @@ fn check_name(name: &str) -> Result<(), TlogError> {
 }
 
 fn key_id(name: &str, public: &PublicKey) -> [u8; 4] {
-    let [a, b, c, d, ..] = sha256(&[name.as_bytes(), b"\n", &[ED25519], public.as_bytes()]);
+    key_id_of(name, ED25519, public)
+}
+
+/// The id of a key of this kind.
+pub(crate) fn key_id_of(name: &str, kind: u8, public: &PublicKey) -> [u8; 4] {
+    let [a, b, c, d, ..] = sha256(&[name.as_bytes(), b"\n", &[kind], public.as_bytes()]);
     [a, b, c, d]
 }
 
-fn hex(id: [u8; 4]) -> String {
+pub(crate) fn hex(id: [u8; 4]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -252,6 +257,18 @@ impl Note {
     #[must_use]
     pub fn unverified_text(&self) -> &str {
         &self.text
+    }
+
+    /// The bytes of the signature under this name and id.
+    pub(crate) fn signature_of(&self, name: &str, id: [u8; 4]) -> Option<&[u8]> {
+        let found = self.signatures.iter().find(|one| one.name == name && one.id == id);
+        found.map(|one| one.bytes.as_slice())
+    }
+
+    /// The same text with this signature alone.
+    pub(crate) fn with_only(&self, name: &str, id: [u8; 4], bytes: Vec<u8>) -> Self {
+        let signatures = vec![Signature { name: name.to_owned(), id, bytes }];
+        Self { text: self.text.clone(), signatures }
     }
 
     /// Puts the signatures of another copy of the same note beneath this one: how a witness's signature joins the log's.

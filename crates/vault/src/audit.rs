@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::level::Level;
 use crate::memory::MemoryId;
+use crate::proofs::Commitments;
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,6 +62,30 @@ pub enum Operation {
     Enter,
     /// Somebody tried to act as the owner without the owner's secret.
     ActAsOwner,
+    /// A backup was made.
+    Backup,
+    /// The vault was brought back from backups.
+    Restore,
+    /// The owner's keys were split into shares.
+    Escrow,
+    /// The owner's keys came back from shares.
+    Recover,
+    /// The dead-man switch was armed, made anew or disarmed.
+    ArmSwitch,
+    /// The owner said to be there.
+    CheckIn,
+    /// A physical token or a one-time-code app was enrolled.
+    EnrolToken,
+    /// It was removed.
+    RemoveToken,
+    /// A physical token answered.
+    PresentToken,
+    /// A commitment to a memory, for proofs; it says nothing of which.
+    Commit,
+    /// A memory was committed to, or something was proved of it.
+    Prove,
+    /// A statement was signed.
+    Attest,
     /// Refused requests that were not logged one by one.
     Suppressed,
 }
@@ -93,6 +118,9 @@ pub struct Event {
     /// Digest of the memory's row after the operation, where it changed the row.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub row: Option<String>,
+    /// Commitments, in a leaf that holds nothing else.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub commitment: Option<Commitments>,
     /// How many memories were found, or requests refused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub count: Option<u64>,
@@ -116,6 +144,7 @@ impl Event {
             content: None,
             text: None,
             row: None,
+            commitment: None,
             count: None,
             said: None,
         }

@@ -67,6 +67,15 @@ pub enum Refusal {
     /// No physical token answered.
     #[error("level 5 opens with a physical token that is present now")]
     NoToken,
+    /// A one-time code is needed, or this one is not right.
+    #[error("the one-time code is {0}; give the one that the app shows now")]
+    OneTimeCode(&'static str),
+    /// Too many wrong one-time codes.
+    #[error("too many wrong one-time codes; try again in {} s", left.as_secs().max(1))]
+    CodesBlocked {
+        /// How long.
+        left: Duration,
+    },
     /// What was to be written holds a secret.
     #[error("the content looks like {kind}; store it at level 3 or above, or leave it out")]
     SecretDetected {
@@ -97,6 +106,8 @@ impl ErrorCode for Refusal {
             Self::Boundary(_) => "BOUNDARY_DENIED",
             Self::NoVaultedKey => "VAULTED_KEY_REQUIRED",
             Self::NoToken => "TOKEN_REQUIRED",
+            Self::OneTimeCode(_) => "ONE_TIME_CODE",
+            Self::CodesBlocked { .. } => "ONE_TIME_CODES_BLOCKED",
             Self::SecretDetected { .. } => "SECRET_DETECTED",
             Self::Auditor(_) => "AUDITOR_REFUSED",
             Self::TooManyRefusals => "TOO_MANY_REFUSALS",
@@ -110,6 +121,8 @@ impl ErrorCode for Refusal {
                 | Self::Locked { .. }
                 | Self::NoApproval
                 | Self::Cooldown { .. }
+                | Self::OneTimeCode(_)
+                | Self::CodesBlocked { .. }
                 | Self::TooManyRefusals
         )
     }
@@ -168,6 +181,23 @@ pub enum VaultError {
     /// The database failed in a way that has no name of its own.
     #[error("the vault's database failed: {0}")]
     Database(String),
+    /// Files of a backup do not follow each other.
+    #[error(
+        "the backups can not be put together: {0}; give a full one first, then those that build on it, in order"
+    )]
+    BackupChain(String),
+    /// The backup is older than the newest checkpoint that is known.
+    #[error(
+        "the backup is older than what is known of the log: {lost} events would be lost; \
+             restore a newer one, or accept the loss with --accept-loss"
+    )]
+    BackupOlder {
+        /// How many events.
+        lost: u64,
+    },
+    /// A proof does not prove, or what was to be proved is not true.
+    #[error("not proven: {0}")]
+    Unproven(&'static str),
     /// The vault was closed.
     #[error("the vault was closed while the request waited")]
     Closed,
@@ -209,6 +239,9 @@ impl ErrorCode for VaultError {
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
+            Self::BackupChain(_) => "BACKUP_CHAIN",
+            Self::BackupOlder { .. } => "BACKUP_OLDER",
+            Self::Unproven(_) => "VAULT_UNPROVEN",
             Self::Closed => "VAULT_CLOSED",
             Self::Key(error) => error.code(),
             Self::Log(error) => error.code(),

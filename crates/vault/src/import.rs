@@ -1,5 +1,7 @@
 //! Taking over memories that other programs kept.
 
+pub mod python_vault;
+
 use serde::Deserialize;
 
 use crate::level::Level;

@@ -16,6 +16,8 @@ use stvor_tlog::{Signer, Verifier};
 
 use crate::VaultError;
 use crate::audit::Event;
+use crate::clock::Moment;
+use crate::error::Refusal;
 use crate::level::Level;
 use crate::sealing::{RowKey, Unwrap, Wrap};
 use crate::storage::EventRow;
@@ -46,11 +48,13 @@ fn public_slot(level: Level) -> String {
     format!("level-{}/public", level.number())
 }
 
-fn private_slot(level: Level, token: Option<&str>) -> String {
-    match token {
-        Some(token) => format!("level-{}/private/{token}", level.number()),
-        None => format!("level-{}/private", level.number()),
-    }
+fn private_slot(level: Level) -> String {
+    format!("level-{}/private", level.number())
+}
+
+/// The record of the private key of level 5, wrapped for one token, or for an escrow.
+pub(crate) fn black_slot(token: &str) -> String {
+    format!("{}/{token}", private_slot(Level::Black))
 }
 
 fn derive(root: &RootKey, purpose: &str) -> Secret<32> {
@@ -91,7 +95,7 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
         let key = AgreementKey::generate(rng)?;
         put(&mut slots, public_slot(level), key.public().as_bytes(), rng)?;
         let seal = RowKey::new(&derive(&root, level.name()));
-        let name = private_slot(level, None);
+        let name = private_slot(level);
         let sealed = seal.seal(rng, name.as_bytes(), key.to_bytes().expose())?;
         slots.insert(name, sealed);
     }
@@ -100,7 +104,7 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
         slots.insert(SLOT_VAULTED.into(), holder.wrap(&vaulted, VAULTED, rng)?.encode());
         let key = AgreementKey::generate(rng)?;
         put(&mut slots, public_slot(Level::Vaulted), key.public().as_bytes(), rng)?;
-        let name = private_slot(Level::Vaulted, None);
+        let name = private_slot(Level::Vaulted);
         let sealed = RowKey::new(&vaulted).seal(rng, name.as_bytes(), key.to_bytes().expose())?;
         slots.insert(name, sealed);
     }
@@ -167,6 +171,15 @@ pub(crate) fn rewrap_owner(
     Ok(slots)
 }
 
+/// Wraps the key of level 4 anew for another second secret.
+pub(crate) fn rewrap_vaulted(
+    vaulted: &Secret<32>,
+    holder: &dyn KeyHolder,
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, VaultError> {
+    Ok(holder.wrap(vaulted, VAULTED, rng)?.encode())
+}
+
 /// The keys that a locked vault holds: enough to log, to answer, to read levels 0 and 1 and to write every level.
 #[derive(Debug)]
 pub(crate) struct BaseKeys {
@@ -181,7 +194,17 @@ pub(crate) struct BaseKeys {
     publics: BTreeMap<Level, PublicKey>,
 }
 
+/// The record of the public key of level 5.
+pub(crate) fn black_public_slot() -> String {
+    public_slot(Level::Black)
+}
+
 impl BaseKeys {
+    /// Level 5 can be written from here on.
+    pub(crate) fn add_black(&mut self, public: PublicKey) {
+        self.publics.insert(Level::Black, public);
+    }
+
     /// Derives and opens them.
     pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
         let rows = RowKey::new(&derive(root, "rows"));
@@ -248,6 +271,10 @@ impl BaseKeys {
 #[derive(Debug, Default)]
 pub(crate) struct SessionKeys {
     privates: BTreeMap<Level, AgreementKey>,
+    /// What level 4 gives to the keys of level 5.
+    black: Option<Secret<32>>,
+    /// When a token opened level 5.
+    pub(crate) presented: Option<Moment>,
 }
 
 impl SessionKeys {
@@ -255,24 +282,56 @@ impl SessionKeys {
     pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
         let mut session = Self::default();
         for level in [Level::Private, Level::Sealed] {
-            session.add(level, None, &derive(root, level.name()), slots)?;
+            session.add(level, &derive(root, level.name()), slots)?;
         }
         Ok(session)
     }
 
     /// Opens the private key of level 4.
     pub(crate) fn open_vaulted(&mut self, vaulted: &Secret<32>, slots: &Slots) -> Result<(), VaultError> {
-        self.add(Level::Vaulted, None, vaulted, slots)
+        self.add(Level::Vaulted, vaulted, slots)?;
+        self.black = Some(derive(vaulted, "level 5"));
+        Ok(())
     }
 
-    fn add(
+    /// The key that a token's secret and level 4 make together; nothing while level 4 is closed.
+    pub(crate) fn black_wrap(&self, token: &str, secret: &Secret<32>) -> Option<RowKey> {
+        let mut both = stvor_crypto::SecretBytes::from(self.black.as_ref()?);
+        both = [both.expose(), secret.expose()].concat().into();
+        let info = format!("level 5 token {token}");
+        Some(RowKey::new(&hkdf_sha256::<32>(b"STVOR vault v1", both.expose(), info.as_bytes())))
+    }
+
+    /// Opens the private key of level 5 with a token's secret.
+    pub(crate) fn open_black(
         &mut self,
-        level: Level,
-        token: Option<&str>,
-        key: &Secret<32>,
+        (token, secret): (&str, &Secret<32>),
         slots: &Slots,
+        now: Moment,
     ) -> Result<(), VaultError> {
-        let name = private_slot(level, token);
+        let wrap = self.black_wrap(token, secret).ok_or(Refusal::NoVaultedKey)?;
+        let name = black_slot(token);
+        let wrong = |_| VaultError::from(Refusal::NoToken);
+        let plain = wrap.open(name.as_bytes(), slot(slots, &name)?).map_err(wrong)?;
+        let private = AgreementKey::from_bytes(&Secret::from_slice(plain.expose())?)?;
+        self.privates.insert(Level::Black, private);
+        self.presented = Some(now);
+        Ok(())
+    }
+
+    /// The private key of level 5 while a token is present.
+    pub(crate) fn black_private(&self) -> Option<Secret<32>> {
+        self.privates.get(&Level::Black).map(AgreementKey::to_bytes)
+    }
+
+    /// Wipes the private key of level 5.
+    pub(crate) fn close_black(&mut self) {
+        self.privates.remove(&Level::Black);
+        self.presented = None;
+    }
+
+    fn add(&mut self, level: Level, key: &Secret<32>, slots: &Slots) -> Result<(), VaultError> {
+        let name = private_slot(level);
         let changed = |_| VaultError::tampered(format!("the key record {name}"), "it does not open");
         let plain = RowKey::new(key).open(name.as_bytes(), slot(slots, &name)?).map_err(changed)?;
         let private = AgreementKey::from_bytes(&Secret::from_slice(plain.expose())?)?;

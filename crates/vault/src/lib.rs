@@ -27,12 +27,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod archive;
 pub mod audit;
+pub mod backup;
 mod clock;
 pub mod daemon;
 pub mod detect;
 mod engine;
 mod error;
+pub mod export;
 pub mod gates;
 pub mod import;
 mod keys;
@@ -40,11 +43,15 @@ mod level;
 pub mod limits;
 mod memory;
 mod metrics;
+pub mod proofs;
 mod reading;
+pub mod recovery;
 mod sealing;
 mod storage;
+pub mod tokens;
 mod vault;
 mod verify;
+pub mod witness;
 
 pub use clock::{Clock, Moment, SystemClock};
 pub use engine::agents::{Agent, Caller, Credential};

@@ -48,3 +48,29 @@ pub const BOUNDARY_AGE: Duration = Duration::from_secs(30);
 pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
+/// Bytes of a backup's manifest.
+pub const MAX_MANIFEST: u64 = 64 << 10;
+/// Files of one chain of backups.
+pub const MAX_CHAIN: usize = 1_000;
+/// Backups that a vault remembers; the oldest is dropped first.
+pub const MAX_BACKUPS: usize = 1_000;
+/// How long an owner may at least be silent before a dead-man switch lets go.
+pub const MIN_SILENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// And at most.
+pub const MAX_SILENCE: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
+/// Heirs of a dead-man switch.
+pub const MAX_HEIRS: usize = 100;
+/// Bytes of a check-in.
+pub const MAX_CHECK_IN: u64 = 4_096;
+/// How long after a physical token answered a memory of level 5 may be recalled, once.
+pub const TOKEN_PRESENCE: Duration = Duration::from_secs(60);
+/// Physical tokens of a vault.
+pub const MAX_TOKENS: usize = 16;
+/// Wrong one-time codes in a row before they are not looked at for [`CODES_PAUSE`].
+pub const MAX_WRONG_CODES: u32 = 5;
+/// That pause.
+pub const CODES_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// How long a witness waits for a request, and for each part of it.
+pub const WITNESS_DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes of a request to a witness, and of its answer.
+pub const MAX_WITNESS_REQUEST: u64 = 128 << 10;

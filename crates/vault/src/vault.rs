@@ -31,8 +31,8 @@ use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::verify::{Progress, Report, Summary};
 use crate::{VaultError, limits};
 
-const DATABASE: &str = "vault.db";
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const DATABASE: &str = "vault.db";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// Requests that wait at one time.
 const QUEUE: usize = 4_096;
 /// How often what nobody waits for is done: expired memories, syncs.
@@ -49,6 +49,9 @@ pub struct Options {
     pub boundary: Option<Boundary>,
     /// Further files that checkpoints are appended to, best on another disk or machine.
     pub checkpoints: Vec<PathBuf>,
+    /// Further files that the names of forgotten and tombstoned memories are appended to, best beside the backups: no restore
+    /// that finds one brings such a memory back.
+    pub forgotten: Vec<PathBuf>,
     /// Who looks at plaintexts before they are given out.
     pub auditors: Vec<Arc<Auditor>>,
     /// Who hears of refusals and of a log that can not be written.
@@ -61,6 +64,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             boundary: None,
             checkpoints: Vec::new(),
+            forgotten: Vec::new(),
             auditors: Vec::new(),
             alerts: Vec::new(),
         }
@@ -124,9 +128,16 @@ pub struct Vault {
     boundary: Option<Boundary>,
     sessions: AtomicU64,
     verified: Mutex<Option<(Instant, Summary)>>,
+    path: PathBuf,
 }
 
 impl Vault {
+    /// The directory that it is in.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes a vault in the directory `path`, which must not be there, or hold no vault. The directory gets mode 0700, its
     /// files 0600.
     ///
@@ -165,13 +176,16 @@ impl Vault {
             return Err(VaultError::Missing(path.to_owned()));
         }
         let lock = Lock::take(path)?;
+        crate::backup::remove_drafts(path);
         let database = Database::open(&path.join(DATABASE))?;
         let mut outside = vec![CheckpointFile::open(&path.join(CHECKPOINTS))?];
         for copy in &options.checkpoints {
             outside.push(CheckpointFile::open(copy)?);
         }
+        let mut ended = vec![path.join(crate::backup::FORGOTTEN)];
+        ended.extend(options.forgotten.iter().cloned());
         let boundary = options.boundary.clone();
-        let engine = Engine::new((database, lock), outside, options);
+        let engine = Engine::new((database, lock), (outside, ended), options);
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let thread =
             std::thread::Builder::new().name("stvor-vault".into()).spawn(move || run(engine, &queue));
@@ -182,11 +196,12 @@ impl Vault {
             boundary,
             sessions: AtomicU64::new(1),
             verified: Mutex::new(None),
+            path: path.to_owned(),
         })
     }
 
     /// Hands work in. Its answer comes when its group is committed.
-    fn ask<T: Send + 'static>(
+    pub(crate) fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Engine) -> Result<T, VaultError> + Send + 'static,
     ) -> Pending<T> {
@@ -448,7 +463,16 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Invalid`] when no such request waits; [`VaultError::LogUnavailable`].
     pub fn decide_approval(&self, id: MemoryId, valid: Option<Duration>) -> Result<(), VaultError> {
-        self.ask(move |engine| engine.decide_approval(id, valid)).wait()
+        self.ask(move |engine| engine.decide_approval(id, (valid, None))).wait()
+    }
+
+    /// Grants a request with the code that the owner's app shows, where one is enrolled.
+    ///
+    /// # Errors
+    /// As [`Vault::decide_approval`]; [`crate::Refusal::OneTimeCode`], [`crate::Refusal::CodesBlocked`].
+    pub fn approve_with_code(&self, id: MemoryId, valid: Duration, code: &str) -> Result<(), VaultError> {
+        let code = code.to_owned();
+        self.ask(move |engine| engine.decide_approval(id, (Some(valid), Some(&code)))).wait()
     }
 
     /// Stops everything.

@@ -34,6 +34,26 @@ impl Signature {
         &self.0
     }
 
+    /// Reads the DER form that FIDO2 tokens and X.509 use. An s in the upper half, which many signers leave there, is brought
+    /// to the lower.
+    ///
+    /// # Errors
+    /// [`CryptoError::BadSignature`] for other bytes, or r or s out of [1, n-1].
+    pub fn from_der(bytes: &[u8]) -> Result<Self, CryptoError> {
+        let parsed = ::p256::ecdsa::Signature::from_der(bytes).map_err(|_| CryptoError::BadSignature)?;
+        Ok(Self(parsed.normalize_s().to_bytes().into()))
+    }
+
+    /// The DER form.
+    ///
+    /// # Errors
+    /// [`CryptoError::Internal`].
+    pub fn to_der(&self) -> Result<Vec<u8>, CryptoError> {
+        let parsed =
+            ::p256::ecdsa::Signature::from_slice(&self.0).map_err(|_| CryptoError::Internal("ECDSA"))?;
+        Ok(parsed.to_der().as_bytes().to_vec())
+    }
+
     fn normalised(bytes: &[u8]) -> Result<Self, CryptoError> {
         let parsed =
             ::p256::ecdsa::Signature::from_slice(bytes).map_err(|_| CryptoError::Internal("ECDSA"))?;

@@ -9,11 +9,13 @@
 
 mod client;
 mod confine;
+mod recovery;
 mod server;
 mod verbs;
 
 pub use client::Client;
 pub use confine::confine;
+pub use recovery::{EnrolmentVerb, HeirVerb, Hidden, KeeperVerb, PresentedVerb, RecoveryVerb};
 pub use server::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, harden};
 pub use verbs::{AgentVerb, Content, OwnerVerb, StoreVerb};
 

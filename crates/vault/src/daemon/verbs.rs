@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
 
+use super::RecoveryVerb;
 use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
@@ -30,7 +31,8 @@ pub enum Content {
 }
 
 impl Content {
-    fn of(bytes: &[u8]) -> Self {
+    /// Text where it is text.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         match core::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Base64(STANDARD.encode(bytes)),
@@ -176,6 +178,8 @@ pub enum OwnerVerb {
     EnterLockdown { reason: String },
     /// What the vault counts, in the text format of Prometheus. Needs no proof.
     Metrics {},
+    /// What is asked about backups, recovery, tokens and proofs.
+    Recovery { act: Box<RecoveryVerb> },
 }
 
 impl OwnerVerb {
@@ -221,6 +225,7 @@ impl OwnerVerb {
                 let (entry, proof) = vault.prove(event)?;
                 Ok(json!({ "event": String::from_utf8_lossy(&entry), "proof": proof.to_string() }))
             }
+            Self::Recovery { act } => act.run(vault),
             Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
             Self::Log { query } => value(vault.read_log(query)?),
             Self::ChangeSecret { root, owner_root, owner_verbs } => {
@@ -294,11 +299,11 @@ impl StoreVerb {
     }
 }
 
-fn value(of: impl Serialize) -> Result<Value, VaultError> {
+pub(super) fn value(of: impl Serialize) -> Result<Value, VaultError> {
     serde_json::to_value(of).map_err(|error| VaultError::Database(error.to_string()))
 }
 
-fn key(text: &str) -> Result<Secret<32>, VaultError> {
+pub(super) fn key(text: &str) -> Result<Secret<32>, VaultError> {
     let malformed = || VaultError::invalid("a key is 32 bytes in base64");
     let bytes = SecretBytes::from(STANDARD.decode(text).map_err(|_| malformed())?);
     Secret::from_slice(bytes.expose()).map_err(|_| malformed())

@@ -87,15 +87,19 @@ impl Engine {
         })
     }
 
-    /// Grants or denies a request. `valid` is how long a grant may be used; nothing denies.
+    /// Grants or denies a request. `valid` is how long a grant may be used; nothing denies. A grant takes the one-time code
+    /// of the owner's app where one is enrolled.
     pub(crate) fn decide_approval(
         &mut self,
         id: MemoryId,
-        valid: Option<Duration>,
+        (valid, code): (Option<Duration>, Option<&str>),
     ) -> Result<(), VaultError> {
         let operation = if valid.is_some() { Operation::Approve } else { Operation::Deny };
         let event = Event::new(self.clock.now(), OWNER, operation);
+        // Outside of what a refusal undoes: a wrong code is counted.
+        let code = if valid.is_some() { self.check_code(code)? } else { Ok(()) };
         self.audited(event, |engine, event| {
+            code?;
             let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
             let waiting = known.filter(|approval| approval.stand == Stand::Pending);
             let mut approval =

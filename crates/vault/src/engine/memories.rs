@@ -199,6 +199,7 @@ impl Engine {
                 Some(seq) => engine.event_time(seq)?,
                 None => None,
             };
+            engine.drop_stale_token();
             let held = engine.held()?;
             decide(&Situation {
                 header: &header,
@@ -211,7 +212,7 @@ impl Engine {
                 // The owner's own recall is the approval.
                 approved: recall.caller.is_owner() || approval.is_some(),
                 boundary: recall.boundary.as_ref(),
-                token_present: false,
+                token_present: engine.token_present(&event.at),
             })?;
             let content = engine.open(&row, &header)?;
             event.content = Some(header.content_hash.clone());
@@ -224,6 +225,9 @@ impl Engine {
             }
             if let Some(approval) = approval {
                 engine.use_approval(approval)?;
+            }
+            if header.level == Level::Black {
+                engine.drop_token();
             }
             Ok(Recalled { header, content })
         })
@@ -323,6 +327,10 @@ impl Engine {
         row.header = self.seal_header(&header)?;
         self.database.update_memory(&row)?;
         self.later.push(Later::Remove(row.id));
+        if matches!(state, State::Forgotten | State::Tombstoned) {
+            let ended = self.ended(&header)?;
+            self.later.push(Later::Ended(ended));
+        }
         Ok(row.digest())
     }
 

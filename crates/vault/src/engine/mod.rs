@@ -2,14 +2,19 @@
 
 pub(crate) mod agents;
 mod approvals;
+pub(crate) mod backup;
 pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
+mod proofs;
+mod recovery;
 mod search;
 pub(crate) mod sessions;
 pub(crate) mod status;
+mod tokens;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use stvor_base::ErrorCode;
@@ -17,6 +22,7 @@ use stvor_crypto::SystemRandom;
 use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 
 use crate::audit::{Event, Operation, hex};
+use crate::backup::Ended;
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
 use crate::keys::{BaseKeys, SessionKeys};
@@ -53,12 +59,16 @@ struct Refusals {
 enum Later {
     Add(MemoryId, (String, Level), String),
     Remove(MemoryId),
+    /// For the lists of memories that no restore may bring back.
+    Ended(Ended),
 }
 
 /// The state of an open vault.
 pub(crate) struct Engine {
     pub(crate) database: Database,
     pub(crate) outside: Vec<CheckpointFile>,
+    /// Where the names of ended memories are appended to.
+    pub(crate) ended: Vec<PathBuf>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: SystemRandom,
     pub(crate) auditors: Vec<Arc<Auditor>>,
@@ -83,18 +93,21 @@ pub(crate) struct Engine {
     alerts: Vec<Alert>,
     /// The vault is to be closed after this group.
     pub(crate) shut: bool,
+    /// What a token signs next to show that it is there. Used once.
+    token_challenge: Option<[u8; 32]>,
     _lock: Lock,
 }
 
 impl Engine {
     pub(crate) fn new(
         (database, lock): (Database, Lock),
-        outside: Vec<CheckpointFile>,
+        (outside, ended): (Vec<CheckpointFile>, Vec<PathBuf>),
         options: Options,
     ) -> Self {
         Self {
             database,
             outside,
+            ended,
             clock: options.clock,
             rng: SystemRandom::new(),
             auditors: options.auditors,
@@ -113,6 +126,7 @@ impl Engine {
             hooks: options.alerts,
             alerts: Vec::new(),
             shut: false,
+            token_challenge: None,
             _lock: lock,
         }
     }
@@ -135,6 +149,8 @@ impl Engine {
         self.may_ask(&event)?;
         self.database.run("SAVEPOINT one")?;
         let later = self.later.len();
+        // What the work logs of its own is undone with the rest of it.
+        let logged = self.held.as_ref().map(|held| (held.tree.clone(), held.last_event.clone()));
         let done = match work(self, &mut event) {
             Ok(value) => self.log(&event).map(|()| value),
             Err(error) => {
@@ -142,6 +158,9 @@ impl Engine {
                 event.refused = Some(error.code().to_owned());
                 (event.row, event.content) = (None, None);
                 let undone = self.database.run("ROLLBACK TO one");
+                if let (Some(held), Some(before)) = (self.held.as_mut(), logged) {
+                    (held.tree, held.last_event) = before;
+                }
                 self.count_refusal(&event);
                 self.alerts.push(Alert::Denied {
                     at: event.at.clone(),
@@ -278,10 +297,12 @@ impl Engine {
 
     fn apply_later(&mut self) -> Result<(), VaultError> {
         let changes = core::mem::take(&mut self.later);
+        self.append_ended(&changes)?;
         let Some(index) = self.index.as_mut() else { return Ok(()) };
         let applied = changes.iter().try_for_each(|change| match change {
             Later::Add(id, (namespace, level), text) => index.add(*id, (namespace, *level), text),
             Later::Remove(id) => index.remove(id),
+            Later::Ended(_) => Ok(()),
         });
         // It is made anew when it is needed.
         if applied.is_err() {
@@ -292,6 +313,7 @@ impl Engine {
 
     /// What is done while nobody asks for anything.
     pub(crate) fn idle(&mut self) {
+        self.drop_stale_token();
         for file in &self.outside {
             let _ = file.sync();
         }

@@ -1,7 +1,9 @@
 //! The database of a vault. SQL stands here and nowhere else. What is in it is sealed, but for the levels' numbers of rows,
 //! sizes, and the hour at which a memory's time runs out.
 
+pub(crate) mod copy;
 mod files;
+pub(crate) mod foreign;
 pub(crate) mod index;
 mod rows;
 

@@ -98,6 +98,10 @@ impl Database {
         self.execute(sql, params![name, record]).map(|_| ())
     }
 
+    pub(crate) fn remove_slot(&self, name: &str) -> Rows<()> {
+        self.execute("DELETE FROM slot WHERE name = ?1", params![name]).map(|_| ())
+    }
+
     pub(crate) fn insert_memory(&self, row: &MemoryRow) -> Rows<()> {
         let sql =
             "INSERT INTO memory (id, space, due, header, wrapped, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";

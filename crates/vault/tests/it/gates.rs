@@ -52,6 +52,13 @@ fn honest(clock: &Arc<TestClock>, mode: Mode) -> impl Fn(&Question) -> Vec<u8> +
     }
 }
 
+/// A boundary daemon that says that nothing goes in or out.
+pub(crate) fn cold_room(world: &World) -> Boundary {
+    let socket = (0..).map(|number| world.directory.path().join(format!("boundary-{number}")));
+    let socket = socket.into_iter().find(|socket| !socket.exists()).unwrap();
+    daemon(&socket, honest(&world.clock, Mode::ColdRoom))
+}
+
 /// A world whose machine is in `mode`, open, levels 4 and 5 too.
 fn in_mode(mode: Mode) -> (World, Vault) {
     let world = World::new();

@@ -2,10 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test that fails ends the test")]
 
+mod backups;
 mod daemon;
 mod disk;
 mod faults;
 mod gates;
+mod import;
 mod memories;
+mod proofs;
+mod recovery;
 mod tampering;
+mod tokens;
+mod witness;
 mod world;

@@ -1,0 +1,304 @@
+//! Bringing a vault back from its backups: all of it, or nothing.
+
+use core::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use stvor_crypto::{Random, SystemRandom};
+use stvor_keys::KeyHolder;
+use stvor_keys::recipients::Opening;
+
+use super::{BackupKind, FORGOTTEN, Manifest, unpack};
+use crate::clock::{Clock, SystemClock};
+use crate::engine::Engine;
+use crate::engine::backup::Known;
+use crate::storage::{CheckpointFile, Database, Lock, make_directory};
+use crate::vault::{CHECKPOINTS, DATABASE};
+use crate::{Options, Vault, VaultError, keys, limits};
+
+/// What stands between the name of the vault's directory and random digits in the name of the one that a restore works in.
+const STAGING: &str = ".restoring-";
+
+/// A restore.
+pub struct Restore<'a> {
+    /// The vault's directory. A vault that is there is kept beside it, under another name.
+    pub target: &'a Path,
+    /// The backups: a full one, then those that build on it, in order.
+    pub files: &'a [PathBuf],
+    /// What opens the files.
+    pub opening: &'a Opening,
+    /// The owner's secret at the time of the last of the backups.
+    pub owner: &'a dyn KeyHolder,
+    /// Further lists of ended memories, and files of checkpoints, beside those of the target and of the backups' directories.
+    pub forgotten: &'a [PathBuf],
+    /// Further files of checkpoints that the restored log is held against.
+    pub checkpoints: &'a [PathBuf],
+    /// Whether it is all right that events after the backup are lost.
+    pub accept_loss: bool,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl<'a> Restore<'a> {
+    /// A restore of `files` to `target` that loses nothing.
+    #[must_use]
+    pub fn new(
+        target: &'a Path,
+        files: &'a [PathBuf],
+        (opening, owner): (&'a Opening, &'a dyn KeyHolder),
+    ) -> Self {
+        Self {
+            target,
+            files,
+            opening,
+            owner,
+            forgotten: &[],
+            checkpoints: &[],
+            accept_loss: false,
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+}
+
+impl fmt::Debug for Restore<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Restore")
+            .field("target", &self.target)
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The newest of the backups.
+    pub manifest: Manifest,
+    /// Memories in the vault, ended ones too.
+    pub memories: u64,
+    /// Memories that had ended since the backup and did not come back.
+    pub ended: u64,
+    /// Events that were logged after the backup, as far as is known, and are lost.
+    pub lost_events: u64,
+    /// Where the vault that was there before is kept.
+    pub before: Option<PathBuf>,
+}
+
+/// What a backup says about itself.
+///
+/// # Errors
+/// [`VaultError::Key`] when it does not open, [`VaultError::Tampered`], [`VaultError::TooNew`], [`VaultError::Io`].
+pub fn read_manifest(path: &Path, opening: &Opening) -> Result<Manifest, VaultError> {
+    unpack(path, opening, None)
+}
+
+/// A directory that is removed unless it became the vault.
+/// After an exchange there is the old vault under its name, so it is told before that it has nothing to remove.
+struct Staging {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl Staging {
+    /// Makes it beside the target, and removes what restores that were killed left there.
+    fn make(target: &Path) -> Result<Self, VaultError> {
+        let name =
+            target.file_name().ok_or_else(|| VaultError::invalid("the vault's directory has no name"))?;
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        prefix.push(STAGING);
+        let beside = parent(target);
+        fs::create_dir_all(beside).map_err(|error| VaultError::io("creating", beside, &error))?;
+        let entries = fs::read_dir(beside).map_err(|error| VaultError::io("reading", beside, &error))?;
+        for entry in entries.filter_map(Result::ok) {
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let mut random = [0; 8];
+        SystemRandom::new().fill(&mut random)?;
+        prefix.push(format!("{:016x}", u64::from_be_bytes(random)));
+        let staging = Self { path: beside.join(prefix), keep: false };
+        make_directory(&staging.path)?;
+        Ok(staging)
+    }
+}
+
+/// Brings a vault back. Whatever happens, also when the process is killed, there is at `target` either what was there before
+/// or the restored vault, complete and verified. The daemon must not run.
+///
+/// # Errors
+/// [`VaultError::Busy`]; [`VaultError::Key`] when a file does not open or the owner's secret is another one;
+/// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when events would be lost
+/// and that was not accepted; [`VaultError::Tampered`] when what was restored does not verify.
+pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
+    let target = restore.target;
+    // Held until the end: nobody opens the vault that is about to be replaced.
+    let lock = if target.join(DATABASE).is_file() { Some(Lock::take(target)?) } else { None };
+    if lock.is_none() && target.exists() && fs::read_dir(target).is_ok_and(|mut all| all.next().is_some()) {
+        return Err(VaultError::Exists(target.to_owned()));
+    }
+    let staging = Staging::make(target)?;
+    let manifest = assemble(restore, &staging.path)?;
+    let options = Options { clock: restore.clock.clone(), ..Options::default() };
+    let vault = Vault::open(&staging.path, options)?;
+    let root = keys::unwrap_root(&vault.records()?.root, restore.owner)?;
+    vault.unlock(root, None)?;
+    let lost_events = compare(restore, &vault, manifest.size)?;
+    let (lists, old) = (lists(restore), target.to_owned());
+    let from = manifest.clone();
+    let finish = move |engine: &mut Engine| {
+        let mut ended = engine.trusted_ended(&lists)?;
+        if let Some(database) = Engine::other_database(&old) {
+            // What can not be read there can not be known.
+            ended.extend(engine.ended_in(&database).unwrap_or_default());
+        }
+        engine.finish_restore(&from, &ended)
+    };
+    let ended = vault.ask(finish).wait()?;
+    let report = vault.verify()?;
+    if let Some(problem) = report.problems.first() {
+        return Err(VaultError::tampered(problem.place.clone(), problem.reason.clone()));
+    }
+    drop(vault);
+    keep_list(restore, &staging.path);
+    let before = exchange(restore, staging)?;
+    drop(lock);
+    Ok(Restored { manifest, memories: report.memories, ended, lost_events, before })
+}
+
+/// Puts the files together to one database in `staging`.
+fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultError> {
+    let broken = |reason: String| VaultError::BackupChain(reason);
+    let Some((first, rest)) = restore.files.split_first() else {
+        return Err(broken("there are no files".into()));
+    };
+    if rest.len() >= limits::MAX_CHAIN {
+        return Err(broken("there are more than 1000 files".into()));
+    }
+    let path = staging.join(DATABASE);
+    let mut newest = unpack(first, restore.opening, Some(&path))?;
+    if newest.kind != BackupKind::Full {
+        return Err(broken(format!("{} is not a full backup", first.display())));
+    }
+    let database = Database::open(&path)?;
+    check_head(&database, &newest, first)?;
+    for file in rest {
+        let draft = staging.join("changes.db");
+        let manifest = unpack(file, restore.opening, Some(&draft))?;
+        if manifest.parent != Some(newest.as_parent()) {
+            return Err(broken(format!("{} does not build on the file before it", file.display())));
+        }
+        let changes = Database::open(&draft)?;
+        database.apply(&changes)?;
+        drop(changes);
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(staging.join(format!("changes.db{suffix}")));
+        }
+        check_head(&database, &manifest, file)?;
+        newest = manifest;
+    }
+    database.merge_journal()?;
+    Ok(newest)
+}
+
+/// The log is the one that the manifest names.
+fn check_head(database: &Database, manifest: &Manifest, file: &Path) -> Result<(), VaultError> {
+    let (size, root) = database.log_head()?;
+    if (size, root.to_base64()) == (manifest.size, manifest.root.clone()) {
+        return Ok(());
+    }
+    Err(VaultError::tampered(
+        format!("the backup {}", file.display()),
+        "its log is not the one that it names",
+    ))
+}
+
+/// Holds the restored log against every checkpoint that is known. Returns how many events are lost.
+fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, VaultError> {
+    let mut lost = 0;
+    let own = restore.target.join(CHECKPOINTS);
+    for path in core::iter::once(&own).chain(restore.checkpoints).filter(|path| path.is_file()) {
+        let Some(note) = CheckpointFile::open(path)?.newest()? else { continue };
+        match vault.ask(move |engine| engine.compare(&note)).wait()? {
+            Known::Holds => {}
+            Known::Longer(known) => lost = lost.max(known.saturating_sub(size)),
+            // A longer log that was restored from another backup earlier ends here too.
+            Known::Other if restore.accept_loss => {}
+            Known::Other => {
+                let place = format!("the log of the backup, or {}", path.display());
+                return Err(VaultError::tampered(place, "they are of two histories"));
+            }
+        }
+    }
+    if lost > 0 && !restore.accept_loss {
+        return Err(VaultError::BackupOlder { lost });
+    }
+    Ok(lost)
+}
+
+/// Every list of ended memories that is found.
+fn lists(restore: &Restore<'_>) -> String {
+    let mut paths = vec![restore.target.join(FORGOTTEN)];
+    paths.extend(restore.files.iter().map(|file| parent(file).join(FORGOTTEN)));
+    paths.extend(restore.forgotten.iter().cloned());
+    paths.dedup();
+    paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n")
+}
+
+/// The list of the vault that is replaced goes on in the restored one, also about memories that the backup does not know.
+fn keep_list(restore: &Restore<'_>, staging: &Path) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let Ok(list) = fs::read(restore.target.join(FORGOTTEN)) else { return };
+    let opened = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(staging.join(FORGOTTEN));
+    let _ = opened.and_then(|mut file| file.write_all(&list));
+}
+
+/// Puts the restored vault in the place of the old one, in one step.
+fn exchange(restore: &Restore<'_>, mut staging: Staging) -> Result<Option<PathBuf>, VaultError> {
+    let target = restore.target;
+    let failed = |what, error: std::io::Error| VaultError::io(what, target, &error);
+    for entry in fs::read_dir(&staging.path).map_err(|error| failed("reading", error))?.filter_map(Result::ok)
+    {
+        let synced = File::open(entry.path()).and_then(|file| file.sync_all());
+        synced.map_err(|error| failed("syncing", error))?;
+    }
+    sync(&staging.path)?;
+    let before = if target.join(DATABASE).is_file() {
+        let mut name = target.as_os_str().to_owned();
+        name.push(format!(".before-{}", restore.clock.now().wall));
+        let before = PathBuf::from(name);
+        // Under the name that the old vault will have: after the exchange nothing more is to be done.
+        fs::rename(&staging.path, &before).map_err(|error| failed("naming", error))?;
+        staging.path.clone_from(&before);
+        renameat_with(CWD, &before, CWD, target, RenameFlags::EXCHANGE)
+            .map_err(|error| failed("replacing", error.into()))?;
+        Some(before)
+    } else {
+        fs::rename(&staging.path, target).map_err(|error| failed("naming", error))?;
+        None
+    };
+    staging.keep = true;
+    sync(parent(target))?;
+    Ok(before)
+}
+
+fn sync(directory: &Path) -> Result<(), VaultError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| VaultError::io("syncing", directory, &error))
+}

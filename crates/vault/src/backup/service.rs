@@ -1,0 +1,96 @@
+//! Making backups of an open vault.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stvor_crypto::{Random, SystemRandom};
+
+use super::pack::{Contents, pack};
+use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
+use crate::engine::backup::Wanted;
+use crate::memory::MemoryId;
+use crate::storage::{make_directory, write_private};
+use crate::{Vault, VaultError};
+
+const DRAFT: &str = "backup-draft-";
+
+/// The copy that a backup is made from. It is removed, whatever happens; one that a kill left goes when the vault is opened.
+struct Draft(PathBuf);
+
+/// Removes what backups that were killed left.
+pub(crate) fn remove_drafts(vault: &Path) {
+    for entry in fs::read_dir(vault).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let mut name = self.0.as_os_str().to_owned();
+            name.push(suffix);
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+/// Adds the lines of the vault's list of ended memories to the one beside the backups.
+fn share_list(list: &Path, beside: &Path) -> Result<(), VaultError> {
+    let Ok(own) = fs::read_to_string(list) else { return Ok(()) };
+    let there = fs::read_to_string(beside).unwrap_or_default();
+    let known: BTreeSet<&str> = there.lines().collect();
+    let new: Vec<&str> = own.lines().filter(|line| !known.contains(line)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut draft = beside.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let _ = fs::remove_file(&draft);
+    let all: Vec<&str> = there.lines().chain(new).collect();
+    write_private(&draft, (all.join("\n") + "\n").as_bytes())?;
+    fs::rename(&draft, beside).map_err(|error| VaultError::io("naming", beside, &error))
+}
+
+impl Vault {
+    /// Makes a backup. The vault answers nobody while the database is copied; sealing and writing the file does not stop it.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`]; [`VaultError::Invalid`] for an incremental one when there is none to build on;
+    /// [`VaultError::Io`], [`VaultError::Key`].
+    pub fn backup(&self, new: &NewBackup) -> Result<BackupRecord, VaultError> {
+        make_directory(&new.directory)?;
+        let mut random = [0; 8];
+        SystemRandom::new().fill(&mut random)?;
+        let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
+        let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
+        let manifest = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let path = new.directory.join(BackupName::of(&manifest).to_string());
+        pack(&Contents { manifest: &manifest, database: &draft.0 }, &new.sealing, &path)?;
+        drop(draft);
+        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
+        let record = BackupRecord { manifest, path };
+        let kept = record.clone();
+        self.ask(move |engine| engine.remember_backup(kept)).wait()?;
+        Ok(record)
+    }
+
+    /// Backups that this vault remembers having made, oldest first.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn backups(&self) -> Result<Vec<BackupRecord>, VaultError> {
+        self.ask(|engine| engine.backups()).wait()
+    }
+
+    /// Backups that still hold a memory's content, as far as this vault knows: also after it was forgotten.
+    ///
+    /// # Errors
+    /// As [`Vault::backups`]; [`crate::Refusal::NotFound`].
+    pub fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
+        self.ask(move |engine| engine.backups_with(id)).wait()
+    }
+}

@@ -1,0 +1,286 @@
+//! What the owner can ask about backups, recovery, tokens and proofs.
+
+use core::time::Duration;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use stvor_crypto::{Secret, SecretBytes};
+use stvor_keys::fido2::Presence;
+use stvor_keys::recipients::{Recipient, Sealing};
+use stvor_tlog::witness::CosignatureVerifier;
+
+use super::verbs::{key, value};
+use crate::backup::{BackupKind, NewBackup};
+use crate::memory::MemoryId;
+use crate::proofs::Claim;
+use crate::recovery::escrow::{Keeper, NewEscrow};
+use crate::recovery::switch::{Heir, NewSwitch};
+use crate::tokens::{Enrolment, Presented, TokenKind};
+use crate::{Vault, VaultError};
+
+/// A secret on its way over the owner's socket, as text.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Hides it from what is printed.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// A key, in base64.
+    #[must_use]
+    pub fn of_key(key: &Secret<32>) -> Self {
+        Self(STANDARD.encode(key.expose()))
+    }
+
+    fn key(&self) -> Result<Secret<32>, VaultError> {
+        key(&self.0)
+    }
+}
+
+impl core::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A keeper of a share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeeperVerb {
+    /// The name.
+    pub name: String,
+    /// The age key, `age1...`.
+    pub recipient: String,
+}
+
+/// An heir.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeirVerb {
+    /// The name.
+    pub name: String,
+    /// The age key, `age1...`.
+    pub recipient: String,
+    /// Which memories.
+    pub memories: Vec<MemoryId>,
+}
+
+/// A token that is to be enrolled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentVerb {
+    name: String,
+    kind: TokenKind,
+    secret: Hidden,
+}
+
+impl From<&Enrolment> for EnrolmentVerb {
+    fn from(token: &Enrolment) -> Self {
+        let secret = Hidden::of_key(&token.secret);
+        Self { name: token.name.clone(), kind: token.kind.clone(), secret }
+    }
+}
+
+impl EnrolmentVerb {
+    fn read(self) -> Result<Enrolment, VaultError> {
+        Ok(Enrolment { name: self.name, kind: self.kind, secret: self.secret.key()? })
+    }
+}
+
+/// A token's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresentedVerb {
+    token: MemoryId,
+    secret: Hidden,
+    next: Option<([u8; 32], Hidden)>,
+    presence: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl From<&Presented> for PresentedVerb {
+    fn from(presented: &Presented) -> Self {
+        let presence = presented.presence.as_ref();
+        Self {
+            token: presented.token,
+            secret: Hidden::of_key(&presented.secret),
+            next: presented.next.as_ref().map(|(challenge, secret)| (*challenge, Hidden::of_key(secret))),
+            presence: presence.map(|one| (one.authenticator_data.clone(), one.signature.clone())),
+        }
+    }
+}
+
+impl PresentedVerb {
+    fn read(self) -> Result<Presented, VaultError> {
+        let next = self.next.map(|(challenge, secret)| Ok::<_, VaultError>((challenge, secret.key()?)));
+        let presence =
+            self.presence.map(|(data, signature)| Presence { authenticator_data: data, signature });
+        Ok(Presented { token: self.token, secret: self.secret.key()?, next: next.transpose()?, presence })
+    }
+}
+
+/// What the owner may ask about backups, recovery, tokens and proofs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are those of the functions of `Vault` of the same names")]
+pub enum RecoveryVerb {
+    /// Make a backup, sealed to recipients or a passphrase.
+    Backup {
+        directory: PathBuf,
+        kind: BackupKind,
+        recipients: Vec<String>,
+        passphrase: Option<Hidden>,
+        description: String,
+    },
+    /// Write the log to a file, sealed to recipients.
+    Archive { path: PathBuf, recipients: Vec<String> },
+    /// Backups that were made.
+    Backups {},
+    /// Backups that still hold a memory.
+    BackupsWith { id: MemoryId },
+    /// One page of everything that can be read.
+    Export { after: i64 },
+    /// Split the keys; takes them, in base64.
+    Escrow {
+        root: Hidden,
+        vaulted: Option<Hidden>,
+        keepers: Vec<KeeperVerb>,
+        needed: u8,
+        label: String,
+        directory: PathBuf,
+    },
+    /// Sets of shares that were made.
+    Escrows {},
+    /// Arm the dead-man switch, for some seconds of silence.
+    ArmSwitch { seconds: u64, heirs: Vec<HeirVerb>, directory: PathBuf },
+    /// Say to be there.
+    CheckIn {},
+    /// Disarm it.
+    DisarmSwitch {},
+    /// What it is set to.
+    Switch {},
+    /// Open level 5 with two tokens or more.
+    EnableBlack { tokens: Vec<EnrolmentVerb> },
+    /// Tokens that are enrolled.
+    Tokens {},
+    /// What a FIDO2 token signs next.
+    TokenChallenge {},
+    /// A token's answer.
+    PresentToken { answer: PresentedVerb },
+    /// Enrol a further token.
+    AddToken { token: EnrolmentVerb },
+    /// Remove one.
+    RemoveToken { name: String },
+    /// Make the secret of a one-time-code app.
+    NewCodes {},
+    /// Enrol it.
+    ConfirmCodes { code: String },
+    /// Remove it; takes the root key, in base64.
+    RemoveCodes { root: Hidden },
+    /// Grant an approval with a one-time code, for some seconds.
+    ApproveWithCode { id: MemoryId, seconds: u64, code: String },
+    /// Prove a claim of a memory.
+    ProveProperty { id: MemoryId, claim: Claim, audience: String },
+    /// Sign a statement.
+    Attest { statement: String },
+    /// Have the log signed by a witness.
+    AskWitness { socket: PathBuf, key: String },
+    /// Hold the log against what a witness signed.
+    VerifyWitness { socket: PathBuf, key: String },
+}
+
+fn sealing_to(recipients: &[String]) -> Result<Sealing, VaultError> {
+    let recipients = recipients.iter().map(|one| one.parse::<Recipient>());
+    Ok(Sealing::to(recipients.collect::<Result<Vec<_>, _>>()?))
+}
+
+fn done((): ()) -> Value {
+    Value::Null
+}
+
+fn signed((size, time): (u64, u64)) -> Value {
+    json!({ "size": size, "time": time })
+}
+
+fn text(secret: &SecretBytes) -> String {
+    String::from_utf8_lossy(secret.expose()).into_owned()
+}
+
+impl RecoveryVerb {
+    pub(super) fn run(self, vault: &Vault) -> Result<Value, VaultError> {
+        match self {
+            Self::Backup { directory, kind, recipients, passphrase, description } => {
+                let sealing = match passphrase {
+                    Some(phrase) => Sealing::passphrase(&SecretBytes::from(phrase.0.into_bytes()))?,
+                    None => sealing_to(&recipients)?,
+                };
+                value(vault.backup(&NewBackup { directory, kind, sealing, description })?)
+            }
+            Self::Archive { path, recipients } => {
+                Ok(json!({ "events": vault.archive(&path, &sealing_to(&recipients)?)? }))
+            }
+            Self::Backups {} => value(vault.backups()?),
+            Self::BackupsWith { id } => value(vault.backups_with(id)?),
+            Self::Export { after } => {
+                let (page, next) = vault.export(after)?;
+                let lines: Vec<Value> = page.iter().map(crate::export::Exported::to_json).collect();
+                Ok(json!({ "memories": lines, "next": next }))
+            }
+            Self::Escrow { root, vaulted, keepers, needed, label, directory } => {
+                let keeper = |one: KeeperVerb| {
+                    Ok::<_, VaultError>(Keeper { name: one.name, recipient: one.recipient.parse()? })
+                };
+                let keepers = keepers.into_iter().map(keeper).collect::<Result<Vec<_>, _>>()?;
+                let new = NewEscrow { keepers: &keepers, needed, label: &label, directory: &directory };
+                let vaulted = vaulted.as_ref().map(Hidden::key).transpose()?;
+                let (record, files) = vault.escrow((&root.key()?, vaulted.as_ref()), &new)?;
+                Ok(json!({ "escrow": record, "files": files }))
+            }
+            Self::Escrows {} => value(vault.escrows()?),
+            Self::ArmSwitch { seconds, heirs, directory } => {
+                let heir = |one: HeirVerb| {
+                    let (name, recipient) = (one.name, one.recipient.parse()?);
+                    Ok::<_, VaultError>(Heir { name, recipient, memories: one.memories })
+                };
+                let heirs = heirs.into_iter().map(heir).collect::<Result<Vec<_>, _>>()?;
+                let every = Duration::from_secs(seconds);
+                let verifier =
+                    vault.arm_switch(&NewSwitch { every, heirs: &heirs, directory: &directory })?;
+                Ok(json!({ "verifier": verifier }))
+            }
+            Self::CheckIn {} => Ok(json!({ "check_in": vault.check_in()?.to_string() })),
+            Self::DisarmSwitch {} => vault.disarm_switch().map(done),
+            Self::Switch {} => value(vault.switch()?),
+            Self::EnableBlack { tokens } => {
+                let tokens = tokens.into_iter().map(EnrolmentVerb::read).collect::<Result<_, _>>()?;
+                vault.enable_black(tokens, None).map(|_| Value::Null)
+            }
+            Self::Tokens {} => value(vault.tokens()?),
+            Self::TokenChallenge {} => value(vault.token_challenge()?),
+            Self::PresentToken { answer } => vault.present_token(answer.read()?).map(done),
+            Self::AddToken { token } => vault.add_token(token.read()?).map(done),
+            Self::RemoveToken { name } => vault.remove_token(&name).map(done),
+            Self::NewCodes {} => Ok(json!({ "url": text(&vault.new_codes()?.url) })),
+            Self::ConfirmCodes { code } => vault.confirm_codes(&code).map(done),
+            Self::RemoveCodes { root } => vault.remove_codes(root.key()?).map(done),
+            Self::ApproveWithCode { id, seconds, code } => {
+                vault.approve_with_code(id, Duration::from_secs(seconds), &code).map(done)
+            }
+            Self::ProveProperty { id, claim, audience } => value(vault.prove_property(id, claim, &audience)?),
+            Self::Attest { statement } => Ok(json!({ "note": vault.attest(&statement)?.to_string() })),
+            Self::AskWitness { socket, key } => {
+                vault.ask_witness(&socket, &CosignatureVerifier::parse(&key)?).map(signed)
+            }
+            Self::VerifyWitness { socket, key } => {
+                vault.verify_with_witness(&socket, &CosignatureVerifier::parse(&key)?).map(signed)
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Copies for backups, the memory of them, and what a restore does to the vault that it brings back.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use stvor_crypto::Random;
+use stvor_crypto::kdf::constant_time_eq;
+use stvor_tlog::{Checkpoint, Frontier, Note};
+
+use super::agents::OWNER;
+use super::{Engine, Later, sign};
+use crate::audit::{Event, Operation};
+use crate::backup::{BackupKind, BackupRecord, Ended, Manifest};
+use crate::error::Refusal;
+use crate::memory::{Header, MemoryId, State};
+use crate::storage::copy::Extent;
+use crate::storage::{Database, MemoryRow};
+use crate::{VaultError, limits};
+
+/// The record of backups that were made.
+const SLOT: &str = "backups";
+/// Rows that are read at a time.
+const BATCH: usize = 4_096;
+
+/// A copy that is wanted.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Where the copied database goes.
+    pub(crate) draft: PathBuf,
+    pub(crate) kind: BackupKind,
+    pub(crate) description: String,
+}
+
+/// How a known checkpoint stands to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The log holds all that it signs.
+    Holds,
+    /// It signs more events than there are: so many.
+    Longer(u64),
+    /// It is of another history.
+    Other,
+}
+
+impl Engine {
+    /// Copies the database as it is now, and says what the copy is.
+    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<Manifest, VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::Backup);
+        self.audited(event, |engine, event| {
+            if wanted.description.len() > limits::MAX_NAME {
+                return Err(VaultError::invalid("a description has at most 256 bytes"));
+            }
+            let held = engine.held()?;
+            let (size, root) = (held.tree.size(), held.tree.root().to_base64());
+            let origin = held.base.signer.verifier().name().to_owned();
+            let note = sign(held)?.to_string();
+            let parent = match wanted.kind {
+                BackupKind::Full => None,
+                BackupKind::Incremental => Some(engine.newest_backup()?.manifest.as_parent()),
+            };
+            let memories = match &parent {
+                None => engine.database.copy(&wanted.draft, &Extent::Whole, &note)?,
+                Some(parent) => {
+                    let memories = engine.changed_since(parent.size)?;
+                    let extent = Extent::Since { from: parent.size, memories: &memories };
+                    engine.database.copy(&wanted.draft, &extent, &note)?
+                }
+            };
+            event.count = Some(memories);
+            let mut id = [0; 16];
+            engine.rng.fill(&mut id)?;
+            Ok(Manifest {
+                format: 1,
+                id: MemoryId::from_bytes(id),
+                kind: wanted.kind,
+                parent,
+                made: event.at.wall,
+                origin,
+                size,
+                root,
+                memories,
+                description: wanted.description.clone(),
+            })
+        })
+    }
+
+    /// The newest backup whose file is where it was written to.
+    fn newest_backup(&self) -> Result<BackupRecord, VaultError> {
+        let newest = self.backups()?.into_iter().rev().find(|record| record.path.is_file());
+        newest.ok_or_else(|| VaultError::invalid("there is no backup to build on; make a full one first"))
+    }
+
+    /// Memories whose rows the log says were written since it had this size.
+    fn changed_since(&self, size: u64) -> Result<Vec<MemoryId>, VaultError> {
+        let (mut next, mut changed) = (size, BTreeSet::new());
+        loop {
+            let rows = self.database.events_from(next, BATCH)?;
+            let Some(last) = rows.last() else { return Ok(changed.into_iter().collect()) };
+            next = last.seq + 1;
+            for row in &rows {
+                let (event, _) = self.open_event(row)?;
+                changed.extend(event.memory.filter(|_| event.row.is_some()));
+            }
+        }
+    }
+
+    /// Backups that were made, oldest first.
+    pub(crate) fn backups(&self) -> Result<Vec<BackupRecord>, VaultError> {
+        self.sealed_slot(SLOT).map(Option::unwrap_or_default)
+    }
+
+    /// Remembers a backup.
+    pub(crate) fn remember_backup(&mut self, record: BackupRecord) -> Result<(), VaultError> {
+        let mut all = self.backups()?;
+        all.push(record);
+        let excess = all.len().saturating_sub(limits::MAX_BACKUPS);
+        all.drain(..excess);
+        self.put_sealed_slot(SLOT, &all)
+    }
+
+    /// A sealed record that is JSON.
+    pub(crate) fn sealed_slot<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, VaultError> {
+        let Some(record) = self.database.slot(name)? else { return Ok(None) };
+        let tampered = || VaultError::tampered(format!("the record {name}"), "it does not open");
+        let plain = self.held()?.base.rows.open(name.as_bytes(), &record).map_err(|_| tampered())?;
+        serde_json::from_slice(plain.expose()).map(Some).map_err(|_| tampered())
+    }
+
+    /// Writes a sealed record.
+    pub(crate) fn put_sealed_slot(
+        &mut self,
+        name: &str,
+        value: &impl serde::Serialize,
+    ) -> Result<(), VaultError> {
+        let plain = serde_json::to_vec(value).map_err(|error| VaultError::Database(error.to_string()))?;
+        let plain = stvor_crypto::SecretBytes::from(plain);
+        let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+        let sealed = held.base.rows.seal(&mut self.rng, name.as_bytes(), plain.expose())?;
+        self.database.put_slot(name, &sealed)
+    }
+
+    /// Backups that still hold a memory's content: made after it was stored and before it ended, and still there.
+    pub(crate) fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
+        let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
+        let header = self.header(&self.database.memory(&id)?.ok_or_else(unknown)?)?;
+        let ended = matches!(header.state, State::Forgotten | State::Expired);
+        let end = header.state_since.filter(|_| ended).unwrap_or(u64::MAX);
+        let holds = |record: &BackupRecord| {
+            record.manifest.made >= header.created && record.manifest.made <= end && record.path.is_file()
+        };
+        Ok(self.backups()?.into_iter().filter(holds).collect())
+    }
+
+    /// The entry of an ended memory in the lists of such.
+    pub(crate) fn ended(&self, header: &Header) -> Result<Ended, VaultError> {
+        let at = header.state_since.unwrap_or_default();
+        let mut ended = Ended { memory: header.id, state: header.state, at, mac: String::new() };
+        ended.mac = self.keyed("ended", &ended.bytes())?;
+        Ok(ended)
+    }
+
+    /// Appends what ended to each list. The commit before it stands.
+    pub(super) fn append_ended(&self, changes: &[Later]) -> Result<(), VaultError> {
+        let mut lines = String::new();
+        for change in changes {
+            if let Later::Ended(ended) = change {
+                let line = serde_json::to_string(ended);
+                lines += &line.map_err(|error| VaultError::Database(error.to_string()))?;
+                lines.push('\n');
+            }
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.ended.iter().try_for_each(|path| {
+            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            let written = opened.and_then(|mut file| {
+                file.write_all(lines.as_bytes())?;
+                file.sync_all()
+            });
+            written.map_err(|error| VaultError::io("writing", path, &error))
+        })
+    }
+
+    /// What of a list was written by this vault. Everything else in it is passed over.
+    pub(crate) fn trusted_ended(&self, list: &str) -> Result<Vec<Ended>, VaultError> {
+        let mut trusted = Vec::new();
+        for ended in list.lines().filter_map(|line| serde_json::from_str::<Ended>(line).ok()) {
+            let mac = self.keyed("ended", &ended.bytes())?;
+            if constant_time_eq(mac.as_bytes(), ended.mac.as_bytes()) {
+                trusted.push(ended);
+            }
+        }
+        Ok(trusted)
+    }
+
+    /// Calls `with` for each memory that another database of this vault holds and whose header opens.
+    fn each_header(
+        &self,
+        database: &Database,
+        mut with: impl FnMut(MemoryRow, Header) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
+        let mut after = 0;
+        loop {
+            let rows = database.memories_after(after, BATCH)?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            after = *last;
+            for (_, row) in rows {
+                if let Ok(header) = self.header(&row) {
+                    with(row, header)?;
+                }
+            }
+        }
+    }
+
+    /// Memories that have ended in another database of this vault.
+    pub(crate) fn ended_in(&self, database: &Database) -> Result<Vec<Ended>, VaultError> {
+        let mut all = Vec::new();
+        self.each_header(database, |_, header| {
+            if matches!(header.state, State::Forgotten | State::Tombstoned) {
+                all.push(self.ended(&header)?);
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// How a checkpoint that is known from elsewhere stands to this log.
+    pub(crate) fn compare(&self, note: &Note) -> Result<Known, VaultError> {
+        let held = self.held()?;
+        let origin = held.base.signer.verifier().name();
+        let Ok(known) = Checkpoint::open(note, origin, &held.base.verifiers()) else {
+            // Signed with a key that came after the backup, or for another log.
+            let claimed = Checkpoint::parse(note.unverified_text())?;
+            return Ok(if claimed.origin() == origin { Known::Longer(claimed.size()) } else { Known::Other });
+        };
+        if known.size() > held.tree.size() {
+            return Ok(Known::Longer(known.size()));
+        }
+        let same = Frontier::load(&self.database, known.size())?.root() == known.root();
+        Ok(if same { Known::Holds } else { Known::Other })
+    }
+
+    /// Finishes a restore: nothing that ended since comes back, and no approval; the log says what happened. Returns how
+    /// many memories were ended.
+    pub(crate) fn finish_restore(&mut self, from: &Manifest, ended: &[Ended]) -> Result<u64, VaultError> {
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::Restore);
+        event.count = Some(from.size);
+        self.audited(event, |engine, _| {
+            engine.database.drop_approvals()?;
+            let (mut done, mut seen) = (0, HashSet::new());
+            // A memory may have been tombstoned first and forgotten later: the harder end counts.
+            let mut ended: Vec<&Ended> = ended.iter().collect();
+            ended.sort_by_key(|one| one.state != State::Forgotten);
+            for one in ended.into_iter().filter(|one| seen.insert(one.memory)) {
+                done += u64::from(engine.end_again(one)?);
+            }
+            Ok(done)
+        })
+    }
+
+    fn end_again(&mut self, ended: &Ended) -> Result<bool, VaultError> {
+        let Some(row) = self.database.memory(&ended.memory)? else { return Ok(false) };
+        let header = self.header(&row)?;
+        let over = matches!(header.state, State::Forgotten | State::Expired) || header.state == ended.state;
+        if over {
+            return Ok(false);
+        }
+        let operation = match ended.state {
+            State::Forgotten => Operation::Forget,
+            _ => Operation::Tombstone,
+        };
+        let mut event = Event::new(self.clock.now(), OWNER, operation);
+        (event.memory, event.level) = (Some(header.id), Some(header.level));
+        event.row = Some(self.destroy((row, header), ended.state, "it had ended before the restore")?);
+        self.log(&event)?;
+        Ok(true)
+    }
+
+    /// The database of the vault in `directory`, to be read, if it opens.
+    pub(crate) fn other_database(directory: &Path) -> Option<Database> {
+        Database::open(&directory.join(crate::vault::DATABASE)).ok()
+    }
+}

@@ -1,0 +1,122 @@
+//! Escrow, recovery and the dead-man switch, as far as the vault's keys and log have a part in them.
+
+use stvor_crypto::Secret;
+use stvor_keys::KeyHolder;
+use stvor_tlog::{Note, Signer};
+
+use super::Engine;
+use super::agents::OWNER;
+use crate::VaultError;
+use crate::audit::{Event, Operation};
+use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, rewrap_owner, rewrap_vaulted};
+use crate::recovery::escrow::{EscrowRecord, NewSecrets};
+use crate::recovery::switch::{CheckIn, SwitchRecord};
+
+const ESCROWS: &str = "escrows";
+const SWITCH: &str = "switch";
+const SWITCH_KEY: &str = "switch/key";
+
+impl Engine {
+    /// Whether this is the root key.
+    pub(crate) fn opens_with(&self, root: &RootKey) -> Result<bool, VaultError> {
+        Ok(BaseKeys::open(root, &self.database.slots()?).is_ok())
+    }
+
+    /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault.
+    pub(crate) fn escrow(
+        &mut self,
+        (root, vaulted): (&RootKey, Option<&Secret<32>>),
+        mut record: EscrowRecord,
+    ) -> Result<EscrowRecord, VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::Escrow);
+        self.audited(event, |engine, event| {
+            let slots = engine.database.slots()?;
+            BaseKeys::open(root, &slots)?;
+            if let Some(vaulted) = vaulted {
+                SessionKeys::default().open_vaulted(vaulted, &slots)?;
+            }
+            record.made = event.at.wall;
+            event.text = Some(record.set.clone());
+            event.count = Some(record.keepers.len() as u64);
+            let mut all = engine.escrows()?;
+            all.push(record.clone());
+            engine.put_sealed_slot(ESCROWS, &all)?;
+            Ok(record)
+        })
+    }
+
+    pub(crate) fn escrows(&self) -> Result<Vec<EscrowRecord>, VaultError> {
+        self.sealed_slot(ESCROWS).map(Option::unwrap_or_default)
+    }
+
+    /// Wraps the owner's keys for new secrets.
+    pub(crate) fn recover<H: KeyHolder>(
+        &mut self,
+        (root, vaulted): (&RootKey, Option<&Secret<32>>),
+        secrets: &NewSecrets<H>,
+    ) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::Recover);
+        self.audited(event, |engine, _| {
+            let verbs = engine.held()?.base.verbs.duplicate();
+            for (name, record) in rewrap_owner((root, &verbs), &secrets.owner, &mut engine.rng)? {
+                engine.database.put_slot(&name, &record)?;
+            }
+            if let (Some(vaulted), Some(holder)) = (vaulted, &secrets.vaulted) {
+                let record = rewrap_vaulted(vaulted, holder, &mut engine.rng)?;
+                engine.database.put_slot(SLOT_VAULTED, &record)?;
+            }
+            engine.wipe = true;
+            Ok(())
+        })
+    }
+
+    /// What the dead-man switch is set to, if it was ever armed.
+    pub(crate) fn switch(&self) -> Result<Option<SwitchRecord>, VaultError> {
+        self.sealed_slot(SWITCH)
+    }
+
+    /// The key that signs check-ins: one of its own, so that a new log key does not end the watcher's trust.
+    fn switch_signer(&mut self) -> Result<Signer, VaultError> {
+        let name = format!("{}/check-in", self.held()?.base.signer.verifier().name());
+        if let Some(seed) = self.sealed_slot::<Vec<u8>>(SWITCH_KEY)? {
+            return Ok(Signer::from_seed(&name, &Secret::from_slice(&seed)?)?);
+        }
+        let signer = Signer::generate(&name, &mut self.rng)?;
+        self.put_sealed_slot(SWITCH_KEY, &signer.seed().expose().as_slice())?;
+        Ok(signer)
+    }
+
+    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note and the text of the
+    /// key that verifies it.
+    pub(crate) fn set_switch(&mut self, mut record: SwitchRecord) -> Result<(Note, String), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::ArmSwitch);
+        self.audited(event, |engine, event| {
+            record.number = engine.switch()?.map_or(0, |old| old.number).saturating_add(1);
+            record.checked_in = event.at.wall;
+            event.count = Some(record.number);
+            engine.put_sealed_slot(SWITCH, &record)?;
+            engine.sign_check_in(&record)
+        })
+    }
+
+    /// The owner is there.
+    pub(crate) fn check_in(&mut self) -> Result<(Note, SwitchRecord), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::CheckIn);
+        self.audited(event, |engine, event| {
+            let record = engine.switch()?.filter(|record| record.every > 0);
+            let mut record = record.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
+            record.number = record.number.saturating_add(1);
+            record.checked_in = event.at.wall;
+            event.count = Some(record.number);
+            engine.put_sealed_slot(SWITCH, &record)?;
+            Ok((engine.sign_check_in(&record)?.0, record))
+        })
+    }
+
+    fn sign_check_in(&mut self, record: &SwitchRecord) -> Result<(Note, String), VaultError> {
+        let signer = self.switch_signer()?;
+        let check_in = CheckIn { number: record.number, at: record.checked_in, every: record.every };
+        let note = Note::sign(&check_in.to_text(signer.verifier().name()), &[&signer])?;
+        Ok((note, signer.verifier().to_string()))
+    }
+}

@@ -1,0 +1,185 @@
+//! Escrow: the vault's real key in n shares, each sealed to the age key of somebody who keeps it; any k of them open the vault
+//! again. What is shared are up to three keys of 32 bytes: the root key, the key of level 4, and one that opens level 5 together
+//! with that.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use stvor_crypto::{Secret, SecretBytes, SystemRandom};
+use stvor_keys::recipients::{Recipient, Sealing};
+use stvor_keys::shares::{Plan, Share, combine, split};
+use stvor_keys::{KeyError, KeyHolder};
+
+use crate::keys::RootKey;
+use crate::storage::{make_directory, write_private};
+use crate::{Options, Vault, VaultError};
+
+/// Somebody who keeps a share.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    /// A name for people and for the share's file: letters, digits, `-` and `_`.
+    pub name: String,
+    /// The keeper's age key.
+    pub recipient: Recipient,
+}
+
+/// An escrow that is to be made.
+#[derive(Debug)]
+pub struct NewEscrow<'a> {
+    /// Who keeps the shares.
+    pub keepers: &'a [Keeper],
+    /// How many of them are needed, 2 or more.
+    pub needed: u8,
+    /// What the shares are of, for people.
+    pub label: &'a str,
+    /// The directory that the sealed shares are written into.
+    pub directory: &'a Path,
+}
+
+/// A set of shares, as the vault remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EscrowRecord {
+    /// The name of the set: 16 hexadecimal digits.
+    pub set: String,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub made: u64,
+    /// How many shares are needed.
+    pub needed: u8,
+    /// Who keeps one, in the order of their numbers.
+    pub keepers: Vec<String>,
+    /// Whether the key of level 4 is in it.
+    pub vaulted: bool,
+    /// Whether level 5 opens with it. A new escrow takes that from the older ones.
+    pub black: bool,
+}
+
+/// Whether a name can be part of a file's name.
+pub(crate) fn check_name(name: &str) -> Result<(), VaultError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(VaultError::invalid("a name has 1 to 64 letters, digits, - and _"));
+    }
+    Ok(())
+}
+
+/// Seals bytes to somebody, into a file that is not there yet.
+pub(crate) fn seal_file(path: &Path, to: &Recipient, bytes: &[u8]) -> Result<(), VaultError> {
+    let mut writer = Sealing::to(vec![to.clone()]).writer(Vec::new())?;
+    let sealed = writer.write_all(bytes).and_then(|()| writer.finish());
+    let sealed = sealed.map_err(|error| VaultError::io("sealing", path, &error))?;
+    write_private(path, &sealed)
+}
+
+impl Vault {
+    /// Splits the vault's keys and writes one sealed share for each keeper. Level 5 is in it when one of its tokens was
+    /// presented just before. `vaulted` is the key of level 4; a vault that has
+    /// one is not escrowed without it. Returns the record and the files.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] for names, numbers, or a missing key of level 4; [`VaultError::Tampered`] for another root key;
+    /// [`VaultError::Exists`], [`VaultError::Io`].
+    pub fn escrow(
+        &self,
+        (root, vaulted): (&RootKey, Option<&Secret<32>>),
+        new: &NewEscrow<'_>,
+    ) -> Result<(EscrowRecord, Vec<PathBuf>), VaultError> {
+        let spare = Secret::<32>::random(&mut SystemRandom::new())?;
+        let held = spare.duplicate();
+        let black = vaulted.is_some() && self.ask(move |engine| engine.escrow_black(&held)).wait()?;
+        self.escrow_with((root, vaulted, black.then_some(&spare)), new)
+    }
+
+    /// As [`Vault::escrow`], with the key that opens level 5, if it is wrapped for one.
+    pub(crate) fn escrow_with(
+        &self,
+        (root, vaulted, black): (&RootKey, Option<&Secret<32>>, Option<&Secret<32>>),
+        new: &NewEscrow<'_>,
+    ) -> Result<(EscrowRecord, Vec<PathBuf>), VaultError> {
+        for (at, keeper) in new.keepers.iter().enumerate() {
+            check_name(&keeper.name)?;
+            if new.keepers.iter().take(at).any(|other| other.name == keeper.name) {
+                return Err(VaultError::invalid(format!("two keepers are called {}", keeper.name)));
+            }
+        }
+        if vaulted.is_none() && self.records()?.vaulted.is_some() {
+            return Err(VaultError::invalid("the key of level 4 is escrowed too: give the second secret"));
+        }
+        let total = u8::try_from(new.keepers.len()).unwrap_or(u8::MAX);
+        let plan = Plan { label: new.label.to_owned(), needed: new.needed, total };
+        let mut secret = root.expose().to_vec();
+        secret.extend(vaulted.into_iter().chain(black).flat_map(|key| key.expose()));
+        let shares = split(&SecretBytes::from(secret), &plan, &mut SystemRandom::new())?;
+        let set = shares.first().map(Share::set).unwrap_or_default();
+        // The log tells of it before a share leaves.
+        let keepers: Vec<String> = new.keepers.iter().map(|keeper| keeper.name.clone()).collect();
+        let record = EscrowRecord {
+            set,
+            made: 0,
+            needed: new.needed,
+            keepers,
+            vaulted: vaulted.is_some(),
+            black: black.is_some(),
+        };
+        let (root, vaulted) = (root.duplicate(), vaulted.map(Secret::duplicate));
+        let record = self.ask(move |engine| engine.escrow((&root, vaulted.as_ref()), record)).wait()?;
+        make_directory(new.directory)?;
+        let files = shares.iter().zip(new.keepers).map(|(share, keeper)| {
+            let name = format!("share-{}-{}-{}.age", share.set(), share.number(), keeper.name);
+            let path = new.directory.join(name);
+            seal_file(&path, &keeper.recipient, share.to_text().expose()).map(|()| path)
+        });
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        Ok((record, files))
+    }
+
+    /// Sets of shares that were made.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn escrows(&self) -> Result<Vec<EscrowRecord>, VaultError> {
+        self.ask(|engine| engine.escrows()).wait()
+    }
+}
+
+/// The secrets that a vault opens with after [`recover`].
+#[derive(Debug)]
+pub struct NewSecrets<H> {
+    /// The owner's.
+    pub owner: H,
+    /// That of level 4. Without one it stays what it was.
+    pub vaulted: Option<H>,
+    /// Tokens in place of the old ones, if the shares open level 5.
+    pub tokens: Vec<crate::tokens::Enrolment>,
+}
+
+/// Opens the vault at `path` with shares, gives it new secrets, and returns it open. The old ones open nothing any more. The
+/// daemon must not run.
+///
+/// # Errors
+/// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since.
+pub fn recover<H: KeyHolder + 'static>(
+    path: &Path,
+    shares: &[Share],
+    (secrets, options): (NewSecrets<H>, Options),
+) -> Result<Vault, VaultError> {
+    let secret = combine(shares)?;
+    let wrong = || VaultError::Key(KeyError::Wrong { holder: "set of shares" });
+    let mut keys = secret.expose().chunks(32).map(Secret::<32>::from_slice);
+    let mut next = || keys.next().transpose().map_err(|_| wrong());
+    let (root, vaulted, black) = (next()?.ok_or_else(wrong)?, next()?, next()?);
+    let vault = Vault::open(path, options)?;
+    let (asked, held) = (root.duplicate(), vaulted.as_ref().map(Secret::duplicate));
+    if !vault.ask(move |engine| engine.opens_with(&asked)).wait()? {
+        return Err(wrong());
+    }
+    vault.unlock(root.duplicate(), held)?;
+    let mut secrets = secrets;
+    let tokens = core::mem::take(&mut secrets.tokens);
+    vault.ask(move |engine| engine.recover((&root, vaulted.as_ref()), &secrets)).wait()?;
+    if let Some(black) = black.filter(|_| !tokens.is_empty()) {
+        vault.ask(move |engine| engine.recover_black(&black, &tokens)).wait()?;
+    }
+    Ok(vault)
+}

@@ -1,0 +1,5 @@
+//! When the owner's secret is lost, or the owner: shares of the key with people, and packages for heirs.
+
+pub mod escrow;
+pub mod switch;
+pub mod watch;

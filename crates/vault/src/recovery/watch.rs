@@ -1,0 +1,167 @@
+//! The watcher of a dead-man switch. It runs where the owner's silence can not stop it, holds no key that opens anything, and
+//! counts time on a clock that nobody can set, where the machine has been up for that long.
+
+use core::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use stvor_tlog::{Note, Verifier};
+
+use super::switch::{CHECK_IN, CheckIn, replace_file};
+use crate::clock::Moment;
+use crate::storage::make_directory;
+use crate::{VaultError, limits};
+
+/// What a watcher knows. It is kept in a file, so that a restart does not begin the count anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// The key that check-ins are signed with.
+    verifier: String,
+    /// The newest check-in, and when the watcher first saw it.
+    seen: Option<(CheckIn, Moment)>,
+    /// When the packages were given out.
+    released: Option<u64>,
+}
+
+/// How a switch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Standing {
+    /// No check-in was seen yet, so nothing is counted.
+    Unarmed,
+    /// The owner disarmed it.
+    Disarmed,
+    /// The owner has so many milliseconds left.
+    Waiting {
+        /// Milliseconds.
+        left: u64,
+    },
+    /// The owner was silent for too long.
+    Released,
+}
+
+impl Watch {
+    /// A watcher of the switch whose check-ins this key signs.
+    ///
+    /// # Errors
+    /// [`VaultError::Log`] for what is no key.
+    pub fn new(verifier: &str) -> Result<Self, VaultError> {
+        Verifier::parse(verifier)?;
+        Ok(Self { verifier: verifier.to_owned(), seen: None, released: None })
+    }
+
+    /// Takes a check-in, if it is newer than the last. Returns whether it was.
+    ///
+    /// # Errors
+    /// [`VaultError::Log`] when it is not signed with the key, [`VaultError::Invalid`].
+    pub fn take(&mut self, note: &Note, now: &Moment) -> Result<bool, VaultError> {
+        let verifier = Verifier::parse(&self.verifier)?;
+        let check_in = CheckIn::parse(note.open(core::slice::from_ref(&verifier))?, verifier.name())?;
+        let newer = self.seen.as_ref().is_none_or(|(seen, _)| check_in.number > seen.number);
+        if newer {
+            self.seen = Some((check_in, now.clone()));
+        }
+        Ok(newer)
+    }
+
+    /// How the switch stands. A pure function of what was seen and the time.
+    #[must_use]
+    pub fn standing(&self, now: &Moment) -> Standing {
+        if self.released.is_some() {
+            return Standing::Released;
+        }
+        let Some((check_in, seen)) = &self.seen else { return Standing::Unarmed };
+        if check_in.every == 0 {
+            return Standing::Disarmed;
+        }
+        let silent = now.certainly_since(seen);
+        let left = Duration::from_millis(check_in.every).saturating_sub(silent);
+        match u64::try_from(left.as_millis()).unwrap_or(u64::MAX) {
+            0 => Standing::Released,
+            left => Standing::Waiting { left },
+        }
+    }
+}
+
+/// A watcher at work: a directory that is watched, one that packages are given out in, and a file for what it knows.
+#[derive(Debug)]
+pub struct Watcher {
+    directory: PathBuf,
+    release: PathBuf,
+    state: PathBuf,
+    watch: Watch,
+}
+
+impl Watcher {
+    /// Takes up the watch, where it was left if `state` is there. `state` should be where only the watcher writes.
+    ///
+    /// # Errors
+    /// [`VaultError::Tampered`] for a state that is not understood, or of another key; [`VaultError::Io`], [`VaultError::Log`].
+    pub fn open(
+        (directory, release): (&Path, &Path),
+        state: &Path,
+        verifier: &str,
+    ) -> Result<Self, VaultError> {
+        let fresh = Watch::new(verifier)?;
+        let watch = match fs::read(state) {
+            Ok(bytes) => {
+                serde_json::from_slice::<Watch>(&bytes).ok().filter(|known| known.verifier == verifier)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(fresh),
+            Err(error) => return Err(VaultError::io("reading", state, &error)),
+        };
+        let other = || VaultError::tampered(state.display().to_string(), "it is not the state of this watch");
+        let watch = watch.ok_or_else(other)?;
+        Ok(Self { directory: directory.into(), release: release.into(), state: state.into(), watch })
+    }
+
+    /// Looks once: reads the newest check-in, and gives the packages out when the owner was silent for too long. Call it from
+    /// time to time. A check-in that does not verify is passed over, and named.
+    ///
+    /// # Errors
+    /// [`VaultError::Io`]; the next look tries again.
+    pub fn look(&mut self, now: &Moment) -> Result<(Standing, Option<VaultError>), VaultError> {
+        let mut unbelieved = None;
+        let path = self.directory.join(CHECK_IN);
+        let short = fs::metadata(&path).is_ok_and(|about| about.len() <= limits::MAX_CHECK_IN);
+        if let Some(bytes) = short.then(|| fs::read(&path).ok()).flatten() {
+            let taken = Note::parse(&bytes).map_err(VaultError::from);
+            match taken.and_then(|note| self.watch.take(&note, now)) {
+                Ok(true) => self.save()?,
+                Ok(false) => {}
+                Err(error) => unbelieved = Some(error),
+            }
+        }
+        let standing = self.watch.standing(now);
+        if standing == Standing::Released && self.watch.released.is_none() {
+            self.give_out()?;
+            self.watch.released = Some(now.wall);
+            self.save()?;
+        }
+        Ok((standing, unbelieved))
+    }
+
+    fn save(&self) -> Result<(), VaultError> {
+        let bytes =
+            serde_json::to_vec(&self.watch).map_err(|error| VaultError::Database(error.to_string()))?;
+        replace_file(&self.state, &bytes)
+    }
+
+    /// Copies every package. Doing it twice is the same as once.
+    fn give_out(&self) -> Result<(), VaultError> {
+        make_directory(&self.release)?;
+        let failed = |error: std::io::Error| VaultError::io("reading", &self.directory, &error);
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let is_package = name.to_str().is_some_and(|n| n.starts_with("heir-") && n.ends_with(".age"));
+            if is_package {
+                let bytes = fs::read(entry.path()).map_err(failed)?;
+                replace_file(&self.release.join(name), &bytes)?;
+            }
+        }
+        Ok(())
+    }
+}

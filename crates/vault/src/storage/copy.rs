@@ -1,0 +1,135 @@
+//! Copies of the database for backups, whole or what changed, and putting them back. Rows are copied as they are: sealed.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params_from_iter, types::Value};
+use stvor_tlog::Frontier;
+
+use super::{Database, failed};
+use crate::VaultError;
+use crate::memory::MemoryId;
+
+/// Tables whose rows are never changed, or whose changes the log names: only these are copied in part.
+const IN_PART: [&str; 3] = ["event", "node", "memory"];
+
+/// What is copied.
+#[derive(Debug)]
+pub(crate) enum Extent<'a> {
+    /// Everything.
+    Whole,
+    /// Events and hashes from the log's size `from` on, these memories, and the other tables, which are small, whole.
+    Since {
+        /// The size of the log at the backup that this one builds on.
+        from: u64,
+        /// Memories that changed since.
+        memories: &'a [MemoryId],
+    },
+}
+
+fn number(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// Copies what `clause` selects of a table. Returns how many rows.
+fn rows(
+    from: &Connection,
+    to: &Connection,
+    (table, clause): (&str, &str),
+    values: &[Value],
+) -> rusqlite::Result<u64> {
+    let mut read = from.prepare(&format!("SELECT * FROM {table} {clause}"))?;
+    let columns = read.column_count();
+    let places = vec!["?"; columns].join(", ");
+    let mut write = to.prepare(&format!("INSERT OR REPLACE INTO {table} VALUES ({places})"))?;
+    let mut found = read.query(params_from_iter(values))?;
+    let mut count = 0;
+    while let Some(row) = found.next()? {
+        let values: Vec<Value> = (0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
+        write.execute(params_from_iter(values))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+impl Database {
+    fn tables(&self) -> Result<Vec<String>, VaultError> {
+        let read = || {
+            let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+            let mut statement = self.connection.prepare(sql)?;
+            let names = statement.query_map([], |row| row.get(0))?;
+            names.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// Copies `extent` into a new database at `path`, mode 0600, with `note` as its checkpoint. Returns how many memories
+    /// it holds.
+    pub(crate) fn copy(&self, path: &Path, extent: &Extent<'_>, note: &str) -> Result<u64, VaultError> {
+        let copy = Self::create(path)?;
+        copy.run("BEGIN")?;
+        let memories = self.fill(&copy.connection, extent).map_err(|error| failed(&error))?;
+        self.copy_small(&copy.connection)?;
+        copy.put_checkpoint(note)?;
+        copy.run("COMMIT")?;
+        copy.merge_journal()?;
+        Ok(memories)
+    }
+
+    fn fill(&self, to: &Connection, extent: &Extent<'_>) -> rusqlite::Result<u64> {
+        let from = &self.connection;
+        match extent {
+            Extent::Whole => {
+                rows(from, to, ("event", ""), &[])?;
+                rows(from, to, ("node", ""), &[])?;
+                rows(from, to, ("memory", "ORDER BY seq"), &[])
+            }
+            Extent::Since { from: size, memories } => {
+                rows(from, to, ("event", "WHERE seq >= ?1"), &[number(*size)])?;
+                // A subtree of 2^level leaves was complete at that size if it ends before it.
+                rows(from, to, ("node", "WHERE at >= ?1 >> level"), &[number(*size)])?;
+                memories.iter().try_fold(0, |count, id| {
+                    let id = Value::Blob(id.as_bytes().to_vec());
+                    Ok(count + rows(from, to, ("memory", "WHERE id = ?1"), &[id])?)
+                })
+            }
+        }
+    }
+
+    /// Copies the tables that are always copied whole.
+    fn copy_small(&self, to: &Connection) -> Result<(), VaultError> {
+        for table in self.tables()? {
+            if !IN_PART.contains(&table.as_str()) && table != "checkpoint" {
+                rows(&self.connection, to, (&table, ""), &[]).map_err(|error| failed(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what another copy holds of later times into this one. All of it or nothing.
+    pub(crate) fn apply(&self, changes: &Self) -> Result<(), VaultError> {
+        self.run("BEGIN IMMEDIATE")?;
+        let done = self.apply_rows(changes);
+        self.run(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).and(done)
+    }
+
+    fn apply_rows(&self, changes: &Self) -> Result<(), VaultError> {
+        for table in changes.tables()? {
+            if !IN_PART.contains(&table.as_str()) {
+                self.run(&format!("DELETE FROM {table}"))?;
+            }
+            rows(&changes.connection, &self.connection, (&table, ""), &[]).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The size of the log by its rows, and the root over its hashes.
+    pub(crate) fn log_head(&self) -> Result<(u64, stvor_tlog::Hash), VaultError> {
+        let (events, _) = self.log_counts()?;
+        Ok((events, Frontier::load(self, events)?.root()))
+    }
+
+    /// Removes requests for approval: one that was used after the backup would come back unused.
+    pub(crate) fn drop_approvals(&self) -> Result<(), VaultError> {
+        self.run("DELETE FROM approval")
+    }
+}

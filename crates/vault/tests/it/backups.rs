@@ -1,0 +1,382 @@
+//! Backups, restores, what they keep and what they never bring back.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use stvor_base::ErrorCode;
+use stvor_crypto::SecretBytes;
+use stvor_keys::recipients::{Identity, Opening, Sealing};
+use stvor_vault::backup::{BackupKind, BackupRecord, NewBackup, Restore, Restored, read_manifest, restore};
+use stvor_vault::{Caller, Level, MemoryId, NewMemory, Refusal, Vault, VaultError};
+
+use crate::world::{World, agent, owner, passphrase, refusal};
+
+const OWNER: &Caller = &Caller::Owner;
+
+/// The key for backups of a world. It is in a file, for the process that restores too.
+fn identity(directory: &Path) -> Identity {
+    let file = directory.join("identity");
+    if !file.exists() {
+        std::fs::write(&file, Identity::generate().to_secret_line().expose()).unwrap();
+    }
+    let text = SecretBytes::from(std::fs::read(file).unwrap());
+    Identity::parse_file(&text).unwrap().remove(0)
+}
+
+fn backup(vault: &Vault, world: &World, kind: BackupKind) -> BackupRecord {
+    let sealing = Sealing::to(vec![identity(world.directory.path()).recipient()]);
+    let directory = world.directory.path().join("backups");
+    vault.backup(&NewBackup { directory, kind, sealing, description: "drill".into() }).unwrap()
+}
+
+fn bring_back(world: &World, target: &Path, files: &[PathBuf], loss: bool) -> Result<Restored, VaultError> {
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let owner = owner();
+    let mut wanted = Restore::new(target, files, (&opening, &owner));
+    wanted.clock = world.clock.clone();
+    wanted.accept_loss = loss;
+    restore(&wanted)
+}
+
+fn store(vault: &Vault, text: &str, level: Level) -> MemoryId {
+    vault.store(OWNER, NewMemory::new(text.as_bytes(), level, "home")).unwrap()
+}
+
+fn says(vault: &Vault, id: MemoryId) -> String {
+    String::from_utf8(vault.recall(OWNER, id, "").unwrap().content.expose().to_vec()).unwrap()
+}
+
+fn unlocked(world: &World, path: &Path) -> Vault {
+    let vault = Vault::open(path, world.options()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    vault
+}
+
+#[test]
+fn a_full_backup_and_those_after_it_bring_everything_back() {
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "helper", Level::Private);
+    let kept = store(&vault, "kept", Level::Private);
+    let (closed, gone) = (store(&vault, "closed", Level::Working), store(&vault, "gone", Level::Working));
+    let full = backup(&vault, &world, BackupKind::Full);
+    assert_eq!((full.manifest.memories, full.manifest.parent.is_none()), (3, true));
+
+    vault.tombstone(OWNER, closed, "over").unwrap();
+    vault.set_intent(OWNER, kept, ("tea", true)).unwrap();
+    let second_memory = store(&vault, "second", Level::Sealed);
+    let one = backup(&vault, &world, BackupKind::Incremental);
+    assert_eq!(one.manifest.memories, 3, "changed or new ones only");
+    vault.forget(OWNER, gone, "not true").unwrap();
+    let third = vault.store(&caller, NewMemory::new(b"third", Level::Working, "home")).unwrap();
+    let two = backup(&vault, &world, BackupKind::Incremental);
+    assert_eq!(two.manifest.memories, 2);
+    assert_eq!(vault.backups().unwrap(), [full.clone(), one.clone(), two.clone()]);
+    let events = two.manifest.size;
+    drop(vault);
+
+    // The machine is gone; the backups are not.
+    let target = world.directory.path().join("elsewhere");
+    let files = [full.path, one.path, two.path];
+    let restored = bring_back(&world, &target, &files, false).unwrap();
+    assert_eq!((restored.memories, restored.lost_events, restored.before), (5, 0, None));
+    let vault = unlocked(&world, &target);
+    assert_eq!(vault.verify().unwrap().problems, []);
+    assert_eq!((says(&vault, kept), says(&vault, third)), ("kept".into(), "third".into()));
+    assert_eq!(refusal(vault.recall(OWNER, closed, "")), Refusal::Gone("it was tombstoned"));
+    assert_eq!(refusal(vault.recall(OWNER, gone, "")), Refusal::Gone("it was forgotten"));
+    assert_eq!(vault.by_intent(OWNER, "tea").unwrap().len(), 1);
+    assert_eq!(vault.agents().unwrap().len(), 1, "agents are part of it");
+    assert!(vault.records().unwrap().vaulted.is_some(), "so is the key of level 4");
+    let header =
+        vault.list(OWNER, "home", None).unwrap().0.into_iter().find(|h| h.id == second_memory).unwrap();
+    assert_eq!(header.level, Level::Sealed);
+    // Events of before the backup can be proved from the restored log.
+    for event in [0, events / 2, events - 1] {
+        let (entry, proof) = vault.prove(event).unwrap();
+        let verifier = vault.status().unwrap().verifier.parse_verifier();
+        proof.verify(&entry, "example.com/vault", &[verifier]).unwrap();
+    }
+    store(&vault, "life goes on", Level::Private);
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+/// Reads the verifier that a status names.
+trait Named {
+    fn parse_verifier(&self) -> stvor_tlog::Verifier;
+}
+
+impl Named for String {
+    fn parse_verifier(&self) -> stvor_tlog::Verifier {
+        stvor_tlog::Verifier::parse(self).unwrap()
+    }
+}
+
+#[test]
+fn what_ended_after_the_backup_does_not_come_back() {
+    let world = World::new();
+    let vault = world.open();
+    let ids = ["forgotten", "tombstoned", "alive"].map(|text| store(&vault, text, Level::Private));
+    let full = backup(&vault, &world, BackupKind::Full);
+    vault.forget(OWNER, ids[0], "").unwrap();
+    assert_eq!(vault.backups_with(ids[0]).unwrap(), [full.clone()], "it names what still holds it");
+    vault.tombstone(OWNER, ids[1], "").unwrap();
+    drop(vault);
+    let files = [full.path];
+
+    let older = bring_back(&world, &world.path(), &files, false).unwrap_err();
+    assert_eq!(older.code(), "BACKUP_OLDER");
+    let vault = unlocked(&world, &world.path());
+    assert_eq!(says(&vault, ids[2]), "alive", "a refused restore changes nothing");
+    drop(vault);
+
+    let restored = bring_back(&world, &world.path(), &files, true).unwrap();
+    assert_eq!(restored.ended, 2);
+    assert!(restored.lost_events >= 2, "{restored:?}");
+    assert!(restored.before.unwrap().join("vault.db").is_file());
+    let vault = unlocked(&world, &world.path());
+    assert_eq!(refusal(vault.recall(OWNER, ids[0], "")), Refusal::Gone("it was forgotten"));
+    assert_eq!(refusal(vault.recall(OWNER, ids[1], "")), Refusal::Gone("it was tombstoned"));
+    assert_eq!(says(&vault, ids[2]), "alive");
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn the_list_beside_the_backups_is_enough_and_nobody_else_can_add_to_it() {
+    let world = World::new();
+    let list = world.directory.path().join("backups/forgotten");
+    std::fs::create_dir(list.parent().unwrap()).unwrap();
+    let mut options = world.options();
+    options.forgotten = vec![list.clone()];
+    let vault = Vault::open(&world.path(), options).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let (gone, kept) = (store(&vault, "gone", Level::Working), store(&vault, "kept", Level::Working));
+    let full = backup(&vault, &world, BackupKind::Full);
+    vault.forget(OWNER, gone, "").unwrap();
+    drop(vault);
+    let line = std::fs::read_to_string(&list).unwrap();
+    let forged = line.replace(&gone.to_string(), &kept.to_string());
+    std::fs::write(&list, line + &forged + "nonsense\n").unwrap();
+    std::fs::remove_dir_all(world.path()).unwrap();
+
+    let restored = bring_back(&world, &world.path(), &[full.path], false).unwrap();
+    assert_eq!(restored.ended, 1);
+    let vault = unlocked(&world, &world.path());
+    assert_eq!(refusal(vault.recall(OWNER, gone, "")), Refusal::Gone("it was forgotten"));
+    assert_eq!(says(&vault, kept), "kept");
+}
+
+#[test]
+fn files_that_do_not_follow_each_other_or_were_changed_are_refused() {
+    let world = World::new();
+    let vault = world.open();
+    store(&vault, "one", Level::Working);
+    let full = backup(&vault, &world, BackupKind::Full);
+    store(&vault, "two", Level::Working);
+    let one = backup(&vault, &world, BackupKind::Incremental);
+    store(&vault, "three", Level::Working);
+    let two = backup(&vault, &world, BackupKind::Incremental);
+    let later = backup(&vault, &world, BackupKind::Full);
+    drop(vault);
+    let target = world.directory.path().join("elsewhere");
+    let [full, one, two, later] = [full, one, two, later].map(|record| record.path);
+    for files in [
+        vec![],
+        vec![one.clone()],
+        vec![full.clone(), two.clone()],
+        vec![full.clone(), two.clone(), one.clone()],
+        vec![later.clone(), one.clone()],
+        vec![full.clone(), one.clone(), one.clone()],
+        vec![full.clone(), full.clone()],
+    ] {
+        let refused = bring_back(&world, &target, &files, false).unwrap_err();
+        assert_eq!(refused.code(), "BACKUP_CHAIN", "{files:?}: {refused}");
+        assert!(!target.exists(), "all or nothing");
+    }
+    let bytes = std::fs::read(&one).unwrap();
+    for change in [bytes.len() / 2, bytes.len() - 1, 30] {
+        let mut changed = bytes.clone();
+        changed[change] ^= 1;
+        std::fs::write(&one, &changed).unwrap();
+        bring_back(&world, &target, &[full.clone(), one.clone()], false).unwrap_err();
+        std::fs::write(&one, &bytes[..change]).unwrap();
+        bring_back(&world, &target, &[full.clone(), one.clone()], false).unwrap_err();
+        assert!(!target.exists(), "all or nothing");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(world.directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "vault, backups and key, and no drafts: {left:?}");
+    let wrong = passphrase("wrong");
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let files = [full.clone()];
+    let refused = restore(&Restore::new(&target, &files, (&opening, &wrong))).unwrap_err();
+    assert_eq!(refused.code(), "WRONG_KEY");
+    let stranger = Opening::with(vec![Identity::generate()]);
+    assert_eq!(read_manifest(&full, &stranger).unwrap_err().code(), "WRONG_KEY");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_backup_under_a_passphrase_shows_nothing_and_opens_with_it() {
+    let world = World::new();
+    let vault = world.open();
+    store(&vault, "unmistakable words", Level::Working);
+    let phrase = SecretBytes::from_slice(b"backup phrase");
+    let sealing = Sealing::passphrase_with_work(&phrase, 4).unwrap();
+    let directory = world.directory.path().join("backups");
+    let made =
+        vault.backup(&NewBackup { directory, kind: BackupKind::Full, sealing, description: String::new() });
+    let path = made.unwrap().path;
+    let bytes = std::fs::read(&path).unwrap();
+    for words in ["unmistakable", "SQLite", "manifest", "example.com"] {
+        assert!(!bytes.windows(words.len()).any(|window| window == words.as_bytes()), "{words}");
+    }
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let opening = Opening::passphrase(&phrase).unwrap();
+    assert_eq!(read_manifest(&path, &opening).unwrap().origin, "example.com/vault");
+    let incremental = vault.backup(&NewBackup {
+        directory: world.directory.path().join("other"),
+        kind: BackupKind::Incremental,
+        sealing: Sealing::to(vec![identity(world.directory.path()).recipient()]),
+        description: String::new(),
+    });
+    assert!(incremental.is_ok(), "the parent may lie in another directory");
+    std::fs::remove_file(incremental.unwrap().path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let refused = vault.backup(&NewBackup {
+        directory: world.directory.path().join("other"),
+        kind: BackupKind::Incremental,
+        sealing: Sealing::to(vec![identity(world.directory.path()).recipient()]),
+        description: String::new(),
+    });
+    assert_eq!(refused.unwrap_err().code(), "VAULT_BAD_REQUEST");
+}
+
+/// Which directory the child restores in.
+const PATH: &str = "STVOR_VAULT_RESTORE_PATH";
+
+/// Restores what its parent prepared, and says when it begins.
+#[test]
+fn child_that_restores() {
+    let Some(path) = std::env::var_os(PATH).map(PathBuf::from) else { return };
+    let mut files: Vec<_> =
+        std::fs::read_dir(path.join("backups")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "age"));
+    files.sort();
+    let opening = Opening::with(vec![identity(&path)]);
+    let target = path.join("vault");
+    let owner = owner();
+    let mut wanted = Restore::new(&target, &files, (&opening, &owner));
+    wanted.accept_loss = true;
+    println!("begins");
+    restore(&wanted).unwrap();
+}
+
+#[test]
+fn a_restore_that_is_killed_leaves_the_old_vault_or_the_new_one() {
+    use std::io::{BufRead, BufReader};
+    let world = World::new();
+    let vault = world.open();
+    for number in 0..300 {
+        store(&vault, &format!("before {number}"), Level::Working);
+    }
+    backup(&vault, &world, BackupKind::Full);
+    let after = store(&vault, "after", Level::Working);
+    drop(vault);
+    let (mut old, mut new) = (0, 0);
+    for round in 0..12_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "backups::child_that_restores", "--nocapture"])
+            .env(PATH, world.directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains("begins")));
+        // At another point each time: how many polls pass depends on how fast the machine is, and the last rounds let it end.
+        let mut polls = round * 40;
+        while polls > 0 && child.try_wait().unwrap().is_none() {
+            polls -= u64::from(round < 11);
+            std::thread::yield_now();
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        let vault = unlocked(&world, &world.path());
+        assert_eq!(vault.verify().unwrap().problems, []);
+        let count = vault.verify().unwrap().memories;
+        match vault.recall(OWNER, after, "") {
+            Ok(_) => {
+                assert_eq!(count, 301);
+                old += 1;
+            }
+            Err(_) => {
+                assert_eq!(count, 300);
+                new += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(new, 1, "at last it was left alone; {old} were killed before");
+}
+
+#[test]
+fn an_export_holds_everything_that_the_owner_can_read() {
+    let world = World::new();
+    let vault = world.open();
+    for number in 0..70 {
+        store(&vault, &format!("memory {number}"), Level::Working);
+    }
+    let sealed = store(&vault, "sealed", Level::Sealed);
+    let gone = store(&vault, "gone", Level::Private);
+    vault.forget(OWNER, gone, "").unwrap();
+    let (mut lines, mut after) = (Vec::new(), Some(0));
+    while let Some(place) = after {
+        let (page, next) = vault.export(place).unwrap();
+        lines.extend(page.iter().map(stvor_vault::export::Exported::to_json));
+        after = next;
+    }
+    assert_eq!(lines.len(), 72);
+    for (number, line) in lines.iter().take(70).enumerate() {
+        assert_eq!(line["content"]["text"], format!("memory {number}"));
+    }
+    let of = |id: MemoryId| lines.iter().find(|line| line["memory"]["id"] == id.to_string()).unwrap();
+    assert_eq!(of(sealed)["refused"], "BOUNDARY_DENIED", "the gates hold for an export too");
+    assert_eq!(of(gone)["refused"], "MEMORY_GONE");
+}
+
+/// Follows docs/vault/recovery.md with Python's libraries and nothing of ours.
+#[test]
+fn the_recovery_page_can_be_followed_with_standard_tools() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recovery/recover.py");
+    let python = std::env::var_os("STVOR_PYTHON").unwrap_or_else(|| "python3".into());
+    let modules = ["-c", "import cryptography, argon2, pyrage"];
+    let there = Command::new(&python).args(modules).stderr(Stdio::null()).status();
+    if !there.is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "Python with cryptography, argon2-cffi and pyrage");
+        println!("skipped: pip install cryptography argon2-cffi pyrage");
+        return;
+    }
+    let world = World::new();
+    let vault = world.open();
+    for (text, level) in [("zero", 0), ("one", 1), ("grüße", 2), ("three", 3)] {
+        store(&vault, text, Level::try_from(level).unwrap());
+    }
+    let mut timed = NewMemory::new(b"with a time", Level::Private, "other/place");
+    timed.ttl = Some(std::time::Duration::from_secs(90 * 86_400));
+    timed.cooldown = Some(std::time::Duration::from_secs(5));
+    vault.store(OWNER, timed).unwrap();
+    let full = backup(&vault, &world, BackupKind::Full);
+    let identity = world.directory.path().join("identity");
+    let output = Command::new(&python)
+        .arg(script)
+        .args([full.path.as_os_str(), identity.as_os_str(), "correct horse".as_ref()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: Vec<_> = read.iter().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["zero", "one", "grüße", "three", "with a time"]);
+}

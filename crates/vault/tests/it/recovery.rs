@@ -1,0 +1,200 @@
+//! Drills: the owner's secret is lost, or the owner.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stvor_base::ErrorCode;
+use stvor_keys::recipients::{Identity, Opening};
+use stvor_keys::shares::Share;
+use stvor_tlog::Note;
+use stvor_vault::recovery::escrow::{Keeper, NewEscrow, NewSecrets, recover};
+use stvor_vault::recovery::switch::{CHECK_IN, Heir, NewSwitch};
+use stvor_vault::recovery::watch::{Standing, Watcher};
+use stvor_vault::{Caller, Clock, Level, MemoryId, NewMemory, Vault, unwrap_root, unwrap_vaulted};
+
+use crate::world::{World, owner, passphrase, second};
+
+const OWNER: &Caller = &Caller::Owner;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn open_file(path: &PathBuf, identity: &Identity) -> Vec<u8> {
+    let line = identity.to_secret_line();
+    let opening = Opening::with(Identity::parse_file(&line).unwrap());
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).unwrap();
+    opening.reader(file).unwrap().read_to_end(&mut text).unwrap();
+    text
+}
+
+/// Makes an escrow of 2 in 3. Returns the keepers' keys and files.
+fn escrow(vault: &Vault, world: &World) -> (Vec<Identity>, Vec<PathBuf>) {
+    let identities: Vec<_> = (0..3).map(|_| Identity::generate()).collect();
+    let names = ["ada", "bob", "cleo"];
+    let keepers: Vec<_> = identities
+        .iter()
+        .zip(names)
+        .map(|(identity, name)| Keeper { name: name.into(), recipient: identity.recipient() })
+        .collect();
+    let directory = world.directory.path().join("shares");
+    let new = NewEscrow { keepers: &keepers, needed: 2, label: "drill", directory: &directory };
+    let records = vault.records().unwrap();
+    let root = unwrap_root(&records.root, &owner()).unwrap();
+    let vaulted = unwrap_vaulted(&records.vaulted.unwrap(), &second()).unwrap();
+    assert!(vault.escrow((&root, None), &new).is_err(), "the key of level 4 is not left out");
+    let (record, files) = vault.escrow((&root, Some(&vaulted)), &new).unwrap();
+    assert_eq!((record.needed, record.keepers), (2, names.map(String::from).to_vec()));
+    assert_eq!(vault.escrows().unwrap().len(), 1);
+    (identities, files)
+}
+
+#[test]
+fn two_keepers_of_three_open_the_vault_of_an_owner_who_forgot_the_secrets() {
+    let world = World::new();
+    let vault = world.open();
+    let id = vault.store(OWNER, NewMemory::new(b"tea at five", Level::Private, "home")).unwrap();
+    let (identities, files) = escrow(&vault, &world);
+    drop(vault);
+
+    let share = |at: usize| Share::parse(&open_file(&files[at], &identities[at])).unwrap();
+    let secrets = || NewSecrets {
+        owner: passphrase("a new one"),
+        vaulted: Some(passphrase("another new one")),
+        tokens: vec![],
+    };
+    let few = recover(&world.path(), &[share(1)], (secrets(), world.options())).unwrap_err();
+    assert_eq!(few.code(), "TOO_FEW_SHARES");
+    let vault = recover(&world.path(), &[share(2), share(0)], (secrets(), world.options())).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "").unwrap().content.expose(), b"tea at five");
+    assert_eq!(vault.verify().unwrap().problems, []);
+    drop(vault);
+
+    let vault = world.cold();
+    assert_eq!(vault.unlock_with(&owner()).unwrap_err().code(), "WRONG_KEY");
+    vault.unlock_with(&passphrase("a new one")).unwrap();
+    let record = vault.records().unwrap().vaulted.unwrap();
+    assert!(unwrap_vaulted(&record, &second()).is_err());
+    unwrap_vaulted(&record, &passphrase("another new one")).unwrap();
+}
+
+#[test]
+fn shares_of_another_vault_open_nothing_and_change_nothing() {
+    let (world, other) = (World::new(), World::new());
+    let vault = other.open();
+    let (identities, files) = escrow(&vault, &other);
+    let shares: Vec<_> =
+        (0..2).map(|at| Share::parse(&open_file(&files[at], &identities[at])).unwrap()).collect();
+    let secrets = NewSecrets { owner: passphrase("x"), vaulted: None, tokens: vec![] };
+    let refused = recover(&world.path(), &shares, (secrets, world.options())).unwrap_err();
+    assert_eq!(refused.code(), "WRONG_KEY");
+    assert_eq!(world.open().verify().unwrap().problems, []);
+}
+
+struct Armed {
+    world: World,
+    vault: Vault,
+    heir: Identity,
+    memory: MemoryId,
+    verifier: String,
+}
+
+impl Armed {
+    fn new() -> Self {
+        let world = World::new();
+        let vault = world.open();
+        let memory =
+            vault.store(OWNER, NewMemory::new(b"the house is yours", Level::Private, "home")).unwrap();
+        let heir = Identity::generate();
+        let heirs = [Heir { name: "ada".into(), recipient: heir.recipient(), memories: vec![memory] }];
+        let directory = world.directory.path().join("watched");
+        let switch = NewSwitch { every: 30 * DAY, heirs: &heirs, directory: &directory };
+        let verifier = vault.arm_switch(&switch).unwrap();
+        Self { world, vault, heir, memory, verifier }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.world.directory.path().join(name)
+    }
+
+    fn watcher(&self) -> Watcher {
+        let (watched, released, state) = (self.path("watched"), self.path("released"), self.path("state"));
+        Watcher::open((&watched, &released), &state, &self.verifier).unwrap()
+    }
+
+    fn look(&self, watcher: &mut Watcher) -> Standing {
+        let (standing, unbelieved) = watcher.look(&self.world.clock.now()).unwrap();
+        assert!(unbelieved.is_none(), "{unbelieved:?}");
+        standing
+    }
+}
+
+#[test]
+fn an_owner_who_is_silent_for_too_long_leaves_memories_to_the_heir() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    assert!(matches!(armed.look(&mut watcher), Standing::Waiting { .. }));
+    for _ in 0..4 {
+        armed.world.clock.pass(20 * DAY);
+        assert!(matches!(armed.look(&mut watcher), Standing::Waiting { .. }));
+        armed.vault.check_in().unwrap();
+        // A restart of the watcher counts on.
+        watcher = armed.watcher();
+        assert!(matches!(armed.look(&mut watcher), Standing::Waiting { left } if left == 30 * 86_400_000));
+    }
+    armed.world.clock.pass(30 * DAY - Duration::from_millis(1));
+    assert_eq!(armed.look(&mut watcher), Standing::Waiting { left: 1 });
+    assert!(!armed.path("released").exists());
+    armed.world.clock.pass(Duration::from_millis(1));
+    assert_eq!(armed.look(&mut watcher), Standing::Released);
+
+    let package = open_file(&armed.path("released/heir-ada.age"), &armed.heir);
+    let line: serde_json::Value = serde_json::from_slice(&package).unwrap();
+    assert_eq!(line["content"]["text"], "the house is yours");
+    assert_eq!(line["memory"]["id"], armed.memory.to_string());
+    assert_eq!(armed.look(&mut armed.watcher()), Standing::Released, "it stays so");
+}
+
+#[test]
+fn nobody_but_the_owner_can_check_in_or_hurry_the_clock() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    let old = std::fs::read(armed.path("watched/check-in")).unwrap();
+    armed.world.clock.set_wall(armed.world.clock.wall() + 400 * 86_400_000);
+    assert!(matches!(armed.look(&mut watcher), Standing::Waiting { .. }), "a clock that was set forward");
+    armed.world.clock.set_wall(armed.world.clock.wall() - 400 * 86_400_000);
+
+    armed.world.clock.pass(20 * DAY);
+    let note = armed.vault.check_in().unwrap();
+    armed.look(&mut watcher);
+    armed.world.clock.pass(20 * DAY);
+    // An old check-in, one with a larger number, one of another key: none begins the count anew.
+    let text = note.to_string();
+    let other = Armed::new();
+    let forged = [
+        old,
+        text.replace("number 2", "number 9").into_bytes(),
+        other.vault.check_in().unwrap().to_string().into_bytes(),
+    ];
+    for bytes in forged {
+        std::fs::write(armed.path("watched").join(CHECK_IN), bytes).unwrap();
+        let (standing, _) = watcher.look(&armed.world.clock.now()).unwrap();
+        assert_eq!(standing, Standing::Waiting { left: 10 * 86_400_000 });
+    }
+    assert!(Note::parse(text.as_bytes()).is_ok());
+    armed.world.clock.pass(10 * DAY);
+    let (standing, _) = watcher.look(&armed.world.clock.now()).unwrap();
+    assert_eq!(standing, Standing::Released);
+}
+
+#[test]
+fn a_disarmed_switch_gives_nothing_out() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    armed.vault.disarm_switch().unwrap();
+    armed.world.clock.pass(100 * DAY);
+    assert_eq!(armed.look(&mut watcher), Standing::Disarmed);
+    assert!(!armed.path("watched/heir-ada.age").exists());
+    assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_BAD_REQUEST");
+}

@@ -1,0 +1,193 @@
+//! Physical tokens and one-time codes.
+
+use std::time::Duration;
+
+use stvor_base::ErrorCode;
+use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_keys::challenge::SoftwareToken;
+use stvor_keys::fido2::Ctap2;
+use stvor_testkit::SoftAuthenticator;
+use stvor_vault::tokens::{Enrolment, Presented, TokenRecord};
+use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, unwrap_root, unwrap_vaulted};
+
+use crate::world::{World, agent, owner, refusal, second};
+
+const OWNER: &Caller = &Caller::Owner;
+
+fn software(world: &World, name: &str) -> SoftwareToken {
+    let path = world.directory.path().join(name);
+    if path.exists() {
+        SoftwareToken::read(&path).unwrap()
+    } else {
+        SoftwareToken::create(&path, &mut SystemRandom::new()).unwrap()
+    }
+}
+
+fn unlock(vault: &Vault) {
+    let records = vault.records().unwrap();
+    let root = unwrap_root(&records.root, &owner()).unwrap();
+    let vaulted = unwrap_vaulted(&records.vaulted.unwrap(), &second()).unwrap();
+    vault.unlock(root, Some(vaulted)).unwrap();
+}
+
+/// A vault with a boundary daemon that says cold room, unlocked with both secrets.
+fn open(world: &World) -> Vault {
+    let boundary = crate::gates::cold_room(world);
+    let vault = Vault::open(&world.path(), Options { boundary: Some(boundary), ..world.options() }).unwrap();
+    unlock(&vault);
+    vault
+}
+
+fn record(vault: &Vault, name: &str) -> TokenRecord {
+    vault.tokens().unwrap().into_iter().find(|record| record.name == name).unwrap()
+}
+
+fn black(vault: &Vault, text: &str) -> MemoryId {
+    let mut memory = NewMemory::new(text.as_bytes(), Level::Black, "home");
+    memory.cooldown = Some(Duration::ZERO);
+    vault.store(OWNER, memory).unwrap()
+}
+
+#[test]
+fn level_five_takes_two_tokens_and_opens_with_either_once_for_each_answer() {
+    let world = World::new();
+    let vault = open(&world);
+    let (mut first, mut spare) = (software(&world, "first"), software(&world, "spare"));
+    let enrol = |name: &str, token: &mut SoftwareToken| Enrolment::challenge(name, token).unwrap();
+    let one = vault.enable_black(vec![enrol("first", &mut first)], None);
+    assert_eq!(one.unwrap_err().code(), "VAULT_BAD_REQUEST", "one token is one loss from none");
+    assert_eq!(refusal(vault.store(OWNER, NewMemory::new(b"x", Level::Black, "home"))), Refusal::NoToken);
+    let both = vec![enrol("first", &mut first), enrol("spare", &mut spare)];
+    vault.enable_black(both, None).unwrap();
+
+    let id = black(&vault, "very black");
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+    for (name, token) in
+        [("first", &mut first), ("spare", &mut spare), ("first", &mut software(&world, "first"))]
+    {
+        vault.present_token(Presented::challenge(&record(&vault, name), token).unwrap()).unwrap();
+        assert_eq!(vault.recall(OWNER, id, "drill").unwrap().content.expose(), b"very black");
+        assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken, "one answer, one recall");
+    }
+    // Time runs out.
+    vault.present_token(Presented::challenge(&record(&vault, "first"), &mut first).unwrap()).unwrap();
+    world.clock.pass(Duration::from_secs(60));
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+    // An answer that was overheard is of no use after it was used.
+    let old = record(&vault, "first");
+    vault.present_token(Presented::challenge(&old, &mut first).unwrap()).unwrap();
+    let replayed = vault.present_token(Presented::challenge(&old, &mut first).unwrap());
+    assert_eq!(refusal(replayed), Refusal::NoToken);
+    // Another token's answer neither.
+    let mut other = software(&world, "other");
+    let wrong = vault.present_token(Presented::challenge(&record(&vault, "first"), &mut other).unwrap());
+    assert_eq!(refusal(wrong), Refusal::NoToken);
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn a_fido2_token_has_to_be_there_now() {
+    let world = World::new();
+    let vault = open(&world);
+    let pin = SecretBytes::from_slice(b"1234");
+    let mut token = SoftAuthenticator::new(Some("1234"), true).unwrap();
+    let mut spare = SoftAuthenticator::new(None, false).unwrap();
+    let first = Enrolment::fido2("first", &mut Ctap2::new(&mut token), Some(&pin)).unwrap();
+    let second = Enrolment::fido2("spare", &mut Ctap2::new(&mut spare), None).unwrap();
+    vault.enable_black(vec![first, second], None).unwrap();
+    let id = black(&vault, "very black");
+    let record = record(&vault, "first");
+    let mut answer =
+        |challenge| Presented::fido2(&record, &mut Ctap2::new(&mut token), (challenge, Some(&pin))).unwrap();
+    let challenge = vault.token_challenge().unwrap();
+    vault.present_token(answer(challenge)).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "drill").unwrap().content.expose(), b"very black");
+    // The same answer, or one to a challenge of somebody else's, shows no presence.
+    assert_eq!(
+        refusal(vault.present_token(answer(challenge))),
+        Refusal::NoToken,
+        "no challenge was asked for"
+    );
+    vault.token_challenge().unwrap();
+    assert_eq!(refusal(vault.present_token(answer(challenge))), Refusal::NoToken, "an older challenge");
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+}
+
+#[test]
+fn tokens_are_added_with_another_one_and_two_always_stay() {
+    let world = World::new();
+    let vault = open(&world);
+    let mut tokens = ["a", "b", "c"].map(|name| software(&world, name));
+    let [a, b, c] = &mut tokens;
+    let both = vec![Enrolment::challenge("a", a).unwrap(), Enrolment::challenge("b", b).unwrap()];
+    vault.enable_black(both, None).unwrap();
+    let id = black(&vault, "very black");
+    assert_eq!(vault.remove_token("a").unwrap_err().code(), "VAULT_BAD_REQUEST");
+    assert_eq!(refusal(vault.add_token(Enrolment::challenge("c", c).unwrap())), Refusal::NoToken);
+    vault.present_token(Presented::challenge(&record(&vault, "b"), b).unwrap()).unwrap();
+    vault.add_token(Enrolment::challenge("c", c).unwrap()).unwrap();
+    vault.remove_token("a").unwrap();
+    assert_eq!(vault.tokens().unwrap().len(), 2);
+    // Also after a restart the new one opens it; the removed one does not.
+    drop(vault);
+    let vault = open(&world);
+    vault.present_token(Presented::challenge(&record(&vault, "c"), c).unwrap()).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "drill").unwrap().content.expose(), b"very black");
+    // Level 5 needs level 4.
+    drop(vault);
+    let boundary = crate::gates::cold_room(&world);
+    let vault = Vault::open(&world.path(), Options { boundary: Some(boundary), ..world.options() }).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let without = vault.present_token(Presented::challenge(&record(&vault, "c"), c).unwrap());
+    assert_eq!(refusal(without), Refusal::NoVaultedKey);
+}
+
+fn code_of(url: &SecretBytes, wall: u64) -> String {
+    let url = std::str::from_utf8(url.expose()).unwrap();
+    totp_rs::Totp::from_url(url).unwrap().generate(wall / 1_000).to_string()
+}
+
+#[test]
+fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "helper", Level::Sealed);
+    let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let url = vault.new_codes().unwrap().url;
+    let ask = |purpose: &str| vault.request_approval(&caller, id, purpose).unwrap();
+    let valid = Duration::from_secs(60);
+    vault.decide_approval(ask("before it is confirmed"), Some(valid)).unwrap();
+    assert_eq!(refusal(vault.confirm_codes("000000")), Refusal::OneTimeCode("wrong"));
+    vault.confirm_codes(&code_of(&url, world.clock.wall())).unwrap();
+
+    let request = ask("report");
+    assert_eq!(refusal(vault.decide_approval(request, Some(valid))), Refusal::OneTimeCode("missing"));
+    let used = code_of(&url, world.clock.wall());
+    assert_eq!(
+        refusal(vault.approve_with_code(request, valid, &used)),
+        Refusal::OneTimeCode("used already"),
+        "the code that confirmed it"
+    );
+    world.clock.pass(Duration::from_secs(60));
+    let code = code_of(&url, world.clock.wall());
+    vault.approve_with_code(request, valid, &code).unwrap();
+    let next = ask("another");
+    assert_eq!(refusal(vault.approve_with_code(next, valid, &code)), Refusal::OneTimeCode("used already"));
+    for _ in 0..4 {
+        assert!(matches!(refusal(vault.approve_with_code(next, valid, "123")), Refusal::OneTimeCode(_)));
+    }
+    world.clock.pass(Duration::from_secs(60));
+    let right = code_of(&url, world.clock.wall());
+    assert!(matches!(refusal(vault.approve_with_code(next, valid, &right)), Refusal::CodesBlocked { .. }));
+    // A restart does not forgive, the pause does.
+    vault.lock().unwrap();
+    unlock(&vault);
+    assert!(matches!(refusal(vault.approve_with_code(next, valid, &right)), Refusal::CodesBlocked { .. }));
+    world.clock.pass(Duration::from_secs(15 * 60));
+    vault.approve_with_code(next, valid, &code_of(&url, world.clock.wall())).unwrap();
+    vault.decide_approval(ask("a denial needs no code"), None).unwrap();
+    let root = unwrap_root(&vault.records().unwrap().root, &owner()).unwrap();
+    vault.remove_codes(root).unwrap();
+    vault.decide_approval(ask("without"), Some(valid)).unwrap();
+}
