@@ -6,6 +6,8 @@
 //!   HMAC, HKDF, Argon2id.
 //! - [`ed25519`]: signatures that other programs verify, for transparency logs.
 //! - [`cbc`]: what FIDO2 tokens want, and nothing else.
+//! - [`x25519`], [`xeddsa`], [`cbc_pkcs7`]: what the Signal protocol is made of: key agreement on Curve25519, signatures under
+//!   the same keys, AES-256-CBC with a MAC beside it.
 //! - [`suite`]: the numbers of the profiles on the wire.
 //!
 //! Curves, AEAD and ML-KEM come from aws-lc, where they are fastest; hashes and HMAC on small inputs from RustCrypto, where
@@ -14,6 +16,7 @@
 
 pub mod aead;
 pub mod cbc;
+pub mod cbc_pkcs7;
 #[cfg(feature = "commitment")]
 pub mod commitment;
 pub mod ed25519;
@@ -26,6 +29,8 @@ pub mod secret;
 #[cfg(feature = "secretbox")]
 pub mod secretbox;
 pub mod suite;
+pub mod x25519;
+pub mod xeddsa;
 
 pub use error::CryptoError;
 pub use random::{Random, SystemRandom};

@@ -9,6 +9,7 @@
 //! - [`envelope`], [`plaintext`]: the bytes of a message, outside and inside.
 //! - [`trust`], [`safety`]: pins, policies, safety numbers.
 //! - [`repair`]: what follows when a message can not be read.
+//! - [`signal`]: the wire format of Signal's protocol, version 3, for those who have to speak it.
 //! - [`effects`]: rows as values. [`limits`]: every bound. [`profile`]: primitives and labels.
 
 pub mod devices;
@@ -25,6 +26,7 @@ mod ratchet;
 pub mod repair;
 pub mod safety;
 pub mod session;
+pub mod signal;
 pub mod trust;
 
 pub use devices::{SignedDeviceList, SignedDeviceListIn};

@@ -78,6 +78,25 @@ pub const CONTENT_ID_LIFETIME: Duration = days(60);
 /// Hash iterations of a safety number.
 pub const SAFETY_ITERATIONS: u32 = 5_200;
 
+/// Accepted handshakes of the Signal profile whose sessions are gone and that are still known as used, for one peer; the
+/// oldest is forgotten first. 16 bytes each.
+pub const MAX_SIGNAL_MARKS: usize = 256;
+
+/// Bytes of a whole message of the Signal profile: nothing that is sent today comes near, and an allocation of this size
+/// hurts nobody.
+pub const MAX_SIGNAL_MESSAGE: usize = 512 * 1024;
+
+/// Bytes of a stored session record of the Signal profile, and of its JSON, that are read: 2,000 message keys and 41
+/// sessions take less than half a MiB; records of other libraries grow for ever and are read up to here.
+pub const MAX_SIGNAL_RECORD: usize = 8 * 1024 * 1024;
+
+/// Messages that the peer may send on the session it started while we wait for an answer on ours, before we give way.
+/// A peer that answers on ours does so before it has sent so many; one that keeps to its own never would.
+pub const SIMULTANEOUS_PATIENCE: u32 = 5;
+
+/// Chains of one sender in one group that are kept, the newest first.
+pub const MAX_SENDER_KEY_STATES: usize = 5;
+
 const fn days(count: u64) -> Duration {
     Duration::from_secs(count * 24 * 3_600)
 }

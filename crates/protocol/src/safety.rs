@@ -120,7 +120,8 @@ fn half(party: &SafetyParty<'_>) -> [u8; 64] {
     hash
 }
 
-fn digits(half: &[u8; 64]) -> String {
+/// The 30 digits of a half.
+pub(crate) fn digits(half: &[u8; 64]) -> String {
     let group =
         |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)) % 100_000;
     half[..30].chunks_exact(5).map(|bytes| format!("{:05}", group(bytes))).collect()

@@ -84,6 +84,7 @@ const PRIMITIVES: &[&str] = &[
     "blake2",
     "blake3",
     "bulletproofs",
+    "cbc",
     "chacha20poly1305",
     "crypto_secretbox",
     "curve25519-dalek",
@@ -219,7 +220,7 @@ fn lint_wall_stands_in_every_crate() {
     assert!(root.contains("unsafe_code = \"forbid\""), "the workspace forbids unsafe code");
     for (name, package) in packages(&metadata) {
         let manifest = std::fs::read_to_string(&package.manifest_path).unwrap();
-        // `crypto` has one allowed corner (memory locking), and the macros of the Node binding write calls into Node's
+        // `crypto` has one allowed corner (memory locking), and the macros of the Node bindings write calls into Node's
         // C interface: they may carry a table of their own that denies.
         let own_table = matches!(name.as_str(), "stvor-crypto" | "stvor-node")
             && manifest.contains("unsafe_code = \"deny\"");

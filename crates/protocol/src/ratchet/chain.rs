@@ -1,7 +1,7 @@
 //! Chain keys and message keys.
 
 use stvor_crypto::Secret;
-use stvor_crypto::kdf::{hkdf_sha256_unsalted, hmac_sha256, hmac_sha256_pair};
+use stvor_crypto::kdf::{hkdf_sha256, hkdf_sha256_unsalted, hmac_sha256, hmac_sha256_pair};
 
 use crate::profile::active::{Aead, label};
 
@@ -30,6 +30,35 @@ impl ChainKey {
     pub(crate) fn next(&self) -> Self {
         Self(hmac_sha256(self.0.expose(), &[&[2]]))
     }
+
+    /// The seed `ahead` messages on, and the chain after it. The caller has bounded `ahead`.
+    pub(crate) fn ahead(&self, ahead: u32) -> (MessageSeed, Self) {
+        if ahead == 0 {
+            return self.step();
+        }
+        let mut at = self.next();
+        for _ in 1..ahead {
+            at = at.next();
+        }
+        at.step()
+    }
+
+    /// Hands over the seeds of the next `count` messages, in order, and gives the chain after them. The caller has
+    /// bounded `count`.
+    pub(crate) fn pass(&self, count: u32, mut keep: impl FnMut(MessageSeed)) -> Self {
+        let mut at = Self(self.0.duplicate());
+        for _ in 0..count {
+            let (seed, next) = at.step();
+            keep(seed);
+            at = next;
+        }
+        at
+    }
+}
+
+/// A step of the root chain: the next root and the key of the chain that begins, 32 bytes each.
+pub(crate) fn turn(root: &[u8], secret: &Secret<32>, label: &[u8]) -> Secret<64> {
+    hkdf_sha256(root, secret.expose(), label)
 }
 
 impl MessageSeed {
@@ -39,6 +68,11 @@ impl MessageSeed {
 
     pub(crate) fn expose(&self) -> &[u8; 32] {
         self.0.expose()
+    }
+
+    /// A second copy, on purpose.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self(self.0.duplicate())
     }
 
     /// The key of the message, ready to seal or open.

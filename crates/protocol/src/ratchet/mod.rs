@@ -17,10 +17,9 @@
 mod chain;
 mod record;
 
-pub(crate) use chain::{ChainKey, MessageSeed};
+pub(crate) use chain::{ChainKey, MessageSeed, turn};
 pub(crate) use record::CHAINS_BYTES;
 
-use stvor_crypto::kdf::hkdf_sha256;
 use stvor_crypto::random::Random;
 use stvor_crypto::{Secret, ShieldKey, Shielded};
 
@@ -267,26 +266,16 @@ fn walk(key: &ChainKey, ahead: u32) -> Result<(MessageSeed, ChainKey), ProtocolE
     if ahead > MAX_SKIP {
         return Err(ProtocolError::TooFarAhead { ahead, limit: MAX_SKIP });
     }
-    if ahead == 0 {
-        return Ok(key.step());
-    }
-    let mut at = key.next();
-    for _ in 1..ahead {
-        at = at.next();
-    }
-    Ok(at.step())
+    Ok(key.ahead(ahead))
 }
 
 /// Appends the seeds of the numbers `from..to` of a chain that stands at `from`.
 fn collect(key: &ChainKey, (id, from, to): (&KeyId, u32, u32), skipped: &mut Vec<Skipped>) {
-    if from >= to {
-        return;
-    }
-    let (mut seed, mut at) = key.step();
-    for number in from..to {
+    let mut number = from;
+    key.pass(to.saturating_sub(from), |seed| {
         skipped.push(Skipped { id: *id, number, seed });
-        (seed, at) = at.step();
-    }
+        number += 1;
+    });
 }
 
 fn root_step(
@@ -294,7 +283,7 @@ fn root_step(
     secret: &Secret<32>,
     shield: &ShieldKey,
 ) -> Result<(Shielded, ChainKey), ProtocolError> {
-    let derived = root.open_with(shield, |root| hkdf_sha256::<64>(root, secret.expose(), label::ROOT))?;
+    let derived = root.open_with(shield, |root| turn(root, secret, label::ROOT))?;
     let (root, chain) = derived.expose().split_at(32);
     Ok((Shielded::new_with(root, shield)?, ChainKey::new(Secret::from_slice(chain)?)))
 }

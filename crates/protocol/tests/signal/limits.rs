@@ -1,0 +1,153 @@
+//! Every bound, at n and n + 1.
+
+use stvor_protocol::limits::{MAX_ARCHIVED_SESSIONS, MAX_SKIP, MAX_STORED_KEYS};
+use stvor_protocol::signal::{MessageKind, SessionRecord, SignalError};
+
+use crate::party::{Party, talking};
+
+/// Alice sends this many messages that do not come, then one.
+fn after(alice: &mut Party, lost: u32) -> stvor_protocol::signal::Encrypted {
+    for _ in 0..lost {
+        let _ = alice.send(b"lost");
+    }
+    alice.send(b"comes")
+}
+
+#[test]
+fn two_thousand_ahead_are_read_and_one_more_is_not() {
+    let (mut alice, mut bob) = talking(Some(1));
+    let far = after(&mut alice, MAX_SKIP);
+    assert_eq!(bob.text(&far), b"comes");
+    let too_far = after(&mut alice, MAX_SKIP + 1);
+    let limit = MAX_SKIP;
+    assert_eq!(bob.read(&too_far).unwrap_err(), SignalError::TooFarAhead { ahead: limit + 1, limit });
+    let (mut alice, mut bob) = talking(Some(1));
+    let back = bob.send(b"turn");
+    assert_eq!(alice.text(&back), b"turn");
+    let too_far = after(&mut alice, MAX_SKIP + 1);
+    assert!(matches!(bob.read(&too_far).unwrap_err(), SignalError::TooFarAhead { .. }), "on a new chain");
+}
+
+#[test]
+fn two_thousand_keys_are_stored_and_the_oldest_goes() {
+    let (mut alice, mut bob) = talking(Some(1));
+    let lost: Vec<_> = (0..MAX_STORED_KEYS + 1).map(|_| alice.send(b"late")).collect();
+    let come = alice.send(b"comes");
+    // In two steps: one message may pass 2,000 over.
+    assert_eq!(bob.text(&lost[1_000]), b"late");
+    assert_eq!(bob.text(&come), b"comes");
+    assert_eq!(bob.text(&lost[0]), b"late", "2,000 are stored");
+    let (mut alice, mut bob) = talking(Some(1));
+    let lost: Vec<_> = (0..MAX_STORED_KEYS + 2).map(|_| alice.send(b"late")).collect();
+    assert_eq!(bob.text(&lost[1_000]), b"late");
+    assert_eq!(bob.text(&lost[2_001]), b"late");
+    let extra = after(&mut alice, 1);
+    assert_eq!(bob.text(&extra), b"comes");
+    assert_eq!(bob.read(&lost[0]).unwrap_err(), SignalError::Duplicate, "the oldest went");
+    assert_eq!(bob.text(&lost[2]), b"late");
+    assert!(bob.record.encode().len() < 36 * MAX_STORED_KEYS + 1_000);
+}
+
+#[test]
+fn five_receiving_chains_are_kept() {
+    let (mut alice, mut bob) = talking(Some(1));
+    let mut late = Vec::new();
+    for _ in 0..6 {
+        late.push(alice.send(b"late"));
+        let turn = alice.send(b"turn");
+        assert_eq!(bob.text(&turn), b"turn");
+        let back = bob.send(b"back");
+        assert_eq!(alice.text(&back), b"back");
+    }
+    let verdict = bob.read(&late[0]).unwrap_err();
+    assert_eq!(verdict, SignalError::Undecryptable, "its chain is the sixth");
+    for message in &late[1..] {
+        assert_eq!(bob.text(message), b"late");
+    }
+}
+
+#[test]
+fn record_does_not_grow_over_ten_thousand_round_trips() {
+    let (mut alice, mut bob) = talking(Some(1));
+    let mut largest = (0, 0);
+    for turn in 0..10_000u32 {
+        let to = alice.send(b"ping");
+        assert_eq!(bob.text(&to), b"ping");
+        let back = bob.send(b"pong");
+        assert_eq!(alice.text(&back), b"pong");
+        if turn == 10 {
+            largest = (alice.record.encode().len(), bob.record.to_json().unwrap().len());
+        }
+    }
+    assert_eq!(alice.record.encode().len(), largest.0);
+    // A counter has another digit, perhaps.
+    assert!(bob.record.to_json().unwrap().len() <= largest.1 + 16);
+    assert!(largest.0 < 1_024, "{largest:?}");
+}
+
+#[test]
+fn forty_sessions_are_archived_and_the_oldest_is_remembered_as_used() {
+    let mut bob = Party::new("bob");
+    let (mut firsts, mut lates) = (Vec::new(), Vec::new());
+    let mut alice = Party::new("alice");
+    for _ in 0..MAX_ARCHIVED_SESSIONS + 2 {
+        alice.record = SessionRecord::new();
+        alice.start(&bob.bundle(None));
+        firsts.push(alice.send(b"first"));
+        lates.push(alice.send(b"late"));
+        assert_eq!(bob.text(firsts.last().unwrap()), b"first");
+    }
+    bob.restart();
+    assert_eq!(bob.record.sessions().unwrap().len(), MAX_ARCHIVED_SESSIONS + 1);
+    assert_eq!(bob.read(&lates[0]).unwrap_err(), SignalError::Replay, "the 41st archived one is gone");
+    assert_eq!(bob.text(&lates[1]), b"late", "the 40th is there");
+    bob.restart_as_json();
+    assert_eq!(bob.record.sessions().unwrap().len(), MAX_ARCHIVED_SESSIONS + 1);
+    assert_eq!(bob.read(&firsts[0]).unwrap_err(), SignalError::Replay);
+}
+
+#[test]
+fn one_message_costs_two_thousand_steps_over_all_sessions() {
+    let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
+    for _ in 0..10 {
+        alice.record = SessionRecord::new();
+        alice.start(&bob.bundle(None));
+        let first = alice.send(b"first");
+        assert_eq!(bob.text(&first), b"first");
+    }
+    // Forged: a ratchet key that nobody knows, 1,999 ahead. The first session tried pays for it, the others can not.
+    let mut forged = after(&mut alice, 1_999);
+    let inner = stvor_protocol::signal::PreKeyMessage::parse(&forged.body).unwrap();
+    assert_eq!(inner.prekey(), None);
+    forged.kind = MessageKind::Whisper;
+    forged.body = whisper(&[7; 32], 1_999);
+    let before = bob.record.encode();
+    let verdict = bob.read(&forged).unwrap_err();
+    assert!(matches!(verdict, SignalError::TooFarAhead { limit: 1, .. }), "{verdict:?}: one step was left");
+    forged.body = whisper(&[7; 32], 10);
+    assert_eq!(bob.read(&forged).unwrap_err(), SignalError::Undecryptable, "cheap ones are tried everywhere");
+    assert!(bob.record.encode() == before);
+}
+
+/// The bytes of a message that nobody sent.
+fn whisper(ratchet: &[u8; 32], counter: u16) -> Vec<u8> {
+    let counter = u8::try_from(counter & 0x7f).unwrap() | 0x80;
+    let high = 1_999u16 >> 7;
+    let number = if counter == 0x8a { vec![10] } else { vec![counter, u8::try_from(high).unwrap()] };
+    [&[0x33, 0x0a, 33, 5][..], ratchet, &[0x10], &number, &[0x18, 0, 0x22, 16], &[1; 16], &[2; 8]].concat()
+}
+
+#[test]
+fn content_of_the_limit_is_sent_and_read_and_one_byte_more_is_refused() {
+    let (mut alice, mut bob) = talking(Some(1));
+    let limit = stvor_protocol::limits::MAX_SIGNAL_MESSAGE - 256;
+    let largest = alice.send(&vec![7; limit]);
+    assert_eq!(bob.text(&largest).len(), limit);
+    let context = stvor_protocol::signal::Context {
+        identity: &alice.identity,
+        registration_id: 1,
+        now: stvor_base::Timestamp::from_millis(1),
+    };
+    let refused = stvor_protocol::signal::cipher::encrypt(&mut alice.record, &context, &vec![7; limit + 1]);
+    assert_eq!(refused.unwrap_err(), SignalError::TooLarge { size: limit + 1, limit });
+}

@@ -1,0 +1,153 @@
+// The other side of the interoperability tests: parties over npm `libsignal`, groups over `whatsapp-rust-bridge`, safety numbers of
+// `@signalapp/libsignal-client`. One JSON command a line in, one JSON answer a line out. Bytes are hex.
+import { createInterface } from 'node:readline';
+
+for (const name of ['log', 'info', 'warn', 'error', 'debug', 'trace']) console[name] = () => {}; // They print keys.
+const { default: S } = await import('libsignal');
+const hex = (bytes) => Buffer.from(bytes).toString('hex');
+const bytes = (text) => Buffer.from(text, 'hex');
+const parties = new Map();
+const REMOTE = new S.ProtocolAddress('remote', 1);
+
+class Party {
+  identity = S.keyhelper.generateIdentityKeyPair();
+  registrationId = S.keyhelper.generateRegistrationId();
+  record = undefined; // JSON text, so that a failed decrypt leaves what is stored alone.
+  prekeys = new Map();
+  signed = new Map();
+  groups = new Map();
+  cipher = new S.SessionCipher(this, REMOTE);
+
+  async loadSession() {
+    return this.record && S.SessionRecord.deserialize(JSON.parse(this.record));
+  }
+  async storeSession(_, record) {
+    this.record = JSON.stringify(record.serialize());
+  }
+  async isTrustedIdentity() {
+    return true;
+  }
+  async loadPreKey(id) {
+    return this.prekeys.get(id);
+  }
+  async removePreKey(id) {
+    this.prekeys.delete(id);
+  }
+  async loadSignedPreKey(id) {
+    return this.signed.get(id);
+  }
+  async getOurRegistrationId() {
+    return this.registrationId;
+  }
+  async getOurIdentity() {
+    return this.identity;
+  }
+  async loadSenderKey(name) {
+    return this.groups.get(name);
+  }
+  async storeSenderKey(name, record) {
+    this.groups.set(name, record);
+  }
+
+  bundle(prekeyId) {
+    if (!this.signed.has(1)) {
+      this.offered = S.keyhelper.generateSignedPreKey(this.identity, 1);
+      this.signed.set(1, this.offered.keyPair);
+    }
+    const { keyPair, signature } = this.offered;
+    const bundle = {
+      registrationId: this.registrationId,
+      identity: hex(this.identity.pubKey),
+      signedId: 1,
+      signed: hex(keyPair.pubKey),
+      signature: hex(signature),
+    };
+    if (prekeyId === null) return bundle;
+    const prekey = S.keyhelper.generatePreKey(prekeyId);
+    this.prekeys.set(prekeyId, prekey.keyPair);
+    return { ...bundle, prekeyId, prekey: hex(prekey.keyPair.pubKey) };
+  }
+}
+
+let bridge;
+const groups = async () => (bridge ??= await import('whatsapp-rust-bridge'));
+
+const commands = {
+  party: ({ id }) => {
+    parties.set(id, new Party());
+    const { identity, registrationId } = parties.get(id);
+    return { identity: hex(identity.pubKey), private: hex(identity.privKey), registrationId };
+  },
+  bundle: ({ id, prekey }) => parties.get(id).bundle(prekey),
+  start: async ({ id, bundle }) => {
+    const device = {
+      registrationId: bundle.registrationId,
+      identityKey: bytes(bundle.identity),
+      signedPreKey: { keyId: bundle.signedId, publicKey: bytes(bundle.signed), signature: bytes(bundle.signature) },
+    };
+    if (bundle.prekey) device.preKey = { keyId: bundle.prekeyId, publicKey: bytes(bundle.prekey) };
+    await new S.SessionBuilder(parties.get(id), REMOTE).initOutgoing(device);
+    return {};
+  },
+  encrypt: async ({ id, text }) => {
+    const { type, body } = await parties.get(id).cipher.encrypt(bytes(text));
+    return { type, body: hex(body) };
+  },
+  decrypt: async ({ id, type, body }) => {
+    const { cipher } = parties.get(id);
+    const read = type === 3 ? cipher.decryptPreKeyWhisperMessage(bytes(body)) : cipher.decryptWhisperMessage(bytes(body));
+    return { text: hex(await read) };
+  },
+  export: ({ id }) => ({ record: parties.get(id).record }),
+  import: ({ id, record }) => {
+    parties.get(id).record = record;
+    return {};
+  },
+  sign: ({ id, message }) => ({ signature: hex(S.curve.calculateSignature(parties.get(id).identity.privKey, bytes(message))) }),
+  verify: ({ key, message, signature }) => {
+    try {
+      const verdict = S.curve.verifySignature(bytes(key), bytes(message), bytes(signature));
+      return { valid: verdict !== false };
+    } catch {
+      return { valid: false };
+    }
+  },
+  agree: ({ id, key }) => ({ secret: hex(S.curve.calculateAgreement(bytes(key), parties.get(id).identity.privKey)) }),
+  // Whether the reference's decoder takes bytes as a message with these fields, judged by what it does with them next.
+  groupCreate: async ({ id, name }) => {
+    const { GroupSessionBuilder, SenderKeyName, ProtocolAddress } = await groups();
+    const sender = new SenderKeyName(name, new ProtocolAddress('sender', 1));
+    return { distribution: hex((await new GroupSessionBuilder(parties.get(id)).create(sender)).serialize()) };
+  },
+  groupProcess: async ({ id, name, distribution }) => {
+    const { GroupSessionBuilder, SenderKeyDistributionMessage, SenderKeyName, ProtocolAddress } = await groups();
+    const sender = new SenderKeyName(name, new ProtocolAddress('sender', 1));
+    await new GroupSessionBuilder(parties.get(id)).process(sender, SenderKeyDistributionMessage.deserialize(bytes(distribution)));
+    return {};
+  },
+  groupEncrypt: async ({ id, name, text }) => {
+    const { GroupCipher, ProtocolAddress } = await groups();
+    return { body: hex(await new GroupCipher(parties.get(id), name, new ProtocolAddress('sender', 1)).encrypt(bytes(text))) };
+  },
+  groupDecrypt: async ({ id, name, body }) => {
+    const { GroupCipher, ProtocolAddress } = await groups();
+    return { text: hex(await new GroupCipher(parties.get(id), name, new ProtocolAddress('sender', 1)).decrypt(bytes(body))) };
+  },
+  fingerprint: async ({ own, ownKey, peer, peerKey }) => {
+    const { Fingerprint, PublicKey } = await import('@signalapp/libsignal-client');
+    const key = (text) => PublicKey.deserialize(bytes(text));
+    const made = Fingerprint.new(5200, 2, Buffer.from(own), key(ownKey), Buffer.from(peer), key(peerKey));
+    return { digits: made.displayableFingerprint().toString(), scannable: hex(made.scannableFingerprint().toBuffer()) };
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  let answer;
+  try {
+    answer = await commands[command.op](command);
+  } catch (thrown) {
+    answer = { error: `${thrown?.name ?? 'Error'}: ${thrown?.message ?? thrown}` };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
