@@ -9,6 +9,7 @@ mod crypto;
 mod protocol;
 mod sealed;
 mod seeds;
+mod signal;
 mod tlog;
 mod wire;
 mod world;
@@ -23,8 +24,8 @@ type Target = (&'static str, fn(&[u8]));
 static CHOSEN: OnceLock<fn(&[u8])> = OnceLock::new();
 
 fn all() -> Vec<Target> {
-    [base::TARGETS, crypto::TARGETS, protocol::TARGETS, wire::TARGETS, sealed::TARGETS, tlog::TARGETS]
-        .concat()
+    let floors = [base::TARGETS, crypto::TARGETS, protocol::TARGETS, signal::TARGETS, wire::TARGETS];
+    [floors.concat(), sealed::TARGETS.to_vec(), tlog::TARGETS.to_vec()].concat()
 }
 
 fn choose() {

@@ -103,6 +103,7 @@ pub fn write_all() {
     sample("store-sealed-row", "shorter", &[3]);
     stored(rng);
     protocol();
+    signal();
     tlog();
 }
 
@@ -250,6 +251,26 @@ fn protocol() {
     let of = |user, user_key| stvor_protocol::SafetyParty { user, user_key };
     let code = stvor_protocol::SafetyNumber::of(&of(&bob, &bob_key), &of(&alice, &alice_key)).qr();
     sample("protocol-safety-code", "match", &code);
+}
+
+fn signal() {
+    let talk = crate::signal::Talk::new();
+    for (name, bytes) in [
+        ("first", &talk.first),
+        ("later", &talk.later),
+        ("distribution", &talk.distribution),
+        ("to-group", &talk.to_group),
+    ] {
+        sample("signal-decoders", name, bytes);
+    }
+    sample("signal-first-message", "first", &talk.first);
+    sample("signal-message", "later", &talk.later);
+    sample("signal-group-message", "to-group", &talk.to_group);
+    sample("signal-record", "bob", &talk.record);
+    sample("signal-record-json", "bob", &talk.json);
+    let foreign = include_bytes!("../../crates/protocol/tests/signal/libsignal-node-record.json");
+    sample("signal-record-json", "libsignal-node", foreign);
+    sample("signal-group-record", "member", &talk.group_record);
 }
 
 /// A file name for a text.

@@ -1,17 +1,19 @@
-// Builds the package and the platform package of this machine, and packs both: node scripts/pack.mjs [--profile dev|release]
-// [--out DIRECTORY] [--binary FILE --platform NAME]. With --binary nothing is compiled from Rust: a release has built it elsewhere.
+// Builds a package (bindings/node, or another of --package) and its platform package for this machine, and packs both:
+// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--out DIRECTORY] [--binary FILE --platform NAME].
+// With --binary nothing is compiled from Rust: a release has built it elsewhere.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync, chmodSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync, chmodSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-const HERE = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-const ROOT = resolve(HERE, '../..');
+const TOOLS = resolve(dirname(fileURLToPath(import.meta.url)), '../tools');
+const ROOT = resolve(TOOLS, '../../..');
 const { values: args } = parseArgs({
   options: {
+    package: { type: 'string', default: 'node' },
     profile: { type: 'string', default: 'release' },
     out: { type: 'string', default: join(ROOT, 'target/npm') },
     binary: { type: 'string' },
@@ -19,7 +21,11 @@ const { values: args } = parseArgs({
   },
 });
 const OUT = resolve(args.out);
-const STAGE = join(OUT, 'stage');
+const STAGE = join(OUT, 'stage', args.package);
+const HERE = join(ROOT, 'bindings', args.package);
+const CRATE = `stvor-${args.package}`;
+const manifest = JSON.parse(readFileSync(join(HERE, 'package.json'), 'utf8'));
+const NAME = manifest.name.split('/')[1];
 const windows = process.platform === 'win32';
 
 const run = (command, argv, options = {}) =>
@@ -50,24 +56,26 @@ function modules(dist, entries) {
   }
 }
 
-function face(manifest) {
-  const stage = join(STAGE, 'sdk');
+function face() {
+  const stage = join(STAGE, NAME);
   const dist = join(stage, 'dist');
   mkdirSync(dist, { recursive: true });
-  const tsc = join(HERE, 'tools/node_modules/typescript/bin/tsc');
+  const tsc = join(TOOLS, 'node_modules/typescript/bin/tsc');
   run(process.execPath, [tsc, '-p', join(HERE, 'tsconfig.json'), '--outDir', dist]);
   writeFileSync(join(dist, 'actions.json'), `${JSON.stringify(actions(), null, 1)}\n`);
   writeFileSync(join(stage, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   const entries = Object.keys(manifest.exports)
-    .filter((path) => !path.endsWith('.json'))
+    .filter((path) => manifest.exports[path].import)
     .map((path) => (path === '.' ? 'index' : path.slice(2)));
   modules(dist, entries);
-  for (const file of ['bin.js', 'README.md', 'examples']) cpSync(join(HERE, file), join(stage, file), { recursive: true });
+  for (const file of ['bin.js', 'README.md', 'examples'].filter((one) => existsSync(join(HERE, one)))) {
+    cpSync(join(HERE, file), join(stage, file), { recursive: true });
+  }
   for (const file of ['LICENSE-MIT', 'LICENSE-APACHE']) cpSync(join(ROOT, file), join(stage, file));
   return stage;
 }
 
-function platform(manifest) {
+function platform() {
   const musl = process.platform === 'linux' && !process.report.getReport().header.glibcVersionRuntime;
   const libc = process.platform === 'linux' ? (musl ? '-musl' : '-gnu') : process.platform === 'win32' ? '-msvc' : '';
   const name = args.platform ?? `${process.platform}-${process.arch}${libc}`;
@@ -84,9 +92,9 @@ function platform(manifest) {
     join(stage, 'package.json'),
     `${JSON.stringify(
       {
-        name: `@stvor/sdk-${name}`,
+        name: `${manifest.name}-${name}`,
         version: manifest.version,
-        description: `The native half of @stvor/sdk for ${name}`,
+        description: `The native half of ${manifest.name} for ${name}`,
         license: manifest.license,
         repository: manifest.repository,
         engines: manifest.engines,
@@ -104,7 +112,7 @@ function platform(manifest) {
   writeFileSync(join(stage, 'THIRD-PARTY-NOTICES'), notices());
   writeFileSync(
     join(stage, 'README.md'),
-    `The native half of [@stvor/sdk](https://www.npmjs.com/package/@stvor/sdk) for ${name}. Install that, not this.\n`,
+    `The native half of [${manifest.name}](https://www.npmjs.com/package/${manifest.name}) for ${name}. Install that, not this.\n`,
   );
   return stage;
 }
@@ -115,7 +123,7 @@ function notices() {
   const { packages, resolve: graph } = JSON.parse(json);
   const nodes = new Map(graph.nodes.map((node) => [node.id, node]));
   const reached = new Set();
-  const open = [packages.find((one) => one.name === 'stvor-node').id];
+  const open = [packages.find((one) => one.name === CRATE).id];
   while (open.length > 0) {
     const id = open.pop();
     if (reached.has(id)) continue;
@@ -159,15 +167,15 @@ function withoutPaths() {
 function compile() {
   const release = args.profile === 'release';
   const env = release ? withoutPaths() : process.env;
-  run('cargo', ['build', '--locked', '-p', 'stvor-node', ...(release ? ['--release'] : [])], { env });
-  const library = { darwin: 'libstvor_node.dylib', win32: 'stvor_node.dll' }[process.platform] ?? 'libstvor_node.so';
+  run('cargo', ['build', '--locked', '-p', CRATE, ...(release ? ['--release'] : [])], { env });
+  const base = CRATE.replaceAll('-', '_');
+  const library = { darwin: `lib${base}.dylib`, win32: `${base}.dll` }[process.platform] ?? `lib${base}.so`;
   return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'release' : 'debug', library);
 }
 
-const manifest = JSON.parse(readFileSync(join(HERE, 'package.json'), 'utf8'));
 rmSync(STAGE, { recursive: true, force: true });
 mkdirSync(OUT, { recursive: true });
-for (const file of readdirSync(OUT)) if (file.endsWith('.tgz')) rmSync(join(OUT, file));
-for (const stage of [face(manifest), platform(manifest)]) {
+for (const file of readdirSync(OUT)) if (file.startsWith(`stvor-${NAME}-`) && file.endsWith('.tgz')) rmSync(join(OUT, file));
+for (const stage of [face(), platform()]) {
   run(windows ? 'npm.cmd' : 'npm', ['pack', '--silent', '--pack-destination', OUT, stage], { cwd: OUT, shell: windows });
 }

@@ -56,8 +56,8 @@ fn codes() -> BTreeMap<String, PathBuf> {
             sources(&entry.path().join("src"), &mut files);
         }
     }
-    for folder in ["src", "ts"] {
-        sources(&root().join("bindings/node").join(folder), &mut files);
+    for folder in ["node/src", "node/ts", "libsignal/src", "libsignal/ts"] {
+        sources(&root().join("bindings").join(folder), &mut files);
     }
     let wire = PathBuf::from("stvor_wire::Code");
     let mut codes: BTreeMap<_, _> =

@@ -233,6 +233,24 @@ impl WhisperMessage {
         self.counter
     }
 
+    /// The sender's ratchet key, which names the chain.
+    #[must_use]
+    pub fn ratchet_key(&self) -> PublicKey {
+        self.ratchet
+    }
+
+    /// The number of the last message on the sender's chain before this one; 0 also when there was none.
+    #[must_use]
+    pub fn previous_counter(&self) -> u32 {
+        self.previous
+    }
+
+    /// What is encrypted: a number of blocks of 16 bytes.
+    #[must_use]
+    pub fn ciphertext(&self) -> &[u8] {
+        &self.ciphertext
+    }
+
     /// Version byte and fields, without MAC.
     pub(super) fn build(
         ratchet: &PublicKey,
@@ -300,6 +318,12 @@ impl PreKeyMessage {
     #[must_use]
     pub fn identity(&self) -> PublicKey {
         self.identity
+    }
+
+    /// The message inside.
+    #[must_use]
+    pub fn message(&self) -> &WhisperMessage {
+        &self.message
     }
 
     /// What names the session.

@@ -1,6 +1,7 @@
 //! Against npm `libsignal` 6, `whatsapp-rust-bridge` and `@signalapp/libsignal-client`, which `./x test` installs by name.
 //! They are peers of these tests only; nothing of them ships.
 
+mod decoder;
 mod matrix;
 #[path = "../signal/party.rs"]
 #[allow(dead_code, reason = "shared with tests that use all of it")]

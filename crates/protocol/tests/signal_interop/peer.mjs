@@ -113,7 +113,16 @@ const commands = {
     }
   },
   agree: ({ id, key }) => ({ secret: hex(S.curve.calculateAgreement(bytes(key), parties.get(id).identity.privKey)) }),
-  // Whether the reference's decoder takes bytes as a message with these fields, judged by what it does with them next.
+  // What the reference's decoder makes of fields, absent ones as null.
+  decode: async ({ kind, fields }) => {
+    const { default: protobufs } = await import('libsignal/src/protobufs.js');
+    const read = protobufs[kind].decode(bytes(fields));
+    const own = (name) => (Object.hasOwn(read, name) ? (typeof read[name] === 'number' ? read[name] : hex(read[name])) : null);
+    return Object.fromEntries(
+      ['ephemeralKey', 'counter', 'previousCounter', 'ciphertext', 'preKeyId', 'baseKey', 'identityKey', 'message', 'registrationId', 'signedPreKeyId']
+        .map((name) => [name, own(name)]),
+    );
+  },
   groupCreate: async ({ id, name }) => {
     const { GroupSessionBuilder, SenderKeyName, ProtocolAddress } = await groups();
     const sender = new SenderKeyName(name, new ProtocolAddress('sender', 1));

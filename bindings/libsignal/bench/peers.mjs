@@ -1,0 +1,150 @@
+// `@stvor/libsignal` beside what it takes the place of, per CPU-second (all threads of the process), in one run:
+// node bench/peers.mjs [--json FILE] [--rounds N] [--short]. Each package and round has a process of its own; the median is shown.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { parseArgs } from 'node:util';
+import { implementations } from './implementations.mjs';
+
+const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
+const TARGET = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
+const { values: args } = parseArgs({
+  options: { json: { type: 'string' }, rounds: { type: 'string', default: '3' }, short: { type: 'boolean' }, child: { type: 'string' }, project: { type: 'string' } },
+});
+
+/** Where a package is: ours in the project that the tarballs were installed in, the others among the peers. */
+async function load(specifier) {
+  const home = specifier.startsWith('@stvor/') ? args.project : join(TARGET, 'tools/peers');
+  const name = specifier.split('/').slice(0, specifier.startsWith('@') ? 2 : 1).join('/');
+  const manifest = JSON.parse(readFileSync(join(home, 'node_modules', name, 'package.json'), 'utf8'));
+  const key = specifier === name ? '.' : `.${specifier.slice(name.length)}`;
+  const entry = manifest.exports?.[key]?.import ?? manifest.exports?.import ?? manifest.exports?.[key];
+  const path = typeof entry === 'string' ? entry : (entry?.default ?? manifest.main);
+  return import(pathToFileURL(join(home, 'node_modules', name, path)).href);
+}
+
+/** How many times a CPU-second holds what `work` does `count` times. */
+async function rate(count, work) {
+  const before = process.cpuUsage();
+  await work();
+  const { user, system } = process.cpuUsage(before);
+  return (count * 1e6) / (user + system);
+}
+
+async function measure(name, scale) {
+  const P = await implementations[name](load);
+  const [bytes, rows] = [Buffer.alloc(100, 7), {}];
+  const couple = async () => {
+    const [alice, bob] = [P.device(), P.device()];
+    await P.start(alice, 'bob', bob.bundle());
+    const [toBob, toAlice] = [P.cipher(alice, 'bob'), P.cipher(bob, 'alice')];
+    await toAlice.decrypt(await toBob.encrypt(bytes));
+    await toBob.decrypt(await toAlice.encrypt(bytes));
+    return { alice, bob, toBob, toAlice };
+  };
+  // Warm.
+  for (let i = 0; i < 30; i += 1) await couple();
+
+  const setups = 300 * scale;
+  const [alice, bob] = [P.device(), P.device()];
+  const bundles = Array.from({ length: setups }, () => bob.bundle());
+  rows['set-up: bundle, first encrypt, decrypt'] = await rate(setups, async () => {
+    for (const bundle of bundles) {
+      P.forget(alice);
+      P.forget(bob);
+      await P.start(alice, 'bob', bundle);
+      await P.cipher(bob, 'alice').decrypt(await P.cipher(alice, 'bob').encrypt(bytes));
+    }
+  });
+
+  const { toBob, toAlice } = await couple();
+  const many = 4_000 * scale;
+  const sent = [];
+  for (let i = 0; i < 2_000; i += 1) sent.push(await toBob.encrypt(bytes));
+  for (const message of sent.splice(0)) await toAlice.decrypt(message);
+  rows['encrypt 100 bytes'] = await rate(many, async () => {
+    for (let i = 0; i < many; i += 1) sent.push(await toBob.encrypt(bytes));
+  });
+  rows['decrypt 100 bytes'] = await rate(many, async () => {
+    for (const message of sent) await toAlice.decrypt(message);
+  });
+
+  const { alice: a, toBob: out, toAlice: back } = await couple();
+  const turns = async (count) => {
+    for (let i = 0; i < count; i += 1) {
+      await back.decrypt(await out.encrypt(bytes));
+      await out.decrypt(await back.encrypt(bytes));
+    }
+  };
+  rows['round trip, turns 0 to 100'] = await rate(100, () => turns(100));
+  rows['round trip, turns 100 to 500'] = await rate(400, () => turns(400));
+  rows['round trip, turns 500 to 1,000'] = await rate(500, () => turns(500));
+  // The others that grow would take minutes.
+  if (name === '@stvor/libsignal') {
+    await turns(8_500);
+    rows['round trip, turns 9,500 to 10,000'] = await rate(500, () => turns(500));
+  }
+  rows['record after that, bytes'] = P.recordSize(a);
+
+  if (P.groups) {
+    const pair = await P.groups.pair(P.device(), P.device());
+    for (let i = 0; i < 500; i += 1) await pair.decrypt(await pair.encrypt(bytes));
+    const messages = [];
+    const count = 2_000 * scale;
+    rows['group encrypt 100 bytes'] = await rate(count, async () => {
+      for (let i = 0; i < count; i += 1) messages.push(await pair.encrypt(bytes));
+    });
+    rows['group decrypt 100 bytes'] = await rate(count, async () => {
+      for (const message of messages) await pair.decrypt(message);
+    });
+  }
+  return rows;
+}
+
+if (args.child) {
+  const { stdout } = process;
+  // One of them prints keys.
+  for (const name of ['log', 'info', 'warn', 'error']) console[name] = () => {};
+  const write = stdout.write.bind(stdout);
+  measure(args.child, args.short ? 0.25 : 1).then((rows) => write(JSON.stringify(rows)));
+} else {
+  const project = mkdtempSync(join(tmpdir(), 'stvor-libsignal-bench-'));
+  try {
+    writeFileSync(join(project, 'package.json'), '{ "name": "project", "private": true }\n');
+    const tarballs = readdirSync(join(TARGET, 'npm')).filter((name) => name.startsWith('stvor-libsignal-') && name.endsWith('.tgz'));
+    const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
+    const files = tarballs.map((name) => join(TARGET, 'npm', name));
+    execFileSync(npm, ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], { cwd: project, stdio: 'ignore' });
+    const names = Object.keys(implementations);
+    const all = Object.fromEntries(names.map((name) => [name, []]));
+    for (let round = 0; round < Number(args.rounds); round += 1) {
+      for (const name of names) {
+        const flags = ['--child', name, '--project', project, ...(args.short ? ['--short'] : [])];
+        const out = execFileSync(process.execPath, [fileURLToPath(import.meta.url), ...flags], { maxBuffer: 2 ** 24 });
+        all[name].push(JSON.parse(out.toString()));
+        process.stderr.write(`round ${round + 1}: ${name}\n`);
+      }
+    }
+    const median = (values) => values.filter((one) => one !== undefined).sort((x, y) => x - y)[Math.floor((values.length - 1) / 2)];
+    const rows = [...new Set(names.flatMap((name) => all[name].flatMap(Object.keys)))];
+    const table = Object.fromEntries(rows.map((row) => [row, Object.fromEntries(names.map((name) => [name, median(all[name].map((one) => one[row]))]))]));
+    if (args.json) {
+      mkdirSync(dirname(resolve(args.json)), { recursive: true });
+      const about = { node: process.version, unit: 'per CPU-second of the process, median', rounds: Number(args.rounds) };
+      writeFileSync(args.json, `${JSON.stringify({ about, table, rounds: all }, null, 2)}\n`);
+    }
+    const show = (value) => (value === undefined ? '-' : Math.round(value).toLocaleString('en'));
+    const widths = names.map((name) => Math.max(name.length, 8));
+    process.stdout.write(`per CPU-second, ${process.version}, median of ${args.rounds}\n`);
+    process.stdout.write(`${''.padEnd(40)} ${names.map((name, i) => name.padStart(widths[i])).join('  ')}  ours / best peer\n`);
+    for (const [row, values] of Object.entries(table)) {
+      const peers = names.slice(1).map((name) => values[name]).filter((value) => value !== undefined);
+      const ratio = peers.length > 0 && !row.startsWith('record') ? (values[names[0]] / Math.max(...peers)).toFixed(1) : '-';
+      process.stdout.write(`${row.padEnd(40)} ${names.map((name, i) => show(values[name]).padStart(widths[i])).join('  ')}  ${ratio.padStart(16)}\n`);
+    }
+  } finally {
+    rmSync(project, { recursive: true, force: true });
+  }
+}

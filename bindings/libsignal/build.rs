@@ -1,0 +1,5 @@
+//! Linker settings of a Node add-on.
+
+fn main() {
+    napi_build::setup();
+}

@@ -1,0 +1,256 @@
+// libsignal-node's API: the same names, shapes and results, and JSON that goes both ways.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { inspect } from 'node:util';
+import { couple, group, ours, quiet, read, reference, refused, require, withPeers } from './world.mjs';
+
+test('everything that the reference exports is there, with what it has', withPeers, () => {
+  for (const name of Object.keys(reference)) assert.ok(name in ours, name);
+  for (const name of ['curve', 'crypto', 'keyhelper']) {
+    for (const [key, value] of Object.entries(reference[name])) assert.equal(typeof ours[name][key], typeof value, `${name}.${key}`);
+  }
+  const errors = ['UntrustedIdentityKeyError', 'SessionError', 'MessageCounterError', 'PreKeyError'];
+  for (const name of errors) {
+    assert.ok(ours[name].prototype instanceof ours.SignalError);
+    assert.equal(new ours[name]('x', Buffer.alloc(33)).name, name);
+  }
+  assert.ok(ours.PreKeyError.prototype instanceof ours.SessionError);
+  const methods = (type) => Object.getOwnPropertyNames(type.prototype).filter((name) => !name.startsWith('_') && name !== 'constructor');
+  const inner = ['initIncoming', 'initSession', 'calculateSendingRatchet', 'storeRecord', 'queueJob', 'decryptWithSessions',
+    'doDecryptWhisperMessage', 'fillMessageKeys', 'maybeStepRatchet', 'calculateRatchet', 'setSession', 'openSession'];
+  for (const name of ['SessionBuilder', 'SessionCipher', 'SessionRecord', 'ProtocolAddress']) {
+    const missing = methods(reference[name]).filter((method) => !(method in ours[name].prototype) && !inner.includes(method));
+    assert.deepEqual(missing, [], name);
+  }
+});
+
+test('subpaths that projects import give the same functions', () => {
+  for (const name of ['curve', 'crypto', 'keyhelper']) {
+    for (const path of [`@stvor/libsignal/src/${name}`, `@stvor/libsignal/src/${name}.js`]) {
+      assert.equal(Object.keys(require(path)).sort().join(), Object.keys(ours[name]).sort().join());
+    }
+  }
+});
+
+test('keys, signatures and primitives are the reference\'s', withPeers, () => {
+  const [a, b] = [ours.curve.generateKeyPair(), reference.curve.generateKeyPair()];
+  assert.deepEqual([a.pubKey.length, a.privKey.length, a.pubKey[0]], [33, 32, 5]);
+  assert.ok(ours.curve.calculateAgreement(b.pubKey, a.privKey).equals(reference.curve.calculateAgreement(a.pubKey, b.privKey)));
+  assert.ok(ours.curve.getPublicFromPrivateKey(b.privKey).equals(b.pubKey));
+  const message = Buffer.from('message');
+  assert.equal(ours.curve.verifySignature(b.pubKey, message, reference.curve.calculateSignature(b.privKey, message)), true);
+  assert.notEqual(reference.curve.verifySignature(a.pubKey, message, ours.curve.calculateSignature(a.privKey, message)), false);
+  assert.equal(ours.curve.verifySignature(a.pubKey, message, Buffer.alloc(64)), false);
+  const [key, iv, salt] = [Buffer.alloc(32, 1), Buffer.alloc(16, 2), Buffer.alloc(32)];
+  assert.ok(ours.crypto.encrypt(key, message, iv).equals(reference.crypto.encrypt(key, message, iv)));
+  assert.ok(ours.crypto.decrypt(key, reference.crypto.encrypt(key, message, iv), iv).equals(message));
+  assert.ok(ours.crypto.calculateMAC(key, message).equals(reference.crypto.calculateMAC(key, message)));
+  assert.ok(ours.crypto.hash(message).equals(reference.crypto.hash(message)));
+  const [mine, theirs] = [ours, reference].map((S) => S.crypto.deriveSecrets(message, salt, Buffer.from('info')));
+  assert.deepEqual(mine.map(String), theirs.map((one) => String(Buffer.from(one))));
+  ours.crypto.verifyMAC(message, key, ours.crypto.calculateMAC(key, message).subarray(0, 8), 8);
+  assert.throws(() => ours.crypto.verifyMAC(message, key, Buffer.alloc(8), 8), /Bad MAC/);
+  for (let i = 0; i < 20; i += 1) {
+    const id = ours.keyhelper.generateRegistrationId();
+    assert.ok(id > 0 && id <= 16_380);
+  }
+});
+
+for (const [mine, theirs] of [['alice', 'bob'], ['bob', 'alice']]) {
+  test(`a conversation with the reference as ${theirs}, in and out of order`, withPeers, async () => {
+    await quiet(async () => {
+      const S = { alice: mine === 'alice' ? ours : reference, bob: mine === 'bob' ? ours : reference };
+      const { bob, start, toBob, toAlice, turn } = couple(S.alice, { bob: S.bob });
+      await start(bob.bundle(0));
+      for (let i = 0; i < 20; i += 1) assert.equal(await turn(`${i}`), `${i} ${i}`);
+      const sent = [];
+      for (let i = 0; i < 6; i += 1) sent.push(await toBob.encrypt(Buffer.from(`${i}`)));
+      for (const i of [5, 2, 0, 4]) assert.equal(await read(toAlice, sent[i]), `${i}`);
+      await assert.rejects(read(toAlice, sent[2]));
+      assert.equal(await turn('x'), 'x x');
+    });
+  });
+}
+
+test('a record goes to the reference and back in the middle of a conversation', withPeers, async () => {
+  await quiet(async () => {
+    const { bob, start, toBob, toAlice, turn, alice } = couple(ours, { names: true });
+    await start(bob.bundle(1));
+    await turn();
+    const late = await toAlice.encrypt(Buffer.from('late'));
+    // Alice's application changes its import, and changes it back.
+    const theirs = reference.SessionRecord.deserialize(JSON.parse(alice.sessions.get('bob.1')));
+    const other = new reference.SessionCipher(Object.assign(Object.create(alice), {
+      loadSession: async () => theirs, storeSession: async () => {},
+    }), new reference.ProtocolAddress('bob', 1));
+    assert.equal(await read(toAlice, await other.encrypt(Buffer.from('by the reference'))), 'by the reference');
+    alice.sessions.set('bob.1', JSON.stringify(theirs.serialize()));
+    assert.equal(await read(toBob, late), 'late');
+    assert.equal(await turn('back'), 'back back');
+    // The object itself is taken, too.
+    assert.ok(ours.SessionRecord.deserialize(theirs).haveOpenSession());
+  });
+});
+
+test('a record tells of its sessions and prints no key', async () => {
+  const { bob, start, toBob, turn, alice } = couple(ours);
+  await start(bob.bundle(1));
+  const pending = (await toBob.getRecord()).getOpenSession();
+  assert.deepEqual([pending.unanswered, pending.indexInfo.baseKeyType, pending.registrationId], [true, 1, bob.registrationId]);
+  await turn();
+  await start(bob.bundle(2));
+  const record = await toBob.getRecord();
+  const [open, archived] = record.getSessions();
+  assert.ok(!record.isClosed(open) && record.isClosed(archived));
+  assert.ok(record.getSession(archived.indexInfo.baseKey.toString('base64')).indexInfo.baseKey.equals(archived.indexInfo.baseKey));
+  assert.ok(open.indexInfo.remoteIdentityKey.equals(bob.identity.pubKey));
+  const stored = record.serialize();
+  const { privKey } = Object.values(stored._sessions)[0].currentRatchet.ephemeralKeyPair;
+  const printed = inspect(record, { depth: 9 }) + String(record) + inspect(open, { depth: 9 });
+  assert.equal(privKey.length, 44);
+  assert.ok(!printed.includes(privKey.slice(0, 10)) && printed.length < 900, printed);
+  assert.ok(ours.SessionRecord.fromBytes(record.toBytes()).toBytes().equals(record.toBytes()));
+  await toBob.closeOpenSession();
+  assert.equal(await toBob.hasOpenSession(), false);
+  assert.equal((await refused(toBob.encrypt(Buffer.from('x')))).code, 'NO_SESSION');
+  const bytes = record._bytes;
+  record.zeroize();
+  assert.ok(bytes.every((byte) => byte === 0) && !record.haveOpenSession());
+  void alice;
+});
+
+test('errors have classes, codes and something to do', async () => {
+  const { bob, start, toBob, toAlice, turn } = couple(ours, { names: true });
+  const missing = await refused(toBob.encrypt(Buffer.from('x')));
+  assert.ok(missing instanceof ours.SessionError && /No session record/.test(missing.message));
+  assert.deepEqual([missing.code, missing.retryable, missing.name], ['NO_SESSION', true, 'SessionError']);
+  await start(bob.bundle(1));
+  const first = await toBob.encrypt(Buffer.from('x'));
+  bob.prekeys.clear();
+  const unknown = await refused(read(toAlice, first));
+  assert.ok(unknown instanceof ours.PreKeyError && unknown.code === 'UNKNOWN_PREKEY' && unknown.action.length > 10);
+  bob.sessions.clear();
+  await start(bob.bundle(2));
+  await turn();
+  const { body } = await toBob.encrypt(Buffer.from('x'));
+  const bad = Buffer.from(body);
+  bad[bad.length - 1] ^= 1;
+  assert.equal((await refused(toAlice.decryptWhisperMessage(bad))).code, 'UNDECRYPTABLE');
+  assert.equal((await refused(toAlice.decryptWhisperMessage(Buffer.alloc(0)))).code, 'MALFORMED_MESSAGE');
+  assert.equal((await refused(toAlice.decryptWhisperMessage(Buffer.alloc(600_000, 0x33)))).code, 'MESSAGE_TOO_LARGE');
+  assert.throws(() => toAlice.decryptWhisperMessage('text'), (error) => error instanceof TypeError && error.code === 'INVALID_ARGUMENT');
+  assert.throws(() => new ours.ProtocolAddress('a.b', 1), TypeError);
+  assert.throws(() => new ours.SessionCipher(bob, 'alice.1'), TypeError);
+  assert.throws(() => ours.SessionRecord.deserialize({ _sessions: 7 }), (error) => error.code === 'BAD_RECORD');
+  assert.throws(() => ours.SessionRecord.fromBytes(Buffer.from([9])), (error) => error.code === 'FORMAT_TOO_NEW');
+  const untrusted = Object.assign(Object.create(bob), { isTrustedIdentity: async () => false });
+  const cipher = new ours.SessionCipher(untrusted, new ours.ProtocolAddress('alice', 1));
+  const stranger = await refused(cipher.decryptWhisperMessage(body));
+  assert.ok(stranger instanceof ours.UntrustedIdentityKeyError && stranger.addr === 'alice' && stranger.identityKey.length === 33);
+  assert.equal(await read(toAlice, { type: 1, body }), 'x', 'what was refused is not used up');
+});
+
+test('nothing is ever printed', async () => {
+  const { stdout, stderr } = process;
+  const [out, err] = [stdout.write, stderr.write];
+  let printed = '';
+  const keep = (chunk) => ((printed += chunk), true);
+  const methods = ['log', 'info', 'warn', 'error', 'debug', 'trace'].map((name) => [name, console[name]]);
+  for (const [name] of methods) console[name] = (...all) => void (printed += all.join(' '));
+  stdout.write = stderr.write = keep;
+  try {
+    const { bob, start, toBob, toAlice, turn, alice, startBack } = couple(ours);
+    await start(bob.bundle(1));
+    await turn();
+    await start(bob.bundle(2));
+    await startBack(alice.bundle(3, 3));
+    await turn();
+    await toAlice.decryptWhisperMessage(Buffer.from('33', 'hex')).catch(() => {});
+    await toBob.closeOpenSession();
+  } finally {
+    stdout.write = out;
+    stderr.write = err;
+    for (const [name, method] of methods) console[name] = method;
+  }
+  assert.equal(printed, '');
+});
+
+test('many messages go with one load and one store', async () => {
+  const { bob, start, toBob, toAlice, turn, alice } = couple(ours);
+  await start(bob.bundle(1));
+  await turn();
+  let [loads, stores] = [0, 0];
+  const { loadSession, storeSession } = alice;
+  alice.loadSession = (a) => ((loads += 1), loadSession.call(alice, a));
+  alice.storeSession = (a, r) => ((stores += 1), storeSession.call(alice, a, r));
+  const sent = await toBob.encryptMany(Array.from({ length: 50 }, (_, i) => Buffer.from(`${i}`)));
+  assert.deepEqual([loads, stores, sent.length], [1, 1, 50]);
+  sent[7].body[20] ^= 1;
+  const texts = await toAlice.decryptMany([...sent, sent[3]].map(({ body }) => body));
+  assert.equal(texts[49].toString(), '49');
+  assert.equal(texts[7].code, 'UNDECRYPTABLE');
+  assert.equal(texts[50].code, 'DUPLICATE');
+  assert.deepEqual([await toBob.encryptMany([]), await toAlice.decryptMany([])], [[], []]);
+});
+
+test('the synchronous variants do the same without storages', () => {
+  const make = () => ({ identity: ours.keyhelper.generateIdentityKeyPair(), registrationId: 5 });
+  const [alice, bob] = [make(), make()];
+  const [signed, one] = [ours.keyhelper.generateSignedPreKey(bob.identity, 1), ours.keyhelper.generatePreKey(0)];
+  const device = {
+    registrationId: 5, identityKey: bob.identity.pubKey,
+    signedPreKey: { keyId: 1, publicKey: signed.keyPair.pubKey, signature: signed.signature },
+    preKey: { keyId: 0, publicKey: one.keyPair.pubKey },
+  };
+  const started = ours.sync.initOutgoing(new ours.SessionRecord(), alice, device);
+  assert.deepEqual(started.compatibility, ['no-post-quantum', 'short-mac']);
+  const sent = ours.sync.encrypt(started.record, alice, Buffer.from('hello'));
+  assert.deepEqual(ours.sync.prekeysOf(sent.body).preKeyId, 0);
+  const read = ours.sync.decryptPreKeyWhisperMessage(new ours.SessionRecord(), bob, sent.body, { signedPreKey: signed.keyPair, preKey: one.keyPair });
+  assert.deepEqual([read.plaintext.toString(), read.removePreKey, read.newSession], ['hello', 0, true]);
+  assert.ok(read.identityKey.equals(alice.identity.pubKey));
+  const back = ours.sync.encrypt(read.record, bob, Buffer.from('back'));
+  assert.equal(ours.sync.decryptWhisperMessage(sent.record, alice, back.body).plaintext.toString(), 'back');
+});
+
+test('safety numbers are the same for both and compare by scan', () => {
+  const [alice, bob] = [1, 2].map(() => ours.keyhelper.generateIdentityKeyPair().pubKey);
+  const [a, b] = [{ id: '+1', identityKey: alice }, { id: '+2', identityKey: bob }];
+  const [hers, his] = [ours.fingerprint.create(a, b), ours.fingerprint.create(b, a)];
+  assert.match(hers.digits, /^\d{60}$/);
+  assert.equal(hers.digits, his.digits);
+  assert.equal(ours.fingerprint.compare(a, b, his.scannable), 'match');
+  assert.equal(ours.fingerprint.compare(a, b, hers.scannable), 'mismatch');
+  assert.equal(ours.fingerprint.compare(a, b, Buffer.from('x')), 'unknown');
+});
+
+test('groups: Baileys\' names, its JSON, order, replays', async () => {
+  const rows = new Map();
+  const store = {
+    loadSenderKey: async (name) => rows.get(name.toString()) && group.SenderKeyRecord.deserialize(rows.get(name.toString())),
+    storeSenderKey: async (name, record) => void rows.set(name.toString(), Buffer.from(JSON.stringify(record.serialize()))),
+  };
+  const [mine, theirs] = ['me', 'them'].map((id) => new group.SenderKeyName('123@g.us', { id, deviceId: 3 }));
+  assert.equal(String(mine), '123@g.us::me::3');
+  const made = await new group.GroupSessionBuilder(store).create(mine);
+  const bytes = new group.SenderKeyDistributionMessage(null, null, null, null, made.serialize());
+  await new group.GroupSessionBuilder(store).process(theirs, bytes);
+  const sent = [];
+  for (let i = 0; i < 5; i += 1) sent.push(await new group.GroupCipher(store, mine).encrypt(Buffer.from(`${i}`)));
+  const cipher = new group.GroupCipher(store, theirs);
+  for (const i of [3, 0, 4, 1]) assert.equal((await cipher.decrypt(sent[i])).toString(), `${i}`);
+  assert.equal((await refused(cipher.decrypt(sent[0]))).code, 'DUPLICATE');
+  const stored = JSON.parse(rows.get(String(theirs)));
+  assert.deepEqual([stored.length, stored[0].senderChainKey.iteration, stored[0].senderMessageKeys[0].iteration], [1, 5, 2]);
+  // Base64 as BufferJSON of Baileys writes it.
+  const text = JSON.stringify(stored, (_, value) => (value?.type === 'Buffer' ? { type: 'Buffer', data: Buffer.from(value.data).toString('base64') } : value));
+  rows.set(String(theirs), Buffer.from(text));
+  assert.equal((await cipher.decrypt(sent[2])).toString(), '2');
+  assert.equal((await refused(new group.GroupCipher(store, theirs).encrypt(Buffer.from('x')))).code, 'NO_SENDER_KEY');
+  const rotated = await new group.GroupSessionBuilder(store).rotate(mine);
+  const many = await new group.GroupCipher(store, mine).encryptMany([Buffer.from('a'), Buffer.from('b')]);
+  assert.equal((await refused(cipher.decrypt(many[0]))).code, 'NO_SENDER_KEY');
+  await new group.GroupSessionBuilder(store).process(theirs, rotated);
+  assert.equal((await cipher.decrypt(many[1])).toString(), 'b');
+  assert.ok(!inspect(await store.loadSenderKey(mine)).includes('seed'));
+});

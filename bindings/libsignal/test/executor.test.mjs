@@ -1,0 +1,131 @@
+// Order, fairness, bounds, deadlines, crashes.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { couple, ours, party, read, refused } from './world.mjs';
+
+const owner = {};
+const pause = (millis = 1) => new Promise((resolve) => setTimeout(resolve, millis));
+
+test('work on one address is done in order, and on others meanwhile', async () => {
+  const executor = new ours.Executor();
+  const seen = [];
+  const job = (address, name, millis) => executor.run(owner, address, async () => {
+    seen.push(`${name} begins`);
+    await pause(millis);
+    seen.push(`${name} ends`);
+  });
+  await Promise.all([job('a', 'a1', 20), job('a', 'a2', 1), job('b', 'b1', 1)]);
+  assert.ok(seen.indexOf('a1 ends') < seen.indexOf('a2 begins'));
+  assert.ok(seen.indexOf('b1 ends') < seen.indexOf('a1 ends'));
+});
+
+test('a flooded address does not keep another waiting', async () => {
+  const executor = new ours.Executor({ maxPending: 1, maxQueued: 1_000 });
+  const done = [];
+  const flood = Array.from({ length: 200 }, (_, i) => executor.run(owner, 'flooded', async () => void (await null, done.push(`f${i}`))));
+  const quiet = executor.run(owner, 'quiet', async () => void done.push('quiet'));
+  await Promise.all([...flood, quiet]);
+  assert.ok(done.indexOf('quiet') <= 3, `${done.indexOf('quiet')} before it`);
+});
+
+test('the queue takes its bound and rejects one more, of one peer and of all', async () => {
+  const executor = new ours.Executor({ maxPending: 1, maxQueued: 4, maxQueuedPerPeer: 3 });
+  const events = [];
+  executor.on('rejected', ({ scope, address }) => events.push(`${scope} ${address}`));
+  executor.on('pressure', ({ queued }) => events.push(`pressure ${queued}`));
+  let release;
+  const blocked = new Promise((resolve) => (release = resolve));
+  const run = (address) => executor.run(owner, address, () => blocked);
+  const kept = [run('x'), run('a'), run('a'), run('a')];
+  const [fourth] = [await refused(run('a'))];
+  assert.ok(fourth instanceof ours.BackpressureError);
+  assert.deepEqual([fourth.code, fourth.retryable], ['BACKPRESSURE', true]);
+  kept.push(run('b'));
+  assert.equal((await refused(run('c'))).code, 'BACKPRESSURE');
+  assert.deepEqual(events, ['pressure 3', 'peer a', 'pressure 4', 'all c'].filter((one) => events.includes(one)));
+  assert.ok(events.includes('peer a') && events.includes('all c') && events.includes('pressure 4'));
+  release();
+  await Promise.all(kept);
+  assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+});
+
+test('callers can wait for room instead, as many again', async () => {
+  const executor = new ours.Executor({ maxPending: 1, maxQueued: 2, maxQueuedPerPeer: 2, onPressure: 'wait' });
+  let done = 0;
+  const run = () => executor.run(owner, 'a', async () => void (await pause(), (done += 1)));
+  const all = Array.from({ length: 5 }, run);
+  assert.equal((await refused(run())).code, 'BACKPRESSURE');
+  await Promise.all(all);
+  assert.equal(done, 5);
+});
+
+test('a million calls that nobody waits for stay within bounds, each done or rejected', async () => {
+  const executor = new ours.Executor({ maxPending: 8, maxQueued: 1_000 });
+  let [done, rejected, most] = [0, 0, 0];
+  for (let i = 0; i < 1_000_000; i += 1) {
+    executor.run(owner, `${i % 50}`, async () => void (await null)).then(() => (done += 1), ({ code }) => (rejected += code === 'BACKPRESSURE'));
+    most = Math.max(most, executor.queued);
+    if (i % 5_000 === 0) await pause(0);
+  }
+  while (executor.pending + executor.queued > 0) await pause();
+  await pause();
+  assert.equal(done + rejected, 1_000_000);
+  assert.ok(done > 0 && rejected > 0 && most <= 1_000, `${done} ${rejected} ${most}`);
+});
+
+test('a write that was given up and lands late rolls nothing back', async () => {
+  const executor = new ours.Executor({ storageTimeout: 30, backoff: 1 });
+  const { bob, alice, start, toAlice } = couple(ours, { names: true });
+  await start(bob.bundle(1));
+  const cipher = new ours.SessionCipher(alice, new ours.ProtocolAddress('bob', 1), { executor });
+  const events = [];
+  executor.on('crash', ({ code, address }) => events.push(`${code} ${address}`));
+  executor.on('revived', ({ address }) => events.push(`revived ${address}`));
+  const { storeSession } = alice;
+  let land;
+  alice.storeSession = (address, record) => new Promise((resolve) => (land = () => resolve(storeSession.call(alice, address, record))));
+  const given = await refused(cipher.encrypt(Buffer.from('given up')));
+  assert.deepEqual([given.code, given instanceof ours.StorageError], ['STORAGE_TIMEOUT', true]);
+  alice.storeSession = storeSession;
+  const [one, two] = [await cipher.encrypt(Buffer.from('one')), await cipher.encrypt(Buffer.from('two'))];
+  // The old write lands over the newer record.
+  land();
+  await pause(20);
+  const three = await cipher.encrypt(Buffer.from('three'));
+  for (const [message, text] of [[one, 'one'], [two, 'two'], [three, 'three']]) assert.equal(await read(toAlice, message), text);
+  const bodies = new Set([one, two, three].map(({ body }) => body.toString('hex')));
+  assert.equal(bodies.size, 3);
+  assert.deepEqual(events, ['STORAGE_TIMEOUT bob.1', 'revived bob.1']);
+});
+
+test('a storage that throws fails the call, and the message is not used up', async () => {
+  const { bob, start, toBob, toAlice } = couple(ours);
+  await start(bob.bundle(1));
+  const first = await toBob.encrypt(Buffer.from('first'));
+  const { storeSession } = bob;
+  bob.storeSession = async () => {
+    throw new Error('disk full');
+  };
+  const error = await refused(read(toAlice, first));
+  assert.deepEqual([error.code, error.cause.message, error instanceof ours.StorageError], ['STORAGE_FAILED', 'disk full', true]);
+  assert.ok(bob.prekeys.has(1), 'the prekey is kept while the session is not stored');
+  bob.storeSession = storeSession;
+  assert.equal(await read(toAlice, first), 'first');
+});
+
+test('options are checked, and listeners that throw harm nobody', async () => {
+  for (const bad of [{ maxPending: 0 }, { maxQueued: 1.5 }, { onPressure: 'drop' }, { maxQueues: 3 }, { storageTimeout: -1 }]) {
+    assert.throws(() => new ours.Executor(bad), TypeError);
+  }
+  const executor = new ours.Executor();
+  const off = executor.on('compatibility', () => {
+    throw new Error('a listener');
+  });
+  const told = [];
+  executor.on('compatibility', ({ address, what }) => told.push([address, ...what]));
+  const [alice, bob] = [party(ours), party(ours)];
+  const builder = new ours.SessionBuilder(alice, new ours.ProtocolAddress('bob', 0), { executor });
+  await builder.initOutgoing(bob.bundle());
+  off();
+  assert.deepEqual(told, [['bob.0', 'no-post-quantum', 'short-mac', 'no-one-time-prekey']]);
+});

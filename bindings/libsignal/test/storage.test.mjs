@@ -1,0 +1,139 @@
+// The policies of storages.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { ours, read, refused } from './world.mjs';
+
+/** Rows in memory, with transactions that land whole or not at all. */
+function adapter({ transactions = true } = {}) {
+  const rows = new Map();
+  const wiped = [];
+  const of = (map) => ({ get: async (key) => map.get(key), set: async (key, value) => void map.set(key, value), delete: async (key) => void map.delete(key) });
+  return {
+    rows, wiped, ...of(rows),
+    zeroize: async (key) => {
+      wiped.push(key);
+      rows.get(key)?.fill?.(0);
+    },
+    ...(transactions && {
+      transaction: async (work) => {
+        const copy = new Map(rows);
+        const result = await work(of(copy));
+        rows.clear();
+        for (const [key, value] of copy) rows.set(key, value);
+        return result;
+      },
+    }),
+  };
+}
+
+async function device(options, kind) {
+  const rows = adapter(kind);
+  const storage = ours.createStorage(rows, options);
+  const identity = ours.keyhelper.generateIdentityKeyPair();
+  await storage.setIdentity(identity, 9);
+  const signed = ours.keyhelper.generateSignedPreKey(identity, 1);
+  await storage.storeSignedPreKey(1, signed.keyPair);
+  const bundle = async (id) => {
+    const one = ours.keyhelper.generatePreKey(id);
+    await storage.storePreKey(id, one.keyPair);
+    return {
+      registrationId: 9, identityKey: identity.pubKey,
+      signedPreKey: { keyId: 1, publicKey: signed.keyPair.pubKey, signature: signed.signature },
+      preKey: { keyId: id, publicKey: one.keyPair.pubKey },
+    };
+  };
+  return { rows, storage, identity, bundle };
+}
+
+const cipher = (who, name, options) => new ours.SessionCipher(who.storage, new ours.ProtocolAddress(name, 1), options);
+const start = async (who, whom, name, id = 0) =>
+  new ours.SessionBuilder(who.storage, new ours.ProtocolAddress(name, 1)).initOutgoing(await whom.bundle(id));
+
+test('a first message stores session, pin and used prekey together, and wipes the prekey first', async () => {
+  const [alice, bob] = [await device(), await device({ requireAtomicSessionAndPreKey: true })];
+  await start(alice, bob, 'bob');
+  const first = await cipher(alice, 'bob').encrypt(Buffer.from('hello'));
+  const { transaction } = bob.rows;
+  bob.rows.transaction = async (work) => transaction(async (within) => {
+    await work(within);
+    throw new Error('power cut');
+  });
+  assert.equal((await refused(read(cipher(bob, 'alice'), first))).code, 'STORAGE_FAILED');
+  assert.ok(!bob.rows.rows.has('session:alice.1') && !bob.rows.rows.has('identity:alice') && bob.rows.rows.has('prekey:0'));
+  bob.rows.transaction = transaction;
+  // What was wiped before the cut is a prekey of zeros: made anew here, as a restore would.
+  assert.deepEqual(bob.rows.wiped, ['prekey:0']);
+});
+
+test('a whole conversation over an adapter, through JSON, with a restart', async () => {
+  const [alice, bob] = [await device(), await device()];
+  await start(alice, bob, 'bob', 0);
+  const [toBob, toAlice] = [cipher(alice, 'bob'), cipher(bob, 'alice')];
+  assert.equal(await read(toAlice, await toBob.encrypt(Buffer.from('1'))), '1');
+  assert.deepEqual([bob.rows.rows.has('prekey:0'), bob.rows.wiped], [false, ['prekey:0']]);
+  for (const [key, value] of alice.rows.rows) alice.rows.rows.set(key, JSON.parse(JSON.stringify(value)));
+  assert.equal(await read(toBob, await toAlice.encrypt(Buffer.from('2'))), '2');
+  assert.ok((await alice.storage.getIdentity('bob')).equals(bob.identity.pubKey));
+  assert.equal(await bob.storage.migrateSession('alice.1', 'lid.1'), true);
+  assert.equal(await bob.storage.migrateSession('alice.1', 'lid.1'), false);
+  assert.equal(await read(cipher(bob, 'lid'), await toBob.encrypt(Buffer.from('3'))), '3');
+  await bob.storage.deleteSession('lid.1');
+  assert.ok(bob.rows.wiped.includes('session:lid.1'));
+});
+
+test('an identity that changed is rejected, or replaced where the policy says so', async () => {
+  for (const verdict of ['reject', undefined, 'replace']) {
+    const asked = [];
+    const onIdentityMismatch = verdict && (async (name, known, key) => (asked.push([name, known.length, key.length]), verdict));
+    const [bob, first, second] = [await device({ onIdentityMismatch }), await device(), await device()];
+    await start(first, bob, 'bob', 1);
+    assert.equal(await read(cipher(bob, 'alice'), await cipher(first, 'bob').encrypt(Buffer.from('1'))), '1');
+    await start(second, bob, 'bob', 2);
+    const message = await cipher(second, 'bob').encrypt(Buffer.from('2'));
+    if (verdict === 'replace') {
+      assert.equal(await read(cipher(bob, 'alice'), message), '2');
+      assert.ok((await bob.storage.getIdentity('alice')).equals(second.identity.pubKey));
+    } else {
+      const error = await refused(read(cipher(bob, 'alice'), message));
+      assert.ok(error instanceof ours.UntrustedIdentityKeyError);
+      assert.ok((await bob.storage.getIdentity('alice')).equals(first.identity.pubKey));
+      assert.ok(await bob.storage.loadPreKey(2), 'nothing is used up');
+    }
+    assert.deepEqual(asked, verdict ? [['alice', 33, 33]] : []);
+  }
+});
+
+test('strangers are trusted, asked about, or not', async () => {
+  for (const [options, taken] of [[{}, true], [{ trustOnFirstUse: false }, false], [{ onFirstUseIdentity: () => false }, false], [{ onFirstUseIdentity: async () => true }, true]]) {
+    const [alice, bob] = [await device(), await device(options)];
+    await start(alice, bob, 'bob');
+    const reading = read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('x')));
+    if (taken) assert.equal(await reading, 'x');
+    else assert.equal((await refused(reading)).code, 'IDENTITY_CHANGED');
+    assert.equal((await bob.storage.getIdentity('alice')) !== undefined, taken);
+  }
+  // The application compared safety numbers before.
+  const [alice, bob] = [await device(), await device({ trustOnFirstUse: false })];
+  await bob.storage.saveIdentity('alice', alice.identity.pubKey);
+  await start(alice, bob, 'bob');
+  assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('x'))), 'x');
+});
+
+test('a storage without transactions is refused where atomicity is asked for, and works otherwise', async () => {
+  assert.throws(() => ours.createStorage(adapter({ transactions: false }), { requireAtomicSessionAndPreKey: true }), (error) => error.code === 'STORAGE_NOT_ATOMIC');
+  const plain = { loadSession() {}, storeSession() {}, getOurIdentity() {} };
+  const options = { requireAtomicSessionAndPreKey: true };
+  assert.throws(() => new ours.SessionCipher(plain, new ours.ProtocolAddress('a', 1), options), (error) => error.code === 'STORAGE_NOT_ATOMIC');
+  const [alice, bob] = [await device({}, { transactions: false }), await device({}, { transactions: false })];
+  await start(alice, bob, 'bob');
+  assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('x'))), 'x');
+});
+
+test('an identity is never replaced silently', async () => {
+  const { storage, identity } = await device();
+  await storage.setIdentity(identity, 9);
+  const other = ours.keyhelper.generateIdentityKeyPair();
+  assert.equal((await refused(storage.setIdentity(other, 9))).code, 'IDENTITY_EXISTS');
+  const empty = ours.createStorage(adapter());
+  assert.equal((await refused(empty.getOurIdentity())).code, 'KEY_MISSING');
+});

@@ -1,0 +1,151 @@
+/** The errors of this package. */
+
+/**
+ * What every call fails with, or a class derived from it. `code` is stable; `action` says what to do; `retryable` tells whether
+ * the same call may succeed later without a change.
+ */
+export class SignalError extends Error {
+  /** The stable code, for example `DUPLICATE`. */
+  readonly code: string;
+  /** Whether the same call may succeed later. */
+  readonly retryable: boolean;
+  /** What caused it, where something did. */
+  declare readonly cause?: unknown;
+
+  constructor(message = '', details: { code?: string; retryable?: boolean; cause?: unknown } = {}) {
+    super(details.code === undefined ? message : `${message} [${details.code}]`);
+    Object.defineProperty(this, 'name', { value: new.target.name, configurable: true, writable: true });
+    this.code = details.code ?? 'FAILED';
+    this.retryable = details.retryable ?? false;
+    if (details.cause !== undefined) {
+      Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
+    }
+  }
+
+  /** What to do about it. */
+  get action(): string {
+    return actionOf(this.code);
+  }
+}
+
+/** The peer's identity is not one that the storage trusts. */
+export class UntrustedIdentityKeyError extends SignalError {
+  /** Whose it is. */
+  readonly addr: string;
+  /** The key that came, 33 bytes. */
+  readonly identityKey: Uint8Array;
+
+  constructor(addr: string, identityKey: Uint8Array) {
+    super(`the identity key of ${addr} is not trusted`, { code: 'IDENTITY_CHANGED' });
+    this.addr = addr;
+    this.identityKey = identityKey;
+  }
+}
+
+/** A session is missing or does not decrypt. */
+export class SessionError extends SignalError {}
+
+/** A message was read before. */
+export class MessageCounterError extends SessionError {}
+
+/** A first message uses a prekey that is not here. */
+export class PreKeyError extends SessionError {}
+
+/** A storage failed, was too slow, or can not do what a policy asks. */
+export class StorageError extends SignalError {}
+
+/** Too much is waiting: the call was not begun. */
+export class BackpressureError extends SignalError {}
+
+let actions: Record<string, string> | undefined;
+
+/** Where the pages speak of the SDK, which repairs by itself, and this package leaves that to the application. */
+const OWN_ACTIONS: Record<string, string> = {
+  UNDECRYPTABLE: 'Nothing changed. Ask the sender to send it again, with a fresh prekey bundle if it happens again.',
+  NO_SESSION: 'Get a prekey bundle of the device and call SessionBuilder.initOutgoing.',
+  UNKNOWN_PREKEY: 'Ask the sender to start anew with a current bundle, and send the message again.',
+  REPLAY: 'Nothing: the message was handled before, or belongs to a session that was destroyed.',
+  DUPLICATE: 'Nothing: it was handled before.',
+  TOO_FAR_AHEAD: 'Ask the sender to start anew with a current bundle, and send the message again.',
+  BAD_BUNDLE: 'Fetch the bundle again. If it stays so, whoever hands it out is not to be trusted.',
+  BAD_RECORD: 'Delete the record and start a session anew.',
+  IDENTITY_CHANGED: 'Compare safety numbers with the peer, then save the identity or leave it refused.',
+};
+
+function actionOf(code: string): string {
+  const own = OWN_ACTIONS[code];
+  if (own !== undefined) return own;
+  actions ??= require('./actions.json') as Record<string, string>;
+  return actions[code] ?? 'See docs/errors.md.';
+}
+
+/** Words that projects look for in libsignal-node's errors, before our own. */
+const FAMILIAR: Record<string, string> = {
+  UNDECRYPTABLE: 'No matching sessions found for message',
+  DUPLICATE: 'Key used already or never filled',
+  NO_SESSION: 'No open session',
+  UNKNOWN_PREKEY: 'Invalid PreKey ID',
+};
+
+const CLASSES: Record<string, typeof SignalError> = {
+  UNDECRYPTABLE: SessionError,
+  NO_SESSION: SessionError,
+  REPLAY: SessionError,
+  TOO_FAR_AHEAD: SessionError,
+  BAD_RECORD: SessionError,
+  FORMAT_TOO_NEW: SessionError,
+  BAD_BUNDLE: SessionError,
+  NO_SENDER_KEY: SessionError,
+  DUPLICATE: MessageCounterError,
+  UNKNOWN_PREKEY: PreKeyError,
+};
+
+/** An error of a code. */
+export function coded(code: string, message: string, details: { retryable?: boolean; cause?: unknown } = {}): SignalError {
+  const familiar = FAMILIAR[code];
+  const words = familiar === undefined ? message : `${familiar}: ${message}`;
+  return new (CLASSES[code] ?? SignalError)(words, { code, ...details });
+}
+
+/** Makes a typed error of whatever the native half threw. */
+export function failure(thrown: unknown): SignalError {
+  if (thrown instanceof SignalError) return thrown;
+  return failureOf(thrown instanceof Error ? thrown.message : String(thrown), thrown);
+}
+
+/** The same from the words alone. */
+export function failureOf(text: string, cause?: unknown): SignalError {
+  if (text.startsWith('{"stvor":')) {
+    const { code, message, retryable } = JSON.parse(text).stvor;
+    return coded(code, message, { retryable });
+  }
+  if ((cause as { code?: unknown } | undefined)?.code === 'GenericFailure') {
+    // A panic. Its words are left out: they may hold what the application sent.
+    return new SignalError('the library met a defect of its own; please report it', { code: 'INTERNAL' });
+  }
+  return new SignalError(`an argument can not be used: ${text}`, { code: 'INVALID_ARGUMENT', cause });
+}
+
+/** An argument of the wrong kind; a `TypeError` besides, as libsignal-node throws. */
+export function invalid(message: string): Error {
+  const error = new TypeError(`${message} [INVALID_ARGUMENT]`);
+  return Object.assign(error, { code: 'INVALID_ARGUMENT', retryable: false, action: actionOf('INVALID_ARGUMENT') });
+}
+
+/** Runs `act`; what it throws becomes a typed error. */
+export function guarded<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (thrown) {
+    if (thrown instanceof TypeError && (thrown as { code?: unknown }).code === 'INVALID_ARGUMENT') throw thrown;
+    throw failure(thrown);
+  }
+}
+
+/** Bytes, as a Buffer over the same memory. */
+export function bytesOf(given: unknown, what: string): Buffer {
+  if (given instanceof Uint8Array) {
+    return Buffer.isBuffer(given) ? given : Buffer.from(given.buffer, given.byteOffset, given.byteLength);
+  }
+  throw invalid(`${what} is a Buffer or Uint8Array, not ${given === null ? 'null' : typeof given}`);
+}

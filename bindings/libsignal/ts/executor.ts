@@ -1,0 +1,331 @@
+/**
+ * The order of work. All work on one address of one storage runs one job after the other (a *lane*); lanes take turns, so that a
+ * flooded one does not keep the others waiting; what waits is bounded.
+ */
+
+import { BackpressureError, SignalError, StorageError, invalid } from './errors.js';
+
+/** How much may be under way, and what happens beyond. */
+export interface ExecutorOptions {
+  /** Jobs that run at the same time, over all lanes. Default 256. */
+  maxPending?: number;
+  /** Jobs that wait, over all lanes. Default 16,384. */
+  maxQueued?: number;
+  /** Jobs of one lane that wait. Default a quarter of `maxQueued`. */
+  maxQueuedPerPeer?: number;
+  /** Beyond that: `reject` with BACKPRESSURE (the default), or `wait` for room, as many callers again as may be queued. */
+  onPressure?: 'reject' | 'wait';
+  /** Milliseconds for one storage call. Default 30,000. A call that takes longer is given up and its lane goes on. */
+  storageTimeout?: number;
+  /** Milliseconds of the first pause of a lane after a storage failure or a defect; it doubles up to 60 times that. Default 50. */
+  backoff?: number;
+}
+
+/** What an executor tells. Never keys or contents. */
+export interface ExecutorEvents {
+  /** A job was queued or waits for room while the queue is more than half full. */
+  pressure: { pending: number; queued: number; waiting: number };
+  /** A job was refused. */
+  rejected: { address: string; queued: number; scope: 'peer' | 'all' };
+  /** A storage call took too long, or the native half met a defect. The lane pauses. */
+  crash: { address: string; code: string; pause: number };
+  /** A lane goes on from what its storage holds. */
+  revived: { address: string };
+  /** A peer forced something weaker than our own profiles have: `no-post-quantum`, `short-mac`, `no-one-time-prekey`. */
+  compatibility: { address: string; what: readonly string[] };
+  /** The storage did not trust an identity. */
+  untrusted: { address: string };
+}
+
+type Listener<K extends keyof ExecutorEvents> = (event: ExecutorEvents[K]) => void;
+
+interface Job {
+  run: () => Promise<void>;
+  refuse: (error: Error) => void;
+}
+
+/** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses. */
+const MAX_HUNG = 8;
+
+/** @internal What is known of an address while something happens there. */
+export class Lane {
+  readonly address: string;
+  readonly jobs: Job[] = [];
+  busy = false;
+  failures = 0;
+  paused = false;
+  /** Writes that were given up and have not ended: what a storage holds is uncertain until they do. */
+  hung = 0;
+  /** The newest record, by key, while it is uncertain what the storage holds: it is what counts. */
+  readonly newest = new Map<string, unknown>();
+  /** Writes the newest again. */
+  repair: (() => Promise<void>) | undefined;
+  readonly owner: object;
+
+  constructor(owner: object, address: string) {
+    this.owner = owner;
+    this.address = address;
+  }
+}
+
+/** Runs jobs: one after the other for each address, fairly among them, bounded. */
+export class Executor {
+  readonly #maxPending: number;
+  readonly #maxQueued: number;
+  readonly #maxPerPeer: number;
+  readonly #wait: boolean;
+  readonly storageTimeout: number;
+  readonly #backoff: number;
+  /** By storage, so that two accounts that talk to one peer do not wait for each other. */
+  readonly #lanes = new WeakMap<object, Map<string, Lane>>();
+  /** Lanes with a job that may start, in turn. */
+  readonly #ready: Lane[] = [];
+  readonly #waiting: { lane: Lane; job: Job }[] = [];
+  readonly #listeners = new Map<string, Set<(event: never) => void>>();
+  #pending = 0;
+  #queued = 0;
+
+  constructor(options: ExecutorOptions = {}) {
+    const known = ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'onPressure', 'storageTimeout', 'backoff'];
+    for (const key of Object.keys(options)) {
+      if (!known.includes(key)) throw invalid(`an executor has no "${key}"; there are ${known.join(', ')}`);
+    }
+    this.#maxPending = count(options.maxPending, 256, 'maxPending');
+    this.#maxQueued = count(options.maxQueued, 16_384, 'maxQueued');
+    this.#maxPerPeer = count(options.maxQueuedPerPeer, Math.max(1, Math.floor(this.#maxQueued / 4)), 'maxQueuedPerPeer');
+    this.storageTimeout = count(options.storageTimeout, 30_000, 'storageTimeout');
+    this.#backoff = count(options.backoff, 50, 'backoff');
+    const pressure = options.onPressure ?? 'reject';
+    if (pressure !== 'reject' && pressure !== 'wait') throw invalid('onPressure is "reject" or "wait"');
+    this.#wait = pressure === 'wait';
+  }
+
+  /** Jobs that run now. */
+  get pending(): number {
+    return this.#pending;
+  }
+
+  /** Jobs that wait for their turn. */
+  get queued(): number {
+    return this.#queued;
+  }
+
+  /** Listens; gives back what ends it. */
+  on<K extends keyof ExecutorEvents>(name: K, listener: Listener<K>): () => void {
+    const all = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, all.add(listener as (event: never) => void));
+    return () => void all.delete(listener as (event: never) => void);
+  }
+
+  /** @internal */
+  emit<K extends keyof ExecutorEvents>(name: K, event: () => ExecutorEvents[K]): void {
+    const all = this.#listeners.get(name);
+    if (all === undefined || all.size === 0) return;
+    const told = event();
+    for (const listener of all) {
+      try {
+        (listener as Listener<K>)(told);
+      } catch {
+        // What a listener throws is its own affair.
+      }
+    }
+  }
+
+  /** @internal Runs `work` as the only job of an address. */
+  run<T>(owner: object, address: string, work: (lane: Lane) => Promise<T>): Promise<T> {
+    let lanes = this.#lanes.get(owner);
+    if (lanes === undefined) this.#lanes.set(owner, (lanes = new Map()));
+    let lane = lanes.get(address);
+    if (lane === undefined) lanes.set(address, (lane = new Lane(owner, address)));
+    const its = lane;
+    if (!its.busy && !its.paused && its.jobs.length === 0 && this.#pending < this.#maxPending && this.#ready.length === 0) {
+      // The common case: nothing is in the way.
+      its.busy = true;
+      this.#pending += 1;
+      return this.#settle(owner, its, work);
+    }
+    return new Promise<T>((resolve, refuse) => {
+      const job: Job = { run: () => this.#settle(owner, its, work).then(resolve, refuse), refuse };
+      this.#admit(its, job);
+    });
+  }
+
+  #admit(lane: Lane, job: Job): void {
+    const scope = lane.jobs.length >= this.#maxPerPeer ? 'peer' : this.#queued >= this.#maxQueued ? 'all' : undefined;
+    if (scope === undefined) {
+      this.#enqueue(lane, job);
+    } else if (this.#wait && this.#waiting.length < this.#maxQueued) {
+      this.#waiting.push({ lane, job });
+      this.#tellPressure();
+    } else {
+      this.emit('rejected', () => ({ address: lane.address, queued: this.#queued, scope }));
+      const where = scope === 'peer' ? `for ${lane.address}` : 'in all';
+      job.refuse(
+        new BackpressureError(`too much is waiting ${where}: the call was not begun`, { code: 'BACKPRESSURE', retryable: true }),
+      );
+    }
+  }
+
+  #enqueue(lane: Lane, job: Job): void {
+    lane.jobs.push(job);
+    this.#queued += 1;
+    if (!lane.busy && !lane.paused && lane.jobs.length === 1) this.#ready.push(lane);
+    if (this.#queued * 2 > this.#maxQueued) this.#tellPressure();
+    this.#pump();
+  }
+
+  #tellPressure(): void {
+    this.emit('pressure', () => ({ pending: this.#pending, queued: this.#queued, waiting: this.#waiting.length }));
+  }
+
+  #pump(): void {
+    while (this.#pending < this.#maxPending) {
+      const lane = this.#ready.shift();
+      if (lane === undefined) return;
+      const job = lane.jobs.shift();
+      if (job === undefined) continue;
+      this.#queued -= 1;
+      lane.busy = true;
+      this.#pending += 1;
+      void job.run();
+    }
+  }
+
+  async #settle<T>(owner: object, lane: Lane, work: (lane: Lane) => Promise<T>): Promise<T> {
+    try {
+      const { repair } = lane;
+      if (repair !== undefined && lane.hung === 0) {
+        await repair();
+        lane.repair = undefined;
+      }
+      const done = await work(lane);
+      if (lane.failures > 0) {
+        lane.failures = 0;
+        this.emit('revived', () => ({ address: lane.address }));
+      }
+      return done;
+    } catch (thrown) {
+      const { code } = thrown as { code?: unknown };
+      if (code === 'INTERNAL' || code === 'STORAGE_TIMEOUT') this.#pause(owner, lane, code);
+      throw thrown;
+    } finally {
+      lane.busy = false;
+      this.#pending -= 1;
+      this.#next(owner, lane);
+    }
+  }
+
+  /** A lane that failed starts again later, from what its storage holds. */
+  #pause(owner: object, lane: Lane, code: string): void {
+    const pause = this.#backoff * Math.min(60, 2 ** lane.failures);
+    lane.failures += 1;
+    lane.paused = true;
+    this.emit('crash', () => ({ address: lane.address, code, pause }));
+    setTimeout(() => {
+      lane.paused = false;
+      this.#next(owner, lane);
+    }, pause);
+  }
+
+  #next(owner: object, lane: Lane): void {
+    if (!lane.busy && !lane.paused) {
+      if (lane.jobs.length > 0) this.#ready.push(lane);
+      else if (lane.failures === 0 && lane.newest.size === 0) this.#lanes.get(owner)?.delete(lane.address);
+    }
+    while (this.#waiting.length > 0 && this.#queued < this.#maxQueued) {
+      const at = this.#waiting.findIndex((one) => one.lane.jobs.length < this.#maxPerPeer);
+      if (at < 0) break;
+      const [{ lane: its, job }] = this.#waiting.splice(at, 1) as [{ lane: Lane; job: Job }];
+      this.#enqueue(its, job);
+    }
+    this.#pump();
+  }
+
+  /** @internal A read, with a deadline. */
+  read<T>(lane: Lane, key: string, call: () => T | PromiseLike<T>): Promise<T> {
+    if (lane.newest.has(key)) return Promise.resolve(lane.newest.get(key) as T);
+    return this.#within(lane, call, () => {});
+  }
+
+  /**
+   * @internal A write of `write.value`, with a deadline. One that is given up may still land, after later ones: until that is known,
+   * reads give the newest that counts, and once it is, the newest is written again before anything else happens on the lane.
+   */
+  write<T>(lane: Lane, key: string, write: { value: T; /** What counts if it is given up. */ fallback: T; call: (value: T) => unknown }): Promise<void> {
+    if (lane.hung >= MAX_HUNG) {
+      throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
+    }
+    const { value, fallback, call } = write;
+    if (lane.newest.has(key)) lane.newest.set(key, value);
+    return this.#within(
+      lane,
+      async () => void (await call(value)),
+      (ended) => {
+        lane.newest.set(key, fallback);
+        lane.hung += 1;
+        const settled = () => {
+          lane.hung -= 1;
+          if (lane.hung > 0) return;
+          lane.repair = async () => {
+            const newest = lane.newest.get(key) as T;
+            await this.#within(lane, async () => void (await call(newest)), () => {});
+            lane.newest.clear();
+          };
+          // Now, and not only with the next call: the process may end before one comes.
+          this.run(lane.owner, lane.address, async () => {}).catch(() => {});
+        };
+        void ended.then(settled, settled);
+      },
+    );
+  }
+
+  async #within<T>(lane: Lane, call: () => T | PromiseLike<T>, hung: (ended: PromiseLike<unknown>) => void): Promise<T> {
+    let answer: T | PromiseLike<T>;
+    try {
+      answer = call();
+      // Storages in memory answer at once, and cost no timer.
+      if (typeof (answer as PromiseLike<T> | undefined)?.then !== 'function') return answer;
+    } catch (cause) {
+      throw storageFailed(cause);
+    }
+    const promise = answer as PromiseLike<T>;
+    let timer: NodeTimer | undefined;
+    // An answer that is there in the next turns of the microtask queue needs no timer either.
+    let ended: { value: T } | { cause: unknown } | undefined;
+    const settled = promise.then(
+      (value) => void (ended = { value }),
+      (cause: unknown) => void (ended = { cause }),
+    );
+    for (let turn = 0; turn < 3 && ended === undefined; turn += 1) await undefined;
+    if (ended === undefined) {
+      const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, this.storageTimeout)));
+      await Promise.race([settled, late]);
+      if (timer !== undefined) clearTimeout(timer);
+    }
+    const done = ended as { value: T } | { cause: unknown } | undefined;
+    if (done === undefined) {
+      hung(promise);
+      throw new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${lane.address}`, {
+        code: 'STORAGE_TIMEOUT',
+        retryable: true,
+      });
+    }
+    if ('cause' in done) throw storageFailed(done.cause);
+    return done.value;
+  }
+}
+
+function storageFailed(cause: unknown): Error {
+  if (cause instanceof SignalError) return cause;
+  const words = cause instanceof Error ? cause.message : String(cause);
+  return new StorageError(`the storage failed: ${words}`, { code: 'STORAGE_FAILED', retryable: true, cause });
+}
+
+function count(given: unknown, otherwise: number, what: string): number {
+  if (given === undefined) return otherwise;
+  if (typeof given === 'number' && Number.isInteger(given) && given >= 1 && given <= 2_147_483_647) return given;
+  throw invalid(`${what} is a whole number of 1 or more`);
+}
+
+/** The executor of ciphers that were not given one. */
+export const defaultExecutor = new Executor();

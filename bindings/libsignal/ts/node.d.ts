@@ -1,0 +1,31 @@
+// The little of Node that the face uses. Not shipped: users have @types/node, or do not look at types.
+declare function require(id: string): any;
+interface NodeTimer {
+  ref(): void;
+  unref(): void;
+}
+declare function setTimeout(callback: () => void, millis: number): NodeTimer;
+declare function clearTimeout(timer: NodeTimer): void;
+declare const process: {
+  platform: string;
+  arch: string;
+  versions: { node: string };
+  report?: { excludeNetwork?: boolean; getReport(): any };
+};
+interface Buffer extends Uint8Array {
+  equals(other: Uint8Array): boolean;
+  toString(encoding?: string): string;
+  subarray(start?: number, end?: number): Buffer;
+  writeUInt32BE(value: number, offset: number): number;
+  readUInt32BE(offset: number): number;
+}
+declare const Buffer: {
+  from(text: string, encoding?: string): Buffer;
+  from(bytes: Uint8Array | readonly number[]): Buffer;
+  from(buffer: ArrayBufferLike, offset: number, length: number): Buffer;
+  alloc(size: number): Buffer;
+  allocUnsafeSlow(size: number): Buffer;
+  concat(parts: readonly Uint8Array[]): Buffer;
+  isBuffer(value: unknown): value is Buffer;
+  byteLength(text: string): number;
+};

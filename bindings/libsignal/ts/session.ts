@@ -1,0 +1,367 @@
+/** Sessions: starting, encrypting, decrypting. */
+
+import { addressOf, type ProtocolAddress } from './address.js';
+import { publicKeyOf, type KeyPair } from './curve.js';
+import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
+import { defaultExecutor, type Executor, type Lane } from './executor.js';
+import { native, type Opened } from './native.js';
+import { noSession, recordOf, SessionRecord } from './record.js';
+import type { SignalStorage } from './storage.js';
+
+/** What a session starts from, as a server hands it out. */
+export interface Device {
+  registrationId: number;
+  identityKey: Uint8Array;
+  signedPreKey: { keyId: number; publicKey: Uint8Array; signature: Uint8Array };
+  preKey?: { keyId: number; publicKey: Uint8Array };
+}
+
+/** A message to send. */
+export interface CiphertextMessage {
+  /** 3 with the handshake, until the peer answered; 1 after. */
+  type: number;
+  body: Buffer;
+  /** The peer's registration id. */
+  registrationId: number;
+}
+
+/** Options of builders and ciphers. */
+export interface SessionOptions {
+  /** Who keeps order. Default one for all of the process. */
+  executor?: Executor;
+  /** Refuses to work on a storage that can not store a session and remove a prekey in one transaction. Default false. */
+  requireAtomicSessionAndPreKey?: boolean;
+}
+
+const NONE = Buffer.alloc(0);
+const packedIdentities = new WeakMap<object, Buffer>();
+
+/** Who we are, as the native half wants it. */
+function packed(identity: KeyPair, registrationId: number): Buffer {
+  const known = packedIdentities.get(identity);
+  if (known !== undefined) return known;
+  const id = Buffer.alloc(4);
+  id.writeUInt32BE(registrationId >>> 0, 0);
+  const own = Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
+  packedIdentities.set(identity, own);
+  return own;
+}
+
+/** @internal What builders and ciphers share. */
+class Peer {
+  readonly storage: SignalStorage;
+  readonly address: ProtocolAddress;
+  readonly key: string;
+  readonly executor: Executor;
+
+  constructor(storage: SignalStorage, address: unknown, options: SessionOptions = {}) {
+    if (typeof storage !== 'object' || storage === null) throw invalid('storage is an object');
+    this.storage = storage;
+    this.address = addressOf(address);
+    this.key = this.address.toString();
+    this.executor = options.executor ?? defaultExecutor;
+    const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
+    if (options.requireAtomicSessionAndPreKey && !atomic) {
+      throw new StorageError('the storage has neither commit nor storeSessionAndRemovePreKey, and one is asked for', {
+        code: 'STORAGE_NOT_ATOMIC',
+      });
+    }
+  }
+
+  run<T>(work: (lane: Lane) => Promise<T>): Promise<T> {
+    return this.executor.run(this.storage, this.key, work);
+  }
+
+  async load(lane: Lane): Promise<SessionRecord | undefined> {
+    const given = await this.executor.read(lane, 'record', () => this.storage.loadSession(this.key));
+    return guarded(() => recordOf(given));
+  }
+
+  async own(lane: Lane): Promise<Buffer> {
+    const identity = await this.executor.read(lane, 'identity', () => this.storage.getOurIdentity());
+    if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
+    const known = packedIdentities.get(identity);
+    if (known !== undefined) return known;
+    const id = await this.executor.read(lane, 'registration', () => this.storage.getOurRegistrationId());
+    return packed(identity, id);
+  }
+
+  async trusted(lane: Lane, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
+    const name = this.address.id;
+    const verdict = await this.executor.read(lane, 'trust', () => this.storage.isTrustedIdentity(name, identity, direction));
+    if (verdict) return;
+    this.executor.emit('untrusted', () => ({ address: this.key }));
+    throw new UntrustedIdentityKeyError(name, identity);
+  }
+
+  /** Stores a record, and what goes with it, in one transaction where the storage can. */
+  async store(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number } = {}): Promise<void> {
+    const { storage, executor, key } = this;
+    const { identity, removePreKey, fallback = record } = rest;
+    const write = (call: (one: SessionRecord) => unknown) => executor.write(lane, 'record', { value: record, fallback, call });
+    if (storage.commit !== undefined) {
+      const pin = identity && { name: this.address.id, key: identity };
+      await write((one) => storage.commit?.({ address: key, record: one, removePreKey, identity: pin }));
+    } else if (removePreKey !== undefined && storage.storeSessionAndRemovePreKey !== undefined) {
+      await write((one) => storage.storeSessionAndRemovePreKey?.(key, one, removePreKey));
+    } else {
+      // The session first: after a crash between the two a replay meets the session, not the prekey.
+      await write((one) => storage.storeSession(key, one));
+      if (removePreKey !== undefined) await executor.read(lane, 'removal', () => storage.removePreKey(removePreKey));
+    }
+  }
+
+  compatibility(what: readonly string[]): void {
+    if (what.length > 0) this.executor.emit('compatibility', () => ({ address: this.key, what }));
+  }
+}
+
+/** Starts sessions from prekey bundles. */
+export class SessionBuilder {
+  readonly #peer: Peer;
+
+  constructor(storage: SignalStorage, protocolAddress: ProtocolAddress, options?: SessionOptions) {
+    this.#peer = new Peer(storage, protocolAddress, options);
+  }
+
+  get addr(): ProtocolAddress {
+    return this.#peer.address;
+  }
+
+  /** Starts a session with a device, after its signature verified and its identity is trusted. The one before is archived. */
+  async initOutgoing(device: Device): Promise<void> {
+    const bundle = bundleOf(device);
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      const own = await peer.own(lane);
+      const record = (await peer.load(lane)) ?? new SessionRecord();
+      const started = guarded(() => native().startSession(record._bytes, own, bundle, Date.now()));
+      await peer.trusted(lane, bundle.identityKey, 'sending');
+      await peer.store(lane, SessionRecord._adopt(started.record, bundle.identityKey), { identity: bundle.identityKey });
+      peer.compatibility(started.compatibility);
+    });
+  }
+}
+
+function bundleOf(device: Device) {
+  if (typeof device !== 'object' || device === null) throw invalid('a device is an object');
+  const { signedPreKey, preKey } = device;
+  if (typeof signedPreKey !== 'object' || signedPreKey === null) throw invalid('a device has a signedPreKey');
+  return {
+    registrationId: device.registrationId ?? 0,
+    identityKey: publicKeyOf(device.identityKey, 'identityKey'),
+    signedId: signedPreKey.keyId,
+    signed: publicKeyOf(signedPreKey.publicKey, 'signedPreKey.publicKey'),
+    // An absent signature is refused like a wrong one.
+    signature: signedPreKey.signature === undefined ? NONE : bytesOf(signedPreKey.signature, 'signedPreKey.signature'),
+    ...(preKey ? { prekeyId: preKey.keyId, prekey: publicKeyOf(preKey.publicKey, 'preKey.publicKey') } : {}),
+  };
+}
+
+/** Encrypts to, and decrypts from, one device of a peer. */
+export class SessionCipher {
+  readonly #peer: Peer;
+
+  constructor(storage: SignalStorage, protocolAddress: ProtocolAddress, options?: SessionOptions) {
+    this.#peer = new Peer(storage, protocolAddress, options);
+  }
+
+  get addr(): ProtocolAddress {
+    return this.#peer.address;
+  }
+
+  toString(): string {
+    return `<SessionCipher(${this.#peer.key})>`;
+  }
+
+  /** Encrypts. The record is stored before the message comes back. */
+  encrypt(data: Uint8Array): Promise<CiphertextMessage> {
+    const plaintext = bytesOf(data, 'data');
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      const own = await peer.own(lane);
+      const record = await peer.load(lane);
+      if (record === undefined) throw noSession(peer.key);
+      const sealed = guarded(() => native().encrypt(record._bytes, own, plaintext, Date.now()));
+      await peer.trusted(lane, record._remote, 'sending');
+      // Given up or not, the key is used: the chain never goes back.
+      await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
+      return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId };
+    });
+  }
+
+  /** Encrypts many with one load and one store: all, or none. */
+  encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
+    const plaintexts = datas.map((data) => bytesOf(data, 'data'));
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      if (plaintexts.length === 0) return [];
+      const own = await peer.own(lane);
+      const record = await peer.load(lane);
+      if (record === undefined) throw noSession(peer.key);
+      const sealed = guarded(() => native().encryptMany(record._bytes, own, plaintexts, Date.now()));
+      await peer.trusted(lane, record._remote, 'sending');
+      // Given up or not, the key is used: the chain never goes back.
+      await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
+      return sealed.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId }));
+    });
+  }
+
+  /** Decrypts a message of type 1. */
+  decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
+    const message = bytesOf(data, 'data');
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      const own = await peer.own(lane);
+      const record = await peer.load(lane);
+      if (record === undefined) throw noSession(peer.key);
+      const opened = guarded(() => native().decrypt(record._bytes, own, message, Date.now()));
+      return this.#finish(lane, opened, record);
+    });
+  }
+
+  /** Decrypts a message of type 3. The identity is judged once the message proved it. */
+  decryptPreKeyWhisperMessage(data: Uint8Array): Promise<Buffer> {
+    const message = bytesOf(data, 'data');
+    const peer = this.#peer;
+    const { executor, storage } = peer;
+    return peer.run(async (lane) => {
+      const outside = guarded(() => native().outside(message));
+      const own = await peer.own(lane);
+      const record = (await peer.load(lane)) ?? new SessionRecord();
+      const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
+      const open = (prekeys: Buffer): Opened =>
+        guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
+      if (known) return this.#finish(lane, open(NONE), record);
+      const load = (id: number) => executor.read(lane, `prekey ${id}`, () => storage.loadPreKey(id));
+      const signed = await executor.read(lane, 'signed', () => storage.loadSignedPreKey(outside.signed));
+      const { prekey } = outside;
+      const given = prekey === undefined ? undefined : await load(prekey);
+      let opened: Opened;
+      try {
+        opened = open(guarded(() => pack(signed, given)));
+      } catch (thrown) {
+        // libsignal-node leaves the id 0 out, so that none may mean 0.
+        if (prekey !== undefined || (thrown as { code?: unknown }).code !== 'UNDECRYPTABLE') throw thrown;
+        const zero = await load(0);
+        if (zero === undefined || zero === null) throw thrown;
+        opened = open(guarded(() => pack(signed, zero)));
+      }
+      return this.#finish(lane, opened);
+    });
+  }
+
+  async #finish(lane: Lane, opened: Opened, before?: SessionRecord): Promise<Buffer> {
+    const peer = this.#peer;
+    await peer.trusted(lane, opened.identity, 'receiving');
+    // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
+    const rest = { fallback: before, identity: opened.identity, removePreKey: opened.removePrekey };
+    await peer.store(lane, SessionRecord._adopt(opened.record), rest);
+    peer.compatibility(opened.compatibility);
+    return opened.plaintext;
+  }
+
+  /** Decrypts many messages of type 1 with one load and one store. Each gives its plaintext or its error. */
+  decryptMany(datas: readonly Uint8Array[]): Promise<(Buffer | SignalError)[]> {
+    const messages = datas.map((data) => bytesOf(data, 'data'));
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      if (messages.length === 0) return [];
+      const own = await peer.own(lane);
+      const record = await peer.load(lane);
+      if (record === undefined) throw noSession(peer.key);
+      const opened = guarded(() => native().decryptMany(record._bytes, own, messages, Date.now()));
+      for (const identity of opened.identities) await peer.trusted(lane, identity, 'receiving');
+      if (opened.identities.length > 0) await peer.store(lane, SessionRecord._adopt(opened.record), { fallback: record });
+      return opened.messages.map(({ plaintext, failure }) => plaintext ?? failureOf(failure ?? ''));
+    });
+  }
+
+  /** Whether something can be sent. */
+  hasOpenSession(): Promise<boolean> {
+    return this.#peer.run(async (lane) => (await this.#peer.load(lane))?.haveOpenSession() ?? false);
+  }
+
+  /** Archives the open session. Late messages are still read. */
+  closeOpenSession(): Promise<void> {
+    const peer = this.#peer;
+    return peer.run(async (lane) => {
+      const record = await peer.load(lane);
+      if (record === undefined || !record.haveOpenSession()) return;
+      await peer.store(lane, SessionRecord._adopt(guarded(() => native().recordClose(record._bytes, Date.now()))));
+    });
+  }
+
+  /** The record as it is stored. */
+  getRecord(): Promise<SessionRecord | undefined> {
+    return this.#peer.run((lane) => this.#peer.load(lane));
+  }
+}
+
+function pack(signed: KeyPair | null | undefined, one: KeyPair | null | undefined): Buffer {
+  if (signed === undefined || signed === null) return NONE;
+  const parts = [publicKeyOf(signed.pubKey), bytesOf(signed.privKey, 'a private key')];
+  if (one !== undefined && one !== null) parts.push(publicKeyOf(one.pubKey), bytesOf(one.privKey, 'a private key'));
+  return Buffer.concat(parts);
+}
+
+/** Who we are, for the synchronous variants. */
+export interface Own {
+  identity: KeyPair;
+  registrationId: number;
+}
+
+/**
+ * The same work without storages and without waiting: pure functions over records. The caller keeps order, judges identities, and
+ * stores the new record before anything is sent or used.
+ */
+export const sync = Object.freeze({
+  /** Starts a session. */
+  initOutgoing(record: SessionRecord, own: Own, device: Device): { record: SessionRecord; compatibility: string[] } {
+    return guarded(() => {
+      const started = native().startSession(record._bytes, packed(own.identity, own.registrationId), bundleOf(device), Date.now());
+      return { record: SessionRecord._adopt(started.record), compatibility: started.compatibility };
+    });
+  },
+  /** Encrypts. */
+  encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
+    return guarded(() => {
+      const sealed = native().encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
+    });
+  },
+  /** Decrypts a message of type 1. */
+  decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
+    return guarded(() => {
+      const opened = native().decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
+    });
+  },
+  /** What a message of type 3 needs. */
+  prekeysOf(data: Uint8Array): { preKeyId?: number; signedPreKeyId: number; identityKey: Buffer; registrationId: number } {
+    return guarded(() => {
+      const { prekey, signed, identity, registrationId } = native().outside(bytesOf(data, 'data'));
+      return { ...(prekey === undefined ? {} : { preKeyId: prekey }), signedPreKeyId: signed, identityKey: identity, registrationId };
+    });
+  },
+  /** Decrypts a message of type 3. */
+  decryptPreKeyWhisperMessage(
+    record: SessionRecord,
+    own: Own,
+    data: Uint8Array,
+    prekeys: { signedPreKey?: KeyPair; preKey?: KeyPair } = {},
+  ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; record: SessionRecord } {
+    return guarded(() => {
+      const given = pack(prekeys.signedPreKey, prekeys.preKey);
+      const packedOwn = packed(own.identity, own.registrationId);
+      const opened = native().decryptPrekey(record._bytes, packedOwn, bytesOf(data, 'data'), given, Date.now());
+      return {
+        plaintext: opened.plaintext,
+        identityKey: opened.identity,
+        ...(opened.removePrekey === undefined ? {} : { removePreKey: opened.removePrekey }),
+        newSession: opened.newSession,
+        record: SessionRecord._adopt(opened.record),
+      };
+    });
+  },
+});

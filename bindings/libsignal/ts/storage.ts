@@ -1,0 +1,208 @@
+/** What ciphers ask of an application, and a storage over a key-value adapter that has the policies. */
+
+import type { KeyPair } from './curve.js';
+import { bytesOf, invalid, StorageError } from './errors.js';
+import { native } from './native.js';
+import { SessionRecord } from './record.js';
+
+type Awaitable<T> = T | PromiseLike<T>;
+
+/** Whether something is about to be sent, or came. */
+export type Direction = 'sending' | 'receiving';
+
+/** What changes together: all of it is stored, or none. */
+export interface Change {
+  /** `name.device`. */
+  address: string;
+  record: SessionRecord;
+  /** The one-time prekey that is used up. */
+  removePreKey?: number;
+  /** The identity that was proven, and whose it is: to be pinned if none is. */
+  identity?: { name: string; key: Buffer };
+}
+
+/** libsignal-node's contract, and what goes beyond it. Every function may answer at once or later. */
+export interface SignalStorage {
+  /** A record as it was stored, its `serialize()`, or nothing. */
+  loadSession(address: string): Awaitable<unknown>;
+  storeSession(address: string, record: SessionRecord): Awaitable<unknown>;
+  /** Judges; called once the identity is proven, and before anything is sent to it. It need not store anything. */
+  isTrustedIdentity(name: string, identityKey: Buffer, direction: Direction): Awaitable<boolean>;
+  loadPreKey(id: number): Awaitable<KeyPair | undefined | null>;
+  removePreKey(id: number): Awaitable<unknown>;
+  loadSignedPreKey(id: number): Awaitable<KeyPair | undefined | null>;
+  getOurRegistrationId(): Awaitable<number>;
+  getOurIdentity(): Awaitable<KeyPair>;
+  /** Both in one transaction. */
+  storeSessionAndRemovePreKey?(address: string, record: SessionRecord, preKeyId: number): Awaitable<unknown>;
+  /** All of a change in one transaction; it is preferred to everything above that stores. */
+  commit?(change: Change): Awaitable<unknown>;
+}
+
+/** Reads and writes of one transaction, or of the adapter itself. */
+export interface KeyValue {
+  get(key: string): Awaitable<unknown>;
+  set(key: string, value: unknown): Awaitable<unknown>;
+  delete(key: string): Awaitable<unknown>;
+}
+
+/** Where a storage keeps its rows. */
+export interface StorageAdapter extends KeyValue {
+  /** Runs `work` so that all its writes land, or none. */
+  transaction?<T>(work: (within: KeyValue) => Promise<T>): Promise<T>;
+  /** Overwrites what a key holds, before it is deleted. */
+  zeroize?(key: string): Awaitable<unknown>;
+}
+
+/** Policies of a storage. */
+export interface StorageOptions {
+  /** Whether an identity that was never seen is trusted. Default true. */
+  trustOnFirstUse?: boolean;
+  /** Asked about one that was never seen, where `trustOnFirstUse` allows it. */
+  onFirstUseIdentity?: (name: string, identityKey: Buffer) => Awaitable<boolean>;
+  /** Asked when it is another one than before. Without it: reject. */
+  onIdentityMismatch?: (name: string, known: Buffer, identityKey: Buffer) => Awaitable<'reject' | 'replace'>;
+  /** Refuses to work on an adapter that has no transactions. Default false. */
+  requireAtomicSessionAndPreKey?: boolean;
+}
+
+/** A storage over an adapter. */
+export interface AdapterStorage extends Required<SignalStorage> {
+  setIdentity(identity: KeyPair, registrationId: number): Promise<void>;
+  storePreKey(id: number, keyPair: KeyPair): Promise<void>;
+  storeSignedPreKey(id: number, keyPair: KeyPair): Promise<void>;
+  removeSignedPreKey(id: number): Promise<void>;
+  deleteSession(address: string): Promise<void>;
+  /** Moves a session to another address of the same peer (a phone number to a LID), if there is none. */
+  migrateSession(from: string, to: string): Promise<boolean>;
+  /** The identity that is pinned. */
+  getIdentity(name: string): Promise<Buffer | undefined>;
+  /** Pins one, over another: after the user compared safety numbers. */
+  saveIdentity(name: string, identityKey: Uint8Array): Promise<void>;
+  loadSenderKey(name: { toString(): string }): Promise<unknown>;
+  storeSenderKey(name: { toString(): string }, record: { toBytes(): Buffer }): Promise<void>;
+}
+
+/** A storage with policies over a key-value adapter. Values are Buffers. */
+export function createStorage(adapter: StorageAdapter, options: StorageOptions = {}): AdapterStorage {
+  for (const name of ['get', 'set', 'delete'] as const) {
+    if (typeof adapter?.[name] !== 'function') throw invalid(`an adapter has a function ${name}`);
+  }
+  if (options.requireAtomicSessionAndPreKey && typeof adapter.transaction !== 'function') {
+    throw new StorageError('the adapter has no transaction(), and requireAtomicSessionAndPreKey asks for one', {
+      code: 'STORAGE_NOT_ATOMIC',
+    });
+  }
+  const atomically = <T>(work: (within: KeyValue) => Promise<T>): Promise<T> =>
+    adapter.transaction === undefined ? work(adapter) : adapter.transaction(work);
+  const bytes = async (within: KeyValue, key: string): Promise<Buffer | undefined> => {
+    const value = await within.get(key);
+    return value === undefined || value === null ? undefined : buffer(value, key);
+  };
+  const pair = async (key: string): Promise<KeyPair | undefined> => {
+    const packed = await bytes(adapter, key);
+    return packed && { pubKey: Buffer.from(packed.subarray(0, 33)), privKey: Buffer.from(packed.subarray(33)) };
+  };
+  const destroy = async (within: KeyValue, key: string): Promise<void> => {
+    // Over it first: a row that is only unlinked can be found again.
+    await adapter.zeroize?.(key);
+    await within.delete(key);
+  };
+  const replacing = new Map<string, Buffer>();
+  const pin = async (within: KeyValue, { name, key }: { name: string; key: Buffer }): Promise<void> => {
+    const known = await bytes(within, `identity:${name}`);
+    if (known !== undefined && native().equal(known, key)) return;
+    if (known !== undefined && !replacing.get(name)?.equals(key)) {
+      throw new StorageError(`the identity of ${name} changed meanwhile`, { code: 'IDENTITY_CHANGED' });
+    }
+    replacing.delete(name);
+    await within.set(`identity:${name}`, key);
+  };
+  const commit = async ({ address, record, removePreKey, identity }: Change): Promise<void> => {
+    await atomically(async (within) => {
+      if (identity !== undefined) await pin(within, identity);
+      await within.set(`session:${address}`, record.toBytes());
+      if (removePreKey !== undefined) await destroy(within, `prekey:${removePreKey}`);
+    });
+  };
+
+  return {
+    commit,
+    loadSession: async (address) => {
+      const stored = await adapter.get(`session:${address}`);
+      return stored === undefined || stored === null ? undefined : SessionRecord.deserialize(revived(stored));
+    },
+    storeSession: (address, record) => commit({ address, record }),
+    storeSessionAndRemovePreKey: (address, record, removePreKey) => commit({ address, record, removePreKey }),
+    isTrustedIdentity: async (name, identityKey) => {
+      const known = await bytes(adapter, `identity:${name}`);
+      if (known === undefined) {
+        if (options.trustOnFirstUse === false) return false;
+        return options.onFirstUseIdentity === undefined || (await options.onFirstUseIdentity(name, identityKey)) === true;
+      }
+      if (native().equal(known, identityKey)) return true;
+      if ((await options.onIdentityMismatch?.(name, known, identityKey)) !== 'replace') return false;
+      replacing.set(name, Buffer.from(identityKey));
+      return true;
+    },
+    getIdentity: (name) => bytes(adapter, `identity:${name}`),
+    saveIdentity: async (name, identityKey) => void (await adapter.set(`identity:${name}`, Buffer.from(bytesOf(identityKey, 'an identity key')))),
+    loadPreKey: (id) => pair(`prekey:${id}`),
+    storePreKey: async (id, keyPair) => void (await adapter.set(`prekey:${id}`, packed(keyPair))),
+    removePreKey: (id) => destroy(adapter, `prekey:${id}`),
+    loadSignedPreKey: (id) => pair(`signedprekey:${id}`),
+    storeSignedPreKey: async (id, keyPair) => void (await adapter.set(`signedprekey:${id}`, packed(keyPair))),
+    removeSignedPreKey: (id) => destroy(adapter, `signedprekey:${id}`),
+    getOurRegistrationId: async () => {
+      const id = await adapter.get('registration_id');
+      if (typeof id === 'number') return id;
+      throw new StorageError('there is no identity in the storage; call setIdentity once', { code: 'KEY_MISSING' });
+    },
+    getOurIdentity: async () => {
+      const own = await pair('our_identity');
+      if (own !== undefined) return own;
+      throw new StorageError('there is no identity in the storage; call setIdentity once', { code: 'KEY_MISSING' });
+    },
+    setIdentity: async (identity, registrationId) => {
+      await atomically(async (within) => {
+        const known = await bytes(within, 'our_identity');
+        if (known !== undefined && !native().equal(known, packed(identity))) {
+          throw new StorageError('there is an identity, and it is never replaced silently', { code: 'IDENTITY_EXISTS' });
+        }
+        await within.set('our_identity', packed(identity));
+        await within.set('registration_id', registrationId);
+      });
+    },
+    deleteSession: (address) => destroy(adapter, `session:${address}`),
+    migrateSession: async (from, to) =>
+      atomically(async (within) => {
+        const moved = await within.get(`session:${from}`);
+        const there = await within.get(`session:${to}`);
+        if (moved === undefined || moved === null || (there !== undefined && there !== null)) return false;
+        await within.set(`session:${to}`, moved);
+        await within.delete(`session:${from}`);
+        return true;
+      }),
+    loadSenderKey: async (name) => (await adapter.get(`sender_key:${name}`)) ?? undefined,
+    storeSenderKey: async (name, record) => void (await adapter.set(`sender_key:${name}`, record.toBytes())),
+  };
+}
+
+function packed(keyPair: KeyPair): Buffer {
+  const both = Buffer.concat([bytesOf(keyPair?.pubKey, 'a public key'), bytesOf(keyPair?.privKey, 'a private key')]);
+  if (both.length !== 65) throw invalid('a key pair has a public key of 33 bytes and a private key of 32');
+  return both;
+}
+
+function buffer(value: unknown, key: string): Buffer {
+  const back = revived(value);
+  if (back instanceof Uint8Array) return bytesOf(back, key);
+  throw new StorageError(`the row ${key} is damaged`, { code: 'BAD_RECORD' });
+}
+
+/** Buffers come back from JSON as objects. */
+function revived(value: unknown): unknown {
+  const { type, data } = (typeof value === 'object' && value !== null ? value : {}) as { type?: unknown; data?: unknown };
+  if (type !== 'Buffer') return value;
+  return typeof data === 'string' ? Buffer.from(data, 'base64') : Buffer.from(data as number[]);
+}
