@@ -9,7 +9,7 @@ use napi_derive::napi;
 use stvor_crypto::CryptoError;
 use stvor_protocol::signal::{
     Compatibility, Context, Decrypted, Encrypted, KeyPair, MessageKind, OneTimeIn, PreKeyBundleIn,
-    PreKeyMessage, Prekeys, SessionRecord, SignalError, WhisperMessage, cipher, session,
+    PreKeyMessage, Prekeys, SessionRecord, WhisperMessage, cipher, session,
 };
 
 use crate::curve::{public, secret};
@@ -335,7 +335,7 @@ pub fn decrypt_many<'env>(
     for message in messages {
         let opened = with_random(|rng| {
             let message = WhisperMessage::parse(&message)?;
-            Ok::<_, SignalError>(cipher::decrypt(&mut record, &own.context(), &message, rng)?)
+            cipher::decrypt(&mut record, &own.context(), &message, rng)
         });
         match opened {
             Ok(opened) => {

@@ -1,6 +1,8 @@
 //! Against npm `libsignal` 6, `whatsapp-rust-bridge` and `@signalapp/libsignal-client`, which `./x test` installs by name.
 //! They are peers of these tests only; nothing of them ships.
 
+#![cfg(test)]
+
 mod decoder;
 mod matrix;
 #[path = "../signal/party.rs"]

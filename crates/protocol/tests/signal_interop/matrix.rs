@@ -55,7 +55,7 @@ impl World {
 
     fn next_prekey(&mut self) -> Option<u32> {
         self.prekeys += 1;
-        (self.prekeys % 3 != 0).then_some(self.prekeys)
+        (!self.prekeys.is_multiple_of(3)).then_some(self.prekeys)
     }
 
     fn text(number: u32) -> Vec<u8> {
@@ -215,7 +215,7 @@ fn step(world: &mut World, number: u32) {
         }
         // Our record through storage, theirs through ours.
         30 => {
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 world.own.restart()
             } else {
                 world.own.restart_as_json()
@@ -229,7 +229,7 @@ fn step(world: &mut World, number: u32) {
         }
         // A new session. A message on the old one that came after it would destroy the new one at their side (a defect of
         // theirs), so what is under way to them arrives before. What is under way to us may be late.
-        31 if established && number % 4 == 0 => {
+        31 if established && number.is_multiple_of(4) => {
             for message in std::mem::take(&mut world.to_them) {
                 world.they_read(&message);
             }
