@@ -85,6 +85,8 @@ async fn run(cli: &Cli, settings: &Settings, out: Out) -> Result {
         Command::Account(args) => commands::account::run(context, args).await,
         #[cfg(unix)]
         Command::Vault(args) => Box::pin(commands::vault::run(context, args)).await,
+        #[cfg(unix)]
+        Command::Mcp(args) => Box::pin(commands::vault::mcp::run(context, args)).await,
         Command::Doctor(args) => commands::doctor::run(context, args).await,
         Command::Completions(_) | Command::Config(_) => Ok(()),
     }

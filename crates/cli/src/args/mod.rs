@@ -69,6 +69,9 @@ pub(crate) enum Command {
     /// Keep memories for agents, encrypted, behind gates that their owner holds
     #[cfg(unix)]
     Vault(VaultArgs),
+    /// Serve the vault to an agent over the Model Context Protocol, on standard input and output
+    #[cfg(unix)]
+    Mcp(McpArgs),
     /// Find out what is wrong and how to fix it
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

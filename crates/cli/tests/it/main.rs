@@ -15,5 +15,7 @@ mod reload;
 mod terminal;
 #[cfg(unix)]
 mod vault;
+#[cfg(unix)]
+mod vault_clients;
 #[cfg(target_os = "linux")]
 mod vault_contained;

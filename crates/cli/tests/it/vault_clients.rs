@@ -14,7 +14,9 @@ fn root() -> PathBuf {
 
 /// Something that `./x test` installs; without it, CI fails and others skip.
 fn installed(path: &str, line: &str) -> Option<PathBuf> {
-    let tools = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("tools");
+    let tools = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), PathBuf::from)
+        .join("tools");
     let found = Some(tools.join(path)).filter(|path| path.exists());
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "{path} is missing: {line}");
@@ -30,7 +32,9 @@ fn with_home(home: &Home, spawn: Spawn) -> Spawn {
 #[test]
 fn a_client_of_the_official_mcp_sdk_uses_every_tool() {
     let line = "./x setup-clients";
-    let (Some(sdk), Some(node)) = (installed("mcp/node_modules/@modelcontextprotocol/sdk", line), on_path("node")) else {
+    let (Some(sdk), Some(node)) =
+        (installed("mcp/node_modules/@modelcontextprotocol/sdk", line), on_path("node"))
+    else {
         return;
     };
     let served = Served::new();
@@ -57,7 +61,11 @@ fn a_client_of_the_official_mcp_sdk_uses_every_tool() {
 fn nothing_but_protocol_is_on_standard_output_and_no_credential_is_a_clear_failure() {
     let served = Served::new();
     let ended = served.home.feed("mcp", "");
-    assert!(ended.code == Some(2) && ended.out.is_empty() && ended.err.contains("--credential-file"), "{}", ended.err);
+    assert!(
+        ended.code == Some(2) && ended.out.is_empty() && ended.err.contains("--credential-file"),
+        "{}",
+        ended.err
+    );
     let file = served.home.path("nobody.cred");
     std::fs::write(&file, "stvor_agent_00\n").unwrap();
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

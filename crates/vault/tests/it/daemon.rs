@@ -218,3 +218,17 @@ fn eight_clients_at_once_lose_and_double_nothing() {
     assert_eq!(report["problems"].as_array().unwrap().len(), 0);
     assert_eq!(served.vault.status().unwrap().lockdown, None);
 }
+
+#[test]
+fn an_agent_learns_whether_the_vault_is_sound_in_numbers_and_not_anew_each_time() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut agent = served.agent(&mut owner, "agent");
+    agent.call(&store("tea at five", Level::Working)).unwrap().unwrap();
+    let first = agent.call(&AgentVerb::Verify {}).unwrap().unwrap();
+    assert_eq!((&first["sound"], &first["memories"]), (&true.into(), &1.into()));
+    assert_eq!(first.as_object().unwrap().len(), 4, "no names and no places");
+    agent.call(&store("tea at six", Level::Working)).unwrap().unwrap();
+    let again = agent.call(&AgentVerb::Verify {}).unwrap().unwrap();
+    assert_eq!(again["memories"], 1, "the result of a moment ago serves");
+}

@@ -10,6 +10,7 @@ mod holder;
 mod init;
 mod lockdown;
 mod log;
+pub(crate) mod mcp;
 mod memories;
 mod serve;
 mod session;

@@ -33,7 +33,8 @@ pub(super) fn memory(recalled: &Value) -> String {
         return "the content can not be shown safely: no random mark could be made".to_owned();
     }
     let content = text_of(&recalled["content"]);
-    let content = content.unwrap_or_else(|| "(bytes; they are in the structured content, in base64)".to_owned());
+    let content =
+        content.unwrap_or_else(|| "(bytes; they are in the structured content, in base64)".to_owned());
     let source = one_line(word(header, "source"));
     let source = if source.is_empty() { String::new() } else { format!(", source: {source}") };
     format!(

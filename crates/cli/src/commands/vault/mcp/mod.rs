@@ -42,7 +42,8 @@ pub(crate) async fn run(context: Context<'_>, args: &McpArgs) -> Result {
         namespace: args.space.namespace.clone(),
         tool_router: Server::tool_router(),
     };
-    let failed = |error: String| Failure::Io { what: "can not serve MCP", source: std::io::Error::other(error) };
+    let failed =
+        |error: String| Failure::Io { what: "can not serve MCP", source: std::io::Error::other(error) };
     let running = Box::pin(server.serve(rmcp::transport::stdio())).await;
     let running = match running {
         Ok(running) => running,
@@ -79,8 +80,11 @@ fn done(structured: Value, text: impl Into<String>) -> CallToolResult {
     result
 }
 
-fn id(text: &str) -> core::result::Result<MemoryId, CallToolResult> {
-    text.trim().parse().map_err(|_| wrong("a memory's id is 32 hexadecimal digits"))
+/// What is answered in place of a result.
+type Instead = Box<CallToolResult>;
+
+fn id(text: &str) -> core::result::Result<MemoryId, Instead> {
+    text.trim().parse().map_err(|_| Box::new(wrong("a memory's id is 32 hexadecimal digits")))
 }
 
 /// A request as it was asked, or what to answer in its place.
@@ -88,14 +92,14 @@ macro_rules! or_answer {
     ($result:expr) => {
         match $result {
             Ok(value) => value,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         }
     };
 }
 
 impl Server {
-    async fn ask(&self, verb: AgentVerb) -> core::result::Result<Value, CallToolResult> {
-        self.door.ask(verb).await.map_err(|failure| refused(&failure))
+    async fn ask(&self, verb: AgentVerb) -> core::result::Result<Value, Instead> {
+        self.door.ask(verb).await.map_err(|failure| Box::new(refused(&failure)))
     }
 
     fn space(&self, namespace: Option<String>) -> String {
@@ -109,7 +113,11 @@ impl Server {
     }
 
     /// Recalls a memory for an answer: framed as data, and what the client may show.
-    async fn recalled(&self, id: MemoryId, justification: String) -> core::result::Result<(String, Value), Refused> {
+    async fn recalled(
+        &self,
+        id: MemoryId,
+        justification: String,
+    ) -> core::result::Result<(String, Value), Refused> {
         let recalled = self.door.ask(AgentVerb::Recall { id, justification }).await?;
         Ok((frame::memory(&recalled), frame::structured(&recalled)))
     }
@@ -119,11 +127,17 @@ impl Server {
 impl Server {
     #[tool(
         description = "Store something worth knowing later. Returns its id. Do not store passwords, keys or tokens below level 3.",
-        annotations(title = "Remember", read_only_hint = false, destructive_hint = false, idempotent_hint = false, open_world_hint = false)
+        annotations(
+            title = "Remember",
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = false,
+            open_world_hint = false
+        )
     )]
     async fn remember(&self, Parameters(asked): Parameters<Remember>) -> CallToolResult {
         let namespace = self.space(asked.namespace.clone());
-        let memory = or_answer!(asked.into_memory(namespace, None).map_err(|why| wrong(&why)));
+        let memory = or_answer!(asked.into_memory(namespace, None).map_err(|why| Box::new(wrong(&why))));
         self.store(memory).await
     }
 
@@ -177,18 +191,30 @@ impl Server {
 
     #[tool(
         description = "Correct a memory: stores the new content and marks the old one as superseded. Returns the new id.",
-        annotations(title = "Update", read_only_hint = false, destructive_hint = false, idempotent_hint = false, open_world_hint = false)
+        annotations(
+            title = "Update",
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = false,
+            open_world_hint = false
+        )
     )]
     async fn update(&self, Parameters(asked): Parameters<Update>) -> CallToolResult {
         let older = or_answer!(id(&asked.id));
         let namespace = self.space(asked.memory.namespace.clone());
         let memory = asked.memory.into_memory(namespace, Some(older));
-        self.store(or_answer!(memory.map_err(|why| wrong(&why)))).await
+        self.store(or_answer!(memory.map_err(|why| Box::new(wrong(&why))))).await
     }
 
     #[tool(
         description = "Destroy a memory's content for good. Ask the user first unless they asked for it.",
-        annotations(title = "Forget", read_only_hint = false, destructive_hint = true, idempotent_hint = false, open_world_hint = false)
+        annotations(
+            title = "Forget",
+            read_only_hint = false,
+            destructive_hint = true,
+            idempotent_hint = false,
+            open_world_hint = false
+        )
     )]
     async fn forget(&self, Parameters(asked): Parameters<Forget>) -> CallToolResult {
         let id = or_answer!(id(&asked.id));
@@ -222,7 +248,13 @@ impl Server {
 
     #[tool(
         description = "Ask the owner to approve one recall of a memory of level 3 or above, for a purpose. The recall must give the same words as its justification. Only the owner can approve, in a terminal.",
-        annotations(title = "Request approval", read_only_hint = false, destructive_hint = false, idempotent_hint = true, open_world_hint = false)
+        annotations(
+            title = "Request approval",
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = true,
+            open_world_hint = false
+        )
     )]
     async fn request_approval(
         &self,
@@ -259,7 +291,9 @@ impl Server {
         let text = match stand.as_str() {
             "granted" => "granted: recall it now, with the same words as the justification".to_owned(),
             "denied" => "the owner denied it".to_owned(),
-            _ => format!("the request waits; tell the user to run `{command}`, and recall it then, with the same words"),
+            _ => format!(
+                "the request waits; tell the user to run `{command}`, and recall it then, with the same words"
+            ),
         };
         done(json!({ "request": request, "stand": stand, "approve_with": command }), text)
     }

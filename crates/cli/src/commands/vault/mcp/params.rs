@@ -46,7 +46,11 @@ pub(super) struct Remember {
 
 impl Remember {
     /// As the daemon takes it.
-    pub(super) fn into_memory(self, namespace: String, supersedes: Option<MemoryId>) -> Result<StoreVerb, String> {
+    pub(super) fn into_memory(
+        self,
+        namespace: String,
+        supersedes: Option<MemoryId>,
+    ) -> Result<StoreVerb, String> {
         let level = Level::try_from(self.level.unwrap_or(1)).map_err(|error| error.to_string())?;
         Ok(StoreVerb {
             content: Content::Text(self.content),
