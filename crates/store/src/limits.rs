@@ -76,8 +76,5 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a database server may take for one answer; also how long it keeps a transaction whose client was cut off.
 pub const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a commit waits for a database server that went away, until it is an error.
+/// How long a call waits for a database server that went away, until that is an error.
 pub const SERVER_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often a read is tried again on another connection.
-pub const READ_TRIES: u32 = 5;

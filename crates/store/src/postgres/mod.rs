@@ -12,14 +12,14 @@ mod writer;
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store, check_commit, check_get, check_sweep};
 use crate::change::{ChangeSet, Key};
 use crate::provider::{Finding, StoreFacts, StorePlace, StoreProvider};
-use crate::server::{Queue, ServerOptions};
+use crate::server::{Queue, ServerOptions, back_off};
 use crate::{StoreError, limits};
 use async_trait::async_trait;
 use connect::{Connection, Pool, Server};
 use std::sync::Arc;
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use writer::Writer;
 
 /// Stores in a PostgreSQL database, version 14 or later: one for each place, all in the same tables.
@@ -49,7 +49,7 @@ impl core::fmt::Debug for PostgresStores {
 }
 
 impl PostgresStores {
-    /// Stores at a URL as libpq reads it: `postgres://user:password@host:port/database?sslmode=require`. Several hosts
+    /// Stores at a URL as libpq reads it: `postgres://user@host:port/database?sslmode=require`. Several hosts
     /// with `target_session_attrs=read-write` follow a failover. Nothing is dialled yet.
     ///
     /// # Errors
@@ -116,29 +116,33 @@ impl core::fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Reads, and again on another connection if the first one turns out to be broken.
+    /// Reads, and again on another connection while the server is away.
     async fn read(&self, ask: Ask<'_>) -> Result<Found, StoreError> {
         let server = &self.stores.server;
-        let mut tries = 0;
+        let (deadline, mut tries) = (Instant::now() + limits::SERVER_PATIENCE, 0);
         loop {
             if self.queue.is_closed() {
                 return Err(StoreError::Closed);
             }
-            let client = self.stores.connection().await?;
-            let result = timeout(limits::SERVER_TIMEOUT, self.read_on(&client, ask)).await;
-            let (error, again) = match result {
-                Ok(Ok(found)) => return found,
-                Ok(Err(failure)) => (server.error(&failure), connect::is_transient(&failure)),
-                Err(_) => {
-                    let reason = "it did not answer in time".to_owned();
-                    (StoreError::Unreachable { server: server.name.to_string(), reason }, true)
+            let (error, again) = match self.stores.connection().await {
+                Ok(client) => {
+                    let failed = match timeout(limits::SERVER_TIMEOUT, self.read_on(&client, ask)).await {
+                        Ok(Ok(found)) => return found,
+                        Ok(Err(failure)) => (server.error(&failure), connect::is_transient(&failure)),
+                        Err(_) => {
+                            let reason = "it did not answer in time".to_owned();
+                            (StoreError::Unreachable { server: server.name.to_string(), reason }, true)
+                        }
+                    };
+                    drop(deadpool::managed::Object::take(client));
+                    failed
                 }
+                Err(error) => (error.clone(), matches!(error, StoreError::Unreachable { .. })),
             };
-            drop(deadpool::managed::Object::take(client));
-            if !again || tries >= limits::READ_TRIES {
+            if !again || Instant::now() >= deadline {
                 return Err(error);
             }
-            crate::server::back_off(&mut tries).await;
+            back_off(&mut tries).await;
         }
     }
 

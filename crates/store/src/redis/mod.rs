@@ -19,6 +19,7 @@ use redis::{Cmd, FromRedisValue, Value};
 use std::sync::Arc;
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
+use tokio::time::Instant;
 use writer::Writer;
 
 /// The newest layout of keys and rows that this build reads.
@@ -92,6 +93,8 @@ impl StoreProvider for RedisStores {
     }
 
     async fn open(&self, place: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        // A server that is not there is an error at once.
+        self.reads.connection().await?;
         let random = Secret::<16>::random(&mut SystemRandom::new())?;
         let keys = Keys::new(place);
         let link = Arc::clone(&self.reads);
@@ -219,32 +222,39 @@ impl core::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Asks, and again on another connection if the first one turns out to be broken or the server is starting.
+    /// Asks, and again on another connection while the server is away.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let mut tries = 0;
+        let (deadline, mut tries) = (Instant::now() + limits::SERVER_PATIENCE, 0);
         loop {
             if self.queue.is_closed() {
                 return Err(StoreError::Closed);
             }
-            let (mut connection, number) = self.link.connection().await?;
-            let failure = match connection.query(command).await {
+            let error = match self.ask_once(command).await {
                 Ok(answer) => return self.read(answer),
-                Err(failure) => failure,
+                Err(error) => error,
             };
-            if writer::is_unknown_function(failure.code(), failure.detail()) {
-                self.link.load(&mut connection).await.map_err(|error| self.link.error(&error))?;
-            } else if failure.code().is_some_and(|code| !link::is_passing(code))
-                || tries >= limits::READ_TRIES
-            {
-                return Err(self.link.error(&failure));
-            } else {
-                self.link.broke(number).await;
-            }
-            if tries >= limits::READ_TRIES {
-                return Err(self.link.error(&failure));
+            if !matches!(error, StoreError::Unreachable { .. }) || Instant::now() >= deadline {
+                return Err(error);
             }
             back_off(&mut tries).await;
         }
+    }
+
+    async fn ask_once(&self, command: &Cmd) -> Result<Value, StoreError> {
+        let (mut connection, number) = self.link.connection().await?;
+        let failure = match connection.query(command).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        if writer::is_unknown_function(failure.code(), failure.detail()) {
+            self.link.load(&mut connection).await.map_err(|error| self.link.error(&error))?;
+            return Err(self.link.unreachable("its functions were gone and are loaded again"));
+        }
+        let error = self.link.error(&failure);
+        if matches!(error, StoreError::Unreachable { .. }) {
+            self.link.broke(number).await;
+        }
+        Err(error)
     }
 
     fn read<T: FromRedisValue>(&self, answer: Value) -> Result<T, StoreError> {

@@ -127,7 +127,11 @@ impl Process {
         }
     }
 
-    fn wait_log_end(&self, timeout: Duration) -> io::Result<()> {
+    /// Waits until everything that an ended process wrote is in its log.
+    ///
+    /// # Errors
+    /// `TimedOut` when an output stays open.
+    pub fn wait_log_end(&self, timeout: Duration) -> io::Result<()> {
         let (lines, result) = self
             .log
             .changed
