@@ -3,6 +3,9 @@
 use std::sync::OnceLock;
 
 use stvor_crypto::SecretBytes;
+use stvor_protocol::group::{
+    Action, Group, GroupContent, GroupIncoming, Introduction, Member, PeerChain, SignedChangeIn,
+};
 use stvor_protocol::{
     ContentKind, Conversation, Identity, Incoming, Pin, Plaintext, Prekeys, QrOutcome, RecordKey, Records,
     SafetyNumber, SafetyParty, SignedDeviceListIn,
@@ -19,6 +22,9 @@ pub const TARGETS: &[crate::Target] = &[
     ("protocol-records", records),
     ("protocol-plaintext", plaintext),
     ("protocol-safety-code", safety_code),
+    ("protocol-group-change", group_change),
+    ("protocol-group-content", group_content),
+    ("protocol-group-message", group_message),
 ];
 
 fn world() -> &'static World {
@@ -165,4 +171,86 @@ fn safety_code(data: &[u8]) {
         (number, SafetyNumber::of(&party(bob), &party(alice)).qr())
     });
     assert_eq!(number.compare_qr(data) == QrOutcome::Match, data == expected);
+}
+
+/// A group of Alice's with Bob in it, Bob's copy of it with her sender key, and a message of hers.
+struct GroupWorld {
+    group: Group,
+    rows: Records,
+    changes: Vec<SignedChangeIn>,
+    blob: Vec<u8>,
+}
+
+fn group_world() -> &'static GroupWorld {
+    static WORLD: OnceLock<GroupWorld> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let (alice, bob) = (&world().alice.identity, &world().bob.identity);
+        let rng = &mut stvor_crypto::random::DeterministicRandom::from_label("groups");
+        let (mut group, _) = Group::create(alice, "group", NOW, rng).expect("a group");
+        let member = Member { user: bob.user().clone(), key: *bob.user_key() };
+        let _ = group.change(alice, (Action::Add(vec![member]), NOW), rng).expect("a member");
+        let text = Plaintext {
+            content: stvor_base::ContentId::from_bytes([9; 16]),
+            kind: ContentKind::Text,
+            body: vec![1].into(),
+        };
+        let sealed = group.encrypt(&world().alice.context(), &text, rng).expect("a message");
+        let (body, _) = sealed.introduction.expect("a sender key");
+        let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(&body) else { unreachable!("a sender key") };
+        let introduction = Introduction { sender: alice.address(), user_key: alice.user_key() };
+        let effects = introduction.accept(&key, &Records::new()).expect("the sender key");
+        let rows = effects.into_vec().into_iter().filter_map(|effect| match effect {
+            stvor_protocol::Effect::Put { key, value, .. } => Some((key, value)),
+            _ => None,
+        });
+        let rows = rows.collect();
+        let changes = group.changes().map(|change| change.signed().clone()).collect();
+        GroupWorld { group, rows, changes, blob: sealed.blob }
+    })
+}
+
+/// First byte: which change; the rest is laid over it. A changed one is refused.
+fn group_change(data: &[u8]) {
+    let [which, rest @ ..] = data else { return };
+    let world = group_world();
+    let good = &world.changes[usize::from(*which) % world.changes.len()];
+    let bytes = laid_over(&good.bytes, rest);
+    let changed = SignedChangeIn { bytes, signature: good.signature.clone() };
+    let same = changed == *good;
+    let app = crate::protocol::world().alice.identity.app();
+    assert_eq!(changed.validate(app).is_ok(), same);
+}
+
+/// What members tell one another reads back as it was.
+fn group_content(data: &[u8]) {
+    if let Ok(content) = GroupContent::decode(&SecretBytes::from_slice(data)) {
+        assert_eq!(content.encode().expose(), data);
+        let bob = &world().bob.identity;
+        if let GroupContent::Changes(id, changes) = content {
+            let mut group = Group::join(bob, id);
+            for change in changes {
+                if let Ok(change) = change.validate(bob.app()) {
+                    let _ = group.apply(change);
+                }
+            }
+        }
+    }
+}
+
+/// First two bytes: where the rest is laid over a good message. A changed one is refused.
+fn group_message(data: &[u8]) {
+    let [high, low, rest @ ..] = data else { return };
+    let _ = GroupIncoming::parse(rest);
+    let world = group_world();
+    let at = usize::from(u16::from_be_bytes([*high, *low])) % world.blob.len();
+    let (head, tail) = world.blob.split_at(at);
+    let blob = [head, &laid_over(tail, rest)].concat();
+    let alice = &crate::protocol::world().alice.identity;
+    let read = || {
+        let incoming = GroupIncoming::parse(&blob).ok()?;
+        let chain = PeerChain::load(alice.address(), incoming.chain(), &world.rows).ok()??;
+        assert!(world.group.admits(alice.user(), chain.user_key()));
+        chain.open(alice.app(), &incoming, (&world.rows, NOW)).ok()
+    };
+    assert_eq!(read().is_some(), blob == world.blob);
 }

@@ -81,6 +81,12 @@ id! {
     ContentId
 }
 
+id! {
+    /// A group: the first 16 bytes of the hash of the change that created it, so nobody can make another group of the
+    /// same id. Only members see it.
+    GroupId
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,5 +14,5 @@ pub mod time;
 
 pub use address::{Address, AppId, DeviceId, InvalidName, UserId};
 pub use code::ErrorCode;
-pub use ids::{ContentId, MessageId};
+pub use ids::{ContentId, GroupId, MessageId};
 pub use time::Timestamp;

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use stvor_base::codec::Writer;
-use stvor_base::{Address, Timestamp, UserId};
+use stvor_base::{Address, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 
 /// Which table a row belongs to.
@@ -46,6 +46,20 @@ pub enum RecordKind {
     ReplayMark,
     /// Repairs under way, by peer.
     Repair,
+    /// A change of a group, by group and hash.
+    GroupChange,
+    /// Our own chain of a group, by group.
+    OwnChain,
+    /// Whom our chains were given to, by group.
+    ChainRecipients,
+    /// Which chains of a member device are kept, by group and a hash of its address.
+    SenderIndex,
+    /// A chain of a member device, by that device and the chain's id.
+    SenderChain,
+    /// Which message keys of group chains are stored, by the sending device.
+    SenderSkippedIndex,
+    /// One of those, by the sending device; then chain and number.
+    SenderSkippedKeys,
 }
 
 /// The name of a row.
@@ -70,6 +84,12 @@ impl RecordKey {
     #[must_use]
     pub fn of_peer(kind: RecordKind, peer: &Address, sort: &[u8]) -> Self {
         Self { kind, partition: partition_of(peer), sort: sort.to_vec() }
+    }
+
+    /// A row of a group.
+    #[must_use]
+    pub fn of_group(kind: RecordKind, group: GroupId, sort: &[u8]) -> Self {
+        Self { kind, partition: group.as_bytes().to_vec(), sort: sort.to_vec() }
     }
 
     /// A row of our own with a number.

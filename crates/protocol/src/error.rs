@@ -94,6 +94,26 @@ pub enum ProtocolError {
     /// A fresh session was started within the hour.
     #[error("a repair session with {0} was started within the last hour")]
     RepairBudget(Address),
+    /// A change of a group is malformed, wrongly signed, or not its author's to make.
+    #[error("the group change is refused: {0}")]
+    BadChange(&'static str),
+    /// A change builds on one that is not here: it waits, or a member is asked for the other.
+    #[error("the group change builds on one that is not here yet; ask a member for what is missing")]
+    ChangeEarly,
+    /// The group has as many members or changes as a group can have, or is asked to take in more at once.
+    #[error("the group can not take more {what}, the limit is {limit}")]
+    GroupFull {
+        /// Of what.
+        what: &'static str,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// A user is not a member of the group, or not with this identity.
+    #[error("{0} is not a member of the group")]
+    NotMember(UserId),
+    /// The message was encrypted with a sender key that is not here.
+    #[error("the sender key of the group message is not here; ask its sender for it")]
+    UnknownSenderKey,
     /// A primitive failed: the random source is unhealthy, or a key is damaged.
     #[error("cryptography failed: {0}")]
     Crypto(#[from] stvor_crypto::CryptoError),
@@ -123,6 +143,11 @@ impl ErrorCode for ProtocolError {
             Self::MissingRow(_) => "MISSING_ROW",
             Self::IdentityExists => "IDENTITY_EXISTS",
             Self::RepairBudget(_) => "REPAIR_BUDGET",
+            Self::BadChange(_) => "BAD_GROUP_CHANGE",
+            Self::ChangeEarly => "GROUP_CHANGE_EARLY",
+            Self::GroupFull { .. } => "GROUP_FULL",
+            Self::NotMember(_) => "NOT_A_MEMBER",
+            Self::UnknownSenderKey => "UNKNOWN_SENDER_KEY",
             Self::Crypto(error) => error.code(),
         }
     }

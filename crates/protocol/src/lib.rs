@@ -7,6 +7,7 @@
 //! - [`identity`], [`devices`], [`prekey`]: our keys, the signed device list, bundles.
 //! - [`session`]: a [`Conversation`] encrypts and decrypts; it rests on the handshake (X3DH) and the ratchet.
 //! - [`envelope`], [`plaintext`]: the bytes of a message, outside and inside.
+//! - [`group`]: signed membership, and one encryption for all members.
 //! - [`trust`], [`safety`]: pins, policies, safety numbers.
 //! - [`repair`]: what follows when a message can not be read.
 //! - [`signal`]: the wire format of Signal's protocol, version 3, for those who have to speak it.
@@ -16,6 +17,7 @@ pub mod devices;
 pub mod effects;
 pub mod envelope;
 mod error;
+pub mod group;
 mod handshake;
 pub mod identity;
 pub mod limits;

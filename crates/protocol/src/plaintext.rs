@@ -40,7 +40,7 @@ pub enum ContentKind {
     RetryRequest,
     /// Empty; renews keys.
     Control,
-    /// Reserved for groups.
+    /// What members of a group tell one another ([`crate::group::GroupContent`]).
     Group,
     /// A kind of a later version: acknowledged, not shown.
     Other(u8),
@@ -79,7 +79,7 @@ impl ContentKind {
     /// The protocol's own contents are neither receipted nor answered.
     #[must_use]
     pub const fn is_application(self) -> bool {
-        matches!(self, Self::Text | Self::Bytes | Self::Json | Self::Group | Self::Other(_))
+        matches!(self, Self::Text | Self::Bytes | Self::Json | Self::Other(_))
     }
 }
 

@@ -16,3 +16,4 @@ pub use conversation::{Context, Conversation};
 pub use decrypt::{Delivery, Received};
 pub(crate) use one::{Ends, Session, SessionRecords, Terms};
 pub use send::{Encrypted, Started};
+pub(crate) use stored::{Realm, Slot, StoredKeys};

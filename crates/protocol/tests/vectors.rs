@@ -10,6 +10,8 @@
 mod build;
 #[path = "vectors/consume.rs"]
 mod consume;
+#[path = "vectors/groups.rs"]
+mod groups;
 #[path = "vectors/labels.rs"]
 mod labels;
 #[path = "vectors/party.rs"]

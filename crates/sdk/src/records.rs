@@ -26,6 +26,13 @@ fn place(kind: RecordKind) -> Result<(Table, u8)> {
         RecordKind::HandshakeMark => (Table::HandshakeMark, 0),
         RecordKind::ReplayMark => (Table::ReplayMark, 0),
         RecordKind::Repair => (Table::Repair, 0),
+        RecordKind::GroupChange => (Table::Group, 0),
+        RecordKind::OwnChain => (Table::Group, 1),
+        RecordKind::ChainRecipients => (Table::Group, 2),
+        RecordKind::SenderIndex => (Table::Group, 3),
+        RecordKind::SenderChain => (Table::SenderKey, 0),
+        RecordKind::SenderSkippedIndex => (Table::SenderKey, 1),
+        RecordKind::SenderSkippedKeys => (Table::SenderKey, 2),
         // A later protocol crate with a kind that this one does not place: refuse instead of mixing rows up.
         _ => return Err(Error::not_ready("this build does not know where a protocol row belongs")),
     })

@@ -46,6 +46,18 @@ pub mod label {
     pub const ASSOCIATED_DATA: &[u8] = b"STVOR 1 P256 associated data";
     /// The mark of an accepted handshake.
     pub const HANDSHAKE_MARK: &[u8] = b"STVOR 1 P256 handshake mark";
+    /// A member's signature over a change of a group, and the hash of one.
+    pub const GROUP_CHANGE: &[u8] = b"STVOR 1 P256 group change";
+    /// The state of a group.
+    pub const GROUP_STATE: &[u8] = b"STVOR 1 P256 group state";
+    /// The associated data of a group message.
+    pub const GROUP_DATA: &[u8] = b"STVOR 1 P256 group associated data";
+    /// The key of a group message.
+    pub const GROUP_MESSAGE: &[u8] = b"STVOR 1 P256 group message key";
+    /// The signature of a sender key over a group message.
+    pub const GROUP_SIGNATURE: &[u8] = b"STVOR 1 P256 group sender signature";
+    /// What a chain remembers of whom it was given to.
+    pub const GROUP_RECIPIENT: &[u8] = b"STVOR 1 P256 group recipient";
     /// A safety number.
     pub const SAFETY: &[u8] = b"STVOR 1 P256 safety number";
 }

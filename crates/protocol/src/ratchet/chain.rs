@@ -79,4 +79,9 @@ impl MessageSeed {
     pub(crate) fn key(&self) -> Aead {
         Aead::new(&hkdf_sha256_unsalted(self.0.expose(), label::MESSAGE))
     }
+
+    /// The key of a group message, ready to seal or open.
+    pub(crate) fn group_key(&self) -> Aead {
+        Aead::new(&hkdf_sha256_unsalted(self.0.expose(), label::GROUP_MESSAGE))
+    }
 }

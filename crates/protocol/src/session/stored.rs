@@ -35,9 +35,36 @@ struct Lost {
     to: u32,
 }
 
+/// Whose keys these are: rows of different kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Realm {
+    /// Of sessions between two devices.
+    #[default]
+    Sessions,
+    /// Of the group chains of a device; a chain has the place of a session.
+    Groups,
+}
+
+impl Realm {
+    fn index(self) -> RecordKind {
+        match self {
+            Self::Sessions => RecordKind::SkippedIndex,
+            Self::Groups => RecordKind::SenderSkippedIndex,
+        }
+    }
+
+    fn keys(self) -> RecordKind {
+        match self {
+            Self::Sessions => RecordKind::SkippedKeys,
+            Self::Groups => RecordKind::SenderSkippedKeys,
+        }
+    }
+}
+
 /// Which keys are stored, and which were lost; oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct StoredKeys {
+    realm: Realm,
     ranges: Vec<Range>,
     lost: Vec<Lost>,
     changed: bool,
@@ -52,29 +79,39 @@ pub(crate) struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn key(&self, peer: &Address) -> RecordKey {
+    fn key(&self, realm: Realm, peer: &Address) -> RecordKey {
         let mut sort = Vec::with_capacity(52);
         sort.extend_from_slice(self.session);
         sort.extend_from_slice(&self.chain);
         sort.extend_from_slice(&self.number.to_be_bytes());
-        RecordKey::of_peer(RecordKind::SkippedKeys, peer, &sort)
+        RecordKey::of_peer(realm.keys(), peer, &sort)
     }
 }
 
 impl StoredKeys {
     pub(crate) fn load(peer: &Address, records: &Records) -> Result<Self, ProtocolError> {
-        let Some(record) = records.get(&Self::key(peer)) else { return Ok(Self::default()) };
+        Self::load_of(Realm::Sessions, peer, records)
+    }
+
+    pub(crate) fn load_of(realm: Realm, peer: &Address, records: &Records) -> Result<Self, ProtocolError> {
+        let Some(record) = records.get(&Self::key_of(realm, peer)) else {
+            return Ok(Self { realm, ..Self::default() });
+        };
         let (ranges, lost) = decode(record.expose()).map_err(ProtocolError::record("skipped index"))?;
-        Ok(Self { ranges, lost, changed: false })
+        Ok(Self { realm, ranges, lost, changed: false })
     }
 
     pub(crate) fn key(peer: &Address) -> RecordKey {
-        RecordKey::of_peer(RecordKind::SkippedIndex, peer, &[])
+        Self::key_of(Realm::Sessions, peer)
+    }
+
+    pub(crate) fn key_of(realm: Realm, peer: &Address) -> RecordKey {
+        RecordKey::of_peer(realm.index(), peer, &[])
     }
 
     /// The row of a key, if it is stored.
     pub(crate) fn row(&self, peer: &Address, slot: &Slot<'_>) -> Option<RecordKey> {
-        self.find(slot).map(|_| slot.key(peer))
+        self.find(slot).map(|_| slot.key(self.realm, peer))
     }
 
     /// The seed of a message, if it is stored; [`ProtocolError::KeyGone`] if it was and was destroyed unused.
@@ -88,7 +125,7 @@ impl StoredKeys {
             return Err(ProtocolError::KeyGone);
         }
         let Some(range) = self.find(slot).and_then(|index| self.ranges.get(index)) else { return Ok(None) };
-        let Some(record) = records.get(&slot.key(peer)) else {
+        let Some(record) = records.get(&slot.key(self.realm, peer)) else {
             // The row is swept on its own once its time is up. Before that, another process took it with the message.
             return if range.expired(now) { Err(ProtocolError::KeyGone) } else { Ok(None) };
         };
@@ -105,7 +142,7 @@ impl StoredKeys {
     /// Destroys a key that was used.
     pub(crate) fn used(&mut self, peer: &Address, slot: &Slot<'_>, effects: &mut Effects) {
         let Some(index) = self.find(slot) else { return };
-        effects.delete(slot.key(peer));
+        effects.delete(slot.key(self.realm, peer));
         let range = self.ranges.remove(index);
         let before = Range { to: slot.number, ..range.clone() };
         let after = Range { from: slot.number + 1, ..range };
@@ -157,7 +194,11 @@ impl StoredKeys {
             let slot = Slot { session, chain: key.id, number: key.number };
             let mut out = Writer::with_capacity(33);
             out.u8(VERSION).raw(key.seed.expose());
-            effects.put_until(slot.key(peer), SecretBytes::from(out.finish()), now + STORED_KEY_LIFETIME);
+            effects.put_until(
+                slot.key(self.realm, peer),
+                SecretBytes::from(out.finish()),
+                now + STORED_KEY_LIFETIME,
+            );
             match self.ranges.last_mut() {
                 Some(last) if last.session == *session && last.chain == key.id && last.to == key.number => {
                     last.to += 1;
@@ -179,7 +220,7 @@ impl StoredKeys {
         let expired: Vec<Range> = self.ranges.extract_if(.., |range| range.expired(now)).collect();
         self.changed |= !expired.is_empty();
         for range in expired {
-            range.delete(peer, range.len(), effects);
+            range.delete((self.realm, peer), range.len(), effects);
             let Range { session, chain, from, to, .. } = range;
             self.lose(Lost { session, chain, from, to });
         }
@@ -189,7 +230,7 @@ impl StoredKeys {
     pub(crate) fn forget(&mut self, peer: &Address, session: &SessionId, effects: &mut Effects) {
         self.ranges.retain(|range| {
             if range.session == *session {
-                range.delete(peer, range.len(), effects);
+                range.delete((self.realm, peer), range.len(), effects);
                 self.changed = true;
             }
             range.session != *session
@@ -205,9 +246,9 @@ impl StoredKeys {
             return;
         }
         if self.is_empty() && self.lost.is_empty() {
-            effects.delete(Self::key(peer));
+            effects.delete(Self::key_of(self.realm, peer));
         } else {
-            effects.put(Self::key(peer), encode(&self.ranges, &self.lost));
+            effects.put(Self::key_of(self.realm, peer), encode(&self.ranges, &self.lost));
         }
     }
 
@@ -235,7 +276,7 @@ impl StoredKeys {
         {
             self.changed = true;
             let dropped = range.len().min(count);
-            range.delete(peer, dropped, effects);
+            range.delete((self.realm, peer), dropped, effects);
             let from = range.from;
             range.from = from.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX)).min(range.to);
             count -= dropped;
@@ -283,9 +324,9 @@ impl Range {
     }
 
     /// Deletes the rows of the first `count` keys.
-    fn delete(&self, peer: &Address, count: usize, effects: &mut Effects) {
+    fn delete(&self, (realm, peer): (Realm, &Address), count: usize, effects: &mut Effects) {
         for number in (self.from..self.to).take(count) {
-            effects.delete(Slot { session: &self.session, chain: self.chain, number }.key(peer));
+            effects.delete(Slot { session: &self.session, chain: self.chain, number }.key(realm, peer));
         }
     }
 }

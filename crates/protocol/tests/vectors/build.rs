@@ -470,5 +470,6 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("padding.json", padding()),
         ("safety.json", safety()),
         ("records.json", records()),
+        ("groups.json", crate::groups::groups()),
     ]
 }

@@ -1,0 +1,37 @@
+//! The bounds of groups, each with its reason. No member can drive them further.
+
+/// Members of one group. A rotation costs one message per member device, so more would make removals slow.
+pub const MAX_MEMBERS: usize = 1_000;
+
+/// Members that one change names: with the longest names it stays below one message.
+pub const MAX_CHANGE_MEMBERS: usize = 128;
+
+/// Bytes of one change: one message holds it with room to spare.
+pub const MAX_CHANGE: usize = 48 * 1024;
+
+/// Changes that one change builds on. More concurrent ones than this are joined by several changes.
+pub const MAX_PARENTS: usize = 16;
+
+/// Changes of one group: a change costs at most this many comparisons. Past it a new group has to be made.
+pub const MAX_CHANGES: usize = 4_096;
+
+/// Bytes of a group's name.
+pub const MAX_NAME: usize = 256;
+
+/// Message keys that one group message may be ahead of the last one of its chain, as between two devices.
+pub const MAX_SKIP: u32 = crate::limits::MAX_SKIP;
+
+/// Chains remembered of one member device in one group: the current one and those whose messages may still be under way.
+pub const MAX_CHAINS: usize = 3;
+
+/// Messages on one chain; then it is replaced, so that a key that was stolen does not read for ever.
+pub const MAX_CHAIN_MESSAGES: u32 = 10_000;
+
+/// Messages that one request names.
+pub const MAX_REQUESTED: usize = 64;
+
+/// Application bytes in one group message: it must fit into one message between two devices when it is sent again.
+pub const MAX_BODY: usize = crate::limits::MAX_PLAINTEXT - 64;
+
+/// Own chains whose recipients are remembered, so that what they could read can be sent to them again.
+pub const MAX_OWN_CHAINS: usize = 3;

@@ -1,0 +1,522 @@
+//! Groups: signed membership, and one encryption for all members (sender keys).
+//!
+//! A [`Group`] holds the signed changes of one group and our own chain; [`PeerChain`] reads what another member's device
+//! sent. Members tell one another changes and chains over their sessions ([`GroupContent`]); a message is one blob for all
+//! of them ([`GroupIncoming`]). The rules that make members agree are those of `history`, and every bound stands in
+//! [`limits`].
+//!
+//! - A member sends with a chain of its own. Whoever lacks it gets it, at the counter where it stands, over a session and
+//!   before the message; so a joiner reads no past.
+//! - Before its first message after somebody left the group a member makes a new chain; so whoever left reads no future.
+//!   What was sent before a removal was known may be read by whom it removed.
+//! - Messages of those who are no members are refused, whatever they were when they wrote.
+
+mod change;
+mod content;
+mod history;
+pub mod limits;
+mod message;
+mod receiver;
+mod sender;
+
+use std::collections::BTreeMap;
+
+use stvor_base::{AppId, GroupId, Timestamp, UserId};
+use stvor_crypto::SecretBytes;
+use stvor_crypto::kdf::sha256;
+use stvor_crypto::random::Random;
+
+use self::change::Base;
+pub use self::change::{Action, Change, ChangeHash, Member, SignedChangeIn, is_name};
+pub use self::content::{Again, GroupContent, SenderKeyIn, bodies_of};
+use self::history::History;
+use self::message::{AFTER, CLEAR, Scope, associated_data, clear_bytes, signed_bytes};
+pub use self::message::{ChainId, GroupIncoming};
+pub use self::receiver::{GroupReceived, Introduction, PeerChain, forget_sender, sender_rows};
+use self::sender::{OwnChain, Recipients, tag_of};
+use crate::effects::{Effects, RecordKey, RecordKind};
+use crate::error::ProtocolError;
+use crate::identity::Identity;
+use crate::plaintext::Plaintext;
+use crate::profile::active::{NONCE, PUBLIC_KEY, TAG, label};
+use crate::session::Context;
+
+/// One group, as one of its members knows it.
+pub struct Group {
+    id: GroupId,
+    app: AppId,
+    own: UserId,
+    history: History,
+    state: [u8; 32],
+    chain: Option<OwnChain>,
+    recipients: Recipients,
+    /// Everybody has our chain and nobody else: so it was when we last sent, and nothing changed since.
+    settled: bool,
+}
+
+impl core::fmt::Debug for Group {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Group")
+            .field("id", &self.id)
+            .field("members", &self.history.outcome().members.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A change that we made.
+#[derive(Debug)]
+#[must_use]
+pub struct Made {
+    /// The change, to be told to all who are members before or after it.
+    pub change: SignedChangeIn,
+    /// What to commit.
+    pub effects: Effects,
+}
+
+/// A change that was taken in.
+#[derive(Debug)]
+#[must_use]
+pub struct Applied {
+    /// Whether it was news.
+    pub new: bool,
+    /// Who is a member now and was not before.
+    pub joined: Vec<UserId>,
+    /// Who was a member before and is not now, or has another key.
+    pub gone: Vec<UserId>,
+    /// What to commit. What [`forget_sender`] says of those who are gone goes with it.
+    pub effects: Effects,
+}
+
+/// A message for all members.
+#[derive(Debug)]
+#[must_use]
+pub struct GroupEncrypted {
+    /// What to send to each other member, once the effects are committed.
+    pub blob: Vec<u8>,
+    /// The chain and the counter of the message: by these it may be asked for again.
+    pub place: (ChainId, u32),
+    /// What is to go before it over the sessions with these members: the sender key that they lack.
+    pub introduction: Option<(SecretBytes, Vec<Member>)>,
+    /// What to commit.
+    pub effects: Effects,
+}
+
+fn state_hash(id: GroupId, heads: &[ChangeHash]) -> [u8; 32] {
+    let mut parts: Vec<&[u8]> = vec![label::GROUP_STATE, id.as_bytes()];
+    parts.extend(heads.iter().map(<[u8; 32]>::as_slice));
+    sha256(&parts)
+}
+
+/// Users who are members in `a`, and are not in `b` or have another key there.
+fn missing(a: &BTreeMap<UserId, [u8; PUBLIC_KEY]>, b: &BTreeMap<UserId, [u8; PUBLIC_KEY]>) -> Vec<UserId> {
+    a.iter().filter(|(user, key)| b.get(*user) != Some(*key)).map(|(user, _)| user.clone()).collect()
+}
+
+impl Group {
+    fn empty(identity: &Identity, id: GroupId) -> Self {
+        Self {
+            id,
+            app: identity.app().clone(),
+            own: identity.user().clone(),
+            history: History::default(),
+            state: state_hash(id, &[]),
+            chain: None,
+            recipients: Recipients::default(),
+            settled: false,
+        }
+    }
+
+    /// Makes a group with us as its only member; [`Group::change`] lets others in.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadChange`] for a name that is none; [`ProtocolError::Crypto`].
+    pub fn create(
+        identity: &Identity,
+        name: &str,
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Made), ProtocolError> {
+        if !is_name(name) {
+            return Err(ProtocolError::BadChange("its name is empty, too long or has control characters"));
+        }
+        let mut nonce = [0; 16];
+        rng.fill(&mut nonce)?;
+        let us = Member { user: identity.user().clone(), key: *identity.user_key() };
+        let action = Action::Create { name: name.to_owned(), members: vec![us], nonce };
+        let base = Base { group: GroupId::from_bytes([0; 16]), epoch: 0, parents: Vec::new() };
+        let change = Change::sign(identity, &base, (action, now), rng)?;
+        let mut group = Self::empty(identity, change.group);
+        let signed = change.signed.clone();
+        let effects = group.apply(change)?.effects;
+        Ok((group, Made { change: signed, effects }))
+    }
+
+    /// A group of which only the id is known; [`Group::apply`] gives it its changes.
+    #[must_use]
+    pub fn join(identity: &Identity, id: GroupId) -> Self {
+        Self::empty(identity, id)
+    }
+
+    /// Whether a row is one that [`Group::load`] reads: those of three kinds with the group's id as their partition.
+    #[must_use]
+    pub fn reads(kind: RecordKind) -> bool {
+        matches!(kind, RecordKind::GroupChange | RecordKind::OwnChain | RecordKind::ChainRecipients)
+    }
+
+    /// The group that the rows of its partition make.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadRecord`], [`ProtocolError::TooNew`].
+    pub fn load(
+        identity: &Identity,
+        id: GroupId,
+        rows: impl IntoIterator<Item = (RecordKind, SecretBytes)>,
+    ) -> Result<Self, ProtocolError> {
+        let mut group = Self::empty(identity, id);
+        let mut changes = Vec::new();
+        for (kind, row) in rows {
+            match kind {
+                RecordKind::GroupChange => {
+                    let change = SignedChangeIn::from_record(&row)
+                        .and_then(|change| change.trusted(&group.app))
+                        .map_err(ProtocolError::record("group change"))?;
+                    changes.push(change);
+                }
+                RecordKind::OwnChain => {
+                    let chain = OwnChain::from_record(&row).map_err(ProtocolError::record("own chain"))?;
+                    group.chain = Some(chain);
+                }
+                RecordKind::ChainRecipients => {
+                    group.recipients =
+                        Recipients::from_record(&row).map_err(ProtocolError::record("chain recipients"))?;
+                }
+                _ => {}
+            }
+        }
+        // Each was taken in after what it builds on, so by epoch each finds its parents.
+        changes.sort_by_key(|change| (change.epoch, change.hash));
+        for change in changes {
+            if change.group != id {
+                return Err(ProtocolError::BadRecord("group change"));
+            }
+            let before =
+                group.history.before(&change.parents).ok_or(ProtocolError::BadRecord("group change"))?;
+            group.history.push(change, before);
+        }
+        group.state = state_hash(id, &group.history.heads());
+        Ok(group)
+    }
+
+    /// All changes, to be committed: of a group that was put together in memory.
+    pub fn save(&self) -> Effects {
+        let mut effects = Effects::new();
+        for change in self.history.changes() {
+            let key = RecordKey::of_group(RecordKind::GroupChange, self.id, &change.hash);
+            effects.put(key, change.signed.to_record());
+        }
+        effects
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.history.outcome().name
+    }
+
+    /// Who is in it, each with the user key that counts.
+    pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
+        self.history.outcome().members.iter().map(|(user, key)| Member { user: user.clone(), key: *key })
+    }
+
+    /// How many are in it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.history.outcome().members.len()
+    }
+
+    /// The user key that a member has.
+    #[must_use]
+    pub fn key_of(&self, user: &UserId) -> Option<&[u8; PUBLIC_KEY]> {
+        self.history.outcome().members.get(user)
+    }
+
+    /// Whether a user with this key is a member.
+    #[must_use]
+    pub fn admits(&self, user: &UserId, key: &[u8; PUBLIC_KEY]) -> bool {
+        self.key_of(user) == Some(key)
+    }
+
+    /// Whether we are in it.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.key_of(&self.own).is_some()
+    }
+
+    /// The number of its newest change: 0 for the creation, and one more than the greatest that a change builds on.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.history.epoch_of(&self.history.heads()).unwrap_or(0)
+    }
+
+    /// The hash of its membership state: members who know the same changes have the same.
+    #[must_use]
+    pub fn state(&self) -> &[u8; 32] {
+        &self.state
+    }
+
+    /// The changes that nothing builds on: the first 16 of them by hash.
+    #[must_use]
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        let mut heads = self.history.heads();
+        heads.truncate(limits::MAX_PARENTS);
+        heads
+    }
+
+    /// Whether a change is here.
+    #[must_use]
+    pub fn knows(&self, hash: &ChangeHash) -> bool {
+        self.history.has(hash)
+    }
+
+    /// All changes, parents before children.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.history.changes()
+    }
+
+    /// The changes that do not stand below `known`, parents before children.
+    #[must_use]
+    pub fn beyond(&self, known: &[ChangeHash]) -> Vec<SignedChangeIn> {
+        self.history.beyond(known).map(|change| change.signed.clone()).collect()
+    }
+
+    /// Changes the group.
+    ///
+    /// # Errors
+    /// [`ProtocolError::NotMember`] when we are not in it (with this identity), or who is to be removed is not;
+    /// [`ProtocolError::GroupFull`]; [`ProtocolError::BadChange`] for a name that is none, and for more than 128 members at
+    /// once, none, or members out of the order of their names.
+    pub fn change(
+        &mut self,
+        identity: &Identity,
+        (action, now): (Action, Timestamp),
+        rng: &mut dyn Random,
+    ) -> Result<(Made, Applied), ProtocolError> {
+        if !self.admits(identity.user(), identity.user_key()) {
+            return Err(ProtocolError::NotMember(identity.user().clone()));
+        }
+        match &action {
+            Action::Remove(user) if self.key_of(user).is_none() => {
+                return Err(ProtocolError::NotMember(user.clone()));
+            }
+            Action::Rename(name) if !is_name(name) => {
+                return Err(ProtocolError::BadChange(
+                    "its name is empty, too long or has control characters",
+                ));
+            }
+            Action::Create { .. } => return Err(ProtocolError::BadChange("a group is created once")),
+            Action::Add(members) => {
+                let ordered = members.is_sorted_by(|a, b| a.user < b.user);
+                if members.is_empty() || members.len() > limits::MAX_CHANGE_MEMBERS || !ordered {
+                    return Err(ProtocolError::BadChange("it does not name 1 to 128 members in order"));
+                }
+            }
+            _ => {}
+        }
+        let parents = self.heads();
+        let epoch = self.history.epoch_of(&parents).unwrap_or(0).saturating_add(1);
+        let base = Base { group: self.id, epoch, parents };
+        let change = Change::sign(identity, &base, (action, now), rng)?;
+        let signed = change.signed.clone();
+        let mut applied = self.apply(change)?;
+        let effects = core::mem::take(&mut applied.effects);
+        Ok((Made { change: signed, effects }, applied))
+    }
+
+    /// Takes in a change that was checked. A known one changes nothing.
+    ///
+    /// # Errors
+    /// [`ProtocolError::ChangeEarly`] when it builds on a change that is not here; [`ProtocolError::BadChange`] when it is of
+    /// another group, its epoch is wrong, or its author was no member by what it builds on; [`ProtocolError::GroupFull`]
+    /// past 1,000 members or 4,096 changes.
+    pub fn apply(&mut self, change: Change) -> Result<Applied, ProtocolError> {
+        let refused = ProtocolError::BadChange;
+        if change.group != self.id {
+            return Err(refused("it is of another group"));
+        }
+        let nothing = Applied { new: false, joined: Vec::new(), gone: Vec::new(), effects: Effects::new() };
+        if self.history.has(&change.hash) {
+            return Ok(nothing);
+        }
+        if self.history.len() >= limits::MAX_CHANGES {
+            return Err(ProtocolError::GroupFull { what: "changes", limit: limits::MAX_CHANGES });
+        }
+        let before = self.history.before(&change.parents).ok_or(ProtocolError::ChangeEarly)?;
+        let expected = self.history.epoch_of(&change.parents).map_or(0, |epoch| epoch.saturating_add(1));
+        if change.epoch != expected {
+            return Err(refused("its epoch is not the next one"));
+        }
+        let outcome = self.history.outcome_of(&before);
+        if let Action::Create { .. } = change.action {
+            // Its hash is the group's id, so there is no other.
+        } else if outcome.members.get(&change.author.user) != Some(&change.author_key) {
+            return Err(refused("its author is not a member by what it builds on"));
+        }
+        if let Action::Add(members) = &change.action {
+            let new = members.iter().filter(|member| !outcome.members.contains_key(&member.user)).count();
+            if outcome.members.len() + new > limits::MAX_MEMBERS {
+                return Err(ProtocolError::GroupFull { what: "members", limit: limits::MAX_MEMBERS });
+            }
+        }
+        let old = self.history.outcome().members.clone();
+        let mut effects = Effects::new();
+        effects.put(
+            RecordKey::of_group(RecordKind::GroupChange, self.id, &change.hash),
+            change.signed.to_record(),
+        );
+        self.history.push(change, before);
+        self.settled = false;
+        self.state = state_hash(self.id, &self.history.heads());
+        let new = &self.history.outcome().members;
+        Ok(Applied { new: true, joined: missing(new, &old), gone: missing(&old, new), effects })
+    }
+
+    /// Whether the chain that we have may go on: everybody who has it is still a member.
+    fn chain_stands(&self) -> bool {
+        let Some(chain) = &self.chain else { return false };
+        if self.settled {
+            return chain.counter < limits::MAX_CHAIN_MESSAGES;
+        }
+        let Some(given) = self.recipients.of(&chain.id) else { return true };
+        let members: std::collections::BTreeSet<_> =
+            self.members().map(|member| tag_of(&member.user, &member.key)).collect();
+        chain.counter < limits::MAX_CHAIN_MESSAGES && given.keys().all(|tag| members.contains(tag))
+    }
+
+    /// Encrypts a message to all members. On an error nothing changed. How long it takes depends on the group's size only
+    /// where somebody lacks our sender key.
+    ///
+    /// # Errors
+    /// [`ProtocolError::NotMember`] when we are not in the group; [`ProtocolError::MessageTooLarge`] above
+    /// [`limits::MAX_BODY`]; [`ProtocolError::Crypto`].
+    pub fn encrypt(
+        &mut self,
+        context: &Context<'_>,
+        plaintext: &Plaintext,
+        rng: &mut dyn Random,
+    ) -> Result<GroupEncrypted, ProtocolError> {
+        let identity = context.identity;
+        if !self.admits(identity.user(), identity.user_key()) {
+            return Err(ProtocolError::NotMember(identity.user().clone()));
+        }
+        let (size, limit) = (plaintext.body.len(), limits::MAX_BODY);
+        if size > limit {
+            return Err(ProtocolError::MessageTooLarge { size, limit });
+        }
+        let fresh = if self.chain_stands() { None } else { Some(OwnChain::generate(rng)?) };
+        let chain = fresh.as_ref().or(self.chain.as_ref()).ok_or(ProtocolError::UnknownSenderKey)?;
+        let mut nonce = [0; NONCE];
+        rng.fill(&mut nonce)?;
+        let size = plaintext.padded_size(context.padding, (CLEAR, AFTER));
+        let mut blob = clear_bytes((&chain.id, chain.counter), context.now, (&self.state, &nonce), size);
+        let scope =
+            Scope { app: &self.app, group: self.id, sender: identity.address(), key: identity.user_key() };
+        let aad = associated_data(scope, &blob);
+        let (seed, next) = chain.key.step();
+        plaintext.encode_to(&mut blob, size - AFTER)?;
+        let body = blob.get_mut(CLEAR..).unwrap_or_default();
+        let tag: [u8; TAG] = seed.group_key().seal_in_place_separate_tag(&nonce, &aad, body)?;
+        blob.extend_from_slice(&tag);
+        let signed = signed_bytes(&aad, blob.get(CLEAR..).unwrap_or_default());
+        let signature = chain.signing.sign_with(rng, label::GROUP_SIGNATURE, &signed)?;
+        blob.extend_from_slice(signature.as_bytes());
+
+        let place = (chain.id, chain.counter);
+        let lacking = if self.settled && fresh.is_none() { Vec::new() } else { self.lacking(&chain.id) };
+        let mut effects = Effects::new();
+        let introduction = if lacking.is_empty() {
+            None
+        } else {
+            let tags = lacking.iter().map(|member| tag_of(&member.user, &member.key));
+            self.recipients.give((&chain.id, chain.counter), tags);
+            let row = RecordKey::of_group(RecordKind::ChainRecipients, self.id, &[]);
+            effects.put(row, self.recipients.record());
+            Some((self.introduction(chain), lacking))
+        };
+        let row = RecordKey::of_group(RecordKind::OwnChain, self.id, &[]);
+        effects.put(row, chain.record((&next, chain.counter + 1)));
+        if let Some(fresh) = fresh {
+            self.chain = Some(fresh);
+        }
+        if let Some(chain) = &mut self.chain {
+            chain.key = next;
+            chain.counter += 1;
+        }
+        self.settled = true;
+        Ok(GroupEncrypted { blob, place, introduction, effects })
+    }
+
+    /// Other members who do not have a chain of ours.
+    fn lacking(&self, chain: &ChainId) -> Vec<Member> {
+        let given = self.recipients.of(chain);
+        let has = |member: &Member| {
+            given.is_some_and(|given| given.contains_key(&tag_of(&member.user, &member.key)))
+        };
+        self.members().filter(|member| member.user != self.own && !has(member)).collect()
+    }
+
+    fn introduction(&self, chain: &OwnChain) -> SecretBytes {
+        GroupContent::SenderKey(SenderKeyIn {
+            group: self.id,
+            heads: self.heads(),
+            chain: chain.id,
+            counter: chain.counter,
+            key: stvor_crypto::Secret::new(*chain.key.expose()),
+            signing: *chain.signing.public().as_bytes(),
+        })
+        .encode()
+    }
+
+    /// A member whose mail has to be written anew: before our next message they are given our sender key again.
+    pub fn introduce_next(&mut self, member: &Member) -> Effects {
+        let mut effects = Effects::new();
+        if let Some(chain) = &self.chain {
+            self.recipients.forget(&chain.id, &tag_of(&member.user, &member.key));
+            self.settled = false;
+            effects.put(
+                RecordKey::of_group(RecordKind::ChainRecipients, self.id, &[]),
+                self.recipients.record(),
+            );
+        }
+        effects
+    }
+
+    /// Whether one of our newest chains has this id.
+    #[must_use]
+    pub fn sent_on(&self, chain: &ChainId) -> bool {
+        self.recipients.of(chain).is_some()
+    }
+
+    /// Whether a member may have a message of ours sent again: we had given them its chain before it.
+    #[must_use]
+    pub fn entitled(&self, member: &Member, (chain, counter): (&ChainId, u32)) -> bool {
+        let given = self.recipients.of(chain);
+        self.admits(&member.user, &member.key)
+            && given
+                .and_then(|given| given.get(&tag_of(&member.user, &member.key)))
+                .is_some_and(|from| *from <= counter)
+    }
+
+    /// Our sender key at the counter where it stands, for a member to whom we gave it before and who lost it; `None` for
+    /// anybody else, and when the chain is not our newest.
+    #[must_use]
+    pub fn introduce_again(&self, member: &Member, chain: &ChainId) -> Option<SecretBytes> {
+        let own = self.chain.as_ref().filter(|own| own.id == *chain)?;
+        self.entitled(member, (chain, u32::MAX)).then(|| self.introduction(own))
+    }
+}

@@ -1,0 +1,395 @@
+//! Members over links that deliver in order, whatever the order between links is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+use stvor_base::{Address, AppId, ContentId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_protocol::group::*;
+use stvor_protocol::*;
+
+pub const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+pub fn app() -> AppId {
+    AppId::new("test").unwrap()
+}
+
+pub fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+pub fn identity(name: &str) -> Identity {
+    let address = Address::new(user(name), DeviceId::FIRST);
+    Identity::create(&app(), &address, NOW, &mut SystemRandom::new()).unwrap().0
+}
+
+pub fn context(identity: &Identity) -> Context<'_> {
+    let padding = |size: usize| size.next_multiple_of(256);
+    Context { identity, policy: TrustPolicy::default(), padding, now: NOW }
+}
+
+pub fn text(id: u64, words: &str) -> Plaintext {
+    let mut content = [0; 16];
+    content[..8].copy_from_slice(&id.to_be_bytes());
+    let content = ContentId::from_bytes(content);
+    Plaintext { content, kind: ContentKind::Text, body: SecretBytes::from_slice(words.as_bytes()) }
+}
+
+#[derive(Default, Clone)]
+pub struct Rows(pub BTreeMap<RecordKey, Vec<u8>>);
+
+impl Rows {
+    pub fn commit(&mut self, effects: Effects) {
+        for effect in effects.into_vec() {
+            match effect {
+                Effect::Put { key, value, .. } => {
+                    self.0.insert(key, value.into_exposed());
+                }
+                Effect::Insert { key, value, .. } => {
+                    assert!(self.0.insert(key, value.into_exposed()).is_none(), "an inserted row existed");
+                }
+                Effect::Delete { key } => {
+                    self.0.remove(&key);
+                }
+            }
+        }
+    }
+
+    pub fn load(&self, keys: &[RecordKey]) -> Records {
+        let row = |key: &RecordKey| self.0.get(key).map(|value| (key.clone(), value.clone().into()));
+        keys.iter().filter_map(row).collect()
+    }
+
+    pub fn group(&self, identity: &Identity, id: GroupId) -> Group {
+        let of = |(key, value): (&RecordKey, &Vec<u8>)| (key.kind, SecretBytes::from(value.clone()));
+        let rows = self.0.iter().filter(|(key, _)| key.partition == id.as_bytes() && Group::reads(key.kind));
+        Group::load(identity, id, rows.map(of)).unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Item {
+    Control(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+pub struct Party {
+    pub identity: &'static Identity,
+    pub rows: Rows,
+    pub group: Option<Group>,
+    pub waiting: Vec<(usize, Item)>,
+    pub read: BTreeMap<ContentId, u32>,
+    pub refused: u32,
+    pub ever_gone: BTreeSet<UserId>,
+}
+
+impl Party {
+    pub fn new(identity: &'static Identity) -> Self {
+        Self {
+            identity,
+            rows: Rows::default(),
+            group: None,
+            waiting: Vec::new(),
+            read: BTreeMap::new(),
+            refused: 0,
+            ever_gone: BTreeSet::new(),
+        }
+    }
+
+    fn settle(&mut self, applied: Applied) {
+        self.rows.commit(applied.effects);
+        for gone in applied.gone {
+            let Some(group) = &self.group else { continue };
+            let device = Address::new(gone.clone(), DeviceId::FIRST);
+            let rows = self.rows.load(&sender_rows(group.id(), &device));
+            self.rows.commit(forget_sender(group.id(), &device, &rows).unwrap());
+            self.ever_gone.insert(gone);
+        }
+    }
+}
+
+const NAMES: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
+
+fn identities() -> &'static [Identity] {
+    static ALL: OnceLock<Vec<Identity>> = OnceLock::new();
+    ALL.get_or_init(|| NAMES.iter().map(|name| identity(name)).collect())
+}
+
+struct Sent {
+    by: usize,
+    audience: BTreeSet<UserId>,
+}
+
+struct World {
+    id: GroupId,
+    parties: Vec<Party>,
+    links: BTreeMap<(usize, usize), VecDeque<Item>>,
+    sent: BTreeMap<ContentId, Sent>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut parties: Vec<Party> = identities().iter().map(Party::new).collect();
+        let (group, made) = Group::create(parties[0].identity, "g", NOW, &mut SystemRandom::new()).unwrap();
+        let id = group.id();
+        parties[0].rows.commit(made.effects);
+        parties[0].group = Some(group);
+        let mut world = Self { id, parties, links: BTreeMap::new(), sent: BTreeMap::new() };
+        world.add(0, &[1, 2]);
+        world.deliver_all();
+        world
+    }
+
+    fn push(&mut self, from: usize, to: &UserId, item: Item) {
+        let to = NAMES.iter().position(|name| *name == to.as_str()).unwrap();
+        if to != from {
+            self.links.entry((from, to)).or_default().push_back(item);
+        }
+    }
+
+    fn change(&mut self, by: usize, action: Action) {
+        let identity = self.parties[by].identity;
+        let Some(group) = self.parties[by].group.as_mut() else { return };
+        let before: BTreeSet<UserId> = group.members().map(|member| member.user).collect();
+        let Ok((made, applied)) = group.change(identity, (action, NOW), &mut SystemRandom::new()) else {
+            return;
+        };
+        let joined: BTreeSet<UserId> = applied.joined.iter().cloned().collect();
+        let all = bodies_of(self.id, group.beyond(&[]));
+        let after: BTreeSet<UserId> = group.members().map(|member| member.user).collect();
+        self.parties[by].rows.commit(made.effects);
+        self.parties[by].settle(applied);
+        for to in before.union(&after) {
+            if joined.contains(to) {
+                for body in &all {
+                    self.push(by, to, Item::Control(body.expose().to_vec()));
+                }
+            } else {
+                for body in bodies_of(self.id, [made.change.clone()]) {
+                    self.push(by, to, Item::Control(body.expose().to_vec()));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, by: usize, who: &[usize]) {
+        let mut who = who.to_vec();
+        who.sort_unstable();
+        who.dedup();
+        let member = |place: &usize| Member {
+            user: identities()[*place].user().clone(),
+            key: *identities()[*place].user_key(),
+        };
+        self.change(by, Action::Add(who.iter().map(member).collect()));
+    }
+
+    fn send(&mut self, by: usize) {
+        let number = self.sent.len() as u64 + 1;
+        let identity = self.parties[by].identity;
+        let Some(group) = self.parties[by].group.as_mut() else { return };
+        let plaintext = text(number, "words");
+        let Ok(sealed) = group.encrypt(&context(identity), &plaintext, &mut SystemRandom::new()) else {
+            assert!(!group.is_member());
+            return;
+        };
+        let audience: BTreeSet<UserId> = group.members().map(|member| member.user).collect();
+        self.parties[by].rows.commit(sealed.effects);
+        if let Some((body, to)) = sealed.introduction {
+            for member in to {
+                self.push(by, &member.user, Item::Control(body.expose().to_vec()));
+            }
+        }
+        for to in &audience {
+            self.push(by, to, Item::Blob(sealed.blob.clone()));
+        }
+        self.sent.insert(plaintext.content, Sent { by, audience });
+    }
+
+    fn deliver(&mut self, from: usize, to: usize) -> bool {
+        let Some(item) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
+        if !self.handle(from, to, &item) {
+            self.parties[to].waiting.push((from, item));
+        }
+        loop {
+            let waiting = std::mem::take(&mut self.parties[to].waiting);
+            let count = waiting.len();
+            for (from, item) in waiting {
+                if !self.handle(from, to, &item) {
+                    self.parties[to].waiting.push((from, item));
+                }
+            }
+            if self.parties[to].waiting.len() == count {
+                return true;
+            }
+        }
+    }
+
+    /// Whether the item was done with; false: it waits.
+    fn handle(&mut self, from: usize, to: usize, item: &Item) -> bool {
+        let sender = self.parties[from].identity;
+        let party = &mut self.parties[to];
+        match item {
+            Item::Control(body) => match GroupContent::decode(&body.clone().into()).unwrap() {
+                GroupContent::Changes(id, changes) => {
+                    let mut early = false;
+                    for change in changes {
+                        let change = change.validate(&app()).unwrap();
+                        let group = party.group.get_or_insert_with(|| Group::join(party.identity, id));
+                        match group.apply(change) {
+                            Ok(applied) => party.settle(applied),
+                            Err(ProtocolError::ChangeEarly) => early = true,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    !early
+                }
+                GroupContent::SenderKey(key) => {
+                    let introduction = Introduction { sender: sender.address(), user_key: sender.user_key() };
+                    let rows = party.rows.load(&introduction.needs(&key));
+                    let effects = introduction.accept(&key, &rows).unwrap();
+                    party.rows.commit(effects);
+                    true
+                }
+                other => panic!("{other:?}"),
+            },
+            Item::Blob(blob) => {
+                assert!(GroupIncoming::is_one(blob));
+                let incoming = GroupIncoming::parse(blob).unwrap();
+                let rows = party.rows.load(&PeerChain::keys(sender.address(), incoming.chain()));
+                let chain = PeerChain::load(sender.address(), incoming.chain(), &rows).unwrap();
+                let Some(group) = &party.group else { return false };
+                let Some(chain) = chain else {
+                    if party.ever_gone.contains(sender.user()) {
+                        party.refused += 1;
+                        return true;
+                    }
+                    return false;
+                };
+                if !group.admits(sender.user(), chain.user_key()) {
+                    if group.is_member() {
+                        party.refused += 1;
+                        return true;
+                    }
+                    return false;
+                }
+                let wanted: Vec<RecordKey> = chain.needs(&incoming).into_iter().collect();
+                let rows = party.rows.load(&wanted);
+                let received = chain.open(&app(), &incoming, (&rows, NOW)).unwrap();
+                party.rows.commit(received.effects);
+                *party.read.entry(received.plaintext.content).or_default() += 1;
+                true
+            }
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        while let Some((from, to)) =
+            self.links.iter().find(|(_, items)| !items.is_empty()).map(|(link, _)| *link)
+        {
+            self.deliver(from, to);
+        }
+    }
+
+    /// Everybody who has the group learns of all changes.
+    fn sync(&mut self) {
+        self.deliver_all();
+        for from in 0..self.parties.len() {
+            for to in 0..self.parties.len() {
+                let (Some(a), Some(b)) = (&self.parties[from].group, &self.parties[to].group) else {
+                    continue;
+                };
+                let bodies = bodies_of(self.id, a.beyond(&b.heads()));
+                for body in bodies {
+                    self.links
+                        .entry((from, to))
+                        .or_default()
+                        .push_back(Item::Control(body.expose().to_vec()));
+                }
+            }
+        }
+        self.deliver_all();
+    }
+
+    fn restart(&mut self, who: usize) {
+        let party = &mut self.parties[who];
+        if party.group.is_some() {
+            party.group = Some(party.rows.group(party.identity, self.id));
+        }
+    }
+
+    fn check(&self) {
+        let holders: Vec<&Party> = self.parties.iter().filter(|party| party.group.is_some()).collect();
+        let of = |party: &Party| {
+            let group = party.group.as_ref().unwrap();
+            let members: Vec<Member> = group.members().collect();
+            (*group.state(), group.name().to_owned(), members, group.epoch())
+        };
+        for party in &holders {
+            assert_eq!(of(party), of(holders[0]), "members disagree");
+            let again = party.rows.group(party.identity, self.id);
+            assert_eq!(again.state(), party.group.as_ref().unwrap().state(), "the rows say otherwise");
+        }
+        for (place, party) in self.parties.iter().enumerate() {
+            for (content, times) in &party.read {
+                assert_eq!(*times, 1, "a message came twice");
+                let sent = &self.sent[content];
+                assert!(sent.audience.contains(party.identity.user()), "{place} read what was not for it");
+            }
+            for (content, sent) in &self.sent {
+                let for_us = sent.by != place && sent.audience.contains(party.identity.user());
+                let by = identities()[sent.by].user();
+                let group = party.group.as_ref();
+                let lost = party.ever_gone.contains(by)
+                    || group.is_none_or(|group| group.key_of(by).is_none() || !group.is_member());
+                assert!(!for_us || lost || party.read.contains_key(content), "{place} lacks a message");
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(usize, usize),
+    Remove(usize, usize),
+    Rename(usize, u8),
+    Send(usize),
+    Deliver(usize, usize),
+    Restart(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = || 0..NAMES.len();
+    prop_oneof![
+        2 => (who(), who()).prop_map(|(by, who)| Step::Add(by, who)),
+        2 => (who(), who()).prop_map(|(by, who)| Step::Remove(by, who)),
+        1 => (who(), any::<u8>()).prop_map(|(by, name)| Step::Rename(by, name)),
+        5 => who().prop_map(Step::Send),
+        12 => (who(), who()).prop_map(|(from, to)| Step::Deliver(from, to)),
+        1 => who().prop_map(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever is concurrent to whatever: members who know the same changes agree; who joins late reads no past and who
+    /// was removed no future; each message is read once by everybody whom it was for, unless its sender left for them.
+    #[test]
+    fn members_agree_and_read_what_is_theirs(steps in prop::collection::vec(step(), 1..70)) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Add(by, who) => world.add(by, &[who]),
+                Step::Remove(by, who) => world.change(by, Action::Remove(identities()[who].user().clone())),
+                Step::Rename(by, name) => world.change(by, Action::Rename(format!("name {name}"))),
+                Step::Send(by) => world.send(by),
+                Step::Deliver(from, to) => { world.deliver(from, to); }
+                Step::Restart(who) => world.restart(who),
+            }
+        }
+        world.sync();
+        world.sync();
+        world.check();
+    }
+}

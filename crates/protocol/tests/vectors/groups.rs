@@ -1,0 +1,178 @@
+//! Groups: changes, a sender key, a message.
+
+use serde_json::{Value, json};
+use stvor_base::{Address, AppId, GroupId};
+use stvor_crypto::Secret;
+use stvor_crypto::aead::Aes256Gcm;
+use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256, sha256};
+use stvor_protocol::group::*;
+use stvor_protocol::profile::p256::label;
+use stvor_protocol::*;
+
+use crate::consume::{array, bytes, number, text, verifies};
+use crate::party::{APP, NOW, Recorder, Rows, alice, commit, zoe};
+use crate::{frozen, recompute};
+
+fn change(name: &str, made: &SignedChangeIn) -> Value {
+    let checked = made.clone().validate(&AppId::new(APP).unwrap()).unwrap();
+    json!({
+        "what": name, "bytes": hex::encode(&made.bytes), "signature": hex::encode(&made.signature),
+        "hash": hex::encode(checked.hash()),
+    })
+}
+
+pub fn groups() -> Value {
+    let (ann, zoe) = (alice(), zoe());
+    let mut rng = Recorder::new("groups");
+    let now = stvor_base::Timestamp::from_millis(NOW);
+    let mut rows = Rows::default();
+    let (mut group, made) = Group::create(&ann.identity, "Freunde", now, &mut rng).unwrap();
+    let mut changes = vec![change("create", &made.change)];
+    commit(&mut rows, made.effects);
+    let member = Member { user: zoe.identity.user().clone(), key: *zoe.identity.user_key() };
+    for (name, action) in [
+        ("add", Action::Add(vec![member.clone()])),
+        ("rename", Action::Rename("Přátelé".into())),
+        ("remove", Action::Remove(member.user.clone())),
+        ("add again", Action::Add(vec![member])),
+    ] {
+        let (made, _) = group.change(&ann.identity, (action, now), &mut rng).unwrap();
+        commit(&mut rows, made.effects);
+        changes.push(change(name, &made.change));
+    }
+    let plaintext = Plaintext {
+        content: stvor_base::ContentId::from_bytes([7; 16]),
+        kind: ContentKind::Text,
+        body: stvor_crypto::SecretBytes::from_slice("Hallo, Gruppe".as_bytes()),
+    };
+    let padding = |size: usize| crate::spec::bucket(size).unwrap();
+    let context = Context { identity: &ann.identity, policy: TrustPolicy::default(), padding, now };
+    let sealed = group.encrypt(&context, &plaintext, &mut rng).unwrap();
+    let (key, _) = sealed.introduction.unwrap();
+    commit(&mut rows, sealed.effects);
+    let row = |(key, value): (&RecordKey, &Vec<u8>)| {
+        json!({
+            "kind": format!("{:?}", key.kind), "partition": hex::encode(&key.partition),
+            "sort": hex::encode(&key.sort), "value": hex::encode(value),
+        })
+    };
+    json!({
+        "format": 1,
+        "app": APP,
+        "group": group.id().to_string(),
+        "sender": {
+            "user": ann.identity.user().as_str(), "device": ann.identity.address().device.get(),
+            "user_public": hex::encode(ann.identity.user_key()),
+            "signing_public": hex::encode(ann.identity.device_key()),
+        },
+        "changes": changes,
+        "state": hex::encode(group.state()),
+        "epoch": group.epoch(),
+        "sender_key": hex::encode(key.expose()),
+        "message": {
+            "blob": hex::encode(&sealed.blob), "content": hex::encode([7; 16]), "kind": 1,
+            "body": hex::encode(plaintext.body.expose()),
+        },
+        "rows": rows.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+#[test]
+fn groups_have_the_frozen_bytes() {
+    recompute("groups.json", &groups());
+}
+
+/// From the page, not from the crate.
+#[test]
+fn a_group_message_is_read_as_the_specification_says() {
+    let file = frozen("groups.json");
+    let sender = &file["sender"];
+    let (user_key, signing) = (bytes(&sender["user_public"]), bytes(&sender["signing_public"]));
+    let lp = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+
+    let mut head = [0; 32];
+    for change in file["changes"].as_array().unwrap() {
+        let made = bytes(&change["bytes"]);
+        assert!(verifies(&signing, b"STVOR 1 P256 group change", &made, &bytes(&change["signature"])));
+        head = sha256(&[b"STVOR 1 P256 group change", &made]);
+        assert_eq!(head, array::<32>(&change["hash"]));
+    }
+    let group: GroupId = text(&file["group"]).parse().unwrap();
+    assert_eq!(group.as_bytes(), &array::<32>(&file["changes"][0]["hash"])[..16]);
+    let state = sha256(&[b"STVOR 1 P256 group state", group.as_bytes(), &head]);
+    assert_eq!(state, array::<32>(&file["state"]));
+
+    let key = bytes(&file["sender_key"]);
+    assert_eq!(&key[..2], &[1, 2]);
+    assert_eq!((&key[2..18], key[18], &key[19..51]), (&group.as_bytes()[..], 1, &head[..]));
+    let (chain, counter, chain_key, signer) = (&key[51..67], &key[67..71], &key[71..103], &key[103..]);
+
+    let blob = bytes(&file["message"]["blob"]);
+    let (clear, rest) = blob.split_at(75);
+    let (sealed, signature) = rest.split_at(rest.len() - 64);
+    assert_eq!((&clear[..3], &clear[3..19]), (&[1, 1, 3][..], chain));
+    assert_eq!((&clear[19..27], &clear[27..59]), (&NOW.to_be_bytes()[..], &state[..]));
+    assert_eq!(&clear[59..63], counter);
+    let names = [
+        lp(text(&file["app"]).as_bytes()),
+        group.as_bytes().to_vec(),
+        lp(text(&sender["user"]).as_bytes()),
+        number(&sender["device"]).to_be_bytes().to_vec(),
+    ]
+    .concat();
+    let aad = sha256(&[b"STVOR 1 P256 group associated data", &[1], &names, &user_key, clear]);
+    let signed = [aad, sha256(&[sealed])].concat();
+    assert!(verifies(signer, b"STVOR 1 P256 group sender signature", &signed, signature));
+    let seed = hmac_sha256(chain_key, &[&[1]]);
+    let message_key: Secret<32> = hkdf_sha256(&[], seed.expose(), b"STVOR 1 P256 group message key");
+    let mut opened = sealed.to_vec();
+    let nonce: [u8; 12] = clear[63..].try_into().unwrap();
+    let plain = Aes256Gcm::new(&message_key).open(&nonce, &aad, &mut opened).unwrap();
+    let body = bytes(&file["message"]["body"]);
+    assert_eq!((&plain[..16], plain[16]), (&array::<16>(&file["message"]["content"])[..], 1));
+    assert_eq!((&plain[17..21], &plain[21..21 + body.len()]), (&lp(&body)[..4], &body[..]));
+    assert!(plain[21 + body.len()..].iter().all(|byte| *byte == 0));
+    assert_eq!(label::GROUP_RECIPIENT, b"STVOR 1 P256 group recipient");
+}
+
+#[test]
+fn the_crate_reads_the_frozen_group() {
+    let file = frozen("groups.json");
+    let zoe = zoe();
+    let app = AppId::new(text(&file["app"])).unwrap();
+    let id: GroupId = text(&file["group"]).parse().unwrap();
+    let mut group = Group::join(&zoe.identity, id);
+    for change in file["changes"].as_array().unwrap() {
+        let made = SignedChangeIn { bytes: bytes(&change["bytes"]), signature: bytes(&change["signature"]) };
+        assert!(group.apply(made.validate(&app).unwrap()).unwrap().new);
+    }
+    assert_eq!((hex::encode(group.state()), group.name()), (text(&file["state"]).to_owned(), "Přátelé"));
+    let sender = &file["sender"];
+    let user = stvor_base::UserId::new(text(&sender["user"])).unwrap();
+    let address = Address::new(user, stvor_base::DeviceId::new(number(&sender["device"])).unwrap());
+    let key = bytes(&file["sender_key"]).into();
+    let GroupContent::SenderKey(key) = GroupContent::decode(&key).unwrap() else { panic!("no sender key") };
+    let mut rows = Rows::default();
+    let introduction = Introduction { sender: &address, user_key: &array(&sender["user_public"]) };
+    commit(&mut rows, introduction.accept(&key, &Records::new()).unwrap());
+    let blob = bytes(&file["message"]["blob"]);
+    let incoming = GroupIncoming::parse(&blob).unwrap();
+    let records = crate::party::load(&rows, &PeerChain::keys(&address, incoming.chain()));
+    let chain = PeerChain::load(&address, incoming.chain(), &records).unwrap().unwrap();
+    let now = stvor_base::Timestamp::from_millis(NOW);
+    let received = chain.open(&app, &incoming, (&Records::new(), now)).unwrap();
+    assert_eq!(received.plaintext.body.expose(), bytes(&file["message"]["body"]));
+
+    // The sender's rows, which were written by the build that froze them, still make the same group.
+    let kind = |name: &str| match name {
+        "GroupChange" => RecordKind::GroupChange,
+        "OwnChain" => RecordKind::OwnChain,
+        "ChainRecipients" => RecordKind::ChainRecipients,
+        other => panic!("{other}"),
+    };
+    let rows = file["rows"].as_array().unwrap();
+    let rows = rows.iter().map(|row| (kind(text(&row["kind"])), bytes(&row["value"]).into()));
+    let again = Group::load(&alice().identity, id, rows).unwrap();
+    assert_eq!(again.state(), group.state());
+    assert!(again.sent_on(incoming.chain()));
+}
