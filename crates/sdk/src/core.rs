@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{ConnectionState, Hub};
 use crate::failures::Failures;
+use crate::groups::Desk;
 use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) left: Left,
     /// Mail that waits for answers to questions of trust.
     pub(crate) parked: Parked,
+    /// The way to the task that keeps groups.
+    pub(crate) groups: Desk,
     /// The relay was logged in to at least once with this identity.
     pub(crate) registered: AtomicBool,
     /// Messages and receipts that the relay has not accepted, over all lanes.
@@ -116,6 +119,7 @@ impl Core {
         let prekeys = PrekeyKeeper::load(&store).await?;
         let failures = Failures::load(&store).await?;
         let parked = Parked::load(&store).await?;
+        let (groups, orders) = Desk::open(&store).await?;
         let core = Arc::new_cyclic(|me| Self {
             config,
             address,
@@ -131,6 +135,7 @@ impl Core {
             failures,
             left: Left::default(),
             parked,
+            groups,
             registered: AtomicBool::new(registered),
             unaccepted: AtomicUsize::new(0),
             settled: Notify::new(),
@@ -154,6 +159,7 @@ impl Core {
         core.start_link()?;
         core.tasks.spawn(crate::upkeep::run(core.me.clone(), core.stop.clone()));
         core.wake_lanes_with_work(lanes);
+        core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
         Ok(core)
     }
 

@@ -48,6 +48,7 @@ impl Error {
             ErrorKind::RollbackDetected { .. } => "ROLLBACK_DETECTED",
             ErrorKind::RelayProtocol { .. } => "RELAY_PROTOCOL",
             ErrorKind::Superseded => "SUPERSEDED",
+            ErrorKind::GroupNotFound { .. } => "GROUP_NOT_FOUND",
             ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
             ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
             ErrorKind::Passed(PassedOn(error)) => error.code(),
@@ -289,6 +290,12 @@ pub enum ErrorKind {
         "another connection of this device took over: this client stopped receiving; one process per data directory"
     )]
     Superseded,
+    /// There is no such group here.
+    #[error("there is no group {group} here: a member has to add you first")]
+    GroupNotFound {
+        /// Which one.
+        group: stvor_base::GroupId,
+    },
     /// The user is blocked.
     #[error("\"{user}\" is blocked: unblock them first")]
     PeerBlocked {

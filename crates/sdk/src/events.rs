@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
-use stvor_base::{ContentId, UserId};
+use stvor_base::{ContentId, GroupId, UserId};
 use tokio::sync::broadcast;
 use tokio_util::sync::ReusableBoxFuture;
 
@@ -199,6 +199,39 @@ pub enum Event {
         /// The code of the error.
         code: &'static str,
     },
+    /// We are in a group that we were not in before.
+    GroupJoined {
+        /// Which one.
+        group: GroupId,
+        /// Who made the change.
+        by: UserId,
+    },
+    /// A group has other members, or another name.
+    GroupChanged {
+        /// Which one.
+        group: GroupId,
+        /// Who made the change.
+        by: UserId,
+        /// Who is in it now and was not before.
+        joined: Vec<UserId>,
+        /// Who is not in it any more.
+        gone: Vec<UserId>,
+        /// What it is called now.
+        name: String,
+    },
+    /// We are not in a group any more.
+    GroupLeft {
+        /// Which one.
+        group: GroupId,
+        /// Who made the change.
+        by: UserId,
+    },
+    /// A user shows another identity than the one under which they are a member of a group: nothing of the group goes to
+    /// them until they are added anew.
+    GroupMemberUnknown {
+        /// Who.
+        peer: UserId,
+    },
     /// This listener was too slow and missed events.
     Lagged {
         /// How many.
@@ -230,6 +263,10 @@ impl Event {
             Self::DeliveryFailed { .. } => "delivery_failed",
             Self::KeyfileCreated { .. } => "keyfile_created",
             Self::StoreFailing { .. } => "store_failing",
+            Self::GroupJoined { .. } => "group_joined",
+            Self::GroupChanged { .. } => "group_changed",
+            Self::GroupLeft { .. } => "group_left",
+            Self::GroupMemberUnknown { .. } => "group_member_unknown",
             Self::Lagged { .. } => "lagged",
         }
     }

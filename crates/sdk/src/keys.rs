@@ -2,10 +2,10 @@
 //! ids and tags only.
 
 use stvor_base::codec::Writer;
-use stvor_base::{Address, ContentId, MessageId, UserId};
+use stvor_base::{Address, ContentId, GroupId, MessageId, UserId};
 use stvor_store::{Key, Sealed, Table};
 
-use crate::rows::Place;
+use crate::rows::{Place, PointerRow};
 
 /// The messages of a conversation.
 pub(crate) fn history(peer: &UserId) -> Vec<u8> {
@@ -14,6 +14,26 @@ pub(crate) fn history(peer: &UserId) -> Vec<u8> {
 
 pub(crate) fn message(peer: &UserId, place: Place) -> Key {
     Key::new(Table::History, history(peer), place.to_bytes())
+}
+
+/// The messages of a group.
+pub(crate) fn group_history(group: GroupId) -> Vec<u8> {
+    // No user id begins with a zero byte.
+    let mut out = Writer::new();
+    out.u8(0).raw(group.as_bytes());
+    out.finish()
+}
+
+pub(crate) fn group_message(group: GroupId, place: Place) -> Key {
+    Key::new(Table::History, group_history(group), place.to_bytes())
+}
+
+/// The message that a pointer leads to.
+pub(crate) fn pointed(pointer: &PointerRow) -> Key {
+    match pointer.group {
+        Some(group) => group_message(group, pointer.place),
+        None => message(&pointer.peer.user, pointer.place),
+    }
 }
 
 /// The inbox: one partition, in the order of arrival.

@@ -119,3 +119,33 @@ pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 
 /// Between sweeps of expired rows.
 pub const SWEEP: Duration = Duration::from_secs(600);
+
+/// Requests to the task that keeps groups that wait for it.
+pub const GROUP_ORDERS: usize = 256;
+
+/// Mail of groups that waits to be judged. More of it stays at the relay.
+pub const MAX_GROUP_MAIL: usize = 4_096;
+
+/// Mail of groups that waits for something that has not come (a sender key, a change). Past it the oldest go.
+pub const MAX_GROUP_WAITING: usize = 512;
+
+/// Mail of one sender that waits so: a quarter, so that one who floods leaves room for others.
+pub const MAX_GROUP_WAITING_OF_ONE: usize = MAX_GROUP_WAITING / 4;
+
+/// Mail of groups that is judged in one commit.
+pub const GROUP_BATCH: usize = 64;
+
+/// Groups of one client. More are not joined.
+pub const MAX_GROUPS: usize = 1_024;
+
+/// What is on its way to members and in no lane's commit yet. Past it a message to a group is QUOTA_EXCEEDED.
+pub const MAX_POSTS: usize = 50_000;
+
+/// How long something that is missing is waited for before its sender is asked, and between looks for such.
+pub const GROUP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two requests for the same thing, and between two answers to one member.
+pub const GROUP_ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Requests for the same thing. Then it is given up.
+pub const MAX_GROUP_ASKS: u32 = 3;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, ContentId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
 
 use crate::content::Content;
 use crate::events::DeliveryState;
@@ -384,21 +384,35 @@ impl LaneRow {
 pub(crate) struct PointerRow {
     pub(crate) peer: Address,
     pub(crate) place: Place,
+    /// The group that the message is of.
+    pub(crate) group: Option<GroupId>,
 }
+
+/// The version of a pointer to a message of a group.
+const VERSION_GROUP: u8 = 2;
 
 impl PointerRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.u8(VERSION);
+        out.u8(if self.group.is_some() { VERSION_GROUP } else { VERSION });
         self.peer.encode(&mut out);
         self.place.write(&mut out);
+        if let Some(group) = &self.group {
+            out.raw(group.as_bytes());
+        }
         out.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
-        let row = Self { peer: Address::decode(&mut input)?, place: Place::read(&mut input)? };
+        let of_group = match input.u8()? {
+            VERSION => false,
+            VERSION_GROUP => true,
+            other => return Err(CodecError::Version(other)),
+        };
+        let (peer, place) = (Address::decode(&mut input)?, Place::read(&mut input)?);
+        let group = if of_group { Some(GroupId::from_bytes(*input.array()?)) } else { None };
+        let row = Self { peer, place, group };
         input.finish()?;
         Ok(row)
     }
@@ -469,8 +483,13 @@ mod tests {
         let lane = LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due };
         let peer = Address::new(UserId::new("bob").unwrap(), stvor_base::DeviceId::FIRST);
         check((peer.clone(), lane.clone()), lane.encode(&peer), LaneRow::decode);
-        let pointer = PointerRow { peer, place: place() };
-        check(pointer.clone(), pointer.encode(), PointerRow::decode);
+        let pointer = PointerRow { peer: peer.clone(), place: place(), group: None };
+        assert_eq!(PointerRow::decode(&pointer.encode()), Ok(pointer.clone()));
+        let pointer = PointerRow { peer, place: place(), group: Some(GroupId::from_bytes([6; 16])) };
+        assert_eq!(PointerRow::decode(&pointer.encode()), Ok(pointer.clone()));
+        for length in 0..pointer.encode().len() {
+            assert!(PointerRow::decode(&pointer.encode()[..length]).is_err(), "{length}");
+        }
     }
 
     #[test]

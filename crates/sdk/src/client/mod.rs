@@ -280,6 +280,28 @@ impl Client {
         self.core().unaccepted.load(Ordering::Relaxed)
     }
 
+    /// Waits until the relay has accepted everything that waits to be sent, or the time is over. Gives what is left.
+    ///
+    /// # Errors
+    /// `RELAY_UNAVAILABLE` and the like when there is no connection in that time.
+    pub async fn flush(&self, timeout: Duration) -> Result<usize> {
+        let core = self.core();
+        let deadline = Instant::now() + timeout;
+        loop {
+            let settled = core.settled.notified();
+            if self.pending() == 0 {
+                return Ok(0);
+            }
+            core.online(deadline.saturating_duration_since(Instant::now())).await?;
+            let mut state = core.state.subscribe();
+            tokio::select! {
+                () = settled => {}
+                _ = state.changed() => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(self.pending()),
+            }
+        }
+    }
+
     /// Says that messages of a peer were read: the peer is told, unless the receipt policy says otherwise.
     ///
     /// # Errors

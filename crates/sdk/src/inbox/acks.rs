@@ -50,7 +50,7 @@ impl Inbox {
         let mut changes = ChangeSet::new();
         for one in news {
             changes.delete(keys::inbox(one.seq));
-            let key = keys::message(&one.pointer.peer.user, one.pointer.place);
+            let key = keys::pointed(&one.pointer);
             match one.keep {
                 FOREVER => {}
                 0 => {

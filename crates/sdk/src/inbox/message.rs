@@ -1,6 +1,6 @@
 //! A message that arrived, and the word that the application is done with it.
 
-use stvor_base::{ContentId, DeviceId, Timestamp, UserId};
+use stvor_base::{ContentId, DeviceId, GroupId, Timestamp, UserId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::content::Content;
@@ -17,7 +17,9 @@ use crate::rows::PointerRow;
 pub struct Message {
     /// The same at sender and receiver, and whenever the message is offered again.
     pub id: ContentId,
-    /// Who sent it: proven by the session, not by the relay.
+    /// The group that it is of; `None` for a message to us alone.
+    pub group: Option<GroupId>,
+    /// Who sent it: proven by the session (or by the sender key that came over it), not by the relay.
     pub from: UserId,
     /// Which of the sender's devices.
     pub device: DeviceId,
@@ -68,6 +70,7 @@ impl Message {
         PointerRow {
             peer: stvor_base::Address::new(self.from.clone(), self.device),
             place: crate::rows::Place { order: self.received_at.as_millis(), id: self.id },
+            group: self.group,
         }
     }
 }

@@ -187,6 +187,7 @@ impl Inbox {
     fn message(&self, seq: u64, pointer: PointerRow, row: MessageRow) -> Message {
         Message {
             id: pointer.place.id,
+            group: pointer.group,
             from: pointer.peer.user,
             device: pointer.peer.device,
             content: row.content,
@@ -243,8 +244,7 @@ impl Inbox {
                 Err(error) => unreadable = Some(Error::passed(error)),
             }
         }
-        let keys: Vec<_> =
-            found.iter().map(|(_, pointer)| keys::message(&pointer.peer.user, pointer.place)).collect();
+        let keys: Vec<_> = found.iter().map(|(_, pointer)| keys::pointed(pointer)).collect();
         let messages = self.store.get(&keys).await.map_err(Error::passed)?;
         let rows: Vec<_> =
             messages.into_iter().map(|row| row.map(|row| MessageRow::decode(row.value.expose()))).collect();
@@ -312,8 +312,9 @@ impl Inbox {
     pub(crate) async fn forget(&self, peer: &UserId) {
         let forgotten: Vec<Consumed> = {
             let mut state = self.lock();
-            let (gone, rest): (Vec<Message>, Vec<Message>) =
-                core::mem::take(&mut state.ready).into_iter().partition(|message| message.from == *peer);
+            let (gone, rest): (Vec<Message>, Vec<Message>) = core::mem::take(&mut state.ready)
+                .into_iter()
+                .partition(|message| message.from == *peer && message.group.is_none());
             state.ready = rest.into();
             gone.iter().map(|message| Consumed { keep: FOREVER, ..message.consumed(None) }).collect()
         };

@@ -32,7 +32,7 @@ async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u6
         let mut id = [0; 16];
         id[..8].copy_from_slice(&number.to_be_bytes());
         let place = Place { order: number, id: ContentId::from_bytes(id) };
-        let pointer = PointerRow { peer: peer.clone(), place };
+        let pointer = PointerRow { peer: peer.clone(), place, group: None };
         let seq = inbox.reserve();
         changes.insert(keys::message(&peer.user, place), row(number).encode());
         changes.insert(keys::inbox(seq), pointer.encode());

@@ -13,6 +13,7 @@ use super::{Command, Lane};
 use crate::content::Content;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
+use crate::groups::Post;
 use crate::limits;
 use crate::transport::session::Session;
 
@@ -32,6 +33,8 @@ pub(crate) enum Work {
     Bundle(Result<Box<Bundles>>),
     /// The answer to a trust question.
     Decision(TrustDecision),
+    /// Something for the peer as a member of a group.
+    Post(Arc<Post>),
     Command(Command),
 }
 

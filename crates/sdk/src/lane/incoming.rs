@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, Timestamp};
+use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
     ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RetryRequest,
     TrustDecision,
@@ -86,6 +87,9 @@ impl Lane {
             }
             return;
         }
+        if GroupIncoming::is_one(&deliver.blob) {
+            return self.receive_group(deliver, source, step);
+        }
         match self.open(&deliver, step).await {
             Ok(received) => {
                 if let Err(error) = self.take_plaintext(received, step).await {
@@ -112,7 +116,7 @@ impl Lane {
     }
 
     /// Mail stays where it is.
-    fn leave(&self, source: &Source) {
+    pub(super) fn leave(&self, source: &Source) {
         if let Source::Relay(session) = source {
             self.core.leave(&self.peer, session.generation);
         }
@@ -225,6 +229,7 @@ impl Lane {
                 Err(error) => self.unreadable(&error, false, step),
             },
             ContentKind::Control => {}
+            ContentKind::Group => self.receive_content(&plaintext.body, step),
             _ => match shown(&plaintext, sent_at) {
                 Ok(shown) => step.shown.push(shown),
                 Err(error) => {
@@ -298,7 +303,7 @@ impl Lane {
             queued: 0,
             identity: None,
         };
-        let pointer = PointerRow { peer: self.peer.clone(), place };
+        let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
         let seq = self.core.inbox.reserve();
         step.changes
             .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))

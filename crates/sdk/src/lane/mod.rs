@@ -7,6 +7,7 @@ mod incoming;
 mod loading;
 mod opening;
 mod outgoing;
+mod posts;
 mod repairs;
 mod step;
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::error::Error;
 use crate::events::{DeliveryState, Event};
+use crate::groups::Post;
 use crate::limits;
 use crate::rows::{LaneRow, PendingBody, Place, SealedSend};
 use crate::transport::session::{SendRoom, Session};
@@ -34,6 +36,7 @@ use self::handle::BUSY;
 pub(crate) use self::handle::{LaneHandle, Mail, SendRequest, Work, new};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
+pub(crate) use self::outgoing::kind_of;
 use self::step::Step;
 
 /// A message that is encrypted and not accepted.
@@ -72,6 +75,8 @@ struct Lane {
     sealed: VecDeque<Sealed>,
     waiting: VecDeque<Waiting>,
     held: Vec<Held>,
+    /// What goes to the peer as a member of groups; each has a row until a commit has it.
+    posts: VecDeque<Arc<Post>>,
     /// Pending rows whose messages were accepted, to be removed with the next commit.
     accepted: Vec<u64>,
     /// A bundle is on its way.
@@ -128,6 +133,7 @@ impl Lane {
             sealed: VecDeque::new(),
             waiting: VecDeque::new(),
             held: Vec::new(),
+            posts: VecDeque::new(),
             accepted: Vec::new(),
             fetching: false,
             fetch_after: now,
@@ -207,7 +213,7 @@ impl Lane {
             self.turn(&mut letters, &mut orders, room).await;
             rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
         }
-        self.core.settle(self.sealed.len() + self.waiting.len() + usize::from(self.owing));
+        self.core.settle(self.sealed.len() + self.waiting.len() + self.posts.len() + usize::from(self.owing));
         for held in self.held.drain(..) {
             let _ = held.request.reply.send(Err(Error::not_ready("it was closed")));
         }
@@ -259,6 +265,7 @@ impl Lane {
         self.expire(&mut step).await;
         self.release_held(&mut step);
         self.fill(&mut step).await;
+        self.fill_posts(&mut step);
         self.ask_again(&mut step);
         self.flush_receipts(&mut step);
         self.commit(step).await;
@@ -300,6 +307,7 @@ impl Lane {
                 Work::Command(command) => command.refuse(error.clone()),
                 Work::Bundle(_) => self.fetching = false,
                 Work::Decision(decision) => self.late_decision = Some(decision),
+                Work::Post(post) => self.posts.push_back(post),
                 Work::Wake => {}
             }
         }
@@ -316,6 +324,7 @@ impl Lane {
     async fn take_work(&mut self, work: Work, step: &mut Step) {
         match work {
             Work::Wake => {}
+            Work::Post(post) => self.posts.push_back(post),
             Work::Send(request) => self.take_send(request, step).await,
             Work::Bundle(result) => self.take_bundle(result, step).await,
             Work::Decision(decision) => self.take_decision(decision, step),
@@ -382,6 +391,7 @@ impl Lane {
         self.sealed.is_empty()
             && self.waiting.is_empty()
             && self.held.is_empty()
+            && self.posts.is_empty()
             && !self.core.parked.has(&self.peer)
             && self.accepted.is_empty()
             && self.row.due.is_empty()

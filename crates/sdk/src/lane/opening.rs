@@ -27,8 +27,11 @@ impl Lane {
         if self.core.rollback().is_some() || self.asking {
             return false;
         }
-        let messages =
-            !self.held.is_empty() || !self.waiting.is_empty() || !self.row.due.is_empty() || self.rehandshake;
+        let messages = !self.held.is_empty()
+            || !self.waiting.is_empty()
+            || !self.posts.is_empty()
+            || !self.row.due.is_empty()
+            || self.rehandshake;
         (messages && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
     }
 

@@ -28,7 +28,7 @@ use crate::transport::session::{SendRoom, Session};
 /// How long the index entry of a message of ours is kept: as long as receipts may come.
 const KEEP_INDEX: Duration = limits::KEEP_CONTENT_IDS;
 
-pub(super) fn kind_of(content: &Content) -> ContentKind {
+pub(crate) fn kind_of(content: &Content) -> ContentKind {
     match content {
         Content::Text(_) => ContentKind::Text,
         Content::Bytes(_) => ContentKind::Bytes,
@@ -105,7 +105,7 @@ impl Lane {
             queued,
             identity: None,
         };
-        let pointer = PointerRow { peer: self.peer.clone(), place };
+        let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
         step.changes
             .push(Op::insert(keys::own_content(request.id), pointer.encode()).expiring(now + KEEP_INDEX));
         if step.peer.is_none() {
@@ -165,7 +165,7 @@ impl Lane {
         row.msg_id = Some(send.msg_id);
         row.identity = self.conversation.as_ref().and_then(|c| c.pin()).map(|pin| pin.user_key);
         self.put_message(place, &row, step);
-        let pointer = PointerRow { peer: self.peer.clone(), place };
+        let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
         step.changes.push(
             Op::put(keys::sent(&self.peer, send.msg_id), pointer.encode())
                 .expiring(created_at + limits::KEEP_SENT),
@@ -182,7 +182,7 @@ impl Lane {
     }
 
     /// Messages that may still be encrypted before the relay has to accept some.
-    fn room(&self, step: &Step) -> usize {
+    pub(super) fn room(&self, step: &Step) -> usize {
         limits::LANE_WINDOW.saturating_sub(self.sealed.len() + step.sealed.len())
     }
 
@@ -394,7 +394,7 @@ impl Lane {
                 one.sent_in = 0;
                 step.changes.push(pending_op(key, one));
                 if let PendingBody::Message(place) = one.body {
-                    let pointer = PointerRow { peer: self.peer.clone(), place };
+                    let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
                     let expires = one.created_at + limits::KEEP_SENT;
                     let key = keys::sent(&self.peer, one.send.msg_id);
                     step.changes.push(Op::put(key, pointer.encode()).expiring(expires));

@@ -62,6 +62,10 @@ pub(super) struct Step {
     /// Those of them that are not sealed, for there is nothing left to seal.
     pub(super) released: usize,
     pub(super) forget_peer: bool,
+    /// Posts at the front of the queue that this step sends or gives up.
+    pub(super) posted: usize,
+    /// What this step hands to whoever keeps groups.
+    pub(super) mailed: usize,
     /// The conversation moved on but what came of it could not be worked out: nothing of the step may be written.
     pub(super) broken: Option<Error>,
 }
@@ -91,6 +95,8 @@ impl Step {
             promoted: 0,
             released: 0,
             forget_peer: false,
+            posted: 0,
+            mailed: 0,
             broken: None,
         }
     }
@@ -173,6 +179,8 @@ impl Lane {
             promoted,
             released,
             forget_peer,
+            posted,
+            mailed,
             broken,
             marks: _,
             shown: _,
@@ -252,6 +260,11 @@ impl Lane {
         self.release(released);
         self.core.unaccepted.fetch_add(grown, Ordering::Relaxed);
         self.core.settle(released);
+        for post in self.posts.drain(..posted.min(self.posts.len())) {
+            self.core.groups.posted(&post);
+        }
+        self.core.settle(posted);
+        self.core.groups.mailed(mailed);
         self.sealed.extend(sealed);
         self.waiting.extend(waiting);
         self.core.inbox.arrived(arrivals);

@@ -2,6 +2,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod dial;
+mod gather;
 pub(crate) mod login;
 pub(crate) mod refusal;
 pub(crate) mod session;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::dial::Socket;
+use super::gather::gather;
 use super::refusal::{self, Refusal};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -290,20 +291,22 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epo
         // Everything that is there already shares one flush.
         let mut next = first;
         let mut frames = 0;
-        loop {
-            if let Some(message) = next.take() {
-                if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&message))).await {
+        while let Some(message) = next.take() {
+            let (message, following) = gather(message, &mut ends.outgoing);
+            if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&message))).await {
+                return broken(error);
+            }
+            frames += 1;
+            if frames >= limits::LINK_QUEUE {
+                // What was taken out of the queue is fed all the same.
+                if let Some(following) = following
+                    && let Err(error) = sink.feed(Message::Binary(frame::encode_client(&following))).await
+                {
                     return broken(error);
                 }
-                frames += 1;
-            }
-            if frames >= limits::LINK_QUEUE {
                 break;
             }
-            match ends.outgoing.try_recv() {
-                Ok(message) => next = Some(message),
-                Err(_) => break,
-            }
+            next = following.or_else(|| ends.outgoing.try_recv().ok());
         }
         while acks.len() < stvor_wire::limits::MAX_SINGLE_ACKS {
             match ends.acks.try_recv() {
@@ -436,68 +439,5 @@ impl Reader<'_> {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use stvor_wire::server::{Limits, Registration, Resumed};
-
-    use super::*;
-
-    fn connected() -> (Arc<Session>, Ends) {
-        let bounds = Limits {
-            max_frame_bytes: 0,
-            max_blob_bytes: 0,
-            window_messages: 0,
-            window_bytes: 0,
-            retention: Duration::ZERO,
-            dedup: Duration::ZERO,
-            max_recipients: 0,
-        };
-        let ready = Ready {
-            mailbox_epoch: 1,
-            resumed: Resumed::Full,
-            registration: Registration::Known,
-            highest_counter: 0,
-            keys: KeyCounts::default(),
-            limits: bounds,
-            resume_cursor: bytes::Bytes::new(),
-            heartbeat: Duration::from_secs(1),
-        };
-        Session::new(1, ready, UserId::new("alice").unwrap())
-    }
-
-    #[tokio::test]
-    async fn whoever_waits_for_the_relay_learns_that_the_connection_was_dropped() {
-        let user = UserId::new("alice").unwrap();
-        let (session, ends) = connected();
-        session.unanswered.acquire_many(limits::MAX_UNANSWERED.try_into().unwrap()).await.unwrap().forget();
-        let sending = {
-            let session = Arc::clone(&session);
-            tokio::spawn(async move { session.room().await.map(|_| ()) })
-        };
-        let asking = tokio::spawn(async move { session.user_state(&user, Duration::from_secs(3_600)).await });
-        tokio::task::yield_now().await;
-        drop(ends);
-        let patience = Duration::from_secs(30);
-        let sent = tokio::time::timeout(patience, sending).await.expect("a sender is told").unwrap();
-        assert_eq!(sent.unwrap_err().code(), "RELAY_UNAVAILABLE");
-        let answer = tokio::time::timeout(patience, asking).await.expect("an asker is told").unwrap();
-        assert_eq!(answer.unwrap_err().code(), "RELAY_UNAVAILABLE");
-    }
-
-    #[tokio::test]
-    async fn one_request_more_than_may_wait_is_refused_until_one_is_given_up() {
-        let (session, _ends) = connected();
-        let user = UserId::new("bob").unwrap();
-        let ask = || Box::pin(session.user_state(&user, Duration::from_secs(3_600)));
-        let mut waiting: Vec<_> = (0..limits::MAX_REQUESTS).map(|_| ask()).collect();
-        for request in &mut waiting {
-            assert!(futures::poll!(request.as_mut()).is_pending());
-        }
-        assert_eq!(ask().await.unwrap_err().code(), "CLIENT_NOT_READY");
-        waiting.pop();
-        assert!(futures::poll!(ask().as_mut()).is_pending(), "a request that is dropped makes room");
     }
 }

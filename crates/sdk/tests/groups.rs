@@ -1,0 +1,230 @@
+//! Groups over a real relay.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+
+use common::{app, app_in, code, durable, event, relay, soon};
+use stvor::{Client, Event, Group, Messages};
+
+async fn joined(client: &Client, events: &mut stvor::Events) -> Group {
+    let id = event(events, |event| match event {
+        Event::GroupJoined { group, .. } => Some(group),
+        _ => None,
+    })
+    .await;
+    client.group(id).await.unwrap()
+}
+
+/// Waits until members show the same state.
+async fn agree(groups: &[&Group]) -> stvor::GroupInfo {
+    soon(async {
+        loop {
+            let mut all = Vec::new();
+            for group in groups {
+                all.push(group.info().await.unwrap());
+            }
+            if all.iter().all(|info| info.state == all[0].state) {
+                assert!(all.iter().all(|info| info.members == all[0].members && info.name == all[0].name));
+                return all.remove(0);
+            }
+            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+async fn text(inbox: &mut Messages) -> (String, String) {
+    let message = soon(inbox.next()).await.expect("a message");
+    assert!(message.group.is_some(), "it is of a group");
+    (message.from.to_string(), message.text().unwrap().to_owned())
+}
+
+fn names(info: &stvor::GroupInfo) -> Vec<&str> {
+    info.members.iter().map(stvor::UserId::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_member_sends_to_all_and_each_message_comes_once() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let mut clients = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        clients.push(app.connect(name).await.unwrap());
+    }
+    let [alice, bob, carol] = [&clients[0], &clients[1], &clients[2]];
+    let mut events = [bob.events(), carol.events()];
+    let group = alice.create_group("friends", ["bob", "carol"]).await.unwrap();
+    let at_bob = joined(bob, &mut events[0]).await;
+    let at_carol = joined(carol, &mut events[1]).await;
+    let info = agree(&[&group, &at_bob, &at_carol]).await;
+    assert_eq!((names(&info), info.name.as_str()), (vec!["alice", "bob", "carol"], "friends"));
+
+    for round in 0..5 {
+        for (from, handle) in [(alice, &group), (bob, &at_bob), (carol, &at_carol)] {
+            handle.send(format!("{} {round}", from.user())).await.unwrap();
+        }
+    }
+    for client in [alice, bob, carol] {
+        let mut inbox = client.messages();
+        let mut got = Vec::new();
+        for _ in 0..10 {
+            got.push(text(&mut inbox).await);
+        }
+        for other in ["alice", "bob", "carol"].iter().filter(|other| **other != client.user().as_str()) {
+            let of: Vec<&str> =
+                got.iter().filter(|(from, _)| from == other).map(|(_, text)| text.as_str()).collect();
+            let wanted: Vec<String> = (0..5).map(|round| format!("{other} {round}")).collect();
+            assert_eq!(of, wanted, "in the order of sending");
+        }
+    }
+    // Nothing came twice: the next thing that comes is the next thing sent.
+    group.send("last").await.unwrap();
+    assert_eq!(text(&mut bob.messages()).await.1, "last");
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_sees_nothing_of_before_and_who_leaves_nothing_of_after() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    let bob = app.connect("bob").await.unwrap();
+    let carol = app.connect("carol").await.unwrap();
+    let (mut bob_events, mut carol_events) = (bob.events(), carol.events());
+    let group = alice.create_group("g", ["bob"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    group.send("before").await.unwrap();
+    let mut bob_inbox = bob.messages();
+    assert_eq!(text(&mut bob_inbox).await.1, "before");
+
+    group.add(["carol"]).await.unwrap();
+    let at_carol = joined(&carol, &mut carol_events).await;
+    agree(&[&group, &at_bob, &at_carol]).await;
+    group.send("with carol").await.unwrap();
+    let mut carol_inbox = carol.messages();
+    assert_eq!(text(&mut carol_inbox).await.1, "with carol");
+    at_bob.send("from bob").await.unwrap();
+    assert_eq!(text(&mut carol_inbox).await, ("bob".into(), "from bob".into()));
+
+    // Bob, who did not make the change, puts her out.
+    at_bob.remove("carol").await.unwrap();
+    event(&mut carol_events, |event| {
+        matches!(event, Event::GroupLeft { by, .. } if by.as_str() == "bob").then_some(())
+    })
+    .await;
+    assert_eq!(code(at_carol.send("still here?").await), "NOT_A_MEMBER");
+    agree(&[&group, &at_bob]).await;
+    group.send("without carol").await.unwrap();
+    assert_eq!(text(&mut bob_inbox).await.1, "with carol");
+    assert_eq!(text(&mut bob_inbox).await.1, "without carol");
+    // What carol gets next is what she is sent alone: nothing of the group came before it.
+    alice.send("carol", "just you").await.unwrap();
+    let message = soon(carol_inbox.next()).await.unwrap();
+    assert_eq!((message.group, message.text()), (None, Some("just you")));
+
+    at_bob.leave().await.unwrap();
+    agree(&[&group, &at_bob]).await;
+    assert_eq!(names(&group.info().await.unwrap()), ["alice"]);
+    assert!(!at_bob.info().await.unwrap().is_member);
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_survives_restarts_with_what_waits_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay_folder = tempfile::tempdir().unwrap();
+    let relay = durable(relay_folder.path(), 0).await;
+    let url = relay.url();
+    let alice_app = app_in(&url, &folder.path().join("alice")).await;
+    let bob_app = app_in(&url, &folder.path().join("bob")).await;
+    let alice = alice_app.connect("alice").await.unwrap();
+    let bob = bob_app.connect("bob").await.unwrap();
+    let mut events = bob.events();
+    let id = alice.create_group("g", ["bob"]).await.unwrap().id();
+    joined(&bob, &mut events).await;
+    bob_app.close().await.unwrap();
+    for round in 0..3 {
+        alice.group(id).await.unwrap().send(format!("away {round}")).await.unwrap();
+    }
+    alice_app.close().await.unwrap();
+
+    let alice_app = app_in(&url, &folder.path().join("alice")).await;
+    let alice = alice_app.connect("alice").await.unwrap();
+    let group = alice.group(id).await.unwrap();
+    assert_eq!(alice.groups().await.unwrap().len(), 1);
+    group.send("again").await.unwrap();
+    let bob_app = app_in(&url, &folder.path().join("bob")).await;
+    let bob = bob_app.connect("bob").await.unwrap();
+    let mut inbox = bob.messages();
+    for wanted in ["away 0", "away 1", "away 2", "again"] {
+        assert_eq!(text(&mut inbox).await.1, wanted);
+    }
+    bob.group(id).await.unwrap().send("thanks").await.unwrap();
+    assert_eq!(text(&mut alice.messages()).await, ("bob".into(), "thanks".into()));
+    alice_app.close().await.unwrap();
+    bob_app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_changes_end_in_one_state() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    let bob = app.connect("bob").await.unwrap();
+    let carol = app.connect("carol").await.unwrap();
+    app.connect("dave").await.unwrap();
+    let (mut bob_events, mut carol_events) = (bob.events(), carol.events());
+    let group = alice.create_group("g", ["bob", "carol"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    let at_carol = joined(&carol, &mut carol_events).await;
+    agree(&[&group, &at_bob, &at_carol]).await;
+    let (one, two, three) =
+        tokio::join!(group.rename("by alice"), at_bob.rename("by bob"), at_carol.add(["dave"]));
+    one.unwrap();
+    two.unwrap();
+    three.unwrap();
+    let info = soon(async {
+        loop {
+            let info = agree(&[&group, &at_bob, &at_carol]).await;
+            if info.members.len() == 4 && info.name != "g" {
+                return info;
+            }
+        }
+    })
+    .await;
+    assert!(["by alice", "by bob"].contains(&info.name.as_str()), "{}", info.name);
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_done_says_why() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    app.connect("bob").await.unwrap();
+    assert_eq!(code(alice.group(stvor::GroupId::from_bytes([7; 16])).await), "GROUP_NOT_FOUND");
+    assert_eq!(code(alice.create_group("", ["bob"]).await), "BAD_GROUP_CHANGE");
+    assert_eq!(code(alice.create_group("g", ["nobody"]).await), "RECIPIENT_NOT_FOUND");
+    assert_eq!(code(alice.create_group("g", [" "]).await), "INVALID_NAME");
+    let group = alice.create_group("g", ["bob"]).await.unwrap();
+    assert_eq!(code(group.send(vec![0; 65_473]).await), "MESSAGE_TOO_LARGE");
+    assert!(group.send(vec![0; 65_472]).await.is_ok());
+    assert_eq!(code(group.rename("a\u{7}b").await), "BAD_GROUP_CHANGE");
+    assert_eq!(code(group.remove("carol").await), "NOT_A_MEMBER");
+    group.leave().await.unwrap();
+    assert_eq!(code(group.rename("x").await), "NOT_A_MEMBER");
+    assert_eq!(code(group.leave().await), "NOT_A_MEMBER");
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
