@@ -53,6 +53,8 @@ impl ContentValue {
 pub struct MessageValue {
     /// The same at sender and receiver.
     pub id: String,
+    /// The group that it is of; absent for a message to us alone.
+    pub group: Option<String>,
     /// Who sent it.
     pub sender: String,
     /// Which of the sender's devices.
@@ -77,6 +79,7 @@ impl MessageValue {
     pub(crate) fn of(message: &Message) -> Self {
         Self {
             id: message.id.to_string(),
+            group: message.group.map(|group| group.to_string()),
             sender: message.from.as_str().to_owned(),
             device: message.device.get(),
             content: ContentValue::of(&message.content),

@@ -12,6 +12,7 @@ export type AnyHandler = ((message: Message) => unknown) | ((from: string, conte
 function messageOf(raw: NativeMessage): Message {
   return {
     id: raw.id,
+    ...(raw.group === undefined ? {} : { groupId: raw.group }),
     senderId: raw.sender,
     deviceId: raw.device,
     content: contentFrom(raw.content),

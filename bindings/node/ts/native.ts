@@ -10,6 +10,7 @@ export interface NativeContent {
 
 export interface NativeMessage {
   id: string;
+  group?: string;
   sender: string;
   device: number;
   content: NativeContent;

@@ -18,6 +18,8 @@ export interface Signal {
 export interface Message {
   /** The same at sender and receiver, and whenever the message is offered again. */
   readonly id: string;
+  /** The group that it is of; absent for a message to us alone. */
+  readonly groupId?: string;
   /** Who sent it: proven by the session, not by the relay. */
   readonly senderId: string;
   /** Which of the sender's devices. */

@@ -82,6 +82,7 @@ async fn run(cli: &Cli, settings: &Settings, out: Out) -> Result {
         Command::History(args) => commands::history::run(context, args).await,
         Command::Identity(args) => commands::identity::run(context, args).await,
         Command::Peer(args) => commands::peer::run(context, args).await,
+        Command::Group(args) => commands::group::run(context, args).await,
         Command::Account(args) => commands::account::run(context, args).await,
         #[cfg(unix)]
         Command::Vault(args) => Box::pin(commands::vault::run(context, args)).await,

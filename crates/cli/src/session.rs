@@ -216,6 +216,24 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "The store is sealed by a new key file, {}: whoever copies both can read it (--passphrase-file is stronger)",
             path.display()
         ),
+        Event::GroupJoined { group, by } => format!("{} added you to a group ({group}): stvor group show {group}", safe(by.as_str())),
+        Event::GroupLeft { group, by } => format!("You are not in group {group} any more, by {}", safe(by.as_str())),
+        Event::GroupChanged { by, joined, gone, name, .. } => {
+            let names = |users: &[stvor::UserId]| {
+                users.iter().map(|user| safe(user.as_str())).collect::<Vec<_>>().join(", ")
+            };
+            let what = match (joined.is_empty(), gone.is_empty()) {
+                (true, true) => "changed it".to_owned(),
+                (false, true) => format!("added {}", names(joined)),
+                (true, false) => format!("removed {}", names(gone)),
+                (false, false) => format!("added {} and removed {}", names(joined), names(gone)),
+            };
+            format!("{}: {} {what}", safe(name), safe(by.as_str()))
+        }
+        Event::GroupMemberUnknown { peer } => format!(
+            "{} has another identity than the member of that name: nothing of the group goes to them; compare safety numbers, then add them again (stvor group add)",
+            safe(peer.as_str())
+        ),
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
         _ => return None,
     })
@@ -258,18 +276,34 @@ pub(crate) fn object(event: &Event) -> Value {
             object["own"] = (*own).into();
         }
         Event::KeyfileCreated { path } => object["path"] = path.display().to_string().into(),
+        Event::GroupJoined { group, by } | Event::GroupLeft { group, by } => {
+            object["group"] = group.to_string().into();
+            object["by"] = by.to_string().into();
+        }
+        Event::GroupChanged { group, by, joined, gone, name } => {
+            let names = |users: &[stvor::UserId]| users.iter().map(ToString::to_string).collect::<Vec<_>>();
+            object["group"] = group.to_string().into();
+            object["by"] = by.to_string().into();
+            object["joined"] = names(joined).into();
+            object["gone"] = names(gone).into();
+            object["name"] = name.clone().into();
+        }
+        Event::GroupMemberUnknown { peer } => object["peer"] = peer.to_string().into(),
         _ => {}
     }
     object
 }
 
-/// A message as an object: `id`, `from`, `sent_at`, and `text`, `json` or `base64`.
+/// A message as an object: `id`, `from`, `sent_at`, `group` for one of a group, and `text`, `json` or `base64`.
 pub(crate) fn message_object(message: &stvor::Message) -> Value {
     let mut object = json!({
         "id": message.id.to_string(),
         "from": message.from.to_string(),
         "sent_at": crate::render::rfc3339(message.sent_at),
     });
+    if let Some(group) = message.group {
+        object["group"] = group.to_string().into();
+    }
     put_content(&mut object, &message.content);
     object["verified"] = message.verified.into();
     object

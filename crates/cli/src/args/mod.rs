@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Identity(IdentityArgs),
     /// List, block and forget whom you talk with
     Peer(PeerArgs),
+    /// Make groups, and change who is in them
+    Group(GroupArgs),
     /// Recover or delete your account
     Account(AccountArgs),
     /// Keep memories for agents, encrypted, behind gates that their owner holds

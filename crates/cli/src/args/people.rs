@@ -22,14 +22,18 @@ Type a line to send it; /help lists the commands. Without a terminal, each
 line of standard input is a message and each message that arrives is a line of
 standard output, so that scripts can hold a conversation.
 
-Example:
-  stvor chat --as alice --with bob")]
+Examples:
+  stvor chat --as alice --with bob
+  stvor chat --as alice --group friends")]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) me: Me,
     /// Who to talk with
-    #[arg(long = "with", visible_alias = "to", value_name = "USER")]
-    pub(crate) peer: String,
+    #[arg(long = "with", visible_alias = "to", value_name = "USER", required_unless_present = "group")]
+    pub(crate) peer: Option<String>,
+    /// A group to talk in, by its name or id
+    #[arg(long, value_name = "GROUP", conflicts_with = "peer")]
+    pub(crate) group: Option<String>,
 }
 
 /// `stvor send`
@@ -42,13 +46,17 @@ stays in the encrypted outbox; the next command as the same user sends it.
 Examples:
   echo hello | stvor send --as alice --to bob
   stvor send --as alice --to bob --file notes.txt
+  echo hello | stvor send --as alice --group friends
   tail -f log | stvor send --as alice --to bob --lines --json")]
 pub(crate) struct SendArgs {
     #[command(flatten)]
     pub(crate) me: Me,
     /// Who gets the message
-    #[arg(long, value_name = "USER")]
-    pub(crate) to: String,
+    #[arg(long, value_name = "USER", required_unless_present = "group")]
+    pub(crate) to: Option<String>,
+    /// A group that gets the message, by its name or id
+    #[arg(long, value_name = "GROUP", conflicts_with = "to")]
+    pub(crate) group: Option<String>,
     /// One message for each line
     #[arg(long)]
     pub(crate) lines: bool,
@@ -63,13 +71,16 @@ pub(crate) struct SendArgs {
 A message is acknowledged after it is printed, so none is lost: a line can
 repeat, with the same id, only after a SIGKILL (the last 16 at most). With
 --json each line is an object with id, from, sent_at and text (or json, or
-base64 for bytes).
+base64 for bytes), and group for a message of a group.
 
 Example:
   stvor listen --as bob --json | jq -r .text")]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) me: Me,
+    /// Only messages of this group, by its name or id; others wait for another command
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
     /// End after so many messages
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
@@ -220,6 +231,78 @@ pub(crate) enum PeerCommand {
         pair: Pair,
         #[command(flatten)]
         sure: Sure,
+    },
+}
+
+/// Which group.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InGroup {
+    #[command(flatten)]
+    pub(crate) me: Me,
+    /// The group, by its name, its id, or the first digits of that
+    #[arg(value_name = "GROUP")]
+    pub(crate) group: String,
+}
+
+/// `stvor group`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every member sends, and may add, remove and rename. Who joins reads nothing of
+before, who leaves nothing of after.
+
+Examples:
+  stvor group create --as alice friends bob carol
+  stvor group add --as alice friends dave
+  echo hello | stvor send --as alice --group friends
+  stvor chat --as bob --group friends")]
+pub(crate) struct GroupArgs {
+    #[command(subcommand)]
+    pub(crate) command: GroupCommand,
+}
+
+/// `stvor group ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Make a group
+    Create {
+        #[command(flatten)]
+        me: Me,
+        /// What it is called
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Who is in it beside you
+        #[arg(value_name = "USER")]
+        members: Vec<String>,
+    },
+    /// List the groups that you are in
+    List(Me),
+    /// Show who is in a group
+    Show(InGroup),
+    /// Let users in (again, for somebody with a new identity)
+    Add {
+        #[command(flatten)]
+        group: InGroup,
+        /// Who
+        #[arg(value_name = "USER", required = true)]
+        members: Vec<String>,
+    },
+    /// Put a user out
+    Remove {
+        #[command(flatten)]
+        group: InGroup,
+        /// Who
+        #[arg(value_name = "USER")]
+        member: String,
+    },
+    /// Leave a group
+    Leave(InGroup),
+    /// Give a group another name
+    Rename {
+        #[command(flatten)]
+        group: InGroup,
+        /// What it is called from now on
+        #[arg(value_name = "NAME")]
+        name: String,
     },
 }
 

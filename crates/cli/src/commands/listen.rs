@@ -6,6 +6,7 @@ use serde_json::json;
 use stvor::{Client, ConnectOptions, ConnectionState, Message};
 use stvor_base::Timestamp;
 
+use super::group::short;
 use crate::args::ListenArgs;
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
@@ -33,6 +34,10 @@ pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
 }
 
 async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, out: Out) -> Result {
+    let only = match &args.group {
+        Some(group) => Some(super::group::find(client, group).await?.id()),
+        None => None,
+    };
     let mut inbox = client.messages().manual_ack();
     let mut acknowledging = FuturesUnordered::new();
     let mut printed = 0;
@@ -44,6 +49,9 @@ async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, out:
         tokio::select! {
             message = inbox.next(), if acknowledging.len() < ACKNOWLEDGING => {
                 let Some(message) = message else { break Err(closed(client)) };
+                if only.is_some() && message.group != only {
+                    continue;
+                }
                 if let Err(failure) = print(&message, out) {
                     break Err(failure);
                 }
@@ -71,7 +79,14 @@ fn print(message: &Message, out: Out) -> Result {
     }
     let time = clock(message.sent_at, Timestamp::system());
     let from = safe(message.from.as_str());
-    out.line(format_args!("{} {}: {}", paint(FAINT, time), paint(STRONG, from), readable(&message.content)))
+    let group =
+        message.group.map(|group| paint(FAINT, format_args!(" [{}]", short(group)))).unwrap_or_default();
+    out.line(format_args!(
+        "{} {}{group}: {}",
+        paint(FAINT, time),
+        paint(STRONG, from),
+        readable(&message.content)
+    ))
 }
 
 /// Why the stream of messages ended.

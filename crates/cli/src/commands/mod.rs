@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod group;
 pub(crate) mod history;
 pub(crate) mod identity;
 pub(crate) mod listen;

@@ -31,7 +31,9 @@ type Input = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Sends and waits until everything is accepted.
 pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
-    context.not_oneself(&args.me, &args.to)?;
+    if let Some(to) = &args.to {
+        context.not_oneself(&args.me, to)?;
+    }
     let mut ending = Ending::watch(Life::default())?;
     let input = open(args.file.as_deref()).await?;
     let client = context
@@ -44,6 +46,11 @@ pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
     }
     let (sent, receipts) = mpsc::channel(IN_FLIGHT);
     let work = async {
+        if let Some(group) = &args.group {
+            let group = super::group::find(&client, group).await?;
+            send_to_group((&client, &group), args, input, context).await?;
+            return Ok(exit::OK);
+        }
         tokio::try_join!(send_all(&client, args, input, sent), print_all(receipts, context.out))
             .map(|(_, worst)| worst)
     };
@@ -80,6 +87,7 @@ async fn open(file: Option<&Path>) -> Result<Input> {
 /// Commits each message, in order, and hands its receipt on. Several are on their way to the store at once, since they
 /// can share a commit.
 async fn send_all(client: &Client, args: &SendArgs, input: Input, sent: mpsc::Sender<Receipt>) -> Result {
+    let to = args.to.as_deref().unwrap_or_default();
     let mut contents = read(input, Form::of(args));
     let mut committing = FuturesOrdered::new();
     let mut empty = true;
@@ -97,7 +105,7 @@ async fn send_all(client: &Client, args: &SendArgs, input: Input, sent: mpsc::Se
                 Some(content) => {
                     empty = false;
                     let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
-                    let mut send = Box::pin(client.send_with(args.to.as_str(), content, options));
+                    let mut send = Box::pin(client.send_with(to, content, options));
                     // The first poll takes the place in the conversation, so the order is that of the input.
                     match futures::poll!(&mut send) {
                         Poll::Ready(receipt) => committing.push_back(future::ready(receipt).left_future()),
@@ -107,6 +115,29 @@ async fn send_all(client: &Client, args: &SendArgs, input: Input, sent: mpsc::Se
                 None => reading = false,
             },
         }
+    }
+    if empty && !args.lines {
+        return Err(Failure::Usage("the input is empty: nothing was sent".to_owned()));
+    }
+    Ok(())
+}
+
+/// Sends each message to a group, and waits until the relay has accepted it for every member.
+async fn send_to_group(
+    (client, group): (&Client, &stvor::Group),
+    args: &SendArgs,
+    input: Input,
+    context: Context<'_>,
+) -> Result {
+    let mut contents = read(input, Form::of(args));
+    let mut empty = true;
+    while let Some(content) = contents.recv().await.transpose()? {
+        empty = false;
+        let id = group.send(content).await?;
+        let left = client.flush(context.settings.timeout()).await?;
+        let status = if left == 0 { "accepted" } else { "queued" };
+        let object = json!({ "id": id.to_string(), "group": group.id().to_string(), "status": status, "pending": left });
+        context.out.either(&object, |_| format!("{} {id} to {}", paint(GOOD, status), group.id()))?;
     }
     if empty && !args.lines {
         return Err(Failure::Usage("the input is empty: nothing was sent".to_owned()));

@@ -8,6 +8,7 @@ mod command_line;
 mod common;
 mod demo;
 mod doctor;
+mod groups;
 mod messages;
 mod relays;
 #[cfg(unix)]

@@ -1,5 +1,6 @@
 //! `stvor chat`: a conversation at the terminal, line by line, which works over any connection that carries text.
 
+mod group;
 mod order;
 mod screen;
 
@@ -50,7 +51,11 @@ enum Sent {
 
 /// Talks until the person has enough.
 pub(crate) async fn run(context: Context<'_>, args: &ChatArgs) -> Result {
-    context.not_oneself(&args.me, &args.peer)?;
+    if let Some(name) = &args.group {
+        return group::run(context, args, name).await;
+    }
+    let peer = args.peer.as_deref().unwrap_or_default();
+    context.not_oneself(&args.me, peer)?;
     let mut ending = Ending::watch(Life::default())?;
     let client = context.connect(&args.me, ConnectOptions::default()).await?;
     let done = talk(context, args, &client, &mut ending).await;
@@ -59,7 +64,7 @@ pub(crate) async fn run(context: Context<'_>, args: &ChatArgs) -> Result {
 }
 
 async fn talk(context: Context<'_>, args: &ChatArgs, client: &Client, ending: &mut Ending) -> Result {
-    let peer = args.peer.as_str();
+    let peer = args.peer.as_deref().unwrap_or_default();
     let (screen, mut typed) = Screen::open(format!("{}> ", safe(client.user().as_str())), context.out)?;
     let mut talk = Talk {
         client,
@@ -214,10 +219,11 @@ impl Talk<'_> {
         } else {
             let time = paint(FAINT, clock(message.sent_at, Timestamp::system()));
             let from = paint(STRONG, safe(message.from.as_str()));
-            self.screen.show(&format!("{time} {from}: {}", readable(&message.content)))?;
+            let aside = if message.group.is_some() { " (in a group)" } else { "" };
+            self.screen.show(&format!("{time} {from}{aside}: {}", readable(&message.content)))?;
         }
         message.ack().await?;
-        if message.from.as_str() == self.peer {
+        if message.from.as_str() == self.peer && message.group.is_none() {
             // A receipt that can not be sent now is no reason to end the conversation.
             drop(self.client.mark_read(self.peer, &[message.id]).await);
         }

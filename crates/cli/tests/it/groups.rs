@@ -1,0 +1,73 @@
+//! Groups at the command line.
+
+use crate::common::{Home, all, finished, listening, mock_relay, objects};
+
+#[test]
+fn a_group_is_made_written_to_changed_and_left() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    let carol = listening(&home, "listen --as carol --count 2 --json");
+    let bob = listening(&home, "listen --as bob --count 2 --json");
+
+    let made = home.run("group create --as alice --json friends bob carol");
+    assert_eq!(made.status.code(), Some(0), "{}", made.err);
+    let group: serde_json::Value = serde_json::from_str(&made.out).unwrap();
+    assert_eq!(group["members"], serde_json::json!(["alice", "bob", "carol"]));
+
+    let sent = home.feed("send --as alice --group friends --lines --json", "one\ntwo\n");
+    assert_eq!(sent.code, Some(0), "{}", sent.err);
+    assert_eq!(all(&objects(&sent.out), "status"), ["accepted", "accepted"]);
+    for listener in [&bob, &carol] {
+        assert_eq!(finished(listener), Some(0));
+        let got: Vec<serde_json::Value> = objects(&listener.lines(stvor_testkit::Stream::Out))
+            .into_iter()
+            .filter(|object| object.get("text").is_some())
+            .collect();
+        assert_eq!(all(&got, "text"), ["one", "two"]);
+        assert!(got.iter().all(|message| message["group"] == group["id"] && message["from"] == "alice"));
+    }
+
+    // Bob, a member like any other, renames the group and puts carol out.
+    let renamed = home.run("group rename --as bob friends team");
+    assert_eq!(renamed.status.code(), Some(0), "{}", renamed.err);
+    let removed = home.run("group remove --as bob --json team carol");
+    assert_eq!(removed.status.code(), Some(0), "{}", removed.err);
+    let listed = home.run("group list --as bob");
+    assert!(listed.out.contains("team") && listed.out.contains("member"), "{}", listed.out);
+
+    let short = group["id"].as_str().unwrap()[..8].to_owned();
+    let left = home.run(&format!("group leave --as bob {short}"));
+    assert_eq!(left.status.code(), Some(0), "{}", left.err);
+    let refused = home.feed(&format!("send --as bob --group {short}"), "still here?\n");
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.err.contains("[NOT_A_MEMBER]"), "{}", refused.err);
+}
+
+#[test]
+fn a_script_talks_in_a_group() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    let bob = listening(&home, "listen --as bob --count 2");
+    assert_eq!(home.run("group create --as alice friends bob").status.code(), Some(0));
+    let chat = home.feed("chat --as alice --group friends", "hello\nthere\n");
+    assert_eq!(chat.code, Some(0), "{}", chat.err);
+    assert_eq!(finished(&bob), Some(0));
+    let out = bob.lines(stvor_testkit::Stream::Out).join("\n");
+    assert!(out.contains("alice") && out.contains(": hello") && out.contains(": there"), "{out}");
+}
+
+#[test]
+fn a_group_that_is_not_there_is_exit_6() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    assert_eq!(home.run("group create --as alice a").status.code(), Some(0));
+    let missing = home.run("group show --as alice nothing");
+    assert_eq!(missing.status.code(), Some(6), "{}", missing.err);
+    assert!(missing.err.contains("[GROUP_NOT_FOUND]"), "{}", missing.err);
+    // Two of one name: the first digits of an id say which.
+    assert_eq!(home.run("group create --as alice a").status.code(), Some(0));
+    let several = home.run("group show --as alice a");
+    assert_eq!(several.status.code(), Some(2), "{}", several.err);
+    assert_eq!(home.run("chat --as alice --group a --with bob").status.code(), Some(2));
+    assert_eq!(home.run("send --as alice").status.code(), Some(2));
+}
