@@ -20,3 +20,5 @@ mod vault;
 mod vault_clients;
 #[cfg(target_os = "linux")]
 mod vault_contained;
+#[cfg(unix)]
+mod vault_recovery;

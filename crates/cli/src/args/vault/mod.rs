@@ -2,6 +2,7 @@
 
 mod memories;
 mod owner;
+mod recovery;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use super::servers::Life;
 
 pub(crate) use memories::*;
 pub(crate) use owner::*;
+pub(crate) use recovery::*;
 
 /// `stvor vault`
 #[derive(Debug, Args)]
@@ -62,6 +64,8 @@ pub(crate) enum VaultCommand {
     Status,
     #[command(flatten)]
     Memories(MemoryCommand),
+    #[command(flatten)]
+    Recovery(RecoveryCommand),
     /// Enrol and remove agents
     Agents {
         #[command(subcommand)]

@@ -4,6 +4,7 @@
 mod agents;
 mod alerts;
 mod approvals;
+mod backup;
 mod boundary;
 mod doctor;
 mod holder;
@@ -12,10 +13,13 @@ mod lockdown;
 mod log;
 pub(crate) mod mcp;
 mod memories;
+mod prove;
+mod recovery;
 mod serve;
 mod session;
 mod show;
 mod talk;
+mod token;
 mod verify;
 
 use std::path::PathBuf;
@@ -24,7 +28,7 @@ use stvor_base::ErrorCode as _;
 use stvor_vault::VaultError;
 use stvor_vault::daemon;
 
-use crate::args::{VaultArgs, VaultCommand, VaultPlace};
+use crate::args::{RecoveryCommand, VaultArgs, VaultCommand, VaultPlace};
 use crate::failure::{Failure, Result};
 use crate::render::Out;
 use crate::session::Context;
@@ -81,6 +85,7 @@ pub(crate) async fn run(context: Context<'_>, args: &VaultArgs) -> Result {
         VaultCommand::Lock => session::lock(call),
         VaultCommand::Status => session::status(call),
         VaultCommand::Memories(command) => memories::run(call, command),
+        VaultCommand::Recovery(command) => recover(call, command).await,
         VaultCommand::Agents { command } => agents::run(call, command),
         VaultCommand::Approvals { command } => approvals::run(call, command),
         VaultCommand::Lockdown { command } => lockdown::run(call, command),
@@ -91,5 +96,24 @@ pub(crate) async fn run(context: Context<'_>, args: &VaultArgs) -> Result {
         VaultCommand::Boundary { command } => boundary::run(call, command).await,
         VaultCommand::Metrics => session::metrics(call),
         VaultCommand::Doctor => doctor::run(call),
+    }
+}
+
+/// What brings things back, and what that takes beforehand.
+async fn recover(call: Call<'_>, command: &RecoveryCommand) -> Result {
+    match command {
+        RecoveryCommand::Backup { command } => backup::run(call, command),
+        RecoveryCommand::Restore(args) => backup::restore(call, args),
+        RecoveryCommand::Export { out } => backup::export(call, out.as_deref()),
+        RecoveryCommand::Archive { out, to } => backup::archive(call, out, to),
+        RecoveryCommand::Escrow { command } => recovery::escrow(call, command),
+        RecoveryCommand::Recover(args) => recovery::recover(call, args),
+        RecoveryCommand::Switch { command } => recovery::switch(call, command),
+        RecoveryCommand::Watch(args) => recovery::watch(call, args).await,
+        RecoveryCommand::Token { command } => token::run(call, command),
+        RecoveryCommand::Codes { command } => token::codes(call, command),
+        RecoveryCommand::Property { command } => prove::property(call, command),
+        RecoveryCommand::Witness { command } => prove::witness(call, command).await,
+        RecoveryCommand::ImportPython(args) => prove::import(call, args),
     }
 }

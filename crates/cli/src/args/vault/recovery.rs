@@ -1,0 +1,424 @@
+//! Commands for backups, recovery, tokens and proofs.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use stvor_vault::{Level, MemoryId};
+
+use super::super::Life;
+use super::{Namespace, PassphraseChange, SecondSecret};
+
+/// Commands that bring things back, and what they need beforehand.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoveryCommand {
+    /// Make, list and rotate backups
+    Backup {
+        #[command(subcommand)]
+        command: BackupCommand,
+    },
+    /// Bring the vault back from backups, all of it or nothing; the daemon must not run
+    Restore(VaultRestore),
+    /// Write everything that the owner can read, one JSON object a line
+    Export {
+        /// The file, which must not be there; standard output if it is left out
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Write the log to a file, from which each event can be proved when the vault is gone
+    Archive {
+        /// The file, which must not be there
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Age key (age1...) that can open it; can be repeated
+        #[arg(long, value_name = "RECIPIENT", required = true)]
+        to: Vec<String>,
+    },
+    /// Split the vault's keys among people
+    Escrow {
+        #[command(subcommand)]
+        command: EscrowCommand,
+    },
+    /// Open the vault with shares and give it a new secret; the daemon must not run
+    Recover(VaultRecover),
+    /// Leave memories to heirs when you have been silent for too long
+    Switch {
+        #[command(subcommand)]
+        command: SwitchCommand,
+    },
+    /// Watch somebody's dead-man switch: give its packages out when the owner is silent
+    Watch(VaultWatch),
+    /// Enrol and use physical tokens, for level 5
+    Token {
+        #[command(subcommand)]
+        command: VaultTokenCommand,
+    },
+    /// Enrol an app for one-time codes, which approvals then take
+    Codes {
+        #[command(subcommand)]
+        command: CodesCommand,
+    },
+    /// Prove a property of a memory without showing it, or check such a proof
+    Property {
+        #[command(subcommand)]
+        command: PropertyCommand,
+    },
+    /// Have the log signed by a witness, hold it against one, or be one
+    Witness {
+        #[command(subcommand)]
+        command: WitnessCommand,
+    },
+    /// Take over the memories of the Python program memory-vault
+    ImportPython(ImportPython),
+}
+
+/// How a backup is opened.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct BackupKey {
+    /// File with age identities (AGE-SECRET-KEY-1...)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// File that holds the backup's passphrase (its first line)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
+}
+
+/// `stvor vault backup ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Make one
+    #[command(group(ArgGroup::new("seal").args(["to", "backup_passphrase_file"]).required(true)))]
+    Make {
+        /// Directory for the file
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Age key (age1...) that can open it; can be repeated
+        #[arg(long, value_name = "RECIPIENT")]
+        to: Vec<String>,
+        /// File that holds a passphrase for it (its first line)
+        #[arg(long, value_name = "FILE")]
+        backup_passphrase_file: Option<PathBuf>,
+        /// Only what changed since the newest one
+        #[arg(long)]
+        incremental: bool,
+        /// A note for people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+    },
+    /// List those that the vault remembers
+    List,
+    /// Remove files that no rule keeps; the newest and what is built on always stay
+    Rotate {
+        /// Directory of the files
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Keep the newest so many
+        #[arg(long, value_name = "N", default_value_t = 7)]
+        last: usize,
+        /// Keep the newest of so many days
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        daily: usize,
+        /// Keep the newest of so many weeks
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        weekly: usize,
+        /// Keep the newest of so many months
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        monthly: usize,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `stvor vault restore`
+#[derive(Debug, Args)]
+pub(crate) struct VaultRestore {
+    /// The backups: a full one, then those that build on it, in order
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: BackupKey,
+    /// Lose the events that were logged after the backup
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    /// A further list of forgotten memories; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) forgotten: Vec<PathBuf>,
+    /// A further file of checkpoints to hold the log against; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoints: Vec<PathBuf>,
+}
+
+/// `stvor vault escrow ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum EscrowCommand {
+    /// Split the keys, one sealed share for each keeper
+    Make {
+        /// Keeper and age key; can be repeated
+        #[arg(long = "keeper", value_name = "NAME=RECIPIENT", required = true)]
+        keepers: Vec<String>,
+        /// How many shares open the vault
+        #[arg(long, value_name = "K")]
+        needed: u8,
+        /// What the shares are of, for people
+        #[arg(long, value_name = "TEXT", default_value = "STVOR vault")]
+        label: String,
+        /// Directory for the sealed shares
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        second: SecondSecret,
+    },
+    /// List the sets that were made
+    List,
+}
+
+/// `stvor vault recover`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A keeper opens the own share with: age -d -i key.txt share-....age > share.txt
+The new secret is asked for, or comes with --new-passphrase-file.")]
+pub(crate) struct VaultRecover {
+    /// A share that its keeper opened; can be repeated
+    #[arg(long = "share", value_name = "FILE", required = true)]
+    pub(crate) shares: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) new: PassphraseChange,
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+}
+
+/// `stvor vault switch ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SwitchCommand {
+    /// Arm it, or make its packages anew
+    Arm {
+        /// Days for which you may be silent
+        #[arg(long, value_name = "DAYS")]
+        days: u64,
+        /// Heir and age key; can be repeated
+        #[arg(long = "heir", value_name = "NAME=RECIPIENT", required = true)]
+        heirs: Vec<String>,
+        /// Memory for all of them; can be repeated
+        #[arg(long = "memory", value_name = "ID", required = true)]
+        memories: Vec<MemoryId>,
+        /// Directory that the watcher watches
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Say that you are there
+    CheckIn,
+    /// Disarm it, and remove the packages
+    Disarm,
+    /// Show what it is set to
+    Status,
+}
+
+/// `stvor vault watch`
+#[derive(Debug, Args)]
+pub(crate) struct VaultWatch {
+    /// Directory with the packages and the check-ins
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Directory that the packages are given out in
+    #[arg(long, value_name = "DIR")]
+    pub(crate) release: PathBuf,
+    /// File for what the watcher knows
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: PathBuf,
+    /// The key of the check-ins, as `stvor vault switch arm` showed it
+    #[arg(long, value_name = "KEY")]
+    pub(crate) verifier: String,
+    /// Look once and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) life: Life,
+}
+
+/// A token in the hand.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TokenHand {
+    /// A file that plays a token: whoever copies it has the token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) software_token: Option<PathBuf>,
+    /// The FIDO2 token on USB (in builds with the feature fido2-hid)
+    #[arg(long)]
+    pub(crate) fido2: bool,
+    /// A slot of a YubiKey, 1 or 2 (in builds with the feature yubikey)
+    #[arg(long, value_name = "SLOT", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) yubikey: Option<u8>,
+}
+
+/// `stvor vault token ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum VaultTokenCommand {
+    /// Open level 5 with two files that play tokens; each is made if it is not there
+    Open {
+        /// Name and file; given twice or more
+        #[arg(long = "software-token", value_name = "NAME=FILE", required = true)]
+        tokens: Vec<String>,
+    },
+    /// Present a token: for a minute, one memory of level 5 can be recalled
+    Present {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        hand: TokenHand,
+        /// File that holds the token's PIN (its first line)
+        #[arg(long, value_name = "FILE")]
+        pin_file: Option<PathBuf>,
+    },
+    /// Enrol a further token, after another one was presented
+    Add {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        hand: TokenHand,
+        /// File that holds the token's PIN (its first line)
+        #[arg(long, value_name = "FILE")]
+        pin_file: Option<PathBuf>,
+    },
+    /// List the tokens
+    List,
+    /// Remove one; two stay, or one and an escrow
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `stvor vault codes ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CodesCommand {
+    /// Make the secret for the app
+    New,
+    /// Enrol the app with the code that it shows
+    Confirm {
+        /// The code
+        code: String,
+    },
+    /// Remove it; takes the owner's secret itself
+    Remove,
+    /// Grant an approval with the code that the app shows
+    Approve {
+        /// The request
+        request: MemoryId,
+        /// The code
+        code: String,
+        /// Seconds that it may be used
+        #[arg(long = "for", value_name = "SECONDS", default_value_t = 600)]
+        seconds: u64,
+    },
+}
+
+/// What is claimed of a memory.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ClaimArgs {
+    /// It is there
+    #[arg(long)]
+    pub(crate) exists: bool,
+    /// Its level is at most this
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) level_at_most: Option<Level>,
+    /// It was stored at this time or before (milliseconds since 1970)
+    #[arg(long, value_name = "MILLIS")]
+    pub(crate) stored_by: Option<u64>,
+    /// It was stored at this time or after (milliseconds since 1970)
+    #[arg(long, value_name = "MILLIS")]
+    pub(crate) stored_since: Option<u64>,
+}
+
+/// `stvor vault property ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PropertyCommand {
+    /// Prove a claim
+    Prove {
+        /// The memory
+        memory: MemoryId,
+        #[command(flatten)]
+        claim: ClaimArgs,
+        /// The verifier's word
+        #[arg(long, value_name = "TEXT")]
+        audience: String,
+        /// The file for the proof
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check a proof; needs no vault
+    Check {
+        /// The file
+        proof: PathBuf,
+        /// The word that you asked for
+        #[arg(long, value_name = "TEXT")]
+        audience: String,
+        /// The log's verifier key; can be repeated
+        #[arg(long, value_name = "KEY", required = true)]
+        verifier: Vec<String>,
+    },
+    /// Sign a statement with the log's key
+    Attest {
+        /// One line
+        statement: String,
+    },
+}
+
+/// `stvor vault witness ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum WitnessCommand {
+    /// Have the newest checkpoint signed
+    Ask {
+        /// The witness's socket
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
+        /// The witness's key
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Hold the log against what the witness signed last
+    Verify {
+        /// The witness's socket
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
+        /// The witness's key
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Be a witness
+    Serve {
+        /// Directory for its key and memory
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Its name, in its key
+        #[arg(long, value_name = "NAME", default_value = "stvor.local/witness")]
+        name: String,
+        /// Its socket
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
+        /// A log's verifier key to trust; can be repeated
+        #[arg(long = "log", value_name = "KEY")]
+        logs: Vec<String>,
+        #[command(flatten)]
+        life: Life,
+    },
+}
+
+/// `stvor vault import-python`
+#[derive(Debug, Args)]
+pub(crate) struct ImportPython {
+    /// The old program's vault.db, or one of its backups
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) space: Namespace,
+    /// Key file of one profile (keys/PROFILE.key); can be repeated
+    #[arg(long = "old-keyfile", value_name = "PROFILE=FILE")]
+    pub(crate) keyfiles: Vec<String>,
+    /// File that holds the old passphrase (its first line)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) old_passphrase_file: Option<PathBuf>,
+    /// File that holds the passphrase of the backup (its first line); says that FILE is a backup
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
+}

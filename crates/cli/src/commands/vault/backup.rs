@@ -1,0 +1,212 @@
+//! `stvor vault backup`, `restore`, `export`.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use stvor_base::Timestamp;
+use stvor_crypto::SecretBytes;
+use stvor_keys::recipients::{Identity, Opening};
+use stvor_vault::backup::retention::{Retention, superfluous};
+use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore as bring_back};
+use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
+
+use super::talk::ask_owner;
+use super::{Call, show};
+use crate::args::{BackupCommand, BackupKey, VaultRestore};
+use crate::failure::{Failure, Result};
+use crate::render::{GOOD, LOUD, paint, rfc3339, rows, safe, table};
+use crate::secrets;
+
+/// Asks as the owner about what this half of the commands is about.
+pub(super) fn ask(client: &mut Client, verb: RecoveryVerb) -> Result<Value> {
+    ask_owner(client, &OwnerVerb::Recovery { act: Box::new(verb) })
+}
+
+/// The path as the daemon sees it, wherever it was started.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Failure::File {
+        what: "can not name",
+        path: path.into(),
+        source,
+    })
+}
+
+/// The first line of a file with a secret.
+pub(super) fn secret(file: &Path, what: &'static str) -> Result<SecretBytes> {
+    Ok(SecretBytes::from_slice(secrets::first_line(file, what)?.expose().as_bytes()))
+}
+
+pub(super) fn coded(error: impl stvor_base::ErrorCode) -> Failure {
+    Failure::coded(&error)
+}
+
+/// Makes, lists or rotates backups.
+pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
+    let out = call.out();
+    match command {
+        BackupCommand::Make { dir, to, backup_passphrase_file, incremental, description } => {
+            let passphrase = backup_passphrase_file.as_deref();
+            let passphrase = passphrase.map(|file| secrets::first_line(file, "the backup's passphrase"));
+            let passphrase = passphrase.transpose()?.map(|text| Hidden::new(text.expose().to_owned()));
+            let verb = RecoveryVerb::Backup {
+                directory: absolute(dir)?,
+                kind: if *incremental { BackupKind::Incremental } else { BackupKind::Full },
+                recipients: to.clone(),
+                passphrase,
+                description: description.clone(),
+            };
+            let made: BackupRecord = show::parsed(ask(&mut call.as_owner()?, verb)?)?;
+            out.either(&made, |made| {
+                format!(
+                    "{}  {} events, {} memories",
+                    made.path.display(),
+                    made.manifest.size,
+                    made.manifest.memories
+                )
+            })?;
+            out.say("To be read it needs its key and the owner's secret of today: keep both apart from it.");
+            Ok(())
+        }
+        BackupCommand::List => list(call),
+        BackupCommand::Rotate { dir, last, daily, weekly, monthly, dry_run } => {
+            let keep = Retention { last: *last, daily: *daily, weekly: *weekly, monthly: *monthly };
+            rotate(call, dir, (keep, *dry_run))
+        }
+    }
+}
+
+fn list(call: Call<'_>) -> Result {
+    let all: Vec<BackupRecord> = show::parsed(ask(&mut call.as_owner()?, RecoveryVerb::Backups {})?)?;
+    let out = call.out();
+    if out.json {
+        return all.iter().try_for_each(|record| out.object(record));
+    }
+    let mut lines = table(["made", "kind", "events", "there", "file"]);
+    for record in &all {
+        let kind = match record.manifest.kind {
+            BackupKind::Full => "full",
+            BackupKind::Incremental => "incremental",
+        };
+        let there = if record.path.is_file() { paint(GOOD, "yes") } else { paint(LOUD, "no") };
+        let made = rfc3339(Timestamp::from_millis(record.manifest.made));
+        let events = record.manifest.size.to_string();
+        lines.add_row([made, kind.into(), events, there, safe(&record.path.display().to_string())]);
+    }
+    out.line(rows(&lines))
+}
+
+fn rotate(call: Call<'_>, dir: &Path, (keep, dry): (Retention, bool)) -> Result {
+    let failed = |what, source| Failure::File { what, path: dir.into(), source };
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|source| failed("can not read", source))? {
+        let name = entry.map_err(|source| failed("can not read", source))?.file_name();
+        all.extend(name.to_str().and_then(|name| name.parse::<BackupName>().ok()));
+    }
+    let gone = superfluous(&all, keep);
+    for name in &gone {
+        let path = dir.join(name.to_string());
+        if !dry {
+            std::fs::remove_file(&path).map_err(|source| Failure::File {
+                what: "can not remove",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let object = json!({ "removed": !dry, "file": path.display().to_string() });
+        call.out().either(&object, |_| {
+            format!("{} {}", if dry { "would remove" } else { "removed" }, path.display())
+        })?;
+    }
+    call.out().say(format_args!("{} of {} stay", all.len() - gone.len(), all.len()));
+    Ok(())
+}
+
+fn opening(key: &BackupKey) -> Result<Opening> {
+    if let Some(file) = &key.identity {
+        let bytes = std::fs::read(file);
+        let bytes =
+            bytes.map_err(|source| Failure::File { what: "can not read", path: file.clone(), source })?;
+        return Ok(Opening::with(Identity::parse_file(&SecretBytes::from(bytes)).map_err(coded)?));
+    }
+    let Some(file) = &key.backup_passphrase_file else {
+        return Err(Failure::Usage("give --identity or --backup-passphrase-file".into()));
+    };
+    Opening::passphrase(&secret(file, "the backup's passphrase")?).map_err(coded)
+}
+
+/// Brings the vault back.
+pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
+    let (target, opening) = (call.path()?, opening(&args.key)?);
+    let owner = call.owner(None)?;
+    let mut wanted = Restore::new(&target, &args.files, (&opening, &*owner));
+    wanted.accept_loss = args.accept_loss;
+    wanted.forgotten = &args.forgotten;
+    wanted.checkpoints = &args.checkpoints;
+    let done = bring_back(&wanted)?;
+    let before = done.before.as_ref().map(|path| path.display().to_string());
+    let object = json!({
+        "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
+        "ended_again": done.ended, "lost_events": done.lost_events, "before": before,
+    });
+    let out = call.out();
+    out.either(&object, |_| {
+        format!("{}  {} memories, {} events, verified", target.display(), done.memories, done.manifest.size)
+    })?;
+    if done.ended > 0 {
+        out.say(format_args!("{} memories had ended since the backup, and were ended again", done.ended));
+    }
+    if done.lost_events > 0 {
+        out.warn(format_args!(
+            "{} events after the backup are lost; checkpoints elsewhere will say so",
+            done.lost_events
+        ));
+    }
+    if let Some(before) = before {
+        out.say(format_args!("The vault that was there before is kept as {before}"));
+    }
+    Ok(())
+}
+
+/// Writes everything that can be read.
+pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
+    let mut client = call.as_owner()?;
+    let named = |path: &Path| {
+        let failed = |source| Failure::File { what: "can not make", path: path.into(), source };
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)
+    };
+    let mut file = file.map(named).transpose()?;
+    let (mut after, mut count, mut refused) = (0, 0_u64, 0_u64);
+    loop {
+        let page = ask(&mut client, RecoveryVerb::Export { after })?;
+        for line in page["memories"].as_array().into_iter().flatten() {
+            count += 1;
+            refused += u64::from(line.get("refused").is_some());
+            match &mut file {
+                Some(file) => {
+                    writeln!(file, "{line}").map_err(|error| Failure::io("can not write", error))?
+                }
+                None => call.out().line(line)?,
+            }
+        }
+        match page["next"].as_i64() {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    if let Some(file) = &file {
+        file.sync_all().map_err(|error| Failure::io("can not write", error))?;
+        let object = json!({ "memories": count, "without_content": refused });
+        call.out().either(&object, |_| format!("{count} memories, {refused} of them without content"))?;
+    }
+    call.out().say("What was exported is not sealed any more.");
+    Ok(())
+}
+
+/// Writes the log to a file.
+pub(super) fn archive(call: Call<'_>, path: &Path, to: &[String]) -> Result {
+    let verb = RecoveryVerb::Archive { path: absolute(path)?, recipients: to.to_vec() };
+    let answer = ask(&mut call.as_owner()?, verb)?;
+    call.out().either(&answer, |answer| format!("{}  {} events", path.display(), answer["events"]))
+}

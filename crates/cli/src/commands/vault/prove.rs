@@ -1,0 +1,193 @@
+//! `stvor vault property`, `witness`, `import-python`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_keys::Keyfile;
+use stvor_tlog::Verifier;
+use stvor_tlog::witness::Cosigner;
+use stvor_vault::daemon::{AgentVerb, Content, RecoveryVerb, StoreVerb};
+use stvor_vault::import::python_vault::{Key, read_backup, read_database};
+use stvor_vault::proofs::{Claim, PropertyProof};
+use stvor_vault::witness::WitnessService;
+use stvor_vault::{NewMemory, SystemClock};
+
+use super::backup::{absolute, ask, coded, secret};
+use super::{Call, show};
+use crate::args::{ClaimArgs, ImportPython, PropertyCommand, WitnessCommand};
+use crate::failure::{Failure, Result};
+use crate::life::Ending;
+use crate::render::{GOOD, paint, safe};
+
+fn claim(args: &ClaimArgs) -> Claim {
+    match (args.level_at_most, args.stored_by, args.stored_since) {
+        (Some(level), _, _) => Claim::LevelAtMost(level),
+        (_, Some(time), _) => Claim::StoredAtOrBefore(time),
+        (_, _, Some(time)) => Claim::StoredAtOrAfter(time),
+        _ => Claim::Exists,
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| Failure::File { what: "can not read", path: path.into(), source })
+}
+
+fn keys(texts: &[String]) -> Result<Vec<Verifier>> {
+    texts.iter().map(|text| Verifier::parse(text).map_err(coded)).collect()
+}
+
+/// Proofs of properties.
+pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
+    let out = call.out();
+    match command {
+        PropertyCommand::Prove { memory, claim: args, audience, out: file } => {
+            let verb =
+                RecoveryVerb::ProveProperty { id: *memory, claim: claim(args), audience: audience.clone() };
+            let proof = ask(&mut call.as_owner()?, verb)?;
+            let failed = |source| Failure::File { what: "can not write", path: file.clone(), source };
+            std::fs::write(file, format!("{proof:#}\n")).map_err(failed)?;
+            out.either(&json!({ "proof": file.display().to_string() }), |_| file.display().to_string())
+        }
+        PropertyCommand::Check { proof, audience, verifier } => {
+            let trusted = keys(verifier)?;
+            let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
+            let read: PropertyProof =
+                show::parsed(serde_json::from_slice(&read(proof)?).unwrap_or_default())?;
+            let checkpoint = read.verify((&origin, &trusted), audience)?;
+            let object = json!({ "ok": true, "claim": read.claim, "log": origin, "size": checkpoint.size() });
+            out.either(&object, |object| {
+                let ok = paint(GOOD, "ok");
+                format!(
+                    "{ok}  {}, in {} signed at {} events",
+                    object["claim"],
+                    safe(&origin),
+                    checkpoint.size()
+                )
+            })
+        }
+        PropertyCommand::Attest { statement } => {
+            let made = ask(&mut call.as_owner()?, RecoveryVerb::Attest { statement: statement.clone() })?;
+            out.either(&made, |made| made["note"].as_str().unwrap_or_default().trim_end().to_owned())
+        }
+    }
+}
+
+/// Witnesses.
+pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result {
+    let out = call.out();
+    let told = |verb: RecoveryVerb, word: &str| {
+        let answer = ask(&mut call.as_owner()?, verb)?;
+        out.either(&answer, |answer| format!("{}  {word} {} events", paint(GOOD, "ok"), answer["size"]))
+    };
+    match command {
+        WitnessCommand::Ask { socket, key } => told(
+            RecoveryVerb::AskWitness { socket: absolute(socket)?, key: key.clone() },
+            "the witness signed",
+        ),
+        WitnessCommand::Verify { socket, key } => {
+            let verb = RecoveryVerb::VerifyWitness { socket: absolute(socket)?, key: key.clone() };
+            told(verb, "the log continues what the witness signed:")
+        }
+        WitnessCommand::Serve { dir, name, socket, logs, life } => {
+            let mut ending = Ending::watch(*life)?;
+            std::fs::create_dir_all(dir).map_err(|source| Failure::File {
+                what: "can not make",
+                path: dir.clone(),
+                source,
+            })?;
+            let file = dir.join("key");
+            if !file.exists() {
+                Keyfile::create(&file, &mut SystemRandom::new()).map_err(coded)?;
+            }
+            // The checks of a keyfile, then its bytes as the seed.
+            Keyfile::read(&file).map_err(coded)?;
+            let seed = Secret::from_slice(stvor_crypto::SecretBytes::from(read(&file)?).expose());
+            let cosigner = Cosigner::from_seed(name, &seed.map_err(coded)?).map_err(coded)?;
+            let mut service = WitnessService::open(dir, cosigner)?;
+            for key in keys(logs)? {
+                service.trust(&key.name().to_owned(), key)?;
+            }
+            let _ = std::fs::remove_file(socket);
+            let failed = |source| Failure::File { what: "can not listen on", path: socket.clone(), source };
+            let listener = std::os::unix::net::UnixListener::bind(socket).map_err(failed)?;
+            let key = service.verifier().to_string();
+            let object = json!({ "event": "serving", "socket": socket.display().to_string(), "key": key });
+            out.either(&object, |_| format!("serving {}\n{key}", socket.display()))?;
+            std::thread::spawn(move || service.serve(&listener, &SystemClock::new()));
+            let end = ending.wait().await;
+            let _ = std::fs::remove_file(socket);
+            end.result()
+        }
+    }
+}
+
+fn to_verb(memory: NewMemory) -> StoreVerb {
+    let content = match core::str::from_utf8(memory.content.expose()) {
+        Ok(text) => Content::Text(text.to_owned()),
+        Err(_) => {
+            use base64::Engine as _;
+            let bytes = base64::engine::general_purpose::STANDARD.encode(memory.content.expose());
+            Content::Base64(bytes)
+        }
+    };
+    StoreVerb {
+        content,
+        level: memory.level,
+        namespace: memory.namespace,
+        metadata: memory.metadata,
+        searchable: memory.searchable,
+        intents: memory.intents,
+        source: memory.source,
+        trust: memory.trust,
+        ttl: memory.ttl.map(|ttl| ttl.as_secs()),
+        cooldown: memory.cooldown.map(|pause| pause.as_secs()),
+        supersedes: memory.supersedes,
+    }
+}
+
+/// Takes over memories of the Python program.
+pub(super) fn import(call: Call<'_>, args: &ImportPython) -> Result {
+    let mut keys = BTreeMap::new();
+    for text in &args.keyfiles {
+        let (profile, file) =
+            text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not PROFILE=FILE")))?;
+        let bytes = stvor_crypto::SecretBytes::from(read(Path::new(file))?);
+        keys.insert(profile.to_owned(), Key::Keyfile(Secret::from_slice(bytes.expose()).map_err(coded)?));
+    }
+    let phrase =
+        args.old_passphrase_file.as_deref().map(|file| secret(file, "the old passphrase")).transpose()?;
+    let phrase = phrase.map(Key::Passphrase);
+    let old = match &args.backup_passphrase_file {
+        Some(file) => read_backup(&read(&args.file)?, &secret(file, "the backup's passphrase")?)?,
+        None => read_database(&args.file)?,
+    };
+    let mut asker = call.asker()?;
+    let (mut taken, mut left) = (0_u64, 0_u64);
+    for memory in &old {
+        let key = keys.get(&memory.profile).or(phrase.as_ref());
+        let opened = match key {
+            Some(key) => memory.open(key, &args.space.namespace).map_err(Failure::from),
+            None => Err(Failure::Usage(format!("no key for the profile {}", memory.profile))),
+        };
+        let stored = opened.and_then(|new| asker.ask(AgentVerb::Store { memory: Box::new(to_verb(new)) }));
+        match stored {
+            Ok(answer) => {
+                taken += 1;
+                if memory.tombstoned {
+                    let id = show::parsed(answer["id"].clone())?;
+                    let reason = "it was tombstoned in memory-vault".to_owned();
+                    asker.ask(AgentVerb::Tombstone { id, reason })?;
+                }
+            }
+            Err(failure) => {
+                left += 1;
+                call.out().warn(format_args!("{} was left out: {failure}", safe(&memory.id)));
+            }
+        }
+    }
+    call.out().either(&json!({ "taken": taken, "left_out": left }), |_| {
+        format!("{taken} taken over, {left} left out")
+    })
+}

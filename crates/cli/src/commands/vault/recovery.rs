@@ -1,0 +1,165 @@
+//! `stvor vault escrow`, `recover`, `switch`, `watch`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use stvor_base::Timestamp;
+use stvor_keys::shares::Share;
+use stvor_vault::daemon::{HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
+use stvor_vault::recovery::escrow::{EscrowRecord, NewSecrets, recover as open_with_shares};
+use stvor_vault::recovery::switch::SwitchRecord;
+use stvor_vault::recovery::watch::{Standing, Watcher};
+use stvor_vault::{Clock as _, Options, SystemClock, unwrap_root, unwrap_vaulted};
+
+use super::backup::{absolute, ask, coded};
+use super::{Call, show};
+use crate::args::{EscrowCommand, SwitchCommand, VaultRecover, VaultWatch};
+use crate::failure::{Failure, Result};
+use crate::life::Ending;
+use crate::render::{BAD, GOOD, LOUD, paint, rfc3339, rows, table};
+
+fn pair(text: &str) -> Result<(String, String)> {
+    let parts = text.split_once('=').map(|(name, rest)| (name.to_owned(), rest.to_owned()));
+    parts.ok_or_else(|| Failure::Usage(format!("{text} is not NAME=RECIPIENT")))
+}
+
+/// Makes or lists sets of shares.
+pub(super) fn escrow(call: Call<'_>, command: &EscrowCommand) -> Result {
+    let out = call.out();
+    let EscrowCommand::Make { keepers, needed, label, dir, second } = command else {
+        let all: Vec<EscrowRecord> = show::parsed(ask(&mut call.as_owner()?, RecoveryVerb::Escrows {})?)?;
+        if out.json {
+            return all.iter().try_for_each(|record| out.object(record));
+        }
+        let mut lines = table(["set", "made", "needed", "keepers"]);
+        for record in &all {
+            let made = rfc3339(Timestamp::from_millis(record.made));
+            lines.add_row([record.set.clone(), made, record.needed.to_string(), record.keepers.join(", ")]);
+        }
+        return out.line(rows(&lines));
+    };
+    let mut client = call.stranger()?;
+    let owner = call.owner_of(&client)?;
+    let second = call.second(second)?;
+    client.prove(&*owner)?;
+    let records = client.records().cloned().ok_or_else(|| Failure::Usage("no records of keys".into()))?;
+    let root = unwrap_root(&records.root, &*owner)?;
+    let vaulted = match (&records.vaulted, &second) {
+        (Some(record), Some(holder)) => Some(unwrap_vaulted(record, &**holder)?),
+        _ => None,
+    };
+    let keepers =
+        keepers.iter().map(|text| pair(text).map(|(name, recipient)| KeeperVerb { name, recipient }));
+    let verb = RecoveryVerb::Escrow {
+        root: Hidden::of_key(&root),
+        vaulted: vaulted.as_ref().map(Hidden::of_key),
+        keepers: keepers.collect::<Result<_>>()?,
+        needed: *needed,
+        label: label.clone(),
+        directory: absolute(dir)?,
+    };
+    let made = ask(&mut client, verb)?;
+    out.either(&made, |made| {
+        let files = made["files"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
+        files.collect::<Vec<_>>().join("\n")
+    })?;
+    out.say("Give each keeper the own file, and keep none of them beside the vault. Practise: docs/vault/recovery.md");
+    Ok(())
+}
+
+/// Opens the vault with shares.
+pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
+    let read = |path: &Path| {
+        let failed = |source| Failure::File { what: "can not read", path: path.into(), source };
+        let bytes = stvor_crypto::SecretBytes::from(std::fs::read(path).map_err(failed)?);
+        Share::parse(bytes.expose()).map_err(coded)
+    };
+    let shares = args.shares.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let owner = call.changed_owner(&args.new)?;
+    let vaulted = call.new_second(&args.second, args.new.cost)?;
+    let path = call.path()?;
+    let secrets = NewSecrets { owner, vaulted, tokens: Vec::new() };
+    let vault = open_with_shares(&path, &shares, (secrets, Options::default()))?;
+    let report = vault.verify()?;
+    let object = json!({ "vault": path.display().to_string(), "memories": report.memories, "problems": report.problems });
+    let out = call.out();
+    out.either(&object, |_| {
+        let word = if report.problems.is_empty() { paint(GOOD, "ok") } else { paint(BAD, "NOT OK") };
+        format!("{word}  the vault opens with the new secret; {} memories", report.memories)
+    })?;
+    out.say("The shares open it still. Make a new escrow if they were seen by somebody.");
+    Ok(())
+}
+
+/// The dead-man switch, from the owner's side.
+pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
+    let out = call.out();
+    let mut client = call.as_owner()?;
+    match command {
+        SwitchCommand::Arm { days, heirs, memories, dir } => {
+            let heir = |text: &String| {
+                pair(text).map(|(name, recipient)| HeirVerb { name, recipient, memories: memories.clone() })
+            };
+            let heirs = heirs.iter().map(heir).collect::<Result<_>>()?;
+            let seconds = days.saturating_mul(24 * 60 * 60);
+            let made =
+                ask(&mut client, RecoveryVerb::ArmSwitch { seconds, heirs, directory: absolute(dir)? })?;
+            out.either(&made, |made| {
+                format!("armed; check-ins are signed with\n{}", made["verifier"].as_str().unwrap_or_default())
+            })?;
+            out.say("An heir who can read that directory can open the own package at any time.");
+            Ok(())
+        }
+        SwitchCommand::CheckIn => {
+            let made = ask(&mut client, RecoveryVerb::CheckIn {})?;
+            out.either(&made, |_| "checked in".to_owned())
+        }
+        SwitchCommand::Disarm => {
+            ask(&mut client, RecoveryVerb::DisarmSwitch {})?;
+            out.either(&json!({ "armed": false }), |_| "disarmed".to_owned())
+        }
+        SwitchCommand::Status => {
+            let record: Option<SwitchRecord> = show::parsed(ask(&mut client, RecoveryVerb::Switch {})?)?;
+            out.either(&record, |record| match record {
+                Some(record) if record.every > 0 => format!(
+                    "armed: {} days of silence, last check-in {}, heirs: {}",
+                    record.every / 86_400_000,
+                    rfc3339(Timestamp::from_millis(record.checked_in)),
+                    record.heirs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+                ),
+                _ => paint(LOUD, "not armed"),
+            })
+        }
+    }
+}
+
+/// Watches somebody's switch.
+pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
+    let mut ending = Ending::watch(args.life)?;
+    let clock = SystemClock::new();
+    let mut watcher = Watcher::open((&args.dir, &args.release), &args.state, &args.verifier)?;
+    let mut last = None;
+    loop {
+        let (standing, unbelieved) = watcher.look(&clock.now())?;
+        if let Some(error) = unbelieved {
+            call.out().warn(error);
+        }
+        let told = core::mem::discriminant(&standing);
+        if last.replace(told) != Some(told) || args.once {
+            call.out().either(&standing, |standing| match standing {
+                Standing::Unarmed => "no check-in was seen yet".to_owned(),
+                Standing::Disarmed => "the owner disarmed the switch".to_owned(),
+                Standing::Waiting { left } => format!("waiting: {} hours are left", left / 3_600_000),
+                Standing::Released => format!("released: the packages are in {}", args.release.display()),
+            })?;
+        }
+        if args.once || standing == Standing::Released {
+            return Ok(());
+        }
+        tokio::select! {
+            end = ending.wait() => return end.result(),
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `stvor vault` when things are lost: backups, shares, heirs, tokens, proofs, witnesses, as people meet them.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use stvor_crypto::SecretBytes;
+use stvor_keys::recipients::{Identity, Opening};
+
+use crate::common::{SOON, finished};
+use crate::vault::Served;
+
+struct Person {
+    identity: Identity,
+    file: PathBuf,
+}
+
+/// Somebody with an age key in a file.
+fn person(served: &Served, name: &str) -> Person {
+    let identity = Identity::generate();
+    let file = served.home.path(&format!("{name}.key"));
+    std::fs::write(&file, identity.to_secret_line().expose()).unwrap();
+    Person { identity, file }
+}
+
+fn open(person: &Person, path: &Path) -> Vec<u8> {
+    let text = SecretBytes::from(std::fs::read(&person.file).unwrap());
+    let opening = Opening::with(Identity::parse_file(&text).unwrap());
+    let mut plain = Vec::new();
+    opening.reader(std::fs::File::open(path).unwrap()).unwrap().read_to_end(&mut plain).unwrap();
+    plain
+}
+
+#[test]
+fn a_vault_comes_back_from_its_backups_on_another_disk() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let id = served.store("assistant", ("Tea at five", ""));
+    let keeper = person(&served, "keeper");
+    let dir = served.home.path("backups");
+    let make = format!("backup make --dir {} --to {}", dir.display(), keeper.identity.recipient());
+    let full = served.owner(&make)[0]["path"].as_str().unwrap().to_owned();
+    let later = served.store("assistant", ("Coffee at ten", ""));
+    let one = served.owner(&format!("{make} --incremental"))[0]["path"].as_str().unwrap().to_owned();
+    assert_eq!(served.owner("backup list").len(), 2);
+    assert_eq!(served.owner(&format!("backup rotate --dir {} --last 1 --dry-run", dir.display())).len(), 0);
+
+    let elsewhere = served.home.path("elsewhere");
+    let key = keeper.file.display();
+    let restore = |files: &str| {
+        served.try_owner(&format!("restore {files} --identity {key} --vault {}", elsewhere.display()))
+    };
+    let (code, _, err) = restore(&one);
+    assert!(code == 1 && err.contains("BACKUP_CHAIN"), "{code} {err}");
+    let (code, out, err) = restore(&format!("{full} {one}"));
+    assert_eq!((code, &out[0]["memories"]), (0, &2.into()), "{err}");
+    let (code, _, err) = restore(&format!("{full} {one}"));
+    assert!(code == 1 && err.contains("BACKUP_OLDER"), "it lives on there: {code} {err}");
+    // Over the vault that is served nothing is restored.
+    let (code, _, err) = served.try_owner(&format!("restore {full} {one} --identity {key}"));
+    assert!(code != 0 && err.contains("VAULT_BUSY"), "{err}");
+
+    let file = served.home.path("export.jsonl");
+    served.owner(&format!("export --out {}", file.display()));
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text.contains(&id) && text.contains(&later) && text.contains("Coffee at ten"));
+}
+
+#[test]
+fn keepers_open_a_vault_whose_owner_lost_the_key() {
+    let mut served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let id = served.store("assistant", ("Tea at five", ""));
+    let people = ["ada", "bob", "cleo"].map(|name| (name, person(&served, name)));
+    let keepers = people.iter().map(|(name, one)| format!(" --keeper {name}={}", one.identity.recipient()));
+    let keepers: String = keepers.collect();
+    let dir = served.home.path("shares");
+    let made = served.owner(&format!("escrow make --needed 2 --dir {}{keepers}", dir.display()));
+    let files: Vec<_> =
+        made[0]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    assert_eq!(files.len(), 3);
+    assert_eq!(served.owner("escrow list").len(), 1);
+    served.daemon.close_input();
+    assert_eq!(finished(&served.daemon), Some(0));
+    std::fs::remove_file(served.home.path("owner.key")).unwrap();
+
+    let shares: String = [0, 2]
+        .map(|at| {
+            let path = served.home.path(&format!("share-{at}.txt"));
+            std::fs::write(&path, open(&people[at].1, Path::new(files[at]))).unwrap();
+            format!(" --share {}", path.display())
+        })
+        .concat();
+    let phrase = served.home.path("new-phrase");
+    std::fs::write(&phrase, "a new passphrase\n").unwrap();
+    let recover =
+        format!("vault recover{shares} --new-passphrase-file {} --cost interactive --json", phrase.display());
+    let ended = served.home.run(&recover);
+    assert!(ended.status.success(), "{}", ended.err);
+    served.daemon = Served::serve(&served.home, "");
+    let line = format!("vault unlock --passphrase-file {}", phrase.display());
+    assert!(served.home.run(&line).status.success());
+    assert_eq!(served.agent("assistant", &format!("recall {id}"))[0]["content"]["text"], "Tea at five");
+}
+
+#[test]
+fn a_watcher_waits_for_an_owner_who_checks_in() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let id = served.store("assistant", ("The house is yours", ""));
+    let heir = person(&served, "heir");
+    let (dir, release, state) =
+        (served.home.path("watched"), served.home.path("out"), served.home.path("state"));
+    let arm = format!(
+        "switch arm --days 30 --heir ada={} --memory {id} --dir {}",
+        heir.identity.recipient(),
+        dir.display()
+    );
+    let verifier = served.owner(&arm)[0]["verifier"].as_str().unwrap().to_owned();
+    served.owner("switch check-in");
+    let look = format!(
+        "vault watch --once --dir {} --release {} --state {} --verifier {verifier} --json",
+        dir.display(),
+        release.display(),
+        state.display()
+    );
+    let looked = served.home.run(&look);
+    assert!(looked.status.success() && looked.out.contains("waiting"), "{} {}", looked.out, looked.err);
+    assert!(!release.exists());
+    let package = open(&heir, &dir.join("heir-ada.age"));
+    assert!(String::from_utf8(package).unwrap().contains("The house is yours"));
+    served.owner("switch disarm");
+    assert!(served.home.run(&look).out.contains("disarmed"));
+}
+
+#[test]
+fn a_property_is_proved_and_checked_and_a_witness_signs() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let id = served.store("assistant", ("Tea at five", ""));
+    let status = served.owner("status");
+    let verifier = status[0]["verifier"].as_str().unwrap();
+    let file = served.home.path("proof.json");
+    let prove = |claim: &str| {
+        served.try_owner(&format!("property prove {id} {claim} --audience court --out {}", file.display()))
+    };
+    assert_eq!(prove("--level-at-most 0").0, 1, "it is not true");
+    assert_eq!(prove("--level-at-most 2").0, 0);
+    let check = |audience: &str| {
+        let line =
+            format!("vault property check {} --audience {audience} --verifier {verifier}", file.display());
+        served.home.run(&line).status.code()
+    };
+    assert_eq!(check("court"), Some(0));
+    assert_ne!(check("others"), Some(0));
+
+    let (socket, dir) = (served.home.path("witness.sock"), served.home.path("witness"));
+    let serve = format!(
+        "vault witness serve --dir {} --socket {} --log {verifier} --exit-with-stdin --json",
+        dir.display(),
+        socket.display()
+    );
+    let witness = served.home.start(&serve);
+    let said = witness.wait_output(1, SOON).unwrap();
+    let key =
+        serde_json::from_str::<serde_json::Value>(&said[0]).unwrap()["key"].as_str().unwrap().to_owned();
+    let ask = |verb: &str| served.owner(&format!("witness {verb} --socket {} --key {key}", socket.display()));
+    assert!(ask("ask")[0]["size"].as_u64().unwrap() > 3);
+    assert_eq!(ask("verify")[0]["size"], ask("verify")[0]["size"]);
+}
