@@ -1,0 +1,391 @@
+//! Adapters of servers when things break: killed servers and clients, cut connections, failover, wrong settings; and what
+//! a dump of each shows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
+
+use std::sync::Arc;
+use std::time::Duration;
+use stvor_base::{ErrorCode, Timestamp};
+use stvor_store::{
+    ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan, Sealed,
+    SecretBytes, ServerOptions, Store, StorePlace, StoreProvider, Table, open_at,
+};
+use stvor_testkit::{ChaosProxy, Direction, Postgres, Redis, RedisCluster, RedisSettings};
+
+fn place(user: &str) -> StorePlace {
+    StorePlace::new("wss://relay.example:443", "app", user)
+}
+
+fn key(partition: &str, sort: u64) -> Key {
+    Key::new(Table::Custom, partition, sort.to_be_bytes())
+}
+
+async fn codes(stores: &dyn StoreProvider) -> Vec<&'static str> {
+    stores.findings().await.unwrap().iter().map(|finding| finding.code).collect()
+}
+
+/// Two rows that one change set writes: whole or not at all.
+fn pair(number: u64) -> ChangeSet<RowValue> {
+    let value = || RowValue { bytes: vec![7; 500], version: RowVersion(number) };
+    ["left", "right"].map(|half| Op::insert(key(half, number), value())).into_iter().collect()
+}
+
+async fn numbers(store: &dyn Store, partition: &str) -> Vec<u64> {
+    let mut scan = Scan::of(Table::Custom, partition);
+    let mut found = Vec::new();
+    loop {
+        let page = store.scan(scan.clone()).await.unwrap();
+        found
+            .extend(page.rows.iter().map(|row| u64::from_be_bytes(row.key.sort.clone().try_into().unwrap())));
+        let Some(last) = found.last().filter(|_| page.more) else { return found };
+        scan = scan.after(last.to_be_bytes());
+    }
+}
+
+/// Commits pairs from eight tasks while `disturb` runs. Every answer is the truth: what was acknowledged is there once, and
+/// what was refused as a conflict can only be a pair that a broken connection hid, of which there are none.
+async fn commits_survive<T: Send + 'static>(
+    store: Arc<dyn Store>,
+    disturb: impl FnOnce() -> T + Send + 'static,
+) {
+    let disturbing = tokio::task::spawn_blocking(disturb);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8_u64 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for number in (task * 1_000_000).. {
+                store.commit(pair(number)).await.unwrap_or_else(|error| panic!("{number}: {error}"));
+                // The last pairs are written after the last disturbance.
+                if number % 1_000_000 >= 60 && store.get(&[key("stop", 0)]).await.unwrap()[0].is_some() {
+                    return number - task * 1_000_000 + 1;
+                }
+            }
+            0
+        });
+    }
+    // Servers and proxies live on until the commits are counted.
+    let _kept = disturbing.await.unwrap();
+    let stop = Op::put(key("stop", 0), RowValue { bytes: vec![], version: RowVersion(0) });
+    store.commit([stop].into_iter().collect()).await.unwrap();
+    let counts = tasks.join_all().await;
+    let left = numbers(&*store, "left").await;
+    assert_eq!(left, numbers(&*store, "right").await, "no half of a change set");
+    assert_eq!(
+        left.len() as u64,
+        counts.iter().sum::<u64>(),
+        "what was acknowledged is there, and nothing else"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_commits_survive_cut_connections_and_are_applied_once() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let database = server.database().unwrap();
+    let proxy = ChaosProxy::start(([127, 0, 0, 1], server.port()).into()).unwrap();
+    let stores = PostgresStores::new(&server.url_at(proxy.address().port(), &database.name)).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    commits_survive(store, move || cut_at_random(proxy)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_commits_survive_cut_connections_and_are_applied_once() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let proxy = ChaosProxy::start(([127, 0, 0, 1], server.port()).into()).unwrap();
+    let stores = RedisStores::new(&format!("redis://{}", proxy.address())).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    commits_survive(store, move || cut_at_random(proxy)).await;
+}
+
+/// Cuts in the middle of requests and in the middle of answers: the latter hide whether a commit was applied.
+fn cut_at_random(proxy: ChaosProxy) -> ChaosProxy {
+    for round in 0..12_u64 {
+        let direction = if round % 2 == 0 { Direction::Down } else { Direction::Up };
+        let before = proxy.connections();
+        proxy.cut_after(direction, 40 + 997 * round % 20_000);
+        // The client has connected again: the cut was made.
+        stvor_testkit::until(Duration::from_secs(60), || (proxy.connections() > before).then_some(()))
+            .unwrap();
+    }
+    proxy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_commits_survive_a_killed_server() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    commits_survive(store, move || {
+        for _ in 0..3 {
+            server.kill().unwrap();
+            server.restart().unwrap();
+            server.sql("postgres", "SELECT 1").unwrap();
+        }
+        server
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_commits_survive_a_killed_server() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let stores = RedisStores::new(&server.url()).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    commits_survive(store, move || {
+        for _ in 0..3 {
+            server.kill().unwrap();
+            server.restart().unwrap();
+            server.cli(&["ping"]).unwrap();
+        }
+        server
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_commits_survive_a_failover_to_a_synchronous_replica() {
+    let settings = ["wal_level=replica", "max_wal_senders=4", "hot_standby=on"];
+    let Some(primary) = Postgres::start_with(&settings).unwrap() else { return };
+    let database = primary.database().unwrap();
+    let replica = primary.start_replica("second").unwrap();
+    let alone = PostgresStores::new(&database.url).unwrap();
+    assert_eq!(codes(&alone).await, ["postgres_no_synchronous_standby"]);
+    primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'second'").unwrap();
+    primary.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || {
+        let state = primary.sql("postgres", "SELECT sync_state FROM pg_stat_replication").ok()?;
+        (state.trim() == "sync").then_some(())
+    })
+    .unwrap();
+    assert!(codes(&alone).await.is_empty());
+    let url = format!(
+        "postgres://stvor@127.0.0.1:{},127.0.0.1:{}/{}?sslmode=disable&target_session_attrs=read-write",
+        primary.port(),
+        replica.port(),
+        database.name
+    );
+    let store = PostgresStores::new(&url).unwrap().open(&place("bob")).await.unwrap();
+    commits_survive(store, move || {
+        primary.kill().unwrap();
+        replica.promote().unwrap();
+        (primary, replica)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_commit_is_applied_whole_or_not_at_all() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    for number in 0..40 {
+        let commit = store.commit(pair(number));
+        // Polled a few times, then dropped.
+        let _ = tokio::time::timeout(Duration::from_micros(number * 100), commit).await;
+    }
+    store.commit(pair(99)).await.unwrap();
+    let left = numbers(&*store, "left").await;
+    assert_eq!(left, numbers(&*store, "right").await);
+    assert!(left.contains(&99));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    if let Some(server) = Postgres::start().unwrap() {
+        let database = server.database().unwrap();
+        let stores = PostgresStores::new(&database.url).unwrap();
+        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        let newer =
+            "INSERT INTO stvor_migrations (version, name, applied_on, checksum) VALUES (99, 'x', 'x', '1')";
+        server.sql(&database.name, newer).unwrap();
+        // Each dump has a key of its own in two lines.
+        let dump = || {
+            let dump = server.dump(&database.name).unwrap();
+            dump.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+        };
+        let before = dump();
+        assert_eq!(stores.open(&place("bob")).await.unwrap_err().code(), "STORE_TOO_NEW");
+        assert_eq!(dump(), before);
+    }
+    if let Some(server) = Redis::start().unwrap() {
+        let stores = RedisStores::new(&server.url()).unwrap();
+        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        let meta = server.cli(&["keys", "*:meta"]).unwrap();
+        server.cli(&["hset", meta.trim(), "schema", "99"]).unwrap();
+        assert_eq!(stores.open(&place("bob")).await.unwrap_err().code(), "STORE_TOO_NEW");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_would_lose_is_found() {
+    if let Some(server) = Postgres::start_with(&["fsync=off", "full_page_writes=off"]).unwrap() {
+        let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+        assert_eq!(codes(&stores).await, ["postgres_fsync_off", "postgres_full_page_writes_off"]);
+    }
+    if let Some(server) = Postgres::start_with(&["synchronous_commit=off"]).unwrap() {
+        // This client asks for synchronous commits itself.
+        let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+        assert!(codes(&stores).await.is_empty());
+    }
+    let weak = ["--appendonly", "no", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let settings = RedisSettings { arguments: weak.map(str::to_owned).to_vec(), tls_only: false };
+    if let Some(server) = Redis::start_with(settings).unwrap() {
+        let stores = RedisStores::new(&server.url()).unwrap();
+        assert_eq!(codes(&stores).await, ["redis_appendonly", "redis_maxmemory_policy"]);
+        server.cli(&["config", "set", "appendonly", "yes", "appendfsync", "everysec"]).unwrap();
+        server.cli(&["config", "set", "maxmemory-policy", "noeviction"]).unwrap();
+        assert_eq!(codes(&stores).await, ["redis_appendfsync"]);
+    }
+    if let Some(cluster) = RedisCluster::start().unwrap() {
+        let stores = RedisStores::new(&cluster.urls()[0]).unwrap();
+        assert!(codes(&stores).await.is_empty());
+        cluster.nodes[2].cli(&["config", "set", "appendfsync", "no"]).unwrap();
+        assert_eq!(codes(&stores).await, ["redis_appendfsync"], "of any master");
+    }
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_is_a_full_store_and_goes_on_when_there_is_room() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let store = RedisStores::new(&server.url()).unwrap().open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    server.cli(&["config", "set", "maxmemory", "1"]).unwrap();
+    assert_eq!(store.commit(pair(2)).await.unwrap_err().code(), "STORE_FULL");
+    assert_eq!(numbers(&*store, "left").await, [1]);
+    assert_eq!(store.sweep(Timestamp::from_millis(5), 10).await.unwrap(), 0);
+    server.cli(&["config", "set", "maxmemory", "0"]).unwrap();
+    store.commit(pair(2)).await.unwrap();
+    assert_eq!(numbers(&*store, "right").await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_password_file_is_read_again_when_the_password_changes() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    server.cli(&["config", "set", "requirepass", "first"]).unwrap();
+    let options = ServerOptions::new().password_file(&file);
+    let store =
+        RedisStores::with_options(&[&server.url()], options).unwrap().open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    std::fs::write(&file, "second\n").unwrap();
+    server.cli(&["-a", "first", "config", "set", "requirepass", "second"]).unwrap();
+    server.cli(&["-a", "second", "client", "kill", "type", "normal"]).unwrap();
+    store.commit(pair(2)).await.unwrap();
+    std::fs::write(&file, "wrong\n").unwrap();
+    let options = ServerOptions::new().password_file(&file);
+    let stores = RedisStores::with_options(&[&server.url()], options).unwrap();
+    let error = stores.open(&place("bob")).await.unwrap_err();
+    assert_eq!(error.code(), "STORE_UNREACHABLE");
+    assert!(!error.to_string().contains("wrong") && !format!("{stores:?}").contains("wrong"));
+}
+
+/// A password that must not be seen.
+const CANARY: &str = "canary";
+
+#[tokio::test]
+async fn urls_never_show_their_password() {
+    let postgres = PostgresStores::new(&format!("postgres://user:{CANARY}@127.0.0.1:1/db")).unwrap();
+    let redis = RedisStores::new(&format!("redis://:{CANARY}@127.0.0.1:1")).unwrap();
+    let stores: [&dyn StoreProvider; 2] = [&postgres, &redis];
+    for stores in stores {
+        let error = stores.open(&place("bob")).await.unwrap_err();
+        assert_eq!(error.code(), "STORE_UNREACHABLE");
+        let all = format!("{stores:?} {error} {error:?}");
+        assert!(!all.contains(CANARY), "{all}");
+    }
+    let error = PostgresStores::new(&format!("postgres://user:{CANARY}@host:port/db"));
+    let error = error.unwrap_err().to_string();
+    assert!(!error.contains(CANARY), "{error}");
+}
+
+fn passphrase() -> OpenKey {
+    OpenKey::Passphrase(SecretBytes::from_slice(b"a passphrase for tests"))
+}
+
+/// What an attacker would look for: our own name, a peer's, a message, and keys of every kind of table.
+async fn write_canaries(stores: &dyn StoreProvider) -> Sealed {
+    let store = open_at(stores, &place("canary-own-name"), passphrase()).await.unwrap().store;
+    let mut changes = ChangeSet::new();
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Header) {
+        let sort = store.tag(table, b"canary-peer-name");
+        changes.put(Key::new(table, *b"canary-peer-name", sort), b"canary-content".to_vec());
+    }
+    store.commit(changes).await.unwrap();
+    store
+}
+
+fn assert_no_canary(dump: &[u8], of: &str) {
+    assert!(dump.len() > 1_000, "the dump of {of} holds something");
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for canary in ["canary", "a passphrase for tests", &hex("canary"), &hex("a passphrase")] {
+        let found = dump.windows(canary.len()).any(|part| part == canary.as_bytes());
+        assert!(!found, "{canary} stands in {of}");
+    }
+}
+
+#[tokio::test]
+async fn a_dump_of_a_server_holds_no_name_no_key_and_no_content() {
+    if let Some(server) = Postgres::start().unwrap() {
+        let database = server.database().unwrap();
+        let stores = PostgresStores::new(&database.url).unwrap();
+        let store = write_canaries(&stores).await;
+        assert_no_canary(server.dump(&database.name).unwrap().as_bytes(), "PostgreSQL");
+        let other = OpenKey::Passphrase(SecretBytes::from_slice(b"another passphrase"));
+        let refused = open_at(&stores, &place("canary-own-name"), other).await.unwrap_err();
+        assert_eq!(refused.code(), "WRONG_KEY");
+        store.close().await.unwrap();
+    }
+    if let Some(server) = Redis::start().unwrap() {
+        let store = write_canaries(&RedisStores::new(&server.url()).unwrap()).await;
+        assert_no_canary(&server.files().unwrap(), "Redis");
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_copies_over_four_openings_exactly_one_is_marked() {
+    let server = Postgres::start().unwrap();
+    let redis = Redis::start().unwrap();
+    let mut all: Vec<Box<dyn StoreProvider>> = Vec::new();
+    if let Some(server) = &server {
+        all.push(Box::new(PostgresStores::new(&server.database().unwrap().url).unwrap()));
+    }
+    if let Some(redis) = &redis {
+        all.push(Box::new(RedisStores::new(&redis.url()).unwrap()));
+    }
+    for stores in all {
+        let mut openings = Vec::new();
+        for _ in 0..4 {
+            let opened = open_at(&*stores, &place("bob"), passphrase()).await.unwrap();
+            openings.push(Arc::new(opened.store));
+        }
+        let (now, until) = (Timestamp::from_millis(1_000), Timestamp::from_millis(301_000));
+        let marks = openings.iter().cycle().take(1_000).map(|opening| {
+            let opening = Arc::clone(opening);
+            tokio::spawn(async move {
+                opening.check_and_mark((Table::ReplayMark, b"one message"), now, until).await.unwrap()
+            })
+        });
+        let passed = futures::future::join_all(marks).await;
+        assert_eq!(passed.into_iter().filter(|passed| *passed.as_ref().unwrap()).count(), 1);
+        for opening in &openings {
+            opening.close().await.unwrap();
+        }
+        let again = open_at(&*stores, &place("bob"), passphrase()).await.unwrap().store;
+        assert!(!again.check_and_mark((Table::ReplayMark, b"one message"), now, until).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_user_can_be_removed_and_others_stay() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+    for user in ["alice", "bob"] {
+        let store = stores.open(&place(user)).await.unwrap();
+        store.commit(pair(1)).await.unwrap();
+        store.close().await.unwrap();
+    }
+    stores.destroy(&place("alice")).await.unwrap();
+    assert_eq!(stores.open(&place("alice")).await.unwrap().stats().await.unwrap().rows, 0);
+    assert_eq!(stores.open(&place("bob")).await.unwrap().stats().await.unwrap().rows, 2);
+}
