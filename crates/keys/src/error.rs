@@ -84,6 +84,14 @@ pub enum KeyError {
     /// The operating system's keyring does not answer.
     #[error("the system's keyring cannot be used: {0}; unlock it, or use a keyfile or a passphrase")]
     Keyring(String),
+    /// The device or service that keeps the key does not answer, or refuses.
+    #[error("the {holder} can not be used: {reason}; check that it is there, and what it is told of itself")]
+    Unavailable {
+        /// What kind of key.
+        holder: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// A sealed file could not be written or read.
     #[error("the sealed file failed: {0}")]
     Sealed(String),
@@ -141,6 +149,7 @@ impl ErrorCode for KeyError {
             Self::Io { .. } => "KEY_IO",
             Self::Full { .. } => "STORE_FULL",
             Self::Keyring(_) => "KEYRING_UNAVAILABLE",
+            Self::Unavailable { .. } => "KEY_UNAVAILABLE",
             Self::Sealed(_) => "KEY_IO",
             Self::Token(_) => "TOKEN_UNAVAILABLE",
             Self::Pin(_) => "TOKEN_PIN",
@@ -150,6 +159,6 @@ impl ErrorCode for KeyError {
     }
 
     fn retryable(&self) -> bool {
-        matches!(self, Self::Keyring(_) | Self::Full { .. } | Self::Token(_))
+        matches!(self, Self::Keyring(_) | Self::Full { .. } | Self::Token(_) | Self::Unavailable { .. })
     }
 }

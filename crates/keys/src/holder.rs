@@ -17,6 +17,10 @@ pub enum HolderKind {
     Keyfile = 2,
     /// 32 random bytes in the operating system's keyring.
     OsKeyring = 3,
+    /// A key that a PKCS #11 token keeps.
+    Pkcs11 = 5,
+    /// A key that a key management service keeps.
+    Kms = 8,
 }
 
 impl HolderKind {
@@ -33,6 +37,8 @@ impl HolderKind {
             1 => Some(Self::Passphrase),
             2 => Some(Self::Keyfile),
             3 => Some(Self::OsKeyring),
+            5 => Some(Self::Pkcs11),
+            8 => Some(Self::Kms),
             _ => None,
         }
     }
@@ -44,6 +50,8 @@ impl HolderKind {
             Self::Passphrase => "passphrase",
             Self::Keyfile => "keyfile",
             Self::OsKeyring => "key in the system's keyring",
+            Self::Pkcs11 => "token",
+            Self::Kms => "key management server",
         }
     }
 }

@@ -27,9 +27,15 @@ mod error;
 pub mod fido2;
 mod holder;
 mod keyfile;
+#[cfg(feature = "kmip")]
+pub mod kmip;
 pub mod limits;
+mod managed;
 mod os;
 mod passphrase;
+mod phrase;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 #[cfg(feature = "recipients")]
 pub mod recipients;
 #[cfg(feature = "shares")]
@@ -39,8 +45,10 @@ mod wrapped;
 pub use error::KeyError;
 pub use holder::{DataKey, HolderKind, KeyHolder};
 pub use keyfile::{KEYFILE_DRAFT, Keyfile};
+pub use managed::{KeyService, Managed};
 #[cfg(feature = "os-keyring")]
 pub use os::SystemKeyring;
 pub use os::{KeyringItem, OsKeyring, SecretService};
 pub use passphrase::{Passphrase, PassphraseCost};
+pub use phrase::{RecoveryPhrase, WORDS as PHRASE_WORDS};
 pub use wrapped::WrappedKey;
