@@ -92,6 +92,12 @@ pub enum StoreError {
         /// Which server.
         server: String,
     },
+    /// The adapter can not do this.
+    #[error("this kind of store does not support {what}; use SQLite, or copy the rows into a new store")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -146,6 +152,7 @@ impl ErrorCode for StoreError {
             Self::Io { .. } => "STORE_IO",
             Self::Unreachable { .. } => "STORE_UNREACHABLE",
             Self::Uncertain { .. } => "STORE_UNCERTAIN",
+            Self::Unsupported { .. } => "STORE_UNSUPPORTED",
             Self::Closed => "STORE_CLOSED",
             Self::KeyRequired { .. } => "KEY_REQUIRED",
             Self::Key(error) => error.code(),

@@ -51,11 +51,13 @@ pub use adapter::{Page, Row, RowValue, Scan, Stats, Store};
 pub use change::{ChangeSet, Expect, Key, Op, RowVersion};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use open::{Notice, OpenKey, Opened, default_keyfile, destroy, destroy_at, open, open_adapter, open_at};
+pub use open::{
+    Notice, OpenKey, Opened, default_keyfile, destroy, destroy_at, key_holder, open, open_adapter, open_at,
+};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStores;
 pub use provider::{Finding, MemoryStores, STORE_FILE, SqliteStores, StoreFacts, StorePlace, StoreProvider};
-pub use seal::{FORMAT, Record, Sealed, StoreInfo};
+pub use seal::{FORMAT, Record, Rotation, Sealed, StoreInfo};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub use server::ServerOptions;
 pub use sqlite::SqliteStore;

@@ -152,6 +152,24 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        check_sweep(limit)?;
+        self.with(|rows| {
+            let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+            let mut page = Page { rows: Vec::new(), more: false };
+            let mut bytes = 0;
+            for (key, found) in rows.range((from, Bound::Unbounded)) {
+                bytes += found.0.bytes.len();
+                if page.rows.len() == limit || (bytes > limits::MAX_SCAN_BYTES && !page.rows.is_empty()) {
+                    page.more = true;
+                    break;
+                }
+                page.rows.push(row(key, found));
+            }
+            Ok(page)
+        })
+    }
+
     async fn stats(&self) -> Result<Stats, StoreError> {
         self.with(|rows| {
             let bytes = rows

@@ -173,6 +173,22 @@ pub async fn destroy_at(provider: &dyn StoreProvider, place: &StorePlace) -> Res
     }
 }
 
+/// The holder of a key, for [`Sealed::rewrap`] and [`Sealed::rotate`]. `keyfile` is what [`OpenKey::Default`] means; `make`
+/// makes a keyfile, or an item of a keyring, that is not there.
+///
+/// # Errors
+/// [`StoreError::Key`] when the key is not there, malformed or readable by others.
+pub async fn key_holder(
+    key: OpenKey,
+    keyfile: Option<PathBuf>,
+    make: bool,
+) -> Result<Arc<dyn KeyHolder>, StoreError> {
+    let held = tokio::task::spawn_blocking(move || holder(keyfile, key, make)).await;
+    let held =
+        held.map_err(|error| StoreError::Adapter(format!("reading the key did not finish: {error}")))?;
+    held.map(|(holder, _)| holder)
+}
+
 type Held = (Arc<dyn KeyHolder>, Option<Notice>);
 
 fn holder(beside: Option<PathBuf>, key: OpenKey, fresh: bool) -> Result<Held, StoreError> {

@@ -56,13 +56,15 @@ pub enum Table {
     Group = 23,
     /// Sender keys of groups.
     SenderKey = 24,
+    /// What was decided and done that its owner may want to look up: identities accepted, backups made.
+    Log = 25,
     /// For the application's or an extension's own use.
     Custom = 64,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Header,
         Self::Meta,
         Self::Identity,
@@ -88,6 +90,7 @@ impl Table {
         Self::Lane,
         Self::Group,
         Self::SenderKey,
+        Self::Log,
         Self::Custom,
     ];
 
@@ -114,7 +117,7 @@ mod tests {
             assert_eq!(Table::from_id(table.id()), Some(table));
         }
         let ids: Vec<u8> = Table::ALL.iter().map(|table| table.id()).collect();
-        let mut released: Vec<u8> = (0..=24).collect();
+        let mut released: Vec<u8> = (0..=25).collect();
         released.push(64);
         assert_eq!(ids, released);
         assert_eq!(Table::Session.id(), 7);

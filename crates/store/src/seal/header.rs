@@ -1,34 +1,69 @@
 //! The two rows in clear that a sealed store keeps about itself.
 
+use super::cipher::{KEPT_NAMES, Keys, Ring};
 use crate::adapter::RowValue;
 use crate::change::{Expect, Key, Op, RowVersion};
 use crate::{StoreError, Table};
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_crypto::kdf::sha256;
-use stvor_keys::WrappedKey;
+use stvor_keys::{KeyHolder, WrappedKey};
 
-/// The format of headers and of sealed rows that this build writes, and the newest that it reads.
-pub const FORMAT: u16 = 1;
+/// The newest format of headers that this build reads: 1, and 2 for a store whose data key was replaced.
+pub const FORMAT: u16 = 2;
+
+/// The format of sealed rows, part of their associated data.
+pub(super) const ROW_FORMAT: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"STVORSTO";
 const CHECKSUM: usize = 16;
 
-/// Which store this is and who opens it. Encoded: magic (8), format (2), store id (16), u32 BE length and wrapped key,
-/// first 16 bytes of SHA-256 over all before.
+/// Which store this is and who opens it. Encoded: magic (8), format (2), store id (16), u32 BE length and wrapped key; in
+/// format 2 then how often the data key was replaced (4), the first epoch of this one (4), the sealed names key (60), and
+/// u32 BE length and the wrapped key before, or length 0 when no row of its epochs is left; then the first 16 bytes of
+/// SHA-256 over all before.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
     pub(super) store: [u8; 16],
     pub(super) key: WrappedKey,
+    /// `None`: the data key is the first one.
+    pub(super) rotated: Option<Rotated>,
+}
+
+/// What the header of a store says whose data key was replaced.
+#[derive(Debug, Clone)]
+pub(super) struct Rotated {
+    pub(super) times: u32,
+    pub(super) since: u32,
+    pub(super) names: [u8; KEPT_NAMES],
+    /// While rows of earlier epochs are there.
+    pub(super) previous: Option<WrappedKey>,
 }
 
 impl Header {
+    /// The header of a fresh store.
+    pub(super) fn first(store: [u8; 16], key: WrappedKey) -> Self {
+        Self { store, key, rotated: None }
+    }
+
+    /// The keys, opened by their holder.
+    pub(super) fn open(&self, holder: &dyn KeyHolder) -> Result<Keys, StoreError> {
+        let current = holder.unwrap(&self.key, &self.store)?;
+        let previous = self.rotated.as_ref().and_then(|rotated| rotated.previous.as_ref());
+        let previous = previous.map(|wrapped| holder.unwrap(wrapped, &self.store)).transpose()?;
+        Ok(Keys::with_ring(self.store, Ring::of(self, current, previous)?))
+    }
+
     pub(super) fn key() -> Key {
         Key::new(Table::Header, *b"store", *b"header")
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.raw(MAGIC).u16(FORMAT).raw(&self.store).bytes(&self.key.encode());
+        out.raw(MAGIC).u16(1 + u16::from(self.rotated.is_some())).raw(&self.store).bytes(&self.key.encode());
+        if let Some(rotated) = &self.rotated {
+            out.u32(rotated.times).u32(rotated.since).raw(&rotated.names);
+            out.bytes(&rotated.previous.as_ref().map(WrappedKey::encode).unwrap_or_default());
+        }
         let sum = sha256(&[out.as_slice()]);
         out.raw(sum.get(..CHECKSUM).unwrap_or_default());
         out.finish()
@@ -44,19 +79,36 @@ impl Header {
         let mut input = Reader::new(body);
         input.raw(MAGIC.len()).map_err(damaged)?;
         let format = input.u16().map_err(damaged)?;
-        if format != FORMAT {
+        if format == 0 || format > FORMAT {
             return Err(StoreError::TooNew { found: format.into(), known: FORMAT.into() });
         }
         let store = *input.array().map_err(damaged)?;
         let key = WrappedKey::decode(input.bytes(stvor_keys::limits::MAX_WRAPPED).map_err(damaged)?)?;
+        let rotated = if format == 1 { None } else { Some(Rotated::decode(&mut input, damaged)?) };
         input.finish().map_err(damaged)?;
-        Ok(Self { store, key })
+        Ok(Self { store, key, rotated })
     }
 
-    /// Writes the header: a first one, or over the one that is there.
-    pub(super) fn write(&self, expect: Expect) -> Op<RowValue> {
-        let value = RowValue { bytes: self.encode(), version: RowVersion(0) };
+    /// Writes the header: a first one, or over the one that is there. Each change has a version of its own.
+    pub(super) fn write(&self, version: u64, expect: Expect) -> Op<RowValue> {
+        let value = RowValue { bytes: self.encode(), version: RowVersion(version) };
         Op::Put { key: Self::key(), value, expires: None, expect }
+    }
+}
+
+impl Rotated {
+    fn decode(
+        input: &mut Reader<'_>,
+        damaged: impl Fn(CodecError) -> StoreError + Copy,
+    ) -> Result<Self, StoreError> {
+        let times = input.u32().map_err(damaged)?;
+        let since = input.u32().map_err(damaged)?;
+        let names = *input.array().map_err(damaged)?;
+        let previous = match input.bytes(stvor_keys::limits::MAX_WRAPPED).map_err(damaged)? {
+            [] => None,
+            wrapped => Some(WrappedKey::decode(wrapped)?),
+        };
+        Ok(Self { times, since, names, previous })
     }
 }
 

@@ -8,7 +8,8 @@
 //! store for writing takes the next epoch number, with a commit that fails if another process took it first. Nonces
 //! are random, for which SP 800-38D allows 2^32 seals under a key; a row version is `epoch << 32 | count of seals in
 //! it`, so the count cannot pass the bound: at 2^32 seals the store takes the next epoch by itself. A store thus needs
-//! no rekeying for wear, ever. A data key that leaked is another matter: copy the rows into a new store.
+//! no rekeying for wear, ever. A data key that may have leaked is replaced by [`Sealed::rotate`]: a fresh one seals every
+//! epoch from then on, and rows of earlier epochs are sealed anew one by one.
 //!
 //! # What a row is bound to
 //!
@@ -20,8 +21,10 @@
 
 mod cipher;
 mod header;
+mod rotate;
 
 pub use header::FORMAT;
+pub use rotate::Rotation;
 
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
@@ -53,6 +56,22 @@ pub struct StoreInfo {
     pub id: [u8; 16],
     /// What kind of key opens it.
     pub holder: HolderKind,
+    /// How often its data key was replaced.
+    pub rotations: u32,
+    /// Whether rows that are sealed under the data key before are left: go on with [`Sealed::rotate`].
+    pub rotating: bool,
+}
+
+impl StoreInfo {
+    fn of(header: &Header) -> Self {
+        let rotated = header.rotated.as_ref();
+        Self {
+            id: header.store,
+            holder: header.key.kind(),
+            rotations: rotated.map_or(0, |rotated| rotated.times),
+            rotating: rotated.is_some_and(|rotated| rotated.previous.is_some()),
+        }
+    }
 }
 
 struct Clock {
@@ -94,11 +113,7 @@ async fn header(store: &dyn Store) -> Result<Option<Header>, StoreError> {
 /// The keys of a store that was sealed before.
 async fn unwrapped(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
     let header = header(store).await?.ok_or_else(StoreError::headless)?;
-    off_executor(move || {
-        let data_key = holder.unwrap(&header.key, &header.store)?;
-        Ok(Keys::new(header.store, data_key))
-    })
-    .await
+    off_executor(move || header.open(holder.as_ref())).await
 }
 
 /// Seals an empty store: a conflict if another process did so meanwhile.
@@ -108,11 +123,11 @@ async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<K
         let data_key = Secret::random(&mut rng)?;
         let id = *Secret::<16>::random(&mut rng)?.expose();
         let key = holder.wrap(&data_key, &id, &mut rng)?;
-        Ok((Header { store: id, key }, Keys::new(id, data_key)))
+        Ok((Header::first(id, key), Keys::new(id, data_key)))
     })
     .await?;
     let mut first = ChangeSet::new();
-    first.push(header.write(Expect::Absent)).push(Epoch(0).write(Expect::Absent));
+    first.push(header.write(0, Expect::Absent)).push(Epoch(0).write(Expect::Absent));
     store.commit(first).await?;
     Ok(keys)
 }
@@ -123,7 +138,7 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::TooNew`], or what the adapter met.
     pub async fn info(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
-        Ok(header(store).await?.map(|header| StoreInfo { id: header.store, holder: header.key.kind() }))
+        Ok(header(store).await?.map(|header| StoreInfo::of(&header)))
     }
 
     /// As [`Sealed::info`], but `None` is said only of a store without any row.
@@ -190,20 +205,6 @@ impl Sealed {
     #[must_use]
     pub fn adapter(&self) -> &Arc<dyn Store> {
         &self.store
-    }
-
-    /// Wraps the data key for another holder, a changed passphrase for example. No row is touched. The old key does not
-    /// open the store from here on (an old copy of the files it does).
-    ///
-    /// # Errors
-    /// As [`Sealed::commit`].
-    pub async fn rewrap(&self, holder: Arc<dyn KeyHolder>) -> Result<(), StoreError> {
-        let id = self.id();
-        let data_key = self.keys.data_key().duplicate();
-        let key = off_executor(move || Ok(holder.wrap(&data_key, &id, &mut SystemRandom::new())?)).await?;
-        let mut changes = ChangeSet::new();
-        changes.push(Header { store: id, key }.write(Expect::Present));
-        self.store.commit(changes).await
     }
 
     /// Where the adapter keeps the row of `key`: for tests and tools that look at a store from below.
@@ -291,6 +292,7 @@ impl Sealed {
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
         changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;
+        let _gate = self.keys.gate.read().await;
         loop {
             let taken = {
                 let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);

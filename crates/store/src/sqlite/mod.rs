@@ -210,6 +210,12 @@ impl Store for SqliteStore {
         self.ask(|reply| Job::Sweep { now, limit, reply }).await
     }
 
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        check_sweep(limit)?;
+        let after = after.cloned();
+        self.read(false, move |connection| rows::walk(connection, after.as_ref(), limit)).await
+    }
+
     async fn stats(&self) -> Result<Stats, StoreError> {
         let (rows, value_bytes) = self.read(false, rows::count).await?;
         let size = |suffix| std::fs::metadata(files::beside(&self.path, suffix)).map_or(0, |file| file.len());

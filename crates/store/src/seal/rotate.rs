@@ -1,0 +1,206 @@
+//! Changing keys: who opens a store, and what its rows are sealed under.
+
+use super::cipher::{Place, Ring};
+use super::header::{Epoch, Header, Rotated};
+use super::{Clock, Sealed, off_executor, take_version};
+use crate::adapter::{Row, RowValue};
+use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
+use crate::{StoreError, Table};
+use std::sync::{Arc, PoisonError};
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_keys::{DataKey, KeyHolder, WrappedKey};
+
+/// Rows that are sealed anew in one commit: other commits wait for so many at most.
+const BATCH: usize = 200;
+
+/// How far a rotation of the data key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// Rows that were looked at.
+    pub done: u64,
+    /// Rows in the store.
+    pub total: u64,
+}
+
+/// Wraps a data key and makes sure that the holder opens it again.
+fn wrap(holder: &dyn KeyHolder, data_key: &DataKey, store: &[u8; 16]) -> Result<WrappedKey, StoreError> {
+    let wrapped = holder.wrap(data_key, store, &mut SystemRandom::new())?;
+    if holder.unwrap(&wrapped, store)? != *data_key {
+        return Err(StoreError::Adapter("the key holder does not give back what it was given".into()));
+    }
+    Ok(wrapped)
+}
+
+impl Sealed {
+    /// Wraps the data key for another holder, a changed passphrase for example. No row is touched. The old key does not
+    /// open the store from here on (an old copy of the files it does). The new one is tried before anything is written.
+    ///
+    /// # Errors
+    /// As [`Sealed::commit`], and what the holder met; [`StoreError::Conflict`] when the keys are changed elsewhere.
+    pub async fn rewrap(&self, holder: Arc<dyn KeyHolder>) -> Result<(), StoreError> {
+        let (version, mut header) = self.header().await?;
+        let (store, ring) = (self.id(), self.keys.ring());
+        let rotating = header.rotated.as_ref().is_some_and(|rotated| rotated.previous.is_some());
+        let wrapped = off_executor(move || {
+            let previous = ring.previous.as_ref().filter(|_| rotating);
+            let previous = previous.map(|key| wrap(holder.as_ref(), key, &store)).transpose()?;
+            Ok((wrap(holder.as_ref(), &ring.current, &store)?, previous))
+        });
+        let (key, previous) = wrapped.await?;
+        header.key = key;
+        if let Some(rotated) = &mut header.rotated {
+            rotated.previous = previous;
+        }
+        self.put_header(version, &header).await
+    }
+
+    /// Whether a rotation was begun and is not over.
+    ///
+    /// # Errors
+    /// As [`Sealed::get`].
+    pub async fn rotating(&self) -> Result<bool, StoreError> {
+        let (_, header) = self.header().await?;
+        Ok(header.rotated.is_some_and(|rotated| rotated.previous.is_some()))
+    }
+
+    /// Replaces the data key: a fresh one seals what is written from now on, and every row is sealed anew under it, batch
+    /// by batch beside other work. `holder` is the one that opens the store; it is tried before anything is written. When
+    /// this returns, the old data key opens nothing in the store any more. One that was interrupted, by a kill as well, goes
+    /// on where it was when this is called again, and the store works in between.
+    ///
+    /// Names stay hashed as they are: whoever had the old data key can still check whether a name that they guess is in the
+    /// store. Other processes on the same store do not learn of the new key: it has to be open in this one only.
+    ///
+    /// # Errors
+    /// [`StoreError::Key`] with `WRONG_KEY` for another holder, [`StoreError::Unsupported`] when the adapter can not walk
+    /// its rows, or as [`Sealed::commit`].
+    pub async fn rotate(
+        &self,
+        holder: Arc<dyn KeyHolder>,
+        mut told: impl FnMut(Rotation) + Send,
+    ) -> Result<(), StoreError> {
+        // Whether it can be walked, before anything is changed.
+        self.store.walk(None, 1).await?;
+        let (version, header) = self.header().await?;
+        if header.rotated.as_ref().is_none_or(|rotated| rotated.previous.is_none()) {
+            self.begin((version, header), holder).await?;
+        }
+        let since = self.keys.ring().since;
+        loop {
+            if self.pass(since, &mut told).await? == 0 {
+                break;
+            }
+        }
+        let (version, mut header) = self.header().await?;
+        if let Some(rotated) = &mut header.rotated {
+            rotated.previous = None;
+        }
+        let _gate = self.keys.gate.write().await;
+        self.put_header(version, &header).await?;
+        let ring = self.keys.ring();
+        self.keys.set_ring(ring.with(ring.current.duplicate(), ring.since, None));
+        Ok(())
+    }
+
+    async fn header(&self) -> Result<(RowVersion, Header), StoreError> {
+        let row = self.store.get(&[Header::key()]).await?.pop().flatten();
+        let row = row.ok_or_else(StoreError::headless)?;
+        Ok((row.value.version, Header::decode(&row.value.bytes)?))
+    }
+
+    async fn put_header(&self, version: RowVersion, header: &Header) -> Result<(), StoreError> {
+        let mut changes = ChangeSet::new();
+        changes.push(header.write(version.0 + 1, Expect::Version(version)));
+        self.store.commit(changes).await
+    }
+
+    /// Makes the new data key. From the commit of the header on, the next epoch is sealed under it.
+    async fn begin(
+        &self,
+        (version, header): (RowVersion, Header),
+        holder: Arc<dyn KeyHolder>,
+    ) -> Result<(), StoreError> {
+        let (store, ring) = (self.id(), self.keys.ring());
+        let times = header.rotated.as_ref().map_or(0, |rotated| rotated.times);
+        let made = off_executor(move || {
+            if holder.unwrap(&header.key, &store)? != ring.current {
+                return Err(StoreError::Adapter("the keys of the store were changed elsewhere".into()));
+            }
+            let fresh = Secret::random(&mut SystemRandom::new())?;
+            Ok((wrap(holder.as_ref(), &fresh, &store)?, fresh, header.key))
+        });
+        let (key, fresh, old) = made.await?;
+        // Nothing that is sealed under the old key is on its way while the key changes.
+        let _gate = self.keys.gate.write().await;
+        let row = self.store.get(&[Epoch::key()]).await?.pop().flatten();
+        let row = row.ok_or_else(|| StoreError::corrupt("the row of its epoch is gone"))?;
+        let epoch = Epoch::decode(&row.value.bytes)?.next()?;
+        let current = self.keys.ring();
+        let ring: Ring = current.with(fresh, epoch.0, Some(current.current.duplicate()));
+        let names = ring.kept_names(&store, &mut SystemRandom::new())?;
+        let rotated = Rotated { times: times + 1, since: epoch.0, names, previous: Some(old) };
+        let header = Header { store, key, rotated: Some(rotated) };
+        let mut changes = ChangeSet::new();
+        changes.push(header.write(version.0 + 1, Expect::Version(version)));
+        changes.push(epoch.write(Expect::Version(row.value.version)));
+        self.store.commit(changes).await?;
+        self.keys.set_ring(ring);
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        (clock.epoch, clock.count) = (epoch, 0);
+        Ok(())
+    }
+
+    /// Walks all rows once and seals those of earlier epochs anew; how many there were.
+    async fn pass(&self, since: u32, told: &mut (impl FnMut(Rotation) + Send)) -> Result<u64, StoreError> {
+        let total = self.store.stats().await?.rows;
+        let (mut after, mut done, mut found) = (None, 0_u64, 0_u64);
+        loop {
+            let page = self.store.walk(after.as_ref(), BATCH).await?;
+            done += page.rows.len() as u64;
+            after = page.rows.last().map(|row| row.key.clone());
+            let old =
+                |row: &Row| row.key.table != Table::Header && row.value.version.0 >> 32 < u64::from(since);
+            let rows: Vec<Row> = page.rows.into_iter().filter(old).collect();
+            found += rows.len() as u64;
+            self.seal_anew(rows).await?;
+            told(Rotation { done: done.min(total), total });
+            if !page.more {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Seals rows under the new key. Those that somebody wrote meanwhile are sealed under it already.
+    async fn seal_anew(&self, rows: Vec<Row>) -> Result<(), StoreError> {
+        let _gate = self.keys.gate.read().await;
+        let mut ops = Vec::with_capacity(rows.len());
+        for Row { key, value, expires } in rows {
+            let before = value.version;
+            let opened = self.keys.open(&place(&key, before, expires), value.bytes)?;
+            let (version, sealed) = {
+                let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+                let clock: &mut Clock = &mut clock;
+                let version = take_version(clock, 1).ok_or(StoreError::Limit {
+                    what: "the rows that one opening seals",
+                    limit: u32::MAX as usize,
+                })?;
+                (version, self.keys.seal(&place(&key, version, expires), opened, &mut clock.rng)?)
+            };
+            debug_assert_eq!(sealed.version, version);
+            ops.push(Op::Put { key, value: sealed, expires, expect: Expect::Version(before) });
+        }
+        // One row less in each round, so this ends.
+        while !ops.is_empty() {
+            let changes: ChangeSet<RowValue> = ops.iter().cloned().collect();
+            match self.store.commit(changes).await {
+                Err(StoreError::Conflict { op }) if op < ops.len() => drop(ops.remove(op)),
+                done => return done,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn place<'a>(key: &'a Key, version: RowVersion, expires: Option<stvor_base::Timestamp>) -> Place<'a> {
+    Place { table: key.table, partition: &key.partition, sort: &key.sort, version, expires }
+}

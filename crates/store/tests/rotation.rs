@@ -1,0 +1,290 @@
+//! Changing what opens a store, and replacing the data key that its rows are sealed under.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
+
+use async_trait::async_trait;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use stvor_base::{ErrorCode, Timestamp};
+use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_keys::{KeyHolder, Keyfile, Passphrase, PassphraseCost};
+use stvor_store::{
+    ChangeSet, Key, MemoryStore, Op, Page, Row, RowValue, RowVersion, Scan, Sealed, SqliteStore, Stats,
+    Store, StoreError, Table,
+};
+
+/// A store that fails after some commits, as a process that is killed does.
+#[derive(Debug)]
+struct Mortal(Arc<dyn Store>, AtomicUsize);
+
+#[async_trait]
+impl Store for Mortal {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.0.get(keys).await
+    }
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        self.0.scan(scan).await
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            return Err(StoreError::Closed);
+        }
+        self.0.commit(changes).await
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.0.sweep(now, limit).await
+    }
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        self.0.walk(after, limit).await
+    }
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.0.stats().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn keyfile(directory: &Path, name: &str) -> Arc<dyn KeyHolder> {
+    let path = directory.join(name);
+    if path.exists() {
+        return Arc::new(Keyfile::read(&path).unwrap());
+    }
+    Arc::new(Keyfile::create(&path, &mut SystemRandom::new()).unwrap())
+}
+
+const TABLES: [Table; 3] = [Table::Session, Table::History, Table::Custom];
+
+fn key(table: Table, number: u64) -> Key {
+    Key::new(table, format!("peer {}", number % 7).into_bytes(), number.to_be_bytes())
+}
+
+async fn fill(store: &Sealed, count: u64) {
+    for table in TABLES {
+        let mut changes = ChangeSet::new();
+        for number in 0..count {
+            let value = format!("{table:?} {number}").into_bytes();
+            let expires = (number % 3 == 0).then_some(Timestamp::from_millis(1 << 40));
+            changes.push(Op::put(key(table, number), value).expiring(expires));
+        }
+        store.commit(changes).await.unwrap();
+    }
+}
+
+async fn check(store: &Sealed, count: u64) {
+    for table in TABLES {
+        for number in 0..count {
+            let row = store.one(&key(table, number)).await.unwrap().unwrap();
+            assert_eq!(row.value.expose(), format!("{table:?} {number}").as_bytes());
+            assert_eq!(row.expires.is_some(), number % 3 == 0);
+        }
+    }
+}
+
+async fn sealed(below: &Arc<dyn Store>) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    loop {
+        let page = below.walk(rows.last().map(|row| &row.key), 100).await.unwrap();
+        rows.extend(page.rows);
+        if !page.more {
+            return rows;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_row_is_sealed_anew_and_reads_as_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = SqliteStore::open(directory.path().join("s.db")).await.unwrap();
+    for below in [Arc::new(MemoryStore::new()) as Arc<dyn Store>, Arc::new(sqlite)] {
+        let holder = keyfile(directory.path(), "key");
+        let store = Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap();
+        fill(&store, 150).await;
+        let before = sealed(&below).await;
+        let mut last = 0;
+        store.rotate(Arc::clone(&holder), |at| last = at.done).await.unwrap();
+        assert!(last >= 450);
+        let after = sealed(&below).await;
+        assert_eq!(before.len(), after.len());
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!((&before.key, before.expires), (&after.key, after.expires));
+            assert_ne!(before.value.bytes, after.value.bytes);
+        }
+        check(&store, 150).await;
+        let info = Sealed::info(below.as_ref()).await.unwrap().unwrap();
+        assert_eq!((info.rotations, info.rotating, store.rotating().await.unwrap()), (1, false, false));
+        // A row from before does not open any more: the key that sealed it is gone.
+        let old = before.iter().find(|row| row.key.table == Table::Custom).unwrap();
+        let put = Op::put(old.key.clone(), old.value.clone()).expiring(old.expires);
+        below.commit([put].into_iter().collect()).await.unwrap();
+        let reopened = Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap();
+        let mut tampered = 0;
+        for number in 0..150 {
+            match reopened.one(&key(Table::Custom, number)).await {
+                Err(StoreError::Tampered { .. }) => tampered += 1,
+                found => assert!(found.unwrap().is_some()),
+            }
+        }
+        assert_eq!(tampered, 1);
+        fill(&reopened, 150).await;
+        reopened.rotate(holder, |_| {}).await.unwrap();
+        check(&reopened, 150).await;
+        assert_eq!(Sealed::info(below.as_ref()).await.unwrap().unwrap().rotations, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_dies_after_any_commit_loses_nothing_and_is_gone_on_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = keyfile(directory.path(), "key");
+    // 450 rows: the header, three batches, the header again.
+    for commits in 0..8 {
+        let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let store = Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap();
+        fill(&store, 150).await;
+        drop(store);
+        // One commit for the epoch of the opening.
+        let mortal = Arc::new(Mortal(Arc::clone(&below), AtomicUsize::new(commits + 1)));
+        let dying = Sealed::open(mortal, Arc::clone(&holder)).await.unwrap();
+        let died = dying.rotate(Arc::clone(&holder), |_| {}).await;
+        let rotating = Sealed::info(below.as_ref()).await.unwrap().unwrap().rotating;
+        assert_eq!(rotating, died.is_err() && commits > 0, "{commits}");
+        let store = Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap();
+        check(&store, 150).await;
+        store.rotate(Arc::clone(&holder), |_| {}).await.unwrap();
+        check(&store, 150).await;
+        drop(store);
+        let store = Sealed::open(below, Arc::clone(&holder)).await.unwrap();
+        assert!(!store.rotating().await.unwrap());
+        check(&store, 150).await;
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_holder_is_an_error_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let store = Sealed::open(Arc::clone(&below), keyfile(directory.path(), "right")).await.unwrap();
+    fill(&store, 10).await;
+    let before = sealed(&below).await;
+    let wrong = store.rotate(keyfile(directory.path(), "wrong"), |_| {}).await.unwrap_err();
+    assert_eq!(wrong.code(), "WRONG_KEY");
+    assert_eq!(sealed(&below).await, before);
+    assert!(!store.rotating().await.unwrap());
+}
+
+#[tokio::test]
+async fn another_holder_opens_the_store_in_the_middle_of_a_rotation_and_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second) = (keyfile(directory.path(), "first"), keyfile(directory.path(), "second"));
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let store = Sealed::open(Arc::clone(&below), Arc::clone(&first)).await.unwrap();
+    fill(&store, 150).await;
+    drop(store);
+    let mortal = Arc::new(Mortal(Arc::clone(&below), AtomicUsize::new(3)));
+    let dying = Sealed::open(mortal, Arc::clone(&first)).await.unwrap();
+    assert!(dying.rotate(Arc::clone(&first), |_| {}).await.is_err());
+    let store = Sealed::open(Arc::clone(&below), Arc::clone(&first)).await.unwrap();
+    assert!(store.rotating().await.unwrap());
+    store.rewrap(Arc::clone(&second)).await.unwrap();
+    drop(store);
+    assert_eq!(Sealed::open(Arc::clone(&below), first).await.unwrap_err().code(), "WRONG_KEY");
+    let store = Sealed::open(Arc::clone(&below), Arc::clone(&second)).await.unwrap();
+    check(&store, 150).await;
+    store.rotate(second, |_| {}).await.unwrap();
+    check(&store, 150).await;
+}
+
+#[tokio::test]
+async fn commits_beside_a_rotation_are_all_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = keyfile(directory.path(), "key");
+    let sqlite = SqliteStore::open(directory.path().join("s.db")).await.unwrap();
+    let store = Arc::new(Sealed::open(Arc::new(sqlite), Arc::clone(&holder)).await.unwrap());
+    fill(&store, 300).await;
+    let writer = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in 0..300_u64 {
+                let row = key(TABLES[number as usize % 3], number);
+                store.commit([Op::put(row, b"newer".to_vec())].into_iter().collect()).await.unwrap();
+            }
+        })
+    };
+    store.rotate(Arc::clone(&holder), |_| {}).await.unwrap();
+    writer.await.unwrap();
+    for number in 0..300_u64 {
+        let row = store.one(&key(TABLES[number as usize % 3], number)).await.unwrap().unwrap();
+        assert_eq!(row.value.expose(), b"newer");
+    }
+}
+
+#[tokio::test]
+async fn a_header_of_a_newer_format_is_refused_and_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = keyfile(directory.path(), "key");
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap();
+    let name = Key::new(Table::Header, *b"store", *b"header");
+    let row = below.get(core::slice::from_ref(&name)).await.unwrap().pop().flatten().unwrap();
+    let mut bytes = row.value.bytes;
+    bytes.truncate(bytes.len() - 16);
+    bytes[8..10].copy_from_slice(&(stvor_store::FORMAT + 1).to_be_bytes());
+    let sum = stvor_crypto::kdf::sha256(&[&bytes]);
+    bytes.extend_from_slice(&sum[..16]);
+    let put = Op::put(name, RowValue { bytes, version: RowVersion(0) });
+    below.commit([put].into_iter().collect()).await.unwrap();
+    let before = sealed(&below).await;
+    assert_eq!(Sealed::open(Arc::clone(&below), holder).await.unwrap_err().code(), "STORE_TOO_NEW");
+    assert_eq!(sealed(&below).await, before);
+}
+
+#[tokio::test]
+async fn a_store_of_version_1_can_be_rotated() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("v1.db");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1.db");
+    std::fs::copy(fixture, &path).unwrap();
+    let phrase = || SecretBytes::from_slice(b"fixture passphrase");
+    let cheap = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+    let holder: Arc<dyn KeyHolder> = Arc::new(Passphrase::new(phrase()).unwrap().with_cost(cheap).unwrap());
+    let sqlite = SqliteStore::open(&path).await.unwrap();
+    let store = Sealed::open(Arc::new(sqlite), Arc::clone(&holder)).await.unwrap();
+    let tag = store.tag(Table::Peer, b"bob");
+    store.rotate(holder, |_| {}).await.unwrap();
+    assert_eq!(store.tag(Table::Peer, b"bob"), tag, "names stay where they are");
+    let page = store.scan(Scan::of(Table::Session, *b"peer@example.com")).await.unwrap();
+    assert_eq!(page.rows.len(), 3);
+}
+
+#[tokio::test]
+async fn a_walk_gives_every_row_once_in_order_in_every_adapter() {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = SqliteStore::open(directory.path().join("s.db")).await.unwrap();
+    for below in [Arc::new(MemoryStore::new()) as Arc<dyn Store>, Arc::new(sqlite)] {
+        let mut changes = ChangeSet::new();
+        for table in [Table::Meta, Table::History, Table::Custom] {
+            for part in [&b""[..], b"a", b"ab", b"b"] {
+                for sort in [&b""[..], b"\0", b"x", b"\xff"] {
+                    let value = RowValue { bytes: vec![1], version: RowVersion(1) };
+                    changes.push(Op::put(Key::new(table, part, sort), value));
+                }
+            }
+        }
+        below.commit(changes).await.unwrap();
+        for step in [1, 5, 1_000] {
+            let mut keys: Vec<Key> = Vec::new();
+            loop {
+                let page = below.walk(keys.last(), step).await.unwrap();
+                assert!(page.rows.len() <= step);
+                keys.extend(page.rows.into_iter().map(|row| row.key));
+                if !page.more {
+                    break;
+                }
+            }
+            assert_eq!(keys.len(), 48);
+            assert!(keys.is_sorted());
+        }
+        assert_eq!(below.walk(None, 0).await.unwrap_err().code(), "STORE_LIMIT");
+    }
+}
