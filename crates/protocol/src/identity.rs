@@ -53,13 +53,41 @@ impl Identity {
         now: Timestamp,
         rng: &mut dyn Random,
     ) -> Result<(Self, Effects), ProtocolError> {
-        let user = SigningKey::generate(rng)?;
-        let signing = SigningKey::generate(rng)?;
-        let agreement = AgreementKey::generate(rng)?;
+        let keys = [
+            SigningKey::generate(rng)?.to_bytes(),
+            SigningKey::generate(rng)?.to_bytes(),
+            AgreementKey::generate(rng)?.to_bytes(),
+        ];
+        Self::assemble((app, address), &keys, now, rng)
+    }
+
+    /// The identity that a recovery secret stands for: the same keys and the same device list each time, so that whoever
+    /// types the phrase on a new device is the same person to everybody. Effects as for [`Identity::create`].
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn recover(
+        app: &AppId,
+        address: &Address,
+        (root, now): (&crate::recovery::RecoveryRoot, Timestamp),
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Effects), ProtocolError> {
+        Self::assemble((app, address), &root.scalars(address.device)?, now, rng)
+    }
+
+    /// The identity of three scalars: of the user key, the signing key and the agreement key.
+    fn assemble(
+        (app, address): (&AppId, &Address),
+        scalars: &[Secret<32>; 3],
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Effects), ProtocolError> {
+        let [user, signing, agreement] = scalars;
+        let user = SigningKey::from_bytes(user)?;
         let keys = PeerKeys {
             user: *user.public().as_bytes(),
-            signing: *signing.public().as_bytes(),
-            agreement: *agreement.public().as_bytes(),
+            signing: *SigningKey::from_bytes(signing)?.public().as_bytes(),
+            agreement: *AgreementKey::from_bytes(agreement)?.public().as_bytes(),
         };
         let list = DeviceList {
             app: app.clone(),
@@ -75,9 +103,8 @@ impl Identity {
         };
         let bytes = list.encode();
         let signature = user.sign_with(rng, DEVICE_LIST_LABEL, &bytes)?.as_bytes().to_vec();
-        let secrets = [user.to_bytes(), signing.to_bytes(), agreement.to_bytes()];
         let mut packed = SecretBytes::from(vec![0; 96]);
-        for (slot, secret) in packed.expose_mut().chunks_exact_mut(32).zip(&secrets) {
+        for (slot, secret) in packed.expose_mut().chunks_exact_mut(32).zip(scalars) {
             slot.copy_from_slice(secret.expose());
         }
         let identity = Self {

@@ -4,7 +4,8 @@
 //! result and [`Effects`]: what the caller must commit, in one transaction, before anything is sent or acknowledged. On
 //! an error nothing is returned, so what was stored stands.
 //!
-//! - [`identity`], [`devices`], [`prekey`]: our keys, the signed device list, bundles.
+//! - [`identity`], [`recovery`], [`devices`], [`prekey`]: our keys, the secret that they can follow from, the signed device
+//!   list, bundles.
 //! - [`session`]: a [`Conversation`] encrypts and decrypts; it rests on the handshake (X3DH) and the ratchet.
 //! - [`envelope`], [`plaintext`]: the bytes of a message, outside and inside.
 //! - [`group`]: signed membership, and one encryption for all members.
@@ -25,6 +26,7 @@ pub mod plaintext;
 pub mod prekey;
 pub mod profile;
 mod ratchet;
+pub mod recovery;
 pub mod repair;
 pub mod safety;
 pub mod session;
@@ -41,6 +43,7 @@ pub use prekey::{
     KemKind, KemPrekeyIn, KemPublicPrekey, Maintenance, OneTimeIn, OneTimePublic, PrekeyBundle,
     PrekeyBundleIn, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyIn, SignedPrekeyPublic,
 };
+pub use recovery::{RecoveryRoot, RecoverySecret};
 pub use repair::{Failed, Failure, RepairRoute, Resend, ResendFacts, may_resend};
 pub use safety::{QrOutcome, SafetyNumber, SafetyParty};
 pub use session::{Context, Conversation, Delivery, Encrypted, Received, Started};

@@ -16,6 +16,8 @@ mod groups;
 mod labels;
 #[path = "vectors/party.rs"]
 mod party;
+#[path = "vectors/recovery.rs"]
+mod recovery;
 #[path = "vectors/rows.rs"]
 mod rows;
 #[path = "vectors/spec.rs"]

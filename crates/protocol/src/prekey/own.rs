@@ -119,6 +119,24 @@ impl Prekeys {
         RecordKey::single(RecordKind::PrekeyState)
     }
 
+    /// The state of a device that takes the place of a lost one: nothing is made yet, and ids begin at `first`, above those
+    /// that the lost one gave out.
+    #[must_use]
+    pub fn starting_at(first: u32) -> Self {
+        Self {
+            next_generation: first,
+            one_time: (first, first),
+            kem_one_time: (first, first),
+            ..Self::default()
+        }
+    }
+
+    /// An id above all that were given out so far.
+    #[must_use]
+    pub fn next_id(&self) -> u32 {
+        self.next_generation.max(self.one_time.1).max(self.kem_one_time.1)
+    }
+
     /// Reads the state; without a row nothing was made yet.
     ///
     /// # Errors

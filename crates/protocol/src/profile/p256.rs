@@ -60,6 +60,10 @@ pub mod label {
     pub const GROUP_RECIPIENT: &[u8] = b"STVOR 1 P256 group recipient";
     /// A safety number.
     pub const SAFETY: &[u8] = b"STVOR 1 P256 safety number";
+    /// The salt of a recovery secret.
+    pub const RECOVERY_SALT: &[u8] = b"STVOR 1 P256 recovery salt";
+    /// A key that follows from a recovery secret.
+    pub const RECOVERED_KEY: &[u8] = b"STVOR 1 P256 recovered key";
 }
 
 pub(crate) type PublicKey = p256::PublicKey;

@@ -7,7 +7,7 @@ use super::conversation::{Active, Context, Conversation, Place};
 use super::decrypt::{Delivery, Received};
 use super::one::{Applied, Sealing};
 use super::{Session, SessionRecords, Terms};
-use crate::effects::{Effects, RecordKey};
+use crate::effects::Effects;
 use crate::envelope::PrekeyPartIn;
 use crate::error::ProtocolError;
 use crate::handshake;
@@ -63,7 +63,7 @@ impl Conversation {
         // Nothing fails from here on, so nothing changed if something did.
         let mut effects = accepted.effects;
         if verdict.changed {
-            effects.put(RecordKey::pin(&self.peer.user), verdict.pin.to_record());
+            self.write_pin(&verdict.pin, &mut effects);
         }
         if matches!(verdict.event, IdentityEvent::Replaced { .. }) {
             self.forget_sessions(&mut effects);

@@ -192,6 +192,15 @@ impl Conversation {
         keys
     }
 
+    /// A first pin is written once: who finds another one that was written meanwhile fails, and judges by that.
+    pub(super) fn write_pin(&self, pin: &Pin, effects: &mut Effects) {
+        let key = RecordKey::pin(&self.peer.user);
+        match self.pin {
+            None => effects.insert(key, pin.to_record(), None),
+            Some(_) => effects.put(key, pin.to_record()),
+        };
+    }
+
     /// Marks the pinned identity as verified by a person, or takes that back.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use stvor_crypto::random::Random;
 use super::conversation::{Active, Context, Conversation, Place};
 use super::one::Sealing;
 use super::{Session, Terms};
-use crate::effects::{Effects, RecordKey, RecordKind};
+use crate::effects::{Effects, RecordKind};
 use crate::error::ProtocolError;
 use crate::handshake;
 use crate::limits::FRESH_SESSION_INTERVAL;
@@ -111,7 +111,7 @@ impl Conversation {
         };
         self.archive_active(place, replaced, &mut effects);
         if verdict.changed {
-            effects.put(RecordKey::pin(&self.peer.user), verdict.pin.to_record());
+            self.write_pin(&verdict.pin, &mut effects);
         }
         self.pin = Some(verdict.pin);
         self.place_active(place, (active, records), &mut effects);

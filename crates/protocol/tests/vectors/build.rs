@@ -471,5 +471,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("safety.json", safety()),
         ("records.json", records()),
         ("groups.json", crate::groups::groups()),
+        // Made elsewhere: by an implementation in another language.
+        ("recovery.json", crate::frozen("recovery.json")),
     ]
 }
