@@ -474,6 +474,9 @@ fn described(event: &Event) -> String {
             json!({"peer": peer.as_str(), "id": id.to_string(), "code": code})
         }
         Event::KeyfileCreated { path } => json!({"path": path.display().to_string()}),
+        Event::DevelopmentMode { findings } => json!({"findings": findings.iter().map(|found| {
+            json!({"code": found.code, "what": found.what, "fix": found.fix, "refused": found.refused})
+        }).collect::<Vec<_>>()}),
         Event::Lagged { missed } => json!({"missed": missed}),
         _ => json!({}),
     };

@@ -50,6 +50,17 @@ pub(crate) struct Client {
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) keyfile: Option<PathBuf>,
     pub(crate) os_keyring: bool,
+    pub(crate) production: bool,
+    pub(crate) token_module: Option<PathBuf>,
+    pub(crate) token_label: Option<String>,
+    pub(crate) token_key: Option<String>,
+    pub(crate) token_pin_file: Option<PathBuf>,
+    pub(crate) kmip_server: Option<String>,
+    pub(crate) kmip_name: Option<String>,
+    pub(crate) kmip_key: Option<String>,
+    pub(crate) kmip_roots: Option<PathBuf>,
+    pub(crate) kmip_certificate: Option<PathBuf>,
+    pub(crate) kmip_private_key: Option<PathBuf>,
     pub(crate) trust: Trust,
     pub(crate) identity_change: IdentityChange,
     pub(crate) receipts: Receipts,
@@ -74,6 +85,17 @@ impl Default for Client {
             passphrase_file: None,
             keyfile: None,
             os_keyring: false,
+            production: false,
+            token_module: None,
+            token_label: None,
+            token_key: None,
+            token_pin_file: None,
+            kmip_server: None,
+            kmip_name: None,
+            kmip_key: None,
+            kmip_roots: None,
+            kmip_certificate: None,
+            kmip_private_key: None,
             trust: Trust::default(),
             identity_change: IdentityChange::default(),
             receipts: Receipts::default(),
@@ -329,11 +351,13 @@ fn from_variable(name: &str, text: &str) -> Result<Option<Single>> {
 fn typed(key: &str, text: &str) -> Value {
     match key {
         "client.timeout" | "mock.port" => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
-        "client.json" | "client.os_keyring" | "vault.os_keyring" | "mock.verbose" => match text {
-            "1" | "true" | "yes" | "on" => Value::from(true),
-            "" | "0" | "false" | "no" | "off" => Value::from(false),
-            other => Value::from(other),
-        },
+        "client.json" | "client.os_keyring" | "client.production" | "vault.os_keyring" | "mock.verbose" => {
+            match text {
+                "1" | "true" | "yes" | "on" => Value::from(true),
+                "" | "0" | "false" | "no" | "off" => Value::from(false),
+                other => Value::from(other),
+            }
+        }
         key if key.starts_with("relay.") => text.parse().unwrap_or_else(|_| Value::from(text)),
         _ => Value::from(text),
     }
@@ -359,6 +383,7 @@ fn from_flags(shared: &Shared) -> Vec<Single> {
         path("passphrase_file", &shared.passphrase_file),
         path("keyfile", &shared.keyfile),
         shared.os_keyring.then(|| ("os_keyring".to_owned(), Value::from(true))),
+        shared.production.then(|| ("production".to_owned(), Value::from(true))),
         shared.json.then(|| ("json".to_owned(), Value::from(true))),
         color.map(|color| ("color".to_owned(), color)),
     ];

@@ -36,7 +36,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "KEY_MISSING"
         | "KEY_MALFORMED"
         | "KEY_PERMISSIONS"
-        | "KEYRING_UNAVAILABLE" => CONFIGURATION,
+        | "KEYRING_UNAVAILABLE"
+        | "NOT_FOR_PRODUCTION" => CONFIGURATION,
         "AUTH_FAILED"
         | "INVALID_APP_TOKEN"
         | "USER_ID_TAKEN"
@@ -48,6 +49,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "NOT_A_MEMBER"
         | "GROUP_FULL"
         | "WRONG_KEY"
+        | "BACKUP_WRONG_KEY"
         | "LOGGED_OUT"
         | "VAULT_COLD"
         | "VAULT_LOCKED"
@@ -80,7 +82,9 @@ pub(crate) fn of(code: &str) -> u8 {
         | "SAFETY_NUMBER_MISMATCH"
         | "ROLLBACK_DETECTED" => INTEGRITY,
         "INTERRUPTED" => INTERRUPTED,
-        code if code.contains("CORRUPT") || code.contains("TAMPERED") => INTEGRITY,
+        code if code.contains("CORRUPT") || code == "BACKUP_TRUNCATED" || code.contains("TAMPERED") => {
+            INTEGRITY
+        }
         _ => FAILURE,
     }
 }

@@ -10,8 +10,10 @@ mod commands;
 mod config;
 mod exit;
 mod failure;
+mod holder;
 mod life;
 mod policy;
+mod progress;
 mod render;
 mod secrets;
 mod session;
@@ -88,6 +90,10 @@ async fn run(cli: &Cli, settings: &Settings, out: Out) -> Result {
         Command::Vault(args) => Box::pin(commands::vault::run(context, args)).await,
         #[cfg(unix)]
         Command::Mcp(args) => Box::pin(commands::vault::mcp::run(context, args)).await,
+        Command::Backup(args) => commands::backup::run(context, args).await,
+        Command::Restore(args) => commands::backup::restore(context, args).await,
+        Command::Journal(args) => commands::backup::journal(context, args).await,
+        Command::Key(args) => commands::key::run(context, args).await,
         Command::Doctor(args) => commands::doctor::run(context, args).await,
         Command::Completions(_) | Command::Config(_) => Ok(()),
     }

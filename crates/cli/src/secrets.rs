@@ -66,19 +66,43 @@ pub(crate) fn passphrase(shared: &Shared, settings: &Settings) -> Result<Option<
         return from_descriptor(fd, "the passphrase").map(Some);
     }
     if shared.ask_passphrase {
-        return ask("Passphrase of the store").map(Some);
+        return ask("Passphrase of the store", "--passphrase-file or --passphrase-fd").map(Some);
     }
     settings.client.passphrase_file.as_deref().map(|file| first_line(file, "the passphrase")).transpose()
 }
 
-/// Asks at the terminal without showing what is typed.
-fn ask(what: &str) -> Result<SecretText> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "--ask-passphrase needs a terminal: use --passphrase-file or --passphrase-fd".into(),
-        ));
+/// A secret from a file or a descriptor, if either was given.
+pub(crate) fn from_file_or_fd(
+    file: Option<&Path>,
+    fd: Option<u32>,
+    what: &'static str,
+) -> Result<Option<SecretText>> {
+    match (file, fd) {
+        (Some(file), _) => first_line(file, what).map(Some),
+        (None, Some(fd)) => first_line(Path::new(&format!("/dev/fd/{fd}")), what).map(Some),
+        (None, None) => Ok(None),
     }
-    match dialoguer::Password::new().with_prompt(what).interact() {
+}
+
+/// Asks at the terminal without showing what is typed; `others` are the options that say it without one.
+pub(crate) fn ask(what: &str, others: &str) -> Result<SecretText> {
+    ask_with(dialoguer::Password::new().with_prompt(what), others)
+}
+
+/// Asks for a new secret, twice.
+pub(crate) fn ask_new(what: &str, others: &str) -> Result<SecretText> {
+    let again = format!("{what}, once more");
+    let prompt = dialoguer::Password::new()
+        .with_prompt(what)
+        .with_confirmation(again, "The two are not the same; try again");
+    ask_with(prompt, others)
+}
+
+fn ask_with(prompt: dialoguer::Password<'_>, others: &str) -> Result<SecretText> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("nobody is here to be asked for a secret: use {others}")));
+    }
+    match prompt.interact() {
         Ok(text) => Ok(SecretText(text)),
         Err(dialoguer::Error::IO(source)) => Err(Failure::io("can not ask for the passphrase", source)),
     }

@@ -49,6 +49,7 @@ fn message(error: &stvor::Error) -> String {
         ErrorKind::PeerBlocked { user } => {
             format!("\"{user}\" is blocked: run `stvor peer unblock --with {user}` first")
         }
+        ErrorKind::NotForProduction { .. } => error.message(),
         _ if error.code() == "KEY_REQUIRED" => format!(
             "{} (--passphrase-file, --passphrase-fd or --ask-passphrase; --keyfile; --os-keyring)",
             error.message()
@@ -80,7 +81,7 @@ impl Context<'_> {
         Ok(self.builder()?.open().await?)
     }
 
-    fn builder(&self) -> Result<AppBuilder> {
+    pub(crate) fn builder(&self) -> Result<AppBuilder> {
         let client = &self.settings.client;
         let mut builder = App::builder()
             .relay_url(&client.relay)
@@ -89,7 +90,8 @@ impl Context<'_> {
             .trust_policy(client.trust.into())
             .on_identity_change(client.identity_change.into())
             .receipts(client.receipts.into())
-            .retention(client.retention.0);
+            .retention(client.retention.0)
+            .production(client.production);
         let client_token = secrets::client_token(self.settings)?;
         match (&client_token, secrets::app_token(self.settings)) {
             (_, Ok(token)) => builder = builder.app_token(token.expose()),
@@ -119,6 +121,9 @@ impl Context<'_> {
         }
         if let Some(passphrase) = secrets::passphrase(self.shared, self.settings)? {
             return Ok(builder.passphrase(passphrase.expose()));
+        }
+        if let Some(holder) = crate::holder::configured(client)? {
+            return Ok(builder.key_holder(holder));
         }
         match (&client.keyfile, client.os_keyring) {
             (Some(_), true) => Err(Failure::Config(
@@ -275,6 +280,9 @@ pub(crate) fn object(event: &Event) -> Value {
             object["relay"] = (*relay).into();
             object["own"] = (*own).into();
         }
+        Event::DevelopmentMode { findings } => {
+            object["findings"] = findings.iter().map(finding).collect::<Vec<_>>().into();
+        }
         Event::KeyfileCreated { path } => object["path"] = path.display().to_string().into(),
         Event::GroupJoined { group, by } | Event::GroupLeft { group, by } => {
             object["group"] = group.to_string().into();
@@ -292,6 +300,11 @@ pub(crate) fn object(event: &Event) -> Value {
         _ => {}
     }
     object
+}
+
+/// A finding about the set-up as an object.
+pub(crate) fn finding(finding: &stvor::Finding) -> Value {
+    json!({ "code": finding.code, "what": finding.what, "fix": finding.fix, "refused": finding.refused })
 }
 
 /// A message as an object: `id`, `from`, `sent_at`, `group` for one of a group, and `text`, `json` or `base64`.

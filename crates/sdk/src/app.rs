@@ -20,6 +20,8 @@ pub struct ConnectOptions {
     /// Go on without the relay, also for a user that never registered there. Nobody can write to such a user before the
     /// relay was reached once.
     pub allow_unregistered: bool,
+    /// Fail with `IDENTITY_EXISTS` when the user has an identity here already: the identity is made now, or not at all.
+    pub new_identity: bool,
 }
 
 /// An app at a relay: where [`Client`]s come from. Cheap to clone; the clients that it made stay connected until they are
@@ -83,6 +85,12 @@ impl App {
         self.inner.config.place.directory.as_deref()
     }
 
+    /// What production would refuse of this set-up, and what its owner should know; empty when all is well.
+    #[must_use]
+    pub fn findings(&self) -> &[crate::Finding] {
+        &self.inner.config.findings
+    }
+
     /// The users that have a store in the data directory. Stores on servers are not asked.
     #[must_use]
     pub fn users(&self) -> Vec<UserId> {
@@ -107,7 +115,8 @@ impl App {
     /// [`connect`](Self::connect) with other rules for a relay that can not be reached.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// As [`connect`](Self::connect); `IDENTITY_EXISTS` when a new identity was asked for and there is one, or when the
+    /// phrase stands for another.
     pub async fn connect_with(&self, user: impl AsRef<str>, options: ConnectOptions) -> Result<Client> {
         let user = UserId::new(user.as_ref())?;
         let slot = self.slot(&user)?;
@@ -133,6 +142,9 @@ impl App {
         if let Some(handle) = open.handle.upgrade()
             && !handle.core().closing.load(std::sync::atomic::Ordering::SeqCst)
         {
+            if options.new_identity {
+                return Err(ErrorKind::IdentityExists { user }.into());
+            }
             let client = Client::of(handle);
             self.ready(&client, options).await?;
             self.keep(&user, &client);
@@ -143,7 +155,8 @@ impl App {
             let mut closed = core.closed.subscribe();
             let _ = closed.wait_for(|closed| *closed).await;
         }
-        let core = Core::open(self.inner.config.clone(), user.clone()).await?;
+        let config = Config { new_identity: options.new_identity, ..self.inner.config.clone() };
+        let core = Core::open(config, user.clone()).await?;
         let handle = Arc::new(Handle::new(Arc::clone(&core)));
         (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&core));
         let client = Client::of(handle);
@@ -189,6 +202,28 @@ impl App {
                 Ok(Arc::clone(slots.entry(user.clone()).or_default()))
             }
         }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Does work on the directory of a user that no client has open, and lets none open it meanwhile.
+    pub(crate) async fn alone_with<T>(
+        &self,
+        user: &UserId,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let slot = self.slot(user)?;
+        let open = slot.0.lock().await;
+        if let Some(core) = open.core.upgrade() {
+            if !core.closing.load(std::sync::atomic::Ordering::SeqCst) {
+                return Err(Error::config(format!("{user} is connected: close that client first")));
+            }
+            let mut closed = core.closed.subscribe();
+            let _ = closed.wait_for(|closed| *closed).await;
+        }
+        work.await
     }
 
     fn keep(&self, user: &UserId, client: &Client) {

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use stvor_base::AppId;
-use stvor_keys::SecretService;
+use stvor_crypto::SecretBytes;
+use stvor_keys::{KeyError, KeyHolder, RecoveryPhrase, SecretService};
 use stvor_store::{MemoryStores, SqliteStores, StoreProvider};
 use stvor_wire::client::Credential;
-use stvor_wire::token::AppToken;
+use stvor_wire::token::{AppToken, TokenKind};
 use stvor_wire::url::RelayUrl;
 
 use crate::app::App;
@@ -16,6 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::place::Place;
+use crate::production::{self, Finding};
 use crate::trust::{MismatchPolicy, TrustCallback, TrustPolicy, TrustQuestion};
 
 /// How long a conversation keeps its messages on this device.
@@ -72,6 +75,14 @@ pub(crate) enum KeySource {
     Passphrase(Arc<str>),
     Keyfile(PathBuf),
     Keyring(Arc<dyn SecretService>),
+    Holder(Arc<dyn KeyHolder>),
+}
+
+/// The secret that a new identity follows from.
+#[derive(Clone)]
+pub(crate) enum IdentitySource {
+    Phrase(Arc<RecoveryPhrase>),
+    Passphrase(Arc<SecretBytes>),
 }
 
 /// Where this machine keeps what it keeps.
@@ -99,6 +110,16 @@ pub(crate) struct Config {
     pub(crate) receipts: ReceiptPolicy,
     pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What a new identity follows from; random keys without it.
+    pub(crate) identity: Option<IdentitySource>,
+    /// An identity that is there already is an error.
+    pub(crate) new_identity: bool,
+    /// Who decides and does things, for the journal.
+    pub(crate) actor: Arc<str>,
+    /// What production would refuse, and what its owner should know.
+    pub(crate) findings: Arc<[Finding]>,
+    /// Whether the findings were told to a listener.
+    pub(crate) told: Arc<AtomicBool>,
 }
 
 /// Sets up an [`App`].
@@ -119,6 +140,10 @@ pub struct AppBuilder {
     receipts: ReceiptPolicy,
     roots: Vec<Vec<u8>>,
     clock: Arc<dyn Clock>,
+    production: bool,
+    require_atomic: bool,
+    actor: Option<String>,
+    identity: Option<Result<IdentitySource>>,
 }
 
 impl Default for AppBuilder {
@@ -140,6 +165,10 @@ impl Default for AppBuilder {
             receipts: ReceiptPolicy::default(),
             roots: Vec::new(),
             clock: Arc::new(SystemClock),
+            production: false,
+            require_atomic: false,
+            actor: None,
+            identity: None,
         }
     }
 }
@@ -297,11 +326,88 @@ impl AppBuilder {
         self
     }
 
+    /// Refuses to start where something is missing or weak for production: no durable store, a keyfile beside the store, a
+    /// relay without TLS, a token for development or tests. [`open`](Self::open) then fails with *one* error that lists
+    /// all of it, each with the way to mend it. Without this the same list is a warning, told once
+    /// ([`crate::Event::DevelopmentMode`], [`App::findings`]).
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url("ws://localhost:4444").in_memory();
+    /// let error = app.production(true).open().await.unwrap_err();
+    /// assert_eq!(error.code(), "NOT_FOR_PRODUCTION");
+    /// let stvor::ErrorKind::NotForProduction { findings } = error.kind() else { unreachable!() };
+    /// let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
+    /// assert_eq!(codes, ["store_not_durable", "relay_without_tls", "development_token"]);
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn production(mut self, production: bool) -> Self {
+        self.production = production;
+        self
+    }
+
+    /// Refuses stores that can not write a session and the prekey that it used up in one piece, in production and in
+    /// development: those of the four narrow interfaces, for example, where a crash at the wrong moment can leave one
+    /// without the other. Without this such a store is accepted, and [`App::findings`] states what it does not promise.
+    #[must_use]
+    pub fn require_atomic_session_and_prekey(mut self, require: bool) -> Self {
+        self.require_atomic = require;
+        self
+    }
+
+    /// Seals the stores by a key of any kind, a token's or a key management server's for example
+    /// ([`crate::Managed`]).
+    #[must_use]
+    pub fn key_holder(mut self, holder: Arc<dyn KeyHolder>) -> Self {
+        self.keys = KeySource::Holder(holder);
+        self
+    }
+
+    /// Derives the identities of this app's users from a recovery phrase of 24 words, so that who types it on a new device is
+    /// the same person there: the same safety numbers, the same name at the relay. Each user of each app has keys of their
+    /// own. A user whose store holds another identity is refused (`IDENTITY_EXISTS`). Costs about a second and 64 MiB for
+    /// each [`App::connect`].
+    ///
+    /// History, settings and pinned identities do not come back by this: that is what a
+    /// [backup](crate::Client::backup) is for.
+    #[must_use]
+    pub fn identity_phrase(mut self, words: impl AsRef<str>) -> Self {
+        let phrase = RecoveryPhrase::parse(words.as_ref()).map_err(Error::passed);
+        self.identity = Some(phrase.map(|phrase| IdentitySource::Phrase(Arc::new(phrase))));
+        self
+    }
+
+    /// Derives the identities of this app's users from a passphrase of at least 16 bytes, as
+    /// [`identity_phrase`](Self::identity_phrase) does from a phrase; costs about two seconds and 256 MiB. **Who knows the
+    /// public key (the relay and every contact) can test guesses for ever**: a phrase can not be guessed, a passphrase that
+    /// a person thought of can.
+    #[must_use]
+    pub fn identity_passphrase(mut self, passphrase: impl AsRef<str>) -> Self {
+        let text = passphrase.as_ref();
+        let long = text.len() >= stvor_protocol::recovery::MIN_PASSPHRASE;
+        self.identity = Some(if long {
+            Ok(IdentitySource::Passphrase(Arc::new(SecretBytes::from_slice(text.as_bytes()))))
+        } else {
+            let reason = "one that stands for an identity has at least 16 bytes";
+            Err(Error::passed(KeyError::Malformed { holder: "passphrase", reason }))
+        });
+        self
+    }
+
+    /// Who decides and does things, for the journal ([`crate::Client::journal`]): the name of an operator or a service. The
+    /// name of the account at the operating system if not set.
+    #[must_use]
+    pub fn actor(mut self, name: impl Into<String>) -> Self {
+        self.actor = Some(name.into());
+        self
+    }
+
     /// Checks the settings. Nothing is dialled: that is [`App::connect`].
     ///
     /// # Errors
     /// `INVALID_CONFIG` when a setting is missing or can not be used, `INVALID_APP_TOKEN` when the token can be none,
-    /// `INVALID_NAME` when the app id can be none.
+    /// `INVALID_NAME` when the app id can be none; `KEY_MALFORMED` when a phrase or passphrase can be none; `NOT_FOR_PRODUCTION` as [`production`](Self::production) says.
     #[allow(clippy::unused_async, reason = "opening may do I/O in later versions without a break")]
     pub async fn open(self) -> Result<App> {
         let relay_url = self
@@ -321,7 +427,39 @@ impl AppBuilder {
         let here = stores.facts().local || (stores.facts().durable && matches!(self.keys, KeySource::Beside));
         let storage = if here { self.storage } else { Storage::Memory };
         let place = Place::new(storage, relay, &app)?;
+        let findings = production::judge(&production::Setup {
+            store: stores.facts(),
+            keys: &self.keys,
+            directory: place.directory.as_deref(),
+            secure_relay: place.relay.is_secure(),
+            relay: place.relay.origin(),
+            token: match &credential {
+                Credential::AppToken(token) => Some(TokenKind::of(token)),
+                Credential::ClientToken(_) => None,
+            },
+        });
+        let findings = production::with_store(findings, stores.findings().await, self.require_atomic);
+        let findings = match findings {
+            Ok(findings) => findings,
+            // What keeps a server from being asked keeps a client from being opened, and is told then.
+            Err((findings, _)) if !self.production => findings,
+            Err((_, error)) => return Err(Error::passed(error)),
+        };
+        let refused = |finding: &Finding| {
+            finding.refused && (self.production || finding.code == production::NOT_ATOMIC)
+        };
+        if findings.iter().any(refused) {
+            return Err(ErrorKind::NotForProduction { findings }.into());
+        }
+        if !findings.is_empty() {
+            tracing::warn!("not for production:{}", production::list(&findings));
+        }
         Ok(App::new(Config {
+            findings: findings.into(),
+            told: Arc::default(),
+            identity: self.identity.transpose()?,
+            new_identity: false,
+            actor: self.actor.unwrap_or_else(account).into(),
             credential,
             replace_identity: self.replace_identity,
             app,
@@ -338,6 +476,12 @@ impl AppBuilder {
             clock: self.clock,
         }))
     }
+}
+
+/// The name of the account that this process runs under, as the environment tells it.
+fn account() -> String {
+    let names = ["USER", "LOGNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    names.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// What lets the client in, and its app. What no relay would take is refused before anything is dialled, and no message

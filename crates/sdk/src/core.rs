@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::events::{ConnectionState, Hub};
+use crate::events::{ConnectionState, Event, Hub};
 use crate::failures::Failures;
 use crate::groups::Desk;
 use crate::inbox::Inbox;
@@ -89,6 +89,9 @@ impl Core {
         let directory = config.place.make(&user)?;
         let hub = Hub::new();
         let place = config.place.of_store(&config.app, &user, directory.as_ref());
+        if !config.findings.is_empty() && !config.told.swap(true, Ordering::Relaxed) {
+            hub.emit_early(Event::DevelopmentMode { findings: config.findings.to_vec() });
+        }
         let store = Arc::new(open_store(&config, &place, &hub).await?);
         let opened = Self::open_on(Arc::clone(&store), (config, user), (directory, hub)).await;
         if opened.is_err() {
@@ -103,18 +106,24 @@ impl Core {
         (config, user): (Config, UserId),
         (directory, hub): (Option<PathBuf>, Hub),
     ) -> Result<Arc<Self>> {
+        crate::backup::refuse_unfinished(&store, &user).await?;
         let address = Address::new(user, DeviceId::FIRST);
         let now = config.clock.now();
         let identity = load_identity(&store, (&config, &address), now).await?;
         let lanes = read_lanes(&store).await?;
         let peers = read_peers(&store).await?;
-        let facts =
-            store.get(&[keys::meta("registered"), keys::meta("counter")]).await.map_err(Error::passed)?;
+        let facts = store
+            .get(&[keys::meta("registered"), keys::meta("counter"), keys::meta("order")])
+            .await
+            .map_err(Error::passed)?;
         let registered = facts.first().is_some_and(Option::is_some);
-        let floor = facts.get(1).and_then(Option::as_ref).and_then(|row| row.value.expose().try_into().ok());
-        let floor = floor.map_or(0, u64::from_be_bytes);
+        let fact = |at: usize| {
+            let row = facts.get(at).and_then(Option::as_ref);
+            row.and_then(|row| row.value.expose().try_into().ok()).map_or(0, u64::from_be_bytes)
+        };
+        let floor = fact(1);
         let counter = lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0).max(floor);
-        let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0);
+        let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0).max(fact(2));
         let (inbox, consumed) = Inbox::open(Arc::clone(&store)).await?;
         let prekeys = PrekeyKeeper::load(&store).await?;
         let failures = Failures::load(&store).await?;

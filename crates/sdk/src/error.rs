@@ -44,6 +44,7 @@ impl Error {
             ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
             ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
+            ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
             ErrorKind::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             ErrorKind::RollbackDetected { .. } => "ROLLBACK_DETECTED",
             ErrorKind::RelayProtocol { .. } => "RELAY_PROTOCOL",
@@ -51,6 +52,7 @@ impl Error {
             ErrorKind::GroupNotFound { .. } => "GROUP_NOT_FOUND",
             ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
             ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
+            ErrorKind::NotForProduction { .. } => "NOT_FOR_PRODUCTION",
             ErrorKind::Passed(PassedOn(error)) => error.code(),
         }
     }
@@ -261,6 +263,14 @@ pub enum ErrorKind {
         /// Which one.
         user: UserId,
     },
+    /// The user has an identity in this store, and it is another one than was asked for.
+    #[error(
+        "\"{user}\" has an identity here already, and an identity is made once: use it as it is, or another data directory"
+    )]
+    IdentityExists {
+        /// Who.
+        user: UserId,
+    },
     /// The content does not fit a message.
     #[error("a message of {size} bytes is too large: {limit} bytes at most")]
     MessageTooLarge {
@@ -307,6 +317,12 @@ pub enum ErrorKind {
     InvalidConfig {
         /// Which, why, and what to write instead.
         what: String,
+    },
+    /// Production mode was asked for, and something is missing or weak.
+    #[error("this set-up is not for production:{}", crate::production::list(findings))]
+    NotForProduction {
+        /// All of it.
+        findings: Vec<crate::Finding>,
     },
     /// An error of the store, of a key holder or of the protocol.
     #[error("{0}")]

@@ -193,6 +193,11 @@ pub enum Event {
         /// Where the keyfile is.
         path: PathBuf,
     },
+    /// The app is set up for development: what [`crate::AppBuilder::production`] would refuse. Told once for each app.
+    DevelopmentMode {
+        /// All of it.
+        findings: Vec<crate::Finding>,
+    },
     /// Commits to the store fail (a full disk, for example), or something in it can not be read. Nothing that was
     /// acknowledged is lost.
     StoreFailing {
@@ -262,6 +267,7 @@ impl Event {
             Self::SendDelayed { .. } => "send_delayed",
             Self::DeliveryFailed { .. } => "delivery_failed",
             Self::KeyfileCreated { .. } => "keyfile_created",
+            Self::DevelopmentMode { .. } => "development_mode",
             Self::StoreFailing { .. } => "store_failing",
             Self::GroupJoined { .. } => "group_joined",
             Self::GroupChanged { .. } => "group_changed",

@@ -34,6 +34,7 @@ pub struct HistoryMessage {
     pub status: DeliveryState,
     /// Of an incoming message: whether [`Client::mark_read`] named it.
     pub read: bool,
+    cursor: Cursor,
 }
 
 impl core::fmt::Debug for HistoryMessage {
@@ -69,11 +70,12 @@ pub struct HistoryQuery<'a> {
     peer: Result<UserId>,
     before: Option<Cursor>,
     limit: usize,
+    containing: Option<String>,
 }
 
 impl<'a> HistoryQuery<'a> {
     pub(crate) fn new(client: &'a Client, peer: Result<UserId>) -> Self {
-        Self { client, peer, before: None, limit: 50 }
+        Self { client, peer, before: None, limit: 50, containing: None }
     }
 
     /// Only messages older than the page that ended here.
@@ -88,14 +90,50 @@ impl<'a> HistoryQuery<'a> {
         self
     }
 
+    /// Only messages whose text (or JSON text) holds `words`, in any case. Messages are decrypted as they are read, and
+    /// no index of words is kept: a search reads the conversation, up to 20,000 messages a page. A page can thus hold fewer
+    /// messages than its limit, even none, and still have a [`Page::before`] to go on from.
+    pub fn containing(mut self, words: impl Into<String>) -> Self {
+        self.containing = Some(words.into().to_lowercase()).filter(|words| !words.is_empty());
+        self
+    }
+
     /// Reads the page.
     ///
     /// # Errors
     /// `INVALID_NAME` for a name that can be none, or what the store met.
-    pub async fn load(self) -> Result<Page> {
-        let peer = self.peer?;
+    pub async fn load(mut self) -> Result<Page> {
+        let peer = self.peer.clone()?;
+        let Some(words) = self.containing.take() else { return self.page(&peer, self.limit).await };
+        let mut found = Page { messages: Vec::new(), before: self.before };
+        let mut left = limits::SEARCHED;
+        while left > 0 {
+            let step = limits::HISTORY_PAGE.min(left);
+            left -= step;
+            let page = self.page(&peer, step).await?;
+            found.before = page.before;
+            for message in page.messages {
+                if !holds(&message.content, &words) {
+                    continue;
+                }
+                let cursor = message.cursor;
+                found.messages.push(message);
+                if found.messages.len() == self.limit {
+                    found.before = Some(cursor);
+                    return Ok(found);
+                }
+            }
+            if page.before.is_none() {
+                return Ok(found);
+            }
+            self.before = page.before;
+        }
+        Ok(found)
+    }
+
+    async fn page(&self, peer: &UserId, limit: usize) -> Result<Page> {
         let core = self.client.core();
-        let mut scan = Scan::of(Table::History, keys::history(&peer)).newest_first().limit(self.limit);
+        let mut scan = Scan::of(Table::History, keys::history(peer)).newest_first().limit(limit);
         if let Some(Cursor(place)) = self.before {
             scan = scan.before(place.to_bytes());
         }
@@ -106,7 +144,7 @@ impl<'a> HistoryQuery<'a> {
             rows.push((place, MessageRow::decode(row.value.expose()).map_err(Error::passed)?));
         }
         let before = rows.last().map(|(place, _)| Cursor(*place)).filter(|_| page.more);
-        let accepted = accepted(core, &peer, &rows).await?;
+        let accepted = accepted(core, peer, &rows).await?;
         let now = core.now();
         let over = |row: &MessageRow| {
             row.keep != FOREVER
@@ -132,10 +170,20 @@ impl<'a> HistoryQuery<'a> {
                         .then(|| Timestamp::from_millis(place.order)),
                     status,
                     read: row.read,
+                    cursor: Cursor(place),
                 }
             })
             .collect();
         Ok(Page { messages, before })
+    }
+}
+
+/// Whether a content holds words that are in lower case.
+fn holds(content: &Content, words: &str) -> bool {
+    match content {
+        Content::Text(text) => text.to_lowercase().contains(words),
+        Content::Json(json) => json.text().to_lowercase().contains(words),
+        _ => false,
     }
 }
 

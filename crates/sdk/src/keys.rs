@@ -91,6 +91,17 @@ pub(crate) fn lane(store: &Sealed, peer: &Address) -> Key {
     Key::new(Table::Lane, LANES, store.tag(Table::Lane, name.as_slice()).as_slice())
 }
 
+/// The names of users whose identity is pinned, in one partition: pins themselves are found by name only.
+pub(crate) const PINNED: &[u8] = b"pinned";
+
+/// What is known of groups, in one partition.
+pub(crate) const GROUPS: &[u8] = b"groups";
+
+pub(crate) fn pinned(store: &Sealed, user: &UserId) -> Key {
+    let name = user.as_str().as_bytes();
+    Key::new(Table::Pin, PINNED, store.tag(Table::Pin, name).as_slice())
+}
+
 /// Settings of conversations, in one partition.
 pub(crate) const PEERS: &[u8] = b"peers";
 

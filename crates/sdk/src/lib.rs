@@ -37,6 +37,7 @@
 //! - Every [`Error`] renders as `message [CODE]`, and the code is stable.
 
 mod app;
+mod backup;
 mod client;
 mod clock;
 mod config;
@@ -48,6 +49,7 @@ mod failures;
 mod groups;
 mod history;
 mod inbox;
+mod journal;
 mod keys;
 mod lane;
 mod left;
@@ -57,17 +59,22 @@ mod opening;
 mod parked;
 mod place;
 mod prekeys;
+mod production;
 mod receipt;
 mod records;
+#[cfg(test)]
+mod released;
 mod rollback;
 mod rows;
 mod sealing;
+mod storekey;
 mod transport;
 mod trust;
 mod upkeep;
 mod watch;
 
 pub use self::app::{App, ConnectOptions};
+pub use self::backup::{Backup, BackupError, BackupOptions, OnProgress, Progress, Restored};
 pub use self::client::{Client, OwnIdentity, PeerInfo, SendOptions, SendWait};
 pub use self::clock::{Clock, SystemClock};
 pub use self::config::{AppBuilder, ReceiptPolicy, Retention};
@@ -77,11 +84,15 @@ pub use self::events::{ConnectionState, DeliveryState, Event, Events};
 pub use self::groups::{Group, GroupInfo};
 pub use self::history::{Cursor, HistoryMessage, HistoryQuery, Page};
 pub use self::inbox::{Message, Messages};
+pub use self::journal::{Deed, JournalEntry};
 pub use self::lane::Unsealed;
+pub use self::production::Finding;
 pub use self::receipt::Receipt;
 pub use self::rows::Direction;
 pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, TrustReason};
 pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, GroupId, Timestamp, UserId};
 pub use stvor_crypto::SecretBytes;
-pub use stvor_keys::{KeyError, KeyringItem, SecretService};
+pub use stvor_keys::recipients;
+pub use stvor_keys::{KeyError, KeyringItem, RecoveryPhrase, SecretService};
+pub use stvor_keys::{KeyHolder, KeyService, Managed};
 pub use stvor_store as store;

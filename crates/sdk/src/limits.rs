@@ -92,6 +92,9 @@ pub const RECIPIENT_RETRY: Duration = Duration::from_secs(15);
 /// Messages of one page of history at most.
 pub const HISTORY_PAGE: usize = 500;
 
+/// Messages that one page of a search reads and decrypts at most.
+pub const SEARCHED: usize = 20_000;
+
 /// Failed messages that are remembered to be asked for again, of all senders. Past it the oldest go.
 pub const MAX_FAILURES: usize = 4_096;
 

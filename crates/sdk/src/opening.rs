@@ -1,14 +1,15 @@
 //! What a client finds in its store when it starts.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use stvor_base::{Address, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
-use stvor_protocol::Identity;
+use stvor_protocol::{Identity, RecoveryRoot, RecoverySecret};
 use stvor_store::{ChangeSet, Key, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
 
-use crate::config::{Config, KeySource};
-use crate::error::{Error, Result};
+use crate::config::{Config, IdentitySource, KeySource};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Event, Hub};
 use crate::keys;
 use crate::records;
@@ -16,22 +17,28 @@ use crate::rows::{LaneRow, PeerRow};
 
 /// Opens the store of a user: by the provider and the key that the app was set up with.
 pub(crate) async fn open_store(config: &Config, place: &StorePlace, hub: &Hub) -> Result<Sealed> {
-    let key = match &config.keys {
-        KeySource::Beside => OpenKey::Default,
-        KeySource::Passphrase(passphrase) => {
-            OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
-        }
-        KeySource::Keyfile(path) => OpenKey::Keyfile(path.clone()),
-        KeySource::Keyring(service) => OpenKey::OsKeyring {
-            service: service.clone(),
-            item: stvor_keys::KeyringItem { service: "stvor".to_owned(), account: account(place) },
-        },
-    };
+    let key = open_key(config, place);
     let opened = stvor_store::open_at(config.stores.as_ref(), place, key).await.map_err(Error::passed)?;
     if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
         hub.emit_early(Event::KeyfileCreated { path });
     }
     Ok(opened.store)
+}
+
+/// The key that opens the store of a place, as the app was set up.
+pub(crate) fn open_key(config: &Config, place: &StorePlace) -> OpenKey {
+    match &config.keys {
+        KeySource::Beside => OpenKey::Default,
+        KeySource::Passphrase(passphrase) => {
+            OpenKey::Passphrase(stvor_crypto::SecretBytes::from_slice(passphrase.as_bytes()))
+        }
+        KeySource::Holder(holder) => OpenKey::Holder(Arc::clone(holder)),
+        KeySource::Keyfile(path) => OpenKey::Keyfile(path.clone()),
+        KeySource::Keyring(service) => OpenKey::OsKeyring {
+            service: service.clone(),
+            item: stvor_keys::KeyringItem { service: "stvor".to_owned(), account: account(place) },
+        },
+    }
 }
 
 /// The name of a store's item in a keyring.
@@ -49,21 +56,66 @@ pub(crate) async fn load_identity(
     now: Timestamp,
 ) -> Result<Identity> {
     let key = records::key(&Identity::key())?;
-    if let Some(identity) = stored_identity(store, &key).await? {
-        return check_identity(identity, config, address);
+    let stored = stored_identity(store, &key).await?;
+    if stored.is_some() && config.new_identity {
+        return Err(ErrorKind::IdentityExists { user: address.user.clone() }.into());
     }
-    let (identity, effects) =
-        Identity::create(&config.app, address, now, &mut SystemRandom::new()).map_err(Error::passed)?;
+    // Slow, and needed with an identity that is stored, too: it may be another one.
+    let derived = derive(config, address, now).await?;
+    if let Some(stored) = stored {
+        let same = derived.is_none_or(|(derived, _)| derived.user_key() == stored.user_key());
+        let stored = check_identity(stored, config, address)?;
+        return if same {
+            Ok(stored)
+        } else {
+            Err(ErrorKind::IdentityExists { user: address.user.clone() }.into())
+        };
+    }
     let mut changes = ChangeSet::new();
+    if derived.is_some() {
+        // It may have been in use before, in a store that is lost.
+        crate::prekeys::start_anew(&mut changes, 0, now);
+    }
+    let (identity, effects) = match derived {
+        Some(derived) => derived,
+        None => {
+            Identity::create(&config.app, address, now, &mut SystemRandom::new()).map_err(Error::passed)?
+        }
+    };
     records::write(&mut changes, effects)?;
     match store.commit(changes).await {
         Ok(_) => Ok(identity),
         Err(StoreError::Conflict { .. }) => match stored_identity(store, &key).await? {
+            Some(other) if config.new_identity || config.identity.is_some() => {
+                let same = !config.new_identity && other.user_key() == identity.user_key();
+                let exists = || ErrorKind::IdentityExists { user: address.user.clone() }.into();
+                if same { check_identity(other, config, address) } else { Err(exists()) }
+            }
             Some(identity) => check_identity(identity, config, address),
             None => Err(Error::not_ready("its identity could not be stored")),
         },
         Err(error) => Err(Error::passed(error)),
     }
+}
+
+/// The identity that a recovery secret stands for, if one was given.
+async fn derive(
+    config: &Config,
+    address: &Address,
+    now: Timestamp,
+) -> Result<Option<(Identity, stvor_protocol::Effects)>> {
+    let Some(source) = config.identity.clone() else { return Ok(None) };
+    let (app, address) = (config.app.clone(), address.clone());
+    let derived = tokio::task::spawn_blocking(move || {
+        let secret = match &source {
+            IdentitySource::Phrase(phrase) => RecoverySecret::Phrase(phrase.entropy()),
+            IdentitySource::Passphrase(text) => RecoverySecret::Passphrase(text),
+        };
+        let root = RecoveryRoot::stretch(secret, &app, &address.user)?;
+        Identity::recover(&app, &address, (&root, now), &mut SystemRandom::new())
+    });
+    let derived = derived.await.map_err(|_| Error::not_ready("its identity was not derived"))?;
+    derived.map(Some).map_err(Error::passed)
 }
 
 async fn stored_identity(store: &Sealed, key: &Key) -> Result<Option<Identity>> {

@@ -52,7 +52,7 @@ impl Place {
     /// The directory of a user.
     pub(crate) fn of_user(&self, user: &UserId) -> Option<PathBuf> {
         let directory = self.directory.as_ref()?;
-        Some(directory.join(format!("{}-{}", slug(user.as_str()), short_hash(&[user.as_str()]))))
+        Some(directory.join(name_of(user)))
     }
 
     /// Makes the directory of a user, readable by its owner only.
@@ -94,6 +94,11 @@ impl Place {
 pub(crate) fn remove(directory: &Path) -> Result<()> {
     std::fs::remove_dir_all(directory)
         .map_err(|error| Error::config(format!("{} can not be removed: {error}", directory.display())))
+}
+
+/// A name for files and directories of a user.
+pub(crate) fn name_of(user: &UserId) -> String {
+    format!("{}-{}", slug(user.as_str()), short_hash(&[user.as_str()]))
 }
 
 fn default_directory() -> Result<PathBuf> {

@@ -1,5 +1,6 @@
 //! Keeping prekeys at the relay: after each log-in, when they run low, and daily.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::keys;
 use crate::limits;
 use crate::records;
 
@@ -26,6 +28,8 @@ pub(crate) struct PrekeyKeeper {
     /// When one-time prekeys were last made.
     refilled: Mutex<Option<Instant>>,
     due: Notify,
+    /// The relay may hold one-time prekeys of a store that is lost: the next upload takes their place.
+    replace: AtomicBool,
     /// The relay holds what others need to write to this device.
     reachable: watch::Sender<bool>,
 }
@@ -33,8 +37,15 @@ pub(crate) struct PrekeyKeeper {
 impl PrekeyKeeper {
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
         let rows = records::load(store, &[Prekeys::key()], &Effects::new()).await?;
-        let state = Prekeys::load(&rows).map_err(Error::passed)?;
+        let anew = store.one(&keys::meta(ANEW)).await.map_err(Error::passed)?;
+        let first = anew.as_ref().and_then(|row| row.value.expose().try_into().ok()).map(u32::from_be_bytes);
+        let state = match first {
+            // Nothing was made here so far.
+            Some(first) if rows.get(&Prekeys::key()).is_none() => Prekeys::starting_at(first),
+            _ => Prekeys::load(&rows).map_err(Error::passed)?,
+        };
         Ok(Self {
+            replace: AtomicBool::new(anew.is_some()),
             state: tokio::sync::Mutex::new(state),
             counts: Mutex::default(),
             refilled: Mutex::default(),
@@ -82,6 +93,9 @@ impl PrekeyKeeper {
         prekeys: &mut Prekeys,
         (core, mut counts): (&Core, KeyCounts),
     ) -> Result<Option<UploadKeys>> {
+        if self.replace.load(Ordering::Relaxed) {
+            counts = KeyCounts::default();
+        }
         if self.next_refill().is_some() {
             (counts.one_time, counts.kem_one_time) = (u32::MAX, u32::MAX);
         }
@@ -95,15 +109,35 @@ impl PrekeyKeeper {
         Ok(upload)
     }
 
+    /// Whether this store takes the place of a lost one and the relay does not have its prekeys yet.
+    pub(crate) fn starts_anew(&self) -> bool {
+        self.replace.load(Ordering::Relaxed)
+    }
+
+    /// An id above those of all prekeys that were made so far.
+    pub(crate) async fn next_id(&self) -> u32 {
+        self.state.lock().await.next_id()
+    }
+
     /// Makes what is due and uploads it.
     pub(crate) async fn maintain(&self, core: &Core) -> Result<()> {
         let Some(counts) = self.counts() else { return Ok(()) };
         let Some(session) = core.session() else { return Ok(()) };
         let mut prekeys = self.state.lock().await;
-        let Some(upload) = self.due_upload(&mut prekeys, (core, counts)).await? else { return Ok(()) };
+        let Some(mut upload) = self.due_upload(&mut prekeys, (core, counts)).await? else { return Ok(()) };
+        upload.replace_one_time = self.replace.load(Ordering::Relaxed) && !upload.one_time.is_empty();
+        let replaced = upload.replace_one_time;
         let count = u32::try_from(upload.one_time.len()).unwrap_or(u32::MAX);
         let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
         self.set_counts(held);
+        if replaced {
+            let mut changes = ChangeSet::new();
+            changes.delete(keys::meta(ANEW));
+            // What the relay told at the log-in is the floor from now on.
+            changes.put(keys::meta("counter"), core.counter().to_be_bytes().to_vec());
+            core.store.commit(changes).await.map_err(Error::passed)?;
+            self.replace.store(false, Ordering::Relaxed);
+        }
         records::commit(&core.store, prekeys.uploaded(core.now())).await?;
         core.hub.emit(Event::PrekeysUploaded { count });
         Ok(())
@@ -123,6 +157,21 @@ impl PrekeyKeeper {
             kem: upload.kem_one_time.into_iter().next().ok_or_else(missing)?,
         })
     }
+}
+
+/// The first prekey id of a store that takes the place of a lost one.
+const ANEW: &str = "prekeys_anew";
+
+/// Seconds from 1970 to 2020: ids of prekeys have 32 bits.
+const YEAR_2020: u64 = 1_577_836_800;
+
+/// Notes that this store takes the place of one that is lost, `next` the next prekey id that is known of it. The relay takes
+/// only ids above all that it had, and the lost store may have made more since: a store makes less than one a second, so
+/// the seconds since 2020 are above them.
+pub(crate) fn start_anew(changes: &mut ChangeSet, next: u32, now: Timestamp) {
+    let seconds = (now.as_millis() / 1_000).saturating_sub(YEAR_2020);
+    let first = u32::try_from(seconds).unwrap_or(u32::MAX / 2).max(next);
+    changes.put(keys::meta(ANEW), first.to_be_bytes().to_vec());
 }
 
 /// What an exported bundle holds beside the device list.

@@ -122,7 +122,10 @@ impl Watcher for Observer {
             metrics::connected();
             core.clear_routes();
             let own = core.counter();
-            if ready.registration == Registration::Known && ready.highest_counter > own {
+            if core.prekeys.starts_anew() {
+                // A store that was restored has no session of the old one, so nothing can be used twice.
+                core.raise_counter(ready.highest_counter);
+            } else if ready.registration == Registration::Known && ready.highest_counter > own {
                 core.set_rollback(Some((ready.highest_counter, own)));
                 core.hub.emit(Event::RollbackDetected { relay: ready.highest_counter, own });
             }

@@ -1,5 +1,6 @@
 //! The command line: nouns, then verbs.
 
+mod keeping;
 mod people;
 mod servers;
 mod shared;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
 
+pub(crate) use keeping::*;
 pub(crate) use people::*;
 pub(crate) use servers::*;
 pub(crate) use shared::*;
@@ -74,6 +76,14 @@ pub(crate) enum Command {
     /// Serve the vault to an agent over the Model Context Protocol, on standard input and output
     #[cfg(unix)]
     Mcp(McpArgs),
+    /// Write an encrypted backup of identity, history and settings
+    Backup(BackupArgs),
+    /// Restore a user from a backup
+    Restore(RestoreArgs),
+    /// Show, change or rotate the key of the store
+    Key(KeyArgs),
+    /// Show who accepted, verified, backed up and changed what
+    Journal(JournalArgs),
     /// Find out what is wrong and how to fix it
     Doctor(DoctorArgs),
     /// Print the completion script of a shell

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::keeping::IdentityFrom;
 use super::servers::Life;
 use crate::policy::Keep;
 
@@ -95,6 +96,7 @@ Two people who see the same safety number, or scan each other's code, know
 that nobody sits between them.
 
 Examples:
+  stvor identity create --as alice --phrase
   stvor identity show --as alice
   stvor identity show --as alice --with bob --qr
   stvor identity verify --as alice --with bob --number \"12345 67890 ...\"")]
@@ -106,6 +108,13 @@ pub(crate) struct IdentityArgs {
 /// `stvor identity ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdentityCommand {
+    /// Make your identity, once: with random keys, or from a recovery phrase
+    Create {
+        #[command(flatten)]
+        me: Me,
+        #[command(flatten)]
+        from: IdentityFrom,
+    },
     /// Show your identity, or with --with the safety number that you share with somebody
     Show {
         #[command(flatten)]
@@ -182,6 +191,7 @@ The last line on standard error says how to see what came before them.
 
 Examples:
   stvor history --as alice --with bob
+  stvor history --as alice --with bob --search invoice
   stvor history --as alice --with bob --limit 500 --json | jq -r .text")]
 pub(crate) struct HistoryArgs {
     #[command(flatten)]
@@ -192,6 +202,9 @@ pub(crate) struct HistoryArgs {
     /// Only messages older than the one with this id
     #[arg(long, value_name = "ID")]
     pub(crate) before: Option<String>,
+    /// Only messages that hold these words, in any case
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) search: Option<String>,
 }
 
 /// `stvor peer`

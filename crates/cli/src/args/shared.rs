@@ -69,6 +69,9 @@ pub(crate) struct Shared {
     /// Keep the key of the store or vault in the keyring of the operating system
     #[arg(long, global = true, help_heading = "Storage", hide_short_help = true, conflicts_with_all = ["passphrase_file", "passphrase_fd", "ask_passphrase", "keyfile"])]
     pub(crate) os_keyring: bool,
+    /// Refuse to start where something is missing or weak for production; one error lists all of it
+    #[arg(long, global = true, help_heading = "Storage", hide_short_help = true)]
+    pub(crate) production: bool,
     /// Read settings from this TOML file [default: stvor/stvor.toml in the platform's configuration directory]
     #[arg(
         long,

@@ -37,12 +37,18 @@ async fn load(client: &Client, args: &HistoryArgs) -> Result<(Vec<HistoryMessage
     let mut skip = args.before.as_deref();
     let mut cursor = None;
     loop {
-        let page = client.history(&args.pair.peer).before(cursor).limit(PAGE).load().await?;
+        let mut query = client.history(&args.pair.peer).before(cursor).limit(PAGE);
+        // Where older ones begin is known by the id of a message that the search may pass over.
+        if let (Some(words), None) = (&args.search, skip) {
+            query = query.containing(words);
+        }
+        let page = query.load().await?;
         for message in page.messages {
             if let Some(id) = skip {
                 if message.id.to_string() == id {
                     skip = None;
                 }
+            } else if args.search.as_ref().is_some_and(|words| !matches(&message, words)) {
             } else if wanted.len() == limit {
                 return Ok((wanted, true));
             } else {
@@ -62,6 +68,16 @@ async fn load(client: &Client, args: &HistoryArgs) -> Result<(Vec<HistoryMessage
             retryable: false,
         }),
     }
+}
+
+/// A page that held the place to go on from was not searched.
+fn matches(message: &HistoryMessage, words: &str) -> bool {
+    let text = match &message.content {
+        stvor::Content::Text(text) => text,
+        stvor::Content::Json(json) => json.text(),
+        _ => return false,
+    };
+    text.to_lowercase().contains(&words.to_lowercase())
 }
 
 fn object(message: &HistoryMessage) -> Value {

@@ -3,18 +3,20 @@
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
-use stvor::{Client, ConnectOptions, SafetyNumber};
+use stvor::{Client, ConnectOptions, RecoveryPhrase, SafetyNumber};
 
-use crate::args::{IdentityArgs, IdentityCommand, Me};
+use crate::args::{IdentityArgs, IdentityCommand, IdentityFrom, Me};
 use crate::ask::sure;
 use crate::failure::{Failure, Result};
 use crate::render::{GOOD, Hex, LOUD, Out, paint, rfc3339};
+use crate::secrets;
 use crate::session::Context;
 
 /// Shows or changes what is known of identities.
 pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     let me = match &args.command {
         IdentityCommand::Replace { me, sure } => return replace(context, me, sure.yes).await,
+        IdentityCommand::Create { me, from } => return create(context, me, from).await,
         IdentityCommand::Show { me, .. }
         | IdentityCommand::Verify { me, .. }
         | IdentityCommand::Unverify { me, .. }
@@ -40,7 +42,7 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
             }),
             Err(error) => Err(error.into()),
         },
-        IdentityCommand::Replace { .. } => Ok(()),
+        IdentityCommand::Replace { .. } | IdentityCommand::Create { .. } => Ok(()),
         IdentityCommand::Accept { peer, .. } => match client.accept_identity(peer.as_str()).await {
             Ok(()) => out.either(&json!({ "peer": peer, "accepted": true }), |_| {
                 format!("The new identity of {peer} is accepted")
@@ -50,6 +52,62 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     };
     client.close().await;
     done
+}
+
+/// Makes an identity, once.
+async fn create(context: Context<'_>, me: &Me, from: &IdentityFrom) -> Result {
+    let user = context.user(me)?;
+    let key = |error: stvor::KeyError| Failure::coded(&error);
+    let mut builder = context.builder()?;
+    let mut fresh = None;
+    let (file, fd) = (from.phrase_file.as_deref(), from.phrase_fd);
+    if from.phrase {
+        fresh = Some(RecoveryPhrase::fresh().map_err(key)?);
+    } else if let Some(words) = secrets::from_file_or_fd(file, fd, "the recovery phrase")? {
+        builder = builder.identity_phrase(words.expose());
+    } else if from.ask_phrase {
+        builder = builder
+            .identity_phrase(secrets::ask("Recovery phrase", "--phrase-file or --phrase-fd")?.expose());
+    } else if let Some(file) = from.identity_passphrase_file.as_deref() {
+        let text = secrets::from_file_or_fd(Some(file), None, "the passphrase of the identity")?;
+        builder = builder.identity_passphrase(text.as_ref().map_or("", |text| text.expose()));
+    }
+    let words = fresh.as_ref().map(RecoveryPhrase::words);
+    let words = words.as_ref().and_then(|words| core::str::from_utf8(words.expose()).ok());
+    if let Some(words) = words {
+        builder = builder.identity_phrase(words);
+    }
+    let app = builder.open().await?;
+    if app.users().iter().any(|known| known.as_str() == user) {
+        return Err(Failure::Coded {
+            code: "IDENTITY_EXISTS",
+            message: format!("{user} has an identity here already, and an identity is made once"),
+            retryable: false,
+        });
+    }
+    // Before the identity is made: whatever happens then, the words are not lost.
+    if let Some(words) = words {
+        context.out.either(&json!({ "user": user, "phrase": words }), |_| in_rows(words))?;
+        context.out.say("Write the words on paper: they are shown this once, and who has them is you");
+    }
+    let options = ConnectOptions { new_identity: true, require_relay: true, ..ConnectOptions::default() };
+    let client = app.connect_with(user.as_str(), options).await?;
+    let own = client.identity();
+    client.close().await;
+    let object = json!({
+        "user": own.user.to_string(),
+        "fingerprint": own.fingerprint,
+        "created_at": rfc3339(own.created_at),
+    });
+    context.out.either(&object, |_| format!("user         {}\nfingerprint  {}", own.user, own.fingerprint))
+}
+
+/// The words of a phrase, six a row, each row with the number of its first word.
+fn in_rows(words: &str) -> String {
+    let words: Vec<&str> = words.split(' ').collect();
+    let row = |(row, words): (usize, &[&str])| format!("    {:>2}  {}", row * 6 + 1, words.join(" "));
+    let rows: Vec<String> = words.chunks(6).enumerate().map(row).collect();
+    format!("Recovery phrase\n\n{}\n", rows.join("\n"))
 }
 
 /// Takes the name over from a device that is lost.

@@ -1,6 +1,7 @@
 //! What the command can do, one module for each noun.
 
 pub(crate) mod account;
+pub(crate) mod backup;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -9,6 +10,7 @@ pub(crate) mod doctor;
 pub(crate) mod group;
 pub(crate) mod history;
 pub(crate) mod identity;
+pub(crate) mod key;
 pub(crate) mod listen;
 pub(crate) mod mock_relay;
 pub(crate) mod peer;

@@ -9,6 +9,7 @@ mod common;
 mod demo;
 mod doctor;
 mod groups;
+mod keeping;
 mod messages;
 mod relays;
 #[cfg(unix)]

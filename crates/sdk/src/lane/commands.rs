@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use stvor_base::{ContentId, Timestamp};
 use stvor_crypto::SecretBytes;
-use stvor_protocol::{Delivery, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
+use stvor_protocol::{Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
 use stvor_store::{Op, Table};
 use tokio::sync::oneshot;
 
@@ -16,6 +16,7 @@ use crate::content::Content;
 use crate::core::random;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
+use crate::journal::{Deed, JournalEntry, fingerprint};
 use crate::keys;
 use crate::limits;
 use crate::rows::{FOREVER, MessageRow, PendingBody, Place};
@@ -108,6 +109,11 @@ impl Lane {
                 match conversation.set_verified(verified) {
                     Ok(effects) => {
                         step.effects.append(effects);
+                        let pin =
+                            conversation.pin().map(|pin| fingerprint(&pin.user_key)).unwrap_or_default();
+                        let deed = if verified { Deed::IdentityVerified } else { Deed::IdentityUnverified };
+                        let entry = JournalEntry::new(self.core.now(), &self.core.config.actor, deed);
+                        step.journal(entry.about(self.peer.user.to_string(), pin));
                         if verified {
                             self.welcome_refused();
                         }
@@ -193,9 +199,8 @@ impl Lane {
             Ok(started) => {
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
-                if matches!(started.identity, stvor_protocol::IdentityEvent::Replaced { .. }) {
-                    step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
-                }
+                let who = self.core.config.actor.clone();
+                self.note_identity(&started.identity, &who, step);
                 if step.peer.is_none() {
                     step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
                 }
@@ -204,6 +209,16 @@ impl Lane {
             }
             Err(error) => drop(reply.send(Err(of_protocol(error)))),
         }
+    }
+
+    /// Tells of another identity that took the place of a pinned one, and notes who decided it.
+    pub(super) fn note_identity(&self, event: &IdentityEvent, who: &str, step: &mut Step) {
+        let IdentityEvent::Replaced { old } = event else { return };
+        let peer = &self.peer.user;
+        step.events.push(Event::IdentityChanged { peer: peer.clone(), accepted: true });
+        let new = self.conversation.as_ref().and_then(|conversation| conversation.pin());
+        let keys = (&old[..], new.map(|pin| &pin.user_key[..]));
+        step.journal(JournalEntry::accepted((self.core.now(), who), peer, keys));
     }
 
     fn delete(&mut self, step: &mut Step) {
@@ -237,6 +252,9 @@ impl Lane {
         // A block outlives its conversation.
         if !self.core.is_blocked(&self.peer.user) {
             step.changes.delete(keys::peer(&self.core.store, &self.peer.user));
+            // The pin stays, and a backup finds it by this.
+            let name = self.peer.user.as_str().as_bytes().to_vec();
+            step.changes.put(keys::pinned(&self.core.store, &self.peer.user), name);
             step.forget_peer = true;
         }
     }

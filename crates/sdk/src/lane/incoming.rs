@@ -7,8 +7,7 @@ use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, Timestamp};
 use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
-    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RetryRequest,
-    TrustDecision,
+    ContentKind, Delivery, Failed, Incoming, Plaintext, ProtocolError, RetryRequest, TrustDecision,
 };
 use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
@@ -206,9 +205,7 @@ impl Lane {
         if let Some(reply) = reply {
             self.push_control(reply, step)?;
         }
-        if matches!(identity, IdentityEvent::Replaced { .. }) {
-            step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
-        }
+        self.note_identity(&identity, super::opening::decider(self.decision.as_ref()), step);
         if started {
             step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
         }

@@ -3,8 +3,8 @@
 use stvor_base::ContentId;
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
-    ContentKind, IdentityEvent, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError,
-    RepairRoute, SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
+    ContentKind, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError, RepairRoute,
+    SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
 };
 use stvor_wire::server::Bundles;
 use tokio::time::Instant;
@@ -20,6 +20,11 @@ use crate::trust::{SafetyNumber, TrustQuestion, TrustReason};
 
 /// How long the relay is asked to wait for the peer of a message that is in the outbox already.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Who let an identity pass that no person accepted by name.
+pub(super) fn decider(decision: Option<&TrustDecision>) -> &'static str {
+    if decision.is_some() { "trust callback" } else { "trust policy" }
+}
 
 impl Lane {
     /// Whether a bundle is needed.
@@ -167,9 +172,7 @@ impl Lane {
                 self.decision = None;
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
-                if matches!(started.identity, IdentityEvent::Replaced { .. }) {
-                    step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: true });
-                }
+                self.note_identity(&started.identity, decider(decision.as_ref()), step);
                 self.enqueue_held(step);
                 if core::mem::take(&mut self.rehandshake) && step.sealed.is_empty() {
                     // The peer learns of the new session by its first message.

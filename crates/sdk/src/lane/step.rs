@@ -18,6 +18,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
 use crate::inbox::Arrival;
+use crate::journal::JournalEntry;
 use crate::keys;
 use crate::limits;
 use crate::metrics;
@@ -98,6 +99,13 @@ impl Step {
             posted: 0,
             mailed: 0,
             broken: None,
+        }
+    }
+
+    /// Adds an entry of the journal: it is there if and only if the step is.
+    pub(super) fn journal(&mut self, entry: JournalEntry) {
+        if let Err(error) = entry.write(&mut self.changes) {
+            self.broken.get_or_insert(error);
         }
     }
 

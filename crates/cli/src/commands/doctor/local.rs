@@ -99,6 +99,33 @@ fn files(directory: &Path, depth: usize, left: &mut usize, found: &mut Vec<std::
     }
 }
 
+/// What production would refuse: problems with `--production`, else warnings.
+pub(crate) async fn production(context: Context<'_>) -> Vec<Check> {
+    const NAME: &str = "production";
+    let Ok(builder) = context.builder() else { return Vec::new() };
+    let (findings, refused) = match builder.open().await {
+        Ok(app) => (app.findings().to_vec(), false),
+        Err(error) => match error.kind() {
+            stvor::ErrorKind::NotForProduction { findings } => (findings.clone(), true),
+            // What is wrong here the other checks say.
+            _ => return Vec::new(),
+        },
+    };
+    if findings.is_empty() {
+        return vec![Check::ok(NAME, "nothing is missing or weak")];
+    }
+    findings
+        .into_iter()
+        .map(|found| {
+            if refused && found.refused {
+                Check::problem(NAME, "NOT_FOR_PRODUCTION", found.what, found.fix)
+            } else {
+                Check::warning(NAME, found.what, found.fix).named(found.code)
+            }
+        })
+        .collect()
+}
+
 /// The stores of the users at this relay and in this app: each opens, and the relay knows its identity.
 pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: bool) -> Vec<Check> {
     const NAME: &str = "user";
@@ -117,7 +144,11 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
     }
     let mut checks = Vec::new();
     for user in users.iter().filter(|user| wanted.as_ref().is_none_or(|wanted| *user == wanted)) {
-        let options = ConnectOptions { require_relay: reached, allow_unregistered: !reached };
+        let options = ConnectOptions {
+            require_relay: reached,
+            allow_unregistered: !reached,
+            ..ConnectOptions::default()
+        };
         checks.push(match app.connect_with(user.as_str(), options).await {
             Ok(client) => {
                 let pending = client.pending();

@@ -60,6 +60,11 @@ impl Check {
         Self { name, verdict: Verdict::Problem, found: found.into(), code: Some(code), fix: Some(fix.into()) }
     }
 
+    fn named(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
     pub(crate) fn failure(name: &'static str, failure: &Failure, fix: impl Into<String>) -> Self {
         Self::problem(name, failure.code(), failure.to_string(), fix)
     }
@@ -127,6 +132,9 @@ pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
     })?;
     let data = context.settings.data_dir()?;
     for check in local::directory(&data) {
+        report.add(check)?;
+    }
+    for check in local::production(context).await {
         report.add(check)?;
     }
     let reached = relay(context, &args.me, &mut report).await?;

@@ -1,0 +1,37 @@
+//! A bar for long work: on a terminal only, never with `--json` or `--quiet`.
+
+use std::io::IsTerminal as _;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stvor::Progress;
+
+use crate::render::Out;
+
+/// How far long work is.
+#[derive(Clone)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar that counts `unit`.
+    pub(crate) fn new(out: Out, unit: &'static str) -> Self {
+        let shown = !out.json && !out.quiet && std::io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let template = format!("{{bar:40}} {{human_pos}} of {{human_len}} {unit}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// Moves it.
+    pub(crate) fn at(&self, progress: Progress) {
+        self.0.set_length(progress.total);
+        self.0.set_position(progress.done);
+    }
+
+    /// Removes it.
+    pub(crate) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}

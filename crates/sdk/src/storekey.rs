@@ -1,0 +1,73 @@
+//! The key of a client's own store: what opens it, and what its rows are sealed under.
+
+use stvor_store::{OpenKey, Sealed, StoreInfo};
+
+use crate::backup::Progress;
+use crate::client::Client;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::journal::{Deed, JournalEntry};
+use crate::opening::open_key;
+
+impl Core {
+    fn store_place(&self) -> stvor_store::StorePlace {
+        let user = &self.address.user;
+        self.config.place.of_store(&self.config.app, user, self.directory.as_ref())
+    }
+}
+
+impl Client {
+    /// What opens this user's store, and whether a rotation of its data key is under way.
+    ///
+    /// # Errors
+    /// What the store met.
+    pub async fn store_info(&self) -> Result<StoreInfo> {
+        let info = Sealed::info(self.core().store.adapter().as_ref()).await.map_err(Error::passed)?;
+        info.ok_or_else(|| Error::config("a store in memory has no key that anybody could give"))
+    }
+
+    /// Changes what opens the store: another passphrase, a passphrase in place of the keyfile, a token. The data key is
+    /// wrapped anew and no row is touched. The new key is tried before anything is written. The old one opens only older
+    /// copies of the store; a keyfile that is of no use any more stays where it is. Give the new key when the app is set up
+    /// the next time.
+    ///
+    /// # Errors
+    /// `KEY_MALFORMED` and the like for a key that can be none, or what the store met.
+    pub async fn change_key(&self, new: OpenKey) -> Result<()> {
+        let core = self.core();
+        let before = self.store_info().await?;
+        let beside = core.config.stores.default_keyfile(&core.store_place());
+        let holder = stvor_store::key_holder(new, beside, true).await.map_err(Error::passed)?;
+        let kind = holder.kind();
+        core.store.rewrap(holder).await.map_err(Error::passed)?;
+        let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyChanged);
+        core.note(entry.about("store", format!("{} -> {}", before.holder.name(), kind.name()))).await
+    }
+
+    /// Replaces the data key of the store: a fresh one seals everything from now on, and every row is sealed anew, batch by
+    /// batch, while the client goes on working. One that was interrupted (by a kill, too) goes on when this is called again.
+    /// See [`stvor_store::Sealed::rotate`] for what it does and does not do.
+    ///
+    /// # Errors
+    /// `WRONG_KEY` before anything is written, when the key was changed since the app was set up;
+    /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `INVALID_CONFIG` for one that other processes may have
+    /// open; what the store met.
+    pub async fn rotate_key(&self, mut told: impl FnMut(Progress) + Send) -> Result<()> {
+        let core = self.core();
+        if core.config.stores.facts().shared {
+            return Err(Error::config(
+                "the data key of a store that several processes may have open can not be rotated while it is in use; \
+                 make a backup, restore it into a new store, and let the processes use that",
+            ));
+        }
+        self.store_info().await?;
+        let place = core.store_place();
+        let beside = core.config.stores.default_keyfile(&place);
+        let holder = stvor_store::key_holder(open_key(&core.config, &place), beside, false);
+        let holder = holder.await.map_err(Error::passed)?;
+        let rotated = core.store.rotate(holder, |at| told(Progress::new(at.done, at.total))).await;
+        rotated.map_err(Error::passed)?;
+        core.note(JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated).about("store", ""))
+            .await
+    }
+}
