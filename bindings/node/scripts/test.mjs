@@ -22,7 +22,7 @@ const windows = process.platform === 'win32';
 const quiet = { stdio: ['ignore', 'ignore', 'inherit'] };
 const npm = (argv, cwd) => execFileSync(windows ? 'npm.cmd' : 'npm', argv, { cwd, shell: windows, ...quiet });
 
-if (!existsSync(join(TOOLS, 'node_modules/fastify'))) npm(['ci'], TOOLS);
+if (!existsSync(join(TOOLS, 'node_modules/redis'))) npm(['ci'], TOOLS);
 let tarballs = process.env.STVOR_NPM_DIR;
 if (!tarballs) {
   tarballs = join(ROOT, 'target/npm-test');
@@ -36,7 +36,7 @@ try {
   const files = readdirSync(tarballs).filter((name) => name.startsWith(`stvor-${NAME}-`) && name.endsWith('.tgz')).map((name) => join(tarballs, name));
   // The other platforms' packages are not asked for: nothing here needs a network.
   npm(['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...files], project);
-  for (const tool of ['ws', 'typescript', 'express', 'fastify']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'junction');
+  for (const tool of ['ws', 'typescript', 'express', 'fastify', 'redis', 'pg']) symlinkSync(join(TOOLS, 'node_modules', tool), join(project, 'node_modules', tool), 'junction');
   const tests = readdirSync(join(HERE, 'test'))
     .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))
     .map((name) => join(HERE, 'test', name));

@@ -7,6 +7,7 @@ use napi::bindgen_prelude::{PromiseRaw, Uint8Array};
 use napi_derive::napi;
 use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, TrustPolicy};
 
+use crate::adapters::NativeAdapters;
 use crate::client::NativeClient;
 use crate::failure::{argument, failed, failure, fits};
 use crate::limits::{LONGEST_WAIT, MAX_CERTIFICATE};
@@ -49,6 +50,10 @@ pub struct AppSettings {
     pub replace_identity: Option<bool>,
     /// Refuses relays that are reached over a network without TLS.
     pub protected: Option<bool>,
+    /// Whether a minimal relay will do.
+    pub minimal_relay: Option<bool>,
+    /// Refuses stores without transactions.
+    pub require_atomic: Option<bool>,
 }
 
 /// A wait that JavaScript gave in milliseconds.
@@ -130,6 +135,8 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     builder = with(builder, retention, AppBuilder::retention);
     builder = with(builder, root, AppBuilder::root_certificate);
     builder = with(builder, settings.replace_identity, AppBuilder::replace_identity);
+    builder = with(builder, settings.minimal_relay, AppBuilder::minimal_relay);
+    builder = with(builder, settings.require_atomic, AppBuilder::require_atomic_session_and_prekey);
     Ok(if settings.in_memory == Some(true) { builder.in_memory() } else { builder })
 }
 
@@ -142,9 +149,21 @@ pub struct NativeApp(Kept<App>);
 /// # Errors
 /// As `AppBuilder::open`.
 #[napi(catch_unwind)]
-pub fn open_app<'env>(env: &'env Env, settings: AppSettings) -> napi::Result<PromiseRaw<'env, NativeApp>> {
+pub fn open_app<'env>(
+    env: &'env Env,
+    settings: AppSettings,
+    adapters: Option<&NativeAdapters>,
+) -> napi::Result<PromiseRaw<'env, NativeApp>> {
     let protected = settings.protected == Some(true);
-    let builder = builder(settings)?;
+    let deadline = settings.timeout.map(wait).transpose()?.filter(|timeout| !timeout.is_zero());
+    let mut builder = builder(settings)?;
+    if let Some(adapters) = adapters {
+        let adapters = adapters.adapters();
+        builder = builder.storage_adapters(match deadline {
+            Some(deadline) => adapters.deadline(deadline),
+            None => adapters,
+        });
+    }
     promise(env, None, async move {
         let app = builder.open().await.map_err(failed)?;
         // Judged on the URL that will be dialled, not on the text that was given.

@@ -6,6 +6,7 @@
 
 use napi_derive::napi;
 
+pub mod adapters;
 pub mod app;
 pub mod client;
 pub mod content;

@@ -12,5 +12,11 @@ pub(crate) const MAX_HANDSHAKE: usize = 16 * 1024;
 /// Bytes of a saved session: the protocol bounds the message keys that are in it.
 pub(crate) const MAX_SAVED: usize = 16 * 1024 * 1024;
 
+/// Bytes of a state that a storage adapter answers: what the store saves has no more, sealed.
+pub(crate) const MAX_STATE: usize = stvor::narrow::MAX_STATE + 1_024;
+
+/// Bytes of the private half of an identity pair.
+pub(crate) const MAX_PRIVATE_KEY: usize = 32;
+
 /// The longest wait that JavaScript can ask for, in milliseconds: as long as its own timers can.
 pub(crate) const LONGEST_WAIT: f64 = 2_147_483_647.0;

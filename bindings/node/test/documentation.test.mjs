@@ -1,5 +1,6 @@
 // The code blocks of the product documentation, word for word but for the ports.
 import assert from 'node:assert/strict';
+import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { documentation, directory, load, run, start, write } from './project.mjs';
 
@@ -10,6 +11,14 @@ async function relay(t, tokens = []) {
   t.after(() => started.close());
   return started;
 }
+
+/** A port that was free a moment ago: the block names its port. */
+const free = () => new Promise((resolve) => {
+  const server = createServer().listen(0, () => {
+    const { port } = server.address();
+    server.close(() => resolve(port));
+  });
+});
 
 /** Each block is run as somebody new: with stores of its own. */
 function block(t, text, extension = 'mjs') {
@@ -76,6 +85,36 @@ test('full working example, at our own relay', async (t) => {
     '📩 [Alice] from bob@example.com: Hi Alice! Got it! 🎉',
     '📩 [Bob] from alice@example.com: Hello Bob! This is E2EE! 🔐',
   ]);
+});
+
+test('full working example: the relay of the documentation and the app, two processes', async (t) => {
+  const port = await free();
+  const relay = block(t, documentation('relay-server.mjs', { 8080: port }));
+  await relay.line(/Relay running on/);
+  const app = block(t, documentation('app.mjs', { 8080: port }));
+  for (const line of [/Alice sent/, /Bob sent/, /\[Bob\]/, /\[Alice\]/]) await app.line(line);
+  assert.deepEqual(app.stdout.split('\n').sort(), [
+    '',
+    '✅ Alice sent message',
+    '✅ Bob sent message',
+    '📩 [Alice] from bob@example.com: Hi Alice! Got it! 🎉',
+    '📩 [Bob] from alice@example.com: Hello Bob! This is E2EE! 🔐',
+  ]);
+  assert.match(app.stderr, /STVOR_RELAY_NOT_DURABLE/);
+});
+
+test('the relay of the documentation is refused in production mode, and over TLS', async (t) => {
+  const port = await free();
+  const relay = block(t, documentation('relay-server.mjs', { 8080: port }));
+  await relay.line(/Relay running on/);
+  const { createApp } = await load('@stvor/sdk');
+  const settings = { appToken: 'stvor_x', relayUrl: `ws://localhost:${port}`, timeout: 1_000 };
+  const app = await createApp({ ...settings, dataDir: directory(), productionMode: true });
+  await assert.rejects(app.connect('alice'), (error) => error.code === 'RELAY_UNAVAILABLE');
+  await app.close();
+  for (const wrong of [{ productionMode: true, dataDir: directory() }, { relayUrl: 'wss://localhost:1' }]) {
+    await assert.rejects(createApp({ ...settings, storage: wrong.dataDir ? undefined : 'memory', legacyRelay: true, ...wrong }), (error) => error.code === 'INVALID_CONFIG');
+  }
 });
 
 test('a relay that is not there is RELAY_UNAVAILABLE, with what to do', async () => {

@@ -4,9 +4,10 @@ import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { codeOf, require, run, write } from './project.mjs';
 
+const ratchet = require('@stvor/sdk/ratchet');
 const {
   decryptMessage, deserializeSession, encryptMessage, establishSession, generateKeyPair, serializeSession, takeReply, StvorError,
-} = require('@stvor/sdk/ratchet');
+} = ratchet;
 
 /** Two sides; Bob has decrypted the first message. */
 function pair() {
@@ -173,4 +174,35 @@ test('what can not be used is INVALID_ARGUMENT or says what it is', async () => 
     [() => decryptMessage(hers, { header: new Uint8Array(84), ciphertext: new Uint8Array(40) }), 'MALFORMED_MESSAGE'],
   ]) assert.equal(await codeOf(act), code, String(act));
   assert.equal(encryptMessage(hers, 'x'.repeat(65_536)).header.length, 85);
+});
+
+test('a key pair outlives its process, and so does what it accepted', () => {
+  const key = new Uint8Array(32).fill(7);
+  const [alice, bob] = [ratchet.generateKeyPair(), ratchet.generateKeyPair()];
+  const { session, handshake } = ratchet.establishSession(alice, bob.bundle);
+  const first = ratchet.encryptMessage(session, 'first');
+  const restored = ratchet.deserializeKeyPair(ratchet.serializeKeyPair(bob, key), key);
+  assert.deepEqual([restored.publicKey, restored.bundle], [bob.publicKey, bob.bundle]);
+  const { session: his } = ratchet.establishSession(restored, handshake);
+  assert.equal(ratchet.decryptMessage(his, first), 'first');
+  // The handshake was accepted: after another restart a replay of it is refused.
+  const again = ratchet.deserializeKeyPair(ratchet.serializeKeyPair(restored, key), key);
+  const replayed = ratchet.establishSession(again, handshake).session;
+  assert.throws(() => ratchet.decryptMessage(replayed, first), (error) => error.code === 'REPLAY');
+  const sealed = ratchet.serializeKeyPair(bob, key);
+  assert.throws(() => ratchet.deserializeKeyPair(sealed, new Uint8Array(32)), (error) => error.code === 'WRONG_KEY');
+  assert.throws(() => ratchet.deserializeKeyPair(ratchet.serializeSession(session, key), key), (error) => error.code === 'MALFORMED_MESSAGE');
+});
+
+test('several at once', () => {
+  const [alice, bob] = [ratchet.generateKeyPair(), ratchet.generateKeyPair()];
+  const { session, handshake } = ratchet.establishSession(alice, bob.bundle);
+  const messages = ratchet.encryptMessages(session, ['one', new Uint8Array([2]), 'three']);
+  const { session: his } = ratchet.establishSession(bob, handshake);
+  const opened = ratchet.decryptMessages(his, [messages[0], messages[0], messages[1], 'nonsense', messages[2].message]);
+  assert.deepEqual([opened[0], opened[1].code, opened[2], opened[3].code, opened[4]], ['one', 'DUPLICATE', new Uint8Array([2]), 'MALFORMED_MESSAGE', 'three']);
+  assert.throws(() => ratchet.encryptMessages(session, ['fine', 7]), (error) => error.code === 'INVALID_ARGUMENT');
+  assert.throws(() => ratchet.encryptMessages(session, ['fine', 'x'.repeat(70_000)]), (error) => error.code === 'MESSAGE_TOO_LARGE');
+  const [next] = ratchet.encryptMessages(session, ['next']);
+  assert.equal(ratchet.decryptMessage(his, next), 'next');
 });

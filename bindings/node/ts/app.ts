@@ -1,15 +1,17 @@
 /** An app at a relay. */
 
+import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { abortable, options, span, userName, wait } from './check.js';
 import { Client, warn } from './client.js';
 import { awaited, guarded, invalid, misconfigured } from './errors.js';
 import { native, type NativeApp } from './native.js';
-import type { AppOptions, Signal, StorageAdapters } from './types.js';
+import type { AppOptions, Signal } from './types.js';
 
 const OPTIONS = [
   'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout',
   'passphrase', 'keyfile', 'trustPolicy', 'onIdentityChange', 'retention', 'receipts', 'rootCertificate', 'replaceIdentity',
+  'legacyRelay', 'requireAtomicSessionAndPrekey',
 ] as const;
 
 const STRINGS = [
@@ -18,9 +20,6 @@ const STRINGS = [
 
 /** The longest text that a setting can be: paths and tokens are shorter. */
 const LONGEST_SETTING = 65_536;
-
-/** The four stores of your own, in the order in which messages name them. */
-const ADAPTERS = ['replay', 'tofu', 'sessions', 'identity'] as const;
 
 /** An app at a relay: where clients come from. Made by `createApp`. */
 export class App {
@@ -100,11 +99,11 @@ export function createApp(settings: AppOptions): Promise<App> {
     const given = options<AppOptions>(settings, OPTIONS, 'the options of createApp');
     check(given);
     const production = given.productionMode === true;
-    if (production) checkProduction(given);
-    if (given.storageAdapters) {
-      throw misconfigured('storageAdapters are not supported by this version; set dataDir instead');
-    }
-    const opened = await native().openApp(nativeSettings(given));
+    const stores = given.storageAdapters === undefined ? undefined : adaptersOf(given.storageAdapters);
+    if (production) checkProduction(given, stores?.missing);
+    const adapters = stores && bridge(completed(stores.adapters));
+    const opened = await native().openApp(nativeSettings(given), adapters);
+    if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     if (!production && given.storage === 'memory') {
       warn('storage in memory: identities and messages are gone with this process', 'STVOR_MEMORY_STORAGE');
     }
@@ -119,7 +118,7 @@ function check(given: Partial<AppOptions>): void {
     if (typeof value !== 'string') throw misconfigured(`${key} is a string`);
     if (value.length > LONGEST_SETTING) throw misconfigured(`${key} has ${value.length} characters`);
   }
-  for (const key of ['productionMode', 'replaceIdentity'] as const) {
+  for (const key of ['productionMode', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey'] as const) {
     if (given[key] !== undefined && typeof given[key] !== 'boolean') throw misconfigured(`${key} is true or false`);
   }
   if (given.storage !== undefined && given.storage !== 'disk' && given.storage !== 'memory') {
@@ -128,18 +127,27 @@ function check(given: Partial<AppOptions>): void {
   if (given.storage === 'memory' && given.dataDir !== undefined) {
     throw misconfigured('storage "memory" and dataDir exclude each other');
   }
+  if (given.storageAdapters !== undefined && (given.storage !== undefined || given.dataDir !== undefined)) {
+    throw misconfigured('storageAdapters exclude storage and dataDir');
+  }
   wait(given.timeout);
   span(given.retention, 'retention');
 }
 
-function checkProduction(given: Partial<AppOptions>): void {
-  const adapters: Partial<StorageAdapters> | undefined = given.storageAdapters;
-  if (adapters) {
-    const missing = ADAPTERS.filter((name) => !adapters[name]);
+function checkProduction(given: Partial<AppOptions>, missing: string[] | undefined): void {
+  if (given.legacyRelay === true) throw misconfigured('production mode speaks to no minimal relay: leave legacyRelay out');
+  if (missing) {
     if (missing.length > 0) throw misconfigured(`production mode needs all four storageAdapters; missing: ${missing.join(', ')}`);
   } else if (given.dataDir === undefined) {
     throw misconfigured('production mode needs storage that was chosen: set dataDir');
   }
+}
+
+function warnOfMissing(missing: string[]): void {
+  const lost = missing.includes('sessions') || missing.includes('identity')
+    ? 'identities and messages are gone with this process'
+    : 'what they would remember is gone with this process';
+  warn(`storageAdapters without ${missing.join(', ')}: ${lost}`, 'STVOR_MEMORY_STORAGE');
 }
 
 function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
@@ -166,6 +174,8 @@ function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
     replaceIdentity: given.replaceIdentity,
     // The native half judges the URL, as it will be dialled.
     protected: given.productionMode,
+    minimalRelay: given.productionMode === true ? false : given.legacyRelay,
+    requireAtomic: given.requireAtomicSessionAndPrekey,
   };
 }
 

@@ -18,7 +18,7 @@ type Listener = (event: any) => unknown;
 const EVENTS = new Set([
   'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
   'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
-  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'storeFailing', 'lagged', 'handlerFailed',
+  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed',
 ]);
 
 /**
@@ -376,6 +376,9 @@ export class Client {
   #told(text: string): void {
     const { name, fields } = JSON.parse(text);
     const camel = (name as string).replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    if (camel === 'relayNotDurable') {
+      warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
+    }
     this.#emit(camel, fields);
   }
 

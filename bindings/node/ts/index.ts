@@ -6,6 +6,7 @@
 
 import { createApp } from './app.js';
 
+export { generateIdentityKeyPair } from './adapters.js';
 export { App, createApp } from './app.js';
 export { Client } from './client.js';
 export { StvorError } from './errors.js';

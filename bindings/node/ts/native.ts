@@ -91,6 +91,7 @@ export interface NativeRelay {
 export interface NativeKeyPair {
   readonly publicKey: Uint8Array;
   readonly bundle: Uint8Array;
+  save(key: Uint8Array): Uint8Array;
 }
 
 export interface NativeSession {
@@ -105,13 +106,36 @@ export interface NativeSession {
   save(key: Uint8Array): Uint8Array;
 }
 
+export interface NativeAdapterRequest {
+  id: number;
+  call: string;
+  peer: string;
+  bytes?: Uint8Array;
+  text?: string;
+}
+
+export interface NativeAdapterAnswer {
+  failed?: string;
+  wrong?: string;
+  flag?: boolean;
+  bytes?: Uint8Array;
+  secret?: Uint8Array;
+}
+
+export interface NativeAdapters {
+  answer(id: number, answer: NativeAdapterAnswer): void;
+}
+
 export interface Native {
+  generateIdentity(): { publicKey: Uint8Array; privateKey: Uint8Array };
+  NativeAdapters: new (ask: (request: NativeAdapterRequest) => void) => NativeAdapters;
   generateKeyPair(): NativeKeyPair;
+  restoreKeyPair(sealed: Uint8Array, key: Uint8Array): NativeKeyPair;
   establishSession(own: NativeKeyPair, peer: Uint8Array): NativeSession;
   restoreSession(sealed: Uint8Array, key: Uint8Array): NativeSession;
   version(): string;
   maxContent(): number;
-  openApp(settings: Record<string, unknown>): Promise<NativeApp>;
+  openApp(settings: Record<string, unknown>, adapters?: NativeAdapters): Promise<NativeApp>;
   startRelay(where: [string, number], tokens: string[], verbose: boolean): Promise<NativeRelay>;
   Cancel: new () => NativeCancel;
 }

@@ -16,6 +16,7 @@ declare const process: {
   emitWarning(message: string, options: { type: string; code: string }): void;
 };
 declare const Buffer: {
+  byteLength(text: string): number;
   from(text: string, encoding: 'base64url'): Uint8Array;
   from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: 'base64url'): string };
 };

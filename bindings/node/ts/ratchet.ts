@@ -16,7 +16,7 @@
  */
 
 import { kindOf } from './check.js';
-import { guarded, invalid, StvorError } from './errors.js';
+import { failure, guarded, invalid, StvorError } from './errors.js';
 import { native, type NativeKeyPair, type NativeSession } from './native.js';
 
 export { StvorError } from './errors.js';
@@ -177,6 +177,58 @@ export function serializeSession(session: Session, key: Uint8Array): Uint8Array 
 /** Opens what `serializeSession` sealed; `WRONG_KEY` for another key or altered bytes. */
 export function deserializeSession(sealed: Uint8Array | string, key: Uint8Array): Session {
   return guarded(() => new Session(native().restoreSession(bytesOf(sealed, 'the saved session'), bytesOf(key, 'the key'))));
+}
+
+/**
+ * The key pair as bytes, sealed with AES-256-GCM under `key` (32 bytes). It holds marks of the handshakes that were accepted, so save it again
+ * after accepting one: a pair that continues from older bytes accepts that handshake a second time.
+ */
+export function serializeKeyPair(own: KeyPair, key: Uint8Array): Uint8Array {
+  return guarded(() => {
+    if (!(own instanceof KeyPair)) throw invalid('the first argument is a key pair of generateKeyPair');
+    return own._native.save(bytesOf(key, 'the key'));
+  });
+}
+
+/** Opens what `serializeKeyPair` sealed; `WRONG_KEY` for another key or altered bytes. */
+export function deserializeKeyPair(sealed: Uint8Array | string, key: Uint8Array): KeyPair {
+  return guarded(() => new KeyPair(native().restoreKeyPair(bytesOf(sealed, 'the saved key pair'), bytesOf(key, 'the key'))));
+}
+
+/** Encrypts several plaintexts for one session, in their order. If one is refused, none is encrypted. */
+export function encryptMessages(session: Session, plaintexts: readonly (string | Uint8Array)[]): EncryptedMessage[] {
+  return guarded(() => {
+    sessionOf(session);
+    if (!Array.isArray(plaintexts)) throw invalid(`plaintexts are an array, not ${kindOf(plaintexts)}`);
+    const all = [...(plaintexts as (string | Uint8Array)[])];
+    const limit = native().maxContent();
+    for (const plaintext of all) {
+      if (typeof plaintext !== 'string' && !(plaintext instanceof Uint8Array)) {
+        throw invalid(`a plaintext is a string or a Uint8Array, not ${kindOf(plaintext)}`);
+      }
+      const size = typeof plaintext === 'string' && plaintext.length <= limit ? Buffer.byteLength(plaintext) : plaintext.length;
+      if (size > limit) throw tooLarge(size);
+    }
+    return all.map((plaintext) => encryptMessage(session, plaintext));
+  });
+}
+
+/** Decrypts several messages, in their order: what each says, or the error that it failed with, which changes nothing for the others. */
+export function decryptMessages(
+  session: Session,
+  messages: readonly Parameters<typeof decryptMessage>[1][],
+): (string | Uint8Array | null | StvorError)[] {
+  return guarded(() => {
+    sessionOf(session);
+    if (!Array.isArray(messages)) throw invalid(`messages are an array, not ${kindOf(messages)}`);
+    return [...(messages as Parameters<typeof decryptMessage>[1][])].map((message) => {
+      try {
+        return decryptMessage(session, message);
+      } catch (error) {
+        return failure(error);
+      }
+    });
+  });
 }
 
 function sessionOf(session: Session): NativeSession {

@@ -126,6 +126,8 @@ export interface ClientEvents {
   sendDelayed: { peer: string; code: string; retryAfter: number };
   deliveryFailed: { peer: string; id: string; code: string };
   keyfileCreated: { path: string };
+  /** The relay is a minimal one: it keeps nothing and answers for nothing. Told once. */
+  relayNotDurable: Record<string, never>;
   storeFailing: { code: string };
   lagged: { missed: number };
   /** A handler of the application failed; its message was not consumed and comes again at the next start. */
@@ -146,8 +148,18 @@ export interface AppOptions {
   dataDir?: string;
   /** `disk` (the default), or `memory`: everything is forgotten with the process. */
   storage?: 'disk' | 'memory';
-  /** Stores of your own. */
+  /**
+   * Four narrow stores of your own, in place of a directory. The identity store gives the user's signing key, so such an app has one user.
+   * In development mode stand-ins in memory are used for those that are missing.
+   */
   storageAdapters?: StorageAdapters;
+  /** Refuses stores in which a session, its one-time prekey and its message are not one transaction: `storageAdapters`. */
+  requireAtomicSessionAndPrekey?: boolean;
+  /**
+   * Whether a minimal relay will do, which hands JSON on and keeps nothing. If absent: only on this machine. Never over TLS, never in
+   * production mode, and never for stores that have spoken with a relay of the other kind at this address.
+   */
+  legacyRelay?: boolean;
   /** Refuses whatever would lose or expose something: storage in memory, adapters that are missing, relays without TLS. */
   productionMode?: boolean;
   /** Milliseconds that an operation may wait; 10000 if absent. */
@@ -170,26 +182,34 @@ export interface AppOptions {
   replaceIdentity?: boolean;
 }
 
-/** Remembers nonces, so that nothing is taken twice. */
+/** Remembers nonces (12 bytes), so that nothing is taken twice. Marks may be forgotten after five minutes. */
 export interface ReplayStore {
   /** `true` when the nonce was seen before; marks it, in one step, if not. */
   checkAndMark(peerId: string, nonce: Uint8Array): boolean | Promise<boolean>;
 }
 
-/** Pins identities. */
+/** Pins identities: 64 hexadecimal digits a peer. */
 export interface TofuStore {
+  /** Stores a fingerprint, unless the peer has another one, which stays. */
   storeFingerprint(peerId: string, fingerprint: string): void | Promise<void>;
+  /** `true` when this is the stored fingerprint of the peer. */
   verifyFingerprint(peerId: string, fingerprint: string): boolean | Promise<boolean>;
 }
 
-/** Keeps sealed state. */
+/**
+ * Keeps states, which are sealed already: opaque bytes, 32 MiB at most. What belongs to the sessions with a peer is saved under the
+ * peer's id, everything else under ids that begin with `_stvor/`.
+ */
 export interface SessionStore {
+  /** Replaces the state, whole or not at all, durably. */
   save(peerId: string, state: Uint8Array): void | Promise<void>;
+  /** The latest state; `null` when there is none. */
   load(peerId: string): Uint8Array | null | Promise<Uint8Array | null>;
 }
 
 /** Keeps the user's signing key. */
 export interface IdentityStore {
+  /** Always the same pair; `generateIdentityKeyPair()` makes one. */
   getIdentityKeyPair(): IdentityKeyPair | Promise<IdentityKeyPair>;
 }
 

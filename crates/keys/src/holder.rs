@@ -21,6 +21,8 @@ pub enum HolderKind {
     Pkcs11 = 5,
     /// A key that a key management service keeps.
     Kms = 8,
+    /// The user's identity pair, kept by the application.
+    Identity = 32,
 }
 
 impl HolderKind {
@@ -39,6 +41,7 @@ impl HolderKind {
             3 => Some(Self::OsKeyring),
             5 => Some(Self::Pkcs11),
             8 => Some(Self::Kms),
+            32 => Some(Self::Identity),
             _ => None,
         }
     }
@@ -52,6 +55,7 @@ impl HolderKind {
             Self::OsKeyring => "key in the system's keyring",
             Self::Pkcs11 => "token",
             Self::Kms => "key management server",
+            Self::Identity => "identity key pair",
         }
     }
 }

@@ -26,6 +26,7 @@ mod error;
 #[cfg(feature = "fido2")]
 pub mod fido2;
 mod holder;
+mod identity;
 mod keyfile;
 #[cfg(feature = "kmip")]
 pub mod kmip;
@@ -44,6 +45,7 @@ mod wrapped;
 
 pub use error::KeyError;
 pub use holder::{DataKey, HolderKind, KeyHolder};
+pub use identity::IdentityKey;
 pub use keyfile::{KEYFILE_DRAFT, Keyfile};
 pub use managed::{KeyService, Managed};
 #[cfg(feature = "os-keyring")]

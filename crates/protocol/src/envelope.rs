@@ -217,6 +217,12 @@ impl<'a> Incoming<'a> {
         self.prekey.is_some()
     }
 
+    /// The nonce: 12 random bytes, new for each message.
+    #[must_use]
+    pub fn nonce(&self) -> [u8; NONCE] {
+        *self.header.nonce
+    }
+
     /// Ratchet key and number: with one sender no two messages share them.
     #[must_use]
     pub fn position(&self) -> ([u8; PUBLIC_KEY], u32) {

@@ -75,6 +75,24 @@ impl Identity {
         Self::assemble((app, address), &root.scalars(address.device)?, now, rng)
     }
 
+    /// Makes an identity whose user key the application keeps: a P-256 scalar of 32 bytes.
+    ///
+    /// # Errors
+    /// As [`Identity::create`], also when the scalar is out of range.
+    pub fn create_for(
+        user: &Secret<32>,
+        of: (&AppId, &Address),
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Effects), ProtocolError> {
+        let keys = [
+            SigningKey::from_bytes(user)?.to_bytes(),
+            SigningKey::generate(rng)?.to_bytes(),
+            AgreementKey::generate(rng)?.to_bytes(),
+        ];
+        Self::assemble(of, &keys, now, rng)
+    }
+
     /// The identity of three scalars: of the user key, the signing key and the agreement key.
     fn assemble(
         (app, address): (&AppId, &Address),

@@ -34,7 +34,7 @@ pub mod signal;
 pub mod trust;
 
 pub use devices::{SignedDeviceList, SignedDeviceListIn};
-pub use effects::{Effect, Effects, RecordKey, RecordKind, Records};
+pub use effects::{Effect, Effects, RecordKey, RecordKind, Records, partition_of};
 pub use envelope::{Incoming, SessionId};
 pub use error::ProtocolError;
 pub use identity::Identity;

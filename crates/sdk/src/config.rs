@@ -8,6 +8,7 @@ use std::time::Duration;
 use stvor_base::AppId;
 use stvor_crypto::SecretBytes;
 use stvor_keys::{KeyError, KeyHolder, RecoveryPhrase, SecretService};
+use stvor_store::narrow::Adapters;
 use stvor_store::{MemoryStores, SqliteStores, StoreProvider};
 use stvor_wire::client::Credential;
 use stvor_wire::token::{AppToken, TokenKind};
@@ -16,6 +17,7 @@ use stvor_wire::url::RelayUrl;
 use crate::app::App;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guards;
 use crate::limits;
 use crate::place::Place;
 use crate::production::{self, Finding};
@@ -109,6 +111,10 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     pub(crate) receipts: ReceiptPolicy,
     pub(crate) roots: Vec<Vec<u8>>,
+    /// Stores of the application's own.
+    pub(crate) adapters: Option<Adapters>,
+    /// A minimal relay will do.
+    pub(crate) minimal_relay: bool,
     pub(crate) clock: Arc<dyn Clock>,
     /// What a new identity follows from; random keys without it.
     pub(crate) identity: Option<IdentitySource>,
@@ -139,6 +145,8 @@ pub struct AppBuilder {
     retention: Retention,
     receipts: ReceiptPolicy,
     roots: Vec<Vec<u8>>,
+    minimal_relay: Option<bool>,
+    adapters: Option<Adapters>,
     clock: Arc<dyn Clock>,
     production: bool,
     require_atomic: bool,
@@ -164,6 +172,8 @@ impl Default for AppBuilder {
             retention: Retention::Forever,
             receipts: ReceiptPolicy::default(),
             roots: Vec::new(),
+            minimal_relay: None,
+            adapters: None,
             clock: Arc::new(SystemClock),
             production: false,
             require_atomic: false,
@@ -319,6 +329,26 @@ impl AppBuilder {
         self
     }
 
+    /// Keeps everything in four narrow stores of the application's own, in place of a directory: see [`crate::narrow`] for what that
+    /// promises, and what not. The identity store gives the user's signing key, so an app with adapters has one user.
+    #[must_use]
+    pub fn storage_adapters(mut self, adapters: Adapters) -> Self {
+        self.adapters = Some(adapters);
+        self
+    }
+
+    /// Whether a minimal relay will do: a WebSocket server that hands JSON on (`announce`, `message`) and keeps nothing. If not set,
+    /// only on this machine (`ws://` to a loopback address). Never over TLS, and never for a store that has spoken with our own
+    /// kind of relay at this address: nobody can force a client to a relay that promises less.
+    ///
+    /// There the bundle is announced without one-time keys, `send` ends when the message is written, and messages stay in the outbox
+    /// until the receiver's device has acknowledged them; [`crate::Event::RelayNotDurable`] says so once.
+    #[must_use]
+    pub fn minimal_relay(mut self, allowed: bool) -> Self {
+        self.minimal_relay = Some(allowed);
+        self
+    }
+
     /// Another clock, for tests.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -419,16 +449,33 @@ impl AppBuilder {
         for pem in &self.roots {
             crate::transport::tls::parse_roots(pem)?;
         }
+        let minimal_relay = minimal_relay(self.minimal_relay, &relay, self.production)?;
+        if self.adapters.is_some() {
+            if !matches!(self.storage, Storage::Default) {
+                return Err(Error::config("storage_adapters and data_dir or in_memory exclude each other"));
+            }
+            if !matches!(self.keys, KeySource::Beside) {
+                return Err(Error::config(
+                    "storage_adapters are sealed by their identity pair; a passphrase, keyfile or keyring is of no use there",
+                ));
+            }
+        }
+        if self.adapters.is_some() && self.stores.is_some() {
+            return Err(Error::config("storage_adapters and store exclude each other"));
+        }
         let stores: Arc<dyn StoreProvider> = match (self.stores, &self.storage) {
             (Some(stores), _) => stores,
+            (None, _) if self.adapters.is_some() => Arc::new(MemoryStores),
             (None, Storage::Memory) => Arc::new(MemoryStores),
             (None, Storage::Default | Storage::Directory(_)) => Arc::new(SqliteStores),
         };
-        let here = stores.facts().local || (stores.facts().durable && matches!(self.keys, KeySource::Beside));
+        let here = self.adapters.is_none()
+            && (stores.facts().local || (stores.facts().durable && matches!(self.keys, KeySource::Beside)));
         let storage = if here { self.storage } else { Storage::Memory };
         let place = Place::new(storage, relay, &app)?;
+        let facts = if self.adapters.is_some() { guards::FACTS } else { stores.facts() };
         let findings = production::judge(&production::Setup {
-            store: stores.facts(),
+            store: facts,
             keys: &self.keys,
             directory: place.directory.as_deref(),
             secure_relay: place.relay.is_secure(),
@@ -438,7 +485,8 @@ impl AppBuilder {
                 Credential::ClientToken(_) => None,
             },
         });
-        let findings = production::with_store(findings, stores.findings().await, self.require_atomic);
+        let of_store = if self.adapters.is_some() { Ok(facts.findings()) } else { stores.findings().await };
+        let findings = production::with_store(findings, of_store, self.require_atomic);
         let findings = match findings {
             Ok(findings) => findings,
             // What keeps a server from being asked keeps a client from being opened, and is told then.
@@ -473,6 +521,8 @@ impl AppBuilder {
             retention: self.retention,
             receipts: self.receipts,
             roots: self.roots,
+            minimal_relay,
+            adapters: self.adapters,
             clock: self.clock,
         }))
     }
@@ -482,6 +532,21 @@ impl AppBuilder {
 fn account() -> String {
     let names = ["USER", "LOGNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     names.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Whether a minimal relay will do at this address.
+fn minimal_relay(wish: Option<bool>, relay: &RelayUrl, production: bool) -> Result<bool> {
+    match wish {
+        Some(true) if production => Err(Error::config(
+            "a minimal relay keeps nothing and is not for production: leave minimal_relay out",
+        )),
+        None if production => Ok(false),
+        Some(true) if relay.is_secure() => Err(Error::config(
+            "a minimal relay is never spoken to over TLS: write ws://, or leave minimal_relay out",
+        )),
+        Some(wish) => Ok(wish),
+        None => Ok(!relay.is_secure() && relay.is_loopback()),
+    }
 }
 
 /// What lets the client in, and its app. What no relay would take is refused before anything is dialled, and no message

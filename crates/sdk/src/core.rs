@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{ConnectionState, Event, Hub};
 use crate::failures::Failures;
 use crate::groups::Desk;
+use crate::guards::Guards;
 use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
@@ -38,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) address: Address,
     pub(crate) identity: Identity,
     pub(crate) store: Arc<Sealed>,
+    /// The application's own stores, where it has some.
+    pub(crate) guards: Option<Arc<Guards>>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) hub: Hub,
     pub(crate) inbox: Arc<Inbox>,
@@ -54,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) groups: Desk,
     /// The relay was logged in to at least once with this identity.
     pub(crate) registered: AtomicBool,
+    /// The application was told that the relay keeps nothing.
+    pub(crate) warned_of_minimal: AtomicBool,
     /// Messages and receipts that the relay has not accepted, over all lanes.
     pub(crate) unaccepted: AtomicUsize,
     pub(crate) settled: Notify,
@@ -83,6 +88,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long a client that closes waits for the devices of others to acknowledge, where no relay does.
+const MINIMAL_LINGER: Duration = Duration::from_secs(1);
+
 impl Core {
     /// Opens store and identity of a user and starts the tasks. Nothing waits for the relay.
     pub(crate) async fn open(config: Config, user: UserId) -> Result<Arc<Self>> {
@@ -92,8 +100,9 @@ impl Core {
         if !config.findings.is_empty() && !config.told.swap(true, Ordering::Relaxed) {
             hub.emit_early(Event::DevelopmentMode { findings: config.findings.to_vec() });
         }
-        let store = Arc::new(open_store(&config, &place, &hub).await?);
-        let opened = Self::open_on(Arc::clone(&store), (config, user), (directory, hub)).await;
+        let (store, guards) = open_store(&config, &place, &hub).await?;
+        let (store, guards) = (Arc::new(store), guards.map(Arc::new));
+        let opened = Self::open_on((Arc::clone(&store), guards), (config, user), (directory, hub)).await;
         if opened.is_err() {
             // The lock is free again when the caller hears of it.
             store.close().await.map_err(Error::passed)?;
@@ -102,14 +111,15 @@ impl Core {
     }
 
     async fn open_on(
-        store: Arc<Sealed>,
+        (store, guards): (Arc<Sealed>, Option<Arc<Guards>>),
         (config, user): (Config, UserId),
         (directory, hub): (Option<PathBuf>, Hub),
     ) -> Result<Arc<Self>> {
         crate::backup::refuse_unfinished(&store, &user).await?;
         let address = Address::new(user, DeviceId::FIRST);
         let now = config.clock.now();
-        let identity = load_identity(&store, (&config, &address), now).await?;
+        let pair = guards.as_ref().map(|guards| guards.identity());
+        let identity = load_identity((&store, pair), (&config, &address), now).await?;
         let lanes = read_lanes(&store).await?;
         let peers = read_peers(&store).await?;
         let facts = store
@@ -134,6 +144,7 @@ impl Core {
             address,
             identity,
             store,
+            guards,
             directory,
             hub,
             inbox,
@@ -146,6 +157,7 @@ impl Core {
             parked,
             groups,
             registered: AtomicBool::new(registered),
+            warned_of_minimal: AtomicBool::new(false),
             unaccepted: AtomicUsize::new(0),
             settled: Notify::new(),
             closing: AtomicBool::new(false),
@@ -178,6 +190,7 @@ impl Core {
             url: self.config.place.relay.clone(),
             tls: crate::transport::tls::client_config(&self.config.roots)?,
             login: crate::watch::login_of(&me),
+            minimal: self.config.minimal_relay,
             timeout: self.config.timeout,
             state: self.link.clone(),
             stop: self.stop.clone(),
@@ -457,16 +470,23 @@ impl Core {
             return;
         }
         self.wake_lanes();
+        let since = tokio::time::Instant::now();
         let _ = tokio::time::timeout(bound, async {
             loop {
                 let settled = self.settled.notified();
                 if self.unaccepted.load(Ordering::Relaxed) == 0 || !self.state.borrow().is_connected() {
                     return;
                 }
+                // A minimal relay answers for nothing: those who are away acknowledge nothing either.
+                if self.session().is_some_and(|session| session.minimal) && since.elapsed() >= MINIMAL_LINGER
+                {
+                    return;
+                }
                 let mut state = self.state.subscribe();
                 tokio::select! {
                     () = settled => {}
                     _ = state.changed() => {}
+                    () = tokio::time::sleep(MINIMAL_LINGER) => {}
                 }
             }
         })

@@ -198,6 +198,9 @@ pub enum Event {
         /// All of it.
         findings: Vec<crate::Finding>,
     },
+    /// The relay is a minimal one: it keeps nothing and answers for nothing. Messages wait here until the receiver's device has
+    /// them. Told once.
+    RelayNotDurable,
     /// Commits to the store fail (a full disk, for example), or something in it can not be read. Nothing that was
     /// acknowledged is lost.
     StoreFailing {
@@ -268,6 +271,7 @@ impl Event {
             Self::DeliveryFailed { .. } => "delivery_failed",
             Self::KeyfileCreated { .. } => "keyfile_created",
             Self::DevelopmentMode { .. } => "development_mode",
+            Self::RelayNotDurable => "relay_not_durable",
             Self::StoreFailing { .. } => "store_failing",
             Self::GroupJoined { .. } => "group_joined",
             Self::GroupChanged { .. } => "group_changed",
@@ -311,6 +315,12 @@ impl Hub {
     /// An event of the opening, which nobody can listen to yet.
     pub(crate) fn emit_early(&self, event: Event) {
         self.lock().early.push_back(event);
+    }
+
+    /// An event that somebody should see: whoever listens, or the first one who will.
+    pub(crate) fn emit_to_first(&self, event: Event) {
+        let heard = self.lock().sender.as_ref().is_some_and(|sender| sender.receiver_count() > 0);
+        if heard { self.emit(event) } else { self.emit_early(event) }
     }
 
     pub(crate) fn subscribe(&self) -> Events {

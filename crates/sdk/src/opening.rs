@@ -6,23 +6,33 @@ use std::sync::Arc;
 use stvor_base::{Address, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Identity, RecoveryRoot, RecoverySecret};
+use stvor_store::narrow::IdentityPair;
 use stvor_store::{ChangeSet, Key, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
 
 use crate::config::{Config, IdentitySource, KeySource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Event, Hub};
+use crate::guards::{self, Guards};
 use crate::keys;
 use crate::records;
 use crate::rows::{LaneRow, PeerRow};
 
-/// Opens the store of a user: by the provider and the key that the app was set up with.
-pub(crate) async fn open_store(config: &Config, place: &StorePlace, hub: &Hub) -> Result<Sealed> {
+/// Opens the store of a user: by the provider and the key that the app was set up with, or on the application's own adapters.
+pub(crate) async fn open_store(
+    config: &Config,
+    place: &StorePlace,
+    hub: &Hub,
+) -> Result<(Sealed, Option<Guards>)> {
+    if let Some(adapters) = &config.adapters {
+        let (sealed, guards) = guards::open(adapters).await.map_err(Error::passed)?;
+        return Ok((sealed, Some(guards)));
+    }
     let key = open_key(config, place);
     let opened = stvor_store::open_at(config.stores.as_ref(), place, key).await.map_err(Error::passed)?;
     if let Some(stvor_store::Notice::KeyfileCreated { path }) = opened.notice {
         hub.emit_early(Event::KeyfileCreated { path });
     }
-    Ok(opened.store)
+    Ok((opened.store, None))
 }
 
 /// The key that opens the store of a place, as the app was set up.
@@ -51,7 +61,7 @@ fn account(place: &StorePlace) -> String {
 
 /// Loads the identity, or makes it. Of two that are made at once the first one counts.
 pub(crate) async fn load_identity(
-    store: &Sealed,
+    (store, pair): (&Sealed, Option<&IdentityPair>),
     (config, address): (&Config, &Address),
     now: Timestamp,
 ) -> Result<Identity> {
@@ -79,7 +89,12 @@ pub(crate) async fn load_identity(
     let (identity, effects) = match derived {
         Some(derived) => derived,
         None => {
-            Identity::create(&config.app, address, now, &mut SystemRandom::new()).map_err(Error::passed)?
+            let mut rng = SystemRandom::new();
+            let made = match pair {
+                Some(pair) => Identity::create_for(&pair.private(), (&config.app, address), now, &mut rng),
+                None => Identity::create(&config.app, address, now, &mut rng),
+            };
+            made.map_err(Error::passed)?
         }
     };
     records::write(&mut changes, effects)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use stvor_base::{ContentId, UserId};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::DeliveryState;
@@ -89,6 +89,27 @@ impl core::fmt::Debug for Receipt {
     }
 }
 
+/// See [`Watchers::when_written`].
+pub(crate) struct Written<'a> {
+    watchers: &'a Watchers,
+    id: ContentId,
+    told: oneshot::Receiver<()>,
+}
+
+impl Written<'_> {
+    pub(crate) async fn told(&mut self) {
+        if (&mut self.told).await.is_err() {
+            core::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner).written.remove(&self.id);
+    }
+}
+
 /// The receipts that somebody holds.
 #[derive(Default)]
 pub(crate) struct Watchers(Mutex<Inner>);
@@ -96,6 +117,8 @@ pub(crate) struct Watchers(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     by_id: HashMap<ContentId, watch::Sender<DeliveryState>>,
+    /// Who waits for a message to be written, where no relay answers for it.
+    written: HashMap<ContentId, oneshot::Sender<()>>,
     /// Entries after which those that nobody holds are thrown out.
     prune_at: usize,
 }
@@ -109,6 +132,20 @@ impl Watchers {
             inner.prune_at = (2 * inner.by_id.len()).max(64);
         }
         inner.by_id.entry(id).or_insert_with(|| watch::Sender::new(state)).subscribe()
+    }
+
+    /// Ends when a message is written to a relay that answers for none. At others it does not.
+    pub(crate) fn when_written(&self, id: ContentId) -> Written<'_> {
+        let (sender, told) = oneshot::channel();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).written.insert(id, sender);
+        Written { watchers: self, id, told }
+    }
+
+    /// A message was written to a relay that answers for none.
+    pub(crate) fn written(&self, id: ContentId) {
+        if let Some(waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).written.remove(&id) {
+            let _ = waiting.send(());
+        }
     }
 
     /// A message came further. Never takes it back.

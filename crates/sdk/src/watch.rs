@@ -46,6 +46,10 @@ impl LoginKeys for Keys {
         let core = self.0.upgrade().ok_or_else(|| Error::not_ready("it is closed"))?;
         core.identity.sign_login(transcript).map_err(Error::passed)
     }
+
+    fn has_logged_in(&self) -> bool {
+        self.0.upgrade().is_some_and(|core| core.registered.load(Ordering::Relaxed))
+    }
 }
 
 /// Observes the connection of one client without keeping the client alive.
@@ -132,10 +136,18 @@ impl Watcher for Observer {
             if !core.registered.swap(true, Ordering::Relaxed) {
                 remember_registration(core);
             }
-            core.prekeys.hurry(ready.keys);
-            core.state.send_replace(ConnectionState::CatchingUp);
-            core.hub.emit(Event::Connected);
-            core.hub.emit(Event::CatchingUp);
+            connected(core, ready);
+        });
+    }
+
+    fn ready_minimal(&self, ready: &Ready) {
+        self.with(|core| {
+            metrics::connected();
+            core.clear_routes();
+            if !core.warned_of_minimal.swap(true, Ordering::Relaxed) {
+                core.hub.emit_to_first(Event::RelayNotDurable);
+            }
+            connected(core, ready);
         });
     }
 
@@ -166,6 +178,13 @@ impl Watcher for Observer {
     fn jitter(&self) -> u32 {
         random(&mut SystemRandom::new()).map_or(u32::MAX / 2, u32::from_be_bytes)
     }
+}
+
+fn connected(core: &Core, ready: &Ready) {
+    core.prekeys.hurry(ready.keys);
+    core.state.send_replace(ConnectionState::CatchingUp);
+    core.hub.emit(Event::Connected);
+    core.hub.emit(Event::CatchingUp);
 }
 
 /// From now on the client starts without its relay.

@@ -113,6 +113,22 @@ pub enum StoreError {
     /// A primitive or the random generator failed; nothing was written.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+    /// A storage adapter of the application did not answer in time. What it was asked to save may land later.
+    #[error("the storage adapter did not answer {call} within {} ms; check what it waits for", after.as_millis())]
+    Timeout {
+        /// What it was asked for.
+        call: &'static str,
+        /// How long it was given.
+        after: std::time::Duration,
+    },
+    /// A storage adapter of the application answered something that can not be used.
+    #[error("the storage adapter's answer to {call} can not be used: {what}")]
+    Answer {
+        /// What it was asked for.
+        call: &'static str,
+        /// What is wrong with the answer.
+        what: String,
+    },
     /// An adapter's own failure.
     #[error("the store failed: {0}")]
     Adapter(String),
@@ -157,13 +173,19 @@ impl ErrorCode for StoreError {
             Self::KeyRequired { .. } => "KEY_REQUIRED",
             Self::Key(error) => error.code(),
             Self::Crypto(error) => error.code(),
+            Self::Timeout { .. } => "STORE_TIMEOUT",
+            Self::Answer { .. } => "STORE_ANSWER",
             Self::Adapter(_) => "STORE_FAILED",
         }
     }
 
     fn retryable(&self) -> bool {
         match self {
-            Self::Conflict { .. } | Self::Locked { .. } | Self::Full | Self::Unreachable { .. } => true,
+            Self::Conflict { .. }
+            | Self::Locked { .. }
+            | Self::Full
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. } => true,
             Self::Key(error) => error.retryable(),
             Self::Crypto(error) => error.retryable(),
             _ => false,

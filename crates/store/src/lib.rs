@@ -33,6 +33,7 @@ pub mod conformance;
 mod error;
 pub mod limits;
 mod memory;
+pub mod narrow;
 mod open;
 #[cfg(feature = "postgres")]
 mod postgres;

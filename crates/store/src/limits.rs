@@ -78,3 +78,38 @@ pub const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a call waits for a database server that went away, until that is an error.
 pub const SERVER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one call of a narrow adapter may take, if nothing else was said.
+pub const ADAPTER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of one state of a narrow adapter before it is sealed. 32 MiB: a full change set, and the keys of many rows that it
+/// deletes.
+pub const MAX_STATE: usize = 32 * 1024 * 1024;
+
+/// Ids that the journal of a narrow store is kept under, in a ring.
+pub const JOURNAL_SLOTS: u64 = 64;
+
+/// Entries of the journal after which pages are written: well before the ring is full, so that a commit seldom waits for it.
+pub const JOURNAL_LENGTH: u64 = 48;
+
+/// Bytes of the journal after which pages are written. 4 MiB.
+pub const JOURNAL_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a narrow store rests before it writes pages by itself.
+pub const JOURNAL_REST: Duration = Duration::from_millis(200);
+
+/// Bytes of change sets from which on no further ones share an entry of the journal. 1 MiB.
+pub const GROUP_BYTES: usize = 1024 * 1024;
+
+/// Bytes of rows in a page of a narrow store, unless one row has more. 64 KiB.
+pub const PAGE_BYTES: usize = 64 * 1024;
+
+/// Peers whose sessions are kept under their own ids; those of more peers are kept with the other rows. Their names
+/// are in the head, which is written with each set of pages.
+pub const MAX_NAMES: usize = 1_024;
+
+/// Commits that wait for a narrow store's writer; a further one waits for room.
+pub const NARROW_QUEUE: usize = 64;
+
+/// States that are loaded side by side when a narrow store is opened.
+pub const NARROW_LOADS: usize = 16;

@@ -2,14 +2,17 @@
 
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store, check_commit, check_get, check_sweep};
 use crate::change::{ChangeSet, Key, Op};
+use crate::narrow::Changed;
 use crate::{StoreError, limits};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Mutex, PoisonError};
 use stvor_base::Timestamp;
 
-type Rows = BTreeMap<Key, (RowValue, Option<Timestamp>)>;
+/// A value and when it is to be swept.
+pub(crate) type Kept = (RowValue, Option<Timestamp>);
+type Rows = BTreeMap<Key, Kept>;
 
 /// A [`Store`] that lives as long as the process. It holds sealed bytes like any other.
 pub struct MemoryStore(Mutex<Option<Rows>>);
@@ -41,22 +44,96 @@ impl core::fmt::Debug for MemoryStore {
 }
 
 /// What to write back if the change set fails: keys with what stood there before, newest last.
-type Undo = Vec<(Key, Option<(RowValue, Option<Timestamp>)>)>;
+type Undo = Vec<(Key, Option<Kept>)>;
 
-fn apply(rows: &mut Rows, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+fn apply(rows: &mut Rows, changes: ChangeSet<RowValue>) -> Result<Undo, StoreError> {
     let mut undo = Undo::new();
     for (index, op) in changes.ops.into_iter().enumerate() {
         if !step(rows, op, &mut undo) {
-            for (key, before) in undo.into_iter().rev() {
-                match before {
+            take_back(rows, undo);
+            return Err(StoreError::Conflict { op: index });
+        }
+    }
+    Ok(undo)
+}
+
+fn take_back(rows: &mut Rows, undo: Undo) {
+    for (key, before) in undo.into_iter().rev() {
+        match before {
+            Some(row) => rows.insert(key, row),
+            None => rows.remove(&key),
+        };
+    }
+}
+
+/// How each of several change sets was judged, and what those that hold change, row by row.
+pub(crate) type Staged = (Vec<Result<(), StoreError>>, Vec<Changed>);
+
+/// What stands above this store where it is the memory of another one.
+impl MemoryStore {
+    /// Judges change sets one after the other, each on top of those before it, and changes nothing.
+    pub(crate) fn stage(&self, sets: Vec<ChangeSet<RowValue>>) -> Result<Staged, StoreError> {
+        self.with(|rows| {
+            let mut undo = Undo::new();
+            let judged = sets.into_iter().map(|set| apply(rows, set).map(|more| undo.extend(more))).collect();
+            let touched: BTreeSet<Key> = undo.iter().map(|(key, _)| key.clone()).collect();
+            let changes =
+                touched.into_iter().map(|key| Changed { row: rows.get(&key).cloned(), key }).collect();
+            take_back(rows, undo);
+            Ok((judged, changes))
+        })
+    }
+
+    /// Carries out what [`MemoryStore::stage`] found.
+    pub(crate) fn settle(&self, changes: Vec<Changed>) -> Result<(), StoreError> {
+        self.with(|rows| {
+            for Changed { key, row } in changes {
+                match row {
                     Some(row) => rows.insert(key, row),
                     None => rows.remove(&key),
                 };
             }
-            return Err(StoreError::Conflict { op: index });
-        }
+            Ok(())
+        })
     }
-    Ok(())
+
+    /// Puts rows back that were read.
+    pub(crate) fn restore(&self, found: Vec<(Key, Kept)>) -> Result<(), StoreError> {
+        self.with(|rows| {
+            rows.extend(found);
+            Ok(())
+        })
+    }
+
+    /// The rows from a key to before another one.
+    pub(crate) fn copy(&self, from: &Key, before: Option<&Key>) -> Result<Vec<(Key, Kept)>, StoreError> {
+        self.with(|rows| {
+            let before = before.map_or(Bound::Unbounded, Bound::Excluded);
+            let range = rows.range((Bound::Included(from), before));
+            Ok(range.map(|(key, row)| (key.clone(), row.clone())).collect())
+        })
+    }
+
+    /// At most `limit` rows that are to be swept, oldest expiry first.
+    pub(crate) fn doomed(&self, now: Timestamp, limit: usize) -> Result<Vec<Key>, StoreError> {
+        self.with(|rows| Ok(doomed(rows, now, limit)))
+    }
+
+    /// Every later call is [`StoreError::Closed`].
+    pub(crate) fn shut(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn doomed(rows: &Rows, now: Timestamp, limit: usize) -> Vec<Key> {
+    let mut doomed: Vec<(Timestamp, &Key)> = rows
+        .iter()
+        .filter_map(|(key, (_, expires))| Some(((*expires)?, key)))
+        .filter(|(expires, _)| *expires <= now)
+        .collect();
+    doomed.sort();
+    doomed.truncate(limit);
+    doomed.into_iter().map(|(_, key)| key.clone()).collect()
 }
 
 fn step(rows: &mut Rows, op: Op<RowValue>, undo: &mut Undo) -> bool {
@@ -88,7 +165,7 @@ fn remove_all(rows: &mut Rows, undo: &mut Undo, doomed: impl Fn(&Key) -> bool) {
     undo.extend(rows.extract_if(.., |key, _| doomed(key)).map(|(key, row)| (key, Some(row))));
 }
 
-fn row(key: &Key, (value, expires): &(RowValue, Option<Timestamp>)) -> Row {
+fn row(key: &Key, (value, expires): &Kept) -> Row {
     Row { key: key.clone(), value: value.clone(), expires: *expires }
 }
 
@@ -132,20 +209,14 @@ impl Store for MemoryStore {
 
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
         check_commit(&changes)?;
-        self.with(|rows| apply(rows, changes))
+        self.with(|rows| apply(rows, changes).map(|_| ()))
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         check_sweep(limit)?;
         self.with(|rows| {
-            let mut doomed: Vec<(Timestamp, Key)> = rows
-                .iter()
-                .filter_map(|(key, (_, expires))| Some(((*expires)?, key.clone())))
-                .filter(|(expires, _)| *expires <= now)
-                .collect();
-            doomed.sort();
-            doomed.truncate(limit);
-            for (_, key) in &doomed {
+            let doomed = doomed(rows, now, limit);
+            for key in &doomed {
                 rows.remove(key);
             }
             Ok(doomed.len())
@@ -181,7 +252,7 @@ impl Store for MemoryStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shut();
         Ok(())
     }
 }

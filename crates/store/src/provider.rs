@@ -105,7 +105,7 @@ impl StoreFacts {
             found.push(Finding::new(
                 "store_not_atomic",
                 format!("the {} store can not apply a change set whole or not at all", self.kind),
-                "use SQLite, PostgreSQL or Redis, or implement `Store` with a transaction",
+                "use a store with transactions: SQLite, PostgreSQL, Redis, or an implementation of `Store` of your own",
             ));
         }
         found

@@ -8,5 +8,5 @@ mod saved;
 mod session;
 mod shape;
 
-pub use pair::{NativeKeyPair, generate_key_pair};
+pub use pair::{NativeKeyPair, generate_key_pair, restore_key_pair};
 pub use session::{NativeSession, Sealed, Unsealed, establish_session, restore_session};

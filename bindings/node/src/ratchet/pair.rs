@@ -13,8 +13,10 @@ use stvor_protocol::{
     RecordKind, ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
 };
 
+use super::saved;
 use super::shape::malformed;
-use crate::failure::{coded, panicked};
+use crate::failure::{coded, fits, panicked};
+use crate::limits::MAX_SAVED;
 
 /// The app of every low-level identity: it keeps them apart from those of applications at relays.
 const APP: &str = "stvor-ratchet";
@@ -147,6 +149,15 @@ pub fn generate_key_pair() -> napi::Result<NativeKeyPair> {
     Ok(NativeKeyPair(Arc::new(Owner::generate()?)))
 }
 
+/// Opens a sealed key pair.
+///
+/// # Errors
+/// `WRONG_KEY` for another key or altered bytes, `MALFORMED_MESSAGE` for other bytes.
+#[napi(catch_unwind)]
+pub fn restore_key_pair(sealed: Uint8Array, key: Uint8Array) -> napi::Result<NativeKeyPair> {
+    saved::open_pair(fits(&sealed, MAX_SAVED)?, &key)
+}
+
 #[napi]
 impl NativeKeyPair {
     /// The public signing key that peers know this side by: 65 bytes.
@@ -154,6 +165,15 @@ impl NativeKeyPair {
     #[must_use]
     pub fn public_key(&self) -> Uint8Array {
         self.0.identity.user_key().to_vec().into()
+    }
+
+    /// The pair, sealed: its private halves, and marks of the handshakes that it accepted.
+    ///
+    /// # Errors
+    /// `BAD_PARAMETER` for a key that is not 32 bytes.
+    #[napi(catch_unwind)]
+    pub fn save(&self, key: Uint8Array) -> napi::Result<Uint8Array> {
+        Ok(saved::seal_pair(self, &key)?.into())
     }
 
     /// What peers need to start a session; public.

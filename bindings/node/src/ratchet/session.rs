@@ -296,7 +296,7 @@ impl NativeSession {
     #[napi(catch_unwind)]
     pub fn save(&mut self, key: Uint8Array) -> napi::Result<Uint8Array> {
         if !self.ready() {
-            // What would open the first message is with the key pair, which can not be stored.
+            // What would open the first message is with the key pair: keep that and the handshake.
             return Err(coded(ProtocolError::NoSession(self.peer.clone())));
         }
         let sealed = saved::seal(self, &key)?;

@@ -223,6 +223,7 @@ impl Client {
         let id = ContentId::from_bytes(random(&mut SystemRandom::new())?);
         let state = core.watchers.watch(id, DeliveryState::Queued);
         let receipt = Receipt::new(id, to.clone(), state);
+        let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
         core.work(&address_of(&to), Work::Send(SendRequest { id, content, timeout, reply }))?;
         committed.await.map_err(|_| closed())??;
@@ -232,6 +233,7 @@ impl Client {
             let away = link.wait_for(|state| state.session().is_none());
             tokio::select! {
                 _ = tokio::time::timeout_at(deadline, receipt.accepted()) => {}
+                () = written.told() => {}
                 _ = away => {}
             }
         }

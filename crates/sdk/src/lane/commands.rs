@@ -8,6 +8,7 @@ use stvor_protocol::{Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBu
 use stvor_store::{Op, Table};
 use tokio::sync::oneshot;
 
+use super::guarded::Objection;
 use super::opening::of_protocol;
 use super::outgoing::kind_of;
 use super::step::Step;
@@ -283,6 +284,11 @@ impl Lane {
         let delivery = Delivery { incoming: &incoming, records: &records, decision: None };
         let received =
             conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(of_protocol)?;
+        match self.object(&incoming, &received, step).await {
+            None => {}
+            Some(Objection::Refused(error)) => return Err(of_protocol(error)),
+            Some(Objection::Unknown(error)) => return Err(error),
+        }
         // A key-renewing answer has no way back unless the application seals one itself: the next sealed message renews.
         step.effects.append(received.effects);
         if received.started {

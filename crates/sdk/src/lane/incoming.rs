@@ -13,6 +13,7 @@ use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
 use tokio::time::Instant;
 
+use super::guarded::Objection;
 use super::repairs::refused;
 use super::step::Step;
 use super::{Lane, context};
@@ -186,7 +187,7 @@ impl Lane {
     async fn open(
         &mut self,
         deliver: &Deliver,
-        step: &Step,
+        step: &mut Step,
     ) -> core::result::Result<stvor_protocol::Received, Trouble> {
         let incoming = Incoming::parse(&deliver.blob).map_err(Trouble::Protocol)?;
         let Some(conversation) = &mut self.conversation else {
@@ -196,7 +197,13 @@ impl Lane {
         let records =
             crate::records::load(&self.core.store, &wanted, &step.effects).await.map_err(Trouble::Store)?;
         let delivery = Delivery { incoming: &incoming, records: &records, decision: self.decision.as_ref() };
-        conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(Trouble::Protocol)
+        let received =
+            conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(Trouble::Protocol)?;
+        match self.object(&incoming, &received, step).await {
+            None => Ok(received),
+            Some(Objection::Refused(error)) => Err(Trouble::Protocol(error)),
+            Some(Objection::Unknown(error)) => Err(Trouble::Store(error)),
+        }
     }
 
     async fn take_plaintext(&mut self, received: stvor_protocol::Received, step: &mut Step) -> Result<()> {

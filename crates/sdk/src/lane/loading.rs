@@ -55,6 +55,7 @@ impl Lane {
         sealed.sort_by_key(|one| (one.send.lane_epoch != row.epoch, one.send.lane));
         let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
         let conversation = self.stored_conversation().await?;
+        self.confirm(&conversation).await?;
         let before = self.count_pending();
         (self.row, self.sealed, self.waiting) = (row, sealed.into(), waiting);
         (self.requests, self.refused) = (requests.into(), refused);

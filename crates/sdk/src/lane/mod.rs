@@ -2,6 +2,7 @@
 //! after the other, so no two encryptions can take one key. What queues up while a commit runs shares the next one.
 
 mod commands;
+mod guarded;
 mod handle;
 mod incoming;
 mod loading;

@@ -353,6 +353,11 @@ impl Lane {
             self.core.route(one.send.msg_id, &self.peer);
             room.send(message);
             one.sent_in = session.generation;
+            if session.minimal
+                && let PendingBody::Message(place) = one.body
+            {
+                self.core.watchers.written(place.id);
+            }
             self.progress_at = Instant::now();
         }
     }

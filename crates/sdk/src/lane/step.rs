@@ -17,6 +17,7 @@ use super::{Lane, Sealed, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
+use crate::guards::{self, Nonce};
 use crate::inbox::Arrival;
 use crate::journal::JournalEntry;
 use crate::keys;
@@ -69,6 +70,9 @@ pub(super) struct Step {
     pub(super) mailed: usize,
     /// The conversation moved on but what came of it could not be worked out: nothing of the step may be written.
     pub(super) broken: Option<Error>,
+    /// Nonces that storage adapters marked for this step, and the identity that they vouched for.
+    pub(super) nonces: Vec<Nonce>,
+    pub(super) vouched: Option<[u8; 65]>,
 }
 
 impl Step {
@@ -99,6 +103,8 @@ impl Step {
             posted: 0,
             mailed: 0,
             broken: None,
+            nonces: Vec::new(),
+            vouched: None,
         }
     }
 
@@ -190,6 +196,8 @@ impl Lane {
             posted,
             mailed,
             broken,
+            nonces,
+            vouched,
             marks: _,
             shown: _,
         } = step;
@@ -206,7 +214,10 @@ impl Lane {
         }
         let mut result = match broken {
             Some(error) => Err(error),
-            None => records::write(&mut changes, effects),
+            None => match self.vouch(guards::pinned(&effects), vouched).await {
+                Ok(()) => records::write(&mut changes, effects),
+                Err(error) => Err(error),
+            },
         };
         if row != self.row {
             changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
@@ -247,6 +258,9 @@ impl Lane {
             return;
         }
         self.row = row;
+        if let Some(guards) = &self.core.guards {
+            guards.finish(&nonces);
+        }
         self.core.parked.settle(&self.peer, parked, &unparked);
         if self.row.due.is_empty() {
             self.due_since = None;

@@ -13,40 +13,69 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 use stvor_wire::url::RelayUrl;
 
+use super::minimal;
 use super::refusal::Refusal;
 use crate::error::Error;
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+const PROTOCOL: &str = "sec-websocket-protocol";
+
 /// What a server that does not answer in time is called.
 pub(crate) const SILENT: &str = "Relay handshake timeout";
 
-/// Opens the socket before `deadline`.
+/// What the server chose to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Stvor,
+    /// What the minimal relay is offered, or any server that takes the first offer.
+    Minimal,
+}
+
+/// Opens the socket before `deadline`; with `minimal`, a minimal relay will do.
 pub(crate) async fn dial(
     url: &RelayUrl,
     tls: &Arc<rustls::ClientConfig>,
-    deadline: Instant,
-) -> Result<Socket, Refusal> {
-    tokio::time::timeout_at(deadline, open(url, tls))
+    (deadline, minimal): (Instant, bool),
+) -> Result<(Socket, Speaks), Refusal> {
+    tokio::time::timeout_at(deadline, open(url, tls, minimal))
         .await
         .unwrap_or_else(|_| Err(Refusal::retry(Error::unavailable(SILENT))))
 }
 
-async fn open(url: &RelayUrl, tls: &Arc<rustls::ClientConfig>) -> Result<Socket, Refusal> {
+async fn open(
+    url: &RelayUrl,
+    tls: &Arc<rustls::ClientConfig>,
+    minimal: bool,
+) -> Result<(Socket, Speaks), Refusal> {
     let unusable =
         |error: WsError| Refusal::fatal(Error::config(format!("the relay URL can not be used: {error}")));
     let mut request = url.socket_url().into_client_request().map_err(unusable)?;
-    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(stvor_wire::SUBPROTOCOL));
+    let ours = HeaderValue::from_static(stvor_wire::SUBPROTOCOL);
+    let offer = if minimal {
+        // A plain server takes the first offer, our relay the one that it knows.
+        HeaderValue::try_from(format!("{}, {}", minimal::SUBPROTOCOL, stvor_wire::SUBPROTOCOL))
+            .unwrap_or(ours)
+    } else {
+        ours
+    };
+    request.headers_mut().insert(PROTOCOL, offer);
+    // Blobs are a third longer in JSON.
+    let longest = stvor_wire::limits::MAX_FRAME_AFTER_AUTH * if minimal { 2 } else { 1 };
     let config = WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
         .write_buffer_size(16 * 1024)
-        .max_message_size(Some(stvor_wire::limits::MAX_FRAME_AFTER_AUTH))
-        .max_frame_size(Some(stvor_wire::limits::MAX_FRAME_AFTER_AUTH));
+        .max_message_size(Some(longest))
+        .max_frame_size(Some(longest));
     let connector = if url.is_secure() { Connector::Rustls(Arc::clone(tls)) } else { Connector::Plain };
     let opened =
         tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, Some(connector)).await;
     match opened {
-        Ok((socket, _)) => Ok(socket),
+        Ok((socket, response)) => {
+            let chosen = response.headers().get(PROTOCOL).map(HeaderValue::as_bytes);
+            let is_minimal = minimal && chosen == Some(minimal::SUBPROTOCOL.as_bytes());
+            Ok((socket, if is_minimal { Speaks::Minimal } else { Speaks::Stvor }))
+        }
         Err(error) => Err(refusal(url, error)),
     }
 }

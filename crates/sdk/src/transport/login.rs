@@ -30,6 +30,9 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
 
     /// The device's signature over a log-in transcript.
     fn sign_login(&self, transcript: &[u8]) -> Result<[u8; 64]>;
+
+    /// Whether a log-in with these keys succeeded before, at this relay.
+    fn has_logged_in(&self) -> bool;
 }
 
 /// Logs in on an open socket before `deadline`.

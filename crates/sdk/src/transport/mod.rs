@@ -4,6 +4,7 @@ pub(crate) mod backoff;
 pub(crate) mod dial;
 mod gather;
 pub(crate) mod login;
+pub(crate) mod minimal;
 pub(crate) mod refusal;
 pub(crate) mod session;
 pub(crate) mod tls;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
+use self::dial::Speaks;
 use self::login::Login;
 use self::refusal::Refusal;
 use self::session::{Carry, Session, Upcalls};
@@ -54,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) url: RelayUrl,
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) login: Login,
+    /// Whether a minimal relay may be spoken to.
+    pub(crate) minimal: bool,
     pub(crate) timeout: Duration,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) stop: CancellationToken,
@@ -67,6 +71,8 @@ pub(crate) trait Watcher: Upcalls {
     fn dialling(&self);
     /// Logged in. Called before anybody can send on the session.
     fn ready(&self, ready: &Ready);
+    /// The same at a minimal relay, which knows of no log-in.
+    fn ready_minimal(&self, ready: &Ready);
     /// Frames can be sent.
     fn up(&self);
     /// The connection is gone or could not be made; the next attempt starts after a wait.
@@ -128,8 +134,12 @@ impl Link {
         (backoff, carry): (&mut Backoff, &mut Carry),
     ) -> Refusal {
         let deadline = Instant::now() + self.timeout.clamp(Duration::from_secs(1), limits::DEFAULT_TIMEOUT);
-        let mut socket = match dial::dial(&self.url, &self.tls, deadline).await {
-            Ok(socket) => socket,
+        let dialled = dial::dial(&self.url, &self.tls, (deadline, self.minimal)).await;
+        let mut socket = match dialled {
+            Ok((socket, Speaks::Stvor)) => socket,
+            Ok((socket, Speaks::Minimal)) => {
+                return self.attempt_minimal(socket, generation, (watcher, backoff)).await;
+            }
             Err(refusal) => return refusal,
         };
         let ready = match login::log_in(&mut socket, &self.login, carry.cursor.clone(), deadline).await {
@@ -139,13 +149,51 @@ impl Link {
         carry.cursor = ready.resume_cursor.clone();
         watcher.ready(&ready);
         let (session, ends) = Session::new(generation, ready, self.login.address.user.clone());
+        let running = session::run(socket, &session, ends, (watcher, carry));
+        self.keep_up(&session, running, (watcher, backoff)).await
+    }
+
+    /// The server took the minimal relay's offer: whether it is one shows when it repeats our announcement.
+    async fn attempt_minimal(
+        &self,
+        mut socket: dial::Socket,
+        generation: u64,
+        (watcher, backoff): (&dyn Watcher, &mut Backoff),
+    ) -> Refusal {
+        if self.login.keys.has_logged_in() {
+            // Nobody can force a client back to a relay that promises less.
+            return Refusal::retry(Error::relay_protocol(
+                "it speaks only the minimal JSON protocol, and this store has spoken stvor.v1 with it before",
+            ));
+        }
+        let me = &self.login.address;
+        let nonce = u64::from(watcher.jitter()) << 32 | u64::from(watcher.jitter());
+        let greeting = match minimal::greet(&mut socket, &me.user, nonce).await {
+            Ok(greeting) => greeting,
+            Err(refusal) => return refusal,
+        };
+        let ready = minimal::ready();
+        watcher.ready_minimal(&ready);
+        let (session, ends) = Session::minimal(generation, ready, me.user.clone());
+        let parts = (watcher as &dyn Upcalls, &*self.login.keys, me.clone());
+        let running = minimal::run((socket, greeting), &session, ends, parts);
+        self.keep_up(&session, running, (watcher, backoff)).await
+    }
+
+    /// Lets a connection run until it ends, or is to be started afresh.
+    async fn keep_up(
+        &self,
+        session: &Arc<Session>,
+        running: impl Future<Output = Refusal>,
+        (watcher, backoff): (&dyn Watcher, &mut Backoff),
+    ) -> Refusal {
         let up_since = Instant::now();
         // A kick from before was meant for the connection before.
         let _ = self.kick.notified().now_or_never();
-        self.state.send_replace(LinkState::Up(Arc::clone(&session)));
+        self.state.send_replace(LinkState::Up(Arc::clone(session)));
         watcher.up();
         let refusal = tokio::select! {
-            refusal = session::run(socket, &session, ends, (watcher, carry)) => refusal,
+            refusal = running => refusal,
             () = self.kick.notified() => Refusal::retry(Error::unavailable("the connection was started afresh")),
         };
         // A relay that lets clients in and drops them at once must not be dialled ever faster.
@@ -178,6 +226,10 @@ mod tests {
         fn sign_login(&self, _: &[u8]) -> Result<[u8; 64]> {
             Ok([0; 64])
         }
+
+        fn has_logged_in(&self) -> bool {
+            false
+        }
     }
 
     /// Notes how attempts ended, and lets one be waited for.
@@ -196,6 +248,7 @@ mod tests {
     impl Watcher for Ends {
         fn dialling(&self) {}
         fn ready(&self, _: &Ready) {}
+        fn ready_minimal(&self, _: &Ready) {}
         fn up(&self) {}
         fn lost(&self, error: &Error, _: u32, _: Duration) {
             self.0.lock().unwrap().push(error.to_string());
@@ -223,6 +276,7 @@ mod tests {
             },
             url,
             tls: tls::client_config(&[]).unwrap(),
+            minimal: false,
             timeout: limits::DEFAULT_TIMEOUT,
             state: watch::Sender::new(LinkState::Connecting(None)),
             stop: stop.clone(),

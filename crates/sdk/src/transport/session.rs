@@ -51,7 +51,9 @@ pub(crate) struct Session {
     requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
     /// Sends that are not answered: past its bound the relay would stop reading.
-    unanswered: Arc<Semaphore>,
+    pub(super) unanswered: Arc<Semaphore>,
+    /// The relay answers for nothing: what is written is as good as it gets.
+    pub(crate) minimal: bool,
 }
 
 /// Room for one SEND: among those that are not answered, and in the queue of the socket. Dropped unused, it is there
@@ -69,12 +71,12 @@ impl SendRoom {
     }
 }
 
-type Answer = core::result::Result<ServerMessage, Nack>;
+pub(super) type Answer = core::result::Result<ServerMessage, Nack>;
 
 /// The socket's side of a [`Session`].
 pub(crate) struct Ends {
-    outgoing: mpsc::Receiver<ClientMessage>,
-    acks: mpsc::Receiver<AckOne>,
+    pub(super) outgoing: mpsc::Receiver<ClientMessage>,
+    pub(super) acks: mpsc::Receiver<AckOne>,
     session: Arc<Session>,
 }
 
@@ -96,6 +98,15 @@ impl Drop for Ends {
 
 impl Session {
     pub(crate) fn new(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
+        Self::of((generation, ready, user), false)
+    }
+
+    /// At a minimal relay.
+    pub(super) fn minimal(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
+        Self::of((generation, ready, user), true)
+    }
+
+    fn of((generation, ready, user): (u64, Ready, UserId), minimal: bool) -> (Arc<Self>, Ends) {
         let (outgoing, outgoing_end) = mpsc::channel(limits::LINK_QUEUE);
         let (acks, acks_end) = mpsc::channel(4 * limits::LANE_QUEUE);
         let session = Self {
@@ -107,6 +118,7 @@ impl Session {
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
             unanswered: Arc::new(Semaphore::new(limits::MAX_UNANSWERED)),
+            minimal,
         };
         let session = Arc::new(session);
         let ends = Ends { outgoing: outgoing_end, acks: acks_end, session: Arc::clone(&session) };
@@ -223,7 +235,7 @@ impl Session {
         }
     }
 
-    fn answer(&self, id: NonZeroU64, answer: Answer) {
+    pub(super) fn answer(&self, id: NonZeroU64, answer: Answer) {
         if let Some(waiting) = self.lock().remove(&id) {
             let _ = waiting.send(answer);
         }

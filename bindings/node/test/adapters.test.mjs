@@ -1,0 +1,151 @@
+// Storage adapters in JavaScript: what they are asked, what they may answer, and what becomes of a failure.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { codeOf, sdk, startMockRelay } from './project.mjs';
+
+const { createApp, generateIdentityKeyPair } = sdk;
+
+/** Four stores in memory, asynchronous or not. */
+function stores({ sync = false } = {}) {
+  const later = sync ? (value) => value : async (value) => value;
+  const nonces = new Set();
+  const pins = new Map();
+  const states = new Map();
+  const pair = generateIdentityKeyPair();
+  const calls = [];
+  return {
+    nonces, pins, states, pair, calls,
+    adapters: {
+      replay: {
+        checkAndMark(peer, nonce) {
+          calls.push(['checkAndMark', peer, nonce.length]);
+          const mark = `${peer}:${Buffer.from(nonce).toString('hex')}`;
+          const seen = nonces.has(mark);
+          nonces.add(mark);
+          return later(seen);
+        },
+      },
+      tofu: {
+        storeFingerprint(peer, fingerprint) { if (!pins.has(peer)) pins.set(peer, fingerprint); return later(); },
+        verifyFingerprint: (peer, fingerprint) => later(pins.get(peer) === fingerprint),
+      },
+      sessions: {
+        save(id, state) { states.set(id, Buffer.from(state)); return later(); },
+        load: (id) => later(states.get(id) ?? null),
+      },
+      identity: { getIdentityKeyPair: () => later(pair) },
+    },
+  };
+}
+
+async function setting(t) {
+  const relay = await startMockRelay({ port: 0 });
+  const others = await createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory' });
+  const bob = await others.connect('bob');
+  const apps = [others];
+  t.after(async () => {
+    for (const app of apps) await app.close();
+    await relay.close();
+  });
+  const open = async (storageAdapters, more = {}) => {
+    const app = await createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, storageAdapters, ...more });
+    apps.push(app);
+    return app;
+  };
+  return { bob, open };
+}
+
+const next = async (client) => {
+  for await (const message of client.messages()) return message.content;
+};
+
+for (const sync of [false, true]) {
+  test(`everything is in the four stores, sealed, and is there again (${sync ? 'synchronous' : 'promises'})`, async (t) => {
+    const { bob, open } = await setting(t);
+    const mine = stores({ sync });
+    const alice = await (await open(mine.adapters, { productionMode: true })).connect('alice');
+    const { fingerprint } = alice.identity;
+    await (await alice.send('bob', 'a secret')).delivered();
+    await bob.send('alice', 'another');
+    assert.equal(await next(alice), 'another');
+    await alice.close();
+    assert.ok(mine.calls.some(([, peer, size]) => peer === 'bob' && size === 12));
+    assert.equal(mine.pins.get('bob'), bob.identity.fingerprint);
+    const ids = [...mine.states.keys()];
+    assert.ok(ids.includes('bob') && ids.every((id) => id === 'bob' || id.startsWith('_stvor/')), ids.join());
+    for (const state of mine.states.values()) assert.ok(!state.includes('secret') && !state.includes('alice'));
+    const again = await (await open(mine.adapters)).connect('alice');
+    assert.equal(again.identity.fingerprint, fingerprint);
+    await bob.send('alice', 'still there?');
+    assert.equal(await next(again), 'still there?');
+    assert.equal((await again.history('bob')).messages.length, 3);
+  });
+}
+
+test('a throw, a rejection, a hang or a wrong answer fails the operation with a code and changes nothing', async (t) => {
+  const { bob, open } = await setting(t);
+  const mine = stores();
+  const { adapters } = mine;
+  let fault;
+  const sessions = { ...adapters.sessions, save: (id, state) => (fault ? fault() : adapters.sessions.save(id, state)) };
+  const app = await open({ ...adapters, sessions }, { timeout: 1_500 });
+  const alice = await app.connect('alice');
+  await (await alice.send('bob', '0')).delivered();
+  assert.equal(await next(bob), '0');
+  const codes = [];
+  for (const one of [() => { throw new Error('no'); }, () => Promise.reject('not an error'), () => new Promise(() => {})]) {
+    fault = one;
+    codes.push(await codeOf(alice.send('bob', 'lost')));
+  }
+  fault = undefined;
+  assert.deepEqual(codes, ['STORE_FAILED', 'STORE_FAILED', 'STORE_TIMEOUT']);
+  await (await alice.send('bob', '1')).delivered();
+  assert.equal(await next(bob), '1');
+});
+
+test('answers of another kind are named', async (t) => {
+  const { bob, open } = await setting(t);
+  const refused = async (change, pattern) => {
+    const { adapters } = stores();
+    const app = await open({ ...adapters, ...change(adapters) });
+    const act = async () => {
+      const alice = await app.connect('alice');
+      await alice.send('bob', 'x');
+    };
+    await assert.rejects(act(), (error) => error.code === 'STORE_ANSWER' && pattern.test(error.message) && error.action.length > 0);
+  };
+  await refused(() => ({ tofu: { storeFingerprint() {}, verifyFingerprint: () => 'yes' } }), /tofu\.verifyFingerprint.*true or false/);
+  await refused(() => ({ sessions: { save() {}, load: () => ({}) } }), /sessions\.load.*Uint8Array/);
+  await refused(() => ({ identity: { getIdentityKeyPair: () => null } }), /identity\.getIdentityKeyPair.*publicKey/);
+  const { publicKey } = generateIdentityKeyPair();
+  const { privateKey } = generateIdentityKeyPair();
+  await refused(() => ({ identity: { getIdentityKeyPair: () => ({ publicKey, privateKey }) } }), /does not belong/);
+  // A message whose nonce can not be judged stays at the relay, and comes when it can be.
+  const mine = stores();
+  let answer = 1;
+  const replay = { checkAndMark: (...given) => (answer === 1 ? 1 : mine.adapters.replay.checkAndMark(...given)) };
+  const alice = await (await open({ ...mine.adapters, replay })).connect('alice');
+  const failing = new Promise((resolve) => { alice.on('storeFailing', resolve); });
+  await bob.send('alice', 'patience');
+  assert.deepEqual(await failing, { code: 'STORE_ANSWER' });
+  answer = 0;
+  assert.equal(await next(alice), 'patience');
+});
+
+test('what is missing, or is no adapter', async (t) => {
+  const { bob, open } = await setting(t);
+  const { adapters } = stores();
+  const settings = { appToken: 'sk_live_xxx', relayUrl: 'wss://relay.invalid' };
+  const refused = (more, pattern) => assert.rejects(createApp({ ...settings, ...more }), (error) => error.code === 'INVALID_CONFIG' && pattern.test(error.message));
+  const two = { replay: adapters.replay, sessions: adapters.sessions };
+  await refused({ storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
+  await refused({ storageAdapters: { ...adapters, session: {} } }, /no "session"/);
+  await refused({ storageAdapters: { ...adapters, tofu: { storeFingerprint() {} } } }, /tofu\.verifyFingerprint is a function/);
+  await refused({ storageAdapters: adapters, dataDir: '/nowhere' }, /exclude/);
+  const atomic = createApp({ ...settings, storageAdapters: adapters, requireAtomicSessionAndPrekey: true });
+  await assert.rejects(atomic, (error) => error.code === 'NOT_FOR_PRODUCTION' && /transactions/.test(error.message));
+  // In development stand-ins in memory do.
+  const alice = await (await open(two)).connect('alice');
+  await (await alice.send('bob', 'x')).delivered();
+  assert.equal(await next(bob), 'x');
+});
