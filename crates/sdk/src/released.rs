@@ -80,7 +80,7 @@ fn rows_of_version_1_read_and_are_written_as_they_were() {
     assert_eq!(LaneRow::decode(&bytes(lane)), Ok((bob(), row)));
 
     let pointer = "0100000003626f6200000001000000000000000703030303030303030303030303030303";
-    let row = PointerRow { peer: bob(), place: place() };
+    let row = PointerRow { peer: bob(), place: place(), group: None };
     assert_eq!(hex(&row.encode()), pointer);
     assert_eq!(PointerRow::decode(&bytes(pointer)), Ok(row));
 }

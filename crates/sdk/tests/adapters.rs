@@ -1,5 +1,5 @@
 //! Four narrow stores of the application's own in place of a directory.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod common;
 

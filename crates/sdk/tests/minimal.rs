@@ -1,5 +1,5 @@
 //! The minimal JSON relay of the earlier documentation: told apart, made up for, and never fallen back to by force.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod common;
 

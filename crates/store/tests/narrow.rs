@@ -1,4 +1,5 @@
 //! A store over states that can only be replaced: crashes, failures, hangs, and what is kept where.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use async_trait::async_trait;
 use proptest::prelude::*;
@@ -396,7 +397,8 @@ async fn states_that_are_gone_or_old_or_altered_are_refused() {
     let open = async |states: HashMap<String, Vec<u8>>| {
         Narrow::open(&adapters(&States::of(states))).await.map(|_| ()).map_err(|error| error.code())
     };
-    let changed = |change: &dyn Fn(&mut HashMap<String, Vec<u8>>)| {
+    type States = HashMap<String, Vec<u8>>;
+    let changed = |change: &dyn Fn(&mut States)| {
         let mut states = kept.clone();
         change(&mut states);
         states

@@ -229,10 +229,21 @@ async fn send_all(core: &Core, feed: &Feed, options: &BackupOptions) -> Result<O
             return Ok(None);
         }
     }
-    for row in partition(core, (Table::Group, keys::GROUPS)).await? {
-        let entry = Entry::Group { partition: keys::GROUPS.to_vec(), sort: row.key.sort, record: row.value };
-        if !put(feed, entry).await {
+    for row in partition(core, (Table::Settings, keys::GROUPS)).await? {
+        let id = row.key.sort.clone();
+        let listed = Entry::Group { partition: keys::GROUPS.to_vec(), sort: row.key.sort, record: row.value };
+        if !put(feed, listed).await {
             return Ok(None);
+        }
+        // Its membership: the signed changes. Sender keys stay here, for a chain that goes on twice reuses its keys.
+        for change in partition(core, (Table::Group, &id)).await? {
+            if change.key.sort.first() != Some(&0) {
+                continue;
+            }
+            let entry = Entry::Group { partition: id.clone(), sort: change.key.sort, record: change.value };
+            if !put(feed, entry).await {
+                return Ok(None);
+            }
         }
     }
     Ok(Some(counts))

@@ -151,6 +151,10 @@ fn check(entry: &Entry) -> Result<(), &'static str> {
         Entry::Message { record, .. } => {
             MessageRow::decode(record.expose()).map(|_| ()).map_err(|_| "a message")
         }
+        // Chains of sender keys have no place in a backup: they would be used twice.
+        Entry::Group { partition, sort, .. } if partition != keys::GROUPS && sort.first() != Some(&0) => {
+            Err("a group")
+        }
         Entry::Journal { .. } | Entry::Group { .. } => Ok(()),
     }
 }
@@ -166,7 +170,7 @@ pub(crate) async fn refuse_unfinished(store: &Sealed, user: &UserId) -> Result<(
 async fn restore(config: &Config, head: &Head, job: &Job) -> Result<Restored> {
     let directory = config.place.make(&head.user)?;
     let place = config.place.of_store(&config.app, &head.user, directory.as_ref());
-    let store = open_store(config, &place, &Hub::new()).await?;
+    let (store, _) = open_store(config, &place, &Hub::new()).await?;
     let mut mine = false;
     let restored = async {
         claim(&store, head).await?;
@@ -267,7 +271,7 @@ impl Filler<'_> {
                     Direction::In => Op::put(keys::content(&address, place.id), place.to_bytes())
                         .expiring(Timestamp::from_millis(place.order) + KEEP_CONTENT_IDS),
                     Direction::Out => {
-                        let pointer = PointerRow { peer: address, place };
+                        let pointer = PointerRow { peer: address, place, group: None };
                         Op::put(keys::own_content(place.id), pointer.encode())
                             .expiring(Timestamp::from_millis(place.order) + KEEP_CONTENT_IDS)
                     }
@@ -281,7 +285,8 @@ impl Filler<'_> {
                 self.put(Op::insert(key, record).expiring(expires));
             }
             Entry::Group { partition, sort, record } => {
-                self.put(Op::insert(Key::new(Table::Group, partition, sort), record));
+                let table = if partition == keys::GROUPS { Table::Settings } else { Table::Group };
+                self.put(Op::insert(Key::new(table, partition, sort), record));
             }
         }
         let full = self.changes.len() >= BATCH_OPS || self.size >= BATCH_BYTES;

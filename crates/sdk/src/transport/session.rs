@@ -453,3 +453,66 @@ impl Reader<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stvor_wire::server::{Limits, Registration, Resumed};
+
+    use super::*;
+
+    fn connected() -> (Arc<Session>, Ends) {
+        let bounds = Limits {
+            max_frame_bytes: 0,
+            max_blob_bytes: 0,
+            window_messages: 0,
+            window_bytes: 0,
+            retention: Duration::ZERO,
+            dedup: Duration::ZERO,
+            max_recipients: 0,
+        };
+        let ready = Ready {
+            mailbox_epoch: 1,
+            resumed: Resumed::Full,
+            registration: Registration::Known,
+            highest_counter: 0,
+            keys: KeyCounts::default(),
+            limits: bounds,
+            resume_cursor: bytes::Bytes::new(),
+            heartbeat: Duration::from_secs(1),
+        };
+        Session::new(1, ready, UserId::new("alice").unwrap())
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_relay_learns_that_the_connection_was_dropped() {
+        let user = UserId::new("alice").unwrap();
+        let (session, ends) = connected();
+        session.unanswered.acquire_many(limits::MAX_UNANSWERED.try_into().unwrap()).await.unwrap().forget();
+        let sending = {
+            let session = Arc::clone(&session);
+            tokio::spawn(async move { session.room().await.map(|_| ()) })
+        };
+        let asking = tokio::spawn(async move { session.user_state(&user, Duration::from_secs(3_600)).await });
+        tokio::task::yield_now().await;
+        drop(ends);
+        let patience = Duration::from_secs(30);
+        let sent = tokio::time::timeout(patience, sending).await.expect("a sender is told").unwrap();
+        assert_eq!(sent.unwrap_err().code(), "RELAY_UNAVAILABLE");
+        let answer = tokio::time::timeout(patience, asking).await.expect("an asker is told").unwrap();
+        assert_eq!(answer.unwrap_err().code(), "RELAY_UNAVAILABLE");
+    }
+
+    #[tokio::test]
+    async fn one_request_more_than_may_wait_is_refused_until_one_is_given_up() {
+        let (session, _ends) = connected();
+        let user = UserId::new("bob").unwrap();
+        let ask = || Box::pin(session.user_state(&user, Duration::from_secs(3_600)));
+        let mut waiting: Vec<_> = (0..limits::MAX_REQUESTS).map(|_| ask()).collect();
+        for request in &mut waiting {
+            assert!(futures::poll!(request.as_mut()).is_pending());
+        }
+        assert_eq!(ask().await.unwrap_err().code(), "CLIENT_NOT_READY");
+        waiting.pop();
+        assert!(futures::poll!(ask().as_mut()).is_pending(), "a request that is dropped makes room");
+    }
+}

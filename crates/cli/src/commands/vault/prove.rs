@@ -107,7 +107,8 @@ pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result 
             let cosigner = Cosigner::from_seed(name, &seed.map_err(coded)?).map_err(coded)?;
             let mut service = WitnessService::open(dir, cosigner)?;
             for key in keys(logs)? {
-                service.trust(&key.name().to_owned(), key)?;
+                let name = key.name().to_owned();
+                service.trust(&name, key)?;
             }
             let _ = std::fs::remove_file(socket);
             let failed = |source| Failure::File { what: "can not listen on", path: socket.clone(), source };
