@@ -397,8 +397,8 @@ async fn states_that_are_gone_or_old_or_altered_are_refused() {
     let open = async |states: HashMap<String, Vec<u8>>| {
         Narrow::open(&adapters(&States::of(states))).await.map(|_| ()).map_err(|error| error.code())
     };
-    type States = HashMap<String, Vec<u8>>;
-    let changed = |change: &dyn Fn(&mut States)| {
+    type Kept = HashMap<String, Vec<u8>>;
+    let changed = |change: &dyn Fn(&mut Kept)| {
         let mut states = kept.clone();
         change(&mut states);
         states
