@@ -126,6 +126,14 @@ pub(crate) struct Config {
     pub(crate) findings: Arc<[Finding]>,
     /// Whether the findings were told to a listener.
     pub(crate) told: Arc<AtomicBool>,
+    pub(crate) lease: Duration,
+}
+
+impl Config {
+    /// Whether several processes may have the store of a user open.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.stores.facts().shared
+    }
 }
 
 /// Sets up an [`App`].
@@ -152,6 +160,7 @@ pub struct AppBuilder {
     require_atomic: bool,
     actor: Option<String>,
     identity: Option<Result<IdentitySource>>,
+    lease: Duration,
 }
 
 impl Default for AppBuilder {
@@ -179,6 +188,7 @@ impl Default for AppBuilder {
             require_atomic: false,
             actor: None,
             identity: None,
+            lease: limits::INSTANCE_LEASE,
         }
     }
 }
@@ -346,6 +356,14 @@ impl AppBuilder {
     #[must_use]
     pub fn minimal_relay(mut self, allowed: bool) -> Self {
         self.minimal_relay = Some(allowed);
+        self
+    }
+
+    /// How long an instance may be silent, on a store that several processes share, before the others take over what it
+    /// did: 10 seconds if not set, half a second at least. The same in all instances.
+    #[must_use]
+    pub fn instance_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
         self
     }
 
@@ -524,6 +542,7 @@ impl AppBuilder {
             minimal_relay,
             adapters: self.adapters,
             clock: self.clock,
+            lease: self.lease,
         }))
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::Identity;
-use stvor_store::{ChangeSet, Scan, Sealed, Table};
+use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, Table};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +21,7 @@ use crate::failures::Failures;
 use crate::groups::Desk;
 use crate::guards::Guards;
 use crate::inbox::Inbox;
+use crate::instances::Instances;
 use crate::keys;
 use crate::lane::{self, LaneHandle, Mail, Work};
 use crate::left::Left;
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) directory: Option<PathBuf>,
     pub(crate) hub: Hub,
     pub(crate) inbox: Arc<Inbox>,
+    /// Who else has the store open, and which of them receives.
+    pub(crate) instances: Arc<Instances>,
     pub(crate) watchers: Watchers,
     pub(crate) link: watch::Sender<LinkState>,
     pub(crate) state: watch::Sender<ConnectionState>,
@@ -120,6 +123,11 @@ impl Core {
         let now = config.clock.now();
         let pair = guards.as_ref().map(|guards| guards.identity());
         let identity = load_identity((&store, pair), (&config, &address), now).await?;
+        // Before anything is read that only the instance that receives may rely on.
+        let instances = Arc::new(match config.is_shared() {
+            true => Instances::join(&store, config.lease, now).await?,
+            false => Instances::only(),
+        });
         let lanes = read_lanes(&store).await?;
         let peers = read_peers(&store).await?;
         let facts = store
@@ -134,11 +142,11 @@ impl Core {
         let floor = fact(1);
         let counter = lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0).max(floor);
         let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0).max(fact(2));
-        let (inbox, consumed) = Inbox::open(Arc::clone(&store)).await?;
+        let (inbox, consumed) = Inbox::open(Arc::clone(&store), Arc::clone(&instances)).await?;
         let prekeys = PrekeyKeeper::load(&store).await?;
         let failures = Failures::load(&store).await?;
         let parked = Parked::load(&store).await?;
-        let (groups, orders) = Desk::open(&store).await?;
+        let (groups, orders) = Desk::open(&store, instances.is_shared()).await?;
         let core = Arc::new_cyclic(|me| Self {
             config,
             address,
@@ -148,6 +156,7 @@ impl Core {
             directory,
             hub,
             inbox,
+            instances,
             watchers: Watchers::default(),
             link: watch::Sender::new(LinkState::Connecting(None)),
             state: watch::Sender::new(ConnectionState::Connecting),
@@ -179,8 +188,13 @@ impl Core {
         core.ack_tasks.spawn(Arc::clone(&core.inbox).run_acks(consumed, core.stop_acks.clone()));
         core.start_link()?;
         core.tasks.spawn(crate::upkeep::run(core.me.clone(), core.stop.clone()));
-        core.wake_lanes_with_work(lanes);
-        core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
+        // What other instances left pending they send themselves, unless they come to an end.
+        if core.instances.receives() {
+            core.wake_lanes_with_work(lanes);
+        }
+        if !core.instances.is_shared() {
+            core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
+        }
         Ok(core)
     }
 
@@ -201,7 +215,7 @@ impl Core {
     }
 
     /// Messages that were pending when the store was closed go on by themselves.
-    fn wake_lanes_with_work(&self, lanes: Vec<(Address, LaneRow)>) {
+    pub(crate) fn wake_lanes_with_work(&self, lanes: Vec<(Address, LaneRow)>) {
         let me = self.me.clone();
         self.tasks.spawn(async move {
             for peer in me.upgrade().map(|core| core.parked.peers()).unwrap_or_default() {
@@ -234,8 +248,22 @@ impl Core {
         now.as_millis().max(last.saturating_add(1))
     }
 
-    pub(crate) fn next_counter(&self) -> u64 {
-        self.counter.fetch_add(1, Ordering::Relaxed) + 1
+    /// The order of messages goes on from here.
+    pub(crate) fn raise_order(&self, floor: u64) {
+        self.order.fetch_max(floor, Ordering::Relaxed);
+    }
+
+    /// The next number of a send, above `floor`. Instances that share a store take the time (in microseconds) for it: so a
+    /// copy of the store that lacks the latest sends has a lower one than the relay saw, whichever instance sent them,
+    /// as far as their clocks agree.
+    pub(crate) fn next_counter(&self, floor: u64) -> u64 {
+        let least = match self.instances.is_shared() {
+            true => floor.max(self.now().as_millis().saturating_mul(1_000)),
+            false => floor,
+        };
+        let next = |last: u64| Some(last.max(least).saturating_add(1));
+        let last = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+        last.max(least).saturating_add(1)
     }
 
     pub(crate) fn counter(&self) -> u64 {
@@ -320,7 +348,12 @@ impl Core {
             return None;
         }
         let row = PeerRow::new(user.clone());
-        changes.put(keys::peer(&self.store, user), row.encode());
+        let op = Op::put(keys::peer(&self.store, user), row.encode());
+        // Another instance may know the peer, and more about it.
+        changes.push(match self.instances.is_shared() {
+            true => op.expecting(Expect::Absent),
+            false => op,
+        });
         Some(row)
     }
 
@@ -328,12 +361,19 @@ impl Core {
         lock(&self.peers).insert(row.user.clone(), row);
     }
 
+    pub(crate) fn remember_peers(&self, peers: HashMap<UserId, PeerRow>) {
+        *lock(&self.peers) = peers;
+    }
+
     pub(crate) fn forget_peer(&self, user: &UserId) {
         lock(&self.peers).remove(user);
     }
 
     /// Changes the settings of a conversation.
-    pub(crate) async fn change_peer(&self, user: &UserId, change: impl FnOnce(&mut PeerRow)) -> Result<()> {
+    pub(crate) async fn change_peer(&self, user: &UserId, change: impl Fn(&mut PeerRow)) -> Result<()> {
+        if self.instances.is_shared() {
+            return self.change_shared_peer(user, change).await;
+        }
         let mut row = self.peer(user).unwrap_or_else(|| PeerRow::new(user.clone()));
         change(&mut row);
         let mut changes = ChangeSet::new();
@@ -486,6 +526,10 @@ impl Core {
                 tokio::select! {
                     () = settled => {}
                     _ = state.changed() => {}
+                    // What another instance saw to is noticed by looking.
+                    () = tokio::time::sleep(limits::CLAIM_POLL), if self.instances.is_shared() => {
+                        self.wake_lanes();
+                    }
                     () = tokio::time::sleep(MINIMAL_LINGER) => {}
                 }
             }
@@ -505,6 +549,11 @@ impl Core {
         self.stop_acks.cancel();
         self.ack_tasks.close();
         self.ack_tasks.wait().await;
+        if self.instances.is_shared()
+            && let Err(error) = self.instances.leave(&self.store, self.now()).await
+        {
+            tracing::warn!(code = error.code(), "other instances will notice only later that this one ended");
+        }
         if let Err(error) = self.store.close().await {
             tracing::warn!(code = stvor_base::ErrorCode::code(&error), "the store did not close cleanly");
         }

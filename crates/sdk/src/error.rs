@@ -50,6 +50,7 @@ impl Error {
             ErrorKind::RelayProtocol { .. } => "RELAY_PROTOCOL",
             ErrorKind::Superseded => "SUPERSEDED",
             ErrorKind::GroupNotFound { .. } => "GROUP_NOT_FOUND",
+            ErrorKind::ClaimLost => "CLAIM_LOST",
             ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
             ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
             ErrorKind::NotForProduction { .. } => "NOT_FOR_PRODUCTION",
@@ -306,6 +307,11 @@ pub enum ErrorKind {
         /// Which one.
         group: stvor_base::GroupId,
     },
+    /// Another instance took over a message that this one was given, because this one was silent for too long.
+    #[error(
+        "this instance was silent for so long that another one took the message over: it may be processed twice, its id is the same"
+    )]
+    ClaimLost,
     /// The user is blocked.
     #[error("\"{user}\" is blocked: unblock them first")]
     PeerBlocked {

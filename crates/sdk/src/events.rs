@@ -113,6 +113,12 @@ pub enum Event {
     CaughtUp,
     /// Another connection of this device took over. This client does not reconnect.
     Superseded,
+    /// On a store that several processes share: from now on this one receives what comes from the relay, or another one
+    /// does. All of them send, and all get messages from the inbox.
+    Receiving {
+        /// Whether it is this one.
+        here: bool,
+    },
     /// The relay restarts soon; the client reconnects by itself.
     RelayDraining,
     /// A user shows another identity than the pinned one.
@@ -258,6 +264,7 @@ impl Event {
             Self::CatchingUp => "catching_up",
             Self::CaughtUp => "caught_up",
             Self::Superseded => "superseded",
+            Self::Receiving { .. } => "receiving",
             Self::RelayDraining => "relay_draining",
             Self::IdentityChanged { .. } => "identity_changed",
             Self::MessageUndecryptable { .. } => "message_undecryptable",

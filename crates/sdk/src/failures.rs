@@ -52,6 +52,12 @@ impl Failures {
     /// Reads what earlier runs remembered.
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
         let failures = Self::new(limits::MAX_FAILURES);
+        failures.read(store).await?;
+        Ok(failures)
+    }
+
+    /// Reads what earlier runs and other instances remembered, in the place of what memory holds.
+    pub(crate) async fn read(&self, store: &Sealed) -> Result<()> {
         let scan = Scan::of(Table::Repair, keys::FAILURES);
         let rows = store.scan_all(scan, 2 * limits::MAX_FAILURES).await.map_err(Error::passed)?;
         let mut state = State::default();
@@ -60,8 +66,8 @@ impl Failures {
             let age = age.map_err(|_| Error::passed(CodecError::Length))?;
             state.insert(age, decode(row.value.expose()).map_err(Error::passed)?);
         }
-        *failures.lock() = state;
-        Ok(failures)
+        *self.lock() = state;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

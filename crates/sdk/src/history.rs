@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::events::DeliveryState;
 use crate::keys;
 use crate::limits;
-use crate::rows::{Direction, FOREVER, MessageRow, Place};
+use crate::rows::{Direction, FOREVER, MessageRow, Place, PointerRow};
 
 /// One message of a conversation.
 #[derive(Clone, PartialEq)]
@@ -207,4 +207,34 @@ pub(crate) async fn accepted(
         .filter(|(_, row)| row.is_none())
         .map(|((place, _), _)| (place, ()))
         .collect())
+}
+
+/// How far messages of ours came, as the store has it. Those that it does not know are left out.
+pub(crate) async fn states(
+    core: &crate::core::Core,
+    ids: &[ContentId],
+) -> Result<Vec<(ContentId, DeliveryState)>> {
+    let index: Vec<_> = ids.iter().map(|id| keys::own_content(*id)).collect();
+    let mut pointers = Vec::new();
+    for row in core.store.get(&index).await.map_err(Error::passed)?.into_iter().flatten() {
+        pointers.push(PointerRow::decode(row.value.expose()).map_err(Error::passed)?);
+    }
+    let places: Vec<_> =
+        pointers.iter().map(|pointer| keys::message(&pointer.peer.user, pointer.place)).collect();
+    let rows = core.store.get(&places).await.map_err(Error::passed)?;
+    let (mut states, mut queued) = (Vec::new(), Vec::new());
+    for (pointer, row) in pointers.into_iter().zip(rows) {
+        let Some(row) = row else { continue };
+        let row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+        if row.state == DeliveryState::Queued {
+            queued.push((pointer.place.id, keys::pending(&pointer.peer, row.queued)));
+        } else {
+            states.push((pointer.place.id, row.state));
+        }
+    }
+    let pending: Vec<_> = queued.iter().map(|(_, key)| key.clone()).collect();
+    let pending = core.store.get(&pending).await.map_err(Error::passed)?;
+    let accepted = queued.into_iter().zip(pending).filter(|(_, row)| row.is_none());
+    states.extend(accepted.map(|((id, _), _)| (id, DeliveryState::Accepted)));
+    Ok(states)
 }

@@ -5,6 +5,7 @@ use stvor_base::codec::Writer;
 use stvor_base::{Address, ContentId, GroupId, MessageId, UserId};
 use stvor_store::{Key, Sealed, Table};
 
+use crate::instances::InstanceId;
 use crate::rows::{Place, PointerRow};
 
 /// The messages of a conversation.
@@ -112,6 +113,18 @@ pub(crate) fn peer(store: &Sealed, user: &UserId) -> Key {
 /// A fact about the store.
 pub(crate) fn meta(name: &str) -> Key {
     Key::new(Table::Meta, b"sdk".as_slice(), name.as_bytes())
+}
+
+/// The instances that share the store.
+pub(crate) const INSTANCES: &[u8] = b"instances";
+
+pub(crate) fn instance(id: InstanceId) -> Key {
+    Key::new(Table::Meta, INSTANCES, id.0.as_slice())
+}
+
+/// The sign that an instance was declared gone.
+pub(crate) fn stone(id: InstanceId) -> Key {
+    Key::new(Table::Meta, b"stones".as_slice(), id.0.as_slice())
 }
 
 /// Failures of all senders, by age.

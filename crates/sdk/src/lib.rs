@@ -50,6 +50,7 @@ mod groups;
 mod guards;
 mod history;
 mod inbox;
+mod instances;
 mod journal;
 mod keys;
 mod lane;

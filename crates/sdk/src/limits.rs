@@ -166,3 +166,37 @@ pub const GROUP_ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Requests for the same thing. Then it is given up.
 pub const MAX_GROUP_ASKS: u32 = 3;
+
+/// How long an instance of a shared store may be silent before others take over what it did.
+pub const INSTANCE_LEASE: Duration = Duration::from_secs(10);
+
+/// The shortest such time: three renewals and the hiccups of a store have to fit into it.
+pub const MIN_INSTANCE_LEASE: Duration = Duration::from_millis(500);
+
+/// Instances that one store is looked through for.
+pub const MAX_INSTANCES: usize = 1_024;
+
+/// How long the end of an instance is remembered: longer than any process sleeps and goes on.
+pub const KEEP_STONES: Duration = Duration::from_secs(30 * 86_400);
+
+/// How often a turn whose conversation another instance changed meanwhile is taken again.
+pub const TURN_TRIES: u32 = 40;
+
+/// The longest random pause between two such attempts.
+pub const TURN_PAUSE: Duration = Duration::from_millis(64);
+
+/// A conversation that another instance changed within this time is looked at before each turn: that is cheaper than
+/// a turn in vain.
+pub const CONTENDED: Duration = Duration::from_secs(5);
+
+/// Messages that an instance takes from a shared inbox at once.
+pub const CLAIM_BATCH: usize = 32;
+
+/// The longest that an instance does not look whether the receiving one put something into the inbox.
+pub const CLAIM_POLL: Duration = Duration::from_millis(250);
+
+/// How often an instance looks what receipts the receiving one got for messages that somebody watches.
+pub const RECEIPT_POLL: Duration = Duration::from_millis(500);
+
+/// Watched messages that are looked up at once.
+pub const RECEIPT_POLL_BATCH: usize = 256;

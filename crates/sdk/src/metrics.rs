@@ -27,6 +27,11 @@ pub(crate) fn repaired() {
     count_up("stvor_messages_repaired_total", 1);
 }
 
+/// A turn met what another instance had changed meanwhile.
+pub(crate) fn moved() {
+    count_up("stvor_turns_repeated_total", 1);
+}
+
 pub(crate) fn connected() {
     count_up("stvor_relay_connections_total", 1);
 }

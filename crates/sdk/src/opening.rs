@@ -153,6 +153,12 @@ pub(crate) async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>
     rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect()
 }
 
+/// The send counter below which nothing is sent, whatever lanes say.
+pub(crate) async fn read_floor(store: &Sealed) -> Result<u64> {
+    let row = store.one(&keys::meta("counter")).await.map_err(Error::passed)?;
+    Ok(row.and_then(|row| row.value.expose().try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
 pub(crate) async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow>> {
     let rows =
         store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;

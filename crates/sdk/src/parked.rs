@@ -47,6 +47,13 @@ pub(crate) struct Parked(Mutex<State>);
 impl Parked {
     /// Reads what earlier runs left.
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
+        let parked = Self::default();
+        parked.read(store).await?;
+        Ok(parked)
+    }
+
+    /// Reads what waits in the place of what memory holds.
+    pub(crate) async fn read(&self, store: &Sealed) -> Result<()> {
         let rows = store.scan_all(Scan::of(Table::Repair, keys::PARKED), 2 * limits::MAX_PARKED);
         let mut state = State::default();
         for row in rows.await.map_err(Error::passed)? {
@@ -59,7 +66,13 @@ impl Parked {
             state.bytes += entry.size;
             state.peers.entry(deliver.from).or_default().push_back(entry);
         }
-        Ok(Self(Mutex::new(state)))
+        *self.lock() = state;
+        Ok(())
+    }
+
+    /// Another instance judges it from now on.
+    pub(crate) fn clear(&self) {
+        *self.lock() = State::default();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

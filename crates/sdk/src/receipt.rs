@@ -165,6 +165,23 @@ impl Watchers {
         });
     }
 
+    /// At most `limit` messages that somebody watches and of which more can be told, going on after `after`.
+    pub(crate) fn unfinished(&self, after: &mut Option<ContentId>, limit: usize) -> Vec<ContentId> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = |sender: &watch::Sender<DeliveryState>| {
+            sender.receiver_count() > 0 && *sender.borrow() < DeliveryState::Read
+        };
+        let mut ids: Vec<ContentId> =
+            inner.by_id.iter().filter(|(_, sender)| open(sender)).map(|(id, _)| *id).collect();
+        drop(inner);
+        ids.sort_unstable();
+        let from = after.map_or(0, |after| ids.partition_point(|id| *id <= after));
+        ids.drain(..from);
+        ids.truncate(limit);
+        *after = ids.last().copied();
+        ids
+    }
+
     /// Ends all waiting.
     pub(crate) fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).by_id.clear();

@@ -12,6 +12,7 @@ use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
 
 use crate::content::Content;
 use crate::events::DeliveryState;
+use crate::instances::InstanceId;
 
 const VERSION: u8 = 1;
 /// Far above the longest body: bounds what a damaged row can make a reader allocate.
@@ -418,6 +419,34 @@ impl PointerRow {
     }
 }
 
+/// A row of the inbox: where the message is, and, on a store that several instances share, which of them took it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InboxRow {
+    pub(crate) pointer: PointerRow,
+    pub(crate) taken_by: Option<InstanceId>,
+}
+
+/// Of a row that was taken; one that was not is a [`PointerRow`].
+const TAKEN: u8 = 3;
+
+impl InboxRow {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let Some(InstanceId(by)) = self.taken_by else { return self.pointer.encode() };
+        let mut out = Writer::new();
+        out.u8(TAKEN).raw(&by).raw(&self.pointer.encode());
+        out.finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        if input.u8()? != TAKEN {
+            return Ok(Self { pointer: PointerRow::decode(bytes)?, taken_by: None });
+        }
+        let taken_by = Some(InstanceId(*input.array()?));
+        Ok(Self { pointer: PointerRow::decode(input.rest())?, taken_by })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,10 +514,21 @@ mod tests {
         check((peer.clone(), lane.clone()), lane.encode(&peer), LaneRow::decode);
         let pointer = PointerRow { peer: peer.clone(), place: place(), group: None };
         assert_eq!(PointerRow::decode(&pointer.encode()), Ok(pointer.clone()));
+        let of_one = pointer;
         let pointer = PointerRow { peer, place: place(), group: Some(GroupId::from_bytes([6; 16])) };
         assert_eq!(PointerRow::decode(&pointer.encode()), Ok(pointer.clone()));
         for length in 0..pointer.encode().len() {
             assert!(PointerRow::decode(&pointer.encode()[..length]).is_err(), "{length}");
+        }
+        for pointer in [of_one, pointer] {
+            let free = InboxRow { pointer, taken_by: None };
+            assert_eq!(InboxRow::decode(&free.encode()), Ok(free.clone()));
+            let taken = InboxRow { taken_by: Some(InstanceId([7; 16])), ..free };
+            assert_eq!(InboxRow::decode(&taken.encode()), Ok(taken.clone()));
+            for length in 0..taken.encode().len() {
+                assert!(InboxRow::decode(&taken.encode()[..length]).is_err(), "{length}");
+            }
+            assert_eq!(InboxRow::decode(&[taken.encode(), vec![0]].concat()), Err(CodecError::Trailing));
         }
     }
 

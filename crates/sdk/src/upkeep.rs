@@ -22,6 +22,8 @@ pub(crate) async fn run(client: Weak<Core>, stop: CancellationToken) {
         () = keep_tidy(&client) => {}
         () = make_room(&client) => {}
         () = tell_skipped(&client) => {}
+        () = crate::instances::run(&client) => {}
+        () = crate::instances::follow_receipts(&client) => {}
     }
 }
 
@@ -31,6 +33,11 @@ async fn keep_prekeys(client: &Arc<Core>) {
         tokio::select! {
             () = client.prekeys.due() => {}
             () = tokio::time::sleep(wait) => {}
+        }
+        // On a shared store the instance that receives sees to them.
+        if !client.instances.receives() {
+            wait = DAY;
+            continue;
         }
         // The log-in tells what the relay holds a moment before frames can be sent.
         if client.online(RETRY).await.is_err() {

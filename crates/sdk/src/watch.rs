@@ -4,11 +4,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use stvor_base::MessageId;
 use stvor_crypto::SystemRandom;
 use stvor_store::ChangeSet;
+use stvor_wire::client::Mode;
 use stvor_wire::keys::KeyCounts;
-use stvor_wire::server::{Deliver, Nack, Ready, Registration, Subject};
+use stvor_wire::server::{Deliver, Nack, Ready, Subject};
 
 use crate::core::{Core, random};
 use crate::error::{Error, Result};
@@ -121,23 +123,20 @@ impl Watcher for Observer {
         });
     }
 
-    fn ready(&self, ready: &Ready) {
-        self.with(|core| {
-            metrics::connected();
-            core.clear_routes();
-            let own = core.counter();
-            if core.prekeys.starts_anew() {
-                // A store that was restored has no session of the old one, so nothing can be used twice.
-                core.raise_counter(ready.highest_counter);
-            } else if ready.registration == Registration::Known && ready.highest_counter > own {
-                core.set_rollback(Some((ready.highest_counter, own)));
-                core.hub.emit(Event::RollbackDetected { relay: ready.highest_counter, own });
+    fn mode(&self) -> Mode {
+        match self.0.upgrade() {
+            Some(core) if !core.instances.receives() => Mode::SendOnly,
+            _ => Mode::Receive,
+        }
+    }
+
+    fn ready<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(core) = self.0.upgrade() {
+                crate::rollback::look_for(&core, ready).await;
+                logged_in(&core, ready);
             }
-            if !core.registered.swap(true, Ordering::Relaxed) {
-                remember_registration(core);
-            }
-            connected(core, ready);
-        });
+        })
     }
 
     fn ready_minimal(&self, ready: &Ready) {
@@ -166,6 +165,16 @@ impl Watcher for Observer {
         });
     }
 
+    fn goes_on(&self, error: &Error) -> bool {
+        let Some(core) = self.0.upgrade() else { return false };
+        // Another instance receives now: this one goes on sending.
+        let handed_over = core.instances.is_shared() && error.code() == "SUPERSEDED";
+        if handed_over {
+            core.instances.hurry();
+        }
+        handed_over
+    }
+
     fn failed(&self, error: &Error) {
         self.with(|core| {
             core.state.send_replace(ConnectionState::Failed(error.code()));
@@ -178,6 +187,16 @@ impl Watcher for Observer {
     fn jitter(&self) -> u32 {
         random(&mut SystemRandom::new()).map_or(u32::MAX / 2, u32::from_be_bytes)
     }
+}
+
+/// What follows from a log-in.
+fn logged_in(core: &Core, ready: &Ready) {
+    metrics::connected();
+    core.clear_routes();
+    if !core.registered.swap(true, Ordering::Relaxed) {
+        remember_registration(core);
+    }
+    connected(core, ready);
 }
 
 fn connected(core: &Core, ready: &Ready) {

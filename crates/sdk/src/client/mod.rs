@@ -23,7 +23,7 @@ use crate::events::{ConnectionState, DeliveryState, Events};
 use crate::history::HistoryQuery;
 use crate::inbox::Messages;
 use crate::keys;
-use crate::lane::{Command, SendRequest, Work};
+use crate::lane::{Answer, Command, SendRequest, Work};
 use crate::limits;
 use crate::receipt::Receipt;
 use crate::rows::{MessageRow, Place, PointerRow};
@@ -225,7 +225,7 @@ impl Client {
         let receipt = Receipt::new(id, to.clone(), state);
         let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
-        core.work(&address_of(&to), Work::Send(SendRequest { id, content, timeout, reply }))?;
+        core.work(&address_of(&to), Work::Send(SendRequest { id, content, timeout, reply: reply.into() }))?;
         committed.await.map_err(|_| closed())??;
         if options.wait == SendWait::Accepted {
             // Offline there is nothing to wait for; a connection that breaks ends the waiting, too.
@@ -455,10 +455,10 @@ impl Client {
     pub(crate) async fn ask<T>(
         &self,
         peer: &UserId,
-        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+        command: impl FnOnce(Answer<Result<T>>) -> Command,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.core().work(&address_of(peer), Work::Command(command(reply)))?;
+        self.core().work(&address_of(peer), Work::Command(command(reply.into())))?;
         answer.await.map_err(|_| closed())?
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Post {
 
 /// The desk.
 pub(crate) struct Desk {
+    /// The store is shared: one task would have to keep its groups for all instances, and there is none.
+    shared: bool,
     orders: mpsc::Sender<Order>,
     /// Lanes committed mail.
     pub(super) came: Notify,
@@ -78,13 +80,14 @@ async fn last(store: &Sealed, table: Table, partition: &[u8]) -> Result<u64> {
 
 impl Desk {
     /// Reads where the numbers stand.
-    pub(crate) async fn open(store: &Sealed) -> Result<(Self, mpsc::Receiver<Order>)> {
+    pub(crate) async fn open(store: &Sealed, shared: bool) -> Result<(Self, mpsc::Receiver<Order>)> {
         let (orders, taken) = mpsc::channel(limits::GROUP_ORDERS);
         let rows = store
             .scan_all(Scan::of(Table::Group, rows::MAIL), 2 * limits::MAX_GROUP_MAIL)
             .await
             .map_err(Error::passed)?;
         let desk = Self {
+            shared,
             orders,
             came: Notify::new(),
             mail: AtomicU64::new(last(store, Table::Group, rows::MAIL).await?),
@@ -99,6 +102,11 @@ impl Desk {
     /// Asks the task and waits for its answer.
     pub(super) async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T> {
         let closed = || Error::not_ready("it was closed");
+        if self.shared {
+            return Err(Error::config(
+                "groups are not kept in a store that several processes share; open this user on a store of one process",
+            ));
+        }
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?

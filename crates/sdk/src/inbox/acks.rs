@@ -1,12 +1,12 @@
 //! Removing what the application is done with.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use stvor_store::{ChangeSet, Op};
 use tokio::sync::mpsc;
 
-use super::{Consumed, Inbox};
+use super::{Consumed, Inbox, State};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::limits;
@@ -31,10 +31,13 @@ impl Inbox {
                     }
                 }
             }
-            let result = self.remove(&batch).await;
-            for one in batch.drain(..) {
+            let results = match self.instances.is_shared() {
+                true => self.remove_claimed(&batch).await,
+                false => vec![self.remove(&batch).await; batch.len()],
+            };
+            for (one, result) in batch.drain(..).zip(results) {
                 if let Some(done) = one.done {
-                    let _ = done.send(result.clone());
+                    let _ = done.send(result);
                 }
             }
         }
@@ -50,19 +53,7 @@ impl Inbox {
         let mut changes = ChangeSet::new();
         for one in news {
             changes.delete(keys::inbox(one.seq));
-            let key = keys::pointed(&one.pointer);
-            match one.keep {
-                FOREVER => {}
-                0 => {
-                    changes.delete(key);
-                }
-                millis => {
-                    // From here on nothing but the retention keeps it.
-                    let Some(row) = self.store.one(&key).await.map_err(Error::passed)? else { continue };
-                    let expires = one.received_at + std::time::Duration::from_millis(millis);
-                    changes.push(Op::put(key, row.value).expiring(expires));
-                }
-            }
+            self.keep_or_not(one, &mut changes).await?;
         }
         if changes.is_empty() {
             return Ok(());
@@ -73,6 +64,30 @@ impl Inbox {
         for seq in &seen {
             state.present.remove(seq);
         }
+        self.tell_of_room(state);
+        Ok(())
+    }
+
+    /// What becomes of the row of a consumed message.
+    pub(super) async fn keep_or_not(&self, one: &Consumed, changes: &mut ChangeSet) -> Result<()> {
+        let key = keys::pointed(&one.pointer);
+        match one.keep {
+            FOREVER => {}
+            0 => {
+                changes.delete(key);
+            }
+            millis => {
+                // From here on nothing but the retention keeps it.
+                let Some(row) = self.store.one(&key).await.map_err(Error::passed)? else { return Ok(()) };
+                let expires = one.received_at + std::time::Duration::from_millis(millis);
+                changes.push(Op::put(key, row.value).expiring(expires));
+            }
+        }
+        Ok(())
+    }
+
+    /// Mail that was refused for want of room may come again.
+    pub(super) fn tell_of_room(&self, mut state: MutexGuard<'_, State>) {
         let room = state.refused && state.waiting <= self.limit / 4 * 3;
         if room {
             state.refused = false;
@@ -81,6 +96,5 @@ impl Inbox {
         if room {
             self.room_again.notify_one();
         }
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! by the commit that decrypted it and removed when the application is done with it. Memory holds a window of them.
 
 mod acks;
+mod claims;
 mod message;
 mod stream;
 
@@ -11,13 +12,14 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stvor_base::{Timestamp, UserId};
-use stvor_store::{Scan, Sealed, Table};
+use stvor_store::{RowVersion, Scan, Sealed, Table};
 use tokio::sync::{Notify, mpsc};
 
 pub(crate) use self::message::Consumed;
 pub use self::message::Message;
 pub use self::stream::Messages;
 use crate::error::{Error, Result};
+use crate::instances::Instances;
 use crate::keys;
 use crate::limits;
 use crate::rows::{FOREVER, MessageRow, PointerRow};
@@ -47,6 +49,10 @@ struct State {
     /// Why rows were skipped, until it is told.
     unreadable: Option<&'static str>,
     closed: bool,
+    /// What this instance took of a shared inbox: numbers and the versions of their claims.
+    claims: HashMap<u64, RowVersion>,
+    /// What it took and lost again, having been silent for too long.
+    lost: HashSet<u64>,
 }
 
 impl State {
@@ -59,6 +65,7 @@ impl State {
 /// The inbox of one client.
 pub(crate) struct Inbox {
     store: Arc<Sealed>,
+    instances: Arc<Instances>,
     state: Mutex<State>,
     changed: Notify,
     loading: tokio::sync::Mutex<()>,
@@ -78,18 +85,15 @@ pub(crate) struct Arrival {
 
 impl Inbox {
     /// Reads how much waits.
-    pub(crate) async fn open(store: Arc<Sealed>) -> Result<(Arc<Self>, mpsc::Receiver<Consumed>)> {
-        let rows = store
-            .scan_all(Scan::of(Table::Inbox, keys::INBOX), 2 * limits::MAX_INBOX)
-            .await
-            .map_err(Error::passed)?;
-        let last =
-            rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
+    pub(crate) async fn open(
+        store: Arc<Sealed>,
+        instances: Arc<Instances>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Consumed>)> {
         let (acker, consumed) = mpsc::channel(limits::LANE_QUEUE);
-        let state = State { last, waiting: rows.len(), ..State::default() };
         let inbox = Self {
             store,
-            state: Mutex::new(state),
+            instances,
+            state: Mutex::default(),
             changed: Notify::new(),
             loading: tokio::sync::Mutex::new(()),
             acker,
@@ -97,6 +101,9 @@ impl Inbox {
             room_again: Notify::new(),
             skipped: Notify::new(),
         };
+        if inbox.instances.receives() {
+            inbox.count().await?;
+        }
         Ok((Arc::new(inbox), consumed))
     }
 
@@ -153,6 +160,10 @@ impl Inbox {
             for arrival in arrivals {
                 let seq = arrival.seq;
                 state.in_flight.remove(&seq);
+                if self.instances.is_shared() {
+                    // Whoever is first takes it out of the store.
+                    continue;
+                }
                 let message = self.message(seq, arrival.pointer, arrival.row);
                 if state.loading && state.loaded_to < seq {
                     // The page that is being read may or may not hold the row: its end decides.
@@ -202,6 +213,9 @@ impl Inbox {
 
     /// The next message; `None` after the client closed.
     async fn take(self: Arc<Self>) -> Result<Option<Message>> {
+        if self.instances.is_shared() {
+            return Ok(self.take_claimed().await);
+        }
         loop {
             let changed = self.changed.notified();
             let behind = {
@@ -296,16 +310,18 @@ impl Inbox {
         {
             let mut state = self.lock();
             // After the end it waits in the store, for the next start.
-            if !state.closed {
+            let kept = !self.instances.is_shared() || state.claims.contains_key(&message.seq);
+            if !state.closed && kept {
                 state.ready.push_front(message);
             }
         }
         self.changed.notify_waiters();
     }
 
-    /// Messages that the application has not consumed.
+    /// Messages that the application has not consumed; of a shared inbox those that this instance took.
     pub(crate) fn waiting(&self) -> usize {
-        self.lock().waiting
+        let state = self.lock();
+        if self.instances.is_shared() { state.claims.len() } else { state.waiting }
     }
 
     /// Forgets what is in memory of a conversation that was deleted.

@@ -6,7 +6,6 @@ use stvor_base::{ContentId, Timestamp};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
 use stvor_store::{Op, Table};
-use tokio::sync::oneshot;
 
 use super::guarded::Objection;
 use super::opening::of_protocol;
@@ -36,9 +35,10 @@ pub struct Unsealed {
     pub sent_at: Timestamp,
 }
 
-type Answer<T> = oneshot::Sender<Result<T>>;
+type Answer<T> = super::handle::Answer<Result<T>>;
 
 /// A request to a lane.
+#[derive(Clone)]
 pub(crate) enum Command {
     /// The application read these.
     MarkRead(Vec<ContentId>, Answer<()>),
@@ -71,10 +71,27 @@ impl Command {
             | Self::Verify(_, reply)
             | Self::Adopt(_, reply)
             | Self::Import(_, reply)
-            | Self::Delete(reply) => drop(reply.send(Err(error))),
-            Self::Seal(_, reply) => drop(reply.send(Err(error))),
-            Self::Open(_, reply) => drop(reply.send(Err(error))),
-            Self::Pin(reply) => drop(reply.send(Err(error))),
+            | Self::Delete(reply) => reply.send(Err(error)),
+            Self::Seal(_, reply) => reply.send(Err(error)),
+            Self::Open(_, reply) => reply.send(Err(error)),
+            Self::Pin(reply) => reply.send(Err(error)),
+        }
+    }
+}
+
+impl Command {
+    pub(super) fn is_answered(&self) -> bool {
+        match self {
+            Self::MarkRead(_, reply)
+            | Self::Reset(reply)
+            | Self::Recover(reply)
+            | Self::Verify(_, reply)
+            | Self::Adopt(_, reply)
+            | Self::Import(_, reply)
+            | Self::Delete(reply) => reply.is_answered(),
+            Self::Seal(_, reply) => reply.is_answered(),
+            Self::Open(_, reply) => reply.is_answered(),
+            Self::Pin(reply) => reply.is_answered(),
         }
     }
 }
@@ -82,7 +99,7 @@ impl Command {
 /// Answers once the step is durable.
 fn answer<T: Send + Sync + 'static>(step: &mut Step, reply: Answer<T>, value: T) {
     step.replies.push(Box::new(move |result| {
-        let _ = reply.send(result.map(|()| value));
+        reply.send(result.map(|()| value));
     }));
 }
 
@@ -91,7 +108,7 @@ impl Lane {
         match command {
             Command::MarkRead(ids, reply) => match self.mark_read(&ids, step).await {
                 Ok(()) => answer(step, reply, ()),
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => reply.send(Err(error)),
             },
             Command::Reset(reply) => {
                 self.reset(step);
@@ -120,7 +137,7 @@ impl Lane {
                         }
                         answer(step, reply, ());
                     }
-                    Err(error) => drop(reply.send(Err(of_protocol(error)))),
+                    Err(error) => reply.send(Err(of_protocol(error))),
                 }
             }
             Command::Adopt(adopted, reply) => {
@@ -134,15 +151,15 @@ impl Lane {
             }
             Command::Seal(content, reply) => match self.seal_out(&content, step) {
                 Ok(blob) => answer(step, reply, blob),
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => reply.send(Err(error)),
             },
             Command::Open(blob, reply) => match self.open_in(&blob, step).await {
                 Ok(unsealed) => answer(step, reply, unsealed),
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => reply.send(Err(error)),
             },
             Command::Pin(reply) => {
                 let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin().cloned());
-                let _ = reply.send(Ok(pin));
+                reply.send(Ok(pin));
             }
         }
     }
@@ -208,7 +225,7 @@ impl Lane {
                 self.welcome_refused();
                 answer(step, reply, ());
             }
-            Err(error) => drop(reply.send(Err(of_protocol(error)))),
+            Err(error) => reply.send(Err(of_protocol(error))),
         }
     }
 

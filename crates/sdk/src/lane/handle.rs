@@ -1,7 +1,7 @@
 //! The way to a lane: what is handed to it, and how much of it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use stvor_base::{Address, ContentId, MessageId};
@@ -17,7 +17,43 @@ use crate::groups::Post;
 use crate::limits;
 use crate::transport::session::Session;
 
+/// Where the answer to a request goes, once. Clones are one place: a turn that may have to be taken again keeps one.
+pub(crate) struct Answer<T>(Arc<Mutex<Option<oneshot::Sender<T>>>>);
+
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> From<oneshot::Sender<T>> for Answer<T> {
+    fn from(sender: oneshot::Sender<T>) -> Self {
+        Self(Arc::new(Mutex::new(Some(sender))))
+    }
+}
+
+impl<T> Answer<T> {
+    /// Answers, if nobody did yet and somebody waits.
+    pub(crate) fn send(&self, value: T) {
+        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(sender.send(value));
+        }
+    }
+
+    /// Whether the answer was given.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Whether nobody waits any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
 /// What the connection hands to a lane.
+#[derive(Clone)]
 pub(crate) enum Mail {
     Deliver(Box<Deliver>, Arc<Session>),
     Accepted(MessageId),
@@ -25,6 +61,7 @@ pub(crate) enum Mail {
 }
 
 /// What the client hands to a lane.
+#[derive(Clone)]
 pub(crate) enum Work {
     /// Something changed: the connection, or the client is closing.
     Wake,
@@ -38,13 +75,25 @@ pub(crate) enum Work {
     Command(Command),
 }
 
+impl Work {
+    /// Whether it was answered.
+    pub(super) fn is_answered(&self) -> bool {
+        match self {
+            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Decision(_) => false,
+            Self::Send(request) => request.reply.is_answered(),
+            Self::Command(command) => command.is_answered(),
+        }
+    }
+}
+
 /// A message of the application.
+#[derive(Clone)]
 pub(crate) struct SendRequest {
     pub(crate) id: ContentId,
     pub(crate) content: Content,
     pub(crate) timeout: Duration,
     /// Told when the message is in the outbox, or why it is not.
-    pub(crate) reply: oneshot::Sender<Result<()>>,
+    pub(crate) reply: Answer<Result<()>>,
 }
 
 /// The way to a lane.

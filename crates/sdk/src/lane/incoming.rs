@@ -57,7 +57,8 @@ impl Shown {
 
 impl Lane {
     pub(super) async fn receive(&mut self, deliver: Box<Deliver>, source: Source, step: &mut Step) {
-        if deliver.ephemeral {
+        if deliver.ephemeral || !self.core.instances.receives() {
+            // The relay keeps mail for the instance that receives from now on.
             return;
         }
         if self.core.is_blocked(&self.peer.user) {

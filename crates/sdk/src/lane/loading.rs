@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stvor_protocol::Conversation;
-use stvor_store::{Scan, Table};
+use stvor_store::{RowVersion, Scan, Table};
 use tokio::time::Instant;
 
 use super::{Lane, Sealed, Waiting};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::keys;
 use crate::limits;
 use crate::records;
-use crate::rows::{LaneRow, PendingBody, PendingRow, SealedSend};
+use crate::rows::{LaneRow, PeerRow, PendingBody, PendingRow, SealedSend};
 
 impl Lane {
     /// Reads what the lane left in the store, in the place of what memory holds: at the start, and after a commit failed.
@@ -22,10 +22,10 @@ impl Lane {
         self.conversation = None;
         let core = Arc::clone(&self.core);
         let store = &core.store;
-        let row = match store.one(&keys::lane(store, &self.peer)).await.map_err(Error::passed)? {
-            Some(row) => LaneRow::decode(row.value.expose()).map_err(Error::passed)?.1,
-            None => LaneRow::default(),
-        };
+        let epoch = core.instances.epoch();
+        let adopt = self.seen_epoch != epoch || core.instances.is_alone();
+        // First the row whose version every commit expects: what changes while the others are read is noticed then.
+        let (row, version) = self.stored_row().await?;
         let rows = store
             .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MAX_PENDING)
             .await
@@ -42,8 +42,9 @@ impl Lane {
             let PendingRow { body, sealed: send, created_at } = pending;
             match (send, body) {
                 (Some(send), body) => {
-                    let sent_in = self.sent_in(&send);
-                    sealed.push(Sealed { queued, body, send, created_at, sent_in });
+                    let (sent_in, own) = self.sent_in(&send);
+                    let foreign = !(own || adopt);
+                    sealed.push(Sealed { queued, body, send, created_at, sent_in, foreign });
                 }
                 (None, PendingBody::Message(place)) => {
                     waiting.push_back(Waiting { queued, place, created_at });
@@ -53,7 +54,11 @@ impl Lane {
         }
         // Lane numbers are the order of sealing, whatever the order of queueing was.
         sealed.sort_by_key(|one| (one.send.lane_epoch != row.epoch, one.send.lane));
-        let (requests, refused) = Self::stored_requests(&core, &self.peer).await?;
+        // Only the instance that receives asks for what it could not read.
+        let (requests, refused) = match core.instances.receives() {
+            true => Self::stored_requests(&core, &self.peer).await?,
+            false => (Vec::new(), Vec::new()),
+        };
         let conversation = self.stored_conversation().await?;
         self.confirm(&conversation).await?;
         let before = self.count_pending();
@@ -65,10 +70,37 @@ impl Lane {
         self.depth.fetch_sub(before.0, Ordering::Relaxed);
         self.core.unaccepted.fetch_add(after.1, Ordering::Relaxed);
         self.core.settle(before.1);
-        self.due_since = (!self.row.due.is_empty()).then(Instant::now);
+        self.due_since = self.owes().then(Instant::now);
         self.count_owing();
+        core.raise_order(self.row.order);
+        (self.version, self.seen_epoch) = (version, epoch);
         self.conversation = Some(conversation);
         Ok(())
+    }
+
+    /// The lane's row and its version; of a shared store also what other instances may have changed of its peer.
+    async fn stored_row(&mut self) -> Result<(LaneRow, Option<RowVersion>)> {
+        let store = &self.core.store;
+        let mut keys = vec![keys::lane(store, &self.peer)];
+        if self.core.instances.is_shared() {
+            keys.push(keys::peer(store, &self.peer.user));
+        }
+        let mut rows = store.get(&keys).await.map_err(Error::passed)?.into_iter();
+        let lane = rows.next().flatten();
+        if let Some(row) = rows.next().flatten() {
+            self.core.remember_peer(PeerRow::decode(row.value.expose()).map_err(Error::passed)?);
+        }
+        match lane {
+            Some(row) => {
+                Ok((LaneRow::decode(row.value.expose()).map_err(Error::passed)?.1, Some(row.version)))
+            }
+            None => Ok((LaneRow::default(), None)),
+        }
+    }
+
+    /// Whether this instance owes the peer receipts.
+    pub(super) fn owes(&self) -> bool {
+        !self.row.due.is_empty() && self.core.instances.receives()
     }
 
     /// Messages of the application that are not accepted, and everything that is not.
@@ -77,15 +109,18 @@ impl Lane {
         (messages + self.waiting.len(), self.sealed.len() + self.waiting.len())
     }
 
-    /// The connection that exactly this was last sent on; 0 for none.
-    fn sent_in(&self, send: &SealedSend) -> u64 {
-        let id = |send: &SealedSend| (send.msg_id, send.lane_epoch, send.lane);
-        self.sealed.iter().find(|one| id(&one.send) == id(send)).map_or(0, |one| one.sent_in)
+    /// The connection that exactly this was last sent on, 0 for none; and whether it is this instance that sends it.
+    fn sent_in(&self, send: &SealedSend) -> (u64, bool) {
+        let Some(one) = self.sealed.iter().find(|one| one.send.msg_id == send.msg_id) else {
+            return (0, false);
+        };
+        let same = (one.send.lane_epoch, one.send.lane) == (send.lane_epoch, send.lane);
+        (if same { one.sent_in } else { 0 }, !one.foreign)
     }
 
     /// Receipts that are owed count as one thing that waits to be sent, so that closing waits for them.
     pub(super) fn count_owing(&mut self) {
-        let owing = !self.row.due.is_empty();
+        let owing = self.owes();
         match (self.owing, owing) {
             (false, true) => {
                 self.core.unaccepted.fetch_add(1, Ordering::Relaxed);

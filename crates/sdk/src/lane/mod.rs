@@ -1,6 +1,7 @@
 //! One conversation: one task for each local device and peer. All session work on a conversation happens here, one step
 //! after the other, so no two encryptions can take one key. What queues up while a commit runs shares the next one.
 
+mod again;
 mod commands;
 mod guarded;
 mod handle;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use stvor_base::{Address, ContentId, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
+use stvor_store::RowVersion;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -33,8 +35,9 @@ use crate::transport::session::{SendRoom, Session};
 
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
+use self::again::Again;
 use self::handle::BUSY;
-pub(crate) use self::handle::{LaneHandle, Mail, SendRequest, Work, new};
+pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 pub(crate) use self::outgoing::kind_of;
@@ -48,6 +51,8 @@ struct Sealed {
     created_at: Timestamp,
     /// The connection that it was last sent on; 0 for none.
     sent_in: u64,
+    /// Another instance sealed it and sends it: this one does so only if that one does not.
+    foreign: bool,
 }
 
 /// A message that is in the outbox and not encrypted.
@@ -58,6 +63,7 @@ struct Waiting {
 }
 
 /// A message to someone whom the relay may not know: it is in no outbox yet.
+#[derive(Clone)]
 struct Held {
     request: SendRequest,
     deadline: Instant,
@@ -73,6 +79,17 @@ struct Lane {
     /// `None` after a commit failed: nothing that memory holds need be what the store holds.
     conversation: Option<Conversation>,
     row: LaneRow,
+    /// Of the lane's row as it was read or written last; `None` if there is none. Every commit of a shared store expects
+    /// it, so what memory holds of a conversation is what the store holds whenever something is committed.
+    version: Option<RowVersion>,
+    /// The epoch of instances in which the lane was read.
+    seen_epoch: u64,
+    /// When another instance was last found to have changed the conversation.
+    moved_at: Option<Instant>,
+    /// What the turn was given, while it may have to be taken again.
+    again: Option<Again>,
+    /// The turn is not taken again.
+    last_try: bool,
     sealed: VecDeque<Sealed>,
     waiting: VecDeque<Waiting>,
     held: Vec<Held>,
@@ -116,6 +133,24 @@ struct Lane {
     active_at: Instant,
 }
 
+/// What became of a turn.
+enum Taken {
+    /// All of it was taken.
+    Done,
+    /// What was not taken was refused.
+    Refused,
+    /// Another instance changed the conversation meanwhile: nothing was stored, and the turn is to be taken again.
+    Moved,
+}
+
+/// Why a turn can not go on.
+enum Stop {
+    /// As [`Taken::Moved`].
+    Moved,
+    /// The store can not be read.
+    Failed(Error),
+}
+
 impl Lane {
     fn fresh(
         core: Arc<Core>,
@@ -131,6 +166,11 @@ impl Lane {
             rng: SystemRandom::new(),
             conversation: None,
             row: LaneRow::default(),
+            version: None,
+            seen_epoch: 0,
+            moved_at: None,
+            again: None,
+            last_try: true,
             sealed: VecDeque::new(),
             waiting: VecDeque::new(),
             held: Vec::new(),
@@ -216,7 +256,7 @@ impl Lane {
         }
         self.core.settle(self.sealed.len() + self.waiting.len() + self.posts.len() + usize::from(self.owing));
         for held in self.held.drain(..) {
-            let _ = held.request.reply.send(Err(Error::not_ready("it was closed")));
+            held.request.reply.send(Err(Error::not_ready("it was closed")));
         }
     }
 
@@ -227,38 +267,60 @@ impl Lane {
         orders: &mut Vec<Work>,
         room: Option<(Arc<Session>, SendRoom)>,
     ) {
-        self.more = false;
-        if self.conversation.is_none()
-            && let Err(error) = self.reload().await
-        {
-            self.refuse(letters, orders, &error);
+        let mut tries = 0;
+        loop {
+            self.more = false;
+            if let Err(error) = self.be_current(orders).await {
+                self.refuse(letters, orders, &error);
+                return;
+            }
+            orders.extend(self.late_decision.take().map(Work::Decision));
+            self.note(&*letters, &*orders);
+            self.last_try = tries >= limits::TURN_TRIES;
+            match self.take(letters, orders).await {
+                Taken::Done => break,
+                Taken::Refused => return,
+                Taken::Moved => {}
+            }
+            tries += 1;
+            self.bring_back(letters, orders);
+            self.step_aside(tries).await;
+        }
+        self.again = None;
+        if self.conversation.is_none() {
+            // The commit failed: what memory holds is in no store and must not reach the wire.
             return;
         }
-        orders.extend(self.late_decision.take().map(Work::Decision));
+        self.fetch_if_needed();
+        self.resend_unanswered();
+        self.transmit(room);
+    }
+
+    /// Takes everything that came and commits it.
+    async fn take(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>) -> Taken {
         let mut step = Step::new(self.row.clone());
-        let mut failed = None;
-        for letter in core::mem::take(letters) {
-            if failed.is_none() && step.is_full() {
-                failed = self.next_step(&mut step).await.err();
+        let mut mail = VecDeque::from(core::mem::take(letters));
+        while !mail.is_empty() {
+            if step.is_full()
+                && let Err(stop) = self.next_step(&mut step, (&mail, &*orders)).await
+            {
+                letters.extend(mail);
+                return self.stopped(stop, letters, orders);
             }
-            match failed {
-                None => self.take_mail(letter, &mut step).await,
-                Some(_) => letters.push(letter),
-            }
+            let Some(letter) = mail.pop_front() else { break };
+            self.take_mail(letter, &mut step).await;
         }
         self.show_all(&mut step).await;
-        for order in core::mem::take(orders) {
-            if failed.is_none() && step.is_full() {
-                failed = self.next_step(&mut step).await.err();
+        let mut work = VecDeque::from(core::mem::take(orders));
+        while !work.is_empty() {
+            if step.is_full()
+                && let Err(stop) = self.next_step(&mut step, (&mail, &work)).await
+            {
+                orders.extend(work);
+                return self.stopped(stop, letters, orders);
             }
-            match failed {
-                None => self.take_work(order, &mut step).await,
-                Some(_) => orders.push(order),
-            }
-        }
-        if let Some(error) = failed {
-            self.refuse(letters, orders, &error);
-            return;
+            let Some(order) = work.pop_front() else { break };
+            self.take_work(order, &mut step).await;
         }
         // A decision lets mail in that waited for it.
         self.judge_parked(&mut step).await;
@@ -269,26 +331,37 @@ impl Lane {
         self.fill_posts(&mut step);
         self.ask_again(&mut step);
         self.flush_receipts(&mut step);
-        self.commit(step).await;
-        if self.conversation.is_none() {
-            // The commit failed: what memory holds is in no store and must not reach the wire.
-            return;
-        }
-        self.fetch_if_needed();
-        self.resend_unanswered();
-        self.transmit(room);
+        if self.commit(step).await { Taken::Moved } else { Taken::Done }
     }
 
-    /// Commits a step that is full and begins another; the error when the store can not be read after that.
-    async fn next_step(&mut self, step: &mut Step) -> crate::error::Result<()> {
+    /// Commits a step that is full and begins another, for which `rest` is left.
+    async fn next_step<'a>(
+        &mut self,
+        step: &mut Step,
+        rest: (impl IntoIterator<Item = &'a Mail>, impl IntoIterator<Item = &'a Work>),
+    ) -> Result<(), Stop> {
         self.show_all(step).await;
         let full = core::mem::replace(step, Step::new(LaneRow::default()));
-        self.commit(full).await;
-        if self.conversation.is_none() {
-            self.reload().await?;
+        if self.commit(full).await {
+            return Err(Stop::Moved);
         }
+        if self.conversation.is_none() {
+            self.reload().await.map_err(Stop::Failed)?;
+        }
+        self.note(rest.0, rest.1);
         step.row = self.row.clone();
         Ok(())
+    }
+
+    /// A turn ends before everything was taken.
+    fn stopped(&mut self, stop: Stop, letters: &mut Vec<Mail>, orders: &mut Vec<Work>) -> Taken {
+        match stop {
+            Stop::Moved => Taken::Moved,
+            Stop::Failed(error) => {
+                self.refuse(letters, orders, &error);
+                Taken::Refused
+            }
+        }
     }
 
     /// The store can not be read: whoever waits is told, mail stays at the relay.
@@ -303,7 +376,7 @@ impl Lane {
             match order {
                 Work::Send(request) => {
                     self.depth.fetch_sub(1, Ordering::Relaxed);
-                    let _ = request.reply.send(Err(error.clone()));
+                    request.reply.send(Err(error.clone()));
                 }
                 Work::Command(command) => command.refuse(error.clone()),
                 Work::Bundle(_) => self.fetching = false,
@@ -395,7 +468,7 @@ impl Lane {
             && self.posts.is_empty()
             && !self.core.parked.has(&self.peer)
             && self.accepted.is_empty()
-            && self.row.due.is_empty()
+            && !self.owes()
             && self.requests.is_empty()
             && !self.fetching
             && !self.asking

@@ -35,7 +35,7 @@ impl Lane {
         let messages = !self.held.is_empty()
             || !self.waiting.is_empty()
             || !self.posts.is_empty()
-            || !self.row.due.is_empty()
+            || self.owes()
             || self.rehandshake;
         (messages && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
     }
@@ -68,7 +68,13 @@ impl Lane {
     fn take_held(&mut self) -> Vec<Held> {
         let mut held = core::mem::take(&mut self.held);
         let before = held.len();
-        held.retain(|held| !held.request.reply.is_closed());
+        held.retain(|held| {
+            let gone = held.request.reply.is_closed();
+            if gone {
+                held.request.reply.send(Err(Error::not_ready("nobody waits for it any more")));
+            }
+            !gone
+        });
         self.release(before - held.len());
         held
     }

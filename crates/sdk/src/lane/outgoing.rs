@@ -64,7 +64,7 @@ impl Lane {
 
     pub(super) fn refuse_send(&self, request: SendRequest, error: Error) {
         self.depth.fetch_sub(1, Ordering::Relaxed);
-        let _ = request.reply.send(Err(error));
+        request.reply.send(Err(error));
     }
 
     /// Puts a message into the outbox; encrypts it at once where that is possible.
@@ -171,7 +171,7 @@ impl Lane {
                 .expiring(created_at + limits::KEEP_SENT),
         );
         self.store_pending(
-            Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0 },
+            Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0, foreign: false },
             step,
         );
     }
@@ -183,7 +183,12 @@ impl Lane {
 
     /// Messages that may still be encrypted before the relay has to accept some.
     pub(super) fn room(&self, step: &Step) -> usize {
-        limits::LANE_WINDOW.saturating_sub(self.sealed.len() + step.sealed.len())
+        limits::LANE_WINDOW.saturating_sub(self.own_sealed() + step.sealed.len())
+    }
+
+    /// Messages that this instance sends and that are not accepted.
+    pub(super) fn own_sealed(&self) -> usize {
+        self.sealed.iter().filter(|one| !one.foreign).count()
     }
 
     /// Encrypts and numbers one plaintext.
@@ -209,7 +214,7 @@ impl Lane {
             step.row.lane = 0;
         }
         step.row.lane += 1;
-        step.row.counter = self.core.next_counter();
+        step.row.counter = self.core.next_counter(step.row.counter);
         Ok(SealedSend {
             msg_id: MessageId::from_bytes(random(&mut self.rng)?),
             lane_epoch: step.row.epoch,
@@ -235,6 +240,7 @@ impl Lane {
             send,
             created_at: self.core.now(),
             sent_in: 0,
+            foreign: false,
         };
         self.store_pending(sealed, step);
     }
@@ -286,7 +292,9 @@ impl Lane {
 
     /// Whether receipts can be encrypted, `more` of them being on their way beside those that are not accepted.
     pub(super) fn may_flush(&self, more: usize) -> bool {
-        self.is_ready() && self.sealed.len() + more < 2 * limits::LANE_WINDOW
+        self.core.instances.receives()
+            && self.is_ready()
+            && self.own_sealed() + more < 2 * limits::LANE_WINDOW
     }
 
     /// One receipt for what arrived, if it is time for it.
@@ -332,7 +340,7 @@ impl Lane {
         }
         self.paused_until = None;
         for one in &mut self.sealed {
-            if one.sent_in == session.generation {
+            if one.foreign || one.sent_in == session.generation {
                 continue;
             }
             let Some(number) = NonZeroU64::new(one.send.lane) else { continue };
@@ -364,8 +372,15 @@ impl Lane {
 
     /// Nothing was answered for long: everything goes again.
     pub(super) fn resend_unanswered(&mut self) {
-        if self.progress_at.elapsed() >= limits::RESEND_AFTER {
-            self.progress_at = Instant::now();
+        if self.progress_at.elapsed() < limits::RESEND_AFTER {
+            return;
+        }
+        self.progress_at = Instant::now();
+        if self.core.instances.is_shared() && !self.sealed.is_empty() {
+            // Others may have seen to it: what is still there after a look is sent by this one.
+            self.seen_epoch = 0;
+            self.more = true;
+        } else {
             self.resend_from(0);
         }
     }
@@ -433,6 +448,7 @@ impl Lane {
     fn resend_from(&mut self, position: usize) {
         for one in self.sealed.iter_mut().skip(position) {
             one.sent_in = 0;
+            one.foreign = false;
         }
     }
 
@@ -466,6 +482,7 @@ impl Lane {
             one.send.lane_epoch = step.row.epoch;
             one.send.lane = step.row.lane;
             one.sent_in = 0;
+            one.foreign = false;
             step.changes.push(pending_op(keys::pending(&peer, one.queued), one));
         }
     }

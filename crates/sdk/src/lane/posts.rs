@@ -20,6 +20,11 @@ use crate::limits;
 impl Lane {
     /// A message to all members of a group: it is judged by whoever keeps groups.
     pub(super) fn receive_group(&mut self, deliver: Box<Deliver>, source: Source, step: &mut Step) {
+        if self.core.instances.is_shared() {
+            tracing::debug!("mail of a group came to a user whose store is shared: such a user is in no group");
+            step.ack(&deliver, &source);
+            return;
+        }
         if !self.core.groups.has_room() {
             self.leave(&source);
             return;
@@ -38,6 +43,9 @@ impl Lane {
 
     /// What a member tells us of a group.
     pub(super) fn receive_content(&mut self, body: &SecretBytes, step: &mut Step) {
+        if self.core.instances.is_shared() {
+            return;
+        }
         let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin());
         let row = MailRow {
             from: self.peer.clone(),

@@ -67,6 +67,7 @@ impl Lane {
         row.queued = step.row.queued;
         self.depth.fetch_add(1, Ordering::Relaxed);
         step.counted += 1;
+        step.resent += 1;
         self.store_sealed((row.queued, pointer.place, created_at), (row, send), step);
         Ok(())
     }

@@ -9,11 +9,10 @@ use stvor_protocol::{Effect, Effects};
 use stvor_store::{ChangeSet, Op, StoreError};
 use stvor_wire::client::AckOne;
 use stvor_wire::server::Deliver;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::incoming::{Shown, Source};
-use super::{Lane, Sealed, Waiting};
+use super::{Answer, Lane, Sealed, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
@@ -56,6 +55,8 @@ pub(super) struct Step {
     pub(super) waiting: Vec<Waiting>,
     /// Messages that count as pending already: not any more if the commit fails.
     pub(super) counted: usize,
+    /// Those of them that the peer asked for again.
+    pub(super) resent: usize,
     /// Nothing but one delivery is in this step.
     pub(super) alone: bool,
     pub(super) peer: Option<PeerRow>,
@@ -95,6 +96,7 @@ impl Step {
             sealed: Vec::new(),
             waiting: Vec::new(),
             counted: 0,
+            resent: 0,
             alone: false,
             peer: None,
             promoted: 0,
@@ -162,19 +164,19 @@ impl Step {
     }
 
     /// Tells `reply` what became of the commit.
-    pub(super) fn reply(&mut self, reply: oneshot::Sender<Result<()>>) {
-        self.replies.push(Box::new(move |result| {
-            let _ = reply.send(result);
-        }));
+    pub(super) fn reply(&mut self, reply: Answer<Result<()>>) {
+        self.replies.push(Box::new(move |result| reply.send(result)));
     }
 }
 
 impl Lane {
-    /// Writes a step, whole or not at all, and then lets everybody know.
-    pub(super) async fn commit(&mut self, step: Step) {
+    /// Writes a step, whole or not at all, and then lets everybody know. True if another instance changed the
+    /// conversation meanwhile: then nobody was told anything, and what the step was made of is to be taken again.
+    pub(super) async fn commit(&mut self, step: Step) -> bool {
+        let fence = self.fence(&step);
         let Step {
             effects,
-            mut changes,
+            changes: own,
             row,
             messages,
             arrivals,
@@ -188,6 +190,7 @@ impl Lane {
             sealed,
             waiting,
             counted,
+            resent,
             alone,
             peer,
             promoted,
@@ -201,6 +204,10 @@ impl Lane {
             marks: _,
             shown: _,
         } = step;
+        let writes_row = fence.as_ref().map_or(row != self.row, |fence| fence.writes_row);
+        let row_is_written = fence.is_some();
+        let mut changes = fence.map(|fence| fence.changes).unwrap_or_default();
+        changes.append(own);
         let removed = core::mem::take(&mut self.accepted);
         for queued in &removed {
             changes.delete(keys::pending(&self.peer, *queued));
@@ -219,30 +226,45 @@ impl Lane {
                 Err(error) => Err(error),
             },
         };
-        if row != self.row {
+        if writes_row && !row_is_written {
             changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
         }
-        let mut redone = false;
+        let (mut redone, mut moved) = (false, false);
         if result.is_ok() && !changes.is_empty() {
+            let tables = self.tables_of(&changes);
             let started = Instant::now();
             let committed = self.core.store.commit(changes).await;
             metrics::commit(started.elapsed(), sealed.len() + arrivals.len());
-            // What is too much at once is not too much one by one.
-            redone = match &committed {
-                Err(StoreError::Conflict { .. }) => true,
-                Err(StoreError::Limit { .. }) => !alone,
-                _ => false,
-            };
+            match &committed {
+                Ok(version) if writes_row => self.version = Some(*version),
+                Err(StoreError::Conflict { op }) => {
+                    (redone, moved) = self.met(*op, tables.as_deref()).await;
+                }
+                // What is too much at once is not too much one by one.
+                Err(StoreError::Limit { .. }) => redone = !alone,
+                _ => {}
+            }
             result = committed.map(|_| ()).map_err(Error::passed);
         }
         if let Err(error) = result {
             self.accepted = removed;
             self.core.parked.give_back(&parked);
-            self.depth.fetch_sub(counted, Ordering::Relaxed);
-            self.failed_commit(&error, arrivals, replies);
+            if moved {
+                self.depth.fetch_sub(resent, Ordering::Relaxed);
+                self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+                self.has_moved();
+            } else {
+                self.depth.fetch_sub(counted, Ordering::Relaxed);
+                // Whether it was stored after all is not known: what is found is taken over.
+                self.seen_epoch = 0;
+                self.failed_commit(&error, arrivals, replies);
+            }
             // The relay answers for these, whatever the store says; their rows go with the next commit.
             for (id, _) in advances.iter().filter(|(_, state)| *state == DeliveryState::Accepted) {
                 self.core.watchers.advance(*id, DeliveryState::Accepted);
+            }
+            if moved {
+                return true;
             }
             // What was to be acknowledged without being taken (a failure, a duplicate) comes again, too.
             if acks.len() > taken.len() {
@@ -255,7 +277,7 @@ impl Lane {
                     self.core.leave(&self.peer, session.generation);
                 }
             }
-            return;
+            return false;
         }
         self.row = row;
         if let Some(guards) = &self.core.guards {
@@ -308,6 +330,7 @@ impl Lane {
         for event in events {
             self.core.hub.emit(event);
         }
+        false
     }
 
     fn failed_commit(&mut self, error: &Error, arrivals: Vec<Arrival>, replies: Vec<Reply>) {
@@ -329,15 +352,23 @@ impl Lane {
             return;
         }
         for (deliver, session) in taken {
-            if self.reload().await.is_err() {
-                self.core.leave(&self.peer, session.generation);
-                continue;
+            let mut tries = 0;
+            loop {
+                if self.reload().await.is_err() {
+                    self.core.leave(&self.peer, session.generation);
+                    break;
+                }
+                let mut step = Step::new(self.row.clone());
+                step.alone = true;
+                self.last_try = tries >= limits::TURN_TRIES;
+                self.receive(deliver.clone(), Source::Relay(Arc::clone(&session)), &mut step).await;
+                self.show_all(&mut step).await;
+                if !Box::pin(self.commit(step)).await {
+                    break;
+                }
+                tries += 1;
+                self.step_aside(tries).await;
             }
-            let mut step = Step::new(self.row.clone());
-            step.alone = true;
-            self.receive(deliver, Source::Relay(session), &mut step).await;
-            self.show_all(&mut step).await;
-            Box::pin(self.commit(step)).await;
         }
     }
 }

@@ -16,7 +16,7 @@ async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Work>
     lane.reload().await.unwrap();
     let (reply, committed) = oneshot::channel();
     let id = ContentId::from_bytes([1; 16]);
-    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply: reply.into() };
     lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)], None).await;
     committed.await.unwrap().unwrap();
     (lane, orders)
@@ -66,7 +66,7 @@ async fn what_a_failed_commit_was_to_change_is_as_the_store_has_it() {
     let mut step = Step::new(lane.row.clone());
     lane.renumber(&mut step).await;
     let (reply, deleted) = oneshot::channel();
-    lane.take_work(Work::Command(Command::Delete(reply)), &mut step).await;
+    lane.take_work(Work::Command(Command::Delete(reply.into())), &mut step).await;
     step.broken = Some(Error::not_ready("the test wants it"));
     lane.commit(step).await;
     deleted.await.unwrap().unwrap_err();
@@ -87,7 +87,7 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     }
     let (reply, _) = oneshot::channel();
     let id = ContentId::from_bytes([1; 16]);
-    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply };
+    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply: reply.into() };
     core.work(&peer("busy".into()), Work::Send(request)).unwrap();
     let room = async {
         while core.work(&peer("late".into()), Work::Wake).is_err() {
@@ -105,7 +105,7 @@ async fn the_10_001st_message_that_waits_is_refused() {
     let send = || {
         let (reply, _) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
-        handle.work(Work::Send(SendRequest { id, content: "x".into(), timeout: Duration::ZERO, reply }))
+        handle.work(Work::Send(SendRequest { id, content: "x".into(), timeout: Duration::ZERO, reply: reply.into() }))
     };
     for _ in 0..limits::MAX_PENDING {
         send().unwrap();

@@ -39,15 +39,19 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
 pub(crate) async fn log_in(
     socket: &mut Socket,
     login: &Login,
-    cursor: bytes::Bytes,
+    (mode, cursor): (Mode, bytes::Bytes),
     deadline: Instant,
 ) -> Result<Ready, Refusal> {
-    tokio::time::timeout_at(deadline, dialogue(socket, login, cursor))
+    tokio::time::timeout_at(deadline, dialogue(socket, login, (mode, cursor)))
         .await
         .unwrap_or_else(|_| Err(Refusal::retry(Error::unavailable(SILENT))))
 }
 
-async fn dialogue(socket: &mut Socket, login: &Login, cursor: bytes::Bytes) -> Result<Ready, Refusal> {
+async fn dialogue(
+    socket: &mut Socket,
+    login: &Login,
+    resume: (Mode, bytes::Bytes),
+) -> Result<Ready, Refusal> {
     let hello = Hello {
         protocol_version: stvor_wire::PROTOCOL_VERSION,
         credential: login.credential.clone(),
@@ -59,7 +63,7 @@ async fn dialogue(socket: &mut Socket, login: &Login, cursor: bytes::Bytes) -> R
         ServerMessage::Challenge(challenge) => challenge,
         other => return Err(unexpected(&other)),
     };
-    say(socket, &ClientMessage::Auth(answer(&challenge, login, cursor)?)).await?;
+    say(socket, &ClientMessage::Auth(answer(&challenge, login, resume)?)).await?;
     // READY may share its packet with nothing: frames after it are of the session.
     match hear(socket, login, Phase::LoggedIn).await? {
         ServerMessage::Ready(ready) => Ok(ready),
@@ -67,7 +71,11 @@ async fn dialogue(socket: &mut Socket, login: &Login, cursor: bytes::Bytes) -> R
     }
 }
 
-fn answer(challenge: &Challenge, login: &Login, resume_cursor: bytes::Bytes) -> Result<Auth, Refusal> {
+fn answer(
+    challenge: &Challenge,
+    login: &Login,
+    (mode, resume_cursor): (Mode, bytes::Bytes),
+) -> Result<Auth, Refusal> {
     if challenge.protocol_version != stvor_wire::PROTOCOL_VERSION {
         return Err(Refusal::fatal(Error::relay_protocol(format!(
             "it chose protocol version {}, this client speaks {}",
@@ -102,7 +110,7 @@ fn answer(challenge: &Challenge, login: &Login, resume_cursor: bytes::Bytes) -> 
         origin: login.origin.clone(),
         time: challenge.server_time,
         signature,
-        mode: Mode::Receive,
+        mode,
         resume_cursor,
         register: true,
         replace_identity: login.replace_identity,

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use stvor_wire::client::Mode;
 use stvor_wire::server::Ready;
 use stvor_wire::url::RelayUrl;
 use tokio::sync::{Notify, watch};
@@ -69,14 +71,18 @@ pub(crate) struct Link {
 pub(crate) trait Watcher: Upcalls {
     /// An attempt begins.
     fn dialling(&self);
+    /// What the next connection is for.
+    fn mode(&self) -> Mode;
     /// Logged in. Called before anybody can send on the session.
-    fn ready(&self, ready: &Ready);
+    fn ready<'a>(&'a self, ready: &'a Ready) -> BoxFuture<'a, ()>;
     /// The same at a minimal relay, which knows of no log-in.
     fn ready_minimal(&self, ready: &Ready);
     /// Frames can be sent.
     fn up(&self);
     /// The connection is gone or could not be made; the next attempt starts after a wait.
     fn lost(&self, error: &Error, attempt: u32, after: Duration);
+    /// Whether a connection that was refused for good is tried again all the same.
+    fn goes_on(&self, error: &Error) -> bool;
     /// Given up.
     fn failed(&self, error: &Error);
     /// A number that differs between clients, uniform over all values.
@@ -102,7 +108,7 @@ impl Link {
                 refusal = attempt => refusal,
                 () = self.stop.cancelled() => break,
             };
-            if refusal.fatal {
+            if refusal.fatal && !watcher.goes_on(&refusal.error) {
                 self.state.send_replace(LinkState::Failed(refusal.error.clone()));
                 watcher.failed(&refusal.error);
                 return;
@@ -142,15 +148,17 @@ impl Link {
             }
             Err(refusal) => return refusal,
         };
-        let ready = match login::log_in(&mut socket, &self.login, carry.cursor.clone(), deadline).await {
+        let mode = watcher.mode();
+        let resume = (mode, carry.cursor.clone());
+        let ready = match login::log_in(&mut socket, &self.login, resume, deadline).await {
             Ok(ready) => ready,
             Err(refusal) => return refusal,
         };
         carry.cursor = ready.resume_cursor.clone();
-        watcher.ready(&ready);
+        watcher.ready(&ready).await;
         let (session, ends) = Session::new(generation, ready, self.login.address.user.clone());
         let running = session::run(socket, &session, ends, (watcher, carry));
-        self.keep_up(&session, running, (watcher, backoff)).await
+        self.keep_up(&session, running, (watcher, backoff, mode)).await
     }
 
     /// The server took the minimal relay's offer: whether it is one shows when it repeats our announcement.
@@ -166,6 +174,7 @@ impl Link {
                 "it speaks only the minimal JSON protocol, and this store has spoken stvor.v1 with it before",
             ));
         }
+        let mode = watcher.mode();
         let me = &self.login.address;
         let nonce = u64::from(watcher.jitter()) << 32 | u64::from(watcher.jitter());
         let greeting = match minimal::greet(&mut socket, &me.user, nonce).await {
@@ -177,7 +186,7 @@ impl Link {
         let (session, ends) = Session::minimal(generation, ready, me.user.clone());
         let parts = (watcher as &dyn Upcalls, &*self.login.keys, me.clone());
         let running = minimal::run((socket, greeting), &session, ends, parts);
-        self.keep_up(&session, running, (watcher, backoff)).await
+        self.keep_up(&session, running, (watcher, backoff, mode)).await
     }
 
     /// Lets a connection run until it ends, or is to be started afresh.
@@ -185,11 +194,14 @@ impl Link {
         &self,
         session: &Arc<Session>,
         running: impl Future<Output = Refusal>,
-        (watcher, backoff): (&dyn Watcher, &mut Backoff),
+        (watcher, backoff, mode): (&dyn Watcher, &mut Backoff, Mode),
     ) -> Refusal {
         let up_since = Instant::now();
         // A kick from before was meant for the connection before.
         let _ = self.kick.notified().now_or_never();
+        if watcher.mode() != mode {
+            return Refusal::retry(Error::unavailable("the connection was started for another use"));
+        }
         self.state.send_replace(LinkState::Up(Arc::clone(session)));
         watcher.up();
         let refusal = tokio::select! {
@@ -247,12 +259,20 @@ mod tests {
 
     impl Watcher for Ends {
         fn dialling(&self) {}
-        fn ready(&self, _: &Ready) {}
+        fn mode(&self) -> Mode {
+            Mode::Receive
+        }
+        fn ready<'a>(&'a self, _: &'a Ready) -> BoxFuture<'a, ()> {
+            Box::pin(core::future::ready(()))
+        }
         fn ready_minimal(&self, _: &Ready) {}
         fn up(&self) {}
         fn lost(&self, error: &Error, _: u32, _: Duration) {
             self.0.lock().unwrap().push(error.to_string());
             self.1.notify_one();
+        }
+        fn goes_on(&self, _: &Error) -> bool {
+            false
         }
         fn failed(&self, _: &Error) {}
         fn jitter(&self) -> u32 {

@@ -9,6 +9,8 @@
     reason = "every test uses a part of it; tests fail by panicking"
 )]
 
+pub mod shared;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,0 +1,145 @@
+//! A store in memory that several clients open as if they were processes, and clients that can be killed.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stvor::store::{
+    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
+    StoreProvider,
+};
+use stvor::{App, Client, Timestamp};
+use tokio::runtime::Runtime;
+
+use super::builder;
+
+/// One store in memory for all that open it.
+#[derive(Debug, Clone, Default)]
+pub struct SharedMemory(Arc<MemoryStore>);
+
+#[async_trait]
+impl StoreProvider for SharedMemory {
+    fn facts(&self) -> StoreFacts {
+        StoreFacts { kind: "shared memory", durable: false, shared: true, atomic: true, local: false }
+    }
+
+    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::new(Opened(Arc::clone(&self.0))))
+    }
+}
+
+/// Closing it closes it for nobody else.
+#[derive(Debug)]
+struct Opened(Arc<MemoryStore>);
+
+#[async_trait]
+impl Store for Opened {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        // As over a network: other tasks run between a question and its answer.
+        tokio::task::yield_now().await;
+        self.0.get(keys).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        tokio::task::yield_now().await;
+        self.0.scan(scan).await
+    }
+
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        tokio::task::yield_now().await;
+        self.0.commit(changes).await
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.0.sweep(now, limit).await
+    }
+
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.0.stats().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// How long an instance of these tests may be silent.
+pub const LEASE: Duration = Duration::from_millis(1_500);
+
+/// Everything that instances of one user have in common.
+#[derive(Clone)]
+pub struct Fleet {
+    pub url: String,
+    pub stores: Arc<dyn StoreProvider>,
+    pub keyfile: PathBuf,
+}
+
+impl Fleet {
+    /// Instances on a store in memory; their common key stands in `directory`.
+    pub fn in_memory(url: &str, directory: &Path) -> Self {
+        let stores = Arc::new(SharedMemory::default());
+        Self { url: url.to_owned(), stores, keyfile: directory.join("key") }
+    }
+
+    pub async fn app(&self) -> App {
+        let builder = builder(&self.url).store(Arc::clone(&self.stores)).keyfile(&self.keyfile);
+        builder.instance_lease(LEASE).open().await.unwrap()
+    }
+
+    pub async fn start(&self, user: &str) -> Instance {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let (fleet, user) = (self.clone(), user.to_owned());
+        let connected = runtime.spawn(async move { fleet.app().await.connect(&user).await.unwrap() });
+        let client = connected.await.unwrap();
+        Instance { runtime: Some(runtime), client: Some(client) }
+    }
+}
+
+/// A client in a runtime of its own, so that all of it can end at any await.
+pub struct Instance {
+    runtime: Option<Runtime>,
+    client: Option<Client>,
+}
+
+impl Instance {
+    /// Does something there.
+    pub async fn run<T, F>(&self, act: impl FnOnce(Client) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.spawn(act).await.unwrap()
+    }
+
+    /// Starts something there, which ends with it.
+    pub fn spawn<T, F>(&self, act: impl FnOnce(Client) -> F) -> tokio::task::JoinHandle<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let runtime = self.runtime.as_ref().expect("it runs");
+        runtime.spawn(act(self.client.clone().expect("it runs")))
+    }
+
+    /// As `kill -9`: nothing of it goes on, and nobody is told.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        // Dropping its last handle must not close it in order, in the runtime of the test.
+        core::mem::forget(self.client.take());
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
