@@ -96,6 +96,7 @@ impl Account {
             resume_cursor: Bytes::new(),
             register: true,
             replace_identity: false,
+            store_mark: None,
         };
         socket.send(Message::Binary(frame::encode_client(&ClientMessage::Auth(auth)))).await?;
         let ServerMessage::Ready(ready) = hear(&mut socket, Phase::LoggedIn).await? else {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stvor_wire::Code;
+use stvor_wire::server::End;
 use tokio::sync::Notify;
 
 use crate::connection::Conn;
@@ -30,9 +31,20 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct All {
     connections: HashMap<u64, Arc<Conn>>,
-    /// How many there are of each device.
-    of: HashMap<MailboxId, usize>,
+    /// Of each device.
+    of: HashMap<MailboxId, OfDevice>,
 }
+
+/// The connections of one device.
+#[derive(Default)]
+struct OfDevice {
+    count: usize,
+    /// The store that its keys are in.
+    store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
+}
+
+/// How long a second store of a device is kept off before it is looked at again.
+const CLONE_RETRY: core::time::Duration = core::time::Duration::from_secs(5);
 
 struct Waiting {
     notify: Arc<Notify>,
@@ -75,20 +87,29 @@ impl Hub {
         self.shard(device).get(&device).cloned()
     }
 
-    /// Takes a connection in, unless its device has too many. A receiving one takes over from the device's earlier one,
-    /// which ends.
-    pub(crate) fn join(&self, conn: &Arc<Conn>) -> bool {
+    /// Takes a connection in, unless its device has too many, or is connected with its keys in another store. A receiving
+    /// one takes over from the device's earlier one, which ends.
+    pub(crate) fn join(&self, conn: &Arc<Conn>) -> Result<(), End> {
         {
             let mut all = lock(&self.all);
-            let count = all.of.entry(conn.who.device).or_default();
-            if *count >= CONNECTIONS_PER_DEVICE {
-                return false;
+            let of = all.of.entry(conn.who.device).or_default();
+            let mark = conn.who.store_mark;
+            if of.store.is_some() && mark.is_some() && of.store != mark {
+                let detail =
+                    "this device is connected with its keys in another store: one of the two is a copy";
+                let refused = crate::connection::end(Code::CloneDetected, detail);
+                return Err(End { retry_after: CLONE_RETRY, ..refused });
             }
-            *count += 1;
+            if of.count >= CONNECTIONS_PER_DEVICE {
+                let detail = "this device has too many connections: close some";
+                return Err(crate::connection::end(Code::TooMany, detail));
+            }
+            of.count += 1;
+            of.store = of.store.or(mark);
             all.connections.insert(conn.id, conn.clone());
         }
         if conn.who.fence == 0 {
-            return true;
+            return Ok(());
         }
         let earlier = {
             let mut shard = self.shard(conn.who.device);
@@ -102,7 +123,7 @@ impl Hub {
         if let Some(earlier) = earlier {
             earlier.end(Code::Superseded, "another connection of this device took over");
         }
-        true
+        Ok(())
     }
 
     /// A connection is gone.
@@ -112,9 +133,9 @@ impl Hub {
             if all.connections.remove(&conn.id).is_none() {
                 return;
             }
-            if let Some(count) = all.of.get_mut(&conn.who.device) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(of) = all.of.get_mut(&conn.who.device) {
+                of.count -= 1;
+                if of.count == 0 {
                     all.of.remove(&conn.who.device);
                 }
             }

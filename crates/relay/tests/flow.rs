@@ -150,6 +150,29 @@ async fn later_receiving_connection_takes_over() {
 }
 
 #[tokio::test]
+async fn second_store_of_a_device_is_kept_off_while_the_first_is_connected() {
+    for server in both().await {
+        let (bob, first) = server.user("bob").await;
+        first.close().await;
+        let first = server.login(&bob).store(1).open().await;
+        let sender = server.login(&bob).store(1).send_only().open().await;
+        for mode in [server.login(&bob).store(2), server.login(&bob).store(2).send_only()] {
+            let end = mode.on(Raw::open(&server.place).await).await.map(|_| ()).unwrap_err();
+            assert_eq!((end.code, end.retry_after.is_zero()), (Code::CloneDetected, false));
+        }
+        first.close().await;
+        let end = server.login(&bob).store(2).on(Raw::open(&server.place).await).await.map(|_| ());
+        assert_eq!(end.unwrap_err().code, Code::CloneDetected, "a sender is there still");
+        sender.close().await;
+        // The relay may notice a moment later that it is gone.
+        soon("the end of the first store", async {
+            while server.login(&bob).store(2).on(Raw::open(&server.place).await).await.is_err() {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn connection_that_only_sends_receives_nothing_and_takes_nothing_over() {
     let server = Server::memory().await;
     let (bob, mut receiver) = server.user("bob").await;

@@ -51,6 +51,7 @@ impl Error {
             ErrorKind::Superseded => "SUPERSEDED",
             ErrorKind::GroupNotFound { .. } => "GROUP_NOT_FOUND",
             ErrorKind::ClaimLost => "CLAIM_LOST",
+            ErrorKind::CloneDetected { .. } => "CLONE_DETECTED",
             ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
             ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
             ErrorKind::NotForProduction { .. } => "NOT_FOR_PRODUCTION",
@@ -312,6 +313,14 @@ pub enum ErrorKind {
         "this instance was silent for so long that another one took the message over: it may be processed twice, its id is the same"
     )]
     ClaimLost,
+    /// Another store with the identity of this device is connected to the relay.
+    #[error(
+        "the device of \"{user}\" is connected with its keys in another store: one of the two is a copy; close the other one, the client keeps trying"
+    )]
+    CloneDetected {
+        /// Whose device.
+        user: UserId,
+    },
     /// The user is blocked.
     #[error("\"{user}\" is blocked: unblock them first")]
     PeerBlocked {

@@ -113,6 +113,8 @@ pub enum Event {
     CaughtUp,
     /// Another connection of this device took over. This client does not reconnect.
     Superseded,
+    /// This device is connected with its keys in another store: one of the two is a copy. The client keeps trying.
+    CloneDetected,
     /// On a store that several processes share: from now on this one receives what comes from the relay, or another one
     /// does. All of them send, and all get messages from the inbox.
     Receiving {
@@ -264,6 +266,7 @@ impl Event {
             Self::CatchingUp => "catching_up",
             Self::CaughtUp => "caught_up",
             Self::Superseded => "superseded",
+            Self::CloneDetected => "clone_detected",
             Self::Receiving { .. } => "receiving",
             Self::RelayDraining => "relay_draining",
             Self::IdentityChanged { .. } => "identity_changed",

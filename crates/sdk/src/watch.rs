@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use stvor_base::MessageId;
 use stvor_crypto::SystemRandom;
-use stvor_store::ChangeSet;
+use stvor_store::{ChangeSet, Sealed, Table};
 use stvor_wire::client::Mode;
 use stvor_wire::keys::KeyCounts;
+use stvor_wire::limits::STORE_MARK_BYTES;
 use stvor_wire::server::{Deliver, Nack, Ready, Subject};
 
 use crate::core::{Core, random};
@@ -30,8 +31,17 @@ pub(crate) fn login_of(core: &Arc<Core>) -> Login {
         origin: core.config.place.relay.origin(),
         credential: core.config.credential.clone(),
         replace_identity: core.config.replace_identity,
+        store_mark: mark_of(&core.store),
         keys: Box::new(Keys(Arc::downgrade(core))),
     }
+}
+
+/// What the relay may know of a store: the first half of a keyed hash that only who can open the store can make.
+fn mark_of(store: &Sealed) -> [u8; STORE_MARK_BYTES] {
+    let mut mark = [0; STORE_MARK_BYTES];
+    let tag = store.tag(Table::Header, b"the relay's mark of this store");
+    mark.iter_mut().zip(tag).for_each(|(to, from)| *to = from);
+    mark
 }
 
 struct Keys(Weak<Core>);
@@ -157,6 +167,9 @@ impl Watcher for Observer {
     fn lost(&self, error: &Error, attempt: u32, after: Duration) {
         self.with(|core| {
             core.state.send_replace(ConnectionState::Offline);
+            if error.code() == "CLONE_DETECTED" {
+                core.hub.emit(Event::CloneDetected);
+            }
             if attempt <= 1 {
                 core.hub.emit(Event::Offline { code: error.code() });
             }

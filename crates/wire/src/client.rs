@@ -110,6 +110,8 @@ pub struct Auth {
     pub register: bool,
     /// Take the name over from another identity.
     pub replace_identity: bool,
+    /// Which store the device's keys are in.
+    pub store_mark: Option<[u8; limits::STORE_MARK_BYTES]>,
 }
 
 /// The running number of a message in its lane.
@@ -281,6 +283,10 @@ impl TryFrom<proto::Auth> for Auth {
             resume_cursor: wire.resume_cursor,
             register: wire.register,
             replace_identity: wire.replace_identity,
+            store_mark: match wire.store_mark.is_empty() {
+                true => None,
+                false => Some(field::array(&wire.store_mark, "store_mark")?),
+            },
         })
     }
 }
@@ -447,6 +453,7 @@ impl From<&Auth> for proto::Auth {
             resume_cursor: auth.resume_cursor.clone(),
             register: auth.register,
             replace_identity: auth.replace_identity,
+            store_mark: auth.store_mark.as_ref().map_or_else(Bytes::new, |mark| Bytes::copy_from_slice(mark)),
         }
     }
 }

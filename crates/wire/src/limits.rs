@@ -71,3 +71,6 @@ pub const NONCE_BYTES: usize = 32;
 
 /// The longest life of a client token in seconds.
 pub const MAX_CLIENT_TOKEN_LIFE_SECONDS: u64 = 3600;
+
+/// Bytes that name the store of a device.
+pub const STORE_MARK_BYTES: usize = 16;

@@ -94,6 +94,7 @@ codes! {
     WebsocketRequired = "WEBSOCKET_REQUIRED", 426, false;
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, false;
     CounterRepeated = "COUNTER_REPEATED", 409, false;
+    CloneDetected = "CLONE_DETECTED", 409, true;
 }
 
 impl Code {

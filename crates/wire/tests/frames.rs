@@ -107,6 +107,7 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
                 resume_cursor,
                 register,
                 replace_identity: replace,
+                store_mark: replace.then_some([7; limits::STORE_MARK_BYTES]),
             })
         },
     );
@@ -416,6 +417,7 @@ fn the_longest_log_in_fits_the_small_cap() {
         resume_cursor: vec![0; limits::MAX_CURSOR_BYTES].into(),
         register: true,
         replace_identity: true,
+        store_mark: Some([0xff; limits::STORE_MARK_BYTES]),
     };
     let bytes = frame::encode_client(&ClientMessage::Auth(auth));
     assert!(bytes.len() <= limits::MAX_FRAME_BEFORE_AUTH, "{}", bytes.len());

@@ -152,13 +152,12 @@ async fn open(
         device: attached.device,
         token: admission.token,
         fence: if receives { attached.fence } else { 0 },
+        store_mark: auth.store_mark,
     };
     announce(relay, &who, &attached);
     let delivery = receives.then(|| Delivery::new(attached.epoch));
     let conn = Arc::new(Conn::new(relay.hub.next_id(), who, delivery));
-    if !relay.hub.join(&conn) {
-        return Err(Some(end(Code::TooMany, "this device has too many connections: close some")));
-    }
+    relay.hub.join(&conn).map_err(Some)?;
     let joined = Joined(relay, Some(conn));
     let last_seq = last_seq(relay, (attached.device, receives)).await.map_err(store_error)?;
     let Some(conn) = joined.stay() else { return Err(None) };
@@ -303,6 +302,7 @@ mod tests {
             resume_cursor: Bytes::new(),
             register: false,
             replace_identity: false,
+            store_mark: None,
         };
         open(relay, admission, hello, &auth, attached_and_removed()).await
     }

@@ -32,6 +32,8 @@ pub(crate) struct Who {
     pub(crate) token: TokenRef,
     /// 0 for connections that only send.
     pub(crate) fence: u64,
+    /// Which store the device's keys are in, as far as it says.
+    pub(crate) store_mark: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
 }
 
 /// What has to stay valid for a connection to stay.
@@ -253,6 +255,7 @@ mod tests {
             device: MailboxId(1),
             token: TokenRef::Development,
             fence: 0,
+            store_mark: None,
         };
         Conn::new(1, who, delivery)
     }

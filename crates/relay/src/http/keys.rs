@@ -334,6 +334,7 @@ pub(super) async fn upload(
         resume_cursor: Bytes::new(),
         register: false,
         replace_identity: false,
+        store_mark: None,
     };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let peer = Peer { remote: from.remote, local: from.local, host };

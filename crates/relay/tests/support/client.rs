@@ -41,6 +41,7 @@ pub(crate) struct Login<'a> {
     pub(crate) cursor: Bytes,
     pub(crate) register: bool,
     pub(crate) replace: bool,
+    store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
 }
 
 impl<'a> Login<'a> {
@@ -55,6 +56,7 @@ impl<'a> Login<'a> {
             cursor: Bytes::new(),
             register: true,
             replace: false,
+            store: None,
         }
     }
 
@@ -93,6 +95,11 @@ impl<'a> Login<'a> {
         Self { replace: true, ..self }
     }
 
+    /// With keys that are in a certain store.
+    pub(crate) fn store(self, mark: u8) -> Self {
+        Self { store: Some([mark; stvor_wire::limits::STORE_MARK_BYTES]), ..self }
+    }
+
     /// Signing another origin.
     pub(crate) fn origin(self, origin: &str) -> Self {
         Self { origin: origin.to_owned(), ..self }
@@ -124,6 +131,7 @@ impl<'a> Login<'a> {
             resume_cursor: self.cursor.clone(),
             register: self.register,
             replace_identity: self.replace,
+            store_mark: self.store,
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Login {
     pub(crate) origin: String,
     pub(crate) credential: Credential,
     pub(crate) replace_identity: bool,
+    /// Which store this device's keys are in: the same for all its processes, and of no meaning to anybody else.
+    pub(crate) store_mark: [u8; stvor_wire::limits::STORE_MARK_BYTES],
     pub(crate) keys: Box<dyn LoginKeys>,
 }
 
@@ -114,6 +116,7 @@ fn answer(
         resume_cursor,
         register: true,
         replace_identity: login.replace_identity,
+        store_mark: Some(login.store_mark),
     })
 }
 

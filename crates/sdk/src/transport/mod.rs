@@ -292,6 +292,7 @@ mod tests {
                 origin: url.origin(),
                 credential: Credential::AppToken("stvor_dev_test123".into()),
                 replace_identity: false,
+                store_mark: [0; stvor_wire::limits::STORE_MARK_BYTES],
                 keys: Box::new(NoKeys),
             },
             url,

@@ -64,6 +64,7 @@ pub(crate) fn error_of(code: Code, detail: &str, retry_after: Duration, user: &U
         Code::QuotaExceeded | Code::MailboxFull => ErrorKind::QuotaExceeded { what: reason() },
         Code::RecipientNotFound => ErrorKind::RecipientNotFound { user: user.clone() },
         Code::Superseded => ErrorKind::Superseded,
+        Code::CloneDetected => ErrorKind::CloneDetected { user: user.clone() },
         Code::Draining
         | Code::StoreUnavailable
         | Code::Internal
