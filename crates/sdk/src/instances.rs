@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use stvor_base::{Timestamp, UserId};
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_store::{ChangeSet, Expect, Key, Op, RowVersion, Scan, Sealed, StoreError, Table};
 use tokio::sync::Notify;
@@ -71,6 +71,10 @@ struct State {
     others: HashMap<InstanceId, Sighting>,
     /// Of the row that changes with settings of conversations.
     settings: Option<RowVersion>,
+    /// When the rows were last looked at.
+    looked: Instant,
+    /// The account is gone, or this instance left: nothing is written any more.
+    over: bool,
 }
 
 /// Which instances share the store, and which of them receives.
@@ -89,6 +93,8 @@ pub(crate) struct Instances {
 pub(crate) struct Beat {
     /// This instance had been declared gone, and joined again.
     pub(crate) rejoined: bool,
+    /// Another instance deleted the account.
+    pub(crate) deleted: bool,
     /// Others came to an end.
     pub(crate) ended: bool,
     /// The receiver's row names this instance.
@@ -113,7 +119,14 @@ impl Instances {
     }
 
     fn new((shared, lease): (bool, Duration), id: InstanceId) -> Self {
-        let state = State { id, version: RowVersion(0), others: HashMap::new(), settings: None };
+        let state = State {
+            id,
+            version: RowVersion(0),
+            others: HashMap::new(),
+            settings: None,
+            looked: Instant::now(),
+            over: false,
+        };
         Self {
             shared,
             lease: lease.max(limits::MIN_INSTANCE_LEASE),
@@ -216,6 +229,11 @@ impl Instances {
     pub(crate) async fn beat(&self, store: &Sealed, now: Timestamp) -> Result<Beat> {
         let mut beat = Beat { rejoined: !self.renew(store).await?, ..Beat::default() };
         if beat.rejoined {
+            let identity = records::key(&stvor_protocol::Identity::key())?;
+            if store.one(&identity).await.map_err(Error::passed)?.is_none() {
+                self.lock().over = true;
+                return Ok(Beat { deleted: true, ..beat });
+            }
             self.lock().id = InstanceId::new()?;
             self.enter(store).await?;
         }
@@ -256,14 +274,17 @@ impl Instances {
         let facts = store.get(&[keys::meta("receiver"), keys::meta("settings")]).await;
         let mut facts = facts.map_err(Error::passed)?.into_iter();
         let receiver = match facts.next().flatten() {
-            Some(row) => {
-                Some((InstanceId::decode(row.value.expose()).map_err(Error::passed)?, row.version))
-            }
+            Some(row) => Some((InstanceId::decode(row.value.expose()).map_err(Error::passed)?, row.version)),
             None => None,
         };
         let settings = facts.next().flatten().map(|row| row.version);
         let now = Instant::now();
         let mut state = self.lock();
+        // Who could not look, because the store was away or the process asleep, has not seen that others were silent.
+        if now.duration_since(state.looked) > self.lease / 3 * 2 {
+            state.others.values_mut().for_each(|sighting| sighting.since = now);
+        }
+        state.looked = now;
         let mut present = HashSet::new();
         for row in rows {
             let Ok(id) = row.key.sort.as_slice().try_into().map(InstanceId) else { continue };
@@ -280,8 +301,12 @@ impl Instances {
         state.others.retain(|id, _| present.contains(id));
         let ended = state.others.len() < before;
         let late = |sighting: &Sighting| now.duration_since(sighting.since) >= self.lease;
-        let expired =
-            state.others.iter().filter(|(_, seen)| late(seen)).map(|(id, seen)| (*id, seen.version)).collect();
+        let expired = state
+            .others
+            .iter()
+            .filter(|(_, seen)| late(seen))
+            .map(|(id, seen)| (*id, seen.version))
+            .collect();
         let changed = state.settings != settings;
         state.settings = settings;
         Ok(Look { receiver, present, expired, ended, settings: changed })
@@ -312,9 +337,7 @@ impl Instances {
             None => Expect::Absent,
         };
         let mut changes = ChangeSet::new();
-        changes
-            .push(self.fence())
-            .push(Op::put(keys::meta("receiver"), me.encode()).expecting(expect));
+        changes.push(self.fence()).push(Op::put(keys::meta("receiver"), me.encode()).expecting(expect));
         match store.commit(changes).await {
             Ok(_) => Ok(true),
             Err(StoreError::Conflict { .. }) => Ok(false),
@@ -324,7 +347,13 @@ impl Instances {
 
     /// Leaves in order: what this instance held is free at once.
     pub(crate) async fn leave(&self, store: &Sealed, now: Timestamp) -> Result<()> {
-        let id = self.id();
+        let id = {
+            let mut state = self.lock();
+            if core::mem::replace(&mut state.over, true) {
+                return Ok(());
+            }
+            state.id
+        };
         let mut changes = ChangeSet::new();
         changes.delete(keys::instance(id)).push(stone(id, now));
         store.commit(changes).await.map(|_| ()).map_err(Error::passed)
@@ -352,17 +381,16 @@ pub(crate) async fn run(core: &Arc<Core>) {
 /// One beat and what follows from it.
 async fn attend(core: &Arc<Core>) -> Result<()> {
     let instances = &core.instances;
-    let identity = records::key(&stvor_protocol::Identity::key())?;
     let beat = instances.beat(&core.store, core.now()).await?;
     if beat.rejoined {
         core.stop_receiving();
         core.inbox.lose_claims();
-        if core.store.one(&identity).await.map_err(Error::passed)?.is_none() {
-            tracing::error!("the account was deleted by another instance; this one ends");
-            core.hub.emit(Event::StoreFailing { code: "CLIENT_NOT_READY" });
-            core.stop.cancel();
-            return Ok(());
-        }
+    }
+    if beat.deleted {
+        tracing::error!("the account was deleted by another instance; this one ends");
+        core.closing.store(true, Ordering::SeqCst);
+        core.stop.cancel();
+        return Ok(());
     }
     if beat.settings || beat.rejoined {
         core.remember_peers(read_peers(&core.store).await?);

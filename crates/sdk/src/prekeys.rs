@@ -7,8 +7,8 @@ use std::time::Duration;
 use core::num::NonZeroU64;
 use stvor_base::Timestamp;
 use stvor_crypto::SystemRandom;
-use stvor_protocol::{Effects, KemPublicPrekey, PrekeyUpload, Prekeys, ServerCounts};
-use stvor_store::{ChangeSet, Sealed};
+use stvor_protocol::{KemPublicPrekey, PrekeyUpload, Prekeys, ServerCounts};
+use stvor_store::{ChangeSet, Expect, Op, RowVersion, Sealed};
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
 use tokio::sync::{Notify, watch};
@@ -23,7 +23,7 @@ use crate::records;
 
 /// The prekeys of one device.
 pub(crate) struct PrekeyKeeper {
-    state: tokio::sync::Mutex<Prekeys>,
+    state: tokio::sync::Mutex<Kept>,
     counts: Mutex<Option<KeyCounts>>,
     /// When one-time prekeys were last made.
     refilled: Mutex<Option<Instant>>,
@@ -34,16 +34,70 @@ pub(crate) struct PrekeyKeeper {
     reachable: watch::Sender<bool>,
 }
 
+/// What was made so far, and which version of its row that is.
+struct Kept {
+    prekeys: Prekeys,
+    version: Option<RowVersion>,
+}
+
+impl Kept {
+    async fn read(store: &Sealed) -> Result<Self> {
+        let row = store.one(&records::key(&Prekeys::key())?).await.map_err(Error::passed)?;
+        let anew = store.one(&keys::meta(ANEW)).await.map_err(Error::passed)?;
+        let first = anew.and_then(|row| row.value.expose().try_into().ok()).map(u32::from_be_bytes);
+        let Some(row) = row else {
+            // Nothing was made here so far.
+            let prekeys = first.map_or_else(Prekeys::default, Prekeys::starting_at);
+            return Ok(Self { prekeys, version: None });
+        };
+        let version = Some(row.version);
+        let rows = [(Prekeys::key(), row.value)].into_iter().collect();
+        Ok(Self { prekeys: Prekeys::load(&rows).map_err(Error::passed)?, version })
+    }
+
+    /// Of a shared store another instance may have made some since.
+    async fn refresh(&mut self, core: &Core) -> Result<()> {
+        if core.instances.is_shared() {
+            *self = Self::read(&core.store).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits what goes with a change of the row; if that fails, memory is what the store has.
+    async fn commit(&mut self, core: &Core, mut changes: ChangeSet) -> Result<()> {
+        let state = records::key(&Prekeys::key())?;
+        let mut written = false;
+        for op in &mut changes.ops {
+            if let Op::Put { key, expect, .. } = op
+                && *key == state
+                && !core::mem::replace(&mut written, true)
+            {
+                *expect = self.version.map_or(Expect::Absent, Expect::Version);
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match core.store.commit(changes).await {
+            Ok(version) if written => self.version = Some(version),
+            Ok(_) => {}
+            Err(error) => {
+                // Read again before the next attempt.
+                *self = Self::read(&core.store).await?;
+                return Err(Error::passed(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prekeys were renewed, and those at the relay are to be replaced.
+const RENEW: &str = "renew";
+
 impl PrekeyKeeper {
     pub(crate) async fn load(store: &Sealed) -> Result<Self> {
-        let rows = records::load(store, &[Prekeys::key()], &Effects::new()).await?;
         let anew = store.one(&keys::meta(ANEW)).await.map_err(Error::passed)?;
-        let first = anew.as_ref().and_then(|row| row.value.expose().try_into().ok()).map(u32::from_be_bytes);
-        let state = match first {
-            // Nothing was made here so far.
-            Some(first) if rows.get(&Prekeys::key()).is_none() => Prekeys::starting_at(first),
-            _ => Prekeys::load(&rows).map_err(Error::passed)?,
-        };
+        let state = Kept::read(store).await?;
         Ok(Self {
             replace: AtomicBool::new(anew.is_some()),
             state: tokio::sync::Mutex::new(state),
@@ -90,10 +144,11 @@ impl PrekeyKeeper {
     /// costs work and room here.
     async fn due_upload(
         &self,
-        prekeys: &mut Prekeys,
+        prekeys: &mut Kept,
         (core, mut counts): (&Core, KeyCounts),
     ) -> Result<Option<UploadKeys>> {
-        if self.replace.load(Ordering::Relaxed) {
+        let renewed = core.store.one(&keys::meta(RENEW)).await.map_err(Error::passed)?.is_some();
+        if self.replace.load(Ordering::Relaxed) || renewed {
             counts = KeyCounts::default();
         }
         if self.next_refill().is_some() {
@@ -116,39 +171,65 @@ impl PrekeyKeeper {
 
     /// An id above those of all prekeys that were made so far.
     pub(crate) async fn next_id(&self) -> u32 {
-        self.state.lock().await.next_id()
+        self.state.lock().await.prekeys.next_id()
     }
 
     /// Makes what is due and uploads it.
     pub(crate) async fn maintain(&self, core: &Core) -> Result<()> {
         let Some(counts) = self.counts() else { return Ok(()) };
         let Some(session) = core.session() else { return Ok(()) };
-        let mut prekeys = self.state.lock().await;
-        let Some(mut upload) = self.due_upload(&mut prekeys, (core, counts)).await? else { return Ok(()) };
-        upload.replace_one_time = self.replace.load(Ordering::Relaxed) && !upload.one_time.is_empty();
-        let replaced = upload.replace_one_time;
+        let mut kept = self.state.lock().await;
+        kept.refresh(core).await?;
+        let Some(mut upload) = self.due_upload(&mut kept, (core, counts)).await? else { return Ok(()) };
+        let anew = self.replace.load(Ordering::Relaxed);
+        let renewed = core.store.one(&keys::meta(RENEW)).await.map_err(Error::passed)?.is_some();
+        upload.replace_one_time = (anew || renewed) && !upload.one_time.is_empty();
         let count = u32::try_from(upload.one_time.len()).unwrap_or(u32::MAX);
+        let replaced = upload.replace_one_time;
         let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
         self.set_counts(held);
+        let mut changes = ChangeSet::new();
+        records::write(&mut changes, kept.prekeys.uploaded(core.now()))?;
         if replaced {
-            let mut changes = ChangeSet::new();
+            changes.delete(keys::meta(RENEW));
+        }
+        if replaced && anew {
             changes.delete(keys::meta(ANEW));
             // What the relay told at the log-in is the floor from now on.
             changes.put(keys::meta("counter"), core.counter().to_be_bytes().to_vec());
-            core.store.commit(changes).await.map_err(Error::passed)?;
+        }
+        kept.commit(core, changes).await?;
+        if replaced {
             self.replace.store(false, Ordering::Relaxed);
         }
-        records::commit(&core.store, prekeys.uploaded(core.now())).await?;
         core.hub.emit(Event::PrekeysUploaded { count });
+        Ok(())
+    }
+
+    /// Gives up prekeys that an old copy of the store is wrong about; the relay gets new ones as soon as it can.
+    pub(crate) async fn renew(&self, core: &Core) -> Result<()> {
+        let known = self.counts().and_then(|counts| counts.signed_prekey_id);
+        let mut kept = self.state.lock().await;
+        kept.refresh(core).await?;
+        let effects = kept
+            .prekeys
+            .renew(&core.identity, known, core.now(), &mut SystemRandom::new())
+            .map_err(Error::passed)?;
+        let mut changes = ChangeSet::new();
+        records::write(&mut changes, effects)?;
+        changes.put(keys::meta(RENEW), vec![1]);
+        kept.commit(core, changes).await?;
+        self.due.notify_one();
         Ok(())
     }
 
     /// Fresh prekeys for a bundle that travels another way than by the relay: a signed one, and one one-time one of each
     /// kind.
     pub(crate) async fn for_export(&self, core: &Core) -> Result<Export> {
-        let mut prekeys = self.state.lock().await;
+        let mut kept = self.state.lock().await;
+        kept.refresh(core).await?;
         let nothing = KeyCounts::default();
-        let upload = prepare(&mut prekeys, core, nothing).await?;
+        let upload = prepare(&mut kept, core, nothing).await?;
         let missing = || Error::not_ready("no prekey could be made");
         let upload = upload.ok_or_else(missing)?;
         Ok(Export {
@@ -184,7 +265,8 @@ pub(crate) struct Export {
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is to be uploaded, after it was committed. The current generation is repeated to a relay that lost it.
-async fn prepare(prekeys: &mut Prekeys, core: &Core, counts: KeyCounts) -> Result<Option<UploadKeys>> {
+async fn prepare(kept: &mut Kept, core: &Core, counts: KeyCounts) -> Result<Option<UploadKeys>> {
+    let prekeys = &mut kept.prekeys;
     let server = ServerCounts { one_time: counts.one_time, kem_one_time: counts.kem_one_time };
     let maintenance = prekeys
         .maintain(&core.identity, server, core.now(), &mut SystemRandom::new())
@@ -202,14 +284,7 @@ async fn prepare(prekeys: &mut Prekeys, core: &Core, counts: KeyCounts) -> Resul
     for (kind, partition) in maintenance.clear {
         changes.delete_partition(records::table(kind)?, partition);
     }
-    if !changes.is_empty()
-        && let Err(error) = core.store.commit(changes).await
-    {
-        // What memory holds is not in the store: read it again before the next attempt.
-        let rows = records::load(&core.store, &[Prekeys::key()], &Effects::new()).await?;
-        *prekeys = Prekeys::load(&rows).map_err(Error::passed)?;
-        return Err(Error::passed(error));
-    }
+    kept.commit(core, changes).await?;
     Ok(Some(upload).filter(|upload| *upload != PrekeyUpload::default()).map(to_wire))
 }
 

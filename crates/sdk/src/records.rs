@@ -92,13 +92,3 @@ pub(crate) fn write(changes: &mut ChangeSet, effects: Effects) -> Result<()> {
     }
     Ok(())
 }
-
-/// Commits the protocol's writes by themselves.
-pub(crate) async fn commit(store: &Sealed, effects: Effects) -> Result<()> {
-    if effects.is_empty() {
-        return Ok(());
-    }
-    let mut changes = ChangeSet::new();
-    write(&mut changes, effects)?;
-    store.commit(changes).await.map(|_| ()).map_err(Error::passed)
-}

@@ -76,6 +76,7 @@ pub(crate) async fn recover(core: &Core) -> Result<()> {
         core.work(&peer, Work::Command(Command::Recover(reply.into())))?;
         done.await.map_err(|_| Error::not_ready("it was closed"))??;
     }
+    core.prekeys.renew(core).await?;
     core.set_rollback(None);
     core.wake_lanes();
     Ok(())

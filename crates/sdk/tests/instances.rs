@@ -1,5 +1,11 @@
 //! Several instances of one user on one store: what they send and receive together, and what the end of one of them does.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 mod common;
 
@@ -9,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::shared::{Fleet, Instance};
-use common::{app, code, event, relay, soon};
+use common::{app, code, relay, soon};
 use stvor::{Client, ContentId, DeliveryState, Event, SendOptions, SendWait};
 use tokio::sync::mpsc;
 
@@ -197,10 +203,7 @@ async fn of_a_thousand_copies_of_a_message_one_passes() {
                 Ok(_) => {
                     passed.fetch_add(1, Ordering::SeqCst);
                 }
-                Err(error) => assert!(
-                    matches!(error.code(), "DUPLICATE" | "REPLAY"),
-                    "{error}"
-                ),
+                Err(error) => assert!(matches!(error.code(), "DUPLICATE" | "REPLAY"), "{error}"),
             }
         }));
     }
@@ -236,6 +239,27 @@ async fn a_user_that_one_instance_blocks_is_blocked_in_all() {
     soon(unblocked).await;
 }
 
+/// What became of a message in the hands of an application.
+enum Fate {
+    Shown,
+    Consumed,
+}
+
+/// Notes each message before it is consumed and after, with the number of the instance's life.
+fn note(instance: &Instance, life: usize, notes: &mpsc::UnboundedSender<(usize, String, Fate)>) {
+    let notes = notes.clone();
+    instance.spawn(move |client| async move {
+        let mut messages = client.messages().manual_ack();
+        while let Some(message) = messages.next().await {
+            let text = message.text().unwrap_or_default().to_owned();
+            let _ = notes.send((life, text.clone(), Fate::Shown));
+            if message.ack().await.is_ok() {
+                let _ = notes.send((life, text, Fate::Consumed));
+            }
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_killed_at_random_and_nothing_is_lost_doubled_or_unreadable() {
     const ROUNDS: usize = 12;
@@ -246,12 +270,12 @@ async fn instances_are_killed_at_random_and_nothing_is_lost_doubled_or_unreadabl
     let bobs = app(&relay.url()).await;
     let bob = bobs.connect("bob").await.unwrap();
     let mut events = bob.events();
-    let (tell, mut seen) = mpsc::unbounded_channel();
+    let (tell, mut notes) = mpsc::unbounded_channel();
     let mut instances = Vec::new();
-    for number in 0..4 {
+    for life in 0..4 {
         let instance = fleet.start("alice").await;
-        consume(&instance, number, &tell);
-        instances.push(instance);
+        note(&instance, life, &tell);
+        instances.push((life, instance));
     }
     let (arrived, mut at_bob) = mpsc::unbounded_channel();
     let bobs_inbox = tokio::spawn({
@@ -263,11 +287,13 @@ async fn instances_are_killed_at_random_and_nothing_is_lost_doubled_or_unreadabl
             }
         }
     });
-    let (mut to_bob, mut to_alice) = (HashSet::new(), HashSet::new());
+    let (mut to_bob, mut begun, mut to_alice) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut killed = HashSet::new();
     for round in 0..ROUNDS {
         let mut sending = Vec::new();
-        for (number, instance) in instances.iter().enumerate() {
-            let mine = texts(&format!("alice{round}.{number}"), EACH);
+        for (life, instance) in &instances {
+            let mine = texts(&format!("alice{life}.{round}"), EACH);
+            begun.extend(mine.clone());
             sending.push((mine.clone(), instance.spawn(move |client| send_all(client, "bob", mine))));
         }
         let theirs = texts(&format!("bob{round}"), 2 * EACH);
@@ -275,9 +301,12 @@ async fn instances_are_killed_at_random_and_nothing_is_lost_doubled_or_unreadabl
         to_alice.extend(theirs);
         // Whoever is killed may be anywhere in what it does; the first one receives.
         let victim = round % instances.len();
-        let gone = core::mem::replace(&mut instances[victim], fleet.start("alice").await);
-        gone.kill();
-        consume(&instances[victim], victim, &tell);
+        let life = 4 + round;
+        let successor = fleet.start("alice").await;
+        note(&successor, life, &tell);
+        let (gone, instance) = core::mem::replace(&mut instances[victim], (life, successor));
+        killed.insert(gone);
+        instance.kill();
         for (mine, sending) in sending {
             // What was in the outbox of the killed one goes out all the same; what it had not taken does not.
             if sending.await.is_ok() {
@@ -285,27 +314,40 @@ async fn instances_are_killed_at_random_and_nothing_is_lost_doubled_or_unreadabl
             }
         }
     }
-    let mut doubtful = 0;
     soon(async {
         while !to_bob.is_empty() {
             let text = at_bob.recv().await.unwrap();
-            doubtful += usize::from(!to_bob.remove(&text));
+            assert!(begun.remove(&text), "{text} came twice, or from nowhere");
+            to_bob.remove(&text);
         }
     })
     .await;
-    assert!(doubtful <= ROUNDS * EACH, "more than the killed ones had begun: {doubtful}");
-    // A message that was acknowledged by an instance that was killed before it could say so is gone from the others.
-    let mut twice = HashSet::new();
-    let mut got = HashSet::new();
-    let quiet = Duration::from_secs(6);
-    while let Ok(Some((_, text, _))) = tokio::time::timeout(quiet, seen.recv()).await {
-        if !got.insert(text.clone()) {
-            twice.insert(text);
+    let (mut shown, mut consumed) = (HashMap::<String, Vec<usize>>::new(), HashMap::new());
+    soon(async {
+        // A message is done with when an application consumed it, or showed it and was killed before it could say so.
+        while !to_alice.is_empty() {
+            let (life, text, fate) = notes.recv().await.unwrap();
+            match fate {
+                Fate::Shown => shown.entry(text.clone()).or_default().push(life),
+                Fate::Consumed => {
+                    assert_eq!(consumed.insert(text.clone(), life), None, "{text} was consumed twice");
+                }
+            }
+            if consumed.contains_key(&text) || shown[&text].iter().all(|life| killed.contains(life)) {
+                to_alice.remove(&text);
+            }
         }
+    })
+    .await;
+    for (text, lives) in shown {
+        let (_, before) = lives.split_last().unwrap();
+        assert!(before.iter().all(|life| killed.contains(life)), "{text} was shown by {lives:?}");
+        assert_eq!(
+            lives.iter().collect::<HashSet<_>>().len(),
+            lives.len(),
+            "{text}: twice by one of {lives:?}"
+        );
     }
-    assert!(twice.is_empty(), "{twice:?}");
-    let lost: Vec<_> = to_alice.difference(&got).collect();
-    assert!(lost.len() <= ROUNDS, "an instance loses sight of what it was just acknowledging: {lost:?}");
     drop(instances);
     bobs.close().await.unwrap();
     bobs_inbox.await.unwrap();

@@ -241,6 +241,36 @@ impl Prekeys {
         effects
     }
 
+    /// Gives up what an older copy of the store may be wrong about: destroys all one-time prekeys, which others may have
+    /// used since the copy was made, and makes a new signed and last-resort prekey with an id above `known`, the one that
+    /// the relay holds. The next [`Prekeys::maintain`] makes new one-time prekeys and names all for the upload, which has
+    /// to replace those at the relay.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn renew(
+        &mut self,
+        identity: &Identity,
+        known: Option<u32>,
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<Effects, ProtocolError> {
+        let mut next = self.clone();
+        let mut effects = Effects::new();
+        next.next_generation = next.next_generation.max(known.map_or(0, |id| id.saturating_add(1)));
+        next.rotate(&Maker { identity, signing: identity.signing()?, now }, &mut effects, rng)?;
+        for id in next.one_time.0..next.one_time.1 {
+            effects.delete(RecordKey::numbered(RecordKind::OneTimePrekey, id));
+        }
+        for id in next.kem_one_time.0..next.kem_one_time.1 {
+            effects.delete(kem_row(KemKind::OneTime, id));
+        }
+        (next.one_time.0, next.kem_one_time.0) = (next.one_time.1, next.kem_one_time.1);
+        effects.put(Self::key(), next.encode());
+        *self = next;
+        Ok(effects)
+    }
+
     fn rotate(
         &mut self,
         maker: &Maker<'_>,

@@ -348,6 +348,10 @@ impl Client {
     /// What the store met.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>> {
         let core = self.core();
+        if core.instances.is_shared() {
+            // Other instances may have met some.
+            core.remember_peers(crate::opening::read_peers(&core.store).await?);
+        }
         let mut peers = Vec::new();
         for row in core.peers() {
             let scan = Scan::of(Table::History, keys::history(&row.user)).newest_first().limit(1);

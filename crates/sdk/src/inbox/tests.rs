@@ -6,6 +6,10 @@ use crate::content::Content;
 use crate::events::DeliveryState;
 use crate::rows::{Direction, Place};
 
+fn only() -> Arc<Instances> {
+    Arc::new(Instances::only())
+}
+
 fn row(number: u64) -> MessageRow {
     MessageRow {
         direction: Direction::In,
@@ -47,7 +51,7 @@ async fn messages_that_arrive_while_a_page_is_read_are_offered_once_and_in_order
     const COUNT: u64 = 600;
     let directory = tempfile::tempdir().unwrap();
     let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
-    let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store)).await.unwrap();
+    let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store), only()).await.unwrap();
     let acks =
         tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
     let names = ["alice", "bob", "carol"];
@@ -79,7 +83,7 @@ async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
     let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
     let store = Arc::new(opened.unwrap().store);
     let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
-    let (before, _consumed) = Inbox::open(Arc::clone(&store)).await.unwrap();
+    let (before, _consumed) = Inbox::open(Arc::clone(&store), only()).await.unwrap();
     commit(&before, &peer, 0..4).await;
     let mut id = [0; 16];
     id[..8].copy_from_slice(&2_u64.to_be_bytes());
@@ -87,7 +91,7 @@ async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
     let mut changes = ChangeSet::new();
     changes.put(keys::inbox(2), vec![99]).put(keys::message(&peer.user, place), vec![99]);
     store.commit(changes).await.unwrap();
-    let (inbox, _consumed) = Inbox::open(store).await.unwrap();
+    let (inbox, _consumed) = Inbox::open(store, only()).await.unwrap();
     let mut messages = inbox.stream();
     for expected in ["0", "3"] {
         let message = tokio::time::timeout(std::time::Duration::from_secs(60), messages.next());
@@ -99,7 +103,7 @@ async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
 #[tokio::test]
 async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
     const LIMIT: u64 = 8;
-    let (mut inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap())).await.unwrap();
+    let (mut inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
     Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
     let acks =
         tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
@@ -126,7 +130,7 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
 
 #[tokio::test]
 async fn what_a_stream_gives_back_goes_to_the_next_one_in_order_and_not_past_the_end() {
-    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap())).await.unwrap();
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
     let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
     commit(&inbox, &peer, 0..3).await;
     let mut first = inbox.stream().manual_ack();

@@ -95,7 +95,8 @@ impl Lane {
         if !suspicious {
             return Ok(false);
         }
-        let row = self.core.store.one(&keys::lane(&self.core.store, &self.peer)).await.map_err(Error::passed)?;
+        let row =
+            self.core.store.one(&keys::lane(&self.core.store, &self.peer)).await.map_err(Error::passed)?;
         Ok(row.map(|row| row.version) != self.version)
     }
 
@@ -152,7 +153,8 @@ impl Lane {
             }
             _ => {}
         }
-        let mark = |table: &Table| matches!(table, Table::ReplayMark | Table::HandshakeMark | Table::ContentId);
+        let mark =
+            |table: &Table| matches!(table, Table::ReplayMark | Table::HandshakeMark | Table::ContentId);
         (tables.get(op).is_some_and(mark), !self.last_try)
     }
 

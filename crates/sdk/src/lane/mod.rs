@@ -33,9 +33,9 @@ use crate::limits;
 use crate::rows::{LaneRow, PendingBody, Place, SealedSend};
 use crate::transport::session::{SendRoom, Session};
 
+use self::again::Again;
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
-use self::again::Again;
 use self::handle::BUSY;
 pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
 use self::incoming::Source;

@@ -171,7 +171,14 @@ impl Lane {
                 .expiring(created_at + limits::KEEP_SENT),
         );
         self.store_pending(
-            Sealed { queued, body: PendingBody::Message(place), send, created_at, sent_in: 0, foreign: false },
+            Sealed {
+                queued,
+                body: PendingBody::Message(place),
+                send,
+                created_at,
+                sent_in: 0,
+                foreign: false,
+            },
             step,
         );
     }

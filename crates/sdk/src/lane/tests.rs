@@ -105,7 +105,12 @@ async fn the_10_001st_message_that_waits_is_refused() {
     let send = || {
         let (reply, _) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
-        handle.work(Work::Send(SendRequest { id, content: "x".into(), timeout: Duration::ZERO, reply: reply.into() }))
+        handle.work(Work::Send(SendRequest {
+            id,
+            content: "x".into(),
+            timeout: Duration::ZERO,
+            reply: reply.into(),
+        }))
     };
     for _ in 0..limits::MAX_PENDING {
         send().unwrap();
