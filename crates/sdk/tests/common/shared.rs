@@ -134,7 +134,7 @@ impl Instance {
             runtime.shutdown_background();
         }
         // Dropping its last handle must not close it in order, in the runtime of the test.
-        core::mem::forget(self.client.take());
+        let _never_dropped = core::mem::ManuallyDrop::new(self.client.take());
     }
 }
 
