@@ -293,6 +293,13 @@ async fn play(acts: Vec<Act>) {
     }
 }
 
+#[test]
+fn rows_that_end_between_their_naming_and_the_next_page_do_not_come_back() {
+    let write = || Act::Commit { partition: 0, sort: 0, delete: false, fate: Fate::Lands };
+    let acts = vec![write(), Act::Crash, Act::Name(0), Act::DeletePartition(0), Act::Close];
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(play(acts));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]

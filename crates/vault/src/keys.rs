@@ -24,6 +24,8 @@ use crate::storage::EventRow;
 
 /// What the records of keys are bound to.
 const ROOT: &[u8] = b"STVOR vault root key v1";
+/// What keys follow under, from the root key and from the two halves of the key of level 5.
+const LABEL: &[u8] = b"STVOR vault v1";
 const VERBS: &[u8] = b"STVOR vault owner verbs v1";
 const VAULTED: &[u8] = b"STVOR vault level 4 key v1";
 
@@ -58,7 +60,7 @@ pub(crate) fn black_slot(token: &str) -> String {
 }
 
 fn derive(root: &RootKey, purpose: &str) -> Secret<32> {
-    hkdf_sha256::<32>(b"STVOR vault v1", root.expose(), purpose.as_bytes())
+    hkdf_sha256::<32>(LABEL, root.expose(), purpose.as_bytes())
 }
 
 /// What init needs.
@@ -299,7 +301,7 @@ impl SessionKeys {
         let mut both = stvor_crypto::SecretBytes::from(self.black.as_ref()?);
         both = [both.expose(), secret.expose()].concat().into();
         let info = format!("level 5 token {token}");
-        Some(RowKey::new(&hkdf_sha256::<32>(b"STVOR vault v1", both.expose(), info.as_bytes())))
+        Some(RowKey::new(&hkdf_sha256::<32>(LABEL, both.expose(), info.as_bytes())))
     }
 
     /// Opens the private key of level 5 with a token's secret.

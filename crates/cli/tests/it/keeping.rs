@@ -89,7 +89,7 @@ fn a_backup_restores_the_same_person_elsewhere_and_a_killed_restore_is_whole_or_
         told(&target, "journal --as alice --json").iter().map(|one| one["deed"].clone()).collect();
     assert_eq!(deeds, ["restored"]);
     let refused = target.run(&line);
-    assert!(refused.err.contains("[RESTORE_STORE_EXISTS]"), "{}", refused.err);
+    assert!(refused.err.contains("RESTORE_STORE_EXISTS"), "{}", refused.err);
     // The conversation goes on: Bob gets it, from the person that he knows.
     let bob = listening(&home, "listen --as bob --count 1 --json");
     assert_eq!(target.feed("send --as alice --to bob", "from the restored one").code, Some(0));

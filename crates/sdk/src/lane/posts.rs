@@ -21,7 +21,9 @@ impl Lane {
     /// A message to all members of a group: it is judged by whoever keeps groups.
     pub(super) fn receive_group(&mut self, deliver: Box<Deliver>, source: Source, step: &mut Step) {
         if self.core.instances.is_shared() {
-            tracing::debug!("mail of a group came to a user whose store is shared: such a user is in no group");
+            tracing::debug!(
+                "mail of a group came to a user whose store is shared: such a user is in no group"
+            );
             step.ack(&deliver, &source);
             return;
         }

@@ -283,24 +283,23 @@ impl Writer {
         }
     }
 
-    /// Rows of partitions that were named since: out of the pages, under their name.
-    fn move_named(&mut self) -> Result<(), StoreError> {
+    /// Rows of partitions that were named since: out of the pages, under their name. Also those that are gone by now: a page
+    /// that was not written anew would bring them back.
+    fn move_named(&mut self) {
         let fresh = core::mem::take(&mut self.names().fresh);
         for partition in fresh {
             let (from, before) = partition_range(&partition);
             let id = self.names().of.get(&partition).cloned();
-            for (key, _) in self.rows.copy(&from, Some(&before))? {
-                self.stale_pages.insert(self.page_of(&key));
-                self.stale_names.extend(id.clone());
-            }
+            self.stale_pages.insert(self.page_of(&from));
+            self.stale_pages.extend(self.pages.range(from..before).map(|(first, _)| first.clone()));
+            self.stale_names.extend(id);
         }
-        Ok(())
     }
 
     /// Writes what is stale, then a head that names it, and the journal begins anew. Pages are written under numbers that no
     /// head names, states of peers over their older ones: these say which entry of the journal they hold.
     async fn write_pages(&mut self, owner: [u8; 16]) -> Result<(), StoreError> {
-        self.move_named()?;
+        self.move_named();
         if let Some(bytes) = self.blobs.load(&head_id()).await? {
             let found = Head::decode(&bytes)?;
             if found.owner != self.head.owner {

@@ -1,5 +1,6 @@
 //! Which backups to keep: a pure decision over names.
 
+use core::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -25,6 +26,15 @@ fn period(name: &BackupName, form: &str) -> String {
     made.unwrap_or(Timestamp::MAX).strftime(form).to_string()
 }
 
+/// On how many others of `all` a backup builds; a ring of parents ends as well.
+fn depth(all: &[BackupName], name: &BackupName) -> usize {
+    let above = |name: &&BackupName| {
+        let parent = name.parent.as_deref()?;
+        all.iter().find(|other| other.id == parent)
+    };
+    core::iter::successors(Some(name), above).take(all.len()).count()
+}
+
 /// Those of `all` that may be removed, oldest first. Of names that build on something that is not there nothing can be
 /// restored, and only they themselves are counted.
 ///
@@ -38,7 +48,8 @@ fn period(name: &BackupName, form: &str) -> String {
 #[must_use]
 pub fn superfluous(all: &[BackupName], keep: Retention) -> Vec<BackupName> {
     let mut newest_first: Vec<&BackupName> = all.iter().collect();
-    newest_first.sort_unstable_by(|a, b| b.cmp(a));
+    // Names tell whole seconds: of two of one second the one that builds on the other is newer.
+    newest_first.sort_by_cached_key(|name| Reverse((name.made, depth(all, name), name.id.clone())));
     let mut kept: BTreeSet<&str> = BTreeSet::new();
     kept.extend(newest_first.iter().take(keep.last.max(1)).map(|name| name.id.as_str()));
     for (periods, form) in [(keep.daily, "%Y-%m-%d"), (keep.weekly, "%G-W%V"), (keep.monthly, "%Y-%m")] {
@@ -66,6 +77,21 @@ pub fn superfluous(all: &[BackupName], keep: Retention) -> Vec<BackupName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_one_second_the_backup_that_builds_on_the_other_is_newer() {
+        for (full, later) in
+            [("0000000000000001", "0000000000000002"), ("0000000000000002", "0000000000000001")]
+        {
+            let of = |id: &str, parent: Option<&str>| BackupName {
+                made: 1_000,
+                id: id.to_owned(),
+                parent: parent.map(str::to_owned),
+            };
+            let all = [of(full, None), of(later, Some(full))];
+            assert!(superfluous(&all, Retention { last: 1, ..Retention::default() }).is_empty());
+        }
+    }
 
     const DAY: u64 = 24 * 60 * 60 * 1_000;
 
