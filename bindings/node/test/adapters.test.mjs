@@ -124,9 +124,9 @@ test('answers of another kind are named', async (t) => {
   const mine = stores();
   let answer = 1;
   const replay = { checkAndMark: (...given) => (answer === 1 ? 1 : mine.adapters.replay.checkAndMark(...given)) };
-  const alice = await (await open({ ...mine.adapters, replay })).connect('alice');
+  const alice = await (await open({ ...mine.adapters, replay })).connect('anna');
   const failing = new Promise((resolve) => { alice.on('storeFailing', resolve); });
-  await bob.send('alice', 'patience');
+  await bob.send('anna', 'patience');
   assert.deepEqual(await failing, { code: 'STORE_ANSWER' });
   answer = 0;
   assert.equal(await next(alice), 'patience');

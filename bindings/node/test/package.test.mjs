@@ -181,7 +181,7 @@ test('settings that can not be used are named before anything is dialled', async
   }
   await refused({ ...good, retention: -1 }, /retention/, 'INVALID_ARGUMENT');
   for (const retention of [0, 5, 90 * 86_400_000, Infinity]) await (await createApp({ ...good, retention })).close();
-  const two = { replay: {}, sessions: {} };
+  const two = { replay: { checkAndMark: () => false }, sessions: { save() {}, load: () => null } };
   await refused({ appToken: 'sk_live_xxx', relayUrl: 'wss://relay.stvor.com', storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
 });
 

@@ -199,7 +199,7 @@ test('several at once', () => {
   const { session, handshake } = ratchet.establishSession(alice, bob.bundle);
   const messages = ratchet.encryptMessages(session, ['one', new Uint8Array([2]), 'three']);
   const { session: his } = ratchet.establishSession(bob, handshake);
-  const opened = ratchet.decryptMessages(his, [messages[0], messages[0], messages[1], 'nonsense', messages[2].message]);
+  const opened = ratchet.decryptMessages(his, [messages[0], messages[0], messages[1], messages[2].message.slice(0, 40), messages[2].message]);
   assert.deepEqual([opened[0], opened[1].code, opened[2], opened[3].code, opened[4]], ['one', 'DUPLICATE', new Uint8Array([2]), 'MALFORMED_MESSAGE', 'three']);
   assert.throws(() => ratchet.encryptMessages(session, ['fine', 7]), (error) => error.code === 'INVALID_ARGUMENT');
   assert.throws(() => ratchet.encryptMessages(session, ['fine', 'x'.repeat(70_000)]), (error) => error.code === 'MESSAGE_TOO_LARGE');

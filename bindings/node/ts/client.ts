@@ -21,6 +21,9 @@ const EVENTS = new Set([
   'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed',
 ]);
 
+/** Told at most once for each client. */
+const ONCE = new Set(['keyfileCreated', 'relayNotDurable']);
+
 /**
  * One user of an app: sends, receives, knows whom it talks with. Made by `app.connect`.
  *
@@ -34,7 +37,7 @@ export class Client {
   readonly #iterators = new Set<MessageIterator>();
   readonly #listeners = new Map<string, Set<Listener>>();
   readonly #onClose: (client: Client) => void;
-  #listening = false;
+  #early: { name: string; fields: unknown }[] = [];
   #closing: Promise<void> | undefined;
 
   /** @internal */
@@ -42,6 +45,7 @@ export class Client {
     this.#native = native;
     this.#onClose = onClose;
     this.#handlers = new Handlers((error, message) => this.#handlerFailed(error, message));
+    native.events((text) => this.#told(text));
   }
 
   /** Our user. */
@@ -177,10 +181,9 @@ export class Client {
       let listeners = this.#listeners.get(event);
       if (!listeners) this.#listeners.set(event, (listeners = new Set()));
       listeners.add(listener);
-      if (!this.#listening) {
-        this.#listening = true;
-        this.#native.events((text) => this.#told(text));
-      }
+      const early = this.#early.filter((one) => one.name === event);
+      this.#early = this.#early.filter((one) => one.name !== event);
+      if (early.length > 0) void Promise.resolve().then(() => early.forEach((one) => this.#emit(one.name, one.fields)));
       return this;
     });
   }
@@ -379,7 +382,8 @@ export class Client {
     if (camel === 'relayNotDurable') {
       warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
     }
-    this.#emit(camel, fields);
+    // What happens once, while the client opens, waits for the first who listens.
+    if (!this.#emit(camel, fields) && ONCE.has(camel)) this.#early.push({ name: camel, fields });
   }
 
   #emit(name: string, event: unknown): boolean {

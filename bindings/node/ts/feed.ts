@@ -143,6 +143,7 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
   #given = 0;
   #ended = false;
   #failure: unknown;
+  #returned: Promise<void> = Promise.resolve();
 
   constructor(client: NativeClient, alive: Alive, over: (iterator: MessageIterator) => void) {
     this.#alive = alive;
@@ -153,9 +154,9 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
 
   next(): Promise<IteratorResult<Message, undefined>> {
     if (this.#failure !== undefined) {
-      const failed = Promise.reject(this.#failure);
+      const failed = this.#failure;
       this.#failure = undefined;
-      return failed;
+      return this.#returned.then(() => Promise.reject(failed));
     }
     if (this.#given > 0) this.#stream.settled(this.#given, true);
     this.#given = 0;
@@ -192,8 +193,9 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
     if (this.#ended) return;
     const waiter = this.#waiters.shift();
     if (!waiter) this.#failure = failure(error);
-    void this.end(false).catch(() => {});
-    waiter?.reject(failure(error));
+    // Told when what was not consumed went back, so that whoever reads next gets it in order.
+    this.#returned = this.end(false).catch(() => {});
+    if (waiter) void this.#returned.then(() => waiter.reject(failure(error)));
   }
 
   #deliver(batch: NativeMessage[]): void {
