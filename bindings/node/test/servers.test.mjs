@@ -50,10 +50,12 @@ function serve(t, [command, ...argv], ready) {
 
 async function redisServer(t, folder) {
   const socket = join(folder, 'redis.sock');
+  // What is registered first ends first: the client before its server.
+  let client;
+  t.after(() => client?.close());
   await serve(t, [programs['redis-server'], '--port', '0', '--unixsocket', socket, '--save', '', '--dir', folder], /ready to accept connections/i);
-  const client = require('redis').createClient({ socket: { path: socket } });
+  client = require('redis').createClient({ socket: { path: socket } });
   await client.connect();
-  t.after(() => client.close());
   return client;
 }
 
@@ -66,11 +68,10 @@ async function postgresServer(t, folder) {
   const [command, ...argv] = unprivileged([programs.initdb, '-D', data, '-U', 'stvor', '-A', 'trust', '--no-sync']);
   const made = spawnSync(command, argv, { encoding: 'utf8', cwd: folder });
   assert.equal(made.status, 0, made.stderr);
+  let pool;
+  t.after(() => pool?.end());
   await serve(t, unprivileged([programs.postgres, '-D', data, '-k', folder, '-c', 'listen_addresses=', '-c', 'fsync=off']), /ready to accept connections/);
-  const pool = new (require('pg').Pool)({ host: folder, user: 'stvor', database: 'postgres' });
-  // The server goes first: an idle connection that it closes is no error of the test.
-  pool.on('error', () => {});
-  t.after(() => pool.end());
+  pool = new (require('pg').Pool)({ host: folder, user: 'stvor', database: 'postgres' });
   await pool.query('CREATE TABLE sessions (peer_id text PRIMARY KEY, state bytea NOT NULL)');
   return pool;
 }
