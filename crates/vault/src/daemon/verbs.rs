@@ -130,8 +130,8 @@ pub enum AgentVerb {
     Verify {},
 }
 
-/// What the owner may ask.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the owner may ask. Some hold keys, so `Debug` shows nothing of them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are those of the functions of `Vault` of the same names")]
@@ -180,6 +180,12 @@ pub enum OwnerVerb {
     Metrics {},
     /// What is asked about backups, recovery, tokens and proofs.
     Recovery { act: Box<RecoveryVerb> },
+}
+
+impl core::fmt::Debug for OwnerVerb {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("OwnerVerb([redacted])")
+    }
 }
 
 impl OwnerVerb {
