@@ -167,7 +167,9 @@ function withoutPaths() {
 function compile() {
   const release = args.profile === 'release';
   const env = release ? withoutPaths() : process.env;
-  run('cargo', ['build', '--locked', '-p', CRATE, ...(release ? ['--release'] : [])], { env });
+  // What is released can use the system's keyring; building for tests spares its libraries.
+  const features = release && args.package === 'node' ? ['--features', 'os-keyring'] : [];
+  run('cargo', ['build', '--locked', '-p', CRATE, ...(release ? ['--release', ...features] : [])], { env });
   const base = CRATE.replaceAll('-', '_');
   const library = { darwin: `lib${base}.dylib`, win32: `${base}.dll` }[process.platform] ?? `lib${base}.so`;
   return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'release' : 'debug', library);

@@ -1,5 +1,7 @@
 /** The error of this package, and how failures of the native half become one. */
 
+import type { Finding } from './types.js';
+
 /**
  * What every call of this package fails with.
  *
@@ -24,14 +26,19 @@ export class StvorError extends Error {
   readonly retryable: boolean;
   /** What caused it, where something did. */
   declare readonly cause?: unknown;
+  /** Of `NOT_FOR_PRODUCTION`: all that was found, each with the way to mend it. */
+  declare readonly findings?: readonly Finding[];
 
-  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown }) {
+  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] }) {
     super(`${message} [${details.code}]`);
     this.code = details.code;
     this.action = actionOf(details.code);
     this.retryable = details.retryable ?? false;
     if (details.cause !== undefined) {
       Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
+    }
+    if (details.findings !== undefined) {
+      Object.defineProperty(this, 'findings', { value: details.findings, enumerable: false, configurable: true });
     }
   }
 }
@@ -52,8 +59,8 @@ export function failure(thrown: unknown): StvorError {
   const text = textOf(thrown);
   if (text.startsWith('{"stvor":')) {
     try {
-      const { code, message, retryable } = JSON.parse(text).stvor;
-      return new StvorError(message, { code, retryable });
+      const { message, ...details } = JSON.parse(text).stvor;
+      return new StvorError(message, details);
     } catch {
       // Then it only looked like one.
     }
