@@ -300,6 +300,7 @@ export class Client {
 
   /** `on`, for one event only. */
   once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    if (typeof listener !== 'function') throw invalid('a listener is a function');
     const own = (happened: ClientEvents[E]) => {
       this.off(event, own);
       return listener(happened);
