@@ -163,6 +163,16 @@ pub enum VaultError {
         /// The newest that this build reads.
         known: u32,
     },
+    /// The vault or the backup was written by an older program, in a version that is not read any more.
+    #[error(
+        "it has version {found}, and this program reads from {known} on; export with the program that made it, and import"
+    )]
+    TooOld {
+        /// The version found.
+        found: u32,
+        /// The oldest that this build reads.
+        known: u32,
+    },
     /// The log could not be written, so nothing was done.
     #[error(
         "nothing was done, because it could not be logged: {0}; make room or mend the disk, then try again"
@@ -236,6 +246,7 @@ impl ErrorCode for VaultError {
             Self::Exists(_) => "VAULT_EXISTS",
             Self::Busy(_) => "VAULT_BUSY",
             Self::TooNew { .. } => "VAULT_TOO_NEW",
+            Self::TooOld { .. } => "VAULT_TOO_OLD",
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",

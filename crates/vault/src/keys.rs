@@ -59,6 +59,15 @@ pub(crate) fn black_slot(token: &str) -> String {
     format!("{}/{token}", private_slot(Level::Black))
 }
 
+/// A keyed hash under the keys that follow from the root key, as [`BaseKeys::hash`] gives it.
+pub(crate) fn keyed_hash(root: &RootKey, purpose: &str, bytes: &[u8]) -> Secret<32> {
+    hash_with(&derive(root, "hashes"), purpose, bytes)
+}
+
+fn hash_with(key: &Secret<32>, purpose: &str, bytes: &[u8]) -> Secret<32> {
+    hmac_sha256(key.expose(), &[purpose.as_bytes(), &[0], bytes])
+}
+
 fn derive(root: &RootKey, purpose: &str) -> Secret<32> {
     hkdf_sha256::<32>(LABEL, root.expose(), purpose.as_bytes())
 }
@@ -242,7 +251,7 @@ impl BaseKeys {
 
     /// A keyed hash: it confirms nothing to who has not the key.
     pub(crate) fn hash(&self, purpose: &str, bytes: &[u8]) -> Secret<32> {
-        hmac_sha256(self.hashes.expose(), &[purpose.as_bytes(), &[0], bytes])
+        hash_with(&self.hashes, purpose, bytes)
     }
 
     /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.

@@ -708,7 +708,8 @@ fn group(engine: &mut Engine, first: Job, queue: &Receiver<Job>) {
         return;
     }
     let mut answers = vec![first(Ok(engine))];
-    while answers.len() < limits::MAX_GROUP {
+    // What waits while the group can not be committed any more is for the next one.
+    while engine.stands() && answers.len() < limits::MAX_GROUP {
         let Ok(job) = queue.try_recv() else { break };
         answers.push(job(Ok(engine)));
     }

@@ -10,13 +10,15 @@ use stvor_crypto::{Random, SystemRandom};
 use stvor_keys::KeyHolder;
 use stvor_keys::recipients::Opening;
 
-use super::{BackupKind, FORGOTTEN, Manifest, unpack};
+use super::pack::{read_head, unpack};
+use super::{BackupKind, FORGOTTEN, Manifest};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::backup::Known;
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::vault::{CHECKPOINTS, DATABASE};
-use crate::{Options, Vault, VaultError, keys, limits};
+use crate::keys::{self, RootKey};
+use crate::{Options, Vault, VaultError, limits};
 
 /// What stands between the name of the vault's directory and random digits in the name of the one that a restore works in.
 const STAGING: &str = ".restoring-";
@@ -86,12 +88,13 @@ pub struct Restored {
     pub before: Option<PathBuf>,
 }
 
-/// What a backup says about itself.
+/// What a backup says about itself. Whether this vault made it is seen when it is restored.
 ///
 /// # Errors
-/// [`VaultError::Key`] when it does not open, [`VaultError::Tampered`], [`VaultError::TooNew`], [`VaultError::Io`].
+/// [`VaultError::Key`] when it does not open, [`VaultError::Tampered`], [`VaultError::TooNew`], [`VaultError::TooOld`],
+/// [`VaultError::Io`].
 pub fn read_manifest(path: &Path, opening: &Opening) -> Result<Manifest, VaultError> {
-    unpack(path, opening, None)
+    read_head(path, opening).map(|head| head.manifest)
 }
 
 /// A directory that is removed unless it became the vault.
@@ -144,7 +147,8 @@ impl Staging {
 /// # Errors
 /// [`VaultError::Busy`]; [`VaultError::Key`] when a file does not open or the owner's secret is another one;
 /// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when events would be lost
-/// and that was not accepted; [`VaultError::Tampered`] when what was restored does not verify.
+/// and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
+/// verify.
 pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let target = restore.target;
     // Held until the end: nobody opens the vault that is about to be replaced.
@@ -153,10 +157,9 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
         return Err(VaultError::Exists(target.to_owned()));
     }
     let staging = Staging::make(target)?;
-    let manifest = assemble(restore, &staging.path)?;
+    let (manifest, root) = assemble(restore, &staging.path)?;
     let options = Options { clock: restore.clock.clone(), ..Options::default() };
     let vault = Vault::open(&staging.path, options)?;
-    let root = keys::unwrap_root(&vault.records()?.root, restore.owner)?;
     vault.unlock(root, None)?;
     let lost_events = compare(restore, &vault, manifest.size)?;
     let (lists, old) = (lists(restore), target.to_owned());
@@ -181,8 +184,9 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     Ok(Restored { manifest, memories: report.memories, ended, lost_events, before })
 }
 
-/// Puts the files together to one database in `staging`.
-fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultError> {
+/// Puts the files together to one database in `staging`. Returns what the last one says, and the root key that the owner's
+/// secret gives: each file has to be sealed with it before its database is looked at.
+fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<(Manifest, RootKey), VaultError> {
     let broken = |reason: String| VaultError::BackupChain(reason);
     let Some((first, rest)) = restore.files.split_first() else {
         return Err(broken("there are no files".into()));
@@ -190,8 +194,14 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
     if rest.len() >= limits::MAX_CHAIN {
         return Err(broken("there are more than 1000 files".into()));
     }
+    let last = rest.last().unwrap_or(first);
+    let record = read_head(last, restore.opening)?.seal.owner();
+    let record = record.ok_or_else(|| {
+        VaultError::tampered(format!("the backup {}", last.display()), "its key record is not understood")
+    })?;
+    let root = keys::unwrap_root(&record, restore.owner)?;
     let path = staging.join(DATABASE);
-    let mut newest = unpack(first, restore.opening, Some(&path))?;
+    let mut newest = unpack(first, restore.opening, (&path, &root))?;
     if newest.kind != BackupKind::Full {
         return Err(broken(format!("{} is not a full backup", first.display())));
     }
@@ -199,7 +209,7 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
     check_head(&database, &newest, first)?;
     for file in rest {
         let draft = staging.join("changes.db");
-        let manifest = unpack(file, restore.opening, Some(&draft))?;
+        let manifest = unpack(file, restore.opening, (&draft, &root))?;
         if manifest.parent != Some(newest.as_parent()) {
             return Err(broken(format!("{} does not build on the file before it", file.display())));
         }
@@ -213,7 +223,7 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
         newest = manifest;
     }
     database.merge_journal()?;
-    Ok(newest)
+    Ok((newest, root))
 }
 
 /// The log is the one that the manifest names.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use stvor_crypto::{Random, SystemRandom};
 
 use super::pack::{Contents, pack};
+use super::seal::{self, Seal};
 use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
 use crate::engine::backup::Wanted;
 use crate::memory::MemoryId;
@@ -67,9 +68,16 @@ impl Vault {
         SystemRandom::new().fill(&mut random)?;
         let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
         let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
-        let manifest = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let (manifest, owner) = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let bytes = serde_json::to_vec_pretty(&manifest);
+        let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;
+        let digest = seal::digest(&draft.0)?;
+        let sealed = seal::bytes(&bytes, &digest);
+        let mac = self.ask(move |engine| engine.keyed(seal::PURPOSE, &sealed)).wait()?;
+        let seal = Seal::new(digest, &owner, mac);
         let path = new.directory.join(BackupName::of(&manifest).to_string());
-        pack(&Contents { manifest: &manifest, database: &draft.0 }, &new.sealing, &path)?;
+        let contents = Contents { manifest: &manifest, bytes: &bytes, seal: &seal, database: &draft.0 };
+        pack(&contents, &new.sealing, &path)?;
         drop(draft);
         share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
         let record = BackupRecord { manifest, path };

@@ -13,8 +13,9 @@ use stvor_tlog::{Checkpoint, Frontier, Note};
 use super::agents::OWNER;
 use super::{Engine, Later, sign};
 use crate::audit::{Event, Operation};
-use crate::backup::{BackupKind, BackupRecord, Ended, Manifest};
+use crate::backup::{BackupKind, BackupRecord, Ended, FORMAT, Manifest};
 use crate::error::Refusal;
+use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
 use crate::storage::copy::Extent;
 use crate::storage::{Database, MemoryRow};
@@ -46,8 +47,8 @@ pub(crate) enum Known {
 }
 
 impl Engine {
-    /// Copies the database as it is now, and says what the copy is.
-    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<Manifest, VaultError> {
+    /// Copies the database as it is now. Says what the copy is, and gives the owner's record of the root key in it.
+    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<(Manifest, Vec<u8>), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Backup);
         self.audited(event, |engine, event| {
             if wanted.description.len() > limits::MAX_NAME {
@@ -72,8 +73,10 @@ impl Engine {
             event.count = Some(memories);
             let mut id = [0; 16];
             engine.rng.fill(&mut id)?;
-            Ok(Manifest {
-                format: 1,
+            let missing = || VaultError::tampered("the owner's key record", "it is missing");
+            let owner = engine.database.slot(SLOT_ROOT)?.ok_or_else(missing)?;
+            let manifest = Manifest {
+                format: FORMAT,
                 id: MemoryId::from_bytes(id),
                 kind: wanted.kind,
                 parent,
@@ -83,7 +86,8 @@ impl Engine {
                 root,
                 memories,
                 description: wanted.description.clone(),
-            })
+            };
+            Ok((manifest, owner))
         })
     }
 

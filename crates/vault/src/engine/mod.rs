@@ -80,8 +80,8 @@ pub(crate) struct Engine {
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
     wipe: bool,
-    /// The session began in this group: keys that no log entry tells of are not kept.
-    opening: bool,
+    /// This group brought keys into the memory: keys that no log entry tells of, or that are not on the disk, are not kept.
+    pub(crate) new_keys: bool,
     broken: Option<VaultError>,
     /// What writing to the public key of a level takes, for the memories of one group.
     senders: HashMap<Level, Sender>,
@@ -118,7 +118,7 @@ impl Engine {
             refused_cold: 0,
             before: None,
             wipe: false,
-            opening: false,
+            new_keys: false,
             broken: None,
             senders: HashMap::new(),
             ephemeral: HashMap::new(),
@@ -146,8 +146,11 @@ impl Engine {
             self.refused_cold = self.refused_cold.saturating_add(1);
             return Err(Refusal::Cold.into());
         }
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
         self.may_ask(&event)?;
-        self.database.run("SAVEPOINT one")?;
+        self.part("SAVEPOINT one")?;
         let later = self.later.len();
         // What the work logs of its own is undone with the rest of it.
         let logged = self.held.as_ref().map(|held| (held.tree.clone(), held.last_event.clone()));
@@ -157,7 +160,8 @@ impl Engine {
                 self.later.truncate(later);
                 event.refused = Some(error.code().to_owned());
                 (event.row, event.content) = (None, None);
-                let undone = self.database.run("ROLLBACK TO one");
+                self.notice_loss(&error);
+                let undone = self.part("ROLLBACK TO one");
                 if let (Some(held), Some(before)) = (self.held.as_mut(), logged) {
                     (held.tree, held.last_event) = before;
                 }
@@ -173,10 +177,35 @@ impl Engine {
             }
         };
         if self.broken.is_none() {
-            self.database.run("RELEASE one")?;
+            self.part("RELEASE one")?;
         }
         self.metrics.count(event.operation, event.refused.as_deref());
         done
+    }
+
+    /// Parts the group for one operation. When that fails nobody knows what of the group stands, so nothing of it may.
+    fn part(&mut self, statement: &str) -> Result<(), VaultError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let done = self.database.run(statement);
+        if let Err(error) = &done {
+            self.broken = Some(as_log_failure(error));
+        }
+        done
+    }
+
+    /// SQLite gives up the whole transaction, and not only the statement, when it can not read or write a page.
+    fn notice_loss(&mut self, error: &VaultError) {
+        if self.broken.is_none() && !self.database.in_transaction() {
+            self.broken = Some(as_log_failure(error));
+        }
+    }
+
+    /// Whether the group can still be committed. If not, nothing more may be done in it.
+    pub(crate) fn stands(&mut self) -> bool {
+        self.notice_loss(&lost_transaction());
+        self.broken.is_none()
     }
 
     /// Appends an event to the log.
@@ -184,7 +213,7 @@ impl Engine {
         let logged = self.try_log(event);
         if let Err(error) = &logged {
             // Without its log entry nothing of the group may stand.
-            self.broken = Some(error.clone());
+            self.broken.get_or_insert(as_log_failure(error));
         }
         logged
     }
@@ -215,10 +244,14 @@ impl Engine {
     /// Begins a group of operations.
     pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
         (self.before, self.wipe, self.broken) = (None, false, None);
-        self.opening = false;
+        self.new_keys = false;
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
+        if self.database.in_transaction() {
+            // The end of the last group failed half-way.
+            self.database.run("ROLLBACK")?;
+        }
         self.database.run("BEGIN IMMEDIATE")
     }
 
@@ -226,16 +259,17 @@ impl Engine {
     pub(crate) fn commit(&mut self) -> Result<(), VaultError> {
         let done = self.try_commit();
         if done.is_err() {
-            let _ = self.database.run("ROLLBACK");
+            if self.database.in_transaction() {
+                let _ = self.database.run("ROLLBACK");
+            }
             self.index = None;
             if let (Some((tree, last)), Some(held)) = (self.before.take(), self.held.as_mut()) {
                 (held.tree, held.last_event) = (tree, last);
-                // The key that was to take over is not on the disk: only an unlock finds the right one again.
-                if held.retiring.is_some() {
-                    self.held = None;
-                }
             }
-            if self.opening {
+            // What a token opened is in no log, and what changed of the keys is not on the disk: writing with such a key would
+            // seal to nobody.
+            self.drop_token();
+            if self.new_keys {
                 self.held = None;
             }
         }
@@ -263,8 +297,8 @@ impl Engine {
     }
 
     fn try_commit(&mut self) -> Result<(), VaultError> {
-        if let Some(error) = self.broken.take() {
-            return Err(error);
+        if !self.stands() {
+            return Err(self.broken.take().unwrap_or_else(lost_transaction));
         }
         let note = match (&self.held, &self.before) {
             (Some(held), Some(_)) => Some(sign(held)?),
@@ -401,6 +435,19 @@ impl Engine {
         let place = || format!("the event {}", row.seq);
         let opened = self.held()?.base.open_event(row);
         opened.ok_or_else(|| VaultError::tampered(place(), "it was changed, or stands in another's place"))
+    }
+}
+
+/// Why nothing of a group stands whose transaction is gone.
+pub(crate) fn lost_transaction() -> VaultError {
+    VaultError::LogUnavailable("the database could not read or write a page and undid what was under way".into())
+}
+
+/// The same, when an error says more.
+fn as_log_failure(error: &VaultError) -> VaultError {
+    match error {
+        VaultError::LogUnavailable(_) => error.clone(),
+        other => VaultError::LogUnavailable(other.to_string()),
     }
 }
 

@@ -41,7 +41,7 @@ impl Engine {
                 (Ok(_), None) => {}
             }
         }
-        self.opening = true;
+        self.new_keys = true;
         if let Some(held) = self.held.as_mut() {
             held.session = Some(session);
         }
@@ -180,6 +180,7 @@ impl Engine {
     pub(crate) fn rotate_signing_key(&mut self) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::RotateSigningKey);
         self.audited(event, |engine, event| {
+            engine.new_keys = true;
             let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
             let base = &mut held.base;
             let fresh = Signer::generate(base.signer.verifier().name(), &mut engine.rng)?;

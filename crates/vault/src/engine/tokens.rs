@@ -124,6 +124,7 @@ impl Engine {
             let sealed = held.base.rows.seal(&mut engine.rng, name.as_bytes(), key.public().as_bytes())?;
             engine.database.put_slot(&name, &sealed)?;
             held.base.add_black(key.public().clone());
+            engine.new_keys = true;
             event.count = Some(records.len() as u64);
             Ok(())
         })

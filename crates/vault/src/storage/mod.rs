@@ -49,6 +49,25 @@ pub(crate) fn failed(error: &rusqlite::Error) -> VaultError {
     }
 }
 
+/// What a schema consists of: type, name, table, text.
+type Schema = Vec<(String, String, String, Option<String>)>;
+
+fn schema(connection: &Connection) -> Result<Schema, VaultError> {
+    let read = || {
+        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name, type";
+        let mut statement = connection.prepare(sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        rows.collect::<rusqlite::Result<Schema>>()
+    };
+    read().map_err(|error| failed(&error))
+}
+
+fn expected_schema() -> Result<Schema, VaultError> {
+    let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
+    connection.execute_batch(include_str!("schema.sql")).map_err(|error| failed(&error))?;
+    schema(&connection)
+}
+
 impl Database {
     /// Makes the database at `path`, mode 0600.
     pub(crate) fn create(path: &Path) -> Result<Self, VaultError> {
@@ -75,18 +94,15 @@ impl Database {
             ));
         }
         let found = u32::try_from(database.pragma("user_version")?).unwrap_or(u32::MAX);
-        if found > SCHEMA {
-            return Err(VaultError::TooNew { found, known: SCHEMA });
+        match found.cmp(&SCHEMA) {
+            core::cmp::Ordering::Less => return Err(VaultError::TooOld { found, known: SCHEMA }),
+            core::cmp::Ordering::Greater => return Err(VaultError::TooNew { found, known: SCHEMA }),
+            core::cmp::Ordering::Equal => {}
         }
-        // They would run inside our statements, as often and as long as their author likes.
-        let foreign: i64 = database
-            .connection
-            .query_row("SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')", [], |row| {
-                row.get(0)
-            })
-            .map_err(|error| failed(&error))?;
-        if foreign != 0 {
-            return Err(VaultError::tampered("the schema", "it holds triggers or views"));
+        // Triggers, views, virtual tables and conditions would run inside our statements, and a table of another form would
+        // hold what no statement of ours expects.
+        if schema(&database.connection)? != expected_schema()? {
+            return Err(VaultError::tampered("the schema", "it is not that of a vault"));
         }
         Ok(database)
     }
@@ -109,6 +125,11 @@ impl Database {
     fn pragma(&self, name: &str) -> Result<i64, VaultError> {
         let read = self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
         read.map_err(|error| failed(&error))
+    }
+
+    /// Whether a transaction is under way.
+    pub(crate) fn in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
     }
 
     /// Runs statements that give no rows of interest.

@@ -88,7 +88,11 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
+    /// Every change is one of a transaction. Where SQLite gave that up by itself, a statement that comes after would stand alone.
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
+        if !self.in_transaction() {
+            return Err(crate::engine::lost_transaction());
+        }
         let run = || self.connection.prepare_cached(sql)?.execute(values);
         run().map_err(|error| failed(&error))
     }
@@ -244,6 +248,11 @@ impl Database {
     pub(crate) fn remove_record(&self, table: Table, key: &[u8]) -> Rows<()> {
         let (name, column) = table.names();
         self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key]).map(|_| ())
+    }
+
+    pub(super) fn remove_records(&self, table: Table) -> Rows<()> {
+        let (name, _) = table.names();
+        self.execute(&format!("DELETE FROM {name}"), []).map(|_| ())
     }
 
     pub(crate) fn insert_event(&self, event: &EventRow, nodes: &[Node]) -> Rows<()> {

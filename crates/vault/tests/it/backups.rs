@@ -220,6 +220,132 @@ fn files_that_do_not_follow_each_other_or_were_changed_are_refused() {
     assert!(!target.exists());
 }
 
+/// What is in a backup, by name.
+fn unpacked(path: &Path, world: &World) -> Vec<(String, Vec<u8>)> {
+    use std::io::Read;
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let mut archive = tar::Archive::new(opening.reader(std::fs::File::open(path).unwrap()).unwrap());
+    let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    };
+    archive.entries().unwrap().map(read).collect()
+}
+
+/// Seals such a list to the owner's public key, as everybody can who knows it.
+fn pack(path: &Path, world: &World, files: &[(String, Vec<u8>)]) {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    let sealing = Sealing::to(vec![identity(world.directory.path()).recipient()]);
+    let mut writer = sealing.writer(std::fs::File::create(path).unwrap()).unwrap();
+    std::io::Write::write_all(&mut writer, &archive.into_inner().unwrap()).unwrap();
+    writer.finish().unwrap();
+}
+
+/// Changes the database of a backup as somebody does who keeps it and has the owner's public key.
+fn doctored(path: &Path, world: &World, statements: &str) {
+    let mut files = unpacked(path, world);
+    let draft = world.directory.path().join("doctored.db");
+    for (name, bytes) in &mut files {
+        if name == "vault.db" {
+            std::fs::write(&draft, &*bytes).unwrap();
+            let database = rusqlite::Connection::open(&draft).unwrap();
+            database.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+            database.execute_batch(statements).unwrap();
+            drop(database);
+            *bytes = std::fs::read(&draft).unwrap();
+        }
+    }
+    std::fs::remove_file(&draft).unwrap();
+    pack(path, world, &files);
+}
+
+#[test]
+fn a_backup_that_somebody_else_made_or_changed_runs_nothing_and_brings_nothing() {
+    let world = World::new();
+    let victim = world.directory.path().join("victim.db");
+    let database = rusqlite::Connection::open(&victim).unwrap();
+    database.execute_batch("CREATE TABLE memory (id); INSERT INTO memory VALUES (1)").unwrap();
+    drop(database);
+    // What is read as the name of a table is more than one.
+    let evil = format!(
+        "CREATE TABLE \"event; COMMIT; ATTACH DATABASE '{}' AS v; DELETE FROM v.memory; BEGIN; --\"(x)",
+        victim.display()
+    );
+    let target = world.directory.path().join("elsewhere");
+    let untouched = |what: &str| {
+        let database = rusqlite::Connection::open(&victim).unwrap();
+        let count = database.query_row("SELECT count(*) FROM memory", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count.unwrap(), 1, "{what}");
+        assert!(!target.exists(), "{what}");
+    };
+
+    // A vault of the attacker's own, sealed to the owner's public key.
+    let foreign = World::new();
+    identity(world.directory.path());
+    std::fs::copy(world.directory.path().join("identity"), foreign.directory.path().join("identity")).unwrap();
+    let vault = foreign.open();
+    vault.change_secret(&owner(), &passphrase("the attacker's")).unwrap();
+    let full = backup(&vault, &foreign, BackupKind::Full).path;
+    store(&vault, "x", Level::Working);
+    let one = backup(&vault, &foreign, BackupKind::Incremental).path;
+    drop(vault);
+    doctored(&one, &foreign, &evil);
+    let refused = bring_back(&world, &target, &[full, one], false).unwrap_err();
+    assert_eq!(refused.code(), "WRONG_KEY", "{refused}");
+    untouched("a vault of somebody else");
+
+    // The owner's own, changed.
+    for statements in [
+        evil.as_str(),
+        "CREATE VIEW v AS SELECT 1",
+        "UPDATE memory SET header = zeroblob(10)",
+        "DELETE FROM approval",
+        "DELETE FROM slot WHERE name = 'codes'",
+    ] {
+        let world = World::new();
+        let vault = world.open();
+        store(&vault, "one", Level::Working);
+        let full = backup(&vault, &world, BackupKind::Full).path;
+        store(&vault, "two", Level::Working);
+        let one = backup(&vault, &world, BackupKind::Incremental).path;
+        drop(vault);
+        let sound = std::fs::read(&full).unwrap();
+        for file in [&full, &one] {
+            std::fs::write(&full, &sound).unwrap();
+            doctored(file, &world, statements);
+            let refused = bring_back(&world, &target, &[full.clone(), one.clone()], false).unwrap_err();
+            assert_eq!(refused.code(), "VAULT_TAMPERED", "{statements}: {refused}");
+            untouched(statements);
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_another_version_is_refused_by_name() {
+    let world = World::new();
+    let vault = world.open();
+    let full = backup(&vault, &world, BackupKind::Full).path;
+    for (from, code) in [("1", "VAULT_TOO_OLD"), ("3", "VAULT_TOO_NEW")] {
+        let mut files = unpacked(&full, &world);
+        let manifest = String::from_utf8(files[0].1.clone()).unwrap();
+        files[0].1 = manifest.replace("\"format\": 2", &format!("\"format\": {from}")).into_bytes();
+        let other = world.directory.path().join("other.age");
+        pack(&other, &world, &files);
+        let opening = Opening::with(vec![identity(world.directory.path())]);
+        assert_eq!(read_manifest(&other, &opening).unwrap_err().code(), code);
+        let target = world.directory.path().join("elsewhere");
+        assert_eq!(bring_back(&world, &target, &[other], false).unwrap_err().code(), code);
+    }
+}
+
 #[test]
 fn a_backup_under_a_passphrase_shows_nothing_and_opens_with_it() {
     let world = World::new();

@@ -252,3 +252,29 @@ fn verifying_contents_opens_those_whose_keys_are_held() {
     assert_eq!(problems.len(), 1);
     assert!(problems[0].place.contains(&ids[3].to_string()));
 }
+
+#[test]
+fn a_schema_that_is_not_the_vaults_is_refused() {
+    for statement in [
+        "CREATE TABLE extra (x)",
+        "CREATE VIEW extra AS SELECT 1",
+        "CREATE TRIGGER extra AFTER INSERT ON event BEGIN DELETE FROM memory; END",
+        "CREATE INDEX extra ON event (sealed)",
+        "CREATE VIRTUAL TABLE extra USING fts5(x)",
+        "ALTER TABLE memory ADD COLUMN extra BLOB AS (zeroblob(1000000000))",
+        "DROP INDEX memory_due",
+    ] {
+        let (world, _) = filled();
+        Connection::open(world.path().join("vault.db")).unwrap().execute_batch(statement).unwrap();
+        let refused = Vault::open(&world.path(), world.options()).unwrap_err();
+        assert_eq!(refused.code(), "VAULT_TAMPERED", "{statement}");
+        assert!(refused.to_string().contains("schema"), "{statement}: {refused}");
+    }
+    let (world, _) = filled();
+    for (version, code) in [(0, "VAULT_TOO_OLD"), (1_000, "VAULT_TOO_NEW")] {
+        let database = Connection::open(world.path().join("vault.db")).unwrap();
+        database.pragma_update(None, "user_version", version).unwrap();
+        drop(database);
+        assert_eq!(Vault::open(&world.path(), world.options()).unwrap_err().code(), code);
+    }
+}
