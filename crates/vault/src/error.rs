@@ -178,6 +178,12 @@ pub enum VaultError {
         "nothing was done, because it could not be logged: {0}; make room or mend the disk, then try again"
     )]
     LogUnavailable(String),
+    /// Something was destroyed, but is not overwritten on the disk yet.
+    #[error(
+        "it is done and logged, but what it destroyed is not overwritten on the disk yet: {0}; the vault goes on trying, \
+         make room or mend the disk"
+    )]
+    WipePending(String),
     /// The system refused an operation on a file.
     #[error("{what} {}: {reason}", path.display())]
     Io {
@@ -248,6 +254,7 @@ impl ErrorCode for VaultError {
             Self::TooNew { .. } => "VAULT_TOO_NEW",
             Self::TooOld { .. } => "VAULT_TOO_OLD",
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
+            Self::WipePending(_) => "VAULT_WIPE_PENDING",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
             Self::BackupChain(_) => "BACKUP_CHAIN",

@@ -289,13 +289,13 @@ pub(crate) struct SessionKeys {
 }
 
 impl SessionKeys {
-    /// Opens the private keys of levels 2 and 3.
-    pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
-        let mut session = Self::default();
+    /// Opens the private keys of levels 2 and 3. A record that is damaged closes its own level: what is wrong comes with it.
+    pub(crate) fn open(root: &RootKey, slots: &Slots) -> (Self, Vec<VaultError>) {
+        let (mut session, mut damaged) = (Self::default(), Vec::new());
         for level in [Level::Private, Level::Sealed] {
-            session.add(level, &derive(root, level.name()), slots)?;
+            damaged.extend(session.add(level, &derive(root, level.name()), slots).err());
         }
-        Ok(session)
+        (session, damaged)
     }
 
     /// Opens the private key of level 4.

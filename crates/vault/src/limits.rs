@@ -44,8 +44,12 @@ pub const MAX_BOUNDARY_ANSWER: usize = 4_096;
 pub const BOUNDARY_DEADLINE: Duration = Duration::from_secs(2);
 /// How old a boundary daemon's answer may be.
 pub const BOUNDARY_AGE: Duration = Duration::from_secs(30);
+/// Places with damage that are told of one by one, and last events of a log that are looked at until one is sound.
+pub const MAX_DAMAGED: u64 = 1_000;
 /// Bytes of the file of checkpoints outside the database before it is begun anew.
 pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
+/// Bytes of such a file that are read at most: one that is longer was written by somebody else.
+pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

@@ -145,12 +145,18 @@ impl PropertyProof {
     }
 }
 
-/// The salt that shows a content to be the committed one, if its owner wants that.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The salt that shows a content to be the committed one, if its owner wants that. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContentOpening {
     /// In hexadecimal digits.
     pub salt: String,
+}
+
+impl core::fmt::Debug for ContentOpening {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl ContentOpening {

@@ -185,7 +185,8 @@ impl Vault {
         let mut ended = vec![path.join(crate::backup::FORGOTTEN)];
         ended.extend(options.forgotten.iter().cloned());
         let boundary = options.boundary.clone();
-        let engine = Engine::new((database, lock), (outside, ended), options);
+        let mut engine = Engine::new((database, lock), (outside, ended), options);
+        engine.resume();
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let thread =
             std::thread::Builder::new().name("stvor-vault".into()).spawn(move || run(engine, &queue));
@@ -707,14 +708,27 @@ fn group(engine: &mut Engine, first: Job, queue: &Receiver<Job>) {
         first(Err(error.clone()))(Err(error));
         return;
     }
-    let mut answers = vec![first(Ok(engine))];
+    let mut answers = vec![perform(engine, first)];
     // What waits while the group can not be committed any more is for the next one.
     while engine.stands() && answers.len() < limits::MAX_GROUP {
         let Ok(job) = queue.try_recv() else { break };
-        answers.push(job(Ok(engine)));
+        answers.push(perform(engine, job));
     }
     let committed = engine.commit();
-    for answer in answers {
-        answer(committed.clone());
+    for (answer, destroyed) in answers {
+        answer(match &committed {
+            Ok(Some(pending)) if destroyed => Err(pending.clone()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.clone()),
+        });
     }
+}
+
+/// Does one job. With its answer: whether it destroyed something.
+fn perform(engine: &mut Engine, job: Job) -> (Answer, bool) {
+    let before = core::mem::take(&mut engine.wipe);
+    let answer = job(Ok(engine));
+    let destroyed = engine.wipe;
+    engine.wipe |= before;
+    (answer, destroyed)
 }

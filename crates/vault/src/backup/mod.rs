@@ -8,8 +8,8 @@
 mod name;
 mod pack;
 mod restore;
-pub(crate) mod seal;
 pub mod retention;
+pub(crate) mod seal;
 mod service;
 
 use std::path::PathBuf;
@@ -92,6 +92,9 @@ pub struct BackupRecord {
     pub manifest: Manifest,
     /// Where it was written to.
     pub path: PathBuf,
+    /// What did not verify in the vault when it was made. Such a backup is restored with the damage, or not at all.
+    #[serde(default)]
+    pub problems: u64,
 }
 
 /// A backup that is to be made.

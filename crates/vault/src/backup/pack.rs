@@ -125,9 +125,14 @@ fn read(path: &Path, opening: &Opening, wanted: Option<(&Path, &RootKey)>) -> Re
         match name.as_str() {
             MANIFEST if manifest.is_none() => {
                 let bytes = small()?;
-                manifest = Some((parse_manifest(&bytes).map_err(|error| error.unwrap_or_else(|| bad(
-                    "its manifest is not understood; a newer program may have made it",
-                )))?, bytes));
+                manifest = Some((
+                    parse_manifest(&bytes).map_err(|error| {
+                        error.unwrap_or_else(|| {
+                            bad("its manifest is not understood; a newer program may have made it")
+                        })
+                    })?,
+                    bytes,
+                ));
             }
             SEAL if seal.is_none() => {
                 let read: Result<Seal, _> = serde_json::from_slice(&small()?);

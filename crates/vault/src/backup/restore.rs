@@ -15,10 +15,10 @@ use super::{BackupKind, FORGOTTEN, Manifest};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::backup::Known;
+use crate::keys::{self, RootKey};
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::vault::{CHECKPOINTS, DATABASE};
-use crate::keys::{self, RootKey};
-use crate::{Options, Vault, VaultError, limits};
+use crate::{Options, Problem, Vault, VaultError, limits};
 
 /// What stands between the name of the vault's directory and random digits in the name of the one that a restore works in.
 const STAGING: &str = ".restoring-";
@@ -39,6 +39,8 @@ pub struct Restore<'a> {
     pub checkpoints: &'a [PathBuf],
     /// Whether it is all right that events after the backup are lost.
     pub accept_loss: bool,
+    /// Whether it is all right that something in the backup is damaged: the rest is brought back, and the damage is listed.
+    pub accept_damage: bool,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -59,6 +61,7 @@ impl<'a> Restore<'a> {
             forgotten: &[],
             checkpoints: &[],
             accept_loss: false,
+            accept_damage: false,
             clock: Arc::new(SystemClock::new()),
         }
     }
@@ -84,6 +87,8 @@ pub struct Restored {
     pub ended: u64,
     /// Events that were logged after the backup, as far as is known, and are lost.
     pub lost_events: u64,
+    /// What does not verify, where that was accepted.
+    pub damage: Vec<Problem>,
     /// Where the vault that was there before is kept.
     pub before: Option<PathBuf>,
 }
@@ -174,14 +179,17 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     };
     let ended = vault.ask(finish).wait()?;
     let report = vault.verify()?;
-    if let Some(problem) = report.problems.first() {
-        return Err(VaultError::tampered(problem.place.clone(), problem.reason.clone()));
+    if let Some(problem) = report.problems.first().filter(|_| !restore.accept_damage) {
+        let reason =
+            format!("{}; the backup holds it so, and --accept-damage brings the rest back", problem.reason);
+        return Err(VaultError::tampered(problem.place.clone(), reason));
     }
     drop(vault);
     keep_list(restore, &staging.path);
     let before = exchange(restore, staging)?;
     drop(lock);
-    Ok(Restored { manifest, memories: report.memories, ended, lost_events, before })
+    let damage = report.problems;
+    Ok(Restored { manifest, memories: report.memories, ended, lost_events, damage, before })
 }
 
 /// Puts the files together to one database in `staging`. Returns what the last one says, and the root key that the owner's
@@ -243,8 +251,8 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, Vault
     let mut lost = 0;
     let own = restore.target.join(CHECKPOINTS);
     for path in core::iter::once(&own).chain(restore.checkpoints).filter(|path| path.is_file()) {
-        let Some(note) = CheckpointFile::open(path)?.newest()? else { continue };
-        match vault.ask(move |engine| engine.compare(&note)).wait()? {
+        let mut file = CheckpointFile::open(path)?;
+        match vault.ask(move |engine| engine.compare_file(&mut file)).wait()? {
             Known::Holds => {}
             Known::Longer(known) => lost = lost.max(known.saturating_sub(size)),
             // A longer log that was restored from another backup earlier ends here too.

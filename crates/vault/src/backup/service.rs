@@ -57,7 +57,8 @@ fn share_list(list: &Path, beside: &Path) -> Result<(), VaultError> {
 }
 
 impl Vault {
-    /// Makes a backup. The vault answers nobody while the database is copied; sealing and writing the file does not stop it.
+    /// Makes a backup, and verifies the vault: the record says how much is damaged in it. The vault answers nobody while the
+    /// database is copied and while it is verified; sealing and writing the file does not stop it.
     ///
     /// # Errors
     /// [`crate::Refusal::Cold`]; [`VaultError::Invalid`] for an incremental one when there is none to build on;
@@ -80,7 +81,10 @@ impl Vault {
         pack(&contents, &new.sealing, &path)?;
         drop(draft);
         share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
-        let record = BackupRecord { manifest, path };
+        // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
+        let report = self.verify()?;
+        let problems = report.problems.len() as u64 + report.more_problems;
+        let record = BackupRecord { manifest, path, problems };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
         Ok(record)

@@ -31,7 +31,12 @@ impl Engine {
             let plain = rows.open(&approval_ad(&key), &record).map_err(|_| tampered())?;
             serde_json::from_slice::<Approval>(plain.expose()).map_err(|_| tampered())
         };
-        self.database.records(Table::Approval)?.into_iter().map(open).collect()
+        let mut sound = Vec::new();
+        for record in self.database.records(Table::Approval)? {
+            // One that somebody changed allows nothing, and keeps no other from being asked for.
+            sound.extend(self.sound(open(record))?);
+        }
+        Ok(sound)
     }
 
     /// Asks the owner to approve one recall.

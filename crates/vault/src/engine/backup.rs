@@ -1,9 +1,6 @@
 //! Copies for backups, the memory of them, and what a restore does to the vault that it brings back.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use stvor_crypto::Random;
@@ -11,14 +8,14 @@ use stvor_crypto::kdf::constant_time_eq;
 use stvor_tlog::{Checkpoint, Frontier, Note};
 
 use super::agents::OWNER;
-use super::{Engine, Later, sign};
+use super::{Engine, sign};
 use crate::audit::{Event, Operation};
 use crate::backup::{BackupKind, BackupRecord, Ended, FORMAT, Manifest};
 use crate::error::Refusal;
 use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
 use crate::storage::copy::Extent;
-use crate::storage::{Database, MemoryRow};
+use crate::storage::{CheckpointFile, Database, MemoryRow};
 use crate::{VaultError, limits};
 
 /// The record of backups that were made.
@@ -169,29 +166,6 @@ impl Engine {
         Ok(ended)
     }
 
-    /// Appends what ended to each list. The commit before it stands.
-    pub(super) fn append_ended(&self, changes: &[Later]) -> Result<(), VaultError> {
-        let mut lines = String::new();
-        for change in changes {
-            if let Later::Ended(ended) = change {
-                let line = serde_json::to_string(ended);
-                lines += &line.map_err(|error| VaultError::Database(error.to_string()))?;
-                lines.push('\n');
-            }
-        }
-        if lines.is_empty() {
-            return Ok(());
-        }
-        self.ended.iter().try_for_each(|path| {
-            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            let written = opened.and_then(|mut file| {
-                file.write_all(lines.as_bytes())?;
-                file.sync_all()
-            });
-            written.map_err(|error| VaultError::io("writing", path, &error))
-        })
-    }
-
     /// What of a list was written by this vault. Everything else in it is passed over.
     pub(crate) fn trusted_ended(&self, list: &str) -> Result<Vec<Ended>, VaultError> {
         let mut trusted = Vec::new();
@@ -251,6 +225,21 @@ impl Engine {
         Ok(if same { Known::Holds } else { Known::Other })
     }
 
+    /// How the checkpoints in a file stand to it: what this log signed, and what claims to go further.
+    pub(crate) fn compare_file(&self, file: &mut CheckpointFile) -> Result<Known, VaultError> {
+        let held = self.held()?;
+        let (origin, trusted) = (held.base.signer.verifier().name(), held.base.verifiers());
+        let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+        let signed = found.note.as_ref().map(|note| self.compare(note)).transpose()?;
+        let claimed = found.claimed.as_ref().map(|note| self.compare(note)).transpose()?;
+        Ok(match (signed, claimed) {
+            (Some(Known::Other), _) | (None, Some(Known::Other)) => Known::Other,
+            (Some(Known::Longer(one)), Some(Known::Longer(other))) => Known::Longer(one.max(other)),
+            (Some(Known::Holds) | None, Some(longer @ Known::Longer(_))) => longer,
+            (signed, _) => signed.unwrap_or(Known::Holds),
+        })
+    }
+
     /// Finishes a restore: nothing that ended since comes back, and no approval; the log says what happened. Returns how
     /// many memories were ended.
     pub(crate) fn finish_restore(&mut self, from: &Manifest, ended: &[Ended]) -> Result<u64, VaultError> {
@@ -271,7 +260,7 @@ impl Engine {
 
     fn end_again(&mut self, ended: &Ended) -> Result<bool, VaultError> {
         let Some(row) = self.database.memory(&ended.memory)? else { return Ok(false) };
-        let header = self.header(&row)?;
+        let Some(header) = self.sound(self.header(&row))? else { return self.clear_damaged(row) };
         let over = matches!(header.state, State::Forgotten | State::Expired) || header.state == ended.state;
         if over {
             return Ok(false);
@@ -283,6 +272,20 @@ impl Engine {
         let mut event = Event::new(self.clock.now(), OWNER, operation);
         (event.memory, event.level) = (Some(header.id), Some(header.level));
         event.row = Some(self.destroy((row, header), ended.state, "it had ended before the restore")?);
+        self.log(&event)?;
+        Ok(true)
+    }
+
+    /// Ends a memory of which nothing but its name can be read.
+    fn clear_damaged(&mut self, mut row: MemoryRow) -> Result<bool, VaultError> {
+        if row.wrapped.is_none() && row.content.is_none() {
+            return Ok(false);
+        }
+        self.database.clear_memory(&row.id)?;
+        (row.wrapped, row.content, row.due) = (None, None, None);
+        self.wipe = true;
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::Forget);
+        (event.memory, event.row) = (Some(row.id), Some(row.digest()));
         self.log(&event)?;
         Ok(true)
     }

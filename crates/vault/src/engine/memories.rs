@@ -295,6 +295,11 @@ impl Engine {
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             may_change(caller, &header)?;
+            if header.state == State::Forgotten && state == State::Forgotten && engine.unwiped() {
+                // It is asked for again because it was not overwritten then.
+                engine.wipe = true;
+                return Ok(());
+            }
             if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
                 return Err(Refusal::Gone("it was ended before").into());
             }
@@ -328,8 +333,9 @@ impl Engine {
         self.database.update_memory(&row)?;
         self.later.push(Later::Remove(row.id));
         if matches!(state, State::Forgotten | State::Tombstoned) {
-            let ended = self.ended(&header)?;
-            self.later.push(Later::Ended(ended));
+            let ended = serde_json::to_string(&self.ended(&header)?);
+            let ended = ended.map_err(|error| VaultError::Database(error.to_string()))?;
+            self.database.add_ended(&ended)?;
         }
         Ok(row.digest())
     }

@@ -10,10 +10,12 @@ mod proofs;
 mod recovery;
 mod search;
 pub(crate) mod sessions;
+mod settle;
 pub(crate) mod status;
 mod tokens;
 
-use std::collections::HashMap;
+use core::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,7 +24,6 @@ use stvor_crypto::SystemRandom;
 use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 
 use crate::audit::{Event, Operation, hex};
-use crate::backup::Ended;
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
 use crate::keys::{BaseKeys, SessionKeys};
@@ -31,7 +32,7 @@ use crate::memory::{Header, MemoryId};
 use crate::metrics::{Alert, AlertHook, Metrics};
 use crate::sealing::Sender;
 use crate::storage::index::Index;
-use crate::storage::{CheckpointFile, Database, EventRow, Lock, MemoryRow};
+use crate::storage::{CheckpointFile, Database, EndedList, EventRow, Lock, MemoryRow};
 use crate::vault::{Auditor, Options};
 use crate::{VaultError, limits};
 
@@ -59,8 +60,6 @@ struct Refusals {
 enum Later {
     Add(MemoryId, (String, Level), String),
     Remove(MemoryId),
-    /// For the lists of memories that no restore may bring back.
-    Ended(Ended),
 }
 
 /// The state of an open vault.
@@ -68,7 +67,11 @@ pub(crate) struct Engine {
     pub(crate) database: Database,
     pub(crate) outside: Vec<CheckpointFile>,
     /// Where the names of ended memories are appended to.
-    pub(crate) ended: Vec<PathBuf>,
+    pub(crate) ended: Vec<EndedList>,
+    /// Lines up to this one are in all lists, and still in the database.
+    listed: i64,
+    /// What could not be done after a commit, and was told of.
+    told: settle::Told,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: SystemRandom,
     pub(crate) auditors: Vec<Arc<Auditor>>,
@@ -79,7 +82,10 @@ pub(crate) struct Engine {
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
-    wipe: bool,
+    /// Something was destroyed in this group.
+    pub(crate) wipe: bool,
+    /// Something was destroyed before, and is not overwritten yet.
+    unwiped: bool,
     /// This group brought keys into the memory: keys that no log entry tells of, or that are not on the disk, are not kept.
     pub(crate) new_keys: bool,
     broken: Option<VaultError>,
@@ -91,6 +97,8 @@ pub(crate) struct Engine {
     hooks: Vec<Arc<AlertHook>>,
     /// What hooks are told when the group is over.
     alerts: Vec<Alert>,
+    /// Places with damage that hooks were told of.
+    damaged: RefCell<BTreeSet<String>>,
     /// The vault is to be closed after this group.
     pub(crate) shut: bool,
     /// What a token signs next to show that it is there. Used once.
@@ -107,7 +115,9 @@ impl Engine {
         Self {
             database,
             outside,
-            ended,
+            ended: ended.into_iter().map(EndedList::new).collect(),
+            listed: 0,
+            told: settle::Told::default(),
             clock: options.clock,
             rng: SystemRandom::new(),
             auditors: options.auditors,
@@ -118,6 +128,7 @@ impl Engine {
             refused_cold: 0,
             before: None,
             wipe: false,
+            unwiped: true,
             new_keys: false,
             broken: None,
             senders: HashMap::new(),
@@ -125,6 +136,7 @@ impl Engine {
             metrics: Metrics::new(),
             hooks: options.alerts,
             alerts: Vec::new(),
+            damaged: RefCell::default(),
             shut: false,
             token_challenge: None,
             _lock: lock,
@@ -252,11 +264,17 @@ impl Engine {
             // The end of the last group failed half-way.
             self.database.run("ROLLBACK")?;
         }
-        self.database.run("BEGIN IMMEDIATE")
+        self.database.run("BEGIN IMMEDIATE")?;
+        if self.listed > 0 {
+            self.database.remove_ended(self.listed)?;
+        }
+        Ok(())
     }
 
-    /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole.
-    pub(crate) fn commit(&mut self) -> Result<(), VaultError> {
+    /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole. What can not be
+    /// undone any more fails no asker: only those who destroyed something are told what is returned, when it is not
+    /// overwritten yet.
+    pub(crate) fn commit(&mut self) -> Result<Option<VaultError>, VaultError> {
         let done = self.try_commit();
         if done.is_err() {
             if self.database.in_transaction() {
@@ -274,14 +292,14 @@ impl Engine {
             }
         }
         self.tell(&done);
-        done
+        done.map(|note| self.settle(note.as_ref()))
     }
 
     /// Tells the hooks what the group brought.
-    fn tell(&mut self, done: &Result<(), VaultError>) {
+    fn tell<T>(&mut self, done: &Result<T, VaultError>) {
         let mut alerts = core::mem::take(&mut self.alerts);
         match done {
-            Ok(()) => self.metrics.commits.increment(1),
+            Ok(_) => self.metrics.commits.increment(1),
             Err(error) => {
                 // What was refused in this group is in no log: the group is told of instead.
                 alerts.clear();
@@ -293,10 +311,14 @@ impl Engine {
             // Exact up to 2^53 events.
             self.metrics.events.set(held.tree.size() as f64);
         }
-        alerts.iter().for_each(|alert| self.hooks.iter().for_each(|hook| hook(alert)));
+        alerts.iter().for_each(|alert| self.alert(alert));
     }
 
-    fn try_commit(&mut self) -> Result<(), VaultError> {
+    fn alert(&self, alert: &Alert) {
+        self.hooks.iter().for_each(|hook| hook(alert));
+    }
+
+    fn try_commit(&mut self) -> Result<Option<Note>, VaultError> {
         if !self.stands() {
             return Err(self.broken.take().unwrap_or_else(lost_transaction));
         }
@@ -308,49 +330,11 @@ impl Engine {
             self.database.put_checkpoint(&note.to_string())?;
         }
         self.database.run("COMMIT")?;
-        // What follows can not undo the commit: it is reported, and the answers leave.
-        self.before = None;
+        (self.before, self.listed) = (None, 0);
         if let Some(held) = self.held.as_mut() {
             held.retiring = None;
         }
-        if let Some(note) = &note {
-            for file in &mut self.outside {
-                if let Err(error) = file.append(note) {
-                    self.metrics.checkpoint_failures.increment(1);
-                    let alert = Alert::CheckpointFailed { at: self.clock.now(), code: error.code() };
-                    self.hooks.iter().for_each(|hook| hook(&alert));
-                    return Err(error);
-                }
-            }
-        }
-        if self.wipe {
-            self.database.merge_journal()?;
-        }
-        self.apply_later()
-    }
-
-    fn apply_later(&mut self) -> Result<(), VaultError> {
-        let changes = core::mem::take(&mut self.later);
-        self.append_ended(&changes)?;
-        let Some(index) = self.index.as_mut() else { return Ok(()) };
-        let applied = changes.iter().try_for_each(|change| match change {
-            Later::Add(id, (namespace, level), text) => index.add(*id, (namespace, *level), text),
-            Later::Remove(id) => index.remove(id),
-            Later::Ended(_) => Ok(()),
-        });
-        // It is made anew when it is needed.
-        if applied.is_err() {
-            self.index = None;
-        }
-        Ok(())
-    }
-
-    /// What is done while nobody asks for anything.
-    pub(crate) fn idle(&mut self) {
-        self.drop_stale_token();
-        for file in &self.outside {
-            let _ = file.sync();
-        }
+        Ok(note)
     }
 
     /// Refuses agents that were refused too often, without a log entry for each.
@@ -423,6 +407,22 @@ impl Engine {
         Ok(header)
     }
 
+    /// What was read, or nothing where somebody changed it: a damaged row is told of, and keeps nobody from the others.
+    pub(crate) fn sound<T>(&self, read: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
+        match read {
+            Ok(sound) => Ok(Some(sound)),
+            Err(VaultError::Tampered { place, .. }) => {
+                let mut known = self.damaged.borrow_mut();
+                let room = (known.len() as u64) < limits::MAX_DAMAGED;
+                if room && known.insert(place.clone()) {
+                    self.alert(&Alert::Damaged { at: self.clock.now(), place });
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The time of an event that the log holds.
     pub(crate) fn event_time(&self, seq: u64) -> Result<Option<Moment>, VaultError> {
         let rows = self.database.events_from(seq, 1)?;
@@ -440,7 +440,9 @@ impl Engine {
 
 /// Why nothing of a group stands whose transaction is gone.
 pub(crate) fn lost_transaction() -> VaultError {
-    VaultError::LogUnavailable("the database could not read or write a page and undid what was under way".into())
+    VaultError::LogUnavailable(
+        "the database could not read or write a page and undid what was under way".into(),
+    )
 }
 
 /// The same, when an error says more.

@@ -22,7 +22,10 @@ impl Engine {
     pub(crate) fn unlock(&mut self, root: &RootKey, vaulted: Option<&Secret<32>>) -> Result<(), VaultError> {
         let slots = self.database.slots()?;
         let base = BaseKeys::open(root, &slots)?;
-        let mut session = SessionKeys::open(root, &slots)?;
+        let (mut session, damaged) = SessionKeys::open(root, &slots);
+        for error in damaged {
+            self.sound::<()>(Err(error))?;
+        }
         if let Some(vaulted) = vaulted {
             session.open_vaulted(vaulted, &slots)?;
         }
@@ -31,8 +34,7 @@ impl Engine {
             let tree = self.checked_tree(&base)?;
             let size = tree.size();
             self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
-            let last = if size > 0 { self.event_time(size - 1) } else { Ok(None) };
-            match (last, self.held.as_mut()) {
+            match (self.newest_time(size), self.held.as_mut()) {
                 (Ok(last), Some(held)) => held.last_event = last,
                 (Err(error), _) => {
                     self.held = None;
@@ -53,6 +55,20 @@ impl Engine {
         if first { self.end_lost_sessions() } else { Ok(()) }
     }
 
+    /// The time of the newest event whose row is sound. One that somebody changed is for `verify` to name: it keeps nobody out.
+    fn newest_time(&self, size: u64) -> Result<Option<crate::Moment>, VaultError> {
+        for seq in (size.saturating_sub(limits::MAX_DAMAGED)..size).rev() {
+            if let Some(Some(time)) = self.sound(self.event_time(seq))? {
+                return Ok(Some(time));
+            }
+        }
+        if size == 0 {
+            Ok(None)
+        } else {
+            Err(VaultError::tampered("the log", "none of its last events is sound"))
+        }
+    }
+
     /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
     fn checked_tree(&mut self, base: &BaseKeys) -> Result<Frontier, VaultError> {
         let trusted = base.verifiers();
@@ -70,7 +86,9 @@ impl Engine {
             return Err(VaultError::tampered("the log", "it holds events that no checkpoint signs"));
         }
         for file in &mut self.outside {
-            let Some(note) = file.newest()? else { continue };
+            let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+            // Where none holds, the one that claims most says why.
+            let Some(note) = found.note.or(found.claimed) else { continue };
             let outside = Checkpoint::open(&note, origin, &trusted)?;
             if outside.size() > size {
                 let cut = format!("it was cut: {size} events are left of {}", outside.size());
@@ -117,6 +135,20 @@ impl Engine {
         serde_json::from_slice(plain.expose()).map_err(|_| tampered())
     }
 
+    /// The lockdown for who looks at the state. Without a sound record everything is stopped, and that is what is shown.
+    fn shown_lockdown(&self) -> Result<Option<Lockdown>, VaultError> {
+        match self.lockdown() {
+            Err(VaultError::Tampered { reason, .. }) => Ok(Some(Lockdown {
+                since: 0,
+                by: "vault".into(),
+                reason: format!(
+                    "{reason}: somebody changed the database; leave the lockdown with the owner's secret, and verify"
+                ),
+            })),
+            other => other,
+        }
+    }
+
     /// Refuses while everything is stopped.
     pub(crate) fn no_lockdown(&self) -> Result<(), VaultError> {
         match self.lockdown()? {
@@ -150,11 +182,17 @@ impl Engine {
     /// Lets everything go on. `root` is the proof that the owner's secret was given.
     pub(crate) fn leave_lockdown(&mut self, root: &RootKey) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::LeaveLockdown);
-        self.audited(event, |engine, _| {
+        self.audited(event, |engine, event| {
             // Only the right root key opens the records.
             BaseKeys::open(root, &engine.database.slots()?)?;
-            if engine.lockdown()?.is_none() {
-                return Err(VaultError::invalid("the vault is not in lockdown"));
+            match engine.lockdown() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(VaultError::invalid("the vault is not in lockdown")),
+                // Nothing else writes a record that somebody removed or changed anew.
+                Err(VaultError::Tampered { reason, .. }) => {
+                    engine.note(event, &format!("the record of the lockdown was not sound: {reason}"))?;
+                }
+                Err(error) => return Err(error),
             }
             engine.set_lockdown(None)
         })
@@ -212,13 +250,14 @@ impl Engine {
                 retired: Vec::new(),
                 last_event: None,
                 checkpoint_files: self.outside.len(),
+                checkpoint_files_behind: 0,
             });
         };
         let session = held.session.as_ref();
         Ok(Status {
             mode: if session.is_some() { Mode::Open } else { Mode::Locked },
             vaulted: session.is_some_and(|keys| keys.opens(crate::Level::Vaulted)),
-            lockdown: self.lockdown()?,
+            lockdown: self.shown_lockdown()?,
             events: held.tree.size(),
             root: held.tree.root().to_base64(),
             refused_cold: self.refused_cold,
@@ -226,6 +265,7 @@ impl Engine {
             retired: held.base.retired.iter().map(ToString::to_string).collect(),
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
+            checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
         })
     }
 }

@@ -8,13 +8,18 @@ use super::Engine;
 use super::agents::OWNER;
 use crate::VaultError;
 use crate::audit::{Event, Operation};
-use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, rewrap_owner, rewrap_vaulted};
-use crate::recovery::escrow::{EscrowRecord, NewSecrets};
+use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, black_slot, rewrap_owner, rewrap_vaulted};
+use crate::recovery::escrow::{EscrowRecord, NewSecrets, NewShares};
 use crate::recovery::switch::{CheckIn, SwitchRecord};
 
 const ESCROWS: &str = "escrows";
 const SWITCH: &str = "switch";
 const SWITCH_KEY: &str = "switch/key";
+
+/// The name that a set of shares has in place of a token's.
+pub(super) fn escrow_name(set: &str) -> String {
+    format!("escrow-{set}")
+}
 
 impl Engine {
     /// Whether this is the root key.
@@ -22,27 +27,54 @@ impl Engine {
         Ok(BaseKeys::open(root, &self.database.slots()?).is_ok())
     }
 
-    /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault.
-    pub(crate) fn escrow(
-        &mut self,
-        (root, vaulted): (&RootKey, Option<&Secret<32>>),
-        mut record: EscrowRecord,
-    ) -> Result<EscrowRecord, VaultError> {
+    /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault. With level 5 in it, its
+    /// wrapped key comes in the same transaction, and those of older sets go.
+    pub(crate) fn escrow(&mut self, shares: NewShares) -> Result<EscrowRecord, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Escrow);
         self.audited(event, |engine, event| {
-            let slots = engine.database.slots()?;
-            BaseKeys::open(root, &slots)?;
-            if let Some(vaulted) = vaulted {
-                SessionKeys::default().open_vaulted(vaulted, &slots)?;
-            }
-            record.made = event.at.wall;
-            event.text = Some(record.set.clone());
-            event.count = Some(record.keepers.len() as u64);
-            let mut all = engine.escrows()?;
-            all.push(record.clone());
-            engine.put_sealed_slot(ESCROWS, &all)?;
-            Ok(record)
+            engine.drop_stale_token();
+            let private = shares.black.is_some().then(|| engine.black_private()).transpose()?;
+            engine.put_escrow(shares, private.as_ref(), event)
         })
+    }
+
+    /// The same, as a part of another operation. `private` is the key of level 5.
+    pub(super) fn put_escrow(
+        &mut self,
+        shares: NewShares,
+        private: Option<&Secret<32>>,
+        event: &mut Event,
+    ) -> Result<EscrowRecord, VaultError> {
+        let slots = self.database.slots()?;
+        BaseKeys::open(&shares.root, &slots)?;
+        if let Some(vaulted) = &shares.vaulted {
+            SessionKeys::default().open_vaulted(vaulted, &slots)?;
+        }
+        let mut record = shares.record;
+        record.made = event.at.wall;
+        event.text = Some(record.set.clone());
+        event.count = Some(record.keepers.len() as u64);
+        let mut all = self.escrows()?;
+        if let Some((black, private)) = shares.black.as_ref().zip(private) {
+            for old in all.iter_mut().filter(|old| old.black) {
+                self.database.remove_slot(&black_slot(&escrow_name(&old.set)))?;
+                old.black = false;
+            }
+            self.wrap_black((&escrow_name(&record.set), black), private)?;
+        }
+        all.push(record.clone());
+        self.put_sealed_slot(ESCROWS, &all)?;
+        Ok(record)
+    }
+
+    /// Whether the private key of level 5 is wrapped for shares too.
+    pub(super) fn black_escrowed(&self) -> Result<bool, VaultError> {
+        for record in self.escrows()?.iter().filter(|record| record.black) {
+            if self.database.slot(&black_slot(&escrow_name(&record.set)))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) fn escrows(&self) -> Result<Vec<EscrowRecord>, VaultError> {

@@ -82,13 +82,17 @@ impl Engine {
             let Some((last, _)) = rows.last() else { break };
             after = *last;
             for (_, row) in rows {
-                let header = self.header(&row)?;
+                let Some(header) = self.sound(self.header(&row))? else { continue };
                 let wanted = !header.level.needs_session() || session;
                 if !wanted || header.state != State::Live || header.gone(now).is_some() {
                     continue;
                 }
-                let content =
-                    if header.level.needs_approval() { None } else { Some(self.open(&row, &header)?) };
+                let content = if header.level.needs_approval() {
+                    None
+                } else {
+                    let Some(content) = self.sound(self.open(&row, &header))? else { continue };
+                    Some(content)
+                };
                 let text = Self::text_of(&header, content.as_ref().map(|content| content.expose()));
                 index.add(header.id, (&header.namespace, header.level), &text)?;
             }
@@ -121,7 +125,7 @@ impl Engine {
                 };
                 for hit in hits {
                     let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
-                    let header = engine.listed(&row)?;
+                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
                     if known
                         && header.namespace == namespace
@@ -156,7 +160,7 @@ impl Engine {
                     next = rows.last().map(|(number, _)| *number);
                 }
                 for (_, row) in rows {
-                    let header = engine.listed(&row)?;
+                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if caller.may_have(header.level) && (live || caller.is_owner()) {
                         found.push(seen_by(caller, header));

@@ -51,4 +51,7 @@ pub struct Status {
     /// Files outside the database that checkpoints are appended to.
     #[serde(default)]
     pub checkpoint_files: usize,
+    /// How many of them could not be written after the newest event: until they are, they show less.
+    #[serde(default)]
+    pub checkpoint_files_behind: usize,
 }

@@ -13,7 +13,7 @@ use crate::memory::MemoryId;
 /// never taken from a file: somebody else may have written it.
 const IN_PART: [&str; 3] = ["event", "node", "memory"];
 /// Tables that are copied whole, but for that of the checkpoint.
-const WHOLE: [&str; 5] = ["slot", "intent", "recall", "agent", "approval"];
+const WHOLE: [&str; 6] = ["slot", "intent", "recall", "agent", "approval", "ended"];
 const CHECKPOINT: &str = "checkpoint";
 
 /// What is copied.

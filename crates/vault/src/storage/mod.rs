@@ -12,13 +12,13 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use stvor_tlog::{Hash, Nodes, TlogError};
 
-pub(crate) use files::{CheckpointFile, Lock, make_directory, write_private};
+pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, write_private};
 pub(crate) use rows::{EventRow, MemoryRow, Table};
 
 use crate::VaultError;
 
 /// `PRAGMA user_version`.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// `PRAGMA application_id`: "STVV".
 const APPLICATION: u32 = 0x5354_5656;
 

@@ -122,6 +122,12 @@ impl Database {
         }
     }
 
+    /// Removes key and content of a memory whose header is not what it was.
+    pub(crate) fn clear_memory(&self, id: &MemoryId) -> Rows<()> {
+        let sql = "UPDATE memory SET wrapped = NULL, content = NULL, due = NULL WHERE id = ?1";
+        self.execute(sql, [id.as_bytes()]).map(|_| ())
+    }
+
     pub(crate) fn memory(&self, id: &MemoryId) -> Rows<Option<MemoryRow>> {
         let sql = format!("SELECT {COLUMNS} FROM memory WHERE id = ?1");
         let read = || {
@@ -144,7 +150,7 @@ impl Database {
     /// Memories of a namespace, newest first, from before `before`, without their contents. Each with its number.
     pub(crate) fn page(&self, space: &[u8], before: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
         let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
-                   WHERE space = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+                   WHERE space = ?1 AND seq < ?2 AND length(id) = 16 ORDER BY seq DESC LIMIT ?3";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![space, before, number(count as u64)], |row| {
@@ -157,7 +163,9 @@ impl Database {
 
     /// Every memory after the number `after`, in order, at most `count`.
     pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
-        let sql = format!("SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 AND length(id) = 16 ORDER BY seq LIMIT ?2"
+        );
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map(params![after, number(count as u64)], |row| {
@@ -170,7 +178,7 @@ impl Database {
 
     /// Names of memories whose hour has come.
     pub(crate) fn due(&self, hour: i64, count: usize) -> Rows<Vec<MemoryId>> {
-        let sql = "SELECT id FROM memory WHERE due <= ?1 ORDER BY due LIMIT ?2";
+        let sql = "SELECT id FROM memory WHERE due <= ?1 AND length(id) = 16 ORDER BY due LIMIT ?2";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement
@@ -192,8 +200,9 @@ impl Database {
 
     pub(crate) fn linked(&self, intent: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
         let read = || {
-            let mut statement =
-                self.connection.prepare_cached("SELECT id FROM intent WHERE intent = ?1 LIMIT ?2")?;
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT id FROM intent WHERE intent = ?1 AND length(id) = 16 LIMIT ?2")?;
             let rows = statement.query_map(params![intent, number(count as u64)], |row| {
                 row.get(0).map(MemoryId::from_bytes)
             })?;
@@ -248,6 +257,27 @@ impl Database {
     pub(crate) fn remove_record(&self, table: Table, key: &[u8]) -> Rows<()> {
         let (name, column) = table.names();
         self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key]).map(|_| ())
+    }
+
+    /// Keeps a line for the lists of ended memories until each of them has it.
+    pub(crate) fn add_ended(&self, line: &str) -> Rows<()> {
+        self.execute("INSERT INTO ended (line) VALUES (?1)", [line]).map(|_| ())
+    }
+
+    /// Such lines after a number, in order.
+    pub(crate) fn ended_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, String)>> {
+        let sql = "SELECT seq, line FROM ended WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement
+                .query_map(params![after, number(count as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn remove_ended(&self, upto: i64) -> Rows<()> {
+        self.execute("DELETE FROM ended WHERE seq <= ?1", [upto]).map(|_| ())
     }
 
     pub(super) fn remove_records(&self, table: Table) -> Rows<()> {

@@ -290,7 +290,8 @@ fn a_backup_that_somebody_else_made_or_changed_runs_nothing_and_brings_nothing()
     // A vault of the attacker's own, sealed to the owner's public key.
     let foreign = World::new();
     identity(world.directory.path());
-    std::fs::copy(world.directory.path().join("identity"), foreign.directory.path().join("identity")).unwrap();
+    std::fs::copy(world.directory.path().join("identity"), foreign.directory.path().join("identity"))
+        .unwrap();
     let vault = foreign.open();
     vault.change_secret(&owner(), &passphrase("the attacker's")).unwrap();
     let full = backup(&vault, &foreign, BackupKind::Full).path;
@@ -509,4 +510,38 @@ fn the_recovery_page_can_be_followed_with_standard_tools() {
     let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let texts: Vec<_> = read.iter().map(|line| line["text"].as_str().unwrap()).collect();
     assert_eq!(texts, ["zero", "one", "grüße", "three", "with a time"]);
+}
+
+#[test]
+fn damage_shows_when_a_backup_is_made_and_the_rest_of_it_can_be_brought_back() {
+    let world = World::new();
+    let vault = world.open();
+    let ids = ["one", "two", "three"].map(|text| store(&vault, text, Level::Working));
+    assert_eq!(backup(&vault, &world, BackupKind::Full).problems, 0);
+    drop(vault);
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    database.execute("UPDATE memory SET header = zeroblob(200) WHERE seq = 2", []).unwrap();
+    drop(database);
+    let vault = unlocked(&world, &world.path());
+    let made = backup(&vault, &world, BackupKind::Full);
+    assert_eq!(made.problems, 1);
+    vault.forget(OWNER, ids[2], "").unwrap();
+    drop(vault);
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let (target, files, owner) = (world.directory.path().join("elsewhere"), [made.path], owner());
+    let list = [world.path().join("forgotten")];
+    let mut wanted = Restore::new(&target, &files, (&opening, &owner));
+    wanted.clock = world.clock.clone();
+    wanted.forgotten = &list;
+    let refused = restore(&wanted).unwrap_err();
+    assert_eq!(refused.code(), "VAULT_TAMPERED");
+    assert!(refused.to_string().contains("--accept-damage"), "{refused}");
+    wanted.accept_damage = true;
+    let restored = restore(&wanted).unwrap();
+    let places: Vec<_> = restored.damage.iter().map(|problem| problem.place.clone()).collect();
+    assert_eq!(places, [format!("the memory {}", ids[1])]);
+    let vault = unlocked(&world, &target);
+    assert_eq!(says(&vault, ids[0]), "one");
+    assert_eq!(refusal(vault.recall(OWNER, ids[2], "")), Refusal::Gone("it was forgotten"));
+    assert_eq!(vault.recall(OWNER, ids[1], "").unwrap_err().code(), "VAULT_TAMPERED");
 }

@@ -113,6 +113,35 @@ fn child_that_opens_level_five_on_a_full_disk() {
     println!("\nenabled {enabled} stored {}", stored.map_or_else(|error| error.code(), |_| "OK"));
 }
 
+/// Forgets a memory while the database's file may not grow, so that its journal can not be brought into it. With a word in the
+/// environment it dies then; without, it makes room and forgets again.
+#[test]
+fn child_that_forgets_on_a_full_disk() {
+    let Some(path) = std::env::var_os(PATH).map(std::path::PathBuf::from) else { return };
+    let vault = Vault::open(&path, Options::default()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let store = || vault.store(OWNER, NewMemory::new(&[7; 1_000_000], Level::Working, "home")).unwrap();
+    for _ in 0..6 {
+        store();
+    }
+    vault.forget(OWNER, store(), "").unwrap();
+    let (gone, other) = (store(), store());
+    room(Some(std::fs::metadata(path.join("vault.db")).unwrap().len()));
+    let forgotten = vault.forget(OWNER, gone, "").unwrap_err();
+    println!("\nforgotten {} {other}", forgotten.code());
+    assert_eq!(vault.recall(OWNER, gone, "").unwrap_err().code(), "MEMORY_GONE");
+    if std::env::var_os("STVOR_VAULT_FAULT_ROOM").is_none() {
+        std::process::abort();
+    }
+    room(None);
+    let again = vault.forget(OWNER, gone, "");
+    // It may be done already, while nobody asked.
+    match again {
+        Ok(()) => assert_eq!(std::fs::metadata(path.join("vault.db-wal")).unwrap().len(), 0),
+        Err(error) => assert_eq!(error.code(), "MEMORY_GONE"),
+    }
+}
+
 /// Starts the child; `shell` is run before it.
 fn child(world: &World, shell: &str) -> Child {
     child_of(world, "child_that_stores_until_it_ends", shell)
@@ -201,7 +230,10 @@ fn a_disk_that_is_full_in_the_middle_of_a_group_undoes_the_group_and_nothing_els
             assert!(output.status.success(), "{limit} {room} {text}");
             let of = |word| text.lines().filter_map(|line| said(line, word)).collect::<Vec<_>>();
             let (stored, refused) = (of("stored"), of("refused"));
-            assert!(!refused.is_empty() && refused.iter().all(|code| code == "VAULT_LOG_UNAVAILABLE"), "{text}");
+            assert!(
+                !refused.is_empty() && refused.iter().all(|code| code == "VAULT_LOG_UNAVAILABLE"),
+                "{text}"
+            );
             check(&world, &stored);
             let vault = world.cold();
             vault.unlock_with(&owner()).unwrap();
@@ -218,4 +250,30 @@ fn a_key_of_level_five_that_is_not_on_the_disk_is_not_written_to() {
     let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     assert!(text.contains("enabled VAULT_LOG_UNAVAILABLE stored VAULT_COLD"), "{text}");
     check(&world, &[]);
+}
+
+#[test]
+fn a_memory_that_was_forgotten_but_not_overwritten_is_told_and_made_up_for() {
+    for room in ["", "export STVOR_VAULT_FAULT_ROOM=1;"] {
+        let world = World::new();
+        let child = child_of(&world, "child_that_forgets_on_a_full_disk", &format!("trap '' XFSZ; {room}"));
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let told: Vec<_> = text.lines().filter_map(|line| said(line, "forgotten")).collect();
+        let Some((code, other)) = told.first().and_then(|line| line.split_once(' ')) else {
+            panic!("{text}")
+        };
+        assert_eq!(code, "VAULT_WIPE_PENDING", "{text}");
+        assert_eq!(output.status.success(), !room.is_empty(), "{text}");
+        let journal = world.path().join("vault.db-wal");
+        let left = std::fs::metadata(&journal).map_or(0, |file| file.len());
+        assert_eq!(left > 1_000_000, room.is_empty(), "what was killed left its journal");
+        let vault = world.cold();
+        assert_eq!(std::fs::metadata(&journal).unwrap().len(), 0, "opening it overwrites");
+        let list = std::fs::read_to_string(world.path().join("forgotten")).unwrap();
+        assert_eq!(list.lines().count(), 2, "{list}");
+        vault.unlock_with(&owner()).unwrap();
+        vault.recall(OWNER, other.parse().unwrap(), "").unwrap();
+        assert_eq!(vault.verify().unwrap().problems, []);
+    }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stvor_base::Timestamp;
-use stvor_crypto::Secret;
 use stvor_crypto::ed25519::SigningKey;
-use stvor_vault::gates::boundary::{Answer, Boundary, Mode, Question};
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_vault::gates::boundary::{Answer, Boundary, Mode, Question, Verdict};
 use stvor_vault::{
     Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, limits, unwrap_root, unwrap_vaulted,
 };
@@ -376,4 +376,16 @@ fn strangers_are_logged_and_can_not_fill_the_log() {
     let (event, _) = vault.prove(start).unwrap();
     let event = String::from_utf8(event).unwrap();
     assert!(event.contains("stranger") && event.contains("AGENT_NOT_ALLOWED"), "{event}");
+}
+
+#[test]
+fn a_boundary_daemon_that_hangs_with_a_full_queue_holds_nobody_up_for_ever() {
+    let world = World::new();
+    let socket = world.directory.path().join("hangs");
+    let listener = UnixListener::bind(&socket).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let boundary = Boundary { socket, key: key().public().clone() };
+    let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut SystemRandom::new());
+    assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
 }

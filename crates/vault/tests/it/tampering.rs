@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use stvor_base::ErrorCode;
 use stvor_vault::{Caller, Level, MemoryId, NewMemory, Report, Vault};
 
-use crate::world::{World, owner};
+use crate::world::{World, agent, owner, passphrase};
 
 const OWNER: &Caller = &Caller::Owner;
 
@@ -203,7 +203,7 @@ fn every_event_is_proved_to_somebody_who_has_only_the_verifier_key() {
 
 #[test]
 fn a_changed_key_record_opens_nothing() {
-    for name in ["signer", "verbs", "level-2/public", "level-2/private", "origin", "signer/retired"] {
+    for name in ["signer", "verbs", "level-2/public", "origin", "signer/retired"] {
         let (world, _) = filled();
         sql(&world, &format!("UPDATE slot SET record = zeroblob(60) WHERE name = '{name}'"));
         let vault: Vault = world.cold();
@@ -276,5 +276,95 @@ fn a_schema_that_is_not_the_vaults_is_refused() {
         database.pragma_update(None, "user_version", version).unwrap();
         drop(database);
         assert_eq!(Vault::open(&world.path(), world.options()).unwrap_err().code(), code);
+    }
+}
+
+#[test]
+fn a_damaged_key_record_closes_its_own_level_only() {
+    let (world, ids) = filled();
+    sql(&world, "UPDATE slot SET record = zeroblob(60) WHERE name = 'level-2/private'");
+    let vault = world.open();
+    assert_eq!(vault.recall(OWNER, ids[1], "").unwrap_err().code(), "VAULT_LOCKED");
+    vault.recall(OWNER, ids[0], "").unwrap();
+    assert!(
+        vault.recall(OWNER, ids[4], "").is_err_and(|error| error.code() != "VAULT_LOCKED"),
+        "level 3 is open"
+    );
+    drop(vault);
+    assert!(found(&world).contains("the key record of level 2"));
+}
+
+#[test]
+fn one_damaged_row_keeps_nobody_from_the_others() {
+    for statement in [
+        "UPDATE memory SET header = zeroblob(300) WHERE seq = 2",
+        "UPDATE memory SET content = zeroblob(50) WHERE seq = 2",
+        "UPDATE memory SET id = zeroblob(3) WHERE seq = 2",
+        "UPDATE event SET sealed = zeroblob(100) WHERE seq = (SELECT max(seq) FROM event)",
+        "DELETE FROM event WHERE seq = 3",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, statement);
+        let vault = world.open();
+        let touched = usize::from(statement.contains("memory"));
+        let listed = vault.list(OWNER, "home", None).unwrap().0;
+        assert!(listed.len() >= 5 - touched, "{statement}");
+        let hits = vault.search(OWNER, "home", "content").unwrap();
+        assert_eq!(hits.len(), 3 - touched, "{statement}: {hits:?}");
+        let (all, next) = vault.export(0).unwrap();
+        assert_eq!(next, None);
+        let readable: Vec<_> = all.iter().filter(|one| one.content.is_ok()).map(|one| one.id).collect();
+        let expected = [ids[0], ids[1], ids[3]];
+        let expected = expected.into_iter().filter(|id| touched == 0 || *id != ids[1]);
+        assert_eq!(readable, expected.collect::<Vec<_>>(), "{statement}");
+        assert!(vault.read_log(Default::default()).unwrap().entries.len() > 5, "{statement}");
+        assert!(!vault.verify().unwrap().problems.is_empty(), "{statement}");
+        vault.store(OWNER, NewMemory::new(b"life goes on", Level::Working, "home")).unwrap();
+    }
+}
+
+#[test]
+fn damaged_records_of_approvals_and_agents_concern_nobody_else() {
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "helper", Level::Sealed);
+    agent(&vault, "other", Level::Working);
+    let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let open = vault.store(OWNER, NewMemory::new(b"open", Level::Working, "home")).unwrap();
+    vault.request_approval(&caller, id, "the first").unwrap();
+    drop(vault);
+    sql(&world, "UPDATE approval SET record = zeroblob(60)");
+    sql(&world, "UPDATE agent SET record = zeroblob(60)");
+    let vault = world.open();
+    vault.recall(&caller, open, "").unwrap();
+    let request = vault.request_approval(&caller, id, "the second").unwrap();
+    let waiting: Vec<_> = vault.approvals().unwrap().into_iter().map(|approval| approval.id).collect();
+    assert_eq!(waiting, [request]);
+    vault.decide_approval(request, None).unwrap();
+    assert!(vault.agents().unwrap().is_empty());
+    agent(&vault, "new", Level::Working);
+    vault.remove_agent("new").unwrap();
+}
+
+#[test]
+fn a_record_of_the_lockdown_that_is_gone_stops_everything_until_the_owner_writes_it_anew() {
+    for statement in [
+        "DELETE FROM slot WHERE name = 'lockdown'",
+        "UPDATE slot SET record = zeroblob(40) WHERE name = 'lockdown'",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, statement);
+        let vault = world.open();
+        assert_eq!(vault.recall(OWNER, ids[0], "").unwrap_err().code(), "VAULT_TAMPERED");
+        let shown = vault.status().unwrap().lockdown.unwrap();
+        assert!(shown.reason.contains("somebody changed the database"), "{}", shown.reason);
+        assert_eq!(vault.leave_lockdown(&passphrase("wrong")).unwrap_err().code(), "WRONG_KEY");
+        vault.leave_lockdown(&owner()).unwrap();
+        vault.recall(OWNER, ids[0], "").unwrap();
+        assert_eq!(vault.status().unwrap().lockdown, None);
+        let newest = vault.read_log(Default::default()).unwrap().entries;
+        let said: Vec<_> = newest.iter().filter_map(|entry| entry.said.as_deref()).collect();
+        assert!(said.iter().any(|said| said.contains("was not sound")), "the log says so: {said:?}");
+        assert_eq!(vault.verify().unwrap().problems, []);
     }
 }

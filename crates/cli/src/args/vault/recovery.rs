@@ -141,6 +141,9 @@ pub(crate) struct VaultRestore {
     /// Lose the events that were logged after the backup
     #[arg(long)]
     pub(crate) accept_loss: bool,
+    /// Bring back what is sound where something in the backup is damaged
+    #[arg(long)]
+    pub(crate) accept_damage: bool,
     /// A further list of forgotten memories; can be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) forgotten: Vec<PathBuf>,

@@ -66,6 +66,12 @@ pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
                     made.manifest.memories
                 )
             })?;
+            if made.problems > 0 {
+                out.warn(format_args!(
+                    "{} things in the vault are damaged, and so they are in this backup: keep the older ones, and see `stvor vault verify`",
+                    made.problems
+                ));
+            }
             out.say("To be read it needs its key and the owner's secret of today: keep both apart from it.");
             Ok(())
         }
@@ -89,7 +95,11 @@ fn list(call: Call<'_>) -> Result {
             BackupKind::Full => "full",
             BackupKind::Incremental => "incremental",
         };
-        let there = if record.path.is_file() { paint(GOOD, "yes") } else { paint(LOUD, "no") };
+        let there = match (record.path.is_file(), record.problems) {
+            (false, _) => paint(LOUD, "no"),
+            (true, 0) => paint(GOOD, "yes"),
+            (true, _) => paint(LOUD, "damaged"),
+        };
         let made = rfc3339(Timestamp::from_millis(record.manifest.made));
         let events = record.manifest.size.to_string();
         lines.add_row([made, kind.into(), events, there, safe(&record.path.display().to_string())]);
@@ -141,18 +151,19 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let (target, opening) = (call.path()?, opening(&args.key)?);
     let owner = call.owner(None)?;
     let mut wanted = Restore::new(&target, &args.files, (&opening, &*owner));
-    wanted.accept_loss = args.accept_loss;
+    (wanted.accept_loss, wanted.accept_damage) = (args.accept_loss, args.accept_damage);
     wanted.forgotten = &args.forgotten;
     wanted.checkpoints = &args.checkpoints;
     let done = bring_back(&wanted)?;
     let before = done.before.as_ref().map(|path| path.display().to_string());
     let object = json!({
         "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
-        "ended_again": done.ended, "lost_events": done.lost_events, "before": before,
+        "ended_again": done.ended, "lost_events": done.lost_events, "damage": done.damage, "before": before,
     });
     let out = call.out();
     out.either(&object, |_| {
-        format!("{}  {} memories, {} events, verified", target.display(), done.memories, done.manifest.size)
+        let found = if done.damage.is_empty() { "verified" } else { "and damage" };
+        format!("{}  {} memories, {} events, {found}", target.display(), done.memories, done.manifest.size)
     })?;
     if done.ended > 0 {
         out.say(format_args!("{} memories had ended since the backup, and were ended again", done.ended));
@@ -162,6 +173,9 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
             "{} events after the backup are lost; checkpoints elsewhere will say so",
             done.lost_events
         ));
+    }
+    for problem in &done.damage {
+        out.warn(format_args!("{} is damaged: {}", safe(&problem.place), safe(&problem.reason)));
     }
     if let Some(before) = before {
         out.say(format_args!("The vault that was there before is kept as {before}"));

@@ -156,7 +156,7 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
             Ok(())
         }
         CodesCommand::Confirm { code } => {
-            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code: code.clone() })?;
+            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code: Hidden::new(code.clone()) })?;
             out.either(&json!({ "codes": true }), |_| "approvals take a code from now on".to_owned())
         }
         CodesCommand::Remove => {
@@ -169,7 +169,8 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
             out.either(&json!({ "codes": false }), |_| "approvals take no code any more".to_owned())
         }
         CodesCommand::Approve { request, code, seconds } => {
-            let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code: code.clone() };
+            let code = Hidden::new(code.clone());
+            let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code };
             ask(&mut call.as_owner()?, verb)?;
             out.either(&json!({ "granted": request.to_string() }), |_| "granted, once".to_owned())
         }
