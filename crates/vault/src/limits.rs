@@ -74,7 +74,7 @@ pub const MAX_TOKENS: usize = 16;
 pub const MAX_WRONG_CODES: u32 = 5;
 /// That pause.
 pub const CODES_PAUSE: Duration = Duration::from_secs(15 * 60);
-/// How long a witness waits for a request, and for each part of it.
+/// How long a witness waits for a request, from the first byte to the last.
 pub const WITNESS_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a request to a witness, and of its answer.
 pub const MAX_WITNESS_REQUEST: u64 = 128 << 10;

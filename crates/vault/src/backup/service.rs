@@ -70,6 +70,9 @@ impl Vault {
         let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
         let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
         let (manifest, owner) = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
+        let report = self.verify()?;
+        let problems = report.problems.len() as u64 + report.more_problems;
         let bytes = serde_json::to_vec_pretty(&manifest);
         let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;
         let digest = seal::digest(&draft.0)?;
@@ -80,13 +83,10 @@ impl Vault {
         let contents = Contents { manifest: &manifest, bytes: &bytes, seal: &seal, database: &draft.0 };
         pack(&contents, &new.sealing, &path)?;
         drop(draft);
-        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
-        // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
-        let report = self.verify()?;
-        let problems = report.problems.len() as u64 + report.more_problems;
         let record = BackupRecord { manifest, path, problems };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
+        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
         Ok(record)
     }
 
@@ -98,7 +98,8 @@ impl Vault {
         self.ask(|engine| engine.backups()).wait()
     }
 
-    /// Backups that still hold a memory's content, as far as this vault knows: also after it was forgotten.
+    /// Backups that still hold a memory's content, as far as this vault knows: also after it was forgotten, and also those
+    /// whose file is not where it was written to.
     ///
     /// # Errors
     /// As [`Vault::backups`]; [`crate::Refusal::NotFound`].

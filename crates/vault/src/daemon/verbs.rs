@@ -294,7 +294,16 @@ impl AgentVerb {
                 None => Ok(json!({ "stand": null })),
             },
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
-            Self::Status {} => value(vault.status()?),
+            Self::Status {} => {
+                let mut status = vault.status()?;
+                // Why the owner, or another agent, stopped everything is not every agent's to know.
+                if let Some(lockdown) =
+                    status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())
+                {
+                    lockdown.reason.clear();
+                }
+                value(status)
+            }
             Self::Verify {} => value(vault.verify_summary()?),
         }
     }

@@ -146,15 +146,15 @@ impl Engine {
         self.database.put_slot(name, &sealed)
     }
 
-    /// Backups that still hold a memory's content: made after it was stored and before it ended, and still there.
+    /// Backups that still hold a memory's content: made after it was stored and before it ended. Also those whose file is not
+    /// there now: the disk may only be put away.
     pub(crate) fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
         let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
         let header = self.header(&self.database.memory(&id)?.ok_or_else(unknown)?)?;
         let ended = matches!(header.state, State::Forgotten | State::Expired);
         let end = header.state_since.filter(|_| ended).unwrap_or(u64::MAX);
-        let holds = |record: &BackupRecord| {
-            record.manifest.made >= header.created && record.manifest.made <= end && record.path.is_file()
-        };
+        let holds =
+            |record: &BackupRecord| record.manifest.made >= header.created && record.manifest.made <= end;
         Ok(self.backups()?.into_iter().filter(holds).collect())
     }
 

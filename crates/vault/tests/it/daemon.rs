@@ -194,6 +194,11 @@ fn lockdown_is_entered_by_agents_and_left_by_the_owner() {
     let mut agent = served.agent(&mut owner_client, "agent");
     agent.call(&AgentVerb::EnterLockdown { reason: "odd".into() }).unwrap().unwrap();
     assert_eq!(agent.call(&store("x", Level::Working)).unwrap().unwrap_err().code, "VAULT_LOCKDOWN");
+    let mut other = served.agent(&mut owner_client, "other");
+    for (client, reason) in [(&mut agent, "odd"), (&mut other, "")] {
+        let status = client.call(&AgentVerb::Status {}).unwrap().unwrap();
+        assert_eq!(status["lockdown"]["reason"], reason, "why is for who said it, and the owner");
+    }
     assert!(owner_client.leave_lockdown(&passphrase("wrong")).is_err());
     owner_client.leave_lockdown(&owner()).unwrap().unwrap();
     agent.call(&store("x", Level::Working)).unwrap().unwrap();

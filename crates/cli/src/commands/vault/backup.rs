@@ -114,7 +114,14 @@ fn rotate(call: Call<'_>, dir: &Path, (keep, dry): (Retention, bool)) -> Result 
         let name = entry.map_err(|source| failed("can not read", source))?.file_name();
         all.extend(name.to_str().and_then(|name| name.parse::<BackupName>().ok()));
     }
-    let gone = superfluous(&all, keep);
+    let now = Timestamp::system().as_millis();
+    let gone = superfluous(&all, keep, now);
+    let future = all.iter().filter(|name| name.made > now).count();
+    if future > 0 {
+        call.out().warn(format_args!(
+            "{future} backups have a time that is still to come: they are kept and not counted"
+        ));
+    }
     for name in &gone {
         let path = dir.join(name.to_string());
         if !dry {

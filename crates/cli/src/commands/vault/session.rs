@@ -57,7 +57,8 @@ pub(super) fn metrics(call: Call<'_>) -> Result {
 
 /// What a daemon of the same user does not contain.
 const NOT_CONTAINED: &str = "the daemon runs as this user: a program of the same user that replaces the `stvor` that you start, \
-reads what you type or the file of your passphrase, or becomes root is not contained";
+reads what you type or the file of your passphrase, takes the daemon's place at its socket and waits for `stvor vault unlock`, \
+writes the database while the daemon is stopped, or becomes root is not contained";
 
 /// Shows the state.
 pub(super) fn status(call: Call<'_>) -> Result {
