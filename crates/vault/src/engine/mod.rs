@@ -158,8 +158,8 @@ impl Engine {
             self.refused_cold = self.refused_cold.saturating_add(1);
             return Err(Refusal::Cold.into());
         }
-        if let Some(error) = &self.broken {
-            return Err(error.clone());
+        if !self.stands() {
+            return Err(self.broken.clone().unwrap_or_else(lost_transaction));
         }
         self.may_ask(&event)?;
         self.part("SAVEPOINT one")?;

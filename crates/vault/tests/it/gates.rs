@@ -385,7 +385,7 @@ fn a_boundary_daemon_that_hangs_with_a_full_queue_holds_nobody_up_for_ever() {
     let listener = UnixListener::bind(&socket).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-    let boundary = Boundary { socket, key: key().public().clone() };
+    let boundary = Boundary { socket, key: *key().public() };
     let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut SystemRandom::new());
     assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
 }
