@@ -48,6 +48,7 @@ export class Client {
   readonly #listeners = new Map<string, Set<Listener>>();
   readonly #onClose: (client: Client) => void;
   readonly #gate: Gate;
+  readonly #late = new Set<Promise<unknown>>();
   #early: { name: string; fields: unknown }[] = [];
   #closing: Promise<void> | undefined;
 
@@ -158,7 +159,8 @@ export class Client {
     { peer, weight, signal, keep }: { peer: string; weight: number; signal: Signal | undefined; keep?: () => void },
     act: () => Promise<T>,
   ): Promise<T> {
-    if (!this.#gate.tryEnter(peer, weight)) {
+    const late = !this.#gate.tryEnter(peer, weight);
+    if (late) {
       keep?.();
       if (signal?.aborted) throw aborted(signal);
       let stop: (() => void) | undefined;
@@ -173,9 +175,13 @@ export class Client {
         stop?.();
       }
     }
+    const sent = act();
+    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
+    if (late) this.#late.add(sent);
     try {
-      return await act();
+      return await sent;
     } finally {
+      this.#late.delete(sent);
       this.#gate.leave(peer, weight);
     }
   }
@@ -459,6 +465,7 @@ export class Client {
     this.#closing ??= awaited(async () => {
       // What was called for before goes into the outbox before it closes.
       await this.#gate.open();
+      await Promise.allSettled([...this.#late]);
       await this.#handlers.end();
       if (this.#handlers.size > 0) this.#alive.release();
       await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
