@@ -545,6 +545,7 @@ fn described(event: &Event) -> String {
         Event::PrekeysLow { remaining } => json!({"remaining": remaining}),
         Event::PrekeysUploaded { count } => json!({"count": count}),
         Event::RollbackDetected { relay, own } => json!({"relay": relay, "own": own}),
+        Event::CounterForged { relay } => json!({"relay": relay}),
         Event::SendDelayed { peer, code, retry_after } => {
             json!({"peer": peer.as_str(), "code": code, "retryAfter": retry_after.as_millis()})
         }

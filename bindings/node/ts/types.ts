@@ -138,7 +138,14 @@ export interface ClientEvents {
   sessionStarted: { peer: string };
   prekeysLow: { remaining: number };
   prekeysUploaded: { count: number };
+  /** The store is an old copy. Nothing is sent until its sessions are given up, which the client does by itself where the relay has a proof of it. */
   rollbackDetected: { relay: number; own: number };
+  /** Mail for this device expired at the relay before it was fetched. */
+  mailLost: Record<string, never>;
+  /** Fresh sessions, sender keys and prekeys took the place of those of the old copy. */
+  rollbackRecovered: Record<string, never>;
+  /** The relay told a send counter with a proof that this device did not make. Nothing follows from it here. */
+  counterForged: { relay: number };
   sendDelayed: { peer: string; code: string; retryAfter: number };
   deliveryFailed: { peer: string; id: string; code: string };
   keyfileCreated: { path: string };

@@ -138,7 +138,7 @@ impl Identity {
         Ok((identity, effects))
     }
 
-    fn to_record(&self) -> Result<SecretBytes, ProtocolError> {
+    pub(crate) fn to_record(&self) -> Result<SecretBytes, ProtocolError> {
         let mut out = Writer::with_capacity(512 + self.list.bytes.len());
         out.u8(VERSION).u64(self.created.as_millis()).u32(self.address.device.get());
         self.secrets.open(|secrets| {
@@ -248,6 +248,11 @@ impl Identity {
 
     pub(crate) fn signing(&self) -> Result<SigningKey, ProtocolError> {
         Ok(self.secrets.open(|bytes| SigningKey::from_bytes(&Secret::from_slice(&bytes[32..64])?))??)
+    }
+
+    /// Opens the scalars of signing and agreement key for a look.
+    pub(crate) fn device_scalars<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T, CryptoError> {
+        self.secrets.open(|bytes| look(bytes.get(32..96).unwrap_or_default()))
     }
 
     pub(crate) fn agreement(&self) -> Result<AgreementKey, ProtocolError> {

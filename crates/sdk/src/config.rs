@@ -21,6 +21,7 @@ use crate::guards;
 use crate::limits;
 use crate::place::Place;
 use crate::production::{self, Finding};
+use crate::rollback::RollbackPolicy;
 use crate::trust::{MismatchPolicy, TrustCallback, TrustPolicy, TrustQuestion};
 
 /// How long a conversation keeps its messages on this device.
@@ -127,6 +128,7 @@ pub(crate) struct Config {
     /// Whether the findings were told to a listener.
     pub(crate) told: Arc<AtomicBool>,
     pub(crate) lease: Duration,
+    pub(crate) on_rollback: RollbackPolicy,
 }
 
 impl Config {
@@ -161,6 +163,7 @@ pub struct AppBuilder {
     actor: Option<String>,
     identity: Option<Result<IdentitySource>>,
     lease: Duration,
+    on_rollback: RollbackPolicy,
 }
 
 impl Default for AppBuilder {
@@ -189,6 +192,7 @@ impl Default for AppBuilder {
             actor: None,
             identity: None,
             lease: limits::INSTANCE_LEASE,
+            on_rollback: RollbackPolicy::default(),
         }
     }
 }
@@ -275,6 +279,13 @@ impl AppBuilder {
     #[must_use]
     pub fn on_identity_change(mut self, policy: MismatchPolicy) -> Self {
         self.mismatch = policy;
+        self
+    }
+
+    /// What to do when the store turns out to be an old copy; [`RollbackPolicy::Recover`] if not set.
+    #[must_use]
+    pub fn on_rollback(mut self, policy: RollbackPolicy) -> Self {
+        self.on_rollback = policy;
         self
     }
 
@@ -543,6 +554,7 @@ impl AppBuilder {
             adapters: self.adapters,
             clock: self.clock,
             lease: self.lease,
+            on_rollback: self.on_rollback,
         }))
     }
 }
