@@ -201,6 +201,8 @@ pub(crate) struct BaseKeys {
     /// Verifiers of the keys that signed before.
     pub(crate) retired: Vec<Verifier>,
     pub(crate) verbs: VerbKey,
+    /// What the sums over the bound tables are keyed with.
+    pub(crate) bound: Secret<32>,
     hashes: Secret<32>,
     publics: BTreeMap<Level, PublicKey>,
 }
@@ -241,7 +243,17 @@ impl BaseKeys {
         }
         let events = RowKey::new(&derive(root, "events"));
         let working = RowKey::new(&derive(root, "levels 0 and 1"));
-        Ok(Self { events, working, signer, retired, verbs, hashes: derive(root, "hashes"), publics, rows })
+        Ok(Self {
+            events,
+            working,
+            signer,
+            retired,
+            verbs,
+            bound: derive(root, "bound tables"),
+            hashes: derive(root, "hashes"),
+            publics,
+            rows,
+        })
     }
 
     /// Who verifies the log's checkpoints, the present key first.

@@ -16,8 +16,10 @@ pub const MAX_INTENTS: usize = 32;
 pub const MAX_PAGE: usize = 200;
 /// Rows of the log that one reading of it looks at.
 pub const MAX_SCAN: u64 = 20_000;
-/// How long the result of a verification serves agents that ask for one.
+/// How long the result of a verification serves agents that ask for one, at least.
 pub const VERIFY_AGAIN: Duration = Duration::from_secs(60);
+/// And at least so many times as long as it took: a long log must not be read again and again.
+pub const VERIFY_SHARE: u32 = 50;
 /// Matches of a search, per level, that are ranked; of more, the newest are.
 pub const MAX_RANKED: usize = 1_000;
 /// Words of a search.
@@ -30,12 +32,30 @@ pub const MAX_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
 pub const APPROVAL: Duration = Duration::from_secs(10 * 60);
 /// Requests for approval that wait at one time, over all agents.
 pub const MAX_PENDING: usize = 100;
+/// And of one agent.
+pub const MAX_PENDING_OF_ONE: usize = 10;
 /// The pause between two recalls of a memory of level 3 and above when its writer does not say.
 pub const COOLDOWN: Duration = Duration::from_secs(60);
 /// The longest pause that a writer may ask for.
 pub const MAX_COOLDOWN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Refused requests of one agent that are logged in a minute; more are answered at once, counted, and logged as a number.
 pub const REFUSALS_PER_MINUTE: u32 = 60;
+/// That minute, in milliseconds.
+pub const REFUSALS_MINUTE: u64 = 60_000;
+/// Connections of peers that are known, on one socket at a time.
+pub const MAX_CONNECTIONS: usize = 64;
+/// Of those, connections of one agent.
+pub const MAX_CONNECTIONS_OF_ONE: usize = 16;
+/// Connections of peers that did not say yet who they are, on one socket.
+pub const MAX_UNKNOWN_CONNECTIONS: usize = 32;
+/// Bytes of the line in which an agent says who it is.
+pub const MAX_ENTRY: usize = 4_096;
+/// How long that may take, from the connection to the end of the line.
+pub const ENTRY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection on the owner's socket may go without a proof.
+pub const UNPROVED_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// How long one that gave a proof may be idle.
+pub const OWNER_DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// Operations that share one commit.
 pub const MAX_GROUP: usize = 512;
 /// Bytes of the answer of a boundary daemon.
@@ -65,7 +85,7 @@ pub const MAX_SILENCE: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
 /// Heirs of a dead-man switch.
 pub const MAX_HEIRS: usize = 100;
 /// Bytes of a check-in.
-pub const MAX_CHECK_IN: u64 = 4_096;
+pub const MAX_CHECK_IN: u64 = 32 << 10;
 /// How long after a physical token answered a memory of level 5 may be recalled, once.
 pub const TOKEN_PRESENCE: Duration = Duration::from_secs(60);
 /// Physical tokens of a vault.

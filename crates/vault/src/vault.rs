@@ -127,7 +127,8 @@ pub struct Vault {
     thread: Mutex<Option<JoinHandle<()>>>,
     boundary: Option<Boundary>,
     sessions: AtomicU64,
-    verified: Mutex<Option<(Instant, Summary)>>,
+    /// The last verification for agents: when it ended, for how long it serves, and what it found.
+    verified: Mutex<Option<(Instant, Duration, Summary)>>,
     path: PathBuf,
 }
 
@@ -614,7 +615,7 @@ impl Vault {
     }
 
     /// Whether the whole log and every row are sound, in numbers. A result serves everybody for
-    /// [`limits::VERIFY_AGAIN`]: reading everything is work that agents must not be able to ask for without end.
+    /// [`limits::VERIFY_AGAIN`] at least, and for [`limits::VERIFY_SHARE`] times as long as it took: reading everything is work that agents must not be able to ask for without end.
     ///
     /// # Errors
     /// As [`Vault::verify`].
@@ -622,7 +623,7 @@ impl Vault {
         // Whoever comes meanwhile waits here for the same result.
         let mut last = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some((at, summary)) = last.as_ref().filter(|(at, _)| now - *at < limits::VERIFY_AGAIN) {
+        if let Some((at, _, summary)) = last.as_ref().filter(|(at, serves, _)| now - *at < *serves) {
             return Ok(Summary { age: (now - *at).as_secs(), ..*summary });
         }
         let report = self.verify()?;
@@ -632,7 +633,8 @@ impl Vault {
             memories: report.memories,
             age: 0,
         };
-        *last = Some((Instant::now(), summary));
+        let serves = limits::VERIFY_AGAIN.max(now.elapsed().saturating_mul(limits::VERIFY_SHARE));
+        *last = Some((Instant::now(), serves, summary));
         Ok(summary)
     }
 

@@ -133,6 +133,12 @@ impl Engine {
         }
         let digests = self.verify_log((&mut report, progress), &heads)?;
         self.verify_memories((&mut report, progress), digests)?;
+        for table in self.database.unsound()? {
+            report.add(
+                format!("what the vault keeps of {}", table.what()),
+                "a record was removed, added or set back",
+            );
+        }
         if content {
             let contents = self.verify_content(progress)?;
             report.opened = Some(contents.memories);

@@ -91,6 +91,12 @@ pub struct Restored {
     pub damage: Vec<Problem>,
     /// Where the vault that was there before is kept.
     pub before: Option<PathBuf>,
+    /// Agents that are enrolled in the restored vault. One that was removed after the backup is among them, unless that stands
+    /// in a list that was found.
+    pub agents: Vec<String>,
+    /// Files of checkpoints of a history that is lost now, under the names that they have from here on. New files are begun in
+    /// their places: the old ones would say, rightly, that the log was cut.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// What a backup says about itself. Whether this vault made it is seen when it is restored.
@@ -166,16 +172,18 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let options = Options { clock: restore.clock.clone(), ..Options::default() };
     let vault = Vault::open(&staging.path, options)?;
     vault.unlock(root, None)?;
-    let lost_events = compare(restore, &vault, manifest.size)?;
+    let (lost_events, other) = compare(restore, &vault, manifest.size)?;
     let (lists, old) = (lists(restore), target.to_owned());
     let from = manifest.clone();
     let finish = move |engine: &mut Engine| {
         let mut ended = engine.trusted_ended(&lists)?;
+        let mut agents = None;
         if let Some(database) = Engine::other_database(&old) {
             // What can not be read there can not be known.
             ended.extend(engine.ended_in(&database).unwrap_or_default());
+            agents = engine.newer_agents_in(&database, from.size);
         }
-        engine.finish_restore(&from, &ended)
+        engine.finish_restore(&from, (&ended, agents.as_deref()))
     };
     let ended = vault.ask(finish).wait()?;
     let report = vault.verify()?;
@@ -184,12 +192,14 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
             format!("{}; the backup holds it so, and --accept-damage brings the rest back", problem.reason);
         return Err(VaultError::tampered(problem.place.clone(), reason));
     }
+    let agents = vault.agents()?.into_iter().map(|agent| agent.name).collect();
     drop(vault);
     keep_list(restore, &staging.path);
     let before = exchange(restore, staging)?;
     drop(lock);
+    let set_aside = set_aside(restore, other)?;
     let damage = report.problems;
-    Ok(Restored { manifest, memories: report.memories, ended, lost_events, damage, before })
+    Ok(Restored { manifest, memories: report.memories, ended, lost_events, damage, before, agents, set_aside })
 }
 
 /// Puts the files together to one database in `staging`. Returns what the last one says, and the root key that the owner's
@@ -246,17 +256,20 @@ fn check_head(database: &Database, manifest: &Manifest, file: &Path) -> Result<(
     ))
 }
 
-/// Holds the restored log against every checkpoint that is known. Returns how many events are lost.
-fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, VaultError> {
-    let mut lost = 0;
+/// Holds the restored log against every checkpoint that is known. Returns how many events are lost, and the files that say so.
+fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<PathBuf>), VaultError> {
+    let (mut lost, mut other) = (0, Vec::new());
     let own = restore.target.join(CHECKPOINTS);
     for path in core::iter::once(&own).chain(restore.checkpoints).filter(|path| path.is_file()) {
         let mut file = CheckpointFile::open(path)?;
         match vault.ask(move |engine| engine.compare_file(&mut file)).wait()? {
             Known::Holds => {}
-            Known::Longer(known) => lost = lost.max(known.saturating_sub(size)),
+            Known::Longer(known) => {
+                lost = lost.max(known.saturating_sub(size));
+                other.push(path.clone());
+            }
             // A longer log that was restored from another backup earlier ends here too.
-            Known::Other if restore.accept_loss => {}
+            Known::Other if restore.accept_loss => other.push(path.clone()),
             Known::Other => {
                 let place = format!("the log of the backup, or {}", path.display());
                 return Err(VaultError::tampered(place, "they are of two histories"));
@@ -266,7 +279,21 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, Vault
     if lost > 0 && !restore.accept_loss {
         return Err(VaultError::BackupOlder { lost });
     }
-    Ok(lost)
+    // That of the vault's own directory is kept with the vault that was there.
+    other.retain(|path| *path != own);
+    Ok((lost, other))
+}
+
+/// Gives files of checkpoints of a history that was given up another name: they are evidence, and would shut the restored vault.
+fn set_aside(restore: &Restore<'_>, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, VaultError> {
+    let rename = |path: PathBuf| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".before-{}", restore.clock.now().wall));
+        let aside = PathBuf::from(name);
+        fs::rename(&path, &aside).map_err(|error| VaultError::io("naming", &path, &error))?;
+        Ok(aside)
+    };
+    files.into_iter().map(rename).collect()
 }
 
 /// Every list of ended memories that is found.

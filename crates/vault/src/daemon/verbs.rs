@@ -284,7 +284,12 @@ impl AgentVerb {
             Self::ByIntent { intent } => value(vault.by_intent(caller, &intent)?),
             Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
             Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
-            Self::Forget { id, reason } => vault.forget(caller, id, &reason).map(done),
+            Self::Forget { id, reason } => {
+                vault.forget(caller, id, &reason)?;
+                // Who inherits is nothing that an agent is told.
+                let heirs = if caller.is_owner() { vault.heirs_with(id)? } else { Vec::new() };
+                Ok(if heirs.is_empty() { Value::Null } else { json!({ "heirs": heirs }) })
+            }
             Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
             Self::RequestApproval { id, purpose } => {
                 Ok(json!({ "request": vault.request_approval(caller, id, &purpose)? }))

@@ -69,6 +69,12 @@ impl Engine {
             if let Some(known) = known.iter().find(same) {
                 return Ok(known.id);
             }
+            let own = known.iter().filter(|known| known.agent == caller.name()).count();
+            if own >= limits::MAX_PENDING_OF_ONE && !caller.is_owner() {
+                return Err(VaultError::invalid(
+                    "10 approvals of this agent are waiting or unused; the owner has to decide on them first",
+                ));
+            }
             if known.len() >= limits::MAX_PENDING {
                 return Err(VaultError::invalid(
                     "100 approvals are waiting; the owner has to decide on them first",
@@ -104,6 +110,7 @@ impl Engine {
         // Outside of what a refusal undoes: a wrong code is counted.
         let code = if valid.is_some() { self.check_code(code)? } else { Ok(()) };
         self.audited(event, |engine, event| {
+            engine.no_doubt()?;
             code?;
             let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
             let waiting = known.filter(|approval| approval.stand == Stand::Pending);

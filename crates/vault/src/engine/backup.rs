@@ -15,7 +15,7 @@ use crate::error::Refusal;
 use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
 use crate::storage::copy::Extent;
-use crate::storage::{CheckpointFile, Database, MemoryRow};
+use crate::storage::{CheckpointFile, Database, MemoryRow, Table};
 use crate::{VaultError, limits};
 
 /// The record of backups that were made.
@@ -51,20 +51,23 @@ impl Engine {
             if wanted.description.len() > limits::MAX_NAME {
                 return Err(VaultError::invalid("a description has at most 256 bytes"));
             }
+            engine.no_doubt()?;
+            let bound = engine.seal_bound()?;
             let held = engine.held()?;
             let (size, root) = (held.tree.size(), held.tree.root().to_base64());
             let origin = held.base.signer.verifier().name().to_owned();
             let note = sign(held)?.to_string();
+            let head = (note.as_str(), &bound[..]);
             let parent = match wanted.kind {
                 BackupKind::Full => None,
                 BackupKind::Incremental => Some(engine.newest_backup()?.manifest.as_parent()),
             };
             let memories = match &parent {
-                None => engine.database.copy(&wanted.draft, &Extent::Whole, &note)?,
+                None => engine.database.copy(&wanted.draft, &Extent::Whole, head)?,
                 Some(parent) => {
                     let memories = engine.changed_since(parent.size)?;
                     let extent = Extent::Since { from: parent.size, memories: &memories };
-                    engine.database.copy(&wanted.draft, &extent, &note)?
+                    engine.database.copy(&wanted.draft, &extent, head)?
                 }
             };
             event.count = Some(memories);
@@ -190,7 +193,7 @@ impl Engine {
             let Some((last, _)) = rows.last() else { return Ok(()) };
             after = *last;
             for (_, row) in rows {
-                if let Ok(header) = self.header(&row) {
+                if let Ok(header) = self.any_header(&row) {
                     with(row, header)?;
                 }
             }
@@ -240,13 +243,32 @@ impl Engine {
         })
     }
 
-    /// Finishes a restore: nothing that ended since comes back, and no approval; the log says what happened. Returns how
-    /// many memories were ended.
-    pub(crate) fn finish_restore(&mut self, from: &Manifest, ended: &[Ended]) -> Result<u64, VaultError> {
+    /// Whose credentials another database of this vault knows, if its log is no shorter than `size`.
+    pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<Vec<Vec<u8>>> {
+        let (events, _) = database.log_counts().ok()?;
+        let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
+        Some(records.into_iter().map(|(credential, _)| credential).collect())
+    }
+
+    /// Finishes a restore: nothing that ended since comes back, no approval, and no agent that is not among `agents`, where it is
+    /// known who is enrolled; the log says what happened. Returns how many memories were ended.
+    pub(crate) fn finish_restore(
+        &mut self,
+        from: &Manifest,
+        (ended, agents): (&[Ended], Option<&[Vec<u8>]>),
+    ) -> Result<u64, VaultError> {
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Restore);
         event.count = Some(from.size);
         self.audited(event, |engine, _| {
-            engine.database.drop_approvals()?;
+            engine.database.clear(Table::Approval)?;
+            for (credential, agent) in engine.agent_records()? {
+                if agents.is_some_and(|known| !known.contains(&credential)) {
+                    let mut event = Event::new(engine.clock.now(), OWNER, Operation::RemoveAgent);
+                    event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
+                    engine.database.remove_record(Table::Agent, &credential)?;
+                    engine.log(&event)?;
+                }
+            }
             let (mut done, mut seen) = (0, HashSet::new());
             // A memory may have been tombstoned first and forgotten later: the harder end counts.
             let mut ended: Vec<&Ended> = ended.iter().collect();

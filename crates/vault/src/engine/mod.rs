@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 mod approvals;
 pub(crate) mod backup;
+mod bound;
 pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
@@ -24,7 +25,7 @@ use stvor_crypto::SystemRandom;
 use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 
 use crate::audit::{Event, Operation, hex};
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, Pace};
 use crate::error::Refusal;
 use crate::keys::{BaseKeys, SessionKeys};
 use crate::level::Level;
@@ -43,6 +44,8 @@ pub(crate) struct Held {
     pub(crate) session: Option<SessionKeys>,
     pub(crate) tree: Frontier,
     pub(crate) last_event: Option<Moment>,
+    /// What is believed of the clock on the wall.
+    pub(crate) pace: Pace,
     /// The key that signs for the last time, with its successor.
     pub(crate) retiring: Option<Signer>,
 }
@@ -78,7 +81,10 @@ pub(crate) struct Engine {
     pub(crate) held: Option<Held>,
     index: Option<Index>,
     later: Vec<Later>,
-    refusals: HashMap<String, Refusals>,
+    /// By actor, and apart for entering a lockdown: other refusals must not keep anybody from that.
+    refusals: HashMap<(String, bool), Refusals>,
+    /// Counts of refused requests that this group logged.
+    summed_up: Vec<((String, bool), u64)>,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
@@ -125,6 +131,7 @@ impl Engine {
             index: None,
             later: Vec::new(),
             refusals: HashMap::new(),
+            summed_up: Vec::new(),
             refused_cold: 0,
             before: None,
             wipe: false,
@@ -246,6 +253,10 @@ impl Engine {
         let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &plain)?;
         let mut complete: Vec<Node> = Vec::new();
         held.tree.append(Hash::leaf(&entry), &mut complete)?;
+        // A commitment has no time.
+        if event.at.wall > 0 {
+            held.pace.take(&event.at);
+        }
         // A clock that was set back does not make the log's time go back.
         if held.last_event.as_ref().is_none_or(|last| last.wall <= event.at.wall) {
             held.last_event = Some(event.at.clone());
@@ -260,11 +271,17 @@ impl Engine {
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
+        self.summed_up.clear();
+        self.database.take_changed();
         if self.database.in_transaction() {
             // The end of the last group failed half-way.
             self.database.run("ROLLBACK")?;
         }
         self.database.run("BEGIN IMMEDIATE")?;
+        if self.held.is_some() {
+            // A log that can not be written ends the group when it is committed.
+            let _ = self.log_suppressed(&self.clock.now(), |_, over| over);
+        }
         if self.listed > 0 {
             self.database.remove_ended(self.listed)?;
         }
@@ -281,6 +298,10 @@ impl Engine {
                 let _ = self.database.run("ROLLBACK");
             }
             self.index = None;
+            for (who, suppressed) in core::mem::take(&mut self.summed_up) {
+                let refusals = self.refusals.entry(who).or_default();
+                refusals.suppressed = refusals.suppressed.saturating_add(suppressed);
+            }
             if let (Some((tree, last)), Some(held)) = (self.before.take(), self.held.as_mut()) {
                 (held.tree, held.last_event) = (tree, last);
             }
@@ -322,12 +343,17 @@ impl Engine {
         if !self.stands() {
             return Err(self.broken.take().unwrap_or_else(lost_transaction));
         }
+        if self.before.is_none() && self.held.is_some() && self.database.take_changed() {
+            // Only with an event there is a checkpoint that nobody can put an older state under.
+            self.log(&Event::new(self.clock.now(), "vault", Operation::Record))?;
+        }
         let note = match (&self.held, &self.before) {
             (Some(held), Some(_)) => Some(sign(held)?),
             _ => None,
         };
         if let Some(note) = &note {
-            self.database.put_checkpoint(&note.to_string())?;
+            let bound = self.seal_bound()?;
+            self.database.put_checkpoint(&note.to_string(), &bound)?;
         }
         self.database.run("COMMIT")?;
         (self.before, self.listed) = (None, 0);
@@ -339,18 +365,12 @@ impl Engine {
 
     /// Refuses agents that were refused too often, without a log entry for each.
     fn may_ask(&mut self, event: &Event) -> Result<(), VaultError> {
-        let Some(refusals) = self.refusals.get_mut(&event.actor) else { return Ok(()) };
-        let now = event.at.wall;
-        if now < refusals.since || now - refusals.since >= 60_000 {
-            let suppressed = refusals.suppressed;
-            self.refusals.remove(&event.actor);
-            if suppressed > 0 {
-                let mut summary = Event::new(event.at.clone(), &event.actor, Operation::Suppressed);
-                summary.count = Some(suppressed);
-                self.log(&summary)?;
-            }
+        let who = budget(event);
+        if !self.refusals.contains_key(&who) {
             return Ok(());
         }
+        self.log_suppressed(&event.at, |other, over| over && *other == who)?;
+        let Some(refusals) = self.refusals.get_mut(&who) else { return Ok(()) };
         if refusals.logged >= limits::REFUSALS_PER_MINUTE && event.actor != agents::OWNER {
             refusals.suppressed = refusals.suppressed.saturating_add(1);
             self.metrics.suppressed.increment(1);
@@ -359,8 +379,32 @@ impl Engine {
         Ok(())
     }
 
+    /// Logs how many requests were refused without an entry for each, of those that `which` picks: it is told whose they are,
+    /// and whether their minute is over.
+    pub(super) fn log_suppressed(
+        &mut self,
+        now: &Moment,
+        which: impl Fn(&(String, bool), bool) -> bool,
+    ) -> Result<(), VaultError> {
+        let over = |refusals: &Refusals| {
+            now.wall < refusals.since || now.wall - refusals.since >= limits::REFUSALS_MINUTE
+        };
+        let picked = self.refusals.iter().filter(|(who, refusals)| which(who, over(refusals)));
+        let picked: Vec<_> = picked.map(|(who, _)| who.clone()).collect();
+        for who in picked {
+            let suppressed = self.refusals.remove(&who).map_or(0, |refusals| refusals.suppressed);
+            if suppressed > 0 {
+                let mut summary = Event::new(now.clone(), &who.0, Operation::Suppressed);
+                summary.count = Some(suppressed);
+                self.summed_up.push((who, suppressed));
+                self.log(&summary)?;
+            }
+        }
+        Ok(())
+    }
+
     fn count_refusal(&mut self, event: &Event) {
-        let refusals = self.refusals.entry(event.actor.clone()).or_default();
+        let refusals = self.refusals.entry(budget(event)).or_default();
         if refusals.logged == 0 {
             refusals.since = event.at.wall;
         }
@@ -393,8 +437,14 @@ impl Engine {
         Ok(held.base.rows.seal(&mut self.rng, header.id.as_bytes(), &plain)?)
     }
 
-    /// Opens the header of a row, and holds it against the row.
+    /// Opens the header of a row, and holds it against the row and what was last written for its memory.
     pub(crate) fn header(&self, row: &MemoryRow) -> Result<Header, VaultError> {
+        self.must_be_fresh(row)?;
+        self.any_header(row)
+    }
+
+    /// Opens the header of a row, of whatever database of this vault and whatever time, and holds it against the row.
+    pub(crate) fn any_header(&self, row: &MemoryRow) -> Result<Header, VaultError> {
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let plain = plain.map_err(|_| tampered("its header does not open"))?;
@@ -436,6 +486,11 @@ impl Engine {
         let opened = self.held()?.base.open_event(row);
         opened.ok_or_else(|| VaultError::tampered(place(), "it was changed, or stands in another's place"))
     }
+}
+
+/// Whose refusals an event counts among.
+fn budget(event: &Event) -> (String, bool) {
+    (event.actor.clone(), event.operation == Operation::EnterLockdown)
 }
 
 /// Why nothing of a group stands whose transaction is gone.

@@ -4,11 +4,12 @@ use stvor_crypto::Secret;
 use stvor_keys::WrappedKey;
 use stvor_tlog::{Checkpoint, Frontier, Note, Signer, TlogError};
 
-use super::agents::OWNER;
+use super::agents::{OWNER, UNPROVED};
 use super::sessions::SessionId;
 use super::status::{Lockdown, Mode, Status};
 use super::{Engine, Held};
 use crate::audit::{Event, Operation};
+use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
     BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VERBS,
@@ -21,26 +22,41 @@ impl Engine {
     /// checkpoints: a log that was cut is not continued.
     pub(crate) fn unlock(&mut self, root: &RootKey, vaulted: Option<&Secret<32>>) -> Result<(), VaultError> {
         let slots = self.database.slots()?;
-        let base = BaseKeys::open(root, &slots)?;
-        let (mut session, damaged) = SessionKeys::open(root, &slots);
+        let opened = BaseKeys::open(root, &slots).and_then(|base| {
+            let (mut session, damaged) = SessionKeys::open(root, &slots);
+            if let Some(vaulted) = vaulted {
+                session.open_vaulted(vaulted, &slots)?;
+            }
+            Ok((base, session, damaged))
+        });
+        let (base, session, damaged) = match opened {
+            Ok(opened) => opened,
+            Err(error) if self.held.is_some() => {
+                let event = Event::new(self.clock.now(), UNPROVED, Operation::Unlock);
+                return self.audited(event, |_, _| Err(error));
+            }
+            Err(error) => {
+                self.refused_cold = self.refused_cold.saturating_add(1);
+                return Err(error);
+            }
+        };
         for error in damaged {
             self.sound::<()>(Err(error))?;
-        }
-        if let Some(vaulted) = vaulted {
-            session.open_vaulted(vaulted, &slots)?;
         }
         let first = self.held.is_none();
         if first {
             let tree = self.checked_tree(&base)?;
-            let size = tree.size();
-            self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
-            match (self.newest_time(size), self.held.as_mut()) {
-                (Ok(last), Some(held)) => held.last_event = last,
-                (Err(error), _) => {
-                    self.held = None;
-                    return Err(error);
-                }
-                (Ok(_), None) => {}
+            self.held = Some(Held {
+                base,
+                session: None,
+                tree,
+                last_event: None,
+                pace: Pace::default(),
+                retiring: None,
+            });
+            if let Err(error) = self.bind() {
+                self.held = None;
+                return Err(error);
             }
         }
         self.new_keys = true;
@@ -50,7 +66,10 @@ impl Engine {
         self.drop_index();
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
-        self.audited(event, |_, _| Ok(()))?;
+        self.audited(event, |engine, event| match engine.no_doubt() {
+            Err(error) => engine.note(event, &error.to_string()),
+            Ok(()) => Ok(()),
+        })?;
         self.refused_cold = 0;
         if first { self.end_lost_sessions() } else { Ok(()) }
     }
@@ -111,7 +130,7 @@ impl Engine {
         }
         self.drop_index();
         let event = Event::new(self.clock.now(), OWNER, Operation::Lock);
-        self.audited(event, |_, _| Ok(()))?;
+        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))?;
         self.end_session(SessionId::OWNER).map(|_| ())
     }
 
@@ -123,7 +142,7 @@ impl Engine {
         }
         self.end_sessions()?;
         let event = Event::new(self.clock.now(), "vault", Operation::Close);
-        self.audited(event, |_, _| Ok(()))
+        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))
     }
 
     /// Whether everything is stopped. There is always a sealed record, so that removing it shows.
@@ -149,8 +168,9 @@ impl Engine {
         }
     }
 
-    /// Refuses while everything is stopped.
+    /// Refuses while everything is stopped, or the records are not what they should be.
     pub(crate) fn no_lockdown(&self) -> Result<(), VaultError> {
+        self.no_doubt()?;
         match self.lockdown()? {
             Some(_) => Err(Refusal::Lockdown.into()),
             None => Ok(()),
@@ -172,7 +192,10 @@ impl Engine {
             if reason.len() > limits::MAX_TEXT {
                 return Err(VaultError::invalid("a reason has at most 4096 bytes"));
             }
-            engine.no_lockdown()?;
+            // A record that is gone or does not open is written anew.
+            if matches!(engine.lockdown(), Ok(Some(_))) {
+                return Err(Refusal::Lockdown.into());
+            }
             engine.note(event, reason)?;
             let lockdown = Lockdown { since: event.at.wall, by: by.to_owned(), reason: reason.to_owned() };
             engine.set_lockdown(Some(&lockdown))
@@ -185,6 +208,11 @@ impl Engine {
         self.audited(event, |engine, event| {
             // Only the right root key opens the records.
             BaseKeys::open(root, &engine.database.slots()?)?;
+            if let Err(error) = engine.no_doubt() {
+                engine.note(event, &error.to_string())?;
+                engine.set_lockdown(None)?;
+                return engine.end_doubt();
+            }
             match engine.lockdown() {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(VaultError::invalid("the vault is not in lockdown")),
@@ -251,6 +279,7 @@ impl Engine {
                 last_event: None,
                 checkpoint_files: self.outside.len(),
                 checkpoint_files_behind: 0,
+                doubted: Vec::new(),
             });
         };
         let session = held.session.as_ref();
@@ -266,6 +295,7 @@ impl Engine {
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
             checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
+            doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
         })
     }
 }

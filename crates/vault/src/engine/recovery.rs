@@ -118,26 +118,43 @@ impl Engine {
         Ok(signer)
     }
 
-    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note and the text of the
-    /// key that verifies it.
-    pub(crate) fn set_switch(&mut self, mut record: SwitchRecord) -> Result<(Note, String), VaultError> {
+    /// The number of the next check-in: above every one that the vault remembers or that `seen`, a check-in of this vault,
+    /// has; and no lower than the time, so that a vault that was brought back from a backup does not count where it was then.
+    fn next_number(&mut self, seen: &[u8], now: u64) -> Result<u64, VaultError> {
+        let signer = self.switch_signer()?;
+        let key = signer.verifier();
+        let number = |text: &str| CheckIn::parse(text, key.name()).map(|known| known.number).ok();
+        let seen = Note::parse(seen).ok();
+        let seen = seen.and_then(|note| note.open(core::slice::from_ref(key)).ok().and_then(number));
+        let known = self.switch()?.map_or(0, |old| old.number).max(seen.unwrap_or_default());
+        Ok(known.saturating_add(1).max(now))
+    }
+
+    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note, the text of the key
+    /// that verifies it, and the setting.
+    pub(crate) fn set_switch(
+        &mut self,
+        mut record: SwitchRecord,
+        seen: &[u8],
+    ) -> Result<(Note, String, SwitchRecord), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::ArmSwitch);
         self.audited(event, |engine, event| {
-            record.number = engine.switch()?.map_or(0, |old| old.number).saturating_add(1);
+            record.number = engine.next_number(seen, event.at.wall)?;
             record.checked_in = event.at.wall;
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
-            engine.sign_check_in(&record)
+            let (note, verifier) = engine.sign_check_in(&record)?;
+            Ok((note, verifier, record))
         })
     }
 
     /// The owner is there.
-    pub(crate) fn check_in(&mut self) -> Result<(Note, SwitchRecord), VaultError> {
+    pub(crate) fn check_in(&mut self, seen: &[u8]) -> Result<(Note, SwitchRecord), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::CheckIn);
         self.audited(event, |engine, event| {
             let record = engine.switch()?.filter(|record| record.every > 0);
             let mut record = record.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
-            record.number = record.number.saturating_add(1);
+            record.number = engine.next_number(seen, event.at.wall)?;
             record.checked_in = event.at.wall;
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
@@ -147,8 +164,7 @@ impl Engine {
 
     fn sign_check_in(&mut self, record: &SwitchRecord) -> Result<(Note, String), VaultError> {
         let signer = self.switch_signer()?;
-        let check_in = CheckIn { number: record.number, at: record.checked_in, every: record.every };
-        let note = Note::sign(&check_in.to_text(signer.verifier().name()), &[&signer])?;
+        let note = Note::sign(&CheckIn::of(record).to_text(signer.verifier().name()), &[&signer])?;
         Ok((note, signer.verifier().to_string()))
     }
 }

@@ -11,21 +11,21 @@ use crate::{VaultError, limits};
 /// Rows that are read at a time.
 const BATCH: usize = 1_000;
 
-/// What a caller sees of a memory that it would need an approval for: that it is there.
-fn seen_by(caller: &Caller, mut header: Header) -> Header {
-    if header.level.needs_approval() && !caller.is_owner() {
-        header.metadata.clear();
-        header.searchable.clear();
-        header.intents.clear();
-        header.source.clear();
-        header.state_reason.clear();
-    }
-    // A keyed hash tells whether two contents are equal; nobody needs that here.
-    header.content_hash.clear();
-    header
-}
-
 impl Engine {
+    /// What a caller sees of a memory that is closed to it: that it is there.
+    fn seen_by(&self, caller: &Caller, mut header: Header) -> Result<Header, VaultError> {
+        if self.closed_to(caller, header.level)? {
+            header.metadata.clear();
+            header.searchable.clear();
+            header.intents.clear();
+            header.source.clear();
+            header.state_reason.clear();
+        }
+        // A keyed hash tells whether two contents are equal; nobody needs that here.
+        header.content_hash.clear();
+        Ok(header)
+    }
+
     /// Levels whose words are in the index now.
     fn searched(&self, caller: &Caller) -> Result<Vec<Level>, VaultError> {
         let session = self.held()?.session.as_ref();
@@ -132,7 +132,7 @@ impl Engine {
                         && header.state == State::Live
                         && header.gone(event.at.wall).is_none()
                     {
-                        found.push(seen_by(caller, header));
+                        found.push(engine.seen_by(caller, header)?);
                     }
                 }
             }
@@ -163,7 +163,7 @@ impl Engine {
                     let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if caller.may_have(header.level) && (live || caller.is_owner()) {
-                        found.push(seen_by(caller, header));
+                        found.push(engine.seen_by(caller, header)?);
                     }
                 }
             }
@@ -174,6 +174,7 @@ impl Engine {
 
     /// The header of a row that was read without its content.
     fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
+        self.must_be_fresh(row)?;
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
         let plain = plain.map_err(|_| tampered("its header does not open"))?;
@@ -186,18 +187,50 @@ impl Engine {
         self.audited(event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
-            let blind = engine.blind("intent", intent)?;
-            let ids: Vec<MemoryId> = engine.database.linked(&blind, limits::MAX_PAGE)?;
-            let found = ids.into_iter().filter_map(|id| engine.find(caller, id).ok());
-            let found = found.map(|(_, header)| header).filter(|header| {
-                let shown = caller.is_owner() || !header.level.needs_approval();
-                shown
-                    && header.intents.iter().any(|known| known == intent)
-                    && header.gone(event.at.wall).is_none()
-            });
-            let found: Vec<Header> = found.map(|header| seen_by(caller, header)).collect();
+            let found = engine.linked(caller, intent, event.at.wall)?;
             event.count = Some(found.len() as u64);
             Ok(found)
         })
+    }
+
+    /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place.
+    fn linked(&self, caller: &Caller, intent: &str, now: u64) -> Result<Vec<Header>, VaultError> {
+        let exact = match caller {
+            Caller::Agent(agent) if agent.namespaces.iter().all(|pattern| !pattern.ends_with('*')) => {
+                &agent.namespaces[..]
+            }
+            _ => &[],
+        };
+        let mut blinds = Vec::new();
+        for namespace in exact {
+            let [within, _] = self.links(namespace, intent)?;
+            blinds.push(within);
+        }
+        if exact.is_empty() {
+            blinds.push(self.blind("intent", intent)?);
+        }
+        let mut found = Vec::new();
+        for blind in blinds {
+            let mut after = Vec::new();
+            loop {
+                let ids: Vec<MemoryId> = self.database.linked(&blind, &after, limits::MAX_PAGE)?;
+                let Some(last) = ids.last() else { break };
+                after = last.as_bytes().to_vec();
+                for id in &ids {
+                    let Some(row) = self.database.memory_header(id)? else { continue };
+                    let Ok(header) = self.listed(&row) else { continue };
+                    let known = caller.reaches(&header.namespace)
+                        && caller.may_have(header.level)
+                        && !self.closed_to(caller, header.level)?;
+                    if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
+                        found.push(self.seen_by(caller, header)?);
+                        if found.len() == limits::MAX_PAGE {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 }

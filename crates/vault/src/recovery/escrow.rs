@@ -212,7 +212,8 @@ pub struct NewSecrets<H> {
 /// daemon must not run.
 ///
 /// # Errors
-/// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since.
+/// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since;
+/// [`VaultError::Invalid`] when there are tokens and the shares do not open level 5.
 pub fn recover<H: KeyHolder + 'static>(
     path: &Path,
     shares: &[Share],
@@ -224,6 +225,11 @@ pub fn recover<H: KeyHolder + 'static>(
     let mut keys = secret.expose().chunks(32).map(Secret::<32>::from_slice);
     let mut next = || keys.next().transpose().map_err(|_| wrong());
     let (root, vaulted, black) = (next()?.ok_or_else(wrong)?, next()?, next()?);
+    if black.is_none() && !secrets.tokens.is_empty() {
+        return Err(VaultError::invalid(
+            "these shares do not open level 5, so no token can be enrolled with them",
+        ));
+    }
     let vault = Vault::open(path, options)?;
     let (asked, held) = (root.duplicate(), vaulted.as_ref().map(Secret::duplicate));
     if !vault.ask(move |engine| engine.opens_with(&asked)).wait()? {

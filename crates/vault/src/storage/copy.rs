@@ -11,7 +11,7 @@ use crate::memory::MemoryId;
 
 /// Tables whose rows are never changed, or whose changes the log names: only these are copied in part. Names of tables are
 /// never taken from a file: somebody else may have written it.
-const IN_PART: [&str; 3] = ["event", "node", "memory"];
+const IN_PART: [&str; 4] = ["event", "node", "memory", "fresh"];
 /// Tables that are copied whole, but for that of the checkpoint.
 const WHOLE: [&str; 6] = ["slot", "intent", "recall", "agent", "approval", "ended"];
 const CHECKPOINT: &str = "checkpoint";
@@ -56,14 +56,19 @@ fn rows(
 }
 
 impl Database {
-    /// Copies `extent` into a new database at `path`, mode 0600, with `note` as its checkpoint. Returns how many memories
-    /// it holds.
-    pub(crate) fn copy(&self, path: &Path, extent: &Extent<'_>, note: &str) -> Result<u64, VaultError> {
+    /// Copies `extent` into a new database at `path`, mode 0600, with `note` as its checkpoint and what was sealed for that
+    /// one. Returns how many memories it holds.
+    pub(crate) fn copy(
+        &self,
+        path: &Path,
+        extent: &Extent<'_>,
+        (note, bound): (&str, &[u8]),
+    ) -> Result<u64, VaultError> {
         let copy = Self::create(path)?;
         copy.run("BEGIN")?;
         let memories = self.fill(&copy.connection, extent).map_err(|error| failed(&error))?;
         self.copy_small(&copy.connection)?;
-        copy.put_checkpoint(note)?;
+        copy.put_checkpoint(note, bound)?;
         copy.run("COMMIT")?;
         copy.merge_journal()?;
         Ok(memories)
@@ -75,6 +80,7 @@ impl Database {
             Extent::Whole => {
                 rows(from, to, ("event", ""), &[])?;
                 rows(from, to, ("node", ""), &[])?;
+                rows(from, to, ("fresh", ""), &[])?;
                 rows(from, to, ("memory", "ORDER BY seq"), &[])
             }
             Extent::Since { from: size, memories } => {
@@ -83,7 +89,9 @@ impl Database {
                 rows(from, to, ("node", "WHERE at >= ?1 >> level"), &[number(*size)])?;
                 memories.iter().try_fold(0, |count, id| {
                     let id = Value::Blob(id.as_bytes().to_vec());
-                    Ok(count + rows(from, to, ("memory", "WHERE id = ?1"), &[id])?)
+                    let id = &[id];
+                    rows(from, to, ("fresh", "WHERE id = ?1"), id)?;
+                    Ok(count + rows(from, to, ("memory", "WHERE id = ?1"), id)?)
                 })
             }
         }
@@ -118,11 +126,6 @@ impl Database {
     pub(crate) fn log_head(&self) -> Result<(u64, stvor_tlog::Hash), VaultError> {
         let (events, _) = self.log_counts()?;
         Ok((events, Frontier::load(self, events)?.root()))
-    }
-
-    /// Removes requests for approval: one that was used after the backup would come back unused.
-    pub(crate) fn drop_approvals(&self) -> Result<(), VaultError> {
-        self.remove_records(super::Table::Approval)
     }
 }
 

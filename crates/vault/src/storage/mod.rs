@@ -1,19 +1,23 @@
 //! The database of a vault. SQL stands here and nowhere else. What is in it is sealed, but for the levels' numbers of rows,
 //! sizes, and the hour at which a memory's time runs out.
 
+mod bound;
 pub(crate) mod copy;
 mod files;
 pub(crate) mod foreign;
 pub(crate) mod index;
 mod rows;
 
+use core::cell::Cell;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use stvor_crypto::Secret;
 use stvor_tlog::{Hash, Nodes, TlogError};
 
+pub(crate) use bound::{Sums, Table};
 pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, write_private};
-pub(crate) use rows::{EventRow, MemoryRow, Table};
+pub(crate) use rows::{EventRow, MemoryRow};
 
 use crate::VaultError;
 
@@ -26,6 +30,10 @@ const APPLICATION: u32 = 0x5354_5656;
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) connection: Connection,
+    /// What the sums over the bound tables are keyed with, from the first unlock on.
+    bound: Option<Secret<32>>,
+    /// Whether a bound table was changed since [`Database::take_changed`] was last asked.
+    changed: Cell<bool>,
 }
 
 /// What an error of SQLite means.
@@ -111,7 +119,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&error))?;
         connection.set_prepared_statement_cache_capacity(64);
-        let database = Self { connection };
+        let database = Self { connection, bound: None, changed: Cell::new(false) };
         // Every acknowledged operation is synced; what is deleted is overwritten.
         database.run(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
@@ -119,6 +127,7 @@ impl Database {
              PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; PRAGMA locking_mode = EXCLUSIVE;
              PRAGMA wal_autocheckpoint = 4000;",
         )?;
+        database.run(bound::SUMS)?;
         Ok(database)
     }
 

@@ -5,7 +5,7 @@ use stvor_base::codec::Writer;
 use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Hash, Node};
 
-use super::{Database, failed};
+use super::{Database, Table, failed};
 use crate::VaultError;
 use crate::keys::Slots;
 use crate::memory::MemoryId;
@@ -64,7 +64,12 @@ pub(crate) struct EventRow {
 
 const COLUMNS: &str = "id, space, due, header, wrapped, content";
 
-type Rows<T> = Result<T, VaultError>;
+pub(super) type Rows<T> = Result<T, VaultError>;
+
+/// What is kept of the newest header of a memory.
+fn fresh(header: &[u8]) -> [u8; 32] {
+    sha256(&[header])
+}
 
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -89,7 +94,7 @@ impl Database {
     }
 
     /// Every change is one of a transaction. Where SQLite gave that up by itself, a statement that comes after would stand alone.
-    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
+    pub(super) fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
         if !self.in_transaction() {
             return Err(crate::engine::lost_transaction());
         }
@@ -99,25 +104,41 @@ impl Database {
 
     pub(crate) fn put_slot(&self, name: &str, record: &[u8]) -> Rows<()> {
         let sql = "INSERT INTO slot VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record";
-        self.execute(sql, params![name, record]).map(|_| ())
+        let old = self.slot(name)?;
+        self.execute(sql, params![name, record])?;
+        self.replaced((Table::Slot, name.as_bytes()), old.as_deref(), Some(record))
     }
 
     pub(crate) fn remove_slot(&self, name: &str) -> Rows<()> {
-        self.execute("DELETE FROM slot WHERE name = ?1", params![name]).map(|_| ())
+        let old = self.slot(name)?;
+        self.execute("DELETE FROM slot WHERE name = ?1", params![name])?;
+        self.replaced((Table::Slot, name.as_bytes()), old.as_deref(), None)
     }
 
     pub(crate) fn insert_memory(&self, row: &MemoryRow) -> Rows<()> {
         let sql =
             "INSERT INTO memory (id, space, due, header, wrapped, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let values = params![row.id.as_bytes(), row.space, row.due, row.header, row.wrapped, row.content];
-        self.execute(sql, values).map(|_| ())
+        self.execute(sql, values)?;
+        self.put_fresh(row)
+    }
+
+    /// Whether this header is the newest that was written for its memory.
+    pub(crate) fn is_fresh(&self, row: &MemoryRow) -> Rows<bool> {
+        let newest = self.record(Table::Fresh, row.id.as_bytes())?;
+        Ok(newest.is_some_and(|newest| newest == fresh(&row.header)))
+    }
+
+    /// Takes a row as the newest of its memory.
+    pub(crate) fn put_fresh(&self, row: &MemoryRow) -> Rows<()> {
+        self.put_record(Table::Fresh, row.id.as_bytes(), &fresh(&row.header))
     }
 
     pub(crate) fn update_memory(&self, row: &MemoryRow) -> Rows<()> {
         let sql = "UPDATE memory SET due = ?2, header = ?3, wrapped = ?4, content = ?5 WHERE id = ?1";
         let values = params![row.id.as_bytes(), row.due, row.header, row.wrapped, row.content];
         match self.execute(sql, values)? {
-            1 => Ok(()),
+            1 => self.put_fresh(row),
             _ => Err(VaultError::tampered(format!("the memory {}", row.id), "its row is gone")),
         }
     }
@@ -189,21 +210,27 @@ impl Database {
     }
 
     pub(crate) fn link(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
-        self.execute("INSERT OR IGNORE INTO intent VALUES (?1, ?2)", params![intent, id.as_bytes()])
-            .map(|_| ())
+        let sql = "INSERT OR IGNORE INTO intent VALUES (?1, ?2)";
+        match self.execute(sql, params![intent, id.as_bytes()])? {
+            0 => Ok(()),
+            _ => self.replaced((Table::Intent, intent), None, Some(id.as_bytes())),
+        }
     }
 
     pub(crate) fn unlink(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
-        self.execute("DELETE FROM intent WHERE intent = ?1 AND id = ?2", params![intent, id.as_bytes()])
-            .map(|_| ())
+        let sql = "DELETE FROM intent WHERE intent = ?1 AND id = ?2";
+        match self.execute(sql, params![intent, id.as_bytes()])? {
+            0 => Ok(()),
+            _ => self.replaced((Table::Intent, intent), Some(id.as_bytes()), None),
+        }
     }
 
-    pub(crate) fn linked(&self, intent: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
+    /// Memories with a link, by their ids, after `after`.
+    pub(crate) fn linked(&self, intent: &[u8], after: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
+        let sql = "SELECT id FROM intent WHERE intent = ?1 AND id > ?2 AND length(id) = 16 ORDER BY id LIMIT ?3";
         let read = || {
-            let mut statement = self
-                .connection
-                .prepare_cached("SELECT id FROM intent WHERE intent = ?1 AND length(id) = 16 LIMIT ?2")?;
-            let rows = statement.query_map(params![intent, number(count as u64)], |row| {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![intent, after, number(count as u64)], |row| {
                 row.get(0).map(MemoryId::from_bytes)
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
@@ -213,7 +240,10 @@ impl Database {
 
     pub(crate) fn put_recall(&self, id: &MemoryId, event: u64) -> Rows<()> {
         let sql = "INSERT INTO recall VALUES (?1, ?2) ON CONFLICT DO UPDATE SET event = excluded.event";
-        self.execute(sql, params![id.as_bytes(), number(event)]).map(|_| ())
+        let old = self.last_recall(id)?.map(u64::to_be_bytes);
+        self.execute(sql, params![id.as_bytes(), number(event)])?;
+        let new = number(event).to_be_bytes();
+        self.replaced((Table::Recall, id.as_bytes()), old.as_ref().map(|old| &old[..]), Some(&new))
     }
 
     pub(crate) fn last_recall(&self, id: &MemoryId) -> Rows<Option<u64>> {
@@ -225,10 +255,10 @@ impl Database {
         Ok(read().map_err(|error| failed(&error))?.map(i64::cast_unsigned))
     }
 
-    /// The record of a table of sealed records (`agent` or `approval`).
+    /// The record of a table of records.
     pub(crate) fn record(&self, table: Table, key: &[u8]) -> Rows<Option<Vec<u8>>> {
-        let (name, column) = table.names();
-        let sql = format!("SELECT record FROM {name} WHERE {column} = ?1");
+        let (name, column, value) = table.names();
+        let sql = format!("SELECT {value} FROM {name} WHERE {column} = ?1");
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             statement.query_row([key], |row| row.get(0)).optional()
@@ -237,8 +267,8 @@ impl Database {
     }
 
     pub(crate) fn records(&self, table: Table) -> Rows<Vec<(Vec<u8>, Vec<u8>)>> {
-        let (name, column) = table.names();
-        let sql = format!("SELECT {column}, record FROM {name}");
+        let (name, column, value) = table.names();
+        let sql = format!("SELECT {column}, {value} FROM {name}");
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -248,15 +278,20 @@ impl Database {
     }
 
     pub(crate) fn put_record(&self, table: Table, key: &[u8], record: &[u8]) -> Rows<()> {
-        let (name, _) = table.names();
-        let sql =
-            format!("INSERT INTO {name} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record");
-        self.execute(&sql, params![key, record]).map(|_| ())
+        let (name, _, value) = table.names();
+        let sql = format!(
+            "INSERT INTO {name} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET {value} = excluded.{value}"
+        );
+        let old = self.record(table, key)?;
+        self.execute(&sql, params![key, record])?;
+        self.replaced((table, key), old.as_deref(), Some(record))
     }
 
     pub(crate) fn remove_record(&self, table: Table, key: &[u8]) -> Rows<()> {
-        let (name, column) = table.names();
-        self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key]).map(|_| ())
+        let (name, column, _) = table.names();
+        let old = self.record(table, key)?;
+        self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key])?;
+        self.replaced((table, key), old.as_deref(), None)
     }
 
     /// Keeps a line for the lists of ended memories until each of them has it.
@@ -278,11 +313,6 @@ impl Database {
 
     pub(crate) fn remove_ended(&self, upto: i64) -> Rows<()> {
         self.execute("DELETE FROM ended WHERE seq <= ?1", [upto]).map(|_| ())
-    }
-
-    pub(super) fn remove_records(&self, table: Table) -> Rows<()> {
-        let (name, _) = table.names();
-        self.execute(&format!("DELETE FROM {name}"), []).map(|_| ())
     }
 
     pub(crate) fn insert_event(&self, event: &EventRow, nodes: &[Node]) -> Rows<()> {
@@ -344,30 +374,20 @@ impl Database {
         read.map(i64::cast_unsigned).map_err(|error| failed(&error))
     }
 
-    pub(crate) fn put_checkpoint(&self, note: &str) -> Rows<()> {
-        let sql = "INSERT INTO checkpoint VALUES (1, ?1) ON CONFLICT DO UPDATE SET note = excluded.note";
-        self.execute(sql, params![note]).map(|_| ())
+    /// Writes the newest checkpoint, and what was sealed of the bound tables for exactly that one.
+    pub(crate) fn put_checkpoint(&self, note: &str, bound: &[u8]) -> Rows<()> {
+        self.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?1, ?2)", params![note, bound]).map(|_| ())
+    }
+
+    /// What was sealed with the newest checkpoint.
+    pub(crate) fn bound(&self) -> Rows<Option<Vec<u8>>> {
+        let read = self.connection.query_row("SELECT bound FROM checkpoint", [], |row| row.get(0)).optional();
+        read.map_err(|error| failed(&error))
     }
 
     pub(crate) fn checkpoint(&self) -> Rows<Option<String>> {
         let sql = "SELECT note FROM checkpoint";
         let read = self.connection.query_row(sql, [], |row| row.get(0)).optional();
         read.map_err(|error| failed(&error))
-    }
-}
-
-/// A table of sealed records.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Table {
-    Agent,
-    Approval,
-}
-
-impl Table {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Agent => ("agent", "credential"),
-            Self::Approval => ("approval", "id"),
-        }
     }
 }

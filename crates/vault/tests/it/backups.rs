@@ -7,7 +7,7 @@ use stvor_base::ErrorCode;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening, Sealing};
 use stvor_vault::backup::{BackupKind, BackupRecord, NewBackup, Restore, Restored, read_manifest, restore};
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Refusal, Vault, VaultError};
+use stvor_vault::{Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, VaultError};
 
 use crate::world::{World, agent, owner, passphrase, refusal};
 
@@ -110,6 +110,65 @@ impl Named for String {
     fn parse_verifier(&self) -> stvor_tlog::Verifier {
         stvor_tlog::Verifier::parse(self).unwrap()
     }
+}
+
+#[test]
+fn an_agent_that_was_removed_after_the_backup_stays_out_or_is_named() {
+    let world = World::new();
+    let vault = world.open();
+    let enrol = |name: &str| {
+        let namespaces = vec!["home".to_owned()];
+        let agent = Agent { name: name.into(), namespaces, highest: Level::Working, writes: true };
+        vault.enrol(agent).unwrap()
+    };
+    let (good, bad) = (enrol("good"), enrol("bad"));
+    let full = backup(&vault, &world, BackupKind::Full);
+    vault.remove_agent("bad").unwrap();
+    drop(vault);
+    // Where nothing else is left, the owner is told who can enter again.
+    let target = world.directory.path().join("elsewhere");
+    let restored = bring_back(&world, &target, &[full.path.clone()], false).unwrap();
+    assert_eq!(restored.agents.len(), 2);
+    // Where the vault that is replaced can be read, who was removed stays removed.
+    let restored = bring_back(&world, &world.path(), &[full.path], true).unwrap();
+    assert_eq!(restored.agents, ["good"]);
+    let vault = world.open();
+    assert_eq!(vault.authenticate(bad.expose()).unwrap_err().code(), "AGENT_NOT_ALLOWED");
+    vault.authenticate(good.expose()).unwrap();
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn checkpoints_of_a_history_that_was_given_up_are_put_aside() {
+    let world = World::new();
+    let copy = world.directory.path().join("outside");
+    let open = || {
+        let options = Options { checkpoints: vec![copy.clone()], ..world.options() };
+        let vault = Vault::open(&world.path(), options).unwrap();
+        vault.unlock_with(&owner()).map(|()| vault)
+    };
+    let vault = open().unwrap();
+    let full = backup(&vault, &world, BackupKind::Full);
+    store(&vault, "lost", Level::Working);
+    drop(vault);
+    // The disk of the vault is lost; what is outside is not.
+    std::fs::remove_dir_all(world.path()).unwrap();
+    let (files, checkpoints) = ([full.path], [copy.clone()]);
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let owner_ = owner();
+    let target = world.path();
+    let mut wanted = Restore::new(&target, &files, (&opening, &owner_));
+    (wanted.clock, wanted.checkpoints) = (world.clock.clone(), &checkpoints);
+    assert_eq!(restore(&wanted).unwrap_err().code(), "BACKUP_OLDER");
+    assert!(copy.is_file(), "a refused restore changes nothing");
+    wanted.accept_loss = true;
+    let restored = restore(&wanted).unwrap();
+    assert!(restored.lost_events >= 1);
+    assert!(restored.set_aside.len() == 1 && restored.set_aside[0].is_file() && !copy.exists());
+    let vault = open().unwrap();
+    store(&vault, "life goes on", Level::Working);
+    drop(vault);
+    open().unwrap();
 }
 
 #[test]

@@ -153,6 +153,130 @@ fn a_row_that_was_removed_or_set_back_is_found_by_verify() {
         .execute("UPDATE memory SET header = ?1", [old])
         .unwrap();
     assert!(found(&world).contains("set back"));
+    let vault = world.open();
+    assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "VAULT_TAMPERED", "nor is it given out");
+    assert_eq!(vault.list(OWNER, "home", None).unwrap_err().code(), "VAULT_TAMPERED");
+}
+
+fn connection(world: &World) -> Connection {
+    Connection::open(world.path().join("vault.db")).unwrap()
+}
+
+/// Everything is refused after an unlock, verification names `what`, and neither work nor a restart ends that.
+fn doubted(world: &World, what: &str) -> Vault {
+    for _ in 0..2 {
+        let vault = world.open();
+        assert!(vault.status().unwrap().doubted.contains(&what.to_owned()), "{what}");
+        let stored = vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home"));
+        assert_eq!(stored.unwrap_err().code(), "VAULT_TAMPERED");
+        let problems = vault.verify().unwrap().problems;
+        let place = format!("what the vault keeps of {what}");
+        assert!(problems.iter().any(|problem| problem.place == place), "{problems:?}");
+    }
+    world.open()
+}
+
+#[test]
+fn a_pause_is_not_ended_by_removing_or_turning_its_record() {
+    let pause = || NewMemory {
+        cooldown: Some(core::time::Duration::from_secs(3_600)),
+        ..NewMemory::new(b"slow", Level::Working, "home")
+    };
+    for statement in ["DELETE FROM recall", "UPDATE recall SET event = 0", "UPDATE recall SET event = -1"] {
+        let world = World::new();
+        let vault = world.open();
+        let id = vault.store(OWNER, pause()).unwrap();
+        vault.recall(OWNER, id, "").unwrap();
+        drop(vault);
+        sql(&world, statement);
+        let vault = doubted(&world, "recalls");
+        assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "VAULT_TAMPERED", "{statement}");
+        // The owner ends the doubt; the pause follows from the log again.
+        vault.leave_lockdown(&owner()).unwrap();
+        assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "COOLDOWN", "{statement}");
+        assert_eq!(vault.verify().unwrap().problems, []);
+        drop(vault);
+        assert_eq!(found(&world), "");
+    }
+}
+
+#[test]
+fn an_approval_a_removed_agent_and_a_setting_do_not_come_back_by_an_older_row() {
+    use crate::world::agent;
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "agent", Level::Sealed);
+    let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let request = vault.request_approval(&caller, id, "report").unwrap();
+    let gone = stvor_vault::Agent {
+        name: "gone".into(),
+        namespaces: vec!["home".into()],
+        highest: Level::Working,
+        writes: true,
+    };
+    let credential = vault.enrol(gone).unwrap();
+    vault.new_codes().unwrap();
+    drop(vault);
+    let rows = |table: &str| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let connection = connection(&world);
+        let mut statement = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    let (approvals, agents) = (rows("approval"), rows("agent"));
+    let vault = world.open();
+    vault.decide_approval(request, None).unwrap();
+    vault.remove_agent("gone").unwrap();
+    drop(vault);
+    assert_eq!(found(&world), "");
+    let put = |table: &str, rows: &[(Vec<u8>, Vec<u8>)]| {
+        for (key, record) in rows {
+            let sql = format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)");
+            connection(&world).execute(&sql, [key, record]).unwrap();
+        }
+    };
+    put("approval", &approvals);
+    put("agent", &agents);
+    sql(&world, "DELETE FROM slot WHERE name = 'codes'");
+    let vault = doubted(&world, "approvals");
+    assert_eq!(vault.status().unwrap().doubted, ["keys and settings", "agents", "approvals"]);
+    let granted = vault.decide_approval(request, Some(core::time::Duration::from_secs(60)));
+    assert_eq!(granted.unwrap_err().code(), "VAULT_TAMPERED");
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!((vault.approvals().unwrap(), vault.agents().unwrap()), (vec![], vec![]), "none is left");
+    assert_eq!(vault.authenticate(credential.expose()).unwrap_err().code(), "AGENT_NOT_ALLOWED");
+    vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home")).unwrap();
+    drop(vault);
+    assert_eq!(found(&world), "");
+}
+
+#[test]
+fn what_is_sealed_with_a_checkpoint_serves_no_other_one() {
+    let world = World::new();
+    let vault = world.open();
+    let id = vault.store(OWNER, NewMemory::new(b"tea", Level::Working, "home")).unwrap();
+    drop(vault);
+    let bound = || -> Vec<u8> {
+        connection(&world).query_row("SELECT bound FROM checkpoint", [], |row| row.get(0)).unwrap()
+    };
+    let old = bound();
+    drop(world.open());
+    let new = bound();
+    for other in [&old[..], b""] {
+        connection(&world).execute("UPDATE checkpoint SET bound = ?1", [other]).unwrap();
+        doubted(&world, "approvals").leave_lockdown(&owner()).unwrap();
+        assert_eq!(world.open().recall(OWNER, id, "").unwrap().content.expose(), b"tea");
+        assert_eq!(found(&world), "");
+    }
+    connection(&world).execute("UPDATE checkpoint SET bound = ?1", [new]).unwrap();
+    doubted(&world, "approvals");
+}
+
+#[test]
+fn a_vault_of_the_form_before_is_refused_with_a_code() {
+    let world = World::new();
+    connection(&world).execute_batch("PRAGMA user_version = 1").unwrap();
+    assert_eq!(Vault::open(&world.path(), world.options()).unwrap_err().code(), "VAULT_TOO_OLD");
 }
 
 #[test]

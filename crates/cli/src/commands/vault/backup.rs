@@ -159,13 +159,24 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let owner = call.owner(None)?;
     let mut wanted = Restore::new(&target, &args.files, (&opening, &*owner));
     (wanted.accept_loss, wanted.accept_damage) = (args.accept_loss, args.accept_damage);
-    wanted.forgotten = &args.forgotten;
-    wanted.checkpoints = &args.checkpoints;
+    // What the daemon is told to write elsewhere is known here, too: after a disaster nothing else may be left.
+    let settings = &call.context.settings.vault;
+    let both = |given: &[PathBuf], set: &[PathBuf]| -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = given.iter().chain(set).cloned().collect();
+        all.dedup();
+        all
+    };
+    let forgotten = both(&args.forgotten, &settings.forgotten);
+    let checkpoints = both(&args.checkpoints, &settings.checkpoints);
+    wanted.forgotten = &forgotten;
+    wanted.checkpoints = &checkpoints;
     let done = bring_back(&wanted)?;
     let before = done.before.as_ref().map(|path| path.display().to_string());
     let object = json!({
         "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
         "ended_again": done.ended, "lost_events": done.lost_events, "damage": done.damage, "before": before,
+        "agents": done.agents,
+        "set_aside": done.set_aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     });
     let out = call.out();
     out.either(&object, |_| {
@@ -183,6 +194,15 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     }
     for problem in &done.damage {
         out.warn(format_args!("{} is damaged: {}", safe(&problem.place), safe(&problem.reason)));
+    }
+    for path in &done.set_aside {
+        out.say(format_args!("Checkpoints of the history that is lost are kept in {}", path.display()));
+    }
+    if !done.agents.is_empty() {
+        out.warn(format_args!(
+            "these agents' credentials are valid again; revoke those that should not be: {}",
+            done.agents.join(", ")
+        ));
     }
     if let Some(before) = before {
         out.say(format_args!("The vault that was there before is kept as {before}"));

@@ -95,6 +95,13 @@ pub(super) fn status(call: Call<'_>) -> Result {
         let said = format!("LOCKDOWN since {since} by {}: {}", safe(&lockdown.by), safe(&lockdown.reason));
         lines.add_row(["lockdown".to_owned(), paint(BAD, said)]);
     }
+    if !status.doubted.is_empty() {
+        let said = format!(
+            "SHUT: somebody else changed what the vault keeps of {}; `stvor vault verify` says more, `stvor vault lockdown leave` ends it",
+            status.doubted.join(", ")
+        );
+        lines.add_row(["doubted".to_owned(), paint(BAD, said)]);
+    }
     if status.mode == Mode::Cold {
         lines.add_row(["refused".to_owned(), format!("{} requests while cold", status.refused_cold)]);
     } else {

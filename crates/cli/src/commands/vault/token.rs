@@ -13,7 +13,7 @@ use stvor_vault::unwrap_root;
 
 use super::backup::{ask, coded, secret};
 use super::{Call, show};
-use crate::args::{CodesCommand, TokenHand, VaultTokenCommand};
+use crate::args::{CodesCommand, RecoveredTokens, TokenHand, VaultTokenCommand};
 use crate::failure::{Failure, Result};
 use crate::render::{rfc3339, rows, safe, table};
 
@@ -69,6 +69,24 @@ fn enrolment(name: &str, hand: Hand, pin: Option<&SecretBytes>) -> Result<Enrolm
         Hand::Challenge(mut token) => Enrolment::challenge(name, &mut *token)?,
         Hand::Fido2(mut token) => Enrolment::fido2(name, &mut *token, pin)?,
     })
+}
+
+/// Tokens that a recovery enrols in place of those that were lost.
+pub(super) fn recovered(given: &RecoveredTokens) -> Result<Vec<Enrolment>> {
+    let mut all = Vec::new();
+    for text in &given.software {
+        let (name, file) =
+            text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not NAME=FILE")))?;
+        all.push(Enrolment::challenge(name, &mut software(Path::new(file), true)?)?);
+    }
+    let pin = pin(given.pin_file.as_deref())?;
+    if let Some(name) = &given.fido2 {
+        all.push(enrolment(name, fido2()?, pin.as_ref())?);
+    }
+    if let Some(name) = &given.yubikey {
+        all.push(enrolment(name, yubikey(2)?, None)?);
+    }
+    Ok(all)
 }
 
 fn tokens(client: &mut Client) -> Result<Vec<TokenRecord>> {
