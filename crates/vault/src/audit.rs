@@ -88,6 +88,8 @@ pub enum Operation {
     Attest,
     /// Refused requests that were not logged one by one.
     Suppressed,
+    /// The log was written to a file.
+    Archive,
     /// A record was written that no other event tells of.
     Record,
 }

@@ -22,6 +22,8 @@ pub const VERIFY_AGAIN: Duration = Duration::from_secs(60);
 pub const VERIFY_SHARE: u32 = 50;
 /// Matches of a search, per level, that are ranked; of more, the newest are.
 pub const MAX_RANKED: usize = 1_000;
+/// Bytes of memory that the full-text index may take. A namespace that does not fit into it alone is not searched.
+pub const MAX_INDEX: usize = 512 << 20;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;
 /// How long a memory of level 0 lives at most.

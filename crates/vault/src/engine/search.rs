@@ -9,7 +9,7 @@ use crate::storage::index::{Index, words};
 use crate::{VaultError, limits};
 
 /// Rows that are read at a time.
-const BATCH: usize = 1_000;
+const BATCH: usize = 64;
 
 impl Engine {
     /// What a caller sees of a memory that is closed to it: that it is there.
@@ -58,7 +58,7 @@ impl Engine {
 
     /// Takes a new memory into the index when its commit is through.
     pub(super) fn index_later(&mut self, header: Header, content: &[u8]) {
-        if self.index.is_some() {
+        if self.index.as_ref().is_some_and(|index| index.holds(&header.namespace)) {
             let open = !header.level.needs_approval();
             let text = Self::text_of(&header, open.then_some(content));
             self.later.push(Later::Add(header.id, (header.namespace, header.level), text));
@@ -70,15 +70,30 @@ impl Engine {
         self.index = None;
     }
 
-    /// Makes the index of everything that can be read.
-    fn build_index(&self) -> Result<Index, VaultError> {
+    /// Takes what can be read of a namespace into the index, if it is not there yet. Where there is no room for it beside
+    /// others, those make room: no namespace costs a search of another one anything.
+    fn index_namespace(&mut self, namespace: &str) -> Result<(), VaultError> {
+        let known = self.index.take();
+        if let Some(mut index) = known {
+            if index.holds(namespace) || self.fill_index(&mut index, namespace).is_ok() {
+                self.index = Some(index);
+                return Ok(());
+            }
+        }
         let mut index = Index::new()?;
+        self.fill_index(&mut index, namespace)?;
+        self.index = Some(index);
+        Ok(())
+    }
+
+    fn fill_index(&self, index: &mut Index, namespace: &str) -> Result<(), VaultError> {
+        let full = |_| VaultError::invalid("this namespace holds more words than can be searched");
         index.begin()?;
         let session = self.held()?.session.is_some();
-        let now = self.clock.now().wall;
+        let (now, space) = (self.clock.now().wall, self.blind("namespace", namespace)?);
         let mut after = 0;
         loop {
-            let rows = self.database.memories_after(after, BATCH)?;
+            let rows = self.database.space_after(&space, after, BATCH)?;
             let Some((last, _)) = rows.last() else { break };
             after = *last;
             for (_, row) in rows {
@@ -94,11 +109,12 @@ impl Engine {
                     Some(content)
                 };
                 let text = Self::text_of(&header, content.as_ref().map(|content| content.expose()));
-                index.add(header.id, (&header.namespace, header.level), &text)?;
+                index.add(header.id, (&header.namespace, header.level), &text).map_err(full)?;
             }
         }
         index.end()?;
-        Ok(index)
+        index.hold(namespace);
+        Ok(())
     }
 
     /// Searches a namespace for memories that hold all words of `query`, best first.
@@ -115,9 +131,7 @@ impl Engine {
             event.text = Some(engine.keyed("text", query.as_bytes())?);
             let mut found = Vec::new();
             if caller.reaches(namespace) {
-                if engine.index.is_none() {
-                    engine.index = Some(engine.build_index()?);
-                }
+                engine.index_namespace(namespace)?;
                 let levels = engine.searched(caller)?;
                 let hits = match &engine.index {
                     Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,

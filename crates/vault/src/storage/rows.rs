@@ -197,6 +197,20 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
+    /// Memories of a namespace after the number `after`, in order, at most `count`.
+    pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+        let sql =
+            format!("SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3");
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![space, after, number(count as u64)], |row| {
+                Ok((row.get(6)?, MemoryRow::read(row)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
     /// Names of memories whose hour has come.
     pub(crate) fn due(&self, hour: i64, count: usize) -> Rows<Vec<MemoryId>> {
         let sql = "SELECT id FROM memory WHERE due <= ?1 AND length(id) = 16 ORDER BY due LIMIT ?2";
