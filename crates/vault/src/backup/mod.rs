@@ -122,6 +122,16 @@ pub(crate) struct Ended {
     pub(crate) mac: String,
 }
 
+/// An agent that no restore may let in again, as the same list says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revoked {
+    /// Keyed hash of its credential, in hexadecimal digits.
+    pub(crate) agent: String,
+    /// Keyed hash over that, so that nobody else adds to the list.
+    pub(crate) mac: String,
+}
+
 impl Ended {
     /// What the keyed hash is over.
     pub(crate) fn bytes(&self) -> Vec<u8> {

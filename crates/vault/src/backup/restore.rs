@@ -177,13 +177,17 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let from = manifest.clone();
     let finish = move |engine: &mut Engine| {
         let mut ended = engine.trusted_ended(&lists)?;
+        let revoked = engine.trusted_revoked(&lists)?;
         let mut agents = None;
         if let Some(database) = Engine::other_database(&old) {
             // What can not be read there can not be known.
             ended.extend(engine.ended_in(&database).unwrap_or_default());
             agents = engine.newer_agents_in(&database, from.size);
         }
-        engine.finish_restore(&from, (&ended, agents.as_deref()))
+        let stays = |agent: &str| {
+            !revoked.contains(agent) && agents.as_ref().is_none_or(|known| known.contains(agent))
+        };
+        engine.finish_restore(&from, &ended, stays)
     };
     let ended = vault.ask(finish).wait()?;
     let report = vault.verify()?;
@@ -199,7 +203,16 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     drop(lock);
     let set_aside = set_aside(restore, other)?;
     let damage = report.problems;
-    Ok(Restored { manifest, memories: report.memories, ended, lost_events, damage, before, agents, set_aside })
+    Ok(Restored {
+        manifest,
+        memories: report.memories,
+        ended,
+        lost_events,
+        damage,
+        before,
+        agents,
+        set_aside,
+    })
 }
 
 /// Puts the files together to one database in `staging`. Returns what the last one says, and the root key that the owner's

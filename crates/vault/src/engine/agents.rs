@@ -149,6 +149,7 @@ impl Engine {
             let unknown = || VaultError::invalid("no agent of this name is enrolled");
             let (key, _) = known.ok_or_else(unknown)?;
             engine.database.remove_record(Table::Agent, &key)?;
+            engine.database.add_ended(&engine.revoked(&key)?)?;
             // Another agent of this name inherits no grant, and nobody is kept from asking by who is gone.
             for approval in engine.approvals()?.into_iter().filter(|approval| approval.agent == name) {
                 engine.database.remove_record(Table::Approval, approval.id.as_bytes())?;

@@ -9,8 +9,8 @@ use stvor_tlog::{Checkpoint, Frontier, Note};
 
 use super::agents::OWNER;
 use super::{Engine, sign};
-use crate::audit::{Event, Operation};
-use crate::backup::{BackupKind, BackupRecord, Ended, FORMAT, Manifest};
+use crate::audit::{Event, Operation, hex};
+use crate::backup::{BackupKind, BackupRecord, Ended, FORMAT, Manifest, Revoked};
 use crate::error::Refusal;
 use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
@@ -243,26 +243,48 @@ impl Engine {
         })
     }
 
-    /// Whose credentials another database of this vault knows, if its log is no shorter than `size`.
-    pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<Vec<Vec<u8>>> {
-        let (events, _) = database.log_counts().ok()?;
-        let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
-        Some(records.into_iter().map(|(credential, _)| credential).collect())
+    /// The line of a removed agent in the lists of what no restore may bring back.
+    pub(super) fn revoked(&self, credential: &[u8]) -> Result<String, VaultError> {
+        let agent = hex(credential);
+        let mac = self.keyed("revoked", agent.as_bytes())?;
+        serde_json::to_string(&Revoked { agent, mac })
+            .map_err(|error| VaultError::Database(error.to_string()))
     }
 
-    /// Finishes a restore: nothing that ended since comes back, no approval, and no agent that is not among `agents`, where it is
-    /// known who is enrolled; the log says what happened. Returns how many memories were ended.
+    /// Agents that a list says were removed, by what the vault keeps of their credentials. What this vault did not write is
+    /// passed over.
+    pub(crate) fn trusted_revoked(&self, list: &str) -> Result<HashSet<String>, VaultError> {
+        let mut trusted = HashSet::new();
+        for revoked in list.lines().filter_map(|line| serde_json::from_str::<Revoked>(line).ok()) {
+            let mac = self.keyed("revoked", revoked.agent.as_bytes())?;
+            if constant_time_eq(mac.as_bytes(), revoked.mac.as_bytes()) {
+                trusted.insert(revoked.agent);
+            }
+        }
+        Ok(trusted)
+    }
+
+    /// Agents whose credentials another database of this vault knows, if its log is no shorter than `size`.
+    pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<HashSet<String>> {
+        let (events, _) = database.log_counts().ok()?;
+        let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
+        Some(records.into_iter().map(|(credential, _)| hex(&credential)).collect())
+    }
+
+    /// Finishes a restore: nothing that ended since comes back, no approval, and of the agents only who `stays`; the log says what
+    /// happened. Returns how many memories were ended.
     pub(crate) fn finish_restore(
         &mut self,
         from: &Manifest,
-        (ended, agents): (&[Ended], Option<&[Vec<u8>]>),
+        ended: &[Ended],
+        stays: impl Fn(&str) -> bool,
     ) -> Result<u64, VaultError> {
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Restore);
         event.count = Some(from.size);
         self.audited(event, |engine, _| {
             engine.database.clear(Table::Approval)?;
             for (credential, agent) in engine.agent_records()? {
-                if agents.is_some_and(|known| !known.contains(&credential)) {
+                if !stays(&hex(&credential)) {
                     let mut event = Event::new(engine.clock.now(), OWNER, Operation::RemoveAgent);
                     event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
                     engine.database.remove_record(Table::Agent, &credential)?;

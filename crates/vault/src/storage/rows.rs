@@ -199,8 +199,9 @@ impl Database {
 
     /// Memories of a namespace after the number `after`, in order, at most `count`.
     pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
-        let sql =
-            format!("SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3");
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3"
+        );
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map(params![space, after, number(count as u64)], |row| {
@@ -241,7 +242,8 @@ impl Database {
 
     /// Memories with a link, by their ids, after `after`.
     pub(crate) fn linked(&self, intent: &[u8], after: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
-        let sql = "SELECT id FROM intent WHERE intent = ?1 AND id > ?2 AND length(id) = 16 ORDER BY id LIMIT ?3";
+        let sql =
+            "SELECT id FROM intent WHERE intent = ?1 AND id > ?2 AND length(id) = 16 ORDER BY id LIMIT ?3";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![intent, after, number(count as u64)], |row| {

@@ -127,8 +127,15 @@ fn an_agent_that_was_removed_after_the_backup_stays_out_or_is_named() {
     drop(vault);
     // Where nothing else is left, the owner is told who can enter again.
     let target = world.directory.path().join("elsewhere");
-    let restored = bring_back(&world, &target, &[full.path.clone()], false).unwrap();
+    let restored = bring_back(&world, &target, std::slice::from_ref(&full.path), false).unwrap();
     assert_eq!(restored.agents.len(), 2);
+    // Where a list of what ended is left, who was removed is out.
+    let list = world.directory.path().join("backups/forgotten");
+    std::fs::copy(world.path().join("forgotten"), &list).unwrap();
+    let target = world.directory.path().join("elsewhere too");
+    let restored = bring_back(&world, &target, std::slice::from_ref(&full.path), false).unwrap();
+    assert_eq!(restored.agents, ["good"]);
+    std::fs::remove_file(&list).unwrap();
     // Where the vault that is replaced can be read, who was removed stays removed.
     let restored = bring_back(&world, &world.path(), &[full.path], true).unwrap();
     assert_eq!(restored.agents, ["good"]);
