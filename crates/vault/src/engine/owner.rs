@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// The time of the newest event whose row is sound. One that somebody changed is for `verify` to name: it keeps nobody out.
-    fn newest_time(&self, size: u64) -> Result<Option<crate::Moment>, VaultError> {
+    pub(super) fn newest_time(&self, size: u64) -> Result<Option<crate::Moment>, VaultError> {
         for seq in (size.saturating_sub(limits::MAX_DAMAGED)..size).rev() {
             if let Some(Some(time)) = self.sound(self.event_time(seq))? {
                 return Ok(Some(time));
