@@ -299,6 +299,25 @@ test('a directory that another process has open is STORE_LOCKED', async (t) => {
   assert.equal(other.stdout, 'STORE_LOCKED\n', other.stderr);
 });
 
+test('what is verified is the number that was compared', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await (await alice.send('bob', 'hi')).delivered();
+  const number = await alice.safetyNumber('bob');
+  const other = await (await app.connect('carol')).safetyNumber('bob');
+  const verified = async () => (await alice.safetyNumber('bob')).verified;
+  assert.equal(await codeOf(alice.verify('bob', other)), 'IDENTITY_CHANGED');
+  for (const wrong of ['12345', {}, 5, null, `${number.digits}0`]) assert.equal(await codeOf(() => alice.verify('bob', wrong)), 'INVALID_ARGUMENT');
+  assert.equal(await verified(), false);
+  await alice.verify('bob', number);
+  assert.equal(await verified(), true);
+  await alice.unverify('bob');
+  await alice.verify('bob', String(number));
+  assert.equal(await verified(), true);
+  await bob.safetyNumber('alice');
+  await bob.verify('alice', number.digits);
+});
+
 test('every event of the engine can be listened to', async (t) => {
   const { app } = await at(t);
   const alice = await app.connect('alice');

@@ -349,9 +349,26 @@ export class Client {
     });
   }
 
-  /** Notes that the safety number with a peer was compared and is right. */
-  verify(userId: string): Promise<void> {
-    return this.#manage('verify', userId);
+  /**
+   * Notes that the safety number with a peer was compared and is right. Give it the number that was compared, as `safetyNumber` gave it or as its
+   * sixty digits: if the peer shows another identity by now nothing is noted, and it is `IDENTITY_CHANGED`. Without it, it is the one that this
+   * client showed last.
+   */
+  verify(userId: string, number?: SafetyNumber | string): Promise<void> {
+    return awaited(async () => {
+      const name = userName(userId);
+      if (number !== undefined) {
+        const compared = digitsOf(number);
+        // What is looked at last is what the engine marks.
+        const { digits } = await this.#native.safetyNumber(name);
+        if (digits !== compared) {
+          throw new StvorError('the safety number is another one now: compare it again, by a way that nobody else can write to', {
+            code: 'IDENTITY_CHANGED',
+          });
+        }
+      }
+      await this.#native.manage('verify', name);
+    });
   }
 
   /** Takes `verify` back. */
@@ -559,6 +576,15 @@ function outgoing(messages: unknown): { to: string; content: NativeSend['content
     }
     return { to: userName(to, 'the recipient'), content: owned(read) };
   });
+}
+
+/** The digits of a safety number, without what stands between them. */
+function digitsOf(number: unknown): string {
+  const given: unknown = typeof number === 'object' && number !== null ? (number as { digits?: unknown }).digits : number;
+  if (typeof given !== 'string' || given.length > 1_024) throw invalid('a safety number is what safetyNumber gave, or its sixty digits');
+  const digits = given.replace(/\s/g, '');
+  if (!/^\d{60}$/.test(digits)) throw invalid('a safety number has sixty digits');
+  return digits;
 }
 
 class SentReceipt implements Receipt {
