@@ -7,6 +7,8 @@ import { folderFor, postgresServer, redisServer, skip } from './servers.mjs';
 
 const { createApp } = sdk;
 const passphrase = 'of every process on this store';
+/** What no message may repeat. */
+const word = 'geheim';
 
 /** One of the processes that are Alice: prints what it is given, as `got N`; sends what it is told to. */
 const INSTANCE = `
@@ -149,7 +151,7 @@ test('production mode lists everything at once, with what the server says of its
 
 test('a server that is not there is told when a client is opened', async () => {
   const settings = { appToken: 'stvor_dev_test123', relayUrl: 'ws://localhost:1', passphrase, timeout: 500 };
-  for (const storage of [{ postgres: 'postgres://stvor:geheim@127.0.0.1:1/stvor' }, { redis: 'redis://:geheim@127.0.0.1:1' }]) {
+  for (const storage of [{ postgres: `postgres://stvor:${word}@127.0.0.1:1/stvor` }, { redis: `redis://:${word}@127.0.0.1:1` }]) {
     const app = await createApp({ ...settings, storage });
     await assert.rejects(app.connect('alice'), (error) => {
       assert.deepEqual([error.code, error.retryable], ['STORE_UNREACHABLE', true]);
@@ -178,10 +180,10 @@ test('storage of another shape is INVALID_CONFIG, in words, and repeats no passw
   await refused({ storage: { sqlite: 'x', passwordFile: 'y' } }, /nothing beside it/);
   await refused({ storage: { sqlite: 'x' }, dataDir: 'y' }, /exclude each other/);
   await refused({ storage: { postgres: ['a'] } }, /storage\.postgres is a string/);
-  await refused({ storage: { postgres: 'http://stvor:geheim@x' } }, /PostgreSQL URL/);
+  await refused({ storage: { postgres: `http://stvor:${word}@x` } }, /PostgreSQL URL/);
   await refused({ storage: { postgres: 'postgres://x', replicas: 1 } }, /replicas is for/);
   await refused({ storage: { redis: [] } }, /one URL, or 1 to 64/);
-  await refused({ storage: { redis: 'ftp://:geheim@x' } }, /Redis URL/);
+  await refused({ storage: { redis: `ftp://:${word}@x` } }, /Redis URL/);
   await refused({ storage: { redis: 'redis://x', replicas: 1.5 } }, /whole number/);
   await refused({ storage: { redis: 'redis://x', clientKeyFile: 'y' } }, /belong together/);
   await refused({ storage: { postgres: 'postgres://x' }, storageAdapters: {} }, /exclude/);
