@@ -30,6 +30,21 @@ fn open(world: &World) -> Result<Vault, VaultError> {
     Ok(vault)
 }
 
+/// Opens the vault, and leaves its files as a kill does right after the unlock was logged: one checkpoint was written.
+fn killed(world: &World) {
+    let (copy, image) = (options(world).1, world.directory.path().join("image"));
+    std::fs::create_dir(&image).unwrap();
+    let vault = open(world).unwrap();
+    for entry in std::fs::read_dir(world.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), image.join(entry.file_name())).unwrap();
+    }
+    let outside = std::fs::read(&copy).unwrap();
+    drop(vault);
+    std::fs::remove_dir_all(world.path()).unwrap();
+    std::fs::rename(image, world.path()).unwrap();
+    std::fs::write(copy, outside).unwrap();
+}
+
 fn store(vault: &Vault) {
     vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home")).unwrap();
 }
@@ -51,7 +66,7 @@ fn a_checkpoint_that_a_kill_or_a_full_disk_cut_costs_nothing() {
             let text = std::fs::read_to_string(file).unwrap();
             append(file, &whole[last..cut]);
             // The next one is written behind it, and the process ends without another.
-            drop(open(&world).unwrap());
+            killed(&world);
             let vault = open(&world).unwrap_or_else(|error| panic!("{cut} {}: {error}", file.display()));
             assert_eq!(problems(&vault), "", "{cut}");
             assert!(text.len() < std::fs::read_to_string(file).unwrap().len());
