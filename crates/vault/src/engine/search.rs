@@ -73,12 +73,11 @@ impl Engine {
     /// Takes what can be read of a namespace into the index, if it is not there yet. Where there is no room for it beside
     /// others, those make room: no namespace costs a search of another one anything.
     fn index_namespace(&mut self, namespace: &str) -> Result<(), VaultError> {
-        let known = self.index.take();
-        if let Some(mut index) = known {
-            if index.holds(namespace) || self.fill_index(&mut index, namespace).is_ok() {
-                self.index = Some(index);
-                return Ok(());
-            }
+        if let Some(mut index) = self.index.take()
+            && (index.holds(namespace) || self.fill_index(&mut index, namespace).is_ok())
+        {
+            self.index = Some(index);
+            return Ok(());
         }
         let mut index = Index::new()?;
         self.fill_index(&mut index, namespace)?;
