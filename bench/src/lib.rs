@@ -1,4 +1,5 @@
-//! Benchmarks of STVOR beside its floors and its peers, measured in the same run, and the fault test.
+//! Benchmarks of STVOR beside its floors and its peers, measured in the same run, and the tests that kill
+//! processes.
 //!
 //! `cargo bench -p stvor-bench` (or `./x bench`) runs the suite, prints a table and writes
 //! `target/bench/summary.json`. `docs/benchmarks.md` says what each line means.
@@ -7,9 +8,12 @@
 //! - [`report`]: rows, targets, the table and the JSON.
 //! - [`process`]: what `/proc` says about another process.
 //! - [`fault`]: kills processes at random moments while messages flow; a history checker decides.
+//! - [`fleet`]: the same for processes that share one identity on PostgreSQL or Redis.
 //! - `floor`, `olm`, `ours`, `micro`, `sizes`: one message in memory. `load`: the whole path.
 
+mod actor;
 pub mod fault;
+pub mod fleet;
 #[cfg(feature = "suite")]
 pub mod floor;
 #[cfg(feature = "suite")]
@@ -22,6 +26,7 @@ pub mod olm;
 pub mod ours;
 #[cfg(feature = "suite")]
 pub mod process;
+mod recorder;
 pub mod report;
 #[cfg(feature = "suite")]
 pub mod sizes;

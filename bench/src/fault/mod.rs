@@ -2,8 +2,8 @@
 //! and a history decides.
 //!
 //! Each sender is a `stvor send --lines --json`, the receiver a `stvor listen --json`, the relay a durable
-//! `stvor relay`; whoever is killed is started again on the same files. Between clients and relay stands a [`recorder`],
-//! which sees every blob. What must hold:
+//! `stvor relay`; whoever is killed is started again on the same files. Between clients and relay stands a recorder, which
+//! sees every blob. What must hold:
 //!
 //! - a message whose receipt says accepted is printed by the receiver exactly once, and messages of one sender in the
 //!   order of sending. Lines may repeat, with the same id, only as the first ones of their sender after the
@@ -11,8 +11,6 @@
 //! - no two different blobs share ratchet key and number: no key is ever used twice;
 //! - nobody ends by itself with a failure other than an unreachable relay.
 
-mod actor;
-mod recorder;
 mod run;
 
 use std::fmt;

@@ -9,12 +9,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
 use stvor_protocol::Incoming;
 use stvor_testkit::Checker;
-use stvor_testkit::history::Unique;
 
-use super::actor::{Actor, Event, News};
-use super::recorder::Recorder;
 use super::{Plan, Role, Verdict};
 use crate::Outcome;
+use crate::actor::{Actor, Event, News, Program};
+use crate::recorder::Recorder;
 
 /// Lines of a sender without a receipt yet, at most: few enough for a pipe to hold them.
 const UNDER_WAY: usize = 64;
@@ -71,13 +70,13 @@ pub fn run(plan: Plan) -> Outcome<Verdict> {
     let (sender, news) = mpsc::channel();
     let places = Places { directory: directory.path(), server, proxy: recorder.address };
     std::fs::write(directory.path().join("settings.toml"), "")?;
+    let program = |arguments| Program { binary: plan.binary.clone(), arguments, environment: Vec::new() };
     let mut actors = vec![
-        Actor::new(RELAY, &plan.binary, places.relay(), sender.clone()),
-        Actor::new(RECEIVER, &plan.binary, places.receiver(), sender.clone()),
+        Actor::new(RELAY, program(places.relay()), sender.clone()),
+        Actor::new(RECEIVER, program(places.receiver()), sender.clone()),
     ];
     for number in 0..plan.senders {
-        let arguments = places.sender(number);
-        actors.push(Actor::new(FIRST_SENDER + number, &plan.binary, arguments, sender.clone()));
+        actors.push(Actor::new(FIRST_SENDER + number, program(places.sender(number)), sender.clone()));
     }
     let senders = (0..plan.senders)
         .map(|number| Sending { conversation: format!("sender{number}>receiver"), ..Sending::default() })
@@ -340,20 +339,9 @@ impl Run {
         self.verdict.counts = self.checker.counts();
         let wrong = self.checker.verdict();
         self.verdict.violations.extend(wrong.iter().map(ToString::to_string));
-        let mut keys = Unique::default();
-        let mut different = HashSet::new();
-        for blob in recorder.blobs()? {
-            let (ratchet_key, number) = Incoming::parse(&blob)?.position();
-            let mut position = ratchet_key.to_vec();
-            position.extend(number.to_be_bytes());
-            if !keys.record(&position, &blob) {
-                self.verdict
-                    .violations
-                    .push(format!("two blobs share a ratchet key and the number {number}"));
-            }
-            different.insert(blob);
-        }
-        self.verdict.blobs = different.len();
+        let (different, reused) = recorder.keys_used_twice()?;
+        self.verdict.violations.extend(reused);
+        self.verdict.blobs = different;
         self.judge_deliveries(recorder)?;
         if self.verdict.blobs < self.accepted.len() {
             self.verdict.violations.push("fewer blobs were recorded than messages accepted".to_owned());

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use crate::Outcome;
 
 /// What a process did.
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A line on its standard output.
     Out(String),
     /// A line on its standard error.
@@ -17,37 +17,39 @@ pub(super) enum Event {
 }
 
 /// An event, of which role and which of its processes.
-pub(super) struct News {
-    pub(super) actor: usize,
-    pub(super) life: usize,
-    pub(super) event: Event,
+pub(crate) struct News {
+    pub(crate) actor: usize,
+    pub(crate) life: usize,
+    pub(crate) event: Event,
+}
+
+/// What the processes of a role run.
+pub(crate) struct Program {
+    pub(crate) binary: std::path::PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 /// A role.
-pub(super) struct Actor {
+pub(crate) struct Actor {
     number: usize,
-    arguments: Vec<String>,
-    binary: std::path::PathBuf,
+    program: Program,
     child: Option<Child>,
     /// How many processes have played it.
-    pub(super) life: usize,
+    pub(crate) life: usize,
     news: Sender<News>,
 }
 
 impl Actor {
-    pub(super) fn new(
-        number: usize,
-        binary: &std::path::Path,
-        arguments: Vec<String>,
-        news: Sender<News>,
-    ) -> Self {
-        Self { number, arguments, binary: binary.to_owned(), child: None, life: 0, news }
+    pub(crate) fn new(number: usize, program: Program, news: Sender<News>) -> Self {
+        Self { number, program, child: None, life: 0, news }
     }
 
     /// Starts the next process. All of them end when their standard input does, so none outlives this one.
-    pub(super) fn start(&mut self) -> Outcome<()> {
-        let mut command = Command::new(&self.binary);
-        command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn start(&mut self) -> Outcome<()> {
+        let mut command = Command::new(&self.program.binary);
+        command.args(&self.program.arguments).envs(self.program.environment.clone());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for variable in ["STVOR_TOKEN", "STVOR_RELAY", "STVOR_DATA", "STVOR_CONFIG"] {
             command.env_remove(variable);
         }
@@ -82,20 +84,20 @@ impl Actor {
     }
 
     /// Writes a line to the process's standard input. False when it has ended.
-    pub(super) fn write(&mut self, line: &str) -> bool {
+    pub(crate) fn write(&mut self, line: &str) -> bool {
         let input = self.child.as_mut().and_then(|child| child.stdin.as_mut());
         input.is_some_and(|input| writeln!(input, "{line}").is_ok())
     }
 
     /// Closes the standard input: an orderly end.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(child) = &mut self.child {
             child.stdin.take();
         }
     }
 
     /// SIGKILL.
-    pub(super) fn kill(&mut self) -> Outcome<()> {
+    pub(crate) fn kill(&mut self) -> Outcome<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
@@ -104,7 +106,7 @@ impl Actor {
     }
 
     /// The exit code of a process that ended by itself, and room for the next one. None if it was killed before.
-    pub(super) fn reap(&mut self) -> Outcome<Option<i32>> {
+    pub(crate) fn reap(&mut self) -> Outcome<Option<i32>> {
         let Some(mut child) = self.child.take() else { return Ok(None) };
         Ok(Some(child.wait()?.code().unwrap_or(-1)))
     }

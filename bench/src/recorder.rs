@@ -1,10 +1,13 @@
 //! A TCP proxy that keeps what clients and relay say, and reads the blobs out of it afterwards.
 
+use std::collections::HashSet;
 use std::io::{self, Cursor, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stvor_base::Address;
+use stvor_protocol::Incoming;
+use stvor_testkit::history::Unique;
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::{ClientMessage, ServerMessage, client};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
@@ -15,7 +18,7 @@ use crate::Outcome;
 type Tape = Arc<Mutex<Vec<u8>>>;
 
 /// Who sent which blob, in the order of delivery on one connection.
-pub(super) type Delivered = Vec<(Address, Vec<u8>)>;
+pub(crate) type Delivered = Vec<(Address, Vec<u8>)>;
 
 /// What went up and what came down on one connection.
 #[derive(Clone, Default)]
@@ -25,15 +28,15 @@ struct Tapes {
 }
 
 /// The proxy. It listens until the process ends.
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     /// Where clients connect.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     tapes: Arc<Mutex<Vec<Tapes>>>,
 }
 
 impl Recorder {
     /// Stands in front of `server`, which need not listen yet.
-    pub(super) fn start(server: SocketAddr) -> Outcome<Self> {
+    pub(crate) fn start(server: SocketAddr) -> Outcome<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let tapes: Arc<Mutex<Vec<Tapes>>> = Arc::default();
@@ -52,7 +55,7 @@ impl Recorder {
     }
 
     /// Every blob that a client sent so far, repeats included.
-    pub(super) fn blobs(&self) -> Outcome<Vec<Vec<u8>>> {
+    pub(crate) fn blobs(&self) -> Outcome<Vec<Vec<u8>>> {
         let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut blobs = Vec::new();
         for tape in tapes.iter() {
@@ -62,8 +65,25 @@ impl Recorder {
         Ok(blobs)
     }
 
+    /// How many different blobs clients sent, and each pair of them that shares a ratchet key and a number: a message key
+    /// was used twice.
+    pub(crate) fn keys_used_twice(&self) -> Outcome<(usize, Vec<String>)> {
+        let mut keys = Unique::default();
+        let (mut different, mut violations) = (HashSet::new(), Vec::new());
+        for blob in self.blobs()? {
+            let (ratchet_key, number) = Incoming::parse(&blob)?.position();
+            let mut position = ratchet_key.to_vec();
+            position.extend(number.to_be_bytes());
+            if !keys.record(&position, &blob) {
+                violations.push(format!("two blobs share a ratchet key and the number {number}"));
+            }
+            different.insert(blob);
+        }
+        Ok((different.len(), violations))
+    }
+
     /// What the relay delivered, connection by connection.
-    pub(super) fn deliveries(&self) -> Outcome<Vec<Delivered>> {
+    pub(crate) fn deliveries(&self) -> Outcome<Vec<Delivered>> {
         let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
         let of_one = |tape: &Tapes| {
             let tape = tape.down.lock().unwrap_or_else(PoisonError::into_inner);
