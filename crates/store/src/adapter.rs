@@ -165,8 +165,8 @@ pub trait Store: core::fmt::Debug + Send + Sync + 'static {
     /// As [`Store::commit`].
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
-    /// Rows of all tables in the order of their keys (the number of the table, partition, sort key), those after `after`:
-    /// at most `limit` (1 to [`limits::MAX_SCAN`]), and as few as [`Store::scan`] gives for their size. Rows that are
+    /// Rows of all tables in an order of the adapter's own that never changes, those after `after` (which need not be there
+    /// any more): at most `limit` (1 to [`limits::MAX_SCAN`]), and as few as [`Store::scan`] gives for their size. Rows that are
     /// written while a walk is under way may be in it or not; all others are in it once.
     ///
     /// An adapter that can not do this keeps the default; the data key of its stores can not be replaced.

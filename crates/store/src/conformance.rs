@@ -29,10 +29,6 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use stvor_base::Timestamp;
 
-mod shared;
-
-pub use shared::run_shared;
-
 /// An adapter under test.
 #[async_trait]
 pub trait Subject: Sync {
@@ -66,8 +62,13 @@ macro_rules! ensure {
     }};
 }
 
+mod shared;
+mod walk;
+
+pub use shared::run_shared;
+
 macro_rules! checks {
-    ($($check:ident),* $(,)?) => {
+    ($($check:path),* $(,)?) => {
         /// Runs every check, each on a store of its own, and returns how many there were.
         ///
         /// # Errors
@@ -75,7 +76,7 @@ macro_rules! checks {
         pub async fn run(subject: &dyn Subject) -> Result<usize, Failure> {
             let mut passed = 0;
             $(
-                let name = stringify!($check);
+                let name = stringify!($check).rsplit(':').next().unwrap_or_default().trim();
                 $check(subject, name).await.map_err(|what| Failure { check: name, what })?;
                 passed += 1;
             )*
@@ -96,6 +97,7 @@ checks!(
     expired_rows_are_swept_in_batches,
     limits_hold_at_n_and_n_plus_one,
     a_page_ends_at_its_bytes,
+    walk::a_walk_gives_every_row_once,
     a_closed_store_refuses,
     what_was_committed_is_there_after_reopening,
 );

@@ -84,6 +84,16 @@ pub enum StoreError {
         /// What was met.
         reason: String,
     },
+    /// The server of the store shows a certificate that is not trusted; nothing was sent to it.
+    #[error(
+        "the certificate of the store server {server} is not trusted: {reason}; give the certificate of the authority that issued it (root_certificate), and use the host name in the URL that the certificate is for"
+    )]
+    Untrusted {
+        /// Which server; never with a password.
+        server: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// The connection broke while a change set was on its way, and it could not be found out whether it was applied.
     #[error(
         "the connection to {server} broke during a commit, and whether it was applied could not be found out; open the store again"
@@ -92,6 +102,17 @@ pub enum StoreError {
         /// Which server.
         server: String,
     },
+    /// Other processes have the store open, and what was asked for can be done by one alone.
+    #[error(
+        "{others} other processes have the store open; stop them and try again (one that was killed counts for another 10 seconds)"
+    )]
+    InUse {
+        /// How many.
+        others: usize,
+    },
+    /// The data key of the store was replaced after it was opened here.
+    #[error("the data key of the store was replaced since this process opened it; open the store again")]
+    KeysReplaced,
     /// The adapter can not do this.
     #[error("this kind of store does not support {what}; use SQLite, or copy the rows into a new store")]
     Unsupported {
@@ -167,7 +188,10 @@ impl ErrorCode for StoreError {
             Self::ReadOnly { .. } => "STORE_READ_ONLY",
             Self::Io { .. } => "STORE_IO",
             Self::Unreachable { .. } => "STORE_UNREACHABLE",
+            Self::Untrusted { .. } => "STORE_SERVER_UNTRUSTED",
             Self::Uncertain { .. } => "STORE_UNCERTAIN",
+            Self::InUse { .. } => "STORE_IN_USE",
+            Self::KeysReplaced => "STORE_KEYS_REPLACED",
             Self::Unsupported { .. } => "STORE_UNSUPPORTED",
             Self::Closed => "STORE_CLOSED",
             Self::KeyRequired { .. } => "KEY_REQUIRED",
@@ -185,6 +209,8 @@ impl ErrorCode for StoreError {
             | Self::Locked { .. }
             | Self::Full
             | Self::Unreachable { .. }
+            | Self::InUse { .. }
+            | Self::KeysReplaced
             | Self::Timeout { .. } => true,
             Self::Key(error) => error.retryable(),
             Self::Crypto(error) => error.retryable(),

@@ -113,3 +113,6 @@ pub const NARROW_QUEUE: usize = 64;
 
 /// States that are loaded side by side when a narrow store is opened.
 pub const NARROW_LOADS: usize = 16;
+
+/// How long an adapter may take to answer before the caller gets [`StoreError::Timeout`](crate::StoreError::Timeout).
+pub const ADAPTER_PATIENCE: Duration = Duration::from_secs(120);

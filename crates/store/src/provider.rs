@@ -162,6 +162,15 @@ pub trait StoreProvider: core::fmt::Debug + Send + Sync + 'static {
         Ok(self.facts().findings())
     }
 
+    /// What the server of these stores is and how it is set, as names and values in a fixed order: for people who look for
+    /// what is wrong. Nothing for stores without a server.
+    ///
+    /// # Errors
+    /// As [`StoreProvider::findings`].
+    async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Removes everything that is stored for a place, its header included, for good. The user closed the store before.
     ///
     /// # Errors

@@ -79,6 +79,22 @@ pub(crate) fn is_local(host: &str) -> bool {
     host == "localhost" || host.starts_with('/') || address.is_ok_and(|address| address.is_loopback())
 }
 
+/// What is wrong with the server's certificate, if that is what an error says.
+pub(crate) fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref::<rustls::Error>() {
+            return Some(why.to_string());
+        }
+        // What it wraps is not what it calls its source.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What a writer is asked for. Nobody minds if the asker went away: the work is done all the same.

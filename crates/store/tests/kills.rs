@@ -1,6 +1,6 @@
 //! Clients and servers are killed at random and connections are cut, on every durable adapter; after each round the rows
-//! are held against what was acknowledged. `STVOR_CHAOS_MINUTES` makes it long (`./x chaos`), `STVOR_CHAOS_SEED` repeats
-//! one. The test binary is its own child process: `STVOR_CHAOS_STORE` says which store it writes to.
+//! are held against what was acknowledged. `STVOR_CHAOS_MINUTES` or `STVOR_CHAOS_ROUNDS` makes it long (`./x chaos`),
+//! `STVOR_CHAOS_SEED` repeats one. The test binary is its own child process: `STVOR_CHAOS_STORE` says which store it writes to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,8 @@ const SOON: Duration = Duration::from_secs(90);
 const TASKS: u64 = 4;
 /// Rounds of the short form, over all adapters.
 const ROUNDS: u64 = 9;
+/// Commits in a store after which it is emptied.
+const MOST_KEPT: u64 = 2_000;
 
 fn provider(url: &str) -> Box<dyn StoreProvider> {
     match url.split(':').next() {
@@ -126,25 +128,38 @@ impl Subject {
         }
     }
 
-    /// Something bad happens to the server or the wire.
-    fn strike(&self, dice: &mut Dice) {
-        let kill = dice.below(3) == 0;
+    /// Something bad happens to the server or to the wire; true if it is to happen to the client. SQLite has neither server
+    /// nor wire.
+    fn strike(&self, dice: &mut Dice, struck: &mut Struck) -> bool {
+        let choice = dice.below(6);
         match self {
-            Self::Sqlite => {}
-            Self::Postgres(server, ..) if kill => {
+            Self::Postgres(server, ..) if choice < 2 => {
                 server.kill().unwrap();
                 server.restart().unwrap();
+                struck.servers += 1;
             }
-            Self::Redis(server, ..) if kill => {
+            Self::Redis(server, ..) if choice < 2 => {
                 server.kill().unwrap();
                 server.restart().unwrap();
+                struck.servers += 1;
             }
-            Self::Postgres(_, proxy, _) | Self::Redis(_, proxy, _) => {
+            Self::Postgres(_, proxy, _) | Self::Redis(_, proxy, _) if choice < 5 => {
                 let direction = if dice.below(2) == 0 { Direction::Up } else { Direction::Down };
                 proxy.cut_after(direction, dice.below(5_000));
+                struck.cuts += 1;
             }
+            _ => return true,
         }
+        false
     }
+}
+
+/// What happened so far.
+#[derive(Default)]
+struct Struck {
+    clients: u64,
+    servers: u64,
+    cuts: u64,
 }
 
 /// Commits that a child said were done.
@@ -160,13 +175,27 @@ fn said(child: &Process) -> Vec<(u64, u64)> {
     said.filter_map(read).collect()
 }
 
-async fn round(subject: &Subject, directory: &Path, dice: &mut Dice) -> u64 {
-    let child = Spawn::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--ignored"])
-        .env("STVOR_CHAOS_STORE", subject.url())
-        .env("STVOR_CHAOS_DIR", directory)
-        .start()
-        .unwrap();
+type Acknowledged = BTreeMap<u64, BTreeSet<u64>>;
+
+/// A process that writes until it is killed.
+fn writer(subject: &Subject, directory: &Path) -> Process {
+    let child = Spawn::new(std::env::current_exe().unwrap());
+    let child = child.args(["--exact", "child", "--nocapture", "--ignored"]);
+    child.env("STVOR_CHAOS_STORE", subject.url()).env("STVOR_CHAOS_DIR", directory).start().unwrap()
+}
+
+/// `kill -9`, and what it had said by then.
+fn kill(child: &Process, acknowledged: &mut Acknowledged) {
+    child.kill().unwrap();
+    child.wait_log_end(SOON).unwrap();
+    for (task, number) in said(child) {
+        assert!(acknowledged.entry(task).or_default().insert(number), "{task} {number} was done twice");
+    }
+}
+
+async fn round(subject: &Subject, directory: &Path, (dice, struck): (&mut Dice, &mut Struck)) -> u64 {
+    let mut acknowledged = Acknowledged::new();
+    let mut child = writer(subject, directory);
     let mut wanted = 0;
     for _ in 0..=dice.below(3) {
         wanted += 1 + dice.below(60);
@@ -176,14 +205,14 @@ async fn round(subject: &Subject, directory: &Path, dice: &mut Dice) -> u64 {
             seen >= wanted
         });
         enough.unwrap();
-        subject.strike(dice);
+        if subject.strike(dice, struck) {
+            kill(&child, &mut acknowledged);
+            struck.clients += 1;
+            (child, wanted) = (writer(subject, directory), 0);
+        }
     }
-    child.kill().unwrap();
-    child.wait_log_end(SOON).unwrap();
-    let mut acknowledged: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-    for (task, number) in said(&child) {
-        assert!(acknowledged.entry(task).or_default().insert(number), "{task} {number} was done twice");
-    }
+    kill(&child, &mut acknowledged);
+    struck.clients += 1;
     let store = open(subject.url(), directory).await;
     let mut commits = 0;
     for task in 0..TASKS {
@@ -194,30 +223,42 @@ async fn round(subject: &Subject, directory: &Path, dice: &mut Dice) -> u64 {
         assert!(last.is_none_or(|last| left.contains(&last)), "acknowledged {task} {last:?} is there");
         commits += left.len() as u64;
     }
+    // Rounds stay quick in a long run.
+    if commits > MOST_KEPT {
+        let partitions = (0..TASKS).flat_map(|task| ["left", "right"].map(|half| partition(half, task)));
+        let gone = partitions.map(|partition| Op::DeletePartition { table: Table::Custom, partition });
+        store.commit(gone.collect()).await.unwrap();
+    }
     store.close().await.unwrap();
     commits
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_and_nothing_is_done_twice() {
-    let minutes = std::env::var("STVOR_CHAOS_MINUTES").ok().map(|text| text.parse::<u64>().unwrap());
-    let seed = std::env::var("STVOR_CHAOS_SEED").ok().map(|text| text.parse().unwrap());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let (minutes, rounds) = (variable("STVOR_CHAOS_MINUTES"), variable("STVOR_CHAOS_ROUNDS"));
+    let seed = variable("STVOR_CHAOS_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
     println!("STVOR_CHAOS_SEED={seed}");
-    let (mut dice, started) = (Dice(seed), Instant::now());
+    let (mut dice, mut struck, started) = (Dice(seed), Struck::default(), Instant::now());
     let subjects = Subject::all();
     let directories: Vec<_> = subjects.iter().map(|_| tempfile::tempdir().unwrap()).collect();
     for number in 0.. {
-        let go_on = match minutes {
-            Some(minutes) => started.elapsed() < Duration::from_secs(60 * minutes),
-            None => number < ROUNDS,
+        let go_on = match (rounds, minutes) {
+            (None, Some(minutes)) => started.elapsed() < Duration::from_secs(60 * minutes),
+            (rounds, _) => number < rounds.unwrap_or(ROUNDS),
         };
         if !go_on {
-            println!("{number} rounds");
+            let Struck { clients, servers, cuts } = struck;
+            println!(
+                "{number} rounds over {} adapters in {} s: {clients} clients and {servers} servers killed, {cuts} \
+                 connections cut",
+                subjects.len(),
+                started.elapsed().as_secs()
+            );
             return;
         }
         let which = usize::try_from(number).unwrap() % subjects.len();
-        let commits = round(&subjects[which], directories[which].path(), &mut dice).await;
+        let commits = round(&subjects[which], directories[which].path(), (&mut dice, &mut struck)).await;
         println!("round {number}, {}: {commits} commits are there", subjects[which].url());
     }
 }

@@ -193,6 +193,27 @@ async fn a_crash_after_any_save_loses_nothing_that_was_acknowledged() {
     }
 }
 
+/// A commit whose entry landed though its save failed is there as a whole or not at all, wherever the pages that follow end.
+#[tokio::test]
+async fn an_entry_that_landed_unheard_is_never_applied_by_half() {
+    let states = States::of(HashMap::new());
+    let store = Narrow::open(&adapters(&states)).await.unwrap();
+    store.name("bob", [(Table::Custom, b"b".to_vec())]);
+    store.commit(set([put("a", 0, 1), put("b", 0, 1)])).await.unwrap();
+    states.fates.lock().unwrap().push(Fate::LandsSilently);
+    store.commit(set([put("a", 0, 2), put("b", 0, 2)])).await.unwrap_err();
+    let before = states.past.lock().unwrap().len();
+    store.close().await.unwrap();
+    let past = core::mem::take(&mut *states.past.lock().unwrap());
+    assert!(past.len() > before + 2, "names, pages and a head were saved");
+    for (count, states) in past.into_iter().enumerate().skip(before - 1) {
+        let store = Narrow::open(&adapters(&States::of(states))).await.unwrap();
+        let (a, b) = (read(&store, "a", 0).await, read(&store, "b", 0).await);
+        assert_eq!(a, b, "after save {count}");
+        assert!(a >= Some(1), "after save {count}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Commit { partition: u8, sort: u64, delete: bool, fate: Fate },

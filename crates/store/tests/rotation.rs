@@ -9,9 +9,10 @@ use stvor_base::{ErrorCode, Timestamp};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::{KeyHolder, Keyfile, Passphrase, PassphraseCost};
 use stvor_store::{
-    ChangeSet, Key, MemoryStore, Op, Page, Row, RowValue, RowVersion, Scan, Sealed, SqliteStore, Stats,
-    Store, StoreError, Table,
+    ChangeSet, Key, MemoryStore, Op, Page, PostgresStores, RedisStores, Row, RowValue, RowVersion, Scan,
+    Sealed, SqliteStore, Stats, Store, StoreError, StorePlace, StoreProvider, Table,
 };
+use stvor_testkit::{Postgres, Redis};
 
 /// A store that fails after some commits, as a process that is killed does.
 #[derive(Debug)]
@@ -257,34 +258,80 @@ async fn a_store_of_version_1_can_be_rotated() {
     assert_eq!(page.rows.len(), 3);
 }
 
-#[tokio::test]
-async fn a_walk_gives_every_row_once_in_order_in_every_adapter() {
-    let directory = tempfile::tempdir().unwrap();
-    let sqlite = SqliteStore::open(directory.path().join("s.db")).await.unwrap();
-    for below in [Arc::new(MemoryStore::new()) as Arc<dyn Store>, Arc::new(sqlite)] {
-        let mut changes = ChangeSet::new();
-        for table in [Table::Meta, Table::History, Table::Custom] {
-            for part in [&b""[..], b"a", b"ab", b"b"] {
-                for sort in [&b""[..], b"\0", b"x", b"\xff"] {
-                    let value = RowValue { bytes: vec![1], version: RowVersion(1) };
-                    changes.push(Op::put(Key::new(table, part, sort), value));
-                }
-            }
-        }
-        below.commit(changes).await.unwrap();
-        for step in [1, 5, 1_000] {
-            let mut keys: Vec<Key> = Vec::new();
-            loop {
-                let page = below.walk(keys.last(), step).await.unwrap();
-                assert!(page.rows.len() <= step);
-                keys.extend(page.rows.into_iter().map(|row| row.key));
-                if !page.more {
-                    break;
-                }
-            }
-            assert_eq!(keys.len(), 48);
-            assert!(keys.is_sorted());
-        }
-        assert_eq!(below.walk(None, 0).await.unwrap_err().code(), "STORE_LIMIT");
+/// Stores at servers of their own, which end with the value.
+async fn served() -> (Option<Postgres>, Option<Redis>, Vec<Box<dyn StoreProvider>>) {
+    let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
+    let mut stores: Vec<Box<dyn StoreProvider>> = Vec::new();
+    if let Some(server) = &postgres {
+        stores.push(Box::new(PostgresStores::new(&server.database().unwrap().url).unwrap()));
     }
+    if let Some(server) = &redis {
+        stores.push(Box::new(RedisStores::new(&server.url()).unwrap()));
+    }
+    (postgres, redis, stores)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_on_a_server_are_sealed_anew_while_they_are_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_postgres, _redis, all) = served().await;
+    for stores in all {
+        let holder = keyfile(directory.path(), "key");
+        let below = stores.open(&StorePlace::new("ws://relay", "app", "bob")).await.unwrap();
+        let store = Arc::new(Sealed::open(Arc::clone(&below), Arc::clone(&holder)).await.unwrap());
+        fill(&store, 150).await;
+        let before = sealed(&below).await;
+        let writer = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move {
+                for number in 150..300 {
+                    let put = Op::put(key(Table::Custom, number), b"new".to_vec());
+                    store.commit([put].into_iter().collect()).await.unwrap();
+                }
+            }
+        });
+        store.rotate(Arc::clone(&holder), |_| {}).await.unwrap();
+        writer.await.unwrap();
+        check(&store, 150).await;
+        let after = sealed(&below).await;
+        assert_eq!(after.len(), before.len() + 150);
+        let kept = |row: &&Row| row.key.table != Table::Header;
+        for row in before.iter().filter(kept) {
+            assert!(after.iter().all(|other| other.value.bytes != row.value.bytes), "sealed anew");
+        }
+        let again = Sealed::open(Arc::clone(&below), holder).await.unwrap();
+        check(&again, 150).await;
+        assert_eq!(again.one(&key(Table::Custom, 299)).await.unwrap().unwrap().value.expose(), b"new");
+        below.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_enrolled_before_a_rotation_stops_it_and_who_comes_too_late_has_to_open_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = keyfile(directory.path(), "key");
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let open = || Sealed::open(Arc::clone(&below), Arc::clone(&holder));
+    let (first, second) = (open().await.unwrap(), open().await.unwrap());
+    let entry =
+        |number| move || [Op::insert(key(Table::Meta, number), b"here".to_vec())].into_iter().collect();
+    first.enroll(entry(1)).await.unwrap();
+    // Between the look and the rotation somebody comes.
+    let alone = async { second.enroll(entry(2)).await.map(|_| ()) };
+    let refused = first.rotate_alone(Arc::clone(&holder), alone, |_| {}).await.unwrap_err();
+    assert_eq!(refused.code(), "STORE_CONFLICT");
+    assert!(!first.rotating().await.unwrap());
+    let others = async { Err(StoreError::InUse { others: 1 }) };
+    let refused = first.rotate_alone(Arc::clone(&holder), others, |_| {}).await.unwrap_err();
+    assert_eq!(refused.code(), "STORE_IN_USE");
+    assert_eq!(Sealed::info(below.as_ref()).await.unwrap().unwrap().rotations, 0);
+
+    first.rotate_alone(Arc::clone(&holder), async { Ok(()) }, |_| {}).await.unwrap();
+    let before = sealed(&below).await;
+    assert_eq!(second.enroll(entry(3)).await.unwrap_err().code(), "STORE_KEYS_REPLACED");
+    assert_eq!(sealed(&below).await, before, "nothing was written under the old key");
+    let again = open().await.unwrap();
+    again.enroll(entry(3)).await.unwrap();
+    first.enroll(entry(4)).await.unwrap();
+    assert!(again.one(&key(Table::Meta, 2)).await.unwrap().is_some());
 }

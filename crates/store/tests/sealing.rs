@@ -3,12 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use stvor_base::ErrorCode;
+use stvor_base::{ErrorCode, Timestamp};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::{Keyfile, Passphrase, PassphraseCost};
 use stvor_store::{
-    ChangeSet, Expect, Key, MemoryStore, Notice, Op, OpenKey, RowValue, Scan, Sealed, Store, Table,
-    default_keyfile, open,
+    ChangeSet, Expect, Key, MemoryStore, Notice, Op, OpenKey, Page, Row, RowValue, Scan, Sealed, Stats,
+    Store, StoreError, Table, default_keyfile, open,
 };
 
 fn key(partition: &str, sort: u64) -> Key {
@@ -110,7 +110,7 @@ async fn sealed() -> (Arc<MemoryStore>, Sealed, Arc<Keyfile>) {
     (below, sealed, holder)
 }
 
-async fn only_row(below: &MemoryStore, sealed: &Sealed, key: &Key) -> stvor_store::Row {
+async fn only_row(below: &MemoryStore, sealed: &Sealed, key: &Key) -> Row {
     // The hashed partition is what the adapter was given: found by scanning for the sort key in a fresh commit.
     let hashed = hashed(sealed, key);
     below.get(&[hashed]).await.unwrap().remove(0).unwrap()
@@ -165,8 +165,7 @@ async fn a_row_moved_to_another_place_version_or_store_is_refused() {
     plant(&below, old.key.clone(), rolled_back).await;
     assert_eq!(sealed.one(&home).await.unwrap_err().code(), "ROW_TAMPERED");
 
-    let expiring =
-        Op::put(old.key.clone(), new.value.clone()).expiring(stvor_base::Timestamp::from_millis(1));
+    let expiring = Op::put(old.key.clone(), new.value.clone()).expiring(Timestamp::from_millis(1));
     below.commit([expiring].into_iter().collect()).await.unwrap();
     assert_eq!(sealed.one(&home).await.unwrap_err().code(), "ROW_TAMPERED");
 
@@ -239,4 +238,43 @@ async fn a_wiped_store_is_empty_and_still_opens() {
     open(&path, OpenKey::Default).await.unwrap().store.close().await.unwrap();
     stvor_store::destroy(&path).await.unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// A store that never answers.
+#[derive(Debug)]
+struct Hung;
+
+#[async_trait::async_trait]
+impl Store for Hung {
+    async fn get(&self, _: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        core::future::pending().await
+    }
+    async fn scan(&self, _: Scan) -> Result<Page<Row>, StoreError> {
+        core::future::pending().await
+    }
+    async fn commit(&self, _: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        core::future::pending().await
+    }
+    async fn sweep(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        core::future::pending().await
+    }
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        core::future::pending().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_that_never_answers_is_an_error_in_time() {
+    let patience = std::time::Duration::from_millis(5);
+    let store = Sealed::ephemeral(Arc::new(Hung)).unwrap().patience(patience);
+    let key = Key::new(Table::Custom, *b"a", *b"b");
+    let got = store.one(&key).await.unwrap_err();
+    let scanned = store.scan(Scan::of(Table::Custom, *b"a")).await.unwrap_err();
+    let committed = store.commit([Op::put(key, b"c".to_vec())].into_iter().collect()).await.unwrap_err();
+    for error in [got, scanned, committed] {
+        assert!(matches!(error, StoreError::Timeout { after, .. } if after == patience), "{error}");
+    }
 }

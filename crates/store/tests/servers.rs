@@ -243,6 +243,28 @@ async fn what_a_server_would_lose_is_found() {
 }
 
 #[tokio::test]
+async fn a_server_says_what_it_is_and_how_it_is_set() {
+    let value = async |stores: &dyn StoreProvider, name: &str| {
+        let status = stores.status().await.unwrap();
+        status.into_iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    };
+    if let Some(server) = Postgres::start_with(&["synchronous_standby_names=''"]).unwrap() {
+        let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+        assert!(value(&stores, "server_version").await.unwrap() >= "14".to_owned());
+        assert_eq!(value(&stores, "fsync").await.as_deref(), Some("on"));
+        assert!(value(&stores, "schema").await.unwrap().starts_with("0 "), "nothing was opened yet");
+        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        assert!(value(&stores, "schema").await.unwrap().starts_with("1 "));
+    }
+    if let Some(server) = Redis::start().unwrap() {
+        let stores = RedisStores::new(&server.url()).unwrap();
+        assert!(value(&stores, "server_version").await.unwrap() >= "7".to_owned());
+        assert_eq!(value(&stores, "appendfsync").await.as_deref(), Some("always"));
+        assert_eq!(value(&stores, "masters").await.as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test]
 async fn a_server_out_of_memory_is_a_full_store_and_goes_on_when_there_is_room() {
     let Some(server) = Redis::start().unwrap() else { return };
     let store = RedisStores::new(&server.url()).unwrap().open(&place("bob")).await.unwrap();
@@ -277,6 +299,45 @@ async fn a_password_file_is_read_again_when_the_password_changes() {
     let error = stores.open(&place("bob")).await.unwrap_err();
     assert_eq!(error.code(), "STORE_UNREACHABLE");
     assert!(!error.to_string().contains("wrong") && !format!("{stores:?}").contains("wrong"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_for_replicas_and_a_replica_that_none_waits_for_is_found() {
+    let guarded = ["--min-replicas-to-write", "1"].map(str::to_owned).to_vec();
+    let Some(primary) = Redis::start().unwrap() else { return };
+    let port = primary.port().to_string();
+    let arguments = ["--replicaof", "127.0.0.1", &port].map(str::to_owned).to_vec();
+    let replica = Redis::start_with(RedisSettings { arguments, tls_only: false }).unwrap().unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || {
+        replica.cli(&["info", "replication"]).ok()?.contains("master_link_status:up").then_some(())
+    })
+    .unwrap();
+    let careless = RedisStores::new(&primary.url()).unwrap();
+    assert_eq!(codes(&careless).await, ["redis_no_synchronous_replica"]);
+    primary.cli(&["config", "set", guarded[0].trim_start_matches("--"), &guarded[1]]).unwrap();
+    assert_eq!(codes(&careless).await, ["redis_no_synchronous_replica"], "it was heard from, no more");
+    primary.cli(&["config", "set", "min-replicas-to-write", "0"]).unwrap();
+
+    let stores = RedisStores::with_options(&[&primary.url()], ServerOptions::new().replicas(1)).unwrap();
+    assert!(codes(&stores).await.is_empty());
+    let store = stores.open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    let rows = replica.cli(&["keys", "*:rows"]).unwrap();
+    assert_eq!(replica.cli(&["hlen", rows.trim()]).unwrap().trim(), "2", "the replica has it already");
+    // A commit that no replica has is not acknowledged, and is there once when one has it.
+    replica.pause(true).unwrap();
+    let waiting = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(pair(2)).await }
+    });
+    stvor_testkit::until(Duration::from_secs(60), || {
+        (primary.cli(&["hlen", rows.trim()]).ok()?.trim() == "4").then_some(())
+    })
+    .unwrap();
+    assert!(!waiting.is_finished());
+    replica.pause(false).unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2]);
 }
 
 /// A password that must not be seen.

@@ -313,6 +313,9 @@ impl Writer {
         let (store, seq) = (self.head.store, self.seq);
         let mut names: BTreeMap<String, NameRef> =
             self.head.names.iter().map(|name| (name.id.clone(), name.clone())).collect();
+        // The rows are those of the last entry that counts. A later one that failed may have landed: until the head says
+        // otherwise, it counts if this process dies, and then as a whole.
+        let held = self.last;
         for id in &self.stale_names {
             let partitions = self.partitions_of(id);
             let mut rows = Vec::new();
@@ -320,8 +323,8 @@ impl Writer {
                 let (from, before) = partition_range(partition);
                 rows.extend(self.rows.copy(&from, Some(&before))?);
             }
-            self.blobs.save(id.clone(), Rows { store, seq, rows }.encode()).await?;
-            names.insert(id.clone(), NameRef { id: id.clone(), partitions, seq });
+            self.blobs.save(id.clone(), Rows { store, seq: held, rows }.encode()).await?;
+            names.insert(id.clone(), NameRef { id: id.clone(), partitions, seq: held });
         }
         let mut pages = self.pages.clone();
         let mut taken: BTreeSet<u32> = self.suspects.clone();

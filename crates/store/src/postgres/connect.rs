@@ -1,7 +1,7 @@
 //! Connections, the schema and its migrations, and what PostgreSQL's errors mean.
 
 use crate::provider::Finding;
-use crate::server::{ServerOptions, is_local, read};
+use crate::server::{ServerOptions, certificate_problem, is_local, read};
 use crate::{StoreError, limits};
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
@@ -161,6 +161,9 @@ impl Server {
     pub(super) fn error(&self, failure: &tokio_postgres::Error) -> StoreError {
         let unreachable = |reason: String| StoreError::Unreachable { server: self.name.to_string(), reason };
         let Some(said) = failure.as_db_error() else {
+            if let Some(reason) = certificate_problem(failure) {
+                return StoreError::Untrusted { server: self.name.to_string(), reason };
+            }
             let reason = std::error::Error::source(failure).map(ToString::to_string);
             return unreachable(match reason {
                 Some(reason) => format!("{failure}: {reason}"),
@@ -238,6 +241,26 @@ impl Server {
         let newest =
             client.query_one("SELECT coalesce(max(version), 0)::int4 FROM stvor_migrations", &[]).await;
         newest.and_then(|row| row.try_get(0)).map_err(|failure| self.error(&failure))
+    }
+
+    /// Where and what the server is, its settings, and the version of the schema.
+    pub(super) async fn status(&self, client: &Client) -> Result<Vec<(&'static str, String)>, StoreError> {
+        const SETTINGS: [&str; 5] = [
+            "server_version",
+            "fsync",
+            "full_page_writes",
+            "synchronous_commit",
+            "synchronous_standby_names",
+        ];
+        let mut status = vec![("server", self.name.to_string())];
+        for name in SETTINGS {
+            let asked = client.query_one("SELECT current_setting($1)", &[&name]).await;
+            let value = asked.and_then(|row| row.try_get::<_, String>(0));
+            status.push((name, value.map_err(|failure| self.error(&failure))?));
+        }
+        let schema = self.schema(client).await?;
+        status.push(("schema", format!("{schema} (this program writes {SCHEMA})")));
+        Ok(status)
     }
 
     /// Which settings of the server would lose what it acknowledged, or tell others what it holds.

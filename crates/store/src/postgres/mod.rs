@@ -100,6 +100,11 @@ impl StoreProvider for PostgresStores {
         let client = self.connection().await?;
         self.server.findings(&client).await
     }
+
+    async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        let client = self.connection().await?;
+        self.server.status(&client).await
+    }
 }
 
 /// One place's rows.
@@ -154,6 +159,9 @@ impl PostgresStore {
         Ok(match ask {
             Ask::Get(keys) => rows::get(client, &self.place, keys).await?.map(Found::Rows),
             Ask::Scan(scan) => rows::scan(client, &self.place, scan).await?.map(Found::Page),
+            Ask::Walk(after, limit) => {
+                rows::walk(client, &self.place, (after, limit)).await?.map(Found::Page)
+            }
             Ask::Count => Ok(Found::Count(rows::count(client, &self.place).await?)),
         })
     }
@@ -164,6 +172,7 @@ impl PostgresStore {
 enum Ask<'a> {
     Get(&'a [Key]),
     Scan(&'a Scan),
+    Walk(Option<&'a Key>, usize),
     Count,
 }
 
@@ -208,6 +217,15 @@ impl Store for PostgresStore {
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         check_sweep(limit)?;
         self.queue.sweep(now, limit).await
+    }
+
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        check_sweep(limit)?;
+        after.map_or(Ok(()), Key::check)?;
+        match self.read(Ask::Walk(after, limit)).await? {
+            Found::Page(page) => Ok(page),
+            _ => mixed_up(),
+        }
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {

@@ -46,6 +46,18 @@ macro_rules! scan {
     };
 }
 
+const WALK: &str = concat!(
+    "SELECT r.tbl, r.part, r.sort, r.version, r.expires, r.found, ",
+    value!(),
+    " FROM (
+        SELECT *, row_number() OVER w AS n, sum(octet_length(value)) OVER w AS bytes, count(*) OVER () AS found
+        FROM (SELECT tbl, part, sort, version, expires, value FROM stvor_rows
+              WHERE place = $1 AND (tbl, part, sort) > ($2, $3, $4)
+              ORDER BY tbl, part, sort LIMIT $5::int8 + 1) AS few
+        WINDOW w AS (ORDER BY tbl, part, sort ROWS UNBOUNDED PRECEDING)
+      ) AS r WHERE r.n <= $5::int8 AND (r.bytes <= 8388608 OR r.n = 1) ORDER BY r.n"
+);
+
 const COUNT: &str =
     "SELECT count(*), coalesce(sum(octet_length(part) + octet_length(sort) + octet_length(value)), 0)::int8
      FROM stvor_rows WHERE place = $1";
@@ -111,6 +123,34 @@ pub(super) async fn scan(
     };
     let in_range = found.first().map_or(0, |row| row.try_get("found").unwrap_or(0_i64));
     let more = usize::try_from(in_range).unwrap_or(usize::MAX) > found.len();
+    let rows: Result<Vec<Row>, StoreError> = found.iter().map(read).collect();
+    Ok(rows.map(|rows| Page { rows, more }))
+}
+
+pub(super) async fn walk(
+    client: &ClientWrapper,
+    place: &[u8],
+    (after, limit): (Option<&Key>, usize),
+) -> Sql<Result<Page<Row>, StoreError>> {
+    let select = client.prepare_cached(WALK).await?;
+    // Before the first table, or after a key of one.
+    let table = after.map_or(-1, |key| i16::from(key.table.id()));
+    let part = after.map(|key| key.partition.as_slice()).unwrap_or_default();
+    let sort = after.map(|key| key.sort.as_slice()).unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX - 1);
+    let found = client.query(&select, &[&place, &table, &part, &sort, &limit]).await?;
+    let odd = |_| StoreError::corrupt("a column has another type");
+    let read = |row: &SqlRow| {
+        let table: i16 = row.try_get("tbl").map_err(odd)?;
+        let table = u8::try_from(table).ok().and_then(crate::Table::from_id);
+        let table = table.ok_or_else(|| StoreError::corrupt("a row stands in a table that nobody knows"))?;
+        let (part, sort): (Vec<u8>, Vec<u8>) =
+            (row.try_get("part").map_err(odd)?, row.try_get("sort").map_err(odd)?);
+        let (value, expires) = value(row)?;
+        Ok(Row { key: Key::new(table, part, sort), value, expires })
+    };
+    let left = found.first().map_or(0, |row| row.try_get("found").unwrap_or(0_i64));
+    let more = usize::try_from(left).unwrap_or(usize::MAX) > found.len();
     let rows: Result<Vec<Row>, StoreError> = found.iter().map(read).collect();
     Ok(rows.map(|rows| Page { rows, more }))
 }

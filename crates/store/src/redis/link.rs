@@ -1,7 +1,7 @@
 //! Connections to a server or a cluster, its settings, and what Redis's errors mean.
 
 use crate::provider::Finding;
-use crate::server::{ServerOptions, is_local, read};
+use crate::server::{ServerOptions, certificate_problem, is_local, read};
 use crate::{StoreError, limits};
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
@@ -208,7 +208,10 @@ impl Link {
         match (code, failure.kind()) {
             ("STVORDAMAGED", _) => StoreError::corrupt(detail),
             (code, ErrorKind::Server(_) | ErrorKind::Extension) => self.said(code, detail),
-            _ => self.unreachable(failure.to_string()),
+            _ => match refused_certificate(failure) {
+                Some(reason) => StoreError::Untrusted { server: self.name.to_string(), reason },
+                None => self.unreachable(failure.to_string()),
+            },
         }
     }
 
@@ -226,6 +229,33 @@ impl Link {
             }
             code => StoreError::Adapter(format!("Redis says: {code} {detail}")),
         }
+    }
+
+    /// Where and what the server is, and its settings; of a cluster, those of one master.
+    pub(super) async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        let failed = |error: RedisError| self.error(&error);
+        let (mut connection, _) = self.connection().await?;
+        let about = connection.masters(redis::cmd("INFO").arg("everything")).await.map_err(failed)?;
+        let masters = about.len();
+        let about = about.into_iter().next().unwrap_or(Value::Nil);
+        let about: String = redis::from_redis_value(about).map_err(|error| failed(error.into()))?;
+        let mut status = vec![("server", self.name.to_string()), ("masters", masters.to_string())];
+        for (name, line) in [("server_version", "redis_version"), ("replicas", "connected_slaves")] {
+            status.push((name, fact(&about, line).unwrap_or("unknown").to_owned()));
+        }
+        status.push(("replicas_awaited", self.options.replicas.to_string()));
+        let mut ask = redis::cmd("CONFIG");
+        ask.arg("GET").arg(SETTINGS);
+        // A user may not be allowed to see them; `findings` says so.
+        if let Ok(answers) = connection.masters(&ask).await {
+            let first = answers.into_iter().next().unwrap_or(Value::Nil);
+            let settings: BTreeMap<String, String> =
+                redis::from_redis_value(first).map_err(|error| failed(error.into()))?;
+            for name in SETTINGS {
+                status.extend(settings.get(*name).map(|value| (*name, value.clone())));
+            }
+        }
+        Ok(status)
     }
 
     /// Which settings of the servers would lose what they acknowledged, or tell others what they hold.
@@ -254,12 +284,12 @@ impl Link {
         for master in replication.map_err(|error| self.error(&error))? {
             let about: String = redis::from_redis_value(master).map_err(|error| self.error(&error.into()))?;
             let replicas = fact(&about, "connected_slaves").unwrap_or("0") != "0";
-            let guarded = fact(&about, "min_slaves_good_slaves").is_some();
-            if replicas && !guarded && self.options.replicas == 0 {
+            // `min-replicas-to-write` does not help: it says that a replica was heard from, not that it has the commit.
+            if replicas && self.options.replicas == 0 {
                 let finding = Finding::new(
                     "redis_no_synchronous_replica",
                     "Redis has replicas and commits wait for none: promoting one rolls back what was acknowledged",
-                    "set min-replicas-to-write 1, and replicas(1) in the options of the store",
+                    "set replicas(1) in the options of the store: a commit then waits until a replica has it",
                 );
                 found.insert(finding.code, finding);
             }
@@ -273,6 +303,13 @@ impl Link {
         }
         Ok(found.into_values().collect())
     }
+}
+
+/// What is wrong with the server's certificate. The library keeps what it met as text, in the words of rustls.
+fn refused_certificate(failure: &RedisError) -> Option<String> {
+    let text = failure.to_string();
+    let said = text.split_once("invalid peer certificate: ").map(|(_, why)| why.to_owned());
+    certificate_problem(failure).or(said)
 }
 
 const SETTINGS: &[&str] =

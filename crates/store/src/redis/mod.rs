@@ -113,6 +113,12 @@ impl StoreProvider for RedisStores {
         self.reads.findings().await
     }
 
+    async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        let mut status = self.reads.status().await?;
+        status.push(("schema", SCHEMA.to_string()));
+        Ok(status)
+    }
+
     /// The four keys of the place go, marks of openings included.
     async fn destroy(&self, place: &StorePlace) -> Result<(), StoreError> {
         let mut command = redis::cmd("DEL");
@@ -176,6 +182,14 @@ fn field(key: &Key) -> Vec<u8> {
     field
 }
 
+/// The key whose field this is.
+fn key_of(field: &[u8]) -> Option<Key> {
+    let (&table, rest) = field.split_first()?;
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (partition, sort) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some(Key::new(Table::from_id(table)?, partition, sort))
+}
+
 /// The first bytes that come after everything with this prefix. A prefix begins with a table's number, which is not 255.
 fn after(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -207,6 +221,9 @@ fn decode(bytes: &[u8]) -> Result<(RowValue, Option<Timestamp>), StoreError> {
     let value = RowValue { bytes: sealed.to_vec(), version: RowVersion(u64::from_be_bytes(*version)) };
     Ok((value, (expires != NEVER).then(|| Timestamp::from_millis(expires))))
 }
+
+/// A field and what it holds.
+type Found = (Vec<u8>, RowValue, Option<Timestamp>);
 
 /// One place's rows.
 struct RedisStore {
@@ -255,6 +272,26 @@ impl RedisStore {
             self.link.broke(number).await;
         }
         Err(error)
+    }
+
+    /// Rows by their fields, from one on and before another, and whether more follow.
+    async fn range(
+        &self,
+        (from, end): (Vec<u8>, Vec<u8>),
+        (limit, reverse): (usize, bool),
+    ) -> Result<(Vec<Found>, bool), StoreError> {
+        let mut call = self.keys.call("FCALL_RO", "stvor_v1_scan");
+        call.arg(from).arg(end).arg(limit).arg(u8::from(reverse)).arg(limits::MAX_SCAN_BYTES);
+        let answer: Vec<Value> = self.ask(&call).await?;
+        let mut answer = answer.into_iter();
+        let more = self.read::<i64>(answer.next().unwrap_or(Value::Nil))? == 1;
+        let mut found = Vec::with_capacity(answer.len() / 2);
+        while let (Some(name), Some(bytes)) = (answer.next(), answer.next()) {
+            let (name, bytes): (Vec<u8>, Vec<u8>) = (self.read(name)?, self.read(bytes)?);
+            let (value, expires) = decode(&bytes)?;
+            found.push((name, value, expires));
+        }
+        Ok((found, more))
     }
 
     fn read<T: FromRedisValue>(&self, answer: Value) -> Result<T, StoreError> {
@@ -307,17 +344,11 @@ impl Store for RedisStore {
             Some(before) => [prefix.as_slice(), before].concat(),
             None => after(&prefix),
         };
-        let mut call = self.keys.call("FCALL_RO", "stvor_v1_scan");
-        call.arg(from).arg(end).arg(scan.limit).arg(u8::from(scan.reverse)).arg(limits::MAX_SCAN_BYTES);
-        let answer: Vec<Value> = self.ask(&call).await?;
-        let mut answer = answer.into_iter();
-        let more = self.read::<i64>(answer.next().unwrap_or(Value::Nil))? == 1;
-        let mut rows = Vec::new();
-        while let (Some(name), Some(bytes)) = (answer.next(), answer.next()) {
-            let (name, bytes): (Vec<u8>, Vec<u8>) = (self.read(name)?, self.read(bytes)?);
+        let (found, more) = self.range((from, end), (scan.limit, scan.reverse)).await?;
+        let mut rows = Vec::with_capacity(found.len());
+        for (name, value, expires) in found {
             let sort = name.strip_prefix(prefix.as_slice());
             let sort = sort.ok_or_else(|| StoreError::corrupt("a scan met a row of another partition"))?;
-            let (value, expires) = decode(&bytes)?;
             rows.push(Row { key: Key::new(scan.table, scan.partition.as_slice(), sort), value, expires });
         }
         Ok(Page { rows, more })
@@ -331,6 +362,19 @@ impl Store for RedisStore {
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         check_sweep(limit)?;
         self.queue.sweep(now, limit).await
+    }
+
+    /// In the order of the fields: by table, by length of the partition, by partition, by sort key.
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        check_sweep(limit)?;
+        after.map_or(Ok(()), Key::check)?;
+        let from = after.map_or_else(Vec::new, |key| [field(key).as_slice(), &[0]].concat());
+        let (found, more) = self.range((from, vec![u8::MAX]), (limit, false)).await?;
+        let row = |(name, value, expires): (Vec<u8>, _, _)| {
+            let key = key_of(&name).ok_or_else(|| StoreError::corrupt("a field is no key of a row"))?;
+            Ok(Row { key, value, expires })
+        };
+        Ok(Page { rows: found.into_iter().map(row).collect::<Result<_, StoreError>>()?, more })
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {

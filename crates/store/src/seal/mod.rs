@@ -30,8 +30,12 @@ use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
 use crate::{SecretBytes, StoreError, Table, limits};
 use cipher::{Keys, Place};
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
 use header::{Epoch, Header};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::{HolderKind, KeyHolder};
@@ -86,6 +90,7 @@ pub struct Sealed {
     store: Arc<dyn Store>,
     keys: Keys,
     clock: Mutex<Clock>,
+    patience: Duration,
 }
 
 impl core::fmt::Debug for Sealed {
@@ -172,7 +177,7 @@ impl Sealed {
         };
         let epoch = next_epoch(store.as_ref()).await?;
         let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
-        Ok(Self { store, keys, clock: Mutex::new(clock) })
+        Ok(Self { store, keys, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
     }
 
     /// An empty store in memory under a key that nobody keeps: for tests and for apps that want nothing on disk.
@@ -192,7 +197,30 @@ impl Sealed {
         let id = *Secret::<16>::random(&mut rng)?.expose();
         let keys = Keys::new(id, Secret::random(&mut rng)?);
         let clock = Clock { epoch: Epoch(1), count: 0, rng };
-        Ok(Self { store, keys, clock: Mutex::new(clock) })
+        Ok(Self { store, keys, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
+    }
+
+    /// Bounds what the adapter may take to answer, [`limits::ADAPTER_PATIENCE`] if nothing is said. One that hangs does not
+    /// hold a conversation for ever. The adapters of this crate have shorter bounds of their own.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    async fn in_time<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let mut work = pin!(work);
+        // What is there at once needs no clock, which a runtime may lack.
+        match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => tokio::time::timeout(self.patience, work)
+                .await
+                .unwrap_or(Err(StoreError::Timeout { call, after: self.patience })),
+        }
     }
 
     /// The random id of this store.
@@ -227,7 +255,7 @@ impl Sealed {
     pub async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
         keys.iter().try_for_each(refuse_header)?;
         let hashed: Vec<Key> = keys.iter().map(|key| self.keys.key(key)).collect();
-        let rows = self.store.get(&hashed).await?;
+        let rows = self.in_time("get", self.store.get(&hashed)).await?;
         if rows.len() != keys.len() {
             return Err(StoreError::Adapter("it answered another number of rows than asked".into()));
         }
@@ -254,7 +282,8 @@ impl Sealed {
         refuse_header_table(scan.table)?;
         let (table, name) = (scan.table, scan.partition.clone());
         let hashed = self.keys.tag(0, table, &name);
-        let page = self.store.scan(Scan { partition: hashed.to_vec(), ..scan }).await?;
+        let scan = Scan { partition: hashed.to_vec(), ..scan };
+        let page = self.in_time("scan", self.store.scan(scan)).await?;
         let open = |row: Row| {
             let key = Key::new(table, name.as_slice(), row.key.sort.as_slice());
             self.open_row(key, &hashed, row)
@@ -288,7 +317,8 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Conflict`] with the index of the operation, [`StoreError::Full`], [`StoreError::Limit`], or what
     /// the adapter met. In all of these nothing was applied, but after an [`StoreError::Io`] of a failed sync or a lost
-    /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more.
+    /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more. After
+    /// [`StoreError::Uncertain`] and [`StoreError::Timeout`] it may have been applied.
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
         changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;
@@ -300,7 +330,7 @@ impl Sealed {
             };
             if let Some(version) = taken {
                 let sealed = self.seal(changes, version)?;
-                self.store.commit(sealed).await?;
+                self.in_time("commit", self.store.commit(sealed)).await?;
                 return Ok(version);
             }
             let epoch = next_epoch(self.store.as_ref()).await?;

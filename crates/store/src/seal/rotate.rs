@@ -5,7 +5,7 @@ use super::header::{Epoch, Header, Rotated};
 use super::{Clock, Sealed, off_executor, take_version};
 use crate::adapter::{Row, RowValue};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
-use crate::{StoreError, Table};
+use crate::{SecretBytes, StoreError, Table, limits};
 use std::sync::{Arc, PoisonError};
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::{DataKey, KeyHolder, WrappedKey};
@@ -69,7 +69,8 @@ impl Sealed {
     /// on where it was when this is called again, and the store works in between.
     ///
     /// Names stay hashed as they are: whoever had the old data key can still check whether a name that they guess is in the
-    /// store. Other processes on the same store do not learn of the new key: it has to be open in this one only.
+    /// store. Another process that has the store open does not learn of the new key, and what it would write could not be
+    /// read again: on a store that several processes may have open, use [`Sealed::rotate_alone`].
     ///
     /// # Errors
     /// [`StoreError::Key`] with `WRONG_KEY` for another holder, [`StoreError::Unsupported`] when the adapter can not walk
@@ -77,12 +78,28 @@ impl Sealed {
     pub async fn rotate(
         &self,
         holder: Arc<dyn KeyHolder>,
+        told: impl FnMut(Rotation) + Send,
+    ) -> Result<(), StoreError> {
+        self.rotate_alone(holder, async { Ok(()) }, told).await
+    }
+
+    /// [`Sealed::rotate`], begun only if `alone` says that no other process has the store open. One that enrolled after
+    /// `alone` looked (see [`Sealed::enroll`]) makes this a conflict; one that opens the store once the rotation has begun
+    /// knows both keys and disturbs nothing.
+    ///
+    /// # Errors
+    /// What `alone` says, [`StoreError::Conflict`], or as [`Sealed::rotate`].
+    pub async fn rotate_alone(
+        &self,
+        holder: Arc<dyn KeyHolder>,
+        alone: impl Future<Output = Result<(), StoreError>> + Send,
         mut told: impl FnMut(Rotation) + Send,
     ) -> Result<(), StoreError> {
         // Whether it can be walked, before anything is changed.
         self.store.walk(None, 1).await?;
         let (version, header) = self.header().await?;
         if header.rotated.as_ref().is_none_or(|rotated| rotated.previous.is_none()) {
+            alone.await?;
             self.begin((version, header), holder).await?;
         }
         let since = self.keys.ring().since;
@@ -91,15 +108,60 @@ impl Sealed {
                 break;
             }
         }
-        let (version, mut header) = self.header().await?;
-        if let Some(rotated) = &mut header.rotated {
-            rotated.previous = None;
-        }
+        self.end_rotation().await
+    }
+
+    /// Forgets the data key before. Processes that enroll meanwhile write the header, too.
+    async fn end_rotation(&self) -> Result<(), StoreError> {
         let _gate = self.keys.gate.write().await;
-        self.put_header(version, &header).await?;
+        let mut tries = limits::MAX_EPOCH_TRIES;
+        loop {
+            let (version, mut header) = self.header().await?;
+            if let Some(rotated) = &mut header.rotated {
+                rotated.previous = None;
+            }
+            tries -= 1;
+            match self.put_header(version, &header).await {
+                Err(StoreError::Conflict { .. }) if tries > 0 => {}
+                put => {
+                    put?;
+                    break;
+                }
+            }
+        }
         let ring = self.keys.ring();
         self.keys.set_ring(ring.with(ring.current.duplicate(), ring.since, None));
         Ok(())
+    }
+
+    /// Commits what `changes` makes if the data key of this opening is still the store's, as one of several processes that have the
+    /// store open: whoever is about to replace the data key learns that somebody came.
+    ///
+    /// # Errors
+    /// [`StoreError::KeysReplaced`] when it is not: the store has to be opened again; as [`Sealed::commit`].
+    pub async fn enroll(&self, changes: impl Fn() -> ChangeSet) -> Result<RowVersion, StoreError> {
+        let mut tries = limits::MAX_EPOCH_TRIES;
+        loop {
+            let (version, header) = self.header().await?;
+            let _gate = self.keys.gate.read().await;
+            if header.rotated.as_ref().map_or(0, |rotated| rotated.since) != self.keys.ring().since {
+                return Err(StoreError::KeysReplaced);
+            }
+            let changes = changes();
+            changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
+            let own = {
+                let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+                take_version(&mut clock, changes.len()).ok_or_else(no_room)?
+            };
+            let mut sealed = self.seal(changes, own)?;
+            let last = sealed.len();
+            sealed.push(header.write(version.0 + 1, Expect::Version(version)));
+            tries -= 1;
+            match self.store.commit(sealed).await {
+                Err(StoreError::Conflict { op }) if op == last && tries > 0 => {}
+                done => return done.map(|()| own),
+            }
+        }
     }
 
     async fn header(&self) -> Result<(RowVersion, Header), StoreError> {
@@ -180,10 +242,7 @@ impl Sealed {
             let (version, sealed) = {
                 let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
                 let clock: &mut Clock = &mut clock;
-                let version = take_version(clock, 1).ok_or(StoreError::Limit {
-                    what: "the rows that one opening seals",
-                    limit: u32::MAX as usize,
-                })?;
+                let version = take_version(clock, 1).ok_or_else(no_room)?;
                 (version, self.keys.seal(&place(&key, version, expires), opened, &mut clock.rng)?)
             };
             debug_assert_eq!(sealed.version, version);
@@ -199,6 +258,10 @@ impl Sealed {
         }
         Ok(())
     }
+}
+
+fn no_room() -> StoreError {
+    StoreError::Limit { what: "the rows that one opening seals", limit: u32::MAX as usize }
 }
 
 fn place<'a>(key: &'a Key, version: RowVersion, expires: Option<stvor_base::Timestamp>) -> Place<'a> {

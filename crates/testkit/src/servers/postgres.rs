@@ -51,9 +51,28 @@ impl Postgres {
     /// # Panics
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[&str]) -> io::Result<Option<Self>> {
+        Self::start_with_files(settings, &[])
+    }
+
+    /// [`Postgres::start_with`] with files (name, content) in its data directory that only it can read: certificates and
+    /// keys.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_with_files(settings: &[&str], files: &[(&str, &str)]) -> io::Result<Option<Self>> {
+        use std::os::unix::fs::PermissionsExt as _;
         let Some(server) = Self::prepare()? else { return Ok(None) };
         server.run("initdb", &["--no-sync", "-A", "trust", "-U", "stvor", "-E", "UTF8", "-D"], &["data"])?;
         server.write_settings(settings)?;
+        for (name, content) in files {
+            let path = server.data().join(name);
+            std::fs::write(&path, content)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            give(&path, server.user)?;
+        }
         server.started().map(Some)
     }
 
@@ -204,6 +223,12 @@ impl Postgres {
     pub fn dump(&self, database: &str) -> io::Result<String> {
         let port = self.port.to_string();
         Ok(self.run("pg_dump", &["-h", "127.0.0.1", "-p", &port, "-U", "stvor", "-d"], &[database])?.out)
+    }
+
+    /// The directory that holds all that it keeps.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends it at once, as a crash does.
