@@ -7,27 +7,27 @@
 //!
 //! One instance at a time receives: the one that the receiver's row names, as long as it is not gone.
 
+mod duty;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Timestamp, UserId};
+use stvor_base::{ErrorCode as _, Timestamp};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_store::{ChangeSet, Expect, Key, Op, RowVersion, Scan, Sealed, StoreError, Table};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::{Core, random};
+use crate::core::random;
 use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::keys;
 use crate::limits;
-use crate::opening::{read_lanes, read_peers};
 use crate::records;
-use crate::rollback;
-use crate::rows::PeerRow;
+
+pub(crate) use self::duty::{follow_receipts, run};
 
 const VERSION: u8 = 1;
 
@@ -91,16 +91,25 @@ pub(crate) struct Instances {
 /// What a beat found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Beat {
-    /// This instance had been declared gone, and joined again.
-    pub(crate) rejoined: bool,
-    /// Another instance deleted the account.
-    pub(crate) deleted: bool,
+    /// This instance had been declared gone.
+    pub(crate) gone: bool,
     /// Others came to an end.
     pub(crate) ended: bool,
     /// The receiver's row names this instance.
     pub(crate) receiver: bool,
     /// Settings of conversations changed.
     pub(crate) settings: bool,
+}
+
+/// What became of an instance that had been declared gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejoined {
+    /// It is there again.
+    Here,
+    /// Another instance deleted the account.
+    Deleted,
+    /// Another instance replaced the data key of the store.
+    KeysReplaced,
 }
 
 /// The rows as they are.
@@ -140,7 +149,7 @@ impl Instances {
     /// Joins those that share the store.
     pub(crate) async fn join(store: &Sealed, lease: Duration, now: Timestamp) -> Result<Self> {
         let instances = Self::new((true, lease), InstanceId::new()?);
-        instances.enter(store).await?;
+        instances.enter(store, instances.id()).await?;
         let beat = instances.beat(store, now).await?;
         instances.receives.store(beat.receiver, Ordering::SeqCst);
         Ok(instances)
@@ -218,27 +227,38 @@ impl Instances {
         Ok(ids.iter().zip(rows).filter(|(_, row)| row.is_some()).map(|(id, _)| *id).collect())
     }
 
-    async fn enter(&self, store: &Sealed) -> Result<()> {
-        let mut changes = ChangeSet::new();
-        changes.insert(keys::instance(self.id()), vec![VERSION]);
-        self.lock().version = store.commit(changes).await.map_err(Error::passed)?;
+    /// Enters under an id: nothing is committed under it before its row is there.
+    async fn enter(&self, store: &Sealed, id: InstanceId) -> Result<()> {
+        let entered = store.enroll(|| {
+            let mut changes = ChangeSet::new();
+            changes.insert(keys::instance(id), vec![VERSION]);
+            changes
+        });
+        let version = entered.await.map_err(Error::passed)?;
+        let mut state = self.lock();
+        (state.id, state.version) = (id, version);
         Ok(())
     }
 
+    /// Fails unless this instance is the only one, as the store has it now.
+    pub(crate) async fn alone(&self, store: &Sealed) -> core::result::Result<(), StoreError> {
+        let me = self.id();
+        let rows = store.scan_all(Scan::of(Table::Meta, keys::INSTANCES), limits::MAX_INSTANCES).await?;
+        match rows.iter().filter(|row| row.key.sort != me.0).count() {
+            0 => Ok(()),
+            others => Err(StoreError::InUse { others }),
+        }
+    }
+
     /// Renews the own row, declares those gone that did not renew theirs, and takes the receiver's place if it is empty.
+    /// Says only that this instance is gone if it was declared so: the caller lets go of what it held and calls
+    /// [`rejoin`](Self::rejoin).
     pub(crate) async fn beat(&self, store: &Sealed, now: Timestamp) -> Result<Beat> {
-        let mut beat = Beat { rejoined: !self.renew(store).await?, ..Beat::default() };
-        if beat.rejoined {
-            let identity = records::key(&stvor_protocol::Identity::key())?;
-            if store.one(&identity).await.map_err(Error::passed)?.is_none() {
-                self.lock().over = true;
-                return Ok(Beat { deleted: true, ..beat });
-            }
-            self.lock().id = InstanceId::new()?;
-            self.enter(store).await?;
+        if !self.renew(store).await? {
+            return Ok(Beat { gone: true, ..Beat::default() });
         }
         let mut look = self.look(store).await?;
-        (beat.ended, beat.settings) = (look.ended, look.settings);
+        let mut beat = Beat { ended: look.ended, settings: look.settings, ..Beat::default() };
         for expired in core::mem::take(&mut look.expired) {
             if self.bury(store, expired, now).await? {
                 beat.ended = true;
@@ -250,22 +270,51 @@ impl Instances {
         Ok(beat)
     }
 
+    /// Joins again after this instance was declared gone, under another id. Until the row of that is there everything is
+    /// committed under the old one, and that is nothing.
+    pub(crate) async fn rejoin(&self, store: &Sealed) -> Result<Rejoined> {
+        let identity = records::key(&stvor_protocol::Identity::key())?;
+        if store.one(&identity).await.map_err(Error::passed)?.is_none() {
+            self.lock().over = true;
+            return Ok(Rejoined::Deleted);
+        }
+        match self.enter(store, InstanceId::new()?).await {
+            Ok(()) => Ok(Rejoined::Here),
+            Err(error) if error.code() == StoreError::KeysReplaced.code() => {
+                self.lock().over = true;
+                Ok(Rejoined::KeysReplaced)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the own row was there.
     async fn renew(&self, store: &Sealed) -> Result<bool> {
-        let (id, version) = {
-            let state = self.lock();
-            (state.id, state.version)
-        };
-        let mut changes = ChangeSet::new();
-        changes.push(Op::put(keys::instance(id), vec![VERSION]).expecting(Expect::Version(version)));
-        match store.commit(changes).await {
-            Ok(version) => {
-                self.lock().version = version;
-                Ok(true)
+        for _ in 0..limits::TURN_TRIES {
+            let (id, version) = {
+                let state = self.lock();
+                (state.id, state.version)
+            };
+            let mut changes = ChangeSet::new();
+            changes.push(self.fence());
+            changes.push(Op::put(keys::instance(id), vec![VERSION]).expecting(Expect::Version(version)));
+            match store.commit(changes).await {
+                Ok(version) => {
+                    self.lock().version = version;
+                    return Ok(true);
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(Error::passed(error)),
             }
-            Err(StoreError::Conflict { .. }) => Ok(false),
-            Err(error) => Err(Error::passed(error)),
+            // An earlier renewal may have been applied while its answer was lost: then the row is ours, and no stone is
+            // set.
+            let rows = store.get(&[keys::instance(id), keys::stone(id)]).await.map_err(Error::passed)?;
+            match &rows[..] {
+                [Some(own), None] => self.lock().version = own.version,
+                _ => return Ok(false),
+            }
         }
+        Err(Error::passed(StoreError::Conflict { op: 1 }))
     }
 
     async fn look(&self, store: &Sealed) -> Result<Look> {
@@ -364,6 +413,32 @@ impl Instances {
         }
     }
 
+    /// Removes every row of the account. Whoever shares the store commits nothing more: each gets a stone. True if others
+    /// were there.
+    pub(crate) async fn delete_all(&self, store: &Sealed, now: Timestamp) -> Result<bool> {
+        let scan = Scan::of(Table::Meta, keys::INSTANCES);
+        let rows = store.scan_all(scan, limits::MAX_INSTANCES).await.map_err(Error::passed)?;
+        let ids: Vec<InstanceId> =
+            rows.iter().filter_map(|row| row.key.sort.as_slice().try_into().ok().map(InstanceId)).collect();
+        let wiped = store.enroll(|| {
+            let mut changes = ChangeSet::new();
+            for table in Table::ALL.into_iter().filter(|table| *table != Table::Header) {
+                changes.delete_table(table);
+            }
+            for id in &ids {
+                changes.push(stone(*id, now));
+            }
+            changes
+        });
+        wiped.await.map_err(Error::passed)?;
+        self.lock().over = true;
+        Ok(ids.iter().any(|id| *id != self.id()))
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// Leaves in order: what this instance held is free at once.
     pub(crate) async fn leave(&self, store: &Sealed, now: Timestamp) -> Result<()> {
         let id = {
@@ -381,136 +456,4 @@ impl Instances {
 
 fn stone(id: InstanceId, now: Timestamp) -> Op<SecretBytes> {
     Op::put(keys::stone(id), vec![VERSION]).expiring(now + limits::KEEP_STONES)
-}
-
-/// Keeps this instance's place among those that share the store, until the client ends.
-pub(crate) async fn run(core: &Arc<Core>) {
-    if !core.instances.is_shared() {
-        return core::future::pending().await;
-    }
-    loop {
-        core.instances.pause().await;
-        if let Err(error) = attend(core).await {
-            tracing::warn!(code = error.code(), "the store could not be asked which instances are there");
-            tokio::time::sleep(limits::CLAIM_POLL).await;
-        }
-    }
-}
-
-/// One beat and what follows from it.
-async fn attend(core: &Arc<Core>) -> Result<()> {
-    let instances = &core.instances;
-    let beat = instances.beat(&core.store, core.now()).await?;
-    if beat.rejoined {
-        core.stop_receiving();
-        core.inbox.lose_claims();
-    }
-    if beat.deleted {
-        tracing::error!("the account was deleted by another instance; this one ends");
-        core.closing.store(true, Ordering::SeqCst);
-        core.stop.cancel();
-        return Ok(());
-    }
-    if beat.settings || beat.rejoined {
-        core.remember_peers(read_peers(&core.store).await?);
-    }
-    if beat.receiver {
-        core.start_receiving().await?;
-        if core.inbox.is_filling() {
-            core.inbox.count().await?;
-        }
-    } else {
-        core.stop_receiving();
-    }
-    if beat.ended {
-        // What they had sealed and not sent, taken and not consumed.
-        instances.next_epoch();
-        core.inbox.look_again();
-        core.wake_lanes();
-        core.wake_lanes_with_work(read_lanes(&core.store).await?);
-    }
-    rollback::look_again(core).await
-}
-
-impl Core {
-    /// From now on this instance receives.
-    async fn start_receiving(&self) -> Result<()> {
-        if self.instances.receives() {
-            return Ok(());
-        }
-        self.failures.read(&self.store).await?;
-        self.parked.read(&self.store).await?;
-        self.inbox.count().await?;
-        self.instances.set_receives(true);
-        self.instances.next_epoch();
-        self.hub.emit(Event::Receiving { here: true });
-        self.kick.notify_one();
-        self.wake_lanes();
-        // Receipts that are owed, mail that waits for answers.
-        self.wake_lanes_with_work(read_lanes(&self.store).await?);
-        Ok(())
-    }
-
-    /// From now on another instance receives, or will.
-    pub(crate) fn stop_receiving(&self) {
-        if !self.instances.set_receives(false) {
-            return;
-        }
-        self.parked.clear();
-        self.instances.next_epoch();
-        self.hub.emit(Event::Receiving { here: false });
-        self.kick.notify_one();
-        self.wake_lanes();
-    }
-
-    /// Changes the settings of a conversation that other instances may change too.
-    pub(crate) async fn change_shared_peer(
-        &self,
-        user: &UserId,
-        change: impl Fn(&mut PeerRow),
-    ) -> Result<()> {
-        let key = keys::peer(&self.store, user);
-        for _ in 0..limits::TURN_TRIES {
-            let found = self.store.one(&key).await.map_err(Error::passed)?;
-            let (mut row, expect) = match found {
-                Some(row) => {
-                    let version = Expect::Version(row.version);
-                    (PeerRow::decode(row.value.expose()).map_err(Error::passed)?, version)
-                }
-                None => (PeerRow::new(user.clone()), Expect::Absent),
-            };
-            change(&mut row);
-            let mut changes = ChangeSet::new();
-            changes.push(Op::put(key.clone(), row.encode()).expecting(expect));
-            changes.put(keys::meta("settings"), vec![VERSION]);
-            match self.store.commit(changes).await {
-                Ok(_) => {
-                    self.remember_peer(row);
-                    return Ok(());
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(Error::passed(error)),
-            }
-        }
-        Err(Error::passed(StoreError::Conflict { op: 0 }))
-    }
-}
-
-/// Tells those who watch a message of ours how far it came, as the instance that receives has noted it.
-pub(crate) async fn follow_receipts(core: &Arc<Core>) {
-    if !core.instances.is_shared() {
-        return core::future::pending().await;
-    }
-    let mut after = None;
-    loop {
-        tokio::time::sleep(limits::RECEIPT_POLL).await;
-        let ids = core.watchers.unfinished(&mut after, limits::RECEIPT_POLL_BATCH);
-        if ids.is_empty() {
-            continue;
-        }
-        match crate::history::states(core, &ids).await {
-            Ok(states) => states.iter().for_each(|(id, state)| core.watchers.advance(*id, *state)),
-            Err(error) => tracing::warn!(code = error.code(), "receipts could not be looked up"),
-        }
-    }
 }

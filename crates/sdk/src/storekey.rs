@@ -1,7 +1,9 @@
 //! The key of a client's own store: what opens it, and what its rows are sealed under.
 
+use stvor_base::UserId;
 use stvor_store::{OpenKey, Sealed, StoreInfo};
 
+use crate::app::App;
 use crate::backup::Progress;
 use crate::client::Client;
 use crate::core::Core;
@@ -13,6 +15,26 @@ impl Core {
     fn store_place(&self) -> stvor_store::StorePlace {
         let user = &self.address.user;
         self.config.place.of_store(&self.config.app, user, self.directory.as_ref())
+    }
+}
+
+impl App {
+    /// What the header of a user's store says, as it stands: what opens it, and its id. The store is not opened with any key
+    /// and nothing is made; `None` where nothing was stored yet.
+    ///
+    /// # Errors
+    /// What the store met: `STORE_UNREACHABLE`, `STORE_LOCKED`, `STORE_TOO_NEW` and the like.
+    pub async fn store_info(&self, user: impl AsRef<str>) -> Result<Option<StoreInfo>> {
+        let (config, user) = (self.config(), UserId::new(user.as_ref())?);
+        let directory = config.place.of_user(&user);
+        let place = config.place.of_store(&config.app, &user, directory.as_ref());
+        if config.stores.facts().local && place.file().is_none_or(|file| !file.exists()) {
+            return Ok(None);
+        }
+        let store = config.stores.open(&place).await.map_err(Error::passed)?;
+        let info = Sealed::info(store.as_ref()).await;
+        store.close().await.map_err(Error::passed)?;
+        info.map_err(Error::passed)
     }
 }
 
@@ -50,22 +72,23 @@ impl Client {
     ///
     /// # Errors
     /// `WRONG_KEY` before anything is written, when the key was changed since the app was set up;
-    /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `INVALID_CONFIG` for one that other processes may have
-    /// open; what the store met.
+    /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `STORE_IN_USE` while other processes have it open (those
+    /// that open it once the rotation runs do not disturb it); what the store met.
     pub async fn rotate_key(&self, mut told: impl FnMut(Progress) + Send) -> Result<()> {
         let core = self.core();
-        if core.config.stores.facts().shared {
-            return Err(Error::config(
-                "the data key of a store that several processes may have open can not be rotated while it is in use; \
-                 make a backup, restore it into a new store, and let the processes use that",
-            ));
-        }
         self.store_info().await?;
         let place = core.store_place();
         let beside = core.config.stores.default_keyfile(&place);
         let holder = stvor_store::key_holder(open_key(&core.config, &place), beside, false);
         let holder = holder.await.map_err(Error::passed)?;
-        let rotated = core.store.rotate(holder, |at| told(Progress::new(at.done, at.total))).await;
+        let told = |at: stvor_store::Rotation| told(Progress::new(at.done, at.total));
+        let rotated = match core.instances.is_shared() {
+            true => {
+                let alone = core.instances.alone(&core.store);
+                core.store.rotate_alone(holder, alone, told).await
+            }
+            false => core.store.rotate(holder, told).await,
+        };
         rotated.map_err(Error::passed)?;
         core.note(JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated).about("store", ""))
             .await

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use common::shared::{Fleet, Instance};
 use common::{app, code, relay, soon};
-use stvor::{Client, ContentId, DeliveryState, Event, SendOptions, SendWait};
+use stvor::{Client, Clock, ContentId, DeliveryState, Event, SendOptions, SendWait, Timestamp};
+use stvor_testkit::VirtualClock;
 use tokio::sync::mpsc;
 
 const NO_WAIT: SendOptions = SendOptions { timeout: None, wait: SendWait::Committed };
@@ -237,6 +238,62 @@ async fn a_user_that_one_instance_blocks_is_blocked_in_all() {
         }
     });
     soon(unblocked).await;
+}
+
+/// A clock that a test sets.
+struct Set(VirtualClock);
+
+impl Clock for Set {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_ends_no_instance_loses_nothing_and_opens_nothing_twice() {
+    const JUMP: Duration = Duration::from_secs(3_600);
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = VirtualClock::at(Timestamp::system());
+    let mut fleet = Fleet::in_memory(&relay.url(), directory.path());
+    fleet.clock = Some(Arc::new(Set(clock.clone())));
+    let bobs = app(&relay.url()).await;
+    let bob = bobs.connect("bob").await.unwrap();
+    let instances = [fleet.start("alice").await, fleet.start("alice").await];
+    let (tell, mut seen) = mpsc::unbounded_channel();
+    for (number, instance) in instances.iter().enumerate() {
+        consume(instance, number, &tell);
+    }
+    let sealed = bob.seal("alice", "only once").await.unwrap();
+    let opens = async |instance: &Instance| {
+        let sealed = sealed.clone();
+        soon(
+            instance
+                .run(move |client| async move { client.open(&sealed).await.map_err(|error| error.code()) }),
+        )
+        .await
+        .map(|_| ())
+    };
+    opens(&instances[0]).await.unwrap();
+    for (round, jump) in ["forward", "back", "back"].into_iter().enumerate() {
+        match jump {
+            "forward" => clock.advance(JUMP),
+            _ => clock.set_back(JUMP),
+        };
+        let mine = texts(&format!("round{round}"), 10);
+        send_all(bob.clone(), "alice", mine.clone()).await;
+        all_once(&mut seen, mine.into_iter().collect()).await;
+        for instance in &instances {
+            let again = opens(instance).await;
+            assert!(matches!(again, Err("DUPLICATE" | "UNDECRYPTABLE")), "after {jump}: {again:?}");
+            let back = instance.run(move |client| async move { client.send("bob", jump).await.unwrap() });
+            soon(back).await;
+        }
+    }
+    let mut messages = bob.messages();
+    for _ in 0..6 {
+        soon(messages.next()).await.unwrap();
+    }
 }
 
 /// What became of a message in the hands of an application.

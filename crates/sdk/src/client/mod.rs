@@ -416,7 +416,8 @@ impl Client {
         crate::rollback::recover(self.core()).await
     }
 
-    /// Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed.
+    /// Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed. Other
+    /// processes on the same store end, too; this then takes the length of a lease longer.
     ///
     /// # Errors
     /// `RELAY_UNAVAILABLE` when the relay did not confirm it within the timeout: nothing is deleted here then, and the
@@ -437,9 +438,17 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        core.store.wipe().await.map_err(Error::passed)?;
+        let others = match core.instances.is_shared() {
+            true => core.instances.delete_all(&core.store, core.now()).await?,
+            false => core.store.wipe().await.map(|_| false).map_err(Error::passed)?,
+        };
         core.closing.store(true, Ordering::SeqCst);
         core.end().await;
+        if others {
+            // They learn of it within a third of a lease. A row that one of them wrote after the header is gone would leave a
+            // store that nobody can open.
+            tokio::time::sleep(core.instances.lease()).await;
+        }
         let (config, user) = (&core.config, &core.address.user);
         let place = config.place.of_store(&config.app, user, core.directory.as_ref());
         stvor_store::destroy_at(config.stores.as_ref(), &place).await.map_err(Error::passed)?;

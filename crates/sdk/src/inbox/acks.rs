@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
 
-use stvor_store::{ChangeSet, Op};
+use stvor_store::{ChangeSet, Expect, Op, StoreError};
 use tokio::sync::mpsc;
 
 use super::{Consumed, Inbox, State};
@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::keys;
 use crate::limits;
 use crate::rows::FOREVER;
+
+/// How often rows of messages are read again that changed meanwhile.
+pub(super) const TRIES: usize = 4;
 
 impl Inbox {
     /// Removes consumed messages, many in one commit, until every sender is gone or `stop` ends.
@@ -21,15 +24,28 @@ impl Inbox {
     ) {
         let mut batch = Vec::new();
         loop {
-            tokio::select! {
+            let over = tokio::select! {
                 biased;
-                count = consumed.recv_many(&mut batch, limits::INBOX_PAGE) => if count == 0 { break },
+                count = consumed.recv_many(&mut batch, limits::INBOX_PAGE) => count == 0,
+                () = self.fell_behind.notified() => false,
                 () = stop.cancelled() => {
                     consumed.close();
-                    if consumed.recv_many(&mut batch, limits::INBOX_PAGE).await == 0 {
-                        break;
-                    }
+                    consumed.recv_many(&mut batch, limits::INBOX_PAGE).await == 0
                 }
+            };
+            {
+                let mut state = self.lock();
+                let some = state.behind.len().min(limits::INBOX_PAGE);
+                batch.extend(state.behind.drain(..some));
+                if !state.behind.is_empty() {
+                    self.fell_behind.notify_one();
+                }
+            }
+            if batch.is_empty() {
+                if over {
+                    break;
+                }
+                continue;
             }
             let results = match self.instances.is_shared() {
                 true => self.remove_claimed(&batch).await,
@@ -50,15 +66,24 @@ impl Inbox {
             let state = self.lock();
             batch.iter().filter(|one| state.present.contains(&one.seq) && seen.insert(one.seq)).collect()
         };
-        let mut changes = ChangeSet::new();
-        for one in news {
-            changes.delete(keys::inbox(one.seq));
-            self.keep_or_not(one, &mut changes).await?;
-        }
-        if changes.is_empty() {
+        if news.is_empty() {
             return Ok(());
         }
-        self.store.commit(changes).await.map_err(Error::passed)?;
+        let _rows = self.rows.lock().await;
+        let mut tries = TRIES;
+        loop {
+            let mut changes = ChangeSet::new();
+            for one in &news {
+                changes.delete(keys::inbox(one.seq));
+                self.keep_or_not(one, &mut changes).await?;
+            }
+            tries -= 1;
+            match self.store.commit(changes).await {
+                // The row of a message changed meanwhile.
+                Err(StoreError::Conflict { .. }) if tries > 0 => {}
+                done => break done.map(|_| ()).map_err(Error::passed)?,
+            }
+        }
         let mut state = self.lock();
         state.waiting = state.waiting.saturating_sub(seen.len());
         for seq in &seen {
@@ -80,7 +105,8 @@ impl Inbox {
                 // From here on nothing but the retention keeps it.
                 let Some(row) = self.store.one(&key).await.map_err(Error::passed)? else { return Ok(()) };
                 let expires = one.received_at + std::time::Duration::from_millis(millis);
-                changes.push(Op::put(key, row.value).expiring(expires));
+                let put = Op::put(key, row.value).expiring(expires);
+                changes.push(put.expecting(Expect::Version(row.version)));
             }
         }
         Ok(())

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use stvor_crypto::SystemRandom;
 use stvor_store::{ChangeSet, Expect, Op, RowVersion, Scan, StoreError, Table};
 
-use super::{Consumed, Inbox, Message, State};
+use super::acks::TRIES;
+use super::{Consumed, Inbox, Message};
 use crate::core::random;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instances::{InstanceId, Instances};
@@ -16,8 +17,12 @@ use crate::keys;
 use crate::limits;
 use crate::rows::{FOREVER, InboxRow, MessageRow};
 
-/// How often a claim is tried before others get time to finish theirs.
-const TRIES: usize = 4;
+/// Why messages could not be removed.
+enum Removal {
+    /// A claim does not hold any more.
+    Lost,
+    Failed(Error),
+}
 
 /// A message that can be taken, as its row was read.
 struct Free {
@@ -41,11 +46,17 @@ impl Inbox {
                     return None;
                 }
             }
-            match self.claim().await {
-                Ok(true) => continue,
-                Ok(false) => {}
+            // In a task of its own: a stream that is dropped while it waits must not leave rows that are taken and nowhere.
+            let claiming = tokio::spawn({
+                let inbox = Arc::clone(&self);
+                async move { inbox.claim().await }
+            });
+            match claiming.await {
+                Ok(Ok(true)) => continue,
+                Ok(Ok(false)) => {}
                 // The store may be away for a moment; the rows are not.
-                Err(error) => tracing::warn!(code = error.code(), "the inbox could not be read"),
+                Ok(Err(error)) => tracing::warn!(code = error.code(), "the inbox could not be read"),
+                Err(error) => tracing::error!(%error, "a claim ended early"),
             }
             tokio::select! {
                 () = changed => idle = limits::CLAIM_POLL / 16,
@@ -116,11 +127,16 @@ impl Inbox {
     async fn not_taken(&self, rows: Vec<Free>) -> Result<Vec<Free>> {
         let me = self.instances.id();
         let (mut free, mut taken) = (Vec::new(), Vec::new());
-        for one in rows {
-            match one.row.taken_by {
-                None => free.push(one),
-                Some(by) if by == me || self.instances.knows(by) => {}
-                Some(by) => taken.push((by, one)),
+        {
+            let state = self.lock();
+            for one in rows {
+                match one.row.taken_by {
+                    None => free.push(one),
+                    // Taken by a claim that was applied and whose end was not seen.
+                    Some(by) if by == me && !state.claims.contains_key(&one.seq) => free.push(one),
+                    Some(by) if by == me || self.instances.knows(by) => {}
+                    Some(by) => taken.push((by, one)),
+                }
             }
         }
         if !taken.is_empty() {
@@ -134,6 +150,7 @@ impl Inbox {
     }
 
     async fn claim_these(&self, free: Vec<Free>) -> core::result::Result<bool, StoreError> {
+        let losses = self.lock().losses;
         let taken_by = Some(self.instances.id());
         let mut changes = ChangeSet::new();
         changes.push(self.instances.fence());
@@ -144,18 +161,20 @@ impl Inbox {
         }
         let version = self.store.commit(changes).await?;
         let messages: Vec<_> = free.iter().map(|one| keys::pointed(&one.row.pointer)).collect();
-        {
-            let mut state = self.lock();
-            state.claims.extend(free.iter().map(|one| (one.seq, version)));
-        }
         let rows = self.store.get(&messages).await?;
         let mut gone = Vec::new();
         {
             let mut state = self.lock();
+            if losses != state.losses {
+                // Declared gone meanwhile: all of it is for others.
+                return Ok(false);
+            }
+            state.newest = state.newest.max(Some(version));
             for (one, row) in free.into_iter().zip(rows) {
+                state.claims.insert(one.seq, version);
                 match row.map(|row| MessageRow::decode(row.value.expose())) {
                     Some(Ok(row)) => {
-                        let message = self.message(one.seq, one.row.pointer, row);
+                        let message = self.message((one.seq, Some(version)), one.row.pointer, row);
                         state.ready.push_back(message);
                     }
                     // It stays where it is, taken: others could not read it either.
@@ -171,7 +190,11 @@ impl Inbox {
         for Free { seq, row: InboxRow { pointer, .. }, .. } in gone {
             // The conversation was deleted before the application took the message.
             let received_at = stvor_base::Timestamp::default();
-            let _ = self.acker.send(Consumed { seq, pointer, keep: FOREVER, received_at, done: None }).await;
+            let claim = Some(version);
+            let _ = self
+                .acker
+                .send(Consumed { seq, claim, pointer, keep: FOREVER, received_at, done: None })
+                .await;
         }
         Ok(true)
     }
@@ -188,16 +211,14 @@ impl Inbox {
         let mut seen = HashSet::new();
         let mut news = Vec::new();
         {
-            let mut state = self.lock();
+            let state = self.lock();
             for (index, one) in batch.iter().enumerate() {
                 results.push(Ok(()));
-                if !seen.insert(one.seq) {
-                    continue;
-                }
-                if state.lost.remove(&one.seq) {
+                let Some(claim) = one.claim.filter(|_| seen.insert((one.seq, one.claim))) else { continue };
+                if state.claims.get(&one.seq) == Some(&claim) {
+                    news.push((index, one, claim));
+                } else if Some(claim) <= state.lost_to {
                     results[index] = Err(ErrorKind::ClaimLost.into());
-                } else if let Some(version) = state.claims.get(&one.seq) {
-                    news.push((index, one, *version));
                 }
             }
         }
@@ -205,40 +226,78 @@ impl Inbox {
             return results;
         }
         match self.remove_these(&news).await {
-            Err(error) if error.code() == "STORE_CONFLICT" => {
+            Err(Removal::Lost) => {
                 for one in news {
                     let index = one.0;
                     results[index] = match self.remove_these(&[one]).await {
-                        Err(error) if error.code() == "STORE_CONFLICT" => {
-                            self.lock().claims.remove(&one.1.seq);
-                            self.instances.hurry();
-                            Err(ErrorKind::ClaimLost.into())
-                        }
-                        result => result,
+                        Ok(()) => Ok(()),
+                        Err(Removal::Lost) => self.was_it_removed(one).await,
+                        Err(Removal::Failed(error)) => Err(error),
                     };
                 }
             }
-            result => news.iter().for_each(|(index, ..)| results[*index].clone_from(&result)),
+            Err(Removal::Failed(error)) => {
+                news.iter().for_each(|(index, ..)| results[*index] = Err(error.clone()));
+            }
+            Ok(()) => {}
         }
         results
     }
 
-    async fn remove_these(&self, news: &[(usize, &Consumed, RowVersion)]) -> Result<()> {
-        let mut changes = ChangeSet::new();
-        changes.push(self.instances.fence());
-        for (_, one, version) in news {
-            changes.push(Op::delete(keys::inbox(one.seq)).expecting(Expect::Version(*version)));
-            self.keep_or_not(one, &mut changes).await?;
+    /// A claim that does not hold any more: whether that is because an earlier removal was applied and its answer lost.
+    async fn was_it_removed(&self, (_, one, _): (usize, &Consumed, RowVersion)) -> Result<()> {
+        let me = self.instances.id();
+        let there = Instances::present(&self.store, &[me]).await?.contains(&me);
+        let row = self.store.one(&keys::inbox(one.seq)).await.map_err(Error::passed)?;
+        if there && row.is_none() {
+            // Nobody else may remove what an instance has that is there.
+            self.are_removed([one.seq]);
+            return Ok(());
         }
-        self.store.commit(changes).await.map_err(Error::passed)?;
-        let mut state = self.lock();
-        for (_, one, _) in news {
+        {
+            let mut state = self.lock();
             state.claims.remove(&one.seq);
+            state.lost_to = state.lost_to.max(one.claim);
         }
-        let gone = news.len();
-        state.waiting = state.waiting.saturating_sub(gone);
-        self.tell_of_room(state);
+        self.instances.hurry();
+        Err(ErrorKind::ClaimLost.into())
+    }
+
+    async fn remove_these(
+        &self,
+        news: &[(usize, &Consumed, RowVersion)],
+    ) -> core::result::Result<(), Removal> {
+        let mut tries = TRIES;
+        loop {
+            let mut changes = ChangeSet::new();
+            changes.push(self.instances.fence());
+            for (_, one, version) in news {
+                changes.push(Op::delete(keys::inbox(one.seq)).expecting(Expect::Version(*version)));
+            }
+            let claims = changes.len();
+            for (_, one, _) in news {
+                self.keep_or_not(one, &mut changes).await.map_err(Removal::Failed)?;
+            }
+            tries -= 1;
+            match self.store.commit(changes).await {
+                Ok(_) => break,
+                Err(StoreError::Conflict { op }) if op < claims => return Err(Removal::Lost),
+                // The row of a message changed: it was marked as read.
+                Err(StoreError::Conflict { .. }) if tries > 0 => {}
+                Err(error) => return Err(Removal::Failed(Error::passed(error))),
+            }
+        }
+        self.are_removed(news.iter().map(|(_, one, _)| one.seq));
         Ok(())
+    }
+
+    fn are_removed(&self, removed: impl IntoIterator<Item = u64>) {
+        let mut state = self.lock();
+        for seq in removed {
+            state.claims.remove(&seq);
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+        self.tell_of_room(state);
     }
 
     /// Reads how much waits and which number was the last: for the instance that receives.
@@ -262,9 +321,10 @@ impl Inbox {
     /// This instance was declared gone: what it had taken is for others.
     pub(crate) fn lose_claims(&self) {
         let mut state = self.lock();
-        let State { claims, lost, ready, .. } = &mut *state;
-        lost.extend(claims.drain().map(|(seq, _)| seq));
-        ready.clear();
+        state.claims.clear();
+        state.ready.clear();
+        state.lost_to = state.newest;
+        state.losses += 1;
     }
 
     /// Looks at once whether there is something to take.

@@ -1,6 +1,7 @@
 //! A message that arrived, and the word that the application is done with it.
 
 use stvor_base::{ContentId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_store::RowVersion;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::content::Content;
@@ -32,6 +33,8 @@ pub struct Message {
     /// Whether the sender's identity was verified when it arrived.
     pub verified: bool,
     pub(super) seq: u64,
+    /// The write that took it, of a shared inbox: this copy is good as long as the claim is.
+    pub(super) claim: Option<RowVersion>,
     pub(super) keep: u64,
     pub(super) acker: mpsc::Sender<Consumed>,
 }
@@ -59,6 +62,7 @@ impl Message {
     pub(super) fn consumed(&self, done: Option<oneshot::Sender<Result<()>>>) -> Consumed {
         Consumed {
             seq: self.seq,
+            claim: self.claim,
             pointer: self.pointer(),
             keep: self.keep,
             received_at: self.received_at,
@@ -87,6 +91,7 @@ impl core::fmt::Debug for Message {
 /// A message that the application is done with.
 pub(crate) struct Consumed {
     pub(super) seq: u64,
+    pub(super) claim: Option<RowVersion>,
     pub(super) pointer: PointerRow,
     pub(super) keep: u64,
     pub(super) received_at: Timestamp,

@@ -49,10 +49,17 @@ struct State {
     /// Why rows were skipped, until it is told.
     unreadable: Option<&'static str>,
     closed: bool,
-    /// What this instance took of a shared inbox: numbers and the versions of their claims.
+    /// What this instance took of a shared inbox and has in memory or handed out: numbers and the versions of their
+    /// claims. A row that names this instance and is not here was taken by a claim whose end nobody saw: it is taken again.
     claims: HashMap<u64, RowVersion>,
-    /// What it took and lost again, having been silent for too long.
-    lost: HashSet<u64>,
+    /// The newest claim, and the newest of those that were lost: a claim after that one that is not among `claims` any more
+    /// was consumed.
+    newest: Option<RowVersion>,
+    lost_to: Option<RowVersion>,
+    /// How often this instance was declared gone.
+    losses: u64,
+    /// What streams are done with and the channel had no room for.
+    behind: Vec<Consumed>,
 }
 
 impl State {
@@ -74,6 +81,11 @@ pub(crate) struct Inbox {
     /// There is room again after mail was refused.
     pub(crate) room_again: Notify,
     skipped: Notify,
+    /// Something is behind.
+    fell_behind: Notify,
+    /// Held by whoever reads rows of messages that came and writes them again, until they are written: on a store of one
+    /// process. On a shared one versions are expected instead.
+    pub(crate) rows: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A message that a commit puts into the inbox.
@@ -100,6 +112,8 @@ impl Inbox {
             limit: limits::MAX_INBOX,
             room_again: Notify::new(),
             skipped: Notify::new(),
+            fell_behind: Notify::new(),
+            rows: Arc::default(),
         };
         if inbox.instances.receives() {
             inbox.count().await?;
@@ -164,7 +178,7 @@ impl Inbox {
                     // Whoever is first takes it out of the store.
                     continue;
                 }
-                let message = self.message(seq, arrival.pointer, arrival.row);
+                let message = self.message((seq, None), arrival.pointer, arrival.row);
                 if state.loading && state.loaded_to < seq {
                     // The page that is being read may or may not hold the row: its end decides.
                     state.late.insert(seq, message);
@@ -195,7 +209,12 @@ impl Inbox {
         (state.loaded_to + 1..seq).all(|other| state.in_flight.contains(&other))
     }
 
-    fn message(&self, seq: u64, pointer: PointerRow, row: MessageRow) -> Message {
+    fn message(
+        &self,
+        (seq, claim): (u64, Option<RowVersion>),
+        pointer: PointerRow,
+        row: MessageRow,
+    ) -> Message {
         Message {
             id: pointer.place.id,
             group: pointer.group,
@@ -206,6 +225,7 @@ impl Inbox {
             received_at: Timestamp::from_millis(pointer.place.order),
             verified: row.verified,
             seq,
+            claim,
             keep: row.keep,
             acker: self.acker.clone(),
         }
@@ -278,7 +298,7 @@ impl Inbox {
                     // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
                     (None, Some(Err(error))) => unreadable = Some(Error::passed(error)),
                     (None, Some(Ok(row))) => {
-                        let message = self.message(seq, pointer, row);
+                        let message = self.message((seq, None), pointer, row);
                         state.offer(message);
                     }
                     // The conversation was deleted before the application took the message.
@@ -299,8 +319,14 @@ impl Inbox {
             self.skipped.notify_one();
         }
         for (seq, pointer) in gone {
-            let consumed =
-                Consumed { seq, pointer, keep: FOREVER, received_at: Timestamp::default(), done: None };
+            let consumed = Consumed {
+                seq,
+                claim: None,
+                pointer,
+                keep: FOREVER,
+                received_at: Timestamp::default(),
+                done: None,
+            };
             let _ = self.acker.send(consumed).await;
         }
         Ok(any)
@@ -310,7 +336,9 @@ impl Inbox {
         {
             let mut state = self.lock();
             // After the end it waits in the store, for the next start.
-            let kept = !self.instances.is_shared() || state.claims.contains_key(&message.seq);
+            // A copy of a claim that was lost is nobody's any more.
+            let kept =
+                !self.instances.is_shared() || state.claims.get(&message.seq).copied() == message.claim;
             if !state.closed && kept {
                 state.ready.push_front(message);
             }

@@ -5,6 +5,7 @@ use core::task::{Context, Poll};
 use std::sync::Arc;
 
 use futures::Stream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Inbox, Message};
@@ -66,9 +67,10 @@ impl Messages {
         let Some(message) = self.inbox.lock().handed.remove(&self.id) else { return };
         if std::thread::panicking() {
             self.inbox.put_back(message);
-        } else if self.inbox.acker.try_send(message.consumed(None)).is_err() {
-            // The store is far behind; the message is offered again, which at-least-once allows.
-            tracing::debug!("a consumed message could not be noted");
+        } else if let Err(TrySendError::Full(consumed)) = self.inbox.acker.try_send(message.consumed(None)) {
+            // The store is behind. There are never more of these than messages were handed out.
+            self.inbox.lock().behind.push(consumed);
+            self.inbox.fell_behind.notify_one();
         }
     }
 }

@@ -1,5 +1,7 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use stvor_base::{Address, ContentId, DeviceId};
-use stvor_store::ChangeSet;
+use stvor_store::{ChangeSet, Key, MemoryStore, Page, Row, RowValue, Stats, Store, StoreError};
 
 use super::*;
 use crate::content::Content;
@@ -149,4 +151,179 @@ async fn what_a_stream_gives_back_goes_to_the_next_one_in_order_and_not_past_the
     inbox.close().await;
     second.give_back(taken);
     assert!(second.next().await.is_none());
+}
+
+type StoreResult<T> = core::result::Result<T, StoreError>;
+
+/// A store in memory that fails, answers nothing, or waits, as a test wants it.
+#[derive(Debug, Default)]
+struct Moody {
+    store: MemoryStore,
+    /// The next read fails.
+    deaf: AtomicBool,
+    /// The next commit is applied, and its answer is lost.
+    unheard: AtomicBool,
+    /// Commits wait until they are freed.
+    held: AtomicBool,
+    asked: Notify,
+    freed: Notify,
+}
+
+impl Moody {
+    fn free(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        self.freed.notify_waiters();
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Moody {
+    async fn get(&self, keys: &[Key]) -> StoreResult<Vec<Option<Row>>> {
+        if self.deaf.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Unreachable { server: "test".into(), reason: "deaf".into() });
+        }
+        self.store.get(keys).await
+    }
+    async fn scan(&self, scan: Scan) -> StoreResult<Page<Row>> {
+        self.store.scan(scan).await
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> StoreResult<()> {
+        loop {
+            let freed = self.freed.notified();
+            if !self.held.load(Ordering::SeqCst) {
+                break;
+            }
+            self.asked.notify_one();
+            freed.await;
+        }
+        let done = self.store.commit(changes).await;
+        match self.unheard.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::Uncertain { server: "test".into() }),
+            false => done,
+        }
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> StoreResult<usize> {
+        self.store.sweep(now, limit).await
+    }
+    async fn stats(&self) -> StoreResult<Stats> {
+        self.store.stats().await
+    }
+    async fn close(&self) -> StoreResult<()> {
+        Ok(())
+    }
+}
+
+/// What an instance has of a shared inbox with `count` messages.
+async fn shared(store: &Arc<Moody>, count: u64) -> Arc<Inbox> {
+    let directory = tempfile::tempdir().unwrap();
+    let key =
+        stvor_keys::Keyfile::create(&directory.path().join("key"), &mut stvor_crypto::SystemRandom::new());
+    let below: Arc<dyn Store> = store.clone();
+    let sealed = Arc::new(Sealed::open(below, Arc::new(key.unwrap())).await.unwrap());
+    let lease = std::time::Duration::from_secs(60);
+    let instances = Instances::join(&sealed, lease, Timestamp::default()).await.unwrap();
+    let (inbox, consumed) = Inbox::open(sealed, Arc::new(instances)).await.unwrap();
+    tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    commit(&inbox, &peer, 0..count).await;
+    inbox
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(std::time::Duration::from_secs(60), what).await.expect("it happens in time")
+}
+
+/// Everything that waits comes out of a fresh stream, once and in order, and is gone when it is consumed.
+async fn all_come(inbox: &Arc<Inbox>, numbers: core::ops::Range<u64>) {
+    let mut messages = inbox.stream().manual_ack();
+    for number in numbers {
+        let message = soon(messages.next()).await.unwrap();
+        assert_eq!(message.text(), Some(number.to_string().as_str()));
+        soon(message.ack()).await.unwrap();
+    }
+    let left = inbox.store.scan(Scan::of(Table::Inbox, keys::INBOX)).await.unwrap();
+    assert!(left.rows.is_empty() && inbox.waiting() == 0);
+}
+
+#[tokio::test]
+async fn what_a_dropped_stream_was_about_to_take_comes_to_the_next_one() {
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 5).await;
+    store.held.store(true, Ordering::SeqCst);
+    let mut messages = inbox.stream();
+    tokio::select! {
+        _ = messages.next() => panic!("its claim waits"),
+        () = store.asked.notified() => {}
+    }
+    drop(messages);
+    store.free();
+    all_come(&inbox, 0..5).await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_end_is_not_seen_is_made_again() {
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 5).await;
+    store.deaf.store(true, Ordering::SeqCst);
+    all_come(&inbox, 0..5).await;
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 5).await;
+    store.unheard.store(true, Ordering::SeqCst);
+    all_come(&inbox, 0..5).await;
+}
+
+#[tokio::test]
+async fn a_removal_whose_answer_is_lost_is_found_out_when_it_is_asked_for_again() {
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 1).await;
+    let message = soon(inbox.stream().manual_ack().next()).await.unwrap();
+    store.unheard.store(true, Ordering::SeqCst);
+    assert_eq!(soon(message.ack()).await.unwrap_err().code(), "STORE_UNCERTAIN");
+    soon(message.ack()).await.unwrap();
+    soon(message.ack()).await.unwrap();
+    assert_eq!(inbox.waiting(), 0);
+}
+
+#[tokio::test]
+async fn of_a_claim_that_was_lost_and_made_again_only_the_new_copy_counts() {
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 4).await;
+    let mut messages = inbox.stream().manual_ack();
+    let old = soon(messages.next()).await.unwrap();
+    inbox.lose_claims();
+    drop(messages);
+    let mut messages = inbox.stream().manual_ack();
+    let new = soon(messages.next()).await.unwrap();
+    assert_eq!(new.id, old.id);
+    assert_eq!(soon(old.ack()).await.unwrap_err().code(), "CLAIM_LOST");
+    messages.give_back([old]);
+    soon(new.ack()).await.unwrap();
+    drop(messages);
+    all_come(&inbox, 1..4).await;
+}
+
+#[tokio::test]
+async fn what_is_consumed_faster_than_the_store_notes_it_is_noted_before_the_end() {
+    const COUNT: u64 = 2_000;
+    let store = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = store.clone();
+    let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
+    let (inbox, consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let acks = tokio::spawn(Arc::clone(&inbox).run_acks(consumed, stop.clone()));
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    for start in (0..COUNT).step_by(100) {
+        commit(&inbox, &peer, start..start + 100).await;
+    }
+    store.held.store(true, Ordering::SeqCst);
+    let mut messages = inbox.stream();
+    for _ in 0..COUNT {
+        soon(messages.next()).await.unwrap();
+    }
+    drop(messages);
+    stop.cancel();
+    store.free();
+    soon(acks).await.unwrap();
+    let (again, _consumed) = Inbox::open(sealed, only()).await.unwrap();
+    assert_eq!(again.waiting(), 0);
 }

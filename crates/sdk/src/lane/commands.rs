@@ -1,11 +1,12 @@
 //! What the client asks of a conversation beside sending.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stvor_base::{ContentId, Timestamp};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
-use stvor_store::{Op, Table};
+use stvor_store::{Expect, Op, Table};
 
 use super::guarded::Objection;
 use super::opening::of_protocol;
@@ -175,20 +176,30 @@ impl Lane {
         let marks: Vec<_> = ids.iter().map(|id| keys::content(&self.peer, *id)).collect();
         let marks = self.core.store.get(&marks).await.map_err(Error::passed)?;
         let mut news = Vec::new();
+        // Consuming a message writes the same rows: neither may undo what the other did.
+        let shared = self.core.instances.is_shared();
+        if !shared && step.rows.is_none() {
+            step.rows = Some(Arc::clone(&self.core.inbox.rows).lock_owned().await);
+        }
         for (id, mark) in ids.iter().zip(marks) {
             // Only what came from this peer can be read.
             let Some(mark) = mark else { continue };
             let place = Place::from_bytes(mark.value.expose()).map_err(Error::passed)?;
             let key = keys::message(&self.peer.user, place);
+            // An earlier command of this step marks it.
+            if step.changes.ops.iter().any(|op| matches!(op, Op::Put { key: other, .. } if *other == key)) {
+                continue;
+            }
             match self.core.store.one(&key).await.map_err(Error::passed)? {
                 Some(row) => {
-                    let expires = row.expires;
+                    let (expires, version) = (row.expires, row.version);
                     let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
                     if row.read {
                         continue;
                     }
                     row.read = true;
-                    step.changes.push(Op::put(key, row.encode()).expiring(expires));
+                    let put = Op::put(key, row.encode()).expiring(expires);
+                    step.changes.push(if shared { put.expecting(Expect::Version(version)) } else { put });
                 }
                 // The conversation keeps no history; the sender is told all the same.
                 None if self.core.keep_of(&self.peer.user) != FOREVER => {}

@@ -74,6 +74,8 @@ pub(super) struct Step {
     /// Nonces that storage adapters marked for this step, and the identity that they vouched for.
     pub(super) nonces: Vec<Nonce>,
     pub(super) vouched: Option<[u8; 65]>,
+    /// Nobody else writes rows of messages that came, while this is held.
+    pub(super) rows: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Step {
@@ -107,6 +109,7 @@ impl Step {
             broken: None,
             nonces: Vec::new(),
             vouched: None,
+            rows: None,
         }
     }
 
@@ -201,6 +204,7 @@ impl Lane {
             broken,
             nonces,
             vouched,
+            rows,
             marks: _,
             shown: _,
         } = step;
@@ -251,6 +255,7 @@ impl Lane {
             }
             result = committed.map(|_| ()).map_err(Error::passed);
         }
+        drop(rows);
         if let Err(error) = result {
             self.accepted = removed;
             self.core.parked.give_back(&parked);

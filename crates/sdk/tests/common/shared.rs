@@ -10,7 +10,7 @@ use stvor::store::{
     ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
     StoreProvider,
 };
-use stvor::{App, Client, Timestamp};
+use stvor::{App, Client, Clock, Timestamp};
 use tokio::runtime::Runtime;
 
 use super::builder;
@@ -56,6 +56,10 @@ impl Store for Opened {
         self.0.sweep(now, limit).await
     }
 
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        self.0.walk(after, limit).await
+    }
+
     async fn stats(&self) -> Result<Stats, StoreError> {
         self.0.stats().await
     }
@@ -74,17 +78,22 @@ pub struct Fleet {
     pub url: String,
     pub stores: Arc<dyn StoreProvider>,
     pub keyfile: PathBuf,
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 impl Fleet {
     /// Instances on a store in memory; their common key stands in `directory`.
     pub fn in_memory(url: &str, directory: &Path) -> Self {
         let stores = Arc::new(SharedMemory::default());
-        Self { url: url.to_owned(), stores, keyfile: directory.join("key") }
+        Self { url: url.to_owned(), stores, keyfile: directory.join("key"), clock: None }
     }
 
     pub async fn app(&self) -> App {
         let builder = builder(&self.url).store(Arc::clone(&self.stores)).keyfile(&self.keyfile);
+        let builder = match &self.clock {
+            Some(clock) => builder.clock(Arc::clone(clock)),
+            None => builder,
+        };
         builder.instance_lease(LEASE).open().await.unwrap()
     }
 

@@ -1,0 +1,157 @@
+//! What an instance does beside its work: it keeps its place, and follows what the others did.
+
+use std::sync::Arc;
+
+use stvor_base::UserId;
+use stvor_store::{ChangeSet, Expect, Op, StoreError};
+
+use super::{Rejoined, VERSION};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::keys;
+use crate::limits;
+use crate::opening::{read_lanes, read_peers};
+use crate::rollback;
+use crate::rows::PeerRow;
+
+/// Keeps this instance's place among those that share the store, until the client ends.
+pub(crate) async fn run(core: &Arc<Core>) {
+    if !core.instances.is_shared() {
+        return core::future::pending().await;
+    }
+    loop {
+        core.instances.pause().await;
+        if let Err(error) = attend(core).await {
+            tracing::warn!(code = error.code(), "the store could not be asked which instances are there");
+            tokio::time::sleep(limits::CLAIM_POLL).await;
+        }
+    }
+}
+
+/// One beat and what follows from it.
+async fn attend(core: &Arc<Core>) -> Result<()> {
+    let instances = &core.instances;
+    let mut beat = instances.beat(&core.store, core.now()).await?;
+    if beat.gone {
+        // Before anything is asked of the store: nothing of this instance counts any more.
+        core.stop_receiving();
+        core.inbox.lose_claims();
+        let why = match instances.rejoin(&core.store).await? {
+            Rejoined::Here => None,
+            Rejoined::Deleted => Some("the account was deleted"),
+            Rejoined::KeysReplaced => Some("the data key of the store was replaced"),
+        };
+        if let Some(why) = why {
+            tracing::error!("{why} by another instance; this one ends");
+            // Not here: the end waits for this task, too.
+            let core = Arc::clone(core);
+            tokio::spawn(async move { core.end().await });
+            return core::future::pending().await;
+        }
+        beat = instances.beat(&core.store, core.now()).await?;
+        beat.settings = true;
+    }
+    if beat.settings {
+        core.remember_peers(read_peers(&core.store).await?);
+    }
+    if beat.receiver {
+        core.start_receiving().await?;
+        if core.inbox.is_filling() {
+            core.inbox.count().await?;
+        }
+    } else {
+        core.stop_receiving();
+    }
+    if beat.ended {
+        // What they had sealed and not sent, taken and not consumed.
+        instances.next_epoch();
+        core.inbox.look_again();
+        core.wake_lanes();
+        core.wake_lanes_with_work(read_lanes(&core.store).await?);
+    }
+    rollback::look_again(core).await
+}
+
+impl Core {
+    /// From now on this instance receives.
+    async fn start_receiving(&self) -> Result<()> {
+        if self.instances.receives() {
+            return Ok(());
+        }
+        self.failures.read(&self.store).await?;
+        self.parked.read(&self.store).await?;
+        self.inbox.count().await?;
+        self.instances.set_receives(true);
+        self.instances.next_epoch();
+        self.hub.emit(Event::Receiving { here: true });
+        self.kick.notify_one();
+        self.wake_lanes();
+        // Receipts that are owed, mail that waits for answers.
+        self.wake_lanes_with_work(read_lanes(&self.store).await?);
+        Ok(())
+    }
+
+    /// From now on another instance receives, or will.
+    pub(crate) fn stop_receiving(&self) {
+        if !self.instances.set_receives(false) {
+            return;
+        }
+        self.parked.clear();
+        self.instances.next_epoch();
+        self.hub.emit(Event::Receiving { here: false });
+        self.kick.notify_one();
+        self.wake_lanes();
+    }
+
+    /// Changes the settings of a conversation that other instances may change too.
+    pub(crate) async fn change_shared_peer(
+        &self,
+        user: &UserId,
+        change: impl Fn(&mut PeerRow),
+    ) -> Result<()> {
+        let key = keys::peer(&self.store, user);
+        for _ in 0..limits::TURN_TRIES {
+            let found = self.store.one(&key).await.map_err(Error::passed)?;
+            let (mut row, expect) = match found {
+                Some(row) => {
+                    let version = Expect::Version(row.version);
+                    (PeerRow::decode(row.value.expose()).map_err(Error::passed)?, version)
+                }
+                None => (PeerRow::new(user.clone()), Expect::Absent),
+            };
+            change(&mut row);
+            let mut changes = ChangeSet::new();
+            changes.push(Op::put(key.clone(), row.encode()).expecting(expect));
+            changes.put(keys::meta("settings"), vec![VERSION]);
+            match self.store.commit(changes).await {
+                Ok(_) => {
+                    self.remember_peer(row);
+                    return Ok(());
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(Error::passed(error)),
+            }
+        }
+        Err(Error::passed(StoreError::Conflict { op: 0 }))
+    }
+}
+
+/// Tells those who watch a message of ours how far it came, as the instance that receives has noted it.
+pub(crate) async fn follow_receipts(core: &Arc<Core>) {
+    if !core.instances.is_shared() {
+        return core::future::pending().await;
+    }
+    let mut after = None;
+    loop {
+        tokio::time::sleep(limits::RECEIPT_POLL).await;
+        let ids = core.watchers.unfinished(&mut after, limits::RECEIPT_POLL_BATCH);
+        if ids.is_empty() {
+            continue;
+        }
+        match crate::history::states(core, &ids).await {
+            Ok(states) => states.iter().for_each(|(id, state)| core.watchers.advance(*id, *state)),
+            Err(error) => tracing::warn!(code = error.code(), "receipts could not be looked up"),
+        }
+    }
+}
