@@ -435,6 +435,11 @@ impl Instances {
         Ok(ids.iter().any(|id| *id != self.id()))
     }
 
+    /// Writes nothing more, not even that this instance leaves.
+    pub(crate) fn abandon(&self) {
+        self.lock().over = true;
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         self.lease
     }

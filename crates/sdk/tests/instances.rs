@@ -296,6 +296,38 @@ async fn a_clock_that_jumps_ends_no_instance_loses_nothing_and_opens_nothing_twi
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_one_instance_deletes_is_gone_for_all_and_can_be_made_again() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = Fleet::in_memory(&relay.url(), directory.path());
+    let bobs = app(&relay.url()).await;
+    let bob = bobs.connect("bob").await.unwrap();
+    let first = fleet.start("alice").await;
+    let second = fleet.start("alice").await;
+    // It goes on sending, whatever becomes of the account, until its client ends.
+    let sending = second.spawn(|client| async move {
+        loop {
+            if let Err(error) = client.send_with("bob", "on and on", NO_WAIT).await
+                && error.code() == "CLIENT_NOT_READY"
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    soon(bob.messages().next()).await.unwrap();
+    let deleted = first.run(|client| async move { client.delete_account().await });
+    soon(deleted).await.unwrap();
+    soon(sending).await.unwrap();
+    drop((first, second));
+    let again = fleet.start("alice").await;
+    // Bob has pinned the identity that is gone.
+    let carol = bobs.connect("carol").await.unwrap();
+    again.run(|client| async move { client.send("carol", "anew").await.unwrap() }).await;
+    assert_eq!(soon(carol.messages().next()).await.unwrap().text(), Some("anew"));
+}
+
 /// What became of a message in the hands of an application.
 enum Fate {
     Shown,

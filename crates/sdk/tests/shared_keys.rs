@@ -12,7 +12,7 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::shared::LEASE;
+use common::shared::{Fleet, LEASE};
 use common::{app, builder, code, relay, soon};
 use stvor::recipients::{Opening, Sealing};
 use stvor::store::{PostgresStores, RedisStores, StoreProvider};
@@ -104,4 +104,42 @@ async fn a_shared_store_gets_a_new_data_key_and_is_backed_up_and_restored() {
         assert_eq!(said(&alice, peer).await, all);
         talk(&alice, &bob, "five").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_slept_while_the_data_key_was_replaced_writes_nothing_and_ends() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = Fleet::in_memory(&relay.url(), directory.path());
+    let sleeper = fleet.start("alice").await;
+    let other = fleet.start("alice").await;
+    let (asleep, sleeps) = tokio::sync::oneshot::channel();
+    let (wake, woken) = std::sync::mpsc::channel::<()>();
+    sleeper.spawn(move |_| async move {
+        asleep.send(()).unwrap();
+        let _ = woken.recv();
+    });
+    sleeps.await.unwrap();
+    // Refused until the lease of the one that sleeps is over.
+    let rotated = other.run(|client| async move {
+        let mut refused = 0;
+        loop {
+            match client.rotate_key(|_| {}).await {
+                Ok(()) => return refused,
+                Err(error) => assert!(matches!(error.code(), "STORE_IN_USE" | "STORE_CONFLICT"), "{error}"),
+            }
+            refused += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    assert!(soon(rotated).await > 0);
+    wake.send(()).unwrap();
+    let ended = sleeper.run(|client| async move {
+        let mut messages = client.messages();
+        while messages.next().await.is_some() {}
+        client.send("bob", "too late").await.unwrap_err().code()
+    });
+    assert_eq!(soon(ended).await, "CLIENT_NOT_READY");
+    let read = other.run(|client| async move { client.peers().await.map(|_| ()) });
+    soon(read).await.unwrap();
 }

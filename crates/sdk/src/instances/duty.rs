@@ -23,10 +23,23 @@ pub(crate) async fn run(core: &Arc<Core>) {
     loop {
         core.instances.pause().await;
         if let Err(error) = attend(core).await {
+            // Of a store whose data key was replaced nothing can be read, not even that this instance is gone.
+            if let Ok(false) = core.store.keys_are_current().await {
+                core.instances.abandon();
+                return end(core, "the data key of the store was replaced").await;
+            }
             tracing::warn!(code = error.code(), "the store could not be asked which instances are there");
             tokio::time::sleep(limits::CLAIM_POLL).await;
         }
     }
+}
+
+/// Ends this client from within one of its tasks, which the end waits for.
+async fn end<T>(core: &Arc<Core>, why: &str) -> T {
+    tracing::error!("{why} by another instance; this one ends");
+    let core = Arc::clone(core);
+    tokio::spawn(async move { core.end().await });
+    core::future::pending().await
 }
 
 /// One beat and what follows from it.
@@ -43,11 +56,7 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
             Rejoined::KeysReplaced => Some("the data key of the store was replaced"),
         };
         if let Some(why) = why {
-            tracing::error!("{why} by another instance; this one ends");
-            // Not here: the end waits for this task, too.
-            let core = Arc::clone(core);
-            tokio::spawn(async move { core.end().await });
-            return core::future::pending().await;
+            return end(core, why).await;
         }
         beat = instances.beat(&core.store, core.now()).await?;
         beat.settings = true;

@@ -134,6 +134,17 @@ impl Sealed {
         Ok(())
     }
 
+    /// Whether the data key of this opening is still the store's.
+    ///
+    /// # Errors
+    /// As [`Sealed::info`].
+    pub async fn keys_are_current(&self) -> Result<bool, StoreError> {
+        // A rotation of our own holds the gate while header and keys differ.
+        let _gate = self.keys.gate.read().await;
+        let (_, header) = self.header().await?;
+        Ok(header.rotated.as_ref().map_or(0, |rotated| rotated.since) == self.keys.ring().since)
+    }
+
     /// Commits what `changes` makes if the data key of this opening is still the store's, as one of several processes that have the
     /// store open: whoever is about to replace the data key learns that somebody came.
     ///
