@@ -87,7 +87,8 @@ async function severalProcesses(t, storage) {
   await one.ended;
   await bob.sendMany(numbered(60, 90).map((content) => ({ to: 'alice', content })));
   await printed([two], numbered(60, 90));
-  assert.deepEqual(got(two).filter((number) => number >= 60), numbered(60, 90));
+  // Order holds within what an instance takes at a time out of the common inbox, so here it is not judged.
+  assert.deepEqual(got(two).filter((number) => number >= 60).sort((a, b) => a - b), numbered(60, 90));
   two.child.kill('SIGTERM');
   assert.equal((await two.ended).code, 0, two.stderr);
   // Who starts later is the same person in the same sessions.
