@@ -273,7 +273,7 @@ async fn a_sender_fills_a_share_of_a_mailbox_and_no_more(store: SharedStore) {
 async fn a_database_of_the_first_schema_keeps_its_mail_and_learns_whose_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.sqlite");
-    super::sqlite::made_by_the_first_version(&path);
+    sqlite::made_by_the_first_version(&path);
     let bounds = Bounds { sender_messages: 3, ..Bounds::default() };
     let store: SharedStore = Arc::new(SqliteStore::open(&path, bounds, StoreMetrics::none()).unwrap());
     let (alice, bob) = (MailboxId(1), MailboxId(2));
