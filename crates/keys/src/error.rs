@@ -92,6 +92,18 @@ pub enum KeyError {
         /// What it said.
         reason: String,
     },
+    /// The TPM can not load what it is given: another one sealed it, or this one was cleared since.
+    #[error("this TPM did not seal this key, or was cleared since; use the machine it was sealed on, the recovery passphrase, or an escrow or backup")]
+    TpmForeign,
+    /// The TPM counts wrong PINs and refuses all for now.
+    #[error("the TPM refuses every PIN after too many wrong ones; wait as long as it asks (stvor vault doctor shows it) and do not try meanwhile, or use the recovery passphrase")]
+    TpmLocked,
+    /// The machine was started with other software or settings than the key was bound to.
+    #[error("the TPM's measurements (PCR {pcrs}) are not those that the key was bound to: firmware, boot loader or settings changed; open it with the recovery passphrase and bind it anew")]
+    TpmState {
+        /// Which registers it is bound to.
+        pcrs: String,
+    },
     /// A sealed file could not be written or read.
     #[error("the sealed file failed: {0}")]
     Sealed(String),
@@ -150,6 +162,9 @@ impl ErrorCode for KeyError {
             Self::Full { .. } => "STORE_FULL",
             Self::Keyring(_) => "KEYRING_UNAVAILABLE",
             Self::Unavailable { .. } => "KEY_UNAVAILABLE",
+            Self::TpmForeign => "TPM_FOREIGN",
+            Self::TpmLocked => "TPM_LOCKED",
+            Self::TpmState { .. } => "TPM_STATE",
             Self::Sealed(_) => "KEY_IO",
             Self::Token(_) => "TOKEN_UNAVAILABLE",
             Self::Pin(_) => "TOKEN_PIN",

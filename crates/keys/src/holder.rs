@@ -17,6 +17,8 @@ pub enum HolderKind {
     Keyfile = 2,
     /// 32 random bytes in the operating system's keyring.
     OsKeyring = 3,
+    /// A key that a TPM 2.0 of this machine seals.
+    Tpm = 4,
     /// A key that a PKCS #11 token keeps.
     Pkcs11 = 5,
     /// A key that a key management service keeps.
@@ -39,6 +41,7 @@ impl HolderKind {
             1 => Some(Self::Passphrase),
             2 => Some(Self::Keyfile),
             3 => Some(Self::OsKeyring),
+            4 => Some(Self::Tpm),
             5 => Some(Self::Pkcs11),
             8 => Some(Self::Kms),
             32 => Some(Self::Identity),
@@ -53,6 +56,7 @@ impl HolderKind {
             Self::Passphrase => "passphrase",
             Self::Keyfile => "keyfile",
             Self::OsKeyring => "key in the system's keyring",
+            Self::Tpm => "key in the TPM",
             Self::Pkcs11 => "token",
             Self::Kms => "key management server",
             Self::Identity => "identity key pair",

@@ -41,6 +41,8 @@ pub mod pkcs11;
 pub mod recipients;
 #[cfg(feature = "shares")]
 pub mod shares;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 mod wrapped;
 
 pub use error::KeyError;

@@ -21,6 +21,12 @@ pub const MAX_WRAPPED: usize = 1_024;
 /// Bytes of a keyfile and of a key in the keyring.
 pub const KEY_BYTES: usize = 32;
 
+/// Bytes of what a TPM sealed, each of its two halves.
+pub const MAX_TPM_BLOB: usize = 220;
+
+/// Registers (PCRs) of a TPM; the highest has the number 23.
+pub const MAX_PCRS: u8 = 24;
+
 /// Shares of one secret.
 pub const MAX_SHARES: u8 = 64;
 

@@ -3,9 +3,11 @@
 
 mod postgres;
 mod redis;
+mod swtpm;
 
 pub use postgres::{Database, Postgres};
 pub use redis::{Redis, RedisCluster, RedisSettings};
+pub use swtpm::Swtpm;
 
 use std::io;
 use std::net::TcpListener;
