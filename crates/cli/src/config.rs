@@ -135,6 +135,8 @@ pub(crate) struct Vault {
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) keyfile: Option<PathBuf>,
     pub(crate) os_keyring: bool,
+    /// How the TPM is reached.
+    pub(crate) tpm_place: Option<String>,
     /// Further files for checkpoints.
     pub(crate) checkpoints: Vec<PathBuf>,
     /// Further lists of the memories that no restore may bring back.

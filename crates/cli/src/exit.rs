@@ -50,6 +50,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "GROUP_FULL"
         | "WRONG_KEY"
         | "BACKUP_WRONG_KEY"
+        | "TPM_LOCKED"
         | "LOGGED_OUT"
         | "VAULT_COLD"
         | "VAULT_LOCKED"
@@ -77,6 +78,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "VAULT_MISSING" => NOT_FOUND,
         "LOG_FORGED"
         | "LOG_PROOF_INVALID"
+        | "TPM_FOREIGN"
+        | "TPM_STATE"
         | "IDENTITY_CHANGED"
         | "IDENTITY_NOT_VERIFIED"
         | "SAFETY_NUMBER_MISMATCH"

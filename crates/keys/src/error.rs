@@ -93,13 +93,19 @@ pub enum KeyError {
         reason: String,
     },
     /// The TPM can not load what it is given: another one sealed it, or this one was cleared since.
-    #[error("this TPM did not seal this key, or was cleared since; use the machine it was sealed on, the recovery passphrase, or an escrow or backup")]
+    #[error(
+        "this TPM did not seal this key, or was cleared since; use the machine it was sealed on, the recovery passphrase, or an escrow or backup"
+    )]
     TpmForeign,
     /// The TPM counts wrong PINs and refuses all for now.
-    #[error("the TPM refuses every PIN after too many wrong ones; wait as long as it asks (stvor vault doctor shows it) and do not try meanwhile, or use the recovery passphrase")]
+    #[error(
+        "the TPM refuses every PIN after too many wrong ones; wait as long as it asks (stvor vault doctor shows it) and do not try meanwhile, or use the recovery passphrase"
+    )]
     TpmLocked,
     /// The machine was started with other software or settings than the key was bound to.
-    #[error("the TPM's measurements (PCR {pcrs}) are not those that the key was bound to: firmware, boot loader or settings changed; open it with the recovery passphrase and bind it anew")]
+    #[error(
+        "the TPM's measurements (PCR {pcrs}) are not those that the key was bound to: firmware, boot loader or settings changed; open it with the recovery passphrase and bind it anew"
+    )]
     TpmState {
         /// Which registers it is bound to.
         pcrs: String,

@@ -41,7 +41,6 @@ pub mod pkcs11;
 pub mod recipients;
 #[cfg(feature = "shares")]
 pub mod shares;
-#[cfg(feature = "tpm")]
 pub mod tpm;
 mod wrapped;
 

@@ -10,18 +10,25 @@
 //! Optionally a key is bound to registers (PCRs) too: then it opens only while the machine was started with the same firmware,
 //! boot loader and settings. Because an update changes these, such a key always has a recovery passphrase, which opens it
 //! without the TPM ([`TpmRecovery`]).
+//!
+//! `Tpm` needs the feature `tpm`, and with it the libraries of tpm2-tss; the recovery needs neither.
 
+#[cfg(feature = "tpm")]
 mod device;
+#[cfg(feature = "tpm")]
+mod sealed;
 
-use core::fmt::Write as _;
-
-use stvor_base::codec::{Reader, Writer};
-use stvor_crypto::kdf::sha256;
-use stvor_crypto::{Random, Secret, SecretBytes};
+use stvor_base::codec::Reader;
+#[cfg(any(test, feature = "tpm"))]
+use stvor_base::codec::Writer;
+use stvor_crypto::Random;
 
 use crate::{DataKey, HolderKind, KeyError, KeyHolder, Passphrase, WrappedKey, limits};
 
+#[cfg(feature = "tpm")]
 pub use device::{Health, Place, self_test};
+#[cfg(feature = "tpm")]
+pub use sealed::Tpm;
 
 const VERSION: u8 = 1;
 /// What the recovery's wrap of a key-encryption key is bound to.
@@ -41,7 +48,10 @@ impl Pcrs {
             if *number < limits::MAX_PCRS {
                 Ok(Self(all.0 | 1 << number))
             } else {
-                Err(KeyError::Malformed { holder: HOLDER, reason: "a register (PCR) has a number from 0 to 23" })
+                Err(KeyError::Malformed {
+                    holder: HOLDER,
+                    reason: "a register (PCR) has a number from 0 to 23",
+                })
             }
         })
     }
@@ -55,17 +65,14 @@ impl Pcrs {
         (0..limits::MAX_PCRS).filter(move |number| self.0 >> number & 1 == 1)
     }
 
+    #[cfg(feature = "tpm")]
     fn is_empty(self) -> bool {
         self.0 == 0
     }
 
+    #[cfg(feature = "tpm")]
     fn list(self) -> String {
-        let mut text = String::new();
-        for number in self.numbers() {
-            let comma = if text.is_empty() { "" } else { ", " };
-            let _ = write!(text, "{comma}{number}");
-        }
-        text
+        self.numbers().map(|number| number.to_string()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -88,6 +95,7 @@ struct Parameters {
 }
 
 impl Parameters {
+    #[cfg(any(test, feature = "tpm"))]
     fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(limits::MAX_PARAMETERS);
         out.u8(VERSION).u32(self.pcrs.0).bytes(&self.sealed.private).bytes(&self.sealed.public);
@@ -110,84 +118,7 @@ impl Parameters {
     }
 }
 
-/// A key in a TPM, opened by a PIN.
-///
-/// Each operation talks to the TPM once and gives the PIN once: a wrong one is never tried again, because the TPM counts.
-#[derive(Debug)]
-pub struct Tpm {
-    place: Place,
-    pin: Secret<32>,
-    pcrs: Pcrs,
-    recovery: Option<Passphrase>,
-}
-
-impl Tpm {
-    /// A key in the TPM at `place`. Whether that is there is seen when it is used.
-    ///
-    /// # Errors
-    /// [`KeyError::Malformed`] for an empty PIN, or one of more than [`limits::MAX_PASSPHRASE`] bytes.
-    pub fn new(place: Place, pin: &SecretBytes) -> Result<Self, KeyError> {
-        let malformed = |reason| KeyError::Malformed { holder: "PIN of the TPM", reason };
-        if pin.is_empty() {
-            return Err(malformed("it is empty"));
-        }
-        if pin.len() > limits::MAX_PASSPHRASE {
-            return Err(malformed("it is longer than 4096 bytes"));
-        }
-        // An authorisation has 32 bytes at most; the TPM, not the hash, makes guesses slow.
-        let pin = Secret::new(sha256(&[b"STVOR TPM PIN v1", pin.expose()]));
-        Ok(Self { place, pin, pcrs: Pcrs::default(), recovery: None })
-    }
-
-    /// What is wrapped from now on opens with this passphrase too, without the TPM.
-    #[must_use]
-    pub fn with_recovery(mut self, recovery: Passphrase) -> Self {
-        self.recovery = Some(recovery);
-        self
-    }
-
-    /// What is wrapped from now on opens only while these registers are as they are now.
-    ///
-    /// # Errors
-    /// [`KeyError::Malformed`] without a recovery passphrase: the next update of the firmware would lock its owner out.
-    pub fn bound_to(mut self, pcrs: Pcrs) -> Result<Self, KeyError> {
-        if self.recovery.is_none() && !pcrs.is_empty() {
-            let reason = "bound to registers (PCRs) it needs a recovery passphrase: an update of the firmware changes them";
-            return Err(KeyError::Malformed { holder: HOLDER, reason });
-        }
-        self.pcrs = pcrs;
-        Ok(self)
-    }
-}
-
-impl KeyHolder for Tpm {
-    fn kind(&self) -> HolderKind {
-        HolderKind::Tpm
-    }
-
-    fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
-        let kek = Secret::random(rng)?;
-        let recovery = match &self.recovery {
-            Some(recovery) => recovery.wrap(&kek, RECOVERY, rng)?.encode(),
-            None => Vec::new(),
-        };
-        let sealed = device::seal(&self.place, (&kek, &self.pin), self.pcrs)?;
-        let parameters = Parameters { pcrs: self.pcrs, sealed, recovery }.encode();
-        if parameters.len() > limits::MAX_PARAMETERS {
-            let reason = "it made a larger object than is known of TPMs".into();
-            return Err(KeyError::Unavailable { holder: HOLDER, reason });
-        }
-        WrappedKey::seal((HolderKind::Tpm, &parameters), &kek, (data_key, context), rng)
-    }
-
-    fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
-        let parameters = Parameters::decode(wrapped.parameters_for(HolderKind::Tpm)?)?;
-        let kek = device::unseal(&self.place, (&parameters.sealed, &self.pin), parameters.pcrs)?;
-        wrapped.open(&kek, context)
-    }
-}
-
-/// Opens what a [`Tpm`] with a recovery passphrase wrapped, without that TPM. Wraps nothing.
+/// Opens what a `Tpm` with a recovery passphrase wrapped, without that TPM. Wraps nothing.
 #[derive(Debug)]
 pub struct TpmRecovery(Passphrase);
 
@@ -230,7 +161,7 @@ mod tests {
         assert_eq!(Pcrs::new(&all).unwrap().numbers().collect::<Vec<_>>(), all);
         assert!(matches!(Pcrs::new(&[limits::MAX_PCRS]), Err(KeyError::Malformed { .. })));
         assert!(Pcrs::from_bits(1 << limits::MAX_PCRS).is_err());
-        assert_eq!(Pcrs::new(&[7, 0, 7]).unwrap().list(), "0, 7");
+        assert_eq!(Pcrs::new(&[7, 0, 7]).unwrap().numbers().collect::<Vec<_>>(), [0, 7]);
     }
 
     #[test]
@@ -247,17 +178,5 @@ mod tests {
             assert!(Parameters::decode(&encoded[..length]).is_err(), "{length}");
         }
         assert!(Parameters::decode(&[&encoded[..], &[0]].concat()).is_err());
-    }
-
-    #[test]
-    fn a_pin_has_1_to_4096_bytes_and_registers_need_a_recovery() {
-        let place = || "device:/dev/null".parse::<Place>().unwrap();
-        let pin = |length| SecretBytes::from(vec![b'1'; length]);
-        assert!(Tpm::new(place(), &pin(0)).is_err());
-        assert!(Tpm::new(place(), &pin(limits::MAX_PASSPHRASE)).is_ok());
-        assert!(Tpm::new(place(), &pin(limits::MAX_PASSPHRASE + 1)).is_err());
-        let tpm = Tpm::new(place(), &pin(4)).unwrap();
-        assert!(!format!("{tpm:?}").contains("1111"));
-        assert!(tpm.bound_to(Pcrs::new(&[7]).unwrap()).is_err());
     }
 }

@@ -45,8 +45,8 @@ fn context(tpm: &Swtpm) -> Context {
 fn measure(tpm: &Swtpm) {
     let mut values = DigestValues::new();
     values.set(HashingAlgorithm::Sha256, Digest::try_from(vec![7; 32]).unwrap());
-    let extended =
-        context(tpm).execute_with_nullauth_session(|context| context.pcr_extend(PcrHandle::Pcr7, values.clone()));
+    let extended = context(tpm)
+        .execute_with_nullauth_session(|context| context.pcr_extend(PcrHandle::Pcr7, values.clone()));
     extended.unwrap();
 }
 
@@ -54,10 +54,11 @@ fn measure(tpm: &Swtpm) {
 fn objects(tpm: &Swtpm) -> usize {
     let mut context = context(tpm);
     // Transient objects begin at 0x80000000, persistent ones at 0x81000000, sessions at 0x02000000.
-    let count = |context: &mut Context, first| match context.get_capability(CapabilityType::Handles, first, 64) {
-        Ok((CapabilityData::Handles(handles), _)) => handles.len(),
-        other => panic!("{other:?}"),
-    };
+    let count =
+        |context: &mut Context, first| match context.get_capability(CapabilityType::Handles, first, 64) {
+            Ok((CapabilityData::Handles(handles), _)) => handles.len(),
+            other => panic!("{other:?}"),
+        };
     [0x8000_0000, 0x8100_0000, 0x0200_0000].into_iter().map(|first| count(&mut context, first)).sum()
 }
 

@@ -23,3 +23,5 @@ mod vault_clients;
 mod vault_contained;
 #[cfg(unix)]
 mod vault_recovery;
+#[cfg(all(unix, feature = "tpm"))]
+mod vault_tpm;

@@ -12,9 +12,9 @@ use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Auth, Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, PcrSelectionList, PcrSlot,
-    Private, Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyedHashParameters, SensitiveData,
-    SymmetricDefinition, SymmetricDefinitionObject,
+    Auth, Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, PcrSelectionList,
+    PcrSlot, Private, Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyedHashParameters,
+    SensitiveData, SymmetricDefinition, SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use tss_esapi::{Context, Error, TctiNameConf};
@@ -83,8 +83,8 @@ struct Open {
 
 impl Open {
     fn new(place: &Place) -> Done<Self> {
-        let mut context =
-            Context::new(place.0.clone()).map_err(|error| unavailable(format!("it does not answer ({error})")))?;
+        let mut context = Context::new(place.0.clone())
+            .map_err(|error| unavailable(format!("it does not answer ({error})")))?;
         let template = root_template().map_err(failed)?;
         let made = context.execute_with_nullauth_session(|context| {
             context.create_primary(Hierarchy::Owner, template, None, None, None, None)
@@ -113,7 +113,9 @@ impl Open {
     fn policy(&mut self, session: AuthSession, pcrs: Pcrs) -> Done<PolicySession> {
         let policy = PolicySession::try_from(session).map_err(failed)?;
         self.context.policy_auth_value(policy).map_err(failed)?;
-        self.context.policy_pcr(policy, Digest::default(), selection(pcrs).map_err(failed)?).map_err(failed)?;
+        self.context
+            .policy_pcr(policy, Digest::default(), selection(pcrs).map_err(failed)?)
+            .map_err(failed)?;
         Ok(policy)
     }
 
@@ -228,7 +230,8 @@ pub(super) fn unseal(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs:
         Some(Code::PolicyFail) => KeyError::TpmState { pcrs: pcrs.list() },
         _ => failed(error),
     })?;
-    Secret::from_slice(secret.value()).map_err(|_| KeyError::Corrupt("what the TPM sealed has another length"))
+    Secret::from_slice(secret.value())
+        .map_err(|_| KeyError::Corrupt("what the TPM sealed has another length"))
 }
 
 /// Has the TPM test itself in full, then seals and unseals a key that is of no use. Leaves nothing in it.
@@ -244,7 +247,8 @@ pub fn self_test(place: &Place) -> Result<Health, KeyError> {
         result.map_err(|error| unavailable(format!("its self-test fails: {error}")))?;
         let mut read = |tag| context.get_tpm_property(tag).map_err(failed).map(Option::unwrap_or_default);
         let maker = read(PropertyTag::Manufacturer)?.to_be_bytes();
-        let maker = maker.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+        let maker =
+            maker.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
         Health {
             maker,
             wrong_tries: read(PropertyTag::LockoutCounter)?,

@@ -47,6 +47,27 @@ pub(crate) struct VaultPlace {
     /// File that holds an agent's credential, to act as that agent (or STVOR_VAULT_CREDENTIAL)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Vault")]
     pub(crate) credential_file: Option<PathBuf>,
+    /// The owner's key is sealed by this machine's TPM; the passphrase that is given is its PIN (known by itself where a vault
+    /// answers)
+    #[arg(long, global = true, help_heading = "Vault", hide_short_help = true)]
+    pub(crate) tpm: bool,
+    /// The passphrase that is given is the recovery passphrase of a key in a TPM, which is not asked
+    #[arg(long, global = true, help_heading = "Vault", hide_short_help = true)]
+    pub(crate) tpm_recovery: bool,
+    /// How the TPM is reached: device:PATH, tabrmd, swtpm:host=HOST,port=PORT [default: device:/dev/tpmrm0]
+    #[arg(long, global = true, value_name = "PLACE", help_heading = "Vault", hide_short_help = true)]
+    pub(crate) tpm_place: Option<String>,
+}
+
+/// How a new key in the TPM is bound.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TpmBinding {
+    /// Registers (PCRs) of the TPM that have to stay as they are now, for example 0,2,7; needs --recovery-passphrase-file
+    #[arg(long, value_name = "N,N", value_delimiter = ',', requires = "recovery_passphrase_file")]
+    pub(crate) tpm_pcrs: Vec<u8>,
+    /// File that holds a recovery passphrase (its first line), which opens the key without the TPM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery_passphrase_file: Option<PathBuf>,
 }
 
 /// `stvor vault ...`
@@ -131,6 +152,8 @@ pub(crate) struct VaultInit {
     pub(crate) cost: Cost,
     #[command(flatten)]
     pub(crate) second: SecondSecret,
+    #[command(flatten)]
+    pub(crate) binding: TpmBinding,
 }
 
 /// What one guess of a passphrase costs.

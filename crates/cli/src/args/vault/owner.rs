@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stvor_vault::MemoryId;
 
 use super::super::Life;
-use super::{Cost, Namespace};
+use super::{Cost, Namespace, TpmBinding};
 
 /// `stvor vault approvals ...`
 #[derive(Debug, Subcommand)]
@@ -121,6 +121,11 @@ pub(crate) struct PassphraseChange {
     /// Key file in place of a passphrase; it is made if it is not there
     #[arg(long, value_name = "FILE")]
     pub(crate) new_keyfile: Option<PathBuf>,
+    /// Seal the key by this machine's TPM; the new passphrase is its PIN
+    #[arg(long, conflicts_with = "new_keyfile")]
+    pub(crate) new_tpm: bool,
+    #[command(flatten)]
+    pub(crate) binding: TpmBinding,
     /// What one guess of the new passphrase costs
     #[arg(long, value_name = "COST", default_value = "sensitive")]
     pub(crate) cost: Cost,

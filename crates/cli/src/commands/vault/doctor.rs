@@ -44,6 +44,7 @@ pub(super) fn run(call: Call<'_>) -> Result {
     for check in machine(&path, &sockets, status.as_ref()) {
         report.add(check)?;
     }
+    report.add(call.tpm_check())?;
     report.end()
 }
 
@@ -151,10 +152,6 @@ fn machine(path: &Path, sockets: &Path, status: Option<&Status>) -> Vec<Check> {
     if let Some(check) = swap() {
         checks.push(check);
     }
-    checks.push(match std::fs::metadata("/dev/tpmrm0") {
-        Ok(_) => Check::ok("TPM", "there is one on this machine (/dev/tpmrm0)"),
-        Err(_) => Check::ok("TPM", "there is none on this machine"),
-    });
     if sockets != path
         && let Ok(about) = std::fs::metadata(sockets)
         && about.permissions().mode() & 0o002 != 0

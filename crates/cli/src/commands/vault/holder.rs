@@ -7,7 +7,7 @@ use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::{HolderKind, KeyError, KeyHolder, Keyfile, Passphrase, PassphraseCost};
 
 use super::Call;
-use crate::args::{Cost, PassphraseChange, SecondSecret};
+use crate::args::{Cost, PassphraseChange, SecondSecret, TpmBinding, VaultInit};
 use crate::failure::{Failure, Result};
 use crate::secrets;
 
@@ -23,15 +23,22 @@ enum Source {
 }
 
 /// What the secret is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
     /// To open what is there. With what kind of secret that is, where it is known.
     Open(Option<HolderKind>),
-    /// To make something: a prompt asks twice, a keyfile that is not there is made.
-    Create(Cost),
+    /// To make something: a prompt asks twice, a keyfile that is not there is made. In the TPM, where a binding is given.
+    Create(Cost, Option<&'a TpmBinding>),
 }
 
-fn cost(cost: Cost) -> PassphraseCost {
+impl Purpose<'_> {
+    /// Whether the secret is the PIN of a key in the TPM.
+    fn in_tpm(self) -> bool {
+        matches!(self, Self::Open(Some(HolderKind::Tpm)) | Self::Create(_, Some(_)))
+    }
+}
+
+pub(super) fn cost(cost: Cost) -> PassphraseCost {
     let (memory_kib, iterations) = match cost {
         Cost::Sensitive => (1024 * 1024, 4),
         Cost::Moderate => (256 * 1024, 3),
@@ -40,7 +47,7 @@ fn cost(cost: Cost) -> PassphraseCost {
     PassphraseCost { memory_kib, iterations, parallelism: 1 }
 }
 
-fn key(error: KeyError) -> Failure {
+pub(super) fn key(error: KeyError) -> Failure {
     Failure::coded(&error)
 }
 
@@ -72,12 +79,24 @@ impl Call<'_> {
 
     /// The owner's secret, to open a vault whose key is wrapped by `kind`.
     pub(super) fn owner(&self, kind: Option<HolderKind>) -> Result<Holder> {
-        self.holder(self.owner_source()?, ("the vault's passphrase", Purpose::Open(kind)))
+        let named = self.place.tpm || self.place.tpm_recovery;
+        let kind = kind.or(named.then_some(HolderKind::Tpm));
+        let what = match kind {
+            Some(HolderKind::Tpm) if self.place.tpm_recovery => "the recovery passphrase of the vault",
+            Some(HolderKind::Tpm) => "the PIN of the vault's key in the TPM",
+            _ => "the vault's passphrase",
+        };
+        self.holder(self.owner_source()?, (what, Purpose::Open(kind)))
     }
 
     /// The owner's secret, for a vault that is made.
-    pub(super) fn new_owner(&self, cost: Cost) -> Result<Holder> {
-        self.holder(self.owner_source()?, ("a passphrase for the vault", Purpose::Create(cost)))
+    pub(super) fn new_owner(&self, args: &VaultInit) -> Result<Holder> {
+        let binding = self.place.tpm.then_some(&args.binding);
+        if binding.is_none() && args.binding.recovery_passphrase_file.is_some() {
+            return Err(Failure::Usage("--recovery-passphrase-file goes with --tpm".into()));
+        }
+        let what = if self.place.tpm { "a PIN for the key in the TPM" } else { "a passphrase for the vault" };
+        self.holder(self.owner_source()?, (what, Purpose::Create(args.cost, binding)))
     }
 
     /// The owner's new secret.
@@ -91,7 +110,11 @@ impl Call<'_> {
         } else {
             Source::Prompt
         };
-        self.holder(source, ("the new passphrase", Purpose::Create(args.cost)))
+        if !args.new_tpm && args.binding.recovery_passphrase_file.is_some() {
+            return Err(Failure::Usage("--recovery-passphrase-file goes with --new-tpm".into()));
+        }
+        let what = if args.new_tpm { "the new PIN" } else { "the new passphrase" };
+        self.holder(source, (what, Purpose::Create(args.cost, args.new_tpm.then_some(&args.binding))))
     }
 
     fn second_source(args: &SecondSecret) -> Result<Option<Source>> {
@@ -116,11 +139,25 @@ impl Call<'_> {
 
     /// The second secret for a vault that is made, if one is wanted.
     pub(super) fn new_second(&self, args: &SecondSecret, cost: Cost) -> Result<Option<Holder>> {
-        let what = ("a second passphrase, for level 4", Purpose::Create(cost));
+        let what = ("a second passphrase, for level 4", Purpose::Create(cost, None));
         Self::second_source(args)?.map(|source| self.holder(source, what)).transpose()
     }
 
-    fn holder(&self, source: Source, (what, purpose): (&str, Purpose)) -> Result<Holder> {
+    fn holder(&self, source: Source, (what, purpose): (&str, Purpose<'_>)) -> Result<Holder> {
+        if purpose.in_tpm() {
+            let pin = match source {
+                Source::Text(text) => text,
+                Source::Prompt => {
+                    secrets::SecretText::new(prompt(what, matches!(purpose, Purpose::Create(..)))?)
+                }
+                Source::Keyfile(_) | Source::Keyring => {
+                    return Err(Failure::Usage(
+                        "a key in the TPM opens with a PIN: give --passphrase-file, --passphrase-fd, or type it".into(),
+                    ));
+                }
+            };
+            return self.in_tpm(&pin, purpose);
+        }
         match source {
             Source::Text(text) => passphrase(text.expose(), purpose),
             Source::Keyfile(path) => keyfile(&path, purpose),
@@ -130,42 +167,42 @@ impl Call<'_> {
                     "this vault opens with a keyfile: give --keyfile FILE (keyfile in [vault])".into(),
                 )),
                 Purpose::Open(Some(HolderKind::OsKeyring)) => self.keyring(purpose),
-                _ => passphrase(&prompt(what, matches!(purpose, Purpose::Create(_)))?, purpose),
+                _ => passphrase(&prompt(what, matches!(purpose, Purpose::Create(..)))?, purpose),
             },
         }
     }
 
     #[cfg(feature = "os-keyring")]
-    fn keyring(&self, purpose: Purpose) -> Result<Holder> {
+    fn keyring(&self, purpose: Purpose<'_>) -> Result<Holder> {
         use stvor_keys::{KeyringItem, OsKeyring, SystemKeyring};
         let path = std::path::absolute(self.path()?).map_err(|error| Failure::io("can not name", error))?;
         let account = format!("vault {}", path.display());
         let item = KeyringItem { service: "stvor".into(), account };
         let held = match purpose {
             Purpose::Open(_) => OsKeyring::read(&SystemKeyring, &item),
-            Purpose::Create(_) => OsKeyring::create(&SystemKeyring, &item, &mut SystemRandom::new()),
+            Purpose::Create(..) => OsKeyring::create(&SystemKeyring, &item, &mut SystemRandom::new()),
         };
         Ok(Box::new(held.map_err(key)?))
     }
 
     #[cfg(not(feature = "os-keyring"))]
     #[expect(clippy::unused_self, reason = "the other build needs it")]
-    fn keyring(&self, _: Purpose) -> Result<Holder> {
+    fn keyring(&self, _: Purpose<'_>) -> Result<Holder> {
         Err(crate::session::no_keyring())
     }
 }
 
-fn passphrase(text: &str, purpose: Purpose) -> Result<Holder> {
+fn passphrase(text: &str, purpose: Purpose<'_>) -> Result<Holder> {
     let passphrase = Passphrase::new(SecretBytes::from_slice(text.as_bytes())).map_err(key)?;
     Ok(Box::new(match purpose {
         Purpose::Open(_) => passphrase,
-        Purpose::Create(wanted) => passphrase.with_cost(cost(wanted)).map_err(key)?,
+        Purpose::Create(wanted, _) => passphrase.with_cost(cost(wanted)).map_err(key)?,
     }))
 }
 
-fn keyfile(path: &Path, purpose: Purpose) -> Result<Holder> {
+fn keyfile(path: &Path, purpose: Purpose<'_>) -> Result<Holder> {
     let held = match purpose {
-        Purpose::Create(_) if !path.exists() => Keyfile::create(path, &mut SystemRandom::new()),
+        Purpose::Create(..) if !path.exists() => Keyfile::create(path, &mut SystemRandom::new()),
         _ => Keyfile::read(path),
     };
     Ok(Box::new(held.map_err(key)?))

@@ -16,7 +16,7 @@ pub(super) fn run(call: Call<'_>, args: &VaultInit) -> Result {
     if path.join("vault.db").exists() {
         return Err(VaultError::Exists(path).into());
     }
-    let owner = call.new_owner(args.cost)?;
+    let owner = call.new_owner(args)?;
     let second = call.new_second(&args.second, args.cost)?;
     let origin = match &args.origin {
         Some(origin) => origin.clone(),

@@ -20,6 +20,7 @@ mod session;
 mod show;
 mod talk;
 mod token;
+mod tpm;
 mod verify;
 
 use std::path::PathBuf;
