@@ -56,6 +56,7 @@ pub(crate) struct VaultPlace {
     pub(crate) tpm_recovery: bool,
     /// How the TPM is reached: device:PATH, tabrmd, swtpm:host=HOST,port=PORT [default: device:/dev/tpmrm0]
     #[arg(long, global = true, value_name = "PLACE", help_heading = "Vault", hide_short_help = true)]
+    #[cfg_attr(not(feature = "tpm"), allow(dead_code, reason = "a build with the feature reads it"))]
     pub(crate) tpm_place: Option<String>,
 }
 
@@ -64,6 +65,7 @@ pub(crate) struct VaultPlace {
 pub(crate) struct TpmBinding {
     /// Registers (PCRs) of the TPM that have to stay as they are now, for example 0,2,7; needs --recovery-passphrase-file
     #[arg(long, value_name = "N,N", value_delimiter = ',', requires = "recovery_passphrase_file")]
+    #[cfg_attr(not(feature = "tpm"), allow(dead_code, reason = "a build with the feature reads it"))]
     pub(crate) tpm_pcrs: Vec<u8>,
     /// File that holds a recovery passphrase (its first line), which opens the key without the TPM
     #[arg(long, value_name = "FILE")]
