@@ -204,9 +204,7 @@ impl Core {
         if core.instances.receives() {
             core.wake_lanes_with_work(lanes);
         }
-        if !core.instances.is_shared() {
-            core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
-        }
+        core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
         Ok(core)
     }
 

@@ -261,6 +261,25 @@ pub enum Event {
         /// Who.
         peer: UserId,
     },
+    /// Messages of a member wait for a key that has not come; the member is asked for it, and for the messages. Should it
+    /// never come, [`Event::MessageUndecryptable`] tells so.
+    SenderKeyMissing {
+        /// Whose messages they are.
+        peer: UserId,
+        /// How many more of them wait.
+        messages: usize,
+    },
+    /// Messages of ours to a group came further, with one of its members.
+    GroupReceipt {
+        /// In which group.
+        group: GroupId,
+        /// Who has them.
+        peer: UserId,
+        /// Which ones.
+        ids: Vec<ContentId>,
+        /// How far.
+        state: DeliveryState,
+    },
     /// This listener was too slow and missed events.
     Lagged {
         /// How many.
@@ -303,6 +322,8 @@ impl Event {
             Self::GroupChanged { .. } => "group_changed",
             Self::GroupLeft { .. } => "group_left",
             Self::GroupMemberUnknown { .. } => "group_member_unknown",
+            Self::SenderKeyMissing { .. } => "sender_key_missing",
+            Self::GroupReceipt { .. } => "group_receipt",
             Self::Lagged { .. } => "lagged",
         }
     }

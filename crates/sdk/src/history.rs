@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use stvor_base::{ContentId, Timestamp, UserId};
+use stvor_base::{ContentId, GroupId, Timestamp, UserId};
 use stvor_store::{Scan, Table};
 
 use crate::client::Client;
@@ -20,8 +20,10 @@ use crate::rows::{Direction, FOREVER, MessageRow, Place, PointerRow};
 pub struct HistoryMessage {
     /// Its id.
     pub id: ContentId,
-    /// With whom the conversation is.
+    /// With whom the conversation is; in a group, who wrote it.
     pub peer: UserId,
+    /// The group that it was said in.
+    pub group: Option<GroupId>,
     /// Whether it came or went.
     pub direction: Direction,
     /// What it says.
@@ -30,7 +32,8 @@ pub struct HistoryMessage {
     pub sent_at: Timestamp,
     /// When it arrived here; `None` for our own.
     pub received_at: Option<Timestamp>,
-    /// How far it came. What arrived here is delivered.
+    /// How far it came. What arrived here is delivered. Of ours in a group this stays queued: [`crate::Group::receipts`]
+    /// says to whom it came.
     pub status: DeliveryState,
     /// Of an incoming message: whether [`Client::mark_read`] named it.
     pub read: bool,
@@ -62,12 +65,19 @@ pub struct Page {
     pub before: Option<Cursor>,
 }
 
-/// Asks for a page of a conversation. Made by [`Client::history`].
+/// Whose messages.
+#[derive(Debug, Clone)]
+enum Whose {
+    Peer(UserId),
+    Group(GroupId),
+}
+
+/// Asks for a page of a conversation. Made by [`Client::history`] and [`crate::Group::history`].
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is loaded"]
 pub struct HistoryQuery<'a> {
     client: &'a Client,
-    peer: Result<UserId>,
+    whose: Result<Whose>,
     before: Option<Cursor>,
     limit: usize,
     containing: Option<String>,
@@ -75,7 +85,11 @@ pub struct HistoryQuery<'a> {
 
 impl<'a> HistoryQuery<'a> {
     pub(crate) fn new(client: &'a Client, peer: Result<UserId>) -> Self {
-        Self { client, peer, before: None, limit: 50, containing: None }
+        Self { client, whose: peer.map(Whose::Peer), before: None, limit: 50, containing: None }
+    }
+
+    pub(crate) fn of_group(client: &'a Client, group: GroupId) -> Self {
+        Self { client, whose: Ok(Whose::Group(group)), before: None, limit: 50, containing: None }
     }
 
     /// Only messages older than the page that ended here.
@@ -103,14 +117,14 @@ impl<'a> HistoryQuery<'a> {
     /// # Errors
     /// `INVALID_NAME` for a name that can be none, or what the store met.
     pub async fn load(mut self) -> Result<Page> {
-        let peer = self.peer.clone()?;
-        let Some(words) = self.containing.take() else { return self.page(&peer, self.limit).await };
+        let whose = self.whose.clone()?;
+        let Some(words) = self.containing.take() else { return self.page(&whose, self.limit).await };
         let mut found = Page { messages: Vec::new(), before: self.before };
         let mut left = limits::SEARCHED;
         while left > 0 {
             let step = limits::HISTORY_PAGE.min(left);
             left -= step;
-            let page = self.page(&peer, step).await?;
+            let page = self.page(&whose, step).await?;
             found.before = page.before;
             for message in page.messages {
                 if !holds(&message.content, &words) {
@@ -131,9 +145,13 @@ impl<'a> HistoryQuery<'a> {
         Ok(found)
     }
 
-    async fn page(&self, peer: &UserId, limit: usize) -> Result<Page> {
+    async fn page(&self, whose: &Whose, limit: usize) -> Result<Page> {
         let core = self.client.core();
-        let mut scan = Scan::of(Table::History, keys::history(peer)).newest_first().limit(limit);
+        let partition = match whose {
+            Whose::Peer(peer) => keys::history(peer),
+            Whose::Group(group) => keys::group_history(*group),
+        };
+        let mut scan = Scan::of(Table::History, partition).newest_first().limit(limit);
         if let Some(Cursor(place)) = self.before {
             scan = scan.before(place.to_bytes());
         }
@@ -144,7 +162,10 @@ impl<'a> HistoryQuery<'a> {
             rows.push((place, MessageRow::decode(row.value.expose()).map_err(Error::passed)?));
         }
         let before = rows.last().map(|(place, _)| Cursor(*place)).filter(|_| page.more);
-        let accepted = accepted(core, peer, &rows).await?;
+        let accepted = match whose {
+            Whose::Peer(peer) => accepted(core, peer, &rows).await?,
+            Whose::Group(_) => HashMap::new(),
+        };
         let now = core.now();
         let over = |row: &MessageRow| {
             row.keep != FOREVER
@@ -160,9 +181,17 @@ impl<'a> HistoryQuery<'a> {
                 } else {
                     row.state
                 };
+                let (peer, group) = match whose {
+                    Whose::Peer(peer) => (peer.clone(), None),
+                    // Ours name nobody, and so do what members sent before senders were noted.
+                    Whose::Group(group) => {
+                        (row.from.unwrap_or_else(|| core.address.user.clone()), Some(*group))
+                    }
+                };
                 HistoryMessage {
                     id: place.id,
-                    peer: peer.clone(),
+                    peer,
+                    group,
                     direction: row.direction,
                     content: row.content,
                     sent_at: row.sent_at,

@@ -83,7 +83,7 @@ pub use self::config::{AppBuilder, ReceiptPolicy, Retention};
 pub use self::content::{Content, Json};
 pub use self::error::{Error, ErrorKind, PassedOn, Result};
 pub use self::events::{ConnectionState, DeliveryState, Event, Events};
-pub use self::groups::{Group, GroupInfo};
+pub use self::groups::{Group, GroupInfo, MemberReceipt};
 pub use self::history::{Cursor, HistoryMessage, HistoryQuery, Page};
 pub use self::inbox::{Message, Messages};
 pub use self::journal::{Deed, JournalEntry};

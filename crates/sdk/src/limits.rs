@@ -179,8 +179,32 @@ pub const GROUP_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two requests for the same thing, and between two answers to one member.
 pub const GROUP_ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Requests for the same thing. Then it is given up.
+/// Requests for the same thing within [`GROUP_ASK_FORGET`].
 pub const MAX_GROUP_ASKS: u32 = 3;
+
+/// After so long without a request for something it may be asked for anew.
+pub const GROUP_ASK_FORGET: Duration = Duration::from_secs(3_600);
+
+/// Users whom something was asked of, or answered to.
+pub const MAX_ASKED_USERS: usize = 4_096;
+
+/// Things that one user was asked for, or answered: as many as mail of theirs can wait.
+pub const MAX_ASKED_OF_ONE: usize = MAX_GROUP_WAITING_OF_ONE;
+
+/// How long a message waits for its key. Then it is given up, which the application is told.
+pub const KEEP_GROUP_WAITING: Duration = Duration::from_secs(7 * 86_400);
+
+/// Bytes of changes in memory of groups that do not have us in them so far.
+pub const MAX_JOINING_BYTES: usize = 4 * MAX_JOINING_BYTES_OF_ONE;
+
+/// Those of them that one user sent: a group's changes at most.
+pub const MAX_JOINING_BYTES_OF_ONE: usize = stvor_protocol::group::limits::MAX_CHANGES_BYTES;
+
+/// Groups that do not have us in them so far, of one user.
+pub const MAX_JOINING_OF_ONE: usize = 64;
+
+/// Receipts are sent in groups of up to so many members: each costs a message for every message.
+pub const MAX_RECEIPTED_GROUP: usize = 128;
 
 /// How long an instance of a shared store may be silent before others take over what it did.
 pub const INSTANCE_LEASE: Duration = Duration::from_secs(10);

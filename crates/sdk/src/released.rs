@@ -46,6 +46,7 @@ fn rows_of_version_1_read_and_are_written_as_they_were() {
         repairs: 2,
         queued: 4,
         identity: Some([9; 65]),
+        from: None,
     };
     assert_eq!(hex(&row.encode()), message);
     assert_eq!(MessageRow::decode(&bytes(&message)), Ok(row));

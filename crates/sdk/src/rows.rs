@@ -25,6 +25,13 @@ fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {
     }
 }
 
+fn read_user(input: &mut Reader<'_>) -> Result<UserId, CodecError> {
+    core::str::from_utf8(input.bytes(stvor_base::address::MAX_USER_ID_BYTES)?)
+        .ok()
+        .and_then(|name| UserId::from_canonical(name).ok())
+        .ok_or(CodecError::Value)
+}
+
 /// Names one message within a conversation, the same at both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -103,7 +110,12 @@ pub(crate) struct MessageRow {
     pub(crate) queued: u64,
     /// Outgoing: the user key that it was encrypted to; only that one can have it repaired.
     pub(crate) identity: Option<[u8; PUBLIC_KEY_BYTES]>,
+    /// Incoming, in a group: who sent it.
+    pub(crate) from: Option<UserId>,
 }
+
+/// Of message rows that name a sender.
+const MESSAGE_FROM: u8 = 2;
 
 fn state_byte(state: DeliveryState) -> u8 {
     match state {
@@ -140,7 +152,7 @@ impl MessageRow {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(128 + self.content.as_bytes().len());
-        out.u8(VERSION)
+        out.u8(if self.from.is_some() { MESSAGE_FROM } else { VERSION })
             .u8(u8::from(self.direction == Direction::Out))
             .u8(self.content.tag())
             .bytes(self.content.as_bytes())
@@ -155,12 +167,19 @@ impl MessageRow {
             .u64(self.queued)
             .bytes(self.msg_id.as_ref().map_or(&[][..], |id| id.as_bytes()))
             .bytes(self.identity.as_ref().map_or(&[][..], |key| key));
+        if let Some(from) = &self.from {
+            out.bytes(from.as_str().as_bytes());
+        }
         out.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
+        let named = match input.u8()? {
+            VERSION => false,
+            MESSAGE_FROM => true,
+            other => return Err(CodecError::Version(other)),
+        };
         let direction = if input.bool()? { Direction::Out } else { Direction::In };
         let tag = input.u8()?;
         let content = Content::decode(tag, input.bytes(MAX_BODY)?)?;
@@ -181,6 +200,7 @@ impl MessageRow {
             [] => None,
             key => Some(key.try_into().map_err(|_| CodecError::Length)?),
         };
+        let from = if named { Some(read_user(&mut input)?) } else { None };
         input.finish()?;
         Ok(Self {
             direction,
@@ -196,6 +216,7 @@ impl MessageRow {
             repairs,
             queued,
             identity,
+            from,
         })
     }
 }
@@ -313,10 +334,7 @@ impl PeerRow {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
         version(&mut input)?;
-        let user = core::str::from_utf8(input.bytes(stvor_base::address::MAX_USER_ID_BYTES)?)
-            .ok()
-            .and_then(|name| UserId::from_canonical(name).ok())
-            .ok_or(CodecError::Value)?;
+        let user = read_user(&mut input)?;
         let blocked = input.bool()?;
         let retention = if input.bool()? { Some(input.u64()?) } else { None };
         input.finish()?;
@@ -470,6 +488,7 @@ mod tests {
             repairs: 2,
             queued: 4,
             identity: Some([9; 65]),
+            from: None,
         }
     }
 

@@ -228,3 +228,99 @@ async fn what_can_not_be_done_says_why() {
     app.close().await.unwrap();
     relay.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_a_history_and_says_who_has_what_was_said() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    let bob = app.connect("bob").await.unwrap();
+    let carol = app.connect("carol").await.unwrap();
+    let mut bob_events = bob.events();
+    let mut alice_events = alice.events();
+    let group = alice.create_group("g", ["bob", "carol"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    let first = group.send("buy milk").await.unwrap();
+    let mut inbox = bob.messages();
+    assert_eq!(text(&mut inbox).await.1, "buy milk");
+    at_bob.send("and bread").await.unwrap();
+    assert_eq!(text(&mut alice.messages()).await.1, "and bread");
+    drop(carol);
+
+    let page = group.history().load().await.unwrap();
+    let said: Vec<_> = page
+        .messages
+        .iter()
+        .map(|one| (one.peer.as_str(), one.direction.name(), one.content.as_text().unwrap()))
+        .collect();
+    assert_eq!(said, [("bob", "in", "and bread"), ("alice", "out", "buy milk")]);
+    assert!(page.messages.iter().all(|one| one.group == Some(group.id())));
+    let older = at_bob.history().limit(1).load().await.unwrap();
+    assert_eq!(older.messages[0].peer.as_str(), "bob", "ours");
+    let older = at_bob.history().before(older.before).load().await.unwrap();
+    assert_eq!((older.messages[0].peer.as_str(), older.before), ("alice", None));
+    let found = at_bob.history().containing("MILK").load().await.unwrap();
+    assert_eq!(found.messages.len(), 1);
+    assert!(alice.history("bob").load().await.unwrap().messages.is_empty(), "it was said in the group");
+
+    let has = async |wanted: stvor::DeliveryState, count: usize| {
+        soon(async {
+            loop {
+                let receipts = group.receipts(first).await.unwrap();
+                if receipts.iter().filter(|one| one.state >= wanted).count() == count {
+                    return receipts;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    };
+    let receipts = has(stvor::DeliveryState::Delivered, 2).await;
+    assert_eq!(receipts.iter().map(|one| one.user.as_str()).collect::<Vec<_>>(), ["bob", "carol"]);
+    at_bob.mark_read("alice", &[first]).await.unwrap();
+    let receipts = has(stvor::DeliveryState::Read, 1).await;
+    assert_eq!(receipts[0].state, stvor::DeliveryState::Read);
+    event(&mut alice_events, |event| match event {
+        Event::GroupReceipt { peer, ids, state: stvor::DeliveryState::Read, .. } => {
+            assert_eq!((peer.as_str(), ids), ("bob", vec![first]));
+            Some(())
+        }
+        _ => None,
+    })
+    .await;
+    assert!(at_bob.receipts(first).await.unwrap().is_empty(), "it is not his");
+
+    assert_eq!(code(at_bob.delete().await), "INVALID_CONFIG");
+    at_bob.leave().await.unwrap();
+    at_bob.delete().await.unwrap();
+    assert_eq!(code(at_bob.info().await), "GROUP_NOT_FOUND");
+    assert!(at_bob.history().load().await.unwrap().messages.is_empty());
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_missed_a_removal_learns_of_it_from_the_next_message() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let alice = app.connect("alice").await.unwrap();
+    let bob = app.connect("bob").await.unwrap();
+    let carol = app.connect("carol").await.unwrap();
+    let (mut bob_events, mut carol_events) = (bob.events(), carol.events());
+    let group = alice.create_group("g", ["bob", "carol", "alice"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    joined(&carol, &mut carol_events).await;
+    // Carol blocks Alice, so what Alice changes does not reach her.
+    carol.block("alice").await.unwrap();
+    app.connect("dave").await.unwrap();
+    group.add(["dave"]).await.unwrap();
+    group.remove("dave").await.unwrap();
+    group.rename("after").await.unwrap();
+    agree(&[&group, &at_bob]).await;
+    at_bob.send("hello").await.unwrap();
+    let at_carol = carol.group(group.id()).await.unwrap();
+    agree(&[&group, &at_bob, &at_carol]).await;
+    assert_eq!(at_carol.name().await.unwrap(), "after");
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}

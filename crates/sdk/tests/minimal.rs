@@ -121,6 +121,28 @@ async fn two_clients_talk_and_are_told_that_nothing_is_kept() {
 }
 
 #[tokio::test]
+async fn a_group_talks_over_it_also_with_a_member_who_was_away() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let app = |user: &str| builder(&url).data_dir(directory.path().join(user)).open();
+    let (hers, his) = (app("alice").await.unwrap(), app("bob").await.unwrap());
+    let alice = hers.connect("alice").await.unwrap();
+    let bob = his.connect("bob").await.unwrap();
+    let group = alice.create_group("g", ["bob"]).await.unwrap();
+    group.send("one").await.unwrap();
+    assert_eq!(text(&bob).await, "one");
+    bob.group(group.id()).await.unwrap().send("two").await.unwrap();
+    assert_eq!(text(&alice).await, "two");
+    bob.close().await;
+    relay.clients.lock().unwrap().remove("bob");
+    group.rename("h").await.unwrap();
+    group.send("three").await.unwrap();
+    let bob = his.connect("bob").await.unwrap();
+    assert_eq!(text(&bob).await, "three");
+    assert_eq!(bob.group(group.id()).await.unwrap().name().await.unwrap(), "h");
+}
+
+#[tokio::test]
 async fn what_was_sent_to_somebody_who_was_away_comes_when_they_are_back_once_and_in_order() {
     let (relay, url) = minimal(Relay::default()).await;
     let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! A change of a group's membership: who made it, what it builds on, what it does.
 //!
 //! ```text
-//! change    = u8 1 | u8 suite | lp(app id) | group id [16] | u64 epoch
+//! change    = u8 version, 2 (1: by the rule of hashes) | u8 suite | lp(app id) | group id [16] | u64 epoch
 //!           | u8 number of parents | parents [32] each, ascending
 //!           | u64 created | lp(author's device list) | its signature [64] | u32 author's device | u8 kind | body
 //! create  1   nonce [16] | lp(name) | members       the group id is zeros; no parents; epoch 0
@@ -28,7 +28,10 @@ use crate::error::ProtocolError;
 use crate::identity::Identity;
 use crate::profile::active::{PUBLIC_KEY, PublicKey, SIGNATURE, SUITE, label};
 
-const VERSION: u8 = 1;
+/// Of changes of groups that are made now. Those of groups that were made with version 1 keep it.
+const VERSION: u8 = 2;
+/// Of records.
+const RECORD: u8 = 1;
 
 /// The name of a change: a hash of its bytes.
 pub type ChangeHash = [u8; 32];
@@ -74,6 +77,8 @@ pub struct SignedChangeIn {
 /// A change whose form and signatures were checked. Whether its author was a member is for the group to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// All changes of a group have that of its creation.
+    pub(crate) version: u8,
     pub(crate) hash: ChangeHash,
     pub(crate) group: GroupId,
     pub(crate) epoch: u64,
@@ -90,6 +95,8 @@ pub(crate) struct Base {
     pub(crate) group: GroupId,
     pub(crate) epoch: u64,
     pub(crate) parents: Vec<ChangeHash>,
+    /// `None` for a creation.
+    pub(crate) version: Option<u8>,
 }
 
 /// Whether a group may be called that: 1 to 256 bytes without control characters.
@@ -108,7 +115,7 @@ impl Change {
     ) -> Result<Self, ProtocolError> {
         let list = identity.signed_list();
         let mut out = Writer::with_capacity(512 + list.bytes.len());
-        out.u8(VERSION)
+        out.u8(base.version.unwrap_or(VERSION))
             .u8(SUITE)
             .bytes(identity.app().as_str().as_bytes())
             .raw(base.group.as_bytes())
@@ -237,6 +244,7 @@ fn read_name(input: &mut Reader<'_>) -> Result<String, CodecError> {
 
 /// The fields of a change, read and not judged.
 struct Fields {
+    version: u8,
     group: GroupId,
     epoch: u64,
     parents: Vec<ChangeHash>,
@@ -251,10 +259,10 @@ const MAX_LIST: usize = 1_024 + MAX_DEVICES * (4 + 2 * PUBLIC_KEY);
 
 fn decode(bytes: &[u8], app: &AppId) -> Result<Fields, CodecError> {
     let mut input = Reader::new(bytes);
-    match input.u8()? {
-        VERSION => {}
+    let version = match input.u8()? {
+        known @ 1..=VERSION => known,
         other => return Err(CodecError::Version(other)),
-    }
+    };
     if input.u8()? != SUITE || input.bytes(stvor_base::address::MAX_APP_ID_BYTES)? != app.as_str().as_bytes()
     {
         return Err(CodecError::Value);
@@ -282,7 +290,14 @@ fn decode(bytes: &[u8], app: &AppId) -> Result<Fields, CodecError> {
     if creates != first || !creates && (parents.is_empty() || epoch == 0) {
         return Err(CodecError::Value);
     }
-    Ok(Fields { group, epoch, parents, created, list, device, action })
+    Ok(Fields { version, group, epoch, parents, created, list, device, action })
+}
+
+fn of_form(error: CodecError) -> ProtocolError {
+    match error {
+        CodecError::Version(version) => ProtocolError::TooNew { what: "group change", version },
+        _ => ProtocolError::BadChange("it is malformed"),
+    }
 }
 
 impl SignedChangeIn {
@@ -296,10 +311,7 @@ impl SignedChangeIn {
         if self.bytes.len() > MAX_CHANGE {
             return Err(refused("it is too large"));
         }
-        let fields = decode(&self.bytes, app).map_err(|error| match error {
-            CodecError::Version(version) => ProtocolError::TooNew { what: "group change", version },
-            _ => refused("it is malformed"),
-        })?;
+        let fields = decode(&self.bytes, app).map_err(of_form)?;
         let user = stvor_base::devices::DeviceList::decode(&fields.list.bytes)
             .map_err(|_| refused("its device list is malformed"))?
             .user;
@@ -323,6 +335,7 @@ impl SignedChangeIn {
             _ => fields.group,
         };
         Ok(Change {
+            version: fields.version,
             hash,
             group,
             epoch: fields.epoch,
@@ -335,6 +348,18 @@ impl SignedChangeIn {
         })
     }
 
+    /// Its hash and what it builds on, if its form is right. Nothing else of it is checked.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadChange`], [`ProtocolError::TooNew`].
+    pub fn outline(&self, app: &AppId) -> Result<(ChangeHash, Vec<ChangeHash>), ProtocolError> {
+        if self.bytes.len() > MAX_CHANGE {
+            return Err(ProtocolError::BadChange("it is too large"));
+        }
+        let fields = decode(&self.bytes, app).map_err(of_form)?;
+        Ok((sha256(&[label::GROUP_CHANGE, &self.bytes]), fields.parents))
+    }
+
     /// A change that was checked before it was stored.
     pub(crate) fn trusted(self, app: &AppId) -> Result<Change, CodecError> {
         let fields = decode(&self.bytes, app)?;
@@ -345,6 +370,7 @@ impl SignedChangeIn {
             _ => fields.group,
         };
         Ok(Change {
+            version: fields.version,
             hash,
             group,
             epoch: fields.epoch,
@@ -370,7 +396,7 @@ impl SignedChangeIn {
 
     pub(crate) fn to_record(&self) -> SecretBytes {
         let mut out = Writer::with_capacity(1 + 4 + self.bytes.len() + SIGNATURE);
-        out.u8(VERSION);
+        out.u8(RECORD);
         self.write(&mut out);
         out.finish().into()
     }
@@ -378,7 +404,7 @@ impl SignedChangeIn {
     pub(crate) fn from_record(record: &SecretBytes) -> Result<Self, CodecError> {
         let mut input = Reader::new(record.expose());
         match input.u8()? {
-            VERSION => {}
+            RECORD => {}
             other => return Err(CodecError::Version(other)),
         }
         let change = Self::read(&mut input)?;

@@ -8,6 +8,7 @@
 //! want        3   group id [16] | u8 count | hashes [32] of changes that are here, ascending
 //! want key    4   chain id [16] | u8 count | u32 counters, ascending
 //! again       5   group id [16] | content id [16] | u64 sent at | u8 kind | bytes
+//! again at    6   chain id [16] | u32 counter | then as again
 //! ```
 //!
 //! [`ContentKind::Group`]: crate::ContentKind::Group
@@ -38,11 +39,21 @@ pub struct SenderKeyIn {
     pub(crate) signing: [u8; PUBLIC_KEY],
 }
 
+impl SenderKeyIn {
+    /// The name of the chain.
+    #[must_use]
+    pub fn chain(&self) -> &ChainId {
+        &self.chain
+    }
+}
+
 /// A message of a group that is sent again to one member who could not read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Again {
     /// The group.
     pub group: GroupId,
+    /// Where it stood when it was sent to all: what waits for its key waits no more.
+    pub place: Option<(ChainId, u32)>,
     /// The content, as it was sent to all.
     pub content: ContentId,
     /// When that was.
@@ -105,7 +116,12 @@ impl GroupContent {
             }
             Self::Again(again) => {
                 let mut whole = Writer::with_capacity(64 + again.body.len());
-                whole.u8(VERSION).u8(5).raw(again.group.as_bytes()).raw(again.content.as_bytes());
+                whole.u8(VERSION);
+                match &again.place {
+                    None => whole.u8(5),
+                    Some((chain, counter)) => whole.u8(6).raw(chain).u32(*counter),
+                };
+                whole.raw(again.group.as_bytes()).raw(again.content.as_bytes());
                 whole.u64(again.sent_at.as_millis()).u8(again.kind).raw(&again.body);
                 return whole.finish().into();
             }
@@ -163,7 +179,11 @@ impl GroupContent {
                 }
                 Self::WantKey(chain, counters)
             }
-            5 => {
+            kind @ 5..=6 => {
+                let place = match kind {
+                    5 => None,
+                    _ => Some((*input.array()?, input.u32()?)),
+                };
                 let group = group(&mut input)?;
                 let content = ContentId::from_bytes(*input.array()?);
                 let sent_at = Timestamp::from_millis(input.u64()?);
@@ -172,7 +192,7 @@ impl GroupContent {
                 if body.len() > MAX_PLAINTEXT {
                     return Err(CodecError::Length);
                 }
-                Self::Again(Again { group, content, sent_at, kind, body: body.to_vec() })
+                Self::Again(Again { group, place, content, sent_at, kind, body: body.to_vec() })
             }
             _ => return Err(CodecError::Value),
         };

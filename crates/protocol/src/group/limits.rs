@@ -12,8 +12,17 @@ pub const MAX_CHANGE: usize = 48 * 1024;
 /// Changes that one change builds on. More concurrent ones than this are joined by several changes.
 pub const MAX_PARENTS: usize = 16;
 
-/// Changes of one group: a change costs at most this many comparisons. Past it a new group has to be made.
+/// Changes of one group: what one costs rises with how many are concurrent to it. Past it a new group has to be made.
 pub const MAX_CHANGES: usize = 4_096;
+
+/// Bytes of the changes of one group: they are in memory, and are sent to whoever joins. 4,096 usual ones are 3 MiB.
+pub const MAX_CHANGES_BYTES: usize = 16 * 1024 * 1024;
+
+/// Removals of one author past [`MAX_CHANGES`]: who fills a group with changes can be put out, and can not fill this.
+pub const MAX_LATE_REMOVALS: usize = 64;
+
+/// States of a group that are remembered, so that who is behind is told from who is ahead.
+pub const MAX_PAST_STATES: usize = 64;
 
 /// Bytes of a group's name.
 pub const MAX_NAME: usize = 256;

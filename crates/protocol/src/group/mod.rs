@@ -2,7 +2,7 @@
 //!
 //! A [`Group`] holds the signed changes of one group and our own chain; [`PeerChain`] reads what another member's device
 //! sent. Members tell one another changes and chains over their sessions ([`GroupContent`]); a message is one blob for all
-//! of them ([`GroupIncoming`]). The rules that make members agree are those of `history`, and every bound stands in
+//! of them ([`GroupIncoming`]). The rules that make members agree are those of `rules`, and every bound stands in
 //! [`limits`].
 //!
 //! - A member sends with a chain of its own. Whoever lacks it gets it, at the counter where it stands, over a session and
@@ -17,9 +17,10 @@ mod history;
 pub mod limits;
 mod message;
 mod receiver;
+mod rules;
 mod sender;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use stvor_base::{AppId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
@@ -52,6 +53,8 @@ pub struct Group {
     recipients: Recipients,
     /// Everybody has our chain and nobody else: so it was when we last sent, and nothing changed since.
     settled: bool,
+    /// The last states that were, as far as memory goes back.
+    past: VecDeque<[u8; 32]>,
 }
 
 impl core::fmt::Debug for Group {
@@ -123,6 +126,7 @@ impl Group {
             chain: None,
             recipients: Recipients::default(),
             settled: false,
+            past: VecDeque::new(),
         }
     }
 
@@ -143,7 +147,7 @@ impl Group {
         rng.fill(&mut nonce)?;
         let us = Member { user: identity.user().clone(), key: *identity.user_key() };
         let action = Action::Create { name: name.to_owned(), members: vec![us], nonce };
-        let base = Base { group: GroupId::from_bytes([0; 16]), epoch: 0, parents: Vec::new() };
+        let base = Base { group: GroupId::from_bytes([0; 16]), epoch: 0, parents: Vec::new(), version: None };
         let change = Change::sign(identity, &base, (action, now), rng)?;
         let mut group = Self::empty(identity, change.group);
         let signed = change.signed.clone();
@@ -195,14 +199,10 @@ impl Group {
         }
         // Each was taken in after what it builds on, so by epoch each finds its parents.
         changes.sort_by_key(|change| (change.epoch, change.hash));
-        for change in changes {
-            if change.group != id {
-                return Err(ProtocolError::BadRecord("group change"));
-            }
-            let before =
-                group.history.before(&change.parents).ok_or(ProtocolError::BadRecord("group change"))?;
-            group.history.push(change, before);
+        if changes.iter().any(|change| change.group != id) {
+            return Err(ProtocolError::BadRecord("group change"));
         }
+        group.history.extend(changes).ok_or(ProtocolError::BadRecord("group change"))?;
         group.state = state_hash(id, &group.history.heads());
         Ok(group)
     }
@@ -270,6 +270,13 @@ impl Group {
         &self.state
     }
 
+    /// Whether this is the state of the group, or was one of the last 64: if not, who names it knows what we do not, or the
+    /// other way round.
+    #[must_use]
+    pub fn has_been(&self, state: &[u8; 32]) -> bool {
+        self.state == *state || self.past.contains(state)
+    }
+
     /// The changes that nothing builds on: the first 16 of them by hash.
     #[must_use]
     pub fn heads(&self) -> Vec<ChangeHash> {
@@ -293,6 +300,13 @@ impl Group {
     #[must_use]
     pub fn beyond(&self, known: &[ChangeHash]) -> Vec<SignedChangeIn> {
         self.history.beyond(known).map(|change| change.signed.clone()).collect()
+    }
+
+    /// As [`Self::beyond`], for somebody who was put out: the removals of them, and what these build on. What the group
+    /// became after that is not for them. Empty for whom no change removes.
+    #[must_use]
+    pub fn until_removal(&self, user: &UserId, known: &[ChangeHash]) -> Vec<SignedChangeIn> {
+        self.history.until_removal(user, known).map(|change| change.signed.clone()).collect()
     }
 
     /// Changes the group.
@@ -330,7 +344,7 @@ impl Group {
         }
         let parents = self.heads();
         let epoch = self.history.epoch_of(&parents).unwrap_or(0).saturating_add(1);
-        let base = Base { group: self.id, epoch, parents };
+        let base = Base { group: self.id, epoch, parents, version: self.history.version() };
         let change = Change::sign(identity, &base, (action, now), rng)?;
         let signed = change.signed.clone();
         let mut applied = self.apply(change)?;
@@ -342,8 +356,8 @@ impl Group {
     ///
     /// # Errors
     /// [`ProtocolError::ChangeEarly`] when it builds on a change that is not here; [`ProtocolError::BadChange`] when it is of
-    /// another group, its epoch is wrong, or its author was no member by what it builds on; [`ProtocolError::GroupFull`]
-    /// past 1,000 members or 4,096 changes.
+    /// another group, its epoch is wrong, or its author, or whom it removes, was no member by what it builds on; [`ProtocolError::GroupFull`]
+    /// past 1,000 members, 4,096 changes or 16 MiB of them; of removals each author has some left past that.
     pub fn apply(&mut self, change: Change) -> Result<Applied, ProtocolError> {
         let refused = ProtocolError::BadChange;
         if change.group != self.id {
@@ -353,10 +367,11 @@ impl Group {
         if self.history.has(&change.hash) {
             return Ok(nothing);
         }
-        if self.history.len() >= limits::MAX_CHANGES {
-            return Err(ProtocolError::GroupFull { what: "changes", limit: limits::MAX_CHANGES });
-        }
+        self.has_room(&change)?;
         let before = self.history.before(&change.parents).ok_or(ProtocolError::ChangeEarly)?;
+        if self.history.version().is_some_and(|version| version != change.version) {
+            return Err(refused("its version is not that of its group"));
+        }
         let expected = self.history.epoch_of(&change.parents).map_or(0, |epoch| epoch.saturating_add(1));
         if change.epoch != expected {
             return Err(refused("its epoch is not the next one"));
@@ -366,6 +381,12 @@ impl Group {
             // Its hash is the group's id, so there is no other.
         } else if outcome.members.get(&change.author.user) != Some(&change.author_key) {
             return Err(refused("its author is not a member by what it builds on"));
+        }
+        if let Action::Remove(user) = &change.action
+            && change.version > 1
+            && !outcome.members.contains_key(user)
+        {
+            return Err(refused("whom it removes is not a member by what it builds on"));
         }
         if let Action::Add(members) = &change.action {
             let new = members.iter().filter(|member| !outcome.members.contains_key(&member.user)).count();
@@ -381,9 +402,44 @@ impl Group {
         );
         self.history.push(change, before);
         self.settled = false;
+        self.past.truncate(limits::MAX_PAST_STATES - 1);
+        self.past.push_front(self.state);
         self.state = state_hash(self.id, &self.history.heads());
         let new = &self.history.outcome().members;
-        Ok(Applied { new: true, joined: missing(new, &old), gone: missing(&old, new), effects })
+        let (joined, gone) = (missing(new, &old), missing(&old, new));
+        if gone.contains(&self.own) && self.chain.take().is_some() {
+            // Others destroy it when they learn of this; should we come back they are given another one.
+            effects.delete(RecordKey::of_group(RecordKind::OwnChain, self.id, &[]));
+        }
+        Ok(Applied { new: true, joined, gone, effects })
+    }
+
+    /// Whether one more change fits in. Whoever fills a group up can be put out all the same: past the bound each author has
+    /// some removals left.
+    fn has_room(&self, change: &Change) -> Result<(), ProtocolError> {
+        let full = |what, limit| Err(ProtocolError::GroupFull { what, limit });
+        let removal = matches!(change.action, Action::Remove(_));
+        let bytes = self.history.bytes() + change.signed.bytes.len();
+        if !removal && bytes > limits::MAX_CHANGES_BYTES {
+            return full("bytes of changes", limits::MAX_CHANGES_BYTES);
+        }
+        if self.history.len() < limits::MAX_CHANGES && bytes <= limits::MAX_CHANGES_BYTES {
+            return Ok(());
+        }
+        let theirs = self
+            .history
+            .changes()
+            .filter(|known| {
+                known.author.user == change.author.user && matches!(known.action, Action::Remove(_))
+            })
+            .count();
+        if !removal || theirs >= limits::MAX_LATE_REMOVALS {
+            return full("changes", limits::MAX_CHANGES);
+        }
+        if self.history.len() >= 2 * limits::MAX_CHANGES {
+            return full("changes", 2 * limits::MAX_CHANGES);
+        }
+        Ok(())
     }
 
     /// Whether the chain that we have may go on: everybody who has it is still a member.

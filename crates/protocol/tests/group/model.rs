@@ -245,6 +245,13 @@ impl World {
                     !early
                 }
                 GroupContent::SenderKey(key) => {
+                    let Some(group) = &party.group else { return false };
+                    if !group.admits(sender.user(), sender.user_key()) {
+                        // Of somebody who was let in by a change that is under way it waits, of others it is refused.
+                        let behind = key.heads.iter().any(|head| !group.knows(head));
+                        party.refused += u32::from(!behind);
+                        return !behind;
+                    }
                     let introduction = Introduction { sender: sender.address(), user_key: sender.user_key() };
                     let rows = party.rows.load(&introduction.needs(&key));
                     let effects = introduction.accept(&key, &rows).unwrap();

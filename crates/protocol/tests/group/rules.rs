@@ -146,40 +146,129 @@ fn what_a_void_change_let_in_can_change_nothing() {
 }
 
 #[test]
-fn of_two_who_remove_each_other_the_smaller_hash_wins() {
-    let [ann, bob] = ["ann", "bob"].map(identity);
-    let (mut ann_won, mut bob_won) = (false, false);
-    for _ in 0..64 {
+fn of_two_who_remove_each_other_the_more_senior_stays() {
+    let [ann, bob, cat] = ["zoe", "bob", "cat"].map(identity);
+    // Often enough for either hash to be the smaller one.
+    for _ in 0..16 {
         let mut a = View::create(&ann);
         a.add(&[&bob]);
-        let mut b = a.copy(&bob);
-        let by_ann = a.change(Action::Remove(bob.user().clone())).validate(&app()).unwrap();
-        let by_bob = b.change(Action::Remove(ann.user().clone())).validate(&app()).unwrap();
-        a.tell(&mut b);
+        a.add(&[&cat]);
+        let (mut b, mut c) = (a.copy(&bob), a.copy(&cat));
+        let _ = b.change(Action::Remove(ann.user().clone()));
+        let _ = c.change(Action::Remove(bob.user().clone()));
+        let _ = a.change(Action::Remove(bob.user().clone()));
         b.tell(&mut a);
-        let winner = if by_ann.hash() < by_bob.hash() { "ann" } else { "bob" };
-        assert_eq!((a.users(), b.users()), (vec![winner.to_owned()], vec![winner.to_owned()]));
-        ann_won |= winner == "ann";
-        bob_won |= winner == "bob";
+        c.tell(&mut a);
+        assert_eq!(a.users(), ["cat", "zoe"]);
+        // Without the founder's word both are out: what bob did is no answer to what cat did.
+        b.tell(&mut c);
+        assert_eq!(c.users(), ["cat"]);
     }
-    assert!(ann_won && bob_won);
 }
 
 #[test]
-fn of_two_names_the_smaller_hash_wins_and_a_later_one_beats_both() {
+fn whom_somebody_let_in_can_not_undo_that_they_were_put_out() {
+    let [ann, bob, sock, late] = ["zoe", "bob", "abe", "abe2"].map(identity);
+    let mut a = View::create(&ann);
+    a.add(&[&bob]);
+    let mut b = a.copy(&bob);
+    b.add(&[&sock]);
+    b.tell(&mut a);
+    let _ = a.change(Action::Remove(bob.user().clone()));
+    // At the same time, or so they say: bob lets another one in, and both of his put the founder out.
+    b.add(&[&late]);
+    let mut puppet = b.copy(&late);
+    let _ = puppet.change(Action::Remove(ann.user().clone()));
+    let mut member = a.copy(&sock);
+    member.group = Group::join(&sock, a.group.id());
+    for change in b.group.changes().filter(|change| !matches!(change.action(), Action::Remove(_))) {
+        let _ = member.group.apply(change.clone()).unwrap();
+    }
+    let _ = member.change(Action::Remove(ann.user().clone()));
+    b.tell(&mut a);
+    puppet.tell(&mut a);
+    assert_eq!(a.users(), ["abe", "zoe"], "what the late one did is void");
+    member.tell(&mut a);
+    assert_eq!(a.users(), ["abe"], "a member may put the founder out; bob stays out all the same");
+}
+
+#[test]
+fn of_two_names_the_more_senior_author_wins_and_a_later_one_beats_both() {
+    let [ann, bob] = ["zoe", "bob"].map(identity);
+    for _ in 0..8 {
+        let mut a = View::create(&ann);
+        a.add(&[&bob]);
+        let mut b = a.copy(&bob);
+        let _ = a.change(Action::Rename("one".into()));
+        let _ = b.change(Action::Rename("two".into()));
+        a.tell(&mut b);
+        b.tell(&mut a);
+        assert_eq!((a.group.name(), b.group.name()), ("one", "one"));
+        let _ = b.change(Action::Rename("three".into()));
+        b.tell(&mut a);
+        assert_eq!(a.group.name(), "three");
+    }
+}
+
+#[test]
+fn who_was_put_out_is_told_of_that_and_of_nothing_after_it() {
+    let [ann, bob, cat] = ["ann", "bob", "cat"].map(identity);
+    let mut a = View::create(&ann);
+    a.add(&[&bob]);
+    let mut b = a.copy(&bob);
+    let known = a.group.heads();
+    let _ = a.change(Action::Remove(bob.user().clone()));
+    a.add(&[&cat]);
+    let _ = a.change(Action::Rename("secret".into()));
+    let told = a.group.until_removal(bob.user(), &known);
+    assert_eq!(told.len(), 1);
+    for change in told {
+        let _ = b.group.apply(change.validate(&app()).unwrap()).unwrap();
+    }
+    assert_eq!((b.users(), b.group.name()), (vec!["ann".to_owned()], "friends"));
+    assert!(a.group.until_removal(cat.user(), &known).is_empty());
+    assert!(a.group.until_removal(&user("nobody"), &[]).is_empty());
+}
+
+#[test]
+fn who_comes_back_gives_everybody_a_new_chain() {
     let [ann, bob] = ["ann", "bob"].map(identity);
     let mut a = View::create(&ann);
     a.add(&[&bob]);
     let mut b = a.copy(&bob);
-    let one = a.change(Action::Rename("one".into())).validate(&app()).unwrap();
-    let two = b.change(Action::Rename("two".into())).validate(&app()).unwrap();
+    let before = b.send(1);
+    let _ = a.change(Action::Remove(bob.user().clone()));
     a.tell(&mut b);
-    b.tell(&mut a);
-    let name = if one.hash() < two.hash() { "one" } else { "two" };
-    assert_eq!((a.group.name(), b.group.name()), (name, name));
-    let _ = a.change(Action::Rename("three".into()));
+    assert!(b.rows.0.keys().all(|key| key.kind != RecordKind::OwnChain), "its chain is destroyed");
+    a.add(&[&bob]);
     a.tell(&mut b);
-    assert_eq!(b.group.name(), "three");
+    b.group = b.rows.group(&bob, b.group.id());
+    let after = b.send(2);
+    assert_ne!(after.place.0, before.place.0);
+    a.introduce(&bob, &after);
+    assert!(a.read(&bob, &after.blob).is_ok());
+}
+
+#[test]
+fn a_group_holds_16_mib_of_changes() {
+    let ann = identity("ann");
+    let mut a = View::create(&ann);
+    let longest = |number: usize| Member { user: user(&format!("{number:0>256}")), key: *ann.user_key() };
+    let members: Vec<Member> = (0..limits::MAX_CHANGE_MEMBERS).map(longest).collect();
+    let mut bytes: usize = a.group.changes().map(|change| change.signed().bytes.len()).sum();
+    loop {
+        match a.group.change(&ann, (Action::Add(members.clone()), NOW), &mut rng()) {
+            Ok((made, _)) => bytes += made.change.bytes.len(),
+            Err(ProtocolError::GroupFull { what: "bytes of changes", limit }) => {
+                assert_eq!(limit, limits::MAX_CHANGES_BYTES);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(bytes <= limits::MAX_CHANGES_BYTES && bytes + limits::MAX_CHANGE > limits::MAX_CHANGES_BYTES);
+    // A small one still fits.
+    assert!(a.group.change(&ann, (Action::Rename("x".into()), NOW), &mut rng()).is_ok());
 }
 
 #[test]
@@ -418,6 +507,69 @@ fn a_group_takes_4096_changes() {
 }
 
 #[test]
+fn who_fills_a_group_with_changes_can_still_be_put_out() {
+    let [ann, bob] = ["ann", "bob"].map(identity);
+    let mut a = View::create(&ann);
+    a.add(&[&bob]);
+    let mut b = a.copy(&bob);
+    while b.group.change(&bob, (Action::Rename("flood".into()), NOW), &mut rng()).is_ok() {}
+    b.tell(&mut a);
+    assert!(a.group.change(&ann, (Action::Rename("x".into()), NOW), &mut rng()).is_err());
+    let mut saved = Rows::default();
+    saved.commit(b.group.save());
+    let rows: Vec<(RecordKind, stvor_crypto::SecretBytes)> =
+        saved.0.into_iter().map(|(key, value)| (key.kind, value.into())).collect();
+    for round in 0..=limits::MAX_LATE_REMOVALS {
+        // All on the same state: they are concurrent.
+        let mut view =
+            Group::load(&ann, a.group.id(), rows.iter().map(|(kind, row)| (*kind, row.duplicate()))).unwrap();
+        let now = stvor_base::Timestamp::from_millis(NOW.as_millis() + round as u64);
+        let (made, _) = view.change(&ann, (Action::Remove(bob.user().clone()), now), &mut rng()).unwrap();
+        let taken = a.group.apply(made.change.validate(&app()).unwrap());
+        if round < limits::MAX_LATE_REMOVALS {
+            assert!(taken.is_ok(), "{round}");
+            assert_eq!(a.users(), ["ann"]);
+        } else {
+            assert!(matches!(taken, Err(ProtocolError::GroupFull { what: "changes", .. })));
+        }
+    }
+    // Nobody removes who is not there, not even to fill this room.
+    let gone = b.group.change(&bob, (Action::Remove(user("nobody")), NOW), &mut rng());
+    assert!(matches!(gone, Err(ProtocolError::NotMember(_))));
+}
+
+#[test]
+fn a_chain_that_is_given_up_is_not_used_again() {
+    let [ann, bob] = ["ann", "bob"].map(identity);
+    let mut a = View::create(&ann);
+    a.add(&[&bob]);
+    let mut b = a.copy(&bob);
+    let first = a.send(1);
+    b.introduce(&ann, &first);
+    let effects = a.group.renew();
+    a.rows.commit(effects);
+    a.group = a.rows.group(&ann, a.group.id());
+    let second = a.send(2);
+    assert_ne!(first.place.0, second.place.0);
+    b.introduce(&ann, &second);
+    assert!(b.read(&ann, &second.blob).is_ok() && b.read(&ann, &first.blob).is_ok());
+}
+
+#[test]
+fn the_last_64_states_are_told_from_those_that_never_were() {
+    let ann = identity("ann");
+    let mut a = View::create(&ann);
+    let first = *a.group.state();
+    for number in 0..limits::MAX_PAST_STATES {
+        assert!(a.group.has_been(&first), "{number}");
+        let _ = a.change(Action::Rename(format!("n{number}")));
+    }
+    assert!(a.group.has_been(&first) && a.group.has_been(a.group.state()));
+    let _ = a.change(Action::Rename("one more".into()));
+    assert!(!a.group.has_been(&first) && !a.group.has_been(&[7; 32]));
+}
+
+#[test]
 fn a_change_builds_on_16_others_at_most() {
     let ann = identity("ann");
     let mut a = View::create(&ann);
@@ -515,6 +667,7 @@ fn a_group_message_holds_a_little_less_than_64_kib() {
     let of = |size: usize| Plaintext { body: vec![7; size].into(), ..text(1, "") };
     let whole = GroupContent::Again(Again {
         group: a.group.id(),
+        place: Some(([1; 16], 0)),
         content: of(0).content,
         sent_at: NOW,
         kind: 1,
@@ -534,19 +687,27 @@ fn what_members_say_reads_back_and_every_cut_is_refused() {
     let mut a = View::create(&ann);
     a.add(&[&bob]);
     let (key, _) = a.send(1).introduction.unwrap();
-    let again =
-        Again { group: a.group.id(), content: text(1, "").content, sent_at: NOW, kind: 1, body: vec![1] };
+    let again = Again {
+        group: a.group.id(),
+        place: None,
+        content: text(1, "").content,
+        sent_at: NOW,
+        kind: 1,
+        body: vec![1],
+    };
+    let placed = Again { place: Some(([4; 16], 9)), ..again.clone() };
     let bodies = [
         bodies_of(a.group.id(), a.group.beyond(&[])).remove(0),
         key,
         GroupContent::WantChanges(a.group.id(), a.group.heads()).encode(),
         GroupContent::WantKey([3; 16], vec![1, 5, 9]).encode(),
         GroupContent::Again(again.clone()).encode(),
+        GroupContent::Again(placed).encode(),
     ];
     for (place, body) in bodies.iter().enumerate() {
         assert_eq!(GroupContent::decode(body).unwrap().encode(), *body);
         // A message that is sent again ends where its body ends.
-        let cuts = if place == 4 { 0..body.len() - 1 } else { 0..body.len() };
+        let cuts = if place >= 4 { 0..body.len() - 1 } else { 0..body.len() };
         for length in cuts {
             let cut = GroupContent::decode(&body.expose()[..length].to_vec().into());
             assert!(cut.is_err(), "{place}: {length} bytes");

@@ -79,13 +79,18 @@ pub fn groups() -> Value {
 
 #[test]
 fn groups_have_the_frozen_bytes() {
-    recompute("groups.json", &groups());
+    recompute("groups-2.json", &groups());
 }
 
 /// From the page, not from the crate.
 #[test]
 fn a_group_message_is_read_as_the_specification_says() {
-    let file = frozen("groups.json");
+    for (version, name) in [(1, "groups.json"), (2, "groups-2.json")] {
+        reads_as_the_page_says(version, &frozen(name));
+    }
+}
+
+fn reads_as_the_page_says(version: u8, file: &Value) {
     let sender = &file["sender"];
     let (user_key, signing) = (bytes(&sender["user_public"]), bytes(&sender["signing_public"]));
     let lp = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
@@ -93,6 +98,7 @@ fn a_group_message_is_read_as_the_specification_says() {
     let mut head = [0; 32];
     for change in file["changes"].as_array().unwrap() {
         let made = bytes(&change["bytes"]);
+        assert_eq!(made[0], version);
         assert!(verifies(&signing, b"STVOR 1 P256 group change", &made, &bytes(&change["signature"])));
         head = sha256(&[b"STVOR 1 P256 group change", &made]);
         assert_eq!(head, array::<32>(&change["hash"]));
@@ -136,8 +142,13 @@ fn a_group_message_is_read_as_the_specification_says() {
 }
 
 #[test]
-fn the_crate_reads_the_frozen_group() {
-    let file = frozen("groups.json");
+fn the_crate_reads_the_frozen_groups() {
+    for name in ["groups.json", "groups-2.json"] {
+        reads(&frozen(name));
+    }
+}
+
+fn reads(file: &Value) {
     let zoe = zoe();
     let app = AppId::new(text(&file["app"])).unwrap();
     let id: GroupId = text(&file["group"]).parse().unwrap();

@@ -8,6 +8,7 @@
 //! kinds   = 1 identity record | 2 lp(user id) | pin record | 3 settings of a conversation
 //!         | 4 lp(user id) | place [24] | u8 expires? | u64 expiry | message record
 //!         | 5 lp(sort) | journal record | 6 lp(partition) | lp(sort) | group record
+//!         | 7 group id [16] | place [24] | u8 expires? | u64 expiry | message record
 //!         | 0 end: u64 number of entries before it
 //! ```
 //!
@@ -18,7 +19,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{AppId, DeviceId, Timestamp, UserId};
+use stvor_base::{AppId, DeviceId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 
 use super::error::BackupError;
@@ -65,6 +66,7 @@ pub(super) enum Entry {
     Message { peer: UserId, place: Place, expires: Option<Timestamp>, record: SecretBytes },
     Journal { sort: Vec<u8>, record: SecretBytes },
     Group { partition: Vec<u8>, sort: Vec<u8>, record: SecretBytes },
+    GroupMessage { group: GroupId, place: Place, expires: Option<Timestamp>, record: SecretBytes },
 }
 
 const END: u8 = 0;
@@ -135,6 +137,13 @@ impl Entry {
                 out.bytes(partition).bytes(sort).raw(record.expose());
                 6
             }
+            Self::GroupMessage { group, place, expires, record } => {
+                out.raw(group.as_bytes());
+                place.write(&mut out);
+                out.u8(u8::from(expires.is_some())).u64(expires.unwrap_or_default().as_millis());
+                out.raw(record.expose());
+                7
+            }
         };
         (kind, out.finish().into())
     }
@@ -162,6 +171,15 @@ impl Entry {
             6 => Self::Group {
                 partition: input.bytes(PART)?.to_vec(),
                 sort: input.bytes(PART)?.to_vec(),
+                record: SecretBytes::from_slice(input.rest()),
+            },
+            7 => Self::GroupMessage {
+                group: GroupId::from_bytes(*input.array()?),
+                place: Place::read(&mut input)?,
+                expires: {
+                    let (has, at) = (input.bool()?, input.u64()?);
+                    has.then_some(Timestamp::from_millis(at))
+                },
                 record: SecretBytes::from_slice(input.rest()),
             },
             _ => return Err(CodecError::Value),
@@ -336,6 +354,12 @@ mod tests {
             },
             Entry::Journal { sort: vec![1, 2], record: record() },
             Entry::Group { partition: vec![1], sort: vec![2], record: record() },
+            Entry::GroupMessage {
+                group: GroupId::from_bytes([3; 16]),
+                place: Place { order: 5, id: stvor_base::ContentId::from_bytes([6; 16]) },
+                expires: None,
+                record: record(),
+            },
         ]
     }
 

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use stvor_base::UserId;
+use stvor_base::{GroupId, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::recipients::Sealing;
 use stvor_protocol::{Identity, RecordKey};
@@ -245,6 +245,11 @@ async fn send_all(core: &Core, feed: &Feed, options: &BackupOptions) -> Result<O
                 return Ok(None);
             }
         }
+        let group = GroupId::try_from(id.as_slice()).map_err(Error::passed)?;
+        match group_history(core, feed, group).await? {
+            Some(messages) => counts.messages += messages,
+            None => return Ok(None),
+        }
     }
     Ok(Some(counts))
 }
@@ -258,6 +263,28 @@ async fn pin(core: &Core, feed: &Feed, user: &UserId) -> Result<bool> {
     match core.store.one(&key).await.map_err(Error::passed)? {
         Some(row) => Ok(put(feed, Entry::Pin { user: user.clone(), record: row.value }).await),
         None => Ok(true),
+    }
+}
+
+/// Sends what was said in a group, oldest first; the number of messages, `None` when the writer gave up.
+async fn group_history(core: &Core, feed: &Feed, group: GroupId) -> Result<Option<u64>> {
+    let mut scan = Scan::of(Table::History, keys::group_history(group)).limit(PAGE);
+    let mut sent = 0;
+    loop {
+        let page = core.store.scan(scan.clone()).await.map_err(Error::passed)?;
+        let next = page.rows.last().filter(|_| page.more).map(|last| last.key.sort.clone());
+        for row in page.rows {
+            let place = Place::from_bytes(&row.key.sort).map_err(Error::passed)?;
+            let entry = Entry::GroupMessage { group, place, expires: row.expires, record: row.value };
+            if !put(feed, entry).await {
+                return Ok(None);
+            }
+            sent += 1;
+        }
+        match next {
+            Some(last) => scan = scan.after(last),
+            None => return Ok(Some(sent)),
+        }
     }
 }
 

@@ -148,7 +148,7 @@ fn check(entry: &Entry) -> Result<(), &'static str> {
         Entry::Identity(record) => Identity::from_record(record).map(|_| ()).map_err(|_| "its identity"),
         Entry::Pin { record, .. } => Pin::from_record(record).map(|_| ()).map_err(|_| "a pinned identity"),
         Entry::Peer(record) => PeerRow::decode(record.expose()).map(|_| ()).map_err(|_| "a setting"),
-        Entry::Message { record, .. } => {
+        Entry::Message { record, .. } | Entry::GroupMessage { record, .. } => {
             MessageRow::decode(record.expose()).map(|_| ()).map_err(|_| "a message")
         }
         // Chains of sender keys have no place in a backup: they would be used twice.
@@ -223,7 +223,7 @@ async fn fill(store: &Sealed, config: &Config, (head, job): (&Head, &Job)) -> Re
     let mut restored =
         Restored { user: head.user.clone(), made_at: head.made, messages: 0, conversations: 0 };
     while let Some(entry) = entries.recv().await {
-        restored.messages += u64::from(matches!(entry, Entry::Message { .. }));
+        restored.messages += u64::from(matches!(entry, Entry::Message { .. } | Entry::GroupMessage { .. }));
         restored.conversations += u64::from(matches!(entry, Entry::Peer(_)));
         if filler.take(entry).await?
             && let Some(told) = &job.progress
@@ -287,6 +287,14 @@ impl Filler<'_> {
             Entry::Group { partition, sort, record } => {
                 let table = if partition == keys::GROUPS { Table::Settings } else { Table::Group };
                 self.put(Op::insert(Key::new(table, partition, sort), record));
+            }
+            Entry::GroupMessage { group, place, expires, record } => {
+                let row = MessageRow::decode(record.expose()).map_err(Error::passed)?;
+                if let Some(from) = &row.from {
+                    let mark = Op::put(keys::content(&address_of(from), place.id), place.to_bytes());
+                    self.put(mark.expiring(Timestamp::from_millis(place.order) + KEEP_CONTENT_IDS));
+                }
+                self.put(Op::insert(keys::group_message(group, place), record).expiring(expires));
             }
         }
         let full = self.changes.len() >= BATCH_OPS || self.size >= BATCH_BYTES;

@@ -1,6 +1,6 @@
 //! The task that keeps all groups of a client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use stvor_base::codec::CodecError;
 use stvor_base::{Address, GroupId, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::RecordKind;
-use stvor_protocol::group::{ChainId, Group as State};
-use stvor_store::{Scan, Table};
+use stvor_protocol::group::Group as State;
+use stvor_store::{RowVersion, Scan, Table};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,42 +17,38 @@ use tokio_util::sync::CancellationToken;
 use super::GroupInfo;
 use super::desk::{Desk, Order, Post};
 use super::rows::{self, GroupRow, PostRow};
+use super::waiting::{Asks, Came, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::limits;
 
-/// Mail that waits for something that has not come.
-pub(super) struct Parked {
-    pub(super) since: Instant,
-    pub(super) from: Address,
-    pub(super) lacks: Lacks,
-    /// Something came: it is judged again.
-    pub(super) again: bool,
+/// A group's row and its version.
+pub(super) struct Listed {
+    pub(super) row: GroupRow,
+    pub(super) version: RowVersion,
 }
 
-/// What mail waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Lacks {
-    /// The sender key of a message.
-    Key(ChainId, u32),
-    /// Changes of a group.
-    Changes(GroupId),
-    /// That we learn of the group.
-    Nothing,
+/// A group of which changes came and that does not have us in it so far.
+pub(super) struct Joining {
+    pub(super) group: State,
+    /// Who told us of it first.
+    pub(super) by: UserId,
+    /// Bytes of its changes.
+    pub(super) bytes: usize,
 }
-
-/// What was asked of, or answered to, whom.
-#[derive(PartialEq, Eq, Hash, Clone)]
-pub(super) struct Asked(pub(super) UserId, pub(super) Vec<u8>);
 
 pub(super) struct Actor {
     pub(super) core: Arc<Core>,
     pub(super) groups: HashMap<GroupId, State>,
-    /// Groups of which changes came and that do not have us in them so far: in memory only.
-    pub(super) joining: HashMap<GroupId, State>,
-    pub(super) parked: HashMap<u64, Parked>,
-    pub(super) asked: HashMap<Asked, (u32, Instant)>,
+    /// Of each group in memory, its row as it was read or written last.
+    pub(super) listed: HashMap<GroupId, Listed>,
+    /// In memory only.
+    pub(super) joining: HashMap<GroupId, Joining>,
+    pub(super) waiting: Waiting,
+    pub(super) asks: Asks,
+    /// Members who wrote in a state of their group that we do not know, and since when: of each the last one.
+    pub(super) ahead: HashMap<(GroupId, Address), ([u8; 32], Instant)>,
     pub(super) backlog: std::collections::VecDeque<Arc<Post>>,
     pub(super) rng: SystemRandom,
     /// What memory holds is what the store holds.
@@ -67,17 +63,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Runs until `stop`.
 pub(crate) async fn run(core: Weak<Core>, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
     let Some(core) = core.upgrade() else { return };
-    let mut actor = Actor {
-        core,
-        groups: HashMap::new(),
-        joining: HashMap::new(),
-        parked: HashMap::new(),
-        asked: HashMap::new(),
-        backlog: std::collections::VecDeque::new(),
-        rng: SystemRandom::new(),
-        loaded: false,
-        stalled: false,
-    };
+    let mut actor = Actor::new(core);
     if let Err(error) = actor.load().await {
         actor.core.hub.emit(Event::StoreFailing { code: error.code() });
     }
@@ -90,14 +76,21 @@ pub(crate) async fn run(core: Weak<Core>, mut orders: mpsc::Receiver<Order>, sto
     actor.take_mail().await;
     loop {
         let core = Arc::clone(&actor.core);
-        let busy = !actor.parked.is_empty() || !actor.backlog.is_empty() || !actor.loaded || actor.stalled;
+        let busy = !actor.waiting.is_empty()
+            || !actor.ahead.is_empty()
+            || !actor.backlog.is_empty()
+            || !actor.loaded
+            || actor.stalled;
         tokio::select! {
             () = stop.cancelled() => break,
             order = orders.recv() => match order {
                 Some(order) => actor.take_order(order).await,
                 None => break,
             },
-            () = core.groups.came.notified() => actor.take_mail().await,
+            () = core.groups.came.notified() => {
+                actor.take_over().await;
+                actor.take_mail().await;
+            }
             () = tokio::time::sleep(TICK), if busy => {
                 actor.work_off();
                 actor.ask_for_missing().await;
@@ -109,9 +102,26 @@ pub(crate) async fn run(core: Weak<Core>, mut orders: mpsc::Receiver<Order>, sto
 }
 
 impl Actor {
-    /// Reads all groups, in the place of what memory holds.
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            groups: HashMap::new(),
+            listed: HashMap::new(),
+            joining: HashMap::new(),
+            waiting: Waiting::default(),
+            asks: Asks::default(),
+            ahead: HashMap::new(),
+            backlog: std::collections::VecDeque::new(),
+            rng: SystemRandom::new(),
+            loaded: false,
+            stalled: false,
+        }
+    }
+
+    /// Reads what the store has and memory has not. On a shared store that is looked for each time: other instances change
+    /// groups too.
     pub(super) async fn load(&mut self) -> Result<()> {
-        if self.loaded {
+        if self.loaded && !self.core.instances.is_shared() {
             return Ok(());
         }
         let core = Arc::clone(&self.core);
@@ -120,49 +130,91 @@ impl Actor {
             .scan_all(Scan::of(Table::Settings, rows::GROUPS), 2 * limits::MAX_GROUPS)
             .await
             .map_err(Error::passed)?;
-        let mut groups = HashMap::new();
-        for row in listed {
-            let id = GroupId::try_from(row.key.sort.as_slice()).map_err(Error::passed)?;
-            GroupRow::decode(row.value.expose()).map_err(Error::passed)?;
-            // The list of whose chains are kept stands in the same partition.
-            let most = stvor_protocol::group::limits::MAX_CHANGES
-                + 16 * stvor_protocol::group::limits::MAX_MEMBERS
-                + 2;
-            let rows = store
-                .scan_all(Scan::of(Table::Group, id.as_bytes().as_slice()), most)
-                .await
-                .map_err(Error::passed)?;
-            let rows = rows.into_iter().filter_map(|row| {
-                let kind = match row.key.sort.first()? {
-                    0 => RecordKind::GroupChange,
-                    1 => RecordKind::OwnChain,
-                    2 => RecordKind::ChainRecipients,
-                    _ => return None,
-                };
-                Some((kind, row.value))
-            });
-            groups.insert(id, State::load(&core.identity, id, rows).map_err(Error::passed)?);
+        let mut there = HashSet::with_capacity(listed.len());
+        for found in listed {
+            let id = GroupId::try_from(found.key.sort.as_slice()).map_err(Error::passed)?;
+            there.insert(id);
+            let known = self.listed.get(&id).is_some_and(|listed| listed.version == found.version);
+            if known && self.groups.contains_key(&id) {
+                continue;
+            }
+            let row = GroupRow::decode(found.value.expose()).map_err(Error::passed)?;
+            let group = self.read(id).await?;
+            // What waited for the group may be judged by what another instance learnt.
+            self.waiting.came(&Came::Group(id));
+            self.groups.insert(id, group);
+            self.listed.insert(id, Listed { row, version: found.version });
         }
-        self.groups = groups;
-        self.joining.clear();
-        self.parked.values_mut().for_each(|parked| parked.again = true);
+        self.groups.retain(|id, _| there.contains(id));
+        self.listed.retain(|id, _| there.contains(id));
+        self.joining.retain(|id, _| !there.contains(id));
         self.loaded = true;
         Ok(())
     }
 
-    /// Posts that no lane had committed when the store was closed go on by themselves.
+    async fn read(&mut self, id: GroupId) -> Result<State> {
+        // The list of whose chains are kept stands in the same partition.
+        let most =
+            stvor_protocol::group::limits::MAX_CHANGES + 16 * stvor_protocol::group::limits::MAX_MEMBERS + 2;
+        let scan = Scan::of(Table::Group, id.as_bytes().as_slice());
+        let rows = self.core.store.scan_all(scan, most).await.map_err(Error::passed)?;
+        let rows = rows.into_iter().filter_map(|row| {
+            let kind = match row.key.sort.first()? {
+                0 => RecordKind::GroupChange,
+                1 => RecordKind::OwnChain,
+                2 => RecordKind::ChainRecipients,
+                _ => return None,
+            };
+            Some((kind, row.value))
+        });
+        State::load(&self.core.identity, id, rows).map_err(Error::passed)
+    }
+
+    /// Takes over what instances left that ended, once this one receives.
+    async fn take_over(&mut self) {
+        if !self.core.groups.has_changed() {
+            return;
+        }
+        // The numbers of mail may have been given anew.
+        self.waiting.clear();
+        self.joining.clear();
+        if let Err(error) = self.load_posts().await {
+            self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+    }
+
+    /// Posts that no lane had committed when the store was closed go on by themselves. On a shared store those of instances
+    /// that are there are theirs.
     async fn load_posts(&mut self) -> Result<()> {
         let core = Arc::clone(&self.core);
         let store = &core.store;
+        let shared = core.instances.is_shared();
+        if shared && !core.instances.receives() {
+            return Ok(());
+        }
         let rows = store
             .scan_all(Scan::of(Table::Outbox, rows::POSTS), 2 * limits::MAX_POSTS)
             .await
             .map_err(Error::passed)?;
-        let (mut bodies, mut posts) = (HashMap::new(), Vec::with_capacity(rows.len()));
+        let mut found = Vec::with_capacity(rows.len());
         for row in rows {
             let seq = row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
             let seq = seq.map_err(|_| Error::passed(CodecError::Length))?;
-            let post = PostRow::decode(row.value.expose()).map_err(Error::passed)?;
+            found.push((seq, PostRow::decode(row.value.expose()).map_err(Error::passed)?));
+        }
+        let present = match shared {
+            true => {
+                let owners: HashSet<_> = found.iter().filter_map(|(_, post)| post.owner).collect();
+                let owners: Vec<_> = owners.into_iter().collect();
+                crate::instances::Instances::present(store, &owners).await?
+            }
+            false => HashSet::new(),
+        };
+        found.retain(|(seq, post)| {
+            !core.groups.is_open(*seq) && !post.owner.is_some_and(|owner| present.contains(&owner))
+        });
+        let (mut bodies, mut posts) = (HashMap::new(), Vec::with_capacity(found.len()));
+        for (seq, post) in found {
             let body = match bodies.get(&post.body) {
                 Some(body) => Arc::clone(body),
                 None => {
@@ -192,26 +244,5 @@ impl Actor {
             epoch: group.epoch(),
             state,
         })
-    }
-
-    /// Whether something may be asked of, or answered to, a member once more.
-    pub(super) fn may(&mut self, what: Asked) -> bool {
-        let now = Instant::now();
-        if self.asked.len() >= limits::MAX_GROUP_MAIL {
-            self.asked.retain(|_, (_, at)| at.elapsed() < 60 * limits::GROUP_ASK_AGAIN);
-            if self.asked.len() >= limits::MAX_GROUP_MAIL {
-                return false;
-            }
-        }
-        let (count, at) = self.asked.entry(what).or_insert((0, now));
-        if *count > 0 && at.elapsed() >= 60 * limits::GROUP_ASK_AGAIN {
-            *count = 0;
-        }
-        if *count > 0 && (at.elapsed() < limits::GROUP_ASK_AGAIN || *count >= limits::MAX_GROUP_ASKS) {
-            return false;
-        }
-        *count += 1;
-        *at = now;
-        true
     }
 }

@@ -1,19 +1,22 @@
 //! Where lanes and the application hand things to the task that keeps groups, and where it hands things to lanes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stvor_base::devices::PUBLIC_KEY_BYTES;
 use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
-use stvor_crypto::SecretBytes;
+use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::Member;
 use stvor_store::{ChangeSet, Op, Scan, Sealed, Table};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::GroupInfo;
-use super::rows::{self, MailRow};
+use super::rows::{self, MailRow, PostKind};
+use super::{GroupInfo, MemberReceipt};
 use crate::content::Content;
+use crate::core::random;
 use crate::error::{Error, Result};
+use crate::instances::InstanceId;
 use crate::limits;
 
 type Answer<T> = oneshot::Sender<Result<T>>;
@@ -33,6 +36,12 @@ pub(crate) enum Order {
     Send(GroupId, (ContentId, Content), Answer<()>),
     Info(GroupId, Answer<GroupInfo>),
     List(Answer<Vec<GroupInfo>>),
+    /// Contents of a member were read.
+    MarkRead(GroupId, (UserId, Vec<ContentId>), Answer<()>),
+    /// How far a message of ours came.
+    Receipts(GroupId, ContentId, Answer<Vec<MemberReceipt>>),
+    /// We are not in it any more, and want to see nothing of it.
+    Delete(GroupId, Answer<()>),
     /// Gives up our sender keys, which an old copy of the store would use a second time.
     Renew(Answer<()>),
     /// Every post of a body went out.
@@ -44,6 +53,8 @@ pub(crate) struct Body {
     pub(super) seq: u64,
     pub(crate) bytes: SecretBytes,
     left: AtomicUsize,
+    /// Another instance has posts of it, too: its row stays until it expires.
+    elsewhere: AtomicBool,
 }
 
 /// A body on its way to one member's device.
@@ -52,16 +63,16 @@ pub(crate) struct Post {
     pub(crate) to: Address,
     /// Only to this identity.
     pub(crate) key: [u8; PUBLIC_KEY_BYTES],
-    /// Whether it is a message to all, which goes as it is.
-    pub(crate) blob: bool,
+    pub(crate) kind: PostKind,
     pub(crate) body: Arc<Body>,
     pub(crate) created_at: Timestamp,
 }
 
 /// The desk.
 pub(crate) struct Desk {
-    /// The store is shared: one task would have to keep its groups for all instances, and there is none.
     shared: bool,
+    /// Makes the numbers of instances that share a store different.
+    salt: u64,
     orders: mpsc::Sender<Order>,
     /// Lanes committed mail.
     pub(super) came: Notify,
@@ -73,6 +84,10 @@ pub(crate) struct Desk {
     bodies: AtomicU64,
     /// Posts that no lane has committed.
     pub(super) open_posts: AtomicUsize,
+    /// Their numbers.
+    open: Mutex<HashSet<u64>>,
+    /// Another instance ended, or this one receives from now on.
+    changed: AtomicBool,
 }
 
 async fn last(store: &Sealed, table: Table, partition: &[u8]) -> Result<u64> {
@@ -92,6 +107,7 @@ impl Desk {
             .map_err(Error::passed)?;
         let desk = Self {
             shared,
+            salt: u64::from(u32::from_be_bytes(random(&mut SystemRandom::new())?) >> 12),
             orders,
             came: Notify::new(),
             mail: AtomicU64::new(last(store, Table::Group, rows::MAIL).await?),
@@ -100,6 +116,8 @@ impl Desk {
             void: AtomicU64::new(0),
             bodies: AtomicU64::new(last(store, Table::Outbox, rows::BODIES).await?),
             open_posts: AtomicUsize::new(0),
+            open: Mutex::default(),
+            changed: AtomicBool::new(false),
         };
         Ok((desk, taken))
     }
@@ -107,20 +125,59 @@ impl Desk {
     /// Asks the task and waits for its answer.
     pub(super) async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T> {
         let closed = || Error::not_ready("it was closed");
-        if self.shared {
-            return Err(Error::config(
-                "groups are not kept in a store that several processes share; open this user on a store of one process",
-            ));
-        }
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
+    /// Reads how much mail waits and which number was the last: before this instance receives.
+    pub(crate) async fn count(&self, store: &Sealed) -> Result<()> {
+        let rows = store.scan_all(Scan::of(Table::Group, rows::MAIL), 2 * limits::MAX_GROUP_MAIL);
+        let rows = rows.await.map_err(Error::passed)?;
+        let last = rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok());
+        self.mail.fetch_max(last.map_or(0, u64::from_be_bytes), Ordering::Relaxed);
+        self.waiting.store(rows.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// This instance receives from now on, or another one ended: what it left is taken over.
+    pub(crate) fn take_over(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+        self.came.notify_one();
+    }
+
+    /// Whether it is so, once.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a post is on its way to a lane of this instance.
+    pub(super) fn is_open(&self, seq: u64) -> bool {
+        self.opened().contains(&seq)
+    }
+
+    /// Posts are on their way to lanes.
+    pub(super) fn open_all(&self, posts: &[Post]) {
+        self.open_posts.fetch_add(posts.len(), Ordering::Relaxed);
+        self.opened().extend(posts.iter().map(|post| post.seq));
+    }
+
+    /// The next number of a row. Instances that share a store number by the time, and not from the same place in a
+    /// millisecond: that two take one number is rare, and noticed, for a row is only ever inserted.
+    fn number(&self, sequence: &AtomicU64, now: Timestamp) -> u64 {
+        let least = if self.shared { now.as_millis().saturating_mul(1 << 20) | self.salt } else { 0 };
+        let next = |last: u64| last.saturating_add(1).max(least);
+        let last = sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_default())
+    }
+
     /// Gives up our sender keys, and returns when that is durable.
     pub(crate) async fn renew_chains(&self) -> Result<()> {
-        // There are no groups in a store that is shared.
-        if self.shared { Ok(()) } else { self.ask(Order::Renew).await }
+        self.ask(Order::Renew).await
     }
 
     /// The number of the newest post.
@@ -135,12 +192,14 @@ impl Desk {
 
     /// Whether a post was written anew and is not sent as it is.
     pub(crate) fn is_void(&self, post: &Post) -> bool {
-        post.blob && post.seq <= self.void.load(Ordering::Relaxed)
+        post.kind == PostKind::ToAll && post.seq <= self.void.load(Ordering::Relaxed)
     }
 
-    /// Whether mail of groups can be kept. If not it stays at the relay.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < limits::MAX_GROUP_MAIL
+    /// Whether mail of groups can be kept. If not it stays at the relay. What came over a session has twice the room of what
+    /// anybody may have sent.
+    pub(crate) fn has_room(&self, proven: bool) -> bool {
+        let room = if proven { limits::MAX_GROUP_MAIL } else { limits::MAX_GROUP_MAIL / 2 };
+        self.waiting.load(Ordering::Relaxed) < room
     }
 
     /// Puts mail into a change set; tell [`Self::mailed`] once it is committed.
@@ -164,39 +223,47 @@ impl Desk {
 
     /// Keeps a body in a change set.
     pub(super) fn body(&self, bytes: SecretBytes, now: Timestamp, changes: &mut ChangeSet) -> Arc<Body> {
-        let seq = self.bodies.fetch_add(1, Ordering::Relaxed) + 1;
-        changes.push(Op::put(rows::body(seq), bytes.duplicate()).expiring(now + limits::KEEP_SENT));
-        Arc::new(Body { seq, bytes, left: AtomicUsize::new(0) })
+        let seq = self.number(&self.bodies, now);
+        changes.push(Op::insert(rows::body(seq), bytes.duplicate()).expiring(now + limits::KEEP_SENT));
+        Arc::new(Body { seq, bytes, left: AtomicUsize::new(0), elsewhere: AtomicBool::new(false) })
     }
 
     pub(super) fn stored_body(seq: u64, bytes: SecretBytes) -> Arc<Body> {
-        Arc::new(Body { seq, bytes, left: AtomicUsize::new(0) })
+        Arc::new(Body { seq, bytes, left: AtomicUsize::new(0), elsewhere: AtomicBool::new(false) })
     }
 
     /// A post of a body under a number of its own.
     pub(super) fn post(
         &self,
         (to, key): (Address, [u8; PUBLIC_KEY_BYTES]),
-        (body, blob): (&Arc<Body>, bool),
-        now: Timestamp,
+        (body, kind): (&Arc<Body>, PostKind),
+        (now, owner): (Timestamp, Option<InstanceId>),
         changes: &mut ChangeSet,
     ) -> Post {
-        let seq = self.posts.fetch_add(1, Ordering::Relaxed) + 1;
-        let row = rows::PostRow { to: to.clone(), key, blob, body: body.seq, created_at: now };
-        changes.push(Op::put(rows::post(seq), row.encode()).expiring(now + limits::KEEP_SENT));
+        let seq = self.number(&self.posts, now);
+        let row = rows::PostRow { to, key, kind, body: body.seq, created_at: now, owner };
+        changes.push(Op::insert(rows::post(seq), row.encode()).expiring(now + limits::KEEP_SENT));
         Self::stored_post(seq, row, body)
     }
 
     pub(super) fn stored_post(seq: u64, row: rows::PostRow, body: &Arc<Body>) -> Post {
-        let rows::PostRow { to, key, blob, created_at, .. } = row;
+        let rows::PostRow { to, key, kind, created_at, .. } = row;
         body.left.fetch_add(1, Ordering::Relaxed);
-        Post { seq, to, key, blob, body: Arc::clone(body), created_at }
+        Post { seq, to, key, kind, body: Arc::clone(body), created_at }
+    }
+
+    /// Another instance saw to a post.
+    pub(crate) fn posted_elsewhere(&self, post: &Post) {
+        post.body.elsewhere.store(true, Ordering::Relaxed);
+        self.posted(post);
     }
 
     /// A lane committed a post: from here on it is the lane's.
     pub(crate) fn posted(&self, post: &Post) {
         self.open_posts.fetch_sub(1, Ordering::Relaxed);
-        if post.body.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        self.opened().remove(&post.seq);
+        let last = post.body.left.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last && !post.body.elsewhere.load(Ordering::Relaxed) {
             // If there is no room the row expires by itself.
             let _ = self.orders.try_send(Order::Sent(post.body.seq));
         }

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use stvor_base::{ContentId, Timestamp};
+use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::group::{
-    Again, ChainId, Group as State, GroupContent, GroupIncoming, Introduction, Member, PeerChain,
+    Again, Applied, ChainId, Group as State, GroupContent, GroupIncoming, Introduction, Member, PeerChain,
     SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
 };
 use stvor_protocol::{ContentKind, Pin, ProtocolError, RecordKey};
 use stvor_store::{Op, Scan, Table};
 use tokio::time::Instant;
 
-use super::actor::{Actor, Asked, Lacks, Parked};
-use super::rows::{self, GroupRow, MailRow};
+use super::actor::{Actor, Joining};
+use super::rows::{self, GroupRow, MailRow, PostKind};
 use super::turn::{Failure, Turn};
+use super::waiting::{Asked, Came, Lacks, Parked};
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
@@ -23,6 +24,14 @@ use crate::inbox::Arrival;
 use crate::keys;
 use crate::limits;
 use crate::rows::{Direction, MessageRow, Place, PointerRow};
+
+/// What became of several changes.
+struct AllApplied {
+    applied: Vec<(Applied, UserId)>,
+    bytes: usize,
+    /// Whether one builds on what is not here; or why one was refused, and with it those behind it.
+    ended: core::result::Result<bool, ProtocolError>,
+}
 
 /// What becomes of mail.
 enum Verdict {
@@ -60,10 +69,16 @@ impl From<Error> for Trouble {
 }
 
 impl Actor {
-    /// Judges all mail that came, in the order of its arrival.
+    /// Judges all mail that came, in the order of its arrival. Of the instances that share a store one does.
     pub(super) async fn take_mail(&mut self) {
+        if !self.core.instances.receives() {
+            self.waiting.clear();
+            self.joining.clear();
+            return;
+        }
         // Each round judges something that was not judged before, or ends.
         self.stalled = false;
+        let mut tries = 0;
         loop {
             if self.stalled || self.load().await.is_err() {
                 return;
@@ -81,20 +96,27 @@ impl Actor {
             let fresh: Vec<(u64, SecretBytes)> = page
                 .into_iter()
                 .filter_map(|row| Some((seq_of(&row).ok()?, row.value)))
-                .filter(|(seq, _)| self.parked.get(seq).is_none_or(|parked| parked.again))
+                .filter(|(seq, _)| self.waiting.is_due(*seq))
                 .take(limits::GROUP_BATCH)
                 .collect();
             if fresh.is_empty() {
                 return;
             }
             match self.judge_all(&fresh).await {
-                Ok(()) => {}
-                Err(Failure::Conflict) => {
+                Ok(()) => tries = 0,
+                Err(Failure::Taken) => {
                     for one in fresh {
                         if !self.judge_alone(one).await {
                             return;
                         }
                     }
+                }
+                Err(Failure::Moved) if self.core.instances.receives() && self.once_more(&mut tries).await => {
+                }
+                Err(Failure::Moved) => {
+                    // Whoever receives now judges it; if that is still this one, in a moment.
+                    self.stalled = true;
+                    return;
                 }
                 Err(Failure::Other(_)) => return,
             }
@@ -109,28 +131,40 @@ impl Actor {
             }
             if let Err(error) = self.judge(*seq, row, &mut turn).await {
                 // Memory may have moved on: nothing of this turn is written.
-                self.loaded = false;
+                self.forget(&turn.groups());
                 self.core.inbox.give_back(turn.arrivals.iter().map(|arrival| arrival.seq));
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
                 return Err(Failure::Other(error));
             }
+            // What waited for what just came is older than what follows: it is judged first.
+            if turn.came.iter().any(|what| self.waiting.wakes(what)) {
+                break;
+            }
+        }
+        if self.core.config.receipts.delivered {
+            self.tell_received(false, &mut turn);
         }
         self.commit(turn).await
     }
 
     /// One by itself: what conflicts alone was taken by another process.
     async fn judge_alone(&mut self, (seq, row): (u64, SecretBytes)) -> bool {
-        if self.load().await.is_err() {
-            return false;
-        }
-        match self.judge_all(&[(seq, row)]).await {
-            Ok(()) => true,
-            Err(Failure::Conflict) => {
-                let mut turn = Turn::default();
-                turn.judged(seq);
-                self.commit(turn).await.is_ok()
+        let mut tries = 0;
+        let one = [(seq, row)];
+        loop {
+            if self.load().await.is_err() {
+                return false;
             }
-            Err(Failure::Other(_)) => false,
+            match self.judge_all(&one).await {
+                Ok(()) => return true,
+                Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                Err(Failure::Taken) => {
+                    let mut turn = Turn::default();
+                    turn.judged(seq);
+                    return self.commit(turn).await.is_ok();
+                }
+                Err(_) => return false,
+            }
         }
     }
 
@@ -170,27 +204,34 @@ impl Actor {
 
     /// Mail waits. Past the bounds the oldest goes.
     fn park(&mut self, seq: u64, mail: &MailRow, lacks: Lacks, turn: &mut Turn) {
-        let since = self.parked.get(&seq).map_or_else(Instant::now, |parked| parked.since);
-        let from = mail.from.clone();
-        self.parked.insert(seq, Parked { since, from: from.clone(), lacks, again: false });
-        let of_them: Vec<u64> =
-            self.parked.iter().filter(|(_, parked)| parked.from == from).map(|(seq, _)| *seq).collect();
-        let over = if of_them.len() > limits::MAX_GROUP_WAITING_OF_ONE {
-            of_them.iter().min().copied()
-        } else if self.parked.len() > limits::MAX_GROUP_WAITING {
-            self.parked.keys().min().copied()
-        } else {
-            None
-        };
-        if let Some(oldest) = over
-            && !turn.done.contains(&oldest)
-        {
-            turn.judged(oldest);
+        let (since, told) =
+            self.waiting.get(seq).map_or_else(|| (Instant::now(), false), |known| (known.since, known.told));
+        let (from, arrived_at) = (mail.from.clone(), mail.arrived_at);
+        let over = self.waiting.put(seq, Parked { since, arrived_at, from, lacks, again: false, told });
+        if let Some((oldest, user)) = over {
+            self.give_up(oldest, user, turn);
+        }
+    }
+
+    /// Mail waited in vain.
+    fn give_up(&mut self, seq: u64, peer: UserId, turn: &mut Turn) {
+        let Some(parked) = self.waiting.get(seq) else { return };
+        let lacks = parked.lacks.clone();
+        if matches!(lacks, Lacks::Key(..)) {
             turn.events.push(Event::MessageUndecryptable {
-                peer: from.user,
+                peer,
                 code: stvor_base::ErrorCode::code(&ProtocolError::UnknownSenderKey),
                 repair_requested: false,
             });
+        }
+        if !turn.done.contains(&seq) {
+            turn.judged(seq);
+        }
+        self.waiting.remove(seq);
+        if let Lacks::Group(id) = lacks
+            && !self.waiting.wants(id)
+        {
+            self.joining.remove(&id);
         }
     }
 
@@ -202,17 +243,24 @@ impl Actor {
             GroupContent::SenderKey(key) => self.take_key((mail, member), &key, turn).await,
             GroupContent::WantChanges(id, known) => {
                 let Some(group) = self.groups.get(&id) else { return Ok(Verdict::Done) };
-                // Who was put out may learn of it, and nobody else who is no member.
-                let named = group.admits(&member.user, &member.key)
-                    || group.changes().any(|change| match change.action() {
-                        stvor_protocol::group::Action::Remove(user) => *user == member.user,
-                        _ => false,
-                    });
-                let changes = group.beyond(&known);
+                if group.admits(&member.user, &member.key) && known.iter().any(|hash| !group.knows(hash)) {
+                    // So they know what we do not.
+                    let body = GroupContent::WantChanges(id, group.heads()).encode();
+                    let asked = [b"behind ".as_slice(), id.as_bytes()].concat();
+                    if self.may(Asked(member.user.clone(), asked)) {
+                        self.post((body, PostKind::Content), [member.clone()], turn);
+                    }
+                }
+                let Some(group) = self.groups.get(&id) else { return Ok(Verdict::Done) };
+                // Who was put out may learn of that, and nobody else who is no member learns anything.
+                let changes = match group.admits(&member.user, &member.key) {
+                    true => group.beyond(&known),
+                    false => group.until_removal(&member.user, &known),
+                };
                 let asked = [b"changes ".as_slice(), id.as_bytes()].concat();
-                if named && !changes.is_empty() && self.may(Asked(member.user.clone(), asked)) {
+                if !changes.is_empty() && self.may(Asked(member.user.clone(), asked)) {
                     for body in bodies_of(id, changes) {
-                        self.post((body, false), [member.clone()], turn);
+                        self.post((body, PostKind::Content), [member.clone()], turn);
                     }
                 }
                 Ok(Verdict::Done)
@@ -225,54 +273,113 @@ impl Actor {
     async fn take_changes(
         &mut self,
         mail: &MailRow,
-        (id, changes): (stvor_base::GroupId, Vec<SignedChangeIn>),
+        (id, changes): (GroupId, Vec<SignedChangeIn>),
         turn: &mut Turn,
     ) -> Judged {
-        let core = Arc::clone(&self.core);
-        let known = self.groups.contains_key(&id);
-        if !known && (self.groups.len() >= limits::MAX_GROUPS || self.joining.len() >= limits::MAX_GROUPS) {
-            return Err(Trouble::Refused(ProtocolError::GroupFull {
-                what: "groups",
-                limit: limits::MAX_GROUPS,
-            }));
+        let Some(mut group) = self.groups.remove(&id) else {
+            return self.take_news(mail, (id, changes), turn).await;
+        };
+        turn.touched.insert(id);
+        let applied = self.apply_all(&mut group, &changes);
+        let mut settled = Ok(());
+        for (one, by) in applied.applied {
+            if settled.is_ok() {
+                settled = self.settle(&group, (one, &by), turn).await;
+            }
         }
-        let stored = if known { self.groups.remove(&id) } else { self.joining.remove(&id) };
-        let mut group = stored.unwrap_or_else(|| State::join(&core.identity, id));
-        let mut early = false;
+        // Whatever one of them was: what was taken in before it stays, each change stands for itself.
+        self.groups.insert(id, group);
+        settled?;
+        match applied.ended {
+            Err(error) => Err(error.into()),
+            Ok(true) => Ok(Verdict::Waits(Lacks::Changes(id))),
+            Ok(false) => Ok(Verdict::Done),
+        }
+    }
+
+    /// Takes in changes until one is refused. A signature is checked only of what is news and can be taken in.
+    fn apply_all(&self, group: &mut State, changes: &[SignedChangeIn]) -> AllApplied {
+        let app = self.core.identity.app();
+        let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(false) };
         for change in changes {
-            let change = change.validate(core.identity.app())?;
-            let by = change.author().user.clone();
-            match group.apply(change) {
-                Ok(applied) if known => self.settle(&group, (applied, &by), turn).await?,
-                Ok(_) => {}
-                Err(ProtocolError::ChangeEarly) => early = true,
+            let one = match change.outline(app) {
+                Ok((hash, _)) if group.knows(&hash) => continue,
+                Ok((_, parents)) if !parents.iter().all(|parent| group.knows(parent)) => {
+                    all.ended = Ok(true);
+                    continue;
+                }
+                Ok(_) => change.clone().validate(app),
+                Err(error) => Err(error),
+            };
+            let taken = one.and_then(|one| {
+                let by = one.author().user.clone();
+                group.apply(one).map(|applied| (applied, by))
+            });
+            match taken {
+                Ok(applied) => {
+                    all.bytes += change.bytes.len();
+                    all.applied.push(applied);
+                }
                 Err(error) => {
-                    // What was taken in before it stays: each change stands for itself.
-                    if known {
-                        self.groups.insert(id, group);
-                    } else {
-                        self.joining.insert(id, group);
-                    }
-                    return Err(error.into());
+                    all.ended = Err(error);
+                    break;
                 }
             }
         }
-        let verdict = if early { Verdict::Waits(Lacks::Changes(id)) } else { Verdict::Done };
-        if known {
-            self.groups.insert(id, group);
-            return Ok(verdict);
+        all
+    }
+
+    /// Changes of a group that we do not have.
+    async fn take_news(
+        &mut self,
+        mail: &MailRow,
+        (id, changes): (GroupId, Vec<SignedChangeIn>),
+        turn: &mut Turn,
+    ) -> Judged {
+        let core = Arc::clone(&self.core);
+        let by = &mail.from.user;
+        let full = |what, limit| Err(Trouble::Refused(ProtocolError::GroupFull { what, limit }));
+        if self.groups.len() >= limits::MAX_GROUPS {
+            return full("groups", limits::MAX_GROUPS);
         }
-        if !group.admits(core.identity.user(), core.identity.user_key()) {
-            // Not ours so far: the rest may be under way. It is in memory only, and its mail stays.
-            self.joining.insert(id, group);
-            return Ok(Verdict::Waits(Lacks::Nothing));
+        let mut joining = match self.joining.remove(&id) {
+            Some(joining) => joining,
+            None if self.joining.values().filter(|one| one.by == *by).count()
+                >= limits::MAX_JOINING_OF_ONE =>
+            {
+                return full("groups to be joined", limits::MAX_JOINING_OF_ONE);
+            }
+            None => Joining { group: State::join(&core.identity, id), by: by.clone(), bytes: 0 },
+        };
+        let AllApplied { applied, bytes, ended } = self.apply_all(&mut joining.group, &changes);
+        joining.bytes += bytes;
+        if joining.group.admits(core.identity.user(), core.identity.user_key()) {
+            turn.effects.append(joining.group.save());
+            turn.new.insert(id, GroupRow { joined_at: core.now() });
+            turn.events.push(Event::GroupJoined { group: id, by: by.clone() });
+            turn.came.insert(Came::Group(id));
+            self.groups.insert(id, joining.group);
+            return match ended {
+                Err(error) => Err(error.into()),
+                Ok(true) => Ok(Verdict::Waits(Lacks::Changes(id))),
+                Ok(false) => Ok(Verdict::Done),
+            };
         }
-        turn.effects.append(group.save());
-        turn.changes.put(rows::group(id), GroupRow { joined_at: core.now() }.encode());
-        turn.events.push(Event::GroupJoined { group: id, by: mail.from.user.clone() });
-        turn.progress = true;
-        self.groups.insert(id, group);
-        Ok(verdict)
+        ended?;
+        let held = |one: &&Joining| one.by == joining.by;
+        let theirs: usize = self.joining.values().filter(held).map(|one| one.bytes).sum();
+        let all: usize = self.joining.values().map(|one| one.bytes).sum();
+        if theirs + joining.bytes > limits::MAX_JOINING_BYTES_OF_ONE
+            || all + joining.bytes > limits::MAX_JOINING_BYTES
+        {
+            return full("bytes of changes to be joined", limits::MAX_JOINING_BYTES_OF_ONE);
+        }
+        // Not ours so far: the rest may be under way. It is in memory only, and its mail stays.
+        if !applied.is_empty() {
+            turn.came.insert(Came::Group(id));
+        }
+        self.joining.insert(id, joining);
+        Ok(Verdict::Waits(Lacks::Group(id)))
     }
 
     async fn take_key(
@@ -281,7 +388,10 @@ impl Actor {
         key: &SenderKeyIn,
         turn: &mut Turn,
     ) -> Judged {
-        let Some(group) = self.groups.get(&key.group) else { return Ok(Verdict::Waits(Lacks::Nothing)) };
+        let Some(group) = self.groups.get(&key.group) else {
+            return Ok(Verdict::Waits(Lacks::Group(key.group)));
+        };
+        turn.touched.insert(key.group);
         let behind = key.heads.iter().any(|head| !group.knows(head));
         if !group.admits(&member.user, &member.key) {
             return if behind {
@@ -294,7 +404,9 @@ impl Actor {
         let wanted = introduction.needs(key);
         let records = crate::records::load(&self.core.store, &wanted, &turn.effects).await?;
         let effects = introduction.accept(key, &records)?;
-        turn.progress |= !effects.is_empty();
+        if !effects.is_empty() {
+            turn.came.insert(Came::Chain(mail.from.clone(), *key.chain()));
+        }
         turn.effects.append(effects);
         if behind {
             // The sender knows more than we do; the changes are on their way, or are asked for.
@@ -302,7 +414,7 @@ impl Actor {
             let asked = [b"behind ".as_slice(), key.group.as_bytes()].concat();
             if self.may(Asked(member.user.clone(), asked)) {
                 let body = GroupContent::WantChanges(key.group, heads).encode();
-                self.post((body, false), [member.clone()], turn);
+                self.post((body, PostKind::Content), [member.clone()], turn);
             }
         }
         Ok(Verdict::Done)
@@ -326,7 +438,7 @@ impl Actor {
             return Ok(Verdict::Done);
         }
         if let Some(body) = again {
-            self.post((body, false), [member.clone()], turn);
+            self.post((body, PostKind::Content), [member.clone()], turn);
         }
         for counter in entitled {
             let store = &self.core.store;
@@ -336,14 +448,19 @@ impl Actor {
             let row = store.one(&keys::group_message(id, place)).await.map_err(Error::passed)?;
             let Some(row) = row else { continue };
             let row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+            if !self.may_post(turn.posts.len() + 1) {
+                // They ask again.
+                break;
+            }
             let body = GroupContent::Again(Again {
                 group: id,
+                place: Some((chain, counter)),
                 content: place.id,
                 sent_at: row.sent_at,
                 kind: row.content.tag(),
                 body: row.content.as_bytes().to_vec(),
             });
-            self.post((body.encode(), false), [member.clone()], turn);
+            self.post((body.encode(), PostKind::Content), [member.clone()], turn);
         }
         Ok(Verdict::Done)
     }
@@ -354,7 +471,10 @@ impl Actor {
         again: Again,
         turn: &mut Turn,
     ) -> Judged {
-        let Some(group) = self.groups.get(&again.group) else { return Ok(Verdict::Waits(Lacks::Nothing)) };
+        let Some(group) = self.groups.get(&again.group) else {
+            return Ok(Verdict::Waits(Lacks::Group(again.group)));
+        };
+        turn.touched.insert(again.group);
         if !group.admits(&member.user, &member.key) {
             return Err(Trouble::Refused(ProtocolError::NotMember(member.user.clone())));
         }
@@ -362,9 +482,20 @@ impl Actor {
             return Ok(Verdict::Later);
         }
         let content = Content::decode(again.kind, &again.body).map_err(ProtocolError::Malformed)?;
+        // What waits for the key of it waits no more.
+        if let Some((chain, counter)) = again.place {
+            let there =
+                |parked: &Parked| parked.from == mail.from && parked.lacks == Lacks::Key(chain, counter);
+            let waited: Vec<u64> =
+                self.waiting.iter().filter(|(_, parked)| there(parked)).map(|(seq, _)| seq).collect();
+            for seq in waited.into_iter().filter(|seq| !turn.done.contains(seq)).collect::<Vec<_>>() {
+                turn.judged(seq);
+            }
+        }
         let shown = (again.content, content, again.sent_at);
-        self.show((mail, again.group), shown, turn).await?;
-        turn.events.push(Event::Repaired { peer: mail.from.user.clone(), id: again.content });
+        if self.show((mail, member), (again.group, shown), turn).await? {
+            turn.events.push(Event::Repaired { peer: mail.from.user.clone(), id: again.content });
+        }
         Ok(Verdict::Done)
     }
 
@@ -378,13 +509,16 @@ impl Actor {
         let Some(chain) = PeerChain::load(&mail.from, incoming.chain(), &records)? else {
             // From whom no member of any group of ours has its name, nothing is waited for.
             let member = self.groups.values().any(|group| group.key_of(&mail.from.user).is_some());
-            return if member || !self.parked.is_empty() || !self.joining.is_empty() {
+            return if member || !self.waiting.is_empty() || !self.joining.is_empty() {
                 Ok(Verdict::Waits(Lacks::Key(*incoming.chain(), incoming.counter())))
             } else {
                 Err(Trouble::Refused(ProtocolError::UnknownSenderKey))
             };
         };
-        let Some(group) = self.groups.get(&chain.group()) else { return Ok(Verdict::Waits(Lacks::Nothing)) };
+        let Some(group) = self.groups.get(&chain.group()) else {
+            return Ok(Verdict::Waits(Lacks::Group(chain.group())));
+        };
+        turn.touched.insert(chain.group());
         if !group.is_member() {
             return Ok(Verdict::Done);
         }
@@ -395,6 +529,7 @@ impl Actor {
             return Ok(Verdict::Later);
         }
         let id = chain.group();
+        let member = Member { user: mail.from.user.clone(), key: *chain.user_key() };
         let wanted: Vec<RecordKey> = chain.needs(&incoming).into_iter().collect();
         let records = crate::records::load(&core.store, &wanted, &turn.effects).await?;
         let received = match chain.open(core.identity.app(), &incoming, (&records, core.now())) {
@@ -407,6 +542,13 @@ impl Actor {
             }
         };
         turn.effects.append(received.effects);
+        if !self.groups.get(&id).is_some_and(|group| group.has_been(incoming.state()))
+            && self.ahead.len() < limits::MAX_ASKED_USERS
+        {
+            // They may know of changes that never came, a removal above all: unless those come, they are asked.
+            let since = (*incoming.state(), Instant::now());
+            self.ahead.entry((id, mail.from.clone())).or_insert(since);
+        }
         let plaintext = received.plaintext;
         let content = match plaintext.kind {
             ContentKind::Text => Content::decode(1, plaintext.body.expose()),
@@ -427,25 +569,30 @@ impl Actor {
                 return Ok(Verdict::Done);
             }
         };
-        self.show((mail, id), (plaintext.content, content, received.sent_at), turn).await?;
+        let shown = (plaintext.content, content, received.sent_at);
+        self.show((mail, &member), (id, shown), turn).await?;
         Ok(Verdict::Done)
     }
 
-    /// A content goes into the inbox, unless it is known.
+    /// A content goes into the inbox, unless it is known; whether it did.
     async fn show(
         &mut self,
-        (mail, group): (&MailRow, stvor_base::GroupId),
-        (id, content, sent_at): (ContentId, Content, Timestamp),
+        (mail, member): (&MailRow, &Member),
+        (group, (id, content, sent_at)): (GroupId, (ContentId, Content, Timestamp)),
         turn: &mut Turn,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let core = &self.core;
+        // Also of what is known: what was said of it before may be lost.
+        if self.groups.get(&group).is_some_and(|group| group.size() <= limits::MAX_RECEIPTED_GROUP) {
+            turn.received.push((member.clone(), id));
+        }
         let mark = keys::content(&mail.from, id);
         let pin = crate::records::key(&RecordKey::pin(&mail.from.user))?;
         let found = core.store.get(&[mark.clone(), pin]).await.map_err(Error::passed)?;
         let stored = found.first().is_some_and(Option::is_some);
         if stored || !turn.marks.insert((mail.from.clone(), id)) {
             crate::metrics::duplicate();
-            return Ok(());
+            return Ok(false);
         }
         let pin = found.get(1).and_then(Option::as_ref);
         let verified = pin.and_then(|row| Pin::from_record(&row.value).ok()).is_some_and(|pin| pin.verified);
@@ -465,6 +612,7 @@ impl Actor {
             repairs: 0,
             queued: 0,
             identity: None,
+            from: Some(mail.from.user.clone()),
         };
         let pointer = PointerRow { peer: mail.from.clone(), place, group: Some(group) };
         let seq = core.inbox.reserve();
@@ -473,14 +621,14 @@ impl Actor {
             .insert(keys::group_message(group, place), row.encode())
             .insert(keys::inbox(seq), pointer.encode());
         turn.arrivals.push(Arrival { seq, pointer, row });
-        Ok(())
+        Ok(true)
     }
 
     // ---- What is missing ----
 
     async fn ask_for_key(
         &mut self,
-        from: &stvor_base::Address,
+        from: &Address,
         (chain, mut counters): (ChainId, Vec<u32>),
         turn: &mut Turn,
     ) -> Result<()> {
@@ -494,50 +642,80 @@ impl Actor {
         counters.dedup();
         counters.truncate(bounds::MAX_REQUESTED);
         let member = Member { user: from.user.clone(), key: pin.user_key };
-        self.post((GroupContent::WantKey(chain, counters).encode(), false), [member], turn);
+        self.post((GroupContent::WantKey(chain, counters).encode(), PostKind::Content), [member], turn);
         Ok(())
     }
 
-    /// Asks members for what mail has waited for long enough.
+    /// Asks members for what mail has waited for long enough, and gives up what has waited for too long.
     pub(super) async fn ask_for_missing(&mut self) {
-        let waited = |parked: &&Parked| parked.since.elapsed() >= limits::GROUP_PATIENCE;
-        let mut chains: BTreeMap<(stvor_base::Address, ChainId), Vec<u32>> = BTreeMap::new();
+        if !self.core.instances.receives() {
+            return;
+        }
+        let now = self.core.now();
+        let mut turn = Turn::default();
+        let late: Vec<(u64, UserId)> = self
+            .waiting
+            .iter()
+            .filter(|(_, parked)| now.since(parked.arrived_at) >= limits::KEEP_GROUP_WAITING)
+            .map(|(seq, parked)| (seq, parked.from.user.clone()))
+            .collect();
+        for (seq, user) in late {
+            self.give_up(seq, user, &mut turn);
+        }
+        let waited = |parked: &Parked| parked.since.elapsed() >= limits::GROUP_PATIENCE;
+        let mut chains: BTreeMap<(Address, ChainId), Vec<u32>> = BTreeMap::new();
         let mut changes = Vec::new();
-        for parked in self.parked.values().filter(waited) {
+        let mut news: BTreeMap<UserId, usize> = BTreeMap::new();
+        for parked in self.waiting.values_mut().filter(|parked| waited(parked)) {
             match &parked.lacks {
                 Lacks::Key(chain, counter) => {
                     chains.entry((parked.from.clone(), *chain)).or_default().push(*counter);
+                    if !parked.told {
+                        parked.told = true;
+                        *news.entry(parked.from.user.clone()).or_default() += 1;
+                    }
                 }
                 Lacks::Changes(group) => changes.push((parked.from.clone(), *group)),
-                Lacks::Nothing => {}
+                Lacks::Group(_) => {}
             }
         }
-        // What waits for nothing in particular is looked at again: for it, room is made elsewhere.
-        for parked in self.parked.values_mut().filter(|parked| parked.lacks == Lacks::Nothing) {
-            parked.again = true;
+        for (peer, messages) in news {
+            self.core.hub.emit(Event::SenderKeyMissing { peer, messages });
         }
-        let mut turn = Turn::default();
         for ((from, chain), counters) in chains {
             if let Err(error) = self.ask_for_key(&from, (chain, counters), &mut turn).await {
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
                 return;
             }
         }
+        let groups = &self.groups;
+        self.ahead.retain(|(id, _), (state, _)| groups.get(id).is_some_and(|group| !group.has_been(state)));
+        let ripe = |(_, (_, since)): &(_, &([u8; 32], Instant))| since.elapsed() >= limits::GROUP_PATIENCE;
+        let ripe: Vec<(GroupId, Address)> =
+            self.ahead.iter().filter(ripe).map(|(who, _)| who.clone()).collect();
+        for (id, from) in ripe {
+            self.ahead.remove(&(id, from.clone()));
+            changes.push((from, id));
+        }
         changes.sort();
         changes.dedup();
         for (from, id) in changes {
-            let (heads, key) = match self.groups.get(&id).or_else(|| self.joining.get(&id)) {
-                Some(group) => (group.heads(), group.key_of(&from.user).copied()),
-                None => continue,
-            };
+            let Some(group) = self.groups.get(&id) else { continue };
+            let (heads, key) = (group.heads(), group.key_of(&from.user).copied());
             let Some(key) = key else { continue };
             let asked = [b"behind ".as_slice(), id.as_bytes()].concat();
             if self.may(Asked(from.user.clone(), asked)) {
                 let member = Member { user: from.user, key };
-                self.post((GroupContent::WantChanges(id, heads).encode(), false), [member], &mut turn);
+                let body = GroupContent::WantChanges(id, heads).encode();
+                self.post((body, PostKind::Content), [member], &mut turn);
             }
         }
         // Should it fail, they are asked again later.
         let _ = self.commit(turn).await;
+    }
+
+    /// Whether something may be asked of, or answered to, a member once more.
+    fn may(&mut self, what: Asked) -> bool {
+        self.asks.may(what, Instant::now())
     }
 }

@@ -11,21 +11,26 @@ mod incoming;
 mod outgoing;
 mod renew;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod turn;
+mod waiting;
 
-use stvor_base::{Address, ContentId, GroupId, UserId};
+use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::group::Member;
 
 pub(crate) use self::actor::run;
 use self::desk::{Ask, Order};
 pub(crate) use self::desk::{Desk, Post};
-pub(crate) use self::rows::{MailRow, post as post_key};
+pub(crate) use self::rows::{MailRow, PostKind, ReceiptRow, post as post_key, receipt as receipt_key};
 use crate::app::user;
 use crate::client::Client;
 use crate::content::Content;
 use crate::core::random;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::DeliveryState;
+use crate::history::HistoryQuery;
 use crate::lane::Command;
 
 /// What is known of a group.
@@ -44,6 +49,18 @@ pub struct GroupInfo {
     pub epoch: u64,
     /// The hash of its state: members who show the same agree on everything. The first 8 bytes in hexadecimal.
     pub state: String,
+}
+
+/// How far a message of ours came to one member of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberReceipt {
+    /// Who.
+    pub user: UserId,
+    /// [`DeliveryState::Delivered`] or [`DeliveryState::Read`].
+    pub state: DeliveryState,
+    /// When that was heard of here.
+    pub at: Timestamp,
 }
 
 /// A group of a client. Cheap to clone.
@@ -220,7 +237,8 @@ impl Group {
     }
 
     /// Sends a message to all members. It is encrypted once. Resolves when it is in the outbox: from then on it can only
-    /// wait. [`Client::pending`] counts what the relay has not accepted of it. There are no receipts in groups.
+    /// wait. [`Client::pending`] counts what the relay has not accepted of it, and [`Self::receipts`] names the members who
+    /// have it.
     ///
     /// # Errors
     /// `NOT_A_MEMBER`, `MESSAGE_TOO_LARGE` above 65,472 bytes, `QUOTA_EXCEEDED` when too much waits for members,
@@ -230,6 +248,73 @@ impl Group {
         let content = content.into();
         self.client.core().groups.ask(|reply| Order::Send(self.id, (id, content), reply)).await?;
         Ok(id)
+    }
+
+    /// Who has a message of ours, in the order of their names: those members whose devices said so. Whoever is missing has it
+    /// not, is in a group of more than 128 (where no receipts are sent), or sends none. Known for 30 days; empty for a
+    /// message that is not ours.
+    ///
+    /// # Errors
+    /// `CLIENT_NOT_READY`, what the store met.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await?;
+    /// # let url = relay.url();
+    /// # let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await?;
+    /// # let alice = app.connect("alice").await?;
+    /// # let bob = app.connect("bob").await?;
+    /// let group = alice.create_group("friends", ["bob"]).await?;
+    /// let id = group.send("Hello!").await?;
+    /// while group.receipts(id).await?.is_empty() {
+    ///     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    /// }
+    /// assert_eq!(group.receipts(id).await?[0].user.as_str(), "bob");
+    /// # app.close().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn receipts(&self, id: ContentId) -> Result<Vec<MemberReceipt>> {
+        self.client.core().groups.ask(|reply| Order::Receipts(self.id, id, reply)).await
+    }
+
+    /// Notes that messages of a member were read, and tells them, if receipts of reading are on. Ids that are not of
+    /// messages from this member in this group are passed over.
+    ///
+    /// # Errors
+    /// `GROUP_NOT_FOUND`, `INVALID_NAME`, `CLIENT_NOT_READY`, what the store met.
+    pub async fn mark_read(&self, from: impl AsRef<str>, ids: &[ContentId]) -> Result<()> {
+        let of = (user(from)?, ids.to_vec());
+        self.client.core().groups.ask(|reply| Order::MarkRead(self.id, of, reply)).await
+    }
+
+    /// What was said in the group, page by page, newest first. [`HistoryQuery::containing`] searches it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await?;
+    /// # let url = relay.url();
+    /// # let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await?;
+    /// # let alice = app.connect("alice").await?;
+    /// let group = alice.create_group("notes", [""; 0]).await?;
+    /// group.send("buy milk").await?;
+    /// group.send("call Bob").await?;
+    /// let page = group.history().containing("milk").load().await?;
+    /// assert_eq!(page.messages[0].content.as_text(), Some("buy milk"));
+    /// # app.close().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn history(&self) -> HistoryQuery<'_> {
+        HistoryQuery::of_group(&self.client, self.id)
+    }
+
+    /// Removes a group that we are not in any more, with its messages and what is kept of it.
+    ///
+    /// # Errors
+    /// `GROUP_NOT_FOUND`; `INVALID_CONFIG` while we are in it; what the store met.
+    pub async fn delete(&self) -> Result<()> {
+        self.client.core().groups.ask(|reply| Order::Delete(self.id, reply)).await
     }
 
     async fn ask(&self, ask: Ask) -> Result<()> {

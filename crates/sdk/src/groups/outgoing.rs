@@ -1,6 +1,7 @@
 //! What the application asks for: groups, changes, messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use stvor_base::{ContentId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
@@ -8,54 +9,65 @@ use stvor_protocol::Plaintext;
 use stvor_protocol::group::{
     Action, Applied, Group as State, Made, Member, bodies_of, forget_sender, limits as bounds, sender_rows,
 };
-use stvor_store::Op;
+use stvor_store::{Expect, Op, Scan, Table};
 
 use super::actor::Actor;
 use super::desk::{Ask, Order};
-use super::device_of;
-use super::rows::{self, GroupRow};
+use super::rows::{self, GroupRow, PostKind, ReceiptRow};
 use super::turn::{Failure, Turn};
+use super::waiting::Came;
+use super::{MemberReceipt, device_of};
 use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{DeliveryState, Event};
 use crate::lane::{context, kind_of, of_protocol};
 use crate::limits;
-use crate::rows::{Direction, MessageRow, Place};
+use crate::rows::{Direction, MessageRow, Place, PointerRow};
 
 impl Actor {
     pub(super) async fn take_order(&mut self, order: Order) {
-        let loaded = self.load().await;
+        let mut tries = 0;
         match order {
             Order::Create(name, members, reply) => {
-                let result = match loaded {
-                    Ok(()) => self.create(&name, members).await,
-                    Err(error) => Err(error),
+                let result = loop {
+                    match self.create(&name, members.clone()).await {
+                        Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                        done => break done,
+                    }
                 };
-                let _ = reply.send(result);
+                let _ = reply.send(result.map_err(Error::from));
             }
             Order::Change(id, ask, reply) => {
-                let result = match loaded {
-                    Ok(()) => self.change(id, ask).await,
-                    Err(error) => Err(error),
+                let result = loop {
+                    match self.change(id, &ask).await {
+                        Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                        done => break done,
+                    }
                 };
-                let _ = reply.send(result);
+                let _ = reply.send(result.map_err(Error::from));
             }
-            Order::Send(id, message, reply) => {
-                let result = match loaded {
-                    Ok(()) => self.send(id, message).await,
-                    Err(error) => Err(error),
+            Order::Send(id, (content, message), reply) => {
+                let result = loop {
+                    match self.send(id, (content, message.clone())).await {
+                        Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                        done => break done,
+                    }
                 };
-                let _ = reply.send(result);
+                let _ = reply.send(result.map_err(Error::from));
+            }
+            Order::Info(id, reply) => {
+                let loaded = self.load().await;
+                let _ = reply.send(loaded.and_then(|()| self.info(id)));
             }
             Order::Renew(reply) => {
-                let result = match loaded {
+                let result = match self.load().await {
                     Ok(()) => self.renew().await,
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(result);
             }
-            Order::Info(id, reply) => drop(reply.send(loaded.and_then(|()| self.info(id)))),
             Order::List(reply) => {
+                let loaded = self.load().await;
                 let list = |()| {
                     let mut all: Vec<_> = self.groups.keys().filter_map(|id| self.info(*id).ok()).collect();
                     all.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
@@ -69,27 +81,43 @@ impl Actor {
                 // Should it fail the row expires by itself.
                 let _ = self.commit(turn).await;
             }
+            Order::MarkRead(id, of, reply) => {
+                let result = loop {
+                    match self.mark_read(id, &of).await {
+                        Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                        done => break done,
+                    }
+                };
+                let _ = reply.send(result.map_err(Error::from));
+            }
+            Order::Receipts(id, content, reply) => drop(reply.send(self.receipts(id, content).await)),
+            Order::Delete(id, reply) => {
+                let result = loop {
+                    match self.delete(id).await {
+                        Err(Failure::Moved) if self.once_more(&mut tries).await => {}
+                        done => break done,
+                    }
+                };
+                let _ = reply.send(result.map_err(Error::from));
+            }
         }
     }
 
     pub(super) async fn finish(&mut self, turn: Turn) -> Result<()> {
-        self.commit(turn).await.map_err(|failure| match failure {
-            Failure::Conflict => {
-                Error::not_ready("another process changed the store at the same time: try again")
-            }
-            Failure::Other(error) => error,
-        })
+        self.commit(turn).await.map_err(Error::from)
     }
 
-    async fn create(&mut self, name: &str, members: Vec<Member>) -> Result<GroupId> {
+    async fn create(&mut self, name: &str, members: Vec<Member>) -> core::result::Result<GroupId, Failure> {
+        self.load().await?;
         self.core.refuse_undecided()?;
         if self.groups.len() >= limits::MAX_GROUPS {
-            return Err(ErrorKind::QuotaExceeded { what: format!("{} groups", limits::MAX_GROUPS) }.into());
+            let what = format!("{} groups", limits::MAX_GROUPS);
+            return Err(Error::from(ErrorKind::QuotaExceeded { what }).into());
         }
         if !self.may_post(members.len()) {
-            return Err(too_much());
+            return Err(too_much().into());
         }
-        let core = std::sync::Arc::clone(&self.core);
+        let core = Arc::clone(&self.core);
         let now = core.now();
         let (mut group, made) =
             State::create(&core.identity, name, now, &mut self.rng).map_err(of_protocol)?;
@@ -103,8 +131,8 @@ impl Actor {
         }
         self.introduce(&group, members, &mut turn);
         let id = group.id();
-        turn.changes.put(rows::group(id), GroupRow { joined_at: now }.encode());
-        self.finish(turn).await?;
+        turn.new.insert(id, GroupRow { joined_at: now });
+        self.commit(turn).await?;
         self.groups.insert(id, group);
         Ok(id)
     }
@@ -112,38 +140,43 @@ impl Actor {
     /// Tells members who are new everything of a group.
     fn introduce(&self, group: &State, members: Vec<Member>, turn: &mut Turn) {
         for body in bodies_of(group.id(), group.beyond(&[])) {
-            self.post((body, false), members.iter().cloned(), turn);
+            self.post((body, PostKind::Content), members.iter().cloned(), turn);
         }
     }
 
-    async fn change(&mut self, id: GroupId, ask: Ask) -> Result<()> {
+    async fn change(&mut self, id: GroupId, ask: &Ask) -> core::result::Result<(), Failure> {
+        self.load().await?;
         self.core.refuse_undecided()?;
-        let core = std::sync::Arc::clone(&self.core);
+        let core = Arc::clone(&self.core);
         let now = core.now();
+        let size = self.groups.get(&id).ok_or_else(|| self.not_found(id))?.size();
+        if !self.may_post(size) {
+            return Err(too_much().into());
+        }
         let mut group = self.groups.remove(&id).ok_or_else(|| self.not_found(id))?;
         let mut turn = Turn::default();
+        turn.touched.insert(id);
         let actions = match ask {
             Ask::Add(members) => {
-                let news: Vec<Member> =
-                    members.into_iter().filter(|member| !group.admits(&member.user, &member.key)).collect();
+                let news: Vec<Member> = members
+                    .iter()
+                    .filter(|member| !group.admits(&member.user, &member.key))
+                    .cloned()
+                    .collect();
                 news.chunks(bounds::MAX_CHANGE_MEMBERS).map(|batch| Action::Add(batch.to_vec())).collect()
             }
-            Ask::Remove(user) => vec![Action::Remove(user)],
+            Ask::Remove(user) => vec![Action::Remove(user.clone())],
             Ask::Leave => vec![Action::Remove(core.identity.user().clone())],
-            Ask::Rename(name) => vec![Action::Rename(name)],
+            Ask::Rename(name) => vec![Action::Rename(name.clone())],
         };
-        if !self.may_post(group.size()) {
-            self.groups.insert(id, group);
-            return Err(too_much());
-        }
         for action in actions {
             if let Err(error) = self.apply_own(&mut group, (action, now), &mut turn).await {
                 // What was made before in this turn is made by nobody.
-                self.loaded = false;
-                return Err(error);
+                self.forget(&turn.groups());
+                return Err(error.into());
             }
         }
-        self.finish(turn).await?;
+        self.commit(turn).await?;
         self.groups.insert(id, group);
         Ok(())
     }
@@ -154,7 +187,7 @@ impl Actor {
         change: (Action, Timestamp),
         turn: &mut Turn,
     ) -> Result<()> {
-        let core = std::sync::Arc::clone(&self.core);
+        let core = Arc::clone(&self.core);
         let before = by_name(group);
         let (Made { change, effects }, applied) =
             group.change(&core.identity, change, &mut self.rng).map_err(of_protocol)?;
@@ -168,7 +201,7 @@ impl Actor {
             told.remove(&member.user);
         }
         for body in bodies_of(group.id(), [change]) {
-            self.post((body, false), told.values().cloned(), turn);
+            self.post((body, PostKind::Content), told.values().cloned(), turn);
         }
         let by = core.identity.user().clone();
         self.settle(group, (applied, &by), turn).await
@@ -186,7 +219,7 @@ impl Actor {
         if !new {
             return Ok(());
         }
-        turn.progress = true;
+        turn.came.insert(Came::Group(group.id()));
         let us = self.core.identity.user().clone();
         for user in gone.iter().filter(|user| **user != us) {
             let device = device_of(user);
@@ -205,24 +238,30 @@ impl Actor {
         Ok(())
     }
 
-    async fn send(&mut self, id: GroupId, (content, message): (ContentId, Content)) -> Result<()> {
+    async fn send(
+        &mut self,
+        id: GroupId,
+        (content, message): (ContentId, Content),
+    ) -> core::result::Result<(), Failure> {
+        self.load().await?;
         self.core.refuse_undecided()?;
-        let core = std::sync::Arc::clone(&self.core);
+        let core = Arc::clone(&self.core);
         let now = core.now();
         let size = self.groups.get(&id).ok_or_else(|| self.not_found(id))?.size();
         if !self.may_post(2 * size) {
-            return Err(too_much());
+            return Err(too_much().into());
         }
         let plaintext =
             Plaintext { content, kind: kind_of(&message), body: SecretBytes::from_slice(message.as_bytes()) };
-        let Some(group) = self.groups.get_mut(&id) else { return Err(self.not_found(id)) };
+        let Some(group) = self.groups.get_mut(&id) else { return Err(self.not_found(id).into()) };
         let sealed = group.encrypt(&context(&core), &plaintext, &mut self.rng).map_err(of_protocol)?;
         let members: Vec<Member> = group.members().collect();
         let mut turn = Turn { effects: sealed.effects, ..Turn::default() };
+        turn.touched.insert(id);
         if let Some((body, to)) = sealed.introduction {
-            self.post((body, false), to, &mut turn);
+            self.post((body, PostKind::Content), to, &mut turn);
         }
-        self.post((sealed.blob.into(), true), members, &mut turn);
+        self.post((sealed.blob.into(), PostKind::ToAll), members, &mut turn);
         let place = Place { order: core.next_order(now), id: content };
         let row = MessageRow {
             direction: Direction::Out,
@@ -238,14 +277,116 @@ impl Actor {
             repairs: 0,
             queued: 0,
             identity: None,
+            from: None,
         };
         let (chain, counter) = sealed.place;
+        let pointer = PointerRow { peer: core.address.clone(), place, group: Some(id) };
         turn.changes
-            .push(Op::put(crate::keys::group_message(id, place), row.encode()).expiring(row.expires()));
-        turn.changes.push(
-            Op::put(rows::sent(id, (&chain, counter)), place.to_bytes()).expiring(now + limits::KEEP_SENT),
-        );
-        self.finish(turn).await
+            .push(Op::put(crate::keys::group_message(id, place), row.encode()).expiring(row.expires()))
+            .push(
+                Op::put(rows::sent(id, (&chain, counter)), place.to_bytes())
+                    .expiring(now + limits::KEEP_SENT),
+            )
+            .push(
+                Op::insert(crate::keys::own_content(content), pointer.encode())
+                    .expiring(now + limits::KEEP_SENT),
+            );
+        self.commit(turn).await
+    }
+
+    /// Notes that contents of a member were read, and tells them.
+    async fn mark_read(
+        &mut self,
+        id: GroupId,
+        (user, ids): &(UserId, Vec<ContentId>),
+    ) -> core::result::Result<(), Failure> {
+        self.load().await?;
+        let group = self.groups.get(&id).ok_or_else(|| self.not_found(id))?;
+        let member = group.key_of(user).map(|key| Member { user: user.clone(), key: *key });
+        let receipts = group.size() <= limits::MAX_RECEIPTED_GROUP && self.core.config.receipts.read;
+        let mut turn = Turn::default();
+        let from = device_of(user);
+        let marks: Vec<_> = ids.iter().map(|id| crate::keys::content(&from, *id)).collect();
+        let marks = self.core.store.get(&marks).await.map_err(Error::passed)?;
+        for (content, mark) in ids.iter().zip(marks) {
+            // Only what came from this member can be read.
+            let Some(mark) = mark else { continue };
+            let place = Place::from_bytes(mark.value.expose()).map_err(Error::passed)?;
+            let key = crate::keys::group_message(id, place);
+            let Some(row) = self.core.store.one(&key).await.map_err(Error::passed)? else { continue };
+            let expires = row.expires;
+            let mut row = MessageRow::decode(row.value.expose()).map_err(Error::passed)?;
+            if row.read {
+                continue;
+            }
+            row.read = true;
+            turn.changes.push(Op::put(key, row.encode()).expiring(expires));
+            if let Some(member) = member.clone().filter(|_| receipts) {
+                turn.received.push((member, *content));
+            }
+        }
+        self.tell_received(true, &mut turn);
+        self.commit(turn).await
+    }
+
+    /// What members said of a message of ours.
+    async fn receipts(&mut self, id: GroupId, content: ContentId) -> Result<Vec<MemberReceipt>> {
+        let store = &self.core.store;
+        let index = store.one(&crate::keys::own_content(content)).await.map_err(Error::passed)?;
+        let pointer = index.map(|row| PointerRow::decode(row.value.expose())).transpose();
+        if pointer.map_err(Error::passed)?.is_none_or(|pointer| pointer.group != Some(id)) {
+            return Ok(Vec::new());
+        }
+        let scan = Scan::of(Table::Outbox, rows::receipts_of(content));
+        let found = store.scan_all(scan, 16 * bounds::MAX_MEMBERS).await.map_err(Error::passed)?;
+        let mut receipts = Vec::with_capacity(found.len());
+        for row in found {
+            let ReceiptRow { user, state, at } =
+                ReceiptRow::decode(row.value.expose()).map_err(Error::passed)?;
+            receipts.push(MemberReceipt { user, state, at });
+        }
+        receipts.sort_by(|a, b| a.user.cmp(&b.user));
+        Ok(receipts)
+    }
+
+    /// Removes a group that we are not in any more, and its messages.
+    async fn delete(&mut self, id: GroupId) -> core::result::Result<(), Failure> {
+        self.load().await?;
+        let group = self.groups.get(&id).ok_or_else(|| self.not_found(id))?;
+        if group.is_member() {
+            return Err(Error::config("leave the group before you delete it").into());
+        }
+        let mut turn = Turn::default();
+        // What others sent on is listed in the group's rows, which go with it.
+        let devices: BTreeSet<UserId> =
+            group.changes().flat_map(|change| named(change.action())).cloned().collect();
+        for user in devices.iter().filter(|user| **user != self.core.address.user) {
+            let device = device_of(user);
+            let wanted = sender_rows(id, &device);
+            let records = crate::records::load(&self.core.store, &wanted, &turn.effects).await?;
+            turn.effects.append(forget_sender(id, &device, &records).map_err(of_protocol)?);
+        }
+        turn.changes
+            .delete_partition(Table::Group, id.as_bytes().as_slice())
+            .delete_partition(Table::History, crate::keys::group_history(id))
+            .push(match self.listed.get(&id) {
+                Some(listed) => Op::delete(rows::group(id)).expecting(Expect::Version(listed.version)),
+                None => Op::delete(rows::group(id)),
+            });
+        self.commit(turn).await?;
+        self.forget(&[id]);
+        Ok(())
+    }
+}
+
+/// Whom an action names.
+fn named(action: &Action) -> Box<dyn Iterator<Item = &UserId> + '_> {
+    match action {
+        Action::Create { members, .. } | Action::Add(members) => {
+            Box::new(members.iter().map(|member| &member.user))
+        }
+        Action::Remove(user) => Box::new(core::iter::once(user)),
+        Action::Rename(_) => Box::new(core::iter::empty()),
     }
 }
 

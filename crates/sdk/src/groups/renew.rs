@@ -9,7 +9,7 @@ use stvor_protocol::{Plaintext, ProtocolError};
 use stvor_store::{Op, Scan, Table};
 
 use super::actor::Actor;
-use super::rows::{self, PostRow};
+use super::rows::{self, PostKind, PostRow};
 use super::turn::Turn;
 use crate::error::{Error, Result};
 use crate::keys;
@@ -23,10 +23,13 @@ type Waiting = (Vec<u64>, Vec<Member>);
 impl Actor {
     /// Gives up our chain of every group, and writes anew on fresh ones what no lane has taken yet.
     pub(super) async fn renew(&mut self) -> Result<()> {
-        let last = self.core.groups.last_post();
         let waiting = self.waiting_blobs().await?;
+        // On a shared store other instances number posts, too.
+        let theirs = waiting.values().flat_map(|(posts, _)| posts).max().copied();
+        let last = self.core.groups.last_post().max(theirs.unwrap_or(0));
         let mut turn = Turn::default();
-        for group in self.groups.values_mut() {
+        for (id, group) in &mut self.groups {
+            turn.touched.insert(*id);
             turn.effects.append(group.renew());
         }
         self.finish(turn).await?;
@@ -53,7 +56,7 @@ impl Actor {
             .collect();
         for (body, members) in asks {
             if self.may_post(members.len()) {
-                self.post((body, false), members, &mut turn);
+                self.post((body, PostKind::Content), members, &mut turn);
             }
         }
         if let Err(error) = self.finish(turn).await {
@@ -70,7 +73,7 @@ impl Actor {
             let seq = post.key.sort.as_slice().try_into().map(u64::from_be_bytes);
             let seq = seq.map_err(|_| Error::passed(CodecError::Length))?;
             let post = PostRow::decode(post.value.expose()).map_err(Error::passed)?;
-            if post.blob {
+            if post.kind == PostKind::ToAll {
                 let (posts, members) = waiting.entry(post.body).or_default();
                 posts.push(seq);
                 members.push(Member { user: post.to.user, key: post.key });
@@ -99,11 +102,12 @@ impl Actor {
             let plaintext = Plaintext { content: place.id, kind: kind_of(&row.content), body };
             match group.encrypt(&context(&core), &plaintext, &mut self.rng) {
                 Ok(sealed) => {
+                    turn.touched.insert(id);
                     turn.effects.append(sealed.effects);
                     if let Some((body, to)) = sealed.introduction {
-                        self.post((body, false), to, &mut turn);
+                        self.post((body, PostKind::Content), to, &mut turn);
                     }
-                    self.post((sealed.blob.into(), true), members, &mut turn);
+                    self.post((sealed.blob.into(), PostKind::ToAll), members, &mut turn);
                     let (chain, counter) = sealed.place;
                     let key = rows::sent(id, (&chain, counter));
                     let expires = core.now() + limits::KEEP_SENT;

@@ -2,9 +2,13 @@
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, GroupId, MessageId, Timestamp};
+use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
+use stvor_crypto::kdf::sha256;
 use stvor_store::{Key, Table};
+
+use crate::events::DeliveryState;
+use crate::instances::InstanceId;
 
 const VERSION: u8 = 1;
 /// Far above the longest blob: bounds what a damaged row can make a reader allocate.
@@ -42,6 +46,18 @@ pub(super) fn sent(group: GroupId, (chain, counter): (&[u8; 16], u32)) -> Key {
     let mut sort = Writer::new();
     sort.raw(chain).u32(counter);
     Key::new(Table::Outbox, partition.finish(), sort.finish())
+}
+
+/// How far a message of ours came to one member: a row for each of them.
+pub(crate) fn receipts_of(content: ContentId) -> Vec<u8> {
+    let mut partition = Writer::new();
+    partition.raw(b"group receipts ").raw(content.as_bytes());
+    partition.finish()
+}
+
+pub(crate) fn receipt(content: ContentId, member: &UserId) -> Key {
+    let hash = sha256(&[member.as_str().as_bytes()]);
+    Key::new(Table::Outbox, receipts_of(content), &hash[..16])
 }
 
 fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {
@@ -98,36 +114,107 @@ fn read_key(input: &mut Reader<'_>) -> Result<Option<[u8; PUBLIC_KEY_BYTES]>, Co
     }
 }
 
+/// What goes to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PostKind {
+    /// A content of the session with them.
+    Content,
+    /// A message to all, which goes as it is.
+    ToAll,
+    /// Says that contents of theirs are stored here.
+    Delivered,
+    /// Says that they were read.
+    Read,
+}
+
 /// Something that is to go to one member's device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PostRow {
     pub(super) to: Address,
     /// Only to this identity.
     pub(super) key: [u8; PUBLIC_KEY_BYTES],
-    /// Whether the body is a message to all, which goes as it is, or a content of the session with them.
-    pub(super) blob: bool,
+    pub(super) kind: PostKind,
     pub(super) body: u64,
     pub(super) created_at: Timestamp,
+    /// The instance that sees to it, where several share the store.
+    pub(super) owner: Option<InstanceId>,
 }
+
+/// Of posts: 1 had neither receipts nor owners.
+const POST_VERSION: u8 = 2;
 
 impl PostRow {
     pub(super) fn encode(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            PostKind::Content => 0,
+            PostKind::ToAll => 1,
+            PostKind::Delivered => 2,
+            PostKind::Read => 3,
+        };
         let mut out = Writer::with_capacity(512);
-        out.u8(VERSION);
+        out.u8(POST_VERSION);
         self.to.encode(&mut out);
-        out.raw(&self.key).u8(u8::from(self.blob)).u64(self.body).u64(self.created_at.as_millis());
+        out.raw(&self.key).u8(kind).u64(self.body).u64(self.created_at.as_millis());
+        out.bytes(self.owner.as_ref().map_or(&[][..], |owner| &owner.0));
         out.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
+        let version = match input.u8()? {
+            known @ 1..=POST_VERSION => known,
+            other => return Err(CodecError::Version(other)),
+        };
         let row = Self {
             to: Address::decode(&mut input)?,
             key: *input.array()?,
-            blob: input.bool()?,
+            kind: match input.u8()? {
+                0 => PostKind::Content,
+                1 => PostKind::ToAll,
+                2 if version > 1 => PostKind::Delivered,
+                3 if version > 1 => PostKind::Read,
+                _ => return Err(CodecError::Value),
+            },
             body: input.u64()?,
             created_at: Timestamp::from_millis(input.u64()?),
+            owner: match version {
+                1 => None,
+                _ => match input.bytes(16)? {
+                    [] => None,
+                    id => Some(InstanceId(id.try_into().map_err(|_| CodecError::Length)?)),
+                },
+            },
+        };
+        input.finish()?;
+        Ok(row)
+    }
+}
+
+/// How far a message of ours came to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReceiptRow {
+    pub(crate) user: UserId,
+    pub(crate) state: DeliveryState,
+    pub(crate) at: Timestamp,
+}
+
+impl ReceiptRow {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u8(VERSION).bytes(self.user.as_str().as_bytes());
+        out.u8(u8::from(self.state == DeliveryState::Read)).u64(self.at.as_millis());
+        out.finish()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        version(&mut input)?;
+        let name = core::str::from_utf8(input.bytes(stvor_base::address::MAX_USER_ID_BYTES)?)
+            .map_err(|_| CodecError::Value)?;
+        let row = Self {
+            user: UserId::from_canonical(name).map_err(|_| CodecError::Value)?,
+            state: if input.bool()? { DeliveryState::Read } else { DeliveryState::Delivered },
+            at: Timestamp::from_millis(input.u64()?),
         };
         input.finish()?;
         Ok(row)
@@ -158,7 +245,7 @@ impl GroupRow {
 
 #[cfg(test)]
 mod tests {
-    use stvor_base::{DeviceId, UserId};
+    use stvor_base::DeviceId;
 
     use super::*;
 
@@ -168,16 +255,33 @@ mod tests {
         let at = Timestamp::from_millis(7);
         let id = MessageId::from_bytes([1; 16]);
         let mail = MailRow { from: from.clone(), key: Some([9; 65]), id, arrived_at: at, body: vec![1, 2] };
-        let post = PostRow { to: from, key: [9; 65], blob: true, body: 3, created_at: at };
         assert_eq!(MailRow::decode(&mail.encode()), Ok(mail.clone()));
-        assert_eq!(PostRow::decode(&post.encode()), Ok(post.clone()));
+        for kind in [PostKind::Content, PostKind::ToAll, PostKind::Delivered, PostKind::Read] {
+            let owner = Some(InstanceId([3; 16])).filter(|_| kind != PostKind::ToAll);
+            let post = PostRow { to: from.clone(), key: [9; 65], kind, body: 3, created_at: at, owner };
+            assert_eq!(PostRow::decode(&post.encode()), Ok(post.clone()));
+            for length in 0..post.encode().len() {
+                assert!(PostRow::decode(&post.encode()[..length]).is_err());
+            }
+        }
         let group = GroupRow { joined_at: at };
         assert_eq!(GroupRow::decode(group.encode().expose()), Ok(group));
+        let receipt = ReceiptRow { user: from.user, state: DeliveryState::Read, at };
+        assert_eq!(ReceiptRow::decode(&receipt.encode()), Ok(receipt));
         for length in 0..mail.encode().len() {
             assert!(MailRow::decode(&mail.encode()[..length]).is_err());
         }
-        for length in 0..post.encode().len() {
-            assert!(PostRow::decode(&post.encode()[..length]).is_err());
-        }
+    }
+
+    #[test]
+    fn a_post_of_version_1_is_still_sent() {
+        let to = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let mut old = Writer::new();
+        old.u8(1);
+        to.encode(&mut old);
+        old.raw(&[9; 65]).u8(1).u64(3).u64(7);
+        let created_at = Timestamp::from_millis(7);
+        let row = PostRow { to, key: [9; 65], kind: PostKind::ToAll, body: 3, created_at, owner: None };
+        assert_eq!(PostRow::decode(&old.finish()), Ok(row));
     }
 }

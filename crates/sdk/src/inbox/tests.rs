@@ -27,6 +27,7 @@ fn row(number: u64) -> MessageRow {
         repairs: 0,
         queued: 0,
         identity: None,
+        from: None,
     }
 }
 

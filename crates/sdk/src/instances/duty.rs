@@ -76,6 +76,9 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         // What they had sealed and not sent, taken and not consumed.
         instances.next_epoch();
         core.inbox.look_again();
+        if instances.receives() {
+            core.groups.take_over();
+        }
         core.wake_lanes();
         core.wake_lanes_with_work(read_lanes(&core.store).await?);
     }
@@ -91,7 +94,9 @@ impl Core {
         self.failures.read(&self.store).await?;
         self.parked.read(&self.store).await?;
         self.inbox.count().await?;
+        self.groups.count(&self.store).await?;
         self.instances.set_receives(true);
+        self.groups.take_over();
         self.instances.next_epoch();
         self.hub.emit(Event::Receiving { here: true });
         self.kick.notify_one();

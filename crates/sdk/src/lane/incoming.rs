@@ -237,7 +237,7 @@ impl Lane {
                 Err(error) => self.unreadable(&error, false, step),
             },
             ContentKind::Control => {}
-            ContentKind::Group => self.receive_content(&plaintext.body, step),
+            ContentKind::Group => self.receive_content(&plaintext.body, step)?,
             _ => match shown(&plaintext, sent_at) {
                 Ok(shown) => step.shown.push(shown),
                 Err(error) => {
@@ -310,6 +310,7 @@ impl Lane {
             repairs: 0,
             queued: 0,
             identity: None,
+            from: None,
         };
         let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
         let seq = self.core.inbox.reserve();
@@ -332,13 +333,20 @@ impl Lane {
         let store = &self.core.store;
         let index: Vec<_> = ids.iter().map(|id| keys::own_content(*id)).collect();
         let mut places = HashSet::new();
+        let mut of_groups = Vec::new();
         for row in store.get(&index).await.map_err(Error::passed)?.into_iter().flatten() {
             let pointer = PointerRow::decode(row.value.expose()).map_err(Error::passed)?;
+            if let Some(group) = pointer.group {
+                // Its id is known to those only who read it.
+                of_groups.push((group, pointer.place.id));
+                continue;
+            }
             // A receipt counts only from whom the message was sent to.
             if pointer.peer == self.peer {
                 places.insert(pointer.place);
             }
         }
+        self.take_group_receipts(of_groups, state, step).await?;
         let places: Vec<Place> = places.into_iter().collect();
         let rows = self.messages(&places, step).await?;
         for (place, row) in places.into_iter().zip(rows) {

@@ -65,6 +65,7 @@ impl Lane {
             // Others only ever raise it: the store itself was put back under us.
             crate::rollback::put_back(&core, (self.row.counter, row.counter));
         }
+        self.drop_sent_posts().await?;
         let before = self.count_pending();
         (self.row, self.sealed, self.waiting) = (row, sealed.into(), waiting);
         (self.requests, self.refused) = (requests.into(), refused);

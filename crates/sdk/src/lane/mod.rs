@@ -381,7 +381,7 @@ impl Lane {
                 Work::Command(command) => command.refuse(error.clone()),
                 Work::Bundle(_) => self.fetching = false,
                 Work::Decision(decision) => self.late_decision = Some(decision),
-                Work::Post(post) => self.posts.push_back(post),
+                Work::Post(post) => self.take_post(post),
                 Work::Wake => {}
             }
         }
@@ -398,7 +398,7 @@ impl Lane {
     async fn take_work(&mut self, work: Work, step: &mut Step) {
         match work {
             Work::Wake => {}
-            Work::Post(post) => self.posts.push_back(post),
+            Work::Post(post) => self.take_post(post),
             Work::Send(request) => self.take_send(request, step).await,
             Work::Bundle(result) => self.take_bundle(result, step).await,
             Work::Decision(decision) => self.take_decision(decision, step),

@@ -106,6 +106,7 @@ impl Lane {
             repairs: 0,
             queued,
             identity: None,
+            from: None,
         };
         let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
         step.changes
