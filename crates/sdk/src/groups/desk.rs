@@ -185,6 +185,11 @@ impl Desk {
         self.posts.load(Ordering::Relaxed)
     }
 
+    /// Posts are numbered from here on.
+    pub(super) fn raise_posts(&self, last: u64) {
+        self.posts.fetch_max(last, Ordering::Relaxed);
+    }
+
     /// Messages to all up to this post were written anew.
     pub(super) fn void(&self, last: u64) {
         self.void.fetch_max(last, Ordering::Relaxed);

@@ -228,7 +228,7 @@ impl Actor {
             turn.judged(seq);
         }
         self.waiting.remove(seq);
-        if let Lacks::Group(id) = lacks
+        if let Lacks::Group(id) | Lacks::Changes(id) = lacks
             && !self.waiting.wants(id)
         {
             self.joining.remove(&id);
@@ -365,7 +365,7 @@ impl Actor {
                 Ok(false) => Ok(Verdict::Done),
             };
         }
-        ended?;
+        let early = ended?;
         let held = |one: &&Joining| one.by == joining.by;
         let theirs: usize = self.joining.values().filter(held).map(|one| one.bytes).sum();
         let all: usize = self.joining.values().map(|one| one.bytes).sum();
@@ -376,10 +376,10 @@ impl Actor {
         }
         // Not ours so far: the rest may be under way. It is in memory only, and its mail stays.
         if !applied.is_empty() {
-            turn.came.insert(Came::Group(id));
+            turn.came.insert(Came::Part(id));
         }
         self.joining.insert(id, joining);
-        Ok(Verdict::Waits(Lacks::Group(id)))
+        Ok(Verdict::Waits(if early { Lacks::Changes(id) } else { Lacks::Group(id) }))
     }
 
     async fn take_key(

@@ -107,7 +107,11 @@ impl Actor {
         self.commit(turn).await.map_err(Error::from)
     }
 
-    async fn create(&mut self, name: &str, members: Vec<Member>) -> core::result::Result<GroupId, Failure> {
+    pub(super) async fn create(
+        &mut self,
+        name: &str,
+        members: Vec<Member>,
+    ) -> core::result::Result<GroupId, Failure> {
         self.load().await?;
         self.core.refuse_undecided()?;
         if self.groups.len() >= limits::MAX_GROUPS {
@@ -144,7 +148,7 @@ impl Actor {
         }
     }
 
-    async fn change(&mut self, id: GroupId, ask: &Ask) -> core::result::Result<(), Failure> {
+    pub(super) async fn change(&mut self, id: GroupId, ask: &Ask) -> core::result::Result<(), Failure> {
         self.load().await?;
         self.core.refuse_undecided()?;
         let core = Arc::clone(&self.core);
@@ -238,7 +242,7 @@ impl Actor {
         Ok(())
     }
 
-    async fn send(
+    pub(super) async fn send(
         &mut self,
         id: GroupId,
         (content, message): (ContentId, Content),

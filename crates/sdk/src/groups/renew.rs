@@ -27,6 +27,7 @@ impl Actor {
         // On a shared store other instances number posts, too.
         let theirs = waiting.values().flat_map(|(posts, _)| posts).max().copied();
         let last = self.core.groups.last_post().max(theirs.unwrap_or(0));
+        self.core.groups.raise_posts(last);
         let mut turn = Turn::default();
         for (id, group) in &mut self.groups {
             turn.touched.insert(*id);

@@ -14,7 +14,7 @@ use crate::limits;
 pub(super) enum Lacks {
     /// The sender key of a message.
     Key(ChainId, u32),
-    /// Changes of a group that we have.
+    /// Changes that others of a group build on.
     Changes(GroupId),
     /// A group that we do not have.
     Group(GroupId),
@@ -24,7 +24,10 @@ pub(super) enum Lacks {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Came {
     Chain(Address, ChainId),
+    /// We have the group, and know more of it than before.
     Group(GroupId),
+    /// We know more of a group that we do not have.
+    Part(GroupId),
 }
 
 /// Mail that waits.
@@ -46,6 +49,7 @@ impl Parked {
         match (&self.lacks, came) {
             (Lacks::Key(chain, _), Came::Chain(from, came)) => chain == came && self.from == *from,
             (Lacks::Changes(id) | Lacks::Group(id), Came::Group(came)) => id == came,
+            (Lacks::Changes(id), Came::Part(came)) => id == came,
             _ => false,
         }
     }
@@ -85,9 +89,10 @@ impl Waiting {
         self.0.get(&seq).is_none_or(|parked| parked.again)
     }
 
-    /// Whether something waits for a group that we do not have.
+    /// Whether something waits for a group, or for changes of it.
     pub(super) fn wants(&self, group: GroupId) -> bool {
-        self.0.values().any(|parked| parked.lacks == Lacks::Group(group))
+        let of = |lacks: &Lacks| matches!(lacks, Lacks::Group(id) | Lacks::Changes(id) if *id == group);
+        self.0.values().any(|parked| of(&parked.lacks))
     }
 
     /// Everything is judged again.
@@ -226,11 +231,13 @@ mod tests {
         assert!(due(&waiting).is_empty(), "of another sender");
         waiting.came(&Came::Chain(from("bob"), [1; 16]));
         assert_eq!(due(&waiting), [0]);
+        waiting.came(&Came::Part(two));
+        assert_eq!(due(&waiting), [0], "it is not ours yet");
         waiting.came(&Came::Group(two));
         assert_eq!(due(&waiting), [0, 3]);
         waiting.came(&Came::Group(one));
         assert_eq!(due(&waiting), [0, 2, 3]);
-        assert!(waiting.wants(two) && !waiting.wants(one));
+        assert!(waiting.wants(two) && waiting.wants(one) && !waiting.wants(GroupId::from_bytes([3; 16])));
     }
 
     #[test]
