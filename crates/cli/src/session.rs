@@ -245,10 +245,6 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "{} has another identity than the member of that name: nothing of the group goes to them; compare safety numbers, then add them again (stvor group add)",
             safe(peer.as_str())
         ),
-        Event::SenderKeyMissing { peer, messages } => format!(
-            "{messages} message(s) of {} to a group can not be read yet: their key did not come, and is asked for",
-            safe(peer.as_str())
-        ),
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
         _ => return None,
     })
@@ -308,16 +304,6 @@ pub(crate) fn object(event: &Event) -> Value {
             object["name"] = name.clone().into();
         }
         Event::GroupMemberUnknown { peer } => object["peer"] = peer.to_string().into(),
-        Event::SenderKeyMissing { peer, messages } => {
-            object["peer"] = peer.to_string().into();
-            object["messages"] = (*messages).into();
-        }
-        Event::GroupReceipt { group, peer, ids, state } => {
-            object["group"] = group.to_string().into();
-            object["peer"] = peer.to_string().into();
-            object["ids"] = ids.iter().map(ToString::to_string).collect::<Vec<_>>().into();
-            object["state"] = state.name().into();
-        }
         _ => {}
     }
     object
