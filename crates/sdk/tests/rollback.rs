@@ -334,7 +334,10 @@ async fn no_counter_of_the_relay_makes_a_client_start_over_without_its_own_proof
         let alice = app.connect("alice").await.unwrap();
         let mut events = alice.events();
         event(&mut events, |event| match event {
-            Event::CounterForged { relay } => Some(assert_eq!(relay, claim.0)),
+            Event::CounterForged { relay } => {
+                assert_eq!(relay, claim.0);
+                Some(())
+            }
             Event::RollbackDetected { .. } | Event::RollbackRecovered => panic!("{event:?} after {claim:?}"),
             _ => None,
         })

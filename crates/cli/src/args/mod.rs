@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Account(AccountArgs),
     /// Keep memories for agents, encrypted, behind gates that their owner holds
     #[cfg(unix)]
-    Vault(VaultArgs),
+    Vault(Box<VaultArgs>),
     /// Serve the vault to an agent over the Model Context Protocol, on standard input and output
     #[cfg(unix)]
     Mcp(McpArgs),
