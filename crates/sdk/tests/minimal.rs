@@ -128,6 +128,7 @@ async fn a_group_talks_over_it_also_with_a_member_who_was_away() {
     let (hers, his) = (app("alice").await.unwrap(), app("bob").await.unwrap());
     let alice = hers.connect("alice").await.unwrap();
     let bob = his.connect("bob").await.unwrap();
+    alice.wait_for_user("bob", Duration::from_secs(30)).await.unwrap();
     let group = alice.create_group("g", ["bob"]).await.unwrap();
     group.send("one").await.unwrap();
     assert_eq!(text(&bob).await, "one");

@@ -60,17 +60,21 @@ fn pairs(row: &str, text: &str) -> BTreeMap<String, String> {
     row.captures_iter(text).map(|found| (found[1].to_owned(), found[2].to_owned())).collect()
 }
 
-/// A number as the source writes it: digits, products and names of limits.
+/// A number as the source writes it: digits, products, the half of one, and names of limits.
 fn evaluate(expression: &str, limits: &BTreeMap<String, String>) -> String {
     if expression == "None" {
         return "none".to_owned();
     }
     let factor = |factor: &str| -> u64 {
-        match factor.strip_prefix("crate::limits::") {
-            Some(name) => evaluate(&limits[name], limits).parse().unwrap(),
+        let name = factor.trim_start_matches("crate::limits::");
+        match limits.get(name) {
+            Some(of_it) => evaluate(of_it, limits).parse().unwrap(),
             None => factor.replace('_', "").parse().unwrap(),
         }
     };
+    if let Some(whole) = expression.strip_suffix(" / 2") {
+        return (factor(whole) / 2).to_string();
+    }
     expression.split(" * ").map(factor).product::<u64>().to_string()
 }
 
