@@ -568,6 +568,13 @@ fn described(event: &Event) -> String {
             "name": name,
         }),
         Event::GroupMemberUnknown { peer } => json!({"peer": peer.as_str()}),
+        Event::SenderKeyMissing { peer, messages } => json!({"peer": peer.as_str(), "messages": messages}),
+        Event::GroupReceipt { group, peer, ids, state } => json!({
+            "group": group.to_string(),
+            "peer": peer.as_str(),
+            "ids": ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "state": state.name(),
+        }),
         Event::Lagged { missed } => json!({"missed": missed}),
         _ => json!({}),
     };

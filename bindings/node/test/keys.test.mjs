@@ -97,7 +97,8 @@ test('a key in a PKCS #11 token', { skip: softhsm }, async (t) => {
   const [config, pinFile, key] = ['softhsm2.conf', 'pin', 'key'].map((name) => join(place, name));
   writeFileSync(config, `directories.tokendir = ${place}\nobjectstore.backend = file\nlog.level = ERROR\n`);
   writeFileSync(pinFile, '1234\n');
-  writeFileSync(key, randomBytes(32));
+  // The tool ends a key early at some bytes (zero is one), and the token then has no cipher for its length.
+  writeFileSync(key, randomBytes(16).toString('hex'));
   const tool = (...argv) => {
     const ended = spawnSync('softhsm2-util', argv, { env: { ...process.env, SOFTHSM2_CONF: config }, encoding: 'utf8' });
     assert.equal(ended.status, 0, ended.stderr);

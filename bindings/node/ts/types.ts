@@ -162,6 +162,10 @@ export interface ClientEvents {
   groupLeft: { groupId: string; group: Group; by: string };
   /** A user shows another identity than the one under which they are in a group: nothing of it goes to them until they are added anew. */
   groupMemberUnknown: { peer: string };
+  /** Messages of a member of a group wait for a key that has not come; the member is asked for it, and for them. */
+  senderKeyMissing: { peer: string; messages: number };
+  /** Messages of ours to a group came further, with one of its members. */
+  groupReceipt: { groupId: string; group: Group; peer: string; ids: string[]; state: DeliveryStatus };
   /** More than half of the sends that may wait do (told when it begins to be so), or a caller waits for room. */
   pressure: { pending: number; queued: number; waiting: number };
   /** A send was refused with `BACKPRESSURE`: too many wait for this peer, or in all. */
