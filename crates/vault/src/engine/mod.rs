@@ -33,7 +33,7 @@ use crate::memory::{Header, MemoryId};
 use crate::metrics::{Alert, AlertHook, Metrics};
 use crate::sealing::Sender;
 use crate::storage::index::Index;
-use crate::storage::{CheckpointFile, Database, EndedList, EventRow, Lock, MemoryRow};
+use crate::storage::{CheckpointFile, Database, EndedList, EventRow, Lock, MemoryRow, lost_transaction};
 use crate::vault::{Auditor, Options};
 use crate::{VaultError, limits};
 
@@ -491,13 +491,6 @@ impl Engine {
 /// Whose refusals an event counts among.
 fn budget(event: &Event) -> (String, bool) {
     (event.actor.clone(), event.operation == Operation::EnterLockdown)
-}
-
-/// Why nothing of a group stands whose transaction is gone.
-pub(crate) fn lost_transaction() -> VaultError {
-    VaultError::LogUnavailable(
-        "the database could not read or write a page and undid what was under way".into(),
-    )
 }
 
 /// The same, when an error says more.

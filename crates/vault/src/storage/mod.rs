@@ -169,3 +169,10 @@ impl Nodes for Database {
         bytes.try_into().map(Hash).map_err(|_| TlogError::Corrupt(place()))
     }
 }
+
+/// Why nothing of a group stands whose transaction is gone.
+pub(crate) fn lost_transaction() -> VaultError {
+    VaultError::LogUnavailable(
+        "the database could not read or write a page and undid what was under way".into(),
+    )
+}

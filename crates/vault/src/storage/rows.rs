@@ -96,7 +96,7 @@ impl Database {
     /// Every change is one of a transaction. Where SQLite gave that up by itself, a statement that comes after would stand alone.
     pub(super) fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
         if !self.in_transaction() {
-            return Err(crate::engine::lost_transaction());
+            return Err(super::lost_transaction());
         }
         let run = || self.connection.prepare_cached(sql)?.execute(values);
         run().map_err(|error| failed(&error))
