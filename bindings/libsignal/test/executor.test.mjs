@@ -98,6 +98,34 @@ test('a write that was given up and lands late rolls nothing back', async () => 
   assert.deepEqual(events, ['STORAGE_TIMEOUT bob.1', 'revived bob.1']);
 });
 
+test('a first message whose save was given up is read when it comes again, whenever the save lands', async () => {
+  for (const when of ['before', 'after', 'never']) {
+    const executor = new ours.Executor({ storageTimeout: 30, backoff: 1 });
+    const { bob, start, toBob, toAlice, at } = couple(ours);
+    await start(bob.bundle(1));
+    const [first, second] = [await toBob.encrypt(Buffer.from('first')), await toBob.encrypt(Buffer.from('second'))];
+    const cipher = () => new ours.SessionCipher(bob, new ours.ProtocolAddress(...at.alice), { executor });
+    const { storeSession } = bob;
+    let land;
+    bob.storeSession = (address, record) => new Promise((resolve) => (land = () => resolve(storeSession.call(bob, address, record))));
+    assert.equal((await refused(read(cipher(), first))).code, 'STORAGE_TIMEOUT');
+    bob.storeSession = storeSession;
+    if (when === 'before') {
+      land();
+      await pause(20);
+    }
+    assert.equal(await read(cipher(), first), 'first', when);
+    if (when === 'after') {
+      land();
+      await pause(20);
+    }
+    assert.equal((await refused(read(cipher(), first))).code, 'DUPLICATE', `${when}: once`);
+    assert.equal(await read(cipher(), second), 'second', when);
+    assert.ok(!bob.prekeys.has(1), 'the prekey is gone with it');
+    assert.equal(await read(toBob, await toAlice.encrypt(Buffer.from('back'))), 'back');
+  }
+});
+
 test('a storage that throws fails the call, and the message is not used up', async () => {
   const { bob, start, toBob, toAlice } = couple(ours);
   await start(bob.bundle(1));

@@ -44,6 +44,10 @@ interface Job {
   refuse: (error: Error) => void;
 }
 
+/** Messages that started a session and whose save was given up before they were handed over: of one lane, and of all. The oldest go. */
+const MAX_UNREAD = 8;
+const MAX_UNREAD_LANES = 1_024;
+
 /** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses. */
 const MAX_HUNG = 8;
 
@@ -58,6 +62,8 @@ export class Lane {
   hung = 0;
   /** The newest record, by key, while it is uncertain what the storage holds: it is what counts. */
   readonly newest = new Map<string, unknown>();
+  /** What such messages say, by their bytes, until they come again. */
+  readonly unread = new Map<string, unknown>();
   /** Writes the newest again. */
   repair: (() => Promise<void>) | undefined;
   readonly owner: object;
@@ -82,6 +88,8 @@ export class Executor {
   readonly #ready: Lane[] = [];
   readonly #waiting: { lane: Lane; job: Job }[] = [];
   readonly #listeners = new Map<string, Set<(event: never) => void>>();
+  /** Lanes with unread messages, the oldest first. */
+  readonly #unread = new Set<Lane>();
   #pending = 0;
   #queued = 0;
 
@@ -230,7 +238,7 @@ export class Executor {
   #next(owner: object, lane: Lane): void {
     if (!lane.busy && !lane.paused) {
       if (lane.jobs.length > 0) this.#ready.push(lane);
-      else if (lane.failures === 0 && lane.newest.size === 0) this.#lanes.get(owner)?.delete(lane.address);
+      else if (lane.failures === 0 && lane.newest.size === 0 && lane.unread.size === 0) this.#lanes.get(owner)?.delete(lane.address);
     }
     while (this.#waiting.length > 0 && this.#queued < this.#maxQueued) {
       const at = this.#waiting.findIndex((one) => one.lane.jobs.length < this.#maxPerPeer);
@@ -239,6 +247,28 @@ export class Executor {
       this.#enqueue(its, job);
     }
     this.#pump();
+  }
+
+  /** @internal Keeps what a message says that can not be read a second time, until it comes again. */
+  keep(lane: Lane, message: string, said: unknown): void {
+    lane.unread.set(message, said);
+    for (const oldest of lane.unread.keys()) {
+      if (lane.unread.size <= MAX_UNREAD) break;
+      lane.unread.delete(oldest);
+    }
+    this.#unread.delete(lane);
+    this.#unread.add(lane);
+    for (const oldest of this.#unread) {
+      if (this.#unread.size <= MAX_UNREAD_LANES) break;
+      oldest.unread.clear();
+      this.#unread.delete(oldest);
+    }
+  }
+
+  /** @internal It was handed over. */
+  handed(lane: Lane, message: string): void {
+    lane.unread.delete(message);
+    if (lane.unread.size === 0) this.#unread.delete(lane);
   }
 
   /** @internal A read, with a deadline. */

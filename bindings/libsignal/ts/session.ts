@@ -229,6 +229,16 @@ export class SessionCipher {
       const outside = guarded(() => native().outside(message));
       const own = await peer.own(lane);
       const record = (await peer.load(lane)) ?? new SessionRecord();
+      const name = message.toString('latin1');
+      const unread = lane.unread.get(name) as Opened | undefined;
+      if (unread !== undefined) {
+        // Its save was given up, and whether it landed is not known; its key is used. It is read once it is stored.
+        const { identity, removePrekey: removePreKey } = unread;
+        await peer.trusted(lane, identity, 'receiving');
+        await peer.store(lane, record, { identity, removePreKey });
+        executor.handed(lane, name);
+        return unread.plaintext;
+      }
       const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
       const open = (prekeys: Buffer): Opened =>
         guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
@@ -247,7 +257,12 @@ export class SessionCipher {
         if (zero === undefined || zero === null) throw thrown;
         opened = open(guarded(() => pack(signed, zero)));
       }
-      return this.#finish(lane, opened);
+      try {
+        return await this.#finish(lane, opened);
+      } catch (thrown) {
+        if ((thrown as { code?: unknown }).code === 'STORAGE_TIMEOUT') executor.keep(lane, name, opened);
+        throw thrown;
+      }
     });
   }
 

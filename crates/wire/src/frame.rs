@@ -179,6 +179,11 @@ pub(crate) mod field {
         bytes.try_into().map_err(|_| FrameError::Field(name))
     }
 
+    /// A public key: 65 bytes of P-256 or 32 of Curve25519.
+    pub(crate) fn key(bytes: &[u8], name: &'static str) -> Result<stvor_base::KeyBytes, FrameError> {
+        bytes.try_into().map_err(|_| FrameError::Field(name))
+    }
+
     pub(crate) fn at_most(length: usize, limit: usize, name: &'static str) -> Result<(), FrameError> {
         if length <= limit { Ok(()) } else { Err(FrameError::Field(name)) }
     }

@@ -15,10 +15,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use stvor_base::UserId;
+use stvor_base::{KeyBytes, UserId};
 
 use super::change::{Action, Change, ChangeHash};
-use crate::profile::active::PUBLIC_KEY;
 
 /// A set of places in a history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +60,7 @@ struct Node {
 /// What follows from a set of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    pub(crate) members: BTreeMap<UserId, [u8; PUBLIC_KEY]>,
+    pub(crate) members: BTreeMap<UserId, KeyBytes>,
     pub(crate) name: String,
 }
 
@@ -243,7 +242,7 @@ fn key_of<'a>(
     nodes: &'a [Node],
     (adds, removals): (Option<&Vec<usize>>, Option<&Vec<usize>>),
     (user, within): (&UserId, Option<&Set>),
-) -> Option<&'a [u8; PUBLIC_KEY]> {
+) -> Option<&'a KeyBytes> {
     let inside = |place: &&usize| within.is_none_or(|within| within.has(**place));
     let removals: Vec<usize> = removals.into_iter().flatten().filter(inside).copied().collect();
     let survives = |add: &&usize| {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::group::Member;
 use stvor_store::{ChangeSet, Op, Scan, Sealed, Table};
@@ -49,7 +48,7 @@ pub(crate) struct Post {
     pub(crate) seq: u64,
     pub(crate) to: Address,
     /// Only to this identity.
-    pub(crate) key: [u8; PUBLIC_KEY_BYTES],
+    pub(crate) key: KeyBytes,
     /// Whether it is a message to all, which goes as it is.
     pub(crate) blob: bool,
     pub(crate) body: Arc<Body>,
@@ -150,7 +149,7 @@ impl Desk {
     /// A post of a body under a number of its own.
     pub(super) fn post(
         &self,
-        (to, key): (Address, [u8; PUBLIC_KEY_BYTES]),
+        (to, key): (Address, KeyBytes),
         (body, blob): (&Arc<Body>, bool),
         now: Timestamp,
         changes: &mut ChangeSet,

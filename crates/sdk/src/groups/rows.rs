@@ -1,8 +1,8 @@
 //! The rows of groups that are this crate's own: mail that is to be judged, posts to members, and which groups there are.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, GroupId, MessageId, Timestamp};
+use stvor_base::suite::MAX_KEY_BYTES;
+use stvor_base::{Address, GroupId, KeyBytes, MessageId, Suite, Timestamp};
 use stvor_crypto::SecretBytes;
 use stvor_store::{Key, Table};
 
@@ -56,7 +56,7 @@ fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {
 pub(crate) struct MailRow {
     pub(crate) from: Address,
     /// The user key of the session that it came over; `None` for a message to all, which came over none.
-    pub(crate) key: Option<[u8; PUBLIC_KEY_BYTES]>,
+    pub(crate) key: Option<KeyBytes>,
     pub(crate) id: MessageId,
     pub(crate) arrived_at: Timestamp,
     pub(crate) body: Vec<u8>,
@@ -91,8 +91,8 @@ impl MailRow {
     }
 }
 
-fn read_key(input: &mut Reader<'_>) -> Result<Option<[u8; PUBLIC_KEY_BYTES]>, CodecError> {
-    match input.bytes(PUBLIC_KEY_BYTES)? {
+fn read_key(input: &mut Reader<'_>) -> Result<Option<KeyBytes>, CodecError> {
+    match input.bytes(MAX_KEY_BYTES)? {
         [] => Ok(None),
         key => key.try_into().map(Some).map_err(|_| CodecError::Length),
     }
@@ -103,7 +103,7 @@ fn read_key(input: &mut Reader<'_>) -> Result<Option<[u8; PUBLIC_KEY_BYTES]>, Co
 pub(super) struct PostRow {
     pub(super) to: Address,
     /// Only to this identity.
-    pub(super) key: [u8; PUBLIC_KEY_BYTES],
+    pub(super) key: KeyBytes,
     /// Whether the body is a message to all, which goes as it is, or a content of the session with them.
     pub(super) blob: bool,
     pub(super) body: u64,
@@ -113,7 +113,7 @@ pub(super) struct PostRow {
 impl PostRow {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(512);
-        out.u8(VERSION);
+        out.u8(self.key.suite().layout(VERSION));
         self.to.encode(&mut out);
         out.raw(&self.key).u8(u8::from(self.blob)).u64(self.body).u64(self.created_at.as_millis());
         out.finish()
@@ -121,10 +121,10 @@ impl PostRow {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
+        let suite = Suite::of_layout(input.u8()?, VERSION)?;
         let row = Self {
             to: Address::decode(&mut input)?,
-            key: *input.array()?,
+            key: KeyBytes::read(&mut input, suite)?,
             blob: input.bool()?,
             body: input.u64()?,
             created_at: Timestamp::from_millis(input.u64()?),
@@ -167,8 +167,8 @@ mod tests {
         let from = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
         let at = Timestamp::from_millis(7);
         let id = MessageId::from_bytes([1; 16]);
-        let mail = MailRow { from: from.clone(), key: Some([9; 65]), id, arrived_at: at, body: vec![1, 2] };
-        let post = PostRow { to: from, key: [9; 65], blob: true, body: 3, created_at: at };
+        let mail = MailRow { from: from.clone(), key: Some([9; 65].into()), id, arrived_at: at, body: vec![1, 2] };
+        let post = PostRow { to: from, key: [9; 65].into(), blob: true, body: 3, created_at: at };
         assert_eq!(MailRow::decode(&mail.encode()), Ok(mail.clone()));
         assert_eq!(PostRow::decode(&post.encode()), Ok(post.clone()));
         let group = GroupRow { joined_at: at };

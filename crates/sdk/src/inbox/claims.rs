@@ -234,9 +234,8 @@ impl Inbox {
         let mut state = self.lock();
         for (_, one, _) in news {
             state.claims.remove(&one.seq);
+            state.leaves(&one.pointer.peer.user);
         }
-        let gone = news.len();
-        state.waiting = state.waiting.saturating_sub(gone);
         self.tell_of_room(state);
         Ok(())
     }
@@ -249,6 +248,13 @@ impl Inbox {
         let mut state = self.lock();
         state.last = state.last.max(last.map_or(0, u64::from_be_bytes));
         state.waiting = rows.len() + state.in_flight.len();
+        let stored = rows.iter().filter_map(|row| PointerRow::decode(row.value.expose()).ok());
+        let senders: Vec<_> =
+            stored.map(|pointer| pointer.peer.user).chain(state.in_flight.values().cloned()).collect();
+        state.shares.clear();
+        for from in senders {
+            *state.shares.entry(from).or_default() += 1;
+        }
         self.tell_of_room(state);
         Ok(())
     }
