@@ -85,9 +85,10 @@ mod tests {
         let key: Vec<u8> = (0x80..=0x9f).collect();
         let nonce: Vec<u8> = (0x40..=0x57).collect();
         let aad = hex::decode("50515253c0c1c2c3c4c5c6c7").unwrap();
-        let mut text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+        let mut text =
+            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
                          sunscreen would be it."
-            .to_vec();
+                .to_vec();
         let plaintext = text.clone();
         let key = XChaCha20Poly1305::new(&Secret::from_slice(&key).unwrap());
         let nonce: [u8; 24] = nonce.try_into().unwrap();

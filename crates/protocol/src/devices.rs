@@ -47,7 +47,8 @@ impl SignedDeviceListIn {
         if list.devices.len() != 1 {
             return Err(refused("it does not have exactly one device"));
         }
-        let key = VerifyingKey::from_bytes(&list.user_key).map_err(|_| refused("its user key is malformed"))?;
+        let key =
+            VerifyingKey::from_bytes(&list.user_key).map_err(|_| refused("its user key is malformed"))?;
         key.verify(device_list_label(list.suite()), &self.bytes, &self.signature)
             .map_err(|_| refused("its signature does not verify"))?;
         Ok(SignedDeviceList { list, hash: sha256(&[&self.bytes]) })

@@ -264,11 +264,15 @@ impl Identity {
     }
 
     pub(crate) fn signing(&self) -> Result<SigningKey, ProtocolError> {
-        Ok(self.secrets.open(|bytes| SigningKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[32..64])?))??)
+        Ok(self
+            .secrets
+            .open(|bytes| SigningKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[32..64])?))??)
     }
 
     pub(crate) fn agreement(&self) -> Result<AgreementKey, ProtocolError> {
-        Ok(self.secrets.open(|bytes| AgreementKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[64..96])?))??)
+        Ok(self
+            .secrets
+            .open(|bytes| AgreementKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[64..96])?))??)
     }
 }
 

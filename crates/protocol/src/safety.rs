@@ -11,8 +11,8 @@
 
 use core::fmt;
 
-use stvor_base::{KeyBytes, UserId};
 use stvor_base::codec::Writer;
+use stvor_base::{KeyBytes, UserId};
 use stvor_crypto::kdf::{constant_time_eq, sha512};
 
 use crate::limits::SAFETY_ITERATIONS;
@@ -113,7 +113,8 @@ impl fmt::Debug for SafetyNumber {
 fn half(party: &SafetyParty<'_>) -> [u8; 64] {
     let mut name = Writer::new();
     name.bytes(party.user.as_str().as_bytes());
-    let mut hash = sha512(&[profile::of(party.user_key.suite()).label.safety, name.as_slice(), party.user_key]);
+    let mut hash =
+        sha512(&[profile::of(party.user_key.suite()).label.safety, name.as_slice(), party.user_key]);
     for _ in 1..SAFETY_ITERATIONS {
         hash = sha512(&[&hash, party.user_key]);
     }

@@ -74,8 +74,18 @@ fn cases() -> Vec<Case> {
     cases.push(case(&dave, &carol, &changed(&first, usize::MAX), "UNDECRYPTABLE"));
     cases.push(case(&dave, &carol, &changed(&first, 27 + 4 + 3), "UNKNOWN_PREKEY"));
     cases.push(case(&dave, &carol, &changed(&first, 27 + 4 + 14 + 10), "UNDECRYPTABLE"));
-    cases.push(case(&dave, &carol, &changed(&first, 27 + 4 + 14 + model::suite().key_bytes() + 9), "UNDECRYPTABLE"));
-    cases.push(case(&dave, &carol, &changed(&first, 27 + 4 + 14 + model::suite().key_bytes() + 1_088 + 4 + 30), "BAD_DEVICE_LIST"));
+    cases.push(case(
+        &dave,
+        &carol,
+        &changed(&first, 27 + 4 + 14 + model::suite().key_bytes() + 9),
+        "UNDECRYPTABLE",
+    ));
+    cases.push(case(
+        &dave,
+        &carol,
+        &changed(&first, 27 + 4 + 14 + model::suite().key_bytes() + 1_088 + 4 + 30),
+        "BAD_DEVICE_LIST",
+    ));
     let mut asking = case(&dave, &carol, &first, "AWAITING_TRUST");
     asking.reader.policy.first = FirstContact::Ask;
     cases.push(asking);

@@ -13,7 +13,8 @@ fn a_second_identity_conflicts_at_commit_and_the_first_one_stands() {
     let before = bob.rows.clone();
     for seed in ["bob", "another"] {
         let mut rng = DeterministicRandom::from_label(seed);
-        let (_, effects) = Identity::create_in(model::suite(), (&app(), &bob.address()), bob.now, &mut rng).unwrap();
+        let (_, effects) =
+            Identity::create_in(model::suite(), (&app(), &bob.address()), bob.now, &mut rng).unwrap();
         assert!(matches!(effects.as_slice(), [Effect::Insert { key, .. }] if *key == Identity::key()));
         assert!(!bob.rows.commit(effects));
         assert_eq!(bob.rows, before);

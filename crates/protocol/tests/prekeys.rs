@@ -56,7 +56,8 @@ fn the_private_halves_of_one_time_prekeys_are_bounded() {
 fn an_upload_that_was_not_confirmed_is_repeated_after_a_restart() {
     let mut rng = stvor_crypto::random::DeterministicRandom::from_label("x");
     let now = stvor_base::Timestamp::from_millis(1);
-    let (identity, _) = Identity::create_in(model::suite(), (&app(), &model::address("bob")), now, &mut rng).unwrap();
+    let (identity, _) =
+        Identity::create_in(model::suite(), (&app(), &model::address("bob")), now, &mut rng).unwrap();
     let mut rows = model::Rows::default();
     let counts = stvor_protocol::ServerCounts { one_time: 100, kem_one_time: 50 };
     let first = Prekeys::default().maintain(&identity, counts, now, &mut rng).unwrap();
@@ -196,7 +197,8 @@ fn a_one_time_prekey_exchanged_by_the_relay_ends_in_nothing_read() {
 fn an_identity_is_created_once_and_reads_back() {
     let bob = Party::new("bob");
     let mut rng = stvor_crypto::random::DeterministicRandom::from_label("other");
-    let (_, effects) = Identity::create_in(model::suite(), (&app(), &bob.address()), bob.now, &mut rng).unwrap();
+    let (_, effects) =
+        Identity::create_in(model::suite(), (&app(), &bob.address()), bob.now, &mut rng).unwrap();
     let mut rows = bob.rows.clone();
     assert!(!rows.commit(effects));
     let record = rows.load(&[Identity::key()]);

@@ -506,7 +506,9 @@ impl AppBuilder {
             }
         }
         if self.adapters.is_some() && self.suite.is_some_and(|suite| suite != Suite::P256) {
-            return Err(Error::config("storage_adapters keep an identity pair of P256; another suite needs another store"));
+            return Err(Error::config(
+                "storage_adapters keep an identity pair of P256; another suite needs another store",
+            ));
         }
         if self.adapters.is_some() && self.stores.is_some() {
             return Err(Error::config("storage_adapters and store exclude each other"));

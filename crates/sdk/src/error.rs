@@ -238,7 +238,9 @@ pub enum ErrorKind {
         what: String,
     },
     /// More was handed in than is done: the call was not begun.
-    #[error("the call was not begun: more than {limit} {what}; wait for calls that are under way, then try again")]
+    #[error(
+        "the call was not begun: more than {limit} {what}; wait for calls that are under way, then try again"
+    )]
     Backpressure {
         /// What of.
         what: &'static str,

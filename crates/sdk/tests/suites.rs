@@ -29,7 +29,8 @@ async fn messages_receipts_groups_and_safety_numbers_work_in_the_x25519_suite() 
     }
     bob.send("alice", "to alice").await.unwrap();
     assert_eq!(soon(at_alice.next()).await.unwrap().text(), Some("to alice"));
-    let (here, there) = (alice.safety_number("bob").await.unwrap(), bob.safety_number("alice").await.unwrap());
+    let (here, there) =
+        (alice.safety_number("bob").await.unwrap(), bob.safety_number("alice").await.unwrap());
     assert_eq!(here.digits(), there.digits());
     let group = alice.create_group("ours", ["bob"]).await.unwrap();
     group.send("to all").await.unwrap();
@@ -64,9 +65,8 @@ async fn users_of_two_suites_exchange_nothing_and_are_told_why() {
 async fn an_identity_keeps_its_suite_and_a_store_opens_without_naming_it() {
     let relay = relay().await;
     let directory = tempfile::tempdir().unwrap();
-    let on_disk = || {
-        App::builder().app_token("stvor_dev_test123").relay_url(relay.url()).data_dir(directory.path())
-    };
+    let on_disk =
+        || App::builder().app_token("stvor_dev_test123").relay_url(relay.url()).data_dir(directory.path());
     let alice = app(on_disk().suite(Suite::X25519)).await.connect("alice").await.unwrap();
     let own = alice.identity().fingerprint;
     alice.close().await;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use stvor_base::{KeyBytes, Suite, UserId};
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{KeyBytes, Suite, UserId};
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::Random;
 use stvor_crypto::suite::SigningKey;
@@ -40,7 +40,11 @@ impl OwnChain {
     pub(crate) fn record(&self, (key, counter): (&ChainKey, u32)) -> SecretBytes {
         let mut out = Writer::with_capacity(1 + 16 + 32 + 4 + 32);
         let suite = self.signing.public().suite();
-        out.u8(suite.layout(VERSION)).raw(&self.id).raw(key.expose()).u32(counter).raw(self.signing.to_bytes().expose());
+        out.u8(suite.layout(VERSION))
+            .raw(&self.id)
+            .raw(key.expose())
+            .u32(counter)
+            .raw(self.signing.to_bytes().expose());
         out.finish().into()
     }
 

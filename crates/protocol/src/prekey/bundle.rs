@@ -95,13 +95,12 @@ impl PrekeyBundleIn {
         }
         let keys = list.keys_of(address)?;
         let (suite, label) = (keys.suite(), &profile::of(keys.suite()).label);
-        let device = VerifyingKey::from_bytes(&keys.signing).map_err(|_| bad("the device key is malformed"))?;
+        let device =
+            VerifyingKey::from_bytes(&keys.signing).map_err(|_| bad("the device key is malformed"))?;
         let agreement =
             PublicKey::from_bytes(&keys.agreement).map_err(|_| bad("the device key is malformed"))?;
         let verify = |label: &[u8], signed: &Signed<'_>, signature: &[u8]| {
-            device
-                .verify(label, &signed.message(), signature)
-                .map_err(|_| bad("a signature does not verify"))
+            device.verify(label, &signed.message(), signature).map_err(|_| bad("a signature does not verify"))
         };
         let point = |bytes: &[u8], what| {
             let bytes = KeyBytes::try_from(bytes).ok().filter(|bytes| bytes.suite() == suite);
@@ -119,7 +118,8 @@ impl PrekeyBundleIn {
         let kind = Some(self.kem.kind);
         let kem = Signed { app, owner: address, kind, id: kem_id, created: kem_created, key: kem_key };
         verify(label.kem_prekey, &kem, &self.kem.signature)?;
-        let kem_key = EncapsulationKey::from_bytes(kem_key).map_err(|_| bad("the KEM prekey is malformed"))?;
+        let kem_key =
+            EncapsulationKey::from_bytes(kem_key).map_err(|_| bad("the KEM prekey is malformed"))?;
 
         let stale = |created| now.since(created) > limits::BUNDLE_MAX_AGE;
         if stale(created) || (self.kem.kind == KemKind::LastResort && stale(kem_created)) {

@@ -73,11 +73,7 @@ impl RootKeys {
     }
 }
 
-fn read_root(
-    input: &mut Reader<'_>,
-    profile: &Profile,
-    shield: &ShieldKey,
-) -> Result<RootKeys, CodecError> {
+fn read_root(input: &mut Reader<'_>, profile: &Profile, shield: &ShieldKey) -> Result<RootKeys, CodecError> {
     let root = Shielded::new_with(input.raw(32)?, shield).map_err(|_| CodecError::Value)?;
     let own = read_secret(input)?
         .map(|scalar| AgreementKey::from_bytes(profile.suite, &scalar))
@@ -86,7 +82,8 @@ fn read_root(
     let present = input.bool()?;
     let remote = input.raw(profile.suite.key_bytes())?;
     let remote = present.then(|| KeyBytes::try_from(remote)).transpose()?;
-    let remote = remote.map(|remote| PublicKey::from_bytes(&remote)).transpose().map_err(|_| CodecError::Value)?;
+    let remote =
+        remote.map(|remote| PublicKey::from_bytes(&remote)).transpose().map_err(|_| CodecError::Value)?;
     Ok(RootKeys { root, own, remote })
 }
 

@@ -233,7 +233,11 @@ impl Conversation {
     }
 
     /// Whether a session with this user key may be used.
-    pub(crate) fn check_identity(&self, context: &Context<'_>, user_key: &KeyBytes) -> Result<(), ProtocolError> {
+    pub(crate) fn check_identity(
+        &self,
+        context: &Context<'_>,
+        user_key: &KeyBytes,
+    ) -> Result<(), ProtocolError> {
         let user = || self.peer.user.clone();
         match &self.pin {
             Some(pin) if pin.user_key != *user_key => Err(ProtocolError::IdentityChanged(user())),

@@ -114,7 +114,8 @@ impl Session {
         let header = &sending.header;
         let profile = self.terms.profile;
         let size = plaintext.padded_size(with.padding, (envelope::clear_size(profile, prekey_part), TAG));
-        let mut blob = envelope::clear_bytes((profile.suite, &self.terms.id), with.now, (prekey_part, size), header);
+        let mut blob =
+            envelope::clear_bytes((profile.suite, &self.terms.id), with.now, (prekey_part, size), header);
         let clear = blob.len();
         let aad = associated_data(&self.prefixes.outgoing, &blob);
         plaintext.encode_to(&mut blob, size - TAG)?;

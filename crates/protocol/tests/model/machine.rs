@@ -163,7 +163,8 @@ impl Machine {
     fn send(&mut self, from: usize, to: usize) {
         let words = format!("{from} to {to}, {}", self.rows[from].len());
         let plaintext = self.parties[from].text(&words);
-        let row = Row { to, plaintext, pinned: [0; 65].into(), resends: 0, shown: 0, reported: false, lost: false };
+        let row =
+            Row { to, plaintext, pinned: [0; 65].into(), resends: 0, shown: 0, reported: false, lost: false };
         self.rows[from].push(row);
         self.send_row(from, self.rows[from].len() - 1);
     }

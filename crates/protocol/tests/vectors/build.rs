@@ -111,7 +111,7 @@ pub fn prekeys() -> Value {
         "signed_prekey": {
             "id": signed.id, "created": signed.created,
             "private": hex::encode(party.private(RecordKind::SignedPrekey, &signed.id.to_be_bytes())),
-            "public": hex::encode(&signed.public),
+            "public": hex::encode(signed.public),
             "signed_object": hex::encode(object(None, (signed.id, signed.created), &signed.public)),
             "signature": hex::encode(signed.signature),
         },

@@ -56,7 +56,8 @@ fn device_lists_follow_the_specification_and_are_accepted() {
         let end = end(party);
         for name in ["user", "signing", "agreement"] {
             let private = array(&party[format!("{name}_private")]);
-            let public = if name == "agreement" { spec::public_of(&private) } else { spec::signer_of(&private) };
+            let public =
+                if name == "agreement" { spec::public_of(&private) } else { spec::signer_of(&private) };
             assert_eq!(public, bytes(&party[format!("{name}_public")]));
         }
         let device = spec::Device { id: end.device, signing: end.signing, agreement: end.agreement };

@@ -102,7 +102,8 @@ impl Party {
         let mut rng = Recorder::new(&format!("STVOR vectors {user}"));
         let now = Timestamp::from_millis(NOW);
         let address = Address::new(UserId::new(user).unwrap(), DeviceId::new(device).unwrap());
-        let (identity, effects) = Identity::create_in(super::suite(), (&app(), &address), now, &mut rng).unwrap();
+        let (identity, effects) =
+            Identity::create_in(super::suite(), (&app(), &address), now, &mut rng).unwrap();
         let mut rows = Rows::new();
         commit(&mut rows, effects);
         let mut prekeys = Prekeys::default();

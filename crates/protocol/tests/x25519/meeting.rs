@@ -76,7 +76,11 @@ fn a_bundle_with_keys_of_two_suites_is_refused() {
 #[test]
 fn a_one_time_prekey_of_low_order_starts_nothing() {
     let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
-    for point in [[0; 32], { let mut one = [0; 32]; one[0] = 1; one }] {
+    for point in [[0; 32], {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    }] {
         let one_time = Some(OneTimeIn { id: 0, public: point.to_vec() });
         let bundle = PrekeyBundleIn { one_time, ..bob.bundle() };
         let bundle = bundle.validate(&app(), &bob.address(), alice.now).unwrap();
@@ -147,10 +151,7 @@ fn a_pin_keeps_its_suite_and_says_so_in_its_first_byte() {
 fn keys_of_two_suites_have_two_safety_numbers() {
     let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
     let number = |a: KeyBytes, b: KeyBytes| {
-        let (a, b) = (
-            SafetyParty { user: &alice, user_key: &a },
-            SafetyParty { user: &bob, user_key: &b },
-        );
+        let (a, b) = (SafetyParty { user: &alice, user_key: &a }, SafetyParty { user: &bob, user_key: &b });
         let (here, there) = (SafetyNumber::of(&a, &b), SafetyNumber::of(&b, &a));
         assert_eq!(here.digits(), there.digits());
         assert_eq!(here.compare_qr(&there.qr()), QrOutcome::Match);

@@ -65,7 +65,11 @@ pub(super) struct Actor {
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
-pub(crate) async fn run(core: Weak<Core>, orders: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>, stop: CancellationToken) {
+pub(crate) async fn run(
+    core: Weak<Core>,
+    orders: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>,
+    stop: CancellationToken,
+) {
     // One run at a time: the next one begins when this one met a fault.
     let mut orders = orders.lock().await;
     let Some(core) = core.upgrade() else { return };

@@ -167,7 +167,8 @@ mod tests {
         let from = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
         let at = Timestamp::from_millis(7);
         let id = MessageId::from_bytes([1; 16]);
-        let mail = MailRow { from: from.clone(), key: Some([9; 65].into()), id, arrived_at: at, body: vec![1, 2] };
+        let mail =
+            MailRow { from: from.clone(), key: Some([9; 65].into()), id, arrived_at: at, body: vec![1, 2] };
         let post = PostRow { to: from, key: [9; 65].into(), blob: true, body: 3, created_at: at };
         assert_eq!(MailRow::decode(&mail.encode()), Ok(mail.clone()));
         assert_eq!(PostRow::decode(&post.encode()), Ok(post.clone()));

@@ -248,9 +248,9 @@ impl Inbox {
         let mut state = self.lock();
         state.last = state.last.max(last.map_or(0, u64::from_be_bytes));
         state.waiting = rows.len() + state.in_flight.len();
-        let stored = rows.iter().filter_map(|row| PointerRow::decode(row.value.expose()).ok());
+        let stored = rows.iter().filter_map(|row| InboxRow::decode(row.value.expose()).ok());
         let senders: Vec<_> =
-            stored.map(|pointer| pointer.peer.user).chain(state.in_flight.values().cloned()).collect();
+            stored.map(|row| row.pointer.peer.user).chain(state.in_flight.values().cloned()).collect();
         state.shares.clear();
         for from in senders {
             *state.shares.entry(from).or_default() += 1;
@@ -262,7 +262,7 @@ impl Inbox {
     /// Whether so much waits that it should be counted what other instances took.
     pub(crate) fn is_filling(&self) -> bool {
         let state = self.lock();
-        state.refused || state.waiting > self.limit / 2
+        state.refused || !state.crowded.is_empty() || state.waiting > self.limit / 2
     }
 
     /// This instance was declared gone: what it had taken is for others.

@@ -89,7 +89,9 @@ impl Lane {
             self.post_later(async move {
                 let _permit = permit;
                 let none = std::time::Duration::ZERO;
-                Work::Bundle(session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new))
+                Work::Bundle(
+                    session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new),
+                )
             });
             return;
         }
