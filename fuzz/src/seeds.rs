@@ -139,7 +139,7 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
     let hello = Hello { protocol_version: 1, credential, address: address.clone(), capabilities: vec![] };
     let lane = Some(Lane { epoch: 9, number: NonZeroU64::MIN });
     let recipient = Recipient { to: address.clone(), msg_id, lane };
-    let send = Send { recipient, blob: blob.clone(), counter: 1, ttl: Duration::ZERO };
+    let send = Send { recipient, blob: blob.clone(), counter: 1, counter_mac: None, ttl: Duration::ZERO };
     let one_time = (1..4).map(|id| OneTimePrekey { id, key: [4; 65].into() }).collect();
     let signed_prekey =
         Some(SignedPrekey { id: 1, key: [4; 65].into(), created_at: Timestamp::from_millis(1), signature: [9; 64] });

@@ -166,7 +166,7 @@ mod tests {
         let lane = Some(Lane { epoch: 1, number: 1.try_into().unwrap() });
         let recipient = Recipient { to, msg_id: MessageId::from_bytes([1; 16]), lane };
         let ttl = std::time::Duration::ZERO;
-        let send = client::Send { recipient, blob: blob.to_vec().into(), counter: 1, ttl };
+        let send = client::Send { recipient, blob: blob.to_vec().into(), counter: 1, counter_mac: None, ttl };
         let mut socket = WebSocket::from_raw_socket(Cursor::new(Vec::new()), Role::Client, None);
         socket.send(Message::Binary(frame::encode_client(&ClientMessage::Send(send)))).unwrap();
         socket.get_ref().get_ref().clone()

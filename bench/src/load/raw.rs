@@ -155,6 +155,7 @@ impl Sender {
             },
             blob,
             counter: if ephemeral { 0 } else { self.sent },
+            counter_mac: None,
             ttl: Duration::ZERO,
         };
         Ok(self.sink.feed(Message::Binary(frame::encode_client(&ClientMessage::Send(send)))).await?)

@@ -174,6 +174,25 @@ async function decryptCost({ prepare, act }) {
   return used / calls;
 }
 
+/**
+ * Microseconds of CPU of the same calls from Rust, in this process; nothing where the package was built without the feature `bench`. What a
+ * decryption costs is what both cost together without the encryption.
+ */
+function fromRust(project) {
+  const require = createRequire(join(project, 'x.js'));
+  const native = require(require(join(project, 'node_modules/@stvor/sdk/dist/native.js')).platformPackage().name);
+  if (!native.benchRatchet) return undefined;
+  const each = (what, count) => {
+    native.benchRatchet(what, 200);
+    const from = process.cpuUsage();
+    native.benchRatchet(what, count);
+    const { user, system } = process.cpuUsage(from);
+    return (user + system) / count;
+  };
+  const [encrypt, both] = [each('encrypt', 50_000), each('both', 50_000)];
+  return { encrypt, decrypt: both - encrypt, pingpong: each('pingpong', 2_000) };
+}
+
 async function measure(side) {
   return {
     setup: await cost(side.setup),
@@ -190,7 +209,7 @@ try {
     writeFileSync(join(project, 'package.json'), '{ "private": true }\n');
     npm('@signalapp/libsignal-client', 'libsignal');
   }
-  npm('--omit=optional', '--no-save', ...readdirSync(TARBALLS).filter((name) => name.endsWith('.tgz')).map((name) => join(TARBALLS, name)));
+  npm('--omit=optional', '--no-save', ...readdirSync(TARBALLS).filter((name) => name.startsWith('stvor-sdk-') && name.endsWith('.tgz')).map((name) => join(TARBALLS, name)));
   const version = (name) => JSON.parse(readFileSync(join(project, 'node_modules', name, 'package.json'), 'utf8')).version;
   const makers = { '@stvor/sdk': ours, '@signalapp/libsignal-client': official, libsignal: javascript };
   const results = {};
@@ -209,7 +228,14 @@ try {
       console.log(`  ${row.padEnd(9)} ${one[row].toFixed(2).padStart(9)} us  ${Math.round(1e6 / one[row]).toString().padStart(7)}/s${ratio}`);
     }
   }
-  if (args.json) writeFileSync(args.json, `${JSON.stringify({ node: process.versions.node, results }, null, 2)}\n`);
+  const rust = fromRust(project);
+  if (rust) {
+    console.log('the same calls from Rust, and what JavaScript adds');
+    for (const row of ['encrypt', 'decrypt', 'pingpong']) {
+      console.log(`  ${row.padEnd(9)} ${rust[row].toFixed(2).padStart(9)} us  ${(mine[row] - rust[row]).toFixed(2).padStart(7)} us more${row === 'pingpong' ? ', in four calls' : ''}`);
+    }
+  }
+  if (args.json) writeFileSync(args.json, `${JSON.stringify({ node: process.versions.node, results, rust }, null, 2)}\n`);
 } finally {
   if (!args.peers) rmSync(project, { recursive: true, force: true });
 }

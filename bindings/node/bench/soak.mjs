@@ -1,5 +1,5 @@
-// Memory: many messages on one low-level session, idle clients, and messages from client to client through the mock relay of this
-// process: node bench/soak.mjs [--tarballs DIRECTORY] [--messages N] [--clients N] [--sends N]
+// Memory and cost: many messages on one low-level session, idle clients, messages from client to client and to groups through relays of this
+// process, in memory and on disk: node bench/soak.mjs [--tarballs DIRECTORY] [--messages N] [--clients N] [--sends N]
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -20,7 +20,7 @@ const project = mkdtempSync(join(tmpdir(), 'stvor-soak-'));
 process.on('exit', () => rmSync(project, { recursive: true, force: true }));
 process.env.XDG_DATA_HOME = join(project, 'data');
 writeFileSync(join(project, 'package.json'), '{ "private": true }\n');
-const tarballs = readdirSync(TARBALLS).filter((name) => name.endsWith('.tgz')).map((name) => join(TARBALLS, name));
+const tarballs = readdirSync(TARBALLS).filter((name) => name.startsWith('stvor-sdk-') && name.endsWith('.tgz')).map((name) => join(TARBALLS, name));
 execFileSync('npm', ['install', '--offline', '--omit=optional', '--no-audit', '--no-fund', ...tarballs], { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
 const require = createRequire(join(project, 'x.js'));
 const { decryptMessage, encryptMessage, establishSession, generateKeyPair } = require('@stvor/sdk/ratchet');
@@ -53,23 +53,57 @@ for (let count = 0; count < total; count += 1) {
 }
 console.log(`${total} messages on one session, MiB resident after each tenth: ${marks.join(' ')}`);
 
-for (const storage of ['memory', 'disk']) {
-  const place = await createApp({ appToken: 'stvor_soak', relayUrl: relay.url, storage });
-  const [from, to] = [await place.connect(`from-${storage}`), await place.connect(`to-${storage}`)];
-  const sends = Number(args.sends);
+const sends = Number(args.sends);
+/** Messages from client to client: what each costs, both clients and the relay, and memory as they flow. */
+async function flow(what, { url, storage, batch }) {
+  const place = await createApp({ appToken: 'stvor_soak', relayUrl: url, storage });
+  const [from, to] = [await place.connect(`from-${what}`), await place.connect(`to-${what}`)];
   let got = 0;
   const all = new Promise((done) => to.onMessage(() => { got += 1; if (got === sends) done(); }));
   const [start, used] = [performance.now(), process.cpuUsage()];
-  const tenths = [];
+  const fifths = [];
   for (let sent = 0; sent < sends; sent += 100) {
-    await Promise.all(Array.from({ length: 100 }, () => from.send(`to-${storage}`, text)));
-    if (sent % (sends / 5) === 0) tenths.push(Math.round(resident()));
+    if (batch) await from.sendMany(Array.from({ length: 100 }, () => ({ to: `to-${what}`, content: text })));
+    else await Promise.all(Array.from({ length: 100 }, () => from.send(`to-${what}`, text)));
+    if (sent % (sends / 5) === 0) fifths.push(Math.round(resident()));
   }
   await all;
   const seconds = (performance.now() - start) / 1000;
-  console.log(`${sends} messages through the relay, stores ${storage === 'disk' ? 'on disk' : 'in memory'}: ${(sends / seconds).toFixed(0)}/s, ` +
-    `${(cpu(used) / sends).toFixed(0)} us of CPU each (both clients and the relay), MiB resident: ${tenths.join(' ')}`);
+  const each = cpu(used) / sends;
+  console.log(`${sends} messages, ${what}: ${(sends / seconds).toFixed(0)}/s, ${each.toFixed(0)} us of CPU each (both clients and the relay), MiB resident: ${fifths.join(' ')}`);
+  await place.close();
+  return each;
+}
+
+/** One message to a group, to each of its members. */
+async function groups(url) {
+  const members = Array.from({ length: 10 }, (_, number) => `member${number}`);
+  const place = await createApp({ appToken: 'stvor_soak', relayUrl: url, storage: 'memory' });
+  const clients = [];
+  for (const name of members) clients.push(await place.connect(name));
+  const group = await clients[0].createGroup('ten', members.slice(1));
+  const count = Math.max(100, Math.round(sends / 20));
+  let got = 0;
+  const all = new Promise((done) => {
+    for (const client of clients.slice(1)) client.onMessage(() => { got += 1; if (got === count * (members.length - 1)) done(); });
+  });
+  const used = process.cpuUsage();
+  for (let sent = 0; sent < count; sent += 50) {
+    await Promise.all(Array.from({ length: Math.min(50, count - sent) }, () => group.send(text)));
+  }
+  await all;
+  console.log(`${count} messages to a group of ${members.length}: ${(cpu(used) / count).toFixed(0)} us of CPU each, ` +
+    `${(cpu(used) / got).toFixed(0)} us a member (all clients and the relay)`);
   await place.close();
 }
+
+const durable = await startMockRelay({ port: 0, database: join(project, 'relay.db') });
+const one = await flow('one call each, stores in memory, relay in memory', { url: relay.url, storage: 'memory' });
+const many = await flow('sendMany, stores in memory, relay in memory', { url: relay.url, storage: 'memory', batch: true });
+console.log(`a call for each costs ${(one - many).toFixed(0)} us more than a batch`);
+await flow('stores on disk, relay in memory', { url: relay.url, storage: 'disk' });
+await flow('stores on disk, relay on disk', { url: durable.url, storage: 'disk' });
+await groups(relay.url);
 await app.close();
 await relay.close();
+await durable.close();

@@ -1,5 +1,5 @@
 // Builds a package (bindings/node, or another of --package) and its platform package for this machine, and packs both:
-// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--out DIRECTORY] [--binary FILE --platform NAME].
+// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME].
 // With --binary nothing is compiled from Rust: a release has built it elsewhere.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync, chmodSync } from 'node:fs';
@@ -18,6 +18,8 @@ const { values: args } = parseArgs({
     out: { type: 'string', default: join(ROOT, 'target/npm') },
     binary: { type: 'string' },
     platform: { type: 'string' },
+    // Of the crate, beside those that a release has: `bench`.
+    features: { type: 'string' },
   },
 });
 const OUT = resolve(args.out);
@@ -167,7 +169,10 @@ function withoutPaths() {
 function compile() {
   const release = args.profile === 'release';
   const env = release ? withoutPaths() : process.env;
-  run('cargo', ['build', '--locked', '-p', CRATE, ...(release ? ['--release'] : [])], { env });
+  // What is released can use the system's keyring; building for tests spares its libraries.
+  const wanted = [release && args.package === 'node' ? 'os-keyring' : '', args.features ?? ''].filter(Boolean);
+  const features = wanted.length > 0 ? ['--features', wanted.join()] : [];
+  run('cargo', ['build', '--locked', '-p', CRATE, ...features, ...(release ? ['--release'] : [])], { env });
   const base = CRATE.replaceAll('-', '_');
   const library = { darwin: `lib${base}.dylib`, win32: `${base}.dll` }[process.platform] ?? `lib${base}.so`;
   return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'release' : 'debug', library);

@@ -9,8 +9,9 @@ use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, TrustPoli
 
 use crate::adapters::NativeAdapters;
 use crate::client::NativeClient;
-use crate::failure::{argument, failed, failure, fits};
+use crate::failure::{argument, failed, fits};
 use crate::limits::{LONGEST_WAIT, MAX_CERTIFICATE};
+use crate::storage::{KeySettings, ServerSettings, stores, with_keys};
 use crate::task::{Cancel, Kept, promise};
 
 /// How an app is set up; what is absent keeps the default of the SDK.
@@ -28,10 +29,14 @@ pub struct AppSettings {
     pub data_dir: Option<String>,
     /// Keeps nothing on disk.
     pub in_memory: Option<bool>,
-    /// Seals the stores.
-    pub passphrase: Option<String>,
-    /// Seals the stores.
-    pub keyfile: Option<String>,
+    /// The server that keeps the stores, in place of this machine.
+    pub server: Option<ServerSettings>,
+    /// What seals the stores.
+    pub keys: KeySettings,
+    /// Milliseconds that an instance of a shared store may be silent.
+    pub instance_lease: Option<f64>,
+    /// Who acts, for the journal.
+    pub actor: Option<String>,
     /// Milliseconds that an operation may wait.
     pub timeout: Option<f64>,
     /// `first_use`, `ask` or `verified_only`.
@@ -48,8 +53,8 @@ pub struct AppSettings {
     pub root_certificate: Option<Uint8Array>,
     /// Takes names over from lost devices.
     pub replace_identity: Option<bool>,
-    /// Refuses relays that are reached over a network without TLS.
-    pub protected: Option<bool>,
+    /// Refuses what production should not have.
+    pub production: Option<bool>,
     /// Whether a minimal relay will do.
     pub minimal_relay: Option<bool>,
     /// Refuses stores without transactions.
@@ -77,14 +82,6 @@ pub(crate) fn retention_of(millis: f64) -> napi::Result<Retention> {
         .map_err(|_| argument("a retention is a number of milliseconds"))
 }
 
-/// Whether an origin is reached over TLS, or not at all over a network.
-fn is_protected(origin: &str) -> bool {
-    let Some(rest) = origin.strip_prefix("ws://") else { return true };
-    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
-    let is_loopback_address = || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    host == "localhost" || host.ends_with(".localhost") || is_loopback_address()
-}
-
 fn with<T>(
     builder: AppBuilder,
     value: Option<T>,
@@ -96,7 +93,9 @@ fn with<T>(
     }
 }
 
+/// A builder with all that needs neither the runtime nor a file.
 fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
+    let lease = settings.instance_lease.map(wait).transpose()?;
     let timeout = settings.timeout.map(wait).transpose()?;
     let retention = match settings.retention {
         None => None,
@@ -127,8 +126,6 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     builder = with(builder, settings.relay_url, AppBuilder::relay_url);
     builder = with(builder, settings.app_id, AppBuilder::app_id);
     builder = with(builder, settings.data_dir, AppBuilder::data_dir);
-    builder = with(builder, settings.passphrase, AppBuilder::passphrase);
-    builder = with(builder, settings.keyfile, AppBuilder::keyfile);
     builder = with(builder, timeout, AppBuilder::timeout);
     builder = with(builder, trust, AppBuilder::trust_policy);
     builder = with(builder, mismatch, AppBuilder::on_identity_change);
@@ -137,25 +134,42 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     builder = with(builder, settings.replace_identity, AppBuilder::replace_identity);
     builder = with(builder, settings.minimal_relay, AppBuilder::minimal_relay);
     builder = with(builder, settings.require_atomic, AppBuilder::require_atomic_session_and_prekey);
+    builder = with(builder, lease, AppBuilder::instance_lease);
+    builder = with(builder, settings.actor, AppBuilder::actor);
+    builder = with(builder, settings.production, AppBuilder::production);
     Ok(if settings.in_memory == Some(true) { builder.in_memory() } else { builder })
+}
+
+/// Something about the set-up that production should not have.
+#[napi(object)]
+pub struct FindingValue {
+    /// A stable name.
+    pub code: String,
+    /// What was found.
+    pub what: String,
+    /// How to mend it.
+    pub fix: String,
+    /// Whether production mode refuses it.
+    pub refused: bool,
 }
 
 /// An app at a relay.
 #[napi]
 pub struct NativeApp(Kept<App>);
 
-/// Checks the settings and makes an app of them. Nothing is dialled.
+/// Checks the settings and makes an app of them. No relay is dialled; a server that keeps the stores is asked how it is set up.
 ///
 /// # Errors
-/// As `AppBuilder::open`.
+/// As `AppBuilder::open`, and what the keys meet.
 #[napi(catch_unwind)]
 pub fn open_app<'env>(
     env: &'env Env,
-    settings: AppSettings,
+    mut settings: AppSettings,
     adapters: Option<&NativeAdapters>,
 ) -> napi::Result<PromiseRaw<'env, NativeApp>> {
-    let protected = settings.protected == Some(true);
     let deadline = settings.timeout.map(wait).transpose()?.filter(|timeout| !timeout.is_zero());
+    let server = settings.server.take();
+    let keys = core::mem::take(&mut settings.keys);
     let mut builder = builder(settings)?;
     if let Some(adapters) = adapters {
         let adapters = adapters.adapters();
@@ -165,13 +179,12 @@ pub fn open_app<'env>(
         });
     }
     promise(env, None, async move {
+        let builder = with_keys(builder, keys).await?;
+        let builder = match server {
+            Some(server) => builder.store(stores(server)?),
+            None => builder,
+        };
         let app = builder.open().await.map_err(failed)?;
-        // Judged on the URL that will be dialled, not on the text that was given.
-        if protected && !is_protected(&app.relay_url()) {
-            let message = "a setting can not be used: production mode speaks to relays over TLS only: \
-                           write wss:// or https:// in relayUrl";
-            return Err(failure("INVALID_CONFIG", message, false));
-        }
         Ok(NativeApp(Kept::new(app)))
     })
 }
@@ -197,6 +210,18 @@ impl NativeApp {
     #[napi(getter, catch_unwind)]
     pub fn relay_url(&self) -> napi::Result<String> {
         Ok(self.0.get()?.relay_url())
+    }
+
+    /// What production mode would refuse, and what the owner should know.
+    #[napi(catch_unwind)]
+    pub fn findings(&self) -> napi::Result<Vec<FindingValue>> {
+        let value = |finding: &stvor::Finding| FindingValue {
+            code: finding.code.to_owned(),
+            what: finding.what.clone(),
+            fix: finding.fix.clone(),
+            refused: finding.refused,
+        };
+        Ok(self.0.get()?.findings().iter().map(value).collect())
     }
 
     /// The app's id.

@@ -1,17 +1,24 @@
 //! One user of an app.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt as _;
+use futures::future::join_all;
 use napi::Env;
 use napi::bindgen_prelude::{Function, PromiseRaw};
-use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
 use serde_json::json;
-use stvor::{Client, ContentId, Cursor, Event, Receipt, SendOptions, SendWait};
+use stvor::{
+    Client, Content, ContentId, Cursor, Event, Group, GroupId, Receipt, SendOptions, SendWait, UserId,
+};
 
 use crate::app::{retention_of, wait};
 use crate::content::{ContentValue, HistoryValue, millis};
-use crate::failure::{argument, failed};
+use crate::failure::{argument, failed, finding};
+use crate::limits::{EVENT_BATCH, MAX_BATCH};
 use crate::stream::NativeStream;
-use crate::task::{Cancel, Kept, promise};
+use crate::task::{Cancel, Kept, begun, promise};
 
 /// A message to be sent.
 #[napi(object)]
@@ -24,6 +31,23 @@ pub struct SendRequest {
     pub timeout: Option<f64>,
     /// Waits for the outbox only, not for the relay.
     pub committed: Option<bool>,
+}
+
+impl SendRequest {
+    fn read(self) -> napi::Result<(String, Content, SendOptions)> {
+        let wait_for = if self.committed == Some(true) { SendWait::Committed } else { SendWait::Accepted };
+        let options = SendOptions { timeout: self.timeout.map(wait).transpose()?, wait: wait_for };
+        Ok((self.to, self.content.read()?, options))
+    }
+}
+
+/// What became of one message of several.
+#[napi(object, object_from_js = false)]
+pub struct SendOutcome {
+    /// Its receipt.
+    pub receipt: Option<NativeReceipt>,
+    /// Why there is none: what an error would have said.
+    pub failure: Option<String>,
 }
 
 /// Which page of a conversation.
@@ -141,18 +165,37 @@ impl NativeReceipt {
     }
 }
 
+/// A client, and the groups of it that were looked for.
+struct Opened {
+    client: Client,
+    groups: Arc<Mutex<HashMap<GroupId, Group>>>,
+}
+
 /// One user of an app.
 #[napi]
-pub struct NativeClient(Kept<Client>);
+pub struct NativeClient(Kept<Opened>);
 
 impl NativeClient {
     /// Call it on the runtime.
     pub(crate) fn new(client: Client) -> Self {
-        Self(Kept::new(client))
+        Self(Kept::new(Opened { client, groups: Arc::default() }))
     }
 
-    fn client(&self) -> napi::Result<Client> {
-        self.0.get().cloned()
+    pub(crate) fn client(&self) -> napi::Result<Client> {
+        self.0.get().map(|opened| opened.client.clone())
+    }
+
+    /// The groups that were looked for: no more than the client has.
+    pub(crate) fn groups_at_hand(&self) -> napi::Result<Arc<Mutex<HashMap<GroupId, Group>>>> {
+        self.0.get().map(|opened| Arc::clone(&opened.groups))
+    }
+
+    /// Begins work of the client at once.
+    pub(crate) fn begun<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> impl Future<Output = T> + Send + 'static {
+        begun(self.0.runtime(), work)
     }
 }
 
@@ -212,12 +255,38 @@ impl NativeClient {
         cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, NativeReceipt>> {
         let client = self.client()?;
-        let content = request.content.read()?;
-        let wait_for = if request.committed == Some(true) { SendWait::Committed } else { SendWait::Accepted };
-        let options = SendOptions { timeout: request.timeout.map(wait).transpose()?, wait: wait_for };
-        let to = request.to;
+        let (to, content, options) = request.read()?;
+        let sending = self.begun(async move { client.send_with(to, content, options).await });
+        promise(env, cancel, async move { sending.await.map(NativeReceipt).map_err(failed) })
+    }
+
+    /// Sends several messages in their order, and waits for all of them at once.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when one of them is no message; nothing was sent then. What becomes of each is in its outcome.
+    #[napi(catch_unwind)]
+    pub fn send_many<'env>(
+        &self,
+        env: &'env Env,
+        requests: Vec<SendRequest>,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, Vec<SendOutcome>>> {
+        if requests.len() > MAX_BATCH {
+            return Err(argument("too many messages at once: 10,000 at most"));
+        }
+        let client = self.client()?;
+        let requests = requests.into_iter().map(SendRequest::read).collect::<napi::Result<Vec<_>>>()?;
+        let send = |(to, content, options)| {
+            let client = client.clone();
+            self.begun(async move { client.send_with(to, content, options).await })
+        };
+        let sends: Vec<_> = requests.into_iter().map(send).collect();
         promise(env, cancel, async move {
-            client.send_with(to, content, options).await.map(NativeReceipt).map_err(failed)
+            let outcome = |sent| match sent {
+                Ok(receipt) => SendOutcome { receipt: Some(NativeReceipt(receipt)), failure: None },
+                Err(error) => SendOutcome { receipt: None, failure: Some(failed(error).reason.to_string()) },
+            };
+            Ok(join_all(sends).await.into_iter().map(outcome).collect())
         })
     }
 
@@ -249,19 +318,28 @@ impl NativeClient {
         NativeStream::start(&self.client()?, &deliver)
     }
 
-    /// Hands every event to `tell`, as JSON.
+    /// Hands events to `tell`, each as JSON, a batch at a time: who is slow is told what was missed (`lagged`).
     ///
     /// # Errors
     /// When the callback can not be kept.
     #[napi(catch_unwind)]
-    pub fn events(&self, tell: Function<'_, String, ()>) -> napi::Result<()> {
-        let tell =
-            tell.build_threadsafe_function::<String>().weak::<true>().callee_handled::<false>().build()?;
+    pub fn events(&self, tell: Function<'_, Vec<String>, ()>) -> napi::Result<()> {
+        let tell = tell
+            .build_threadsafe_function::<Vec<String>>()
+            .weak::<true>()
+            .callee_handled::<false>()
+            .build()?;
         let mut events = self.client()?.events();
         napi::bindgen_prelude::spawn(async move {
             while let Some(event) = events.next().await {
-                let status = tell.call(described(&event), ThreadsafeFunctionCallMode::NonBlocking);
-                if status == napi::Status::Closing {
+                let mut batch = vec![described(&event)];
+                while batch.len() < EVENT_BATCH
+                    && let Some(Some(event)) = events.next().now_or_never()
+                {
+                    batch.push(described(&event));
+                }
+                // The next batch is not fetched before this one was heard: what waits is bounded where events come from.
+                if tell.call_async(batch).await.is_err() {
                     return;
                 }
             }
@@ -467,6 +545,7 @@ fn described(event: &Event) -> String {
         Event::PrekeysLow { remaining } => json!({"remaining": remaining}),
         Event::PrekeysUploaded { count } => json!({"count": count}),
         Event::RollbackDetected { relay, own } => json!({"relay": relay, "own": own}),
+        Event::CounterForged { relay } => json!({"relay": relay}),
         Event::SendDelayed { peer, code, retry_after } => {
             json!({"peer": peer.as_str(), "code": code, "retryAfter": retry_after.as_millis()})
         }
@@ -474,9 +553,21 @@ fn described(event: &Event) -> String {
             json!({"peer": peer.as_str(), "id": id.to_string(), "code": code})
         }
         Event::KeyfileCreated { path } => json!({"path": path.display().to_string()}),
-        Event::DevelopmentMode { findings } => json!({"findings": findings.iter().map(|found| {
-            json!({"code": found.code, "what": found.what, "fix": found.fix, "refused": found.refused})
-        }).collect::<Vec<_>>()}),
+        Event::DevelopmentMode { findings } => {
+            json!({"findings": findings.iter().map(finding).collect::<Vec<_>>()})
+        }
+        Event::Receiving { here } => json!({"here": here}),
+        Event::GroupJoined { group, by } | Event::GroupLeft { group, by } => {
+            json!({"group": group.to_string(), "by": by.as_str()})
+        }
+        Event::GroupChanged { group, by, joined, gone, name } => json!({
+            "group": group.to_string(),
+            "by": by.as_str(),
+            "joined": joined.iter().map(UserId::as_str).collect::<Vec<_>>(),
+            "gone": gone.iter().map(UserId::as_str).collect::<Vec<_>>(),
+            "name": name,
+        }),
+        Event::GroupMemberUnknown { peer } => json!({"peer": peer.as_str()}),
         Event::Lagged { missed } => json!({"missed": missed}),
         _ => json!({}),
     };

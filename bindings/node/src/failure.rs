@@ -15,7 +15,26 @@ pub(crate) fn failure(code: &str, message: &str, retryable: bool) -> napi::Error
 /// An error of the SDK.
 #[allow(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
 pub(crate) fn failed(error: stvor::Error) -> napi::Error {
+    if let stvor::ErrorKind::NotForProduction { findings } = error.kind() {
+        let findings: Vec<_> = findings.iter().map(finding).collect();
+        let (code, message) = (error.code(), error.message());
+        let reason = serde_json::json!({ "stvor": {
+            "code": code, "message": message, "retryable": false, "findings": findings,
+        } });
+        return napi::Error::from_reason(reason.to_string());
+    }
     failure(error.code(), &error.message(), error.retryable())
+}
+
+/// A finding of production mode, as JSON.
+pub(crate) fn finding(finding: &stvor::Finding) -> serde_json::Value {
+    let stvor::Finding { code, what, fix, refused, .. } = finding;
+    serde_json::json!({ "code": code, "what": what, "fix": fix, "refused": refused })
+}
+
+/// A setting that can not be used.
+pub(crate) fn misconfigured(message: &str) -> napi::Error {
+    failure("INVALID_CONFIG", &format!("a setting can not be used: {message}"), false)
 }
 
 /// An error of a floor below.

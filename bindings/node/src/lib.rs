@@ -8,12 +8,16 @@ use napi_derive::napi;
 
 pub mod adapters;
 pub mod app;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod client;
 pub mod content;
 mod failure;
+pub mod groups;
 mod limits;
 pub mod ratchet;
 pub mod relay;
+pub mod storage;
 pub mod stream;
 pub mod task;
 

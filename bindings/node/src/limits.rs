@@ -20,3 +20,16 @@ pub(crate) const MAX_PRIVATE_KEY: usize = 32;
 
 /// The longest wait that JavaScript can ask for, in milliseconds: as long as its own timers can.
 pub(crate) const LONGEST_WAIT: f64 = 2_147_483_647.0;
+
+/// URLs of one cluster to begin at.
+pub(crate) const MAX_STORE_URLS: usize = 64;
+
+/// Handshakes that a key pair accepts for one bundle. Each leaves a mark that refuses its replay for as long as the bundle's keys
+/// live; past this the bundle has to be renewed.
+pub(crate) const MAX_HANDSHAKES: usize = 4_096;
+
+/// Messages of one batch: as many as a conversation may have waiting.
+pub(crate) const MAX_BATCH: usize = stvor::limits::MAX_PENDING;
+
+/// Events that are handed over at once.
+pub(crate) const EVENT_BATCH: usize = 64;

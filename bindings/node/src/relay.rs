@@ -19,25 +19,37 @@ pub struct NativeRelay {
     port: u16,
 }
 
-/// Starts a relay for development, in memory. Port 0 takes any free one.
+/// How a relay is set up.
+#[napi(object)]
+pub struct RelaySettings {
+    /// An IP address.
+    pub host: String,
+    /// 0 takes any free one.
+    pub port: u32,
+    /// More tokens that are let in.
+    pub tokens: Vec<String>,
+    /// Writes what it does to standard error.
+    pub verbose: bool,
+    /// The file that keeps accounts and mail; absent: they are gone with the process.
+    pub database: Option<String>,
+}
+
+/// Starts a relay for development.
 ///
 /// # Errors
 /// `LISTEN_FAILED` when the port is taken.
 #[napi(catch_unwind)]
-pub fn start_relay<'env>(
-    env: &'env Env,
-    (host, port): (String, u32),
-    tokens: Vec<String>,
-    verbose: bool,
-) -> napi::Result<PromiseRaw<'env, NativeRelay>> {
-    let host = host.parse().map_err(|_| argument("host is an IP address, for example \"127.0.0.1\""))?;
-    let port = u16::try_from(port).map_err(|_| argument("port is 0 to 65535"))?;
-    if verbose {
+pub fn start_relay(env: &Env, settings: RelaySettings) -> napi::Result<PromiseRaw<'_, NativeRelay>> {
+    let host =
+        settings.host.parse().map_err(|_| argument("host is an IP address, for example \"127.0.0.1\""))?;
+    let port = u16::try_from(settings.port).map_err(|_| argument("port is 0 to 65535"))?;
+    if settings.verbose {
         talk();
     }
     promise(env, None, async move {
-        let tokens = tokens.into_iter().map(|token| TokenConfig { token, app: None }).collect();
-        let config = Config { listen: SocketAddr::new(host, port), tokens, ..Config::mock(port) };
+        let tokens = settings.tokens.into_iter().map(|token| TokenConfig { token, app: None }).collect();
+        let (listen, database) = (SocketAddr::new(host, port), settings.database.map(Into::into));
+        let config = Config { listen, tokens, database, ..Config::mock(port) };
         let handle = Relay::start(config).await.map_err(coded)?;
         let (url, port) = (handle.url(), handle.local_addr().port());
         Ok(NativeRelay { handle: Mutex::new(Kept::new(handle)), url, port })

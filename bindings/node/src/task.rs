@@ -1,9 +1,12 @@
 //! Promises: what runs on the runtime of this library, and how JavaScript gives up waiting.
 
 use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Waker};
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
+use futures::future::maybe_done;
 use napi::Env;
 use napi::bindgen_prelude::{PromiseRaw, ToNapiValue};
 use napi_derive::napi;
@@ -59,6 +62,26 @@ where
     })
 }
 
+/// Begins work at once, up to where it has to wait, and gives what is left of it. So calls take their places in the order in which
+/// JavaScript makes them, whatever the threads of the runtime do.
+pub(crate) fn begun<T: Send + 'static>(
+    runtime: &tokio::runtime::Handle,
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send + 'static {
+    let mut work = maybe_done(Box::pin(work));
+    let _inside = runtime.enter();
+    // Whoever waits for the rest polls it again and leaves a waker then.
+    let _ = Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
+    async move {
+        (&mut work).await;
+        match Pin::new(&mut work).take_output() {
+            Some(done) => done,
+            // It was not taken before.
+            None => core::future::pending().await,
+        }
+    }
+}
+
 /// Something whose end needs the runtime. The garbage collector runs outside it, and at the end of the process perhaps after it.
 pub(crate) struct Kept<T> {
     value: Option<T>,
@@ -69,6 +92,11 @@ impl<T> Kept<T> {
     /// Call it on the runtime.
     pub(crate) fn new(value: T) -> Self {
         Self { value: Some(value), runtime: tokio::runtime::Handle::current() }
+    }
+
+    /// The runtime that it was made on.
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
     }
 
     pub(crate) fn get(&self) -> napi::Result<&T> {

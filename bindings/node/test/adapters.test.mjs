@@ -63,7 +63,7 @@ for (const sync of [false, true]) {
   test(`everything is in the four stores, sealed, and is there again (${sync ? 'synchronous' : 'promises'})`, async (t) => {
     const { bob, open } = await setting(t);
     const mine = stores({ sync });
-    const alice = await (await open(mine.adapters, { productionMode: true })).connect('alice');
+    const alice = await (await open(mine.adapters)).connect('alice');
     const { fingerprint } = alice.identity;
     await (await alice.send('bob', 'a secret')).delivered();
     await bob.send('alice', 'another');
@@ -92,6 +92,13 @@ test('a throw, a rejection, a hang or a wrong answer fails the operation with a 
   const alice = await app.connect('alice');
   await (await alice.send('bob', '0')).delivered();
   assert.equal(await next(bob), '0');
+  const secret = Object.assign(new Error(`no route to postgres://stvor:${'geheim'}@db`), { code: 'ECONNREFUSED' });
+  fault = () => { throw secret; };
+  await assert.rejects(alice.send('bob', 'lost'), (error) => {
+    assert.equal(error.cause, secret, 'whoever catches it sees all of it');
+    assert.match(error.message, /sessions\.save failed: Error ECONNREFUSED \[STORE_FAILED\]$/);
+    return true;
+  });
   const codes = [];
   for (const one of [() => { throw new Error('no'); }, () => Promise.reject('not an error'), () => new Promise(() => {})]) {
     fault = one;
@@ -142,6 +149,10 @@ test('what is missing, or is no adapter', async (t) => {
   await refused({ storageAdapters: { ...adapters, session: {} } }, /no "session"/);
   await refused({ storageAdapters: { ...adapters, tofu: { storeFingerprint() {} } } }, /tofu\.verifyFingerprint is a function/);
   await refused({ storageAdapters: adapters, dataDir: '/nowhere' }, /exclude/);
+  // All four are accepted in production, with the weaker promise stated.
+  const strict = await createApp({ ...settings, storageAdapters: adapters, productionMode: true });
+  assert.deepEqual(strict.findings.map(({ code, refused: fatal }) => [code, fatal]), [['store_not_atomic', false]]);
+  await strict.close();
   const atomic = createApp({ ...settings, storageAdapters: adapters, requireAtomicSessionAndPrekey: true });
   await assert.rejects(atomic, (error) => error.code === 'NOT_FOR_PRODUCTION' && /transactions/.test(error.message));
   // In development stand-ins in memory do.

@@ -25,6 +25,32 @@ function detached() {
   return bytes;
 }
 
+/** A view that ends beyond its buffer, where there are buffers that can shrink. */
+function shrunk() {
+  const buffer = new ArrayBuffer(64, { maxByteLength: 128 });
+  const bytes = new Uint8Array(buffer, 8, 32);
+  buffer.resize?.(4);
+  return bytes;
+}
+
+/** Bytes that another thread may write to at any time. */
+const shared = () => new Uint8Array(new SharedArrayBuffer(64, { maxByteLength: 128 }));
+
+/** Every trap throws. */
+const hostile = () => new Proxy({}, new Proxy({}, { get: () => () => { throw new Error('trap'); } }));
+
+function revoked() {
+  const { proxy, revoke } = Proxy.revocable([], {});
+  revoke();
+  return proxy;
+}
+
+/** An array that is longer whenever it is asked. */
+function growing() {
+  let length = 1;
+  return new Proxy(['bob'], { get: (_, key) => (key === 'length' ? (length *= 1_000) : 'bob') });
+}
+
 const thrower = (what) => { throw what; };
 const cyclic = {};
 cyclic.self = cyclic;
@@ -39,6 +65,10 @@ const ODD = [
   () => new Proxy(new Uint8Array(4), {}), () => new Proxy(() => {}, {}), () => ({ get timeout() { return thrower('a string'); } }),
   () => ({ get signal() { return thrower(undefined); } }), () => ({ toJSON: () => thrower(Symbol('y')) }), () => ({ toString: () => thrower(1), valueOf: () => thrower(2) }),
   () => ({ header: new Uint8Array(85), ciphertext: new Uint8Array(64) }), () => ({ signal: {} }), () => ({ signal: { aborted: false, addEventListener: () => thrower(3) } }),
+  shrunk, shared, hostile, revoked, growing, () => Object.assign([], { length: 2 ** 32 - 1 }), () => new Array(2 ** 32 - 1), () => [hostile()],
+  () => new Uint8Array(new ArrayBuffer(8, { maxByteLength: 16 })), () => ({ get to() { return thrower(4); } }), () => [{ to: 'bob', content: 'x' }],
+  () => [{ to: 'bob', get content() { return thrower(5); } }], () => ({ postgres: 'postgres://x', get replicas() { return thrower(6); } }),
+  () => ({ redis: growing() }), () => ({ module: '/nowhere', token: 't', key: 'k', pin: '1' }), () => Object.create(sdk.Group.prototype),
   () => ({ then: () => thrower(new Error('then')) }), () => Object.create(Uint8Array.prototype), () => Object.create(ratchet.Session.prototype),
   () => Object.create(sdk.Client.prototype), () => ({ timeout: 1e300 }), () => ({ limit: -1 }), () => ({ port: 1e9 }), () => /x/, () => new Error('x'),
 ];
@@ -108,23 +138,31 @@ test('odd arguments at apps and clients', async (t) => {
   const [alice] = [await app.connect('alice'), await app.connect('bob')];
   const methods = (object) => Object.getOwnPropertyNames(Object.getPrototypeOf(object))
     .filter((name) => typeof Object.getOwnPropertyDescriptor(Object.getPrototypeOf(object), name).value === 'function'
-      && !['constructor', 'close', 'disconnect', 'deleteAccount', 'wait'].includes(name));
-  const good = ['bob', 'hello', 'alice', { timeout: 5 }, () => {}, 'receipt'];
-  for (let round = 0; round < rounds; round += 1) {
-    const object = next() < 0.2 ? app : alice;
+      && !['constructor', 'close', 'disconnect', 'deleteAccount', 'wait', 'leave', 'unref', 'read', 'delivered'].includes(name));
+  await alice.waitForUser('bob', 60_000);
+  const group = await alice.createGroup('friends', ['bob']);
+  const receipt = await alice.send('bob', 'hello', { timeout: 10_000 });
+  const page = await alice.history('bob');
+  const good = ['bob', 'hello', 'alice', { timeout: 5 }, () => {}, 'receipt', ['bob'], group.id, [{ to: 'bob', content: 'x' }]];
+  const others = [app, group, receipt];
+  for (let round = 0; round < rounds * 2; round += 1) {
+    const object = next() < 0.4 ? pick(others) : alice;
     const name = pick(methods(object));
     const given = [0, 1, 2].map(() => (next() < 0.4 ? pick(good) : pick(ODD)()));
     if (name === 'waitOnline' || name === 'waitForUser') given[name === 'waitOnline' ? 0 : 1] = { timeout: 5 };
     const result = await contained(name, () => object[name](...given));
     if (name === 'messages') await result?.return?.();
     if (name === 'onMessage') result?.();
+    if (round % 50 === 0) await contained('older', () => page.older(pick(ODD)()));
   }
+  await alice.unblock('bob');
   await (await alice.send('bob', 'still', { timeout: 10_000 })).delivered();
 });
 
 test('odd settings', async () => {
   const next = random(seed + 3);
-  const names = ['appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout', 'passphrase',
+  const names = ['osKeyring', 'pkcs11', 'kmip', 'identityPhrase', 'identityPassphrase', 'instanceLease', 'actor', 'executor', 'legacyRelay',
+    'requireAtomicSessionAndPrekey', 'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout', 'passphrase',
     'keyfile', 'trustPolicy', 'onIdentityChange', 'retention', 'receipts', 'rootCertificate', 'replaceIdentity'];
   for (const make of ODD) {
     await contained('createApp', () => createApp(make()));
@@ -135,6 +173,152 @@ test('odd settings', async () => {
   }
 });
 
+test('odd answers of storage adapters', async () => {
+  const pair = sdk.generateIdentityKeyPair();
+  const states = new Map();
+  const adapters = () => ({
+    replay: { checkAndMark: () => false },
+    tofu: { storeFingerprint() {}, verifyFingerprint: () => true },
+    sessions: { save(id, state) { states.set(id, state); }, load: (id) => states.get(id) ?? null },
+    identity: { getIdentityKeyPair: () => pair },
+  });
+  for (const make of ODD) {
+    for (const [store, method] of [['tofu', 'verifyFingerprint'], ['sessions', 'load'], ['identity', 'getIdentityKeyPair']]) {
+      states.clear();
+      const given = adapters();
+      given[store][method] = () => make();
+      await contained(`${store}.${method}`, async () => {
+        const app = await createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storageAdapters: given, timeout: 20 });
+        await app.connect('alice');
+      });
+    }
+  }
+});
+
+test('odd arguments at the functions that open things', async () => {
+  const { startMockRelay } = require('@stvor/sdk/mock-relay');
+  for (const make of ODD) {
+    await contained('startMockRelay', async () => (await startMockRelay(make())).close());
+    await contained('load', () => sdk.load(make()));
+    for (const name of ['port', 'host', 'tokens', 'verbose', 'database']) {
+      // A path of a file would make one.
+      if (name === 'database' && typeof make() === 'string') continue;
+      await contained(`startMockRelay.${name}`, async () => (await startMockRelay({ port: 0, [name]: name === 'verbose' ? false : make() })).close());
+    }
+    await contained('generateIdentityKeyPair', () => sdk.generateIdentityKeyPair(make()));
+    await contained('generateRecoveryPhrase', () => sdk.generateRecoveryPhrase(make()));
+    await contained('StvorError', () => new StvorError('x', { code: 'X' }));
+    await contained('Stvor.init', () => sdk.Stvor.init(make()));
+  }
+});
+
+test('a buffer that is used again at once is not what is sent', async (t) => {
+  const { app } = await at(t, { executor: { maxPending: 1 } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const group = await alice.createGroup('friends', ['bob']);
+  const bytes = new Uint8Array([1, 2, 3]);
+  const sent = [alice.send('bob', bytes), alice.send('bob', bytes), alice.sendMany([{ to: 'bob', content: bytes }]), group.send(bytes)];
+  bytes.fill(9);
+  structuredClone(bytes, { transfer: [bytes.buffer] });
+  await Promise.all(sent);
+  const got = [];
+  for await (const { content } of bob.messages()) if (got.push([...content]) === 4) break;
+  assert.deepEqual(got, Array(4).fill([1, 2, 3]));
+});
+
+test('calls from inside of what a call reads', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const keys = ratchet.generateKeyPair();
+  const { session } = ratchet.establishSession(keys, ratchet.generateKeyPair().bundle);
+  // The low level: a session that moves while its message is read.
+  for (let round = 0; round < 5; round += 1) {
+    await contained('decryptMessage', () => ratchet.decryptMessage(session, {
+      get header() { return ratchet.encryptMessage(session, 'inner').header; },
+      get ciphertext() { return ratchet.encryptMessage(session, 'inner').ciphertext; },
+    }));
+    await contained('encryptMessages', () => ratchet.encryptMessages(session, new Proxy(['x'], {
+      get: (target, key) => { ratchet.serializeSession(session, new Uint8Array(32)); return target[key]; },
+    })));
+  }
+  // The high level: a send from inside of a content, a close from inside of an option, a handler that takes itself off and adds itself.
+  await alice.send('bob', { toJSON: () => { void alice.send('bob', 'inner').catch(() => {}); return 'outer'; } });
+  const got = [];
+  await new Promise((resolve) => {
+    const handler = (message) => {
+      got.push(message.content);
+      off();
+      if (got.length === 2) resolve();
+      else off = bob.onMessage(handler);
+    };
+    let off = bob.onMessage(handler);
+  });
+  assert.deepEqual(got.sort(), ['inner', 'outer']);
+  alice.on('pressure', () => alice.close());
+  await contained('send', () => alice.send('bob', 'x', { get timeout() { void alice.close(); return 5; } }));
+  await alice.close();
+});
+
+test('everything after the end', async (t) => {
+  const { app, relay } = await at(t, { timeout: 50 });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await alice.waitForUser('bob', 60_000);
+  const group = await alice.createGroup('friends', ['bob']);
+  const receipt = await alice.send('bob', 'x');
+  const page = await alice.history('bob');
+  const iterator = alice.messages();
+  await Promise.all([alice.close(), alice.close()]);
+  const methods = (object) => Object.getOwnPropertyNames(Object.getPrototypeOf(object)).filter((name) => name !== 'constructor');
+  const given = { send: ['bob', 'x'], sendMany: [[{ to: 'bob', content: 'x' }]], createGroup: ['x', ['bob']], on: ['pressure', () => {}] };
+  await contained('older after close', () => page.older());
+  for (const object of [alice, group, receipt, iterator]) {
+    for (const name of methods(object)) {
+      const read = () => (typeof object[name] === 'function' ? object[name](...(given[name] ?? ['bob', 'x'])) : object[name]);
+      await contained(`${name} after close`, read);
+    }
+  }
+  const code = async (act) => { try { await act(); } catch (error) { return error.code; } return undefined; };
+  assert.deepEqual(await Promise.all([
+    code(() => alice.send('bob', 'x')), code(() => alice.sendMany([{ to: 'bob', content: 'x' }]).then(([one]) => { throw one; })),
+    code(() => group.send('x')), code(() => alice.createGroup('x', [])), code(() => alice.onMessage(() => {})),
+  ]), Array(5).fill('CLIENT_NOT_READY'));
+  await bob.close();
+  await app.close();
+  await relay.close();
+  for (const object of [app, relay]) for (const name of methods(object)) await contained(name, () => (typeof object[name] === 'function' ? object[name]('carol') : object[name]));
+  await Promise.all([app.close(), relay.close()]);
+});
+
+test('threads that end while much is under way end nothing else', async () => {
+  const ended = await run([write(`
+    import { Worker, isMainThread, workerData, parentPort } from 'node:worker_threads';
+    import { createApp } from '@stvor/sdk';
+    import { startMockRelay } from '@stvor/sdk/mock-relay';
+    if (isMainThread) {
+      const relay = await startMockRelay({ port: 0 });
+      for (let round = 0; round < 4; round += 1) {
+        const worker = new Worker(new URL(import.meta.url), { workerData: { url: relay.url, round } });
+        await new Promise((resolve, reject) => { worker.once('message', resolve); worker.once('error', reject); });
+        await worker.terminate();
+      }
+      const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, storage: 'memory' });
+      const [alice, bob] = [await app.connect('last-alice'), await app.connect('last-bob')];
+      await (await alice.send('last-bob', 'x')).delivered();
+      await app.close();
+      await relay.close();
+      console.log('lived');
+    } else {
+      const { url, round } = workerData;
+      const app = await createApp({ appToken: 'stvor_x', relayUrl: url, storage: 'memory' });
+      const [alice, bob] = [await app.connect('alice' + round), await app.connect('bob' + round)];
+      let got = 0;
+      bob.onMessage(async () => { got += 1; if (got === 20) parentPort.postMessage('busy'); await new Promise(setImmediate); });
+      for (let number = 0; number < 2_000; number += 1) alice.send('bob' + round, 'x'.repeat(1_000)).catch(() => {});
+    }
+  `)], { env: { NODE_OPTIONS: '--no-warnings' } });
+  assert.deepEqual([ended.code, ended.signal, ended.stdout], [0, null, 'lived\n'], ended.stderr);
+});
+
 test('the longest strings and buffers there are', async (t) => {
   const { app } = await at(t, { timeout: 20 });
   const alice = await app.connect('alice');
@@ -143,6 +327,9 @@ test('the longest strings and buffers there are', async (t) => {
   const low = ratchet.establishSession(ratchet.generateKeyPair(), ratchet.generateKeyPair().bundle).session;
   const codes = [];
   for (const act of [
+    () => alice.sendMany([{ to: 'bob', content: text }]), () => alice.createGroup(text, []), () => alice.createGroup('x', [text]),
+    () => createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storage: { postgres: text } }),
+    () => createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', pkcs11: { module: text, token: 't', key: 'k', pin: '1' } }),
     () => alice.send('bob', text), () => alice.send(text, 'x'), () => alice.send('bob', bytes), () => app.connect(text), () => createApp({ appToken: text }),
     () => ratchet.decryptMessage(ratchet.establishSession(ratchet.generateKeyPair(), ratchet.generateKeyPair().bundle).session, text),
     () => ratchet.establishSession(ratchet.generateKeyPair(), bytes),
@@ -158,7 +345,7 @@ test('the longest strings and buffers there are', async (t) => {
       codes.push(error.code);
     }
   }
-  assert.deepEqual(codes, ['MESSAGE_TOO_LARGE', 'INVALID_NAME', 'MESSAGE_TOO_LARGE', 'INVALID_NAME', 'INVALID_CONFIG', ...Array(6).fill('MESSAGE_TOO_LARGE'),
+  assert.deepEqual(codes, ['MESSAGE_TOO_LARGE', 'INVALID_NAME', 'INVALID_NAME', 'INVALID_CONFIG', 'INVALID_CONFIG', 'MESSAGE_TOO_LARGE', 'INVALID_NAME', 'MESSAGE_TOO_LARGE', 'INVALID_NAME', 'INVALID_CONFIG', ...Array(6).fill('MESSAGE_TOO_LARGE'),
     'BAD_PARAMETER', 'MESSAGE_TOO_LARGE', 'INVALID_ARGUMENT']);
 });
 

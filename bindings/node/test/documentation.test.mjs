@@ -109,9 +109,11 @@ test('the relay of the documentation is refused in production mode, and over TLS
   await relay.line(/Relay running on/);
   const { createApp } = await load('@stvor/sdk');
   const settings = { appToken: 'stvor_x', relayUrl: `ws://localhost:${port}`, timeout: 1_000 };
-  const app = await createApp({ ...settings, dataDir: directory(), productionMode: true });
-  await assert.rejects(app.connect('alice'), (error) => error.code === 'RELAY_UNAVAILABLE');
-  await app.close();
+  await assert.rejects(createApp({ ...settings, dataDir: directory(), passphrase: 'x', productionMode: true }), (error) => {
+    assert.equal(error.code, 'NOT_FOR_PRODUCTION');
+    assert.deepEqual(error.findings.map(({ code }) => code), ['relay_without_tls', 'development_token']);
+    return true;
+  });
   for (const wrong of [{ productionMode: true, dataDir: directory() }, { relayUrl: 'wss://localhost:1' }]) {
     await assert.rejects(createApp({ ...settings, storage: wrong.dataDir ? undefined : 'memory', legacyRelay: true, ...wrong }), (error) => error.code === 'INVALID_CONFIG');
   }

@@ -1,6 +1,7 @@
 // What an application sees of messages, receipts, events and the life of a client.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { at, codeOf, directory, run, sdk, start, startMockRelay, write } from './project.mjs';
 
@@ -296,4 +297,33 @@ test('a directory that another process has open is STORE_LOCKED', async (t) => {
     const app = await createApp(${JSON.stringify(settings)});
     await app.connect('alice').catch((error) => console.log(error.code));`)]);
   assert.equal(other.stdout, 'STORE_LOCKED\n', other.stderr);
+});
+
+test('what is verified is the number that was compared', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await (await alice.send('bob', 'hi')).delivered();
+  const number = await alice.safetyNumber('bob');
+  const other = await (await app.connect('carol')).safetyNumber('bob');
+  const verified = async () => (await alice.safetyNumber('bob')).verified;
+  assert.equal(await codeOf(alice.verify('bob', other)), 'IDENTITY_CHANGED');
+  for (const wrong of ['12345', {}, 5, null, `${number.digits}0`]) assert.equal(await codeOf(() => alice.verify('bob', wrong)), 'INVALID_ARGUMENT');
+  assert.equal(await verified(), false);
+  await alice.verify('bob', number);
+  assert.equal(await verified(), true);
+  await alice.unverify('bob');
+  await alice.verify('bob', String(number));
+  assert.equal(await verified(), true);
+  await bob.safetyNumber('alice');
+  await bob.verify('alice', number.digits);
+});
+
+test('every event of the engine can be listened to', async (t) => {
+  const { app } = await at(t);
+  const alice = await app.connect('alice');
+  const source = readFileSync(new URL('../../../crates/sdk/src/events.rs', import.meta.url), 'utf8');
+  const names = [...source.matchAll(/^            Self::\w+(?: \{ \.\. \})? => "(\w+)",$/gm)].map(([, name]) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase()));
+  const events = names.slice(names.indexOf('connected'));
+  assert.ok(events.length > 25 && events.includes('groupChanged'), events.join());
+  for (const name of events) alice.on(name, () => {});
 });

@@ -47,7 +47,9 @@ test('nothing is run at installation, nothing is depended on but the platforms, 
 });
 
 const PROGRAM = `
-import { createApp, Stvor, StvorError, type Client, type Message, type Receipt } from '@stvor/sdk';
+import {
+  createApp, generateRecoveryPhrase, Group, Stvor, StvorError, type App, type Client, type Finding, type Message, type Receipt,
+} from '@stvor/sdk';
 import { startMockRelay } from '@stvor/sdk/mock-relay';
 import { decryptMessage, encryptMessage, establishSession, generateKeyPair } from '@stvor/sdk/ratchet';
 async function main(): Promise<void> {
@@ -65,6 +67,20 @@ async function main(): Promise<void> {
   for await (const m of alice.messages()) { const id: string = m.id; void id; break; }
   try { await receipt.delivered(); } catch (error) { if (error instanceof StvorError) { const code: string = error.code; void code; } }
   await same.close();
+  const stores: App[] = [
+    await createApp({ relayUrl: 'x', storage: { postgres: 'postgres://x', passwordFile: 'y' }, pkcs11: { module: 'm', token: 't', key: 'k', pinFile: 'p' } }),
+    await createApp({ relayUrl: 'x', storage: { redis: ['a', 'b'], replicas: 1 }, executor: { onPressure: 'wait' }, identityPhrase: generateRecoveryPhrase() }),
+    await createApp({ relayUrl: 'x', storage: { sqlite: 'd' }, osKeyring: true }),
+  ];
+  const findings: readonly Finding[] = stores.flatMap((one) => one.findings);
+  const group: Group = await alice.createGroup('friends', ['bob']);
+  const members: string[] = await group.members();
+  alice.onMessage((message) => message.group?.send('x'));
+  alice.on('groupChanged', ({ group, joined }) => { const one: Group = group; const names: string[] = joined; return [one, names]; });
+  for (const outcome of await alice.sendMany([{ to: 'bob', content: 'x' }])) {
+    if (outcome instanceof StvorError) { const all: readonly Finding[] | undefined = outcome.findings; void all; } else { await outcome.delivered(); }
+  }
+  void [findings, members];
   const { session, handshake } = establishSession(generateKeyPair(), generateKeyPair().bundle);
   const { ciphertext, header }: { ciphertext: Uint8Array; header: Uint8Array } = encryptMessage(session, 'x');
   const plain: string | Uint8Array | null = decryptMessage(session, { ciphertext, header });
@@ -168,15 +184,17 @@ test('settings that can not be used are named before anything is dialled', async
   await refused({ ...good, relayUrl: 'ftp://x' }, /./, 'INVALID_RELAY_URL');
   await refused({ ...good, appToken: '' }, /./, 'INVALID_APP_TOKEN');
   await refused({ ...good, timeout: -1 }, /timeout/, 'INVALID_ARGUMENT');
-  await refused({ ...good, storage: 'redis' }, /"disk" or "memory"/);
-  await refused({ ...good, productionMode: true }, /production mode needs storage/);
-  const production = { appToken: 'sk_live_xxx', dataDir: directory(), productionMode: true };
+  await refused({ ...good, storage: 'redis' }, /"disk", "memory", \{ sqlite: directory \}/);
+  await refused({ ...good, productionMode: true }, /store keeps nothing over a restart.*relay_without_tls/s, 'NOT_FOR_PRODUCTION');
+  const production = { appToken: 'sk_live_xxx', dataDir: directory(), passphrase: 'x', productionMode: true };
+  await refused({ ...production, passphrase: undefined, relayUrl: 'wss://relay.example.com' }, /keyfile_beside_store/, 'NOT_FOR_PRODUCTION');
+  await refused({ ...production, appToken: 'stvor_dev_x', relayUrl: 'wss://relay.example.com' }, /development_token/, 'NOT_FOR_PRODUCTION');
   for (const relayUrl of ['ws://relay.example.com', ' ws://relay.example.com', 'http://relay.example.com', 'WS://RELAY.example.com:80/x', 'ht\ntp://relay.example.com',
-    'ws://localhost.example.com', 'ws://127.0.0.1.example.com', 'ws://[2001:db8::1]:80']) {
-    await assert.rejects(createApp({ ...production, relayUrl }), (error) => ['INVALID_CONFIG', 'INVALID_RELAY_URL'].includes(error.code), relayUrl);
+    'ws://localhost.example.com', 'ws://127.0.0.1.example.com', 'ws://[2001:db8::1]:80', 'ws://localhost:1']) {
+    await assert.rejects(createApp({ ...production, relayUrl }), (error) => ['NOT_FOR_PRODUCTION', 'INVALID_RELAY_URL'].includes(error.code), relayUrl);
   }
-  await refused({ ...production, relayUrl: 'ws://relay.example.com' }, /TLS/);
-  for (const relayUrl of ['wss://relay.example.com', 'https://relay.example.com', 'ws://localhost:1', 'ws://127.0.0.1:1', 'ws://[::1]:1']) {
+  await refused({ ...production, relayUrl: 'ws://relay.example.com' }, /not encrypted on the way/, 'NOT_FOR_PRODUCTION');
+  for (const relayUrl of ['wss://relay.example.com', 'https://relay.example.com']) {
     await (await createApp({ ...production, relayUrl })).close();
   }
   await refused({ ...good, retention: -1 }, /retention/, 'INVALID_ARGUMENT');

@@ -39,8 +39,8 @@ export function documentation(name, ports = {}) {
   );
 }
 
-/** Starts Node on a file. `ended` resolves with what it printed and how it ended; `line` waits for a line that matches. */
-export function start(argv, { env = {}, input } = {}) {
+/** Starts Node on a file; `open` leaves its input open. `ended` resolves with what it printed and how it ended; `line` waits for a line that matches. */
+export function start(argv, { env = {}, input, open = false } = {}) {
   const child = spawn(process.execPath, argv, { cwd: project, env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
   const result = { child, stdout: '', stderr: '' };
   const waiters = [];
@@ -59,7 +59,7 @@ export function start(argv, { env = {}, input } = {}) {
     });
   });
   result.line = (pattern) => new Promise((resolve, reject) => { waiters.push({ pattern, resolve, reject }); look(); });
-  child.stdin.end(input ?? '');
+  if (!open) child.stdin.end(input ?? '');
   return result;
 }
 

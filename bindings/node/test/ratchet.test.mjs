@@ -1,12 +1,13 @@
 // The low-level entry point.
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { codeOf, require, run, write } from './project.mjs';
 
 const ratchet = require('@stvor/sdk/ratchet');
 const {
-  decryptMessage, deserializeSession, encryptMessage, establishSession, generateKeyPair, serializeSession, takeReply, StvorError,
+  decryptMessage, deserializeKeyPair, deserializeSession, encryptMessage, establishSession, generateKeyPair, renewBundle, serializeKeyPair,
+  serializeSession, takeReply, StvorError,
 } = ratchet;
 
 /** Two sides; Bob has decrypted the first message. */
@@ -162,6 +163,7 @@ test('what can not be used is INVALID_ARGUMENT or says what it is', async () => 
   const own = generateKeyPair();
   for (const [act, code] of [
     [() => establishSession({}, own.bundle), 'INVALID_ARGUMENT'],
+    [() => renewBundle({}), 'INVALID_ARGUMENT'],
     [() => establishSession(own, new Uint8Array(9)), 'MALFORMED_MESSAGE'],
     [() => establishSession(own, own.bundle.subarray(0, 900)), 'MALFORMED_MESSAGE'],
     [() => establishSession(own, 5), 'INVALID_ARGUMENT'],
@@ -192,6 +194,72 @@ test('a key pair outlives its process, and so does what it accepted', () => {
   const sealed = ratchet.serializeKeyPair(bob, key);
   assert.throws(() => ratchet.deserializeKeyPair(sealed, new Uint8Array(32)), (error) => error.code === 'WRONG_KEY');
   assert.throws(() => ratchet.deserializeKeyPair(ratchet.serializeSession(session, key), key), (error) => error.code === 'MALFORMED_MESSAGE');
+});
+
+/** A saved key pair with marks of so many more handshakes, as its format has them. */
+function marked(sealed, key, count) {
+  const magic = sealed.subarray(0, 8);
+  const opening = createDecipheriv('aes-256-gcm', key, sealed.subarray(8, 20)).setAAD(magic).setAuthTag(sealed.subarray(-16));
+  const clear = Buffer.concat([opening.update(sealed.subarray(20, -16)), opening.final()]);
+  // Identity record and bundle stand before the number of rows.
+  let at = 4 + clear.readUInt32BE(0);
+  at += 4 + clear.readUInt32BE(at);
+  const head = Buffer.from(clear.subarray(0, at + 4));
+  head.writeUInt32BE(clear.readUInt32BE(at) + count, at);
+  const part = (bytes) => { const size = Buffer.alloc(4); size.writeUInt32BE(bytes.length); return Buffer.concat([size, bytes]); };
+  // A mark of the first bundle: kind, its number, what was marked, when.
+  const row = () => Buffer.concat([Buffer.from([3]), part(Buffer.alloc(4)), part(randomBytes(32)), part(Buffer.from([1]))]);
+  const closing = createCipheriv('aes-256-gcm', key, sealed.subarray(8, 20)).setAAD(magic);
+  const bytes = Buffer.concat([closing.update(Buffer.concat([head, clear.subarray(at + 4), ...Array.from({ length: count }, row)])), closing.final()]);
+  return Uint8Array.from(Buffer.concat([sealed.subarray(0, 20), bytes, closing.getAuthTag()]));
+}
+
+test('a bundle is good for 4096 handshakes, and replays of all of them are refused', async () => {
+  const key = Uint8Array.from(randomBytes(32));
+  const alice = () => {
+    const { session, handshake } = establishSession(generateKeyPair(), bob.bundle);
+    return { handshake, first: encryptMessage(session, 'first') };
+  };
+  const accept = ({ handshake, first }) => codeOf(() => assert.equal(decryptMessage(establishSession(bob, handshake).session, first), 'first'));
+  const fresh = generateKeyPair();
+  let bob = deserializeKeyPair(marked(serializeKeyPair(fresh, key), key, 4_094), key);
+  assert.deepEqual(bob.bundle, fresh.bundle);
+  const [one, two, three] = [alice(), alice(), alice()];
+  assert.deepEqual([await accept(one), await accept(two)], [undefined, undefined]);
+  assert.equal(await accept(three), 'BUNDLE_USED_UP');
+  assert.deepEqual([await accept(one), await accept(two)], ['REPLAY', 'REPLAY']);
+  // So it is after a restart.
+  bob = deserializeKeyPair(serializeKeyPair(bob, key), key);
+  assert.deepEqual([await accept(three), await accept(one)], ['BUNDLE_USED_UP', 'REPLAY']);
+  // A new bundle takes new handshakes; the old one's are what they were.
+  const before = bob.bundle;
+  assert.deepEqual(renewBundle(bob), bob.bundle);
+  assert.notDeepEqual(bob.bundle, before);
+  assert.deepEqual(bob.publicKey, fresh.publicKey);
+  const four = alice();
+  assert.deepEqual([await accept(four), await accept(four), await accept(three), await accept(one)], [undefined, 'REPLAY', 'BUNDLE_USED_UP', 'REPLAY']);
+  const size = serializeKeyPair(bob, key).length;
+  // After the sixteenth renewal what is older than that is gone, keys and marks, and its handshakes can not be accepted any more.
+  for (let round = 0; round < 15; round += 1) renewBundle(bob);
+  assert.deepEqual([await accept(three), await accept(one)], ['BUNDLE_USED_UP', 'REPLAY']);
+  renewBundle(bob);
+  for (const old of [one, two, three]) assert.notEqual(await accept(old), undefined);
+  assert.equal(await accept(four), 'REPLAY');
+  assert.ok(serializeKeyPair(bob, key).length < size - 4_000 * 41);
+  bob = deserializeKeyPair(serializeKeyPair(bob, key), key);
+  assert.deepEqual([await accept(alice()), await accept(four)], [undefined, 'REPLAY']);
+});
+
+test('a session goes on when the bundle that it began with is renewed', () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const { session: hers, handshake } = establishSession(alice, bob.bundle);
+  const first = encryptMessage(hers, 'first');
+  for (let round = 0; round < 5; round += 1) renewBundle(bob);
+  const { session: his } = establishSession(bob, handshake);
+  assert.equal(decryptMessage(his, first), 'first');
+  for (let round = 0; round < 20; round += 1) renewBundle(bob);
+  assert.equal(decryptMessage(hers, encryptMessage(his, 'second')), 'second');
+  assert.equal(decryptMessage(his, encryptMessage(hers, 'third')), 'third');
 });
 
 test('several at once', () => {

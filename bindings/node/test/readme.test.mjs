@@ -10,7 +10,7 @@ const { startMockRelay } = await load('@stvor/sdk/mock-relay');
 const here = (path) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const quiet = () => ({ NODE_OPTIONS: '--no-warnings', XDG_DATA_HOME: directory() });
 
-const EXPECTED = ['alice: Hello!\n', 'json 1\njson 2\njson 3\n', 'true\n', /^RECIPIENT_TIMEOUT true\n.+\n$/, 'by pigeon\n'];
+const EXPECTED = ['alice: Hello!\n', 'json 1\njson 2\njson 3\n', 'true\n', /^(judy: Hello, all!\nkate: Hello, judy!|kate: Hello, judy!)\n$/, /^RECIPIENT_TIMEOUT true\n.+\n$/, 'by pigeon\n'];
 
 test('the examples of the README', async (t) => {
   const relay = await startMockRelay({ port: 0 });
@@ -52,3 +52,29 @@ for (const framework of ['express', 'fastify']) {
     assert.equal((await server.ended).code, 0);
   });
 }
+
+test('the group of the examples, on three terminals', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const file = join(project, 'group.mjs');
+  cpSync(here('examples/group.mjs'), file);
+  const terminal = (...argv) => {
+    const one = start([file, ...argv], { env: { ...quiet(), STVOR_RELAY: relay.url }, open: true });
+    t.after(() => one.child.kill('SIGKILL'));
+    return one;
+  };
+  const [bob, carol] = [terminal('bob'), terminal('carol')];
+  await Promise.all([bob.line(/write/), carol.line(/write/)]);
+  const alice = terminal('alice', 'bob', 'carol');
+  await Promise.all([bob, carol].map((one) => one.line(/alice let you in/)));
+  bob.child.stdin.write('hello\n/members\n');
+  assert.equal(await bob.line(/alice,/), '* alice, bob, carol');
+  for (const one of [alice, carol]) assert.equal(await one.line(/^bob/), 'bob: hello');
+  carol.child.stdin.write('/leave\nstill there?\n');
+  assert.match(await carol.line(/NOT_A_MEMBER/), /\[NOT_A_MEMBER\]/);
+  await bob.line(/carol is gone/);
+  for (const one of [alice, bob, carol]) {
+    one.child.stdin.end();
+    assert.equal((await one.ended).code, 0, one.stderr);
+  }
+});

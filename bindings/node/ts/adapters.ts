@@ -1,7 +1,7 @@
 /** Storage adapters of the application: called with what the native half asks, answered with what they say. */
 
 import { kindOf } from './check.js';
-import { guarded, misconfigured, textOf } from './errors.js';
+import { guarded, misconfigured, remembered, textOf } from './errors.js';
 import { native, type NativeAdapterAnswer, type NativeAdapterRequest, type NativeAdapters } from './native.js';
 import type { IdentityKeyPair, StorageAdapters } from './types.js';
 
@@ -87,7 +87,7 @@ export function bridge(adapters: Given): NativeAdapters {
       const given = name === 'identity' ? [] : [request.peer, ...(method === 'load' ? [] : [request.bytes ?? request.text])];
       said = judged(request.call, await adapters[name][method](...given));
     } catch (thrown) {
-      said = { failed: textOf(thrown).slice(0, 1_000) };
+      said = { failed: remembered(thrown) };
     }
     try {
       bridged.answer(request.id, said);

@@ -5,35 +5,46 @@ import { asyncDispose } from './dispose.js';
 import { abortable, options, span, userName, wait } from './check.js';
 import { Client, warn } from './client.js';
 import { awaited, guarded, invalid, misconfigured } from './errors.js';
+import { gateOptions, type GateOptions } from './gate.js';
 import { native, type NativeApp } from './native.js';
-import type { AppOptions, Signal } from './types.js';
+import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
+import type { AppOptions, Finding, Signal } from './types.js';
 
 const OPTIONS = [
   'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout',
-  'passphrase', 'keyfile', 'trustPolicy', 'onIdentityChange', 'retention', 'receipts', 'rootCertificate', 'replaceIdentity',
-  'legacyRelay', 'requireAtomicSessionAndPrekey',
+  'passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'identityPhrase', 'identityPassphrase', 'trustPolicy', 'onIdentityChange',
+  'retention', 'receipts', 'rootCertificate', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey', 'instanceLease', 'actor',
+  'executor',
 ] as const;
 
 const STRINGS = [
-  'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'passphrase', 'keyfile', 'trustPolicy', 'onIdentityChange',
+  'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'passphrase', 'keyfile', 'identityPhrase', 'identityPassphrase', 'trustPolicy',
+  'onIdentityChange', 'actor',
 ] as const;
-
-/** The longest text that a setting can be: paths and tokens are shorter. */
-const LONGEST_SETTING = 65_536;
 
 /** An app at a relay: where clients come from. Made by `createApp`. */
 export class App {
   readonly #native: NativeApp;
+  readonly #gate: GateOptions;
   readonly #clients = new Map<string, Client>();
 
   /** @internal */
-  constructor(native: NativeApp) {
+  constructor(native: NativeApp, gate: GateOptions) {
     this.#native = native;
+    this.#gate = gate;
   }
 
   /** The relay's origin. */
   get relayUrl(): string {
     return guarded(() => this.#native.relayUrl);
+  }
+
+  /**
+   * What `productionMode` would refuse of this set-up, and what its owner should know; empty when all is well. Clients tell their
+   * listeners once, by `developmentMode`.
+   */
+  get findings(): Finding[] {
+    return guarded(() => this.#native.findings());
   }
 
   /** The app's id. */
@@ -54,7 +65,7 @@ export class App {
       const opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
       const known = this.#clients.get(opened.user);
       if (known) return known;
-      const client = new Client(opened, (closed) => {
+      const client = new Client(opened, this.#gate, (closed) => {
         if (this.#clients.get(opened.user) === closed) this.#clients.delete(opened.user);
       });
       this.#clients.set(opened.user, client);
@@ -85,7 +96,7 @@ export class App {
 }
 
 /**
- * Sets up an app. Nothing is dialled: that is `app.connect`.
+ * Sets up an app. No relay is dialled: that is `app.connect`. A server that keeps the stores is asked how it is set up.
  *
  * @example
  * ```js
@@ -98,48 +109,37 @@ export function createApp(settings: AppOptions): Promise<App> {
   return awaited(async () => {
     const given = options<AppOptions>(settings, OPTIONS, 'the options of createApp');
     check(given);
-    const production = given.productionMode === true;
+    const gate = gateOptions(given.executor);
+    const places = storesOf(given.storage, given.dataDir);
     const stores = given.storageAdapters === undefined ? undefined : adaptersOf(given.storageAdapters);
-    if (production) checkProduction(given, stores?.missing);
+    if (given.productionMode === true) checkProduction(given, stores?.missing);
+    const told = nativeSettings(given, places);
     const adapters = stores && bridge(completed(stores.adapters));
-    const opened = await native().openApp(nativeSettings(given), adapters);
+    const opened = await native().openApp(told, adapters);
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
-    if (!production && given.storage === 'memory') {
-      warn('storage in memory: identities and messages are gone with this process', 'STVOR_MEMORY_STORAGE');
-    }
-    return new App(opened);
+    warnOfFindings(opened);
+    return new App(opened, gate);
   });
 }
 
 function check(given: Partial<AppOptions>): void {
-  for (const key of STRINGS) {
-    const value: unknown = given[key];
-    if (value === undefined) continue;
-    if (typeof value !== 'string') throw misconfigured(`${key} is a string`);
-    if (value.length > LONGEST_SETTING) throw misconfigured(`${key} has ${value.length} characters`);
-  }
+  for (const key of STRINGS) if (given[key] !== undefined) text(given[key], key);
   for (const key of ['productionMode', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey'] as const) {
     if (given[key] !== undefined && typeof given[key] !== 'boolean') throw misconfigured(`${key} is true or false`);
-  }
-  if (given.storage !== undefined && given.storage !== 'disk' && given.storage !== 'memory') {
-    throw misconfigured('storage is "disk" or "memory"');
-  }
-  if (given.storage === 'memory' && given.dataDir !== undefined) {
-    throw misconfigured('storage "memory" and dataDir exclude each other');
   }
   if (given.storageAdapters !== undefined && (given.storage !== undefined || given.dataDir !== undefined)) {
     throw misconfigured('storageAdapters exclude storage and dataDir');
   }
   wait(given.timeout);
+  wait(given.instanceLease, 'instanceLease');
   span(given.retention, 'retention');
 }
 
+/** What the native half can not see; it judges the rest. */
 function checkProduction(given: Partial<AppOptions>, missing: string[] | undefined): void {
   if (given.legacyRelay === true) throw misconfigured('production mode speaks to no minimal relay: leave legacyRelay out');
-  if (missing) {
-    if (missing.length > 0) throw misconfigured(`production mode needs all four storageAdapters; missing: ${missing.join(', ')}`);
-  } else if (given.dataDir === undefined) {
-    throw misconfigured('production mode needs storage that was chosen: set dataDir');
+  if (missing && missing.length > 0) {
+    throw misconfigured(`production mode needs all four storageAdapters; missing: ${missing.join(', ')}`);
   }
 }
 
@@ -150,7 +150,28 @@ function warnOfMissing(missing: string[]): void {
   warn(`storageAdapters without ${missing.join(', ')}: ${lost}`, 'STVOR_MEMORY_STORAGE');
 }
 
-function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
+/** What is said of a set-up that was told before. */
+const warned = new Set<string>();
+
+/** Development on one machine is told of storage in memory only; a set-up that leaves it, of all that production mode would refuse. */
+function warnOfFindings(app: NativeApp): void {
+  const refused = app.findings().filter((finding) => finding.refused);
+  if (refused.some(({ code }) => code === 'store_not_durable')) {
+    warn('storage in memory: identities and messages are gone with this process', 'STVOR_MEMORY_STORAGE');
+  }
+  if (refused.length === 0 || isHere(app.relayUrl)) return;
+  const list = refused.map(({ code, what, fix }) => `${what}: ${fix} (${code})`).join('; ');
+  if (warned.has(list)) return;
+  warned.add(list);
+  warn(`not for production: ${list}`, 'STVOR_DEVELOPMENT_MODE');
+}
+
+/** Whether a relay's origin is of this machine. */
+function isHere(origin: string): boolean {
+  return /^wss?:\/\/(localhost|[^/]*\.localhost|127(\.\d+){3}|\[::1\])(:\d+)?$/.test(origin);
+}
+
+function nativeSettings(given: Partial<AppOptions>, places: Stores): Record<string, unknown> {
   const receipts = options<{ delivered: boolean; read: boolean }>(given.receipts, ['delivered', 'read'], 'receipts');
   for (const value of [receipts.delivered, receipts.read]) {
     if (value !== undefined && typeof value !== 'boolean') throw misconfigured('receipts.delivered and receipts.read are true or false');
@@ -160,10 +181,8 @@ function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
     clientToken: given.clientToken,
     relayUrl: given.relayUrl,
     appId: given.appId,
-    dataDir: given.dataDir,
-    inMemory: given.storage === 'memory',
-    passphrase: given.passphrase,
-    keyfile: given.keyfile,
+    ...places,
+    keys: keysOf(given),
     timeout: given.timeout,
     trustPolicy: given.trustPolicy,
     onIdentityChange: given.onIdentityChange,
@@ -172,10 +191,11 @@ function nativeSettings(given: Partial<AppOptions>): Record<string, unknown> {
     readReceipts: receipts.read,
     rootCertificate: certificate(given.rootCertificate),
     replaceIdentity: given.replaceIdentity,
-    // The native half judges the URL, as it will be dialled.
-    protected: given.productionMode,
+    production: given.productionMode,
     minimalRelay: given.productionMode === true ? false : given.legacyRelay,
     requireAtomic: given.requireAtomicSessionAndPrekey,
+    instanceLease: given.instanceLease,
+    actor: given.actor,
   };
 }
 
@@ -186,4 +206,12 @@ function certificate(given: string | Uint8Array | undefined): Uint8Array | undef
   const bytes = new Uint8Array(given.length);
   for (let at = 0; at < given.length; at += 1) bytes[at] = given.charCodeAt(at) & 0x7f;
   return bytes;
+}
+
+/**
+ * Makes a recovery phrase for `identityPhrase`: 24 English words (BIP-39) from 256 random bits. Show it once, to be written on paper: whoever
+ * has it is its owner.
+ */
+export function generateRecoveryPhrase(): string {
+  return guarded(() => native().generatePhrase());
 }

@@ -45,6 +45,26 @@ export function signalOf(signal: unknown): Signal | undefined {
   return known;
 }
 
+/** The elements of an array, each read once; its length, too, so that one that grows while it is read ends all the same. */
+export function elements(given: unknown, most: number, what: string): unknown[] {
+  if (!Array.isArray(given)) throw invalid(`${what} are an array, not ${kindOf(given)}`);
+  const { length } = given;
+  if (!Number.isInteger(length) || length < 0 || length > most) throw invalid(`${what} are ${most} at most`);
+  const read: unknown[] = [];
+  for (let at = 0; at < length; at += 1) read.push(given[at]);
+  return read;
+}
+
+/** Bytes that no other thread writes to while they are read. */
+export function unshared(bytes: Uint8Array): Uint8Array {
+  return bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
+}
+
+/** The same content in memory of its own: the application may use its buffer again before it is read. */
+export function owned(content: NativeContent): NativeContent {
+  return content.bytes ? { ...content, bytes: new Uint8Array(content.bytes) } : content;
+}
+
 /** A content. */
 export function contentOf(content: unknown): NativeContent {
   const limit = native().maxContent();
@@ -54,7 +74,7 @@ export function contentOf(content: unknown): NativeContent {
   }
   if (content instanceof Uint8Array) {
     fits(content.byteLength, limit);
-    return { kind: 'bytes', bytes: content };
+    return { kind: 'bytes', bytes: unshared(content) };
   }
   let text: string | undefined;
   try {
@@ -101,7 +121,8 @@ export async function abortable<T>(
   }
 }
 
-function aborted(signal: Signal): StvorError {
+/** The error of a signal that was aborted. */
+export function aborted(signal: Signal): StvorError {
   return new StvorError('the operation was aborted by its signal', { code: 'ABORTED', cause: signal.reason });
 }
 

@@ -2,27 +2,38 @@
 
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
-import { abortable, contentFrom, contentOf, options, signalOf, span, userName, wait } from './check.js';
-import { awaited, guarded, invalid, StvorError, textOf } from './errors.js';
+import { abortable, aborted, contentFrom, contentOf, elements, options, owned, signalOf, span, userName, wait } from './check.js';
+import { awaited, failure, guarded, invalid, StvorError, textOf } from './errors.js';
 import { Handlers, MessageIterator, type AnyHandler } from './feed.js';
-import type { NativeClient, NativePage, NativeReceipt } from './native.js';
+import { Gate, type GateOptions } from './gate.js';
+import { Group, namesOf } from './groups.js';
+import type { NativeClient, NativePage, NativeReceipt, NativeSend } from './native.js';
 import type {
-  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Peer, Receipt, SafetyNumber, Signal,
+  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Signal,
 } from './types.js';
 
 /** Messages that one `markRead` names. */
 const MOST_IDS = 10_000;
+
+/** Messages of one `sendMany`, and what their contents may come to. */
+const MOST_SENDS = 10_000;
+const MOST_BYTES = 67_108_864;
+
+/** Messages of a batch that go to the native half at once. */
+const CHUNK = 256;
 
 type Listener = (event: any) => unknown;
 
 const EVENTS = new Set([
   'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
   'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
-  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed',
+  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
+  'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
+  'rollbackRecovered', 'counterForged', 'mailLost',
 ]);
 
 /** Told at most once for each client. */
-const ONCE = new Set(['keyfileCreated', 'relayNotDurable']);
+const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
 
 /**
  * One user of an app: sends, receives, knows whom it talks with. Made by `app.connect`.
@@ -37,15 +48,20 @@ export class Client {
   readonly #iterators = new Set<MessageIterator>();
   readonly #listeners = new Map<string, Set<Listener>>();
   readonly #onClose: (client: Client) => void;
+  readonly #gate: Gate;
+  readonly #late = new Set<Promise<unknown>>();
   #early: { name: string; fields: unknown }[] = [];
   #closing: Promise<void> | undefined;
 
   /** @internal */
-  constructor(native: NativeClient, onClose: (client: Client) => void) {
+  constructor(native: NativeClient, limits: GateOptions, onClose: (client: Client) => void) {
     this.#native = native;
+    this.#gate = new Gate(limits, (name, event) => this.#emit(name, event));
     this.#onClose = onClose;
     this.#handlers = new Handlers((error, message) => this.#handlerFailed(error, message));
-    native.events((text) => this.#told(text));
+    native.events((events) => {
+      for (const text of events) this.#told(text);
+    });
   }
 
   /** Our user. */
@@ -92,16 +108,111 @@ export class Client {
    */
   send(to: string, content: Content, options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal }): Promise<Receipt> {
     return awaited(async () => {
-      const { timeout, waitFor, signal } = options<{ timeout: number; waitFor: string; signal: Signal }>(
-        options_, ['timeout', 'waitFor', 'signal'], 'the options of send');
-      if (waitFor !== undefined && waitFor !== 'accepted' && waitFor !== 'committed') {
-        throw invalid('waitFor is "accepted" or "committed"');
-      }
-      const recipient = userName(to, 'the recipient');
-      const request = { to: recipient, content: contentOf(content), timeout: wait(timeout), committed: waitFor === 'committed' };
-      const receipt = await abortable(signal, (cancel) => this.#native.send(request, cancel));
-      return new SentReceipt(receipt, recipient);
+      const { timeout, committed, signal } = sending(options_, 'the options of send');
+      const request = { to: userName(to, 'the recipient'), content: contentOf(content), timeout, committed };
+      const keep = () => { request.content = owned(request.content); };
+      const act = () => abortable(signal, (cancel) => this.#native.send(request, cancel));
+      const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
+      return new SentReceipt(receipt, request.to);
     });
+  }
+
+  /**
+   * Sends several messages, 10,000 at most: the same as `send` for each, in one call, which costs less. Those to one user keep their order.
+   * Resolves with what became of each, in the order given: its receipt, or the error that it failed with, which changes nothing for the
+   * others.
+   *
+   * @example
+   * ```js
+   * const outcomes = await alice.sendMany([{ to: 'bob', content: 'one' }, { to: 'carol', content: 'two' }]);
+   * const failed = outcomes.filter((outcome) => outcome instanceof StvorError);
+   * ```
+   */
+  sendMany(
+    messages: readonly Outgoing[],
+    options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal },
+  ): Promise<(Receipt | StvorError)[]> {
+    return awaited(async () => {
+      const { timeout, committed, signal } = sending(options_, 'the options of sendMany');
+      const requests = outgoing(messages).map((one): NativeSend => ({ ...one, timeout, committed }));
+      const outcomes: (Receipt | StvorError)[] = [];
+      const size = Math.min(CHUNK, this.#gate.share);
+      for (let at = 0; at < requests.length; at += size) {
+        const chunk = requests.slice(at, at + size);
+        const one = chunk.every(({ to }) => to === chunk[0].to);
+        try {
+          const sent = await this.#admitted({ peer: one ? chunk[0].to : '', weight: chunk.length, signal }, () =>
+            abortable(signal, (cancel) => this.#native.sendMany(chunk, cancel)));
+          sent.forEach(({ receipt, failure: failed }, index) =>
+            outcomes.push(receipt ? new SentReceipt(receipt, chunk[index].to) : failure(new Error(failed))));
+        } catch (thrown) {
+          const error = failure(thrown);
+          if (error.code !== 'BACKPRESSURE') throw error;
+          chunk.forEach(() => outcomes.push(error));
+        }
+      }
+      return outcomes;
+    });
+  }
+
+  /** Runs a send when there is room for it; `keep` is called if that is not now. */
+  async #admitted<T>(
+    { peer, weight, signal, keep }: { peer: string; weight: number; signal: Signal | undefined; keep?: () => void },
+    act: () => Promise<T>,
+  ): Promise<T> {
+    const late = !this.#gate.tryEnter(peer, weight);
+    if (late) {
+      keep?.();
+      if (signal?.aborted) throw aborted(signal);
+      let stop: (() => void) | undefined;
+      try {
+        await this.#gate.enter(peer, weight, (leave) => {
+          if (!signal) return;
+          const listener = () => leave(aborted(signal));
+          signal.addEventListener('abort', listener, { once: true });
+          stop = () => signal.removeEventListener('abort', listener);
+        });
+      } finally {
+        stop?.();
+      }
+    }
+    const sent = act();
+    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
+    if (late) this.#late.add(sent);
+    try {
+      return await sent;
+    } finally {
+      this.#late.delete(sent);
+      this.#gate.leave(peer, weight);
+    }
+  }
+
+  /**
+   * Makes a group with us and `members` in it, 1,000 at most. For whom no identity is pinned yet the relay is asked, and the trust policy judges
+   * what it shows.
+   *
+   * @example
+   * ```js
+   * const group = await alice.createGroup('friends', ['bob', 'carol']);
+   * await group.send('Hello, all!');
+   * ```
+   */
+  createGroup(name: string, members: readonly string[], options_?: { signal?: Signal }): Promise<Group> {
+    return awaited(async () => {
+      const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of createGroup');
+      const what: [string, string[]] = [userName(name, 'the name of a group'), namesOf(members)];
+      return new Group(this.#native, await abortable(signal, (cancel) => this.#native.createGroup(what, cancel)));
+    });
+  }
+
+  /** A group that we are, or were, in; `GROUP_NOT_FOUND` if there is none. */
+  group(id: string): Promise<Group> {
+    return awaited(async () => new Group(this.#native, (await this.#native.groupInfo(userName(id, 'the id of a group'))).id));
+  }
+
+  /** All groups that we are, or were, in, by their names. */
+  groups(): Promise<Group[]> {
+    return awaited(async () => (await this.#native.groups()).map(({ id }) => new Group(this.#native, id)));
   }
 
   /** The receipt of an earlier message of ours, also of an earlier run; `null` when it is not known (any more). */
@@ -196,6 +307,7 @@ export class Client {
 
   /** `on`, for one event only. */
   once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    if (typeof listener !== 'function') throw invalid('a listener is a function');
     const own = (happened: ClientEvents[E]) => {
       this.off(event, own);
       return listener(happened);
@@ -224,8 +336,8 @@ export class Client {
   /** Says that messages of a peer were read: the peer is told, unless the settings say otherwise. */
   markRead(userId: string, ids: readonly string[]): Promise<void> {
     return awaited(() => {
-      if (!Array.isArray(ids) || ids.length > MOST_IDS) throw invalid(`the ids are an array of at most ${MOST_IDS} strings`);
-      return this.#native.markRead(userName(userId), ids.map((id) => userName(id, 'an id')));
+      const all = elements(ids, MOST_IDS, 'the ids').map((id) => userName(id, 'an id'));
+      return this.#native.markRead(userName(userId), all);
     });
   }
 
@@ -237,9 +349,26 @@ export class Client {
     });
   }
 
-  /** Notes that the safety number with a peer was compared and is right. */
-  verify(userId: string): Promise<void> {
-    return this.#manage('verify', userId);
+  /**
+   * Notes that the safety number with a peer was compared and is right. Give it the number that was compared, as `safetyNumber` gave it or as its
+   * sixty digits: if the peer shows another identity by now nothing is noted, and it is `IDENTITY_CHANGED`. Without it, it is the one that this
+   * client showed last.
+   */
+  verify(userId: string, number?: SafetyNumber | string): Promise<void> {
+    return awaited(async () => {
+      const name = userName(userId);
+      if (number !== undefined) {
+        const compared = digitsOf(number);
+        // What is looked at last is what the engine marks.
+        const { digits } = await this.#native.safetyNumber(name);
+        if (digits !== compared) {
+          throw new StvorError('the safety number is another one now: compare it again, by a way that nobody else can write to', {
+            code: 'IDENTITY_CHANGED',
+          });
+        }
+      }
+      await this.#native.manage('verify', name);
+    });
   }
 
   /** Takes `verify` back. */
@@ -352,6 +481,9 @@ export class Client {
   close(): Promise<void> {
     const inside = this.#handlers.isInside();
     this.#closing ??= awaited(async () => {
+      // What was called for before goes into the outbox before it closes.
+      await this.#gate.open();
+      await Promise.allSettled([...this.#late]);
       await this.#handlers.end();
       if (this.#handlers.size > 0) this.#alive.release();
       await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
@@ -377,7 +509,9 @@ export class Client {
   }
 
   #told(text: string): void {
-    const { name, fields } = JSON.parse(text);
+    const { name, fields: raw } = JSON.parse(text);
+    const { group, ...rest } = raw;
+    const fields = group === undefined ? raw : { groupId: group, group: new Group(this.#native, group), ...rest };
     const camel = (name as string).replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
     if (camel === 'relayNotDurable') {
       warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
@@ -421,6 +555,36 @@ export function warn(message: string, code: string): void {
 function waiting(given: unknown, what: string): { timeout: number | undefined; signal: Signal | undefined } {
   const { timeout, signal } = options<{ timeout: number; signal: Signal }>(given, ['timeout', 'signal'], what);
   return { timeout: wait(timeout), signal };
+}
+
+function sending(given: unknown, what: string): { timeout: number | undefined; committed: boolean; signal: Signal | undefined } {
+  const { timeout, waitFor, signal } = options<{ timeout: number; waitFor: string; signal: Signal }>(given, ['timeout', 'waitFor', 'signal'], what);
+  if (waitFor !== undefined && waitFor !== 'accepted' && waitFor !== 'committed') throw invalid('waitFor is "accepted" or "committed"');
+  return { timeout: wait(timeout), committed: waitFor === 'committed', signal: signalOf(signal) };
+}
+
+/** Reads the messages of a batch, each once. */
+function outgoing(messages: unknown): { to: string; content: NativeSend['content'] }[] {
+  let bytes = 0;
+  return elements(messages, MOST_SENDS, 'messages').map((message) => {
+    if (typeof message !== 'object' || message === null) throw invalid('a message is { to, content }');
+    const { to, content } = options<Outgoing>(message, ['to', 'content'], 'a message');
+    const read = contentOf(content);
+    bytes += read.text?.length ?? read.bytes?.byteLength ?? 0;
+    if (bytes > MOST_BYTES) {
+      throw new StvorError(`the messages come to more than ${MOST_BYTES} bytes: send them in several calls`, { code: 'MESSAGE_TOO_LARGE' });
+    }
+    return { to: userName(to, 'the recipient'), content: owned(read) };
+  });
+}
+
+/** The digits of a safety number, without what stands between them. */
+function digitsOf(number: unknown): string {
+  const given: unknown = typeof number === 'object' && number !== null ? (number as { digits?: unknown }).digits : number;
+  if (typeof given !== 'string' || given.length > 1_024) throw invalid('a safety number is what safetyNumber gave, or its sixty digits');
+  const digits = given.replace(/\s/g, '');
+  if (!/^\d{60}$/.test(digits)) throw invalid('a safety number has sixty digits');
+  return digits;
 }
 
 class SentReceipt implements Receipt {

@@ -1,5 +1,7 @@
 /** The error of this package, and how failures of the native half become one. */
 
+import type { Finding } from './types.js';
+
 /**
  * What every call of this package fails with.
  *
@@ -24,14 +26,19 @@ export class StvorError extends Error {
   readonly retryable: boolean;
   /** What caused it, where something did. */
   declare readonly cause?: unknown;
+  /** Of `NOT_FOR_PRODUCTION`: all that was found, each with the way to mend it. */
+  declare readonly findings?: readonly Finding[];
 
-  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown }) {
+  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] }) {
     super(`${message} [${details.code}]`);
     this.code = details.code;
     this.action = actionOf(details.code);
     this.retryable = details.retryable ?? false;
     if (details.cause !== undefined) {
       Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
+    }
+    if (details.findings !== undefined) {
+      Object.defineProperty(this, 'findings', { value: details.findings, enumerable: false, configurable: true });
     }
   }
 }
@@ -46,14 +53,51 @@ function actionOf(code: string): string {
   return actions[code] ?? 'See docs/errors.md.';
 }
 
+/** What adapters of the application threw, until somebody is told: the native half hands a number on. */
+const thrownThere = new Map<number, unknown>();
+let throws = 0;
+
+/** How many of them are kept; the oldest go. */
+const MOST_THROWN = 256;
+
+/**
+ * What the native half is told of something that an adapter threw: its kind, never its words. Those of database drivers often hold what they
+ * connect with; whoever catches the error gets all of it as `cause`.
+ */
+export function remembered(thrown: unknown): string {
+  throws += 1;
+  thrownThere.set(throws, thrown);
+  if (thrownThere.size > MOST_THROWN) thrownThere.delete(thrownThere.keys().next().value as number);
+  return `${kindOfThrown(thrown)} (thrown ${throws})`;
+}
+
+function kindOfThrown(thrown: unknown): string {
+  try {
+    if (!(thrown instanceof Error)) return `something of type ${typeof thrown} was thrown`;
+    const { name, code } = thrown as { name: unknown; code?: unknown };
+    const word = (value: unknown) => (typeof value === 'string' && /^[A-Za-z0-9_]{1,64}$/.test(value) ? value : '');
+    return [word(name) || 'Error', word(code)].filter(Boolean).join(' ');
+  } catch {
+    return 'Error';
+  }
+}
+
+/** The same, where it came back. */
+function recalled(message: string): { message: string; cause?: unknown } {
+  const mark = / \(thrown (\d+)\)/.exec(message);
+  if (!mark) return { message };
+  return { message: message.replace(mark[0], ''), cause: thrownThere.get(Number(mark[1])) };
+}
+
 /** Makes a `StvorError` of whatever was thrown. */
 export function failure(thrown: unknown): StvorError {
   if (thrown instanceof StvorError) return thrown;
   const text = textOf(thrown);
   if (text.startsWith('{"stvor":')) {
     try {
-      const { code, message, retryable } = JSON.parse(text).stvor;
-      return new StvorError(message, { code, retryable });
+      const { message: words, ...details } = JSON.parse(text).stvor;
+      const { message, cause } = details.code === 'STORE_FAILED' ? recalled(words) : { message: words, cause: undefined };
+      return new StvorError(message, { ...details, cause });
     } catch {
       // Then it only looked like one.
     }

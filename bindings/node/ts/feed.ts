@@ -2,6 +2,7 @@
 
 import { contentFrom } from './check.js';
 import { failure } from './errors.js';
+import { Group } from './groups.js';
 import type { Alive } from './alive.js';
 import type { NativeClient, NativeMessage, NativeStream } from './native.js';
 import type { Content, Message } from './types.js';
@@ -9,10 +10,10 @@ import type { Content, Message } from './types.js';
 /** A handler: of exactly two parameters it gets sender and content, otherwise the message. */
 export type AnyHandler = ((message: Message) => unknown) | ((from: string, content: Content) => unknown);
 
-function messageOf(raw: NativeMessage): Message {
+function messageOf(raw: NativeMessage, client: NativeClient): Message {
   return {
     id: raw.id,
-    ...(raw.group === undefined ? {} : { groupId: raw.group }),
+    ...(raw.group === undefined ? {} : { groupId: raw.group, group: new Group(client, raw.group) }),
     senderId: raw.sender,
     deviceId: raw.device,
     content: contentFrom(raw.content),
@@ -35,6 +36,7 @@ const inside: AsyncContext = new (require('node:async_hooks').AsyncLocalStorage)
 export class Handlers {
   readonly #handlers = new Set<AnyHandler>();
   readonly #report: (error: unknown, message: Message | undefined) => void;
+  #client: NativeClient | undefined;
   #stream: NativeStream | undefined;
   #queue: NativeMessage[] = [];
   #running: Promise<void> | undefined;
@@ -50,6 +52,7 @@ export class Handlers {
 
   add(handler: AnyHandler, client: NativeClient): void {
     this.#handlers.add(handler);
+    this.#client = client;
     this.#stream ??= client.stream((batch) => this.#deliver(batch));
   }
 
@@ -98,7 +101,7 @@ export class Handlers {
       let message: Message | undefined;
       let done = true;
       try {
-        message = messageOf(raw);
+        message = messageOf(raw, this.#client as NativeClient);
         for (const handler of [...this.#handlers]) {
           const answer: unknown =
             handler.length === 2
@@ -137,6 +140,7 @@ type Waiter = { resolve(result: IteratorResult<Message, undefined>): void; rejec
 export class MessageIterator implements AsyncIterableIterator<Message> {
   readonly #alive: Alive;
   readonly #over: (iterator: MessageIterator) => void;
+  readonly #client: NativeClient;
   readonly #stream: NativeStream;
   #ready: NativeMessage[] = [];
   #waiters: Waiter[] = [];
@@ -147,6 +151,7 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
 
   constructor(client: NativeClient, alive: Alive, over: (iterator: MessageIterator) => void) {
     this.#alive = alive;
+    this.#client = client;
     this.#over = over;
     this.#stream = client.stream((batch) => this.#deliver(batch));
     alive.hold();
@@ -215,7 +220,7 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
         waiter.resolve({ done: true, value: undefined });
       } else {
         this.#given += 1;
-        waiter.resolve({ done: false, value: messageOf(raw) });
+        waiter.resolve({ done: false, value: messageOf(raw, this.#client) });
       }
     }
   }

@@ -7,12 +7,14 @@
 import { createApp } from './app.js';
 
 export { generateIdentityKeyPair } from './adapters.js';
-export { App, createApp } from './app.js';
+export { App, createApp, generateRecoveryPhrase } from './app.js';
 export { Client } from './client.js';
 export { StvorError } from './errors.js';
+export { Group, type GroupInfo } from './groups.js';
 export type {
-  AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryMessage, HistoryPage, IdentityKeyPair, IdentityStore,
-  Json, Message, MessageOrSender, Peer, Receipt, ReplayStore, SafetyNumber, SessionStore, Signal, StorageAdapters, TofuStore,
+  AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryPage, IdentityKeyPair,
+  IdentityStore, Json, KmipKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisStorage, ReplayStore,
+  SafetyNumber, ServerFiles, SessionStore, Signal, SqliteStorage, StorageAdapters, StorageOptions, TofuStore,
 } from './types.js';
 
 /** The same as `createApp`, under the name of earlier versions. */

@@ -2,9 +2,10 @@
 
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
-import { options } from './check.js';
+import { elements, options } from './check.js';
 import { awaited, guarded, misconfigured } from './errors.js';
 import { native, type NativeRelay } from './native.js';
+import { text } from './storage.js';
 
 export { StvorError } from './errors.js';
 
@@ -59,23 +60,27 @@ export interface MockRelayOptions {
   host?: string;
   tokens?: readonly string[];
   verbose?: boolean;
+  database?: string;
 }
 
 /**
- * Starts a relay for development: in memory, any token that begins with `stvor_` is let in.
+ * Starts a relay for development: any token that begins with `stvor_` is let in.
  *
  * @param settings `port`: 4444 if absent, 0 takes any free one; `host`: an IP address, 127.0.0.1 if absent; `tokens`: more tokens
- * that are let in; `verbose`: writes the relay's log to standard error.
+ * that are let in; `verbose`: writes the relay's log to standard error; `database`: a file that keeps accounts and mail, which are
+ * gone with the process if it is absent.
  */
 export function startMockRelay(settings?: MockRelayOptions): Promise<MockRelay> {
   return awaited(async () => {
-    const given = options<MockRelayOptions>(settings, ['port', 'host', 'tokens', 'verbose'], 'the options of startMockRelay');
-    const { port = 4444, host = '127.0.0.1', tokens = [], verbose = false } = given;
+    const given = options<MockRelayOptions>(settings, ['port', 'host', 'tokens', 'verbose', 'database'], 'the options of startMockRelay');
+    const { port = 4444, host = '127.0.0.1', tokens = [], verbose = false, database } = given;
     if (!Number.isInteger(port) || port < 0 || port > 65_535) throw misconfigured('port is a whole number from 0 to 65535');
     if (typeof host !== 'string' || host.length > 64) throw misconfigured('host is an IP address');
-    if (!Array.isArray(tokens) || tokens.length > 1_000 || !tokens.every((token) => typeof token === 'string' && token.length <= 256)) {
-      throw misconfigured('tokens is an array of at most 1000 strings of 256 characters at most');
+    const all = elements(tokens, 1_000, 'tokens');
+    if (!all.every((token): token is string => typeof token === 'string' && token.length <= 256)) {
+      throw misconfigured('tokens are strings of 256 characters at most');
     }
-    return new MockRelay(await native().startRelay([host, port], [...tokens], verbose === true));
+    const file = database === undefined ? undefined : text(database, 'database');
+    return new MockRelay(await native().startRelay({ host, port, tokens: all, verbose: verbose === true, database: file }));
   });
 }

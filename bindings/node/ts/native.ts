@@ -1,6 +1,7 @@
 /** The native half: what it offers, and how it is found. */
 
 import { StvorError, textOf } from './errors.js';
+import type { Finding } from './types.js';
 
 export interface NativeContent {
   kind: string;
@@ -38,6 +39,22 @@ export interface NativeCancel {
   cancel(): void;
 }
 
+export interface NativeGroup {
+  id: string;
+  name: string;
+  members: string[];
+  isMember: boolean;
+  epoch: number;
+  state: string;
+}
+
+export interface NativeSend {
+  to: string;
+  content: NativeContent;
+  timeout?: number;
+  committed?: boolean;
+}
+
 export interface NativeReceipt {
   readonly id: string;
   readonly status: string;
@@ -56,13 +73,16 @@ export interface NativeClient {
   readonly pending: number;
   readonly dataPath: string | null;
   readonly identity: { user: string; device: number; fingerprint: string; createdAt: number };
-  send(
-    request: { to: string; content: NativeContent; timeout?: number; committed?: boolean },
-    cancel?: NativeCancel,
-  ): Promise<NativeReceipt>;
+  send(request: NativeSend, cancel?: NativeCancel): Promise<NativeReceipt>;
+  sendMany(requests: NativeSend[], cancel?: NativeCancel): Promise<{ receipt?: NativeReceipt; failure?: string }[]>;
+  createGroup(what: [string, string[]], cancel?: NativeCancel): Promise<string>;
+  groups(): Promise<NativeGroup[]>;
+  groupInfo(group: string): Promise<NativeGroup>;
+  groupSend(request: { group: string; content: NativeContent }, cancel?: NativeCancel): Promise<string>;
+  groupChange(request: { group: string; what: string; names: string[] }, cancel?: NativeCancel): Promise<void>;
   receipt(id: string): Promise<NativeReceipt | null>;
   stream(deliver: (batch: NativeMessage[]) => void): NativeStream;
-  events(tell: (event: string) => void): void;
+  events(tell: (events: string[]) => void): void;
   waitOnline(timeout: number, cancel?: NativeCancel): Promise<void>;
   waitForUser(who: [string, number], cancel?: NativeCancel): Promise<void>;
   markRead(peer: string, ids: string[]): Promise<void>;
@@ -77,6 +97,7 @@ export interface NativeClient {
 export interface NativeApp {
   readonly relayUrl: string;
   readonly appId: string;
+  findings(): Finding[];
   connect(user: string, cancel?: NativeCancel): Promise<NativeClient>;
   close(): Promise<void>;
 }
@@ -91,6 +112,7 @@ export interface NativeRelay {
 export interface NativeKeyPair {
   readonly publicKey: Uint8Array;
   readonly bundle: Uint8Array;
+  renew(): Uint8Array;
   save(key: Uint8Array): Uint8Array;
 }
 
@@ -127,6 +149,7 @@ export interface NativeAdapters {
 }
 
 export interface Native {
+  generatePhrase(): string;
   generateIdentity(): { publicKey: Uint8Array; privateKey: Uint8Array };
   NativeAdapters: new (ask: (request: NativeAdapterRequest) => void) => NativeAdapters;
   generateKeyPair(): NativeKeyPair;
@@ -136,7 +159,7 @@ export interface Native {
   version(): string;
   maxContent(): number;
   openApp(settings: Record<string, unknown>, adapters?: NativeAdapters): Promise<NativeApp>;
-  startRelay(where: [string, number], tokens: string[], verbose: boolean): Promise<NativeRelay>;
+  startRelay(settings: { host: string; port: number; tokens: string[]; verbose: boolean; database?: string }): Promise<NativeRelay>;
   Cancel: new () => NativeCancel;
 }
 

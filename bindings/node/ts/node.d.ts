@@ -5,6 +5,7 @@ interface NodeTimer {
   ref(): void;
   unref(): void;
 }
+declare function setImmediate(callback: () => void): unknown;
 declare function setInterval(callback: () => void, millis: number): NodeTimer;
 declare function clearInterval(timer: NodeTimer): void;
 declare const process: {

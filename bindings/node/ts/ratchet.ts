@@ -15,7 +15,7 @@
  * @packageDocumentation
  */
 
-import { kindOf } from './check.js';
+import { elements, kindOf, unshared } from './check.js';
 import { failure, guarded, invalid, StvorError } from './errors.js';
 import { native, type NativeKeyPair, type NativeSession } from './native.js';
 
@@ -23,6 +23,9 @@ export { StvorError } from './errors.js';
 
 /** Bytes of a header: ratchet key 65, previous chain length 4, message number 4, nonce 12. */
 export const HEADER_BYTES = 85;
+
+/** Messages of one batch. */
+const MOST_MESSAGES = 100_000;
 
 /** The longest message that can be: larger ones are refused before they are copied. */
 const LONGEST = 1_048_576;
@@ -33,14 +36,16 @@ export class KeyPair {
   readonly _native: NativeKeyPair;
   /** The public signing key that peers know this side by: 65 bytes. */
   readonly publicKey: Uint8Array;
-  /** What a peer needs to start a session with this side; public, signed. */
-  readonly bundle: Uint8Array;
 
   /** @internal */
   constructor(native: NativeKeyPair) {
     this._native = native;
     this.publicKey = native.publicKey;
-    this.bundle = native.bundle;
+  }
+
+  /** What a peer needs to start a session with this side; public, signed. The one of the last `renewBundle`. */
+  get bundle(): Uint8Array {
+    return guarded(() => this._native.bundle);
   }
 }
 
@@ -108,6 +113,20 @@ export function generateKeyPair(): KeyPair {
 }
 
 /**
+ * Gives a key pair a new bundle; its identity and its sessions stay. Handshakes for the sixteen bundles before it are still accepted, older ones
+ * are not. Do it now and then, and when a first message is refused with `BUNDLE_USED_UP`: a bundle is good for 4,096 handshakes, because each
+ * leaves a mark that refuses its replay. Save the pair afterwards.
+ *
+ * @returns the new bundle, for peers.
+ */
+export function renewBundle(own: KeyPair): Uint8Array {
+  return guarded(() => {
+    if (!(own instanceof KeyPair)) throw invalid('the first argument is a key pair of generateKeyPair');
+    return own._native.renew();
+  });
+}
+
+/**
  * Starts a session: with a peer's `bundle` as the side that writes first, with its `handshake` as the side that answers.
  *
  * @returns the session, and the handshake, which travels with the first message.
@@ -128,7 +147,7 @@ export function encryptMessage(session: Session, plaintext: string | Uint8Array)
       throw invalid(`a plaintext is a string or a Uint8Array, not ${kindOf(plaintext)}`);
     }
     if (plaintext.length > LONGEST) throw tooLarge(plaintext.length);
-    const { message, headerAt } = inner.encrypt(plaintext);
+    const { message, headerAt } = inner.encrypt(typeof plaintext === 'string' ? plaintext : unshared(plaintext));
     return new EncryptedMessage(message, headerAt);
   });
 }
@@ -152,7 +171,7 @@ export function decryptMessage(
       const { header, ciphertext } = message;
       if (!(header instanceof Uint8Array && ciphertext instanceof Uint8Array)) throw invalid('header and ciphertext are Uint8Arrays');
       if (ciphertext.length > LONGEST) throw tooLarge(ciphertext.length);
-      opened = inner.decryptParts(header, ciphertext);
+      opened = inner.decryptParts(unshared(header), unshared(ciphertext));
     }
     return opened.text ?? opened.bytes ?? null;
   });
@@ -199,8 +218,7 @@ export function deserializeKeyPair(sealed: Uint8Array | string, key: Uint8Array)
 export function encryptMessages(session: Session, plaintexts: readonly (string | Uint8Array)[]): EncryptedMessage[] {
   return guarded(() => {
     sessionOf(session);
-    if (!Array.isArray(plaintexts)) throw invalid(`plaintexts are an array, not ${kindOf(plaintexts)}`);
-    const all = [...(plaintexts as (string | Uint8Array)[])];
+    const all = elements(plaintexts, MOST_MESSAGES, 'plaintexts') as (string | Uint8Array)[];
     const limit = native().maxContent();
     for (const plaintext of all) {
       if (typeof plaintext !== 'string' && !(plaintext instanceof Uint8Array)) {
@@ -220,8 +238,7 @@ export function decryptMessages(
 ): (string | Uint8Array | null | StvorError)[] {
   return guarded(() => {
     sessionOf(session);
-    if (!Array.isArray(messages)) throw invalid(`messages are an array, not ${kindOf(messages)}`);
-    return [...(messages as Parameters<typeof decryptMessage>[1][])].map((message) => {
+    return (elements(messages, MOST_MESSAGES, 'messages') as Parameters<typeof decryptMessage>[1][]).map((message) => {
       try {
         return decryptMessage(session, message);
       } catch (error) {
@@ -241,7 +258,7 @@ function tooLarge(size: number): StvorError {
 }
 
 function bytesOf(given: Uint8Array | string, what: string): Uint8Array {
-  if (given instanceof Uint8Array) return given;
+  if (given instanceof Uint8Array) return unshared(given);
   if (typeof given !== 'string') throw invalid(`${what} is a Uint8Array, not ${kindOf(given)}`);
   if (given.length > 2 * LONGEST) throw tooLarge(given.length);
   if (!/^[A-Za-z0-9_-]*$/.test(given)) throw invalid(`${what} is not base64url`);

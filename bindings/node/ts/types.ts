@@ -1,5 +1,7 @@
 /** The types that applications see. */
 
+import type { Group } from './groups.js';
+
 /** A JSON value. */
 export type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
 
@@ -20,6 +22,8 @@ export interface Message {
   readonly id: string;
   /** The group that it is of; absent for a message to us alone. */
   readonly groupId?: string;
+  /** The same, to answer in it: `message.group?.send('...')`. */
+  readonly group?: Group;
   /** Who sent it: proven by the session, not by the relay. */
   readonly senderId: string;
   /** Which of the sender's devices. */
@@ -62,6 +66,14 @@ export interface Receipt {
   delivered(options?: { signal?: Signal }): Promise<void>;
   /** Resolves when the recipient's application says that it was read. */
   read(options?: { signal?: Signal }): Promise<void>;
+}
+
+/** A message for `sendMany`. */
+export interface Outgoing {
+  /** To whom. */
+  readonly to: string;
+  /** What it says. */
+  readonly content: Content;
 }
 
 /** A message of a conversation. */
@@ -114,6 +126,10 @@ export interface ClientEvents {
   catchingUp: Record<string, never>;
   caughtUp: Record<string, never>;
   superseded: Record<string, never>;
+  /** This device is connected with its keys in another store: one of the two is a copy. */
+  cloneDetected: Record<string, never>;
+  /** On a store that several processes share: whether this one receives what comes from the relay. All of them get messages. */
+  receiving: { here: boolean };
   relayDraining: Record<string, never>;
   identityChanged: { peer: string; accepted: boolean };
   messageUndecryptable: { peer: string; code: string; repairRequested: boolean };
@@ -122,16 +138,123 @@ export interface ClientEvents {
   sessionStarted: { peer: string };
   prekeysLow: { remaining: number };
   prekeysUploaded: { count: number };
+  /** The store is an old copy. Nothing is sent until its sessions are given up, which the client does by itself where the relay has a proof of it. */
   rollbackDetected: { relay: number; own: number };
+  /** Mail for this device expired at the relay before it was fetched. */
+  mailLost: Record<string, never>;
+  /** Fresh sessions, sender keys and prekeys took the place of those of the old copy. */
+  rollbackRecovered: Record<string, never>;
+  /** The relay told a send counter with a proof that this device did not make. Nothing follows from it here. */
+  counterForged: { relay: number };
   sendDelayed: { peer: string; code: string; retryAfter: number };
   deliveryFailed: { peer: string; id: string; code: string };
   keyfileCreated: { path: string };
   /** The relay is a minimal one: it keeps nothing and answers for nothing. Told once. */
   relayNotDurable: Record<string, never>;
   storeFailing: { code: string };
+  /** What `productionMode` would refuse of this set-up. Told once for each app. */
+  developmentMode: { findings: Finding[] };
+  /** We are in a group that we were not in before. */
+  groupJoined: { groupId: string; group: Group; by: string };
+  /** A group has other members, or another name. */
+  groupChanged: { groupId: string; group: Group; by: string; joined: string[]; gone: string[]; name: string };
+  /** We are not in a group any more. */
+  groupLeft: { groupId: string; group: Group; by: string };
+  /** A user shows another identity than the one under which they are in a group: nothing of it goes to them until they are added anew. */
+  groupMemberUnknown: { peer: string };
+  /** More than half of the sends that may wait do (told when it begins to be so), or a caller waits for room. */
+  pressure: { pending: number; queued: number; waiting: number };
+  /** A send was refused with `BACKPRESSURE`: too many wait for this peer, or in all. */
+  sendRejected: { peer: string; queued: number; scope: 'peer' | 'all' };
   lagged: { missed: number };
   /** A handler of the application failed; its message was not consumed and comes again at the next start. */
   handlerFailed: { error: unknown; message: Message | undefined };
+}
+
+/** Something about a set-up that production should not have, or that its owner should know. */
+export interface Finding {
+  /** A stable name in snake case, for example `keyfile_beside_store`. */
+  readonly code: string;
+  /** What was found. */
+  readonly what: string;
+  /** How to mend it. */
+  readonly fix: string;
+  /** Whether `productionMode` refuses to start with it. */
+  readonly refused: boolean;
+}
+
+/** Files for a database server. They are read again for each new connection, so that they can be renewed without a restart. */
+export interface ServerFiles {
+  /** A file with the password, in place of the one in the URL. */
+  passwordFile?: string;
+  /** Certificates (PEM) to trust in place of the public roots. */
+  rootCertificateFile?: string;
+  /** Our own certificate chain (PEM), for servers that ask for one. */
+  clientCertificateFile?: string;
+  /** Its private key (PEM). */
+  clientKeyFile?: string;
+}
+
+/** PostgreSQL 14 or later: `postgres://user@host/database?sslmode=require`. Several processes may be one user. */
+export interface PostgresStorage extends ServerFiles {
+  postgres: string;
+}
+
+/** Redis 7 or later: `rediss://host:6379`, or several servers of one cluster. Several processes may be one user. */
+export interface RedisStorage extends ServerFiles {
+  redis: string | readonly string[];
+  /** Replicas that must have a commit before it is acknowledged; none if absent. */
+  replicas?: number;
+}
+
+/** SQLite databases under a directory, one for each user: the same as `dataDir`. */
+export interface SqliteStorage {
+  sqlite: string;
+}
+
+/** Where identities, sessions and messages are kept, sealed. */
+export type StorageOptions = 'disk' | 'memory' | SqliteStorage | PostgresStorage | RedisStorage;
+
+/** An AES key of 256 bits in a PKCS #11 token: a hardware security module, a smart card. It never leaves it. */
+export interface Pkcs11Key {
+  /** The module of the token's maker, for example `/usr/lib/softhsm/libsofthsm2.so`. */
+  module: string;
+  /** The token's label. */
+  token: string;
+  /** The key's label. */
+  key: string;
+  /** The PIN; or, better, `pinFile`. */
+  pin?: string;
+  /** A file with the PIN; white space at its end is left out. */
+  pinFile?: string;
+}
+
+/** An AES key in a key management server that speaks KMIP. It never leaves it. */
+export interface KmipKey {
+  /** `host` or `host:port`; the port is 5696 if absent. */
+  server: string;
+  /** The name in the server's certificate, where it is not the host. */
+  serverName?: string;
+  /** The authorities that sign servers (PEM). */
+  rootCertificateFile: string;
+  /** Our certificate (PEM). */
+  clientCertificateFile: string;
+  /** Its private key (PEM). */
+  clientKeyFile: string;
+  /** The key's unique identifier. */
+  key: string;
+}
+
+/** How many sends one client has under way, and what happens beyond. */
+export interface ExecutorOptions {
+  /** Sends that are under way at once, to all users; 1024 if absent. */
+  maxPending?: number;
+  /** Sends that wait for their turn; 16384 if absent. */
+  maxQueued?: number;
+  /** Those of them to one user; a quarter of `maxQueued` if absent. */
+  maxQueuedPerPeer?: number;
+  /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many callers again as may be queued. */
+  onPressure?: 'reject' | 'wait';
 }
 
 /** How an app is set up. */
@@ -146,8 +269,11 @@ export interface AppOptions {
   appId?: string;
   /** Keeps identities, sessions and messages, sealed, under this directory; the platform's data directory if absent. */
   dataDir?: string;
-  /** `disk` (the default), or `memory`: everything is forgotten with the process. */
-  storage?: 'disk' | 'memory';
+  /**
+   * `'disk'` (the default) or `{ sqlite: directory }`: SQLite on this machine. `{ postgres: url }` or `{ redis: url }`: a server, so that several
+   * processes can be one user; give a `passphrase` or another key with it. `'memory'`: everything is forgotten with the process.
+   */
+  storage?: StorageOptions;
   /**
    * Four narrow stores of your own, in place of a directory. The identity store gives the user's signing key, so such an app has one user.
    * In development mode stand-ins in memory are used for those that are missing.
@@ -160,7 +286,11 @@ export interface AppOptions {
    * production mode, and never for stores that have spoken with a relay of the other kind at this address.
    */
   legacyRelay?: boolean;
-  /** Refuses whatever would lose or expose something: storage in memory, adapters that are missing, relays without TLS. */
+  /**
+   * Refuses to start with what would lose or expose something, with one error that lists all of it (`NOT_FOR_PRODUCTION`, `error.findings`):
+   * storage in memory, a keyfile beside the store, a relay without TLS, a token for development, a database server that would lose what it
+   * acknowledged; and adapters that are missing.
+   */
   productionMode?: boolean;
   /** Milliseconds that an operation may wait; 10000 if absent. */
   timeout?: number;
@@ -168,6 +298,19 @@ export interface AppOptions {
   passphrase?: string;
   /** Seals the stores by this keyfile, which is made if it does not exist. */
   keyfile?: string;
+  /** Seals the stores by keys in the operating system's keyring, one for each store, which are made if they do not exist. */
+  osKeyring?: boolean;
+  /** Seals the stores by a key in a PKCS #11 token. */
+  pkcs11?: Pkcs11Key;
+  /** Seals the stores by a key in a key management server. */
+  kmip?: KmipKey;
+  /**
+   * Derives identities from a recovery phrase of 24 words (`generateRecoveryPhrase`), so that a reinstall is the same person to everybody. A user
+   * whose store holds another identity is refused (`IDENTITY_EXISTS`). Costs about a second for each `connect`.
+   */
+  identityPhrase?: string;
+  /** The same from a passphrase of at least 16 bytes. Who knows the public key can test guesses for ever: a phrase can not be guessed. */
+  identityPassphrase?: string;
   /** Whom to trust at first contact. */
   trustPolicy?: 'first-use' | 'verified-only';
   /** What to do when a user shows another identity. */
@@ -180,6 +323,15 @@ export interface AppOptions {
   rootCertificate?: string | Uint8Array;
   /** Takes user ids over from lost devices, where the relay allows it. */
   replaceIdentity?: boolean;
+  /**
+   * On a store that several processes share: milliseconds that one may be silent before the others take over what it did; 10000 if absent, 500 at
+   * least, the same in all of them.
+   */
+  instanceLease?: number;
+  /** Who decides and does things, for the journal: the name of an operator or a service. */
+  actor?: string;
+  /** How many sends one client has under way, and what happens beyond. */
+  executor?: ExecutorOptions;
 }
 
 /** Remembers nonces (12 bytes), so that nothing is taken twice. Marks may be forgotten after five minutes. */

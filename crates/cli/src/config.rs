@@ -137,6 +137,8 @@ pub(crate) struct Vault {
     pub(crate) os_keyring: bool,
     /// Further files for checkpoints.
     pub(crate) checkpoints: Vec<PathBuf>,
+    /// Further lists of the memories that no restore may bring back.
+    pub(crate) forgotten: Vec<PathBuf>,
     /// The boundary daemon: its socket, and the file of its public key.
     pub(crate) boundary: Option<PathBuf>,
     pub(crate) boundary_key: Option<PathBuf>,

@@ -91,6 +91,8 @@ impl Context<'_> {
             .on_identity_change(client.identity_change.into())
             .receipts(client.receipts.into())
             .retention(client.retention.0)
+            // A person may have the newest copy somewhere.
+            .on_rollback(stvor::RollbackPolicy::Ask)
             .production(client.production);
         let client_token = secrets::client_token(self.settings)?;
         match (&client_token, secrets::app_token(self.settings)) {
@@ -216,6 +218,10 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "This data directory is an old copy: nothing is sent, because sessions would reuse keys; go back to the newest copy, or run `stvor account recover` [ROLLBACK_DETECTED]"
                 .to_owned()
         }
+        Event::MailLost => "Mail for you expired at the relay before this device fetched it: conversations may lack messages".to_owned(),
+        Event::CounterForged { .. } => {
+            "The relay told a send counter that this device never proved: it, or its database, is not to be relied on".to_owned()
+        }
         Event::DeliveryFailed { peer, id, code } => format!("Message {id} to {peer} was given up [{code}]"),
         Event::KeyfileCreated { path } => format!(
             "The store is sealed by a new key file, {}: whoever copies both can read it (--passphrase-file is stronger)",
@@ -280,6 +286,7 @@ pub(crate) fn object(event: &Event) -> Value {
             object["relay"] = (*relay).into();
             object["own"] = (*own).into();
         }
+        Event::CounterForged { relay } => object["relay"] = (*relay).into(),
         Event::DevelopmentMode { findings } => {
             object["findings"] = findings.iter().map(finding).collect::<Vec<_>>().into();
         }

@@ -40,7 +40,7 @@ pub struct Ask<'a> {
     pub salt: &'a [u8; 32],
     /// Fresh bytes whose SHA-256 the signature is over.
     pub challenge: &'a [u8; 32],
-    /// The token's PIN, if it has one.
+    /// The token's PIN. One that has none is refused.
     pub pin: Option<&'a SecretBytes>,
 }
 
@@ -63,15 +63,16 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Whether the token of this credential was there and touched, for this challenge.
+    /// Whether the token of this credential was there, was touched and got its PIN, for this challenge.
     ///
     /// # Errors
-    /// [`KeyError::Token`] when it was another one, was not touched, or answered another challenge.
+    /// [`KeyError::Token`] when it was another one, was not touched or got no PIN, or answered another challenge.
     pub fn verify(&self, credential: &PublicKey, challenge: &[u8; 32]) -> Result<(), KeyError> {
         let wrong = || KeyError::Token("it did not sign this challenge with the enrolled credential".into());
         let (party, rest) = self.authenticator_data.split_at_checked(32).ok_or_else(wrong)?;
-        let touched = rest.first().is_some_and(|flags| flags & 1 == 1);
-        if party != sha256(&[RELYING_PARTY.as_bytes()]) || !touched {
+        // User present, user verified.
+        let verified = rest.first().is_some_and(|flags| flags & 5 == 5);
+        if party != sha256(&[RELYING_PARTY.as_bytes()]) || !verified {
             return Err(wrong());
         }
         let signature = Signature::from_der(&self.signature).map_err(|_| wrong())?;
@@ -85,7 +86,8 @@ pub trait Fido2Token: core::fmt::Debug {
     /// Makes a credential on the token. `user` is what the token's own tools show for it.
     ///
     /// # Errors
-    /// [`KeyError::Token`], also when it knows no hmac-secret; [`KeyError::Pin`].
+    /// [`KeyError::Token`], also when it knows no hmac-secret; [`KeyError::Pin`], also when it has none: the secret that a
+    /// token gives without a PIN is not the one that it gives when somebody has set one.
     fn register(&mut self, user: &str, pin: Option<&SecretBytes>) -> Result<Credential, KeyError>;
 
     /// Asks for the secret of a credential. Waits for a touch.

@@ -50,7 +50,7 @@ pub use keyfile::{KEYFILE_DRAFT, Keyfile};
 pub use managed::{KeyService, Managed};
 #[cfg(feature = "os-keyring")]
 pub use os::SystemKeyring;
-pub use os::{KeyringItem, OsKeyring, SecretService};
+pub use os::{KeyringItem, NamedKeyring, OsKeyring, SecretService};
 pub use passphrase::{Passphrase, PassphraseCost};
 pub use phrase::{RecoveryPhrase, WORDS as PHRASE_WORDS};
 pub use wrapped::WrappedKey;

@@ -1,5 +1,7 @@
 //! A key in the operating system's keyring.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::{DataKey, HolderKind, KeyError, KeyHolder, WrappedKey};
 use stvor_crypto::{Random, Secret, SecretBytes};
 
@@ -73,6 +75,100 @@ impl OsKeyring {
         let key = Secret::from_slice(secret.expose())
             .map_err(|_| KeyError::Malformed { holder, reason: "it is not 32 bytes long" })?;
         Ok(Self { key })
+    }
+}
+
+/// Bytes of the random part of an item's name.
+const ID: usize = 16;
+
+/// The key of one store, in an item of its own whose name the store says.
+///
+/// A keyring has no way to put something in only if nothing is there, so of two processes that make a key under one name at
+/// the same time one would lose its own. Here each makes its key under a name that nobody else has, and the store decides
+/// whose counts: only one of them can write the store's header, and the wrapped key in it names the item.
+///
+/// An item under the plain name, where there is one, is used as it is: somebody put it there, on each machine that opens a shared store for
+/// example, or an earlier version made it.
+pub struct NamedKeyring {
+    service: Arc<dyn SecretService>,
+    item: KeyringItem,
+    current: Mutex<Option<Current>>,
+}
+
+/// The key in use.
+struct Current {
+    /// Empty for the item under the plain name.
+    id: Vec<u8>,
+    key: Secret<32>,
+    /// This holder put it there.
+    made: bool,
+}
+
+impl core::fmt::Debug for NamedKeyring {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("NamedKeyring").field("item", &self.item).finish_non_exhaustive()
+    }
+}
+
+impl NamedKeyring {
+    /// Of the store that `item` stands for. Nothing is asked of the keyring yet.
+    #[must_use]
+    pub fn new(service: Arc<dyn SecretService>, item: KeyringItem) -> Self {
+        Self { service, item, current: Mutex::new(None) }
+    }
+
+    fn item_of(&self, id: &[u8]) -> KeyringItem {
+        if id.is_empty() {
+            return self.item.clone();
+        }
+        let id = id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        KeyringItem { account: format!("{} {id}", self.item.account), ..self.item.clone() }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first(&self, rng: &mut dyn Random) -> Result<Current, KeyError> {
+        if self.service.load(&self.item)?.is_some() {
+            let OsKeyring { key } = OsKeyring::read(self.service.as_ref(), &self.item)?;
+            return Ok(Current { id: Vec::new(), key, made: false });
+        }
+        let id = Secret::<ID>::random(rng)?.expose().to_vec();
+        let OsKeyring { key } = OsKeyring::create(self.service.as_ref(), &self.item_of(&id), rng)?;
+        Ok(Current { id, key, made: true })
+    }
+}
+
+impl KeyHolder for NamedKeyring {
+    fn kind(&self) -> HolderKind {
+        HolderKind::OsKeyring
+    }
+
+    fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
+        let mut current = self.current();
+        let used = match current.take() {
+            Some(used) => used,
+            None => self.first(rng)?,
+        };
+        let wrapped = WrappedKey::seal((self.kind(), &used.id), &used.key, (data_key, context), rng);
+        *current = Some(used);
+        wrapped
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
+        let id = wrapped.parameters_for(self.kind())?;
+        if !id.is_empty() && id.len() != ID {
+            return Err(KeyError::Corrupt("the name of a key in a keyring has another length"));
+        }
+        let OsKeyring { key } = OsKeyring::read(self.service.as_ref(), &self.item_of(id))?;
+        let opened = wrapped.open(&key, context)?;
+        let before = self.current().replace(Current { id: id.to_vec(), key, made: false });
+        // Another process was faster: what this one made is of no use to anybody.
+        if let Some(lost) = before.filter(|before| before.made && before.id != id) {
+            self.service.remove(&self.item_of(&lost.id))?;
+        }
+        Ok(opened)
     }
 }
 

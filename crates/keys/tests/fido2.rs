@@ -51,9 +51,11 @@ fn a_credential_lives_from_registration_to_removal() {
 
 #[test]
 fn presence_is_of_one_credential_one_challenge_and_a_touch() {
-    let mut token = SoftAuthenticator::new(None, true).unwrap();
-    let [first, other] = [(); 2].map(|()| Ctap2::new(&mut token).register("vault", None).unwrap());
-    let presence = ask(&mut token, &first, (1, 7), None).unwrap().presence;
+    let mut token = SoftAuthenticator::new(Some("1234"), true).unwrap();
+    let right = pin("1234");
+    let right = Some(&right);
+    let [first, other] = [(); 2].map(|()| Ctap2::new(&mut token).register("vault", right).unwrap());
+    let presence = ask(&mut token, &first, (1, 7), right).unwrap().presence;
     presence.verify(&first.public, &[7; 32]).unwrap();
     assert!(presence.verify(&first.public, &[8; 32]).is_err(), "another challenge");
     assert!(presence.verify(&other.public, &[7; 32]).is_err(), "another credential");
@@ -65,9 +67,26 @@ fn presence_is_of_one_credential_one_challenge_and_a_touch() {
     let cut = Presence { signature: presence.signature[1..].to_vec(), ..presence };
     assert!(cut.verify(&first.public, &[7; 32]).is_err());
     token.touched = false;
-    assert!(matches!(ask(&mut token, &first, (1, 7), None), Err(KeyError::Token(_))));
+    assert!(matches!(ask(&mut token, &first, (1, 7), right), Err(KeyError::Token(_))));
     token.present = false;
-    assert!(matches!(ask(&mut token, &first, (1, 7), None), Err(KeyError::Token(_))));
+    assert!(matches!(ask(&mut token, &first, (1, 7), right), Err(KeyError::Token(_))));
+}
+
+#[test]
+fn a_token_without_a_pin_is_not_enrolled_since_a_later_one_would_change_its_secrets() {
+    for two in [false, true] {
+        let mut token = SoftAuthenticator::new(None, two).unwrap();
+        for given in [None, Some(&pin("1234"))] {
+            let refused = Ctap2::new(&mut token).register("vault", given).unwrap_err();
+            assert!(matches!(refused, KeyError::Pin(reason) if reason.contains("set one")), "{refused:?}");
+        }
+        token.set_pin("1234");
+        let credential = Ctap2::new(&mut token).register("vault", Some(&pin("1234"))).unwrap();
+        let before = ask(&mut token, &credential, (1, 7), Some(&pin("1234"))).unwrap().secret;
+        token.set_pin("another one");
+        let after = ask(&mut token, &credential, (1, 7), Some(&pin("another one"))).unwrap().secret;
+        assert!(before == after, "another PIN changes nothing");
+    }
 }
 
 #[test]

@@ -147,7 +147,7 @@ impl Identity {
         Ok((identity, effects))
     }
 
-    fn to_record(&self) -> Result<SecretBytes, ProtocolError> {
+    pub(crate) fn to_record(&self) -> Result<SecretBytes, ProtocolError> {
         let mut out = Writer::with_capacity(512 + self.list.bytes.len());
         out.u8(VERSION).u64(self.created.as_millis()).u32(self.address.device.get());
         self.secrets.open(|secrets| {
@@ -267,6 +267,11 @@ impl Identity {
         Ok(self
             .secrets
             .open(|bytes| SigningKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[32..64])?))??)
+    }
+
+    /// Opens the scalars of signing and agreement key for a look.
+    pub(crate) fn device_scalars<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T, CryptoError> {
+        self.secrets.open(|bytes| look(bytes.get(32..96).unwrap_or_default()))
     }
 
     pub(crate) fn agreement(&self) -> Result<AgreementKey, ProtocolError> {

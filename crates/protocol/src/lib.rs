@@ -14,6 +14,7 @@
 //! - [`signal`]: the wire format of Signal's protocol, version 3, for those who have to speak it.
 //! - [`effects`]: rows as values. [`limits`]: every bound. [`profile`]: primitives and labels.
 
+pub mod counter;
 pub mod devices;
 pub mod effects;
 pub mod envelope;
@@ -33,6 +34,7 @@ pub mod session;
 pub mod signal;
 pub mod trust;
 
+pub use counter::CounterKey;
 pub use devices::{SignedDeviceList, SignedDeviceListIn};
 pub use effects::{Effect, Effects, RecordKey, RecordKind, Records, partition_of};
 pub use envelope::{Incoming, SessionId};

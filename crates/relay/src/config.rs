@@ -119,6 +119,10 @@ pub struct LimitsConfig {
     pub mailbox_messages: u64,
     /// Blob bytes in one mailbox.
     pub mailbox_bytes: u64,
+    /// Messages of one sender in one mailbox; others still get theirs in.
+    pub sender_messages: u64,
+    /// Blob bytes of one sender in one mailbox.
+    pub sender_bytes: u64,
     /// Bytes of the database; past it nothing new is stored, as on a full disk.
     pub database_bytes: Option<u64>,
     /// Messages an app may send in a calendar month.
@@ -147,6 +151,8 @@ impl Default for LimitsConfig {
             retention_days: 30,
             mailbox_messages: crate::limits::MAILBOX_MESSAGES,
             mailbox_bytes: crate::limits::MAILBOX_BYTES,
+            sender_messages: crate::limits::SENDER_MESSAGES,
+            sender_bytes: crate::limits::SENDER_BYTES,
             database_bytes: None,
             monthly_messages: None,
             handshake_ms: 10_000,

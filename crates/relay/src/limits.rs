@@ -58,6 +58,12 @@ pub const HEARTBEAT: Duration = Duration::from_millis(27_500);
 /// Missed heartbeats after which a connection is dead.
 pub const MISSED_HEARTBEATS: u32 = 2;
 
+/// Challenges over HTTP that wait for their answer; past it the address with the most gives up its oldest.
+pub const CHALLENGES: usize = 10_000;
+
+/// Challenges over HTTP of one address (or, from this machine, of one user); past it its oldest goes.
+pub const CHALLENGES_PER_ADDRESS: usize = 64;
+
 /// How long a resume cursor is good.
 pub const CURSOR_LIFE: Duration = Duration::from_secs(15 * 60);
 
@@ -72,6 +78,12 @@ pub const MAILBOX_MESSAGES: u64 = 10_000;
 
 /// Blob bytes in one mailbox. A full mailbox opens again at half of it.
 pub const MAILBOX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Messages of one sender in one mailbox: half of it, so that nobody fills it alone.
+pub const SENDER_MESSAGES: u64 = MAILBOX_MESSAGES / 2;
+
+/// Blob bytes of one sender in one mailbox.
+pub const SENDER_BYTES: u64 = MAILBOX_BYTES / 2;
 
 /// One-time prekeys of a kind that the relay keeps for a device.
 pub const ONE_TIME_KEYS: u32 = 200;

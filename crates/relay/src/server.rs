@@ -82,6 +82,8 @@ impl Relay {
         let bounds = Bounds {
             mailbox_messages: config.limits.mailbox_messages,
             mailbox_bytes: config.limits.mailbox_bytes,
+            sender_messages: config.limits.sender_messages,
+            sender_bytes: config.limits.sender_bytes,
             database_bytes: config.limits.database_bytes,
             monthly_messages: config.limits.monthly_messages,
             ..Bounds::default()

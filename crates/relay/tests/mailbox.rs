@@ -215,13 +215,14 @@ async fn lower_counter_is_accepted_and_the_highest_is_remembered() {
         let (alice, mut client) = server.user("alice").await;
         assert_eq!(client.ready.highest_counter, 0);
         let mut first = client.compose(&address("bob"), blob("1"));
-        first.counter = 70;
+        (first.counter, first.counter_mac) = (70, Some([7; 32]));
         let mut second = client.compose(&address("bob"), blob("2"));
-        second.counter = 60;
+        (second.counter, second.counter_mac) = (60, Some([6; 32]));
         accepted(client.transmit(&first).await);
         accepted(client.transmit(&second).await);
         client.close().await;
-        assert_eq!(server.login(&alice).open().await.ready.highest_counter, 70);
+        let ready = server.login(&alice).open().await.ready.clone();
+        assert_eq!((ready.highest_counter, ready.counter_mac), (70, Some([7; 32])));
     }
 }
 
@@ -424,7 +425,8 @@ async fn one_blob_for_many_is_answered_and_delivered_one_by_one() {
         }
         let ids: Vec<_> = recipients.iter().map(|recipient| recipient.msg_id).collect();
         let counter = alice.counter();
-        let many = SendMany { recipients, blob: blob("for all").into(), counter, ttl: Duration::ZERO };
+        let (blob, counter_mac) = (blob("for all").into(), None);
+        let many = SendMany { recipients, blob, counter, counter_mac, ttl: Duration::ZERO };
         alice.say(&ClientMessage::SendMany(many.clone())).await;
         accepted(alice.answer(ids[0]).await);
         accepted(alice.answer(ids[1]).await);
@@ -446,15 +448,16 @@ async fn durable_relay_keeps_users_keys_mail_and_counters_over_a_restart() {
     for number in 1..=5 {
         sender.send(&address("bob"), blob(&number.to_string())).await;
     }
-    let duplicate = sender.compose(&address("bob"), blob("6"));
+    let mut duplicate = sender.compose(&address("bob"), blob("6"));
+    duplicate.counter_mac = Some([3; 32]);
     accepted(sender.transmit(&duplicate).await);
     let next = sender.compose(&address("bob"), blob("7"));
     let server = server.restart().await;
 
     let mut sender = server.login(&alice).known().open().await;
     assert_eq!(
-        (sender.ready.registration, sender.ready.highest_counter),
-        (Registration::Known, duplicate.counter)
+        (sender.ready.registration, sender.ready.highest_counter, sender.ready.counter_mac),
+        (Registration::Known, duplicate.counter, duplicate.counter_mac)
     );
     assert_eq!(accepted(sender.transmit(&duplicate).await), Acceptance::Duplicate);
     assert_eq!(accepted(sender.transmit(&next).await), Acceptance::Durable, "the lane goes on");

@@ -21,6 +21,7 @@ use crate::guards;
 use crate::limits;
 use crate::place::Place;
 use crate::production::{self, Finding};
+use crate::rollback::RollbackPolicy;
 use crate::trust::{MismatchPolicy, TrustCallback, TrustPolicy, TrustQuestion};
 
 /// How long a conversation keeps its messages on this device.
@@ -129,6 +130,7 @@ pub(crate) struct Config {
     pub(crate) lease: Duration,
     /// `None`: what the stored identity has, or the default.
     pub(crate) suite: Option<Suite>,
+    pub(crate) on_rollback: RollbackPolicy,
 }
 
 impl Config {
@@ -164,6 +166,7 @@ pub struct AppBuilder {
     identity: Option<Result<IdentitySource>>,
     lease: Duration,
     suite: Option<Suite>,
+    on_rollback: RollbackPolicy,
 }
 
 impl Default for AppBuilder {
@@ -193,6 +196,7 @@ impl Default for AppBuilder {
             identity: None,
             lease: limits::INSTANCE_LEASE,
             suite: None,
+            on_rollback: RollbackPolicy::default(),
         }
     }
 }
@@ -279,6 +283,13 @@ impl AppBuilder {
     #[must_use]
     pub fn on_identity_change(mut self, policy: MismatchPolicy) -> Self {
         self.mismatch = policy;
+        self
+    }
+
+    /// What to do when the store turns out to be an old copy; [`RollbackPolicy::Recover`] if not set.
+    #[must_use]
+    pub fn on_rollback(mut self, policy: RollbackPolicy) -> Self {
+        self.on_rollback = policy;
         self
     }
 
@@ -576,6 +587,7 @@ impl AppBuilder {
             clock: self.clock,
             lease: self.lease,
             suite: self.suite,
+            on_rollback: self.on_rollback,
         }))
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
-use stvor_protocol::Identity;
+use stvor_protocol::{CounterKey, Identity};
 use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, Table};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::events::{ConnectionState, Event, Hub};
 use crate::failures::Failures;
 use crate::groups::Desk;
@@ -31,6 +31,7 @@ use crate::parked::Parked;
 use crate::prekeys::PrekeyKeeper;
 use crate::receipt::Watchers;
 use crate::revival::Revival;
+use crate::rollback::Rollback;
 use crate::rows::{LaneRow, PeerRow};
 use crate::transport::session::Session;
 use crate::transport::{Link, LinkState};
@@ -87,7 +88,13 @@ pub(crate) struct Core {
     peers: Mutex<HashMap<UserId, PeerRow>>,
     counter: AtomicU64,
     order: AtomicU64,
-    rollback: Mutex<Option<(u64, u64)>>,
+    /// The keys of the safety numbers that were shown last.
+    shown: Mutex<HashMap<UserId, Vec<u8>>>,
+    rollback: Mutex<Option<Rollback>>,
+    /// Held by whoever is getting out of an old copy of the store.
+    pub(crate) recovering: tokio::sync::Mutex<()>,
+    /// Proves that send counters are ours.
+    pub(crate) counter_key: CounterKey,
     me: Weak<Core>,
 }
 
@@ -147,6 +154,7 @@ impl Core {
             row.and_then(|row| row.value.expose().try_into().ok()).map_or(0, u64::from_be_bytes)
         };
         let floor = fact(1);
+        let counter_key = identity.counter_key().map_err(Error::passed)?;
         let counter = lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0).max(floor);
         let order = lanes.iter().map(|(_, row)| row.order).max().unwrap_or(0).max(fact(2));
         let (inbox, consumed) = Inbox::open(Arc::clone(&store), Arc::clone(&instances)).await?;
@@ -192,10 +200,14 @@ impl Core {
             peers: Mutex::new(peers),
             counter: AtomicU64::new(counter),
             order: AtomicU64::new(order),
+            shown: Mutex::default(),
             rollback: Mutex::default(),
+            recovering: tokio::sync::Mutex::default(),
+            counter_key,
             me: me.clone(),
         });
         core.ack_tasks.spawn(Arc::clone(&core.inbox).run_acks(consumed, core.stop_acks.clone()));
+        crate::rollback::resume(&core).await?;
         core.start_link()?;
         let me = core.me.clone();
         let stop = core.stop.clone();
@@ -559,21 +571,40 @@ impl Core {
         }
     }
 
+    // ---- Safety numbers ----
+
+    /// A safety number with a peer was shown, of this key of theirs.
+    pub(crate) fn show_number(&self, peer: &UserId, key: &[u8]) {
+        let mut shown = lock(&self.shown);
+        if shown.len() >= limits::MAX_SHOWN_NUMBERS && !shown.contains_key(peer) {
+            shown.clear();
+        }
+        shown.insert(peer.clone(), key.to_vec());
+    }
+
+    /// The key of the safety number that was shown last.
+    pub(crate) fn shown_number(&self, peer: &UserId) -> Option<Vec<u8>> {
+        lock(&self.shown).get(peer).cloned()
+    }
+
     // ---- Rollback ----
 
-    pub(crate) fn rollback(&self) -> Option<(u64, u64)> {
+    /// Whether the store is an old copy: then nothing is encrypted or sent.
+    pub(crate) fn rollback(&self) -> Option<Rollback> {
         *lock(&self.rollback)
     }
 
-    pub(crate) fn set_rollback(&self, found: Option<(u64, u64)>) {
+    pub(crate) fn set_rollback(&self, found: Option<Rollback>) {
         *lock(&self.rollback) = found;
     }
 
     pub(crate) fn refuse_rolled_back(&self) -> Result<()> {
-        match self.rollback() {
-            Some((relay, own)) => Err(ErrorKind::RollbackDetected { relay, own }.into()),
-            None => Ok(()),
-        }
+        self.rollback().map_or(Ok(()), |found| Err(found.error()))
+    }
+
+    /// As [`Self::refuse_rolled_back`], for what can wait until a recovery is done.
+    pub(crate) fn refuse_undecided(&self) -> Result<()> {
+        self.rollback().filter(|found| !found.decided).map_or(Ok(()), |found| Err(found.error()))
     }
 
     // ---- Ending ----

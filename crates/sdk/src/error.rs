@@ -44,6 +44,7 @@ impl Error {
             ErrorKind::RateLimited { .. } => "RATE_LIMITED",
             ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
             ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
+            ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
             ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
             ErrorKind::SuiteFixed { .. } => "SUITE_FIXED",
@@ -266,6 +267,14 @@ pub enum ErrorKind {
         "the identity of \"{user}\" is not verified, and the trust policy asks for it: compare safety numbers and verify"
     )]
     IdentityNotVerified {
+        /// Who.
+        user: UserId,
+    },
+    /// A safety number is to be marked as compared that this client did not show.
+    #[error(
+        "look at the safety number with \"{user}\" first and compare it: what is marked is what was shown"
+    )]
+    SafetyNumberNotShown {
         /// Who.
         user: UserId,
     },

@@ -170,12 +170,25 @@ pub enum Event {
         /// How many one-time prekeys.
         count: u32,
     },
-    /// The data directory is an old copy. Nothing is sent until [`crate::Client::recover_from_rollback`].
+    /// The data directory is an old copy. With [`crate::RollbackPolicy::Ask`], and where the relay has no proof of it, nothing
+    /// is sent until [`crate::Client::recover_from_rollback`]; else the client starts over by itself, and
+    /// [`Event::RollbackRecovered`] follows.
     RollbackDetected {
         /// The highest send counter that the relay saw.
         relay: u64,
         /// The highest in the store.
         own: u64,
+    },
+    /// Mail for this device expired at the relay, or was dropped there, before it was fetched: conversations may lack messages.
+    /// Who sent them is not told; their senders never got a receipt. Told once for each loss.
+    MailLost,
+    /// Sessions, sender keys and one-time prekeys of the old copy are given up, and messages go out again.
+    RollbackRecovered,
+    /// The relay told a send counter of this device with a proof that this device did not make. Nothing follows from it but
+    /// that the relay, or what it keeps, is not to be relied on.
+    CounterForged {
+        /// What it told.
+        relay: u64,
     },
     /// The relay does not take messages for a peer just now (a full mailbox, a quota, a limit); they stay in the outbox
     /// and are tried again.
@@ -301,6 +314,9 @@ impl Event {
             Self::PrekeysLow { .. } => "prekeys_low",
             Self::PrekeysUploaded { .. } => "prekeys_uploaded",
             Self::RollbackDetected { .. } => "rollback_detected",
+            Self::MailLost => "mail_lost",
+            Self::RollbackRecovered => "rollback_recovered",
+            Self::CounterForged { .. } => "counter_forged",
             Self::SendDelayed { .. } => "send_delayed",
             Self::DeliveryFailed { .. } => "delivery_failed",
             Self::KeyfileCreated { .. } => "keyfile_created",
@@ -357,7 +373,13 @@ impl Hub {
     /// An event that somebody should see: whoever listens, or the first one who will.
     pub(crate) fn emit_to_first(&self, event: Event) {
         let heard = self.lock().sender.as_ref().is_some_and(|sender| sender.receiver_count() > 0);
-        if heard { self.emit(event) } else { self.emit_early(event) }
+        if heard {
+            return self.emit(event);
+        }
+        // One of a kind is kept: whoever listens never, is told no more the more often it happens.
+        let early = &mut self.lock().early;
+        early.retain(|other| other.name() != event.name());
+        early.push_back(event);
     }
 
     pub(crate) fn subscribe(&self) -> Events {

@@ -327,6 +327,25 @@ impl Instances {
         }
     }
 
+    /// Declares all others gone, in a commit of the caller's: what they hold in memory is of no use any more.
+    pub(crate) async fn bury_others(
+        &self,
+        store: &Sealed,
+        (now, changes): (Timestamp, &mut ChangeSet),
+    ) -> Result<()> {
+        let scan = Scan::of(Table::Meta, keys::INSTANCES);
+        let own = self.id();
+        for row in store.scan_all(scan, limits::MAX_INSTANCES).await.map_err(Error::passed)? {
+            let Ok(id) = row.key.sort.as_slice().try_into().map(InstanceId) else { continue };
+            if id != own {
+                changes
+                    .push(Op::delete(row.key).expecting(Expect::Version(row.version)))
+                    .push(stone(id, now));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether this instance is the receiver now.
     async fn take_place(&self, store: &Sealed, look: &Look) -> Result<bool> {
         let me = self.id();

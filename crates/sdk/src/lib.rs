@@ -91,6 +91,7 @@ pub use self::journal::{Deed, JournalEntry};
 pub use self::lane::Unsealed;
 pub use self::production::Finding;
 pub use self::receipt::Receipt;
+pub use self::rollback::RollbackPolicy;
 pub use self::rows::Direction;
 pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, TrustReason};
 pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, GroupId, Suite, Timestamp, UserId};

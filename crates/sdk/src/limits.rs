@@ -69,6 +69,21 @@ pub const INBOX_SHARES: usize = 4;
 /// Inbox messages held in memory; the rest is read from the store when its turn comes.
 pub const INBOX_PAGE: usize = 256;
 
+/// The highest send counter of a device. What a relay tells beyond it is no counter that any device sent.
+pub const MAX_COUNTER: u64 = i64::MAX as u64;
+
+/// Members of a group that a restored store asks for what changed since its backup: one who is there is enough.
+pub const MAX_GROUP_ASKED: usize = 16;
+
+/// Peers whose safety numbers are remembered as shown; past it all are forgotten, and are to be shown again.
+pub const MAX_SHOWN_NUMBERS: usize = 1_024;
+
+/// How far beyond our own counter one may be that comes without a proof: nine years of microseconds.
+pub const COUNTER_LEAP: u64 = 1 << 48;
+
+/// Conversations that give up their sessions at once, after the store was found to be an old copy: enough to share an fsync.
+pub const RECOVERY_BATCH: usize = 64;
+
 /// Events that one slow listener can be behind before it is told that it missed some.
 pub const EVENT_BUFFER: usize = 1_024;
 

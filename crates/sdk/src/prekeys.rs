@@ -228,14 +228,28 @@ impl PrekeyKeeper {
     pub(crate) async fn for_export(&self, core: &Core) -> Result<Export> {
         let mut kept = self.state.lock().await;
         kept.refresh(core).await?;
-        let nothing = KeyCounts::default();
-        let upload = prepare(&mut kept, core, nothing).await?;
+        // As a relay that lacks nothing but the signed one.
+        let counts = KeyCounts { one_time: u32::MAX, kem_one_time: u32::MAX, ..KeyCounts::default() };
+        let upload = prepare(&mut kept, core, counts).await?;
         let missing = || Error::not_ready("no prekey could be made");
-        let upload = upload.ok_or_else(missing)?;
+        let signed = upload.and_then(|upload| upload.signed_prekey).ok_or_else(missing)?;
+        // One of each and no more: those at the relay are not to be pushed out by what nobody gets.
+        let (one_time, kem, effects) = kept
+            .prekeys
+            .one_more(&core.identity, core.now(), &mut SystemRandom::new())
+            .map_err(Error::passed)?;
+        let mut changes = ChangeSet::new();
+        records::write(&mut changes, effects)?;
+        kept.commit(core, changes).await?;
+        let one = to_wire(PrekeyUpload {
+            one_time: vec![one_time],
+            kem_one_time: vec![kem],
+            ..PrekeyUpload::default()
+        });
         Ok(Export {
-            signed: upload.signed_prekey.ok_or_else(missing)?,
-            one_time: upload.one_time.into_iter().next(),
-            kem: upload.kem_one_time.into_iter().next().ok_or_else(missing)?,
+            signed,
+            one_time: one.one_time.into_iter().next(),
+            kem: one.kem_one_time.into_iter().next().ok_or_else(missing)?,
         })
     }
 }

@@ -1,45 +1,237 @@
-//! Getting out of an old copy of the data directory.
+//! Getting out of an old copy of the store.
 //!
 //! A copy knows session keys that were used since it was made. The relay tells so at log-in: it saw a higher send counter
-//! than the copy holds. Nothing is sent on those sessions; recovery gives them up.
+//! than the copy holds, and gives back the proof that this device made for it. Nothing is sent on those sessions any more:
+//! recovery gives them up, and sender keys and one-time prekeys with them. A row says that a recovery is under way until
+//! all of it is done, so a process that ends in the middle of one goes on with it at its next start.
 
-use stvor_store::{ChangeSet, Scan, Table};
+use std::collections::BTreeSet;
+
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{Address, UserId};
+use stvor_store::{ChangeSet, Expect, Op, Scan, StoreError, Table};
 use stvor_wire::server::{Ready, Registration};
 
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
+use crate::instances::{InstanceId, Instances};
 use crate::keys;
 use crate::lane::{Command, Work};
+use crate::limits;
 use crate::opening::{read_floor, read_lanes};
-use crate::rows::LaneRow;
+
+/// What a client does that finds its store to be an old copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum RollbackPolicy {
+    /// Starts over by itself with fresh sessions, and tells. What the application handed over meanwhile waits and then goes
+    /// out. Only a counter that this device proved is acted upon: else it asks.
+    #[default]
+    Recover,
+    /// Sends nothing until [`crate::Client::recover_from_rollback`]: for applications whose owner may have the newest copy
+    /// somewhere and would rather go back to it.
+    Ask,
+}
+
+/// That the store is an old copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rollback {
+    /// The highest counter that the relay saw.
+    pub(crate) relay: u64,
+    /// The highest in the store.
+    pub(crate) own: u64,
+    /// It is decided that sessions are given up: what is handed over waits for that.
+    pub(crate) decided: bool,
+}
+
+impl Rollback {
+    pub(crate) fn error(self) -> Error {
+        ErrorKind::RollbackDetected { relay: self.relay, own: self.own }.into()
+    }
+}
+
+/// The row that stands while a recovery is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Recovering {
+    /// The counter to go on from.
+    relay: u64,
+    own: u64,
+    /// Whose it is; zeros on a store of one process.
+    by: InstanceId,
+    /// Sessions are given up; else somebody is asked first.
+    decided: bool,
+}
+
+const RECOVERING: &str = "recovering";
+const VERSION: u8 = 1;
+
+impl Recovering {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(33);
+        out.u8(VERSION).u64(self.relay).u64(self.own).raw(&self.by.0).u8(u8::from(self.decided));
+        out.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> core::result::Result<Self, CodecError> {
+        let mut input = Reader::new(bytes);
+        match input.u8()? {
+            VERSION => {}
+            other => return Err(CodecError::Version(other)),
+        }
+        let row = Self {
+            relay: input.u64()?,
+            own: input.u64()?,
+            by: InstanceId(*input.array()?),
+            decided: input.bool()?,
+        };
+        input.finish()?;
+        Ok(row)
+    }
+
+    fn found(self) -> Rollback {
+        Rollback { relay: self.relay, own: self.own, decided: self.decided }
+    }
+}
+
+/// A recovery that a process which ended, or another one, began.
+async fn under_way(core: &Core) -> Result<Option<Recovering>> {
+    let row = core.store.one(&keys::meta(RECOVERING)).await.map_err(Error::passed)?;
+    row.map(|row| Recovering::decode(row.value.expose())).transpose().map_err(Error::passed)
+}
+
+/// Before anything is sent: a recovery that was begun is to be finished, whatever relay is there.
+pub(crate) async fn resume(core: &Core) -> Result<()> {
+    if let Some(row) = under_way(core).await? {
+        core.set_rollback(Some(row.found()));
+        if row.decided {
+            recover_soon(core);
+        }
+    }
+    Ok(())
+}
+
+/// The store itself was put back to an older state under a process that has it open.
+pub(crate) fn put_back(core: &Core, (known, found): (u64, u64)) {
+    if core.rollback().is_some() {
+        return;
+    }
+    let decided = core.config.on_rollback == RollbackPolicy::Recover;
+    let found = Rollback { relay: known, own: found, decided };
+    core.set_rollback(Some(found));
+    core.hub.emit_to_first(Event::RollbackDetected { relay: found.relay, own: found.own });
+    recover_soon(core);
+}
+
+/// Recovers (or lets other instances know, where that is to be asked first) beside whatever the caller does, and tries until it
+/// succeeds.
+fn recover_soon(core: &Core) {
+    let (me, stop) = (core.me(), core.stop.clone());
+    core.tasks.spawn(async move {
+        loop {
+            let Some(core) = me.upgrade() else { return };
+            let done = match core.rollback() {
+                Some(found) if !found.decided => announce(&core, found).await,
+                _ => recover(&core).await,
+            };
+            match done {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(code = error.code(), "{LATER}"),
+            }
+            drop(core);
+            tokio::select! {
+                () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    });
+}
+
+const LATER: &str = "the recovery from an old copy of the store has to go on later";
+
+/// What the relay's counter is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// This device made the proof.
+    Proven,
+    /// The relay knows no proofs, or the counter is of a client that knew none.
+    Claimed,
+    /// The proof is not this device's.
+    Forged,
+}
+
+fn worth(core: &Core, ready: &Ready) -> Worth {
+    let counts_to = core.counter().max(core.now().as_millis().saturating_mul(1_000));
+    match &ready.counter_mac {
+        _ if ready.highest_counter > limits::MAX_COUNTER => Worth::Forged,
+        // No device sends so much, and its own counter would have no room to rise.
+        None if ready.highest_counter > counts_to.saturating_add(limits::COUNTER_LEAP) => Worth::Forged,
+        Some(mac) if core.counter_key.proves(ready.highest_counter, mac) => Worth::Proven,
+        Some(_) => Worth::Forged,
+        None => Worth::Claimed,
+    }
+}
 
 /// Compares the highest send counter that the relay saw with the store's, before anything is sent.
 pub(crate) async fn look_for(core: &Core, ready: &Ready) {
-    let relay = ready.highest_counter;
-    if core.prekeys.starts_anew() {
-        // A store that was restored has no session of the old one, so nothing can be used twice.
-        core.raise_counter(relay);
-        return;
-    }
-    if ready.registration != Registration::Known || relay <= core.counter() {
-        return;
-    }
-    // Other instances may have sent. What the relay saw from them was in the store before, so a look at it now decides.
-    if core.instances.is_shared() {
-        match stored_counter(core).await {
-            Ok(stored) => core.raise_counter(stored),
+    while core.rollback().is_none() {
+        match compare(core, ready).await {
+            Ok(()) => break,
             // Undecided, so nothing is sent.
             Err(error) => {
                 tracing::warn!(code = error.code(), "the send counters in the store could not be read");
+                tokio::time::sleep(limits::BACKOFF_FIRST).await;
             }
         }
     }
-    let own = core.counter();
-    if relay > own {
-        core.set_rollback(Some((relay, own)));
-        core.hub.emit(Event::RollbackDetected { relay, own });
+    // An instance that found it may have ended before it decided.
+    if let Some(found) = core.rollback()
+        && !found.decided
+        && core.config.on_rollback == RollbackPolicy::Recover
+        && ready.highest_counter > found.own
+        && worth(core, ready) == Worth::Proven
+    {
+        core.set_rollback(Some(Rollback { decided: true, ..found }));
     }
+    if core.rollback().is_some_and(|found| found.decided)
+        && let Err(error) = recover(core).await
+    {
+        tracing::warn!(code = error.code(), "{LATER}");
+        recover_soon(core);
+    }
+}
+
+async fn compare(core: &Core, ready: &Ready) -> Result<()> {
+    let relay = ready.highest_counter;
+    if relay == 0 || ready.registration != Registration::Known {
+        return Ok(());
+    }
+    let worth = worth(core, ready);
+    if worth == Worth::Forged {
+        core.hub.emit_to_first(Event::CounterForged { relay });
+        return Ok(());
+    }
+    if core.prekeys.starts_anew() {
+        // A store that was restored has no session of the old one, so nothing can be used twice.
+        core.raise_counter(relay);
+        return Ok(());
+    }
+    // Other instances may have sent. What the relay saw from them was in the store before, so a look at it now decides;
+    // what memory holds may be of a time before the store itself was put back.
+    let own = match core.instances.is_shared() {
+        true => stored_counter(core).await?,
+        false => core.counter(),
+    };
+    core.raise_counter(own);
+    if relay <= own {
+        return Ok(());
+    }
+    let decided = worth == Worth::Proven && core.config.on_rollback == RollbackPolicy::Recover;
+    let found = Rollback { relay, own, decided };
+    announce(core, found).await?;
+    core.set_rollback(Some(found));
+    core.hub.emit_to_first(Event::RollbackDetected { relay, own });
+    Ok(())
 }
 
 /// The highest send counter in the store.
@@ -49,35 +241,167 @@ async fn stored_counter(core: &Core) -> Result<u64> {
     Ok(highest.max(read_floor(&core.store).await?))
 }
 
-/// Another instance may have got out of the old copy for all.
+/// What another instance found, or did about it.
 pub(crate) async fn look_again(core: &Core) -> Result<()> {
-    let Some((relay, _)) = core.rollback() else { return Ok(()) };
-    let stored = stored_counter(core).await?;
-    if stored >= relay {
-        core.raise_counter(stored);
-        core.set_rollback(None);
-        core.instances.next_epoch();
-        core.wake_lanes();
+    match (under_way(core).await?, core.rollback()) {
+        (Some(row), None) => {
+            core.set_rollback(Some(row.found()));
+            core.hub.emit_to_first(Event::RollbackDetected { relay: row.relay, own: row.own });
+        }
+        (Some(row), Some(found)) => {
+            if row.decided && !found.decided {
+                core.set_rollback(Some(row.found()));
+            }
+            // It may have ended before it was done. Beats go on meanwhile.
+            if row.decided && core.recovering.try_lock().is_ok() {
+                recover_soon(core);
+            }
+        }
+        (None, Some(found)) => {
+            let stored = stored_counter(core).await?;
+            if stored >= found.relay {
+                end(core, stored);
+            }
+        }
+        (None, None) => {}
     }
     Ok(())
 }
 
-pub(crate) async fn recover(core: &Core) -> Result<()> {
-    let Some((relay, _)) = core.rollback() else { return Ok(()) };
-    let mut changes = ChangeSet::new();
-    changes.put(keys::meta("counter"), relay.to_be_bytes().to_vec());
-    core.store.commit(changes).await.map_err(Error::passed)?;
-    core.raise_counter(relay);
-    let lanes =
-        core.store.scan_all(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
-    for row in lanes {
-        let (peer, _) = LaneRow::decode(row.value.expose()).map_err(Error::passed)?;
-        let (reply, done) = tokio::sync::oneshot::channel();
-        core.work(&peer, Work::Command(Command::Recover(reply.into())))?;
-        done.await.map_err(|_| Error::not_ready("it was closed"))??;
-    }
-    core.prekeys.renew(core).await?;
+/// Nothing of the old copy is in use any more.
+fn end(core: &Core, counter: u64) {
+    core.raise_counter(counter);
     core.set_rollback(None);
+    core.instances.next_epoch();
     core.wake_lanes();
+}
+
+/// Gives up what the old copy would use a second time. Can be called again until it succeeds; two at once take turns.
+pub(crate) async fn recover(core: &Core) -> Result<()> {
+    let _turn = core.recovering.lock().await;
+    let Some(found) = core.rollback() else { return Ok(()) };
+    if !begin(core, found).await? {
+        // Another instance is at it; this one sends nothing until it is done.
+        core.set_rollback(Some(Rollback { decided: true, ..found }));
+        return Ok(());
+    }
+    core.set_rollback(Some(Rollback { decided: true, ..found }));
+    reset_lanes(core).await?;
+    core.groups.renew_chains().await?;
+    core.prekeys.renew(core).await?;
+    let counter = found.relay.max(core.counter());
+    let mut changes = ChangeSet::new();
+    changes.put(keys::meta("counter"), counter.to_be_bytes().to_vec()).delete(keys::meta(RECOVERING));
+    if core.instances.is_shared() {
+        changes.push(core.instances.fence());
+    }
+    core.store.commit(changes).await.map_err(Error::passed)?;
+    end(core, counter);
+    core.hub.emit_to_first(Event::RollbackRecovered);
     Ok(())
+}
+
+/// On a shared store: lets no instance use what the old copy holds, before it is decided what to do. All others are declared
+/// gone, and find the row when they join again.
+async fn announce(core: &Core, found: Rollback) -> Result<()> {
+    if !core.instances.is_shared() || under_way(core).await?.is_some() {
+        return Ok(());
+    }
+    let mut changes = ChangeSet::new();
+    changes.push(core.instances.fence());
+    core.instances.bury_others(&core.store, (core.now(), &mut changes)).await?;
+    let row = Recovering { relay: found.relay, own: found.own, by: core.instances.id(), decided: false };
+    changes.push(Op::insert(keys::meta(RECOVERING), row.encode()));
+    match core.store.commit(changes).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::Conflict { .. }) => Err(busy()),
+        Err(error) => Err(Error::passed(error)),
+    }
+}
+
+/// Others wrote at the same time, or declared this instance gone: a later attempt finds what they wrote.
+fn busy() -> Error {
+    Error::not_ready("other instances change the store at the same time")
+}
+
+/// Notes that a recovery is under way. On a shared store one instance does it, and all others are declared gone: what they
+/// have in memory is of no use, and what they commit from now on is refused. `false` if another one is at it.
+async fn begin(core: &Core, found: Rollback) -> Result<bool> {
+    let key = keys::meta(RECOVERING);
+    let shared = core.instances.is_shared();
+    let by = core.instances.id();
+    let row = core.store.one(&key).await.map_err(Error::passed)?;
+    let expect = match row {
+        None => Expect::Absent,
+        Some(row) => {
+            let begun = Recovering::decode(row.value.expose()).map_err(Error::passed)?;
+            let theirs = shared && begun.by != by && begun.decided;
+            if theirs && !Instances::present(&core.store, &[begun.by]).await?.is_empty() {
+                return Ok(false);
+            }
+            Expect::Version(row.version)
+        }
+    };
+    let mut changes = ChangeSet::new();
+    if shared {
+        changes.push(core.instances.fence());
+        core.instances.bury_others(&core.store, (core.now(), &mut changes)).await?;
+    }
+    let begun = Recovering { relay: found.relay, own: found.own, by, decided: true };
+    changes.push(Op::put(key, begun.encode()).expecting(expect));
+    match core.store.commit(changes).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. }) => Err(busy()),
+        Err(error) => Err(Error::passed(error)),
+    }
+}
+
+/// Every conversation gives its sessions up. What is in the outbox stays there: what was encrypted before the copy was made
+/// goes out as the same bytes, the rest in fresh sessions.
+async fn reset_lanes(core: &Core) -> Result<()> {
+    let mut peers: BTreeSet<Address> =
+        read_lanes(&core.store).await?.into_iter().map(|(peer, _)| peer).collect();
+    // A conversation whose messages travel another way has no lane.
+    peers.extend(core.peers().iter().map(|row| crate::client::address_of(&row.user)));
+    for row in
+        core.store.scan_all(Scan::of(Table::Pin, keys::PINNED), usize::MAX).await.map_err(Error::passed)?
+    {
+        let name =
+            core::str::from_utf8(row.value.expose()).ok().and_then(|name| UserId::from_canonical(name).ok());
+        peers.extend(name.map(|user| crate::client::address_of(&user)));
+    }
+    let peers: Vec<Address> = peers.into_iter().collect();
+    for batch in peers.chunks(limits::RECOVERY_BATCH) {
+        let mut answers = Vec::with_capacity(batch.len());
+        for peer in batch {
+            let (reply, done) = tokio::sync::oneshot::channel();
+            core.work(peer, Work::Command(Command::Recover(reply.into())))?;
+            answers.push(done);
+        }
+        for done in answers {
+            done.await.map_err(|_| Error::not_ready("it was closed"))??;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_of_a_recovery_reads_back_and_every_cut_is_refused() {
+        let row = Recovering { relay: 9, own: 7, by: InstanceId([3; 16]), decided: true };
+        let bytes = row.encode();
+        // As version 1 writes it, for good.
+        let written = [&[1][..], &9_u64.to_be_bytes(), &7_u64.to_be_bytes(), &[3; 16], &[1]].concat();
+        assert_eq!(bytes, written);
+        assert_eq!(Recovering::decode(&bytes), Ok(row));
+        for length in 0..bytes.len() {
+            assert!(Recovering::decode(&bytes[..length]).is_err(), "{length}");
+        }
+        assert_eq!(Recovering::decode(&[&bytes[..], &[0]].concat()), Err(CodecError::Trailing));
+        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        assert_eq!(Recovering::decode(&newer), Err(CodecError::Version(VERSION + 1)));
+    }
 }

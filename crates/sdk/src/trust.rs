@@ -46,11 +46,17 @@ impl fmt::Debug for TrustQuestion {
 pub struct SafetyNumber {
     number: stvor_protocol::SafetyNumber,
     verified: bool,
+    /// The peer's user key that it covers: what is verified is what was compared.
+    key: Vec<u8>,
 }
 
 impl SafetyNumber {
-    pub(crate) fn new(number: stvor_protocol::SafetyNumber, verified: bool) -> Self {
-        Self { number, verified }
+    pub(crate) fn new(number: stvor_protocol::SafetyNumber, verified: bool, key: &[u8]) -> Self {
+        Self { number, verified, key: key.to_vec() }
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     /// The sixty digits without spaces.

@@ -144,6 +144,7 @@ impl Watcher for Observer {
         Box::pin(async move {
             if let Some(core) = self.0.upgrade() {
                 crate::rollback::look_for(&core, ready).await;
+                look_for_loss(&core, ready).await;
                 logged_in(&core, ready);
             }
         })
@@ -217,6 +218,40 @@ fn connected(core: &Core, ready: &Ready) {
     core.state.send_replace(ConnectionState::CatchingUp);
     core.hub.emit(Event::Connected);
     core.hub.emit(Event::CatchingUp);
+}
+
+/// Whether mail was lost at the relay since this store was last told so.
+async fn look_for_loss(core: &Core, ready: &Ready) {
+    if ready.lost_seq == 0 || !core.instances.receives() {
+        return;
+    }
+    let key = keys::meta("mail_lost");
+    let mut now = ready.mailbox_epoch.to_be_bytes().to_vec();
+    now.extend(ready.lost_seq.to_be_bytes());
+    let known = match core.store.one(&key).await {
+        Ok(row) => row,
+        Err(error) => {
+            tracing::warn!(
+                code = stvor_base::ErrorCode::code(&error),
+                "what is known of lost mail could not be read"
+            );
+            return;
+        }
+    };
+    // Of another epoch nothing is known.
+    let told = known.is_some_and(|row| {
+        let row = row.value.expose();
+        row.get(..8) == now.get(..8) && row >= now.as_slice()
+    });
+    if told {
+        return;
+    }
+    core.hub.emit_to_first(Event::MailLost);
+    let mut changes = ChangeSet::new();
+    changes.put(key, now);
+    if let Err(error) = core.store.commit(changes).await {
+        tracing::warn!(code = stvor_base::ErrorCode::code(&error), "that mail was lost will be told again");
+    }
 }
 
 /// From now on the client starts without its relay.

@@ -79,6 +79,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 async fn a_restored_user_is_the_same_person_with_the_same_history_and_fresh_sessions() {
     let (relay, root) = (relay().await, tempfile::tempdir().unwrap());
     let (alice, bob) = two(&relay.url(), root.path()).await;
+    alice.safety_number("bob").await.unwrap();
     alice.verify("bob").await.unwrap();
     let (own, number) = (alice.identity(), alice.safety_number("bob").await.unwrap());
     let file = root.path().join("alice.age");
@@ -348,6 +349,7 @@ async fn a_backup_of_version_1_still_restores() {
 async fn write_the_fixture() {
     let (relay, root) = (relay().await, tempfile::tempdir().unwrap());
     let (alice, _bob) = two(&relay.url(), root.path()).await;
+    alice.safety_number("bob").await.unwrap();
     alice.verify("bob").await.unwrap();
     std::fs::create_dir_all(fixture().parent().unwrap()).unwrap();
     alice.backup(fixture(), sealing(), BackupOptions::default()).await.unwrap();

@@ -304,6 +304,7 @@ async fn a_deleted_conversation_is_gone_and_can_start_again() {
     let relay = Fake::start().await;
     let (alice, bob) = pair(&relay).await;
     send_all(&alice, "bob", 3).await;
+    alice.safety_number("bob").await.unwrap();
     alice.verify("bob").await.unwrap();
     bob.delete_conversation("alice").await.unwrap();
     assert!(bob.history("alice").load().await.unwrap().messages.is_empty());
@@ -379,7 +380,8 @@ async fn an_old_copy_of_the_store_is_noticed_before_it_sends_and_recovers() {
     copy(&old, &live);
 
     let sent = relay.log().len();
-    let app = app_in(&relay, &live).await;
+    let asks = builder(&relay.url()).data_dir(&live).on_rollback(stvor::RollbackPolicy::Ask);
+    let app = asks.open().await.unwrap();
     let alice = app.connect("alice").await.unwrap();
     let error = alice.send("bob", "third").await.unwrap_err();
     assert_eq!(error.code(), "ROLLBACK_DETECTED");
@@ -400,6 +402,67 @@ async fn an_old_copy_of_the_store_is_noticed_before_it_sends_and_recovers() {
     // The recovery is durable.
     let alice = app.connect("alice").await.unwrap();
     alice.send("bob", "fourth").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_that_expired_at_the_relay_is_told_once_for_each_loss() {
+    let relay = Fake::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let bob = builder(&relay.url()).open().await.unwrap().connect("bob").await.unwrap();
+    let app = app_in(&relay, directory.path()).await;
+    let alice = app.connect("alice").await.unwrap();
+    soon(bob.send("alice", "came").await.unwrap().delivered()).await.unwrap();
+    let told = async |events: &mut Events| {
+        let lost = std::cell::Cell::new(0);
+        event(events, |event| {
+            lost.set(lost.get() + usize::from(matches!(event, Event::MailLost)));
+            matches!(event, Event::CaughtUp | Event::Connected).then_some(())
+        })
+        .await;
+        lost.get()
+    };
+    let mut alice = alice;
+    for loss in [false, true, false, true] {
+        alice.close().await;
+        if loss {
+            bob.send("alice", "expires").await.unwrap();
+            relay.expire("alice");
+        }
+        alice = app.connect("alice").await.unwrap();
+        let mut events = alice.events();
+        // A fresh connection while somebody listens ends what is looked at.
+        relay.drop_user("alice");
+        assert_eq!(told(&mut events).await, usize::from(loss));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_for_other_transports_cost_no_prekey_that_the_relay_holds() {
+    let relay = Fake::start().await;
+    let (alice, bob) = pair(&relay).await;
+    let mut exported = std::collections::HashSet::new();
+    for _ in 0..25 {
+        assert!(exported.insert(alice.export_bundle().await.unwrap()), "each has prekeys of its own");
+    }
+    // Whoever fetches from the relay still gets prekeys that Alice can use.
+    let app = builder(&relay.url()).open().await.unwrap();
+    let mut inbox = alice.messages();
+    let mut events = alice.events();
+    for number in 0..5 {
+        let stranger = app.connect(format!("stranger{number}")).await.unwrap();
+        soon(stranger.send("alice", number.to_string()).await.unwrap().delivered()).await.unwrap();
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(&*number.to_string()));
+    }
+    // And so does who got one of the first bundles.
+    let first = exported.into_iter().next().unwrap();
+    bob.import_bundle(&first).await.unwrap();
+    bob.send("alice", "by hand").await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("by hand"));
+    app.close().await.unwrap();
+    alice.close().await;
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::MessageUndecryptable { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::shared::{LEASE, SharedMemory};
 use common::{builder, code, relay};
 use stvor_testkit::MemoryKeyring;
 
@@ -39,4 +40,38 @@ async fn the_keyring_opens_what_it_sealed_and_nothing_else_does() {
 
     let app = open(Arc::new(MemoryKeyring::default())).await.unwrap();
     assert_eq!(code(app.connect("alice").await), "KEY_MISSING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_make_a_shared_store_at_once_end_with_one_identity_and_one_key() {
+    let relay = relay().await;
+    for round in 0..3 {
+        let name = format!("alice{round}");
+        let (stores, ring) = (Arc::new(SharedMemory::default()), Arc::new(MemoryKeyring::default()));
+        let open = async || {
+            let stores: Arc<dyn stvor::store::StoreProvider> = stores.clone();
+            let builder = builder(&relay.url()).store(stores).keyring(ring.clone());
+            builder.instance_lease(LEASE).open().await.unwrap()
+        };
+        let apps = [open().await, open().await, open().await, open().await];
+        // Each in a task of its own, as processes would.
+        let racing = apps.map(|app| {
+            let name = name.clone();
+            tokio::spawn(async move {
+                let options = stvor::ConnectOptions { allow_unregistered: true, ..Default::default() };
+                (app.connect_with(&name, options).await.unwrap().identity(), app)
+            })
+        });
+        let mut identities = Vec::new();
+        for racer in racing {
+            let (identity, app) = racer.await.unwrap();
+            identities.push(identity);
+            app.close().await.unwrap();
+        }
+        assert!(identities.iter().all(|identity| *identity == identities[0]), "{identities:?}");
+        assert_eq!(ring.len(), 1, "the keys of those who were slower are gone");
+        let again = open().await;
+        assert_eq!(again.connect(&name).await.unwrap().identity(), identities[0]);
+        again.close().await.unwrap();
+    }
 }

@@ -169,6 +169,7 @@ async fn policies_ask_and_verified_only_do_as_they_say() {
         .await
         .unwrap();
     assert_eq!(code(soon(strict.send("bob", "x")).await), "IDENTITY_NOT_VERIFIED");
+    assert_eq!(code(strict.verify("bob").await), "SAFETY_NUMBER_NOT_SHOWN");
     assert_eq!(strict.safety_number("bob").await.unwrap(), strict.safety_number("bob").await.unwrap());
     strict.verify("bob").await.unwrap();
     assert!(strict.safety_number("bob").await.unwrap().verified());

@@ -365,6 +365,53 @@ async fn a_relay_that_serves_the_keys_of_another_user_gets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_verified_is_the_identity_that_was_compared_whatever_the_relay_shows_then() {
+    let (relay, elsewhere) = (Fake::start().await, Fake::start().await);
+    let (alice, bob) = pair(&relay).await;
+    let mallory = builder(&elsewhere.url()).open().await.unwrap().connect("bob").await.unwrap();
+    soon(mallory.wait_online(Duration::from_secs(10))).await.unwrap();
+    let compared = alice.safety_number("bob").await.unwrap();
+    assert_eq!(compared.digits(), bob.safety_number("alice").await.unwrap().digits());
+    // Between comparing and marking the relay shows another identity.
+    soon(async {
+        while !elsewhere.has_keys("bob") || !relay.has_keys("bob") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    relay.impersonate("bob", &elsewhere);
+    assert_eq!(code(alice.verify("bob").await), "IDENTITY_CHANGED");
+    assert_eq!(code(alice.verify_number("bob", &compared).await), "IDENTITY_CHANGED");
+    let shown = alice.safety_number("bob").await.unwrap();
+    assert!(!shown.verified() && shown.digits() != compared.digits());
+
+    // The same with a pin that a careless policy lets move.
+    let careless = builder(&relay.url()).on_identity_change(stvor::MismatchPolicy::Replace);
+    let carol = careless.open().await.unwrap().connect("carol").await.unwrap();
+    soon(async { while carol.send("bob", "pinned").await.is_err() {} }).await;
+    let number = carol.safety_number("bob").await.unwrap();
+    carol.verify_number("bob", &number).await.unwrap();
+    assert!(carol.safety_number("bob").await.unwrap().verified());
+    let other = Fake::start().await;
+    let third = builder(&other.url()).open().await.unwrap().connect("bob").await.unwrap();
+    soon(third.wait_online(Duration::from_secs(10))).await.unwrap();
+    soon(async {
+        while !other.has_keys("bob") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    relay.impersonate("bob", &other);
+    let mut events = carol.events();
+    carol.reset_session("bob").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(()))
+        .await;
+    assert_eq!(code(carol.verify_number("bob", &number).await), "IDENTITY_CHANGED");
+    assert_eq!(code(carol.verify("bob").await), "IDENTITY_CHANGED");
+    assert!(!carol.safety_number("bob").await.unwrap().verified());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn being_superseded_ends_the_reconnecting() {
     let relay = Fake::start().await;
     let (alice, _bob) = pair(&relay).await;

@@ -6,7 +6,7 @@ use crate::{Sealed, SecretBytes, SqliteStore, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stvor_crypto::SystemRandom;
-use stvor_keys::{HolderKind, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, SecretService};
+use stvor_keys::{HolderKind, KeyHolder, Keyfile, KeyringItem, NamedKeyring, Passphrase, SecretService};
 
 /// The key that opens a store.
 #[derive(Debug, Default)]
@@ -210,13 +210,8 @@ fn holder(beside: Option<PathBuf>, key: OpenKey, fresh: bool) -> Result<Held, St
         OpenKey::Holder(holder) => Ok((holder, None)),
         OpenKey::Passphrase(secret) => Ok((Arc::new(Passphrase::new(secret)?), None)),
         OpenKey::OsKeyring { service, item } => {
-            let missing = fresh && service.load(&item)?.is_none();
-            let key = if missing {
-                OsKeyring::create(service.as_ref(), &item, &mut SystemRandom::new())?
-            } else {
-                OsKeyring::read(service.as_ref(), &item)?
-            };
-            Ok((Arc::new(key), None))
+            // Of processes that open a fresh store at once each makes a key of its own name; the header says whose counts.
+            Ok((Arc::new(NamedKeyring::new(service, item)), None))
         }
     }
 }

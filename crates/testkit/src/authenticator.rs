@@ -88,6 +88,11 @@ impl SoftAuthenticator {
         })
     }
 
+    /// Somebody sets a PIN, or another one: from then on the token gives the secrets of who gave it.
+    pub fn set_pin(&mut self, pin: &str) {
+        self.pin = Some(first_half(&sha256(&[pin.as_bytes()])));
+    }
+
     fn info(&self) -> Answer {
         let protocols = if self.two { vec![int(2), int(1)] } else { vec![int(1)] };
         Ok(Some(Value::Map(vec![

@@ -13,6 +13,8 @@ use stvor_tlog::{
     Checkpoint, Frontier, Hash, InclusionProof, MemoryNodes, Note, ProofFile, TlogError, Verifier,
 };
 
+use crate::audit::{Event, Operation};
+use crate::engine::agents::OWNER;
 use crate::{Vault, VaultError};
 
 /// Events that are read at a time.
@@ -64,6 +66,11 @@ impl Vault {
         let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft);
         let file = BufWriter::new(opened.map_err(|error| VaultError::io("creating", draft, &error))?);
         let mut out = BufWriter::new(sealing.writer(file)?);
+        self.ask(|engine| {
+            let event = Event::new(engine.clock.now(), OWNER, Operation::Archive);
+            engine.audited(event, |_, _| Ok(()))
+        })
+        .wait()?;
         let asked = self.ask(|engine| engine.add_checkpoint(0)).wait()?;
         let size = Checkpoint::parse(asked.note.unverified_text())?.size();
         let first = First { archive: 1, checkpoint: asked.note.to_string() };

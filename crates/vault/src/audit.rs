@@ -88,6 +88,10 @@ pub enum Operation {
     Attest,
     /// Refused requests that were not logged one by one.
     Suppressed,
+    /// The log was written to a file.
+    Archive,
+    /// A record was written that no other event tells of.
+    Record,
 }
 
 /// One leaf of the log. It is stored and hashed as this JSON; free text appears as a keyed hash only.

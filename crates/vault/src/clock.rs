@@ -17,14 +17,94 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// How much time has certainly passed since `earlier`: what the clock on the wall says, and never more than the one that
-    /// nobody can set says, where both moments are of one start of the machine.
+    /// Whether both moments are of one start of the machine, as far as the system says.
+    fn same_boot(&self, other: &Self) -> bool {
+        !self.boot.is_empty() && self.boot == other.boot
+    }
+
+    /// How much time has certainly passed since `earlier`. In one start of the machine that is what the clock says that nobody
+    /// can set. Otherwise it is what the clock on the wall says, and no less than the machine has been up since.
     #[must_use]
     pub fn certainly_since(&self, earlier: &Self) -> Duration {
         let wall = self.wall.saturating_sub(earlier.wall);
-        let same_boot = !self.boot.is_empty() && self.boot == earlier.boot;
-        let millis = if same_boot { wall.min(self.uptime.saturating_sub(earlier.uptime)) } else { wall };
+        let millis = if self.same_boot(earlier) {
+            self.uptime.saturating_sub(earlier.uptime)
+        } else if self.boot.is_empty() || earlier.boot.is_empty() {
+            wall
+        } else {
+            wall.max(self.uptime)
+        };
         Duration::from_millis(millis)
+    }
+}
+
+/// How much the clock on the wall may gain on the other one before that counts as a jump.
+const SLACK: u64 = 5 * 60_000;
+/// A jump of at least this is one that a machine that was switched off does not explain.
+const LONG_JUMP: u64 = 31 * 24 * 3_600_000;
+/// How long the machine has to be up until a jump is believed.
+const SETTLES: u64 = 3_600_000;
+/// How long until a long one is.
+const LONG_SETTLES: u64 = 24 * 3_600_000;
+
+/// Holds the clock on the wall against the one that only runs. A machine that starts without the right time, or is told a wrong
+/// one, gets the right one within minutes as a rule; what can not be undone waits until then.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pace {
+    /// The newest moment that is believed.
+    steady: Option<Moment>,
+    /// The first moment after a jump that is not believed yet.
+    ahead: Option<Moment>,
+}
+
+impl From<Option<Moment>> for Pace {
+    fn from(steady: Option<Moment>) -> Self {
+        Self { steady, ahead: None }
+    }
+}
+
+impl Pace {
+    /// The newest moment that is believed.
+    pub(crate) fn steady(&self) -> Option<&Moment> {
+        self.steady.as_ref()
+    }
+
+    /// Whether the last moment that was taken is believed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ahead.is_none()
+    }
+
+    /// By how much the clock on the wall gained on the other one.
+    fn gained(now: &Moment, earlier: &Moment) -> u64 {
+        let wall = now.wall.saturating_sub(earlier.wall);
+        if now.same_boot(earlier) {
+            wall.saturating_sub(now.uptime.saturating_sub(earlier.uptime))
+        } else {
+            wall
+        }
+    }
+
+    /// Takes a look at the clocks.
+    pub(crate) fn take(&mut self, now: &Moment) {
+        let jump = self.steady.as_ref().map_or(0, |steady| Self::gained(now, steady));
+        if jump <= SLACK {
+            // A clock that was set back does not make the believed time go back.
+            if self.steady.as_ref().is_none_or(|steady| steady.wall <= now.wall) {
+                self.steady = Some(now.clone());
+            }
+            self.ahead = None;
+            return;
+        }
+        let first = self.ahead.take().filter(|first| {
+            first.boot == now.boot && first.wall <= now.wall && Self::gained(now, first) <= SLACK
+        });
+        let first = first.unwrap_or_else(|| now.clone());
+        let wait = if jump < LONG_JUMP { SETTLES } else { LONG_SETTLES };
+        if now.uptime.saturating_sub(first.uptime) >= wait {
+            self.steady = Some(now.clone());
+        } else {
+            self.ahead = Some(first);
+        }
     }
 }
 
@@ -80,13 +160,47 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_ends_no_pause_sooner() {
+    fn a_clock_that_is_set_ends_no_pause_sooner_and_none_later() {
         let start = at(1_000_000, 5_000, "a");
         let minute = Duration::from_secs(60);
         assert_eq!(at(1_060_000, 65_000, "a").certainly_since(&start), minute);
         assert_eq!(at(9_999_999, 6_000, "a").certainly_since(&start), Duration::from_secs(1), "set forward");
-        assert_eq!(at(1, 65_000, "a").certainly_since(&start), Duration::ZERO, "set back");
-        assert_eq!(at(1, 65_000, "b").certainly_since(&start), Duration::ZERO, "set back, after a restart");
+        assert_eq!(at(1, 65_000, "a").certainly_since(&start), minute, "set back");
+        assert_eq!(at(1, 5_000, "a").certainly_since(&start), Duration::ZERO, "set back at once");
+        assert_eq!(
+            at(1, 65_000, "b").certainly_since(&start),
+            Duration::from_secs(65),
+            "set back, and up since"
+        );
         assert_eq!(at(1_060_000, 10, "b").certainly_since(&start), minute, "after a restart");
+        assert_eq!(at(1, 65_000, "").certainly_since(&start), Duration::ZERO, "nobody knows");
+    }
+
+    #[test]
+    fn a_jump_is_believed_when_the_machine_was_up_long_enough() {
+        const DAY: u64 = 24 * 3_600_000;
+        let mut pace = Pace::default();
+        pace.take(&at(1_000, 0, "a"));
+        pace.take(&at(1_000 + DAY, DAY, "a"));
+        assert!(pace.is_settled(), "time that passed on both clocks");
+        let far = 12 * 365 * DAY;
+        pace.take(&at(far, DAY + 1, "a"));
+        assert!(!pace.is_settled());
+        pace.take(&at(far + DAY - 1_000, 2 * DAY - 999, "a"));
+        assert!(!pace.is_settled());
+        assert_eq!(pace.steady().map(|steady| steady.wall), Some(1_000 + DAY));
+        pace.take(&at(1_000 + 2 * DAY, 2 * DAY, "a"));
+        assert!(pace.is_settled(), "it was mended");
+        pace.take(&at(far, 2 * DAY + 1, "a"));
+        pace.take(&at(far + DAY, 3 * DAY + 1, "a"));
+        assert!(pace.is_settled(), "it stayed so for a day");
+
+        // Switched off for a week: an hour is enough.
+        pace.take(&at(far + 8 * DAY, 10, "b"));
+        assert!(!pace.is_settled());
+        pace.take(&at(far + 8 * DAY + 3_599_000, 3_599_010, "b"));
+        assert!(!pace.is_settled());
+        pace.take(&at(far + 8 * DAY + 3_600_000, 3_600_010, "b"));
+        assert!(pace.is_settled());
     }
 }

@@ -163,11 +163,27 @@ pub enum VaultError {
         /// The newest that this build reads.
         known: u32,
     },
+    /// The vault or the backup was written by an older program, in a version that is not read any more.
+    #[error(
+        "it has version {found}, and this program reads from {known} on; export with the program that made it, and import"
+    )]
+    TooOld {
+        /// The version found.
+        found: u32,
+        /// The oldest that this build reads.
+        known: u32,
+    },
     /// The log could not be written, so nothing was done.
     #[error(
         "nothing was done, because it could not be logged: {0}; make room or mend the disk, then try again"
     )]
     LogUnavailable(String),
+    /// Something was destroyed, but is not overwritten on the disk yet.
+    #[error(
+        "it is done and logged, but what it destroyed is not overwritten on the disk yet: {0}; the vault goes on trying, \
+         make room or mend the disk"
+    )]
+    WipePending(String),
     /// The system refused an operation on a file.
     #[error("{what} {}: {reason}", path.display())]
     Io {
@@ -236,7 +252,9 @@ impl ErrorCode for VaultError {
             Self::Exists(_) => "VAULT_EXISTS",
             Self::Busy(_) => "VAULT_BUSY",
             Self::TooNew { .. } => "VAULT_TOO_NEW",
+            Self::TooOld { .. } => "VAULT_TOO_OLD",
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
+            Self::WipePending(_) => "VAULT_WIPE_PENDING",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
             Self::BackupChain(_) => "BACKUP_CHAIN",

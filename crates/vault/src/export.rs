@@ -6,58 +6,69 @@ use stvor_crypto::SecretBytes;
 
 use crate::daemon::Content;
 use crate::engine::agents::Caller;
-use crate::memory::Header;
+use crate::memory::{Header, MemoryId};
 use crate::{Vault, VaultError};
 
 /// Memories in one page.
 const PAGE: usize = 32;
 
+type Listed = (i64, MemoryId, Option<Header>);
+
 /// A memory, as it is exported.
 #[derive(Debug)]
 pub struct Exported {
-    /// Everything but the content.
-    pub header: Header,
+    /// Its name.
+    pub id: MemoryId,
+    /// Everything but the content; nothing where its row was damaged.
+    pub header: Option<Header>,
     /// The content, or the code of why it was not given out.
     pub content: Result<SecretBytes, &'static str>,
 }
 
 impl Exported {
-    /// One line of JSON: `memory`, and `content` (`text` or `base64`) or `refused`.
+    /// One line of JSON: `memory` (or `damaged`, with the name), and `content` (`text` or `base64`) or `refused`.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let mut line = match &self.header {
+            Some(header) => json!({ "memory": header }),
+            None => json!({ "damaged": self.id }),
+        };
         match &self.content {
-            Ok(content) => json!({ "memory": self.header, "content": Content::of(content.expose()) }),
-            Err(code) => json!({ "memory": self.header, "refused": code }),
+            Ok(content) => line["content"] = json!(Content::of(content.expose())),
+            Err(code) => line["refused"] = json!(code),
         }
+        line
     }
 }
 
 impl Vault {
     /// Memories after the place `after` (0 to begin), in the order in which they were stored, and where to go on. Each is recalled
-    /// as the owner, through every gate, and each recall is logged. Memories that ended come without content.
+    /// as the owner, through every gate, and each recall is logged. Memories that ended come without content, and so do damaged
+    /// ones: they end no export.
     ///
     /// # Errors
-    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`], [`VaultError::Tampered`].
+    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`].
     pub fn export(&self, after: i64) -> Result<(Vec<Exported>, Option<i64>), VaultError> {
         let headers = self.ask(move |engine| engine.headers_after(after, PAGE)).wait()?;
-        let next = headers.last().filter(|_| headers.len() == PAGE).map(|(at, _)| *at);
+        let next = headers.last().filter(|_| headers.len() == PAGE).map(|(at, ..)| *at);
         let mut all = Vec::with_capacity(headers.len());
-        for (_, header) in headers {
-            let content = match self.recall(&Caller::Owner, header.id, "export") {
+        for (_, id, header) in headers {
+            let content = match self.recall(&Caller::Owner, id, "export") {
                 Ok(recalled) => Ok(recalled.content),
                 Err(VaultError::Refused(refusal)) => Err(refusal.code()),
+                Err(error @ VaultError::Tampered { .. }) => Err(error.code()),
                 Err(error) => return Err(error),
             };
-            all.push(Exported { header, content });
+            all.push(Exported { id, header, content });
         }
         Ok((all, next))
     }
 }
 
 impl crate::engine::Engine {
-    /// Headers of memories after a place.
-    pub(crate) fn headers_after(&self, after: i64, count: usize) -> Result<Vec<(i64, Header)>, VaultError> {
+    /// Places, names and headers of memories after a place. A damaged one has no header.
+    fn headers_after(&self, after: i64, count: usize) -> Result<Vec<Listed>, VaultError> {
         let rows = self.database.memories_after(after, count)?;
-        rows.into_iter().map(|(at, row)| Ok((at, self.header(&row)?))).collect()
+        rows.into_iter().map(|(at, row)| Ok((at, row.id, self.sound(self.header(&row))?))).collect()
     }
 }

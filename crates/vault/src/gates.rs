@@ -18,7 +18,7 @@ pub struct Situation<'a> {
     pub header: &'a Header,
     /// The present.
     pub now: &'a Moment,
-    /// When the newest event was logged.
+    /// The newest time that was believed: that of the newest event, unless the clock jumped ahead.
     pub last_event: Option<&'a Moment>,
     /// When this memory was last recalled.
     pub last_recall: Option<&'a Moment>,

@@ -59,6 +59,15 @@ pub(crate) fn black_slot(token: &str) -> String {
     format!("{}/{token}", private_slot(Level::Black))
 }
 
+/// A keyed hash under the keys that follow from the root key, as [`BaseKeys::hash`] gives it.
+pub(crate) fn keyed_hash(root: &RootKey, purpose: &str, bytes: &[u8]) -> Secret<32> {
+    hash_with(&derive(root, "hashes"), purpose, bytes)
+}
+
+fn hash_with(key: &Secret<32>, purpose: &str, bytes: &[u8]) -> Secret<32> {
+    hmac_sha256(key.expose(), &[purpose.as_bytes(), &[0], bytes])
+}
+
 fn derive(root: &RootKey, purpose: &str) -> Secret<32> {
     hkdf_sha256::<32>(LABEL, root.expose(), purpose.as_bytes())
 }
@@ -192,6 +201,8 @@ pub(crate) struct BaseKeys {
     /// Verifiers of the keys that signed before.
     pub(crate) retired: Vec<Verifier>,
     pub(crate) verbs: VerbKey,
+    /// What the sums over the bound tables are keyed with.
+    pub(crate) bound: Secret<32>,
     hashes: Secret<32>,
     publics: BTreeMap<Level, PublicKey>,
 }
@@ -232,7 +243,17 @@ impl BaseKeys {
         }
         let events = RowKey::new(&derive(root, "events"));
         let working = RowKey::new(&derive(root, "levels 0 and 1"));
-        Ok(Self { events, working, signer, retired, verbs, hashes: derive(root, "hashes"), publics, rows })
+        Ok(Self {
+            events,
+            working,
+            signer,
+            retired,
+            verbs,
+            bound: derive(root, "bound tables"),
+            hashes: derive(root, "hashes"),
+            publics,
+            rows,
+        })
     }
 
     /// Who verifies the log's checkpoints, the present key first.
@@ -242,7 +263,7 @@ impl BaseKeys {
 
     /// A keyed hash: it confirms nothing to who has not the key.
     pub(crate) fn hash(&self, purpose: &str, bytes: &[u8]) -> Secret<32> {
-        hmac_sha256(self.hashes.expose(), &[purpose.as_bytes(), &[0], bytes])
+        hash_with(&self.hashes, purpose, bytes)
     }
 
     /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.
@@ -280,13 +301,13 @@ pub(crate) struct SessionKeys {
 }
 
 impl SessionKeys {
-    /// Opens the private keys of levels 2 and 3.
-    pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
-        let mut session = Self::default();
+    /// Opens the private keys of levels 2 and 3. A record that is damaged closes its own level: what is wrong comes with it.
+    pub(crate) fn open(root: &RootKey, slots: &Slots) -> (Self, Vec<VaultError>) {
+        let (mut session, mut damaged) = (Self::default(), Vec::new());
         for level in [Level::Private, Level::Sealed] {
-            session.add(level, &derive(root, level.name()), slots)?;
+            damaged.extend(session.add(level, &derive(root, level.name()), slots).err());
         }
-        Ok(session)
+        (session, damaged)
     }
 
     /// Opens the private key of level 4.

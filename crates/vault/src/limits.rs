@@ -16,10 +16,14 @@ pub const MAX_INTENTS: usize = 32;
 pub const MAX_PAGE: usize = 200;
 /// Rows of the log that one reading of it looks at.
 pub const MAX_SCAN: u64 = 20_000;
-/// How long the result of a verification serves agents that ask for one.
+/// How long the result of a verification serves agents that ask for one, at least.
 pub const VERIFY_AGAIN: Duration = Duration::from_secs(60);
+/// And at least so many times as long as it took: a long log must not be read again and again.
+pub const VERIFY_SHARE: u32 = 50;
 /// Matches of a search, per level, that are ranked; of more, the newest are.
 pub const MAX_RANKED: usize = 1_000;
+/// Bytes of memory that the full-text index may take. A namespace that does not fit into it alone is not searched.
+pub const MAX_INDEX: usize = 512 << 20;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;
 /// How long a memory of level 0 lives at most.
@@ -30,12 +34,30 @@ pub const MAX_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
 pub const APPROVAL: Duration = Duration::from_secs(10 * 60);
 /// Requests for approval that wait at one time, over all agents.
 pub const MAX_PENDING: usize = 100;
+/// And of one agent.
+pub const MAX_PENDING_OF_ONE: usize = 10;
 /// The pause between two recalls of a memory of level 3 and above when its writer does not say.
 pub const COOLDOWN: Duration = Duration::from_secs(60);
 /// The longest pause that a writer may ask for.
 pub const MAX_COOLDOWN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Refused requests of one agent that are logged in a minute; more are answered at once, counted, and logged as a number.
 pub const REFUSALS_PER_MINUTE: u32 = 60;
+/// That minute, in milliseconds.
+pub const REFUSALS_MINUTE: u64 = 60_000;
+/// Connections of peers that are known, on one socket at a time.
+pub const MAX_CONNECTIONS: usize = 64;
+/// Of those, connections of one agent.
+pub const MAX_CONNECTIONS_OF_ONE: usize = 16;
+/// Connections of peers that did not say yet who they are, on one socket.
+pub const MAX_UNKNOWN_CONNECTIONS: usize = 32;
+/// Bytes of the line in which an agent says who it is.
+pub const MAX_ENTRY: usize = 4_096;
+/// How long that may take, from the connection to the end of the line.
+pub const ENTRY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection on the owner's socket may go without a proof.
+pub const UNPROVED_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// How long one that gave a proof may be idle.
+pub const OWNER_DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// Operations that share one commit.
 pub const MAX_GROUP: usize = 512;
 /// Bytes of the answer of a boundary daemon.
@@ -44,8 +66,12 @@ pub const MAX_BOUNDARY_ANSWER: usize = 4_096;
 pub const BOUNDARY_DEADLINE: Duration = Duration::from_secs(2);
 /// How old a boundary daemon's answer may be.
 pub const BOUNDARY_AGE: Duration = Duration::from_secs(30);
+/// Places with damage that are told of one by one, and last events of a log that are looked at until one is sound.
+pub const MAX_DAMAGED: u64 = 1_000;
 /// Bytes of the file of checkpoints outside the database before it is begun anew.
 pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
+/// Bytes of such a file that are read at most: one that is longer was written by somebody else.
+pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.
@@ -61,7 +87,7 @@ pub const MAX_SILENCE: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
 /// Heirs of a dead-man switch.
 pub const MAX_HEIRS: usize = 100;
 /// Bytes of a check-in.
-pub const MAX_CHECK_IN: u64 = 4_096;
+pub const MAX_CHECK_IN: u64 = 32 << 10;
 /// How long after a physical token answered a memory of level 5 may be recalled, once.
 pub const TOKEN_PRESENCE: Duration = Duration::from_secs(60);
 /// Physical tokens of a vault.
@@ -70,7 +96,7 @@ pub const MAX_TOKENS: usize = 16;
 pub const MAX_WRONG_CODES: u32 = 5;
 /// That pause.
 pub const CODES_PAUSE: Duration = Duration::from_secs(15 * 60);
-/// How long a witness waits for a request, and for each part of it.
+/// How long a witness waits for a request, from the first byte to the last.
 pub const WITNESS_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a request to a witness, and of its answer.
 pub const MAX_WITNESS_REQUEST: u64 = 128 << 10;

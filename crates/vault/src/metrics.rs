@@ -44,6 +44,27 @@ pub enum Alert {
         /// The code.
         code: &'static str,
     },
+    /// Something was destroyed in the database, and could not be overwritten on the disk. The vault goes on trying.
+    WipeFailed {
+        /// When.
+        at: Moment,
+        /// The code.
+        code: &'static str,
+    },
+    /// The name of an ended memory could not be appended to a list for restores. The vault goes on trying.
+    ListFailed {
+        /// When.
+        at: Moment,
+        /// The code.
+        code: &'static str,
+    },
+    /// Something stored is not what was stored. It is passed over where many are read; `verify` names everything.
+    Damaged {
+        /// When.
+        at: Moment,
+        /// Where.
+        place: String,
+    },
 }
 
 /// Something that hears of alerts, on the vault's thread: it must not wait.

@@ -18,6 +18,7 @@ use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Checkpoint, Note, ProofFile, Verifier};
 
 use crate::audit::{Event, Operation, hex};
+use crate::engine::agents::OWNER;
 use crate::level::Level;
 use crate::memory::MemoryId;
 use crate::{Vault, VaultError, limits};
@@ -145,12 +146,18 @@ impl PropertyProof {
     }
 }
 
-/// The salt that shows a content to be the committed one, if its owner wants that.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The salt that shows a content to be the committed one, if its owner wants that. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContentOpening {
     /// In hexadecimal digits.
     pub salt: String,
+}
+
+impl core::fmt::Debug for ContentOpening {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl ContentOpening {
@@ -218,19 +225,24 @@ impl Vault {
         let index = self.commit_memory(id)?;
         let audience = audience.to_owned();
         self.ask(move |engine| {
-            let (leaf, inclusion) = engine.prove(index)?;
-            let opening = engine.opening(id, claim)?;
-            let untrue = || VaultError::Unproven("the claim is not true of this memory");
-            let context = context(&leaf, &audience);
-            let range = opening.prove(claim.bound(), &context, &mut engine.rng).map_err(|_| untrue())?;
-            Ok(PropertyProof {
-                format: 1,
-                system: SYSTEM.into(),
-                claim,
-                audience,
-                leaf: String::from_utf8_lossy(&leaf).into_owned(),
-                inclusion: inclusion.to_string(),
-                range: STANDARD.encode(range),
+            let mut event = Event::new(engine.clock.now(), OWNER, Operation::Prove);
+            event.memory = Some(id);
+            engine.audited(event, |engine, event| {
+                engine.note(event, &audience)?;
+                let (leaf, inclusion) = engine.prove(index)?;
+                let opening = engine.opening(id, claim)?;
+                let untrue = || VaultError::Unproven("the claim is not true of this memory");
+                let context = context(&leaf, &audience);
+                let range = opening.prove(claim.bound(), &context, &mut engine.rng).map_err(|_| untrue())?;
+                Ok(PropertyProof {
+                    format: 1,
+                    system: SYSTEM.into(),
+                    claim,
+                    audience,
+                    leaf: String::from_utf8_lossy(&leaf).into_owned(),
+                    inclusion: inclusion.to_string(),
+                    range: STANDARD.encode(range),
+                })
             })
         })
         .wait()
@@ -241,7 +253,12 @@ impl Vault {
     /// # Errors
     /// As [`Vault::commit_memory`].
     pub fn content_opening(&self, id: MemoryId) -> Result<ContentOpening, VaultError> {
-        self.ask(move |engine| engine.content_opening(id)).wait()
+        self.ask(move |engine| {
+            let mut event = Event::new(engine.clock.now(), OWNER, Operation::Prove);
+            event.memory = Some(id);
+            engine.audited(event, |engine, _| engine.content_opening(id))
+        })
+        .wait()
     }
 
     /// Signs a statement of one line (at most [`limits::MAX_TEXT`] bytes) with the log's key, and logs that.

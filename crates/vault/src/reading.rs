@@ -21,6 +21,8 @@ pub(crate) struct ReadEvent {
     pub(crate) leaf: Hash,
     pub(crate) operation: Operation,
     pub(crate) refused: bool,
+    /// The memory that it is about.
+    pub(crate) memory: Option<MemoryId>,
     /// The memory whose row it changed, and the row's digest after it.
     pub(crate) row: Option<(MemoryId, [u8; 32])>,
     /// Whether what was said to it is what its hash says.
@@ -71,7 +73,14 @@ pub(crate) fn event(base: &BaseKeys, row: &EventRow) -> Option<ReadEvent> {
         _ => None,
     };
     let refused = event.refused.is_some();
-    Some(ReadEvent { leaf: Hash::leaf(&entry), operation: event.operation, refused, row, said })
+    Some(ReadEvent {
+        leaf: Hash::leaf(&entry),
+        operation: event.operation,
+        refused,
+        memory: event.memory,
+        row,
+        said,
+    })
 }
 
 /// What is wrong with a memory's header, if anything is.

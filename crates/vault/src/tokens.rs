@@ -163,11 +163,15 @@ impl Vault {
         tokens: Vec<Enrolment>,
         escrow: Option<((&RootKey, &Secret<32>), &NewEscrow<'_>)>,
     ) -> Result<Option<(EscrowRecord, Vec<PathBuf>)>, VaultError> {
-        let spare = escrow.is_some().then(|| Secret::<32>::random(&mut SystemRandom::new())).transpose()?;
-        let held = spare.as_ref().map(Secret::duplicate);
-        self.ask(move |engine| engine.enable_black(&tokens, held.as_ref())).wait()?;
-        let Some(((root, vaulted), new)) = escrow else { return Ok(None) };
-        self.escrow_with((root, Some(vaulted), spare.as_ref()), new).map(Some)
+        let Some(((root, vaulted), new)) = escrow else {
+            self.ask(move |engine| engine.enable_black(&tokens, None)).wait()?;
+            return Ok(None);
+        };
+        let spare = Secret::<32>::random(&mut SystemRandom::new())?;
+        let (shares, drafts) = self.prepare_shares((root, Some(vaulted), Some(&spare)), new)?;
+        let done = self.ask(move |engine| engine.enable_black(&tokens, Some(shares))).wait();
+        let files = drafts.keep_if(&done)?;
+        Ok(done?.map(|record| (record, files)))
     }
 
     /// Tokens that are enrolled.

@@ -127,7 +127,8 @@ pub struct Vault {
     thread: Mutex<Option<JoinHandle<()>>>,
     boundary: Option<Boundary>,
     sessions: AtomicU64,
-    verified: Mutex<Option<(Instant, Summary)>>,
+    /// The last verification for agents: when it ended, for how long it serves, and what it found.
+    verified: Mutex<Option<(Instant, Duration, Summary)>>,
     path: PathBuf,
 }
 
@@ -185,7 +186,8 @@ impl Vault {
         let mut ended = vec![path.join(crate::backup::FORGOTTEN)];
         ended.extend(options.forgotten.iter().cloned());
         let boundary = options.boundary.clone();
-        let engine = Engine::new((database, lock), (outside, ended), options);
+        let mut engine = Engine::new((database, lock), (outside, ended), options);
+        engine.resume();
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let thread =
             std::thread::Builder::new().name("stvor-vault".into()).spawn(move || run(engine, &queue));
@@ -613,7 +615,7 @@ impl Vault {
     }
 
     /// Whether the whole log and every row are sound, in numbers. A result serves everybody for
-    /// [`limits::VERIFY_AGAIN`]: reading everything is work that agents must not be able to ask for without end.
+    /// [`limits::VERIFY_AGAIN`] at least, and for [`limits::VERIFY_SHARE`] times as long as it took: reading everything is work that agents must not be able to ask for without end.
     ///
     /// # Errors
     /// As [`Vault::verify`].
@@ -621,7 +623,7 @@ impl Vault {
         // Whoever comes meanwhile waits here for the same result.
         let mut last = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some((at, summary)) = last.as_ref().filter(|(at, _)| now - *at < limits::VERIFY_AGAIN) {
+        if let Some((at, _, summary)) = last.as_ref().filter(|(at, serves, _)| now - *at < *serves) {
             return Ok(Summary { age: (now - *at).as_secs(), ..*summary });
         }
         let report = self.verify()?;
@@ -631,7 +633,8 @@ impl Vault {
             memories: report.memories,
             age: 0,
         };
-        *last = Some((Instant::now(), summary));
+        let serves = limits::VERIFY_AGAIN.max(now.elapsed().saturating_mul(limits::VERIFY_SHARE));
+        *last = Some((Instant::now(), serves, summary));
         Ok(summary)
     }
 
@@ -707,13 +710,27 @@ fn group(engine: &mut Engine, first: Job, queue: &Receiver<Job>) {
         first(Err(error.clone()))(Err(error));
         return;
     }
-    let mut answers = vec![first(Ok(engine))];
-    while answers.len() < limits::MAX_GROUP {
+    let mut answers = vec![perform(engine, first)];
+    // What waits while the group can not be committed any more is for the next one.
+    while engine.stands() && answers.len() < limits::MAX_GROUP {
         let Ok(job) = queue.try_recv() else { break };
-        answers.push(job(Ok(engine)));
+        answers.push(perform(engine, job));
     }
     let committed = engine.commit();
-    for answer in answers {
-        answer(committed.clone());
+    for (answer, destroyed) in answers {
+        answer(match &committed {
+            Ok(Some(pending)) if destroyed => Err(pending.clone()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.clone()),
+        });
     }
+}
+
+/// Does one job. With its answer: whether it destroyed something.
+fn perform(engine: &mut Engine, job: Job) -> (Answer, bool) {
+    let before = core::mem::take(&mut engine.wipe);
+    let answer = job(Ok(engine));
+    let destroyed = engine.wipe;
+    engine.wipe |= before;
+    (answer, destroyed)
 }

@@ -9,6 +9,7 @@ use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, Tl
 use crate::VaultError;
 use crate::audit::Operation;
 use crate::engine::Engine;
+use crate::level::Level;
 use crate::memory::{MemoryId, State};
 use crate::reading;
 
@@ -109,19 +110,35 @@ impl Engine {
         }
         for (number, file) in self.outside.iter_mut().enumerate() {
             let place = format!("the checkpoint outside the database ({number})");
-            match file.newest()? {
-                Some(note) => match open(note.to_string().as_bytes()) {
-                    Ok(checkpoint) => {
-                        report.outside = report.outside.max(Some(checkpoint.size()));
-                        heads.push((place, checkpoint));
-                    }
-                    Err(error) => report.add(place, error.to_string()),
-                },
-                None => report.add(place, "there is none"),
+            let found = file.newest(|note| Checkpoint::open(note, &origin, &trusted).is_ok())?;
+            if let Some(note) = &found.claimed {
+                let claimed = Checkpoint::open(note, &origin, &trusted);
+                let reason = claimed.err().map_or_else(String::new, |error| error.to_string());
+                report.add(place.clone(), format!("it holds a note that this log did not sign: {reason}"));
+            }
+            match found.note.map(|note| Checkpoint::open(&note, &origin, &trusted)) {
+                Some(checkpoint) => {
+                    let checkpoint = checkpoint?;
+                    report.outside = report.outside.max(Some(checkpoint.size()));
+                    heads.push((place, checkpoint));
+                }
+                None if found.claimed.is_none() => report.add(place, "there is none"),
+                None => {}
+            }
+        }
+        if let Some(session) = &self.held()?.session {
+            for level in [Level::Private, Level::Sealed].into_iter().filter(|level| !session.opens(*level)) {
+                report.add(format!("the key record of level {level}"), "it does not open");
             }
         }
         let digests = self.verify_log((&mut report, progress), &heads)?;
         self.verify_memories((&mut report, progress), digests)?;
+        for table in self.database.unsound()? {
+            report.add(
+                format!("what the vault keeps of {}", table.what()),
+                "a record was removed, added or set back",
+            );
+        }
         if content {
             let contents = self.verify_content(progress)?;
             report.opened = Some(contents.memories);

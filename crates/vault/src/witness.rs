@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use stvor_base::ErrorCode as _;
 use stvor_tlog::witness::{AddCheckpoint, CosignatureVerifier, Cosigner, Witness};
@@ -116,10 +117,8 @@ impl WitnessService {
     }
 
     fn answer(&mut self, mut stream: &UnixStream, seconds: u64) -> std::io::Result<()> {
-        stream.set_read_timeout(Some(limits::WITNESS_DEADLINE))?;
         stream.set_write_timeout(Some(limits::WITNESS_DEADLINE))?;
-        let mut body = Vec::new();
-        stream.take(limits::MAX_WITNESS_REQUEST).read_to_end(&mut body)?;
+        let body = read_request(stream)?;
         let text = String::from_utf8_lossy(&body);
         let answer = match text.trim_end().strip_prefix("newest ") {
             Some(origin) => self.notes.get(origin).cloned().ok_or(VaultError::Log(TlogError::Untrusted)),
@@ -133,6 +132,25 @@ impl WitnessService {
             Err(error) => format!("no {}\n", error.code()),
         };
         stream.write_all(answer.as_bytes())
+    }
+}
+
+/// Reads a request. The deadline is for all of it: who sends a byte now and then keeps nobody else waiting.
+fn read_request(mut stream: &UnixStream) -> std::io::Result<Vec<u8>> {
+    let start = Instant::now();
+    let mut body = Vec::new();
+    loop {
+        let left = limits::WITNESS_DEADLINE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(std::io::ErrorKind::TimedOut)?))?;
+        let mut part = [0; 4_096];
+        let count = stream.read(&mut part)?;
+        body.extend_from_slice(part.get(..count).unwrap_or_default());
+        if count == 0 {
+            return Ok(body);
+        }
+        if body.len() as u64 > limits::MAX_WITNESS_REQUEST {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
     }
 }
 

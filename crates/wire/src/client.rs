@@ -134,6 +134,9 @@ pub struct Recipient {
     pub lane: Option<Lane>,
 }
 
+/// A device's MAC over its send counter.
+pub type CounterMac = [u8; limits::COUNTER_MAC_BYTES];
+
 /// SEND.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Send {
@@ -143,6 +146,8 @@ pub struct Send {
     pub blob: Bytes,
     /// Rises with each message of the device; 0: not counted.
     pub counter: u64,
+    /// The device's MAC over the counter, which only the device can judge.
+    pub counter_mac: Option<CounterMac>,
     /// How long to keep it; zero for the relay's retention time.
     pub ttl: Duration,
 }
@@ -156,6 +161,8 @@ pub struct SendMany {
     pub blob: Bytes,
     /// As in [`Send`].
     pub counter: u64,
+    /// As in [`Send`].
+    pub counter_mac: Option<CounterMac>,
     /// As in [`Send`].
     pub ttl: Duration,
 }
@@ -283,10 +290,7 @@ impl TryFrom<proto::Auth> for Auth {
             resume_cursor: wire.resume_cursor,
             register: wire.register,
             replace_identity: wire.replace_identity,
-            store_mark: match wire.store_mark.is_empty() {
-                true => None,
-                false => Some(field::array(&wire.store_mark, "store_mark")?),
-            },
+            store_mark: field::optional(&wire.store_mark, "store_mark")?,
         })
     }
 }
@@ -303,6 +307,7 @@ impl TryFrom<proto::Send> for Send {
             },
             blob: blob(wire.blob)?,
             counter: counter(wire.counter, wire.ephemeral)?,
+            counter_mac: field::counter_mac(&wire.counter_mac)?,
             ttl: Duration::from_millis(wire.ttl_ms),
         })
     }
@@ -327,6 +332,7 @@ impl TryFrom<proto::SendMany> for SendMany {
             recipients: wire.recipients.iter().map(recipient).collect::<Result<_, FrameError>>()?,
             blob: blob(wire.blob)?,
             counter: counter(wire.counter, wire.ephemeral)?,
+            counter_mac: field::counter_mac(&wire.counter_mac)?,
             ttl: Duration::from_millis(wire.ttl_ms),
         })
     }
@@ -468,6 +474,7 @@ impl From<&Send> for proto::Send {
             lane_epoch: lane.map_or(0, |lane| lane.epoch),
             lane: lane.map_or(0, |lane| lane.number.get()),
             counter: send.counter,
+            counter_mac: field::of_counter_mac(send.counter_mac.as_ref()),
             ephemeral: lane.is_none(),
             ttl_ms: millis(send.ttl),
         }
@@ -486,6 +493,7 @@ impl From<&SendMany> for proto::SendMany {
             blob: send.blob.clone(),
             recipients: send.recipients.iter().map(recipient).collect(),
             counter: send.counter,
+            counter_mac: field::of_counter_mac(send.counter_mac.as_ref()),
             ephemeral: send.recipients.iter().all(|to| to.lane.is_none()),
             ttl_ms: millis(send.ttl),
         }

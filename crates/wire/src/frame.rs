@@ -147,7 +147,10 @@ pub(crate) mod field {
 
     use stvor_base::{Address, DeviceId, MessageId, UserId};
 
+    use prost::bytes::Bytes;
+
     use super::FrameError;
+    use crate::client::CounterMac;
     use crate::proto;
 
     pub(crate) fn user(name: &str) -> Result<UserId, FrameError> {
@@ -182,6 +185,22 @@ pub(crate) mod field {
     /// A public key: 65 bytes of P-256 or 32 of Curve25519.
     pub(crate) fn key(bytes: &[u8], name: &'static str) -> Result<stvor_base::KeyBytes, FrameError> {
         bytes.try_into().map_err(|_| FrameError::Field(name))
+    }
+
+    /// A field that is empty or has its one length.
+    pub(crate) fn optional<const N: usize>(
+        bytes: &[u8],
+        name: &'static str,
+    ) -> Result<Option<[u8; N]>, FrameError> {
+        if bytes.is_empty() { Ok(None) } else { array(bytes, name).map(Some) }
+    }
+
+    pub(crate) fn counter_mac(bytes: &[u8]) -> Result<Option<CounterMac>, FrameError> {
+        optional(bytes, "counter_mac")
+    }
+
+    pub(crate) fn of_counter_mac(mac: Option<&CounterMac>) -> Bytes {
+        mac.map_or_else(Bytes::new, |mac| Bytes::copy_from_slice(mac))
     }
 
     pub(crate) fn at_most(length: usize, limit: usize, name: &'static str) -> Result<(), FrameError> {

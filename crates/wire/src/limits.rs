@@ -69,5 +69,8 @@ pub const NONCE_BYTES: usize = 32;
 /// The longest life of a client token in seconds.
 pub const MAX_CLIENT_TOKEN_LIFE_SECONDS: u64 = 3600;
 
+/// A device's MAC over its send counter: a whole HMAC-SHA256.
+pub const COUNTER_MAC_BYTES: usize = 32;
+
 /// Bytes that name the store of a device.
 pub const STORE_MARK_BYTES: usize = 16;

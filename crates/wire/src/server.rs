@@ -6,6 +6,7 @@ use core::time::Duration;
 use prost::bytes::Bytes;
 use stvor_base::{Address, AppId, MessageId, Timestamp, UserId};
 
+use crate::client::CounterMac;
 use crate::frame::{FrameError, field};
 use crate::keys::{DeviceBundle, KeyCounts};
 use crate::limits;
@@ -121,6 +122,10 @@ pub struct Ready {
     pub registration: Registration,
     /// Highest counter seen from the device, 0 for none.
     pub highest_counter: u64,
+    /// The MAC that came with it.
+    pub counter_mac: Option<CounterMac>,
+    /// Highest sequence number that expired or was dropped unread, 0 for none.
+    pub lost_seq: u64,
     /// The device's prekeys at the relay.
     pub keys: KeyCounts,
     /// The relay's bounds.
@@ -283,6 +288,8 @@ impl TryFrom<proto::Ready> for Ready {
             resumed,
             registration,
             highest_counter: wire.highest_counter,
+            counter_mac: field::counter_mac(&wire.counter_mac)?,
+            lost_seq: wire.lost_seq,
             keys: wire.keys.into(),
             limits: Limits {
                 max_frame_bytes: limits.max_frame_bytes,
@@ -422,6 +429,8 @@ impl From<&Ready> for proto::Ready {
             resumed: ready.resumed.into(),
             registration: ready.registration.into(),
             highest_counter: ready.highest_counter,
+            counter_mac: field::of_counter_mac(ready.counter_mac.as_ref()),
+            lost_seq: ready.lost_seq,
             keys: Some(ready.keys.into()),
             limits: Some(proto::Limits {
                 max_frame_bytes: limits.max_frame_bytes,

@@ -116,13 +116,16 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
     let send = any::<bool>().prop_flat_map(|kept| {
         (recipient(kept), bytes(600), 1..=u64::MAX, any::<u32>()).prop_map(
             |(recipient, blob, counter, ttl)| {
-                ClientMessage::Send(Send { recipient, blob, counter, ttl: Duration::from_millis(ttl.into()) })
+                let counter_mac = (ttl % 2 == 0).then_some([counter as u8; limits::COUNTER_MAC_BYTES]);
+                let ttl = Duration::from_millis(ttl.into());
+                ClientMessage::Send(Send { recipient, blob, counter, counter_mac, ttl })
             },
         )
     });
     let many = (prop::collection::vec(recipient(true), 1..5), bytes(600), 1..=u64::MAX).prop_map(
         |(recipients, blob, counter)| {
-            ClientMessage::SendMany(SendMany { recipients, blob, counter, ttl: Duration::ZERO })
+            let counter_mac = (counter % 2 == 0).then_some([7; limits::COUNTER_MAC_BYTES]);
+            ClientMessage::SendMany(SendMany { recipients, blob, counter, counter_mac, ttl: Duration::ZERO })
         },
     );
     let upload = (
@@ -197,6 +200,8 @@ fn ready() -> impl Strategy<Value = ServerMessage> {
                 resumed: Resumed::Gap,
                 registration: Registration::New,
                 highest_counter,
+                lost_seq: highest_counter / 3,
+                counter_mac: (highest_counter % 2 == 0).then_some([9; limits::COUNTER_MAC_BYTES]),
                 keys,
                 limits: Limits {
                     max_frame_bytes: sizes[0],
@@ -327,6 +332,7 @@ fn send() -> proto::Send {
         counter: 1,
         ephemeral: false,
         ttl_ms: 0,
+        counter_mac: Bytes::new(),
     }
 }
 
@@ -351,6 +357,10 @@ fn a_send_is_refused_for_each_field_out_of_range() {
     assert_eq!(sent(|send| send.lane = 0), field("lane"));
     assert_eq!(sent(|send| send.ephemeral = true), field("lane"));
     assert_eq!(sent(|send| send.counter = 0), field("counter"));
+    assert!(sent(|send| send.counter_mac = vec![1; limits::COUNTER_MAC_BYTES].into()).is_ok());
+    for length in [1, limits::COUNTER_MAC_BYTES - 1, limits::COUNTER_MAC_BYTES + 1] {
+        assert_eq!(sent(|send| send.counter_mac = vec![1; length].into()), field("counter_mac"), "{length}");
+    }
     assert!(sent(|send| send.blob = vec![0; limits::MAX_BLOB_BYTES].into()).is_ok());
     assert_eq!(sent(|send| send.blob = vec![0; limits::MAX_BLOB_BYTES + 1].into()), field("blob"));
 }
@@ -401,6 +411,7 @@ fn the_largest_blob_with_the_most_and_longest_recipients_fits_a_frame() {
         recipients: vec![recipient; limits::MAX_RECIPIENTS],
         blob: vec![0; limits::MAX_BLOB_BYTES].into(),
         counter: u64::MAX,
+        counter_mac: Some([0xff; limits::COUNTER_MAC_BYTES]),
         ttl: Duration::from_millis(u64::MAX),
     };
     let bytes = frame::encode_client(&ClientMessage::SendMany(many.clone()));
@@ -455,6 +466,37 @@ fn a_frame_has_exactly_one_known_body() {
     assert_eq!(decode(&[0xa2, 0x06, 0x00]), Err(FrameError::UnknownBody(100)));
     assert_eq!(decode(&[0x08, 0x01]), Err(FrameError::UnknownBody(1)));
 }
+
+/// Frames of before the counter had a MAC, and of since: both stand for good, and who knows no MAC reads past one.
+#[test]
+fn frames_of_each_age_read_as_they_always_did() {
+    let bytes = |text: &str| -> Vec<u8> {
+        let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(digits).collect()
+    };
+    let lane = Some(Lane { epoch: 0x0807_0605_0403_0201, number: NonZeroU64::new(5).unwrap() });
+    let to = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let recipient = Recipient { to, msg_id: MessageId::from_bytes([0x11; 16]), lane };
+    let (blob, ttl) = (Bytes::from_static(b"\x22\x22"), Duration::from_millis(9));
+    let old = Send { recipient: recipient.clone(), blob: blob.clone(), counter: 7, counter_mac: None, ttl };
+    let new = Send { counter_mac: Some([0x33; 32]), ..old.clone() };
+    let many = SendMany { recipients: vec![recipient], blob, counter: 7, counter_mac: Some([0x33; 32]), ttl };
+    for (vector, message) in [
+        (SEND_OF_BEFORE, ClientMessage::Send(old)),
+        (SEND_WITH_MAC, ClientMessage::Send(new)),
+        (SEND_MANY_WITH_MAC, ClientMessage::SendMany(many)),
+    ] {
+        assert_eq!(frame::encode_client(&message)[..], bytes(vector)[..], "{message:?}");
+        assert_eq!(frame::decode_client(bytes(vector), Phase::LoggedIn), Ok(message));
+    }
+}
+
+const SEND_OF_BEFORE: &str =
+    "1a2e0a070a03626f6210011210111111111111111111111111111111111a022222210102030405060708280530074009";
+const SEND_WITH_MAC: &str = "1a500a070a03626f6210011210111111111111111111111111111111111a022222210102030405060708280530074009\
+    4a203333333333333333333333333333333333333333333333333333333333333333";
+const SEND_MANY_WITH_MAC: &str = "22520a02222212260a070a03626f62100112101111111111111111111111111111111119010203040506070820051807\
+    280932203333333333333333333333333333333333333333333333333333333333333333";
 
 #[test]
 fn a_credential_prints_nothing_of_itself() {

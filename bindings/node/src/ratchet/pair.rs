@@ -1,7 +1,7 @@
 //! A key pair: an identity with the prekeys that let others start sessions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
@@ -9,14 +9,14 @@ use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SecretBytes, SystemRandom};
 use stvor_protocol::{
-    Effect, Effects, Identity, KemKind, KemPrekeyIn, PrekeyBundle, PrekeyBundleIn, Prekeys, RecordKey,
-    RecordKind, ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
+    Effect, Effects, Identity, KemKind, KemPrekeyIn, PrekeyBundle, PrekeyBundleIn, PrekeyUpload, Prekeys,
+    RecordKey, RecordKind, Records, ServerCounts, SignedDeviceListIn, SignedPrekeyIn,
 };
 
 use super::saved;
 use super::shape::malformed;
-use crate::failure::{coded, fits, panicked};
-use crate::limits::MAX_SAVED;
+use crate::failure::{coded, failure, fits, panicked};
+use crate::limits::{MAX_HANDSHAKES, MAX_SAVED};
 
 /// The app of every low-level identity: it keeps them apart from those of applications at relays.
 const APP: &str = "stvor-ratchet";
@@ -52,20 +52,120 @@ pub(super) fn app() -> napi::Result<AppId> {
     AppId::new(APP).map_err(coded)
 }
 
+/// What the sessions of a pair share.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Private halves of prekeys, and marks of accepted handshakes.
+    rows: Rows,
+    bundle: Vec<u8>,
+    /// How many marks there are, by the bundle whose keys they live as long as.
+    marks: HashMap<Vec<u8>, usize>,
+}
+
+impl Shared {
+    pub(super) fn new(rows: Rows, bundle: Vec<u8>) -> Self {
+        let mut marks = HashMap::new();
+        for key in rows.keys().filter(|key| key.kind == RecordKind::HandshakeMark) {
+            *marks.entry(key.partition.clone()).or_default() += 1;
+        }
+        Self { rows, bundle, marks }
+    }
+
+    pub(super) fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    pub(super) fn bundle(&self) -> &[u8] {
+        &self.bundle
+    }
+
+    /// Refuses a handshake that would leave one mark too many. One that left its mark already is the protocol's to judge.
+    pub(super) fn has_room(&self, needed: &[RecordKey]) -> napi::Result<()> {
+        let mut marks = needed.iter().filter(|key| key.kind == RecordKind::HandshakeMark);
+        let full = marks.any(|key| {
+            !self.rows.contains_key(key)
+                && self.marks.get(&key.partition).is_some_and(|count| *count >= MAX_HANDSHAKES)
+        });
+        if full {
+            let message = format!(
+                "the key pair has accepted {MAX_HANDSHAKES} handshakes for this bundle: renew its bundle, give the \
+                 new one to peers, and save the pair"
+            );
+            return Err(failure("BUNDLE_USED_UP", &message, false));
+        }
+        Ok(())
+    }
+
+    /// Carries out what a message did to the pair.
+    pub(super) fn apply(&mut self, effects: Effects) {
+        for effect in effects.into_vec() {
+            match effect {
+                Effect::Put { key, value, .. } | Effect::Insert { key, value, .. } => {
+                    let (mark, partition) = (key.kind == RecordKind::HandshakeMark, key.partition.clone());
+                    if self.rows.insert(key, value).is_none() && mark {
+                        *self.marks.entry(partition).or_default() += 1;
+                    }
+                }
+                Effect::Delete { key } => {
+                    self.rows.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Makes prekeys that take the place of the present ones, which are kept, as those of the sixteen bundles before them. What is
+    /// older goes, with the marks of its handshakes: they can not be accepted any more.
+    fn renew(&mut self, identity: &Identity) -> napi::Result<()> {
+        let rng = &mut SystemRandom::new();
+        let state = Prekeys::key();
+        let records: Records =
+            self.rows.get(&state).map(|row| (state, row.duplicate())).into_iter().collect();
+        let mut prekeys = Prekeys::load(&records).map_err(coded)?;
+        // Nothing of it is kept before all of it was made.
+        let renewed = prekeys.renew(identity, None, NOW, rng).map_err(coded)?;
+        let made = prekeys.maintain(identity, ENOUGH, NOW, rng).map_err(coded)?;
+        let bundle = bundle(identity, made.upload.ok_or_else(panicked)?)?;
+        let given = prekeys.uploaded(NOW);
+        for effects in [renewed, made.effects, given] {
+            self.apply(effects);
+        }
+        for (kind, partition) in made.clear {
+            self.rows.retain(|key, _| key.kind != kind || key.partition != partition);
+            self.marks.remove(&partition);
+        }
+        self.bundle = bundle;
+        Ok(())
+    }
+}
+
+/// A pair has no relay that could hand one-time prekeys out once, so it makes none.
+const ENOUGH: ServerCounts = ServerCounts { one_time: u32::MAX, kem_one_time: u32::MAX };
+
+/// The public halves of prekeys, with what proves whose they are.
+fn bundle(identity: &Identity, upload: PrekeyUpload) -> napi::Result<Vec<u8>> {
+    let (signed, kem) = upload.signed.zip(upload.kem_last).ok_or_else(panicked)?;
+    let list = identity.signed_list();
+    let mut out = Writer::with_capacity(2_048);
+    out.raw(BUNDLE);
+    identity.address().encode(&mut out);
+    out.bytes(&list.bytes).bytes(&list.signature);
+    out.u32(signed.id).raw(&signed.public).raw(&signed.signature);
+    out.u32(kem.id).bytes(&kem.public).raw(&kem.signature);
+    Ok(out.finish())
+}
+
 /// One side of conversations.
 pub(super) struct Owner {
     pub(super) identity: Identity,
     pub(super) record: SecretBytes,
-    pub(super) bundle: Vec<u8>,
-    /// Private halves of prekeys, and marks of accepted handshakes.
-    pub(super) rows: Mutex<Rows>,
+    shared: Mutex<Shared>,
 }
 
 impl Owner {
-    /// Without prekeys, as a stored session needs it.
-    pub(super) fn from_record(record: SecretBytes) -> napi::Result<Self> {
+    /// With what a pair shares; a session that was stored alone needs nothing of it.
+    pub(super) fn from_record(record: SecretBytes, shared: Shared) -> napi::Result<Self> {
         let identity = Identity::from_record(&record).map_err(coded)?;
-        Ok(Self { identity, record, bundle: Vec::new(), rows: Mutex::default() })
+        Ok(Self { identity, record, shared: Mutex::new(shared) })
     }
 
     fn generate() -> napi::Result<Self> {
@@ -78,20 +178,17 @@ impl Owner {
         let mut rows = Rows::new();
         apply(&mut rows, effects);
         let record = rows.remove(&Identity::key()).ok_or_else(panicked)?;
-        // A pair has no relay that could hand one-time prekeys out once, so it makes none.
-        let enough = ServerCounts { one_time: u32::MAX, kem_one_time: u32::MAX };
-        let made = Prekeys::default().maintain(&identity, enough, NOW, rng).map_err(coded)?;
+        let mut prekeys = Prekeys::default();
+        let made = prekeys.maintain(&identity, ENOUGH, NOW, rng).map_err(coded)?;
         apply(&mut rows, made.effects);
-        let upload = made.upload.ok_or_else(panicked)?;
-        let (signed, kem) = upload.signed.zip(upload.kem_last).ok_or_else(panicked)?;
-        let list = identity.signed_list();
-        let mut out = Writer::with_capacity(2_048);
-        out.raw(BUNDLE);
-        address.encode(&mut out);
-        out.bytes(&list.bytes).bytes(&list.signature);
-        out.u32(signed.id).raw(&signed.public).raw(&signed.signature);
-        out.u32(kem.id).bytes(&kem.public).raw(&kem.signature);
-        Ok(Self { identity, record, bundle: out.finish(), rows: Mutex::new(rows) })
+        let bundle = bundle(&identity, made.upload.ok_or_else(panicked)?)?;
+        apply(&mut rows, prekeys.uploaded(NOW));
+        Ok(Self { identity, record, shared: Mutex::new(Shared::new(rows, bundle)) })
+    }
+
+    /// What the sessions of the pair share, one at a time.
+    pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,6 +277,17 @@ impl NativeKeyPair {
     #[napi(getter, catch_unwind)]
     #[must_use]
     pub fn bundle(&self) -> Uint8Array {
-        self.0.bundle.clone().into()
+        self.0.shared().bundle().to_vec().into()
+    }
+
+    /// Makes a new bundle, and gives it. Handshakes for the sixteen before it are still accepted.
+    ///
+    /// # Errors
+    /// `RNG_UNHEALTHY` when the random source is; nothing changed then.
+    #[napi(catch_unwind)]
+    pub fn renew(&self) -> napi::Result<Uint8Array> {
+        let mut shared = self.0.shared();
+        shared.renew(&self.0.identity)?;
+        Ok(shared.bundle().to_vec().into())
     }
 }

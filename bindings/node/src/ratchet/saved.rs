@@ -6,7 +6,7 @@
 //! u32 rows, each: u8 kind, partition, sort, value, the last three with a u32 length
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use stvor_base::Address;
 use stvor_base::codec::{CodecError, Reader, Writer};
@@ -14,7 +14,7 @@ use stvor_crypto::aead::Aes256Gcm;
 use stvor_crypto::{Random as _, Secret, SecretBytes, SystemRandom};
 use stvor_protocol::{RecordKey, RecordKind};
 
-use super::pair::{NativeKeyPair, Owner, Rows};
+use super::pair::{NativeKeyPair, Owner, Rows, Shared};
 use super::session::NativeSession;
 use super::shape::malformed;
 use crate::failure::{coded, failure};
@@ -70,8 +70,10 @@ pub(super) fn seal(session: &NativeSession, key: &[u8]) -> napi::Result<Vec<u8>>
 pub(super) fn seal_pair(pair: &NativeKeyPair, key: &[u8]) -> napi::Result<Vec<u8>> {
     let cipher = cipher(key)?;
     let mut out = Writer::with_capacity(8_192);
-    out.bytes(pair.0.record.expose()).bytes(&pair.0.bundle);
-    put_rows(&mut out, &pair.0.rows.lock().unwrap_or_else(PoisonError::into_inner), &PAIR_KINDS);
+    let shared = pair.0.shared();
+    out.bytes(pair.0.record.expose()).bytes(shared.bundle());
+    put_rows(&mut out, shared.rows(), &PAIR_KINDS);
+    drop(shared);
     close(&cipher, PAIR_MAGIC, out)
 }
 
@@ -88,8 +90,7 @@ pub(super) fn open_pair(sealed: &[u8], key: &[u8]) -> napi::Result<NativeKeyPair
         Ok((record, bundle, rows))
     };
     let (record, bundle, rows) = read(bytes.expose()).map_err(|_| damaged())?;
-    let owner = Owner::from_record(record)?;
-    Ok(NativeKeyPair(Arc::new(Owner { bundle, rows: Mutex::new(rows), ..owner })))
+    Ok(NativeKeyPair(Arc::new(Owner::from_record(record, Shared::new(rows, bundle))?)))
 }
 
 fn put_rows(out: &mut Writer, rows: &Rows, kinds: &[RecordKind]) {
@@ -148,7 +149,7 @@ fn unseal(sealed: &[u8], key: &[u8], (magic, what): (&[u8; 8], &str)) -> napi::R
 pub(super) fn open(sealed: &[u8], key: &[u8]) -> napi::Result<NativeSession> {
     let bytes = unseal(sealed, key, (MAGIC, "the saved session"))?;
     let (owner, who, handshake, rows) = decode(bytes.expose()).map_err(|_| malformed("the saved session"))?;
-    NativeSession::restored(Owner::from_record(owner)?, who, rows, handshake)
+    NativeSession::restored(Owner::from_record(owner, Shared::default())?, who, rows, handshake)
 }
 
 type Saved = (SecretBytes, (Address, Vec<u8>), Vec<u8>, Rows);

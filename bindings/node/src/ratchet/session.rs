@@ -1,6 +1,6 @@
 //! A session with one peer: a handle that moves forward.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use napi::bindgen_prelude::{Either, Uint8Array};
 use napi_derive::napi;
@@ -102,10 +102,12 @@ impl NativeSession {
     fn open(&mut self, blob: &[u8]) -> napi::Result<Plaintext> {
         let incoming = Incoming::parse(blob).map_err(coded)?;
         // Handshakes change what all sessions of a pair share: one at a time.
-        let mut shared = self.owner.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.owner.shared();
+        let needed = self.conversation.needs(&incoming);
+        shared.has_room(&needed)?;
         let mut records = Records::new();
-        for key in self.conversation.needs(&incoming) {
-            if let Some(value) = self.rows.get(&key).or_else(|| shared.get(&key)) {
+        for key in needed {
+            if let Some(value) = self.rows.get(&key).or_else(|| shared.rows().get(&key)) {
                 records.insert(key, value.duplicate());
             }
         }
@@ -114,14 +116,14 @@ impl NativeSession {
         let received = self.conversation.decrypt(&context, delivery, &mut self.rng).map_err(coded)?;
         let (mut ours, mut theirs) = (stvor_protocol::Effects::new(), stvor_protocol::Effects::new());
         for effect in received.effects.into_vec() {
-            let shared = matches!(
+            let of_pair = matches!(
                 effect.key().kind,
                 RecordKind::HandshakeMark
                     | RecordKind::SignedPrekey
                     | RecordKind::OneTimePrekey
                     | RecordKind::KemPrekey
             );
-            let into = if shared { &mut theirs } else { &mut ours };
+            let into = if of_pair { &mut theirs } else { &mut ours };
             match effect {
                 stvor_protocol::Effect::Put { key, value, .. }
                 | stvor_protocol::Effect::Insert { key, value, .. } => {
@@ -132,7 +134,7 @@ impl NativeSession {
                 }
             }
         }
-        apply(&mut shared, theirs);
+        shared.apply(theirs);
         drop(shared);
         apply(&mut self.rows, ours);
         if received.reply.is_some() {
@@ -242,7 +244,7 @@ impl NativeSession {
     /// Decrypts a message that came as a whole.
     ///
     /// # Errors
-    /// `DUPLICATE`, `REPLAY`, `UNDECRYPTABLE`, `UNKNOWN_SESSION`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`; nothing changed then.
+    /// `BUNDLE_USED_UP` for a first message whose handshake is one too many; `DUPLICATE`, `REPLAY`, `UNDECRYPTABLE`, `UNKNOWN_SESSION`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`; nothing changed then.
     #[napi(catch_unwind)]
     pub fn decrypt(&mut self, message: Uint8Array) -> napi::Result<Unsealed> {
         let blob = fits(&message, MAX_BLOB)?.to_vec();

@@ -210,7 +210,7 @@ async fn verify(client: &Client, peer: &str, claim: Claim<'_>, out: Out) -> Resu
             retryable: false,
         });
     }
-    client.verify(peer).await?;
+    client.verify_number(peer, &number).await?;
     out.either(&json!({ "peer": peer, "verified": true }), |_| {
         paint(GOOD, format_args!("{peer} is verified"))
     })

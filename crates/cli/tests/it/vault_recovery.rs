@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening};
 
-use crate::common::{SOON, finished};
+use crate::common::{Home, SOON, finished};
 use crate::vault::Served;
 
 struct Person {
@@ -105,6 +105,65 @@ fn keepers_open_a_vault_whose_owner_lost_the_key() {
 }
 
 #[test]
+fn keepers_open_level_5_too_when_all_tokens_are_lost() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    let (key, second) = (at("owner.key"), at("second.key"));
+    let made =
+        home.run(&format!("vault init --origin example.com/vault --keyfile {key} --second-keyfile {second}"));
+    assert!(made.status.success(), "{}", made.err);
+    let daemon = Served::serve(&home, "");
+    let mut served = Served { home, daemon };
+    let at = |served: &Served, name: &str| served.home.path(name).display().to_string();
+    served.owner(&format!("unlock --second-keyfile {second}"));
+    let (one, two) = (at(&served, "one.token"), at(&served, "two.token"));
+    served.owner(&format!("token open --software-token one={one} --software-token two={two}"));
+    served.owner(&format!("token present one --software-token {one}"));
+    let people = ["ada", "bob"].map(|name| (name, person(&served, name)));
+    let keepers: String =
+        people.iter().map(|(name, one)| format!(" --keeper {name}={}", one.identity.recipient())).collect();
+    let dir = at(&served, "shares");
+    let made =
+        served.owner(&format!("escrow make --needed 2 --dir {dir}{keepers} --second-keyfile {second}"));
+    let shares: String = made[0]["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(&people)
+        .map(|(file, (name, person))| {
+            let path = served.home.path(&format!("{name}.txt"));
+            std::fs::write(&path, open(person, Path::new(file.as_str().unwrap()))).unwrap();
+            format!(" --share {}", path.display())
+        })
+        .collect();
+    served.daemon.close_input();
+    assert_eq!(finished(&served.daemon), Some(0));
+    for token in [one, two] {
+        std::fs::remove_file(token).unwrap();
+    }
+
+    let phrase = at(&served, "new-phrase");
+    std::fs::write(&phrase, "a new passphrase\n").unwrap();
+    let recover = format!("vault recover{shares} --new-passphrase-file {phrase} --cost interactive --json");
+    let said = served.home.run(&recover);
+    assert!(said.status.success() && said.out.contains("\"level_5_stays_shut\":true"), "{}", said.out);
+    assert!(said.err.contains("--software-token"), "{}", said.err);
+    let new = at(&served, "new.token");
+    let said = served.home.run(&format!("{recover} --software-token new={new}"));
+    assert!(said.status.success() && said.out.contains("\"tokens\":1"), "{} {}", said.out, said.err);
+
+    served.daemon = Served::serve(&served.home, "");
+    let as_owner = format!("--passphrase-file {phrase} --json");
+    for line in [
+        format!("vault unlock --second-keyfile {second} {as_owner}"),
+        format!("vault token present new --software-token {new} {as_owner}"),
+    ] {
+        let done = served.home.run(&line);
+        assert!(done.status.success(), "{line}: {}", done.err);
+    }
+}
+
+#[test]
 fn a_watcher_waits_for_an_owner_who_checks_in() {
     let served = Served::new();
     served.owner("unlock");
@@ -129,7 +188,9 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let looked = served.home.run(&look);
     assert!(looked.status.success() && looked.out.contains("waiting"), "{} {}", looked.out, looked.err);
     assert!(!release.exists());
-    let package = open(&heir, &dir.join("heir-ada.age"));
+    let sealed = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let sealed = sealed.into_iter().find(|path| path.to_str().unwrap().contains("heir-ada-")).unwrap();
+    let package = open(&heir, &sealed);
     assert!(String::from_utf8(package).unwrap().contains("The house is yours"));
     served.owner("switch disarm");
     assert!(served.home.run(&look).out.contains("disarmed"));

@@ -188,16 +188,17 @@ impl<T: Ctap2Transport> Ctap2<T> {
         Ok(PinToken { protocol: info.protocol, key })
     }
 
-    /// A PIN token where the token has a PIN; nothing where it has none.
-    fn unlocked(&mut self, pin: Option<&SecretBytes>, may: u8) -> Result<(Info, Option<PinToken>), KeyError> {
+    /// A PIN token. A token keeps two secrets of a credential, one for who gave the PIN and one for who did not: what was
+    /// enrolled without one would not open any more once somebody sets it, so there has to be one from the beginning.
+    fn unlocked(&mut self, pin: Option<&SecretBytes>, may: u8) -> Result<(Info, PinToken), KeyError> {
         let info = self.info()?;
         if !info.hmac_secret {
             return Err(token("it does not know hmac-secret, so it can not keep a key"));
         }
         let unlocked = match (info.has_pin, pin) {
-            (false, _) => None,
+            (false, _) => return Err(KeyError::Pin("it has none; set one with its maker's tool")),
             (true, None) => return Err(KeyError::Pin("it has one; give it")),
-            (true, Some(pin)) => Some(self.pin_token(&info, pin, may)?),
+            (true, Some(pin)) => self.pin_token(&info, pin, may)?,
         };
         Ok((info, unlocked))
     }
@@ -224,8 +225,7 @@ impl<T: Ctap2Transport> Ctap2<T> {
     fn manager(&mut self, pin: &SecretBytes) -> Result<PinToken, KeyError> {
         match self.unlocked(Some(pin), MAY_MANAGE)? {
             (Info { manages: false, .. }, _) => Err(token("it can not list or remove credentials")),
-            (_, None) => Err(KeyError::Pin("it has none; set one with its maker's tool")),
-            (_, Some(pin)) => Ok(pin),
+            (_, pin) => Ok(pin),
         }
     }
 }
@@ -238,7 +238,8 @@ fn descriptor(credential: &[u8]) -> Value {
 pub(super) fn credential(data: &[u8]) -> Result<Credential, KeyError> {
     let (head, rest) = data.split_at_checked(37).ok_or_else(strange)?;
     let (party, flags) = head.split_at_checked(32).ok_or_else(strange)?;
-    let attested = flags.first().is_some_and(|flags| flags & 0x40 != 0);
+    // Attested credential data is there, and the user was verified.
+    let attested = flags.first().is_some_and(|flags| flags & 0x44 == 0x44);
     if party != sha256(&[RELYING_PARTY.as_bytes()]) || !attested {
         return Err(strange());
     }
@@ -289,10 +290,8 @@ impl<T: Ctap2Transport> Fido2Token for Ctap2<T> {
             // On the token itself, so that its list is complete and it can be removed there.
             (int(7), Value::Map(vec![(text("rk"), Value::Bool(true))])),
         ];
-        if let Some(pin) = pin {
-            request.push((int(8), pin.authenticate(&hash)));
-            request.push((int(9), int(pin.protocol as i64)));
-        }
+        request.push((int(8), pin.authenticate(&hash)));
+        request.push((int(9), int(pin.protocol as i64)));
         let answer = self.call(MAKE_CREDENTIAL, Some(request))?;
         credential(bytes(entry(&answer, 2)?)?)
     }
@@ -316,10 +315,8 @@ impl<T: Ctap2Transport> Fido2Token for Ctap2<T> {
             (int(3), Value::Array(vec![descriptor(ask.credential)])),
             (int(4), Value::Map(vec![(text("hmac-secret"), Value::Map(wanted))])),
         ];
-        if let Some(pin) = pin {
-            request.push((int(6), pin.authenticate(&hash)));
-            request.push((int(7), int(pin.protocol as i64)));
-        }
+        request.push((int(6), pin.authenticate(&hash)));
+        request.push((int(7), int(pin.protocol as i64)));
         let answer = self.call(GET_ASSERTION, Some(request))?;
         let (data, signature) = (bytes(entry(&answer, 2)?)?, bytes(entry(&answer, 3)?)?);
         let extensions = data.get(37..).ok_or_else(strange)?;

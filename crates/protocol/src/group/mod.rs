@@ -491,6 +491,17 @@ impl Group {
         .encode()
     }
 
+    /// Gives our chain up, because its keys may be used already: the next message begins another, of which every member is
+    /// told. What was sent on the old one can still be asked for.
+    pub fn renew(&mut self) -> Effects {
+        let mut effects = Effects::new();
+        self.settled = false;
+        if self.chain.take().is_some() {
+            effects.delete(RecordKey::of_group(RecordKind::OwnChain, self.id, &[]));
+        }
+        effects
+    }
+
     /// A member whose mail has to be written anew: before our next message they are given our sender key again.
     pub fn introduce_next(&mut self, member: &Member) -> Effects {
         let mut effects = Effects::new();

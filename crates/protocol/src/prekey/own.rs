@@ -196,6 +196,28 @@ impl Prekeys {
         Ok(Maintenance { upload, effects, clear })
     }
 
+    /// One one-time prekey of each kind, for a bundle that travels another way than by the relay. Commit the effects before it
+    /// leaves. Their ids are of the same row as those at the relay: 2,000 are kept, the oldest go first.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn one_more(
+        &mut self,
+        identity: &Identity,
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(OneTimePublic, KemPublicPrekey, Effects), ProtocolError> {
+        let mut next = self.clone();
+        let mut effects = Effects::new();
+        let maker = Maker { identity, signing: identity.signing()?, now };
+        let one_time = new_one_time(take(&mut next.one_time.1), &mut effects, rng)?;
+        let id = take(&mut next.kem_one_time.1);
+        let kem = maker.new_kem(KemKind::OneTime, id, (&mut effects, rng))?;
+        effects.put(Self::key(), next.encode());
+        *self = next;
+        Ok((one_time, kem, effects))
+    }
+
     /// The rows that [`Prekeys::repeat`] reads.
     #[must_use]
     pub fn newest(&self) -> Vec<RecordKey> {

@@ -166,6 +166,8 @@ async fn open(
         resumed: resumed(relay, &auth.resume_cursor, &attached, relay.now()),
         registration: attached.registration,
         highest_counter: attached.highest_counter,
+        counter_mac: attached.counter_mac,
+        lost_seq: attached.lost_seq,
         keys: attached.keys,
         limits: Limits {
             max_frame_bytes: narrow(wire::MAX_FRAME_AFTER_AUTH),
@@ -274,6 +276,7 @@ mod tests {
             epoch: 1,
             fence: 1,
             highest_counter: 0,
+            counter_mac: None,
             lost_seq: 0,
             last_seq: 0,
             keys: KeyCounts::default(),

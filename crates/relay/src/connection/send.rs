@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stvor_base::{Address, MessageId};
-use stvor_wire::client::{Lane, Recipient, Send, SendMany};
+use stvor_wire::client::{CounterMac, Lane, Recipient, Send, SendMany};
 use stvor_wire::server::{Acceptance, Nack, Subject};
 use stvor_wire::{Code, ServerMessage, frame, padding};
 
@@ -43,6 +43,7 @@ impl Routes {
 struct Parcel {
     blob: bytes::Bytes,
     counter: u64,
+    counter_mac: Option<CounterMac>,
     ttl: Duration,
 }
 
@@ -61,13 +62,13 @@ fn nack(msg_id: MessageId, code: Code, detail: &str) -> Nack {
 }
 
 pub(super) async fn send(relay: &Arc<Relay>, conn: &Arc<Conn>, routes: &mut Routes, message: Send) {
-    let Send { recipient, blob, counter, ttl } = message;
-    one(relay, conn, routes, (recipient, &Parcel { blob, counter, ttl })).await;
+    let Send { recipient, blob, counter, counter_mac, ttl } = message;
+    one(relay, conn, routes, (recipient, &Parcel { blob, counter, counter_mac, ttl })).await;
 }
 
 pub(super) async fn send_many(relay: &Arc<Relay>, conn: &Arc<Conn>, routes: &mut Routes, message: SendMany) {
-    let SendMany { recipients, blob, counter, ttl } = message;
-    let parcel = Parcel { blob, counter, ttl };
+    let SendMany { recipients, blob, counter, counter_mac, ttl } = message;
+    let parcel = Parcel { blob, counter, counter_mac, ttl };
     for recipient in recipients {
         one(relay, conn, routes, (recipient, &parcel)).await;
     }
@@ -143,6 +144,7 @@ fn put(relay: &Relay, conn: &Conn, to: MailboxId, (msg_id, lane, parcel): (Messa
         msg_id,
         lane,
         counter: parcel.counter,
+        counter_mac: parcel.counter_mac,
         blob: parcel.blob.clone(),
         received_at: now,
         expires_at: now + ttl,

@@ -1,9 +1,7 @@
 //! Users, bundles and key upload over HTTP, for what does not hold a socket open. Uploads carry the same proof as a
 //! log-in; bundles come without one-time prekeys, since whoever fetches them is not known by a device.
 
-use core::time::Duration;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -22,6 +20,7 @@ use stvor_wire::server::Challenge;
 use stvor_wire::{Code, PROTOCOL_VERSION, proto};
 use utoipa::ToSchema;
 
+use super::challenges::Open;
 use super::problem::{ProblemBody, Refused};
 use crate::auth::{Admission, accepted_origin, prove};
 use crate::connection::Peer;
@@ -32,51 +31,6 @@ type Shared = State<Arc<Relay>>;
 
 /// Largest body: a full upload in base64.
 const MAX_BODY: usize = 192 * 1024;
-
-/// Open challenges at once.
-const MAX_CHALLENGES: usize = 10_000;
-
-/// Of these, for users of one app: nobody with a token of another one can use them all up.
-const MAX_CHALLENGES_PER_APP: usize = MAX_CHALLENGES / 4;
-
-/// How long a challenge is good.
-const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
-
-/// Challenges that were given out over HTTP; each serves once.
-#[derive(Default)]
-pub(crate) struct Challenges(Mutex<HashMap<[u8; NONCE_BYTES], Open>>);
-
-struct Open {
-    challenge: Challenge,
-    address: Address,
-    admission: Admission,
-}
-
-impl Challenges {
-    fn put(&self, open: Open, now: Timestamp) -> Result<(), Refused> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_app = |all: &HashMap<_, Open>| {
-            all.values().filter(|other| other.challenge.app == open.challenge.app).count()
-                >= MAX_CHALLENGES_PER_APP
-        };
-        let full = |all: &HashMap<_, Open>| {
-            all.len() >= MAX_CHALLENGES || (all.len() >= MAX_CHALLENGES_PER_APP && of_app(all))
-        };
-        if full(&all) {
-            all.retain(|_, open| now.since(open.challenge.server_time) <= CHALLENGE_LIFE);
-        }
-        if full(&all) {
-            return Err(Refused::new(Code::TooMany, "too many challenges are open: retry later"));
-        }
-        all.insert(open.challenge.nonce, open);
-        Ok(())
-    }
-
-    fn take(&self, nonce: &[u8; NONCE_BYTES], now: Timestamp) -> Option<Open> {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(nonce)?;
-        (now.since(open.challenge.server_time) <= CHALLENGE_LIFE).then_some(open)
-    }
-}
 
 pub(super) fn router() -> Router<Arc<Relay>> {
     Router::new()
@@ -170,6 +124,7 @@ pub(super) struct ChallengeAnswer {
 ))]
 pub(super) async fn challenge(
     State(relay): Shared,
+    axum::Extension(from): axum::Extension<super::Origin>,
     headers: HeaderMap,
     request: Result<Json<ChallengeRequest>, JsonRejection>,
 ) -> Result<Json<ChallengeAnswer>, Refused> {
@@ -197,7 +152,7 @@ pub(super) async fn challenge(
         server_time: now.as_millis(),
         server_version: challenge.server_version.clone(),
     };
-    relay.challenges.put(Open { challenge, address, admission }, now)?;
+    relay.challenges.put((Open { challenge, address, admission }, from.remote), now);
     Ok(Json(answer))
 }
 

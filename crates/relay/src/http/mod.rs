@@ -1,5 +1,6 @@
 //! HTTP beside the socket: health, status, users and keys, metrics.
 
+mod challenges;
 mod keys;
 mod problem;
 mod readiness;
@@ -24,7 +25,7 @@ use crate::gate::Gate;
 use crate::limits::SOCKET_BUFFER;
 use crate::ratelimit::network_of;
 use crate::relay::Relay;
-pub(crate) use keys::Challenges;
+pub(crate) use challenges::Challenges;
 use problem::Refused;
 pub(crate) use readiness::Readiness;
 

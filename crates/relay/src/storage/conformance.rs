@@ -46,6 +46,10 @@ on_every_store! {
     messages_come_back_in_order_until_acked => Bounds::default();
     an_id_is_accepted_once_for_each_sender => Bounds::default();
     refused_messages_leave_nothing_behind => Bounds::default();
+    the_highest_counter_keeps_the_mac_that_came_with_it => Bounds::default();
+    a_sender_fills_a_share_of_a_mailbox_and_no_more => Bounds {
+        mailbox_messages: 4, sender_messages: 2, sender_bytes: 1_536, ..Bounds::default()
+    };
     a_full_mailbox_opens_at_half => Bounds { mailbox_messages: 4, ..Bounds::default() };
     the_monthly_quota_ends_with_the_month => Bounds { monthly_messages: Some(2), ..Bounds::default() };
     pages_end_at_rows_or_bytes => Bounds::default();
@@ -119,6 +123,7 @@ fn message(from: MailboxId, to: MailboxId, number: u64) -> Put {
         msg_id: id(number),
         lane: Lane { epoch: 5, number: NonZeroU64::new(number).unwrap() },
         counter: number,
+        counter_mac: None,
         blob: Bytes::from(vec![u8::try_from(number % 256).unwrap(); 512]),
         received_at: NOW,
         expires_at: NOW + Duration::from_secs(3600),
@@ -202,6 +207,83 @@ async fn refused_messages_leave_nothing_behind(store: SharedStore) {
         "its id was not remembered when it was refused"
     );
     assert_eq!(store.attach(attach_of(list("alice", 1, &[1]), 1)).await.unwrap().highest_counter, 2);
+}
+
+async fn the_highest_counter_keeps_the_mac_that_came_with_it(store: SharedStore) {
+    let (alice, bob) = (register(&store, "alice").await, register(&store, "bob").await);
+    let known = async || {
+        let attached = store.attach(attach_of(list("alice", 1, &[1]), 1)).await.unwrap();
+        (attached.highest_counter, attached.counter_mac)
+    };
+    assert_eq!(known().await, (0, None));
+    let mut number = 0;
+    let mut send = async |counter, counter_mac| {
+        number += 1;
+        let sent = Put { counter, counter_mac, ..message(alice, bob, number) };
+        assert!(put(&store, sent).await.is_ok());
+    };
+    let (five, nine) = (Some([5; 32]), Some([9; 32]));
+    send(5, five).await;
+    assert_eq!(known().await, (5, five));
+    // A lower one changes nothing, nor does the same again.
+    send(4, nine).await;
+    send(5, nine).await;
+    send(5, None).await;
+    assert_eq!(known().await, (5, five));
+    // One of a client that knows no MAC leaves none beside it, until the same comes with one.
+    send(9, None).await;
+    assert_eq!(known().await, (9, None));
+    send(9, nine).await;
+    assert_eq!(known().await, (9, nine));
+    // Nobody else's.
+    let bob = store.attach(attach_of(list("bob", 1, &[1]), 1)).await.unwrap();
+    assert_eq!((bob.highest_counter, bob.counter_mac), (0, None));
+}
+
+async fn a_sender_fills_a_share_of_a_mailbox_and_no_more(store: SharedStore) {
+    let (alice, bob) = (register(&store, "alice").await, register(&store, "bob").await);
+    let (carol, dave) = (register(&store, "carol").await, register(&store, "dave").await);
+    for number in 1..=2 {
+        assert!(put(&store, message(alice, bob, number)).await.is_ok());
+    }
+    let refusal = refused(&store, message(alice, bob, 3)).await;
+    assert_eq!(refusal.code, Code::MailboxFull);
+    assert!(refusal.detail.contains("share"), "{}", refusal.detail);
+    assert_eq!(put(&store, message(alice, bob, 2)).await, Ok(Stored::Duplicate), "a retry is none the worse");
+    // Others are still delivered, and the same sender elsewhere.
+    assert!(put(&store, message(carol, bob, 1)).await.is_ok());
+    assert!(put(&store, message(alice, dave, 1)).await.is_ok());
+    // What is fetched gives room back, to whom it belongs.
+    let row = |seq| AckRow { place: Place::Seq(seq), msg_id: id(seq) };
+    ack(&store, bob, vec![row(1)]).await;
+    assert!(put(&store, message(alice, bob, 3)).await.is_ok());
+    assert_eq!(refused(&store, message(alice, bob, 4)).await.code, Code::MailboxFull);
+    // So does what expires.
+    let swept = store.sweep(NOW + Duration::from_secs(40 * 24 * 3600), 100).await.unwrap();
+    assert!(swept.messages > 0);
+    assert!(put(&store, message(alice, bob, 4)).await.is_ok());
+    // Bytes count as well as messages.
+    let large = |sender, number| Put { blob: vec![7; 1_024].into(), ..message(sender, bob, number) };
+    assert!(put(&store, large(carol, 2)).await.is_ok());
+    assert_eq!(refused(&store, large(carol, 3)).await.code, Code::MailboxFull);
+    assert!(put(&store, Put { blob: vec![7; 512].into(), ..message(carol, bob, 3) }).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_keeps_its_mail_and_learns_whose_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.sqlite");
+    super::sqlite::made_by_the_first_version(&path);
+    let bounds = Bounds { sender_messages: 3, ..Bounds::default() };
+    let store: SharedStore = Arc::new(SqliteStore::open(&path, bounds, StoreMetrics::none()).unwrap());
+    let (alice, bob) = (MailboxId(1), MailboxId(2));
+    let page = store.read(bob, 0, ALL).await.unwrap();
+    assert_eq!(
+        page.rows.iter().map(|row| (row.seq, row.sender)).collect::<Vec<_>>(),
+        [(1, alice), (2, alice)]
+    );
+    assert!(put(&store, message(alice, bob, 3)).await.is_ok(), "its lane goes on, and one more is its share");
+    assert_eq!(refused(&store, message(alice, bob, 4)).await.code, Code::MailboxFull);
 }
 
 async fn a_full_mailbox_opens_at_half(store: SharedStore) {

@@ -13,7 +13,8 @@ use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, Signed
 use stvor_wire::server::Registration;
 
 use super::rules::{
-    self, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, Registering, crossed_low, month_of,
+    self, Counter, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, Registering, Share,
+    crossed_low, month_of,
 };
 use super::types::*;
 use super::{Directory, Done, Mailbox, Tokens, is_wanted};
@@ -59,8 +60,9 @@ struct Device {
     fence: u64,
     last_seq: u64,
     lost_seq: u64,
-    counter: u64,
+    counter: Counter,
     gauge: Gauge,
+    shares: HashMap<MailboxId, Share>,
     messages: BTreeMap<u64, Held>,
     seen: HashMap<(MailboxId, MessageId), Seen>,
     lanes: HashMap<MailboxId, Lanes>,
@@ -151,6 +153,8 @@ impl State {
         let lanes = device.lanes.entry(put.sender).or_default();
         let mut advanced = lanes.clone();
         advanced.advance(put.lane).map_err(StoreError::Refused)?;
+        let mut share = device.shares.get(&put.sender).copied().unwrap_or_default();
+        share.admit(put.blob.len(), bounds).map_err(StoreError::Refused)?;
         if let Some(limit) = bounds.monthly_messages {
             let usage = self.usage.entry((*put.app).clone()).or_insert((month, 0));
             if usage.0 != month {
@@ -165,6 +169,7 @@ impl State {
             device.gauge.admit(put.blob.len(), bounds).map_err(StoreError::Refused)?;
         }
         *lanes = advanced;
+        device.shares.insert(put.sender, share);
         device.last_seq += 1;
         let seq = device.last_seq;
         let row = Row {
@@ -179,7 +184,7 @@ impl State {
         let remembered = (put.received_at + bounds.dedup).max(put.expires_at);
         device.seen.insert((put.sender, put.msg_id), Seen { hash, seq, expires_at: remembered });
         if let Some(sender) = self.devices.get_mut(&put.sender) {
-            sender.counter = sender.counter.max(put.counter);
+            sender.counter.see(put.counter, put.counter_mac);
         }
         Ok(Stored::New { seq })
     }
@@ -266,7 +271,8 @@ impl State {
             },
             epoch: device.epoch,
             fence: device.fence,
-            highest_counter: device.counter,
+            highest_counter: device.counter.value,
+            counter_mac: device.counter.mac,
             lost_seq: device.lost_seq,
             last_seq: device.last_seq,
             keys: device.keys.counts(),
@@ -296,7 +302,14 @@ impl State {
 impl Device {
     fn remove(&mut self, seq: u64, bounds: &Bounds) {
         if let Some(held) = self.messages.remove(&seq) {
-            self.gauge.release(held.row.blob.len() as u64, bounds);
+            let length = held.row.blob.len() as u64;
+            self.gauge.release(length, bounds);
+            if let Some(share) = self.shares.get_mut(&held.row.sender) {
+                share.release(length);
+                if share.messages == 0 {
+                    self.shares.remove(&held.row.sender);
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use stvor_base::devices::DeviceList;
 use stvor_base::{DeviceId, Suite, Timestamp};
 use stvor_crypto::kdf::sha256;
 use stvor_wire::Code;
-use stvor_wire::client::{Lane, UploadKeys};
+use stvor_wire::client::{CounterMac, Lane, UploadKeys};
 use stvor_wire::keys::KeyCounts;
 
 use super::types::{Attach, Bounds, Consent, Refusal};
@@ -22,6 +22,22 @@ pub(crate) fn blob_hash(blob: &[u8]) -> [u8; 16] {
 /// The device was removed since it logged in.
 pub(crate) const NOT_REGISTERED: Refusal =
     Refusal::new(Code::LoggedOut, "this device is no longer registered");
+
+/// The highest send counter of a device, and what it proves that it is the device's own with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counter {
+    pub(crate) value: u64,
+    pub(crate) mac: Option<CounterMac>,
+}
+
+impl Counter {
+    /// A counter was seen. One that is proven takes the place of the same without a proof.
+    pub(crate) fn see(&mut self, value: u64, mac: Option<CounterMac>) {
+        if value > self.value || (value == self.value && self.mac.is_none()) {
+            *self = Self { value, mac };
+        }
+    }
+}
 
 /// How full a mailbox is. Once full it stays closed until it is half empty, so that it does not flap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +70,31 @@ impl Gauge {
         if self.messages <= bounds.mailbox_messages / 2 && self.bytes <= bounds.mailbox_bytes / 2 {
             self.full = false;
         }
+    }
+}
+
+/// What of a mailbox is one sender's. Nobody can fill it alone: past the share others still get theirs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Share {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Share {
+    pub(crate) fn admit(&mut self, length: usize, bounds: &Bounds) -> Result<(), Refusal> {
+        let bytes = self.bytes + length as u64;
+        if self.messages >= bounds.sender_messages || bytes > bounds.sender_bytes {
+            return Err(Refusal::new(
+                Code::MailboxFull,
+                "what you sent fills your share of the recipient's mailbox: retry after its device has fetched messages",
+            ));
+        }
+        (self.messages, self.bytes) = (self.messages + 1, bytes);
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, length: u64) {
+        (self.messages, self.bytes) = (self.messages.saturating_sub(1), self.bytes.saturating_sub(length));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 use stvor_wire::Code;
-use stvor_wire::client::Lane;
+use stvor_wire::client::{CounterMac, Lane};
 use stvor_wire::keys::{DeviceBundle, KeyCounts};
 use stvor_wire::server::Registration;
 
@@ -97,6 +97,8 @@ pub struct Put {
     pub lane: Lane,
     /// The sender's counter.
     pub counter: u64,
+    /// The sender's MAC over it, which nobody else can judge.
+    pub counter_mac: Option<CounterMac>,
     /// The envelope.
     pub blob: Bytes,
     /// When the relay received it.
@@ -233,6 +235,8 @@ pub struct Attached {
     pub fence: u64,
     /// Highest counter seen from the device.
     pub highest_counter: u64,
+    /// The MAC that came with it.
+    pub counter_mac: Option<CounterMac>,
     /// Highest seq that expired or was dropped unread.
     pub lost_seq: u64,
     /// Highest seq given out.
@@ -310,6 +314,10 @@ pub struct Bounds {
     pub mailbox_messages: u64,
     /// Blob bytes in one mailbox.
     pub mailbox_bytes: u64,
+    /// Messages of one sender in one mailbox.
+    pub sender_messages: u64,
+    /// Blob bytes of one sender in one mailbox.
+    pub sender_bytes: u64,
     /// How long a message id is recognised.
     pub dedup: Duration,
     /// Bytes of the whole database; `None` for what the disk holds.
@@ -323,6 +331,8 @@ impl Default for Bounds {
         Self {
             mailbox_messages: crate::limits::MAILBOX_MESSAGES,
             mailbox_bytes: crate::limits::MAILBOX_BYTES,
+            sender_messages: crate::limits::SENDER_MESSAGES,
+            sender_bytes: crate::limits::SENDER_BYTES,
             dedup: crate::limits::DEDUP,
             database_bytes: None,
             monthly_messages: None,

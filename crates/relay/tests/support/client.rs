@@ -333,7 +333,7 @@ impl Client {
     pub(crate) fn compose(&mut self, to: &Address, blob: Vec<u8>) -> Send {
         let lane = Some(self.lane(to));
         let recipient = Recipient { to: to.clone(), msg_id: new_id(), lane };
-        Send { recipient, blob: blob.into(), counter: self.counter(), ttl: Duration::ZERO }
+        Send { recipient, blob: blob.into(), counter: self.counter(), counter_mac: None, ttl: Duration::ZERO }
     }
 
     /// Sends without awaiting the answer.
@@ -359,7 +359,7 @@ impl Client {
     /// An ephemeral message.
     pub(crate) fn signal(to: &Address, blob: Vec<u8>) -> Send {
         let recipient = Recipient { to: to.clone(), msg_id: new_id(), lane: None };
-        Send { recipient, blob: blob.into(), counter: 0, ttl: Duration::ZERO }
+        Send { recipient, blob: blob.into(), counter: 0, counter_mac: None, ttl: Duration::ZERO }
     }
 
     /// Acknowledges single messages as they were delivered.

@@ -7,7 +7,7 @@ use stvor_protocol::{PrekeyBundle, SafetyParty, TrustDecision};
 
 use super::{Client, address_of};
 use crate::app::user;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::lane::Command;
 use crate::trust::SafetyNumber;
 
@@ -24,19 +24,42 @@ impl Client {
         };
         let own = SafetyParty { user: self.user(), user_key: core.identity.user_key() };
         let theirs = SafetyParty { user: &peer, user_key: &key };
-        Ok(SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), verified))
+        core.show_number(&peer, &key);
+        Ok(SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), verified, &key))
     }
 
-    /// Notes that the safety number with a peer was compared and is right.
+    /// Notes that the safety number with a peer was compared and is right: the one that this client showed last by
+    /// [`safety_number`](Self::safety_number), and no other.
     ///
     /// # Errors
-    /// `RECIPIENT_NOT_FOUND` and the like when no identity is pinned and none is to be had.
+    /// `SAFETY_NUMBER_NOT_SHOWN` when this client showed none with the peer; as [`verify_number`](Self::verify_number).
     pub async fn verify(&self, peer: impl AsRef<str>) -> Result<()> {
         let peer = user(peer)?;
-        if self.ask(&peer, Command::Pin).await?.is_some() {
-            return self.ask(&peer, |reply| Command::Verify(true, reply)).await;
+        let Some(key) = self.core().shown_number(&peer) else {
+            return Err(ErrorKind::SafetyNumberNotShown { user: peer }.into());
+        };
+        self.verify_key(&peer, &key).await
+    }
+
+    /// Notes that this safety number with a peer was compared and is right. If the peer's identity is another one by now,
+    /// nothing is noted.
+    ///
+    /// # Errors
+    /// `IDENTITY_CHANGED` when the number is of another identity than the one that is pinned, or that the relay shows when none
+    /// is pinned; `RECIPIENT_NOT_FOUND` and the like when there is none and none is to be had.
+    pub async fn verify_number(&self, peer: impl AsRef<str>, number: &SafetyNumber) -> Result<()> {
+        self.verify_key(&user(peer)?, number.key()).await
+    }
+
+    async fn verify_key(&self, peer: &UserId, key: &[u8]) -> Result<()> {
+        if self.ask(peer, Command::Pin).await?.is_some() {
+            return self.ask(peer, |reply| Command::Verify(Some(key.to_vec()), reply)).await;
         }
-        self.adopt(&peer, true).await
+        let bundle = self.fetch(peer).await?;
+        if bundle.user_key()[..] != *key {
+            return Err(ErrorKind::IdentityChanged { user: peer.clone() }.into());
+        }
+        self.adopt(peer, (bundle, true)).await
     }
 
     /// Takes [`verify`](Self::verify) back.
@@ -45,7 +68,7 @@ impl Client {
     /// `IDENTITY_NOT_VERIFIED` when no identity is pinned.
     pub async fn unverify(&self, peer: impl AsRef<str>) -> Result<()> {
         let peer = user(peer)?;
-        self.ask(&peer, |reply| Command::Verify(false, reply)).await
+        self.ask(&peer, |reply| Command::Verify(None, reply)).await
     }
 
     /// Takes the identity that a peer shows now in the place of the pinned one. Compare safety numbers first, or after.
@@ -54,11 +77,11 @@ impl Client {
     /// `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_BUNDLE` and the like when the identity is not to be had.
     pub async fn accept_identity(&self, peer: impl AsRef<str>) -> Result<()> {
         let peer = user(peer)?;
-        self.adopt(&peer, false).await
+        let bundle = self.fetch(&peer).await?;
+        self.adopt(&peer, (bundle, false)).await
     }
 
-    async fn adopt(&self, peer: &UserId, verified: bool) -> Result<()> {
-        let bundle = self.fetch(peer).await?;
+    async fn adopt(&self, peer: &UserId, (bundle, verified): (PrekeyBundle, bool)) -> Result<()> {
         let decision = TrustDecision { user_key: *bundle.user_key(), accept: true, verified };
         self.ask(peer, |reply| Command::Adopt(Box::new((bundle, decision)), reply)).await
     }

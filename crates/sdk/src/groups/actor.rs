@@ -90,6 +90,9 @@ pub(crate) async fn run(
     if let Err(error) = actor.load_posts().await {
         actor.core.hub.emit(Event::StoreFailing { code: error.code() });
     }
+    if actor.core.prekeys.starts_anew() {
+        actor.catch_up().await;
+    }
     actor.take_mail().await;
     loop {
         let core = Arc::clone(&actor.core);

@@ -32,6 +32,8 @@ pub(crate) enum Order {
     Send(GroupId, (ContentId, Content), Answer<()>),
     Info(GroupId, Answer<GroupInfo>),
     List(Answer<Vec<GroupInfo>>),
+    /// Gives up our sender keys, which an old copy of the store would use a second time.
+    Renew(Answer<()>),
     /// Every post of a body went out.
     Sent(u64),
 }
@@ -65,6 +67,8 @@ pub(crate) struct Desk {
     mail: AtomicU64,
     waiting: AtomicUsize,
     posts: AtomicU64,
+    /// Messages to all up to this post were written anew and are not sent as they are.
+    void: AtomicU64,
     bodies: AtomicU64,
     /// Posts that no lane has committed.
     pub(super) open_posts: AtomicUsize,
@@ -92,6 +96,7 @@ impl Desk {
             mail: AtomicU64::new(last(store, Table::Group, rows::MAIL).await?),
             waiting: AtomicUsize::new(rows.len()),
             posts: AtomicU64::new(last(store, Table::Outbox, rows::POSTS).await?),
+            void: AtomicU64::new(0),
             bodies: AtomicU64::new(last(store, Table::Outbox, rows::BODIES).await?),
             open_posts: AtomicUsize::new(0),
         };
@@ -109,6 +114,27 @@ impl Desk {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
+    }
+
+    /// Gives up our sender keys, and returns when that is durable.
+    pub(crate) async fn renew_chains(&self) -> Result<()> {
+        // There are no groups in a store that is shared.
+        if self.shared { Ok(()) } else { self.ask(Order::Renew).await }
+    }
+
+    /// The number of the newest post.
+    pub(super) fn last_post(&self) -> u64 {
+        self.posts.load(Ordering::Relaxed)
+    }
+
+    /// Messages to all up to this post were written anew.
+    pub(super) fn void(&self, last: u64) {
+        self.void.fetch_max(last, Ordering::Relaxed);
+    }
+
+    /// Whether a post was written anew and is not sent as it is.
+    pub(crate) fn is_void(&self, post: &Post) -> bool {
+        post.blob && post.seq <= self.void.load(Ordering::Relaxed)
     }
 
     /// Whether mail of groups can be kept. If not it stays at the relay.

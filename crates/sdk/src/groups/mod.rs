@@ -9,6 +9,7 @@ mod actor;
 mod desk;
 mod incoming;
 mod outgoing;
+mod renew;
 mod rows;
 mod turn;
 

@@ -47,6 +47,13 @@ impl Actor {
                 };
                 let _ = reply.send(result);
             }
+            Order::Renew(reply) => {
+                let result = match loaded {
+                    Ok(()) => self.renew().await,
+                    Err(error) => Err(error),
+                };
+                let _ = reply.send(result);
+            }
             Order::Info(id, reply) => drop(reply.send(loaded.and_then(|()| self.info(id)))),
             Order::List(reply) => {
                 let list = |()| {
@@ -65,7 +72,7 @@ impl Actor {
         }
     }
 
-    async fn finish(&mut self, turn: Turn) -> Result<()> {
+    pub(super) async fn finish(&mut self, turn: Turn) -> Result<()> {
         self.commit(turn).await.map_err(|failure| match failure {
             Failure::Conflict => {
                 Error::not_ready("another process changed the store at the same time: try again")
@@ -75,7 +82,7 @@ impl Actor {
     }
 
     async fn create(&mut self, name: &str, members: Vec<Member>) -> Result<GroupId> {
-        self.core.refuse_rolled_back()?;
+        self.core.refuse_undecided()?;
         if self.groups.len() >= limits::MAX_GROUPS {
             return Err(ErrorKind::QuotaExceeded { what: format!("{} groups", limits::MAX_GROUPS) }.into());
         }
@@ -110,7 +117,7 @@ impl Actor {
     }
 
     async fn change(&mut self, id: GroupId, ask: Ask) -> Result<()> {
-        self.core.refuse_rolled_back()?;
+        self.core.refuse_undecided()?;
         let core = std::sync::Arc::clone(&self.core);
         let now = core.now();
         let mut group = self.groups.remove(&id).ok_or_else(|| self.not_found(id))?;
@@ -199,7 +206,7 @@ impl Actor {
     }
 
     async fn send(&mut self, id: GroupId, (content, message): (ContentId, Content)) -> Result<()> {
-        self.core.refuse_rolled_back()?;
+        self.core.refuse_undecided()?;
         let core = std::sync::Arc::clone(&self.core);
         let now = core.now();
         let size = self.groups.get(&id).ok_or_else(|| self.not_found(id))?.size();

@@ -14,7 +14,7 @@ use super::step::Step;
 use super::{Lane, context};
 use crate::content::Content;
 use crate::core::random;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::{DeliveryState, Event};
 use crate::journal::{Deed, JournalEntry, fingerprint};
 use crate::keys;
@@ -44,8 +44,8 @@ pub(crate) enum Command {
     MarkRead(Vec<ContentId>, Answer<()>),
     /// Destroys the sessions.
     Reset(Answer<()>),
-    /// Sets or clears the mark that a person compared safety numbers.
-    Verify(bool, Answer<()>),
+    /// Sets the mark that a person compared the safety number of this key, or clears it.
+    Verify(Option<Vec<u8>>, Answer<()>),
     /// Starts a session with an identity that a person judged.
     Adopt(Box<(PrekeyBundle, TrustDecision)>, Answer<()>),
     /// Starts a session with a bundle that came by another way.
@@ -129,12 +129,18 @@ impl Lane {
             }
             Command::Recover(reply) => {
                 self.reset(step);
-                step.row.counter = self.core.counter();
+                step.row.counter = step.row.counter.max(self.core.counter());
                 self.renumber(step).await;
                 answer(step, reply, ());
             }
-            Command::Verify(verified, reply) => {
+            Command::Verify(compared, reply) => {
                 let Some(conversation) = &mut self.conversation else { return };
+                let verified = compared.is_some();
+                let other = |key: &[u8]| conversation.pin().is_some_and(|pin| pin.user_key[..] != *key);
+                if compared.as_deref().is_some_and(other) {
+                    return reply
+                        .send(Err(ErrorKind::IdentityChanged { user: self.peer.user.clone() }.into()));
+                }
                 match conversation.set_verified(verified) {
                     Ok(effects) => {
                         step.effects.append(effects);

@@ -210,7 +210,10 @@ impl Lane {
     async fn take_plaintext(&mut self, received: stvor_protocol::Received, step: &mut Step) -> Result<()> {
         let stvor_protocol::Received { plaintext, sent_at, effects, reply, identity, started } = received;
         step.effects.append(effects);
-        if let Some(reply) = reply {
+        // An old copy of the store answers nothing on a session that it is about to give up: the key may be used already.
+        if let Some(reply) = reply
+            && self.core.rollback().is_none()
+        {
             self.push_control(reply, step)?;
         }
         self.note_identity(&identity, super::opening::decider(self.decision.as_ref()), step);

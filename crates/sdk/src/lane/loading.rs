@@ -61,6 +61,10 @@ impl Lane {
         };
         let conversation = self.stored_conversation().await?;
         self.confirm(&conversation).await?;
+        if core.instances.is_shared() && self.version.is_some() && row.counter < self.row.counter {
+            // Others only ever raise it: the store itself was put back under us.
+            crate::rollback::put_back(&core, (self.row.counter, row.counter));
+        }
         let before = self.count_pending();
         (self.row, self.sealed, self.waiting) = (row, sealed.into(), waiting);
         (self.requests, self.refused) = (requests.into(), refused);

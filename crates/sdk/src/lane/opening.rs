@@ -273,7 +273,8 @@ impl Lane {
         };
         let own = SafetyParty { user: &self.core.address.user, user_key: self.core.identity.user_key() };
         let theirs = SafetyParty { user: &question.user, user_key: &question.presented };
-        let number = SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), false);
+        let number =
+            SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), false, &question.presented);
         let reason =
             if question.pinned.is_some() { TrustReason::IdentityChanged } else { TrustReason::FirstContact };
         let question = TrustQuestion { peer: question.user.clone(), reason, safety_number: number };

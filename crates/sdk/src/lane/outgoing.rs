@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
 use crate::keys;
 use crate::limits;
+use crate::rollback::Rollback;
 use crate::rows::{Direction, MessageRow, PendingBody, PendingRow, Place, PointerRow, SealedSend};
 use crate::transport::session::{SendRoom, Session};
 
@@ -47,7 +48,7 @@ impl Lane {
     }
 
     pub(super) async fn take_send(&mut self, request: SendRequest, step: &mut Step) {
-        if let Err(error) = self.core.refuse_rolled_back() {
+        if let Err(error) = self.core.refuse_undecided() {
             return self.refuse_send(request, error);
         }
         let queued_before = !self.waiting.is_empty() || !step.waiting.is_empty();
@@ -75,6 +76,7 @@ impl Lane {
             && step.waiting.is_empty()
             && self.is_ready()
             && self.core.session().is_some()
+            && self.core.rollback().is_none()
             && self.room(step) > 0;
         let sealed = if straight {
             match self.seal(
@@ -204,6 +206,7 @@ impl Lane {
         (kind, body, content): (ContentKind, SecretBytes, ContentId),
         step: &mut Step,
     ) -> Result<SealedSend> {
+        self.core.refuse_rolled_back()?;
         let Some(conversation) = &mut self.conversation else {
             return Err(Error::not_ready("the conversation is being loaded"));
         };
@@ -359,6 +362,7 @@ impl Lane {
                 },
                 blob: one.send.blob.clone().into(),
                 counter: one.send.counter,
+                counter_mac: Some(self.core.counter_key.mac(one.send.counter)),
                 ttl: Duration::ZERO,
             });
             let Some(room) = room.take().or_else(|| session.try_room()) else {
@@ -430,8 +434,12 @@ impl Lane {
             }
             Code::CounterRepeated => {
                 let own = self.core.counter();
-                self.core.set_rollback(Some((own + 1, own)));
-                self.core.hub.emit(Event::RollbackDetected { relay: own + 1, own });
+                let relay = own.saturating_add(1);
+                // The relay proves nothing with it.
+                if self.core.rollback().is_none() {
+                    self.core.set_rollback(Some(Rollback { relay, own, decided: false }));
+                }
+                self.core.hub.emit(Event::RollbackDetected { relay, own });
             }
             Code::BadPadding | Code::FrameTooLarge | Code::MalformedFrame => {
                 self.give_up(position, nack.code.as_str(), step).await;

@@ -86,7 +86,10 @@ impl Lane {
             if pin.is_none_or(|pin| pin.user_key != post.key) {
                 // The group knows them by another identity: until they are added anew they are not this member.
                 step.events.push(Event::GroupMemberUnknown { peer: self.peer.user.clone() });
-            } else if !late && let Err(error) = self.seal_post(&post, step) {
+            } else if !late
+                && !self.core.groups.is_void(&post)
+                && let Err(error) = self.seal_post(&post, step)
+            {
                 tracing::debug!(code = error.code(), "a post to a member has to wait");
                 return;
             }

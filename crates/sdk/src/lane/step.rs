@@ -219,6 +219,11 @@ impl Lane {
                 None => Op::delete(key),
             });
         }
+        if guards::pinned(&effects).is_some() {
+            // All pins are listed in one place, whatever pinned them: a backup finds them there.
+            let name = self.peer.user.as_str().as_bytes().to_vec();
+            changes.put(keys::pinned(&self.core.store, &self.peer.user), name);
+        }
         let mut result = match broken {
             Some(error) => Err(error),
             None => match self.vouch(guards::pinned(&effects), vouched).await {

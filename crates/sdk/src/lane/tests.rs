@@ -285,6 +285,8 @@ fn connection(generation: u64) -> (Arc<Session>, crate::transport::session::Ends
         resumed: stvor_wire::server::Resumed::Full,
         registration: stvor_wire::server::Registration::Known,
         highest_counter: 0,
+        counter_mac: None,
+        lost_seq: 0,
         keys: stvor_wire::keys::KeyCounts::default(),
         limits: stvor_wire::server::Limits {
             max_frame_bytes: 98_304,

@@ -11,7 +11,7 @@ pub(super) fn gather(
 ) -> (ClientMessage, Option<ClientMessage>) {
     let ClientMessage::Send(first) = first else { return (first, None) };
     let mut recipients = vec![first.recipient.clone()];
-    let mut counter = first.counter;
+    let mut counter = (first.counter, first.counter_mac);
     let mut following = None;
     while recipients.len() < stvor_wire::limits::MAX_RECIPIENTS {
         match queue.try_recv() {
@@ -20,7 +20,8 @@ pub(super) fn gather(
                     && next.ttl == first.ttl
                     && next.recipient.lane.is_some() == first.recipient.lane.is_some() =>
             {
-                counter = counter.max(next.counter);
+                // With its own proof.
+                counter = counter.max((next.counter, next.counter_mac));
                 recipients.push(next.recipient);
             }
             Ok(other) => {
@@ -34,7 +35,8 @@ pub(super) fn gather(
         return (ClientMessage::Send(first), following);
     }
     let stvor_wire::client::Send { blob, ttl, .. } = first;
-    (ClientMessage::SendMany(SendMany { recipients, blob, counter, ttl }), following)
+    let (counter, counter_mac) = counter;
+    (ClientMessage::SendMany(SendMany { recipients, blob, counter, counter_mac, ttl }), following)
 }
 
 #[cfg(test)]
@@ -51,7 +53,9 @@ mod tests {
         let to = Address::new(UserId::new(to).unwrap(), DeviceId::FIRST);
         let lane = NonZeroU64::new(number).map(|number| Lane { epoch: 1, number });
         let recipient = Recipient { to, msg_id: MessageId::from_bytes([7; 16]), lane };
-        ClientMessage::Send(Send { recipient, blob: blob.into(), counter: number, ttl: Duration::ZERO })
+        let counter_mac = u8::try_from(number).ok().map(|number| [number; 32]);
+        let blob = blob.into();
+        ClientMessage::Send(Send { recipient, blob, counter: number, counter_mac, ttl: Duration::ZERO })
     }
 
     #[test]
@@ -81,6 +85,11 @@ mod tests {
         };
         assert_eq!((first.recipients.len(), second.recipients.len()), (64, 36));
         assert_eq!((first.counter, second.counter), (64, 100), "the highest of them counts");
+        assert_eq!(
+            (first.counter_mac, second.counter_mac),
+            (Some([64; 32]), Some([100; 32])),
+            "with its proof"
+        );
         let order: Vec<u64> = first
             .recipients
             .iter()

@@ -475,6 +475,8 @@ mod tests {
             resumed: Resumed::Full,
             registration: Registration::Known,
             highest_counter: 0,
+            counter_mac: None,
+            lost_seq: 0,
             keys: KeyCounts::default(),
             limits: bounds,
             resume_cursor: bytes::Bytes::new(),

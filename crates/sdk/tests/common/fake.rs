@@ -41,7 +41,13 @@ struct State {
     mail: HashMap<UserId, VecDeque<Deliver>>,
     seen: HashMap<stvor_base::MessageId, u64>,
     next_seq: u64,
-    highest_counter: HashMap<UserId, u64>,
+    highest_counter: HashMap<UserId, (u64, Option<[u8; 32]>)>,
+    /// What READY says of a user's counter, in the place of what is true.
+    claims: HashMap<UserId, (u64, Option<[u8; 32]>)>,
+    /// Up to where mail of users expired.
+    lost: HashMap<UserId, u64>,
+    /// As a relay of before counters had proofs.
+    forgets_proofs: bool,
     end_with: Option<Code>,
     on_send: Option<OnSend>,
     /// Answers to account deletions that are lost with their connections.
@@ -94,6 +100,38 @@ impl Fake {
         self.state.lock().unwrap().on_send = Some(Box::new(act));
     }
 
+    /// Says of a user's counter what the test wants; `None`: the truth.
+    pub fn claim(&self, user: &str, counter: Option<(u64, Option<[u8; 32]>)>) {
+        let user: UserId = user.parse().unwrap();
+        let mut state = self.state.lock().unwrap();
+        match counter {
+            Some(counter) => state.claims.insert(user, counter),
+            None => state.claims.remove(&user),
+        };
+    }
+
+    /// Lets what waits for a user expire.
+    pub fn expire(&self, user: &str) {
+        let user: UserId = user.parse().unwrap();
+        let mut state = self.state.lock().unwrap();
+        let last = state.mail.remove(&user).unwrap_or_default().iter().map(|deliver| deliver.seq).max();
+        if let Some(last) = last {
+            state.lost.insert(user, last);
+        }
+    }
+
+    /// The highest counter of a user, and its proof.
+    pub fn counter(&self, user: &str) -> (u64, Option<[u8; 32]>) {
+        self.state.lock().unwrap().highest_counter[&user.parse::<UserId>().unwrap()]
+    }
+
+    /// Keeps no proofs from now on, as relays of before did.
+    pub fn forget_proofs(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.forgets_proofs = true;
+        state.highest_counter.values_mut().for_each(|(_, mac)| *mac = None);
+    }
+
     /// Everything that was sent, as it came.
     pub fn log(&self) -> Vec<stvor_wire::client::Send> {
         self.state.lock().unwrap().log.clone()
@@ -121,6 +159,24 @@ impl Fake {
         let (list, keys) = (state.lists[&other].clone(), state.keys[&other].clone());
         state.lists.insert(victim.clone(), list);
         state.keys.insert(victim, keys);
+    }
+
+    /// Whether a user's prekeys are here.
+    pub fn has_keys(&self, user: &str) -> bool {
+        let keys = &self.state.lock().unwrap().keys;
+        keys.get(&user.parse::<UserId>().unwrap()).is_some_and(|keys| keys.signed_prekey.is_some())
+    }
+
+    /// Shows another relay's registration of a user in the place of the true one: a well-formed identity of somebody else.
+    pub fn impersonate(&self, user: &str, other: &Self) {
+        let user: UserId = user.parse().unwrap();
+        let (list, keys) = {
+            let state = other.state.lock().unwrap();
+            (state.lists[&user].clone(), state.keys[&user].clone())
+        };
+        let mut state = self.state.lock().unwrap();
+        state.lists.insert(user.clone(), list);
+        state.keys.insert(user, keys);
     }
 
     async fn serve(self, socket: TcpStream) {
@@ -174,11 +230,15 @@ impl Fake {
             for deliver in state.mail.get(&who.user).into_iter().flatten() {
                 let _ = out.send(ServerMessage::Deliver(deliver.clone()));
             }
+            let known = state.claims.get(&who.user).or_else(|| state.highest_counter.get(&who.user));
+            let counter = known.copied().unwrap_or_default();
             Ready {
                 mailbox_epoch: 1,
                 resumed: Resumed::Full,
                 registration: if new { Registration::New } else { Registration::Known },
-                highest_counter: state.highest_counter.get(&who.user).copied().unwrap_or(0),
+                highest_counter: counter.0,
+                counter_mac: counter.1,
+                lost_seq: state.lost.get(&who.user).copied().unwrap_or(0),
                 keys: counts,
                 limits: Limits {
                     max_frame_bytes: 98_304,
@@ -218,6 +278,10 @@ impl Fake {
                 let request_id = upload.request_id;
                 let counts = counts_of(Some(&upload));
                 let held = state.keys.entry(who.user.clone()).or_insert_with(|| upload.clone());
+                if upload.replace_one_time {
+                    (held.one_time, held.kem_one_time) =
+                        (upload.one_time.clone(), upload.kem_one_time.clone());
+                }
                 held.signed_prekey = upload.signed_prekey.or(held.signed_prekey.take());
                 held.kem_last_resort = upload.kem_last_resort.or(held.kem_last_resort.take());
                 let _ = out.send(ServerMessage::KeysUploaded { request_id, keys: counts });
@@ -284,8 +348,9 @@ impl Fake {
                     let _ = out.send(answer);
                     return;
                 }
+                let mac = send.counter_mac.filter(|_| !state.forgets_proofs);
                 let highest = state.highest_counter.entry(who.user.clone()).or_default();
-                *highest = (*highest).max(send.counter);
+                *highest = (*highest).max((send.counter, mac));
                 state.next_seq += 1;
                 let seq = state.next_seq;
                 state.seen.insert(msg_id, seq);

@@ -1,13 +1,15 @@
 //! Backups: age files that hold a copy of the database, whole or what changed since an earlier one, with the log, the
 //! tombstones and every key record in it. What is in them is sealed twice: by the vault's own keys, and by age.
 //!
-//! Inside the age file is a tar archive: `manifest.json`, `README.txt`, `vault.db`. Beside the backups, and in the vault's own
+//! Inside the age file is a tar archive: `manifest.json`, `seal.json`, `README.txt`, `vault.db`. The seal shows that the vault made
+//! it; whoever else writes an age file to the same recipient can not. Beside the backups, and in the vault's own
 //! directory, stands the list of memories that no restore may bring back ([`FORGOTTEN`]); it holds names and no words.
 
 mod name;
 mod pack;
 mod restore;
 pub mod retention;
+pub(crate) mod seal;
 mod service;
 
 use std::path::PathBuf;
@@ -20,11 +22,10 @@ use crate::memory::{MemoryId, State};
 pub use name::BackupName;
 pub use restore::{Restore, Restored, read_manifest, restore};
 
-pub(crate) use pack::unpack;
 pub(crate) use service::remove_drafts;
 
 /// The version of what is in the archive.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// The name of the list of ended memories.
 pub const FORGOTTEN: &str = "forgotten";
 
@@ -54,7 +55,7 @@ pub struct Parent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version, 1.
+    /// The version, 2.
     pub format: u32,
     /// Its name: 16 random bytes.
     pub id: MemoryId,
@@ -91,6 +92,9 @@ pub struct BackupRecord {
     pub manifest: Manifest,
     /// Where it was written to.
     pub path: PathBuf,
+    /// What did not verify in the vault when it was made. Such a backup is restored with the damage, or not at all.
+    #[serde(default)]
+    pub problems: u64,
 }
 
 /// A backup that is to be made.
@@ -115,6 +119,16 @@ pub(crate) struct Ended {
     pub(crate) state: State,
     pub(crate) at: u64,
     /// Keyed hash over the others, so that nobody else adds to the list.
+    pub(crate) mac: String,
+}
+
+/// An agent that no restore may let in again, as the same list says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revoked {
+    /// Keyed hash of its credential, in hexadecimal digits.
+    pub(crate) agent: String,
+    /// Keyed hash over that, so that nobody else adds to the list.
     pub(crate) mac: String,
 }
 

@@ -10,13 +10,15 @@ use stvor_crypto::{Random, SystemRandom};
 use stvor_keys::KeyHolder;
 use stvor_keys::recipients::Opening;
 
-use super::{BackupKind, FORGOTTEN, Manifest, unpack};
+use super::pack::{read_head, unpack};
+use super::{BackupKind, FORGOTTEN, Manifest};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::backup::Known;
+use crate::keys::{self, RootKey};
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::vault::{CHECKPOINTS, DATABASE};
-use crate::{Options, Vault, VaultError, keys, limits};
+use crate::{Options, Problem, Vault, VaultError, limits};
 
 /// What stands between the name of the vault's directory and random digits in the name of the one that a restore works in.
 const STAGING: &str = ".restoring-";
@@ -37,6 +39,8 @@ pub struct Restore<'a> {
     pub checkpoints: &'a [PathBuf],
     /// Whether it is all right that events after the backup are lost.
     pub accept_loss: bool,
+    /// Whether it is all right that something in the backup is damaged: the rest is brought back, and the damage is listed.
+    pub accept_damage: bool,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -57,6 +61,7 @@ impl<'a> Restore<'a> {
             forgotten: &[],
             checkpoints: &[],
             accept_loss: false,
+            accept_damage: false,
             clock: Arc::new(SystemClock::new()),
         }
     }
@@ -82,16 +87,25 @@ pub struct Restored {
     pub ended: u64,
     /// Events that were logged after the backup, as far as is known, and are lost.
     pub lost_events: u64,
+    /// What does not verify, where that was accepted.
+    pub damage: Vec<Problem>,
     /// Where the vault that was there before is kept.
     pub before: Option<PathBuf>,
+    /// Agents that are enrolled in the restored vault. One that was removed after the backup is among them, unless that stands
+    /// in a list that was found.
+    pub agents: Vec<String>,
+    /// Files of checkpoints of a history that is lost now, under the names that they have from here on. New files are begun in
+    /// their places: the old ones would say, rightly, that the log was cut.
+    pub set_aside: Vec<PathBuf>,
 }
 
-/// What a backup says about itself.
+/// What a backup says about itself. Whether this vault made it is seen when it is restored.
 ///
 /// # Errors
-/// [`VaultError::Key`] when it does not open, [`VaultError::Tampered`], [`VaultError::TooNew`], [`VaultError::Io`].
+/// [`VaultError::Key`] when it does not open, [`VaultError::Tampered`], [`VaultError::TooNew`], [`VaultError::TooOld`],
+/// [`VaultError::Io`].
 pub fn read_manifest(path: &Path, opening: &Opening) -> Result<Manifest, VaultError> {
-    unpack(path, opening, None)
+    read_head(path, opening).map(|head| head.manifest)
 }
 
 /// A directory that is removed unless it became the vault.
@@ -144,7 +158,8 @@ impl Staging {
 /// # Errors
 /// [`VaultError::Busy`]; [`VaultError::Key`] when a file does not open or the owner's secret is another one;
 /// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when events would be lost
-/// and that was not accepted; [`VaultError::Tampered`] when what was restored does not verify.
+/// and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
+/// verify.
 pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let target = restore.target;
     // Held until the end: nobody opens the vault that is about to be replaced.
@@ -153,36 +168,56 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
         return Err(VaultError::Exists(target.to_owned()));
     }
     let staging = Staging::make(target)?;
-    let manifest = assemble(restore, &staging.path)?;
+    let (manifest, root) = assemble(restore, &staging.path)?;
     let options = Options { clock: restore.clock.clone(), ..Options::default() };
     let vault = Vault::open(&staging.path, options)?;
-    let root = keys::unwrap_root(&vault.records()?.root, restore.owner)?;
     vault.unlock(root, None)?;
-    let lost_events = compare(restore, &vault, manifest.size)?;
+    let (lost_events, other) = compare(restore, &vault, manifest.size)?;
     let (lists, old) = (lists(restore), target.to_owned());
     let from = manifest.clone();
     let finish = move |engine: &mut Engine| {
         let mut ended = engine.trusted_ended(&lists)?;
+        let revoked = engine.trusted_revoked(&lists)?;
+        let mut agents = None;
         if let Some(database) = Engine::other_database(&old) {
             // What can not be read there can not be known.
             ended.extend(engine.ended_in(&database).unwrap_or_default());
+            agents = engine.newer_agents_in(&database, from.size);
         }
-        engine.finish_restore(&from, &ended)
+        let stays = |agent: &str| {
+            !revoked.contains(agent) && agents.as_ref().is_none_or(|known| known.contains(agent))
+        };
+        engine.finish_restore(&from, &ended, stays)
     };
     let ended = vault.ask(finish).wait()?;
     let report = vault.verify()?;
-    if let Some(problem) = report.problems.first() {
-        return Err(VaultError::tampered(problem.place.clone(), problem.reason.clone()));
+    if let Some(problem) = report.problems.first().filter(|_| !restore.accept_damage) {
+        let reason =
+            format!("{}; the backup holds it so, and --accept-damage brings the rest back", problem.reason);
+        return Err(VaultError::tampered(problem.place.clone(), reason));
     }
+    let agents = vault.agents()?.into_iter().map(|agent| agent.name).collect();
     drop(vault);
     keep_list(restore, &staging.path);
     let before = exchange(restore, staging)?;
     drop(lock);
-    Ok(Restored { manifest, memories: report.memories, ended, lost_events, before })
+    let set_aside = set_aside(restore, other)?;
+    let damage = report.problems;
+    Ok(Restored {
+        manifest,
+        memories: report.memories,
+        ended,
+        lost_events,
+        damage,
+        before,
+        agents,
+        set_aside,
+    })
 }
 
-/// Puts the files together to one database in `staging`.
-fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultError> {
+/// Puts the files together to one database in `staging`. Returns what the last one says, and the root key that the owner's
+/// secret gives: each file has to be sealed with it before its database is looked at.
+fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<(Manifest, RootKey), VaultError> {
     let broken = |reason: String| VaultError::BackupChain(reason);
     let Some((first, rest)) = restore.files.split_first() else {
         return Err(broken("there are no files".into()));
@@ -190,8 +225,14 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
     if rest.len() >= limits::MAX_CHAIN {
         return Err(broken("there are more than 1000 files".into()));
     }
+    let last = rest.last().unwrap_or(first);
+    let record = read_head(last, restore.opening)?.seal.owner();
+    let record = record.ok_or_else(|| {
+        VaultError::tampered(format!("the backup {}", last.display()), "its key record is not understood")
+    })?;
+    let root = keys::unwrap_root(&record, restore.owner)?;
     let path = staging.join(DATABASE);
-    let mut newest = unpack(first, restore.opening, Some(&path))?;
+    let mut newest = unpack(first, restore.opening, (&path, &root))?;
     if newest.kind != BackupKind::Full {
         return Err(broken(format!("{} is not a full backup", first.display())));
     }
@@ -199,7 +240,7 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
     check_head(&database, &newest, first)?;
     for file in rest {
         let draft = staging.join("changes.db");
-        let manifest = unpack(file, restore.opening, Some(&draft))?;
+        let manifest = unpack(file, restore.opening, (&draft, &root))?;
         if manifest.parent != Some(newest.as_parent()) {
             return Err(broken(format!("{} does not build on the file before it", file.display())));
         }
@@ -213,7 +254,7 @@ fn assemble(restore: &Restore<'_>, staging: &Path) -> Result<Manifest, VaultErro
         newest = manifest;
     }
     database.merge_journal()?;
-    Ok(newest)
+    Ok((newest, root))
 }
 
 /// The log is the one that the manifest names.
@@ -228,17 +269,20 @@ fn check_head(database: &Database, manifest: &Manifest, file: &Path) -> Result<(
     ))
 }
 
-/// Holds the restored log against every checkpoint that is known. Returns how many events are lost.
-fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, VaultError> {
-    let mut lost = 0;
+/// Holds the restored log against every checkpoint that is known. Returns how many events are lost, and the files that say so.
+fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<PathBuf>), VaultError> {
+    let (mut lost, mut other) = (0, Vec::new());
     let own = restore.target.join(CHECKPOINTS);
     for path in core::iter::once(&own).chain(restore.checkpoints).filter(|path| path.is_file()) {
-        let Some(note) = CheckpointFile::open(path)?.newest()? else { continue };
-        match vault.ask(move |engine| engine.compare(&note)).wait()? {
+        let mut file = CheckpointFile::open(path)?;
+        match vault.ask(move |engine| engine.compare_file(&mut file)).wait()? {
             Known::Holds => {}
-            Known::Longer(known) => lost = lost.max(known.saturating_sub(size)),
+            Known::Longer(known) => {
+                lost = lost.max(known.saturating_sub(size));
+                other.push(path.clone());
+            }
             // A longer log that was restored from another backup earlier ends here too.
-            Known::Other if restore.accept_loss => {}
+            Known::Other if restore.accept_loss => other.push(path.clone()),
             Known::Other => {
                 let place = format!("the log of the backup, or {}", path.display());
                 return Err(VaultError::tampered(place, "they are of two histories"));
@@ -248,7 +292,21 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<u64, Vault
     if lost > 0 && !restore.accept_loss {
         return Err(VaultError::BackupOlder { lost });
     }
-    Ok(lost)
+    // That of the vault's own directory is kept with the vault that was there.
+    other.retain(|path| *path != own);
+    Ok((lost, other))
+}
+
+/// Gives files of checkpoints of a history that was given up another name: they are evidence, and would shut the restored vault.
+fn set_aside(restore: &Restore<'_>, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, VaultError> {
+    let rename = |path: PathBuf| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".before-{}", restore.clock.now().wall));
+        let aside = PathBuf::from(name);
+        fs::rename(&path, &aside).map_err(|error| VaultError::io("naming", &path, &error))?;
+        Ok(aside)
+    };
+    files.into_iter().map(rename).collect()
 }
 
 /// Every list of ended memories that is found.

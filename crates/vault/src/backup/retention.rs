@@ -20,6 +20,8 @@ pub struct Retention {
     pub monthly: usize,
 }
 
+const DAY: u64 = 24 * 60 * 60 * 1_000;
+
 /// The day, week or month of a backup, as text.
 fn period(name: &BackupName, form: &str) -> String {
     let made = i64::try_from(name.made).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
@@ -36,21 +38,23 @@ fn depth(all: &[BackupName], name: &BackupName) -> usize {
 }
 
 /// Those of `all` that may be removed, oldest first. Of names that build on something that is not there nothing can be
-/// restored, and only they themselves are counted.
+/// restored, and only they themselves are counted. `now` is in milliseconds since the Unix epoch: names of a day or more after
+/// it are of a wrong clock or of somebody else's making, so they stay and are nobody's newest.
 ///
 /// ```
 /// use stvor_vault::backup::{BackupName, retention::{Retention, superfluous}};
 /// let name = |made: u64| BackupName { made, id: format!("{made:016x}"), parent: None };
 /// let all = [name(1), name(2), name(3)];
 /// let keep_two = Retention { last: 2, ..Retention::default() };
-/// assert_eq!(superfluous(&all, keep_two), [name(1)]);
+/// assert_eq!(superfluous(&all, keep_two, 3), [name(1)]);
 /// ```
 #[must_use]
-pub fn superfluous(all: &[BackupName], keep: Retention) -> Vec<BackupName> {
-    let mut newest_first: Vec<&BackupName> = all.iter().collect();
+pub fn superfluous(all: &[BackupName], keep: Retention, now: u64) -> Vec<BackupName> {
+    let (future, mut newest_first): (Vec<&BackupName>, Vec<&BackupName>) =
+        all.iter().partition(|name| name.made >= now.saturating_add(DAY));
     // Names tell whole seconds: of two of one second the one that builds on the other is newer.
     newest_first.sort_by_cached_key(|name| Reverse((name.made, depth(all, name), name.id.clone())));
-    let mut kept: BTreeSet<&str> = BTreeSet::new();
+    let mut kept: BTreeSet<&str> = future.iter().map(|name| name.id.as_str()).collect();
     kept.extend(newest_first.iter().take(keep.last.max(1)).map(|name| name.id.as_str()));
     for (periods, form) in [(keep.daily, "%Y-%m-%d"), (keep.weekly, "%G-W%V"), (keep.monthly, "%Y-%m")] {
         let mut seen = BTreeSet::new();
@@ -62,7 +66,7 @@ pub fn superfluous(all: &[BackupName], keep: Retention) -> Vec<BackupName> {
     }
     // What is kept needs its parents. A chain is never longer than the list, and a ring of parents ends as well.
     loop {
-        let needed = newest_first.iter().filter(|name| kept.contains(name.id.as_str()));
+        let needed = all.iter().filter(|name| kept.contains(name.id.as_str()));
         let parents: Vec<&str> = needed.filter_map(|name| name.parent.as_deref()).collect();
         let before = kept.len();
         kept.extend(parents);
@@ -89,11 +93,19 @@ mod tests {
                 parent: parent.map(str::to_owned),
             };
             let all = [of(full, None), of(later, Some(full))];
-            assert!(superfluous(&all, Retention { last: 1, ..Retention::default() }).is_empty());
+            assert!(superfluous(&all, Retention { last: 1, ..Retention::default() }, u64::MAX).is_empty());
         }
     }
 
-    const DAY: u64 = 24 * 60 * 60 * 1_000;
+    #[test]
+    fn names_of_the_future_stay_and_take_no_genuine_ones_place() {
+        let all: Vec<_> =
+            (0..10).map(|day| name(day, None)).chain([name(5_000, Some(3)), name(6_000, None)]).collect();
+        let keep = Retention { last: 2, ..Retention::default() };
+        let gone = superfluous(&all, keep, 9 * DAY);
+        let days: Vec<_> = gone.iter().map(|name| name.made / DAY).collect();
+        assert_eq!(days, [0, 1, 2, 4, 5, 6, 7], "the newest two stay, and what one of the future builds on");
+    }
 
     fn name(day: u64, parent: Option<u64>) -> BackupName {
         BackupName {
@@ -113,7 +125,7 @@ mod tests {
             Retention { last: 1, daily: 7, weekly: 4, monthly: 2 },
             Retention { monthly: 12, ..Retention::default() },
         ] {
-            let removed = superfluous(&all, keep);
+            let removed = superfluous(&all, keep, u64::MAX);
             let kept: Vec<_> = all.iter().filter(|name| !removed.contains(name)).collect();
             assert!(kept.iter().any(|name| name.made == 99 * DAY), "the newest");
             for name in &kept {
@@ -122,14 +134,14 @@ mod tests {
             }
         }
         let weekly = Retention { weekly: 2, ..Retention::default() };
-        assert!(superfluous(&all, weekly).len() >= 70);
-        assert!(superfluous(&all, Retention { last: 100, ..Retention::default() }).is_empty());
-        assert!(superfluous(&[], Retention::default()).is_empty());
+        assert!(superfluous(&all, weekly, u64::MAX).len() >= 70);
+        assert!(superfluous(&all, Retention { last: 100, ..Retention::default() }, u64::MAX).is_empty());
+        assert!(superfluous(&[], Retention::default(), u64::MAX).is_empty());
     }
 
     #[test]
     fn a_ring_of_parents_ends() {
         let ring = [name(1, Some(2)), name(2, Some(1)), name(0, None)];
-        assert_eq!(superfluous(&ring, Retention::default()), [name(0, None)]);
+        assert_eq!(superfluous(&ring, Retention::default(), u64::MAX), [name(0, None)]);
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use stvor_crypto::{Random, SystemRandom};
 
 use super::pack::{Contents, pack};
+use super::seal::{self, Seal};
 use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
 use crate::engine::backup::Wanted;
 use crate::memory::MemoryId;
@@ -56,7 +57,8 @@ fn share_list(list: &Path, beside: &Path) -> Result<(), VaultError> {
 }
 
 impl Vault {
-    /// Makes a backup. The vault answers nobody while the database is copied; sealing and writing the file does not stop it.
+    /// Makes a backup, and verifies the vault: the record says how much is damaged in it. The vault answers nobody while the
+    /// database is copied and while it is verified; sealing and writing the file does not stop it.
     ///
     /// # Errors
     /// [`crate::Refusal::Cold`]; [`VaultError::Invalid`] for an incremental one when there is none to build on;
@@ -67,14 +69,24 @@ impl Vault {
         SystemRandom::new().fill(&mut random)?;
         let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
         let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
-        let manifest = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let (manifest, owner) = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
+        let report = self.verify()?;
+        let problems = report.problems.len() as u64 + report.more_problems;
+        let bytes = serde_json::to_vec_pretty(&manifest);
+        let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;
+        let digest = seal::digest(&draft.0)?;
+        let sealed = seal::bytes(&bytes, &digest);
+        let mac = self.ask(move |engine| engine.keyed(seal::PURPOSE, &sealed)).wait()?;
+        let seal = Seal::new(digest, &owner, mac);
         let path = new.directory.join(BackupName::of(&manifest).to_string());
-        pack(&Contents { manifest: &manifest, database: &draft.0 }, &new.sealing, &path)?;
+        let contents = Contents { manifest: &manifest, bytes: &bytes, seal: &seal, database: &draft.0 };
+        pack(&contents, &new.sealing, &path)?;
         drop(draft);
-        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
-        let record = BackupRecord { manifest, path };
+        let record = BackupRecord { manifest, path, problems };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
+        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
         Ok(record)
     }
 
@@ -86,7 +98,8 @@ impl Vault {
         self.ask(|engine| engine.backups()).wait()
     }
 
-    /// Backups that still hold a memory's content, as far as this vault knows: also after it was forgotten.
+    /// Backups that still hold a memory's content, as far as this vault knows: also after it was forgotten, and also those
+    /// whose file is not where it was written to.
     ///
     /// # Errors
     /// As [`Vault::backups`]; [`crate::Refusal::NotFound`].

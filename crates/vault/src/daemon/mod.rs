@@ -10,6 +10,7 @@
 mod client;
 mod confine;
 mod recovery;
+mod seats;
 mod server;
 mod verbs;
 

@@ -181,11 +181,11 @@ pub enum RecoveryVerb {
     /// Make the secret of a one-time-code app.
     NewCodes {},
     /// Enrol it.
-    ConfirmCodes { code: String },
+    ConfirmCodes { code: Hidden },
     /// Remove it; takes the root key, in base64.
     RemoveCodes { root: Hidden },
     /// Grant an approval with a one-time code, for some seconds.
-    ApproveWithCode { id: MemoryId, seconds: u64, code: String },
+    ApproveWithCode { id: MemoryId, seconds: u64, code: Hidden },
     /// Prove a claim of a memory.
     ProveProperty { id: MemoryId, claim: Claim, audience: String },
     /// Sign a statement.
@@ -268,10 +268,10 @@ impl RecoveryVerb {
             Self::AddToken { token } => vault.add_token(token.read()?).map(done),
             Self::RemoveToken { name } => vault.remove_token(&name).map(done),
             Self::NewCodes {} => Ok(json!({ "url": text(&vault.new_codes()?.url) })),
-            Self::ConfirmCodes { code } => vault.confirm_codes(&code).map(done),
+            Self::ConfirmCodes { code } => vault.confirm_codes(&code.0).map(done),
             Self::RemoveCodes { root } => vault.remove_codes(root.key()?).map(done),
             Self::ApproveWithCode { id, seconds, code } => {
-                vault.approve_with_code(id, Duration::from_secs(seconds), &code).map(done)
+                vault.approve_with_code(id, Duration::from_secs(seconds), &code.0).map(done)
             }
             Self::ProveProperty { id, claim, audience } => value(vault.prove_property(id, claim, &audience)?),
             Self::Attest { statement } => Ok(json!({ "note": vault.attest(&statement)?.to_string() })),

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,18 +15,15 @@ use serde_json::json;
 use stvor_crypto::kdf::constant_time_eq;
 use stvor_crypto::{Random, SystemRandom};
 
+use super::seats::{Seat, Seats};
 use super::verbs::{AgentVerb, OwnerVerb};
 use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, Told, peer, proof};
-use crate::{SessionId, Vault, VaultError};
+use crate::{SessionId, Vault, VaultError, limits};
 
 /// The name of the agents' socket in the vault's directory.
 pub const AGENTS_SOCKET: &str = "agents.sock";
 /// The name of the owner's socket in the vault's directory.
 pub const OWNER_SOCKET: &str = "owner.sock";
-/// Connections on one socket at a time.
-const MAX_CONNECTIONS: usize = 64;
-/// How long an agent may take to say who it is.
-const ENTRY: Duration = Duration::from_secs(10);
 
 /// Keeps other processes of the same user, and core files, from the memory of this one, as far as the system grants it.
 ///
@@ -111,7 +108,7 @@ impl Drop for Daemon {
     }
 }
 
-type Serve = fn(&UnixStream, &Vault) -> std::io::Result<()>;
+type Serve = fn(&UnixStream, &Vault, &mut Seat) -> std::io::Result<()>;
 
 fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Result<(), VaultError> {
     let _ = std::fs::remove_file(path);
@@ -120,7 +117,7 @@ fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Re
     std::fs::set_permissions(path, mode).map_err(|error| VaultError::io("protecting", path, &error))?;
     let vault = Arc::downgrade(vault);
     let accept = move || {
-        let open = Arc::new(AtomicUsize::new(0));
+        let seats = Seats::default();
         for stream in listener.incoming() {
             // The vault is closed: nobody serves any more.
             let Some(vault) = vault.upgrade() else { return };
@@ -128,15 +125,10 @@ fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Re
             if !may_connect(&stream, &guard) {
                 continue;
             }
-            if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-                open.fetch_sub(1, Ordering::AcqRel);
-                continue;
-            }
-            let count = Arc::clone(&open);
+            let Some(mut seat) = seats.take() else { continue };
             let connection = move || {
                 // A peer that goes away is no failure of anybody.
-                let _ = serve(&stream, &vault);
-                count.fetch_sub(1, Ordering::AcqRel);
+                let _ = serve(&stream, &vault, &mut seat);
             };
             let _ = std::thread::Builder::new().name("stvor-vault-peer".into()).spawn(connection);
         }
@@ -145,10 +137,34 @@ fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Re
     started.map(|_| ()).map_err(|error| VaultError::io("serving", path, &error))
 }
 
-/// The next line, without its end; nothing when the peer has gone.
-fn line(reader: &mut BufReader<&UnixStream>) -> std::io::Result<Option<Vec<u8>>> {
+/// What a peer sends, until a time after which nobody waits for it, however little comes now and then.
+struct Heard<'a> {
+    stream: &'a UnixStream,
+    until: Option<Instant>,
+}
+
+impl<'a> Heard<'a> {
+    fn within(stream: &'a UnixStream, span: Duration) -> BufReader<Self> {
+        BufReader::new(Self { stream, until: Some(Instant::now() + span) })
+    }
+}
+
+impl Read for Heard<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(left)?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
+/// The next line of at most `most` bytes, without its end; nothing when the peer has gone.
+fn line(reader: &mut BufReader<Heard<'_>>, most: usize) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    reader.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut bytes)?;
+    reader.by_ref().take(most as u64 + 1).read_until(b'\n', &mut bytes)?;
     match bytes.pop() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(bytes)),
@@ -173,10 +189,9 @@ fn not_understood(error: &serde_json::Error) -> VaultError {
     VaultError::invalid(format!("the request is not understood: {error}"))
 }
 
-fn serve_agent(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    stream.set_read_timeout(Some(ENTRY))?;
-    let Some(bytes) = line(&mut reader)? else { return Ok(()) };
+fn serve_agent(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::Result<()> {
+    let mut reader = Heard::within(stream, limits::ENTRY_DEADLINE);
+    let Some(bytes) = line(&mut reader, limits::MAX_ENTRY)? else { return Ok(()) };
     let entered = serde_json::from_slice::<Entry>(&bytes).map_err(|error| not_understood(&error));
     let entered = entered.and_then(|Entry { credential }| {
         let caller = vault.authenticate(credential.as_bytes())?;
@@ -186,8 +201,15 @@ fn serve_agent(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
         Ok(entered) => entered,
         Err(error) => return say(stream, &Answer::Error(Failure::from(&error))),
     };
+    if !seat.known_as(&name) {
+        let many = VaultError::invalid(format!(
+            "the agent {name} has {} connections, which is all that it may have; end one first",
+            limits::MAX_CONNECTIONS_OF_ONE
+        ));
+        return say(stream, &Answer::Error(Failure::from(&many)));
+    }
     say(stream, &Answer::Ok(json!({ "agent": name })))?;
-    stream.set_read_timeout(None)?;
+    reader.get_mut().until = None;
     let session = vault.begin_session();
     let served = serve_session(stream, &mut reader, (vault, session), &credential);
     // A vault that is cold or closed has ended all sessions already.
@@ -197,11 +219,11 @@ fn serve_agent(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
 
 fn serve_session(
     stream: &UnixStream,
-    reader: &mut BufReader<&UnixStream>,
+    reader: &mut BufReader<Heard<'_>>,
     (vault, session): (&Vault, SessionId),
     credential: &str,
 ) -> std::io::Result<()> {
-    while let Some(bytes) = line(reader)? {
+    while let Some(bytes) = line(reader, MAX_LINE)? {
         let verb = serde_json::from_slice::<AgentVerb>(&bytes).map_err(|error| not_understood(&error));
         // Looked up each time: an agent that was removed is out at once.
         let done =
@@ -211,7 +233,7 @@ fn serve_session(
     Ok(())
 }
 
-fn serve_owner(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
+fn serve_owner(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::Result<()> {
     let mut rng = SystemRandom::new();
     let mut challenge = [0; 32];
     let mut renew = |challenge: &mut [u8; 32]| rng.fill(challenge).map_err(std::io::Error::other);
@@ -224,15 +246,20 @@ fn serve_owner(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
         challenge: STANDARD.encode(challenge),
     };
     say(stream, &greeting)?;
-    let mut reader = BufReader::new(stream);
-    while let Some(bytes) = line(&mut reader)? {
+    // Who proves nothing has a while to do it, and what it sends in the meantime adds nothing to that.
+    let mut reader = Heard::within(stream, limits::UNPROVED_DEADLINE);
+    while let Some(bytes) = line(&mut reader, MAX_LINE)? {
         let done = serde_json::from_slice::<Action>(&bytes).map_err(|error| not_understood(&error));
+        let mut proved = false;
         let done = done.and_then(|action| {
-            act(vault, &action, &challenge, |done, total| {
+            act((vault, &mut proved), &action, &challenge, |done, total| {
                 // Who does not listen to the progress will not hear the answer either.
                 let _ = say(stream, &Told::Progress { progress: [done, total] });
             })
         });
+        if proved && seat.known_as("owner") {
+            reader.get_mut().until = Some(Instant::now() + limits::OWNER_DEADLINE);
+        }
         // A challenge is answered once, rightly or not.
         renew(&mut challenge)?;
         let reply = Reply { answer: answer(done), challenge: STANDARD.encode(challenge) };
@@ -242,7 +269,7 @@ fn serve_owner(stream: &UnixStream, vault: &Vault) -> std::io::Result<()> {
 }
 
 fn act(
-    vault: &Vault,
+    (vault, proved): (&Vault, &mut bool),
     action: &Action,
     challenge: &[u8],
     tell: impl FnMut(u64, u64),
@@ -254,6 +281,7 @@ fn act(
         if !constant_time_eq(wanted.expose(), &given) {
             return vault.refuse_owner();
         }
+        *proved = true;
     }
     verb.run(vault, tell)
 }

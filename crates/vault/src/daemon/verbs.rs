@@ -20,14 +20,20 @@ use crate::{Vault, VaultError, limits};
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(200);
 
-/// A content: text, or bytes in base64.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A content: text, or bytes in base64. `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Content {
     /// Text.
     Text(String),
     /// Bytes, in base64.
     Base64(String),
+}
+
+impl core::fmt::Debug for Content {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl Content {
@@ -50,8 +56,8 @@ impl Content {
     }
 }
 
-/// What is to be stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is to be stored. `Debug` shows where and at which level, and no more.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreVerb {
     /// The content.
@@ -84,6 +90,13 @@ pub struct StoreVerb {
     /// The memory that it corrects.
     #[serde(default)]
     pub supersedes: Option<MemoryId>,
+}
+
+impl core::fmt::Debug for StoreVerb {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut shown = f.debug_struct("StoreVerb");
+        shown.field("level", &self.level).field("namespace", &self.namespace).finish_non_exhaustive()
+    }
 }
 
 /// What agents may ask.
@@ -271,7 +284,12 @@ impl AgentVerb {
             Self::ByIntent { intent } => value(vault.by_intent(caller, &intent)?),
             Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
             Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
-            Self::Forget { id, reason } => vault.forget(caller, id, &reason).map(done),
+            Self::Forget { id, reason } => {
+                vault.forget(caller, id, &reason)?;
+                // Who inherits is nothing that an agent is told.
+                let heirs = if caller.is_owner() { vault.heirs_with(id)? } else { Vec::new() };
+                Ok(if heirs.is_empty() { Value::Null } else { json!({ "heirs": heirs }) })
+            }
             Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
             Self::RequestApproval { id, purpose } => {
                 Ok(json!({ "request": vault.request_approval(caller, id, &purpose)? }))
@@ -281,7 +299,16 @@ impl AgentVerb {
                 None => Ok(json!({ "stand": null })),
             },
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
-            Self::Status {} => value(vault.status()?),
+            Self::Status {} => {
+                let mut status = vault.status()?;
+                // Why the owner, or another agent, stopped everything is not every agent's to know.
+                if let Some(lockdown) =
+                    status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())
+                {
+                    lockdown.reason.clear();
+                }
+                value(status)
+            }
             Self::Verify {} => value(vault.verify_summary()?),
         }
     }
@@ -313,4 +340,21 @@ pub(super) fn key(text: &str) -> Result<Secret<32>, VaultError> {
     let malformed = || VaultError::invalid("a key is 32 bytes in base64");
     let bytes = SecretBytes::from(STANDARD.decode(text).map_err(|_| malformed())?);
     Secret::from_slice(bytes.expose()).map_err(|_| malformed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_content_and_no_code() {
+        let memory = json!({
+            "content": { "text": "words" }, "level": 2, "namespace": "home", "metadata": { "person": "words" }, "source": "words",
+        });
+        let verb: AgentVerb = serde_json::from_value(json!({ "verb": "store", "memory": memory })).unwrap();
+        let code: RecoveryVerb =
+            serde_json::from_value(json!({ "verb": "confirm-codes", "code": "words" })).unwrap();
+        let shown = format!("{verb:?} {code:?}");
+        assert!(!shown.contains("words") && shown.contains("home"), "{shown}");
+    }
 }

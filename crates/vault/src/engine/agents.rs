@@ -143,15 +143,22 @@ impl Engine {
     pub(crate) fn remove_agent(&mut self, name: &str) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::RemoveAgent);
         self.audited(event, |engine, event| {
+            engine.log_suppressed(&event.at, |(actor, _), _| actor == name)?;
             event.text = Some(engine.keyed("agent", name.as_bytes())?);
             let known = engine.agent_records()?.into_iter().find(|(_, agent)| agent.name == name);
             let unknown = || VaultError::invalid("no agent of this name is enrolled");
             let (key, _) = known.ok_or_else(unknown)?;
-            engine.database.remove_record(Table::Agent, &key)
+            engine.database.remove_record(Table::Agent, &key)?;
+            engine.database.add_ended(&engine.revoked(&key)?)?;
+            // Another agent of this name inherits no grant, and nobody is kept from asking by who is gone.
+            for approval in engine.approvals()?.into_iter().filter(|approval| approval.agent == name) {
+                engine.database.remove_record(Table::Approval, approval.id.as_bytes())?;
+            }
+            Ok(())
         })
     }
 
-    fn agent_records(&self) -> Result<Vec<(Vec<u8>, Agent)>, VaultError> {
+    pub(super) fn agent_records(&self) -> Result<Vec<(Vec<u8>, Agent)>, VaultError> {
         let rows = &self.held()?.base.rows;
         let open = |(key, record): (Vec<u8>, Vec<u8>)| {
             let tampered = || VaultError::tampered("the record of an agent", "it does not open");
@@ -159,7 +166,12 @@ impl Engine {
             let agent = serde_json::from_slice(plain.expose()).map_err(|_| tampered())?;
             Ok((key, agent))
         };
-        self.database.records(Table::Agent)?.into_iter().map(open).collect()
+        let mut sound = Vec::new();
+        for record in self.database.records(Table::Agent)? {
+            // One that somebody changed lets nobody in, and keeps no other from being removed.
+            sound.extend(self.sound(open(record))?);
+        }
+        Ok(sound)
     }
 
     /// All agents.
@@ -185,7 +197,9 @@ impl Engine {
         operation: Operation,
         what: &'static str,
     ) -> Result<T, VaultError> {
-        let event = Event::new(self.clock.now(), STRANGER, operation);
+        // Who knocks at one socket uses up nothing of what is logged of the other.
+        let actor = if operation == Operation::ActAsOwner { UNPROVED } else { STRANGER };
+        let event = Event::new(self.clock.now(), actor, operation);
         self.audited(event, |_, _| Err(Refusal::NotAllowed { what }.into()))
     }
 }

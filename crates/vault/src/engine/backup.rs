@@ -1,9 +1,6 @@
 //! Copies for backups, the memory of them, and what a restore does to the vault that it brings back.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use stvor_crypto::Random;
@@ -11,13 +8,14 @@ use stvor_crypto::kdf::constant_time_eq;
 use stvor_tlog::{Checkpoint, Frontier, Note};
 
 use super::agents::OWNER;
-use super::{Engine, Later, sign};
-use crate::audit::{Event, Operation};
-use crate::backup::{BackupKind, BackupRecord, Ended, Manifest};
+use super::{Engine, sign};
+use crate::audit::{Event, Operation, hex};
+use crate::backup::{BackupKind, BackupRecord, Ended, FORMAT, Manifest, Revoked};
 use crate::error::Refusal;
+use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
 use crate::storage::copy::Extent;
-use crate::storage::{Database, MemoryRow};
+use crate::storage::{CheckpointFile, Database, MemoryRow, Table};
 use crate::{VaultError, limits};
 
 /// The record of backups that were made.
@@ -46,34 +44,39 @@ pub(crate) enum Known {
 }
 
 impl Engine {
-    /// Copies the database as it is now, and says what the copy is.
-    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<Manifest, VaultError> {
+    /// Copies the database as it is now. Says what the copy is, and gives the owner's record of the root key in it.
+    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<(Manifest, Vec<u8>), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Backup);
         self.audited(event, |engine, event| {
             if wanted.description.len() > limits::MAX_NAME {
                 return Err(VaultError::invalid("a description has at most 256 bytes"));
             }
+            engine.no_doubt()?;
+            let bound = engine.seal_bound()?;
             let held = engine.held()?;
             let (size, root) = (held.tree.size(), held.tree.root().to_base64());
             let origin = held.base.signer.verifier().name().to_owned();
             let note = sign(held)?.to_string();
+            let head = (note.as_str(), &bound[..]);
             let parent = match wanted.kind {
                 BackupKind::Full => None,
                 BackupKind::Incremental => Some(engine.newest_backup()?.manifest.as_parent()),
             };
             let memories = match &parent {
-                None => engine.database.copy(&wanted.draft, &Extent::Whole, &note)?,
+                None => engine.database.copy(&wanted.draft, &Extent::Whole, head)?,
                 Some(parent) => {
                     let memories = engine.changed_since(parent.size)?;
                     let extent = Extent::Since { from: parent.size, memories: &memories };
-                    engine.database.copy(&wanted.draft, &extent, &note)?
+                    engine.database.copy(&wanted.draft, &extent, head)?
                 }
             };
             event.count = Some(memories);
             let mut id = [0; 16];
             engine.rng.fill(&mut id)?;
-            Ok(Manifest {
-                format: 1,
+            let missing = || VaultError::tampered("the owner's key record", "it is missing");
+            let owner = engine.database.slot(SLOT_ROOT)?.ok_or_else(missing)?;
+            let manifest = Manifest {
+                format: FORMAT,
                 id: MemoryId::from_bytes(id),
                 kind: wanted.kind,
                 parent,
@@ -83,7 +86,8 @@ impl Engine {
                 root,
                 memories,
                 description: wanted.description.clone(),
-            })
+            };
+            Ok((manifest, owner))
         })
     }
 
@@ -145,15 +149,15 @@ impl Engine {
         self.database.put_slot(name, &sealed)
     }
 
-    /// Backups that still hold a memory's content: made after it was stored and before it ended, and still there.
+    /// Backups that still hold a memory's content: made after it was stored and before it ended. Also those whose file is not
+    /// there now: the disk may only be put away.
     pub(crate) fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
         let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
         let header = self.header(&self.database.memory(&id)?.ok_or_else(unknown)?)?;
         let ended = matches!(header.state, State::Forgotten | State::Expired);
         let end = header.state_since.filter(|_| ended).unwrap_or(u64::MAX);
-        let holds = |record: &BackupRecord| {
-            record.manifest.made >= header.created && record.manifest.made <= end && record.path.is_file()
-        };
+        let holds =
+            |record: &BackupRecord| record.manifest.made >= header.created && record.manifest.made <= end;
         Ok(self.backups()?.into_iter().filter(holds).collect())
     }
 
@@ -163,29 +167,6 @@ impl Engine {
         let mut ended = Ended { memory: header.id, state: header.state, at, mac: String::new() };
         ended.mac = self.keyed("ended", &ended.bytes())?;
         Ok(ended)
-    }
-
-    /// Appends what ended to each list. The commit before it stands.
-    pub(super) fn append_ended(&self, changes: &[Later]) -> Result<(), VaultError> {
-        let mut lines = String::new();
-        for change in changes {
-            if let Later::Ended(ended) = change {
-                let line = serde_json::to_string(ended);
-                lines += &line.map_err(|error| VaultError::Database(error.to_string()))?;
-                lines.push('\n');
-            }
-        }
-        if lines.is_empty() {
-            return Ok(());
-        }
-        self.ended.iter().try_for_each(|path| {
-            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            let written = opened.and_then(|mut file| {
-                file.write_all(lines.as_bytes())?;
-                file.sync_all()
-            });
-            written.map_err(|error| VaultError::io("writing", path, &error))
-        })
     }
 
     /// What of a list was written by this vault. Everything else in it is passed over.
@@ -212,7 +193,7 @@ impl Engine {
             let Some((last, _)) = rows.last() else { return Ok(()) };
             after = *last;
             for (_, row) in rows {
-                if let Ok(header) = self.header(&row) {
+                if let Ok(header) = self.any_header(&row) {
                     with(row, header)?;
                 }
             }
@@ -247,13 +228,69 @@ impl Engine {
         Ok(if same { Known::Holds } else { Known::Other })
     }
 
-    /// Finishes a restore: nothing that ended since comes back, and no approval; the log says what happened. Returns how
-    /// many memories were ended.
-    pub(crate) fn finish_restore(&mut self, from: &Manifest, ended: &[Ended]) -> Result<u64, VaultError> {
+    /// How the checkpoints in a file stand to it: what this log signed, and what claims to go further.
+    pub(crate) fn compare_file(&self, file: &mut CheckpointFile) -> Result<Known, VaultError> {
+        let held = self.held()?;
+        let (origin, trusted) = (held.base.signer.verifier().name(), held.base.verifiers());
+        let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+        let signed = found.note.as_ref().map(|note| self.compare(note)).transpose()?;
+        let claimed = found.claimed.as_ref().map(|note| self.compare(note)).transpose()?;
+        Ok(match (signed, claimed) {
+            (Some(Known::Other), _) | (None, Some(Known::Other)) => Known::Other,
+            (Some(Known::Longer(one)), Some(Known::Longer(other))) => Known::Longer(one.max(other)),
+            (Some(Known::Holds) | None, Some(longer @ Known::Longer(_))) => longer,
+            (signed, _) => signed.unwrap_or(Known::Holds),
+        })
+    }
+
+    /// The line of a removed agent in the lists of what no restore may bring back.
+    pub(super) fn revoked(&self, credential: &[u8]) -> Result<String, VaultError> {
+        let agent = hex(credential);
+        let mac = self.keyed("revoked", agent.as_bytes())?;
+        serde_json::to_string(&Revoked { agent, mac })
+            .map_err(|error| VaultError::Database(error.to_string()))
+    }
+
+    /// Agents that a list says were removed, by what the vault keeps of their credentials. What this vault did not write is
+    /// passed over.
+    pub(crate) fn trusted_revoked(&self, list: &str) -> Result<HashSet<String>, VaultError> {
+        let mut trusted = HashSet::new();
+        for revoked in list.lines().filter_map(|line| serde_json::from_str::<Revoked>(line).ok()) {
+            let mac = self.keyed("revoked", revoked.agent.as_bytes())?;
+            if constant_time_eq(mac.as_bytes(), revoked.mac.as_bytes()) {
+                trusted.insert(revoked.agent);
+            }
+        }
+        Ok(trusted)
+    }
+
+    /// Agents whose credentials another database of this vault knows, if its log is no shorter than `size`.
+    pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<HashSet<String>> {
+        let (events, _) = database.log_counts().ok()?;
+        let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
+        Some(records.into_iter().map(|(credential, _)| hex(&credential)).collect())
+    }
+
+    /// Finishes a restore: nothing that ended since comes back, no approval, and of the agents only who `stays`; the log says what
+    /// happened. Returns how many memories were ended.
+    pub(crate) fn finish_restore(
+        &mut self,
+        from: &Manifest,
+        ended: &[Ended],
+        stays: impl Fn(&str) -> bool,
+    ) -> Result<u64, VaultError> {
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Restore);
         event.count = Some(from.size);
         self.audited(event, |engine, _| {
-            engine.database.drop_approvals()?;
+            engine.database.clear(Table::Approval)?;
+            for (credential, agent) in engine.agent_records()? {
+                if !stays(&hex(&credential)) {
+                    let mut event = Event::new(engine.clock.now(), OWNER, Operation::RemoveAgent);
+                    event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
+                    engine.database.remove_record(Table::Agent, &credential)?;
+                    engine.log(&event)?;
+                }
+            }
             let (mut done, mut seen) = (0, HashSet::new());
             // A memory may have been tombstoned first and forgotten later: the harder end counts.
             let mut ended: Vec<&Ended> = ended.iter().collect();
@@ -267,7 +304,7 @@ impl Engine {
 
     fn end_again(&mut self, ended: &Ended) -> Result<bool, VaultError> {
         let Some(row) = self.database.memory(&ended.memory)? else { return Ok(false) };
-        let header = self.header(&row)?;
+        let Some(header) = self.sound(self.header(&row))? else { return self.clear_damaged(row) };
         let over = matches!(header.state, State::Forgotten | State::Expired) || header.state == ended.state;
         if over {
             return Ok(false);
@@ -279,6 +316,20 @@ impl Engine {
         let mut event = Event::new(self.clock.now(), OWNER, operation);
         (event.memory, event.level) = (Some(header.id), Some(header.level));
         event.row = Some(self.destroy((row, header), ended.state, "it had ended before the restore")?);
+        self.log(&event)?;
+        Ok(true)
+    }
+
+    /// Ends a memory of which nothing but its name can be read.
+    fn clear_damaged(&mut self, mut row: MemoryRow) -> Result<bool, VaultError> {
+        if row.wrapped.is_none() && row.content.is_none() {
+            return Ok(false);
+        }
+        self.database.clear_memory(&row.id)?;
+        (row.wrapped, row.content, row.due) = (None, None, None);
+        self.wipe = true;
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::Forget);
+        (event.memory, event.row) = (Some(row.id), Some(row.digest()));
         self.log(&event)?;
         Ok(true)
     }

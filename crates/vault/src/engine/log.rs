@@ -82,7 +82,8 @@ impl Engine {
             let start = end.saturating_sub(BATCH).max(stop);
             let rows = self.database.events_from(start, usize::try_from(end - start).unwrap_or(0))?;
             for row in rows.iter().rev().filter(|row| row.seq < end) {
-                let (event, _) = self.open_event(row)?;
+                // A damaged one is told of, and keeps nobody from the others.
+                let Some((event, _)) = self.sound(self.open_event(row))? else { continue };
                 if query.fits(&event, &words, Some(&exact)) {
                     let said = event.said.clone();
                     page.entries.push(LogEntry { seq: row.seq, event, said });

@@ -14,7 +14,7 @@ use crate::error::Refusal;
 use crate::gates::boundary::Verdict;
 use crate::gates::{Situation, decide};
 use crate::level::Level;
-use crate::memory::{Header, MemoryId, NewMemory, Recalled, State};
+use crate::memory::{Header, MemoryId, NewMemory, Recalled, State, Trust};
 use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
 use crate::{VaultError, detect, limits};
@@ -32,15 +32,34 @@ fn millis(duration: core::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What an agent may not read without approval it may not change or end either: that is the owner's to decide.
-fn may_change(caller: &Caller, header: &Header) -> Result<(), Refusal> {
-    if header.level.needs_approval() && !caller.is_owner() {
-        return Err(Refusal::NotAllowed { what: "change or end a memory of this level" });
-    }
-    Ok(())
-}
-
 impl Engine {
+    /// Whether a memory of this level is closed to the caller: an agent needs an approval for it, or the owner's session, and
+    /// there is none. Then it is told that the memory is there, and no more.
+    pub(super) fn closed_to(&self, caller: &Caller, level: Level) -> Result<bool, VaultError> {
+        let locked = level.needs_session() && self.held()?.session.is_none();
+        Ok(!caller.is_owner() && (level.needs_approval() || locked))
+    }
+
+    /// What an agent may not read without approval it may not change or end either: that is the owner's to decide. Nor what the
+    /// owner locked.
+    fn may_change(&self, caller: &Caller, header: &Header) -> Result<(), VaultError> {
+        let level = header.level;
+        match self.closed_to(caller, level)? {
+            true if level.needs_approval() => {
+                Err(Refusal::NotAllowed { what: "change or end a memory of this level" }.into())
+            }
+            true => Err(Refusal::Locked { level }.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The keyed hashes that an intent of a memory is found by: among those of its namespace, and among all.
+    pub(super) fn links(&self, namespace: &str, intent: &str) -> Result<[Vec<u8>; 2], VaultError> {
+        // A namespace has no control characters.
+        let within = self.blind("intent of", &format!("{namespace}\0{intent}"))?;
+        Ok([within, self.blind("intent", intent)?])
+    }
+
     /// Stores a memory.
     pub(crate) fn store(
         &mut self,
@@ -59,6 +78,9 @@ impl Engine {
             if !caller.reaches(&memory.namespace) {
                 return Err(Refusal::NotAllowed { what: "use this namespace" }.into());
             }
+            if memory.trust == Trust::Owner && !caller.is_owner() {
+                return Err(Refusal::NotAllowed { what: "store something as said by the owner" }.into());
+            }
             if !memory.level.needs_approval() {
                 let fields = [memory.content.expose(), memory.source.as_bytes()].into_iter();
                 let mut all = fields.chain(memory.metadata.values().map(String::as_bytes));
@@ -73,8 +95,9 @@ impl Engine {
             let row = engine.seal(&header, memory.content.expose())?;
             engine.database.insert_memory(&row)?;
             for intent in &header.intents {
-                let blind = engine.blind("intent", intent)?;
-                engine.database.link(&blind, &header.id)?;
+                for blind in engine.links(&header.namespace, intent)? {
+                    engine.database.link(&blind, &header.id)?;
+                }
             }
             event.memory = Some(header.id);
             (event.content, event.row) = (Some(header.content_hash.clone()), Some(row.digest()));
@@ -148,7 +171,7 @@ impl Engine {
     /// Marks a memory as corrected by another, as a step of storing that one, with an event of its own.
     fn supersede(&mut self, caller: &Caller, older: MemoryId, newer: MemoryId) -> Result<(), VaultError> {
         let (mut row, mut header) = self.find(caller, older)?;
-        may_change(caller, &header)?;
+        self.may_change(caller, &header)?;
         if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
@@ -204,7 +227,7 @@ impl Engine {
             decide(&Situation {
                 header: &header,
                 now: &event.at,
-                last_event: held.last_event.as_ref(),
+                last_event: held.pace.steady(),
                 last_recall: last_recall.as_ref(),
                 key_held: !header.level.needs_session()
                     || held.session.as_ref().is_some_and(|keys| keys.opens(header.level)),
@@ -294,7 +317,12 @@ impl Engine {
             engine.note(event, reason)?;
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
-            may_change(caller, &header)?;
+            engine.may_change(caller, &header)?;
+            if header.state == State::Forgotten && state == State::Forgotten && engine.unwiped() {
+                // It is asked for again because it was not overwritten then.
+                engine.wipe = true;
+                return Ok(());
+            }
             if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
                 return Err(Refusal::Gone("it was ended before").into());
             }
@@ -314,8 +342,9 @@ impl Engine {
         self.set_state(&mut header, state, reason);
         if state != State::Tombstoned {
             for intent in core::mem::take(&mut header.intents) {
-                let blind = self.blind("intent", &intent)?;
-                self.database.unlink(&blind, &row.id)?;
+                for blind in self.links(&header.namespace, &intent)? {
+                    self.database.unlink(&blind, &row.id)?;
+                }
             }
             header.metadata.clear();
             header.searchable.clear();
@@ -328,15 +357,23 @@ impl Engine {
         self.database.update_memory(&row)?;
         self.later.push(Later::Remove(row.id));
         if matches!(state, State::Forgotten | State::Tombstoned) {
-            let ended = self.ended(&header)?;
-            self.later.push(Later::Ended(ended));
+            let ended = serde_json::to_string(&self.ended(&header)?);
+            let ended = ended.map_err(|error| VaultError::Database(error.to_string()))?;
+            self.database.add_ended(&ended)?;
         }
         Ok(row.digest())
     }
 
-    /// Destroys memories whose time ran out, at most `count`. Returns how many.
+    /// Destroys memories whose time ran out, at most `count`. Returns how many. While the clock on the wall is far ahead of what
+    /// was seen of it, none: they are not given out any more, but a clock that is wrong must not cost a memory.
     pub(crate) fn purge(&mut self, count: usize) -> Result<usize, VaultError> {
         let now = self.clock.now();
+        if let Some(held) = self.held.as_mut() {
+            held.pace.take(&now);
+            if !held.pace.is_settled() {
+                return Ok(0);
+            }
+        }
         let this_hour = hour(now.wall);
         let mut purged = 0;
         for id in self.database.due(this_hour, count)? {
@@ -373,7 +410,7 @@ impl Engine {
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
             let (mut row, mut header) = engine.find(caller, id)?;
             event.level = Some(header.level);
-            may_change(caller, &header)?;
+            engine.may_change(caller, &header)?;
             if let Some(why) = header.gone(event.at.wall) {
                 return Err(Refusal::Gone(why).into());
             }
@@ -384,12 +421,14 @@ impl Engine {
                 ));
             }
             header.intents.retain(|known| known != intent);
-            let blind = engine.blind("intent", intent)?;
+            for blind in engine.links(&header.namespace, intent)? {
+                match link {
+                    true => engine.database.link(&blind, &id)?,
+                    false => engine.database.unlink(&blind, &id)?,
+                }
+            }
             if link {
                 header.intents.push(intent.to_owned());
-                engine.database.link(&blind, &id)?;
-            } else {
-                engine.database.unlink(&blind, &id)?;
             }
             row.header = engine.seal_header(&header)?;
             engine.database.update_memory(&row)?;

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 mod approvals;
 pub(crate) mod backup;
+mod bound;
 pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
@@ -10,10 +11,12 @@ mod proofs;
 mod recovery;
 mod search;
 pub(crate) mod sessions;
+mod settle;
 pub(crate) mod status;
 mod tokens;
 
-use std::collections::HashMap;
+use core::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,8 +25,7 @@ use stvor_crypto::SystemRandom;
 use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 
 use crate::audit::{Event, Operation, hex};
-use crate::backup::Ended;
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, Pace};
 use crate::error::Refusal;
 use crate::keys::{BaseKeys, SessionKeys};
 use crate::level::Level;
@@ -31,7 +33,7 @@ use crate::memory::{Header, MemoryId};
 use crate::metrics::{Alert, AlertHook, Metrics};
 use crate::sealing::Sender;
 use crate::storage::index::Index;
-use crate::storage::{CheckpointFile, Database, EventRow, Lock, MemoryRow};
+use crate::storage::{CheckpointFile, Database, EndedList, EventRow, Lock, MemoryRow};
 use crate::vault::{Auditor, Options};
 use crate::{VaultError, limits};
 
@@ -42,6 +44,8 @@ pub(crate) struct Held {
     pub(crate) session: Option<SessionKeys>,
     pub(crate) tree: Frontier,
     pub(crate) last_event: Option<Moment>,
+    /// What is believed of the clock on the wall.
+    pub(crate) pace: Pace,
     /// The key that signs for the last time, with its successor.
     pub(crate) retiring: Option<Signer>,
 }
@@ -59,8 +63,6 @@ struct Refusals {
 enum Later {
     Add(MemoryId, (String, Level), String),
     Remove(MemoryId),
-    /// For the lists of memories that no restore may bring back.
-    Ended(Ended),
 }
 
 /// The state of an open vault.
@@ -68,20 +70,30 @@ pub(crate) struct Engine {
     pub(crate) database: Database,
     pub(crate) outside: Vec<CheckpointFile>,
     /// Where the names of ended memories are appended to.
-    pub(crate) ended: Vec<PathBuf>,
+    pub(crate) ended: Vec<EndedList>,
+    /// Lines up to this one are in all lists, and still in the database.
+    listed: i64,
+    /// What could not be done after a commit, and was told of.
+    told: settle::Told,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: SystemRandom,
     pub(crate) auditors: Vec<Arc<Auditor>>,
     pub(crate) held: Option<Held>,
     index: Option<Index>,
     later: Vec<Later>,
-    refusals: HashMap<String, Refusals>,
+    /// By actor, and apart for entering a lockdown: other refusals must not keep anybody from that.
+    refusals: HashMap<(String, bool), Refusals>,
+    /// Counts of refused requests that this group logged.
+    summed_up: Vec<((String, bool), u64)>,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
-    wipe: bool,
-    /// The session began in this group: keys that no log entry tells of are not kept.
-    opening: bool,
+    /// Something was destroyed in this group.
+    pub(crate) wipe: bool,
+    /// Something was destroyed before, and is not overwritten yet.
+    unwiped: bool,
+    /// This group brought keys into the memory: keys that no log entry tells of, or that are not on the disk, are not kept.
+    pub(crate) new_keys: bool,
     broken: Option<VaultError>,
     /// What writing to the public key of a level takes, for the memories of one group.
     senders: HashMap<Level, Sender>,
@@ -91,6 +103,8 @@ pub(crate) struct Engine {
     hooks: Vec<Arc<AlertHook>>,
     /// What hooks are told when the group is over.
     alerts: Vec<Alert>,
+    /// Places with damage that hooks were told of.
+    damaged: RefCell<BTreeSet<String>>,
     /// The vault is to be closed after this group.
     pub(crate) shut: bool,
     /// What a token signs next to show that it is there. Used once.
@@ -107,7 +121,9 @@ impl Engine {
         Self {
             database,
             outside,
-            ended,
+            ended: ended.into_iter().map(EndedList::new).collect(),
+            listed: 0,
+            told: settle::Told::default(),
             clock: options.clock,
             rng: SystemRandom::new(),
             auditors: options.auditors,
@@ -115,16 +131,19 @@ impl Engine {
             index: None,
             later: Vec::new(),
             refusals: HashMap::new(),
+            summed_up: Vec::new(),
             refused_cold: 0,
             before: None,
             wipe: false,
-            opening: false,
+            unwiped: true,
+            new_keys: false,
             broken: None,
             senders: HashMap::new(),
             ephemeral: HashMap::new(),
             metrics: Metrics::new(),
             hooks: options.alerts,
             alerts: Vec::new(),
+            damaged: RefCell::default(),
             shut: false,
             token_challenge: None,
             _lock: lock,
@@ -146,8 +165,11 @@ impl Engine {
             self.refused_cold = self.refused_cold.saturating_add(1);
             return Err(Refusal::Cold.into());
         }
+        if !self.stands() {
+            return Err(self.broken.clone().unwrap_or_else(lost_transaction));
+        }
         self.may_ask(&event)?;
-        self.database.run("SAVEPOINT one")?;
+        self.part("SAVEPOINT one")?;
         let later = self.later.len();
         // What the work logs of its own is undone with the rest of it.
         let logged = self.held.as_ref().map(|held| (held.tree.clone(), held.last_event.clone()));
@@ -157,7 +179,8 @@ impl Engine {
                 self.later.truncate(later);
                 event.refused = Some(error.code().to_owned());
                 (event.row, event.content) = (None, None);
-                let undone = self.database.run("ROLLBACK TO one");
+                self.notice_loss(&error);
+                let undone = self.part("ROLLBACK TO one");
                 if let (Some(held), Some(before)) = (self.held.as_mut(), logged) {
                     (held.tree, held.last_event) = before;
                 }
@@ -173,10 +196,35 @@ impl Engine {
             }
         };
         if self.broken.is_none() {
-            self.database.run("RELEASE one")?;
+            self.part("RELEASE one")?;
         }
         self.metrics.count(event.operation, event.refused.as_deref());
         done
+    }
+
+    /// Parts the group for one operation. When that fails nobody knows what of the group stands, so nothing of it may.
+    fn part(&mut self, statement: &str) -> Result<(), VaultError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let done = self.database.run(statement);
+        if let Err(error) = &done {
+            self.broken = Some(as_log_failure(error));
+        }
+        done
+    }
+
+    /// SQLite gives up the whole transaction, and not only the statement, when it can not read or write a page.
+    fn notice_loss(&mut self, error: &VaultError) {
+        if self.broken.is_none() && !self.database.in_transaction() {
+            self.broken = Some(as_log_failure(error));
+        }
+    }
+
+    /// Whether the group can still be committed. If not, nothing more may be done in it.
+    pub(crate) fn stands(&mut self) -> bool {
+        self.notice_loss(&lost_transaction());
+        self.broken.is_none()
     }
 
     /// Appends an event to the log.
@@ -184,7 +232,7 @@ impl Engine {
         let logged = self.try_log(event);
         if let Err(error) = &logged {
             // Without its log entry nothing of the group may stand.
-            self.broken = Some(error.clone());
+            self.broken.get_or_insert(as_log_failure(error));
         }
         logged
     }
@@ -205,6 +253,10 @@ impl Engine {
         let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &plain)?;
         let mut complete: Vec<Node> = Vec::new();
         held.tree.append(Hash::leaf(&entry), &mut complete)?;
+        // A commitment has no time.
+        if event.at.wall > 0 {
+            held.pace.take(&event.at);
+        }
         // A clock that was set back does not make the log's time go back.
         if held.last_event.as_ref().is_none_or(|last| last.wall <= event.at.wall) {
             held.last_event = Some(event.at.clone());
@@ -215,39 +267,60 @@ impl Engine {
     /// Begins a group of operations.
     pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
         (self.before, self.wipe, self.broken) = (None, false, None);
-        self.opening = false;
+        self.new_keys = false;
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
-        self.database.run("BEGIN IMMEDIATE")
+        self.summed_up.clear();
+        self.database.take_changed();
+        if self.database.in_transaction() {
+            // The end of the last group failed half-way.
+            self.database.run("ROLLBACK")?;
+        }
+        self.database.run("BEGIN IMMEDIATE")?;
+        if self.held.is_some() {
+            // A log that can not be written ends the group when it is committed.
+            let _ = self.log_suppressed(&self.clock.now(), |_, over| over);
+        }
+        if self.listed > 0 {
+            self.database.remove_ended(self.listed)?;
+        }
+        Ok(())
     }
 
-    /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole.
-    pub(crate) fn commit(&mut self) -> Result<(), VaultError> {
+    /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole. What can not be
+    /// undone any more fails no asker: only those who destroyed something are told what is returned, when it is not
+    /// overwritten yet.
+    pub(crate) fn commit(&mut self) -> Result<Option<VaultError>, VaultError> {
         let done = self.try_commit();
         if done.is_err() {
-            let _ = self.database.run("ROLLBACK");
+            if self.database.in_transaction() {
+                let _ = self.database.run("ROLLBACK");
+            }
             self.index = None;
+            for (who, suppressed) in core::mem::take(&mut self.summed_up) {
+                let refusals = self.refusals.entry(who).or_default();
+                refusals.suppressed = refusals.suppressed.saturating_add(suppressed);
+            }
             if let (Some((tree, last)), Some(held)) = (self.before.take(), self.held.as_mut()) {
                 (held.tree, held.last_event) = (tree, last);
-                // The key that was to take over is not on the disk: only an unlock finds the right one again.
-                if held.retiring.is_some() {
-                    self.held = None;
-                }
             }
-            if self.opening {
+            // What a token opened is in no log, and what changed of the keys is not on the disk: writing with such a key would
+            // seal to nobody.
+            self.drop_token();
+            if self.new_keys {
                 self.held = None;
             }
         }
         self.tell(&done);
-        done
+        done.map(|note| self.settle(note.as_ref()))
     }
 
     /// Tells the hooks what the group brought.
-    fn tell(&mut self, done: &Result<(), VaultError>) {
+    fn tell<T>(&mut self, done: &Result<T, VaultError>) {
         let mut alerts = core::mem::take(&mut self.alerts);
         match done {
-            Ok(()) => self.metrics.commits.increment(1),
+            Ok(_) => self.metrics.commits.increment(1),
             Err(error) => {
                 // What was refused in this group is in no log: the group is told of instead.
                 alerts.clear();
@@ -259,80 +332,45 @@ impl Engine {
             // Exact up to 2^53 events.
             self.metrics.events.set(held.tree.size() as f64);
         }
-        alerts.iter().for_each(|alert| self.hooks.iter().for_each(|hook| hook(alert)));
+        alerts.iter().for_each(|alert| self.alert(alert));
     }
 
-    fn try_commit(&mut self) -> Result<(), VaultError> {
-        if let Some(error) = self.broken.take() {
-            return Err(error);
+    fn alert(&self, alert: &Alert) {
+        self.hooks.iter().for_each(|hook| hook(alert));
+    }
+
+    fn try_commit(&mut self) -> Result<Option<Note>, VaultError> {
+        if !self.stands() {
+            return Err(self.broken.take().unwrap_or_else(lost_transaction));
+        }
+        if self.before.is_none() && self.held.is_some() && self.database.take_changed() {
+            // Only with an event there is a checkpoint that nobody can put an older state under.
+            self.log(&Event::new(self.clock.now(), "vault", Operation::Record))?;
         }
         let note = match (&self.held, &self.before) {
             (Some(held), Some(_)) => Some(sign(held)?),
             _ => None,
         };
         if let Some(note) = &note {
-            self.database.put_checkpoint(&note.to_string())?;
+            let bound = self.seal_bound()?;
+            self.database.put_checkpoint(&note.to_string(), &bound)?;
         }
         self.database.run("COMMIT")?;
-        // What follows can not undo the commit: it is reported, and the answers leave.
-        self.before = None;
+        (self.before, self.listed) = (None, 0);
         if let Some(held) = self.held.as_mut() {
             held.retiring = None;
         }
-        if let Some(note) = &note {
-            for file in &mut self.outside {
-                if let Err(error) = file.append(note) {
-                    self.metrics.checkpoint_failures.increment(1);
-                    let alert = Alert::CheckpointFailed { at: self.clock.now(), code: error.code() };
-                    self.hooks.iter().for_each(|hook| hook(&alert));
-                    return Err(error);
-                }
-            }
-        }
-        if self.wipe {
-            self.database.merge_journal()?;
-        }
-        self.apply_later()
-    }
-
-    fn apply_later(&mut self) -> Result<(), VaultError> {
-        let changes = core::mem::take(&mut self.later);
-        self.append_ended(&changes)?;
-        let Some(index) = self.index.as_mut() else { return Ok(()) };
-        let applied = changes.iter().try_for_each(|change| match change {
-            Later::Add(id, (namespace, level), text) => index.add(*id, (namespace, *level), text),
-            Later::Remove(id) => index.remove(id),
-            Later::Ended(_) => Ok(()),
-        });
-        // It is made anew when it is needed.
-        if applied.is_err() {
-            self.index = None;
-        }
-        Ok(())
-    }
-
-    /// What is done while nobody asks for anything.
-    pub(crate) fn idle(&mut self) {
-        self.drop_stale_token();
-        for file in &self.outside {
-            let _ = file.sync();
-        }
+        Ok(note)
     }
 
     /// Refuses agents that were refused too often, without a log entry for each.
     fn may_ask(&mut self, event: &Event) -> Result<(), VaultError> {
-        let Some(refusals) = self.refusals.get_mut(&event.actor) else { return Ok(()) };
-        let now = event.at.wall;
-        if now < refusals.since || now - refusals.since >= 60_000 {
-            let suppressed = refusals.suppressed;
-            self.refusals.remove(&event.actor);
-            if suppressed > 0 {
-                let mut summary = Event::new(event.at.clone(), &event.actor, Operation::Suppressed);
-                summary.count = Some(suppressed);
-                self.log(&summary)?;
-            }
+        let who = budget(event);
+        if !self.refusals.contains_key(&who) {
             return Ok(());
         }
+        self.log_suppressed(&event.at, |other, over| over && *other == who)?;
+        let Some(refusals) = self.refusals.get_mut(&who) else { return Ok(()) };
         if refusals.logged >= limits::REFUSALS_PER_MINUTE && event.actor != agents::OWNER {
             refusals.suppressed = refusals.suppressed.saturating_add(1);
             self.metrics.suppressed.increment(1);
@@ -341,8 +379,32 @@ impl Engine {
         Ok(())
     }
 
+    /// Logs how many requests were refused without an entry for each, of those that `which` picks: it is told whose they are,
+    /// and whether their minute is over.
+    pub(super) fn log_suppressed(
+        &mut self,
+        now: &Moment,
+        which: impl Fn(&(String, bool), bool) -> bool,
+    ) -> Result<(), VaultError> {
+        let over = |refusals: &Refusals| {
+            now.wall < refusals.since || now.wall - refusals.since >= limits::REFUSALS_MINUTE
+        };
+        let picked = self.refusals.iter().filter(|(who, refusals)| which(who, over(refusals)));
+        let picked: Vec<_> = picked.map(|(who, _)| who.clone()).collect();
+        for who in picked {
+            let suppressed = self.refusals.remove(&who).map_or(0, |refusals| refusals.suppressed);
+            if suppressed > 0 {
+                let mut summary = Event::new(now.clone(), &who.0, Operation::Suppressed);
+                summary.count = Some(suppressed);
+                self.summed_up.push((who, suppressed));
+                self.log(&summary)?;
+            }
+        }
+        Ok(())
+    }
+
     fn count_refusal(&mut self, event: &Event) {
-        let refusals = self.refusals.entry(event.actor.clone()).or_default();
+        let refusals = self.refusals.entry(budget(event)).or_default();
         if refusals.logged == 0 {
             refusals.since = event.at.wall;
         }
@@ -375,8 +437,14 @@ impl Engine {
         Ok(held.base.rows.seal(&mut self.rng, header.id.as_bytes(), &plain)?)
     }
 
-    /// Opens the header of a row, and holds it against the row.
+    /// Opens the header of a row, and holds it against the row and what was last written for its memory.
     pub(crate) fn header(&self, row: &MemoryRow) -> Result<Header, VaultError> {
+        self.must_be_fresh(row)?;
+        self.any_header(row)
+    }
+
+    /// Opens the header of a row, of whatever database of this vault and whatever time, and holds it against the row.
+    pub(crate) fn any_header(&self, row: &MemoryRow) -> Result<Header, VaultError> {
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let plain = plain.map_err(|_| tampered("its header does not open"))?;
@@ -387,6 +455,22 @@ impl Engine {
             return Err(tampered("its header is of another row"));
         }
         Ok(header)
+    }
+
+    /// What was read, or nothing where somebody changed it: a damaged row is told of, and keeps nobody from the others.
+    pub(crate) fn sound<T>(&self, read: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
+        match read {
+            Ok(sound) => Ok(Some(sound)),
+            Err(VaultError::Tampered { place, .. }) => {
+                let mut known = self.damaged.borrow_mut();
+                let room = (known.len() as u64) < limits::MAX_DAMAGED;
+                if room && known.insert(place.clone()) {
+                    self.alert(&Alert::Damaged { at: self.clock.now(), place });
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The time of an event that the log holds.
@@ -401,6 +485,26 @@ impl Engine {
         let place = || format!("the event {}", row.seq);
         let opened = self.held()?.base.open_event(row);
         opened.ok_or_else(|| VaultError::tampered(place(), "it was changed, or stands in another's place"))
+    }
+}
+
+/// Whose refusals an event counts among.
+fn budget(event: &Event) -> (String, bool) {
+    (event.actor.clone(), event.operation == Operation::EnterLockdown)
+}
+
+/// Why nothing of a group stands whose transaction is gone.
+pub(crate) fn lost_transaction() -> VaultError {
+    VaultError::LogUnavailable(
+        "the database could not read or write a page and undid what was under way".into(),
+    )
+}
+
+/// The same, when an error says more.
+fn as_log_failure(error: &VaultError) -> VaultError {
+    match error {
+        VaultError::LogUnavailable(_) => error.clone(),
+        other => VaultError::LogUnavailable(other.to_string()),
     }
 }
 

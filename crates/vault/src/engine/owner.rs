@@ -4,11 +4,12 @@ use stvor_crypto::Secret;
 use stvor_keys::WrappedKey;
 use stvor_tlog::{Checkpoint, Frontier, Note, Signer, TlogError};
 
-use super::agents::OWNER;
+use super::agents::{OWNER, UNPROVED};
 use super::sessions::SessionId;
 use super::status::{Lockdown, Mode, Status};
 use super::{Engine, Held};
 use crate::audit::{Event, Operation};
+use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
     BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VERBS,
@@ -21,36 +22,70 @@ impl Engine {
     /// checkpoints: a log that was cut is not continued.
     pub(crate) fn unlock(&mut self, root: &RootKey, vaulted: Option<&Secret<32>>) -> Result<(), VaultError> {
         let slots = self.database.slots()?;
-        let base = BaseKeys::open(root, &slots)?;
-        let mut session = SessionKeys::open(root, &slots)?;
-        if let Some(vaulted) = vaulted {
-            session.open_vaulted(vaulted, &slots)?;
+        let opened = BaseKeys::open(root, &slots).and_then(|base| {
+            let (mut session, damaged) = SessionKeys::open(root, &slots);
+            if let Some(vaulted) = vaulted {
+                session.open_vaulted(vaulted, &slots)?;
+            }
+            Ok((base, session, damaged))
+        });
+        let (base, session, damaged) = match opened {
+            Ok(opened) => opened,
+            Err(error) if self.held.is_some() => {
+                let event = Event::new(self.clock.now(), UNPROVED, Operation::Unlock);
+                return self.audited(event, |_, _| Err(error));
+            }
+            Err(error) => {
+                self.refused_cold = self.refused_cold.saturating_add(1);
+                return Err(error);
+            }
+        };
+        for error in damaged {
+            self.sound::<()>(Err(error))?;
         }
         let first = self.held.is_none();
         if first {
             let tree = self.checked_tree(&base)?;
-            let size = tree.size();
-            self.held = Some(Held { base, session: None, tree, last_event: None, retiring: None });
-            let last = if size > 0 { self.event_time(size - 1) } else { Ok(None) };
-            match (last, self.held.as_mut()) {
-                (Ok(last), Some(held)) => held.last_event = last,
-                (Err(error), _) => {
-                    self.held = None;
-                    return Err(error);
-                }
-                (Ok(_), None) => {}
+            self.held = Some(Held {
+                base,
+                session: None,
+                tree,
+                last_event: None,
+                pace: Pace::default(),
+                retiring: None,
+            });
+            if let Err(error) = self.bind() {
+                self.held = None;
+                return Err(error);
             }
         }
-        self.opening = true;
+        self.new_keys = true;
         if let Some(held) = self.held.as_mut() {
             held.session = Some(session);
         }
         self.drop_index();
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
-        self.audited(event, |_, _| Ok(()))?;
+        self.audited(event, |engine, event| match engine.no_doubt() {
+            Err(error) => engine.note(event, &error.to_string()),
+            Ok(()) => Ok(()),
+        })?;
         self.refused_cold = 0;
         if first { self.end_lost_sessions() } else { Ok(()) }
+    }
+
+    /// The time of the newest event whose row is sound. One that somebody changed is for `verify` to name: it keeps nobody out.
+    pub(super) fn newest_time(&self, size: u64) -> Result<Option<crate::Moment>, VaultError> {
+        for seq in (size.saturating_sub(limits::MAX_DAMAGED)..size).rev() {
+            if let Some(Some(time)) = self.sound(self.event_time(seq))? {
+                return Ok(Some(time));
+            }
+        }
+        if size == 0 {
+            Ok(None)
+        } else {
+            Err(VaultError::tampered("the log", "none of its last events is sound"))
+        }
     }
 
     /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
@@ -70,7 +105,9 @@ impl Engine {
             return Err(VaultError::tampered("the log", "it holds events that no checkpoint signs"));
         }
         for file in &mut self.outside {
-            let Some(note) = file.newest()? else { continue };
+            let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+            // Where none holds, the one that claims most says why.
+            let Some(note) = found.note.or(found.claimed) else { continue };
             let outside = Checkpoint::open(&note, origin, &trusted)?;
             if outside.size() > size {
                 let cut = format!("it was cut: {size} events are left of {}", outside.size());
@@ -93,7 +130,7 @@ impl Engine {
         }
         self.drop_index();
         let event = Event::new(self.clock.now(), OWNER, Operation::Lock);
-        self.audited(event, |_, _| Ok(()))?;
+        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))?;
         self.end_session(SessionId::OWNER).map(|_| ())
     }
 
@@ -105,7 +142,7 @@ impl Engine {
         }
         self.end_sessions()?;
         let event = Event::new(self.clock.now(), "vault", Operation::Close);
-        self.audited(event, |_, _| Ok(()))
+        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))
     }
 
     /// Whether everything is stopped. There is always a sealed record, so that removing it shows.
@@ -117,8 +154,23 @@ impl Engine {
         serde_json::from_slice(plain.expose()).map_err(|_| tampered())
     }
 
-    /// Refuses while everything is stopped.
+    /// The lockdown for who looks at the state. Without a sound record everything is stopped, and that is what is shown.
+    fn shown_lockdown(&self) -> Result<Option<Lockdown>, VaultError> {
+        match self.lockdown() {
+            Err(VaultError::Tampered { reason, .. }) => Ok(Some(Lockdown {
+                since: 0,
+                by: "vault".into(),
+                reason: format!(
+                    "{reason}: somebody changed the database; leave the lockdown with the owner's secret, and verify"
+                ),
+            })),
+            other => other,
+        }
+    }
+
+    /// Refuses while everything is stopped, or the records are not what they should be.
     pub(crate) fn no_lockdown(&self) -> Result<(), VaultError> {
+        self.no_doubt()?;
         match self.lockdown()? {
             Some(_) => Err(Refusal::Lockdown.into()),
             None => Ok(()),
@@ -140,7 +192,10 @@ impl Engine {
             if reason.len() > limits::MAX_TEXT {
                 return Err(VaultError::invalid("a reason has at most 4096 bytes"));
             }
-            engine.no_lockdown()?;
+            // A record that is gone or does not open is written anew.
+            if matches!(engine.lockdown(), Ok(Some(_))) {
+                return Err(Refusal::Lockdown.into());
+            }
             engine.note(event, reason)?;
             let lockdown = Lockdown { since: event.at.wall, by: by.to_owned(), reason: reason.to_owned() };
             engine.set_lockdown(Some(&lockdown))
@@ -150,11 +205,22 @@ impl Engine {
     /// Lets everything go on. `root` is the proof that the owner's secret was given.
     pub(crate) fn leave_lockdown(&mut self, root: &RootKey) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::LeaveLockdown);
-        self.audited(event, |engine, _| {
+        self.audited(event, |engine, event| {
             // Only the right root key opens the records.
             BaseKeys::open(root, &engine.database.slots()?)?;
-            if engine.lockdown()?.is_none() {
-                return Err(VaultError::invalid("the vault is not in lockdown"));
+            if let Err(error) = engine.no_doubt() {
+                engine.note(event, &error.to_string())?;
+                engine.set_lockdown(None)?;
+                return engine.end_doubt();
+            }
+            match engine.lockdown() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(VaultError::invalid("the vault is not in lockdown")),
+                // Nothing else writes a record that somebody removed or changed anew.
+                Err(VaultError::Tampered { reason, .. }) => {
+                    engine.note(event, &format!("the record of the lockdown was not sound: {reason}"))?;
+                }
+                Err(error) => return Err(error),
             }
             engine.set_lockdown(None)
         })
@@ -180,6 +246,7 @@ impl Engine {
     pub(crate) fn rotate_signing_key(&mut self) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::RotateSigningKey);
         self.audited(event, |engine, event| {
+            engine.new_keys = true;
             let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
             let base = &mut held.base;
             let fresh = Signer::generate(base.signer.verifier().name(), &mut engine.rng)?;
@@ -211,13 +278,15 @@ impl Engine {
                 retired: Vec::new(),
                 last_event: None,
                 checkpoint_files: self.outside.len(),
+                checkpoint_files_behind: 0,
+                doubted: Vec::new(),
             });
         };
         let session = held.session.as_ref();
         Ok(Status {
             mode: if session.is_some() { Mode::Open } else { Mode::Locked },
             vaulted: session.is_some_and(|keys| keys.opens(crate::Level::Vaulted)),
-            lockdown: self.lockdown()?,
+            lockdown: self.shown_lockdown()?,
             events: held.tree.size(),
             root: held.tree.root().to_base64(),
             refused_cold: self.refused_cold,
@@ -225,6 +294,8 @@ impl Engine {
             retired: held.base.retired.iter().map(ToString::to_string).collect(),
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
+            checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
+            doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
         })
     }
 }

@@ -8,13 +8,18 @@ use super::Engine;
 use super::agents::OWNER;
 use crate::VaultError;
 use crate::audit::{Event, Operation};
-use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, rewrap_owner, rewrap_vaulted};
-use crate::recovery::escrow::{EscrowRecord, NewSecrets};
+use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, black_slot, rewrap_owner, rewrap_vaulted};
+use crate::recovery::escrow::{EscrowRecord, NewSecrets, NewShares};
 use crate::recovery::switch::{CheckIn, SwitchRecord};
 
 const ESCROWS: &str = "escrows";
 const SWITCH: &str = "switch";
 const SWITCH_KEY: &str = "switch/key";
+
+/// The name that a set of shares has in place of a token's.
+pub(super) fn escrow_name(set: &str) -> String {
+    format!("escrow-{set}")
+}
 
 impl Engine {
     /// Whether this is the root key.
@@ -22,27 +27,54 @@ impl Engine {
         Ok(BaseKeys::open(root, &self.database.slots()?).is_ok())
     }
 
-    /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault.
-    pub(crate) fn escrow(
-        &mut self,
-        (root, vaulted): (&RootKey, Option<&Secret<32>>),
-        mut record: EscrowRecord,
-    ) -> Result<EscrowRecord, VaultError> {
+    /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault. With level 5 in it, its
+    /// wrapped key comes in the same transaction, and those of older sets go.
+    pub(crate) fn escrow(&mut self, shares: NewShares) -> Result<EscrowRecord, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Escrow);
         self.audited(event, |engine, event| {
-            let slots = engine.database.slots()?;
-            BaseKeys::open(root, &slots)?;
-            if let Some(vaulted) = vaulted {
-                SessionKeys::default().open_vaulted(vaulted, &slots)?;
-            }
-            record.made = event.at.wall;
-            event.text = Some(record.set.clone());
-            event.count = Some(record.keepers.len() as u64);
-            let mut all = engine.escrows()?;
-            all.push(record.clone());
-            engine.put_sealed_slot(ESCROWS, &all)?;
-            Ok(record)
+            engine.drop_stale_token();
+            let private = shares.black.is_some().then(|| engine.black_private()).transpose()?;
+            engine.put_escrow(shares, private.as_ref(), event)
         })
+    }
+
+    /// The same, as a part of another operation. `private` is the key of level 5.
+    pub(super) fn put_escrow(
+        &mut self,
+        shares: NewShares,
+        private: Option<&Secret<32>>,
+        event: &mut Event,
+    ) -> Result<EscrowRecord, VaultError> {
+        let slots = self.database.slots()?;
+        BaseKeys::open(&shares.root, &slots)?;
+        if let Some(vaulted) = &shares.vaulted {
+            SessionKeys::default().open_vaulted(vaulted, &slots)?;
+        }
+        let mut record = shares.record;
+        record.made = event.at.wall;
+        event.text = Some(record.set.clone());
+        event.count = Some(record.keepers.len() as u64);
+        let mut all = self.escrows()?;
+        if let Some((black, private)) = shares.black.as_ref().zip(private) {
+            for old in all.iter_mut().filter(|old| old.black) {
+                self.database.remove_slot(&black_slot(&escrow_name(&old.set)))?;
+                old.black = false;
+            }
+            self.wrap_black((&escrow_name(&record.set), black), private)?;
+        }
+        all.push(record.clone());
+        self.put_sealed_slot(ESCROWS, &all)?;
+        Ok(record)
+    }
+
+    /// Whether the private key of level 5 is wrapped for shares too.
+    pub(super) fn black_escrowed(&self) -> Result<bool, VaultError> {
+        for record in self.escrows()?.iter().filter(|record| record.black) {
+            if self.database.slot(&black_slot(&escrow_name(&record.set)))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) fn escrows(&self) -> Result<Vec<EscrowRecord>, VaultError> {
@@ -86,26 +118,43 @@ impl Engine {
         Ok(signer)
     }
 
-    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note and the text of the
-    /// key that verifies it.
-    pub(crate) fn set_switch(&mut self, mut record: SwitchRecord) -> Result<(Note, String), VaultError> {
+    /// The number of the next check-in: above every one that the vault remembers or that `seen`, a check-in of this vault,
+    /// has; and no lower than the time, so that a vault that was brought back from a backup does not count where it was then.
+    fn next_number(&mut self, seen: &[u8], now: u64) -> Result<u64, VaultError> {
+        let signer = self.switch_signer()?;
+        let key = signer.verifier();
+        let number = |text: &str| CheckIn::parse(text, key.name()).map(|known| known.number).ok();
+        let seen = Note::parse(seen).ok();
+        let seen = seen.and_then(|note| note.open(core::slice::from_ref(key)).ok().and_then(number));
+        let known = self.switch()?.map_or(0, |old| old.number).max(seen.unwrap_or_default());
+        Ok(known.saturating_add(1).max(now))
+    }
+
+    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note, the text of the key
+    /// that verifies it, and the setting.
+    pub(crate) fn set_switch(
+        &mut self,
+        mut record: SwitchRecord,
+        seen: &[u8],
+    ) -> Result<(Note, String, SwitchRecord), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::ArmSwitch);
         self.audited(event, |engine, event| {
-            record.number = engine.switch()?.map_or(0, |old| old.number).saturating_add(1);
+            record.number = engine.next_number(seen, event.at.wall)?;
             record.checked_in = event.at.wall;
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
-            engine.sign_check_in(&record)
+            let (note, verifier) = engine.sign_check_in(&record)?;
+            Ok((note, verifier, record))
         })
     }
 
     /// The owner is there.
-    pub(crate) fn check_in(&mut self) -> Result<(Note, SwitchRecord), VaultError> {
+    pub(crate) fn check_in(&mut self, seen: &[u8]) -> Result<(Note, SwitchRecord), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::CheckIn);
         self.audited(event, |engine, event| {
             let record = engine.switch()?.filter(|record| record.every > 0);
             let mut record = record.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
-            record.number = record.number.saturating_add(1);
+            record.number = engine.next_number(seen, event.at.wall)?;
             record.checked_in = event.at.wall;
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
@@ -115,8 +164,7 @@ impl Engine {
 
     fn sign_check_in(&mut self, record: &SwitchRecord) -> Result<(Note, String), VaultError> {
         let signer = self.switch_signer()?;
-        let check_in = CheckIn { number: record.number, at: record.checked_in, every: record.every };
-        let note = Note::sign(&check_in.to_text(signer.verifier().name()), &[&signer])?;
+        let note = Note::sign(&CheckIn::of(record).to_text(signer.verifier().name()), &[&signer])?;
         Ok((note, signer.verifier().to_string()))
     }
 }

@@ -9,23 +9,23 @@ use crate::storage::index::{Index, words};
 use crate::{VaultError, limits};
 
 /// Rows that are read at a time.
-const BATCH: usize = 1_000;
-
-/// What a caller sees of a memory that it would need an approval for: that it is there.
-fn seen_by(caller: &Caller, mut header: Header) -> Header {
-    if header.level.needs_approval() && !caller.is_owner() {
-        header.metadata.clear();
-        header.searchable.clear();
-        header.intents.clear();
-        header.source.clear();
-        header.state_reason.clear();
-    }
-    // A keyed hash tells whether two contents are equal; nobody needs that here.
-    header.content_hash.clear();
-    header
-}
+const BATCH: usize = 64;
 
 impl Engine {
+    /// What a caller sees of a memory that is closed to it: that it is there.
+    fn seen_by(&self, caller: &Caller, mut header: Header) -> Result<Header, VaultError> {
+        if self.closed_to(caller, header.level)? {
+            header.metadata.clear();
+            header.searchable.clear();
+            header.intents.clear();
+            header.source.clear();
+            header.state_reason.clear();
+        }
+        // A keyed hash tells whether two contents are equal; nobody needs that here.
+        header.content_hash.clear();
+        Ok(header)
+    }
+
     /// Levels whose words are in the index now.
     fn searched(&self, caller: &Caller) -> Result<Vec<Level>, VaultError> {
         let session = self.held()?.session.as_ref();
@@ -58,7 +58,7 @@ impl Engine {
 
     /// Takes a new memory into the index when its commit is through.
     pub(super) fn index_later(&mut self, header: Header, content: &[u8]) {
-        if self.index.is_some() {
+        if self.index.as_ref().is_some_and(|index| index.holds(&header.namespace)) {
             let open = !header.level.needs_approval();
             let text = Self::text_of(&header, open.then_some(content));
             self.later.push(Later::Add(header.id, (header.namespace, header.level), text));
@@ -70,31 +70,50 @@ impl Engine {
         self.index = None;
     }
 
-    /// Makes the index of everything that can be read.
-    fn build_index(&self) -> Result<Index, VaultError> {
+    /// Takes what can be read of a namespace into the index, if it is not there yet. Where there is no room for it beside
+    /// others, those make room: no namespace costs a search of another one anything.
+    fn index_namespace(&mut self, namespace: &str) -> Result<(), VaultError> {
+        if let Some(mut index) = self.index.take()
+            && (index.holds(namespace) || self.fill_index(&mut index, namespace).is_ok())
+        {
+            self.index = Some(index);
+            return Ok(());
+        }
         let mut index = Index::new()?;
+        self.fill_index(&mut index, namespace)?;
+        self.index = Some(index);
+        Ok(())
+    }
+
+    fn fill_index(&self, index: &mut Index, namespace: &str) -> Result<(), VaultError> {
+        let full = |_| VaultError::invalid("this namespace holds more words than can be searched");
         index.begin()?;
         let session = self.held()?.session.is_some();
-        let now = self.clock.now().wall;
+        let (now, space) = (self.clock.now().wall, self.blind("namespace", namespace)?);
         let mut after = 0;
         loop {
-            let rows = self.database.memories_after(after, BATCH)?;
+            let rows = self.database.space_after(&space, after, BATCH)?;
             let Some((last, _)) = rows.last() else { break };
             after = *last;
             for (_, row) in rows {
-                let header = self.header(&row)?;
+                let Some(header) = self.sound(self.header(&row))? else { continue };
                 let wanted = !header.level.needs_session() || session;
                 if !wanted || header.state != State::Live || header.gone(now).is_some() {
                     continue;
                 }
-                let content =
-                    if header.level.needs_approval() { None } else { Some(self.open(&row, &header)?) };
+                let content = if header.level.needs_approval() {
+                    None
+                } else {
+                    let Some(content) = self.sound(self.open(&row, &header))? else { continue };
+                    Some(content)
+                };
                 let text = Self::text_of(&header, content.as_ref().map(|content| content.expose()));
-                index.add(header.id, (&header.namespace, header.level), &text)?;
+                index.add(header.id, (&header.namespace, header.level), &text).map_err(full)?;
             }
         }
         index.end()?;
-        Ok(index)
+        index.hold(namespace);
+        Ok(())
     }
 
     /// Searches a namespace for memories that hold all words of `query`, best first.
@@ -111,9 +130,7 @@ impl Engine {
             event.text = Some(engine.keyed("text", query.as_bytes())?);
             let mut found = Vec::new();
             if caller.reaches(namespace) {
-                if engine.index.is_none() {
-                    engine.index = Some(engine.build_index()?);
-                }
+                engine.index_namespace(namespace)?;
                 let levels = engine.searched(caller)?;
                 let hits = match &engine.index {
                     Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,
@@ -121,14 +138,14 @@ impl Engine {
                 };
                 for hit in hits {
                     let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
-                    let header = engine.listed(&row)?;
+                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
                     if known
                         && header.namespace == namespace
                         && header.state == State::Live
                         && header.gone(event.at.wall).is_none()
                     {
-                        found.push(seen_by(caller, header));
+                        found.push(engine.seen_by(caller, header)?);
                     }
                 }
             }
@@ -156,10 +173,10 @@ impl Engine {
                     next = rows.last().map(|(number, _)| *number);
                 }
                 for (_, row) in rows {
-                    let header = engine.listed(&row)?;
+                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if caller.may_have(header.level) && (live || caller.is_owner()) {
-                        found.push(seen_by(caller, header));
+                        found.push(engine.seen_by(caller, header)?);
                     }
                 }
             }
@@ -170,6 +187,7 @@ impl Engine {
 
     /// The header of a row that was read without its content.
     fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
+        self.must_be_fresh(row)?;
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
         let plain = plain.map_err(|_| tampered("its header does not open"))?;
@@ -182,18 +200,50 @@ impl Engine {
         self.audited(event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
-            let blind = engine.blind("intent", intent)?;
-            let ids: Vec<MemoryId> = engine.database.linked(&blind, limits::MAX_PAGE)?;
-            let found = ids.into_iter().filter_map(|id| engine.find(caller, id).ok());
-            let found = found.map(|(_, header)| header).filter(|header| {
-                let shown = caller.is_owner() || !header.level.needs_approval();
-                shown
-                    && header.intents.iter().any(|known| known == intent)
-                    && header.gone(event.at.wall).is_none()
-            });
-            let found: Vec<Header> = found.map(|header| seen_by(caller, header)).collect();
+            let found = engine.linked(caller, intent, event.at.wall)?;
             event.count = Some(found.len() as u64);
             Ok(found)
         })
+    }
+
+    /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place.
+    fn linked(&self, caller: &Caller, intent: &str, now: u64) -> Result<Vec<Header>, VaultError> {
+        let exact = match caller {
+            Caller::Agent(agent) if agent.namespaces.iter().all(|pattern| !pattern.ends_with('*')) => {
+                &agent.namespaces[..]
+            }
+            _ => &[],
+        };
+        let mut blinds = Vec::new();
+        for namespace in exact {
+            let [within, _] = self.links(namespace, intent)?;
+            blinds.push(within);
+        }
+        if exact.is_empty() {
+            blinds.push(self.blind("intent", intent)?);
+        }
+        let mut found = Vec::new();
+        for blind in blinds {
+            let mut after = Vec::new();
+            loop {
+                let ids: Vec<MemoryId> = self.database.linked(&blind, &after, limits::MAX_PAGE)?;
+                let Some(last) = ids.last() else { break };
+                after = last.as_bytes().to_vec();
+                for id in &ids {
+                    let Some(row) = self.database.memory_header(id)? else { continue };
+                    let Ok(header) = self.listed(&row) else { continue };
+                    let known = caller.reaches(&header.namespace)
+                        && caller.may_have(header.level)
+                        && !self.closed_to(caller, header.level)?;
+                    if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
+                        found.push(self.seen_by(caller, header)?);
+                        if found.len() == limits::MAX_PAGE {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 }

@@ -51,4 +51,11 @@ pub struct Status {
     /// Files outside the database that checkpoints are appended to.
     #[serde(default)]
     pub checkpoint_files: usize,
+    /// How many of them could not be written after the newest event: until they are, they show less.
+    #[serde(default)]
+    pub checkpoint_files_behind: usize,
+    /// What somebody else than this vault changed, removed or set back: until the owner ends that with the owner's secret, as a
+    /// lockdown, everything is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubted: Vec<String>,
 }

@@ -9,22 +9,21 @@ use totp_rs::{Builder, Totp};
 
 use super::Engine;
 use super::agents::OWNER;
+use super::recovery::escrow_name;
 use crate::audit::{Event, Operation};
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::keys::{BaseKeys, RootKey, black_public_slot, black_slot};
 use crate::memory::MemoryId;
-use crate::recovery::escrow::check_name;
+use crate::recovery::escrow::{EscrowRecord, NewShares, check_name};
 use crate::tokens::{Enrolment, NewCodes, Presented, TokenKind, TokenRecord};
 use crate::{Level, VaultError, limits};
 
 const TOKENS: &str = "tokens";
 const CODES: &str = "codes";
-/// The name that an escrow has in place of a token's.
-const ESCROW: &str = "escrow";
 
 /// The one-time-code app, sealed as a whole.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Codes {
     secret: Vec<u8>,
@@ -50,13 +49,8 @@ impl Engine {
         self.sealed_slot(TOKENS).map(Option::unwrap_or_default)
     }
 
-    /// Whether the private key of level 5 is wrapped for shares too.
-    fn black_escrowed(&self) -> Result<bool, VaultError> {
-        Ok(self.database.slot(&black_slot(ESCROW))?.is_some())
-    }
-
     /// Wraps the private key of level 5 with a secret, for a token or an escrow.
-    fn wrap_black(
+    pub(super) fn wrap_black(
         &mut self,
         (id, secret): (&str, &Secret<32>),
         private: &Secret<32>,
@@ -88,12 +82,12 @@ impl Engine {
         Ok(TokenRecord { id: MemoryId::from_bytes(id), name, kind, added, used: None })
     }
 
-    /// Makes the key of level 5.
+    /// Makes the key of level 5, with the escrow that stands for a second token, if there is one: both or none.
     pub(crate) fn enable_black(
         &mut self,
         tokens: &[Enrolment],
-        escrow: Option<&Secret<32>>,
-    ) -> Result<(), VaultError> {
+        escrow: Option<NewShares>,
+    ) -> Result<Option<EscrowRecord>, VaultError> {
         let mut event = Event::new(self.clock.now(), OWNER, Operation::EnrolToken);
         event.level = Some(Level::Black);
         self.audited(event, |engine, event| {
@@ -115,39 +109,42 @@ impl Engine {
                 engine.wrap_black((&record.id.to_string(), &token.secret), &private)?;
                 records.push(record);
             }
-            if let Some(escrow) = escrow {
-                engine.wrap_black((ESCROW, escrow), &private)?;
-            }
+            let escrow = match escrow {
+                None => None,
+                Some(shares) => {
+                    let mut escrow = Event::new(event.at.clone(), OWNER, Operation::Escrow);
+                    let record = engine.put_escrow(shares, Some(&private), &mut escrow)?;
+                    engine.log(&escrow)?;
+                    Some(record)
+                }
+            };
             engine.put_sealed_slot(TOKENS, &records)?;
             let name = black_public_slot();
             let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
             let sealed = held.base.rows.seal(&mut engine.rng, name.as_bytes(), key.public().as_bytes())?;
             engine.database.put_slot(&name, &sealed)?;
             held.base.add_black(key.public().clone());
+            engine.new_keys = true;
             event.count = Some(records.len() as u64);
-            Ok(())
+            Ok(escrow)
         })
     }
 
-    /// Wraps the key of level 5 for shares, if a token is present. Returns whether it did.
-    pub(crate) fn escrow_black(&mut self, secret: &Secret<32>) -> Result<bool, VaultError> {
+    /// Whether a token is present, and with it the key of level 5.
+    pub(crate) fn black_is_open(&mut self) -> bool {
         self.drop_stale_token();
-        let private = self.held()?.session.as_ref().and_then(|session| session.black_private());
-        match private {
-            Some(private) => self.wrap_black((ESCROW, secret), &private).map(|()| true),
-            None => Ok(false),
-        }
+        self.black_private().is_ok()
     }
 
     /// Opens the key of level 5 with the secret out of shares, and wraps it for new tokens in place of the old ones.
     pub(crate) fn recover_black(
         &mut self,
-        secret: &Secret<32>,
+        (set, secret): (&str, &Secret<32>),
         tokens: &[Enrolment],
     ) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::EnrolToken);
         self.audited(event, |engine, event| {
-            engine.open_black((ESCROW, secret), &event.at)?;
+            engine.open_black((&escrow_name(set), secret), &event.at)?;
             let private = engine.black_private()?;
             engine.drop_token();
             for old in engine.tokens()? {
@@ -171,7 +168,7 @@ impl Engine {
         session.open_black(token, &slots, now.clone())
     }
 
-    fn black_private(&self) -> Result<Secret<32>, VaultError> {
+    pub(super) fn black_private(&self) -> Result<Secret<32>, VaultError> {
         let session = self.held()?.session.as_ref();
         session.and_then(|session| session.black_private()).ok_or(Refusal::NoToken.into())
     }

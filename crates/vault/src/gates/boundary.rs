@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use serde::{Deserialize, Serialize};
 use stvor_base::Timestamp;
 use stvor_crypto::Random;
@@ -211,12 +212,33 @@ fn answer_one(mut stream: &UnixStream, key: &SigningKey, mode: Mode) -> std::io:
     stream.write_all(&line)
 }
 
+/// How long a full queue of a daemon is left alone.
+const AGAIN: core::time::Duration = core::time::Duration::from_millis(5);
+
+/// Connects as long as `in_time`: connecting itself waits without end when a daemon hangs and its queue is full.
+fn connect(socket: &Path, in_time: impl Fn() -> std::io::Result<()>) -> std::io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let stream = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&stream, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&stream, true)?;
+    while let Err(error) = rustix::net::connect(&stream, &address) {
+        if error != rustix::io::Errno::AGAIN {
+            return Err(error.into());
+        }
+        in_time()?;
+        std::thread::sleep(AGAIN);
+    }
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 fn exchange(socket: &Path, question: &Question) -> std::io::Result<Vec<u8>> {
     let start = Instant::now();
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     let left = || limits::BOUNDARY_DEADLINE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_write_timeout(left())?;
+    let mut stream = connect(socket, || left().map(drop).ok_or_else(late))?;
+    stream.set_write_timeout(Some(left().ok_or_else(late)?))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -72,31 +72,84 @@ pub(crate) fn seal_file(path: &Path, to: &Recipient, bytes: &[u8]) -> Result<(),
     write_private(path, &sealed)
 }
 
+/// What the vault logs and keeps of a set of shares, before it leaves.
+#[derive(Debug)]
+pub(crate) struct NewShares {
+    pub(crate) root: RootKey,
+    pub(crate) vaulted: Option<Secret<32>>,
+    /// What the private key of level 5 is to be wrapped with.
+    pub(crate) black: Option<Secret<32>>,
+    pub(crate) record: EscrowRecord,
+}
+
+/// Sealed shares on the disk, each with the name that it gets when the vault has logged the set. Until then they go when this
+/// does.
+#[derive(Debug)]
+pub(crate) struct Drafts(Vec<(PathBuf, PathBuf)>);
+
+impl Drop for Drafts {
+    fn drop(&mut self) {
+        for (draft, _) in &self.0 {
+            let _ = std::fs::remove_file(draft);
+        }
+    }
+}
+
+impl Drafts {
+    /// Gives the shares their names when the set was logged. Returns where they are.
+    pub(crate) fn keep_if<T>(mut self, logged: &Result<T, VaultError>) -> Result<Vec<PathBuf>, VaultError> {
+        match logged {
+            Ok(_) => {}
+            Err(VaultError::Closed) => {
+                // Nobody knows whether it was logged. Shares that nobody needs are better than none.
+                self.0.clear();
+                return Err(VaultError::Closed);
+            }
+            Err(error) => return Err(error.clone()),
+        }
+        let named = core::mem::take(&mut self.0).into_iter().map(|(draft, path)| {
+            // The set is logged: under which name it lies is no reason to say that it failed.
+            match std::fs::rename(&draft, &path) {
+                Ok(()) => path,
+                Err(_) => draft,
+            }
+        });
+        let named: Vec<PathBuf> = named.collect();
+        if let Some(directory) = named.first().and_then(|path| path.parent()) {
+            let _ = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+        }
+        Ok(named)
+    }
+}
+
 impl Vault {
     /// Splits the vault's keys and writes one sealed share for each keeper. Level 5 is in it when one of its tokens was
-    /// presented just before. `vaulted` is the key of level 4; a vault that has
-    /// one is not escrowed without it. Returns the record and the files.
+    /// presented just before; older shares open that level no more. `vaulted` is the key of level 4; a vault that has
+    /// one is not escrowed without it. Returns the record and the files. A failure leaves everything as it was, older shares
+    /// too.
     ///
     /// # Errors
     /// [`VaultError::Invalid`] for names, numbers, or a missing key of level 4; [`VaultError::Tampered`] for another root key;
-    /// [`VaultError::Exists`], [`VaultError::Io`].
+    /// [`VaultError::Exists`], [`VaultError::Io`]; [`crate::Refusal::NoToken`] when the token's time ran out meanwhile.
     pub fn escrow(
         &self,
         (root, vaulted): (&RootKey, Option<&Secret<32>>),
         new: &NewEscrow<'_>,
     ) -> Result<(EscrowRecord, Vec<PathBuf>), VaultError> {
-        let spare = Secret::<32>::random(&mut SystemRandom::new())?;
-        let held = spare.duplicate();
-        let black = vaulted.is_some() && self.ask(move |engine| engine.escrow_black(&held)).wait()?;
-        self.escrow_with((root, vaulted, black.then_some(&spare)), new)
+        let black = vaulted.is_some() && self.ask(|engine| Ok(engine.black_is_open())).wait()?;
+        let spare = black.then(|| Secret::<32>::random(&mut SystemRandom::new())).transpose()?;
+        let (shares, drafts) = self.prepare_shares((root, vaulted, spare.as_ref()), new)?;
+        let done = self.ask(move |engine| engine.escrow(shares)).wait();
+        let files = drafts.keep_if(&done)?;
+        Ok((done?, files))
     }
 
-    /// As [`Vault::escrow`], with the key that opens level 5, if it is wrapped for one.
-    pub(crate) fn escrow_with(
+    /// Checks everything that can be checked before, and writes the sealed shares under names that are not theirs yet.
+    pub(crate) fn prepare_shares(
         &self,
         (root, vaulted, black): (&RootKey, Option<&Secret<32>>, Option<&Secret<32>>),
         new: &NewEscrow<'_>,
-    ) -> Result<(EscrowRecord, Vec<PathBuf>), VaultError> {
+    ) -> Result<(NewShares, Drafts), VaultError> {
         for (at, keeper) in new.keepers.iter().enumerate() {
             check_name(&keeper.name)?;
             if new.keepers.iter().take(at).any(|other| other.name == keeper.name) {
@@ -111,27 +164,28 @@ impl Vault {
         let mut secret = root.expose().to_vec();
         secret.extend(vaulted.into_iter().chain(black).flat_map(|key| key.expose()));
         let shares = split(&SecretBytes::from(secret), &plan, &mut SystemRandom::new())?;
-        let set = shares.first().map(Share::set).unwrap_or_default();
-        // The log tells of it before a share leaves.
-        let keepers: Vec<String> = new.keepers.iter().map(|keeper| keeper.name.clone()).collect();
+        make_directory(new.directory)?;
+        let mut drafts = Drafts(Vec::new());
+        for (share, keeper) in shares.iter().zip(new.keepers) {
+            let name = format!("share-{}-{}-{}.age", share.set(), share.number(), keeper.name);
+            let path = new.directory.join(&name);
+            if path.exists() {
+                return Err(VaultError::Exists(path));
+            }
+            let draft = new.directory.join(name + ".new");
+            drafts.0.push((draft.clone(), path));
+            seal_file(&draft, &keeper.recipient, share.to_text().expose())?;
+        }
         let record = EscrowRecord {
-            set,
+            set: shares.first().map(Share::set).unwrap_or_default(),
             made: 0,
             needed: new.needed,
-            keepers,
+            keepers: new.keepers.iter().map(|keeper| keeper.name.clone()).collect(),
             vaulted: vaulted.is_some(),
             black: black.is_some(),
         };
-        let (root, vaulted) = (root.duplicate(), vaulted.map(Secret::duplicate));
-        let record = self.ask(move |engine| engine.escrow((&root, vaulted.as_ref()), record)).wait()?;
-        make_directory(new.directory)?;
-        let files = shares.iter().zip(new.keepers).map(|(share, keeper)| {
-            let name = format!("share-{}-{}-{}.age", share.set(), share.number(), keeper.name);
-            let path = new.directory.join(name);
-            seal_file(&path, &keeper.recipient, share.to_text().expose()).map(|()| path)
-        });
-        let files = files.collect::<Result<Vec<_>, _>>()?;
-        Ok((record, files))
+        let (vaulted, black) = (vaulted.map(Secret::duplicate), black.map(Secret::duplicate));
+        Ok((NewShares { root: root.duplicate(), vaulted, black, record }, drafts))
     }
 
     /// Sets of shares that were made.
@@ -158,17 +212,24 @@ pub struct NewSecrets<H> {
 /// daemon must not run.
 ///
 /// # Errors
-/// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since.
+/// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since;
+/// [`VaultError::Invalid`] when there are tokens and the shares do not open level 5.
 pub fn recover<H: KeyHolder + 'static>(
     path: &Path,
     shares: &[Share],
     (secrets, options): (NewSecrets<H>, Options),
 ) -> Result<Vault, VaultError> {
     let secret = combine(shares)?;
+    let set = shares.first().map(Share::set).unwrap_or_default();
     let wrong = || VaultError::Key(KeyError::Wrong { holder: "set of shares" });
     let mut keys = secret.expose().chunks(32).map(Secret::<32>::from_slice);
     let mut next = || keys.next().transpose().map_err(|_| wrong());
     let (root, vaulted, black) = (next()?.ok_or_else(wrong)?, next()?, next()?);
+    if black.is_none() && !secrets.tokens.is_empty() {
+        return Err(VaultError::invalid(
+            "these shares do not open level 5, so no token can be enrolled with them",
+        ));
+    }
     let vault = Vault::open(path, options)?;
     let (asked, held) = (root.duplicate(), vaulted.as_ref().map(Secret::duplicate));
     if !vault.ask(move |engine| engine.opens_with(&asked)).wait()? {
@@ -179,7 +240,7 @@ pub fn recover<H: KeyHolder + 'static>(
     let tokens = core::mem::take(&mut secrets.tokens);
     vault.ask(move |engine| engine.recover((&root, vaulted.as_ref()), &secrets)).wait()?;
     if let Some(black) = black.filter(|_| !tokens.is_empty()) {
-        vault.ask(move |engine| engine.recover_black(&black, &tokens)).wait()?;
+        vault.ask(move |engine| engine.recover_black((&set, &black), &tokens)).wait()?;
     }
     Ok(vault)
 }

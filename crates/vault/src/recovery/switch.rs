@@ -5,15 +5,20 @@
 //! was told. The watcher can open nothing; **an heir who can read that directory can open the own package at any time**.
 
 use core::time::Duration;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use stvor_crypto::SecretBytes;
+use stvor_crypto::kdf::sha256;
 use stvor_keys::recipients::{Recipient, Sealing};
 use stvor_tlog::Note;
 
 use super::escrow::check_name;
+use crate::audit::hex;
 use crate::daemon::Content;
 use crate::engine::agents::Caller;
 use crate::memory::MemoryId;
@@ -22,7 +27,7 @@ use crate::{Vault, VaultError, limits};
 
 /// The file of the newest check-in, in the watcher's directory.
 pub const CHECK_IN: &str = "check-in";
-const TITLE: &str = "STVOR check-in v1";
+const TITLE: &str = "STVOR check-in v2";
 
 /// Somebody who gets memories when the owner is gone.
 #[derive(Debug, Clone)]
@@ -58,12 +63,24 @@ pub struct SwitchRecord {
     pub checked_in: u64,
     /// The watcher's directory.
     pub directory: PathBuf,
-    /// Names of the heirs, each with the memories in the package.
-    pub heirs: Vec<(String, Vec<MemoryId>)>,
+    /// The heirs and their packages.
+    pub heirs: Vec<HeirRecord>,
+}
+
+/// An heir, as the vault remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeirRecord {
+    /// The heir's name.
+    pub name: String,
+    /// The memories in the package.
+    pub memories: Vec<MemoryId>,
+    /// SHA-256 of the package, in hexadecimal digits.
+    pub package: String,
 }
 
 /// What the owner signs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckIn {
     /// Each has a higher number than the one before.
@@ -72,12 +89,29 @@ pub struct CheckIn {
     pub at: u64,
     /// Milliseconds for which the owner may be silent from here on; 0 says that the switch is disarmed.
     pub every: u64,
+    /// The packages that are given out: the heir's name, and SHA-256 of the package in hexadecimal digits.
+    pub packages: Vec<(String, String)>,
 }
 
 impl CheckIn {
+    /// What a setting of the switch says to the watcher.
+    pub(crate) fn of(record: &SwitchRecord) -> Self {
+        let packages = record.heirs.iter().map(|heir| (heir.name.clone(), heir.package.clone())).collect();
+        Self { number: record.number, at: record.checked_in, every: record.every, packages }
+    }
+
     /// The signed text.
-    pub(crate) fn to_text(self, key: &str) -> String {
-        format!("{TITLE}\nkey {key}\nnumber {}\nat {}\nevery {}\n", self.number, self.at, self.every)
+    pub(crate) fn to_text(&self, key: &str) -> String {
+        let mut text =
+            format!("{TITLE}\nkey {key}\nnumber {}\nat {}\nevery {}\n", self.number, self.at, self.every);
+        for (heir, hash) in &self.packages {
+            text.push_str("package ");
+            text.push_str(heir);
+            text.push(' ');
+            text.push_str(hash);
+            text.push('\n');
+        }
+        text
     }
 
     /// Reads that text.
@@ -91,7 +125,17 @@ impl CheckIn {
             let text = lines.next().and_then(|line| line.strip_prefix(name));
             text.and_then(|text| text.parse().ok()).ok_or_else(bad)
         };
-        let check_in = Self { number: number("number ")?, at: number("at ")?, every: number("every ")? };
+        let (number, at, every) = (number("number ")?, number("at ")?, number("every ")?);
+        let package = |line: &str| {
+            let (heir, hash) = line.strip_prefix("package ")?.split_once(' ')?;
+            let plain = hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+            (plain && check_name(heir).is_ok()).then(|| (heir.to_owned(), hash.to_owned()))
+        };
+        let packages = lines.map(package).collect::<Option<Vec<_>>>().ok_or_else(bad)?;
+        if packages.len() > limits::MAX_HEIRS {
+            return Err(bad());
+        }
+        let check_in = Self { number, at, every, packages };
         if check_in.to_text(key) == text { Ok(check_in) } else { Err(bad()) }
     }
 }
@@ -106,14 +150,39 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), VaultError> 
     fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))
 }
 
-/// The file of an heir's package.
-pub(crate) fn package(directory: &Path, heir: &str) -> PathBuf {
-    directory.join(format!("heir-{heir}.age"))
+/// The file of an heir's package. Its hash is part of the name: a new package takes nothing from under the check-in before.
+pub(crate) fn package(directory: &Path, (heir, hash): (&str, &str)) -> PathBuf {
+    directory.join(format!("heir-{heir}-{}.age", hash.get(..16).unwrap_or(hash)))
+}
+
+/// Removes the packages of a directory that `record` does not name.
+fn remove_packages(directory: &Path, record: &SwitchRecord) -> Result<(), VaultError> {
+    let kept: Vec<PathBuf> = record
+        .heirs
+        .iter()
+        .filter(|_| directory == record.directory)
+        .map(|heir| package(directory, (&heir.name, &heir.package)))
+        .collect();
+    let failed = |error: std::io::Error| VaultError::io("reading", directory, &error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("heir-") && name.contains(".age") && !kept.contains(&path) {
+            fs::remove_file(&path).map_err(|error| VaultError::io("removing", &path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 impl Vault {
-    /// Arms the switch, or makes its packages anew: each memory is recalled as the owner, through every gate, and sealed to its
-    /// heir as one line of JSON. Returns the text of the key that the watcher has to be told.
+    /// Arms the switch, or makes its packages anew: each memory is recalled once as the owner, through every gate, and sealed
+    /// to its heirs as one line of JSON. Packages of heirs that are not named any more are removed. Returns the text of the key
+    /// that the watcher has to be told.
     ///
     /// # Errors
     /// What a gate says of one of the memories: then nothing is armed. [`VaultError::Invalid`] for names and times.
@@ -124,19 +193,31 @@ impl Vault {
         if new.heirs.is_empty() || new.heirs.len() > limits::MAX_HEIRS {
             return Err(VaultError::invalid("a switch has 1 to 100 heirs"));
         }
-        make_directory(new.directory)?;
-        let mut packages = Vec::new();
         for (at, heir) in new.heirs.iter().enumerate() {
             check_name(&heir.name)?;
             if new.heirs.iter().take(at).any(|other| other.name == heir.name) {
                 return Err(VaultError::invalid(format!("two heirs are called {}", heir.name)));
             }
-            packages.push((package(new.directory, &heir.name), self.seal_package(heir)?));
         }
-        for (path, sealed) in &packages {
-            replace_file(path, sealed)?;
+        make_directory(new.directory)?;
+        // A recall may begin a pause or use a token up: one of each memory serves all heirs.
+        let mut lines = HashMap::new();
+        for id in new.heirs.iter().flat_map(|heir| &heir.memories) {
+            if let Entry::Vacant(place) = lines.entry(*id) {
+                place.insert(self.line_for_heirs(*id)?);
+            }
         }
-        let heirs = new.heirs.iter().map(|heir| (heir.name.clone(), heir.memories.clone())).collect();
+        let mut heirs = Vec::new();
+        for heir in new.heirs {
+            let sealed = seal_package(heir, &lines)?;
+            let hash = hex(&sha256(&[&sealed]));
+            replace_file(&package(new.directory, (&heir.name, &hash)), &sealed)?;
+            heirs.push(HeirRecord {
+                name: heir.name.clone(),
+                memories: heir.memories.clone(),
+                package: hash,
+            });
+        }
         let every = u64::try_from(new.every.as_millis()).unwrap_or(u64::MAX);
         self.set_switch(SwitchRecord {
             every,
@@ -147,23 +228,23 @@ impl Vault {
         })
     }
 
-    fn seal_package(&self, heir: &Heir) -> Result<Vec<u8>, VaultError> {
-        let sealing = Sealing::to(vec![heir.recipient.clone()]);
-        let mut writer = sealing.writer(Vec::new())?;
-        let failed = |error| VaultError::io("sealing the package of", Path::new(&heir.name), &error);
-        for id in &heir.memories {
-            let recalled = self.recall(&Caller::Owner, *id, "for the heirs of the owner")?;
-            let content = Content::of(recalled.content.expose());
-            let line = serde_json::json!({ "memory": recalled.header, "content": content });
-            writeln!(writer, "{line}").map_err(failed)?;
-        }
-        writer.finish().map_err(failed)
+    fn line_for_heirs(&self, id: MemoryId) -> Result<SecretBytes, VaultError> {
+        let recalled = self.recall(&Caller::Owner, id, "for the heirs of the owner")?;
+        let content = Content::of(recalled.content.expose());
+        let line = serde_json::json!({ "memory": recalled.header, "content": content });
+        Ok(SecretBytes::from(format!("{line}\n").into_bytes()))
     }
 
     fn set_switch(&self, record: SwitchRecord) -> Result<String, VaultError> {
-        let directory = record.directory.clone();
-        let (note, verifier) = self.ask(move |engine| engine.set_switch(record)).wait()?;
-        replace_file(&directory.join(CHECK_IN), note.to_string().as_bytes())?;
+        let before = self.switch()?;
+        let seen = known_check_in(&record.directory);
+        let (note, verifier, record) = self.ask(move |engine| engine.set_switch(record, &seen)).wait()?;
+        replace_file(&record.directory.join(CHECK_IN), note.to_string().as_bytes())?;
+        // Now that the watcher is told of none of them.
+        remove_packages(&record.directory, &record)?;
+        if let Some(before) = before.filter(|before| before.directory != record.directory) {
+            remove_packages(&before.directory, &record)?;
+        }
         Ok(verifier)
     }
 
@@ -172,7 +253,8 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Invalid`] when the switch is not armed, [`VaultError::Io`].
     pub fn check_in(&self) -> Result<Note, VaultError> {
-        let (note, record) = self.ask(|engine| engine.check_in()).wait()?;
+        let seen = self.switch()?.map(|record| known_check_in(&record.directory)).unwrap_or_default();
+        let (note, record) = self.ask(move |engine| engine.check_in(&seen)).wait()?;
         replace_file(&record.directory.join(CHECK_IN), note.to_string().as_bytes())?;
         Ok(note)
     }
@@ -184,14 +266,18 @@ impl Vault {
     pub fn disarm_switch(&self) -> Result<(), VaultError> {
         let armed = self.switch()?.filter(|record| record.every > 0);
         let mut record = armed.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
-        let packages: Vec<_> =
-            record.heirs.drain(..).map(|(heir, _)| package(&record.directory, &heir)).collect();
+        record.heirs.clear();
         record.every = 0;
-        self.set_switch(record)?;
-        for path in packages.iter().filter(|path| path.exists()) {
-            fs::remove_file(path).map_err(|error| VaultError::io("removing", path, &error))?;
-        }
-        Ok(())
+        self.set_switch(record).map(|_| ())
+    }
+
+    /// Heirs whose packages hold a memory. Forgetting it takes it out of none of them; arming the switch anew does.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn heirs_with(&self, id: MemoryId) -> Result<Vec<String>, VaultError> {
+        let heirs = self.switch()?.map(|record| record.heirs).unwrap_or_default();
+        Ok(heirs.into_iter().filter(|heir| heir.memories.contains(&id)).map(|heir| heir.name).collect())
     }
 
     /// What the switch is set to, if it was ever armed.
@@ -201,4 +287,21 @@ impl Vault {
     pub fn switch(&self) -> Result<Option<SwitchRecord>, VaultError> {
         self.ask(|engine| engine.switch()).wait()
     }
+}
+
+/// The check-in that stands in a watched directory, as it was found there.
+fn known_check_in(directory: &Path) -> Vec<u8> {
+    let path = directory.join(CHECK_IN);
+    let short = fs::metadata(&path).is_ok_and(|about| about.len() <= limits::MAX_CHECK_IN);
+    short.then(|| fs::read(&path).ok()).flatten().unwrap_or_default()
+}
+
+fn seal_package(heir: &Heir, lines: &HashMap<MemoryId, SecretBytes>) -> Result<Vec<u8>, VaultError> {
+    let sealing = Sealing::to(vec![heir.recipient.clone()]);
+    let mut writer = sealing.writer(Vec::new())?;
+    let failed = |error| VaultError::io("sealing the package of", Path::new(&heir.name), &error);
+    for line in heir.memories.iter().filter_map(|id| lines.get(id)) {
+        writer.write_all(line.expose()).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)
 }

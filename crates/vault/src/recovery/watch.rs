@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Note, Verifier};
 
-use super::switch::{CHECK_IN, CheckIn, replace_file};
+use super::switch::{CHECK_IN, CheckIn, package, replace_file};
+use crate::audit::hex;
 use crate::clock::Moment;
 use crate::storage::make_directory;
 use crate::{VaultError, limits};
@@ -55,11 +57,18 @@ impl Watch {
     /// Takes a check-in, if it is newer than the last. Returns whether it was.
     ///
     /// # Errors
-    /// [`VaultError::Log`] when it is not signed with the key, [`VaultError::Invalid`].
+    /// [`VaultError::Log`] when it is not signed with the key, [`VaultError::Invalid`]; [`VaultError::Tampered`] when a newer
+    /// one was seen.
     pub fn take(&mut self, note: &Note, now: &Moment) -> Result<bool, VaultError> {
         let verifier = Verifier::parse(&self.verifier)?;
         let check_in = CheckIn::parse(note.open(core::slice::from_ref(&verifier))?, verifier.name())?;
-        let newer = self.seen.as_ref().is_none_or(|(seen, _)| check_in.number > seen.number);
+        let seen = self.seen.as_ref().map(|(seen, _)| seen.number);
+        if let Some(seen) = seen.filter(|seen| check_in.number < *seen) {
+            let reason =
+                format!("its number is {}, and one with the number {seen} was seen", check_in.number);
+            return Err(VaultError::tampered("the check-in", reason));
+        }
+        let newer = seen != Some(check_in.number);
         if newer {
             self.seen = Some((check_in, now.clone()));
         }
@@ -136,9 +145,14 @@ impl Watcher {
         }
         let standing = self.watch.standing(now);
         if standing == Standing::Released && self.watch.released.is_none() {
-            self.give_out()?;
-            self.watch.released = Some(now.wall);
-            self.save()?;
+            // What is missing may still come: the next look tries again.
+            match self.give_out()? {
+                None => {
+                    self.watch.released = Some(now.wall);
+                    self.save()?;
+                }
+                missing => unbelieved = missing,
+            }
         }
         Ok((standing, unbelieved))
     }
@@ -149,19 +163,23 @@ impl Watcher {
         replace_file(&self.state, &bytes)
     }
 
-    /// Copies every package. Doing it twice is the same as once.
-    fn give_out(&self) -> Result<(), VaultError> {
+    /// Copies the packages that the newest check-in names, and no others. Doing it twice is the same as once. Returns what is
+    /// wrong with one that is not there as it was signed.
+    fn give_out(&self) -> Result<Option<VaultError>, VaultError> {
         make_directory(&self.release)?;
-        let failed = |error: std::io::Error| VaultError::io("reading", &self.directory, &error);
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let is_package = name.to_str().is_some_and(|n| n.starts_with("heir-") && n.ends_with(".age"));
-            if is_package {
-                let bytes = fs::read(entry.path()).map_err(failed)?;
-                replace_file(&self.release.join(name), &bytes)?;
+        let packages = self.watch.seen.as_ref().map(|(seen, _)| &seen.packages[..]).unwrap_or_default();
+        let mut wrong = None;
+        for (heir, hash) in packages {
+            let path = package(&self.directory, (heir, hash));
+            let right = fs::read(&path).ok().filter(|bytes| hex(&sha256(&[bytes])) == *hash);
+            match right {
+                Some(bytes) => replace_file(&self.release.join(format!("heir-{heir}.age")), &bytes)?,
+                None => {
+                    let reason = "it is missing, or is not the one that the owner signed";
+                    wrong = Some(VaultError::tampered(format!("the package {}", path.display()), reason));
+                }
             }
         }
-        Ok(())
+        Ok(wrong)
     }
 }

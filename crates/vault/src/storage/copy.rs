@@ -9,8 +9,12 @@ use super::{Database, failed};
 use crate::VaultError;
 use crate::memory::MemoryId;
 
-/// Tables whose rows are never changed, or whose changes the log names: only these are copied in part.
-const IN_PART: [&str; 3] = ["event", "node", "memory"];
+/// Tables whose rows are never changed, or whose changes the log names: only these are copied in part. Names of tables are
+/// never taken from a file: somebody else may have written it.
+const IN_PART: [&str; 4] = ["event", "node", "memory", "fresh"];
+/// Tables that are copied whole, but for that of the checkpoint.
+const WHOLE: [&str; 6] = ["slot", "intent", "recall", "agent", "approval", "ended"];
+const CHECKPOINT: &str = "checkpoint";
 
 /// What is copied.
 #[derive(Debug)]
@@ -52,24 +56,19 @@ fn rows(
 }
 
 impl Database {
-    fn tables(&self) -> Result<Vec<String>, VaultError> {
-        let read = || {
-            let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-            let mut statement = self.connection.prepare(sql)?;
-            let names = statement.query_map([], |row| row.get(0))?;
-            names.collect::<rusqlite::Result<Vec<String>>>()
-        };
-        read().map_err(|error| failed(&error))
-    }
-
-    /// Copies `extent` into a new database at `path`, mode 0600, with `note` as its checkpoint. Returns how many memories
-    /// it holds.
-    pub(crate) fn copy(&self, path: &Path, extent: &Extent<'_>, note: &str) -> Result<u64, VaultError> {
+    /// Copies `extent` into a new database at `path`, mode 0600, with `note` as its checkpoint and what was sealed for that
+    /// one. Returns how many memories it holds.
+    pub(crate) fn copy(
+        &self,
+        path: &Path,
+        extent: &Extent<'_>,
+        (note, bound): (&str, &[u8]),
+    ) -> Result<u64, VaultError> {
         let copy = Self::create(path)?;
         copy.run("BEGIN")?;
         let memories = self.fill(&copy.connection, extent).map_err(|error| failed(&error))?;
         self.copy_small(&copy.connection)?;
-        copy.put_checkpoint(note)?;
+        copy.put_checkpoint(note, bound)?;
         copy.run("COMMIT")?;
         copy.merge_journal()?;
         Ok(memories)
@@ -81,6 +80,7 @@ impl Database {
             Extent::Whole => {
                 rows(from, to, ("event", ""), &[])?;
                 rows(from, to, ("node", ""), &[])?;
+                rows(from, to, ("fresh", ""), &[])?;
                 rows(from, to, ("memory", "ORDER BY seq"), &[])
             }
             Extent::Since { from: size, memories } => {
@@ -89,7 +89,9 @@ impl Database {
                 rows(from, to, ("node", "WHERE at >= ?1 >> level"), &[number(*size)])?;
                 memories.iter().try_fold(0, |count, id| {
                     let id = Value::Blob(id.as_bytes().to_vec());
-                    Ok(count + rows(from, to, ("memory", "WHERE id = ?1"), &[id])?)
+                    let id = &[id];
+                    rows(from, to, ("fresh", "WHERE id = ?1"), id)?;
+                    Ok(count + rows(from, to, ("memory", "WHERE id = ?1"), id)?)
                 })
             }
         }
@@ -97,10 +99,8 @@ impl Database {
 
     /// Copies the tables that are always copied whole.
     fn copy_small(&self, to: &Connection) -> Result<(), VaultError> {
-        for table in self.tables()? {
-            if !IN_PART.contains(&table.as_str()) && table != "checkpoint" {
-                rows(&self.connection, to, (&table, ""), &[]).map_err(|error| failed(&error))?;
-            }
+        for table in WHOLE {
+            rows(&self.connection, to, (table, ""), &[]).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -113,11 +113,11 @@ impl Database {
     }
 
     fn apply_rows(&self, changes: &Self) -> Result<(), VaultError> {
-        for table in changes.tables()? {
-            if !IN_PART.contains(&table.as_str()) {
-                self.run(&format!("DELETE FROM {table}"))?;
-            }
-            rows(&changes.connection, &self.connection, (&table, ""), &[]).map_err(|error| failed(&error))?;
+        for table in WHOLE.iter().chain([&CHECKPOINT]) {
+            self.run(&format!("DELETE FROM {table}"))?;
+        }
+        for table in IN_PART.iter().chain(&WHOLE).chain([&CHECKPOINT]) {
+            rows(&changes.connection, &self.connection, (table, ""), &[]).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -127,9 +127,18 @@ impl Database {
         let (events, _) = self.log_counts()?;
         Ok((events, Frontier::load(self, events)?.root()))
     }
+}
 
-    /// Removes requests for approval: one that was used after the backup would come back unused.
-    pub(crate) fn drop_approvals(&self) -> Result<(), VaultError> {
-        self.run("DELETE FROM approval")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_of_the_schema_is_copied() {
+        let named = include_str!("schema.sql").matches("CREATE TABLE").count();
+        assert_eq!(named, IN_PART.len() + WHOLE.len() + 1);
+        for table in IN_PART.iter().chain(&WHOLE).chain([&CHECKPOINT]) {
+            assert!(include_str!("schema.sql").contains(&format!("CREATE TABLE {table} (")), "{table}");
+        }
     }
 }

@@ -53,6 +53,22 @@ pub(crate) struct CheckpointFile {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Whether it ends where a note may begin.
+    whole: bool,
+    /// The newest checkpoint, while it could not be written.
+    behind: Option<String>,
+}
+
+/// What stands between notes. Inside of one it stands before the signatures.
+const GAP: &str = "\n\n";
+
+/// What a file of checkpoints says.
+#[derive(Debug)]
+pub(crate) struct Newest {
+    /// The checkpoint over most events that holds.
+    pub(crate) note: Option<Note>,
+    /// One that claims more, and does not hold.
+    pub(crate) claimed: Option<Note>,
 }
 
 impl CheckpointFile {
@@ -61,20 +77,45 @@ impl CheckpointFile {
         let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
         let file = opened.map_err(|error| VaultError::io("opening", path, &error))?;
         let length = file.metadata().map_err(|error| VaultError::io("reading", path, &error))?.len();
-        Ok(Self { path: path.to_owned(), file, length })
+        let mut end = Vec::new();
+        (&file)
+            .seek(SeekFrom::Start(length.saturating_sub(GAP.len() as u64)))
+            .and_then(|_| (&file).take(GAP.len() as u64).read_to_end(&mut end))
+            .map_err(|error| VaultError::io("reading", path, &error))?;
+        let whole = length == 0 || end == GAP.as_bytes();
+        Ok(Self { path: path.to_owned(), file, length, whole, behind: None })
     }
 
-    /// Appends a signed checkpoint.
+    /// Appends a signed checkpoint. One that could not be written is made up for by the next, or by
+    /// [`CheckpointFile::catch_up`].
     pub(crate) fn append(&mut self, note: &Note) -> Result<(), VaultError> {
-        let text = note.to_string() + "\n";
+        self.behind = Some(note.to_string() + "\n");
+        self.catch_up()
+    }
+
+    /// Whether the newest checkpoint could not be written yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Writes the newest checkpoint, if that could not be done before.
+    pub(crate) fn catch_up(&mut self) -> Result<(), VaultError> {
+        let Some(text) = self.behind.clone() else { return Ok(()) };
         if self.length > limits::MAX_CHECKPOINTS_FILE {
-            self.begin_anew(&text)?;
-            return Ok(());
+            return self.begin_anew(&text);
         }
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|error| VaultError::io("writing", &self.path, &error))?;
-        self.length += text.len() as u64;
+        let failed = |error: std::io::Error| VaultError::io("writing", &self.path, &error);
+        let there = self.file.metadata().map_err(failed)?.len();
+        // What somebody else wrote, or a kill cut, is not to become a part of this note.
+        let whole = self.whole && there == self.length;
+        let text = if whole { text } else { format!("{GAP}{text}") };
+        if let Err(error) = self.file.write_all(text.as_bytes()) {
+            let _ = self.file.set_len(there);
+            (self.length, self.whole) = (there, whole);
+            return Err(failed(error));
+        }
+        (self.length, self.whole) = (there + text.len() as u64, true);
+        self.behind = None;
         Ok(())
     }
 
@@ -94,26 +135,80 @@ impl CheckpointFile {
         self.file.sync_all().map_err(|error| VaultError::io("syncing", &self.path, &error))
     }
 
-    /// The newest note that is whole. A crash may have cut the last one.
-    pub(crate) fn newest(&mut self) -> Result<Option<Note>, VaultError> {
+    /// The checkpoint over most events that `holds`, wherever it stands: who may append to the file can put anything last, and
+    /// a kill may cut what was being written.
+    pub(crate) fn newest(&mut self, holds: impl Fn(&Note) -> bool) -> Result<Newest, VaultError> {
         let failed = |error: std::io::Error| VaultError::io("reading", &self.path, &error);
-        // A checkpoint is far shorter than this.
-        let from = self.length.saturating_sub(16 * 1024);
-        self.file.seek(SeekFrom::Start(from)).map_err(failed)?;
-        let mut bytes = Vec::new();
-        (&self.file).take(32 * 1024).read_to_end(&mut bytes).map_err(failed)?;
-        let text = String::from_utf8_lossy(&bytes);
-        // Notes end with a line end and are followed by an empty line; inside, one empty line stands before the signatures.
-        let mut parts = text.rsplit("\n\n").peekable();
-        while let Some(signatures) = parts.next() {
-            let Some(body) = parts.peek() else { break };
-            if signatures.starts_with('\u{2014}') {
-                let note = format!("{body}\n\n{signatures}\n");
-                if let Ok(note) = Note::parse(note.as_bytes()) {
-                    return Ok(Some(note));
-                }
-            }
+        let length = self.file.metadata().map_err(failed)?.len();
+        if length > limits::MAX_CHECKPOINTS_READ {
+            let reason = "it is larger than a vault lets it become; put it aside if you know why";
+            return Err(VaultError::tampered(self.path.display().to_string(), reason));
         }
-        Ok(None)
+        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut bytes = Vec::new();
+        (&self.file).take(length).read_to_end(&mut bytes).map_err(failed)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let parts: Vec<&str> = text.split(GAP).map(|part| part.trim_matches('\n')).collect();
+        let mut claims: Vec<(u64, usize)> = Vec::new();
+        for (at, pair) in parts.windows(2).enumerate() {
+            let [body, signatures] = pair else { continue };
+            let size = body.lines().nth(1).and_then(|size| size.parse().ok());
+            claims.extend(size.filter(|_| signatures.starts_with('\u{2014}')).map(|size| (size, at)));
+        }
+        claims.sort_unstable();
+        let mut found = Newest { note: None, claimed: None };
+        for (_, at) in claims.into_iter().rev() {
+            let Some([body, signatures]) = parts.get(at..at + 2) else { continue };
+            let Ok(note) = Note::parse(format!("{body}{GAP}{signatures}\n").as_bytes()) else { continue };
+            if holds(&note) {
+                found.note = Some(note);
+                break;
+            }
+            found.claimed.get_or_insert(note);
+        }
+        Ok(found)
+    }
+}
+
+/// A list of memories that no restore may bring back. Lines are appended to it, and stay in the database until every list has
+/// them.
+#[derive(Debug)]
+pub(crate) struct EndedList {
+    path: PathBuf,
+    /// The number of the last line that it has; nothing before the first of this process was written.
+    upto: Option<i64>,
+}
+
+impl EndedList {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, upto: None }
+    }
+
+    pub(crate) fn upto(&self) -> i64 {
+        self.upto.unwrap_or_default()
+    }
+
+    /// Appends those of the lines that it has not.
+    pub(crate) fn append(&mut self, lines: &[(i64, String)]) -> Result<(), VaultError> {
+        // A process before this one may have written them, and been killed.
+        let there = match self.upto {
+            None => fs::read_to_string(&self.path).unwrap_or_default(),
+            Some(_) => String::new(),
+        };
+        let new = lines
+            .iter()
+            .filter(|(number, line)| *number > self.upto() && !there.lines().any(|known| known == line));
+        let mut text: String = new.map(|(_, line)| format!("{line}\n")).collect();
+        if !there.is_empty() && !there.ends_with('\n') {
+            text.insert(0, '\n');
+        }
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+        let written = opened.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(|error| VaultError::io("writing", &self.path, &error))?;
+        self.upto = lines.last().map(|(number, _)| *number).max(self.upto);
+        Ok(())
     }
 }

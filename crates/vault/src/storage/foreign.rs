@@ -35,6 +35,11 @@ pub(crate) fn read_python_vault(path: &Path) -> Result<Vec<OldMemory>, VaultErro
     let other = |_| VaultError::invalid(format!("{} is not a database of memory-vault", path.display()));
     let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&error))?;
     connection.execute_batch("PRAGMA trusted_schema = OFF").map_err(other)?;
+    // A view of that name would give rows without end.
+    let table = "SELECT count(*) FROM sqlite_schema WHERE name = 'memories' AND type = 'table' AND sql NOT LIKE '%VIRTUAL%'";
+    if connection.query_row(table, [], |row| row.get::<_, i64>(0)).map_err(other)? != 1 {
+        return Err(VaultError::invalid(format!("{} is not a database of memory-vault", path.display())));
+    }
     let sql = "SELECT memory_id, created_at, created_by, classification, encryption_profile, content_hash, ciphertext,
                nonce, salt, intent_ref, value_metadata, access_policy, tombstoned FROM memories ORDER BY rowid";
     let mut statement = connection.prepare(sql).map_err(other)?;

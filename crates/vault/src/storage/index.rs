@@ -1,7 +1,7 @@
 //! The full-text index. It is in memory only, made from what can be read when it is first needed, and dropped when the keys
 //! are: nothing of it is ever on a disk, and nothing of a forgotten memory is left in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -17,6 +17,8 @@ pub(crate) struct Index {
     connection: Connection,
     tables: HashMap<(String, Level), String>,
     places: HashMap<MemoryId, (String, i64)>,
+    /// Namespaces whose memories are in it.
+    held: HashSet<String>,
 }
 
 /// What was found.
@@ -30,9 +32,22 @@ impl Index {
     pub(crate) fn new() -> Result<Self, VaultError> {
         let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
         connection.set_prepared_statement_cache_capacity(256);
-        let done = connection.execute_batch("PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;");
+        let most = limits::MAX_INDEX / 4_096;
+        let done = connection.execute_batch(&format!(
+            "PRAGMA page_size = 4096; PRAGMA max_page_count = {most}; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;"
+        ));
         done.map_err(|error| failed(&error))?;
-        Ok(Self { connection, tables: HashMap::new(), places: HashMap::new() })
+        Ok(Self { connection, tables: HashMap::new(), places: HashMap::new(), held: HashSet::new() })
+    }
+
+    /// Whether the memories of a namespace are in it.
+    pub(crate) fn holds(&self, namespace: &str) -> bool {
+        self.held.contains(namespace)
+    }
+
+    /// From here on they are.
+    pub(crate) fn hold(&mut self, namespace: &str) {
+        self.held.insert(namespace.to_owned());
     }
 
     /// Begins a group of changes.

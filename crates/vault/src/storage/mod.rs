@@ -1,24 +1,28 @@
 //! The database of a vault. SQL stands here and nowhere else. What is in it is sealed, but for the levels' numbers of rows,
 //! sizes, and the hour at which a memory's time runs out.
 
+mod bound;
 pub(crate) mod copy;
 mod files;
 pub(crate) mod foreign;
 pub(crate) mod index;
 mod rows;
 
+use core::cell::Cell;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use stvor_crypto::Secret;
 use stvor_tlog::{Hash, Nodes, TlogError};
 
-pub(crate) use files::{CheckpointFile, Lock, make_directory, write_private};
-pub(crate) use rows::{EventRow, MemoryRow, Table};
+pub(crate) use bound::{Sums, Table};
+pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, write_private};
+pub(crate) use rows::{EventRow, MemoryRow};
 
 use crate::VaultError;
 
 /// `PRAGMA user_version`.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// `PRAGMA application_id`: "STVV".
 const APPLICATION: u32 = 0x5354_5656;
 
@@ -26,6 +30,10 @@ const APPLICATION: u32 = 0x5354_5656;
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) connection: Connection,
+    /// What the sums over the bound tables are keyed with, from the first unlock on.
+    bound: Option<Secret<32>>,
+    /// Whether a bound table was changed since [`Database::take_changed`] was last asked.
+    changed: Cell<bool>,
 }
 
 /// What an error of SQLite means.
@@ -47,6 +55,25 @@ pub(crate) fn failed(error: &rusqlite::Error) -> VaultError {
         }
         _ => VaultError::Database(error.to_string()),
     }
+}
+
+/// What a schema consists of: type, name, table, text.
+type Schema = Vec<(String, String, String, Option<String>)>;
+
+fn schema(connection: &Connection) -> Result<Schema, VaultError> {
+    let read = || {
+        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name, type";
+        let mut statement = connection.prepare(sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        rows.collect::<rusqlite::Result<Schema>>()
+    };
+    read().map_err(|error| failed(&error))
+}
+
+fn expected_schema() -> Result<Schema, VaultError> {
+    let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
+    connection.execute_batch(include_str!("schema.sql")).map_err(|error| failed(&error))?;
+    schema(&connection)
 }
 
 impl Database {
@@ -75,18 +102,15 @@ impl Database {
             ));
         }
         let found = u32::try_from(database.pragma("user_version")?).unwrap_or(u32::MAX);
-        if found > SCHEMA {
-            return Err(VaultError::TooNew { found, known: SCHEMA });
+        match found.cmp(&SCHEMA) {
+            core::cmp::Ordering::Less => return Err(VaultError::TooOld { found, known: SCHEMA }),
+            core::cmp::Ordering::Greater => return Err(VaultError::TooNew { found, known: SCHEMA }),
+            core::cmp::Ordering::Equal => {}
         }
-        // They would run inside our statements, as often and as long as their author likes.
-        let foreign: i64 = database
-            .connection
-            .query_row("SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')", [], |row| {
-                row.get(0)
-            })
-            .map_err(|error| failed(&error))?;
-        if foreign != 0 {
-            return Err(VaultError::tampered("the schema", "it holds triggers or views"));
+        // Triggers, views, virtual tables and conditions would run inside our statements, and a table of another form would
+        // hold what no statement of ours expects.
+        if schema(&database.connection)? != expected_schema()? {
+            return Err(VaultError::tampered("the schema", "it is not that of a vault"));
         }
         Ok(database)
     }
@@ -95,7 +119,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&error))?;
         connection.set_prepared_statement_cache_capacity(64);
-        let database = Self { connection };
+        let database = Self { connection, bound: None, changed: Cell::new(false) };
         // Every acknowledged operation is synced; what is deleted is overwritten.
         database.run(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
@@ -103,12 +127,18 @@ impl Database {
              PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; PRAGMA locking_mode = EXCLUSIVE;
              PRAGMA wal_autocheckpoint = 4000;",
         )?;
+        database.run(bound::SUMS)?;
         Ok(database)
     }
 
     fn pragma(&self, name: &str) -> Result<i64, VaultError> {
         let read = self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
         read.map_err(|error| failed(&error))
+    }
+
+    /// Whether a transaction is under way.
+    pub(crate) fn in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
     }
 
     /// Runs statements that give no rows of interest.

@@ -5,7 +5,7 @@ use stvor_base::codec::Writer;
 use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Hash, Node};
 
-use super::{Database, failed};
+use super::{Database, Table, failed};
 use crate::VaultError;
 use crate::keys::Slots;
 use crate::memory::MemoryId;
@@ -64,7 +64,12 @@ pub(crate) struct EventRow {
 
 const COLUMNS: &str = "id, space, due, header, wrapped, content";
 
-type Rows<T> = Result<T, VaultError>;
+pub(super) type Rows<T> = Result<T, VaultError>;
+
+/// What is kept of the newest header of a memory.
+fn fresh(header: &[u8]) -> [u8; 32] {
+    sha256(&[header])
+}
 
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -88,34 +93,60 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
+    /// Every change is one of a transaction. Where SQLite gave that up by itself, a statement that comes after would stand alone.
+    pub(super) fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Rows<usize> {
+        if !self.in_transaction() {
+            return Err(crate::engine::lost_transaction());
+        }
         let run = || self.connection.prepare_cached(sql)?.execute(values);
         run().map_err(|error| failed(&error))
     }
 
     pub(crate) fn put_slot(&self, name: &str, record: &[u8]) -> Rows<()> {
         let sql = "INSERT INTO slot VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record";
-        self.execute(sql, params![name, record]).map(|_| ())
+        let old = self.slot(name)?;
+        self.execute(sql, params![name, record])?;
+        self.replaced((Table::Slot, name.as_bytes()), old.as_deref(), Some(record))
     }
 
     pub(crate) fn remove_slot(&self, name: &str) -> Rows<()> {
-        self.execute("DELETE FROM slot WHERE name = ?1", params![name]).map(|_| ())
+        let old = self.slot(name)?;
+        self.execute("DELETE FROM slot WHERE name = ?1", params![name])?;
+        self.replaced((Table::Slot, name.as_bytes()), old.as_deref(), None)
     }
 
     pub(crate) fn insert_memory(&self, row: &MemoryRow) -> Rows<()> {
         let sql =
             "INSERT INTO memory (id, space, due, header, wrapped, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let values = params![row.id.as_bytes(), row.space, row.due, row.header, row.wrapped, row.content];
-        self.execute(sql, values).map(|_| ())
+        self.execute(sql, values)?;
+        self.put_fresh(row)
+    }
+
+    /// Whether this header is the newest that was written for its memory.
+    pub(crate) fn is_fresh(&self, row: &MemoryRow) -> Rows<bool> {
+        let newest = self.record(Table::Fresh, row.id.as_bytes())?;
+        Ok(newest.is_some_and(|newest| newest == fresh(&row.header)))
+    }
+
+    /// Takes a row as the newest of its memory.
+    pub(crate) fn put_fresh(&self, row: &MemoryRow) -> Rows<()> {
+        self.put_record(Table::Fresh, row.id.as_bytes(), &fresh(&row.header))
     }
 
     pub(crate) fn update_memory(&self, row: &MemoryRow) -> Rows<()> {
         let sql = "UPDATE memory SET due = ?2, header = ?3, wrapped = ?4, content = ?5 WHERE id = ?1";
         let values = params![row.id.as_bytes(), row.due, row.header, row.wrapped, row.content];
         match self.execute(sql, values)? {
-            1 => Ok(()),
+            1 => self.put_fresh(row),
             _ => Err(VaultError::tampered(format!("the memory {}", row.id), "its row is gone")),
         }
+    }
+
+    /// Removes key and content of a memory whose header is not what it was.
+    pub(crate) fn clear_memory(&self, id: &MemoryId) -> Rows<()> {
+        let sql = "UPDATE memory SET wrapped = NULL, content = NULL, due = NULL WHERE id = ?1";
+        self.execute(sql, [id.as_bytes()]).map(|_| ())
     }
 
     pub(crate) fn memory(&self, id: &MemoryId) -> Rows<Option<MemoryRow>> {
@@ -140,7 +171,7 @@ impl Database {
     /// Memories of a namespace, newest first, from before `before`, without their contents. Each with its number.
     pub(crate) fn page(&self, space: &[u8], before: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
         let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
-                   WHERE space = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+                   WHERE space = ?1 AND seq < ?2 AND length(id) = 16 ORDER BY seq DESC LIMIT ?3";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement.query_map(params![space, before, number(count as u64)], |row| {
@@ -153,7 +184,9 @@ impl Database {
 
     /// Every memory after the number `after`, in order, at most `count`.
     pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
-        let sql = format!("SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 AND length(id) = 16 ORDER BY seq LIMIT ?2"
+        );
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map(params![after, number(count as u64)], |row| {
@@ -164,9 +197,24 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
+    /// Memories of a namespace after the number `after`, in order, at most `count`.
+    pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3"
+        );
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![space, after, number(count as u64)], |row| {
+                Ok((row.get(6)?, MemoryRow::read(row)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
     /// Names of memories whose hour has come.
     pub(crate) fn due(&self, hour: i64, count: usize) -> Rows<Vec<MemoryId>> {
-        let sql = "SELECT id FROM memory WHERE due <= ?1 ORDER BY due LIMIT ?2";
+        let sql = "SELECT id FROM memory WHERE due <= ?1 AND length(id) = 16 ORDER BY due LIMIT ?2";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let rows = statement
@@ -177,20 +225,28 @@ impl Database {
     }
 
     pub(crate) fn link(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
-        self.execute("INSERT OR IGNORE INTO intent VALUES (?1, ?2)", params![intent, id.as_bytes()])
-            .map(|_| ())
+        let sql = "INSERT OR IGNORE INTO intent VALUES (?1, ?2)";
+        match self.execute(sql, params![intent, id.as_bytes()])? {
+            0 => Ok(()),
+            _ => self.replaced((Table::Intent, intent), None, Some(id.as_bytes())),
+        }
     }
 
     pub(crate) fn unlink(&self, intent: &[u8], id: &MemoryId) -> Rows<()> {
-        self.execute("DELETE FROM intent WHERE intent = ?1 AND id = ?2", params![intent, id.as_bytes()])
-            .map(|_| ())
+        let sql = "DELETE FROM intent WHERE intent = ?1 AND id = ?2";
+        match self.execute(sql, params![intent, id.as_bytes()])? {
+            0 => Ok(()),
+            _ => self.replaced((Table::Intent, intent), Some(id.as_bytes()), None),
+        }
     }
 
-    pub(crate) fn linked(&self, intent: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
+    /// Memories with a link, by their ids, after `after`.
+    pub(crate) fn linked(&self, intent: &[u8], after: &[u8], count: usize) -> Rows<Vec<MemoryId>> {
+        let sql =
+            "SELECT id FROM intent WHERE intent = ?1 AND id > ?2 AND length(id) = 16 ORDER BY id LIMIT ?3";
         let read = || {
-            let mut statement =
-                self.connection.prepare_cached("SELECT id FROM intent WHERE intent = ?1 LIMIT ?2")?;
-            let rows = statement.query_map(params![intent, number(count as u64)], |row| {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![intent, after, number(count as u64)], |row| {
                 row.get(0).map(MemoryId::from_bytes)
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
@@ -200,7 +256,10 @@ impl Database {
 
     pub(crate) fn put_recall(&self, id: &MemoryId, event: u64) -> Rows<()> {
         let sql = "INSERT INTO recall VALUES (?1, ?2) ON CONFLICT DO UPDATE SET event = excluded.event";
-        self.execute(sql, params![id.as_bytes(), number(event)]).map(|_| ())
+        let old = self.last_recall(id)?.map(u64::to_be_bytes);
+        self.execute(sql, params![id.as_bytes(), number(event)])?;
+        let new = number(event).to_be_bytes();
+        self.replaced((Table::Recall, id.as_bytes()), old.as_ref().map(|old| &old[..]), Some(&new))
     }
 
     pub(crate) fn last_recall(&self, id: &MemoryId) -> Rows<Option<u64>> {
@@ -212,10 +271,10 @@ impl Database {
         Ok(read().map_err(|error| failed(&error))?.map(i64::cast_unsigned))
     }
 
-    /// The record of a table of sealed records (`agent` or `approval`).
+    /// The record of a table of records.
     pub(crate) fn record(&self, table: Table, key: &[u8]) -> Rows<Option<Vec<u8>>> {
-        let (name, column) = table.names();
-        let sql = format!("SELECT record FROM {name} WHERE {column} = ?1");
+        let (name, column, value) = table.names();
+        let sql = format!("SELECT {value} FROM {name} WHERE {column} = ?1");
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             statement.query_row([key], |row| row.get(0)).optional()
@@ -224,8 +283,8 @@ impl Database {
     }
 
     pub(crate) fn records(&self, table: Table) -> Rows<Vec<(Vec<u8>, Vec<u8>)>> {
-        let (name, column) = table.names();
-        let sql = format!("SELECT {column}, record FROM {name}");
+        let (name, column, value) = table.names();
+        let sql = format!("SELECT {column}, {value} FROM {name}");
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -235,15 +294,41 @@ impl Database {
     }
 
     pub(crate) fn put_record(&self, table: Table, key: &[u8], record: &[u8]) -> Rows<()> {
-        let (name, _) = table.names();
-        let sql =
-            format!("INSERT INTO {name} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET record = excluded.record");
-        self.execute(&sql, params![key, record]).map(|_| ())
+        let (name, _, value) = table.names();
+        let sql = format!(
+            "INSERT INTO {name} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET {value} = excluded.{value}"
+        );
+        let old = self.record(table, key)?;
+        self.execute(&sql, params![key, record])?;
+        self.replaced((table, key), old.as_deref(), Some(record))
     }
 
     pub(crate) fn remove_record(&self, table: Table, key: &[u8]) -> Rows<()> {
-        let (name, column) = table.names();
-        self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key]).map(|_| ())
+        let (name, column, _) = table.names();
+        let old = self.record(table, key)?;
+        self.execute(&format!("DELETE FROM {name} WHERE {column} = ?1"), params![key])?;
+        self.replaced((table, key), old.as_deref(), None)
+    }
+
+    /// Keeps a line for the lists of ended memories until each of them has it.
+    pub(crate) fn add_ended(&self, line: &str) -> Rows<()> {
+        self.execute("INSERT INTO ended (line) VALUES (?1)", [line]).map(|_| ())
+    }
+
+    /// Such lines after a number, in order.
+    pub(crate) fn ended_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, String)>> {
+        let sql = "SELECT seq, line FROM ended WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement
+                .query_map(params![after, number(count as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    pub(crate) fn remove_ended(&self, upto: i64) -> Rows<()> {
+        self.execute("DELETE FROM ended WHERE seq <= ?1", [upto]).map(|_| ())
     }
 
     pub(crate) fn insert_event(&self, event: &EventRow, nodes: &[Node]) -> Rows<()> {
@@ -305,30 +390,20 @@ impl Database {
         read.map(i64::cast_unsigned).map_err(|error| failed(&error))
     }
 
-    pub(crate) fn put_checkpoint(&self, note: &str) -> Rows<()> {
-        let sql = "INSERT INTO checkpoint VALUES (1, ?1) ON CONFLICT DO UPDATE SET note = excluded.note";
-        self.execute(sql, params![note]).map(|_| ())
+    /// Writes the newest checkpoint, and what was sealed of the bound tables for exactly that one.
+    pub(crate) fn put_checkpoint(&self, note: &str, bound: &[u8]) -> Rows<()> {
+        self.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?1, ?2)", params![note, bound]).map(|_| ())
+    }
+
+    /// What was sealed with the newest checkpoint.
+    pub(crate) fn bound(&self) -> Rows<Option<Vec<u8>>> {
+        let read = self.connection.query_row("SELECT bound FROM checkpoint", [], |row| row.get(0)).optional();
+        read.map_err(|error| failed(&error))
     }
 
     pub(crate) fn checkpoint(&self) -> Rows<Option<String>> {
         let sql = "SELECT note FROM checkpoint";
         let read = self.connection.query_row(sql, [], |row| row.get(0)).optional();
         read.map_err(|error| failed(&error))
-    }
-}
-
-/// A table of sealed records.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Table {
-    Agent,
-    Approval,
-}
-
-impl Table {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Agent => ("agent", "credential"),
-            Self::Approval => ("approval", "id"),
-        }
     }
 }

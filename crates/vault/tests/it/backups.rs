@@ -7,7 +7,7 @@ use stvor_base::ErrorCode;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening, Sealing};
 use stvor_vault::backup::{BackupKind, BackupRecord, NewBackup, Restore, Restored, read_manifest, restore};
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Refusal, Vault, VaultError};
+use stvor_vault::{Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, VaultError};
 
 use crate::world::{World, agent, owner, passphrase, refusal};
 
@@ -110,6 +110,72 @@ impl Named for String {
     fn parse_verifier(&self) -> stvor_tlog::Verifier {
         stvor_tlog::Verifier::parse(self).unwrap()
     }
+}
+
+#[test]
+fn an_agent_that_was_removed_after_the_backup_stays_out_or_is_named() {
+    let world = World::new();
+    let vault = world.open();
+    let enrol = |name: &str| {
+        let namespaces = vec!["home".to_owned()];
+        let agent = Agent { name: name.into(), namespaces, highest: Level::Working, writes: true };
+        vault.enrol(agent).unwrap()
+    };
+    let (good, bad) = (enrol("good"), enrol("bad"));
+    let full = backup(&vault, &world, BackupKind::Full);
+    vault.remove_agent("bad").unwrap();
+    drop(vault);
+    // Where nothing else is left, the owner is told who can enter again.
+    let target = world.directory.path().join("elsewhere");
+    let restored = bring_back(&world, &target, std::slice::from_ref(&full.path), false).unwrap();
+    assert_eq!(restored.agents.len(), 2);
+    // Where a list of what ended is left, who was removed is out.
+    let list = world.directory.path().join("backups/forgotten");
+    std::fs::copy(world.path().join("forgotten"), &list).unwrap();
+    let target = world.directory.path().join("elsewhere too");
+    let restored = bring_back(&world, &target, std::slice::from_ref(&full.path), false).unwrap();
+    assert_eq!(restored.agents, ["good"]);
+    std::fs::remove_file(&list).unwrap();
+    // Where the vault that is replaced can be read, who was removed stays removed.
+    let restored = bring_back(&world, &world.path(), &[full.path], true).unwrap();
+    assert_eq!(restored.agents, ["good"]);
+    let vault = world.open();
+    assert_eq!(vault.authenticate(bad.expose()).unwrap_err().code(), "AGENT_NOT_ALLOWED");
+    vault.authenticate(good.expose()).unwrap();
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn checkpoints_of_a_history_that_was_given_up_are_put_aside() {
+    let world = World::new();
+    let copy = world.directory.path().join("outside");
+    let open = || {
+        let options = Options { checkpoints: vec![copy.clone()], ..world.options() };
+        let vault = Vault::open(&world.path(), options).unwrap();
+        vault.unlock_with(&owner()).map(|()| vault)
+    };
+    let vault = open().unwrap();
+    let full = backup(&vault, &world, BackupKind::Full);
+    store(&vault, "lost", Level::Working);
+    drop(vault);
+    // The disk of the vault is lost; what is outside is not.
+    std::fs::remove_dir_all(world.path()).unwrap();
+    let (files, checkpoints) = ([full.path], [copy.clone()]);
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let owner_ = owner();
+    let target = world.path();
+    let mut wanted = Restore::new(&target, &files, (&opening, &owner_));
+    (wanted.clock, wanted.checkpoints) = (world.clock.clone(), &checkpoints);
+    assert_eq!(restore(&wanted).unwrap_err().code(), "BACKUP_OLDER");
+    assert!(copy.is_file(), "a refused restore changes nothing");
+    wanted.accept_loss = true;
+    let restored = restore(&wanted).unwrap();
+    assert!(restored.lost_events >= 1);
+    assert!(restored.set_aside.len() == 1 && restored.set_aside[0].is_file() && !copy.exists());
+    let vault = open().unwrap();
+    store(&vault, "life goes on", Level::Working);
+    drop(vault);
+    open().unwrap();
 }
 
 #[test]
@@ -218,6 +284,133 @@ fn files_that_do_not_follow_each_other_or_were_changed_are_refused() {
     let stranger = Opening::with(vec![Identity::generate()]);
     assert_eq!(read_manifest(&full, &stranger).unwrap_err().code(), "WRONG_KEY");
     assert!(!target.exists());
+}
+
+/// What is in a backup, by name.
+fn unpacked(path: &Path, world: &World) -> Vec<(String, Vec<u8>)> {
+    use std::io::Read;
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let mut archive = tar::Archive::new(opening.reader(std::fs::File::open(path).unwrap()).unwrap());
+    let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    };
+    archive.entries().unwrap().map(read).collect()
+}
+
+/// Seals such a list to the owner's public key, as everybody can who knows it.
+fn pack(path: &Path, world: &World, files: &[(String, Vec<u8>)]) {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    let sealing = Sealing::to(vec![identity(world.directory.path()).recipient()]);
+    let mut writer = sealing.writer(std::fs::File::create(path).unwrap()).unwrap();
+    std::io::Write::write_all(&mut writer, &archive.into_inner().unwrap()).unwrap();
+    writer.finish().unwrap();
+}
+
+/// Changes the database of a backup as somebody does who keeps it and has the owner's public key.
+fn doctored(path: &Path, world: &World, statements: &str) {
+    let mut files = unpacked(path, world);
+    let draft = world.directory.path().join("doctored.db");
+    for (name, bytes) in &mut files {
+        if name == "vault.db" {
+            std::fs::write(&draft, &*bytes).unwrap();
+            let database = rusqlite::Connection::open(&draft).unwrap();
+            database.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+            database.execute_batch(statements).unwrap();
+            drop(database);
+            *bytes = std::fs::read(&draft).unwrap();
+        }
+    }
+    std::fs::remove_file(&draft).unwrap();
+    pack(path, world, &files);
+}
+
+#[test]
+fn a_backup_that_somebody_else_made_or_changed_runs_nothing_and_brings_nothing() {
+    let world = World::new();
+    let victim = world.directory.path().join("victim.db");
+    let database = rusqlite::Connection::open(&victim).unwrap();
+    database.execute_batch("CREATE TABLE memory (id); INSERT INTO memory VALUES (1)").unwrap();
+    drop(database);
+    // What is read as the name of a table is more than one.
+    let evil = format!(
+        "CREATE TABLE \"event; COMMIT; ATTACH DATABASE '{}' AS v; DELETE FROM v.memory; BEGIN; --\"(x)",
+        victim.display()
+    );
+    let target = world.directory.path().join("elsewhere");
+    let untouched = |what: &str| {
+        let database = rusqlite::Connection::open(&victim).unwrap();
+        let count = database.query_row("SELECT count(*) FROM memory", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count.unwrap(), 1, "{what}");
+        assert!(!target.exists(), "{what}");
+    };
+
+    // A vault of the attacker's own, sealed to the owner's public key.
+    let foreign = World::new();
+    identity(world.directory.path());
+    std::fs::copy(world.directory.path().join("identity"), foreign.directory.path().join("identity"))
+        .unwrap();
+    let vault = foreign.open();
+    vault.change_secret(&owner(), &passphrase("the attacker's")).unwrap();
+    let full = backup(&vault, &foreign, BackupKind::Full).path;
+    store(&vault, "x", Level::Working);
+    let one = backup(&vault, &foreign, BackupKind::Incremental).path;
+    drop(vault);
+    doctored(&one, &foreign, &evil);
+    let refused = bring_back(&world, &target, &[full, one], false).unwrap_err();
+    assert_eq!(refused.code(), "WRONG_KEY", "{refused}");
+    untouched("a vault of somebody else");
+
+    // The owner's own, changed.
+    for statements in [
+        evil.as_str(),
+        "CREATE VIEW v AS SELECT 1",
+        "UPDATE memory SET header = zeroblob(10)",
+        "DELETE FROM approval",
+        "DELETE FROM slot WHERE name = 'codes'",
+    ] {
+        let world = World::new();
+        let vault = world.open();
+        store(&vault, "one", Level::Working);
+        let full = backup(&vault, &world, BackupKind::Full).path;
+        store(&vault, "two", Level::Working);
+        let one = backup(&vault, &world, BackupKind::Incremental).path;
+        drop(vault);
+        let sound = std::fs::read(&full).unwrap();
+        for file in [&full, &one] {
+            std::fs::write(&full, &sound).unwrap();
+            doctored(file, &world, statements);
+            let refused = bring_back(&world, &target, &[full.clone(), one.clone()], false).unwrap_err();
+            assert_eq!(refused.code(), "VAULT_TAMPERED", "{statements}: {refused}");
+            untouched(statements);
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_another_version_is_refused_by_name() {
+    let world = World::new();
+    let vault = world.open();
+    let full = backup(&vault, &world, BackupKind::Full).path;
+    for (from, code) in [("1", "VAULT_TOO_OLD"), ("3", "VAULT_TOO_NEW")] {
+        let mut files = unpacked(&full, &world);
+        let manifest = String::from_utf8(files[0].1.clone()).unwrap();
+        files[0].1 = manifest.replace("\"format\": 2", &format!("\"format\": {from}")).into_bytes();
+        let other = world.directory.path().join("other.age");
+        pack(&other, &world, &files);
+        let opening = Opening::with(vec![identity(world.directory.path())]);
+        assert_eq!(read_manifest(&other, &opening).unwrap_err().code(), code);
+        let target = world.directory.path().join("elsewhere");
+        assert_eq!(bring_back(&world, &target, &[other], false).unwrap_err().code(), code);
+    }
 }
 
 #[test]
@@ -383,4 +576,38 @@ fn the_recovery_page_can_be_followed_with_standard_tools() {
     let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let texts: Vec<_> = read.iter().map(|line| line["text"].as_str().unwrap()).collect();
     assert_eq!(texts, ["zero", "one", "grüße", "three", "with a time"]);
+}
+
+#[test]
+fn damage_shows_when_a_backup_is_made_and_the_rest_of_it_can_be_brought_back() {
+    let world = World::new();
+    let vault = world.open();
+    let ids = ["one", "two", "three"].map(|text| store(&vault, text, Level::Working));
+    assert_eq!(backup(&vault, &world, BackupKind::Full).problems, 0);
+    drop(vault);
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    database.execute("UPDATE memory SET header = zeroblob(200) WHERE seq = 2", []).unwrap();
+    drop(database);
+    let vault = unlocked(&world, &world.path());
+    let made = backup(&vault, &world, BackupKind::Full);
+    assert_eq!(made.problems, 1);
+    vault.forget(OWNER, ids[2], "").unwrap();
+    drop(vault);
+    let opening = Opening::with(vec![identity(world.directory.path())]);
+    let (target, files, owner) = (world.directory.path().join("elsewhere"), [made.path], owner());
+    let list = [world.path().join("forgotten")];
+    let mut wanted = Restore::new(&target, &files, (&opening, &owner));
+    wanted.clock = world.clock.clone();
+    wanted.forgotten = &list;
+    let refused = restore(&wanted).unwrap_err();
+    assert_eq!(refused.code(), "VAULT_TAMPERED");
+    assert!(refused.to_string().contains("--accept-damage"), "{refused}");
+    wanted.accept_damage = true;
+    let restored = restore(&wanted).unwrap();
+    let places: Vec<_> = restored.damage.iter().map(|problem| problem.place.clone()).collect();
+    assert_eq!(places, [format!("the memory {}", ids[1])]);
+    let vault = unlocked(&world, &target);
+    assert_eq!(says(&vault, ids[0]), "one");
+    assert_eq!(refusal(vault.recall(OWNER, ids[2], "")), Refusal::Gone("it was forgotten"));
+    assert_eq!(vault.recall(OWNER, ids[1], "").unwrap_err().code(), "VAULT_TAMPERED");
 }

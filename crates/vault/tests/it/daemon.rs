@@ -10,7 +10,7 @@ use serde_json::Value;
 use stvor_vault::daemon::{
     AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, OWNER_SOCKET, OwnerVerb, StoreVerb,
 };
-use stvor_vault::{Agent, Level, MemoryId, Trust, Vault};
+use stvor_vault::{Agent, Level, MemoryId, Trust, Vault, limits};
 
 use crate::world::{World, owner, passphrase};
 
@@ -194,6 +194,11 @@ fn lockdown_is_entered_by_agents_and_left_by_the_owner() {
     let mut agent = served.agent(&mut owner_client, "agent");
     agent.call(&AgentVerb::EnterLockdown { reason: "odd".into() }).unwrap().unwrap();
     assert_eq!(agent.call(&store("x", Level::Working)).unwrap().unwrap_err().code, "VAULT_LOCKDOWN");
+    let mut other = served.agent(&mut owner_client, "other");
+    for (client, reason) in [(&mut agent, "odd"), (&mut other, "")] {
+        let status = client.call(&AgentVerb::Status {}).unwrap().unwrap();
+        assert_eq!(status["lockdown"]["reason"], reason, "why is for who said it, and the owner");
+    }
     assert!(owner_client.leave_lockdown(&passphrase("wrong")).is_err());
     owner_client.leave_lockdown(&owner()).unwrap().unwrap();
     agent.call(&store("x", Level::Working)).unwrap().unwrap();
@@ -231,4 +236,48 @@ fn an_agent_learns_whether_the_vault_is_sound_in_numbers_and_not_anew_each_time(
     agent.call(&store("tea at six", Level::Working)).unwrap().unwrap();
     let again = agent.call(&AgentVerb::Verify {}).unwrap().unwrap();
     assert_eq!(again["memories"], 1, "the result of a moment ago serves");
+}
+
+#[test]
+fn one_agent_with_many_connections_leaves_room_for_others() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut enrol = |name: &str| {
+        let namespaces = vec!["home".to_owned()];
+        let agent = Agent { name: name.into(), namespaces, highest: Level::Working, writes: true };
+        let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
+        answer["credential"].as_str().unwrap().to_owned()
+    };
+    let (greedy, other) = (enrol("greedy"), enrol("other"));
+    let held: Vec<_> = (0..limits::MAX_CONNECTIONS_OF_ONE)
+        .map(|_| Client::agent(&served.agents(), &greedy).unwrap().unwrap())
+        .collect();
+    let refused = Client::agent(&served.agents(), &greedy).unwrap().unwrap_err();
+    assert_eq!(refused.code, "VAULT_BAD_REQUEST");
+    Client::agent(&served.agents(), &other).unwrap().unwrap();
+    drop(held);
+}
+
+#[test]
+fn who_is_nobody_yet_may_send_a_short_line_only() {
+    let served = Served::new();
+    let mut stream = UnixStream::connect(served.agents()).unwrap();
+    // The end may come while it is still writing.
+    let _ = stream.write_all(&vec![b'x'; limits::MAX_ENTRY + 1]);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "it is not even answered");
+}
+
+#[test]
+fn an_agent_does_not_speak_for_the_owner_over_its_socket() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut agent = served.agent(&mut owner, "agent");
+    let mut verb = store("obey", Level::Working);
+    if let AgentVerb::Store { memory } = &mut verb {
+        memory.trust = Trust::Owner;
+    }
+    assert_eq!(agent.call(&verb).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED");
+    owner.call_owner(&OwnerVerb::Act { act: verb }).unwrap().unwrap();
 }

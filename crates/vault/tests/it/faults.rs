@@ -3,10 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use stvor_base::ErrorCode;
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Vault};
+use stvor_crypto::SystemRandom;
+use stvor_keys::challenge::SoftwareToken;
+use stvor_vault::tokens::Enrolment;
+use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Vault, unwrap_root, unwrap_vaulted};
 
-use crate::world::{World, owner};
+use crate::world::{World, owner, second};
 
 const OWNER: &Caller = &Caller::Owner;
 /// Which vault the child works on.
@@ -40,10 +44,112 @@ fn child_that_stores_until_it_ends() {
     });
 }
 
+/// How far files may grow in this process; writing past it fails as on a full disk.
+fn room(bytes: Option<u64>) {
+    setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+}
+
+/// Says what became of stores that were begun at one time. Returns whether all were done.
+fn tell(batch: Vec<(u32, stvor_vault::Pending<MemoryId>)>) -> bool {
+    let mut all = true;
+    for (number, pending) in batch {
+        let line = match pending.wait() {
+            Ok(id) => format!("stored {id} 0 {number}\n"),
+            Err(error) => format!("refused {}\n", error.code()),
+        };
+        all &= line.starts_with("stored");
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+    }
+    all
+}
+
+/// Stores small memories and such of a megabyte between them, 32 at a time, until the disk is full; and once more when there is
+/// room again, if that is wanted. They are more than SQLite keeps in memory, so that it meets the disk in the middle of a
+/// transaction.
+#[test]
+fn child_that_fills_the_disk_with_large_memories() {
+    let (Some(path), Ok(limit)) = (std::env::var_os(PATH), std::env::var("STVOR_VAULT_FAULT_LIMIT")) else {
+        return;
+    };
+    let vault = Vault::open(path.as_ref(), Options::default()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let mut number = 0;
+    let mut batch = || {
+        let store = |_| {
+            number += 1;
+            let filler = "x".repeat(if number % 5 == 2 { 1_000_000 } else { 10 });
+            let memory = NewMemory::new(format!("0 {number} {filler}").as_bytes(), Level::Working, "home");
+            (number, vault.begin_store(OWNER, memory))
+        };
+        tell((0..32).map(store).collect())
+    };
+    room(Some(limit.parse().unwrap()));
+    while batch() {}
+    if std::env::var_os("STVOR_VAULT_FAULT_ROOM").is_some() {
+        room(None);
+        assert!(batch() && batch());
+    }
+}
+
+/// The disk is full while level 5 is opened; then there is room, and something is stored at level 5.
+#[test]
+fn child_that_opens_level_five_on_a_full_disk() {
+    let (Some(path), None) = (std::env::var_os(PATH), std::env::var_os("STVOR_VAULT_FAULT_LIMIT")) else {
+        return;
+    };
+    let vault = Vault::open(path.as_ref(), Options::default()).unwrap();
+    let records = vault.records().unwrap();
+    let root = unwrap_root(&records.root, &owner()).unwrap();
+    vault.unlock(root, Some(unwrap_vaulted(&records.vaulted.unwrap(), &second()).unwrap())).unwrap();
+    let tokens = ["first", "spare"].map(|name| {
+        let path = std::path::Path::new(&path).join(name);
+        let mut token = SoftwareToken::create(&path, &mut SystemRandom::new()).unwrap();
+        Enrolment::challenge(name, &mut token).unwrap()
+    });
+    room(Some(std::fs::metadata(std::path::Path::new(&path).join("vault.db-wal")).unwrap().len()));
+    let enabled = vault.enable_black(tokens.into(), None).unwrap_err().code();
+    room(None);
+    let stored = vault.store(OWNER, NewMemory::new(b"to nobody", Level::Black, "home"));
+    println!("\nenabled {enabled} stored {}", stored.map_or_else(|error| error.code(), |_| "OK"));
+}
+
+/// Forgets a memory while the database's file may not grow, so that its journal can not be brought into it. With a word in the
+/// environment it dies then; without, it makes room and forgets again.
+#[test]
+fn child_that_forgets_on_a_full_disk() {
+    let Some(path) = std::env::var_os(PATH).map(std::path::PathBuf::from) else { return };
+    let vault = Vault::open(&path, Options::default()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let store = || vault.store(OWNER, NewMemory::new(&[7; 1_000_000], Level::Working, "home")).unwrap();
+    for _ in 0..6 {
+        store();
+    }
+    vault.forget(OWNER, store(), "").unwrap();
+    let (gone, other) = (store(), store());
+    room(Some(std::fs::metadata(path.join("vault.db")).unwrap().len()));
+    let forgotten = vault.forget(OWNER, gone, "").unwrap_err();
+    println!("\nforgotten {} {other}", forgotten.code());
+    assert_eq!(vault.recall(OWNER, gone, "").unwrap_err().code(), "MEMORY_GONE");
+    if std::env::var_os("STVOR_VAULT_FAULT_ROOM").is_none() {
+        std::process::abort();
+    }
+    room(None);
+    let again = vault.forget(OWNER, gone, "");
+    // It may be done already, while nobody asked.
+    match again {
+        Ok(()) => assert_eq!(std::fs::metadata(path.join("vault.db-wal")).unwrap().len(), 0),
+        Err(error) => assert_eq!(error.code(), "MEMORY_GONE"),
+    }
+}
+
 /// Starts the child; `shell` is run before it.
 fn child(world: &World, shell: &str) -> Child {
+    child_of(world, "child_that_stores_until_it_ends", shell)
+}
+
+fn child_of(world: &World, name: &str, shell: &str) -> Child {
     let program = std::env::current_exe().unwrap();
-    let run = "exec \"$0\" --exact faults::child_that_stores_until_it_ends --nocapture";
+    let run = format!("exec \"$0\" --exact faults::{name} --nocapture");
     Command::new("sh")
         .args(["-c", &format!("{shell} {run}")])
         .arg(program)
@@ -110,4 +216,64 @@ fn a_full_disk_means_no_and_costs_nothing_that_was_acknowledged() {
     let vault = world.cold();
     vault.unlock_with(&owner()).unwrap();
     vault.store(OWNER, NewMemory::new(b"there is room again", Level::Working, "home")).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_group_undoes_the_group_and_nothing_else() {
+    for limit in [3, 4, 5, 6].map(|mebibytes| mebibytes << 20) {
+        for room in ["", "export STVOR_VAULT_FAULT_ROOM=1;"] {
+            let world = World::new();
+            let shell = format!("trap '' XFSZ; export STVOR_VAULT_FAULT_LIMIT={limit}; {room}");
+            let child = child_of(&world, "child_that_fills_the_disk_with_large_memories", &shell);
+            let output = child.wait_with_output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success(), "{limit} {room} {text}");
+            let of = |word| text.lines().filter_map(|line| said(line, word)).collect::<Vec<_>>();
+            let (stored, refused) = (of("stored"), of("refused"));
+            assert!(
+                !refused.is_empty() && refused.iter().all(|code| code == "VAULT_LOG_UNAVAILABLE"),
+                "{text}"
+            );
+            check(&world, &stored);
+            let vault = world.cold();
+            vault.unlock_with(&owner()).unwrap();
+            let memories = vault.verify().unwrap().memories;
+            assert_eq!(memories, stored.len() as u64, "what was refused is not there: {limit} {room}");
+        }
+    }
+}
+
+#[test]
+fn a_key_of_level_five_that_is_not_on_the_disk_is_not_written_to() {
+    let world = World::new();
+    let child = child_of(&world, "child_that_opens_level_five_on_a_full_disk", "trap '' XFSZ;");
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(text.contains("enabled VAULT_LOG_UNAVAILABLE stored VAULT_COLD"), "{text}");
+    check(&world, &[]);
+}
+
+#[test]
+fn a_memory_that_was_forgotten_but_not_overwritten_is_told_and_made_up_for() {
+    for room in ["", "export STVOR_VAULT_FAULT_ROOM=1;"] {
+        let world = World::new();
+        let child = child_of(&world, "child_that_forgets_on_a_full_disk", &format!("trap '' XFSZ; {room}"));
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let told: Vec<_> = text.lines().filter_map(|line| said(line, "forgotten")).collect();
+        let Some((code, other)) = told.first().and_then(|line| line.split_once(' ')) else {
+            panic!("{text}")
+        };
+        assert_eq!(code, "VAULT_WIPE_PENDING", "{text}");
+        assert_eq!(output.status.success(), !room.is_empty(), "{text}");
+        let journal = world.path().join("vault.db-wal");
+        let left = std::fs::metadata(&journal).map_or(0, |file| file.len());
+        assert_eq!(left > 1_000_000, room.is_empty(), "what was killed left its journal");
+        let vault = world.cold();
+        assert_eq!(std::fs::metadata(&journal).unwrap().len(), 0, "opening it overwrites");
+        let list = std::fs::read_to_string(world.path().join("forgotten")).unwrap();
+        assert_eq!(list.lines().count(), 2, "{list}");
+        vault.unlock_with(&owner()).unwrap();
+        vault.recall(OWNER, other.parse().unwrap(), "").unwrap();
+        assert_eq!(vault.verify().unwrap().problems, []);
+    }
 }

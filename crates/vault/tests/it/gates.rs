@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stvor_base::Timestamp;
-use stvor_crypto::Secret;
 use stvor_crypto::ed25519::SigningKey;
-use stvor_vault::gates::boundary::{Answer, Boundary, Mode, Question};
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_vault::audit::Operation;
+use stvor_vault::gates::boundary::{Answer, Boundary, Mode, Question, Verdict};
 use stvor_vault::{
-    Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, limits, unwrap_root, unwrap_vaulted,
+    Agent, Caller, Level, LogQuery, MemoryId, NewMemory, Options, Refusal, State, Trust, Vault, limits,
+    unwrap_root, unwrap_vaulted,
 };
 
 use crate::world::{TestClock, World, agent, owner, passphrase, refusal, second};
@@ -376,4 +378,234 @@ fn strangers_are_logged_and_can_not_fill_the_log() {
     let (event, _) = vault.prove(start).unwrap();
     let event = String::from_utf8(event).unwrap();
     assert!(event.contains("stranger") && event.contains("AGENT_NOT_ALLOWED"), "{event}");
+}
+
+#[test]
+fn a_boundary_daemon_that_hangs_with_a_full_queue_holds_nobody_up_for_ever() {
+    let world = World::new();
+    let socket = world.directory.path().join("hangs");
+    let listener = UnixListener::bind(&socket).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let boundary = Boundary { socket, key: *key().public() };
+    let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut SystemRandom::new());
+    assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");
+}
+
+#[test]
+fn an_agent_does_not_speak_for_the_owner() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = agent(&vault, "agent", Level::Private);
+    let said = || NewMemory { trust: Trust::Owner, ..memory("tea", Level::Working) };
+    assert_eq!(
+        refusal(vault.store(&agent, said())),
+        Refusal::NotAllowed { what: "store something as said by the owner" }
+    );
+    vault.store(&agent, NewMemory { trust: Trust::Agent, ..said() }).unwrap();
+    vault.store(OWNER, said()).unwrap();
+}
+
+#[test]
+fn a_locked_vault_shows_agents_nothing_of_level_2_and_lets_them_end_none_of_it() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = agent(&vault, "agent", Level::Private);
+    let private = NewMemory {
+        metadata: [("diagnosis".to_owned(), "flu".to_owned())].into(),
+        intents: vec!["health".into()],
+        source: "a letter".into(),
+        ..memory("private", Level::Private)
+    };
+    let id = vault.store(&agent, private).unwrap();
+    let seen = |vault: &Vault| vault.list(&agent, "home", None).unwrap().0.remove(0);
+    assert_eq!(seen(&vault).metadata["diagnosis"], "flu");
+    vault.lock().unwrap();
+    let header = seen(&vault);
+    assert!(header.metadata.is_empty() && header.intents.is_empty() && header.source.is_empty());
+    assert!(vault.by_intent(&agent, "health").unwrap().is_empty());
+    let locked = Refusal::Locked { level: Level::Private };
+    assert_eq!(refusal(vault.forget(&agent, id, "")), locked);
+    assert_eq!(refusal(vault.tombstone(&agent, id, "")), locked);
+    assert_eq!(refusal(vault.set_intent(&agent, id, ("x", true))), locked);
+    let newer = NewMemory { supersedes: Some(id), ..memory("another", Level::Working) };
+    assert_eq!(refusal(vault.store(&agent, newer)), locked);
+    vault.unlock_with(&owner()).unwrap();
+    assert_eq!(seen(&vault).source, "a letter");
+    assert_eq!(vault.by_intent(&agent, "health").unwrap().len(), 1);
+}
+
+#[test]
+fn memories_of_other_namespaces_take_no_place_in_what_an_intent_finds() {
+    let world = World::new();
+    let vault = world.open();
+    let enrol = |name: &str, pattern: &str| {
+        let namespaces = vec![pattern.to_owned()];
+        let credential = vault
+            .enrol(Agent { name: name.into(), namespaces, highest: Level::Working, writes: true })
+            .unwrap();
+        vault.authenticate(credential.expose()).unwrap()
+    };
+    let (exact, wide, other) = (enrol("exact", "home"), enrol("wide", "home*"), enrol("other", "other/*"));
+    let serving = |namespace: &str| NewMemory {
+        intents: vec!["drink".into()],
+        namespace: namespace.into(),
+        ..memory("tea", Level::Working)
+    };
+    let own = vault.store(&exact, serving("home")).unwrap();
+    let pending: Vec<_> =
+        (0..2 * limits::MAX_PAGE).map(|_| vault.begin_store(&other, serving("other/x"))).collect();
+    for one in pending {
+        one.wait().unwrap();
+    }
+    for caller in [&exact, &wide] {
+        let found = vault.by_intent(caller, "drink").unwrap();
+        assert_eq!(found.iter().map(|header| header.id).collect::<Vec<_>>(), [own]);
+    }
+    assert_eq!(vault.by_intent(&other, "drink").unwrap().len(), limits::MAX_PAGE);
+    vault.set_intent(&exact, own, ("drink", false)).unwrap();
+    for caller in [&exact, &wide] {
+        assert!(vault.by_intent(caller, "drink").unwrap().is_empty());
+    }
+}
+
+const YEAR: u64 = 365 * 24 * 3_600_000;
+
+/// Whether a memory was destroyed because its time ran out. The vault does that by itself, too.
+fn destroyed(vault: &Vault, id: MemoryId) -> bool {
+    vault.purge().unwrap();
+    let all = vault.list(OWNER, "home", None).unwrap().0;
+    all.into_iter().find(|header| header.id == id).unwrap().state == State::Expired
+}
+
+#[test]
+fn a_clock_that_is_wrong_for_a_while_destroys_nothing() {
+    let world = World::new();
+    let vault = world.open();
+    let day = || NewMemory { ttl: Some(24 * 60 * MINUTE), ..memory("short", Level::Working) };
+    let id = vault.store(OWNER, day()).unwrap();
+    let right = world.clock.wall();
+    world.clock.set_wall(right + 12 * YEAR);
+    assert!(!destroyed(&vault, id));
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Gone(_)), "not given out, though");
+    drop(vault);
+    world.clock.reboot();
+    let vault = world.open();
+    assert!(!destroyed(&vault, id), "nor after a restart");
+    world.clock.set_wall(right);
+    assert_eq!(vault.recall(OWNER, id, "").unwrap().content.expose(), b"short");
+    world.clock.pass(25 * 60 * MINUTE);
+    assert!(destroyed(&vault, id), "its time did run out");
+
+    let later = vault.store(OWNER, day()).unwrap();
+    world.clock.set_wall(right + 12 * YEAR);
+    assert!(!destroyed(&vault, later));
+    world.clock.pass(24 * 60 * MINUTE);
+    assert!(destroyed(&vault, later), "a date that stays is believed after a day");
+}
+
+#[test]
+fn a_pause_that_began_in_a_wrong_future_ends_when_its_time_has_passed() {
+    let (world, vault) = in_mode(Mode::Offline);
+    let pause = NewMemory { cooldown: Some(60 * MINUTE), ..memory("slow", Level::Working) };
+    let id = vault.store(OWNER, pause).unwrap();
+    let sealed = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    let right = world.clock.wall();
+    world.clock.set_wall(right + 12 * YEAR);
+    vault.recall(OWNER, id, "").unwrap();
+    world.clock.set_wall(right);
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Cooldown { .. }));
+    vault.recall(OWNER, sealed, "look").unwrap();
+    world.clock.pass(60 * MINUTE);
+    vault.recall(OWNER, id, "").unwrap();
+}
+
+#[test]
+fn a_clock_set_back_stays_noticed_over_restarts() {
+    let (world, vault) = in_mode(Mode::Offline);
+    let agent = agent(&vault, "agent", Level::Sealed);
+    let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    approve(&vault, &agent, (id, "report"), 10 * MINUTE);
+    let granted = world.clock.wall();
+    world.clock.pass(60 * MINUTE);
+    vault.search(OWNER, "home", "x").unwrap();
+    drop(vault);
+    world.clock.set_wall(granted + 1);
+    for _ in 0..3 {
+        world.clock.reboot();
+        let vault = with(&world, Some(cold_room(&world)));
+        assert_eq!(refusal(vault.recall(&agent, id, "report")), Refusal::ClockBackwards);
+    }
+}
+
+/// What the log says of refused requests that have no entry of their own: whose, and how many.
+fn summaries(vault: &Vault) -> Vec<(String, Option<u64>)> {
+    let query = LogQuery { operation: Some(Operation::Suppressed), ..LogQuery::default() };
+    let entries = vault.read_log(query).unwrap().entries;
+    entries.into_iter().map(|entry| (entry.event.actor, entry.event.count)).collect()
+}
+
+#[test]
+fn refused_requests_are_counted_in_the_log_also_when_nobody_asks_again() {
+    let world = World::new();
+    let vault = world.open();
+    let hammer = |caller: &Caller| {
+        for _ in 0..limits::REFUSALS_PER_MINUTE + 7 {
+            vault.recall(caller, MemoryId::from_bytes([7; 16]), "").unwrap_err();
+        }
+    };
+    let (one, two, three) = (
+        agent(&vault, "one", Level::Working),
+        agent(&vault, "two", Level::Working),
+        agent(&vault, "three", Level::Working),
+    );
+    hammer(&one);
+    vault.remove_agent("one").unwrap();
+    assert_eq!(summaries(&vault), [("one".to_owned(), Some(7))], "it is removed");
+    hammer(&two);
+    world.clock.pass(MINUTE);
+    vault.store(OWNER, memory("tea", Level::Working)).unwrap();
+    assert_eq!(summaries(&vault).len(), 2, "the minute is over, and somebody else asks");
+    hammer(&three);
+    drop(vault);
+    assert_eq!(summaries(&world.open())[0], ("three".to_owned(), Some(7)), "the vault was closed");
+}
+
+#[test]
+fn refusals_keep_nobody_from_stopping_everything() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = agent(&vault, "agent", Level::Working);
+    for _ in 0..limits::REFUSALS_PER_MINUTE + 1 {
+        vault.recall(&agent, MemoryId::from_bytes([7; 16]), "").unwrap_err();
+    }
+    vault.enter_lockdown(&agent, "stop").unwrap();
+}
+
+#[test]
+fn an_unlock_with_another_key_is_logged() {
+    let world = World::new();
+    let vault = world.open();
+    let other = World::new();
+    let root = unwrap_root(&other.open().records().unwrap().root, &owner()).unwrap();
+    assert_eq!(stvor_base::ErrorCode::code(&vault.unlock(root, None).unwrap_err()), "VAULT_TAMPERED");
+    let query = LogQuery { operation: Some(Operation::Unlock), refused: true, ..LogQuery::default() };
+    assert_eq!(vault.read_log(query).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn one_agent_does_not_use_up_the_requests_of_all_and_leaves_no_grant_behind() {
+    let (_world, vault) = in_mode(Mode::Offline);
+    let (one, two) = (agent(&vault, "one", Level::Sealed), agent(&vault, "two", Level::Sealed));
+    let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    for number in 0..limits::MAX_PENDING_OF_ONE {
+        vault.request_approval(&one, id, &format!("purpose {number}")).unwrap();
+    }
+    assert!(vault.request_approval(&one, id, "one more").is_err());
+    approve(&vault, &two, (id, "report"), 10 * MINUTE);
+    vault.remove_agent("one").unwrap();
+    vault.remove_agent("two").unwrap();
+    assert!(vault.approvals().unwrap().is_empty());
+    let again = agent(&vault, "two", Level::Sealed);
+    assert_eq!(refusal(vault.recall(&again, id, "report")), Refusal::NoApproval);
 }

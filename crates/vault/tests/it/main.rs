@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test that fails ends the test")]
 
 mod backups;
+mod checkpoints;
 mod daemon;
 mod disk;
 mod faults;

@@ -2,8 +2,9 @@
 
 use stvor_base::ErrorCode;
 use stvor_tlog::Verifier;
+use stvor_vault::audit::Operation;
 use stvor_vault::proofs::{Attestation, Claim, Commitments, PropertyProof};
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Refusal, Vault};
+use stvor_vault::{Caller, Level, LogQuery, MemoryId, NewMemory, Refusal, Vault};
 
 use crate::world::{World, refusal};
 
@@ -50,6 +51,10 @@ fn a_claim_is_proved_to_one_audience_and_shows_nothing_else() {
     ] {
         assert_eq!(vault.prove_property(id, untrue, "a").unwrap_err().code(), "VAULT_UNPROVEN");
     }
+    vault.content_opening(id).unwrap();
+    let query = LogQuery { operation: Some(Operation::Prove), ..LogQuery::default() };
+    let logged = vault.read_log(query).unwrap().entries.len();
+    assert_eq!(logged, 1 + 5 + 3 + 1, "the commitment, each proof, each refusal, the opening");
     assert_eq!(vault.verify().unwrap().problems, []);
 }
 

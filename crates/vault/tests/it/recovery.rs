@@ -173,7 +173,7 @@ fn nobody_but_the_owner_can_check_in_or_hurry_the_clock() {
     let other = Armed::new();
     let forged = [
         old,
-        text.replace("number 2", "number 9").into_bytes(),
+        text.replace("\nnumber 1", "\nnumber 9").into_bytes(),
         other.vault.check_in().unwrap().to_string().into_bytes(),
     ];
     for bytes in forged {
@@ -187,6 +187,130 @@ fn nobody_but_the_owner_can_check_in_or_hurry_the_clock() {
     assert_eq!(standing, Standing::Released);
 }
 
+/// How many packages the watched directory holds.
+fn packages(armed: &Armed) -> usize {
+    let entries = std::fs::read_dir(armed.path("watched")).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("heir-")).count()
+}
+
+#[test]
+fn an_heir_who_is_not_named_any_more_gets_nothing() {
+    let armed = Armed::new();
+    let (ada, bob) = (Identity::generate(), Identity::generate());
+    let heir = |name: &str, identity: &Identity| Heir {
+        name: name.into(),
+        recipient: identity.recipient(),
+        memories: vec![armed.memory],
+    };
+    let directory = armed.path("watched");
+    let arm = |heirs: &[Heir]| {
+        armed.vault.arm_switch(&NewSwitch { every: 30 * DAY, heirs, directory: &directory }).unwrap();
+    };
+    arm(&[heir("ada", &ada), heir("bob", &bob)]);
+    assert_eq!(packages(&armed), 2);
+    let old: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().contains("bob"))
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert_eq!(armed.vault.heirs_with(armed.memory).unwrap(), ["ada", "bob"]);
+    arm(&[heir("ada", &ada)]);
+    assert_eq!(packages(&armed), 1, "the package of who is not named any more is removed");
+    // Somebody puts it back: it is not what the owner signed.
+    old.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    armed.world.clock.pass(31 * DAY);
+    assert_eq!(armed.look(&mut watcher), Standing::Released);
+    let given: Vec<_> = std::fs::read_dir(armed.path("released"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(given, ["heir-ada.age"]);
+}
+
+#[test]
+fn a_package_that_is_not_the_signed_one_is_not_given_out() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    let path = std::fs::read_dir(armed.path("watched"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_str().unwrap().contains("heir-ada"))
+        .unwrap();
+    let right = std::fs::read(&path).unwrap();
+    std::fs::write(&path, b"another").unwrap();
+    armed.world.clock.pass(31 * DAY);
+    let (standing, wrong) = watcher.look(&armed.world.clock.now()).unwrap();
+    assert_eq!((standing, wrong.unwrap().code()), (Standing::Released, "VAULT_TAMPERED"));
+    assert!(!armed.path("released/heir-ada.age").exists());
+    std::fs::write(&path, right).unwrap();
+    armed.look(&mut watcher);
+    assert!(armed.path("released/heir-ada.age").exists(), "it came in the end");
+}
+
+#[test]
+fn check_ins_count_on_after_a_vault_came_back_from_an_older_state() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    let Armed { world, vault, heir, memory, verifier } = armed;
+    drop(vault);
+    let keep = ["vault.db", "checkpoints"];
+    let old = keep.map(|name| std::fs::read(world.path().join(name)).unwrap());
+    let vault = world.open();
+    for _ in 0..5 {
+        world.clock.pass(DAY);
+        vault.check_in().unwrap();
+    }
+    drop(vault);
+    for (name, bytes) in keep.into_iter().zip(old) {
+        std::fs::write(world.path().join(name), bytes).unwrap();
+    }
+    let armed = Armed { vault: world.open(), world, heir, memory, verifier };
+    armed.look(&mut watcher);
+    armed.world.clock.pass(20 * DAY);
+    armed.vault.check_in().unwrap();
+    assert_eq!(armed.look(&mut watcher), Standing::Waiting { left: 30 * 86_400_000 });
+
+    // One with an older number is not passed over in silence.
+    let older = std::fs::read(armed.path("watched/check-in")).unwrap();
+    armed.vault.check_in().unwrap();
+    armed.look(&mut watcher);
+    std::fs::write(armed.path("watched").join(CHECK_IN), older).unwrap();
+    let (_, unbelieved) = watcher.look(&armed.world.clock.now()).unwrap();
+    assert_eq!(unbelieved.unwrap().code(), "VAULT_TAMPERED");
+}
+
+#[test]
+fn a_memory_with_a_pause_between_recalls_goes_to_several_heirs() {
+    let armed = Armed::new();
+    let slow = NewMemory { cooldown: Some(DAY), ..NewMemory::new(b"slow", Level::Private, "home") };
+    let slow = armed.vault.store(OWNER, slow).unwrap();
+    let identities = [Identity::generate(), Identity::generate()];
+    let heirs: Vec<_> = identities
+        .iter()
+        .zip(["ada", "bob"])
+        .map(|(identity, name)| Heir {
+            name: name.into(),
+            recipient: identity.recipient(),
+            memories: vec![slow, armed.memory],
+        })
+        .collect();
+    let directory = armed.path("watched");
+    armed.vault.arm_switch(&NewSwitch { every: 30 * DAY, heirs: &heirs, directory: &directory }).unwrap();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    armed.world.clock.pass(31 * DAY);
+    armed.look(&mut watcher);
+    for (identity, name) in identities.iter().zip(["ada", "bob"]) {
+        let text = open_file(&armed.path(&format!("released/heir-{name}.age")), identity);
+        assert_eq!(String::from_utf8(text).unwrap().lines().count(), 2);
+    }
+}
+
 #[test]
 fn a_disarmed_switch_gives_nothing_out() {
     let armed = Armed::new();
@@ -195,6 +319,6 @@ fn a_disarmed_switch_gives_nothing_out() {
     armed.vault.disarm_switch().unwrap();
     armed.world.clock.pass(100 * DAY);
     assert_eq!(armed.look(&mut watcher), Standing::Disarmed);
-    assert!(!armed.path("watched/heir-ada.age").exists());
+    assert_eq!(packages(&armed), 0);
     assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_BAD_REQUEST");
 }

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use stvor_base::ErrorCode;
 use stvor_vault::{Caller, Level, MemoryId, NewMemory, Report, Vault};
 
-use crate::world::{World, owner};
+use crate::world::{World, agent, owner, passphrase};
 
 const OWNER: &Caller = &Caller::Owner;
 
@@ -153,6 +153,130 @@ fn a_row_that_was_removed_or_set_back_is_found_by_verify() {
         .execute("UPDATE memory SET header = ?1", [old])
         .unwrap();
     assert!(found(&world).contains("set back"));
+    let vault = world.open();
+    assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "VAULT_TAMPERED", "nor is it given out");
+    assert!(vault.list(OWNER, "home", None).map_or(true, |(found, _)| found.is_empty()), "nor shown");
+}
+
+fn connection(world: &World) -> Connection {
+    Connection::open(world.path().join("vault.db")).unwrap()
+}
+
+/// Everything is refused after an unlock, verification names `what`, and neither work nor a restart ends that.
+fn doubted(world: &World, what: &str) -> Vault {
+    for _ in 0..2 {
+        let vault = world.open();
+        assert!(vault.status().unwrap().doubted.contains(&what.to_owned()), "{what}");
+        let stored = vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home"));
+        assert_eq!(stored.unwrap_err().code(), "VAULT_TAMPERED");
+        let problems = vault.verify().unwrap().problems;
+        let place = format!("what the vault keeps of {what}");
+        assert!(problems.iter().any(|problem| problem.place == place), "{problems:?}");
+    }
+    world.open()
+}
+
+#[test]
+fn a_pause_is_not_ended_by_removing_or_turning_its_record() {
+    let pause = || NewMemory {
+        cooldown: Some(core::time::Duration::from_secs(3_600)),
+        ..NewMemory::new(b"slow", Level::Working, "home")
+    };
+    for statement in ["DELETE FROM recall", "UPDATE recall SET event = 0", "UPDATE recall SET event = -1"] {
+        let world = World::new();
+        let vault = world.open();
+        let id = vault.store(OWNER, pause()).unwrap();
+        vault.recall(OWNER, id, "").unwrap();
+        drop(vault);
+        sql(&world, statement);
+        let vault = doubted(&world, "recalls");
+        assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "VAULT_TAMPERED", "{statement}");
+        // The owner ends the doubt; the pause follows from the log again.
+        vault.leave_lockdown(&owner()).unwrap();
+        assert_eq!(vault.recall(OWNER, id, "").unwrap_err().code(), "COOLDOWN", "{statement}");
+        assert_eq!(vault.verify().unwrap().problems, []);
+        drop(vault);
+        assert_eq!(found(&world), "");
+    }
+}
+
+#[test]
+fn an_approval_a_removed_agent_and_a_setting_do_not_come_back_by_an_older_row() {
+    use crate::world::agent;
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "agent", Level::Sealed);
+    let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let request = vault.request_approval(&caller, id, "report").unwrap();
+    let gone = stvor_vault::Agent {
+        name: "gone".into(),
+        namespaces: vec!["home".into()],
+        highest: Level::Working,
+        writes: true,
+    };
+    let credential = vault.enrol(gone).unwrap();
+    vault.new_codes().unwrap();
+    drop(vault);
+    let rows = |table: &str| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let connection = connection(&world);
+        let mut statement = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    let (approvals, agents) = (rows("approval"), rows("agent"));
+    let vault = world.open();
+    vault.decide_approval(request, None).unwrap();
+    vault.remove_agent("gone").unwrap();
+    drop(vault);
+    assert_eq!(found(&world), "");
+    let put = |table: &str, rows: &[(Vec<u8>, Vec<u8>)]| {
+        for (key, record) in rows {
+            let sql = format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)");
+            connection(&world).execute(&sql, [key, record]).unwrap();
+        }
+    };
+    put("approval", &approvals);
+    put("agent", &agents);
+    sql(&world, "DELETE FROM slot WHERE name = 'codes'");
+    let vault = doubted(&world, "approvals");
+    assert_eq!(vault.status().unwrap().doubted, ["keys and settings", "agents", "approvals"]);
+    let granted = vault.decide_approval(request, Some(core::time::Duration::from_secs(60)));
+    assert_eq!(granted.unwrap_err().code(), "VAULT_TAMPERED");
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!((vault.approvals().unwrap(), vault.agents().unwrap()), (vec![], vec![]), "none is left");
+    assert_eq!(vault.authenticate(credential.expose()).unwrap_err().code(), "AGENT_NOT_ALLOWED");
+    vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home")).unwrap();
+    drop(vault);
+    assert_eq!(found(&world), "");
+}
+
+#[test]
+fn what_is_sealed_with_a_checkpoint_serves_no_other_one() {
+    let world = World::new();
+    let vault = world.open();
+    let id = vault.store(OWNER, NewMemory::new(b"tea", Level::Working, "home")).unwrap();
+    drop(vault);
+    let bound = || -> Vec<u8> {
+        connection(&world).query_row("SELECT bound FROM checkpoint", [], |row| row.get(0)).unwrap()
+    };
+    let old = bound();
+    drop(world.open());
+    let new = bound();
+    for other in [&old[..], b""] {
+        connection(&world).execute("UPDATE checkpoint SET bound = ?1", [other]).unwrap();
+        doubted(&world, "approvals").leave_lockdown(&owner()).unwrap();
+        assert_eq!(world.open().recall(OWNER, id, "").unwrap().content.expose(), b"tea");
+        assert_eq!(found(&world), "");
+    }
+    connection(&world).execute("UPDATE checkpoint SET bound = ?1", [new]).unwrap();
+    doubted(&world, "approvals");
+}
+
+#[test]
+fn a_vault_of_the_form_before_is_refused_with_a_code() {
+    let world = World::new();
+    connection(&world).execute_batch("PRAGMA user_version = 1").unwrap();
+    assert_eq!(Vault::open(&world.path(), world.options()).unwrap_err().code(), "VAULT_TOO_OLD");
 }
 
 #[test]
@@ -203,7 +327,7 @@ fn every_event_is_proved_to_somebody_who_has_only_the_verifier_key() {
 
 #[test]
 fn a_changed_key_record_opens_nothing() {
-    for name in ["signer", "verbs", "level-2/public", "level-2/private", "origin", "signer/retired"] {
+    for name in ["signer", "verbs", "level-2/public", "origin", "signer/retired"] {
         let (world, _) = filled();
         sql(&world, &format!("UPDATE slot SET record = zeroblob(60) WHERE name = '{name}'"));
         let vault: Vault = world.cold();
@@ -251,4 +375,125 @@ fn verifying_contents_opens_those_whose_keys_are_held() {
     let problems = vault.verify_content().unwrap().problems;
     assert_eq!(problems.len(), 1);
     assert!(problems[0].place.contains(&ids[3].to_string()));
+}
+
+#[test]
+fn a_schema_that_is_not_the_vaults_is_refused() {
+    for statement in [
+        "CREATE TABLE extra (x)",
+        "CREATE VIEW extra AS SELECT 1",
+        "CREATE TRIGGER extra AFTER INSERT ON event BEGIN DELETE FROM memory; END",
+        "CREATE INDEX extra ON event (sealed)",
+        "CREATE VIRTUAL TABLE extra USING fts5(x)",
+        "ALTER TABLE memory ADD COLUMN extra BLOB AS (zeroblob(1000000000))",
+        "DROP INDEX memory_due",
+    ] {
+        let (world, _) = filled();
+        Connection::open(world.path().join("vault.db")).unwrap().execute_batch(statement).unwrap();
+        let refused = Vault::open(&world.path(), world.options()).unwrap_err();
+        assert_eq!(refused.code(), "VAULT_TAMPERED", "{statement}");
+        assert!(refused.to_string().contains("schema"), "{statement}: {refused}");
+    }
+    let (world, _) = filled();
+    for (version, code) in [(0, "VAULT_TOO_OLD"), (1_000, "VAULT_TOO_NEW")] {
+        let database = Connection::open(world.path().join("vault.db")).unwrap();
+        database.pragma_update(None, "user_version", version).unwrap();
+        drop(database);
+        assert_eq!(Vault::open(&world.path(), world.options()).unwrap_err().code(), code);
+    }
+}
+
+#[test]
+fn a_damaged_key_record_closes_its_own_level_only() {
+    let (world, ids) = filled();
+    sql(&world, "UPDATE slot SET record = zeroblob(60) WHERE name = 'level-2/private'");
+    let vault = world.open();
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!(vault.recall(OWNER, ids[1], "").unwrap_err().code(), "VAULT_LOCKED");
+    vault.recall(OWNER, ids[0], "").unwrap();
+    assert!(
+        vault.recall(OWNER, ids[4], "").is_err_and(|error| error.code() != "VAULT_LOCKED"),
+        "level 3 is open"
+    );
+    drop(vault);
+    assert!(found(&world).contains("the key record of level 2"));
+}
+
+#[test]
+fn one_damaged_row_keeps_nobody_from_the_others() {
+    for statement in [
+        "UPDATE memory SET header = zeroblob(300) WHERE seq = 2",
+        "UPDATE memory SET content = zeroblob(50) WHERE seq = 2",
+        "UPDATE memory SET id = zeroblob(3) WHERE seq = 2",
+        "UPDATE event SET sealed = zeroblob(100) WHERE seq = (SELECT max(seq) FROM event)",
+        "DELETE FROM event WHERE seq = 3",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, statement);
+        let vault = world.open();
+        let touched = usize::from(statement.contains("memory"));
+        let listed = vault.list(OWNER, "home", None).unwrap().0;
+        assert!(listed.len() >= 5 - touched, "{statement}");
+        let hits = vault.search(OWNER, "home", "content").unwrap();
+        assert_eq!(hits.len(), 3 - touched, "{statement}: {hits:?}");
+        let (all, next) = vault.export(0).unwrap();
+        assert_eq!(next, None);
+        let readable: Vec<_> = all.iter().filter(|one| one.content.is_ok()).map(|one| one.id).collect();
+        let expected = [ids[0], ids[1], ids[3]];
+        let expected = expected.into_iter().filter(|id| touched == 0 || *id != ids[1]);
+        assert_eq!(readable, expected.collect::<Vec<_>>(), "{statement}");
+        assert!(vault.read_log(Default::default()).unwrap().entries.len() > 5, "{statement}");
+        assert!(!vault.verify().unwrap().problems.is_empty(), "{statement}");
+        vault.store(OWNER, NewMemory::new(b"life goes on", Level::Working, "home")).unwrap();
+    }
+}
+
+#[test]
+fn damaged_records_of_approvals_and_agents_concern_nobody_else() {
+    let world = World::new();
+    let vault = world.open();
+    let caller = agent(&vault, "helper", Level::Sealed);
+    agent(&vault, "other", Level::Working);
+    let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let open = vault.store(OWNER, NewMemory::new(b"open", Level::Working, "home")).unwrap();
+    vault.request_approval(&caller, id, "the first").unwrap();
+    drop(vault);
+    sql(&world, "UPDATE approval SET record = zeroblob(60)");
+    sql(&world, "UPDATE agent SET record = zeroblob(60)");
+    let vault = world.open();
+    assert_eq!(vault.recall(&caller, open, "").unwrap_err().code(), "VAULT_TAMPERED");
+    // The owner goes on: damaged records are gone, and what they were of can be made anew.
+    vault.leave_lockdown(&owner()).unwrap();
+    vault.recall(OWNER, open, "").unwrap();
+    assert!(vault.agents().unwrap().is_empty() && vault.approvals().unwrap().is_empty());
+    let caller = agent(&vault, "helper", Level::Sealed);
+    let request = vault.request_approval(&caller, id, "the second").unwrap();
+    let waiting: Vec<_> = vault.approvals().unwrap().into_iter().map(|approval| approval.id).collect();
+    assert_eq!(waiting, [request]);
+    vault.decide_approval(request, None).unwrap();
+    agent(&vault, "new", Level::Working);
+    vault.remove_agent("new").unwrap();
+}
+
+#[test]
+fn a_record_of_the_lockdown_that_is_gone_stops_everything_until_the_owner_writes_it_anew() {
+    for statement in [
+        "DELETE FROM slot WHERE name = 'lockdown'",
+        "UPDATE slot SET record = zeroblob(40) WHERE name = 'lockdown'",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, statement);
+        let vault = world.open();
+        assert_eq!(vault.recall(OWNER, ids[0], "").unwrap_err().code(), "VAULT_TAMPERED");
+        let shown = vault.status().unwrap().lockdown.unwrap();
+        assert!(shown.reason.contains("somebody changed the database"), "{}", shown.reason);
+        assert_eq!(vault.leave_lockdown(&passphrase("wrong")).unwrap_err().code(), "WRONG_KEY");
+        vault.leave_lockdown(&owner()).unwrap();
+        vault.recall(OWNER, ids[0], "").unwrap();
+        assert_eq!(vault.status().unwrap().lockdown, None);
+        let newest = vault.read_log(Default::default()).unwrap().entries;
+        let said: Vec<_> = newest.iter().filter_map(|entry| entry.said.as_deref()).collect();
+        assert!(said.iter().any(|said| said.contains("keys and settings")), "the log says so: {said:?}");
+        assert_eq!(vault.verify().unwrap().problems, []);
+    }
 }

@@ -1,12 +1,17 @@
 //! Physical tokens and one-time codes.
 
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use stvor_base::ErrorCode;
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
 use stvor_keys::fido2::Ctap2;
+use stvor_keys::recipients::{Identity, Opening};
+use stvor_keys::shares::Share;
 use stvor_testkit::SoftAuthenticator;
+use stvor_vault::recovery::escrow::{Keeper, NewEscrow, NewSecrets, recover};
 use stvor_vault::tokens::{Enrolment, Presented, TokenRecord};
 use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, unwrap_root, unwrap_vaulted};
 
@@ -92,9 +97,9 @@ fn a_fido2_token_has_to_be_there_now() {
     let vault = open(&world);
     let pin = SecretBytes::from_slice(b"1234");
     let mut token = SoftAuthenticator::new(Some("1234"), true).unwrap();
-    let mut spare = SoftAuthenticator::new(None, false).unwrap();
+    let mut spare = SoftAuthenticator::new(Some("1234"), false).unwrap();
     let first = Enrolment::fido2("first", &mut Ctap2::new(&mut token), Some(&pin)).unwrap();
-    let second = Enrolment::fido2("spare", &mut Ctap2::new(&mut spare), None).unwrap();
+    let second = Enrolment::fido2("spare", &mut Ctap2::new(&mut spare), Some(&pin)).unwrap();
     vault.enable_black(vec![first, second], None).unwrap();
     let id = black(&vault, "very black");
     let record = record(&vault, "first");
@@ -190,4 +195,102 @@ fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
     let root = unwrap_root(&vault.records().unwrap().root, &owner()).unwrap();
     vault.remove_codes(root).unwrap();
     vault.decide_approval(ask("without"), Some(valid)).unwrap();
+}
+
+/// Keepers with these names, and their keys.
+fn keepers(names: &[&str]) -> (Vec<Identity>, Vec<Keeper>) {
+    let identities: Vec<_> = names.iter().map(|_| Identity::generate()).collect();
+    let keeper = |(name, identity): (&&str, &Identity)| Keeper {
+        name: (*name).to_owned(),
+        recipient: identity.recipient(),
+    };
+    let keepers = names.iter().zip(&identities).map(keeper).collect();
+    (identities, keepers)
+}
+
+fn share(path: &Path, identity: &Identity) -> Share {
+    let opening = Opening::with(Identity::parse_file(&identity.to_secret_line()).unwrap());
+    let mut text = Vec::new();
+    opening.reader(std::fs::File::open(path).unwrap()).unwrap().read_to_end(&mut text).unwrap();
+    Share::parse(&text).unwrap()
+}
+
+#[test]
+fn an_escrow_that_fails_leaves_the_one_before_and_counts_for_nothing() {
+    let world = World::new();
+    let vault = open(&world);
+    let records = vault.records().unwrap();
+    let root = unwrap_root(&records.root, &owner()).unwrap();
+    let vaulted = unwrap_vaulted(&records.vaulted.unwrap(), &second()).unwrap();
+    let directory = world.directory.path().join("shares");
+    let (identities, sound) = keepers(&["ada", "bob"]);
+    let (_, twice) = keepers(&["ada", "ada"]);
+    let file = world.directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let inside = file.join("shares");
+    let new = |keepers, needed, directory| NewEscrow { keepers, needed, label: "drill", directory };
+    let failing = [new(&twice, 2, &directory), new(&sound, 3, &directory), new(&sound, 2, &inside)];
+    let (mut a, mut b) = (software(&world, "a"), software(&world, "b"));
+
+    // Opening level 5 with one token and an escrow: both, or none.
+    for new in &failing {
+        let token = Enrolment::challenge("a", &mut a).unwrap();
+        vault.enable_black(vec![token], Some(((&root, &vaulted), new))).unwrap_err();
+        assert_eq!(refusal(vault.store(OWNER, NewMemory::new(b"x", Level::Black, "home"))), Refusal::NoToken);
+    }
+    assert_eq!((vault.tokens().unwrap(), vault.escrows().unwrap()), (vec![], vec![]));
+    let token = Enrolment::challenge("a", &mut a).unwrap();
+    let escrow = ((&root, &vaulted), &new(&sound, 2, &directory));
+    let (first, files) = vault.enable_black(vec![token], Some(escrow)).unwrap().unwrap();
+    assert!(first.black);
+    let id = black(&vault, "very black");
+
+    // With a token there, so that level 5 would be in it.
+    for new in &failing {
+        vault.present_token(Presented::challenge(&record(&vault, "a"), &mut a).unwrap()).unwrap();
+        vault.escrow((&root, Some(&vaulted)), new).unwrap_err();
+    }
+    vault.present_token(Presented::challenge(&record(&vault, "a"), &mut a).unwrap()).unwrap();
+    let other = World::new().open().records().unwrap();
+    let wrong = unwrap_root(&other.root, &owner()).unwrap();
+    vault.escrow((&wrong, Some(&vaulted)), &new(&sound, 2, &directory)).unwrap_err();
+    assert_eq!(vault.escrows().unwrap(), std::slice::from_ref(&first));
+    let left = std::fs::read_dir(&directory).unwrap().count();
+    assert_eq!(left, 2, "the shares of the first set, and no drafts");
+
+    // The shares of before open level 5 still.
+    drop(vault);
+    let shares: Vec<_> = files.iter().zip(&identities).map(|(file, key)| share(file, key)).collect();
+    let tokens = vec![Enrolment::challenge("b", &mut b).unwrap()];
+    let secrets = NewSecrets { owner: owner(), vaulted: Some(second()), tokens };
+    let boundary = crate::gates::cold_room(&world);
+    let options = Options { boundary: Some(boundary), ..world.options() };
+    let vault = recover(&world.path(), &shares, (secrets, options)).unwrap();
+    vault.present_token(Presented::challenge(&record(&vault, "b"), &mut b).unwrap()).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "drill").unwrap().content.expose(), b"very black");
+
+    // A new set takes level 5 from the old one, in one step.
+    vault.present_token(Presented::challenge(&record(&vault, "b"), &mut b).unwrap()).unwrap();
+    let (second_set, _) = vault.escrow((&root, Some(&vaulted)), &new(&sound, 2, &directory)).unwrap();
+    let black: Vec<_> = vault.escrows().unwrap().into_iter().map(|set| (set.set, set.black)).collect();
+    assert_eq!(black, [(first.set, false), (second_set.set, true)]);
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn two_tokens_stay_after_an_escrow_that_failed() {
+    let world = World::new();
+    let vault = open(&world);
+    let records = vault.records().unwrap();
+    let root = unwrap_root(&records.root, &owner()).unwrap();
+    let vaulted = unwrap_vaulted(&records.vaulted.unwrap(), &second()).unwrap();
+    let (mut a, mut b) = (software(&world, "a"), software(&world, "b"));
+    let both = vec![Enrolment::challenge("a", &mut a).unwrap(), Enrolment::challenge("b", &mut b).unwrap()];
+    vault.enable_black(both, None).unwrap();
+    vault.present_token(Presented::challenge(&record(&vault, "a"), &mut a).unwrap()).unwrap();
+    let (_, twice) = keepers(&["ada", "ada"]);
+    let directory = world.directory.path().join("shares");
+    let new = NewEscrow { keepers: &twice, needed: 2, label: "drill", directory: &directory };
+    vault.escrow((&root, Some(&vaulted)), &new).unwrap_err();
+    assert_eq!(vault.remove_token("b").unwrap_err().code(), "VAULT_BAD_REQUEST");
 }

@@ -25,6 +25,13 @@ impl TestClock {
         self.0.lock().unwrap().wall = wall;
     }
 
+    /// The machine starts anew.
+    pub(crate) fn reboot(&self) {
+        let mut now = self.0.lock().unwrap();
+        now.boot.push('+');
+        now.uptime = 1_000;
+    }
+
     pub(crate) fn wall(&self) -> u64 {
         self.0.lock().unwrap().wall
     }

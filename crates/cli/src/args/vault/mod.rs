@@ -158,6 +158,9 @@ pub(crate) struct VaultServe {
     /// A further file for the log's checkpoints, best on another disk; can be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoints: Vec<PathBuf>,
+    /// A further list of the memories that no restore may bring back, best beside the backups; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) forgotten: Vec<PathBuf>,
     /// Socket of the boundary daemon, which levels 3 to 5 ask
     #[arg(long, value_name = "SOCKET", requires = "boundary_key")]
     pub(crate) boundary: Option<PathBuf>,

@@ -141,6 +141,9 @@ pub(crate) struct VaultRestore {
     /// Lose the events that were logged after the backup
     #[arg(long)]
     pub(crate) accept_loss: bool,
+    /// Bring back what is sound where something in the backup is damaged
+    #[arg(long)]
+    pub(crate) accept_damage: bool,
     /// A further list of forgotten memories; can be repeated
     #[arg(long, value_name = "FILE")]
     pub(crate) forgotten: Vec<PathBuf>,
@@ -186,6 +189,25 @@ pub(crate) struct VaultRecover {
     pub(crate) new: PassphraseChange,
     #[command(flatten)]
     pub(crate) second: SecondSecret,
+    #[command(flatten)]
+    pub(crate) tokens: RecoveredTokens,
+}
+
+/// Tokens of level 5 in place of those that were lost.
+#[derive(Debug, Args)]
+pub(crate) struct RecoveredTokens {
+    /// Name and file that plays a token of level 5, in place of the lost ones; made if it is not there; can be repeated
+    #[arg(long = "software-token", value_name = "NAME=FILE")]
+    pub(crate) software: Vec<String>,
+    /// Name for the FIDO2 token on USB (in builds with the feature fido2-hid)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) fido2: Option<String>,
+    /// Name for slot 2 of a YubiKey (in builds with the feature yubikey)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) yubikey: Option<String>,
+    /// File that holds the FIDO2 token's PIN (its first line)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 /// `stvor vault switch ...`

@@ -66,6 +66,12 @@ pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
                     made.manifest.memories
                 )
             })?;
+            if made.problems > 0 {
+                out.warn(format_args!(
+                    "{} things in the vault are damaged, and so they are in this backup: keep the older ones, and see `stvor vault verify`",
+                    made.problems
+                ));
+            }
             out.say("To be read it needs its key and the owner's secret of today: keep both apart from it.");
             Ok(())
         }
@@ -89,7 +95,11 @@ fn list(call: Call<'_>) -> Result {
             BackupKind::Full => "full",
             BackupKind::Incremental => "incremental",
         };
-        let there = if record.path.is_file() { paint(GOOD, "yes") } else { paint(LOUD, "no") };
+        let there = match (record.path.is_file(), record.problems) {
+            (false, _) => paint(LOUD, "no"),
+            (true, 0) => paint(GOOD, "yes"),
+            (true, _) => paint(LOUD, "damaged"),
+        };
         let made = rfc3339(Timestamp::from_millis(record.manifest.made));
         let events = record.manifest.size.to_string();
         lines.add_row([made, kind.into(), events, there, safe(&record.path.display().to_string())]);
@@ -104,7 +114,14 @@ fn rotate(call: Call<'_>, dir: &Path, (keep, dry): (Retention, bool)) -> Result 
         let name = entry.map_err(|source| failed("can not read", source))?.file_name();
         all.extend(name.to_str().and_then(|name| name.parse::<BackupName>().ok()));
     }
-    let gone = superfluous(&all, keep);
+    let now = Timestamp::system().as_millis();
+    let gone = superfluous(&all, keep, now);
+    let future = all.iter().filter(|name| name.made > now).count();
+    if future > 0 {
+        call.out().warn(format_args!(
+            "{future} backups have a time that is still to come: they are kept and not counted"
+        ));
+    }
     for name in &gone {
         let path = dir.join(name.to_string());
         if !dry {
@@ -141,18 +158,30 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let (target, opening) = (call.path()?, opening(&args.key)?);
     let owner = call.owner(None)?;
     let mut wanted = Restore::new(&target, &args.files, (&opening, &*owner));
-    wanted.accept_loss = args.accept_loss;
-    wanted.forgotten = &args.forgotten;
-    wanted.checkpoints = &args.checkpoints;
+    (wanted.accept_loss, wanted.accept_damage) = (args.accept_loss, args.accept_damage);
+    // What the daemon is told to write elsewhere is known here, too: after a disaster nothing else may be left.
+    let settings = &call.context.settings.vault;
+    let both = |given: &[PathBuf], set: &[PathBuf]| -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = given.iter().chain(set).cloned().collect();
+        all.dedup();
+        all
+    };
+    let forgotten = both(&args.forgotten, &settings.forgotten);
+    let checkpoints = both(&args.checkpoints, &settings.checkpoints);
+    wanted.forgotten = &forgotten;
+    wanted.checkpoints = &checkpoints;
     let done = bring_back(&wanted)?;
     let before = done.before.as_ref().map(|path| path.display().to_string());
     let object = json!({
         "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
-        "ended_again": done.ended, "lost_events": done.lost_events, "before": before,
+        "ended_again": done.ended, "lost_events": done.lost_events, "damage": done.damage, "before": before,
+        "agents": done.agents,
+        "set_aside": done.set_aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     });
     let out = call.out();
     out.either(&object, |_| {
-        format!("{}  {} memories, {} events, verified", target.display(), done.memories, done.manifest.size)
+        let found = if done.damage.is_empty() { "verified" } else { "and damage" };
+        format!("{}  {} memories, {} events, {found}", target.display(), done.memories, done.manifest.size)
     })?;
     if done.ended > 0 {
         out.say(format_args!("{} memories had ended since the backup, and were ended again", done.ended));
@@ -161,6 +190,18 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
         out.warn(format_args!(
             "{} events after the backup are lost; checkpoints elsewhere will say so",
             done.lost_events
+        ));
+    }
+    for problem in &done.damage {
+        out.warn(format_args!("{} is damaged: {}", safe(&problem.place), safe(&problem.reason)));
+    }
+    for path in &done.set_aside {
+        out.say(format_args!("Checkpoints of the history that is lost are kept in {}", path.display()));
+    }
+    if !done.agents.is_empty() {
+        out.warn(format_args!(
+            "these agents' credentials are valid again; revoke those that should not be: {}",
+            done.agents.join(", ")
         ));
     }
     if let Some(before) = before {

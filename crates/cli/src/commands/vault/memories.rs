@@ -171,6 +171,13 @@ fn forget(call: Call<'_>, end: &MemoryEnd) -> Result {
     let answer = asker.ask(verb)?;
     let told = if answer.is_null() { json!({ "done": true }) } else { answer };
     call.out().either(&told, |_| "forgotten".to_owned())?;
+    let heirs: Vec<&str> = told["heirs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !heirs.is_empty() {
+        call.out().warn(format_args!(
+            "the packages of these heirs still hold it, until the switch is armed anew: {}",
+            heirs.join(", ")
+        ));
+    }
     if matches!(asker, Asker::Owner(_)) && told.get("backups").is_none_or(Value::is_null) {
         call.out().say("Copies of the vault's files that were made before can still hold it.");
     }

@@ -79,15 +79,27 @@ pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     let owner = call.changed_owner(&args.new)?;
     let vaulted = call.new_second(&args.second, args.new.cost)?;
     let path = call.path()?;
-    let secrets = NewSecrets { owner, vaulted, tokens: Vec::new() };
+    let tokens = super::token::recovered(&args.tokens)?;
+    let enrolled = tokens.len();
+    let secrets = NewSecrets { owner, vaulted, tokens };
     let vault = open_with_shares(&path, &shares, (secrets, Options::default()))?;
     let report = vault.verify()?;
-    let object = json!({ "vault": path.display().to_string(), "memories": report.memories, "problems": report.problems });
+    let sets: Vec<String> = shares.iter().map(Share::set).collect();
+    let black = vault.escrows()?.iter().any(|record| record.black && sets.contains(&record.set));
+    let object = json!({
+        "vault": path.display().to_string(), "memories": report.memories, "problems": report.problems,
+        "tokens": enrolled, "level_5_stays_shut": black && enrolled == 0,
+    });
     let out = call.out();
     out.either(&object, |_| {
         let word = if report.problems.is_empty() { paint(GOOD, "ok") } else { paint(BAD, "NOT OK") };
         format!("{word}  the vault opens with the new secret; {} memories", report.memories)
     })?;
+    if black && enrolled == 0 {
+        out.warn(
+            "the shares open level 5 too: run it again with --software-token, --fido2 or --yubikey, or it opens with the old tokens only",
+        );
+    }
     out.say("The shares open it still. Make a new escrow if they were seen by somebody.");
     Ok(())
 }
@@ -126,7 +138,7 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
                     "armed: {} days of silence, last check-in {}, heirs: {}",
                     record.every / 86_400_000,
                     rfc3339(Timestamp::from_millis(record.checked_in)),
-                    record.heirs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+                    record.heirs.iter().map(|heir| heir.name.as_str()).collect::<Vec<_>>().join(", ")
                 ),
                 _ => paint(LOUD, "not armed"),
             })
@@ -142,6 +154,7 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
     let mut last = None;
     loop {
         let (standing, unbelieved) = watcher.look(&clock.now())?;
+        let complete = unbelieved.is_none();
         if let Some(error) = unbelieved {
             call.out().warn(error);
         }
@@ -154,7 +167,7 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
                 Standing::Released => format!("released: the packages are in {}", args.release.display()),
             })?;
         }
-        if args.once || standing == Standing::Released {
+        if args.once || (standing == Standing::Released && complete) {
             return Ok(());
         }
         tokio::select! {

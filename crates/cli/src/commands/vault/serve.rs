@@ -113,7 +113,9 @@ fn options(call: Call<'_>, args: &VaultServe) -> Result<Options> {
         Ok::<_, Failure>(Boundary { socket: socket.clone(), key: show::public_key(key)? })
     });
     let checkpoints: Vec<PathBuf> = args.checkpoints.iter().chain(&settings.checkpoints).cloned().collect();
-    let mut options = Options { boundary: boundary.transpose()?, checkpoints, ..Options::default() };
+    let forgotten = args.forgotten.iter().chain(&settings.forgotten).cloned().collect();
+    let mut options =
+        Options { boundary: boundary.transpose()?, checkpoints, forgotten, ..Options::default() };
     if !args.allow_injections {
         options.auditors.push(Arc::new(stvor_vault::detect::refuse_injections));
     }

@@ -57,7 +57,8 @@ pub(super) fn metrics(call: Call<'_>) -> Result {
 
 /// What a daemon of the same user does not contain.
 const NOT_CONTAINED: &str = "the daemon runs as this user: a program of the same user that replaces the `stvor` that you start, \
-reads what you type or the file of your passphrase, or becomes root is not contained";
+reads what you type or the file of your passphrase, takes the daemon's place at its socket and waits for `stvor vault unlock`, \
+writes the database while the daemon is stopped, or becomes root is not contained";
 
 /// Shows the state.
 pub(super) fn status(call: Call<'_>) -> Result {
@@ -93,6 +94,13 @@ pub(super) fn status(call: Call<'_>) -> Result {
         let since = rfc3339(stvor_base::Timestamp::from_millis(lockdown.since));
         let said = format!("LOCKDOWN since {since} by {}: {}", safe(&lockdown.by), safe(&lockdown.reason));
         lines.add_row(["lockdown".to_owned(), paint(BAD, said)]);
+    }
+    if !status.doubted.is_empty() {
+        let said = format!(
+            "SHUT: somebody else changed what the vault keeps of {}; `stvor vault verify` says more, `stvor vault lockdown leave` ends it",
+            status.doubted.join(", ")
+        );
+        lines.add_row(["doubted".to_owned(), paint(BAD, said)]);
     }
     if status.mode == Mode::Cold {
         lines.add_row(["refused".to_owned(), format!("{} requests while cold", status.refused_cold)]);

@@ -13,7 +13,7 @@ use stvor_vault::unwrap_root;
 
 use super::backup::{ask, coded, secret};
 use super::{Call, show};
-use crate::args::{CodesCommand, TokenHand, VaultTokenCommand};
+use crate::args::{CodesCommand, RecoveredTokens, TokenHand, VaultTokenCommand};
 use crate::failure::{Failure, Result};
 use crate::render::{rfc3339, rows, safe, table};
 
@@ -69,6 +69,24 @@ fn enrolment(name: &str, hand: Hand, pin: Option<&SecretBytes>) -> Result<Enrolm
         Hand::Challenge(mut token) => Enrolment::challenge(name, &mut *token)?,
         Hand::Fido2(mut token) => Enrolment::fido2(name, &mut *token, pin)?,
     })
+}
+
+/// Tokens that a recovery enrols in place of those that were lost.
+pub(super) fn recovered(given: &RecoveredTokens) -> Result<Vec<Enrolment>> {
+    let mut all = Vec::new();
+    for text in &given.software {
+        let (name, file) =
+            text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not NAME=FILE")))?;
+        all.push(Enrolment::challenge(name, &mut software(Path::new(file), true)?)?);
+    }
+    let pin = pin(given.pin_file.as_deref())?;
+    if let Some(name) = &given.fido2 {
+        all.push(enrolment(name, fido2()?, pin.as_ref())?);
+    }
+    if let Some(name) = &given.yubikey {
+        all.push(enrolment(name, yubikey(2)?, None)?);
+    }
+    Ok(all)
 }
 
 fn tokens(client: &mut Client) -> Result<Vec<TokenRecord>> {
@@ -156,7 +174,7 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
             Ok(())
         }
         CodesCommand::Confirm { code } => {
-            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code: code.clone() })?;
+            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code: Hidden::new(code.clone()) })?;
             out.either(&json!({ "codes": true }), |_| "approvals take a code from now on".to_owned())
         }
         CodesCommand::Remove => {
@@ -169,7 +187,8 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
             out.either(&json!({ "codes": false }), |_| "approvals take no code any more".to_owned())
         }
         CodesCommand::Approve { request, code, seconds } => {
-            let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code: code.clone() };
+            let code = Hidden::new(code.clone());
+            let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code };
             ask(&mut call.as_owner()?, verb)?;
             out.either(&json!({ "granted": request.to_string() }), |_| "granted, once".to_owned())
         }

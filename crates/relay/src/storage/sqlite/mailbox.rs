@@ -9,9 +9,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 
 use super::writer::{Batch, unavailable};
-use crate::storage::rules::{Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, month_of};
+use crate::storage::rules::{
+    Counter, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, Share, month_of,
+};
 use crate::storage::{
-    AckRow, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept,
+    AckRow, Bounds, MailboxId, Page, PageLimit, Place, Put, Refusal, Row, StoreError, Stored, Swept,
 };
 
 /// Entries of a kind that the cache holds before it starts anew.
@@ -35,15 +37,15 @@ enum Fresh {
     Absent,
     /// Another message has this place.
     OtherId,
-    /// It was there, with so many bytes, and is gone.
-    Taken(u64),
+    /// It was there, with so many bytes, of this sender, and is gone.
+    Taken(u64, i64),
 }
 
 #[derive(Clone, Default)]
 pub(super) struct DeviceState {
     pub(super) last_seq: u64,
     pub(super) lost_seq: u64,
-    pub(super) counter: u64,
+    pub(super) counter: Counter,
     pub(super) gauge: Gauge,
     dirty: bool,
 }
@@ -51,6 +53,8 @@ pub(super) struct DeviceState {
 #[derive(Default)]
 struct LaneState {
     lanes: Lanes,
+    /// What of the mailbox is the sender's.
+    share: Share,
     dirty: bool,
 }
 
@@ -73,14 +77,14 @@ pub(super) fn millis(time: Timestamp) -> i64 {
 
 fn load_device(sql: &Connection, device: MailboxId) -> Result<Option<DeviceState>, rusqlite::Error> {
     sql.prepare_cached(
-        "SELECT last_seq, lost_seq, counter, messages, bytes, closed FROM devices WHERE id = ?1",
+        "SELECT last_seq, lost_seq, counter, messages, bytes, closed, counter_mac FROM devices WHERE id = ?1",
     )?
     .query_row([device.0], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
         Ok(DeviceState {
             last_seq: number(0)?,
             lost_seq: number(1)?,
-            counter: number(2)?,
+            counter: Counter { value: number(2)?, mac: row.get(6)? },
             gauge: Gauge { messages: number(3)?, bytes: number(4)?, full: number(5)? != 0 },
             dirty: false,
         })
@@ -88,17 +92,19 @@ fn load_device(sql: &Connection, device: MailboxId) -> Result<Option<DeviceState
     .optional()
 }
 
-fn load_lanes(sql: &Connection, key: (i64, i64)) -> Result<Lanes, rusqlite::Error> {
+fn load_lanes(sql: &Connection, key: (i64, i64)) -> Result<(Lanes, Share), rusqlite::Error> {
     let known = sql
         .prepare_cached(
-            "SELECT epoch_1, last_1, epoch_2, last_2 FROM lanes WHERE device = ?1 AND sender = ?2",
+            "SELECT epoch_1, last_1, epoch_2, last_2, messages, bytes FROM lanes WHERE device = ?1 AND sender = ?2",
         )?
         .query_row([key.0, key.1], |row| {
             let older: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
             let newer: (i64, i64) = (row.get(2)?, row.get(3)?);
             let pair = |(epoch, last): (i64, i64)| (epoch.cast_unsigned(), last.cast_unsigned());
             let older = older.0.zip(older.1).map(pair);
-            Ok(Lanes(older.into_iter().chain([pair(newer)]).collect()))
+            let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            let share = Share { messages: number(4)?, bytes: number(5)? };
+            Ok((Lanes(older.into_iter().chain([pair(newer)]).collect()), share))
         })
         .optional()?;
     Ok(known.unwrap_or_default())
@@ -141,9 +147,9 @@ impl Cache {
             None => Fresh::Absent,
             Some(put) if put.msg_id != msg_id => Fresh::OtherId,
             Some(put) => {
-                let length = put.blob.len() as u64;
+                let (length, sender) = (put.blob.len() as u64, put.sender.0);
                 self.fresh.remove(&key);
-                Fresh::Taken(length)
+                Fresh::Taken(length, sender)
             }
         }
     }
@@ -161,8 +167,31 @@ impl Cache {
     fn lanes(&mut self, sql: &Connection, key: (i64, i64)) -> Result<&mut LaneState, rusqlite::Error> {
         Ok(match self.lanes.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(LaneState { lanes: load_lanes(sql, key)?, dirty: false }),
+            Entry::Vacant(place) => {
+                let (lanes, share) = load_lanes(sql, key)?;
+                place.insert(LaneState { lanes, share, dirty: false })
+            }
         })
+    }
+
+    /// A message left a mailbox: its room is free, and its sender's share is less.
+    fn release(
+        &mut self,
+        sql: &Connection,
+        key: (i64, i64),
+        (length, bounds): (u64, &Bounds),
+    ) -> Result<(), rusqlite::Error> {
+        let mailbox = MailboxId(key.0);
+        if self.device(sql, mailbox)?.is_none() {
+            return Ok(());
+        }
+        self.touch(mailbox, |device| device.gauge.release(length, bounds));
+        let state = self.lanes(sql, key)?;
+        state.share.release(length);
+        if !core::mem::replace(&mut state.dirty, true) {
+            self.dirty_lanes.push(key);
+        }
+        Ok(())
     }
 
     fn usage(&mut self, sql: &Connection, app: &AppId, month: u64) -> Result<Usage, rusqlite::Error> {
@@ -234,8 +263,8 @@ impl Cache {
             return Ok(());
         }
         let mut update = sql.prepare_cached(
-            "UPDATE devices SET last_seq = ?2, lost_seq = ?3, counter = ?4, messages = ?5, bytes = ?6, closed = ?7
-             WHERE id = ?1",
+            "UPDATE devices SET last_seq = ?2, lost_seq = ?3, counter = ?4, messages = ?5, bytes = ?6, closed = ?7,
+             counter_mac = ?8 WHERE id = ?1",
         )?;
         for id in self.dirty_devices.drain(..) {
             let Some(Some(state)) = self.devices.get_mut(&id) else { continue };
@@ -243,10 +272,11 @@ impl Cache {
                 id,
                 int(state.last_seq),
                 int(state.lost_seq),
-                int(state.counter),
+                int(state.counter.value),
                 int(state.gauge.messages),
                 int(state.gauge.bytes),
-                state.gauge.full
+                state.gauge.full,
+                state.counter.mac
             ])?;
             state.dirty = false;
         }
@@ -258,7 +288,7 @@ impl Cache {
             return Ok(());
         }
         let mut replace =
-            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            sql.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
         for key in self.dirty_lanes.drain(..) {
             let Some(state) = self.lanes.get_mut(&key) else { continue };
             let Some(newer) = state.lanes.0.last() else { continue };
@@ -269,7 +299,9 @@ impl Cache {
                 older.map(|lane| int(lane.0)),
                 older.map(|lane| int(lane.1)),
                 int(newer.0),
-                int(newer.1)
+                int(newer.1),
+                int(state.share.messages),
+                int(state.share.bytes)
             ])?;
             state.dirty = false;
         }
@@ -304,7 +336,8 @@ impl Batch<'_> {
         }
         let Some(device) = self.cache.device(sql, put.mailbox)? else { return Ok(Err(NO_RECIPIENT)) };
         let (seq, mut gauge) = (device.last_seq + 1, device.gauge);
-        let mut lanes = self.cache.lanes(sql, key)?.lanes.clone();
+        let state = self.cache.lanes(sql, key)?;
+        let (mut lanes, mut share) = (state.lanes.clone(), state.share);
         let month = month_of(put.received_at);
         let over_quota = match bounds.monthly_messages {
             Some(limit) => self.cache.usage(sql, &put.app, month)?.messages >= limit,
@@ -313,6 +346,7 @@ impl Batch<'_> {
         let admitted = lanes
             .advance(put.lane)
             .and(if over_quota { Err(QUOTA) } else { Ok(()) })
+            .and_then(|()| share.admit(put.blob.len(), bounds))
             .and_then(|()| gauge.admit(put.blob.len(), bounds));
         if let Err(refusal) = admitted {
             if gauge.full {
@@ -332,12 +366,12 @@ impl Batch<'_> {
             device.last_seq = seq;
             device.gauge = gauge;
         });
-        self.cache.touch(put.sender, |sender| sender.counter = sender.counter.max(put.counter));
+        self.cache.touch(put.sender, |sender| sender.counter.see(put.counter, put.counter_mac));
         if bounds.monthly_messages.is_some() {
             self.cache.count(&put.app);
         }
         let state = self.cache.lanes(sql, key)?;
-        state.lanes = lanes;
+        (state.lanes, state.share) = (lanes, share);
         if !state.dirty {
             state.dirty = true;
             self.cache.dirty_lanes.push(key);
@@ -363,8 +397,8 @@ impl Batch<'_> {
             };
             let Some(seq) = seq else { continue };
             match self.cache.take_fresh((mailbox.0, seq), ack.msg_id) {
-                Fresh::Taken(length) => {
-                    self.cache.touch(mailbox, |device| device.gauge.release(length, bounds));
+                Fresh::Taken(length, sender) => {
+                    self.cache.release(sql, (mailbox.0, sender), (length, bounds))?;
                     continue;
                 }
                 Fresh::OtherId => {
@@ -373,16 +407,17 @@ impl Batch<'_> {
                 }
                 Fresh::Absent => {}
             }
-            let deleted: Option<i64> = sql
+            let deleted: Option<(i64, i64)> = sql
                 .prepare_cached(
-                    "DELETE FROM messages WHERE device = ?1 AND seq = ?2 AND msg_id = ?3 RETURNING length(blob)",
+                    "DELETE FROM messages WHERE device = ?1 AND seq = ?2 AND msg_id = ?3
+                     RETURNING length(blob), sender",
                 )?
-                .query_row(params![mailbox.0, seq, ack.msg_id.as_bytes()], |row| row.get(0))
+                .query_row(params![mailbox.0, seq, ack.msg_id.as_bytes()], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
                 .optional()?;
-            if let Some(length) = deleted {
-                if self.cache.device(sql, mailbox)?.is_some() {
-                    self.cache.touch(mailbox, |device| device.gauge.release(length.cast_unsigned(), bounds));
-                }
+            if let Some((length, sender)) = deleted {
+                self.cache.release(sql, (mailbox.0, sender), (length.cast_unsigned(), bounds))?;
             } else if sql
                 .prepare_cached("SELECT 1 FROM messages WHERE device = ?1 AND seq = ?2")?
                 .exists(params![mailbox.0, seq])?
@@ -396,22 +431,21 @@ impl Batch<'_> {
     pub(super) fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<Swept, rusqlite::Error> {
         let (sql, bounds) = (self.sql, self.bounds);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let expired: Vec<(i64, i64, i64)> = sql
+        let expired: Vec<(i64, i64, i64, i64)> = sql
             .prepare_cached(
                 "DELETE FROM messages WHERE rowid IN
                      (SELECT rowid FROM messages WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)
-                 RETURNING device, seq, length(blob)",
+                 RETURNING device, seq, length(blob), sender",
             )?
-            .query_map(params![millis(now), limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map(params![millis(now), limit], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?
             .collect::<Result<_, _>>()?;
-        for (device, seq, length) in &expired {
-            let device = MailboxId(*device);
-            if self.cache.device(sql, device)?.is_some() {
-                self.cache.touch(device, |state| {
-                    state.lost_seq = state.lost_seq.max(seq.cast_unsigned());
-                    state.gauge.release(length.cast_unsigned(), bounds);
-                });
-            }
+        for (device, seq, length, sender) in &expired {
+            self.cache.release(sql, (*device, *sender), (length.cast_unsigned(), bounds))?;
+            self.cache.touch(MailboxId(*device), |state| {
+                state.lost_seq = state.lost_seq.max(seq.cast_unsigned());
+            });
         }
         let ids = sql
             .prepare_cached(

@@ -117,6 +117,24 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     runner.run(connection).map(drop).map_err(told)
 }
 
+/// A database as the first version left it, with two messages from one device to another.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+pub(super) fn made_by_the_first_version(path: &Path) {
+    let mut sql = Connection::open(path).unwrap();
+    embedded::migrations::runner().set_target(refinery::Target::Version(1)).run(&mut sql).unwrap();
+    sql.execute_batch(
+        "INSERT INTO users VALUES (1, 'acme', 'alice', x'', x''), (2, 'acme', 'bob', x'', x'');
+         INSERT INTO devices (id, user, device, epoch) VALUES (1, 1, 1, 7);
+         INSERT INTO devices (id, user, device, epoch, last_seq, messages, bytes) VALUES (2, 2, 1, 8, 2, 2, 1024);
+         INSERT INTO messages VALUES
+             (2, 1, zeroblob(16), 1, 'alice', 1, 0, 9223372036854775807, zeroblob(512)),
+             (2, 2, zeroblob(16), 1, 'alice', 1, 0, 9223372036854775807, zeroblob(512));
+         INSERT INTO lanes VALUES (2, 1, NULL, NULL, 5, 2);",
+    )
+    .unwrap();
+}
+
 impl SqliteStore {
     /// Opens or creates the file.
     ///

@@ -325,6 +325,7 @@ impl Operation {
             msg_id: MessageId::from_bytes([7; 16]),
             lane: stvor_wire::client::Lane { epoch: 1, number: core::num::NonZeroU64::MIN },
             counter: 1,
+            counter_mac: None,
             blob: vec![0; length].into(),
             received_at: Timestamp::from_millis(0),
             expires_at: Timestamp::from_millis(0),

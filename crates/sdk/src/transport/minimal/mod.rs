@@ -95,6 +95,8 @@ pub(crate) fn ready() -> Ready {
         resumed: Resumed::Full,
         registration: Registration::Known,
         highest_counter: 0,
+        counter_mac: None,
+        lost_seq: 0,
         keys: counts(None),
         limits: Limits {
             max_frame_bytes: bytes,

@@ -1,0 +1,164 @@
+// Many sends: in one call, and more than there is room for.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { at, codeOf, sdk } from './project.mjs';
+
+const { StvorError } = sdk;
+
+async function take(client, count) {
+  const taken = [];
+  for await (const message of client.messages()) {
+    taken.push(message.content);
+    if (taken.length === count) break;
+  }
+  return taken;
+}
+
+const numbered = (count) => Array.from({ length: count }, (_, at) => at);
+
+test('a batch arrives in its order, at each of its users', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob, carol] = [await app.connect('alice'), await app.connect('bob'), await app.connect('carol')];
+  const outcomes = await alice.sendMany(numbered(600).map((content) => ({ to: content % 3 ? 'bob' : 'carol', content })));
+  assert.equal(outcomes.length, 600);
+  assert.ok(outcomes.every(({ id, status }) => /^[0-9a-f]{32}$/.test(id) && ['accepted', 'delivered'].includes(status)));
+  assert.deepEqual([outcomes[0].to, outcomes[1].to], ['carol', 'bob']);
+  const [atBob, atCarol] = [await take(bob, 400), await take(carol, 200)];
+  assert.deepEqual(atBob, numbered(600).filter((number) => number % 3));
+  assert.deepEqual(atCarol, numbered(600).filter((number) => number % 3 === 0));
+  await outcomes.at(-1).delivered();
+  assert.deepEqual(await alice.sendMany([]), []);
+  const kinds = ['text', new Uint8Array([1]), { a: null }];
+  await alice.sendMany(kinds.map((content) => ({ to: 'bob', content })), { waitFor: 'committed' });
+  assert.deepEqual(await take(bob, 3), kinds);
+});
+
+test('what becomes of one message of a batch changes nothing for the others', async (t) => {
+  const { app } = await at(t, { timeout: 300 });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await alice.block('mallory');
+  const [one, two, three, four] = await alice.sendMany([
+    { to: 'nobody', content: 1 }, { to: 'bob', content: 2 }, { to: 'mallory', content: 3 }, { to: 'bob', content: 4 }]);
+  assert.ok(one instanceof StvorError && three instanceof StvorError);
+  assert.deepEqual([one.code, one.retryable, three.code], ['RECIPIENT_TIMEOUT', true, 'PEER_BLOCKED']);
+  assert.deepEqual([two.to, four.to], ['bob', 'bob']);
+  assert.deepEqual(await take(bob, 2), [2, 4]);
+});
+
+test('a batch that is none is refused whole', async (t) => {
+  const { app } = await at(t, { timeout: 300 });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const one = { to: 'bob', content: 'x' };
+  const large = new Uint8Array(65_536);
+  for (const [act, code] of [
+    [() => alice.sendMany('x'), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([one, 'x']), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([one, , one]), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([one, { to: 'bob' }]), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([one, { to: 5, content: 'x' }]), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([one, { ...one, timeout: 5 }]), 'INVALID_CONFIG'],
+    [() => alice.sendMany([one], { wait: 5 }), 'INVALID_CONFIG'],
+    [() => alice.sendMany(Array(10_001).fill(one)), 'INVALID_ARGUMENT'],
+    [() => alice.sendMany([{ to: 'bob', content: new Uint8Array(65_537) }]), 'MESSAGE_TOO_LARGE'],
+    [() => alice.sendMany([...Array(1_024).fill({ to: 'bob', content: large }), one]), 'MESSAGE_TOO_LARGE'],
+    [() => alice.sendMany([one], { signal: AbortSignal.abort() }), 'ABORTED'],
+  ]) assert.equal(await codeOf(act), code, String(act));
+  await alice.send('bob', 'first');
+  assert.deepEqual(await take(bob, 1), ['first']);
+});
+
+test('sends that are not waited for keep the order of their calls', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const group = await alice.createGroup('friends', ['bob']);
+  await Promise.all(numbered(500).map((number) => alice.send('bob', number)));
+  assert.deepEqual(await take(bob, 500), numbered(500));
+  await Promise.all(numbered(200).map((number) => group.send(number)));
+  assert.deepEqual(await take(bob, 200), numbered(200));
+});
+
+test('ten thousand messages are a batch', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const outcomes = await alice.sendMany(Array(10_000).fill({ to: 'bob', content: 'x' }), { waitFor: 'committed' });
+  assert.ok(outcomes.every((outcome) => !(outcome instanceof StvorError)));
+  assert.equal((await take(bob, 10_000)).length, 10_000);
+});
+
+/** Sends to somebody who never comes are under way until their timeout: they hold their place. */
+const PATIENCE = { timeout: 500 };
+
+test('beyond what may wait, sends are refused with BACKPRESSURE, and nobody else waits for a user who is flooded', async (t) => {
+  const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 8, maxQueued: 6, maxQueuedPerPeer: 4 } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const told = { pressure: [], sendRejected: [] };
+  for (const name of Object.keys(told)) alice.on(name, (event) => told[name].push(event));
+  // Two of them under way (a quarter of eight), four wait, one is too many.
+  const nobody = numbered(7).map(() => codeOf(alice.send('nobody', 'x')));
+  assert.equal(await nobody[6], 'BACKPRESSURE');
+  assert.deepEqual(told.sendRejected, [{ peer: 'nobody', queued: 4, scope: 'peer' }]);
+  assert.deepEqual(told.pressure, [{ pending: 2, queued: 4, waiting: 0 }]);
+  await alice.send('bob', 'is not held up');
+  assert.deepEqual(await take(bob, 1), ['is not held up']);
+  // Two more wait for another user: then all that may wait do.
+  const other = numbered(5).map(() => codeOf(alice.send('noone', 'x')));
+  assert.equal(await other[4], 'BACKPRESSURE');
+  assert.deepEqual(told.sendRejected[1], { peer: 'noone', queued: 6, scope: 'all' });
+  const [refused] = await alice.sendMany([{ to: 'nobody', content: 'x' }]);
+  assert.deepEqual([refused.code, refused.retryable], ['BACKPRESSURE', true]);
+  const ends = await Promise.all([...nobody.slice(0, 6), ...other.slice(0, 4)]);
+  assert.deepEqual(ends, Array(10).fill('RECIPIENT_TIMEOUT'));
+  await alice.send('bob', 'again');
+});
+
+test('or they wait for room, in turn', async (t) => {
+  const { app } = await at(t, { timeout: 100, executor: { maxPending: 1, maxQueued: 2, maxQueuedPerPeer: 1, onPressure: 'wait' } });
+  const [alice] = [await app.connect('alice'), await app.connect('bob')];
+  const order = [];
+  const send = (to) => codeOf(alice.send(to, 'x')).then((code) => order.push(`${to} ${code}`));
+  const pressed = new Promise((resolve) => { alice.once('pressure', resolve); });
+  // One is under way, one waits, two wait for room; a fifth is too many.
+  const all = [send('nobody'), send('nobody'), send('nobody'), send('nobody'), send('nobody')];
+  assert.equal((await pressed).waiting, 1);
+  await all[4];
+  assert.deepEqual(order, ['nobody BACKPRESSURE']);
+  // Another user's turn comes before the rest of them.
+  all.push(send('bob'));
+  await Promise.all(all);
+  assert.deepEqual(order.slice(1), ['nobody RECIPIENT_TIMEOUT', 'bob undefined', ...Array(3).fill('nobody RECIPIENT_TIMEOUT')]);
+});
+
+test('an aborted send leaves the queue, and a client that closes lets in what was called for', async (t) => {
+  const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueued: 8, maxQueuedPerPeer: 8 } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const first = codeOf(alice.send('nobody', 'x'));
+  const stop = new AbortController();
+  const aborted = codeOf(alice.send('bob', 'never', { signal: stop.signal }));
+  const batch = codeOf(alice.sendMany([{ to: 'bob', content: 'never' }], { signal: stop.signal }));
+  const last = alice.send('bob', 'on closing', { waitFor: 'committed' });
+  stop.abort();
+  assert.deepEqual([await aborted, await batch], ['ABORTED', 'ABORTED']);
+  await Promise.all([last, alice.close()]);
+  await first;
+  assert.deepEqual(await take(bob, 1), ['on closing']);
+});
+
+test('of twenty thousand sends at once each is sent or refused', async (t) => {
+  const { app } = await at(t, { executor: { maxPending: 256, maxQueued: 2_000 } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const codes = await Promise.all(numbered(20_000).map((content) => codeOf(alice.send('bob', content))));
+  const sent = numbered(20_000).filter((number) => codes[number] === undefined);
+  assert.deepEqual(new Set(codes), new Set([undefined, 'BACKPRESSURE']));
+  assert.deepEqual(await take(bob, sent.length), sent);
+});
+
+test('options of the executor that can not be used are named', async (t) => {
+  const { relay } = await at(t);
+  const refused = (executor, pattern) => assert.rejects(
+    sdk.createApp({ appToken: 'stvor_x', relayUrl: relay.url, storage: 'memory', executor }), (error) => error.code === 'INVALID_CONFIG' && pattern.test(error.message));
+  await refused(5, /executor is an object/);
+  await refused({ maxPending: 0 }, /executor\.maxPending is a whole number from 1 to 1000000/);
+  await refused({ maxQueued: 1.5 }, /executor\.maxQueued/);
+  await refused({ onPressure: 'drop' }, /"reject" or "wait"/);
+  await refused({ maxWaiting: 5 }, /executor has no "maxWaiting"/);
+});

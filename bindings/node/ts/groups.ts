@@ -1,0 +1,127 @@
+/** Groups of a client: every member sends, one encryption for all. */
+
+import { abortable, contentOf, elements, options, owned, userName } from './check.js';
+import { awaited, invalid } from './errors.js';
+import type { NativeClient, NativeGroup } from './native.js';
+import type { Content, Signal } from './types.js';
+
+/** Users that one call names: a group has 1,000 members at most. */
+const MOST_MEMBERS = 1_000;
+
+/** What is known of a group. */
+export interface GroupInfo {
+  readonly id: string;
+  /** What it is called. */
+  readonly name: string;
+  /** Who is in it, in the order of their names. */
+  readonly members: readonly string[];
+  /** Whether we are in it. */
+  readonly isMember: boolean;
+  /** Counts the changes of its membership and name. */
+  readonly epoch: number;
+  /** The hash of its state: members who show the same agree on everything. */
+  readonly state: string;
+}
+
+/**
+ * A group of a client. Made by `client.createGroup`, `client.group`, `client.groups`, and with each message of it (`message.group`).
+ *
+ * @example
+ * ```js
+ * const group = await alice.createGroup('friends', ['bob', 'carol']);
+ * await group.send('Hello, all!');
+ * bob.onMessage((message) => message.group?.send('Hello, Alice!'));
+ * ```
+ */
+export class Group {
+  readonly #native: NativeClient;
+  /** The same at all members. */
+  readonly id: string;
+
+  /** @internal */
+  constructor(native: NativeClient, id: string) {
+    this.#native = native;
+    this.id = id;
+  }
+
+  /** What is known of it now. */
+  info(): Promise<GroupInfo> {
+    return awaited(async () => infoOf(await this.#native.groupInfo(this.id)));
+  }
+
+  /** What it is called. */
+  name(): Promise<string> {
+    return awaited(async () => (await this.#native.groupInfo(this.id)).name);
+  }
+
+  /** Who is in it, in the order of their names. */
+  members(): Promise<string[]> {
+    return awaited(async () => (await this.#native.groupInfo(this.id)).members);
+  }
+
+  /**
+   * Sends a message to all members; it is encrypted once. Resolves with its id when it is in the outbox: from then on it can only wait
+   * (`client.pending` counts). There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
+   */
+  send(content: Content, options_?: { signal?: Signal }): Promise<{ id: string }> {
+    return awaited(async () => {
+      const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of send');
+      const request = { group: this.id, content: owned(contentOf(content)) };
+      await known(this.#native, this.id);
+      return { id: await abortable(signal, (cancel) => this.#native.groupSend(request, cancel)) };
+    });
+  }
+
+  /** Lets users in, or members with a new identity. They read what is sent from now on, and nothing of before. */
+  add(userIds: string | readonly string[]): Promise<void> {
+    return awaited(() => {
+      const names = namesOf(userIds);
+      if (names.length === 0) throw invalid('add names one user or more');
+      return this.#change('add', names);
+    });
+  }
+
+  /** Puts a user out. They read nothing that members send once they know of it. */
+  remove(userId: string): Promise<void> {
+    return awaited(() => this.#change('remove', [userName(userId)]));
+  }
+
+  /** Leaves the group. */
+  leave(): Promise<void> {
+    return awaited(() => this.#change('leave', []));
+  }
+
+  /** Gives it another name, of 1 to 256 bytes. */
+  rename(name: string): Promise<void> {
+    return awaited(() => this.#change('rename', [userName(name, 'the name of a group')]));
+  }
+
+  #change(what: string, names: string[]): Promise<void> {
+    return this.#native.groupChange({ group: this.id, what, names });
+  }
+}
+
+/** Groups that the native half has at hand: from then on sends keep the order of their calls. */
+const found = new WeakMap<NativeClient, Map<string, Promise<unknown>>>();
+
+function known(native: NativeClient, id: string): Promise<unknown> {
+  let groups = found.get(native);
+  if (!groups) found.set(native, (groups = new Map()));
+  let looked = groups.get(id);
+  if (!looked) {
+    looked = native.groupInfo(id);
+    groups.set(id, looked);
+    looked.catch(() => groups.delete(id));
+  }
+  return looked;
+}
+
+/** Users, named one by one or in an array. */
+export function namesOf(given: unknown): string[] {
+  return elements(typeof given === 'string' ? [given] : given, MOST_MEMBERS, 'members').map((name) => userName(name));
+}
+
+function infoOf(raw: NativeGroup): GroupInfo {
+  const { id, name, members, isMember, epoch, state } = raw;
+  return { id, name, members, isMember, epoch, state };
+}

@@ -1,0 +1,138 @@
+//! After a store was found to be an old copy: our sender keys may have been used further than it knows.
+
+use std::collections::BTreeMap;
+
+use stvor_base::codec::CodecError;
+use stvor_crypto::SecretBytes;
+use stvor_protocol::group::{GroupContent, GroupIncoming, Member};
+use stvor_protocol::{Plaintext, ProtocolError};
+use stvor_store::{Op, Scan, Table};
+
+use super::actor::Actor;
+use super::rows::{self, PostRow};
+use super::turn::Turn;
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::lane::{context, kind_of};
+use crate::limits;
+use crate::rows::{MessageRow, Place};
+
+/// Members for whom one message to all still waits, and the numbers of their posts.
+type Waiting = (Vec<u64>, Vec<Member>);
+
+impl Actor {
+    /// Gives up our chain of every group, and writes anew on fresh ones what no lane has taken yet.
+    pub(super) async fn renew(&mut self) -> Result<()> {
+        let last = self.core.groups.last_post();
+        let waiting = self.waiting_blobs().await?;
+        let mut turn = Turn::default();
+        for group in self.groups.values_mut() {
+            turn.effects.append(group.renew());
+        }
+        self.finish(turn).await?;
+        for (body, posts) in waiting {
+            self.write_anew(body, posts).await?;
+        }
+        self.core.groups.void(last);
+        Ok(())
+    }
+
+    /// A store that was restored knows groups as they were when its backup was made: members are asked for what changed
+    /// since. Who was put out meanwhile learns of it by that, too.
+    pub(super) async fn catch_up(&mut self) {
+        let mut turn = Turn::default();
+        let us = self.core.identity.user().clone();
+        let asks: Vec<(SecretBytes, Vec<Member>)> = self
+            .groups
+            .values()
+            .filter(|group| group.is_member())
+            .map(|group| {
+                let others = group.members().filter(|member| member.user != us).take(limits::MAX_GROUP_ASKED);
+                (GroupContent::WantChanges(group.id(), group.heads()).encode(), others.collect())
+            })
+            .collect();
+        for (body, members) in asks {
+            if self.may_post(members.len()) {
+                self.post((body, false), members, &mut turn);
+            }
+        }
+        if let Err(error) = self.finish(turn).await {
+            tracing::warn!(code = error.code(), "members could not be asked what changed since the backup");
+        }
+    }
+
+    /// Messages to all that wait, by the number of their body.
+    async fn waiting_blobs(&mut self) -> Result<BTreeMap<u64, Waiting>> {
+        let scan = Scan::of(Table::Outbox, rows::POSTS);
+        let posts = self.core.store.scan_all(scan, 2 * limits::MAX_POSTS).await.map_err(Error::passed)?;
+        let mut waiting: BTreeMap<u64, Waiting> = BTreeMap::new();
+        for post in posts {
+            let seq = post.key.sort.as_slice().try_into().map(u64::from_be_bytes);
+            let seq = seq.map_err(|_| Error::passed(CodecError::Length))?;
+            let post = PostRow::decode(post.value.expose()).map_err(Error::passed)?;
+            if post.blob {
+                let (posts, members) = waiting.entry(post.body).or_default();
+                posts.push(seq);
+                members.push(Member { user: post.to.user, key: post.key });
+            }
+        }
+        Ok(waiting)
+    }
+
+    async fn write_anew(&mut self, body: u64, (posts, members): Waiting) -> Result<()> {
+        let core = std::sync::Arc::clone(&self.core);
+        let mut turn = Turn::default();
+        for seq in posts {
+            turn.changes.delete(rows::post(seq));
+        }
+        turn.changes.delete(rows::body(body));
+        let stored = core.store.one(&rows::body(body)).await.map_err(Error::passed)?;
+        let message = match &stored {
+            Some(row) => self.message_of(&row.value).await?,
+            None => None,
+        };
+        // What expired or was deleted meanwhile is not sent any more.
+        if let Some((id, place, row)) = message
+            && let Some(group) = self.groups.get_mut(&id)
+        {
+            let body = SecretBytes::from_slice(row.content.as_bytes());
+            let plaintext = Plaintext { content: place.id, kind: kind_of(&row.content), body };
+            match group.encrypt(&context(&core), &plaintext, &mut self.rng) {
+                Ok(sealed) => {
+                    turn.effects.append(sealed.effects);
+                    if let Some((body, to)) = sealed.introduction {
+                        self.post((body, false), to, &mut turn);
+                    }
+                    self.post((sealed.blob.into(), true), members, &mut turn);
+                    let (chain, counter) = sealed.place;
+                    let key = rows::sent(id, (&chain, counter));
+                    let expires = core.now() + limits::KEEP_SENT;
+                    turn.changes.push(Op::put(key, place.to_bytes()).expiring(expires));
+                }
+                // We are in it no more.
+                Err(ProtocolError::NotMember(_)) => {}
+                Err(error) => return Err(crate::lane::of_protocol(error)),
+            }
+        }
+        self.finish(turn).await
+    }
+
+    /// The message of ours that a blob is.
+    async fn message_of(
+        &mut self,
+        blob: &SecretBytes,
+    ) -> Result<Option<(stvor_base::GroupId, Place, MessageRow)>> {
+        let incoming = GroupIncoming::parse(blob.expose()).map_err(Error::passed)?;
+        let Some(group) = self.groups.values().find(|group| group.sent_on(incoming.chain())) else {
+            return Ok(None);
+        };
+        let id = group.id();
+        let sent = rows::sent(id, (incoming.chain(), incoming.counter()));
+        let store = &self.core.store;
+        let Some(sent) = store.one(&sent).await.map_err(Error::passed)? else { return Ok(None) };
+        let place = Place::from_bytes(sent.value.expose()).map_err(Error::passed)?;
+        let row = store.one(&keys::group_message(id, place)).await.map_err(Error::passed)?;
+        let row = row.map(|row| MessageRow::decode(row.value.expose())).transpose().map_err(Error::passed)?;
+        Ok(row.map(|row| (id, place, row)))
+    }
+}

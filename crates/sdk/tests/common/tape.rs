@@ -1,0 +1,119 @@
+//! A store in memory that remembers every commit, so that it can be put back to any of them, and can end at one as a killed
+//! process would.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use stvor::Timestamp;
+use stvor::store::{
+    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
+    StoreProvider,
+};
+
+#[derive(Debug)]
+struct Reel {
+    store: Mutex<Arc<MemoryStore>>,
+    commits: Mutex<Vec<ChangeSet<RowValue>>>,
+    /// So many more commits succeed.
+    left: AtomicUsize,
+    shared: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Tape(Arc<Reel>);
+
+impl Tape {
+    pub fn new(shared: bool) -> Self {
+        Self(Arc::new(Reel {
+            store: Mutex::default(),
+            commits: Mutex::default(),
+            left: AtomicUsize::new(usize::MAX),
+            shared,
+        }))
+    }
+
+    /// How many commits there are.
+    pub fn len(&self) -> usize {
+        self.0.commits.lock().unwrap().len()
+    }
+
+    /// Puts the store back to what it was after the first `commits`, and lets it live.
+    pub async fn rewind(&self, commits: usize) {
+        let kept = {
+            let mut all = self.0.commits.lock().unwrap();
+            all.truncate(commits);
+            all.clone()
+        };
+        let fresh = MemoryStore::default();
+        for changes in kept {
+            fresh.commit(changes).await.unwrap();
+        }
+        *self.0.store.lock().unwrap() = Arc::new(fresh);
+        self.0.left.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// Lets `commits` more succeed and no others.
+    pub fn end_after(&self, commits: usize) {
+        self.0.left.store(commits, Ordering::SeqCst);
+    }
+
+    /// Whether a commit was refused since.
+    pub fn is_over(&self) -> bool {
+        self.0.left.load(Ordering::SeqCst) == 0
+    }
+
+    fn store(&self) -> Arc<MemoryStore> {
+        Arc::clone(&self.0.store.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl StoreProvider for Tape {
+    fn facts(&self) -> StoreFacts {
+        StoreFacts { kind: "tape", durable: true, shared: self.0.shared, atomic: true, local: false }
+    }
+
+    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Store for Tape {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.store().get(keys).await
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        self.store().scan(scan).await
+    }
+
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        let take = |left: usize| if left == usize::MAX { Some(left) } else { left.checked_sub(1) };
+        if self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err() {
+            return Err(StoreError::Closed);
+        }
+        // One at a time, so that the record has the order of the store.
+        let mut commits = self.0.commits.lock().unwrap();
+        let store = self.store();
+        let done = futures::executor::block_on(store.commit(changes.clone()));
+        if done.is_ok() {
+            commits.push(changes);
+        }
+        done
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.store().sweep(now, limit).await
+    }
+
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.store().stats().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
