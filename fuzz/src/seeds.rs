@@ -57,13 +57,13 @@ pub fn write_all() {
     let list = DeviceList {
         app: app.clone(),
         user,
-        user_key: *signing.public().as_bytes(),
+        user_key: (*signing.public().as_bytes()).into(),
         version: 1,
         previous: [0; 32],
         devices: vec![DeviceEntry {
             id: DeviceId::FIRST,
-            signing_key: *signing.public().as_bytes(),
-            agreement_key: *agreement.public().as_bytes(),
+            signing_key: (*signing.public().as_bytes()).into(),
+            agreement_key: (*agreement.public().as_bytes()).into(),
         }],
     };
     sample("base-device-list", "one-device", &list.encode());
@@ -140,9 +140,9 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
     let lane = Some(Lane { epoch: 9, number: NonZeroU64::MIN });
     let recipient = Recipient { to: address.clone(), msg_id, lane };
     let send = Send { recipient, blob: blob.clone(), counter: 1, counter_mac: None, ttl: Duration::ZERO };
-    let one_time = (1..4).map(|id| OneTimePrekey { id, key: [4; 65] }).collect();
+    let one_time = (1..4).map(|id| OneTimePrekey { id, key: [4; 65].into() }).collect();
     let signed_prekey =
-        Some(SignedPrekey { id: 1, key: [4; 65], created_at: Timestamp::from_millis(1), signature: [9; 64] });
+        Some(SignedPrekey { id: 1, key: [4; 65].into(), created_at: Timestamp::from_millis(1), signature: [9; 64] });
     let upload = UploadKeys {
         request_id,
         signed_prekey,

@@ -6,34 +6,44 @@
 
 use crate::address::{AppId, DeviceId, MAX_APP_ID_BYTES, MAX_USER_ID_BYTES, UserId};
 use crate::codec::{CodecError, Reader, Writer};
+use crate::suite::{KeyBytes, Suite};
 
 /// What a user's signature over a device list covers first, so that it can pass for nothing else.
-pub const DEVICE_LIST_LABEL: &[u8] = b"STVOR 1 P256 device list";
+#[must_use]
+pub const fn device_list_label(suite: Suite) -> &'static [u8] {
+    match suite {
+        Suite::P256 => b"STVOR 1 P256 device list",
+        Suite::X25519 => b"STVOR 1 X25519 device list",
+    }
+}
 
 /// What a device's signature over a relay log-in covers first.
-pub const LOGIN_LABEL: &[u8] = b"STVOR 1 P256 relay login";
+#[must_use]
+pub const fn login_label(suite: Suite) -> &'static [u8] {
+    match suite {
+        Suite::P256 => b"STVOR 1 P256 relay login",
+        Suite::X25519 => b"STVOR 1 X25519 relay login",
+    }
+}
 
 /// Devices of one user at most.
 pub const MAX_DEVICES: usize = 16;
 
-/// Length of an uncompressed P-256 point.
-pub const PUBLIC_KEY_BYTES: usize = 65;
-
-/// Length of a signature: r, then s, big-endian, s in the lower half.
+/// Length of a signature: of ECDSA r, then s, big-endian, s in the lower half; of Ed25519 as RFC 8032 has it.
 pub const SIGNATURE_BYTES: usize = 64;
 
 /// Layout version of the list.
 const VERSION: u8 = 1;
 
-/// One device: its number and its two public keys (uncompressed P-256 points), never one key for both jobs.
+/// One device: its number and its two public keys, never one key for both jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceEntry {
     /// The device's number.
     pub id: DeviceId,
     /// Checks prekey and log-in signatures.
-    pub signing_key: [u8; PUBLIC_KEY_BYTES],
+    pub signing_key: KeyBytes,
     /// Takes part in X3DH.
-    pub agreement_key: [u8; PUBLIC_KEY_BYTES],
+    pub agreement_key: KeyBytes,
 }
 
 /// What a user says of their devices.
@@ -43,8 +53,8 @@ pub struct DeviceList {
     pub app: AppId,
     /// The user.
     pub user: UserId,
-    /// The user's signing key (an uncompressed P-256 point): what contacts pin.
-    pub user_key: [u8; PUBLIC_KEY_BYTES],
+    /// The user's signing key: what contacts pin. Its suite is the list's.
+    pub user_key: KeyBytes,
     /// Counts up from 1 with each change.
     pub version: u64,
     /// SHA-256 of the signed bytes of the version before; zeros in version 1.
@@ -54,11 +64,17 @@ pub struct DeviceList {
 }
 
 impl DeviceList {
-    /// The bytes that are signed (after [`DEVICE_LIST_LABEL`]) and sent.
+    /// The suite of the list: of the user's key. A list that was read has no key of another one.
+    #[must_use]
+    pub const fn suite(&self) -> Suite {
+        self.user_key.suite()
+    }
+
+    /// The bytes that are signed (after [`device_list_label`]) and sent.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.u8(VERSION)
+        out.u8(self.suite().layout(VERSION))
             .bytes(self.app.as_str().as_bytes())
             .bytes(self.user.as_str().as_bytes())
             .raw(&self.user_key)
@@ -79,15 +95,12 @@ impl DeviceList {
     /// version 0, bytes after the end.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        match input.u8()? {
-            VERSION => {}
-            other => return Err(CodecError::Version(other)),
-        }
+        let suite = Suite::of_layout(input.u8()?, VERSION)?;
         let text = |bytes| core::str::from_utf8(bytes).map_err(|_| CodecError::Value);
         let app = AppId::new(text(input.bytes(MAX_APP_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
         let user =
             UserId::from_canonical(text(input.bytes(MAX_USER_ID_BYTES)?)?).map_err(|_| CodecError::Value)?;
-        let user_key = *input.array()?;
+        let user_key = KeyBytes::read(&mut input, suite)?;
         let version = input.u64()?;
         let previous = *input.array()?;
         let count = usize::from(input.u8()?);
@@ -97,7 +110,11 @@ impl DeviceList {
         let mut devices: Vec<DeviceEntry> = Vec::with_capacity(count);
         for _ in 0..count {
             let id = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
-            let entry = DeviceEntry { id, signing_key: *input.array()?, agreement_key: *input.array()? };
+            let entry = DeviceEntry {
+                id,
+                signing_key: KeyBytes::read(&mut input, suite)?,
+                agreement_key: KeyBytes::read(&mut input, suite)?,
+            };
             let in_order = devices.last().is_none_or(|before| before.id < id);
             if !in_order || entry.signing_key == user_key {
                 return Err(CodecError::Value);
@@ -124,15 +141,20 @@ mod tests {
     use super::*;
 
     fn list() -> DeviceList {
+        list_of(Suite::P256)
+    }
+
+    fn list_of(suite: Suite) -> DeviceList {
+        let key = |byte| KeyBytes::try_from(&vec![byte; suite.key_bytes()][..]).unwrap();
         let entry = |id, byte| DeviceEntry {
             id: DeviceId::new(id).unwrap(),
-            signing_key: [byte; PUBLIC_KEY_BYTES],
-            agreement_key: [byte + 1; PUBLIC_KEY_BYTES],
+            signing_key: key(byte),
+            agreement_key: key(byte + 1),
         };
         DeviceList {
             app: AppId::new("app").unwrap(),
             user: UserId::new("alice").unwrap(),
-            user_key: [9; PUBLIC_KEY_BYTES],
+            user_key: key(9),
             version: 2,
             previous: [3; 32],
             devices: vec![entry(1, 20), entry(4, 30)],
@@ -141,12 +163,26 @@ mod tests {
 
     #[test]
     fn a_list_reads_back_and_every_cut_is_refused() {
-        let bytes = list().encode();
-        assert_eq!(DeviceList::decode(&bytes), Ok(list()));
-        for length in 0..bytes.len() {
-            assert!(DeviceList::decode(&bytes[..length]).is_err(), "{length}");
+        for suite in Suite::ALL {
+            let bytes = list_of(suite).encode();
+            assert_eq!(DeviceList::decode(&bytes), Ok(list_of(suite)));
+            for length in 0..bytes.len() {
+                assert!(DeviceList::decode(&bytes[..length]).is_err(), "{length}");
+            }
+            assert_eq!(DeviceList::decode(&[bytes, vec![0]].concat()), Err(CodecError::Trailing));
         }
-        assert_eq!(DeviceList::decode(&[bytes, vec![0]].concat()), Err(CodecError::Trailing));
+    }
+
+    #[test]
+    fn a_list_read_as_one_of_another_suite_is_refused() {
+        for (suite, other) in [(Suite::P256, Suite::X25519), (Suite::X25519, Suite::P256)] {
+            let mut bytes = list_of(suite).encode();
+            bytes[0] = other.layout(VERSION);
+            assert!(DeviceList::decode(&bytes).is_err(), "{suite}");
+            let mut mixed = list_of(suite);
+            mixed.devices[0].agreement_key = list_of(other).devices[0].agreement_key;
+            assert!(DeviceList::decode(&mixed.encode()).is_err(), "{suite}");
+        }
     }
 
     #[test]

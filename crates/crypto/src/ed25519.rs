@@ -1,8 +1,10 @@
-//! Ed25519 signatures (RFC 8032), for what other programs verify: transparency logs and their signed notes.
+//! Ed25519 signatures (RFC 8032): of the X25519 suite, and for what other programs verify, transparency logs and their signed
+//! notes.
 
 use core::fmt;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use curve25519::edwards::CompressedEdwardsY;
 
 use crate::random::Random;
 use crate::{CryptoError, Secret};
@@ -95,6 +97,16 @@ impl PublicKey {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; PUBLIC_KEY_BYTES] {
         &self.0
+    }
+
+    /// Whether these are the one encoding of a point in the group of prime order that is not the identity. Every key that
+    /// was made honestly is so; under one of low order a signature can verify for any message.
+    #[must_use]
+    pub fn is_canonical(&self) -> bool {
+        let encoded = CompressedEdwardsY(self.0);
+        encoded.decompress().is_some_and(|point| {
+            point.compress() == encoded && !point.is_small_order() && point.is_torsion_free()
+        })
     }
 
     /// Verifies a signature over `message`. Of the encodings of one signature only the canonical one verifies.

@@ -1,44 +1,21 @@
-//! The numbers that say on the wire which primitives a profile uses.
+//! The primitives of a suite behind one face: which ones they are is a value, not a type.
+//!
+//! Each type here is an enum with a variant for each suite, so what runs is chosen by a branch that the processor foresees,
+//! and nothing is copied for a second suite. Keys of two suites never meet: an operation on such a pair is
+//! [`CryptoError::BadKey`](crate::CryptoError::BadKey).
 
-/// A suite of primitives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum Suite {
-    /// ECDH and ECDSA on P-256, ML-KEM-768, AES-256-GCM, SHA-256.
-    P256 = 1,
-}
+mod agreement;
+mod seal;
+mod signature;
 
-/// [`Suite::P256`] as it stands on the wire.
-pub const P256: u8 = Suite::P256 as u8;
+pub use agreement::{AgreementKey, PublicKey};
+pub use seal::Aead;
+pub use signature::{SigningKey, VerifyingKey};
+pub use stvor_base::{KeyBytes, Suite};
 
-impl Suite {
-    /// The number on the wire.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// The suite of a number, if this build knows it.
-    ///
-    /// ```
-    /// use stvor_crypto::suite::Suite;
-    /// assert_eq!(Suite::from_number(1), Some(Suite::P256));
-    /// assert_eq!(Suite::from_number(0), None);
-    /// ```
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            P256 => Some(Self::P256),
-            _ => None,
-        }
-    }
-
-    /// The name in documents and labels.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::P256 => "P256",
-        }
-    }
-}
+/// Bytes of a private key of any suite.
+pub const PRIVATE_KEY_BYTES: usize = 32;
+/// Bytes of a signature of any suite.
+pub const SIGNATURE_BYTES: usize = 64;
+/// Bytes of a tag of any suite.
+pub const TAG_BYTES: usize = 16;

@@ -39,6 +39,14 @@ impl PublicKey {
         &self.0
     }
 
+    /// Whether the coordinate is below the modulus and the top bit clear: the only form in which it is written.
+    #[must_use]
+    pub fn is_reduced(&self) -> bool {
+        let [first, middle @ .., last] = &self.0;
+        let full = *last == 0x7f && middle.iter().all(|byte| *byte == 0xff);
+        *last < 0x80 && !(full && *first >= 0xed)
+    }
+
     /// Whether these are the only 32 bytes that agree on the secrets that they agree on: a reduced coordinate, top bit
     /// clear, of a point in the group of prime order. Every key that was made honestly is so. It is to be asked where a
     /// key names something and nothing else authenticates it; about the cost of an agreement.

@@ -8,7 +8,7 @@ use stvor_crypto::aead::Aes256Gcm;
 use stvor_crypto::kem::{self, Ciphertext, DecapsulationKey, EncapsulationKey};
 use stvor_crypto::p256::{self, AgreementKey, PublicKey, Signature, SigningKey};
 use stvor_crypto::random::DeterministicRandom;
-use stvor_crypto::suite::{self, Suite};
+use stvor_crypto::suite::Suite;
 use stvor_crypto::{CryptoError, Secret, SecretBytes, Shielded, SystemRandom, secret};
 
 fn rng() -> DeterministicRandom {
@@ -201,8 +201,9 @@ fn codes_are_distinct_and_stable() {
         assert_eq!(error.render(), format!("{error} [{code}]"));
         assert_eq!(error.retryable(), code == "RNG_UNAVAILABLE");
     }
-    assert_eq!((Suite::P256.number(), Suite::P256.name(), suite::P256), (1, "P256", 1));
-    assert_eq!((Suite::from_number(1), Suite::from_number(2)), (Some(Suite::P256), None));
+    assert_eq!((Suite::P256.number(), Suite::P256.name()), (1, "P256"));
+    assert_eq!((Suite::X25519.number(), Suite::X25519.name()), (2, "X25519"));
+    assert_eq!(Suite::from_number(3), None);
     assert_eq!((p256::PUBLIC_KEY_BYTES, p256::PRIVATE_KEY_BYTES, p256::SIGNATURE_BYTES), (65, 32, 64));
 }
 

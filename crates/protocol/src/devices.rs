@@ -2,16 +2,15 @@
 //!
 //! A user is a signing key. It signs the list of the user's devices, so a relay can neither add a device nor take the
 //! place of one. The bytes of a list are laid out in [`stvor_base::devices`]; the signature covers
-//! [`DEVICE_LIST_LABEL`], then those bytes.
+//! the suite's label ([`device_list_label`]), then those bytes.
 
-use stvor_base::codec::Writer;
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList};
-use stvor_base::{Address, AppId, UserId};
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::devices::{DeviceList, device_list_label};
+use stvor_base::{Address, AppId, KeyBytes, Suite, UserId};
 use stvor_crypto::kdf::sha256;
-use stvor_crypto::p256::Signature;
+use stvor_crypto::suite::{PublicKey, VerifyingKey};
 
 use crate::error::ProtocolError;
-use crate::profile::active::{PUBLIC_KEY, PublicKey};
 
 /// A device list and its signature as they came, not checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +47,9 @@ impl SignedDeviceListIn {
         if list.devices.len() != 1 {
             return Err(refused("it does not have exactly one device"));
         }
-        let key = PublicKey::from_bytes(&list.user_key).map_err(|_| refused("its user key is malformed"))?;
-        let signature =
-            Signature::from_bytes(&self.signature).map_err(|_| refused("its signature is malformed"))?;
-        key.verify(DEVICE_LIST_LABEL, &self.bytes, &signature)
+        let key =
+            VerifyingKey::from_bytes(&list.user_key).map_err(|_| refused("its user key is malformed"))?;
+        key.verify(device_list_label(list.suite()), &self.bytes, &self.signature)
             .map_err(|_| refused("its signature does not verify"))?;
         Ok(SignedDeviceList { list, hash: sha256(&[&self.bytes]) })
     }
@@ -79,7 +77,8 @@ impl SignedDeviceList {
         let entry = self.list.device(address.device).ok_or(refused("it does not name the device"))?;
         let keys =
             PeerKeys { user: self.list.user_key, signing: entry.signing_key, agreement: entry.agreement_key };
-        let valid = [&keys.signing, &keys.agreement].iter().all(|key| PublicKey::from_bytes(*key).is_ok());
+        let valid = VerifyingKey::from_bytes(&keys.signing).is_ok()
+            && PublicKey::identity_from_bytes(&keys.agreement).is_ok();
         if valid { Ok(keys) } else { Err(refused("a device key is malformed")) }
     }
 }
@@ -87,12 +86,22 @@ impl SignedDeviceList {
 /// The public identity of one device: the user's key and the device's two keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PeerKeys {
-    pub(crate) user: [u8; PUBLIC_KEY],
-    pub(crate) signing: [u8; PUBLIC_KEY],
-    pub(crate) agreement: [u8; PUBLIC_KEY],
+    pub(crate) user: KeyBytes,
+    pub(crate) signing: KeyBytes,
+    pub(crate) agreement: KeyBytes,
 }
 
 impl PeerKeys {
+    /// The suite of all three.
+    pub(crate) const fn suite(&self) -> Suite {
+        self.user.suite()
+    }
+
+    pub(crate) fn read(input: &mut Reader<'_>, suite: Suite) -> Result<Self, CodecError> {
+        let mut key = || KeyBytes::read(input, suite);
+        Ok(Self { user: key()?, signing: key()?, agreement: key()? })
+    }
+
     /// Appends user, signing and agreement key.
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.raw(&self.user).raw(&self.signing).raw(&self.agreement);

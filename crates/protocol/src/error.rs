@@ -1,7 +1,7 @@
 //! What can go wrong, with stable codes.
 
 use stvor_base::codec::CodecError;
-use stvor_base::{Address, ErrorCode, UserId};
+use stvor_base::{Address, ErrorCode, Suite, UserId};
 
 use crate::trust::TrustQuestion;
 
@@ -71,6 +71,17 @@ pub enum ProtocolError {
         /// How far is allowed.
         limit: u32,
     },
+    /// A bundle or message is of another suite of primitives than our identity. Nothing can be agreed on: an app chooses its
+    /// suite once for all its users.
+    #[error(
+        "the peer uses the suite {theirs} and this identity {ours}; all users of an app must be set up with one suite"
+    )]
+    SuiteMismatch {
+        /// The suite of our identity.
+        ours: Suite,
+        /// The suite that was presented.
+        theirs: Suite,
+    },
     /// The bytes are not a message of this protocol.
     #[error("the bytes are not a message of this protocol: {0}")]
     Malformed(CodecError),
@@ -137,6 +148,7 @@ impl ErrorCode for ProtocolError {
             Self::Undecryptable => "UNDECRYPTABLE",
             Self::UnknownPrekey => "UNKNOWN_PREKEY",
             Self::TooFarAhead { .. } => "TOO_FAR_AHEAD",
+            Self::SuiteMismatch { .. } => "SUITE_MISMATCH",
             Self::Malformed(_) => "MALFORMED_MESSAGE",
             Self::TooNew { .. } => "FORMAT_TOO_NEW",
             Self::BadRecord(_) => "BAD_RECORD",
@@ -172,6 +184,7 @@ impl ProtocolError {
                 | Self::Undecryptable
                 | Self::UnknownPrekey
                 | Self::TooFarAhead { .. }
+                | Self::SuiteMismatch { .. }
                 | Self::Malformed(_)
         )
     }

@@ -17,9 +17,10 @@
 //! An address is u32 length, user, u32 device. B's first ratchet key is SPKb.
 
 use stvor_base::codec::Writer;
-use stvor_base::{Address, AppId};
+use stvor_base::{Address, AppId, KeyBytes};
 use stvor_crypto::kdf::{hkdf_sha256, sha256};
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::{AgreementKey, PublicKey};
 use stvor_crypto::{Secret, SecretBytes, kem};
 
 use crate::devices::{PeerKeys, SignedDeviceList};
@@ -28,7 +29,7 @@ use crate::envelope::{PrekeyPartIn, SessionId};
 use crate::error::ProtocolError;
 use crate::identity::Identity;
 use crate::prekey::{self, KemKind, PrekeyBundle};
-use crate::profile::active::{AgreementKey, KEM_CIPHERTEXT, PUBLIC_KEY, PublicKey, SUITE, label};
+use crate::profile::{self, KEM_CIPHERTEXT, Profile};
 
 /// Who takes part.
 struct Parties<'a> {
@@ -39,23 +40,23 @@ struct Parties<'a> {
 
 /// Every public value of a handshake.
 struct Publics<'a> {
-    base_key: &'a [u8; PUBLIC_KEY],
-    signed: (u32, &'a [u8; PUBLIC_KEY]),
-    one_time: Option<(u32, &'a [u8; PUBLIC_KEY])>,
+    base_key: KeyBytes,
+    signed: (u32, KeyBytes),
+    one_time: Option<(u32, KeyBytes)>,
     kem: (KemKind, u32, &'a [u8]),
     kem_ciphertext: &'a [u8; KEM_CIPHERTEXT],
 }
 
-fn transcript(parties: &Parties<'_>, publics: &Publics<'_>) -> [u8; 32] {
+fn transcript(profile: &Profile, parties: &Parties<'_>, publics: &Publics<'_>) -> [u8; 32] {
     let mut out = Writer::with_capacity(3_600);
-    out.raw(label::TRANSCRIPT).u8(SUITE).bytes(parties.app.as_str().as_bytes());
+    out.raw(profile.label.transcript).u8(profile.suite.number()).bytes(parties.app.as_str().as_bytes());
     for (address, keys) in [parties.initiator, parties.responder] {
         address.encode(&mut out);
         keys.encode(&mut out);
     }
-    out.raw(publics.base_key).u32(publics.signed.0).raw(publics.signed.1);
+    out.raw(&publics.base_key).u32(publics.signed.0).raw(&publics.signed.1);
     match publics.one_time {
-        Some((id, key)) => out.u8(1).u32(id).raw(key),
+        Some((id, key)) => out.u8(1).u32(id).raw(&key),
         None => out.u8(0),
     };
     let (kind, id, key) = publics.kem;
@@ -69,21 +70,21 @@ pub(crate) struct Agreed {
     pub(crate) root: Secret<32>,
 }
 
-fn agreed(transcript: &[u8; 32], secrets: &[Secret<32>]) -> Agreed {
+fn agreed(profile: &Profile, transcript: &[u8; 32], secrets: &[Secret<32>]) -> Agreed {
     let mut ikm = SecretBytes::from(vec![0; 32 * secrets.len()]);
     for (slot, secret) in ikm.expose_mut().chunks_exact_mut(32).zip(secrets) {
         slot.copy_from_slice(secret.expose());
     }
-    let root = hkdf_sha256(transcript, ikm.expose(), label::HANDSHAKE);
+    let root = hkdf_sha256(transcript, ikm.expose(), profile.label.handshake);
     let mut session = [0; 16];
-    session.copy_from_slice(&sha256(&[label::SESSION_ID, transcript])[..16]);
+    session.copy_from_slice(&sha256(&[profile.label.session_id, transcript])[..16]);
     Agreed { session, root }
 }
 
 /// The initiator's result.
 pub(crate) struct Initiated {
     pub(crate) agreed: Agreed,
-    pub(crate) base_key: [u8; PUBLIC_KEY],
+    pub(crate) base_key: KeyBytes,
     pub(crate) part: PrekeyPartIn,
 }
 
@@ -94,7 +95,8 @@ pub(crate) fn initiate(
     rng: &mut dyn Random,
 ) -> Result<Initiated, ProtocolError> {
     let own = identity.agreement()?;
-    let ephemeral = AgreementKey::generate(rng)?;
+    let profile = profile::of(identity.suite());
+    let ephemeral = AgreementKey::generate(profile.suite, rng)?;
     let (kind, kem_id, kem_key) = &bundle.kem;
     let (ciphertext, kem_secret) = kem_key.encapsulate(rng)?;
     let (signed_id, signed_key) = &bundle.signed;
@@ -105,16 +107,16 @@ pub(crate) fn initiate(
     }
     secrets.push(kem_secret);
 
-    let base_key = *ephemeral.public().as_bytes();
+    let base_key = ephemeral.public();
     let parties = Parties {
         app: identity.app(),
         initiator: (identity.address(), identity.keys()),
         responder: (&bundle.address, &bundle.keys),
     };
     let publics = Publics {
-        base_key: &base_key,
-        signed: (*signed_id, signed_key.as_bytes()),
-        one_time: bundle.one_time.as_ref().map(|(id, key)| (*id, key.as_bytes())),
+        base_key,
+        signed: (*signed_id, signed_key.to_bytes()),
+        one_time: bundle.one_time.as_ref().map(|(id, key)| (*id, key.to_bytes())),
         kem: (*kind, *kem_id, kem_key.as_bytes()),
         kem_ciphertext: ciphertext.as_bytes(),
     };
@@ -128,7 +130,8 @@ pub(crate) fn initiate(
         device: identity.address().device,
         list: identity.signed_list().clone(),
     };
-    Ok(Initiated { agreed: agreed(&transcript(&parties, &publics), &secrets), base_key, part })
+    let agreed = agreed(profile, &transcript(profile, &parties, &publics), &secrets);
+    Ok(Initiated { agreed, base_key, part })
 }
 
 /// The rows that accepting a handshake needs.
@@ -151,7 +154,7 @@ fn mark_key(part: &PrekeyPartIn) -> RecordKey {
     RecordKey {
         kind: RecordKind::HandshakeMark,
         partition: prekey::mark_partition(generation),
-        sort: sha256(&[label::HANDSHAKE_MARK, &part.base_key]).to_vec(),
+        sort: sha256(&[profile::of(part.base_key.suite()).label.handshake_mark, &part.base_key]).to_vec(),
     }
 }
 
@@ -180,11 +183,13 @@ pub(crate) fn accept(
     if part.device != peer.device {
         return Err(ProtocolError::Undecryptable);
     }
-    let signed = prekey::signed_key(records, part.signed_prekey)?;
-    let one_time = part.one_time.map(|id| prekey::one_time_key(records, id)).transpose()?;
+    let profile = profile::of(identity.suite());
+    let signed = prekey::signed_key(profile.suite, records, part.signed_prekey)?;
+    let one_time = part.one_time.map(|id| prekey::one_time_key(profile.suite, records, id)).transpose()?;
     let kem = prekey::kem_key(records, part.kem_kind, part.kem)?;
     let list = part.list.validate(identity.app(), &peer.user)?;
     let keys = list.keys_of(peer)?;
+    identity.speaks(keys.suite())?;
 
     let opaque = |_| ProtocolError::Undecryptable;
     let theirs = PublicKey::from_bytes(&keys.agreement).map_err(opaque)?;
@@ -207,13 +212,13 @@ pub(crate) fn accept(
         responder: (identity.address(), identity.keys()),
     };
     let publics = Publics {
-        base_key: &part.base_key,
-        signed: (part.signed_prekey, signed.public().as_bytes()),
-        one_time: part.one_time.zip(one_time.as_ref().map(|key| key.public().as_bytes())),
+        base_key: part.base_key,
+        signed: (part.signed_prekey, signed.public()),
+        one_time: part.one_time.zip(one_time.as_ref().map(AgreementKey::public)),
         kem: (part.kem_kind, part.kem, kem.public().as_bytes()),
         kem_ciphertext: &part.kem_ciphertext,
     };
-    let agreed = agreed(&transcript(&parties, &publics), &secrets);
+    let agreed = agreed(profile, &transcript(profile, &parties, &publics), &secrets);
 
     let mut effects = Effects::new();
     effects.insert(mark, SecretBytes::from(vec![1]), None);

@@ -4,15 +4,16 @@
 use core::fmt;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceEntry, DeviceList, LOGIN_LABEL};
-use stvor_base::{Address, AppId, DeviceId, Timestamp, UserId};
+use stvor_base::devices::{DeviceEntry, DeviceList, device_list_label, login_label};
+use stvor_base::{Address, AppId, DeviceId, KeyBytes, Suite, Timestamp, UserId};
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::{AgreementKey, SigningKey};
 use stvor_crypto::{CryptoError, Secret, SecretBytes, Shielded};
 
 use crate::devices::{PeerKeys, SignedDeviceListIn};
 use crate::effects::{Effects, RecordKey, RecordKind};
 use crate::error::ProtocolError;
-use crate::profile::active::{AgreementKey, PUBLIC_KEY, SIGNATURE, SigningKey};
+use crate::profile::SIGNATURE;
 
 const VERSION: u8 = 1;
 
@@ -43,7 +44,7 @@ impl Identity {
         RecordKey::single(RecordKind::Identity)
     }
 
-    /// Makes an identity. The effects insert it: if one exists already, the commit fails, and the caller loads that.
+    /// Makes an identity of the P256 suite: [`Identity::create_in`].
     ///
     /// # Errors
     /// [`ProtocolError::Crypto`] when the random source is unhealthy.
@@ -53,12 +54,25 @@ impl Identity {
         now: Timestamp,
         rng: &mut dyn Random,
     ) -> Result<(Self, Effects), ProtocolError> {
+        Self::create_in(Suite::P256, (app, address), now, rng)
+    }
+
+    /// Makes an identity. The effects insert it: if one exists already, the commit fails, and the caller loads that.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when the random source is unhealthy.
+    pub fn create_in(
+        suite: Suite,
+        of: (&AppId, &Address),
+        now: Timestamp,
+        rng: &mut dyn Random,
+    ) -> Result<(Self, Effects), ProtocolError> {
         let keys = [
-            SigningKey::generate(rng)?.to_bytes(),
-            SigningKey::generate(rng)?.to_bytes(),
-            AgreementKey::generate(rng)?.to_bytes(),
+            SigningKey::generate(suite, rng)?.to_bytes(),
+            SigningKey::generate(suite, rng)?.to_bytes(),
+            AgreementKey::generate(suite, rng)?.to_bytes(),
         ];
-        Self::assemble((app, address), &keys, now, rng)
+        Self::assemble(suite, of, &keys, (now, rng))
     }
 
     /// The identity that a recovery secret stands for: the same keys and the same device list each time, so that whoever
@@ -72,10 +86,10 @@ impl Identity {
         (root, now): (&crate::recovery::RecoveryRoot, Timestamp),
         rng: &mut dyn Random,
     ) -> Result<(Self, Effects), ProtocolError> {
-        Self::assemble((app, address), &root.scalars(address.device)?, now, rng)
+        Self::assemble(root.suite(), (app, address), &root.scalars(address.device)?, (now, rng))
     }
 
-    /// Makes an identity whose user key the application keeps: a P-256 scalar of 32 bytes.
+    /// Makes an identity of the P256 suite whose user key the application keeps: a scalar of 32 bytes.
     ///
     /// # Errors
     /// As [`Identity::create`], also when the scalar is out of range.
@@ -85,28 +99,23 @@ impl Identity {
         now: Timestamp,
         rng: &mut dyn Random,
     ) -> Result<(Self, Effects), ProtocolError> {
+        let suite = Suite::P256;
         let keys = [
-            SigningKey::from_bytes(user)?.to_bytes(),
-            SigningKey::generate(rng)?.to_bytes(),
-            AgreementKey::generate(rng)?.to_bytes(),
+            SigningKey::from_bytes(suite, user)?.to_bytes(),
+            SigningKey::generate(suite, rng)?.to_bytes(),
+            AgreementKey::generate(suite, rng)?.to_bytes(),
         ];
-        Self::assemble(of, &keys, now, rng)
+        Self::assemble(suite, of, &keys, (now, rng))
     }
 
     /// The identity of three scalars: of the user key, the signing key and the agreement key.
     fn assemble(
+        suite: Suite,
         (app, address): (&AppId, &Address),
         scalars: &[Secret<32>; 3],
-        now: Timestamp,
-        rng: &mut dyn Random,
+        (now, rng): (Timestamp, &mut dyn Random),
     ) -> Result<(Self, Effects), ProtocolError> {
-        let [user, signing, agreement] = scalars;
-        let user = SigningKey::from_bytes(user)?;
-        let keys = PeerKeys {
-            user: *user.public().as_bytes(),
-            signing: *SigningKey::from_bytes(signing)?.public().as_bytes(),
-            agreement: *AgreementKey::from_bytes(agreement)?.public().as_bytes(),
-        };
+        let (user, keys) = derive(suite, scalars)?;
         let list = DeviceList {
             app: app.clone(),
             user: address.user.clone(),
@@ -120,7 +129,7 @@ impl Identity {
             }],
         };
         let bytes = list.encode();
-        let signature = user.sign_with(rng, DEVICE_LIST_LABEL, &bytes)?.as_bytes().to_vec();
+        let signature = user.sign_with(rng, device_list_label(suite), &bytes)?.to_vec();
         let mut packed = SecretBytes::from(vec![0; 96]);
         for (slot, secret) in packed.expose_mut().chunks_exact_mut(32).zip(scalars) {
             slot.copy_from_slice(secret.expose());
@@ -159,12 +168,8 @@ impl Identity {
         let damaged = |_| ProtocolError::BadRecord(what);
         let parsed = DeviceList::decode(&list.bytes).map_err(ProtocolError::record(what))?;
         list.validate(&parsed.app, &parsed.user).map_err(|_| ProtocolError::BadRecord(what))?;
-        let [user, signing, agreement] = split(secrets.expose()).map_err(damaged)?;
-        let keys = PeerKeys {
-            user: *SigningKey::from_bytes(&user).map_err(damaged)?.public().as_bytes(),
-            signing: *SigningKey::from_bytes(&signing).map_err(damaged)?.public().as_bytes(),
-            agreement: *AgreementKey::from_bytes(&agreement).map_err(damaged)?.public().as_bytes(),
-        };
+        let scalars = split(secrets.expose()).map_err(damaged)?;
+        let (_, keys) = derive(parsed.suite(), &scalars).map_err(damaged)?;
         let entry = parsed.device(device).ok_or(ProtocolError::BadRecord(what))?;
         let same = (parsed.user_key, entry.signing_key, entry.agreement_key)
             == (keys.user, keys.signing, keys.agreement);
@@ -216,15 +221,27 @@ impl Identity {
         self.created
     }
 
+    /// Which primitives the identity uses, for as long as it lives.
+    #[must_use]
+    pub const fn suite(&self) -> Suite {
+        self.keys.suite()
+    }
+
+    /// That a peer uses the same primitives.
+    pub(crate) fn speaks(&self, theirs: Suite) -> Result<(), ProtocolError> {
+        let ours = self.suite();
+        if ours == theirs { Ok(()) } else { Err(ProtocolError::SuiteMismatch { ours, theirs }) }
+    }
+
     /// Our user's public signing key: what contacts pin.
     #[must_use]
-    pub fn user_key(&self) -> &[u8; PUBLIC_KEY] {
+    pub fn user_key(&self) -> &KeyBytes {
         &self.keys.user
     }
 
     /// This device's public signing key: what a relay checks log-ins with.
     #[must_use]
-    pub fn device_key(&self) -> &[u8; PUBLIC_KEY] {
+    pub fn device_key(&self) -> &KeyBytes {
         &self.keys.signing
     }
 
@@ -239,7 +256,7 @@ impl Identity {
     /// # Errors
     /// [`ProtocolError::Crypto`] when the random source is unhealthy.
     pub fn sign_login(&self, transcript: &[u8]) -> Result<[u8; SIGNATURE], ProtocolError> {
-        Ok(*self.signing()?.sign(LOGIN_LABEL, transcript)?.as_bytes())
+        Ok(self.signing()?.sign(login_label(self.suite()), transcript)?)
     }
 
     pub(crate) fn keys(&self) -> &PeerKeys {
@@ -247,7 +264,9 @@ impl Identity {
     }
 
     pub(crate) fn signing(&self) -> Result<SigningKey, ProtocolError> {
-        Ok(self.secrets.open(|bytes| SigningKey::from_bytes(&Secret::from_slice(&bytes[32..64])?))??)
+        Ok(self
+            .secrets
+            .open(|bytes| SigningKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[32..64])?))??)
     }
 
     /// Opens the scalars of signing and agreement key for a look.
@@ -256,8 +275,22 @@ impl Identity {
     }
 
     pub(crate) fn agreement(&self) -> Result<AgreementKey, ProtocolError> {
-        Ok(self.secrets.open(|bytes| AgreementKey::from_bytes(&Secret::from_slice(&bytes[64..96])?))??)
+        Ok(self
+            .secrets
+            .open(|bytes| AgreementKey::from_bytes(self.suite(), &Secret::from_slice(&bytes[64..96])?))??)
     }
+}
+
+/// The user's key, and the public halves of all three.
+fn derive(suite: Suite, scalars: &[Secret<32>; 3]) -> Result<(SigningKey, PeerKeys), CryptoError> {
+    let [user, signing, agreement] = scalars;
+    let user = SigningKey::from_bytes(suite, user)?;
+    let keys = PeerKeys {
+        user: user.public(),
+        signing: SigningKey::from_bytes(suite, signing)?.public(),
+        agreement: AgreementKey::from_bytes(suite, agreement)?.public(),
+    };
+    Ok((user, keys))
 }
 
 fn split(bytes: &[u8]) -> Result<[Secret<32>; 3], CryptoError> {

@@ -5,10 +5,11 @@
 use stvor_base::codec::Writer;
 use stvor_base::{AppId, DeviceId, UserId};
 use stvor_crypto::kdf::{Argon2Params, argon2id, hkdf_sha256, sha256};
+use stvor_crypto::suite::SigningKey;
 use stvor_crypto::{Secret, SecretBytes};
 
 use crate::error::ProtocolError;
-use crate::profile::active::{SigningKey, label};
+use crate::profile::{self, Suite};
 
 /// What one guess at a phrase costs. Nobody guesses 256 bits; this is against phrases of a broken generator.
 const PHRASE_COST: Argon2Params = Argon2Params { memory_kib: 64 * 1_024, iterations: 3, parallelism: 1 };
@@ -30,18 +31,27 @@ pub const MIN_PASSPHRASE: usize = 16;
 
 /// What the keys of one user of one app follow from. As secret as the keys.
 #[derive(Debug)]
-pub struct RecoveryRoot(Secret<32>);
+pub struct RecoveryRoot {
+    suite: Suite,
+    root: Secret<32>,
+}
 
 impl RecoveryRoot {
-    /// Stretches a secret for one user of one app: the same person elsewhere has other keys. Slow on purpose (up to some
+    /// Stretches a secret for one user of one app: the same person elsewhere, or in
+    /// another suite, has other keys. Slow on purpose (up to some
     /// seconds and 256 MiB): keep it off an asynchronous executor.
     ///
     /// # Errors
     /// [`ProtocolError::Crypto`] when there is not enough memory.
-    pub fn stretch(secret: RecoverySecret<'_>, app: &AppId, user: &UserId) -> Result<Self, ProtocolError> {
+    pub fn stretch(
+        suite: Suite,
+        secret: RecoverySecret<'_>,
+        app: &AppId,
+        user: &UserId,
+    ) -> Result<Self, ProtocolError> {
         let mut names = Writer::new();
         names.bytes(app.as_str().as_bytes()).bytes(user.as_str().as_bytes());
-        let hash = sha256(&[label::RECOVERY_SALT, names.as_slice()]);
+        let hash = sha256(&[profile::of(suite).label.recovery_salt, names.as_slice()]);
         let salt = hash.get(..16).unwrap_or_default();
         let (kind, bytes, cost) = match secret {
             RecoverySecret::Phrase(entropy) => (1_u8, &entropy.expose()[..], PHRASE_COST),
@@ -52,7 +62,12 @@ impl RecoveryRoot {
             *first = kind;
             rest.copy_from_slice(bytes);
         }
-        Ok(Self(argon2id(input.expose(), salt, cost)?))
+        Ok(Self { suite, root: argon2id(input.expose(), salt, cost)? })
+    }
+
+    /// The suite of the keys.
+    pub(crate) const fn suite(&self) -> Suite {
+        self.suite
     }
 
     /// The scalars of user key, signing key and agreement key.
@@ -64,10 +79,10 @@ impl RecoveryRoot {
         let mut refused = None;
         for counter in 0..=u8::MAX {
             let mut info = Writer::new();
-            info.raw(label::RECOVERED_KEY).u8(purpose).u32(device.get()).u8(counter);
-            let scalar = hkdf_sha256::<32>(b"", self.0.expose(), info.as_slice());
-            // One in 2^32 is above the order of the group: the next counter then.
-            match SigningKey::from_bytes(&scalar) {
+            info.raw(profile::of(self.suite).label.recovered_key).u8(purpose).u32(device.get()).u8(counter);
+            let scalar = hkdf_sha256::<32>(b"", self.root.expose(), info.as_slice());
+            // Of P-256 one in 2^32 is above the order of the group: the next counter then.
+            match SigningKey::from_bytes(self.suite, &scalar) {
                 Ok(_) => return Ok(scalar),
                 Err(error) => refused = Some(error),
             }

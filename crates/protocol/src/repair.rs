@@ -5,7 +5,7 @@
 //! an hour; the sender answers at most three times for a message.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, ContentId, MessageId, Timestamp};
+use stvor_base::{Address, ContentId, KeyBytes, MessageId, Timestamp};
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::Random;
@@ -15,7 +15,6 @@ use crate::envelope::Incoming;
 use crate::error::ProtocolError;
 use crate::limits::{BROKEN_SESSION_FAILURES, FRESH_SESSION_INTERVAL, MAX_RETRIES, UNANSWERED_RESTART};
 use crate::plaintext::{Plaintext, RetryRequest};
-use crate::profile::active::PUBLIC_KEY;
 use crate::session::{Active, Context, Conversation, slot_of};
 use crate::trust::Pin;
 
@@ -179,7 +178,7 @@ pub struct ResendFacts<'a> {
     /// Who asks: the authenticated sender of the request.
     pub asked_by: &'a Address,
     /// The peer's user key when it was sent.
-    pub pinned_then: &'a [u8; PUBLIC_KEY],
+    pub pinned_then: &'a KeyBytes,
     /// How often it was sent again already.
     pub resends: u32,
 }
@@ -226,7 +225,7 @@ mod tests {
         let address = |name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST);
         let (bob, eve) = (address("bob"), address("eve"));
         let pin = Pin {
-            user_key: [4; 65],
+            user_key: [4; 65].into(),
             version: 1,
             list_hash: [0; 32],
             verified: false,
@@ -236,7 +235,7 @@ mod tests {
             receipted: false,
             sent_to: &bob,
             asked_by: &bob,
-            pinned_then: &[4; 65],
+            pinned_then: &[4; 65].into(),
             resends: MAX_RETRIES - 1,
         };
         assert_eq!(may_resend(&facts, Some(&pin)), Resend::Yes);
@@ -244,7 +243,7 @@ mod tests {
         assert_eq!(may_resend(&ResendFacts { receipted: true, ..facts }, Some(&pin)), Resend::Received);
         assert_eq!(may_resend(&ResendFacts { asked_by: &eve, ..facts }, Some(&pin)), Resend::NotTheirs);
         assert_eq!(
-            may_resend(&ResendFacts { pinned_then: &[5; 65], ..facts }, Some(&pin)),
+            may_resend(&ResendFacts { pinned_then: &[5; 65].into(), ..facts }, Some(&pin)),
             Resend::AskPolicy
         );
         assert_eq!(may_resend(&facts, None), Resend::AskPolicy);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! half(user) = H_5200, with
-//!   H_1 = SHA-512(label "safety number" | u32 length, user id | user key 65)
-//!   H_i = SHA-512(H_i-1 | user key 65)
+//!   H_1 = SHA-512(label "safety number" | u32 length, user id | user key)
+//!   H_i = SHA-512(H_i-1 | user key)
 //! digits     = for each of the first six groups of 5 bytes of a half: big-endian integer mod 100000, 5 digits
 //! number     = the digits of both halves, the smaller ones first: 60 digits
 //! QR payload = "STVORSN" | u8 1 | half of the shower, first 32 bytes | half of the reader, first 32 bytes
@@ -11,12 +11,12 @@
 
 use core::fmt;
 
-use stvor_base::UserId;
 use stvor_base::codec::Writer;
+use stvor_base::{KeyBytes, UserId};
 use stvor_crypto::kdf::{constant_time_eq, sha512};
 
 use crate::limits::SAFETY_ITERATIONS;
-use crate::profile::active::{PUBLIC_KEY, label};
+use crate::profile;
 
 const QR_MAGIC: &[u8; 8] = b"STVORSN\x01";
 const QR_BYTES: usize = 8 + 32 + 32;
@@ -27,16 +27,16 @@ pub struct SafetyParty<'a> {
     /// Their name.
     pub user: &'a UserId,
     /// Their user key.
-    pub user_key: &'a [u8; PUBLIC_KEY],
+    pub user_key: &'a KeyBytes,
 }
 
 /// The safety number of two users, the same for both.
 ///
 /// ```
-/// use stvor_base::UserId;
+/// use stvor_base::{KeyBytes, UserId};
 /// use stvor_protocol::{QrOutcome, SafetyNumber, SafetyParty};
 /// let (alice, bob): (UserId, UserId) = ("alice".parse()?, "bob".parse()?);
-/// let (a, b) = (SafetyParty { user: &alice, user_key: &[4; 65] }, SafetyParty { user: &bob, user_key: &[5; 65] });
+/// let (a, b) = (SafetyParty { user: &alice, user_key: &[4; 65].into() }, SafetyParty { user: &bob, user_key: &[5; 65].into() });
 /// let (at_alice, at_bob) = (SafetyNumber::of(&a, &b), SafetyNumber::of(&b, &a));
 /// assert_eq!(at_alice.to_string(), at_bob.to_string());
 /// assert_eq!(at_alice.compare_qr(&at_bob.qr()), QrOutcome::Match);
@@ -113,7 +113,8 @@ impl fmt::Debug for SafetyNumber {
 fn half(party: &SafetyParty<'_>) -> [u8; 64] {
     let mut name = Writer::new();
     name.bytes(party.user.as_str().as_bytes());
-    let mut hash = sha512(&[label::SAFETY, name.as_slice(), party.user_key]);
+    let mut hash =
+        sha512(&[profile::of(party.user_key.suite()).label.safety, name.as_slice(), party.user_key]);
     for _ in 1..SAFETY_ITERATIONS {
         hash = sha512(&[&hash, party.user_key]);
     }
@@ -139,8 +140,8 @@ mod tests {
     fn both_users_compute_the_same_sixty_digits() {
         let (alice, bob) = users();
         let (a, b) = (
-            SafetyParty { user: &alice, user_key: &[4; 65] },
-            SafetyParty { user: &bob, user_key: &[5; 65] },
+            SafetyParty { user: &alice, user_key: &[4; 65].into() },
+            SafetyParty { user: &bob, user_key: &[5; 65].into() },
         );
         let number = SafetyNumber::of(&a, &b);
         assert_eq!(number.digits(), SafetyNumber::of(&b, &a).digits());
@@ -152,16 +153,16 @@ mod tests {
     fn another_key_or_name_gives_another_number_and_a_mismatch() {
         let (alice, bob) = users();
         let (a, b) = (
-            SafetyParty { user: &alice, user_key: &[4; 65] },
-            SafetyParty { user: &bob, user_key: &[5; 65] },
+            SafetyParty { user: &alice, user_key: &[4; 65].into() },
+            SafetyParty { user: &bob, user_key: &[5; 65].into() },
         );
         let number = SafetyNumber::of(&a, &b);
-        let middle = SafetyParty { user: &alice, user_key: &[6; 65] };
+        let middle = SafetyParty { user: &alice, user_key: &[6; 65].into() };
         let at_bob = SafetyNumber::of(&b, &middle);
         assert_ne!(number.digits(), at_bob.digits());
         assert_eq!(number.compare_qr(&at_bob.qr()), QrOutcome::Mismatch);
         assert_eq!(number.compare_qr(&SafetyNumber::of(&b, &a).qr()), QrOutcome::Match);
-        let renamed = SafetyParty { user: &bob, user_key: &[4; 65] };
+        let renamed = SafetyParty { user: &bob, user_key: &[4; 65].into() };
         assert_ne!(number.digits(), SafetyNumber::of(&renamed, &b).digits());
         assert_eq!(number.compare_qr(b"https://example.com"), QrOutcome::NotASafetyCode);
         let mut later = at_bob.qr();

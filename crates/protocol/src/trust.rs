@@ -5,13 +5,12 @@
 
 use core::fmt;
 
-use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Timestamp, UserId};
+use stvor_base::codec::{Reader, Writer};
+use stvor_base::{KeyBytes, Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 
 use crate::devices::SignedDeviceList;
 use crate::error::ProtocolError;
-use crate::profile::active::PUBLIC_KEY;
 
 const VERSION: u8 = 1;
 
@@ -19,7 +18,7 @@ const VERSION: u8 = 1;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pin {
     /// The user's signing key.
-    pub user_key: [u8; PUBLIC_KEY],
+    pub user_key: KeyBytes,
     /// The highest version of the device list that was seen.
     pub version: u64,
     /// SHA-256 of that list.
@@ -57,7 +56,7 @@ impl Pin {
     #[must_use]
     pub fn to_record(&self) -> SecretBytes {
         let mut out = Writer::with_capacity(128);
-        out.u8(VERSION)
+        out.u8(self.user_key.suite().layout(VERSION))
             .raw(&self.user_key)
             .u64(self.version)
             .raw(&self.list_hash)
@@ -73,12 +72,9 @@ impl Pin {
     pub fn from_record(record: &SecretBytes) -> Result<Self, ProtocolError> {
         let decode = || {
             let mut input = Reader::new(record.expose());
-            match input.u8()? {
-                VERSION => {}
-                other => return Err(CodecError::Version(other)),
-            }
+            let suite = Suite::of_layout(input.u8()?, VERSION)?;
             let pin = Self {
-                user_key: *input.array()?,
+                user_key: KeyBytes::read(&mut input, suite)?,
                 version: input.u64()?,
                 list_hash: *input.array()?,
                 verified: input.bool()?,
@@ -130,9 +126,9 @@ pub struct TrustQuestion {
     /// Of whom.
     pub user: UserId,
     /// The key that is presented.
-    pub presented: [u8; PUBLIC_KEY],
+    pub presented: KeyBytes,
     /// The key that is pinned, if one is: then the identity changed.
-    pub pinned: Option<[u8; PUBLIC_KEY]>,
+    pub pinned: Option<KeyBytes>,
 }
 
 impl fmt::Debug for TrustQuestion {
@@ -156,7 +152,7 @@ impl TrustQuestion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustDecision {
     /// Which key was judged.
-    pub user_key: [u8; PUBLIC_KEY],
+    pub user_key: KeyBytes,
     /// Whether to go on with it.
     pub accept: bool,
     /// Whether safety numbers were compared as well.
@@ -174,7 +170,7 @@ pub enum IdentityEvent {
     /// It took the place of another, as the policy or a decision said. All older sessions are gone.
     Replaced {
         /// The user key that was pinned before.
-        old: [u8; PUBLIC_KEY],
+        old: KeyBytes,
     },
 }
 
@@ -260,10 +256,10 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
-    use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList};
+    use stvor_base::devices::{DeviceList, device_list_label};
     use stvor_base::{Address, AppId, DeviceId, ErrorCode};
-    use stvor_crypto::p256::SigningKey;
     use stvor_crypto::random::DeterministicRandom;
+    use stvor_crypto::suite::SigningKey;
 
     use super::*;
     use crate::devices::SignedDeviceListIn;
@@ -281,15 +277,15 @@ mod tests {
             let address = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
             let app = AppId::new("app").unwrap();
             let (identity, _) = Identity::create(&app, &address, Timestamp::default(), &mut rng).unwrap();
-            let key = SigningKey::generate(&mut rng).unwrap();
+            let key = SigningKey::generate(Suite::P256, &mut rng).unwrap();
             let mut list = DeviceList::decode(&identity.signed_list().bytes).unwrap();
-            list.user_key = *key.public().as_bytes();
+            list.user_key = key.public();
             Self { key, list }
         }
 
         fn signed(&self) -> SignedDeviceListIn {
             let bytes = self.list.encode();
-            let signature = self.key.sign(DEVICE_LIST_LABEL, &bytes).unwrap().as_bytes().to_vec();
+            let signature = self.key.sign(device_list_label(Suite::P256), &bytes).unwrap().to_vec();
             SignedDeviceListIn { bytes, signature }
         }
 

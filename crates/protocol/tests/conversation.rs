@@ -1,7 +1,7 @@
 //! Two parties talk over in-memory rows. Each step loads the conversation from its stored bytes, so each step is also
 //! a restart.
 
-mod model;
+pub(crate) mod model;
 
 use std::time::Duration;
 

@@ -36,7 +36,7 @@ fn secrets(party: &Party) -> Vec<Vec<u8>> {
         }
     }
     for value in party.rows.of(RecordKind::SessionRoot) {
-        let root = 1 + 16 + 1 + 8 + 4 * 65;
+        let root = 1 + 16 + 1 + 8 + 4 * model::suite().key_bytes();
         all.extend(
             value[root..root + 65]
                 .windows(16)

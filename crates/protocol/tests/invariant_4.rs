@@ -149,8 +149,9 @@ fn a_message_between_other_user_keys_or_device_keys_is_refused() {
     let root = RecordKey::of_peer(RecordKind::SessionRoot, &a, &[0]);
     let good = bob.rows.0[&root].clone();
     // Version, id, side, time, base key; then the peer's user, signing and agreement key.
+    let size = model::suite().key_bytes();
     for key in 0..3 {
-        bob.rows.0.get_mut(&root).unwrap()[1 + 16 + 1 + 8 + 65 * (1 + key) + 40] ^= 1;
+        bob.rows.0.get_mut(&root).unwrap()[1 + 16 + 1 + 8 + size * (1 + key) + size / 2] ^= 1;
         assert_eq!(code(bob.open(&a, &blob)), "UNDECRYPTABLE", "{key}");
         bob.rows.0.insert(root.clone(), good.clone());
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList};
+use stvor_base::devices::{DeviceList, device_list_label};
 use stvor_base::{Address, AppId, ErrorCode, Timestamp};
-use stvor_crypto::p256::{PublicKey, Signature};
+use stvor_crypto::suite::VerifyingKey;
 use stvor_wire::Code;
 use stvor_wire::client::{Auth, Credential};
-use stvor_wire::login::{LOGIN_LABEL, Transcript};
+use stvor_wire::login::{Transcript, login_label};
 use stvor_wire::server::Challenge;
 use stvor_wire::token::{AppToken, ClientClaims, SCOPE_REPLACE_IDENTITY, TokenKind};
 use stvor_wire::url::RelayUrl;
@@ -243,12 +243,10 @@ pub(crate) fn prove(
     if list.app != challenge.app || list.user != address.user {
         return Err(invalid("the device list is of another app or user"));
     }
-    let list_key = PublicKey::from_bytes(&list.user_key)
+    let list_key = VerifyingKey::from_bytes(&list.user_key)
         .map_err(|_| invalid("the user key of the device list is no key"))?;
-    let list_signature = Signature::from_bytes(&auth.device_list_signature)
-        .map_err(|_| invalid("the signature of the device list is malformed"))?;
     list_key
-        .verify(DEVICE_LIST_LABEL, &auth.device_list, &list_signature)
+        .verify(device_list_label(list.suite()), &auth.device_list, &auth.device_list_signature)
         .map_err(|_| invalid("the device list is not signed by its user key"))?;
     let entry = list
         .device(address.device)
@@ -264,9 +262,9 @@ pub(crate) fn prove(
         time: challenge.server_time,
         server_version: &challenge.server_version,
     };
-    let key = PublicKey::from_bytes(&entry.signing_key).map_err(|_| failed.clone())?;
-    let signature = Signature::from_bytes(&auth.signature).map_err(|_| failed.clone())?;
-    key.verify(LOGIN_LABEL, &transcript.encode(), &signature).map_err(|_| failed)?;
+    let key = VerifyingKey::from_bytes(&entry.signing_key).map_err(|_| failed.clone())?;
+    let label = login_label(list.suite());
+    key.verify(label, &transcript.encode(), &auth.signature).map_err(|_| failed)?;
     Ok(list)
 }
 

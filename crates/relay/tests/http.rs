@@ -10,7 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use stvor_relay::TokenConfig;
 use stvor_wire::Code;
-use stvor_wire::login::{LOGIN_LABEL, Transcript};
+use stvor_wire::login::{Transcript, login_label};
 use support::{Answer, Client, Login, Server, TOKEN, User, address, app, blob, get, request};
 
 fn keys_of(value: &Value) -> Vec<&str> {
@@ -225,11 +225,11 @@ async fn upload_over_http(
         time: stvor_base::Timestamp::from_millis(challenge["serverTime"].as_u64().unwrap()),
         server_version: challenge["serverVersion"].as_str().unwrap(),
     };
-    let signature = user.devices[0].sign(LOGIN_LABEL, &transcript.encode()).unwrap();
+    let signature = user.devices[0].sign(login_label(user.list.suite()), &transcript.encode()).unwrap();
     let upload = json!({
         "nonce": challenge["nonce"],
         "origin": origin,
-        "signature": STANDARD.encode(signature.as_bytes()),
+        "signature": STANDARD.encode(signature),
         "deviceList": STANDARD.encode(&user.list_bytes),
         "deviceListSignature": STANDARD.encode(user.list_signature),
         "replaceOneTime": true,

@@ -195,11 +195,14 @@ async fn removed_device_is_logged_out_and_stays_out() {
     let first_key = bob.devices.remove(0);
     bob.devices = vec![first_key, second_key];
     let old_second = User {
-        key: stvor_crypto::p256::SigningKey::from_bytes(&bob.key.to_bytes()).unwrap(),
+        key: stvor_crypto::suite::SigningKey::from_bytes(stvor_base::Suite::P256, &bob.key.to_bytes())
+            .unwrap(),
         devices: bob
             .devices
             .iter()
-            .map(|key| stvor_crypto::p256::SigningKey::from_bytes(&key.to_bytes()).unwrap())
+            .map(|key| {
+                stvor_crypto::suite::SigningKey::from_bytes(stvor_base::Suite::P256, &key.to_bytes()).unwrap()
+            })
             .collect(),
         list: old.0,
         list_bytes: old.1,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use stvor_base::AppId;
+use stvor_base::{AppId, Suite};
 use stvor_crypto::SecretBytes;
 use stvor_keys::{KeyError, KeyHolder, RecoveryPhrase, SecretService};
 use stvor_store::narrow::Adapters;
@@ -128,6 +128,8 @@ pub(crate) struct Config {
     /// Whether the findings were told to a listener.
     pub(crate) told: Arc<AtomicBool>,
     pub(crate) lease: Duration,
+    /// `None`: what the stored identity has, or the default.
+    pub(crate) suite: Option<Suite>,
     pub(crate) on_rollback: RollbackPolicy,
 }
 
@@ -163,6 +165,7 @@ pub struct AppBuilder {
     actor: Option<String>,
     identity: Option<Result<IdentitySource>>,
     lease: Duration,
+    suite: Option<Suite>,
     on_rollback: RollbackPolicy,
 }
 
@@ -192,6 +195,7 @@ impl Default for AppBuilder {
             actor: None,
             identity: None,
             lease: limits::INSTANCE_LEASE,
+            suite: None,
             on_rollback: RollbackPolicy::default(),
         }
     }
@@ -454,6 +458,29 @@ impl AppBuilder {
         self
     }
 
+    /// The primitives of new identities: [`Suite::P256`] if not set, or [`Suite::X25519`]. **All users of an app need the same
+    /// one**: between two that differ nothing can be sent (`SUITE_MISMATCH`), whoever asks for it, so no relay can talk a
+    /// client into the other. An identity keeps its suite for life: opening a store whose identity has another one is
+    /// `SUITE_FIXED`.
+    ///
+    /// ```
+    /// # async fn example() -> Result<(), stvor::Error> {
+    /// let app = stvor::App::builder()
+    ///     .app_token("stvor_dev_example")
+    ///     .relay_url("ws://127.0.0.1:4443")
+    ///     .in_memory()
+    ///     .suite(stvor::Suite::X25519)
+    ///     .open()
+    ///     .await?;
+    /// # drop(app); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn suite(mut self, suite: Suite) -> Self {
+        self.suite = Some(suite);
+        self
+    }
+
     /// Who decides and does things, for the journal ([`crate::Client::journal`]): the name of an operator or a service. The
     /// name of the account at the operating system if not set.
     #[must_use]
@@ -488,6 +515,11 @@ impl AppBuilder {
                     "storage_adapters are sealed by their identity pair; a passphrase, keyfile or keyring is of no use there",
                 ));
             }
+        }
+        if self.adapters.is_some() && self.suite.is_some_and(|suite| suite != Suite::P256) {
+            return Err(Error::config(
+                "storage_adapters keep an identity pair of P256; another suite needs another store",
+            ));
         }
         if self.adapters.is_some() && self.stores.is_some() {
             return Err(Error::config("storage_adapters and store exclude each other"));
@@ -554,6 +586,7 @@ impl AppBuilder {
             adapters: self.adapters,
             clock: self.clock,
             lease: self.lease,
+            suite: self.suite,
             on_rollback: self.on_rollback,
         }))
     }

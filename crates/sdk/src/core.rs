@@ -23,13 +23,14 @@ use crate::guards::Guards;
 use crate::inbox::Inbox;
 use crate::instances::Instances;
 use crate::keys;
-use crate::lane::{self, LaneHandle, Mail, Work};
+use crate::lane::{self, LaneHandle, Mail, Pressure, Work};
 use crate::left::Left;
 use crate::limits;
 use crate::opening::{load_identity, open_store, read_lanes, read_peers};
 use crate::parked::Parked;
 use crate::prekeys::PrekeyKeeper;
 use crate::receipt::Watchers;
+use crate::revival::Revival;
 use crate::rollback::Rollback;
 use crate::rows::{LaneRow, PeerRow};
 use crate::transport::session::Session;
@@ -77,6 +78,12 @@ pub(crate) struct Core {
     pub(crate) ack_tasks: TaskTracker,
     pub(crate) closed: watch::Sender<bool>,
     lanes: Mutex<HashMap<Address, LaneHandle>>,
+    /// What waits in all lanes.
+    pub(crate) pressure: Arc<Pressure>,
+    /// Lanes that ended by a fault.
+    pub(crate) revival: Revival,
+    /// Looks for prekeys of strangers.
+    pub(crate) stranger_fetches: Arc<tokio::sync::Semaphore>,
     routes: Mutex<HashMap<MessageId, Address>>,
     peers: Mutex<HashMap<UserId, PeerRow>>,
     counter: AtomicU64,
@@ -186,6 +193,9 @@ impl Core {
             ack_tasks: TaskTracker::new(),
             closed: watch::Sender::new(false),
             lanes: Mutex::default(),
+            pressure: Arc::default(),
+            revival: Revival::default(),
+            stranger_fetches: Arc::new(tokio::sync::Semaphore::new(limits::STRANGER_FETCHES)),
             routes: Mutex::default(),
             peers: Mutex::new(peers),
             counter: AtomicU64::new(counter),
@@ -199,12 +209,18 @@ impl Core {
         core.ack_tasks.spawn(Arc::clone(&core.inbox).run_acks(consumed, core.stop_acks.clone()));
         crate::rollback::resume(&core).await?;
         core.start_link()?;
-        core.tasks.spawn(crate::upkeep::run(core.me.clone(), core.stop.clone()));
+        let me = core.me.clone();
+        let stop = core.stop.clone();
+        let upkeep = move || crate::upkeep::run(me.clone(), stop.clone());
+        core.tasks.spawn(crate::revival::keep("upkeep", upkeep, (core.me.clone(), core.stop.clone())));
         // What other instances left pending they send themselves, unless they come to an end.
         if core.instances.receives() {
             core.wake_lanes_with_work(lanes);
         }
-        core.tasks.spawn(crate::groups::run(core.me.clone(), orders, core.stop.clone()));
+        let (me, stop) = (core.me.clone(), core.stop.clone());
+        let orders = Arc::new(tokio::sync::Mutex::new(orders));
+        let groups = move || crate::groups::run(me.clone(), Arc::clone(&orders), stop.clone());
+        core.tasks.spawn(crate::revival::keep("groups", groups, (core.me.clone(), core.stop.clone())));
         Ok(core)
     }
 
@@ -410,6 +426,11 @@ impl Core {
         if brought_by.is_some_and(|generation| self.left.has(peer, generation)) {
             return;
         }
+        if let Some(generation) = brought_by.filter(|_| self.revival.is_waiting(peer)) {
+            // A fresh connection brings it when the conversation is begun afresh.
+            self.left.leave(peer, generation);
+            return;
+        }
         if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
             tracing::warn!(code = error.code(), "mail was left at the relay");
             if let Some(generation) = brought_by {
@@ -432,6 +453,11 @@ impl Core {
         if let Some(handle) = lanes.get(peer) {
             return act(handle);
         }
+        if self.revival.is_waiting(peer) {
+            return Err(Error::not_ready(
+                "this conversation met a fault in the program and is begun afresh in a moment",
+            ));
+        }
         if lanes.len() >= limits::MAX_LANES {
             // Nothing is handed over under this lock, so what is idle stays so; it ends when its handle is gone.
             let mut evicted = 0;
@@ -444,7 +470,7 @@ impl Core {
         if lanes.len() >= limits::MAX_LANES {
             return Err(Error::not_ready("too many conversations are active at once"));
         }
-        let (handle, task) = lane::new(self.me.clone(), peer.clone());
+        let (handle, task) = lane::new(self.me.clone(), peer.clone(), Arc::clone(&self.pressure));
         let result = act(&handle);
         lanes.insert(peer.clone(), handle);
         self.tasks.spawn(task);
@@ -454,6 +480,56 @@ impl Core {
     #[cfg(test)]
     pub(crate) fn has_lane(&self, peer: &Address) -> bool {
         lock(&self.lanes).contains_key(peer)
+    }
+
+    /// A fault ended the lane with this depth. After a wait it is begun afresh, from the store; its mail stays at the relay
+    /// until then.
+    pub(crate) fn lane_crashed(&self, peer: &Address, depth: &Arc<AtomicUsize>) {
+        let wait = {
+            let mut lanes = lock(&self.lanes);
+            if lanes.get(peer).is_some_and(|handle| handle.is_of(depth)) {
+                lanes.remove(peer);
+            }
+            self.revival.crashed(peer)
+        };
+        tracing::error!(attempt = wait.attempt, "a conversation met a fault in the program");
+        if let Some(session) = self.session() {
+            self.left.leave(peer, session.generation);
+        }
+        self.hub.emit(Event::ConversationFailed {
+            peer: peer.user.clone(),
+            attempt: wait.attempt,
+            retry_after: wait.after,
+        });
+        let (me, peer, stop) = (self.me.clone(), peer.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(wait.after) => {}
+                () = stop.cancelled() => return,
+            }
+            let Some(core) = me.upgrade() else { return };
+            let posts = core.revival.begins(&peer);
+            let count = posts.len();
+            for post in posts {
+                if core.work(&peer, Work::Post(post)).is_err() {
+                    core.settle(1);
+                }
+            }
+            tracing::info!(posts = count, "a conversation is begun afresh after a fault");
+            if core.work(&peer, Work::Wake).is_ok() {
+                core.hub.emit(Event::ConversationRevived { peer: peer.user.clone() });
+            }
+            core.kick_soon();
+        });
+    }
+
+    /// A lane that ends by a fault had these for its peer.
+    pub(crate) fn rescue_posts(
+        &self,
+        peer: &Address,
+        posts: std::collections::VecDeque<Arc<crate::groups::Post>>,
+    ) {
+        self.revival.rescue(peer, posts);
     }
 
     /// A lane asks to go to sleep: allowed if nothing was handed to it meanwhile. Everything is handed over under the

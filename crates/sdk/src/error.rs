@@ -40,12 +40,14 @@ impl Error {
             ErrorKind::ClientNotReady { .. } => "CLIENT_NOT_READY",
             ErrorKind::DeliveryFailed { .. } => "DELIVERY_FAILED",
             ErrorKind::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            ErrorKind::Backpressure { .. } => "BACKPRESSURE",
             ErrorKind::RateLimited { .. } => "RATE_LIMITED",
             ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
             ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
             ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
             ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
+            ErrorKind::SuiteFixed { .. } => "SUITE_FIXED",
             ErrorKind::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             ErrorKind::RollbackDetected { .. } => "ROLLBACK_DETECTED",
             ErrorKind::RelayProtocol { .. } => "RELAY_PROTOCOL",
@@ -236,6 +238,16 @@ pub enum ErrorKind {
         /// Which one.
         what: String,
     },
+    /// More was handed in than is done: the call was not begun.
+    #[error(
+        "the call was not begun: more than {limit} {what}; wait for calls that are under way, then try again"
+    )]
+    Backpressure {
+        /// What of.
+        what: &'static str,
+        /// How many at most.
+        limit: usize,
+    },
     /// The relay asks for a slower pace.
     #[error("the relay asks to slow down: try again in {retry_after:?}")]
     RateLimited {
@@ -281,6 +293,19 @@ pub enum ErrorKind {
     IdentityExists {
         /// Who.
         user: UserId,
+    },
+    /// The identity in the store has another suite than the app was set up with.
+    #[error(
+        "the identity of \"{user}\" here is of the suite {stored}, and the app asks for {wanted}: an identity keeps its suite, so \
+         set suite({stored}) or use another data directory and user"
+    )]
+    SuiteFixed {
+        /// Whose.
+        user: UserId,
+        /// What the store has.
+        stored: stvor_base::Suite,
+        /// What the app asks for.
+        wanted: stvor_base::Suite,
     },
     /// The content does not fit a message.
     #[error("a message of {size} bytes is too large: {limit} bytes at most")]

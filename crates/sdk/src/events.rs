@@ -228,6 +228,30 @@ pub enum Event {
         /// The code of the error.
         code: &'static str,
     },
+    /// A conversation met a fault in the program (a panic). Nothing that was stored is lost; it is begun afresh after a wait,
+    /// and all others go on.
+    ConversationFailed {
+        /// With whom.
+        peer: UserId,
+        /// Faults in a row.
+        attempt: u32,
+        /// The wait.
+        retry_after: Duration,
+    },
+    /// A conversation goes on after a fault.
+    ConversationRevived {
+        /// With whom.
+        peer: UserId,
+    },
+    /// A task of the client (`upkeep`, `groups`) met a fault in the program and is begun afresh after a wait.
+    TaskFailed {
+        /// Which one.
+        task: &'static str,
+        /// Faults in a row.
+        attempt: u32,
+        /// The wait.
+        retry_after: Duration,
+    },
     /// We are in a group that we were not in before.
     GroupJoined {
         /// Which one.
@@ -318,6 +342,9 @@ impl Event {
             Self::DevelopmentMode { .. } => "development_mode",
             Self::RelayNotDurable => "relay_not_durable",
             Self::StoreFailing { .. } => "store_failing",
+            Self::ConversationFailed { .. } => "conversation_failed",
+            Self::ConversationRevived { .. } => "conversation_revived",
+            Self::TaskFailed { .. } => "task_failed",
             Self::GroupJoined { .. } => "group_joined",
             Self::GroupChanged { .. } => "group_changed",
             Self::GroupLeft { .. } => "group_left",

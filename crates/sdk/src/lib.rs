@@ -66,6 +66,7 @@ mod receipt;
 mod records;
 #[cfg(test)]
 mod released;
+mod revival;
 mod rollback;
 mod rows;
 mod sealing;
@@ -93,7 +94,7 @@ pub use self::receipt::Receipt;
 pub use self::rollback::RollbackPolicy;
 pub use self::rows::Direction;
 pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, TrustReason};
-pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, GroupId, Timestamp, UserId};
+pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, GroupId, Suite, Timestamp, UserId};
 pub use stvor_crypto::SecretBytes;
 pub use stvor_keys::recipients;
 pub use stvor_keys::{KeyError, KeyringItem, RecoveryPhrase, SecretService};

@@ -26,6 +26,29 @@ pub const LANE_WINDOW: usize = 64;
 /// Outgoing messages of one conversation that are not yet accepted by the relay. Past it `send` is QUOTA_EXCEEDED.
 pub const MAX_PENDING: usize = 10_000;
 
+/// Orders of the application (sends and all else) that no conversation has taken yet, over all of a client. Past it they are
+/// refused with BACKPRESSURE.
+pub const MAX_QUEUED: usize = 65_536;
+
+/// Such orders of one conversation: a quarter, so that one whose store or trust callback hangs leaves room for others.
+pub const MAX_QUEUED_OF_ONE: usize = MAX_QUEUED / 4;
+
+/// Bytes of contents in such orders of one client.
+pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+
+/// The first wait before a conversation, or another task of a client, that ended by a fault in the program is begun afresh; it
+/// doubles with each fault in a row, up to [`BACKOFF_LONGEST`].
+pub const REVIVE_FIRST: Duration = Duration::from_secs(1);
+
+/// A task that ran for this long without a fault begins its waits at the first again.
+pub const REVIVED_FOR: Duration = Duration::from_secs(600);
+
+/// Looks at once for the prekeys of strangers whose mail could not be read, over all of a client.
+pub const STRANGER_FETCHES: usize = 16;
+
+/// Looks for the prekeys of such a stranger. Then their mail is given up.
+pub const STRANGER_TRIES: u32 = 3;
+
 /// Lanes that are awake at the same time. Strangers can wake lanes; past this, idle ones are put to sleep first and
 /// mail for others stays at the relay.
 pub const MAX_LANES: usize = 4_096;
@@ -38,6 +61,10 @@ pub const LANE_IDLE: Duration = Duration::from_secs(120);
 
 /// Messages that wait for the application. Past it incoming mail stays at the relay.
 pub const MAX_INBOX: usize = 100_000;
+
+/// A sender may have one such part of the inbox, so that one who floods leaves room for others. Past it the mail of that sender
+/// stays at the relay.
+pub const INBOX_SHARES: usize = 4;
 
 /// Inbox messages held in memory; the rest is read from the store when its turn comes.
 pub const INBOX_PAGE: usize = 256;

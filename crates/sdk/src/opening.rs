@@ -89,10 +89,10 @@ pub(crate) async fn load_identity(
     let (identity, effects) = match derived {
         Some(derived) => derived,
         None => {
-            let mut rng = SystemRandom::new();
+            let (mut rng, suite) = (SystemRandom::new(), config.suite.unwrap_or_default());
             let made = match pair {
                 Some(pair) => Identity::create_for(&pair.private(), (&config.app, address), now, &mut rng),
-                None => Identity::create(&config.app, address, now, &mut rng),
+                None => Identity::create_in(suite, (&config.app, address), now, &mut rng),
             };
             made.map_err(Error::passed)?
         }
@@ -121,12 +121,13 @@ async fn derive(
 ) -> Result<Option<(Identity, stvor_protocol::Effects)>> {
     let Some(source) = config.identity.clone() else { return Ok(None) };
     let (app, address) = (config.app.clone(), address.clone());
+    let suite = config.suite.unwrap_or_default();
     let derived = tokio::task::spawn_blocking(move || {
         let secret = match &source {
             IdentitySource::Phrase(phrase) => RecoverySecret::Phrase(phrase.entropy()),
             IdentitySource::Passphrase(text) => RecoverySecret::Passphrase(text),
         };
-        let root = RecoveryRoot::stretch(secret, &app, &address.user)?;
+        let root = RecoveryRoot::stretch(suite, secret, &app, &address.user)?;
         Identity::recover(&app, &address, (&root, now), &mut SystemRandom::new())
     });
     let derived = derived.await.map_err(|_| Error::not_ready("its identity was not derived"))?;
@@ -139,6 +140,10 @@ async fn stored_identity(store: &Sealed, key: &Key) -> Result<Option<Identity>> 
 }
 
 fn check_identity(identity: Identity, config: &Config, address: &Address) -> Result<Identity> {
+    let stored = identity.suite();
+    if let Some(wanted) = config.suite.filter(|suite| *suite != stored) {
+        return Err(ErrorKind::SuiteFixed { user: address.user.clone(), stored, wanted }.into());
+    }
     if *identity.address() == *address && *identity.app() == config.app {
         Ok(identity)
     } else {

@@ -45,7 +45,7 @@ fn rows_of_version_1_read_and_are_written_as_they_were() {
         msg_id: Some(MessageId::from_bytes([1; 16])),
         repairs: 2,
         queued: 4,
-        identity: Some([9; 65]),
+        identity: Some([9; 65].into()),
         from: None,
     };
     assert_eq!(hex(&row.encode()), message);

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
+use stvor_base::suite::MAX_KEY_BYTES;
+use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Timestamp, UserId};
 
 use crate::content::Content;
 use crate::events::DeliveryState;
@@ -109,7 +109,7 @@ pub(crate) struct MessageRow {
     /// Outgoing: its place in the queue; while that row exists, the relay has not accepted it.
     pub(crate) queued: u64,
     /// Outgoing: the user key that it was encrypted to; only that one can have it repaired.
-    pub(crate) identity: Option<[u8; PUBLIC_KEY_BYTES]>,
+    pub(crate) identity: Option<KeyBytes>,
     /// Incoming, in a group: who sent it.
     pub(crate) from: Option<UserId>,
 }
@@ -196,7 +196,7 @@ impl MessageRow {
             [] => None,
             id => Some(MessageId::try_from(id)?),
         };
-        let identity = match input.bytes(PUBLIC_KEY_BYTES)? {
+        let identity = match input.bytes(MAX_KEY_BYTES)? {
             [] => None,
             key => Some(key.try_into().map_err(|_| CodecError::Length)?),
         };
@@ -487,7 +487,7 @@ mod tests {
             msg_id: Some(MessageId::from_bytes([1; 16])),
             repairs: 2,
             queued: 4,
-            identity: Some([9; 65]),
+            identity: Some([9; 65].into()),
             from: None,
         }
     }

@@ -191,6 +191,7 @@ async fn what_does_not_go_together_is_refused_before_anything_is_dialled() {
     assert_eq!(code(adapters().require_atomic_session_and_prekey(true).open().await), "NOT_FOR_PRODUCTION");
     assert_eq!(code(adapters().in_memory().open().await), "INVALID_CONFIG");
     assert_eq!(code(adapters().passphrase("x").open().await), "INVALID_CONFIG");
+    assert_eq!(code(adapters().suite(stvor::Suite::X25519).open().await), "INVALID_CONFIG");
     assert!(adapters().open().await.is_ok());
     let relay = common::relay().await;
     let app = app(&relay.url(), &mine).await;

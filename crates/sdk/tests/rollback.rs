@@ -88,7 +88,7 @@ fn no_key_was_used_twice(relay: &Fake) {
             [b"group".as_slice(), incoming.chain(), &incoming.counter().to_be_bytes()].concat()
         } else {
             let (ratchet_key, number) = Incoming::parse(&send.blob).unwrap().position();
-            [ratchet_key.as_slice(), &number.to_be_bytes()].concat()
+            [&ratchet_key[..], &number.to_be_bytes()].concat()
         };
         if let Some(earlier) = used.insert(key, send.clone()) {
             assert_eq!(earlier.blob, send.blob, "two different messages under one key");

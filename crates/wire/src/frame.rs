@@ -182,6 +182,11 @@ pub(crate) mod field {
         bytes.try_into().map_err(|_| FrameError::Field(name))
     }
 
+    /// A public key: 65 bytes of P-256 or 32 of Curve25519.
+    pub(crate) fn key(bytes: &[u8], name: &'static str) -> Result<stvor_base::KeyBytes, FrameError> {
+        bytes.try_into().map_err(|_| FrameError::Field(name))
+    }
+
     /// A field that is empty or has its one length.
     pub(crate) fn optional<const N: usize>(
         bytes: &[u8],

@@ -3,10 +3,10 @@
 use core::fmt;
 
 use prost::bytes::Bytes;
-use stvor_base::{DeviceId, Timestamp};
+use stvor_base::{DeviceId, KeyBytes, Timestamp};
 
 use crate::frame::{FrameError, field};
-use crate::limits::{EC_KEY_BYTES, KEM_KEY_BYTES, SIGNATURE_BYTES};
+use crate::limits::{KEM_KEY_BYTES, SIGNATURE_BYTES};
 use crate::proto;
 
 /// A medium-term prekey of a device.
@@ -14,8 +14,8 @@ use crate::proto;
 pub struct SignedPrekey {
     /// Its number. 0 is a number.
     pub id: u32,
-    /// An uncompressed P-256 point.
-    pub key: [u8; EC_KEY_BYTES],
+    /// Its public key.
+    pub key: KeyBytes,
     /// When it was made.
     pub created_at: Timestamp,
     /// The device signing key's signature.
@@ -27,8 +27,8 @@ pub struct SignedPrekey {
 pub struct OneTimePrekey {
     /// Its number.
     pub id: u32,
-    /// An uncompressed P-256 point.
-    pub key: [u8; EC_KEY_BYTES],
+    /// Its public key.
+    pub key: KeyBytes,
 }
 
 /// A key-encapsulation prekey: one-time, or the last resort.
@@ -89,7 +89,7 @@ impl TryFrom<proto::SignedPrekey> for SignedPrekey {
     fn try_from(wire: proto::SignedPrekey) -> Result<Self, FrameError> {
         Ok(Self {
             id: wire.id,
-            key: field::array(&wire.key, "signed_prekey.key")?,
+            key: field::key(&wire.key, "signed_prekey.key")?,
             created_at: Timestamp::from_millis(wire.created_at),
             signature: field::array(&wire.signature, "signed_prekey.signature")?,
         })
@@ -111,7 +111,7 @@ impl TryFrom<proto::OneTimePrekey> for OneTimePrekey {
     type Error = FrameError;
 
     fn try_from(wire: proto::OneTimePrekey) -> Result<Self, FrameError> {
-        Ok(Self { id: wire.id, key: field::array(&wire.key, "one_time.key")? })
+        Ok(Self { id: wire.id, key: field::key(&wire.key, "one_time.key")? })
     }
 }
 

@@ -57,9 +57,6 @@ pub const WINDOW_MESSAGES: u32 = 128;
 /// Blob bytes un-ACKed at once on one connection.
 pub const WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// An uncompressed P-256 point.
-pub const EC_KEY_BYTES: usize = 65;
-
 /// An ML-KEM-768 encapsulation key.
 pub const KEM_KEY_BYTES: usize = 1184;
 

@@ -1,12 +1,12 @@
 //! What a device signs to log in.
 //!
-//! The device signing key signs [`stvor_base::devices::LOGIN_LABEL`] followed by the transcript. The client puts in the
+//! The device signing key signs [`stvor_base::devices::login_label`] followed by the transcript. The client puts in the
 //! origin which it dialled, never one that the relay names, so that a relay can not pass its challenge on to another.
 
 use stvor_base::codec::Writer;
 use stvor_base::{Address, AppId, Timestamp};
 
-pub use stvor_base::devices::LOGIN_LABEL;
+pub use stvor_base::devices::login_label;
 
 use crate::limits::NONCE_BYTES;
 
@@ -28,7 +28,7 @@ pub struct Transcript<'a> {
 }
 
 impl Transcript<'_> {
-    /// The bytes that follow [`LOGIN_LABEL`] under the signature: version 1, then app, origin, nonce, address, time
+    /// The bytes that follow [`login_label`] under the signature: version 1, then app, origin, nonce, address, time
     /// (u64 BE, milliseconds) and server version; texts are length-prefixed (u32 BE).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

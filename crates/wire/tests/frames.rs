@@ -8,7 +8,7 @@ use core::time::Duration;
 use proptest::prelude::*;
 use prost::Message as _;
 use prost::bytes::Bytes;
-use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, AppId, DeviceId, KeyBytes, MessageId, Suite, Timestamp, UserId};
 use stvor_wire::client::*;
 use stvor_wire::keys::*;
 use stvor_wire::server::*;
@@ -38,8 +38,10 @@ fn array64() -> impl Strategy<Value = [u8; 64]> {
     prop::collection::vec(any::<u8>(), 64).prop_map(|bytes| bytes.try_into().unwrap())
 }
 
-fn ec() -> impl Strategy<Value = [u8; 65]> {
-    prop::collection::vec(any::<u8>(), 65).prop_map(|bytes| bytes.try_into().unwrap())
+fn ec() -> impl Strategy<Value = KeyBytes> {
+    prop::sample::select(&Suite::ALL)
+        .prop_flat_map(|suite| prop::collection::vec(any::<u8>(), suite.key_bytes()))
+        .prop_map(|bytes| bytes.as_slice().try_into().unwrap())
 }
 
 fn time() -> impl Strategy<Value = Timestamp> {

@@ -8,7 +8,7 @@
 //! add     2   members
 //! remove  3   lp(user)
 //! rename  4   lp(name)
-//! members   = u16 count | for each, in ascending order: lp(user) | user key [65]
+//! members   = u16 count | for each, in ascending order: lp(user) | user key
 //!
 //! hash      = SHA-256(label "group change" | change)
 //! signature = sign(author's device signing key, label "group change", change)
@@ -16,17 +16,17 @@
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::devices::{MAX_DEVICES, SIGNATURE_BYTES};
-use stvor_base::{Address, AppId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_base::{Address, AppId, DeviceId, GroupId, KeyBytes, Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
-use stvor_crypto::p256::Signature;
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::VerifyingKey;
 
 use super::limits::{MAX_CHANGE, MAX_CHANGE_MEMBERS, MAX_NAME, MAX_PARENTS};
 use crate::devices::SignedDeviceListIn;
 use crate::error::ProtocolError;
 use crate::identity::Identity;
-use crate::profile::active::{PUBLIC_KEY, PublicKey, SIGNATURE, SUITE, label};
+use crate::profile::{self, SIGNATURE};
 
 /// Of changes of groups that are made now. Those of groups that were made with version 1 keep it.
 const VERSION: u8 = 2;
@@ -42,7 +42,7 @@ pub struct Member {
     /// Who.
     pub user: UserId,
     /// The user key that was pinned by whoever added them.
-    pub key: [u8; PUBLIC_KEY],
+    pub key: KeyBytes,
 }
 
 /// What a change does.
@@ -85,7 +85,7 @@ pub struct Change {
     pub(crate) parents: Vec<ChangeHash>,
     pub(crate) created: Timestamp,
     pub(crate) author: Address,
-    pub(crate) author_key: [u8; PUBLIC_KEY],
+    pub(crate) author_key: KeyBytes,
     pub(crate) action: Action,
     pub(crate) signed: SignedChangeIn,
 }
@@ -116,7 +116,7 @@ impl Change {
         let list = identity.signed_list();
         let mut out = Writer::with_capacity(512 + list.bytes.len());
         out.u8(base.version.unwrap_or(VERSION))
-            .u8(SUITE)
+            .u8(identity.suite().number())
             .bytes(identity.app().as_str().as_bytes())
             .raw(base.group.as_bytes())
             .u64(base.epoch)
@@ -127,8 +127,9 @@ impl Change {
         out.u64(now.as_millis()).bytes(&list.bytes).raw(&list.signature).u32(identity.address().device.get());
         action.encode(&mut out);
         let bytes = out.finish();
-        let signature = identity.signing()?.sign_with(rng, label::GROUP_CHANGE, &bytes)?;
-        SignedChangeIn { bytes, signature: signature.as_bytes().to_vec() }.validate(identity.app())
+        let label = profile::of(identity.suite()).label.group_change;
+        let signature = identity.signing()?.sign_with(rng, label, &bytes)?;
+        SignedChangeIn { bytes, signature: signature.to_vec() }.validate(identity.app())
     }
 
     /// Its hash.
@@ -194,13 +195,13 @@ impl Action {
         }
     }
 
-    fn decode(input: &mut Reader<'_>) -> Result<Self, CodecError> {
+    fn decode(input: &mut Reader<'_>, suite: Suite) -> Result<Self, CodecError> {
         Ok(match input.u8()? {
             1 => {
                 let nonce = *input.array()?;
-                Self::Create { name: read_name(input)?, members: read_members(input)?, nonce }
+                Self::Create { name: read_name(input)?, members: read_members(input, suite)?, nonce }
             }
-            2 => Self::Add(read_members(input)?),
+            2 => Self::Add(read_members(input, suite)?),
             3 => Self::Remove(read_user(input)?),
             4 => Self::Rename(read_name(input)?),
             _ => return Err(CodecError::Value),
@@ -215,14 +216,14 @@ fn write_members(members: &[Member], out: &mut Writer) {
     }
 }
 
-fn read_members(input: &mut Reader<'_>) -> Result<Vec<Member>, CodecError> {
+fn read_members(input: &mut Reader<'_>, suite: Suite) -> Result<Vec<Member>, CodecError> {
     let count = usize::from(input.u16()?);
     if count == 0 || count > MAX_CHANGE_MEMBERS {
         return Err(CodecError::Length);
     }
     let mut members: Vec<Member> = Vec::with_capacity(count);
     for _ in 0..count {
-        let member = Member { user: read_user(input)?, key: *input.array()? };
+        let member = Member { user: read_user(input)?, key: KeyBytes::read(input, suite)? };
         if members.last().is_some_and(|last| last.user >= member.user) {
             return Err(CodecError::Value);
         }
@@ -245,6 +246,7 @@ fn read_name(input: &mut Reader<'_>) -> Result<String, CodecError> {
 /// The fields of a change, read and not judged.
 struct Fields {
     version: u8,
+    suite: Suite,
     group: GroupId,
     epoch: u64,
     parents: Vec<ChangeHash>,
@@ -255,7 +257,7 @@ struct Fields {
 }
 
 /// A list of 16 devices with the longest names.
-const MAX_LIST: usize = 1_024 + MAX_DEVICES * (4 + 2 * PUBLIC_KEY);
+const MAX_LIST: usize = 1_024 + MAX_DEVICES * (4 + 2 * stvor_base::suite::MAX_KEY_BYTES);
 
 fn decode(bytes: &[u8], app: &AppId) -> Result<Fields, CodecError> {
     let mut input = Reader::new(bytes);
@@ -263,8 +265,8 @@ fn decode(bytes: &[u8], app: &AppId) -> Result<Fields, CodecError> {
         known @ 1..=VERSION => known,
         other => return Err(CodecError::Version(other)),
     };
-    if input.u8()? != SUITE || input.bytes(stvor_base::address::MAX_APP_ID_BYTES)? != app.as_str().as_bytes()
-    {
+    let suite = Suite::from_number(input.u8()?).ok_or(CodecError::Value)?;
+    if input.bytes(stvor_base::address::MAX_APP_ID_BYTES)? != app.as_str().as_bytes() {
         return Err(CodecError::Value);
     }
     let group = GroupId::from_bytes(*input.array()?);
@@ -283,14 +285,14 @@ fn decode(bytes: &[u8], app: &AppId) -> Result<Fields, CodecError> {
         signature: input.array::<SIGNATURE>()?.to_vec(),
     };
     let device = DeviceId::new(input.u32()?).map_err(|_| CodecError::Value)?;
-    let action = Action::decode(&mut input)?;
+    let action = Action::decode(&mut input, suite)?;
     input.finish()?;
     let creates = matches!(action, Action::Create { .. });
     let first = parents.is_empty() && epoch == 0 && group == GroupId::from_bytes([0; 16]);
     if creates != first || !creates && (parents.is_empty() || epoch == 0) {
         return Err(CodecError::Value);
     }
-    Ok(Fields { version, group, epoch, parents, created, list, device, action })
+    Ok(Fields { version, suite, group, epoch, parents, created, list, device, action })
 }
 
 fn of_form(error: CodecError) -> ProtocolError {
@@ -318,18 +320,20 @@ impl SignedChangeIn {
         let list = fields.list.validate(app, &user)?;
         let author = Address::new(user, fields.device);
         let keys = list.keys_of(&author)?;
+        if keys.suite() != fields.suite {
+            return Err(refused("its author has another suite"));
+        }
+        let label = profile::of(fields.suite).label.group_change;
         let key =
-            PublicKey::from_bytes(&keys.signing).map_err(|_| refused("its signing key is malformed"))?;
-        let signature =
-            Signature::from_bytes(&self.signature).map_err(|_| refused("its signature is malformed"))?;
-        key.verify(label::GROUP_CHANGE, &self.bytes, &signature)
+            VerifyingKey::from_bytes(&keys.signing).map_err(|_| refused("its signing key is malformed"))?;
+        key.verify(label, &self.bytes, &self.signature)
             .map_err(|_| refused("its signature does not verify"))?;
         if let Action::Create { members, .. } = &fields.action
             && !members.iter().any(|member| member.user == author.user && member.key == keys.user)
         {
             return Err(refused("its creator is not in the group"));
         }
-        let hash = sha256(&[label::GROUP_CHANGE, &self.bytes]);
+        let hash = sha256(&[label, &self.bytes]);
         let group = match fields.action {
             Action::Create { .. } => id_of(&hash),
             _ => fields.group,
@@ -357,14 +361,14 @@ impl SignedChangeIn {
             return Err(ProtocolError::BadChange("it is too large"));
         }
         let fields = decode(&self.bytes, app).map_err(of_form)?;
-        Ok((sha256(&[label::GROUP_CHANGE, &self.bytes]), fields.parents))
+        Ok((sha256(&[profile::of(fields.suite).label.group_change, &self.bytes]), fields.parents))
     }
 
     /// A change that was checked before it was stored.
     pub(crate) fn trusted(self, app: &AppId) -> Result<Change, CodecError> {
         let fields = decode(&self.bytes, app)?;
         let list = stvor_base::devices::DeviceList::decode(&fields.list.bytes)?;
-        let hash = sha256(&[label::GROUP_CHANGE, &self.bytes]);
+        let hash = sha256(&[profile::of(fields.suite).label.group_change, &self.bytes]);
         let group = match fields.action {
             Action::Create { .. } => id_of(&hash),
             _ => fields.group,

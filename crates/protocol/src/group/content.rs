@@ -4,7 +4,7 @@
 //! body          = u8 1 | u8 type | ..
 //! changes     1   group id [16] | u16 count | for each: lp(change) | signature [64]
 //! sender key  2   group id [16] | u8 count | head hashes [32] each, ascending | chain id [16] | u32 counter
-//!               | chain key [32] | signing key [65]
+//!               | chain key [32] | signing key [65 of P256, 32 of X25519]
 //! want        3   group id [16] | u8 count | hashes [32] of changes that are here, ascending
 //! want key    4   chain id [16] | u8 count | u32 counters, ascending
 //! again       5   group id [16] | content id [16] | u64 sent at | u8 kind | bytes
@@ -14,7 +14,7 @@
 //! [`ContentKind::Group`]: crate::ContentKind::Group
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{ContentId, GroupId, Timestamp};
+use stvor_base::{ContentId, GroupId, KeyBytes, Timestamp};
 use stvor_crypto::{Secret, SecretBytes};
 
 use super::change::{ChangeHash, SignedChangeIn};
@@ -22,7 +22,6 @@ use super::limits::{MAX_CHANGES, MAX_PARENTS, MAX_REQUESTED};
 use super::message::ChainId;
 use crate::error::ProtocolError;
 use crate::limits::MAX_PLAINTEXT;
-use crate::profile::active::PUBLIC_KEY;
 
 const VERSION: u8 = 1;
 
@@ -36,7 +35,7 @@ pub struct SenderKeyIn {
     pub(crate) chain: ChainId,
     pub(crate) counter: u32,
     pub(crate) key: Secret<32>,
-    pub(crate) signing: [u8; PUBLIC_KEY],
+    pub(crate) signing: KeyBytes,
 }
 
 impl SenderKeyIn {
@@ -164,7 +163,7 @@ impl GroupContent {
                 chain: *input.array()?,
                 counter: input.u32()?,
                 key: Secret::from_slice(input.raw(32)?).map_err(|_| CodecError::Length)?,
-                signing: *input.array()?,
+                signing: input.rest().try_into()?,
             }),
             3 => Self::WantChanges(group(&mut input)?, hashes(&mut input)?),
             4 => {

@@ -8,28 +8,31 @@
 //! timestamp   u64, milliseconds since the Unix epoch by the sender's clock
 //! state      32 bytes, the hash of the sender's membership state
 //! counter     u32
-//! nonce      12 bytes
+//! nonce      12 bytes of P256, 24 of X25519
 //! ciphertext  the padded plaintext, sealed, with its 16-byte tag
 //! signature  64 bytes, by the chain's signing key
 //!
 //! associated data = SHA-256(label "group associated data" | suite | lp(app id) | group id [16] | sender's address
-//!                           | sender's user key [65] | everything before the ciphertext)
+//!                           | sender's user key | everything before the ciphertext)
 //! signature       = sign(chain's signing key, label "group sender signature", associated data | SHA-256(ciphertext))
 //! ```
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, AppId, GroupId, Timestamp};
+use stvor_base::{Address, AppId, GroupId, KeyBytes, Timestamp};
 use stvor_crypto::kdf::sha256;
 
 use crate::error::ProtocolError;
 use crate::limits::MAX_BLOB;
-use crate::profile::active::{NONCE, PUBLIC_KEY, SIGNATURE, SUITE, TAG, label};
+use crate::profile::{self, SIGNATURE, Suite, TAG};
 
 const VERSION: u8 = 1;
 const KIND: u8 = 3;
 
 /// Bytes before the ciphertext.
-pub(crate) const CLEAR: usize = 1 + 1 + 1 + 16 + 8 + 32 + 4 + NONCE;
+pub(crate) const fn clear_size(suite: Suite) -> usize {
+    1 + 1 + 1 + 16 + 8 + 32 + 4 + suite.nonce_bytes()
+}
+
 /// Bytes after the plaintext.
 pub(crate) const AFTER: usize = TAG + SIGNATURE;
 
@@ -39,11 +42,12 @@ pub type ChainId = [u8; 16];
 /// A group message as it came: its form is checked, nothing else. Borrow of the blob.
 #[derive(Clone, Copy)]
 pub struct GroupIncoming<'a> {
+    pub(crate) suite: Suite,
     pub(crate) chain: ChainId,
     pub(crate) sent_at: Timestamp,
     pub(crate) state: &'a [u8; 32],
     pub(crate) counter: u32,
-    pub(crate) nonce: &'a [u8; NONCE],
+    pub(crate) nonce: &'a [u8],
     pub(crate) clear: &'a [u8],
     pub(crate) sealed: &'a [u8],
     pub(crate) signature: &'a [u8],
@@ -59,10 +63,10 @@ impl core::fmt::Debug for GroupIncoming<'_> {
 }
 
 impl<'a> GroupIncoming<'a> {
-    /// Whether a blob says that it is a group message of this profile.
+    /// Whether a blob says that it is a group message, of a suite known here.
     #[must_use]
     pub fn is_one(blob: &[u8]) -> bool {
-        matches!(blob, [_, SUITE, KIND, ..])
+        matches!(blob, [_, suite, KIND, ..] if Suite::from_number(*suite).is_some())
     }
 
     /// Reads the form of a blob.
@@ -86,20 +90,22 @@ impl<'a> GroupIncoming<'a> {
             VERSION => {}
             other => return Err(CodecError::Version(other)),
         }
-        if input.u8()? != SUITE || input.u8()? != KIND {
+        let suite = Suite::from_number(input.u8()?).ok_or(CodecError::Value)?;
+        if input.u8()? != KIND {
             return Err(CodecError::Value);
         }
         let chain = *input.array()?;
         let sent_at = Timestamp::from_millis(input.u64()?);
-        let (state, counter, nonce) = (input.array()?, input.u32()?, input.array()?);
+        let (state, counter) = (input.array()?, input.u32()?);
+        let nonce = input.raw(suite.nonce_bytes())?;
         let rest = input.rest();
         let length = rest.len().checked_sub(SIGNATURE).ok_or(CodecError::Short)?;
         let (sealed, signature) = rest.split_at_checked(length).ok_or(CodecError::Short)?;
         if sealed.len() < TAG + crate::plaintext::OVERHEAD {
             return Err(CodecError::Short);
         }
-        let clear = blob.get(..CLEAR).ok_or(CodecError::Short)?;
-        Ok(Self { chain, sent_at, state, counter, nonce, clear, sealed, signature })
+        let clear = blob.get(..clear_size(suite)).ok_or(CodecError::Short)?;
+        Ok(Self { suite, chain, sent_at, state, counter, nonce, clear, sealed, signature })
     }
 
     /// The chain that it names.
@@ -129,13 +135,13 @@ impl<'a> GroupIncoming<'a> {
 
 /// The part before the ciphertext; with room for `size` bytes in all.
 pub(crate) fn clear_bytes(
-    (chain, counter): (&ChainId, u32),
+    (suite, chain, counter): (Suite, &ChainId, u32),
     sent_at: Timestamp,
-    (state, nonce): (&[u8; 32], &[u8; NONCE]),
+    (state, nonce): (&[u8; 32], &[u8]),
     size: usize,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(size);
-    out.extend_from_slice(&[VERSION, SUITE, KIND]);
+    out.extend_from_slice(&[VERSION, suite.number(), KIND]);
     out.extend_from_slice(chain);
     out.extend_from_slice(&sent_at.as_millis().to_be_bytes());
     out.extend_from_slice(state);
@@ -150,14 +156,15 @@ pub(crate) struct Scope<'a> {
     pub(crate) app: &'a AppId,
     pub(crate) group: GroupId,
     pub(crate) sender: &'a Address,
-    pub(crate) key: &'a [u8; PUBLIC_KEY],
+    pub(crate) key: &'a KeyBytes,
 }
 
 pub(crate) fn associated_data(scope: Scope<'_>, clear: &[u8]) -> [u8; 32] {
     let mut names = Writer::with_capacity(512);
     names.bytes(scope.app.as_str().as_bytes()).raw(scope.group.as_bytes());
     scope.sender.encode(&mut names);
-    sha256(&[label::GROUP_DATA, &[SUITE], names.as_slice(), scope.key, clear])
+    let profile = profile::of(scope.key.suite());
+    sha256(&[profile.label.group_data, &[profile.suite.number()], names.as_slice(), scope.key, clear])
 }
 
 /// What the chain's signing key signs, after its label.

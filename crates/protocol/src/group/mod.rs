@@ -22,7 +22,7 @@ mod sender;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use stvor_base::{AppId, GroupId, Timestamp, UserId};
+use stvor_base::{AppId, GroupId, KeyBytes, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::Random;
@@ -31,7 +31,7 @@ use self::change::Base;
 pub use self::change::{Action, Change, ChangeHash, Member, SignedChangeIn, is_name};
 pub use self::content::{Again, GroupContent, SenderKeyIn, bodies_of};
 use self::history::History;
-use self::message::{AFTER, CLEAR, Scope, associated_data, clear_bytes, signed_bytes};
+use self::message::{AFTER, Scope, associated_data, clear_bytes, clear_size, signed_bytes};
 pub use self::message::{ChainId, GroupIncoming};
 pub use self::receiver::{GroupReceived, Introduction, PeerChain, forget_sender, sender_rows};
 use self::sender::{OwnChain, Recipients, tag_of};
@@ -39,7 +39,7 @@ use crate::effects::{Effects, RecordKey, RecordKind};
 use crate::error::ProtocolError;
 use crate::identity::Identity;
 use crate::plaintext::Plaintext;
-use crate::profile::active::{NONCE, PUBLIC_KEY, TAG, label};
+use crate::profile::{self, MAX_NONCE, Suite, TAG};
 use crate::session::Context;
 
 /// One group, as one of its members knows it.
@@ -48,6 +48,7 @@ pub struct Group {
     app: AppId,
     own: UserId,
     history: History,
+    suite: Suite,
     state: [u8; 32],
     chain: Option<OwnChain>,
     recipients: Recipients,
@@ -104,14 +105,14 @@ pub struct GroupEncrypted {
     pub effects: Effects,
 }
 
-fn state_hash(id: GroupId, heads: &[ChangeHash]) -> [u8; 32] {
-    let mut parts: Vec<&[u8]> = vec![label::GROUP_STATE, id.as_bytes()];
+fn state_hash(suite: Suite, id: GroupId, heads: &[ChangeHash]) -> [u8; 32] {
+    let mut parts: Vec<&[u8]> = vec![profile::of(suite).label.group_state, id.as_bytes()];
     parts.extend(heads.iter().map(<[u8; 32]>::as_slice));
     sha256(&parts)
 }
 
 /// Users who are members in `a`, and are not in `b` or have another key there.
-fn missing(a: &BTreeMap<UserId, [u8; PUBLIC_KEY]>, b: &BTreeMap<UserId, [u8; PUBLIC_KEY]>) -> Vec<UserId> {
+fn missing(a: &BTreeMap<UserId, KeyBytes>, b: &BTreeMap<UserId, KeyBytes>) -> Vec<UserId> {
     a.iter().filter(|(user, key)| b.get(*user) != Some(*key)).map(|(user, _)| user.clone()).collect()
 }
 
@@ -122,7 +123,8 @@ impl Group {
             app: identity.app().clone(),
             own: identity.user().clone(),
             history: History::default(),
-            state: state_hash(id, &[]),
+            suite: identity.suite(),
+            state: state_hash(identity.suite(), id, &[]),
             chain: None,
             recipients: Recipients::default(),
             settled: false,
@@ -203,7 +205,7 @@ impl Group {
             return Err(ProtocolError::BadRecord("group change"));
         }
         group.history.extend(changes).ok_or(ProtocolError::BadRecord("group change"))?;
-        group.state = state_hash(id, &group.history.heads());
+        group.state = state_hash(identity.suite(), id, &group.history.heads());
         Ok(group)
     }
 
@@ -242,13 +244,13 @@ impl Group {
 
     /// The user key that a member has.
     #[must_use]
-    pub fn key_of(&self, user: &UserId) -> Option<&[u8; PUBLIC_KEY]> {
+    pub fn key_of(&self, user: &UserId) -> Option<&KeyBytes> {
         self.history.outcome().members.get(user)
     }
 
     /// Whether a user with this key is a member.
     #[must_use]
-    pub fn admits(&self, user: &UserId, key: &[u8; PUBLIC_KEY]) -> bool {
+    pub fn admits(&self, user: &UserId, key: &KeyBytes) -> bool {
         self.key_of(user) == Some(key)
     }
 
@@ -363,6 +365,9 @@ impl Group {
         if change.group != self.id {
             return Err(refused("it is of another group"));
         }
+        if change.author_key.suite() != self.suite {
+            return Err(refused("it is of another suite"));
+        }
         let nothing = Applied { new: false, joined: Vec::new(), gone: Vec::new(), effects: Effects::new() };
         if self.history.has(&change.hash) {
             return Ok(nothing);
@@ -404,7 +409,7 @@ impl Group {
         self.settled = false;
         self.past.truncate(limits::MAX_PAST_STATES - 1);
         self.past.push_front(self.state);
-        self.state = state_hash(self.id, &self.history.heads());
+        self.state = state_hash(self.suite, self.id, &self.history.heads());
         let new = &self.history.outcome().members;
         let (joined, gone) = (missing(new, &old), missing(&old, new));
         if gone.contains(&self.own) && self.chain.take().is_some() {
@@ -474,23 +479,27 @@ impl Group {
         if size > limit {
             return Err(ProtocolError::MessageTooLarge { size, limit });
         }
-        let fresh = if self.chain_stands() { None } else { Some(OwnChain::generate(rng)?) };
+        let fresh = if self.chain_stands() { None } else { Some(OwnChain::generate(identity.suite(), rng)?) };
         let chain = fresh.as_ref().or(self.chain.as_ref()).ok_or(ProtocolError::UnknownSenderKey)?;
-        let mut nonce = [0; NONCE];
-        rng.fill(&mut nonce)?;
-        let size = plaintext.padded_size(context.padding, (CLEAR, AFTER));
-        let mut blob = clear_bytes((&chain.id, chain.counter), context.now, (&self.state, &nonce), size);
+        let profile = profile::of(identity.suite());
+        let mut nonce = [0; MAX_NONCE];
+        let nonce = nonce.get_mut(..profile.suite.nonce_bytes()).unwrap_or_default();
+        rng.fill(nonce)?;
+        let clear = clear_size(profile.suite);
+        let size = plaintext.padded_size(context.padding, (clear, AFTER));
+        let place = (profile.suite, &chain.id, chain.counter);
+        let mut blob = clear_bytes(place, context.now, (&self.state, nonce), size);
         let scope =
             Scope { app: &self.app, group: self.id, sender: identity.address(), key: identity.user_key() };
         let aad = associated_data(scope, &blob);
         let (seed, next) = chain.key.step();
         plaintext.encode_to(&mut blob, size - AFTER)?;
-        let body = blob.get_mut(CLEAR..).unwrap_or_default();
-        let tag: [u8; TAG] = seed.group_key().seal_in_place_separate_tag(&nonce, &aad, body)?;
+        let body = blob.get_mut(clear..).unwrap_or_default();
+        let tag: [u8; TAG] = seed.group_key(profile).seal_in_place_separate_tag(nonce, &aad, body)?;
         blob.extend_from_slice(&tag);
-        let signed = signed_bytes(&aad, blob.get(CLEAR..).unwrap_or_default());
-        let signature = chain.signing.sign_with(rng, label::GROUP_SIGNATURE, &signed)?;
-        blob.extend_from_slice(signature.as_bytes());
+        let signed = signed_bytes(&aad, blob.get(clear..).unwrap_or_default());
+        let signature = chain.signing.sign_with(rng, profile.label.group_signature, &signed)?;
+        blob.extend_from_slice(&signature);
 
         let place = (chain.id, chain.counter);
         let lacking = if self.settled && fresh.is_none() { Vec::new() } else { self.lacking(&chain.id) };
@@ -533,7 +542,7 @@ impl Group {
             chain: chain.id,
             counter: chain.counter,
             key: stvor_crypto::Secret::new(*chain.key.expose()),
-            signing: *chain.signing.public().as_bytes(),
+            signing: chain.signing.public(),
         })
         .encode()
     }

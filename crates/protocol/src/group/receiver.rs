@@ -4,9 +4,9 @@
 //! signature is checked before anything is derived, and nothing changes before the tag verified.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, AppId, GroupId, Timestamp};
+use stvor_base::{Address, AppId, GroupId, KeyBytes, Suite, Timestamp};
 use stvor_crypto::kdf::sha256;
-use stvor_crypto::p256::Signature;
+use stvor_crypto::suite::VerifyingKey;
 use stvor_crypto::{Secret, SecretBytes};
 
 use super::content::SenderKeyIn;
@@ -15,7 +15,7 @@ use super::message::{ChainId, GroupIncoming, Scope, associated_data, signed_byte
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::error::ProtocolError;
 use crate::plaintext::Plaintext;
-use crate::profile::active::{PUBLIC_KEY, PublicKey, label};
+use crate::profile;
 use crate::ratchet::{ChainKey, MessageSeed, Skipped};
 use crate::session::{Realm, Slot, StoredKeys};
 
@@ -29,8 +29,8 @@ pub struct PeerChain {
     id: ChainId,
     group: GroupId,
     /// The sender's user key when the chain came.
-    user_key: [u8; PUBLIC_KEY],
-    signing: PublicKey,
+    user_key: KeyBytes,
+    signing: VerifyingKey,
     key: ChainKey,
     next: u32,
     stored: StoredKeys,
@@ -90,7 +90,7 @@ pub struct Introduction<'a> {
     /// Whose session it came over.
     pub sender: &'a Address,
     /// The user key that the session is with.
-    pub user_key: &'a [u8; PUBLIC_KEY],
+    pub user_key: &'a KeyBytes,
 }
 
 impl Introduction<'_> {
@@ -110,8 +110,10 @@ impl Introduction<'_> {
     /// [`ProtocolError::BadChange`] for a key that is no point, or a chain id that another group's chain has;
     /// [`ProtocolError::BadRecord`].
     pub fn accept(&self, key: &SenderKeyIn, records: &Records) -> Result<Effects, ProtocolError> {
-        let signing = PublicKey::from_bytes(&key.signing)
-            .map_err(|_| ProtocolError::BadChange("its sender key is malformed"))?;
+        let signing = VerifyingKey::from_bytes(&key.signing)
+            .ok()
+            .filter(|_| key.signing.suite() == self.user_key.suite())
+            .ok_or(ProtocolError::BadChange("its sender key is malformed"))?;
         let mut effects = Effects::new();
         if let Some(known) = PeerChain::load(self.sender, &key.chain, records)? {
             let same =
@@ -204,14 +206,11 @@ impl PeerChain {
         let stored = StoredKeys::load_of(Realm::Groups, sender, records)?;
         let read = || {
             let mut input = Reader::new(record.expose());
-            match input.u8()? {
-                VERSION => {}
-                other => return Err(CodecError::Version(other)),
-            }
+            let suite = Suite::of_layout(input.u8()?, VERSION)?;
             let group = GroupId::from_bytes(*input.array()?);
-            let user_key = *input.array()?;
-            let signing =
-                PublicKey::from_bytes(input.array::<PUBLIC_KEY>()?).map_err(|_| CodecError::Value)?;
+            let user_key = KeyBytes::read(&mut input, suite)?;
+            let signing = KeyBytes::read(&mut input, suite)?;
+            let signing = VerifyingKey::from_bytes(&signing).map_err(|_| CodecError::Value)?;
             let key = Secret::from_slice(input.raw(32)?).map_err(|_| CodecError::Length)?;
             let next = input.u32()?;
             input.finish()?;
@@ -222,8 +221,9 @@ impl PeerChain {
     }
 
     fn record(&self, (key, next): (&ChainKey, u32)) -> SecretBytes {
-        let mut out = Writer::with_capacity(1 + 16 + 2 * PUBLIC_KEY + 32 + 4);
-        out.u8(VERSION).raw(self.group.as_bytes()).raw(&self.user_key).raw(self.signing.as_bytes());
+        let mut out = Writer::with_capacity(1 + 16 + 2 * self.user_key.len() + 32 + 4);
+        out.u8(self.user_key.suite().layout(VERSION)).raw(self.group.as_bytes()).raw(&self.user_key);
+        out.raw(&self.signing.to_bytes());
         out.raw(key.expose()).u32(next);
         out.finish().into()
     }
@@ -236,7 +236,7 @@ impl PeerChain {
 
     /// The sender's user key when the chain came: messages count while the member has this one.
     #[must_use]
-    pub fn user_key(&self) -> &[u8; PUBLIC_KEY] {
+    pub fn user_key(&self) -> &KeyBytes {
         &self.user_key
     }
 
@@ -255,7 +255,7 @@ impl PeerChain {
     ///
     /// # Errors
     /// [`ProtocolError::Undecryptable`] when signature or tag do not verify, [`ProtocolError::Duplicate`],
-    /// [`ProtocolError::KeyGone`], [`ProtocolError::TooFarAhead`].
+    /// [`ProtocolError::KeyGone`], [`ProtocolError::TooFarAhead`], [`ProtocolError::SuiteMismatch`].
     pub fn open(
         mut self,
         app: &AppId,
@@ -265,12 +265,16 @@ impl PeerChain {
         if incoming.chain != self.id {
             return Err(ProtocolError::UnknownSenderKey);
         }
+        let (ours, theirs) = (self.user_key.suite(), incoming.suite);
+        if ours != theirs {
+            return Err(ProtocolError::SuiteMismatch { ours, theirs });
+        }
+        let profile = profile::of(ours);
         let scope = Scope { app, group: self.group, sender: &self.sender, key: &self.user_key };
         let aad = associated_data(scope, incoming.clear);
-        let signature =
-            Signature::from_bytes(incoming.signature).map_err(|_| ProtocolError::Undecryptable)?;
+        let signed = signed_bytes(&aad, incoming.sealed);
         self.signing
-            .verify(label::GROUP_SIGNATURE, &signed_bytes(&aad, incoming.sealed), &signature)
+            .verify(profile.label.group_signature, &signed, incoming.signature)
             .map_err(|_| ProtocolError::Undecryptable)?;
 
         let slot = Self::slot(incoming);
@@ -289,7 +293,7 @@ impl PeerChain {
         };
         let mut opened = SecretBytes::from_slice(incoming.sealed);
         let length = seed
-            .group_key()
+            .group_key(profile)
             .open(incoming.nonce, &aad, opened.expose_mut())
             .map_err(|_| ProtocolError::Undecryptable)?
             .len();

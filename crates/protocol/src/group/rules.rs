@@ -23,16 +23,15 @@
 use core::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use stvor_base::UserId;
+use stvor_base::{KeyBytes, UserId};
 
 use super::change::{Action, ChangeHash};
 use super::history::{Node, Set};
-use crate::profile::active::PUBLIC_KEY;
 
 /// What follows from a set of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    pub(crate) members: BTreeMap<UserId, [u8; PUBLIC_KEY]>,
+    pub(crate) members: BTreeMap<UserId, KeyBytes>,
     pub(crate) name: String,
 }
 
@@ -250,7 +249,7 @@ impl<'a> View<'a> {
         &self,
         (adds, removals): (Option<&Vec<usize>>, Option<&Vec<usize>>),
         (user, within): (&UserId, Option<&Set>),
-    ) -> Option<&'a [u8; PUBLIC_KEY]> {
+    ) -> Option<&'a KeyBytes> {
         let inside = |place: &&usize| within.is_none_or(|within| within.has(**place));
         let removals: Vec<usize> = removals.into_iter().flatten().filter(inside).copied().collect();
         let survives = |add: &&usize| {

@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use stvor_base::UserId;
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{KeyBytes, Suite, UserId};
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::SigningKey;
 use stvor_crypto::{Secret, SecretBytes};
 
 use super::limits::{MAX_MEMBERS, MAX_OWN_CHAINS};
 use super::message::ChainId;
 use crate::error::ProtocolError;
-use crate::profile::active::{PUBLIC_KEY, SigningKey, label};
+use crate::profile;
 use crate::ratchet::ChainKey;
 
 const VERSION: u8 = 1;
@@ -28,32 +29,34 @@ pub(crate) struct OwnChain {
 }
 
 impl OwnChain {
-    pub(crate) fn generate(rng: &mut dyn Random) -> Result<Self, ProtocolError> {
+    pub(crate) fn generate(suite: Suite, rng: &mut dyn Random) -> Result<Self, ProtocolError> {
         let mut id = [0; 16];
         rng.fill(&mut id)?;
         let key = ChainKey::new(Secret::random(rng)?);
-        Ok(Self { id, key, counter: 0, signing: SigningKey::generate(rng)? })
+        Ok(Self { id, key, counter: 0, signing: SigningKey::generate(suite, rng)? })
     }
 
     /// The chain one message on.
     pub(crate) fn record(&self, (key, counter): (&ChainKey, u32)) -> SecretBytes {
         let mut out = Writer::with_capacity(1 + 16 + 32 + 4 + 32);
-        out.u8(VERSION).raw(&self.id).raw(key.expose()).u32(counter).raw(self.signing.to_bytes().expose());
+        let suite = self.signing.public().suite();
+        out.u8(suite.layout(VERSION))
+            .raw(&self.id)
+            .raw(key.expose())
+            .u32(counter)
+            .raw(self.signing.to_bytes().expose());
         out.finish().into()
     }
 
     pub(crate) fn from_record(record: &SecretBytes) -> Result<Self, CodecError> {
         let mut input = Reader::new(record.expose());
-        match input.u8()? {
-            VERSION => {}
-            other => return Err(CodecError::Version(other)),
-        }
+        let suite = Suite::of_layout(input.u8()?, VERSION)?;
         let secret =
             |input: &mut Reader<'_>| Secret::<32>::from_slice(input.raw(32)?).map_err(|_| CodecError::Length);
         let id = *input.array()?;
         let key = ChainKey::new(secret(&mut input)?);
         let counter = input.u32()?;
-        let signing = SigningKey::from_bytes(&secret(&mut input)?).map_err(|_| CodecError::Value)?;
+        let signing = SigningKey::from_bytes(suite, &secret(&mut input)?).map_err(|_| CodecError::Value)?;
         input.finish()?;
         Ok(Self { id, key, counter, signing })
     }
@@ -62,8 +65,8 @@ impl OwnChain {
 /// A short name of a member with a key.
 type MemberTag = [u8; 16];
 
-pub(crate) fn tag_of(user: &UserId, key: &[u8; PUBLIC_KEY]) -> MemberTag {
-    let hash = sha256(&[label::GROUP_RECIPIENT, key, user.as_str().as_bytes()]);
+pub(crate) fn tag_of(user: &UserId, key: &KeyBytes) -> MemberTag {
+    let hash = sha256(&[profile::of(key.suite()).label.group_recipient, key, user.as_str().as_bytes()]);
     let mut tag = [0; 16];
     tag.copy_from_slice(&hash[..16]);
     tag

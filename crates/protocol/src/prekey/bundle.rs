@@ -1,13 +1,14 @@
 //! Bundles of others: as they come from a relay, and checked.
 
-use stvor_base::{Address, AppId, DeviceId, Timestamp};
-use stvor_crypto::p256::Signature;
+use stvor_base::{Address, AppId, DeviceId, KeyBytes, Suite, Timestamp};
+use stvor_crypto::kem::EncapsulationKey;
+use stvor_crypto::suite::{PublicKey, VerifyingKey};
 
 use super::{KemKind, Signed};
 use crate::devices::{PeerKeys, SignedDeviceList, SignedDeviceListIn};
 use crate::error::ProtocolError;
 use crate::limits;
-use crate::profile::active::{KemPublic, PUBLIC_KEY, PublicKey, label};
+use crate::profile;
 
 /// A signed prekey as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct SignedPrekeyIn {
     pub id: u32,
     /// When it was made, milliseconds since the Unix epoch.
     pub created: u64,
-    /// Its key: 65 bytes.
+    /// Its key: as many bytes as the suite's keys have.
     pub public: Vec<u8>,
     /// The device's signature: 64 bytes.
     pub signature: Vec<u8>,
@@ -27,7 +28,7 @@ pub struct SignedPrekeyIn {
 pub struct OneTimeIn {
     /// Its id.
     pub id: u32,
-    /// Its key: 65 bytes.
+    /// Its key: as many bytes as the suite's keys have.
     pub public: Vec<u8>,
 }
 
@@ -71,7 +72,7 @@ pub struct PrekeyBundle {
     pub(crate) agreement: PublicKey,
     pub(crate) signed: (u32, PublicKey),
     pub(crate) one_time: Option<(u32, PublicKey)>,
-    pub(crate) kem: (KemKind, u32, KemPublic),
+    pub(crate) kem: (KemKind, u32, EncapsulationKey),
 }
 
 impl PrekeyBundleIn {
@@ -93,28 +94,32 @@ impl PrekeyBundleIn {
             return Err(bad("it is of another device"));
         }
         let keys = list.keys_of(address)?;
-        let device = PublicKey::from_bytes(&keys.signing).map_err(|_| bad("the device key is malformed"))?;
+        let (suite, label) = (keys.suite(), &profile::of(keys.suite()).label);
+        let device =
+            VerifyingKey::from_bytes(&keys.signing).map_err(|_| bad("the device key is malformed"))?;
         let agreement =
             PublicKey::from_bytes(&keys.agreement).map_err(|_| bad("the device key is malformed"))?;
         let verify = |label: &[u8], signed: &Signed<'_>, signature: &[u8]| {
-            let signature = Signature::from_bytes(signature).map_err(|_| bad("a signature is malformed"))?;
-            device
-                .verify(label, &signed.message(), &signature)
-                .map_err(|_| bad("a signature does not verify"))
+            device.verify(label, &signed.message(), signature).map_err(|_| bad("a signature does not verify"))
+        };
+        let point = |bytes: &[u8], what| {
+            let bytes = KeyBytes::try_from(bytes).ok().filter(|bytes| bytes.suite() == suite);
+            bytes.and_then(|bytes| PublicKey::from_bytes(&bytes).ok()).ok_or(bad(what))
         };
 
         let created = Timestamp::from_millis(self.signed.created);
         let (id, key) = (self.signed.id, self.signed.public.as_slice());
         let signed = Signed { app, owner: address, kind: None, id, created, key };
-        verify(label::SIGNED_PREKEY, &signed, &self.signed.signature)?;
-        let signed_key = PublicKey::from_bytes(key).map_err(|_| bad("the signed prekey is malformed"))?;
+        verify(label.signed_prekey, &signed, &self.signed.signature)?;
+        let signed_key = point(key, "the signed prekey is malformed")?;
 
         let kem_created = Timestamp::from_millis(self.kem.created);
         let (kem_id, kem_key) = (self.kem.id, self.kem.public.as_slice());
         let kind = Some(self.kem.kind);
         let kem = Signed { app, owner: address, kind, id: kem_id, created: kem_created, key: kem_key };
-        verify(label::KEM_PREKEY, &kem, &self.kem.signature)?;
-        let kem_key = KemPublic::from_bytes(kem_key).map_err(|_| bad("the KEM prekey is malformed"))?;
+        verify(label.kem_prekey, &kem, &self.kem.signature)?;
+        let kem_key =
+            EncapsulationKey::from_bytes(kem_key).map_err(|_| bad("the KEM prekey is malformed"))?;
 
         let stale = |created| now.since(created) > limits::BUNDLE_MAX_AGE;
         if stale(created) || (self.kem.kind == KemKind::LastResort && stale(kem_created)) {
@@ -122,10 +127,7 @@ impl PrekeyBundleIn {
         }
         let one_time = match &self.one_time {
             None => None,
-            Some(key) => {
-                let public = PublicKey::from_bytes(&key.public);
-                Some((key.id, public.map_err(|_| bad("the one-time prekey is malformed"))?))
-            }
+            Some(key) => Some((key.id, point(&key.public, "the one-time prekey is malformed")?)),
         };
         Ok(PrekeyBundle {
             address: address.clone(),
@@ -146,9 +148,15 @@ impl PrekeyBundle {
         &self.address
     }
 
+    /// The suite of its keys.
+    #[must_use]
+    pub const fn suite(&self) -> Suite {
+        self.keys.suite()
+    }
+
     /// The user key that it presents.
     #[must_use]
-    pub fn user_key(&self) -> &[u8; PUBLIC_KEY] {
+    pub fn user_key(&self) -> &KeyBytes {
         &self.keys.user
     }
 }

@@ -1,8 +1,10 @@
 //! Our own prekeys: made, rotated, refilled, destroyed.
 
-use stvor_base::Timestamp;
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::{KeyBytes, Suite, Timestamp};
+use stvor_crypto::kem::DecapsulationKey;
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::{AgreementKey, SigningKey};
 use stvor_crypto::{Secret, SecretBytes};
 
 use super::{KemKind, Signed, kem_row, mark_partition};
@@ -10,7 +12,7 @@ use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::error::ProtocolError;
 use crate::identity::Identity;
 use crate::limits;
-use crate::profile::active::{AgreementKey, KEM_PUBLIC, KemSecret, PUBLIC_KEY, SIGNATURE, SigningKey, label};
+use crate::profile::{self, KEM_PUBLIC, SIGNATURE};
 
 const VERSION: u8 = 1;
 
@@ -22,7 +24,7 @@ pub struct SignedPrekeyPublic {
     /// When it was made, milliseconds since the Unix epoch.
     pub created: u64,
     /// Its key.
-    pub public: [u8; PUBLIC_KEY],
+    pub public: KeyBytes,
     /// The device's signature.
     pub signature: [u8; SIGNATURE],
 }
@@ -33,7 +35,7 @@ pub struct OneTimePublic {
     /// Its id.
     pub id: u32,
     /// Its key.
-    pub public: [u8; PUBLIC_KEY],
+    pub public: KeyBytes,
 }
 
 /// A KEM prekey to be uploaded.
@@ -176,7 +178,7 @@ impl Prekeys {
         if counts.one_time < limits::ONE_TIME_LOW {
             for _ in 0..limits::ONE_TIME_BATCH {
                 let id = take(&mut next.one_time.1);
-                upload.one_time.push(new_one_time(id, &mut effects, rng)?);
+                upload.one_time.push(maker.new_one_time(id, &mut effects, rng)?);
             }
         }
         if counts.kem_one_time < limits::ONE_TIME_LOW {
@@ -208,7 +210,7 @@ impl Prekeys {
         let mut next = self.clone();
         let mut effects = Effects::new();
         let maker = Maker { identity, signing: identity.signing()?, now };
-        let one_time = new_one_time(take(&mut next.one_time.1), &mut effects, rng)?;
+        let one_time = maker.new_one_time(take(&mut next.one_time.1), &mut effects, rng)?;
         let id = take(&mut next.kem_one_time.1);
         let kem = maker.new_kem(KemKind::OneTime, id, (&mut effects, rng))?;
         effects.put(Self::key(), next.encode());
@@ -239,7 +241,8 @@ impl Prekeys {
         if self.newest().iter().any(|row| records.get(row).is_none()) {
             return Err(ProtocolError::MissingRow("newest prekey"));
         }
-        let (signed, kem) = (signed_key(records, *id)?, kem_key(records, KemKind::LastResort, *id)?);
+        let signed = signed_key(identity.suite(), records, *id)?;
+        let kem = kem_key(records, KemKind::LastResort, *id)?;
         let maker = Maker { identity, signing: identity.signing()?, now: *created };
         Ok(Some(PrekeyUpload {
             signed: Some(maker.signed(*id, &signed, rng)?),
@@ -333,8 +336,10 @@ impl Prekeys {
     }
 
     fn encode(&self) -> SecretBytes {
+        // Only the key of an unsent prekey has a suite.
+        let suite = self.unsent.as_ref().map_or(Suite::P256, |unsent| unsent.signed.public.suite());
         let mut out = Writer::with_capacity(2_048);
-        out.u8(VERSION).u32(self.next_generation);
+        out.u8(suite.layout(VERSION)).u32(self.next_generation);
         for (from, to) in [self.one_time, self.kem_one_time] {
             out.u32(from).u32(to);
         }
@@ -355,10 +360,7 @@ impl Prekeys {
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        match input.u8()? {
-            VERSION => {}
-            other => return Err(CodecError::Version(other)),
-        }
+        let suite = Suite::of_layout(input.u8()?, VERSION)?;
         let next_generation = input.u32()?;
         let mut range = || -> Result<(u32, u32), CodecError> {
             let range = (input.u32()?, input.u32()?);
@@ -375,7 +377,7 @@ impl Prekeys {
             let signed = SignedPrekeyPublic {
                 id: input.u32()?,
                 created: input.u64()?,
-                public: *input.array()?,
+                public: KeyBytes::read(&mut input, suite)?,
                 signature: *input.array()?,
             };
             let kem = KemPublicPrekey {
@@ -416,7 +418,7 @@ impl Maker<'_> {
     ) -> Result<[u8; SIGNATURE], ProtocolError> {
         let (app, owner) = (self.identity.app(), self.identity.address());
         let signed = Signed { app, owner, kind, id, created: self.now, key };
-        Ok(*self.signing.sign_with(rng, label, &signed.message())?.as_bytes())
+        Ok(self.signing.sign_with(rng, label, &signed.message())?)
     }
 
     fn new_signed(
@@ -425,7 +427,7 @@ impl Maker<'_> {
         effects: &mut Effects,
         rng: &mut dyn Random,
     ) -> Result<SignedPrekeyPublic, ProtocolError> {
-        let key = AgreementKey::generate(rng)?;
+        let key = AgreementKey::generate(self.identity.suite(), rng)?;
         let public = self.signed(id, &key, rng)?;
         effects.put(RecordKey::numbered(RecordKind::SignedPrekey, id), private_row(key.to_bytes().expose()));
         Ok(public)
@@ -437,8 +439,9 @@ impl Maker<'_> {
         key: &AgreementKey,
         rng: &mut dyn Random,
     ) -> Result<SignedPrekeyPublic, ProtocolError> {
-        let public = *key.public().as_bytes();
-        let signature = self.sign(rng, label::SIGNED_PREKEY, (None, id, &public))?;
+        let public = key.public();
+        let label = profile::of(self.identity.suite()).label.signed_prekey;
+        let signature = self.sign(rng, label, (None, id, &public))?;
         Ok(SignedPrekeyPublic { id, created: self.now.as_millis(), public, signature })
     }
 
@@ -448,7 +451,7 @@ impl Maker<'_> {
         id: u32,
         (effects, rng): (&mut Effects, &mut dyn Random),
     ) -> Result<KemPublicPrekey, ProtocolError> {
-        let key = KemSecret::generate(rng)?;
+        let key = DecapsulationKey::generate(rng)?;
         let public = self.kem(kind, id, (&key, rng))?;
         effects.put(kem_row(kind, id), private_row(key.to_bytes().expose()));
         Ok(public)
@@ -458,22 +461,24 @@ impl Maker<'_> {
         &self,
         kind: KemKind,
         id: u32,
-        (key, rng): (&KemSecret, &mut dyn Random),
+        (key, rng): (&DecapsulationKey, &mut dyn Random),
     ) -> Result<KemPublicPrekey, ProtocolError> {
         let public = key.public().as_bytes().to_vec();
-        let signature = self.sign(rng, label::KEM_PREKEY, (Some(kind), id, &public))?;
+        let label = profile::of(self.identity.suite()).label.kem_prekey;
+        let signature = self.sign(rng, label, (Some(kind), id, &public))?;
         Ok(KemPublicPrekey { id, created: self.now.as_millis(), public, signature })
     }
-}
 
-fn new_one_time(
-    id: u32,
-    effects: &mut Effects,
-    rng: &mut dyn Random,
-) -> Result<OneTimePublic, ProtocolError> {
-    let key = AgreementKey::generate(rng)?;
-    effects.put(RecordKey::numbered(RecordKind::OneTimePrekey, id), private_row(key.to_bytes().expose()));
-    Ok(OneTimePublic { id, public: *key.public().as_bytes() })
+    fn new_one_time(
+        &self,
+        id: u32,
+        effects: &mut Effects,
+        rng: &mut dyn Random,
+    ) -> Result<OneTimePublic, ProtocolError> {
+        let key = AgreementKey::generate(self.identity.suite(), rng)?;
+        effects.put(RecordKey::numbered(RecordKind::OneTimePrekey, id), private_row(key.to_bytes().expose()));
+        Ok(OneTimePublic { id, public: key.public() })
+    }
 }
 
 fn private_row(secret: &[u8]) -> SecretBytes {
@@ -493,19 +498,19 @@ fn private<const N: usize>(record: &SecretBytes) -> Result<Secret<N>, ProtocolEr
 }
 
 /// The private half of a signed prekey.
-pub(crate) fn signed_key(records: &Records, id: u32) -> Result<AgreementKey, ProtocolError> {
+pub(crate) fn signed_key(suite: Suite, records: &Records, id: u32) -> Result<AgreementKey, ProtocolError> {
     let row = records.get(&RecordKey::numbered(RecordKind::SignedPrekey, id));
-    Ok(AgreementKey::from_bytes(&private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
+    Ok(AgreementKey::from_bytes(suite, &private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
 }
 
 /// The private half of a one-time prekey.
-pub(crate) fn one_time_key(records: &Records, id: u32) -> Result<AgreementKey, ProtocolError> {
+pub(crate) fn one_time_key(suite: Suite, records: &Records, id: u32) -> Result<AgreementKey, ProtocolError> {
     let row = records.get(&RecordKey::numbered(RecordKind::OneTimePrekey, id));
-    Ok(AgreementKey::from_bytes(&private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
+    Ok(AgreementKey::from_bytes(suite, &private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
 }
 
 /// The private half of a KEM prekey.
-pub(crate) fn kem_key(records: &Records, kind: KemKind, id: u32) -> Result<KemSecret, ProtocolError> {
+pub(crate) fn kem_key(records: &Records, kind: KemKind, id: u32) -> Result<DecapsulationKey, ProtocolError> {
     let row = records.get(&kem_row(kind, id));
-    Ok(KemSecret::from_bytes(&private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
+    Ok(DecapsulationKey::from_bytes(&private(row.ok_or(ProtocolError::UnknownPrekey)?)?)?)
 }

@@ -2,8 +2,9 @@
 
 use stvor_crypto::Secret;
 use stvor_crypto::kdf::{hkdf_sha256, hkdf_sha256_unsalted, hmac_sha256, hmac_sha256_pair};
+use stvor_crypto::suite::Aead;
 
-use crate::profile::active::{Aead, label};
+use crate::profile::Profile;
 
 /// The state of a chain: the keys of its messages from here on follow from it.
 pub(crate) struct ChainKey(Secret<32>);
@@ -76,12 +77,12 @@ impl MessageSeed {
     }
 
     /// The key of the message, ready to seal or open.
-    pub(crate) fn key(&self) -> Aead {
-        Aead::new(&hkdf_sha256_unsalted(self.0.expose(), label::MESSAGE))
+    pub(crate) fn key(&self, profile: &Profile) -> Aead {
+        Aead::new(profile.suite, &hkdf_sha256_unsalted(self.0.expose(), profile.label.message))
     }
 
     /// The key of a group message, ready to seal or open.
-    pub(crate) fn group_key(&self) -> Aead {
-        Aead::new(&hkdf_sha256_unsalted(self.0.expose(), label::GROUP_MESSAGE))
+    pub(crate) fn group_key(&self, profile: &Profile) -> Aead {
+        Aead::new(profile.suite, &hkdf_sha256_unsalted(self.0.expose(), profile.label.group_message))
     }
 }

@@ -20,22 +20,26 @@ mod record;
 pub(crate) use chain::{ChainKey, MessageSeed, turn};
 pub(crate) use record::CHAINS_BYTES;
 
+use stvor_base::KeyBytes;
 use stvor_crypto::random::Random;
+use stvor_crypto::suite::{AgreementKey, PublicKey};
 use stvor_crypto::{Secret, ShieldKey, Shielded};
 
 use crate::envelope::{Header, HeaderIn};
 use crate::error::ProtocolError;
 use crate::limits::{MAX_RECEIVING_CHAINS, MAX_SKIP};
-use crate::profile::active::{AgreementKey, NONCE, PUBLIC_KEY, PublicKey, label};
+use crate::profile::{self, MAX_NONCE, Profile, Suite};
 
-/// What tells ratchet keys of one session apart: the x coordinate.
+/// What tells ratchet keys of one session apart: the x coordinate of P-256, the u coordinate of Curve25519.
 pub(crate) type KeyId = [u8; 32];
 
 /// The id of a ratchet key. Two keys that differ in y only share it; the associated data tells them apart.
-pub(crate) fn key_id(key: &[u8; PUBLIC_KEY]) -> KeyId {
-    let mut id = [0; 32];
-    id.copy_from_slice(&key[1..33]);
-    id
+pub(crate) fn key_id(key: &KeyBytes) -> KeyId {
+    let coordinate = match key.suite() {
+        Suite::X25519 => key.first_chunk(),
+        _ => key.get(1..).and_then(<[u8]>::first_chunk),
+    };
+    coordinate.copied().unwrap_or_default()
 }
 
 /// One chain of messages from the peer.
@@ -51,6 +55,7 @@ pub(crate) struct ReceivingChain {
 
 /// The ratchet of one session.
 pub(crate) struct Ratchet {
+    pub(crate) profile: &'static Profile,
     pub(crate) keys: RootKeys,
     /// The chain on our ratchet key.
     pub(crate) sending: Option<(ChainKey, u32)>,
@@ -125,7 +130,8 @@ impl Ratchet {
         shield: &ShieldKey,
     ) -> Result<Self, ProtocolError> {
         let root = Shielded::new_with(root.expose(), shield)?;
-        Ok(Self::start(RootKeys { root, own: None, remote: Some(remote) }))
+        let suite = remote.suite();
+        Ok(Self::start(suite, RootKeys { root, own: None, remote: Some(remote) }))
     }
 
     /// The responder's: our signed prekey is our first ratchet key.
@@ -135,11 +141,12 @@ impl Ratchet {
         shield: &ShieldKey,
     ) -> Result<Self, ProtocolError> {
         let root = Shielded::new_with(root.expose(), shield)?;
-        Ok(Self::start(RootKeys { root, own: Some(own), remote: None }))
+        let suite = own.public().suite();
+        Ok(Self::start(suite, RootKeys { root, own: Some(own), remote: None }))
     }
 
-    fn start(keys: RootKeys) -> Self {
-        Self { keys, sending: None, previous: 0, chains: Vec::new() }
+    fn start(suite: Suite, keys: RootKeys) -> Self {
+        Self { profile: profile::of(suite), keys, sending: None, previous: 0, chains: Vec::new() }
     }
 
     /// The header and key seed of the next message to send, with the sending half of a DH step if one is due.
@@ -149,21 +156,21 @@ impl Ratchet {
         rng: &mut dyn Random,
     ) -> Result<Sending, ProtocolError> {
         let damaged = ProtocolError::BadRecord("session");
-        let mut nonce = [0; NONCE];
-        rng.fill(&mut nonce)?;
+        let mut nonce = [0; MAX_NONCE];
+        rng.fill(nonce.get_mut(..self.profile.suite.nonce_bytes()).unwrap_or_default())?;
         let turned;
         let (keys, chain, number) = match &self.sending {
             Some((chain, number)) => (None, chain, *number),
             None => {
                 let remote = self.keys.remote.as_ref().ok_or(damaged)?;
-                let own = AgreementKey::generate(rng)?;
-                let (root, chain) = root_step(&self.keys.root, &own.agree(remote)?, shield)?;
+                let own = AgreementKey::generate(self.profile.suite, rng)?;
+                let (root, chain) = self.root_step(&own.agree(remote)?, shield)?;
                 turned = chain;
                 (Some(RootKeys { root, own: Some(own), remote: Some(remote.clone()) }), &turned, 0)
             }
         };
         let own = keys.as_ref().unwrap_or(&self.keys).own.as_ref();
-        let ratchet_key = *own.ok_or(ProtocolError::BadRecord("session"))?.public().as_bytes();
+        let ratchet_key = own.ok_or(ProtocolError::BadRecord("session"))?.public();
         let header = Header { ratchet_key, previous: self.previous, number, nonce };
         // Nobody sends 2^32 messages without an answer: the peer forces a turn long before.
         let next = number.checked_add(1).ok_or(ProtocolError::BadRecord("session"))?;
@@ -189,7 +196,7 @@ impl Ratchet {
         if let Some(seed) = stored {
             return Ok((seed, Step::Stored));
         }
-        let id = key_id(header.ratchet_key);
+        let id = key_id(&header.ratchet_key);
         if let Some((index, chain)) = self.chains.iter().enumerate().find(|(_, chain)| chain.id == id) {
             if header.number < chain.next {
                 return Err(ProtocolError::Duplicate);
@@ -207,12 +214,23 @@ impl Ratchet {
             return Err(ProtocolError::TooFarAhead { ahead: header.number, limit: MAX_SKIP });
         }
         let opaque = |_| ProtocolError::Undecryptable;
-        let remote = PublicKey::from_bytes(header.ratchet_key).map_err(opaque)?;
-        let (root, first) = root_step(&self.keys.root, &own.agree(&remote).map_err(opaque)?, shield)?;
+        let remote = PublicKey::from_bytes(&header.ratchet_key).map_err(opaque)?;
+        let (root, first) = self.root_step(&own.agree(&remote).map_err(opaque)?, shield)?;
         let (seed, chain) = walk(&first, header.number)?;
         let (number, previous) = (header.number, header.previous);
         let keys = RootKeys { root, own: None, remote: Some(remote) };
         Ok((seed, Step::Turn(Box::new(Turn { keys, id, first, chain, number, previous }))))
+    }
+
+    fn root_step(
+        &self,
+        secret: &Secret<32>,
+        shield: &ShieldKey,
+    ) -> Result<(Shielded, ChainKey), ProtocolError> {
+        let label = self.profile.label.root;
+        let derived = self.keys.root.open_with(shield, |root| turn(root, secret, label))?;
+        let (root, chain) = derived.expose().split_at(32);
+        Ok((Shielded::new_with(root, shield)?, ChainKey::new(Secret::from_slice(chain)?)))
     }
 
     /// Carries a change out, and gives back the keys that it passed over.
@@ -276,14 +294,4 @@ fn collect(key: &ChainKey, (id, from, to): (&KeyId, u32, u32), skipped: &mut Vec
         skipped.push(Skipped { id: *id, number, seed });
         number += 1;
     });
-}
-
-fn root_step(
-    root: &Shielded,
-    secret: &Secret<32>,
-    shield: &ShieldKey,
-) -> Result<(Shielded, ChainKey), ProtocolError> {
-    let derived = root.open_with(shield, |root| turn(root, secret, label::ROOT))?;
-    let (root, chain) = derived.expose().split_at(32);
-    Ok((Shielded::new_with(root, shield)?, ChainKey::new(Secret::from_slice(chain)?)))
 }

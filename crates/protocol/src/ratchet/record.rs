@@ -1,13 +1,15 @@
 //! The stored form of a ratchet: two parts of constant size. The *chains* change with each message, the *root* only with
 //! each turn, so a message writes few bytes and does not open the root key.
 
+use stvor_base::KeyBytes;
 use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_crypto::suite::{AgreementKey, PublicKey};
 use stvor_crypto::{Secret, ShieldKey, Shielded};
 
 use super::{ChainKey, Ratchet, ReceivingChain, RootKeys};
 use crate::error::ProtocolError;
 use crate::limits::MAX_RECEIVING_CHAINS;
-use crate::profile::active::{AgreementKey, PUBLIC_KEY, PublicKey};
+use crate::profile::Profile;
 
 /// Bytes of the chains part.
 pub(crate) const CHAINS_BYTES: usize = 1 + 32 + 4 + 4 + MAX_RECEIVING_CHAINS * SLOT;
@@ -41,40 +43,47 @@ impl Ratchet {
     pub(crate) fn read(
         root: &mut Reader<'_>,
         chains: &mut Reader<'_>,
-        shield: &ShieldKey,
+        (profile, shield): (&'static Profile, &ShieldKey),
     ) -> Result<Self, CodecError> {
-        let keys = read_root(root, shield)?;
+        let keys = read_root(root, profile, shield)?;
         let (sending, previous, chains) = read_chains(chains)?;
         if sending.is_some() && keys.own.is_none() {
             return Err(CodecError::Value);
         }
-        Ok(Self { keys, sending, previous, chains })
+        Ok(Self { profile, keys, sending, previous, chains })
     }
 }
 
 impl RootKeys {
-    pub(crate) fn write(&self, out: &mut Writer, shield: &ShieldKey) -> Result<(), ProtocolError> {
+    pub(crate) fn write(
+        &self,
+        out: &mut Writer,
+        (profile, shield): (&Profile, &ShieldKey),
+    ) -> Result<(), ProtocolError> {
         self.root.open_with(shield, |root| {
             out.raw(root);
         })?;
         let own = self.own.as_ref().map(AgreementKey::to_bytes);
         optional(out, own.as_ref().map(Secret::expose));
         match &self.remote {
-            Some(key) => out.u8(1).raw(key.as_bytes()),
-            None => out.u8(0).raw(&[0; PUBLIC_KEY]),
+            Some(key) => out.u8(1).raw(&key.to_bytes()),
+            None => out.u8(0).raw(&vec![0; profile.suite.key_bytes()]),
         };
         Ok(())
     }
 }
 
-fn read_root(input: &mut Reader<'_>, shield: &ShieldKey) -> Result<RootKeys, CodecError> {
+fn read_root(input: &mut Reader<'_>, profile: &Profile, shield: &ShieldKey) -> Result<RootKeys, CodecError> {
     let root = Shielded::new_with(input.raw(32)?, shield).map_err(|_| CodecError::Value)?;
     let own = read_secret(input)?
-        .map(|scalar| AgreementKey::from_bytes(&scalar))
+        .map(|scalar| AgreementKey::from_bytes(profile.suite, &scalar))
         .transpose()
         .map_err(|_| CodecError::Value)?;
-    let (present, remote) = (input.bool()?, input.array::<PUBLIC_KEY>()?);
-    let remote = present.then(|| PublicKey::from_bytes(remote)).transpose().map_err(|_| CodecError::Value)?;
+    let present = input.bool()?;
+    let remote = input.raw(profile.suite.key_bytes())?;
+    let remote = present.then(|| KeyBytes::try_from(remote)).transpose()?;
+    let remote =
+        remote.map(|remote| PublicKey::from_bytes(&remote)).transpose().map_err(|_| CodecError::Value)?;
     Ok(RootKeys { root, own, remote })
 }
 

@@ -1,5 +1,6 @@
 //! Accepting a handshake, and which of two sessions that started at once is kept.
 
+use stvor_base::KeyBytes;
 use stvor_crypto::random::Random;
 use stvor_crypto::{SecretBytes, ShieldKey};
 
@@ -12,7 +13,7 @@ use crate::envelope::PrekeyPartIn;
 use crate::error::ProtocolError;
 use crate::handshake;
 use crate::plaintext::ContentKind;
-use crate::profile::active::PUBLIC_KEY;
+use crate::profile;
 use crate::ratchet::Ratchet;
 use crate::trust::{IdentityEvent, judge};
 
@@ -40,6 +41,7 @@ impl Conversation {
         }
         let terms = Terms {
             id: accepted.agreed.session,
+            profile: profile::of(context.identity.suite()),
             initiator: false,
             created: context.now,
             base_key: part.base_key,
@@ -83,7 +85,7 @@ impl Conversation {
     }
 
     /// The base key and place of a session of ours that nobody answered yet.
-    fn own_unanswered(&self) -> Option<(Place, &[u8; PUBLIC_KEY])> {
+    fn own_unanswered(&self) -> Option<(Place, &KeyBytes)> {
         [Place::Candidate, Place::Current].into_iter().find_map(|place| {
             let session = &self.active(place)?.session;
             session.unanswered().then_some((place, &session.terms.base_key))
@@ -99,7 +101,7 @@ impl Conversation {
         asks: bool,
     ) -> Effects {
         let mut effects = Effects::new();
-        let wins = |base_key: &[u8; PUBLIC_KEY]| !asks && *base_key < session.terms.base_key;
+        let wins = |base_key: &KeyBytes| !asks && *base_key < session.terms.base_key;
         let ours = self.own_unanswered().filter(|(_, base_key)| wins(base_key));
         match ours.map(|(place, _)| place) {
             Some(Place::Current) => self.archive_session(session.terms.id, records.archived(), &mut effects),

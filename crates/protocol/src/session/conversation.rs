@@ -1,7 +1,7 @@
 //! What is kept of a conversation, in memory and in rows.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, Timestamp};
+use stvor_base::{Address, KeyBytes, Timestamp};
 use stvor_crypto::{SecretBytes, ShieldKey};
 
 use super::stored::{Slot, StoredKeys};
@@ -233,10 +233,14 @@ impl Conversation {
     }
 
     /// Whether a session with this user key may be used.
-    pub(crate) fn check_identity(&self, context: &Context<'_>, user_key: &[u8]) -> Result<(), ProtocolError> {
+    pub(crate) fn check_identity(
+        &self,
+        context: &Context<'_>,
+        user_key: &KeyBytes,
+    ) -> Result<(), ProtocolError> {
         let user = || self.peer.user.clone();
         match &self.pin {
-            Some(pin) if pin.user_key != user_key => Err(ProtocolError::IdentityChanged(user())),
+            Some(pin) if pin.user_key != *user_key => Err(ProtocolError::IdentityChanged(user())),
             pin => {
                 let verified = pin.as_ref().is_some_and(|pin| pin.verified);
                 if context.policy.first == FirstContact::VerifiedOnly && !verified {
@@ -368,7 +372,7 @@ impl Conversation {
 pub(crate) fn slot_of<'a>(incoming: &'a Incoming<'_>) -> Slot<'a> {
     Slot {
         session: &incoming.session,
-        chain: key_id(incoming.header.ratchet_key),
+        chain: key_id(&incoming.header.ratchet_key),
         number: incoming.header.number,
     }
 }

@@ -51,7 +51,7 @@ impl Conversation {
     /// # Errors
     /// [`ProtocolError::Duplicate`] and [`ProtocolError::Replay`] for what was accepted before;
     /// [`ProtocolError::UnknownSession`], [`ProtocolError::UnknownPrekey`], [`ProtocolError::Undecryptable`] and
-    /// [`ProtocolError::TooFarAhead`] for what can not be read, and [`ProtocolError::KeyGone`] for what came too late; [`ProtocolError::IdentityChanged`],
+    /// [`ProtocolError::TooFarAhead`] for what can not be read, [`ProtocolError::SuiteMismatch`] for what is of another suite, and [`ProtocolError::KeyGone`] for what came too late; [`ProtocolError::IdentityChanged`],
     /// [`ProtocolError::NotVerified`], [`ProtocolError::BadDeviceList`] and [`ProtocolError::AwaitingTrust`] as the
     /// policy judges the sender: for the last, call again with the decision.
     pub fn decrypt(
@@ -61,6 +61,7 @@ impl Conversation {
         rng: &mut dyn Random,
     ) -> Result<Received, ProtocolError> {
         let incoming = delivery.incoming;
+        context.identity.speaks(incoming.suite)?;
         if let Some(place) = self.place(&incoming.session) {
             return self.decrypt_active(place, context, delivery, rng);
         }

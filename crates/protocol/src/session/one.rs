@@ -1,7 +1,7 @@
 //! One session with one device of a peer.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, ContentId, Timestamp};
+use stvor_base::{Address, ContentId, KeyBytes, Timestamp};
 use stvor_crypto::kdf::Sha256Prefix;
 use stvor_crypto::random::Random;
 use stvor_crypto::{SecretBytes, ShieldKey};
@@ -11,7 +11,7 @@ use crate::envelope::{self, Incoming, SessionId};
 use crate::error::ProtocolError;
 use crate::limits::FORCED_RATCHET;
 use crate::plaintext::{Padding, Plaintext};
-use crate::profile::active::{PUBLIC_KEY, SUITE, TAG, label};
+use crate::profile::{self, Profile, Suite, TAG};
 use crate::ratchet::{MessageSeed, Ratchet, RootKeys, Skipped, Step};
 
 const VERSION: u8 = 1;
@@ -19,11 +19,12 @@ const VERSION: u8 = 1;
 /// What stays the same for the life of a session.
 pub(crate) struct Terms {
     pub(crate) id: SessionId,
+    pub(crate) profile: &'static Profile,
     /// Whether we started it.
     pub(crate) initiator: bool,
     pub(crate) created: Timestamp,
     /// The initiator's ephemeral key.
-    pub(crate) base_key: [u8; PUBLIC_KEY],
+    pub(crate) base_key: KeyBytes,
     /// The peer's identity at the handshake. The session is with it and no other.
     pub(crate) peer: PeerKeys,
 }
@@ -111,12 +112,15 @@ impl Session {
         plaintext.check_size()?;
         let sending = self.ratchet.prepare_sending(with.shield, rng)?;
         let header = &sending.header;
-        let size = plaintext.padded_size(with.padding, (envelope::clear_size(prekey_part), TAG));
-        let mut blob = envelope::clear_bytes(&self.terms.id, with.now, (prekey_part, size), header);
+        let profile = self.terms.profile;
+        let size = plaintext.padded_size(with.padding, (envelope::clear_size(profile, prekey_part), TAG));
+        let mut blob =
+            envelope::clear_bytes((profile.suite, &self.terms.id), with.now, (prekey_part, size), header);
         let clear = blob.len();
         let aad = associated_data(&self.prefixes.outgoing, &blob);
         plaintext.encode_to(&mut blob, size - TAG)?;
-        let tag = sending.seed.key().seal_in_place_separate_tag(&header.nonce, &aad, &mut blob[clear..])?;
+        let key = sending.seed.key(profile);
+        let tag = key.seal_in_place_separate_tag(header.nonce(), &aad, &mut blob[clear..])?;
         blob.extend_from_slice(&tag);
         let root = sending.keys.as_ref().map(|keys| self.root_record_of(keys, with.shield)).transpose()?;
         self.ratchet.sent(sending);
@@ -134,7 +138,7 @@ impl Session {
         let (seed, step) = self.ratchet.prepare(&incoming.header, stored, shield)?;
         let aad = associated_data(&self.prefixes.incoming, incoming.clear);
         let mut bytes = SecretBytes::from_slice(incoming.sealed);
-        let opened = seed.key().open(incoming.header.nonce, &aad, bytes.expose_mut());
+        let opened = seed.key(self.terms.profile).open(incoming.header.nonce, &aad, bytes.expose_mut());
         let length = opened.map_err(|_| ProtocolError::Undecryptable)?.len();
         bytes.truncate(length);
         let plaintext = Plaintext::decode(bytes).map_err(|_| ProtocolError::Undecryptable)?;
@@ -202,13 +206,13 @@ impl Session {
     fn root_record_of(&self, keys: &RootKeys, shield: &ShieldKey) -> Result<SecretBytes, ProtocolError> {
         let mut out = Writer::with_capacity(512);
         let terms = &self.terms;
-        out.u8(VERSION)
+        out.u8(terms.profile.suite.layout(VERSION))
             .raw(&terms.id)
             .u8(u8::from(terms.initiator))
             .u64(terms.created.as_millis())
             .raw(&terms.base_key);
         terms.peer.encode(&mut out);
-        keys.write(&mut out, shield)?;
+        keys.write(&mut out, (terms.profile, shield))?;
         Ok(SecretBytes::from(out.finish()))
     }
 
@@ -247,7 +251,7 @@ impl Session {
         shield: &ShieldKey,
     ) -> Result<Self, CodecError> {
         let (mut root, mut chains) = (Reader::new(root), Reader::new(chains));
-        version(&mut root)?;
+        let suite = Suite::of_layout(root.u8()?, VERSION)?;
         version(&mut chains)?;
         let id: SessionId = *root.array()?;
         if id != *chains.array::<16>()? {
@@ -255,14 +259,15 @@ impl Session {
         }
         let initiator = root.bool()?;
         let created = Timestamp::from_millis(root.u64()?);
-        let base_key = *root.array()?;
-        let peer = PeerKeys { user: *root.array()?, signing: *root.array()?, agreement: *root.array()? };
+        let base_key = KeyBytes::read(&mut root, suite)?;
+        let peer = PeerKeys::read(&mut root, suite)?;
         let (answered, received) = (chains.bool()?, chains.u32()?);
-        let ratchet = Ratchet::read(&mut root, &mut chains, shield)?;
+        let profile = profile::of(suite);
+        let ratchet = Ratchet::read(&mut root, &mut chains, (profile, shield))?;
         root.finish()?;
         chains.finish()?;
         let prefixes = prefixes(&peer);
-        let terms = Terms { id, initiator, created, base_key, peer };
+        let terms = Terms { id, profile, initiator, created, base_key, peer };
         Ok(Self { terms, ratchet, answered, received, prefixes })
     }
 }
@@ -294,7 +299,8 @@ impl Prefixes {
 /// `label | u8 suite`, then each with a u32 length: sender address, sender keys, recipient address, recipient keys.
 fn prefix(sender: (&Address, &PeerKeys), recipient: (&Address, &PeerKeys)) -> Vec<u8> {
     let mut out = Writer::with_capacity(1_024);
-    out.raw(label::ASSOCIATED_DATA).u8(SUITE);
+    let profile = profile::of(sender.1.suite());
+    out.raw(profile.label.associated_data).u8(profile.suite.number());
     for (address, keys) in [sender, recipient] {
         let (mut name, mut identity) = (Writer::new(), Writer::new());
         address.encode(&mut name);

@@ -12,6 +12,7 @@ use crate::handshake;
 use crate::limits::FRESH_SESSION_INTERVAL;
 use crate::plaintext::Plaintext;
 use crate::prekey::PrekeyBundle;
+use crate::profile;
 use crate::ratchet::Ratchet;
 use crate::trust::{IdentityEvent, TrustDecision, judge};
 
@@ -39,7 +40,8 @@ impl Conversation {
     /// Starts a session with a bundle. It becomes current, and the one before is archived.
     ///
     /// # Errors
-    /// [`ProtocolError::BadBundle`] for a bundle of another device; what [`judge`] says of the identity: on
+    /// [`ProtocolError::BadBundle`] for a bundle of another device, [`ProtocolError::SuiteMismatch`] for one of another
+    /// suite; what [`judge`] says of the identity: on
     /// [`ProtocolError::AwaitingTrust`] call again with the decision.
     pub fn start(
         &mut self,
@@ -84,12 +86,15 @@ impl Conversation {
         if bundle.address != self.peer {
             return Err(ProtocolError::BadBundle("it is of another device"));
         }
+        // Before the identity is judged: no policy lets a peer talk us into another suite.
+        context.identity.speaks(bundle.keys.suite())?;
         let shield = ShieldKey::new();
         let verdict = judge(self.pin.as_ref(), &bundle.list, (context.policy, decision), context.now)?;
         let initiated = handshake::initiate(context.identity, bundle, rng)?;
         let ratchet = Ratchet::initiator(&initiated.agreed.root, bundle.signed.1.clone(), &shield)?;
         let terms = Terms {
             id: initiated.agreed.session,
+            profile: profile::of(context.identity.suite()),
             initiator: true,
             created: context.now,
             base_key: initiated.base_key,

@@ -8,7 +8,7 @@ use stvor_crypto::SystemRandom;
 use stvor_protocol::Identity;
 use stvor_protocol::group::{Action, Change, Group, Member, SignedChangeIn};
 
-use crate::model::{NOW, app, identity};
+use super::model::{NOW, app, identity};
 
 /// The first one makes the group and is honest: builds on everything that there is.
 const NAMES: [&str; 6] = ["zoe", "bob", "cat", "dan", "eve", "abe"];

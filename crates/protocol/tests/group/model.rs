@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
-use stvor_base::{Address, AppId, ContentId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_base::{Address, AppId, ContentId, DeviceId, GroupId, Suite, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::*;
 use stvor_protocol::*;
@@ -21,7 +21,9 @@ pub fn user(name: &str) -> UserId {
 
 pub fn identity(name: &str) -> Identity {
     let address = Address::new(user(name), DeviceId::FIRST);
-    Identity::create(&app(), &address, NOW, &mut SystemRandom::new()).unwrap().0
+    // The same files make a test program for each suite (see `x25519.rs`).
+    let suite = if module_path!().starts_with("x25519") { Suite::X25519 } else { Suite::P256 };
+    Identity::create_in(suite, (&app(), &address), NOW, &mut SystemRandom::new()).unwrap().0
 }
 
 pub fn context(identity: &Identity) -> Context<'_> {

@@ -8,7 +8,7 @@ use stvor_protocol::group::{
 };
 use stvor_protocol::{Identity, Plaintext, ProtocolError, RecordKey, RecordKind};
 
-use crate::model::{NOW, Rows, app, context, identity, text, user};
+use super::model::{NOW, Rows, app, context, identity, text, user};
 
 fn rng() -> SystemRandom {
     SystemRandom::new()

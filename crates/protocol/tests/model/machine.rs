@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use stvor_base::{ErrorCode, MessageId};
+use stvor_base::{ErrorCode, KeyBytes, MessageId};
 use stvor_protocol::*;
 
 use super::{Party, app, padding};
@@ -35,7 +35,7 @@ struct Flight {
 struct Row {
     to: usize,
     plaintext: Plaintext,
-    pinned: [u8; 65],
+    pinned: KeyBytes,
     resends: u32,
     /// How often the receiver's application was shown it.
     shown: usize,
@@ -163,7 +163,8 @@ impl Machine {
     fn send(&mut self, from: usize, to: usize) {
         let words = format!("{from} to {to}, {}", self.rows[from].len());
         let plaintext = self.parties[from].text(&words);
-        let row = Row { to, plaintext, pinned: [0; 65], resends: 0, shown: 0, reported: false, lost: false };
+        let row =
+            Row { to, plaintext, pinned: [0; 65].into(), resends: 0, shown: 0, reported: false, lost: false };
         self.rows[from].push(row);
         self.send_row(from, self.rows[from].len() - 1);
     }

@@ -6,7 +6,7 @@ pub mod machine;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use stvor_base::{Address, AppId, ContentId, DeviceId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, AppId, ContentId, DeviceId, MessageId, Suite, Timestamp, UserId};
 use stvor_crypto::random::{DeterministicRandom, Random};
 use stvor_protocol::*;
 
@@ -16,6 +16,11 @@ pub fn padding(size: usize) -> usize {
         .into_iter()
         .find(|bucket| *bucket >= size)
         .unwrap_or(size.next_multiple_of(4_096))
+}
+
+/// The suite of this test program: the same files make one for each (see `x25519.rs`).
+pub fn suite() -> Suite {
+    if module_path!().starts_with("x25519") { Suite::X25519 } else { Suite::P256 }
 }
 
 pub fn app() -> AppId {
@@ -93,7 +98,8 @@ impl Party {
     pub fn seeded(name: &str, seed: &str) -> Self {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let mut rng = DeterministicRandom::from_label(seed);
-        let (identity, effects) = Identity::create(&app(), &address(name), now, &mut rng).unwrap();
+        let (identity, effects) =
+            Identity::create_in(suite(), (&app(), &address(name)), now, &mut rng).unwrap();
         let mut rows = Rows::default();
         assert!(rows.commit(effects));
         let prekeys = Prekeys::default();

@@ -2,21 +2,19 @@
 //! must agree with the crate wherever both speak.
 
 use serde_json::{Value, json};
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceEntry, DeviceList, LOGIN_LABEL};
-use stvor_base::{DeviceId, MessageId, UserId};
+use stvor_base::devices::{DeviceEntry, DeviceList, device_list_label, login_label};
+use stvor_base::{DeviceId, MessageId, Suite, UserId};
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::kem::EncapsulationKey;
-use stvor_crypto::p256::SigningKey;
 use stvor_crypto::{Secret, kem};
-use stvor_protocol::profile::p256::label;
+use stvor_protocol::profile;
 use stvor_protocol::*;
 
-use crate::party::{APP, NOW, Party, alice, app, content, zoe};
-use crate::spec;
+use super::party::{APP, NOW, Party, alice, app, content, zoe};
+use super::spec;
 
 fn sign(scalar: &[u8; 32], label: &[u8], message: &[u8]) -> String {
-    let key = SigningKey::from_bytes(&Secret::new(*scalar)).unwrap();
-    hex::encode(key.sign_deterministic(label, message).unwrap().as_bytes())
+    hex::encode(spec::sign(scalar, label, message))
 }
 
 pub fn identities() -> Value {
@@ -36,7 +34,7 @@ pub fn identities() -> Value {
         json!({
             "user": end.user, "device": end.device, "app": APP, "origin": origin, "nonce": hex::encode(nonce),
             "time": time, "server_version": server_version, "transcript": hex::encode(&transcript),
-            "signature": sign(&party.scalars()[1], LOGIN_LABEL, &transcript),
+            "signature": sign(&party.scalars()[1], login_label(super::suite()), &transcript),
         })
     };
     json!({
@@ -54,7 +52,7 @@ pub fn identities() -> Value {
 /// A list of two devices that follows the first one. Today's clients refuse it (one device), its layout is fixed.
 fn second_list(party: &Party) -> Value {
     let end = party.end();
-    let keys = [11_u8, 12].map(|byte| spec::public_of(&[byte; 32]));
+    let keys = [spec::signer_of(&[11; 32]), spec::public_of(&[12; 32])];
     let previous = sha256(&[&party.identity.signed_list().bytes]);
     let entry = |id, signing: &[u8], agreement: &[u8]| DeviceEntry {
         id: DeviceId::new(id).unwrap(),
@@ -78,7 +76,7 @@ fn second_list(party: &Party) -> Value {
             { "id": 3, "signing_public": hex::encode(&keys[0]), "agreement_public": hex::encode(&keys[1]) },
         ],
         "device_list": hex::encode(&bytes),
-        "signature": sign(&party.scalars()[0], DEVICE_LIST_LABEL, &bytes),
+        "signature": sign(&party.scalars()[0], device_list_label(super::suite()), &bytes),
     })
 }
 
@@ -140,8 +138,11 @@ struct Opened {
 fn open(alice: &mut Party, zoe: &mut Party, (one_time, kem): (Option<u32>, (KemKind, u32))) -> Opened {
     let bundle = zoe.bundle(one_time, kem);
     let drawn = alice.start(&bundle, &zoe.address());
-    let (base_private, kem_message): ([u8; 32], [u8; 32]) =
+    let (mut base_private, kem_message): ([u8; 32], [u8; 32]) =
         (drawn[..32].try_into().unwrap(), drawn[32..].try_into().unwrap());
+    if super::suite() == Suite::X25519 {
+        (base_private[0], base_private[31]) = (base_private[0] & 248, base_private[31] & 127 | 64);
+    }
     let kem_public = EncapsulationKey::from_bytes(&bundle.kem.public).unwrap();
     let (ciphertext, kem_secret) = kem_public.encapsulate_deterministic(&Secret::new(kem_message)).unwrap();
     let publics = spec::Publics {
@@ -357,7 +358,7 @@ pub fn padding() -> Value {
 
 pub fn safety() -> Value {
     let ends = [alice().end(), zoe().end()];
-    let mallory = spec::End { user_key: spec::public_of(&[9; 32]), ..ends[1].clone() };
+    let mallory = spec::End { user_key: spec::signer_of(&[9; 32]), ..ends[1].clone() };
     let number = |(a, b): (&spec::End, &spec::End)| {
         let halves = [spec::safety_half(&a.user, &a.user_key), spec::safety_half(&b.user, &b.user_key)];
         let mut digits = halves.map(|half| spec::safety_digits(&half));
@@ -422,10 +423,10 @@ pub fn records() -> Value {
         zoe.now = zoe.now + 8 * DAY;
         let counts = ServerCounts { one_time: 100, kem_one_time: 50, ..ServerCounts::default() };
         let made = zoe.prekeys.maintain(&zoe.identity, counts, zoe.now, &mut zoe.rng).unwrap();
-        crate::party::commit(&mut zoe.rows, made.effects);
+        super::party::commit(&mut zoe.rows, made.effects);
         if confirmed {
             let effects = zoe.prekeys.uploaded(zoe.now);
-            crate::party::commit(&mut zoe.rows, effects);
+            super::party::commit(&mut zoe.rows, effects);
         }
     }
     let rows =
@@ -460,9 +461,9 @@ fn row((key, value): (&RecordKey, &Vec<u8>)) -> Value {
 
 /// Every file with its content.
 pub fn all() -> Vec<(&'static str, Value)> {
-    assert_eq!(label::TRANSCRIPT, b"STVOR 1 P256 handshake transcript");
+    assert_eq!(profile::of(super::suite()).label.transcript, super::label("handshake transcript"));
     assert_eq!(kem::SEED_BYTES, 64);
-    vec![
+    let mut all = vec![
         ("identities.json", identities()),
         ("prekeys.json", prekeys()),
         ("handshakes.json", handshakes()),
@@ -470,10 +471,12 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("padding.json", padding()),
         ("safety.json", safety()),
         ("records.json", records()),
+        ("groups-2.json", super::groups::groups()),
+        ("recovery.json", super::recovery::cases()),
+    ];
+    if super::suite() == Suite::P256 {
         // Of version 1 of changes, which is only read.
-        ("groups.json", crate::frozen("groups.json")),
-        ("groups-2.json", crate::groups::groups()),
-        // Made elsewhere: by an implementation in another language.
-        ("recovery.json", crate::frozen("recovery.json")),
-    ]
+        all.push(("groups.json", super::frozen("groups.json")));
+    }
+    all
 }

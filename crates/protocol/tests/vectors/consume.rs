@@ -4,16 +4,15 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceList, LOGIN_LABEL};
-use stvor_base::{Address, AppId, ContentId, DeviceId, Timestamp, UserId};
+use stvor_base::devices::{DeviceList, device_list_label, login_label};
+use stvor_base::{Address, AppId, ContentId, DeviceId, KeyBytes, Timestamp, UserId};
 use stvor_crypto::Secret;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::kem::{Ciphertext, DecapsulationKey};
-use stvor_crypto::p256::{PublicKey, Signature};
 use stvor_protocol::*;
 
-use crate::party::{NOW, Party, Rows};
-use crate::{frozen, spec};
+use super::party::{NOW, Party, Rows};
+use super::{frozen, label, spec, suite};
 
 pub fn bytes(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap_or_else(|| panic!("not text: {value}"))).unwrap()
@@ -47,10 +46,7 @@ fn end(party: &Value) -> spec::End {
     }
 }
 
-pub fn verifies(key: &[u8], label: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let signature = Signature::from_bytes(signature).unwrap();
-    PublicKey::from_bytes(key).unwrap().verify(label, message, &signature).is_ok()
-}
+pub use super::spec::verifies;
 
 #[test]
 fn device_lists_follow_the_specification_and_are_accepted() {
@@ -60,7 +56,9 @@ fn device_lists_follow_the_specification_and_are_accepted() {
         let end = end(party);
         for name in ["user", "signing", "agreement"] {
             let private = array(&party[format!("{name}_private")]);
-            assert_eq!(spec::public_of(&private), bytes(&party[format!("{name}_public")]));
+            let public =
+                if name == "agreement" { spec::public_of(&private) } else { spec::signer_of(&private) };
+            assert_eq!(public, bytes(&party[format!("{name}_public")]));
         }
         let device = spec::Device { id: end.device, signing: end.signing, agreement: end.agreement };
         let expected = spec::device_list(&spec::List {
@@ -73,7 +71,7 @@ fn device_lists_follow_the_specification_and_are_accepted() {
         });
         let (signed, signature) = (bytes(&party["device_list"]), bytes(&party["device_list_signature"]));
         assert_eq!(signed, expected);
-        assert!(verifies(&end.user_key, b"STVOR 1 P256 device list", &signed, &signature));
+        assert!(verifies(&end.user_key, &label("device list"), &signed, &signature));
         let hash = sha256(&[&signed]);
         assert_eq!(hash, array(&party["device_list_hash"]));
         let incoming = SignedDeviceListIn { bytes: signed, signature };
@@ -105,7 +103,7 @@ fn a_list_of_two_devices_has_the_layout_of_the_specification() {
     });
     let signed = bytes(&second["device_list"]);
     assert_eq!(signed, expected);
-    assert!(verifies(&end.user_key, DEVICE_LIST_LABEL, &signed, &bytes(&second["signature"])));
+    assert!(verifies(&end.user_key, device_list_label(suite()), &signed, &bytes(&second["signature"])));
     assert_eq!(DeviceList::decode(&signed).unwrap().devices.len(), 2);
 }
 
@@ -124,12 +122,12 @@ fn log_ins_follow_the_specification_and_an_identity_signs_them() {
         });
         assert_eq!(transcript, bytes(&login["transcript"]));
         let key = bytes(&file["parties"][index]["signing_public"]);
-        let label = b"STVOR 1 P256 relay login";
-        assert!(verifies(&key, label, &transcript, &bytes(&login["signature"])));
-        let party = [crate::party::alice, crate::party::zoe][index]();
+        let said = label("relay login");
+        assert!(verifies(&key, &said, &transcript, &bytes(&login["signature"])));
+        let party = [super::party::alice, super::party::zoe][index]();
         let signature = party.identity.sign_login(&transcript).unwrap();
-        assert!(verifies(&key, LOGIN_LABEL, &transcript, &signature));
-        assert!(!verifies(&key, DEVICE_LIST_LABEL, &transcript, &signature));
+        assert!(verifies(&key, login_label(suite()), &transcript, &signature));
+        assert!(!verifies(&key, device_list_label(suite()), &transcript, &signature));
     }
 }
 
@@ -153,7 +151,7 @@ fn signed_prekeys_follow_the_specification_and_make_a_bundle() {
         object
     };
     let signature = bytes(&signed["signature"]);
-    assert!(verifies(&end.signing, b"STVOR 1 P256 signed prekey", &object(signed, None), &signature));
+    assert!(verifies(&end.signing, &label("signed prekey"), &object(signed, None), &signature));
     assert_eq!(spec::public_of(&array(&signed["private"])), bytes(&signed["public"]));
     let mut kinds = Vec::new();
     for kem in list(&file["kem_prekeys"], 3) {
@@ -161,7 +159,7 @@ fn signed_prekeys_follow_the_specification_and_make_a_bundle() {
         kinds.push(kind);
         assert!(verifies(
             &end.signing,
-            b"STVOR 1 P256 KEM prekey",
+            &label("KEM prekey"),
             &object(kem, Some(kind)),
             &bytes(&kem["signature"])
         ));
@@ -421,7 +419,10 @@ fn safety_numbers_follow_the_specification_and_the_crate_gives_them() {
     for value in list(&file["numbers"], 3) {
         let users: Vec<UserId> =
             list(&value["users"], 2).iter().map(|user| UserId::new(text(user)).unwrap()).collect();
-        let keys: Vec<[u8; 65]> = list(&value["user_keys"], 2).iter().map(array).collect();
+        let keys: Vec<KeyBytes> = list(&value["user_keys"], 2)
+            .iter()
+            .map(|key| KeyBytes::try_from(&bytes(key)[..]).unwrap())
+            .collect();
         let party = |index: usize| SafetyParty { user: &users[index], user_key: &keys[index] };
         let (first, second) =
             (SafetyNumber::of(&party(0), &party(1)), SafetyNumber::of(&party(1), &party(0)));

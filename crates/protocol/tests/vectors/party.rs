@@ -8,7 +8,7 @@ use stvor_crypto::CryptoError;
 use stvor_crypto::random::{DeterministicRandom, Random};
 use stvor_protocol::*;
 
-use crate::spec;
+use super::spec;
 
 pub const NOW: u64 = 1_800_000_000_000;
 pub const APP: &str = "vectors";
@@ -102,7 +102,8 @@ impl Party {
         let mut rng = Recorder::new(&format!("STVOR vectors {user}"));
         let now = Timestamp::from_millis(NOW);
         let address = Address::new(UserId::new(user).unwrap(), DeviceId::new(device).unwrap());
-        let (identity, effects) = Identity::create(&app(), &address, now, &mut rng).unwrap();
+        let (identity, effects) =
+            Identity::create_in(super::suite(), (&app(), &address), now, &mut rng).unwrap();
         let mut rows = Rows::new();
         commit(&mut rows, effects);
         let mut prekeys = Prekeys::default();
@@ -220,7 +221,8 @@ impl Party {
 
     pub fn end(&self) -> spec::End {
         let scalars = self.scalars();
-        let [user_key, signing, agreement] = [0, 1, 2].map(|index| spec::public_of(&scalars[index]));
+        let [user_key, signing] = [0, 1].map(|index| spec::signer_of(&scalars[index]));
+        let agreement = spec::public_of(&scalars[2]);
         let (user, device) = (self.identity.user().as_str().to_owned(), self.identity.address().device.get());
         spec::End { user, device, user_key, signing, agreement }
     }

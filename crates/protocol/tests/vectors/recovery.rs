@@ -6,8 +6,13 @@ use stvor_crypto::random::DeterministicRandom;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_protocol::*;
 
-use crate::consume::{array, bytes, number, text};
-use crate::frozen;
+use super::consume::{array, bytes, number, text};
+use super::{frozen, suite};
+
+/// Made elsewhere, so as it stands.
+pub fn cases() -> serde_json::Value {
+    frozen("recovery.json")
+}
 
 #[test]
 fn a_recovery_secret_gives_the_frozen_identity_and_device_list() {
@@ -22,11 +27,11 @@ fn a_recovery_secret_gives_the_frozen_identity_and_device_list() {
         let root = match case["entropy"].as_str() {
             Some(_) => {
                 let entropy = Secret::new(array(&case["entropy"]));
-                RecoveryRoot::stretch(RecoverySecret::Phrase(&entropy), &app, &user)
+                RecoveryRoot::stretch(suite(), RecoverySecret::Phrase(&entropy), &app, &user)
             }
             None => {
                 let words = SecretBytes::from_slice(text(&case["passphrase"]).as_bytes());
-                RecoveryRoot::stretch(RecoverySecret::Passphrase(&words), &app, &user)
+                RecoveryRoot::stretch(suite(), RecoverySecret::Passphrase(&words), &app, &user)
             }
         };
         let mut rng = DeterministicRandom::from_label("any");

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use stvor_base::Timestamp;
-use stvor_protocol::profile::p256::label;
 use stvor_protocol::*;
 
-use crate::consume::{bytes, list, read, text, verifies};
-use crate::party::{NOW, Party, Rows, load};
-use crate::{frozen, spec};
+use super::consume::{bytes, list, read, text, verifies};
+use super::party::{NOW, Party, Rows, load};
+use super::{frozen, label, spec};
 
 /// All kinds of rows. A new kind wants a vector.
 const KINDS: [RecordKind; 16] = [
@@ -93,7 +92,7 @@ fn a_stored_upload_that_was_not_confirmed_is_repeated_as_it_was() {
         created: signed.created,
         key: &signed.public,
     });
-    assert!(verifies(&end.signing, label::SIGNED_PREKEY, &object, &signed.signature));
+    assert!(verifies(&end.signing, &label("signed prekey"), &object, &signed.signature));
 }
 
 #[test]

@@ -3,10 +3,87 @@
 
 use std::collections::HashMap;
 
-use stvor_crypto::Secret;
+use stvor_base::Suite;
 use stvor_crypto::aead::Aes256Gcm;
 use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256, sha256, sha512};
-use stvor_crypto::p256::{AgreementKey, PublicKey};
+use stvor_crypto::xchacha::XChaCha20Poly1305;
+use stvor_crypto::{Secret, ed25519, p256, x25519};
+
+use super::{label, suite};
+
+// "Suites"
+
+/// The number of the suite, and the bytes of its keys and nonces.
+pub fn sizes() -> (u8, usize, usize) {
+    match suite() {
+        Suite::X25519 => (2, 32, 24),
+        _ => (1, 65, 12),
+    }
+}
+
+/// The first byte of what has another layout in each suite.
+pub fn layout() -> u8 {
+    match suite() {
+        Suite::X25519 => 0x21,
+        _ => 1,
+    }
+}
+
+/// The public key of a private key for signatures.
+pub fn signer_of(secret: &[u8; 32]) -> Vec<u8> {
+    let secret = Secret::new(*secret);
+    match suite() {
+        Suite::X25519 => ed25519::SigningKey::from_seed(&secret).unwrap().public().as_bytes().to_vec(),
+        _ => p256::SigningKey::from_bytes(&secret).unwrap().public().as_bytes().to_vec(),
+    }
+}
+
+pub fn sign(secret: &[u8; 32], label: &[u8], message: &[u8]) -> Vec<u8> {
+    let secret = Secret::new(*secret);
+    match suite() {
+        Suite::X25519 => {
+            let key = ed25519::SigningKey::from_seed(&secret).unwrap();
+            key.sign(&[label, message].concat()).unwrap().to_vec()
+        }
+        _ => {
+            let key = p256::SigningKey::from_bytes(&secret).unwrap();
+            key.sign_deterministic(label, message).unwrap().as_bytes().to_vec()
+        }
+    }
+}
+
+pub fn verifies(key: &[u8], label: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    match suite() {
+        Suite::X25519 => {
+            let key = ed25519::PublicKey::from_bytes(key).unwrap();
+            key.verify(&[label, message].concat(), signature).is_ok()
+        }
+        _ => {
+            let signature = p256::Signature::from_bytes(signature).unwrap();
+            p256::PublicKey::from_bytes(key).unwrap().verify(label, message, &signature).is_ok()
+        }
+    }
+}
+
+pub fn seal(key: [u8; 32], nonce: &[u8], aad: &[u8], bytes: &mut Vec<u8>) {
+    let key = Secret::new(key);
+    let tag = match suite() {
+        Suite::X25519 => {
+            XChaCha20Poly1305::new(&key).seal_in_place_separate_tag(nonce.try_into().unwrap(), aad, bytes)
+        }
+        _ => Aes256Gcm::new(&key).seal_in_place_separate_tag(nonce.try_into().unwrap(), aad, bytes),
+    };
+    bytes.extend(tag.unwrap());
+}
+
+pub fn open(key: [u8; 32], nonce: &[u8], aad: &[u8], bytes: &mut [u8]) -> Vec<u8> {
+    let key = Secret::new(key);
+    let opened = match suite() {
+        Suite::X25519 => XChaCha20Poly1305::new(&key).open(nonce.try_into().unwrap(), aad, bytes),
+        _ => Aes256Gcm::new(&key).open(nonce.try_into().unwrap(), aad, bytes),
+    };
+    opened.unwrap().to_vec()
+}
 
 // "Notation"
 
@@ -36,7 +113,7 @@ pub struct List<'a> {
 }
 
 pub fn device_list(list: &List<'_>) -> Vec<u8> {
-    let mut out = vec![1];
+    let mut out = vec![layout()];
     out.extend(lp(list.app.as_bytes()));
     out.extend(lp(list.user.as_bytes()));
     out.extend(list.user_key);
@@ -134,8 +211,8 @@ pub struct Publics {
 }
 
 pub fn transcript(publics: &Publics) -> Vec<u8> {
-    let mut out = b"STVOR 1 P256 handshake transcript".to_vec();
-    out.push(1);
+    let mut out = label("handshake transcript");
+    out.push(sizes().0);
     out.extend(lp(publics.app.as_bytes()));
     for end in [&publics.initiator, &publics.responder] {
         out.extend(end.address());
@@ -162,8 +239,8 @@ pub fn transcript(publics: &Publics) -> Vec<u8> {
 
 /// Root key and session id from the transcript's hash and the secrets in order: the DHs, then the KEM secret.
 pub fn agree(hash: &[u8; 32], secrets: &[[u8; 32]]) -> ([u8; 32], [u8; 16]) {
-    let root = hkdf_sha256::<32>(hash, &secrets.concat(), b"STVOR 1 P256 X3DH ML-KEM-768");
-    let id = sha256(&[b"STVOR 1 P256 session id", hash]);
+    let root = hkdf_sha256::<32>(hash, &secrets.concat(), &label("X3DH ML-KEM-768"));
+    let id = sha256(&[&label("session id"), hash]);
     (*root.expose(), id[..16].try_into().unwrap())
 }
 
@@ -185,22 +262,36 @@ pub fn prekey_part(publics: &Publics, list: &[u8], signature: &[u8]) -> Vec<u8> 
 }
 
 pub fn handshake_mark(base_key: &[u8]) -> [u8; 32] {
-    sha256(&[b"STVOR 1 P256 handshake mark", base_key])
+    sha256(&[&label("handshake mark"), base_key])
 }
 
 // "Ratchet"
 
 pub fn dh(own: &[u8; 32], remote: &[u8]) -> [u8; 32] {
-    let own = AgreementKey::from_bytes(&Secret::new(*own)).unwrap();
-    *own.agree(&PublicKey::from_bytes(remote).unwrap()).unwrap().expose()
+    let own = Secret::new(*own);
+    let secret = match suite() {
+        Suite::X25519 => {
+            let own = x25519::AgreementKey::from_bytes(&own).unwrap();
+            own.agree(&x25519::PublicKey::from_slice(remote).unwrap())
+        }
+        _ => {
+            let own = p256::AgreementKey::from_bytes(&own).unwrap();
+            own.agree(&p256::PublicKey::from_bytes(remote).unwrap())
+        }
+    };
+    *secret.unwrap().expose()
 }
 
 pub fn public_of(scalar: &[u8; 32]) -> Vec<u8> {
-    AgreementKey::from_bytes(&Secret::new(*scalar)).unwrap().public().as_bytes().to_vec()
+    let secret = Secret::new(*scalar);
+    match suite() {
+        Suite::X25519 => x25519::AgreementKey::from_bytes(&secret).unwrap().public().as_bytes().to_vec(),
+        _ => p256::AgreementKey::from_bytes(&secret).unwrap().public().as_bytes().to_vec(),
+    }
 }
 
 pub fn root_step(root: &[u8; 32], secret: &[u8; 32]) -> ([u8; 32], [u8; 32]) {
-    let both = hkdf_sha256::<64>(root, secret, b"STVOR 1 P256 root chain");
+    let both = hkdf_sha256::<64>(root, secret, &label("root chain"));
     let (root, chain) = both.expose().split_at(32);
     (root.try_into().unwrap(), chain.try_into().unwrap())
 }
@@ -210,14 +301,14 @@ pub fn chain_step(chain: &[u8; 32]) -> ([u8; 32], [u8; 32]) {
 }
 
 pub fn message_key(seed: &[u8; 32]) -> [u8; 32] {
-    *hkdf_sha256::<32>(&[], seed, b"STVOR 1 P256 message key").expose()
+    *hkdf_sha256::<32>(&[], seed, &label("message key")).expose()
 }
 
 // "Associated data"
 
 pub fn associated_data(sender: &End, recipient: &End, clear: &[u8]) -> [u8; 32] {
-    let mut out = b"STVOR 1 P256 associated data".to_vec();
-    out.push(1);
+    let mut out = label("associated data");
+    out.push(sizes().0);
     for end in [sender, recipient] {
         out.extend(lp(&end.address()));
         out.extend(lp(&end.keys()));
@@ -299,7 +390,7 @@ pub struct RootStep {
     pub root: [u8; 32],
 }
 
-/// What a sender chooses: 12 bytes of nonce, and a scalar where a root step is due.
+/// What a sender chooses: a nonce, and a scalar where a root step is due.
 pub struct Chosen<'a> {
     pub sent_at: u64,
     pub random: &'a [u8],
@@ -327,12 +418,16 @@ impl Session {
     }
 
     pub fn seal(&mut self, words: &[u8], chosen: &Chosen<'_>) -> (Vec<u8>, Trace) {
-        let (nonce, mut rest) = chosen.random.split_at(12);
+        let (nonce, mut rest) = chosen.random.split_at(sizes().2);
         let mut step = None;
         if self.sending.is_none() {
             let (scalar, after) = rest.split_at(32);
             rest = after;
-            let scalar: [u8; 32] = scalar.try_into().unwrap();
+            let mut scalar: [u8; 32] = scalar.try_into().unwrap();
+            if suite() == Suite::X25519 {
+                // RFC 7748, section 5.
+                (scalar[0], scalar[31]) = (scalar[0] & 248, scalar[31] & 127 | 64);
+            }
             let secret = dh(&scalar, self.remote.as_ref().unwrap());
             let (root, chain) = root_step(&self.root, &secret);
             (self.root, self.scalar, self.sending) = (root, Some(scalar), Some((chain, 0)));
@@ -343,7 +438,7 @@ impl Session {
         let (seed, next) = chain_step(&chain);
         self.sending = Some((next, number + 1));
 
-        let mut clear = vec![1, 1, if self.prekey_part.is_some() { 2 } else { 1 }];
+        let mut clear = vec![1, sizes().0, if self.prekey_part.is_some() { 2 } else { 1 }];
         clear.extend(self.id);
         clear.extend(chosen.sent_at.to_be_bytes());
         if let Some(part) = &self.prekey_part {
@@ -358,14 +453,16 @@ impl Session {
         let aad = associated_data(&self.own, &self.peer, &clear);
         let key = message_key(&seed);
         let mut sealed = padded.clone();
-        Aes256Gcm::new(&Secret::new(key)).seal(nonce.try_into().unwrap(), &aad, &mut sealed).unwrap();
+        seal(key, nonce, &aad, &mut sealed);
         let blob = [&clear[..], &sealed].concat();
         let chain_key = Some(chain);
         (blob, Trace { root_step: step, chain_key, seed, key, associated_data: aad, clear, padded })
     }
 
     pub fn open(&mut self, blob: &[u8]) -> Trace {
-        assert_eq!((blob[0], blob[1]), (1, 1));
+        let (number, key_bytes, nonce_bytes) = sizes();
+        let header_bytes = key_bytes + 8 + nonce_bytes;
+        assert_eq!((blob[0], blob[1]), (1, number));
         assert_eq!(blob[3..19], self.id);
         let mut at = 27;
         if blob[2] == 2 {
@@ -373,36 +470,36 @@ impl Session {
         } else {
             assert_eq!(blob[2], 1);
         }
-        let header = &blob[at..at + 85];
-        let (clear, sealed) = blob.split_at(at + 85);
-        let key65 = header[..65].to_vec();
+        let header = &blob[at..at + header_bytes];
+        let (clear, sealed) = blob.split_at(at + header_bytes);
+        let ratchet_key = header[..key_bytes].to_vec();
         let number_at = |from: usize| u32::from_be_bytes(header[from..from + 4].try_into().unwrap());
-        let (previous, number) = (number_at(65), number_at(69));
+        let (previous, number) = (number_at(key_bytes), number_at(key_bytes + 4));
 
         let mut step = None;
-        if !self.chains.contains_key(&key65) {
+        if !self.chains.contains_key(&ratchet_key) {
             let scalar = self.scalar.unwrap();
-            let secret = dh(&scalar, &key65);
+            let secret = dh(&scalar, &ratchet_key);
             let (root, chain) = root_step(&self.root, &secret);
-            if let Some(before) = self.newest.replace(key65.clone()) {
+            if let Some(before) = self.newest.replace(ratchet_key.clone()) {
                 self.pass_over(&before, previous);
             }
             if let Some((_, sent)) = self.sending.take() {
                 self.previous = sent;
             }
-            (self.root, self.scalar, self.remote) = (root, None, Some(key65.clone()));
-            self.chains.insert(key65.clone(), (chain, 0));
+            (self.root, self.scalar, self.remote) = (root, None, Some(ratchet_key.clone()));
+            self.chains.insert(ratchet_key.clone(), (chain, 0));
             step = Some(RootStep { scalar, secret, root });
         }
-        let stored = self.passed_over.remove(&(key65.clone(), number));
+        let stored = self.passed_over.remove(&(ratchet_key.clone(), number));
         let (seed, chain_key) = match stored {
             Some(seed) => (seed, None),
             None => {
-                self.pass_over(&key65, number);
-                let (chain, next) = self.chains[&key65];
+                self.pass_over(&ratchet_key, number);
+                let (chain, next) = self.chains[&ratchet_key];
                 assert_eq!(next, number, "a number comes once");
                 let (seed, after) = chain_step(&chain);
-                self.chains.insert(key65, (after, number + 1));
+                self.chains.insert(ratchet_key, (after, number + 1));
                 (seed, Some(chain))
             }
         };
@@ -410,8 +507,7 @@ impl Session {
         let aad = associated_data(&self.peer, &self.own, clear);
         let key = message_key(&seed);
         let mut opened = sealed.to_vec();
-        let nonce = header[73..85].try_into().unwrap();
-        let padded = Aes256Gcm::new(&Secret::new(key)).open(nonce, &aad, &mut opened).unwrap().to_vec();
+        let padded = open(key, &header[key_bytes + 8..], &aad, &mut opened);
         Trace { root_step: step, chain_key, seed, key, associated_data: aad, clear: clear.to_vec(), padded }
     }
 
@@ -429,7 +525,7 @@ impl Session {
 // "Safety number"
 
 pub fn safety_half(user: &str, user_key: &[u8]) -> [u8; 64] {
-    let mut hash = sha512(&[b"STVOR 1 P256 safety number", &lp(user.as_bytes()), user_key]);
+    let mut hash = sha512(&[&label("safety number"), &lp(user.as_bytes()), user_key]);
     for _ in 0..5_199 {
         hash = sha512(&[&hash, user_key]);
     }

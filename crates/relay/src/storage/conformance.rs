@@ -77,13 +77,13 @@ fn app() -> AppId {
 fn list(user: &str, key: u8, devices: &[u32]) -> DeviceList {
     let entry = |id: &u32| DeviceEntry {
         id: DeviceId::new(*id).unwrap(),
-        signing_key: [u8::try_from(100 + id).unwrap(); 65],
-        agreement_key: [200; 65],
+        signing_key: [u8::try_from(100 + id).unwrap(); 65].into(),
+        agreement_key: [200; 65].into(),
     };
     DeviceList {
         app: app(),
         user: UserId::new(user).unwrap(),
-        user_key: [key; 65],
+        user_key: [key; 65].into(),
         version: 1,
         previous: [0; 32],
         devices: devices.iter().map(entry).collect(),
@@ -442,9 +442,9 @@ fn upload(ids: core::ops::Range<u32>) -> UploadKeys {
     let kem = |id| KemPrekey { id, key: vec![7; 1184].into(), created_at: NOW, signature: [8; 64] };
     UploadKeys {
         request_id: NonZeroU64::MIN,
-        signed_prekey: Some(SignedPrekey { id: 0, key: [4; 65], created_at: NOW, signature: [5; 64] }),
+        signed_prekey: Some(SignedPrekey { id: 0, key: [4; 65].into(), created_at: NOW, signature: [5; 64] }),
         kem_last_resort: Some(kem(1_000_000)),
-        one_time: ids.clone().map(|id| OneTimePrekey { id, key: [6; 65] }).collect(),
+        one_time: ids.clone().map(|id| OneTimePrekey { id, key: [6; 65].into() }).collect(),
         kem_one_time: ids.map(kem).collect(),
         replace_one_time: false,
     }

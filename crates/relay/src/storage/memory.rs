@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use stvor_base::devices::DeviceList;
-use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, AppId, DeviceId, MessageId, Suite, Timestamp, UserId};
 use stvor_wire::Code;
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
@@ -55,6 +55,7 @@ struct Seen {
 
 #[derive(Default)]
 struct Device {
+    suite: Suite,
     epoch: u64,
     fence: u64,
     last_seq: u64,
@@ -212,10 +213,10 @@ impl State {
         }
     }
 
-    fn new_device(&mut self, epoch: u64) -> MailboxId {
+    fn new_device(&mut self, suite: Suite, epoch: u64) -> MailboxId {
         self.last_id += 1;
         let id = MailboxId(self.last_id);
-        self.devices.insert(id, Device { epoch, ..Device::default() });
+        self.devices.insert(id, Device { suite, epoch, ..Device::default() });
         id
     }
 
@@ -247,7 +248,9 @@ impl State {
             removed.extend(user.devices.iter().filter(|(id, _)| !listed(id)).map(|(_, device)| *device));
             user.devices.retain(|id, _| listed(id));
             for entry in &attach.list.devices {
-                user.devices.entry(entry.id).or_insert_with(|| self.new_device(attach.fresh_epoch));
+                user.devices
+                    .entry(entry.id)
+                    .or_insert_with(|| self.new_device(attach.list.suite(), attach.fresh_epoch));
             }
             self.users.insert(key.clone(), user);
         }
@@ -405,6 +408,7 @@ impl Directory for MemoryStore {
     async fn upload_keys(&self, device: MailboxId, upload: UploadKeys) -> Result<KeyCounts, StoreError> {
         let mut state = self.state();
         let device = state.devices.get_mut(&device).ok_or(StoreError::Refused(NO_RECIPIENT))?;
+        rules::fits(device.suite, &upload).map_err(StoreError::Refused)?;
         device.keys.upload(upload);
         Ok(device.keys.counts())
     }

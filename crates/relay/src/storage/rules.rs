@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use stvor_base::devices::DeviceList;
-use stvor_base::{DeviceId, Timestamp};
+use stvor_base::{DeviceId, Suite, Timestamp};
 use stvor_crypto::kdf::sha256;
 use stvor_wire::Code;
-use stvor_wire::client::{CounterMac, Lane};
+use stvor_wire::client::{CounterMac, Lane, UploadKeys};
 use stvor_wire::keys::KeyCounts;
 
 use super::types::{Attach, Bounds, Consent, Refusal};
@@ -195,6 +195,23 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
 pub(crate) fn is_same_device(stored: Option<&DeviceList>, new: &DeviceList, device: DeviceId) -> bool {
     let key = |list: &DeviceList| list.device(device).map(|entry| entry.signing_key);
     key(new).is_some() && stored.is_none_or(|stored| key(stored) == key(new))
+}
+
+/// The suite of a list that the store holds, given its signed bytes.
+pub(crate) fn suite_of(stored: &[u8]) -> Result<Suite, Refusal> {
+    let unreadable = Refusal::new(Code::Internal, "the stored device list can not be read");
+    Ok(DeviceList::decode(stored).map_err(|_| unreadable)?.suite())
+}
+
+/// That prekeys have the suite of their user's device list: others could do nothing with them.
+pub(crate) fn fits(suite: Suite, upload: &UploadKeys) -> Result<(), Refusal> {
+    let signed = upload.signed_prekey.iter().map(|key| &key.key);
+    let mut keys = signed.chain(upload.one_time.iter().map(|key| &key.key));
+    if keys.all(|key| key.suite() == suite) {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::BadRequest, "a prekey is of another suite than the user's device list"))
+    }
 }
 
 /// Whether one-time prekeys just fell below [`KEYS_LOW`].

@@ -9,7 +9,7 @@ use stvor_base::{Address, DeviceId, MessageId, UserId};
 use stvor_wire::client::{
     Ack, AckOne, Auth, ClientMessage, Credential, FetchBundle, Hello, Lane, Mode, Recipient, Send, UploadKeys,
 };
-use stvor_wire::login::{LOGIN_LABEL, Transcript};
+use stvor_wire::login::{Transcript, login_label};
 use stvor_wire::server::{Acceptance, Bundles, Challenge, Deliver, End, Nack, Ready, Subject, UserState};
 use stvor_wire::{Code, PROTOCOL_VERSION, ServerMessage};
 use tokio_tungstenite::tungstenite::Message;
@@ -126,7 +126,7 @@ impl<'a> Login<'a> {
             device_list_signature: self.user.list_signature,
             origin: self.origin.clone(),
             time: challenge.server_time,
-            signature: *key.sign(LOGIN_LABEL, &transcript.encode()).unwrap().as_bytes(),
+            signature: key.sign(login_label(self.user.list.suite()), &transcript.encode()).unwrap(),
             mode: self.mode,
             resume_cursor: self.cursor.clone(),
             register: self.register,

@@ -91,7 +91,7 @@ pub(crate) fn text_of(blob: &[u8]) -> String {
 
 /// A signed prekey; the relay does not judge it.
 pub(crate) fn signed_prekey(id: u32) -> SignedPrekey {
-    SignedPrekey { id, key: random(), created_at: Default::default(), signature: random() }
+    SignedPrekey { id, key: random::<65>().into(), created_at: Default::default(), signature: random() }
 }
 
 /// A KEM prekey; the relay does not judge it.
@@ -102,7 +102,7 @@ pub(crate) fn kem_prekey(id: u32) -> KemPrekey {
 
 /// One-time prekeys with these numbers.
 pub(crate) fn one_time(ids: impl IntoIterator<Item = u32>) -> Vec<OneTimePrekey> {
-    ids.into_iter().map(|id| OneTimePrekey { id, key: random() }).collect()
+    ids.into_iter().map(|id| OneTimePrekey { id, key: random::<65>().into() }).collect()
 }
 
 /// One-time KEM prekeys with these numbers.

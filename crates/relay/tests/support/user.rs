@@ -1,11 +1,11 @@
 //! Users with real keys and signed device lists.
 
 use bytes::Bytes;
-use stvor_base::devices::{DEVICE_LIST_LABEL, DeviceEntry, DeviceList};
-use stvor_base::{Address, AppId, DeviceId, UserId};
+use stvor_base::devices::{DeviceEntry, DeviceList, device_list_label};
+use stvor_base::{Address, AppId, DeviceId, Suite, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_crypto::kdf::sha256;
-use stvor_crypto::p256::{AgreementKey, SigningKey};
+use stvor_crypto::suite::{AgreementKey, SigningKey};
 
 /// The first device of a user.
 pub(crate) fn address(user: &str) -> Address {
@@ -21,14 +21,14 @@ pub(crate) struct User {
     pub(crate) list_signature: [u8; 64],
 }
 
-fn entry(id: u32) -> (SigningKey, DeviceEntry) {
+fn entry(suite: Suite, id: u32) -> (SigningKey, DeviceEntry) {
     let mut rng = SystemRandom::new();
-    let signing = SigningKey::generate(&mut rng).unwrap();
-    let agreement = AgreementKey::generate(&mut rng).unwrap();
+    let signing = SigningKey::generate(suite, &mut rng).unwrap();
+    let agreement = AgreementKey::generate(suite, &mut rng).unwrap();
     let entry = DeviceEntry {
         id: DeviceId::new(id).unwrap(),
-        signing_key: *signing.public().as_bytes(),
-        agreement_key: *agreement.public().as_bytes(),
+        signing_key: signing.public(),
+        agreement_key: agreement.public(),
     };
     (signing, entry)
 }
@@ -46,12 +46,17 @@ impl User {
 
     /// A new identity with devices 1, 2, 3 ...
     pub(crate) fn with_devices(app: &AppId, name: &str, count: u32) -> Self {
-        let key = SigningKey::generate(&mut SystemRandom::new()).unwrap();
-        let (devices, entries) = (1..=count).map(entry).unzip();
+        Self::in_suite(Suite::P256, app, name, count)
+    }
+
+    /// A new identity of a suite with devices 1, 2, 3 ...
+    pub(crate) fn in_suite(suite: Suite, app: &AppId, name: &str, count: u32) -> Self {
+        let key = SigningKey::generate(suite, &mut SystemRandom::new()).unwrap();
+        let (devices, entries) = (1..=count).map(|id| entry(suite, id)).unzip();
         let list = DeviceList {
             app: app.clone(),
             user: UserId::new(name).unwrap(),
-            user_key: *key.public().as_bytes(),
+            user_key: key.public(),
             version: 1,
             previous: [0; 32],
             devices: entries,
@@ -66,7 +71,8 @@ impl User {
         let before = self.devices.drain(..).zip(self.list.devices.drain(..));
         let mut all: Vec<_> = before.filter(kept).collect();
         let next = all.last().map_or(1, |(_, entry)| entry.id.get() + 1);
-        all.extend((next..next + added).map(entry));
+        let suite = self.list.suite();
+        all.extend((next..next + added).map(|id| entry(suite, id)));
         (self.devices, self.list.devices) = all.into_iter().unzip();
         self.list.version += 1;
         self.list.previous = sha256(&[&self.list_bytes]);
@@ -97,6 +103,6 @@ impl User {
 
 fn sign(key: &SigningKey, list: &DeviceList) -> (Bytes, [u8; 64]) {
     let bytes = list.encode();
-    let signature = *key.sign(DEVICE_LIST_LABEL, &bytes).unwrap().as_bytes();
+    let signature = key.sign(device_list_label(list.suite()), &bytes).unwrap();
     (bytes.into(), signature)
 }

@@ -61,7 +61,13 @@ pub(super) struct Actor {
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
-pub(crate) async fn run(core: Weak<Core>, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+pub(crate) async fn run(
+    core: Weak<Core>,
+    orders: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>,
+    stop: CancellationToken,
+) {
+    // One run at a time: the next one begins when this one met a fault.
+    let mut orders = orders.lock().await;
     let Some(core) = core.upgrade() else { return };
     let mut actor = Actor::new(core);
     if let Err(error) = actor.load().await {

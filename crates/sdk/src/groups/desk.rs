@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::Member;
 use stvor_store::{ChangeSet, Op, Scan, Sealed, Table};
@@ -62,7 +61,7 @@ pub(crate) struct Post {
     pub(crate) seq: u64,
     pub(crate) to: Address,
     /// Only to this identity.
-    pub(crate) key: [u8; PUBLIC_KEY_BYTES],
+    pub(crate) key: KeyBytes,
     pub(crate) kind: PostKind,
     pub(crate) body: Arc<Body>,
     pub(crate) created_at: Timestamp,
@@ -240,7 +239,7 @@ impl Desk {
     /// A post of a body under a number of its own.
     pub(super) fn post(
         &self,
-        (to, key): (Address, [u8; PUBLIC_KEY_BYTES]),
+        (to, key): (Address, KeyBytes),
         (body, kind): (&Arc<Body>, PostKind),
         (now, owner): (Timestamp, Option<InstanceId>),
         changes: &mut ChangeSet,

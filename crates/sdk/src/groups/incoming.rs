@@ -478,7 +478,7 @@ impl Actor {
         if !group.admits(&member.user, &member.key) {
             return Err(Trouble::Refused(ProtocolError::NotMember(member.user.clone())));
         }
-        if !self.core.inbox.has_room(turn.arrivals.len()) {
+        if !self.core.inbox.has_room(&mail.from.user, turn.arrivals_of(&mail.from.user)) {
             return Ok(Verdict::Later);
         }
         let content = Content::decode(again.kind, &again.body).map_err(ProtocolError::Malformed)?;
@@ -525,7 +525,7 @@ impl Actor {
         if !group.admits(&mail.from.user, chain.user_key()) {
             return Err(Trouble::Refused(ProtocolError::NotMember(mail.from.user.clone())));
         }
-        if !core.inbox.has_room(turn.arrivals.len()) {
+        if !core.inbox.has_room(&mail.from.user, turn.arrivals_of(&mail.from.user)) {
             return Ok(Verdict::Later);
         }
         let id = chain.group();
@@ -615,7 +615,7 @@ impl Actor {
             from: Some(mail.from.user.clone()),
         };
         let pointer = PointerRow { peer: mail.from.clone(), place, group: Some(group) };
-        let seq = core.inbox.reserve();
+        let seq = core.inbox.reserve(&mail.from.user);
         turn.changes
             .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))
             .insert(keys::group_message(group, place), row.encode())

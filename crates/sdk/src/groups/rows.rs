@@ -1,8 +1,8 @@
 //! The rows of groups that are this crate's own: mail that is to be judged, posts to members, and which groups there are.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::devices::PUBLIC_KEY_BYTES;
-use stvor_base::{Address, ContentId, GroupId, MessageId, Timestamp, UserId};
+use stvor_base::suite::MAX_KEY_BYTES;
+use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
 use stvor_store::{Key, Table};
@@ -72,7 +72,7 @@ fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {
 pub(crate) struct MailRow {
     pub(crate) from: Address,
     /// The user key of the session that it came over; `None` for a message to all, which came over none.
-    pub(crate) key: Option<[u8; PUBLIC_KEY_BYTES]>,
+    pub(crate) key: Option<KeyBytes>,
     pub(crate) id: MessageId,
     pub(crate) arrived_at: Timestamp,
     pub(crate) body: Vec<u8>,
@@ -107,8 +107,8 @@ impl MailRow {
     }
 }
 
-fn read_key(input: &mut Reader<'_>) -> Result<Option<[u8; PUBLIC_KEY_BYTES]>, CodecError> {
-    match input.bytes(PUBLIC_KEY_BYTES)? {
+fn read_key(input: &mut Reader<'_>) -> Result<Option<KeyBytes>, CodecError> {
+    match input.bytes(MAX_KEY_BYTES)? {
         [] => Ok(None),
         key => key.try_into().map(Some).map_err(|_| CodecError::Length),
     }
@@ -132,7 +132,7 @@ pub(crate) enum PostKind {
 pub(super) struct PostRow {
     pub(super) to: Address,
     /// Only to this identity.
-    pub(super) key: [u8; PUBLIC_KEY_BYTES],
+    pub(super) key: KeyBytes,
     pub(super) kind: PostKind,
     pub(super) body: u64,
     pub(super) created_at: Timestamp,
@@ -152,7 +152,7 @@ impl PostRow {
             PostKind::Read => 3,
         };
         let mut out = Writer::with_capacity(512);
-        out.u8(POST_VERSION);
+        out.u8(self.key.suite().layout(POST_VERSION));
         self.to.encode(&mut out);
         out.raw(&self.key).u8(kind).u64(self.body).u64(self.created_at.as_millis());
         out.bytes(self.owner.as_ref().map_or(&[][..], |owner| &owner.0));
@@ -161,13 +161,13 @@ impl PostRow {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        let version = match input.u8()? {
-            known @ 1..=POST_VERSION => known,
-            other => return Err(CodecError::Version(other)),
-        };
+        let byte = input.u8()?;
+        let (version, suite) = (1..=POST_VERSION)
+            .find_map(|version| Some((version, Suite::of_layout(byte, version).ok()?)))
+            .ok_or(CodecError::Version(byte))?;
         let row = Self {
             to: Address::decode(&mut input)?,
-            key: *input.array()?,
+            key: KeyBytes::read(&mut input, suite)?,
             kind: match input.u8()? {
                 0 => PostKind::Content,
                 1 => PostKind::ToAll,
@@ -254,11 +254,13 @@ mod tests {
         let from = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
         let at = Timestamp::from_millis(7);
         let id = MessageId::from_bytes([1; 16]);
-        let mail = MailRow { from: from.clone(), key: Some([9; 65]), id, arrived_at: at, body: vec![1, 2] };
+        let mail =
+            MailRow { from: from.clone(), key: Some([9; 65].into()), id, arrived_at: at, body: vec![1, 2] };
         assert_eq!(MailRow::decode(&mail.encode()), Ok(mail.clone()));
         for kind in [PostKind::Content, PostKind::ToAll, PostKind::Delivered, PostKind::Read] {
             let owner = Some(InstanceId([3; 16])).filter(|_| kind != PostKind::ToAll);
-            let post = PostRow { to: from.clone(), key: [9; 65], kind, body: 3, created_at: at, owner };
+            let post =
+                PostRow { to: from.clone(), key: [9; 65].into(), kind, body: 3, created_at: at, owner };
             assert_eq!(PostRow::decode(&post.encode()), Ok(post.clone()));
             for length in 0..post.encode().len() {
                 assert!(PostRow::decode(&post.encode()[..length]).is_err());
@@ -281,7 +283,8 @@ mod tests {
         to.encode(&mut old);
         old.raw(&[9; 65]).u8(1).u64(3).u64(7);
         let created_at = Timestamp::from_millis(7);
-        let row = PostRow { to, key: [9; 65], kind: PostKind::ToAll, body: 3, created_at, owner: None };
+        let row =
+            PostRow { to, key: [9; 65].into(), kind: PostKind::ToAll, body: 3, created_at, owner: None };
         assert_eq!(PostRow::decode(&old.finish()), Ok(row));
     }
 }

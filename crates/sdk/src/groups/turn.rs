@@ -73,6 +73,11 @@ impl From<Failure> for Error {
 }
 
 impl Turn {
+    /// Messages of one sender that it puts into the inbox.
+    pub(super) fn arrivals_of(&self, from: &stvor_base::UserId) -> usize {
+        self.arrivals.iter().filter(|arrival| arrival.pointer.peer.user == *from).count()
+    }
+
     /// Mail is done with.
     pub(super) fn judged(&mut self, seq: u64) {
         self.changes.delete(rows::mail(seq));

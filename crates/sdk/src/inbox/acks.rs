@@ -85,9 +85,9 @@ impl Inbox {
             }
         }
         let mut state = self.lock();
-        state.waiting = state.waiting.saturating_sub(seen.len());
-        for seq in &seen {
-            state.present.remove(seq);
+        for one in batch.iter().filter(|one| seen.remove(&one.seq)) {
+            state.present.remove(&one.seq);
+            state.leaves(&one.pointer.peer.user);
         }
         self.tell_of_room(state);
         Ok(())
@@ -114,10 +114,14 @@ impl Inbox {
 
     /// Mail that was refused for want of room may come again.
     pub(super) fn tell_of_room(&self, mut state: MutexGuard<'_, State>) {
-        let room = state.refused && state.waiting <= self.limit / 4 * 3;
+        let mut room = state.refused && state.waiting <= self.limit / 4 * 3;
         if room {
             state.refused = false;
         }
+        let State { crowded, shares, .. } = &mut *state;
+        let before = crowded.len();
+        crowded.retain(|from| shares.get(from).is_some_and(|share| *share > self.share() / 2));
+        room |= crowded.len() < before;
         drop(state);
         if room {
             self.room_again.notify_one();

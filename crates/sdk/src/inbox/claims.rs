@@ -251,7 +251,7 @@ impl Inbox {
         let row = self.store.one(&keys::inbox(one.seq)).await.map_err(Error::passed)?;
         if there && row.is_none() {
             // Nobody else may remove what an instance has that is there.
-            self.are_removed([one.seq]);
+            self.are_removed([one]);
             return Ok(());
         }
         {
@@ -287,15 +287,15 @@ impl Inbox {
                 Err(error) => return Err(Removal::Failed(Error::passed(error))),
             }
         }
-        self.are_removed(news.iter().map(|(_, one, _)| one.seq));
+        self.are_removed(news.iter().map(|(_, one, _)| *one));
         Ok(())
     }
 
-    fn are_removed(&self, removed: impl IntoIterator<Item = u64>) {
+    fn are_removed<'a>(&self, removed: impl IntoIterator<Item = &'a Consumed>) {
         let mut state = self.lock();
-        for seq in removed {
-            state.claims.remove(&seq);
-            state.waiting = state.waiting.saturating_sub(1);
+        for one in removed {
+            state.claims.remove(&one.seq);
+            state.leaves(&one.pointer.peer.user);
         }
         self.tell_of_room(state);
     }
@@ -308,6 +308,13 @@ impl Inbox {
         let mut state = self.lock();
         state.last = state.last.max(last.map_or(0, u64::from_be_bytes));
         state.waiting = rows.len() + state.in_flight.len();
+        let stored = rows.iter().filter_map(|row| InboxRow::decode(row.value.expose()).ok());
+        let senders: Vec<_> =
+            stored.map(|row| row.pointer.peer.user).chain(state.in_flight.values().cloned()).collect();
+        state.shares.clear();
+        for from in senders {
+            *state.shares.entry(from).or_default() += 1;
+        }
         self.tell_of_room(state);
         Ok(())
     }
@@ -315,7 +322,7 @@ impl Inbox {
     /// Whether so much waits that it should be counted what other instances took.
     pub(crate) fn is_filling(&self) -> bool {
         let state = self.lock();
-        state.refused || state.waiting > self.limit / 2
+        state.refused || !state.crowded.is_empty() || state.waiting > self.limit / 2
     }
 
     /// This instance was declared gone: what it had taken is for others.

@@ -33,7 +33,7 @@ struct State {
     /// The last number given.
     last: u64,
     /// Numbers given to commits that have not ended: only their end brings them into memory.
-    in_flight: HashSet<u64>,
+    in_flight: HashMap<u64, UserId>,
     /// A page is being read, and what was committed beyond the window meanwhile.
     loading: bool,
     late: BTreeMap<u64, Message>,
@@ -44,6 +44,10 @@ struct State {
     /// What each stream handed out last and did not settle.
     handed: HashMap<u64, Message>,
     next_stream: u64,
+    /// How many of them each sender has.
+    shares: HashMap<UserId, usize>,
+    /// Senders whose mail was refused because they had their share.
+    crowded: HashSet<UserId>,
     /// Mail was refused for want of room.
     refused: bool,
     /// Why rows were skipped, until it is told.
@@ -63,6 +67,17 @@ struct State {
 }
 
 impl State {
+    /// A message of a sender does not wait any more.
+    fn leaves(&mut self, from: &UserId) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if let Some(share) = self.shares.get_mut(from) {
+            *share = share.saturating_sub(1);
+            if *share == 0 {
+                self.shares.remove(from);
+            }
+        }
+    }
+
     fn offer(&mut self, message: Message) {
         self.present.insert(message.seq);
         self.ready.push_back(message);
@@ -125,13 +140,24 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for one more beside `coming`. If not, the mail stays at the relay, and so does what comes
-    /// after it until a quarter is free: then a fresh connection brings all of it, in its order.
-    pub(crate) fn has_room(&self, coming: usize) -> bool {
+    /// Whether there is room for one more of a sender beside `coming` of theirs. If not, the mail stays at the relay, and so
+    /// does what comes after it until a quarter is free: then a fresh connection brings all of it, in its order. One
+    /// sender has a quarter of the room, so that one who floods leaves room for others.
+    pub(crate) fn has_room(&self, from: &UserId, coming: usize) -> bool {
         let mut state = self.lock();
+        let share = state.shares.get(from).copied().unwrap_or(0);
+        if share + coming >= self.share() || state.crowded.contains(from) {
+            state.crowded.insert(from.clone());
+            return false;
+        }
         let room = !state.refused && state.waiting + coming < self.limit;
         state.refused |= !room;
         room
+    }
+
+    /// Messages of one sender that wait at most.
+    fn share(&self) -> usize {
+        self.limit / limits::INBOX_SHARES
     }
 
     /// Waits until a row was skipped because it can not be read; the code of why.
@@ -145,12 +171,13 @@ impl Inbox {
     }
 
     /// A place for one more message.
-    pub(crate) fn reserve(&self) -> u64 {
+    pub(crate) fn reserve(&self, from: &UserId) -> u64 {
         let mut state = self.lock();
         state.last += 1;
         state.waiting += 1;
+        *state.shares.entry(from.clone()).or_default() += 1;
         let seq = state.last;
-        state.in_flight.insert(seq);
+        state.in_flight.insert(seq, from.clone());
         seq
     }
 
@@ -158,8 +185,8 @@ impl Inbox {
     pub(crate) fn give_back(&self, seqs: impl IntoIterator<Item = u64>) {
         let mut state = self.lock();
         for seq in seqs {
-            if state.in_flight.remove(&seq) {
-                state.waiting = state.waiting.saturating_sub(1);
+            if let Some(from) = state.in_flight.remove(&seq) {
+                state.leaves(&from);
             }
         }
     }
@@ -206,7 +233,7 @@ impl Inbox {
 
     /// Whether every number between the window and `seq` belongs to a commit that has not ended.
     fn nothing_between(state: &State, seq: u64) -> bool {
-        (state.loaded_to + 1..seq).all(|other| state.in_flight.contains(&other))
+        (state.loaded_to + 1..seq).all(|other| state.in_flight.contains_key(&other))
     }
 
     fn message(
@@ -290,7 +317,7 @@ impl Inbox {
             let mut late = core::mem::take(&mut state.late);
             for ((seq, pointer), row) in found.into_iter().zip(rows) {
                 // What a commit has yet to report comes by that report.
-                if state.in_flight.contains(&seq) {
+                if state.in_flight.contains_key(&seq) {
                     continue;
                 }
                 match (late.remove(&seq), row) {

@@ -40,7 +40,7 @@ async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u6
         id[..8].copy_from_slice(&number.to_be_bytes());
         let place = Place { order: number, id: ContentId::from_bytes(id) };
         let pointer = PointerRow { peer: peer.clone(), place, group: None };
-        let seq = inbox.reserve();
+        let seq = inbox.reserve(&peer.user);
         changes.insert(keys::message(&peer.user, place), row(number).encode());
         changes.insert(keys::inbox(seq), pointer.encode());
         arrivals.push(Arrival { seq, pointer, row: row(number) });
@@ -110,12 +110,17 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
     Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
     let acks =
         tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
-    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
-    commit(&inbox, &peer, 0..LIMIT - 1).await;
-    assert!(inbox.has_room(0), "one fits");
-    assert!(!inbox.has_room(1), "one that is on its way takes the last place");
-    commit(&inbox, &peer, LIMIT - 1..LIMIT).await;
-    assert!(!inbox.has_room(0));
+    let names: Vec<UserId> = (0..LIMIT).map(|n| UserId::new(&format!("user-{n}")).unwrap()).collect();
+    let newcomer = UserId::new("newcomer").unwrap();
+    for (number, name) in (0..).zip(&names[..LIMIT as usize - 1]) {
+        let peer = Address::new(name.clone(), DeviceId::FIRST);
+        commit(&inbox, &peer, number..number + 1).await;
+    }
+    assert!(inbox.has_room(&newcomer, 0), "one fits");
+    assert!(!inbox.has_room(&newcomer, 1), "one that is on its way takes the last place");
+    let last = Address::new(names[LIMIT as usize - 1].clone(), DeviceId::FIRST);
+    commit(&inbox, &last, LIMIT - 1..LIMIT).await;
+    assert!(!inbox.has_room(&newcomer, 0));
     let mut messages = inbox.stream().manual_ack();
     for left in (0..LIMIT).rev() {
         let message = messages.next().await.unwrap();
@@ -126,7 +131,41 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
         tokio::pin!(told);
         let told = futures::poll!(told).is_ready();
         assert_eq!(told, left == LIMIT / 4 * 3, "{left} left");
-        assert_eq!(inbox.has_room(0), left <= LIMIT / 4 * 3, "{left} left");
+        assert_eq!(inbox.has_room(&newcomer, 0), left <= LIMIT / 4 * 3, "{left} left");
+    }
+    acks.abort();
+}
+
+#[tokio::test]
+async fn one_who_floods_gets_a_quarter_of_the_inbox_and_leaves_room_for_others() {
+    const LIMIT: u64 = 16;
+    let store = Arc::new(Sealed::in_memory().unwrap());
+    let (mut inbox, consumed) = Inbox::open(Arc::clone(&store), only()).await.unwrap();
+    Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
+    let acks =
+        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let [eve, bob] = ["eve", "bob"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
+    commit(&inbox, &eve, 0..3).await;
+    assert!(inbox.has_room(&eve.user, 0), "the fourth fits");
+    assert!(!inbox.has_room(&eve.user, 1), "the fifth does not");
+    assert!(!inbox.has_room(&eve.user, 0), "and what comes after it keeps its order");
+    assert!(inbox.has_room(&bob.user, 0));
+    commit(&inbox, &bob, 3..6).await;
+
+    // The shares are those of the store, also after a start.
+    let (mut again, _) = Inbox::open(store, only()).await.unwrap();
+    Arc::get_mut(&mut again).unwrap().limit = LIMIT as usize;
+    assert!(again.has_room(&eve.user, 0) && !again.has_room(&eve.user, 1));
+
+    let mut messages = inbox.stream().manual_ack();
+    for left in [2_usize, 1] {
+        let message = messages.next().await.unwrap();
+        assert_eq!(message.from, eve.user);
+        message.ack().await.unwrap();
+        let told = inbox.room_again.notified();
+        tokio::pin!(told);
+        assert_eq!(futures::poll!(told).is_ready(), left == 2, "half a share is free: {left} left");
+        assert!(inbox.has_room(&eve.user, 0));
     }
     acks.abort();
 }

@@ -34,17 +34,21 @@ pub(super) struct Again {
 }
 
 impl Lane {
-    /// Notes what is to be done from here on, should this have to be done again. Only what shares a store has to.
+    /// Notes what is to be done from here on, should this have to be done again: on a shared store, and where mail that can
+    /// not be stored together would fail orders that have nothing to do with it.
     pub(super) fn note<'a>(
         &mut self,
         letters: impl IntoIterator<Item = &'a Mail>,
         orders: impl IntoIterator<Item = &'a Work>,
     ) {
-        if !self.core.instances.is_shared() {
+        let shared = self.core.instances.is_shared();
+        let mut letters = letters.into_iter().peekable();
+        if !shared && letters.peek().is_none() {
+            self.again = None;
             return;
         }
         self.again = Some(Again {
-            letters: letters.into_iter().cloned().collect(),
+            letters: if shared { letters.cloned().collect() } else { Vec::new() },
             orders: orders.into_iter().cloned().collect(),
             held: self.held.clone(),
             bundle: self.bundle.clone(),

@@ -64,6 +64,17 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Bytes that it holds, roughly.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::MarkRead(ids, _) => 16 * ids.len(),
+            Self::Seal(content, _) => content.as_bytes().len(),
+            Self::Open(bytes, _) => bytes.len(),
+            Self::Adopt(..) | Self::Import(..) => 4_096,
+            _ => 0,
+        }
+    }
+
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::MarkRead(_, reply)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use stvor_base::KeyBytes;
 use stvor_protocol::{Conversation, Effects, Incoming, Pin, ProtocolError, Received};
 
 use super::Lane;
@@ -29,7 +30,8 @@ impl Lane {
     ) -> Option<Objection> {
         let guards = Arc::clone(self.core.guards.as_ref()?);
         let user = self.peer.user.clone();
-        let nonce = incoming.nonce();
+        // Identities on such stores are of P256, and what decrypted is of our suite.
+        let nonce = incoming.nonce().try_into().ok()?;
         let mut objection = match guards.is_replay(&user, nonce).await {
             Ok(false) => None,
             Ok(true) => Some(Objection::Refused(ProtocolError::Replay)),
@@ -70,7 +72,7 @@ impl Lane {
     }
 
     /// Whether the application's own store takes the identity that a step pins.
-    pub(super) async fn vouch(&mut self, pin: Option<Pin>, vouched: Option<[u8; 65]>) -> Result<()> {
+    pub(super) async fn vouch(&mut self, pin: Option<Pin>, vouched: Option<KeyBytes>) -> Result<()> {
         let (Some(guards), Some(pin)) = (&self.core.guards, pin) else { return Ok(()) };
         if vouched == Some(pin.user_key) || guards.pins(&self.peer.user, &pin.user_key).await? {
             return Ok(());

@@ -74,7 +74,7 @@ impl Lane {
             self.leave(&source);
             return;
         }
-        if !self.core.inbox.has_room(step.shown.len()) {
+        if !self.core.inbox.has_room(&self.peer.user, step.shown.len()) {
             // A fresh connection brings it once there is room.
             if let Source::Relay(session) = &source {
                 self.core.left.leave(&self.peer, session.generation);
@@ -313,7 +313,7 @@ impl Lane {
             from: None,
         };
         let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
-        let seq = self.core.inbox.reserve();
+        let seq = self.core.inbox.reserve(&self.peer.user);
         step.changes
             .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))
             .insert(keys::message(&self.peer.user, place), row.encode())

@@ -36,8 +36,8 @@ use crate::transport::session::{SendRoom, Session};
 use self::again::Again;
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
-use self::handle::BUSY;
-pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
+pub(crate) use self::handle::{Answer, LaneHandle, Mail, Pressure, SendRequest, Work, new};
+use self::handle::{BUSY, Queue};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 pub(crate) use self::outgoing::kind_of;
@@ -90,6 +90,8 @@ struct Lane {
     again: Option<Again>,
     /// The turn is not taken again.
     last_try: bool,
+    /// The mail of the turn was judged one by one; what else was in it is taken again.
+    apart: bool,
     sealed: VecDeque<Sealed>,
     waiting: VecDeque<Waiting>,
     held: Vec<Held>,
@@ -114,6 +116,8 @@ struct Lane {
     requests_after: Instant,
     /// Messages that a trust policy refused: asked for again once a person accepts the identity.
     refused: Vec<RetryRequest>,
+    /// Looks in vain for the prekeys of a stranger.
+    stranger_tries: u32,
     /// The application asked for a fresh session.
     rehandshake: bool,
     due_since: Option<Instant>,
@@ -171,6 +175,7 @@ impl Lane {
             moved_at: None,
             again: None,
             last_try: true,
+            apart: false,
             sealed: VecDeque::new(),
             waiting: VecDeque::new(),
             held: Vec::new(),
@@ -186,6 +191,7 @@ impl Lane {
             requests: VecDeque::new(),
             requests_after: now,
             refused: Vec::new(),
+            stranger_tries: 0,
             rehandshake: false,
             due_since: None,
             owing: false,
@@ -201,8 +207,8 @@ impl Lane {
 
     async fn run(
         mut self,
-        (mut mail, mut work): (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Work>),
-        rested: &AtomicU64,
+        (mail, work): &mut (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Work>),
+        (queue, rested): (&Queue, &AtomicU64),
     ) {
         if let Err(error) = self.reload().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
@@ -244,6 +250,7 @@ impl Lane {
                     Err(_) => break,
                 }
             }
+            orders.iter().for_each(|order| queue.took(order));
             if !(letters.is_empty() && orders.is_empty()) {
                 self.active_at = Instant::now();
             }
@@ -253,10 +260,6 @@ impl Lane {
             taken += u64::try_from(handed).unwrap_or(0);
             self.turn(&mut letters, &mut orders, room).await;
             rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
-        }
-        self.core.settle(self.sealed.len() + self.waiting.len() + self.posts.len() + usize::from(self.owing));
-        for held in self.held.drain(..) {
-            held.request.reply.send(Err(Error::not_ready("it was closed")));
         }
     }
 
@@ -284,7 +287,11 @@ impl Lane {
             }
             tries += 1;
             self.bring_back(letters, orders);
-            self.step_aside(tries).await;
+            if core::mem::take(&mut self.apart) {
+                letters.clear();
+            } else {
+                self.step_aside(tries).await;
+            }
         }
         self.again = None;
         if self.conversation.is_none() {
@@ -469,7 +476,8 @@ impl Lane {
             && !self.core.parked.has(&self.peer)
             && self.accepted.is_empty()
             && !self.owes()
-            && self.requests.is_empty()
+            // What is to be asked of a stranger is in the store, and comes to mind with their next mail.
+            && (self.requests.is_empty() || self.is_stranger())
             && !self.fetching
             && !self.asking
     }
@@ -498,6 +506,21 @@ impl Lane {
             self.core.watchers.advance(*id, state);
         }
         self.core.hub.emit(Event::Receipt { peer: self.peer.user.clone(), ids: places.to_vec(), state });
+    }
+}
+
+/// Also when a fault ends it: nothing of it is counted any more, and whoever waits is told.
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let messages = self.sealed.len() + self.waiting.len() + usize::from(self.owing);
+        if std::thread::panicking() {
+            // They stay counted: the lane that takes its place gets them.
+            self.core.rescue_posts(&self.peer, core::mem::take(&mut self.posts));
+        }
+        self.core.settle(messages + self.posts.len());
+        for held in self.held.drain(..) {
+            held.request.reply.send(Err(Error::not_ready("it was closed")));
+        }
     }
 }
 

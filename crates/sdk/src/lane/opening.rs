@@ -1,5 +1,7 @@
 //! Finding the peer: bundles, first contact, questions of trust.
 
+use std::sync::Arc;
+
 use stvor_base::ContentId;
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
@@ -32,12 +34,36 @@ impl Lane {
         if self.core.rollback().is_some() || self.asking {
             return false;
         }
-        let messages = !self.held.is_empty()
+        (self.has_own_reasons() && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
+    }
+
+    /// Whether we never wrote to the peer and never read anything of it.
+    pub(super) fn is_stranger(&self) -> bool {
+        !self.core.knows(&self.peer.user)
+    }
+
+    /// Whether a session is wanted for more than asking for mail again.
+    fn has_own_reasons(&self) -> bool {
+        !self.held.is_empty()
             || !self.waiting.is_empty()
             || !self.posts.is_empty()
             || self.owes()
-            || self.rehandshake;
-        (messages && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
+            || self.rehandshake
+    }
+
+    /// A stranger has no prekeys that can be got: after some looks their mail is given up.
+    fn give_up_stranger(&mut self, step: &mut Step) {
+        if !self.is_stranger() || self.has_own_reasons() {
+            return;
+        }
+        self.stranger_tries += 1;
+        if self.stranger_tries < limits::STRANGER_TRIES {
+            return;
+        }
+        self.stranger_tries = 0;
+        for request in self.requests.drain(..) {
+            self.core.failures.forget(&self.peer, request.message, &mut step.changes);
+        }
     }
 
     /// Whether a request to send again needs a fresh session.
@@ -52,6 +78,23 @@ impl Lane {
         }
         let Some(session) = self.core.session() else { return };
         let now = Instant::now();
+        if self.is_stranger() && !self.has_own_reasons() {
+            // Whoever can make mail that nobody can read may take no share of what others need.
+            let Ok(permit) = Arc::clone(&self.core.stranger_fetches).try_acquire_owned() else {
+                self.fetch_after = now + limits::RECIPIENT_RETRY;
+                return;
+            };
+            self.fetching = true;
+            let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout);
+            self.post_later(async move {
+                let _permit = permit;
+                let none = std::time::Duration::ZERO;
+                Work::Bundle(
+                    session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new),
+                )
+            });
+            return;
+        }
         let wait = match self.held.iter().map(|held| held.deadline).max() {
             Some(deadline) => deadline.saturating_duration_since(now),
             None => PATIENCE,
@@ -130,6 +173,7 @@ impl Lane {
                 self.start(step);
             }
             Err(error) if error.code() == "RECIPIENT_NOT_FOUND" => {
+                self.give_up_stranger(step);
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
                 let now = Instant::now();
                 for held in self.take_held() {
@@ -144,12 +188,18 @@ impl Lane {
                     }
                 }
             }
+            Err(error) if error.retryable() && self.is_stranger() && !self.has_own_reasons() => {
+                self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
+            }
             Err(error) if error.retryable() => {
                 // The relay could not be asked: what is held goes to the outbox and waits there.
                 self.fetch_after = Instant::now() + limits::BACKOFF_FIRST;
                 self.enqueue_held(step);
             }
-            Err(error) => self.refuse_all(&error),
+            Err(error) => {
+                self.give_up_stranger(step);
+                self.refuse_all(&error);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use stvor_base::ContentId;
+use stvor_base::{ContentId, KeyBytes};
 use stvor_protocol::{Effect, Effects};
 use stvor_store::{ChangeSet, Op, StoreError};
 use stvor_wire::client::AckOne;
@@ -73,7 +73,7 @@ pub(super) struct Step {
     pub(super) broken: Option<Error>,
     /// Nonces that storage adapters marked for this step, and the identity that they vouched for.
     pub(super) nonces: Vec<Nonce>,
-    pub(super) vouched: Option<[u8; 65]>,
+    pub(super) vouched: Option<KeyBytes>,
     /// Nobody else writes rows of messages that came, while this is held.
     pub(super) rows: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
@@ -257,9 +257,15 @@ impl Lane {
         }
         drop(rows);
         if let Err(error) = result {
+            // Two messages that can not be stored together fail nothing but themselves.
+            let apart = redone && !moved && !alone && self.again.is_some();
             self.accepted = removed;
             self.core.parked.give_back(&parked);
-            if moved {
+            if apart {
+                self.depth.fetch_sub(resent, Ordering::Relaxed);
+                self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+                self.conversation = None;
+            } else if moved {
                 self.depth.fetch_sub(resent, Ordering::Relaxed);
                 self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
                 self.has_moved();
@@ -281,13 +287,16 @@ impl Lane {
                 self.core.kick_soon();
             }
             if redone {
+                let again = self.again.take();
                 self.redo(taken, alone).await;
+                self.again = again;
             } else {
                 for (_, session) in &taken {
                     self.core.leave(&self.peer, session.generation);
                 }
             }
-            return false;
+            self.apart = apart;
+            return apart;
         }
         self.row = row;
         if let Some(guards) = &self.core.guards {

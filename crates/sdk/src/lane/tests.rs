@@ -98,10 +98,126 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
 }
 
+fn mark_read() -> Work {
+    let (reply, _) = oneshot::channel();
+    Work::Command(Command::MarkRead(vec![ContentId::from_bytes([1; 16])], reply.into()))
+}
+
+#[tokio::test]
+async fn orders_are_refused_past_the_share_of_a_conversation_and_past_that_of_all() {
+    let pressure = Arc::new(Pressure::default());
+    let lane = |name: &str| {
+        let peer = Address::new(UserId::new(name).unwrap(), DeviceId::FIRST);
+        new(Weak::new(), peer, Arc::clone(&pressure))
+    };
+    let code = |handle: &LaneHandle| handle.work(mark_read()).map_or_else(|error| error.code(), |()| "OK");
+    let lanes: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(lane).collect();
+    for (handle, _) in &lanes[..4] {
+        for _ in 0..limits::MAX_QUEUED_OF_ONE {
+            assert_eq!(code(handle), "OK");
+        }
+        assert_eq!(code(handle), "BACKPRESSURE", "its share is used up");
+    }
+    let (fifth, _) = &lanes[4];
+    assert_eq!(code(fifth), "BACKPRESSURE", "four shares are all there is");
+    // A refused order takes no room, and what the client itself hands over is not refused.
+    for (handle, _) in &lanes {
+        handle.work(Work::Wake).unwrap();
+    }
+    // A lane that ends gives back what was in its queue.
+    let mut lanes = lanes;
+    drop(lanes.remove(0));
+    let (fifth, _) = &lanes[3];
+    for _ in 0..limits::MAX_QUEUED_OF_ONE {
+        assert_eq!(code(fifth), "OK");
+    }
+    assert_eq!(code(fifth), "BACKPRESSURE");
+}
+
+#[tokio::test]
+async fn contents_that_wait_are_bounded_in_bytes_and_wake_ups_do_not_pile_up() {
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let pressure = Arc::new(Pressure::default());
+    let (handle, task) = new(Weak::new(), peer, Arc::clone(&pressure));
+    let seal = |size: usize| {
+        let (reply, _) = oneshot::channel();
+        handle.work(Work::Command(Command::Seal(vec![0; size].into(), reply.into())))
+    };
+    const SIZE: usize = 1024 * 1024;
+    for _ in 0..limits::MAX_QUEUED_BYTES / SIZE {
+        seal(SIZE).unwrap();
+    }
+    assert_eq!(seal(1).unwrap_err().code(), "BACKPRESSURE");
+    seal(0).unwrap();
+    let handed = handle.is_idle();
+    for _ in 0..1_000_000 {
+        handle.work(Work::Wake).unwrap();
+    }
+    assert!(!handed);
+    drop((handle, task));
+    assert_eq!(pressure.waiting(), (0, 0));
+}
+
+/// Resident bytes of this process.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+}
+
+/// Hands sends to lanes that never take one, whoever they are for: each waits or is refused, in bounded memory.
+fn flood(count: usize) {
+    const LANES: usize = 64;
+    let pressure = Arc::new(Pressure::default());
+    let lanes: Vec<_> = (0..LANES)
+        .map(|number| {
+            let peer = Address::new(UserId::new(&format!("user-{number}")).unwrap(), DeviceId::FIRST);
+            new(Weak::new(), peer, Arc::clone(&pressure))
+        })
+        .collect();
+    let before = resident();
+    let (mut waits, mut refused, mut waiting) = (0, 0, Vec::new());
+    for number in 0..count {
+        let (reply, answer) = oneshot::channel();
+        let id = ContentId::from_bytes([1; 16]);
+        let content = format!("{number:0200}").as_str().into();
+        let request = SendRequest { id, content, timeout: Duration::ZERO, reply: reply.into() };
+        match lanes[number % LANES].0.work(Work::Send(request)) {
+            Ok(()) => {
+                waits += 1;
+                waiting.push(answer);
+            }
+            Err(error) => {
+                assert!(["BACKPRESSURE", "QUOTA_EXCEEDED"].contains(&error.code()), "{}", error.code());
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((waits, waits + refused), (count.min(limits::MAX_QUEUED), count));
+    assert_eq!(pressure.waiting(), (waits, waits * 200));
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 128 * 1024 * 1024, "{grown} bytes");
+    drop(lanes);
+    assert_eq!(pressure.waiting(), (0, 0));
+    for mut answer in waiting {
+        assert!(answer.try_recv().is_err(), "whoever waits is told that nobody answers");
+    }
+}
+
+#[test]
+fn a_flood_of_sends_waits_or_is_refused_in_bounded_memory() {
+    flood(300_000);
+}
+
+#[test]
+#[ignore = "the long form: about half a minute"]
+fn ten_million_sends_wait_or_are_refused_in_bounded_memory() {
+    flood(10_000_000);
+}
+
 #[tokio::test]
 async fn the_10_001st_message_that_waits_is_refused() {
     let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
-    let (handle, task) = new(Weak::new(), peer);
+    let (handle, task) = new(Weak::new(), peer, Arc::default());
     let send = || {
         let (reply, _) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
@@ -234,7 +350,7 @@ async fn an_answer_that_comes_while_the_store_fails_counts_once_it_can_be_read()
     let client = offline_client().await;
     let (mut lane, _orders) = offline(&client).await;
     lane.asking = true;
-    let decision = TrustDecision { user_key: [4; 65], accept: false, verified: false };
+    let decision = TrustDecision { user_key: [4; 65].into(), accept: false, verified: false };
     let error = Error::not_ready("the store can not be read");
     lane.refuse(&mut Vec::new(), &mut vec![Work::Decision(decision)], &error);
     assert!(lane.asking);

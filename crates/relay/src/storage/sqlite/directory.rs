@@ -218,6 +218,10 @@ impl Batch<'_> {
             .query_row([device.0], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let (mut one_time, mut kem) = highest.ok_or(StoreError::Refused(NO_RECIPIENT))?;
+        let list: Vec<u8> = sql
+            .prepare_cached("SELECT list FROM users WHERE id = (SELECT user FROM devices WHERE id = ?1)")?
+            .query_row([device.0], |row| row.get(0))?;
+        rules::suite_of(&list).and_then(|suite| rules::fits(suite, upload)).map_err(StoreError::Refused)?;
         if upload.replace_one_time {
             sql.prepare_cached("DELETE FROM one_time WHERE device = ?1")?.execute([device.0])?;
         }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{Address, Timestamp};
+use stvor_base::{Address, KeyBytes, Suite, Timestamp};
 use stvor_wire::keys::{DeviceBundle, KemPrekey, SignedPrekey};
 
 const MAGIC: &[u8; 4] = b"STVM";
@@ -34,7 +34,7 @@ pub(super) struct Announced {
 impl Announced {
     pub(super) fn encode(&self) -> String {
         let mut out = Writer::with_capacity(2_048);
-        out.raw(MAGIC).u8(VERSION);
+        out.raw(MAGIC).u8(self.signed.key.suite().layout(VERSION));
         self.address.encode(&mut out);
         out.bytes(&self.list).raw(&self.list_signature);
         out.u32(self.signed.id).u64(self.signed.created_at.as_millis());
@@ -51,16 +51,17 @@ impl Announced {
 
     fn read(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
-        if input.array()? != MAGIC || input.u8()? != VERSION {
+        if input.array()? != MAGIC {
             return Err(CodecError::Value);
         }
+        let suite = Suite::of_layout(input.u8()?, VERSION)?;
         let address = Address::decode(&mut input)?;
         let list = input.bytes(LONGEST)?.to_vec();
         let list_signature = *input.array()?;
         let signed = SignedPrekey {
             id: input.u32()?,
             created_at: Timestamp::from_millis(input.u64()?),
-            key: *input.array()?,
+            key: KeyBytes::read(&mut input, suite)?,
             signature: *input.array()?,
         };
         let kem = KemPrekey {
@@ -97,7 +98,7 @@ mod tests {
             list_signature: [2; 64],
             signed: SignedPrekey {
                 id: 7,
-                key: [3; 65],
+                key: [3; 65].into(),
                 created_at: Timestamp::from_millis(8),
                 signature: [4; 64],
             },
