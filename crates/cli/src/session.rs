@@ -245,6 +245,12 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "{} has another identity than the member of that name: nothing of the group goes to them; compare safety numbers, then add them again (stvor group add)",
             safe(peer.as_str())
         ),
+        Event::ConversationFailed { peer, retry_after, .. } => format!(
+            "The conversation with {} met a fault in the program and is begun afresh in {} s; nothing that was stored is lost",
+            safe(peer.as_str()),
+            retry_after.as_secs()
+        ),
+        Event::ConversationRevived { peer } => format!("The conversation with {} goes on", safe(peer.as_str())),
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
         _ => return None,
     })
@@ -303,7 +309,17 @@ pub(crate) fn object(event: &Event) -> Value {
             object["gone"] = names(gone).into();
             object["name"] = name.clone().into();
         }
-        Event::GroupMemberUnknown { peer } => object["peer"] = peer.to_string().into(),
+        Event::GroupMemberUnknown { peer } | Event::ConversationRevived { peer } => {
+            object["peer"] = peer.to_string().into();
+        }
+        Event::ConversationFailed { peer, attempt, .. } => {
+            object["peer"] = peer.to_string().into();
+            object["attempt"] = (*attempt).into();
+        }
+        Event::TaskFailed { task, attempt, .. } => {
+            object["task"] = (*task).into();
+            object["attempt"] = (*attempt).into();
+        }
         _ => {}
     }
     object
