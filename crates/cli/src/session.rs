@@ -94,6 +94,9 @@ impl Context<'_> {
             // A person may have the newest copy somewhere.
             .on_rollback(stvor::RollbackPolicy::Ask)
             .production(client.production);
+        if let Some(stores) = crate::store::configured(client)? {
+            builder = builder.store(stores);
+        }
         let client_token = secrets::client_token(self.settings)?;
         match (&client_token, secrets::app_token(self.settings)) {
             (_, Ok(token)) => builder = builder.app_token(token.expose()),
