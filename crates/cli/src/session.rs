@@ -254,6 +254,10 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             retry_after.as_secs()
         ),
         Event::ConversationRevived { peer } => format!("The conversation with {} goes on", safe(peer.as_str())),
+        Event::SenderKeyMissing { peer, messages } => format!(
+            "{messages} message(s) of {} to a group can not be read yet: their key did not come, and is asked for",
+            safe(peer.as_str())
+        ),
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
         _ => return None,
     })
@@ -322,6 +326,16 @@ pub(crate) fn object(event: &Event) -> Value {
         Event::TaskFailed { task, attempt, .. } => {
             object["task"] = (*task).into();
             object["attempt"] = (*attempt).into();
+        }
+        Event::SenderKeyMissing { peer, messages } => {
+            object["peer"] = peer.to_string().into();
+            object["messages"] = (*messages).into();
+        }
+        Event::GroupReceipt { group, peer, ids, state } => {
+            object["group"] = group.to_string().into();
+            object["peer"] = peer.to_string().into();
+            object["ids"] = ids.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+            object["state"] = state.name().into();
         }
         _ => {}
     }
