@@ -129,7 +129,10 @@ async fn start_up(name: &str, stores: &dyn StoreProvider, directory: &Path) {
     let opened = begun.elapsed();
     let rows = store.scan_all(Scan::of(Table::Lane, *b"lanes"), usize::MAX).await.unwrap();
     let read = begun.elapsed() - opened;
-    println!("{name:<9} start-up: opened in {opened:.2?}, the lanes of {} conversations read in {read:.2?}", rows.len());
+    println!(
+        "{name:<9} start-up: opened in {opened:.2?}, the lanes of {} conversations read in {read:.2?}",
+        rows.len()
+    );
     store.close().await.unwrap();
 }
 
@@ -174,7 +177,8 @@ async fn sqlite() {
 async fn postgres() {
     const PUT: &str = "INSERT INTO bare VALUES ($1, $2, $3, $4, NULL, $5) ON CONFLICT (tbl, part, sort)
          DO UPDATE SET version = excluded.version, value = excluded.value";
-    const TABLE: &str = "CREATE TABLE bare (tbl SMALLINT, part BYTEA, sort BYTEA, version BIGINT, expires BIGINT,
+    const TABLE: &str =
+        "CREATE TABLE bare (tbl SMALLINT, part BYTEA, sort BYTEA, version BIGINT, expires BIGINT,
          value BYTEA, PRIMARY KEY (tbl, part, sort))";
     let Some(server) = Postgres::start().unwrap() else { return };
     let (directory, database) = (tempfile::tempdir().unwrap(), server.database().unwrap());
@@ -266,9 +270,8 @@ fn memory() {
     let peer = bob.device.address();
     let records = alice.device.load(&Conversation::keys(peer));
     let before = process::resident_kib(std::process::id()).unwrap();
-    let open: Vec<Conversation> = (0..SESSIONS)
-        .map(|_| Conversation::load(&alice.device.identity, peer, &records).unwrap())
-        .collect();
+    let open: Vec<Conversation> =
+        (0..SESSIONS).map(|_| Conversation::load(&alice.device.identity, peer, &records).unwrap()).collect();
     let taken = process::resident_kib(std::process::id()).unwrap().saturating_sub(before);
     println!("memory    {} open conversations take {taken} KiB", open.len());
 }
