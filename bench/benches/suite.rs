@@ -8,13 +8,15 @@ use clap::{Parser, ValueEnum};
 use stvor_bench::fault::Role;
 use stvor_bench::load::{self, Load};
 use stvor_bench::report::{Row, Summary, Target};
-use stvor_bench::{Outcome, fault, micro, sizes};
+use stvor_bench::{Outcome, fault, groups, micro, sizes};
 
 /// A part of the suite.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// One message in memory, beside its floor and Olm.
     Micro,
+    /// A message to a group of 1,000, beside Megolm.
+    Groups,
     /// Stored and travelling bytes.
     Sizes,
     /// What a message, a connection and a reconnect cost the relay, beside peers.
@@ -106,7 +108,7 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    const USUAL: [Part; 4] = [Part::Micro, Part::Sizes, Part::Relay, Part::Whole];
+    const USUAL: [Part; 5] = [Part::Micro, Part::Groups, Part::Sizes, Part::Relay, Part::Whole];
     let parts: &[Part] = if arguments.parts.is_empty() { &USUAL } else { &arguments.parts };
     let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole | Part::Fault));
     let binary = match &arguments.stvor {
@@ -134,6 +136,7 @@ fn measure(part: Part, arguments: &Arguments, binary: &Path, summary: &mut Summa
     let load = if arguments.quick { Load::QUICK } else { Load::FULL };
     match part {
         Part::Micro => micro::run(Duration::from_millis(if arguments.quick { 60 } else { 600 }), summary),
+        Part::Groups => groups::run(Duration::from_millis(if arguments.quick { 60 } else { 600 }), summary),
         Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, summary),
         Part::Relay => runtime()?.block_on(load::relay::run(binary, load, summary)),
         Part::Whole => runtime()?.block_on(load::whole::run(binary, load, summary)),

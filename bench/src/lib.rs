@@ -9,13 +9,15 @@
 //! - [`process`]: what `/proc` says about another process.
 //! - [`fault`]: kills processes at random moments while messages flow; a history checker decides.
 //! - [`fleet`]: the same for processes that share one identity on PostgreSQL or Redis.
-//! - `floor`, `olm`, `ours`, `micro`, `sizes`: one message in memory. `load`: the whole path.
+//! - `floor`, `olm`, `ours`, `micro`, `groups`, `sizes`: one message in memory. `load`: the whole path.
 
 mod actor;
 pub mod fault;
 pub mod fleet;
 #[cfg(feature = "suite")]
 pub mod floor;
+#[cfg(feature = "suite")]
+pub mod groups;
 #[cfg(feature = "suite")]
 pub mod load;
 #[cfg(feature = "suite")]

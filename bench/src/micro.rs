@@ -13,7 +13,7 @@ use crate::timing::{Contender, Time, race};
 use crate::{Outcome, olm};
 
 /// The length of the plaintext.
-const BODY: [u8; 100] = [b'x'; 100];
+pub(crate) const BODY: [u8; 100] = [b'x'; 100];
 
 /// Messages after which the receiver answers.
 const FORCED: u32 = stvor_protocol::limits::FORCED_RATCHET;
@@ -25,14 +25,14 @@ pub const HEADER_AT: usize = 27;
 pub const RATCHET_KEY: usize = 65;
 
 /// A contender's step can not return an error, and one that failed must not count as fast.
-fn must<T>(outcome: Outcome<T>) -> T {
+pub(crate) fn must<T>(outcome: Outcome<T>) -> T {
     outcome.unwrap_or_else(|error| {
         eprintln!("a measured step failed: {error}");
         std::process::exit(1)
     })
 }
 
-fn microseconds(times: &[Time], name: &str) -> Outcome<f64> {
+pub(crate) fn microseconds(times: &[Time], name: &str) -> Outcome<f64> {
     let time = times.iter().find(|time| time.name == name).ok_or("a contender without a time")?;
     Ok(time.nanoseconds / 1_000.0)
 }

@@ -13,14 +13,14 @@ use stvor_protocol::{
 use crate::Outcome;
 
 /// When the measurements take place.
-const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// Relays refuse blobs of other sizes; what fits no bucket is refused by them too.
 fn padding(length: usize) -> usize {
     stvor_wire::padding::bucket_for(length).unwrap_or(length)
 }
 
-fn app() -> Outcome<AppId> {
+pub(crate) fn app() -> Outcome<AppId> {
     Ok(AppId::new("bench")?)
 }
 
@@ -37,7 +37,7 @@ pub struct Device {
 }
 
 /// What an encryption or decryption runs under.
-fn context(identity: &Identity) -> Context<'_> {
+pub(crate) fn context(identity: &Identity) -> Context<'_> {
     Context { identity, policy: TrustPolicy::default(), padding, now: NOW }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use napi::Env;
 use napi::bindgen_prelude::{PromiseRaw, Uint8Array};
 use napi_derive::napi;
-use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, TrustPolicy};
+use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, Suite, TrustPolicy};
 
 use crate::adapters::NativeAdapters;
 use crate::client::NativeClient;
@@ -59,6 +59,8 @@ pub struct AppSettings {
     pub minimal_relay: Option<bool>,
     /// Refuses stores without transactions.
     pub require_atomic: Option<bool>,
+    /// `p256` or `x25519`.
+    pub suite: Option<String>,
 }
 
 /// A wait that JavaScript gave in milliseconds.
@@ -113,6 +115,12 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
         Some("replace") => Some(MismatchPolicy::Replace),
         Some(_) => return Err(argument("onIdentityChange is \"reject\" or \"replace\"")),
     };
+    let suite = match settings.suite.as_deref() {
+        None => None,
+        Some("p256") => Some(Suite::P256),
+        Some("x25519") => Some(Suite::X25519),
+        Some(_) => return Err(argument("suite is \"p256\" or \"x25519\"")),
+    };
     let usual = ReceiptPolicy::default();
     let receipts = ReceiptPolicy {
         delivered: settings.delivered_receipts.unwrap_or(usual.delivered),
@@ -137,6 +145,7 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     builder = with(builder, lease, AppBuilder::instance_lease);
     builder = with(builder, settings.actor, AppBuilder::actor);
     builder = with(builder, settings.production, AppBuilder::production);
+    builder = with(builder, suite, AppBuilder::suite);
     Ok(if settings.in_memory == Some(true) { builder.in_memory() } else { builder })
 }
 

@@ -531,6 +531,16 @@ fn described(event: &Event) -> String {
     let fields = match event {
         Event::Reconnecting { attempt, after } => json!({"attempt": attempt, "after": after.as_millis()}),
         Event::Offline { code } | Event::StoreFailing { code } => json!({"code": code}),
+        Event::ConversationFailed { peer, attempt, retry_after } => {
+            json!({"peer": peer.as_str(), "attempt": attempt, "retryAfter": retry_after.as_millis()})
+        }
+        Event::TaskFailed { task, attempt, retry_after } => {
+            json!({"task": task, "attempt": attempt, "retryAfter": retry_after.as_millis()})
+        }
+        Event::QueuePressure { queued, waiting, limit } => {
+            json!({"queued": queued, "waiting": waiting, "limit": limit})
+        }
+        Event::CallsRejected { peer, calls } => json!({"peer": peer.as_str(), "calls": calls}),
         Event::IdentityChanged { peer, accepted } => json!({"peer": peer.as_str(), "accepted": accepted}),
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             json!({"peer": peer.as_str(), "code": code, "repairRequested": repair_requested})
@@ -541,7 +551,9 @@ fn described(event: &Event) -> String {
             "ids": ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "state": state.name(),
         }),
-        Event::SessionStarted { peer } => json!({"peer": peer.as_str()}),
+        Event::SessionStarted { peer } | Event::ConversationRevived { peer } => {
+            json!({"peer": peer.as_str()})
+        }
         Event::PrekeysLow { remaining } => json!({"remaining": remaining}),
         Event::PrekeysUploaded { count } => json!({"count": count}),
         Event::RollbackDetected { relay, own } => json!({"relay": relay, "own": own}),

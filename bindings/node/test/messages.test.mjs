@@ -327,3 +327,20 @@ test('every event of the engine can be listened to', async (t) => {
   assert.ok(events.length > 25 && events.includes('groupChanged'), events.join());
   for (const name of events) alice.on(name, () => {});
 });
+
+test('an app chooses its suite, and two that differ exchange nothing', async (t) => {
+  const { relay, app } = await at(t, { suite: 'x25519' });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await alice.send('bob', 'by another curve');
+  await bob.send('alice', 'and back');
+  assert.equal((await take(bob, 1))[0].content, 'by another curve');
+  assert.equal((await take(alice, 1))[0].content, 'and back');
+  assert.equal((await alice.safetyNumber('bob')).digits, (await bob.safetyNumber('alice')).digits);
+
+  const settings = { appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory' };
+  const usual = await createApp(settings);
+  t.after(() => usual.close());
+  const carol = await usual.connect('carol');
+  assert.equal(await codeOf(carol.safetyNumber('alice')), 'SUITE_MISMATCH');
+  for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_ARGUMENT');
+});

@@ -14,12 +14,12 @@ const OPTIONS = [
   'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout',
   'passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'identityPhrase', 'identityPassphrase', 'trustPolicy', 'onIdentityChange',
   'retention', 'receipts', 'rootCertificate', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey', 'instanceLease', 'actor',
-  'executor',
+  'executor', 'suite',
 ] as const;
 
 const STRINGS = [
   'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'passphrase', 'keyfile', 'identityPhrase', 'identityPassphrase', 'trustPolicy',
-  'onIdentityChange', 'actor',
+  'onIdentityChange', 'actor', 'suite',
 ] as const;
 
 /** An app at a relay: where clients come from. Made by `createApp`. */
@@ -196,6 +196,7 @@ function nativeSettings(given: Partial<AppOptions>, places: Stores): Record<stri
     requireAtomic: given.requireAtomicSessionAndPrekey,
     instanceLease: given.instanceLease,
     actor: given.actor,
+    suite: given.suite,
   };
 }
 

@@ -170,6 +170,16 @@ export interface ClientEvents {
   pressure: { pending: number; queued: number; waiting: number };
   /** A send was refused with `BACKPRESSURE`: too many wait for this peer, or in all. */
   sendRejected: { peer: string; queued: number; scope: 'peer' | 'all' };
+  /** A conversation met a fault in the engine. Nothing that was stored is lost; it is begun afresh after a wait, and all others go on. */
+  conversationFailed: { peer: string; attempt: number; retryAfter: number };
+  /** A conversation goes on after a fault. */
+  conversationRevived: { peer: string };
+  /** A task of the engine (`upkeep`, `groups`) met a fault and is begun afresh after a wait. */
+  taskFailed: { task: string; attempt: number; retryAfter: number };
+  /** More than half of the calls that may wait in the engine, behind what `executor` bounds, do. */
+  queuePressure: { queued: number; waiting: number; limit: number };
+  /** Calls were refused with `BACKPRESSURE` by the engine itself; told once a second at most. */
+  callsRejected: { peer: string; calls: number };
   lagged: { missed: number };
   /** A handler of the application failed; its message was not consumed and comes again at the next start. */
   handlerFailed: { error: unknown; message: Message | undefined };
@@ -315,6 +325,11 @@ export interface AppOptions {
   identityPhrase?: string;
   /** The same from a passphrase of at least 16 bytes. Who knows the public key can test guesses for ever: a phrase can not be guessed. */
   identityPassphrase?: string;
+  /**
+   * The primitives of new identities; `'p256'` if absent. All users of an app need the same: between two that differ nothing is sent
+   * (`SUITE_MISMATCH`). An identity keeps its suite (`SUITE_FIXED`); `storageAdapters` know `'p256'` only.
+   */
+  suite?: 'p256' | 'x25519';
   /** Whom to trust at first contact. */
   trustPolicy?: 'first-use' | 'verified-only';
   /** What to do when a user shows another identity. */

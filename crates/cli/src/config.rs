@@ -25,8 +25,8 @@ const OTHER_NAMES: [(&str, &str); 3] =
 /// Variables that are read elsewhere than here.
 const NOT_SETTINGS: [&str; 2] = ["STVOR_CONFIG", "STVOR_LOG"];
 
-/// Keys whose values are not printed.
-const SECRET_KEYS: [&str; 5] = ["token", "secret", "client_token", "passphrase", "credential"];
+/// Keys whose values are not printed. The URL of a store may hold a password.
+const SECRET_KEYS: [&str; 6] = ["token", "secret", "client_token", "passphrase", "credential", "store"];
 
 /// How alike a name and a known one must be to be suggested.
 const ALIKE: f64 = 0.75;
@@ -51,6 +51,10 @@ pub(crate) struct Client {
     pub(crate) keyfile: Option<PathBuf>,
     pub(crate) os_keyring: bool,
     pub(crate) production: bool,
+    pub(crate) store: Option<String>,
+    pub(crate) store_password_file: Option<PathBuf>,
+    pub(crate) store_root_certificate: Option<PathBuf>,
+    pub(crate) store_replicas: usize,
     pub(crate) token_module: Option<PathBuf>,
     pub(crate) token_label: Option<String>,
     pub(crate) token_key: Option<String>,
@@ -86,6 +90,10 @@ impl Default for Client {
             keyfile: None,
             os_keyring: false,
             production: false,
+            store: None,
+            store_password_file: None,
+            store_root_certificate: None,
+            store_replicas: 0,
             token_module: None,
             token_label: None,
             token_key: None,

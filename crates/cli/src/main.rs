@@ -17,6 +17,7 @@ mod progress;
 mod render;
 mod secrets;
 mod session;
+mod store;
 
 use std::process::ExitCode;
 

@@ -94,6 +94,9 @@ impl Context<'_> {
             // A person may have the newest copy somewhere.
             .on_rollback(stvor::RollbackPolicy::Ask)
             .production(client.production);
+        if let Some(stores) = crate::store::configured(client)? {
+            builder = builder.store(stores);
+        }
         let client_token = secrets::client_token(self.settings)?;
         match (&client_token, secrets::app_token(self.settings)) {
             (_, Ok(token)) => builder = builder.app_token(token.expose()),
@@ -245,6 +248,16 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "{} has another identity than the member of that name: nothing of the group goes to them; compare safety numbers, then add them again (stvor group add)",
             safe(peer.as_str())
         ),
+        Event::ConversationFailed { peer, retry_after, .. } => format!(
+            "The conversation with {} met a fault in the program and is begun afresh in {} s; nothing that was stored is lost",
+            safe(peer.as_str()),
+            retry_after.as_secs()
+        ),
+        Event::ConversationRevived { peer } => format!("The conversation with {} goes on", safe(peer.as_str())),
+        Event::SenderKeyMissing { peer, messages } => format!(
+            "{messages} message(s) of {} to a group can not be read yet: their key did not come, and is asked for",
+            safe(peer.as_str())
+        ),
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
         _ => return None,
     })
@@ -303,7 +316,27 @@ pub(crate) fn object(event: &Event) -> Value {
             object["gone"] = names(gone).into();
             object["name"] = name.clone().into();
         }
-        Event::GroupMemberUnknown { peer } => object["peer"] = peer.to_string().into(),
+        Event::GroupMemberUnknown { peer } | Event::ConversationRevived { peer } => {
+            object["peer"] = peer.to_string().into();
+        }
+        Event::ConversationFailed { peer, attempt, .. } => {
+            object["peer"] = peer.to_string().into();
+            object["attempt"] = (*attempt).into();
+        }
+        Event::TaskFailed { task, attempt, .. } => {
+            object["task"] = (*task).into();
+            object["attempt"] = (*attempt).into();
+        }
+        Event::SenderKeyMissing { peer, messages } => {
+            object["peer"] = peer.to_string().into();
+            object["messages"] = (*messages).into();
+        }
+        Event::GroupReceipt { group, peer, ids, state } => {
+            object["group"] = group.to_string().into();
+            object["peer"] = peer.to_string().into();
+            object["ids"] = ids.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+            object["state"] = state.name().into();
+        }
         _ => {}
     }
     object

@@ -17,6 +17,7 @@ use stvor_wire::url::RelayUrl;
 use crate::app::App;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::executor::Executor;
 use crate::guards;
 use crate::limits;
 use crate::place::Place;
@@ -130,6 +131,7 @@ pub(crate) struct Config {
     pub(crate) lease: Duration,
     /// `None`: what the stored identity has, or the default.
     pub(crate) suite: Option<Suite>,
+    pub(crate) executor: Executor,
     pub(crate) on_rollback: RollbackPolicy,
 }
 
@@ -166,6 +168,7 @@ pub struct AppBuilder {
     identity: Option<Result<IdentitySource>>,
     lease: Duration,
     suite: Option<Suite>,
+    executor: Executor,
     on_rollback: RollbackPolicy,
 }
 
@@ -196,6 +199,7 @@ impl Default for AppBuilder {
             identity: None,
             lease: limits::INSTANCE_LEASE,
             suite: None,
+            executor: Executor::default(),
             on_rollback: RollbackPolicy::default(),
         }
     }
@@ -481,6 +485,28 @@ impl AppBuilder {
         self
     }
 
+    /// How much work of the application its clients take in, and what happens past that.
+    ///
+    /// ```
+    /// # async fn example() -> Result<(), stvor::Error> {
+    /// use stvor::{Executor, OnPressure};
+    ///
+    /// let app = stvor::App::builder()
+    ///     .app_token("stvor_dev_example")
+    ///     .relay_url("ws://127.0.0.1:4443")
+    ///     .in_memory()
+    ///     .executor(Executor { max_queued: 4_096, on_pressure: OnPressure::Wait, ..Executor::default() })
+    ///     .open()
+    ///     .await?;
+    /// # drop(app); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn executor(mut self, executor: Executor) -> Self {
+        self.executor = executor;
+        self
+    }
+
     /// Who decides and does things, for the journal ([`crate::Client::journal`]): the name of an operator or a service. The
     /// name of the account at the operating system if not set.
     #[must_use]
@@ -516,6 +542,7 @@ impl AppBuilder {
                 ));
             }
         }
+        self.executor.check()?;
         if self.adapters.is_some() && self.suite.is_some_and(|suite| suite != Suite::P256) {
             return Err(Error::config(
                 "storage_adapters keep an identity pair of P256; another suite needs another store",
@@ -587,6 +614,7 @@ impl AppBuilder {
             clock: self.clock,
             lease: self.lease,
             suite: self.suite,
+            executor: self.executor,
             on_rollback: self.on_rollback,
         }))
     }

@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{ConnectionState, Event, Hub};
+use crate::executor::Pressure;
 use crate::failures::Failures;
 use crate::groups::Desk;
 use crate::guards::Guards;
 use crate::inbox::Inbox;
 use crate::instances::Instances;
 use crate::keys;
-use crate::lane::{self, LaneHandle, Mail, Pressure, Work};
+use crate::lane::{self, LaneHandle, Mail, Work};
 use crate::left::Left;
 use crate::limits;
 use crate::opening::{load_identity, open_store, read_lanes, read_peers};
@@ -162,6 +163,7 @@ impl Core {
         let failures = Failures::load(&store).await?;
         let parked = Parked::load(&store).await?;
         let (groups, orders) = Desk::open(&store, instances.is_shared()).await?;
+        let pressure = Arc::new(Pressure::new(config.executor));
         let core = Arc::new_cyclic(|me| Self {
             config,
             address,
@@ -193,7 +195,7 @@ impl Core {
             ack_tasks: TaskTracker::new(),
             closed: watch::Sender::new(false),
             lanes: Mutex::default(),
-            pressure: Arc::default(),
+            pressure,
             revival: Revival::default(),
             stranger_fetches: Arc::new(tokio::sync::Semaphore::new(limits::STRANGER_FETCHES)),
             routes: Mutex::default(),
@@ -414,6 +416,32 @@ impl Core {
     /// Hands work to the lane of a peer, waking it if need be.
     pub(crate) fn work(&self, peer: &Address, work: Work) -> Result<()> {
         self.with_lane(peer, |handle| handle.work(work))
+    }
+
+    /// Hands an order of the application to the lane of a peer. Where there is no room it waits for some until `deadline`, if
+    /// the executor says so; else it is refused.
+    pub(crate) async fn order(&self, peer: &Address, work: Work, deadline: Instant) -> Result<()> {
+        let Some(waits) = self.with_lane(peer, |handle| handle.offer(work))? else {
+            self.pressure.watch(&self.hub);
+            return Ok(());
+        };
+        let why = waits.why.clone();
+        let result = if self.pressure.waits() {
+            let queue = |work, room| self.with_lane(peer, |handle| handle.hand_over(work, Some(room)));
+            tokio::select! {
+                result = waits.for_room(queue) => result,
+                () = tokio::time::sleep_until(deadline) => Err(why),
+                () = self.stop.cancelled() => Err(Error::not_ready("it is closed")),
+            }
+        } else {
+            Err(why)
+        };
+        match &result {
+            Ok(()) => self.pressure.watch(&self.hub),
+            Err(error) if error.code() == "BACKPRESSURE" => self.pressure.refused(&peer.user, &self.hub),
+            Err(_) => {}
+        }
+        result
     }
 
     /// Hands mail to a lane. Never waits; mail that finds no room stays at the relay, and is asked for again in a while,

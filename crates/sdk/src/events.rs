@@ -252,6 +252,22 @@ pub enum Event {
         /// The wait.
         retry_after: Duration,
     },
+    /// More than half of the room for calls that wait is used ([`crate::Executor`]). Told once, and again after it was less.
+    QueuePressure {
+        /// Calls that wait for their conversation.
+        queued: usize,
+        /// Calls that wait for room.
+        waiting: usize,
+        /// How many may be queued.
+        limit: usize,
+    },
+    /// Calls were refused with `BACKPRESSURE`. Told once a second at most.
+    CallsRejected {
+        /// Whom the last one was for.
+        peer: UserId,
+        /// How many since this was last told, whomever they were for.
+        calls: u64,
+    },
     /// We are in a group that we were not in before.
     GroupJoined {
         /// Which one.
@@ -345,6 +361,8 @@ impl Event {
             Self::ConversationFailed { .. } => "conversation_failed",
             Self::ConversationRevived { .. } => "conversation_revived",
             Self::TaskFailed { .. } => "task_failed",
+            Self::QueuePressure { .. } => "queue_pressure",
+            Self::CallsRejected { .. } => "calls_rejected",
             Self::GroupJoined { .. } => "group_joined",
             Self::GroupChanged { .. } => "group_changed",
             Self::GroupLeft { .. } => "group_left",

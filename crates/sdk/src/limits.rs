@@ -23,18 +23,22 @@ pub const TURN_BYTES: usize = stvor_store::limits::MAX_CHANGE_BYTES / 4;
 /// Messages of one lane that are sent and not yet accepted.
 pub const LANE_WINDOW: usize = 64;
 
-/// Outgoing messages of one conversation that are not yet accepted by the relay. Past it `send` is QUOTA_EXCEEDED.
+/// Outgoing messages of one conversation that are not yet accepted by the relay, if the application sets no other number. Past it
+/// `send` is QUOTA_EXCEEDED.
 pub const MAX_PENDING: usize = 10_000;
 
-/// Orders of the application (sends and all else) that no conversation has taken yet, over all of a client. Past it they are
-/// refused with BACKPRESSURE.
+/// Orders of the application (sends and all else) that no conversation has taken yet, over all of a client, if the application
+/// sets no other number. Past it they are refused with BACKPRESSURE or wait.
 pub const MAX_QUEUED: usize = 65_536;
 
-/// Such orders of one conversation: a quarter, so that one whose store or trust callback hangs leaves room for others.
-pub const MAX_QUEUED_OF_ONE: usize = MAX_QUEUED / 4;
-
-/// Bytes of contents in such orders of one client.
+/// Bytes of contents in such orders of one client, if the application sets no other number.
 pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
+
+/// The largest that an application can set these numbers to.
+pub const MOST_QUEUED: usize = 1_000_000;
+
+/// The most bytes of contents that an application can let wait: what a count of permits holds, less one.
+pub const MOST_QUEUED_BYTES: usize = u32::MAX as usize;
 
 /// The first wait before a conversation, or another task of a client, that ended by a fault in the program is begun afresh; it
 /// doubles with each fault in a row, up to [`BACKOFF_LONGEST`].

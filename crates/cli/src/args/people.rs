@@ -192,10 +192,17 @@ The last line on standard error says how to see what came before them.
 Examples:
   stvor history --as alice --with bob
   stvor history --as alice --with bob --search invoice
+  stvor history --as alice --group friends
   stvor history --as alice --with bob --limit 500 --json | jq -r .text")]
 pub(crate) struct HistoryArgs {
     #[command(flatten)]
-    pub(crate) pair: Pair,
+    pub(crate) me: Me,
+    /// The other one
+    #[arg(long = "with", value_name = "USER", required_unless_present = "group")]
+    pub(crate) peer: Option<String>,
+    /// A group, by its name or id
+    #[arg(long, value_name = "GROUP", conflicts_with = "peer")]
+    pub(crate) group: Option<String>,
     /// How many messages at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,

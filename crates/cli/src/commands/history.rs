@@ -5,6 +5,7 @@ use stvor::{Client, ConnectOptions, Direction, HistoryMessage};
 use stvor_base::Timestamp;
 
 use crate::args::HistoryArgs;
+use crate::commands::group::find;
 use crate::failure::{Failure, Result};
 use crate::render::{FAINT, STRONG, clock, paint, rfc3339, safe};
 use crate::session::{Context, put_content, readable};
@@ -14,7 +15,7 @@ const PAGE: usize = 500;
 
 /// Prints a part of a conversation, oldest first.
 pub(crate) async fn run(context: Context<'_>, args: &HistoryArgs) -> Result {
-    let client = context.connect(&args.pair.me, ConnectOptions::default()).await?;
+    let client = context.connect(&args.me, ConnectOptions::default()).await?;
     let found = load(&client, args).await;
     client.close().await;
     let (messages, more) = found?;
@@ -36,8 +37,16 @@ async fn load(client: &Client, args: &HistoryArgs) -> Result<(Vec<HistoryMessage
     let mut wanted = Vec::new();
     let mut skip = args.before.as_deref();
     let mut cursor = None;
+    let group = match &args.group {
+        Some(name) => Some(find(client, name).await?),
+        None => None,
+    };
     loop {
-        let mut query = client.history(&args.pair.peer).before(cursor).limit(PAGE);
+        let query = match &group {
+            Some(group) => group.history(),
+            None => client.history(args.peer.as_deref().unwrap_or_default()),
+        };
+        let mut query = query.before(cursor).limit(PAGE);
         // Where older ones begin is known by the id of a message that the search may pass over.
         if let (Some(words), None) = (&args.search, skip) {
             query = query.containing(words);
@@ -87,8 +96,14 @@ fn object(message: &HistoryMessage) -> Value {
         "direction": if message.direction == Direction::Out { "out" } else { "in" },
         "sent_at": rfc3339(message.sent_at),
     });
+    if let Some(group) = message.group {
+        object["group"] = group.to_string().into();
+    }
     if message.direction == Direction::Out {
-        object["status"] = message.status.name().into();
+        // Of a message to a group each member has a status.
+        if message.group.is_none() {
+            object["status"] = message.status.name().into();
+        }
     } else {
         object["received_at"] = message.received_at.map(rfc3339).into();
         object["read"] = message.read.into();
@@ -100,7 +115,9 @@ fn object(message: &HistoryMessage) -> Value {
 fn sentence(message: &HistoryMessage, own: &str) -> String {
     let time = paint(FAINT, clock(message.sent_at, Timestamp::system()));
     let text = readable(&message.content);
-    if message.direction == Direction::Out {
+    if message.direction == Direction::Out && message.group.is_some() {
+        format!("{time} {}: {text}", safe(own))
+    } else if message.direction == Direction::Out {
         format!("{time} {}: {text} {}", safe(own), paint(FAINT, format_args!("({})", message.status.name())))
     } else {
         format!("{time} {}: {text}", paint(STRONG, safe(message.peer.as_str())))

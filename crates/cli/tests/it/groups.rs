@@ -54,6 +54,17 @@ fn a_script_talks_in_a_group() {
     assert_eq!(finished(&bob), Some(0));
     let out = bob.lines(stvor_testkit::Stream::Out).join("\n");
     assert!(out.contains("alice") && out.contains(": hello") && out.contains(": there"), "{out}");
+    // It can be read again, at both ends and without the relay.
+    for (who, direction) in [("alice", "out"), ("bob", "in")] {
+        let said = home.run(&format!("history --as {who} --group friends --json"));
+        assert_eq!(said.status.code(), Some(0), "{}", said.err);
+        let said = objects(&said.out);
+        assert_eq!(all(&said, "text"), ["hello", "there"]);
+        assert_eq!(all(&said, "direction"), [direction, direction]);
+        assert_eq!(all(&said, "peer"), ["alice", "alice"]);
+    }
+    let found = home.run("history --as bob --group friends --search THERE --json");
+    assert_eq!(all(&objects(&found.out), "text"), ["there"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod messages;
 mod relays;
 #[cfg(unix)]
 mod reload;
+mod stores;
 mod terminal;
 #[cfg(unix)]
 mod vault;

@@ -225,7 +225,8 @@ impl Client {
         let receipt = Receipt::new(id, to.clone(), state);
         let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
-        core.work(&address_of(&to), Work::Send(SendRequest { id, content, timeout, reply: reply.into() }))?;
+        let request = SendRequest { id, content, timeout, reply: reply.into() };
+        core.order(&address_of(&to), Work::Send(request), deadline).await?;
         committed.await.map_err(|_| closed())??;
         if options.wait == SendWait::Accepted {
             // Offline there is nothing to wait for; a connection that breaks ends the waiting, too.
@@ -471,7 +472,9 @@ impl Client {
         command: impl FnOnce(Answer<Result<T>>) -> Command,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.core().work(&address_of(peer), Work::Command(command(reply.into())))?;
+        let core = self.core();
+        let deadline = Instant::now() + core.config.timeout;
+        core.order(&address_of(peer), Work::Command(command(reply.into())), deadline).await?;
         answer.await.map_err(|_| closed())?
     }
 }

@@ -15,6 +15,7 @@ use super::{Command, Lane};
 use crate::content::Content;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
+use crate::executor::{Pressure, Room, Share};
 use crate::groups::Post;
 use crate::limits;
 use crate::transport::session::Session;
@@ -111,10 +112,10 @@ pub(crate) struct SendRequest {
 /// The way to a lane.
 pub(crate) struct LaneHandle {
     mail: mpsc::Sender<Mail>,
-    work: mpsc::UnboundedSender<Work>,
+    work: mpsc::UnboundedSender<Order>,
     /// Sends that are not in the outbox yet plus messages that are not accepted.
     pub(super) depth: Arc<AtomicUsize>,
-    /// Orders in `work`.
+    /// The room for orders in `work`.
     queue: Arc<Queue>,
     /// How much was handed over.
     handed: AtomicU64,
@@ -122,75 +123,50 @@ pub(crate) struct LaneHandle {
     rested: Arc<AtomicU64>,
 }
 
-/// What waits in all lanes of a client, as long as no lane has taken it.
-#[derive(Default)]
-pub(crate) struct Pressure {
-    orders: AtomicUsize,
-    bytes: AtomicUsize,
+/// An order in the queue of a lane, with the room that it takes up there.
+pub(super) struct Order {
+    work: Work,
+    _room: Option<Room>,
 }
 
-#[cfg(test)]
-impl Pressure {
-    /// How many orders wait, and their bytes.
-    pub(super) fn waiting(&self) -> (usize, usize) {
-        (self.orders.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+/// What a lane hands to itself.
+impl From<Work> for Order {
+    fn from(work: Work) -> Self {
+        Self { work, _room: None }
     }
 }
 
-/// What waits in one lane.
+/// What of a lane's queue both its handle and its task look at.
 pub(super) struct Queue {
-    all: Arc<Pressure>,
-    orders: AtomicUsize,
-    bytes: AtomicUsize,
+    share: Share,
     /// A wake-up is in the queue: another would say nothing new.
     woken: AtomicBool,
 }
 
 impl Queue {
-    fn new(all: Arc<Pressure>) -> Self {
-        Self { all, orders: AtomicUsize::new(0), bytes: AtomicUsize::new(0), woken: AtomicBool::new(false) }
-    }
-
-    /// Counts an order of the application, if there is room for it.
-    fn reserve(&self, bytes: usize) -> Result<()> {
-        let bounds = [
-            (&self.orders, 1, limits::MAX_QUEUED_OF_ONE, "orders wait for this conversation"),
-            (&self.all.orders, 1, limits::MAX_QUEUED, "orders wait for conversations"),
-            (&self.all.bytes, bytes, limits::MAX_QUEUED_BYTES, "bytes wait for conversations"),
-        ];
-        for (done, (counter, more, limit, what)) in bounds.into_iter().enumerate() {
-            let add = |now: usize| now.checked_add(more).filter(|sum| *sum <= limit);
-            if counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-                for (counter, more, ..) in bounds.into_iter().take(done) {
-                    counter.fetch_sub(more, Ordering::Relaxed);
-                }
-                return Err(ErrorKind::Backpressure { what, limit }.into());
-            }
-        }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// A lane takes an order out of its queue.
-    pub(super) fn took(&self, order: &Work) {
-        match order.weight() {
-            Some(bytes) => {
-                self.orders.fetch_sub(1, Ordering::Relaxed);
-                self.all.orders.fetch_sub(1, Ordering::Relaxed);
-                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                self.all.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            }
-            None if matches!(order, Work::Wake) => self.woken.store(false, Ordering::Release),
-            None => {}
+    pub(super) fn take(&self, order: Order) -> Work {
+        if matches!(order.work, Work::Wake) {
+            self.woken.store(false, Ordering::Release);
         }
+        order.work
     }
 }
 
-/// The lane ended with orders in its queue.
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.all.orders.fetch_sub(*self.orders.get_mut(), Ordering::Relaxed);
-        self.all.bytes.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+/// An order for which there is no room just now.
+pub(crate) struct Waits {
+    pub(crate) work: Work,
+    pub(crate) bytes: usize,
+    pub(crate) why: Error,
+    /// Where the room would be.
+    queue: Arc<Queue>,
+}
+
+impl Waits {
+    /// Waits for room, then hands the order to `queue`.
+    pub(crate) async fn for_room(self, queue: impl FnOnce(Work, Room) -> Result<()>) -> Result<()> {
+        let Self { work, bytes, queue: lane, .. } = self;
+        lane.share.wait(bytes, |room| queue(work, room)).await
     }
 }
 
@@ -218,23 +194,36 @@ impl LaneHandle {
         Ok(())
     }
 
+    /// Hands work over; an order of the application only if there is room for it.
     pub(crate) fn work(&self, work: Work) -> Result<()> {
+        self.offer(work)?.map_or(Ok(()), |waits| Err(waits.why))
+    }
+
+    /// As [`work`](Self::work); gives an order back for which there is no room.
+    pub(crate) fn offer(&self, work: Work) -> Result<Option<Waits>> {
         if matches!(work, Work::Wake) && self.queue.woken.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return Ok(None);
         }
-        if matches!(work, Work::Send(_)) && self.depth.load(Ordering::Relaxed) >= limits::MAX_PENDING {
-            return Err(ErrorKind::QuotaExceeded {
-                what: format!("{} messages of this conversation wait to be accepted", limits::MAX_PENDING),
-            }
-            .into());
+        let Some(bytes) = work.weight() else { return self.hand_over(work, None).map(|()| None) };
+        match self.queue.share.try_room(bytes) {
+            Ok(room) => self.hand_over(work, Some(room)).map(|()| None),
+            Err(why) => Ok(Some(Waits { work, bytes, why, queue: Arc::clone(&self.queue) })),
         }
-        if let Some(bytes) = work.weight() {
-            self.queue.reserve(bytes)?;
-        }
+    }
+
+    /// Queues work that has its room.
+    pub(crate) fn hand_over(&self, work: Work, room: Option<Room>) -> Result<()> {
         if matches!(work, Work::Send(_)) {
+            let limit = self.queue.share.max_pending();
+            if self.depth.load(Ordering::Relaxed) >= limit {
+                return Err(ErrorKind::QuotaExceeded {
+                    what: format!("{limit} messages of this conversation wait to be accepted"),
+                }
+                .into());
+            }
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
-        self.work.send(work).map_err(|_| Error::not_ready("it is closed"))?;
+        self.work.send(Order { work, _room: room }).map_err(|_| Error::not_ready("it is closed"))?;
         self.handed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -251,7 +240,7 @@ pub(crate) fn new(
     let depth = Arc::new(AtomicUsize::new(0));
     let me = work.downgrade();
     let rested = Arc::new(AtomicU64::new(BUSY));
-    let queue = Arc::new(Queue::new(pressure));
+    let queue = Arc::new(Queue { share: Share::new(pressure), woken: AtomicBool::new(false) });
     let handle = LaneHandle {
         mail,
         work,

@@ -36,7 +36,7 @@ use crate::transport::session::{SendRoom, Session};
 use self::again::Again;
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
-pub(crate) use self::handle::{Answer, LaneHandle, Mail, Pressure, SendRequest, Work, new};
+pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
 use self::handle::{BUSY, Queue};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
@@ -74,7 +74,7 @@ struct Lane {
     core: Arc<Core>,
     peer: Address,
     depth: Arc<AtomicUsize>,
-    me: mpsc::WeakUnboundedSender<Work>,
+    me: mpsc::WeakUnboundedSender<Order>,
     rng: SystemRandom,
     /// `None` after a commit failed: nothing that memory holds need be what the store holds.
     conversation: Option<Conversation>,
@@ -159,7 +159,7 @@ impl Lane {
     fn fresh(
         core: Arc<Core>,
         peer: Address,
-        (depth, me): (Arc<AtomicUsize>, mpsc::WeakUnboundedSender<Work>),
+        (depth, me): (Arc<AtomicUsize>, mpsc::WeakUnboundedSender<Order>),
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -207,14 +207,14 @@ impl Lane {
 
     async fn run(
         mut self,
-        (mail, work): &mut (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Work>),
+        (mail, work): &mut (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Order>),
         (queue, rested): (&Queue, &AtomicU64),
     ) {
         if let Err(error) = self.reload().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
         }
         let stop = self.core.stop.clone();
-        let (mut letters, mut orders) = (Vec::new(), Vec::new());
+        let (mut letters, mut orders, mut queued) = (Vec::new(), Vec::new(), Vec::new());
         let mut taken = 0;
         loop {
             let deadline = self.next_deadline();
@@ -223,7 +223,7 @@ impl Lane {
             tokio::select! {
                 () = stop.cancelled() => break,
                 count = mail.recv_many(&mut letters, limits::LANE_BATCH) => if count == 0 { break },
-                count = work.recv_many(&mut orders, limits::LANE_BATCH) => if count == 0 { break },
+                count = work.recv_many(&mut queued, limits::LANE_BATCH) => if count == 0 { break },
                 found = find_room(wants_room) => {
                     // Without room that connection is gone; the lane is told of the next.
                     self.wants_room = None;
@@ -244,13 +244,13 @@ impl Lane {
                     Err(_) => break,
                 }
             }
-            while orders.len() < limits::LANE_BATCH {
+            while queued.len() < limits::LANE_BATCH {
                 match work.try_recv() {
-                    Ok(order) => orders.push(order),
+                    Ok(order) => queued.push(order),
                     Err(_) => break,
                 }
             }
-            orders.iter().for_each(|order| queue.took(order));
+            orders.extend(queued.drain(..).map(|order| queue.take(order)));
             if !(letters.is_empty() && orders.is_empty()) {
                 self.active_at = Instant::now();
             }
@@ -490,7 +490,7 @@ impl Lane {
             tokio::select! {
                 work = work => {
                     if let Some(me) = me.upgrade() {
-                        let _ = me.send(work);
+                        let _ = me.send(work.into());
                     }
                 }
                 () = stop.cancelled() => {}

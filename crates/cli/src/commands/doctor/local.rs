@@ -1,4 +1,4 @@
-//! Checks of what is on this machine: directory, key files, stores.
+//! Checks of what keeps things: directory, key files, stores and their servers.
 
 use std::path::Path;
 
@@ -126,6 +126,50 @@ pub(crate) async fn production(context: Context<'_>) -> Vec<Check> {
         .collect()
 }
 
+/// The server of the stores, if they are on one: whether it answers, what it is and how it is set. What is weak about it says
+/// the check of production.
+pub(crate) async fn server(context: Context<'_>) -> Vec<Check> {
+    const NAME: &str = "store";
+    let stores = match crate::store::configured(&context.settings.client) {
+        Ok(None) => return Vec::new(),
+        Ok(Some(stores)) => stores,
+        Err(failure) => {
+            return vec![Check::failure(NAME, &failure, "correct `store` in [client] (STVOR_STORE)")];
+        }
+    };
+    match stores.status().await {
+        Ok(status) => {
+            let line = |(name, value): (&str, String)| Check::ok(NAME, format!("{name:<26} {value}"));
+            let kind = [("kind", stores.facts().kind.to_owned())];
+            kind.into_iter().chain(status).map(line).collect()
+        }
+        Err(error) => {
+            let code = stvor_base::ErrorCode::code(&error);
+            vec![Check::problem(NAME, code, error.to_string(), advice(code))]
+        }
+    }
+}
+
+/// What the header of a user's store on a server says; the user is not opened, and not made.
+async fn shared_store(app: &stvor::App, user: &str) -> Check {
+    const NAME: &str = "user";
+    match app.store_info(user).await {
+        Ok(None) => Check::ok(NAME, format!("{user} has no store there yet; the first command makes it")),
+        Ok(Some(info)) => {
+            let id: String = info.id.iter().map(|byte| format!("{byte:02x}")).collect();
+            let rotating = if info.rotating { ", one is under way" } else { "" };
+            let (holder, rotations) = (info.holder.name(), info.rotations);
+            Check::ok(
+                NAME,
+                format!("{user}: store {id}, opens with a {holder}, {rotations} rotations{rotating}"),
+            )
+        }
+        Err(error) => {
+            Check::problem(NAME, error.code(), format!("{user}: {}", error.message()), advice(error.code()))
+        }
+    }
+}
+
 /// The stores of the users at this relay and in this app: each opens, and the relay knows its identity.
 pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: bool) -> Vec<Check> {
     const NAME: &str = "user";
@@ -135,6 +179,15 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
         Err(failure) => return vec![Check::failure(NAME, &failure, "see the message")],
     };
     let wanted = context.user(me).ok();
+    if let (Some(_), Some(wanted)) = (&context.settings.client.store, &wanted) {
+        let there = shared_store(&app, wanted).await;
+        let opens = there.is_good() && app.store_info(wanted).await.is_ok_and(|info| info.is_some());
+        let mut checks = vec![there];
+        if opens {
+            checks.push(open(&app, wanted, reached).await);
+        }
+        return checks;
+    }
     let users: Vec<String> = app.users().iter().map(ToString::to_string).collect();
     if let Some(wanted) = wanted.as_ref().filter(|wanted| !users.contains(wanted)) {
         return vec![Check::ok(
@@ -144,39 +197,42 @@ pub(crate) async fn stores(context: Context<'_>, me: &Me, data: &Path, reached: 
     }
     let mut checks = Vec::new();
     for user in users.iter().filter(|user| wanted.as_ref().is_none_or(|wanted| *user == wanted)) {
-        let options = ConnectOptions {
-            require_relay: reached,
-            allow_unregistered: !reached,
-            ..ConnectOptions::default()
-        };
-        checks.push(match app.connect_with(user.as_str(), options).await {
-            Ok(client) => {
-                let pending = client.pending();
-                let state = client.state();
-                client.close().await;
-                let found =
-                    format!("{user}: the store opens, {}, {pending} messages wait to be sent", state.name());
-                match state {
-                    ConnectionState::Failed(code) => Check::problem(NAME, code, found, advice(code)),
-                    _ => Check::ok(NAME, found),
-                }
-            }
-            Err(error) => {
-                let failure = Failure::from(error);
-                let code = stvor_base::ErrorCode::code(&failure);
-                let found = format!("{user}: {failure}");
-                match code {
-                    "STORE_LOCKED" => Check::warning(
-                        NAME,
-                        found,
-                        "fine if `stvor chat` or `stvor listen` runs as this user; else end it",
-                    ),
-                    code => Check::problem(NAME, code, found, advice(code)),
-                }
-            }
-        });
+        checks.push(open(&app, user, reached).await);
     }
     checks
+}
+
+/// Whether a user's store opens with the key that is given, and whether the relay knows its identity.
+async fn open(app: &stvor::App, user: &str, reached: bool) -> Check {
+    const NAME: &str = "user";
+    let options =
+        ConnectOptions { require_relay: reached, allow_unregistered: !reached, ..ConnectOptions::default() };
+    match app.connect_with(user, options).await {
+        Ok(client) => {
+            let pending = client.pending();
+            let state = client.state();
+            client.close().await;
+            let found =
+                format!("{user}: the store opens, {}, {pending} messages wait to be sent", state.name());
+            match state {
+                ConnectionState::Failed(code) => Check::problem(NAME, code, found, advice(code)),
+                _ => Check::ok(NAME, found),
+            }
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            let code = stvor_base::ErrorCode::code(&failure);
+            let found = format!("{user}: {failure}");
+            match code {
+                "STORE_LOCKED" => Check::warning(
+                    NAME,
+                    found,
+                    "fine if `stvor chat` or `stvor listen` runs as this user; else end it",
+                ),
+                code => Check::problem(NAME, code, found, advice(code)),
+            }
+        }
+    }
 }
 
 fn advice(code: &str) -> &'static str {
@@ -188,6 +244,12 @@ fn advice(code: &str) -> &'static str {
         "STORE_TOO_NEW" => "a newer stvor wrote it: update this one",
         "WRONG_KEY" | "KEY_REQUIRED" => {
             "give the passphrase (--passphrase-file) or key file that it was made with"
+        }
+        "STORE_UNREACHABLE" => {
+            "is the server running, and are host, port, user and password of `store` right? A password can stand in store_password_file"
+        }
+        "STORE_SERVER_UNTRUSTED" => {
+            "give store_root_certificate, and the host name that the certificate is for"
         }
         "RELAY_UNAVAILABLE" => "see the check of the relay",
         _ => "see the message; the page of the code in the documentation says more",

@@ -60,6 +60,10 @@ impl Check {
         Self { name, verdict: Verdict::Problem, found: found.into(), code: Some(code), fix: Some(fix.into()) }
     }
 
+    pub(crate) fn is_good(&self) -> bool {
+        self.verdict == Verdict::Ok
+    }
+
     fn named(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
@@ -135,6 +139,9 @@ pub(crate) async fn run(context: Context<'_>, args: &DoctorArgs) -> Result {
         report.add(check)?;
     }
     for check in local::production(context).await {
+        report.add(check)?;
+    }
+    for check in local::server(context).await {
         report.add(check)?;
     }
     let reached = relay(context, &args.me, &mut report).await?;

@@ -1,0 +1,292 @@
+//! Stores beside the bare database that does the same rows: `./x bench store`. Servers are private ones on loopback, with
+//! settings that keep what they acknowledge; files are under `TMPDIR`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    reason = "a benchmark ends with what went wrong"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use stvor::store::{
+    ChangeSet, Key, MemoryStore, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan,
+    Sealed, SqliteStores, Store, StorePlace, StoreProvider, Table, open_at,
+};
+use stvor_bench::{ours, process};
+use stvor_protocol::Conversation;
+use stvor_testkit::{Postgres, Redis};
+use tokio::sync::Mutex;
+
+/// What one message writes: table and bytes of the value. Together about what a received message changes.
+const ROWS: [(Table, usize); 4] =
+    [(Table::Session, 1_500), (Table::History, 300), (Table::ContentId, 40), (Table::Outbox, 600)];
+
+/// How long each line is measured.
+const SPAN: Duration = Duration::from_secs(3);
+
+const SESSIONS: u64 = 10_000;
+
+fn sort(table: Table, number: u64) -> Vec<u8> {
+    // A session is written over, the others are added.
+    if table == Table::Session { Vec::new() } else { number.to_be_bytes().to_vec() }
+}
+
+fn message(conversation: u64, number: u64) -> ChangeSet {
+    let put = |(table, bytes): (Table, usize)| {
+        Op::put(Key::new(table, conversation.to_be_bytes(), sort(table, number)), vec![7; bytes])
+    };
+    ROWS.map(put).into_iter().collect()
+}
+
+struct Rate {
+    commits: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+/// Runs `one(conversation, number)` for a while, one at a time in each conversation.
+async fn rate<F: Future<Output = ()>>(conversations: u64, one: impl Fn(u64, u64) -> F) -> Rate {
+    let (started, one) = (Instant::now(), &one);
+    let lanes = (0..conversations).map(|conversation| async move {
+        let mut took = Vec::new();
+        while started.elapsed() < SPAN {
+            let begun = Instant::now();
+            one(conversation, took.len() as u64).await;
+            took.push(begun.elapsed());
+        }
+        took
+    });
+    let mut took: Vec<Duration> = join_all(lanes).await.into_iter().flatten().collect();
+    let elapsed = started.elapsed();
+    took.sort();
+    Rate {
+        commits: took.len() as f64 / elapsed.as_secs_f64(),
+        p50: took[took.len() / 2],
+        p99: took[took.len() * 99 / 100],
+    }
+}
+
+fn line(name: &str, conversations: u64, what: &str, rate: &Rate) {
+    println!(
+        "{name:<9} {conversations:>3} conversations  {what:<20} {:>8.0} commits/s  p50 {:>9.2?}  p99 {:>9.2?}",
+        rate.commits, rate.p50, rate.p99
+    );
+}
+
+async fn sealed(stores: &dyn StoreProvider, directory: &Path) -> Arc<Sealed> {
+    let place = StorePlace::new("ws://relay", "app", "bench").in_directory(directory);
+    Arc::new(open_at(stores, &place, OpenKey::Default).await.unwrap().store)
+}
+
+/// The sealed store, then the bare database, then the sealed store with commits that never share a transaction.
+async fn compare<F: Future<Output = ()>>(
+    name: &str,
+    conversations: u64,
+    store: &Arc<Sealed>,
+    bare: impl Fn(u64, u64) -> F,
+) {
+    // Rows of one run are not those of another.
+    let place = |run: u64, conversation: u64| (conversations << 32) + (run << 24) + conversation;
+    let grouped = rate(conversations, |conversation, number| async move {
+        store.commit(message(place(0, conversation), number)).await.unwrap();
+    })
+    .await;
+    line(name, conversations, "sealed", &grouped);
+    let bare = rate(conversations, |conversation, number| bare(place(1, conversation), number)).await;
+    line(name, conversations, "bare", &bare);
+    if conversations > 1 {
+        let turn = &Mutex::new(());
+        let alone = rate(conversations, |conversation, number| async move {
+            let _turn = turn.lock().await;
+            store.commit(message(place(2, conversation), number)).await.unwrap();
+        })
+        .await;
+        line(name, conversations, "sealed, not grouped", &alone);
+    }
+    let ratio = grouped.commits / bare.commits;
+    println!("{name:<9} {conversations:>3} conversations  {:<20} {ratio:>8.2}", "sealed / bare");
+}
+
+/// Opening a store that holds 10,000 conversations, and reading what a client reads when it starts.
+async fn start_up(name: &str, stores: &dyn StoreProvider, directory: &Path) {
+    let store = sealed(stores, directory).await;
+    for chunk in 0..SESSIONS / 200 {
+        let put = |number: u64| {
+            let number = chunk * 200 + number;
+            let lane = Op::put(Key::new(Table::Lane, *b"lanes", number.to_be_bytes()), vec![7; 120]);
+            [lane, Op::put(Key::new(Table::Session, number.to_be_bytes(), *b""), vec![7; 1_500])]
+        };
+        store.commit((0..200).flat_map(put).collect()).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let begun = Instant::now();
+    let store = sealed(stores, directory).await;
+    let opened = begun.elapsed();
+    let rows = store.scan_all(Scan::of(Table::Lane, *b"lanes"), usize::MAX).await.unwrap();
+    let read = begun.elapsed() - opened;
+    println!(
+        "{name:<9} start-up: opened in {opened:.2?}, the lanes of {} conversations read in {read:.2?}",
+        rows.len()
+    );
+    store.close().await.unwrap();
+}
+
+async fn sqlite() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = sealed(&SqliteStores, directory.path()).await;
+    let connection = rusqlite::Connection::open(directory.path().join("bare.db")).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             CREATE TABLE rows (tbl INTEGER, part BLOB, sort BLOB, version INTEGER, expires INTEGER, value BLOB,
+                                UNIQUE (tbl, part, sort)) STRICT;",
+        )
+        .unwrap();
+    let connection = Mutex::new(connection);
+    for conversations in [1, 64] {
+        let bare = |conversation: u64, number: u64| {
+            let connection = &connection;
+            async move {
+                let connection = connection.lock().await;
+                let transaction = connection.unchecked_transaction().unwrap();
+                for (table, bytes) in ROWS {
+                    let mut put = transaction
+                        .prepare_cached("INSERT OR REPLACE INTO rows VALUES (?1, ?2, ?3, ?4, NULL, ?5)")
+                        .unwrap();
+                    let (part, version) = (conversation.to_be_bytes(), number.cast_signed());
+                    let values =
+                        rusqlite::params![table.id(), part, sort(table, number), version, vec![7; bytes]];
+                    put.execute(values).unwrap();
+                }
+                transaction.commit().unwrap();
+                drop(connection);
+                tokio::task::yield_now().await;
+            }
+        };
+        compare("sqlite", conversations, &store, bare).await;
+    }
+    store.close().await.unwrap();
+    start_up("sqlite", &SqliteStores, directory.path()).await;
+}
+
+async fn postgres() {
+    const PUT: &str = "INSERT INTO bare VALUES ($1, $2, $3, $4, NULL, $5) ON CONFLICT (tbl, part, sort)
+         DO UPDATE SET version = excluded.version, value = excluded.value";
+    const TABLE: &str =
+        "CREATE TABLE bare (tbl SMALLINT, part BYTEA, sort BYTEA, version BIGINT, expires BIGINT,
+         value BYTEA, PRIMARY KEY (tbl, part, sort))";
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let (directory, database) = (tempfile::tempdir().unwrap(), server.database().unwrap());
+    let stores = PostgresStores::new(&database.url).unwrap();
+    let store = sealed(&stores, directory.path()).await;
+    server.sql(&database.name, TABLE).unwrap();
+    for conversations in [1, 64] {
+        let mut clients = Vec::new();
+        for _ in 0..conversations {
+            let (client, connection) =
+                tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            let put = client.prepare(PUT).await.unwrap();
+            clients.push((client, put));
+        }
+        let bare = |conversation: u64, number: u64| {
+            let (client, put) = &clients[usize::try_from(conversation & 0xff_ffff).unwrap()];
+            async move {
+                let (part, version) = (conversation.to_be_bytes(), number.cast_signed());
+                let values =
+                    ROWS.map(|(table, bytes)| (i16::from(table.id()), sort(table, number), vec![7; bytes]));
+                client.batch_execute("BEGIN").await.unwrap();
+                // All at once, as a client that pipelines does.
+                let puts = values.iter().map(|(table, sort, value)| {
+                    let part = part.to_vec();
+                    async move { client.execute(put, &[table, &part, sort, &version, value]).await.unwrap() }
+                });
+                join_all(puts).await;
+                client.batch_execute("COMMIT").await.unwrap();
+            }
+        };
+        compare("postgres", conversations, &store, bare).await;
+    }
+    store.close().await.unwrap();
+    start_up("postgres", &stores, directory.path()).await;
+}
+
+async fn redis() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let stores = RedisStores::new(&server.url()).unwrap();
+    let store = sealed(&stores, directory.path()).await;
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    for conversations in [1, 64] {
+        let bare = |conversation: u64, number: u64| {
+            let mut connection = connection.clone();
+            async move {
+                let mut pipeline = ::redis::pipe();
+                pipeline.atomic();
+                for (table, bytes) in ROWS {
+                    let part = conversation.to_be_bytes();
+                    let field = [&[table.id()], part.as_slice(), &sort(table, number)].concat();
+                    pipeline.hset("bare", &field, vec![7_u8; bytes]).ignore();
+                    pipeline.zadd("bare order", &field, 0).ignore();
+                }
+                pipeline.exec_async(&mut connection).await.unwrap();
+            }
+        };
+        compare("redis", conversations, &store, bare).await;
+    }
+    store.close().await.unwrap();
+    start_up("redis", &stores, directory.path()).await;
+}
+
+/// What sealing adds to a record, in memory.
+async fn sealing() {
+    const MESSAGES: u64 = 5_000;
+    let store = Sealed::in_memory().unwrap();
+    let begun = Instant::now();
+    for number in 0..MESSAGES {
+        store.commit(message(1, number)).await.unwrap();
+    }
+    let with = begun.elapsed();
+    let bare = MemoryStore::new();
+    let begun = Instant::now();
+    for number in 0..MESSAGES {
+        let value = |bytes| RowValue { bytes: vec![7; bytes], version: RowVersion(number) };
+        let put = |(table, bytes)| Op::put(Key::new(table, [1; 32], sort(table, number)), value(bytes));
+        bare.commit(ROWS.map(put).into_iter().collect()).await.unwrap();
+    }
+    let records = u32::try_from(MESSAGES).unwrap() * u32::try_from(ROWS.len()).unwrap();
+    println!("sealing   {:.2?} a record of 610 bytes", with.saturating_sub(begun.elapsed()) / records);
+}
+
+/// Memory of 10,000 conversations that are open, as a client keeps them.
+fn memory() {
+    let (alice, bob) = ours::Hello::new(b"hello").unwrap().established().unwrap();
+    let peer = bob.device.address();
+    let records = alice.device.load(&Conversation::keys(peer));
+    let before = process::resident_kib(std::process::id()).unwrap();
+    let open: Vec<Conversation> =
+        (0..SESSIONS).map(|_| Conversation::load(&alice.device.identity, peer, &records).unwrap()).collect();
+    let taken = process::resident_kib(std::process::id()).unwrap().saturating_sub(before);
+    println!("memory    {} open conversations take {taken} KiB", open.len());
+}
+
+fn main() {
+    // `cargo test --benches` starts it, too, and wants no figures.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    memory();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        sealing().await;
+        sqlite().await;
+        postgres().await;
+        redis().await;
+    });
+}

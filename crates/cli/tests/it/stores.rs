@@ -1,0 +1,75 @@
+//! Stores on servers, from the command line.
+
+use stvor_testkit::process::Finished;
+use stvor_testkit::{Postgres, Redis};
+
+use crate::common::{Home, SOON, mock_relay, objects};
+
+fn checks(doctor: &Finished, name: &str) -> Vec<serde_json::Value> {
+    let lines: Vec<String> = doctor.out.lines().map(ToOwned::to_owned).collect();
+    objects(&lines).into_iter().filter(|check| check["name"] == name).collect()
+}
+
+fn found(checks: &[serde_json::Value]) -> String {
+    checks.iter().map(|check| check["found"].as_str().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// An identity is made in a store on a server, and the doctor says what he finds there before and after.
+fn is_used_and_examined(url: &str, settings: &[&str]) {
+    let (_relay, relay) = mock_relay();
+    let home = Home::at(&relay);
+    let run = |line: &str| home.stvor(line.split(' ')).env("STVOR_STORE", url).run(SOON).unwrap();
+    let before = run("doctor --json --as bob");
+    assert_eq!(before.status.code(), Some(0), "{}", before.out);
+    assert!(found(&checks(&before, "user")).contains("no store there yet"), "{}", before.out);
+    let made = run("identity show --as bob");
+    assert_eq!(made.status.code(), Some(0), "{}", made.err);
+    let after = run("doctor --json --as bob");
+    assert_eq!(after.status.code(), Some(0), "{}", after.out);
+    let store = found(&checks(&after, "store"));
+    for setting in settings {
+        let stands = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(setting);
+        assert!(store.lines().any(stands), "{setting} in {store}");
+    }
+    let user = found(&checks(&after, "user"));
+    assert!(user.contains("opens with a keyfile, 0 rotations") && user.contains("the store opens"), "{user}");
+    let other = home
+        .stvor(["doctor", "--json", "--as", "bob"])
+        .env("STVOR_STORE", url)
+        .env("STVOR_DATA", home.path("elsewhere"))
+        .run(SOON)
+        .unwrap();
+    assert_ne!(other.status.code(), Some(0), "another key does not open it: {}", other.out);
+}
+
+#[test]
+fn a_store_in_postgres_is_used_and_examined() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let url = server.database().unwrap().url;
+    is_used_and_examined(
+        &url,
+        &["kind postgres", "server_version", "fsync on", "synchronous_commit on", "schema 1"],
+    );
+}
+
+#[test]
+fn a_store_in_redis_is_used_and_examined() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    is_used_and_examined(&server.url(), &["kind redis", "server_version", "appendfsync always", "masters 1"]);
+}
+
+#[test]
+fn a_server_that_is_not_there_and_a_url_that_is_none_are_named_without_their_password() {
+    let home = Home::at("ws://127.0.0.1:1");
+    let doctor = |url: &str| {
+        let doctor = home.stvor(["doctor", "--json"]).env("STVOR_STORE", url).run(SOON).unwrap();
+        assert!(!format!("{}{}", doctor.out, doctor.err).contains("canary"), "{}", doctor.out);
+        checks(&doctor, "store")[0]["code"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(doctor("postgres://bob:canary@127.0.0.1:1/db"), "STORE_UNREACHABLE");
+    assert_eq!(doctor("redis://:canary@127.0.0.1:1"), "STORE_UNREACHABLE");
+    assert_eq!(doctor("mysql://bob:canary@127.0.0.1/db"), "INVALID_CONFIG");
+    let shown =
+        home.stvor(["config", "show"]).env("STVOR_STORE", "redis://:canary@127.0.0.1:1").run(SOON).unwrap();
+    assert!(!shown.out.contains("canary"), "{}", shown.out);
+}
