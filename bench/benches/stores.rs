@@ -160,7 +160,7 @@ async fn sqlite() {
                         .unwrap();
                     let (part, version) = (conversation.to_be_bytes(), number.cast_signed());
                     let values =
-                        rusqlite::params![table.id(), part, sort(table, number), version, vec![7; bytes]];
+                        rusqlite::params![table.id(), part, sort(table, number), version, vec![7_u8; bytes]];
                     put.execute(values).unwrap();
                 }
                 transaction.commit().unwrap();

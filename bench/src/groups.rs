@@ -70,7 +70,7 @@ struct Reader {
 
 impl Reader {
     fn accept(&mut self, (sender, user_key): &Sender, key: &SecretBytes) -> Outcome<()> {
-        let GroupContent::SenderKey(key) = GroupContent::decode(key)? else {
+        let GroupContent::SenderKey(key) = GroupContent::decode(self.device.identity.suite(), key)? else {
             return Err("no sender key".into());
         };
         let introduction = Introduction { sender, user_key };

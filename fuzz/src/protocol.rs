@@ -196,7 +196,7 @@ fn group_world() -> &'static GroupWorld {
         };
         let sealed = group.encrypt(&world().alice.context(), &text, rng).expect("a message");
         let (body, _) = sealed.introduction.expect("a sender key");
-        let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(&body) else { unreachable!("a sender key") };
+        let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(alice.suite(), &body) else { unreachable!("a sender key") };
         let introduction = Introduction { sender: alice.address(), user_key: alice.user_key() };
         let effects = introduction.accept(&key, &Records::new()).expect("the sender key");
         let rows = effects.into_vec().into_iter().filter_map(|effect| match effect {
@@ -223,9 +223,9 @@ fn group_change(data: &[u8]) {
 
 /// What members tell one another reads back as it was.
 fn group_content(data: &[u8]) {
-    if let Ok(content) = GroupContent::decode(&SecretBytes::from_slice(data)) {
+    let bob = &world().bob.identity;
+    if let Ok(content) = GroupContent::decode(bob.suite(), &SecretBytes::from_slice(data)) {
         assert_eq!(content.encode().expose(), data);
-        let bob = &world().bob.identity;
         if let GroupContent::Changes(id, changes) = content {
             let mut group = Group::join(bob, id);
             for change in changes {

@@ -11,6 +11,7 @@ use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::{CounterKey, Identity};
 use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, Table};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -643,7 +644,7 @@ impl Core {
             return;
         }
         self.wake_lanes();
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         let _ = tokio::time::timeout(bound, async {
             loop {
                 let settled = self.settled.notified();

@@ -284,9 +284,10 @@ mod tests {
         let all = Arc::new(Pressure::new(one));
         let (a, b) = (Share::new(Arc::clone(&all)), Share::new(Arc::clone(&all)));
         let queued = Mutex::new(Vec::new());
+        let into = &queued;
         let call = |share, name| {
-            Share::wait(share, 1, |room| {
-                queued.lock().unwrap().push((name, room));
+            Share::wait(share, 1, move |room| {
+                into.lock().unwrap().push((name, room));
                 Ok(())
             })
         };

@@ -58,13 +58,16 @@ fn a_script_talks_in_a_group() {
     for (who, direction) in [("alice", "out"), ("bob", "in")] {
         let said = home.run(&format!("history --as {who} --group friends --json"));
         assert_eq!(said.status.code(), Some(0), "{}", said.err);
-        let said = objects(&said.out);
+        let said = objects(&said.out.lines().map(ToOwned::to_owned).collect::<Vec<_>>());
         assert_eq!(all(&said, "text"), ["hello", "there"]);
         assert_eq!(all(&said, "direction"), [direction, direction]);
         assert_eq!(all(&said, "peer"), ["alice", "alice"]);
     }
     let found = home.run("history --as bob --group friends --search THERE --json");
-    assert_eq!(all(&objects(&found.out), "text"), ["there"]);
+    assert_eq!(
+        all(&objects(&found.out.lines().map(ToOwned::to_owned).collect::<Vec<_>>()), "text"),
+        ["there"]
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! [`ContentKind::Group`]: crate::ContentKind::Group
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{ContentId, GroupId, KeyBytes, Timestamp};
+use stvor_base::{ContentId, GroupId, KeyBytes, Suite, Timestamp};
 use stvor_crypto::{Secret, SecretBytes};
 
 use super::change::{ChangeHash, SignedChangeIn};
@@ -128,18 +128,18 @@ impl GroupContent {
         out.finish().into()
     }
 
-    /// Reads a body.
+    /// Reads a body. `suite` is that of the group: the keys in the body are of it.
     ///
     /// # Errors
     /// [`ProtocolError::TooNew`] for a later version, [`ProtocolError::Malformed`] for what is not exactly one body.
-    pub fn decode(body: &SecretBytes) -> Result<Self, ProtocolError> {
-        Self::read(body.expose()).map_err(|error| match error {
+    pub fn decode(suite: Suite, body: &SecretBytes) -> Result<Self, ProtocolError> {
+        Self::read(suite, body.expose()).map_err(|error| match error {
             CodecError::Version(version) => ProtocolError::TooNew { what: "group content", version },
             other => ProtocolError::Malformed(other),
         })
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, CodecError> {
+    fn read(suite: Suite, bytes: &[u8]) -> Result<Self, CodecError> {
         let mut input = Reader::new(bytes);
         match input.u8()? {
             VERSION => {}
@@ -163,7 +163,7 @@ impl GroupContent {
                 chain: *input.array()?,
                 counter: input.u32()?,
                 key: Secret::from_slice(input.raw(32)?).map_err(|_| CodecError::Length)?,
-                signing: input.rest().try_into()?,
+                signing: KeyBytes::read(&mut input, suite)?,
             }),
             3 => Self::WantChanges(group(&mut input)?, hashes(&mut input)?),
             4 => {

@@ -19,11 +19,14 @@ pub fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
+/// The same files make a test program for each suite (see `x25519.rs`).
+pub fn suite() -> Suite {
+    if module_path!().starts_with("x25519") { Suite::X25519 } else { Suite::P256 }
+}
+
 pub fn identity(name: &str) -> Identity {
     let address = Address::new(user(name), DeviceId::FIRST);
-    // The same files make a test program for each suite (see `x25519.rs`).
-    let suite = if module_path!().starts_with("x25519") { Suite::X25519 } else { Suite::P256 };
-    Identity::create_in(suite, (&app(), &address), NOW, &mut SystemRandom::new()).unwrap().0
+    Identity::create_in(suite(), (&app(), &address), NOW, &mut SystemRandom::new()).unwrap().0
 }
 
 pub fn context(identity: &Identity) -> Context<'_> {
@@ -232,7 +235,7 @@ impl World {
         let sender = self.parties[from].identity;
         let party = &mut self.parties[to];
         match item {
-            Item::Control(body) => match GroupContent::decode(&body.clone().into()).unwrap() {
+            Item::Control(body) => match GroupContent::decode(suite(), &body.clone().into()).unwrap() {
                 GroupContent::Changes(id, changes) => {
                     let mut early = false;
                     for change in changes {
@@ -318,6 +321,25 @@ impl World {
             }
         }
         self.deliver_all();
+        self.ask_for_keys();
+        self.deliver_all();
+    }
+
+    /// Whoever has a message whose chain did not come, or was refused because its sender was nobody then, asks for it.
+    fn ask_for_keys(&mut self) {
+        for to in 0..self.parties.len() {
+            let member = Member {
+                user: self.parties[to].identity.user().clone(),
+                key: *self.parties[to].identity.user_key(),
+            };
+            for (from, item) in self.parties[to].waiting.clone() {
+                let (Item::Blob(blob), Some(group)) = (&item, &self.parties[from].group) else { continue };
+                let chain = *GroupIncoming::parse(blob).unwrap().chain();
+                if let Some(key) = group.introduce_again(&member, &chain) {
+                    self.links.entry((from, to)).or_default().push_back(Item::Control(key.expose().to_vec()));
+                }
+            }
+        }
     }
 
     fn restart(&mut self, who: usize) {

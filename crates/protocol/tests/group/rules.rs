@@ -8,7 +8,7 @@ use stvor_protocol::group::{
 };
 use stvor_protocol::{Identity, Plaintext, ProtocolError, RecordKey, RecordKind};
 
-use super::model::{NOW, Rows, app, context, identity, text, user};
+use super::model::{NOW, Rows, app, context, identity, suite, text, user};
 
 fn rng() -> SystemRandom {
     SystemRandom::new()
@@ -68,7 +68,7 @@ impl<'a> View<'a> {
 
     fn introduce(&mut self, from: &Identity, sealed: &GroupEncrypted) {
         let (body, _) = sealed.introduction.as_ref().unwrap();
-        let GroupContent::SenderKey(key) = GroupContent::decode(body).unwrap() else {
+        let GroupContent::SenderKey(key) = GroupContent::decode(suite(), body).unwrap() else {
             panic!("no sender key")
         };
         self.accept(from, &key).unwrap();
@@ -390,7 +390,7 @@ fn a_message_is_read_only_under_its_sender_group_and_chain() {
     let mut bytes = body.expose().to_vec();
     let last = bytes.len() - 65 - 1;
     bytes[last] ^= 1;
-    let GroupContent::SenderKey(changed) = GroupContent::decode(&bytes.into()).unwrap() else {
+    let GroupContent::SenderKey(changed) = GroupContent::decode(suite(), &bytes.into()).unwrap() else {
         panic!("no key")
     };
     assert!(c.accept(&ann, &changed).is_ok(), "known: it goes unheard");
@@ -705,18 +705,18 @@ fn what_members_say_reads_back_and_every_cut_is_refused() {
         GroupContent::Again(placed).encode(),
     ];
     for (place, body) in bodies.iter().enumerate() {
-        assert_eq!(GroupContent::decode(body).unwrap().encode(), *body);
+        assert_eq!(GroupContent::decode(suite(), body).unwrap().encode(), *body);
         // A message that is sent again ends where its body ends.
         let cuts = if place >= 4 { 0..body.len() - 1 } else { 0..body.len() };
         for length in cuts {
-            let cut = GroupContent::decode(&body.expose()[..length].to_vec().into());
+            let cut = GroupContent::decode(suite(), &body.expose()[..length].to_vec().into());
             assert!(cut.is_err(), "{place}: {length} bytes");
         }
     }
     let over = GroupContent::WantKey([3; 16], (0..=limits::MAX_REQUESTED as u32).collect());
-    assert!(GroupContent::decode(&over.encode()).is_err());
+    assert!(GroupContent::decode(suite(), &over.encode()).is_err());
     let over = GroupContent::WantChanges(a.group.id(), vec![[1; 32], [1; 32]]);
-    assert!(GroupContent::decode(&over.encode()).is_err(), "twice the same");
-    assert!(GroupContent::decode(&vec![2, 1].into()).is_err(), "a later version");
+    assert!(GroupContent::decode(suite(), &over.encode()).is_err(), "twice the same");
+    assert!(GroupContent::decode(suite(), &vec![2, 1].into()).is_err(), "a later version");
     assert!(!format!("{:?}", a.group).contains("ann"));
 }

@@ -164,7 +164,9 @@ fn reads(file: &Value) {
     let user = stvor_base::UserId::new(text(&sender["user"])).unwrap();
     let address = Address::new(user, stvor_base::DeviceId::new(number(&sender["device"])).unwrap());
     let key = bytes(&file["sender_key"]).into();
-    let GroupContent::SenderKey(key) = GroupContent::decode(&key).unwrap() else { panic!("no sender key") };
+    let GroupContent::SenderKey(key) = GroupContent::decode(suite(), &key).unwrap() else {
+        panic!("no sender key")
+    };
     let mut rows = Rows::default();
     let user_key = stvor_base::KeyBytes::try_from(&bytes(&sender["user_public"])[..]).unwrap();
     let introduction = Introduction { sender: &address, user_key: &user_key };

@@ -238,7 +238,7 @@ impl Actor {
     // ---- What members tell us ----
 
     async fn judge_content(&mut self, mail: &MailRow, member: &Member, turn: &mut Turn) -> Judged {
-        match GroupContent::decode(&SecretBytes::from_slice(&mail.body))? {
+        match GroupContent::decode(self.core.identity.suite(), &SecretBytes::from_slice(&mail.body))? {
             GroupContent::Changes(id, changes) => self.take_changes(mail, (id, changes), turn).await,
             GroupContent::SenderKey(key) => self.take_key((mail, member), &key, turn).await,
             GroupContent::WantChanges(id, known) => {

@@ -103,7 +103,9 @@ async fn who_was_put_out_gets_no_news_and_a_stranger_nothing() {
         let told = core.store.scan_all(scan, 10).await.unwrap();
         assert_eq!(told.len(), wanted, "{}", who.user());
         for body in told {
-            let GroupContent::Changes(_, changes) = GroupContent::decode(&body.value).unwrap() else {
+            let GroupContent::Changes(_, changes) =
+                GroupContent::decode(stvor_base::Suite::P256, &body.value).unwrap()
+            else {
                 panic!("something else")
             };
             assert_eq!(changes.len(), 3, "up to the removal");

@@ -37,7 +37,7 @@ use self::again::Again;
 pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
 pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
-use self::handle::{BUSY, Queue};
+use self::handle::{BUSY, Order, Queue};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 pub(crate) use self::outgoing::kind_of;

@@ -5,10 +5,11 @@ use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::executor::Pressure;
 use crate::{App, ConnectOptions};
 
 /// The lane of a client whose relay is not there, with a message that waits.
-async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Work>) {
+async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Order>) {
     let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
     let (work, orders) = mpsc::unbounded_channel();
     let depth = Arc::new(AtomicUsize::new(1));
