@@ -5,6 +5,9 @@ use stvor_testkit::{Postgres, Redis};
 
 use crate::common::{Home, SOON, mock_relay, objects};
 
+/// A password that must be nowhere.
+const CANARY: &str = "canary";
+
 fn checks(doctor: &Finished, name: &str) -> Vec<serde_json::Value> {
     let lines: Vec<String> = doctor.out.lines().map(ToOwned::to_owned).collect();
     objects(&lines).into_iter().filter(|check| check["name"] == name).collect()
@@ -63,13 +66,16 @@ fn a_server_that_is_not_there_and_a_url_that_is_none_are_named_without_their_pas
     let home = Home::at("ws://127.0.0.1:1");
     let doctor = |url: &str| {
         let doctor = home.stvor(["doctor", "--json"]).env("STVOR_STORE", url).run(SOON).unwrap();
-        assert!(!format!("{}{}", doctor.out, doctor.err).contains("canary"), "{}", doctor.out);
+        assert!(!format!("{}{}", doctor.out, doctor.err).contains(CANARY), "{}", doctor.out);
         checks(&doctor, "store")[0]["code"].as_str().unwrap_or_default().to_owned()
     };
-    assert_eq!(doctor("postgres://bob:canary@127.0.0.1:1/db"), "STORE_UNREACHABLE");
-    assert_eq!(doctor("redis://:canary@127.0.0.1:1"), "STORE_UNREACHABLE");
-    assert_eq!(doctor("mysql://bob:canary@127.0.0.1/db"), "INVALID_CONFIG");
-    let shown =
-        home.stvor(["config", "show"]).env("STVOR_STORE", "redis://:canary@127.0.0.1:1").run(SOON).unwrap();
-    assert!(!shown.out.contains("canary"), "{}", shown.out);
+    assert_eq!(doctor(&format!("postgres://bob:{CANARY}@127.0.0.1:1/db")), "STORE_UNREACHABLE");
+    assert_eq!(doctor(&format!("redis://:{CANARY}@127.0.0.1:1")), "STORE_UNREACHABLE");
+    assert_eq!(doctor(&format!("mysql://bob:{CANARY}@127.0.0.1/db")), "INVALID_CONFIG");
+    let shown = home
+        .stvor(["config", "show"])
+        .env("STVOR_STORE", format!("redis://:{CANARY}@127.0.0.1:1"))
+        .run(SOON)
+        .unwrap();
+    assert!(!shown.out.contains(CANARY), "{}", shown.out);
 }
