@@ -29,7 +29,8 @@ const EVENTS = new Set([
   'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
   'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
   'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
-  'rollbackRecovered', 'counterForged', 'mailLost', 'senderKeyMissing', 'groupReceipt',
+  'rollbackRecovered', 'counterForged', 'mailLost', 'senderKeyMissing', 'groupReceipt', 'conversationFailed',
+  'conversationRevived', 'taskFailed', 'queuePressure', 'callsRejected',
 ]);
 
 /** Told at most once for each client. */

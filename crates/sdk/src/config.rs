@@ -272,7 +272,7 @@ impl AppBuilder {
     /// How long an operation may wait; 10 seconds if not set. Zero: nothing waits.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(limits::LONGEST_WAIT);
         self
     }
 

@@ -248,7 +248,7 @@ impl Share {
 mod tests {
     use std::task::Poll;
 
-    use futures::future::join_all;
+    use futures::future::{FutureExt as _, TryFutureExt as _, join_all};
     use futures::poll;
 
     use super::*;
@@ -387,5 +387,20 @@ mod tests {
         }
         // The room is free again.
         assert_eq!(flood(&client, 1).await, ["OK"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_says_for_ever_waits_and_ends_nothing() {
+        let client = client(Executor::default()).await;
+        let options = SendOptions { wait: SendWait::Committed, timeout: Some(Duration::MAX) };
+        client.send_with("bob", "some day", options).await.unwrap();
+        assert_eq!(client.pending(), 1);
+        for wait in [
+            client.flush(Duration::MAX).boxed(),
+            client.wait_for_user("bob", Duration::MAX).map_ok(|()| 0).boxed(),
+        ] {
+            assert!(tokio::time::timeout(Duration::from_millis(1), wait).await.is_err(), "it waits");
+        }
+        assert_eq!(flood(&client, 1).await, ["OK"], "the conversation goes on");
     }
 }

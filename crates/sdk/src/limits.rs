@@ -5,6 +5,9 @@ use std::time::Duration;
 /// How long an operation waits when the application does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait that a caller can ask for: 30 years, so that "for ever" (`Duration::MAX`) can be added to the clock.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// Commands that wait for one lane. More than the relay's credit window (128), so that the reader of the socket never
 /// has to wait for a lane.
 pub const LANE_QUEUE: usize = 512;

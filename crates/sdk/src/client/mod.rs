@@ -218,7 +218,8 @@ impl Client {
         if core.is_blocked(&to) {
             return Err(ErrorKind::PeerBlocked { user: to }.into());
         }
-        let timeout = options.timeout.unwrap_or(core.config.timeout);
+        let timeout =
+            options.timeout.map_or(core.config.timeout, |timeout| timeout.min(limits::LONGEST_WAIT));
         let deadline = Instant::now() + timeout;
         let id = ContentId::from_bytes(random(&mut SystemRandom::new())?);
         let state = core.watchers.watch(id, DeliveryState::Queued);
@@ -289,7 +290,7 @@ impl Client {
     /// `RELAY_UNAVAILABLE` and the like when there is no connection in that time.
     pub async fn flush(&self, timeout: Duration) -> Result<usize> {
         let core = self.core();
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(limits::LONGEST_WAIT);
         loop {
             let settled = core.settled.notified();
             if self.pending() == 0 {
@@ -321,7 +322,7 @@ impl Client {
     /// asked in that time.
     pub async fn wait_for_user(&self, name: impl AsRef<str>, timeout: Duration) -> Result<()> {
         let (core, name) = (self.core(), user(name)?);
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(limits::LONGEST_WAIT);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let session = core.online(left.max(Duration::from_millis(1))).await?;
