@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use stvor_bench::fault::Role;
 use stvor_bench::load::{self, Load};
 use stvor_bench::report::{Row, Summary, Target};
+use stvor_bench::vault::{self, Size};
 use stvor_bench::{Outcome, fault, groups, micro, sizes};
 
 /// A part of the suite.
@@ -23,6 +24,8 @@ enum Part {
     Relay,
     /// Two users, their durable stores, and the relay between them.
     Whole,
+    /// The vault: storing, recalling, searching, verifying, unlocking, and what each gate costs.
+    Vault,
     /// Kills processes while messages flow; only when named.
     Fault,
 }
@@ -69,6 +72,9 @@ struct Arguments {
     /// Fault: decides who is killed and when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Vault: events in the log that is verified [default: 100000, quick 5000].
+    #[arg(long)]
+    events: Option<usize>,
     /// A rough run in a tenth of the time.
     #[arg(long)]
     quick: bool,
@@ -108,7 +114,7 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    const USUAL: [Part; 5] = [Part::Micro, Part::Groups, Part::Sizes, Part::Relay, Part::Whole];
+    const USUAL: [Part; 6] = [Part::Micro, Part::Groups, Part::Sizes, Part::Relay, Part::Whole, Part::Vault];
     let parts: &[Part] = if arguments.parts.is_empty() { &USUAL } else { &arguments.parts };
     let needs_binary = parts.iter().any(|part| matches!(part, Part::Relay | Part::Whole | Part::Fault));
     let binary = match &arguments.stvor {
@@ -140,6 +146,10 @@ fn measure(part: Part, arguments: &Arguments, binary: &Path, summary: &mut Summa
         Part::Sizes => sizes::run(if arguments.quick { 1_000 } else { 10_000 }, summary),
         Part::Relay => runtime()?.block_on(load::relay::run(binary, load, summary)),
         Part::Whole => runtime()?.block_on(load::whole::run(binary, load, summary)),
+        Part::Vault => {
+            let size = if arguments.quick { Size::QUICK } else { Size::FULL };
+            vault::run(Size { events: arguments.events.unwrap_or(size.events), ..size }, summary)
+        }
         Part::Fault => faults(arguments, binary, summary),
     }
 }

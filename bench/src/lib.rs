@@ -9,7 +9,7 @@
 //! - [`process`]: what `/proc` says about another process.
 //! - [`fault`]: kills processes at random moments while messages flow; a history checker decides.
 //! - [`fleet`]: the same for processes that share one identity on PostgreSQL or Redis.
-//! - `floor`, `olm`, `ours`, `micro`, `groups`, `sizes`: one message in memory. `load`: the whole path.
+//! - `floor`, `olm`, `ours`, `micro`, `groups`, `sizes`: one message in memory. `load`: the whole path. `vault`: the vault.
 
 mod actor;
 pub mod fault;
@@ -33,6 +33,8 @@ pub mod report;
 #[cfg(feature = "suite")]
 pub mod sizes;
 pub mod timing;
+#[cfg(feature = "suite")]
+pub mod vault;
 
 /// The result of a measurement: it either worked or says what went wrong to the person who started it.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -51,6 +51,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "WRONG_KEY"
         | "BACKUP_WRONG_KEY"
         | "TPM_LOCKED"
+        | "PROFILE_CLOSED"
+        | "PROFILE_NOT_EXPORTABLE"
         | "LOGGED_OUT"
         | "VAULT_COLD"
         | "VAULT_LOCKED"

@@ -26,8 +26,13 @@ impl Bar {
 
     /// Moves it.
     pub(crate) fn at(&self, progress: Progress) {
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.done);
+        self.to(progress.done, progress.total);
+    }
+
+    /// Moves it to `done` of `total`.
+    pub(crate) fn to(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
     }
 
     /// Removes it.

@@ -58,6 +58,20 @@ pub enum Operation {
     ChangeSecret,
     /// The key that signs the log was changed.
     RotateSigningKey,
+    /// The root key was changed, and every key that follows from it.
+    RotateRootKey,
+    /// A profile was made.
+    MakeProfile,
+    /// A profile's key was opened.
+    OpenProfile,
+    /// It was closed.
+    CloseProfile,
+    /// The secret that opens a profile was changed.
+    ChangeProfileSecret,
+    /// A profile's key was changed, for some of its memories or all that are left.
+    RotateProfileKey,
+    /// A memory's own key was wrapped anew; its content is the same.
+    Rewrap,
     /// Somebody tried to enter with a credential that is not known.
     Enter,
     /// Somebody tried to act as the owner without the owner's secret.

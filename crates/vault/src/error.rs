@@ -64,6 +64,12 @@ pub enum Refusal {
         "levels 4 and 5 open with a secret of their own; the owner gives it with `stvor vault unlock --second`"
     )]
     NoVaultedKey,
+    /// The key of the memory's profile is not open.
+    #[error("the profile {0} is closed; the owner opens it with `stvor vault profile open {0}`")]
+    ProfileClosed(String),
+    /// The memory's profile does not let it out.
+    #[error("memories of the profile {0} are not exported")]
+    NotExportable(String),
     /// No physical token answered.
     #[error("level 5 opens with a physical token that is present now")]
     NoToken,
@@ -105,6 +111,8 @@ impl ErrorCode for Refusal {
             Self::ClockBackwards => "CLOCK_BACKWARDS",
             Self::Boundary(_) => "BOUNDARY_DENIED",
             Self::NoVaultedKey => "VAULTED_KEY_REQUIRED",
+            Self::ProfileClosed(_) => "PROFILE_CLOSED",
+            Self::NotExportable(_) => "PROFILE_NOT_EXPORTABLE",
             Self::NoToken => "TOKEN_REQUIRED",
             Self::OneTimeCode(_) => "ONE_TIME_CODE",
             Self::CodesBlocked { .. } => "ONE_TIME_CODES_BLOCKED",
@@ -119,6 +127,7 @@ impl ErrorCode for Refusal {
             self,
             Self::Cold
                 | Self::Locked { .. }
+                | Self::ProfileClosed(_)
                 | Self::NoApproval
                 | Self::Cooldown { .. }
                 | Self::OneTimeCode(_)

@@ -5,6 +5,7 @@ use stvor_base::ErrorCode as _;
 use stvor_crypto::SecretBytes;
 
 use crate::daemon::Content;
+use crate::engine::Engine;
 use crate::engine::agents::Caller;
 use crate::memory::{Header, MemoryId};
 use crate::{Vault, VaultError};
@@ -53,6 +54,13 @@ impl Vault {
         let next = headers.last().filter(|_| headers.len() == PAGE).map(|(at, ..)| *at);
         let mut all = Vec::with_capacity(headers.len());
         for (_, id, header) in headers {
+            let asked = header.clone();
+            let allowed =
+                move |engine: &mut Engine| asked.as_ref().map_or(Ok(()), |it| engine.exportable(it));
+            if let Err(error) = self.ask(allowed).wait() {
+                all.push(Exported { id, header, content: Err(error.code()) });
+                continue;
+            }
             let content = match self.recall(&Caller::Owner, id, "export") {
                 Ok(recalled) => Ok(recalled.content),
                 Err(VaultError::Refused(refusal)) => Err(refusal.code()),
@@ -65,7 +73,7 @@ impl Vault {
     }
 }
 
-impl crate::engine::Engine {
+impl Engine {
     /// Places, names and headers of memories after a place. A damaged one has no header.
     fn headers_after(&self, after: i64, count: usize) -> Result<Vec<Listed>, VaultError> {
         let rows = self.database.memories_after(after, count)?;

@@ -45,6 +45,8 @@ pub(crate) const SLOT_VAULTED: &str = "vaulted";
 pub(crate) const SLOT_SIGNER: &str = "signer";
 pub(crate) const SLOT_RETIRED: &str = "signer/retired";
 pub(crate) const SLOT_LOCKDOWN: &str = "lockdown";
+/// The key of keyed hashes, since the root key was changed; before that it follows from the root key.
+const SLOT_HASHES: &str = "hashes";
 
 fn public_slot(level: Level) -> String {
     format!("level-{}/public", level.number())
@@ -59,12 +61,13 @@ pub(crate) fn black_slot(token: &str) -> String {
     format!("{}/{token}", private_slot(Level::Black))
 }
 
-/// A keyed hash under the keys that follow from the root key, as [`BaseKeys::hash`] gives it.
+/// A keyed hash under a key that follows from the root key, for who has that one and no records.
 pub(crate) fn keyed_hash(root: &RootKey, purpose: &str, bytes: &[u8]) -> Secret<32> {
     hash_with(&derive(root, "hashes"), purpose, bytes)
 }
 
-fn hash_with(key: &Secret<32>, purpose: &str, bytes: &[u8]) -> Secret<32> {
+/// A keyed hash: HMAC-SHA256 over the purpose, a zero byte, and the bytes.
+pub(crate) fn hash_with(key: &Secret<32>, purpose: &str, bytes: &[u8]) -> Secret<32> {
     hmac_sha256(key.expose(), &[purpose.as_bytes(), &[0], bytes])
 }
 
@@ -204,6 +207,8 @@ pub(crate) struct BaseKeys {
     /// What the sums over the bound tables are keyed with.
     pub(crate) bound: Secret<32>,
     hashes: Secret<32>,
+    /// What backups are sealed with. It follows from the root key itself: a restore has no other key when it looks.
+    backups: Secret<32>,
     publics: BTreeMap<Level, PublicKey>,
 }
 
@@ -241,19 +246,14 @@ impl BaseKeys {
                 publics.insert(level, PublicKey::from_bytes(open(&name)?.expose())?);
             }
         }
+        let hashes = match slots.contains_key(SLOT_HASHES) {
+            true => Secret::from_slice(open(SLOT_HASHES)?.expose())?,
+            false => derive(root, "hashes"),
+        };
         let events = RowKey::new(&derive(root, "events"));
         let working = RowKey::new(&derive(root, "levels 0 and 1"));
-        Ok(Self {
-            events,
-            working,
-            signer,
-            retired,
-            verbs,
-            bound: derive(root, "bound tables"),
-            hashes: derive(root, "hashes"),
-            publics,
-            rows,
-        })
+        let (bound, backups) = (derive(root, "bound tables"), derive(root, "hashes"));
+        Ok(Self { events, working, signer, retired, verbs, bound, hashes, backups, publics, rows })
     }
 
     /// Who verifies the log's checkpoints, the present key first.
@@ -264,6 +264,11 @@ impl BaseKeys {
     /// A keyed hash: it confirms nothing to who has not the key.
     pub(crate) fn hash(&self, purpose: &str, bytes: &[u8]) -> Secret<32> {
         hash_with(&self.hashes, purpose, bytes)
+    }
+
+    /// The key of [`keyed_hash`].
+    pub(crate) fn backup_key(&self) -> Secret<32> {
+        self.backups.duplicate()
     }
 
     /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.
@@ -298,6 +303,13 @@ pub(crate) struct SessionKeys {
     black: Option<Secret<32>>,
     /// When a token opened level 5.
     pub(crate) presented: Option<Moment>,
+    /// Keys of profiles that are open, by name and generation, and what seals them.
+    pub(crate) profiles: BTreeMap<(String, u32), AgreementKey>,
+    pub(crate) profile_keys: BTreeMap<String, Secret<32>>,
+    /// A change of a profile's key that began by itself failed; it is not tried again before the next session.
+    pub(crate) rotation_failed: bool,
+    /// Profiles whose key somebody is just changing step by step: no step of that is done by itself.
+    pub(crate) rotating: std::collections::BTreeSet<String>,
 }
 
 impl SessionKeys {
@@ -362,6 +374,11 @@ impl SessionKeys {
         Ok(())
     }
 
+    /// The private key of a level, while it is held.
+    pub(crate) fn private(&self, level: Level) -> Option<&AgreementKey> {
+        self.privates.get(&level)
+    }
+
     /// Whether contents of this level can be read.
     pub(crate) fn opens(&self, level: Level) -> bool {
         self.privates.contains_key(&level)
@@ -374,5 +391,88 @@ impl SessionKeys {
         } else {
             Some(Unwrap::Shared(&base.working))
         }
+    }
+}
+
+/// A root key in the place of another, and the owner's records of it.
+#[derive(Debug)]
+pub struct NewRoot {
+    pub(crate) root: RootKey,
+    pub(crate) verbs: VerbKey,
+    pub(crate) records: (Vec<u8>, Vec<u8>),
+}
+
+impl NewRoot {
+    /// A fresh root key and a fresh key of owner verbs, wrapped for the owner's secret.
+    ///
+    /// # Errors
+    /// [`VaultError::Key`] when the secret can not wrap or does not open what it wrapped.
+    pub fn generate(owner: &dyn KeyHolder) -> Result<Self, VaultError> {
+        let mut rng = stvor_crypto::SystemRandom::new();
+        let (root, verbs) = (RootKey::random(&mut rng)?, VerbKey::random(&mut rng)?);
+        let records = rewrap((&root, &verbs), owner)?;
+        Ok(Self { root, verbs, records })
+    }
+}
+
+/// What a change of the root key does to the records of keys.
+#[derive(Debug)]
+pub(crate) struct Reseal<'a> {
+    pub(crate) old: &'a BaseKeys,
+    pub(crate) new: &'a NewRoot,
+}
+
+/// The records and the private keys of levels that come of it.
+#[derive(Debug)]
+pub(crate) struct Resealed {
+    pub(crate) slots: Slots,
+    pub(crate) privates: BTreeMap<Level, AgreementKey>,
+}
+
+impl Reseal<'_> {
+    /// All records, sealed under the new root key, with fresh keys of levels 2 and 3. Records that the root key does not seal
+    /// (of level 4, tokens and profiles) stay as they are.
+    pub(crate) fn slots(&self, slots: &Slots, rng: &mut dyn Random) -> Result<Resealed, VaultError> {
+        let rows = RowKey::new(&derive(&self.new.root, "rows"));
+        let mut all = Resealed { slots: Slots::new(), privates: BTreeMap::new() };
+        let seal = |name: &str, plain: &[u8], rng: &mut dyn Random| rows.seal(rng, name.as_bytes(), plain);
+        for (name, record) in slots {
+            let foreign = name == SLOT_VAULTED
+                || name.starts_with("profile/")
+                || (name.starts_with("level-") && name.contains("/private"));
+            let record = if foreign {
+                record.clone()
+            } else if name == SLOT_ROOT {
+                self.new.records.0.clone()
+            } else if name == SLOT_VERBS {
+                self.new.records.1.clone()
+            } else if name == SLOT_VERBS_HELD {
+                seal(name, self.new.verbs.expose(), rng)?
+            } else {
+                let changed = |_| VaultError::tampered(format!("the key record {name}"), "it does not open");
+                seal(name, self.old.rows.open(name.as_bytes(), record).map_err(changed)?.expose(), rng)?
+            };
+            all.slots.insert(name.clone(), record);
+        }
+        let hashes = seal(SLOT_HASHES, self.old.hashes.expose(), rng)?;
+        all.slots.insert(SLOT_HASHES.into(), hashes);
+        for level in [Level::Private, Level::Sealed] {
+            let key = AgreementKey::generate(rng)?;
+            let (public, private) = (public_slot(level), private_slot(level));
+            let sealed = seal(&public, key.public().as_bytes(), rng)?;
+            all.slots.insert(public, sealed);
+            let under = RowKey::new(&derive(&self.new.root, level.name()));
+            let sealed = under.seal(rng, private.as_bytes(), key.to_bytes().expose())?;
+            all.slots.insert(private, sealed);
+            all.privates.insert(level, key);
+        }
+        Ok(all)
+    }
+}
+
+impl SessionKeys {
+    /// Takes the fresh private keys of levels.
+    pub(crate) fn renew(&mut self, privates: BTreeMap<Level, AgreementKey>) {
+        self.privates.extend(privates);
     }
 }

@@ -100,3 +100,9 @@ pub const CODES_PAUSE: Duration = Duration::from_secs(15 * 60);
 pub const WITNESS_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of a request to a witness, and of its answer.
 pub const MAX_WITNESS_REQUEST: u64 = 128 << 10;
+/// Profiles of a vault.
+pub const MAX_PROFILES: usize = 64;
+/// Days after which a profile's key may be due at most.
+pub const MAX_ROTATION_DAYS: u32 = 3_660;
+/// Memories of one step of a change of a profile's key.
+pub const ROTATION_STEP: usize = 256;

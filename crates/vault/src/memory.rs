@@ -98,6 +98,8 @@ pub struct NewMemory {
     pub cooldown: Option<Duration>,
     /// The memory that this one corrects.
     pub supersedes: Option<MemoryId>,
+    /// The profile whose key it takes, too, to read it.
+    pub profile: Option<String>,
 }
 
 impl NewMemory {
@@ -116,6 +118,7 @@ impl NewMemory {
             ttl: None,
             cooldown: None,
             supersedes: None,
+            profile: None,
         }
     }
 
@@ -202,6 +205,9 @@ pub struct Header {
     pub supersedes: Option<MemoryId>,
     /// The memory that corrects this one.
     pub superseded_by: Option<MemoryId>,
+    /// The profile whose key it takes, too, to read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Bytes of content.
     pub length: u64,
     /// Keyed hash of the content, in hexadecimal digits.
@@ -221,6 +227,9 @@ impl Header {
         out.raw(b"STVOR memory v1").raw(self.id.as_bytes()).u8(self.level.number());
         out.bytes(self.namespace.as_bytes()).u64(self.expires.unwrap_or(u64::MAX)).u64(self.cooldown);
         out.u64(self.created).bytes(self.creator.as_bytes()).u64(self.length);
+        if let Some(profile) = &self.profile {
+            out.bytes(profile.as_bytes());
+        }
         out.finish()
     }
 

@@ -67,10 +67,11 @@ impl Sender {
         Ok(Self { public: public.clone(), ephemeral: ephemeral.public().clone(), agreed })
     }
 
-    fn wrap(&self, key: &Secret<32>, bound: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        let mut out = Vec::with_capacity(PUBLIC_KEY_BYTES + 48);
+    /// Seals bytes for the holder of the private key. `bound` may be used once with one sender.
+    pub(crate) fn wrap(&self, plain: &[u8], bound: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let mut out = Vec::with_capacity(PUBLIC_KEY_BYTES + plain.len() + 16);
         out.extend_from_slice(self.ephemeral.as_bytes());
-        out.extend_from_slice(key.expose());
+        out.extend_from_slice(plain);
         let body = out.get_mut(PUBLIC_KEY_BYTES..).unwrap_or_default();
         let tag = one_time_key(self.agreed.expose(), (&self.public, &self.ephemeral), bound)
             .seal_in_place_separate_tag(&[0; NONCE_BYTES], bound, body)?;
@@ -116,10 +117,50 @@ pub(crate) fn seal_content(
     Aes256Gcm::new(&key).seal(&[0; NONCE_BYTES], bound, &mut sealed)?;
     let wrapped = match wrap {
         Wrap::Shared(shared) => shared.seal(rng, bound, key.expose())?,
-        Wrap::Public(public) => Sender::new(public, rng)?.wrap(&key, bound)?,
-        Wrap::Sender(sender) => sender.wrap(&key, bound)?,
+        Wrap::Public(public) => Sender::new(public, rng)?.wrap(key.expose(), bound)?,
+        Wrap::Sender(sender) => sender.wrap(key.expose(), bound)?,
     };
     Ok(SealedContent { wrapped, content: sealed })
+}
+
+/// Opens what [`Sender::wrap`] sealed.
+pub(crate) fn open_wrapped(
+    private: &AgreementKey,
+    bound: &[u8],
+    wrapped: &[u8],
+) -> Result<SecretBytes, CryptoError> {
+    let mut input = Reader::new(wrapped);
+    let ephemeral = input.array::<PUBLIC_KEY_BYTES>().map_err(|_| CryptoError::DecryptFailed)?;
+    let ephemeral = PublicKey::from_bytes(ephemeral)?;
+    let agreed = private.agree(&ephemeral)?;
+    let mut body = SecretBytes::from_slice(input.rest());
+    let opened = one_time_key(agreed.expose(), (private.public(), &ephemeral), bound);
+    let length = opened.open(&[0; NONCE_BYTES], bound, body.expose_mut())?.len();
+    body.truncate(length);
+    Ok(body)
+}
+
+/// A memory's own key.
+fn unwrap_key(unwrap: &Unwrap<'_>, bound: &[u8], wrapped: &[u8]) -> Result<SecretBytes, CryptoError> {
+    match unwrap {
+        Unwrap::Shared(shared) => shared.open(bound, wrapped),
+        Unwrap::Private(private) => open_wrapped(private, bound, wrapped),
+    }
+}
+
+/// Wraps a memory's own key anew. Its content stays as it is.
+pub(crate) fn rewrap(
+    (unwrap, wrap): (&Unwrap<'_>, &Wrap<'_>),
+    bound: &[u8],
+    wrapped: &[u8],
+    rng: &mut dyn Random,
+) -> Result<Vec<u8>, CryptoError> {
+    let key = unwrap_key(unwrap, bound, wrapped)?;
+    match wrap {
+        Wrap::Shared(shared) => shared.seal(rng, bound, key.expose()),
+        Wrap::Public(public) => Sender::new(public, rng)?.wrap(key.expose(), bound),
+        Wrap::Sender(sender) => sender.wrap(key.expose(), bound),
+    }
 }
 
 /// Opens what [`seal_content`] sealed.
@@ -128,20 +169,7 @@ pub(crate) fn open_content(
     bound: &[u8],
     (wrapped, content): (&[u8], &[u8]),
 ) -> Result<SecretBytes, CryptoError> {
-    let key = match unwrap {
-        Unwrap::Shared(shared) => shared.open(bound, wrapped)?,
-        Unwrap::Private(private) => {
-            let mut input = Reader::new(wrapped);
-            let ephemeral = input.array::<PUBLIC_KEY_BYTES>().map_err(|_| CryptoError::DecryptFailed)?;
-            let ephemeral = PublicKey::from_bytes(ephemeral)?;
-            let agreed = private.agree(&ephemeral)?;
-            let mut body = SecretBytes::from_slice(input.rest());
-            let opened = one_time_key(agreed.expose(), (private.public(), &ephemeral), bound);
-            let length = opened.open(&[0; NONCE_BYTES], bound, body.expose_mut())?.len();
-            body.truncate(length);
-            body
-        }
-    };
+    let key = unwrap_key(unwrap, bound, wrapped)?;
     let key = Secret::from_slice(key.expose())?;
     let mut plain = SecretBytes::from_slice(content);
     let length = Aes256Gcm::new(&key).open(&[0; NONCE_BYTES], bound, plain.expose_mut())?.len();
@@ -153,6 +181,21 @@ pub(crate) fn open_content(
 mod tests {
     use super::*;
     use stvor_crypto::SystemRandom;
+
+    #[test]
+    fn a_key_is_wrapped_anew_and_its_content_stays() {
+        let rng = &mut SystemRandom::new();
+        let (old, new) = (AgreementKey::generate(rng).unwrap(), AgreementKey::generate(rng).unwrap());
+        let sealed = seal_content(&Wrap::Public(old.public()), b"here", b"words", rng).unwrap();
+        let both = (&Unwrap::Private(&old), &Wrap::Public(new.public()));
+        let wrapped = rewrap(both, b"here", &sealed.wrapped, rng).unwrap();
+        let open = |key, wrapped: &[u8]| {
+            open_content(&Unwrap::Private(key), b"here", (wrapped, &sealed.content)).map(|plain| plain.len())
+        };
+        assert_eq!(open(&new, &wrapped).unwrap(), 5);
+        assert!(open(&old, &wrapped).is_err() && open(&new, &sealed.wrapped).is_err());
+        assert!(rewrap(both, b"there", &sealed.wrapped, rng).is_err());
+    }
 
     #[test]
     fn one_agreement_serves_many_memories_under_keys_of_their_own() {

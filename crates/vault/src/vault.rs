@@ -35,7 +35,7 @@ pub(crate) const DATABASE: &str = "vault.db";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// Requests that wait at one time.
 const QUEUE: usize = 4_096;
-/// How often what nobody waits for is done: expired memories, syncs.
+/// How often what nobody waits for is done: expired memories, keys that are due, syncs.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Something that looks at a plaintext before it is given out, and may refuse with a reason.
@@ -679,20 +679,30 @@ impl Drop for Vault {
 
 /// The vault's thread.
 fn run(mut engine: Engine, queue: &Receiver<Job>) {
+    // By the clock, between two groups: a vault that is never idle does it too.
+    let mut due = Instant::now() + IDLE;
     while !engine.shut {
-        match queue.recv_timeout(IDLE) {
+        match queue.recv_timeout(due.saturating_duration_since(Instant::now())) {
             Ok(first) => group(&mut engine, first, queue),
-            Err(RecvTimeoutError::Timeout) => {
-                engine.idle();
-                if engine.held.is_some() {
-                    alone(&mut engine, |engine| engine.purge(limits::MAX_GROUP).map(|_| ()));
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if Instant::now() >= due && !engine.shut {
+            upkeep(&mut engine);
+            due = Instant::now() + IDLE;
         }
     }
     alone(&mut engine, Engine::close);
     engine.idle();
+}
+
+/// What nobody asks for, some of it at a time.
+fn upkeep(engine: &mut Engine) {
+    engine.idle();
+    if engine.held.is_some() {
+        alone(engine, |engine| engine.purge(limits::MAX_GROUP).map(|_| ()));
+        alone(engine, Engine::rotate_due);
+    }
 }
 
 /// Work that nobody waits for.

@@ -72,11 +72,11 @@ impl Progress {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
     }
 
-    fn add(&self, rows: usize) {
+    pub(crate) fn add(&self, rows: usize) {
         self.done.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    fn expect(&self, rows: u64) {
+    pub(crate) fn expect(&self, rows: u64) {
         self.total.fetch_add(rows, Ordering::Relaxed);
     }
 }
@@ -318,7 +318,11 @@ impl Engine {
                     let ended = matches!(header.state, State::Forgotten | State::Expired);
                     let held =
                         !header.level.needs_session() || session.is_some_and(|keys| keys.opens(header.level));
-                    if ended || !held { Ok(0) } else { self.open(&row, &header).map(|_| 1) }
+                    if ended || !held || !self.profile_open(&header) {
+                        Ok(0)
+                    } else {
+                        self.open(&row, &header).map(|_| 1)
+                    }
                 });
                 match opened {
                     Ok(count) => report.memories += count,

@@ -22,6 +22,7 @@ mod vault;
 mod vault_clients;
 #[cfg(target_os = "linux")]
 mod vault_contained;
+mod vault_keys;
 #[cfg(unix)]
 mod vault_recovery;
 #[cfg(all(unix, feature = "tpm"))]

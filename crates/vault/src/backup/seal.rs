@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use stvor_base::codec::Writer;
+use stvor_crypto::Secret;
 use stvor_crypto::kdf::{constant_time_eq, sha256};
 
 use crate::VaultError;
@@ -40,8 +41,8 @@ pub(crate) fn bytes(manifest: &[u8], database: &str) -> Vec<u8> {
 }
 
 impl Seal {
-    pub(crate) fn new(database: String, owner: &[u8], mac: String) -> Self {
-        Self { database, owner: STANDARD.encode(owner), mac }
+    pub(crate) fn new((database, owner): (String, &[u8]), mac: Secret<32>) -> Self {
+        Self { database, owner: STANDARD.encode(owner), mac: hex(mac.expose()) }
     }
 
     /// The record of the root key. Nothing vouches for it but that the owner's secret opens it.

@@ -9,7 +9,8 @@ use stvor_crypto::{Random, SystemRandom};
 use super::pack::{Contents, pack};
 use super::seal::{self, Seal};
 use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
-use crate::engine::backup::Wanted;
+use crate::engine::backup::{Copied, Wanted};
+use crate::keys::hash_with;
 use crate::memory::MemoryId;
 use crate::storage::{make_directory, write_private};
 use crate::{Vault, VaultError};
@@ -69,7 +70,7 @@ impl Vault {
         SystemRandom::new().fill(&mut random)?;
         let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
         let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
-        let (manifest, owner) = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let Copied { manifest, owner, key } = self.ask(move |engine| engine.copy(&wanted)).wait()?;
         // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
         let report = self.verify()?;
         let problems = report.problems.len() as u64 + report.more_problems;
@@ -77,8 +78,7 @@ impl Vault {
         let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;
         let digest = seal::digest(&draft.0)?;
         let sealed = seal::bytes(&bytes, &digest);
-        let mac = self.ask(move |engine| engine.keyed(seal::PURPOSE, &sealed)).wait()?;
-        let seal = Seal::new(digest, &owner, mac);
+        let seal = Seal::new((digest, &owner), hash_with(&key, seal::PURPOSE, &sealed));
         let path = new.directory.join(BackupName::of(&manifest).to_string());
         let contents = Contents { manifest: &manifest, bytes: &bytes, seal: &seal, database: &draft.0 };
         pack(&contents, &new.sealing, &path)?;

@@ -169,6 +169,28 @@ impl Client {
         Ok(done)
     }
 
+    /// Changes the root key and everything that follows from it. `tell` hears how much is done, and of how much.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`]; as [`Client::call_owner`].
+    pub fn rotate_root(
+        &mut self,
+        holder: &dyn KeyHolder,
+        tell: impl FnMut(u64, u64),
+    ) -> Result<Result<Value, Failure>, VaultError> {
+        self.prove(holder)?;
+        let root = unwrap_root(&self.as_owner()?.records.root, holder)?;
+        let new = crate::NewRoot::generate(holder)?;
+        let act = super::KeysVerb::RotateRootKey { root: super::Hidden::of_key(&root), new: (&new).into() };
+        let done = self.call_owner_with(&OwnerVerb::Keys { act: Box::new(act) }, tell)?;
+        if done.is_ok() {
+            let owner = self.as_owner()?;
+            (owner.records.root, owner.records.verbs) = new.records;
+            owner.key = Some(new.verbs);
+        }
+        Ok(done)
+    }
+
     /// Asks as an agent.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 
 mod client;
 mod confine;
+mod keys;
 mod recovery;
 mod seats;
 mod server;
@@ -16,6 +17,7 @@ mod verbs;
 
 pub use client::Client;
 pub use confine::confine;
+pub use keys::{KeysVerb, NewRootVerb, ProfileKeyVerb};
 pub use recovery::{EnrolmentVerb, HeirVerb, Hidden, KeeperVerb, PresentedVerb, RecoveryVerb};
 pub use server::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, harden};
 pub use verbs::{AgentVerb, Content, OwnerVerb, StoreVerb};

@@ -39,7 +39,7 @@ impl Hidden {
         Self(STANDARD.encode(key.expose()))
     }
 
-    fn key(&self) -> Result<Secret<32>, VaultError> {
+    pub(super) fn key(&self) -> Result<Secret<32>, VaultError> {
         key(&self.0)
     }
 }

@@ -18,7 +18,7 @@ use crate::memory::{MemoryId, NewMemory, Trust};
 use crate::{Vault, VaultError, limits};
 
 /// How often progress is told.
-const PROGRESS: Duration = Duration::from_millis(200);
+pub(super) const PROGRESS: Duration = Duration::from_millis(200);
 
 /// A content: text, or bytes in base64. `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +90,9 @@ pub struct StoreVerb {
     /// The memory that it corrects.
     #[serde(default)]
     pub supersedes: Option<MemoryId>,
+    /// The profile whose key it takes, too.
+    #[serde(default)]
+    pub profile: Option<String>,
 }
 
 impl core::fmt::Debug for StoreVerb {
@@ -193,6 +196,8 @@ pub enum OwnerVerb {
     Metrics {},
     /// What is asked about backups, recovery, tokens and proofs.
     Recovery { act: Box<RecoveryVerb> },
+    /// What is asked about profiles, and changing keys.
+    Keys { act: Box<super::KeysVerb> },
 }
 
 impl core::fmt::Debug for OwnerVerb {
@@ -245,6 +250,7 @@ impl OwnerVerb {
                 Ok(json!({ "event": String::from_utf8_lossy(&entry), "proof": proof.to_string() }))
             }
             Self::Recovery { act } => act.run(vault),
+            Self::Keys { act } => act.run(vault, tell),
             Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
             Self::Log { query } => value(vault.read_log(query)?),
             Self::ChangeSecret { root, owner_root, owner_verbs } => {
@@ -328,6 +334,7 @@ impl StoreVerb {
             ttl: self.ttl.map(Duration::from_secs),
             cooldown: self.cooldown.map(Duration::from_secs),
             supersedes: self.supersedes,
+            profile: self.profile,
         })
     }
 }

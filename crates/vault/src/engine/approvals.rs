@@ -165,6 +165,6 @@ impl Engine {
     }
 }
 
-fn approval_ad(key: &[u8]) -> Vec<u8> {
+pub(super) fn approval_ad(key: &[u8]) -> Vec<u8> {
     [b"approval ", key].concat()
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use stvor_crypto::Random;
 use stvor_crypto::kdf::constant_time_eq;
+use stvor_crypto::{Random, Secret};
 use stvor_tlog::{Checkpoint, Frontier, Note};
 
 use super::agents::OWNER;
@@ -32,6 +32,17 @@ pub(crate) struct Wanted {
     pub(crate) description: String,
 }
 
+/// A copy that was made.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// What it is.
+    pub(crate) manifest: Manifest,
+    /// The owner's record of the root key in it.
+    pub(crate) owner: Vec<u8>,
+    /// What the backup is sealed with. The root key may be changed before that is done; this one is of the copy.
+    pub(crate) key: Secret<32>,
+}
+
 /// How a known checkpoint stands to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
@@ -44,8 +55,8 @@ pub(crate) enum Known {
 }
 
 impl Engine {
-    /// Copies the database as it is now. Says what the copy is, and gives the owner's record of the root key in it.
-    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<(Manifest, Vec<u8>), VaultError> {
+    /// Copies the database as it is now.
+    pub(crate) fn copy(&mut self, wanted: &Wanted) -> Result<Copied, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Backup);
         self.audited(event, |engine, event| {
             if wanted.description.len() > limits::MAX_NAME {
@@ -87,14 +98,21 @@ impl Engine {
                 memories,
                 description: wanted.description.clone(),
             };
-            Ok((manifest, owner))
+            let key = engine.held()?.base.backup_key();
+            Ok(Copied { manifest, owner, key })
         })
     }
 
     /// The newest backup whose file is where it was written to.
     fn newest_backup(&self) -> Result<BackupRecord, VaultError> {
         let newest = self.backups()?.into_iter().rev().find(|record| record.path.is_file());
-        newest.ok_or_else(|| VaultError::invalid("there is no backup to build on; make a full one first"))
+        let newest = newest
+            .ok_or_else(|| VaultError::invalid("there is no backup to build on; make a full one first"))?;
+        if newest.manifest.size <= self.rotated_at()? {
+            let reason = "the root key was changed after the newest backup; make a full one first";
+            return Err(VaultError::invalid(reason));
+        }
+        Ok(newest)
     }
 
     /// Memories whose rows the log says were written since it had this size.

@@ -27,6 +27,9 @@ struct Bound {
     steady: Option<Moment>,
 }
 
+/// The digest of each memory's newest row.
+pub(super) type Digests = HashMap<MemoryId, [u8; 32]>;
+
 fn place(tree: &Frontier) -> Vec<u8> {
     [b"bound", &tree.size().to_be_bytes()[..], &tree.root().0].concat()
 }
@@ -122,6 +125,13 @@ impl Engine {
 
     /// Reads the log: writes when each memory was last recalled, and returns the digest of each one's newest row.
     fn recalls_and_rows(&self) -> Result<HashMap<MemoryId, [u8; 32]>, VaultError> {
+        let (digests, recalls) = self.read_rows()?;
+        recalls.iter().try_for_each(|(id, seq)| self.database.put_recall(id, *seq))?;
+        Ok(digests)
+    }
+
+    /// Reads the log: the digest of each memory's newest row, and the event of its newest recall.
+    pub(super) fn read_rows(&self) -> Result<(Digests, HashMap<MemoryId, u64>), VaultError> {
         let (mut next, mut digests, mut recalls) = (0, HashMap::new(), HashMap::new());
         loop {
             let rows = self.database.events_from(next, BATCH)?;
@@ -135,7 +145,6 @@ impl Engine {
                 }
             }
         }
-        recalls.iter().try_for_each(|(id, seq)| self.database.put_recall(id, *seq))?;
-        Ok(digests)
+        Ok((digests, recalls))
     }
 }

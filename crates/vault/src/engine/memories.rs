@@ -94,6 +94,7 @@ impl Engine {
             }
             let row = engine.seal(&header, memory.content.expose())?;
             engine.database.insert_memory(&row)?;
+            engine.count_in_profile(&header)?;
             for intent in &header.intents {
                 for blind in engine.links(&header.namespace, intent)? {
                     engine.database.link(&blind, &header.id)?;
@@ -133,6 +134,7 @@ impl Engine {
             source: memory.source.clone(),
             trust: memory.trust,
             supersedes: memory.supersedes,
+            profile: memory.profile.clone(),
             superseded_by: None,
             length: memory.content.len() as u64,
             content_hash: self.keyed("content", memory.content.expose())?,
@@ -163,7 +165,7 @@ impl Engine {
             space: self.blind("namespace", &header.namespace)?,
             due: header.expires.map(hour),
             header: self.seal_header(header)?,
-            wrapped: Some(sealed.wrapped),
+            wrapped: Some(self.wrap_for_profile(header, sealed.wrapped)?),
             content: Some(sealed.content),
         })
     }
@@ -271,7 +273,8 @@ impl Engine {
         let session = held.session.as_ref().unwrap_or(&nothing);
         let locked = Refusal::Locked { level: header.level };
         let unwrap = session.unwrap(&held.base, header.level).ok_or(locked)?;
-        let opened = open_content(&unwrap, &header.bound(), (wrapped, content));
+        let wrapped = Self::unwrap_profile(held, header, wrapped)?;
+        let opened = open_content(&unwrap, &header.bound(), (wrapped.bytes(), content));
         let opened = opened.map_err(|_| tampered("its content does not open"))?;
         let hash = self.keyed("content", opened.expose())?;
         if !constant_time_eq(hash.as_bytes(), header.content_hash.as_bytes()) {

@@ -7,8 +7,10 @@ mod bound;
 pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
+mod profiles;
 mod proofs;
 mod recovery;
+mod rotation;
 mod search;
 pub(crate) mod sessions;
 mod settle;
@@ -310,6 +312,8 @@ impl Engine {
             self.drop_token();
             if self.new_keys {
                 self.held = None;
+            } else {
+                self.reload_profiles();
             }
         }
         self.tell(&done);

@@ -63,6 +63,7 @@ impl Engine {
         if let Some(held) = self.held.as_mut() {
             held.session = Some(session);
         }
+        self.open_owned_profiles();
         self.drop_index();
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);

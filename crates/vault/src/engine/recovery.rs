@@ -77,6 +77,26 @@ impl Engine {
         Ok(false)
     }
 
+    /// Refuses to end all sets of shares while level 5 counts on one.
+    pub(super) fn shares_may_end(&self) -> Result<(), VaultError> {
+        if self.black_escrowed()? && self.tokens()?.len() < 2 {
+            return Err(VaultError::invalid(
+                "the shares of an escrow end with the old root key, and level 5 would be left with one token; enrol another one first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Forgets the sets of shares, whose root key is not that of the vault any more: they open nothing, and must not count as a
+    /// way into level 5.
+    pub(super) fn drop_escrows(&mut self) -> Result<(), VaultError> {
+        let all = self.escrows()?;
+        for old in all.iter().filter(|old| old.black) {
+            self.database.remove_slot(&black_slot(&escrow_name(&old.set)))?;
+        }
+        if all.is_empty() { Ok(()) } else { self.put_sealed_slot(ESCROWS, &Vec::<EscrowRecord>::new()) }
+    }
+
     pub(crate) fn escrows(&self) -> Result<Vec<EscrowRecord>, VaultError> {
         self.sealed_slot(ESCROWS).map(Option::unwrap_or_default)
     }

@@ -58,7 +58,9 @@ impl Engine {
 
     /// Takes a new memory into the index when its commit is through.
     pub(super) fn index_later(&mut self, header: Header, content: &[u8]) {
-        if self.index.as_ref().is_some_and(|index| index.holds(&header.namespace)) {
+        if self.index.as_ref().is_some_and(|index| index.holds(&header.namespace))
+            && self.profile_open(&header)
+        {
             let open = !header.level.needs_approval();
             let text = Self::text_of(&header, open.then_some(content));
             self.later.push(Later::Add(header.id, (header.namespace, header.level), text));
@@ -98,7 +100,11 @@ impl Engine {
             for (_, row) in rows {
                 let Some(header) = self.sound(self.header(&row))? else { continue };
                 let wanted = !header.level.needs_session() || session;
-                if !wanted || header.state != State::Live || header.gone(now).is_some() {
+                if !wanted
+                    || !self.profile_open(&header)
+                    || header.state != State::Live
+                    || header.gone(now).is_some()
+                {
                     continue;
                 }
                 let content = if header.level.needs_approval() {

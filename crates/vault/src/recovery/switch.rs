@@ -185,7 +185,8 @@ impl Vault {
     /// that the watcher has to be told.
     ///
     /// # Errors
-    /// What a gate says of one of the memories: then nothing is armed. [`VaultError::Invalid`] for names and times.
+    /// What a gate says of one of the memories: then nothing is armed; [`crate::Refusal::NotExportable`] for one of a profile
+    /// that keeps its memories in the vault. [`VaultError::Invalid`] for names and times.
     pub fn arm_switch(&self, new: &NewSwitch<'_>) -> Result<String, VaultError> {
         if new.every < limits::MIN_SILENCE || new.every > limits::MAX_SILENCE {
             return Err(VaultError::invalid("the owner may be silent for a day to ten years"));
@@ -229,6 +230,7 @@ impl Vault {
     }
 
     fn line_for_heirs(&self, id: MemoryId) -> Result<SecretBytes, VaultError> {
+        self.ask(move |engine| engine.may_leave(id)).wait()?;
         let recalled = self.recall(&Caller::Owner, id, "for the heirs of the owner")?;
         let content = Content::of(recalled.content.expose());
         let line = serde_json::json!({ "memory": recalled.header, "content": content });

@@ -112,6 +112,17 @@ impl Database {
         self.put_sums(expected.unwrap_or(&found), &found)
     }
 
+    /// Counts under another key from here on, what the tables hold now: that has to be what was counted. A group that is
+    /// undone takes the sums back and not the key, so the vault has to be opened anew then.
+    pub(crate) fn rebind(&mut self, secret: Secret<32>) -> Rows<()> {
+        if let Some(table) = self.unsound()?.first() {
+            let place = format!("what the vault keeps of {}", table.what());
+            return Err(VaultError::tampered(place, "a record was removed, added or set back"));
+        }
+        self.bound = Some(secret);
+        self.bind_anew()
+    }
+
     /// Takes what the tables hold now for what they should hold.
     pub(crate) fn bind_anew(&self) -> Rows<()> {
         let found = self.count_rows()?;

@@ -341,6 +341,15 @@ impl Database {
         Ok(())
     }
 
+    /// Writes an event's row anew.
+    pub(crate) fn update_event(&self, event: &EventRow) -> Rows<()> {
+        let values = params![number(event.seq), event.sealed];
+        match self.execute("UPDATE event SET sealed = ?2 WHERE seq = ?1", values)? {
+            1 => Ok(()),
+            _ => Err(VaultError::tampered(format!("the event {}", event.seq), "its row is gone")),
+        }
+    }
+
     pub(crate) fn events_from(&self, from: u64, count: usize) -> Rows<Vec<EventRow>> {
         let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
         let read = || {

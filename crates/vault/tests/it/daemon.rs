@@ -62,6 +62,7 @@ fn store(content: &str, level: Level) -> AgentVerb {
         ttl: None,
         cooldown: None,
         supersedes: None,
+        profile: None,
     };
     AgentVerb::Store { memory: Box::new(memory) }
 }

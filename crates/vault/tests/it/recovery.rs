@@ -18,7 +18,7 @@ use crate::world::{World, owner, passphrase, second};
 const OWNER: &Caller = &Caller::Owner;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn open_file(path: &PathBuf, identity: &Identity) -> Vec<u8> {
+pub(crate) fn open_file(path: &PathBuf, identity: &Identity) -> Vec<u8> {
     let line = identity.to_secret_line();
     let opening = Opening::with(Identity::parse_file(&line).unwrap());
     let mut text = Vec::new();

@@ -255,6 +255,9 @@ fn an_escrow_that_fails_leaves_the_one_before_and_counts_for_nothing() {
     let wrong = unwrap_root(&other.root, &owner()).unwrap();
     vault.escrow((&wrong, Some(&vaulted)), &new(&sound, 2, &directory)).unwrap_err();
     assert_eq!(vault.escrows().unwrap(), std::slice::from_ref(&first));
+    // Nor does a new root key, with which the shares would end, leave the level with one token.
+    assert_eq!(vault.rotate_root(&owner()).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    assert_eq!(vault.escrows().unwrap(), std::slice::from_ref(&first));
     let left = std::fs::read_dir(&directory).unwrap().count();
     assert_eq!(left, 2, "the shares of the first set, and no drafts");
 

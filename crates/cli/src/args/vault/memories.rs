@@ -119,6 +119,9 @@ pub(crate) struct MemoryStore {
     /// Seconds between two recalls [default: 60 from level 3 on]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) cooldown: Option<u64>,
+    /// Profile whose key it takes, too, to be read
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
 }
 
 /// How far to believe a memory.

@@ -1,5 +1,6 @@
 //! `stvor vault`: an owner's memories, and the agents that may use them.
 
+mod keys;
 mod memories;
 mod owner;
 mod recovery;
@@ -10,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::servers::Life;
 
+pub(crate) use keys::*;
 pub(crate) use memories::*;
 pub(crate) use owner::*;
 pub(crate) use recovery::*;
@@ -115,6 +117,13 @@ pub(crate) enum VaultCommand {
     },
     /// Change the owner's passphrase or keyfile
     Passphrase(PassphraseChange),
+    /// Make, open and rotate profiles: keys of their own for some memories
+    Profile {
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
+    /// Change the root key, or the key that signs the log
+    Rotate(VaultRotate),
     /// Run the reference boundary daemon, which levels 3 to 5 ask
     Boundary {
         #[command(subcommand)]

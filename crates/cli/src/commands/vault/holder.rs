@@ -7,7 +7,7 @@ use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::{HolderKind, KeyError, KeyHolder, Keyfile, Passphrase, PassphraseCost};
 
 use super::Call;
-use crate::args::{Cost, PassphraseChange, SecondSecret, TpmBinding, VaultInit};
+use crate::args::{Cost, PassphraseChange, ProfileSecret, SecondSecret, TpmBinding, VaultInit};
 use crate::failure::{Failure, Result};
 use crate::secrets;
 
@@ -141,6 +141,29 @@ impl Call<'_> {
     pub(super) fn new_second(&self, args: &SecondSecret, cost: Cost) -> Result<Option<Holder>> {
         let what = ("a second passphrase, for level 4", Purpose::Create(cost, None));
         Self::second_source(args)?.map(|source| self.holder(source, what)).transpose()
+    }
+
+    /// A profile's own secret, if one was offered: to open what `kind` wrapped, or to make it at a cost.
+    pub(super) fn profile_secret(
+        &self,
+        args: &ProfileSecret,
+        (kind, cost): (Option<HolderKind>, Option<Cost>),
+    ) -> Result<Option<Holder>> {
+        let source = if let Some(file) = &args.profile_passphrase_file {
+            Source::Text(secrets::first_line(file, "the profile's passphrase")?)
+        } else if let Some(file) = &args.profile_keyfile {
+            Source::Keyfile(file.clone())
+        } else if args.profile_passphrase || cost.is_none() {
+            Source::Prompt
+        } else {
+            return Ok(None);
+        };
+        let binding = TpmBinding::default();
+        let purpose = match cost {
+            Some(cost) => Purpose::Create(cost, args.profile_tpm.then_some(&binding)),
+            None => Purpose::Open(kind),
+        };
+        self.holder(source, ("the profile's passphrase", purpose)).map(Some)
     }
 
     fn holder(&self, source: Source, (what, purpose): (&str, Purpose<'_>)) -> Result<Holder> {

@@ -99,6 +99,7 @@ fn store(call: Call<'_>, args: &MemoryStore, supersedes: Option<MemoryId>) -> Re
         ttl: args.ttl,
         cooldown: args.cooldown,
         supersedes,
+        profile: args.profile.clone(),
     };
     let stored = asker.ask(AgentVerb::Store { memory: Box::new(memory) })?;
     call.out().either(&stored, |stored| stored["id"].as_str().unwrap_or_default().to_owned())

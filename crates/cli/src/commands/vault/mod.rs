@@ -13,6 +13,7 @@ mod lockdown;
 mod log;
 pub(crate) mod mcp;
 mod memories;
+mod profile;
 mod prove;
 mod recovery;
 mod serve;
@@ -94,6 +95,8 @@ pub(crate) async fn run(context: Context<'_>, args: &VaultArgs) -> Result {
         VaultCommand::Verify(args) => verify::run(call, args),
         VaultCommand::Proof { command } => log::proof(call, command),
         VaultCommand::Passphrase(args) => session::change_secret(call, args),
+        VaultCommand::Profile { command } => profile::run(call, command),
+        VaultCommand::Rotate(args) => profile::rotate(call, args.key),
         VaultCommand::Boundary { command } => boundary::run(call, command).await,
         VaultCommand::Metrics => session::metrics(call),
         VaultCommand::Doctor => doctor::run(call),

@@ -145,6 +145,7 @@ fn to_verb(memory: NewMemory) -> StoreVerb {
         ttl: memory.ttl.map(|ttl| ttl.as_secs()),
         cooldown: memory.cooldown.map(|pause| pause.as_secs()),
         supersedes: memory.supersedes,
+        profile: memory.profile,
     }
 }
 

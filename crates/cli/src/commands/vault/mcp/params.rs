@@ -67,6 +67,7 @@ impl Remember {
             ttl: self.ttl_seconds,
             cooldown: None,
             supersedes,
+            profile: None,
         })
     }
 }
