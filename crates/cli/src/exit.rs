@@ -36,6 +36,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "KEY_MISSING"
         | "KEY_MALFORMED"
         | "KEY_PERMISSIONS"
+        | "KEYFILE_PERMISSIONS"
+        | "SUITE_FIXED"
         | "KEYRING_UNAVAILABLE"
         | "NOT_FOR_PRODUCTION" => CONFIGURATION,
         "AUTH_FAILED"
@@ -43,6 +45,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "USER_ID_TAKEN"
         | "REGISTRATION_CLOSED"
         | "QUOTA_EXCEEDED"
+        | "BACKPRESSURE"
         | "MAILBOX_FULL"
         | "RATE_LIMITED"
         | "PEER_BLOCKED"
@@ -68,7 +71,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "SECRET_DETECTED"
         | "AUDITOR_REFUSED"
         | "TOO_MANY_REFUSALS" => DENIED,
-        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" | "VAULT_NOT_SERVED" => UNREACHABLE,
+        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" | "STORE_UNREACHABLE" | "VAULT_NOT_SERVED" => UNREACHABLE,
         "RECIPIENT_NOT_FOUND"
         | "RECIPIENT_TIMEOUT"
         | "NOT_FOUND"
@@ -83,6 +86,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "TPM_FOREIGN"
         | "TPM_STATE"
         | "IDENTITY_CHANGED"
+        | "SUITE_MISMATCH"
+        | "STORE_SERVER_UNTRUSTED"
         | "IDENTITY_NOT_VERIFIED"
         | "SAFETY_NUMBER_MISMATCH"
         | "ROLLBACK_DETECTED" => INTEGRITY,
@@ -106,6 +111,10 @@ mod tests {
             ("RELAY_UNAVAILABLE", 5),
             ("RECIPIENT_NOT_FOUND", 6),
             ("IDENTITY_CHANGED", 7),
+            ("STORE_UNREACHABLE", 5),
+            ("STORE_SERVER_UNTRUSTED", 7),
+            ("SUITE_MISMATCH", 7),
+            ("SUITE_FIXED", 3),
             ("ANYTHING_ELSE", 1),
         ];
         for (code, exit) in cases {

@@ -173,7 +173,7 @@ impl ProtocolError {
     /// Whether a message that failed like this is worth a repair: what the peer sent is lost unless asked for again.
     /// A duplicate loses nothing, a decision or a missing row comes with another call, a newer format needs an update.
     /// A replay may be the first copy of a message whose session was destroyed here; if it is not, the sender has its
-    /// receipt and does not answer.
+    /// receipt and does not answer. Whoever speaks another suite can not be asked.
     #[must_use]
     pub fn wants_repair(&self) -> bool {
         matches!(
@@ -184,7 +184,6 @@ impl ProtocolError {
                 | Self::Undecryptable
                 | Self::UnknownPrekey
                 | Self::TooFarAhead { .. }
-                | Self::SuiteMismatch { .. }
                 | Self::Malformed(_)
         )
     }

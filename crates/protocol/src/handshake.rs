@@ -100,10 +100,15 @@ pub(crate) fn initiate(
     let (kind, kem_id, kem_key) = &bundle.kem;
     let (ciphertext, kem_secret) = kem_key.encapsulate(rng)?;
     let (signed_id, signed_key) = &bundle.signed;
-    let mut secrets =
-        vec![own.agree(signed_key)?, ephemeral.agree(&bundle.agreement)?, ephemeral.agree(signed_key)?];
+    // Our keys are sound: it is the bundle's that agree on nothing, a point of low order for example.
+    let refused = |_| ProtocolError::BadBundle("a key of it agrees on nothing");
+    let mut secrets = vec![
+        own.agree(signed_key).map_err(refused)?,
+        ephemeral.agree(&bundle.agreement).map_err(refused)?,
+        ephemeral.agree(signed_key).map_err(refused)?,
+    ];
     if let Some((_, key)) = &bundle.one_time {
-        secrets.push(ephemeral.agree(key)?);
+        secrets.push(ephemeral.agree(key).map_err(refused)?);
     }
     secrets.push(kem_secret);
 

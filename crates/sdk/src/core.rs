@@ -545,9 +545,15 @@ impl Core {
                 }
             }
             tracing::info!(posts = count, "a conversation is begun afresh after a fault");
-            if core.work(&peer, Work::Wake).is_ok() {
-                core.hub.emit(Event::ConversationRevived { peer: peer.user.clone() });
+            while let Err(error) = core.work(&peer, Work::Wake) {
+                // Too many are awake; what waits for this one must not wait for somebody to write.
+                tracing::debug!(code = error.code(), "a conversation can not be begun afresh yet");
+                tokio::select! {
+                    () = tokio::time::sleep(limits::REVIVE_FIRST) => {}
+                    () = stop.cancelled() => return,
+                }
             }
+            core.hub.emit(Event::ConversationRevived { peer: peer.user.clone() });
             core.kick_soon();
         });
     }

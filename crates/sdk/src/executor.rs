@@ -94,6 +94,7 @@ pub(crate) struct Pressure {
     outside: AtomicUsize,
     /// The application was told that more than half of the room is used.
     pressed: AtomicBool,
+    told_at: Mutex<Option<Instant>>,
     refusals: Mutex<Refusals>,
 }
 
@@ -103,8 +104,8 @@ struct Refusals {
     since: u64,
 }
 
-/// How often refusals are told at most: a flood of them must not push other events out.
-const TELL_REFUSALS: Duration = Duration::from_secs(1);
+/// How often pressure and refusals are told at most: a flood of them must not push other events out.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Default for Pressure {
     fn default() -> Self {
@@ -120,6 +121,7 @@ impl Pressure {
             bytes: Arc::new(Semaphore::new(executor.max_queued_bytes)),
             outside: AtomicUsize::new(0),
             pressed: AtomicBool::new(false),
+            told_at: Mutex::default(),
             refusals: Mutex::default(),
         }
     }
@@ -140,16 +142,23 @@ impl Pressure {
         )
     }
 
-    /// After an order was queued: tells once when more than half of the room is used, and again after it was less.
+    /// After an order was queued: tells once when more than half of the room is used, and again after it was less than a quarter.
     pub(crate) fn watch(&self, hub: &Hub) {
         let (queued, _) = self.waiting();
-        let pressed = queued > self.executor.max_queued / 2;
-        if self.pressed.load(Ordering::Relaxed) != pressed
-            && !self.pressed.swap(pressed, Ordering::Relaxed)
-            && pressed
-        {
-            let (limit, waiting) = (self.executor.max_queued, self.outside.load(Ordering::Relaxed));
-            hub.emit(Event::QueuePressure { queued, waiting, limit });
+        let limit = self.executor.max_queued;
+        let pressed = self.pressed.load(Ordering::Relaxed);
+        if pressed && queued <= limit / 4 {
+            self.pressed.store(false, Ordering::Relaxed);
+        } else if !pressed && queued > limit / 2 && !self.pressed.swap(true, Ordering::Relaxed) {
+            let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+                *told_at = Some(Instant::now());
+                hub.emit(Event::QueuePressure {
+                    queued,
+                    waiting: self.outside.load(Ordering::Relaxed),
+                    limit,
+                });
+            }
         }
     }
 
@@ -157,7 +166,7 @@ impl Pressure {
     pub(crate) fn refused(&self, peer: &UserId, hub: &Hub) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.since += 1;
-        if refusals.told_at.is_none_or(|at| at.elapsed() >= TELL_REFUSALS) {
+        if refusals.told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
             let calls = core::mem::take(&mut refusals.since);
             refusals.told_at = Some(Instant::now());
             hub.emit(Event::CallsRejected { peer: peer.clone(), calls });
@@ -171,6 +180,7 @@ pub(crate) struct Share {
     orders: Arc<Semaphore>,
     /// Held by the caller at the head of those that wait, until its order is in the queue.
     line: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
 }
 
 /// What an order takes up while it waits.
@@ -196,11 +206,16 @@ fn permits(bytes: usize) -> u32 {
 impl Share {
     pub(crate) fn new(all: Arc<Pressure>) -> Self {
         let orders = Arc::new(Semaphore::new(all.executor.per_peer()));
-        Self { all, orders, line: tokio::sync::Mutex::default() }
+        Self { all, orders, line: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     pub(crate) fn max_pending(&self) -> usize {
         self.all.max_pending()
+    }
+
+    /// Whether a caller waits here: the lane must not go, or another one would begin a line of its own.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Room for an order of so many bytes, if there is some and nobody waits for it.
@@ -235,6 +250,8 @@ impl Share {
             return Err(ErrorKind::Backpressure { what: "calls wait for room", limit: max_queued }.into());
         }
         let _outside = Outside(&self.all.outside);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Outside(&self.waiting);
         let closed = |_| Error::not_ready("it is closed");
         let _line = self.line.lock().await;
         let share = Arc::clone(&self.orders).acquire_owned().await.map_err(closed)?;

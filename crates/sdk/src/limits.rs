@@ -40,8 +40,11 @@ pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 /// The largest that an application can set these numbers to.
 pub const MOST_QUEUED: usize = 1_000_000;
 
-/// The most bytes of contents that an application can let wait: what a count of permits holds, less one.
-pub const MOST_QUEUED_BYTES: usize = u32::MAX as usize;
+/// The most bytes of contents that an application can let wait: as many permits as there can be, and as can be taken at once.
+pub const MOST_QUEUED_BYTES: usize = {
+    let (most, once) = (tokio::sync::Semaphore::MAX_PERMITS, u32::MAX as usize);
+    if most < once { most } else { once }
+};
 
 /// The first wait before a conversation, or another task of a client, that ended by a fault in the program is begun afresh; it
 /// doubles with each fault in a row, up to [`BACKOFF_LONGEST`].

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use stvor_base::{Address, Timestamp, UserId};
+use stvor_base::{Address, Suite, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Identity, RecoveryRoot, RecoverySecret};
 use stvor_store::narrow::IdentityPair;
@@ -71,7 +71,8 @@ pub(crate) async fn load_identity(
         return Err(ErrorKind::IdentityExists { user: address.user.clone() }.into());
     }
     // Slow, and needed with an identity that is stored, too: it may be another one.
-    let derived = derive(config, address, now).await?;
+    let suite = config.suite.or(stored.as_ref().map(Identity::suite)).unwrap_or_default();
+    let derived = derive(config, (address, suite), now).await?;
     if let Some(stored) = stored {
         let same = derived.is_none_or(|(derived, _)| derived.user_key() == stored.user_key());
         let stored = check_identity(stored, config, address)?;
@@ -116,12 +117,11 @@ pub(crate) async fn load_identity(
 /// The identity that a recovery secret stands for, if one was given.
 async fn derive(
     config: &Config,
-    address: &Address,
+    (address, suite): (&Address, Suite),
     now: Timestamp,
 ) -> Result<Option<(Identity, stvor_protocol::Effects)>> {
     let Some(source) = config.identity.clone() else { return Ok(None) };
     let (app, address) = (config.app.clone(), address.clone());
-    let suite = config.suite.unwrap_or_default();
     let derived = tokio::task::spawn_blocking(move || {
         let secret = match &source {
             IdentitySource::Phrase(phrase) => RecoverySecret::Phrase(phrase.entropy()),

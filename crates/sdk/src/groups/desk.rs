@@ -96,6 +96,12 @@ async fn last(store: &Sealed, table: Table, partition: &[u8]) -> Result<u64> {
     Ok(sort.map_or(0, u64::from_be_bytes))
 }
 
+/// Counts down, and after a fault that left a count too low not through zero: nothing would have room for ever.
+fn less(counter: &AtomicUsize, count: usize) {
+    let down = |now: usize| Some(now.saturating_sub(count));
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, down);
+}
+
 impl Desk {
     /// Reads where the numbers stand.
     pub(crate) async fn open(store: &Sealed, shared: bool) -> Result<(Self, mpsc::Receiver<Order>)> {
@@ -222,7 +228,7 @@ impl Desk {
 
     /// Mail was judged and is gone.
     pub(super) fn judged(&self, count: usize) {
-        self.waiting.fetch_sub(count, Ordering::Relaxed);
+        less(&self.waiting, count);
     }
 
     /// Keeps a body in a change set.
@@ -264,7 +270,7 @@ impl Desk {
 
     /// A lane committed a post: from here on it is the lane's.
     pub(crate) fn posted(&self, post: &Post) {
-        self.open_posts.fetch_sub(1, Ordering::Relaxed);
+        less(&self.open_posts, 1);
         self.opened().remove(&post.seq);
         let last = post.body.left.fetch_sub(1, Ordering::Relaxed) == 1;
         if last && !post.body.elsewhere.load(Ordering::Relaxed) {

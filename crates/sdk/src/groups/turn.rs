@@ -241,12 +241,14 @@ impl Actor {
         }
         self.core.groups.judged(done.len());
         came.iter().for_each(|what| self.waiting.came(what));
-        crate::metrics::received(arrivals.len());
+        let received = arrivals.len();
         self.core.inbox.arrived(arrivals);
         for event in events {
             self.core.hub.emit(event);
         }
         self.hand_over(posts);
+        // The recorder is the application's: what it does must find nothing half done.
+        crate::metrics::received(received);
     }
 
     /// Whether a turn that another instance came before is taken again; after a random pause, so that they do not meet again.

@@ -144,6 +144,11 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// Whether a caller waits for room in it.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.share.is_waited_for()
+    }
+
     /// A lane takes an order out of its queue.
     pub(super) fn take(&self, order: Order) -> Work {
         if matches!(order.work, Work::Wake) {
@@ -182,6 +187,7 @@ impl LaneHandle {
     /// Whether the lane can go without anything being lost. Right as long as nothing is handed over meanwhile.
     pub(crate) fn is_idle(&self) -> bool {
         self.rested.load(Ordering::Acquire) == self.handed.load(Ordering::Relaxed)
+            && !self.queue.share.is_waited_for()
     }
 
     pub(crate) fn mail(&self, mail: Mail) -> Result<()> {

@@ -232,7 +232,9 @@ impl Lane {
                 () = tokio::time::sleep_until(deadline) => {
                     // Once it is closed, the name may be that of another lane.
                     let idle = || !mail.is_closed() && mail.is_empty() && work.is_empty();
-                    if self.may_sleep() && self.core.retire_lane(&self.peer, idle) {
+                    if queue.is_waited_for() {
+                        self.active_at = Instant::now();
+                    } else if self.may_sleep() && self.core.retire_lane(&self.peer, idle) {
                         break;
                     }
                 }

@@ -404,12 +404,12 @@ impl Lane {
         self.accepted.push(one.queued);
         self.progress_at = Instant::now();
         self.refusals = 0;
-        crate::metrics::accepted(1);
         self.core.settle(1);
         if let PendingBody::Message(place) = one.body {
             self.release(1);
             step.advances.push((place.id, DeliveryState::Accepted));
         }
+        crate::metrics::accepted(1);
     }
 
     /// The relay refused a message: nothing is stored under its number.

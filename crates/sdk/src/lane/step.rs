@@ -239,11 +239,13 @@ impl Lane {
             changes.put(keys::lane(&self.core.store, &self.peer), row.encode(&self.peer));
         }
         let (mut redone, mut moved) = (false, false);
+        let mut took = None;
+        let (sent, received) = (sealed.len(), arrivals.len());
         if result.is_ok() && !changes.is_empty() {
             let tables = self.tables_of(&changes);
             let started = Instant::now();
             let committed = self.core.store.commit(changes).await;
-            metrics::commit(started.elapsed(), sealed.len() + arrivals.len());
+            took = Some(started.elapsed());
             match &committed {
                 Ok(version) if writes_row => self.version = Some(*version),
                 Err(StoreError::Conflict { op }) => {
@@ -315,8 +317,6 @@ impl Lane {
         if forget_peer {
             self.core.forget_peer(&self.peer.user);
         }
-        metrics::sent(sealed.len());
-        metrics::received(arrivals.len());
         self.waiting.drain(..promoted.min(self.waiting.len()));
         let sealed_now = promoted - released.min(promoted);
         let grown = sealed.len() - sealed_now.min(sealed.len()) + waiting.len();
@@ -349,6 +349,12 @@ impl Lane {
         for event in events {
             self.core.hub.emit(event);
         }
+        // Last: the recorder is the application's, and what it does must find nothing half done.
+        if let Some(took) = took {
+            metrics::commit(took, sent + received);
+        }
+        metrics::sent(sent);
+        metrics::received(received);
         false
     }
 

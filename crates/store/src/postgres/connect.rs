@@ -66,6 +66,12 @@ impl Server {
                 "the PostgreSQL URL can not be read: {reason}; it looks like postgres://user@host/database"
             ))
         })?;
+        // What stands before the last `@` is a secret, and the parser ends it at the first.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(StoreError::Adapter(
+                "the PostgreSQL URL has an @ in its user or password: write it as %40".to_owned(),
+            ));
+        }
         if config.get_application_name().is_none() {
             config.application_name("stvor");
         }
