@@ -4,6 +4,7 @@ import { addressOf, type ProtocolAddress } from './address.js';
 import { publicKeyOf, type KeyPair } from './curve.js';
 import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor, type Lane } from './executor.js';
+import { decrypt, encrypt } from './hot.js';
 import { native, type Opened } from './native.js';
 import { noSession, recordOf, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
@@ -182,7 +183,7 @@ export class SessionCipher {
       const own = await peer.own(lane);
       const record = await peer.load(lane);
       if (record === undefined) throw noSession(peer.key);
-      const sealed = guarded(() => native().encrypt(record._bytes, own, plaintext, Date.now()));
+      const sealed = guarded(() => encrypt(record._bytes, own, plaintext, Date.now()));
       await peer.trusted(lane, record._remote, 'sending');
       // Given up or not, the key is used: the chain never goes back.
       await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
@@ -215,7 +216,7 @@ export class SessionCipher {
       const own = await peer.own(lane);
       const record = await peer.load(lane);
       if (record === undefined) throw noSession(peer.key);
-      const opened = guarded(() => native().decrypt(record._bytes, own, message, Date.now()));
+      const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
       return this.#finish(lane, opened, record);
     });
   }
@@ -341,14 +342,14 @@ export const sync = Object.freeze({
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = native().encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const sealed = encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
     });
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = native().decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     });
   },
