@@ -47,6 +47,8 @@ function nodeLike(S, keys, groups, { size, adapt = (own) => own }) {
       const cipher = new S.SessionCipher(who.own, new S.ProtocolAddress(name, 1));
       return {
         encrypt: (bytes) => cipher.encrypt(bytes),
+        encryptMany: cipher.encryptMany && ((all) => cipher.encryptMany(all)),
+        decryptMany: cipher.decryptMany && ((all) => cipher.decryptMany(all.map(({ body }) => body))),
         decrypt: ({ type, body }) => (type === 3 ? cipher.decryptPreKeyWhisperMessage(body) : cipher.decryptWhisperMessage(body)),
       };
     },

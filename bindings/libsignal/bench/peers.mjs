@@ -71,6 +71,16 @@ async function measure(name, scale) {
     for (const message of sent) await toAlice.decrypt(message);
   });
 
+  if (toBob.encryptMany && toBob.decryptMany) {
+    const batches = [];
+    rows['encrypt 100 bytes, 50 a call'] = await rate(many, async () => {
+      for (let i = 0; i < many; i += 50) batches.push(await toBob.encryptMany(Array(50).fill(bytes)));
+    });
+    rows['decrypt 100 bytes, 50 a call'] = await rate(many, async () => {
+      for (const batch of batches) await toAlice.decryptMany(batch);
+    });
+  }
+
   const { alice: a, toBob: out, toAlice: back } = await couple();
   const turns = async (count) => {
     for (let i = 0; i < count; i += 1) {

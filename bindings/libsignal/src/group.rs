@@ -9,6 +9,7 @@ use stvor_protocol::signal::{
 
 use crate::curve::{public, secret};
 use crate::failure::{failed, with_random};
+use crate::out::Out;
 
 fn read(record: &[u8]) -> napi::Result<SenderKeyRecord> {
     if record.is_empty() {
@@ -79,19 +80,21 @@ pub fn group_process<'env>(
     write(env, &record)
 }
 
-/// Encrypts for the group.
+/// Encrypts for the group. Into `out` go the length of the record (u32), the record, to be stored before the message is sent, and
+/// the message. The result is how many bytes that are; if they are more than `out` has, nothing was done.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn group_encrypt<'env>(
-    env: &'env Env,
-    record: &[u8],
-    plaintext: &[u8],
-) -> napi::Result<GroupResult<'env>> {
+pub fn group_encrypt(record: &[u8], plaintext: &[u8], mut out: BufferSlice<'_>) -> napi::Result<u32> {
     let mut record = read(record)?;
     let message = with_random(|rng| record.encrypt(plaintext, rng))?;
-    Ok(GroupResult { record: write(env, &record)?, bytes: BufferSlice::copy_from(env, message)? })
+    Ok(result(&record, &message, &mut out))
+}
+
+fn result(record: &SenderKeyRecord, bytes: &[u8], out: &mut [u8]) -> u32 {
+    let record = record.encode();
+    Out::new(out).length(record.expose()).bytes(record.expose()).bytes(bytes).finish()
 }
 
 /// Encrypts many for the group: all, or none.
@@ -113,15 +116,15 @@ pub fn group_encrypt_many<'env>(
     Ok(GroupResults { record: write(env, &record)?, all })
 }
 
-/// Decrypts a member's message.
+/// Decrypts a member's message; what goes into `out` is as in [`group_encrypt`], the plaintext in place of the message.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn group_decrypt<'env>(env: &'env Env, record: &[u8], message: &[u8]) -> napi::Result<GroupResult<'env>> {
+pub fn group_decrypt(record: &[u8], message: &[u8], mut out: BufferSlice<'_>) -> napi::Result<u32> {
     let mut record = read(record)?;
     let plaintext = record.decrypt(message).map_err(failed)?;
-    Ok(GroupResult { record: write(env, &record)?, bytes: BufferSlice::copy_from(env, plaintext.expose())? })
+    Ok(result(&record, plaintext.expose(), &mut out))
 }
 
 /// The fields of a distribution or of a group message.

@@ -9,6 +9,7 @@ use napi_derive::napi;
 pub mod curve;
 mod failure;
 pub mod group;
+mod out;
 pub mod record;
 pub mod session;
 

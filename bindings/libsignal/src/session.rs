@@ -8,12 +8,13 @@ use napi::bindgen_prelude::BufferSlice;
 use napi_derive::napi;
 use stvor_crypto::CryptoError;
 use stvor_protocol::signal::{
-    Compatibility, Context, Decrypted, Encrypted, KeyPair, MessageKind, OneTimeIn, PreKeyBundleIn,
-    PreKeyMessage, Prekeys, SessionRecord, WhisperMessage, cipher, session,
+    Compatibility, Context, Decrypted, KeyPair, MessageKind, OneTimeIn, PreKeyBundleIn, PreKeyMessage,
+    Prekeys, SessionRecord, WhisperMessage, cipher, session,
 };
 
 use crate::curve::{public, secret};
 use crate::failure::{crypto, failed, with_random};
+use crate::out::Out;
 use crate::record::{read, time, write};
 
 const PAIR: usize = 33 + 32;
@@ -67,19 +68,6 @@ pub struct StartedSession<'env> {
     pub record: BufferSlice<'env>,
     /// What is weaker than in our own profiles.
     pub compatibility: Vec<String>,
-}
-
-/// A message to send.
-#[napi(object)]
-pub struct SealedMessage<'env> {
-    /// The record to store before it is sent.
-    pub record: BufferSlice<'env>,
-    /// 3 with the handshake, 1 without.
-    pub kind: u32,
-    /// The message.
-    pub body: BufferSlice<'env>,
-    /// As the peer said.
-    pub registration_id: u32,
 }
 
 /// A message that was read.
@@ -153,34 +141,26 @@ pub fn start_session<'env>(
     Ok(StartedSession { record: write(env, &record)?, compatibility: codes(&started.compatibility) })
 }
 
-/// Encrypts on the open session.
+/// Encrypts on the open session. Into `out` go the length of the record, the kind (3 with the handshake, 1 without) and the
+/// peer's registration id, each a u32, then the record, to be stored before the message is sent, and the message. The result is
+/// how many bytes that are; if they are more than `out` has, nothing was done.
 ///
 /// # Errors
 /// `NO_SESSION`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn encrypt<'env>(
-    env: &'env Env,
+pub fn encrypt(
     record: &[u8],
     own: &[u8],
     plaintext: &[u8],
     now: f64,
-) -> napi::Result<SealedMessage<'env>> {
+    mut out: BufferSlice<'_>,
+) -> napi::Result<u32> {
     let (mut record, own) = (read(record)?, Own::read(own, now)?);
     let sealed = cipher::encrypt(&mut record, &own.context(), plaintext).map_err(failed)?;
-    sealed_message(env, &record, &sealed)
-}
-
-fn sealed_message<'env>(
-    env: &'env Env,
-    record: &SessionRecord,
-    sealed: &Encrypted,
-) -> napi::Result<SealedMessage<'env>> {
-    Ok(SealedMessage {
-        record: write(env, record)?,
-        kind: kind(sealed.kind),
-        body: BufferSlice::copy_from(env, &sealed.body)?,
-        registration_id: sealed.registration_id,
-    })
+    let record = record.encode();
+    let mut out = Out::new(&mut out);
+    out.length(record.expose()).u32(kind(sealed.kind)).u32(sealed.registration_id);
+    Ok(out.bytes(record.expose()).bytes(&sealed.body).finish())
 }
 
 /// Many messages at once.
@@ -236,22 +216,27 @@ pub fn outside<'env>(env: &'env Env, message: &[u8]) -> napi::Result<Outside<'en
     })
 }
 
-/// Decrypts a message without handshake.
+/// Decrypts a message without handshake. Into `out` go the length of the record (u32), who sent it (33 bytes, proven), the
+/// record, to be stored before the plaintext is used, and the plaintext. The result is how many bytes that are; if they are more
+/// than `out` has, nothing was done.
 ///
 /// # Errors
 /// `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn decrypt<'env>(
-    env: &'env Env,
+pub fn decrypt(
     record: &[u8],
     own: &[u8],
     message: &[u8],
     now: f64,
-) -> napi::Result<OpenedMessage<'env>> {
+    mut out: BufferSlice<'_>,
+) -> napi::Result<u32> {
     let message = WhisperMessage::parse(message).map_err(failed)?;
     let (mut record, own) = (read(record)?, Own::read(own, now)?);
     let opened = with_random(|rng| cipher::decrypt(&mut record, &own.context(), &message, rng))?;
-    opened_message(env, &record, &opened)
+    let record = record.encode();
+    let mut out = Out::new(&mut out);
+    out.length(record.expose()).bytes(&opened.identity.to_bytes()).bytes(record.expose());
+    Ok(out.bytes(opened.plaintext.expose()).finish())
 }
 
 /// Decrypts a message with a handshake. `prekeys` is the signed one, then the one-time one, as far as there are.

@@ -39,6 +39,15 @@ export interface ExecutorEvents {
 
 type Listener<K extends keyof ExecutorEvents> = (event: ExecutorEvents[K]) => void;
 
+/** A call to a storage. */
+interface Asked {
+  /** When it began, on the monotonic clock. */
+  readonly at: number;
+  readonly address: string;
+  readonly hung: () => void;
+  readonly reject: (error: Error) => void;
+}
+
 interface Job {
   run: () => Promise<void>;
   refuse: (error: Error) => void;
@@ -90,6 +99,10 @@ export class Executor {
   readonly #listeners = new Map<string, Set<(event: never) => void>>();
   /** Lanes with unread messages, the oldest first. */
   readonly #unread = new Set<Lane>();
+  /** Calls to storages that are under way, the oldest first. */
+  readonly #asked = new Set<Asked>();
+  #looking = false;
+  #timer: NodeTimer | undefined;
   #pending = 0;
   #queued = 0;
 
@@ -272,16 +285,16 @@ export class Executor {
   }
 
   /** @internal A read, with a deadline. */
-  read<T>(lane: Lane, key: string, call: () => T | PromiseLike<T>): Promise<T> {
-    if (lane.newest.has(key)) return Promise.resolve(lane.newest.get(key) as T);
-    return this.#within(lane, call, () => {});
+  read<T>(lane: Lane, key: string, call: () => T | PromiseLike<T>): T | Promise<T> {
+    if (lane.newest.has(key)) return lane.newest.get(key) as T;
+    return this.#within(lane, call, NOTHING);
   }
 
   /**
    * @internal A write of `write.value`, with a deadline. One that is given up may still land, after later ones: until that is known,
    * reads give the newest that counts, and once it is, the newest is written again before anything else happens on the lane.
    */
-  write<T>(lane: Lane, key: string, write: { value: T; /** What counts if it is given up. */ fallback: T; call: (value: T) => unknown }): Promise<void> {
+  write<T>(lane: Lane, key: string, write: { value: T; /** What counts if it is given up. */ fallback: T; call: (value: T) => unknown }): unknown {
     if (lane.hung >= MAX_HUNG) {
       throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
     }
@@ -289,7 +302,7 @@ export class Executor {
     if (lane.newest.has(key)) lane.newest.set(key, value);
     return this.#within(
       lane,
-      async () => void (await call(value)),
+      () => call(value),
       (ended) => {
         lane.newest.set(key, fallback);
         lane.hung += 1;
@@ -298,7 +311,7 @@ export class Executor {
           if (lane.hung > 0) return;
           lane.repair = async () => {
             const newest = lane.newest.get(key) as T;
-            await this.#within(lane, async () => void (await call(newest)), () => {});
+            await this.#within(lane, () => call(newest), NOTHING);
             lane.newest.clear();
           };
           // Now, and not only with the next call: the process may end before one comes.
@@ -309,39 +322,69 @@ export class Executor {
     );
   }
 
-  async #within<T>(lane: Lane, call: () => T | PromiseLike<T>, hung: (ended: PromiseLike<unknown>) => void): Promise<T> {
+  /** What a storage answers. One that answers at once costs no promise, and none costs a timer of its own. */
+  #within<T>(lane: Lane, call: () => T | PromiseLike<T>, hung: (ended: PromiseLike<unknown>) => void): T | Promise<T> {
     let answer: T | PromiseLike<T>;
     try {
       answer = call();
-      // Storages in memory answer at once, and cost no timer.
-      if (typeof (answer as PromiseLike<T> | undefined)?.then !== 'function') return answer;
+      if (typeof (answer as PromiseLike<T> | undefined)?.then !== 'function') return answer as T;
     } catch (cause) {
       throw storageFailed(cause);
     }
     const promise = answer as PromiseLike<T>;
-    let timer: NodeTimer | undefined;
-    // An answer that is there in the next turns of the microtask queue needs no timer either.
-    let ended: { value: T } | { cause: unknown } | undefined;
-    const settled = promise.then(
-      (value) => void (ended = { value }),
-      (cause: unknown) => void (ended = { cause }),
-    );
-    for (let turn = 0; turn < 3 && ended === undefined; turn += 1) await undefined;
-    if (ended === undefined) {
-      const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, this.storageTimeout)));
-      await Promise.race([settled, late]);
-      if (timer !== undefined) clearTimeout(timer);
+    return new Promise<T>((resolve, reject) => {
+      const asked: Asked = { at: performance.now(), address: lane.address, hung: () => hung(promise), reject };
+      this.#asked.add(asked);
+      this.#watch();
+      promise.then(
+        (value) => void (this.#answered(asked) && resolve(value)),
+        (cause: unknown) => void (this.#answered(asked) && reject(storageFailed(cause))),
+      );
+    });
+  }
+
+  /** Whether the call was still waited for. */
+  #answered(asked: Asked): boolean {
+    const waited = this.#asked.delete(asked);
+    if (this.#timer !== undefined && this.#asked.size === 0) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
     }
-    const done = ended as { value: T } | { cause: unknown } | undefined;
-    if (done === undefined) {
-      hung(promise);
-      throw new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${lane.address}`, {
-        code: 'STORAGE_TIMEOUT',
-        retryable: true,
-      });
+    return waited;
+  }
+
+  /**
+   * One timer watches over all calls to storages. It keeps the process alive while one is under way, which is looked at once in each turn
+   * of the event loop: most answers are there before that.
+   */
+  #watch(): void {
+    if (this.#looking) return;
+    this.#looking = true;
+    setImmediate(() => {
+      this.#looking = false;
+      const [oldest] = this.#asked;
+      if (oldest === undefined || this.#timer !== undefined) return;
+      const left = Math.max(1, oldest.at + this.storageTimeout - performance.now());
+      this.#timer = setTimeout(() => {
+        this.#timer = undefined;
+        this.#expire();
+        if (this.#asked.size > 0) this.#watch();
+      }, left);
+    });
+  }
+
+  #expire(): void {
+    for (const asked of this.#asked) {
+      if (performance.now() - asked.at < this.storageTimeout) break;
+      this.#asked.delete(asked);
+      asked.hung();
+      asked.reject(
+        new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${asked.address}`, {
+          code: 'STORAGE_TIMEOUT',
+          retryable: true,
+        }),
+      );
     }
-    if ('cause' in done) throw storageFailed(done.cause);
-    return done.value;
   }
 }
 
@@ -356,6 +399,8 @@ function count(given: unknown, otherwise: number, what: string): number {
   if (typeof given === 'number' && Number.isInteger(given) && given >= 1 && given <= 2_147_483_647) return given;
   throw invalid(`${what} is a whole number of 1 or more`);
 }
+
+const NOTHING = (): void => {};
 
 /** The executor of ciphers that were not given one. */
 export const defaultExecutor = new Executor();

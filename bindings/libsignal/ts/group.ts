@@ -5,6 +5,7 @@
 import { bytesOf, coded, guarded, invalid } from './errors.js';
 import { defaultExecutor, type Executor, type Lane } from './executor.js';
 import { generateKeyPair, type KeyPair } from './curve.js';
+import { groupDecrypt, groupEncrypt } from './hot.js';
 import { native, type Chain } from './native.js';
 
 type Awaitable<T> = T | PromiseLike<T>;
@@ -397,9 +398,9 @@ async function load(store: SenderKeyStore, executor: Executor, lane: Lane, name:
 }
 
 /** `before` is what counts if a message that was read can not be stored: it can come again. */
-function save(store: SenderKeyStore, executor: Executor, lane: Lane, [name, bytes, before]: [SenderKeyName, Buffer, SenderKeyRecord?]): Promise<void> {
+async function save(store: SenderKeyStore, executor: Executor, lane: Lane, [name, bytes, before]: [SenderKeyName, Buffer, SenderKeyRecord?]): Promise<void> {
   const value = SenderKeyRecord._adopt(bytes);
-  return executor.write(lane, 'record', { value, fallback: before ?? value, call: (one) => store.storeSenderKey(name, one) });
+  await executor.write(lane, 'record', { value, fallback: before ?? value, call: (one) => store.storeSenderKey(name, one) });
 }
 
 /** Makes and takes in sender keys. */
@@ -470,7 +471,7 @@ export class GroupCipher {
   encrypt(paddedPlaintext: Uint8Array): Promise<Buffer> {
     const plaintext = bytesOf(paddedPlaintext, 'a plaintext');
     return this.#run(async (lane, record) => {
-      const made = guarded(() => native().groupEncrypt(record._bytes, plaintext));
+      const made = guarded(() => groupEncrypt(record._bytes, plaintext));
       await save(this.#store, this.#executor, lane, [this.#name, made.record]);
       return made.bytes;
     });
@@ -490,7 +491,7 @@ export class GroupCipher {
   decrypt(senderKeyMessageBytes: Uint8Array): Promise<Buffer> {
     const message = bytesOf(senderKeyMessageBytes, 'a message');
     return this.#run(async (lane, record) => {
-      const opened = guarded(() => native().groupDecrypt(record._bytes, message));
+      const opened = guarded(() => groupDecrypt(record._bytes, message));
       await save(this.#store, this.#executor, lane, [this.#name, opened.record, record]);
       return opened.bytes;
     });

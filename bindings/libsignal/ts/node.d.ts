@@ -6,6 +6,8 @@ interface NodeTimer {
 }
 declare function setTimeout(callback: () => void, millis: number): NodeTimer;
 declare function clearTimeout(timer: NodeTimer): void;
+declare function setImmediate(callback: () => void): void;
+declare const performance: { now(): number };
 declare const process: {
   platform: string;
   arch: string;
@@ -13,6 +15,8 @@ declare const process: {
   report?: { excludeNetwork?: boolean; getReport(): any };
 };
 interface Buffer extends Uint8Array {
+  copy(target: Uint8Array, targetStart?: number, sourceStart?: number, sourceEnd?: number): number;
+  readUInt32LE(offset: number): number;
   equals(other: Uint8Array): boolean;
   toString(encoding?: string): string;
   subarray(start?: number, end?: number): Buffer;

@@ -4,6 +4,7 @@ import { addressOf, type ProtocolAddress } from './address.js';
 import { publicKeyOf, type KeyPair } from './curve.js';
 import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor, type Lane } from './executor.js';
+import { decrypt, encrypt } from './hot.js';
 import { native, type Opened } from './native.js';
 import { noSession, recordOf, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
@@ -72,30 +73,59 @@ class Peer {
     return this.executor.run(this.storage, this.key, work);
   }
 
-  async load(lane: Lane): Promise<SessionRecord | undefined> {
-    const given = await this.executor.read(lane, 'record', () => this.storage.loadSession(this.key));
-    return guarded(() => recordOf(given));
+  /** Asks for the record, for `record` to read. These go without a promise of their own: there are some for each message. */
+  askRecord(lane: Lane): unknown {
+    return this.executor.read(lane, 'record', () => this.storage.loadSession(this.key));
   }
 
-  async own(lane: Lane): Promise<Buffer> {
-    const identity = await this.executor.read(lane, 'identity', () => this.storage.getOurIdentity());
+  record(given: unknown): SessionRecord | undefined {
+    return given instanceof SessionRecord ? given : guarded(() => recordOf(given));
+  }
+
+  async load(lane: Lane): Promise<SessionRecord | undefined> {
+    return this.record(await this.askRecord(lane));
+  }
+
+  askIdentity(lane: Lane): KeyPair | Promise<KeyPair> {
+    return this.executor.read(lane, 'identity', () => this.storage.getOurIdentity());
+  }
+
+  /** Who we are, packed; our registration id is asked for once for each identity. */
+  own(lane: Lane, identity: KeyPair): Buffer | Promise<Buffer> {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    const known = packedIdentities.get(identity);
-    if (known !== undefined) return known;
-    const id = await this.executor.read(lane, 'registration', () => this.storage.getOurRegistrationId());
-    return packed(identity, id);
+    return packedIdentities.get(identity) ?? this.#registered(lane, identity);
+  }
+
+  async #registered(lane: Lane, identity: KeyPair): Promise<Buffer> {
+    return packed(identity, await this.executor.read(lane, 'registration', () => this.storage.getOurRegistrationId()));
+  }
+
+  /** Asks whether an identity is trusted, for `judge`. */
+  askTrust(lane: Lane, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
+    return this.executor.read(lane, 'trust', () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
+  }
+
+  judge(verdict: unknown, identity: Buffer): void {
+    if (verdict) return;
+    this.executor.emit('untrusted', () => ({ address: this.key }));
+    throw new UntrustedIdentityKeyError(this.address.id, identity);
   }
 
   async trusted(lane: Lane, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
-    const name = this.address.id;
-    const verdict = await this.executor.read(lane, 'trust', () => this.storage.isTrustedIdentity(name, identity, direction));
-    if (verdict) return;
-    this.executor.emit('untrusted', () => ({ address: this.key }));
-    throw new UntrustedIdentityKeyError(name, identity);
+    this.judge(await this.askTrust(lane, identity, direction), identity);
   }
 
   /** Stores a record, and what goes with it, in one transaction where the storage can. */
-  async store(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number } = {}): Promise<void> {
+  store(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number } = {}): unknown {
+    const { storage, executor, key } = this;
+    if (storage.commit === undefined && rest.removePreKey === undefined) {
+      const value = { value: record, fallback: rest.fallback ?? record, call: (one: SessionRecord) => storage.storeSession(key, one) };
+      return executor.write(lane, 'record', value);
+    }
+    return this.#storeAll(lane, record, rest);
+  }
+
+  async #storeAll(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number }): Promise<void> {
     const { storage, executor, key } = this;
     const { identity, removePreKey, fallback = record } = rest;
     const write = (call: (one: SessionRecord) => unknown) => executor.write(lane, 'record', { value: record, fallback, call });
@@ -133,7 +163,7 @@ export class SessionBuilder {
     const bundle = bundleOf(device);
     const peer = this.#peer;
     return peer.run(async (lane) => {
-      const own = await peer.own(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
       const record = (await peer.load(lane)) ?? new SessionRecord();
       const started = guarded(() => native().startSession(record._bytes, own, bundle, Date.now()));
       await peer.trusted(lane, bundle.identityKey, 'sending');
@@ -179,11 +209,11 @@ export class SessionCipher {
     const plaintext = bytesOf(data, 'data');
     const peer = this.#peer;
     return peer.run(async (lane) => {
-      const own = await peer.own(lane);
-      const record = await peer.load(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
+      const record = peer.record(await peer.askRecord(lane));
       if (record === undefined) throw noSession(peer.key);
-      const sealed = guarded(() => native().encrypt(record._bytes, own, plaintext, Date.now()));
-      await peer.trusted(lane, record._remote, 'sending');
+      const sealed = guarded(() => encrypt(record._bytes, own, plaintext, Date.now()));
+      peer.judge(await peer.askTrust(lane, record._remote, 'sending'), record._remote);
       // Given up or not, the key is used: the chain never goes back.
       await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId };
@@ -196,11 +226,11 @@ export class SessionCipher {
     const peer = this.#peer;
     return peer.run(async (lane) => {
       if (plaintexts.length === 0) return [];
-      const own = await peer.own(lane);
-      const record = await peer.load(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
+      const record = peer.record(await peer.askRecord(lane));
       if (record === undefined) throw noSession(peer.key);
       const sealed = guarded(() => native().encryptMany(record._bytes, own, plaintexts, Date.now()));
-      await peer.trusted(lane, record._remote, 'sending');
+      peer.judge(await peer.askTrust(lane, record._remote, 'sending'), record._remote);
       // Given up or not, the key is used: the chain never goes back.
       await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
       return sealed.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId }));
@@ -212,10 +242,10 @@ export class SessionCipher {
     const message = bytesOf(data, 'data');
     const peer = this.#peer;
     return peer.run(async (lane) => {
-      const own = await peer.own(lane);
-      const record = await peer.load(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
+      const record = peer.record(await peer.askRecord(lane));
       if (record === undefined) throw noSession(peer.key);
-      const opened = guarded(() => native().decrypt(record._bytes, own, message, Date.now()));
+      const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
       return this.#finish(lane, opened, record);
     });
   }
@@ -227,7 +257,7 @@ export class SessionCipher {
     const { executor, storage } = peer;
     return peer.run(async (lane) => {
       const outside = guarded(() => native().outside(message));
-      const own = await peer.own(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
       const record = (await peer.load(lane)) ?? new SessionRecord();
       const name = message.toString('latin1');
       const unread = lane.unread.get(name) as Opened | undefined;
@@ -268,7 +298,7 @@ export class SessionCipher {
 
   async #finish(lane: Lane, opened: Opened, before?: SessionRecord): Promise<Buffer> {
     const peer = this.#peer;
-    await peer.trusted(lane, opened.identity, 'receiving');
+    peer.judge(await peer.askTrust(lane, opened.identity, 'receiving'), opened.identity);
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
     const rest = { fallback: before, identity: opened.identity, removePreKey: opened.removePrekey };
     await peer.store(lane, SessionRecord._adopt(opened.record), rest);
@@ -282,8 +312,8 @@ export class SessionCipher {
     const peer = this.#peer;
     return peer.run(async (lane) => {
       if (messages.length === 0) return [];
-      const own = await peer.own(lane);
-      const record = await peer.load(lane);
+      const own = await peer.own(lane, await peer.askIdentity(lane));
+      const record = peer.record(await peer.askRecord(lane));
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own, messages, Date.now()));
       for (const identity of opened.identities) await peer.trusted(lane, identity, 'receiving');
@@ -341,14 +371,14 @@ export const sync = Object.freeze({
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = native().encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const sealed = encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
     });
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = native().decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     });
   },
