@@ -297,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_get_room_in_the_order_of_their_calls_and_none_overtakes_them() {
-        let one = Executor { max_queued: 2, max_queued_per_peer: Some(1), ..Executor::default() };
+        let one = Executor { max_queued: 8, max_queued_per_peer: Some(1), ..Executor::default() };
         let all = Arc::new(Pressure::new(one));
         let (a, b) = (Share::new(Arc::clone(&all)), Share::new(Arc::clone(&all)));
         let queued = Mutex::new(Vec::new());
@@ -372,7 +372,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn with_wait_a_flood_is_taken_in_whole_and_in_order() {
-        let small = Executor { max_queued: 4, on_pressure: OnPressure::Wait, ..Executor::default() };
+        let small = Executor {
+            max_queued: 4,
+            max_queued_per_peer: Some(4),
+            on_pressure: OnPressure::Wait,
+            ..Executor::default()
+        };
         let client = client(small).await;
         // Four are queued and four wait: so many can be under way.
         for round in 1..=50 {
