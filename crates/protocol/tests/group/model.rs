@@ -371,7 +371,11 @@ impl World {
                 let for_us = sent.by != place && sent.audience.contains(party.identity.user());
                 let by = identities()[sent.by].user();
                 let group = party.group.as_ref();
-                let lost = party.ever_gone.contains(by)
+                // Whoever learns that they were out gives the chain up that they wrote on: what was on it is not read by key any more
+                // (clients ask for the message itself).
+                let gave_up = self.parties[sent.by].ever_gone.contains(by);
+                let lost = gave_up
+                    || party.ever_gone.contains(by)
                     || group.is_none_or(|group| group.key_of(by).is_none() || !group.is_member());
                 assert!(!for_us || lost || party.read.contains_key(content), "{place} lacks a message");
             }
