@@ -28,7 +28,7 @@ use crate::keys::{self, NewKeys, RootKey, VerbKey};
 use crate::memory::{Header, MemoryId, NewMemory, Recalled};
 use crate::metrics::AlertHook;
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
-use crate::verify::{Progress, Report, Summary};
+use crate::verify::{Progress, Report, Scope, Summary, Verification};
 use crate::{VaultError, limits};
 
 pub(crate) const DATABASE: &str = "vault.db";
@@ -546,7 +546,7 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`]; what is wrong is in the report.
     pub fn verify_content(&self) -> Result<Report, VaultError> {
-        self.ask(|engine| engine.verify_content(&Progress::default())).wait()
+        self.begin_verification(Scope::Contents).0.wait()
     }
 
     /// Enrols an agent and mints its credential.
@@ -589,7 +589,8 @@ impl Vault {
         self.ask(move |engine| engine.refuse_stranger(Operation::ActAsOwner, what)).wait()
     }
 
-    /// Reads the whole log and every row, and holds them against each other and the checkpoints outside.
+    /// Reads the whole log and every row, and holds them against each other and the checkpoints outside: some at a time, with
+    /// others' operations in between.
     ///
     /// # Errors
     /// [`crate::Refusal::Cold`]; what is wrong is in the report, not an error.
@@ -601,9 +602,30 @@ impl Vault {
     /// it is.
     #[must_use]
     pub fn begin_verify(&self, content: bool) -> (Pending<Report>, Arc<Progress>) {
+        self.begin_verification(if content { Scope::Everything } else { Scope::Rows })
+    }
+
+    fn begin_verification(&self, scope: Scope) -> (Pending<Report>, Arc<Progress>) {
         let progress = Arc::new(Progress::default());
-        let told = Arc::clone(&progress);
-        (self.ask(move |engine| engine.verify(content, &told)), progress)
+        let (answer, pending) = mpsc::channel();
+        let state = Verification::new(scope, Arc::clone(&progress));
+        let refused = answer.clone();
+        let job: Job = Box::new(move |engine| {
+            let begun = engine.and_then(|engine| {
+                engine.held()?;
+                engine.verifying.push_back((state, answer));
+                Ok(())
+            });
+            Box::new(move |_| {
+                if let Err(error) = begun {
+                    let _ = refused.send(Err(error));
+                }
+            })
+        });
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+        (Pending(pending), progress)
     }
 
     /// Events of the log that fit, newest first.
@@ -682,11 +704,16 @@ fn run(mut engine: Engine, queue: &Receiver<Job>) {
     // By the clock, between two groups: a vault that is never idle does it too.
     let mut due = Instant::now() + IDLE;
     while !engine.shut {
-        match queue.recv_timeout(due.saturating_duration_since(Instant::now())) {
+        let wait = match engine.verifying.is_empty() {
+            true => due.saturating_duration_since(Instant::now()),
+            false => Duration::ZERO,
+        };
+        match queue.recv_timeout(wait) {
             Ok(first) => group(&mut engine, first, queue),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
+        verify_some(&mut engine);
         if Instant::now() >= due && !engine.shut {
             upkeep(&mut engine);
             due = Instant::now() + IDLE;
@@ -694,6 +721,17 @@ fn run(mut engine: Engine, queue: &Receiver<Job>) {
     }
     alone(&mut engine, Engine::close);
     engine.idle();
+}
+
+/// A step of the verification that was asked for first.
+fn verify_some(engine: &mut Engine) {
+    let Some((mut state, answer)) = engine.verifying.pop_front() else { return };
+    match engine.verify_step(&mut state) {
+        Ok(None) => engine.verifying.push_front((state, answer)),
+        // Nobody minds if the asker went away.
+        Ok(Some(report)) => drop(answer.send(Ok(report))),
+        Err(error) => drop(answer.send(Err(error))),
+    }
 }
 
 /// What nobody asks for, some of it at a time.

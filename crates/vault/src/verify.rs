@@ -1,7 +1,8 @@
 //! Verification: the log's rows against its hashes, the hashes against the checkpoints, the memories' rows against the log.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, TlogError};
@@ -13,8 +14,10 @@ use crate::level::Level;
 use crate::memory::{MemoryId, State};
 use crate::reading;
 
-/// Rows that are read at a time.
+/// Rows that one step reads.
 const BATCH: usize = 4_096;
+/// Contents that one step opens: each may have a megabyte.
+const CONTENTS: usize = 64;
 /// Problems that are listed; more are only counted.
 const MAX_PROBLEMS: usize = 100;
 
@@ -91,129 +94,232 @@ impl Report {
     }
 }
 
+/// What a verification looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The log and every row.
+    Rows,
+    /// That, and every content whose key is held.
+    Everything,
+    /// The contents alone.
+    Contents,
+}
+
+/// What is next in a verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Begin,
+    Log,
+    Memories,
+    Contents,
+    End,
+}
+
+/// A verification that is under way. It is done in steps between groups of operations, so that it keeps nobody waiting; what is
+/// written meanwhile is read too.
+#[derive(Debug)]
+pub(crate) struct Verification {
+    scope: Scope,
+    phase: Phase,
+    progress: Arc<Progress>,
+    report: Report,
+    contents: Report,
+    /// Checkpoints outside the database, and where they are.
+    heads: Vec<(String, Checkpoint)>,
+    tree: Frontier,
+    next: u64,
+    nodes: u64,
+    bad_hashes: u64,
+    /// Whether the log says that the vault is in lockdown.
+    stopped: bool,
+    /// The digest of each memory's row as the log has it.
+    digests: HashMap<MemoryId, [u8; 32]>,
+    seen: HashSet<MemoryId>,
+    /// The place of the last memory whose row was read.
+    after: i64,
+    /// The place of the last one whose content was opened.
+    opened: i64,
+}
+
+impl Verification {
+    pub(crate) fn new(scope: Scope, progress: Arc<Progress>) -> Self {
+        Self {
+            scope,
+            phase: if scope == Scope::Contents { Phase::Contents } else { Phase::Begin },
+            progress,
+            report: Report::default(),
+            contents: Report::default(),
+            heads: Vec::new(),
+            tree: Frontier::new(),
+            next: 0,
+            nodes: 0,
+            bad_hashes: 0,
+            stopped: false,
+            digests: HashMap::new(),
+            seen: HashSet::new(),
+            after: 0,
+            opened: 0,
+        }
+    }
+
+    fn go_on(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+}
+
 impl Engine {
-    /// Reads everything and says what is wrong; with `content` also opens every content whose key is held.
-    pub(crate) fn verify(&mut self, content: bool, progress: &Progress) -> Result<Report, VaultError> {
-        let mut report = Report::default();
+    /// One step of a verification, outside of a group. Returns the report after the last one.
+    pub(crate) fn verify_step(&mut self, state: &mut Verification) -> Result<Option<Report>, VaultError> {
+        match state.phase {
+            Phase::Begin => {
+                self.verify_begin(state)?;
+                state.go_on(Phase::Log);
+            }
+            Phase::Log => {
+                if self.verify_events(state)? < BATCH {
+                    state.go_on(Phase::Memories);
+                }
+            }
+            Phase::Memories => {
+                self.catch_up(state)?;
+                if self.verify_memories(state)? < BATCH {
+                    let content = state.scope == Scope::Everything;
+                    state.go_on(if content { Phase::Contents } else { Phase::End });
+                }
+            }
+            Phase::Contents => {
+                if self.verify_contents(state)? < CONTENTS {
+                    if state.scope == Scope::Contents {
+                        return Ok(Some(core::mem::take(&mut state.contents)));
+                    }
+                    state.go_on(Phase::End);
+                }
+            }
+            Phase::End => {
+                self.catch_up(state)?;
+                // Those that were stored since the last look.
+                while self.verify_memories(state)? == BATCH {}
+                self.verify_end(state)?;
+                return Ok(Some(core::mem::take(&mut state.report)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn verify_begin(&mut self, state: &mut Verification) -> Result<(), VaultError> {
         let memories = self.database.memory_count()?;
-        progress.expect(self.held()?.tree.size() + memories * if content { 2 } else { 1 });
+        let reads = if state.scope == Scope::Everything { 2 } else { 1 };
+        state.progress.expect(self.held()?.tree.size() + memories * reads);
         let trusted = self.held()?.base.verifiers();
         let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
-        let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, &origin, &trusted);
-        let mut heads: Vec<(String, Checkpoint)> = Vec::new();
-        match self.database.checkpoint()? {
-            Some(text) => match open(text.as_bytes()) {
-                Ok(checkpoint) => heads.push(("the checkpoint in the database".into(), checkpoint)),
-                Err(error) => report.add("the checkpoint in the database", error.to_string()),
-            },
-            None => report.add("the checkpoint in the database", "it is missing"),
-        }
         for (number, file) in self.outside.iter_mut().enumerate() {
             let place = format!("the checkpoint outside the database ({number})");
             let found = file.newest(|note| Checkpoint::open(note, &origin, &trusted).is_ok())?;
             if let Some(note) = &found.claimed {
                 let claimed = Checkpoint::open(note, &origin, &trusted);
                 let reason = claimed.err().map_or_else(String::new, |error| error.to_string());
-                report.add(place.clone(), format!("it holds a note that this log did not sign: {reason}"));
+                state
+                    .report
+                    .add(place.clone(), format!("it holds a note that this log did not sign: {reason}"));
             }
             match found.note.map(|note| Checkpoint::open(&note, &origin, &trusted)) {
                 Some(checkpoint) => {
                     let checkpoint = checkpoint?;
-                    report.outside = report.outside.max(Some(checkpoint.size()));
-                    heads.push((place, checkpoint));
+                    state.report.outside = state.report.outside.max(Some(checkpoint.size()));
+                    state.heads.push((place, checkpoint));
                 }
-                None if found.claimed.is_none() => report.add(place, "there is none"),
+                None if found.claimed.is_none() => state.report.add(place, "there is none"),
                 None => {}
             }
         }
         if let Some(session) = &self.held()?.session {
             for level in [Level::Private, Level::Sealed].into_iter().filter(|level| !session.opens(*level)) {
-                report.add(format!("the key record of level {level}"), "it does not open");
+                state.report.add(format!("the key record of level {level}"), "it does not open");
             }
         }
-        let digests = self.verify_log((&mut report, progress), &heads)?;
-        self.verify_memories((&mut report, progress), digests)?;
+        Ok(())
+    }
+
+    /// Reads the events that were logged since the last look.
+    fn catch_up(&self, state: &mut Verification) -> Result<(), VaultError> {
+        while self.verify_events(state)? == BATCH {}
+        Ok(())
+    }
+
+    /// Reads some events and their hashes. Returns how many.
+    fn verify_events(&self, state: &mut Verification) -> Result<usize, VaultError> {
+        let base = &self.held()?.base;
+        let rows = self.database.events_from(state.next, BATCH)?;
+        let Some(last) = rows.last() else { return Ok(0) };
+        let after = last.seq + 1;
+        state.progress.add(rows.len());
+        let read = reading::each(&rows, |row| reading::event(base, row));
+        let mut complete = Vec::new();
+        for (row, event) in rows.iter().zip(read) {
+            while state.next < row.seq {
+                state.report.add(format!("the event {}", state.next), "its row is gone");
+                state.next += 1;
+                if state.report.more_problems > 0 {
+                    break;
+                }
+            }
+            state.next = row.seq + 1;
+            state.report.events += 1;
+            let Some(event) = event else {
+                let reason = "it was changed, or stands in another's place";
+                state.report.add(format!("the event {}", row.seq), reason);
+                state.tree.append(Hash::empty(), &mut complete)?;
+                continue;
+            };
+            state.tree.append(event.leaf, &mut complete)?;
+            if !event.said {
+                state.report.add(format!("the event {}", row.seq), "what was said to it was changed");
+            }
+            match event.operation {
+                Operation::EnterLockdown if !event.refused => state.stopped = true,
+                Operation::LeaveLockdown if !event.refused => state.stopped = false,
+                _ => {}
+            }
+            state.digests.extend(event.row);
+        }
+        state.next = after;
+        state.nodes += complete.len() as u64;
+        state.bad_hashes += self.verify_hashes(&mut state.report, &mut complete)?;
+        Ok(rows.len())
+    }
+
+    /// What can be said when everything was read.
+    fn verify_end(&mut self, state: &mut Verification) -> Result<(), VaultError> {
+        let (_, stored) = self.database.log_counts()?;
+        if stored != state.nodes {
+            state.report.add("the hashes of the log", format!("there are {stored} of {}", state.nodes));
+        }
+        match self.lockdown() {
+            Ok(lockdown) if lockdown.is_some() == state.stopped => {}
+            Ok(_) => {
+                state
+                    .report
+                    .add("the record of the lockdown", "it is not what the log says: it was set back");
+            }
+            Err(error) => state.report.add("the record of the lockdown", error.to_string()),
+        }
+        self.verify_heads(state)?;
+        for id in state.digests.keys().filter(|id| !state.seen.contains(*id)) {
+            state.report.add(format!("the memory {id}"), "its row is gone");
+        }
         for table in self.database.unsound()? {
-            report.add(
+            state.report.add(
                 format!("what the vault keeps of {}", table.what()),
                 "a record was removed, added or set back",
             );
         }
-        if content {
-            let contents = self.verify_content(progress)?;
-            report.opened = Some(contents.memories);
-            contents.problems.into_iter().for_each(|problem| report.add(problem.place, problem.reason));
-            report.more_problems += contents.more_problems;
+        if state.scope == Scope::Everything {
+            let contents = core::mem::take(&mut state.contents);
+            state.report.opened = Some(contents.memories);
+            contents.problems.into_iter().for_each(|problem| state.report.add(problem.place, problem.reason));
+            state.report.more_problems += contents.more_problems;
         }
-        Ok(report)
-    }
-
-    /// Reads every event and every hash. Returns the digest of each memory's row as the log has it.
-    fn verify_log(
-        &self,
-        (report, progress): (&mut Report, &Progress),
-        heads: &[(String, Checkpoint)],
-    ) -> Result<HashMap<MemoryId, [u8; 32]>, VaultError> {
-        let base = &self.held()?.base;
-        let mut digests = HashMap::new();
-        let mut tree = Frontier::new();
-        let mut complete = Vec::new();
-        let (mut next, mut nodes, mut bad_hashes, mut stopped) = (0, 0_u64, 0_u64, false);
-        loop {
-            let rows = self.database.events_from(next, BATCH)?;
-            let Some(last) = rows.last() else { break };
-            let after = last.seq + 1;
-            progress.add(rows.len());
-            let read = reading::each(&rows, |row| reading::event(base, row));
-            for (row, event) in rows.iter().zip(read) {
-                while next < row.seq {
-                    report.add(format!("the event {next}"), "its row is gone");
-                    next += 1;
-                    if report.more_problems > 0 {
-                        break;
-                    }
-                }
-                next = row.seq + 1;
-                report.events += 1;
-                let Some(event) = event else {
-                    report.add(
-                        format!("the event {}", row.seq),
-                        "it was changed, or stands in another's place",
-                    );
-                    tree.append(Hash::empty(), &mut complete)?;
-                    continue;
-                };
-                tree.append(event.leaf, &mut complete)?;
-                if !event.said {
-                    report.add(format!("the event {}", row.seq), "what was said to it was changed");
-                }
-                match event.operation {
-                    Operation::EnterLockdown if !event.refused => stopped = true,
-                    Operation::LeaveLockdown if !event.refused => stopped = false,
-                    _ => {}
-                }
-                digests.extend(event.row);
-            }
-            next = after;
-            nodes += complete.len() as u64;
-            bad_hashes += self.verify_hashes(report, &mut complete)?;
-            for (place, head) in heads.iter().filter(|(_, head)| head.size() == tree.size()) {
-                if head.root() != tree.root() {
-                    report.add(place.clone(), "the log does not lead to the root that it signs");
-                }
-            }
-        }
-        let (_, stored) = self.database.log_counts()?;
-        if stored != nodes {
-            report.add("the hashes of the log", format!("there are {stored} of {nodes}"));
-        }
-        match self.lockdown() {
-            Ok(lockdown) if lockdown.is_some() == stopped => {}
-            Ok(_) => report.add("the record of the lockdown", "it is not what the log says: it was set back"),
-            Err(error) => report.add("the record of the lockdown", error.to_string()),
-        }
-        self.verify_heads(report, heads, (&tree, bad_hashes))?;
-        Ok(digests)
+        Ok(())
     }
 
     /// Compares computed hashes with the stored ones, and empties the list.
@@ -242,95 +348,91 @@ impl Engine {
         Ok(bad)
     }
 
-    fn verify_heads(
-        &self,
-        report: &mut Report,
-        heads: &[(String, Checkpoint)],
-        (tree, bad_hashes): (&Frontier, u64),
-    ) -> Result<(), VaultError> {
-        for (place, head) in heads {
-            if head.size() > tree.size() {
-                report.add(
-                    "the log",
-                    format!("it was cut: {} events, {place} signs {}", tree.size(), head.size()),
-                );
-            } else if head.size() < tree.size() && place.contains("in the database") {
-                report.add(place.clone(), "it was replaced by an older one");
-            } else if bad_hashes == 0 && Frontier::load(&self.database, head.size())?.root() != head.root() {
-                // The stored hashes were just found to be those of the events.
-                report.add(place.clone(), "the log is not the one that it signs: it was written anew");
-            }
-        }
+    fn verify_heads(&self, state: &mut Verification) -> Result<(), VaultError> {
         let held = self.held()?;
-        if (held.tree.size(), held.tree.root()) != (tree.size(), tree.root()) {
-            report.add("the log", "it is not the one that this process wrote");
+        let (trusted, origin) = (held.base.verifiers(), held.base.signer.verifier().name());
+        let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, origin, &trusted);
+        let own = "the checkpoint in the database";
+        match self.database.checkpoint()? {
+            Some(text) => match open(text.as_bytes()) {
+                Ok(checkpoint) => state.heads.push((own.into(), checkpoint)),
+                Err(error) => state.report.add(own, error.to_string()),
+            },
+            None => state.report.add(own, "it is missing"),
+        }
+        let size = state.tree.size();
+        for (place, head) in &state.heads {
+            if head.size() > size {
+                let cut = format!("it was cut: {size} events, {place} signs {}", head.size());
+                state.report.add("the log", cut);
+            } else if head.size() < size && place == own {
+                state.report.add(place.clone(), "it was replaced by an older one");
+            } else if head.size() == size && head.root() != state.tree.root() {
+                state.report.add(place.clone(), "the log does not lead to the root that it signs");
+            } else if state.bad_hashes == 0
+                && Frontier::load(&self.database, head.size())?.root() != head.root()
+            {
+                // The stored hashes were just found to be those of the events.
+                let reason = "the log is not the one that it signs: it was written anew";
+                state.report.add(place.clone(), reason);
+            }
+        }
+        if (held.tree.size(), held.tree.root()) != (size, state.tree.root()) {
+            state.report.add("the log", "it is not the one that this process wrote");
         }
         Ok(())
     }
 
-    fn verify_memories(
-        &self,
-        (report, progress): (&mut Report, &Progress),
-        mut digests: HashMap<MemoryId, [u8; 32]>,
-    ) -> Result<(), VaultError> {
+    /// Holds some memories' rows against the log. Returns how many.
+    fn verify_memories(&self, state: &mut Verification) -> Result<usize, VaultError> {
         let base = &self.held()?.base;
-        let mut after = 0;
-        loop {
-            let rows = self.database.memories_after(after, BATCH)?;
-            let Some((last, _)) = rows.last() else { break };
-            after = *last;
-            progress.add(rows.len());
-            let read = reading::each(&rows, |(_, row)| (row.digest_bytes(), reading::header(base, row)));
-            for ((_, row), (digest, problem)) in rows.iter().zip(read) {
-                report.memories += 1;
-                let place = || format!("the memory {}", row.id);
-                match (digests.remove(&row.id), problem) {
-                    (None, _) => report.add(place(), "the log does not know of it"),
-                    (Some(logged), _) if logged != digest => {
-                        report.add(
-                            place(),
-                            "its row is not the one that the log has: it was changed or set back",
-                        );
-                    }
-                    (Some(_), Some(problem)) => report.add(place(), problem),
-                    (Some(_), None) => {}
+        let rows = self.database.memories_after(state.after, BATCH)?;
+        let Some((last, _)) = rows.last() else { return Ok(0) };
+        state.after = *last;
+        state.progress.add(rows.len());
+        let read = reading::each(&rows, |(_, row)| (row.digest_bytes(), reading::header(base, row)));
+        for ((_, row), (digest, problem)) in rows.iter().zip(read) {
+            state.report.memories += 1;
+            state.seen.insert(row.id);
+            let place = || format!("the memory {}", row.id);
+            match (state.digests.get(&row.id), problem) {
+                (None, _) => state.report.add(place(), "the log does not know of it"),
+                (Some(logged), _) if *logged != digest => {
+                    let reason = "its row is not the one that the log has: it was changed or set back";
+                    state.report.add(place(), reason);
                 }
+                (Some(_), Some(problem)) => state.report.add(place(), problem),
+                (Some(_), None) => {}
             }
         }
-        for id in digests.keys() {
-            report.add(format!("the memory {id}"), "its row is gone");
-        }
-        Ok(())
+        Ok(rows.len())
     }
 
-    /// Opens every content whose key is held.
-    pub(crate) fn verify_content(&self, progress: &Progress) -> Result<Report, VaultError> {
-        let mut report = Report::default();
+    /// Opens some contents whose keys are held. Returns how many memories were looked at.
+    fn verify_contents(&self, state: &mut Verification) -> Result<usize, VaultError> {
         let session = self.held()?.session.as_ref();
-        let mut after = 0;
-        loop {
-            let rows = self.database.memories_after(after, BATCH)?;
-            let Some((last, _)) = rows.last() else { break };
-            after = *last;
-            progress.add(rows.len());
-            for (_, row) in rows {
-                let opened = self.header(&row).and_then(|header| {
-                    let ended = matches!(header.state, State::Forgotten | State::Expired);
-                    let held =
-                        !header.level.needs_session() || session.is_some_and(|keys| keys.opens(header.level));
-                    if ended || !held || !self.profile_open(&header) {
-                        Ok(0)
-                    } else {
-                        self.open(&row, &header).map(|_| 1)
-                    }
-                });
-                match opened {
-                    Ok(count) => report.memories += count,
-                    Err(error) => report.add(format!("the memory {}", row.id), error.to_string()),
+        let rows = self.database.memories_after(state.opened, CONTENTS)?;
+        let Some((last, _)) = rows.last() else { return Ok(0) };
+        state.opened = *last;
+        state.progress.add(rows.len());
+        let count = rows.len();
+        for (_, row) in rows {
+            let opened = self.header(&row).and_then(|header| {
+                let ended = matches!(header.state, State::Forgotten | State::Expired);
+                let held =
+                    !header.level.needs_session() || session.is_some_and(|keys| keys.opens(header.level));
+                if ended || !held || !self.profile_open(&header) {
+                    Ok(0)
+                } else {
+                    self.open(&row, &header).map(|_| 1)
                 }
+            });
+            match opened {
+                Ok(opened) => state.contents.memories += opened,
+                Err(error) => state.contents.add(format!("the memory {}", row.id), error.to_string()),
             }
         }
-        Ok(report)
+        Ok(count)
     }
 
     /// Proves an event against the newest checkpoint.

@@ -59,7 +59,7 @@ fn share_list(list: &Path, beside: &Path) -> Result<(), VaultError> {
 
 impl Vault {
     /// Makes a backup, and verifies the vault: the record says how much is damaged in it. The vault answers nobody while the
-    /// database is copied and while it is verified; sealing and writing the file does not stop it.
+    /// database is copied; verifying it, and sealing and writing the file, does not stop it.
     ///
     /// # Errors
     /// [`crate::Refusal::Cold`]; [`VaultError::Invalid`] for an incremental one when there is none to build on;

@@ -18,9 +18,10 @@ pub(crate) mod status;
 mod tokens;
 
 use core::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Sender as Answer;
 
 use stvor_base::ErrorCode;
 use stvor_crypto::SystemRandom;
@@ -37,6 +38,7 @@ use crate::sealing::Sender;
 use crate::storage::index::Index;
 use crate::storage::{CheckpointFile, Database, EndedList, EventRow, Lock, MemoryRow, lost_transaction};
 use crate::vault::{Auditor, Options};
+use crate::verify::{Report, Verification};
 use crate::{VaultError, limits};
 
 /// Keys and log, from the first unlock on.
@@ -107,6 +109,8 @@ pub(crate) struct Engine {
     alerts: Vec<Alert>,
     /// Places with damage that hooks were told of.
     damaged: RefCell<BTreeSet<String>>,
+    /// Verifications that were asked for, and whom the first report is for.
+    pub(crate) verifying: VecDeque<(Verification, Answer<Result<Report, VaultError>>)>,
     /// The vault is to be closed after this group.
     pub(crate) shut: bool,
     /// What a token signs next to show that it is there. Used once.
@@ -146,6 +150,7 @@ impl Engine {
             hooks: options.alerts,
             alerts: Vec::new(),
             damaged: RefCell::default(),
+            verifying: VecDeque::new(),
             shut: false,
             token_challenge: None,
             _lock: lock,

@@ -333,3 +333,39 @@ fn one_process_has_a_vault_open_and_none_is_made_over_another() {
     let nowhere = world.directory.path().join("nowhere");
     assert!(matches!(Vault::open(&nowhere, Options::default()), Err(VaultError::Missing(_))));
 }
+
+#[test]
+fn a_verification_goes_on_between_what_others_do_and_finds_nothing_wrong_in_it() {
+    let world = World::new();
+    let vault = world.open();
+    let text = |number: usize| NewMemory::new(format!("{number}").as_bytes(), Level::Working, "home");
+    // More events than one step reads.
+    let pending: Vec<_> = (0..4_200).map(|number| vault.begin_store(OWNER, text(number))).collect();
+    let ids: Vec<_> = pending.into_iter().map(|one| one.wait().unwrap()).collect();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (vault, over) = (&vault, &over);
+        scope.spawn(move || {
+            for (number, id) in ids.iter().enumerate() {
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                vault.store(OWNER, text(number)).unwrap();
+                vault.set_intent(OWNER, *id, ("tea", true)).unwrap();
+                if number % 20 == 0 {
+                    vault.forget(OWNER, *id, "").unwrap();
+                }
+            }
+        });
+        for _ in 0..2 {
+            let before = vault.status().unwrap().events;
+            let (pending, progress) = vault.begin_verify(true);
+            let report = pending.wait().unwrap();
+            assert_eq!((report.problems, report.more_problems), (vec![], 0));
+            assert!(report.events >= before && report.memories >= 4_200, "nothing is left out");
+            let (done, total) = progress.now();
+            assert!(done >= total && total > 0);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
