@@ -146,6 +146,12 @@ async fn postgres_commits_survive_a_failover_to_a_synchronous_replica() {
     let Some(primary) = Postgres::start_with(&settings).unwrap() else { return };
     let database = primary.database().unwrap();
     let replica = primary.start_replica("second").unwrap();
+    // The server knows of a replica once that has connected.
+    stvor_testkit::until(Duration::from_secs(60), || {
+        let count = primary.sql("postgres", "SELECT count(*) FROM pg_stat_replication").ok()?;
+        (count.trim() == "1").then_some(())
+    })
+    .unwrap();
     let alone = PostgresStores::new(&database.url).unwrap();
     assert_eq!(codes(&alone).await, ["postgres_no_synchronous_standby"]);
     primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'second'").unwrap();

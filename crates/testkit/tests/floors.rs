@@ -58,6 +58,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "stvor-wire",
             "stvor",
             "stvor-relay",
+            "stvor-vault",
             "stvor-testkit",
         ],
     ),
