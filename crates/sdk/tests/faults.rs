@@ -78,7 +78,8 @@ async fn a_panic_in_a_conversation_ends_it_for_a_moment_and_nothing_of_it_is_los
         // The fault comes after the commit and before the wire: what the store has is sent once the lane is back.
         faulty.left.store(1, Ordering::SeqCst);
         let lost = format!("lost in a fault {attempt}");
-        assert!(soon(alice.send("bob", &*lost)).await.is_err(), "whether it was queued is not known");
+        // It is in the outbox, and that was said before the fault: it only comes later.
+        soon(alice.send("bob", &*lost)).await.unwrap();
         let failed = event(&mut events, |event| match event {
             Event::ConversationFailed { peer, attempt, .. } => Some((peer.to_string(), attempt)),
             _ => None,
