@@ -85,7 +85,7 @@ fn a_one_time_prekey_of_low_order_starts_nothing() {
         let bundle = PrekeyBundleIn { one_time, ..bob.bundle() };
         let bundle = bundle.validate(&app(), &bob.address(), alice.now).unwrap();
         let before = alice.rows.clone();
-        assert_eq!(code(alice.start_with(&bundle, "weak")), "AGREEMENT_FAILED");
+        assert_eq!(code(alice.start_with(&bundle, "weak")), "BAD_BUNDLE");
         assert_eq!(alice.rows, before);
     }
 }
