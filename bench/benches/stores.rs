@@ -199,7 +199,7 @@ async fn postgres() {
             async move {
                 let (part, version) = (conversation.to_be_bytes(), number.cast_signed());
                 let values =
-                    ROWS.map(|(table, bytes)| (i16::from(table.id()), sort(table, number), vec![7; bytes]));
+                    ROWS.map(|(table, bytes)| (i16::from(table.id()), sort(table, number), vec![7_u8; bytes]));
                 client.batch_execute("BEGIN").await.unwrap();
                 // All at once, as a client that pipelines does.
                 let puts = values.iter().map(|(table, sort, value)| {
