@@ -341,6 +341,6 @@ test('an app chooses its suite, and two that differ exchange nothing', async (t)
   const usual = await createApp(settings);
   t.after(() => usual.close());
   const carol = await usual.connect('carol');
-  assert.equal(await codeOf(carol.safetyNumber('alice')), 'SUITE_MISMATCH');
+  assert.equal(await codeOf(carol.send('alice', 'hello?')), 'SUITE_MISMATCH');
   for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_ARGUMENT');
 });
