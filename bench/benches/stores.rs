@@ -198,8 +198,8 @@ async fn postgres() {
             let (client, put) = &clients[usize::try_from(conversation & 0xff_ffff).unwrap()];
             async move {
                 let (part, version) = (conversation.to_be_bytes(), number.cast_signed());
-                let values =
-                    ROWS.map(|(table, bytes)| (i16::from(table.id()), sort(table, number), vec![7_u8; bytes]));
+                let values = ROWS
+                    .map(|(table, bytes)| (i16::from(table.id()), sort(table, number), vec![7_u8; bytes]));
                 client.batch_execute("BEGIN").await.unwrap();
                 // All at once, as a client that pipelines does.
                 let puts = values.iter().map(|(table, sort, value)| {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{SOON, TRIES, find, free_port, give, missing, other_user};
 use crate::process::{Finished, Process, Signal, Spawn, until};
@@ -161,20 +162,27 @@ impl Postgres {
         let mut running = self.lock();
         drop(running.take());
         let port = self.port.to_string();
-        let mut last = io::Error::other("not tried");
-        // After a kill the backends of the one before may need a moment to see that it is gone.
-        for _ in 0..TRIES {
+        let (deadline, mut tries) = (Instant::now() + SOON, 0);
+        loop {
             let process =
                 self.spawn("postgres").args(["-D", "data", "-p", &port, "-h", "127.0.0.1"]).start()?;
-            match process.wait_for("database system is ready to accept", SOON) {
+            let error = match process.wait_for("database system is ready to accept", SOON) {
                 Ok(_) => {
                     *running = Some(process);
                     return Ok(());
                 }
-                Err(error) => last = error,
+                Err(error) => error,
+            };
+            // After a kill the backends of the one before need a moment to see that it is gone, on a busy machine a long one.
+            if error.to_string().contains("still in use") && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(error);
             }
         }
-        Err(last)
     }
 
     /// A fresh, empty database: from `template0` for the first time.
