@@ -196,7 +196,9 @@ fn group_world() -> &'static GroupWorld {
         };
         let sealed = group.encrypt(&world().alice.context(), &text, rng).expect("a message");
         let (body, _) = sealed.introduction.expect("a sender key");
-        let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(alice.suite(), &body) else { unreachable!("a sender key") };
+        let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(alice.suite(), &body) else {
+            unreachable!("a sender key")
+        };
         let introduction = Introduction { sender: alice.address(), user_key: alice.user_key() };
         let effects = introduction.accept(&key, &Records::new()).expect("the sender key");
         let rows = effects.into_vec().into_iter().filter_map(|effect| match effect {

@@ -141,8 +141,12 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
     let recipient = Recipient { to: address.clone(), msg_id, lane };
     let send = Send { recipient, blob: blob.clone(), counter: 1, counter_mac: None, ttl: Duration::ZERO };
     let one_time = (1..4).map(|id| OneTimePrekey { id, key: [4; 65].into() }).collect();
-    let signed_prekey =
-        Some(SignedPrekey { id: 1, key: [4; 65].into(), created_at: Timestamp::from_millis(1), signature: [9; 64] });
+    let signed_prekey = Some(SignedPrekey {
+        id: 1,
+        key: [4; 65].into(),
+        created_at: Timestamp::from_millis(1),
+        signature: [9; 64],
+    });
     let upload = UploadKeys {
         request_id,
         signed_prekey,
