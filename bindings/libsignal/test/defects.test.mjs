@@ -146,19 +146,22 @@ const slow = (who) => {
 };
 
 test('concurrent encrypts of two ciphers never use a key twice, where whatsapp-rust-bridge does', withPeers, async () => {
-  // Two ciphers there make one message of one text: the same key, the same vector.
-  const bridge = await import(pathToFileURL(join(process.env.STVOR_PEERS, 'node_modules/whatsapp-rust-bridge/dist/index.js')));
-  const keys = { generateIdentityKeyPair: bridge.generateIdentityKeyPair, generateRegistrationId: bridge.generateRegistrationId,
-    generateSignedPreKey: bridge.generateSignedPreKey, generatePreKey: bridge.generatePreKey };
-  const [theirs, other] = [party({ keyhelper: keys }), party({ keyhelper: keys })];
-  // It keeps records as bytes.
-  const rows = new Map();
-  theirs.loadSession = async (address) => (await pause(), rows.get(address));
-  theirs.storeSession = async (address, record) => (await pause(), void rows.set(address, record instanceof Uint8Array ? record : record.serialize()));
-  const address = () => new bridge.ProtocolAddress('bob', 1);
-  await new bridge.SessionBuilder(theirs, address()).processPreKeyBundle(other.bundle(1));
-  const twice = await Promise.all([1, 2].map(() => new bridge.SessionCipher(theirs, address()).encrypt(Buffer.from('same'))));
-  assert.ok(Buffer.from(twice[0].body).equals(Buffer.from(twice[1].body)), 'mended there: say so in the documentation');
+  // The peer itself wants the global `crypto`, which Node 18 does not have.
+  if (globalThis.crypto !== undefined) {
+    // Two ciphers there make one message of one text: the same key, the same vector.
+    const bridge = await import(pathToFileURL(join(process.env.STVOR_PEERS, 'node_modules/whatsapp-rust-bridge/dist/index.js')));
+    const keys = { generateIdentityKeyPair: bridge.generateIdentityKeyPair, generateRegistrationId: bridge.generateRegistrationId,
+      generateSignedPreKey: bridge.generateSignedPreKey, generatePreKey: bridge.generatePreKey };
+    const [theirs, other] = [party({ keyhelper: keys }), party({ keyhelper: keys })];
+    // It keeps records as bytes.
+    const rows = new Map();
+    theirs.loadSession = async (address) => (await pause(), rows.get(address));
+    theirs.storeSession = async (address, record) => (await pause(), void rows.set(address, record instanceof Uint8Array ? record : record.serialize()));
+    const address = () => new bridge.ProtocolAddress('bob', 1);
+    await new bridge.SessionBuilder(theirs, address()).processPreKeyBundle(other.bundle(1));
+    const twice = await Promise.all([1, 2].map(() => new bridge.SessionCipher(theirs, address()).encrypt(Buffer.from('same'))));
+    assert.ok(Buffer.from(twice[0].body).equals(Buffer.from(twice[1].body)), 'mended there: say so in the documentation');
+  }
 
   const { start, bob, alice, toAlice, at } = couple(ours);
   slow(alice);
