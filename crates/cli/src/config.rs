@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(crate) keyfile: Option<PathBuf>,
     pub(crate) os_keyring: bool,
     pub(crate) production: bool,
+    /// Of new identities: `p256` if not set, or `x25519`.
+    pub(crate) suite: Option<String>,
     pub(crate) store: Option<String>,
     pub(crate) store_password_file: Option<PathBuf>,
     pub(crate) store_root_certificate: Option<PathBuf>,
@@ -90,6 +92,7 @@ impl Default for Client {
             keyfile: None,
             os_keyring: false,
             production: false,
+            suite: None,
             store: None,
             store_password_file: None,
             store_root_certificate: None,
@@ -362,7 +365,9 @@ fn from_variable(name: &str, text: &str) -> Result<Option<Single>> {
 /// Text stays text, even if it looks like a number, unless the setting is a number or a switch.
 fn typed(key: &str, text: &str) -> Value {
     match key {
-        "client.timeout" | "mock.port" => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+        "client.timeout" | "client.store_replicas" | "mock.port" => {
+            text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
+        }
         "client.json" | "client.os_keyring" | "client.production" | "vault.os_keyring" | "mock.verbose" => {
             match text {
                 "1" | "true" | "yes" | "on" => Value::from(true),

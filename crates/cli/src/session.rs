@@ -94,6 +94,10 @@ impl Context<'_> {
             // A person may have the newest copy somewhere.
             .on_rollback(stvor::RollbackPolicy::Ask)
             .production(client.production);
+        if let Some(name) = &client.suite {
+            let suite = name.parse().map_err(|error| Failure::Config(format!("suite: {error}")))?;
+            builder = builder.suite(suite);
+        }
         if let Some(stores) = crate::store::configured(client)? {
             builder = builder.store(stores);
         }

@@ -252,7 +252,8 @@ pub enum Event {
         /// The wait.
         retry_after: Duration,
     },
-    /// More than half of the room for calls that wait is used ([`crate::Executor`]). Told once, and again after it was less.
+    /// More than half of the room for calls that wait is used ([`crate::Executor`]). Told again after less than a quarter was, and
+    /// once a second at most.
     QueuePressure {
         /// Calls that wait for their conversation.
         queued: usize,

@@ -313,3 +313,29 @@ fn a_data_directory_of_a_newer_version_is_refused_and_unharmed() {
     version(Some(current));
     assert_eq!(home.run("identity show --as bob").status.code(), Some(0), "nothing was lost");
 }
+
+#[test]
+fn a_setting_chooses_the_suite_and_two_that_differ_exchange_nothing() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    let with =
+        |suite: &str, line: &str| home.stvor(line.split(' ')).env("STVOR_SUITE", suite).run(SOON).unwrap();
+    assert_eq!(with("x25519", "identity show --as bob").status.code(), Some(0));
+    let words = home.path("words");
+    std::fs::write(&words, "hello").unwrap();
+    let from = |who: &str| format!("send --as {who} --to bob --file {}", words.display());
+    let sent = with("x25519", &from("alice"));
+    assert_eq!(sent.status.code(), Some(0), "{}", sent.err);
+    let got = with("x25519", "listen --as bob --count 1");
+    assert!(got.out.contains("alice"), "{}", got.out);
+
+    let other = home.run(&from("carol"));
+    assert_eq!(other.status.code(), Some(7), "{}", other.err);
+    assert!(other.err.contains("SUITE_MISMATCH"), "{}", other.err);
+    let fixed = with("p256", "identity show --as bob");
+    assert_eq!(fixed.status.code(), Some(3), "{}", fixed.err);
+    assert!(fixed.err.contains("SUITE_FIXED"), "{}", fixed.err);
+    let unknown = with("p384", "identity show --as bob");
+    assert_eq!(unknown.status.code(), Some(3), "{}", unknown.err);
+    assert!(unknown.err.contains("p256 and x25519"), "{}", unknown.err);
+}

@@ -78,4 +78,6 @@ fn a_server_that_is_not_there_and_a_url_that_is_none_are_named_without_their_pas
         .run(SOON)
         .unwrap();
     assert!(!shown.out.contains(CANARY), "{}", shown.out);
+    let replicas = home.stvor(["config", "show"]).env("STVOR_STORE_REPLICAS", "1").run(SOON).unwrap();
+    assert_eq!(replicas.status.code(), Some(0), "{}", replicas.err);
 }
