@@ -16,7 +16,7 @@ use stvor_crypto::random::{DeterministicRandom, Random};
 use stvor_crypto::{Secret, kdf};
 use stvor_keys::{KeyHolder, Passphrase, PassphraseCost};
 use stvor_wire::client::{
-    Ack, AckOne, Credential, Credit, FetchBundle, Hello, Lane, Recipient, Send, UploadKeys,
+    Ack, AckOne, Credential, Credit, FetchBundle, Hello, Hold, Lane, Recipient, Send, UploadKeys,
 };
 use stvor_wire::frame::{encode_client, encode_server};
 use stvor_wire::keys::{OneTimePrekey, SignedPrekey};
@@ -164,6 +164,7 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
     };
     let ack = Ack { mailbox_epoch: 7, up_to: Some(AckOne { seq: 3, msg_id }), single: vec![] };
     let credit = Credit { window_messages: 16, window_bytes: 65_536 };
+    let hold = Hold { msg_ids: vec![MessageId::from_bytes([7; 16]); 2] };
     for (name, message) in [
         ("hello", ClientMessage::Hello(hello)),
         ("send", ClientMessage::Send(send)),
@@ -171,6 +172,7 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
         ("fetch", ClientMessage::FetchBundle(fetch)),
         ("ack", ClientMessage::Ack(ack)),
         ("credit", ClientMessage::Credit(credit)),
+        ("hold", ClientMessage::Hold(hold)),
     ] {
         sample("wire-client-frame", name, &encode_client(&message));
     }

@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use stvor_relay::Config;
 use stvor_wire::Code;
-use stvor_wire::client::{ClientMessage, Credit};
+use stvor_wire::client::{ClientMessage, Credit, Hold};
 use support::{
     Client, Raw, Server, User, accepted, address, app, blob, blob_of, both, refused, settled, soon, text_of,
     texts,
@@ -40,6 +40,42 @@ async fn window_of_messages_bounds_what_is_delivered_unacknowledged() {
             client.deliver_many(8).await.last().map(|last| text_of(&last.blob)).as_deref(),
             Some("live")
         );
+    }
+}
+
+#[tokio::test]
+async fn mail_of_a_held_sender_leaves_the_window_to_others_and_comes_on_the_next_connection() {
+    for server in both().await {
+        let (bob, client) = server.user("bob").await;
+        client.close().await;
+        let (_, mut eve) = server.user("eve").await;
+        let (_, mut alice) = server.user("alice").await;
+        for number in 0..140 {
+            eve.send(&address("bob"), blob(&number.to_string())).await;
+        }
+        alice.send(&address("bob"), blob("behind them")).await;
+        let mut client = server.login(&bob).open().await;
+        let first = client.deliver_many(128).await;
+        assert_eq!(client.until_pong().await, [], "the window is full");
+        client.say(&ClientMessage::Hold(Hold { msg_ids: vec![first[40].msg_id] })).await;
+        let behind = client.deliver().await;
+        assert_eq!(texts(std::slice::from_ref(&behind)), ["behind them"]);
+        eve.send(&address("bob"), blob("140")).await;
+        alice.send(&address("bob"), blob("live")).await;
+        let live = client.deliver().await;
+        assert_eq!(texts(std::slice::from_ref(&live)), ["live"]);
+        // What was stored of the held sender is acknowledged all the same.
+        client.ack(&first[..1]).await;
+        client.ack(&[behind, live]).await;
+        assert_eq!(client.until_pong().await, []);
+        client.close().await;
+
+        let mut client = server.login(&bob).open().await;
+        let rest = client.deliver_many(128).await;
+        client.ack(&rest).await;
+        let last = client.deliver_many(12).await;
+        let numbers: Vec<String> = (1..=140).map(|number| number.to_string()).collect();
+        assert_eq!(texts(&[rest, last].concat()), numbers);
     }
 }
 

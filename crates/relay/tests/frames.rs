@@ -189,15 +189,17 @@ async fn another_protocol_version_is_refused() {
 }
 
 #[tokio::test]
-async fn unknown_capabilities_are_ignored() {
+async fn unknown_capabilities_are_ignored_and_those_of_both_sides_are_named() {
     let server = Server::memory().await;
-    let mut raw = server.raw().await;
-    let capabilities = vec!["teleportation".to_owned()];
-    let hello = Hello { protocol_version: 1, credential: token(), address: address("bob"), capabilities };
-    raw.say(&ClientMessage::Hello(hello)).await;
-    match raw.message().await {
-        stvor_wire::ServerMessage::Challenge(challenge) => assert!(challenge.capabilities.is_empty()),
-        other => panic!("{other:?}"),
+    for (names, common) in [(&["teleportation"][..], &[][..]), (&["teleportation", "hold"], &["hold"])] {
+        let mut raw = server.raw().await;
+        let capabilities = names.iter().map(|name| (*name).to_owned()).collect();
+        let hello = Hello { protocol_version: 1, credential: token(), address: address("bob"), capabilities };
+        raw.say(&ClientMessage::Hello(hello)).await;
+        match raw.message().await {
+            stvor_wire::ServerMessage::Challenge(challenge) => assert_eq!(challenge.capabilities, common),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

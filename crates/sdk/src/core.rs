@@ -455,9 +455,12 @@ impl Core {
         if brought_by.is_some_and(|generation| self.left.has(peer, generation)) {
             return;
         }
-        if let Some(generation) = brought_by.filter(|_| self.revival.is_waiting(peer)) {
+        if let Mail::Deliver(deliver, session) = &mail
+            && self.revival.is_waiting(peer)
+        {
             // A fresh connection brings it when the conversation is begun afresh.
-            self.left.leave(peer, generation);
+            self.left.leave(peer, session.generation);
+            session.hold(deliver.msg_id);
             return;
         }
         if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
@@ -514,16 +517,21 @@ impl Core {
     /// A fault ended the lane with this depth. After a wait it is begun afresh, from the store; its mail stays at the relay
     /// until then.
     pub(crate) fn lane_crashed(&self, peer: &Address, depth: &Arc<AtomicUsize>) {
-        let wait = {
+        let session = self.session();
+        let (wait, delivered) = {
             let mut lanes = lock(&self.lanes);
-            if lanes.get(peer).is_some_and(|handle| handle.is_of(depth)) {
-                lanes.remove(peer);
-            }
-            self.revival.crashed(peer)
+            let own = lanes.get(peer).is_some_and(|handle| handle.is_of(depth));
+            let handle = own.then(|| lanes.remove(peer)).flatten();
+            let delivered = handle.zip(session.as_ref());
+            let delivered = delivered.and_then(|(handle, session)| handle.delivered(session.generation));
+            (self.revival.crashed(peer), delivered)
         };
         tracing::error!(attempt = wait.attempt, "a conversation met a fault in the program");
-        if let Some(session) = self.session() {
+        if let Some(session) = session {
             self.left.leave(peer, session.generation);
+            if let Some(delivered) = delivered {
+                session.hold(delivered);
+            }
         }
         self.hub.emit(Event::ConversationFailed {
             peer: peer.user.clone(),

@@ -30,6 +30,8 @@ pub enum ClientMessage {
     Ack(Ack),
     /// A new window.
     Credit(Credit),
+    /// Senders that are not delivered on this connection any more.
+    Hold(Hold),
     /// Asks for a pong.
     Ping {
         /// Comes back in the pong.
@@ -194,6 +196,16 @@ pub struct Credit {
     pub window_messages: u32,
     /// Most blob bytes un-ACKed at once.
     pub window_bytes: u32,
+}
+
+/// The name of the ability to understand HOLD.
+pub const HOLD: &str = "hold";
+
+/// HOLD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Un-ACKed messages, each of a sender that is held: 1 to [`limits::MAX_HELD`].
+    pub msg_ids: Vec<MessageId>,
 }
 
 /// UPLOAD_KEYS.
@@ -363,6 +375,18 @@ impl TryFrom<proto::Ack> for Ack {
     }
 }
 
+impl TryFrom<proto::Hold> for Hold {
+    type Error = FrameError;
+
+    fn try_from(wire: proto::Hold) -> Result<Self, FrameError> {
+        field::at_most(wire.msg_ids.len(), limits::MAX_HELD, "msg_ids")?;
+        if wire.msg_ids.is_empty() {
+            return Err(FrameError::Field("msg_ids"));
+        }
+        Ok(Self { msg_ids: wire.msg_ids.iter().map(|id| field::message_id(id)).collect::<Result<_, _>>()? })
+    }
+}
+
 impl TryFrom<proto::UploadKeys> for UploadKeys {
     type Error = FrameError;
 
@@ -412,6 +436,7 @@ impl TryFrom<Body> for ClientMessage {
                 window_messages: wire.window_messages,
                 window_bytes: wire.window_bytes,
             }),
+            Body::Hold(wire) => Self::Hold(wire.try_into()?),
             Body::Ping(wire) => Self::Ping { nonce: wire.nonce },
             Body::Pong(wire) => Self::Pong { nonce: wire.nonce },
             Body::UploadKeys(wire) => Self::UploadKeys(wire.try_into()?),
@@ -548,6 +573,9 @@ impl From<&ClientMessage> for Body {
                 window_messages: credit.window_messages,
                 window_bytes: credit.window_bytes,
             }),
+            ClientMessage::Hold(hold) => {
+                Self::Hold(proto::Hold { msg_ids: hold.msg_ids.iter().map(|one| id(*one)).collect() })
+            }
             ClientMessage::Ping { nonce } => {
                 Self::Ping(proto::Ping { nonce: *nonce, resume_cursor: Bytes::new() })
             }

@@ -48,6 +48,9 @@ pub const MAX_RECIPIENTS: usize = 64;
 /// Most single entries in one ACK: two full windows.
 pub const MAX_SINGLE_ACKS: usize = 256;
 
+/// Most senders that one connection holds back, and most messages of one HOLD.
+pub const MAX_HELD: usize = 64;
+
 /// Longest wait of FETCH_BUNDLE in milliseconds.
 pub const MAX_WAIT_MS: u32 = 600_000;
 

@@ -168,6 +168,8 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
         any::<(u32, u32)>().prop_map(|(window_messages, window_bytes)| {
             ClientMessage::Credit(Credit { window_messages, window_bytes })
         }),
+        prop::collection::vec(id(), 1..=limits::MAX_HELD)
+            .prop_map(|msg_ids| ClientMessage::Hold(Hold { msg_ids })),
         any::<u64>().prop_map(|nonce| ClientMessage::Ping { nonce }),
         any::<u64>().prop_map(|nonce| ClientMessage::Pong { nonce }),
         upload,
@@ -454,6 +456,17 @@ fn a_frame_is_bounded_in_each_phase_to_the_byte() {
         assert_eq!(frame::decode_client(vec![0xff; limit + 1], phase), Err(expected));
         assert_eq!(expected.wire_code(), Code::FrameTooLarge);
     }
+}
+
+#[test]
+fn a_hold_names_one_message_to_as_many_as_there_may_be() {
+    let hold = |count: usize| {
+        let hold = Hold { msg_ids: vec![MessageId::from_bytes([7; 16]); count] };
+        frame::decode_client(frame::encode_client(&ClientMessage::Hold(hold)), Phase::LoggedIn)
+    };
+    assert!(hold(1).is_ok() && hold(limits::MAX_HELD).is_ok());
+    assert_eq!(hold(0), Err(FrameError::Field("msg_ids")));
+    assert_eq!(hold(limits::MAX_HELD + 1), Err(FrameError::Field("msg_ids")));
 }
 
 #[test]

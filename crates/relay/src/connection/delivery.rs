@@ -4,11 +4,11 @@
 //! *commit*, or from the mailbox by the *pump*. A live copy goes out only when nothing older waits, so that order holds;
 //! a message that could not go live is *owed*, and until its commit is known no later one goes live either.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use stvor_base::MessageId;
-use stvor_wire::client::{Ack, Credit};
-use stvor_wire::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
+use stvor_wire::client::{Ack, Credit, Hold};
+use stvor_wire::limits::{MAX_HELD, WINDOW_BYTES, WINDOW_MESSAGES};
 
 use crate::limits::{PUMP_BYTES, PUMP_ROWS};
 use crate::storage::{AckRow, MailboxId, Page, PageLimit, Place, Row};
@@ -65,6 +65,8 @@ pub(crate) struct Delivery {
     window: Credit,
     in_flight: HashMap<MessageId, InFlight>,
     in_flight_bytes: usize,
+    /// Senders of whom nothing more is offered.
+    held: HashSet<MailboxId>,
     /// Everything up to this seq was offered on this connection, or is gone.
     offered: u64,
     /// Highest seq known to be committed.
@@ -86,6 +88,7 @@ impl Delivery {
             window: Credit { window_messages: WINDOW_MESSAGES, window_bytes: WINDOW_BYTES },
             in_flight: HashMap::new(),
             in_flight_bytes: 0,
+            held: HashSet::new(),
             offered: 0,
             tail: 0,
             owed: 0,
@@ -128,6 +131,7 @@ impl Delivery {
     /// A message is about to be written. `eligible`: its sender's order allows a live copy.
     pub(crate) fn live(&mut self, item: Item, eligible: bool) -> Live {
         let quiet = self.open && self.owed == 0 && self.offered >= self.tail && !self.pumping;
+        let eligible = eligible && !self.held.contains(&item.sender);
         if eligible && quiet && self.has_room(item.bytes) && !self.in_flight.contains_key(&item.msg_id) {
             self.insert(item, 0);
             Live::Sent
@@ -161,6 +165,10 @@ impl Delivery {
         if live == Some(Live::Sent) {
             self.offered = seq;
             return Committed::Nothing;
+        }
+        if self.held.contains(&item.sender) {
+            self.offered = seq;
+            return if self.wants_pump() { Committed::Pump } else { Committed::Nothing };
         }
         if may_send && self.has_room(item.bytes) && !self.in_flight.contains_key(&item.msg_id) {
             self.insert(item, seq);
@@ -201,6 +209,10 @@ impl Delivery {
         for row in page.rows {
             let item = Item { msg_id: row.msg_id, sender: row.sender, bytes: row.blob.len() };
             let seq = row.seq;
+            if self.held.contains(&row.sender) {
+                self.offered = seq;
+                continue;
+            }
             if let Some(known) = self.in_flight.get_mut(&row.msg_id) {
                 // Another sender's message with this id is on the way: wait for its ACK.
                 if known.sender != row.sender {
@@ -270,6 +282,21 @@ impl Delivery {
             }
         }
         acked
+    }
+
+    /// Holds senders back: what of them is un-ACKed is forgotten here, so that it takes no room in the window.
+    pub(crate) fn hold(&mut self, hold: &Hold) {
+        for msg_id in &hold.msg_ids {
+            let Some(sender) = self.in_flight.get(msg_id).map(|sent| sent.sender) else { continue };
+            if self.held.len() >= MAX_HELD {
+                return;
+            }
+            self.held.insert(sender);
+            let theirs = self.in_flight.iter().filter(|(_, sent)| sent.sender == sender);
+            for msg_id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.remove(&msg_id);
+            }
+        }
     }
 
     /// Sets the window, within the limits.
@@ -450,5 +477,50 @@ mod tests {
         delivery.acknowledge(&ack(&[(1, 1)]));
         let (_, _, tail) = delivery.start_page().unwrap();
         assert_eq!(delivery.end_page(page(vec![other.clone()]), tail), [other]);
+    }
+
+    #[test]
+    fn a_held_sender_takes_no_room_in_the_window_and_holds_nobody_up() {
+        let mut delivery = Delivery::new(5);
+        delivery.credit(Credit { window_messages: 2, window_bytes: 1_000_000 });
+        delivery.open(4);
+        let other = |number, seq| Row { sender: MailboxId(2), ..row(number, seq) };
+        let (_, _, tail) = delivery.start_page().unwrap();
+        let rows = vec![row(1, 1), row(2, 2), row(3, 3), other(4, 4)];
+        assert_eq!(delivery.end_page(page(rows.clone()), tail).len(), 2, "the window is full");
+        assert!(delivery.start_page().is_none());
+        delivery.hold(&Hold { msg_ids: vec![id(9)] });
+        assert!(delivery.start_page().is_none(), "of what is not on the way nothing follows");
+        delivery.hold(&Hold { msg_ids: vec![id(2)] });
+        let (after, _, tail) = delivery.start_page().unwrap();
+        assert_eq!((after, tail), (2, 4));
+        assert_eq!(delivery.end_page(page(rows[2..].to_vec()), tail), [other(4, 4)]);
+        // Live messages of the held sender pass by, those of others go out.
+        assert_eq!(delivery.live(item(5), true), Live::Owed);
+        assert_eq!(delivery.committed(item(5), 5, (Some(Live::Owed), true)), Committed::Nothing);
+        let free = Item { sender: MailboxId(2), ..item(6) };
+        assert_eq!(delivery.live(free, true), Live::Sent);
+        // What the device stored of it before is still acknowledged, by its place.
+        assert_eq!(
+            delivery.acknowledge(&ack(&[(1, 1)])).strays,
+            [AckRow { place: Place::Seq(1), msg_id: id(1) }]
+        );
+        assert_eq!(Delivery::new(5).held.len(), 0, "another connection offers all of it");
+    }
+
+    #[test]
+    fn one_sender_more_than_are_held_takes_room_as_before() {
+        let mut delivery = opened();
+        for number in 0..=MAX_HELD {
+            let number = u8::try_from(number).unwrap();
+            let from = Item { sender: MailboxId(number.into()), ..item(number) };
+            assert_eq!(delivery.live(from, true), Live::Sent);
+            assert_eq!(
+                delivery.committed(from, u64::from(number) + 1, (Some(Live::Sent), true)),
+                Committed::Nothing
+            );
+            delivery.hold(&Hold { msg_ids: vec![id(number)] });
+        }
+        assert_eq!((delivery.held.len(), delivery.in_flight.len()), (MAX_HELD, 1));
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::SinkExt as _;
 use stvor_base::Timestamp;
 use stvor_crypto::{Random as _, SystemRandom};
-use stvor_wire::client::{Auth, ClientMessage, Hello, Mode};
+use stvor_wire::client::{Auth, ClientMessage, HOLD, Hello, Mode};
 use stvor_wire::limits as wire;
 use stvor_wire::server::{Challenge, End, Limits, Ready, Resumed};
 use stvor_wire::{Code, FrameError, PROTOCOL_VERSION, Phase, ServerMessage, frame};
@@ -103,7 +103,7 @@ async fn admit(relay: &Relay, hello: &Hello) -> Result<(Admission, Challenge), N
         server_version: crate::VERSION.to_owned(),
         protocol_version: PROTOCOL_VERSION,
         development: relay.config.development,
-        capabilities: Vec::new(),
+        capabilities: hello.capabilities.iter().filter(|name| *name == HOLD).take(1).cloned().collect(),
     };
     Ok((admission, challenge))
 }

@@ -212,6 +212,10 @@ async fn read(
                 conn.deliver(|delivery, _| delivery.credit(credit));
                 pump::pump(relay, conn);
             }
+            ClientMessage::Hold(hold) => {
+                conn.deliver(|delivery, _| delivery.hold(&hold));
+                pump::pump(relay, conn);
+            }
             ClientMessage::Ping { nonce } => conn.say(&ServerMessage::Pong { nonce }),
             ClientMessage::Pong { .. } => {}
             ClientMessage::UploadKeys(upload) => requests::upload(relay, conn, upload),

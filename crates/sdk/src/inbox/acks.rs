@@ -114,7 +114,7 @@ impl Inbox {
 
     /// Mail that was refused for want of room may come again.
     pub(super) fn tell_of_room(&self, mut state: MutexGuard<'_, State>) {
-        let mut room = state.refused && state.waiting <= self.limit / 4 * 3;
+        let mut room = state.refused && state.waiting <= self.limit() / 4 * 3;
         if room {
             state.refused = false;
         }

@@ -322,7 +322,7 @@ impl Inbox {
     /// Whether so much waits that it should be counted what other instances took.
     pub(crate) fn is_filling(&self) -> bool {
         let state = self.lock();
-        state.refused || !state.crowded.is_empty() || state.waiting > self.limit / 2
+        state.refused || !state.crowded.is_empty() || state.waiting > self.limit() / 2
     }
 
     /// This instance was declared gone: what it had taken is for others.

@@ -9,6 +9,7 @@ mod message;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stvor_base::{Timestamp, UserId};
@@ -92,7 +93,7 @@ pub(crate) struct Inbox {
     changed: Notify,
     loading: tokio::sync::Mutex<()>,
     acker: mpsc::Sender<Consumed>,
-    limit: usize,
+    limit: AtomicUsize,
     /// There is room again after mail was refused.
     pub(crate) room_again: Notify,
     skipped: Notify,
@@ -124,7 +125,7 @@ impl Inbox {
             changed: Notify::new(),
             loading: tokio::sync::Mutex::new(()),
             acker,
-            limit: limits::MAX_INBOX,
+            limit: AtomicUsize::new(limits::MAX_INBOX),
             room_again: Notify::new(),
             skipped: Notify::new(),
             fell_behind: Notify::new(),
@@ -150,14 +151,25 @@ impl Inbox {
             state.crowded.insert(from.clone());
             return false;
         }
-        let room = !state.refused && state.waiting + coming < self.limit;
+        let room = !state.refused && state.waiting + coming < self.limit();
         state.refused |= !room;
         room
     }
 
     /// Messages of one sender that wait at most.
     fn share(&self) -> usize {
-        self.limit / limits::INBOX_SHARES
+        self.limit() / limits::INBOX_SHARES
+    }
+
+    /// Messages that wait at most.
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// A small inbox is filled sooner.
+    #[cfg(test)]
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Waits until a row was skipped because it can not be read; the code of why.
@@ -422,5 +434,7 @@ impl Drop for Loading<'_> {
     }
 }
 
+#[cfg(test)]
+mod crowded;
 #[cfg(test)]
 mod tests;

@@ -106,8 +106,8 @@ async fn a_row_that_can_not_be_read_is_told_and_does_not_end_the_stream() {
 #[tokio::test]
 async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
     const LIMIT: u64 = 8;
-    let (mut inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
-    Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
+    let (inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    inbox.set_limit(LIMIT as usize);
     let acks =
         tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
     let names: Vec<UserId> = (0..LIMIT).map(|n| UserId::new(&format!("user-{n}")).unwrap()).collect();
@@ -140,8 +140,8 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
 async fn one_who_floods_gets_a_quarter_of_the_inbox_and_leaves_room_for_others() {
     const LIMIT: u64 = 16;
     let store = Arc::new(Sealed::in_memory().unwrap());
-    let (mut inbox, consumed) = Inbox::open(Arc::clone(&store), only()).await.unwrap();
-    Arc::get_mut(&mut inbox).unwrap().limit = LIMIT as usize;
+    let (inbox, consumed) = Inbox::open(Arc::clone(&store), only()).await.unwrap();
+    inbox.set_limit(LIMIT as usize);
     let acks =
         tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
     let [eve, bob] = ["eve", "bob"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
@@ -153,8 +153,8 @@ async fn one_who_floods_gets_a_quarter_of_the_inbox_and_leaves_room_for_others()
     commit(&inbox, &bob, 3..6).await;
 
     // The shares are those of the store, also after a start.
-    let (mut again, _) = Inbox::open(store, only()).await.unwrap();
-    Arc::get_mut(&mut again).unwrap().limit = LIMIT as usize;
+    let (again, _) = Inbox::open(store, only()).await.unwrap();
+    again.set_limit(LIMIT as usize);
     assert!(again.has_room(&eve.user, 0) && !again.has_room(&eve.user, 1));
 
     let mut messages = inbox.stream().manual_ack();

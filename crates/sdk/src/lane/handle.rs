@@ -117,6 +117,8 @@ pub(crate) struct LaneHandle {
     pub(super) depth: Arc<AtomicUsize>,
     /// The room for orders in `work`.
     queue: Arc<Queue>,
+    /// The latest delivery, and the connection that brought it.
+    delivered: Mutex<Option<(u64, MessageId)>>,
     /// How much was handed over.
     handed: AtomicU64,
     /// How much the lane had taken when it last came to rest; `BUSY` if it has something to do.
@@ -190,7 +192,17 @@ impl LaneHandle {
             && !self.queue.share.is_waited_for()
     }
 
+    /// The latest message that the connection `generation` delivered.
+    pub(crate) fn delivered(&self, generation: u64) -> Option<MessageId> {
+        let latest = *self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.filter(|(by, _)| *by == generation).map(|(_, message)| message)
+    }
+
     pub(crate) fn mail(&self, mail: Mail) -> Result<()> {
+        if let Mail::Deliver(deliver, session) = &mail {
+            let latest = Some((session.generation, deliver.msg_id));
+            *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+        }
         // The credit window and the send window together are smaller than the queue: only a relay that ignores them
         // fills it.
         self.mail
@@ -252,6 +264,7 @@ pub(crate) fn new(
         work,
         depth: Arc::clone(&depth),
         queue: Arc::clone(&queue),
+        delivered: Mutex::default(),
         handed: AtomicU64::new(0),
         rested: Arc::clone(&rested),
     };

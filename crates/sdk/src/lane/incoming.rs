@@ -75,9 +75,10 @@ impl Lane {
             return;
         }
         if !self.core.inbox.has_room(&self.peer.user, step.shown.len()) {
-            // A fresh connection brings it once there is room.
-            if let Source::Relay(session) = &source {
+            // A fresh connection brings it once there is room. Until then it must take none from others.
+            if let Source::Relay(session) = source {
                 self.core.left.leave(&self.peer, session.generation);
+                self.held_back.push((session, deliver.msg_id));
             }
             return;
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use stvor_base::{Address, ContentId, Timestamp};
+use stvor_base::{Address, ContentId, MessageId, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
 use stvor_store::RowVersion;
@@ -130,6 +130,8 @@ struct Lane {
     last_gap: Option<(u64, Instant)>,
     /// The connection that had no room for what is to be sent.
     wants_room: Option<Arc<Session>>,
+    /// Mail that found no room, the first of each connection: the relay is asked to hold the peer back.
+    held_back: Vec<(Arc<Session>, MessageId)>,
     /// A turn left something for the next for want of room in its commit.
     more: bool,
     /// When something was last sent or accepted.
@@ -199,6 +201,7 @@ impl Lane {
             refusals: 0,
             last_gap: None,
             wants_room: None,
+            held_back: Vec::new(),
             more: false,
             progress_at: now,
             active_at: now,
@@ -261,6 +264,10 @@ impl Lane {
             let handed = letters.len() + orders.len() - orders.iter().filter(own).count();
             taken += u64::try_from(handed).unwrap_or(0);
             self.turn(&mut letters, &mut orders, room).await;
+            // After the ACKs of what there was room for.
+            for (session, message) in self.held_back.drain(..) {
+                session.hold(message);
+            }
             rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
         }
     }

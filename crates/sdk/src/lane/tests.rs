@@ -1,6 +1,6 @@
 use std::sync::Weak;
 
-use stvor_base::{DeviceId, MessageId, UserId};
+use stvor_base::{DeviceId, UserId};
 use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
@@ -301,7 +301,7 @@ fn connection(generation: u64) -> (Arc<Session>, crate::transport::session::Ends
         resume_cursor: Vec::new().into(),
         heartbeat: Duration::from_secs(27),
     };
-    Session::new(generation, ready, UserId::new("alice").unwrap())
+    Session::new(generation, ready, (UserId::new("alice").unwrap(), false))
 }
 
 /// Mail that nobody can read: it is acknowledged, and asked for again.

@@ -2,7 +2,7 @@
 
 use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, AppId};
-use stvor_wire::client::{Auth, ClientMessage, Credential, Hello, Mode};
+use stvor_wire::client::{Auth, ClientMessage, Credential, HOLD, Hello, Mode};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::login::Transcript;
 use stvor_wire::server::{Challenge, Ready, ServerMessage};
@@ -37,13 +37,20 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
     fn has_logged_in(&self) -> bool;
 }
 
+/// What a log-in ends with.
+pub(crate) struct LoggedIn {
+    pub(crate) ready: Ready,
+    /// The relay holds senders back when it is asked to.
+    pub(crate) holds: bool,
+}
+
 /// Logs in on an open socket before `deadline`.
 pub(crate) async fn log_in(
     socket: &mut Socket,
     login: &Login,
     (mode, cursor): (Mode, bytes::Bytes),
     deadline: Instant,
-) -> Result<Ready, Refusal> {
+) -> Result<LoggedIn, Refusal> {
     tokio::time::timeout_at(deadline, dialogue(socket, login, (mode, cursor)))
         .await
         .unwrap_or_else(|_| Err(Refusal::retry(Error::unavailable(SILENT))))
@@ -53,12 +60,12 @@ async fn dialogue(
     socket: &mut Socket,
     login: &Login,
     resume: (Mode, bytes::Bytes),
-) -> Result<Ready, Refusal> {
+) -> Result<LoggedIn, Refusal> {
     let hello = Hello {
         protocol_version: stvor_wire::PROTOCOL_VERSION,
         credential: login.credential.clone(),
         address: login.address.clone(),
-        capabilities: Vec::new(),
+        capabilities: vec![HOLD.to_owned()],
     };
     say(socket, &ClientMessage::Hello(hello)).await?;
     let challenge = match hear(socket, login, Phase::LoggingIn).await? {
@@ -68,7 +75,9 @@ async fn dialogue(
     say(socket, &ClientMessage::Auth(answer(&challenge, login, resume)?)).await?;
     // READY may share its packet with nothing: frames after it are of the session.
     match hear(socket, login, Phase::LoggedIn).await? {
-        ServerMessage::Ready(ready) => Ok(ready),
+        ServerMessage::Ready(ready) => {
+            Ok(LoggedIn { ready, holds: challenge.capabilities.iter().any(|name| name == HOLD) })
+        }
         other => Err(unexpected(&other)),
     }
 }

@@ -150,13 +150,14 @@ impl Link {
         };
         let mode = watcher.mode();
         let resume = (mode, carry.cursor.clone());
-        let ready = match login::log_in(&mut socket, &self.login, resume, deadline).await {
-            Ok(ready) => ready,
-            Err(refusal) => return refusal,
-        };
+        let login::LoggedIn { ready, holds } =
+            match login::log_in(&mut socket, &self.login, resume, deadline).await {
+                Ok(logged_in) => logged_in,
+                Err(refusal) => return refusal,
+            };
         carry.cursor = ready.resume_cursor.clone();
         watcher.ready(&ready).await;
-        let (session, ends) = Session::new(generation, ready, self.login.address.user.clone());
+        let (session, ends) = Session::new(generation, ready, (self.login.address.user.clone(), holds));
         let running = session::run(socket, &session, ends, (watcher, carry));
         self.keep_up(&session, running, (watcher, backoff, mode)).await
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
-use stvor_base::UserId;
-use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, UploadKeys};
+use stvor_base::{MessageId, UserId};
+use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, Hold, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::KeyCounts;
 use stvor_wire::server::{Bundles, Deliver, Nack, Ready, ServerMessage, Subject, UserState};
@@ -29,7 +29,7 @@ pub(crate) trait Upcalls: Send + Sync + 'static {
     /// A message came.
     fn deliver(&self, deliver: Deliver);
     /// The relay accepted a message.
-    fn accepted(&self, msg_id: stvor_base::MessageId);
+    fn accepted(&self, msg_id: MessageId);
     /// The relay refused a message.
     fn refused(&self, nack: Nack);
     /// One-time prekeys run out at the relay.
@@ -48,6 +48,8 @@ pub(crate) struct Session {
     user: UserId,
     outgoing: mpsc::Sender<ClientMessage>,
     acks: mpsc::Sender<AckOne>,
+    /// Of a relay that holds nobody back, nobody takes out what is put in.
+    holds: Option<mpsc::Sender<MessageId>>,
     requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
     /// Sends that are not answered: past its bound the relay would stop reading.
@@ -77,13 +79,14 @@ pub(super) type Answer = core::result::Result<ServerMessage, Nack>;
 pub(crate) struct Ends {
     pub(super) outgoing: mpsc::Receiver<ClientMessage>,
     pub(super) acks: mpsc::Receiver<AckOne>,
+    holds: mpsc::Receiver<MessageId>,
     session: Arc<Session>,
 }
 
 #[cfg(test)]
 impl Ends {
     /// What was acknowledged since this was asked last.
-    pub(crate) fn acked(&mut self) -> Vec<stvor_base::MessageId> {
+    pub(crate) fn acked(&mut self) -> Vec<MessageId> {
         core::iter::from_fn(|| self.acks.try_recv().ok()).map(|one| one.msg_id).collect()
     }
 }
@@ -97,31 +100,38 @@ impl Drop for Ends {
 }
 
 impl Session {
-    pub(crate) fn new(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
-        Self::of((generation, ready, user), false)
+    /// `holds`: the relay holds senders back when it is asked to.
+    pub(crate) fn new(generation: u64, ready: Ready, (user, holds): (UserId, bool)) -> (Arc<Self>, Ends) {
+        Self::of((generation, ready, user), (false, holds))
     }
 
     /// At a minimal relay.
     pub(super) fn minimal(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
-        Self::of((generation, ready, user), true)
+        Self::of((generation, ready, user), (true, false))
     }
 
-    fn of((generation, ready, user): (u64, Ready, UserId), minimal: bool) -> (Arc<Self>, Ends) {
+    fn of(
+        (generation, ready, user): (u64, Ready, UserId),
+        (minimal, holds): (bool, bool),
+    ) -> (Arc<Self>, Ends) {
         let (outgoing, outgoing_end) = mpsc::channel(limits::LINK_QUEUE);
         let (acks, acks_end) = mpsc::channel(4 * limits::LANE_QUEUE);
+        let (hold, holds_end) = mpsc::channel(stvor_wire::limits::MAX_HELD);
         let session = Self {
             generation,
             ready,
             user,
             outgoing,
             acks,
+            holds: holds.then_some(hold),
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
             unanswered: Arc::new(Semaphore::new(limits::MAX_UNANSWERED)),
             minimal,
         };
         let session = Arc::new(session);
-        let ends = Ends { outgoing: outgoing_end, acks: acks_end, session: Arc::clone(&session) };
+        let ends =
+            Ends { outgoing: outgoing_end, acks: acks_end, holds: holds_end, session: Arc::clone(&session) };
         (session, ends)
     }
 
@@ -149,6 +159,14 @@ impl Session {
     /// again, and it is then acknowledged as a duplicate.
     pub(crate) fn ack(&self, one: AckOne) {
         let _ = self.acks.try_send(one);
+    }
+
+    /// Asks the relay to deliver nothing more of the sender of an un-ACKed message on this connection, and to let what it did
+    /// deliver take no room from others. More senders than a connection holds back are delivered as before.
+    pub(crate) fn hold(&self, message: MessageId) {
+        if let Some(holds) = &self.holds {
+            let _ = holds.try_send(message);
+        }
     }
 
     /// The bundles of a user; the relay waits up to `wait` for the user to appear.
@@ -289,7 +307,7 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epo
     let broken =
         |error| Refusal::retry(Error::unavailable(format!("the connection to the relay broke: {error}")));
     loop {
-        let mut acks = Vec::new();
+        let (mut acks, mut holds) = (Vec::new(), Vec::new());
         let first = tokio::select! {
             message = ends.outgoing.recv() => match message {
                 Some(message) => Some(message),
@@ -297,6 +315,10 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epo
             },
             Some(ack) = ends.acks.recv() => {
                 acks.push(ack);
+                None
+            }
+            Some(hold) = ends.holds.recv() => {
+                holds.push(hold);
                 None
             }
         };
@@ -329,6 +351,18 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut ends: Ends, mailbox_epo
         if !acks.is_empty() {
             let ack = ClientMessage::Ack(Ack { mailbox_epoch, up_to: None, single: acks });
             if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&ack))).await {
+                return broken(error);
+            }
+        }
+        // After the ACKs of what was taken of the same senders.
+        while holds.len() < stvor_wire::limits::MAX_HELD
+            && let Ok(hold) = ends.holds.try_recv()
+        {
+            holds.push(hold);
+        }
+        if !holds.is_empty() {
+            let hold = ClientMessage::Hold(Hold { msg_ids: holds });
+            if let Err(error) = sink.feed(Message::Binary(frame::encode_client(&hold))).await {
                 return broken(error);
             }
         }
@@ -482,7 +516,7 @@ mod tests {
             resume_cursor: bytes::Bytes::new(),
             heartbeat: Duration::from_secs(1),
         };
-        Session::new(1, ready, UserId::new("alice").unwrap())
+        Session::new(1, ready, (UserId::new("alice").unwrap(), false))
     }
 
     #[tokio::test]
