@@ -273,16 +273,25 @@ impl BaseKeys {
 
     /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.
     pub(crate) fn open_event(&self, row: &EventRow) -> Option<(Event, Vec<u8>)> {
-        let mut entry = self.events.open(&row.seq.to_be_bytes(), &row.sealed).ok()?.into_exposed();
+        let mut sealed = row.sealed.clone();
+        let (entry, said) = self.open_event_in_place(row.seq, &mut sealed)?;
+        let mut event: Event = serde_json::from_slice(entry).ok()?;
+        event.said = said.map(|said| String::from_utf8_lossy(said).into_owned());
+        Some((event, entry.to_vec()))
+    }
+
+    /// The bytes that the log hashes, and what was said to the event.
+    pub(crate) fn open_event_in_place<'a>(
+        &self,
+        seq: u64,
+        sealed: &'a mut [u8],
+    ) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        let plain = self.events.open_in_place(&seq.to_be_bytes(), sealed).ok()?;
         // JSON has no line end inside, so what follows one is what was said to it.
-        let said = entry.iter().position(|byte| *byte == b'\n').map(|end| {
-            let said = String::from_utf8_lossy(entry.get(end + 1..).unwrap_or_default()).into_owned();
-            entry.truncate(end);
-            said
-        });
-        let mut event: Event = serde_json::from_slice(&entry).ok()?;
-        event.said = said;
-        Some((event, entry))
+        Some(match plain.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (plain.get(..end)?, plain.get(end + 1..)),
+            None => (plain, None),
+        })
     }
 
     /// What a content of this level is written with.

@@ -1,15 +1,18 @@
-//! Reading many rows at once: what verification does with each row alone, on as many threads as the machine has.
+//! Reading many rows at once: what verification does with each row alone, on other threads than that of the database.
 
 use core::num::NonZero;
+use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use stvor_tlog::Hash;
 
 use crate::audit::{Event, Operation};
 use crate::engine::hour;
 use crate::keys::BaseKeys;
 use crate::memory::MemoryId;
-use crate::storage::{EventRow, MemoryRow};
+use crate::storage::{EventPart, EventRow, MemoryPart, MemoryView};
 
 /// Threads at most.
 const MAX_THREADS: usize = 8;
@@ -29,82 +32,174 @@ pub(crate) struct ReadEvent {
     pub(crate) said: bool,
 }
 
+/// What verification needs of a memory's row.
+#[derive(Debug)]
+pub(crate) struct ReadMemory {
+    pub(crate) id: MemoryId,
+    /// What the log should have of it.
+    pub(crate) digest: [u8; 32],
+    /// What is wrong with its header.
+    pub(crate) problem: Option<&'static str>,
+}
+
+/// Of an event what [`ReadEvent`] needs, where it stands.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    operation: Operation,
+    #[serde(borrow, default)]
+    memory: Option<&'a str>,
+    #[serde(default)]
+    refused: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    text: Option<&'a str>,
+    #[serde(borrow, default)]
+    row: Option<&'a str>,
+}
+
 /// What is bound in a memory's row.
 #[derive(Deserialize)]
-struct Bound {
+struct Bound<'a> {
     id: MemoryId,
-    namespace: String,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
     expires: Option<u64>,
 }
 
-/// Does `work` for each of `rows`, in order, on several threads.
-pub(crate) fn each<R: Sync, T: Send>(rows: &[R], work: impl Fn(&R) -> T + Sync) -> Vec<T> {
+/// Reads part after part on this thread while other threads `work` on those before, and takes what comes of them, in order.
+/// At most as many parts as there are threads are held at a time.
+pub(crate) fn piped<R: Send, T: Send, E>(
+    mut read: impl FnMut() -> Result<Option<R>, E>,
+    work: impl Fn(R) -> T + Sync,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
-    let share = rows.len().div_ceil(threads).max(1);
-    if threads == 1 || rows.len() < 64 {
-        return rows.iter().map(work).collect();
-    }
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts: Vec<_> = rows
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(work).collect::<Vec<T>>()))
-            .collect();
-        let mut done = Vec::with_capacity(rows.len());
-        for part in parts {
-            match part.join() {
-                Ok(part) => done.extend(part),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+    let Some(mut part) = read()? else { return Ok(()) };
+    if threads == 1 {
+        loop {
+            take(work(part))?;
+            let Some(next) = read()? else { return Ok(()) };
+            part = next;
         }
-        done
+    }
+    let Some(second) = read()? else { return take(work(part)) };
+    let (work, mut second) = (&work, Some(second));
+    std::thread::scope(|scope| {
+        let mut under_way = VecDeque::new();
+        loop {
+            under_way.push_back(scope.spawn(move || work(part)));
+            if under_way.len() >= threads
+                && let Some(first) = under_way.pop_front()
+            {
+                take(joined(first))?;
+            }
+            let next = match second.take() {
+                None => read()?,
+                second => second,
+            };
+            let Some(next) = next else { break };
+            part = next;
+        }
+        under_way.into_iter().map(joined).try_for_each(&mut take)
     })
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// An event's row, or nothing when it is not what was written there.
 pub(crate) fn event(base: &BaseKeys, row: &EventRow) -> Option<ReadEvent> {
-    let (event, entry): (Event, Vec<u8>) = base.open_event(row)?;
-    let said = event.said.as_ref().is_none_or(|said| {
-        let hash = crate::audit::hex(base.hash("text", said.as_bytes()).expose());
-        event.text.as_ref() == Some(&hash)
-    });
-    let row = match (event.memory, &event.row, &event.refused) {
+    read_event(base, (row.seq, &mut row.sealed.clone()))
+}
+
+/// Rows of events with their numbers.
+pub(crate) fn events(base: &BaseKeys, part: EventPart) -> Vec<(u64, Option<ReadEvent>)> {
+    part.each(|seq, sealed| (seq, read_event(base, (seq, sealed))))
+}
+
+fn read_event(base: &BaseKeys, (seq, sealed): (u64, &mut [u8])) -> Option<ReadEvent> {
+    let (entry, said) = base.open_event_in_place(seq, sealed)?;
+    let leaf = Hash::leaf(entry);
+    let whole: Event;
+    let seen = match serde_json::from_slice::<Seen<'_>>(entry) {
+        Ok(seen) => seen,
+        // A text with a character that JSON writes otherwise is not there as it stands.
+        Err(_) => {
+            whole = serde_json::from_slice(entry).ok()?;
+            let row = whole.row.as_deref().filter(|_| whole.refused.is_none());
+            let row = whole.memory.zip(row.and_then(bytes));
+            let said = said.is_none_or(|said| is_hash_of(base, said, whole.text.as_deref()));
+            let refused = whole.refused.is_some();
+            return Some(ReadEvent {
+                leaf,
+                operation: whole.operation,
+                refused,
+                memory: whole.memory,
+                row,
+                said,
+            });
+        }
+    };
+    let said = said.is_none_or(|said| is_hash_of(base, said, seen.text));
+    let memory = seen.memory.map(str::parse::<MemoryId>).transpose().ok()?;
+    let row = match (memory, seen.row, &seen.refused) {
         (Some(memory), Some(digest), None) => Some((memory, bytes(digest)?)),
         _ => None,
     };
-    let refused = event.refused.is_some();
-    Some(ReadEvent {
-        leaf: Hash::leaf(&entry),
-        operation: event.operation,
-        refused,
-        memory: event.memory,
-        row,
-        said,
+    let refused = seen.refused.is_some();
+    Some(ReadEvent { leaf, operation: seen.operation, refused, memory, row, said })
+}
+
+fn is_hash_of(base: &BaseKeys, said: &[u8], text: Option<&str>) -> bool {
+    text.and_then(bytes).is_some_and(|hash| hash == *base.hash("text", said).expose())
+}
+
+/// Rows of memories: what the log should have of each, and what is wrong with its header.
+pub(crate) fn memories(base: &BaseKeys, part: &MemoryPart) -> Vec<ReadMemory> {
+    // Rows that follow each other are mostly of one namespace.
+    let mut known: Option<(String, [u8; 16])> = None;
+    part.each(|row| ReadMemory {
+        id: *row.id,
+        digest: row.digest(),
+        problem: header(base, &row, &mut known).err(),
     })
 }
 
-/// What is wrong with a memory's header, if anything is.
-pub(crate) fn header(base: &BaseKeys, row: &MemoryRow) -> Option<&'static str> {
-    let Ok(plain) = base.rows.open(row.id.as_bytes(), &row.header) else {
-        return Some("its header does not open");
-    };
-    let Ok(header) = serde_json::from_slice::<Bound>(plain.expose()) else {
-        return Some("its header is not understood");
-    };
+fn header(
+    base: &BaseKeys,
+    row: &MemoryView<'_>,
+    known: &mut Option<(String, [u8; 16])>,
+) -> Result<(), &'static str> {
+    let plain = base.rows.open(row.id.as_bytes(), row.header).map_err(|_| "its header does not open")?;
+    let header: Bound<'_> =
+        serde_json::from_slice(plain.expose()).map_err(|_| "its header is not understood")?;
     let due = header.expires.filter(|_| row.wrapped.is_some() || row.due.is_some()).map(hour);
-    let space = base.hash("namespace", header.namespace.as_bytes());
-    let same = header.id == row.id && space.expose().get(..16) == Some(&row.space[..]) && row.due == due;
-    (!same).then_some("its header is of another row")
+    let space = match known {
+        Some((namespace, space)) if *namespace == header.namespace => *space,
+        _ => {
+            let hash = base.hash("namespace", header.namespace.as_bytes());
+            let space = hash.expose().first_chunk::<16>().copied().unwrap_or_default();
+            *known = Some((header.namespace.into_owned(), space));
+            space
+        }
+    };
+    let same = header.id == *row.id && space == *row.space && row.due == due;
+    if same { Ok(()) } else { Err("its header is of another row") }
 }
 
 /// 32 bytes from their hexadecimal digits.
 fn bytes(text: &str) -> Option<[u8; 32]> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut out = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
         return None;
     }
-    for (byte, digits) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
+    for (byte, [high, low]) in out.iter_mut().zip(digits.as_chunks::<2>().0) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Some(out)
 }
@@ -114,11 +209,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_on_many_threads_keeps_its_order() {
-        for count in [0, 1, 63, 64, 1_000] {
-            let rows: Vec<usize> = (0..count).collect();
-            assert_eq!(each(&rows, |row| row * 2), rows.iter().map(|row| row * 2).collect::<Vec<_>>());
+    fn parts_are_taken_in_their_order_and_the_first_failure_ends_it() {
+        for count in [0, 1, 2, 3, 50] {
+            let mut numbers = 0..count;
+            let mut taken = Vec::new();
+            let work = |number: usize| {
+                // The first ones take longest.
+                (0..1_000 * (count - number)).for_each(|turn| drop(core::hint::black_box(turn)));
+                number * 2
+            };
+            let take = |number| {
+                taken.push(number);
+                Ok::<_, ()>(())
+            };
+            piped(|| Ok(numbers.next()), work, take).unwrap();
+            assert_eq!(taken, (0..count).map(|number| number * 2).collect::<Vec<_>>());
         }
+        let mut numbers = 0..50;
+        let mut taken = 0;
+        let take = |number| {
+            taken = number;
+            if number == 10 { Err("ten") } else { Ok(()) }
+        };
+        assert_eq!(piped(|| Ok(numbers.next()), |number| number, take), Err("ten"));
+        assert_eq!(taken, 10);
+        let mut reads = 0;
+        let read = || {
+            reads += 1;
+            if reads < 5 { Ok(Some(reads)) } else { Err("the fifth") }
+        };
+        assert_eq!(piped(read, |number| number, |_| Ok(())), Err("the fifth"));
     }
 
     #[test]

@@ -37,6 +37,13 @@ impl RowKey {
         plain.truncate(length);
         Ok(plain)
     }
+
+    /// The same, where the sealed bytes stand.
+    pub(crate) fn open_in_place<'a>(&self, ad: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8], CryptoError> {
+        let (nonce, rest) =
+            sealed.split_first_chunk_mut::<NONCE_BYTES>().ok_or(CryptoError::DecryptFailed)?;
+        self.0.open(nonce, ad, rest).map(|plain| &*plain)
+    }
 }
 
 /// What a memory's own key is wrapped under.

@@ -1,7 +1,7 @@
 //! Verification: the log's rows against its hashes, the hashes against the checkpoints, the memories' rows against the log.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,11 @@ use crate::audit::Operation;
 use crate::engine::Engine;
 use crate::level::Level;
 use crate::memory::{MemoryId, State};
-use crate::reading;
+use crate::reading::{self, ReadEvent, ReadMemory};
 
-/// Rows that one step reads.
-const BATCH: usize = 4_096;
+/// Rows that are worked on at a time, and how often that is done in one step.
+const PART: usize = 1_024;
+const PARTS: usize = 8;
 /// Contents that one step opens: each may have a megabyte.
 const CONTENTS: usize = 64;
 /// Problems that are listed; more are only counted.
@@ -115,6 +116,15 @@ enum Phase {
     End,
 }
 
+/// A memory that the log knows of.
+#[derive(Debug)]
+struct Known {
+    /// The digest of its row as the log has it.
+    digest: [u8; 32],
+    /// Whether there is a row.
+    seen: bool,
+}
+
 /// A verification that is under way. It is done in steps between groups of operations, so that it keeps nobody waiting; what is
 /// written meanwhile is read too.
 #[derive(Debug)]
@@ -132,9 +142,7 @@ pub(crate) struct Verification {
     bad_hashes: u64,
     /// Whether the log says that the vault is in lockdown.
     stopped: bool,
-    /// The digest of each memory's row as the log has it.
-    digests: HashMap<MemoryId, [u8; 32]>,
-    seen: HashSet<MemoryId>,
+    known: HashMap<MemoryId, Known>,
     /// The place of the last memory whose row was read.
     after: i64,
     /// The place of the last one whose content was opened.
@@ -155,8 +163,7 @@ impl Verification {
             nodes: 0,
             bad_hashes: 0,
             stopped: false,
-            digests: HashMap::new(),
-            seen: HashSet::new(),
+            known: HashMap::new(),
             after: 0,
             opened: 0,
         }
@@ -176,13 +183,13 @@ impl Engine {
                 state.go_on(Phase::Log);
             }
             Phase::Log => {
-                if self.verify_events(state)? < BATCH {
+                if self.verify_events(state)? {
                     state.go_on(Phase::Memories);
                 }
             }
             Phase::Memories => {
                 self.catch_up(state)?;
-                if self.verify_memories(state)? < BATCH {
+                if self.verify_memories(state)? {
                     let content = state.scope == Scope::Everything;
                     state.go_on(if content { Phase::Contents } else { Phase::End });
                 }
@@ -198,7 +205,7 @@ impl Engine {
             Phase::End => {
                 self.catch_up(state)?;
                 // Those that were stored since the last look.
-                while self.verify_memories(state)? == BATCH {}
+                while !self.verify_memories(state)? {}
                 self.verify_end(state)?;
                 return Ok(Some(core::mem::take(&mut state.report)));
             }
@@ -242,55 +249,73 @@ impl Engine {
 
     /// Reads the events that were logged since the last look.
     fn catch_up(&self, state: &mut Verification) -> Result<(), VaultError> {
-        while self.verify_events(state)? == BATCH {}
+        while !self.verify_events(state)? {}
         Ok(())
     }
 
-    /// Reads some events and their hashes. Returns how many.
-    fn verify_events(&self, state: &mut Verification) -> Result<usize, VaultError> {
+    /// Reads some events and their hashes. Returns whether these were the last ones.
+    fn verify_events(&self, state: &mut Verification) -> Result<bool, VaultError> {
         let base = &self.held()?.base;
-        let rows = self.database.events_from(state.next, BATCH)?;
-        let Some(last) = rows.last() else { return Ok(0) };
-        let after = last.seq + 1;
-        state.progress.add(rows.len());
-        let read = reading::each(&rows, |row| reading::event(base, row));
-        let mut complete = Vec::new();
-        for (row, event) in rows.iter().zip(read) {
-            while state.next < row.seq {
+        let progress = Arc::clone(&state.progress);
+        let (mut next, mut left, mut end) = (state.next, PARTS, false);
+        let read = || {
+            if left == 0 || end {
+                return Ok(None);
+            }
+            let part = self.database.event_part(next, PART)?;
+            (left, end) = (left - 1, part.len() < PART);
+            next = part.last().map_or(next, |last| last + 1);
+            progress.add(part.len());
+            Ok(Some(part).filter(|part| part.len() > 0))
+        };
+        let take = |events| self.take_events(state, events);
+        reading::piped(read, |part| reading::events(base, part), take)?;
+        Ok(end)
+    }
+
+    fn take_events(
+        &self,
+        state: &mut Verification,
+        events: Vec<(u64, Option<ReadEvent>)>,
+    ) -> Result<(), VaultError> {
+        let mut complete = Vec::with_capacity(2 * PART);
+        for (seq, event) in events {
+            while state.next < seq {
                 state.report.add(format!("the event {}", state.next), "its row is gone");
                 state.next += 1;
                 if state.report.more_problems > 0 {
                     break;
                 }
             }
-            state.next = row.seq + 1;
+            state.next = seq + 1;
             state.report.events += 1;
             let Some(event) = event else {
                 let reason = "it was changed, or stands in another's place";
-                state.report.add(format!("the event {}", row.seq), reason);
+                state.report.add(format!("the event {seq}"), reason);
                 state.tree.append(Hash::empty(), &mut complete)?;
                 continue;
             };
             state.tree.append(event.leaf, &mut complete)?;
             if !event.said {
-                state.report.add(format!("the event {}", row.seq), "what was said to it was changed");
+                state.report.add(format!("the event {seq}"), "what was said to it was changed");
             }
             match event.operation {
                 Operation::EnterLockdown if !event.refused => state.stopped = true,
                 Operation::LeaveLockdown if !event.refused => state.stopped = false,
                 _ => {}
             }
-            state.digests.extend(event.row);
+            if let Some((id, digest)) = event.row {
+                state.known.entry(id).or_insert(Known { digest, seen: false }).digest = digest;
+            }
         }
-        state.next = after;
         state.nodes += complete.len() as u64;
         state.bad_hashes += self.verify_hashes(&mut state.report, &mut complete)?;
-        Ok(rows.len())
+        Ok(())
     }
 
     /// What can be said when everything was read.
     fn verify_end(&mut self, state: &mut Verification) -> Result<(), VaultError> {
-        let (_, stored) = self.database.log_counts()?;
+        let stored = self.database.node_count()?;
         if stored != state.nodes {
             state.report.add("the hashes of the log", format!("there are {stored} of {}", state.nodes));
         }
@@ -304,7 +329,7 @@ impl Engine {
             Err(error) => state.report.add("the record of the lockdown", error.to_string()),
         }
         self.verify_heads(state)?;
-        for id in state.digests.keys().filter(|id| !state.seen.contains(*id)) {
+        for (id, _) in state.known.iter().filter(|(_, known)| !known.seen) {
             state.report.add(format!("the memory {id}"), "its row is gone");
         }
         for table in self.database.unsound()? {
@@ -383,29 +408,29 @@ impl Engine {
         Ok(())
     }
 
-    /// Holds some memories' rows against the log. Returns how many.
-    fn verify_memories(&self, state: &mut Verification) -> Result<usize, VaultError> {
+    /// Holds some memories' rows against the log. Returns whether these were the last ones.
+    fn verify_memories(&self, state: &mut Verification) -> Result<bool, VaultError> {
         let base = &self.held()?.base;
-        let rows = self.database.memories_after(state.after, BATCH)?;
-        let Some((last, _)) = rows.last() else { return Ok(0) };
-        state.after = *last;
-        state.progress.add(rows.len());
-        let read = reading::each(&rows, |(_, row)| (row.digest_bytes(), reading::header(base, row)));
-        for ((_, row), (digest, problem)) in rows.iter().zip(read) {
-            state.report.memories += 1;
-            state.seen.insert(row.id);
-            let place = || format!("the memory {}", row.id);
-            match (state.digests.get(&row.id), problem) {
-                (None, _) => state.report.add(place(), "the log does not know of it"),
-                (Some(logged), _) if *logged != digest => {
-                    let reason = "its row is not the one that the log has: it was changed or set back";
-                    state.report.add(place(), reason);
-                }
-                (Some(_), Some(problem)) => state.report.add(place(), problem),
-                (Some(_), None) => {}
+        let progress = Arc::clone(&state.progress);
+        let (mut after, mut left, mut end) = (state.after, PARTS, false);
+        let read = || {
+            if left == 0 {
+                return Ok(None);
             }
-        }
-        Ok(rows.len())
+            let part = self.database.memory_part(after, PART)?;
+            left -= 1;
+            after = part.last.unwrap_or(after);
+            progress.add(part.len());
+            end = part.len() == 0;
+            Ok(Some(part).filter(|part| part.len() > 0))
+        };
+        let take = |rows| {
+            take_memories(state, rows);
+            Ok::<_, VaultError>(())
+        };
+        reading::piped(read, |part| reading::memories(base, &part), take)?;
+        state.after = after;
+        Ok(end)
     }
 
     /// Opens some contents whose keys are held. Returns how many memories were looked at.
@@ -448,5 +473,23 @@ impl Engine {
         let row = row.ok_or_else(|| TlogError::Missing(format!("the event {index}")))?;
         let (_, entry) = self.open_event(row)?;
         Ok((entry, ProofFile { index, proof, extra: None, checkpoint: note }))
+    }
+}
+
+fn take_memories(state: &mut Verification, rows: Vec<ReadMemory>) {
+    for ReadMemory { id, digest, problem } in rows {
+        state.report.memories += 1;
+        let place = || format!("the memory {id}");
+        let Some(known) = state.known.get_mut(&id) else {
+            state.report.add(place(), "the log does not know of it");
+            continue;
+        };
+        known.seen = true;
+        if known.digest != digest {
+            let reason = "its row is not the one that the log has: it was changed or set back";
+            state.report.add(place(), reason);
+        } else if let Some(problem) = problem {
+            state.report.add(place(), problem);
+        }
     }
 }

@@ -284,7 +284,7 @@ impl Engine {
 
     /// Agents whose credentials another database of this vault knows, if its log is no shorter than `size`.
     pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<HashSet<String>> {
-        let (events, _) = database.log_counts().ok()?;
+        let events = database.event_count().ok()?;
         let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
         Some(records.into_iter().map(|(credential, _)| hex(&credential)).collect())
     }
@@ -327,13 +327,15 @@ impl Engine {
         if over {
             return Ok(false);
         }
-        let operation = match ended.state {
-            State::Forgotten => Operation::Forget,
-            _ => Operation::Tombstone,
+        // Of one whose content was damaged nothing is worth keeping for the record.
+        let keep = ended.state == State::Tombstoned && self.sound(self.must_be_whole(&row))?.is_some();
+        let (operation, state) = match keep {
+            true => (Operation::Tombstone, State::Tombstoned),
+            false => (Operation::Forget, State::Forgotten),
         };
         let mut event = Event::new(self.clock.now(), OWNER, operation);
         (event.memory, event.level) = (Some(header.id), Some(header.level));
-        event.row = Some(self.destroy((row, header), ended.state, "it had ended before the restore")?);
+        event.row = Some(self.destroy((row, header), state, "it had ended before the restore")?);
         self.log(&event)?;
         Ok(true)
     }

@@ -91,6 +91,37 @@ impl Engine {
         Err(VaultError::tampered(format!("the memory {}", row.id), "its row was changed or set back"))
     }
 
+    /// All of the row is what the log has. A change of the header alone logs a digest over everything: it must not make sound
+    /// what was damaged before.
+    pub(super) fn must_be_whole(&self, row: &MemoryRow) -> Result<(), VaultError> {
+        let whole = match self.database.is_whole(row)? {
+            Some(whole) => whole,
+            None => self.logged(row.id)? == Some(row.digest_bytes()),
+        };
+        if whole {
+            return Ok(());
+        }
+        let reason = "its content was changed or set back; forget it, or restore a backup that holds it";
+        Err(VaultError::tampered(format!("the memory {}", row.id), reason))
+    }
+
+    /// The digest of a memory's newest row, by the log.
+    fn logged(&self, id: MemoryId) -> Result<Option<[u8; 32]>, VaultError> {
+        let mut end = self.held()?.tree.size();
+        while end > 0 {
+            let start = end.saturating_sub(BATCH as u64);
+            let rows = self.database.events_from(start, BATCH)?;
+            for row in rows.iter().rev().filter(|row| row.seq < end) {
+                let read = reading::event(&self.held()?.base, row).and_then(|event| event.row);
+                if let Some((_, digest)) = read.filter(|(memory, _)| *memory == id) {
+                    return Ok(Some(digest));
+                }
+            }
+            end = start;
+        }
+        Ok(None)
+    }
+
     /// Goes on with what can be trusted: recalls, intents and the newest rows follow from the log again; approvals end; where
     /// the agents are doubted, all of them have to be enrolled anew. Keys and settings are each sealed, and stay as they are.
     pub(super) fn end_doubt(&mut self) -> Result<(), VaultError> {

@@ -177,6 +177,7 @@ impl Engine {
         if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
+        self.must_be_whole(&row)?;
         header.superseded_by = Some(newer);
         self.set_state(&mut header, State::Superseded, "");
         row.header = self.seal_header(&header)?;
@@ -329,6 +330,10 @@ impl Engine {
             if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
                 return Err(Refusal::Gone("it was ended before").into());
             }
+            if state == State::Tombstoned {
+                // What is destroyed needs not be sound.
+                engine.must_be_whole(&row)?;
+            }
             event.row = Some(engine.destroy((row, header), state, reason)?);
             Ok(())
         })
@@ -423,6 +428,7 @@ impl Engine {
                     "an intent has 1 to 256 bytes, and a memory at most 32 of them",
                 ));
             }
+            engine.must_be_whole(&row)?;
             header.intents.retain(|known| known != intent);
             for blind in engine.links(&header.namespace, intent)? {
                 match link {

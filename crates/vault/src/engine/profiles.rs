@@ -399,6 +399,9 @@ impl Engine {
                 if header.profile.as_deref() != Some(name) {
                     continue;
                 }
+                if row.wrapped.is_none() || engine.sound(engine.must_be_whole(&row))?.is_none() {
+                    continue;
+                }
                 let Some(wrapped) = row.wrapped.take() else { continue };
                 let plain = Self::unwrap_profile(engine.held()?, &header, &wrapped);
                 let Some(plain) = engine.sound(plain)? else { continue };

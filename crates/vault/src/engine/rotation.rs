@@ -129,7 +129,8 @@ impl Engine {
             progress.add(rows.len());
             for (_, row) in rows {
                 // Where the event is damaged that holds the digest, the row itself is no worse for it.
-                let other = digests.get(&row.id).is_some_and(|digest| *digest != row.digest_bytes());
+                let other = digests.get(&row.id).is_some_and(|digest| *digest != row.digest_bytes())
+                    || self.database.is_whole(&row)? == Some(false);
                 let header = match other {
                     false => self.header(&row),
                     true => Err(VaultError::tampered(

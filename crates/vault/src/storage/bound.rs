@@ -14,6 +14,10 @@ use stvor_crypto::kdf::hmac_sha256;
 use super::rows::Rows;
 use super::{Database, failed};
 use crate::VaultError;
+use crate::reading;
+
+/// Rows that are counted at a time.
+const ROWS: usize = 2_048;
 
 pub(super) const SUMS: &str =
     "CREATE TEMP TABLE sums (of INTEGER PRIMARY KEY, sum BLOB NOT NULL, doubted INTEGER NOT NULL) STRICT";
@@ -95,11 +99,51 @@ fn fold(sum: &mut [u8; 32], term: &[u8; 32], away: bool) {
     }
 }
 
-fn bytes(value: ValueRef<'_>) -> Vec<u8> {
+/// What a value counts as.
+fn append(out: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
-        ValueRef::Integer(number) => number.to_be_bytes().to_vec(),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.to_vec(),
-        ValueRef::Null | ValueRef::Real(_) => Vec::new(),
+        ValueRef::Integer(number) => out.extend(number.to_be_bytes()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => out.extend(bytes),
+        ValueRef::Null | ValueRef::Real(_) => {}
+    }
+}
+
+fn bytes(value: ValueRef<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(&mut out, value);
+    out
+}
+
+/// Rows that are counted at a time, in one piece of memory.
+#[derive(Default)]
+struct Pairs {
+    bytes: Vec<u8>,
+    /// Where the key and the value of each row end.
+    rows: Vec<(usize, usize)>,
+}
+
+impl Pairs {
+    /// The next rows, if there are more.
+    fn read(from: &mut rusqlite::Rows<'_>) -> rusqlite::Result<Option<Self>> {
+        let mut pairs = Self::default();
+        while pairs.rows.len() < ROWS {
+            let Some(row) = from.next()? else { break };
+            append(&mut pairs.bytes, row.get_ref(0)?);
+            let key = pairs.bytes.len();
+            append(&mut pairs.bytes, row.get_ref(1)?);
+            pairs.rows.push((key, pairs.bytes.len()));
+        }
+        Ok(Some(pairs).filter(|pairs| !pairs.rows.is_empty()))
+    }
+
+    fn sum(&self, secret: &Secret<32>, table: Table) -> [u8; 32] {
+        let (mut sum, mut begin) = ([0; 32], 0);
+        for (key, end) in &self.rows {
+            let of = |from, to| self.bytes.get(from..to).unwrap_or_default();
+            fold(&mut sum, &term(secret, table, (of(begin, *key), of(*key, *end))), false);
+            begin = *end;
+        }
+        sum
     }
 }
 
@@ -146,11 +190,12 @@ impl Database {
             let mut statement =
                 self.connection.prepare(&format!("SELECT {key}, {value} FROM main.{name}"))?;
             let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let (key, value) = (bytes(row.get_ref(0)?), bytes(row.get_ref(1)?));
-                fold(sum, &term(secret, table, (&key, &value)), false);
-            }
-            Ok(())
+            let part = || Pairs::read(&mut rows);
+            let take = |part: [u8; 32]| {
+                fold(sum, &part, false);
+                Ok::<_, rusqlite::Error>(())
+            };
+            reading::piped(part, |pairs: Pairs| pairs.sum(secret, table), take)
         };
         for (table, sum) in Table::ALL.into_iter().zip(&mut sums.0) {
             read(table, sum).map_err(|error| failed(&error))?;

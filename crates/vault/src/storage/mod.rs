@@ -6,6 +6,7 @@ pub(crate) mod copy;
 mod files;
 pub(crate) mod foreign;
 pub(crate) mod index;
+mod parts;
 mod rows;
 
 use core::cell::Cell;
@@ -17,6 +18,7 @@ use stvor_tlog::{Hash, Nodes, TlogError};
 
 pub(crate) use bound::{Sums, Table};
 pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, write_private};
+pub(crate) use parts::{EventPart, MemoryPart, MemoryView};
 pub(crate) use rows::{EventRow, MemoryRow};
 
 use crate::VaultError;

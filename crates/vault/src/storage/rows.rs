@@ -1,10 +1,10 @@
 //! Reading and writing rows.
 
 use rusqlite::{OptionalExtension, Row, params};
-use stvor_base::codec::Writer;
 use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Hash, Node};
 
+use super::parts::MemoryView;
 use super::{Database, Table, failed};
 use crate::VaultError;
 use crate::keys::Slots;
@@ -32,16 +32,29 @@ impl MemoryRow {
 
     /// The same, in bytes.
     pub(crate) fn digest_bytes(&self) -> [u8; 32] {
-        let length = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        let mut out =
-            Writer::with_capacity(96 + self.header.len() + length(&self.wrapped) + length(&self.content));
-        out.raw(self.id.as_bytes()).bytes(&self.space);
-        out.u64(self.due.map_or(u64::MAX, i64::cast_unsigned)).bytes(&self.header);
-        for part in [&self.wrapped, &self.content] {
-            out.u8(u8::from(part.is_some())).bytes(part.as_deref().unwrap_or_default());
-        }
-        sha256(&[out.as_slice()])
+        self.view().digest()
     }
+
+    fn view(&self) -> MemoryView<'_> {
+        MemoryView {
+            id: &self.id,
+            space: &self.space,
+            due: self.due,
+            header: &self.header,
+            wrapped: self.wrapped.as_deref(),
+            content: self.content.as_deref(),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn size(&self) -> u64 {
+        let length = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        (self.header.len() + length(&self.wrapped) + length(&self.content)) as u64
+    }
+
+    /// Reads all columns, and the place as the last one, of the memories after a place.
+    pub(super) const SELECT_AFTER: &str = "SELECT id, space, due, header, wrapped, content, seq FROM memory \
+                                           WHERE seq > ?1 AND length(id) = 16";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -66,12 +79,17 @@ const COLUMNS: &str = "id, space, due, header, wrapped, content";
 
 pub(super) type Rows<T> = Result<T, VaultError>;
 
-/// What is kept of the newest header of a memory.
-fn fresh(header: &[u8]) -> [u8; 32] {
-    sha256(&[header])
+/// What is kept of the newest row of a memory: a hash of its header, and one of the rest. Lists and searches read no more than
+/// the header; who changes it alone has to know that the rest is what the log has, too.
+fn fresh(row: &MemoryRow) -> [u8; 64] {
+    let mut both = [0; 64];
+    let (header, body) = both.split_at_mut(32);
+    header.copy_from_slice(&sha256(&[&row.header]));
+    body.copy_from_slice(&row.view().body_digest());
+    both
 }
 
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -126,12 +144,18 @@ impl Database {
     /// Whether this header is the newest that was written for its memory.
     pub(crate) fn is_fresh(&self, row: &MemoryRow) -> Rows<bool> {
         let newest = self.record(Table::Fresh, row.id.as_bytes())?;
-        Ok(newest.is_some_and(|newest| newest == fresh(&row.header)))
+        Ok(newest.is_some_and(|newest| newest.get(..32) == Some(&sha256(&[&row.header]))))
+    }
+
+    /// Whether all of this row is the newest that was written for its memory. Nothing where only its header was kept.
+    pub(crate) fn is_whole(&self, row: &MemoryRow) -> Rows<Option<bool>> {
+        let newest = self.record(Table::Fresh, row.id.as_bytes())?.unwrap_or_default();
+        Ok((newest.len() != 32).then(|| newest == fresh(row)))
     }
 
     /// Takes a row as the newest of its memory.
     pub(crate) fn put_fresh(&self, row: &MemoryRow) -> Rows<()> {
-        self.put_record(Table::Fresh, row.id.as_bytes(), &fresh(&row.header))
+        self.put_record(Table::Fresh, row.id.as_bytes(), &fresh(row))
     }
 
     pub(crate) fn update_memory(&self, row: &MemoryRow) -> Rows<()> {
@@ -184,9 +208,7 @@ impl Database {
 
     /// Every memory after the number `after`, in order, at most `count`.
     pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
-        let sql = format!(
-            "SELECT {COLUMNS}, seq FROM memory WHERE seq > ?1 AND length(id) = 16 ORDER BY seq LIMIT ?2"
-        );
+        let sql = format!("{} ORDER BY seq LIMIT ?2", MemoryRow::SELECT_AFTER);
         let read = || {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map(params![after, number(count as u64)], |row| {
@@ -384,13 +406,16 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    /// How many rows of events and hashes there are.
-    pub(crate) fn log_counts(&self) -> Rows<(u64, u64)> {
-        let sql = "SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM node)";
-        let read = self.connection.query_row(sql, [], |row| {
-            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
-        });
-        read.map_err(|error| failed(&error))
+    /// How many rows of hashes there are.
+    pub(crate) fn node_count(&self) -> Rows<u64> {
+        let read = self.connection.query_row("SELECT count(*) FROM node", [], |row| row.get::<_, i64>(0));
+        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
+    }
+
+    /// How many rows of events there are.
+    pub(crate) fn event_count(&self) -> Rows<u64> {
+        let read = self.connection.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0));
+        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
     }
 
     /// How many memories there are, whatever became of them.

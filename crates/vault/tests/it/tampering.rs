@@ -378,6 +378,38 @@ fn verifying_contents_opens_those_whose_keys_are_held() {
 }
 
 #[test]
+fn a_change_of_what_is_known_of_a_memory_makes_no_damaged_content_sound() {
+    for damage in [
+        "UPDATE memory SET content = zeroblob(length(content)) WHERE seq = 2",
+        "UPDATE memory SET wrapped = zeroblob(length(wrapped)) WHERE seq = 2",
+        "UPDATE memory SET content = (SELECT content FROM memory WHERE seq = 4) WHERE seq = 2",
+        "UPDATE memory SET content = NULL WHERE seq = 2",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, damage);
+        let vault = world.open();
+        let corrected =
+            NewMemory { supersedes: Some(ids[1]), ..NewMemory::new(b"corrected", Level::Private, "home") };
+        for refused in [
+            vault.set_intent(OWNER, ids[1], ("travel", true)),
+            vault.tombstone(OWNER, ids[1], ""),
+            vault.store(OWNER, corrected).map(|_| ()),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), "VAULT_TAMPERED", "{damage}");
+            assert!(refused.to_string().contains("forget it, or restore"), "{refused}");
+        }
+        let problems = vault.verify().unwrap().problems;
+        assert_eq!(problems.len(), 1, "{damage}: {problems:?}");
+        assert!(problems[0].place.contains(&ids[1].to_string()), "{damage}");
+        // Others are changed as ever, and the damaged one can be ended: then nothing of it is left to be wrong.
+        vault.set_intent(OWNER, ids[0], ("travel", true)).unwrap();
+        vault.forget(OWNER, ids[1], "").unwrap();
+        assert_eq!(vault.verify().unwrap().problems, [], "{damage}");
+    }
+}
+
+#[test]
 fn a_schema_that_is_not_the_vaults_is_refused() {
     for statement in [
         "CREATE TABLE extra (x)",
