@@ -61,6 +61,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "VAULT_LOCKED"
         | "VAULT_LOCKDOWN"
         | "AGENT_NOT_ALLOWED"
+        | "AGENT_QUOTA"
         | "JUSTIFICATION_REQUIRED"
         | "APPROVAL_REQUIRED"
         | "COOLDOWN"

@@ -120,7 +120,9 @@ pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText
     let mode = std::fs::metadata(file).map(|about| about.permissions().mode() & 0o777);
     match mode {
         Ok(mode) if mode & 0o077 != 0 => {
-            let reason = format!("others may read it (mode {mode:o}): chmod 600 it, and mint a new one");
+            let reason = format!(
+                "others may read it or write to it (mode {mode:o}): chmod 600 it, and change what is in it if somebody did"
+            );
             Err(Failure::Secret {
                 what,
                 from: file.display().to_string(),

@@ -91,6 +91,19 @@ pub enum Refusal {
     /// An auditor that looked at the plaintext said no.
     #[error("an auditor refused to give the memory out: {0}")]
     Auditor(String),
+    /// The agent's memories would take more than they may.
+    #[error(
+        "the memory takes {needed} bytes, and this agent's take {used} of {most} that they may; forget some, or its owner enrols it \
+         anew with more (`stvor vault agents add --quota`)"
+    )]
+    Quota {
+        /// Bytes that they take.
+        used: u64,
+        /// Bytes that this one needs.
+        needed: u64,
+        /// Bytes that they may take.
+        most: u64,
+    },
     /// The agent was refused too often.
     #[error("too many refused requests; wait a minute")]
     TooManyRefusals,
@@ -118,6 +131,7 @@ impl ErrorCode for Refusal {
             Self::CodesBlocked { .. } => "ONE_TIME_CODES_BLOCKED",
             Self::SecretDetected { .. } => "SECRET_DETECTED",
             Self::Auditor(_) => "AUDITOR_REFUSED",
+            Self::Quota { .. } => "AGENT_QUOTA",
             Self::TooManyRefusals => "TOO_MANY_REFUSALS",
         }
     }

@@ -2,10 +2,13 @@
 
 pub mod python_vault;
 
+use core::time::Duration;
+
 use serde::Deserialize;
 
+use crate::daemon::Content;
 use crate::level::Level;
-use crate::memory::{NewMemory, Trust};
+use crate::memory::{Header, NewMemory, Trust};
 use crate::{VaultError, limits};
 
 /// Bytes of a file that is read.
@@ -75,6 +78,73 @@ pub fn mcp_memory(file: &[u8], level: Level, namespace: &str) -> Result<Vec<NewM
         }
     }
     Ok(memories)
+}
+
+/// What a file gave.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Memories that are to be stored.
+    pub memories: Vec<NewMemory>,
+    /// Lines of an export that hold no content: of memories that ended, were damaged or were not given out, or whose time is over.
+    pub passed_over: u64,
+}
+
+/// A line of an export.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ExportLine {
+    Memory {
+        memory: Box<Header>,
+        content: Option<Content>,
+    },
+    Damaged {
+        #[expect(dead_code, reason = "it says what kind of line it is")]
+        damaged: String,
+    },
+}
+
+/// Memories of a file that holds one JSON object a line: an export of a vault ([`crate::Exported::to_json`]), or else
+/// [`mcp_memory`], whose memories get `level` and `namespace`. Those of an export keep what is known of them, but not their names,
+/// the memories that they corrected, and their profiles: these are of the other vault.
+///
+/// # Errors
+/// [`VaultError::Invalid`], as [`mcp_memory`]: all of it is understood, or nothing is taken over.
+pub fn take_over(file: &[u8], (level, namespace): (Level, &str), now: u64) -> Result<Taken, VaultError> {
+    let first =
+        file.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
+    if serde_json::from_slice::<ExportLine>(first).is_err() {
+        return Ok(Taken { memories: mcp_memory(file, level, namespace)?, passed_over: 0 });
+    }
+    let mut taken = Taken::default();
+    let lines =
+        (1..).zip(file.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
+    for (number, line) in lines {
+        let in_line = |reason: String| VaultError::invalid(format!("line {number}: {reason}"));
+        let line: ExportLine = serde_json::from_slice(line).map_err(|error| in_line(error.to_string()))?;
+        let ExportLine::Memory { memory, content: Some(content) } = line else {
+            taken.passed_over += 1;
+            continue;
+        };
+        let ttl = memory.expires.map(|end| end.saturating_sub(now));
+        if ttl == Some(0) {
+            taken.passed_over += 1;
+            continue;
+        }
+        let new = NewMemory {
+            content: content.bytes().map_err(|error| in_line(error.to_string()))?,
+            metadata: memory.metadata,
+            searchable: memory.searchable,
+            intents: memory.intents,
+            source: memory.source,
+            trust: memory.trust,
+            ttl: ttl.map(Duration::from_millis),
+            cooldown: (memory.cooldown > 0).then(|| Duration::from_millis(memory.cooldown)),
+            ..NewMemory::new(&[], memory.level, &memory.namespace)
+        };
+        new.check().map_err(|error| in_line(error.to_string()))?;
+        taken.memories.push(new);
+    }
+    Ok(taken)
 }
 
 type Fields = Vec<(String, String)>;

@@ -72,6 +72,8 @@ pub const MAX_DAMAGED: u64 = 1_000;
 pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
 /// Bytes of such a file that are read at most: one that is longer was written by somebody else.
 pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
+/// Bytes that the memories of an agent may take when its owner does not say.
+pub const AGENT_BYTES: u64 = 1 << 30;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

@@ -10,6 +10,7 @@ use stvor_base::ContentId;
 use stvor_base::codec::CodecError;
 use stvor_crypto::SecretBytes;
 
+use crate::backup::BackupRecord;
 use crate::level::Level;
 use crate::{VaultError, limits};
 
@@ -100,6 +101,9 @@ pub struct NewMemory {
     pub supersedes: Option<MemoryId>,
     /// The profile whose key it takes, too, to read it.
     pub profile: Option<String>,
+    /// Why it is closed for good as it is stored: for what is taken over from elsewhere and was closed there. It can never be
+    /// recalled.
+    pub tombstone: Option<String>,
 }
 
 impl NewMemory {
@@ -119,6 +123,7 @@ impl NewMemory {
             cooldown: None,
             supersedes: None,
             profile: None,
+            tombstone: None,
         }
     }
 
@@ -147,6 +152,10 @@ impl NewMemory {
             (
                 self.cooldown.is_none_or(|pause| pause <= limits::MAX_COOLDOWN),
                 "a cooldown is at most 366 days",
+            ),
+            (
+                self.tombstone.as_ref().is_none_or(|reason| reason.len() <= limits::MAX_TEXT),
+                "a reason has at most 4096 bytes",
             ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
@@ -254,4 +263,12 @@ pub struct Recalled {
     pub header: Header,
     /// What is remembered.
     pub content: SecretBytes,
+}
+
+/// What the forgetting of a memory could not reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Backups that this vault made while the memory was there, oldest first, also those whose file is not where it was written
+    /// to. No restore brings the memory back from them, but who has such a file and the owner's secret of that time can read it.
+    pub backups: Vec<BackupRecord>,
 }

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +26,7 @@ use crate::engine::status::Status;
 use crate::gates::approval::Approval;
 use crate::gates::boundary::Boundary;
 use crate::keys::{self, NewKeys, RootKey, VerbKey};
-use crate::memory::{Header, MemoryId, NewMemory, Recalled};
+use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled};
 use crate::metrics::AlertHook;
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::verify::{Progress, Report, Scope, Summary, Verification};
@@ -402,11 +403,11 @@ impl Vault {
         self.ask(move |engine| engine.set_intent(&caller, (id, link), &intent)).wait()
     }
 
-    /// Destroys a memory's key and content, for good and before the answer.
+    /// Destroys a memory's key and content, for good and before the answer. Returns what that could not reach: backups.
     ///
     /// # Errors
-    /// As [`Vault::store`].
-    pub fn forget(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+    /// As [`Vault::store`]; [`VaultError::WipePending`].
+    pub fn forget(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<Forgotten, VaultError> {
         let (caller, reason) = (caller.clone(), reason.to_owned());
         self.ask(move |engine| engine.forget(&caller, id, &reason)).wait()
     }
@@ -572,6 +573,19 @@ impl Vault {
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn agents(&self) -> Result<Vec<Agent>, VaultError> {
         self.ask(|engine| engine.agents()).wait()
+    }
+
+    /// Bytes that the memories of each agent take, with headers, by the agents' names. Agents that stored nothing are not in it;
+    /// some that are not enrolled any more may be.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn usage(&self) -> Result<BTreeMap<String, u64>, VaultError> {
+        self.ask(|engine| {
+            engine.held()?;
+            engine.usage().cloned()
+        })
+        .wait()
     }
 
     /// The agent that a credential is of.

@@ -30,6 +30,16 @@ impl Home {
         Self { relay: Some(relay.to_owned()), ..Self::new() }
     }
 
+    /// A file with a secret, for its owner only.
+    #[cfg(unix)]
+    pub(crate) fn secret(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -146,10 +146,8 @@ fn content_never_stands_on_the_command_line_and_comes_out_as_it_went_in() {
 #[test]
 fn a_wrong_secret_opens_nothing_and_no_daemon_is_an_exit_code_of_its_own() {
     let home = Home::new();
-    let passphrase = |name: &str, text: &str| {
-        std::fs::write(home.path(name), text).unwrap();
-        format!("--passphrase-file {}", home.path(name).display())
-    };
+    let passphrase =
+        |name: &str, text: &str| format!("--passphrase-file {}", home.secret(name, text).display());
     let (right, wrong) = (passphrase("right", "correct horse"), passphrase("wrong", "battery staple"));
     assert!(home.run(&format!("vault init --cost interactive {right}")).status.success());
     let again = home.run(&format!("vault init {right}"));
@@ -161,6 +159,17 @@ fn a_wrong_secret_opens_nothing_and_no_daemon_is_an_exit_code_of_its_own() {
     assert!(refused.status.code() == Some(4) && refused.err.contains("WRONG_KEY"), "{}", refused.err);
     let opened = home.run(&format!("vault unlock {right}"));
     assert!(opened.status.success(), "{}", opened.err);
+    // A secret that others may read, or exchange, is none.
+    for mode in [0o604, 0o640, 0o602] {
+        std::fs::set_permissions(home.path("right"), std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = home.run(&format!("vault unlock {right}"));
+        assert_eq!(refused.status.code(), Some(3), "{mode:o} {}", refused.err);
+        assert!(
+            refused.err.contains("others may read it") && refused.err.contains("chmod 600"),
+            "{}",
+            refused.err
+        );
+    }
     let busy = home.run("vault serve");
     assert!(busy.err.contains("VAULT_BUSY"), "{}", busy.err);
     daemon.signal(Signal::Term).unwrap();

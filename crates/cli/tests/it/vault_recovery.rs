@@ -64,6 +64,15 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
     served.owner(&format!("export --out {}", file.display()));
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text.contains(&id) && text.contains(&later) && text.contains("Coffee at ten"));
+    // What a forgetting does not reach is named, to an agent by its number only.
+    let forgotten = served.agent("assistant", &format!("forget {later} --yes"));
+    assert_eq!((&forgotten[0]["backups"]["count"], forgotten[0].get("files")), (&1.into(), None));
+    let forgotten = served.owner(&format!("forget {id} --yes"));
+    assert_eq!(forgotten[0]["files"], serde_json::json!([full, one]));
+    // What was exported is taken over again, as other memories.
+    let taken = served.owner(&format!("import {}", served.home.path("export.jsonl").display()));
+    assert_eq!(taken[0], serde_json::json!({ "taken": 2, "left_out": 0, "without_content": 0 }));
+    assert_eq!(served.agent("assistant", "search coffee --namespace home").len(), 1);
 }
 
 #[test]
@@ -92,8 +101,7 @@ fn keepers_open_a_vault_whose_owner_lost_the_key() {
             format!(" --share {}", path.display())
         })
         .concat();
-    let phrase = served.home.path("new-phrase");
-    std::fs::write(&phrase, "a new passphrase\n").unwrap();
+    let phrase = served.home.secret("new-phrase", "a new passphrase\n");
     let recover =
         format!("vault recover{shares} --new-passphrase-file {} --cost interactive --json", phrase.display());
     let ended = served.home.run(&recover);
@@ -142,8 +150,7 @@ fn keepers_open_level_5_too_when_all_tokens_are_lost() {
         std::fs::remove_file(token).unwrap();
     }
 
-    let phrase = at(&served, "new-phrase");
-    std::fs::write(&phrase, "a new passphrase\n").unwrap();
+    let phrase = served.home.secret("new-phrase", "a new passphrase\n").display().to_string();
     let recover = format!("vault recover{shares} --new-passphrase-file {phrase} --cost interactive --json");
     let said = served.home.run(&recover);
     assert!(said.status.success() && said.out.contains("\"level_5_stays_shut\":true"), "{}", said.out);

@@ -1,17 +1,12 @@
 //! The owner's key in a TPM, from a terminal: swtpm in the place of a chip.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use stvor_testkit::Swtpm;
 
 use crate::common::Home;
 use crate::vault::Served;
 
 fn secret(home: &Home, name: &str, text: &str) -> String {
-    let path = home.path(name);
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    path.display().to_string()
+    home.secret(name, text).display().to_string()
 }
 
 /// Runs a command of the owner with the text in this file as secret.

@@ -18,6 +18,7 @@ use crate::engine::backup::Known;
 use crate::keys::{self, RootKey};
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
 use crate::vault::{CHECKPOINTS, DATABASE};
+use crate::witness::WITNESSED;
 use crate::{Options, Problem, Vault, VaultError, limits};
 
 /// What stands between the name of the vault's directory and random digits in the name of the one that a restore works in.
@@ -37,7 +38,8 @@ pub struct Restore<'a> {
     pub forgotten: &'a [PathBuf],
     /// Further files of checkpoints that the restored log is held against.
     pub checkpoints: &'a [PathBuf],
-    /// Whether it is all right that events after the backup are lost.
+    /// Whether it is all right that events after the backup are lost. Those of the backup itself, and that the vault was opened,
+    /// locked and closed, are no loss where the vault that is replaced can be read.
     pub accept_loss: bool,
     /// Whether it is all right that something in the backup is damaged: the rest is brought back, and the damage is listed.
     pub accept_damage: bool,
@@ -157,8 +159,8 @@ impl Staging {
 ///
 /// # Errors
 /// [`VaultError::Busy`]; [`VaultError::Key`] when a file does not open or the owner's secret is another one;
-/// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when events would be lost
-/// and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
+/// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when more would be lost than
+/// that a vault was backed up and closed, and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
 /// verify.
 pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let target = restore.target;
@@ -290,7 +292,18 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<
         }
     }
     if lost > 0 && !restore.accept_loss {
-        return Err(VaultError::BackupOlder { lost });
+        let (target, witnessed) = (restore.target.to_owned(), restore.target.join(WITNESSED).is_file());
+        // A witness has signed the longer log: that it is set back is for its keeper to know, and for the owner to want.
+        let nothing = !witnessed && {
+            let idle = move |engine: &mut Engine| {
+                let old = Engine::other_database(&target);
+                Ok(old.is_some_and(|old| engine.idle_since(&old, (size, size + lost))))
+            };
+            vault.ask(idle).wait()?
+        };
+        if !nothing {
+            return Err(VaultError::BackupOlder { lost });
+        }
     }
     // That of the vault's own directory is kept with the vault that was there.
     other.retain(|path| *path != own);

@@ -14,7 +14,7 @@ use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
 use crate::level::Level;
-use crate::memory::{MemoryId, NewMemory, Trust};
+use crate::memory::{Forgotten, MemoryId, NewMemory, Trust};
 use crate::{Vault, VaultError, limits};
 
 /// How often progress is told.
@@ -45,7 +45,7 @@ impl Content {
         }
     }
 
-    fn bytes(self) -> Result<SecretBytes, VaultError> {
+    pub(crate) fn bytes(self) -> Result<SecretBytes, VaultError> {
         match self {
             Self::Text(text) => Ok(text.into_bytes().into()),
             Self::Base64(text) => {
@@ -93,6 +93,9 @@ pub struct StoreVerb {
     /// The profile whose key it takes, too.
     #[serde(default)]
     pub profile: Option<String>,
+    /// Why it is closed for good as it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<String>,
 }
 
 impl core::fmt::Debug for StoreVerb {
@@ -234,7 +237,14 @@ impl OwnerVerb {
                 Ok(json!({ "credential": String::from_utf8_lossy(credential.expose()) }))
             }
             Self::RemoveAgent { name } => vault.remove_agent(&name).map(|()| Value::Null),
-            Self::Agents {} => value(vault.agents()?),
+            Self::Agents {} => {
+                let (mut agents, usage) = (value(vault.agents()?)?, vault.usage()?);
+                for agent in agents.as_array_mut().into_iter().flatten() {
+                    let used = agent["name"].as_str().and_then(|name| usage.get(name)).copied();
+                    agent["used"] = json!(used.unwrap_or_default());
+                }
+                Ok(agents)
+            }
             Self::Verify { content, progress } => {
                 let (pending, state) = vault.begin_verify(content);
                 let report = pending.wait_while(PROGRESS, || {
@@ -291,10 +301,21 @@ impl AgentVerb {
             Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
             Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
             Self::Forget { id, reason } => {
-                vault.forget(caller, id, &reason)?;
-                // Who inherits is nothing that an agent is told.
+                let Forgotten { backups } = vault.forget(caller, id, &reason)?;
+                let mut left = serde_json::Map::new();
+                if let Some(newest) = backups.iter().map(|backup| backup.manifest.made).max() {
+                    left.insert("backups".into(), json!({ "count": backups.len(), "newest": newest }));
+                }
+                // Who inherits, and where backups are, is nothing that an agent is told.
                 let heirs = if caller.is_owner() { vault.heirs_with(id)? } else { Vec::new() };
-                Ok(if heirs.is_empty() { Value::Null } else { json!({ "heirs": heirs }) })
+                if !heirs.is_empty() {
+                    left.insert("heirs".into(), json!(heirs));
+                }
+                if caller.is_owner() && !backups.is_empty() {
+                    let files = backups.iter().map(|backup| backup.path.display().to_string());
+                    left.insert("files".into(), files.collect());
+                }
+                Ok(if left.is_empty() { Value::Null } else { Value::Object(left) })
             }
             Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
             Self::RequestApproval { id, purpose } => {
@@ -307,6 +328,7 @@ impl AgentVerb {
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
             Self::Status {} => {
                 let mut status = vault.status()?;
+                status.newest_backup = None;
                 // Why the owner, or another agent, stopped everything is not every agent's to know.
                 if let Some(lockdown) =
                     status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())
@@ -335,6 +357,7 @@ impl StoreVerb {
             cooldown: self.cooldown.map(Duration::from_secs),
             supersedes: self.supersedes,
             profile: self.profile,
+            tombstone: self.tombstone,
         })
     }
 }

@@ -33,6 +33,17 @@ pub struct Agent {
     pub highest: Level,
     /// Whether it may store, correct and forget.
     pub writes: bool,
+    /// Bytes that its memories may take, with what is known of each; [`limits::AGENT_BYTES`] when it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
+}
+
+impl Agent {
+    /// Bytes that its memories may take.
+    #[must_use]
+    pub fn quota(&self) -> u64 {
+        self.quota.unwrap_or(limits::AGENT_BYTES)
+    }
 }
 
 /// Who asks. Getting an agent's takes its credential ([`crate::Vault::authenticate`]).

@@ -289,6 +289,39 @@ impl Engine {
         Some(records.into_iter().map(|(credential, _)| hex(&credential)).collect())
     }
 
+    /// Whether another database of this vault goes on from this log as it was at `size`, at least to `known` events, and holds
+    /// nothing since but that the vault was backed up, opened, locked and closed.
+    pub(crate) fn idle_since(&self, database: &Database, (size, known): (u64, u64)) -> bool {
+        let root = |nodes: &Database| Frontier::load(nodes, size).map(|tree| tree.root()).ok();
+        let (Ok(events), Ok(held)) = (database.event_count(), self.held()) else { return false };
+        if events < known || root(database).is_none() || root(database) != root(&self.database) {
+            return false;
+        }
+        let harmless =
+            [Operation::Backup, Operation::Unlock, Operation::Lock, Operation::Close, Operation::Record];
+        let mut next = size;
+        while next < events {
+            let Ok(rows) = database.events_from(next, BATCH) else { return false };
+            for row in &rows {
+                let event = held.base.open_event(row).filter(|_| row.seq == next);
+                let idle = |event: Event| {
+                    harmless.contains(&event.operation)
+                        && event.refused.is_none()
+                        && event.row.is_none()
+                        && event.count.is_none_or(|_| event.operation == Operation::Backup)
+                };
+                if !event.is_some_and(|(event, _)| idle(event)) {
+                    return false;
+                }
+                next += 1;
+            }
+            if rows.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Finishes a restore: nothing that ended since comes back, no approval, and of the agents only who `stays`; the log says what
     /// happened. Returns how many memories were ended.
     pub(crate) fn finish_restore(

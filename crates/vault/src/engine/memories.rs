@@ -14,7 +14,7 @@ use crate::error::Refusal;
 use crate::gates::boundary::Verdict;
 use crate::gates::{Situation, decide};
 use crate::level::Level;
-use crate::memory::{Header, MemoryId, NewMemory, Recalled, State, Trust};
+use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled, State, Trust};
 use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
 use crate::{VaultError, detect, limits};
@@ -93,7 +93,12 @@ impl Engine {
                 engine.supersede(caller, older, header.id)?;
             }
             let row = engine.seal(&header, memory.content.expose())?;
+            engine.charge(caller, &row)?;
             engine.database.insert_memory(&row)?;
+            if header.state == State::Tombstoned {
+                engine.note(event, &header.state_reason)?;
+                engine.list_as_ended(&header)?;
+            }
             engine.count_in_profile(&header)?;
             for intent in &header.intents {
                 for blind in engine.links(&header.namespace, intent)? {
@@ -104,7 +109,9 @@ impl Engine {
             (event.content, event.row) = (Some(header.content_hash.clone()), Some(row.digest()));
             let id = header.id;
             engine.ends_with(session, (id, header.level));
-            engine.index_later(header, memory.content.expose());
+            if header.state == State::Live {
+                engine.index_later(header, memory.content.expose());
+            }
             Ok(id)
         })
     }
@@ -138,9 +145,9 @@ impl Engine {
             superseded_by: None,
             length: memory.content.len() as u64,
             content_hash: self.keyed("content", memory.content.expose())?,
-            state: State::Live,
-            state_since: None,
-            state_reason: String::new(),
+            state: if memory.tombstone.is_some() { State::Tombstoned } else { State::Live },
+            state_since: memory.tombstone.as_ref().map(|_| now),
+            state_reason: memory.tombstone.clone().unwrap_or_default(),
         })
     }
 
@@ -178,10 +185,11 @@ impl Engine {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
         self.must_be_whole(&row)?;
+        let before = row.size();
         header.superseded_by = Some(newer);
         self.set_state(&mut header, State::Superseded, "");
         row.header = self.seal_header(&header)?;
-        self.database.update_memory(&row)?;
+        self.rewrite(before, &row, &header.creator)?;
         self.later.push(Later::Remove(older));
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::Supersede);
         (event.memory, event.level, event.row) = (Some(older), Some(header.level), Some(row.digest()));
@@ -290,8 +298,16 @@ impl Engine {
     }
 
     /// Destroys a memory's key and content.
-    pub(crate) fn forget(&mut self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
-        self.end(caller, (id, Operation::Forget, State::Forgotten), reason)
+    pub(crate) fn forget(
+        &mut self,
+        caller: &Caller,
+        id: MemoryId,
+        reason: &str,
+    ) -> Result<Forgotten, VaultError> {
+        self.end(caller, (id, Operation::Forget, State::Forgotten), reason)?;
+        // Not to know them keeps nothing from being destroyed.
+        let backups = self.sound(self.backups_with(id))?.unwrap_or_default();
+        Ok(Forgotten { backups })
     }
 
     /// Closes a memory for good, and keeps it for the record.
@@ -347,6 +363,7 @@ impl Engine {
         state: State,
         reason: &str,
     ) -> Result<String, VaultError> {
+        let before = row.size();
         self.set_state(&mut header, state, reason);
         if state != State::Tombstoned {
             for intent in core::mem::take(&mut header.intents) {
@@ -362,14 +379,19 @@ impl Engine {
             self.wipe = true;
         }
         row.header = self.seal_header(&header)?;
-        self.database.update_memory(&row)?;
+        self.rewrite(before, &row, &header.creator)?;
         self.later.push(Later::Remove(row.id));
         if matches!(state, State::Forgotten | State::Tombstoned) {
-            let ended = serde_json::to_string(&self.ended(&header)?);
-            let ended = ended.map_err(|error| VaultError::Database(error.to_string()))?;
-            self.database.add_ended(&ended)?;
+            self.list_as_ended(&header)?;
         }
         Ok(row.digest())
+    }
+
+    /// Has a memory that ended written to the lists of such.
+    fn list_as_ended(&self, header: &Header) -> Result<(), VaultError> {
+        let ended = serde_json::to_string(&self.ended(header)?);
+        let ended = ended.map_err(|error| VaultError::Database(error.to_string()))?;
+        self.database.add_ended(&ended)
     }
 
     /// Destroys memories whose time ran out, at most `count`. Returns how many. While the clock on the wall is far ahead of what
@@ -429,6 +451,7 @@ impl Engine {
                 ));
             }
             engine.must_be_whole(&row)?;
+            let before = row.size();
             header.intents.retain(|known| known != intent);
             for blind in engine.links(&header.namespace, intent)? {
                 match link {
@@ -440,7 +463,7 @@ impl Engine {
                 header.intents.push(intent.to_owned());
             }
             row.header = engine.seal_header(&header)?;
-            engine.database.update_memory(&row)?;
+            engine.rewrite(before, &row, &header.creator)?;
             event.row = Some(row.digest());
             Ok(())
         })

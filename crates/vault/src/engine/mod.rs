@@ -9,6 +9,7 @@ pub(crate) mod memories;
 mod owner;
 mod profiles;
 mod proofs;
+mod quota;
 mod recovery;
 mod rotation;
 mod search;
@@ -89,6 +90,7 @@ pub(crate) struct Engine {
     refusals: HashMap<(String, bool), Refusals>,
     /// Counts of refused requests that this group logged.
     summed_up: Vec<((String, bool), u64)>,
+    usage: quota::Usage,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
@@ -138,6 +140,7 @@ impl Engine {
             later: Vec::new(),
             refusals: HashMap::new(),
             summed_up: Vec::new(),
+            usage: quota::Usage::default(),
             refused_cold: 0,
             before: None,
             wipe: false,
@@ -177,13 +180,14 @@ impl Engine {
         }
         self.may_ask(&event)?;
         self.part("SAVEPOINT one")?;
-        let later = self.later.len();
+        let (later, usage) = (self.later.len(), self.usage.changes());
         // What the work logs of its own is undone with the rest of it.
         let logged = self.held.as_ref().map(|held| (held.tree.clone(), held.last_event.clone()));
         let done = match work(self, &mut event) {
             Ok(value) => self.log(&event).map(|()| value),
             Err(error) => {
                 self.later.truncate(later);
+                self.usage.take_back(usage);
                 event.refused = Some(error.code().to_owned());
                 (event.row, event.content) = (None, None);
                 self.notice_loss(&error);
@@ -305,6 +309,7 @@ impl Engine {
                 let _ = self.database.run("ROLLBACK");
             }
             self.index = None;
+            self.usage.drop_all();
             for (who, suppressed) in core::mem::take(&mut self.summed_up) {
                 let refusals = self.refusals.entry(who).or_default();
                 refusals.suppressed = refusals.suppressed.saturating_add(suppressed);
@@ -352,6 +357,7 @@ impl Engine {
         if !self.stands() {
             return Err(self.broken.take().unwrap_or_else(lost_transaction));
         }
+        self.save_usage()?;
         if self.before.is_none() && self.held.is_some() && self.database.take_changed() {
             // Only with an event there is a checkpoint that nobody can put an older state under.
             self.log(&Event::new(self.clock.now(), "vault", Operation::Record))?;

@@ -280,6 +280,7 @@ impl Engine {
                 last_event: None,
                 checkpoint_files: self.outside.len(),
                 checkpoint_files_behind: 0,
+                newest_backup: None,
                 doubted: Vec::new(),
             });
         };
@@ -296,6 +297,9 @@ impl Engine {
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
             checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
+            newest_backup: self
+                .sound(self.backups())?
+                .and_then(|all| all.iter().map(|one| one.manifest.made).max()),
             doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
         })
     }

@@ -54,6 +54,9 @@ pub struct Status {
     /// How many of them could not be written after the newest event: until they are, they show less.
     #[serde(default)]
     pub checkpoint_files_behind: usize,
+    /// When the newest backup was made that the vault knows of, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub newest_backup: Option<u64>,
     /// What somebody else than this vault changed, removed or set back: until the owner ends that with the owner's secret, as a
     /// lockdown, everything is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

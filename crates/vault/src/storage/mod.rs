@@ -10,6 +10,7 @@ mod parts;
 mod rows;
 
 use core::cell::Cell;
+use std::io::Read as _;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -70,6 +71,35 @@ fn schema(connection: &Connection) -> Result<Schema, VaultError> {
         rows.collect::<rusqlite::Result<Schema>>()
     };
     read().map_err(|error| failed(&error))
+}
+
+/// The version of the database in a vault's directory, read from the file's first bytes: it may be open elsewhere.
+///
+/// # Errors
+/// [`VaultError::TooOld`] and [`VaultError::TooNew`] for another version than this program reads; [`VaultError::Tampered`] when the
+/// file is no database of a vault; [`VaultError::Missing`], [`VaultError::Io`].
+pub fn database_version(directory: &Path) -> Result<u32, VaultError> {
+    let path = directory.join(crate::vault::DATABASE);
+    let mut head = [0; 72];
+    match std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut head)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(VaultError::Missing(directory.to_owned()));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(VaultError::io("reading", &path, &error)),
+    }
+    // The header of SQLite's file format: at 60 `user_version`, at 68 `application_id`.
+    let number =
+        |at: usize| head.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied().map(u32::from_be_bytes);
+    if !head.starts_with(b"SQLite format 3\0") || number(68) != Some(APPLICATION) {
+        return Err(VaultError::tampered(path.display().to_string(), "it is not the database of a vault"));
+    }
+    match number(60).unwrap_or_default() {
+        found if found < SCHEMA => Err(VaultError::TooOld { found, known: SCHEMA }),
+        found if found > SCHEMA => Err(VaultError::TooNew { found, known: SCHEMA }),
+        found => Ok(found),
+    }
 }
 
 fn expected_schema() -> Result<Schema, VaultError> {

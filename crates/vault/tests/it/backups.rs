@@ -118,7 +118,8 @@ fn an_agent_that_was_removed_after_the_backup_stays_out_or_is_named() {
     let vault = world.open();
     let enrol = |name: &str| {
         let namespaces = vec!["home".to_owned()];
-        let agent = Agent { name: name.into(), namespaces, highest: Level::Working, writes: true };
+        let agent =
+            Agent { name: name.into(), namespaces, highest: Level::Working, writes: true, quota: None };
         vault.enrol(agent).unwrap()
     };
     let (good, bad) = (enrol("good"), enrol("bad"));
@@ -179,17 +180,43 @@ fn checkpoints_of_a_history_that_was_given_up_are_put_aside() {
 }
 
 #[test]
+fn a_vault_that_was_only_backed_up_and_closed_is_restored_without_accepting_a_loss() {
+    // That somebody recalled something is in no backup, and a witness does not forget what it signed: neither is given up in silence.
+    for (recalled, witnessed) in [(false, false), (true, false), (false, true)] {
+        let world = World::new();
+        let vault = world.open();
+        let kept = store(&vault, "kept", Level::Private);
+        let full = backup(&vault, &world, BackupKind::Full);
+        if recalled {
+            assert_eq!(says(&vault, kept), "kept");
+        }
+        vault.lock().unwrap();
+        drop(vault);
+        drop(world.open());
+        if witnessed {
+            std::fs::write(world.path().join("witnessed"), "").unwrap();
+        }
+        let restored = bring_back(&world, &world.path(), &[full.path], false);
+        if recalled || witnessed {
+            assert_eq!(restored.unwrap_err().code(), "BACKUP_OLDER", "{recalled} {witnessed}");
+        } else {
+            assert!(restored.unwrap().lost_events > 0, "it says what the log has no more");
+        }
+        let vault = world.open();
+        assert_eq!(says(&vault, kept), "kept");
+        assert_eq!(vault.verify().unwrap().problems, []);
+    }
+}
+
+#[test]
 fn what_ended_after_the_backup_does_not_come_back() {
     let world = World::new();
     let vault = world.open();
     let ids = ["forgotten", "tombstoned", "alive"].map(|text| store(&vault, text, Level::Private));
     let full = backup(&vault, &world, BackupKind::Full);
-    vault.forget(OWNER, ids[0], "").unwrap();
-    assert_eq!(
-        vault.backups_with(ids[0]).unwrap(),
-        std::slice::from_ref(&full),
-        "it names what still holds it"
-    );
+    let forgotten = vault.forget(OWNER, ids[0], "").unwrap();
+    assert_eq!(forgotten.backups, std::slice::from_ref(&full), "it names what still holds it");
+    assert_eq!(vault.backups_with(ids[0]).unwrap(), forgotten.backups);
     vault.tombstone(OWNER, ids[1], "").unwrap();
     drop(vault);
     let files = [full.path];

@@ -43,7 +43,8 @@ impl Served {
 
     fn agent(&self, owner: &mut Client, name: &str) -> Client {
         let namespaces = vec!["home".to_owned()];
-        let agent = Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true };
+        let agent =
+            Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true, quota: None };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         Client::agent(&self.agents(), answer["credential"].as_str().unwrap()).unwrap().unwrap()
     }
@@ -63,6 +64,7 @@ fn store(content: &str, level: Level) -> AgentVerb {
         cooldown: None,
         supersedes: None,
         profile: None,
+        tombstone: None,
     };
     AgentVerb::Store { memory: Box::new(memory) }
 }
@@ -126,7 +128,13 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     let served = Served::new();
     let mut owner = served.owner();
     let credential = {
-        let agent = Agent { name: "agent".into(), namespaces: vec![], highest: Level::Black, writes: true };
+        let agent = Agent {
+            name: "agent".into(),
+            namespaces: vec![],
+            highest: Level::Black,
+            writes: true,
+            quota: None,
+        };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };
@@ -245,7 +253,8 @@ fn one_agent_with_many_connections_leaves_room_for_others() {
     let mut owner = served.owner();
     let mut enrol = |name: &str| {
         let namespaces = vec!["home".to_owned()];
-        let agent = Agent { name: name.into(), namespaces, highest: Level::Working, writes: true };
+        let agent =
+            Agent { name: name.into(), namespaces, highest: Level::Working, writes: true, quota: None };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };

@@ -442,7 +442,13 @@ fn memories_of_other_namespaces_take_no_place_in_what_an_intent_finds() {
     let enrol = |name: &str, pattern: &str| {
         let namespaces = vec![pattern.to_owned()];
         let credential = vault
-            .enrol(Agent { name: name.into(), namespaces, highest: Level::Working, writes: true })
+            .enrol(Agent {
+                name: name.into(),
+                namespaces,
+                highest: Level::Working,
+                writes: true,
+                quota: None,
+            })
             .unwrap();
         vault.authenticate(credential.expose()).unwrap()
     };

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use stvor_base::ErrorCode;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_vault::import::python_vault::{Key, read_backup, read_database};
-use stvor_vault::{Caller, Level, Trust};
+use stvor_vault::import::take_over;
+use stvor_vault::{Caller, Level, LogQuery, NewMemory, Trust};
 
 use crate::world::World;
 
@@ -57,6 +60,80 @@ fn another_key_and_a_changed_row_are_told_apart() {
     let file = std::fs::read(fixture("make.py")).unwrap();
     let refused = read_backup(&file, &SecretBytes::from_slice(b"x")).unwrap_err();
     assert_eq!(refused.code(), "VAULT_BAD_REQUEST");
+}
+
+#[test]
+fn what_was_closed_elsewhere_is_closed_from_the_moment_it_is_stored() {
+    let world = World::new();
+    let vault = world.open();
+    let memory = NewMemory {
+        tombstone: Some("it was tombstoned in memory-vault".into()),
+        ..NewMemory::new(b"tea at five", Level::Private, "home")
+    };
+    let id = vault.store(&Caller::Owner, memory).unwrap();
+    let gone = vault.recall(&Caller::Owner, id, "").unwrap_err();
+    assert_eq!(gone.code(), "MEMORY_GONE");
+    assert_eq!(vault.search(&Caller::Owner, "home", "tea").unwrap(), []);
+    let operations: Vec<_> = vault
+        .read_log(LogQuery { memory: Some(id), ..LogQuery::default() })
+        .unwrap()
+        .entries
+        .iter()
+        .map(|entry| (entry.event.operation, entry.said.clone()))
+        .collect();
+    assert_eq!(
+        operations.last().unwrap().1.as_deref(),
+        Some("it was tombstoned in memory-vault"),
+        "{operations:?}"
+    );
+    let list = std::fs::read_to_string(world.path().join("forgotten")).unwrap();
+    assert!(list.contains(&id.to_string()), "no restore opens it either");
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn an_export_is_taken_over_by_another_vault_with_what_was_known_of_each_memory() {
+    let (from, to) = (World::new(), World::new());
+    let vault = from.open();
+    let mut memory = NewMemory::new(b"tea at five", Level::Private, "home");
+    memory.metadata.insert("topic".into(), "habits".into());
+    memory.intents.push("travel".into());
+    memory.trust = Trust::Owner;
+    memory.ttl = Some(Duration::from_secs(3_600));
+    let kept = vault.store(&Caller::Owner, memory).unwrap();
+    vault.store(&Caller::Owner, NewMemory::new(&[0, 255], Level::Working, "bytes")).unwrap();
+    let gone = vault.store(&Caller::Owner, NewMemory::new(b"gone", Level::Working, "home")).unwrap();
+    vault.forget(&Caller::Owner, gone, "").unwrap();
+    let (exported, _) = vault.export(0).unwrap();
+    let lines: Vec<String> = exported.iter().map(|one| one.to_json().to_string()).collect();
+    let file = lines.join("\n") + "\n";
+
+    let now = from.clock.wall() + 600_000;
+    let taken = take_over(file.as_bytes(), (Level::Working, "unused"), now).unwrap();
+    assert_eq!((taken.memories.len(), taken.passed_over), (2, 1));
+    let other = to.open();
+    let ids: Vec<_> =
+        taken.memories.into_iter().map(|memory| other.store(&Caller::Owner, memory).unwrap()).collect();
+    let recalled = other.recall(&Caller::Owner, ids[0], "").unwrap();
+    assert_eq!((recalled.content.expose(), recalled.header.level), (&b"tea at five"[..], Level::Private));
+    assert_eq!((&recalled.header.namespace[..], &recalled.header.metadata["topic"][..]), ("home", "habits"));
+    assert_eq!(
+        (&recalled.header.intents[..], recalled.header.trust),
+        (&["travel".to_owned()][..], Trust::Owner)
+    );
+    assert_eq!(recalled.header.expires, Some(to.clock.wall() + 3_000_000), "what was left of its time");
+    assert!(ids[0] != kept, "a name is of one vault");
+    assert_eq!(other.recall(&Caller::Owner, ids[1], "").unwrap().content.expose(), [0, 255]);
+
+    // What is left when its time is over, when a line is not understood, and what an MCP server kept.
+    let late = take_over(file.as_bytes(), (Level::Working, "unused"), now + 3_600_000).unwrap();
+    assert_eq!((late.memories.len(), late.passed_over), (1, 2));
+    let broken =
+        take_over(format!("{file}no json\n").as_bytes(), (Level::Working, "unused"), now).unwrap_err();
+    assert!(broken.to_string().contains("line 4"), "{broken}");
+    let mcp = br#"{"type":"entity","name":"Ann","entityType":"person","observations":["likes tea"]}"#;
+    let taken = take_over(mcp, (Level::Private, "home"), now).unwrap();
+    assert_eq!((taken.memories[0].level, &taken.memories[0].namespace[..]), (Level::Private, "home"));
 }
 
 /// One gigabyte and some seconds for each of the two derivations: the format stores no smaller cost.

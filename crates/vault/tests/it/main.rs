@@ -12,6 +12,7 @@ mod import;
 mod keys;
 mod memories;
 mod proofs;
+mod quota;
 mod recovery;
 mod rotation;
 mod tampering;

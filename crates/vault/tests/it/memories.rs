@@ -143,7 +143,8 @@ fn a_namespace_with_a_star_covers_what_begins_like_it() {
     let world = World::new();
     let vault = world.open();
     let namespaces = vec!["project/*".to_owned()];
-    let agent = Agent { name: "reader".into(), namespaces, highest: Level::Working, writes: false };
+    let agent =
+        Agent { name: "reader".into(), namespaces, highest: Level::Working, writes: false, quota: None };
     let credential = vault.enrol(agent).unwrap();
     let reader = vault.authenticate(credential.expose()).unwrap();
     let inside = vault.store(OWNER, NewMemory::new(b"in", Level::Working, "project/stvor")).unwrap();

@@ -213,6 +213,7 @@ fn an_approval_a_removed_agent_and_a_setting_do_not_come_back_by_an_older_row() 
         namespaces: vec!["home".into()],
         highest: Level::Working,
         writes: true,
+        quota: None,
     };
     let credential = vault.enrol(gone).unwrap();
     vault.new_codes().unwrap();

@@ -95,7 +95,8 @@ impl World {
 /// Enrols an agent for the namespace `home`.
 pub(crate) fn agent(vault: &Vault, name: &str, highest: Level) -> Caller {
     let namespaces = vec!["home".to_owned()];
-    let credential = vault.enrol(Agent { name: name.into(), namespaces, highest, writes: true }).unwrap();
+    let credential =
+        vault.enrol(Agent { name: name.into(), namespaces, highest, writes: true, quota: None }).unwrap();
     vault.authenticate(credential.expose()).unwrap()
 }
 

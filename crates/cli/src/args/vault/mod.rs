@@ -243,6 +243,9 @@ pub(crate) enum AgentsCommand {
         /// It may not store, correct or forget
         #[arg(long)]
         read_only: bool,
+        /// Bytes that its memories may take, with what is known of each [default: 1073741824]
+        #[arg(long, value_name = "BYTES")]
+        quota: Option<u64>,
         /// Write the credential to this file, which only you can read, in place of showing it
         #[arg(long, value_name = "FILE")]
         credential_out: Option<PathBuf>,

@@ -67,6 +67,8 @@ pub(crate) enum RecoveryCommand {
         #[command(subcommand)]
         command: WitnessCommand,
     },
+    /// Take over what `stvor vault export` wrote, or the file of the official MCP memory server
+    Import(ImportFile),
     /// Take over the memories of the Python program memory-vault
     ImportPython(ImportPython),
 }
@@ -419,12 +421,31 @@ pub(crate) enum WitnessCommand {
         /// Its socket
         #[arg(long, value_name = "SOCKET")]
         socket: PathBuf,
+        /// Let programs of all users ask (mode 0666); without it, those of this user only (0600)
+        #[arg(long)]
+        shared: bool,
         /// A log's verifier key to trust; can be repeated
         #[arg(long = "log", value_name = "KEY")]
         logs: Vec<String>,
         #[command(flatten)]
         life: Life,
     },
+}
+
+/// `stvor vault import`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Lines of an export keep their namespaces, levels, metadata and what is left of their time; they get
+new names. Those without content are passed over. Either the whole file is understood, or nothing
+is stored.")]
+pub(crate) struct ImportFile {
+    /// The file: one JSON object a line
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) space: Namespace,
+    /// The level of what an MCP memory server kept
+    #[arg(long, value_name = "LEVEL", default_value = "private")]
+    pub(crate) level: Level,
 }
 
 /// `stvor vault import-python`

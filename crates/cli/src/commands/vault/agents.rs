@@ -12,17 +12,18 @@ use super::talk::ask_owner;
 use super::{Call, show};
 use crate::args::AgentsCommand;
 use crate::failure::{Failure, Result};
-use crate::render::{rows, safe, table};
+use crate::render::{grouped, rows, safe, table};
 
 /// Enrols, lists, removes.
 pub(super) fn run(call: Call<'_>, command: &AgentsCommand) -> Result {
     match command {
-        AgentsCommand::Add { name, namespaces, highest, read_only, credential_out } => {
+        AgentsCommand::Add { name, namespaces, highest, read_only, quota, credential_out } => {
             let agent = Agent {
                 name: name.clone(),
                 namespaces: namespaces.clone(),
                 highest: *highest,
                 writes: !read_only,
+                quota: *quota,
             };
             add(call, agent, credential_out.as_deref())
         }
@@ -72,16 +73,28 @@ fn private_file(path: &Path) -> Result<std::fs::File> {
 }
 
 fn list(call: Call<'_>) -> Result {
-    let agents: Value = ask_owner(&mut call.as_owner()?, &OwnerVerb::Agents {})?;
-    let agents: Vec<Agent> = show::parsed(agents)?;
+    let mut agents: Value = ask_owner(&mut call.as_owner()?, &OwnerVerb::Agents {})?;
     if call.out().json {
         return call.out().object(&agents);
     }
-    let mut lines = table(["agent", "namespaces", "highest level", "writes"]);
-    for agent in &agents {
+    let mut used = Vec::new();
+    for agent in agents.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        used.push(agent.remove("used").and_then(|used| used.as_u64()).unwrap_or_default());
+    }
+    let agents: Vec<Agent> = show::parsed(agents)?;
+    let mut lines = table(["agent", "namespaces", "highest level", "writes", "stored", "of KiB"]);
+    for (agent, used) in agents.iter().zip(used) {
         let spaces: Vec<String> = agent.namespaces.iter().map(|name| safe(name)).collect();
         let writes = if agent.writes { "yes" } else { "no" };
-        lines.add_row([safe(&agent.name), spaces.join(" "), agent.highest.to_string(), writes.to_owned()]);
+        let kib = |bytes: u64| grouped(bytes.div_ceil(1_024));
+        lines.add_row([
+            safe(&agent.name),
+            spaces.join(" "),
+            agent.highest.to_string(),
+            writes.to_owned(),
+            kib(used),
+            kib(agent.quota()),
+        ]);
     }
     if agents.is_empty() {
         call.out().say("No agent is enrolled: stvor vault agents add NAME --namespace NAMESPACE");

@@ -35,7 +35,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The first line of a file with a secret.
 pub(super) fn secret(file: &Path, what: &'static str) -> Result<SecretBytes> {
-    Ok(SecretBytes::from_slice(secrets::first_line(file, what)?.expose().as_bytes()))
+    Ok(SecretBytes::from_slice(secrets::private_line(file, what)?.expose().as_bytes()))
 }
 
 pub(super) fn coded(error: impl stvor_base::ErrorCode) -> Failure {
@@ -48,7 +48,7 @@ pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
     match command {
         BackupCommand::Make { dir, to, backup_passphrase_file, incremental, description } => {
             let passphrase = backup_passphrase_file.as_deref();
-            let passphrase = passphrase.map(|file| secrets::first_line(file, "the backup's passphrase"));
+            let passphrase = passphrase.map(|file| secrets::private_line(file, "the backup's passphrase"));
             let passphrase = passphrase.transpose()?.map(|text| Hidden::new(text.expose().to_owned()));
             let verb = RecoveryVerb::Backup {
                 directory: absolute(dir)?,
@@ -188,7 +188,7 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     }
     if done.lost_events > 0 {
         out.warn(format_args!(
-            "{} events after the backup are lost; checkpoints elsewhere will say so",
+            "{} events after the backup are not in the log any more; checkpoints elsewhere will say so",
             done.lost_events
         ));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use stvor_base::Timestamp;
 use stvor_keys::{HolderKind, WrappedKey};
 use stvor_vault::daemon::{Client, OwnerVerb};
-use stvor_vault::{Mode, Status};
+use stvor_vault::{Mode, Status, VaultError};
 
 use super::talk::ask_owner;
 use super::{Call, session, show};
@@ -17,6 +17,8 @@ use crate::render::{grouped, safe};
 
 /// Less room than this is a problem: what can not be logged is not answered.
 const ROOM: u64 = 64 << 20;
+/// A backup that is older than this is worth a word.
+const BACKUP_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// A checkpoint outside that is older than the newest event by more than this is worth a word.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
 
@@ -24,7 +26,7 @@ const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
 pub(super) fn run(call: Call<'_>) -> Result {
     let mut report = Report::new(call.out());
     let (path, sockets) = (call.path()?, call.sockets()?);
-    for check in files(&path) {
+    for check in files(&path).into_iter().chain(format(&path)) {
         report.add(check)?;
     }
     let status = match call.stranger() {
@@ -134,6 +136,7 @@ fn machine(path: &Path, sockets: &Path, status: Option<&Status>) -> Vec<Check> {
         checks.push(clock(status));
         checks.push(Check::ok("log", format!("{} events", grouped(status.events))));
         checks.extend(checkpoint(path, status));
+        checks.push(backup(status));
     }
     if let Ok(room) = rustix::fs::statvfs(path) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
@@ -193,6 +196,38 @@ fn checkpoint(path: &Path, status: &Status) -> Option<Check> {
             more => Check::ok("checkpoint", format!("{more} files of checkpoints, up to date")),
         }
     })
+}
+
+/// A backup that is old, or none, is worth a word.
+fn backup(status: &Status) -> Check {
+    const NAME: &str = "backup";
+    let fix = "stvor vault backup make --dir DIR --to AGE-KEY (docs/vault/backups.md)";
+    let Some(made) = status.newest_backup else {
+        return Check::warning(NAME, "none was made", fix);
+    };
+    let age = Duration::from_millis(Timestamp::system().as_millis().saturating_sub(made));
+    let found = format!("the newest is {} days old", age.as_secs() / 86_400);
+    if age > BACKUP_AGE { Check::warning(NAME, found, fix) } else { Check::ok(NAME, found) }
+}
+
+/// The form of the database: one of an older or a newer program does not open.
+fn format(path: &Path) -> Option<Check> {
+    const NAME: &str = "format";
+    match stvor_vault::database_version(path) {
+        Ok(version) => Some(Check::ok(NAME, format!("version {version} of the database"))),
+        // Another user's, or none: that was said.
+        Err(VaultError::Io { .. } | VaultError::Missing(_)) => None,
+        Err(error) => {
+            let fix = match error {
+                VaultError::TooNew { .. } => "update this program",
+                VaultError::TooOld { .. } => {
+                    "export with the program that made it (stvor vault export), and take that over in a new vault (stvor vault import)"
+                }
+                _ => "restore a backup: stvor vault restore",
+            };
+            Some(Check::failure(NAME, &error.into(), fix))
+        }
+    }
 }
 
 /// Swap that is not in memory may keep what was in memory.

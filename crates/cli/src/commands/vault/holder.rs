@@ -58,7 +58,7 @@ impl Call<'_> {
             return secrets::from_descriptor(fd, "the passphrase").map(Source::Text);
         }
         if let Some(file) = &shared.passphrase_file {
-            return secrets::first_line(file, "the passphrase").map(Source::Text);
+            return secrets::private_line(file, "the passphrase").map(Source::Text);
         }
         if let Some(file) = &shared.keyfile {
             return Ok(Source::Keyfile(file.clone()));
@@ -70,7 +70,7 @@ impl Call<'_> {
             return Ok(Source::Prompt);
         }
         match (&vault.passphrase_file, &vault.keyfile) {
-            (Some(file), _) => secrets::first_line(file, "the passphrase").map(Source::Text),
+            (Some(file), _) => secrets::private_line(file, "the passphrase").map(Source::Text),
             (None, Some(file)) => Ok(Source::Keyfile(file.clone())),
             (None, None) if vault.os_keyring => Ok(Source::Keyring),
             (None, None) => Ok(Source::Prompt),
@@ -104,7 +104,7 @@ impl Call<'_> {
         let source = if let Some(fd) = args.new_passphrase_fd {
             Source::Text(secrets::from_descriptor(fd, "the new passphrase")?)
         } else if let Some(file) = &args.new_passphrase_file {
-            Source::Text(secrets::first_line(file, "the new passphrase")?)
+            Source::Text(secrets::private_line(file, "the new passphrase")?)
         } else if let Some(file) = &args.new_keyfile {
             Source::Keyfile(file.clone())
         } else {
@@ -123,7 +123,7 @@ impl Call<'_> {
                 .map(|text| Some(Source::Text(text)));
         }
         if let Some(file) = &args.second_passphrase_file {
-            return secrets::first_line(file, "the second passphrase").map(|text| Some(Source::Text(text)));
+            return secrets::private_line(file, "the second passphrase").map(|text| Some(Source::Text(text)));
         }
         Ok(match &args.second_keyfile {
             Some(file) => Some(Source::Keyfile(file.clone())),
@@ -150,7 +150,7 @@ impl Call<'_> {
         (kind, cost): (Option<HolderKind>, Option<Cost>),
     ) -> Result<Option<Holder>> {
         let source = if let Some(file) = &args.profile_passphrase_file {
-            Source::Text(secrets::first_line(file, "the profile's passphrase")?)
+            Source::Text(secrets::private_line(file, "the profile's passphrase")?)
         } else if let Some(file) = &args.profile_keyfile {
             Source::Keyfile(file.clone())
         } else if args.profile_passphrase || cost.is_none() {

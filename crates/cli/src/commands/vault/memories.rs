@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use stvor_base::Timestamp;
 use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
 use stvor_vault::{Header, MemoryId, Trust, limits};
 
@@ -13,6 +14,7 @@ use super::{Call, show};
 use crate::args::{MemoryCommand, MemoryEnd, MemoryStore, Namespace, TrustTier};
 use crate::ask;
 use crate::failure::{Failure, Result};
+use crate::render::{rfc3339, safe};
 
 /// Does what was asked with memories.
 pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
@@ -100,6 +102,7 @@ fn store(call: Call<'_>, args: &MemoryStore, supersedes: Option<MemoryId>) -> Re
         cooldown: args.cooldown,
         supersedes,
         profile: args.profile.clone(),
+        tombstone: None,
     };
     let stored = asker.ask(AgentVerb::Store { memory: Box::new(memory) })?;
     call.out().either(&stored, |stored| stored["id"].as_str().unwrap_or_default().to_owned())
@@ -121,7 +124,7 @@ fn recall(call: Call<'_>, id: MemoryId, justification: &str) -> Result {
         if !text {
             return Err(Failure::Usage("the content is not text: send it to a file or use --json".into()));
         }
-        return call.out().line(crate::render::safe(&String::from_utf8_lossy(&bytes)));
+        return call.out().line(safe(&String::from_utf8_lossy(&bytes)));
     }
     let mut out = std::io::stdout().lock();
     out.write_all(&bytes).map_err(failed)?;
@@ -179,8 +182,19 @@ fn forget(call: Call<'_>, end: &MemoryEnd) -> Result {
             heirs.join(", ")
         ));
     }
-    if matches!(asker, Asker::Owner(_)) && told.get("backups").is_none_or(Value::is_null) {
-        call.out().say("Copies of the vault's files that were made before can still hold it.");
+    if let Some(count) = told["backups"]["count"].as_u64() {
+        let newest = Timestamp::from_millis(told["backups"]["newest"].as_u64().unwrap_or_default());
+        call.out().warn(format_args!(
+            "{count} backups that were made while it was there still hold it, the newest of {}; no restore brings it back, but \
+             who has one and the owner's secret can read it: make a full backup, then remove them",
+            rfc3339(newest)
+        ));
+        for file in told["files"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            call.out().say(format_args!("  {}", safe(file)));
+        }
+    }
+    if matches!(asker, Asker::Owner(_)) {
+        call.out().say("Other copies of the vault's files that were made before can still hold it.");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod backup;
 mod boundary;
 mod doctor;
 mod holder;
+mod import;
 mod init;
 mod lockdown;
 mod log;
@@ -118,6 +119,7 @@ async fn recover(call: Call<'_>, command: &RecoveryCommand) -> Result {
         RecoveryCommand::Codes { command } => token::codes(call, command),
         RecoveryCommand::Property { command } => prove::property(call, command),
         RecoveryCommand::Witness { command } => prove::witness(call, command).await,
-        RecoveryCommand::ImportPython(args) => prove::import(call, args),
+        RecoveryCommand::Import(args) => import::lines(call, args),
+        RecoveryCommand::ImportPython(args) => import::python(call, args),
     }
 }

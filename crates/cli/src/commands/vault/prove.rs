@@ -1,6 +1,6 @@
-//! `stvor vault property`, `witness`, `import-python`.
+//! `stvor vault property`, `witness`.
 
-use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::json;
@@ -8,15 +8,14 @@ use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::Keyfile;
 use stvor_tlog::Verifier;
 use stvor_tlog::witness::Cosigner;
-use stvor_vault::daemon::{AgentVerb, Content, RecoveryVerb, StoreVerb};
-use stvor_vault::import::python_vault::{Key, read_backup, read_database};
+use stvor_vault::SystemClock;
+use stvor_vault::daemon::RecoveryVerb;
 use stvor_vault::proofs::{Claim, PropertyProof};
 use stvor_vault::witness::WitnessService;
-use stvor_vault::{NewMemory, SystemClock};
 
-use super::backup::{absolute, ask, coded, secret};
+use super::backup::{absolute, ask, coded};
 use super::{Call, show};
-use crate::args::{ClaimArgs, ImportPython, PropertyCommand, WitnessCommand};
+use crate::args::{ClaimArgs, PropertyCommand, WitnessCommand};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
 use crate::render::{GOOD, paint, safe};
@@ -30,7 +29,7 @@ fn claim(args: &ClaimArgs) -> Claim {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|source| Failure::File { what: "can not read", path: path.into(), source })
 }
 
@@ -90,7 +89,7 @@ pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result 
             let verb = RecoveryVerb::VerifyWitness { socket: absolute(socket)?, key: key.clone() };
             told(verb, "the log continues what the witness signed:")
         }
-        WitnessCommand::Serve { dir, name, socket, logs, life } => {
+        WitnessCommand::Serve { dir, name, socket, shared, logs, life } => {
             let mut ending = Ending::watch(*life)?;
             std::fs::create_dir_all(dir).map_err(|source| Failure::File {
                 what: "can not make",
@@ -113,6 +112,9 @@ pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result 
             let _ = std::fs::remove_file(socket);
             let failed = |source| Failure::File { what: "can not listen on", path: socket.clone(), source };
             let listener = std::os::unix::net::UnixListener::bind(socket).map_err(failed)?;
+            let mode = std::fs::Permissions::from_mode(if *shared { 0o666 } else { 0o600 });
+            let failed = |source| Failure::File { what: "can not protect", path: socket.clone(), source };
+            std::fs::set_permissions(socket, mode).map_err(failed)?;
             let key = service.verifier().to_string();
             let object = json!({ "event": "serving", "socket": socket.display().to_string(), "key": key });
             out.either(&object, |_| format!("serving {}\n{key}", socket.display()))?;
@@ -122,74 +124,4 @@ pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result 
             end.result()
         }
     }
-}
-
-fn to_verb(memory: NewMemory) -> StoreVerb {
-    let content = match core::str::from_utf8(memory.content.expose()) {
-        Ok(text) => Content::Text(text.to_owned()),
-        Err(_) => {
-            use base64::Engine as _;
-            let bytes = base64::engine::general_purpose::STANDARD.encode(memory.content.expose());
-            Content::Base64(bytes)
-        }
-    };
-    StoreVerb {
-        content,
-        level: memory.level,
-        namespace: memory.namespace,
-        metadata: memory.metadata,
-        searchable: memory.searchable,
-        intents: memory.intents,
-        source: memory.source,
-        trust: memory.trust,
-        ttl: memory.ttl.map(|ttl| ttl.as_secs()),
-        cooldown: memory.cooldown.map(|pause| pause.as_secs()),
-        supersedes: memory.supersedes,
-        profile: memory.profile,
-    }
-}
-
-/// Takes over memories of the Python program.
-pub(super) fn import(call: Call<'_>, args: &ImportPython) -> Result {
-    let mut keys = BTreeMap::new();
-    for text in &args.keyfiles {
-        let (profile, file) =
-            text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not PROFILE=FILE")))?;
-        let bytes = stvor_crypto::SecretBytes::from(read(Path::new(file))?);
-        keys.insert(profile.to_owned(), Key::Keyfile(Secret::from_slice(bytes.expose()).map_err(coded)?));
-    }
-    let phrase =
-        args.old_passphrase_file.as_deref().map(|file| secret(file, "the old passphrase")).transpose()?;
-    let phrase = phrase.map(Key::Passphrase);
-    let old = match &args.backup_passphrase_file {
-        Some(file) => read_backup(&read(&args.file)?, &secret(file, "the backup's passphrase")?)?,
-        None => read_database(&args.file)?,
-    };
-    let mut asker = call.asker()?;
-    let (mut taken, mut left) = (0_u64, 0_u64);
-    for memory in &old {
-        let key = keys.get(&memory.profile).or(phrase.as_ref());
-        let opened = match key {
-            Some(key) => memory.open(key, &args.space.namespace).map_err(Failure::from),
-            None => Err(Failure::Usage(format!("no key for the profile {}", memory.profile))),
-        };
-        let stored = opened.and_then(|new| asker.ask(AgentVerb::Store { memory: Box::new(to_verb(new)) }));
-        match stored {
-            Ok(answer) => {
-                taken += 1;
-                if memory.tombstoned {
-                    let id = show::parsed(answer["id"].clone())?;
-                    let reason = "it was tombstoned in memory-vault".to_owned();
-                    asker.ask(AgentVerb::Tombstone { id, reason })?;
-                }
-            }
-            Err(failure) => {
-                left += 1;
-                call.out().warn(format_args!("{} was left out: {failure}", safe(&memory.id)));
-            }
-        }
-    }
-    call.out().either(&json!({ "taken": taken, "left_out": left }), |_| {
-        format!("{taken} taken over, {left} left out")
-    })
 }

@@ -50,7 +50,7 @@ mod with {
             let mut tpm = Tpm::new(self.tpm_place()?.0, &bytes(pin)).map_err(key)?;
             if let Purpose::Create(wanted, Some(binding)) = purpose {
                 if let Some(file) = &binding.recovery_passphrase_file {
-                    let text = secrets::first_line(file, "the recovery passphrase")?;
+                    let text = secrets::private_line(file, "the recovery passphrase")?;
                     let recovery = Passphrase::new(bytes(&text)).and_then(|one| one.with_cost(cost(wanted)));
                     tpm = tpm.with_recovery(recovery.map_err(key)?);
                 }

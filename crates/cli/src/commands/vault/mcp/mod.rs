@@ -221,8 +221,14 @@ impl Server {
     )]
     async fn forget(&self, Parameters(asked): Parameters<Forget>) -> CallToolResult {
         let id = or_answer!(id(&asked.id));
-        or_answer!(self.ask(AgentVerb::Forget { id, reason: asked.reason.unwrap_or_default() }).await);
-        done(json!({ "forgotten": id }), format!("{id} is forgotten"))
+        let verb = AgentVerb::Forget { id, reason: asked.reason.unwrap_or_default() };
+        let left = or_answer!(self.ask(verb).await);
+        let backups = left["backups"]["count"].as_u64().unwrap_or_default();
+        let text = match backups {
+            0 => format!("{id} is forgotten"),
+            count => format!("{id} is forgotten; {count} of the owner's backups still hold it"),
+        };
+        done(json!({ "forgotten": id, "backups": backups }), text)
     }
 
     #[tool(

@@ -68,6 +68,7 @@ impl Remember {
             cooldown: None,
             supersedes,
             profile: None,
+            tombstone: None,
         })
     }
 }
