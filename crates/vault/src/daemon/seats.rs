@@ -79,6 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_that_are_known_together_have_so_many_seats() {
+        let seats = Seats::default();
+        let of = |name: usize| {
+            let mut seat = seats.take()?;
+            seat.known_as(&name.to_string()).then_some(seat)
+        };
+        let mut held: Vec<_> = (0..limits::MAX_CONNECTIONS).map(|name| of(name).unwrap()).collect();
+        assert!(of(limits::MAX_CONNECTIONS).is_none());
+        held.pop();
+        assert!(of(limits::MAX_CONNECTIONS).is_some());
+    }
+
+    #[test]
     fn one_peer_leaves_room_for_others_and_what_is_dropped_is_free_again() {
         let seats = Seats::default();
         let of = |name: &str| {

@@ -16,6 +16,8 @@ mod search;
 pub(crate) mod sessions;
 mod settle;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use core::cell::RefCell;

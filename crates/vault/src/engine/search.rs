@@ -174,8 +174,10 @@ impl Engine {
             let (mut found, mut next) = (Vec::new(), None);
             if caller.reaches(namespace) {
                 let space = engine.blind("namespace", namespace)?;
-                let rows = engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE)?;
-                if rows.len() == limits::MAX_PAGE {
+                let mut rows =
+                    engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE + 1)?;
+                if rows.len() > limits::MAX_PAGE {
+                    rows.truncate(limits::MAX_PAGE);
                     next = rows.last().map(|(number, _)| *number);
                 }
                 for (_, row) in rows {

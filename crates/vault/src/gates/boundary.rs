@@ -248,11 +248,11 @@ fn exchange(socket: &Path, question: &Question) -> std::io::Result<Vec<u8>> {
         let mut part = [0; 512];
         let count = stream.read(&mut part)?;
         answer.extend_from_slice(part.get(..count).unwrap_or_default());
-        if count == 0 || answer.ends_with(b"\n") {
-            return Ok(answer);
-        }
         if answer.len() > limits::MAX_BOUNDARY_ANSWER {
             return Err(std::io::Error::other("its answer is too long"));
+        }
+        if count == 0 || answer.ends_with(b"\n") {
+            return Ok(answer);
         }
     }
 }

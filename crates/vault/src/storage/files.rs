@@ -32,17 +32,26 @@ pub(crate) struct Lock {
     _file: File,
 }
 
+/// How often a lock that is held is tried, and the pause in between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN: core::time::Duration = core::time::Duration::from_millis(10);
+
 impl Lock {
     pub(crate) fn take(directory: &Path) -> Result<Self, VaultError> {
         let path = directory.join("lock");
         let opened =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = opened.map_err(|error| VaultError::io("opening", &path, &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(VaultError::Busy(directory.to_owned())),
-            Err(TryLockError::Error(error)) => Err(VaultError::io("locking", &path, &error)),
+        // A process that is just ending, or just starting a program, holds it for a moment longer than it works.
+        for left in (0..LOCK_TRIES).rev() {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if left > 0 => std::thread::sleep(LOCK_AGAIN),
+                Err(TryLockError::WouldBlock) => break,
+                Err(TryLockError::Error(error)) => return Err(VaultError::io("locking", &path, &error)),
+            }
         }
+        Err(VaultError::Busy(directory.to_owned()))
     }
 }
 

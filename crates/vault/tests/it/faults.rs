@@ -1,11 +1,12 @@
 //! Processes that are killed, and disks that are full. The tests start this test binary again as the one that suffers.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use stvor_base::ErrorCode;
-use stvor_crypto::SystemRandom;
+use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
 use stvor_vault::tokens::Enrolment;
 use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Vault, unwrap_root, unwrap_vaulted};
@@ -180,25 +181,111 @@ fn check(world: &World, acknowledged: &[String]) {
     assert_eq!(vault.verify().unwrap().problems, []);
 }
 
+/// What the child does: it works until it is killed, four threads at once, with everything that changes a memory. It says what is
+/// acknowledged, and what it is about to end. Each line has an end of its own: the last one may be cut.
+#[test]
+fn child_that_works_until_it_is_killed() {
+    let Some(path) = std::env::var_os(PATH) else { return };
+    let vault = Vault::open(path.as_ref(), Options::default()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let tell = |line: String| std::io::stdout().write_all(format!("{line} .\n").as_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (vault, tell) = (&vault, &tell);
+            scope.spawn(move || {
+                let mut mine: Vec<MemoryId> = Vec::new();
+                for number in 0_usize.. {
+                    let known = mine.get(number * 7 % mine.len().max(1)).copied();
+                    match (number % 8, known) {
+                        (3, Some(id)) => drop(vault.recall(OWNER, id, "kept").unwrap()),
+                        (4, Some(id)) => vault.set_intent(OWNER, id, ("travel", true)).unwrap(),
+                        (5, Some(_)) => drop(vault.search(OWNER, "home", "x").unwrap()),
+                        (6 | 7, Some(id)) => {
+                            mine.retain(|other| *other != id);
+                            tell(format!("ending {id}"));
+                            match number % 8 {
+                                6 => drop(vault.forget(OWNER, id, "over").unwrap()),
+                                _ => vault.tombstone(OWNER, id, "over").unwrap(),
+                            }
+                            tell(format!("ended {id}"));
+                        }
+                        _ => {
+                            let level = if number % 2 == 0 { Level::Working } else { Level::Private };
+                            let content = format!("{thread} {number} x");
+                            mine.push(
+                                vault
+                                    .store(OWNER, NewMemory::new(content.as_bytes(), level, "home"))
+                                    .unwrap(),
+                            );
+                            tell(format!("stored {} {content}", mine[mine.len() - 1]));
+                        }
+                    }
+                    tell("done".into());
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn nothing_that_was_acknowledged_is_lost_when_the_process_is_killed() {
     let world = World::new();
-    let mut all = Vec::new();
-    for round in 1..=5_usize {
-        let mut child = child(&world, "");
+    let (mut stored, mut ending, mut ended) = (HashMap::new(), HashSet::new(), HashSet::new());
+    let (mut done, mut kills) = (0, 0);
+    while done < 2_000 {
+        let mut child = child_of(&world, "child_that_works_until_it_is_killed", "");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        // At another moment each time; what it says after that is acknowledged all the same.
-        let some: Vec<_> = lines.by_ref().filter_map(|line| said(&line, "stored")).take(round * 13).collect();
-        assert_eq!(some.len(), round * 13, "the child works");
+        let mut random = [0; 1];
+        SystemRandom::new().fill(&mut random).unwrap();
+        let (enough, before) = (done + 1 + usize::from(random[0]), done);
+        let mut take = |line: &str| {
+            let Some(line) = line.strip_suffix(" .") else { return 0 };
+            // The test runner writes lines of its own, and one of ours may follow on one of those.
+            if let Some(rest) = said(line, "stored") {
+                let (id, content) = rest.split_once(' ').unwrap();
+                stored.insert(id.to_owned(), content.to_owned());
+            } else if let Some(id) = said(line, "ending") {
+                ending.insert(id);
+            } else if let Some(id) = said(line, "ended") {
+                ended.insert(id);
+            }
+            usize::from(line.ends_with("done"))
+        };
+        for line in lines.by_ref() {
+            done += take(&line);
+            if done >= enough {
+                break;
+            }
+        }
+        assert!(done > before, "the child works");
         child.kill().unwrap();
         child.wait().unwrap();
-        all.extend(some);
-        // The last line may be cut.
-        let rest: Vec<_> = lines.filter_map(|line| said(&line, "stored")).collect();
-        all.extend(rest.into_iter().filter(|line| line.split(' ').count() == 3 && !line.ends_with(' ')));
-        check(&world, &all);
+        kills += 1;
+        // What it said before it was killed is acknowledged all the same.
+        done += lines.map(|line| take(&line)).sum::<usize>();
+        check(&world, &[]);
     }
-    assert!(all.len() >= 195);
+    assert!(
+        kills >= 5 && stored.len() > 500 && ended.len() > 200,
+        "{kills} {} {}",
+        stored.len(),
+        ended.len()
+    );
+    let vault = Vault::open(&world.path(), Options::default()).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    for (id, content) in &stored {
+        let recalled = vault.recall(OWNER, id.parse().unwrap(), "");
+        if ended.contains(id) {
+            assert_eq!(
+                recalled.unwrap_err().code(),
+                "MEMORY_GONE",
+                "an end that was acknowledged stands: {id}"
+            );
+        } else if !ending.contains(id) {
+            assert_eq!(recalled.unwrap().content.expose(), content.as_bytes());
+        }
+    }
+    assert_eq!(vault.verify().unwrap().problems, []);
 }
 
 #[test]

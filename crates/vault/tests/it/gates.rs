@@ -195,6 +195,11 @@ fn the_boundary_decides_by_level_and_mode() {
     }
 }
 
+/// An answer of so many bytes, with its line end.
+fn padded(answer: &str, length: usize) -> Vec<u8> {
+    format!("{answer:length$}\n", length = length - 1).into_bytes()
+}
+
 #[test]
 fn what_is_not_a_valid_answer_of_the_boundary_is_a_no() {
     let world = World::new();
@@ -239,6 +244,14 @@ fn what_is_not_a_valid_answer_of_the_boundary_is_a_no() {
         ),
         ("bytes behind it", Box::new(move |q, at| (sign(q, &|_| (), &key(), at) + "{}\n").into_bytes())),
         ("too long", Box::new(|_, _| vec![b' '; limits::MAX_BOUNDARY_ANSWER * 2])),
+        (
+            "one byte too long",
+            Box::new(move |q, at| padded(&sign(q, &|_| (), &key(), at), limits::MAX_BOUNDARY_ANSWER + 1)),
+        ),
+        (
+            "a moment too old",
+            Box::new(move |q, at| (sign(q, &|_| (), &key(), at - 30_001) + "\n").into_bytes()),
+        ),
     ];
     for (number, (name, make)) in cases.into_iter().enumerate() {
         let socket = world.directory.path().join(format!("boundary-{number}"));
@@ -247,6 +260,18 @@ fn what_is_not_a_valid_answer_of_the_boundary_is_a_no() {
         let vault = with(&world, Some(boundary));
         let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
         assert!(matches!(refusal(vault.recall(OWNER, id, "look")), Refusal::Boundary(_)), "{name}");
+    }
+    // At its end either bound holds.
+    let longest: Make =
+        Box::new(move |q, at| padded(&sign(q, &|_| (), &key(), at), limits::MAX_BOUNDARY_ANSWER));
+    let oldest: Make = Box::new(move |q, at| (sign(q, &|_| (), &key(), at - 30_000) + "\n").into_bytes());
+    for (name, make) in [("longest", longest), ("oldest", oldest)] {
+        let clock = world.clock.clone();
+        let boundary =
+            daemon(&world.directory.path().join(name), move |question| make(question, clock.wall()));
+        let vault = with(&world, Some(boundary));
+        let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+        vault.recall(OWNER, id, "look").unwrap();
     }
     for boundary in
         [None, Some(Boundary { socket: world.directory.path().join("nobody"), key: *key().public() })]

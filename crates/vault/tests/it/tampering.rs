@@ -32,7 +32,7 @@ fn sql(world: &World, statement: &str) {
 }
 
 /// What verify says, or the refusal to open, as text.
-fn found(world: &World) -> String {
+pub(crate) fn found(world: &World) -> String {
     let vault = world.cold();
     match vault.unlock_with(&owner()) {
         Err(error) => {

@@ -13,7 +13,9 @@ use stvor_keys::shares::Share;
 use stvor_testkit::SoftAuthenticator;
 use stvor_vault::recovery::escrow::{Keeper, NewEscrow, NewSecrets, recover};
 use stvor_vault::tokens::{Enrolment, Presented, TokenRecord};
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, unwrap_root, unwrap_vaulted};
+use stvor_vault::{
+    Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, limits, unwrap_root, unwrap_vaulted,
+};
 
 use crate::world::{World, agent, owner, refusal, second};
 
@@ -154,6 +156,24 @@ fn code_of(url: &SecretBytes, wall: u64) -> String {
 }
 
 #[test]
+fn a_token_is_there_for_a_minute() {
+    let world = World::new();
+    let vault = open(&world);
+    let (mut first, mut spare) = (software(&world, "first"), software(&world, "spare"));
+    let both = [("first", &mut first), ("spare", &mut spare)];
+    let both = both.map(|(name, token)| Enrolment::challenge(name, token).unwrap());
+    vault.enable_black(both.into(), None).unwrap();
+    let id = black(&vault, "very black");
+    let mut after = |time: Duration| {
+        vault.present_token(Presented::challenge(&record(&vault, "first"), &mut first).unwrap()).unwrap();
+        world.clock.pass(time);
+        vault.recall(OWNER, id, "drill")
+    };
+    after(limits::TOKEN_PRESENCE - Duration::from_millis(1)).unwrap();
+    assert_eq!(refusal(after(limits::TOKEN_PRESENCE)), Refusal::NoToken);
+}
+
+#[test]
 fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
     let world = World::new();
     let vault = world.open();
@@ -189,7 +209,10 @@ fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
     vault.lock().unwrap();
     unlock(&vault);
     assert!(matches!(refusal(vault.approve_with_code(next, valid, &right)), Refusal::CodesBlocked { .. }));
-    world.clock.pass(Duration::from_secs(15 * 60));
+    // A minute has passed since the last wrong one.
+    world.clock.pass(limits::CODES_PAUSE - Duration::from_secs(61));
+    assert!(matches!(refusal(vault.approve_with_code(next, valid, &right)), Refusal::CodesBlocked { .. }));
+    world.clock.pass(Duration::from_secs(1));
     vault.approve_with_code(next, valid, &code_of(&url, world.clock.wall())).unwrap();
     vault.decide_approval(ask("a denial needs no code"), None).unwrap();
     let root = unwrap_root(&vault.records().unwrap().root, &owner()).unwrap();
