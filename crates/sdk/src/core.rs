@@ -1,11 +1,13 @@
 //! What the rooms of one client share: identity, store, connection, lanes.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::{CounterKey, Identity};
@@ -32,7 +34,7 @@ use crate::opening::{load_identity, open_store, read_lanes, read_peers};
 use crate::parked::Parked;
 use crate::prekeys::PrekeyKeeper;
 use crate::receipt::Watchers;
-use crate::revival::Revival;
+use crate::revival::{Kicks, Revival};
 use crate::rollback::Rollback;
 use crate::rows::{LaneRow, PeerRow};
 use crate::transport::session::Session;
@@ -84,6 +86,7 @@ pub(crate) struct Core {
     pub(crate) pressure: Arc<Pressure>,
     /// Lanes that ended by a fault.
     pub(crate) revival: Revival,
+    kicks: Arc<Kicks>,
     /// Looks for prekeys of strangers.
     pub(crate) stranger_fetches: Arc<tokio::sync::Semaphore>,
     routes: Mutex<HashMap<MessageId, Address>>,
@@ -198,6 +201,7 @@ impl Core {
             lanes: Mutex::default(),
             pressure,
             revival: Revival::default(),
+            kicks: Arc::default(),
             stranger_fetches: Arc::new(tokio::sync::Semaphore::new(limits::STRANGER_FETCHES)),
             routes: Mutex::default(),
             peers: Mutex::new(peers),
@@ -209,7 +213,11 @@ impl Core {
             counter_key,
             me: me.clone(),
         });
-        core.ack_tasks.spawn(Arc::clone(&core.inbox).run_acks(consumed, core.stop_acks.clone()));
+        let (inbox, consumed) = (Arc::clone(&core.inbox), Arc::new(consumed.into()));
+        let stop = core.stop_acks.clone();
+        let acks = move || Arc::clone(&inbox).run_acks(Arc::clone(&consumed), stop.clone());
+        let client = (core.me.clone(), core.stop_acks.clone());
+        core.ack_tasks.spawn(crate::revival::keep("inbox", acks, client));
         crate::rollback::resume(&core).await?;
         core.start_link()?;
         let me = core.me.clone();
@@ -228,18 +236,10 @@ impl Core {
     }
 
     fn start_link(&self) -> Result<()> {
-        let Some(me) = self.me.upgrade() else { return Ok(()) };
-        let link = Link {
-            url: self.config.place.relay.clone(),
-            tls: crate::transport::tls::client_config(&self.config.roots)?,
-            login: crate::watch::login_of(&me),
-            minimal: self.config.minimal_relay,
-            timeout: self.config.timeout,
-            state: self.link.clone(),
-            stop: self.stop.clone(),
-            kick: Arc::clone(&self.kick),
-        };
-        self.tasks.spawn(link.run(Arc::new(crate::watch::Observer::new(self.me.clone()))));
+        let tls = crate::transport::tls::client_config(&self.config.roots)?;
+        let (me, generations) = (self.me.clone(), Arc::default());
+        let run = move || keep_connected(me.clone(), Arc::clone(&tls), Arc::clone(&generations));
+        self.tasks.spawn(crate::revival::keep("connection", run, (self.me.clone(), self.stop.clone())));
         Ok(())
     }
 
@@ -545,14 +545,8 @@ impl Core {
                 () = stop.cancelled() => return,
             }
             let Some(core) = me.upgrade() else { return };
-            let posts = core.revival.begins(&peer);
-            let count = posts.len();
-            for post in posts {
-                if core.work(&peer, Work::Post(post)).is_err() {
-                    core.settle(1);
-                }
-            }
-            tracing::info!(posts = count, "a conversation is begun afresh after a fault");
+            core.revival.begins(&peer);
+            tracing::info!("a conversation is begun afresh after a fault");
             while let Err(error) = core.work(&peer, Work::Wake) {
                 // Too many are awake; what waits for this one must not wait for somebody to write.
                 tracing::debug!(code = error.code(), "a conversation can not be begun afresh yet");
@@ -562,17 +556,30 @@ impl Core {
                 }
             }
             core.hub.emit(Event::ConversationRevived { peer: peer.user.clone() });
-            core.kick_soon();
+            core.groups.look_again();
+            core.kick_after_fault();
         });
     }
 
-    /// A lane that ends by a fault had these for its peer.
-    pub(crate) fn rescue_posts(
-        &self,
-        peer: &Address,
-        posts: std::collections::VecDeque<Arc<crate::groups::Post>>,
-    ) {
-        self.revival.rescue(peer, posts);
+    /// Has the mail brought again that a fault left at the relay; some times a minute at most, over all conversations.
+    fn kick_after_fault(&self) {
+        let now = Instant::now();
+        let Some(at) = self.kicks.next(now) else { return };
+        if at <= now {
+            self.kick_soon();
+            return;
+        }
+        let (me, kicks, stop) = (self.me.clone(), Arc::clone(&self.kicks), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = stop.cancelled() => return,
+            }
+            kicks.done();
+            if let Some(core) = me.upgrade() {
+                core.kick_soon();
+            }
+        });
     }
 
     /// A lane asks to go to sleep: allowed if nothing was handed to it meanwhile. Everything is handed over under the
@@ -606,8 +613,9 @@ impl Core {
     }
 
     pub(crate) fn settle(&self, count: usize) {
-        let before = self.unaccepted.fetch_sub(count, Ordering::Relaxed);
-        if before <= count {
+        let less = |before: usize| Some(before.saturating_sub(count));
+        let before = self.unaccepted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if before.is_ok_and(|before| before <= count) {
             self.settled.notify_waiters();
         }
     }
@@ -710,6 +718,35 @@ impl Core {
         self.state.send_replace(ConnectionState::Closed);
         self.hub.close();
         self.closed.send_replace(true);
+    }
+}
+
+/// Keeps the connection up, and says that there is none when a fault ends that.
+async fn keep_connected(client: Weak<Core>, tls: Arc<rustls::ClientConfig>, generations: Arc<AtomicU64>) {
+    let Some(core) = client.upgrade() else { return };
+    let link = Link {
+        url: core.config.place.relay.clone(),
+        tls,
+        login: crate::watch::login_of(&core),
+        minimal: core.config.minimal_relay,
+        timeout: core.config.timeout,
+        state: core.link.clone(),
+        stop: core.stop.clone(),
+        kick: Arc::clone(&core.kick),
+        generations,
+    };
+    drop(core);
+    let run = link.run(Arc::new(crate::watch::Observer::new(client.clone())));
+    if let Err(fault) = AssertUnwindSafe(run).catch_unwind().await {
+        if let Some(core) = client.upgrade() {
+            let error = Error::unavailable(
+                "what keeps the connection met a fault in the program and is begun afresh",
+            );
+            core.link.send_replace(LinkState::Waiting(error));
+            core.state.send_replace(ConnectionState::Offline);
+            core.wake_lanes();
+        }
+        std::panic::resume_unwind(fault);
     }
 }
 

@@ -53,6 +53,20 @@ pub const REVIVE_FIRST: Duration = Duration::from_secs(1);
 /// A task that ran for this long without a fault begins its waits at the first again.
 pub const REVIVED_FOR: Duration = Duration::from_secs(600);
 
+/// In how many faults a message may have been judged before it is judged by itself, so that others are not suspected with it.
+pub const FAULTS_TOGETHER: u32 = 2;
+
+/// After so many faults a message is given up like one that can not be read: it is acknowledged and asked for again.
+pub const FAULTS_AT_MOST: u32 = 3;
+
+/// Messages of one peer that are remembered as judged in faults. Past it the oldest are forgotten.
+pub const MAX_SUSPECTS: usize = 4 * LANE_BATCH;
+
+/// How often the connection, which is everybody's, is started afresh within [`FAULT_KICKS_IN`] for conversations that met faults.
+pub const FAULT_KICKS: usize = 4;
+/// See [`FAULT_KICKS`].
+pub const FAULT_KICKS_IN: Duration = Duration::from_secs(60);
+
 /// Looks at once for the prekeys of strangers whose mail could not be read, over all of a client.
 pub const STRANGER_FETCHES: usize = 16;
 
@@ -194,6 +208,13 @@ pub const GROUP_ORDERS: usize = 256;
 
 /// Mail of groups that waits to be judged. More of it stays at the relay.
 pub const MAX_GROUP_MAIL: usize = 4_096;
+
+/// Mail of groups of one sender past which nothing more of theirs is taken until half of it is judged: so one who floods leaves
+/// room for others.
+pub const MAX_GROUP_MAIL_OF_ONE: usize = MAX_GROUP_MAIL / 8;
+
+/// Members who can take nothing just now that are passed over in one look at what is on its way to members.
+pub const MAX_PASSED_OVER: usize = 256;
 
 /// Mail of groups that waits for something that has not come (a sender key, a change). Past it the oldest go.
 pub const MAX_GROUP_WAITING: usize = 512;

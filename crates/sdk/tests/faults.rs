@@ -8,34 +8,65 @@
 )]
 
 mod common;
+#[path = "common/fake.rs"]
+mod fake;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use common::{event, pair, relay, soon};
+use common::{app, event, pair, relay, soon};
+use fake::Fake;
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use stvor::Event;
+use stvor::{Client, ConnectionState, Event, Events};
+use tokio::sync::MutexGuard;
 
-/// An application's recorder with a fault: it panics when a conversation says that it encrypted, as often as it is told to.
+const ENCRYPTED: &str = "stvor_messages_encrypted_total";
+const DUPLICATE: &str = "stvor_messages_duplicate_total";
+const REJECTED: &str = "stvor_messages_rejected_total";
+const CONNECTIONS: &str = "stvor_relay_connections_total";
+
+/// An application's recorder with faults: it panics when a counter rises that is named here, so often.
 #[derive(Default)]
 struct Faulty {
-    left: AtomicU64,
+    left: Mutex<HashMap<String, u64>>,
 }
 
-static FAULTY: std::sync::OnceLock<Arc<Faulty>> = std::sync::OnceLock::new();
+static FAULTY: OnceLock<Arc<Faulty>> = OnceLock::new();
+/// The recorder is the process's: one test has it at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-struct Encrypted;
+async fn recorder() -> MutexGuard<'static, ()> {
+    let alone = ALONE.lock().await;
+    FAULTY.get_or_init(|| {
+        let faulty = Arc::<Faulty>::default();
+        metrics::set_global_recorder(Arc::clone(&faulty)).unwrap();
+        faulty
+    });
+    FAULTY.get().unwrap().left.lock().unwrap().clear();
+    alone
+}
 
-impl CounterFn for Encrypted {
+/// The next `times` rises of a counter are faults.
+fn arm(counter: &str, times: u64) {
+    FAULTY.get().unwrap().left.lock().unwrap().insert(counter.to_owned(), times);
+}
+
+struct Trap(String);
+
+impl CounterFn for Trap {
     fn increment(&self, count: u64) {
         if count == 0 {
             return;
         }
-        let faulty = FAULTY.get().unwrap();
-        let take = |left: u64| left.checked_sub(1);
-        let took = faulty.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
-        assert!(took.is_err(), "a fault on purpose");
+        let armed = {
+            let mut left = FAULTY.get().unwrap().left.lock().unwrap();
+            let left = left.entry(self.0.clone()).or_default();
+            let armed = *left > 0;
+            *left = left.saturating_sub(1);
+            armed
+        };
+        assert!(!armed, "a fault on purpose");
     }
 
     fn absolute(&self, _: u64) {}
@@ -47,10 +78,7 @@ impl Recorder for Faulty {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        match key.name() {
-            "stvor_messages_encrypted_total" => Counter::from_arc(Arc::new(Encrypted)),
-            _ => Counter::noop(),
-        }
+        Counter::from_arc(Arc::new(Trap(key.name().to_owned())))
     }
 
     fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
@@ -62,10 +90,40 @@ impl Recorder for Faulty {
     }
 }
 
+async fn fault_of(events: &mut Events, who: &str) -> u32 {
+    event(events, |event| match event {
+        Event::ConversationFailed { peer, attempt, .. } if peer.as_str() == who => Some(attempt),
+        _ => None,
+    })
+    .await
+}
+
+async fn given_up(events: &mut Events, who: &str) -> (&'static str, bool) {
+    event(events, |event| match event {
+        Event::MessageUndecryptable { peer, code, repair_requested } if peer.as_str() == who => {
+            Some((code, repair_requested))
+        }
+        _ => None,
+    })
+    .await
+}
+
+async fn acknowledged(fake: &Fake, user: &str) {
+    soon(async {
+        while fake.waiting(user) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+async fn says(client: &Client, to: &str, text: &str) {
+    soon(client.send(to, text)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_conversation_ends_it_for_a_moment_and_nothing_of_it_is_lost() {
-    let faulty = FAULTY.get_or_init(Arc::default);
-    metrics::set_global_recorder(Arc::clone(faulty)).unwrap();
+    let _alone = recorder().await;
     let relay = relay().await;
     let (alice, bob) = pair(&relay.url()).await;
     let mut at_bob = bob.messages();
@@ -76,7 +134,7 @@ async fn a_panic_in_a_conversation_ends_it_for_a_moment_and_nothing_of_it_is_los
 
     for attempt in 1..=2 {
         // The fault comes after the commit and before the wire: what the store has is sent once the lane is back.
-        faulty.left.store(1, Ordering::SeqCst);
+        arm(ENCRYPTED, 1);
         let lost = format!("lost in a fault {attempt}");
         // It is in the outbox, and that was said before the fault: it only comes later.
         soon(alice.send("bob", &*lost)).await.unwrap();
@@ -100,5 +158,166 @@ async fn a_panic_in_a_conversation_ends_it_for_a_moment_and_nothing_of_it_is_los
     // Nothing is counted as under way any more: closing does not wait out its bound.
     soon(alice.close()).await;
     bob.close().await;
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_meets_a_fault_each_time_is_given_up_and_what_came_with_it_is_not() {
+    let _alone = recorder().await;
+    let fake = Fake::start().await;
+    let (alice, bob) = pair(&fake.url()).await;
+    let carol = app(&fake.url()).await.connect("carol").await.unwrap();
+    let mut at_bob = bob.messages();
+    let mut events = bob.events();
+    says(&alice, "bob", "first").await;
+    says(&carol, "bob", "first").await;
+    for _ in 0..2 {
+        assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("first"));
+    }
+    acknowledged(&fake, "bob").await;
+    acknowledged(&fake, "alice").await;
+
+    // Whatever finds a message known is a fault from now on.
+    let index = fake.log().iter().position(|send| send.recipient.to.user.as_str() == "bob").unwrap();
+    arm(DUPLICATE, u64::MAX);
+    fake.deliver_again("alice", index, None);
+    assert_eq!(fault_of(&mut events, "alice").await, 1);
+    // It rests, others go on; what comes behind it waits for it, and is not taken for it.
+    says(&carol, "bob", "others go on").await;
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("others go on"));
+    says(&alice, "bob", "behind it").await;
+    assert_eq!(fault_of(&mut events, "alice").await, 2);
+    assert_eq!(fault_of(&mut events, "alice").await, 3);
+    assert_eq!(given_up(&mut events, "alice").await, ("UNDECRYPTABLE", true));
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("behind it"));
+    acknowledged(&fake, "bob").await;
+    recorder_is_quiet();
+    alice.close().await;
+    bob.close().await;
+}
+
+fn recorder_is_quiet() {
+    FAULTY.get().unwrap().left.lock().unwrap().clear();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn group_mail_that_meets_a_fault_each_time_is_given_up_and_orders_are_answered_meanwhile() {
+    let _alone = recorder().await;
+    let fake = Fake::start().await;
+    let (alice, bob) = pair(&fake.url()).await;
+    let group = soon(alice.create_group("friends", ["bob"])).await.unwrap();
+    let mut events = bob.events();
+    let mut at_bob = bob.messages();
+    soon(group.send("first")).await.unwrap();
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("first"));
+    acknowledged(&fake, "bob").await;
+    let sent = fake.log();
+    let to_all = sent.iter().rposition(|send| send.recipient.to.user.as_str() == "bob").unwrap();
+
+    arm(REJECTED, u64::MAX);
+    fake.deliver_again("alice", to_all, Some(stvor_base::MessageId::from_bytes([9; 16])));
+    for attempt in 1..=3 {
+        let failed = event(&mut events, |event| match event {
+            Event::TaskFailed { task: "groups", attempt, .. } => Some(attempt),
+            _ => None,
+        });
+        assert_eq!(failed.await, attempt);
+        assert_eq!(soon(bob.groups()).await.unwrap().len(), 1, "what the application asks is answered");
+    }
+    assert_eq!(given_up(&mut events, "alice").await, ("UNDECRYPTABLE", false));
+    recorder_is_quiet();
+    soon(group.send("after it")).await.unwrap();
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("after it"));
+    alice.close().await;
+    bob.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_to_members_outlives_faults_and_one_who_rests_holds_up_nobody() {
+    const MESSAGES: usize = 30;
+    let _alone = recorder().await;
+    let relay = relay().await;
+    let (alice, bob) = pair(&relay.url()).await;
+    let carol = app(&relay.url()).await.connect("carol").await.unwrap();
+    let group = soon(alice.create_group("friends", ["bob", "carol"])).await.unwrap();
+    let (mut at_bob, mut at_carol) = (bob.messages(), carol.messages());
+    soon(group.send("first")).await.unwrap();
+    for messages in [&mut at_bob, &mut at_carol] {
+        assert_eq!(soon(messages.next()).await.unwrap().text(), Some("first"));
+    }
+    soon(alice.flush(Duration::from_secs(20))).await.unwrap();
+    let mut events = alice.events();
+    // Each fault doubles the rest: two of them make it long enough to be seen.
+    for attempt in 1..=3 {
+        arm(ENCRYPTED, 1);
+        says(&alice, "bob", "a fault").await;
+        assert_eq!(fault_of(&mut events, "bob").await, attempt);
+        if attempt < 3 {
+            event(&mut events, |event| matches!(event, Event::ConversationRevived { .. }).then_some(()))
+                .await;
+        }
+    }
+    for number in 0..MESSAGES {
+        soon(group.send(number.to_string())).await.unwrap();
+    }
+    for number in 0..MESSAGES {
+        assert_eq!(soon(at_carol.next()).await.unwrap().text(), Some(&*number.to_string()));
+    }
+    while let Some(event) = futures::FutureExt::now_or_never(events.next()) {
+        assert!(!matches!(event, Some(Event::ConversationRevived { .. })), "Bob's conversation still rests");
+    }
+    // Now a fault while posts are in the conversation itself.
+    event(&mut events, |event| matches!(event, Event::ConversationRevived { .. }).then_some(())).await;
+    arm(ENCRYPTED, 1);
+    for number in MESSAGES..2 * MESSAGES {
+        soon(group.send(number.to_string())).await.unwrap();
+    }
+    let mut got = Vec::new();
+    while got.len() < 2 * MESSAGES {
+        let message = soon(at_bob.next()).await.unwrap();
+        if message.text() != Some("a fault") {
+            got.push(message.text().unwrap().parse::<usize>().unwrap());
+        }
+    }
+    got.sort_unstable();
+    assert_eq!(got, (0..2 * MESSAGES).collect::<Vec<_>>());
+    soon(alice.flush(Duration::from_secs(20))).await.unwrap();
+    assert_eq!(alice.pending(), 0, "nothing is counted for ever");
+    alice.close().await;
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_is_begun_afresh_after_a_fault() {
+    let _alone = recorder().await;
+    let relay = relay().await;
+    let (alice, bob) = pair(&relay.url()).await;
+    let mut events = bob.events();
+    arm(CONNECTIONS, 1);
+    let port = relay.url().rsplit(':').next().unwrap().parse().unwrap();
+    relay.shutdown().await;
+    let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(port)).await.unwrap();
+    // One of the two meets the fault. Which one is for chance to say.
+    let mut of_alice = alice.events();
+    let failed = |event| match event {
+        Event::TaskFailed { task, attempt, .. } => Some((task, attempt)),
+        _ => None,
+    };
+    let found = tokio::select! {
+        found = event(&mut events, failed) => found,
+        found = event(&mut of_alice, failed) => found,
+    };
+    assert_eq!(found, ("connection", 1));
+    for client in [&alice, &bob] {
+        soon(async {
+            while client.state() != ConnectionState::Online {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    let mut at_bob = bob.messages();
+    says(&alice, "bob", "hello again").await;
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("hello again"));
     relay.shutdown().await;
 }

@@ -1,9 +1,10 @@
 //! The task that keeps all groups of a client.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use stvor_base::codec::CodecError;
 use stvor_base::{Address, GroupId, UserId};
 use stvor_crypto::SystemRandom;
@@ -53,8 +54,23 @@ pub(super) struct Actor {
     pub(super) rng: SystemRandom,
     /// What memory holds is what the store holds.
     pub(super) loaded: bool,
-    /// Mail waits for room in the inbox.
+    /// Mail was left for the next look.
     pub(super) stalled: bool,
+    /// Messages that wait for room in the inbox, and whose they are.
+    pub(super) roomless: BTreeMap<u64, UserId>,
+    /// Rows that are judged in the commit that is being made.
+    pub(super) judging: Vec<u64>,
+    /// Attempts at the same rows, which another instance came before.
+    pub(super) tries: u32,
+}
+
+/// After a fault: what it had of posts comes back by itself.
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.groups.suspect(&self.judging);
+        }
+    }
 }
 
 /// Between looks at what waits, and after the store failed.
@@ -70,37 +86,45 @@ pub(crate) async fn run(
     let mut orders = orders.lock().await;
     let Some(core) = core.upgrade() else { return };
     let mut actor = Actor::new(core);
-    if let Err(error) = actor.load().await {
-        actor.core.hub.emit(Event::StoreFailing { code: error.code() });
-    }
-    if let Err(error) = actor.load_posts().await {
-        actor.core.hub.emit(Event::StoreFailing { code: error.code() });
-    }
-    if actor.core.prekeys.starts_anew() {
-        actor.catch_up().await;
-    }
-    actor.take_mail().await;
+    // Orders come before mail, whatever mail does to this task.
+    let (mut starts, mut mail) = (true, false);
     loop {
         let core = Arc::clone(&actor.core);
         let busy = !actor.waiting.is_empty()
+            || !actor.roomless.is_empty()
             || !actor.ahead.is_empty()
             || !actor.backlog.is_empty()
             || !actor.loaded
             || actor.stalled;
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
-            order = orders.recv() => match order {
-                Some(order) => actor.take_order(order).await,
-                None => break,
-            },
-            () = core.groups.came.notified() => {
-                actor.take_over().await;
-                actor.take_mail().await;
+            order = orders.recv() => {
+                let Some(order) = order else { break };
+                actor.take_order(order).await;
+                // But many of them leave mail its turn.
+                if !starts && core.groups.came().now_or_never().is_some() {
+                    actor.come().await;
+                    mail = true;
+                }
+                if mail {
+                    mail = actor.take_some_mail().await;
+                }
             }
+            () = core::future::ready(()), if starts => {
+                starts = false;
+                mail = true;
+                actor.start().await;
+            }
+            () = core.groups.came() => {
+                actor.come().await;
+                mail = true;
+            }
+            () = core::future::ready(()), if mail => mail = actor.take_some_mail().await,
             () = tokio::time::sleep(TICK), if busy => {
                 actor.work_off();
                 actor.ask_for_missing().await;
-                actor.take_mail().await;
+                mail = true;
             }
         }
     }
@@ -121,7 +145,29 @@ impl Actor {
             rng: SystemRandom::new(),
             loaded: false,
             stalled: false,
+            roomless: BTreeMap::new(),
+            judging: Vec::new(),
+            tries: 0,
         }
+    }
+
+    /// Takes up what earlier runs left.
+    async fn start(&mut self) {
+        if let Err(error) = self.load().await {
+            self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+        if let Err(error) = self.load_posts().await {
+            self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+        if self.core.prekeys.starts_anew() {
+            self.catch_up().await;
+        }
+    }
+
+    /// Something came beside orders.
+    async fn come(&mut self) {
+        self.take_over().await;
+        self.work_off();
     }
 
     /// Reads what the store has and memory has not. On a shared store that is looked for each time: other instances change
@@ -183,6 +229,7 @@ impl Actor {
         }
         // The numbers of mail may have been given anew.
         self.waiting.clear();
+        self.roomless.clear();
         self.joining.clear();
         if let Err(error) = self.load_posts().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
@@ -232,7 +279,7 @@ impl Actor {
                     body
                 }
             };
-            posts.push(Desk::stored_post(seq, post, &body));
+            posts.push(core.groups.stored_post(seq, post, &body));
         }
         self.hand_over(posts);
         Ok(())

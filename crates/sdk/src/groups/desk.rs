@@ -1,8 +1,8 @@
 //! Where lanes and the application hand things to the task that keeps groups, and where it hands things to lanes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
@@ -65,6 +65,59 @@ pub(crate) struct Post {
     pub(crate) kind: PostKind,
     pub(crate) body: Arc<Body>,
     pub(crate) created_at: Timestamp,
+    home: Weak<OpenPosts>,
+}
+
+/// A post that goes with whoever had it, by a fault, before a lane committed it, comes back.
+impl Drop for Post {
+    fn drop(&mut self) {
+        let Some(home) = self.home.upgrade() else { return };
+        if !home.numbers().contains(&self.seq) {
+            return;
+        }
+        let again = Self {
+            seq: self.seq,
+            to: self.to.clone(),
+            key: self.key,
+            kind: self.kind,
+            body: Arc::clone(&self.body),
+            created_at: self.created_at,
+            home: self.home.clone(),
+        };
+        locked(&home.back).push(again);
+        home.came.notify_one();
+    }
+}
+
+/// Posts that no lane has committed.
+#[derive(Default)]
+struct OpenPosts {
+    /// Their numbers.
+    numbers: Mutex<HashSet<u64>>,
+    /// Those of them that came back.
+    back: Mutex<Vec<Post>>,
+    /// There is something for the task.
+    came: Notify,
+}
+
+impl OpenPosts {
+    fn numbers(&self) -> MutexGuard<'_, HashSet<u64>> {
+        locked(&self.numbers)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Mail that waits to be judged.
+#[derive(Default)]
+struct Held {
+    of: HashMap<UserId, usize>,
+    /// Senders of whom nothing more is taken for now.
+    crowded: HashSet<UserId>,
+    /// Nothing more is taken of anybody.
+    refused: bool,
 }
 
 /// The desk.
@@ -73,20 +126,29 @@ pub(crate) struct Desk {
     /// Makes the numbers of instances that share a store different.
     salt: u64,
     orders: mpsc::Sender<Order>,
-    /// Lanes committed mail.
-    pub(super) came: Notify,
     mail: AtomicU64,
     waiting: AtomicUsize,
+    held: Mutex<Held>,
+    /// There is room again after mail was refused.
+    room_again: AtomicBool,
+    /// Rows that were judged in faults, and in how many.
+    faults: Mutex<HashMap<u64, u32>>,
     posts: AtomicU64,
     /// Messages to all up to this post were written anew and are not sent as they are.
     void: AtomicU64,
     bodies: AtomicU64,
-    /// Posts that no lane has committed.
-    pub(super) open_posts: AtomicUsize,
-    /// Their numbers.
-    open: Mutex<HashSet<u64>>,
+    open: Arc<OpenPosts>,
     /// Another instance ended, or this one receives from now on.
     changed: AtomicBool,
+}
+
+/// Of whom mail is, and how much.
+fn senders(rows: &[stvor_store::Record]) -> HashMap<UserId, usize> {
+    let mut of = HashMap::new();
+    for row in rows.iter().filter_map(|row| MailRow::decode(row.value.expose()).ok()) {
+        *of.entry(row.from.user).or_default() += 1;
+    }
+    of
 }
 
 async fn last(store: &Sealed, table: Table, partition: &[u8]) -> Result<u64> {
@@ -114,14 +176,15 @@ impl Desk {
             shared,
             salt: u64::from(u32::from_be_bytes(random(&mut SystemRandom::new())?) >> 12),
             orders,
-            came: Notify::new(),
             mail: AtomicU64::new(last(store, Table::Group, rows::MAIL).await?),
             waiting: AtomicUsize::new(rows.len()),
+            held: Mutex::new(Held { of: senders(&rows), ..Held::default() }),
+            room_again: AtomicBool::new(false),
+            faults: Mutex::default(),
             posts: AtomicU64::new(last(store, Table::Outbox, rows::POSTS).await?),
             void: AtomicU64::new(0),
             bodies: AtomicU64::new(last(store, Table::Outbox, rows::BODIES).await?),
-            open_posts: AtomicUsize::new(0),
-            open: Mutex::default(),
+            open: Arc::default(),
             changed: AtomicBool::new(false),
         };
         Ok((desk, taken))
@@ -142,13 +205,26 @@ impl Desk {
         let last = rows.last().and_then(|row| row.key.sort.as_slice().try_into().ok());
         self.mail.fetch_max(last.map_or(0, u64::from_be_bytes), Ordering::Relaxed);
         self.waiting.store(rows.len(), Ordering::Relaxed);
+        *locked(&self.held) = Held { of: senders(&rows), ..Held::default() };
+        // The numbers of mail may have been given anew.
+        locked(&self.faults).clear();
         Ok(())
+    }
+
+    /// There is something for the task.
+    pub(super) async fn came(&self) {
+        self.open.came.notified().await;
+    }
+
+    /// The task looks again at what waits.
+    pub(crate) fn look_again(&self) {
+        self.open.came.notify_one();
     }
 
     /// This instance receives from now on, or another one ended: what it left is taken over.
     pub(crate) fn take_over(&self) {
         self.changed.store(true, Ordering::Relaxed);
-        self.came.notify_one();
+        self.look_again();
     }
 
     /// Whether it is so, once.
@@ -156,19 +232,40 @@ impl Desk {
         self.changed.swap(false, Ordering::Relaxed)
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether a post is on its way to a lane of this instance.
     pub(super) fn is_open(&self, seq: u64) -> bool {
-        self.opened().contains(&seq)
+        self.open.numbers().contains(&seq)
+    }
+
+    /// How many are.
+    pub(super) fn open_posts(&self) -> usize {
+        self.open.numbers().len()
     }
 
     /// Posts are on their way to lanes.
     pub(super) fn open_all(&self, posts: &[Post]) {
-        self.open_posts.fetch_add(posts.len(), Ordering::Relaxed);
-        self.opened().extend(posts.iter().map(|post| post.seq));
+        self.open.numbers().extend(posts.iter().map(|post| post.seq));
+    }
+
+    /// Posts that came back by a fault, in their order.
+    pub(super) fn take_back(&self) -> Vec<Post> {
+        let mut back = core::mem::take(&mut *locked(&self.open.back));
+        back.sort_by_key(|post| post.seq);
+        back
+    }
+
+    /// A fault came while these rows were judged together: one of them may be the cause.
+    pub(super) fn suspect(&self, rows: &[u64]) {
+        let mut faults = locked(&self.faults);
+        for row in rows {
+            let count = faults.entry(*row).or_insert(0);
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// In how many faults a row was judged.
+    pub(super) fn faults(&self, row: u64) -> u32 {
+        locked(&self.faults).get(&row).copied().unwrap_or(0)
     }
 
     /// The next number of a row. Instances that share a store number by the time, and not from the same place in a
@@ -209,7 +306,28 @@ impl Desk {
     /// anybody may have sent.
     pub(crate) fn has_room(&self, proven: bool) -> bool {
         let room = if proven { limits::MAX_GROUP_MAIL } else { limits::MAX_GROUP_MAIL / 2 };
-        self.waiting.load(Ordering::Relaxed) < room
+        let fits = self.waiting.load(Ordering::Relaxed) < room;
+        if !fits {
+            locked(&self.held).refused = true;
+        }
+        fits
+    }
+
+    /// Whether a sender has room for more beside `coming` of theirs. If not, their mail stays at the relay, and so does what
+    /// comes after it until half of theirs is judged.
+    pub(crate) fn has_room_of(&self, from: &UserId, coming: usize) -> bool {
+        let mut held = locked(&self.held);
+        let of = held.of.get(from).copied().unwrap_or(0);
+        let fits = of + coming < limits::MAX_GROUP_MAIL_OF_ONE && !held.crowded.contains(from);
+        if !fits {
+            held.crowded.insert(from.clone());
+        }
+        fits
+    }
+
+    /// Whether there is room again after mail was refused, once.
+    pub(super) fn has_room_again(&self) -> bool {
+        self.room_again.swap(false, Ordering::Relaxed)
     }
 
     /// Puts mail into a change set; tell [`Self::mailed`] once it is committed.
@@ -219,16 +337,42 @@ impl Desk {
     }
 
     /// Mail was committed.
-    pub(crate) fn mailed(&self, count: usize) {
+    pub(crate) fn mailed(&self, from: &UserId, count: usize) {
         if count > 0 {
             self.waiting.fetch_add(count, Ordering::Relaxed);
-            self.came.notify_one();
+            *locked(&self.held).of.entry(from.clone()).or_default() += count;
+            self.look_again();
         }
     }
 
-    /// Mail was judged and is gone.
-    pub(super) fn judged(&self, count: usize) {
-        less(&self.waiting, count);
+    /// Mail was judged and is gone: its numbers, and whose it was as far as that could be read.
+    pub(super) fn judged(&self, mail: &[(u64, Option<UserId>)]) {
+        if mail.is_empty() {
+            return;
+        }
+        less(&self.waiting, mail.len());
+        {
+            let mut faults = locked(&self.faults);
+            if !faults.is_empty() {
+                faults.retain(|row, _| !mail.iter().any(|(judged, _)| judged == row));
+            }
+        }
+        let mut held = locked(&self.held);
+        let held = &mut *held;
+        for from in mail.iter().filter_map(|(_, from)| from.as_ref()) {
+            let Some(of) = held.of.get_mut(from) else { continue };
+            *of = of.saturating_sub(1);
+            if *of == 0 {
+                held.of.remove(from);
+            }
+        }
+        let before = (held.crowded.len(), held.refused);
+        let many = limits::MAX_GROUP_MAIL_OF_ONE / 2;
+        held.crowded.retain(|from| held.of.get(from).is_some_and(|of| *of > many));
+        held.refused &= self.waiting.load(Ordering::Relaxed) > limits::MAX_GROUP_MAIL / 4;
+        if before != (held.crowded.len(), held.refused) {
+            self.room_again.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Keeps a body in a change set.
@@ -253,13 +397,14 @@ impl Desk {
         let seq = self.number(&self.posts, now);
         let row = rows::PostRow { to, key, kind, body: body.seq, created_at: now, owner };
         changes.push(Op::insert(rows::post(seq), row.encode()).expiring(now + limits::KEEP_SENT));
-        Self::stored_post(seq, row, body)
+        self.stored_post(seq, row, body)
     }
 
-    pub(super) fn stored_post(seq: u64, row: rows::PostRow, body: &Arc<Body>) -> Post {
+    pub(super) fn stored_post(&self, seq: u64, row: rows::PostRow, body: &Arc<Body>) -> Post {
         let rows::PostRow { to, key, kind, created_at, .. } = row;
         body.left.fetch_add(1, Ordering::Relaxed);
-        Post { seq, to, key, kind, body: Arc::clone(body), created_at }
+        let home = Arc::downgrade(&self.open);
+        Post { seq, to, key, kind, body: Arc::clone(body), created_at, home }
     }
 
     /// Another instance saw to a post.
@@ -270,8 +415,7 @@ impl Desk {
 
     /// A lane committed a post: from here on it is the lane's.
     pub(crate) fn posted(&self, post: &Post) {
-        less(&self.open_posts, 1);
-        self.opened().remove(&post.seq);
+        self.open.numbers().remove(&post.seq);
         let last = post.body.left.fetch_sub(1, Ordering::Relaxed) == 1;
         if last && !post.body.elsewhere.load(Ordering::Relaxed) {
             // If there is no room the row expires by itself.

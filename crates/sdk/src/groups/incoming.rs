@@ -1,6 +1,6 @@
 //! What came from members: changes, sender keys, requests, messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
@@ -37,7 +37,7 @@ struct AllApplied {
 enum Verdict {
     Done,
     Waits(Lacks),
-    /// The inbox is full: it and all behind it stay where they are.
+    /// There is no room in the inbox: it and all behind it of the same sender stay where they are.
     Later,
 }
 
@@ -69,64 +69,104 @@ impl From<Error> for Trouble {
 }
 
 impl Actor {
-    /// Judges all mail that came, in the order of its arrival. Of the instances that share a store one does.
+    /// Judges all mail that came.
+    #[cfg(test)]
     pub(super) async fn take_mail(&mut self) {
+        while self.take_some_mail().await {}
+    }
+
+    /// Judges a batch of the mail that came, in the order of its arrival; whether there may be more. Of the instances that
+    /// share a store one does.
+    pub(super) async fn take_some_mail(&mut self) -> bool {
+        self.stalled = false;
         if !self.core.instances.receives() {
             self.waiting.clear();
+            self.roomless.clear();
             self.joining.clear();
-            return;
+            return false;
         }
-        // Each round judges something that was not judged before, or ends.
-        self.stalled = false;
-        let mut tries = 0;
-        loop {
-            if self.stalled || self.load().await.is_err() {
-                return;
+        if self.load().await.is_err() {
+            return false;
+        }
+        self.look_for_room();
+        // Each batch judges something that was not judged before, or ends.
+        let fresh = match self.fresh_mail().await {
+            Ok(fresh) if fresh.is_empty() => return false,
+            Ok(fresh) => fresh,
+            Err(error) => {
+                self.core.hub.emit(Event::StoreFailing { code: error.code() });
+                return false;
             }
-            let scan = Scan::of(Table::Group, rows::MAIL).limit(stvor_store::limits::MAX_SCAN);
-            let page = match self.core.store.scan(scan).await {
-                Ok(page) => page.rows,
-                Err(error) => {
-                    self.core.hub.emit(Event::StoreFailing { code: stvor_base::ErrorCode::code(&error) });
-                    return;
-                }
-            };
-            let seq_of =
-                |row: &stvor_store::Record| row.key.sort.as_slice().try_into().map(u64::from_be_bytes);
-            let fresh: Vec<(u64, SecretBytes)> = page
-                .into_iter()
-                .filter_map(|row| Some((seq_of(&row).ok()?, row.value)))
-                .filter(|(seq, _)| self.waiting.is_due(*seq))
-                .take(limits::GROUP_BATCH)
-                .collect();
-            if fresh.is_empty() {
-                return;
-            }
-            match self.judge_all(&fresh).await {
-                Ok(()) => tries = 0,
-                Err(Failure::Taken) => {
-                    for one in fresh {
-                        if !self.judge_alone(one).await {
-                            return;
-                        }
+        };
+        let mut tries = core::mem::take(&mut self.tries);
+        match self.judge_all(&fresh).await {
+            Ok(()) => true,
+            Err(Failure::Taken) => {
+                for one in fresh {
+                    if !self.judge_alone(one).await {
+                        return false;
                     }
                 }
-                Err(Failure::Moved) if self.core.instances.receives() && self.once_more(&mut tries).await => {
-                }
-                Err(Failure::Moved) => {
-                    // Whoever receives now judges it; if that is still this one, in a moment.
-                    self.stalled = true;
-                    return;
-                }
-                Err(Failure::Other(_)) => return,
+                true
             }
+            Err(Failure::Moved) if self.core.instances.receives() && self.once_more(&mut tries).await => {
+                self.tries = tries;
+                true
+            }
+            Err(Failure::Moved) => {
+                // Whoever receives now judges it; if that is still this one, in a moment.
+                self.stalled = true;
+                false
+            }
+            Err(Failure::Other(_)) => false,
         }
+    }
+
+    /// The first mail that waits for nothing, as much as fits one commit. What was judged in faults stands alone.
+    async fn fresh_mail(&mut self) -> Result<Vec<(u64, SecretBytes)>> {
+        let mut fresh = Vec::new();
+        let mut scan = Scan::of(Table::Group, rows::MAIL).limit(stvor_store::limits::MAX_SCAN);
+        loop {
+            let page = self.core.store.scan(scan.clone()).await.map_err(Error::passed)?;
+            let last = page.rows.last().map(|row| row.key.sort.clone());
+            for row in page.rows {
+                let Ok(seq) = row.key.sort.as_slice().try_into().map(u64::from_be_bytes) else { continue };
+                if !self.waiting.is_due(seq) || self.roomless.contains_key(&seq) {
+                    continue;
+                }
+                let alone = self.core.groups.faults(seq) >= limits::FAULTS_TOGETHER;
+                if !alone || fresh.is_empty() {
+                    fresh.push((seq, row.value));
+                }
+                if alone || fresh.len() >= limits::GROUP_BATCH {
+                    return Ok(fresh);
+                }
+            }
+            let Some(last) = last.filter(|_| page.more && fresh.is_empty()) else { return Ok(fresh) };
+            scan = scan.after(last.as_slice());
+        }
+    }
+
+    /// Messages of senders who have room again are judged again.
+    fn look_for_room(&mut self) {
+        let users: HashSet<UserId> = self.roomless.values().cloned().collect();
+        for user in users.iter().filter(|user| self.core.inbox.has_room(user, 0)) {
+            self.roomless.retain(|_, of| of != user);
+        }
+    }
+
+    /// Whether the inbox has room for a message, and none of the same sender waits for that.
+    fn has_room(&self, from: &UserId) -> bool {
+        // What a turn puts into the inbox is counted there already.
+        !self.roomless.values().any(|of| of == from) && self.core.inbox.has_room(from, 0)
     }
 
     async fn judge_all(&mut self, mail: &[(u64, SecretBytes)]) -> core::result::Result<(), Failure> {
         let mut turn = Turn::default();
+        self.judging.clear();
         for (seq, row) in mail {
-            if self.stalled || turn.changes.len() + turn.effects.as_slice().len() >= limits::TURN_OPS {
+            self.judging.push(*seq);
+            if turn.changes.len() + turn.effects.as_slice().len() >= limits::TURN_OPS {
                 break;
             }
             if let Err(error) = self.judge(*seq, row, &mut turn).await {
@@ -144,7 +184,9 @@ impl Actor {
         if self.core.config.receipts.delivered {
             self.tell_received(false, &mut turn);
         }
-        self.commit(turn).await
+        let result = self.commit(turn).await;
+        self.judging.clear();
+        result
     }
 
     /// One by itself: what conflicts alone was taken by another process.
@@ -160,7 +202,8 @@ impl Actor {
                 Err(Failure::Moved) if self.once_more(&mut tries).await => {}
                 Err(Failure::Taken) => {
                     let mut turn = Turn::default();
-                    turn.judged(seq);
+                    let from = MailRow::decode(one[0].1.expose()).ok().map(|mail| mail.from.user);
+                    turn.judged(seq, from.as_ref());
                     return self.commit(turn).await.is_ok();
                 }
                 Err(_) => return false,
@@ -169,10 +212,25 @@ impl Actor {
     }
 
     async fn judge(&mut self, seq: u64, row: &SecretBytes, turn: &mut Turn) -> Result<()> {
+        let faults = self.core.groups.faults(seq);
+        if faults > limits::FAULTS_AT_MOST {
+            turn.judged(seq, None);
+            return Ok(());
+        }
         let Ok(mail) = MailRow::decode(row.expose()) else {
-            turn.judged(seq);
+            turn.judged(seq, None);
             return Ok(());
         };
+        if faults == limits::FAULTS_AT_MOST {
+            tracing::error!(faults, "mail of a group by which the program meets faults is given up");
+            turn.events.push(Event::MessageUndecryptable {
+                peer: mail.from.user.clone(),
+                code: stvor_base::ErrorCode::code(&ProtocolError::Undecryptable),
+                repair_requested: false,
+            });
+            turn.judged(seq, Some(&mail.from.user));
+            return Ok(());
+        }
         let old = self.core.now().since(mail.arrived_at) >= limits::KEEP_SENT;
         let verdict = match (&mail.key, old) {
             (_, true) => Ok(Verdict::Done),
@@ -183,9 +241,9 @@ impl Actor {
             (None, _) => self.judge_message(&mail, turn).await,
         };
         match verdict {
-            Ok(Verdict::Done) => turn.judged(seq),
+            Ok(Verdict::Done) => turn.judged(seq, Some(&mail.from.user)),
             Ok(Verdict::Waits(lacks)) => self.park(seq, &mail, lacks, turn),
-            Ok(Verdict::Later) => self.stalled = true,
+            Ok(Verdict::Later) => drop(self.roomless.insert(seq, mail.from.user.clone())),
             Err(Trouble::Here(error)) => return Err(error),
             Err(Trouble::Refused(error)) => {
                 crate::metrics::rejected();
@@ -196,7 +254,7 @@ impl Actor {
                         repair_requested: false,
                     });
                 }
-                turn.judged(seq);
+                turn.judged(seq, Some(&mail.from.user));
             }
         }
         Ok(())
@@ -217,15 +275,15 @@ impl Actor {
     fn give_up(&mut self, seq: u64, peer: UserId, turn: &mut Turn) {
         let Some(parked) = self.waiting.get(seq) else { return };
         let lacks = parked.lacks.clone();
+        if !turn.is_judged(seq) {
+            turn.judged(seq, Some(&peer));
+        }
         if matches!(lacks, Lacks::Key(..)) {
             turn.events.push(Event::MessageUndecryptable {
                 peer,
                 code: stvor_base::ErrorCode::code(&ProtocolError::UnknownSenderKey),
                 repair_requested: false,
             });
-        }
-        if !turn.done.contains(&seq) {
-            turn.judged(seq);
         }
         self.waiting.remove(seq);
         if let Lacks::Group(id) | Lacks::Changes(id) = lacks
@@ -478,7 +536,7 @@ impl Actor {
         if !group.admits(&member.user, &member.key) {
             return Err(Trouble::Refused(ProtocolError::NotMember(member.user.clone())));
         }
-        if !self.core.inbox.has_room(&mail.from.user, turn.arrivals_of(&mail.from.user)) {
+        if !self.has_room(&mail.from.user) {
             return Ok(Verdict::Later);
         }
         let content = Content::decode(again.kind, &again.body).map_err(ProtocolError::Malformed)?;
@@ -488,8 +546,8 @@ impl Actor {
                 |parked: &Parked| parked.from == mail.from && parked.lacks == Lacks::Key(chain, counter);
             let waited: Vec<u64> =
                 self.waiting.iter().filter(|(_, parked)| there(parked)).map(|(seq, _)| seq).collect();
-            for seq in waited.into_iter().filter(|seq| !turn.done.contains(seq)).collect::<Vec<_>>() {
-                turn.judged(seq);
+            for seq in waited.into_iter().filter(|seq| !turn.is_judged(*seq)).collect::<Vec<_>>() {
+                turn.judged(seq, Some(&mail.from.user));
             }
         }
         let shown = (again.content, content, again.sent_at);
@@ -525,7 +583,7 @@ impl Actor {
         if !group.admits(&mail.from.user, chain.user_key()) {
             return Err(Trouble::Refused(ProtocolError::NotMember(mail.from.user.clone())));
         }
-        if !core.inbox.has_room(&mail.from.user, turn.arrivals_of(&mail.from.user)) {
+        if !self.has_room(&mail.from.user) {
             return Ok(Verdict::Later);
         }
         let id = chain.group();

@@ -212,3 +212,45 @@ async fn a_group_of_1000_is_made_written_to_and_changed_and_takes_no_more() {
     // Shown by a failure, and with --nocapture.
     println!("a group of 1,000: {}", costs.join(", "));
 }
+
+#[tokio::test]
+async fn posts_that_no_lane_took_come_back_when_the_task_ends_by_a_fault() {
+    let client = offline_client().await;
+    let core = Arc::clone(client.core());
+    let bob = identity(&client, "bob");
+    let mut actor = Actor::new(Arc::clone(&core));
+    let mut changes = ChangeSet::new();
+    let body = core.groups.body(stvor_crypto::SecretBytes::from_slice(b"x"), core.now(), &mut changes);
+    let mut post = || {
+        let to = (bob.address().clone(), *bob.user_key());
+        core.groups.post(to, (&body, rows::PostKind::Content), (core.now(), None), &mut changes)
+    };
+    let (first, second, never) = (post(), post(), post());
+    let numbers = [first.seq, second.seq];
+    drop(never);
+    assert!(core.groups.take_back().is_empty(), "what was never committed is nobody's");
+    let posts = [first, second];
+    core.groups.open_all(&posts);
+    actor.backlog.extend(posts.into_iter().map(Arc::new));
+    drop(actor);
+    let back = core.groups.take_back();
+    assert_eq!(back.iter().map(|post| post.seq).collect::<Vec<_>>(), numbers);
+    assert_eq!(core.groups.open_posts(), 2);
+    back.iter().for_each(|post| core.groups.posted(post));
+    drop(back);
+    assert!(core.groups.take_back().is_empty() && core.groups.open_posts() == 0);
+}
+
+#[tokio::test]
+async fn group_mail_of_one_sender_fills_its_part_and_leaves_room_for_others() {
+    let client = offline_client().await;
+    let groups = &client.core().groups;
+    let (eve, bob) = (UserId::new("eve").unwrap(), UserId::new("bob").unwrap());
+    groups.mailed(&eve, limits::MAX_GROUP_MAIL_OF_ONE - 1);
+    assert!(groups.has_room_of(&eve, 0) && !groups.has_room_of(&eve, 1) && groups.has_room_of(&bob, 1));
+    let judged = |count: usize| (0..count as u64).map(|seq| (seq, Some(eve.clone()))).collect::<Vec<_>>();
+    groups.judged(&judged(limits::MAX_GROUP_MAIL_OF_ONE / 2 - 2));
+    assert!(!groups.has_room_of(&eve, 0) && !groups.has_room_again(), "until half of it is judged");
+    groups.judged(&judged(1));
+    assert!(groups.has_room_again() && groups.has_room_of(&eve, 0));
+}

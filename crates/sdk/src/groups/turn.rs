@@ -1,11 +1,11 @@
 //! What one step of the task that keeps groups writes, and what follows once it is durable.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use stvor_base::{Address, ContentId, GroupId};
+use stvor_base::{Address, ContentId, GroupId, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::group::Member;
 use stvor_protocol::{Effects, Plaintext};
@@ -34,7 +34,7 @@ pub(super) struct Turn {
     pub(super) events: Vec<Event>,
     pub(super) posts: Vec<Post>,
     /// Mail that is judged.
-    pub(super) done: Vec<u64>,
+    pub(super) done: Vec<(u64, Option<UserId>)>,
     /// What waits for these may go on after this.
     pub(super) came: BTreeSet<Came>,
     /// Groups that this turn reads or changes. Each has a row; on a store that is shared its version stands for all of the
@@ -73,15 +73,15 @@ impl From<Failure> for Error {
 }
 
 impl Turn {
-    /// Messages of one sender that it puts into the inbox.
-    pub(super) fn arrivals_of(&self, from: &stvor_base::UserId) -> usize {
-        self.arrivals.iter().filter(|arrival| arrival.pointer.peer.user == *from).count()
+    /// Mail is done with.
+    pub(super) fn judged(&mut self, seq: u64, from: Option<&UserId>) {
+        self.changes.delete(rows::mail(seq));
+        self.done.push((seq, from.cloned()));
     }
 
-    /// Mail is done with.
-    pub(super) fn judged(&mut self, seq: u64) {
-        self.changes.delete(rows::mail(seq));
-        self.done.push(seq);
+    /// Whether mail is.
+    pub(super) fn is_judged(&self, seq: u64) -> bool {
+        self.done.iter().any(|(done, _)| *done == seq)
     }
 
     /// The groups that memory may have wrong if this is not committed.
@@ -115,7 +115,7 @@ impl Actor {
 
     /// Whether more may be put on its way to members.
     pub(super) fn may_post(&self, more: usize) -> bool {
-        self.core.groups.open_posts.load(Ordering::Relaxed) + more <= limits::MAX_POSTS
+        self.core.groups.open_posts() + more <= limits::MAX_POSTS
     }
 
     /// Says what was received, or read, one message for each sender.
@@ -236,10 +236,13 @@ impl Actor {
             }
         }
         self.listed.extend(new.into_iter().map(|(id, row)| (id, Listed { row, version })));
-        for seq in &done {
+        for (seq, _) in &done {
             self.waiting.remove(*seq);
         }
-        self.core.groups.judged(done.len());
+        self.core.groups.judged(&done);
+        if self.core.groups.has_room_again() {
+            self.core.inbox.room_again.notify_one();
+        }
         came.iter().for_each(|what| self.waiting.came(what));
         let received = arrivals.len();
         self.core.inbox.arrived(arrivals);
@@ -265,20 +268,40 @@ impl Actor {
 
     /// Hands posts to the lanes. What no lane takes just now is tried again.
     pub(super) fn hand_over(&mut self, posts: Vec<Post>) {
+        self.take_back();
         self.core.groups.open_all(&posts);
         self.core.unaccepted.fetch_add(posts.len(), Ordering::Relaxed);
         self.backlog.extend(posts.into_iter().map(Arc::new));
         self.work_off();
     }
 
-    /// Tries what no lane took. One lane's posts keep their order.
-    pub(super) fn work_off(&mut self) {
-        while let Some(post) = self.backlog.front() {
-            if self.core.work(&post.to, Work::Post(Arc::clone(post))).is_err() {
-                return;
-            }
-            self.backlog.pop_front();
+    /// Posts that came back by a fault are older than what waits.
+    fn take_back(&mut self) {
+        for post in self.core.groups.take_back().into_iter().rev() {
+            self.backlog.push_front(Arc::new(post));
         }
+    }
+
+    /// Tries what no lane took. Of a member whose lane takes nothing all posts wait, in their order, and hold up nobody
+    /// else's.
+    pub(super) fn work_off(&mut self) {
+        self.take_back();
+        let mut passed_over = HashSet::new();
+        let mut kept = VecDeque::new();
+        while let Some(post) = self.backlog.pop_front() {
+            if passed_over.contains(&post.to)
+                || self.core.work(&post.to, Work::Post(Arc::clone(&post))).is_err()
+            {
+                if passed_over.len() >= limits::MAX_PASSED_OVER && !passed_over.contains(&post.to) {
+                    self.backlog.push_front(post);
+                    break;
+                }
+                passed_over.insert(post.to.clone());
+                kept.push_back(post);
+            }
+        }
+        kept.append(&mut self.backlog);
+        self.backlog = kept;
     }
 
     pub(super) fn not_found(&self, group: GroupId) -> Error {

@@ -15,22 +15,33 @@ use crate::rows::FOREVER;
 /// How often rows of messages are read again that changed meanwhile.
 pub(super) const TRIES: usize = 4;
 
+/// What is consumed: what is to come, and what the run that a fault ended had taken of it.
+pub(crate) struct Acks(tokio::sync::Mutex<(mpsc::Receiver<Consumed>, Vec<Consumed>)>);
+
+impl From<mpsc::Receiver<Consumed>> for Acks {
+    fn from(consumed: mpsc::Receiver<Consumed>) -> Self {
+        Self(tokio::sync::Mutex::new((consumed, Vec::new())))
+    }
+}
+
 impl Inbox {
     /// Removes consumed messages, many in one commit, until every sender is gone or `stop` ends.
     pub(crate) async fn run_acks(
         self: Arc<Self>,
-        mut consumed: mpsc::Receiver<Consumed>,
+        acks: Arc<Acks>,
         stop: tokio_util::sync::CancellationToken,
     ) {
-        let mut batch = Vec::new();
+        let mut acks = acks.0.lock().await;
+        let (consumed, batch) = &mut *acks;
         loop {
             let over = tokio::select! {
                 biased;
-                count = consumed.recv_many(&mut batch, limits::INBOX_PAGE) => count == 0,
+                () = core::future::ready(()), if !batch.is_empty() => false,
+                count = consumed.recv_many(batch, limits::INBOX_PAGE) => count == 0,
                 () = self.fell_behind.notified() => false,
                 () = stop.cancelled() => {
                     consumed.close();
-                    consumed.recv_many(&mut batch, limits::INBOX_PAGE).await == 0
+                    consumed.recv_many(batch, limits::INBOX_PAGE).await == 0
                 }
             };
             {
@@ -48,8 +59,8 @@ impl Inbox {
                 continue;
             }
             let results = match self.instances.is_shared() {
-                true => self.remove_claimed(&batch).await,
-                false => vec![self.remove(&batch).await; batch.len()],
+                true => self.remove_claimed(batch).await,
+                false => vec![self.remove(batch).await; batch.len()],
             };
             for (one, result) in batch.drain(..).zip(results) {
                 if let Some(done) = one.done {

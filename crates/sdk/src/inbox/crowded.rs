@@ -39,6 +39,48 @@ async fn filled(client: &Client, waiting: usize) {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn group_mail_of_a_sender_who_has_their_share_holds_up_no_other_members_and_no_removal() {
+    let relay = Relay::start(Config::mock(0)).await.unwrap();
+    let app = app(&relay).await;
+    let bob = app.connect("bob").await.unwrap();
+    bob.core().inbox.set_limit(LIMIT);
+    let (eve, carol) = (app.connect("eve").await.unwrap(), app.connect("carol").await.unwrap());
+    let of_carol = soon(carol.create_group("friends", ["bob", "eve"])).await.unwrap();
+    let id = of_carol.id();
+    let knows = async |client: &Client| {
+        soon(async {
+            while client.group(id).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    knows(&bob).await;
+    knows(&eve).await;
+    let of_eve = eve.group(id).await.unwrap();
+    for number in 0..SHARE + MORE {
+        soon(of_eve.send(number.to_string())).await.unwrap();
+    }
+    soon(eve.flush(Duration::from_secs(60))).await.unwrap();
+    filled(&bob, SHARE).await;
+    soon(of_carol.send("0")).await.unwrap();
+    filled(&bob, SHARE + 1).await;
+    soon(of_carol.remove("eve")).await.unwrap();
+    let of_bob = bob.group(id).await.unwrap();
+    soon(async {
+        while of_bob.info().await.unwrap().members.len() > 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(bob.core().inbox.waiting(), SHARE + 1);
+    let got = take(&mut bob.messages(), SHARE + 1).await;
+    assert_eq!(got["carol"], [0]);
+    assert_eq!(got["eve"], (0..SHARE).collect::<Vec<_>>());
+    relay.shutdown().await;
+}
+
 async fn take(messages: &mut Messages, count: usize) -> BTreeMap<String, Vec<usize>> {
     let mut got = BTreeMap::<String, Vec<usize>>::new();
     for _ in 0..count {

@@ -55,8 +55,9 @@ async fn messages_that_arrive_while_a_page_is_read_are_offered_once_and_in_order
     let directory = tempfile::tempdir().unwrap();
     let opened = stvor_store::open(&directory.path().join("store.db"), stvor_store::OpenKey::Default).await;
     let (inbox, consumed) = Inbox::open(Arc::new(opened.unwrap().store), only()).await.unwrap();
-    let acks =
-        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let acks = tokio::spawn(
+        Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), tokio_util::sync::CancellationToken::new()),
+    );
     let names = ["alice", "bob", "carol"];
     for name in names {
         let inbox = Arc::clone(&inbox);
@@ -108,8 +109,9 @@ async fn a_full_inbox_takes_no_more_until_a_quarter_of_it_is_free() {
     const LIMIT: u64 = 8;
     let (inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
     inbox.set_limit(LIMIT as usize);
-    let acks =
-        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let acks = tokio::spawn(
+        Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), tokio_util::sync::CancellationToken::new()),
+    );
     let names: Vec<UserId> = (0..LIMIT).map(|n| UserId::new(&format!("user-{n}")).unwrap()).collect();
     let newcomer = UserId::new("newcomer").unwrap();
     for (number, name) in (0..).zip(&names[..LIMIT as usize - 1]) {
@@ -142,8 +144,9 @@ async fn one_who_floods_gets_a_quarter_of_the_inbox_and_leaves_room_for_others()
     let store = Arc::new(Sealed::in_memory().unwrap());
     let (inbox, consumed) = Inbox::open(Arc::clone(&store), only()).await.unwrap();
     inbox.set_limit(LIMIT as usize);
-    let acks =
-        tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    let acks = tokio::spawn(
+        Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), tokio_util::sync::CancellationToken::new()),
+    );
     let [eve, bob] = ["eve", "bob"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
     commit(&inbox, &eve, 0..3).await;
     assert!(inbox.has_room(&eve.user, 0), "the fourth fits");
@@ -263,7 +266,9 @@ async fn shared(store: &Arc<Moody>, count: u64) -> Arc<Inbox> {
     let lease = std::time::Duration::from_secs(60);
     let instances = Instances::join(&sealed, lease, Timestamp::default()).await.unwrap();
     let (inbox, consumed) = Inbox::open(sealed, Arc::new(instances)).await.unwrap();
-    tokio::spawn(Arc::clone(&inbox).run_acks(consumed, tokio_util::sync::CancellationToken::new()));
+    tokio::spawn(
+        Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), tokio_util::sync::CancellationToken::new()),
+    );
     let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
     commit(&inbox, &peer, 0..count).await;
     inbox
@@ -350,7 +355,7 @@ async fn what_is_consumed_faster_than_the_store_notes_it_is_noted_before_the_end
     let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
     let (inbox, consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let acks = tokio::spawn(Arc::clone(&inbox).run_acks(consumed, stop.clone()));
+    let acks = tokio::spawn(Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), stop.clone()));
     let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
     for start in (0..COUNT).step_by(100) {
         commit(&inbox, &peer, start..start + 100).await;

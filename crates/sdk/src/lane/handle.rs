@@ -138,6 +138,13 @@ impl From<Work> for Order {
     }
 }
 
+#[cfg(test)]
+impl Order {
+    pub(super) fn into_work(self) -> Work {
+        self.work
+    }
+}
+
 /// What of a lane's queue both its handle and its task look at.
 pub(super) struct Queue {
     share: Share,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use stvor_base::codec::{CodecError, Reader};
-use stvor_base::{ContentId, Timestamp};
+use stvor_base::{ContentId, MessageId, Timestamp};
 use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
     ContentKind, Delivery, Failed, Incoming, Plaintext, ProtocolError, RetryRequest, TrustDecision,
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::guarded::Objection;
 use super::repairs::refused;
 use super::step::Step;
-use super::{Lane, context};
+use super::{Lane, Mail, context};
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
@@ -74,7 +74,9 @@ impl Lane {
             self.leave(&source);
             return;
         }
-        if !self.core.inbox.has_room(&self.peer.user, step.shown.len()) {
+        let room = self.core.groups.has_room_of(&self.peer.user, step.mailed)
+            && self.core.inbox.has_room(&self.peer.user, step.shown.len());
+        if !room {
             // A fresh connection brings it once there is room. Until then it must take none from others.
             if let Source::Relay(session) = source {
                 self.core.left.leave(&self.peer, session.generation);
@@ -88,6 +90,12 @@ impl Lane {
                 self.leave(&source);
             }
             return;
+        }
+        self.judging.push(deliver.msg_id);
+        if let Some(faults) = self.suspects.get(&deliver.msg_id).copied()
+            && faults >= limits::FAULTS_AT_MOST
+        {
+            return self.give_up_faulty(faults, (deliver, source), step);
         }
         if GroupIncoming::is_one(&deliver.blob) {
             return self.receive_group(deliver, source, step);
@@ -115,6 +123,41 @@ impl Lane {
             }
             Err(Trouble::Protocol(error)) => self.take_failure(&error, (deliver, source), step),
         }
+    }
+
+    /// Whether mail was being judged in so many faults that it is judged by itself.
+    pub(super) fn is_suspect(&self, mail: &Mail) -> bool {
+        let Mail::Deliver(deliver, _) = mail else { return false };
+        self.met_faults(deliver.msg_id)
+    }
+
+    fn met_faults(&self, id: MessageId) -> bool {
+        self.suspects.get(&id).is_some_and(|faults| *faults >= limits::FAULTS_TOGETHER)
+    }
+
+    /// What was being judged is, without a fault.
+    pub(super) fn judged(&mut self) {
+        if !self.suspects.is_empty() {
+            self.suspects.retain(|id, _| !self.judging.contains(id));
+            self.core.revival.clear(&self.peer, &self.judging);
+        }
+        self.judging.clear();
+    }
+
+    /// A message by which the program met one fault after the other is taken like one that can not be read; if that is a
+    /// fault too, without a look at it.
+    fn give_up_faulty(&mut self, faults: u32, (deliver, source): (Box<Deliver>, Source), step: &mut Step) {
+        tracing::error!(faults, "a message by which the program meets faults is given up");
+        if faults == limits::FAULTS_AT_MOST {
+            self.take_failure(&ProtocolError::Undecryptable, (deliver, source), step);
+            return;
+        }
+        step.events.push(Event::MessageUndecryptable {
+            peer: self.peer.user.clone(),
+            code: stvor_base::ErrorCode::code(&ProtocolError::Undecryptable),
+            repair_requested: false,
+        });
+        step.ack(&deliver, &source);
     }
 
     /// Mail stays where it is.
@@ -160,6 +203,11 @@ impl Lane {
             if step.unparked.contains(&entry.number) {
                 continue;
             }
+            let apart = self.met_faults(entry.id);
+            if apart && !self.judging.is_empty() {
+                self.more = true;
+                return;
+            }
             let row = self.core.store.one(&entry.key()).await.map_err(Error::passed);
             let row = row.and_then(|row| {
                 row.map(|row| parked::decode(row.value.expose())).transpose().map_err(Error::passed)
@@ -175,6 +223,10 @@ impl Lane {
             if step.unparked.len() == before {
                 // It was not taken: nothing that follows it is, before it.
                 self.parked_after = Instant::now() + limits::BACKOFF_FIRST;
+                return;
+            }
+            if apart {
+                self.more = true;
                 return;
             }
         }

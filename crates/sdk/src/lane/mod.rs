@@ -13,11 +13,13 @@ mod posts;
 mod repairs;
 mod step;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use stvor_base::{Address, ContentId, MessageId, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
@@ -130,6 +132,10 @@ struct Lane {
     last_gap: Option<(u64, Instant)>,
     /// The connection that had no room for what is to be sent.
     wants_room: Option<Arc<Session>>,
+    /// Messages that are judged in the commit that is being made.
+    judging: Vec<MessageId>,
+    /// Messages that were being judged in faults, and in how many.
+    suspects: HashMap<MessageId, u32>,
     /// Mail that found no room, the first of each connection: the relay is asked to hold the peer back.
     held_back: Vec<(Arc<Session>, MessageId)>,
     /// A turn left something for the next for want of room in its commit.
@@ -164,6 +170,7 @@ impl Lane {
         (depth, me): (Arc<AtomicUsize>, mpsc::WeakUnboundedSender<Order>),
     ) -> Self {
         let now = Instant::now();
+        let suspects = core.revival.suspects(&peer);
         Self {
             core,
             peer,
@@ -201,6 +208,8 @@ impl Lane {
             refusals: 0,
             last_gap: None,
             wants_room: None,
+            judging: Vec::new(),
+            suspects,
             held_back: Vec::new(),
             more: false,
             progress_at: now,
@@ -289,6 +298,7 @@ impl Lane {
             orders.extend(self.late_decision.take().map(Work::Decision));
             self.note(&*letters, &*orders);
             self.last_try = tries >= limits::TURN_TRIES;
+            self.judging.clear();
             match self.take(letters, orders).await {
                 Taken::Done => break,
                 Taken::Refused => return,
@@ -316,8 +326,10 @@ impl Lane {
     async fn take(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>) -> Taken {
         let mut step = Step::new(self.row.clone());
         let mut mail = VecDeque::from(core::mem::take(letters));
-        while !mail.is_empty() {
-            if step.is_full()
+        let mut alone = false;
+        while let Some(next) = mail.front() {
+            let apart = core::mem::replace(&mut alone, self.is_suspect(next)) || alone;
+            if (step.is_full() || apart && !self.judging.is_empty())
                 && let Err(stop) = self.next_step(&mut step, (&mail, &*orders)).await
             {
                 letters.extend(mail);
@@ -325,6 +337,9 @@ impl Lane {
             }
             let Some(letter) = mail.pop_front() else { break };
             self.take_mail(letter, &mut step).await;
+        }
+        if alone && let Err(stop) = self.next_step(&mut step, (&mail, &*orders)).await {
+            return self.stopped(stop, letters, orders);
         }
         self.show_all(&mut step).await;
         let mut work = VecDeque::from(core::mem::take(orders));
@@ -347,7 +362,11 @@ impl Lane {
         self.fill_posts(&mut step);
         self.ask_again(&mut step);
         self.flush_receipts(&mut step);
-        if self.commit(step).await { Taken::Moved } else { Taken::Done }
+        if self.commit(step).await {
+            return Taken::Moved;
+        }
+        self.judged();
+        Taken::Done
     }
 
     /// Commits a step that is full and begins another, for which `rest` is left.
@@ -361,6 +380,7 @@ impl Lane {
         if self.commit(full).await {
             return Err(Stop::Moved);
         }
+        self.judged();
         if self.conversation.is_none() {
             self.reload().await.map_err(Stop::Failed)?;
         }
@@ -491,13 +511,17 @@ impl Lane {
             && !self.asking
     }
 
-    /// Hands something to this lane's own queue from a task of its own.
-    fn post_later(&self, work: impl Future<Output = Work> + Send + 'static) {
+    /// Hands something to this lane's own queue from a task of its own; after a fault in that `instead`.
+    fn post_later(&self, work: impl Future<Output = Work> + Send + 'static, instead: Work) {
         let me = self.me.clone();
         let stop = self.core.stop.clone();
         self.core.tasks.spawn(async move {
             tokio::select! {
-                work = work => {
+                work = AssertUnwindSafe(work).catch_unwind() => {
+                    let work = work.unwrap_or_else(|_| {
+                        tracing::error!("a question of a conversation met a fault in the program");
+                        instead
+                    });
                     if let Some(me) = me.upgrade() {
                         let _ = me.send(work.into());
                     }
@@ -523,10 +547,12 @@ impl Drop for Lane {
     fn drop(&mut self) {
         let messages = self.sealed.len() + self.waiting.len() + usize::from(self.owing);
         if std::thread::panicking() {
-            // They stay counted: the lane that takes its place gets them.
-            self.core.rescue_posts(&self.peer, core::mem::take(&mut self.posts));
+            self.core.revival.suspect(&self.peer, &self.judging);
+            // Posts go back to where they came from, and stay counted.
+            self.core.settle(messages);
+        } else {
+            self.core.settle(messages + self.posts.len());
         }
-        self.core.settle(messages + self.posts.len());
         for held in self.held.drain(..) {
             held.request.reply.send(Err(Error::not_ready("it was closed")));
         }

@@ -86,13 +86,14 @@ impl Lane {
             };
             self.fetching = true;
             let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout);
-            self.post_later(async move {
+            let fetch = async move {
                 let _permit = permit;
                 let none = std::time::Duration::ZERO;
                 Work::Bundle(
                     session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new),
                 )
-            });
+            };
+            self.post_later(fetch, no_bundle());
             return;
         }
         let wait = match self.held.iter().map(|held| held.deadline).max() {
@@ -101,9 +102,10 @@ impl Lane {
         };
         self.fetching = true;
         let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
-        self.post_later(async move {
+        let fetch = async move {
             Work::Bundle(session.fetch_bundle(&user, wait, wait + timeout).await.map(Box::new))
-        });
+        };
+        self.post_later(fetch, no_bundle());
     }
 
     /// The messages that wait for the relay's word and for which somebody still waits. A `send` that was dropped before
@@ -268,7 +270,7 @@ impl Lane {
         self.asking = true;
         let (yes, no) = (question.answer(true), question.answer(false));
         let Some(callback) = self.core.config.trust_callback.clone() else {
-            self.post_later(async move { Work::Decision(no) });
+            self.post_later(core::future::ready(Work::Decision(no.clone())), Work::Decision(no));
             return;
         };
         let own = SafetyParty { user: &self.core.address.user, user_key: self.core.identity.user_key() };
@@ -279,12 +281,14 @@ impl Lane {
             if question.pinned.is_some() { TrustReason::IdentityChanged } else { TrustReason::FirstContact };
         let question = TrustQuestion { peer: question.user.clone(), reason, safety_number: number };
         let tasks = self.core.tasks.clone();
-        self.post_later(async move {
+        let instead = Work::Decision(no.clone());
+        let ask = async move {
             // A task of its own: when it panics, the answer is no.
             let asked = AbortOnDropHandle::new(tasks.spawn(async move { callback(question).await }));
             let answer = tokio::time::timeout(limits::TRUST_ANSWER, asked).await;
             Work::Decision(if matches!(answer, Ok(Ok(true))) { yes } else { no })
-        });
+        };
+        self.post_later(ask, instead);
     }
 
     pub(super) fn take_decision(&mut self, decision: TrustDecision, step: &mut Step) {
@@ -299,6 +303,11 @@ impl Lane {
         }
         self.parked_after = Instant::now();
     }
+}
+
+/// What becomes of a fetch that met a fault: it is tried again.
+fn no_bundle() -> Work {
+    Work::Bundle(Err(Error::unavailable("the question for the peer's prekeys met a fault in the program")))
 }
 
 /// Errors of the protocol that this crate names itself.

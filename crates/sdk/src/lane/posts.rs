@@ -23,7 +23,11 @@ impl Lane {
     /// A message to all members of a group: it is judged by whoever keeps groups.
     pub(super) fn receive_group(&mut self, deliver: Box<Deliver>, source: Source, step: &mut Step) {
         if !self.core.groups.has_room(false) {
-            self.leave(&source);
+            // A fresh connection brings it once there is room. Until then it must take none from others.
+            if let Source::Relay(session) = source {
+                self.core.left.leave(&self.peer, session.generation);
+                self.held_back.push((session, deliver.msg_id));
+            }
             return;
         }
         let row = MailRow {

@@ -301,6 +301,10 @@ impl Lane {
             return apart;
         }
         self.row = row;
+        // First of all: what is committed must not come back by a fault in what follows.
+        for post in self.posts.drain(..posted.min(self.posts.len())) {
+            self.core.groups.posted(&post);
+        }
         if let Some(guards) = &self.core.guards {
             guards.finish(&nonces);
         }
@@ -323,11 +327,8 @@ impl Lane {
         self.release(released);
         self.core.unaccepted.fetch_add(grown, Ordering::Relaxed);
         self.core.settle(released);
-        for post in self.posts.drain(..posted.min(self.posts.len())) {
-            self.core.groups.posted(&post);
-        }
         self.core.settle(posted);
-        self.core.groups.mailed(mailed);
+        self.core.groups.mailed(&self.peer.user, mailed);
         self.sealed.extend(sealed);
         self.waiting.extend(waiting);
         self.core.inbox.arrived(arrivals);

@@ -32,6 +32,17 @@ async fn offline_client() -> crate::Client {
 }
 
 #[tokio::test]
+async fn a_fault_in_what_a_lane_waits_for_is_an_answer() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let (work, mut orders) = mpsc::unbounded_channel();
+    lane.me = work.downgrade();
+    lane.post_later(async { panic!("a fault on purpose") }, Work::Wake);
+    let order = tokio::time::timeout(Duration::from_secs(30), orders.recv()).await.unwrap().unwrap();
+    assert!(matches!(order.into_work(), Work::Wake));
+}
+
+#[tokio::test]
 async fn a_lane_that_can_do_nothing_rests() {
     let client = offline_client().await;
     let (mut lane, _orders) = offline(&client).await;

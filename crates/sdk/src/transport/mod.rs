@@ -10,6 +10,7 @@ pub(crate) mod session;
 pub(crate) mod tls;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -65,6 +66,8 @@ pub(crate) struct Link {
     pub(crate) stop: CancellationToken,
     /// Starts the connection afresh.
     pub(crate) kick: Arc<Notify>,
+    /// Counts connections of the client, over all runs.
+    pub(crate) generations: Arc<AtomicU64>,
 }
 
 /// What happens to the connection, beside [`Upcalls`].
@@ -97,12 +100,11 @@ impl Link {
     pub(crate) async fn run(self, watcher: Arc<dyn Watcher>) {
         let mut backoff = Backoff::default();
         let mut carry = Carry::default();
-        let mut generation = 0;
         let mut last = None;
         loop {
             watcher.dialling();
             self.state.send_replace(LinkState::Connecting(last.take()));
-            generation += 1;
+            let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
             let attempt = self.attempt(generation, &*watcher, (&mut backoff, &mut carry));
             let refusal = tokio::select! {
                 refusal = attempt => refusal,
@@ -303,6 +305,7 @@ mod tests {
             state: watch::Sender::new(LinkState::Connecting(None)),
             stop: stop.clone(),
             kick: Arc::clone(&kick),
+            generations: Arc::default(),
         };
         let ends = Arc::new(Ends::default());
         kick.notify_one();

@@ -137,6 +137,27 @@ impl Fake {
         self.state.lock().unwrap().log.clone()
     }
 
+    /// Puts what was sent as the `index`th message into its receiver's mailbox once more, under another id if that is wanted.
+    pub fn deliver_again(&self, from: &str, index: usize, id: Option<stvor_base::MessageId>) {
+        let mut state = self.state.lock().unwrap();
+        let send = state.log[index].clone();
+        state.next_seq += 1;
+        let deliver = Deliver {
+            from: Address::new(from.parse().unwrap(), stvor_base::DeviceId::FIRST),
+            mailbox_epoch: 1,
+            seq: state.next_seq,
+            msg_id: id.unwrap_or(send.recipient.msg_id),
+            blob: send.blob,
+            received_at: Timestamp::system(),
+            ephemeral: false,
+        };
+        let to = send.recipient.to.user;
+        state.mail.entry(to.clone()).or_default().push_back(deliver.clone());
+        if let Some(theirs) = state.online.get(&to) {
+            let _ = theirs.send(ServerMessage::Deliver(deliver));
+        }
+    }
+
     /// How many messages wait for a user to acknowledge them.
     pub fn waiting(&self, user: &str) -> usize {
         self.state.lock().unwrap().mail.get(&user.parse::<UserId>().unwrap()).map_or(0, VecDeque::len)
