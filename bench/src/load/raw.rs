@@ -97,6 +97,7 @@ impl Account {
             register: true,
             replace_identity: false,
             store_mark: None,
+            rotations: Bytes::new(),
         };
         socket.send(Message::Binary(frame::encode_client(&ClientMessage::Auth(auth)))).await?;
         let ServerMessage::Ready(ready) = hear(&mut socket, Phase::LoggedIn).await? else {

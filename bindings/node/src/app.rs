@@ -215,6 +215,27 @@ impl NativeApp {
         promise(env, cancel, async move { app.connect(user).await.map(NativeClient::new).map_err(failed) })
     }
 
+    /// Hands the identity of a user over to a fresh one. Gives the user and the fingerprints of both; `connect` gives the client.
+    ///
+    /// # Errors
+    /// As `App::rotate_identity_with`.
+    #[napi(catch_unwind)]
+    pub fn rotate_identity<'env>(
+        &self,
+        env: &'env Env,
+        user: String,
+        not_derived: bool,
+        accept_lossy_store: bool,
+    ) -> napi::Result<PromiseRaw<'env, Vec<String>>> {
+        let app = self.0.get()?.clone();
+        promise(env, None, async move {
+            let options = stvor::RotateOptions { not_derived, accept_lossy_store };
+            let rotated = app.rotate_identity_with(user, options).await.map_err(failed)?;
+            let user = rotated.client.user().as_str().to_owned();
+            Ok(vec![user, rotated.old, rotated.new])
+        })
+    }
+
     /// The relay's origin.
     #[napi(getter, catch_unwind)]
     pub fn relay_url(&self) -> napi::Result<String> {

@@ -443,6 +443,25 @@ impl NativeClient {
         })
     }
 
+    /// Accepts the identity with this fingerprint.
+    ///
+    /// # Errors
+    /// As `Client::accept_identity_named`.
+    #[napi(catch_unwind)]
+    pub fn accept_named<'env>(
+        &self,
+        env: &'env Env,
+        peer: String,
+        fingerprint: String,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let client = self.client()?;
+        promise(
+            env,
+            None,
+            async move { client.accept_identity_named(peer, fingerprint).await.map_err(failed) },
+        )
+    }
+
     /// How long a conversation keeps messages: milliseconds, 0 for no longer than delivery needs, negative for ever.
     ///
     /// # Errors
@@ -542,6 +561,13 @@ fn described(event: &Event) -> String {
         }
         Event::CallsRejected { peer, calls } => json!({"peer": peer.as_str(), "calls": calls}),
         Event::IdentityChanged { peer, accepted } => json!({"peer": peer.as_str(), "accepted": accepted}),
+        Event::IdentityRotated { peer, old, new, was_verified } => {
+            json!({"peer": peer.as_str(), "old": old, "new": new, "wasVerified": was_verified})
+        }
+        Event::IdentitySuperseded { peer } => json!({"peer": peer.as_str()}),
+        Event::IdentityForked { peer, pinned, shown } => {
+            json!({"peer": peer.as_str(), "pinned": pinned, "shown": shown})
+        }
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             json!({"peer": peer.as_str(), "code": code, "repairRequested": repair_requested})
         }

@@ -3,7 +3,7 @@
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { abortable, options, span, userName, wait } from './check.js';
-import { Client, warn } from './client.js';
+import { Client, type RotatedIdentity, type RotateOptions, warn } from './client.js';
 import { awaited, guarded, invalid, misconfigured } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
 import { native, type NativeApp } from './native.js';
@@ -67,9 +67,28 @@ export class App {
       if (known) return known;
       const client = new Client(opened, this.#gate, (closed) => {
         if (this.#clients.get(opened.user) === closed) this.#clients.delete(opened.user);
-      });
+      }, (user, how) => this.rotateIdentity(user, how));
       this.#clients.set(opened.user, client);
       return client;
+    });
+  }
+
+  /**
+   * Replaces the identity of a user by a fresh one that the old one signs, when a key may have been seen by others or simply is old. Contacts
+   * follow by themselves, are told (`identityRotated`) and compare safety numbers again. The client of the user is closed; the one in the answer
+   * goes on. It needs the relay; backups of before are of no use any more, and groups have to add the user anew.
+   */
+  rotateIdentity(userId: string, options_?: RotateOptions): Promise<RotatedIdentity> {
+    return awaited(async () => {
+      const given = options<RotateOptions>(options_, ['notDerived', 'acceptLossyStore'], 'the options of rotateIdentity');
+      for (const value of [given.notDerived, given.acceptLossyStore]) {
+        if (value !== undefined && typeof value !== 'boolean') throw invalid('notDerived and acceptLossyStore are true or false');
+      }
+      const [user, old, fresh] = await this.#native.rotateIdentity(
+        userName(userId), given.notDerived === true, given.acceptLossyStore === true,
+      );
+      await this.#clients.get(user)?.close();
+      return { client: await this.connect(user), old, new: fresh };
     });
   }
 

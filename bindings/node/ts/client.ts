@@ -22,10 +22,29 @@ const MOST_BYTES = 67_108_864;
 /** Messages of a batch that go to the native half at once. */
 const CHUNK = 256;
 
+/** What whoever rotates knows better than the store does. */
+export interface RotateOptions {
+  /** The identity does not follow from a recovery phrase or passphrase: needed where the store can not tell. */
+  notDerived?: boolean;
+  /** Rotate though the store may lose a commit that it acknowledged: if it loses this one, the name is lost. */
+  acceptLossyStore?: boolean;
+}
+
+/** An identity that handed over to another one. */
+export interface RotatedIdentity {
+  /** The client with the new identity, connected. */
+  client: Client;
+  /** SHA-256 of the old user key in hexadecimal. */
+  old: string;
+  /** SHA-256 of the new one. */
+  new: string;
+}
+
 type Listener = (event: any) => unknown;
 
 const EVENTS = new Set([
   'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
+  'identityRotated', 'identitySuperseded', 'identityForked',
   'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
   'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
   'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
@@ -49,16 +68,23 @@ export class Client {
   readonly #iterators = new Set<MessageIterator>();
   readonly #listeners = new Map<string, Set<Listener>>();
   readonly #onClose: (client: Client) => void;
+  readonly #onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
   readonly #gate: Gate;
   readonly #late = new Set<Promise<unknown>>();
   #early: { name: string; fields: unknown }[] = [];
   #closing: Promise<void> | undefined;
 
   /** @internal */
-  constructor(native: NativeClient, limits: GateOptions, onClose: (client: Client) => void) {
+  constructor(
+    native: NativeClient,
+    limits: GateOptions,
+    onClose: (client: Client) => void,
+    onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>,
+  ) {
     this.#native = native;
     this.#gate = new Gate(limits, (name, event) => this.#emit(name, event));
     this.#onClose = onClose;
+    this.#onRotate = onRotate;
     this.#handlers = new Handlers((error, message) => this.#handlerFailed(error, message));
     native.events((events) => {
       for (const text of events) this.#told(text);
@@ -377,9 +403,24 @@ export class Client {
     return this.#manage('unverify', userId);
   }
 
-  /** Takes the identity that a peer shows now in the place of the pinned one. */
-  acceptIdentity(userId: string): Promise<void> {
-    return this.#manage('acceptIdentity', userId);
+  /**
+   * Takes the identity that a peer shows now in the place of the pinned one. With a fingerprint (SHA-256 of the user key in
+   * hexadecimal, as `identity()` gives it) only that one, and then whatever rotations say.
+   */
+  acceptIdentity(userId: string, fingerprint?: string): Promise<void> {
+    if (fingerprint === undefined) return this.#manage('acceptIdentity', userId);
+    return awaited(async () => {
+      if (typeof fingerprint !== 'string') throw invalid('the fingerprint is a string');
+      await this.#native.acceptNamed(userName(userId), fingerprint);
+    });
+  }
+
+  /**
+   * Replaces our identity by a fresh one that the old one signs: contacts follow by themselves and hear `identityRotated`. This client is
+   * closed, the one in the answer goes on. As `app.rotateIdentity`.
+   */
+  rotateIdentity(options?: RotateOptions): Promise<RotatedIdentity> {
+    return this.#onRotate(this.userId, options);
   }
 
   /** Refuses mail from a user, and mail to them. */

@@ -8,7 +8,7 @@ import { createApp } from './app.js';
 
 export { generateIdentityKeyPair } from './adapters.js';
 export { App, createApp, generateRecoveryPhrase } from './app.js';
-export { Client } from './client.js';
+export { Client, type RotatedIdentity, type RotateOptions } from './client.js';
 export { StvorError } from './errors.js';
 export { Group, type GroupInfo } from './groups.js';
 export type {

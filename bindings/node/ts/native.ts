@@ -88,6 +88,7 @@ export interface NativeClient {
   markRead(peer: string, ids: string[]): Promise<void>;
   safetyNumber(peer: string): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;
   manage(what: string, peer: string): Promise<void>;
+  acceptNamed(peer: string, fingerprint: string): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
   history(request: { peer: string; limit?: number }, before?: NativePage): Promise<NativePage>;
@@ -99,6 +100,7 @@ export interface NativeApp {
   readonly appId: string;
   findings(): Finding[];
   connect(user: string, cancel?: NativeCancel): Promise<NativeClient>;
+  rotateIdentity(user: string, notDerived: boolean, acceptLossyStore: boolean): Promise<[string, string, string]>;
   close(): Promise<void>;
 }
 

@@ -132,6 +132,9 @@ export interface ClientEvents {
   receiving: { here: boolean };
   relayDraining: Record<string, never>;
   identityChanged: { peer: string; accepted: boolean };
+  identityRotated: { peer: string; old: string; new: string; wasVerified: boolean };
+  identitySuperseded: { peer: string };
+  identityForked: { peer: string; pinned: string; shown: string };
   messageUndecryptable: { peer: string; code: string; repairRequested: boolean };
   repaired: { peer: string; id: string };
   receipt: { peer: string; ids: string[]; state: DeliveryStatus };

@@ -89,6 +89,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "IDENTITY_CHANGED"
         | "SUITE_MISMATCH"
         | "STORE_SERVER_UNTRUSTED"
+        | "IDENTITY_SUPERSEDED"
+        | "BAD_ROTATION"
         | "IDENTITY_NOT_VERIFIED"
         | "SAFETY_NUMBER_MISMATCH"
         | "ROLLBACK_DETECTED" => INTEGRITY,

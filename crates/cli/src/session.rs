@@ -216,6 +216,21 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "The identity of {peer} CHANGED: messages wait. Compare safety numbers (stvor identity show --with {peer}), then stvor identity accept --with {peer}"
         ),
         Event::IdentityChanged { peer, accepted: true } => format!("The identity of {peer} changed and was accepted"),
+        Event::IdentityRotated { peer, was_verified, .. } => {
+            let then = if *was_verified { "; it is not verified any more" } else { "" };
+            let peer = safe(peer.as_str());
+            format!(
+                "{peer} rotated their identity, and the old one vouches for the new one{then}: safety numbers are others (stvor identity show --with {peer})"
+            )
+        }
+        Event::IdentitySuperseded { peer } => format!(
+            "Somebody shows an identity that {} rotated away from: an old copy of it is in use; it was refused [IDENTITY_SUPERSEDED]",
+            safe(peer.as_str())
+        ),
+        Event::IdentityForked { peer, .. } => format!(
+            "An old key of {0} handed over to two identities, so somebody else has that key: ask {0} by another way and compare safety numbers [IDENTITY_FORKED]",
+            safe(peer.as_str())
+        ),
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             let then = if *repair_requested { "; asked for it again" } else { "" };
             format!("A message from {peer} was rejected [{code}]{then}")
@@ -279,6 +294,12 @@ pub(crate) fn object(event: &Event) -> Value {
         Event::IdentityChanged { peer, accepted } => {
             object["peer"] = peer.to_string().into();
             object["accepted"] = (*accepted).into();
+        }
+        Event::IdentityRotated { peer, old, new, was_verified } => {
+            object["peer"] = peer.to_string().into();
+            object["old_fingerprint"] = old.as_str().into();
+            object["fingerprint"] = new.as_str().into();
+            object["was_verified"] = (*was_verified).into();
         }
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             object["peer"] = peer.to_string().into();

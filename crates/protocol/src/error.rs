@@ -34,14 +34,28 @@ pub enum ProtocolError {
     /// A device list is malformed, wrongly signed, older than one seen before, or a fork.
     #[error("the device list is refused: {0}")]
     BadDeviceList(&'static str),
+    /// Rotations of a user's key are malformed, or not signed by all their keys.
+    #[error("the rotations of the user's key are refused: {0}")]
+    BadRotation(&'static str),
+    /// The peer shows a key that handed over to another one since.
+    #[error(
+        "{0} shows an identity that was rotated away from; an old copy of it is in use, or the relay gives out an old one"
+    )]
+    IdentitySuperseded(UserId),
+    /// An old key of the peer handed over to two different ones: somebody else has it. No policy takes the other one.
+    #[error(
+        "an old key of {0} handed over to two different identities, so somebody else has that key; the one that was followed first counts, and no other is taken unless you name it after comparing safety numbers"
+    )]
+    IdentityForked(UserId),
     /// A handshake that was accepted before, and whose session is gone.
     #[error("the handshake was used before and its session is gone")]
     Replay,
     /// A message that was decrypted before.
     #[error("the message was received before")]
     Duplicate,
-    /// A message that comes after its stored key was destroyed: 30 days old, or pushed out by 2,000 newer ones.
-    #[error("the message came after its key was destroyed; the sender is asked to send it again")]
+    /// A message that comes too late: its stored key was destroyed (30 days old, or pushed out by 2,000 newer ones), or its
+    /// session is of an identity that handed over to another one, and is not read any more, or not so far.
+    #[error("the message came after its key was given up; the sender is asked to send it again")]
     KeyGone,
     /// The content is larger than 64 KiB.
     #[error("the message has {size} bytes, the limit is {limit}; split it")]
@@ -139,6 +153,9 @@ impl ErrorCode for ProtocolError {
             Self::BadBundle(_) => "BAD_BUNDLE",
             Self::StaleBundle(_) => "STALE_BUNDLE",
             Self::BadDeviceList(_) => "BAD_DEVICE_LIST",
+            Self::BadRotation(_) => "BAD_ROTATION",
+            Self::IdentitySuperseded(_) => "IDENTITY_SUPERSEDED",
+            Self::IdentityForked(_) => "IDENTITY_FORKED",
             Self::Replay => "REPLAY",
             Self::Duplicate => "DUPLICATE",
             Self::KeyGone => "MESSAGE_KEY_GONE",
@@ -179,6 +196,7 @@ impl ProtocolError {
         matches!(
             self,
             Self::UnknownSession
+                | Self::IdentitySuperseded(_)
                 | Self::Replay
                 | Self::KeyGone
                 | Self::Undecryptable

@@ -9,7 +9,7 @@
 //! - [`session`]: a [`Conversation`] encrypts and decrypts; it rests on the handshake (X3DH) and the ratchet.
 //! - [`envelope`], [`plaintext`]: the bytes of a message, outside and inside.
 //! - [`group`]: signed membership, and one encryption for all members.
-//! - [`trust`], [`safety`]: pins, policies, safety numbers.
+//! - [`trust`], [`safety`], [`rotation`]: pins, policies, safety numbers; how a pin follows a key that hands over.
 //! - [`repair`]: what follows when a message can not be read.
 //! - [`signal`]: the wire format of Signal's protocol, version 3, for those who have to speak it.
 //! - [`effects`]: rows as values. [`limits`]: every bound. [`profile`]: primitives and labels.
@@ -29,6 +29,7 @@ pub mod profile;
 mod ratchet;
 pub mod recovery;
 pub mod repair;
+pub mod rotation;
 pub mod safety;
 pub mod session;
 pub mod signal;
@@ -47,8 +48,10 @@ pub use prekey::{
 };
 pub use recovery::{RecoveryRoot, RecoverySecret};
 pub use repair::{Failed, Failure, RepairRoute, Resend, ResendFacts, may_resend};
+pub use rotation::{Followed, RotationChain};
 pub use safety::{QrOutcome, SafetyNumber, SafetyParty};
-pub use session::{Context, Conversation, Delivery, Encrypted, Received, Started};
+pub use session::{Context, Conversation, Delivery, Encrypted, Received, Standing, Started};
 pub use trust::{
-    FirstContact, IdentityEvent, OnMismatch, Pin, TrustDecision, TrustPolicy, TrustQuestion, Verdict, judge,
+    EarlierKey, FirstContact, IdentityEvent, OnMismatch, Pin, TrustDecision, TrustPolicy, TrustQuestion,
+    Verdict, judge,
 };

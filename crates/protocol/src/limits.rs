@@ -75,6 +75,15 @@ pub const REPLAY_MARK_LIFETIME: Duration = Duration::from_secs(300);
 /// How long an application must remember a content id: longer than any mail waits.
 pub const CONTENT_ID_LIFETIME: Duration = days(60);
 
+/// Keys that a pin remembers to have moved away from, so that it never goes back to them. Past this the oldest is forgotten:
+/// nobody rotates so often, and a pin stays below 5 KiB.
+pub const MAX_EARLIER_KEYS: usize = 64;
+
+/// How long sessions with an identity that handed over to another one, of theirs or of ours, are read after we learned of it:
+/// what was under way comes with the same connection or is sent again in a fresh session. Whoever has the old keys can write
+/// on these sessions as well, so the time is short.
+pub const LEFT_BEHIND_READING: Duration = Duration::from_secs(600);
+
 /// Hash iterations of a safety number.
 pub const SAFETY_ITERATIONS: u32 = 5_200;
 

@@ -208,7 +208,7 @@ pub fn may_resend(facts: &ResendFacts<'_>, pin: Option<&Pin>) -> Resend {
         Resend::Received
     } else if facts.resends >= MAX_RETRIES {
         Resend::TooOften
-    } else if pin.is_none_or(|pin| pin.user_key != *facts.pinned_then) {
+    } else if pin.is_none_or(|pin| pin.user_key != *facts.pinned_then && !pin.had(facts.pinned_then)) {
         Resend::AskPolicy
     } else {
         Resend::Yes
@@ -230,6 +230,8 @@ mod tests {
             list_hash: [0; 32],
             verified: false,
             first_seen: Timestamp::default(),
+            earlier: Vec::new(),
+            forked: false,
         };
         let facts = ResendFacts {
             receipted: false,
@@ -246,6 +248,8 @@ mod tests {
             may_resend(&ResendFacts { pinned_then: &[5; 65].into(), ..facts }, Some(&pin)),
             Resend::AskPolicy
         );
+        let rotated = pin.moved(&[pin.user_key], &[5; 65].into(), Timestamp::default());
+        assert_eq!(may_resend(&facts, Some(&rotated)), Resend::Yes, "who held the old key holds the new one");
         assert_eq!(may_resend(&facts, None), Resend::AskPolicy);
     }
 }

@@ -13,7 +13,7 @@ mod stored;
 
 pub(crate) use conversation::{Active, slot_of};
 pub use conversation::{Context, Conversation};
-pub use decrypt::{Delivery, Received};
+pub use decrypt::{Delivery, Received, Standing};
 pub(crate) use one::{Ends, Session, SessionRecords, Terms};
 pub use send::{Encrypted, Started};
 pub(crate) use stored::{Realm, Slot, StoredKeys};

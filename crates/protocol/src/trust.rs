@@ -5,14 +5,18 @@
 
 use core::fmt;
 
-use stvor_base::codec::{Reader, Writer};
+use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{KeyBytes, Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 
 use crate::devices::SignedDeviceList;
 use crate::error::ProtocolError;
+use crate::limits::{LEFT_BEHIND_READING, MAX_EARLIER_KEYS};
 
 const VERSION: u8 = 1;
+
+/// The version of a pin that moved: as version 1, whether it forked, and the earlier keys.
+const MOVED: u8 = 2;
 
 /// What we hold a user to.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,6 +31,21 @@ pub struct Pin {
     pub verified: bool,
     /// When this identity was pinned.
     pub first_seen: Timestamp,
+    /// The keys that handed over to this one by rotations, or that it took the place of after a rotation, oldest first: at most
+    /// [`MAX_EARLIER_KEYS`].
+    pub earlier: Vec<EarlierKey>,
+    /// One of the earlier keys handed over to another one, too: somebody else has it. No policy takes another key of this
+    /// user; only a person who names it.
+    pub forked: bool,
+}
+
+/// A key that handed over to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EarlierKey {
+    /// The key.
+    pub user_key: KeyBytes,
+    /// When the pin moved away from it, by our clock.
+    pub left: Timestamp,
 }
 
 impl fmt::Debug for Pin {
@@ -49,19 +68,83 @@ impl Pin {
             list_hash: *list.hash(),
             verified,
             first_seen: now,
+            earlier: Vec::new(),
+            forked: false,
         }
+    }
+
+    /// Whether the pin moved away from this key by a rotation.
+    #[must_use]
+    pub fn had(&self, user_key: &KeyBytes) -> bool {
+        self.earlier.iter().any(|earlier| earlier.user_key == *user_key)
+    }
+
+    /// When the pin moved away from this key, by our clock; `None` for the pinned one and others.
+    #[must_use]
+    pub fn left(&self, user_key: &KeyBytes) -> Option<Timestamp> {
+        let earlier = self.earlier.iter().rev().find(|earlier| earlier.user_key == *user_key);
+        earlier.filter(|_| self.user_key != *user_key).map(|earlier| earlier.left)
+    }
+
+    /// Whether mail that this key's sessions carry is still read: that was under way when the pin moved.
+    #[must_use]
+    pub fn still_reads(&self, user_key: &KeyBytes, now: Timestamp) -> bool {
+        let recent = |earlier: &&EarlierKey| now.since(earlier.left) <= LEFT_BEHIND_READING;
+        self.earlier.iter().filter(recent).any(|earlier| earlier.user_key == *user_key)
+    }
+
+    /// The pin after it moved past `earlier`, the present key first, to `new`. Nothing is known of its device list.
+    pub(crate) fn moved(&self, earlier: &[KeyBytes], new: &KeyBytes, now: Timestamp) -> Self {
+        let left = |user_key: &KeyBytes| EarlierKey { user_key: *user_key, left: now };
+        let mut all: Vec<EarlierKey> = self.earlier.iter().copied().chain(earlier.iter().map(left)).collect();
+        all.drain(..all.len().saturating_sub(MAX_EARLIER_KEYS));
+        Self {
+            user_key: *new,
+            version: 0,
+            list_hash: [0; 32],
+            verified: false,
+            first_seen: now,
+            earlier: all,
+            forked: self.forked,
+        }
+    }
+
+    /// The pin of another identity that takes the place of this one. What was learned of rotations stays: nothing goes back
+    /// behind them by this.
+    fn replaced(&self, list: &SignedDeviceList, verified: bool, now: Timestamp) -> Self {
+        let new = Self::new(list, verified, now);
+        if self.earlier.is_empty() {
+            return new;
+        }
+        let left = EarlierKey { user_key: self.user_key, left: now };
+        let mut earlier: Vec<EarlierKey> = self
+            .earlier
+            .iter()
+            .filter(|known| known.user_key != new.user_key)
+            .copied()
+            .chain([left])
+            .collect();
+        earlier.drain(..earlier.len().saturating_sub(MAX_EARLIER_KEYS));
+        Self { earlier, ..new }
     }
 
     /// The stored form.
     #[must_use]
     pub fn to_record(&self) -> SecretBytes {
-        let mut out = Writer::with_capacity(128);
-        out.u8(self.user_key.suite().layout(VERSION))
+        let mut out = Writer::with_capacity(128 + self.earlier.len() * 80);
+        let version = if self.earlier.is_empty() { VERSION } else { MOVED };
+        out.u8(self.user_key.suite().layout(version))
             .raw(&self.user_key)
             .u64(self.version)
             .raw(&self.list_hash)
             .u8(u8::from(self.verified))
             .u64(self.first_seen.as_millis());
+        if version == MOVED {
+            out.u8(u8::from(self.forked)).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+            for earlier in &self.earlier {
+                out.raw(&earlier.user_key).u64(earlier.left.as_millis());
+            }
+        }
         SecretBytes::from(out.finish())
     }
 
@@ -72,14 +155,29 @@ impl Pin {
     pub fn from_record(record: &SecretBytes) -> Result<Self, ProtocolError> {
         let decode = || {
             let mut input = Reader::new(record.expose());
-            let suite = Suite::of_layout(input.u8()?, VERSION)?;
-            let pin = Self {
+            let layout = input.u8()?;
+            let (suite, moved) = match Suite::of_layout(layout, MOVED) {
+                Ok(suite) => (suite, true),
+                Err(_) => (Suite::of_layout(layout, VERSION)?, false),
+            };
+            let mut pin = Self {
                 user_key: KeyBytes::read(&mut input, suite)?,
                 version: input.u64()?,
                 list_hash: *input.array()?,
                 verified: input.bool()?,
                 first_seen: Timestamp::from_millis(input.u64()?),
+                earlier: Vec::new(),
+                forked: false,
             };
+            pin.forked = moved && input.bool()?;
+            let count = if moved { usize::from(input.u8()?) } else { 0 };
+            if moved && !(1..=MAX_EARLIER_KEYS).contains(&count) {
+                return Err(CodecError::Length);
+            }
+            for _ in 0..count {
+                let user_key = KeyBytes::read(&mut input, suite)?;
+                pin.earlier.push(EarlierKey { user_key, left: Timestamp::from_millis(input.u64()?) });
+            }
             input.finish()?;
             Ok(pin)
         };
@@ -188,7 +286,8 @@ pub struct Verdict {
 /// Judges the identity that a device list presents.
 ///
 /// # Errors
-/// [`ProtocolError::IdentityChanged`], [`ProtocolError::NotVerified`] and [`ProtocolError::AwaitingTrust`] as the policy
+/// [`ProtocolError::IdentitySuperseded`] for a key that the pin moved away from, and [`ProtocolError::IdentityForked`] for
+/// another one after an earlier key handed over twice, whatever the policy, unless a decision names it; [`ProtocolError::IdentityChanged`], [`ProtocolError::NotVerified`] and [`ProtocolError::AwaitingTrust`] as the policy
 /// says; [`ProtocolError::BadDeviceList`] for a list older than the pinned one or a fork of it, whatever the policy.
 pub fn judge(
     pin: Option<&Pin>,
@@ -214,6 +313,14 @@ pub fn judge(
         };
     };
     if pin.user_key != list.user_key {
+        // No policy goes back behind a rotation, nor to what may be of whoever has an old key: only a person who names the key.
+        let named = decision.is_some_and(|decision| decision.accept);
+        if pin.had(&list.user_key) && !named {
+            return Err(ProtocolError::IdentitySuperseded(user()));
+        }
+        if pin.forked && !named {
+            return Err(ProtocolError::IdentityForked(user()));
+        }
         let accepted = match (decision.map(|decision| decision.accept), policy.mismatch) {
             (Some(accept), OnMismatch::Ask | OnMismatch::Reject) => accept,
             (Some(accept), OnMismatch::Replace) => accept,
@@ -230,7 +337,7 @@ pub fn judge(
             return Err(ProtocolError::NotVerified(user()));
         }
         let event = IdentityEvent::Replaced { old: pin.user_key };
-        return Ok(Verdict { event, pin: Pin::new(presented, verified, now), changed: true });
+        return Ok(Verdict { event, pin: pin.replaced(presented, verified, now), changed: true });
     }
     if list.version < pin.version {
         return Err(ProtocolError::BadDeviceList("it is older than one seen before"));
@@ -396,7 +503,7 @@ mod tests {
         );
         bytes.push(0);
         assert_eq!(Pin::from_record(&bytes.clone().into()).unwrap_err().code(), "BAD_RECORD");
-        bytes[0] = 2;
+        bytes[0] = 3;
         assert_eq!(Pin::from_record(&bytes.into()).unwrap_err().code(), "FORMAT_TOO_NEW");
     }
 }

@@ -18,6 +18,8 @@ mod labels;
 mod party;
 #[path = "vectors/recovery.rs"]
 mod recovery;
+#[path = "vectors/rotations.rs"]
+mod rotations;
 #[path = "vectors/rows.rs"]
 mod rows;
 #[path = "vectors/spec.rs"]

@@ -26,6 +26,8 @@ mod limits;
 mod meeting;
 #[path = "prekeys.rs"]
 mod prekeys;
+#[path = "rotation.rs"]
+mod rotation;
 #[path = "state_machine.rs"]
 mod state_machine;
 #[path = "vectors.rs"]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use stvor_base::devices::{DeviceList, device_list_label};
-use stvor_base::{Address, AppId, ErrorCode, Timestamp};
+use stvor_base::rotations::Rotations;
+use stvor_base::{Address, AppId, ErrorCode, KeyBytes, Timestamp};
 use stvor_crypto::suite::VerifyingKey;
 use stvor_wire::Code;
 use stvor_wire::client::{Auth, Credential};
@@ -266,6 +267,28 @@ pub(crate) fn prove(
     let label = login_label(list.suite());
     key.verify(label, &transcript.encode(), &auth.signature).map_err(|_| failed)?;
     Ok(list)
+}
+
+/// Checks the rotations of a log-in whose device list is `list`: what they are, and their bytes.
+pub(crate) fn rotations_of(
+    list: &DeviceList,
+    auth: &Auth,
+) -> Result<Option<(Rotations, bytes::Bytes)>, Refusal> {
+    if auth.rotations.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |detail| Refusal::new(Code::InvalidDeviceList, detail);
+    let rotations = Rotations::decode(&auth.rotations)
+        .map_err(|_| invalid("the rotations of the user's key are not in their canonical form"))?;
+    let signed = |key: &KeyBytes, label: &[u8], statement: &[u8], signature: &[u8]| {
+        VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify(label, statement, signature).is_ok())
+    };
+    if *rotations.newest() != list.user_key || !rotations.verify((&list.app, &list.user), signed) {
+        return Err(invalid(
+            "the rotations are not signed by their keys, or do not lead to the list's user key",
+        ));
+    }
+    Ok(Some((rotations, auth.rotations.clone())))
 }
 
 /// The origin that the signature must cover: one that the operator named; one that is this very socket's address; or,

@@ -86,7 +86,7 @@ impl Relay {
         let now = self.now();
         for conn in self.hub.connections() {
             let token = self.doorkeeper.still_good(&self.store, &conn.who.token, now).await;
-            let device = self.store.is_current(conn.who.device).await;
+            let device = self.store.is_current(conn.who.holder()).await;
             // A store that can not answer logs nobody out.
             if token == Ok(false) {
                 conn.end_after_queue(Code::LoggedOut, "the token was revoked or has expired");

@@ -195,6 +195,7 @@ async fn removed_device_is_logged_out_and_stays_out() {
     let first_key = bob.devices.remove(0);
     bob.devices = vec![first_key, second_key];
     let old_second = User {
+        rotations: None,
         key: stvor_crypto::suite::SigningKey::from_bytes(stvor_base::Suite::P256, &bob.key.to_bytes())
             .unwrap(),
         devices: bob

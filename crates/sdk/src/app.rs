@@ -226,6 +226,28 @@ impl App {
         work.await
     }
 
+    /// Hands the identity of an open client over to a fresh one and opens the client anew, in its slot: whoever asks for it
+    /// meanwhile gets the new one. Also gives the fingerprints of both.
+    pub(crate) async fn hand_over(&self, core: Arc<Core>) -> Result<((String, String), Client)> {
+        let user = core.address.user.clone();
+        let (app, slot) = (self.clone(), self.slot(&user)?);
+        // In a task of its own: whoever drops the waiting half-way leaves no store behind that belongs to nobody.
+        let done = tokio::spawn(async move {
+            let mut open = slot.0.lock().await;
+            let (keys, next) = core.hand_over(app.inner.config.timeout).await?;
+            let handle = Arc::new(Handle::new(Arc::clone(&next)));
+            (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&next));
+            let client = Client::of(handle);
+            if let Err(error) = app.ready(&client, ConnectOptions::default()).await {
+                next.end().await;
+                return Err(error);
+            }
+            app.keep(&user, &client);
+            Ok((keys, client))
+        });
+        done.await.map_err(|_| Error::not_ready("its rotation did not finish"))?
+    }
+
     fn keep(&self, user: &UserId, client: &Client) {
         let mut clients = self.inner.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.is_closed());

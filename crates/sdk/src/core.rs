@@ -255,7 +255,7 @@ impl Core {
                 let Some(core) = me.upgrade() else { return };
                 let scan = Scan::of(Table::Outbox, keys::pending_of(&peer)).limit(1);
                 let pending = core.store.scan(scan).await.is_ok_and(|page| !page.rows.is_empty());
-                if pending || !row.due.is_empty() {
+                if pending || !row.due.is_empty() || row.announce {
                     let _ = core.work(&peer, Work::Wake);
                 }
             }
@@ -665,6 +665,40 @@ impl Core {
             let _ = closed.wait_for(|closed| *closed).await;
             return;
         }
+        self.flush(bound).await;
+        self.end().await;
+    }
+
+    /// Puts a fresh identity in the place of ours, in the store that then nobody works on, and opens the client anew on it. This
+    /// one is closed, whatever comes of it. Also gives the fingerprints of both.
+    pub(crate) async fn hand_over(&self, bound: Duration) -> Result<((String, String), Arc<Self>)> {
+        if self.closing.swap(true, Ordering::SeqCst) {
+            return Err(Error::not_ready("it was closed"));
+        }
+        self.flush(bound).await;
+        self.end_work().await;
+        let rotated = crate::rotation::rotate(self).await;
+        self.leave_instances().await;
+        let opened = match rotated {
+            Ok(keys) => self.open_again().await.map(|next| (keys, next)),
+            Err(error) => Err(error),
+        };
+        if opened.is_err() {
+            self.close_store().await;
+        }
+        self.over();
+        opened
+    }
+
+    async fn open_again(&self) -> Result<Arc<Self>> {
+        let config = Config { new_identity: false, ..self.config.clone() };
+        let (store, guards) = (Arc::clone(&self.store), self.guards.clone());
+        let user = self.address.user.clone();
+        Self::open_on((store, guards), (config, user), (self.directory.clone(), Hub::new())).await
+    }
+
+    /// Lets pending sends finish within `bound`.
+    async fn flush(&self, bound: Duration) {
         self.wake_lanes();
         let since = Instant::now();
         let _ = tokio::time::timeout(bound, async {
@@ -691,11 +725,18 @@ impl Core {
             }
         })
         .await;
-        self.end().await;
     }
 
     /// Ends everything at once.
     pub(crate) async fn end(&self) {
+        self.end_work().await;
+        self.leave_instances().await;
+        self.close_store().await;
+        self.over();
+    }
+
+    /// Ends all that works on the store.
+    async fn end_work(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.stop.cancel();
         self.tasks.close();
@@ -705,14 +746,23 @@ impl Core {
         self.stop_acks.cancel();
         self.ack_tasks.close();
         self.ack_tasks.wait().await;
+    }
+
+    async fn leave_instances(&self) {
         if self.instances.is_shared()
             && let Err(error) = self.instances.leave(&self.store, self.now()).await
         {
             tracing::warn!(code = error.code(), "other instances will notice only later that this one ended");
         }
+    }
+
+    async fn close_store(&self) {
         if let Err(error) = self.store.close().await {
             tracing::warn!(code = stvor_base::ErrorCode::code(&error), "the store did not close cleanly");
         }
+    }
+
+    fn over(&self) {
         self.watchers.close();
         self.link.send_replace(LinkState::Closed);
         self.state.send_replace(ConnectionState::Closed);

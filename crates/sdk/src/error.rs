@@ -47,6 +47,10 @@ impl Error {
             ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
             ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
+            ErrorKind::IdentityDerived { .. } => "IDENTITY_DERIVED",
+            ErrorKind::IdentityOriginUnknown { .. } => "IDENTITY_ORIGIN_UNKNOWN",
+            ErrorKind::RotationUnsupported { .. } => "ROTATION_UNSUPPORTED",
+            ErrorKind::RotationUnsafe { .. } => "ROTATION_UNSAFE",
             ErrorKind::SuiteFixed { .. } => "SUITE_FIXED",
             ErrorKind::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             ErrorKind::RollbackDetected { .. } => "ROLLBACK_DETECTED",
@@ -293,6 +297,38 @@ pub enum ErrorKind {
     IdentityExists {
         /// Who.
         user: UserId,
+    },
+    /// The identity follows from a recovery phrase or passphrase, which would be worth nothing after a rotation.
+    #[error(
+        "the identity of {user} follows from a recovery phrase or passphrase, which would be of no use after a rotation; if others may know it, take the name over with a new identity"
+    )]
+    IdentityDerived {
+        /// Whose.
+        user: UserId,
+    },
+    /// Whether the identity follows from a recovery phrase or passphrase is not known: it was made by an older version.
+    #[error(
+        "whether the identity of {user} follows from a recovery phrase or passphrase is not known: if it does, open it once with that, and do not rotate it; if it does not, say so and rotate again"
+    )]
+    IdentityOriginUnknown {
+        /// Whose.
+        user: UserId,
+    },
+    /// The store may lose a commit that it acknowledged, and with it the only copy of the new identity.
+    #[error(
+        "the store may lose what it acknowledged, and with that the new identity for good ({finding}): {fix}; or say that you take the risk"
+    )]
+    RotationUnsafe {
+        /// The finding about the store.
+        finding: &'static str,
+        /// The way to fix it.
+        fix: String,
+    },
+    /// The identity can not be rotated here.
+    #[error("the identity can not be rotated: {reason}")]
+    RotationUnsupported {
+        /// Why.
+        reason: &'static str,
     },
     /// The identity in the store has another suite than the app was set up with.
     #[error(

@@ -130,6 +130,34 @@ pub enum Event {
         /// Whether the policy let the new identity replace the pinned one.
         accepted: bool,
     },
+    /// A user's identity handed over to another one, by statements that the old one signed. The pin followed; whoever compared
+    /// safety numbers has to compare them again, for they are others.
+    IdentityRotated {
+        /// Who.
+        peer: UserId,
+        /// SHA-256 of the old user key in hexadecimal.
+        old: String,
+        /// SHA-256 of the new one.
+        new: String,
+        /// Whether the old one was verified; the new one is not.
+        was_verified: bool,
+    },
+    /// Somebody shows an identity that its user rotated away from: an old copy of it is in use, or the relay gives out an old
+    /// one. It was refused.
+    IdentitySuperseded {
+        /// Whose.
+        peer: UserId,
+    },
+    /// An old key of a user handed over to two different identities, so somebody else has that key. The one that was followed
+    /// first counts; until a person names another one, none is taken.
+    IdentityForked {
+        /// Whose.
+        peer: UserId,
+        /// SHA-256 of the user key that counts, in hexadecimal.
+        pinned: String,
+        /// SHA-256 of the other one.
+        shown: String,
+    },
     /// A message could not be decrypted. It changed nothing.
     MessageUndecryptable {
         /// Who sent it, as the relay says.
@@ -343,6 +371,9 @@ impl Event {
             Self::Receiving { .. } => "receiving",
             Self::RelayDraining => "relay_draining",
             Self::IdentityChanged { .. } => "identity_changed",
+            Self::IdentityRotated { .. } => "identity_rotated",
+            Self::IdentitySuperseded { .. } => "identity_superseded",
+            Self::IdentityForked { .. } => "identity_forked",
             Self::MessageUndecryptable { .. } => "message_undecryptable",
             Self::Repaired { .. } => "repaired",
             Self::Receipt { .. } => "receipt",

@@ -15,8 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
-use stvor_base::{ErrorCode as _, Timestamp};
+use stvor_base::{ErrorCode as _, KeyBytes, Timestamp};
 use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_protocol::Identity;
 use stvor_store::{ChangeSet, Expect, Key, Op, RowVersion, Scan, Sealed, StoreError, Table};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -110,6 +111,8 @@ pub(crate) enum Rejoined {
     Deleted,
     /// Another instance replaced the data key of the store.
     KeysReplaced,
+    /// Another instance replaced the identity.
+    IdentityRotated,
 }
 
 /// The rows as they are.
@@ -272,11 +275,15 @@ impl Instances {
 
     /// Joins again after this instance was declared gone, under another id. Until the row of that is there everything is
     /// committed under the old one, and that is nothing.
-    pub(crate) async fn rejoin(&self, store: &Sealed) -> Result<Rejoined> {
-        let identity = records::key(&stvor_protocol::Identity::key())?;
-        if store.one(&identity).await.map_err(Error::passed)?.is_none() {
+    pub(crate) async fn rejoin(&self, store: &Sealed, own: &KeyBytes) -> Result<Rejoined> {
+        let identity = records::key(&Identity::key())?;
+        let Some(row) = store.one(&identity).await.map_err(Error::passed)? else {
             self.lock().over = true;
             return Ok(Rejoined::Deleted);
+        };
+        if Identity::from_record(&row.value).map_err(Error::passed)?.user_key() != own {
+            self.lock().over = true;
+            return Ok(Rejoined::IdentityRotated);
         }
         match self.enter(store, InstanceId::new()?).await {
             Ok(()) => Ok(Rejoined::Here),

@@ -40,12 +40,14 @@ pub enum Deed {
     KeyChanged,
     /// The data key was replaced, and every row was sealed anew.
     KeyRotated,
-    /// Our own identity was replaced by one that the old one signed.
+    /// An identity, our own or a peer's, handed over to one that it signed.
     IdentityRotated,
+    /// An old key of a peer was found to have handed over to two identities.
+    IdentityForked,
 }
 
 impl Deed {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::IdentityAccepted,
         Self::IdentityVerified,
         Self::IdentityUnverified,
@@ -54,6 +56,7 @@ impl Deed {
         Self::KeyChanged,
         Self::KeyRotated,
         Self::IdentityRotated,
+        Self::IdentityForked,
     ];
 
     /// Its name in snake case.
@@ -68,6 +71,7 @@ impl Deed {
             Self::KeyChanged => "key_changed",
             Self::KeyRotated => "key_rotated",
             Self::IdentityRotated => "identity_rotated",
+            Self::IdentityForked => "identity_forked",
         }
     }
 
@@ -82,6 +86,7 @@ impl Deed {
             Self::KeyChanged => 6,
             Self::KeyRotated => 7,
             Self::IdentityRotated => 8,
+            Self::IdentityForked => 9,
         }
     }
 }
@@ -219,7 +224,7 @@ mod tests {
     #[test]
     fn numbers_of_deeds_stay_as_they_were_released() {
         let ids: Vec<u8> = Deed::ALL.iter().map(|deed| deed.id()).collect();
-        assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

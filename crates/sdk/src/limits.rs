@@ -2,6 +2,17 @@
 
 use std::time::Duration;
 
+/// Contacts who are told of a rotation of our own identity at once, in a session each, those who were written with last: half
+/// the conversations that are active at once. The others learn of it with our next message, or in answer to theirs.
+pub const ROTATION_TOLD: usize = MAX_LANES / 2;
+
+/// How long the relay is not asked again after it said that a peer's key did not hand over to another: a peer that changes keys
+/// all the time has it asked no more often. Mail that comes meanwhile waits.
+pub const ROTATIONS_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often the relay is asked for a peer's rotations without an answer, before mail of another key is judged without one.
+pub const ROTATIONS_TRIES: u32 = 3;
+
 /// How long an operation waits when the application does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 

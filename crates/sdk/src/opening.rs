@@ -74,8 +74,12 @@ pub(crate) async fn load_identity(
     let suite = config.suite.or(stored.as_ref().map(Identity::suite)).unwrap_or_default();
     let derived = derive(config, (address, suite), now).await?;
     if let Some(stored) = stored {
+        let given = derived.is_some();
         let same = derived.is_none_or(|(derived, _)| derived.user_key() == stored.user_key());
         let stored = check_identity(stored, config, address)?;
+        if same && given {
+            crate::rotation::found_derived(store).await?;
+        }
         return if same {
             Ok(stored)
         } else {
@@ -87,6 +91,7 @@ pub(crate) async fn load_identity(
         // It may have been in use before, in a store that is lost.
         crate::prekeys::start_anew(&mut changes, 0, now);
     }
+    crate::rotation::note_derived(derived.is_some(), &mut changes);
     let (identity, effects) = match derived {
         Some(derived) => derived,
         None => {

@@ -78,6 +78,25 @@ pub(crate) fn judge(setup: &Setup<'_>) -> Vec<Finding> {
     found
 }
 
+/// Findings about a store that may lose a commit which it acknowledged: when its machine crashes, or another takes over.
+const LOSES_COMMITS: [&str; 10] = [
+    "redis_settings_hidden",
+    "redis_no_synchronous_replica",
+    "redis_appendonly",
+    "redis_appendfsync",
+    "redis_no_appendfsync_on_rewrite",
+    "redis_maxmemory_policy",
+    "postgres_fsync_off",
+    "postgres_full_page_writes_off",
+    "postgres_synchronous_commit",
+    "postgres_no_synchronous_standby",
+];
+
+/// The first of these findings by which a commit can be lost that was acknowledged.
+pub(crate) fn loses_commits(found: Vec<stvor_store::Finding>) -> Option<stvor_store::Finding> {
+    found.into_iter().find(|finding| LOSES_COMMITS.contains(&finding.code))
+}
+
 /// The code of a store that can not apply a change set whole or not at all.
 pub(crate) const NOT_ATOMIC: &str = "store_not_atomic";
 

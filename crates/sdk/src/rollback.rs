@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
 use crate::instances::{InstanceId, Instances};
 use crate::keys;
-use crate::lane::{Command, Work};
+use crate::lane::{Command, GivingUp, Work};
 use crate::limits;
 use crate::opening::{read_floor, read_lanes};
 
@@ -46,6 +46,11 @@ pub(crate) struct Rollback {
 }
 
 impl Rollback {
+    /// Whether nothing was rolled back, but our identity handed over to another: the same is to be given up.
+    fn is_rotation(self) -> bool {
+        self.relay <= self.own
+    }
+
     pub(crate) fn error(self) -> Error {
         ErrorKind::RollbackDetected { relay: self.relay, own: self.own }.into()
     }
@@ -92,6 +97,14 @@ impl Recovering {
     fn found(self) -> Rollback {
         Rollback { relay: self.relay, own: self.own, decided: self.decided }
     }
+}
+
+/// The row by which the next start gives up what was of an identity that hands over to another one, to go into the commit that
+/// replaces it. Its counters are the same: nothing was rolled back.
+pub(crate) fn row_of_rotation(core: &Core) -> Op<stvor_crypto::SecretBytes> {
+    let counter = core.counter();
+    let row = Recovering { relay: counter, own: counter, by: core.instances.id(), decided: true };
+    Op::insert(keys::meta(RECOVERING), row.encode())
 }
 
 /// A recovery that a process which ended, or another one, began.
@@ -246,7 +259,9 @@ pub(crate) async fn look_again(core: &Core) -> Result<()> {
     match (under_way(core).await?, core.rollback()) {
         (Some(row), None) => {
             core.set_rollback(Some(row.found()));
-            core.hub.emit_to_first(Event::RollbackDetected { relay: row.relay, own: row.own });
+            if !row.found().is_rotation() {
+                core.hub.emit_to_first(Event::RollbackDetected { relay: row.relay, own: row.own });
+            }
         }
         (Some(row), Some(found)) => {
             if row.decided && !found.decided {
@@ -286,7 +301,7 @@ pub(crate) async fn recover(core: &Core) -> Result<()> {
         return Ok(());
     }
     core.set_rollback(Some(Rollback { decided: true, ..found }));
-    reset_lanes(core).await?;
+    reset_lanes(core, found.is_rotation()).await?;
     core.groups.renew_chains().await?;
     core.prekeys.renew(core).await?;
     let counter = found.relay.max(core.counter());
@@ -297,7 +312,9 @@ pub(crate) async fn recover(core: &Core) -> Result<()> {
     }
     core.store.commit(changes).await.map_err(Error::passed)?;
     end(core, counter);
-    core.hub.emit_to_first(Event::RollbackRecovered);
+    if !found.is_rotation() {
+        core.hub.emit_to_first(Event::RollbackRecovered);
+    }
     Ok(())
 }
 
@@ -358,9 +375,14 @@ async fn begin(core: &Core, found: Rollback) -> Result<bool> {
 
 /// Every conversation gives its sessions up. What is in the outbox stays there: what was encrypted before the copy was made
 /// goes out as the same bytes, the rest in fresh sessions.
-async fn reset_lanes(core: &Core) -> Result<()> {
-    let mut peers: BTreeSet<Address> =
-        read_lanes(&core.store).await?.into_iter().map(|(peer, _)| peer).collect();
+async fn reset_lanes(core: &Core, rotated: bool) -> Result<()> {
+    let mut lanes = read_lanes(&core.store).await?;
+    // Who was written with last is told first.
+    lanes.sort_by_key(|(_, row)| core::cmp::Reverse(row.order));
+    let mut known: BTreeSet<Address> = BTreeSet::new();
+    let recent: Vec<Address> = lanes.into_iter().map(|(peer, _)| peer).collect();
+    known.extend(recent.iter().cloned());
+    let mut peers: BTreeSet<Address> = BTreeSet::new();
     // A conversation whose messages travel another way has no lane.
     peers.extend(core.peers().iter().map(|row| crate::client::address_of(&row.user)));
     for row in
@@ -370,12 +392,18 @@ async fn reset_lanes(core: &Core) -> Result<()> {
             core::str::from_utf8(row.value.expose()).ok().and_then(|name| UserId::from_canonical(name).ok());
         peers.extend(name.map(|user| crate::client::address_of(&user)));
     }
-    let peers: Vec<Address> = peers.into_iter().collect();
+    let peers: Vec<Address> = recent.into_iter().chain(peers.difference(&known).cloned()).collect();
+    let mut told = 0;
     for batch in peers.chunks(limits::RECOVERY_BATCH) {
         let mut answers = Vec::with_capacity(batch.len());
         for peer in batch {
             let (reply, done) = tokio::sync::oneshot::channel();
-            core.work(peer, Work::Command(Command::Recover(reply.into())))?;
+            told += 1;
+            let why = match rotated {
+                true => GivingUp::Rotated { tell: told <= limits::ROTATION_TOLD },
+                false => GivingUp::RolledBack,
+            };
+            core.work(peer, Work::Command(Command::Recover(why, reply.into())))?;
             answers.push(done);
         }
         for done in answers {

@@ -357,14 +357,19 @@ pub(crate) struct LaneRow {
     pub(crate) order: u64,
     /// Contents whose delivery the peer is not told of yet.
     pub(crate) due: Vec<ContentId>,
+    /// The peer is to be told of our present identity by a fresh session.
+    pub(crate) announce: bool,
 }
+
+/// The version of a lane's row whose peer is to be told of our present identity; else it is as of version 1.
+const VERSION_ANNOUNCE: u8 = 2;
 
 impl LaneRow {
     pub(crate) const MAX_DUE: usize = 4 * crate::limits::RECEIPT_BATCH;
 
     pub(crate) fn encode(&self, peer: &Address) -> Vec<u8> {
         let mut out = Writer::with_capacity(128 + 16 * self.due.len());
-        out.u8(VERSION);
+        out.u8(if self.announce { VERSION_ANNOUNCE } else { VERSION });
         peer.encode(&mut out);
         out.u64(self.epoch).u64(self.lane).u64(self.queued).u64(self.counter).u64(self.order);
         out.u32(u32::try_from(self.due.len()).unwrap_or(u32::MAX));
@@ -376,9 +381,14 @@ impl LaneRow {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Address, Self), CodecError> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
+        let announce = match input.u8()? {
+            VERSION => false,
+            VERSION_ANNOUNCE => true,
+            other => return Err(CodecError::Version(other)),
+        };
         let peer = Address::decode(&mut input)?;
         let mut row = Self {
+            announce,
             epoch: input.u64()?,
             lane: input.u64()?,
             queued: input.u64()?,
@@ -528,9 +538,12 @@ mod tests {
         let peer = PeerRow { blocked: true, retention: Some(5), ..PeerRow::new(UserId::new("bob").unwrap()) };
         check(peer.clone(), peer.encode(), PeerRow::decode);
         let due = vec![place().id, place().id];
-        let lane = LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due };
+        let lane = LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due, announce: false };
         let peer = Address::new(UserId::new("bob").unwrap(), stvor_base::DeviceId::FIRST);
-        check((peer.clone(), lane.clone()), lane.encode(&peer), LaneRow::decode);
+        let telling = LaneRow { announce: true, ..lane.clone() };
+        for lane in [lane, telling] {
+            check((peer.clone(), lane.clone()), lane.encode(&peer), LaneRow::decode);
+        }
         let pointer = PointerRow { peer: peer.clone(), place: place(), group: None };
         assert_eq!(PointerRow::decode(&pointer.encode()), Ok(pointer.clone()));
         let of_one = pointer;

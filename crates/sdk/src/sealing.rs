@@ -59,8 +59,8 @@ impl Client {
         let sealed = self.ask(&peer, |reply| Command::Seal(content.clone(), reply)).await;
         let blob = match sealed {
             Err(error) if error.code() == "NO_SESSION" && core.session().is_some() => {
-                let bundle = self.fetch(&peer).await?;
-                self.ask(&peer, |reply| Command::Import(Box::new(bundle), reply)).await?;
+                let bundles = self.fetch(&peer).await?;
+                self.ask(&peer, |reply| Command::Start(Box::new(bundles), reply)).await?;
                 self.ask(&peer, |reply| Command::Seal(content, reply)).await?
             }
             other => other?,

@@ -54,6 +54,11 @@ impl LoginKeys for Keys {
         (list.bytes.clone(), list.signature.as_slice().try_into().unwrap_or([0; 64]))
     }
 
+    fn rotations(&self) -> Vec<u8> {
+        let core = self.0.upgrade();
+        core.and_then(|core| core.identity.rotations().map(|chain| chain.encode())).unwrap_or_default()
+    }
+
     fn sign_login(&self, transcript: &[u8]) -> Result<[u8; 64]> {
         let core = self.0.upgrade().ok_or_else(|| Error::not_ready("it is closed"))?;
         core.identity.sign_login(transcript).map_err(Error::passed)

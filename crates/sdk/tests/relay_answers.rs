@@ -414,6 +414,37 @@ async fn what_is_verified_is_the_identity_that_was_compared_whatever_the_relay_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_keeps_no_alarm_back_by_not_saying_who_rotated() {
+    let (relay, elsewhere) = (Fake::start().await, Fake::start().await);
+    let (alice, bob) = pair(&relay).await;
+    soon(alice.send("bob", "pinned").await.unwrap().delivered()).await.unwrap();
+    let mallory = builder(&elsewhere.url()).open().await.unwrap().connect("alice").await.unwrap();
+    soon(mallory.wait_online(Duration::from_secs(10))).await.unwrap();
+    elsewhere.impersonate("bob", &relay);
+    relay.keep_rotations();
+    let mut events = bob.events();
+    let (cheat, from) =
+        (relay.clone(), stvor_base::Address::new("alice".parse().unwrap(), stvor::DeviceId::FIRST));
+    elsewhere.on_send(move |send| {
+        let deliver = stvor_wire::server::Deliver {
+            from: from.clone(),
+            mailbox_epoch: 1,
+            seq: 0,
+            msg_id: send.recipient.msg_id,
+            blob: send.blob.clone(),
+            received_at: stvor::Timestamp::system(),
+            ephemeral: false,
+        };
+        let cheat = cheat.clone();
+        tokio::spawn(async move { cheat.say("bob", ServerMessage::Deliver(deliver)) });
+        None
+    });
+    mallory.send("bob", "it is me").await.unwrap();
+    event(&mut events, |event| matches!(event, Event::IdentityChanged { accepted: false, .. }).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn being_superseded_ends_the_reconnecting() {
     let relay = Fake::start().await;
     let (alice, _bob) = pair(&relay).await;

@@ -114,6 +114,8 @@ pub struct Auth {
     pub replace_identity: bool,
     /// Which store the device's keys are in.
     pub store_mark: Option<[u8; limits::STORE_MARK_BYTES]>,
+    /// The user's rotations ([`stvor_base::rotations`]), or empty.
+    pub rotations: Bytes,
 }
 
 /// The running number of a message in its lane.
@@ -287,6 +289,7 @@ impl TryFrom<proto::Auth> for Auth {
     fn try_from(wire: proto::Auth) -> Result<Self, FrameError> {
         field::at_most(wire.device_list.len(), limits::MAX_DEVICE_LIST_BYTES, "device_list")?;
         field::at_most(wire.origin.len(), limits::MAX_ORIGIN_BYTES, "origin")?;
+        field::at_most(wire.rotations.len(), limits::MAX_ROTATIONS_BYTES, "rotations")?;
         field::at_most(wire.resume_cursor.len(), limits::MAX_CURSOR_BYTES, "resume_cursor")?;
         let mode = match wire.mode() {
             Mode::Unspecified => return Err(FrameError::Field("mode")),
@@ -303,6 +306,7 @@ impl TryFrom<proto::Auth> for Auth {
             register: wire.register,
             replace_identity: wire.replace_identity,
             store_mark: field::optional(&wire.store_mark, "store_mark")?,
+            rotations: wire.rotations,
         })
     }
 }
@@ -485,6 +489,7 @@ impl From<&Auth> for proto::Auth {
             register: auth.register,
             replace_identity: auth.replace_identity,
             store_mark: auth.store_mark.as_ref().map_or_else(Bytes::new, |mark| Bytes::copy_from_slice(mark)),
+            rotations: auth.rotations.clone(),
         }
     }
 }

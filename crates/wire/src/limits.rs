@@ -1,7 +1,7 @@
 //! Every bound of the wire.
 
-/// Largest frame before READY: a log-in with sixteen devices and a client token fits.
-pub const MAX_FRAME_BEFORE_AUTH: usize = 4 * 1024;
+/// Largest frame before READY: a log-in with sixteen devices and eight rotations fits.
+pub const MAX_FRAME_BEFORE_AUTH: usize = 6 * 1024;
 
 /// Largest frame after READY: a blob of [`MAX_BLOB_BYTES`] with the longest addresses fits.
 pub const MAX_FRAME_AFTER_AUTH: usize = 96 * 1024;
@@ -23,6 +23,11 @@ pub const MAX_CAPABILITY_BYTES: usize = 32;
 
 /// Longest device list: sixteen devices and the longest names need 2 611 bytes.
 pub const MAX_DEVICE_LIST_BYTES: usize = 2_688;
+
+pub use stvor_base::rotations::MAX_ROTATIONS_BYTES;
+
+/// The ability of a relay to take rotations of a user's key, as HELLO asks for it and CHALLENGE grants it.
+pub const CAPABILITY_ROTATION: &str = "identity-rotation";
 
 /// Longest resume cursor.
 pub const MAX_CURSOR_BYTES: usize = 256;

@@ -192,6 +192,8 @@ pub struct Bundles {
     pub device_list_signature: [u8; limits::SIGNATURE_BYTES],
     /// One for each device with keys, at most sixteen.
     pub bundles: Vec<DeviceBundle>,
+    /// The user's rotations ([`stvor_base::rotations`]), or empty.
+    pub rotations: Bytes,
 }
 
 /// USER_STATE.
@@ -351,12 +353,14 @@ impl TryFrom<proto::Bundles> for Bundles {
     fn try_from(wire: proto::Bundles) -> Result<Self, FrameError> {
         field::at_most(wire.device_list.len(), limits::MAX_DEVICE_LIST_BYTES, "device_list")?;
         field::at_most(wire.bundles.len(), stvor_base::devices::MAX_DEVICES, "bundles")?;
+        field::at_most(wire.rotations.len(), limits::MAX_ROTATIONS_BYTES, "rotations")?;
         Ok(Self {
             request_id: field::request(wire.request_id)?,
             user: field::user(&wire.user)?,
             device_list: wire.device_list,
             device_list_signature: field::array(&wire.device_list_signature, "device_list_signature")?,
             bundles: wire.bundles.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            rotations: wire.rotations,
         })
     }
 }
@@ -486,6 +490,7 @@ impl From<&Bundles> for proto::Bundles {
             device_list: bundles.device_list.clone(),
             device_list_signature: Bytes::copy_from_slice(&bundles.device_list_signature),
             bundles: bundles.bundles.iter().map(Into::into).collect(),
+            rotations: bundles.rotations.clone(),
         }
     }
 }

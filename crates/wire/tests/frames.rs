@@ -100,6 +100,7 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
             resume_cursor,
         )| {
             ClientMessage::Auth(Auth {
+                rotations: device_list.slice(..device_list.len() / 2),
                 device_list,
                 device_list_signature,
                 origin: "wss://relay.example".to_owned(),
@@ -261,7 +262,14 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
     );
     let bundles = (request(), user(), bytes(400), array64(), prop::collection::vec(bundle, 0..3)).prop_map(
         |(request_id, user, device_list, device_list_signature, bundles)| {
-            ServerMessage::Bundles(Bundles { request_id, user, device_list, device_list_signature, bundles })
+            ServerMessage::Bundles(Bundles {
+                request_id,
+                user,
+                rotations: device_list.slice(..device_list.len() / 2),
+                device_list,
+                device_list_signature,
+                bundles,
+            })
         },
     );
     let state = (request(), user(), any::<[bool; 3]>()).prop_map(
@@ -433,9 +441,14 @@ fn the_longest_log_in_fits_the_small_cap() {
         register: true,
         replace_identity: true,
         store_mark: Some([0xff; limits::STORE_MARK_BYTES]),
+        rotations: vec![0; limits::MAX_ROTATIONS_BYTES].into(),
     };
-    let bytes = frame::encode_client(&ClientMessage::Auth(auth));
+    let bytes = frame::encode_client(&ClientMessage::Auth(auth.clone()));
     assert!(bytes.len() <= limits::MAX_FRAME_BEFORE_AUTH, "{}", bytes.len());
+    assert_eq!(frame::decode_client(bytes, Phase::LoggingIn), Ok(ClientMessage::Auth(auth.clone())));
+    let long = Auth { rotations: vec![0; limits::MAX_ROTATIONS_BYTES + 1].into(), ..auth };
+    let bytes = frame::encode_client(&ClientMessage::Auth(long));
+    assert_eq!(frame::decode_client(bytes, Phase::LoggingIn), Err(FrameError::Field("rotations")));
     let hello = Hello {
         protocol_version: u32::MAX,
         credential: Credential::ClientToken("x".repeat(limits::MAX_CLIENT_TOKEN_BYTES)),

@@ -133,6 +133,19 @@ pub(crate) enum IdentityCommand {
         #[command(flatten)]
         sure: Sure,
     },
+    /// Replace your identity with a fresh one that the old one signs: contacts follow it by themselves
+    Rotate {
+        #[command(flatten)]
+        me: Me,
+        #[command(flatten)]
+        sure: Sure,
+        /// Your identity does not follow from a recovery phrase or passphrase, though the store can not tell
+        #[arg(long)]
+        not_derived: bool,
+        /// Rotate though the store may lose a commit that it acknowledged, and with it your name
+        #[arg(long)]
+        accept_lossy_store: bool,
+    },
     /// Mark somebody as verified, after comparing safety numbers
     Verify {
         #[command(flatten)]
@@ -162,6 +175,9 @@ pub(crate) enum IdentityCommand {
         /// Who
         #[arg(long = "with", value_name = "USER")]
         peer: String,
+        /// Only the identity with this fingerprint, which they told you by another way, whatever rotations say
+        #[arg(long, value_name = "HEX")]
+        fingerprint: Option<String>,
     },
 }
 

@@ -3,7 +3,7 @@
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
-use stvor::{Client, ConnectOptions, RecoveryPhrase, SafetyNumber};
+use stvor::{Client, ConnectOptions, RecoveryPhrase, RotateOptions, SafetyNumber};
 
 use crate::args::{IdentityArgs, IdentityCommand, IdentityFrom, Me};
 use crate::ask::sure;
@@ -16,6 +16,11 @@ use crate::session::Context;
 pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     let me = match &args.command {
         IdentityCommand::Replace { me, sure } => return replace(context, me, sure.yes).await,
+        IdentityCommand::Rotate { me, sure, not_derived, accept_lossy_store } => {
+            let options =
+                RotateOptions { not_derived: *not_derived, accept_lossy_store: *accept_lossy_store };
+            return rotate(context, me, (sure.yes, options)).await;
+        }
         IdentityCommand::Create { me, from } => return create(context, me, from).await,
         IdentityCommand::Show { me, .. }
         | IdentityCommand::Verify { me, .. }
@@ -42,8 +47,10 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
             }),
             Err(error) => Err(error.into()),
         },
-        IdentityCommand::Replace { .. } | IdentityCommand::Create { .. } => Ok(()),
-        IdentityCommand::Accept { peer, .. } => match client.accept_identity(peer.as_str()).await {
+        IdentityCommand::Replace { .. } | IdentityCommand::Rotate { .. } | IdentityCommand::Create { .. } => {
+            Ok(())
+        }
+        IdentityCommand::Accept { peer, fingerprint, .. } => match accept(&client, peer, fingerprint).await {
             Ok(()) => out.either(&json!({ "peer": peer, "accepted": true }), |_| {
                 format!("The new identity of {peer} is accepted")
             }),
@@ -52,6 +59,13 @@ pub(crate) async fn run(context: Context<'_>, args: &IdentityArgs) -> Result {
     };
     client.close().await;
     done
+}
+
+async fn accept(client: &Client, peer: &str, fingerprint: &Option<String>) -> stvor::Result<()> {
+    match fingerprint {
+        Some(fingerprint) => client.accept_identity_named(peer, fingerprint).await,
+        None => client.accept_identity(peer).await,
+    }
 }
 
 /// Makes an identity, once.
@@ -124,6 +138,33 @@ async fn replace(context: Context<'_>, me: &Me, yes: bool) -> Result {
     client.close().await;
     context.out.say("Compare safety numbers with your peers again: theirs are void");
     done
+}
+
+/// Hands over to a fresh identity that the old one signs.
+async fn rotate(context: Context<'_>, me: &Me, (yes, options): (bool, RotateOptions)) -> Result {
+    let user = context.user(me)?;
+    sure(
+        yes,
+        &format!(
+            "Replace the identity of {user}? Contacts follow it by themselves, safety numbers are others from then on, and older backups are of no use any more."
+        ),
+    )?;
+    let app = context.builder()?.open().await?;
+    if !app.users().iter().any(|known| known.as_str() == user) {
+        return Err(Failure::Coded {
+            code: "RECIPIENT_NOT_FOUND",
+            message: format!("{user} has no identity here to rotate: stvor identity create makes one"),
+            retryable: false,
+        });
+    }
+    let rotated = app.rotate_identity_with(&user, options).await?;
+    rotated.client.close().await;
+    let object = json!({ "user": user, "old_fingerprint": rotated.old, "fingerprint": rotated.new });
+    context.out.either(&object, |_| {
+        format!("user         {user}\nwas          {}\nfingerprint  {}", rotated.old, rotated.new)
+    })?;
+    context.out.say("Make a new backup, compare safety numbers with your peers again, and have a member of each of your groups add you again (stvor group add); if the old key was stolen, make groups anew that you made");
+    Ok(())
 }
 
 fn show_own(client: &Client, qr: bool, out: Out) -> Result {

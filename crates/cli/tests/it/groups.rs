@@ -85,3 +85,51 @@ fn a_group_that_is_not_there_is_exit_6() {
     assert_eq!(home.run("chat --as alice --group a --with bob").status.code(), Some(2));
     assert_eq!(home.run("send --as alice").status.code(), Some(2));
 }
+
+#[test]
+fn an_identity_is_rotated_contacts_follow_it_and_a_group_adds_it_anew() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    let told = |line: &str| -> serde_json::Value {
+        let ended = home.run(line);
+        assert_eq!(ended.status.code(), Some(0), "{line}: {}", ended.err);
+        serde_json::from_str(ended.out.lines().next().unwrap_or("null")).unwrap()
+    };
+    let heard = |who: &str, words: &str, line: &str| {
+        let listener = listening(&home, &format!("listen --as {who} --count 1 --json"));
+        let sent = home.feed(line, words);
+        assert_eq!(sent.code, Some(0), "{line}: {}", sent.err);
+        assert_eq!(finished(&listener), Some(0));
+        let got = objects(&listener.lines(stvor_testkit::Stream::Out));
+        assert!(got.iter().any(|object| object["text"] == words), "{got:?}");
+        got
+    };
+    let before = told("identity show --as alice --json");
+    heard("bob", "hello", "send --as alice --to bob");
+    told("group create --as bob --json friends alice");
+    heard("alice", "welcome", "send --as bob --group friends");
+
+    let unsure = home.run("identity rotate --as alice");
+    assert_eq!(unsure.status.code(), Some(2), "nobody is asked without a terminal");
+    let rotated = told("identity rotate --as alice --yes --json");
+    assert_eq!(rotated["old_fingerprint"], before["fingerprint"]);
+    let after = told("identity show --as alice --json");
+    assert_eq!(rotated["fingerprint"], after["fingerprint"]);
+    assert_ne!(after["fingerprint"], before["fingerprint"]);
+
+    // Bob follows, and both go on.
+    heard("bob", "from the new key", "send --as alice --to bob");
+    heard("alice", "to the new key", "send --as bob --to alice");
+    let noted = home.run("journal --as bob");
+    assert!(noted.out.contains("identity_rotated") || noted.out.contains("rotated"), "{}", noted.out);
+    let old = before["fingerprint"].as_str().unwrap();
+    let back = home.run(&format!("identity accept --as bob --with alice --fingerprint {old}"));
+    assert_eq!(back.status.code(), Some(7), "the relay does not show that one: {}", back.err);
+
+    // The group knows the old key.
+    let refused = home.feed("send --as alice --group friends", "still here?");
+    assert!(refused.err.contains("[NOT_A_MEMBER]"), "{}", refused.err);
+    told("group add --as bob --json friends alice");
+    heard("alice", "welcome back", "send --as bob --group friends");
+    heard("bob", "thanks", "send --as alice --group friends");
+}

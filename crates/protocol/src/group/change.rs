@@ -364,6 +364,20 @@ impl SignedChangeIn {
         Ok((sha256(&[profile::of(fields.suite).label.group_change, &self.bytes]), fields.parents))
     }
 
+    /// Who signed it with which user key, as it says. No signature is checked.
+    ///
+    /// # Errors
+    /// [`ProtocolError::BadChange`], [`ProtocolError::TooNew`].
+    pub fn claimed_author(&self, app: &AppId) -> Result<Member, ProtocolError> {
+        if self.bytes.len() > MAX_CHANGE {
+            return Err(ProtocolError::BadChange("it is too large"));
+        }
+        let fields = decode(&self.bytes, app).map_err(of_form)?;
+        let list = stvor_base::devices::DeviceList::decode(&fields.list.bytes)
+            .map_err(|_| ProtocolError::BadChange("its device list is malformed"))?;
+        Ok(Member { user: list.user, key: list.user_key })
+    }
+
     /// A change that was checked before it was stored.
     pub(crate) fn trusted(self, app: &AppId) -> Result<Change, CodecError> {
         let fields = decode(&self.bytes, app)?;

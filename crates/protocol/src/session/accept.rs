@@ -5,7 +5,7 @@ use stvor_crypto::random::Random;
 use stvor_crypto::{SecretBytes, ShieldKey};
 
 use super::conversation::{Active, Context, Conversation, Place};
-use super::decrypt::{Delivery, Received};
+use super::decrypt::{Delivery, Received, Standing};
 use super::one::{Applied, Sealing};
 use super::{Session, SessionRecords, Terms};
 use crate::effects::Effects;
@@ -80,8 +80,8 @@ impl Conversation {
         if self.session_id() == Some(&incoming.session) && self.repair.works() {
             self.repair.save(&self.peer, &mut effects);
         }
-        let sent_at = incoming.sent_at;
-        Ok(Received { plaintext, sent_at, effects, reply, identity: verdict.event, started: true })
+        let (sent_at, identity, standing) = (incoming.sent_at, verdict.event, Standing::Current);
+        Ok(Received { plaintext, sent_at, effects, reply, identity, started: true, standing })
     }
 
     /// The base key and place of a session of ours that nobody answered yet.

@@ -193,7 +193,7 @@ impl Conversation {
     }
 
     /// A first pin is written once: who finds another one that was written meanwhile fails, and judges by that.
-    pub(super) fn write_pin(&self, pin: &Pin, effects: &mut Effects) {
+    pub(crate) fn write_pin(&self, pin: &Pin, effects: &mut Effects) {
         let key = RecordKey::pin(&self.peer.user);
         match self.pin {
             None => effects.insert(key, pin.to_record(), None),
@@ -221,6 +221,24 @@ impl Conversation {
         effects
     }
 
+    /// Puts all sessions away, because our identity handed over to another one: of what is under way on them the chains that
+    /// have begun are read for [`crate::limits::LEFT_BEHIND_READING`], and the next message starts a new session. What was to be
+    /// repaired on them counts no more, and a mark that a person compared safety numbers goes: they were of the old identity.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Crypto`] when a session can not be put away; then nothing changed.
+    pub fn retire(&mut self) -> Result<Effects, ProtocolError> {
+        let mut effects = Effects::new();
+        self.put_away(&ShieldKey::new(), &mut effects)?;
+        if let Some(pin) = self.pin.as_mut().filter(|pin| pin.verified) {
+            pin.verified = false;
+            effects.put(RecordKey::pin(&self.peer.user), pin.to_record());
+        }
+        self.repair = RepairState::default();
+        effects.delete(RecordKey::of_peer(RecordKind::Repair, &self.peer, &[]));
+        Ok(effects)
+    }
+
     /// Destroys everything about this peer, the pin as well.
     pub fn delete(&mut self) -> Effects {
         let mut effects = self.reset();
@@ -230,6 +248,20 @@ impl Conversation {
         effects.delete(RecordKey::pin(&self.peer.user));
         self.pin = None;
         effects
+    }
+
+    /// Puts all active sessions into the archive. On an error nothing changed.
+    pub(crate) fn put_away(
+        &mut self,
+        shield: &ShieldKey,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let current = self.archive_record(Place::Current, shield)?;
+        let candidate = self.archive_record(Place::Candidate, shield)?;
+        self.archive_active(Place::Current, current, effects);
+        self.archive_active(Place::Candidate, candidate, effects);
+        self.save_index(effects);
+        Ok(())
     }
 
     /// Whether a session with this user key may be used.

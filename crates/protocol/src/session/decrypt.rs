@@ -5,15 +5,15 @@ use stvor_crypto::random::Random;
 use stvor_crypto::{SecretBytes, ShieldKey};
 
 use super::conversation::{Active, Context, Conversation, Place, slot_of};
-use super::one::{Applied, Sealing};
+use super::one::{Applied, Ends, Opened, Sealing};
 use super::{Session, SessionRecords};
 use crate::effects::{Effects, RecordKey, RecordKind, Records};
 use crate::envelope::{Incoming, SessionId};
 use crate::error::ProtocolError;
-use crate::limits::REPLAY_MARK_LIFETIME;
+use crate::limits::{LEFT_BEHIND_READING, REPLAY_MARK_LIFETIME};
 use crate::plaintext::{ContentKind, Plaintext};
-use crate::ratchet::{MessageSeed, Skipped};
-use crate::trust::{IdentityEvent, TrustDecision};
+use crate::ratchet::{MessageSeed, Skipped, Step};
+use crate::trust::{FirstContact, IdentityEvent, TrustDecision};
 
 /// A message and what goes with it.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,19 @@ pub struct Delivery<'a> {
     pub records: &'a Records,
     /// The answer to an earlier [`ProtocolError::AwaitingTrust`].
     pub decision: Option<&'a TrustDecision>,
+}
+
+/// Between which identities the session of a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Theirs and ours as they are now.
+    Current,
+    /// Theirs handed over to another one since: whoever has the old keys may have written the message. It counts as verified by
+    /// nobody.
+    TheirsEarlier,
+    /// Ours handed over to another one since: the peer may not know of that, or somebody else who had our old keys may have
+    /// written the message. It counts as verified by nobody.
+    OursEarlier,
 }
 
 /// A message that was decrypted.
@@ -42,6 +55,8 @@ pub struct Received {
     pub identity: IdentityEvent,
     /// Whether the message started a session.
     pub started: bool,
+    /// Between which identities its session is.
+    pub standing: Standing,
 }
 
 impl Conversation {
@@ -122,8 +137,8 @@ impl Conversation {
         if self.repair.works() {
             self.repair.save(&self.peer, &mut effects);
         }
-        let sent_at = incoming.sent_at;
-        Ok(Received { plaintext, sent_at, effects, reply, identity: IdentityEvent::Known, started: false })
+        let (sent_at, identity, standing) = (incoming.sent_at, IdentityEvent::Known, Standing::Current);
+        Ok(Received { plaintext, sent_at, effects, reply, identity, started: false, standing })
     }
 
     fn decrypt_archived(
@@ -136,18 +151,18 @@ impl Conversation {
         let shield = ShieldKey::new();
         let key = self.archived_key(&incoming.session);
         let record = delivery.records.get(&key).ok_or(ProtocolError::MissingRow("archived session"))?;
-        let mut session = Session::from_archive(record, &self.ends(context), &shield)?;
-        let stored = self.stored_seed(context, delivery)?;
-        let opened = session.open(incoming, stored, &shield)?;
-        self.check_identity(context, &session.terms.peer.user)?;
+        let (mut session, opened, own) = self.open_archived(record, (context, delivery), &shield)?;
+        let standing = self.standing(context, &session, (own, &opened.step))?;
+        let left_behind = standing != Standing::Current;
         let with = Sealing { padding: context.padding, now: context.now, shield: &shield };
         let (plaintext, Applied { skipped, reply, .. }) = session.apply(opened, with, rng)?;
+        let reply = reply.filter(|_| !left_behind);
         let records = session.records(&shield)?;
         let replaced = self.archive_record(Place::Current, &shield)?;
 
         let mut effects = Effects::new();
         self.note(incoming, (&session.terms.id, skipped, context.now), &mut effects);
-        if plaintext.kind == ContentKind::RetryRequest {
+        if plaintext.kind == ContentKind::RetryRequest && !left_behind {
             // The peer asks on the session that works for it, so ours is one that it can not read: without going over
             // to its session, what is sent again would fail again.
             effects.delete(key);
@@ -161,8 +176,61 @@ impl Conversation {
         } else {
             effects.put(key, records.archived());
         }
-        let sent_at = incoming.sent_at;
-        Ok(Received { plaintext, sent_at, effects, reply, identity: IdentityEvent::Known, started: false })
+        let (sent_at, identity) = (incoming.sent_at, IdentityEvent::Known);
+        Ok(Received { plaintext, sent_at, effects, reply, identity, started: false, standing })
+    }
+
+    /// Between which identities an archived session is. Of one that rotated since, theirs or ours, what was under way is read for
+    /// a while: the chains that had begun by then and no new one, for whoever has the old keys could begin it. Nothing goes out
+    /// on such a session.
+    fn standing(
+        &self,
+        context: &Context<'_>,
+        session: &Session,
+        (own, step): (bool, &Step),
+    ) -> Result<Standing, ProtocolError> {
+        let theirs = &session.terms.peer.user;
+        let earlier = self.pin.as_ref().filter(|pin| pin.user_key != *theirs && pin.had(theirs));
+        if earlier.is_none() {
+            self.check_identity(context, theirs)?;
+        }
+        if earlier.is_none() && own {
+            return Ok(Standing::Current);
+        }
+        let late = earlier.is_some_and(|pin| !pin.still_reads(theirs, context.now));
+        if late || matches!(step, Step::Turn(_)) {
+            return Err(ProtocolError::KeyGone);
+        }
+        if context.policy.first == FirstContact::VerifiedOnly {
+            return Err(ProtocolError::NotVerified(self.peer.user.clone()));
+        }
+        Ok(if earlier.is_some() { Standing::TheirsEarlier } else { Standing::OursEarlier })
+    }
+
+    /// Opens a message on an archived session: with our keys, or with those of an identity of ours that handed over not long
+    /// ago. Also whether it was ours as it is now.
+    fn open_archived(
+        &self,
+        record: &SecretBytes,
+        (context, delivery): (&Context<'_>, Delivery<'_>),
+        shield: &ShieldKey,
+    ) -> Result<(Session, Opened, bool), ProtocolError> {
+        let open = |ends: &Ends<'_>| {
+            let session = Session::from_archive(record, ends, shield)?;
+            let stored = self.stored_seed(context, delivery)?;
+            let opened = session.open(delivery.incoming, stored, shield)?;
+            Ok((session, opened))
+        };
+        let mut tried = open(&self.ends(context)).map(|(session, opened)| (session, opened, true));
+        for earlier in context.identity.earlier() {
+            let recent = context.now.since(earlier.left) <= LEFT_BEHIND_READING;
+            if !recent || !matches!(tried, Err(ProtocolError::Undecryptable)) {
+                break;
+            }
+            let ends = Ends { own: (context.identity.address(), &earlier.keys), peer: &self.peer };
+            tried = open(&ends).map(|(session, opened)| (session, opened, false));
+        }
+        tried
     }
 
     fn stored_seed(

@@ -242,6 +242,7 @@ impl Party {
             reply: received.reply,
             started: received.started,
             identity: received.identity,
+            standing: received.standing,
         })
     }
 
@@ -327,6 +328,7 @@ pub struct Message {
     pub reply: Option<Vec<u8>>,
     pub started: bool,
     pub identity: IdentityEvent,
+    pub standing: Standing,
 }
 
 /// Alice and Bob with an established session: Alice started, Bob answered.

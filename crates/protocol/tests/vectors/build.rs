@@ -473,6 +473,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("records.json", records()),
         ("groups-2.json", super::groups::groups()),
         ("recovery.json", super::recovery::cases()),
+        ("rotations.json", super::rotations::rotations()),
     ];
     if super::suite() == Suite::P256 {
         // Of version 1 of changes, which is only read.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use stvor_base::Suite;
 use stvor_base::devices::{device_list_label, login_label};
+use stvor_base::rotations::rotation_label;
 use stvor_protocol::limits;
 use stvor_protocol::profile;
 
@@ -56,6 +57,7 @@ fn of_the_profile(suite: Suite) -> BTreeSet<String> {
     let all = [
         device_list_label(suite),
         login_label(suite),
+        rotation_label(suite),
         label.signed_prekey,
         label.kem_prekey,
         label.transcript,
@@ -85,7 +87,7 @@ fn no_label_is_a_prefix_of_another() {
     assert!(Suite::ALL.into_iter().all(|suite| scanned(login_label(suite))), "the scan misses labels");
     for suite in Suite::ALL {
         let known = of_the_profile(suite);
-        assert_eq!(known.len(), 20);
+        assert_eq!(known.len(), 21);
         for label in known {
             labels.entry(label).or_insert_with(|| vec![PathBuf::new()]);
         }
@@ -144,6 +146,9 @@ fn the_specification_names_the_limits_as_they_are() {
         ("BROKEN_SESSION_FAILURES", limits::BROKEN_SESSION_FAILURES.into(), 3),
         ("REPLAY_MARK_LIFETIME", limits::REPLAY_MARK_LIFETIME.as_secs(), 300),
         ("CONTENT_ID_LIFETIME", limits::CONTENT_ID_LIFETIME.as_secs(), days(60)),
+        ("MAX_ROTATIONS", stvor_base::rotations::MAX_ROTATIONS as u64, 8),
+        ("MAX_EARLIER_KEYS", limits::MAX_EARLIER_KEYS as u64, 64),
+        ("LEFT_BEHIND_READING", limits::LEFT_BEHIND_READING.as_secs(), 600),
         ("SAFETY_ITERATIONS", limits::SAFETY_ITERATIONS.into(), 5_200),
     ];
     let text = specification();

@@ -153,6 +153,29 @@ pub fn login_transcript(login: &Login<'_>) -> Vec<u8> {
     .concat()
 }
 
+pub struct Rotation<'a> {
+    pub app: &'a str,
+    pub user: &'a str,
+    pub number: u64,
+    pub old_key: &'a [u8],
+    pub new_key: &'a [u8],
+    pub time: u64,
+}
+
+/// "Rotation".
+pub fn rotation_statement(rotation: &Rotation<'_>) -> Vec<u8> {
+    [
+        &[layout()][..],
+        &lp(rotation.app.as_bytes()),
+        &lp(rotation.user.as_bytes()),
+        &rotation.number.to_be_bytes(),
+        rotation.old_key,
+        rotation.new_key,
+        &rotation.time.to_be_bytes(),
+    ]
+    .concat()
+}
+
 // "Prekeys"
 
 pub struct SignedObject<'a> {

@@ -14,13 +14,13 @@ use stvor_wire::{Code, FrameError, PROTOCOL_VERSION, Phase, ServerMessage, frame
 
 use super::delivery::Delivery;
 use super::{Conn, Peer, Sink, Stream, Who, cursor_of, end, pump, receive};
-use crate::auth::{Admission, accepted_origin, prove};
+use crate::auth::{Admission, accepted_origin, prove, rotations_of};
 use crate::ratelimit::network_of;
 use crate::relay::Relay;
-use crate::storage::{Attach, Attached, Consent, MailboxId, NOT_REGISTERED, Refusal, StoreError, UserKey};
+use crate::storage::{Attach, Attached, Consent, Holder, NOT_REGISTERED, Refusal, StoreError, UserKey};
 
 /// Why a device that its user's list left out is logged out.
-pub(crate) const NO_LONGER_LISTED: &str = "the device is no longer in its user's device list";
+pub(crate) const NO_LONGER_LISTED: &str = "the device, or its key, is no longer in its user's device list";
 
 /// Why there is no connection: what to tell the client, or nothing when it is gone.
 type NoLogin = Option<End>;
@@ -66,6 +66,7 @@ pub(super) async fn login(
     let attach = Attach {
         app: (*admission.app).clone(),
         address: hello.address.clone(),
+        rotations: rotations_of(&list, &auth).map_err(|refusal| refused(&refusal))?,
         list,
         list_bytes: Bytes::copy_from_slice(&auth.device_list),
         list_signature: auth.device_list_signature,
@@ -103,7 +104,11 @@ async fn admit(relay: &Relay, hello: &Hello) -> Result<(Admission, Challenge), N
         server_version: crate::VERSION.to_owned(),
         protocol_version: PROTOCOL_VERSION,
         development: relay.config.development,
-        capabilities: hello.capabilities.iter().filter(|name| *name == HOLD).take(1).cloned().collect(),
+        capabilities: [HOLD, wire::CAPABILITY_ROTATION]
+            .into_iter()
+            .filter(|known| hello.capabilities.iter().any(|name| name == known))
+            .map(str::to_owned)
+            .collect(),
     };
     Ok((admission, challenge))
 }
@@ -150,6 +155,7 @@ async fn open(
         app: admission.app,
         address: Arc::new(hello.address),
         device: attached.device,
+        generation: attached.generation,
         token: admission.token,
         fence: if receives { attached.fence } else { 0 },
         store_mark: auth.store_mark,
@@ -159,7 +165,7 @@ async fn open(
     let conn = Arc::new(Conn::new(relay.hub.next_id(), who, delivery));
     relay.hub.join(&conn).map_err(Some)?;
     let joined = Joined(relay, Some(conn));
-    let last_seq = last_seq(relay, (attached.device, receives)).await.map_err(store_error)?;
+    let last_seq = last_seq(relay, (attached.holder(), receives)).await.map_err(store_error)?;
     let Some(conn) = joined.stay() else { return Err(None) };
     let ready = Ready {
         mailbox_epoch: attached.epoch,
@@ -206,13 +212,14 @@ impl Drop for Joined<'_> {
     }
 }
 
-/// The highest seq of a device that receives; refuses one that was removed since it attached. To be asked once the hub
-/// knows the connection: who removes a device looks there after the removal, so that one of the two sees the other.
-async fn last_seq(relay: &Relay, (device, receives): (MailboxId, bool)) -> Result<u64, StoreError> {
+/// The highest seq of a device that receives; refuses one that was removed, or got other keys, since it attached. To
+/// be asked once the hub knows the connection: who removes a device looks there after the removal, so that one of the two
+/// sees the other.
+async fn last_seq(relay: &Relay, (holder, receives): (Holder, bool)) -> Result<u64, StoreError> {
     if receives {
-        return relay.store.last_seq(device).await;
+        return relay.store.last_seq(holder).await;
     }
-    if relay.store.is_current(device).await? { Ok(0) } else { Err(StoreError::Refused(NOT_REGISTERED)) }
+    if relay.store.is_current(holder).await? { Ok(0) } else { Err(StoreError::Refused(NOT_REGISTERED)) }
 }
 
 fn narrow(size: usize) -> u32 {
@@ -226,6 +233,9 @@ fn announce(relay: &Relay, who: &Who, attached: &Attached) {
         // Loud: somebody's mail was dropped. The log names nobody.
         tracing::warn!("a name was taken over by another identity; its mail and keys were dropped");
         relay.metrics.identity_replaced();
+    }
+    if attached.registration == Registration::Rotated {
+        tracing::info!("a user's key handed over to another one");
     }
     relay.hub.devices_gone(&attached.removed, Code::LoggedOut, NO_LONGER_LISTED);
     if attached.registration != Registration::Known {
@@ -247,6 +257,8 @@ fn resumed(relay: &Relay, sealed: &[u8], attached: &Attached, now: Timestamp) ->
 
 #[cfg(test)]
 mod tests {
+    use stvor_base::devices::{DeviceEntry, DeviceList};
+    use stvor_base::rotations::{Rotation, Rotations};
     use stvor_base::{Address, AppId, DeviceId, UserId};
     use stvor_crypto::Secret;
     use stvor_wire::client::Credential;
@@ -259,7 +271,7 @@ mod tests {
     use crate::cursor::CursorKey;
     use crate::metrics::Metrics;
     use crate::storage::memory::MemoryStore;
-    use crate::storage::{Bounds, SharedStore};
+    use crate::storage::{Bounds, MailboxId, SharedStore};
 
     fn relay() -> Arc<Relay> {
         let store: SharedStore = Arc::new(MemoryStore::new(Bounds::default()));
@@ -272,6 +284,7 @@ mod tests {
     fn attached_and_removed() -> Attached {
         Attached {
             device: MailboxId(1),
+            generation: 0,
             registration: Registration::Known,
             epoch: 1,
             fence: 1,
@@ -284,7 +297,7 @@ mod tests {
         }
     }
 
-    async fn opened(relay: &Arc<Relay>, mode: Mode) -> Result<Arc<Conn>, NoLogin> {
+    async fn opened(relay: &Arc<Relay>, mode: Mode, attached: Attached) -> Result<Arc<Conn>, NoLogin> {
         let address = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
         let admission = Admission {
             app: Arc::new(AppId::new("acme").unwrap()),
@@ -306,17 +319,66 @@ mod tests {
             register: false,
             replace_identity: false,
             store_mark: None,
+            rotations: Bytes::new(),
         };
-        open(relay, admission, hello, &auth, attached_and_removed()).await
+        open(relay, admission, hello, &auth, attached).await
     }
 
     #[tokio::test]
     async fn a_device_that_is_removed_while_it_logs_in_is_logged_out() {
         let relay = relay();
         for mode in [Mode::Receive, Mode::SendOnly] {
-            let refused = opened(&relay, mode).await.map(|_| ()).unwrap_err();
+            let refused = opened(&relay, mode, attached_and_removed()).await.map(|_| ()).unwrap_err();
             assert_eq!(refused.map(|end| end.code), Some(Code::LoggedOut), "{mode:?}");
             assert_eq!(relay.hub.len(), 0, "{mode:?}: nothing stays behind");
+        }
+    }
+
+    /// The log-in of a key, which `rotations` lead to.
+    fn attach_of(key: u8, rotations: Option<Rotations>) -> Attach {
+        let list = DeviceList {
+            app: AppId::new("acme").unwrap(),
+            user: UserId::new("alice").unwrap(),
+            user_key: [key; 65].into(),
+            version: 1,
+            previous: [0; 32],
+            devices: vec![DeviceEntry {
+                id: DeviceId::FIRST,
+                signing_key: [100 + key; 65].into(),
+                agreement_key: [200; 65].into(),
+            }],
+        };
+        Attach {
+            app: list.app.clone(),
+            address: Address::new(list.user.clone(), DeviceId::FIRST),
+            list_bytes: list.encode().into(),
+            list,
+            list_signature: [0; 64],
+            rotations: rotations.map(|chain| (chain.clone(), chain.encode().into())),
+            permission: crate::storage::Permission { register: Consent::Allowed, replace: false },
+            receive: false,
+            fresh_epoch: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_in_that_a_rotation_of_its_key_overtakes_gets_no_connection() {
+        for mode in [Mode::Receive, Mode::SendOnly] {
+            let relay = relay();
+            let before = relay.store.attach(attach_of(1, None)).await.unwrap();
+            let step = Rotation {
+                time: Timestamp::default(),
+                new_key: [2; 65].into(),
+                by_old: [0; 64],
+                by_new: [0; 64],
+            };
+            let chain = Rotations::start([1; 65].into(), step);
+            // The new key is in before the hub knows of the old one, which nobody can put out therefore.
+            let after = relay.store.attach(attach_of(2, Some(chain))).await.unwrap();
+            assert!(opened(&relay, Mode::SendOnly, after).await.is_ok(), "{mode:?}");
+            let refused = opened(&relay, mode, before).await.map(|_| ()).unwrap_err();
+            assert_eq!(refused.map(|end| end.code), Some(Code::LoggedOut), "{mode:?}");
+            assert_eq!(relay.hub.len(), 1, "{mode:?}: the new key stays");
         }
     }
 }

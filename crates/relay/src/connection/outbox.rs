@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
 use crate::limits::{EPHEMERAL_OUTBOUND_BYTES, LIVE_OUTBOUND_BYTES, OUTBOUND_BYTES, OUTBOUND_FRAMES};
-use crate::storage::MailboxId;
+use crate::storage::{Holder, MailboxId};
 
 /// What work on the receiving half may queue.
 pub(crate) struct Queue<'a> {
@@ -28,12 +28,21 @@ pub(crate) struct Who {
     pub(crate) app: std::sync::Arc<AppId>,
     pub(crate) address: std::sync::Arc<Address>,
     pub(crate) device: MailboxId,
+    /// Of the device's keys that the log-in proved.
+    pub(crate) generation: u64,
     /// Which token let it in.
     pub(crate) token: TokenRef,
     /// 0 for connections that only send.
     pub(crate) fence: u64,
     /// Which store the device's keys are in, as far as it says.
     pub(crate) store_mark: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
+}
+
+impl Who {
+    /// The device, with the keys that it proved.
+    pub(crate) const fn holder(&self) -> Holder {
+        Holder { device: self.device, generation: self.generation }
+    }
 }
 
 /// What has to stay valid for a connection to stay.
@@ -253,6 +262,7 @@ mod tests {
             app: AppId::new("app").unwrap().into(),
             address: Address::new(UserId::new("a").unwrap(), DeviceId::FIRST).into(),
             device: MailboxId(1),
+            generation: 0,
             token: TokenRef::Development,
             fence: 0,
             store_mark: None,

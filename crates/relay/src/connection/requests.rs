@@ -101,7 +101,7 @@ pub(super) fn upload(relay: &Arc<Relay>, conn: &Arc<Conn>, upload: UploadKeys) {
             .uploads
             .take(&conn_.who.device, 1)
             .map_err(|wait| limited(&relay_, request_id, wait))?;
-        let keys = relay_.store.upload_keys(conn_.who.device, upload).await;
+        let keys = relay_.store.upload_keys(conn_.who.holder(), upload).await;
         let keys = keys.map_err(|error| store_error(request_id, &error))?;
         relay_.hub.appeared(&own_key(&conn_));
         Ok(ServerMessage::KeysUploaded { request_id, keys })
@@ -123,7 +123,7 @@ pub(super) fn delete(relay: &Arc<Relay>, conn: &Arc<Conn>, request_id: NonZeroU6
     let (relay_, conn_) = (relay.clone(), conn.clone());
     run(relay, conn, request_id, async move {
         // Only the identity that this connection proved: the name may have changed hands a moment ago.
-        let deleted = relay_.store.delete_account(conn_.who.device).await;
+        let deleted = relay_.store.delete_account(conn_.who.holder()).await;
         let deleted = deleted.map_err(|error| store_error(request_id, &error))?;
         conn_.say(&ServerMessage::Done { request_id });
         let why = "the account was deleted by one of its devices";
@@ -214,5 +214,6 @@ async fn bundles(
         device_list: found.list,
         device_list_signature: found.signature,
         bundles: found.bundles,
+        rotations: found.rotations,
     })))
 }

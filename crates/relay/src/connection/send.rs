@@ -140,6 +140,7 @@ fn put(relay: &Relay, conn: &Conn, to: MailboxId, (msg_id, lane, parcel): (Messa
         mailbox: to,
         app: conn.who.app.clone(),
         sender: conn.who.device,
+        generation: conn.who.generation,
         from: conn.who.address.clone(),
         msg_id,
         lane,

@@ -290,6 +290,7 @@ pub(super) async fn upload(
         register: false,
         replace_identity: false,
         store_mark: None,
+        rotations: Bytes::new(),
     };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let peer = Peer { remote: from.remote, local: from.local, host };
@@ -302,6 +303,7 @@ pub(super) async fn upload(
         .attach(Attach {
             app: open.challenge.app.clone(),
             address: open.address.clone(),
+            rotations: None,
             list,
             list_bytes: auth.device_list.clone(),
             list_signature: auth.device_list_signature,
@@ -315,7 +317,7 @@ pub(super) async fn upload(
         relay.metrics.rate_limited("request");
         return Err(Refused::limited(wait, ("device", relay.limiter.uploads.burst(), 60)));
     }
-    let counts = relay.store.upload_keys(attached.device, keys).await?;
+    let counts = relay.store.upload_keys(attached.holder(), keys).await?;
     relay.hub.appeared(&UserKey { app: open.challenge.app, user: open.address.user });
     Ok(Json(KeysAnswer { one_time: counts.one_time, kem_one_time: counts.kem_one_time }))
 }
@@ -363,6 +365,9 @@ pub(super) struct BundleAnswer {
     device_list_signature: String,
     /// One for each device with keys.
     bundles: Vec<DeviceBundleAnswer>,
+    /// The user's rotations that lead to the list's user key, base64; absent for a key that is the user's first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotations: Option<String>,
 }
 
 /// One device's prekeys.
@@ -410,5 +415,6 @@ pub(super) async fn bundle(
         device_list: STANDARD.encode(&found.list),
         device_list_signature: STANDARD.encode(found.signature),
         bundles: bundles.collect(),
+        rotations: (!found.rotations.is_empty()).then(|| STANDARD.encode(&found.rotations)),
     }))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use stvor_base::devices::{DeviceEntry, DeviceList};
+use stvor_base::rotations::{Rotation, Rotations};
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::kdf::sha256;
 use stvor_wire::Code;
@@ -57,6 +58,9 @@ on_every_store! {
     ids_are_forgotten_after_the_dedup_time => Bounds { dedup: Duration::from_secs(10), ..Bounds::default() };
     a_name_belongs_to_its_first_identity => Bounds::default();
     a_replaced_identity_loses_everything => Bounds::default();
+    a_key_that_hands_over_takes_mail_along_and_leaves_its_powers => Bounds::default();
+    numbers_of_prekeys_begin_anew_after_a_rotation => Bounds::default();
+    only_a_chain_from_the_key_that_is_held_rotates => Bounds::default();
     an_account_is_deleted_by_its_own_devices_only => Bounds::default();
     a_removed_device_neither_sends_nor_opens_its_mailbox => Bounds::default();
     device_lists_only_move_forward => Bounds::default();
@@ -97,6 +101,7 @@ fn attach_of(list: DeviceList, device: u32) -> Attach {
         list_bytes: list.encode().into(),
         list,
         list_signature: [9; 64],
+        rotations: None,
         permission: Permission { register: Consent::Allowed, replace: false },
         receive: true,
         fresh_epoch: 77,
@@ -113,12 +118,18 @@ fn id(number: u64) -> MessageId {
     MessageId::from_bytes(bytes)
 }
 
+/// A device with its first keys.
+fn first(device: MailboxId) -> Holder {
+    Holder { device, generation: 0 }
+}
+
 /// Message `number` on a lane.
 fn message(from: MailboxId, to: MailboxId, number: u64) -> Put {
     Put {
         mailbox: to,
         app: Arc::new(app()),
         sender: from,
+        generation: 0,
         from: Arc::new(Address::new(UserId::new("sender").unwrap(), DeviceId::FIRST)),
         msg_id: id(number),
         lane: Lane { epoch: 5, number: NonZeroU64::new(number).unwrap() },
@@ -160,7 +171,7 @@ async fn messages_come_back_in_order_until_acked(store: SharedStore) {
     for number in 1..=5 {
         assert_eq!(put(&store, message(alice, bob, number)).await, Ok(Stored::New { seq: number }));
     }
-    assert_eq!(store.last_seq(bob).await, Ok(5));
+    assert_eq!(store.last_seq(first(bob)).await, Ok(5));
     let page = store.read(bob, 2, ALL).await.unwrap();
     assert!(page.complete);
     let row = &page.rows[0];
@@ -200,7 +211,7 @@ async fn refused_messages_leave_nothing_behind(store: SharedStore) {
     let gap = refused(&store, message(alice, bob, 2)).await;
     assert_eq!((gap.code, gap.expected_lane), (Code::LaneGap, 1));
     assert_eq!(refused(&store, message(alice, MailboxId(999), 1)).await.code, Code::RecipientNotFound);
-    assert_eq!(store.last_seq(bob).await, Ok(0));
+    assert_eq!(store.last_seq(first(bob)).await, Ok(0));
     assert!(put(&store, message(alice, bob, 1)).await.is_ok());
     assert!(
         put(&store, message(alice, bob, 2)).await.is_ok(),
@@ -377,7 +388,7 @@ async fn a_name_belongs_to_its_first_identity(store: SharedStore) {
 
 async fn a_replaced_identity_loses_everything(store: SharedStore) {
     let (alice, bob) = (register(&store, "alice").await, register(&store, "bob").await);
-    store.upload_keys(bob, upload(0..3)).await.unwrap();
+    store.upload_keys(first(bob), upload(0..3)).await.unwrap();
     put(&store, message(alice, bob, 1)).await.unwrap();
     let mut attach = attach_of(list("bob", 2, &[1]), 1);
     attach.permission.replace = true;
@@ -385,10 +396,92 @@ async fn a_replaced_identity_loses_everything(store: SharedStore) {
     assert_eq!((replaced.registration, &replaced.removed[..]), (Registration::Replaced, &[bob][..]));
     assert_ne!(replaced.device, bob);
     assert_eq!(replaced.keys, KeyCounts::default());
-    assert_eq!((store.is_current(bob).await, store.is_current(replaced.device).await), (Ok(false), Ok(true)));
+    assert_eq!(
+        (store.is_current(first(bob)).await, store.is_current(first(replaced.device)).await),
+        (Ok(false), Ok(true))
+    );
     assert_eq!(refused(&store, message(alice, bob, 2)).await.code, Code::RecipientNotFound);
     assert_eq!(ids(&store, replaced.device).await, []);
     assert_eq!(put(&store, message(alice, replaced.device, 1)).await, Ok(Stored::New { seq: 1 }));
+}
+
+/// A log-in by the key that `old` hands over to.
+fn rotated(old: u8, new: u8, devices: &[u32]) -> Attach {
+    let step = Rotation { time: NOW, new_key: [new; 65].into(), by_old: [1; 64], by_new: [2; 64] };
+    let chain = Rotations::start([old; 65].into(), step);
+    let bytes = chain.encode().into();
+    let mut list = list("bob", new, devices);
+    list.devices.iter_mut().for_each(|entry| entry.signing_key = [150 + new; 65].into());
+    Attach { rotations: Some((chain, bytes)), ..attach_of(list, devices[0]) }
+}
+
+async fn a_key_that_hands_over_takes_mail_along_and_leaves_its_powers(store: SharedStore) {
+    let code = |error: StoreError| match error {
+        StoreError::Refused(refusal) => refusal.code,
+        other => panic!("{other:?}"),
+    };
+    let alice = register(&store, "alice").await;
+    let old = store.attach(attach_of(list("bob", 1, &[1, 2]), 1)).await.unwrap();
+    let bob = old.device;
+    let second = store.attach(attach_of(list("bob", 1, &[1, 2]), 2)).await.unwrap().device;
+    store.upload_keys(first(bob), upload(0..3)).await.unwrap();
+    put(&store, message(alice, bob, 1)).await.unwrap();
+    let mac = Some([7; 32]);
+    put(&store, Put { counter_mac: mac, ..message(bob, alice, 1) }).await.unwrap();
+    let new = store.attach(rotated(1, 2, &[1])).await.unwrap();
+    assert_eq!((new.device, new.registration), (bob, Registration::Rotated));
+    assert_eq!((new.generation, new.epoch, new.last_seq), (old.generation + 1, old.epoch, old.last_seq + 1));
+    assert_eq!((new.keys, new.highest_counter, new.counter_mac), (KeyCounts::default(), 0, None));
+    assert_eq!(new.removed.iter().copied().collect::<HashSet<_>>(), HashSet::from([bob, second]));
+    assert_eq!(ids(&store, bob).await, [id(1)], "mail stays");
+    // Whoever proved the old keys before does nothing with it any more.
+    assert_eq!(
+        (store.is_current(first(bob)).await, store.is_current(new.holder()).await),
+        (Ok(false), Ok(true))
+    );
+    assert_eq!(store.is_current(first(second)).await, Ok(false));
+    assert_eq!(code(store.last_seq(first(bob)).await.unwrap_err()), Code::LoggedOut);
+    assert_eq!(code(store.upload_keys(first(bob), upload(5..6)).await.unwrap_err()), Code::LoggedOut);
+    assert_eq!(code(store.delete_account(first(bob)).await.unwrap_err()), Code::LoggedOut);
+    assert_eq!(refused(&store, message(bob, alice, 2)).await.code, Code::LoggedOut);
+    assert_eq!(store.attach(attach_of(list("bob", 1, &[1]), 1)).await.map_err(code), Err(Code::UserIdTaken));
+    // The new ones do.
+    let sent = Put { generation: new.generation, counter: 1, ..message(bob, alice, 2) };
+    assert!(put(&store, sent).await.is_ok(), "its lanes go on");
+    assert_eq!(store.last_seq(new.holder()).await, Ok(1));
+    let again = store.attach(Attach { rotations: None, ..rotated(1, 2, &[1]) }).await.unwrap();
+    assert_eq!((again.registration, again.holder()), (Registration::Known, new.holder()));
+    assert_eq!((again.highest_counter, again.counter_mac), (1, None));
+    let third = store.attach(rotated(2, 3, &[1])).await.unwrap();
+    assert_eq!(third.generation, new.generation + 1);
+    assert_eq!(store.is_current(new.holder()).await, Ok(false));
+    let take = Take { devices: Vec::new(), devices_only: true, one_time: false };
+    let found = store.bundles(&app(), &UserId::new("bob").unwrap(), take).await.unwrap().unwrap();
+    assert_eq!(found.rotations, rotated(2, 3, &[1]).rotations.unwrap().1);
+    assert_eq!(store.delete_account(third.holder()).await, Ok(vec![bob]));
+}
+
+async fn numbers_of_prekeys_begin_anew_after_a_rotation(store: SharedStore) {
+    let bob = register(&store, "bob").await;
+    // Who has the old key uses the numbers up.
+    store.upload_keys(first(bob), upload(u32::MAX - 1..u32::MAX)).await.unwrap();
+    let new = store.attach(rotated(1, 2, &[1])).await.unwrap();
+    let counts = store.upload_keys(new.holder(), upload(0..5)).await.unwrap();
+    assert_eq!((counts.one_time, counts.kem_one_time), (5, 5));
+    assert_eq!(store.upload_keys(new.holder(), upload(0..5)).await.unwrap().one_time, 5, "and count again");
+}
+
+async fn only_a_chain_from_the_key_that_is_held_rotates(store: SharedStore) {
+    let taken = |result: Result<Attached, StoreError>| matches!(result, Err(StoreError::Refused(refusal)) if refusal.code == Code::UserIdTaken);
+    let bob = register(&store, "bob").await;
+    assert!(taken(store.attach(rotated(9, 2, &[1])).await));
+    store.attach(rotated(1, 2, &[1])).await.unwrap();
+    assert!(taken(store.attach(rotated(1, 3, &[1])).await), "a fork");
+    let mut longer = rotated(1, 2, &[1]).rotations.unwrap().0;
+    longer.push(rotated(2, 3, &[1]).rotations.unwrap().0.steps()[0].clone());
+    let rotations = Some((longer.clone(), longer.encode().into()));
+    let last = store.attach(Attach { rotations, ..rotated(2, 3, &[1]) }).await.unwrap();
+    assert_eq!((last.registration, last.device, last.generation), (Registration::Rotated, bob, 2));
 }
 
 async fn an_account_is_deleted_by_its_own_devices_only(store: SharedStore) {
@@ -401,21 +494,24 @@ async fn an_account_is_deleted_by_its_own_devices_only(store: SharedStore) {
     attach.permission.replace = true;
     let one = store.attach(attach).await.unwrap().device;
     let two = store.attach(attach_of(list("bob", 2, &[1, 2]), 2)).await.unwrap().device;
-    assert_eq!(code(store.delete_account(old).await), Code::LoggedOut);
-    assert_eq!(store.is_current(one).await, Ok(true), "the name's new owner keeps the account");
-    assert_eq!(store.delete_account(two).await.map(HashSet::from_iter), Ok(HashSet::from([one, two])));
-    assert_eq!((store.is_current(one).await, store.is_current(alice).await), (Ok(false), Ok(true)));
+    assert_eq!(code(store.delete_account(first(old)).await), Code::LoggedOut);
+    assert_eq!(store.is_current(first(one)).await, Ok(true), "the name's new owner keeps the account");
+    assert_eq!(store.delete_account(first(two)).await.map(HashSet::from_iter), Ok(HashSet::from([one, two])));
+    assert_eq!(
+        (store.is_current(first(one)).await, store.is_current(first(alice)).await),
+        (Ok(false), Ok(true))
+    );
     assert_eq!(store.user_state(&app(), &UserId::new("bob").unwrap()).await, Ok(Registered::default()));
-    assert_eq!(code(store.delete_account(one).await), Code::LoggedOut);
+    assert_eq!(code(store.delete_account(first(one)).await), Code::LoggedOut);
 }
 
 async fn a_removed_device_neither_sends_nor_opens_its_mailbox(store: SharedStore) {
     let (alice, bob) = (register(&store, "alice").await, register(&store, "bob").await);
     assert!(put(&store, message(alice, bob, 1)).await.is_ok());
-    store.delete_account(alice).await.unwrap();
+    store.delete_account(first(alice)).await.unwrap();
     assert_eq!(refused(&store, message(alice, bob, 2)).await.code, Code::LoggedOut);
     assert_eq!(ids(&store, bob).await, [id(1)]);
-    let opened = store.last_seq(alice).await;
+    let opened = store.last_seq(first(alice)).await;
     assert!(matches!(opened, Err(StoreError::Refused(refusal)) if refusal.code == Code::LoggedOut));
 }
 
@@ -458,7 +554,7 @@ async fn take(store: &SharedStore, user: &str, one_time: bool) -> UserBundles {
 async fn one_time_prekeys_are_handed_out_once(store: SharedStore) {
     let bob = register(&store, "bob").await;
     assert!(take(&store, "bob", true).await.bundles.is_empty(), "no keys, no bundle");
-    store.upload_keys(bob, upload(0..30)).await.unwrap();
+    store.upload_keys(first(bob), upload(0..30)).await.unwrap();
     let takers: Vec<_> = (0..60)
         .map(|_| {
             let store = store.clone();
@@ -478,27 +574,27 @@ async fn one_time_prekeys_are_handed_out_once(store: SharedStore) {
         }
     }
     assert_eq!((ec.len(), kem.len(), without), (30, 30, 30));
-    store.upload_keys(bob, upload(100..101)).await.unwrap();
+    store.upload_keys(first(bob), upload(100..101)).await.unwrap();
     assert!(take(&store, "bob", false).await.bundles[0].one_time.is_none(), "not asked for");
     assert!(take(&store, "bob", true).await.bundles[0].one_time.is_some());
 }
 
 async fn a_repeated_upload_brings_no_used_key_back(store: SharedStore) {
     let bob = register(&store, "bob").await;
-    store.upload_keys(bob, upload(0..5)).await.unwrap();
+    store.upload_keys(first(bob), upload(0..5)).await.unwrap();
     assert_eq!(take(&store, "bob", true).await.bundles[0].one_time.as_ref().unwrap().id, 0);
-    let counts = store.upload_keys(bob, upload(0..5)).await.unwrap();
+    let counts = store.upload_keys(first(bob), upload(0..5)).await.unwrap();
     assert_eq!((counts.one_time, counts.kem_one_time, counts.signed_prekey_id), (4, 4, Some(0)));
     let replaced = UploadKeys { replace_one_time: true, ..upload(3..6) };
-    assert_eq!(store.upload_keys(bob, replaced).await.unwrap().one_time, 1, "only number 5 is new");
-    let many = store.upload_keys(bob, upload(100..400)).await.unwrap();
+    assert_eq!(store.upload_keys(first(bob), replaced).await.unwrap().one_time, 1, "only number 5 is new");
+    let many = store.upload_keys(first(bob), upload(100..400)).await.unwrap();
     assert_eq!((many.one_time, many.kem_one_time), (ONE_TIME_KEYS, ONE_TIME_KEYS));
-    assert!(store.upload_keys(MailboxId(999), upload(0..1)).await.is_err());
+    assert!(store.upload_keys(first(MailboxId(999)), upload(0..1)).await.is_err());
 }
 
 async fn low_keys_are_told_once(store: SharedStore) {
     let bob = register(&store, "bob").await;
-    store.upload_keys(bob, upload(0..KEYS_LOW + 1)).await.unwrap();
+    store.upload_keys(first(bob), upload(0..KEYS_LOW + 1)).await.unwrap();
     assert!(take(&store, "bob", true).await.low.is_empty());
     let low = take(&store, "bob", true).await.low;
     assert_eq!(

@@ -10,7 +10,6 @@ use stvor_base::{Address, AppId, DeviceId, MessageId, Suite, Timestamp, UserId};
 use stvor_wire::Code;
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
-use stvor_wire::server::Registration;
 
 use super::rules::{
     self, Counter, Gauge, ID_CONFLICT, Lanes, NO_RECIPIENT, NOT_REGISTERED, QUOTA, Registering, Share,
@@ -39,6 +38,7 @@ struct State {
 struct User {
     list: Bytes,
     signature: [u8; 64],
+    rotations: Bytes,
     devices: BTreeMap<DeviceId, MailboxId>,
 }
 
@@ -56,6 +56,8 @@ struct Seen {
 #[derive(Default)]
 struct Device {
     suite: Suite,
+    /// Of its keys.
+    generation: u64,
     epoch: u64,
     fence: u64,
     last_seq: u64,
@@ -115,6 +117,11 @@ impl Keys {
         }
     }
 
+    /// The device has other keys from now on: those that it signed before are of no use, nor are their numbers.
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     fn bundle(&mut self, device: DeviceId, one_time: bool) -> Option<DeviceBundle> {
         let signed_prekey = self.signed.clone()?;
         let last_resort = self.last_resort.clone()?;
@@ -136,10 +143,16 @@ impl State {
         self.users.get(&UserKey { app: app.clone(), user: user.clone() })
     }
 
+    /// The device of a holder, if its keys are still those.
+    fn held(&mut self, holder: Holder) -> Result<&mut Device, StoreError> {
+        let device = self.devices.get_mut(&holder.device);
+        device
+            .filter(|device| device.generation == holder.generation)
+            .ok_or(StoreError::Refused(NOT_REGISTERED))
+    }
+
     fn put(&mut self, put: &Put, bounds: &Bounds) -> Result<Stored, StoreError> {
-        if !self.devices.contains_key(&put.sender) {
-            return Err(StoreError::Refused(NOT_REGISTERED));
-        }
+        self.held(Holder { device: put.sender, generation: put.generation })?;
         let month = month_of(put.received_at);
         let device = self.devices.get_mut(&put.mailbox).ok_or(StoreError::Refused(NO_RECIPIENT))?;
         let hash = rules::blob_hash(&put.blob);
@@ -235,18 +248,35 @@ impl State {
             _ => BTreeMap::new(),
         };
         let mut removed: Vec<MailboxId> = before.into_values().collect();
+        let mut handed_over = Vec::new();
         if registering != Registering::Known {
             let mut user = self.users.remove(&key).unwrap_or_else(|| User {
                 list: Bytes::new(),
                 signature: [0; 64],
+                rotations: Bytes::new(),
                 devices: BTreeMap::new(),
             });
             let stored = DeviceList::decode(&user.list).ok();
-            let listed = |id: &DeviceId| rules::is_same_device(stored.as_ref(), &attach.list, *id);
+            // Rotated, a device keeps its number and mailbox: whoever holds both keys says that it is the same.
+            let before = stored.as_ref().filter(|_| registering != Registering::Rotate);
+            let listed = |id: &DeviceId| rules::is_same_device(before, &attach.list, *id);
             user.list = attach.list_bytes.clone();
             user.signature = attach.list_signature;
+            if let Some((_, bytes)) = &attach.rotations {
+                user.rotations = bytes.clone();
+            }
             removed.extend(user.devices.iter().filter(|(id, _)| !listed(id)).map(|(_, device)| *device));
             user.devices.retain(|id, _| listed(id));
+            if registering == Registering::Rotate {
+                for id in user.devices.values() {
+                    if let Some(device) = self.devices.get_mut(id) {
+                        device.generation += 1;
+                        device.keys.forget();
+                        device.counter = Counter::default();
+                    }
+                    handed_over.push(*id);
+                }
+            }
             for entry in &attach.list.devices {
                 user.devices
                     .entry(entry.id)
@@ -255,6 +285,7 @@ impl State {
             self.users.insert(key.clone(), user);
         }
         self.drop_devices(&removed);
+        removed.extend(handed_over);
         let id = self.users.get(&key).and_then(|user| user.devices.get(&attach.address.device)).copied();
         let (id, device) = id
             .and_then(|id| self.devices.get_mut(&id).map(|device| (id, device)))
@@ -264,11 +295,8 @@ impl State {
         }
         Ok(Attached {
             device: id,
-            registration: match registering {
-                Registering::Known | Registering::NewList => Registration::Known,
-                Registering::New => Registration::New,
-                Registering::Replace => Registration::Replaced,
-            },
+            generation: device.generation,
+            registration: registering.told(),
             epoch: device.epoch,
             fence: device.fence,
             highest_counter: device.counter.value,
@@ -295,7 +323,8 @@ impl State {
                 low.push((*id, after));
             }
         }
-        Some(UserBundles { list: user.list.clone(), signature: user.signature, bundles, low })
+        let (list, rotations) = (user.list.clone(), user.rotations.clone());
+        Some(UserBundles { list, signature: user.signature, rotations, bundles, low })
     }
 }
 
@@ -341,10 +370,8 @@ impl Mailbox for MemoryStore {
         done(Ok(result));
     }
 
-    async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError> {
-        let state = self.state();
-        let device = state.devices.get(&mailbox).ok_or(StoreError::Refused(NOT_REGISTERED))?;
-        Ok(device.last_seq)
+    async fn last_seq(&self, holder: Holder) -> Result<u64, StoreError> {
+        Ok(self.state().held(holder)?.last_seq)
     }
 
     async fn read(&self, mailbox: MailboxId, after: u64, limit: PageLimit) -> Result<Page, StoreError> {
@@ -405,9 +432,9 @@ impl Directory for MemoryStore {
         Ok(user.and_then(|user| user.devices.get(&address.device)).copied())
     }
 
-    async fn upload_keys(&self, device: MailboxId, upload: UploadKeys) -> Result<KeyCounts, StoreError> {
+    async fn upload_keys(&self, holder: Holder, upload: UploadKeys) -> Result<KeyCounts, StoreError> {
         let mut state = self.state();
-        let device = state.devices.get_mut(&device).ok_or(StoreError::Refused(NO_RECIPIENT))?;
+        let device = state.held(holder)?;
         rules::fits(device.suite, &upload).map_err(StoreError::Refused)?;
         device.keys.upload(upload);
         Ok(device.keys.counts())
@@ -442,9 +469,10 @@ impl Directory for MemoryStore {
         Ok(false)
     }
 
-    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError> {
+    async fn delete_account(&self, holder: Holder) -> Result<Vec<MailboxId>, StoreError> {
         let mut state = self.state();
-        let owned = |user: &User| user.devices.values().any(|owned| *owned == device);
+        state.held(holder)?;
+        let owned = |user: &User| user.devices.values().any(|owned| *owned == holder.device);
         let key = state.users.iter().find(|(_, user)| owned(user)).map(|(key, _)| key.clone());
         let user = key.and_then(|key| state.users.remove(&key));
         let user = user.ok_or(StoreError::Refused(NOT_REGISTERED))?;
@@ -453,8 +481,8 @@ impl Directory for MemoryStore {
         Ok(devices)
     }
 
-    async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError> {
-        Ok(self.state().devices.contains_key(&device))
+    async fn is_current(&self, holder: Holder) -> Result<bool, StoreError> {
+        Ok(self.state().held(holder).is_ok())
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Two implementations pass one conformance suite: [`memory`] (development) and [`sqlite`] (durable). Users and devices
 //! get numbers that are never used twice; [`MailboxId`] is the number of a device, and everything that happens after
-//! log-in goes by it, so that a name that changed hands never reaches its new owner's mailbox with an old number.
+//! log-in goes by it, so that a name that changed hands never reaches its new owner's mailbox with an old number. What is
+//! done in a device's name goes by its [`Holder`], so that keys which handed over to others do nothing more.
 
 #[cfg(test)]
 mod conformance;
@@ -27,7 +28,8 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 /// The mailboxes. Operations on one store take effect in the order in which they were submitted.
 #[async_trait]
 pub trait Mailbox: Send + Sync {
-    /// Stores a message; calls back after it is durable, or refused: with LOGGED_OUT when the sending device is gone.
+    /// Stores a message; calls back after it is durable, or refused: with LOGGED_OUT when the sending device is gone,
+    /// or has other keys by now.
     fn put(&self, put: Arc<Put>, done: Done<Stored>);
 
     /// Deletes acknowledged messages; calls back with the ids whose row holds another message (nothing of those is
@@ -35,8 +37,8 @@ pub trait Mailbox: Send + Sync {
     fn ack(&self, mailbox: MailboxId, rows: Vec<AckRow>, done: Done<Vec<stvor_base::MessageId>>);
 
     /// The highest seq given out in a mailbox, as of after all operations that were submitted before. Refuses a device
-    /// that is gone with LOGGED_OUT.
-    async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError>;
+    /// that is gone, or has other keys by now, with LOGGED_OUT.
+    async fn last_seq(&self, holder: Holder) -> Result<u64, StoreError>;
 
     /// Messages in order of their seq, after `after`: at most `limit.rows`, and as many as fit `limit.bytes` but at
     /// least one.
@@ -59,8 +61,8 @@ pub trait Directory: Send + Sync {
     /// The mailbox of a device, if there is one.
     async fn resolve(&self, app: &AppId, address: &Address) -> Result<Option<MailboxId>, StoreError>;
 
-    /// Adds prekeys.
-    async fn upload_keys(&self, device: MailboxId, upload: UploadKeys) -> Result<KeyCounts, StoreError>;
+    /// Adds prekeys. Refuses a device that is gone, or has other keys by now, with LOGGED_OUT.
+    async fn upload_keys(&self, holder: Holder, upload: UploadKeys) -> Result<KeyCounts, StoreError>;
 
     /// A user's bundles; pops one-time prekeys if `take` says so.
     async fn bundles(
@@ -80,11 +82,11 @@ pub trait Directory: Send + Sync {
     /// By device, not by name: the name may have a new owner.
     ///
     /// # Errors
-    /// LOGGED_OUT when the device is gone itself: nothing is deleted.
-    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError>;
+    /// LOGGED_OUT when the device is gone itself, or has other keys by now: nothing is deleted.
+    async fn delete_account(&self, holder: Holder) -> Result<Vec<MailboxId>, StoreError>;
 
     /// Whether a device is still what it was at log-in.
-    async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError>;
+    async fn is_current(&self, holder: Holder) -> Result<bool, StoreError>;
 }
 
 /// App tokens, and keys that verify client tokens.

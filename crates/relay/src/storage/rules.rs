@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use stvor_base::devices::DeviceList;
+use stvor_base::rotations::Rotations;
 use stvor_base::{DeviceId, Suite, Timestamp};
 use stvor_crypto::kdf::sha256;
 use stvor_wire::Code;
 use stvor_wire::client::{CounterMac, Lane, UploadKeys};
 use stvor_wire::keys::KeyCounts;
+use stvor_wire::server::Registration;
 
 use super::types::{Attach, Bounds, Consent, Refusal};
 use crate::limits::{KEYS_LOW, LANE_EPOCHS};
@@ -140,6 +142,20 @@ pub(crate) enum Registering {
     New,
     /// The name changes hands; everything of the old identity goes.
     Replace,
+    /// The user's key handed over to the one of the list: mail stays, prekeys go.
+    Rotate,
+}
+
+impl Registering {
+    /// What the client is told.
+    pub(crate) fn told(self) -> Registration {
+        match self {
+            Self::Known | Self::NewList => Registration::Known,
+            Self::New => Registration::New,
+            Self::Replace => Registration::Replaced,
+            Self::Rotate => Registration::Rotated,
+        }
+    }
 }
 
 /// Decides a log-in, given the signed bytes of the list that the store holds for the name.
@@ -161,6 +177,10 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
     let unreadable = Refusal::new(Code::Internal, "the stored device list can not be read");
     let known = DeviceList::decode(stored).map_err(|_| unreadable)?;
     if known.user_key != attach.list.user_key {
+        let leads = |(rotations, _): &(Rotations, Bytes)| rotations.from(&known.user_key).is_some();
+        if attach.rotations.as_ref().is_some_and(leads) {
+            return Ok(Registering::Rotate);
+        }
         return if attach.permission.replace {
             Ok(Registering::Replace)
         } else {

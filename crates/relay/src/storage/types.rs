@@ -14,6 +14,16 @@ use stvor_wire::server::Registration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MailboxId(pub i64);
 
+/// A device as it proved itself at log-in: its number, and which of its keys. A rotation keeps the number and raises the
+/// generation, so whoever proved the keys of before acts no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Holder {
+    /// The device.
+    pub device: MailboxId,
+    /// Counts the rotations of its keys.
+    pub generation: u64,
+}
+
 /// A logical refusal: nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -89,6 +99,8 @@ pub struct Put {
     pub app: Arc<AppId>,
     /// The sending device.
     pub sender: MailboxId,
+    /// Of the keys that it proved itself with.
+    pub generation: u64,
     /// The sending device's address, as authenticated.
     pub from: Arc<Address>,
     /// Chosen by the sender.
@@ -214,6 +226,8 @@ pub struct Attach {
     pub list_bytes: Bytes,
     /// The user key's signature over them.
     pub list_signature: [u8; 64],
+    /// Rotations that lead to the list's user key, as they came; their signatures were checked.
+    pub rotations: Option<(stvor_base::rotations::Rotations, Bytes)>,
     /// What it may do.
     pub permission: Permission,
     /// Whether the connection receives: then it takes over from earlier ones.
@@ -227,6 +241,8 @@ pub struct Attach {
 pub struct Attached {
     /// Its number.
     pub device: MailboxId,
+    /// Of the keys that the log-in proved.
+    pub generation: u64,
     /// What happened to the name.
     pub registration: Registration,
     /// Which numbering its messages have.
@@ -243,8 +259,17 @@ pub struct Attached {
     pub last_seq: u64,
     /// Its prekeys.
     pub keys: KeyCounts,
-    /// Devices that are gone with this log-in (replaced identity, shorter list): their connections end.
+    /// Devices that are gone with this log-in (replaced identity, shorter list), or have other keys since (rotation): their
+    /// connections end.
     pub removed: Vec<MailboxId>,
+}
+
+impl Attached {
+    /// Who logged in.
+    #[must_use]
+    pub const fn holder(&self) -> Holder {
+        Holder { device: self.device, generation: self.generation }
+    }
 }
 
 /// Which bundles, and whether to pop one-time prekeys.
@@ -265,6 +290,8 @@ pub struct UserBundles {
     pub list: Bytes,
     /// The signature.
     pub signature: [u8; 64],
+    /// The user's rotations, or empty.
+    pub rotations: Bytes,
     /// Of devices that have keys.
     pub bundles: Vec<DeviceBundle>,
     /// Devices whose one-time prekeys just fell below [`crate::limits::KEYS_LOW`].

@@ -41,7 +41,8 @@ pub(crate) struct Login<'a> {
     pub(crate) cursor: Bytes,
     pub(crate) register: bool,
     pub(crate) replace: bool,
-    store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
+    pub(crate) rotations: Bytes,
+    pub(crate) store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
 }
 
 impl<'a> Login<'a> {
@@ -56,6 +57,7 @@ impl<'a> Login<'a> {
             cursor: Bytes::new(),
             register: true,
             replace: false,
+            rotations: user.rotations.as_ref().map(|chain| chain.encode().into()).unwrap_or_default(),
             store: None,
         }
     }
@@ -132,6 +134,7 @@ impl<'a> Login<'a> {
             register: self.register,
             replace_identity: self.replace,
             store_mark: self.store,
+            rotations: self.rotations.clone(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use stvor_base::devices::{DeviceEntry, DeviceList, device_list_label};
-use stvor_base::{Address, AppId, DeviceId, Suite, UserId};
+use stvor_base::rotations::{Rotation, Rotations, Statement, rotation_label};
+use stvor_base::{Address, AppId, DeviceId, Suite, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::suite::{AgreementKey, SigningKey};
@@ -19,6 +20,7 @@ pub(crate) struct User {
     pub(crate) list: DeviceList,
     pub(crate) list_bytes: Bytes,
     pub(crate) list_signature: [u8; 64],
+    pub(crate) rotations: Option<Rotations>,
 }
 
 fn entry(suite: Suite, id: u32) -> (SigningKey, DeviceEntry) {
@@ -62,7 +64,28 @@ impl User {
             devices: entries,
         };
         let (list_bytes, list_signature) = sign(&key, &list);
-        Self { key, devices, list, list_bytes, list_signature }
+        Self { key, devices, list, list_bytes, list_signature, rotations: None }
+    }
+
+    /// The same user with fresh keys, to which this one's key hands over.
+    pub(crate) fn rotated(&self) -> Self {
+        let (suite, count) = (self.list.suite(), u32::try_from(self.devices.len()).unwrap());
+        let next = Self::in_suite(suite, &self.list.app, self.name(), count);
+        let (number, time) =
+            (self.rotations.as_ref().map_or(1, Rotations::next_number), Timestamp::from_millis(7));
+        let (old_key, new_key) = (&self.list.user_key, next.list.user_key);
+        let (app, user) = (&self.list.app, &self.list.user);
+        let statement = Statement { app, user, number, old_key, new_key: &new_key, time }.encode();
+        let sign = |key: &SigningKey| key.sign(rotation_label(suite), &statement).unwrap();
+        let step = Rotation { time, new_key, by_old: sign(&self.key), by_new: sign(&next.key) };
+        let chain = match self.rotations.clone() {
+            None => Rotations::start(*old_key, step),
+            Some(mut chain) => {
+                chain.push(step);
+                chain
+            }
+        };
+        Self { rotations: Some(chain), ..next }
     }
 
     /// Publishes the next version of the list, with these devices of the present ones and `added` new ones.

@@ -1,7 +1,7 @@
 //! The layout of a backup, inside the age file that seals it.
 //!
 //! ```text
-//! backup  = "STVORBAK" | u16 format = 1 | lp(head) | entries | zeros up to a multiple of 65,536 bytes
+//! backup  = "STVORBAK" | u16 format = 2 | lp(head) | entries | zeros up to a multiple of 65,536 bytes
 //! head    = lp(app id) | lp(user id) | u32 device id | u64 time | store id [16] | lp(relay origin)
 //!         | u64 last order | u64 send counter | u32 next prekey id
 //! entry   = u8 kind | u32 length | body
@@ -9,6 +9,7 @@
 //!         | 4 lp(user id) | place [24] | u8 expires? | u64 expiry | message record
 //!         | 5 lp(sort) | journal record | 6 lp(partition) | lp(sort) | group record
 //!         | 7 group id [16] | place [24] | u8 expires? | u64 expiry | message record
+//!         | 8 u8 whether the identity follows from a recovery phrase or passphrase (since format 2)
 //!         | 0 end: u64 number of entries before it
 //! ```
 //!
@@ -28,8 +29,8 @@ use crate::rows::Place;
 
 const MAGIC: &[u8; 8] = b"STVORBAK";
 
-/// The format that this build writes, and the newest that it reads.
-pub(crate) const FORMAT: u16 = 1;
+/// The format that this build writes, and the newest that it reads. Format 1 has no entries of kind 8.
+pub(crate) const FORMAT: u16 = 2;
 
 /// Bytes of a piece that age seals by itself.
 pub(super) const PIECE: u64 = 65_536;
@@ -61,12 +62,34 @@ pub(super) struct Head {
 #[derive(Debug)]
 pub(super) enum Entry {
     Identity(SecretBytes),
-    Pin { user: UserId, record: SecretBytes },
+    Pin {
+        user: UserId,
+        record: SecretBytes,
+    },
     Peer(SecretBytes),
-    Message { peer: UserId, place: Place, expires: Option<Timestamp>, record: SecretBytes },
-    Journal { sort: Vec<u8>, record: SecretBytes },
-    Group { partition: Vec<u8>, sort: Vec<u8>, record: SecretBytes },
-    GroupMessage { group: GroupId, place: Place, expires: Option<Timestamp>, record: SecretBytes },
+    Message {
+        peer: UserId,
+        place: Place,
+        expires: Option<Timestamp>,
+        record: SecretBytes,
+    },
+    Journal {
+        sort: Vec<u8>,
+        record: SecretBytes,
+    },
+    Group {
+        partition: Vec<u8>,
+        sort: Vec<u8>,
+        record: SecretBytes,
+    },
+    GroupMessage {
+        group: GroupId,
+        place: Place,
+        expires: Option<Timestamp>,
+        record: SecretBytes,
+    },
+    /// Whether the identity follows from a recovery secret; absent where that is not known.
+    Derived(bool),
 }
 
 const END: u8 = 0;
@@ -144,6 +167,10 @@ impl Entry {
                 out.raw(record.expose());
                 7
             }
+            Self::Derived(derived) => {
+                out.u8(u8::from(*derived));
+                8
+            }
         };
         (kind, out.finish().into())
     }
@@ -182,6 +209,11 @@ impl Entry {
                 },
                 record: SecretBytes::from_slice(input.rest()),
             },
+            8 => {
+                let derived = input.bool()?;
+                input.finish()?;
+                Self::Derived(derived)
+            }
             _ => return Err(CodecError::Value),
         })
     }
@@ -255,7 +287,7 @@ impl<'a, R: Read> Decoder<'a, R> {
             return Err(decoder.corrupt("it was sealed by another program"));
         }
         let format = format.iter().fold(0, |number, byte| number << 8 | u16::from(*byte));
-        if format != FORMAT {
+        if !(1..=FORMAT).contains(&format) {
             let path = path.to_owned();
             return Err(Error::passed(BackupError::TooNew { path, found: format, known: FORMAT }));
         }
@@ -343,6 +375,8 @@ mod tests {
         let place = Place { order: 5, id: stvor_base::ContentId::from_bytes([1; 16]) };
         vec![
             Entry::Identity(record()),
+            Entry::Derived(true),
+            Entry::Derived(false),
             Entry::Pin { user: user(), record: record() },
             Entry::Peer(record()),
             Entry::Message { peer: user(), place, expires: None, record: record() },
@@ -394,6 +428,8 @@ mod tests {
             })
             .collect();
         assert_eq!(read(&bytes).unwrap(), expected);
+        assert_eq!(read(&written(1)).unwrap(), expected, "format 1 has fewer kinds");
+        assert_eq!(read(&written(0)).unwrap_err().code(), "BACKUP_TOO_NEW");
     }
 
     #[test]

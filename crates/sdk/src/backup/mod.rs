@@ -200,6 +200,11 @@ async fn send_all(core: &Core, feed: &Feed, options: &BackupOptions) -> Result<O
     if !put(feed, Entry::Identity(identity.value)).await {
         return Ok(None);
     }
+    if let Some(derived) = crate::rotation::is_derived(core).await?
+        && !put(feed, Entry::Derived(derived)).await
+    {
+        return Ok(None);
+    }
     let peers = core.peers();
     let total = peers.len() as u64;
     let mut counts = Counts::default();

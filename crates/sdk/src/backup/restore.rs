@@ -155,7 +155,7 @@ fn check(entry: &Entry) -> Result<(), &'static str> {
         Entry::Group { partition, sort, .. } if partition != keys::GROUPS && sort.first() != Some(&0) => {
             Err("a group")
         }
-        Entry::Journal { .. } | Entry::Group { .. } => Ok(()),
+        Entry::Journal { .. } | Entry::Group { .. } | Entry::Derived(_) => Ok(()),
     }
 }
 
@@ -255,6 +255,7 @@ impl Filler<'_> {
     async fn take(&mut self, entry: Entry) -> Result<bool> {
         match entry {
             Entry::Identity(record) => self.identity = Some(record),
+            Entry::Derived(derived) => crate::rotation::note_derived(derived, &mut self.changes),
             Entry::Pin { user, record } => {
                 self.put(Op::insert(records::key(&RecordKey::pin(&user))?, record));
                 self.put(Op::put(keys::pinned(self.store, &user), user.as_str().as_bytes().to_vec()));

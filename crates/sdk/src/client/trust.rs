@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use stvor_base::UserId;
-use stvor_protocol::{PrekeyBundle, SafetyParty, TrustDecision};
+use stvor_base::{KeyBytes, UserId};
+use stvor_protocol::SafetyParty;
+use stvor_wire::server::Bundles;
 
 use super::{Client, address_of};
 use crate::app::user;
 use crate::error::{ErrorKind, Result};
-use crate::lane::Command;
+use crate::journal::fingerprint;
+use crate::lane::{Adopted, Command};
 use crate::trust::SafetyNumber;
 
 impl Client {
@@ -20,7 +22,7 @@ impl Client {
         let (core, peer) = (self.core(), user(peer)?);
         let (key, verified) = match self.ask(&peer, Command::Pin).await? {
             Some(pin) => (pin.user_key, pin.verified),
-            None => (*self.fetch(&peer).await?.user_key(), false),
+            None => (self.shown_key(&self.fetch(&peer).await?, &peer)?, false),
         };
         let own = SafetyParty { user: self.user(), user_key: core.identity.user_key() };
         let theirs = SafetyParty { user: &peer, user_key: &key };
@@ -55,11 +57,8 @@ impl Client {
         if self.ask(peer, Command::Pin).await?.is_some() {
             return self.ask(peer, |reply| Command::Verify(Some(key.to_vec()), reply)).await;
         }
-        let bundle = self.fetch(peer).await?;
-        if bundle.user_key()[..] != *key {
-            return Err(ErrorKind::IdentityChanged { user: peer.clone() }.into());
-        }
-        self.adopt(peer, (bundle, true)).await
+        let bundles = self.fetch(peer).await?;
+        self.adopt(peer, Adopted { bundles, named: Some(fingerprint(key)), verified: true }).await
     }
 
     /// Takes [`verify`](Self::verify) back.
@@ -71,27 +70,50 @@ impl Client {
         self.ask(&peer, |reply| Command::Verify(None, reply)).await
     }
 
-    /// Takes the identity that a peer shows now in the place of the pinned one. Compare safety numbers first, or after.
+    /// Takes the identity that a peer shows now in the place of the pinned one. Compare safety numbers first, or after. What
+    /// rotations speak against is taken only by its fingerprint:
+    /// [`accept_identity_named`](Self::accept_identity_named).
     ///
     /// # Errors
-    /// `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_BUNDLE` and the like when the identity is not to be had.
+    /// `IDENTITY_SUPERSEDED` when the relay shows an identity that was rotated away from; `IDENTITY_FORKED` when an old key of
+    /// the peer handed over to two identities; `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_BUNDLE` and the like when the identity is not to be had.
     pub async fn accept_identity(&self, peer: impl AsRef<str>) -> Result<()> {
         let peer = user(peer)?;
-        let bundle = self.fetch(&peer).await?;
-        self.adopt(&peer, (bundle, false)).await
+        let bundles = self.fetch(&peer).await?;
+        self.adopt(&peer, Adopted { bundles, named: None, verified: false }).await
     }
 
-    async fn adopt(&self, peer: &UserId, (bundle, verified): (PrekeyBundle, bool)) -> Result<()> {
-        let decision = TrustDecision { user_key: *bundle.user_key(), accept: true, verified };
-        self.ask(peer, |reply| Command::Adopt(Box::new((bundle, decision)), reply)).await
+    /// Takes the identity with this fingerprint in the place of the pinned one, whatever rotations say: the fingerprint has to
+    /// come from the peer by a way that the relay has no part in. It is SHA-256 of the user key in hexadecimal, as in
+    /// [`crate::IdentityInfo::fingerprint`].
+    ///
+    /// # Errors
+    /// `IDENTITY_CHANGED` when the relay shows another one; as [`accept_identity`](Self::accept_identity).
+    pub async fn accept_identity_named(
+        &self,
+        peer: impl AsRef<str>,
+        fingerprint: impl AsRef<str>,
+    ) -> Result<()> {
+        let (peer, named) = (user(peer)?, fingerprint.as_ref().trim().to_ascii_lowercase());
+        let bundles = self.fetch(&peer).await?;
+        self.adopt(&peer, Adopted { bundles, named: Some(named), verified: false }).await
     }
 
-    pub(crate) async fn fetch(&self, peer: &UserId) -> Result<PrekeyBundle> {
+    async fn adopt(&self, peer: &UserId, adopted: Adopted) -> Result<()> {
+        self.ask(peer, |reply| Command::Adopt(Box::new(adopted), reply)).await
+    }
+
+    /// The user key of what the relay shows.
+    fn shown_key(&self, bundles: &Bundles, peer: &UserId) -> Result<KeyBytes> {
+        crate::lane::read_bundle(self.core(), &address_of(peer), bundles).map(|bundle| *bundle.user_key())
+    }
+
+    /// What the relay shows of a user.
+    pub(crate) async fn fetch(&self, peer: &UserId) -> Result<Bundles> {
         let core = self.core();
         let timeout = core.config.timeout.max(Duration::from_secs(1));
         let session = core.online(timeout).await?;
-        let bundles = session.fetch_bundle(peer, Duration::ZERO, timeout).await?;
-        crate::lane::read_bundle(core, &address_of(peer), &bundles)
+        session.fetch_bundle(peer, Duration::ZERO, timeout).await
     }
 
     /// Refuses mail from a user, and mail to them. What arrives is acknowledged and dropped, unread.

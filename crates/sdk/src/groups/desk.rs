@@ -43,6 +43,8 @@ pub(crate) enum Order {
     Delete(GroupId, Answer<()>),
     /// Gives up our sender keys, which an old copy of the store would use a second time.
     Renew(Answer<()>),
+    /// A user's key handed over to another one: whoever has the old one may have our sender keys.
+    Moved(UserId),
     /// Every post of a body went out.
     Sent(u64),
 }
@@ -275,6 +277,11 @@ impl Desk {
         let next = |last: u64| last.saturating_add(1).max(least);
         let last = sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
         next(last.unwrap_or_default())
+    }
+
+    /// A user's key handed over to another one. Best effort, beside whatever the caller does.
+    pub(crate) async fn moved(&self, user: UserId) {
+        let _ = self.orders.send(Order::Moved(user)).await;
     }
 
     /// Gives up our sender keys, and returns when that is durable.

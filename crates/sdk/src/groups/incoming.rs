@@ -6,14 +6,15 @@ use std::sync::Arc;
 use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::group::{
-    Again, Applied, ChainId, Group as State, GroupContent, GroupIncoming, Introduction, Member, PeerChain,
-    SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
+    Again, Applied, ChainId, ChangeHash, Group as State, GroupContent, GroupIncoming, Introduction, Member,
+    PeerChain, SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
 };
 use stvor_protocol::{ContentKind, Pin, ProtocolError, RecordKey};
 use stvor_store::{Op, Scan, Table};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Joining};
+use super::handed_over::refuse_late;
 use super::rows::{self, GroupRow, MailRow, PostKind};
 use super::turn::{Failure, Turn};
 use super::waiting::{Asked, Came, Lacks, Parked};
@@ -44,7 +45,7 @@ enum Verdict {
 type Judged = core::result::Result<Verdict, Trouble>;
 
 /// Why mail could not be judged.
-enum Trouble {
+pub(super) enum Trouble {
     /// The fault is here: it stays where it is.
     Here(Error),
     /// It is refused.
@@ -296,6 +297,7 @@ impl Actor {
     // ---- What members tell us ----
 
     async fn judge_content(&mut self, mail: &MailRow, member: &Member, turn: &mut Turn) -> Judged {
+        self.refuse_superseded(mail, member).await?;
         match GroupContent::decode(self.core.identity.suite(), &SecretBytes::from_slice(&mail.body))? {
             GroupContent::Changes(id, changes) => self.take_changes(mail, (id, changes), turn).await,
             GroupContent::SenderKey(key) => self.take_key((mail, member), &key, turn).await,
@@ -338,7 +340,14 @@ impl Actor {
             return self.take_news(mail, (id, changes), turn).await;
         };
         turn.touched.insert(id);
-        let applied = self.apply_all(&mut group, &changes);
+        let unvouched = match self.unvouched(&group, (mail, &changes)).await {
+            Ok(unvouched) => unvouched,
+            Err(error) => {
+                self.groups.insert(id, group);
+                return Err(error.into());
+            }
+        };
+        let applied = self.apply_all(&mut group, (&changes, &unvouched));
         let mut settled = Ok(());
         for (one, by) in applied.applied {
             if settled.is_ok() {
@@ -356,7 +365,11 @@ impl Actor {
     }
 
     /// Takes in changes until one is refused. A signature is checked only of what is news and can be taken in.
-    fn apply_all(&self, group: &mut State, changes: &[SignedChangeIn]) -> AllApplied {
+    fn apply_all(
+        &self,
+        group: &mut State,
+        (changes, refused): (&[SignedChangeIn], &BTreeMap<ChangeHash, UserId>),
+    ) -> AllApplied {
         let app = self.core.identity.app();
         let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(false) };
         for change in changes {
@@ -366,7 +379,10 @@ impl Actor {
                     all.ended = Ok(true);
                     continue;
                 }
-                Ok(_) => change.clone().validate(app),
+                Ok((hash, _)) => match refused.get(&hash) {
+                    Some(user) => Err(ProtocolError::IdentitySuperseded(user.clone())),
+                    None => change.clone().validate(app),
+                },
                 Err(error) => Err(error),
             };
             let taken = one.and_then(|one| {
@@ -409,7 +425,8 @@ impl Actor {
             }
             None => Joining { group: State::join(&core.identity, id), by: by.clone(), bytes: 0 },
         };
-        let AllApplied { applied, bytes, ended } = self.apply_all(&mut joining.group, &changes);
+        let AllApplied { applied, bytes, ended } =
+            self.apply_all(&mut joining.group, (&changes, &BTreeMap::new()));
         joining.bytes += bytes;
         if joining.group.admits(core.identity.user(), core.identity.user_key()) {
             turn.effects.append(joining.group.save());
@@ -562,8 +579,11 @@ impl Actor {
     async fn judge_message(&mut self, mail: &MailRow, turn: &mut Turn) -> Judged {
         let incoming = GroupIncoming::parse(&mail.body)?;
         let core = Arc::clone(&self.core);
-        let wanted = PeerChain::keys(&mail.from, incoming.chain());
+        let pinned = RecordKey::pin(&mail.from.user);
+        let mut wanted: Vec<RecordKey> = PeerChain::keys(&mail.from, incoming.chain()).into_iter().collect();
+        wanted.push(pinned.clone());
         let records = crate::records::load(&core.store, &wanted, &turn.effects).await?;
+        let pin = records.get(&pinned).map(Pin::from_record).transpose()?;
         let Some(chain) = PeerChain::load(&mail.from, incoming.chain(), &records)? else {
             // From whom no member of any group of ours has its name, nothing is waited for.
             let member = self.groups.values().any(|group| group.key_of(&mail.from.user).is_some());
@@ -583,11 +603,12 @@ impl Actor {
         if !group.admits(&mail.from.user, chain.user_key()) {
             return Err(Trouble::Refused(ProtocolError::NotMember(mail.from.user.clone())));
         }
+        let id = chain.group();
+        let member = Member { user: mail.from.user.clone(), key: *chain.user_key() };
+        refuse_late(mail, &member, pin.as_ref().and_then(|pin| pin.left(&member.key)))?;
         if !self.has_room(&mail.from.user) {
             return Ok(Verdict::Later);
         }
-        let id = chain.group();
-        let member = Member { user: mail.from.user.clone(), key: *chain.user_key() };
         let wanted: Vec<RecordKey> = chain.needs(&incoming).into_iter().collect();
         let records = crate::records::load(&core.store, &wanted, &turn.effects).await?;
         let received = match chain.open(core.identity.app(), &incoming, (&records, core.now())) {
@@ -653,7 +674,10 @@ impl Actor {
             return Ok(false);
         }
         let pin = found.get(1).and_then(Option::as_ref);
-        let verified = pin.and_then(|row| Pin::from_record(&row.value).ok()).is_some_and(|pin| pin.verified);
+        // What was compared is of the pinned key: of another one that the group knows nothing is verified.
+        let verified = pin
+            .and_then(|row| Pin::from_record(&row.value).ok())
+            .is_some_and(|pin| pin.verified && pin.user_key == member.key);
         let now = core.now();
         let place = Place { order: core.next_order(now), id };
         let row = MessageRow {

@@ -7,6 +7,7 @@
 
 mod actor;
 mod desk;
+mod handed_over;
 mod incoming;
 mod outgoing;
 mod renew;
@@ -161,8 +162,8 @@ impl Client {
         }
         let key = stvor_protocol::RecordKey::pin(&user);
         if self.core().store.one(&crate::records::key(&key)?).await.map_err(Error::passed)?.is_none() {
-            let bundle = self.fetch(&user).await?;
-            self.ask(&user, |reply| Command::Import(Box::new(bundle), reply)).await?;
+            let bundles = self.fetch(&user).await?;
+            self.ask(&user, |reply| Command::Start(Box::new(bundles), reply)).await?;
         }
         match self.ask(&user, Command::Pin).await? {
             Some(pin) => Ok(Member { user, key: pin.user_key }),

@@ -75,6 +75,15 @@ impl Actor {
                 };
                 let _ = reply.send(loaded.map(list));
             }
+            Order::Moved(user) => {
+                let result = match self.load().await {
+                    Ok(()) => self.renew_without(&user).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = result {
+                    tracing::warn!(code = error.code(), "sender keys could not be renewed after a rotation");
+                }
+            }
             Order::Sent(body) => {
                 let mut turn = Turn::default();
                 turn.changes.delete(rows::body(body));

@@ -41,6 +41,19 @@ impl Actor {
         Ok(())
     }
 
+    /// Gives up our chain of every group that knows a user by a key that handed over: the next message begins another one, of
+    /// which whoever has the old key learns nothing.
+    pub(super) async fn renew_without(&mut self, user: &stvor_base::UserId) -> Result<()> {
+        let mut turn = Turn::default();
+        for (id, group) in &mut self.groups {
+            if group.key_of(user).is_some() {
+                turn.touched.insert(*id);
+                turn.effects.append(group.renew());
+            }
+        }
+        self.finish(turn).await
+    }
+
     /// A store that was restored knows groups as they were when its backup was made: members are asked for what changed
     /// since. Who was put out meanwhile learns of it by that, too.
     pub(super) async fn catch_up(&mut self) {

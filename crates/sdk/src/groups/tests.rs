@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use stvor_base::{Address, DeviceId, GroupId, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
-use stvor_protocol::Identity;
-use stvor_protocol::group::{Action, Group as State, GroupContent, Member, SignedChangeIn, limits as bounds};
+use stvor_protocol::group::{
+    Action, Group as State, GroupContent, GroupIncoming, Member, SignedChangeIn, limits as bounds,
+};
+use stvor_protocol::{EarlierKey, Identity, Pin, RecordKey};
 use stvor_store::{ChangeSet, Scan, Table};
 
 use super::actor::Actor;
@@ -111,6 +113,141 @@ async fn who_was_put_out_gets_no_news_and_a_stranger_nothing() {
             assert_eq!(changes.len(), 3, "up to the removal");
         }
     }
+}
+
+/// Bob as he was and as he is, Carol, and a group of Bob's with us and her in it.
+async fn rotated_member(actor: &mut Actor, client: &Client) -> (Identity, Identity, Identity, State) {
+    let (core, mut rng) = (Arc::clone(client.core()), SystemRandom::new());
+    let (old, carol) = (identity(client, "bob"), identity(client, "carol"));
+    let (new, _) = old.rotate(core.now(), &mut rng).unwrap();
+    let (mut group, _) = State::create(&old, "ours", core.now(), &mut rng).unwrap();
+    for other in [&core.identity, &carol] {
+        let member = Member { user: other.user().clone(), key: *other.user_key() };
+        let _ = group.change(&old, (Action::Add(vec![member]), core.now()), &mut rng).unwrap();
+    }
+    tell(actor, &old, &GroupContent::Changes(group.id(), group.beyond(&[]))).await;
+    assert_eq!(actor.info(group.id()).unwrap().members.len(), 3);
+    (old, new, carol, group)
+}
+
+/// The pin of Bob moves.
+async fn follow(client: &Client, old: &Identity, new: &Identity) -> Timestamp {
+    let core = client.core();
+    let list = new.signed_list().validate(&core.config.app, new.user()).unwrap();
+    let left = core.now();
+    let mut pin = Pin::new(&list, true, left);
+    pin.earlier.push(EarlierKey { user_key: *old.user_key(), left });
+    let mut changes = ChangeSet::new();
+    changes.put(crate::records::key(&RecordKey::pin(new.user())).unwrap(), pin.to_record());
+    core.store.commit(changes).await.unwrap();
+    // What comes from here on comes later, by the clock.
+    while core.now() == left {
+        tokio::task::yield_now().await;
+    }
+    left
+}
+
+fn renamed(group: &mut State, by: &Identity, name: &str) -> SignedChangeIn {
+    let action = (Action::Rename(name.into()), Timestamp::system());
+    group.change(by, action, &mut SystemRandom::new()).unwrap().0.change
+}
+
+#[tokio::test]
+async fn changes_by_a_key_that_handed_over_count_only_if_somebody_answers_for_them() {
+    let client = offline_client().await;
+    let mut events = client.events();
+    let mut actor = Actor::new(Arc::clone(client.core()));
+    let (old, new, carol, mut group) = rotated_member(&mut actor, &client).await;
+    follow(&client, &old, &new).await;
+    let id = group.id();
+    let base = group.heads();
+    let name = |actor: &Actor| actor.info(id).unwrap().name;
+    // Of the thief: by himself, through a member, and with an account that he lets in.
+    let first = renamed(&mut group, &old, "mine");
+    tell(&mut actor, &old, &GroupContent::Changes(id, vec![first.clone()])).await;
+    assert_eq!(refused(&mut events).await, "IDENTITY_SUPERSEDED");
+    tell(&mut actor, &carol, &GroupContent::Changes(id, vec![first.clone()])).await;
+    assert_eq!(refused(&mut events).await, "IDENTITY_SUPERSEDED");
+    let mut stolen = State::join(&old, id);
+    for change in group.beyond(&[]) {
+        let _ = stolen.apply(change.validate(client.core().identity.app()).unwrap()).unwrap();
+    }
+    let account = identity(&client, "thief");
+    let member = Member { user: account.user().clone(), key: *account.user_key() };
+    let add = (Action::Add(vec![member]), Timestamp::system());
+    let _ = stolen.change(&old, add, &mut SystemRandom::new()).unwrap();
+    let _ = renamed(&mut stolen, &account, "ours alone");
+    let told = GroupContent::Changes(id, stolen.beyond(&base));
+    for by in [&account, &carol] {
+        tell(&mut actor, by, &told).await;
+        assert_eq!(refused(&mut events).await, "IDENTITY_SUPERSEDED");
+    }
+    assert_eq!((name(&actor).as_str(), actor.info(id).unwrap().members.len()), ("ours", 3));
+    // Of Bob, late: he tells it himself, or somebody who is a member went on from there.
+    tell(&mut actor, &new, &GroupContent::Changes(id, vec![first])).await;
+    assert_eq!(name(&actor), "mine");
+    let late = [renamed(&mut group, &old, "late"), renamed(&mut group, &carol, "after it")];
+    let mut forged = late.to_vec();
+    forged[1].signature[0] ^= 1;
+    tell(&mut actor, &carol, &GroupContent::Changes(id, forged)).await;
+    assert_eq!(refused(&mut events).await, "IDENTITY_SUPERSEDED", "nobody signed that");
+    tell(&mut actor, &carol, &GroupContent::Changes(id, late.to_vec())).await;
+    assert_eq!(name(&actor), "after it");
+}
+
+#[tokio::test]
+async fn what_was_here_before_a_rotation_was_followed_is_taken_and_after_it_no_sender_key() {
+    let client = offline_client().await;
+    let mut events = client.events();
+    let mut actor = Actor::new(Arc::clone(client.core()));
+    let (old, new, _, mut group) = rotated_member(&mut actor, &client).await;
+    let id = group.id();
+    let arrived = client.core().now();
+    let early = GroupContent::Changes(id, vec![renamed(&mut group, &old, "early")]);
+    follow(&client, &old, &new).await;
+    let row = MailRow {
+        from: old.address().clone(),
+        key: Some(*old.user_key()),
+        id: Desk::no_id(),
+        arrived_at: arrived,
+        body: early.encode().expose().to_vec(),
+    };
+    let mut changes = ChangeSet::new();
+    client.core().groups.put_mail(&row, &mut changes);
+    client.core().store.commit(changes).await.unwrap();
+    actor.take_mail().await;
+    assert_eq!(actor.info(id).unwrap().name, "early");
+    let plaintext = stvor_protocol::Plaintext {
+        content: stvor_base::ContentId::from_bytes([1; 16]),
+        kind: stvor_protocol::ContentKind::Text,
+        body: stvor_crypto::SecretBytes::from_slice(b"forged"),
+    };
+    let context = stvor_protocol::Context { identity: &old, ..crate::lane::context(client.core()) };
+    let sealed = group.encrypt(&context, &plaintext, &mut SystemRandom::new()).unwrap();
+    let key = GroupContent::decode(stvor_base::Suite::P256, &sealed.introduction.unwrap().0).unwrap();
+    tell(&mut actor, &old, &key).await;
+    assert_eq!(refused(&mut events).await, "IDENTITY_SUPERSEDED");
+}
+
+#[tokio::test]
+async fn after_a_member_rotated_the_next_message_begins_another_chain() {
+    let client = offline_client().await;
+    let mut actor = Actor::new(Arc::clone(client.core()));
+    let (old, _, _, group) = rotated_member(&mut actor, &client).await;
+    let mut chains = Vec::new();
+    for number in 0..3_u8 {
+        if number == 2 {
+            actor.take_order(super::desk::Order::Moved(old.user().clone())).await;
+        }
+        let content = (stvor_base::ContentId::from_bytes([number; 16]), "hello".into());
+        assert!(actor.send(group.id(), content).await.is_ok());
+        let scan = Scan::of(Table::Outbox, rows::BODIES);
+        let bodies = client.core().store.scan_all(scan, 100).await.unwrap();
+        let newest = bodies.iter().rev().find_map(|body| GroupIncoming::parse(body.value.expose()).ok());
+        chains.push(*newest.unwrap().chain());
+    }
+    assert_eq!(chains[0], chains[1]);
+    assert_ne!(chains[1], chains[2], "who has the old key has the chain of before");
 }
 
 #[tokio::test]

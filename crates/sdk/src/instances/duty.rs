@@ -50,9 +50,10 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         // Before anything is asked of the store: nothing of this instance counts any more.
         core.stop_receiving();
         core.inbox.lose_claims();
-        let why = match instances.rejoin(&core.store).await? {
+        let why = match instances.rejoin(&core.store, core.identity.user_key()).await? {
             Rejoined::Here => None,
             Rejoined::Deleted => Some("the account was deleted"),
+            Rejoined::IdentityRotated => Some("the identity was rotated"),
             Rejoined::KeysReplaced => Some("the data key of the store was replaced"),
         };
         if let Some(why) = why {

@@ -5,11 +5,14 @@ use std::sync::atomic::Ordering;
 
 use stvor_base::{ContentId, Timestamp};
 use stvor_crypto::SecretBytes;
-use stvor_protocol::{Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBundle, TrustDecision};
+use stvor_protocol::{
+    Delivery, IdentityEvent, Incoming, Pin, Plaintext, PrekeyBundle, ProtocolError, TrustDecision,
+};
 use stvor_store::{Expect, Op, Table};
+use stvor_wire::server::Bundles;
 
 use super::guarded::Objection;
-use super::opening::of_protocol;
+use super::opening::{of_protocol, read_bundle};
 use super::outgoing::kind_of;
 use super::step::Step;
 use super::{Lane, context};
@@ -38,6 +41,29 @@ pub struct Unsealed {
 
 type Answer<T> = super::handle::Answer<Result<T>>;
 
+/// Why sessions are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GivingUp {
+    /// An old copy of the store would use them a second time.
+    RolledBack,
+    /// They are of an identity that handed over to ours: they are still read.
+    Rotated {
+        /// The peer is to learn of it by a fresh one at once.
+        tell: bool,
+    },
+}
+
+/// An identity that a person takes.
+#[derive(Clone)]
+pub(crate) struct Adopted {
+    /// What the relay shows.
+    pub(crate) bundles: Bundles,
+    /// The fingerprint that it has to have; without it whatever is shown, but for what rotations speak against.
+    pub(crate) named: Option<String>,
+    /// Whether safety numbers were compared.
+    pub(crate) verified: bool,
+}
+
 /// A request to a lane.
 #[derive(Clone)]
 pub(crate) enum Command {
@@ -47,8 +73,10 @@ pub(crate) enum Command {
     Reset(Answer<()>),
     /// Sets the mark that a person compared the safety number of this key, or clears it.
     Verify(Option<Vec<u8>>, Answer<()>),
-    /// Starts a session with an identity that a person judged.
-    Adopt(Box<(PrekeyBundle, TrustDecision)>, Answer<()>),
+    /// Starts a session with an identity that the relay shows and a person judged.
+    Adopt(Box<Adopted>, Answer<()>),
+    /// Starts a session with what the relay shows, as the policy judges it.
+    Start(Box<Bundles>, Answer<()>),
     /// Starts a session with a bundle that came by another way.
     Import(Box<PrekeyBundle>, Answer<()>),
     /// Removes messages and sessions.
@@ -57,8 +85,8 @@ pub(crate) enum Command {
     Seal(Content, Answer<Vec<u8>>),
     /// Decrypts what did not come from the relay.
     Open(Vec<u8>, Answer<Unsealed>),
-    /// Gives up sessions that an old copy of the store would use a second time.
-    Recover(Answer<()>),
+    /// Gives up sessions.
+    Recover(GivingUp, Answer<()>),
     /// The pinned identity.
     Pin(Answer<Option<Pin>>),
 }
@@ -70,7 +98,7 @@ impl Command {
             Self::MarkRead(ids, _) => 16 * ids.len(),
             Self::Seal(content, _) => content.as_bytes().len(),
             Self::Open(bytes, _) => bytes.len(),
-            Self::Adopt(..) | Self::Import(..) => 4_096,
+            Self::Adopt(..) | Self::Start(..) | Self::Import(..) => 4_096,
             _ => 0,
         }
     }
@@ -79,9 +107,10 @@ impl Command {
         match self {
             Self::MarkRead(_, reply)
             | Self::Reset(reply)
-            | Self::Recover(reply)
+            | Self::Recover(_, reply)
             | Self::Verify(_, reply)
             | Self::Adopt(_, reply)
+            | Self::Start(_, reply)
             | Self::Import(_, reply)
             | Self::Delete(reply) => reply.send(Err(error)),
             Self::Seal(_, reply) => reply.send(Err(error)),
@@ -96,9 +125,10 @@ impl Command {
         match self {
             Self::MarkRead(_, reply)
             | Self::Reset(reply)
-            | Self::Recover(reply)
+            | Self::Recover(_, reply)
             | Self::Verify(_, reply)
             | Self::Adopt(_, reply)
+            | Self::Start(_, reply)
             | Self::Import(_, reply)
             | Self::Delete(reply) => reply.is_answered(),
             Self::Seal(_, reply) => reply.is_answered(),
@@ -128,8 +158,10 @@ impl Lane {
                 self.fetch_after = tokio::time::Instant::now();
                 answer(step, reply, ());
             }
-            Command::Recover(reply) => {
-                self.reset(step);
+            Command::Recover(why, reply) => {
+                if let Err(error) = self.give_up_sessions(why, step) {
+                    return reply.send(Err(error));
+                }
                 step.row.counter = step.row.counter.max(self.core.counter());
                 self.renumber(step).await;
                 answer(step, reply, ());
@@ -158,9 +190,16 @@ impl Lane {
                     Err(error) => reply.send(Err(of_protocol(error))),
                 }
             }
-            Command::Adopt(adopted, reply) => {
-                let (bundle, decision) = *adopted;
-                self.adopt((&bundle, Some(&decision)), reply, step);
+            Command::Adopt(adopted, reply) => match self.judge_shown(&adopted, step) {
+                Ok((bundle, decision)) => self.adopt((&bundle, Some(&decision)), reply, step),
+                Err(error) => reply.send(Err(error)),
+            },
+            Command::Start(bundles, reply) => {
+                let bundle = self.follow(&bundles, step);
+                match bundle.and_then(|_| read_bundle(&self.core, &self.peer, &bundles)) {
+                    Ok(bundle) => self.adopt((&bundle, None), reply, step),
+                    Err(error) => reply.send(Err(error)),
+                }
             }
             Command::Import(bundle, reply) => self.adopt((&bundle, None), reply, step),
             Command::Delete(reply) => {
@@ -229,9 +268,56 @@ impl Lane {
         Ok(())
     }
 
+    fn give_up_sessions(&mut self, why: GivingUp, step: &mut Step) -> Result<()> {
+        let GivingUp::Rotated { tell } = why else {
+            self.reset(step);
+            return Ok(());
+        };
+        let Some(conversation) = &mut self.conversation else { return Ok(()) };
+        let tell = tell && conversation.session_id().is_some();
+        step.effects.append(conversation.retire().map_err(Error::passed)?);
+        if tell {
+            self.announce(step);
+        }
+        Ok(())
+    }
+
+    /// The peer is to be told of our present identity, by the first message of a fresh session. It stands in the lane's row
+    /// until that message is sealed.
+    pub(super) fn announce(&mut self, step: &mut Step) {
+        if self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_none()) {
+            step.row.announce = true;
+            self.fetch_after = tokio::time::Instant::now();
+        }
+    }
+
     fn reset(&mut self, step: &mut Step) {
         let Some(conversation) = &mut self.conversation else { return };
         step.effects.append(conversation.reset());
+    }
+
+    /// The identity that a person takes, if nothing that is known of rotations speaks against it, or the person names it.
+    fn judge_shown(&mut self, adopted: &Adopted, step: &mut Step) -> Result<(PrekeyBundle, TrustDecision)> {
+        let followed = self.follow(&adopted.bundles, step);
+        let bundle = read_bundle(&self.core, &self.peer, &adopted.bundles)?;
+        let (key, user) = (*bundle.user_key(), || self.peer.user.clone());
+        let shown = fingerprint(&key);
+        if adopted.named.as_ref().is_some_and(|named| *named != shown) {
+            return Err(ErrorKind::IdentityChanged { user: user() }.into());
+        }
+        if adopted.named.is_none() {
+            followed?;
+            let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin());
+            if let Some(pin) = pin.filter(|pin| pin.user_key != key) {
+                if pin.had(&key) {
+                    return Err(of_protocol(ProtocolError::IdentitySuperseded(user())));
+                }
+                if pin.forked {
+                    return Err(of_protocol(ProtocolError::IdentityForked(user())));
+                }
+            }
+        }
+        Ok((bundle, TrustDecision { user_key: key, accept: true, verified: adopted.verified }))
     }
 
     fn adopt(
@@ -288,6 +374,7 @@ impl Lane {
         self.requests.clear();
         self.refused.clear();
         step.row.due.clear();
+        step.row.announce = false;
         step.row.epoch = 0;
         step.row.lane = 0;
         step.changes
@@ -347,7 +434,7 @@ impl Lane {
             _ => None,
         };
         if content.is_some() && !step.marks.insert(id) {
-            return Err(of_protocol(stvor_protocol::ProtocolError::Duplicate));
+            return Err(of_protocol(ProtocolError::Duplicate));
         }
         if content.is_some() {
             let now = self.core.now();

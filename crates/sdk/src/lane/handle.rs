@@ -71,6 +71,8 @@ pub(crate) enum Work {
     Send(SendRequest),
     /// The peer's bundles, or why there are none.
     Bundle(Result<Box<Bundles>>),
+    /// The peer's device list and rotations, or why there are none.
+    Rotations(Result<Box<Bundles>>),
     /// The answer to a trust question.
     Decision(TrustDecision),
     /// Something for the peer as a member of a group.
@@ -85,14 +87,14 @@ impl Work {
         match self {
             Self::Send(request) => Some(request.content.as_bytes().len()),
             Self::Command(command) => Some(command.weight()),
-            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Decision(_) => None,
+            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Rotations(_) | Self::Decision(_) => None,
         }
     }
 
     /// Whether it was answered.
     pub(super) fn is_answered(&self) -> bool {
         match self {
-            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Decision(_) => false,
+            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Rotations(_) | Self::Decision(_) => false,
             Self::Send(request) => request.reply.is_answered(),
             Self::Command(command) => command.is_answered(),
         }

@@ -7,7 +7,7 @@ use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, MessageId, Timestamp};
 use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
-    ContentKind, Delivery, Failed, Incoming, Plaintext, ProtocolError, RetryRequest, TrustDecision,
+    ContentKind, Delivery, Failed, Incoming, Plaintext, ProtocolError, RetryRequest, Standing, TrustDecision,
 };
 use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
@@ -27,6 +27,7 @@ use crate::metrics;
 use crate::parked::{self, Entry};
 use crate::rows::{Direction, LaneRow, MessageRow, Place, PointerRow};
 use crate::transport::session::Session;
+use crate::trust::MismatchPolicy;
 
 /// The kind of a content that is sent again after a failure: the relay's id of the failed message, when it was first
 /// sent, its kind and its body.
@@ -46,6 +47,8 @@ pub(super) struct Shown {
     content: Content,
     sent_at: Timestamp,
     repaired: bool,
+    /// It came on a session between identities as they are now.
+    current: bool,
 }
 
 impl Shown {
@@ -100,7 +103,7 @@ impl Lane {
         if GroupIncoming::is_one(&deliver.blob) {
             return self.receive_group(deliver, source, step);
         }
-        match self.open(&deliver, step).await {
+        match self.open(&deliver, &source, step).await {
             Ok(received) => {
                 if let Err(error) = self.take_plaintext(received, step).await {
                     step.broken = Some(error);
@@ -112,6 +115,16 @@ impl Lane {
             Err(Trouble::Store(error)) => {
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
                 self.leave(&source);
+            }
+            Err(Trouble::Protocol(error)) if self.may_have_rotated(&error, &source) => {
+                // Past the bounds it is judged as it is.
+                match self.park(deliver, source, step) {
+                    None => self.look_for_rotations(step),
+                    Some(over) => {
+                        let refused = ProtocolError::IdentityChanged(self.peer.user.clone());
+                        self.take_failure(&refused, over, step);
+                    }
+                }
             }
             Err(Trouble::Protocol(ProtocolError::AwaitingTrust(question))) => {
                 self.ask(&question);
@@ -193,11 +206,11 @@ impl Lane {
 
     /// Judges mail that waited, as much as fits into this commit, while no question is open.
     pub(super) async fn judge_parked(&mut self, step: &mut Step) {
-        if self.asking || self.parked_after > Instant::now() {
+        if self.asking || self.looking || self.parked_after > Instant::now() {
             return;
         }
         for entry in self.core.parked.of(&self.peer) {
-            if step.is_full() || self.asking || step.broken.is_some() {
+            if step.is_full() || self.asking || self.looking || step.broken.is_some() {
                 return;
             }
             if step.unparked.contains(&entry.number) {
@@ -241,9 +254,11 @@ impl Lane {
     async fn open(
         &mut self,
         deliver: &Deliver,
+        source: &Source,
         step: &mut Step,
     ) -> core::result::Result<stvor_protocol::Received, Trouble> {
         let incoming = Incoming::parse(&deliver.blob).map_err(Trouble::Protocol)?;
+        let asks = self.asks_for_rotations(source);
         let Some(conversation) = &mut self.conversation else {
             return Err(Trouble::Store(Error::not_ready("the conversation is being loaded")));
         };
@@ -251,8 +266,12 @@ impl Lane {
         let records =
             crate::records::load(&self.core.store, &wanted, &step.effects).await.map_err(Trouble::Store)?;
         let delivery = Delivery { incoming: &incoming, records: &records, decision: self.decision.as_ref() };
-        let received =
-            conversation.decrypt(&context(&self.core), delivery, &mut self.rng).map_err(Trouble::Protocol)?;
+        let mut context = context(&self.core);
+        if asks && context.policy.mismatch == MismatchPolicy::Replace {
+            // Not before the relay said whether the pinned identity handed over to it.
+            context.policy.mismatch = MismatchPolicy::Reject;
+        }
+        let received = conversation.decrypt(&context, delivery, &mut self.rng).map_err(Trouble::Protocol)?;
         match self.object(&incoming, &received, step).await {
             None => Ok(received),
             Some(Objection::Refused(error)) => Err(Trouble::Protocol(error)),
@@ -261,7 +280,8 @@ impl Lane {
     }
 
     async fn take_plaintext(&mut self, received: stvor_protocol::Received, step: &mut Step) -> Result<()> {
-        let stvor_protocol::Received { plaintext, sent_at, effects, reply, identity, started } = received;
+        let stvor_protocol::Received { plaintext, sent_at, effects, reply, identity, started, standing } =
+            received;
         step.effects.append(effects);
         // An old copy of the store answers nothing on a session that it is about to give up: the key may be used already.
         if let Some(reply) = reply
@@ -270,6 +290,10 @@ impl Lane {
             self.push_control(reply, step)?;
         }
         self.note_identity(&identity, super::opening::decider(self.decision.as_ref()), step);
+        if standing == Standing::OursEarlier {
+            // The peer writes to an identity of ours that handed over: it is told of the present one.
+            self.announce(step);
+        }
         if started {
             step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
         }
@@ -290,8 +314,12 @@ impl Lane {
                 Err(error) => self.unreadable(&error, false, step),
             },
             ContentKind::Control => {}
+            // A sender key, or what a member says of a group, is taken from present identities only.
+            ContentKind::Group if standing != Standing::Current => {
+                self.unreadable(&ProtocolError::KeyGone, false, step);
+            }
             ContentKind::Group => self.receive_content(&plaintext.body, step)?,
-            _ => match shown(&plaintext, sent_at) {
+            _ => match shown(&plaintext, (sent_at, standing)) {
                 Ok(shown) => step.shown.push(shown),
                 Err(error) => {
                     let error = ProtocolError::Malformed(error);
@@ -330,7 +358,7 @@ impl Lane {
 
     /// A content goes into the inbox, unless its mark is known.
     fn show(&mut self, shown: Shown, (mark, stored): (Key, bool), step: &mut Step) {
-        let Shown { id, content, sent_at, repaired } = shown;
+        let Shown { id, content, sent_at, repaired, current } = shown;
         let known = stored || step.marks.contains(&id);
         if self.core.config.receipts.delivered {
             owe(&mut step.row, id);
@@ -348,7 +376,7 @@ impl Lane {
             .conversation
             .as_ref()
             .and_then(|conversation| conversation.pin())
-            .is_some_and(|pin| pin.verified);
+            .is_some_and(|pin| pin.verified && current);
         let row = MessageRow {
             direction: Direction::In,
             content,
@@ -441,6 +469,11 @@ impl Lane {
         if matches!(error, ProtocolError::IdentityChanged(_)) {
             step.events.push(Event::IdentityChanged { peer: self.peer.user.clone(), accepted: false });
         }
+        // What was here before the pin moved may have been under way: it is asked for again, and that is all.
+        let waited = matches!(source, Source::Parked(number) if number <= self.rotations_told);
+        if matches!(error, ProtocolError::IdentitySuperseded(_)) && !waited {
+            step.events.push(Event::IdentitySuperseded { peer: self.peer.user.clone() });
+        }
         let failed = Failed { message: deliver.msg_id, blob: &deliver.blob, error };
         let Some(conversation) = &mut self.conversation else { return };
         let mut requested = false;
@@ -484,7 +517,11 @@ fn owe(row: &mut LaneRow, id: ContentId) {
     row.due.push(id);
 }
 
-fn shown(plaintext: &Plaintext, sent_at: Timestamp) -> core::result::Result<Shown, CodecError> {
+fn shown(
+    plaintext: &Plaintext,
+    (sent_at, standing): (Timestamp, Standing),
+) -> core::result::Result<Shown, CodecError> {
+    let current = standing == Standing::Current;
     let content = |kind, body: &[u8]| match kind {
         ContentKind::Text => Content::decode(1, body),
         ContentKind::Bytes => Content::decode(2, body),
@@ -498,11 +535,12 @@ fn shown(plaintext: &Plaintext, sent_at: Timestamp) -> core::result::Result<Show
             content: content(plaintext.kind, plaintext.body.expose())?,
             sent_at,
             repaired: false,
+            current,
         });
     }
     let mut input = Reader::new(plaintext.body.expose());
     let _failed: &[u8; 16] = input.array()?;
     let sent_at = Timestamp::from_millis(input.u64()?);
     let tag = input.u8()?;
-    Ok(Shown { id, content: Content::decode(tag, input.rest())?, sent_at, repaired: true })
+    Ok(Shown { id, content: Content::decode(tag, input.rest())?, sent_at, repaired: true, current })
 }

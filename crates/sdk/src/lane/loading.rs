@@ -108,6 +108,11 @@ impl Lane {
         !self.row.due.is_empty() && self.core.instances.receives()
     }
 
+    /// Whether the peer is to be told of our present identity by this instance.
+    pub(super) fn announces(&self) -> bool {
+        self.row.announce && self.core.instances.receives()
+    }
+
     /// Messages of the application that are not accepted, and everything that is not.
     pub(super) fn count_pending(&self) -> (usize, usize) {
         let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
@@ -123,9 +128,10 @@ impl Lane {
         (if same { one.sent_in } else { 0 }, !one.foreign)
     }
 
-    /// Receipts that are owed count as one thing that waits to be sent, so that closing waits for them.
+    /// Receipts that are owed, and a fresh identity of ours that the peer is not told of, count as one thing that waits to be
+    /// sent, so that closing waits for them: not for a peer who has no keys just now.
     pub(super) fn count_owing(&mut self) {
-        let owing = self.owes();
+        let owing = self.owes() || (self.announces() && !self.unreached);
         match (self.owing, owing) {
             (false, true) => {
                 self.core.unaccepted.fetch_add(1, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 
 mod again;
 mod commands;
+mod following;
 mod guarded;
 mod handle;
 mod incoming;
@@ -36,8 +37,8 @@ use crate::rows::{LaneRow, PendingBody, Place, SealedSend};
 use crate::transport::session::{SendRoom, Session};
 
 use self::again::Again;
-pub(crate) use self::commands::Command;
 pub use self::commands::Unsealed;
+pub(crate) use self::commands::{Adopted, Command, GivingUp};
 pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
 use self::handle::{BUSY, Order, Queue};
 use self::incoming::Source;
@@ -108,6 +109,15 @@ struct Lane {
     bundle: Option<PrekeyBundle>,
     /// A trust question is open; mail that it is about waits for the answer.
     asking: bool,
+    /// The relay is asked whether the peer's key handed over to another; mail from that waits for the answer.
+    looking: bool,
+    /// It is not asked again before this.
+    rotations_after: Instant,
+    /// How often it was asked and did not answer.
+    rotations_tries: u32,
+    /// The newest mail that waits that the question and the last answer are about.
+    rotations_asked: u64,
+    rotations_told: u64,
     decision: Option<TrustDecision>,
     /// Answers that came while the store could not be read.
     late_decision: Option<TrustDecision>,
@@ -123,8 +133,10 @@ struct Lane {
     /// The application asked for a fresh session.
     rehandshake: bool,
     due_since: Option<Instant>,
-    /// Whether the receipts owed are counted as unaccepted.
+    /// Whether what is owed to the peer is counted as unaccepted.
     owing: bool,
+    /// The peer's keys were looked for in vain.
+    unreached: bool,
     paused_until: Option<Instant>,
     /// Refusals since the relay last accepted something.
     refusals: u32,
@@ -194,6 +206,11 @@ impl Lane {
             fetch_after: now,
             bundle: None,
             asking: false,
+            looking: false,
+            rotations_after: now,
+            rotations_tries: 0,
+            rotations_asked: 0,
+            rotations_told: 0,
             decision: None,
             late_decision: None,
             parked_after: now,
@@ -204,6 +221,7 @@ impl Lane {
             rehandshake: false,
             due_since: None,
             owing: false,
+            unreached: false,
             paused_until: None,
             refusals: 0,
             last_gap: None,
@@ -269,7 +287,8 @@ impl Lane {
                 self.active_at = Instant::now();
             }
             // What the lane hands to itself was handed over by nobody.
-            let own = |order: &&Work| matches!(order, Work::Bundle(_) | Work::Decision(_));
+            let own =
+                |order: &&Work| matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Decision(_));
             let handed = letters.len() + orders.len() - orders.iter().filter(own).count();
             taken += u64::try_from(handed).unwrap_or(0);
             self.turn(&mut letters, &mut orders, room).await;
@@ -416,6 +435,7 @@ impl Lane {
                 }
                 Work::Command(command) => command.refuse(error.clone()),
                 Work::Bundle(_) => self.fetching = false,
+                Work::Rotations(_) => self.looking = false,
                 Work::Decision(decision) => self.late_decision = Some(decision),
                 Work::Post(post) => self.take_post(post),
                 Work::Wake => {}
@@ -437,6 +457,7 @@ impl Lane {
             Work::Post(post) => self.take_post(post),
             Work::Send(request) => self.take_send(request, step).await,
             Work::Bundle(result) => self.take_bundle(result, step).await,
+            Work::Rotations(result) => self.take_rotations(result, step),
             Work::Decision(decision) => self.take_decision(decision, step),
             Work::Command(command) => self.take_command(command, step).await,
         }
@@ -459,7 +480,7 @@ impl Lane {
         {
             sooner(held);
         }
-        if !self.asking && self.core.parked.has(&self.peer) {
+        if !(self.asking || self.looking) && self.core.parked.has(&self.peer) {
             sooner(self.parked_after);
         }
         // What follows needs somebody to send to: the connection's return is told.
@@ -505,10 +526,12 @@ impl Lane {
             && !self.core.parked.has(&self.peer)
             && self.accepted.is_empty()
             && !self.owes()
+            && (!self.announces() || self.unreached)
             // What is to be asked of a stranger is in the store, and comes to mind with their next mail.
             && (self.requests.is_empty() || self.is_stranger())
             && !self.fetching
             && !self.asking
+            && !self.looking
     }
 
     /// Hands something to this lane's own queue from a task of its own; after a fault in that `instead`.

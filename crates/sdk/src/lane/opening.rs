@@ -31,7 +31,7 @@ pub(super) fn decider(decision: Option<&TrustDecision>) -> &'static str {
 impl Lane {
     /// Whether a bundle is needed.
     pub(super) fn wants_session(&self) -> bool {
-        if self.core.rollback().is_some() || self.asking {
+        if self.core.rollback().is_some() || self.asking || self.looking {
             return false;
         }
         (self.has_own_reasons() && !self.is_ready()) || (!self.requests.is_empty() && self.wants_fresh())
@@ -49,6 +49,7 @@ impl Lane {
             || !self.posts.is_empty()
             || self.owes()
             || self.rehandshake
+            || self.announces()
     }
 
     /// A stranger has no prekeys that can be got: after some looks their mail is given up.
@@ -165,17 +166,19 @@ impl Lane {
 
     pub(super) async fn take_bundle(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
         self.fetching = false;
-        let bundle = match result {
-            Ok(bundles) => read_bundle(&self.core, &self.peer, &bundles),
-            Err(error) => Err(error),
-        };
+        let bundle = result.and_then(|bundles| {
+            self.follow(&bundles, step)?;
+            read_bundle(&self.core, &self.peer, &bundles)
+        });
         match bundle {
             Ok(bundle) => {
+                self.unreached = false;
                 self.bundle = Some(bundle);
                 self.start(step);
             }
             Err(error) if error.code() == "RECIPIENT_NOT_FOUND" => {
                 self.give_up_stranger(step);
+                self.unreached = true;
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
                 let now = Instant::now();
                 for held in self.take_held() {
@@ -207,6 +210,7 @@ impl Lane {
 
     fn refuse_all(&mut self, error: &Error) {
         tracing::debug!(code = error.code(), "no session could be started");
+        self.unreached = true;
         self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
         for held in self.take_held() {
             self.refuse_send(held.request, error.clone());
@@ -232,9 +236,10 @@ impl Lane {
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 self.note_identity(&started.identity, decider(decision.as_ref()), step);
                 self.enqueue_held(step);
-                if core::mem::take(&mut self.rehandshake) && step.sealed.is_empty() {
+                let greets = core::mem::take(&mut self.rehandshake) || step.row.announce;
+                if !step.sealed.is_empty() || (greets && self.greet(step)) {
                     // The peer learns of the new session by its first message.
-                    self.greet(step);
+                    step.row.announce = false;
                 }
             }
             Err(ProtocolError::AwaitingTrust(question)) => {
@@ -246,19 +251,29 @@ impl Lane {
                     let event = Event::IdentityChanged { peer: self.peer.user.clone(), accepted: false };
                     self.core.hub.emit(event);
                 }
+                if matches!(error, ProtocolError::IdentitySuperseded(_)) {
+                    self.core.hub.emit(Event::IdentitySuperseded { peer: self.peer.user.clone() });
+                }
                 let error = of_protocol(error);
                 self.refuse_all(&error);
             }
         }
     }
 
-    fn greet(&mut self, step: &mut Step) {
+    /// Seals the first message of a session; whether it did.
+    fn greet(&mut self, step: &mut Step) -> bool {
         let greeting = random(&mut self.rng).and_then(|id| {
             self.seal((ContentKind::Control, SecretBytes::default(), ContentId::from_bytes(id)), step)
         });
         match greeting {
-            Ok(send) => self.push_sealed_control(send, step),
-            Err(error) => tracing::debug!(code = error.code(), "a fresh session could not be announced"),
+            Ok(send) => {
+                self.push_sealed_control(send, step);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(code = error.code(), "a fresh session could not be announced");
+                false
+            }
         }
     }
 

@@ -187,7 +187,7 @@ impl Lane {
 
 /// Whether a message with this failure was refused by a trust policy.
 pub(super) fn refused(code: &str) -> bool {
-    matches!(code, "IDENTITY_CHANGED" | "IDENTITY_NOT_VERIFIED")
+    matches!(code, "IDENTITY_CHANGED" | "IDENTITY_NOT_VERIFIED" | "IDENTITY_FORKED")
 }
 
 /// A content that is sent again: wrapped with what the receiver can not know otherwise, if that fits.

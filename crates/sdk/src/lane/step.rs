@@ -314,7 +314,6 @@ impl Lane {
         } else {
             self.due_since.get_or_insert_with(Instant::now);
         }
-        self.count_owing();
         if let Some(peer) = peer {
             self.core.remember_peer(peer);
         }
@@ -326,6 +325,8 @@ impl Lane {
         let grown = sealed.len() - sealed_now.min(sealed.len()) + waiting.len();
         self.release(released);
         self.core.unaccepted.fetch_add(grown, Ordering::Relaxed);
+        // After what was sealed counts: nobody is to see nothing pending in between.
+        self.count_owing();
         self.core.settle(released);
         self.core.settle(posted);
         self.core.groups.mailed(&self.peer.user, mailed);

@@ -312,7 +312,8 @@ fn connection(generation: u64) -> (Arc<Session>, crate::transport::session::Ends
         resume_cursor: Vec::new().into(),
         heartbeat: Duration::from_secs(27),
     };
-    Session::new(generation, ready, (UserId::new("alice").unwrap(), false))
+    let knows = crate::transport::login::Abilities { holds: false, rotates: true };
+    Session::new(generation, ready, (UserId::new("alice").unwrap(), knows))
 }
 
 /// Mail that nobody can read: it is acknowledged, and asked for again.

@@ -4,6 +4,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, AppId};
 use stvor_wire::client::{Auth, ClientMessage, Credential, HOLD, Hello, Mode};
 use stvor_wire::frame::{self, Phase};
+use stvor_wire::limits::CAPABILITY_ROTATION;
 use stvor_wire::login::Transcript;
 use stvor_wire::server::{Challenge, Ready, ServerMessage};
 use tokio::time::Instant;
@@ -30,6 +31,9 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
     /// The signed bytes of the user's device list, and their signature.
     fn device_list(&self) -> (Vec<u8>, [u8; 64]);
 
+    /// The user's rotations that lead to the key of the list, or empty.
+    fn rotations(&self) -> Vec<u8>;
+
     /// The device's signature over a log-in transcript.
     fn sign_login(&self, transcript: &[u8]) -> Result<[u8; 64]>;
 
@@ -37,11 +41,19 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
     fn has_logged_in(&self) -> bool;
 }
 
+/// What the relay can do that not every relay can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Abilities {
+    /// It holds senders back when it is asked to.
+    pub(crate) holds: bool,
+    /// It lets a user's key hand over to another one.
+    pub(crate) rotates: bool,
+}
+
 /// What a log-in ends with.
 pub(crate) struct LoggedIn {
     pub(crate) ready: Ready,
-    /// The relay holds senders back when it is asked to.
-    pub(crate) holds: bool,
+    pub(crate) knows: Abilities,
 }
 
 /// Logs in on an open socket before `deadline`.
@@ -65,20 +77,28 @@ async fn dialogue(
         protocol_version: stvor_wire::PROTOCOL_VERSION,
         credential: login.credential.clone(),
         address: login.address.clone(),
-        capabilities: vec![HOLD.to_owned()],
+        capabilities: vec![HOLD.to_owned(), CAPABILITY_ROTATION.to_owned()],
     };
     say(socket, &ClientMessage::Hello(hello)).await?;
     let challenge = match hear(socket, login, Phase::LoggingIn).await? {
         ServerMessage::Challenge(challenge) => challenge,
         other => return Err(unexpected(&other)),
     };
-    say(socket, &ClientMessage::Auth(answer(&challenge, login, resume)?)).await?;
+    let has = |ability: &str| challenge.capabilities.iter().any(|name| name == ability);
+    let knows = Abilities { holds: has(HOLD), rotates: has(CAPABILITY_ROTATION) };
+    let auth = answer(&challenge, login, resume)?;
+    let rotated = !auth.rotations.is_empty();
+    say(socket, &ClientMessage::Auth(auth)).await?;
     // READY may share its packet with nothing: frames after it are of the session.
-    match hear(socket, login, Phase::LoggedIn).await? {
-        ServerMessage::Ready(ready) => {
-            Ok(LoggedIn { ready, holds: challenge.capabilities.iter().any(|name| name == HOLD) })
+    match hear(socket, login, Phase::LoggedIn).await {
+        Ok(ServerMessage::Ready(ready)) => Ok(LoggedIn { ready, knows }),
+        Ok(other) => Err(unexpected(&other)),
+        // A relay of before knows the name by an earlier key, and does not look at what that signed.
+        Err(refusal) if rotated && !knows.rotates && refusal.error.code() == "USER_ID_TAKEN" => {
+            let reason = "the relay knows this name by an earlier key and does not know how it is handed over: it has to be updated";
+            Err(Refusal::fatal(ErrorKind::RotationUnsupported { reason }.into()))
         }
-        other => Err(unexpected(&other)),
+        Err(refusal) => Err(refusal),
     }
 }
 
@@ -126,6 +146,7 @@ fn answer(
         register: true,
         replace_identity: login.replace_identity,
         store_mark: Some(login.store_mark),
+        rotations: login.keys.rotations().into(),
     })
 }
 

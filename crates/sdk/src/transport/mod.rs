@@ -152,14 +152,14 @@ impl Link {
         };
         let mode = watcher.mode();
         let resume = (mode, carry.cursor.clone());
-        let login::LoggedIn { ready, holds } =
+        let login::LoggedIn { ready, knows } =
             match login::log_in(&mut socket, &self.login, resume, deadline).await {
                 Ok(logged_in) => logged_in,
                 Err(refusal) => return refusal,
             };
         carry.cursor = ready.resume_cursor.clone();
         watcher.ready(&ready).await;
-        let (session, ends) = Session::new(generation, ready, (self.login.address.user.clone(), holds));
+        let (session, ends) = Session::new(generation, ready, (self.login.address.user.clone(), knows));
         let running = session::run(socket, &session, ends, (watcher, carry));
         self.keep_up(&session, running, (watcher, backoff, mode)).await
     }
@@ -236,6 +236,10 @@ mod tests {
     impl login::LoginKeys for NoKeys {
         fn device_list(&self) -> (Vec<u8>, [u8; 64]) {
             (Vec::new(), [0; 64])
+        }
+
+        fn rotations(&self) -> Vec<u8> {
+            Vec::new()
         }
 
         fn sign_login(&self, _: &[u8]) -> Result<[u8; 64]> {

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::dial::Socket;
 use super::gather::gather;
+use super::login::Abilities;
 use super::refusal::{self, Refusal};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -56,6 +57,8 @@ pub(crate) struct Session {
     pub(super) unanswered: Arc<Semaphore>,
     /// The relay answers for nothing: what is written is as good as it gets.
     pub(crate) minimal: bool,
+    /// The relay lets a user's key hand over to another one.
+    pub(crate) rotates: bool,
 }
 
 /// Room for one SEND: among those that are not answered, and in the queue of the socket. Dropped unused, it is there
@@ -100,19 +103,22 @@ impl Drop for Ends {
 }
 
 impl Session {
-    /// `holds`: the relay holds senders back when it is asked to.
-    pub(crate) fn new(generation: u64, ready: Ready, (user, holds): (UserId, bool)) -> (Arc<Self>, Ends) {
-        Self::of((generation, ready, user), (false, holds))
+    pub(crate) fn new(
+        generation: u64,
+        ready: Ready,
+        (user, knows): (UserId, Abilities),
+    ) -> (Arc<Self>, Ends) {
+        Self::of((generation, ready, user), (false, knows))
     }
 
     /// At a minimal relay.
     pub(super) fn minimal(generation: u64, ready: Ready, user: UserId) -> (Arc<Self>, Ends) {
-        Self::of((generation, ready, user), (true, false))
+        Self::of((generation, ready, user), (true, Abilities::default()))
     }
 
     fn of(
         (generation, ready, user): (u64, Ready, UserId),
-        (minimal, holds): (bool, bool),
+        (minimal, knows): (bool, Abilities),
     ) -> (Arc<Self>, Ends) {
         let (outgoing, outgoing_end) = mpsc::channel(limits::LINK_QUEUE);
         let (acks, acks_end) = mpsc::channel(4 * limits::LANE_QUEUE);
@@ -123,11 +129,12 @@ impl Session {
             user,
             outgoing,
             acks,
-            holds: holds.then_some(hold),
+            holds: knows.holds.then_some(hold),
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
             unanswered: Arc::new(Semaphore::new(limits::MAX_UNANSWERED)),
             minimal,
+            rotates: knows.rotates,
         };
         let session = Arc::new(session);
         let ends =
@@ -177,12 +184,26 @@ impl Session {
         timeout: Duration,
     ) -> Result<Bundles> {
         let wait = wait.min(Duration::from_millis(stvor_wire::limits::MAX_WAIT_MS.into()));
+        self.fetch(user, (wait, false), timeout).await
+    }
+
+    /// A user's device list and rotations, without prekeys.
+    pub(crate) async fn fetch_rotations(&self, user: &UserId, timeout: Duration) -> Result<Bundles> {
+        self.fetch(user, (Duration::ZERO, true), timeout).await
+    }
+
+    async fn fetch(
+        &self,
+        user: &UserId,
+        (wait, devices_only): (Duration, bool),
+        timeout: Duration,
+    ) -> Result<Bundles> {
         let request = |request_id| {
             ClientMessage::FetchBundle(FetchBundle {
                 request_id,
                 user: user.clone(),
                 wait,
-                devices_only: false,
+                devices_only,
                 devices: Vec::new(),
             })
         };
@@ -516,7 +537,8 @@ mod tests {
             resume_cursor: bytes::Bytes::new(),
             heartbeat: Duration::from_secs(1),
         };
-        Session::new(1, ready, (UserId::new("alice").unwrap(), false))
+        let knows = Abilities { holds: false, rotates: true };
+        Session::new(1, ready, (UserId::new("alice").unwrap(), knows))
     }
 
     #[tokio::test]

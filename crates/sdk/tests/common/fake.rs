@@ -52,6 +52,8 @@ struct State {
     on_send: Option<OnSend>,
     /// Answers to account deletions that are lost with their connections.
     lost_answers: usize,
+    /// Does not say what it knows of rotations.
+    keeps_rotations: bool,
     log: Vec<stvor_wire::client::Send>,
 }
 
@@ -171,6 +173,11 @@ impl Fake {
     /// Says something to a user.
     pub fn say(&self, user: &str, message: ServerMessage) {
         let _ = self.state.lock().unwrap().online[&user.parse::<UserId>().unwrap()].send(message);
+    }
+
+    /// Answers no question for rotations from here on.
+    pub fn keep_rotations(&self) {
+        self.state.lock().unwrap().keeps_rotations = true;
     }
 
     /// Puts one user's registration in the place of another's, as a relay that cheats would.
@@ -308,7 +315,8 @@ impl Fake {
                 let _ = out.send(ServerMessage::KeysUploaded { request_id, keys: counts });
             }
             ClientMessage::FetchBundle(fetch) => {
-                let found = bundle_of(&mut state, &fetch.user);
+                let silent = fetch.devices_only && state.keeps_rotations;
+                let found = bundle_of(&mut state, &fetch.user).filter(|_| !silent);
                 let answer = match found {
                     Some((auth, bundle)) => ServerMessage::Bundles(Bundles {
                         request_id: fetch.request_id,
@@ -316,10 +324,11 @@ impl Fake {
                         device_list: auth.device_list,
                         device_list_signature: auth.device_list_signature,
                         bundles: vec![bundle],
+                        rotations: auth.rotations,
                     }),
                     None => ServerMessage::Nack(Nack {
                         subject: Subject::Request(fetch.request_id),
-                        code: Code::RecipientNotFound,
+                        code: if silent { Code::StoreUnavailable } else { Code::RecipientNotFound },
                         detail: String::new(),
                         retry_after: Duration::ZERO,
                         expected_lane: 0,

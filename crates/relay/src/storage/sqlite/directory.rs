@@ -9,13 +9,14 @@ use stvor_wire::Code;
 use stvor_wire::client::UploadKeys;
 use stvor_wire::keys::{DeviceBundle, KemPrekey, KeyCounts, OneTimePrekey, SignedPrekey};
 use stvor_wire::proto;
-use stvor_wire::server::Registration;
 
 use super::mailbox::int;
 use super::writer::{Batch, Failure};
 use crate::limits::ONE_TIME_KEYS;
-use crate::storage::rules::{self, NO_RECIPIENT, NOT_REGISTERED, Registering, crossed_low};
-use crate::storage::{Attach, Attached, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted};
+use crate::storage::rules::{self, NOT_REGISTERED, Registering, crossed_low};
+use crate::storage::{
+    Attach, Attached, Holder, MailboxId, Registered, StoreError, Take, UserBundles, is_wanted,
+};
 
 /// A device's signed prekey and last resort, as stored.
 type LastingKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
@@ -31,13 +32,15 @@ struct User {
     id: i64,
     list: Bytes,
     signature: [u8; 64],
+    rotations: Bytes,
 }
 
 fn find_user(sql: &Connection, app: &AppId, user: &UserId) -> Result<Option<User>, rusqlite::Error> {
-    sql.prepare_cached("SELECT id, list, signature FROM users WHERE app = ?1 AND name = ?2")?
+    sql.prepare_cached("SELECT id, list, signature, rotations FROM users WHERE app = ?1 AND name = ?2")?
         .query_row(params![app.as_str(), user.as_str()], |row| {
-            let list: Vec<u8> = row.get(1)?;
-            Ok(User { id: row.get(0)?, list: list.into(), signature: row.get(2)? })
+            let (list, rotations): (Vec<u8>, Option<Vec<u8>>) = (row.get(1)?, row.get(3)?);
+            let rotations = rotations.unwrap_or_default().into();
+            Ok(User { id: row.get(0)?, list: list.into(), signature: row.get(2)?, rotations })
         })
         .optional()
 }
@@ -128,11 +131,11 @@ impl Batch<'_> {
         Ok(true)
     }
 
-    pub(super) fn delete_account(&mut self, device: MailboxId) -> Result<Vec<MailboxId>, Failure> {
+    pub(super) fn delete_account(&mut self, holder: Holder) -> Result<Vec<MailboxId>, Failure> {
         let owner: Option<i64> = self
             .sql
-            .prepare_cached("SELECT user FROM devices WHERE id = ?1")?
-            .query_row([device.0], |row| row.get(0))
+            .prepare_cached("SELECT user FROM devices WHERE id = ?1 AND generation = ?2")?
+            .query_row(params![holder.device.0, int(holder.generation)], |row| row.get(0))
             .optional()?;
         let owner = owner.ok_or(StoreError::Refused(NOT_REGISTERED))?;
         Ok(self.drop_user(owner)?)
@@ -149,13 +152,18 @@ impl Batch<'_> {
             removed.extend(self.drop_user(user.id)?);
         }
         let user = match (registering, known) {
-            (Registering::Known | Registering::NewList, Some(user)) => user.id,
+            (Registering::Known | Registering::NewList | Registering::Rotate, Some(user)) => user.id,
             _ => sql
                 .prepare_cached("INSERT INTO users (app, name, list, signature) VALUES (?1, ?2, x'', x'')")?
                 .insert(params![attach.app.as_str(), attach.address.user.as_str()])?,
         };
         if registering != Registering::Known {
-            self.adopt_list(user, (stored.as_ref(), attach), &mut removed)?;
+            // Rotated, a device keeps its number and mailbox: whoever holds both keys says that it is the same.
+            let before = stored.as_ref().filter(|_| registering != Registering::Rotate);
+            self.adopt_list(user, (before, attach), &mut removed)?;
+        }
+        if registering == Registering::Rotate {
+            self.forget_keys(user, &mut removed)?;
         }
         let (id, epoch): (i64, i64) = sql
             .prepare_cached("SELECT id, epoch FROM devices WHERE user = ?1 AND device = ?2")?
@@ -168,11 +176,8 @@ impl Batch<'_> {
         let state = self.cache.device(sql, device)?.cloned().unwrap_or_default();
         Ok(Attached {
             device,
-            registration: match registering {
-                Registering::Known | Registering::NewList => Registration::Known,
-                Registering::New => Registration::New,
-                Registering::Replace => Registration::Replaced,
-            },
+            generation: state.generation,
+            registration: registering.told(),
             epoch: epoch.cast_unsigned(),
             fence: *self.fence,
             highest_counter: state.counter.value,
@@ -192,8 +197,15 @@ impl Batch<'_> {
         removed: &mut Vec<MailboxId>,
     ) -> Result<(), Failure> {
         self.sql
-            .prepare_cached("UPDATE users SET list = ?2, signature = ?3 WHERE id = ?1")?
-            .execute(params![user, &attach.list_bytes[..], attach.list_signature])?;
+            .prepare_cached(
+                "UPDATE users SET list = ?2, signature = ?3, rotations = coalesce(?4, rotations) WHERE id = ?1",
+            )?
+            .execute(params![
+                user,
+                &attach.list_bytes[..],
+                attach.list_signature,
+                attach.rotations.as_ref().map(|(_, bytes)| &bytes[..])
+            ])?;
         let (present, gone): (Vec<_>, Vec<_>) = devices_of(self.sql, user)?
             .into_iter()
             .partition(|(_, number)| rules::is_same_device(stored, &attach.list, *number));
@@ -211,13 +223,32 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn upload(&mut self, device: MailboxId, upload: &UploadKeys) -> Result<KeyCounts, Failure> {
-        let sql = self.sql;
+    /// The devices of a user have other keys from now on: those that they signed before are of no use, nor are their
+    /// numbers, and the counter is proven by another key. Who is connected with the old ones is to go.
+    fn forget_keys(&mut self, user: i64, removed: &mut Vec<MailboxId>) -> Result<(), Failure> {
+        for (device, _) in devices_of(self.sql, user)? {
+            self.sql.prepare_cached("DELETE FROM one_time WHERE device = ?1")?.execute([device.0])?;
+            self.sql
+                .prepare_cached(
+                    "UPDATE devices SET generation = generation + 1, signed_prekey = NULL, kem_last_resort = NULL,
+                     highest_one_time = -1, highest_kem = -1, counter = 0, counter_mac = NULL WHERE id = ?1",
+                )?
+                .execute([device.0])?;
+            self.cache.forget(device);
+            removed.push(device);
+        }
+        Ok(())
+    }
+
+    pub(super) fn upload(&mut self, holder: Holder, upload: &UploadKeys) -> Result<KeyCounts, Failure> {
+        let (sql, device) = (self.sql, holder.device);
         let highest: Option<(i64, i64)> = sql
-            .prepare_cached("SELECT highest_one_time, highest_kem FROM devices WHERE id = ?1")?
-            .query_row([device.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached(
+                "SELECT highest_one_time, highest_kem FROM devices WHERE id = ?1 AND generation = ?2",
+            )?
+            .query_row(params![device.0, int(holder.generation)], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let (mut one_time, mut kem) = highest.ok_or(StoreError::Refused(NO_RECIPIENT))?;
+        let (mut one_time, mut kem) = highest.ok_or(StoreError::Refused(NOT_REGISTERED))?;
         let list: Vec<u8> = sql
             .prepare_cached("SELECT list FROM users WHERE id = (SELECT user FROM devices WHERE id = ?1)")?
             .query_row([device.0], |row| row.get(0))?;
@@ -281,8 +312,13 @@ impl Batch<'_> {
     ) -> Result<Option<UserBundles>, Failure> {
         let sql = self.sql;
         let Some(user) = find_user(sql, app, user)? else { return Ok(None) };
-        let mut found =
-            UserBundles { list: user.list, signature: user.signature, bundles: Vec::new(), low: Vec::new() };
+        let mut found = UserBundles {
+            list: user.list,
+            signature: user.signature,
+            rotations: user.rotations,
+            bundles: Vec::new(),
+            low: Vec::new(),
+        };
         if take.devices_only {
             return Ok(Some(found));
         }

@@ -43,6 +43,8 @@ enum Fresh {
 
 #[derive(Clone, Default)]
 pub(super) struct DeviceState {
+    /// Of the device's keys. Only a rotation changes it, which makes the cache forget the device.
+    pub(super) generation: u64,
     pub(super) last_seq: u64,
     pub(super) lost_seq: u64,
     pub(super) counter: Counter,
@@ -77,11 +79,12 @@ pub(super) fn millis(time: Timestamp) -> i64 {
 
 fn load_device(sql: &Connection, device: MailboxId) -> Result<Option<DeviceState>, rusqlite::Error> {
     sql.prepare_cached(
-        "SELECT last_seq, lost_seq, counter, messages, bytes, closed, counter_mac FROM devices WHERE id = ?1",
+        "SELECT last_seq, lost_seq, counter, messages, bytes, closed, counter_mac, generation FROM devices WHERE id = ?1",
     )?
     .query_row([device.0], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
         Ok(DeviceState {
+            generation: number(7)?,
             last_seq: number(0)?,
             lost_seq: number(1)?,
             counter: Counter { value: number(2)?, mac: row.get(6)? },
@@ -331,7 +334,8 @@ impl Batch<'_> {
     ) -> Result<Result<Stored, Refusal>, rusqlite::Error> {
         let (sql, bounds) = (self.sql, self.bounds);
         let key = (put.mailbox.0, put.sender.0);
-        if self.cache.device(sql, put.sender)?.is_none() {
+        let sender = self.cache.device(sql, put.sender)?;
+        if sender.is_none_or(|sender| sender.generation != put.generation) {
             return Ok(Err(NOT_REGISTERED));
         }
         let Some(device) = self.cache.device(sql, put.mailbox)? else { return Ok(Err(NO_RECIPIENT)) };

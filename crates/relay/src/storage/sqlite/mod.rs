@@ -215,10 +215,11 @@ impl Mailbox for SqliteStore {
         }
     }
 
-    async fn last_seq(&self, mailbox: MailboxId) -> Result<u64, StoreError> {
+    async fn last_seq(&self, holder: Holder) -> Result<u64, StoreError> {
         self.writer
             .run(move |batch| {
-                let device = batch.cache.device(batch.sql, mailbox)?;
+                let device = batch.cache.device(batch.sql, holder.device)?;
+                let device = device.filter(|device| device.generation == holder.generation);
                 let device = device.ok_or(StoreError::Refused(rules::NOT_REGISTERED))?;
                 Ok(device.last_seq)
             })
@@ -255,8 +256,8 @@ impl Directory for SqliteStore {
         self.query(move |sql| directory::resolve(sql, &app, &address)).await
     }
 
-    async fn upload_keys(&self, device: MailboxId, upload: UploadKeys) -> Result<KeyCounts, StoreError> {
-        self.writer.run(move |batch| batch.upload(device, &upload)).await
+    async fn upload_keys(&self, holder: Holder, upload: UploadKeys) -> Result<KeyCounts, StoreError> {
+        self.writer.run(move |batch| batch.upload(holder, &upload)).await
     }
 
     async fn bundles(
@@ -279,13 +280,16 @@ impl Directory for SqliteStore {
         self.query(move |sql| directory::has_keys_anywhere(sql, &user)).await
     }
 
-    async fn delete_account(&self, device: MailboxId) -> Result<Vec<MailboxId>, StoreError> {
-        self.writer.run(move |batch| batch.delete_account(device)).await
+    async fn delete_account(&self, holder: Holder) -> Result<Vec<MailboxId>, StoreError> {
+        self.writer.run(move |batch| batch.delete_account(holder)).await
     }
 
-    async fn is_current(&self, device: MailboxId) -> Result<bool, StoreError> {
-        self.query(move |sql| sql.prepare_cached("SELECT 1 FROM devices WHERE id = ?1")?.exists([device.0]))
-            .await
+    async fn is_current(&self, holder: Holder) -> Result<bool, StoreError> {
+        let keys = (holder.device.0, mailbox::int(holder.generation));
+        self.query(move |sql| {
+            sql.prepare_cached("SELECT 1 FROM devices WHERE id = ?1 AND generation = ?2")?.exists(keys)
+        })
+        .await
     }
 }
 

@@ -321,6 +321,7 @@ impl Operation {
             mailbox: MailboxId(1),
             app: Arc::new(AppId::new("acme").unwrap()),
             sender: MailboxId(2),
+            generation: 0,
             from: Arc::new(Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST)),
             msg_id: MessageId::from_bytes([7; 16]),
             lane: stvor_wire::client::Lane { epoch: 1, number: core::num::NonZeroU64::MIN },

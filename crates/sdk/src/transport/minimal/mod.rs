@@ -322,6 +322,7 @@ impl Minimal<'_> {
             device_list: known.list.clone().into(),
             device_list_signature: known.list_signature,
             bundles: vec![known.bundle()],
+            rotations: bytes::Bytes::new(),
         };
         self.session.answer(asked.id, Ok(ServerMessage::Bundles(bundles)));
         true

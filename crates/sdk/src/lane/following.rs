@@ -1,0 +1,134 @@
+//! A peer whose key handed over to another one: the relay has the statements, and the pin follows them.
+
+use stvor_protocol::{ProtocolError, RotationChain, SignedDeviceListIn};
+use stvor_wire::server::Bundles;
+use tokio::time::Instant;
+
+use super::step::Step;
+use super::{Lane, Source, Work, context};
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::journal::{Deed, JournalEntry, fingerprint};
+use crate::limits;
+
+/// Who moved the pin, as the journal names it.
+const WHO: &str = "rotation";
+
+impl Lane {
+    /// Whether an identity that is not the pinned one may be what the pinned one handed over to: the relay is asked before
+    /// anybody judges it. An answer counts for mail that was here when the question was put, for what comes later may be of a
+    /// key that is newer than the answer.
+    pub(super) fn may_have_rotated(&self, error: &ProtocolError, source: &Source) -> bool {
+        let other = match error {
+            ProtocolError::IdentityChanged(_) => true,
+            ProtocolError::AwaitingTrust(question) => question.pinned.is_some(),
+            _ => false,
+        };
+        other && self.asks_for_rotations(source)
+    }
+
+    /// Whether the relay would be asked.
+    pub(super) fn asks_for_rotations(&self, source: &Source) -> bool {
+        let minimal = self.core.session().is_some_and(|session| session.minimal);
+        let answered = matches!(source, Source::Parked(number) if *number <= self.rotations_told);
+        // A store of the application's own judges every key by itself.
+        !minimal && !answered && self.core.guards.is_none()
+    }
+
+    /// Asks the relay for the peer's rotations, for all mail that waits. Soon after an answer it is not asked again: mail goes
+    /// on waiting.
+    pub(super) fn look_for_rotations(&mut self, step: &Step) {
+        if self.looking || self.rotations_after > Instant::now() {
+            return;
+        }
+        let Some(session) = self.core.session() else { return };
+        let waiting = self.core.parked.of(&self.peer);
+        let newest = waiting.iter().chain(&step.parked).map(|entry| entry.number).max();
+        self.rotations_asked = newest.unwrap_or(self.rotations_told);
+        self.looking = true;
+        let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
+        let fetch =
+            async move { Work::Rotations(session.fetch_rotations(&user, timeout).await.map(Box::new)) };
+        let nothing = Error::unavailable("its answer met a fault in the program");
+        self.post_later(fetch, Work::Rotations(Err(nothing)));
+    }
+
+    /// The relay's answer. Without one the question is put again, a few times: then mail is judged as it is, so that a relay
+    /// keeps no alarm back by its silence.
+    pub(super) fn take_rotations(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
+        self.looking = false;
+        let told = result.and_then(|bundles| self.follow(&bundles, step));
+        let now = Instant::now();
+        match told {
+            Err(error) if error.retryable() && self.rotations_tries < limits::ROTATIONS_TRIES => {
+                self.rotations_tries += 1;
+                self.parked_after = now + limits::BACKOFF_FIRST;
+                return;
+            }
+            Ok(true) => {}
+            Ok(false) => self.rotations_after = now + limits::ROTATIONS_AGAIN,
+            Err(error) => {
+                tracing::debug!(code = error.code(), "no rotation could be followed");
+                self.rotations_after = now + limits::ROTATIONS_AGAIN;
+            }
+        }
+        self.rotations_tries = 0;
+        self.rotations_told = self.rotations_asked;
+        self.parked_after = now;
+    }
+
+    /// Moves the pin along what came with a device list, if that leads from it.
+    pub(super) fn follow(&mut self, bundles: &Bundles, step: &mut Step) -> Result<bool> {
+        if bundles.rotations.is_empty() || self.core.guards.is_some() {
+            return Ok(false);
+        }
+        let (app, user) = (self.core.config.app.clone(), self.peer.user.clone());
+        let list = SignedDeviceListIn {
+            bytes: bundles.device_list.to_vec(),
+            signature: bundles.device_list_signature.to_vec(),
+        };
+        let list = list.validate(&app, &user).map_err(Error::passed)?;
+        let chain = RotationChain::validate(&bundles.rotations, &app, &user).map_err(Error::passed)?;
+        if *chain.newest() != list.list().user_key {
+            let error = ProtocolError::BadRotation("they do not lead to the key of the device list");
+            return Err(Error::passed(error));
+        }
+        let Some(conversation) = &mut self.conversation else { return Ok(false) };
+        let verified = conversation.pin().is_some_and(|pin| pin.verified);
+        let followed = match conversation.follow(&chain, &context(&self.core)) {
+            Err(error @ ProtocolError::IdentityForked(_)) => {
+                self.note_fork(&chain, step);
+                return Err(Error::passed(error));
+            }
+            other => other.map_err(Error::passed)?,
+        };
+        let Some(followed) = followed else { return Ok(false) };
+        step.effects.append(followed.effects);
+        let (old, new) = (fingerprint(&followed.old), fingerprint(&followed.new));
+        let entry = JournalEntry::new(self.core.now(), WHO, Deed::IdentityRotated);
+        step.journal(entry.about(user.to_string(), format!("{old} -> {new}")));
+        step.events.push(Event::IdentityRotated { peer: user.clone(), old, new, was_verified: verified });
+        self.welcome_refused();
+        let (core, stop) = (self.core.me(), self.core.stop.clone());
+        self.core.tasks.spawn(async move {
+            let Some(core) = core.upgrade() else { return };
+            tokio::select! {
+                () = core.groups.moved(user) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(true)
+    }
+
+    /// An old key of the peer handed over twice, which is told once.
+    fn note_fork(&mut self, chain: &RotationChain, step: &mut Step) {
+        let Some(conversation) = &mut self.conversation else { return };
+        let pinned = conversation.pin().map(|pin| fingerprint(&pin.user_key)).unwrap_or_default();
+        let Some(effects) = conversation.note_fork(chain) else { return };
+        step.effects.append(effects);
+        let (user, shown) = (self.peer.user.clone(), fingerprint(chain.newest()));
+        let entry = JournalEntry::new(self.core.now(), WHO, Deed::IdentityForked);
+        step.journal(entry.about(user.to_string(), format!("{pinned}, and {shown}")));
+        step.events.push(Event::IdentityForked { peer: user, pinned, shown });
+    }
+}
