@@ -47,6 +47,7 @@ pub mod profiles;
 pub mod proofs;
 mod reading;
 pub mod recovery;
+pub mod salvage;
 mod sealing;
 mod storage;
 pub mod tokens;

@@ -84,6 +84,13 @@ impl Served {
         out
     }
 
+    /// Stores a text as the owner, and returns the memory's name.
+    pub(crate) fn owner_stores(&self, text: &str) -> String {
+        let ended = self.home.feed(&Self::line(&self.home, "vault store --namespace home --json"), text);
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        objects(&ended.out)[0]["id"].as_str().unwrap().to_owned()
+    }
+
     /// Stores a text as an agent, and returns the memory's name.
     pub(crate) fn store(&self, name: &str, (text, options): (&str, &str)) -> String {
         let line = self.as_agent(name, &format!("store --namespace home{options}"));

@@ -76,6 +76,37 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
 }
 
 #[test]
+fn what_is_left_of_a_vault_whose_log_was_cut_is_written_to_a_file() {
+    let mut served = Served::new();
+    served.owner("unlock");
+    let id = served.owner_stores("Tea at five");
+    let database = served.home.path("stvor/vault/vault.db");
+    let stop = |served: &Served| {
+        served.daemon.close_input();
+        assert_eq!(finished(&served.daemon), Some(0));
+    };
+    stop(&served);
+    let before = std::fs::read(&database).unwrap();
+    served.daemon = Served::serve(&served.home, "");
+    served.owner("unlock");
+    served.owner_stores("Coffee at ten");
+    let out = served.home.path("rest.jsonl");
+    let salvage = format!("salvage --out {}", out.display());
+    let (code, _, err) = served.try_owner(&salvage);
+    assert!(code != 0 && err.contains("VAULT_BUSY") && !out.exists(), "{code} {err}");
+    stop(&served);
+    let (code, _, err) = served.try_owner(&salvage);
+    assert!(code != 0 && err.contains("the vault opens") && !out.exists(), "{code} {err}");
+    // Somebody puts the database of an hour ago back; the checkpoints outside say so.
+    std::fs::write(&database, before).unwrap();
+    let salvaged = served.owner(&salvage);
+    assert_eq!((&salvaged[0]["memories"], &salvaged[0]["with_content"]), (&1.into(), &1.into()));
+    assert!(salvaged[0]["wrong"].as_str().unwrap().contains("it was cut"));
+    let text = std::fs::read_to_string(&out).unwrap();
+    assert!(text.contains(&id) && text.contains("Tea at five"), "{text}");
+}
+
+#[test]
 fn keepers_open_a_vault_whose_owner_lost_the_key() {
     let mut served = Served::new();
     served.owner("unlock");

@@ -75,6 +75,20 @@ impl Engine {
         if first { self.end_lost_sessions() } else { Ok(()) }
     }
 
+    /// Holds the keys of a vault whose log does not open, to read memories and nothing else. Returns what is wrong with the log.
+    pub(crate) fn open_to_read(&mut self, root: &RootKey) -> Result<VaultError, VaultError> {
+        let slots = self.database.slots()?;
+        let base = BaseKeys::open(root, &slots)?;
+        let (session, _) = SessionKeys::open(root, &slots);
+        let Err(wrong) = self.checked_tree(&base) else {
+            return Err(VaultError::invalid("the vault opens; export it (`stvor vault export`)"));
+        };
+        let (tree, pace) = (Frontier::new(), Pace::default());
+        self.held = Some(Held { base, session: Some(session), tree, last_event: None, pace, retiring: None });
+        self.open_owned_profiles();
+        Ok(wrong)
+    }
+
     /// The time of the newest event whose row is sound. One that somebody changed is for `verify` to name: it keeps nobody out.
     pub(super) fn newest_time(&self, size: u64) -> Result<Option<crate::Moment>, VaultError> {
         for seq in (size.saturating_sub(limits::MAX_DAMAGED)..size).rev() {

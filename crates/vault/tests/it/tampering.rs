@@ -530,3 +530,44 @@ fn a_record_of_the_lockdown_that_is_gone_stops_everything_until_the_owner_writes
         assert_eq!(vault.verify().unwrap().problems, []);
     }
 }
+
+#[test]
+fn what_is_left_of_a_vault_that_does_not_open_is_read_with_the_owners_secret() {
+    use stvor_vault::salvage::salvage;
+    let texts = |world: &World, secret: &str| {
+        let mut found = Vec::new();
+        let salvaged = salvage(&world.path(), &passphrase(secret), |memory| {
+            let content = memory.content.as_ref().map(|content| content.expose().to_vec());
+            found.push((memory.id, content.map_err(|code| (*code).to_owned())));
+        });
+        salvaged.map(|salvaged| (salvaged, found))
+    };
+    let (sound, _) = filled();
+    let refused = texts(&sound, "correct horse").unwrap_err();
+    assert_eq!(refused.code(), "VAULT_BAD_REQUEST", "a vault that opens logs its recalls");
+    for damage in [
+        "UPDATE node SET hash = zeroblob(32) WHERE level > 1",
+        "DELETE FROM node WHERE level > 1",
+        "DELETE FROM checkpoint",
+        "UPDATE checkpoint SET note = 'torn'",
+    ] {
+        let (world, ids) = filled();
+        sql(&world, damage);
+        sql(&world, "UPDATE memory SET content = zeroblob(30) WHERE seq = 4");
+        assert!(world.cold().unlock_with(&owner()).is_err(), "{damage}");
+        assert_eq!(texts(&world, "wrong").unwrap_err().code(), "WRONG_KEY");
+        let before = std::fs::read(world.path().join("vault.db")).unwrap();
+        let (salvaged, found) = texts(&world, "correct horse").unwrap();
+        assert_eq!((salvaged.memories, salvaged.with_content), (5, 2), "{damage}: {}", salvaged.wrong);
+        let refused = |code: &str| Err(code.to_owned());
+        let expected = [
+            (ids[0], Ok(b"content 0".to_vec())),
+            (ids[1], Ok(b"content 1".to_vec())),
+            (ids[2], refused("MEMORY_GONE")),
+            (ids[3], refused("VAULT_TAMPERED")),
+            (ids[4], refused("VAULT_LOG_UNAVAILABLE")),
+        ];
+        assert_eq!(found, expected, "{damage}");
+        assert_eq!(std::fs::read(world.path().join("vault.db")).unwrap(), before, "nothing is written");
+    }
+}

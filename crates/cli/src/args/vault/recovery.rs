@@ -24,6 +24,16 @@ pub(crate) enum RecoveryCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Write what can still be read of a vault that does not open; the daemon must not run
+    #[command(after_help = "\
+For a vault whose log is damaged or was cut, and of which there is no backup. Memories of level 3 and
+above come without content: each of their recalls has to be logged. `stvor vault import` takes the
+file over into a new vault.")]
+    Salvage {
+        /// The file, which must not be there
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Write the log to a file, from which each event can be proved when the vault is gone
     Archive {
         /// The file, which must not be there

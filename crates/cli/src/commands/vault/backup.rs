@@ -1,4 +1,4 @@
-//! `stvor vault backup`, `restore`, `export`.
+//! `stvor vault backup`, `restore`, `export`, `salvage`.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,6 +11,7 @@ use stvor_keys::recipients::{Identity, Opening};
 use stvor_vault::backup::retention::{Retention, superfluous};
 use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore as bring_back};
 use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
+use stvor_vault::salvage::salvage as read_what_is_left;
 
 use super::talk::ask_owner;
 use super::{Call, show};
@@ -210,14 +211,47 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     Ok(())
 }
 
+/// A file that was not there, for its owner only.
+fn new_private(path: &Path) -> Result<std::fs::File> {
+    let failed = |source| Failure::File { what: "can not make", path: path.into(), source };
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)
+}
+
+/// Writes what can still be read of a vault that does not open.
+pub(super) fn salvage(call: Call<'_>, out: &Path) -> Result {
+    let owner = call.owner(None)?;
+    let mut file = std::io::BufWriter::new(new_private(out)?);
+    let mut written = Ok(());
+    let found = read_what_is_left(&call.path()?, &*owner, |memory| {
+        if written.is_ok() {
+            written = writeln!(file, "{}", memory.to_json());
+        }
+    });
+    let done = written.and_then(|()| file.flush()).and_then(|()| file.get_ref().sync_all());
+    let found = match (found, done) {
+        (Ok(found), Ok(())) => found,
+        (found, done) => {
+            // Half of it would pass for all of it.
+            let _ = std::fs::remove_file(out);
+            found?;
+            return done.map_err(|error| Failure::io("can not write", error));
+        }
+    };
+    let object = json!({
+        "memories": found.memories, "with_content": found.with_content, "wrong": found.wrong.to_string(),
+    });
+    call.out().either(&object, |_| {
+        format!("{} of {} memories with their content", found.with_content, found.memories)
+    })?;
+    call.out().warn(format_args!("the vault does not open: {}", safe(&found.wrong.to_string())));
+    call.out().say("What was written is not sealed. Take it over: stvor vault init, serve, import FILE");
+    Ok(())
+}
+
 /// Writes everything that can be read.
 pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
     let mut client = call.as_owner()?;
-    let named = |path: &Path| {
-        let failed = |source| Failure::File { what: "can not make", path: path.into(), source };
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)
-    };
-    let mut file = file.map(named).transpose()?;
+    let mut file = file.map(new_private).transpose()?;
     let (mut after, mut count, mut refused) = (0, 0_u64, 0_u64);
     loop {
         let page = ask(&mut client, RecoveryVerb::Export { after })?;

@@ -110,6 +110,7 @@ async fn recover(call: Call<'_>, command: &RecoveryCommand) -> Result {
         RecoveryCommand::Backup { command } => backup::run(call, command),
         RecoveryCommand::Restore(args) => backup::restore(call, args),
         RecoveryCommand::Export { out } => backup::export(call, out.as_deref()),
+        RecoveryCommand::Salvage { out } => backup::salvage(call, out),
         RecoveryCommand::Archive { out, to } => backup::archive(call, out, to),
         RecoveryCommand::Escrow { command } => recovery::escrow(call, command),
         RecoveryCommand::Recover(args) => recovery::recover(call, args),
