@@ -35,7 +35,7 @@ test('an identity is rotated, contacts hear of it, and both go on', async (t) =>
 test('what is no option of a rotation is refused', async (t) => {
   const { app } = await at(t);
   const alice = await app.connect('alice');
-  assert.equal(await codeOf(alice.rotateIdentity({ derived: false })), 'INVALID_ARGUMENT');
+  assert.equal(await codeOf(alice.rotateIdentity({ derived: false })), 'INVALID_CONFIG');
   assert.equal(await codeOf(app.rotateIdentity('alice', { notDerived: 1 })), 'INVALID_ARGUMENT');
   assert.equal(await codeOf(alice.acceptIdentity('bob', 7)), 'INVALID_ARGUMENT');
   assert.equal((await alice.rotateIdentity({ notDerived: true })).client.userId, 'alice');
