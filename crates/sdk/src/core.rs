@@ -452,16 +452,19 @@ impl Core {
             Mail::Deliver(_, session) => Some(session.generation),
             _ => None,
         };
-        if brought_by.is_some_and(|generation| self.left.has(peer, generation)) {
-            return;
-        }
-        if let Mail::Deliver(deliver, session) = &mail
-            && self.revival.is_waiting(peer)
-        {
-            // A fresh connection brings it when the conversation is begun afresh.
-            self.left.leave(peer, session.generation);
-            session.hold(deliver.msg_id);
-            return;
+        if let Mail::Deliver(deliver, session) = &mail {
+            let generation = session.generation;
+            if self.revival.is_waiting(peer) {
+                // A fresh connection brings it when the conversation is begun afresh.
+                self.left.leave(peer, generation);
+            }
+            if self.left.has(peer, generation) {
+                // What comes in vain must take no room from others.
+                if !deliver.ephemeral {
+                    self.left.hold(peer, generation, || session.hold(deliver.msg_id));
+                }
+                return;
+            }
         }
         if let Err(error) = self.with_lane(peer, |handle| handle.mail(mail)) {
             tracing::warn!(code = error.code(), "mail was left at the relay");
@@ -530,7 +533,8 @@ impl Core {
         if let Some(session) = session {
             self.left.leave(peer, session.generation);
             if let Some(delivered) = delivered {
-                session.hold(delivered);
+                // If it was acknowledged already, the next one that comes in vain says it once more.
+                let _ = session.hold(delivered);
             }
         }
         self.hub.emit(Event::ConversationFailed {

@@ -109,7 +109,7 @@ pub enum Event {
     },
     /// Mail that waited at the relay is coming in.
     CatchingUp,
-    /// All mail that waited is in.
+    /// All mail that waited is in, but for that of senders who have filled their share of the inbox.
     CaughtUp,
     /// Another connection of this device took over. This client does not reconnect.
     Superseded,

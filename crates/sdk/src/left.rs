@@ -1,7 +1,7 @@
 //! Mail that was left at the relay. What follows it in its conversation is left as well, until a later connection brings
 //! all of it again: so the order of a conversation holds.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use stvor_base::Address;
@@ -12,7 +12,8 @@ use crate::limits;
 struct State {
     /// The latest connection of which mail was left.
     generation: u64,
-    peers: HashSet<Address>,
+    /// Whose, and whether the relay was asked to hold them back.
+    peers: HashMap<Address, bool>,
     /// More than are counted: everybody's mail is left.
     all: bool,
 }
@@ -34,9 +35,20 @@ impl Left {
             *state = State { generation, ..State::default() };
         }
         if state.peers.len() < limits::MAX_LANES {
-            state.peers.insert(peer.clone());
-        } else if !state.peers.contains(peer) {
+            state.peers.entry(peer.clone()).or_default();
+        } else if !state.peers.contains_key(peer) {
             state.all = true;
+        }
+    }
+
+    /// Has the relay asked to hold a peer back whose mail the connection `generation` brings in vain, until one `ask` went out.
+    pub(crate) fn hold(&self, peer: &Address, generation: u64, ask: impl FnOnce() -> bool) {
+        let mut state = self.lock();
+        if state.generation == generation
+            && let Some(held) = state.peers.get_mut(peer)
+            && !*held
+        {
+            *held = ask();
         }
     }
 
@@ -45,7 +57,7 @@ impl Left {
     pub(crate) fn has(&self, peer: &Address, generation: u64) -> bool {
         let state = self.lock();
         generation < state.generation
-            || generation == state.generation && (state.all || state.peers.contains(peer))
+            || generation == state.generation && (state.all || state.peers.contains_key(peer))
     }
 }
 
@@ -69,6 +81,28 @@ mod tests {
         assert!(!left.has(&peer("alice"), 3));
         left.leave(&peer("bob"), 3);
         assert!(left.has(&peer("bob"), 3) && !left.has(&peer("alice"), 3) && left.has(&peer("alice"), 2));
+    }
+
+    #[test]
+    fn a_peer_whose_mail_is_left_is_held_once_on_each_connection() {
+        let left = Left::default();
+        let alice = peer("alice");
+        let asks = |generation: u64, goes_out: bool| {
+            let mut asked = false;
+            left.hold(&alice, generation, || {
+                asked = true;
+                goes_out
+            });
+            asked
+        };
+        assert!(!asks(1, true), "nothing of them is left");
+        left.leave(&alice, 1);
+        assert!(asks(1, false) && asks(1, true), "until it went out");
+        assert!(!asks(1, true));
+        left.leave(&alice, 1);
+        assert!(!asks(1, true), "they are held already");
+        left.leave(&alice, 2);
+        assert!(asks(2, true) && !asks(1, true));
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub(crate) async fn load_identity(
     if stored.is_some() && config.new_identity {
         return Err(ErrorKind::IdentityExists { user: address.user.clone() }.into());
     }
+    if let (Some(_), Some(stored)) = (pair, &stored)
+        && stored.suite() != Suite::P256
+    {
+        return Err(Error::config("storage adapters work with identities of the suite P256 only"));
+    }
     // Slow, and needed with an identity that is stored, too: it may be another one.
     let suite = config.suite.or(stored.as_ref().map(Identity::suite)).unwrap_or_default();
     let derived = derive(config, (address, suite), now).await?;

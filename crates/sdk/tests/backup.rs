@@ -16,6 +16,7 @@ use common::{app_in, builder, code, event, relay, soon};
 use stvor::recipients::{Identity, Opening, Sealing};
 use stvor::{
     App, BackupOptions, Client, ConnectOptions, Deed, Direction, Event, Page, RecoveryPhrase, SecretBytes,
+    Suite,
 };
 
 fn secret(text: &str) -> SecretBytes {
@@ -353,4 +354,23 @@ async fn write_the_fixture() {
     alice.verify("bob").await.unwrap();
     std::fs::create_dir_all(fixture().parent().unwrap()).unwrap();
     alice.backup(fixture(), sealing(), BackupOptions::default()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_suite_than_the_app_asks_for_is_refused_before_anything_is_written() {
+    let relay = relay().await;
+    let root = tempfile::tempdir().unwrap();
+    let app = |name: &str, suite| builder(&relay.url()).data_dir(root.path().join(name)).suite(suite).open();
+    let alice = app("first", Suite::X25519).await.unwrap().connect("alice").await.unwrap();
+    let own = alice.identity().fingerprint;
+    let file = root.path().join("alice.age");
+    alice.backup(&file, sealing(), BackupOptions::default()).await.unwrap();
+    alice.close().await;
+    let wrong = app("second", Suite::P256).await.unwrap();
+    assert_eq!(code(restore(&wrong, &file, opening()).await), "SUITE_FIXED");
+    drop(wrong);
+    let right = app("second", Suite::X25519).await.unwrap();
+    restore(&right, &file, opening()).await.unwrap();
+    assert_eq!(right.connect("alice").await.unwrap().identity().fingerprint, own);
+    relay.shutdown().await;
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::{app, event, pair, relay, soon};
 use fake::Fake;
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use stvor::{Client, ConnectionState, Event, Events};
+use stvor::{Client, ConnectionState, Event, Events, SendOptions, SendWait};
 use tokio::sync::MutexGuard;
 
 const ENCRYPTED: &str = "stvor_messages_encrypted_total";
@@ -247,43 +247,81 @@ async fn what_goes_to_members_outlives_faults_and_one_who_rests_holds_up_nobody(
     }
     soon(alice.flush(Duration::from_secs(20))).await.unwrap();
     let mut events = alice.events();
-    // Each fault doubles the rest: two of them make it long enough to be seen.
-    for attempt in 1..=3 {
-        arm(ENCRYPTED, 1);
-        says(&alice, "bob", "a fault").await;
-        assert_eq!(fault_of(&mut events, "bob").await, attempt);
-        if attempt < 3 {
-            event(&mut events, |event| matches!(event, Event::ConversationRevived { .. }).then_some(()))
-                .await;
-        }
-    }
+    // A fault while posts are in the conversations themselves, whichever of them meets it.
+    arm(ENCRYPTED, 1);
     for number in 0..MESSAGES {
         soon(group.send(number.to_string())).await.unwrap();
     }
-    for number in 0..MESSAGES {
-        assert_eq!(soon(at_carol.next()).await.unwrap().text(), Some(&*number.to_string()));
+    for messages in [&mut at_bob, &mut at_carol] {
+        let mut got = Vec::new();
+        while got.len() < MESSAGES {
+            got.push(soon(messages.next()).await.unwrap().text().unwrap().parse::<usize>().unwrap());
+        }
+        got.sort_unstable();
+        assert_eq!(got, (0..MESSAGES).collect::<Vec<_>>());
     }
+    recorder_is_quiet();
+    while futures::FutureExt::now_or_never(events.next()).is_some() {}
+    rests_long(&alice, "bob", &mut events).await;
+    soon(group.send("while he rests")).await.unwrap();
+    assert_eq!(soon(at_carol.next()).await.unwrap().text(), Some("while he rests"));
     while let Some(event) = futures::FutureExt::now_or_never(events.next()) {
         assert!(!matches!(event, Some(Event::ConversationRevived { .. })), "Bob's conversation still rests");
     }
-    // Now a fault while posts are in the conversation itself.
-    event(&mut events, |event| matches!(event, Event::ConversationRevived { .. }).then_some(())).await;
-    arm(ENCRYPTED, 1);
-    for number in MESSAGES..2 * MESSAGES {
-        soon(group.send(number.to_string())).await.unwrap();
-    }
-    let mut got = Vec::new();
-    while got.len() < 2 * MESSAGES {
-        let message = soon(at_bob.next()).await.unwrap();
-        if message.text() != Some("a fault") {
-            got.push(message.text().unwrap().parse::<usize>().unwrap());
-        }
-    }
-    got.sort_unstable();
-    assert_eq!(got, (0..2 * MESSAGES).collect::<Vec<_>>());
+    while soon(at_bob.next()).await.unwrap().text() != Some("while he rests") {}
     soon(alice.flush(Duration::from_secs(20))).await.unwrap();
     assert_eq!(alice.pending(), 0, "nothing is counted for ever");
     alice.close().await;
+    relay.shutdown().await;
+}
+
+/// Faults in the conversation with a peer, one after the other: each doubles the rest, and the last one is long enough to be
+/// seen. Meanwhile nobody else encrypts anything.
+async fn rests_long(client: &Client, peer: &str, events: &mut Events) {
+    loop {
+        let receipt = soon(client.send(peer, "between faults")).await.unwrap();
+        soon(receipt.delivered()).await.unwrap();
+        arm(ENCRYPTED, 1);
+        // It is accepted only when the conversation goes on.
+        let committed = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+        soon(client.send_with(peer, "a fault", committed)).await.unwrap();
+        if fault_of(events, peer).await >= 3 {
+            return;
+        }
+        event(events, |event| matches!(event, Event::ConversationRevived { .. }).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_for_a_conversation_that_rests_after_a_fault_leaves_the_window_to_others() {
+    // More than the relay delivers without an ACK.
+    const MESSAGES: usize = 140;
+    let _alone = recorder().await;
+    let relay = relay().await;
+    let (alice, bob) = pair(&relay.url()).await;
+    let carol = app(&relay.url()).await.connect("carol").await.unwrap();
+    let mut at_bob = bob.messages();
+    for from in [&alice, &carol] {
+        let receipt = soon(from.send("bob", "first")).await.unwrap();
+        soon(receipt.delivered()).await.unwrap();
+        assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("first"));
+    }
+    let mut events = bob.events();
+    rests_long(&bob, "alice", &mut events).await;
+    // The fault was in a send: nothing that the relay delivered is unacknowledged.
+    let texts: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
+    let sends = texts.iter().map(|text| alice.send("bob", &**text));
+    for sent in soon(futures::future::join_all(sends)).await {
+        sent.unwrap();
+    }
+    says(&carol, "bob", "others go on").await;
+    assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("others go on"));
+    while let Some(event) = futures::FutureExt::now_or_never(events.next()) {
+        assert!(!matches!(event, Some(Event::ConversationRevived { .. })), "the conversation still rests");
+    }
+    for text in texts {
+        assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some(&*text));
+    }
     relay.shutdown().await;
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Live {
     Sent,
     /// It waits for its commit.
     Owed,
+    /// Its sender is held.
+    Held,
 }
 
 /// What a commit asks for.
@@ -67,6 +69,8 @@ pub(crate) struct Delivery {
     in_flight_bytes: usize,
     /// Senders of whom nothing more is offered.
     held: HashSet<MailboxId>,
+    /// The first seq of theirs that the device has not acknowledged, as far as that is known: no cursor points behind it.
+    held_from: Option<u64>,
     /// Everything up to this seq was offered on this connection, or is gone.
     offered: u64,
     /// Highest seq known to be committed.
@@ -89,6 +93,7 @@ impl Delivery {
             in_flight: HashMap::new(),
             in_flight_bytes: 0,
             held: HashSet::new(),
+            held_from: None,
             offered: 0,
             tail: 0,
             owed: 0,
@@ -104,9 +109,14 @@ impl Delivery {
         self.open = true;
     }
 
-    /// The highest seq that was offered: for the resume cursor.
+    /// The highest seq up to which everything was offered and nobody held: for the resume cursor.
     pub(crate) fn offered(&self) -> u64 {
-        self.offered
+        self.held_from.map_or(self.offered, |first| self.offered.min(first.saturating_sub(1)))
+    }
+
+    /// Senders whose rows are not to be read.
+    pub(crate) fn held(&self) -> Vec<MailboxId> {
+        self.held.iter().copied().collect()
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -131,7 +141,9 @@ impl Delivery {
     /// A message is about to be written. `eligible`: its sender's order allows a live copy.
     pub(crate) fn live(&mut self, item: Item, eligible: bool) -> Live {
         let quiet = self.open && self.owed == 0 && self.offered >= self.tail && !self.pumping;
-        let eligible = eligible && !self.held.contains(&item.sender);
+        if self.held.contains(&item.sender) {
+            return Live::Held;
+        }
         if eligible && quiet && self.has_room(item.bytes) && !self.in_flight.contains_key(&item.msg_id) {
             self.insert(item, 0);
             Live::Sent
@@ -185,6 +197,7 @@ impl Delivery {
             Live::Sent => {
                 self.remove(&item.msg_id);
             }
+            Live::Held => {}
         }
     }
 
@@ -294,7 +307,10 @@ impl Delivery {
             self.held.insert(sender);
             let theirs = self.in_flight.iter().filter(|(_, sent)| sent.sender == sender);
             for msg_id in theirs.map(|(id, _)| *id).collect::<Vec<_>>() {
-                self.remove(&msg_id);
+                let seq = self.remove(&msg_id).map(|sent| sent.seq).filter(|seq| *seq != 0);
+                // A live copy comes behind all that was offered.
+                let first = seq.unwrap_or(self.offered.saturating_add(1));
+                self.held_from = Some(self.held_from.map_or(first, |known| known.min(first)));
             }
         }
     }
@@ -496,10 +512,12 @@ mod tests {
         assert_eq!((after, tail), (2, 4));
         assert_eq!(delivery.end_page(page(rows[2..].to_vec()), tail), [other(4, 4)]);
         // Live messages of the held sender pass by, those of others go out.
-        assert_eq!(delivery.live(item(5), true), Live::Owed);
-        assert_eq!(delivery.committed(item(5), 5, (Some(Live::Owed), true)), Committed::Nothing);
+        assert_eq!(delivery.live(item(5), true), Live::Held);
         let free = Item { sender: MailboxId(2), ..item(6) };
-        assert_eq!(delivery.live(free, true), Live::Sent);
+        assert_eq!(delivery.live(free, true), Live::Sent, "it waits for no commit of the held one");
+        assert_eq!(delivery.committed(item(5), 5, (Some(Live::Held), true)), Committed::Nothing);
+        assert_eq!(delivery.committed(free, 6, (Some(Live::Sent), true)), Committed::Nothing);
+        assert_eq!((delivery.held(), delivery.offered()), (vec![SENDER], 0), "a cursor points before them");
         // What the device stored of it before is still acknowledged, by its place.
         assert_eq!(
             delivery.acknowledge(&ack(&[(1, 1)])).strays,

@@ -51,7 +51,8 @@ pub(super) fn pump(relay: &Arc<Relay>, conn: &Arc<Conn>) {
                     () = conn.gone.cancelled() => return,
                 }
             }
-            let page_read = match relay.store.read(conn.who.device, after, limit).await {
+            let held = conn.deliver(|delivery, _| delivery.held()).unwrap_or_default();
+            let page_read = match relay.store.read(conn.who.device, after, (limit, &held)).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(error = %error, "a mailbox could not be read");

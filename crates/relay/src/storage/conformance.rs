@@ -163,7 +163,7 @@ async fn ack(store: &SharedStore, mailbox: MailboxId, rows: Vec<AckRow>) -> Vec<
 const ALL: PageLimit = PageLimit { rows: 1000, bytes: usize::MAX };
 
 async fn ids(store: &SharedStore, mailbox: MailboxId) -> Vec<MessageId> {
-    store.read(mailbox, 0, ALL).await.unwrap().rows.iter().map(|row| row.msg_id).collect()
+    store.read(mailbox, 0, (ALL, &[])).await.unwrap().rows.iter().map(|row| row.msg_id).collect()
 }
 
 async fn messages_come_back_in_order_until_acked(store: SharedStore) {
@@ -172,7 +172,7 @@ async fn messages_come_back_in_order_until_acked(store: SharedStore) {
         assert_eq!(put(&store, message(alice, bob, number)).await, Ok(Stored::New { seq: number }));
     }
     assert_eq!(store.last_seq(first(bob)).await, Ok(5));
-    let page = store.read(bob, 2, ALL).await.unwrap();
+    let page = store.read(bob, 2, (ALL, &[])).await.unwrap();
     assert!(page.complete);
     let row = &page.rows[0];
     assert_eq!((row.seq, row.msg_id, row.sender, row.received_at), (3, id(3), alice, NOW));
@@ -197,7 +197,7 @@ async fn an_id_is_accepted_once_for_each_sender(store: SharedStore) {
     assert_eq!(put(&store, message(carol, bob, 1)).await, Ok(Stored::New { seq: 2 }));
     let by_carol = AckRow { place: Place::From(carol), msg_id: id(1) };
     ack(&store, bob, vec![by_carol]).await;
-    let rows = store.read(bob, 0, ALL).await.unwrap().rows;
+    let rows = store.read(bob, 0, (ALL, &[])).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| row.sender).collect::<Vec<_>>(), [alice]);
     ack(&store, bob, vec![AckRow { place: Place::Seq(1), msg_id: id(1) }]).await;
     assert_eq!(put(&store, message(alice, bob, 1)).await, Ok(Stored::Duplicate), "remembered after its ACK");
@@ -288,7 +288,7 @@ async fn a_database_of_the_first_schema_keeps_its_mail_and_learns_whose_it_is() 
     let bounds = Bounds { sender_messages: 3, ..Bounds::default() };
     let store: SharedStore = Arc::new(SqliteStore::open(&path, bounds, StoreMetrics::none()).unwrap());
     let (alice, bob) = (MailboxId(1), MailboxId(2));
-    let page = store.read(bob, 0, ALL).await.unwrap();
+    let page = store.read(bob, 0, (ALL, &[])).await.unwrap();
     assert_eq!(
         page.rows.iter().map(|row| (row.seq, row.sender)).collect::<Vec<_>>(),
         [(1, alice), (2, alice)]
@@ -332,11 +332,23 @@ async fn pages_end_at_rows_or_bytes(store: SharedStore) {
         (1000, 5 * 512, 5, true),
         (1000, 1, 1, false),
     ] {
-        let page = store.read(bob, 0, PageLimit { rows, bytes }).await.unwrap();
+        let page = store.read(bob, 0, (PageLimit { rows, bytes }, &[])).await.unwrap();
         assert_eq!((page.rows.len(), page.complete), (expected, complete), "{rows} {bytes}");
     }
-    assert_eq!(store.read(bob, 5, ALL).await, Ok(Page { rows: Vec::new(), complete: true }));
-    assert_eq!(store.read(MailboxId(999), 0, ALL).await, Ok(Page { rows: Vec::new(), complete: true }));
+    assert_eq!(store.read(bob, 5, (ALL, &[])).await, Ok(Page { rows: Vec::new(), complete: true }));
+    let carol = register(&store, "carol").await;
+    put(&store, message(carol, bob, 1)).await.unwrap();
+    let without = async |rows, senders: &[MailboxId]| {
+        let page = store.read(bob, 0, (PageLimit { rows, ..ALL }, senders)).await.unwrap();
+        (page.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), page.complete)
+    };
+    assert_eq!(without(2, &[alice]).await, (vec![6], true), "what is left out takes no room in the page");
+    assert_eq!(without(2, &[carol]).await, (vec![1, 2], false));
+    assert_eq!(without(2, &[alice, carol]).await, (vec![], true));
+    assert_eq!(
+        store.read(MailboxId(999), 0, (ALL, &[])).await,
+        Ok(Page { rows: Vec::new(), complete: true })
+    );
 }
 
 async fn expired_messages_are_swept_and_counted_as_lost(store: SharedStore) {

@@ -374,14 +374,20 @@ impl Mailbox for MemoryStore {
         Ok(self.state().held(holder)?.last_seq)
     }
 
-    async fn read(&self, mailbox: MailboxId, after: u64, limit: PageLimit) -> Result<Page, StoreError> {
+    async fn read(
+        &self,
+        mailbox: MailboxId,
+        after: u64,
+        (limit, without): (PageLimit, &[MailboxId]),
+    ) -> Result<Page, StoreError> {
         let state = self.state();
         let Some(device) = state.devices.get(&mailbox) else {
             return Ok(Page { rows: Vec::new(), complete: true });
         };
         let mut bytes = 0;
         let mut rows = Vec::new();
-        for held in device.messages.range(after.saturating_add(1)..).map(|(_, held)| held) {
+        let waiting = device.messages.range(after.saturating_add(1)..).map(|(_, held)| held);
+        for held in waiting.filter(|held| !without.contains(&held.row.sender)) {
             bytes += held.row.blob.len();
             if rows.len() >= limit.rows || (bytes > limit.bytes && !rows.is_empty()) {
                 return Ok(Page { rows, complete: false });

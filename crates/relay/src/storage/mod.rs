@@ -42,7 +42,12 @@ pub trait Mailbox: Send + Sync {
 
     /// Messages in order of their seq, after `after`: at most `limit.rows`, and as many as fit `limit.bytes` but at
     /// least one.
-    async fn read(&self, mailbox: MailboxId, after: u64, limit: PageLimit) -> Result<Page, StoreError>;
+    async fn read(
+        &self,
+        mailbox: MailboxId,
+        after: u64,
+        (limit, without): (PageLimit, &[MailboxId]),
+    ) -> Result<Page, StoreError>;
 
     /// Deletes what expired, at most `limit` rows of a kind; returns how much.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept, StoreError>;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use stvor_base::{Timestamp, UserId};
+use stvor_base::{Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::Opening;
 use stvor_protocol::{Identity, Pin, RecordKey};
@@ -19,7 +19,7 @@ use super::{OnProgress, Progress, QUEUE};
 use crate::app::App;
 use crate::client::address_of;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Hub;
 use crate::journal::{Deed, JournalEntry};
 use crate::keys;
@@ -101,7 +101,7 @@ impl App {
     ///
     /// # Errors
     /// `BACKUP_WRONG_KEY`, `BACKUP_CORRUPT`, `BACKUP_TRUNCATED`, `BACKUP_TOO_NEW`, `BACKUP_OTHER_APP`,
-    /// `RESTORE_STORE_EXISTS` when the user has a store here, `BACKUP_IO`, `INVALID_CONFIG` for an app in memory, or what
+    /// `SUITE_FIXED` when the app asks for another suite than the identity of the backup has, `RESTORE_STORE_EXISTS` when the user has a store here, `BACKUP_IO`, `INVALID_CONFIG` for an app in memory, or what
     /// the store met.
     pub async fn restore(
         &self,
@@ -113,31 +113,36 @@ impl App {
             return Err(Error::config("an app in memory can not be restored into; set data_dir(path)"));
         }
         let job = Job { path: path.into(), opening: Arc::new(opening), progress };
-        let head = verify(&job).await?;
+        let (head, stored) = verify(&job).await?;
         let config = self.config();
         if head.app != config.app {
             let (found, wanted) = (head.app.to_string(), config.app.to_string());
             return Err(Error::passed(BackupError::OtherApp { found, wanted }));
+        }
+        if let Some(wanted) = config.suite.filter(|suite| *suite != stored) {
+            return Err(ErrorKind::SuiteFixed { user: head.user.clone(), stored, wanted }.into());
         }
         self.alone_with(&head.user, restore(config, &head, &job)).await
     }
 }
 
 /// Reads everything without using it: what passes this is whole, and as it was written.
-async fn verify(job: &Job) -> Result<Head> {
+async fn verify(job: &Job) -> Result<(Head, Suite)> {
     let (path, opening) = (job.path.clone(), Arc::clone(&job.opening));
     let verified = tokio::task::spawn_blocking(move || {
-        let mut identities = 0;
+        let mut suites = Vec::new();
         let head = read((&path, &opening), &Arc::default(), |entry| {
             check(&entry).map_err(|what| Error::passed(BackupError::Corrupt { path: path.clone(), what }))?;
-            identities += usize::from(matches!(entry, Entry::Identity(_)));
+            if let Entry::Identity(record) = &entry {
+                suites.push(Identity::from_record(record).map_err(Error::passed)?.suite());
+            }
             Ok(())
         })?;
-        if identities != 1 {
+        let [suite] = suites[..] else {
             let what = "it does not hold exactly one identity";
             return Err(Error::passed(BackupError::Corrupt { path, what }));
-        }
-        Ok(head)
+        };
+        Ok((head, suite))
     });
     verified.await.map_err(|_| Error::not_ready("the reading did not finish"))?
 }

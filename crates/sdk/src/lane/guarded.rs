@@ -30,8 +30,12 @@ impl Lane {
     ) -> Option<Objection> {
         let guards = Arc::clone(self.core.guards.as_ref()?);
         let user = self.peer.user.clone();
-        // Identities on such stores are of P256, and what decrypted is of our suite.
-        let nonce = incoming.nonce().try_into().ok()?;
+        let Ok(nonce) = incoming.nonce().try_into() else {
+            // Identities on such stores are of P256, and what decrypted is of our suite. Were it not so, the stores could not
+            // be asked.
+            let error = Error::config("storage adapters know nonces of the suite P256 only");
+            return Some(self.retract(Objection::Unknown(error), step).await);
+        };
         let mut objection = match guards.is_replay(&user, nonce).await {
             Ok(false) => None,
             Ok(true) => Some(Objection::Refused(ProtocolError::Replay)),
@@ -53,13 +57,18 @@ impl Lane {
                 step.nonces.push(nonce);
                 None
             }
-            Some(objection) => Some(match self.take_back(&step.effects).await {
-                Ok(()) => objection,
-                Err(error) => {
-                    step.broken = Some(error.clone());
-                    Objection::Unknown(error)
-                }
-            }),
+            Some(objection) => Some(self.retract(objection, step).await),
+        }
+    }
+
+    /// A message that decrypted is not taken.
+    async fn retract(&mut self, objection: Objection, step: &mut Step) -> Objection {
+        match self.take_back(&step.effects).await {
+            Ok(()) => objection,
+            Err(error) => {
+                step.broken = Some(error.clone());
+                Objection::Unknown(error)
+            }
         }
     }
 

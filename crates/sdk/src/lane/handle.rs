@@ -119,7 +119,7 @@ pub(crate) struct LaneHandle {
     pub(super) depth: Arc<AtomicUsize>,
     /// The room for orders in `work`.
     queue: Arc<Queue>,
-    /// The latest delivery, and the connection that brought it.
+    /// The latest delivery that is to be acknowledged, and the connection that brought it.
     delivered: Mutex<Option<(u64, MessageId)>>,
     /// How much was handed over.
     handed: AtomicU64,
@@ -208,7 +208,9 @@ impl LaneHandle {
     }
 
     pub(crate) fn mail(&self, mail: Mail) -> Result<()> {
-        if let Mail::Deliver(deliver, session) = &mail {
+        if let Mail::Deliver(deliver, session) = &mail
+            && !deliver.ephemeral
+        {
             let latest = Some((session.generation, deliver.msg_id));
             *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = latest;
         }

@@ -294,7 +294,7 @@ impl Lane {
             self.turn(&mut letters, &mut orders, room).await;
             // After the ACKs of what there was room for.
             for (session, message) in self.held_back.drain(..) {
-                session.hold(message);
+                self.core.left.hold(&self.peer, session.generation, || session.hold(message));
             }
             rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
         }

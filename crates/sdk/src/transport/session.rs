@@ -169,11 +169,10 @@ impl Session {
     }
 
     /// Asks the relay to deliver nothing more of the sender of an un-ACKed message on this connection, and to let what it did
-    /// deliver take no room from others. More senders than a connection holds back are delivered as before.
-    pub(crate) fn hold(&self, message: MessageId) {
-        if let Some(holds) = &self.holds {
-            let _ = holds.try_send(message);
-        }
+    /// deliver take no room from others. More senders than a connection holds back are delivered as before. False if it has to
+    /// be asked again.
+    pub(crate) fn hold(&self, message: MessageId) -> bool {
+        self.holds.as_ref().is_none_or(|holds| holds.try_send(message).is_ok())
     }
 
     /// The bundles of a user; the relay waits up to `wait` for the user to appear.

@@ -478,12 +478,15 @@ pub(super) fn read(
     sql: &Connection,
     mailbox: MailboxId,
     after: u64,
-    limit: PageLimit,
+    (limit, without): (PageLimit, &[MailboxId]),
 ) -> Result<Page, rusqlite::Error> {
-    let mut statement = sql.prepare_cached(
+    // The blobs of what is left out are not even read. Their numbers are the relay's own.
+    let without: Vec<String> = without.iter().map(|sender| sender.0.to_string()).collect();
+    let mut statement = sql.prepare_cached(&format!(
         "SELECT seq, msg_id, sender, from_user, from_device, received_at, blob FROM messages
-         WHERE device = ?1 AND seq > ?2 ORDER BY seq",
-    )?;
+         WHERE device = ?1 AND seq > ?2 AND sender NOT IN ({}) ORDER BY seq",
+        without.join(","),
+    ))?;
     let mut found = statement.query(params![mailbox.0, int(after)])?;
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.next()? {

@@ -226,8 +226,14 @@ impl Mailbox for SqliteStore {
             .await
     }
 
-    async fn read(&self, mailbox: MailboxId, after: u64, limit: PageLimit) -> Result<Page, StoreError> {
-        self.query(move |sql| mailbox::read(sql, mailbox, after, limit)).await
+    async fn read(
+        &self,
+        mailbox: MailboxId,
+        after: u64,
+        (limit, without): (PageLimit, &[MailboxId]),
+    ) -> Result<Page, StoreError> {
+        let without = without.to_vec();
+        self.query(move |sql| mailbox::read(sql, mailbox, after, (limit, &without))).await
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept, StoreError> {
