@@ -1,7 +1,10 @@
 // libsignal-node's API: the same names, shapes and results, and JSON that goes both ways.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
+import vm from 'node:vm';
 import { couple, group, ours, quiet, read, reference, refused, require, withPeers } from './world.mjs';
 
 test('everything that the reference exports is there, with what it has', withPeers, () => {
@@ -253,4 +256,24 @@ test('groups: Baileys\' names, its JSON, order, replays', async () => {
   await new group.GroupSessionBuilder(store).process(theirs, rotated);
   assert.equal((await cipher.decrypt(many[1])).toString(), 'b');
   assert.ok(!inspect(await store.loadSenderKey(mine)).includes('seed'));
+});
+
+test('errors are themselves where a test runner evaluates the package in a context of its own', () => {
+  const loaded = new Map();
+  const context = vm.createContext({ Buffer, clearTimeout, performance, process, setImmediate, setTimeout });
+  const load = (file) => {
+    if (file.endsWith('.json')) return JSON.parse(readFileSync(file, 'utf8'));
+    if (loaded.has(file)) return loaded.get(file).exports;
+    const module = { exports: {} };
+    loaded.set(file, module);
+    const outer = createRequire(file);
+    const own = (id) => (id.startsWith('.') ? load(outer.resolve(id)) : outer(id));
+    vm.runInContext(`(function (require, module, exports) {${readFileSync(file, 'utf8')}\n})`, context)(own, module, module.exports);
+    return module.exports;
+  };
+  const there = load(require.resolve('@stvor/libsignal'));
+  // A Buffer of this realm, which is another than the package's, and a failure of the native half.
+  assert.throws(() => there.SessionRecord.fromBytes(Buffer.from('no record')), (error) => error.code === 'BAD_RECORD' && error.action.length > 0);
+  const pair = there.keyhelper.generateIdentityKeyPair();
+  assert.equal(there.curve.calculateSignature(pair.privKey, Buffer.from('x')).length, 64);
 });

@@ -110,8 +110,17 @@ export function coded(code: string, message: string, details: { retryable?: bool
 /** Makes a typed error of whatever the native half threw. */
 export function failure(thrown: unknown): SignalError {
   if (thrown instanceof SignalError) return thrown;
-  return failureOf(thrown instanceof Error ? thrown.message : String(thrown), thrown);
+  return failureOf(wordsOf(thrown), thrown);
 }
+
+/** The words of something thrown. An error is one also in another realm: in a `vm` context, as test runners use it, `instanceof` says no. */
+export function wordsOf(thrown: unknown): string {
+  const { message } = Object(thrown) as { message?: unknown };
+  return typeof message === 'string' ? message : String(thrown);
+}
+
+/** Whether a value is a `Uint8Array`, of whichever realm; a `Buffer` is one. */
+export const isUint8Array: (value: unknown) => value is Uint8Array = require('node:util/types').isUint8Array;
 
 /** The same from the words alone. */
 export function failureOf(text: string, cause?: unknown): SignalError {
@@ -144,7 +153,7 @@ export function guarded<T>(act: () => T): T {
 
 /** Bytes, as a Buffer over the same memory. */
 export function bytesOf(given: unknown, what: string): Buffer {
-  if (given instanceof Uint8Array) {
+  if (isUint8Array(given)) {
     return Buffer.isBuffer(given) ? given : Buffer.from(given.buffer, given.byteOffset, given.byteLength);
   }
   throw invalid(`${what} is a Buffer or Uint8Array, not ${given === null ? 'null' : typeof given}`);

@@ -3,7 +3,7 @@
  * flooded one does not keep the others waiting; what waits is bounded.
  */
 
-import { BackpressureError, SignalError, StorageError, invalid } from './errors.js';
+import { BackpressureError, SignalError, StorageError, invalid, wordsOf } from './errors.js';
 
 /** How much may be under way, and what happens beyond. */
 export interface ExecutorOptions {
@@ -390,7 +390,7 @@ export class Executor {
 
 function storageFailed(cause: unknown): Error {
   if (cause instanceof SignalError) return cause;
-  const words = cause instanceof Error ? cause.message : String(cause);
+  const words = wordsOf(cause);
   return new StorageError(`the storage failed: ${words}`, { code: 'STORAGE_FAILED', retryable: true, cause });
 }
 

@@ -2,7 +2,7 @@
  * Sender keys for groups, with the names that Baileys uses. Stores load a `SenderKeyRecord`, what its `serialize()` gave, or nothing.
  */
 
-import { bytesOf, coded, guarded, invalid } from './errors.js';
+import { bytesOf, coded, guarded, invalid, isUint8Array } from './errors.js';
 import { defaultExecutor, type Executor, type Lane } from './executor.js';
 import { generateKeyPair, type KeyPair } from './curve.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
@@ -85,7 +85,7 @@ export class SenderKeyRecord {
   static deserialize(data: unknown): SenderKeyRecord {
     return guarded(() => {
       if (data instanceof SenderKeyRecord) return SenderKeyRecord._adopt(data.toBytes());
-      if (data instanceof Uint8Array) {
+      if (isUint8Array(data)) {
         const bytes = bytesOf(data, 'a record');
         if (bytes[0] === 0x5b) return new SenderKeyRecord(parsed(bytes.toString('utf8')));
         const copy = Buffer.from(bytes);
@@ -194,7 +194,7 @@ function put(structures: readonly SenderKeyStateStructure[]): Buffer {
 
 /** A key, whichever way JSON left it. */
 function keyOf(value: unknown): Buffer {
-  if (value instanceof Uint8Array) return bytesOf(value, 'a key');
+  if (isUint8Array(value)) return bytesOf(value, 'a key');
   if (typeof value === 'string') return Buffer.from(value, 'base64');
   if (Array.isArray(value)) return Buffer.from(value);
   if (typeof value === 'object' && value !== null) {

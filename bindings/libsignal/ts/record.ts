@@ -1,4 +1,4 @@
-import { bytesOf, guarded, invalid, SessionError, type SignalError } from './errors.js';
+import { bytesOf, guarded, invalid, SessionError, type SignalError, isUint8Array } from './errors.js';
 import { native, type View } from './native.js';
 
 /** What can be told of a session. Keys that are secret are not in it. */
@@ -41,7 +41,7 @@ export class SessionRecord {
   static deserialize(data: unknown): SessionRecord {
     return guarded(() => {
       if (data instanceof SessionRecord) return SessionRecord.fromBytes(data.toBytes());
-      if (data instanceof Uint8Array) {
+      if (isUint8Array(data)) {
         const bytes = bytesOf(data, 'a record');
         return bytes[0] === 0x7b ? SessionRecord.#of(native().recordFromJson(bytes)) : SessionRecord.fromBytes(bytes);
       }
@@ -165,7 +165,7 @@ export class SessionRecord {
 /** Buffers within objects, whichever way they were put into JSON. */
 function base64(this: unknown, key: string, value: unknown): unknown {
   const raw = (this as Record<string, unknown>)[key];
-  if (raw instanceof Uint8Array) return bytesOf(raw, 'a key').toString('base64');
+  if (isUint8Array(raw)) return bytesOf(raw, 'a key').toString('base64');
   return value;
 }
 

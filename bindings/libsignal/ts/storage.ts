@@ -1,7 +1,7 @@
 /** What ciphers ask of an application, and a storage over a key-value adapter that has the policies. */
 
 import type { KeyPair } from './curve.js';
-import { bytesOf, invalid, StorageError } from './errors.js';
+import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
 import { native } from './native.js';
 import { SessionRecord } from './record.js';
 
@@ -196,7 +196,7 @@ function packed(keyPair: KeyPair): Buffer {
 
 function buffer(value: unknown, key: string): Buffer {
   const back = revived(value);
-  if (back instanceof Uint8Array) return bytesOf(back, key);
+  if (isUint8Array(back)) return bytesOf(back, key);
   throw new StorageError(`the row ${key} is damaged`, { code: 'BAD_RECORD' });
 }
 

@@ -2,7 +2,7 @@
 // node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME].
 // With --binary nothing is compiled from Rust: a release has built it elsewhere.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync, chmodSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync, chmodSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -22,6 +22,9 @@ const { values: args } = parseArgs({
     features: { type: 'string' },
   },
 });
+/** Bytes of a tarball that is released. */
+const LARGEST = 10_000_000;
+
 const OUT = resolve(args.out);
 const STAGE = join(OUT, 'stage', args.package);
 const HERE = join(ROOT, 'bindings', args.package);
@@ -172,10 +175,11 @@ function compile() {
   // What is released can use the system's keyring; building for tests spares its libraries.
   const wanted = [release && args.package === 'node' ? 'os-keyring' : '', args.features ?? ''].filter(Boolean);
   const features = wanted.length > 0 ? ['--features', wanted.join()] : [];
-  run('cargo', ['build', '--locked', '-p', CRATE, ...features, ...(release ? ['--release'] : [])], { env });
+  // Small: everybody who installs the package gets all of it.
+  run('cargo', ['build', '--locked', '-p', CRATE, ...features, ...(release ? ['--profile', 'ship'] : [])], { env });
   const base = CRATE.replaceAll('-', '_');
   const library = { darwin: `lib${base}.dylib`, win32: `${base}.dll` }[process.platform] ?? `lib${base}.so`;
-  return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'release' : 'debug', library);
+  return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'ship' : 'debug', library);
 }
 
 rmSync(STAGE, { recursive: true, force: true });
@@ -183,4 +187,11 @@ mkdirSync(OUT, { recursive: true });
 for (const file of readdirSync(OUT)) if (file.startsWith(`stvor-${NAME}-`) && file.endsWith('.tgz')) rmSync(join(OUT, file));
 for (const stage of [face(), platform()]) {
   run(windows ? 'npm.cmd' : 'npm', ['pack', '--silent', '--pack-destination', OUT, stage], { cwd: OUT, shell: windows });
+}
+if (args.profile === 'release') {
+  for (const file of readdirSync(OUT).filter((name) => name.startsWith(`stvor-${NAME}-`) && name.endsWith('.tgz'))) {
+    const { size } = statSync(join(OUT, file));
+    if (size > LARGEST) throw new Error(`${file} has ${size} bytes: ${LARGEST} at most`);
+    console.error(`${file}: ${(size / 1e6).toFixed(1)} MB`);
+  }
 }

@@ -134,6 +134,13 @@ impl NativeReceipt {
         self.0.id().to_string()
     }
 
+    /// To whom the message was.
+    #[napi(getter, catch_unwind)]
+    #[must_use]
+    pub fn to(&self) -> String {
+        self.0.to().to_string()
+    }
+
     /// How far it came.
     #[napi(getter, catch_unwind)]
     #[must_use]
@@ -460,6 +467,21 @@ impl NativeClient {
             None,
             async move { client.accept_identity_named(peer, fingerprint).await.map_err(failed) },
         )
+    }
+
+    /// Notes that the safety number with a peer was compared: the one of these sixty digits, and no other.
+    ///
+    /// # Errors
+    /// As `Client::verify_digits`.
+    #[napi(catch_unwind)]
+    pub fn verify_number<'env>(
+        &self,
+        env: &'env Env,
+        peer: String,
+        digits: String,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let client = self.client()?;
+        promise(env, None, async move { client.verify_digits(peer, &digits).await.map_err(failed) })
     }
 
     /// How long a conversation keeps messages: milliseconds, 0 for no longer than delivery needs, negative for ever.

@@ -24,9 +24,9 @@ impl ContentValue {
         match (self.kind.as_str(), self.text, self.bytes) {
             ("text", Some(text), None) => Ok(Content::from(text)),
             ("bytes", None, Some(bytes)) => Ok(Content::from(fits(&bytes, MAX_PLAINTEXT)?)),
-            ("json", Some(text), None) => serde_json::from_str::<serde_json::Value>(&text)
-                .map(Content::from)
-                .map_err(|error| argument(&format!("the content is no JSON: {error}"))),
+            // As JavaScript wrote it: numbers and the order of keys included.
+            ("json", Some(text), None) => Content::json(text)
+                .map_err(|error| argument(&format!("the content can not travel as JSON: {error}"))),
             _ => Err(argument("a content is text, bytes or JSON")),
         }
     }

@@ -11,7 +11,6 @@ use stvor::{Client, Message, Messages};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::content::MessageValue;
-use crate::failure::argument;
 use crate::limits::STREAM_WINDOW;
 use crate::task::promise;
 
@@ -20,7 +19,9 @@ type Deliver = ThreadsafeFunction<Vec<MessageValue>, (), Vec<MessageValue>, napi
 enum Word {
     /// The oldest messages that are out are done with: acknowledge them, or leave them for the next start.
     Settled { count: u32, consumed: bool },
-    /// Nothing more is wanted; answers when everything that was acknowledged is stored.
+    /// Nothing more is wanted, and what is out beyond the oldest `keep` is not begun; answers when that went back.
+    Stop { keep: u32, done: oneshot::Sender<()> },
+    /// It is over; answers when everything that was acknowledged is stored.
     End(oneshot::Sender<()>),
 }
 
@@ -55,21 +56,37 @@ impl NativeStream {
         let _ = self.0.send(Word::Settled { count, consumed });
     }
 
+    /// Takes nothing more, and gives back what was given beyond the oldest `keep` messages, which are still to be settled.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the stream met a defect.
+    #[napi(catch_unwind)]
+    pub fn stop<'env>(&self, env: &'env Env, keep: u32) -> napi::Result<PromiseRaw<'env, ()>> {
+        self.asked(env, |done| Word::Stop { keep, done })
+    }
+
     /// Ends the stream. What was given and is not settled goes back, to the next stream that asks.
     ///
     /// # Errors
     /// `INTERNAL` if the stream met a defect.
     #[napi(catch_unwind)]
     pub fn end<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
-        let (done, stored) = oneshot::channel();
-        let told = self.0.send(Word::End(done)).is_ok();
+        self.asked(env, Word::End)
+    }
+
+    fn asked<'env>(
+        &self,
+        env: &'env Env,
+        word: impl FnOnce(oneshot::Sender<()>) -> Word,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (done, answered) = oneshot::channel();
+        let told = self.0.send(word(done)).is_ok();
         promise(env, None, async move {
+            // A stream that ended by itself drops the question; its acknowledgements are stored by then, too.
             if told {
-                // A stream that ended by itself drops the question; its acknowledgements are stored by then, too.
-                stored.await.map_err(|_| argument("the stream has ended")).or(Ok(()))
-            } else {
-                Ok(())
+                let _ = answered.await;
             }
+            Ok(())
         })
     }
 }
@@ -78,6 +95,8 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
     let mut out: VecDeque<Message> = VecDeque::new();
     let mut acks = tokio::task::JoinSet::new();
     let mut over = false;
+    // One at first, then more the more are consumed: who asks for one message and goes away keeps one from others.
+    let mut window = 1;
     loop {
         tokio::select! {
             biased;
@@ -86,8 +105,15 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
                     let count = usize::try_from(count).unwrap_or(usize::MAX).min(out.len());
                     let settled: Vec<Message> = out.drain(..count).collect();
                     if consumed {
+                        window = STREAM_WINDOW.min(window + 2 * count);
                         acks.spawn(acknowledge(settled));
                     }
+                }
+                Some(Word::Stop { keep, done }) => {
+                    over = true;
+                    let keep = usize::try_from(keep).unwrap_or(usize::MAX).min(out.len());
+                    messages.give_back(out.split_off(keep));
+                    let _ = done.send(());
                 }
                 Some(Word::End(done)) => {
                     while acks.join_next().await.is_some() {}
@@ -98,7 +124,7 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
                 None => return messages.give_back(out),
             },
             Some(_) = acks.join_next() => {}
-            message = messages.next(), if !over && out.len() < STREAM_WINDOW => {
+            message = messages.next(), if !over && out.len() < window => {
                 let mut batch = Vec::new();
                 let Some(message) = message else {
                     over = true;
@@ -109,7 +135,7 @@ async fn pump(mut messages: Messages, mut said: mpsc::UnboundedReceiver<Word>, d
                 while let Some(message) = next {
                     batch.push(MessageValue::of(&message));
                     out.push_back(message);
-                    let room = out.len() < STREAM_WINDOW;
+                    let room = out.len() < window;
                     next = if room { messages.next().now_or_never().flatten() } else { None };
                 }
                 if deliver.call(batch, ThreadsafeFunctionCallMode::NonBlocking) == napi::Status::Closing {

@@ -123,6 +123,7 @@ test('answers of another kind are named', async (t) => {
   };
   await refused(() => ({ tofu: { storeFingerprint() {}, verifyFingerprint: () => 'yes' } }), /tofu\.verifyFingerprint.*true or false/);
   await refused(() => ({ sessions: { save() {}, load: () => ({}) } }), /sessions\.load.*Uint8Array/);
+  await refused(() => ({ sessions: { save() {}, load: () => {} } }), /sessions\.load.*null if there is none/);
   await refused(() => ({ identity: { getIdentityKeyPair: () => null } }), /identity\.getIdentityKeyPair.*publicKey/);
   const { publicKey } = generateIdentityKeyPair();
   const { privateKey } = generateIdentityKeyPair();

@@ -1,6 +1,7 @@
 // What an application sees of messages, receipts, events and the life of a client.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { at, codeOf, directory, run, sdk, start, startMockRelay, write } from './project.mjs';
@@ -306,7 +307,7 @@ test('what is verified is the number that was compared', async (t) => {
   const number = await alice.safetyNumber('bob');
   const other = await (await app.connect('carol')).safetyNumber('bob');
   const verified = async () => (await alice.safetyNumber('bob')).verified;
-  assert.equal(await codeOf(alice.verify('bob', other)), 'IDENTITY_CHANGED');
+  assert.equal(await codeOf(alice.verify('bob', other)), 'SAFETY_NUMBER_MISMATCH');
   for (const wrong of ['12345', {}, 5, null, `${number.digits}0`]) assert.equal(await codeOf(() => alice.verify('bob', wrong)), 'INVALID_ARGUMENT');
   assert.equal(await verified(), false);
   await alice.verify('bob', number);
@@ -343,4 +344,199 @@ test('an app chooses its suite, and two that differ exchange nothing', async (t)
   const carol = await usual.connect('carol');
   assert.equal(await codeOf(carol.send('alice', 'hello?')), 'SUITE_MISMATCH');
   for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_ARGUMENT');
+});
+
+test('the next message, one handler after the other: each message once, in order, none lost', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const count = 2_000;
+  const next = () => new Promise((resolve) => {
+    const off = bob.onMessage((message) => {
+      off();
+      resolve(message.content);
+    });
+  });
+  const sent = alice.sendMany(Array.from({ length: count }, (_, number) => ({ to: 'bob', content: number })));
+  const got = [];
+  while (got.length < count) got.push(await next());
+  await sent;
+  assert.deepEqual(got, Array.from({ length: count }, (_, number) => number));
+  // The last one is settled when its handler has returned.
+  while (bob.unconsumed > 0) await new Promise(setImmediate);
+});
+
+test('an iteration that ended gives nothing more, and an iterator that asks for nothing keeps nothing', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const count = 300;
+  const idle = bob.messages();
+  const sent = alice.sendMany(Array.from({ length: count }, (_, number) => ({ to: 'bob', content: number })));
+  const got = [];
+  while (got.length < count) {
+    const loop = bob.messages();
+    got.push((await loop.next()).value.content);
+    await loop.return();
+    assert.equal((await loop.next()).done, true);
+  }
+  await sent;
+  assert.deepEqual(got, Array.from({ length: count }, (_, number) => number));
+  await idle.return();
+});
+
+test('a handler that fails keeps the message from none of the others', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const failed = new Promise((resolve) => bob.on('handlerFailed', resolve));
+  bob.onMessage(() => { throw new Error('mine'); });
+  bob.onMessage(async () => { throw new Error('mine, too'); });
+  const got = new Promise((resolve) => bob.onMessage((message) => resolve(message.content)));
+  await alice.send('bob', 'for all');
+  assert.equal(await got, 'for all');
+  assert.equal((await failed).error.message, 'mine');
+});
+
+test('app.close() from inside a handler consumes its message, and what a handler left behind is not inside', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, dataDir: directory() };
+  const app = await createApp(settings);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const handled = new Promise((resolve) => bob.onMessage(async () => {
+    await app.close();
+    resolve();
+  }));
+  await alice.send('bob', 'one');
+  await handled;
+  await app.close();
+  const again = await createApp(settings);
+  const [anna, bert] = [await again.connect('alice'), await again.connect('bob')];
+  assert.equal(bert.unconsumed, 0);
+  const later = new Promise((resolve) => bert.onMessage(() => {
+    setTimeout(async () => {
+      await bert.close();
+      resolve(bert.state);
+    }, 20);
+  }));
+  await anna.send('bob', 'two');
+  assert.equal(await later, 'closed');
+  await again.close();
+});
+
+test('a handler that never ends holds close up to the timeout, and its message comes again', async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, dataDir: directory() };
+  const app = await createApp({ ...settings, timeout: 300 });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const started = new Promise((resolve) => bob.onMessage(() => {
+    resolve();
+    return new Promise(() => {});
+  }));
+  await alice.send('bob', 'one');
+  await started;
+  await app.close();
+  const again = await createApp(settings);
+  assert.deepEqual(contents(await take(await again.connect('bob'), 1)), ['one']);
+  await again.close();
+});
+
+test('JSON arrives digit for digit and key for key, and what JSON would make something else of is refused', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const values = [{ b: 1, a: 2, 10: 3 }, 1e21, -0.1, ...Array.from({ length: 300 }, () => ({ x: Math.random(), y: Math.random() * 360 - 180 }))];
+  const sent = alice.sendMany(values.map((content) => ({ to: 'bob', content })));
+  const texts = contents(await take(bob, values.length)).map((content) => JSON.stringify(content));
+  assert.deepEqual(texts, values.map((value) => JSON.stringify(value)));
+  await sent;
+  for (const wrong of [new ArrayBuffer(2), new Float32Array(2), new DataView(new ArrayBuffer(2)), new Map(), new Set(), new Error('x'), Promise.resolve(1), NaN, Infinity]) {
+    await assert.rejects(alice.send('bob', wrong), (error) => error.code === 'INVALID_ARGUMENT' && /give /.test(error.message));
+  }
+  await (await alice.send('bob', new Date(0))).delivered();
+  assert.deepEqual(contents(await take(bob, 1)), ['1970-01-01T00:00:00.000Z']);
+});
+
+test('a number that was not compared is not noted, and none is shown by trying', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const digits = (await bob.safetyNumber('alice')).digits;
+  assert.equal(await codeOf(alice.verify('bob', digits.replace(/^./, (first) => (first === '1' ? '2' : '1')))), 'SAFETY_NUMBER_MISMATCH');
+  assert.equal(await codeOf(alice.verify('bob')), 'SAFETY_NUMBER_NOT_SHOWN');
+  await alice.verify('bob', digits.replace(/(.{5})/g, '$1 '));
+  assert.equal((await alice.safetyNumber('bob')).verified, true);
+});
+
+test('off takes a listener of once off, and a receipt knows to whom its message was', async (t) => {
+  const { app } = await at(t);
+  const [alice] = [await app.connect('alice'), await app.connect('bob')];
+  const told = [];
+  const listener = () => told.push('off');
+  alice.once('receipt', listener);
+  alice.off('receipt', listener);
+  alice.once('receipt', () => told.push('once'));
+  const receipt = await alice.send('bob', 'hi');
+  await receipt.delivered();
+  await (await alice.send('bob', 'ho')).delivered();
+  assert.deepEqual(told, ['once']);
+  assert.equal((await alice.receipt(receipt.id)).to, 'bob');
+});
+
+test('what waits in the outbox is sent before the process ends by itself', async (t) => {
+  const { relay, app } = await at(t);
+  const bob = await app.connect('bob');
+  const proxy = createServer((near) => {
+    const far = connect(relay.port, '127.0.0.1');
+    for (const [from, to] of [[near, far], [far, near]]) {
+      from.on('data', (bytes) => setTimeout(() => to.write(bytes), 100));
+      from.on('error', () => to.destroy());
+      from.on('close', () => setTimeout(() => to.destroy(), 100));
+    }
+  });
+  proxy.listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  t.after(() => proxy.close());
+  const program = (count) => write(`
+    import { createApp } from '@stvor/sdk';
+    const app = await createApp({ appToken: 'stvor_dev_test123', relayUrl: process.env.RELAY, storage: 'memory', timeout: 8_000 });
+    const client = await app.connect('alice');
+    for (let number = 0; number < ${count}; number += 1) await client.send('bob', number, { waitFor: 'committed' });
+    console.log('at the end');
+  `);
+  const { code, stderr } = await run([program(200)], { env: { RELAY: `ws://127.0.0.1:${proxy.address().port}` } });
+  assert.equal(code, 0, stderr);
+  assert.deepEqual(contents(await take(bob, 200)), Array.from({ length: 200 }, (_, number) => number));
+});
+
+test('a handler that hangs and is taken off keeps nothing from the next, and a loop inside a handler goes on where it was', async (t) => {
+  const { bob } = await five(t);
+  await new Promise((resolve) => {
+    const off = bob.onMessage(() => {
+      off();
+      resolve();
+      return new Promise(() => {});
+    });
+  });
+  const rest = await new Promise((resolve) => {
+    const off = bob.onMessage(async (message) => {
+      off();
+      resolve([message, ...(await take(bob, 3))]);
+    });
+  });
+  assert.deepEqual(contents(rest), [2, 3, 4, 5]);
+});
+
+test('once leaves a listener of on where it is, and an app that closes lets no client come up', async (t) => {
+  const { relay, app } = await at(t);
+  const [alice] = [await app.connect('alice'), await app.connect('bob')];
+  let [told, all] = [0, 0];
+  const listener = () => { told += 1; };
+  alice.on('receipt', () => { all += 1; });
+  alice.on('receipt', listener);
+  alice.once('receipt', listener);
+  await (await alice.send('bob', 'hi')).delivered();
+  await (await alice.send('bob', 'ho')).delivered();
+  assert.equal(told, all + 1);
+  const other = await createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory' });
+  const coming = codeOf(other.connect('carol'));
+  await other.close();
+  assert.equal(await coming, 'CLIENT_NOT_READY');
 });

@@ -1,6 +1,6 @@
 // The low-level entry point.
 import assert from 'node:assert/strict';
-import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createECDH, createPrivateKey, randomBytes, sign } from 'node:crypto';
 import { test } from 'node:test';
 import { codeOf, require, run, write } from './project.mjs';
 
@@ -273,4 +273,55 @@ test('several at once', () => {
   assert.throws(() => ratchet.encryptMessages(session, ['fine', 'x'.repeat(70_000)]), (error) => error.code === 'MESSAGE_TOO_LARGE');
   const [next] = ratchet.encryptMessages(session, ['next']);
   assert.equal(ratchet.decryptMessage(his, next), 'next');
+});
+
+/** A key pair of somebody else's under the name that `handshake` shows: names are public, and a list is signed by its own key. */
+function impostor(handshake) {
+  const key = new Uint8Array(32).fill(1);
+  const sealed = serializeKeyPair(generateKeyPair(), key);
+  const [head, nonce] = [sealed.subarray(0, 8), sealed.subarray(8, 20)];
+  const decipher = createDecipheriv('aes-256-gcm', key, nonce).setAAD(head).setAuthTag(sealed.subarray(-16));
+  const clear = Buffer.concat([decipher.update(sealed.subarray(20, -16)), decipher.final()]);
+  const app = Buffer.from('stvor-ratchet');
+  const shown = Buffer.from(handshake);
+  const name = shown.subarray(shown.indexOf(app) + app.length + 4).subarray(0, 32);
+  // The identity's record: its length, version, creation time, length and private halves, then the list and its signature.
+  const scalar = clear.subarray(17, 49);
+  const listAt = 17 + 96 + 4;
+  const list = clear.subarray(listAt, listAt + clear.readUInt32BE(listAt - 4));
+  name.copy(list, list.indexOf(app) + app.length + 4);
+  const curve = createECDH('prime256v1');
+  curve.setPrivateKey(scalar);
+  const point = curve.getPublicKey();
+  const jwk = { kty: 'EC', crv: 'P-256', d: scalar.toString('base64url'), x: point.subarray(1, 33).toString('base64url'), y: point.subarray(33).toString('base64url') };
+  const signed = Buffer.concat([Buffer.from('STVOR 1 P256 device list'), list]);
+  const signature = sign('sha256', signed, { key: createPrivateKey({ key: jwk, format: 'jwk' }), dsaEncoding: 'ieee-p1363' });
+  const order = BigInt('0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551');
+  const s = BigInt(`0x${signature.subarray(32).toString('hex')}`);
+  if (s > order / 2n) Buffer.from((order - s).toString(16).padStart(64, '0'), 'hex').copy(signature, 32);
+  signature.copy(clear, listAt + list.length + 4);
+  const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(head);
+  return deserializeKeyPair(Buffer.concat([sealed.subarray(0, 20), cipher.update(clear), cipher.final(), cipher.getAuthTag()]), key);
+}
+
+test('a session is with whom it was established: another identity under the same name is refused, and nothing changed', () => {
+  const [alice, bob] = [generateKeyPair(), generateKeyPair()];
+  const { session: hers, handshake } = establishSession(alice, bob.bundle);
+  const mallory = impostor(handshake);
+  const { session: forger, handshake: forgedHandshake } = establishSession(mallory, bob.bundle);
+  const forged = encryptMessage(forger, 'It is me, Alice.');
+  // It is a sound session of somebody under that name, where it is established as such.
+  const { session: named } = establishSession(bob, forgedHandshake);
+  assert.equal(decryptMessage(named, forged), 'It is me, Alice.');
+  assert.notDeepEqual(named.peerPublicKey, alice.publicKey);
+
+  const second = establishSession(mallory, bob.bundle);
+  const other = encryptMessage(second.session, 'It is me, Alice.');
+  const { session: his } = establishSession(bob, handshake);
+  assert.throws(() => decryptMessage(his, other), { code: 'UNDECRYPTABLE' });
+  assert.throws(() => decryptMessage(his, other.message), { code: 'IDENTITY_CHANGED' });
+  assert.equal(his.ready, false);
+  assert.equal(decryptMessage(his, encryptMessage(hers, 'the real one')), 'the real one');
+  assert.deepEqual(his.peerPublicKey, alice.publicKey);
+  assert.throws(() => decryptMessage(his, other.message), { code: 'IDENTITY_CHANGED' });
 });

@@ -188,7 +188,7 @@ test('storage of another shape is INVALID_CONFIG, in words, and repeats no passw
   await refused({ storage: { redis: 'redis://x', replicas: 1.5 } }, /whole number/);
   await refused({ storage: { redis: 'redis://x', clientKeyFile: 'y' } }, /belong together/);
   await refused({ storage: { postgres: 'postgres://x' }, storageAdapters: {} }, /exclude/);
-  assert.equal(await codeOf(createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storage: 'memory', instanceLease: 'x' })), 'INVALID_ARGUMENT');
+  assert.equal(await codeOf(createApp({ appToken: 'stvor_x', relayUrl: 'ws://localhost:1', storage: 'memory', instanceLease: 'x' })), 'INVALID_CONFIG');
 });
 
 test('{ sqlite } is a directory, and what is in it is there again', async (t) => {

@@ -1,6 +1,6 @@
 /** Storage adapters of the application: called with what the native half asks, answered with what they say. */
 
-import { kindOf } from './check.js';
+import { isUint8Array, kindOf } from './check.js';
 import { guarded, misconfigured, remembered, textOf } from './errors.js';
 import { native, type NativeAdapterAnswer, type NativeAdapterRequest, type NativeAdapters } from './native.js';
 import type { IdentityKeyPair, StorageAdapters } from './types.js';
@@ -106,8 +106,9 @@ function judged(call: string, said: unknown): NativeAdapterAnswer {
     case 'tofu.verifyFingerprint':
       return typeof said === 'boolean' ? { flag: said } : { wrong: `it is ${kindOf(said)}; true or false is expected` };
     case 'sessions.load':
-      if (said === null || said === undefined) return {};
-      return isBytes(said) ? { bytes: said } : { wrong: `it is ${kindOf(said)}; a Uint8Array as it was saved, or null, is expected` };
+      // Only null is "there is none": a forgotten return must not begin a new account over the old one.
+      if (said === null) return {};
+      return isBytes(said) ? { bytes: said } : { wrong: `it is ${kindOf(said)}; a Uint8Array as it was saved, or null if there is none, is expected` };
     case 'identity.getIdentityKeyPair': {
       const { publicKey, privateKey } = Object(said) as Partial<IdentityKeyPair>;
       if (isBytes(publicKey) && isBytes(privateKey)) return { bytes: publicKey, secret: privateKey };
@@ -119,7 +120,7 @@ function judged(call: string, said: unknown): NativeAdapterAnswer {
 }
 
 function isBytes(value: unknown): value is Uint8Array {
-  return value instanceof Uint8Array;
+  return isUint8Array(value);
 }
 
 /**

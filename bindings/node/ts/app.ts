@@ -2,9 +2,9 @@
 
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
-import { abortable, options, span, userName, wait } from './check.js';
-import { Client, type RotatedIdentity, type RotateOptions, warn } from './client.js';
-import { awaited, guarded, invalid, misconfigured } from './errors.js';
+import { abortable, isUint8Array, options, span, userName, wait } from './check.js';
+import { Client, warn, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
+import { awaited, guarded, invalid, misconfigured, StvorError, textOf } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
 import { native, type NativeApp } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
@@ -22,16 +22,23 @@ const STRINGS = [
   'onIdentityChange', 'actor', 'suite',
 ] as const;
 
+/** Milliseconds that an operation may wait, as in Rust. */
+const DEFAULT_TIMEOUT = 10_000;
+
 /** An app at a relay: where clients come from. Made by `createApp`. */
 export class App {
   readonly #native: NativeApp;
   readonly #gate: GateOptions;
-  readonly #clients = new Map<string, Client>();
+  readonly #patience: number;
+  readonly #clients = new Map<string, { client: Client; inner: Inner }>();
+  /** How often it was closed: a client that comes up after it was is closed again. */
+  #closings = 0;
 
   /** @internal */
-  constructor(native: NativeApp, gate: GateOptions) {
+  constructor(native: NativeApp, gate: GateOptions, patience: number) {
     this.#native = native;
     this.#gate = gate;
+    this.#patience = patience;
   }
 
   /** The relay's origin. */
@@ -62,13 +69,21 @@ export class App {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of connect');
       const name = userName(userId);
+      const closings = this.#closings;
       const opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
+      if (closings !== this.#closings) {
+        await opened.end('close');
+        throw new StvorError('the client is not ready: its app was closed meanwhile', { code: 'CLIENT_NOT_READY' });
+      }
       const known = this.#clients.get(opened.user);
-      if (known) return known;
-      const client = new Client(opened, this.#gate, (closed) => {
-        if (this.#clients.get(opened.user) === closed) this.#clients.delete(opened.user);
-      }, (user, how) => this.rotateIdentity(user, how));
-      this.#clients.set(opened.user, client);
+      if (known && known.client.state !== 'closed') return known.client;
+      const onClose = (closed: Client): void => {
+        if (this.#clients.get(opened.user)?.client === closed) this.#clients.delete(opened.user);
+      };
+      const onRotate = (user: string, how: RotateOptions | undefined) => this.rotateIdentity(user, how);
+      let inner: Inner | undefined;
+      const client = new Client(opened, { gate: this.#gate, patience: this.#patience, onClose, inner: (given) => { inner = given; }, onRotate });
+      this.#clients.set(opened.user, { client, inner: inner as Inner });
       return client;
     });
   }
@@ -87,7 +102,10 @@ export class App {
       const [user, old, fresh] = await this.#native.rotateIdentity(
         userName(userId), given.notDerived === true, given.acceptLossyStore === true,
       );
-      await this.#clients.get(user)?.close();
+      const before = this.#clients.get(user);
+      this.#clients.delete(user);
+      // Its native half is closed; what waits for a handler goes on by itself.
+      before?.client.close().catch(() => {});
       return { client: await this.connect(user), old, new: fresh };
     });
   }
@@ -96,15 +114,22 @@ export class App {
   disconnect(userId?: string): Promise<void> {
     return awaited(async () => {
       if (userId === undefined) return this.close();
-      await this.#clients.get(userName(userId))?.close();
+      await this.#clients.get(userName(userId))?.client.close();
     });
   }
 
-  /** Closes every client, each as `client.close()` does. */
+  /**
+   * Closes every client, each as `client.close()` does: called from inside a handler it resolves at once, and closes when the handler is done.
+   */
   close(): Promise<void> {
     return awaited(async () => {
-      await Promise.all([...this.#clients.values()].map((client) => client.close()));
-      await this.#native.close();
+      this.#closings += 1;
+      const clients = [...this.#clients.values()];
+      const inside = clients.some(({ inner }) => inner.isInside());
+      const closed = Promise.all(clients.map(({ inner }) => inner.close())).then(() => this.#native.close());
+      if (!inside) return closed;
+      closed.catch((error) => warn(`the app did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
+      return undefined;
     });
   }
 
@@ -137,7 +162,7 @@ export function createApp(settings: AppOptions): Promise<App> {
     const opened = await native().openApp(told, adapters);
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     warnOfFindings(opened);
-    return new App(opened, gate);
+    return new App(opened, gate, given.timeout ?? DEFAULT_TIMEOUT);
   });
 }
 
@@ -149,9 +174,22 @@ function check(given: Partial<AppOptions>): void {
   if (given.storageAdapters !== undefined && (given.storage !== undefined || given.dataDir !== undefined)) {
     throw misconfigured('storageAdapters exclude storage and dataDir');
   }
-  wait(given.timeout);
-  wait(given.instanceLease, 'instanceLease');
-  span(given.retention, 'retention');
+  settings(() => {
+    wait(given.timeout);
+    wait(given.instanceLease, 'instanceLease');
+    span(given.retention, 'retention');
+  });
+}
+
+/** What is wrong with a setting is a setting that can not be used, whoever looks at it. */
+function settings(look: () => void): void {
+  try {
+    look();
+  } catch (thrown) {
+    throw thrown instanceof StvorError && thrown.code === 'INVALID_ARGUMENT'
+      ? misconfigured(thrown.message.replace(' [INVALID_ARGUMENT]', ''))
+      : thrown;
+  }
 }
 
 /** What the native half can not see; it judges the rest. */
@@ -164,7 +202,7 @@ function checkProduction(given: Partial<AppOptions>, missing: string[] | undefin
 
 function warnOfMissing(missing: string[]): void {
   const lost = missing.includes('sessions') || missing.includes('identity')
-    ? 'identities and messages are gone with this process'
+    ? 'identities and messages are gone when their client closes'
     : 'what they would remember is gone with this process';
   warn(`storageAdapters without ${missing.join(', ')}: ${lost}`, 'STVOR_MEMORY_STORAGE');
 }
@@ -176,7 +214,7 @@ const warned = new Set<string>();
 function warnOfFindings(app: NativeApp): void {
   const refused = app.findings().filter((finding) => finding.refused);
   if (refused.some(({ code }) => code === 'store_not_durable')) {
-    warn('storage in memory: identities and messages are gone with this process', 'STVOR_MEMORY_STORAGE');
+    warn('storage in memory: identities and messages are gone when their client closes', 'STVOR_MEMORY_STORAGE');
   }
   if (refused.length === 0 || isHere(app.relayUrl)) return;
   const list = refused.map(({ code, what, fix }) => `${what}: ${fix} (${code})`).join('; ');
@@ -220,8 +258,8 @@ function nativeSettings(given: Partial<AppOptions>, places: Stores): Record<stri
 }
 
 function certificate(given: string | Uint8Array | undefined): Uint8Array | undefined {
-  if (given === undefined || given instanceof Uint8Array) return given;
-  if (typeof given !== 'string') throw invalid('rootCertificate is PEM, as a string or a Uint8Array');
+  if (given === undefined || isUint8Array(given)) return given;
+  if (typeof given !== 'string') throw misconfigured('rootCertificate is PEM, as a string or a Uint8Array');
   if (given.length > LONGEST_SETTING) throw misconfigured(`rootCertificate has ${given.length} characters`);
   const bytes = new Uint8Array(given.length);
   for (let at = 0; at < given.length; at += 1) bytes[at] = given.charCodeAt(at) & 0x7f;

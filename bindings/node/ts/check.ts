@@ -4,6 +4,17 @@ import { StvorError, invalid, misconfigured } from './errors.js';
 import { native, type NativeCancel, type NativeContent } from './native.js';
 import type { Content, Signal } from './types.js';
 
+// Also of another realm: in a `vm` context, as test runners use it, `instanceof` says no of what came from outside.
+const { isAnyArrayBuffer, isArrayBufferView, isMap, isPromise, isSet, isSharedArrayBuffer, isUint8Array: isBytes } = require('node:util/types') as Record<
+  string,
+  (value: unknown) => boolean
+>;
+
+/** Whether a value is a `Uint8Array`; a `Buffer` is one. */
+export function isUint8Array(value: unknown): value is Uint8Array {
+  return isBytes(value);
+}
+
 /** The longest name that the native half should look at: names have 256 bytes at most. */
 const LONGEST_NAME = 1_024;
 
@@ -57,7 +68,7 @@ export function elements(given: unknown, most: number, what: string): unknown[] 
 
 /** Bytes that no other thread writes to while they are read. */
 export function unshared(bytes: Uint8Array): Uint8Array {
-  return bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes);
+  return isSharedArrayBuffer(bytes.buffer) ? new Uint8Array(bytes) : bytes;
 }
 
 /** The same content in memory of its own: the application may use its buffer again before it is read. */
@@ -72,10 +83,12 @@ export function contentOf(content: unknown): NativeContent {
     fits(content.length, limit);
     return { kind: 'text', text: content };
   }
-  if (content instanceof Uint8Array) {
+  if (isUint8Array(content)) {
     fits(content.byteLength, limit);
     return { kind: 'bytes', bytes: unshared(content) };
   }
+  const unfit = unlikeJson(content);
+  if (unfit !== undefined) throw invalid(`${unfit} would arrive as something else: give ${BETTER[unfit]}`);
   let text: string | undefined;
   try {
     text = JSON.stringify(content);
@@ -85,6 +98,28 @@ export function contentOf(content: unknown): NativeContent {
   if (text === undefined) throw invalid(`a content is a string, a Uint8Array or a JSON value, not ${kindOf(content)}`);
   fits(text.length, limit);
   return { kind: 'json', text };
+}
+
+/** What JSON would make something else of without a word, and what to give in its place. */
+const BETTER = {
+  'an ArrayBuffer': 'a Uint8Array',
+  'a view that is no Uint8Array': 'a Uint8Array',
+  'a promise': 'what it resolves to',
+  'a Map': 'an array of its entries, or an object',
+  'a Set': 'an array',
+  'an error': 'its message, or an object',
+  'a number that is not finite': 'a finite one, or a string',
+} as const;
+
+function unlikeJson(content: unknown): keyof typeof BETTER | undefined {
+  if (typeof content === 'number') return Number.isFinite(content) ? undefined : 'a number that is not finite';
+  if (typeof content !== 'object' || content === null || typeof (content as { toJSON?: unknown }).toJSON === 'function') return undefined;
+  if (isAnyArrayBuffer(content)) return 'an ArrayBuffer';
+  if (isArrayBufferView(content)) return 'a view that is no Uint8Array';
+  if (isPromise(content)) return 'a promise';
+  if (isMap(content)) return 'a Map';
+  if (isSet(content)) return 'a Set';
+  return Object.prototype.toString.call(content) === '[object Error]' ? 'an error' : undefined;
 }
 
 function fits(size: number, limit: number): void {
@@ -117,7 +152,11 @@ export async function abortable<T>(
     if (signal.aborted) throw aborted(signal);
     throw thrown;
   } finally {
-    signal.removeEventListener('abort', listener);
+    try {
+      signal.removeEventListener('abort', listener);
+    } catch {
+      // A signal of the application's own: what was done is done all the same.
+    }
   }
 }
 

@@ -4,12 +4,12 @@ import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { abortable, aborted, contentFrom, contentOf, elements, options, owned, signalOf, span, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError, textOf } from './errors.js';
-import { Handlers, MessageIterator, type AnyHandler } from './feed.js';
+import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
 import type { NativeClient, NativePage, NativeReceipt, NativeSend } from './native.js';
 import type {
-  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Signal,
+  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Sendable, Signal,
 } from './types.js';
 
 /** Messages that one `markRead` names. */
@@ -55,6 +55,24 @@ const EVENTS = new Set([
 /** Told at most once for each client. */
 const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
 
+/** @internal What an app needs of its clients. */
+export interface Inner {
+  /** Whether the caller runs inside a handler of the client. */
+  isInside(): boolean;
+  /** Closes; resolves when that is done, also inside a handler. */
+  close(): Promise<void>;
+}
+
+/** @internal What an app gives its clients. */
+export interface ClientSettings {
+  readonly gate: GateOptions;
+  /** Milliseconds that closing waits for a handler, and the end of the process for the outbox. */
+  readonly patience: number;
+  readonly onClose: (client: Client) => void;
+  readonly onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
+  readonly inner: (inner: Inner) => void;
+}
+
 /**
  * One user of an app: sends, receives, knows whom it talks with. Made by `app.connect`.
  *
@@ -64,9 +82,12 @@ const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
 export class Client {
   readonly #native: NativeClient;
   readonly #alive = new Alive();
+  readonly #endings = new Endings();
   readonly #handlers: Handlers;
   readonly #iterators = new Set<MessageIterator>();
   readonly #listeners = new Map<string, Set<Listener>>();
+  /** What `once` was given, and what was put on in its place. */
+  readonly #wrapped = new WeakMap<Listener, Map<string, Listener>>();
   readonly #onClose: (client: Client) => void;
   readonly #onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
   readonly #gate: Gate;
@@ -75,20 +96,18 @@ export class Client {
   #closing: Promise<void> | undefined;
 
   /** @internal */
-  constructor(
-    native: NativeClient,
-    limits: GateOptions,
-    onClose: (client: Client) => void,
-    onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>,
-  ) {
+  constructor(native: NativeClient, how: ClientSettings) {
     this.#native = native;
-    this.#gate = new Gate(limits, (name, event) => this.#emit(name, event));
-    this.#onClose = onClose;
-    this.#onRotate = onRotate;
-    this.#handlers = new Handlers((error, message) => this.#handlerFailed(error, message));
+    this.#gate = new Gate(how.gate, (name, event) => this.#emit(name, event));
+    this.#onClose = how.onClose;
+    this.#onRotate = how.onRotate;
+    const report = (error: unknown, message: Message | undefined): void => this.#handlerFailed(error, message);
+    this.#handlers = new Handlers({ endings: this.#endings, patience: how.patience, report });
     native.events((events) => {
       for (const text of events) this.#told(text);
     });
+    lingerFor(native, how.patience);
+    how.inner({ isInside: () => this.#handlers.isInside(), close: () => this.#close() });
   }
 
   /** Our user. */
@@ -133,7 +152,7 @@ export class Client {
    *
    * An aborted signal ends the waiting: a message that is in the outbox already is sent all the same.
    */
-  send(to: string, content: Content, options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal }): Promise<Receipt> {
+  send<T>(to: string, content: T & Sendable<T>, options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal }): Promise<Receipt> {
     return awaited(async () => {
       const { timeout, committed, signal } = sending(options_, 'the options of send');
       const request = { to: userName(to, 'the recipient'), content: contentOf(content), timeout, committed };
@@ -243,10 +262,10 @@ export class Client {
   }
 
   /** The receipt of an earlier message of ours, also of an earlier run; `null` when it is not known (any more). */
-  receipt(id: string, to = ''): Promise<Receipt | null> {
+  receipt(id: string): Promise<Receipt | null> {
     return awaited(async () => {
       const receipt = await this.#native.receipt(userName(id, 'the id'));
-      return receipt ? new SentReceipt(receipt, to) : null;
+      return receipt ? new SentReceipt(receipt, receipt.to) : null;
     });
   }
 
@@ -289,7 +308,7 @@ export class Client {
   /**
    * Messages that arrived and were not consumed, then those that arrive: `for await (const message of client.messages())`.
    *
-   * A message is consumed when the next one is asked for, or the loop is left. Iterators and handlers of one client share one
+   * A message is consumed when the next one is asked for, or the loop is left, also by an error of its body. Iterators and handlers of one client share one
    * inbox, as workers share a queue. Ends when the client closes; an aborted signal ends it with `ABORTED`.
    */
   messages(options_?: { signal?: Signal }): AsyncIterableIterator<Message> {
@@ -302,10 +321,11 @@ export class Client {
       const abort = () => iterator?.fail(aborted());
       // First, for a signal of the application's own may throw, and nothing is open yet then.
       signal?.addEventListener('abort', abort, { once: true });
-      iterator = new MessageIterator(this.#native, this.#alive, (over) => {
-        this.#iterators.delete(over);
+      const over = (ended: MessageIterator): void => {
+        this.#iterators.delete(ended);
         signal?.removeEventListener('abort', abort);
-      });
+      };
+      iterator = new MessageIterator(this.#native, { alive: this.#alive, endings: this.#endings, over });
       this.#iterators.add(iterator);
       return iterator;
     });
@@ -328,7 +348,10 @@ export class Client {
 
   /** Takes a listener off. */
   off<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
-    this.#listeners.get(event)?.delete(listener);
+    const listeners = this.#listeners.get(event);
+    listeners?.delete(listener);
+    const once = this.#wrapped.get(listener)?.get(event);
+    if (once !== undefined) listeners?.delete(once);
     return this;
   }
 
@@ -336,9 +359,12 @@ export class Client {
   once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
     if (typeof listener !== 'function') throw invalid('a listener is a function');
     const own = (happened: ClientEvents[E]) => {
-      this.off(event, own);
+      this.#listeners.get(event)?.delete(own);
+      if (wrapped.get(event) === own) wrapped.delete(event);
       return listener(happened);
     };
+    const wrapped = this.#wrapped.get(listener) ?? new Map<string, Listener>();
+    this.#wrapped.set(listener, wrapped.set(event, own));
     return this.on(event, own);
   }
 
@@ -378,23 +404,17 @@ export class Client {
 
   /**
    * Notes that the safety number with a peer was compared and is right. Give it the number that was compared, as `safetyNumber` gave it or as its
-   * sixty digits: if the peer shows another identity by now nothing is noted, and it is `IDENTITY_CHANGED`. Without it, it is the one that this
+   * sixty digits: if a digit is another one, or the peer shows another identity by now, nothing is noted, and it is `SAFETY_NUMBER_MISMATCH`. Without it, it is the one that this
    * client showed last.
    */
   verify(userId: string, number?: SafetyNumber | string): Promise<void> {
     return awaited(async () => {
       const name = userName(userId);
       if (number !== undefined) {
-        const compared = digitsOf(number);
-        // What is looked at last is what the engine marks.
-        const { digits } = await this.#native.safetyNumber(name);
-        if (digits !== compared) {
-          throw new StvorError('the safety number is another one now: compare it again, by a way that nobody else can write to', {
-            code: 'IDENTITY_CHANGED',
-          });
-        }
+        await this.#native.verifyNumber(name, digitsOf(number));
+      } else {
+        await this.#native.manage('verify', name);
       }
-      await this.#native.manage('verify', name);
     });
   }
 
@@ -518,23 +538,30 @@ export class Client {
    * Ends the client: what waits to be sent is given up to the timeout to go out and stays in the outbox after that; then the
    * store is unlocked. Iterators end. Closing twice is no error.
    *
-   * It waits for the handler that runs; called from inside a handler it resolves at once, and closes when the handler is done.
+   * It waits for the handler that runs, up to the timeout: the message of one that is not done by then comes again at the next start. Called
+   * from inside a handler it resolves at once, and closes when the handler is done.
    */
   close(): Promise<void> {
-    const inside = this.#handlers.isInside();
+    const closing = this.#close();
+    if (!this.#handlers.isInside()) return closing;
+    closing.catch((error) => warn(`the client did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
+    return Promise.resolve();
+  }
+
+  /** Resolves when it is closed, also inside a handler, which must not wait for it. */
+  #close(): Promise<void> {
     this.#closing ??= awaited(async () => {
       // What was called for before goes into the outbox before it closes.
       await this.#gate.open();
       await Promise.allSettled([...this.#late]);
-      await this.#handlers.end();
+      await this.#handlers.close();
       if (this.#handlers.size > 0) this.#alive.release();
       await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
       await this.#native.end('close');
+      lingering.delete(this.#native);
       this.#onClose(this);
     });
-    if (!inside) return this.#closing;
-    this.#closing.catch((error) => warn(`the client did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
-    return Promise.resolve();
+    return this.#closing;
   }
 
   /** `await using client = await app.connect('alice')`. */
@@ -586,6 +613,38 @@ export class Client {
     if (!this.#emit('handlerFailed', { error, message })) {
       warn(`a message handler failed, its message comes again at the next start: ${textOf(error)}`, 'STVOR_HANDLER_FAILED');
     }
+  }
+}
+
+/** Clients that are open, and how long what they have to send may keep a process that has nothing else to do. */
+const lingering = new Map<NativeClient, number>();
+let watching = false;
+
+/** What waits in the outbox of a client is sent before the process ends by itself, as far as its relay takes it in time. */
+function lingerFor(client: NativeClient, patience: number): void {
+  lingering.set(client, patience);
+  if (watching) return;
+  watching = true;
+  process.on('beforeExit', () => {
+    const since = performance.now();
+    const busy = (): boolean => [...lingering].some(([one, most]) => performance.now() - since < most && waits(one));
+    if (over || !busy()) return;
+    const timer = setInterval(() => {
+      if (busy()) return;
+      clearInterval(timer);
+      // What the relay does not take keeps the process for one such while, not for one after the other.
+      over = [...lingering.keys()].some(waits);
+    }, 20);
+  });
+}
+
+let over = false;
+
+function waits(client: NativeClient): boolean {
+  try {
+    return client.pending > 0;
+  } catch {
+    return false;
   }
 }
 

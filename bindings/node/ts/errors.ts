@@ -29,10 +29,13 @@ export class StvorError extends Error {
   /** Of `NOT_FOR_PRODUCTION`: all that was found, each with the way to mend it. */
   declare readonly findings?: readonly Finding[];
 
-  constructor(message: string, details: { code: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] }) {
+  constructor(
+    message: string,
+    details: { code: string; action?: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] },
+  ) {
     super(`${message} [${details.code}]`);
     this.code = details.code;
-    this.action = actionOf(details.code);
+    this.action = details.action ?? actionOf(details.code);
     this.retryable = details.retryable ?? false;
     if (details.cause !== undefined) {
       Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
@@ -73,8 +76,8 @@ export function remembered(thrown: unknown): string {
 
 function kindOfThrown(thrown: unknown): string {
   try {
-    if (!(thrown instanceof Error)) return `something of type ${typeof thrown} was thrown`;
-    const { name, code } = thrown as { name: unknown; code?: unknown };
+    if (!isError(thrown)) return `something of type ${typeof thrown} was thrown`;
+    const { name, code } = thrown;
     const word = (value: unknown) => (typeof value === 'string' && /^[A-Za-z0-9_]{1,64}$/.test(value) ? value : '');
     return [word(name) || 'Error', word(code)].filter(Boolean).join(' ');
   } catch {
@@ -89,15 +92,15 @@ function recalled(message: string): { message: string; cause?: unknown } {
   return { message: message.replace(mark[0], ''), cause: thrownThere.get(Number(mark[1])) };
 }
 
-/** Makes a `StvorError` of whatever was thrown. */
-export function failure(thrown: unknown): StvorError {
+/** Makes a `StvorError` of whatever was thrown; `actions` are what to do about codes, where that differs from the page of errors. */
+export function failure(thrown: unknown, actions: Record<string, string> = {}): StvorError {
   if (thrown instanceof StvorError) return thrown;
   const text = textOf(thrown);
   if (text.startsWith('{"stvor":')) {
     try {
       const { message: words, ...details } = JSON.parse(text).stvor;
       const { message, cause } = details.code === 'STORE_FAILED' ? recalled(words) : { message: words, cause: undefined };
-      return new StvorError(message, { ...details, cause });
+      return new StvorError(message, { ...details, action: actions[details.code as string], cause });
     } catch {
       // Then it only looked like one.
     }
@@ -111,16 +114,21 @@ export function failure(thrown: unknown): StvorError {
 
 function statusOf(thrown: unknown): unknown {
   try {
-    return thrown instanceof Error ? (thrown as { code?: unknown }).code : undefined;
+    return isError(thrown) ? thrown.code : undefined;
   } catch {
     return undefined;
   }
 }
 
+/** Whether something is an error, also of another realm: in a `vm` context, as test runners use it, `instanceof` says no of the native half's. */
+function isError(thrown: unknown): thrown is { message: unknown; name?: unknown; code?: unknown } {
+  return typeof thrown === 'object' && thrown !== null && typeof (thrown as { message?: unknown }).message === 'string';
+}
+
 /** The words of something thrown, whatever it is. */
 export function textOf(thrown: unknown): string {
   try {
-    return thrown instanceof Error ? String(thrown.message) : String(thrown);
+    return isError(thrown) ? String(thrown.message) : String(thrown);
   } catch {
     return 'something that can not be printed was thrown';
   }

@@ -1,7 +1,7 @@
 /** Messages from the native half, for handlers and for iterators. */
 
 import { contentFrom } from './check.js';
-import { failure } from './errors.js';
+import { awaited, failure } from './errors.js';
 import { Group } from './groups.js';
 import type { Alive } from './alive.js';
 import type { NativeClient, NativeMessage, NativeStream } from './native.js';
@@ -29,21 +29,58 @@ interface AsyncContext {
   run<T>(store: unknown, act: () => T): T;
 }
 
-/** Which handlers the present call comes from. */
+/** A call of a handler: of which handlers, and whether it goes on. What a handler starts and leaves behind is not inside any more. */
+interface Call {
+  readonly of: Handlers;
+  active: boolean;
+}
+
 const inside: AsyncContext = new (require('node:async_hooks').AsyncLocalStorage)();
+
+/** What ends and has not given back what it had not got to: whoever takes next waits for it, for that is what comes first. */
+export class Endings {
+  readonly #open = new Set<Promise<void>>();
+
+  /** Keeps `ending` in mind until it is over. */
+  add(ending: Promise<void>): Promise<void> {
+    const over = ending.then(() => {}, () => {}).then(() => void this.#open.delete(over));
+    this.#open.add(over);
+    return ending;
+  }
+
+  /** Calls `act` when nothing ends any more: now, if nothing does. */
+  soon(act: () => void): void {
+    if (this.#open.size === 0) act();
+    else void Promise.all(this.#open).then(() => act());
+  }
+}
+
+/** What handlers take from one stream, from the first handler to the last that goes. */
+interface Feed {
+  readonly stream: NativeStream;
+  readonly queue: NativeMessage[];
+  /** Messages that were begun and are not settled. */
+  begun: number;
+  running?: Promise<void>;
+  ended: boolean;
+}
 
 /** Every message to every handler, one message after the other. */
 export class Handlers {
   readonly #handlers = new Set<AnyHandler>();
   readonly #report: (error: unknown, message: Message | undefined) => void;
-  #client: NativeClient | undefined;
-  #stream: NativeStream | undefined;
-  #queue: NativeMessage[] = [];
-  #running: Promise<void> | undefined;
-  #ending: Promise<void> | undefined;
+  readonly #endings: Endings;
+  #feed: Feed | undefined;
+  /** The last one, while it ends. */
+  #ending: Promise<void> = Promise.resolve();
+  readonly #patience: number;
+  #opening = false;
+  #closed = false;
 
-  constructor(report: (error: unknown, message: Message | undefined) => void) {
-    this.#report = report;
+  constructor(how: { endings: Endings; patience: number; report: (error: unknown, message: Message | undefined) => void }) {
+    this.#endings = how.endings;
+    this.#patience = how.patience;
+    this.#report = how.report;
   }
 
   get size(): number {
@@ -52,82 +89,139 @@ export class Handlers {
 
   add(handler: AnyHandler, client: NativeClient): void {
     this.#handlers.add(handler);
-    this.#client = client;
-    this.#stream ??= client.stream((batch) => this.#deliver(batch));
+    if (this.#feed !== undefined || this.#opening) return;
+    this.#opening = true;
+    let failed: { error: unknown } | undefined;
+    this.#endings.soon(() => {
+      this.#opening = false;
+      if (this.#handlers.size === 0 || this.#feed !== undefined || this.#closed) return;
+      try {
+        this.#open(client);
+      } catch (error) {
+        // A client that closed meanwhile gives nothing to anybody.
+        failed = { error };
+      }
+    });
+    if (failed) throw failed.error;
   }
 
   /** Without handlers nothing is taken any more. */
   remove(handler: AnyHandler): void {
     this.#handlers.delete(handler);
-    if (this.#handlers.size === 0) void this.end().catch(() => {});
+    if (this.#handlers.size === 0) void this.#end().catch(() => {});
   }
 
   /** Whether the caller runs inside a handler of these. */
   isInside(): boolean {
-    return inside.getStore() === this;
+    const call = inside.getStore() as Call | undefined;
+    return call?.of === this && call.active;
   }
 
-  /** Takes nothing more; resolves when the handler that runs is done and its message is settled. What was not handled goes back. */
-  end(): Promise<void> {
-    const stream = this.#stream;
-    if (!stream) return this.#ending ?? Promise.resolve();
-    this.#stream = undefined;
-    this.#queue = [];
-    this.#ending = (this.#running ?? Promise.resolve()).then(() => stream.end());
+  /** Ends them for good. */
+  close(): Promise<void> {
+    this.#closed = true;
+    return this.#end();
+  }
+
+  /**
+   * Takes nothing more, and gives back what was not begun. Resolves when the handler that runs is done and its message is settled, at the latest
+   * after the patience of the client: then its message counts as not handled.
+   */
+  #end(): Promise<void> {
+    const feed = this.#feed;
+    if (feed !== undefined) {
+      this.#feed = undefined;
+      feed.ended = true;
+      feed.queue.length = 0;
+      const stopped = this.#endings.add(feed.stream.stop(feed.begun));
+      this.#ending = stopped.then(() => patient(feed.running, this.#patience)).then(() => feed.stream.end());
+    }
     return this.#ending;
   }
 
-  #deliver(batch: NativeMessage[]): void {
-    this.#queue.push(...batch);
-    this.#start();
+  #open(client: NativeClient): void {
+    const queue: NativeMessage[] = [];
+    // What is on its way when a stream ends is offered again, and belongs to none after it.
+    const stream = client.stream((batch) => {
+      if (feed.ended) return;
+      queue.push(...batch);
+      this.#start(feed, client);
+    });
+    const feed: Feed = { stream, queue, begun: 0, ended: false };
+    this.#feed = feed;
   }
 
-  #start(): void {
-    this.#running ??= inside
-      // Not at once: a handler that ends these has to find them running.
-      .run(this, () => Promise.resolve().then(() => this.#run()))
+  #start(feed: Feed, client: NativeClient): void {
+    // Not at once: a handler that ends these has to find them running.
+    feed.running ??= Promise.resolve()
+      .then(() => this.#run(feed, client))
       .then(() => {
-        this.#running = undefined;
-        // A new stream may have filled the queue while the last handler of the old one was busy.
-        if (this.#queue.length > 0 && this.#stream) this.#start();
+        feed.running = undefined;
+        if (feed.queue.length > 0) this.#start(feed, client);
       });
   }
 
-  async #run(): Promise<void> {
-    const stream = this.#stream;
+  async #run(feed: Feed, client: NativeClient): Promise<void> {
+    const { stream, queue } = feed;
     let consumed = 0;
-    while (this.#queue.length > 0 && this.#stream === stream && stream) {
-      const raw = this.#queue.shift() as NativeMessage;
+    const settle = () => {
+      if (consumed > 0) stream.settled(consumed, true);
+      feed.begun -= consumed;
+      consumed = 0;
+    };
+    for (let raw = queue.shift(); raw !== undefined; raw = queue.shift()) {
+      feed.begun += 1;
+      const call: Call = { of: this, active: true };
       let message: Message | undefined;
       let done = true;
-      try {
-        message = messageOf(raw, this.#client as NativeClient);
-        for (const handler of [...this.#handlers]) {
-          const answer: unknown =
-            handler.length === 2
-              ? (handler as (from: string, content: Content) => unknown)(message.senderId, message.content)
-              : (handler as (message: Message) => unknown)(message);
-          // Handlers that answer at once are not held up.
-          if (isThenable(answer)) {
-            if (consumed > 0) stream.settled(consumed, true);
-            consumed = 0;
-            await answer;
-          }
-        }
-      } catch (error) {
+      const failed = (error: unknown) => {
         done = false;
         this.#report(error, message);
+      };
+      try {
+        message = messageOf(raw, client);
+      } catch (error) {
+        failed(error);
       }
+      // One that fails keeps the message from none of the others.
+      for (const handler of message === undefined ? [] : [...this.#handlers]) {
+        try {
+          const answer = inside.run(call, () => called(handler, message as Message));
+          // Handlers that answer at once are not held up.
+          if (isThenable(answer)) {
+            settle();
+            await answer;
+          }
+        } catch (error) {
+          failed(error);
+        }
+      }
+      call.active = false;
       if (done) {
         consumed += 1;
       } else {
-        if (consumed > 0) stream.settled(consumed, true);
-        consumed = 0;
+        settle();
         stream.settled(1, false);
+        feed.begun -= 1;
       }
     }
-    if (consumed > 0) stream?.settled(consumed, true);
+    settle();
   }
+}
+
+/** Settles as `running` does, at the latest after so many milliseconds. */
+function patient(running: Promise<void> | undefined, patience: number): Promise<void> {
+  if (running === undefined) return Promise.resolve();
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, patience);
+    running.then(resolve, reject).then(() => clearTimeout(timer));
+  });
+}
+
+function called(handler: AnyHandler, message: Message): unknown {
+  return handler.length === 2
+    ? (handler as (from: string, content: Content) => unknown)(message.senderId, message.content)
+    : (handler as (message: Message) => unknown)(message);
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
@@ -139,9 +233,12 @@ type Waiter = { resolve(result: IteratorResult<Message, undefined>): void; rejec
 /** `for await (const message of client.messages())`. A message is consumed when the next one is asked for. */
 export class MessageIterator implements AsyncIterableIterator<Message> {
   readonly #alive: Alive;
+  readonly #endings: Endings;
   readonly #over: (iterator: MessageIterator) => void;
   readonly #client: NativeClient;
-  readonly #stream: NativeStream;
+  /** From the first message that is asked for: who asks for none keeps none from others. */
+  #stream: NativeStream | undefined;
+  #opening = false;
   #ready: NativeMessage[] = [];
   #waiters: Waiter[] = [];
   #given = 0;
@@ -149,31 +246,52 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
   #failure: unknown;
   #returned: Promise<void> = Promise.resolve();
 
-  constructor(client: NativeClient, alive: Alive, over: (iterator: MessageIterator) => void) {
-    this.#alive = alive;
+  constructor(client: NativeClient, how: { alive: Alive; endings: Endings; over: (iterator: MessageIterator) => void }) {
+    this.#alive = how.alive;
     this.#client = client;
-    this.#over = over;
-    this.#stream = client.stream((batch) => this.#deliver(batch));
-    alive.hold();
+    this.#endings = how.endings;
+    this.#over = how.over;
+    this.#alive.hold();
   }
 
   next(): Promise<IteratorResult<Message, undefined>> {
-    if (this.#failure !== undefined) {
-      const failed = this.#failure;
-      this.#failure = undefined;
-      return this.#returned.then(() => Promise.reject(failed));
-    }
-    if (this.#given > 0) this.#stream.settled(this.#given, true);
-    this.#given = 0;
-    return new Promise((resolve, reject) => {
-      this.#waiters.push({ resolve, reject });
-      this.#serve();
+    return awaited(() => {
+      if (this.#failure !== undefined) {
+        const failed = this.#failure;
+        this.#failure = undefined;
+        return this.#returned.then(() => Promise.reject(failed));
+      }
+      if (this.#given > 0) this.#stream?.settled(this.#given, true);
+      this.#given = 0;
+      this.#open();
+      return new Promise<IteratorResult<Message, undefined>>((resolve, reject) => {
+        this.#waiters.push({ resolve, reject });
+        this.#serve();
+      });
     });
   }
 
-  async return(): Promise<IteratorResult<Message, undefined>> {
-    await this.end(true);
-    return { done: true, value: undefined };
+  #open(): void {
+    if (this.#stream !== undefined || this.#opening || this.#ended) return;
+    this.#opening = true;
+    const open = () => {
+      this.#opening = false;
+      if (!this.#ended) this.#stream = this.#client.stream((batch) => this.#deliver(batch));
+    };
+    this.#endings.soon(() => {
+      try {
+        open();
+      } catch (error) {
+        this.fail(error);
+      }
+    });
+  }
+
+  return(): Promise<IteratorResult<Message, undefined>> {
+    return awaited(async () => {
+      await this.end(true);
+      return { done: true, value: undefined };
+    });
   }
 
   [Symbol.asyncIterator](): this {
@@ -185,12 +303,17 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
     if (this.#ended) return;
     this.#ended = true;
     this.#alive.release();
-    this.#over(this);
     this.#ready = [];
-    if (consumed && this.#given > 0) this.#stream.settled(this.#given, true);
+    if (consumed && this.#given > 0) this.#stream?.settled(this.#given, true);
     this.#given = 0;
     this.#serve();
-    await this.#stream.end();
+    try {
+      // A signal of the application's own may throw when it is let go.
+      this.#over(this);
+    } catch {
+      // That is its own affair.
+    }
+    if (this.#stream !== undefined) await this.#endings.add(this.#stream.end());
   }
 
   /** Ends the iteration with an error, which whoever waits gets, or who asks next. What was given out is not consumed. */
@@ -204,6 +327,8 @@ export class MessageIterator implements AsyncIterableIterator<Message> {
   }
 
   #deliver(batch: NativeMessage[]): void {
+    // It was on its way when the iteration ended, and is offered again.
+    if (this.#ended) return;
     if (batch.length === 0) {
       void this.end(true).catch(() => {});
       return;

@@ -3,7 +3,7 @@
 import { abortable, contentOf, elements, options, owned, userName } from './check.js';
 import { awaited, invalid } from './errors.js';
 import type { NativeClient, NativeGroup } from './native.js';
-import type { Content, Signal } from './types.js';
+import type { Sendable, Signal } from './types.js';
 
 /** Users that one call names: a group has 1,000 members at most. */
 const MOST_MEMBERS = 1_000;
@@ -63,7 +63,7 @@ export class Group {
    * Sends a message to all members; it is encrypted once. Resolves with its id when it is in the outbox: from then on it can only wait
    * (`client.pending` counts). There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
    */
-  send(content: Content, options_?: { signal?: Signal }): Promise<{ id: string }> {
+  send<T>(content: T & Sendable<T>, options_?: { signal?: Signal }): Promise<{ id: string }> {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of send');
       const request = { group: this.id, content: owned(contentOf(content)) };

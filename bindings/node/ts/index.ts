@@ -14,7 +14,7 @@ export { Group, type GroupInfo } from './groups.js';
 export type {
   AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryPage, IdentityKeyPair,
   IdentityStore, Json, KmipKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisStorage, ReplayStore,
-  SafetyNumber, ServerFiles, SessionStore, Signal, SqliteStorage, StorageAdapters, StorageOptions, TofuStore,
+  SafetyNumber, Sendable, ServerFiles, SessionStore, Signal, SqliteStorage, StorageAdapters, StorageOptions, TofuStore,
 } from './types.js';
 
 /** The same as `createApp`, under the name of earlier versions. */

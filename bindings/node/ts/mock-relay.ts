@@ -9,6 +9,9 @@ import { text } from './storage.js';
 
 export { StvorError } from './errors.js';
 
+/** Those that run: a relay that nobody holds would end with the next garbage collection. */
+const running = new Set<MockRelay>();
+
 /** A relay that runs. It keeps the process alive until it is closed. */
 export class MockRelay {
   readonly #native: NativeRelay;
@@ -18,6 +21,7 @@ export class MockRelay {
   constructor(native: NativeRelay) {
     this.#native = native;
     this.#alive.hold();
+    running.add(this);
   }
 
   /** Where clients connect. */
@@ -45,6 +49,7 @@ export class MockRelay {
   /** Ends it. Twice is no error. */
   close(): Promise<void> {
     this.#alive.want(false);
+    running.delete(this);
     return awaited(() => this.#native.close());
   }
 

@@ -57,12 +57,14 @@ export interface NativeSend {
 
 export interface NativeReceipt {
   readonly id: string;
+  readonly to: string;
   readonly status: string;
   reached(state: string, cancel?: NativeCancel): Promise<void>;
 }
 
 export interface NativeStream {
   settled(count: number, consumed: boolean): void;
+  stop(keep: number): Promise<void>;
   end(): Promise<void>;
 }
 
@@ -89,6 +91,7 @@ export interface NativeClient {
   safetyNumber(peer: string): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;
   manage(what: string, peer: string): Promise<void>;
   acceptNamed(peer: string, fingerprint: string): Promise<void>;
+  verifyNumber(peer: string, digits: string): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
   history(request: { peer: string; limit?: number }, before?: NativePage): Promise<NativePage>;
@@ -123,9 +126,11 @@ export interface NativeSession {
   readonly peerPublicKey: Uint8Array;
   readonly ready: boolean;
   readonly established: boolean;
-  encrypt(content: string | Uint8Array): { message: Uint8Array; headerAt: number };
-  decrypt(message: Uint8Array): { text?: string; bytes?: Uint8Array };
-  decryptParts(header: Uint8Array, ciphertext: Uint8Array): { text?: string; bytes?: Uint8Array };
+  encryptText(text: string, out: Uint8Array): number;
+  encryptBytes(bytes: Uint8Array, out: Uint8Array): number;
+  decrypt(message: Uint8Array, out: Uint8Array): number;
+  decryptParts(header: Uint8Array, ciphertext: Uint8Array, out: Uint8Array): number;
+  given(out: Uint8Array): void;
   takeReply(): Uint8Array | null;
   save(key: Uint8Array): Uint8Array;
 }
@@ -206,11 +211,10 @@ function find(): Native {
   } catch (cause) {
     const missing = (cause as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
     const why = missing ? `the package ${name} is not installed` : `${name} is installed but does not load: ${textOf(cause)}`;
-    throw new StvorError(
-      `the native half for ${here} is missing: ${why}; install with optional dependencies, on the machine (or for the ` +
-        `platform) that runs it: npm install @stvor/sdk@${VERSION} --include=optional`,
-      { code: 'NATIVE_MODULE_MISSING', cause },
-    );
+    const install = `install with optional dependencies, on the machine (or for the platform) that runs it: npm install @stvor/sdk@${VERSION} --include=optional`;
+    // A package that is there and does not load was copied from another machine, or this one's C library is older than it needs.
+    const mend = missing ? install : `if it came from another machine, ${install}; a C library that is too old needs a newer system (glibc 2.28 or later)`;
+    throw new StvorError(`the native half for ${here} is missing: ${why}; ${mend}`, { code: 'NATIVE_MODULE_MISSING', cause });
   }
   if (found.version() !== VERSION) {
     throw new StvorError(

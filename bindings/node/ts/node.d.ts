@@ -5,9 +5,12 @@ interface NodeTimer {
   ref(): void;
   unref(): void;
 }
+declare function setTimeout(callback: () => void, millis: number): NodeTimer;
+declare function clearTimeout(timer: NodeTimer): void;
 declare function setImmediate(callback: () => void): unknown;
 declare function setInterval(callback: () => void, millis: number): NodeTimer;
 declare function clearInterval(timer: NodeTimer): void;
+declare const performance: { now(): number };
 declare const process: {
   platform: string;
   arch: string;
@@ -15,9 +18,14 @@ declare const process: {
   versions: { node: string };
   report?: { excludeNetwork?: boolean; getReport(): any };
   emitWarning(message: string, options: { type: string; code: string }): void;
+  on(event: 'beforeExit', listener: () => void): void;
 };
+interface Buffer extends Uint8Array {
+  readUInt32LE(offset: number): number;
+  toString(encoding?: 'base64url' | 'utf8', start?: number, end?: number): string;
+}
 declare const Buffer: {
   byteLength(text: string): number;
   from(text: string, encoding: 'base64url'): Uint8Array;
-  from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: 'base64url'): string };
+  from(buffer: ArrayBufferLike, offset: number, length: number): Buffer;
 };

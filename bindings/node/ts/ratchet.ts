@@ -15,11 +15,29 @@
  * @packageDocumentation
  */
 
-import { elements, kindOf, unshared } from './check.js';
-import { failure, guarded, invalid, StvorError } from './errors.js';
+import { elements, isUint8Array, kindOf, unshared } from './check.js';
+import { failure as failureOf, invalid, StvorError } from './errors.js';
 import { native, type NativeKeyPair, type NativeSession } from './native.js';
 
 export { StvorError } from './errors.js';
+
+/** What to do about codes that have another answer where nothing fetches bundles and nothing is stored. */
+const ACTIONS: Record<string, string> = {
+  BAD_PARAMETER: 'Give a key of 32 random bytes, the same for sealing and opening.',
+  IDENTITY_CHANGED: 'Do not answer: the message is not from the one whose handshake this session was established with.',
+  NO_SESSION: 'Decrypt the first message before you encrypt, save or put away: the side that answers is ready then.',
+  UNKNOWN_SESSION: 'Establish a session with the handshake that travelled with the first message.',
+};
+
+const failure = (thrown: unknown): StvorError => failureOf(thrown, ACTIONS);
+
+function guarded<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (thrown) {
+    throw failure(thrown);
+  }
+}
 
 /** Bytes of a header: ratchet key 65, previous chain length 4, message number 4, nonce 12. */
 export const HEADER_BYTES = 85;
@@ -143,12 +161,13 @@ export function establishSession(own: KeyPair, peer: Uint8Array | string): { ses
 export function encryptMessage(session: Session, plaintext: string | Uint8Array): EncryptedMessage {
   return guarded(() => {
     const inner = sessionOf(session);
-    if (typeof plaintext !== 'string' && !(plaintext instanceof Uint8Array)) {
+    if (typeof plaintext !== 'string' && !isUint8Array(plaintext)) {
       throw invalid(`a plaintext is a string or a Uint8Array, not ${kindOf(plaintext)}`);
     }
     if (plaintext.length > LONGEST) throw tooLarge(plaintext.length);
-    const { message, headerAt } = inner.encrypt(typeof plaintext === 'string' ? plaintext : unshared(plaintext));
-    return new EncryptedMessage(message, headerAt);
+    const length = typeof plaintext === 'string' ? inner.encryptText(plaintext, view) : inner.encryptBytes(unshared(plaintext), view);
+    fetch(inner, length);
+    return new EncryptedMessage(room.slice(4, length), view.readUInt32LE(0));
   });
 }
 
@@ -163,17 +182,24 @@ export function decryptMessage(
 ): string | Uint8Array | null {
   return guarded(() => {
     const inner = sessionOf(session);
-    let opened: { text?: string; bytes?: Uint8Array };
-    if (typeof message === 'string' || message instanceof Uint8Array) {
-      opened = inner.decrypt(bytesOf(message, 'the message'));
+    let length: number;
+    if (typeof message === 'string' || isUint8Array(message)) {
+      length = inner.decrypt(bytesOf(message, 'the message'), view);
     } else {
       if (typeof message !== 'object' || message === null) throw invalid(`a message is not ${kindOf(message)}`);
       const { header, ciphertext } = message;
-      if (!(header instanceof Uint8Array && ciphertext instanceof Uint8Array)) throw invalid('header and ciphertext are Uint8Arrays');
+      if (!(isUint8Array(header) && isUint8Array(ciphertext))) throw invalid('header and ciphertext are Uint8Arrays');
       if (ciphertext.length > LONGEST) throw tooLarge(ciphertext.length);
-      opened = inner.decryptParts(unshared(header), unshared(ciphertext));
+      length = inner.decryptParts(unshared(header), unshared(ciphertext), view);
     }
-    return opened.text ?? opened.bytes ?? null;
+    fetch(inner, length);
+    try {
+      const [kind] = room;
+      return kind === TEXT ? view.toString('utf8', 1, length) : kind === BYTES ? room.slice(1, length) : null;
+    } finally {
+      // What was decrypted is the application's alone.
+      room.fill(0, 0, length);
+    }
   });
 }
 
@@ -221,7 +247,7 @@ export function encryptMessages(session: Session, plaintexts: readonly (string |
     const all = elements(plaintexts, MOST_MESSAGES, 'plaintexts') as (string | Uint8Array)[];
     const limit = native().maxContent();
     for (const plaintext of all) {
-      if (typeof plaintext !== 'string' && !(plaintext instanceof Uint8Array)) {
+      if (typeof plaintext !== 'string' && !isUint8Array(plaintext)) {
         throw invalid(`a plaintext is a string or a Uint8Array, not ${kindOf(plaintext)}`);
       }
       const size = typeof plaintext === 'string' && plaintext.length <= limit ? Buffer.byteLength(plaintext) : plaintext.length;
@@ -248,6 +274,25 @@ export function decryptMessages(
   });
 }
 
+/**
+ * Where the native half writes its answers: making buffers and objects from there costs several times what the cryptography of a message does.
+ * What leaves is copied out.
+ */
+let room = new Uint8Array(8_192);
+let view = Buffer.from(room.buffer, 0, room.length);
+
+/** What a decrypted message is, in the first byte of its answer. */
+const TEXT = 1;
+const BYTES = 2;
+
+/** Makes room for an answer that had none, and fetches it. */
+function fetch(inner: NativeSession, length: number): void {
+  if (length <= room.length) return;
+  room = new Uint8Array(length);
+  view = Buffer.from(room.buffer, 0, room.length);
+  inner.given(view);
+}
+
 function sessionOf(session: Session): NativeSession {
   if (!(session instanceof Session)) throw invalid('the first argument is a session of establishSession');
   return session._native;
@@ -258,7 +303,7 @@ function tooLarge(size: number): StvorError {
 }
 
 function bytesOf(given: Uint8Array | string, what: string): Uint8Array {
-  if (given instanceof Uint8Array) return unshared(given);
+  if (isUint8Array(given)) return unshared(given);
   if (typeof given !== 'string') throw invalid(`${what} is a Uint8Array, not ${kindOf(given)}`);
   if (given.length > 2 * LONGEST) throw tooLarge(given.length);
   if (!/^[A-Za-z0-9_-]*$/.test(given)) throw invalid(`${what} is not base64url`);

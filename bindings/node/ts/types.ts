@@ -8,6 +8,31 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 /** What a message carries: a string is text, a `Uint8Array` bytes, everything else JSON. */
 export type Content = Json | Uint8Array;
 
+/**
+ * What can be sent as `T`: a content, or an object of your own types that JSON writes as it is; optional fields are left out. Not `Map`, `Set`,
+ * errors, promises and views other than `Uint8Array`: they would arrive as something else, and are refused (in JavaScript where they are all of the
+ * content; what is inside objects is what JSON makes of it).
+ */
+export type Sendable<T> = T extends Content | { toJSON(...rest: never[]): unknown }
+  ? T
+  : T extends
+        | bigint
+        | symbol
+        | ((...rest: never[]) => unknown)
+        | ArrayBuffer
+        | ArrayBufferView
+        | PromiseLike<unknown>
+        | ReadonlyMap<unknown, unknown>
+        | ReadonlySet<unknown>
+        | Error
+    ? never
+    : T extends object
+      ? { [K in keyof T]: undefined extends T[K] ? Within<Exclude<T[K], undefined>> | undefined : Within<T[K]> }
+      : never;
+
+/** Inside a JSON value there are no bytes. */
+type Within<T> = T extends Uint8Array ? never : Sendable<T>;
+
 /** What an `AbortSignal` has to have; so that neither the DOM's nor Node's types are needed. */
 export interface Signal {
   readonly aborted: boolean;
@@ -72,8 +97,8 @@ export interface Receipt {
 export interface Outgoing {
   /** To whom. */
   readonly to: string;
-  /** What it says. */
-  readonly content: Content;
+  /** What it says: as for `send`. */
+  readonly content: Content | object;
 }
 
 /** A message of a conversation. */
@@ -288,7 +313,8 @@ export interface AppOptions {
   dataDir?: string;
   /**
    * `'disk'` (the default) or `{ sqlite: directory }`: SQLite on this machine. `{ postgres: url }` or `{ redis: url }`: a server, so that several
-   * processes can be one user; give a `passphrase` or another key with it. `'memory'`: everything is forgotten with the process.
+   * processes can be one user; give a `passphrase` or another key with it. `'memory'`: everything is forgotten when the client closes,
+   * so its name is taken the next time (`replaceIdentity`).
    */
   storage?: StorageOptions;
   /**
@@ -343,7 +369,7 @@ export interface AppOptions {
   receipts?: { delivered?: boolean; read?: boolean };
   /** One more root certificate to trust, PEM. */
   rootCertificate?: string | Uint8Array;
-  /** Takes user ids over from lost devices, where the relay allows it. */
+  /** Takes user ids over from lost devices, where the relay allows it: tokens for development do. What waits for the lost device is gone. */
   replaceIdentity?: boolean;
   /**
    * On a store that several processes share: milliseconds that one may be silent before the others take over what it did; 10000 if absent, 500 at

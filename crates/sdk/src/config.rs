@@ -522,9 +522,9 @@ impl AppBuilder {
     /// `INVALID_NAME` when the app id can be none; `KEY_MALFORMED` when a phrase or passphrase can be none; `NOT_FOR_PRODUCTION` as [`production`](Self::production) says.
     #[allow(clippy::unused_async, reason = "opening may do I/O in later versions without a break")]
     pub async fn open(self) -> Result<App> {
-        let relay_url = self
-            .relay_url
-            .ok_or_else(|| Error::config("no relay URL was given; set relay_url(\"wss://...\")"))?;
+        let relay_url = self.relay_url.ok_or_else(|| {
+            Error::config("no relay URL was given: set one, wss://... (relay_url; relayUrl in JavaScript)")
+        })?;
         let relay = relay_url.parse::<RelayUrl>().map_err(Error::passed)?;
         let app_id = self.app_id.as_deref().map(AppId::new).transpose()?;
         let (credential, app) = credential(self.app_token, self.client_token, app_id)?;
@@ -630,11 +630,11 @@ fn account() -> String {
 fn minimal_relay(wish: Option<bool>, relay: &RelayUrl, production: bool) -> Result<bool> {
     match wish {
         Some(true) if production => Err(Error::config(
-            "a minimal relay keeps nothing and is not for production: leave minimal_relay out",
+            "a minimal relay keeps nothing and is not for production: leave minimal_relay (legacyRelay in JavaScript) out",
         )),
         None if production => Ok(false),
         Some(true) if relay.is_secure() => Err(Error::config(
-            "a minimal relay is never spoken to over TLS: write ws://, or leave minimal_relay out",
+            "a minimal relay is never spoken to over TLS: write ws://, or leave minimal_relay (legacyRelay in JavaScript) out",
         )),
         Some(wish) => Ok(wish),
         None => Ok(!relay.is_secure() && relay.is_loopback()),

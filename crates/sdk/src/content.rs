@@ -60,6 +60,23 @@ const BYTES: u8 = 2;
 const JSON: u8 = 3;
 
 impl Content {
+    /// JSON that is written already: it travels as it is, with the order of its keys and every digit of its numbers.
+    ///
+    /// ```
+    /// let content = stvor::Content::json(r#"{ "b": 1.0, "a": 2 }"#)?;
+    /// assert_eq!(content.as_bytes(), br#"{ "b": 1.0, "a": 2 }"#);
+    /// assert_eq!(content.as_json().and_then(|value| value["a"].as_u64()), Some(2));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the text is no JSON, is nested deeper than 127 levels, or holds half of a surrogate pair.
+    pub fn json(text: impl Into<String>) -> serde_json::Result<Self> {
+        let text = text.into();
+        let value = serde_json::from_str(&text)?;
+        Ok(Self::Json(Json { value, text }))
+    }
+
     /// The text of [`Content::Text`].
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {

@@ -45,6 +45,7 @@ impl Error {
             ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
             ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
             ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
+            ErrorKind::SafetyNumberMismatch { .. } => "SAFETY_NUMBER_MISMATCH",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
             ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
             ErrorKind::IdentityDerived { .. } => "IDENTITY_DERIVED",
@@ -280,6 +281,15 @@ pub enum ErrorKind {
     )]
     SafetyNumberNotShown {
         /// Who.
+        user: UserId,
+    },
+    /// The digits that were compared are not those of the safety number with the peer.
+    #[error(
+        "the safety number with \"{user}\" is not this one: a digit was misread, or somebody sits between; compare again by a \
+         way that nobody else can write to"
+    )]
+    SafetyNumberMismatch {
+        /// With whom.
         user: UserId,
     },
     /// Another identity registered this user id first.

@@ -207,6 +207,40 @@ async fn a_read_only_directory_or_database_is_named_and_changes_nothing() {
     assert!(unprivileged(&binary, &fresh)[0].ends_with("[STORE_READ_ONLY]"), "no directory can be made");
 }
 
+/// What runs a program after `script` set up a mount for it alone, with the mount's place as `$0`; `None` where nobody may.
+fn in_a_mount<'a>(script: &'a str, at: &'a str) -> Option<[&'a str; 6]> {
+    let wrapper = |flags: &'a str| ["unshare", flags, "sh", "-c", script, at];
+    let works = |flags: &&'a str| {
+        let [program, arguments @ ..] = wrapper(flags);
+        let tried = Command::new(program).args(arguments).arg("true").output();
+        tried.is_ok_and(|tried| tried.status.success())
+    };
+    let found = ["-m", "-rm"].into_iter().find(works);
+    if found.is_none() {
+        println!("skipped: neither root nor a user namespace may mount here (unshare -rm)");
+    }
+    found.map(wrapper)
+}
+
+#[tokio::test]
+async fn a_read_only_mount_is_named_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let path = home.join("s.db");
+    filled(&path, 3).await;
+    let good = std::fs::read(&path).unwrap();
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let Some(wrapper) = in_a_mount(script, home.to_str().unwrap()) else { return };
+    let binary = std::env::current_exe().unwrap();
+    for name in ["s.db", "fresh.db", "below/fresh.db"] {
+        let said = said(child_under(&wrapper, &binary, "open", &home.join(name)));
+        assert!(said[0].ends_with("[STORE_READ_ONLY]") && said[0].contains("home"), "{name}: {said:?}");
+    }
+    assert!(std::fs::read(&path).unwrap() == good);
+    assert_eq!(said(child_of("open", &path)), ["opened"], "where it may be written it opens");
+}
+
 #[test]
 fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
@@ -214,17 +248,8 @@ fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room() {
     std::fs::create_dir(&mount).unwrap();
     let script =
         "mount -t tmpfs -o size=1m none \"$0\" && head -c 300000 /dev/zero > \"$0/ballast\" && exec \"$@\"";
-    let at = mount.to_str().unwrap();
-    let mounts = |flags: &str| {
-        let tried = Command::new("unshare").args([flags, "sh", "-c", script, at, "true"]).output();
-        tried.is_ok_and(|tried| tried.status.success())
-    };
-    let Some(flags) = ["-m", "-rm"].into_iter().find(|flags| mounts(flags)) else {
-        println!("skipped: neither root nor a user namespace may mount a tmpfs here (unshare -rm)");
-        return;
-    };
+    let Some(wrapper) = in_a_mount(script, mount.to_str().unwrap()) else { return };
     let binary = std::env::current_exe().unwrap();
-    let wrapper = ["unshare", flags, "sh", "-c", script, at];
     let said = said(child_under(&wrapper, &binary, "fill", &mount.join("s.db")));
     assert_eq!(said, ["STORE_FULL", "went on"]);
 }

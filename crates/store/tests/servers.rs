@@ -287,6 +287,40 @@ async fn a_server_out_of_memory_is_a_full_store_and_goes_on_when_there_is_room()
 }
 
 #[tokio::test]
+async fn a_server_on_a_full_disk_is_a_full_store_and_goes_on_when_there_is_room() {
+    let Some(server) = Postgres::start_on_a_disk_that_fills().unwrap() else { return };
+    let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    store.commit(pair(0)).await.unwrap();
+    server.fill_disk(true).unwrap();
+    // What fits into the pages that are there is still taken.
+    let mut written = vec![0];
+    let error = loop {
+        let number = written.len() as u64;
+        match store.commit(pair(number)).await {
+            Ok(_) => written.push(number),
+            Err(error) => break error,
+        }
+        assert!(number < 10_000, "the disk is never full");
+    };
+    assert_eq!(error.code(), "STORE_FULL");
+    assert_eq!(store.commit(pair(written.len() as u64)).await.unwrap_err().code(), "STORE_FULL");
+    for half in ["left", "right"] {
+        assert_eq!(numbers(&*store, half).await, written, "reading goes on, and nothing is there by half");
+    }
+    server.fill_disk(false).unwrap();
+    let next = written.len() as u64;
+    store.commit(pair(next)).await.unwrap();
+    written.push(next);
+    server.kill().unwrap();
+    server.restart().unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    for half in ["left", "right"] {
+        assert_eq!(numbers(&*store, half).await, written);
+    }
+}
+
+#[tokio::test]
 async fn a_password_file_is_read_again_when_the_password_changes() {
     let Some(server) = Redis::start().unwrap() else { return };
     let directory = tempfile::tempdir().unwrap();

@@ -9,4 +9,4 @@ mod session;
 mod shape;
 
 pub use pair::{NativeKeyPair, generate_key_pair, restore_key_pair};
-pub use session::{NativeSession, Sealed, Unsealed, establish_session, restore_session};
+pub use session::{NativeSession, establish_session, restore_session};

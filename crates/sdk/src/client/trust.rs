@@ -19,14 +19,19 @@ impl Client {
     /// # Errors
     /// `RECIPIENT_NOT_FOUND`, `RELAY_UNAVAILABLE`, `BAD_DEVICE_LIST` when there is no pinned identity and none to be had.
     pub async fn safety_number(&self, peer: impl AsRef<str>) -> Result<SafetyNumber> {
-        let (core, peer) = (self.core(), user(peer)?);
-        let (key, verified) = match self.ask(&peer, Command::Pin).await? {
+        let peer = user(peer)?;
+        let number = self.number(&peer).await?;
+        self.core().show_number(&peer, number.key());
+        Ok(number)
+    }
+
+    async fn number(&self, peer: &UserId) -> Result<SafetyNumber> {
+        let (key, verified) = match self.ask(peer, Command::Pin).await? {
             Some(pin) => (pin.user_key, pin.verified),
-            None => (self.shown_key(&self.fetch(&peer).await?, &peer)?, false),
+            None => (self.shown_key(&self.fetch(peer).await?, peer)?, false),
         };
-        let own = SafetyParty { user: self.user(), user_key: core.identity.user_key() };
-        let theirs = SafetyParty { user: &peer, user_key: &key };
-        core.show_number(&peer, &key);
+        let own = SafetyParty { user: self.user(), user_key: self.core().identity.user_key() };
+        let theirs = SafetyParty { user: peer, user_key: &key };
         Ok(SafetyNumber::new(stvor_protocol::SafetyNumber::of(&own, &theirs), verified, &key))
     }
 
@@ -51,6 +56,21 @@ impl Client {
     /// is pinned; `RECIPIENT_NOT_FOUND` and the like when there is none and none is to be had.
     pub async fn verify_number(&self, peer: impl AsRef<str>, number: &SafetyNumber) -> Result<()> {
         self.verify_key(&user(peer)?, number.key()).await
+    }
+
+    /// [`verify_number`](Self::verify_number) by the sixty digits that were compared; what stands between them does not count.
+    /// Nothing is shown by it: [`verify`](Self::verify) still speaks of the number that was.
+    ///
+    /// # Errors
+    /// `SAFETY_NUMBER_MISMATCH` when the digits are not those of the identity that is pinned, or that the relay shows when none
+    /// is; otherwise as [`verify_number`](Self::verify_number).
+    pub async fn verify_digits(&self, peer: impl AsRef<str>, digits: &str) -> Result<()> {
+        let peer = user(peer)?;
+        let number = self.number(&peer).await?;
+        if !digits.chars().filter(char::is_ascii_digit).eq(number.digits().chars()) {
+            return Err(ErrorKind::SafetyNumberMismatch { user: peer }.into());
+        }
+        self.verify_key(&peer, number.key()).await
     }
 
     async fn verify_key(&self, peer: &UserId, key: &[u8]) -> Result<()> {

@@ -93,6 +93,10 @@ fn refusal(url: &RelayUrl, error: WsError) -> Refusal {
         WsError::Tls(error) => {
             Refusal::retry(Error::relay_protocol(format!("TLS with {origin} failed: {error}")))
         }
+        // No relay, or a minimal one that is set up to choose none.
+        WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => Refusal::retry(
+            Error::unavailable(format!("{origin} speaks neither stvor.v1 nor what minimal relays do")),
+        ),
         WsError::ConnectionClosed
         | WsError::AlreadyClosed
         | WsError::Protocol(ProtocolError::HandshakeIncomplete) => {

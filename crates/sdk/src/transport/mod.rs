@@ -174,7 +174,8 @@ impl Link {
         if self.login.keys.has_logged_in() {
             // Nobody can force a client back to a relay that promises less.
             return Refusal::retry(Error::relay_protocol(
-                "it speaks only the minimal JSON protocol, and this store has spoken stvor.v1 with it before",
+                "it speaks only the minimal JSON protocol, and this store has spoken stvor.v1 at this address before, which it never \
+                 goes back from: where both are yours, run this one on another port, or give the user another data directory",
             ));
         }
         let mode = watcher.mode();

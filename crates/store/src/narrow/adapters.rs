@@ -163,7 +163,7 @@ impl Adapters {
     /// Takes the adapters for one store.
     pub(super) fn lease(&self) -> Result<Lease, StoreError> {
         if self.open.swap(true, Ordering::SeqCst) {
-            let path = PathBuf::from("of these storage adapters");
+            let path = PathBuf::from("of these storage adapters, which have one user,");
             return Err(StoreError::Locked { path, pid: Some(std::process::id()) });
         }
         Ok(Lease(Arc::clone(&self.open)))

@@ -1,6 +1,7 @@
 //! Real database servers of a test's own: on free ports of loopback and on sockets in short directories, ended with the
 //! test, never a service of the system.
 
+mod full_disk;
 mod postgres;
 mod redis;
 mod swtpm;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::full_disk::FullDisk;
 use super::{SOON, TRIES, find, free_port, give, missing, other_user};
 use crate::process::{Finished, Process, Signal, Spawn, until};
 use crate::temp::{TempDir, temp_dir};
@@ -19,6 +20,7 @@ pub struct Postgres {
     port: u16,
     process: Mutex<Option<Process>>,
     databases: AtomicU32,
+    disk: Option<FullDisk>,
 }
 
 /// A database of a test's own.
@@ -77,6 +79,33 @@ impl Postgres {
         server.started().map(Some)
     }
 
+    /// [`Postgres::start`] on a disk that [`Postgres::fill_disk`] fills; `None` also where no C compiler is.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_on_a_disk_that_fills() -> io::Result<Option<Self>> {
+        let Some(mut server) = Self::start()? else { return Ok(None) };
+        server.disk = FullDisk::in_folder(server.folder.path())?;
+        if server.disk.is_none() {
+            return Ok(None);
+        }
+        server.stop()?;
+        server.restart()?;
+        Ok(Some(server))
+    }
+
+    /// Leaves no room for a longer file of a table or index, or makes room again. Only on a disk that fills.
+    ///
+    /// # Errors
+    /// When the server is on another disk.
+    pub fn fill_disk(&self, full: bool) -> io::Result<()> {
+        let disk = self.disk.as_ref().ok_or_else(|| io::Error::other("the disk does not fill"))?;
+        if full { std::fs::write(&disk.flag, "") } else { std::fs::remove_file(&disk.flag) }
+    }
+
     /// Starts a streaming replica of this server, named `name` for its `synchronous_standby_names`.
     ///
     /// # Errors
@@ -105,7 +134,7 @@ impl Postgres {
         let user = other_user()?;
         give(folder.path(), user)?;
         let (process, databases) = (Mutex::new(None), AtomicU32::new(0));
-        Ok(Some(Self { folder, programs, user, port: 0, process, databases }))
+        Ok(Some(Self { folder, programs, user, port: 0, process, databases, disk: None }))
     }
 
     fn started(mut self) -> io::Result<Self> {
@@ -136,6 +165,10 @@ impl Postgres {
 
     fn spawn(&self, program: &str) -> Spawn {
         let spawn = Spawn::new(self.programs.join(program)).dir(self.folder.path()).env("LC_ALL", "C");
+        let spawn = match &self.disk {
+            Some(disk) => spawn.env("LD_PRELOAD", &disk.library).env("STVOR_DISK_FULL_WHILE", &disk.flag),
+            None => spawn,
+        };
         match self.user {
             Some((user, group)) => spawn.user(user, group),
             None => spawn,
