@@ -229,6 +229,7 @@ mod tests {
             version: 1,
             list_hash: [0; 32],
             verified: false,
+            compared_before: false,
             first_seen: Timestamp::default(),
             earlier: Vec::new(),
             forked: false,

@@ -15,8 +15,12 @@ use crate::limits::{LEFT_BEHIND_READING, MAX_EARLIER_KEYS};
 
 const VERSION: u8 = 1;
 
-/// The version of a pin that moved: as version 1, whether it forked, and the earlier keys.
+/// The version of a pin of which a rotation changed something: as version 1, marks, and the earlier keys.
 const MOVED: u8 = 2;
+
+/// The marks of such a pin: it forked, and a person compared it with an earlier key of ours.
+const FORKED: u8 = 1;
+const COMPARED_BEFORE: u8 = 2;
 
 /// What we hold a user to.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,8 +31,12 @@ pub struct Pin {
     pub version: u64,
     /// SHA-256 of that list.
     pub list_hash: [u8; 32],
-    /// Whether a person compared safety numbers.
+    /// Whether a person compared safety numbers: of this key and ours as it is now.
     pub verified: bool,
+    /// Whether a person compared safety numbers of this key and one of ours that handed over since. The peer's key is the one
+    /// that was compared, so a policy that asks for that goes on; but the number is another one, and nothing shows the peer as
+    /// verified by it.
+    pub compared_before: bool,
     /// When this identity was pinned.
     pub first_seen: Timestamp,
     /// The keys that handed over to this one by rotations, or that it took the place of after a rotation, oldest first: at most
@@ -67,10 +75,18 @@ impl Pin {
             version: list.list().version,
             list_hash: *list.hash(),
             verified,
+            compared_before: false,
             first_seen: now,
             earlier: Vec::new(),
             forked: false,
         }
+    }
+
+    /// Whether a person compared safety numbers of this key, with our present one or one of before: what
+    /// [`FirstContact::VerifiedOnly`] asks for.
+    #[must_use]
+    pub fn was_compared(&self) -> bool {
+        self.verified || self.compared_before
     }
 
     /// Whether the pin moved away from this key by a rotation.
@@ -103,6 +119,7 @@ impl Pin {
             version: 0,
             list_hash: [0; 32],
             verified: false,
+            compared_before: false,
             first_seen: now,
             earlier: all,
             forked: self.forked,
@@ -132,7 +149,7 @@ impl Pin {
     #[must_use]
     pub fn to_record(&self) -> SecretBytes {
         let mut out = Writer::with_capacity(128 + self.earlier.len() * 80);
-        let version = if self.earlier.is_empty() { VERSION } else { MOVED };
+        let version = if self.earlier.is_empty() && !self.compared_before { VERSION } else { MOVED };
         out.u8(self.user_key.suite().layout(version))
             .raw(&self.user_key)
             .u64(self.version)
@@ -140,7 +157,9 @@ impl Pin {
             .u8(u8::from(self.verified))
             .u64(self.first_seen.as_millis());
         if version == MOVED {
-            out.u8(u8::from(self.forked)).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+            let compared_before = if self.compared_before { COMPARED_BEFORE } else { 0 };
+            out.u8(u8::from(self.forked) * FORKED | compared_before)
+                .u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
             for earlier in &self.earlier {
                 out.raw(&earlier.user_key).u64(earlier.left.as_millis());
             }
@@ -165,13 +184,19 @@ impl Pin {
                 version: input.u64()?,
                 list_hash: *input.array()?,
                 verified: input.bool()?,
+                compared_before: false,
                 first_seen: Timestamp::from_millis(input.u64()?),
                 earlier: Vec::new(),
                 forked: false,
             };
-            pin.forked = moved && input.bool()?;
+            let marks = if moved { input.u8()? } else { 0 };
+            if marks & !(FORKED | COMPARED_BEFORE) != 0 {
+                return Err(CodecError::Value);
+            }
+            (pin.forked, pin.compared_before) = (marks & FORKED != 0, marks & COMPARED_BEFORE != 0);
             let count = if moved { usize::from(input.u8()?) } else { 0 };
-            if moved && !(1..=MAX_EARLIER_KEYS).contains(&count) {
+            let least = usize::from(!pin.compared_before);
+            if moved && !(least..=MAX_EARLIER_KEYS).contains(&count) {
                 return Err(CodecError::Length);
             }
             for _ in 0..count {
@@ -193,7 +218,8 @@ pub enum FirstContact {
     FirstUse,
     /// Ask before the first message.
     Ask,
-    /// Exchange nothing before a person compared safety numbers.
+    /// Exchange nothing before a person compared safety numbers. After a rotation of our own that comparison still counts here
+    /// ([`Pin::compared_before`]); after one of the peer's it does not.
     VerifiedOnly,
 }
 
@@ -348,13 +374,14 @@ pub fn judge(
     if list.version == pin.version.saturating_add(1) && list.previous != pin.list_hash {
         return Err(ProtocolError::BadDeviceList("it does not follow the one seen before"));
     }
-    if policy.first == FirstContact::VerifiedOnly && !pin.verified && !verified {
+    if policy.first == FirstContact::VerifiedOnly && !pin.was_compared() && !verified {
         return Err(ProtocolError::NotVerified(user()));
     }
     let updated = Pin {
         version: list.version,
         list_hash: *presented.hash(),
         verified: pin.verified || verified,
+        compared_before: pin.compared_before && !verified,
         ..pin.clone()
     };
     let changed = updated != *pin;

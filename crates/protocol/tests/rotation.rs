@@ -154,7 +154,9 @@ fn mail_to_the_key_that_handed_over_is_read_for_minutes_and_no_new_chain_of_it()
     alice.verify(&b);
     alice.rotate(&[&b]);
     alice.rotate(&[&b]);
-    assert!(!alice.pinned(&b).verified, "the number that was compared is another one now");
+    let pin = alice.fork().pinned(&b);
+    assert!(!pin.verified, "the number that was compared is another one now");
+    assert!(pin.compared_before && pin == alice.pinned(&b), "but bob's key is the one that was compared");
     assert_eq!(code(alice.send(&b, "on the old session")), "NO_SESSION");
     let got = alice.receive_full(&b, &early.remove(1)).unwrap();
     assert_eq!((got.words.as_str(), got.reply), ("early 1", None));
@@ -265,6 +267,36 @@ fn an_identity_that_takes_the_place_of_a_rotated_one_leads_nowhere_back() {
     let decision = TrustDecision { user_key: old, accept: true, verified: false };
     let blob = alice.start(&mut bob, "named").unwrap();
     assert!(bob.open_with(&a, &blob, Some(&decision)).is_ok());
+}
+
+#[test]
+fn who_talks_to_compared_contacts_only_goes_on_with_them_after_rotating() {
+    let (mut alice, mut bob) = pair();
+    let (a, b) = (alice.address(), bob.address());
+    alice.policy.first = FirstContact::VerifiedOnly;
+    alice.verify(&b);
+    alice.rotate(&[&b]);
+    alice.rotate(&[&b]);
+    assert!(bob.follow(&a, &alice.chain()).unwrap());
+    let first = alice.start(&mut bob, "from the new key").unwrap();
+    assert_eq!(bob.receive(&a, &first).unwrap(), "from the new key");
+    let answer = bob.send(&a, "to the new key").unwrap();
+    assert_eq!(alice.receive(&b, &answer).unwrap(), "to the new key");
+    assert!(!alice.pinned(&b).verified);
+    // Compared anew, and taken back: then nothing of before counts.
+    alice.verify(&b);
+    assert!(alice.pinned(&b).verified && !alice.pinned(&b).compared_before);
+    alice.rotate(&[&b]);
+    let effects = alice.conversation(&b).set_verified(false).unwrap();
+    assert!(alice.rows.commit(effects));
+    assert_eq!(code(alice.start(&mut bob, "x")), "IDENTITY_NOT_VERIFIED");
+    // And bob's own rotation takes the comparison with it.
+    alice.verify(&b);
+    alice.rotate(&[&b]);
+    bob.rotate(&[&a]);
+    assert!(alice.follow(&b, &bob.chain()).unwrap());
+    assert!(!alice.pinned(&b).was_compared());
+    assert_eq!(code(alice.start(&mut bob, "x")), "IDENTITY_NOT_VERIFIED");
 }
 
 #[test]

@@ -255,7 +255,7 @@ impl Core {
                 let Some(core) = me.upgrade() else { return };
                 let scan = Scan::of(Table::Outbox, keys::pending_of(&peer)).limit(1);
                 let pending = core.store.scan(scan).await.is_ok_and(|page| !page.rows.is_empty());
-                if pending || !row.due.is_empty() || row.announce {
+                if pending || !row.due.is_empty() || row.announce.is_some() {
                     let _ = core.work(&peer, Work::Wake);
                 }
             }

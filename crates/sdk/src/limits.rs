@@ -6,6 +6,16 @@ use std::time::Duration;
 /// the conversations that are active at once. The others learn of it with our next message, or in answer to theirs.
 pub const ROTATION_TOLD: usize = MAX_LANES / 2;
 
+/// The first wait before a contact who could not be told of a rotation is tried again; it doubles with each try, up to
+/// [`TELL_AGAIN_LONGEST`].
+pub const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// See [`TELL_AGAIN`].
+pub const TELL_AGAIN_LONGEST: Duration = Duration::from_secs(6 * 3_600);
+
+/// How often a contact is tried to be told of a rotation: with the waits above, for about four days. Then they learn of it with
+/// our next message, or in answer to theirs.
+pub const TELL_TRIES: u8 = 24;
+
 /// How long the relay is not asked again after it said that a peer's key did not hand over to another: a peer that changes keys
 /// all the time has it asked no more often. Mail that comes meanwhile waits.
 pub const ROTATIONS_AGAIN: Duration = Duration::from_secs(2);

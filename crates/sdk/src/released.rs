@@ -76,15 +76,8 @@ fn rows_of_version_1_read_and_are_written_as_they_were() {
 
     let lane = "0100000003626f62000000010000000000000001000000000000000200000000000000030000000000000004000000000000\
         00050000000103030303030303030303030303030303";
-    let row = LaneRow {
-        epoch: 1,
-        lane: 2,
-        queued: 3,
-        counter: 4,
-        order: 5,
-        due: vec![place().id],
-        announce: false,
-    };
+    let row =
+        LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due: vec![place().id], announce: None };
     assert_eq!(hex(&row.encode(&bob())), lane);
     assert_eq!(LaneRow::decode(&bytes(lane)), Ok((bob(), row)));
 

@@ -357,8 +357,8 @@ pub(crate) struct LaneRow {
     pub(crate) order: u64,
     /// Contents whose delivery the peer is not told of yet.
     pub(crate) due: Vec<ContentId>,
-    /// The peer is to be told of our present identity by a fresh session.
-    pub(crate) announce: bool,
+    /// The peer is to be told of our present identity by a fresh session; how often that was tried in vain.
+    pub(crate) announce: Option<u8>,
 }
 
 /// The version of a lane's row whose peer is to be told of our present identity; else it is as of version 1.
@@ -369,8 +369,11 @@ impl LaneRow {
 
     pub(crate) fn encode(&self, peer: &Address) -> Vec<u8> {
         let mut out = Writer::with_capacity(128 + 16 * self.due.len());
-        out.u8(if self.announce { VERSION_ANNOUNCE } else { VERSION });
+        out.u8(if self.announce.is_some() { VERSION_ANNOUNCE } else { VERSION });
         peer.encode(&mut out);
+        if let Some(tries) = self.announce {
+            out.u8(tries);
+        }
         out.u64(self.epoch).u64(self.lane).u64(self.queued).u64(self.counter).u64(self.order);
         out.u32(u32::try_from(self.due.len()).unwrap_or(u32::MAX));
         self.due.iter().for_each(|id| {
@@ -381,12 +384,13 @@ impl LaneRow {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Address, Self), CodecError> {
         let mut input = Reader::new(bytes);
-        let announce = match input.u8()? {
+        let announces = match input.u8()? {
             VERSION => false,
             VERSION_ANNOUNCE => true,
             other => return Err(CodecError::Version(other)),
         };
         let peer = Address::decode(&mut input)?;
+        let announce = if announces { Some(input.u8()?) } else { None };
         let mut row = Self {
             announce,
             epoch: input.u64()?,
@@ -538,9 +542,9 @@ mod tests {
         let peer = PeerRow { blocked: true, retention: Some(5), ..PeerRow::new(UserId::new("bob").unwrap()) };
         check(peer.clone(), peer.encode(), PeerRow::decode);
         let due = vec![place().id, place().id];
-        let lane = LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due, announce: false };
+        let lane = LaneRow { epoch: 1, lane: 2, queued: 3, counter: 4, order: 5, due, announce: None };
         let peer = Address::new(UserId::new("bob").unwrap(), stvor_base::DeviceId::FIRST);
-        let telling = LaneRow { announce: true, ..lane.clone() };
+        let telling = LaneRow { announce: Some(3), ..lane.clone() };
         for lane in [lane, telling] {
             check((peer.clone(), lane.clone()), lane.encode(&peer), LaneRow::decode);
         }

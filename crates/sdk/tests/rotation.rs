@@ -18,6 +18,7 @@ use stvor::recipients::{Opening, Sealing};
 use stvor::store::{Finding, Store, StoreError, StoreFacts, StorePlace, StoreProvider};
 use stvor::{
     BackupOptions, Client, Deed, Event, Messages, RotateOptions, SecretBytes, SendOptions, SendWait, Suite,
+    TrustPolicy,
 };
 
 async fn texts(inbox: &mut Messages, count: usize) -> Vec<String> {
@@ -270,6 +271,69 @@ async fn who_closes_at_once_has_told_the_contacts_and_marks_of_before_are_gone()
     event(&mut events, |event| matches!(event, Event::IdentityRotated { .. }).then_some(())).await;
     let alice = app.connect("alice").await.unwrap();
     assert!(!alice.safety_number("bob").await.unwrap().verified(), "that number was never compared");
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_talks_to_compared_contacts_only_goes_on_with_them_after_rotating() {
+    let relay = relay().await;
+    let policy = TrustPolicy::VerifiedOnly;
+    let app = builder(&relay.url()).in_memory().trust_policy(policy).open().await.unwrap();
+    let (alice, bob) = (app.connect("alice").await.unwrap(), app.connect("bob").await.unwrap());
+    for (client, peer) in [(&alice, "bob"), (&bob, "alice")] {
+        let number = client.safety_number(peer).await.unwrap();
+        client.verify_number(peer, &number).await.unwrap();
+    }
+    soon(alice.send("bob", "before").await.unwrap().delivered()).await.unwrap();
+    let (mut at_bob, mut events) = (bob.messages(), bob.events());
+    assert_eq!(texts(&mut at_bob, 1).await, ["before"]);
+
+    let alice = soon(app.rotate_identity("alice")).await.unwrap().client;
+    let mut at_alice = alice.messages();
+    // Alice's policy lets her tell: bob's key is the one that she compared.
+    event(&mut events, |event| matches!(event, Event::IdentityRotated { .. }).then_some(())).await;
+    assert!(!alice.safety_number("bob").await.unwrap().verified(), "that number was never compared");
+    // Bob's policy asks for a comparison of the new key, and both see the same number.
+    let waits = bob.send("alice", "to the new key").await.unwrap();
+    let number = bob.safety_number("alice").await.unwrap();
+    assert_eq!(number.digits(), digits(&alice, "bob").await);
+    bob.verify_number("alice", &number).await.unwrap();
+    soon(waits.delivered()).await.unwrap();
+    let message = soon(at_alice.next()).await.unwrap();
+    assert_eq!((message.text(), message.verified), (Some("to the new key"), false));
+    soon(alice.send("bob", "from the new key").await.unwrap().delivered()).await.unwrap();
+    assert_eq!(texts(&mut at_bob, 1).await, ["from the new key"]);
+    let number = alice.safety_number("bob").await.unwrap();
+    alice.verify_number("bob", &number).await.unwrap();
+    assert!(alice.safety_number("bob").await.unwrap().verified());
+    alice.unverify("bob").await.unwrap();
+    assert_eq!(code(alice.send("bob", "x").await), "IDENTITY_NOT_VERIFIED");
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_rotate_at_once_come_together_and_owe_nobody_anything() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let (alice, bob) = (app.connect("alice").await.unwrap(), app.connect("bob").await.unwrap());
+    soon(alice.send("bob", "hello").await.unwrap().delivered()).await.unwrap();
+    soon(bob.send("alice", "hi").await.unwrap().delivered()).await.unwrap();
+    drop((alice, bob));
+    for round in 0..2 {
+        let (alice, bob) = tokio::join!(app.rotate_identity("alice"), app.rotate_identity("bob"));
+        let (alice, bob) = (alice.unwrap().client, bob.unwrap().client);
+        let text = format!("round {round}");
+        soon(bob.send("alice", &*text).await.unwrap().delivered()).await.unwrap();
+        soon(alice.send("bob", &*text).await.unwrap().delivered()).await.unwrap();
+        for client in [&alice, &bob] {
+            soon(async {
+                while client.pending() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+    }
     relay.shutdown().await;
 }
 

@@ -207,7 +207,7 @@ impl Conversation {
     /// [`ProtocolError::NotVerified`] when nothing is pinned yet.
     pub fn set_verified(&mut self, verified: bool) -> Result<Effects, ProtocolError> {
         let pin = self.pin.as_mut().ok_or_else(|| ProtocolError::NotVerified(self.peer.user.clone()))?;
-        pin.verified = verified;
+        (pin.verified, pin.compared_before) = (verified, false);
         let mut effects = Effects::new();
         effects.put(RecordKey::pin(&self.peer.user), pin.to_record());
         Ok(effects)
@@ -223,7 +223,8 @@ impl Conversation {
 
     /// Puts all sessions away, because our identity handed over to another one: of what is under way on them the chains that
     /// have begun are read for [`crate::limits::LEFT_BEHIND_READING`], and the next message starts a new session. What was to be
-    /// repaired on them counts no more, and a mark that a person compared safety numbers goes: they were of the old identity.
+    /// repaired on them counts no more. A mark that a person compared safety numbers becomes [`Pin::compared_before`]: the numbers
+    /// were of the old identity.
     ///
     /// # Errors
     /// [`ProtocolError::Crypto`] when a session can not be put away; then nothing changed.
@@ -231,7 +232,7 @@ impl Conversation {
         let mut effects = Effects::new();
         self.put_away(&ShieldKey::new(), &mut effects)?;
         if let Some(pin) = self.pin.as_mut().filter(|pin| pin.verified) {
-            pin.verified = false;
+            (pin.verified, pin.compared_before) = (false, true);
             effects.put(RecordKey::pin(&self.peer.user), pin.to_record());
         }
         self.repair = RepairState::default();
@@ -274,8 +275,8 @@ impl Conversation {
         match &self.pin {
             Some(pin) if pin.user_key != *user_key => Err(ProtocolError::IdentityChanged(user())),
             pin => {
-                let verified = pin.as_ref().is_some_and(|pin| pin.verified);
-                if context.policy.first == FirstContact::VerifiedOnly && !verified {
+                let compared = pin.as_ref().is_some_and(Pin::was_compared);
+                if context.policy.first == FirstContact::VerifiedOnly && !compared {
                     return Err(ProtocolError::NotVerified(user()));
                 }
                 Ok(())

@@ -286,8 +286,10 @@ impl Lane {
     /// until that message is sealed.
     pub(super) fn announce(&mut self, step: &mut Step) {
         if self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_none()) {
-            step.row.announce = true;
-            self.fetch_after = tokio::time::Instant::now();
+            if step.row.announce.is_none() {
+                step.row.announce = Some(0);
+                self.tell_after = tokio::time::Instant::now();
+            }
         }
     }
 
@@ -374,7 +376,7 @@ impl Lane {
         self.requests.clear();
         self.refused.clear();
         step.row.due.clear();
-        step.row.announce = false;
+        step.row.announce = None;
         step.row.epoch = 0;
         step.row.lane = 0;
         step.changes

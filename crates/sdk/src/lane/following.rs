@@ -20,7 +20,8 @@ impl Lane {
     /// key that is newer than the answer.
     pub(super) fn may_have_rotated(&self, error: &ProtocolError, source: &Source) -> bool {
         let other = match error {
-            ProtocolError::IdentityChanged(_) => true,
+            // Of what forked there may be a rightful rotation, too: the chain tells which.
+            ProtocolError::IdentityChanged(_) | ProtocolError::IdentityForked(_) => true,
             ProtocolError::AwaitingTrust(question) => question.pinned.is_some(),
             _ => false,
         };

@@ -121,7 +121,10 @@ impl Lane {
                 match self.park(deliver, source, step) {
                     None => self.look_for_rotations(step),
                     Some(over) => {
-                        let refused = ProtocolError::IdentityChanged(self.peer.user.clone());
+                        let refused = match error {
+                            ProtocolError::IdentityForked(_) => error,
+                            _ => ProtocolError::IdentityChanged(self.peer.user.clone()),
+                        };
                         self.take_failure(&refused, over, step);
                     }
                 }
@@ -294,6 +297,12 @@ impl Lane {
             // The peer writes to an identity of ours that handed over: it is told of the present one.
             self.announce(step);
         }
+        let has_session =
+            self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_some());
+        if standing == Standing::Current && has_session {
+            // The peer wrote to our present identity: there is nothing to tell.
+            step.row.announce = None;
+        }
         if started {
             step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
         }
@@ -305,7 +314,7 @@ impl Lane {
                     DeliveryState::Delivered
                 };
                 match plaintext.receipted() {
-                    Ok(ids) => self.take_receipt(&ids, state, step).await?,
+                    Ok(ids) => self.take_receipt(&ids, (state, standing), step).await?,
                     Err(error) => self.unreadable(&error, false, step),
                 }
             }
@@ -409,8 +418,15 @@ impl Lane {
         }
     }
 
-    /// The peer tells how far messages of ours came.
-    async fn take_receipt(&mut self, ids: &[ContentId], state: DeliveryState, step: &mut Step) -> Result<()> {
+    /// The peer tells how far messages of ours came. On a session that was left it may be somebody who has the old keys: what
+    /// sending again needs stays then.
+    pub(super) async fn take_receipt(
+        &mut self,
+        ids: &[ContentId],
+        (state, standing): (DeliveryState, Standing),
+        step: &mut Step,
+    ) -> Result<()> {
+        let current = standing == Standing::Current;
         let store = &self.core.store;
         let index: Vec<_> = ids.iter().map(|id| keys::own_content(*id)).collect();
         let mut places = HashSet::new();
@@ -437,12 +453,14 @@ impl Lane {
             }
             row.state = state;
             row.stamped_at = self.core.now();
-            if let Some(id) = row.msg_id {
+            if let Some(id) = row.msg_id
+                && current
+            {
                 step.changes.delete(keys::sent(&self.peer, id));
                 // The relay's own answer may be late or lost: whoever has the message answers for it.
                 self.accept(id, step);
             }
-            let stays = row.keep != 0;
+            let stays = row.keep != 0 || !current;
             step.messages.insert(place, stays.then_some(row));
             step.advances.push((place.id, state));
         }

@@ -110,7 +110,8 @@ impl Lane {
 
     /// Whether the peer is to be told of our present identity by this instance.
     pub(super) fn announces(&self) -> bool {
-        self.row.announce && self.core.instances.receives()
+        let told = self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_some());
+        self.row.announce.is_some() && !told && self.core.instances.receives()
     }
 
     /// Messages of the application that are not accepted, and everything that is not.

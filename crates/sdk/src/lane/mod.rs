@@ -106,6 +106,12 @@ struct Lane {
     fetching: bool,
     /// No bundle is asked for before this.
     fetch_after: Instant,
+    /// None is asked for before this only to tell the peer of our present identity.
+    tell_after: Instant,
+    /// What is asked for is the device list without prekeys.
+    devices_only: bool,
+    /// That list may be written to: the next question is for prekeys.
+    devices_known: bool,
     bundle: Option<PrekeyBundle>,
     /// A trust question is open; mail that it is about waits for the answer.
     asking: bool,
@@ -204,6 +210,9 @@ impl Lane {
             accepted: Vec::new(),
             fetching: false,
             fetch_after: now,
+            tell_after: now,
+            devices_only: false,
+            devices_known: false,
             bundle: None,
             asking: false,
             looking: false,
@@ -283,13 +292,13 @@ impl Lane {
                 }
             }
             orders.extend(queued.drain(..).map(|order| queue.take(order)));
-            if !(letters.is_empty() && orders.is_empty()) {
-                self.active_at = Instant::now();
-            }
             // What the lane hands to itself was handed over by nobody.
             let own =
                 |order: &&Work| matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Decision(_));
             let handed = letters.len() + orders.len() - orders.iter().filter(own).count();
+            if handed > 0 {
+                self.active_at = Instant::now();
+            }
             taken += u64::try_from(handed).unwrap_or(0);
             self.turn(&mut letters, &mut orders, room).await;
             // After the ACKs of what there was room for.
@@ -500,7 +509,7 @@ impl Lane {
         }
         if !(self.fetching || self.asking) {
             if self.wants_session() {
-                sooner(self.fetch_after);
+                sooner(self.fetch_due());
             }
             if !self.requests.is_empty() {
                 sooner(self.requests_due());
@@ -510,7 +519,8 @@ impl Lane {
     }
 
     fn may_sleep(&self) -> bool {
-        self.active_at.elapsed() >= limits::LANE_IDLE && self.is_at_rest()
+        // Who is to be told of our identity is tried again after a while, if there is room for that.
+        self.active_at.elapsed() >= limits::LANE_IDLE && self.is_at_rest() && !self.announces()
     }
 
     /// Whether the lane would do nothing but wait for orders.

@@ -6,7 +6,7 @@ use stvor_base::ContentId;
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
     ContentKind, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError, RepairRoute,
-    SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision,
+    SafetyParty, SignedDeviceListIn, SignedPrekeyIn, TrustDecision, judge,
 };
 use stvor_wire::server::Bundles;
 use tokio::time::Instant;
@@ -44,12 +44,40 @@ impl Lane {
 
     /// Whether a session is wanted for more than asking for mail again.
     fn has_own_reasons(&self) -> bool {
+        self.has_something_to_say() || self.announces()
+    }
+
+    /// Whether a session is wanted for more than that, and than telling of our present identity.
+    fn has_something_to_say(&self) -> bool {
         !self.held.is_empty()
             || !self.waiting.is_empty()
             || !self.posts.is_empty()
             || self.owes()
             || self.rehandshake
-            || self.announces()
+    }
+
+    /// Whether the peer is to be told of our present identity, and nothing waits to be said to them.
+    fn only_tells(&self) -> bool {
+        self.announces() && !self.has_something_to_say()
+    }
+
+    /// When a bundle is asked for, if one is wanted.
+    pub(super) fn fetch_due(&self) -> Instant {
+        if self.only_tells() { self.fetch_after.max(self.tell_after) } else { self.fetch_after }
+    }
+
+    /// The peer could not be told of our present identity: it is tried again later, each time after a longer while, and after
+    /// some tries no more. Then they learn of it with our next message, or in answer to theirs.
+    fn told_in_vain(&mut self, step: &mut Step) {
+        self.devices_known = false;
+        if !self.only_tells() {
+            return;
+        }
+        let Some(tries) = step.row.announce else { return };
+        let wait = limits::TELL_AGAIN.saturating_mul(2_u32.saturating_pow(tries.into()));
+        self.tell_after = Instant::now() + wait.min(limits::TELL_AGAIN_LONGEST);
+        let tries = tries.saturating_add(1);
+        step.row.announce = (tries < limits::TELL_TRIES).then_some(tries);
     }
 
     /// A stranger has no prekeys that can be got: after some looks their mail is given up.
@@ -74,11 +102,12 @@ impl Lane {
     }
 
     pub(super) fn fetch_if_needed(&mut self) {
-        if self.fetching || self.fetch_after > Instant::now() || !self.wants_session() {
+        if self.fetching || self.fetch_due() > Instant::now() || !self.wants_session() {
             return;
         }
         let Some(session) = self.core.session() else { return };
         let now = Instant::now();
+        self.devices_only = false;
         if self.is_stranger() && !self.has_own_reasons() {
             // Whoever can make mail that nobody can read may take no share of what others need.
             let Ok(permit) = Arc::clone(&self.core.stranger_fetches).try_acquire_owned() else {
@@ -93,6 +122,18 @@ impl Lane {
                 Work::Bundle(
                     session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new),
                 )
+            };
+            self.post_later(fetch, no_bundle());
+            return;
+        }
+        if self.only_tells() && !self.devices_known && !session.minimal {
+            self.devices_only = true;
+            // Who can not be written to is to lose no prekeys by being asked for again and again.
+            self.fetching = true;
+            let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout);
+            let fetch = async move {
+                let timeout = timeout.max(limits::BACKOFF_FIRST);
+                Work::Bundle(session.fetch_rotations(&user, timeout).await.map(Box::new))
             };
             self.post_later(fetch, no_bundle());
             return;
@@ -146,7 +187,7 @@ impl Lane {
         }
         let now = Instant::now();
         for held in self.take_held() {
-            if held.deadline <= now && !self.fetching && !self.asking {
+            if held.deadline <= now && !(self.fetching || self.asking || self.devices_known) {
                 let error = self.not_found(held.request.timeout);
                 self.refuse_send(held.request, error);
             } else {
@@ -166,18 +207,25 @@ impl Lane {
 
     pub(super) async fn take_bundle(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
         self.fetching = false;
+        let devices_only = self.devices_only;
         let bundle = result.and_then(|bundles| {
             self.follow(&bundles, step)?;
-            read_bundle(&self.core, &self.peer, &bundles)
+            if devices_only {
+                self.may_write_to(&bundles)?;
+                return Ok(None);
+            }
+            read_bundle(&self.core, &self.peer, &bundles).map(Some)
         });
         match bundle {
-            Ok(bundle) => {
+            Ok(None) => self.devices_known = true,
+            Ok(Some(bundle)) => {
                 self.unreached = false;
                 self.bundle = Some(bundle);
                 self.start(step);
             }
             Err(error) if error.code() == "RECIPIENT_NOT_FOUND" => {
                 self.give_up_stranger(step);
+                self.told_in_vain(step);
                 self.unreached = true;
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
                 let now = Instant::now();
@@ -193,7 +241,10 @@ impl Lane {
                     }
                 }
             }
-            Err(error) if error.retryable() && self.is_stranger() && !self.has_own_reasons() => {
+            Err(error)
+                if error.retryable()
+                    && (self.only_tells() || self.is_stranger() && !self.has_own_reasons()) =>
+            {
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
             }
             Err(error) if error.retryable() => {
@@ -203,13 +254,47 @@ impl Lane {
             }
             Err(error) => {
                 self.give_up_stranger(step);
-                self.refuse_all(&error);
+                self.refuse_all(&error, step);
             }
         }
     }
 
-    fn refuse_all(&mut self, error: &Error) {
+    /// Whether the policy lets us write to who has this device list.
+    fn may_write_to(&self, bundles: &Bundles) -> Result<()> {
+        let list = SignedDeviceListIn {
+            bytes: bundles.device_list.to_vec(),
+            signature: bundles.device_list_signature.to_vec(),
+        };
+        let list = list.validate(&self.core.config.app, &self.peer.user).map_err(of_protocol)?;
+        let context = context(&self.core);
+        let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin());
+        match judge(pin, &list, (context.policy, self.decision.as_ref()), context.now) {
+            // The question is put once there are prekeys.
+            Ok(_) | Err(ProtocolError::AwaitingTrust(_)) => Ok(()),
+            Err(error) => {
+                self.alarm(&error);
+                Err(of_protocol(error))
+            }
+        }
+    }
+
+    /// Tells that the peer shows another identity.
+    fn alarm(&self, error: &ProtocolError) {
+        let peer = || self.peer.user.clone();
+        match error {
+            ProtocolError::IdentityChanged(_) => {
+                self.core.hub.emit(Event::IdentityChanged { peer: peer(), accepted: false });
+            }
+            ProtocolError::IdentitySuperseded(_) => {
+                self.core.hub.emit(Event::IdentitySuperseded { peer: peer() });
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse_all(&mut self, error: &Error, step: &mut Step) {
         tracing::debug!(code = error.code(), "no session could be started");
+        self.told_in_vain(step);
         self.unreached = true;
         self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
         for held in self.take_held() {
@@ -231,15 +316,15 @@ impl Lane {
         };
         match started {
             Ok(started) => {
-                self.decision = None;
+                (self.decision, self.devices_known) = (None, false);
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 self.note_identity(&started.identity, decider(decision.as_ref()), step);
                 self.enqueue_held(step);
-                let greets = core::mem::take(&mut self.rehandshake) || step.row.announce;
+                let greets = core::mem::take(&mut self.rehandshake) || step.row.announce.is_some();
                 if !step.sealed.is_empty() || (greets && self.greet(step)) {
                     // The peer learns of the new session by its first message.
-                    step.row.announce = false;
+                    step.row.announce = None;
                 }
             }
             Err(ProtocolError::AwaitingTrust(question)) => {
@@ -247,15 +332,9 @@ impl Lane {
                 self.ask(&question);
             }
             Err(error) => {
-                if matches!(error, ProtocolError::IdentityChanged(_)) {
-                    let event = Event::IdentityChanged { peer: self.peer.user.clone(), accepted: false };
-                    self.core.hub.emit(event);
-                }
-                if matches!(error, ProtocolError::IdentitySuperseded(_)) {
-                    self.core.hub.emit(Event::IdentitySuperseded { peer: self.peer.user.clone() });
-                }
+                self.alarm(&error);
                 let error = of_protocol(error);
-                self.refuse_all(&error);
+                self.refuse_all(&error, step);
             }
         }
     }

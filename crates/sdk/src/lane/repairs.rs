@@ -35,8 +35,11 @@ impl Lane {
         let row = self.messages(&[pointer.place], step).await?.pop().flatten();
         let Some(mut row) = row else { return Ok(()) };
         let Some(pinned_then) = row.identity else { return Ok(()) };
+        // A receipt takes the row that led here with it, unless it came on a session that was left: that says nothing.
+        let receipted = matches!(row.state, DeliveryState::Delivered | DeliveryState::Read)
+            && row.msg_id != Some(request.message);
         let facts = ResendFacts {
-            receipted: matches!(row.state, DeliveryState::Delivered | DeliveryState::Read),
+            receipted,
             sent_to: &pointer.peer,
             asked_by: &self.peer,
             pinned_then: &pinned_then,
@@ -48,7 +51,7 @@ impl Lane {
         // was written for another key.
         let allowed = match verdict {
             Resend::Yes => true,
-            Resend::AskPolicy => pin.is_some_and(|pin| pin.verified),
+            Resend::AskPolicy => pin.is_some_and(stvor_protocol::Pin::was_compared),
             _ => false,
         };
         if !allowed {
@@ -109,6 +112,7 @@ impl Lane {
     pub(super) fn welcome_refused(&mut self) {
         self.requests.extend(self.refused.drain(..));
         self.requests_after = Instant::now();
+        (self.fetch_after, self.tell_after) = (Instant::now(), Instant::now());
     }
 
     /// Requests that were not sent yet, and those that wait for a person.
@@ -145,7 +149,7 @@ impl Lane {
     pub(super) fn requests_due(&self) -> Instant {
         match self.conversation.as_ref().map(|conversation| conversation.repair_route(self.core.now())) {
             Some(RepairRoute::Working) => self.requests_after,
-            Some(RepairRoute::Fresh) => self.requests_after.max(self.fetch_after),
+            Some(RepairRoute::Fresh) => self.requests_after.max(self.fetch_due()),
             _ => Instant::now() + REQUEST_RETRY,
         }
     }

@@ -1,11 +1,13 @@
 use std::sync::Weak;
 
 use stvor_base::{DeviceId, UserId};
+use stvor_protocol::Standing;
 use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::executor::Pressure;
+use crate::rows::{MessageRow, PointerRow};
 use crate::{App, ConnectOptions};
 
 /// The lane of a client whose relay is not there, with a message that waits.
@@ -108,6 +110,71 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     };
     tokio::time::timeout(limits::LANE_IDLE / 2, room).await.expect("an idle lane goes");
     assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
+}
+
+#[tokio::test]
+async fn who_can_not_be_told_of_a_rotation_is_asked_for_ever_more_rarely_and_then_no_more() {
+    let client = offline_client().await;
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let (work, _orders) = mpsc::unbounded_channel();
+    let depth = Arc::new(AtomicUsize::new(0));
+    let mut lane = Lane::fresh(Arc::clone(client.core()), peer.clone(), (depth, work.downgrade()));
+    lane.reload().await.unwrap();
+    let mut step = Step::new(lane.row.clone());
+    step.row.announce = Some(0);
+    lane.commit(step).await;
+    assert_eq!(client.pending(), 1, "it is waited for once");
+    for tried in 0..limits::TELL_TRIES {
+        lane.active_at = Instant::now().checked_sub(2 * limits::LANE_IDLE).unwrap();
+        assert!(lane.announces() && !lane.may_sleep(), "{tried}");
+        let gone = Error::from(crate::error::ErrorKind::RecipientNotFound { user: peer.user.clone() });
+        let before = Instant::now();
+        lane.turn(&mut Vec::new(), &mut vec![Work::Bundle(Err(gone))], None).await;
+        let wait = limits::TELL_AGAIN.saturating_mul(2_u32.saturating_pow(tried.into()));
+        let wait = wait.min(limits::TELL_AGAIN_LONGEST);
+        assert!((before + wait..=Instant::now() + wait).contains(&lane.tell_after), "{tried}");
+        assert_eq!(client.pending(), 0, "closing does not wait for who is not there");
+        // As after a restart.
+        lane.reload().await.unwrap();
+    }
+    assert!(!lane.announces() && lane.row.announce.is_none() && !lane.wants_session());
+    // Who has something to say does not wait for that.
+    let mut step = Step::new(lane.row.clone());
+    step.row.announce = Some(9);
+    lane.commit(step).await;
+    lane.tell_after = Instant::now() + limits::TELL_AGAIN_LONGEST;
+    assert!(lane.fetch_due() > Instant::now() + limits::TELL_AGAIN);
+    lane.rehandshake = true;
+    assert!(lane.fetch_due() <= Instant::now() + limits::RECIPIENT_RETRY);
+}
+
+#[tokio::test]
+async fn a_receipt_on_a_session_that_was_left_leaves_what_sending_again_needs() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let (store, place) = (Arc::clone(&client.core().store), lane.waiting[0].place);
+    let message = MessageId::from_bytes([9; 16]);
+    let key = crate::keys::message(&lane.peer.user, place);
+    let sent = crate::keys::sent(&lane.peer, message);
+    let stored = store.one(&key).await.unwrap().unwrap();
+    let mut row = MessageRow::decode(stored.value.expose()).unwrap();
+    row.msg_id = Some(message);
+    let pointer = PointerRow { peer: lane.peer.clone(), place, group: None };
+    let mut changes = stvor_store::ChangeSet::new();
+    changes.put(key.clone(), row.encode()).put(sent.clone(), pointer.encode());
+    store.commit(changes).await.unwrap();
+    let told = [
+        (DeliveryState::Delivered, Standing::TheirsEarlier, true),
+        (DeliveryState::Read, Standing::Current, false),
+    ];
+    for (state, standing, kept) in told {
+        let mut step = Step::new(lane.row.clone());
+        lane.take_receipt(&[place.id], (state, standing), &mut step).await.unwrap();
+        lane.commit(step).await;
+        let stored = store.one(&key).await.unwrap().unwrap();
+        assert_eq!(MessageRow::decode(stored.value.expose()).unwrap().state, state);
+        assert_eq!(store.one(&sent).await.unwrap().is_some(), kept, "{standing:?}");
+    }
 }
 
 fn mark_read() -> Work {

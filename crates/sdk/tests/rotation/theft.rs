@@ -75,6 +75,21 @@ impl Scene {
         (thieves, bob, events)
     }
 
+    /// The relay of before is back, with Alice and Bob.
+    async fn come_back(&mut self) -> Events {
+        self.bob.close().await;
+        self.home.close().await.unwrap();
+        let relay = self.relay.take().unwrap();
+        let port = relay.local_addr().port();
+        relay.shutdown().await;
+        let relay = durable(self.folder.path(), port).await;
+        self.home = app_in(&relay.url(), &self.folder.path().join("home")).await;
+        self.relay = Some(relay);
+        self.alice = self.home.connect("alice").await.unwrap();
+        self.bob = self.home.connect("bob").await.unwrap();
+        self.bob.events()
+    }
+
     async fn end(self) {
         self.home.close().await.unwrap();
         self.relay.unwrap().shutdown().await;
@@ -129,6 +144,30 @@ async fn a_fork_by_a_thief_is_told_and_taken_by_no_policy() {
     // A person may, by name.
     bob.accept_identity_named("alice", &shown).await.unwrap();
     assert!(!bob.safety_number("alice").await.unwrap().verified());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_fork_was_told_a_later_rotation_of_the_rightful_one_is_followed() {
+    let mut scene = Scene::new().await.steal_and_rotate().await;
+    let (thieves, bob, mut events) = scene.betray(MismatchPolicy::Reject).await;
+    let thief = soon(thieves.rotate_identity("alice")).await.unwrap().client;
+    event(&mut events, |event| matches!(event, Event::IdentityForked { .. }).then_some(())).await;
+    thief.close().await;
+    thieves.close().await.unwrap();
+    scene.bob = bob;
+    let mut events = scene.come_back().await;
+    let before = scene.alice.identity().fingerprint;
+    // Nothing but her mail tells of it.
+    scene.alice = soon(scene.home.rotate_identity("alice")).await.unwrap().client;
+    let told = event(&mut events, |event| match event {
+        Event::IdentityRotated { old, new, .. } => Some((old, new)),
+        Event::MessageUndecryptable { code: "IDENTITY_FORKED", .. } => panic!("it is no fork"),
+        _ => None,
+    });
+    assert_eq!(told.await, (before, scene.alice.identity().fingerprint));
+    soon(scene.bob.send("alice", "to the newest").await.unwrap().delivered()).await.unwrap();
+    soon(scene.alice.send("bob", "from the newest").await.unwrap().delivered()).await.unwrap();
     scene.end().await;
 }
 
