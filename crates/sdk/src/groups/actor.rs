@@ -86,6 +86,9 @@ pub(crate) async fn run(
     let mut orders = orders.lock().await;
     let Some(core) = core.upgrade() else { return };
     let mut actor = Actor::new(core);
+    if let Err(error) = actor.renew_owed().await {
+        actor.core.hub.emit(Event::StoreFailing { code: error.code() });
+    }
     // Orders come before mail, whatever mail does to this task.
     let (mut starts, mut mail) = (true, false);
     loop {

@@ -24,7 +24,9 @@ use stvor_protocol::group::Member;
 pub(crate) use self::actor::run;
 use self::desk::{Ask, Order};
 pub(crate) use self::desk::{Desk, Post};
-pub(crate) use self::rows::{MailRow, PostKind, ReceiptRow, post as post_key, receipt as receipt_key};
+pub(crate) use self::rows::{
+    MailRow, PostKind, ReceiptRow, moved as moved_key, post as post_key, receipt as receipt_key,
+};
 use crate::app::user;
 use crate::client::Client;
 use crate::content::Content;

@@ -45,6 +45,7 @@ impl Actor {
     /// which whoever has the old key learns nothing.
     pub(super) async fn renew_without(&mut self, user: &stvor_base::UserId) -> Result<()> {
         let mut turn = Turn::default();
+        turn.changes.delete(rows::moved(user));
         for (id, group) in &mut self.groups {
             if group.key_of(user).is_some() {
                 turn.touched.insert(*id);
@@ -52,6 +53,20 @@ impl Actor {
             }
         }
         self.finish(turn).await
+    }
+
+    /// Does that for whom it is owed since before: the process ended when their pin had moved.
+    pub(super) async fn renew_owed(&mut self) -> Result<()> {
+        let scan = Scan::of(Table::Settings, rows::MOVED);
+        let owed = self.core.store.scan_all(scan, limits::MAX_LANES).await.map_err(Error::passed)?;
+        for row in owed {
+            let name =
+                core::str::from_utf8(row.value.expose()).map_err(|_| Error::passed(CodecError::Value))?;
+            let user = stvor_base::UserId::new(name).map_err(Error::passed)?;
+            self.load().await?;
+            self.renew_without(&user).await?;
+        }
+        Ok(())
     }
 
     /// A store that was restored knows groups as they were when its backup was made: members are asked for what changed

@@ -27,6 +27,14 @@ pub(super) fn group(id: GroupId) -> Key {
     Key::new(Table::Settings, GROUPS, id.as_bytes().as_slice())
 }
 
+/// Users whose key handed over to another, and for whom no fresh sender keys were made yet: by whom the pin is moved, in the
+/// same commit.
+pub(super) const MOVED: &[u8] = b"moved";
+
+pub(crate) fn moved(user: &UserId) -> Key {
+    Key::new(Table::Settings, MOVED, &sha256(&[user.as_str().as_bytes()])[..16])
+}
+
 pub(super) fn mail(seq: u64) -> Key {
     Key::new(Table::Group, MAIL, seq.to_be_bytes())
 }

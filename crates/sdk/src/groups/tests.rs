@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use stvor_base::{Address, DeviceId, GroupId, Timestamp, UserId};
-use stvor_crypto::SystemRandom;
+use stvor_base::{Address, ContentId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::{
     Action, Group as State, GroupContent, GroupIncoming, Member, SignedChangeIn, limits as bounds,
 };
-use stvor_protocol::{EarlierKey, Identity, Pin, RecordKey};
+use stvor_protocol::{ContentKind, EarlierKey, Identity, Pin, Plaintext, RecordKey, RecordKind};
 use stvor_store::{ChangeSet, Scan, Table};
 
 use super::actor::Actor;
@@ -147,6 +147,36 @@ async fn follow(client: &Client, old: &Identity, new: &Identity) -> Timestamp {
     left
 }
 
+#[tokio::test]
+async fn fresh_sender_keys_that_were_owed_when_the_process_ended_are_made_at_the_next_start() {
+    let client = offline_client().await;
+    let core = client.core();
+    let mut actor = Actor::new(Arc::clone(core));
+    let (bob, _, _, group) = rotated_member(&mut actor, &client).await;
+    let chain = crate::records::key(&RecordKey::of_group(RecordKind::OwnChain, group.id(), &[])).unwrap();
+    let words = Plaintext {
+        content: ContentId::from_bytes([1; 16]),
+        kind: ContentKind::Text,
+        body: SecretBytes::from_slice(b"for bob, too"),
+    };
+    let ours = actor.groups.get_mut(&group.id()).unwrap();
+    let sealed = ours.encrypt(&crate::lane::context(core), &words, &mut SystemRandom::new()).unwrap();
+    let mut turn = super::turn::Turn { effects: sealed.effects, ..Default::default() };
+    turn.touched.insert(group.id());
+    assert!(actor.commit(turn).await.is_ok());
+    let mut changes = ChangeSet::new();
+    changes.put(rows::moved(bob.user()), bob.user().as_str().as_bytes().to_vec());
+    core.store.commit(changes).await.unwrap();
+    for there in [rows::moved(bob.user()), chain.clone()] {
+        assert!(core.store.one(&there).await.unwrap().is_some());
+    }
+    let mut next = Actor::new(Arc::clone(core));
+    next.renew_owed().await.unwrap();
+    for gone in [rows::moved(bob.user()), chain] {
+        assert!(core.store.one(&gone).await.unwrap().is_none());
+    }
+}
+
 fn renamed(group: &mut State, by: &Identity, name: &str) -> SignedChangeIn {
     let action = (Action::Rename(name.into()), Timestamp::system());
     group.change(by, action, &mut SystemRandom::new()).unwrap().0.change
@@ -217,10 +247,10 @@ async fn what_was_here_before_a_rotation_was_followed_is_taken_and_after_it_no_s
     client.core().store.commit(changes).await.unwrap();
     actor.take_mail().await;
     assert_eq!(actor.info(id).unwrap().name, "early");
-    let plaintext = stvor_protocol::Plaintext {
-        content: stvor_base::ContentId::from_bytes([1; 16]),
-        kind: stvor_protocol::ContentKind::Text,
-        body: stvor_crypto::SecretBytes::from_slice(b"forged"),
+    let plaintext = Plaintext {
+        content: ContentId::from_bytes([1; 16]),
+        kind: ContentKind::Text,
+        body: SecretBytes::from_slice(b"forged"),
     };
     let context = stvor_protocol::Context { identity: &old, ..crate::lane::context(client.core()) };
     let sealed = group.encrypt(&context, &plaintext, &mut SystemRandom::new()).unwrap();
@@ -239,7 +269,7 @@ async fn after_a_member_rotated_the_next_message_begins_another_chain() {
         if number == 2 {
             actor.take_order(super::desk::Order::Moved(old.user().clone())).await;
         }
-        let content = (stvor_base::ContentId::from_bytes([number; 16]), "hello".into());
+        let content = (ContentId::from_bytes([number; 16]), "hello".into());
         assert!(actor.send(group.id(), content).await.is_ok());
         let scan = Scan::of(Table::Outbox, rows::BODIES);
         let bodies = client.core().store.scan_all(scan, 100).await.unwrap();
@@ -325,7 +355,7 @@ async fn a_group_of_1000_is_made_written_to_and_changed_and_takes_no_more() {
     cost("create");
     let bodies = posts(&actor).await / (bounds::MAX_MEMBERS - 1);
     assert_eq!(posts(&actor).await, bodies * (bounds::MAX_MEMBERS - 1), "all changes to each member");
-    let content = |number: u8| (stvor_base::ContentId::from_bytes([number; 16]), "hello".into());
+    let content = |number: u8| (ContentId::from_bytes([number; 16]), "hello".into());
     cost("count");
     assert!(actor.send(id, content(1)).await.is_ok());
     cost("first message, with the key for each member");
@@ -357,7 +387,7 @@ async fn posts_that_no_lane_took_come_back_when_the_task_ends_by_a_fault() {
     let bob = identity(&client, "bob");
     let mut actor = Actor::new(Arc::clone(&core));
     let mut changes = ChangeSet::new();
-    let body = core.groups.body(stvor_crypto::SecretBytes::from_slice(b"x"), core.now(), &mut changes);
+    let body = core.groups.body(SecretBytes::from_slice(b"x"), core.now(), &mut changes);
     let mut post = || {
         let to = (bob.address().clone(), *bob.user_key());
         core.groups.post(to, (&body, rows::PostKind::Content), (core.now(), None), &mut changes)
