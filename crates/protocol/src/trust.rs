@@ -158,7 +158,7 @@ impl Pin {
             .u64(self.first_seen.as_millis());
         if version == MOVED {
             let compared_before = if self.compared_before { COMPARED_BEFORE } else { 0 };
-            out.u8(u8::from(self.forked) * FORKED | compared_before)
+            out.u8((u8::from(self.forked) * FORKED) | compared_before)
                 .u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
             for earlier in &self.earlier {
                 out.raw(&earlier.user_key).u64(earlier.left.as_millis());

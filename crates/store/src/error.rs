@@ -27,7 +27,7 @@ pub enum StoreError {
     /// Another process, or another handle in this one, has the store open.
     #[error("the store {} is in use by {}; close that program first or use another data directory", path.display(),
         match pid {
-            Some(pid) if *pid == std::process::id() => "another client of this process".to_owned(),
+            Some(pid) if *pid == std::process::id() => format!("another client of this process ({pid})"),
             Some(pid) => format!("process {pid}"),
             None => "another process".to_owned(),
         })]

@@ -289,8 +289,8 @@ async fn a_server_out_of_memory_is_a_full_store_and_goes_on_when_there_is_room()
 #[tokio::test]
 async fn a_server_on_a_full_disk_is_a_full_store_and_goes_on_when_there_is_room() {
     let Some(server) = Postgres::start_on_a_disk_that_fills().unwrap() else { return };
-    let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();
-    let store = stores.open(&place("bob")).await.unwrap();
+    let url = server.database().unwrap().url;
+    let store = PostgresStores::new(&url).unwrap().open(&place("bob")).await.unwrap();
     store.commit(pair(0)).await.unwrap();
     server.fill_disk(true).unwrap();
     // What fits into the pages that are there is still taken.
@@ -314,7 +314,7 @@ async fn a_server_on_a_full_disk_is_a_full_store_and_goes_on_when_there_is_room(
     written.push(next);
     server.kill().unwrap();
     server.restart().unwrap();
-    let store = stores.open(&place("bob")).await.unwrap();
+    let store = PostgresStores::new(&url).unwrap().open(&place("bob")).await.unwrap();
     for half in ["left", "right"] {
         assert_eq!(numbers(&*store, half).await, written);
     }

@@ -285,11 +285,11 @@ impl Lane {
     /// The peer is to be told of our present identity, by the first message of a fresh session. It stands in the lane's row
     /// until that message is sealed.
     pub(super) fn announce(&mut self, step: &mut Step) {
-        if self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_none()) {
-            if step.row.announce.is_none() {
-                step.row.announce = Some(0);
-                self.tell_after = tokio::time::Instant::now();
-            }
+        let no_session =
+            self.conversation.as_ref().is_some_and(|conversation| conversation.session_id().is_none());
+        if no_session && step.row.announce.is_none() {
+            step.row.announce = Some(0);
+            self.tell_after = tokio::time::Instant::now();
         }
     }
 
