@@ -138,7 +138,7 @@ test('odd arguments at apps and clients', async (t) => {
   const [alice] = [await app.connect('alice'), await app.connect('bob')];
   const methods = (object) => Object.getOwnPropertyNames(Object.getPrototypeOf(object))
     .filter((name) => typeof Object.getOwnPropertyDescriptor(Object.getPrototypeOf(object), name).value === 'function'
-      && !['constructor', 'close', 'disconnect', 'deleteAccount', 'wait', 'leave', 'unref', 'read', 'delivered'].includes(name));
+      && !['constructor', 'close', 'disconnect', 'deleteAccount', 'rotateIdentity', 'wait', 'leave', 'unref', 'read', 'delivered'].includes(name));
   await alice.waitForUser('bob', 60_000);
   const group = await alice.createGroup('friends', ['bob']);
   const receipt = await alice.send('bob', 'hello', { timeout: 10_000 });
@@ -155,6 +155,8 @@ test('odd arguments at apps and clients', async (t) => {
     if (name === 'onMessage') result?.();
     if (round % 50 === 0) await contained('older', () => page.older(pick(ODD)()));
   }
+  // What ends the client if it works is tried with what can not work.
+  for (const odd of ['x', 1, {}, [], null]) await contained('rotateIdentity', () => app.rotateIdentity('alice', { notDerived: odd }));
   await alice.unblock('bob');
   await (await alice.send('bob', 'still', { timeout: 10_000 })).delivered();
 });
