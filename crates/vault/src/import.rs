@@ -103,7 +103,7 @@ enum ExportLine {
     },
 }
 
-/// Memories of a file that holds one JSON object a line: an export of a vault ([`crate::Exported::to_json`]), or else
+/// Memories of a file that holds one JSON object a line: an export of a vault ([`crate::export::Exported::to_json`]), or else
 /// [`mcp_memory`], whose memories get `level` and `namespace`. Those of an export keep what is known of them, but not their names,
 /// the memories that they corrected, and their profiles: these are of the other vault.
 ///

@@ -104,8 +104,8 @@ impl Client {
     }
 
     /// Takes the identity with this fingerprint in the place of the pinned one, whatever rotations say: the fingerprint has to
-    /// come from the peer by a way that the relay has no part in. It is SHA-256 of the user key in hexadecimal, as in
-    /// [`crate::IdentityInfo::fingerprint`].
+    /// come from the peer by a way that the relay has no part in. It is the SHA-256 of the user key in hexadecimal:
+    /// `fingerprint` of [`identity`](Self::identity).
     ///
     /// # Errors
     /// `IDENTITY_CHANGED` when the relay shows another one; as [`accept_identity`](Self::accept_identity).
