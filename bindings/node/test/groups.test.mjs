@@ -106,6 +106,16 @@ test('a new name, leaving, and a list', async (t) => {
   assert.equal(await codeOf((await bob.group(group.id)).rename('mine')), 'NOT_A_MEMBER');
 });
 
+test('changes take a signal: one that is aborted changes nothing', async (t) => {
+  const { group } = await three(t);
+  const { epoch } = await group.info();
+  const signal = AbortSignal.abort();
+  for (const act of [() => group.add('dave', { signal }), () => group.remove('bob', { signal }), () => group.rename('x', { signal }), () => group.leave({ signal })]) {
+    assert.equal(await codeOf(act), 'ABORTED');
+  }
+  assert.equal((await group.info()).epoch, epoch);
+});
+
 test('what can not be used is named', async (t) => {
   const { alice, group } = await three(t);
   for (const [act, code] of [

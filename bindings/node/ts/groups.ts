@@ -73,31 +73,32 @@ export class Group {
   }
 
   /** Lets users in, or members with a new identity. They read what is sent from now on, and nothing of before. */
-  add(userIds: string | readonly string[]): Promise<void> {
+  add(userIds: string | readonly string[], options_?: { signal?: Signal }): Promise<void> {
     return awaited(() => {
       const names = namesOf(userIds);
       if (names.length === 0) throw invalid('add names one user or more');
-      return this.#change('add', names);
+      return this.#change('add', names, options_);
     });
   }
 
   /** Puts a user out. They read nothing that members send once they know of it. */
-  remove(userId: string): Promise<void> {
-    return awaited(() => this.#change('remove', [userName(userId)]));
+  remove(userId: string, options_?: { signal?: Signal }): Promise<void> {
+    return awaited(() => this.#change('remove', [userName(userId)], options_));
   }
 
   /** Leaves the group. */
-  leave(): Promise<void> {
-    return awaited(() => this.#change('leave', []));
+  leave(options_?: { signal?: Signal }): Promise<void> {
+    return awaited(() => this.#change('leave', [], options_));
   }
 
   /** Gives it another name, of 1 to 256 bytes. */
-  rename(name: string): Promise<void> {
-    return awaited(() => this.#change('rename', [userName(name, 'the name of a group')]));
+  rename(name: string, options_?: { signal?: Signal }): Promise<void> {
+    return awaited(() => this.#change('rename', [userName(name, 'the name of a group')], options_));
   }
 
-  #change(what: string, names: string[]): Promise<void> {
-    return this.#native.groupChange({ group: this.id, what, names });
+  #change(what: string, names: string[], given: unknown): Promise<void> {
+    const { signal } = options<{ signal: Signal }>(given, ['signal'], `the options of ${what}`);
+    return abortable(signal, (cancel) => this.#native.groupChange({ group: this.id, what, names }, cancel));
   }
 }
 
