@@ -554,9 +554,10 @@ export class Client {
       // What was called for before goes into the outbox before it closes.
       await this.#gate.open();
       await Promise.allSettled([...this.#late]);
-      await this.#handlers.close();
+      // Whatever a stream meets when it ends: the store is unlocked after it.
+      await Promise.allSettled([this.#handlers.close()]);
       if (this.#handlers.size > 0) this.#alive.release();
-      await Promise.all([...this.#iterators].map((iterator) => iterator.end(true)));
+      await Promise.allSettled([...this.#iterators].map((iterator) => iterator.end(true)));
       await this.#native.end('close');
       lingering.delete(this.#native);
       this.#onClose(this);
