@@ -8,14 +8,12 @@ use futures::future::join_all;
 use napi::Env;
 use napi::bindgen_prelude::{Function, PromiseRaw};
 use napi_derive::napi;
-use serde_json::json;
-use stvor::{
-    Client, Content, ContentId, Cursor, Event, Group, GroupId, Receipt, SendOptions, SendWait, UserId,
-};
+use stvor::{Client, Content, ContentId, Cursor, Group, GroupId, Receipt, SendOptions, SendWait};
 
 use crate::app::{retention_of, wait};
 use crate::content::{ContentValue, HistoryValue, millis};
-use crate::failure::{argument, failed, finding};
+use crate::events::described;
+use crate::failure::{argument, failed};
 use crate::limits::{EVENT_BATCH, MAX_BATCH};
 use crate::stream::NativeStream;
 use crate::task::{Cancel, Kept, begun, promise};
@@ -409,9 +407,10 @@ impl NativeClient {
         &self,
         env: &'env Env,
         peer: String,
+        cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, SafetyValue>> {
         let client = self.client()?;
-        promise(env, None, async move {
+        promise(env, cancel, async move {
             let number = client.safety_number(peer).await.map_err(failed)?;
             Ok(SafetyValue {
                 text: number.to_string(),
@@ -431,11 +430,11 @@ impl NativeClient {
     pub fn manage<'env>(
         &self,
         env: &'env Env,
-        what: String,
-        peer: String,
+        (what, peer): (String, String),
+        cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
-        promise(env, None, async move {
+        promise(env, cancel, async move {
             match what.as_str() {
                 "verify" => client.verify(peer).await,
                 "unverify" => client.unverify(peer).await,
@@ -458,13 +457,13 @@ impl NativeClient {
     pub fn accept_named<'env>(
         &self,
         env: &'env Env,
-        peer: String,
-        fingerprint: String,
+        (peer, fingerprint): (String, String),
+        cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
         promise(
             env,
-            None,
+            cancel,
             async move { client.accept_identity_named(peer, fingerprint).await.map_err(failed) },
         )
     }
@@ -477,11 +476,11 @@ impl NativeClient {
     pub fn verify_number<'env>(
         &self,
         env: &'env Env,
-        peer: String,
-        digits: String,
+        (peer, digits): (String, String),
+        cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
-        promise(env, None, async move { client.verify_digits(peer, &digits).await.map_err(failed) })
+        promise(env, cancel, async move { client.verify_digits(peer, &digits).await.map_err(failed) })
     }
 
     /// How long a conversation keeps messages: milliseconds, 0 for no longer than delivery needs, negative for ever.
@@ -548,9 +547,14 @@ impl NativeClient {
     /// # Errors
     /// As the method of `Client` of that name.
     #[napi(catch_unwind)]
-    pub fn end<'env>(&self, env: &'env Env, what: String) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn end<'env>(
+        &self,
+        env: &'env Env,
+        what: String,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
-        promise(env, None, async move {
+        promise(env, cancel, async move {
             match what.as_str() {
                 "close" => {
                     client.close().await;
@@ -566,77 +570,4 @@ impl NativeClient {
 
 fn content_id(id: &str) -> napi::Result<ContentId> {
     id.parse().map_err(|_| argument("a message id is 32 hexadecimal digits"))
-}
-
-fn described(event: &Event) -> String {
-    let fields = match event {
-        Event::Reconnecting { attempt, after } => json!({"attempt": attempt, "after": after.as_millis()}),
-        Event::Offline { code } | Event::StoreFailing { code } => json!({"code": code}),
-        Event::ConversationFailed { peer, attempt, retry_after } => {
-            json!({"peer": peer.as_str(), "attempt": attempt, "retryAfter": retry_after.as_millis()})
-        }
-        Event::TaskFailed { task, attempt, retry_after } => {
-            json!({"task": task, "attempt": attempt, "retryAfter": retry_after.as_millis()})
-        }
-        Event::QueuePressure { queued, waiting, limit } => {
-            json!({"queued": queued, "waiting": waiting, "limit": limit})
-        }
-        Event::CallsRejected { peer, calls } => json!({"peer": peer.as_str(), "calls": calls}),
-        Event::IdentityChanged { peer, accepted } => json!({"peer": peer.as_str(), "accepted": accepted}),
-        Event::IdentityRotated { peer, old, new, was_verified } => {
-            json!({"peer": peer.as_str(), "old": old, "new": new, "wasVerified": was_verified})
-        }
-        Event::IdentitySuperseded { peer } => json!({"peer": peer.as_str()}),
-        Event::IdentityForked { peer, pinned, shown } => {
-            json!({"peer": peer.as_str(), "pinned": pinned, "shown": shown})
-        }
-        Event::MessageUndecryptable { peer, code, repair_requested } => {
-            json!({"peer": peer.as_str(), "code": code, "repairRequested": repair_requested})
-        }
-        Event::Repaired { peer, id } => json!({"peer": peer.as_str(), "id": id.to_string()}),
-        Event::Receipt { peer, ids, state } => json!({
-            "peer": peer.as_str(),
-            "ids": ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "state": state.name(),
-        }),
-        Event::SessionStarted { peer } | Event::ConversationRevived { peer } => {
-            json!({"peer": peer.as_str()})
-        }
-        Event::PrekeysLow { remaining } => json!({"remaining": remaining}),
-        Event::PrekeysUploaded { count } => json!({"count": count}),
-        Event::RollbackDetected { relay, own } => json!({"relay": relay, "own": own}),
-        Event::CounterForged { relay } => json!({"relay": relay}),
-        Event::SendDelayed { peer, code, retry_after } => {
-            json!({"peer": peer.as_str(), "code": code, "retryAfter": retry_after.as_millis()})
-        }
-        Event::DeliveryFailed { peer, id, code } => {
-            json!({"peer": peer.as_str(), "id": id.to_string(), "code": code})
-        }
-        Event::KeyfileCreated { path } => json!({"path": path.display().to_string()}),
-        Event::DevelopmentMode { findings } => {
-            json!({"findings": findings.iter().map(finding).collect::<Vec<_>>()})
-        }
-        Event::Receiving { here } => json!({"here": here}),
-        Event::GroupJoined { group, by } | Event::GroupLeft { group, by } => {
-            json!({"group": group.to_string(), "by": by.as_str()})
-        }
-        Event::GroupChanged { group, by, joined, gone, name } => json!({
-            "group": group.to_string(),
-            "by": by.as_str(),
-            "joined": joined.iter().map(UserId::as_str).collect::<Vec<_>>(),
-            "gone": gone.iter().map(UserId::as_str).collect::<Vec<_>>(),
-            "name": name,
-        }),
-        Event::GroupMemberUnknown { peer } => json!({"peer": peer.as_str()}),
-        Event::SenderKeyMissing { peer, messages } => json!({"peer": peer.as_str(), "messages": messages}),
-        Event::GroupReceipt { group, peer, ids, state } => json!({
-            "group": group.to_string(),
-            "peer": peer.as_str(),
-            "ids": ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "state": state.name(),
-        }),
-        Event::Lagged { missed } => json!({"missed": missed}),
-        _ => json!({}),
-    };
-    json!({"name": event.name(), "fields": fields}).to_string()
 }

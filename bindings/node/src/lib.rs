@@ -12,6 +12,7 @@ pub mod app;
 pub mod bench;
 pub mod client;
 pub mod content;
+mod events;
 mod failure;
 pub mod groups;
 mod limits;

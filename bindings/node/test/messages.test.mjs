@@ -211,6 +211,48 @@ test('a signal ends waiting with ABORTED and its reason', async (t) => {
   assert.equal(await codeOf(alice.send('nobody', 'hi', { signal: controller.signal })), 'ABORTED');
 });
 
+test('what waits for a relay that answers nothing ends with its signal, and works when it answers again', { skip: process.platform === 'win32' && 'no process can be stopped there' }, async (t) => {
+  const served = start(['node_modules/@stvor/sdk/bin.js', 'mock-relay'], { env: { STVOR_MOCK_PORT: '0' } });
+  t.after(() => served.child.kill('SIGKILL'));
+  const port = /ws:\/\/localhost:(\d+)/.exec(await served.line(/ws:/))[1];
+  const settings = { appToken: 'stvor_x', relayUrl: `ws://localhost:${port}`, storage: 'memory', timeout: 60_000 };
+  const [here, there] = [await createApp(settings), await createApp(settings)];
+  t.after(() => Promise.all([here.close(), there.close()]));
+  const alice = await here.connect('alice');
+  const bob = await there.connect('bob');
+  const number = await bob.safetyNumber('alice');
+  served.child.kill('SIGSTOP');
+  const waits = [
+    (signal) => alice.safetyNumber('bob', { signal }),
+    (signal) => alice.verify('bob', number, { signal }),
+    (signal) => alice.acceptIdentity('bob', undefined, { signal }),
+    (signal) => alice.acceptIdentity('bob', bob.identity.fingerprint, { signal }),
+    (signal) => alice.waitForUser('bob', { signal, timeout: 60_000 }),
+  ];
+  const ends = async (wait) => {
+    const controller = new AbortController();
+    const ended = assert.rejects(wait(controller.signal), (error) => error.code === 'ABORTED' && error.cause === 'enough');
+    setImmediate(() => controller.abort('enough'));
+    await ended;
+    assert.equal(await codeOf(wait(AbortSignal.abort())), 'ABORTED');
+  };
+  for (const wait of waits) await ends(wait);
+  assert.equal(await codeOf(alice.deleteAccount({ signal: AbortSignal.abort() })), 'ABORTED');
+  assert.equal(await codeOf(alice.resetSession('bob', { signal: AbortSignal.abort() })), 'ABORTED');
+  assert.equal(await codeOf(alice.recoverFromRollback({ signal: AbortSignal.abort() })), 'ABORTED');
+  assert.equal(await codeOf(alice.safetyNumber('bob', { sginal: 1 })), 'INVALID_CONFIG');
+  served.child.kill('SIGCONT');
+  await alice.verify('bob', number);
+  await alice.send('bob', 'still here');
+  assert.deepEqual(contents(await take(bob, 1)), ['still here']);
+  await alice.resetSession('bob', { signal: new AbortController().signal });
+  await alice.send('bob', 'anew');
+  assert.deepEqual(contents(await take(bob, 1)), ['anew']);
+  served.child.kill('SIGSTOP');
+  await ends((signal) => alice.deleteAccount({ signal }));
+  served.child.kill('SIGCONT');
+});
+
 test('safety numbers agree, verification and blocking hold', async (t) => {
   const { app } = await at(t);
   const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];

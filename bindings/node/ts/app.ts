@@ -3,8 +3,8 @@
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { abortable, isUint8Array, options, span, userName, wait } from './check.js';
-import { Client, warn, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
-import { awaited, guarded, invalid, misconfigured, StvorError, textOf } from './errors.js';
+import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
+import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
 import { native, type NativeApp } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
@@ -99,15 +99,25 @@ export class App {
       for (const value of [given.notDerived, given.acceptLossyStore]) {
         if (value !== undefined && typeof value !== 'boolean') throw invalid('notDerived and acceptLossyStore are true or false');
       }
-      const [user, old, fresh] = await this.#native.rotateIdentity(
-        userName(userId), given.notDerived === true, given.acceptLossyStore === true,
-      );
-      const before = this.#clients.get(user);
-      this.#clients.delete(user);
-      // Its native half is closed; what waits for a handler goes on by itself.
-      before?.client.close().catch(() => {});
+      const name = userName(userId);
+      let rotated: [string, string, string];
+      try {
+        rotated = await this.#native.rotateIdentity(name, given.notDerived === true, given.acceptLossyStore === true);
+      } finally {
+        this.#forgetClosed();
+      }
+      const [user, old, fresh] = rotated;
       return { client: await this.connect(user), old, new: fresh };
     });
+  }
+
+  /** Clients whose native half a rotation closed, also one that failed then: what waits for a handler goes on by itself. */
+  #forgetClosed(): void {
+    for (const [user, { client }] of this.#clients) {
+      if (client.state !== 'closed') continue;
+      this.#clients.delete(user);
+      client.close().catch(() => {});
+    }
   }
 
   /** Closes the client of one user, or of every user. */

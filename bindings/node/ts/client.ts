@@ -3,21 +3,20 @@
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { abortable, aborted, contentFrom, contentOf, elements, options, owned, signalOf, span, userName, wait } from './check.js';
-import { awaited, failure, guarded, invalid, StvorError, textOf } from './errors.js';
+import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
+import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
-import type { NativeClient, NativePage, NativeReceipt, NativeSend } from './native.js';
+import { lingerFor, lingerNoMore } from './linger.js';
+import type { NativeClient, NativePage, NativeSend } from './native.js';
+import { outgoing, sending, SentReceipt } from './sending.js';
 import type {
   ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Sendable, Signal,
 } from './types.js';
 
 /** Messages that one `markRead` names. */
 const MOST_IDS = 10_000;
-
-/** Messages of one `sendMany`, and what their contents may come to. */
-const MOST_SENDS = 10_000;
-const MOST_BYTES = 67_108_864;
 
 /** Messages of a batch that go to the native half at once. */
 const CHUNK = 256;
@@ -39,21 +38,6 @@ export interface RotatedIdentity {
   /** SHA-256 of the new one. */
   new: string;
 }
-
-type Listener = (event: any) => unknown;
-
-const EVENTS = new Set([
-  'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
-  'identityRotated', 'identitySuperseded', 'identityForked',
-  'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
-  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
-  'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
-  'rollbackRecovered', 'counterForged', 'mailLost', 'senderKeyMissing', 'groupReceipt', 'conversationFailed',
-  'conversationRevived', 'taskFailed', 'queuePressure', 'callsRejected',
-]);
-
-/** Told at most once for each client. */
-const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
 
 /** @internal What an app needs of its clients. */
 export interface Inner {
@@ -85,20 +69,17 @@ export class Client {
   readonly #endings = new Endings();
   readonly #handlers: Handlers;
   readonly #iterators = new Set<MessageIterator>();
-  readonly #listeners = new Map<string, Set<Listener>>();
-  /** What `once` was given, and what was put on in its place. */
-  readonly #wrapped = new WeakMap<Listener, Map<string, Listener>>();
+  readonly #listeners = new Listeners();
   readonly #onClose: (client: Client) => void;
   readonly #onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
   readonly #gate: Gate;
   readonly #late = new Set<Promise<unknown>>();
-  #early: { name: string; fields: unknown }[] = [];
   #closing: Promise<void> | undefined;
 
   /** @internal */
   constructor(native: NativeClient, how: ClientSettings) {
     this.#native = native;
-    this.#gate = new Gate(how.gate, (name, event) => this.#emit(name, event));
+    this.#gate = new Gate(how.gate, (name, event) => this.#listeners.emit(name, event));
     this.#onClose = how.onClose;
     this.#onRotate = how.onRotate;
     const report = (error: unknown, message: Message | undefined): void => this.#handlerFailed(error, message);
@@ -334,38 +315,25 @@ export class Client {
   /** Calls `listener` whenever the event happens. */
   on<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
     return guarded(() => {
-      if (!EVENTS.has(event)) throw invalid(`there is no event "${String(event)}"; there are ${[...EVENTS].join(', ')}`);
-      if (typeof listener !== 'function') throw invalid('a listener is a function');
-      let listeners = this.#listeners.get(event);
-      if (!listeners) this.#listeners.set(event, (listeners = new Set()));
-      listeners.add(listener);
-      const early = this.#early.filter((one) => one.name === event);
-      this.#early = this.#early.filter((one) => one.name !== event);
-      if (early.length > 0) void Promise.resolve().then(() => early.forEach((one) => this.#emit(one.name, one.fields)));
+      named(event, listener);
+      this.#listeners.add(event, listener);
       return this;
     });
   }
 
   /** Takes a listener off. */
   off<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
-    const listeners = this.#listeners.get(event);
-    listeners?.delete(listener);
-    const once = this.#wrapped.get(listener)?.get(event);
-    if (once !== undefined) listeners?.delete(once);
+    this.#listeners.remove(event, listener);
     return this;
   }
 
   /** `on`, for one event only. */
   once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
-    if (typeof listener !== 'function') throw invalid('a listener is a function');
-    const own = (happened: ClientEvents[E]) => {
-      this.#listeners.get(event)?.delete(own);
-      if (wrapped.get(event) === own) wrapped.delete(event);
-      return listener(happened);
-    };
-    const wrapped = this.#wrapped.get(listener) ?? new Map<string, Listener>();
-    this.#wrapped.set(listener, wrapped.set(event, own));
-    return this.on(event, own);
+    return guarded(() => {
+      named(event, listener);
+      this.#listeners.addOnce(event, listener);
+      return this;
+    });
   }
 
   /** Waits until the client is connected; fails with `RELAY_UNAVAILABLE` after the timeout. */
@@ -395,9 +363,11 @@ export class Client {
   }
 
   /** The safety number with a peer: the same at both ends, or somebody sits between. */
-  safetyNumber(userId: string): Promise<SafetyNumber> {
+  safetyNumber(userId: string, options_?: { signal?: Signal }): Promise<SafetyNumber> {
     return awaited(async () => {
-      const { text, digits, qr, verified } = await this.#native.safetyNumber(userName(userId));
+      const signal = only(options_, 'safetyNumber');
+      const peer = userName(userId);
+      const { text, digits, qr, verified } = await abortable(signal, (cancel) => this.#native.safetyNumber(peer, cancel));
       return { digits, qr, verified, toString: () => text };
     });
   }
@@ -407,14 +377,12 @@ export class Client {
    * sixty digits: if a digit is another one, or the peer shows another identity by now, nothing is noted, and it is `SAFETY_NUMBER_MISMATCH`. Without it, it is the one that this
    * client showed last.
    */
-  verify(userId: string, number?: SafetyNumber | string): Promise<void> {
-    return awaited(async () => {
-      const name = userName(userId);
-      if (number !== undefined) {
-        await this.#native.verifyNumber(name, digitsOf(number));
-      } else {
-        await this.#native.manage('verify', name);
-      }
+  verify(userId: string, number?: SafetyNumber | string, options_?: { signal?: Signal }): Promise<void> {
+    if (number === undefined) return this.#manage('verify', userId, options_);
+    return awaited(() => {
+      const signal = only(options_, 'verify');
+      const what: [string, string] = [userName(userId), digitsOf(number)];
+      return abortable(signal, (cancel) => this.#native.verifyNumber(what, cancel));
     });
   }
 
@@ -427,11 +395,13 @@ export class Client {
    * Takes the identity that a peer shows now in the place of the pinned one. With a fingerprint (SHA-256 of the user key in
    * hexadecimal, as `identity()` gives it) only that one, and then whatever rotations say.
    */
-  acceptIdentity(userId: string, fingerprint?: string): Promise<void> {
-    if (fingerprint === undefined) return this.#manage('acceptIdentity', userId);
-    return awaited(async () => {
+  acceptIdentity(userId: string, fingerprint?: string, options_?: { signal?: Signal }): Promise<void> {
+    if (fingerprint === undefined) return this.#manage('acceptIdentity', userId, options_);
+    return awaited(() => {
       if (typeof fingerprint !== 'string') throw invalid('the fingerprint is a string');
-      await this.#native.acceptNamed(userName(userId), fingerprint);
+      const signal = only(options_, 'acceptIdentity');
+      const what: [string, string] = [userName(userId), fingerprint];
+      return abortable(signal, (cancel) => this.#native.acceptNamed(what, cancel));
     });
   }
 
@@ -454,8 +424,8 @@ export class Client {
   }
 
   /** Destroys the sessions with a peer and starts a new one. */
-  resetSession(userId: string): Promise<void> {
-    return this.#manage('resetSession', userId);
+  resetSession(userId: string, options_?: { signal?: Signal }): Promise<void> {
+    return this.#manage('resetSession', userId, options_);
   }
 
   /** Removes a conversation from this device. The pinned identity stays. */
@@ -510,14 +480,22 @@ export class Client {
   }
 
   /** After `ROLLBACK_DETECTED`: gives up the sessions of the old copy and starts fresh ones. */
-  recoverFromRollback(): Promise<void> {
-    return awaited(() => this.#native.end('recoverFromRollback'));
+  recoverFromRollback(options_?: { signal?: Signal }): Promise<void> {
+    return awaited(() => {
+      const signal = only(options_, 'recoverFromRollback');
+      return abortable(signal, (cancel) => this.#native.end('recoverFromRollback', cancel));
+    });
   }
 
-  /** Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed. */
-  deleteAccount(): Promise<void> {
+  /**
+   * Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed.
+   *
+   * An aborted signal ends the waiting, no more: what the relay has heard of it, it does, and what it has confirmed goes to its end here.
+   */
+  deleteAccount(options_?: { signal?: Signal }): Promise<void> {
     return awaited(async () => {
-      await this.#native.end('deleteAccount');
+      const signal = only(options_, 'deleteAccount');
+      await abortable(signal, (cancel) => this.#native.end('deleteAccount', cancel));
       await this.close();
     });
   }
@@ -559,7 +537,7 @@ export class Client {
       if (this.#handlers.size > 0) this.#alive.release();
       await Promise.allSettled([...this.#iterators].map((iterator) => iterator.end(true)));
       await this.#native.end('close');
-      lingering.delete(this.#native);
+      lingerNoMore(this.#native);
       this.#onClose(this);
     });
     return this.#closing;
@@ -570,8 +548,12 @@ export class Client {
     return this.close();
   }
 
-  #manage(what: string, userId: string): Promise<void> {
-    return awaited(() => this.#native.manage(what, userName(userId)));
+  #manage(what: string, userId: string, given?: { signal?: Signal }): Promise<void> {
+    return awaited(() => {
+      const signal = only(given, what);
+      const request: [string, string] = [what, userName(userId)];
+      return abortable(signal, (cancel) => this.#native.manage(request, cancel));
+    });
   }
 
   #open(): void {
@@ -586,72 +568,14 @@ export class Client {
     if (camel === 'relayNotDurable') {
       warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
     }
-    // What happens once, while the client opens, waits for the first who listens.
-    if (!this.#emit(camel, fields) && ONCE.has(camel)) this.#early.push({ name: camel, fields });
-  }
-
-  #emit(name: string, event: unknown): boolean {
-    const listeners = this.#listeners.get(name);
-    if (!listeners || listeners.size === 0) return false;
-    for (const listener of [...listeners]) {
-      try {
-        const answer: any = listener(event);
-        if (typeof answer?.then === 'function') answer.then(undefined, (error: unknown) => this.#listenerFailed(name, error));
-      } catch (error) {
-        this.#listenerFailed(name, error);
-      }
-    }
-    return true;
-  }
-
-  #listenerFailed(name: string, error: unknown): void {
-    if (name === 'handlerFailed' || !this.#emit('handlerFailed', { error, message: undefined })) {
-      warn(`a listener of "${name}" failed: ${textOf(error)}`, 'STVOR_LISTENER_FAILED');
-    }
+    this.#listeners.tell(camel, fields);
   }
 
   #handlerFailed(error: unknown, message: Message | undefined): void {
-    if (!this.#emit('handlerFailed', { error, message })) {
+    if (!this.#listeners.emit('handlerFailed', { error, message })) {
       warn(`a message handler failed, its message comes again at the next start: ${textOf(error)}`, 'STVOR_HANDLER_FAILED');
     }
   }
-}
-
-/** Clients that are open, and how long what they have to send may keep a process that has nothing else to do. */
-const lingering = new Map<NativeClient, number>();
-let watching = false;
-
-/** What waits in the outbox of a client is sent before the process ends by itself, as far as its relay takes it in time. */
-function lingerFor(client: NativeClient, patience: number): void {
-  lingering.set(client, patience);
-  if (watching) return;
-  watching = true;
-  process.on('beforeExit', () => {
-    const since = performance.now();
-    const busy = (): boolean => [...lingering].some(([one, most]) => performance.now() - since < most && waits(one));
-    if (over || !busy()) return;
-    const timer = setInterval(() => {
-      if (busy()) return;
-      clearInterval(timer);
-      // What the relay does not take keeps the process for one such while, not for one after the other.
-      over = [...lingering.keys()].some(waits);
-    }, 20);
-  });
-}
-
-let over = false;
-
-function waits(client: NativeClient): boolean {
-  try {
-    return client.pending > 0;
-  } catch {
-    return false;
-  }
-}
-
-/** A warning of the process: the only thing that this package ever prints. */
-export function warn(message: string, code: string): void {
-  process.emitWarning(message, { type: 'StvorWarning', code });
 }
 
 function waiting(given: unknown, what: string): { timeout: number | undefined; signal: Signal | undefined } {
@@ -659,25 +583,9 @@ function waiting(given: unknown, what: string): { timeout: number | undefined; s
   return { timeout: wait(timeout), signal };
 }
 
-function sending(given: unknown, what: string): { timeout: number | undefined; committed: boolean; signal: Signal | undefined } {
-  const { timeout, waitFor, signal } = options<{ timeout: number; waitFor: string; signal: Signal }>(given, ['timeout', 'waitFor', 'signal'], what);
-  if (waitFor !== undefined && waitFor !== 'accepted' && waitFor !== 'committed') throw invalid('waitFor is "accepted" or "committed"');
-  return { timeout: wait(timeout), committed: waitFor === 'committed', signal: signalOf(signal) };
-}
-
-/** Reads the messages of a batch, each once. */
-function outgoing(messages: unknown): { to: string; content: NativeSend['content'] }[] {
-  let bytes = 0;
-  return elements(messages, MOST_SENDS, 'messages').map((message) => {
-    if (typeof message !== 'object' || message === null) throw invalid('a message is { to, content }');
-    const { to, content } = options<Outgoing>(message, ['to', 'content'], 'a message');
-    const read = contentOf(content);
-    bytes += read.text?.length ?? read.bytes?.byteLength ?? 0;
-    if (bytes > MOST_BYTES) {
-      throw new StvorError(`the messages come to more than ${MOST_BYTES} bytes: send them in several calls`, { code: 'MESSAGE_TOO_LARGE' });
-    }
-    return { to: userName(to, 'the recipient'), content: owned(read) };
-  });
+/** The options of what takes a signal and nothing else. */
+function only(given: unknown, what: string): Signal | undefined {
+  return options<{ signal: Signal }>(given, ['signal'], `the options of ${what}`).signal;
 }
 
 /** The digits of a safety number, without what stands between them. */
@@ -689,37 +597,3 @@ function digitsOf(number: unknown): string {
   return digits;
 }
 
-class SentReceipt implements Receipt {
-  readonly #native: NativeReceipt;
-  readonly id: string;
-  readonly to: string;
-
-  constructor(native: NativeReceipt, to: string) {
-    this.#native = native;
-    this.id = native.id;
-    this.to = to;
-  }
-
-  get status(): DeliveryStatus {
-    return guarded(() => this.#native.status as DeliveryStatus);
-  }
-
-  accepted(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('accepted', given);
-  }
-
-  delivered(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('delivered', given);
-  }
-
-  read(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('read', given);
-  }
-
-  #reached(state: string, given: unknown): Promise<void> {
-    return awaited(() => {
-      const { signal } = options<{ signal: Signal }>(given, ['signal'], 'the options of a receipt');
-      return abortable(signal, (cancel) => this.#native.reached(state, cancel));
-    });
-  }
-}

@@ -161,3 +161,8 @@ export async function awaited<T>(act: () => PromiseLike<T> | T): Promise<T> {
     throw failure(thrown);
   }
 }
+
+/** A warning of the process: the only thing that this package ever prints. */
+export function warn(message: string, code: string): void {
+  process.emitWarning(message, { type: 'StvorWarning', code });
+}

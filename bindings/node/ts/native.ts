@@ -88,14 +88,14 @@ export interface NativeClient {
   waitOnline(timeout: number, cancel?: NativeCancel): Promise<void>;
   waitForUser(who: [string, number], cancel?: NativeCancel): Promise<void>;
   markRead(peer: string, ids: string[]): Promise<void>;
-  safetyNumber(peer: string): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;
-  manage(what: string, peer: string): Promise<void>;
-  acceptNamed(peer: string, fingerprint: string): Promise<void>;
-  verifyNumber(peer: string, digits: string): Promise<void>;
+  safetyNumber(peer: string, cancel?: NativeCancel): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;
+  manage(what: [string, string], cancel?: NativeCancel): Promise<void>;
+  acceptNamed(what: [string, string], cancel?: NativeCancel): Promise<void>;
+  verifyNumber(what: [string, string], cancel?: NativeCancel): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
   history(request: { peer: string; limit?: number }, before?: NativePage): Promise<NativePage>;
-  end(what: string): Promise<void>;
+  end(what: string, cancel?: NativeCancel): Promise<void>;
 }
 
 export interface NativeApp {

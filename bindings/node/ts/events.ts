@@ -1,0 +1,88 @@
+/** Events of a client, and who listens. */
+
+import { invalid, textOf, warn } from './errors.js';
+
+export type Listener = (event: any) => unknown;
+
+const EVENTS = new Set([
+  'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
+  'identityRotated', 'identitySuperseded', 'identityForked',
+  'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
+  'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
+  'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
+  'rollbackRecovered', 'counterForged', 'mailLost', 'senderKeyMissing', 'groupReceipt', 'conversationFailed',
+  'conversationRevived', 'taskFailed', 'queuePressure', 'callsRejected',
+]);
+
+/** Told at most once for each client. */
+const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
+
+/** Refuses what is no event, and what is no listener. */
+export function named(event: unknown, listener: unknown): void {
+  if (!EVENTS.has(event as string)) throw invalid(`there is no event "${String(event)}"; there are ${[...EVENTS].join(', ')}`);
+  if (typeof listener !== 'function') throw invalid('a listener is a function');
+}
+
+/** Who listens to what. */
+export class Listeners {
+  readonly #listeners = new Map<string, Set<Listener>>();
+  /** What `once` was given, and what was put on in its place. */
+  readonly #wrapped = new WeakMap<Listener, Map<string, Listener>>();
+  #early: { name: string; fields: unknown }[] = [];
+
+  /** Calls `listener` whenever the event happens, and with what happened before anybody listened. */
+  add(event: string, listener: Listener): void {
+    let listeners = this.#listeners.get(event);
+    if (!listeners) this.#listeners.set(event, (listeners = new Set()));
+    listeners.add(listener);
+    const early = this.#early.filter((one) => one.name === event);
+    this.#early = this.#early.filter((one) => one.name !== event);
+    if (early.length > 0) void Promise.resolve().then(() => early.forEach((one) => this.emit(one.name, one.fields)));
+  }
+
+  /** The same for one event only. */
+  addOnce(event: string, listener: Listener): void {
+    const wrapped = this.#wrapped.get(listener) ?? new Map<string, Listener>();
+    const own: Listener = (happened) => {
+      this.#listeners.get(event)?.delete(own);
+      if (wrapped.get(event) === own) wrapped.delete(event);
+      return listener(happened);
+    };
+    this.#wrapped.set(listener, wrapped.set(event, own));
+    this.add(event, own);
+  }
+
+  /** Takes a listener off, however it was put on. */
+  remove(event: string, listener: Listener): void {
+    const listeners = this.#listeners.get(event);
+    listeners?.delete(listener);
+    const once = this.#wrapped.get(listener)?.get(event);
+    if (once !== undefined) listeners?.delete(once);
+  }
+
+  /** Tells of an event. What happens once, while the client opens, waits for the first who listens. */
+  tell(name: string, event: unknown): void {
+    if (!this.emit(name, event) && ONCE.has(name)) this.#early.push({ name, fields: event });
+  }
+
+  /** Tells of an event; whether anybody listened. */
+  emit(name: string, event: unknown): boolean {
+    const listeners = this.#listeners.get(name);
+    if (!listeners || listeners.size === 0) return false;
+    for (const listener of [...listeners]) {
+      try {
+        const answer: any = listener(event);
+        if (typeof answer?.then === 'function') answer.then(undefined, (error: unknown) => this.#failed(name, error));
+      } catch (error) {
+        this.#failed(name, error);
+      }
+    }
+    return true;
+  }
+
+  #failed(name: string, error: unknown): void {
+    if (name === 'handlerFailed' || !this.emit('handlerFailed', { error, message: undefined })) {
+      warn(`a listener of "${name}" failed: ${textOf(error)}`, 'STVOR_LISTENER_FAILED');
+    }
+  }
+}
