@@ -39,23 +39,25 @@ export interface ExecutorEvents {
 
 type Listener<K extends keyof ExecutorEvents> = (event: ExecutorEvents[K]) => void;
 
-/** A call to a storage. */
-interface Asked {
-  /** When it began, on the monotonic clock. */
-  readonly at: number;
-  readonly address: string;
-  readonly hung: () => void;
-  readonly reject: (error: Error) => void;
+/** A write to a storage. */
+interface Write<T> {
+  value: T;
+  /** What counts if it is given up. */
+  fallback: T;
+  call: (value: T) => unknown;
 }
 
 interface Job {
-  run: () => Promise<void>;
+  run: () => void;
   refuse: (error: Error) => void;
 }
 
 /** Messages that started a session and whose save was given up before they were handed over: of one lane, and of all. The oldest go. */
 const MAX_UNREAD = 8;
 const MAX_UNREAD_LANES = 1_024;
+
+/** Ends a job whose caller was told long ago. Nobody sees it. */
+const GIVEN_UP = new Error('the job was given up');
 
 /** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses. */
 const MAX_HUNG = 8;
@@ -74,12 +76,44 @@ export class Lane {
   /** What such messages say, by their bytes, until they come again. */
   readonly unread = new Map<string, unknown>();
   /** Writes the newest again. */
-  repair: (() => Promise<void>) | undefined;
+  repair: ((turn: Turn) => Promise<void>) | undefined;
   readonly owner: object;
 
   constructor(owner: object, address: string) {
     this.owner = owner;
     this.address = address;
+  }
+}
+
+/**
+ * @internal A job's hold on its lane. Every answer of a storage goes through `took`: a job whose call was given up ends there, whenever the answer
+ * comes. So a call needs no promise of its own, and there are four for each message.
+ */
+export class Turn {
+  readonly lane: Lane;
+  /** Ends the job for its caller. */
+  readonly refuse: (error: Error) => void;
+  /** A call to the storage is under way. */
+  waits = false;
+  /** Since when, on the monotonic clock; 0 until the event loop has turned once. */
+  since = 0;
+  /** The job is over for its caller. */
+  over = false;
+  /** What happens when the write that is under way is given up. */
+  hung: (() => void) | undefined;
+  /** What happens when any call of the job is. */
+  lost: (() => void) | undefined;
+
+  constructor(lane: Lane, refuse: (error: Error) => void) {
+    this.lane = lane;
+    this.refuse = refuse;
+  }
+
+  /** Takes what was awaited. */
+  took<T>(answer: T): T {
+    if (this.over) throw GIVEN_UP;
+    this.waits = false;
+    return answer;
   }
 }
 
@@ -99,8 +133,8 @@ export class Executor {
   readonly #listeners = new Map<string, Set<(event: never) => void>>();
   /** Lanes with unread messages, the oldest first. */
   readonly #unread = new Set<Lane>();
-  /** Calls to storages that are under way, the oldest first. */
-  readonly #asked = new Set<Asked>();
+  /** Jobs that run. */
+  readonly #running = new Set<Turn>();
   #looking = false;
   #timer: NodeTimer | undefined;
   #pending = 0;
@@ -153,7 +187,7 @@ export class Executor {
   }
 
   /** @internal Runs `work` as the only job of an address. */
-  run<T>(owner: object, address: string, work: (lane: Lane) => Promise<T>): Promise<T> {
+  run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>): Promise<T> {
     let lanes = this.#lanes.get(owner);
     if (lanes === undefined) this.#lanes.set(owner, (lanes = new Map()));
     let lane = lanes.get(address);
@@ -163,10 +197,10 @@ export class Executor {
       // The common case: nothing is in the way.
       its.busy = true;
       this.#pending += 1;
-      return this.#settle(owner, its, work);
+      return new Promise<T>((resolve, refuse) => this.#start(its, work, resolve, refuse));
     }
     return new Promise<T>((resolve, refuse) => {
-      const job: Job = { run: () => this.#settle(owner, its, work).then(resolve, refuse), refuse };
+      const job: Job = { run: () => this.#start(its, work, resolve, refuse), refuse };
       this.#admit(its, job);
     });
   }
@@ -208,50 +242,73 @@ export class Executor {
       this.#queued -= 1;
       lane.busy = true;
       this.#pending += 1;
-      void job.run();
+      job.run();
     }
   }
 
-  async #settle<T>(owner: object, lane: Lane, work: (lane: Lane) => Promise<T>): Promise<T> {
-    try {
-      const { repair } = lane;
-      if (repair !== undefined && lane.hung === 0) {
-        await repair();
-        lane.repair = undefined;
-      }
-      const done = await work(lane);
-      if (lane.failures > 0) {
-        lane.failures = 0;
-        this.emit('revived', () => ({ address: lane.address }));
-      }
-      return done;
-    } catch (thrown) {
-      const { code } = thrown as { code?: unknown };
-      if (code === 'INTERNAL' || code === 'STORAGE_TIMEOUT') this.#pause(owner, lane, code);
-      throw thrown;
-    } finally {
-      lane.busy = false;
-      this.#pending -= 1;
-      this.#next(owner, lane);
+  #start<T>(lane: Lane, work: (turn: Turn) => Promise<T>, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
+    const turn = new Turn(lane, refuse);
+    this.#running.add(turn);
+    const repair = lane.hung === 0 ? lane.repair : undefined;
+    const running = repair === undefined ? work(turn) : this.#repaired(turn, repair, work);
+    running.then(
+      (value) => {
+        if (turn.over) return;
+        if (lane.failures > 0) {
+          lane.failures = 0;
+          this.emit('revived', () => ({ address: lane.address }));
+        }
+        this.#end(turn);
+        resolve(value);
+      },
+      (thrown: unknown) => {
+        if (turn.over) return;
+        this.#fail(turn, turn.waits ? storageFailed(thrown) : thrown);
+      },
+    );
+  }
+
+  async #repaired<T>(turn: Turn, repair: (turn: Turn) => Promise<void>, work: (turn: Turn) => Promise<T>): Promise<T> {
+    await repair(turn);
+    turn.lane.repair = undefined;
+    return work(turn);
+  }
+
+  #fail(turn: Turn, error: unknown): void {
+    const { code } = error as { code?: unknown };
+    if (code === 'INTERNAL' || code === 'STORAGE_TIMEOUT') this.#pause(turn.lane, code);
+    this.#end(turn);
+    turn.refuse(error as Error);
+  }
+
+  #end(turn: Turn): void {
+    turn.over = true;
+    this.#running.delete(turn);
+    if (this.#timer !== undefined && this.#running.size === 0) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
     }
+    turn.lane.busy = false;
+    this.#pending -= 1;
+    this.#next(turn.lane);
   }
 
   /** A lane that failed starts again later, from what its storage holds. */
-  #pause(owner: object, lane: Lane, code: string): void {
+  #pause(lane: Lane, code: string): void {
     const pause = this.#backoff * Math.min(60, 2 ** lane.failures);
     lane.failures += 1;
     lane.paused = true;
     this.emit('crash', () => ({ address: lane.address, code, pause }));
     setTimeout(() => {
       lane.paused = false;
-      this.#next(owner, lane);
+      this.#next(lane);
     }, pause);
   }
 
-  #next(owner: object, lane: Lane): void {
+  #next(lane: Lane): void {
     if (!lane.busy && !lane.paused) {
       if (lane.jobs.length > 0) this.#ready.push(lane);
-      else if (lane.failures === 0 && lane.newest.size === 0 && lane.unread.size === 0) this.#lanes.get(owner)?.delete(lane.address);
+      else if (lane.failures === 0 && lane.newest.size === 0 && lane.unread.size === 0) this.#lanes.get(lane.owner)?.delete(lane.address);
     }
     while (this.#waiting.length > 0 && this.#queued < this.#maxQueued) {
       const at = this.#waiting.findIndex((one) => one.lane.jobs.length < this.#maxPerPeer);
@@ -284,46 +341,47 @@ export class Executor {
     if (lane.unread.size === 0) this.#unread.delete(lane);
   }
 
-  /** @internal A read, with a deadline. */
-  read<T>(lane: Lane, key: string, call: () => T | PromiseLike<T>): T | Promise<T> {
-    if (lane.newest.has(key)) return lane.newest.get(key) as T;
-    return this.#within(lane, call, NOTHING);
+  /** @internal A read, with a deadline; the turn takes what is awaited of it. */
+  read<T>(turn: Turn, key: string, call: () => T | PromiseLike<T>): T | PromiseLike<T> {
+    const { newest } = turn.lane;
+    if (newest.size > 0 && newest.has(key)) return newest.get(key) as T;
+    return this.#ask(turn, call);
   }
 
   /**
    * @internal A write of `write.value`, with a deadline. One that is given up may still land, after later ones: until that is known,
    * reads give the newest that counts, and once it is, the newest is written again before anything else happens on the lane.
    */
-  write<T>(lane: Lane, key: string, write: { value: T; /** What counts if it is given up. */ fallback: T; call: (value: T) => unknown }): unknown {
+  write<T>(turn: Turn, key: string, write: Write<T>): unknown {
+    const { lane } = turn;
     if (lane.hung >= MAX_HUNG) {
       throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
     }
-    const { value, fallback, call } = write;
-    if (lane.newest.has(key)) lane.newest.set(key, value);
-    return this.#within(
-      lane,
-      () => call(value),
-      (ended) => {
-        lane.newest.set(key, fallback);
-        lane.hung += 1;
-        const settled = () => {
-          lane.hung -= 1;
-          if (lane.hung > 0) return;
-          lane.repair = async () => {
-            const newest = lane.newest.get(key) as T;
-            await this.#within(lane, () => call(newest), NOTHING);
-            lane.newest.clear();
-          };
-          // Now, and not only with the next call: the process may end before one comes.
-          this.run(lane.owner, lane.address, async () => {}).catch(() => {});
-        };
-        void ended.then(settled, settled);
-      },
-    );
+    if (lane.newest.size > 0 && lane.newest.has(key)) lane.newest.set(key, write.value);
+    const ended = this.#ask(turn, () => write.call(write.value));
+    if (turn.waits) turn.hung = () => this.#uncertain(lane, key, write, ended as PromiseLike<unknown>);
+    return ended;
   }
 
-  /** What a storage answers. One that answers at once costs no promise, and none costs a timer of its own. */
-  #within<T>(lane: Lane, call: () => T | PromiseLike<T>, hung: (ended: PromiseLike<unknown>) => void): T | Promise<T> {
+  #uncertain<T>(lane: Lane, key: string, { fallback, call }: Write<T>, ended: PromiseLike<unknown>): void {
+    lane.newest.set(key, fallback);
+    lane.hung += 1;
+    const settled = () => {
+      lane.hung -= 1;
+      if (lane.hung > 0) return;
+      lane.repair = async (turn) => {
+        const newest = lane.newest.get(key) as T;
+        turn.took(await this.#ask(turn, () => call(newest)));
+        lane.newest.clear();
+      };
+      // Now, and not only with the next call: the process may end before one comes.
+      this.run(lane.owner, lane.address, async () => {}).catch(() => {});
+    };
+    void ended.then(settled, settled);
+  }
+
+  /** What a storage answers. One that answers at once costs nothing, and none costs a promise or a timer of its own. */
+  #ask<T>(turn: Turn, call: () => T | PromiseLike<T>): T | PromiseLike<T> {
     let answer: T | PromiseLike<T>;
     try {
       answer = call();
@@ -331,55 +389,46 @@ export class Executor {
     } catch (cause) {
       throw storageFailed(cause);
     }
-    const promise = answer as PromiseLike<T>;
-    return new Promise<T>((resolve, reject) => {
-      const asked: Asked = { at: performance.now(), address: lane.address, hung: () => hung(promise), reject };
-      this.#asked.add(asked);
-      this.#watch();
-      promise.then(
-        (value) => void (this.#answered(asked) && resolve(value)),
-        (cause: unknown) => void (this.#answered(asked) && reject(storageFailed(cause))),
-      );
-    });
-  }
-
-  /** Whether the call was still waited for. */
-  #answered(asked: Asked): boolean {
-    const waited = this.#asked.delete(asked);
-    if (this.#timer !== undefined && this.#asked.size === 0) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
+    turn.waits = true;
+    turn.since = 0;
+    turn.hung = undefined;
+    if (!this.#looking) {
+      this.#looking = true;
+      setImmediate(this.#look);
     }
-    return waited;
+    return answer;
   }
 
   /**
    * One timer watches over all calls to storages. It keeps the process alive while one is under way, which is looked at once in each turn
    * of the event loop: most answers are there before that.
    */
-  #watch(): void {
-    if (this.#looking) return;
-    this.#looking = true;
-    setImmediate(() => {
-      this.#looking = false;
-      const [oldest] = this.#asked;
-      if (oldest === undefined || this.#timer !== undefined) return;
-      const left = Math.max(1, oldest.at + this.storageTimeout - performance.now());
-      this.#timer = setTimeout(() => {
-        this.#timer = undefined;
-        this.#expire();
-        if (this.#asked.size > 0) this.#watch();
-      }, left);
-    });
-  }
+  readonly #look = (): void => {
+    this.#looking = false;
+    const now = performance.now();
+    let oldest = Number.POSITIVE_INFINITY;
+    for (const turn of this.#running) {
+      if (!turn.waits) continue;
+      if (turn.since === 0) turn.since = now;
+      oldest = Math.min(oldest, turn.since);
+    }
+    if (oldest === Number.POSITIVE_INFINITY || this.#timer !== undefined) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#expire();
+      this.#look();
+    }, Math.max(1, oldest + this.storageTimeout - now));
+  };
 
   #expire(): void {
-    for (const asked of this.#asked) {
-      if (performance.now() - asked.at < this.storageTimeout) break;
-      this.#asked.delete(asked);
-      asked.hung();
-      asked.reject(
-        new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${asked.address}`, {
+    const now = performance.now();
+    for (const turn of this.#running) {
+      if (!turn.waits || turn.since === 0 || now - turn.since < this.storageTimeout) continue;
+      turn.hung?.();
+      turn.lost?.();
+      this.#fail(
+        turn,
+        new StorageError(`the storage did not answer within ${this.storageTimeout} ms for ${turn.lane.address}`, {
           code: 'STORAGE_TIMEOUT',
           retryable: true,
         }),
@@ -399,8 +448,6 @@ function count(given: unknown, otherwise: number, what: string): number {
   if (typeof given === 'number' && Number.isInteger(given) && given >= 1 && given <= 2_147_483_647) return given;
   throw invalid(`${what} is a whole number of 1 or more`);
 }
-
-const NOTHING = (): void => {};
 
 /** The executor of ciphers that were not given one. */
 export const defaultExecutor = new Executor();

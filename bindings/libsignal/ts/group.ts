@@ -3,7 +3,7 @@
  */
 
 import { bytesOf, coded, guarded, invalid, isUint8Array } from './errors.js';
-import { defaultExecutor, type Executor, type Lane } from './executor.js';
+import { defaultExecutor, type Executor, type Turn } from './executor.js';
 import { generateKeyPair, type KeyPair } from './curve.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
 import { native, type Chain } from './native.js';
@@ -391,54 +391,78 @@ export class SenderKeyMessage extends CiphertextMessage {
   }
 }
 
-async function load(store: SenderKeyStore, executor: Executor, lane: Lane, name: SenderKeyName): Promise<SenderKeyRecord> {
-  const given = await executor.read(lane, 'record', () => store.loadSenderKey(name));
-  if (given === undefined || given === null) return new SenderKeyRecord();
-  return given instanceof SenderKeyRecord ? given : SenderKeyRecord.deserialize(given);
-}
+/** Where the keys of one sender are. */
+class Row {
+  readonly store: SenderKeyStore;
+  readonly name: SenderKeyName;
+  readonly key: string;
+  readonly executor: Executor;
 
-/** `before` is what counts if a message that was read can not be stored: it can come again. */
-async function save(store: SenderKeyStore, executor: Executor, lane: Lane, [name, bytes, before]: [SenderKeyName, Buffer, SenderKeyRecord?]): Promise<void> {
-  const value = SenderKeyRecord._adopt(bytes);
-  await executor.write(lane, 'record', { value, fallback: before ?? value, call: (one) => store.storeSenderKey(name, one) });
+  constructor(store: unknown, name: SenderKeyName, options: GroupOptions) {
+    this.store = storeOf(store);
+    if (name === undefined || name === null) throw invalid('a SenderKeyName says whose sender keys they are');
+    this.name = name;
+    this.key = name.toString();
+    this.executor = options.executor ?? defaultExecutor;
+  }
+
+  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+    return this.executor.run(this.store, this.key, work);
+  }
+
+  /** Asks for the record, for `record` to read. The turn takes what is awaited of it. */
+  ask(turn: Turn): unknown {
+    return this.executor.read(turn, 'record', () => this.store.loadSenderKey(this.name));
+  }
+
+  record(given: unknown): SenderKeyRecord {
+    if (given instanceof SenderKeyRecord) return given;
+    return given === undefined || given === null ? new SenderKeyRecord() : SenderKeyRecord.deserialize(given);
+  }
+
+  /** `before` is what counts if a message that was read can not be stored: it can come again. */
+  save(turn: Turn, bytes: Buffer, before?: SenderKeyRecord): unknown {
+    const value = SenderKeyRecord._adopt(bytes);
+    return this.executor.write(turn, 'record', { value, fallback: before ?? value, call: (one) => this.store.storeSenderKey(this.name, one) });
+  }
 }
 
 /** Makes and takes in sender keys. */
 export class GroupSessionBuilder {
   readonly #store: SenderKeyStore;
-  readonly #executor: Executor;
+  readonly #options: GroupOptions;
 
   constructor(senderKeyStore: SenderKeyStore, options: GroupOptions = {}) {
     this.#store = storeOf(senderKeyStore);
-    this.#executor = options.executor ?? defaultExecutor;
+    this.#options = options;
   }
 
   /** Takes a member's sender key in. Whose it is, the session says that it came in: name that sender, and no other. */
   process(senderKeyName: SenderKeyName, distribution: SenderKeyDistributionMessage | { serialize(): Uint8Array }): Promise<void> {
     const bytes = bytesOf(distribution.serialize(), 'a distribution');
-    return this.#executor.run(this.#store, senderKeyName.toString(), async (lane) => {
-      const record = await load(this.#store, this.#executor, lane, senderKeyName);
-      const after = guarded(() => native().groupProcess(record._bytes, bytes));
-      await save(this.#store, this.#executor, lane, [senderKeyName, after]);
+    const row = new Row(this.#store, senderKeyName, this.#options);
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
+      turn.took(await row.save(turn, guarded(() => native().groupProcess(record._bytes, bytes))));
     });
   }
 
   /** Our own sender key for the members, from the next message on; made if there is none. */
   create(senderKeyName: SenderKeyName): Promise<SenderKeyDistributionMessage> {
-    return this.#executor.run(this.#store, senderKeyName.toString(), async (lane) => {
-      const record = await load(this.#store, this.#executor, lane, senderKeyName);
-      const made = guarded(() => native().groupDistribution(record._bytes));
-      await save(this.#store, this.#executor, lane, [senderKeyName, made.record]);
-      return new SenderKeyDistributionMessage(null, null, null, null, made.bytes);
-    });
+    return this.#distribute(senderKeyName, (bytes) => native().groupDistribution(bytes));
   }
 
   /** Begins a new chain: after a member left. Distribute it before the next message. */
   rotate(senderKeyName: SenderKeyName): Promise<SenderKeyDistributionMessage> {
-    return this.#executor.run(this.#store, senderKeyName.toString(), async (lane) => {
-      const record = await load(this.#store, this.#executor, lane, senderKeyName);
-      const made = guarded(() => native().groupDistribution(native().groupRotate(record._bytes)));
-      await save(this.#store, this.#executor, lane, [senderKeyName, made.record]);
+    return this.#distribute(senderKeyName, (bytes) => native().groupDistribution(native().groupRotate(bytes)));
+  }
+
+  #distribute(name: SenderKeyName, make: (bytes: Buffer) => { record: Buffer; bytes: Buffer }): Promise<SenderKeyDistributionMessage> {
+    const row = new Row(this.#store, name, this.#options);
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
+      const made = guarded(() => make(record._bytes));
+      turn.took(await row.save(turn, made.record));
       return new SenderKeyDistributionMessage(null, null, null, null, made.bytes);
     });
   }
@@ -451,28 +475,20 @@ function storeOf(store: unknown): SenderKeyStore {
 
 /** Encrypts as, or decrypts from, one sender of a group. */
 export class GroupCipher {
-  readonly #store: SenderKeyStore;
-  readonly #name: SenderKeyName;
-  readonly #executor: Executor;
+  readonly #row: Row;
 
   constructor(senderKeyStore: SenderKeyStore, senderKeyName: SenderKeyName, options: GroupOptions = {}) {
-    this.#store = storeOf(senderKeyStore);
-    this.#name = senderKeyName;
-    this.#executor = options.executor ?? defaultExecutor;
-  }
-
-  #run<T>(work: (lane: Lane, record: SenderKeyRecord) => Promise<T>): Promise<T> {
-    return this.#executor.run(this.#store, this.#name.toString(), async (lane) =>
-      work(lane, await load(this.#store, this.#executor, lane, this.#name)),
-    );
+    this.#row = new Row(senderKeyStore, senderKeyName, options);
   }
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(paddedPlaintext: Uint8Array): Promise<Buffer> {
     const plaintext = bytesOf(paddedPlaintext, 'a plaintext');
-    return this.#run(async (lane, record) => {
+    const row = this.#row;
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
       const made = guarded(() => groupEncrypt(record._bytes, plaintext));
-      await save(this.#store, this.#executor, lane, [this.#name, made.record]);
+      turn.took(await row.save(turn, made.record));
       return made.bytes;
     });
   }
@@ -480,9 +496,11 @@ export class GroupCipher {
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(plaintexts: readonly Uint8Array[]): Promise<Buffer[]> {
     const all = plaintexts.map((plaintext) => bytesOf(plaintext, 'a plaintext'));
-    return this.#run(async (lane, record) => {
+    const row = this.#row;
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
       const made = guarded(() => native().groupEncryptMany(record._bytes, all));
-      await save(this.#store, this.#executor, lane, [this.#name, made.record]);
+      turn.took(await row.save(turn, made.record));
       return made.all;
     });
   }
@@ -490,9 +508,11 @@ export class GroupCipher {
   /** Decrypts. The signature is checked before anything is derived. */
   decrypt(senderKeyMessageBytes: Uint8Array): Promise<Buffer> {
     const message = bytesOf(senderKeyMessageBytes, 'a message');
-    return this.#run(async (lane, record) => {
+    const row = this.#row;
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
       const opened = guarded(() => groupDecrypt(record._bytes, message));
-      await save(this.#store, this.#executor, lane, [this.#name, opened.record, record]);
+      turn.took(await row.save(turn, opened.record, record));
       return opened.bytes;
     });
   }

@@ -3,7 +3,7 @@
 import { addressOf, type ProtocolAddress } from './address.js';
 import { publicKeyOf, type KeyPair } from './curve.js';
 import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
-import { defaultExecutor, type Executor, type Lane } from './executor.js';
+import { defaultExecutor, type Executor, type Turn } from './executor.js';
 import { decrypt, encrypt } from './hot.js';
 import { native, type Opened } from './native.js';
 import { noSession, recordOf, SessionRecord } from './record.js';
@@ -48,6 +48,14 @@ function packed(identity: KeyPair, registrationId: number): Buffer {
   return own;
 }
 
+/** What is stored with a record. */
+interface With {
+  /** What counts if storing is given up; the record itself if absent. */
+  fallback?: SessionRecord;
+  identity?: Buffer;
+  removePreKey?: number;
+}
+
 /** @internal What builders and ciphers share. */
 class Peer {
   readonly storage: SignalStorage;
@@ -69,40 +77,40 @@ class Peer {
     }
   }
 
-  run<T>(work: (lane: Lane) => Promise<T>): Promise<T> {
+  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
     return this.executor.run(this.storage, this.key, work);
   }
 
-  /** Asks for the record, for `record` to read. These go without a promise of their own: there are some for each message. */
-  askRecord(lane: Lane): unknown {
-    return this.executor.read(lane, 'record', () => this.storage.loadSession(this.key));
+  /** Asks for the record, for `record` to read. */
+  askRecord(turn: Turn): unknown {
+    return this.executor.read(turn, 'record', () => this.storage.loadSession(this.key));
   }
 
   record(given: unknown): SessionRecord | undefined {
     return given instanceof SessionRecord ? given : guarded(() => recordOf(given));
   }
 
-  async load(lane: Lane): Promise<SessionRecord | undefined> {
-    return this.record(await this.askRecord(lane));
+  async load(turn: Turn): Promise<SessionRecord | undefined> {
+    return this.record(turn.took(await this.askRecord(turn)));
   }
 
-  askIdentity(lane: Lane): KeyPair | Promise<KeyPair> {
-    return this.executor.read(lane, 'identity', () => this.storage.getOurIdentity());
+  askIdentity(turn: Turn): KeyPair | PromiseLike<KeyPair> {
+    return this.executor.read(turn, 'identity', () => this.storage.getOurIdentity());
   }
 
   /** Who we are, packed; our registration id is asked for once for each identity. */
-  own(lane: Lane, identity: KeyPair): Buffer | Promise<Buffer> {
+  own(turn: Turn, identity: KeyPair): Buffer | Promise<Buffer> {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    return packedIdentities.get(identity) ?? this.#registered(lane, identity);
+    return packedIdentities.get(identity) ?? this.#registered(turn, identity);
   }
 
-  async #registered(lane: Lane, identity: KeyPair): Promise<Buffer> {
-    return packed(identity, await this.executor.read(lane, 'registration', () => this.storage.getOurRegistrationId()));
+  async #registered(turn: Turn, identity: KeyPair): Promise<Buffer> {
+    return packed(identity, turn.took(await this.executor.read(turn, 'registration', () => this.storage.getOurRegistrationId())));
   }
 
   /** Asks whether an identity is trusted, for `judge`. */
-  askTrust(lane: Lane, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
-    return this.executor.read(lane, 'trust', () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
+  askTrust(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
+    return this.executor.read(turn, 'trust', () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
   }
 
   judge(verdict: unknown, identity: Buffer): void {
@@ -111,24 +119,26 @@ class Peer {
     throw new UntrustedIdentityKeyError(this.address.id, identity);
   }
 
-  async trusted(lane: Lane, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
-    this.judge(await this.askTrust(lane, identity, direction), identity);
+  async trusted(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
+    this.judge(turn.took(await this.askTrust(turn, identity, direction)), identity);
   }
 
-  /** Stores a record, and what goes with it, in one transaction where the storage can. */
-  store(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number } = {}): unknown {
+  /** Stores a record, and what goes with it, in one transaction where the storage can. The turn takes what is awaited of it. */
+  store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
     const { storage, executor, key } = this;
     if (storage.commit === undefined && rest.removePreKey === undefined) {
-      const value = { value: record, fallback: rest.fallback ?? record, call: (one: SessionRecord) => storage.storeSession(key, one) };
-      return executor.write(lane, 'record', value);
+      const { fallback = record } = rest;
+      return executor.write(turn, 'record', { value: record, fallback, call: (one: SessionRecord) => storage.storeSession(key, one) });
     }
-    return this.#storeAll(lane, record, rest);
+    return this.#storeAll(turn, record, rest);
   }
 
-  async #storeAll(lane: Lane, record: SessionRecord, rest: { fallback?: SessionRecord; identity?: Buffer; removePreKey?: number }): Promise<void> {
+  async #storeAll(turn: Turn, record: SessionRecord, rest: With): Promise<void> {
     const { storage, executor, key } = this;
     const { identity, removePreKey, fallback = record } = rest;
-    const write = (call: (one: SessionRecord) => unknown) => executor.write(lane, 'record', { value: record, fallback, call });
+    const write = async (call: (one: SessionRecord) => unknown): Promise<void> => {
+      turn.took(await executor.write(turn, 'record', { value: record, fallback, call }));
+    };
     if (storage.commit !== undefined) {
       const pin = identity && { name: this.address.id, key: identity };
       await write((one) => storage.commit?.({ address: key, record: one, removePreKey, identity: pin }));
@@ -137,7 +147,7 @@ class Peer {
     } else {
       // The session first: after a crash between the two a replay meets the session, not the prekey.
       await write((one) => storage.storeSession(key, one));
-      if (removePreKey !== undefined) await executor.read(lane, 'removal', () => storage.removePreKey(removePreKey));
+      if (removePreKey !== undefined) turn.took(await executor.read(turn, 'removal', () => storage.removePreKey(removePreKey)));
     }
   }
 
@@ -162,12 +172,12 @@ export class SessionBuilder {
   async initOutgoing(device: Device): Promise<void> {
     const bundle = bundleOf(device);
     const peer = this.#peer;
-    return peer.run(async (lane) => {
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = (await peer.load(lane)) ?? new SessionRecord();
+    return peer.run(async (turn) => {
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = (await peer.load(turn)) ?? new SessionRecord();
       const started = guarded(() => native().startSession(record._bytes, own, bundle, Date.now()));
-      await peer.trusted(lane, bundle.identityKey, 'sending');
-      await peer.store(lane, SessionRecord._adopt(started.record, bundle.identityKey), { identity: bundle.identityKey });
+      await peer.trusted(turn, bundle.identityKey, 'sending');
+      turn.took(await peer.store(turn, SessionRecord._adopt(started.record, bundle.identityKey), { identity: bundle.identityKey }));
       peer.compatibility(started.compatibility);
     });
   }
@@ -208,14 +218,14 @@ export class SessionCipher {
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
     const plaintext = bytesOf(data, 'data');
     const peer = this.#peer;
-    return peer.run(async (lane) => {
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = peer.record(await peer.askRecord(lane));
+    return peer.run(async (turn) => {
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const sealed = guarded(() => encrypt(record._bytes, own, plaintext, Date.now()));
-      peer.judge(await peer.askTrust(lane, record._remote, 'sending'), record._remote);
+      peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
       // Given up or not, the key is used: the chain never goes back.
-      await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
+      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId };
     });
   }
@@ -224,15 +234,15 @@ export class SessionCipher {
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
     const plaintexts = datas.map((data) => bytesOf(data, 'data'));
     const peer = this.#peer;
-    return peer.run(async (lane) => {
+    return peer.run(async (turn) => {
       if (plaintexts.length === 0) return [];
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = peer.record(await peer.askRecord(lane));
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const sealed = guarded(() => native().encryptMany(record._bytes, own, plaintexts, Date.now()));
-      peer.judge(await peer.askTrust(lane, record._remote, 'sending'), record._remote);
+      peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
       // Given up or not, the key is used: the chain never goes back.
-      await peer.store(lane, SessionRecord._adopt(sealed.record, record._remote));
+      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
       return sealed.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId }));
     });
   }
@@ -241,12 +251,12 @@ export class SessionCipher {
   decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
     const message = bytesOf(data, 'data');
     const peer = this.#peer;
-    return peer.run(async (lane) => {
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = peer.record(await peer.askRecord(lane));
+    return peer.run(async (turn) => {
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
-      return this.#finish(lane, opened, record);
+      return this.#finish(turn, opened, record);
     });
   }
 
@@ -255,26 +265,26 @@ export class SessionCipher {
     const message = bytesOf(data, 'data');
     const peer = this.#peer;
     const { executor, storage } = peer;
-    return peer.run(async (lane) => {
+    return peer.run(async (turn) => {
       const outside = guarded(() => native().outside(message));
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = (await peer.load(lane)) ?? new SessionRecord();
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = (await peer.load(turn)) ?? new SessionRecord();
       const name = message.toString('latin1');
-      const unread = lane.unread.get(name) as Opened | undefined;
+      const unread = turn.lane.unread.get(name) as Opened | undefined;
       if (unread !== undefined) {
         // Its save was given up, and whether it landed is not known; its key is used. It is read once it is stored.
         const { identity, removePrekey: removePreKey } = unread;
-        await peer.trusted(lane, identity, 'receiving');
-        await peer.store(lane, record, { identity, removePreKey });
-        executor.handed(lane, name);
+        await peer.trusted(turn, identity, 'receiving');
+        turn.took(await peer.store(turn, record, { identity, removePreKey }));
+        executor.handed(turn.lane, name);
         return unread.plaintext;
       }
       const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
       const open = (prekeys: Buffer): Opened =>
         guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
-      if (known) return this.#finish(lane, open(NONE), record);
-      const load = (id: number) => executor.read(lane, `prekey ${id}`, () => storage.loadPreKey(id));
-      const signed = await executor.read(lane, 'signed', () => storage.loadSignedPreKey(outside.signed));
+      if (known) return this.#finish(turn, open(NONE), record);
+      const load = async (id: number) => turn.took(await executor.read(turn, `prekey ${id}`, () => storage.loadPreKey(id)));
+      const signed = turn.took(await executor.read(turn, 'signed', () => storage.loadSignedPreKey(outside.signed)));
       const { prekey } = outside;
       const given = prekey === undefined ? undefined : await load(prekey);
       let opened: Opened;
@@ -287,21 +297,17 @@ export class SessionCipher {
         if (zero === undefined || zero === null) throw thrown;
         opened = open(guarded(() => pack(signed, zero)));
       }
-      try {
-        return await this.#finish(lane, opened);
-      } catch (thrown) {
-        if ((thrown as { code?: unknown }).code === 'STORAGE_TIMEOUT') executor.keep(lane, name, opened);
-        throw thrown;
-      }
+      turn.lost = () => executor.keep(turn.lane, name, opened);
+      return this.#finish(turn, opened);
     });
   }
 
-  async #finish(lane: Lane, opened: Opened, before?: SessionRecord): Promise<Buffer> {
+  async #finish(turn: Turn, opened: Opened, before?: SessionRecord): Promise<Buffer> {
     const peer = this.#peer;
-    peer.judge(await peer.askTrust(lane, opened.identity, 'receiving'), opened.identity);
+    peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
     const rest = { fallback: before, identity: opened.identity, removePreKey: opened.removePrekey };
-    await peer.store(lane, SessionRecord._adopt(opened.record), rest);
+    turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), rest));
     peer.compatibility(opened.compatibility);
     return opened.plaintext;
   }
@@ -310,36 +316,36 @@ export class SessionCipher {
   decryptMany(datas: readonly Uint8Array[]): Promise<(Buffer | SignalError)[]> {
     const messages = datas.map((data) => bytesOf(data, 'data'));
     const peer = this.#peer;
-    return peer.run(async (lane) => {
+    return peer.run(async (turn) => {
       if (messages.length === 0) return [];
-      const own = await peer.own(lane, await peer.askIdentity(lane));
-      const record = peer.record(await peer.askRecord(lane));
+      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own, messages, Date.now()));
-      for (const identity of opened.identities) await peer.trusted(lane, identity, 'receiving');
-      if (opened.identities.length > 0) await peer.store(lane, SessionRecord._adopt(opened.record), { fallback: record });
+      for (const identity of opened.identities) await peer.trusted(turn, identity, 'receiving');
+      if (opened.identities.length > 0) turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback: record }));
       return opened.messages.map(({ plaintext, failure }) => plaintext ?? failureOf(failure ?? ''));
     });
   }
 
   /** Whether something can be sent. */
   hasOpenSession(): Promise<boolean> {
-    return this.#peer.run(async (lane) => (await this.#peer.load(lane))?.haveOpenSession() ?? false);
+    return this.#peer.run(async (turn) => (await this.#peer.load(turn))?.haveOpenSession() ?? false);
   }
 
   /** Archives the open session. Late messages are still read. */
   closeOpenSession(): Promise<void> {
     const peer = this.#peer;
-    return peer.run(async (lane) => {
-      const record = await peer.load(lane);
+    return peer.run(async (turn) => {
+      const record = await peer.load(turn);
       if (record === undefined || !record.haveOpenSession()) return;
-      await peer.store(lane, SessionRecord._adopt(guarded(() => native().recordClose(record._bytes, Date.now()))));
+      turn.took(await peer.store(turn, SessionRecord._adopt(guarded(() => native().recordClose(record._bytes, Date.now())))));
     });
   }
 
   /** The record as it is stored. */
   getRecord(): Promise<SessionRecord | undefined> {
-    return this.#peer.run((lane) => this.#peer.load(lane));
+    return this.#peer.run((turn) => this.#peer.load(turn));
   }
 }
 

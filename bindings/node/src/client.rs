@@ -16,7 +16,7 @@ use crate::events::described;
 use crate::failure::{argument, failed};
 use crate::limits::{EVENT_BATCH, MAX_BATCH};
 use crate::stream::NativeStream;
-use crate::task::{Cancel, Kept, begun, promise};
+use crate::task::{Cancel, Kept, begun, promise, told};
 
 /// A message to be sent.
 #[napi(object)]
@@ -146,19 +146,19 @@ impl NativeReceipt {
         self.0.status().name().to_owned()
     }
 
-    /// Waits until it is `accepted`, `delivered` or `read`.
+    /// Waits until it is `accepted`, `delivered` or `read`, and tells `done` nothing, or what the methods of `Receipt` fail with.
     ///
     /// # Errors
-    /// As the methods of `Receipt`.
+    /// When the callback can not be kept.
     #[napi(catch_unwind)]
-    pub fn reached<'env>(
+    pub fn reached(
         &self,
-        env: &'env Env,
         state: String,
         cancel: Option<&Cancel>,
-    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        done: Function<'_, Option<String>, ()>,
+    ) -> napi::Result<()> {
         let receipt = self.0.clone();
-        promise(env, cancel, async move {
+        told(&done, cancel, async move {
             match state.as_str() {
                 "accepted" => receipt.accepted().await,
                 "delivered" => receipt.delivered().await,

@@ -8,7 +8,8 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt as _;
 use futures::future::maybe_done;
 use napi::Env;
-use napi::bindgen_prelude::{PromiseRaw, ToNapiValue};
+use napi::bindgen_prelude::{Function, PromiseRaw, ToNapiValue};
+use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
 use tokio_util::sync::CancellationToken;
 
@@ -45,9 +46,40 @@ where
     T: ToNapiValue + Send + 'static,
     F: Future<Output = napi::Result<T>> + Send + 'static,
 {
+    env.spawn_future(guarded(cancel, work))
+}
+
+/// Does `work` and tells `done` nothing, or what it failed with. Unlike a promise it does not keep the process alive: what waits for another user
+/// may wait for ever.
+pub(crate) fn told<F>(
+    done: &Function<'_, Option<String>, ()>,
+    cancel: Option<&Cancel>,
+    work: F,
+) -> napi::Result<()>
+where
+    F: Future<Output = napi::Result<()>> + Send + 'static,
+{
+    let done = done
+        .build_threadsafe_function::<Option<String>>()
+        .weak::<true>()
+        .callee_handled::<false>()
+        .build()?;
+    let work = guarded(cancel, work);
+    napi::bindgen_prelude::spawn(async move {
+        let failed = work.await.err().map(|error| error.reason.clone());
+        done.call(failed, ThreadsafeFunctionCallMode::NonBlocking);
+    });
+    Ok(())
+}
+
+fn guarded<T, F>(cancel: Option<&Cancel>, work: F) -> impl Future<Output = napi::Result<T>> + Send + use<T, F>
+where
+    T: Send + 'static,
+    F: Future<Output = napi::Result<T>> + Send + 'static,
+{
     watch_panics();
     let token = cancel.map(|cancel| cancel.0.clone());
-    env.spawn_future(async move {
+    async move {
         let cancelled = async {
             match &token {
                 Some(token) => token.cancelled().await,
@@ -59,7 +91,7 @@ where
             () = cancelled => Err(failure("ABORTED", "the operation was aborted by its signal", false)),
             ended = AssertUnwindSafe(work).catch_unwind() => ended.unwrap_or_else(|_| Err(panicked())),
         }
-    })
+    }
 }
 
 /// Begins work at once, up to where it has to wait, and gives what is left of it. So calls take their places in the order in which

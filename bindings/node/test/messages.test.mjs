@@ -211,6 +211,24 @@ test('a signal ends waiting with ABORTED and its reason', async (t) => {
   assert.equal(await codeOf(alice.send('nobody', 'hi', { signal: controller.signal })), 'ABORTED');
 });
 
+test('what waits without a timeout of its own takes the one of its app', async (t) => {
+  const { app } = await at(t, { timeout: 200 });
+  const alice = await app.connect('alice');
+  const since = performance.now();
+  assert.equal(await codeOf(alice.waitForUser('nobody')), 'RECIPIENT_TIMEOUT');
+  assert.ok(performance.now() - since < 9_000);
+});
+
+test('bytes whose buffer was transferred are refused, and an empty message is one', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const gone = new Uint8Array([1, 2, 3]);
+  structuredClone(gone.buffer, { transfer: [gone.buffer] });
+  assert.equal(await codeOf(alice.send('bob', gone)), 'INVALID_ARGUMENT');
+  await alice.send('bob', new Uint8Array());
+  assert.deepEqual(contents(await take(bob, 1)), [new Uint8Array()]);
+});
+
 test('what waits for a relay that answers nothing ends with its signal, and works when it answers again', { skip: process.platform === 'win32' && 'no process can be stopped there' }, async (t) => {
   const served = start(['node_modules/@stvor/sdk/bin.js', 'mock-relay'], { env: { STVOR_MOCK_PORT: '0' } });
   t.after(() => served.child.kill('SIGKILL'));
@@ -326,6 +344,17 @@ test('a handler or an iterator keeps the process alive, unref lets it end', asyn
     // The timer is not what kept it: it was unreferenced, and yet it came to close the client.
     assert.deepEqual([code, waiting.stdout], [0, 'waits\nends\n'], waiting.stderr);
   }
+});
+
+test('what waits for a receipt keeps the process alive; unref lets it end, and close ends the wait', async (t) => {
+  // The receipt is of a message to somebody who never reads it.
+  const wait = "const sent = await bob.send('bob2', 'hi'); const waits = sent.read(); waits.catch((error) => console.log(error.code));";
+  const text = (rest) => life(`await app.connect('bob2'); ${wait} ${rest}`);
+  const unreferenced = await run([write(text('bob.unref();'))], quietly);
+  assert.deepEqual(unreferenced, { code: 0, signal: null, stdout: '', stderr: '' });
+  const waiting = start([write(text("setTimeout(() => { console.log('waits'); bob.close(); }, 500).unref();"))], quietly);
+  t.after(() => waiting.child.kill());
+  assert.deepEqual(await waiting.ended, { code: 0, signal: null, stdout: 'waits\nCLIENT_NOT_READY\n', stderr: '' });
 });
 
 test('a directory that another process has open is STORE_LOCKED', async (t) => {

@@ -38,5 +38,8 @@ test('what is no option of a rotation is refused', async (t) => {
   assert.equal(await codeOf(alice.rotateIdentity({ derived: false })), 'INVALID_CONFIG');
   assert.equal(await codeOf(app.rotateIdentity('alice', { notDerived: 1 })), 'INVALID_ARGUMENT');
   assert.equal(await codeOf(alice.acceptIdentity('bob', 7)), 'INVALID_ARGUMENT');
-  assert.equal((await alice.rotateIdentity({ notDerived: true })).client.userId, 'alice');
+  const { client } = await alice.rotateIdentity({ notDerived: true });
+  assert.equal(client.userId, 'alice');
+  await client.close();
+  assert.equal(await codeOf(client.rotateIdentity()), 'CLIENT_NOT_READY');
 });

@@ -68,7 +68,16 @@ export function elements(given: unknown, most: number, what: string): unknown[] 
 
 /** Bytes that no other thread writes to while they are read. */
 export function unshared(bytes: Uint8Array): Uint8Array {
+  if (bytes.byteLength === 0 && isDetached(bytes)) throw invalid('the bytes are gone: their buffer was transferred to somebody else');
   return isSharedArrayBuffer(bytes.buffer) ? new Uint8Array(bytes) : bytes;
+}
+
+function isDetached(bytes: Uint8Array): boolean {
+  try {
+    return new Uint8Array(bytes.buffer).length < 0;
+  } catch {
+    return true;
+  }
 }
 
 /** The same content in memory of its own: the application may use its buffer again before it is read. */

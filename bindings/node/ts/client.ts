@@ -50,7 +50,7 @@ export interface Inner {
 /** @internal What an app gives its clients. */
 export interface ClientSettings {
   readonly gate: GateOptions;
-  /** Milliseconds that closing waits for a handler, and the end of the process for the outbox. */
+  /** The app's timeout: what waits without one of its own, closing for a handler, the end of the process for the outbox. */
   readonly patience: number;
   readonly onClose: (client: Client) => void;
   readonly onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
@@ -74,6 +74,7 @@ export class Client {
   readonly #onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
   readonly #gate: Gate;
   readonly #late = new Set<Promise<unknown>>();
+  readonly #patience: number;
   #closing: Promise<void> | undefined;
 
   /** @internal */
@@ -82,6 +83,7 @@ export class Client {
     this.#gate = new Gate(how.gate, (name, event) => this.#listeners.emit(name, event));
     this.#onClose = how.onClose;
     this.#onRotate = how.onRotate;
+    this.#patience = how.patience;
     const report = (error: unknown, message: Message | undefined): void => this.#handlerFailed(error, message);
     this.#handlers = new Handlers({ endings: this.#endings, patience: how.patience, report });
     native.events((events) => {
@@ -140,7 +142,7 @@ export class Client {
       const keep = () => { request.content = owned(request.content); };
       const act = () => abortable(signal, (cancel) => this.#native.send(request, cancel));
       const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
-      return new SentReceipt(receipt, request.to);
+      return new SentReceipt(receipt, request.to, this.#alive);
     });
   }
 
@@ -171,7 +173,7 @@ export class Client {
           const sent = await this.#admitted({ peer: one ? chunk[0].to : '', weight: chunk.length, signal }, () =>
             abortable(signal, (cancel) => this.#native.sendMany(chunk, cancel)));
           sent.forEach(({ receipt, failure: failed }, index) =>
-            outcomes.push(receipt ? new SentReceipt(receipt, chunk[index].to) : failure(new Error(failed))));
+            outcomes.push(receipt ? new SentReceipt(receipt, chunk[index].to, this.#alive) : failure(new Error(failed))));
         } catch (thrown) {
           const error = failure(thrown);
           if (error.code !== 'BACKPRESSURE') throw error;
@@ -246,7 +248,7 @@ export class Client {
   receipt(id: string): Promise<Receipt | null> {
     return awaited(async () => {
       const receipt = await this.#native.receipt(userName(id, 'the id'));
-      return receipt ? new SentReceipt(receipt, receipt.to) : null;
+      return receipt ? new SentReceipt(receipt, receipt.to, this.#alive) : null;
     });
   }
 
@@ -336,20 +338,20 @@ export class Client {
     });
   }
 
-  /** Waits until the client is connected; fails with `RELAY_UNAVAILABLE` after the timeout. */
+  /** Waits until the client is connected; fails with `RELAY_UNAVAILABLE` after the timeout, the app's if none is given. */
   waitOnline(options_?: { timeout?: number; signal?: Signal }): Promise<void> {
     return awaited(() => {
       const { timeout, signal } = waiting(options_, 'the options of waitOnline');
-      return abortable(signal, (cancel) => this.#native.waitOnline(timeout ?? 10_000, cancel));
+      return abortable(signal, (cancel) => this.#native.waitOnline(timeout ?? this.#patience, cancel));
     });
   }
 
-  /** Waits until the relay knows a user who can be written to; fails with `RECIPIENT_TIMEOUT` after the timeout. */
+  /** Waits until the relay knows a user who can be written to; fails with `RECIPIENT_TIMEOUT` after the timeout, the app's if none is given. */
   waitForUser(userId: string, options_?: number | { timeout?: number; signal?: Signal }): Promise<void> {
     return awaited(() => {
       const given = typeof options_ === 'number' ? { timeout: options_ } : options_;
       const { timeout, signal } = waiting(given, 'the options of waitForUser');
-      const who: [string, number] = [userName(userId), timeout ?? 10_000];
+      const who: [string, number] = [userName(userId), timeout ?? this.#patience];
       return abortable(signal, (cancel) => this.#native.waitForUser(who, cancel));
     });
   }
@@ -410,7 +412,10 @@ export class Client {
    * closed, the one in the answer goes on. As `app.rotateIdentity`.
    */
   rotateIdentity(options?: RotateOptions): Promise<RotatedIdentity> {
-    return this.#onRotate(this.userId, options);
+    return awaited(() => {
+      this.#open();
+      return this.#onRotate(this.userId, options);
+    });
   }
 
   /** Refuses mail from a user, and mail to them. */

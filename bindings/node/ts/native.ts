@@ -59,7 +59,8 @@ export interface NativeReceipt {
   readonly id: string;
   readonly to: string;
   readonly status: string;
-  reached(state: string, cancel?: NativeCancel): Promise<void>;
+  /** `done` is told what it failed with, if it did. It does not keep the process alive. */
+  reached(state: string, cancel: NativeCancel | undefined, done: (failed: string | null) => void): void;
 }
 
 export interface NativeStream {

@@ -1,7 +1,8 @@
 /** What is sent, and what became of it. */
 
+import type { Alive } from './alive.js';
 import { abortable, contentOf, elements, options, owned, signalOf, userName, wait } from './check.js';
-import { awaited, guarded, invalid, StvorError } from './errors.js';
+import { awaited, failure, guarded, invalid, StvorError } from './errors.js';
 import type { NativeReceipt, NativeSend } from './native.js';
 import type { DeliveryStatus, Outgoing, Receipt, Signal } from './types.js';
 
@@ -34,11 +35,13 @@ export function outgoing(messages: unknown): { to: string; content: NativeSend['
 /** What became of a message of ours. */
 export class SentReceipt implements Receipt {
   readonly #native: NativeReceipt;
+  readonly #alive: Alive;
   readonly id: string;
   readonly to: string;
 
-  constructor(native: NativeReceipt, to: string) {
+  constructor(native: NativeReceipt, to: string, alive: Alive) {
     this.#native = native;
+    this.#alive = alive;
     this.id = native.id;
     this.to = to;
   }
@@ -62,7 +65,15 @@ export class SentReceipt implements Receipt {
   #reached(state: string, given: unknown): Promise<void> {
     return awaited(() => {
       const { signal } = options<{ signal: Signal }>(given, ['signal'], 'the options of a receipt');
-      return abortable(signal, (cancel) => this.#native.reached(state, cancel));
+      // Who is waited for may never come: `unref()` of the client lets the process end.
+      return abortable(signal, (cancel) => new Promise<void>((resolve, reject) => {
+        this.#native.reached(state, cancel, (failed) => {
+          this.#alive.release();
+          if (failed === null) resolve();
+          else reject(failure(new Error(failed)));
+        });
+        this.#alive.hold();
+      }));
     });
   }
 }
