@@ -207,6 +207,18 @@ pub enum VaultError {
          make room or mend the disk"
     )]
     WipePending(String),
+    /// A decision on the dead-man switch did not reach its watcher yet.
+    #[error(
+        "it is decided and logged, but the watcher of {} does not know it yet and goes on as before: {reason}; put the directory \
+         back in its place, the vault writes it then by itself (`stvor vault switch status`)",
+        directory.display()
+    )]
+    WatcherNotTold {
+        /// The watcher's directory.
+        directory: PathBuf,
+        /// Why it could not be written.
+        reason: String,
+    },
     /// The system refused an operation on a file.
     #[error("{what} {}: {reason}", path.display())]
     Io {
@@ -278,6 +290,7 @@ impl ErrorCode for VaultError {
             Self::TooOld { .. } => "VAULT_TOO_OLD",
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
             Self::WipePending(_) => "VAULT_WIPE_PENDING",
+            Self::WatcherNotTold { .. } => "VAULT_WATCHER_NOT_TOLD",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
             Self::BackupChain(_) => "BACKUP_CHAIN",
@@ -293,7 +306,7 @@ impl ErrorCode for VaultError {
     fn retryable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.retryable(),
-            Self::Busy(_) | Self::LogUnavailable(_) | Self::Io { .. } => true,
+            Self::Busy(_) | Self::LogUnavailable(_) | Self::Io { .. } | Self::WatcherNotTold { .. } => true,
             Self::Key(error) => error.retryable(),
             Self::Log(error) => error.retryable(),
             Self::Crypto(error) => error.retryable(),

@@ -88,6 +88,8 @@ pub const MIN_SILENCE: Duration = Duration::from_secs(24 * 60 * 60);
 pub const MAX_SILENCE: Duration = Duration::from_secs(3_660 * 24 * 60 * 60);
 /// Heirs of a dead-man switch.
 pub const MAX_HEIRS: usize = 100;
+/// Directories of watchers that are not told yet, that of the newest setting included.
+pub const MAX_OWED: usize = 16;
 /// Bytes of a check-in.
 pub const MAX_CHECK_IN: u64 = 32 << 10;
 /// How long after a physical token answered a memory of level 5 may be recalled, once.

@@ -58,6 +58,13 @@ pub enum Alert {
         /// The code.
         code: &'static str,
     },
+    /// A check-in of the dead-man switch could not be written into its watcher's directory. The vault goes on trying.
+    WatcherNotTold {
+        /// When.
+        at: Moment,
+        /// The code.
+        code: &'static str,
+    },
     /// Something stored is not what was stored. It is passed over where many are read; `verify` names everything.
     Damaged {
         /// When.

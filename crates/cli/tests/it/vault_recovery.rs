@@ -230,6 +230,15 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let sealed = sealed.into_iter().find(|path| path.to_str().unwrap().contains("heir-ada-")).unwrap();
     let package = open(&heir, &sealed);
     assert!(String::from_utf8(package).unwrap().contains("The house is yours"));
+    // The disk is out: it is decided, said, and made up for.
+    let away = served.home.path("away");
+    std::fs::rename(&dir, &away).unwrap();
+    let (code, _, said) = served.try_owner("switch disarm");
+    assert!(code == 1 && said.contains("VAULT_WATCHER_NOT_TOLD"), "{code} {said}");
+    let status = &served.owner("switch status")[0];
+    assert_eq!((&status["every"], &status["untold"][0]["disarmed"]), (&0.into(), &true.into()), "{status}");
+    assert_eq!(served.owner("status")[0]["watchers_untold"], 1);
+    std::fs::rename(&away, &dir).unwrap();
     served.owner("switch disarm");
     assert!(served.home.run(&look).out.contains("disarmed"));
 }

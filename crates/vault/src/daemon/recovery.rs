@@ -164,8 +164,10 @@ pub enum RecoveryVerb {
     CheckIn {},
     /// Disarm it.
     DisarmSwitch {},
-    /// What it is set to.
+    /// What it is set to, and which watchers do not know it.
     Switch {},
+    /// Give up to tell a watcher whose directory is gone for good.
+    GiveUpWatcher { directory: PathBuf },
     /// Open level 5 with two tokens or more.
     EnableBlack { tokens: Vec<EnrolmentVerb> },
     /// Tokens that are enrolled.
@@ -253,11 +255,18 @@ impl RecoveryVerb {
                 let every = Duration::from_secs(seconds);
                 let verifier =
                     vault.arm_switch(&NewSwitch { every, heirs: &heirs, directory: &directory })?;
-                Ok(json!({ "verifier": verifier }))
+                Ok(json!({ "verifier": verifier, "untold": vault.untold_watchers()? }))
             }
             Self::CheckIn {} => Ok(json!({ "check_in": vault.check_in()?.to_string() })),
             Self::DisarmSwitch {} => vault.disarm_switch().map(done),
-            Self::Switch {} => value(vault.switch()?),
+            Self::Switch {} => {
+                let mut switch = value(vault.switch()?)?;
+                if let Some(fields) = switch.as_object_mut() {
+                    fields.insert("untold".into(), value(vault.untold_watchers()?)?);
+                }
+                Ok(switch)
+            }
+            Self::GiveUpWatcher { directory } => vault.give_up_watcher(&directory).map(done),
             Self::EnableBlack { tokens } => {
                 let tokens = tokens.into_iter().map(EnrolmentVerb::read).collect::<Result<_, _>>()?;
                 vault.enable_black(tokens, None).map(|_| Value::Null)

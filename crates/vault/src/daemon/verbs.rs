@@ -328,7 +328,7 @@ impl AgentVerb {
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
             Self::Status {} => {
                 let mut status = vault.status()?;
-                status.newest_backup = None;
+                (status.newest_backup, status.watchers_untold) = (None, 0);
                 // Why the owner, or another agent, stopped everything is not every agent's to know.
                 if let Some(lockdown) =
                     status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())

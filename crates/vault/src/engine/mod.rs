@@ -82,6 +82,8 @@ pub(crate) struct Engine {
     listed: i64,
     /// What could not be done after a commit, and was told of.
     told: settle::Told,
+    /// Watchers of the dead-man switch.
+    watchers: recovery::Watchers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: SystemRandom,
     pub(crate) auditors: Vec<Arc<Auditor>>,
@@ -134,6 +136,7 @@ impl Engine {
             ended: ended.into_iter().map(EndedList::new).collect(),
             listed: 0,
             told: settle::Told::default(),
+            watchers: recovery::Watchers::default(),
             clock: options.clock,
             rng: SystemRandom::new(),
             auditors: options.auditors,
@@ -298,7 +301,7 @@ impl Engine {
         if self.listed > 0 {
             self.database.remove_ended(self.listed)?;
         }
-        Ok(())
+        self.drop_told()
     }
 
     /// Signs the log as it is now, commits the group, and writes the checkpoint outside. Fails as a whole. What can not be
@@ -374,6 +377,7 @@ impl Engine {
         }
         self.database.run("COMMIT")?;
         (self.before, self.listed) = (None, 0);
+        self.watchers.told.clear();
         if let Some(held) = self.held.as_mut() {
             held.retiring = None;
         }

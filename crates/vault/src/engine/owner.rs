@@ -65,6 +65,8 @@ impl Engine {
         }
         self.open_owned_profiles();
         self.drop_index();
+        // A process before this one may have ended between its commit and the telling.
+        self.watchers.due = true;
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
         self.audited(event, |engine, event| match engine.no_doubt() {
@@ -295,6 +297,7 @@ impl Engine {
                 checkpoint_files: self.outside.len(),
                 checkpoint_files_behind: 0,
                 newest_backup: None,
+                watchers_untold: 0,
                 doubted: Vec::new(),
             });
         };
@@ -314,6 +317,7 @@ impl Engine {
             newest_backup: self
                 .sound(self.backups())?
                 .and_then(|all| all.iter().map(|one| one.manifest.made).max()),
+            watchers_untold: self.sound(self.untold())?.map_or(0, |untold| untold.len()),
             doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
         })
     }

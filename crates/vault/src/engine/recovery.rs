@@ -1,20 +1,39 @@
 //! Escrow, recovery and the dead-man switch, as far as the vault's keys and log have a part in them.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use stvor_base::ErrorCode as _;
 use stvor_crypto::Secret;
 use stvor_keys::KeyHolder;
 use stvor_tlog::{Note, Signer};
 
 use super::Engine;
 use super::agents::OWNER;
-use crate::VaultError;
 use crate::audit::{Event, Operation};
 use crate::keys::{BaseKeys, RootKey, SLOT_VAULTED, SessionKeys, black_slot, rewrap_owner, rewrap_vaulted};
+use crate::memory::MemoryId;
+use crate::metrics::Alert;
 use crate::recovery::escrow::{EscrowRecord, NewSecrets, NewShares};
-use crate::recovery::switch::{CheckIn, SwitchRecord};
+use crate::recovery::owed::{Owed, number};
+use crate::recovery::switch::{CheckIn, SwitchRecord, Untold};
+use crate::{VaultError, limits};
 
 const ESCROWS: &str = "escrows";
 const SWITCH: &str = "switch";
 const SWITCH_KEY: &str = "switch/key";
+const OWED: &str = "switch/owed";
+
+/// How far the watchers are told.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    /// Something new is owed.
+    pub(super) due: bool,
+    /// What was told, and is still in the database as owed.
+    pub(super) told: Vec<(PathBuf, u64)>,
+    /// Directories that could not be written when that was last tried, and why.
+    failed: HashMap<PathBuf, String>,
+}
 
 /// The name that a set of shares has in place of a token's.
 pub(super) fn escrow_name(set: &str) -> String {
@@ -138,53 +157,170 @@ impl Engine {
         Ok(signer)
     }
 
-    /// The number of the next check-in: above every one that the vault remembers or that `seen`, a check-in of this vault,
-    /// has; and no lower than the time, so that a vault that was brought back from a backup does not count where it was then.
-    fn next_number(&mut self, seen: &[u8], now: u64) -> Result<u64, VaultError> {
+    /// The number of the next check-in: above every one that the vault remembers or that one of `seen`, check-ins of this
+    /// vault, has; and no lower than the time, so that a vault that was brought back from a backup does not count where it was
+    /// then.
+    fn next_number(&mut self, seen: &[Vec<u8>], now: u64) -> Result<u64, VaultError> {
         let signer = self.switch_signer()?;
-        let key = signer.verifier();
-        let number = |text: &str| CheckIn::parse(text, key.name()).map(|known| known.number).ok();
-        let seen = Note::parse(seen).ok();
-        let seen = seen.and_then(|note| note.open(core::slice::from_ref(key)).ok().and_then(number));
-        let known = self.switch()?.map_or(0, |old| old.number).max(seen.unwrap_or_default());
+        let seen = seen.iter().filter_map(|note| number(note, signer.verifier())).max();
+        let owed = self.owed()?.iter().map(|owed| owed.check_in.number).max();
+        let known = self.switch()?.map(|old| old.number).max(owed).max(seen).unwrap_or_default();
         Ok(known.saturating_add(1).max(now))
     }
 
-    /// Writes a new setting of the switch and signs the check-in that tells the watcher. Returns the note, the text of the key
-    /// that verifies it, and the setting.
+    /// Writes a new setting of the switch and signs the check-in that tells the watcher, and one that tells a watcher of another
+    /// directory to stop. They are in the vault from this commit on, and in the directories as soon as they can be. Returns the
+    /// text of the key that verifies them.
     pub(crate) fn set_switch(
         &mut self,
         mut record: SwitchRecord,
-        seen: &[u8],
-    ) -> Result<(Note, String, SwitchRecord), VaultError> {
+        seen: &[Vec<u8>],
+    ) -> Result<String, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::ArmSwitch);
         self.audited(event, |engine, event| {
-            record.number = engine.next_number(seen, event.at.wall)?;
-            record.checked_in = event.at.wall;
+            let before = engine.switch()?;
+            (record.number, record.checked_in) = (engine.next_number(seen, event.at.wall)?, event.at.wall);
+            if let Some(old) = before.clone().filter(|old| old.directory != record.directory && old.every > 0)
+            {
+                let stop =
+                    CheckIn { number: record.number, at: record.checked_in, every: 0, packages: Vec::new() };
+                engine.owe((&old.directory, stop), before.clone())?;
+                // A watcher that is moved from there to here takes this one for newer.
+                record.number = record.number.saturating_add(1);
+            }
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
-            let (note, verifier) = engine.sign_check_in(&record)?;
-            Ok((note, verifier, record))
+            engine.owe((&record.directory, CheckIn::of(&record)), before)?;
+            Ok(engine.switch_signer()?.verifier().to_string())
         })
     }
 
     /// The owner is there.
-    pub(crate) fn check_in(&mut self, seen: &[u8]) -> Result<(Note, SwitchRecord), VaultError> {
+    pub(crate) fn check_in(&mut self, seen: &[Vec<u8>]) -> Result<Note, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::CheckIn);
         self.audited(event, |engine, event| {
             let record = engine.switch()?.filter(|record| record.every > 0);
             let mut record = record.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
-            record.number = engine.next_number(seen, event.at.wall)?;
-            record.checked_in = event.at.wall;
+            (record.number, record.checked_in) = (engine.next_number(seen, event.at.wall)?, event.at.wall);
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;
-            Ok((engine.sign_check_in(&record)?.0, record))
+            engine.owe((&record.directory, CheckIn::of(&record)), None)
         })
     }
 
-    fn sign_check_in(&mut self, record: &SwitchRecord) -> Result<(Note, String), VaultError> {
+    /// What watchers have to be told, without what they were told since the last commit.
+    fn owed(&self) -> Result<Vec<Owed>, VaultError> {
+        let mut owed: Vec<Owed> = self.sealed_slot(OWED)?.unwrap_or_default();
+        owed.retain(|owed| !self.watchers.told.contains(&(owed.directory.clone(), owed.check_in.number)));
+        Ok(owed)
+    }
+
+    fn put_owed(&mut self, owed: &[Owed]) -> Result<(), VaultError> {
+        self.put_sealed_slot(OWED, &owed)
+    }
+
+    /// Signs a check-in and keeps it until it is in its directory. It takes the place of one that did not come there.
+    fn owe(
+        &mut self,
+        (directory, check_in): (&Path, CheckIn),
+        before: Option<SwitchRecord>,
+    ) -> Result<Note, VaultError> {
         let signer = self.switch_signer()?;
-        let note = Note::sign(&CheckIn::of(record).to_text(signer.verifier().name()), &[&signer])?;
-        Ok((note, signer.verifier().to_string()))
+        let note = Note::sign(&check_in.to_text(signer.verifier().name()), &[&signer])?;
+        let (directory, text) = (directory.to_owned(), note.to_string());
+        let mut new = Owed { directory, check_in, note: text, heirs: Vec::new() };
+        let mut all = self.owed()?;
+        if let Some(at) = all.iter().position(|owed| owed.directory == new.directory) {
+            new.keep(all.remove(at).heirs);
+        }
+        new.keep(
+            before
+                .filter(|record| record.directory == new.directory)
+                .map(|old| old.heirs)
+                .unwrap_or_default(),
+        );
+        if all.len() >= limits::MAX_OWED {
+            return Err(VaultError::invalid(
+                "the watchers of 16 directories are not told yet; put one back, or give it up with \
+                 `stvor vault switch give-up`",
+            ));
+        }
+        all.push(new);
+        self.put_owed(&all)?;
+        self.watchers.due = true;
+        Ok(note)
+    }
+
+    /// Writes what is owed into the directories, as far as that can be done. Only what is committed may be told, so this is done
+    /// between two groups.
+    pub(super) fn tell_watchers(&mut self) {
+        self.watchers.due = false;
+        if self.held.is_none() || self.no_doubt().is_err() {
+            return;
+        }
+        let Ok(owed) = self.owed() else { return };
+        if owed.is_empty() {
+            self.watchers.failed.clear();
+            return;
+        }
+        let Ok(key) = self.switch_signer().map(|signer| signer.verifier().clone()) else { return };
+        let mut failed = HashMap::new();
+        for owed in owed {
+            match owed.deliver(&key) {
+                Ok(()) => self.watchers.told.push((owed.directory, owed.check_in.number)),
+                Err(error) => {
+                    if !self.watchers.failed.contains_key(&owed.directory) {
+                        self.alert(&Alert::WatcherNotTold { at: self.clock.now(), code: error.code() });
+                    }
+                    failed.insert(owed.directory, error.to_string());
+                }
+            }
+        }
+        self.watchers.failed = failed;
+    }
+
+    /// Removes from what is owed what was told. Called at the beginning of a group.
+    pub(super) fn drop_told(&mut self) -> Result<(), VaultError> {
+        if self.watchers.told.is_empty() || self.held.is_none() {
+            return Ok(());
+        }
+        let left = self.owed()?;
+        self.put_owed(&left)
+    }
+
+    /// Watchers that are not told yet.
+    pub(crate) fn untold(&self) -> Result<Vec<Untold>, VaultError> {
+        let untold = |owed: Owed| Untold {
+            disarmed: owed.check_in.every == 0,
+            reason: self.watchers.failed.get(&owed.directory).cloned().unwrap_or_default(),
+            directory: owed.directory,
+        };
+        Ok(self.owed()?.into_iter().map(untold).collect())
+    }
+
+    /// Owes nothing more to a directory.
+    pub(crate) fn give_up_watcher(&mut self, directory: &Path) -> Result<(), VaultError> {
+        let event = Event::new(self.clock.now(), OWNER, Operation::ArmSwitch);
+        self.audited(event, |engine, event| {
+            engine.note(event, &format!("the watcher of {} is given up", directory.display()))?;
+            let mut owed = engine.owed()?;
+            let before = owed.len();
+            owed.retain(|owed| owed.directory != directory);
+            if owed.len() == before {
+                return Err(VaultError::invalid("nothing is owed to the watcher of this directory"));
+            }
+            engine.put_owed(&owed)
+        })
+    }
+
+    /// Heirs whose packages hold a memory.
+    pub(crate) fn heirs_with(&self, id: MemoryId) -> Result<Vec<String>, VaultError> {
+        let armed = self.switch()?.map(|record| record.heirs).unwrap_or_default();
+        let armed = armed.into_iter().filter(|heir| heir.memories.contains(&id)).map(|heir| heir.name);
+        let owed = self.owed()?;
+        let mut heirs: Vec<String> = armed.chain(owed.iter().flat_map(|owed| owed.heirs_with(id))).collect();
+        heirs.sort_unstable();
+        heirs.dedup();
+        Ok(heirs)
     }
 }

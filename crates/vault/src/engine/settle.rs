@@ -25,6 +25,9 @@ impl Engine {
         }
         self.apply_later();
         self.list_ended();
+        if self.watchers.due {
+            self.tell_watchers();
+        }
         self.unwiped |= core::mem::take(&mut self.wipe);
         self.overwrite()
     }
@@ -116,6 +119,7 @@ impl Engine {
     /// What is done while nobody asks for anything.
     pub(crate) fn idle(&mut self) {
         self.drop_stale_token();
+        self.tell_watchers();
         self.each_outside(CheckpointFile::catch_up);
         for file in &self.outside {
             let _ = file.sync();

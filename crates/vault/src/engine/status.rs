@@ -57,6 +57,9 @@ pub struct Status {
     /// When the newest backup was made that the vault knows of, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub newest_backup: Option<u64>,
+    /// Watchers of the dead-man switch that do not know what was decided last: their directories could not be written.
+    #[serde(default)]
+    pub watchers_untold: usize,
     /// What somebody else than this vault changed, removed or set back: until the owner ends that with the owner's secret, as a
     /// lockdown, everything is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -18,6 +18,8 @@ use stvor_keys::recipients::{Recipient, Sealing};
 use stvor_tlog::Note;
 
 use super::escrow::check_name;
+pub use super::owed::Untold;
+use super::owed::known_check_in;
 use crate::audit::hex;
 use crate::daemon::Content;
 use crate::engine::agents::Caller;
@@ -147,7 +149,11 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), VaultError> 
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
     write_private(&draft, bytes)?;
-    fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))
+    fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
+    // Some file systems know no syncing of a directory; what they can do they did.
+    let directory = path.parent().map(fs::File::open);
+    let _ = directory.and_then(Result::ok).map(|directory| directory.sync_all());
+    Ok(())
 }
 
 /// The file of an heir's package. Its hash is part of the name: a new package takes nothing from under the check-in before.
@@ -155,34 +161,11 @@ pub(crate) fn package(directory: &Path, (heir, hash): (&str, &str)) -> PathBuf {
     directory.join(format!("heir-{heir}-{}.age", hash.get(..16).unwrap_or(hash)))
 }
 
-/// Removes the packages of a directory that `record` does not name.
-fn remove_packages(directory: &Path, record: &SwitchRecord) -> Result<(), VaultError> {
-    let kept: Vec<PathBuf> = record
-        .heirs
-        .iter()
-        .filter(|_| directory == record.directory)
-        .map(|heir| package(directory, (&heir.name, &heir.package)))
-        .collect();
-    let failed = |error: std::io::Error| VaultError::io("reading", directory, &error);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("heir-") && name.contains(".age") && !kept.contains(&path) {
-            fs::remove_file(&path).map_err(|error| VaultError::io("removing", &path, &error))?;
-        }
-    }
-    Ok(())
-}
-
 impl Vault {
     /// Arms the switch, or makes its packages anew: each memory is recalled once as the owner, through every gate, and sealed
-    /// to its heirs as one line of JSON. Packages of heirs that are not named any more are removed. Returns the text of the key
-    /// that the watcher has to be told.
+    /// to its heirs as one line of JSON. Packages of heirs that are not named any more are removed. A watcher of another
+    /// directory is told to stop. Returns the text of the key that the watcher has to be told; [`Vault::untold_watchers`] says
+    /// which watchers do not know yet.
     ///
     /// # Errors
     /// What a gate says of one of the memories: then nothing is armed; [`crate::Refusal::NotExportable`] for one of a profile
@@ -238,48 +221,72 @@ impl Vault {
     }
 
     fn set_switch(&self, record: SwitchRecord) -> Result<String, VaultError> {
-        let before = self.switch()?;
-        let seen = known_check_in(&record.directory);
-        let (note, verifier, record) = self.ask(move |engine| engine.set_switch(record, &seen)).wait()?;
-        replace_file(&record.directory.join(CHECK_IN), note.to_string().as_bytes())?;
-        // Now that the watcher is told of none of them.
-        remove_packages(&record.directory, &record)?;
-        if let Some(before) = before.filter(|before| before.directory != record.directory) {
-            remove_packages(&before.directory, &record)?;
-        }
-        Ok(verifier)
+        let before = self.switch()?.map(|before| before.directory);
+        let seen: Vec<_> =
+            before.iter().chain([&record.directory]).map(|directory| known_check_in(directory)).collect();
+        self.ask(move |engine| engine.set_switch(record, &seen)).wait()
     }
 
     /// Tells the watcher that the owner is there. Returns the check-in as a note, for watchers on other machines.
     ///
     /// # Errors
-    /// [`VaultError::Invalid`] when the switch is not armed, [`VaultError::Io`].
+    /// [`VaultError::Invalid`] when the switch is not armed; [`VaultError::WatcherNotTold`] when the check-in could not be
+    /// written: the vault writes it when it can.
     pub fn check_in(&self) -> Result<Note, VaultError> {
-        let seen = self.switch()?.map(|record| known_check_in(&record.directory)).unwrap_or_default();
-        let (note, record) = self.ask(move |engine| engine.check_in(&seen)).wait()?;
-        replace_file(&record.directory.join(CHECK_IN), note.to_string().as_bytes())?;
+        let directory = self.switch()?.map(|record| record.directory);
+        let seen: Vec<_> = directory.iter().map(|directory| known_check_in(directory)).collect();
+        let note = self.ask(move |engine| engine.check_in(&seen)).wait()?;
+        self.told(|untold| Some(&untold.directory) == directory.as_ref())?;
         Ok(note)
     }
 
-    /// Disarms the switch and removes the packages. A watcher that the last check-in does not reach goes on counting.
+    /// Disarms the switch and removes the packages. A watcher that the last check-in does not reach goes on counting: until
+    /// it is there the vault tries again, and this can be asked for again.
     ///
     /// # Errors
-    /// [`VaultError::Invalid`] when it is not armed, [`VaultError::Io`].
+    /// [`VaultError::Invalid`] when it was never armed; [`VaultError::WatcherNotTold`] while a watcher is not told.
     pub fn disarm_switch(&self) -> Result<(), VaultError> {
-        let armed = self.switch()?.filter(|record| record.every > 0);
-        let mut record = armed.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
+        let known = self.switch()?;
+        let mut record = known.ok_or_else(|| VaultError::invalid("the dead-man switch was never armed"))?;
         record.heirs.clear();
         record.every = 0;
-        self.set_switch(record).map(|_| ())
+        self.set_switch(record)?;
+        self.told(|_| true)
     }
 
-    /// Heirs whose packages hold a memory. Forgetting it takes it out of none of them; arming the switch anew does.
+    /// Fails when one of the watchers that `which` picks is not told.
+    fn told(&self, which: impl Fn(&Untold) -> bool) -> Result<(), VaultError> {
+        match self.untold_watchers()?.into_iter().find(which) {
+            Some(Untold { directory, reason, .. }) => Err(VaultError::WatcherNotTold { directory, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Watchers that do not know what was decided last: their directory could not be written. The vault tries again every
+    /// second while it holds its keys.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn untold_watchers(&self) -> Result<Vec<Untold>, VaultError> {
+        self.ask(|engine| engine.untold()).wait()
+    }
+
+    /// Gives up to tell a watcher whose directory is gone for good. One that still has it goes on as before.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] when nothing is owed to this directory; [`VaultError::LogUnavailable`].
+    pub fn give_up_watcher(&self, directory: &Path) -> Result<(), VaultError> {
+        let directory = directory.to_owned();
+        self.ask(move |engine| engine.give_up_watcher(&directory)).wait()
+    }
+
+    /// Heirs whose packages hold a memory, also packages that could not be removed yet. Forgetting it takes it out of none of
+    /// them; arming the switch anew does.
     ///
     /// # Errors
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn heirs_with(&self, id: MemoryId) -> Result<Vec<String>, VaultError> {
-        let heirs = self.switch()?.map(|record| record.heirs).unwrap_or_default();
-        Ok(heirs.into_iter().filter(|heir| heir.memories.contains(&id)).map(|heir| heir.name).collect())
+        self.ask(move |engine| engine.heirs_with(id)).wait()
     }
 
     /// What the switch is set to, if it was ever armed.
@@ -289,13 +296,6 @@ impl Vault {
     pub fn switch(&self) -> Result<Option<SwitchRecord>, VaultError> {
         self.ask(|engine| engine.switch()).wait()
     }
-}
-
-/// The check-in that stands in a watched directory, as it was found there.
-fn known_check_in(directory: &Path) -> Vec<u8> {
-    let path = directory.join(CHECK_IN);
-    let short = fs::metadata(&path).is_ok_and(|about| about.len() <= limits::MAX_CHECK_IN);
-    short.then(|| fs::read(&path).ok()).flatten().unwrap_or_default()
 }
 
 fn seal_package(heir: &Heir, lines: &HashMap<MemoryId, SecretBytes>) -> Result<Vec<u8>, VaultError> {

@@ -96,6 +96,7 @@ const TRIED: &[(&str, &str)] = &[
     ("MIN_SILENCE", "tests/it/limits.rs::a_switch_is_armed_for_a_day_to_ten_years_and_a_hundred_heirs"),
     ("MAX_SILENCE", "tests/it/limits.rs::a_switch_is_armed_for_a_day_to_ten_years_and_a_hundred_heirs"),
     ("MAX_HEIRS", "tests/it/limits.rs::a_switch_is_armed_for_a_day_to_ten_years_and_a_hundred_heirs"),
+    ("MAX_OWED", "tests/it/limits.rs::so_many_watchers_can_be_waited_for"),
     ("MAX_CHECK_IN", "tests/it/limits.rs::a_check_in_that_is_too_long_is_not_read"),
     ("TOKEN_PRESENCE", "tests/it/tokens.rs::a_token_is_there_for_a_minute"),
     ("MAX_TOKENS", "tests/it/limits.rs::a_vault_has_so_many_tokens"),
@@ -388,6 +389,25 @@ fn a_switch_is_armed_for_a_day_to_ten_years_and_a_hundred_heirs() {
         arms(limits::MIN_SILENCE, limits::MAX_HEIRS) && !arms(limits::MIN_SILENCE, limits::MAX_HEIRS + 1)
     );
     assert!(!arms(limits::MIN_SILENCE, 0));
+}
+
+#[test]
+fn so_many_watchers_can_be_waited_for() {
+    let armed = crate::recovery::Armed::new();
+    // The one that is armed takes a place, too, until it is told.
+    let most = limits::MAX_OWED - 1;
+    let name = |number: usize| if number == 0 { "watched".to_owned() } else { format!("watched-{number}") };
+    for number in 0..most {
+        std::fs::remove_dir_all(armed.path(&name(number))).unwrap();
+        armed.arm_in(&name(number + 1)).unwrap();
+    }
+    assert_eq!(armed.vault.untold_watchers().unwrap().len(), most);
+    std::fs::remove_dir_all(armed.path(&name(most))).unwrap();
+    assert_eq!(armed.arm_in("one-more").unwrap_err().code(), "VAULT_BAD_REQUEST");
+    let armed_in = armed.vault.switch().unwrap().unwrap().directory;
+    assert_eq!(armed_in, armed.path(&name(most)), "nothing is changed");
+    armed.vault.give_up_watcher(&armed.path("watched-7")).unwrap();
+    armed.arm_in("one-more").unwrap();
 }
 
 #[test]

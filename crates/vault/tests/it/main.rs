@@ -17,6 +17,7 @@ mod proofs;
 mod quota;
 mod recovery;
 mod rotation;
+mod switch;
 mod tampering;
 mod tokens;
 mod witness;

@@ -11,12 +11,14 @@ use stvor_tlog::Note;
 use stvor_vault::recovery::escrow::{Keeper, NewEscrow, NewSecrets, recover};
 use stvor_vault::recovery::switch::{CHECK_IN, Heir, NewSwitch};
 use stvor_vault::recovery::watch::{Standing, Watcher};
-use stvor_vault::{Caller, Clock, Level, MemoryId, NewMemory, Vault, unwrap_root, unwrap_vaulted};
+use stvor_vault::{
+    Caller, Clock, Level, MemoryId, NewMemory, Vault, VaultError, unwrap_root, unwrap_vaulted,
+};
 
 use crate::world::{World, owner, passphrase, second};
 
 const OWNER: &Caller = &Caller::Owner;
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) fn open_file(path: &PathBuf, identity: &Identity) -> Vec<u8> {
     let line = identity.to_secret_line();
@@ -90,16 +92,16 @@ fn shares_of_another_vault_open_nothing_and_change_nothing() {
     assert_eq!(world.open().verify().unwrap().problems, []);
 }
 
-struct Armed {
-    world: World,
-    vault: Vault,
+pub(crate) struct Armed {
+    pub(crate) world: World,
+    pub(crate) vault: Vault,
     heir: Identity,
-    memory: MemoryId,
+    pub(crate) memory: MemoryId,
     verifier: String,
 }
 
 impl Armed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = World::new();
         let vault = world.open();
         let memory =
@@ -112,16 +114,37 @@ impl Armed {
         Self { world, vault, heir, memory, verifier }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The process ends, and another opens the vault.
+    pub(crate) fn again(self) -> Self {
+        self.again_with(|| ())
+    }
+
+    /// The same, with something done in between.
+    pub(crate) fn again_with(self, between: impl FnOnce()) -> Self {
+        let Self { world, vault, heir, memory, verifier } = self;
+        drop(vault);
+        between();
+        Self { vault: world.open(), world, heir, memory, verifier }
+    }
+
+    /// Arms for ada again, in a directory of this name.
+    pub(crate) fn arm_in(&self, name: &str) -> Result<String, VaultError> {
+        let heirs =
+            [Heir { name: "ada".into(), recipient: self.heir.recipient(), memories: vec![self.memory] }];
+        let directory = self.path(name);
+        self.vault.arm_switch(&NewSwitch { every: 30 * DAY, heirs: &heirs, directory: &directory })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.world.directory.path().join(name)
     }
 
-    fn watcher(&self) -> Watcher {
+    pub(crate) fn watcher(&self) -> Watcher {
         let (watched, released, state) = (self.path("watched"), self.path("released"), self.path("state"));
         Watcher::open((&watched, &released), &state, &self.verifier).unwrap()
     }
 
-    fn look(&self, watcher: &mut Watcher) -> Standing {
+    pub(crate) fn look(&self, watcher: &mut Watcher) -> Standing {
         let (standing, unbelieved) = watcher.look(&self.world.clock.now()).unwrap();
         assert!(unbelieved.is_none(), "{unbelieved:?}");
         standing
@@ -188,7 +211,7 @@ fn nobody_but_the_owner_can_check_in_or_hurry_the_clock() {
 }
 
 /// How many packages the watched directory holds.
-fn packages(armed: &Armed) -> usize {
+pub(crate) fn packages(armed: &Armed) -> usize {
     let entries = std::fs::read_dir(armed.path("watched")).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("heir-")).count()
 }

@@ -244,8 +244,14 @@ pub(crate) enum SwitchCommand {
     CheckIn,
     /// Disarm it, and remove the packages
     Disarm,
-    /// Show what it is set to
+    /// Show what it is set to, and which watchers do not know it yet
     Status,
+    /// Give up to tell a watcher whose directory is gone for good
+    GiveUp {
+        /// The directory, as `switch status` shows it
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 /// `stvor vault watch`

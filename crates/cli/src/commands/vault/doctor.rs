@@ -137,6 +137,7 @@ fn machine(path: &Path, sockets: &Path, status: Option<&Status>) -> Vec<Check> {
         checks.push(Check::ok("log", format!("{} events", grouped(status.events))));
         checks.extend(checkpoint(path, status));
         checks.push(backup(status));
+        checks.extend(watchers(status));
     }
     if let Ok(room) = rustix::fs::statvfs(path) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
@@ -208,6 +209,14 @@ fn backup(status: &Status) -> Check {
     let age = Duration::from_millis(Timestamp::system().as_millis().saturating_sub(made));
     let found = format!("the newest is {} days old", age.as_secs() / 86_400);
     if age > BACKUP_AGE { Check::warning(NAME, found, fix) } else { Check::ok(NAME, found) }
+}
+
+/// A watcher that was to stop and does not know it gives memories of a living owner away.
+fn watchers(status: &Status) -> Option<Check> {
+    let fix = "put its directory back: stvor vault switch status (docs/vault/recovery.md)";
+    let found =
+        format!("{} watchers of the dead-man switch do not know what was decided", status.watchers_untold);
+    (status.watchers_untold > 0).then(|| Check::warning("switch", found, fix))
 }
 
 /// The form of the database: one of an older or a newer program does not open.

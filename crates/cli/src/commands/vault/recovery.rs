@@ -3,21 +3,21 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stvor_base::Timestamp;
 use stvor_keys::shares::Share;
 use stvor_vault::daemon::{HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
 use stvor_vault::recovery::escrow::{EscrowRecord, NewSecrets, recover as open_with_shares};
-use stvor_vault::recovery::switch::SwitchRecord;
+use stvor_vault::recovery::switch::{SwitchRecord, Untold};
 use stvor_vault::recovery::watch::{Standing, Watcher};
-use stvor_vault::{Clock as _, Options, SystemClock, unwrap_root, unwrap_vaulted};
+use stvor_vault::{Clock as _, Options, SystemClock, VaultError, unwrap_root, unwrap_vaulted};
 
 use super::backup::{absolute, ask, coded};
 use super::{Call, show};
 use crate::args::{EscrowCommand, SwitchCommand, VaultRecover, VaultWatch};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
-use crate::render::{BAD, GOOD, LOUD, paint, rfc3339, rows, table};
+use crate::render::{BAD, GOOD, LOUD, paint, rfc3339, rows, safe, table};
 
 fn pair(text: &str) -> Result<(String, String)> {
     let parts = text.split_once('=').map(|(name, rest)| (name.to_owned(), rest.to_owned()));
@@ -121,7 +121,12 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
                 format!("armed; check-ins are signed with\n{}", made["verifier"].as_str().unwrap_or_default())
             })?;
             out.say("An heir who can read that directory can open the own package at any time.");
-            Ok(())
+            match untold(&made["untold"])?.into_iter().next() {
+                Some(Untold { directory, reason, .. }) => {
+                    Err(coded(VaultError::WatcherNotTold { directory, reason }))
+                }
+                None => Ok(()),
+            }
         }
         SwitchCommand::CheckIn => {
             let made = ask(&mut client, RecoveryVerb::CheckIn {})?;
@@ -131,9 +136,22 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
             ask(&mut client, RecoveryVerb::DisarmSwitch {})?;
             out.either(&json!({ "armed": false }), |_| "disarmed".to_owned())
         }
+        SwitchCommand::GiveUp { dir } => {
+            ask(&mut client, RecoveryVerb::GiveUpWatcher { directory: absolute(dir)? })?;
+            out.either(&json!({ "done": true }), |_| "nothing is owed to it any more".to_owned())?;
+            out.warn("a watcher that still has that directory goes on as before");
+            Ok(())
+        }
         SwitchCommand::Status => {
-            let record: Option<SwitchRecord> = show::parsed(ask(&mut client, RecoveryVerb::Switch {})?)?;
-            out.either(&record, |record| match record {
+            let found = ask(&mut client, RecoveryVerb::Switch {})?;
+            if out.json {
+                return out.object(&found);
+            }
+            let untold = untold(&found["untold"])?;
+            let mut found = found;
+            found.as_object_mut().map(|fields| fields.remove("untold"));
+            let record: Option<SwitchRecord> = show::parsed(found)?;
+            out.line(match record {
                 Some(record) if record.every > 0 => format!(
                     "armed: {} days of silence, last check-in {}, heirs: {}",
                     record.every / 86_400_000,
@@ -141,9 +159,20 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
                     record.heirs.iter().map(|heir| heir.name.as_str()).collect::<Vec<_>>().join(", ")
                 ),
                 _ => paint(LOUD, "not armed"),
-            })
+            })?;
+            untold.iter().try_for_each(|one| out.line(not_told(one)))
         }
     }
+}
+
+fn untold(value: &Value) -> Result<Vec<Untold>> {
+    if value.is_null() { Ok(Vec::new()) } else { show::parsed(value.clone()) }
+}
+
+fn not_told(untold: &Untold) -> String {
+    let what = if untold.disarmed { "to stop; it counts and gives out" } else { "of the last check-in" };
+    let (directory, reason) = (safe(&untold.directory.display().to_string()), safe(&untold.reason));
+    format!("{} the watcher of {directory} does not know {what}: {reason}", paint(BAD, "NOT TOLD"))
 }
 
 /// Watches somebody's switch.

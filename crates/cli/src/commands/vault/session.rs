@@ -108,6 +108,10 @@ pub(super) fn status(call: Call<'_>) -> Result {
         lines.add_row(["log".to_owned(), format!("{} events, root {}", grouped(status.events), status.root)]);
         lines.add_row(["signed by".to_owned(), status.verifier.clone()]);
     }
+    if status.watchers_untold > 0 {
+        let said = "NOT TOLD: a watcher of the dead-man switch goes on as before; `stvor vault switch status` says which";
+        lines.add_row(["switch".to_owned(), paint(BAD, said)]);
+    }
     let mode = if contained {
         "isolated: the daemon runs as another user".to_owned()
     } else {
