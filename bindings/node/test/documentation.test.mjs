@@ -47,11 +47,14 @@ test('mock relay from npx, with curl of health and status', async (t) => {
   const port = /ws:\/\/localhost:(\d+)/.exec(await served.line(/ws:/))[1];
   const app = block(t, documentation('mock-relay.mjs', { 4444: port }));
   assert.equal(await app.line(/alice/), 'alice: Hello from local dev! 🔐');
-  const get = async (path) => (await fetch(`http://localhost:${port}${path}`)).json();
+  const get = async (path) => (await fetch(`http://127.0.0.1:${port}${path}`)).json();
   assert.equal((await get('/health')).status, 'ok');
   assert.deepEqual(await get('/status/alice'), { userId: 'alice', online: true, hasPublicKey: true });
   served.child.kill('SIGTERM');
-  assert.equal((await served.ended).code, 0);
+  const { code } = await served.ended;
+  // Elsewhere it is asked to end; Windows just ends it.
+  if (process.platform === 'win32') return;
+  assert.equal(code, 0);
   assert.match(served.stderr, / 0 connections, 0 users\n/);
 });
 
@@ -69,7 +72,10 @@ test('CommonJS', async (t) => {
 
 test('migration check by node -e', async (t) => {
   const { port } = await relay(t);
-  const ended = await run(['--input-type=module', '-e', documentation('migration.mjs', { 4444: port })], { env: { XDG_DATA_HOME: directory() } });
+  // Word for word; before 20.19 and 22.7 `node -e` takes no `import` without being told.
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const told = major > 22 || (major === 22 && minor >= 7) || (major === 20 && minor >= 19) ? [] : ['--input-type=module'];
+  const ended = await run([...told, '-e', documentation('migration.mjs', { 4444: port })], { env: { XDG_DATA_HOME: directory() } });
   assert.equal(ended.stdout, '✅ E2EE работает: Hello from v3.0! 🔐\n', ended.stderr);
   assert.equal(ended.code, 0);
 });

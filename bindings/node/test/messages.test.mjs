@@ -211,6 +211,70 @@ test('a signal ends waiting with ABORTED and its reason', async (t) => {
   assert.equal(await codeOf(alice.send('nobody', 'hi', { signal: controller.signal })), 'ABORTED');
 });
 
+test('methods may be handed on', async (t) => {
+  const { relay, app } = await at(t);
+  const client = await app.connect('alice');
+  await app.connect('bob');
+  const { send, close, safetyNumber, block, unref, on, acceptIdentity, rotateIdentity } = client;
+  const receipt = await send('bob', 'hi');
+  await Promise.all([safetyNumber('bob'), block('carol'), acceptIdentity('bob')]);
+  assert.equal(unref(), client);
+  assert.equal(on('connected', () => {}), client);
+  const { delivered } = receipt;
+  assert.equal(await codeOf(delivered()), 'INVALID_ARGUMENT');
+  await close();
+  assert.equal(client.state, 'closed');
+  assert.equal(await codeOf(rotateIdentity()), 'CLIENT_NOT_READY');
+  const { disconnect } = app;
+  await disconnect();
+  const { unref: letGo } = relay;
+  assert.equal(letGo(), relay);
+  assert.deepEqual(Object.keys(client), []);
+});
+
+test('a fingerprint is looked at before anybody is asked', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const { fingerprint } = bob.identity;
+  for (const wrong of ['', 'zz', fingerprint.slice(1), `${fingerprint}0`, 'a'.repeat(2 ** 28)]) {
+    assert.equal(await codeOf(alice.acceptIdentity('bob', wrong)), 'INVALID_ARGUMENT');
+  }
+  await alice.acceptIdentity('bob', fingerprint.toUpperCase().replace(/(.{4})/g, '$1 '));
+});
+
+test('close sends what waits also where the connection is in a pause', async (t) => {
+  const [database, aliceDir, bobDir] = [`${directory()}/relay.db`, directory(), directory()];
+  let relay = await startMockRelay({ port: 0, database });
+  const { port } = relay;
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, timeout: 5_000 };
+  const open = async (name, dataDir) => {
+    const app = await createApp({ ...settings, dataDir });
+    t.after(() => app.close());
+    return app.connect(name);
+  };
+  const bob = await open('bob', bobDir);
+  const alice = await open('alice', aliceDir);
+  await (await alice.send('bob', 'zero')).delivered();
+  await relay.close();
+  await alice.send('bob', 'one', { waitFor: 'committed' });
+  // Until the pauses are longer than the rest of this test takes. Nobody else keeps this process.
+  const held = setInterval(() => {}, 1_000);
+  t.after(() => clearInterval(held));
+  await new Promise((resolve) => alice.on('reconnecting', ({ after }) => { if (after > 1_500) resolve(); }));
+  relay = await startMockRelay({ port, database });
+  t.after(() => relay.close());
+  await alice.close();
+  assert.equal((await open('alice', aliceDir)).pending, 0);
+  assert.deepEqual(contents(await take(bob, 2)), ['zero', 'one']);
+  // One that is away holds nobody.
+  const carol = await open('carol', directory());
+  await relay.close();
+  await codeOf(carol.send('bob', 'never', { waitFor: 'committed' }));
+  const since = performance.now();
+  await carol.close();
+  assert.ok(performance.now() - since < 4_500);
+});
+
 test('what waits without a timeout of its own takes the one of its app', async (t) => {
   const { app } = await at(t, { timeout: 200 });
   const alice = await app.connect('alice');
@@ -225,6 +289,10 @@ test('bytes whose buffer was transferred are refused, and an empty message is on
   const gone = new Uint8Array([1, 2, 3]);
   structuredClone(gone.buffer, { transfer: [gone.buffer] });
   assert.equal(await codeOf(alice.send('bob', gone)), 'INVALID_ARGUMENT');
+  // Half of a character would arrive as another one.
+  for (const text of ['cut \ud83d', { text: 'cut \ud83d' }, ['\udd10']]) assert.equal(await codeOf(alice.send('bob', text)), 'INVALID_ARGUMENT');
+  await alice.send('bob', { text: '\\ud83d 🔐' });
+  assert.deepEqual(contents(await take(bob, 1)), [{ text: '\\ud83d 🔐' }]);
   await alice.send('bob', new Uint8Array());
   assert.deepEqual(contents(await take(bob, 1)), [new Uint8Array()]);
 });

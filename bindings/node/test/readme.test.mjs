@@ -51,7 +51,9 @@ for (const framework of ['express', 'fastify']) {
     const refused = await post('support', { text: 'to itself' });
     assert.deepEqual([refused.status, (await refused.json()).code], [400, 'INVALID_CONFIG']);
     server.child.kill('SIGTERM');
-    assert.equal((await server.ended).code, 0);
+    const { code } = await server.ended;
+    // Elsewhere it is asked to end; Windows just ends it.
+    if (process.platform !== 'win32') assert.equal(code, 0);
   });
 }
 

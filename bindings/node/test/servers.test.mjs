@@ -1,60 +1,63 @@
-// The block with Redis and PostgreSQL of docs/node.md, against private servers, with the npm clients.
+// Stores of one's own in Redis and PostgreSQL, as examples/adapters.mjs has them: against private servers, with the npm clients.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { copyFileSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { sdk, startMockRelay } from './project.mjs';
+import { directory, project, sdk, start, startMockRelay } from './project.mjs';
 import { folderFor, postgresServer, redisServer, skip } from './servers.mjs';
 
-const { createApp, generateIdentityKeyPair } = sdk;
+const { createApp } = sdk;
+const example = new URL('../examples/adapters.mjs', import.meta.url);
 
-test('replay cache in Redis, sessions in PostgreSQL', { skip }, async (t) => {
+test('the page shows the example as it is', () => {
+  const page = readFileSync(new URL('../../../docs/node.md', import.meta.url), 'utf8');
+  assert.ok(page.includes(`\`\`\`js\n${readFileSync(example, 'utf8')}\`\`\``));
+});
+
+test('replay cache in Redis, pins and sessions in PostgreSQL', { skip }, async (t) => {
   const folder = folderFor(t);
   const pg = await postgresServer(t, folder);
-  await pg.query('CREATE TABLE sessions (peer_id text PRIMARY KEY, state bytea NOT NULL)');
   const redis = await redisServer(t, folder);
-  // The block as it stands on the page.
-  const page = readFileSync(new URL('../../../docs/node.md', import.meta.url), 'utf8');
-  const block = [...page.matchAll(/```js\n([\s\S]*?)```/g)].map(([, code]) => code).find((code) => code.includes('pg.query'));
-  const { replay, sessions } = new Function('redis', 'pg', `${block}\nreturn { replay, sessions };`)(redis, pg);
-  const pins = new Map();
-  const tofu = {
-    storeFingerprint(peer, fingerprint) { if (!pins.has(peer)) pins.set(peer, fingerprint); },
-    verifyFingerprint: (peer, fingerprint) => pins.get(peer) === fingerprint,
-  };
-  const pair = generateIdentityKeyPair();
-  const storageAdapters = { replay, sessions, tofu, identity: { getIdentityKeyPair: () => pair } };
-
   const relay = await startMockRelay({ port: 0 });
   t.after(() => relay.close());
-  const settings = { appToken: 'stvor_dev_test123', relayUrl: relay.url };
-  const others = await createApp({ ...settings, storage: 'memory' });
+  const others = await createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory' });
   t.after(() => others.close());
   const bob = await others.connect('bob');
-  const open = async () => {
-    const app = await createApp({ ...settings, storageAdapters });
-    t.after(() => app.close());
-    return app.connect('alice');
+  const inbox = bob.messages();
+
+  // Where its packages are found.
+  const file = join(project, 'adapters-example.mjs');
+  copyFileSync(example, file);
+  const env = {
+    REDIS_SOCKET: join(folder, 'redis.sock'), PGHOST: folder, PGUSER: 'stvor', PGDATABASE: 'postgres',
+    STVOR_RELAY: relay.url, KEY_FILE: join(directory(), 'alice.key'), NODE_OPTIONS: '--no-warnings',
   };
-  const read = async (client) => {
-    for await (const message of client.messages()) return message.content;
+  const alice = async (...argv) => {
+    const started = start([file, ...argv], { env });
+    t.after(() => started.child.kill('SIGKILL'));
+    return { ...started, fingerprint: await started.line(/^alice is [0-9a-f]{64}$/) };
   };
 
-  const alice = await open();
-  await (await alice.send('bob', 'a secret')).delivered();
+  const one = await alice('bob', 'a secret');
+  assert.equal((await inbox.next()).value.content, 'a secret');
   await bob.send('alice', 'one');
-  assert.equal(await read(alice), 'one');
-  const { fingerprint } = alice.identity;
-  await alice.close();
-  const again = await open();
-  assert.equal(again.identity.fingerprint, fingerprint);
+  assert.equal(await one.line(/^bob: /), 'bob: one');
+  one.child.kill('SIGTERM');
+  assert.equal((await one.ended).code, 0);
+
+  const two = await alice();
+  assert.equal(two.fingerprint, one.fingerprint);
   await bob.send('alice', 'two');
-  assert.equal(await read(again), 'two');
-  await again.close();
+  assert.equal(await two.line(/two/), 'bob: two');
+  two.child.kill('SIGTERM');
+  const { code, stderr } = await two.ended;
+  assert.deepEqual([code, stderr], [0, '']);
 
   const marks = await redis.keys('replay:bob:*');
-  assert.ok(marks.length >= 3, marks.join());
+  assert.ok(marks.length >= 2, marks.join());
   assert.ok(await redis.ttl(marks[0]) > 200);
-  assert.equal(await replay.checkAndMark('bob', Buffer.from(marks[0].split(':')[2], 'hex')), true);
+  const { rows: pins } = await pg.query('SELECT peer_id, fingerprint FROM pins');
+  assert.deepEqual(pins, [{ peer_id: 'bob', fingerprint: bob.identity.fingerprint }]);
   const { rows } = await pg.query('SELECT peer_id, state FROM sessions');
   assert.ok(rows.some(({ peer_id }) => peer_id === 'bob'));
   assert.ok(rows.every(({ peer_id, state }) => (peer_id === 'bob' || peer_id.startsWith('_stvor/')) && !state.includes('secret')));

@@ -1,7 +1,7 @@
 /** Storage adapters of the application: called with what the native half asks, answered with what they say. */
 
 import { isUint8Array, kindOf } from './check.js';
-import { guarded, misconfigured, remembered, textOf } from './errors.js';
+import { failure, guarded, misconfigured, remembered } from './errors.js';
 import { native, type NativeAdapterAnswer, type NativeAdapterRequest, type NativeAdapters } from './native.js';
 import type { IdentityKeyPair, StorageAdapters } from './types.js';
 
@@ -93,7 +93,7 @@ export function bridge(adapters: Given): NativeAdapters {
       bridged.answer(request.id, said);
     } catch (thrown) {
       // Bytes that can not be handed over: detached, or too many.
-      bridged.answer(request.id, { wrong: textOf(thrown).slice(0, 1_000) });
+      bridged.answer(request.id, { wrong: failure(thrown).message.slice(0, 1_000) });
     }
   };
   return bridged;
@@ -108,6 +108,7 @@ function judged(call: string, said: unknown): NativeAdapterAnswer {
     case 'sessions.load':
       // Only null is "there is none": a forgotten return must not begin a new account over the old one.
       if (said === null) return {};
+      if (isBytes(said) && said.byteLength === 0) return { wrong: 'it is a Uint8Array of 0 bytes: either it was never saved so, or its buffer was transferred' };
       return isBytes(said) ? { bytes: said } : { wrong: `it is ${kindOf(said)}; a Uint8Array as it was saved, or null if there is none, is expected` };
     case 'identity.getIdentityKeyPair': {
       const { publicKey, privateKey } = Object(said) as Partial<IdentityKeyPair>;

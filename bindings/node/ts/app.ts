@@ -2,6 +2,7 @@
 
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
+import { bind } from './bound.js';
 import { abortable, isUint8Array, options, span, userName, wait } from './check.js';
 import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
@@ -36,6 +37,7 @@ export class App {
 
   /** @internal */
   constructor(native: NativeApp, gate: GateOptions, patience: number) {
+    bind(this);
     this.#native = native;
     this.#gate = gate;
     this.#patience = patience;
@@ -183,6 +185,12 @@ function check(given: Partial<AppOptions>): void {
   }
   if (given.storageAdapters !== undefined && (given.storage !== undefined || given.dataDir !== undefined)) {
     throw misconfigured('storageAdapters exclude storage and dataDir');
+  }
+  if (given.relayUrl !== undefined && given.appToken === undefined && given.clientToken === undefined) {
+    throw misconfigured('no token was given: set appToken ("stvor_...", as the operator of the relay made it), or clientToken and appId');
+  }
+  if (given.clientToken !== undefined && given.appToken === undefined && given.appId === undefined) {
+    throw misconfigured('a clientToken needs the appId beside it');
   }
   settings(() => {
     wait(given.timeout);

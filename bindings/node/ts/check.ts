@@ -24,6 +24,7 @@ export function userName(name: unknown, what = 'the user id'): string {
   if (name.length > LONGEST_NAME) {
     throw new StvorError(`${what} has ${name.length} characters: a name has 256 bytes at most`, { code: 'INVALID_NAME' });
   }
+  if (!isWellFormed(name)) throw new StvorError(`${what} has half of a character (a lone surrogate)`, { code: 'INVALID_NAME' });
   return name;
 }
 
@@ -90,6 +91,7 @@ export function contentOf(content: unknown): NativeContent {
   const limit = native().maxContent();
   if (typeof content === 'string') {
     fits(content.length, limit);
+    if (!isWellFormed(content)) throw broken();
     return { kind: 'text', text: content };
   }
   if (isUint8Array(content)) {
@@ -104,9 +106,23 @@ export function contentOf(content: unknown): NativeContent {
   } catch (cause) {
     throw new StvorError('the content can not be written as JSON', { code: 'INVALID_ARGUMENT', cause });
   }
+  // A half of a character is an escape there, which `JSON.stringify` writes for nothing else from U+D800 on.
+  if (text?.includes('\\ud') && /(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(text)) throw broken();
   if (text === undefined) throw invalid(`a content is a string, a Uint8Array or a JSON value, not ${kindOf(content)}`);
   fits(text.length, limit);
   return { kind: 'json', text };
+}
+
+const { isWellFormed: builtIn } = String.prototype as { isWellFormed?: (this: string) => boolean };
+
+/** Whether a text can be written as UTF-8: there is no half of a surrogate pair in it. */
+export function isWellFormed(text: string): boolean {
+  // Node 18 has no such function.
+  return builtIn ? builtIn.call(text) : !/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text);
+}
+
+function broken(): StvorError {
+  return invalid('the text has half of a character (a lone surrogate) and would arrive as another one: was it cut in two?');
 }
 
 /** What JSON would make something else of without a word, and what to give in its place. */

@@ -2,6 +2,7 @@
 
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
+import { bind } from './bound.js';
 import { abortable, aborted, contentFrom, contentOf, elements, options, owned, signalOf, span, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
 import { Listeners, named } from './events.js';
@@ -60,7 +61,7 @@ export interface ClientSettings {
 /**
  * One user of an app: sends, receives, knows whom it talks with. Made by `app.connect`.
  *
- * A client with a message handler or an open iterator keeps the process alive until it is closed or `unref()` is called;
+ * A client with a message handler, an open iterator or a receipt that is waited for keeps the process alive until it is closed or `unref()` is called;
  * one without does not, but what it sends is finished first.
  */
 export class Client {
@@ -79,6 +80,7 @@ export class Client {
 
   /** @internal */
   constructor(native: NativeClient, how: ClientSettings) {
+    bind(this);
     this.#native = native;
     this.#gate = new Gate(how.gate, (name, event) => this.#listeners.emit(name, event));
     this.#onClose = how.onClose;
@@ -247,6 +249,7 @@ export class Client {
   /** The receipt of an earlier message of ours, also of an earlier run; `null` when it is not known (any more). */
   receipt(id: string): Promise<Receipt | null> {
     return awaited(async () => {
+      this.#open();
       const receipt = await this.#native.receipt(userName(id, 'the id'));
       return receipt ? new SentReceipt(receipt, receipt.to, this.#alive) : null;
     });
@@ -395,14 +398,13 @@ export class Client {
 
   /**
    * Takes the identity that a peer shows now in the place of the pinned one. With a fingerprint (SHA-256 of the user key in
-   * hexadecimal, as `identity()` gives it) only that one, and then whatever rotations say.
+   * hexadecimal, as `identity.fingerprint` gives it) only that one, and then whatever rotations say.
    */
   acceptIdentity(userId: string, fingerprint?: string, options_?: { signal?: Signal }): Promise<void> {
     if (fingerprint === undefined) return this.#manage('acceptIdentity', userId, options_);
     return awaited(() => {
-      if (typeof fingerprint !== 'string') throw invalid('the fingerprint is a string');
       const signal = only(options_, 'acceptIdentity');
-      const what: [string, string] = [userName(userId), fingerprint];
+      const what: [string, string] = [userName(userId), fingerprintOf(fingerprint)];
       return abortable(signal, (cancel) => this.#native.acceptNamed(what, cancel));
     });
   }
@@ -461,6 +463,7 @@ export class Client {
   /** The messages of a conversation, newest first, page by page. */
   history(userId: string, options_?: { limit?: number }): Promise<HistoryPage> {
     return awaited(() => {
+      this.#open();
       const { limit } = options<{ limit: number }>(options_, ['limit'], 'the options of history');
       if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= 500)) {
         throw invalid('limit is a whole number from 1 to 500');
@@ -487,6 +490,7 @@ export class Client {
   /** After `ROLLBACK_DETECTED`: gives up the sessions of the old copy and starts fresh ones. */
   recoverFromRollback(options_?: { signal?: Signal }): Promise<void> {
     return awaited(() => {
+      this.#open();
       const signal = only(options_, 'recoverFromRollback');
       return abortable(signal, (cancel) => this.#native.end('recoverFromRollback', cancel));
     });
@@ -591,6 +595,14 @@ function waiting(given: unknown, what: string): { timeout: number | undefined; s
 /** The options of what takes a signal and nothing else. */
 function only(given: unknown, what: string): Signal | undefined {
   return options<{ signal: Signal }>(given, ['signal'], `the options of ${what}`).signal;
+}
+
+/** A fingerprint as people copy it. */
+function fingerprintOf(given: unknown): string {
+  if (typeof given !== 'string' || given.length > 1_024) throw invalid('a fingerprint is a string of 64 hexadecimal digits');
+  const digits = given.replace(/\s/g, '').toLowerCase();
+  if (!/^[0-9a-f]{64}$/.test(digits)) throw invalid('a fingerprint has 64 hexadecimal digits, as `identity.fingerprint` of the peer has them');
+  return digits;
 }
 
 /** The digits of a safety number, without what stands between them. */

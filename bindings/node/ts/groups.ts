@@ -1,5 +1,6 @@
 /** Groups of a client: every member sends, one encryption for all. */
 
+import { bind } from './bound.js';
 import { abortable, contentOf, elements, options, owned, userName } from './check.js';
 import { awaited, invalid } from './errors.js';
 import type { NativeClient, NativeGroup } from './native.js';
@@ -40,6 +41,7 @@ export class Group {
 
   /** @internal */
   constructor(native: NativeClient, id: string) {
+    bind(this);
     this.#native = native;
     this.id = id;
   }

@@ -1,6 +1,7 @@
 /** A relay for development: the real one, in memory, on loopback. */
 
 import { asyncDispose } from './dispose.js';
+import { bind } from './bound.js';
 import { Alive } from './alive.js';
 import { elements, options } from './check.js';
 import { awaited, guarded, misconfigured } from './errors.js';
@@ -19,6 +20,7 @@ export class MockRelay {
 
   /** @internal */
   constructor(native: NativeRelay) {
+    bind(this);
     this.#native = native;
     this.#alive.hold();
     running.add(this);

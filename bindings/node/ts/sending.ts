@@ -51,29 +51,27 @@ export class SentReceipt implements Receipt {
   }
 
   accepted(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('accepted', given);
+    return awaited(() => this.#reached('accepted', given));
   }
 
   delivered(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('delivered', given);
+    return awaited(() => this.#reached('delivered', given));
   }
 
   read(given?: { signal?: Signal }): Promise<void> {
-    return this.#reached('read', given);
+    return awaited(() => this.#reached('read', given));
   }
 
   #reached(state: string, given: unknown): Promise<void> {
-    return awaited(() => {
-      const { signal } = options<{ signal: Signal }>(given, ['signal'], 'the options of a receipt');
-      // Who is waited for may never come: `unref()` of the client lets the process end.
-      return abortable(signal, (cancel) => new Promise<void>((resolve, reject) => {
-        this.#native.reached(state, cancel, (failed) => {
-          this.#alive.release();
-          if (failed === null) resolve();
-          else reject(failure(new Error(failed)));
-        });
-        this.#alive.hold();
-      }));
-    });
+    const { signal } = options<{ signal: Signal }>(given, ['signal'], 'the options of a receipt');
+    // Who is waited for may never come: `unref()` of the client lets the process end.
+    return abortable(signal, (cancel) => new Promise<void>((resolve, reject) => {
+      this.#native.reached(state, cancel, (failed) => {
+        this.#alive.release();
+        if (failed === null) resolve();
+        else reject(failure(new Error(failed)));
+      });
+      this.#alive.hold();
+    }));
   }
 }

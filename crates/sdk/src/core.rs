@@ -73,6 +73,8 @@ pub(crate) struct Core {
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
     pub(crate) kick: Arc<Notify>,
+    /// Ends a pause of the connection before its next attempt.
+    hurry: Arc<Notify>,
     /// A kick is on its way.
     pub(crate) kicking: Arc<AtomicBool>,
     pub(crate) stop: CancellationToken,
@@ -192,6 +194,7 @@ impl Core {
             settled: Notify::new(),
             closing: AtomicBool::new(false),
             kick: Arc::new(Notify::new()),
+            hurry: Arc::default(),
             kicking: Arc::default(),
             stop: CancellationToken::new(),
             stop_acks: CancellationToken::new(),
@@ -701,25 +704,38 @@ impl Core {
         Self::open_on((store, guards), (config, user), (self.directory.clone(), Hub::new())).await
     }
 
-    /// Lets pending sends finish within `bound`.
+    /// Lets pending sends finish within `bound`. Without a connection that is one attempt to have one: a relay that is away would
+    /// hold every closing for all of the bound.
     async fn flush(&self, bound: Duration) {
         self.wake_lanes();
         let since = Instant::now();
+        let mut state = self.state.subscribe();
+        let (mut hurried, mut dialled) = (false, false);
         let _ = tokio::time::timeout(bound, async {
             loop {
                 let settled = self.settled.notified();
-                if self.unaccepted.load(Ordering::Relaxed) == 0 || !self.state.borrow().is_connected() {
+                if self.unaccepted.load(Ordering::Relaxed) == 0 {
                     return;
+                }
+                match *state.borrow_and_update() {
+                    ConnectionState::CatchingUp | ConnectionState::Online => {}
+                    ConnectionState::Connecting => dialled = true,
+                    ConnectionState::Offline if !dialled => {
+                        if !core::mem::replace(&mut hurried, true) {
+                            self.hurry.notify_one();
+                        }
+                    }
+                    ConnectionState::Offline | ConnectionState::Failed(_) | ConnectionState::Closed => return,
                 }
                 // A minimal relay answers for nothing: those who are away acknowledge nothing either.
                 if self.session().is_some_and(|session| session.minimal) && since.elapsed() >= MINIMAL_LINGER
                 {
                     return;
                 }
-                let mut state = self.state.subscribe();
                 tokio::select! {
                     () = settled => {}
-                    _ = state.changed() => {}
+                    // An attempt may begin and fail before anybody looks.
+                    _ = state.changed() => dialled |= hurried,
                     // What another instance saw to is noticed by looking.
                     () = tokio::time::sleep(limits::CLAIM_POLL), if self.instances.is_shared() => {
                         self.wake_lanes();
@@ -787,6 +803,7 @@ async fn keep_connected(client: Weak<Core>, tls: Arc<rustls::ClientConfig>, gene
         state: core.link.clone(),
         stop: core.stop.clone(),
         kick: Arc::clone(&core.kick),
+        hurry: Arc::clone(&core.hurry),
         generations,
     };
     drop(core);

@@ -98,7 +98,7 @@ impl StoreFacts {
             found.push(Finding::new(
                 "store_not_durable",
                 format!("the {} store keeps nothing over a restart", self.kind),
-                "give the app a durable store: data_dir(path), PostgreSQL or Redis",
+                "give the app a durable store: a directory, PostgreSQL or Redis",
             ));
         }
         if !self.atomic {

@@ -66,6 +66,8 @@ pub(crate) struct Link {
     pub(crate) stop: CancellationToken,
     /// Starts the connection afresh.
     pub(crate) kick: Arc<Notify>,
+    /// Ends a pause before the next attempt.
+    pub(crate) hurry: Arc<Notify>,
     /// Counts connections of the client, over all runs.
     pub(crate) generations: Arc<AtomicU64>,
 }
@@ -129,6 +131,7 @@ impl Link {
             watcher.lost(&refusal.error, backoff.attempts(), wait);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.hurry.notified() => {}
                 () = self.stop.cancelled() => break,
             }
         }
@@ -310,6 +313,7 @@ mod tests {
             state: watch::Sender::new(LinkState::Connecting(None)),
             stop: stop.clone(),
             kick: Arc::clone(&kick),
+            hurry: Arc::default(),
             generations: Arc::default(),
         };
         let ends = Arc::new(Ends::default());
