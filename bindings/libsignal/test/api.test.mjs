@@ -1,5 +1,6 @@
 // libsignal-node's API: the same names, shapes and results, and JSON that goes both ways.
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
@@ -25,6 +26,16 @@ test('everything that the reference exports is there, with what it has', withPee
     const missing = methods(reference[name]).filter((method) => !(method in ours[name].prototype) && !inner.includes(method));
     assert.deepEqual(missing, [], name);
   }
+});
+
+test('an ES module may import all of it, or its names, as from CommonJS', () => {
+  const text = `
+    import all, { SessionCipher } from '@stvor/libsignal';
+    import * as space from '@stvor/libsignal';
+    import group, { GroupCipher } from '@stvor/libsignal/group';
+    if (all.SessionCipher !== SessionCipher || space.SessionCipher !== SessionCipher || group.GroupCipher !== GroupCipher) throw new Error('they differ');`;
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', text], { cwd: process.env.STVOR_TEST_PROJECT, encoding: 'utf8' });
+  assert.deepEqual([status, stderr], [0, '']);
 });
 
 test('subpaths that projects import give the same functions', () => {

@@ -42,7 +42,8 @@ function record(from: number, to: number): Buffer {
 
 /** Takes something out, and nothing secret stays behind: what is before it are the record and what is not secret. */
 function last(from: number, to: number): Buffer {
-  const bytes = Buffer.from(scratch.subarray(from, to));
+  const bytes = Buffer.allocUnsafe(to - from);
+  scratch.copy(bytes, 0, from, to);
   scratch.fill(0, 0, to);
   return bytes;
 }
@@ -59,7 +60,8 @@ export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: numb
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
   const end = answer((out) => native().decrypt(bytes, own, message, now, out));
   const to = 37 + scratch.readUInt32LE(0);
-  const identity = Buffer.from(scratch.subarray(4, 37));
+  const identity = Buffer.allocUnsafe(33);
+  scratch.copy(identity, 0, 4, 37);
   return { record: record(37, to), identity, plaintext: last(to, end), newSession: false, compatibility: NOTHING };
 }
 

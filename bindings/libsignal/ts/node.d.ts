@@ -28,6 +28,7 @@ declare const Buffer: {
   from(bytes: Uint8Array | readonly number[]): Buffer;
   from(buffer: ArrayBufferLike, offset: number, length: number): Buffer;
   alloc(size: number): Buffer;
+  allocUnsafe(size: number): Buffer;
   allocUnsafeSlow(size: number): Buffer;
   concat(parts: readonly Uint8Array[]): Buffer;
   isBuffer(value: unknown): value is Buffer;

@@ -53,11 +53,14 @@ function modules(dist, entries) {
   const require = createRequire(import.meta.url);
   for (const entry of entries) {
     const names = Object.keys(require(join(dist, `${entry}.js`)));
+    // What it takes the place of is CommonJS: there the default import is all of it, too.
+    const whole = args.package === 'libsignal';
     writeFileSync(
       join(dist, `${entry}.mjs`),
-      `import all from './${entry}.js';\n\nexport const { ${names.join(', ')} } = all;\n`,
+      `import all from './${entry}.js';\n\n${whole ? 'export default all;\n' : ''}export const { ${names.join(', ')} } = all;\n`,
     );
-    writeFileSync(join(dist, `${entry}.d.mts`), `export * from './${entry}.js';\n`);
+    const types = whole ? `import * as all from './${entry}.js';\n\nexport default all;\n` : '';
+    writeFileSync(join(dist, `${entry}.d.mts`), `${types}export * from './${entry}.js';\n`);
   }
 }
 
