@@ -7,7 +7,14 @@ import { ours, read, refused } from './world.mjs';
 function adapter({ transactions = true } = {}) {
   const rows = new Map();
   const wiped = [];
-  const of = (map) => ({ get: async (key) => map.get(key), set: async (key, value) => void map.set(key, value), delete: async (key) => void map.delete(key) });
+  const of = (map) => ({
+    get: async (key) => map.get(key),
+    set: async (key, value) => {
+      if (value?.length > 0 && value.every?.((byte) => byte === 0)) wiped.push(key);
+      map.set(key, value);
+    },
+    delete: async (key) => void map.delete(key),
+  });
   return {
     rows, wiped, ...of(rows),
     zeroize: async (key) => {
@@ -61,8 +68,10 @@ test('a first message stores session, pin and used prekey together, and wipes th
   assert.equal((await refused(read(cipher(bob, 'alice'), first))).code, 'STORAGE_FAILED');
   assert.ok(!bob.rows.rows.has('session:alice.1') && !bob.rows.rows.has('identity:alice') && bob.rows.rows.has('prekey:0'));
   bob.rows.transaction = transaction;
-  // What was wiped before the cut is a prekey of zeros: made anew here, as a restore would.
+  // What was wiped before the cut is as it was.
   assert.deepEqual(bob.rows.wiped, ['prekey:0']);
+  assert.equal(await read(cipher(bob, 'alice'), first), 'hello');
+  assert.ok(!bob.rows.rows.has('prekey:0'));
 });
 
 test('a whole conversation over an adapter, through JSON, with a restart', async () => {
@@ -79,6 +88,59 @@ test('a whole conversation over an adapter, through JSON, with a restart', async
   assert.equal(await read(cipher(bob, 'lid'), await toBob.encrypt(Buffer.from('3'))), '3');
   await bob.storage.deleteSession('lid.1');
   assert.ok(bob.rows.wiped.includes('session:lid.1'));
+});
+
+test('transactions that exclude each other, as of one connection, hold nobody', async () => {
+  const [alice, bob] = [await device(), await device()];
+  const { transaction, get, set } = bob.rows;
+  let free = Promise.resolve();
+  const alone = (work) => {
+    const mine = free.then(work);
+    free = mine.catch(() => {});
+    return mine;
+  };
+  // Whatever is not within the transaction waits for its end.
+  Object.assign(bob.rows, {
+    transaction: (work) => alone(() => transaction(work)),
+    get: (key) => alone(() => get(key)),
+    set: (key, value) => alone(() => set(key, value)),
+    zeroize: (key) => alone(async () => void bob.rows.rows.get(key)?.fill?.(0)),
+  });
+  await start(alice, bob, 'bob');
+  assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('x'))), 'x');
+});
+
+test('a session moves with its pin, after what is under way, and no stranger takes the new name', async () => {
+  const [alice, bob, stranger] = [await device(), await device(), await device()];
+  await start(alice, bob, 'pn', 1);
+  assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'pn').encrypt(Buffer.from('1'))), '1');
+  await cipher(alice, 'pn').decryptWhisperMessage((await cipher(bob, 'alice').encrypt(Buffer.from('2'))).body);
+  const [under, moved] = [cipher(alice, 'pn').encrypt(Buffer.from('same')), alice.storage.migrateSession('pn.1', 'lid.1')];
+  const one = await under;
+  assert.equal(await moved, true);
+  const two = await cipher(alice, 'lid').encrypt(Buffer.from('same'));
+  assert.ok(!one.body.equals(two.body));
+  assert.deepEqual([await read(cipher(bob, 'alice'), one), await read(cipher(bob, 'alice'), two)], ['same', 'same']);
+  assert.ok((await alice.storage.getIdentity('lid')).equals(bob.identity.pubKey));
+  await start(stranger, alice, 'victim', 7);
+  const forged = await cipher(stranger, 'victim').encrypt(Buffer.from('I am your friend'));
+  for (const name of ['pn', 'lid']) assert.equal((await refused(read(cipher(alice, name), forged))).code, 'IDENTITY_CHANGED', name);
+  // A name that has another identity is no name of the same peer.
+  await alice.storage.saveIdentity('other', stranger.identity.pubKey);
+  assert.equal((await refused(alice.storage.migrateSession('lid.1', 'other.1'))).code, 'IDENTITY_CHANGED');
+  const both = [alice.storage.migrateSession('lid.1', 'pn.1'), alice.storage.migrateSession('pn.1', 'lid.1')];
+  assert.deepEqual(await Promise.all(both), [true, true]);
+  await alice.storage.deleteSession('lid.1');
+});
+
+test('moving sessions takes no place from what works: one at a time is enough', async () => {
+  const executor = new ours.Executor({ maxPending: 1 });
+  const rows = adapter();
+  const storage = ours.createStorage(rows, { executor });
+  rows.rows.set('session:a.1', Buffer.from('x'));
+  const moves = [storage.migrateSession('a.1', 'b.1'), storage.migrateSession('b.1', 'c.1'), storage.migrateSession('c.1', 'a.1')];
+  assert.deepEqual(await Promise.all(moves), [true, true, true]);
+  assert.deepEqual([executor.pending, executor.queued], [0, 0]);
 });
 
 test('an identity that changed is rejected, or replaced where the policy says so', async () => {

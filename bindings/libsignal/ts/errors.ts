@@ -115,8 +115,12 @@ export function failure(thrown: unknown): SignalError {
 
 /** The words of something thrown. An error is one also in another realm: in a `vm` context, as test runners use it, `instanceof` says no. */
 export function wordsOf(thrown: unknown): string {
-  const { message } = Object(thrown) as { message?: unknown };
-  return typeof message === 'string' ? message : String(thrown);
+  try {
+    const { message } = Object(thrown) as { message?: unknown };
+    return typeof message === 'string' ? message : String(thrown);
+  } catch {
+    return 'something that has no words was thrown';
+  }
 }
 
 /** Whether a value is a `Uint8Array`, of whichever realm; a `Buffer` is one. */

@@ -62,13 +62,10 @@ const GIVEN_UP = new Error('the job was given up');
 /** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses. */
 const MAX_HUNG = 8;
 
-/** @internal What is known of an address while something happens there. */
-export class Lane {
-  readonly address: string;
-  readonly jobs: Job[] = [];
-  busy = false;
-  failures = 0;
-  paused = false;
+/** @internal What is not certain of one storage at an address. */
+export class State {
+  readonly lane: Lane;
+  readonly owner: object;
   /** Writes that were given up and have not ended: what a storage holds is uncertain until they do. */
   hung = 0;
   /** The newest record, by key, while it is uncertain what the storage holds: it is what counts. */
@@ -77,11 +74,40 @@ export class Lane {
   readonly unread = new Map<string, unknown>();
   /** Writes the newest again. */
   repair: ((turn: Turn) => Promise<void>) | undefined;
-  readonly owner: object;
 
-  constructor(owner: object, address: string) {
+  constructor(lane: Lane, owner: object) {
+    this.lane = lane;
     this.owner = owner;
+  }
+
+  /** The lane remembers it while there is something to remember. */
+  keep(): void {
+    if (this.newest.size > 0 || this.unread.size > 0 || this.hung > 0) this.lane.states.set(this.owner, this);
+    else this.lane.states.delete(this.owner);
+  }
+}
+
+/** @internal The order of what happens at an address. */
+export class Lane {
+  readonly address: string;
+  /** Where the executor keeps it. */
+  readonly key: string;
+  readonly home: Map<string, Lane>;
+  readonly jobs: Job[] = [];
+  /** Jobs that wait for room. */
+  waiting = 0;
+  busy = false;
+  failures = 0;
+  paused = false;
+  /** Writes that were given up, of all storages. */
+  hung = 0;
+  /** Of storages about which something is uncertain. */
+  readonly states = new Map<object, State>();
+
+  constructor(address: string, key: string, home: Map<string, Lane>) {
     this.address = address;
+    this.key = key;
+    this.home = home;
   }
 }
 
@@ -91,6 +117,7 @@ export class Lane {
  */
 export class Turn {
   readonly lane: Lane;
+  readonly state: State;
   /** Ends the job for its caller. */
   readonly refuse: (error: Error) => void;
   /** A call to the storage is under way. */
@@ -101,11 +128,14 @@ export class Turn {
   over = false;
   /** What happens when the write that is under way is given up. */
   hung: (() => void) | undefined;
-  /** What happens when any call of the job is. */
+  /** What happens when any call of the job is, or fails. */
   lost: (() => void) | undefined;
+  /** What the call means once it is answered. */
+  done: (() => void) | undefined;
 
-  constructor(lane: Lane, refuse: (error: Error) => void) {
-    this.lane = lane;
+  constructor(state: State, refuse: (error: Error) => void) {
+    this.lane = state.lane;
+    this.state = state;
     this.refuse = refuse;
   }
 
@@ -113,6 +143,10 @@ export class Turn {
   took<T>(answer: T): T {
     if (this.over) throw GIVEN_UP;
     this.waits = false;
+    if (this.done !== undefined) {
+      this.done();
+      this.done = undefined;
+    }
     return answer;
   }
 }
@@ -125,14 +159,15 @@ export class Executor {
   readonly #wait: boolean;
   readonly storageTimeout: number;
   readonly #backoff: number;
-  /** By storage, so that two accounts that talk to one peer do not wait for each other. */
-  readonly #lanes = new WeakMap<object, Map<string, Lane>>();
+  /** Of storages without a scope, and with one that is a text. */
+  readonly #lanes = new Map<string, Lane>();
+  readonly #scopes = new WeakMap<object, Map<string, Lane>>();
   /** Lanes with a job that may start, in turn. */
   readonly #ready: Lane[] = [];
   readonly #waiting: { lane: Lane; job: Job }[] = [];
   readonly #listeners = new Map<string, Set<(event: never) => void>>();
-  /** Lanes with unread messages, the oldest first. */
-  readonly #unread = new Set<Lane>();
+  /** Where messages are unread, the oldest first. */
+  readonly #unread = new Set<State>();
   /** Jobs that run. */
   readonly #running = new Set<Turn>();
   #looking = false;
@@ -179,7 +214,8 @@ export class Executor {
     const told = event();
     for (const listener of all) {
       try {
-        (listener as Listener<K>)(told);
+        const answer: unknown = (listener as (event: ExecutorEvents[K]) => unknown)(told);
+        if (typeof (answer as PromiseLike<unknown> | undefined)?.then === 'function') (answer as PromiseLike<unknown>).then(undefined, NOTHING);
       } catch {
         // What a listener throws is its own affair.
       }
@@ -188,28 +224,70 @@ export class Executor {
 
   /** @internal Runs `work` as the only job of an address. */
   run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>): Promise<T> {
-    let lanes = this.#lanes.get(owner);
-    if (lanes === undefined) this.#lanes.set(owner, (lanes = new Map()));
-    let lane = lanes.get(address);
-    if (lane === undefined) lanes.set(address, (lane = new Lane(owner, address)));
-    const its = lane;
-    if (!its.busy && !its.paused && its.jobs.length === 0 && this.#pending < this.#maxPending && this.#ready.length === 0) {
+    const lane = this.#lane(owner, address);
+    if (!lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0 && this.#pending < this.#maxPending && this.#ready.length === 0) {
       // The common case: nothing is in the way.
-      its.busy = true;
+      lane.busy = true;
       this.#pending += 1;
-      return new Promise<T>((resolve, refuse) => this.#start(its, work, resolve, refuse));
+      return new Promise<T>((resolve, refuse) => this.#start([lane, owner], work, resolve, refuse));
     }
     return new Promise<T>((resolve, refuse) => {
-      const job: Job = { run: () => this.#start(its, work, resolve, refuse), refuse };
-      this.#admit(its, job);
+      const job: Job = { run: () => this.#start([lane, owner], work, resolve, refuse), refuse };
+      this.#admit(lane, job);
     });
   }
 
+  /** @internal Runs `work` as the only job of two addresses of one storage. */
+  runBoth<T>(owner: object, addresses: readonly [string, string], work: (turn: Turn) => Promise<T>): Promise<T> {
+    // Always in the same order, so that no two wait for each other; and one that waits takes no place from those that work.
+    const [first, second] = [...addresses].sort() as [string, string];
+    if (first === second) return this.run(owner, first, work);
+    return this.run(owner, first, async () => {
+      this.#pending -= 1;
+      this.#pump();
+      try {
+        return await this.run(owner, second, work);
+      } finally {
+        this.#pending += 1;
+      }
+    });
+  }
+
+  /**
+   * Storages are often made anew for each call, so without a scope an address is an order of its own, whatever object stands for the storage. Accounts
+   * that share a process and a peer then wait for each other, as in libsignal-node; a scope parts them.
+   */
+  #lane(owner: object, address: string): Lane {
+    const { scope } = owner as { scope?: unknown };
+    let home = this.#lanes;
+    let key = address;
+    if (typeof scope === 'string') {
+      key = `${scope}\0${address}`;
+    } else if (typeof scope === 'object' && scope !== null) {
+      home = this.#scopes.get(scope) ?? new Map<string, Lane>();
+      this.#scopes.set(scope, home);
+    }
+    const known = home.get(key);
+    if (known !== undefined) return known;
+    const lane = new Lane(address, key, home);
+    home.set(key, lane);
+    return lane;
+  }
+
+  #state(lane: Lane, owner: object): State {
+    const { scope } = owner as { scope?: unknown };
+    // Within a scope all objects stand for one storage.
+    const one = scope === undefined || scope === null ? owner : lane;
+    return (lane.states.size > 0 ? lane.states.get(one) : undefined) ?? new State(lane, one);
+  }
+
   #admit(lane: Lane, job: Job): void {
-    const scope = lane.jobs.length >= this.#maxPerPeer ? 'peer' : this.#queued >= this.#maxQueued ? 'all' : undefined;
+    // Behind those of the address that wait already.
+    const scope = lane.jobs.length >= this.#maxPerPeer || lane.waiting > 0 ? 'peer' : this.#queued >= this.#maxQueued ? 'all' : undefined;
     if (scope === undefined) {
       this.#enqueue(lane, job);
     } else if (this.#wait && this.#waiting.length < this.#maxQueued) {
+      lane.waiting += 1;
       this.#waiting.push({ lane, job });
       this.#tellPressure();
     } else {
@@ -246,10 +324,11 @@ export class Executor {
     }
   }
 
-  #start<T>(lane: Lane, work: (turn: Turn) => Promise<T>, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
-    const turn = new Turn(lane, refuse);
+  #start<T>([lane, owner]: [Lane, object], work: (turn: Turn) => Promise<T>, resolve: (value: T) => void, refuse: (error: unknown) => void): void {
+    const state = this.#state(lane, owner);
+    const turn = new Turn(state, refuse);
     this.#running.add(turn);
-    const repair = lane.hung === 0 ? lane.repair : undefined;
+    const repair = state.hung === 0 ? state.repair : undefined;
     const running = repair === undefined ? work(turn) : this.#repaired(turn, repair, work);
     running.then(
       (value) => {
@@ -263,6 +342,7 @@ export class Executor {
       },
       (thrown: unknown) => {
         if (turn.over) return;
+        if (turn.waits) turn.lost?.();
         this.#fail(turn, turn.waits ? storageFailed(thrown) : thrown);
       },
     );
@@ -270,12 +350,13 @@ export class Executor {
 
   async #repaired<T>(turn: Turn, repair: (turn: Turn) => Promise<void>, work: (turn: Turn) => Promise<T>): Promise<T> {
     await repair(turn);
-    turn.lane.repair = undefined;
+    turn.state.repair = undefined;
+    turn.state.keep();
     return work(turn);
   }
 
   #fail(turn: Turn, error: unknown): void {
-    const { code } = error as { code?: unknown };
+    const code = codeOf(error);
     if (code === 'INTERNAL' || code === 'STORAGE_TIMEOUT') this.#pause(turn.lane, code);
     this.#end(turn);
     turn.refuse(error as Error);
@@ -308,42 +389,47 @@ export class Executor {
   #next(lane: Lane): void {
     if (!lane.busy && !lane.paused) {
       if (lane.jobs.length > 0) this.#ready.push(lane);
-      else if (lane.failures === 0 && lane.newest.size === 0 && lane.unread.size === 0) this.#lanes.get(lane.owner)?.delete(lane.address);
+      else if (lane.failures === 0 && lane.waiting === 0 && lane.states.size === 0) lane.home.delete(lane.key);
     }
     while (this.#waiting.length > 0 && this.#queued < this.#maxQueued) {
       const at = this.#waiting.findIndex((one) => one.lane.jobs.length < this.#maxPerPeer);
       if (at < 0) break;
       const [{ lane: its, job }] = this.#waiting.splice(at, 1) as [{ lane: Lane; job: Job }];
+      its.waiting -= 1;
       this.#enqueue(its, job);
     }
     this.#pump();
   }
 
   /** @internal Keeps what a message says that can not be read a second time, until it comes again. */
-  keep(lane: Lane, message: string, said: unknown): void {
-    lane.unread.set(message, said);
-    for (const oldest of lane.unread.keys()) {
-      if (lane.unread.size <= MAX_UNREAD) break;
-      lane.unread.delete(oldest);
+  keep(state: State, message: string, said: unknown): void {
+    state.unread.set(message, said);
+    for (const oldest of state.unread.keys()) {
+      if (state.unread.size <= MAX_UNREAD) break;
+      state.unread.delete(oldest);
     }
-    this.#unread.delete(lane);
-    this.#unread.add(lane);
+    state.keep();
+    this.#unread.delete(state);
+    this.#unread.add(state);
     for (const oldest of this.#unread) {
       if (this.#unread.size <= MAX_UNREAD_LANES) break;
       oldest.unread.clear();
+      oldest.keep();
       this.#unread.delete(oldest);
+      if (!oldest.lane.busy) this.#next(oldest.lane);
     }
   }
 
-  /** @internal It was handed over. */
-  handed(lane: Lane, message: string): void {
-    lane.unread.delete(message);
-    if (lane.unread.size === 0) this.#unread.delete(lane);
+  /** @internal It was handed over, or is of no use any more. */
+  handed(state: State, message: string): void {
+    state.unread.delete(message);
+    if (state.unread.size === 0) this.#unread.delete(state);
+    state.keep();
   }
 
   /** @internal A read, with a deadline; the turn takes what is awaited of it. */
   read<T>(turn: Turn, key: string, call: () => T | PromiseLike<T>): T | PromiseLike<T> {
-    const { newest } = turn.lane;
+    const { newest } = turn.state;
     if (newest.size > 0 && newest.has(key)) return newest.get(key) as T;
     return this.#ask(turn, call);
   }
@@ -353,45 +439,74 @@ export class Executor {
    * reads give the newest that counts, and once it is, the newest is written again before anything else happens on the lane.
    */
   write<T>(turn: Turn, key: string, write: Write<T>): unknown {
-    const { lane } = turn;
+    const { lane, state } = turn;
     if (lane.hung >= MAX_HUNG) {
       throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
     }
-    if (lane.newest.size > 0 && lane.newest.has(key)) lane.newest.set(key, write.value);
+    const uncertain = state.newest.size > 0 && state.newest.has(key);
+    // Until it is known to be stored; if it fails, that is all that is known.
+    if (uncertain) state.newest.set(key, write.fallback);
     const ended = this.#ask(turn, () => write.call(write.value));
-    if (turn.waits) turn.hung = () => this.#uncertain(lane, key, write, ended as PromiseLike<unknown>);
+    const stored = () => void state.newest.set(key, write.value);
+    if (turn.waits) {
+      turn.hung = () => this.#uncertain(state, key, write, ended as PromiseLike<unknown>);
+      if (uncertain) turn.done = stored;
+    } else if (uncertain) {
+      stored();
+    }
     return ended;
   }
 
-  #uncertain<T>(lane: Lane, key: string, { fallback, call }: Write<T>, ended: PromiseLike<unknown>): void {
-    lane.newest.set(key, fallback);
+  #uncertain<T>(state: State, key: string, { fallback, call }: Pick<Write<T>, 'fallback' | 'call'>, ended: PromiseLike<unknown>): void {
+    const { lane, owner } = state;
+    state.newest.set(key, fallback);
+    state.hung += 1;
     lane.hung += 1;
+    state.keep();
     const settled = () => {
+      state.hung -= 1;
       lane.hung -= 1;
-      if (lane.hung > 0) return;
-      lane.repair = async (turn) => {
-        const newest = lane.newest.get(key) as T;
-        turn.took(await this.#ask(turn, () => call(newest)));
-        lane.newest.clear();
+      if (state.hung > 0) return;
+      state.repair = async (turn) => {
+        const newest = state.newest.get(key) as T;
+        const again = this.#ask(turn, () => call(newest));
+        // It is as uncertain as any other.
+        if (turn.waits) {
+          turn.hung = () => {
+            state.repair = undefined;
+            this.#uncertain(state, key, { fallback: newest, call }, again as PromiseLike<unknown>);
+          };
+        }
+        turn.took(await again);
+        state.newest.clear();
       };
       // Now, and not only with the next call: the process may end before one comes.
-      this.run(lane.owner, lane.address, async () => {}).catch(() => {});
+      this.#again(lane, owner);
     };
     void ended.then(settled, settled);
   }
 
+  /** Runs nothing but the repair. */
+  #again(lane: Lane, owner: object): void {
+    const job: Job = { run: () => this.#start([lane, owner], async () => {}, () => {}, () => {}), refuse: () => {} };
+    if (!lane.home.has(lane.key)) lane.home.set(lane.key, lane);
+    this.#admit(lane, job);
+  }
+
   /** What a storage answers. One that answers at once costs nothing, and none costs a promise or a timer of its own. */
   #ask<T>(turn: Turn, call: () => T | PromiseLike<T>): T | PromiseLike<T> {
-    let answer: T | PromiseLike<T>;
-    try {
-      answer = call();
-      if (typeof (answer as PromiseLike<T> | undefined)?.then !== 'function') return answer as T;
-    } catch (cause) {
-      throw storageFailed(cause);
-    }
+    // Also while it is called: what it throws is the storage's.
     turn.waits = true;
     turn.since = 0;
     turn.hung = undefined;
+    turn.done = undefined;
+    const given = call();
+    if (typeof (given as PromiseLike<T> | undefined)?.then !== 'function') {
+      turn.waits = false;
+      return given as T;
+    }
+    // A promise is itself. Builders of queries run what they are at each `then`: they have one here.
+    const answer = Promise.resolve(given as PromiseLike<T>);
     if (!this.#looking) {
       this.#looking = true;
       setImmediate(this.#look);
@@ -434,6 +549,16 @@ export class Executor {
         }),
       );
     }
+  }
+}
+
+const NOTHING = (): void => {};
+
+function codeOf(error: unknown): unknown {
+  try {
+    return (Object(error) as { code?: unknown }).code;
+  } catch {
+    return undefined;
   }
 }
 

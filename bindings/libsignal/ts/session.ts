@@ -61,6 +61,8 @@ class Peer {
   readonly storage: SignalStorage;
   readonly address: ProtocolAddress;
   readonly key: string;
+  /** Under what address things are kept in order. */
+  readonly order: string;
   readonly executor: Executor;
 
   constructor(storage: SignalStorage, address: unknown, options: SessionOptions = {}) {
@@ -68,6 +70,7 @@ class Peer {
     this.storage = storage;
     this.address = addressOf(address);
     this.key = this.address.toString();
+    this.order = storage.canonicalAddress?.(this.key) ?? this.key;
     this.executor = options.executor ?? defaultExecutor;
     const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
     if (options.requireAtomicSessionAndPreKey && !atomic) {
@@ -78,7 +81,7 @@ class Peer {
   }
 
   run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
-    return this.executor.run(this.storage, this.key, work);
+    return this.executor.run(this.storage, this.order, work);
   }
 
   /** Asks for the record, for `record` to read. */
@@ -256,7 +259,7 @@ export class SessionCipher {
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
-      return this.#finish(turn, opened, record);
+      return this.#finish(turn, opened, { before: record });
     });
   }
 
@@ -270,19 +273,21 @@ export class SessionCipher {
       const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
       const record = (await peer.load(turn)) ?? new SessionRecord();
       const name = message.toString('latin1');
-      const unread = turn.lane.unread.get(name) as Opened | undefined;
-      if (unread !== undefined) {
+      const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
+      const unread = turn.state.unread.get(name) as Opened | undefined;
+      // Without the session that it began, it is to begin it again.
+      if (unread !== undefined && !known) executor.handed(turn.state, name);
+      if (unread !== undefined && known) {
         // Its save was given up, and whether it landed is not known; its key is used. It is read once it is stored.
         const { identity, removePrekey: removePreKey } = unread;
         await peer.trusted(turn, identity, 'receiving');
         turn.took(await peer.store(turn, record, { identity, removePreKey }));
-        executor.handed(turn.lane, name);
+        executor.handed(turn.state, name);
         return unread.plaintext;
       }
-      const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
       const open = (prekeys: Buffer): Opened =>
         guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
-      if (known) return this.#finish(turn, open(NONE), record);
+      if (known) return this.#finish(turn, open(NONE), { before: record });
       const load = async (id: number) => turn.took(await executor.read(turn, `prekey ${id}`, () => storage.loadPreKey(id)));
       const signed = turn.took(await executor.read(turn, 'signed', () => storage.loadSignedPreKey(outside.signed)));
       const { prekey } = outside;
@@ -297,14 +302,14 @@ export class SessionCipher {
         if (zero === undefined || zero === null) throw thrown;
         opened = open(guarded(() => pack(signed, zero)));
       }
-      turn.lost = () => executor.keep(turn.lane, name, opened);
-      return this.#finish(turn, opened);
+      return this.#finish(turn, opened, { lost: () => executor.keep(turn.state, name, opened) });
     });
   }
 
-  async #finish(turn: Turn, opened: Opened, before?: SessionRecord): Promise<Buffer> {
+  async #finish(turn: Turn, opened: Opened, { before, lost }: { before?: SessionRecord; lost?: () => void }): Promise<Buffer> {
     const peer = this.#peer;
     peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
+    turn.lost = lost;
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
     const rest = { fallback: before, identity: opened.identity, removePreKey: opened.removePrekey };
     turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), rest));

@@ -1,6 +1,7 @@
 /** What ciphers ask of an application, and a storage over a key-value adapter that has the policies. */
 
 import type { KeyPair } from './curve.js';
+import { defaultExecutor, type Executor } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
 import { native } from './native.js';
 import { SessionRecord } from './record.js';
@@ -37,6 +38,13 @@ export interface SignalStorage {
   storeSessionAndRemovePreKey?(address: string, record: SessionRecord, preKeyId: number): Awaitable<unknown>;
   /** All of a change in one transaction; it is preferred to everything above that stores. */
   commit?(change: Change): Awaitable<unknown>;
+  /**
+   * What the storage is of: everything of one scope and address goes one after the other. Without it all storages of the process share the order of an
+   * address, because many applications make the object anew for each call; accounts that should not wait for each other have scopes of their own.
+   */
+  readonly scope?: string | object;
+  /** The address under which the storage really keeps this one, if it has one row for several (a phone number and its LID): they then share an order. */
+  canonicalAddress?(address: string): string;
 }
 
 /** Reads and writes of one transaction, or of the adapter itself. */
@@ -44,14 +52,14 @@ export interface KeyValue {
   get(key: string): Awaitable<unknown>;
   set(key: string, value: unknown): Awaitable<unknown>;
   delete(key: string): Awaitable<unknown>;
+  /** Overwrites what a key holds, before it is deleted; where it is absent, zeros are set over it. */
+  zeroize?(key: string): Awaitable<unknown>;
 }
 
 /** Where a storage keeps its rows. */
 export interface StorageAdapter extends KeyValue {
   /** Runs `work` so that all its writes land, or none. */
   transaction?<T>(work: (within: KeyValue) => Promise<T>): Promise<T>;
-  /** Overwrites what a key holds, before it is deleted. */
-  zeroize?(key: string): Awaitable<unknown>;
 }
 
 /** Policies of a storage. */
@@ -64,16 +72,21 @@ export interface StorageOptions {
   onIdentityMismatch?: (name: string, known: Buffer, identityKey: Buffer) => Awaitable<'reject' | 'replace'>;
   /** Refuses to work on an adapter that has no transactions. Default false. */
   requireAtomicSessionAndPreKey?: boolean;
+  /** Who keeps order; the executor of the ciphers. Default one for all of the process. */
+  executor?: Executor;
 }
 
 /** A storage over an adapter. */
-export interface AdapterStorage extends Required<SignalStorage> {
+export interface AdapterStorage extends Required<Omit<SignalStorage, 'canonicalAddress'>> {
   setIdentity(identity: KeyPair, registrationId: number): Promise<void>;
   storePreKey(id: number, keyPair: KeyPair): Promise<void>;
   storeSignedPreKey(id: number, keyPair: KeyPair): Promise<void>;
   removeSignedPreKey(id: number): Promise<void>;
   deleteSession(address: string): Promise<void>;
-  /** Moves a session to another address of the same peer (a phone number to a LID), if there is none. */
+  /**
+   * Moves a session to another address of the same peer (a phone number to a LID), if there is none; the identity that is pinned counts for both names
+   * then. `IDENTITY_CHANGED` when the other name has another one.
+   */
   migrateSession(from: string, to: string): Promise<boolean>;
   /** The identity that is pinned. */
   getIdentity(name: string): Promise<Buffer | undefined>;
@@ -104,10 +117,16 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     return packed && { pubKey: Buffer.from(packed.subarray(0, 33)), privKey: Buffer.from(packed.subarray(33)) };
   };
   const destroy = async (within: KeyValue, key: string): Promise<void> => {
-    // Over it first: a row that is only unlinked can be found again.
-    await adapter.zeroize?.(key);
+    // Over it first: a row that is only unlinked can be found again. All within the transaction: what is undone is undone whole.
+    if (within.zeroize !== undefined) {
+      await within.zeroize(key);
+    } else {
+      const { length = 0 } = Object(revived(await within.get(key))) as { length?: unknown };
+      if (typeof length === 'number' && length > 0) await within.set(key, Buffer.alloc(length));
+    }
     await within.delete(key);
   };
+  const executor = options.executor ?? defaultExecutor;
   const replacing = new Map<string, Buffer>();
   const pin = async (within: KeyValue, { name, key }: { name: string; key: Buffer }): Promise<void> => {
     const known = await bytes(within, `identity:${name}`);
@@ -126,7 +145,9 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     });
   };
 
-  return {
+  const storage: AdapterStorage = {
+    // Several storages over one adapter keep one order.
+    scope: adapter,
     commit,
     loadSession: async (address) => {
       const stored = await adapter.get(`session:${address}`);
@@ -173,19 +194,34 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
         await within.set('registration_id', registrationId);
       });
     },
-    deleteSession: (address) => destroy(adapter, `session:${address}`),
-    migrateSession: async (from, to) =>
-      atomically(async (within) => {
-        const moved = await within.get(`session:${from}`);
-        const there = await within.get(`session:${to}`);
-        if (moved === undefined || moved === null || (there !== undefined && there !== null)) return false;
-        await within.set(`session:${to}`, moved);
-        await within.delete(`session:${from}`);
-        return true;
-      }),
+    deleteSession: (address) =>
+      executor.run(storage, address, async (turn) => turn.took(await executor.read(turn, 'deletion', () => atomically((within) => destroy(within, `session:${address}`))))),
+    migrateSession: (from, to) =>
+      executor.runBoth(storage, [from, to], async (turn) =>
+        turn.took(await executor.read(turn, 'migration', () => atomically(async (within) => {
+          const moved = await within.get(`session:${from}`);
+          const there = await within.get(`session:${to}`);
+          if (moved === undefined || moved === null || (there !== undefined && there !== null)) return false;
+          const [pinned, other] = [await bytes(within, `identity:${nameOf(from)}`), await bytes(within, `identity:${nameOf(to)}`)];
+          if (pinned !== undefined && other !== undefined && !native().equal(pinned, other)) {
+            throw new StorageError(`the identities of ${nameOf(from)} and ${nameOf(to)} are not the same`, { code: 'IDENTITY_CHANGED' });
+          }
+          if (pinned !== undefined && other === undefined) await within.set(`identity:${nameOf(to)}`, pinned);
+          await within.set(`session:${to}`, moved);
+          await within.delete(`session:${from}`);
+          return true;
+        }))),
+      ),
     loadSenderKey: async (name) => (await adapter.get(`sender_key:${name}`)) ?? undefined,
     storeSenderKey: async (name, record) => void (await adapter.set(`sender_key:${name}`, record.toBytes())),
   };
+  return storage;
+}
+
+/** The name in an address, `name.device`. */
+function nameOf(address: string): string {
+  const at = address.lastIndexOf('.');
+  return at < 0 ? address : address.slice(0, at);
 }
 
 function packed(keyPair: KeyPair): Buffer {

@@ -203,6 +203,58 @@ function fromRust(project) {
   return { encrypt: each('encrypt', 50_000), decrypt: decrypt(), pingpong: each('pingpong', 2_000) };
 }
 
+/**
+ * Microseconds of CPU of a message to a group of ten that exists: encrypted once, read by nine. The peer's are the bare calls in memory; ours has no
+ * bare call and is the whole way: ten clients and the relay of this process, outboxes and inboxes in memory, all nine handed over.
+ */
+const MEMBERS = 10;
+const GROUP_MESSAGES = 500;
+
+async function ourGroup(project) {
+  const require = createRequire(join(project, 'x.js'));
+  const [{ createApp }, { startMockRelay }] = [require('@stvor/sdk'), require('@stvor/sdk/mock-relay')];
+  process.removeAllListeners('warning');
+  process.on('warning', () => {});
+  const relay = await startMockRelay({ port: 0 });
+  const app = await createApp({ appToken: 'stvor_bench', relayUrl: relay.url, storage: 'memory' });
+  const clients = [];
+  for (let number = 0; number < MEMBERS; number += 1) clients.push(await app.connect(`member${number}`));
+  const group = await clients[0].createGroup('ten', clients.slice(1).map((client) => client.userId));
+  let got = 0;
+  let wake = () => {};
+  for (const client of clients.slice(1)) client.onMessage(() => { got += 1; wake(); });
+  const round = async (count) => {
+    const wanted = got + count * (MEMBERS - 1);
+    for (let sent = 0; sent < count; sent += 50) await Promise.all(Array.from({ length: 50 }, () => group.send(TEXT)));
+    while (got < wanted) await new Promise((resolve) => { wake = resolve; });
+  };
+  await round(100);
+  const from = process.cpuUsage();
+  await round(GROUP_MESSAGES);
+  const { user, system } = process.cpuUsage(from);
+  await app.close();
+  await relay.close();
+  return (user + system) / GROUP_MESSAGES;
+}
+
+async function officialGroup(project) {
+  const s = await import(pathToFileURL(createRequire(join(project, 'x.js')).resolve('@signalapp/libsignal-client')).href);
+  class Keys extends s.SenderKeyStore {
+    map = new Map();
+    async saveSenderKey(sender, id, record) { this.map.set(`${sender}${id}`, record.serialize()); }
+    async getSenderKey(sender, id) { const bytes = this.map.get(`${sender}${id}`); return bytes ? s.SenderKeyRecord.deserialize(bytes) : null; }
+  }
+  const [address, id] = [s.ProtocolAddress.new('a0000000-0000-4000-8000-000000000001', 1), '3fa85f64-5717-4562-b3fc-2c963f66afa6'];
+  const [own, readers] = [new Keys(), Array.from({ length: MEMBERS - 1 }, () => new Keys())];
+  const made = await s.SenderKeyDistributionMessage.create(address, id, own);
+  for (const reader of readers) await s.processSenderKeyDistributionMessage(address, made, reader);
+  const message = async () => {
+    const bytes = (await s.groupEncrypt(address, id, own, BYTES)).serialize();
+    for (const reader of readers) await s.groupDecrypt(address, reader, bytes);
+  };
+  return cost(message);
+}
+
 async function measure(side) {
   return {
     setup: await cost(side.setup),
@@ -238,6 +290,9 @@ try {
       console.log(`  ${row.padEnd(9)} ${one[row].toFixed(2).padStart(9)} us  ${Math.round(1e6 / one[row]).toString().padStart(7)}/s${ratio}`);
     }
   }
+  const [ours10, official10] = [await ourGroup(project), await officialGroup(project)];
+  console.log(`a message to a group of ${MEMBERS}: the whole way, with the relay, ${ours10.toFixed(0)} us; the bare calls of @signalapp/libsignal-client ${official10.toFixed(0)} us`);
+  const group = { members: MEMBERS, '@stvor/sdk, with the relay': ours10, '@signalapp/libsignal-client, bare calls': official10 };
   const rust = fromRust(project);
   if (rust) {
     console.log('the same calls from Rust, and what JavaScript adds');
@@ -245,7 +300,7 @@ try {
       console.log(`  ${row.padEnd(9)} ${rust[row].toFixed(2).padStart(9)} us  ${(mine[row] - rust[row]).toFixed(2).padStart(7)} us more${row === 'pingpong' ? ', in four calls' : ''}`);
     }
   }
-  if (args.json) writeFileSync(args.json, `${JSON.stringify({ node: process.versions.node, results, rust }, null, 2)}\n`);
+  if (args.json) writeFileSync(args.json, `${JSON.stringify({ node: process.versions.node, results, group, rust }, null, 2)}\n`);
 } finally {
   if (!args.peers) rmSync(project, { recursive: true, force: true });
 }

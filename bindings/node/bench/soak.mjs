@@ -101,6 +101,14 @@ const durable = await startMockRelay({ port: 0, database: join(project, 'relay.d
 const one = await flow('one call each, stores in memory, relay in memory', { url: relay.url, storage: 'memory' });
 const many = await flow('sendMany, stores in memory, relay in memory', { url: relay.url, storage: 'memory', batch: true });
 console.log(`a call for each costs ${(one - many).toFixed(0)} us more than a batch`);
+// The same from Rust, where the package was built with the feature `bench`.
+const native = require(require(join(project, 'node_modules/@stvor/sdk/dist/native.js')).platformPackage().name);
+if (native.benchSends) {
+  const used = process.cpuUsage();
+  await native.benchSends(relay.url, sends);
+  const rust = cpu(used) / sends;
+  console.log(`the same from Rust: ${rust.toFixed(0)} us of CPU each; JavaScript adds ${(one - rust).toFixed(0)} us to a message (send, handler, receipt)`);
+}
 await flow('stores on disk, relay in memory', { url: relay.url, storage: 'disk' });
 await flow('stores on disk, relay on disk', { url: durable.url, storage: 'disk' });
 await groups(relay.url);

@@ -1,9 +1,13 @@
-//! What the low-level calls cost without JavaScript: the same functions, called from here. For `./x bench node`; not in what is released.
+//! What calls cost without JavaScript: the same functions, called from here. For `./x bench node`; not in what is released.
 
+use futures::future::try_join_all;
+use napi::Env;
+use napi::bindgen_prelude::PromiseRaw;
 use napi_derive::napi;
 
-use crate::failure::argument;
+use crate::failure::{argument, failed};
 use crate::ratchet::{NativeSession, establish_session, generate_key_pair};
+use crate::task::promise;
 
 const TEXT: usize = 100;
 
@@ -93,4 +97,38 @@ pub fn bench_ratchet(what: String, count: u32) -> napi::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sends so many messages from one client in memory to another, a hundred at a time and a call for each, as `soak.mjs` does from
+/// JavaScript; ends when all were taken out.
+///
+/// # Errors
+/// What the SDK met.
+#[napi(catch_unwind)]
+pub fn bench_sends(env: &Env, url: String, count: u32) -> napi::Result<PromiseRaw<'_, ()>> {
+    promise(env, None, async move {
+        let builder = stvor::App::builder().app_token("stvor_bench").relay_url(&url).in_memory();
+        let app = builder.open().await.map_err(failed)?;
+        let from = app.connect("rust-from").await.map_err(failed)?;
+        let to = app.connect("rust-to").await.map_err(failed)?;
+        let mut inbox = to.messages();
+        let taken = async {
+            for _ in 0..count.min(MOST) {
+                if inbox.next().await.is_none() {
+                    return Err(argument("the inbox ended early"));
+                }
+            }
+            Ok(())
+        };
+        let sent = async {
+            let text = "x".repeat(TEXT);
+            for _ in 0..count.min(MOST) / 100 {
+                let each = (0..100).map(|_| from.send("rust-to", text.as_str()));
+                try_join_all(each).await.map_err(failed)?;
+            }
+            Ok(())
+        };
+        futures::try_join!(taken, sent)?;
+        app.close().await.map_err(failed)
+    })
 }
