@@ -51,6 +51,16 @@ def langgraph(vault: Vault) -> None:
     assert len(store.search(("users",))) == 2
     assert [found.namespace for found in store.search(("users",), filter={"text": "likes coffee"})] == [("users", "bob")]
     assert store.list_namespaces(prefix=("users",)) == [("users", "ann"), ("users", "bob")]
+    # Who calls itself "users/ann" is not ("users", "ann"), and no namespace is the store's own list of namespaces.
+    for other in [("users/ann",), ("users%2Fann",), ("users", "ann/drink")]:
+        assert store.get(other, "drink") is None, other
+        store.put(other, "drink", {"text": f"of {other}"})
+        assert store.get(other, "drink").value == {"text": f"of {other}"}
+    assert store.get(("users", "ann"), "drink").value == {"text": "likes black tea"}
+    for name in ["namespaces", "%", "*"]:
+        store.put((name,), "x", {"text": "of my own"})
+    assert ("%",) in store.list_namespaces() and ("users", "ann") in store.list_namespaces()
+    assert len(store.search(("users",))) == 3
     store.delete(("users", "ann"), "drink")
     assert store.get(("users", "ann"), "drink") is None
 

@@ -4,15 +4,18 @@
     graph = builder.compile(store=store)
 
 A LangGraph namespace ("users", "ann") is the vault's namespace graph/users/ann, so the agent has to be enrolled for
-`graph/*`. Search is by words (the vault's full-text index), not by embeddings.
+`graph/*`. Each part is percent-encoded, so no part, whatever a tenant calls itself, reaches into the namespace of another.
+Search is by words (the vault's full-text index), not by embeddings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from datetime import datetime, timezone
 from typing import Any, Iterable
+from urllib.parse import quote
 
 from langgraph.store.base import (
     BaseStore,
@@ -27,9 +30,12 @@ from langgraph.store.base import (
     SearchOp,
 )
 
-from stvor_vault import Named, Vault
+from stvor_vault import Named, Vault, VaultError
 
-INDEX = "namespaces"
+# No encoded part is this: there two digits follow each percent sign.
+INDEX = "%"
+# What keeps one item from being given out says nothing of the others.
+WITHHELD = {"AUDITOR_REFUSED", "MEMORY_GONE", "VAULT_LOCKED"}
 
 
 def _time(millis: int) -> datetime:
@@ -46,7 +52,8 @@ class VaultStore(BaseStore):
         self.vault, self.prefix, self.level = vault, prefix, level
 
     def _items(self, namespace: tuple[str, ...]) -> Named:
-        return Named(self.vault, "/".join([self.prefix, *namespace]), self.level)
+        parts = [quote(part, safe="") for part in namespace]
+        return Named(self.vault, "/".join([self.prefix, *parts]), self.level)
 
     def _spaces(self) -> Named:
         """The names of all namespaces: the vault lists memories of a namespace, not namespaces."""
@@ -103,7 +110,13 @@ class VaultStore(BaseStore):
                 continue
             items = self._items(namespace)
             headers = items.search(op.query) if op.query else items.headers()
-            found.extend(self._item(namespace, header, SearchItem) for header in headers)
+            for header in headers:
+                try:
+                    found.append(self._item(namespace, header, SearchItem))
+                except VaultError as error:
+                    if error.code not in WITHHELD:
+                        raise
+                    warnings.warn(f"the item {header['metadata']['name']!r} of {namespace} is withheld: {error}")
         if op.filter:
             found = [item for item in found if all(item.value.get(k) == v for k, v in op.filter.items())]
         return found[op.offset : op.offset + op.limit]

@@ -62,8 +62,6 @@ pub(crate) fn of(code: &str) -> u8 {
         | "VAULT_LOCKDOWN"
         | "AGENT_NOT_ALLOWED"
         | "AGENT_QUOTA"
-        | "AGENT_LOG_QUOTA"
-        | "MEMORY_LESS_TRUSTED"
         | "JUSTIFICATION_REQUIRED"
         | "APPROVAL_REQUIRED"
         | "COOLDOWN"
@@ -73,6 +71,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "TOKEN_REQUIRED"
         | "SECRET_DETECTED"
         | "AUDITOR_REFUSED"
+        | "ONE_TIME_CODE"
+        | "ONE_TIME_CODES_BLOCKED"
         | "TOO_MANY_REFUSALS" => DENIED,
         "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" | "STORE_UNREACHABLE" | "VAULT_NOT_SERVED" => UNREACHABLE,
         "RECIPIENT_NOT_FOUND"
@@ -83,8 +83,12 @@ pub(crate) fn of(code: &str) -> u8 {
         | "UNKNOWN_TOKEN"
         | "MEMORY_NOT_FOUND"
         | "MEMORY_GONE"
+        | "VAULT_NOT_FOUND"
+        | "LOG_OUT_OF_RANGE"
         | "VAULT_MISSING" => NOT_FOUND,
         "LOG_FORGED"
+        | "VAULT_UNPROVEN"
+        | "BACKUP_OLDER"
         | "LOG_PROOF_INVALID"
         | "TPM_FOREIGN"
         | "TPM_STATE"
@@ -120,6 +124,10 @@ mod tests {
             ("STORE_SERVER_UNTRUSTED", 7),
             ("SUITE_MISMATCH", 7),
             ("SUITE_FIXED", 3),
+            ("VAULT_NOT_FOUND", 6),
+            ("ONE_TIME_CODE", 4),
+            ("VAULT_UNPROVEN", 7),
+            ("BACKUP_OLDER", 7),
             ("ANYTHING_ELSE", 1),
         ];
         for (code, exit) in cases {

@@ -1,6 +1,7 @@
 //! A bar for long work: on a terminal only, never with `--json` or `--quiet`.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stvor::Progress;
@@ -21,6 +22,17 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
+        Self(bar)
+    }
+
+    /// A sign that `what` goes on, where nobody knows how long.
+    pub(crate) fn working(out: Out, what: &'static str) -> Self {
+        let Self(bar) = Self::new(out, "");
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(120));
         Self(bar)
     }
 

@@ -113,6 +113,10 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     let arrangement = if is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
     table.load_style(presets::NOTHING).set_content_arrangement(arrangement);
+    if table.width() == Some(0) {
+        // A terminal that nobody gave a size: nothing fits into none.
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
     if head.iter().any(|title| !title.is_empty()) {
         table.set_header(head);
     }
@@ -132,7 +136,7 @@ pub(crate) fn rows(table: &Table) -> String {
 pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        let shown = c == '\n' || c == '\t' || !(c.is_control() || is_directional(c));
+        let shown = c == '\n' || c == '\t' || !(c.is_control() || is_directional(c) || is_unseen(c));
         if shown {
             safe.push(c);
         } else {
@@ -146,6 +150,14 @@ pub(crate) fn safe(text: &str) -> String {
 /// Characters that reorder the text around them on screen.
 fn is_directional(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+}
+
+/// Characters that take no room and join nothing: what they hide between is not what it looks like.
+fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// A time as RFC 3339 in UTC with milliseconds, for machines.

@@ -1,5 +1,7 @@
 //! Export: everything that the owner can read, in a form that every program reads.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use stvor_base::ErrorCode as _;
 use stvor_crypto::SecretBytes;
@@ -7,11 +9,13 @@ use stvor_crypto::SecretBytes;
 use crate::daemon::Content;
 use crate::engine::Engine;
 use crate::engine::agents::Caller;
-use crate::memory::{Header, MemoryId};
+use crate::memory::{Header, MemoryId, State};
 use crate::{Vault, VaultError};
 
 /// Memories in one page.
 const PAGE: usize = 32;
+/// Headers that are read at a time where no content is wanted.
+const HEADERS: usize = 1_024;
 
 type Listed = (i64, MemoryId, Option<Header>);
 
@@ -43,6 +47,26 @@ impl Exported {
 }
 
 impl Vault {
+    /// The namespaces that there are, with how many memories in each can be recalled, for the owner. Damaged rows count in none.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`].
+    pub fn namespaces(&self) -> Result<BTreeMap<String, u64>, VaultError> {
+        let (mut found, mut after) = (BTreeMap::new(), 0);
+        loop {
+            let headers = self.ask(move |engine| engine.headers_after(after, HEADERS)).wait()?;
+            for header in headers.iter().filter_map(|(.., header)| header.as_ref()) {
+                if matches!(header.state, State::Live | State::Superseded) {
+                    *found.entry(header.namespace.clone()).or_default() += 1;
+                }
+            }
+            match headers.last() {
+                Some((at, ..)) if headers.len() == HEADERS => after = *at,
+                _ => return Ok(found),
+            }
+        }
+    }
+
     /// Memories after the place `after` (0 to begin), in the order in which they were stored, and where to go on. Each is recalled
     /// as the owner, through every gate, and each recall is logged. Memories that ended come without content, and so do damaged
     /// ones: they end no export.

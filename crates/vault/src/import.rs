@@ -3,12 +3,14 @@
 pub mod python_vault;
 
 use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use stvor_crypto::SecretBytes;
 
 use crate::daemon::Content;
 use crate::level::Level;
-use crate::memory::{Header, NewMemory, Trust};
+use crate::memory::{Header, MemoryId, NewMemory, State, Trust};
 use crate::{VaultError, limits};
 
 /// Bytes of a file that is read.
@@ -53,12 +55,17 @@ enum Line {
 /// [`VaultError::Invalid`] with the first line that is not understood or past a limit, and for a file of more than
 /// [`MAX_FILE`] bytes: either all of it is taken over, or nothing.
 pub fn mcp_memory(file: &[u8], level: Level, namespace: &str) -> Result<Vec<NewMemory>, VaultError> {
+    Ok(mcp_lines(file, level, namespace)?.into_iter().map(|(_, memory)| memory).collect())
+}
+
+/// The same, with their lines.
+fn mcp_lines(file: &[u8], level: Level, namespace: &str) -> Result<Vec<(usize, NewMemory)>, VaultError> {
     if file.len() > MAX_FILE {
         return Err(VaultError::invalid("a file of more than 64 MiB is not read"));
     }
     let text = core::str::from_utf8(file).map_err(|_| VaultError::invalid("the file is not UTF-8"))?;
     let mut memories = Vec::new();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = BTreeSet::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let in_line = |reason: String| VaultError::invalid(format!("line {number}: {reason}"));
         let line: Line = serde_json::from_str(line).map_err(|error| in_line(error.to_string()))?;
@@ -74,20 +81,59 @@ pub fn mcp_memory(file: &[u8], level: Level, namespace: &str) -> Result<Vec<NewM
                 return Err(in_line("an observation is too long".into()));
             }
             memory.check().map_err(|error| in_line(error.to_string()))?;
-            memories.push(memory);
+            memories.push((number, memory));
         }
     }
     Ok(memories)
 }
 
+/// Under what it is taken over.
+#[derive(Debug, Clone, Copy)]
+pub struct TakeOver<'a> {
+    /// The level of what an MCP memory server kept.
+    pub level: Level,
+    /// The namespace of what an MCP memory server kept.
+    pub namespace: &'a str,
+    /// The lowest level that a memory gets, whatever the file says: nothing vouches for the file.
+    pub minimum: Level,
+    /// Whether to believe each memory as far as the file says. Without it, no more than what an agent says.
+    pub keep_trust: bool,
+    /// The time, in milliseconds since the Unix epoch.
+    pub now: u64,
+}
+
+/// A memory of a file.
+#[derive(Debug)]
+pub struct Foreign {
+    /// The line that it stands in, from 1 on.
+    pub line: usize,
+    /// What is to be stored.
+    pub memory: NewMemory,
+    /// Its name where it is from, which it keeps as [`IMPORTED_ID`]; what an MCP memory server kept has none.
+    pub name: Option<MemoryId>,
+    /// The name there of the memory that it corrects, which stands before it in the file.
+    pub corrects: Option<MemoryId>,
+}
+
 /// What a file gave.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Memories that are to be stored.
-    pub memories: Vec<NewMemory>,
+    /// Memories that are to be stored, in this order.
+    pub memories: Vec<Foreign>,
     /// Lines of an export that hold no content: of memories that ended, were damaged or were not given out, or whose time is over.
     pub passed_over: u64,
+    /// Memories that had been corrected by one that is not in the file. They say so as [`IMPORTED_STATE`].
+    pub stale: u64,
 }
+
+/// The metadata that holds the name of a memory in the vault that it is from.
+pub const IMPORTED_ID: &str = "imported.id";
+/// The metadata that holds who stored it there.
+pub const IMPORTED_CREATOR: &str = "imported.creator";
+/// The metadata that holds when, in milliseconds since the Unix epoch.
+pub const IMPORTED_CREATED: &str = "imported.created";
+/// The metadata that says `superseded` of a memory whose correction is not in the file.
+pub const IMPORTED_STATE: &str = "imported.state";
 
 /// A line of an export.
 #[derive(Deserialize)]
@@ -104,47 +150,95 @@ enum ExportLine {
 }
 
 /// Memories of a file that holds one JSON object a line: an export of a vault ([`crate::export::Exported::to_json`]), or else
-/// [`mcp_memory`], whose memories get `level` and `namespace`. Those of an export keep what is known of them, but not their names,
-/// the memories that they corrected, and their profiles: these are of the other vault.
+/// [`mcp_memory`], whose memories get `level` and `namespace`.
+///
+/// Those of an export keep what is known of them, and get new names: their name, who stored them and when become metadata, as far
+/// as there is room ([`limits::MAX_METADATA`]). One that corrects an earlier one of the file does so again. Profiles are of the
+/// other vault and are dropped. Nothing vouches for such a file, so what it says the owner said is believed as an agent's word
+/// unless `keep_trust` says otherwise.
 ///
 /// # Errors
 /// [`VaultError::Invalid`], as [`mcp_memory`]: all of it is understood, or nothing is taken over.
-pub fn take_over(file: &[u8], (level, namespace): (Level, &str), now: u64) -> Result<Taken, VaultError> {
+pub fn take_over(file: &[u8], wanted: &TakeOver<'_>) -> Result<Taken, VaultError> {
     let first =
         file.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
     if serde_json::from_slice::<ExportLine>(first).is_err() {
-        return Ok(Taken { memories: mcp_memory(file, level, namespace)?, passed_over: 0 });
+        let level = wanted.level.max(wanted.minimum);
+        let memories = mcp_lines(file, level, wanted.namespace)?;
+        let foreign = |(line, memory)| Foreign { line, memory, name: None, corrects: None };
+        return Ok(Taken { memories: memories.into_iter().map(foreign).collect(), ..Taken::default() });
     }
     let mut taken = Taken::default();
-    let lines =
-        (1..).zip(file.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
-    for (number, line) in lines {
+    let (mut lines, mut seen) = (Vec::new(), BTreeSet::new());
+    let all = (1..).zip(file.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
+    for (number, line) in all {
         let in_line = |reason: String| VaultError::invalid(format!("line {number}: {reason}"));
         let line: ExportLine = serde_json::from_slice(line).map_err(|error| in_line(error.to_string()))?;
-        let ExportLine::Memory { memory, content: Some(content) } = line else {
-            taken.passed_over += 1;
-            continue;
-        };
-        let ttl = memory.expires.map(|end| end.saturating_sub(now));
-        if ttl == Some(0) {
-            taken.passed_over += 1;
-            continue;
+        match line {
+            ExportLine::Memory { memory, content: Some(content) }
+                if memory.expires.is_none_or(|end| end > wanted.now) =>
+            {
+                let content = content.bytes().map_err(|error| in_line(error.to_string()))?;
+                // A line that was doubled comes once.
+                if seen.insert(memory.id) {
+                    lines.push((number, memory, content));
+                }
+            }
+            _ => taken.passed_over += 1,
         }
-        let new = NewMemory {
-            content: content.bytes().map_err(|error| in_line(error.to_string()))?,
-            metadata: memory.metadata,
-            searchable: memory.searchable,
-            intents: memory.intents,
-            source: memory.source,
-            trust: memory.trust,
-            ttl: ttl.map(Duration::from_millis),
-            cooldown: (memory.cooldown > 0).then(|| Duration::from_millis(memory.cooldown)),
-            ..NewMemory::new(&[], memory.level, &memory.namespace)
-        };
-        new.check().map_err(|error| in_line(error.to_string()))?;
-        taken.memories.push(new);
+    }
+    let corrections = corrections(&lines);
+    let corrected: BTreeSet<MemoryId> = corrections.values().copied().collect();
+    for (number, header, content) in lines {
+        let stale = header.state == State::Superseded && !corrected.contains(&header.id);
+        taken.stale += u64::from(stale);
+        let (name, corrects) = (header.id, corrections.get(&header.id).copied());
+        let memory = renewed(*header, (content, stale), wanted);
+        memory.check().map_err(|error| VaultError::invalid(format!("line {number}: {error}")))?;
+        taken.memories.push(Foreign { line: number, memory, name: Some(name), corrects });
     }
     Ok(taken)
+}
+
+type ExportedLine = (usize, Box<Header>, SecretBytes);
+
+/// Which memory corrects which other one that stands before it. Each is corrected once.
+fn corrections(lines: &[ExportedLine]) -> BTreeMap<MemoryId, MemoryId> {
+    let (mut free, mut found) = (BTreeSet::new(), BTreeMap::new());
+    for (_, header, _) in lines {
+        if let Some(older) = header.supersedes.filter(|older| free.remove(older)) {
+            found.insert(header.id, older);
+        }
+        free.insert(header.id);
+    }
+    found
+}
+
+/// A memory of another vault, as it is stored in this one.
+fn renewed(header: Header, (content, stale): (SecretBytes, bool), wanted: &TakeOver<'_>) -> NewMemory {
+    let mut metadata = header.metadata;
+    let mut keep = |name: &str, value: String| {
+        if metadata.len() < limits::MAX_METADATA || metadata.contains_key(name) {
+            metadata.insert(name.to_owned(), value);
+        }
+    };
+    keep(IMPORTED_ID, header.id.to_string());
+    if stale {
+        keep(IMPORTED_STATE, "superseded".into());
+    }
+    keep(IMPORTED_CREATOR, header.creator);
+    keep(IMPORTED_CREATED, header.created.to_string());
+    NewMemory {
+        content,
+        metadata,
+        searchable: header.searchable,
+        intents: header.intents,
+        source: header.source,
+        trust: if wanted.keep_trust { header.trust } else { header.trust.min(Trust::Agent) },
+        ttl: header.expires.map(|end| Duration::from_millis(end.saturating_sub(wanted.now))),
+        cooldown: (header.cooldown > 0).then(|| Duration::from_millis(header.cooldown)),
+        ..NewMemory::new(&[], header.level.max(wanted.minimum), &header.namespace)
+    }
 }
 
 type Fields = Vec<(String, String)>;

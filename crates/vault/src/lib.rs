@@ -56,14 +56,14 @@ mod verify;
 pub mod witness;
 
 pub use clock::{Clock, Moment, SystemClock};
-pub use engine::agents::{Agent, Caller, Credential, Ends};
+pub use engine::agents::{Agent, Caller, Credential};
 pub use engine::log::{LogEntry, LogPage, LogQuery};
 pub use engine::sessions::SessionId;
 pub use engine::status::{Lockdown, Mode, Status};
 pub use error::{Refusal, VaultError};
 pub use keys::{NewKeys, NewRoot, RootKey, VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
 pub use level::{Level, NoLevel};
-pub use memory::{Forgotten, Header, MemoryId, NewMemory, Recalled, State, Trust};
+pub use memory::{Forgotten, Header, MemoryId, NewMemory, NoMemoryId, Recalled, State, Trust};
 pub use metrics::{Alert, AlertHook};
 pub use storage::database_version;
 pub use vault::{Auditor, Options, OwnerRecords, Pending, Vault};

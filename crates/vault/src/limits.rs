@@ -14,6 +14,10 @@ pub const MAX_METADATA: usize = 64;
 pub const MAX_INTENTS: usize = 32;
 /// Memories in one answer to list or search.
 pub const MAX_PAGE: usize = 200;
+/// Memories that one request stores at most.
+pub const MAX_STORES: usize = 256;
+/// Bytes of a file of the daemon's that one answer holds.
+pub const MAX_FETCH: u64 = 1 << 20;
 /// Rows of the log that one reading of it looks at.
 pub const MAX_SCAN: u64 = 20_000;
 /// How long the result of a verification serves agents that ask for one, at least.
@@ -40,8 +44,6 @@ pub const MAX_PENDING_OF_ONE: usize = 10;
 pub const COOLDOWN: Duration = Duration::from_secs(60);
 /// The longest pause that a writer may ask for.
 pub const MAX_COOLDOWN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// The longest pause that an agent may ask for.
-pub const MAX_COOLDOWN_OF_AGENT: Duration = Duration::from_secs(60 * 60);
 /// Refused requests of one agent that are logged in a minute; more are answered at once, counted, and logged as a number.
 pub const REFUSALS_PER_MINUTE: u32 = 60;
 /// That minute, in milliseconds.
@@ -76,8 +78,6 @@ pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
 pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
 /// Bytes that the memories of an agent may take when its owner does not say.
 pub const AGENT_BYTES: u64 = 1 << 30;
-/// Bytes that the requests of an agent may add to the log in a day when its owner does not say.
-pub const AGENT_LOG_BYTES: u64 = 256 << 20;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use stvor_base::ContentId;
-use stvor_base::codec::CodecError;
 use stvor_crypto::SecretBytes;
 
 use crate::backup::BackupRecord;
@@ -39,18 +38,23 @@ impl fmt::Display for MemoryId {
     }
 }
 
-impl FromStr for MemoryId {
-    type Err = CodecError;
+/// A text that is no name of a memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an id is 32 hexadecimal digits, as `stvor vault list` shows them")]
+pub struct NoMemoryId;
 
-    fn from_str(text: &str) -> Result<Self, CodecError> {
-        text.parse().map(Self)
+impl FromStr for MemoryId {
+    type Err = NoMemoryId;
+
+    fn from_str(text: &str) -> Result<Self, NoMemoryId> {
+        text.parse().map(Self).map_err(|_| NoMemoryId)
     }
 }
 
 impl TryFrom<String> for MemoryId {
-    type Error = CodecError;
+    type Error = NoMemoryId;
 
-    fn try_from(text: String) -> Result<Self, CodecError> {
+    fn try_from(text: String) -> Result<Self, NoMemoryId> {
         text.parse()
     }
 }
@@ -61,7 +65,7 @@ impl From<MemoryId> for String {
     }
 }
 
-/// How far to believe what a memory says.
+/// How far to believe what a memory says: in this order, more and more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
@@ -72,16 +76,6 @@ pub enum Trust {
     Agent,
     /// The owner said it.
     Owner,
-}
-
-impl fmt::Display for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Untrusted => "untrusted",
-            Self::Agent => "agent",
-            Self::Owner => "owner",
-        })
-    }
 }
 
 /// A memory that is to be stored.
@@ -105,9 +99,7 @@ pub struct NewMemory {
     pub trust: Trust,
     /// How long it lives. Level 0 lives [`limits::EPHEMERAL_TTL`] at most.
     pub ttl: Option<Duration>,
-    /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said. An agent may ask for
-    /// [`limits::MAX_COOLDOWN_OF_AGENT`] at most, and for no less than that from level 3 on; below level 3 its pauses bind
-    /// agents only.
+    /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said.
     pub cooldown: Option<Duration>,
     /// The memory that this one corrects.
     pub supersedes: Option<MemoryId>,
@@ -239,9 +231,6 @@ pub struct Header {
     pub state_since: Option<u64>,
     /// Why, in the words of who decided.
     pub state_reason: String,
-    /// Whether all but id, level and namespace is held back from who asked. It is never stored.
-    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub closed: bool,
 }
 
 impl Header {
@@ -255,34 +244,6 @@ impl Header {
             out.bytes(profile.as_bytes());
         }
         out.finish()
-    }
-
-    /// What is shown of a memory to who may know that it is there, and no more. Each field is named, so that no new one is shown
-    /// unthought.
-    pub(crate) fn closed(self) -> Self {
-        Self {
-            id: self.id,
-            level: self.level,
-            namespace: self.namespace,
-            creator: String::new(),
-            created: 0,
-            expires: None,
-            cooldown: 0,
-            metadata: BTreeMap::new(),
-            searchable: Vec::new(),
-            intents: Vec::new(),
-            source: String::new(),
-            trust: Trust::default(),
-            supersedes: None,
-            superseded_by: None,
-            profile: None,
-            length: 0,
-            content_hash: String::new(),
-            state: State::default(),
-            state_since: None,
-            state_reason: String::new(),
-            closed: true,
-        }
     }
 
     /// Why it can not be recalled, if it can not.

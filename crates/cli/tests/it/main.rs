@@ -22,6 +22,8 @@ mod vault;
 mod vault_clients;
 #[cfg(target_os = "linux")]
 mod vault_contained;
+#[cfg(unix)]
+mod vault_import;
 mod vault_keys;
 #[cfg(unix)]
 mod vault_recovery;

@@ -213,7 +213,7 @@ fn an_approval_is_given_from_another_terminal_and_used_once() {
     let served = Served::with(&options);
     served.owner("unlock");
     served.enrol("assistant", "sealed");
-    let id = served.store("assistant", ("The contract is with Acme", " --level sealed"));
+    let id = served.store("assistant", ("The contract is with Acme", " --level sealed --cooldown 0"));
     let recall = format!("recall {id} --justification report");
     let refused = |line: &str, code: &str| {
         let (exit, _, err) = served.try_agent("assistant", line);
@@ -346,4 +346,85 @@ fn refusals_are_counted_and_told_of() {
     let alert: Value = serde_json::from_str(&alert.unwrap()).unwrap();
     assert_eq!((&alert["alert"], &alert["code"]), (&"denied".into(), &"AUDITOR_REFUSED".into()));
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn the_owner_finds_memories_without_knowing_the_namespaces() {
+    let served = Served::new();
+    served.owner("unlock");
+    let tea = served.owner_stores("Tea at five");
+    let line =
+        format!("vault store --namespace work/acme --keyfile {}", served.home.path("owner.key").display());
+    assert_eq!(served.home.feed(&line, "Tea with Acme").code, Some(0));
+    assert_eq!(served.owner("namespaces")[0], serde_json::json!({ "home": 1, "work/acme": 1 }));
+    assert_eq!(served.owner("list").len(), 2);
+    assert_eq!(served.owner("search tea").len(), 2);
+    let found = served.owner("list --namespace home");
+    assert_eq!((found.len(), &found[0]["id"]), (1, &tea.as_str().into()));
+    let ended = served.home.run(&Served::line(&served.home, "vault list --namespace hoem"));
+    assert!(ended.err.contains("Nothing found in the namespace hoem"), "{}", ended.err);
+    let ended = served.home.run(&Served::line(&served.home, "vault list"));
+    assert!(ended.out.contains("work/acme"), "{}", ended.out);
+    // What an agent may not reach it is not told of.
+    served.enrol("assistant", "working");
+    assert_eq!(served.agent("assistant", "list").len(), 0);
+    assert_ne!(served.try_agent("assistant", "list --before 3").0, 0, "a place is one of a namespace");
+}
+
+#[test]
+fn what_is_not_there_is_named_and_has_an_exit_code_of_its_own() {
+    let served = Served::new();
+    served.owner("unlock");
+    let nobody = "00112233445566778899aabbccddeeff";
+    for (line, what) in [
+        (format!("approvals approve {nobody}"), nobody),
+        ("agents revoke nobody".to_owned(), "agent nobody"),
+        ("profile close none".to_owned(), "profile none"),
+        ("proof make 999999".to_owned(), "999999"),
+    ] {
+        let (code, _, err) = served.try_owner(&line);
+        assert!(code == 6 && err.contains(what), "{line}: {code} {err}");
+    }
+    let (code, _, err) = served.try_owner("recall nonsense");
+    assert!(code == 2 && err.contains("32 hexadecimal digits"), "{code} {err}");
+    let key = stvor_keys::recipients::Identity::generate().recipient().to_string();
+    let line = format!(
+        "escrow make --needed 4 --dir {} --keeper a={key} --keeper b={key}",
+        served.home.path("s").display()
+    );
+    let (code, _, err) = served.try_owner(&line);
+    assert!(code == 2 && err.contains("no more than there are keepers"), "{code} {err}");
+    served.enrol("assistant", "sealed");
+    let sealed = served.store("assistant", ("The contract is with Acme", " --level sealed"));
+    let (code, _, err) = served.try_owner(&format!("recall {sealed} --justification report"));
+    assert!(code == 4 && err.contains("--boundary"), "{code} {err}");
+}
+
+#[test]
+fn an_attestation_is_checked_by_who_has_only_the_logs_key() {
+    let served = Served::new();
+    served.owner("unlock");
+    let file = served.home.path("attestation");
+    let line = Served::line(&served.home, "vault property attest reviewed");
+    std::fs::write(&file, served.home.run(&line).out + "\n").unwrap();
+    let verifier = served.owner("status")[0]["verifier"].as_str().unwrap().to_owned();
+    let check = || {
+        let (file, line) = (file.to_str().unwrap(), ["vault", "property", "check"]);
+        let words = line.into_iter().chain([file, "--verifier", &verifier]);
+        served.home.stvor(words).run(SOON).unwrap()
+    };
+    let told = check();
+    assert!(told.status.success() && told.out.contains("reviewed"), "{} {}", told.out, told.err);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("reviewed", "destroyed")).unwrap();
+    assert_ne!(check().status.code(), Some(0));
+    std::fs::write(&file, "nothing of the kind").unwrap();
+    let refused = check();
+    assert!(refused.status.code() == Some(7) && refused.err.contains("neither a proof"), "{}", refused.err);
+    let id = served.owner_stores("Tea at five");
+    let proof = served.home.path("proof.json");
+    served.owner(&format!(
+        "property prove {id} --stored-since 2020-01-01T00:00:00Z --audience court --out {}",
+        proof.display()
+    ));
 }

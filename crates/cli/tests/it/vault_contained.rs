@@ -163,6 +163,94 @@ fn an_agent_of_another_user_with_a_shell_reaches_no_more_than_its_credential() {
 }
 
 #[test]
+fn the_owner_of_a_daemon_of_another_user_gets_backups_shares_and_the_archived_log() {
+    let (Some(_), true) = (on_path("setpriv"), rustix::process::getuid().is_root()) else {
+        eprintln!("skipped: only root can be three users (run as root, as CI does)");
+        return;
+    };
+    let machine = Machine::new();
+    let daemon = serve(&machine);
+    let run = |words: &str| {
+        machine.run(OWNER, &format!("stvor vault {words} {SOCKETS} --keyfile owner.key --json"))
+    };
+    let owner = |words: &str| {
+        let ended = run(words);
+        assert!(ended.status.success(), "{words}: {} {}", ended.out, ended.err);
+        objects(&ended.out.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    owner("unlock");
+    let stored = |text: &str| {
+        let words =
+            format!("echo {text} | stvor vault store --namespace home {SOCKETS} --keyfile owner.key --json");
+        objects(&[machine.does(OWNER, &words)])[0]["id"].as_str().unwrap().to_owned()
+    };
+    let (kept, gone) = (stored("quince"), stored("medlar"));
+    owner(&format!("forget {gone} --yes"));
+    let identity = stvor_keys::recipients::Identity::generate();
+    let file = machine.path("owner/age.key");
+    std::fs::write(&file, identity.to_secret_line().expose()).unwrap();
+    own(&file, OWNER, 0o600);
+    let to = identity.recipient().to_string();
+    let mine = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        let about = std::fs::metadata(path).unwrap();
+        assert_eq!((about.uid(), about.mode() & 0o777), (OWNER, 0o600), "{}", path.display());
+    };
+
+    let full = owner(&format!("backup make --dir backups --to {to}"));
+    let full = PathBuf::from(full[0]["path"].as_str().unwrap());
+    assert_eq!(full.parent().unwrap(), machine.path("owner/backups"));
+    mine(&full);
+    stored("sloe");
+    let more = owner(&format!("backup make --dir backups --to {to} --incremental"));
+    let more = PathBuf::from(more[0]["path"].as_str().unwrap());
+    mine(&more);
+    let listed = owner("backup list");
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0]["path"], full.display().to_string(), "it is known where it went");
+    let ended = std::fs::read_to_string(machine.path("owner/backups/forgotten")).unwrap();
+    assert!(ended.contains(&gone), "the list of what no restore may bring back is beside them");
+    let shares = owner(&format!("escrow make --needed 2 --dir shares --keeper ada={to} --keeper bob={to}"));
+    for share in shares[0]["files"].as_array().unwrap() {
+        mine(Path::new(share.as_str().unwrap()));
+    }
+    owner(&format!("archive --out log.age --to {to}"));
+    mine(&machine.path("owner/log.age"));
+    assert_eq!(
+        std::fs::read_dir(machine.path("lib/vault/outbox")).unwrap().count(),
+        1,
+        "all but the list was taken"
+    );
+    // It is the vault that comes back from them, in another place.
+    let words = format!(
+        "restore {} {} --identity age.key --vault new --keyfile owner.key --json",
+        full.display(),
+        more.display()
+    );
+    let restored = objects(&[machine.does(OWNER, &format!("stvor vault {words}"))]);
+    assert_eq!(restored[0]["memories"], 3);
+    assert_eq!(owner(&format!("recall {kept}"))[0]["content"]["text"], "quince");
+
+    // What the daemon itself goes on writing it has to be let write, and the failure says so.
+    let arm = format!("switch arm --days 90 --heir ada={to} --memory {kept} --dir watched");
+    let refused = run(&arm);
+    assert!(
+        !refused.status.success() && refused.err.contains(&format!("as the user {DAEMON}")),
+        "{}",
+        refused.err
+    );
+    // The doctor of another user's vault looks at what it can see, and finds nothing wrong with that.
+    let checked = machine.run(OWNER, &format!("stvor vault doctor {SOCKETS}"));
+    assert!(checked.status.success(), "{} {}", checked.out, checked.err);
+    assert!(checked.out.contains(&format!("user {DAEMON} keeps them")), "{}", checked.out);
+    let status = owner("status");
+    assert_eq!(status[0]["sockets"], machine.path("run").display().to_string());
+    drop(daemon);
+    let checked = machine.run(OWNER, &format!("stvor vault doctor {SOCKETS}"));
+    assert!(!checked.out.contains("stvor vault init"), "nobody makes a second vault: {}", checked.out);
+}
+
+#[test]
 fn the_daemon_opens_no_internet_socket_and_runs_no_program() {
     let Some(strace) = on_path("strace") else {
         assert!(std::env::var_os("CI").is_none(), "strace is missing: apt-get install strace");

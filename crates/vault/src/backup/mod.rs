@@ -22,6 +22,7 @@ use crate::memory::{MemoryId, State};
 pub use name::BackupName;
 pub use restore::{Restore, Restored, read_manifest, restore};
 
+pub use service::add_to_list;
 pub(crate) use service::remove_drafts;
 
 /// The version of what is in the archive.

@@ -39,9 +39,11 @@ impl Drop for Draft {
     }
 }
 
-/// Adds the lines of the vault's list of ended memories to the one beside the backups.
-fn share_list(list: &Path, beside: &Path) -> Result<(), VaultError> {
-    let Ok(own) = fs::read_to_string(list) else { return Ok(()) };
+/// Adds lines of a vault's list of ended memories to the one beside the backups.
+///
+/// # Errors
+/// [`VaultError::Io`].
+pub fn add_to_list(own: &str, beside: &Path) -> Result<(), VaultError> {
     let there = fs::read_to_string(beside).unwrap_or_default();
     let known: BTreeSet<&str> = there.lines().collect();
     let new: Vec<&str> = own.lines().filter(|line| !known.contains(line)).collect();
@@ -86,7 +88,9 @@ impl Vault {
         let record = BackupRecord { manifest, path, problems };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
-        share_list(&self.path().join(FORGOTTEN), &new.directory.join(FORGOTTEN))?;
+        if let Ok(own) = fs::read_to_string(self.path().join(FORGOTTEN)) {
+            add_to_list(&own, &new.directory.join(FORGOTTEN))?;
+        }
         Ok(record)
     }
 

@@ -9,9 +9,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use stvor_crypto::Secret;
+use stvor_crypto::kdf::hmac_sha256;
 use stvor_keys::KeyHolder;
 
 use super::{Action, AgentVerb, Answer, Entry, Failure, Greeting, OwnerVerb, Told, proof};
+use crate::audit::hex;
 use crate::keys::{VerbKey, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
 use crate::{OwnerRecords, VaultError};
 
@@ -20,6 +23,8 @@ use crate::{OwnerRecords, VaultError};
 pub struct Client {
     reader: BufReader<UnixStream>,
     owner: Option<Owner>,
+    /// What [`Client::name_for`] is keyed with.
+    naming: Option<Secret<32>>,
 }
 
 #[derive(Debug)]
@@ -27,6 +32,11 @@ struct Owner {
     records: OwnerRecords,
     challenge: Vec<u8>,
     key: Option<VerbKey>,
+}
+
+/// What names are made with, from a secret of who asks.
+fn naming(secret: &[u8]) -> Secret<32> {
+    hmac_sha256(secret, &[b"STVOR vault names v1"])
 }
 
 fn unreadable(what: &'static str, error: &std::io::Error) -> VaultError {
@@ -41,7 +51,7 @@ impl Client {
     fn connect(socket: &Path) -> Result<Self, VaultError> {
         let stream =
             UnixStream::connect(socket).map_err(|error| VaultError::io("connecting to", socket, &error))?;
-        Ok(Self { reader: BufReader::new(stream), owner: None })
+        Ok(Self { reader: BufReader::new(stream), owner: None, naming: None })
     }
 
     /// Enters as an agent.
@@ -52,7 +62,10 @@ impl Client {
         let mut client = Self::connect(socket)?;
         client.say(&Entry { credential: credential.to_owned() })?;
         match client.hear()? {
-            Answer::Ok(_) => Ok(Ok(client)),
+            Answer::Ok(_) => {
+                client.naming = Some(naming(credential.as_bytes()));
+                Ok(Ok(client))
+            }
             Answer::Error(failure) => Ok(Err(failure)),
         }
     }
@@ -108,7 +121,10 @@ impl Client {
     /// [`stvor_keys::KeyError::Wrong`] when it is another one.
     pub fn prove(&mut self, holder: &dyn KeyHolder) -> Result<(), VaultError> {
         let owner = self.as_owner()?;
-        owner.key = Some(unwrap_verbs(&owner.records.verbs, holder)?);
+        let key = unwrap_verbs(&owner.records.verbs, holder)?;
+        let names = naming(key.expose());
+        owner.key = Some(key);
+        self.naming = Some(names);
         Ok(())
     }
 
@@ -189,6 +205,19 @@ impl Client {
             owner.key = Some(new.verbs);
         }
         Ok(done)
+    }
+
+    /// A name of 32 hexadecimal digits for what consists of these parts, for who has no other: the same each time, and nobody
+    /// without the secret of who asks can tell what it is a name for. Nothing before that secret was proved.
+    #[must_use]
+    pub fn name_for(&self, parts: &[&[u8]]) -> Option<String> {
+        let mut out = stvor_base::codec::Writer::with_capacity(256);
+        for part in parts {
+            out.bytes(part);
+        }
+        let key = self.naming.as_ref()?;
+        let whole = hmac_sha256(key.expose(), &[&out.finish()]);
+        Some(hex(&whole.expose()[..16]))
     }
 
     /// Asks as an agent.

@@ -10,6 +10,7 @@
 mod client;
 mod confine;
 mod keys;
+mod outbox;
 mod recovery;
 mod seats;
 mod server;
@@ -54,6 +55,13 @@ impl From<&VaultError> for Failure {
 enum Answer {
     Ok(Value),
     Error(Failure),
+}
+
+fn answer(result: Result<Value, VaultError>) -> Answer {
+    match result {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => Answer::Error(Failure::from(&error)),
+    }
 }
 
 /// An agent's first line.

@@ -12,6 +12,7 @@ use stvor_keys::fido2::Presence;
 use stvor_keys::recipients::{Recipient, Sealing};
 use stvor_tlog::witness::CosignatureVerifier;
 
+use super::outbox;
 use super::verbs::{key, value};
 use crate::backup::{BackupKind, NewBackup};
 use crate::memory::MemoryId;
@@ -126,6 +127,10 @@ impl PresentedVerb {
 }
 
 /// What the owner may ask about backups, recovery, tokens and proofs.
+///
+/// `directory` of [`RecoveryVerb::Backup`] and [`RecoveryVerb::Escrow`] and `path` of [`RecoveryVerb::Archive`] are whole paths that
+/// the daemon writes to. An empty directory, or a mere file name, stands for one of its own, from which the owner's process takes
+/// the files with [`RecoveryVerb::Fetch`] and [`RecoveryVerb::Taken`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -141,6 +146,11 @@ pub enum RecoveryVerb {
     },
     /// Write the log to a file, sealed to recipients.
     Archive { path: PathBuf, recipients: Vec<String> },
+    /// Read a file that the daemon made for the owner's process, from a place on: `{"size", "bytes"}`, at most
+    /// [`crate::limits::MAX_FETCH`] bytes in base64, or null when there is none.
+    Fetch { name: PathBuf, offset: u64 },
+    /// Say where such a file is now; the daemon's copy is removed.
+    Taken { name: PathBuf, kept: PathBuf },
     /// Backups that were made.
     Backups {},
     /// Backups that still hold a memory.
@@ -223,11 +233,15 @@ impl RecoveryVerb {
                     Some(phrase) => Sealing::passphrase(&SecretBytes::from(phrase.0.into_bytes()))?,
                     None => sealing_to(&recipients)?,
                 };
+                let directory = outbox::directory(vault, directory)?;
                 value(vault.backup(&NewBackup { directory, kind, sealing, description })?)
             }
             Self::Archive { path, recipients } => {
-                Ok(json!({ "events": vault.archive(&path, &sealing_to(&recipients)?)? }))
+                let (sealing, path) = (sealing_to(&recipients)?, outbox::file(vault, path)?);
+                Ok(json!({ "events": vault.archive(&path, &sealing)? }))
             }
+            Self::Fetch { name, offset } => outbox::fetch(vault, &name, offset),
+            Self::Taken { name, kept } => outbox::taken(vault, &name, kept).map(done),
             Self::Backups {} => value(vault.backups()?),
             Self::BackupsWith { id } => value(vault.backups_with(id)?),
             Self::Export { after } => {
@@ -240,6 +254,7 @@ impl RecoveryVerb {
                     Ok::<_, VaultError>(Keeper { name: one.name, recipient: one.recipient.parse()? })
                 };
                 let keepers = keepers.into_iter().map(keeper).collect::<Result<Vec<_>, _>>()?;
+                let directory = outbox::directory(vault, directory)?;
                 let new = NewEscrow { keepers: &keepers, needed, label: &label, directory: &directory };
                 let vaulted = vaulted.as_ref().map(Hidden::key).transpose()?;
                 let (record, files) = vault.escrow((&root.key()?, vaulted.as_ref()), &new)?;

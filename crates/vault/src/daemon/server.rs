@@ -17,7 +17,7 @@ use stvor_crypto::{Random, SystemRandom};
 
 use super::seats::{Seat, Seats};
 use super::verbs::{AgentVerb, OwnerVerb};
-use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, Told, peer, proof};
+use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, Told, answer, peer, proof};
 use crate::{SessionId, Vault, VaultError, limits};
 
 /// The name of the agents' socket in the vault's directory.
@@ -176,13 +176,6 @@ fn say(mut stream: &UnixStream, what: &impl Serialize) -> std::io::Result<()> {
     let mut bytes = serde_json::to_vec(what)?;
     bytes.push(b'\n');
     stream.write_all(&bytes)
-}
-
-fn answer(result: Result<serde_json::Value, VaultError>) -> Answer {
-    match result {
-        Ok(value) => Answer::Ok(value),
-        Err(error) => Answer::Error(Failure::from(&error)),
-    }
 }
 
 fn not_understood(error: &serde_json::Error) -> VaultError {

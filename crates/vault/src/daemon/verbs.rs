@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
 
-use super::RecoveryVerb;
+use super::{RecoveryVerb, answer};
 use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
@@ -113,6 +113,9 @@ impl core::fmt::Debug for StoreVerb {
 pub enum AgentVerb {
     /// Store a memory.
     Store { memory: Box<StoreVerb> },
+    /// Store at most [`limits::MAX_STORES`] memories, in this order and in few commits. The answer has for each what [`Self::Store`]
+    /// would answer, `{"ok": {"id"}}` or `{"error"}`: one that is refused keeps none of the others out.
+    StoreMany { memories: Vec<StoreVerb> },
     /// Recall one.
     Recall {
         id: MemoryId,
@@ -171,14 +174,14 @@ pub enum OwnerVerb {
     Deny { id: MemoryId },
     /// End the lockdown; takes the root key, in base64.
     LeaveLockdown { root: String },
-    /// End the pause of a memory.
-    EndPause { id: MemoryId },
     /// Enrol an agent; answers with its credential.
     Enrol { agent: Agent },
     /// Remove an agent.
     RemoveAgent { name: String },
     /// All agents.
     Agents {},
+    /// The namespaces that there are, with how many memories are live or superseded in each.
+    Namespaces {},
     /// Read the whole log and every row; with `content` also open every content whose key is held. With `progress` lines
     /// that tell how far it is come before the answer.
     Verify {
@@ -234,7 +237,6 @@ impl OwnerVerb {
             }
             Self::Deny { id } => vault.decide_approval(id, None).map(|()| Value::Null),
             Self::LeaveLockdown { root } => vault.leave_lockdown_with(key(&root)?).map(|()| Value::Null),
-            Self::EndPause { id } => vault.end_pause(id).map(|()| Value::Null),
             Self::Enrol { agent } => {
                 let credential = vault.enrol(agent)?;
                 Ok(json!({ "credential": String::from_utf8_lossy(credential.expose()) }))
@@ -248,6 +250,7 @@ impl OwnerVerb {
                 }
                 Ok(agents)
             }
+            Self::Namespaces {} => value(vault.namespaces()?),
             Self::Verify { content, progress } => {
                 let (pending, state) = vault.begin_verify(content);
                 let report = pending.wait_while(PROGRESS, || {
@@ -290,6 +293,19 @@ impl AgentVerb {
             Self::Store { memory } => {
                 let stored = vault.begin_store_in(session, caller, memory.into_memory()?);
                 Ok(json!({ "id": stored.wait()? }))
+            }
+            Self::StoreMany { memories } => {
+                if memories.len() > limits::MAX_STORES {
+                    return Err(VaultError::invalid("one request stores at most 256 memories"));
+                }
+                let begin = |memory: StoreVerb| {
+                    let memory = memory.into_memory()?;
+                    Ok::<_, VaultError>(vault.begin_store_in(session, caller, memory))
+                };
+                // All are begun before the first is waited for, so that they share commits.
+                let begun: Vec<_> = memories.into_iter().map(begin).collect();
+                let ended = begun.into_iter().map(|one| one.and_then(|one| one.wait()));
+                value(ended.map(|one| answer(one.map(|id| json!({ "id": id })))).collect::<Vec<_>>())
             }
             Self::Recall { id, justification } => {
                 let recalled = vault.recall(caller, id, &justification)?;

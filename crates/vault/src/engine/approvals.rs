@@ -48,7 +48,7 @@ impl Engine {
     ) -> Result<MemoryId, VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::RequestApproval);
         event.memory = Some(id);
-        self.audited_for(caller, event, |engine, event| {
+        self.audited(event, |engine, event| {
             engine.no_lockdown()?;
             engine.note(event, purpose)?;
             let (row, header) = engine.find(caller, id)?;
@@ -114,8 +114,8 @@ impl Engine {
             code?;
             let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
             let waiting = known.filter(|approval| approval.stand == Stand::Pending);
-            let mut approval =
-                waiting.ok_or_else(|| VaultError::invalid("no request of this id is waiting"))?;
+            let mut approval = waiting
+                .ok_or_else(|| VaultError::unknown(format!("request {id} that waits for a decision")))?;
             event.memory = Some(approval.memory);
             engine.note(event, &approval.purpose)?;
             let valid = valid.map(|valid| valid.min(limits::MAX_APPROVAL));

@@ -103,9 +103,10 @@ impl Engine {
         })
     }
 
-    /// The newest backup whose file is where it was written to.
+    /// The newest backup whose file is where it was written to, or in a directory that only its owner can look into.
     fn newest_backup(&self) -> Result<BackupRecord, VaultError> {
-        let newest = self.backups()?.into_iter().rev().find(|record| record.path.is_file());
+        let newest =
+            self.backups()?.into_iter().rev().find(|record| !matches!(record.path.try_exists(), Ok(false)));
         let newest = newest
             .ok_or_else(|| VaultError::invalid("there is no backup to build on; make a full one first"))?;
         if newest.manifest.size <= self.rotated_at()? {
@@ -140,6 +141,14 @@ impl Engine {
         all.push(record);
         let excess = all.len().saturating_sub(limits::MAX_BACKUPS);
         all.drain(..excess);
+        self.put_sealed_slot(SLOT, &all)
+    }
+
+    /// Remembers that a backup was taken to another place.
+    pub(crate) fn backup_moved(&mut self, from: &Path, to: &Path) -> Result<(), VaultError> {
+        let mut all = self.backups()?;
+        let Some(record) = all.iter_mut().find(|record| record.path == from) else { return Ok(()) };
+        record.path = to.to_owned();
         self.put_sealed_slot(SLOT, &all)
     }
 

@@ -171,10 +171,8 @@ impl Engine {
             for row in &rows {
                 let Some(event) = reading::event(&self.held()?.base, row) else { continue };
                 digests.extend(event.row);
-                match (event.operation, event.memory) {
-                    (Operation::Recall, Some(id)) if !event.refused => drop(recalls.insert(id, row.seq)),
-                    (Operation::EndPause, Some(id)) if !event.refused => drop(recalls.remove(&id)),
-                    _ => {}
+                if event.operation == Operation::Recall && !event.refused {
+                    recalls.extend(event.memory.map(|id| (id, row.seq)));
                 }
             }
         }

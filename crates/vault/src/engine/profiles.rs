@@ -65,7 +65,7 @@ impl Engine {
     fn profile(&self, name: &str) -> Result<(Vec<Profile>, usize), VaultError> {
         let all = self.profile_list()?;
         let at = all.iter().position(|known| known.name == name);
-        let at = at.ok_or_else(|| VaultError::invalid(format!("there is no profile {name}")))?;
+        let at = at.ok_or_else(|| VaultError::unknown(format!("profile {name}")))?;
         Ok((all, at))
     }
 
@@ -233,7 +233,7 @@ impl Engine {
         let done = self.audited(event, |engine, event| {
             engine.note(event, name)?;
             let (all, at) = engine.profile(name)?;
-            let profile = all.get(at).ok_or_else(|| VaultError::invalid("there is no such profile"))?;
+            let profile = all.get(at).ok_or_else(|| VaultError::unknown("such profile"))?;
             engine.session()?;
             engine.load_profile(profile, secret.duplicate())
         });
@@ -301,7 +301,7 @@ impl Engine {
     ) -> Result<Vec<u8>, VaultError> {
         let Some(name) = &header.profile else { return Ok(wrapped) };
         let (all, at) = self.profile(name)?;
-        let profile = all.get(at).ok_or_else(|| VaultError::invalid("there is no such profile"))?;
+        let profile = all.get(at).ok_or_else(|| VaultError::unknown("such profile"))?;
         self.wrap_under(profile, header, &wrapped)
     }
 

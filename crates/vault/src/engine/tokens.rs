@@ -258,7 +258,7 @@ impl Engine {
         self.audited(event, |engine, event| {
             let mut records = engine.tokens()?;
             let at = records.iter().position(|record| record.name == name);
-            let at = at.ok_or_else(|| VaultError::invalid(format!("there is no token {name}")))?;
+            let at = at.ok_or_else(|| VaultError::unknown(format!("token {name}")))?;
             let gone = records.remove(at);
             event.text = Some(gone.name.clone());
             let spare = records.len() + usize::from(engine.black_escrowed()?);
@@ -299,7 +299,7 @@ impl Engine {
         let event = Event::new(self.clock.now(), OWNER, Operation::EnrolToken);
         let checked = match self.codes()? {
             Some(codes) => self.take_code(codes, code)?,
-            None => return Err(VaultError::invalid("there is no one-time-code app to confirm")),
+            None => return Err(VaultError::unknown("one-time-code app to confirm")),
         };
         self.audited(event, |engine, _| {
             let mut codes = checked?;
@@ -313,7 +313,7 @@ impl Engine {
         self.audited(event, |engine, _| {
             BaseKeys::open(root, &engine.database.slots()?)?;
             if engine.codes()?.is_none() {
-                return Err(VaultError::invalid("no one-time-code app is enrolled"));
+                return Err(VaultError::unknown("one-time-code app enrolled"));
             }
             engine.database.remove_slot(CODES)
         })

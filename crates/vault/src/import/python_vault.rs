@@ -21,6 +21,9 @@ use crate::memory::{NewMemory, Trust};
 use crate::storage::foreign;
 use crate::{VaultError, limits};
 
+/// The metadata that holds a memory's id in the old program, cut to 1,024 characters.
+pub const MEMORY_VAULT_ID: &str = "memory-vault.id";
+
 /// What opens the contents of one profile.
 #[derive(Debug)]
 pub enum Key {
@@ -58,7 +61,8 @@ impl Key {
     }
 }
 
-/// A memory of the program, still sealed.
+/// A memory of the program, still sealed. Its format authenticates the content and nothing else: whoever could write the file could
+/// change a level, a policy, who made it, and whether it was tombstoned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OldMemory {
     /// Its id there.
@@ -186,14 +190,15 @@ impl OldMemory {
             let value: String = value.chars().take(limits::MAX_TEXT / 4).collect();
             memory.metadata.insert(name.into(), value);
         };
-        put("memory-vault.id", &self.id);
-        put("memory-vault.created-at", &self.created_at);
-        put("memory-vault.created-by", &self.created_by);
         if let Some(Value::Object(fields)) = parse(self.metadata.as_deref()) {
             for (name, value) in fields {
                 put(&name, value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
             }
         }
+        // Last, so that no field of the memory's own can take their place.
+        put(MEMORY_VAULT_ID, &self.id);
+        put("memory-vault.created-at", &self.created_at);
+        put("memory-vault.created-by", &self.created_by);
         memory.intents = match parse(self.intent_ref.as_deref()) {
             Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             _ => self.intent_ref.iter().filter(|intent| !intent.is_empty()).cloned().collect(),
@@ -201,7 +206,8 @@ impl OldMemory {
         let cooldown = parse(self.policy.as_deref()).and_then(|policy| policy["cooldown_seconds"].as_u64());
         memory.cooldown = cooldown.filter(|seconds| *seconds > 0).map(core::time::Duration::from_secs);
         memory.source = "memory-vault".into();
-        memory.trust = if self.created_by == "human" { Trust::Owner } else { Trust::Agent };
+        // Who made it is a column that anybody could write who could write the file: nothing there is the owner's word here.
+        memory.trust = Trust::Agent;
         memory.check().map_err(|error| about(&error.to_string()))?;
         Ok(memory)
     }

@@ -160,6 +160,12 @@ impl Vault {
             return Err(VaultError::invalid("the key of level 4 is escrowed too: give the second secret"));
         }
         let total = u8::try_from(new.keepers.len()).unwrap_or(u8::MAX);
+        if new.needed < 2 || new.needed > total {
+            return Err(VaultError::invalid(format!(
+                "{} shares can not be needed of {total}: 2 or more are, and no more than there are keepers",
+                new.needed
+            )));
+        }
         let plan = Plan { label: new.label.to_owned(), needed: new.needed, total };
         let mut secret = root.expose().to_vec();
         secret.extend(vaulted.into_iter().chain(black).flat_map(|key| key.expose()));

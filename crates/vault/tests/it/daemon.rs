@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use stvor_vault::daemon::{
-    AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, OWNER_SOCKET, OwnerVerb, StoreVerb,
+    AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, OWNER_SOCKET, OwnerVerb, RecoveryVerb, StoreVerb,
 };
 use stvor_vault::{Agent, Level, MemoryId, Trust, Vault, limits};
 
@@ -42,7 +42,9 @@ impl Served {
     }
 
     fn agent(&self, owner: &mut Client, name: &str) -> Client {
-        let agent = Agent::new(name, &["home"], Level::Sealed);
+        let namespaces = vec!["home".to_owned()];
+        let agent =
+            Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true, quota: None };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         Client::agent(&self.agents(), answer["credential"].as_str().unwrap()).unwrap().unwrap()
     }
@@ -65,6 +67,67 @@ fn store(content: &str, level: Level) -> AgentVerb {
         tombstone: None,
     };
     AgentVerb::Store { memory: Box::new(memory) }
+}
+
+fn store_many(contents: impl Iterator<Item = String>) -> AgentVerb {
+    let of = |content: String| match store(&content, Level::Working) {
+        AgentVerb::Store { memory } => *memory,
+        other => panic!("{other:?}"),
+    };
+    AgentVerb::StoreMany { memories: contents.map(of).collect() }
+}
+
+#[test]
+fn one_request_stores_so_many_memories_and_one_that_is_refused_keeps_out_no_other() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut agent = served.agent(&mut owner, "assistant");
+    let contents = |count: usize| (0..count).map(|number| format!("tea number {number}"));
+    let stored = agent.call(&store_many(contents(limits::MAX_STORES))).unwrap().unwrap();
+    assert_eq!(stored.as_array().unwrap().len(), limits::MAX_STORES);
+    let last = id(&stored[limits::MAX_STORES - 1]["ok"]["id"]);
+    let recall = AgentVerb::Recall { id: last, justification: String::new() };
+    let recalled = agent.call(&recall).unwrap().unwrap();
+    assert_eq!(
+        recalled["content"]["text"],
+        format!("tea number {}", limits::MAX_STORES - 1),
+        "in this order"
+    );
+    let refused = agent.call(&store_many(contents(limits::MAX_STORES + 1))).unwrap().unwrap_err();
+    assert_eq!(refused.code, "VAULT_BAD_REQUEST");
+
+    let mixed = ["coffee", "", "password: hunter22x", "cocoa"].map(str::to_owned);
+    let stored = agent.call(&store_many(mixed.into_iter())).unwrap().unwrap();
+    let codes: Vec<_> = stored.as_array().unwrap().iter().map(|one| one["error"]["code"].as_str()).collect();
+    assert_eq!(codes, [None, Some("VAULT_BAD_REQUEST"), Some("SECRET_DETECTED"), None]);
+    let list = AgentVerb::Search { namespace: "home".into(), query: "cocoa".into() };
+    assert_eq!(agent.call(&list).unwrap().unwrap().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn the_owner_takes_what_is_in_the_outbox_and_nothing_else() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let mut ask = |act: RecoveryVerb| owner.call_owner(&OwnerVerb::Recovery { act: Box::new(act) }).unwrap();
+    let outbox = served.world.path().join("outbox");
+    std::fs::create_dir(&outbox).unwrap();
+    let size = limits::MAX_FETCH + 1;
+    std::fs::write(outbox.join("file"), vec![7; usize::try_from(size).unwrap()]).unwrap();
+    for (offset, bytes) in [(0, limits::MAX_FETCH), (limits::MAX_FETCH, 1), (size, 0)] {
+        let part = ask(RecoveryVerb::Fetch { name: "file".into(), offset }).unwrap();
+        assert_eq!(part["size"], size);
+        // Of base64.
+        assert_eq!(part["bytes"].as_str().unwrap().len() as u64, bytes.div_ceil(3) * 4);
+    }
+    assert!(ask(RecoveryVerb::Fetch { name: "other".into(), offset: 0 }).unwrap().is_null());
+    for name in ["../vault.db", "..", ".", "", "/etc/passwd", "a/b"] {
+        let refused = ask(RecoveryVerb::Fetch { name: name.into(), offset: 0 }).unwrap_err();
+        assert_eq!(refused.code, "VAULT_BAD_REQUEST", "{name}");
+        let refused = ask(RecoveryVerb::Taken { name: name.into(), kept: "/tmp/x".into() }).unwrap_err();
+        assert_eq!(refused.code, "VAULT_BAD_REQUEST", "{name}");
+    }
+    ask(RecoveryVerb::Taken { name: "file".into(), kept: "/tmp/x".into() }).unwrap();
+    assert!(!outbox.join("file").exists());
 }
 
 fn id(value: &Value) -> MemoryId {
@@ -107,7 +170,6 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         OwnerVerb::Agents {},
         OwnerVerb::Verify { content: false, progress: false },
         OwnerVerb::Purge {},
-        OwnerVerb::EndPause { id: request },
     ] {
         assert_eq!(intruder.call_owner(&verb).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED", "{verb:?}");
     }
@@ -119,7 +181,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         let (event, _) = served.vault.prove(*event).unwrap();
         String::from_utf8(event).unwrap().contains("act-as-owner")
     });
-    assert_eq!(tried.count(), 8, "each attempt is logged");
+    assert_eq!(tried.count(), 7, "each attempt is logged");
 }
 
 #[test]
@@ -127,24 +189,20 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     let served = Served::new();
     let mut owner = served.owner();
     let credential = {
-        let agent = Agent::new("agent", &[], Level::Black);
+        let agent = Agent {
+            name: "agent".into(),
+            namespaces: vec![],
+            highest: Level::Black,
+            writes: true,
+            quota: None,
+        };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };
     let mut stream = UnixStream::connect(served.agents()).unwrap();
     let mut lines = format!("{{\"credential\":\"{credential}\"}}\n");
-    for verb in [
-        "end-pause",
-        "approve",
-        "approvals",
-        "unlock",
-        "lock",
-        "enrol",
-        "agents",
-        "leave-lockdown",
-        "log",
-        "act",
-    ] {
+    for verb in ["approve", "approvals", "unlock", "lock", "enrol", "agents", "leave-lockdown", "log", "act"]
+    {
         lines += &format!("{{\"verb\":\"{verb}\"}}\n");
     }
     lines += "{\"verb\":\"status\",\"more\":1}\nno json\n";
@@ -153,7 +211,7 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
     let answers: Vec<&str> = answers.lines().collect();
-    assert_eq!(answers.len(), 13);
+    assert_eq!(answers.len(), 12);
     assert!(answers[0].contains("\"ok\""));
     for answer in &answers[1..] {
         assert!(answer.contains("VAULT_BAD_REQUEST"), "{answer}");
@@ -255,7 +313,9 @@ fn one_agent_with_many_connections_leaves_room_for_others() {
     let served = Served::new();
     let mut owner = served.owner();
     let mut enrol = |name: &str| {
-        let agent = Agent::new(name, &["home"], Level::Working);
+        let namespaces = vec!["home".to_owned()];
+        let agent =
+            Agent { name: name.into(), namespaces, highest: Level::Working, writes: true, quota: None };
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };

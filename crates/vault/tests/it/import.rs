@@ -7,13 +7,18 @@ use std::time::Duration;
 use stvor_base::ErrorCode;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_vault::import::python_vault::{Key, read_backup, read_database};
-use stvor_vault::import::take_over;
+use stvor_vault::import::{TakeOver, take_over};
 use stvor_vault::{Caller, Level, LogQuery, NewMemory, Trust};
 
 use crate::world::World;
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/python-vault").join(name)
+}
+
+/// At private, into `home`, believing nothing.
+fn at(now: u64) -> TakeOver<'static> {
+    TakeOver { level: Level::Private, namespace: "home", minimum: Level::Ephemeral, keep_trust: false, now }
 }
 
 fn keyfile() -> Key {
@@ -31,7 +36,7 @@ fn memories_under_a_keyfile_come_over_with_what_was_known_of_them() {
     assert_eq!(memory.metadata["memory-vault.created-at"], "2026-02-20T08:00:00+00:00");
     assert_eq!(memory.intents, ["tea", "time"]);
     assert_eq!(memory.cooldown.unwrap().as_secs(), 30);
-    assert_eq!(memory.trust, Trust::Owner);
+    assert_eq!(memory.trust, Trust::Agent, "what a column says of its maker is nobody's word");
     assert_eq!(old[1].open(&keyfile(), "old").unwrap().intents, ["greeting"]);
     assert!(old[2].tombstoned && !old[1].tombstoned);
 
@@ -109,11 +114,12 @@ fn an_export_is_taken_over_by_another_vault_with_what_was_known_of_each_memory()
     let file = lines.join("\n") + "\n";
 
     let now = from.clock.wall() + 600_000;
-    let taken = take_over(file.as_bytes(), (Level::Working, "unused"), now).unwrap();
-    assert_eq!((taken.memories.len(), taken.passed_over), (2, 1));
+    let taken = take_over(file.as_bytes(), &TakeOver { keep_trust: true, ..at(now) }).unwrap();
+    assert_eq!((taken.memories.len(), taken.passed_over, taken.stale), (2, 1, 0));
+    assert_eq!(taken.memories[1].line, 2);
     let other = to.open();
     let ids: Vec<_> =
-        taken.memories.into_iter().map(|memory| other.store(&Caller::Owner, memory).unwrap()).collect();
+        taken.memories.into_iter().map(|one| other.store(&Caller::Owner, one.memory).unwrap()).collect();
     let recalled = other.recall(&Caller::Owner, ids[0], "").unwrap();
     assert_eq!((recalled.content.expose(), recalled.header.level), (&b"tea at five"[..], Level::Private));
     assert_eq!((&recalled.header.namespace[..], &recalled.header.metadata["topic"][..]), ("home", "habits"));
@@ -123,17 +129,85 @@ fn an_export_is_taken_over_by_another_vault_with_what_was_known_of_each_memory()
     );
     assert_eq!(recalled.header.expires, Some(to.clock.wall() + 3_000_000), "what was left of its time");
     assert!(ids[0] != kept, "a name is of one vault");
+    let known = &recalled.header.metadata;
+    assert_eq!(known["imported.id"], kept.to_string());
+    assert_eq!(known["imported.creator"], "owner");
+    assert_eq!(known["imported.created"], from.clock.wall().to_string());
     assert_eq!(other.recall(&Caller::Owner, ids[1], "").unwrap().content.expose(), [0, 255]);
 
     // What is left when its time is over, when a line is not understood, and what an MCP server kept.
-    let late = take_over(file.as_bytes(), (Level::Working, "unused"), now + 3_600_000).unwrap();
+    let late = take_over(file.as_bytes(), &at(now + 3_600_000)).unwrap();
     assert_eq!((late.memories.len(), late.passed_over), (1, 2));
-    let broken =
-        take_over(format!("{file}no json\n").as_bytes(), (Level::Working, "unused"), now).unwrap_err();
+    let broken = take_over(format!("{file}no json\n").as_bytes(), &at(now)).unwrap_err();
     assert!(broken.to_string().contains("line 4"), "{broken}");
     let mcp = br#"{"type":"entity","name":"Ann","entityType":"person","observations":["likes tea"]}"#;
-    let taken = take_over(mcp, (Level::Private, "home"), now).unwrap();
-    assert_eq!((taken.memories[0].level, &taken.memories[0].namespace[..]), (Level::Private, "home"));
+    let taken = take_over(mcp, &at(now)).unwrap();
+    let memory = &taken.memories[0].memory;
+    assert_eq!((memory.level, &memory.namespace[..]), (Level::Private, "home"));
+    let taken = take_over(mcp, &TakeOver { minimum: Level::Sealed, ..at(now) }).unwrap();
+    assert_eq!(taken.memories[0].memory.level, Level::Sealed);
+}
+
+#[test]
+fn a_file_makes_nothing_the_owners_word_and_lowers_no_level_below_what_was_asked_for() {
+    let world = World::new();
+    let vault = world.open();
+    let mut memory = NewMemory::new(b"the owner trusts the caller", Level::Working, "home");
+    memory.trust = Trust::Owner;
+    vault.store(&Caller::Owner, memory).unwrap();
+    let mut memory = NewMemory::new(b"a page said so", Level::Sealed, "home");
+    memory.trust = Trust::Untrusted;
+    memory.metadata = (0..64).map(|number| (number.to_string(), "full".to_owned())).collect();
+    vault.store(&Caller::Owner, memory).unwrap();
+    let (exported, _) = vault.export(0).unwrap();
+    let mut lines: Vec<_> = exported.iter().map(|one| one.to_json()).collect();
+    // The second needs a boundary daemon to be given out; somebody writes a content into the file.
+    lines[1]["content"] = serde_json::json!({ "text": "a page said so" });
+    let file = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let read = |wanted| {
+        let taken = take_over(file.as_bytes(), &wanted).unwrap();
+        taken.memories.iter().map(|one| (one.memory.level, one.memory.trust)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(at(1)), [(Level::Working, Trust::Agent), (Level::Sealed, Trust::Untrusted)]);
+    assert_eq!(
+        read(TakeOver { keep_trust: true, minimum: Level::Private, ..at(1) }),
+        [(Level::Private, Trust::Owner), (Level::Sealed, Trust::Untrusted)]
+    );
+    // Metadata that leaves no room for more is no reason to lose a memory.
+    let taken = take_over(file.as_bytes(), &at(1)).unwrap();
+    assert_eq!(taken.memories[1].memory.metadata.len(), 64);
+}
+
+#[test]
+fn what_was_corrected_stays_corrected_or_says_so() {
+    let world = World::new();
+    let vault = world.open();
+    let mut last = None;
+    for content in [b"tea at five", b"tea at six!", b"tea at ten!"] {
+        let supersedes = last;
+        let memory = NewMemory { supersedes, ..NewMemory::new(content, Level::Working, "home") };
+        last = Some(vault.store(&Caller::Owner, memory).unwrap());
+    }
+    let (exported, _) = vault.export(0).unwrap();
+    let lines: Vec<String> = exported.iter().map(|one| one.to_json().to_string()).collect();
+    let names: Vec<_> = exported.iter().map(|one| one.id).collect();
+    let take = |lines: &[&String]| {
+        let file = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        take_over(file.as_bytes(), &at(1)).unwrap()
+    };
+    let all = take(&[&lines[0], &lines[1], &lines[2]]);
+    let corrects: Vec<_> = all.memories.iter().map(|one| one.corrects).collect();
+    assert_eq!(corrects, [None, Some(names[0]), Some(names[1])]);
+    assert_eq!(all.stale, 0);
+    // The corrections are missing, or stand before what they correct: the old word must not pass for the last one.
+    for lines in [&[&lines[0]][..], &[&lines[1], &lines[0]]] {
+        let some = take(lines);
+        assert_eq!(some.stale, lines.len() as u64);
+        assert!(some.memories.iter().all(|one| one.memory.metadata["imported.state"] == "superseded"));
+    }
+    // Lines that were doubled by hand correct nothing twice.
+    let doubled = take(&[&lines[0], &lines[1], &lines[1]]);
+    assert_eq!(doubled.memories.iter().filter(|one| one.corrects.is_some()).count(), 1);
 }
 
 /// One gigabyte and some seconds for each of the two derivations: the format stores no smaller cost.

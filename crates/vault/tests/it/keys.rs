@@ -111,7 +111,7 @@ fn profiles_of_the_owner_open_with_the_session_and_say_what_is_exported() {
     let vault = world.open();
     assert_eq!(ids.map(|id| says(&vault, id)), ["open", "kept"]);
     let bad = NewMemory { profile: Some("none".into()), ..NewMemory::new(b"x", Level::Working, "home") };
-    assert_eq!(code(vault.store(OWNER, bad)), "VAULT_BAD_REQUEST");
+    assert_eq!(code(vault.store(OWNER, bad)), "VAULT_NOT_FOUND");
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 mod backups;
 mod checkpoints;
-mod control;
 mod daemon;
 mod disk;
 mod faults;

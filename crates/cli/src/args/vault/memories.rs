@@ -32,19 +32,21 @@ pub(crate) enum MemoryCommand {
         #[arg(required = true)]
         words: Vec<String>,
         #[command(flatten)]
-        space: Namespace,
+        space: AnyNamespace,
     },
     /// List memories, newest first
     List {
         #[command(flatten)]
-        space: Namespace,
+        space: AnyNamespace,
         /// Go on from where the page before ended
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", requires = "namespace")]
         before: Option<i64>,
         /// Every page
         #[arg(long, conflicts_with = "before")]
         all: bool,
     },
+    /// List the namespaces that there are, as the owner
+    Namespaces,
     /// Destroy the key and the content of a memory, for good
     Forget(MemoryEnd),
     /// Close a memory for good, and keep it for the record
@@ -65,11 +67,6 @@ pub(crate) enum MemoryCommand {
         /// What it served
         intent: String,
     },
-    /// End the pause of a memory that was recalled; takes the owner's secret
-    EndPause {
-        /// The memory
-        id: MemoryId,
-    },
     /// Find memories by what they serve
     ByIntent {
         /// What they serve
@@ -83,6 +80,14 @@ pub(crate) struct Namespace {
     /// Whose memories, or which project's
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub(crate) namespace: String,
+}
+
+/// Which namespace, or all that there are.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AnyNamespace {
+    /// Whose memories, or which project's [default: all for the owner, `default` for an agent]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// A memory that is to be stored.
@@ -121,8 +126,7 @@ pub(crate) struct MemoryStore {
     /// Seconds that it lives
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ttl: Option<u64>,
-    /// Seconds between two recalls [default: 60 from level 3 on]; an hour at most for an agent, and for other agents only
-    /// below level 3
+    /// Seconds between two recalls [default: 60 from level 3 on]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) cooldown: Option<u64>,
     /// Profile whose key it takes, too, to be read

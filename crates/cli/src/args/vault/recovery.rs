@@ -353,6 +353,16 @@ pub(crate) enum CodesCommand {
     },
 }
 
+/// A time, in milliseconds since the Unix epoch.
+fn millis(text: &str) -> Result<u64, String> {
+    if let Ok(millis) = text.parse() {
+        return Ok(millis);
+    }
+    let time: Option<jiff::Timestamp> = text.parse().ok();
+    let millis = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    millis.ok_or_else(|| "a time is RFC 3339 (2027-01-15T08:00:00Z), or milliseconds since 1970".to_owned())
+}
+
 /// What is claimed of a memory.
 #[derive(Debug, Clone, Copy, Args)]
 #[group(required = true, multiple = false)]
@@ -363,11 +373,11 @@ pub(crate) struct ClaimArgs {
     /// Its level is at most this
     #[arg(long, value_name = "LEVEL")]
     pub(crate) level_at_most: Option<Level>,
-    /// It was stored at this time or before (milliseconds since 1970)
-    #[arg(long, value_name = "MILLIS")]
+    /// It was stored at this time or before (RFC 3339, or milliseconds since 1970)
+    #[arg(long, value_name = "TIME", value_parser = millis)]
     pub(crate) stored_by: Option<u64>,
-    /// It was stored at this time or after (milliseconds since 1970)
-    #[arg(long, value_name = "MILLIS")]
+    /// It was stored at this time or after (RFC 3339, or milliseconds since 1970)
+    #[arg(long, value_name = "TIME", value_parser = millis)]
     pub(crate) stored_since: Option<u64>,
 }
 
@@ -387,13 +397,13 @@ pub(crate) enum PropertyCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Check a proof; needs no vault
+    /// Check a proof or an attestation; needs no vault
     Check {
         /// The file
         proof: PathBuf,
-        /// The word that you asked for
+        /// The word that you asked for (a proof is for one, an attestation for everybody)
         #[arg(long, value_name = "TEXT")]
-        audience: String,
+        audience: Option<String>,
         /// The log's verifier key; can be repeated
         #[arg(long, value_name = "KEY", required = true)]
         verifier: Vec<String>,
@@ -452,8 +462,9 @@ pub(crate) enum WitnessCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Lines of an export keep their namespaces, levels, metadata and what is left of their time; they get
-new names. Those without content are passed over. Either the whole file is understood, or nothing
-is stored.")]
+new names. Those without content are passed over. Nothing is stored of a file that is not understood.
+When it stops half-way, the same command goes on: what is there already is passed over.
+The exit code tells when a memory was left out.")]
 pub(crate) struct ImportFile {
     /// The file: one JSON object a line
     pub(crate) file: PathBuf,
@@ -462,6 +473,12 @@ pub(crate) struct ImportFile {
     /// The level of what an MCP memory server kept
     #[arg(long, value_name = "LEVEL", default_value = "private")]
     pub(crate) level: Level,
+    /// The lowest level that a memory gets, whatever the file says
+    #[arg(long, value_name = "LEVEL", default_value = "ephemeral")]
+    pub(crate) minimum_level: Level,
+    /// Believe each memory as far as the file says, `owner` too: for an export that nobody else could write to
+    #[arg(long)]
+    pub(crate) keep_trust: bool,
 }
 
 /// `stvor vault import-python`
@@ -471,6 +488,9 @@ pub(crate) struct ImportPython {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) space: Namespace,
+    /// The lowest level that a memory gets: the old program does not authenticate levels
+    #[arg(long, value_name = "LEVEL", default_value = "ephemeral")]
+    pub(crate) minimum_level: Level,
     /// Key file of one profile (keys/PROFILE.key); can be repeated
     #[arg(long = "old-keyfile", value_name = "PROFILE=FILE")]
     pub(crate) keyfiles: Vec<String>,

@@ -13,10 +13,12 @@ use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore
 use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
 use stvor_vault::salvage::salvage as read_what_is_left;
 
+use super::landing::Landing;
 use super::talk::ask_owner;
 use super::{Call, show};
 use crate::args::{BackupCommand, BackupKey, VaultRestore};
 use crate::failure::{Failure, Result};
+use crate::progress::Bar;
 use crate::render::{GOOD, LOUD, paint, rfc3339, rows, safe, table};
 use crate::secrets;
 
@@ -51,14 +53,21 @@ pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
             let passphrase = backup_passphrase_file.as_deref();
             let passphrase = passphrase.map(|file| secrets::private_line(file, "the backup's passphrase"));
             let passphrase = passphrase.transpose()?.map(|text| Hidden::new(text.expose().to_owned()));
+            let mut client = call.as_owner()?;
+            let landing = Landing::at(call.out(), &client, dir)?;
             let verb = RecoveryVerb::Backup {
-                directory: absolute(dir)?,
+                directory: landing.directory(),
                 kind: if *incremental { BackupKind::Incremental } else { BackupKind::Full },
                 recipients: to.clone(),
                 passphrase,
                 description: description.clone(),
             };
-            let made: BackupRecord = show::parsed(ask(&mut call.as_owner()?, verb)?)?;
+            let bar = Bar::working(out, "copying, verifying and sealing");
+            let made = ask(&mut client, verb);
+            bar.end();
+            let mut made: BackupRecord = show::parsed(made?)?;
+            made.path = landing.take(&mut client, &made.path)?;
+            landing.take_list(&mut client)?;
             out.either(&made, |made| {
                 format!(
                     "{}  {} events, {} memories",
@@ -171,7 +180,10 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let checkpoints = both(&args.checkpoints, &settings.checkpoints);
     wanted.forgotten = &forgotten;
     wanted.checkpoints = &checkpoints;
-    let done = bring_back(&wanted)?;
+    let bar = Bar::working(call.out(), "putting it together and verifying it");
+    let done = bring_back(&wanted);
+    bar.end();
+    let done = done?;
     let before = done.before.as_ref().map(|path| path.display().to_string());
     let object = json!({
         "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
@@ -212,7 +224,7 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
 }
 
 /// A file that was not there, for its owner only.
-fn new_private(path: &Path) -> Result<std::fs::File> {
+pub(super) fn new_private(path: &Path) -> Result<std::fs::File> {
     let failed = |source| Failure::File { what: "can not make", path: path.into(), source };
     std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)
 }
@@ -222,11 +234,13 @@ pub(super) fn salvage(call: Call<'_>, out: &Path) -> Result {
     let owner = call.owner(None)?;
     let mut file = std::io::BufWriter::new(new_private(out)?);
     let mut written = Ok(());
+    let bar = Bar::working(call.out(), "reading what is left");
     let found = read_what_is_left(&call.path()?, &*owner, |memory| {
         if written.is_ok() {
             written = writeln!(file, "{}", memory.to_json());
         }
     });
+    bar.end();
     let done = written.and_then(|()| file.flush()).and_then(|()| file.get_ref().sync_all());
     let found = match (found, done) {
         (Ok(found), Ok(())) => found,
@@ -253,7 +267,14 @@ pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
     let mut client = call.as_owner()?;
     let mut file = file.map(new_private).transpose()?;
     let (mut after, mut count, mut refused) = (0, 0_u64, 0_u64);
+    // Ended ones are lines, too, so there may be more than can be recalled.
+    let spaces = ask_owner(&mut client, &OwnerVerb::Namespaces {})?;
+    let total: u64 = spaces.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    let bar = file.as_ref().map(|_| Bar::new(call.out(), "memories"));
     loop {
+        if let Some(bar) = &bar {
+            bar.to(count, total.max(count));
+        }
         let page = ask(&mut client, RecoveryVerb::Export { after })?;
         for line in page["memories"].as_array().into_iter().flatten() {
             count += 1;
@@ -270,6 +291,9 @@ pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
             None => break,
         }
     }
+    if let Some(bar) = bar {
+        bar.end();
+    }
     if let Some(file) = &file {
         file.sync_all().map_err(|error| Failure::io("can not write", error))?;
         let object = json!({ "memories": count, "without_content": refused });
@@ -281,7 +305,14 @@ pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
 
 /// Writes the log to a file.
 pub(super) fn archive(call: Call<'_>, path: &Path, to: &[String]) -> Result {
-    let verb = RecoveryVerb::Archive { path: absolute(path)?, recipients: to.to_vec() };
-    let answer = ask(&mut call.as_owner()?, verb)?;
+    let mut client = call.as_owner()?;
+    let whole = absolute(path)?;
+    let landing = Landing::at(call.out(), &client, whole.parent().unwrap_or(&whole))?;
+    let file = landing.file(Path::new(whole.file_name().unwrap_or_default()));
+    let bar = Bar::working(call.out(), "reading and sealing the log");
+    let answer = ask(&mut client, RecoveryVerb::Archive { path: file.clone(), recipients: to.to_vec() });
+    bar.end();
+    let answer = answer?;
+    landing.take(&mut client, &file)?;
     call.out().either(&answer, |answer| format!("{}  {} events", path.display(), answer["events"]))
 }

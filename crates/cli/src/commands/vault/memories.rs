@@ -1,5 +1,6 @@
 //! `stvor vault store`, `recall`, `search` and the rest, as the owner or as an agent.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
 use base64::Engine as _;
@@ -11,10 +12,10 @@ use stvor_vault::{Header, MemoryId, Trust, limits};
 
 use super::talk::{Asker, ask_owner};
 use super::{Call, show};
-use crate::args::{MemoryCommand, MemoryEnd, MemoryStore, Namespace, TrustTier};
+use crate::args::{AnyNamespace, MemoryCommand, MemoryEnd, MemoryStore, TrustTier};
 use crate::ask;
 use crate::failure::{Failure, Result};
-use crate::render::{rfc3339, safe};
+use crate::render::{rfc3339, rows, safe, table};
 
 /// Does what was asked with memories.
 pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
@@ -23,8 +24,25 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
         MemoryCommand::Supersede { id, store: args } => store(call, args, Some(*id)),
         MemoryCommand::Recall { id, justification } => recall(call, *id, justification),
         MemoryCommand::Search { words, space } => {
-            let verb = AgentVerb::Search { namespace: space.namespace.clone(), query: words.join(" ") };
-            found(call, verb)
+            let mut asker = call.asker()?;
+            let spaces = Spaces::of(&mut asker, space)?;
+            let mut found = Vec::new();
+            for namespace in &spaces.names {
+                let verb = AgentVerb::Search { namespace: namespace.clone(), query: words.join(" ") };
+                found.extend(show::parsed::<Vec<Header>>(asker.ask(verb)?)?);
+            }
+            print(call, (&found, &spaces))
+        }
+        MemoryCommand::Namespaces => {
+            let found = ask_owner(&mut call.as_owner()?, &OwnerVerb::Namespaces {})?;
+            let found: BTreeMap<String, u64> = show::parsed(found)?;
+            call.out().either(&found, |found| {
+                let mut lines = table(["namespace", "memories"]);
+                for (name, count) in found {
+                    lines.add_row([safe(name), count.to_string()]);
+                }
+                rows(&lines)
+            })
         }
         MemoryCommand::List { space, before, all } => list(call, space, (*before, *all)),
         MemoryCommand::Forget(end) => forget(call, end),
@@ -42,10 +60,6 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
         }
         MemoryCommand::Unlink { id, intent } => {
             done(call, AgentVerb::Unlink { id: *id, intent: intent.clone() }, "unlinked")
-        }
-        MemoryCommand::EndPause { id } => {
-            ask_owner(&mut call.as_owner()?, &OwnerVerb::EndPause { id: *id })?;
-            call.out().either(&json!({ "done": true }), |_| "it can be recalled again".to_owned())
         }
         MemoryCommand::ByIntent { intent } => found(call, AgentVerb::ByIntent { intent: intent.clone() }),
     }
@@ -138,38 +152,81 @@ fn recall(call: Call<'_>, id: MemoryId, justification: &str) -> Result {
     out.flush().map_err(failed)
 }
 
-fn print(call: Call<'_>, headers: &[Header]) -> Result {
+/// Where is looked.
+struct Spaces {
+    names: Vec<String>,
+    /// Whether these are all that there are.
+    all: bool,
+}
+
+impl Spaces {
+    /// The one that is named; all of them for the owner who names none.
+    fn of(asker: &mut Asker, space: &AnyNamespace) -> Result<Self> {
+        match (&space.namespace, asker) {
+            (Some(name), _) => Ok(Self { names: vec![name.clone()], all: false }),
+            (None, Asker::Agent(_)) => Ok(Self { names: vec!["default".into()], all: false }),
+            (None, Asker::Owner(client)) => {
+                let found = ask_owner(client, &OwnerVerb::Namespaces {})?;
+                let found: BTreeMap<String, u64> = show::parsed(found)?;
+                Ok(Self { names: found.into_keys().collect(), all: true })
+            }
+        }
+    }
+}
+
+fn print(call: Call<'_>, (headers, spaces): (&[Header], &Spaces)) -> Result {
     if call.out().json {
         return headers.iter().try_for_each(|header| call.out().object(header));
     }
     if headers.is_empty() {
-        call.out().say("Nothing found");
+        let place = match &spaces.names[..] {
+            [name] if !spaces.all => format!(" in the namespace {}", safe(name)),
+            _ => String::new(),
+        };
+        call.out().say(format_args!("Nothing found{place}"));
         return Ok(());
     }
-    call.out().line(show::headers(headers))
+    call.out().line(show::headers(headers, spaces.all))
 }
 
 fn found(call: Call<'_>, verb: AgentVerb) -> Result {
     let headers: Vec<Header> = show::parsed(call.asker()?.ask(verb)?)?;
-    print(call, &headers)
+    // Wherever they are.
+    print(call, (&headers, &Spaces { names: Vec::new(), all: true }))
 }
 
-fn list(call: Call<'_>, space: &Namespace, (mut before, all): (Option<i64>, bool)) -> Result {
+fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)) -> Result {
     let mut asker = call.asker()?;
-    loop {
-        let mut page = asker.ask(AgentVerb::List { namespace: space.namespace.clone(), before })?;
-        let headers: Vec<Header> = show::parsed(page["memories"].take())?;
-        print(call, &headers)?;
-        before = page["next"].as_i64();
-        match before {
-            Some(_) if all => {}
-            Some(next) => {
-                call.out().say(format_args!("There are more: --before {next}, or --all"));
-                return Ok(());
+    let spaces = Spaces::of(&mut asker, space)?;
+    let (mut found, mut more, mut printed) = (Vec::new(), Vec::new(), false);
+    for namespace in &spaces.names {
+        let mut before = before;
+        loop {
+            let mut page = asker.ask(AgentVerb::List { namespace: namespace.clone(), before })?;
+            found.extend(show::parsed::<Vec<Header>>(page["memories"].take())?);
+            before = page["next"].as_i64();
+            match before {
+                Some(_) if all => {
+                    // Very many are printed as they come.
+                    print(call, (&found, &spaces))?;
+                    printed = true;
+                    found.clear();
+                }
+                Some(next) => {
+                    more.push(format!("--namespace {} --before {next}", safe(namespace)));
+                    break;
+                }
+                None => break,
             }
-            None => return Ok(()),
         }
     }
+    if !printed || !found.is_empty() {
+        print(call, (&found, &spaces))?;
+    }
+    for more in more {
+        call.out().say(format_args!("There are more: {more}, or --all"));
+    }
+    Ok(())
 }
 
 fn forget(call: Call<'_>, end: &MemoryEnd) -> Result {

@@ -4,21 +4,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::json;
+use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::Keyfile;
-use stvor_tlog::Verifier;
 use stvor_tlog::witness::Cosigner;
+use stvor_tlog::{Note, Verifier};
 use stvor_vault::SystemClock;
 use stvor_vault::daemon::RecoveryVerb;
-use stvor_vault::proofs::{Claim, PropertyProof};
+use stvor_vault::proofs::{Attestation, Claim, PropertyProof};
 use stvor_vault::witness::WitnessService;
 
+use super::Call;
 use super::backup::{absolute, ask, coded};
-use super::{Call, show};
 use crate::args::{ClaimArgs, PropertyCommand, WitnessCommand};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
-use crate::render::{GOOD, paint, safe};
+use crate::render::{GOOD, paint, rfc3339, safe};
 
 fn claim(args: &ClaimArgs) -> Claim {
     match (args.level_at_most, args.stored_by, args.stored_since) {
@@ -52,8 +53,20 @@ pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
         PropertyCommand::Check { proof, audience, verifier } => {
             let trusted = keys(verifier)?;
             let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
-            let read: PropertyProof =
-                show::parsed(serde_json::from_slice(&read(proof)?).unwrap_or_default())?;
+            let bytes = read(proof)?;
+            if let Ok(note) = Note::parse(&bytes) {
+                return attested(call, &Attestation::open(&note, (&origin, &trusted))?, &origin);
+            }
+            let read: PropertyProof = serde_json::from_slice(&bytes).map_err(|_| Failure::Coded {
+                code: "VAULT_UNPROVEN",
+                message: format!("{} is neither a proof nor an attestation of a vault", proof.display()),
+                retryable: false,
+            })?;
+            let Some(audience) = audience else {
+                return Err(Failure::Usage(
+                    "a proof is checked for whom it was made: give --audience".into(),
+                ));
+            };
             let checkpoint = read.verify((&origin, &trusted), audience)?;
             let object = json!({ "ok": true, "claim": read.claim, "log": origin, "size": checkpoint.size() });
             out.either(&object, |object| {
@@ -71,6 +84,15 @@ pub(super) fn property(call: Call<'_>, command: &PropertyCommand) -> Result {
             out.either(&made, |made| made["note"].as_str().unwrap_or_default().trim_end().to_owned())
         }
     }
+}
+
+/// Tells what somebody signed.
+fn attested(call: Call<'_>, signed: &Attestation, origin: &str) -> Result {
+    let at = rfc3339(Timestamp::from_millis(signed.at));
+    let object = json!({ "ok": true, "statement": signed.statement, "at": at, "log": origin });
+    call.out().either(&object, |_| {
+        format!("{}  {} says, at {at}: {}", paint(GOOD, "ok"), safe(origin), safe(&signed.statement))
+    })
 }
 
 /// Witnesses.

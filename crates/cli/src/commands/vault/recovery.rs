@@ -6,17 +6,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stvor_base::Timestamp;
 use stvor_keys::shares::Share;
-use stvor_vault::daemon::{HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
+use stvor_vault::daemon::{Client, HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
 use stvor_vault::recovery::escrow::{EscrowRecord, NewSecrets, recover as open_with_shares};
 use stvor_vault::recovery::switch::{SwitchRecord, Untold};
 use stvor_vault::recovery::watch::{Standing, Watcher};
 use stvor_vault::{Clock as _, Options, SystemClock, VaultError, unwrap_root, unwrap_vaulted};
 
 use super::backup::{absolute, ask, coded};
+use super::landing::{Landing, is_foreign};
 use super::{Call, show};
 use crate::args::{EscrowCommand, SwitchCommand, VaultRecover, VaultWatch};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
+use crate::progress::Bar;
 use crate::render::{BAD, GOOD, LOUD, paint, rfc3339, rows, safe, table};
 
 fn pair(text: &str) -> Result<(String, String)> {
@@ -51,15 +53,20 @@ pub(super) fn escrow(call: Call<'_>, command: &EscrowCommand) -> Result {
     };
     let keepers =
         keepers.iter().map(|text| pair(text).map(|(name, recipient)| KeeperVerb { name, recipient }));
+    let landing = Landing::at(call.out(), &client, dir)?;
     let verb = RecoveryVerb::Escrow {
         root: Hidden::of_key(&root),
         vaulted: vaulted.as_ref().map(Hidden::of_key),
         keepers: keepers.collect::<Result<_>>()?,
         needed: *needed,
         label: label.clone(),
-        directory: absolute(dir)?,
+        directory: landing.directory(),
     };
-    let made = ask(&mut client, verb)?;
+    let mut made = ask(&mut client, verb)?;
+    for file in made["files"].as_array_mut().into_iter().flatten() {
+        let taken = landing.take(&mut client, Path::new(file.as_str().unwrap_or_default()))?;
+        *file = json!(taken.display().to_string());
+    }
     out.either(&made, |made| {
         let files = made["files"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
         files.collect::<Vec<_>>().join("\n")
@@ -82,8 +89,11 @@ pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     let tokens = super::token::recovered(&args.tokens)?;
     let enrolled = tokens.len();
     let secrets = NewSecrets { owner, vaulted, tokens };
-    let vault = open_with_shares(&path, &shares, (secrets, Options::default()))?;
-    let report = vault.verify()?;
+    let bar = Bar::working(call.out(), "opening and verifying it");
+    let opened = open_with_shares(&path, &shares, (secrets, Options::default()));
+    let verified = opened.and_then(|vault| vault.verify().map(|report| (vault, report)));
+    bar.end();
+    let (vault, report) = verified?;
     let sets: Vec<String> = shares.iter().map(Share::set).collect();
     let black = vault.escrows()?.iter().any(|record| record.black && sets.contains(&record.set));
     let object = json!({
@@ -104,6 +114,19 @@ pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     Ok(())
 }
 
+/// A failure of writing, with who it was that could not write: it is the daemon that goes on writing check-ins.
+fn written_by(client: &Client, failure: Failure) -> Failure {
+    match (failure, client.served_by()) {
+        (Failure::Coded { code: "VAULT_IO", message, retryable }, Some(uid)) if is_foreign(client) => {
+            let message = format!(
+                "{message}. The daemon writes there, as the user {uid}: make a directory that it owns (docs/vault/isolated.md)"
+            );
+            Failure::Coded { code: "VAULT_IO", message, retryable }
+        }
+        (failure, _) => failure,
+    }
+}
+
 /// The dead-man switch, from the owner's side.
 pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
     let out = call.out();
@@ -115,8 +138,8 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
             };
             let heirs = heirs.iter().map(heir).collect::<Result<_>>()?;
             let seconds = days.saturating_mul(24 * 60 * 60);
-            let made =
-                ask(&mut client, RecoveryVerb::ArmSwitch { seconds, heirs, directory: absolute(dir)? })?;
+            let verb = RecoveryVerb::ArmSwitch { seconds, heirs, directory: absolute(dir)? };
+            let made = ask(&mut client, verb).map_err(|failure| written_by(&client, failure))?;
             out.either(&made, |made| {
                 format!("armed; check-ins are signed with\n{}", made["verifier"].as_str().unwrap_or_default())
             })?;

@@ -77,6 +77,7 @@ pub(super) fn status(call: Call<'_>) -> Result {
     if call.out().json {
         let mut object = value;
         if let Value::Object(fields) = &mut object {
+            fields.insert("sockets".into(), json!(call.sockets()?.display().to_string()));
             fields.insert("isolated".into(), contained.into());
             fields.insert("not_contained".into(), json!((!contained).then_some(NOT_CONTAINED)));
         }
@@ -118,6 +119,7 @@ pub(super) fn status(call: Call<'_>) -> Result {
         format!("{}: {NOT_CONTAINED}", paint(LOUD, "same user"))
     };
     lines.add_row(["contains".to_owned(), mode]);
+    lines.add_row(["sockets".to_owned(), call.sockets()?.display().to_string()]);
     call.out().line(rows(&lines))
 }
 

@@ -15,13 +15,18 @@ use crate::render::{FAINT, paint, rfc3339, safe, table};
 
 /// The daemon's answer, as what it is.
 pub(super) fn parsed<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|_| Failure::Coded {
+    serde_json::from_value(value).map_err(|_| not_understood())
+}
+
+/// An answer of the daemon that is none.
+pub(super) fn not_understood() -> Failure {
+    Failure::Coded {
         code: "VAULT_BAD_REQUEST",
         message:
             "the daemon's answer is not understood: is it of another version? Restart `stvor vault serve`"
                 .into(),
         retryable: false,
-    })
+    }
 }
 
 /// The name of a state of the vault.
@@ -60,24 +65,29 @@ fn state(header: &Header) -> String {
     }
 }
 
-/// Memories as a table.
-pub(super) fn headers(headers: &[Header]) -> String {
-    let mut lines = table(["id", "level", "stored", "by", "trust", "bytes", "about", "state"]);
+/// Memories as a table, with their namespaces where these are not all the same.
+pub(super) fn headers(headers: &[Header], namespaces: bool) -> String {
+    let mut lines = if namespaces {
+        table(["id", "level", "stored", "by", "trust", "bytes", "about", "state", "namespace"])
+    } else {
+        table(["id", "level", "stored", "by", "trust", "bytes", "about", "state"])
+    };
+    let shown =
+        |cells: [String; 9]| cells.into_iter().take(if namespaces { 9 } else { 8 }).collect::<Vec<_>>();
     for header in headers {
         let about: Vec<String> =
             header.metadata.iter().map(|(key, value)| format!("{}={}", safe(key), safe(value))).collect();
-        // Of one that is closed to who asked nothing else is told.
-        let known = |text: String| if header.closed { "-".to_owned() } else { text };
-        lines.add_row([
+        lines.add_row(shown([
             header.id.to_string(),
             header.level.to_string(),
-            known(rfc3339(Timestamp::from_millis(header.created))),
-            known(safe(&header.creator)),
-            known(trust(header.trust).to_owned()),
-            known(header.length.to_string()),
+            rfc3339(Timestamp::from_millis(header.created)),
+            safe(&header.creator),
+            trust(header.trust).to_owned(),
+            header.length.to_string(),
             about.join(" ").replace('\n', " "),
             paint(FAINT, state(header)),
-        ]);
+            safe(&header.namespace),
+        ]));
     }
     crate::render::rows(&lines)
 }

@@ -93,6 +93,13 @@ impl Asker {
         matches!(self, Self::Owner(_))
     }
 
+    /// [`Client::name_for`].
+    pub(super) fn name_for(&self, parts: &[&[u8]]) -> Option<String> {
+        match self {
+            Self::Owner(client) | Self::Agent(client) => client.name_for(parts),
+        }
+    }
+
     /// Asks what agents may ask.
     pub(super) fn ask(&mut self, verb: AgentVerb) -> Result<Value> {
         match self {

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rmcp::ErrorData;
+use rmcp::handler::server::common::FromContextPart;
+use rmcp::handler::server::tool::ToolCallContext;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stvor_vault::daemon::{Content, StoreVerb};
 use stvor_vault::{Level, MemoryId, Trust};
 
@@ -11,6 +16,18 @@ use stvor_vault::{Level, MemoryId, Trust};
 pub(super) const CONTENTS: u8 = 3;
 /// Contents that come with a search at most.
 pub(super) const MAX_CONTENTS: u8 = 10;
+
+/// A tool's arguments, or what is wrong with them. It is told as the tool's result: a model reads that, and tries again, while
+/// an error of the protocol ends with its client.
+pub(super) struct Given<T>(pub(super) Result<T, String>);
+
+impl<S, T: DeserializeOwned> FromContextPart<ToolCallContext<'_, S>> for Given<T> {
+    fn from_context_part(context: &mut ToolCallContext<'_, S>) -> Result<Self, ErrorData> {
+        let arguments = Value::Object(context.arguments.take().unwrap_or_default());
+        let read = serde_json::from_value(arguments);
+        Ok(Self(read.map_err(|error| format!("the arguments are not what the tool takes: {error}"))))
+    }
+}
 
 /// How far to believe a memory.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +41,7 @@ pub(super) enum Tier {
 
 /// A memory to store.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Remember {
     /// What to remember, in full sentences that make sense on their own.
     pub(super) content: String,
@@ -75,6 +93,7 @@ impl Remember {
 
 /// A memory to recall.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Recall {
     /// The memory's id.
     pub(super) id: String,
@@ -84,6 +103,7 @@ pub(super) struct Recall {
 
 /// Words to find.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Search {
     /// 1 to 16 words; all have to be there.
     pub(super) query: String,
@@ -96,6 +116,7 @@ pub(super) struct Search {
 
 /// A page of memories.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct List {
     /// Where. The configured namespace if not given.
     pub(super) namespace: Option<String>,
@@ -105,15 +126,45 @@ pub(super) struct List {
 
 /// A correction.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Update {
     /// The memory that is corrected.
     pub(super) id: String,
-    #[serde(flatten)]
-    pub(super) memory: Remember,
+    /// What to remember in its place, in full sentences that make sense on their own.
+    content: String,
+    /// How well it is kept: 0 gone with this session, 1 ordinary (default), 2 private, 3 sealed, 4 vaulted.
+    #[schemars(range(min = 0, max = 5))]
+    level: Option<u8>,
+    /// Whose memories, or which project's. The configured one if not given.
+    namespace: Option<String>,
+    /// What is known about it, for example {"person": "Ann"}.
+    metadata: Option<BTreeMap<String, String>>,
+    /// Goals that it serves, to find it by.
+    intents: Option<Vec<String>>,
+    /// Where it is from, for example a URL or "user".
+    source: Option<String>,
+    /// How far to believe it. `untrusted` (default) for anything that came from outside.
+    trust: Option<Tier>,
+    /// Seconds that it lives.
+    ttl_seconds: Option<u64>,
 }
+
+impl Update {
+    /// What is stored. Two types with the same fields: a flattened one could not refuse a field that it does not know.
+    pub(super) fn into_remember(self) -> Remember {
+        let Self { id: _, content, level, namespace, metadata, intents, source, trust, ttl_seconds } = self;
+        Remember { content, level, namespace, metadata, intents, source, trust, ttl_seconds }
+    }
+}
+
+/// Nothing: the tool takes no arguments.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 /// A memory to destroy.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Forget {
     /// The memory's id.
     pub(super) id: String,
@@ -123,6 +174,7 @@ pub(super) struct Forget {
 
 /// An approval to ask for.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RequestApproval {
     /// The memory's id.
     pub(super) id: String,

@@ -1,0 +1,109 @@
+//! `stvor vault import`: what is taken over, what is not, and how it says so.
+
+use serde_json::json;
+use stvor_testkit::Signal;
+
+use crate::common::{SOON, finished};
+use crate::vault::Served;
+
+/// A line of an MCP memory server's file.
+fn observation(number: usize, text: &str) -> String {
+    json!({ "type": "entity", "name": format!("Ann {number}"), "entityType": "person", "observations": [text] })
+        .to_string()
+}
+
+#[test]
+fn an_import_that_a_killed_daemon_stops_fails_and_the_next_one_goes_on_from_there() {
+    const LINES: usize = 3_000;
+    let mut served = Served::new();
+    served.owner("unlock");
+    let file = served.home.path("memory.jsonl");
+    let lines: Vec<String> = (0..LINES).map(|number| observation(number, "likes tea")).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let line = format!("import {} --namespace home", file.display());
+    let importing =
+        served.home.start(&format!("vault {line} --keyfile {}", served.home.path("owner.key").display()));
+    let stored = || served.owner("list --namespace home").len();
+    stvor_testkit::until(SOON, || (stored() > 0).then_some(())).unwrap();
+    served.daemon.signal(Signal::Kill).unwrap();
+    let code = finished(&importing);
+    let said = importing.lines(stvor_testkit::Stream::Err).join("\n");
+    assert!(
+        code == Some(5) && said.contains("stopped at line") && said.contains("goes on"),
+        "{code:?} {said}"
+    );
+    served.daemon = Served::serve(&served.home, "");
+    served.owner("unlock");
+    let before = served.owner("list --namespace home --all").len();
+    assert!(before < LINES, "it was stopped half-way");
+    let taken = served.owner(&line);
+    assert_eq!(taken[0]["there"], before);
+    assert_eq!(taken[0]["taken"], LINES - before);
+    assert_eq!(served.owner("list --namespace home --all").len(), LINES, "no one is lost, no one doubled");
+    assert_eq!(served.owner("verify")[0]["ok"], true);
+}
+
+#[test]
+fn one_memory_that_can_not_be_taken_over_is_named_and_the_exit_code_tells() {
+    let served = Served::new();
+    served.owner("unlock");
+    let file = served.home.path("memory.jsonl");
+    let lines =
+        [observation(0, "likes tea"), observation(1, "password: hunter22x"), observation(2, "likes tea")];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let (code, out, err) = served.try_owner(&format!("import {} --namespace home", file.display()));
+    assert!(code == 4 && err.contains("line 2 was left out"), "{code} {err}");
+    assert_eq!(out[0], json!({ "taken": 2, "there": 0, "left_out": 1, "without_content": 0 }));
+    // Of a file that is not understood nothing is stored.
+    std::fs::write(&file, format!("{}\nno json", observation(3, "likes tea"))).unwrap();
+    let (code, _, err) = served.try_owner(&format!("import {} --namespace home", file.display()));
+    assert!(code == 2 && err.contains("line 2"), "{code} {err}");
+    assert_eq!(served.owner("list --namespace home").len(), 2);
+}
+
+#[test]
+fn an_import_that_is_not_allowed_to_go_on_stops() {
+    let served = Served::new();
+    served.owner("unlock");
+    let credential = served.home.path("small.cred");
+    served.owner(&format!(
+        "agents add small --namespace home --quota 20000 --credential-out {}",
+        credential.display()
+    ));
+    let file = served.home.path("memory.jsonl");
+    let lines: Vec<String> = (0..600).map(|number| observation(number, "likes tea")).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let line = format!("import {} --namespace home --level working", file.display());
+    let (code, out, err) = served.try_agent("small", &line);
+    assert!(code == 4 && err.contains("stopped at line") && err.contains("AGENT_QUOTA"), "{code} {err}");
+    assert!(out.is_empty(), "{out:?}");
+    assert!(served.owner("list --namespace home").len() < 100);
+}
+
+#[test]
+fn a_corrected_memory_comes_over_corrected_and_nothing_as_the_owners_word() {
+    let (from, to) = (Served::new(), Served::new());
+    from.owner("unlock");
+    from.enrol("assistant", "working");
+    let old = from.store("assistant", ("Tea at five", ""));
+    let line = from.as_agent("assistant", &format!("supersede {old} --namespace home"));
+    assert_eq!(from.home.feed(&line, "Tea at six").code, Some(0));
+    from.owner_stores("Ann owns the house");
+    let file = from.home.path("export.jsonl");
+    from.owner(&format!("export --out {}", file.display()));
+
+    to.owner("unlock");
+    let import = format!("import {}", file.display());
+    assert_eq!(to.owner(&import)[0]["taken"], 3);
+    let headers = to.owner("list --namespace home");
+    let trusts: Vec<_> = headers.iter().map(|header| header["trust"].as_str().unwrap()).collect();
+    assert_eq!(trusts, ["agent", "agent", "agent"]);
+    let states: Vec<_> = headers.iter().map(|header| header["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["live", "live", "superseded"], "newest first");
+    assert_eq!(headers[2]["superseded_by"], headers[1]["id"]);
+    assert_eq!(headers[1]["metadata"]["imported.creator"], "assistant");
+    assert_eq!(headers[2]["metadata"]["imported.id"], old.as_str());
+    // A second time nothing is doubled.
+    assert_eq!(to.owner(&import)[0], json!({ "taken": 0, "there": 3, "left_out": 0, "without_content": 0 }));
+    assert_eq!(from.owner(&import)[0]["there"], 3, "nor in the vault that it is from");
+}
