@@ -38,6 +38,21 @@ test('an ES module may import all of it, or its names, as from CommonJS', () => 
   assert.deepEqual([status, stderr], [0, '']);
 });
 
+test('ids that are none are refused, and who we are is what the caller says', async () => {
+  const { alice, bob, start } = couple(ours);
+  const bundle = bob.bundle(1);
+  for (const keyId of [-1, 1.5, 2 ** 32 + 5, '1']) {
+    for (const wrong of [{ ...bundle, preKey: { ...bundle.preKey, keyId } }, { ...bundle, signedPreKey: { ...bundle.signedPreKey, keyId } }, { ...bundle, registrationId: keyId }]) {
+      assert.equal((await refused(Promise.resolve().then(() => start(wrong)))).code, 'INVALID_ARGUMENT');
+    }
+  }
+  const { record } = ours.sync.initOutgoing(new ours.SessionRecord(), { identity: alice.identity, registrationId: 1 }, bundle);
+  for (const registrationId of [1, 999, 7]) {
+    const { body } = ours.sync.encrypt(record, { identity: alice.identity, registrationId }, Buffer.from('x'));
+    assert.equal(ours.sync.prekeysOf(body).registrationId, registrationId);
+  }
+});
+
 test('subpaths that projects import give the same functions', () => {
   for (const name of ['curve', 'crypto', 'keyhelper']) {
     for (const path of [`@stvor/libsignal/src/${name}`, `@stvor/libsignal/src/${name}.js`]) {

@@ -30,7 +30,8 @@ export function generatePreKey(keyId: number): { keyId: number; keyPair: KeyPair
   return { keyId: idOf(keyId), keyPair: generateKeyPair() };
 }
 
-function idOf(id: unknown): number {
+/** @internal */
+export function idOf(id: unknown): number {
   if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= 0xffff_ffff) return id;
   throw invalid('the id of a key is a whole number from 0 to 4294967295');
 }

@@ -5,6 +5,7 @@ import { publicKeyOf, type KeyPair } from './curve.js';
 import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor, type Turn } from './executor.js';
 import { decrypt, encrypt } from './hot.js';
+import { idOf } from './keyhelper.js';
 import { native, type Opened } from './native.js';
 import { noSession, recordOf, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
@@ -36,15 +37,29 @@ export interface SessionOptions {
 
 const NONE = Buffer.alloc(0);
 const packedIdentities = new WeakMap<object, Buffer>();
+/** For callers that say who they are each time. */
+const packedOwn = new WeakMap<object, { id: number; own: Buffer }>();
 
 /** Who we are, as the native half wants it. */
-function packed(identity: KeyPair, registrationId: number): Buffer {
-  const known = packedIdentities.get(identity);
-  if (known !== undefined) return known;
+function pack65(identity: KeyPair, registrationId: number): Buffer {
   const id = Buffer.alloc(4);
   id.writeUInt32BE(registrationId >>> 0, 0);
-  const own = Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
+  return Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
+}
+
+/** The same, remembered for an identity. */
+function packed(identity: KeyPair, registrationId: number): Buffer {
+  const own = pack65(identity, registrationId);
   packedIdentities.set(identity, own);
+  return own;
+}
+
+/** For the synchronous variants: remembered as long as the registration id is the same. */
+function packedFor({ identity, registrationId }: Own): Buffer {
+  const known = packedOwn.get(identity);
+  if (known !== undefined && known.id === registrationId) return known.own;
+  const own = pack65(identity, registrationId);
+  packedOwn.set(identity, { id: registrationId, own });
   return own;
 }
 
@@ -191,13 +206,13 @@ function bundleOf(device: Device) {
   const { signedPreKey, preKey } = device;
   if (typeof signedPreKey !== 'object' || signedPreKey === null) throw invalid('a device has a signedPreKey');
   return {
-    registrationId: device.registrationId ?? 0,
+    registrationId: idOf(device.registrationId ?? 0),
     identityKey: publicKeyOf(device.identityKey, 'identityKey'),
-    signedId: signedPreKey.keyId,
+    signedId: idOf(signedPreKey.keyId),
     signed: publicKeyOf(signedPreKey.publicKey, 'signedPreKey.publicKey'),
     // An absent signature is refused like a wrong one.
     signature: signedPreKey.signature === undefined ? NONE : bytesOf(signedPreKey.signature, 'signedPreKey.signature'),
-    ...(preKey ? { prekeyId: preKey.keyId, prekey: publicKeyOf(preKey.publicKey, 'preKey.publicKey') } : {}),
+    ...(preKey ? { prekeyId: idOf(preKey.keyId), prekey: publicKeyOf(preKey.publicKey, 'preKey.publicKey') } : {}),
   };
 }
 
@@ -375,21 +390,21 @@ export const sync = Object.freeze({
   /** Starts a session. */
   initOutgoing(record: SessionRecord, own: Own, device: Device): { record: SessionRecord; compatibility: string[] } {
     return guarded(() => {
-      const started = native().startSession(record._bytes, packed(own.identity, own.registrationId), bundleOf(device), Date.now());
+      const started = native().startSession(record._bytes, packedFor(own), bundleOf(device), Date.now());
       return { record: SessionRecord._adopt(started.record), compatibility: started.compatibility };
     });
   },
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = encrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const sealed = encrypt(record._bytes, packedFor(own), bytesOf(data, 'data'), Date.now());
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
     });
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = decrypt(record._bytes, packed(own.identity, own.registrationId), bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packedFor(own), bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     });
   },
@@ -409,8 +424,8 @@ export const sync = Object.freeze({
   ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; record: SessionRecord } {
     return guarded(() => {
       const given = pack(prekeys.signedPreKey, prekeys.preKey);
-      const packedOwn = packed(own.identity, own.registrationId);
-      const opened = native().decryptPrekey(record._bytes, packedOwn, bytesOf(data, 'data'), given, Date.now());
+      const ours = packedFor(own);
+      const opened = native().decryptPrekey(record._bytes, ours, bytesOf(data, 'data'), given, Date.now());
       return {
         plaintext: opened.plaintext,
         identityKey: opened.identity,

@@ -119,13 +119,20 @@ impl SenderKeyRecord {
         Ok(())
     }
 
-    /// Takes a member's sender key in. One that is known already keeps its place: a copy that comes late rewinds nothing.
+    /// Takes a member's sender key in. One that is known already keeps its place: a copy that comes late rewinds nothing. One that is further on
+    /// than a message may be ahead moves it there, or who missed so much would never read again.
     ///
     /// # Errors
     /// [`SignalError::Crypto`].
     pub fn process(&mut self, key: &SenderKeyDistribution) -> Result<(), SignalError> {
-        let known = self.states.iter().any(|state| state.id == key.id && state.signing == key.signing_key);
-        if !known {
+        let known =
+            self.states.iter_mut().find(|state| state.id == key.id && state.signing == key.signing_key);
+        if let Some(state) = known {
+            if state.own.is_none() && key.iteration.saturating_sub(state.next) > MAX_SKIP {
+                state.chain = ChainKey::new(key.chain_key.duplicate());
+                state.next = key.iteration;
+            }
+        } else {
             self.add(State {
                 id: key.id,
                 next: key.iteration,

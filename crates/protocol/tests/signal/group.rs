@@ -76,6 +76,28 @@ fn a_distribution_that_comes_again_rewinds_nothing() {
 }
 
 #[test]
+fn who_missed_too_much_reads_again_from_a_new_distribution_on() {
+    let mut group = Group::new();
+    let late = group.send(b"late");
+    let one = group.send(b"one");
+    assert_eq!(group.read(&one).unwrap(), b"one");
+    for _ in 0..=MAX_SKIP {
+        let _ = group.send(b"missed");
+    }
+    let far = group.send(b"far");
+    assert!(matches!(group.read(&far).unwrap_err(), SignalError::TooFarAhead { .. }));
+    let again = group.own.distribution(&mut group.rng).unwrap();
+    group.member.process(&again).unwrap();
+    let next = group.send(b"again");
+    assert_eq!(group.read(&next).unwrap(), b"again");
+    assert_eq!(group.read(&late).unwrap(), b"late", "keys that were kept stay");
+    // Ours is not moved by anybody.
+    let own = group.own.encode();
+    group.own.process(&again).unwrap();
+    assert!(group.own.encode() == own);
+}
+
+#[test]
 fn a_late_joiner_reads_from_its_distribution_on() {
     let mut group = Group::new();
     let before = group.send(b"before");
