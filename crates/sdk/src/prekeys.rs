@@ -219,6 +219,8 @@ impl PrekeyKeeper {
         records::write(&mut changes, effects)?;
         changes.put(keys::meta(RENEW), vec![1]);
         kept.commit(core, changes).await?;
+        // The private halves of those at the relay are gone: it is not for the pace of refills to leave them there.
+        *self.refilled.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.due.notify_one();
         Ok(())
     }
