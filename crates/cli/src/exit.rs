@@ -74,7 +74,11 @@ pub(crate) fn of(code: &str) -> u8 {
         | "ONE_TIME_CODE"
         | "ONE_TIME_CODES_BLOCKED"
         | "TOO_MANY_REFUSALS" => DENIED,
-        "RELAY_UNAVAILABLE" | "RELAY_PROTOCOL" | "STORE_UNREACHABLE" | "VAULT_NOT_SERVED" => UNREACHABLE,
+        "RELAY_UNAVAILABLE"
+        | "RELAY_PROTOCOL"
+        | "STORE_UNREACHABLE"
+        | "VAULT_NOT_SERVED"
+        | "WITNESS_UNREACHABLE" => UNREACHABLE,
         "RECIPIENT_NOT_FOUND"
         | "RECIPIENT_TIMEOUT"
         | "NOT_FOUND"

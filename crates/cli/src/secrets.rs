@@ -116,6 +116,13 @@ pub(crate) fn from_descriptor(fd: u32, what: &'static str) -> Result<SecretText>
 /// As [`first_line`], of a file that nobody but its owner may read.
 #[cfg(unix)]
 pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText> {
+    private(file, what)?;
+    first_line(file, what)
+}
+
+/// Refuses a file with a secret that others may read or write to. One that is not there is for its reader to tell of.
+#[cfg(unix)]
+pub(crate) fn private(file: &Path, what: &'static str) -> Result {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(file).map(|about| about.permissions().mode() & 0o777);
     match mode {
@@ -129,7 +136,7 @@ pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText
                 source: std::io::Error::other(reason),
             })
         }
-        _ => first_line(file, what),
+        _ => Ok(()),
     }
 }
 

@@ -44,6 +44,13 @@ pub enum Alert {
         /// The code.
         code: &'static str,
     },
+    /// The witness did not sign the log: it is away, or it saw another log.
+    WitnessFailed {
+        /// When.
+        at: Moment,
+        /// The code.
+        code: &'static str,
+    },
     /// Something was destroyed in the database, and could not be overwritten on the disk. The vault goes on trying.
     WipeFailed {
         /// When.

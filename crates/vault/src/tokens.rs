@@ -58,6 +58,18 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
+    /// What it is to be called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What kind of token it is, with what the vault will remember of it.
+    #[must_use]
+    pub fn kind(&self) -> &TokenKind {
+        &self.kind
+    }
+
     /// Asks a challenge-response token.
     ///
     /// # Errors

@@ -27,5 +27,7 @@ mod vault_import;
 mod vault_keys;
 #[cfg(unix)]
 mod vault_recovery;
+#[cfg(unix)]
+mod vault_tokens;
 #[cfg(all(unix, feature = "tpm"))]
 mod vault_tpm;

@@ -367,7 +367,10 @@ fn the_owner_finds_memories_without_knowing_the_namespaces() {
     assert!(ended.out.contains("work/acme"), "{}", ended.out);
     // What an agent may not reach it is not told of.
     served.enrol("assistant", "working");
-    assert_eq!(served.agent("assistant", "list").len(), 0);
+    let own = served.agent("assistant", "list");
+    assert_eq!((own.len(), &own[0]["id"]), (1, &tea.as_str().into()));
+    let status = served.agent("assistant", "status");
+    assert_eq!(status[0]["agent"]["namespaces"], serde_json::json!(["home"]));
     assert_ne!(served.try_agent("assistant", "list --before 3").0, 0, "a place is one of a namespace");
 }
 

@@ -128,11 +128,17 @@ fn keepers_open_a_vault_whose_owner_lost_the_key() {
     let shares: String = [0, 2]
         .map(|at| {
             let path = served.home.path(&format!("share-{at}.txt"));
-            std::fs::write(&path, open(&people[at].1, Path::new(files[at]))).unwrap();
+            let text = String::from_utf8(open(&people[at].1, Path::new(files[at]))).unwrap();
+            served.home.secret(&format!("share-{at}.txt"), &text);
             format!(" --share {}", path.display())
         })
         .concat();
     let phrase = served.home.secret("new-phrase", "a new passphrase\n");
+    let open_to_all = served.home.path("open.txt");
+    std::fs::write(&open_to_all, "a share").unwrap();
+    std::fs::set_permissions(&open_to_all, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let refused = served.home.run(&format!("vault recover --share {}", open_to_all.display()));
+    assert!(refused.err.contains("others may read it"), "{}", refused.err);
     let recover =
         format!("vault recover{shares} --new-passphrase-file {} --cost interactive --json", phrase.display());
     let ended = served.home.run(&recover);
@@ -171,7 +177,8 @@ fn keepers_open_level_5_too_when_all_tokens_are_lost() {
         .zip(&people)
         .map(|(file, (name, person))| {
             let path = served.home.path(&format!("{name}.txt"));
-            std::fs::write(&path, open(person, Path::new(file.as_str().unwrap()))).unwrap();
+            let text = String::from_utf8(open(person, Path::new(file.as_str().unwrap()))).unwrap();
+            served.home.secret(&format!("{name}.txt"), &text);
             format!(" --share {}", path.display())
         })
         .collect();
@@ -277,5 +284,29 @@ fn a_property_is_proved_and_checked_and_a_witness_signs() {
         serde_json::from_str::<serde_json::Value>(&said[0]).unwrap()["key"].as_str().unwrap().to_owned();
     let ask = |verb: &str| served.owner(&format!("witness {verb} --socket {} --key {key}", socket.display()));
     assert!(ask("ask")[0]["size"].as_u64().unwrap() > 3);
-    assert_eq!(ask("verify")[0]["size"], ask("verify")[0]["size"]);
+    let signed = ask("verify")[0]["size"].as_u64().unwrap();
+    assert_eq!(ask("verify")[0]["size"], signed);
+
+    // The daemon asks by itself, and tells when the witness is away.
+    served.daemon.close_input();
+    assert_eq!(finished(&served.daemon), Some(0));
+    let (owner, alerts) = (served.home.path("owner.key"), served.home.path("alerts"));
+    let options = format!(
+        "--unlock --keyfile {} --witness {} --witness-key {key} --witness-every 1 --alerts {}",
+        owner.display(),
+        socket.display(),
+        alerts.display()
+    );
+    let daemon = Served::serve(&served.home, &options);
+    let newer = || ask("verify")[0]["size"].as_u64().filter(|size| *size > signed);
+    assert!(stvor_testkit::until(SOON, newer).is_ok());
+    witness.close_input();
+    assert_eq!(finished(&witness), Some(0));
+    let (code, _, err) =
+        served.try_owner(&format!("witness verify --socket {} --key {key}", socket.display()));
+    assert!(code == 5 && err.contains("WITNESS_UNREACHABLE"), "{code} {err}");
+    served.owner_stores("Coffee at ten");
+    let told = || std::fs::read_to_string(&alerts).ok().filter(|text| text.contains("witness-failed"));
+    assert!(stvor_testkit::until(SOON, told).is_ok());
+    drop(daemon);
 }

@@ -19,7 +19,7 @@ mod verbs;
 pub use client::Client;
 pub use confine::confine;
 pub use keys::{KeysVerb, NewRootVerb, ProfileKeyVerb};
-pub use recovery::{EnrolmentVerb, HeirVerb, Hidden, KeeperVerb, PresentedVerb, RecoveryVerb};
+pub use recovery::{EnrolmentVerb, EscrowVerb, HeirVerb, Hidden, KeeperVerb, PresentedVerb, RecoveryVerb};
 pub use server::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, harden};
 pub use verbs::{AgentVerb, Content, OwnerVerb, StoreVerb};
 

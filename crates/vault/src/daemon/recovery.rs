@@ -61,6 +61,43 @@ pub struct KeeperVerb {
     pub recipient: String,
 }
 
+/// A set of shares that is to be made. It takes the keys, in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EscrowVerb {
+    /// The root key.
+    pub root: Hidden,
+    /// The key of level 4, where the vault has one.
+    pub vaulted: Option<Hidden>,
+    /// Who gets shares.
+    pub keepers: Vec<KeeperVerb>,
+    /// How many of them open the vault.
+    pub needed: u8,
+    /// What they are of.
+    pub label: String,
+    /// Where the sealed shares go.
+    pub directory: PathBuf,
+}
+
+impl EscrowVerb {
+    /// Makes it with the keys, in the directory that is meant.
+    fn make<T>(
+        self,
+        vault: &Vault,
+        make: impl FnOnce((&Secret<32>, Option<&Secret<32>>), &NewEscrow<'_>) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let keeper = |one: KeeperVerb| {
+            Ok::<_, VaultError>(Keeper { name: one.name, recipient: one.recipient.parse()? })
+        };
+        let keepers = self.keepers.into_iter().map(keeper).collect::<Result<Vec<_>, _>>()?;
+        let directory = outbox::directory(vault, self.directory)?;
+        let new =
+            NewEscrow { keepers: &keepers, needed: self.needed, label: &self.label, directory: &directory };
+        let vaulted = self.vaulted.as_ref().map(Hidden::key).transpose()?;
+        make((&self.root.key()?, vaulted.as_ref()), &new)
+    }
+}
+
 /// An heir.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,15 +194,8 @@ pub enum RecoveryVerb {
     BackupsWith { id: MemoryId },
     /// One page of everything that can be read.
     Export { after: i64 },
-    /// Split the keys; takes them, in base64.
-    Escrow {
-        root: Hidden,
-        vaulted: Option<Hidden>,
-        keepers: Vec<KeeperVerb>,
-        needed: u8,
-        label: String,
-        directory: PathBuf,
-    },
+    /// Split the keys.
+    Escrow { new: EscrowVerb },
     /// Sets of shares that were made.
     Escrows {},
     /// Arm the dead-man switch, for some seconds of silence.
@@ -178,8 +208,8 @@ pub enum RecoveryVerb {
     Switch {},
     /// Give up to tell a watcher whose directory is gone for good.
     GiveUpWatcher { directory: PathBuf },
-    /// Open level 5 with two tokens or more.
-    EnableBlack { tokens: Vec<EnrolmentVerb> },
+    /// Open level 5 with two tokens or more, or with one and an escrow.
+    EnableBlack { tokens: Vec<EnrolmentVerb>, escrow: Option<EscrowVerb> },
     /// Tokens that are enrolled.
     Tokens {},
     /// What a FIDO2 token signs next.
@@ -249,15 +279,8 @@ impl RecoveryVerb {
                 let lines: Vec<Value> = page.iter().map(crate::export::Exported::to_json).collect();
                 Ok(json!({ "memories": lines, "next": next }))
             }
-            Self::Escrow { root, vaulted, keepers, needed, label, directory } => {
-                let keeper = |one: KeeperVerb| {
-                    Ok::<_, VaultError>(Keeper { name: one.name, recipient: one.recipient.parse()? })
-                };
-                let keepers = keepers.into_iter().map(keeper).collect::<Result<Vec<_>, _>>()?;
-                let directory = outbox::directory(vault, directory)?;
-                let new = NewEscrow { keepers: &keepers, needed, label: &label, directory: &directory };
-                let vaulted = vaulted.as_ref().map(Hidden::key).transpose()?;
-                let (record, files) = vault.escrow((&root.key()?, vaulted.as_ref()), &new)?;
+            Self::Escrow { new } => {
+                let (record, files) = new.make(vault, |keys, new| vault.escrow(keys, new))?;
                 Ok(json!({ "escrow": record, "files": files }))
             }
             Self::Escrows {} => value(vault.escrows()?),
@@ -282,9 +305,17 @@ impl RecoveryVerb {
                 Ok(switch)
             }
             Self::GiveUpWatcher { directory } => vault.give_up_watcher(&directory).map(done),
-            Self::EnableBlack { tokens } => {
+            Self::EnableBlack { tokens, escrow } => {
                 let tokens = tokens.into_iter().map(EnrolmentVerb::read).collect::<Result<_, _>>()?;
-                vault.enable_black(tokens, None).map(|_| Value::Null)
+                let Some(escrow) = escrow else {
+                    return vault.enable_black(tokens, None).map(|_| Value::Null);
+                };
+                let made = escrow.make(vault, |(root, vaulted), new| {
+                    let missing =
+                        || VaultError::invalid("level 5 opens with that of level 4: give the second secret");
+                    vault.enable_black(tokens, Some(((root, vaulted.ok_or_else(missing)?), new)))
+                })?;
+                Ok(made.map_or(Value::Null, |(record, files)| json!({ "escrow": record, "files": files })))
             }
             Self::Tokens {} => value(vault.tokens()?),
             Self::TokenChallenge {} => value(vault.token_challenge()?),

@@ -354,7 +354,16 @@ impl AgentVerb {
                 {
                     lockdown.reason.clear();
                 }
-                value(status)
+                let mut status = value(status)?;
+                if let Caller::Agent(agent) = caller {
+                    // How far it reaches is no secret from the agent itself.
+                    let used = vault.usage().ok().and_then(|used| used.get(&agent.name).copied());
+                    status["agent"] = json!({
+                        "name": agent.name, "namespaces": agent.namespaces, "highest": agent.highest,
+                        "writes": agent.writes, "quota": agent.quota(), "used": used,
+                    });
+                }
+                Ok(status)
             }
             Self::Verify {} => value(vault.verify_summary()?),
         }

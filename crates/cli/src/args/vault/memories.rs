@@ -85,7 +85,7 @@ pub(crate) struct Namespace {
 /// Which namespace, or all that there are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AnyNamespace {
-    /// Whose memories, or which project's [default: all for the owner, `default` for an agent]
+    /// Whose memories, or which project's [default: all for the owner, an agent's own for the agent]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
 }

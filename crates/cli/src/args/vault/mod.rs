@@ -60,6 +60,9 @@ pub(crate) struct VaultPlace {
     #[arg(long, global = true, value_name = "PLACE", help_heading = "Vault", hide_short_help = true)]
     #[cfg_attr(not(feature = "tpm"), allow(dead_code, reason = "a build with the feature reads it"))]
     pub(crate) tpm_place: Option<String>,
+    /// A FIDO2 token that another program carries, at this socket: each CTAP message with its length before it, 4 bytes, big-endian
+    #[arg(long, global = true, value_name = "SOCKET", hide = true)]
+    pub(crate) fido2_socket: Option<PathBuf>,
 }
 
 /// How a new key in the TPM is bound.
@@ -201,6 +204,15 @@ pub(crate) struct VaultServe {
     /// File that holds the boundary daemon's public key
     #[arg(long, value_name = "FILE", requires = "boundary")]
     pub(crate) boundary_key: Option<PathBuf>,
+    /// Socket of a witness, which is asked to sign the log while it grows
+    #[arg(long, value_name = "SOCKET", requires = "witness_key")]
+    pub(crate) witness: Option<PathBuf>,
+    /// The witness's key, as it prints it
+    #[arg(long, value_name = "KEY", requires = "witness")]
+    pub(crate) witness_key: Option<String>,
+    /// Seconds between two times that the witness is asked
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) witness_every: u64,
     /// Append an object for each refusal, and for a log that can not be written, to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stvor_vault::MemoryId;
 
 use super::super::Life;
-use super::{Cost, Namespace, TpmBinding};
+use super::{Cost, TpmBinding};
 
 /// `stvor vault approvals ...`
 #[derive(Debug, Subcommand)]
@@ -193,6 +193,7 @@ Example of a client's configuration:
 pub(crate) struct McpArgs {
     #[command(flatten)]
     pub(crate) place: super::VaultPlace,
-    #[command(flatten)]
-    pub(crate) space: Namespace,
+    /// Whose memories, or which project's, where the model does not say [default: the agent's only namespace]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }

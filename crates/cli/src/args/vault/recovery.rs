@@ -202,21 +202,21 @@ pub(crate) struct VaultRecover {
     #[command(flatten)]
     pub(crate) second: SecondSecret,
     #[command(flatten)]
-    pub(crate) tokens: RecoveredTokens,
+    pub(crate) tokens: NewTokens,
 }
 
-/// Tokens of level 5 in place of those that were lost.
+/// New tokens of level 5. Several on USB are asked for one after the other.
 #[derive(Debug, Args)]
-pub(crate) struct RecoveredTokens {
-    /// Name and file that plays a token of level 5, in place of the lost ones; made if it is not there; can be repeated
+pub(crate) struct NewTokens {
+    /// Name for a FIDO2 token on USB (in builds with the feature fido2-hid); can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) fido2: Vec<String>,
+    /// Name for slot 2 of a YubiKey (in builds with the feature yubikey), or NAME=1 for slot 1; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) yubikey: Vec<String>,
+    /// Name and file that plays a token: whoever copies it has the token; made if it is not there; can be repeated
     #[arg(long = "software-token", value_name = "NAME=FILE")]
     pub(crate) software: Vec<String>,
-    /// Name for the FIDO2 token on USB (in builds with the feature fido2-hid)
-    #[arg(long, value_name = "NAME")]
-    pub(crate) fido2: Option<String>,
-    /// Name for slot 2 of a YubiKey (in builds with the feature yubikey)
-    #[arg(long, value_name = "NAME")]
-    pub(crate) yubikey: Option<String>,
     /// File that holds the FIDO2 token's PIN (its first line)
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: Option<PathBuf>,
@@ -294,12 +294,13 @@ pub(crate) struct TokenHand {
 /// `stvor vault token ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum VaultTokenCommand {
-    /// Open level 5 with two files that play tokens; each is made if it is not there
-    Open {
-        /// Name and file; given twice or more
-        #[arg(long = "software-token", value_name = "NAME=FILE", required = true)]
-        tokens: Vec<String>,
-    },
+    /// Open level 5 with two tokens, or with one and shares for keepers
+    #[command(after_help = "\
+Two FIDO2 tokens, plugged in one after the other:
+  stvor vault token open --fido2 a --fido2 b
+One, and shares that stand for the second:
+  stvor vault token open --fido2 a --keeper ada=age1... --keeper bob=age1... --needed 2 --dir shares --second")]
+    Open(TokenOpen),
     /// Present a token: for a minute, one memory of level 5 can be recalled
     Present {
         /// Its name
@@ -322,11 +323,60 @@ pub(crate) enum VaultTokenCommand {
     },
     /// List the tokens
     List,
-    /// Remove one; two stay, or one and an escrow
+    /// Remove one; two stay, or one and an escrow. A FIDO2 credential stays on the token: see credentials
     Remove {
         /// Its name
         name: String,
     },
+    /// List or remove what this program made on the FIDO2 token on USB
+    Credentials {
+        #[command(subcommand)]
+        command: CredentialsCommand,
+        /// File that holds the token's PIN (its first line) [default: it is asked for]
+        #[arg(long, global = true, value_name = "FILE")]
+        pin_file: Option<PathBuf>,
+    },
+}
+
+/// `stvor vault token open`
+#[derive(Debug, Args)]
+pub(crate) struct TokenOpen {
+    #[command(flatten)]
+    pub(crate) tokens: NewTokens,
+    /// Keeper of a share and age key, in place of a second token; can be repeated
+    #[arg(long = "keeper", value_name = "NAME=RECIPIENT", requires_all = ["needed", "dir"])]
+    pub(crate) keepers: Vec<String>,
+    /// How many shares open the vault
+    #[arg(long, value_name = "K", requires = "keepers")]
+    pub(crate) needed: Option<u8>,
+    /// What the shares are of, for people
+    #[arg(long, value_name = "TEXT", default_value = "STVOR vault")]
+    pub(crate) label: String,
+    /// Directory for the sealed shares
+    #[arg(long, value_name = "DIR", requires = "keepers")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+}
+
+/// `stvor vault token credentials ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredentialsCommand {
+    /// List them, with the names that the vault knows them by
+    List,
+    /// Remove one from the token, after the vault's token of its name was removed
+    Remove {
+        /// Its id, as list shows it
+        credential: String,
+    },
+}
+
+/// The code that the app shows. It is asked for, and never stands on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct ShownCode {
+    /// File descriptor to read the code from
+    #[arg(long, value_name = "FD")]
+    pub(crate) code_fd: Option<u32>,
 }
 
 /// `stvor vault codes ...`
@@ -336,8 +386,8 @@ pub(crate) enum CodesCommand {
     New,
     /// Enrol the app with the code that it shows
     Confirm {
-        /// The code
-        code: String,
+        #[command(flatten)]
+        code: ShownCode,
     },
     /// Remove it; takes the owner's secret itself
     Remove,
@@ -345,8 +395,8 @@ pub(crate) enum CodesCommand {
     Approve {
         /// The request
         request: MemoryId,
-        /// The code
-        code: String,
+        #[command(flatten)]
+        code: ShownCode,
         /// Seconds that it may be used
         #[arg(long = "for", value_name = "SECONDS", default_value_t = 600)]
         seconds: u64,

@@ -164,7 +164,18 @@ impl Spaces {
     fn of(asker: &mut Asker, space: &AnyNamespace) -> Result<Self> {
         match (&space.namespace, asker) {
             (Some(name), _) => Ok(Self { names: vec![name.clone()], all: false }),
-            (None, Asker::Agent(_)) => Ok(Self { names: vec!["default".into()], all: false }),
+            (None, Asker::Agent(client)) => {
+                let status = client.call(&AgentVerb::Status {})??;
+                let own: Vec<String> = show::parsed(status["agent"]["namespaces"].clone())?;
+                let names: Vec<String> = own.iter().filter(|name| !name.ends_with('*')).cloned().collect();
+                match names.is_empty() {
+                    true => Err(Failure::Usage(format!(
+                        "say in which namespace (--namespace): this agent may use {}",
+                        own.join(", ")
+                    ))),
+                    false => Ok(Self { all: names.len() > 1, names }),
+                }
+            }
             (None, Asker::Owner(client)) => {
                 let found = ask_owner(client, &OwnerVerb::Namespaces {})?;
                 let found: BTreeMap<String, u64> = show::parsed(found)?;

@@ -6,6 +6,7 @@ mod alerts;
 mod approvals;
 mod backup;
 mod boundary;
+mod carried;
 mod doctor;
 mod holder;
 mod import;
@@ -26,6 +27,7 @@ mod talk;
 mod token;
 mod tpm;
 mod verify;
+mod witnessing;
 
 use std::path::PathBuf;
 

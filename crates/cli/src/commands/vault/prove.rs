@@ -95,21 +95,35 @@ fn attested(call: Call<'_>, signed: &Attestation, origin: &str) -> Result {
     })
 }
 
+/// A failure of reaching the witness has a code of its own.
+fn unreached(failure: Failure, socket: &Path) -> Failure {
+    match failure {
+        Failure::Coded { code: "VAULT_IO", message, .. }
+            if message.contains(&socket.display().to_string()) =>
+        {
+            let message = format!("the witness does not answer: {message}");
+            Failure::Coded { code: "WITNESS_UNREACHABLE", message, retryable: true }
+        }
+        other => other,
+    }
+}
+
 /// Witnesses.
 pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result {
     let out = call.out();
-    let told = |verb: RecoveryVerb, word: &str| {
-        let answer = ask(&mut call.as_owner()?, verb)?;
+    let told = |socket: &Path, verb: RecoveryVerb, word: &str| {
+        let answer = ask(&mut call.as_owner()?, verb).map_err(|failure| unreached(failure, socket))?;
         out.either(&answer, |answer| format!("{}  {word} {} events", paint(GOOD, "ok"), answer["size"]))
     };
     match command {
         WitnessCommand::Ask { socket, key } => told(
+            socket,
             RecoveryVerb::AskWitness { socket: absolute(socket)?, key: key.clone() },
             "the witness signed",
         ),
         WitnessCommand::Verify { socket, key } => {
             let verb = RecoveryVerb::VerifyWitness { socket: absolute(socket)?, key: key.clone() };
-            told(verb, "the log continues what the witness signed:")
+            told(socket, verb, "the log continues what the witness signed:")
         }
         WitnessCommand::Serve { dir, name, socket, shared, logs, life } => {
             let mut ending = Ending::watch(*life)?;

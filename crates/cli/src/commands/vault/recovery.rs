@@ -6,16 +6,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stvor_base::Timestamp;
 use stvor_keys::shares::Share;
-use stvor_vault::daemon::{Client, HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
+use stvor_vault::daemon::{Client, EscrowVerb, HeirVerb, Hidden, KeeperVerb, RecoveryVerb};
 use stvor_vault::recovery::escrow::{EscrowRecord, NewSecrets, recover as open_with_shares};
 use stvor_vault::recovery::switch::{SwitchRecord, Untold};
 use stvor_vault::recovery::watch::{Standing, Watcher};
 use stvor_vault::{Clock as _, Options, SystemClock, VaultError, unwrap_root, unwrap_vaulted};
 
 use super::backup::{absolute, ask, coded};
+use super::holder::Holder;
 use super::landing::{Landing, is_foreign};
 use super::{Call, show};
-use crate::args::{EscrowCommand, SwitchCommand, VaultRecover, VaultWatch};
+use crate::args::{EscrowCommand, SecondSecret, SwitchCommand, VaultRecover, VaultWatch};
 use crate::failure::{Failure, Result};
 use crate::life::Ending;
 use crate::progress::Bar;
@@ -43,41 +44,73 @@ pub(super) fn escrow(call: Call<'_>, command: &EscrowCommand) -> Result {
     };
     let mut client = call.stranger()?;
     let owner = call.owner_of(&client)?;
-    let second = call.second(second)?;
     client.prove(&*owner)?;
-    let records = client.records().cloned().ok_or_else(|| Failure::Usage("no records of keys".into()))?;
-    let root = unwrap_root(&records.root, &*owner)?;
-    let vaulted = match (&records.vaulted, &second) {
-        (Some(record), Some(holder)) => Some(unwrap_vaulted(record, &**holder)?),
-        _ => None,
-    };
-    let keepers =
-        keepers.iter().map(|text| pair(text).map(|(name, recipient)| KeeperVerb { name, recipient }));
-    let landing = Landing::at(call.out(), &client, dir)?;
-    let verb = RecoveryVerb::Escrow {
-        root: Hidden::of_key(&root),
-        vaulted: vaulted.as_ref().map(Hidden::of_key),
-        keepers: keepers.collect::<Result<_>>()?,
-        needed: *needed,
-        label: label.clone(),
-        directory: landing.directory(),
-    };
-    let mut made = ask(&mut client, verb)?;
-    for file in made["files"].as_array_mut().into_iter().flatten() {
-        let taken = landing.take(&mut client, Path::new(file.as_str().unwrap_or_default()))?;
-        *file = json!(taken.display().to_string());
-    }
-    out.either(&made, |made| {
-        let files = made["files"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
-        files.collect::<Vec<_>>().join("\n")
-    })?;
-    out.say("Give each keeper the own file, and keep none of them beside the vault. Practise: docs/vault/recovery.md");
+    let shares = Shares::prepare(call, (&client, &owner), (keepers, *needed, label, dir, second))?;
+    let mut made = ask(&mut client, RecoveryVerb::Escrow { new: shares.wanted.clone() })?;
+    shares.take(&mut client, &mut made)?;
+    out.either(&made, files)?;
+    out.say(KEEPERS);
     Ok(())
+}
+
+/// What is to be done with shares.
+pub(super) const KEEPERS: &str =
+    "Give each keeper the own file, and keep none of them beside the vault. Practise: docs/vault/recovery.md";
+
+/// The files of a set, a line each.
+pub(super) fn files(made: &Value) -> String {
+    let files = made["files"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    files.collect::<Vec<_>>().join("\n")
+}
+
+/// A set of shares, and where its files go.
+pub(super) struct Shares {
+    pub(super) wanted: EscrowVerb,
+    landing: Landing,
+}
+
+impl Shares {
+    /// What the arguments say, with the keys that the owner's secrets unwrap.
+    pub(super) fn prepare(
+        call: Call<'_>,
+        (client, owner): (&Client, &Holder),
+        (keepers, needed, label, dir, second): (&[String], u8, &str, &Path, &SecondSecret),
+    ) -> Result<Self> {
+        let second = call.second(second)?;
+        let records = client.records().ok_or_else(|| Failure::Usage("no records of keys".into()))?;
+        let root = unwrap_root(&records.root, &**owner)?;
+        let vaulted = match (&records.vaulted, &second) {
+            (Some(record), Some(holder)) => Some(unwrap_vaulted(record, &**holder)?),
+            _ => None,
+        };
+        let keepers =
+            keepers.iter().map(|text| pair(text).map(|(name, recipient)| KeeperVerb { name, recipient }));
+        let landing = Landing::at(call.out(), client, dir)?;
+        let wanted = EscrowVerb {
+            root: Hidden::of_key(&root),
+            vaulted: vaulted.as_ref().map(Hidden::of_key),
+            keepers: keepers.collect::<Result<_>>()?,
+            needed,
+            label: label.to_owned(),
+            directory: landing.directory(),
+        };
+        Ok(Self { wanted, landing })
+    }
+
+    /// Takes the files that were made; the answer then says where they are.
+    pub(super) fn take(&self, client: &mut Client, made: &mut Value) -> Result {
+        for file in made["files"].as_array_mut().into_iter().flatten() {
+            let taken = self.landing.take(client, Path::new(file.as_str().unwrap_or_default()))?;
+            *file = json!(taken.display().to_string());
+        }
+        Ok(())
+    }
 }
 
 /// Opens the vault with shares.
 pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     let read = |path: &Path| {
+        crate::secrets::private(path, "the share")?;
         let failed = |source| Failure::File { what: "can not read", path: path.into(), source };
         let bytes = stvor_crypto::SecretBytes::from(std::fs::read(path).map_err(failed)?);
         Share::parse(bytes.expose()).map_err(coded)
@@ -86,7 +119,7 @@ pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     let owner = call.changed_owner(&args.new)?;
     let vaulted = call.new_second(&args.second, args.new.cost)?;
     let path = call.path()?;
-    let tokens = super::token::recovered(&args.tokens)?;
+    let tokens = super::token::enrolments(call.place, &args.tokens)?;
     let enrolled = tokens.len();
     let secrets = NewSecrets { owner, vaulted, tokens };
     let bar = Bar::working(call.out(), "opening and verifying it");

@@ -9,6 +9,7 @@ use stvor_vault::daemon::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, confine
 use stvor_vault::gates::boundary::Boundary;
 use stvor_vault::{Options, Vault};
 
+use super::witnessing::Witnessing;
 use super::{Call, alerts, show};
 use crate::args::VaultServe;
 use crate::commands::server::make_private;
@@ -22,7 +23,9 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     harden()?;
     let mut ending = Ending::watch(args.life)?;
     let (path, sockets) = (call.path()?, call.sockets()?);
-    let vault = Arc::new(Vault::open(&path, options(call, args)?)?);
+    let options = options(call, args)?;
+    let witnessing = Witnessing::of(args, &options.alerts, call.out())?;
+    let vault = Arc::new(Vault::open(&path, options)?);
     if args.unlock {
         unlock(call, args, &vault)?;
     }
@@ -57,7 +60,11 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     if !confined {
         out.warn("  NOTE the system does not keep this process from internet sockets and other programs");
     }
+    let asking = witnessing.map(|one| tokio::spawn(one.go_on(Arc::downgrade(&vault))));
     let end = ending.wait().await;
+    if let Some(asking) = asking {
+        asking.abort();
+    }
     out.say("Ending: keys are wiped");
     drop(daemon);
     close(vault);

@@ -1,26 +1,32 @@
 //! `stvor vault token`, `codes`.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use serde_json::json;
 use stvor_base::Timestamp;
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::challenge::{ChallengeToken, SoftwareToken};
-use stvor_keys::fido2::Fido2Token;
+use stvor_keys::fido2::{Ctap2, Fido2Token};
 use stvor_vault::daemon::{Client, EnrolmentVerb, Hidden, RecoveryVerb};
 use stvor_vault::tokens::{Enrolment, Presented, TokenKind, TokenRecord};
 use stvor_vault::unwrap_root;
 
 use super::backup::{ask, coded, secret};
+use super::carried::Carried;
+use super::recovery::{KEEPERS, Shares, files};
 use super::{Call, show};
-use crate::args::{CodesCommand, RecoveredTokens, TokenHand, VaultTokenCommand};
+use crate::args::{
+    CodesCommand, CredentialsCommand, NewTokens, ShownCode, TokenHand, TokenOpen, VaultPlace,
+    VaultTokenCommand,
+};
 use crate::failure::{Failure, Result};
-use crate::render::{rfc3339, rows, safe, table};
+use crate::render::{Hex, rfc3339, rows, safe, table};
+use crate::secrets;
 
 /// A token that is there.
 enum Hand {
     Challenge(Box<dyn ChallengeToken>),
-    #[cfg_attr(not(feature = "fido2-hid"), allow(dead_code, reason = "builds with USB make it"))]
     Fido2(Box<dyn Fido2Token>),
 }
 
@@ -31,21 +37,28 @@ fn software(path: &Path, make: bool) -> Result<SoftwareToken> {
     token.map_err(coded)
 }
 
-fn hand(given: &TokenHand, make: bool) -> Result<Hand> {
+fn hand(place: &VaultPlace, given: &TokenHand, make: bool) -> Result<Hand> {
     if let Some(path) = &given.software_token {
         return Ok(Hand::Challenge(Box::new(software(path, make)?)));
     }
-    if given.fido2 { fido2() } else { yubikey(given.yubikey.unwrap_or(2)) }
+    if given.fido2 { fido2(place).map(Hand::Fido2) } else { yubikey(given.yubikey.unwrap_or(2)) }
+}
+
+/// The FIDO2 token: the one on USB, or the one that another program carries.
+fn fido2(place: &VaultPlace) -> Result<Box<dyn Fido2Token>> {
+    match &place.fido2_socket {
+        Some(socket) => Ok(Box::new(Ctap2::new(Carried::at(socket).map_err(coded)?))),
+        None => on_usb(),
+    }
 }
 
 #[cfg(feature = "fido2-hid")]
-fn fido2() -> Result<Hand> {
-    let token = stvor_keys::fido2::HidToken::find().map_err(coded)?;
-    Ok(Hand::Fido2(Box::new(token)))
+fn on_usb() -> Result<Box<dyn Fido2Token>> {
+    Ok(Box::new(stvor_keys::fido2::HidToken::find().map_err(coded)?))
 }
 
 #[cfg(not(feature = "fido2-hid"))]
-fn fido2() -> Result<Hand> {
+fn on_usb() -> Result<Box<dyn Fido2Token>> {
     Err(Failure::Usage("this build does not reach FIDO2 tokens; build it with the feature fido2-hid".into()))
 }
 
@@ -60,31 +73,80 @@ fn yubikey(_: u8) -> Result<Hand> {
     Err(Failure::Usage("this build does not reach YubiKey slots; build it with the feature yubikey".into()))
 }
 
-fn pin(file: Option<&Path>) -> Result<Option<SecretBytes>> {
-    file.map(|file| secret(file, "the token's PIN")).transpose()
+/// The PIN of a FIDO2 token, which it has to have.
+fn pin(file: Option<&Path>) -> Result<SecretBytes> {
+    if let Some(file) = file {
+        return secret(file, "the token's PIN");
+    }
+    let asked = secrets::ask("PIN of the FIDO2 token", "--pin-file FILE")?;
+    Ok(SecretBytes::from_slice(asked.expose().as_bytes()))
 }
 
-fn enrolment(name: &str, hand: Hand, pin: Option<&SecretBytes>) -> Result<Enrolment> {
-    Ok(match hand {
-        Hand::Challenge(mut token) => Enrolment::challenge(name, &mut *token)?,
-        Hand::Fido2(mut token) => Enrolment::fido2(name, &mut *token, pin)?,
-    })
+/// Goes on when the person has plugged in another token.
+fn plugged_in(name: &str) -> Result {
+    if !std::io::stdin().is_terminal() {
+        let text = "tokens on USB are plugged in one after the other: run this in a terminal, or add the second later";
+        return Err(Failure::Usage(text.into()));
+    }
+    let question = format!("Plug in the token that is to be {name}, and no other. Is it there?");
+    match dialoguer::Confirm::new().with_prompt(question).default(true).interact() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Usage("nothing was done in the vault".to_owned())),
+        Err(dialoguer::Error::IO(source)) => Err(Failure::io("can not ask", source)),
+    }
 }
 
-/// Tokens that a recovery enrols in place of those that were lost.
-pub(super) fn recovered(given: &RecoveredTokens) -> Result<Vec<Enrolment>> {
-    let mut all = Vec::new();
+/// One of these credentials, if it is on the token: then the token is that one already. A token that keeps no list says nothing.
+fn is_already<'a>(
+    token: &mut dyn Fido2Token,
+    known: impl Iterator<Item = (&'a str, &'a TokenKind)>,
+    pin: &SecretBytes,
+) -> Result {
+    let on_it = token.list(pin).unwrap_or_default();
+    for (name, kind) in known {
+        if let TokenKind::Fido2 { credential, .. } = kind
+            && on_it.contains(credential)
+        {
+            return Err(Failure::Usage(format!(
+                "the token that is plugged in is {name} already; a lost token would be a lost level"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Enrols new tokens, one after the other.
+pub(super) fn enrolments(place: &VaultPlace, given: &NewTokens) -> Result<Vec<Enrolment>> {
+    let mut all: Vec<Enrolment> = Vec::new();
     for text in &given.software {
         let (name, file) =
             text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not NAME=FILE")))?;
         all.push(Enrolment::challenge(name, &mut software(Path::new(file), true)?)?);
     }
-    let pin = pin(given.pin_file.as_deref())?;
-    if let Some(name) = &given.fido2 {
-        all.push(enrolment(name, fido2()?, pin.as_ref())?);
+    for (at, name) in given.fido2.iter().enumerate() {
+        if at > 0 {
+            plugged_in(name)?;
+        }
+        let mut token = fido2(place)?;
+        // Each token has a PIN of its own.
+        let pin = pin(given.pin_file.as_deref())?;
+        let known = all.iter().map(|one| (one.name(), one.kind()));
+        is_already(&mut *token, known, &pin)?;
+        all.push(Enrolment::fido2(name, &mut *token, Some(&pin))?);
     }
-    if let Some(name) = &given.yubikey {
-        all.push(enrolment(name, yubikey(2)?, None)?);
+    for (at, text) in given.yubikey.iter().enumerate() {
+        let (name, slot) = match text.split_once('=') {
+            None => (text.as_str(), 2),
+            Some((name, "1")) => (name, 1),
+            Some((name, "2")) => (name, 2),
+            Some(_) => return Err(Failure::Usage(format!("{text} names no slot: 1 or 2"))),
+        };
+        if at > 0 {
+            plugged_in(name)?;
+        }
+        if let Hand::Challenge(mut token) = yubikey(slot)? {
+            all.push(Enrolment::challenge(name, &mut *token)?);
+        }
     }
     Ok(all)
 }
@@ -98,32 +160,17 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
     let out = call.out();
     let mut client = call.as_owner()?;
     match command {
-        VaultTokenCommand::Open { tokens } => {
-            let made = tokens.iter().map(|text| {
-                let (name, file) =
-                    text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not NAME=FILE")))?;
-                let mut token = software(Path::new(file), true)?;
-                Ok::<EnrolmentVerb, Failure>((&Enrolment::challenge(name, &mut token)?).into())
-            });
-            let tokens = made.collect::<Result<Vec<_>>>()?;
-            let count = tokens.len();
-            ask(&mut client, RecoveryVerb::EnableBlack { tokens })?;
-            out.either(&json!({ "level": 5, "tokens": count }), |_| {
-                format!("level 5 is open, with {count} tokens")
-            })?;
-            out.warn("files that play tokens are copied as easily as files");
-            Ok(())
-        }
+        VaultTokenCommand::Open(args) => open(call, &mut client, args),
         VaultTokenCommand::Present { name, hand: given, pin_file } => {
             let record = tokens(&mut client)?.into_iter().find(|record| record.name == *name);
             let record = record.ok_or_else(|| Failure::Usage(format!("there is no token {name}")))?;
-            let answer = match hand(given, false)? {
+            let answer = match hand(call.place, given, false)? {
                 Hand::Challenge(mut token) => Presented::challenge(&record, &mut *token)?,
                 Hand::Fido2(mut token) => {
                     let challenge: [u8; 32] =
                         show::parsed(ask(&mut client, RecoveryVerb::TokenChallenge {})?)?;
                     let pin = pin(pin_file.as_deref())?;
-                    Presented::fido2(&record, &mut *token, (challenge, pin.as_ref()))?
+                    Presented::fido2(&record, &mut *token, (challenge, Some(&pin)))?
                 }
             };
             ask(&mut client, RecoveryVerb::PresentToken { answer: (&answer).into() })?;
@@ -132,8 +179,15 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
             })
         }
         VaultTokenCommand::Add { name, hand: given, pin_file } => {
-            let pin = pin(pin_file.as_deref())?;
-            let token = enrolment(name, hand(given, true)?, pin.as_ref())?;
+            let token = match hand(call.place, given, true)? {
+                Hand::Challenge(mut token) => Enrolment::challenge(name, &mut *token)?,
+                Hand::Fido2(mut token) => {
+                    let (pin, known) = (pin(pin_file.as_deref())?, tokens(&mut client)?);
+                    let known = known.iter().map(|record| (record.name.as_str(), &record.kind));
+                    is_already(&mut *token, known, &pin)?;
+                    Enrolment::fido2(name, &mut *token, Some(&pin))?
+                }
+            };
             ask(&mut client, RecoveryVerb::AddToken { token: (&token).into() })?;
             out.either(&json!({ "added": name }), |_| format!("{name} is enrolled"))
         }
@@ -141,6 +195,103 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
         VaultTokenCommand::Remove { name } => {
             ask(&mut client, RecoveryVerb::RemoveToken { name: name.clone() })?;
             out.either(&json!({ "removed": name }), |_| format!("{name} opens nothing any more"))
+        }
+        VaultTokenCommand::Credentials { command, pin_file } => {
+            let mut token = fido2(call.place)?;
+            let pin = pin(pin_file.as_deref())?;
+            credentials(call, (&mut *token, &pin), (command, &tokens(&mut client)?))
+        }
+    }
+}
+
+/// Opens level 5.
+fn open(call: Call<'_>, client: &mut Client, args: &TokenOpen) -> Result {
+    let (out, given) = (call.out(), &args.tokens);
+    let count = given.software.len() + given.fido2.len() + given.yubikey.len();
+    // Before anybody has to touch anything.
+    if count == 0 || (count == 1 && args.keepers.is_empty()) {
+        let text =
+            "level 5 opens with two tokens (--fido2, --yubikey, --software-token), or with one and --keeper";
+        return Err(Failure::Usage(text.into()));
+    }
+    let shares = match (args.needed, &args.dir) {
+        (Some(needed), Some(dir)) => {
+            let owner = call.owner_of(client)?;
+            let wanted = (&args.keepers[..], needed, args.label.as_str(), dir.as_path(), &args.second);
+            Some(Shares::prepare(call, (client, &owner), wanted)?)
+        }
+        _ => None,
+    };
+    let made = enrolments(call.place, given)?;
+    let verb = RecoveryVerb::EnableBlack {
+        tokens: made.iter().map(EnrolmentVerb::from).collect(),
+        escrow: shares.as_ref().map(|shares| shares.wanted.clone()),
+    };
+    let mut answer = ask(client, verb)?;
+    if let Some(shares) = &shares {
+        shares.take(client, &mut answer)?;
+    }
+    let object = json!({ "level": 5, "tokens": count, "files": answer["files"] });
+    out.either(&object, |_| {
+        let said = format!("level 5 is open, with {count} tokens\n{}", files(&answer));
+        said.trim_end().to_owned()
+    })?;
+    if !given.software.is_empty() {
+        out.warn("files that play tokens are copied as easily as files");
+    }
+    if shares.is_some() {
+        out.say(KEEPERS);
+    }
+    Ok(())
+}
+
+/// An id as it is shown.
+fn digits(id: &[u8]) -> String {
+    Hex(id).to_string().replace(' ', "")
+}
+
+/// What this program made on a FIDO2 token.
+fn credentials(
+    call: Call<'_>,
+    (token, pin): (&mut dyn Fido2Token, &SecretBytes),
+    (command, known): (&CredentialsCommand, &[TokenRecord]),
+) -> Result {
+    let out = call.out();
+    let on_it = token.list(pin).map_err(coded)?;
+    let name = |id: &[u8]| {
+        known.iter().find_map(|record| match &record.kind {
+            TokenKind::Fido2 { credential, .. } if credential == id => Some(record.name.as_str()),
+            _ => None,
+        })
+    };
+    match command {
+        CredentialsCommand::List => {
+            if out.json {
+                return on_it
+                    .iter()
+                    .try_for_each(|id| out.object(&json!({ "credential": digits(id), "token": name(id) })));
+            }
+            let mut lines = table(["credential", "opens level 5 as"]);
+            for id in &on_it {
+                lines.add_row([digits(id), name(id).map(safe).unwrap_or_default()]);
+            }
+            out.line(rows(&lines))
+        }
+        CredentialsCommand::Remove { credential } => {
+            let id = on_it.iter().find(|id| digits(id) == *credential);
+            let id = id.ok_or_else(|| Failure::Coded {
+                code: "VAULT_NOT_FOUND",
+                message: "there is no such credential on the token; see stvor vault token credentials list"
+                    .into(),
+                retryable: false,
+            })?;
+            if let Some(name) = name(id) {
+                return Err(Failure::Usage(format!(
+                    "it opens level 5 as {name}: first stvor vault token remove {name}"
+                )));
+            }
+            token.remove(id, pin).map_err(coded)?;
+            out.either(&json!({ "removed": credential }), |_| "it is not on the token any more".to_owned())
         }
     }
 }
@@ -163,6 +314,15 @@ fn list(call: Call<'_>, all: &[TokenRecord]) -> Result {
     out.line(rows(&lines))
 }
 
+/// The code that the app shows now.
+fn shown(given: &ShownCode) -> Result<Hidden> {
+    let code = match secrets::from_file_or_fd(None, given.code_fd, "the one-time code")? {
+        Some(code) => code,
+        None => secrets::ask("Code that the app shows", "--code-fd FD")?,
+    };
+    Ok(Hidden::new(code.expose().trim().to_owned()))
+}
+
 /// One-time codes.
 pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
     let out = call.out();
@@ -170,11 +330,12 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
         CodesCommand::New => {
             let made = ask(&mut call.as_owner()?, RecoveryVerb::NewCodes {})?;
             out.either(&made, |made| made["url"].as_str().unwrap_or_default().to_owned())?;
-            out.say("It is secret. Put it into the app, then: stvor vault codes confirm CODE");
+            out.say("It is secret. Put it into the app, then: stvor vault codes confirm");
             Ok(())
         }
         CodesCommand::Confirm { code } => {
-            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code: Hidden::new(code.clone()) })?;
+            let code = shown(code)?;
+            ask(&mut call.as_owner()?, RecoveryVerb::ConfirmCodes { code })?;
             out.either(&json!({ "codes": true }), |_| "approvals take a code from now on".to_owned())
         }
         CodesCommand::Remove => {
@@ -187,7 +348,7 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
             out.either(&json!({ "codes": false }), |_| "approvals take no code any more".to_owned())
         }
         CodesCommand::Approve { request, code, seconds } => {
-            let code = Hidden::new(code.clone());
+            let code = shown(code)?;
             let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code };
             ask(&mut call.as_owner()?, verb)?;
             out.either(&json!({ "granted": request.to_string() }), |_| "granted, once".to_owned())

@@ -43,7 +43,7 @@ pub(crate) async fn run(context: Context<'_>, args: &McpArgs) -> Result {
     let socket = call.sockets()?.join(AGENTS_SOCKET);
     let server = Server {
         door: Door::new(socket, credential),
-        namespace: args.space.namespace.clone(),
+        namespace: args.namespace.clone(),
         tool_router: Server::tool_router(),
     };
     let failed =
@@ -61,7 +61,8 @@ pub(crate) async fn run(context: Context<'_>, args: &McpArgs) -> Result {
 /// The server: one agent's connection to the daemon.
 struct Server {
     door: Door,
-    namespace: String,
+    /// Where the model does not say.
+    namespace: Option<String>,
     tool_router: ToolRouter<Self>,
 }
 
@@ -111,8 +112,21 @@ impl Server {
         self.door.ask(verb).await.map_err(|failure| Box::new(refused(&failure)))
     }
 
-    fn space(&self, namespace: Option<String>) -> String {
-        namespace.unwrap_or_else(|| self.namespace.clone())
+    /// The namespace that is meant: the one that is named or configured, or else the agent's only one.
+    async fn space(&self, namespace: Option<String>) -> core::result::Result<String, Instead> {
+        if let Some(name) = namespace.or_else(|| self.namespace.clone()) {
+            return Ok(name);
+        }
+        let status = self.ask(AgentVerb::Status {}).await?;
+        let all = status["agent"]["namespaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+        match all[..] {
+            [only] if !only.ends_with('*') => Ok(only.to_owned()),
+            _ => Err(Box::new(wrong(&format!(
+                "say in which namespace: this agent may use {}",
+                all.join(", ")
+            )))),
+        }
     }
 
     async fn store(&self, memory: StoreVerb) -> CallToolResult {
@@ -148,7 +162,7 @@ impl Server {
     )]
     async fn remember(&self, asked: Given<Remember>) -> CallToolResult {
         let asked = or_answer!(read(asked));
-        let namespace = self.space(asked.namespace.clone());
+        let namespace = or_answer!(self.space(asked.namespace.clone()).await);
         let memory = or_answer!(asked.into_memory(namespace, None).map_err(|why| Box::new(wrong(&why))));
         self.store(memory).await
     }
@@ -176,7 +190,7 @@ impl Server {
     )]
     async fn search(&self, asked: Given<Search>) -> CallToolResult {
         let asked = or_answer!(read(asked));
-        let namespace = self.space(asked.namespace);
+        let namespace = or_answer!(self.space(asked.namespace).await);
         let found = or_answer!(self.ask(AgentVerb::Search { namespace, query: asked.query }).await);
         let wanted = usize::from(asked.contents.unwrap_or(params::CONTENTS).min(params::MAX_CONTENTS));
         let (mut text, mut contents) = (frame::list(&found), Vec::new());
@@ -201,7 +215,8 @@ impl Server {
     )]
     async fn list(&self, asked: Given<List>) -> CallToolResult {
         let asked = or_answer!(read(asked));
-        let verb = AgentVerb::List { namespace: self.space(asked.namespace), before: asked.before };
+        let namespace = or_answer!(self.space(asked.namespace).await);
+        let verb = AgentVerb::List { namespace, before: asked.before };
         let mut page = or_answer!(self.ask(verb).await);
         let mut text = frame::list(&page["memories"]);
         if let Some(next) = page["next"].as_i64() {
@@ -229,7 +244,7 @@ impl Server {
         let asked = or_answer!(read(asked));
         let older = or_answer!(id(&asked.id));
         let asked = asked.into_remember();
-        let namespace = self.space(asked.namespace.clone());
+        let namespace = or_answer!(self.space(asked.namespace.clone()).await);
         let memory = asked.into_memory(namespace, Some(older));
         self.store(or_answer!(memory.map_err(|why| Box::new(wrong(&why))))).await
     }
@@ -260,7 +275,7 @@ impl Server {
     }
 
     #[tool(
-        description = "The state of the vault: cold, locked or open; lockdown; size of the log.",
+        description = "The state of the vault: cold, locked or open; lockdown; size of the log. And what this agent may: its namespaces, highest level, and how many bytes of how many it has taken.",
         input_schema = takes::<Nothing>(),
         output_schema = gives::<results::State>(),
         annotations(title = "Status", read_only_hint = true, open_world_hint = false)
@@ -268,7 +283,11 @@ impl Server {
     async fn status(&self, asked: Given<Nothing>) -> CallToolResult {
         let Nothing {} = or_answer!(read(asked));
         let status = or_answer!(self.ask(AgentVerb::Status {}).await);
-        let text = format!("the vault is {}", status["mode"].as_str().unwrap_or("in an unknown state"));
+        let mode = status["mode"].as_str().unwrap_or("in an unknown state");
+        let text = match &status["agent"] {
+            Value::Null => format!("the vault is {mode}"),
+            agent => format!("the vault is {mode}; this agent: {agent}"),
+        };
         done(status, text)
     }
 

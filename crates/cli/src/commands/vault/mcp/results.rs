@@ -144,6 +144,25 @@ pub(super) struct State {
     lockdown: Option<Value>,
     /// Entries of the log.
     events: u64,
+    /// What this agent may.
+    agent: Option<Reach>,
+}
+
+/// How far an agent reaches.
+#[derive(JsonSchema)]
+pub(super) struct Reach {
+    /// Its name in the log.
+    name: String,
+    /// Each a name, or the beginning of names with a star behind.
+    namespaces: Vec<String>,
+    /// The highest level that it may store and ask for.
+    highest: u8,
+    /// Whether it may store, correct and forget.
+    writes: bool,
+    /// Bytes that its memories may take.
+    quota: u64,
+    /// Bytes that they take.
+    used: Option<u64>,
 }
 
 /// Whether everything is what was written.

@@ -1,0 +1,110 @@
+//! Level 5 with FIDO2 tokens, which a program of the test carries in the place of USB.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use stvor_keys::fido2::Ctap2Transport as _;
+use stvor_keys::recipients::Identity;
+use stvor_testkit::SoftAuthenticator;
+
+use crate::common::{Home, SOON};
+use crate::vault::Served;
+
+/// Carries a token until the test ends.
+fn carry(home: &Home, name: &str) -> PathBuf {
+    let socket = home.path(name);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut token = SoftAuthenticator::new(Some("1234"), true).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut length = [0; 4];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut request = vec![0; u32::from_be_bytes(length) as usize];
+                stream.read_exact(&mut request).unwrap();
+                let answer = token.exchange(&request).unwrap();
+                stream.write_all(&(answer.len() as u32).to_be_bytes()).unwrap();
+                stream.write_all(&answer).unwrap();
+            }
+        }
+    });
+    socket
+}
+
+struct Tokens {
+    served: Served,
+    pin: String,
+}
+
+impl Tokens {
+    fn with(&self, socket: &Path, line: &str) -> (i32, Vec<serde_json::Value>, String) {
+        self.served.try_owner(&format!("{line} --fido2-socket {}{}", socket.display(), self.pin))
+    }
+
+    fn does(&self, socket: &Path, line: &str) -> Vec<serde_json::Value> {
+        let (code, out, err) = self.with(socket, line);
+        assert_eq!(code, 0, "{line}: {err}");
+        out
+    }
+}
+
+#[test]
+fn a_fido2_token_and_shares_open_level_5_and_its_credentials_come_and_go() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    let (key, second) = (at("owner.key"), at("second.key"));
+    home.run(&format!("vault boundary key {}", at("boundary.key")));
+    let boundary = home.start(&format!(
+        "vault boundary serve --key {} --socket {} --mode cold-room --exit-with-stdin",
+        at("boundary.key"),
+        at("boundary.sock")
+    ));
+    boundary.wait_output(1, SOON).unwrap();
+    let made =
+        home.run(&format!("vault init --origin example.com/vault --keyfile {key} --second-keyfile {second}"));
+    assert!(made.status.success(), "{}", made.err);
+    let options = format!("--boundary {} --boundary-key {}", at("boundary.sock"), at("boundary.key.pub"));
+    let (a, b) = (carry(&home, "a.sock"), carry(&home, "b.sock"));
+    let pin = format!(" --pin-file {}", home.secret("pin", "1234\n").display());
+    let shares = at("shares");
+    let daemon = Served::serve(&home, &options);
+    let tokens = Tokens { served: Served { home, daemon }, pin };
+    let served = &tokens.served;
+    served.owner(&format!("unlock --second-keyfile {second}"));
+
+    let (code, _, err) = tokens.with(&a, "token open --fido2 a");
+    assert!(code == 2 && err.contains("two tokens"), "one loss from none: {code} {err}");
+    let keepers: String =
+        ["ada", "bob"].map(|name| format!(" --keeper {name}={}", Identity::generate().recipient())).concat();
+    let line = format!("token open --fido2 a{keepers} --needed 2 --dir {shares} --second-keyfile {second}");
+    let opened = tokens.does(&a, &line);
+    assert_eq!(opened[0]["files"].as_array().unwrap().len(), 2);
+
+    let file = served.home.path("black");
+    std::fs::write(&file, "the last word").unwrap();
+    let stored = served.owner(&format!("store --level black --cooldown 0 --file {}", file.display()));
+    let recall = format!("recall {} --justification audit", stored[0]["id"].as_str().unwrap());
+    let (code, _, err) = served.try_owner(&recall);
+    assert!(code == 4 && err.contains("TOKEN_REQUIRED"), "{code} {err}");
+    let (code, _, _) = tokens.with(&b, "token present a --fido2");
+    assert_ne!(code, 0, "another token");
+    tokens.does(&a, "token present a --fido2");
+    assert_eq!(served.owner(&recall)[0]["content"]["text"], "the last word");
+
+    // A second one, which has to be another one.
+    tokens.does(&a, "token present a --fido2");
+    let (code, _, err) = tokens.with(&a, "token add b --fido2");
+    assert!(code == 2 && err.contains("is a already"), "{code} {err}");
+    tokens.does(&b, "token add b --fido2");
+    assert_eq!(served.owner("token list").len(), 2);
+    let on_b = tokens.does(&b, "token credentials list");
+    assert_eq!((on_b.len(), &on_b[0]["token"]), (1, &"b".into()));
+    let remove = format!("token credentials remove {}", on_b[0]["credential"].as_str().unwrap());
+    let (code, _, err) = tokens.with(&b, &remove);
+    assert!(code == 2 && err.contains("token remove b"), "it opens level 5 still: {code} {err}");
+    served.owner("token remove b");
+    tokens.does(&b, &remove);
+    assert_eq!(tokens.does(&b, "token credentials list").len(), 0);
+    assert_eq!(tokens.with(&b, &remove).0, 6);
+}
