@@ -239,6 +239,12 @@ async fn what_a_server_would_lose_is_found() {
         server.cli(&["config", "set", "appendonly", "yes", "appendfsync", "everysec"]).unwrap();
         server.cli(&["config", "set", "maxmemory-policy", "noeviction"]).unwrap();
         assert_eq!(codes(&stores).await, ["redis_appendfsync"]);
+        server.cli(&["config", "set", "appendonly", "no", "no-appendfsync-on-rewrite", "yes"]).unwrap();
+        assert_eq!(
+            codes(&stores).await,
+            ["redis_appendfsync", "redis_appendonly", "redis_no_appendfsync_on_rewrite"],
+            "all at once, not one after the other was mended"
+        );
     }
     if let Some(cluster) = RedisCluster::start().unwrap() {
         let stores = RedisStores::new(&cluster.urls()[0]).unwrap();

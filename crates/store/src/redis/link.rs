@@ -325,7 +325,8 @@ fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
             "Redis runs with appendonly no: a crash loses everything since the last snapshot, or everything",
             "set appendonly yes",
         ));
-    } else if !is("appendfsync", "always") {
+    }
+    if !is("appendfsync", "always") {
         let now = settings.get("appendfsync").map_or("unknown", String::as_str);
         found.push(Finding::new(
             "redis_appendfsync",
@@ -334,7 +335,8 @@ fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
             ),
             "set appendfsync always",
         ));
-    } else if !is("no-appendfsync-on-rewrite", "no") {
+    }
+    if !is("no-appendfsync-on-rewrite", "no") {
         found.push(Finding::new(
             "redis_no_appendfsync_on_rewrite",
             "Redis runs with no-appendfsync-on-rewrite yes: what is acknowledged during a rewrite is not synced",
