@@ -68,17 +68,17 @@ pub(crate) fn passphrase(shared: &Shared, settings: &Settings) -> Result<Option<
     if shared.ask_passphrase {
         return ask("Passphrase of the store", "--passphrase-file or --passphrase-fd").map(Some);
     }
-    settings.client.passphrase_file.as_deref().map(|file| first_line(file, "the passphrase")).transpose()
+    settings.client.passphrase_file.as_deref().map(|file| private_line(file, "the passphrase")).transpose()
 }
 
-/// A secret from a file or a descriptor, if either was given.
+/// A secret from a file that is its owner's alone, or from a descriptor, if either was given.
 pub(crate) fn from_file_or_fd(
     file: Option<&Path>,
     fd: Option<u32>,
     what: &'static str,
 ) -> Result<Option<SecretText>> {
     match (file, fd) {
-        (Some(file), _) => first_line(file, what).map(Some),
+        (Some(file), _) => private_line(file, what).map(Some),
         (None, Some(fd)) => first_line(Path::new(&format!("/dev/fd/{fd}")), what).map(Some),
         (None, None) => Ok(None),
     }
@@ -113,7 +113,7 @@ pub(crate) fn from_descriptor(fd: u32, what: &'static str) -> Result<SecretText>
     first_line(Path::new(&format!("/dev/fd/{fd}")), what)
 }
 
-/// As [`first_line`], of a file that nobody but its owner may read.
+/// As [`first_line`], of a file that nobody but its owner may read. What is no file (a pipe of the shell) has no such mode.
 #[cfg(unix)]
 pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText> {
     private(file, what)?;
@@ -124,11 +124,12 @@ pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText
 #[cfg(unix)]
 pub(crate) fn private(file: &Path, what: &'static str) -> Result {
     use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(file).map(|about| about.permissions().mode() & 0o777);
-    match mode {
-        Ok(mode) if mode & 0o077 != 0 => {
+    let about = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file);
+    match about.map(|about| about.permissions().mode() & 0o777) {
+        Some(mode) if mode & 0o077 != 0 => {
             let reason = format!(
-                "others may read it or write to it (mode {mode:o}): chmod 600 it, and change what is in it if somebody did"
+                "others may read it or write to it (mode {mode:o}): run `chmod 600 {}`, and change what is in it if somebody did",
+                file.display()
             );
             Err(Failure::Secret {
                 what,
@@ -138,6 +139,12 @@ pub(crate) fn private(file: &Path, what: &'static str) -> Result {
         }
         _ => Ok(()),
     }
+}
+
+/// As [`first_line`]: here files have no mode that says who may read them.
+#[cfg(not(unix))]
+pub(crate) fn private_line(file: &Path, what: &'static str) -> Result<SecretText> {
+    first_line(file, what)
 }
 
 /// The first line of a file, without its end.
@@ -165,6 +172,34 @@ mod tests {
         let secret = first_line(&file, "the app token").unwrap();
         assert_eq!(secret.expose(), "stvor_dev_x");
         assert_eq!(format!("{secret:?}"), "[redacted]");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_passphrase_that_others_may_read_or_change_is_refused_with_what_to_run() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("passphrase");
+        std::fs::write(&file, "correct horse\n").unwrap();
+        let read = |mode| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            from_file_or_fd(Some(&file), None, "the passphrase")
+        };
+        for mode in [0o600, 0o400, 0o700] {
+            assert_eq!(read(mode).unwrap().unwrap().expose(), "correct horse", "{mode:o}");
+        }
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o666] {
+            let failure = read(mode).unwrap_err();
+            let code = stvor_base::ErrorCode::code(&failure);
+            assert_eq!((failure.exit(), code), (3, "SECRET_UNREADABLE"), "{mode:o}");
+            let said = failure.to_string();
+            assert!(said.contains(&format!("chmod 600 {}", file.display())), "{said}");
+        }
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"from a pipe\n").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+        let piped = private_line(Path::new(&format!("/dev/fd/{fd}")), "the passphrase").unwrap();
+        assert_eq!(piped.expose(), "from a pipe");
     }
 
     #[test]

@@ -158,16 +158,18 @@ fn a_fresh_session_carries_on_the_conversation() {
 fn only_the_passphrase_or_key_file_of_a_store_opens_it() {
     let (_relay, url) = mock_relay();
     let home = Home::at(&url);
-    let file = |name: &str, text: &str| {
-        std::fs::write(home.path(name), text).unwrap();
-        home.path(name).display().to_string()
-    };
+    let file = |name: &str, text: &str| home.secret(name, text).display().to_string();
     let (right, wrong) = (file("right", "correct horse\n"), file("wrong", "wrong horse\n"));
     told(&home, &format!("identity show --as bob --json --passphrase-file {right}"));
     told(&home, &format!("identity show --as bob --json --passphrase-file {right}"));
     let refused = home.run(&format!("identity show --as bob --passphrase-file {wrong}"));
     assert_eq!(refused.status.code(), Some(4), "{}", refused.err);
     assert!(refused.err.contains("[WRONG_KEY]"), "{}", refused.err);
+    let open = home.path("open").display().to_string();
+    std::fs::write(&open, "correct horse\n").unwrap();
+    let loose = home.run(&format!("identity show --as bob --passphrase-file {open}"));
+    assert_eq!(loose.status.code(), Some(3), "{}", loose.err);
+    assert!(loose.err.contains("[SECRET_UNREADABLE]") && loose.err.contains("chmod 600"), "{}", loose.err);
     let none = home.run("identity show --as bob");
     assert_eq!(none.status.code(), Some(3), "{}", none.err);
     assert!(none.err.contains("[KEY_REQUIRED]") && none.err.contains("--passphrase-file"), "{}", none.err);

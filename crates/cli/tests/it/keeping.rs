@@ -19,9 +19,7 @@ fn wrote(home: &Home, lines: &str) {
 
 /// A passphrase in a file of this home.
 fn passphrase(home: &Home, words: &str) -> String {
-    let file = home.path("backup-passphrase");
-    std::fs::write(&file, format!("{words}\n")).unwrap();
-    file.display().to_string()
+    home.secret("backup-passphrase", &format!("{words}\n")).display().to_string()
 }
 
 fn stores(directory: &Path) -> bool {
@@ -106,8 +104,7 @@ fn a_phrase_is_shown_once_and_makes_the_same_person_elsewhere() {
     let twice = home.run("identity create --as alice --phrase");
     assert_eq!(twice.status.code(), Some(1), "{}", twice.err);
     assert!(twice.err.contains("[IDENTITY_EXISTS]") && twice.out.is_empty(), "{}", twice.err);
-    let file = elsewhere.path("words");
-    std::fs::write(&file, format!("{}\n", words.to_uppercase())).unwrap();
+    let file = elsewhere.secret("words", &format!("{}\n", words.to_uppercase()));
     let again =
         told(&elsewhere, &format!("identity create --as alice --phrase-file {} --json", file.display()));
     assert_eq!(again[0]["fingerprint"], made[1]["fingerprint"]);
