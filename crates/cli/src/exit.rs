@@ -43,6 +43,7 @@ pub(crate) fn of(code: &str) -> u8 {
         "AUTH_FAILED"
         | "INVALID_APP_TOKEN"
         | "USER_ID_TAKEN"
+        | "IDENTITY_HANDED_OVER"
         | "REGISTRATION_CLOSED"
         | "QUOTA_EXCEEDED"
         | "BACKPRESSURE"
@@ -80,6 +81,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "VAULT_NOT_SERVED"
         | "WITNESS_UNREACHABLE" => UNREACHABLE,
         "RECIPIENT_NOT_FOUND"
+        | "IDENTITY_NOT_FOUND"
         | "RECIPIENT_TIMEOUT"
         | "NOT_FOUND"
         | "GROUP_NOT_FOUND"

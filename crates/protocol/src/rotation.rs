@@ -45,6 +45,11 @@ impl RotationChain {
         self.0.newest()
     }
 
+    /// The keys before the newest, oldest first.
+    fn before(&self) -> Vec<KeyBytes> {
+        self.0.keys().take(self.0.steps().len()).copied().collect()
+    }
+
     /// The keys from `key` up to the one before the newest, if the chain leads from it to another.
     #[must_use]
     pub fn from(&self, key: &KeyBytes) -> Option<Vec<KeyBytes>> {
@@ -128,11 +133,23 @@ impl Conversation {
         }
         let Some(earlier) = chain.from(&old) else { return Ok(None) };
         let moved = pin.moved(&earlier, &new, context.now);
+        let moved = moved.knowing(&chain.before(), context.now).unwrap_or(moved);
         let mut effects = Effects::new();
         self.put_away(&ShieldKey::new(), &mut effects)?;
         self.write_pin(&moved, &mut effects);
         self.pin = Some(moved);
         Ok(Some(Followed { effects, old, new }))
+    }
+
+    /// Notes with the pin the keys by which a chain leads to it: whoever meets a user after a rotation takes none of them for
+    /// the user's, either. `None` when they are known, or the chain does not lead to the pinned key.
+    pub fn note_earlier(&mut self, chain: &RotationChain, now: Timestamp) -> Option<Effects> {
+        let pin = self.pin.as_ref().filter(|pin| pin.user_key == *chain.newest())?;
+        let noted = pin.knowing(&chain.before(), now)?;
+        let mut effects = Effects::new();
+        self.write_pin(&noted, &mut effects);
+        self.pin = Some(noted);
+        Some(effects)
     }
 
     /// Notes on the pin that an earlier key of the peer handed over to two different ones, as [`Conversation::follow`] found:

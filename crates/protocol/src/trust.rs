@@ -39,8 +39,8 @@ pub struct Pin {
     pub compared_before: bool,
     /// When this identity was pinned.
     pub first_seen: Timestamp,
-    /// The keys that handed over to this one by rotations, or that it took the place of after a rotation, oldest first: at most
-    /// [`MAX_EARLIER_KEYS`].
+    /// The keys that handed over to this one by rotations, also those that did before it was pinned if that was shown, or that it
+    /// took the place of after a rotation, oldest first: at most [`MAX_EARLIER_KEYS`].
     pub earlier: Vec<EarlierKey>,
     /// One of the earlier keys handed over to another one, too: somebody else has it. No policy takes another key of this
     /// user; only a person who names it.
@@ -52,7 +52,7 @@ pub struct Pin {
 pub struct EarlierKey {
     /// The key.
     pub user_key: KeyBytes,
-    /// When the pin moved away from it, by our clock.
+    /// When we learned that it did, by our clock.
     pub left: Timestamp,
 }
 
@@ -89,23 +89,25 @@ impl Pin {
         self.verified || self.compared_before
     }
 
-    /// Whether the pin moved away from this key by a rotation.
+    /// Whether this key handed over to another by a rotation, as far as it is known.
     #[must_use]
     pub fn had(&self, user_key: &KeyBytes) -> bool {
         self.earlier.iter().any(|earlier| earlier.user_key == *user_key)
     }
 
-    /// When the pin moved away from this key, by our clock; `None` for the pinned one and others.
+    /// When we learned that this key handed over, by our clock; `None` for the pinned one and others.
     #[must_use]
     pub fn left(&self, user_key: &KeyBytes) -> Option<Timestamp> {
         let earlier = self.earlier.iter().rev().find(|earlier| earlier.user_key == *user_key);
         earlier.filter(|_| self.user_key != *user_key).map(|earlier| earlier.left)
     }
 
-    /// Whether mail that this key's sessions carry is still read: that was under way when the pin moved.
+    /// Whether mail that this key's sessions carry is still read: that was under way when the pin moved. A clock that was put
+    /// back behind that gives no time again.
     #[must_use]
     pub fn still_reads(&self, user_key: &KeyBytes, now: Timestamp) -> bool {
-        let recent = |earlier: &&EarlierKey| now.since(earlier.left) <= LEFT_BEHIND_READING;
+        let recent =
+            |earlier: &&EarlierKey| now >= earlier.left && now.since(earlier.left) <= LEFT_BEHIND_READING;
         self.earlier.iter().filter(recent).any(|earlier| earlier.user_key == *user_key)
     }
 
@@ -124,6 +126,23 @@ impl Pin {
             earlier: all,
             forked: self.forked,
         }
+    }
+
+    /// The pin with keys of before that it did not know, as the oldest; `None` if it knows them all, or has no room.
+    pub(crate) fn knowing(&self, before: &[KeyBytes], now: Timestamp) -> Option<Self> {
+        let unknown = |key: &&KeyBytes| **key != self.user_key && !self.had(key);
+        let mut earlier: Vec<EarlierKey> = before
+            .iter()
+            .filter(unknown)
+            .map(|user_key| EarlierKey { user_key: *user_key, left: now })
+            .collect();
+        let room = MAX_EARLIER_KEYS.saturating_sub(self.earlier.len());
+        earlier.drain(..earlier.len().saturating_sub(room));
+        if earlier.is_empty() {
+            return None;
+        }
+        earlier.extend_from_slice(&self.earlier);
+        Some(Self { earlier, ..self.clone() })
     }
 
     /// The pin of another identity that takes the place of this one. What was learned of rotations stays: nothing goes back
@@ -516,6 +535,21 @@ mod tests {
         entry.id = DeviceId::new(2).unwrap();
         two.list.devices.push(entry);
         assert!(refused(&two.signed()));
+    }
+
+    #[test]
+    fn a_pin_knows_64_keys_of_before_and_the_newest_of_more() {
+        let mut pin = Pin::new(&User::new("bob").present(), true, Timestamp::default());
+        let key = |number: u8| KeyBytes::from([number; 65]);
+        let keys: Vec<KeyBytes> = (1..=70).map(key).collect();
+        let all = pin.knowing(&keys, Timestamp::from_millis(1)).unwrap();
+        assert_eq!((all.earlier.len(), all.had(&key(6)), all.had(&key(7))), (64, false, true));
+        assert_eq!(Pin::from_record(&all.to_record()).unwrap(), all);
+        assert!(all.knowing(&[key(6)], Timestamp::default()).is_none(), "there is no room");
+        pin = pin.knowing(&keys[1..63], Timestamp::from_millis(1)).unwrap();
+        let more = pin.knowing(&[key(1), pin.user_key, key(2)], Timestamp::from_millis(2)).unwrap();
+        assert_eq!((more.earlier.len(), more.earlier[0].user_key), (63, key(1)), "as the oldest");
+        assert_eq!(more.left(&key(1)), Some(Timestamp::from_millis(2)));
     }
 
     #[test]

@@ -128,6 +128,9 @@ fn mail_that_was_under_way_is_read_for_minutes_and_nothing_goes_out_on_its_sessi
     later.pass(Duration::from_millis(1));
     let error = later.receive(&a, &late[2]).unwrap_err();
     assert!(matches!(error, ProtocolError::KeyGone) && error.wants_repair(), "it is sent again");
+    // A clock that is put back gives no time again.
+    later.now = Timestamp::from_millis(bob.pinned(&a).earlier[0].left.as_millis() - 1);
+    assert_eq!(code(later.receive(&a, &late[2])), "MESSAGE_KEY_GONE");
 }
 
 #[test]
@@ -245,6 +248,45 @@ fn a_fork_by_the_thief_of_an_old_key_reaches_nobody_who_saw_the_rotation() {
     let honest = alice.chain();
     assert!(innocent.follow(&a, &honest).unwrap());
     assert!(innocent.conversation(&a).note_fork(&honest).is_none());
+}
+
+#[test]
+fn who_meets_a_user_after_their_rotation_takes_no_key_of_before_either() {
+    let mut alice = Party::new("alice");
+    let (a, thief) = (alice.address(), alice.fork());
+    alice.rotate(&[]);
+    alice.rotate(&[]);
+    for written_to in [false, true] {
+        let mut thief = thief.fork();
+        let mut dave = Party::seeded("dave", if written_to { "dave" } else { "another dave" });
+        let first = match written_to {
+            true => alice.start(&mut dave, "hello").unwrap(),
+            false => dave.start(&mut alice, "hello").unwrap(),
+        };
+        if written_to {
+            assert_eq!(dave.receive(&a, &first).unwrap(), "hello");
+        }
+        assert!(dave.pinned(&a).earlier.is_empty(), "nothing was shown");
+        let noted = dave.conversation(&a).note_earlier(&alice.chain(), dave.now).unwrap();
+        assert!(dave.rows.commit(noted));
+        let pin = dave.fork().pinned(&a);
+        assert_eq!((pin.user_key, pin.earlier.len()), (*alice.identity.user_key(), 2));
+        assert_eq!(pin.left(thief.identity.user_key()), Some(dave.now));
+        assert!(dave.conversation(&a).note_earlier(&alice.chain(), dave.now).is_none(), "it is known");
+        dave.policy.mismatch = OnMismatch::Replace;
+        let blob = thief.start(&mut dave, "it is me").unwrap();
+        assert_eq!(code(dave.receive(&a, &blob)), "IDENTITY_SUPERSEDED");
+        let mut fork = thief.fork();
+        fork.rotate(&[]);
+        assert_eq!(code(dave.follow(&a, &fork.chain())), "IDENTITY_FORKED");
+        assert!(dave.conversation(&a).note_earlier(&fork.chain(), dave.now).is_none(), "it leads elsewhere");
+    }
+    // Who followed from the middle of the chain learns what was before that, too.
+    let mut erin = Party::new("erin");
+    let _ = erin.start(&mut alice, "hello").unwrap();
+    alice.rotate(&[&erin.address()]);
+    assert!(erin.follow(&a, &alice.chain()).unwrap());
+    assert_eq!(erin.pinned(&a).earlier.len(), 3);
 }
 
 #[test]

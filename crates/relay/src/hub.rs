@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::connection::Conn;
 use crate::limits::{CONNECTIONS_PER_DEVICE, WAITS_IN_ALL};
-use crate::storage::{MailboxId, UserKey};
+use crate::storage::{Holder, MailboxId, UserKey};
 
 const SHARDS: usize = 16;
 
@@ -184,14 +184,22 @@ impl Hub {
         lock(&self.online).keys().any(|key| key.user == *user)
     }
 
-    /// Ends all connections of devices that are gone, and voids remembered routes.
-    pub(crate) fn devices_gone(&self, devices: &[MailboxId], code: Code, detail: &str) {
+    /// Ends all connections of devices that are gone, and voids remembered routes. Of the device that is `present`, with the
+    /// generation of its keys, those of these keys or later ones stay.
+    pub(crate) fn devices_gone(
+        &self,
+        devices: &[MailboxId],
+        present: Option<Holder>,
+        (code, detail): (Code, &str),
+    ) {
         if devices.is_empty() {
             return;
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
         for conn in self.connections() {
-            if devices.contains(&conn.who.device) {
+            let (device, generation) = (conn.who.device, conn.who.generation);
+            let stays = present.is_some_and(|now| now.device == device && generation >= now.generation);
+            if devices.contains(&device) && !stays {
                 conn.end_after_queue(code, detail);
             }
         }

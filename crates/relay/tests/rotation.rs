@@ -71,8 +71,14 @@ async fn the_key_that_handed_over_does_not_get_the_name_back() {
     let second = first.rotated();
     server.login(&second).open().await.close().await;
     for stale in [&bob, &first, &fork, &fork.rotated()] {
-        assert_eq!(server.login(stale).refused().await.code, Code::UserIdTaken);
+        let plain = server.login(stale);
+        let knows = Login { capabilities: vec![CAPABILITY_ROTATION.to_owned()], ..plain.clone() };
+        assert_eq!(plain.refused().await.code, Code::UserIdTaken, "who does not know rotations");
+        assert_eq!(knows.refused().await.code, Code::IdentityHandedOver);
     }
+    let other = User::new("bob").rotated();
+    let stranger = Login { capabilities: vec![CAPABILITY_ROTATION.to_owned()], ..server.login(&other) };
+    assert_eq!(stranger.refused().await.code, Code::UserIdTaken, "who never had the name");
     assert_eq!(server.login(&second).open().await.ready.registration, Registration::Known);
 }
 

@@ -91,7 +91,8 @@ impl App {
         &self.inner.config.findings
     }
 
-    /// The users that have a store in the data directory. Stores on servers are not asked.
+    /// The users that have a store in the data directory. Stores on servers are not listed: a server holds no names of users, only
+    /// keyed hashes of them, so that whoever has its database learns none.
     #[must_use]
     pub fn users(&self) -> Vec<UserId> {
         self.inner.config.place.users()
@@ -107,7 +108,8 @@ impl App {
     /// # Errors
     /// `RELAY_UNAVAILABLE` for a new user when the relay does not answer; `INVALID_APP_TOKEN`, `AUTH_FAILED`,
     /// `USER_ID_TAKEN`, `RATE_LIMITED` when it refuses; `RELAY_PROTOCOL` when it is no relay; what the store or its key
-    /// met, `STORE_LOCKED` when another process has the directory open.
+    /// met, `STORE_LOCKED` when another process has the directory open; once `ACCOUNT_DELETED` when an earlier run of the program
+    /// ended before it had removed everything of a deleted account, which is done then.
     pub async fn connect(&self, user: impl AsRef<str>) -> Result<Client> {
         self.connect_with(user, ConnectOptions::default()).await
     }
@@ -248,6 +250,32 @@ impl App {
         done.await.map_err(|_| Error::not_ready("its rotation did not finish"))?
     }
 
+    /// Whether a user has an identity here. None is made by asking, and no directory either.
+    pub(crate) async fn has_identity(&self, user: &UserId) -> Result<bool> {
+        let config = &self.inner.config;
+        if config.place.users().contains(user) {
+            return Ok(true);
+        }
+        let open = {
+            let slots = self.inner.private.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.get(user).map(Arc::clone)
+        };
+        if let Some(slot) = open
+            && slot.0.lock().await.handle.upgrade().is_some()
+        {
+            return Ok(true);
+        }
+        let directory = config.place.of_user(user);
+        if config.stores.facts().local && !directory.as_ref().is_some_and(|directory| directory.exists()) {
+            return Ok(false);
+        }
+        let place = config.place.of_store(&config.app, user, directory.as_ref());
+        let store = config.stores.open(&place).await.map_err(Error::passed)?;
+        let rows = store.stats().await.map(|stats| stats.rows);
+        store.close().await.map_err(Error::passed)?;
+        rows.map(|rows| rows > 0).map_err(Error::passed)
+    }
+
     fn keep(&self, user: &UserId, client: &Client) {
         let mut clients = self.inner.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.is_closed());
@@ -260,7 +288,13 @@ impl App {
         let registered = core.registered.load(std::sync::atomic::Ordering::Relaxed);
         let patient = !options.require_relay && (registered || options.allow_unregistered);
         let timeout = self.inner.config.timeout;
-        match core.first_outcome(timeout).await {
+        let mut told = core.first_outcome(timeout).await;
+        if core.was_deleting.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            // Whether there is an account only the relay knows.
+            crate::deletion::resolve(core, told).await?;
+            told = Ok(());
+        }
+        match told {
             Ok(()) => {
                 // A new user can be written to when this returns, unless the upload takes longer than anybody waits.
                 let _ = tokio::time::timeout(timeout, core.prekeys.reachable()).await;

@@ -579,6 +579,12 @@ impl AppBuilder {
             Ok(findings) => findings,
             // What keeps a server from being asked keeps a client from being opened, and is told then.
             Err((findings, _)) if !self.production => findings,
+            Err((findings, error)) if findings.iter().any(|finding| finding.refused) => {
+                // All at once, also what only a server that answers could tell more about.
+                let fix = "see to that, and ask again: more may be found then";
+                let silent = Finding::refused("store_not_asked", error.to_string(), fix);
+                [vec![silent], findings].concat()
+            }
             Err((_, error)) => return Err(Error::passed(error)),
         };
         let refused = |finding: &Finding| {

@@ -72,6 +72,10 @@ pub(crate) struct Core {
     pub(crate) unaccepted: AtomicUsize,
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
+    /// The relay was asked to delete the account: nobody registers it anew before it is known whether it did.
+    pub(crate) deleting: AtomicBool,
+    /// An earlier run of the program did that.
+    pub(crate) was_deleting: AtomicBool,
     pub(crate) kick: Arc<Notify>,
     /// Ends a pause of the connection before its next attempt.
     hurry: Arc<Notify>,
@@ -155,6 +159,7 @@ impl Core {
             .get(&[keys::meta("registered"), keys::meta("counter"), keys::meta("order")])
             .await
             .map_err(Error::passed)?;
+        let deleting = crate::deletion::is_under_way(&store).await?;
         let registered = facts.first().is_some_and(Option::is_some);
         let fact = |at: usize| {
             let row = facts.get(at).and_then(Option::as_ref);
@@ -193,6 +198,8 @@ impl Core {
             unaccepted: AtomicUsize::new(0),
             settled: Notify::new(),
             closing: AtomicBool::new(false),
+            deleting: AtomicBool::new(deleting),
+            was_deleting: AtomicBool::new(deleting),
             kick: Arc::new(Notify::new()),
             hurry: Arc::default(),
             kicking: Arc::default(),

@@ -47,6 +47,9 @@ impl Error {
             ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
             ErrorKind::SafetyNumberMismatch { .. } => "SAFETY_NUMBER_MISMATCH",
             ErrorKind::UserIdTaken { .. } => "USER_ID_TAKEN",
+            ErrorKind::IdentityNotFound { .. } => "IDENTITY_NOT_FOUND",
+            ErrorKind::AccountDeleted { .. } => "ACCOUNT_DELETED",
+            ErrorKind::IdentityHandedOver { .. } => "IDENTITY_HANDED_OVER",
             ErrorKind::IdentityExists { .. } => "IDENTITY_EXISTS",
             ErrorKind::IdentityDerived { .. } => "IDENTITY_DERIVED",
             ErrorKind::IdentityOriginUnknown { .. } => "IDENTITY_ORIGIN_UNKNOWN",
@@ -298,6 +301,31 @@ pub enum ErrorKind {
     )]
     UserIdTaken {
         /// Which one.
+        user: UserId,
+    },
+    /// The user has no identity in this store.
+    #[error(
+        "\"{user}\" has no identity here: is the name right, and the data directory or server? connect makes one"
+    )]
+    IdentityNotFound {
+        /// Who.
+        user: UserId,
+    },
+    /// The account was deleted at the relay before an earlier run of the program ended.
+    #[error(
+        "the account of \"{user}\" was deleted, and an earlier run of the program ended before everything of it was removed here: that is done now; connect again for a new account"
+    )]
+    AccountDeleted {
+        /// Whose.
+        user: UserId,
+    },
+    /// The relay knows the user by an identity that this one, or one that it comes from, handed over to.
+    #[error(
+        "the relay has a rotation by which this identity of \"{user}\" handed over to another one: if you made it, use the store that has the new \
+         identity, for this is an older copy; if not, somebody has your key: warn your contacts by another way, and have the operator reset the user"
+    )]
+    IdentityHandedOver {
+        /// Whose.
         user: UserId,
     },
     /// The user has an identity in this store, and it is another one than was asked for.

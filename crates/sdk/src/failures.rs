@@ -182,6 +182,15 @@ mod tests {
         store.commit(changes).await.unwrap();
     }
 
+    #[test]
+    fn a_row_reads_and_is_written_as_it_was_released() {
+        let written = [&[1][..], &[0, 0, 0, 3], b"bob", &[0, 0, 0, 1], id(7).as_bytes()].concat();
+        assert_eq!(encode(&peer("bob"), id(7)), written);
+        assert_eq!(decode(&written), Ok((peer("bob"), id(7))));
+        let newer = [&[VERSION + 1], &written[1..]].concat();
+        assert_eq!(decode(&newer), Err(CodecError::Version(VERSION + 1)));
+    }
+
     #[tokio::test]
     async fn past_the_bound_the_oldest_failure_goes_with_all_that_is_stored_of_its_stranger() {
         let store = Sealed::in_memory().unwrap();

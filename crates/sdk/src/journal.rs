@@ -222,6 +222,20 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_reads_and_is_written_as_it_was_released() {
+        let written = [
+            &[1, 4][..],
+            &5_u64.to_be_bytes(),
+            &[&[0, 0, 0, 5][..], b"alice"].concat(),
+            &[&[0, 0, 0, 4][..], b"file"].concat(),
+            &[&[0, 0, 0, 6][..], b"7 rows"].concat(),
+        ]
+        .concat();
+        assert_eq!(entry().encode(), written);
+        assert_eq!(JournalEntry::decode(&written), Ok(entry()));
+    }
+
+    #[test]
     fn numbers_of_deeds_stay_as_they_were_released() {
         let ids: Vec<u8> = Deed::ALL.iter().map(|deed| deed.id()).collect();
         assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);

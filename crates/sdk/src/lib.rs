@@ -43,6 +43,7 @@ mod clock;
 mod config;
 mod content;
 mod core;
+mod deletion;
 mod error;
 mod events;
 mod executor;

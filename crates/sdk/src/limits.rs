@@ -240,6 +240,13 @@ pub const MAX_PASSED_OVER: usize = 256;
 /// Mail of groups that waits for something that has not come (a sender key, a change). Past it the oldest go.
 pub const MAX_GROUP_WAITING: usize = 512;
 
+/// Mail of one group that waits so for somebody who answers for changes by a key that handed over to another: a megabyte of
+/// changes.
+pub const MAX_UNVOUCHED_MAIL: usize = 16;
+
+/// Changes in all mail that waits of which it is noted what they build on: four full groups of them, and about 10 MB.
+pub const MAX_UNJUDGED_CHANGES: usize = 16_384;
+
 /// Mail of one sender that waits so: a quarter, so that one who floods leaves room for others.
 pub const MAX_GROUP_WAITING_OF_ONE: usize = MAX_GROUP_WAITING / 4;
 

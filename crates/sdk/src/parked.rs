@@ -221,8 +221,12 @@ mod tests {
 
     #[test]
     fn rows_read_back() {
-        let one = deliver("alice", 512);
-        assert_eq!(decode(&encode(&one)), Ok(one));
+        let one = deliver("alice", 2);
+        // As version 1 writes it, for good.
+        let from = [&[0, 0, 0, 5][..], b"alice", &[0, 0, 0, 1]].concat();
+        let written = [&[1][..], &from, &[3; 16], &5_u64.to_be_bytes(), &[7, 7]].concat();
+        assert_eq!(encode(&one), written);
+        assert_eq!(decode(&written), Ok(one));
         assert_eq!(decode(&[9]), Err(CodecError::Version(9)));
     }
 }

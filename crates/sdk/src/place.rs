@@ -68,7 +68,13 @@ impl Place {
         builder.create(&directory).map_err(failed)?;
         let name = directory.join(USER_FILE);
         if !name.exists() {
-            std::fs::write(&name, user.as_str()).map_err(failed)?;
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let file = options.open(&name);
+            file.and_then(|mut file| std::io::Write::write_all(&mut file, user.as_str().as_bytes()))
+                .map_err(failed)?;
         }
         // One name for one directory, whatever links or dots the path holds: the registry of open clients needs it.
         directory.canonicalize().map(Some).map_err(failed)

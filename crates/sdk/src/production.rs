@@ -3,7 +3,7 @@
 use core::fmt;
 use std::path::{Path, PathBuf};
 
-use stvor_store::{StoreError, StoreFacts};
+use stvor_store::{MemoryStores, StoreError, StoreFacts, StoreProvider as _};
 use stvor_wire::token::TokenKind;
 
 use crate::config::KeySource;
@@ -54,9 +54,16 @@ pub(crate) struct Setup<'a> {
 /// Judges settings, without looking at anything but paths.
 pub(crate) fn judge(setup: &Setup<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
-    // A key on this machine is not beside a database on another.
     if setup.store.durable && setup.store.local {
         found.extend(judge_key(setup));
+    } else if setup.store.durable && matches!(setup.keys, KeySource::Beside) {
+        // A key on this machine is not beside a database on another, but nobody chose to have it there.
+        found.push(Finding::refused(
+            "keyfile_on_this_machine",
+            "the key of the store on a server is a file in the data directory of this machine: without this machine (or its container) \
+             nobody opens the store, and no other machine does",
+            "give the store a passphrase, a token or a KMS, or a keyfile that all its machines get and that is kept elsewhere, too",
+        ));
     }
     if !setup.secure_relay {
         found.push(Finding::refused(
@@ -78,23 +85,20 @@ pub(crate) fn judge(setup: &Setup<'_>) -> Vec<Finding> {
     found
 }
 
-/// Findings about a store that may lose a commit which it acknowledged: when its machine crashes, or another takes over.
-const LOSES_COMMITS: [&str; 10] = [
-    "redis_settings_hidden",
-    "redis_no_synchronous_replica",
-    "redis_appendonly",
-    "redis_appendfsync",
-    "redis_no_appendfsync_on_rewrite",
-    "redis_maxmemory_policy",
-    "postgres_fsync_off",
-    "postgres_full_page_writes_off",
-    "postgres_synchronous_commit",
-    "postgres_no_synchronous_standby",
-];
+/// Findings about a store that say nothing of what becomes of its commits. Whatever else is found, also by a store of the
+/// application's own, may mean that one is lost.
+const KEEPS_COMMITS: [&str; 2] = ["redis_no_tls", "postgres_no_tls"];
 
-/// The first of these findings by which a commit can be lost that was acknowledged.
-pub(crate) fn loses_commits(found: Vec<stvor_store::Finding>) -> Option<stvor_store::Finding> {
-    found.into_iter().find(|finding| LOSES_COMMITS.contains(&finding.code))
+/// Why a commit can be lost, or half of it, that was acknowledged, if it can: when the store's machine crashes, or another takes
+/// over. A store that is in the memory of this process goes as a whole, and no older state of it comes back.
+pub(crate) fn loses_commits(
+    facts: StoreFacts,
+    found: Vec<stvor_store::Finding>,
+) -> Option<stvor_store::Finding> {
+    let in_memory = facts == MemoryStores.facts();
+    let gone = |finding: &stvor_store::Finding| in_memory && finding.code == "store_not_durable";
+    let first = found.into_iter().find(|finding| !KEEPS_COMMITS.contains(&finding.code) && !gone(finding));
+    first.or_else(|| facts.findings().into_iter().find(|finding| !gone(finding)))
 }
 
 /// The code of a store that can not apply a change set whole or not at all.
@@ -161,7 +165,7 @@ fn holds(directory: &Path, file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stvor_store::{MemoryStores, SqliteStores, StoreProvider};
+    use stvor_store::SqliteStores;
 
     fn judge_one(change: impl FnOnce(&mut Setup<'_>)) -> Vec<&'static str> {
         let keys = KeySource::Passphrase("x".into());
@@ -181,6 +185,10 @@ mod tests {
     fn a_sound_setup_has_no_findings_and_each_weakness_has_its_own() {
         assert_eq!(judge_one(|_| {}), [""; 0]);
         assert_eq!(judge_one(|setup| setup.keys = &KeySource::Beside), ["keyfile_beside_store"]);
+        let server = StoreFacts { local: false, shared: true, ..SqliteStores.facts() };
+        assert_eq!(judge_one(|setup| setup.store = server), [""; 0]);
+        let beside = judge_one(|setup| (setup.store, setup.keys) = (server, &KeySource::Beside));
+        assert_eq!(beside, ["keyfile_on_this_machine"]);
         assert_eq!(judge_one(|setup| setup.secure_relay = false), ["relay_without_tls"]);
         for kind in [TokenKind::Development, TokenKind::Test] {
             assert_eq!(judge_one(|setup| setup.token = Some(Some(kind))), ["development_token"]);
@@ -205,6 +213,28 @@ mod tests {
         }
         let (found, error) = with_store(memory, Err(StoreError::Closed), false).unwrap_err();
         assert_eq!((found.len(), stvor_base::ErrorCode::code(&error)), (1, "STORE_CLOSED"));
+    }
+
+    #[test]
+    fn whatever_a_store_says_that_is_not_known_as_harmless_may_cost_a_commit() {
+        let found = |code| vec![stvor_store::Finding::new(code, "what", "fix")];
+        let sound = SqliteStores.facts();
+        let first = |facts, found| loses_commits(facts, found).map(|finding| finding.code);
+        assert_eq!(first(sound, Vec::new()), None);
+        for (code, loses) in [
+            ("postgres_no_tls", false),
+            ("redis_no_tls", false),
+            ("redis_appendonly", true),
+            ("postgres_synchronous_commit", true),
+            ("something of the application's own", true),
+        ] {
+            assert_eq!(first(sound, found(code)), loses.then_some(code));
+        }
+        for facts in [StoreFacts { durable: false, ..sound }, StoreFacts { atomic: false, ..sound }] {
+            assert!(first(facts, Vec::new()).is_some(), "whatever it forgets to say");
+        }
+        let memory = MemoryStores.facts();
+        assert_eq!(first(memory, memory.findings()), None, "it goes as a whole");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::keys;
 use crate::lane::{Command, GivingUp, Work};
 use crate::limits;
 use crate::opening::{read_floor, read_lanes};
+use crate::rotation;
 
 /// What a client does that finds its store to be an old copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -256,7 +257,12 @@ async fn stored_counter(core: &Core) -> Result<u64> {
 
 /// What another instance found, or did about it.
 pub(crate) async fn look_again(core: &Core) -> Result<()> {
-    match (under_way(core).await?, core.rollback()) {
+    let found = (under_way(core).await?, core.rollback());
+    if found.0.is_some() {
+        // Nobody goes on with what a rotation left while they have the old identity in memory.
+        rotation::refuse_replaced(core).await?;
+    }
+    match found {
         (Some(row), None) => {
             core.set_rollback(Some(row.found()));
             if !row.found().is_rotation() {
@@ -344,6 +350,7 @@ fn busy() -> Error {
 /// Notes that a recovery is under way. On a shared store one instance does it, and all others are declared gone: what they
 /// have in memory is of no use, and what they commit from now on is refused. `false` if another one is at it.
 async fn begin(core: &Core, found: Rollback) -> Result<bool> {
+    rotation::refuse_replaced(core).await?;
     let key = keys::meta(RECOVERING);
     let shared = core.instances.is_shared();
     let by = core.instances.id();

@@ -8,9 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stvor_base::Timestamp;
+use stvor_base::codec::{CodecError, Reader, Writer};
+use stvor_base::suite::MAX_KEY_BYTES;
+use stvor_base::{KeyBytes, Suite, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::Identity;
+use stvor_protocol::limits::MAX_EARLIER_KEYS;
 use stvor_store::{ChangeSet, Expect, Op, Sealed};
 
 use crate::app::App;
@@ -62,7 +65,8 @@ impl App {
     /// identity, which no relay takes any more: make a new one.
     ///
     /// # Errors
-    /// Before anything changed: as [`connect`](Self::connect) with a relay that has to be there; `ROTATION_UNSUPPORTED`
+    /// Before anything changed: `IDENTITY_NOT_FOUND` for a user who has no identity in this store; as
+    /// [`connect`](Self::connect) with a relay that has to be there; `ROTATION_UNSUPPORTED`
     /// when the relay is too old for it, or the application keeps the identity itself; `IDENTITY_DERIVED` for an identity that
     /// follows from a recovery phrase or passphrase, and `IDENTITY_ORIGIN_UNKNOWN` where that is not known;
     /// `ROTATION_UNSAFE` for a store that may lose a commit; `STORE_IN_USE` while another process has the store open. Whether
@@ -85,6 +89,9 @@ impl App {
         if config.adapters.is_some() {
             return Err(unsupported("the application's own store keeps this identity: rotate it there"));
         }
+        if !self.has_identity(&user).await? {
+            return Err(ErrorKind::IdentityNotFound { user }.into());
+        }
         let online = crate::ConnectOptions { require_relay: true, ..crate::ConnectOptions::default() };
         let client = self.connect_with(user.as_str(), online).await?;
         let core = Arc::clone(client.core());
@@ -100,7 +107,8 @@ impl App {
             _ => {}
         }
         let found = core.config.stores.findings().await.map_err(Error::passed)?;
-        if let Some(finding) = crate::production::loses_commits(found).filter(|_| !options.accept_lossy_store)
+        if let Some(finding) = crate::production::loses_commits(core.config.stores.facts(), found)
+            .filter(|_| !options.accept_lossy_store)
         {
             return Err(ErrorKind::RotationUnsafe { finding: finding.code, fix: finding.fix }.into());
         }
@@ -149,6 +157,65 @@ pub(crate) async fn found_derived(store: &Sealed) -> Result<()> {
     store.commit(changes).await.map(|_| ()).map_err(Error::passed)
 }
 
+/// The row of our own keys of before.
+const EARLIER: &str = "earlier keys";
+
+const EARLIER_VERSION: u8 = 1;
+
+/// Our own keys that handed over to others, oldest first: what stands in the store, and in the chain of the identity. A store
+/// of before, or of a backup, has only the latter.
+pub(crate) async fn earlier_keys(store: &Sealed, identity: &Identity) -> Result<Vec<KeyBytes>> {
+    let row = store.one(&keys::meta(EARLIER)).await.map_err(Error::passed)?;
+    let mut all = match row {
+        Some(row) => decode_keys(row.value.expose()).map_err(Error::passed)?,
+        None => Vec::new(),
+    };
+    for key in identity.rotations().into_iter().flat_map(|chain| chain.keys()) {
+        if key != identity.user_key() && !all.contains(key) {
+            all.push(*key);
+        }
+    }
+    all.drain(..all.len().saturating_sub(MAX_EARLIER_KEYS));
+    Ok(all)
+}
+
+fn encode_keys(suite: Suite, keys: &[KeyBytes]) -> Vec<u8> {
+    let mut out = Writer::with_capacity(2 + keys.len() * MAX_KEY_BYTES);
+    out.u8(suite.layout(EARLIER_VERSION)).u8(u8::try_from(keys.len()).unwrap_or(u8::MAX));
+    for key in keys {
+        out.raw(key);
+    }
+    out.finish()
+}
+
+fn decode_keys(bytes: &[u8]) -> core::result::Result<Vec<KeyBytes>, CodecError> {
+    let mut input = Reader::new(bytes);
+    let suite = Suite::of_layout(input.u8()?, EARLIER_VERSION)?;
+    let count = usize::from(input.u8()?);
+    if count > MAX_EARLIER_KEYS {
+        return Err(CodecError::Length);
+    }
+    let keys =
+        (0..count).map(|_| KeyBytes::read(&mut input, suite)).collect::<core::result::Result<_, _>>()?;
+    input.finish()?;
+    Ok(keys)
+}
+
+/// Whether the identity in memory is not the stored one any more: it handed over to that.
+pub(crate) async fn is_replaced(core: &Core) -> Result<bool> {
+    let row = core.store.one(&records::key(&Identity::key())?).await.map_err(Error::passed)?;
+    let stored = row.map(|row| Identity::from_record(&row.value)).transpose().map_err(Error::passed)?;
+    Ok(stored.is_some_and(|stored| stored.user_key() != core.identity.user_key()))
+}
+
+/// Refuses to go on with an identity that is not the stored one any more.
+pub(crate) async fn refuse_replaced(core: &Core) -> Result<()> {
+    match is_replaced(core).await? {
+        true => Err(Error::not_ready("its identity was rotated by another process: open it again")),
+        false => Ok(()),
+    }
+}
+
 /// Waits until no recovery is under way.
 async fn settle(core: &Core) -> Result<()> {
     let until = tokio::time::Instant::now() + core.config.timeout;
@@ -184,6 +251,10 @@ async fn hand_over(store: &Sealed, now: Timestamp, changes: &mut ChangeSet) -> R
     let row = row.ok_or_else(|| Error::not_ready("its identity is not in the store"))?;
     let identity = Identity::from_record(&row.value).map_err(Error::passed)?;
     let (next, effects) = identity.rotate(now, &mut SystemRandom::new()).map_err(Error::passed)?;
+    let mut earlier = earlier_keys(store, &identity).await?;
+    earlier.push(*identity.user_key());
+    earlier.drain(..earlier.len().saturating_sub(MAX_EARLIER_KEYS));
+    changes.put(keys::meta(EARLIER), encode_keys(identity.suite(), &earlier));
     records::write(changes, effects)?;
     for op in &mut changes.ops {
         if let Op::Put { key: written, expect, .. } = op
@@ -196,130 +267,4 @@ async fn hand_over(store: &Sealed, now: Timestamp, changes: &mut ChangeSet) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use stvor_relay::{Config, Relay};
-
-    use super::*;
-
-    /// A process that ends after the commit and before anybody heard of the new key goes on at its next start.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_rotation_that_nobody_heard_of_goes_on_at_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = |port| Config { database: Some(folder.path().join("relay.db")), ..Config::mock(port) };
-        let relay = Relay::start(config(0)).await.unwrap();
-        let (url, port) = (relay.url(), relay.local_addr().port());
-        let open = async || {
-            let app = App::builder().app_token("stvor_dev_test123").relay_url(&url);
-            app.data_dir(folder.path().join("data")).open().await.unwrap()
-        };
-        let app = open().await;
-        let (alice, bob) = (app.connect("alice").await.unwrap(), app.connect("bob").await.unwrap());
-        alice.send("bob", "hello").await.unwrap().delivered().await.unwrap();
-        let old = alice.identity().fingerprint;
-        bob.close().await;
-        relay.shutdown().await;
-        let core = Arc::clone(alice.core());
-        alice.send("bob", "queued").await.unwrap();
-        let next = core.hand_over(Duration::from_millis(10)).await;
-        let ((was, new), next) = next.unwrap();
-        assert_eq!((was, next.identity.rotations().map(|chain| chain.steps().len())), (old.clone(), Some(1)));
-        // As a process that is killed: nothing is flushed or told.
-        next.end().await;
-        drop((next, core, alice, bob, app));
-
-        let relay = Relay::start(config(port)).await.unwrap();
-        let app = open().await;
-        let alice = app.connect("alice").await.unwrap();
-        assert_eq!(alice.identity().fingerprint, new);
-        let bob = app.connect("bob").await.unwrap();
-        let mut inbox = bob.messages();
-        alice.send("bob", "after").await.unwrap();
-        let mut got = Vec::new();
-        while got.len() < 3 {
-            let next = tokio::time::timeout(Duration::from_secs(30), inbox.next()).await.unwrap().unwrap();
-            got.push(next.text().unwrap().to_owned());
-        }
-        got.sort();
-        assert_eq!(got, ["after", "hello", "queued"]);
-        app.close().await.unwrap();
-        relay.shutdown().await;
-    }
-
-    /// A process that ends after the sessions were put away tells the contacts at its next start, though nobody says a word.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn who_was_not_told_before_the_process_ended_is_told_at_its_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = |port| Config { database: Some(folder.path().join("relay.db")), ..Config::mock(port) };
-        let relay = Relay::start(config(0)).await.unwrap();
-        let (url, port) = (relay.url(), relay.local_addr().port());
-        let open = async |user: &'static str| {
-            let app = App::builder().app_token("stvor_dev_test123").relay_url(&url);
-            let app = app.data_dir(folder.path().join(user)).open().await.unwrap();
-            (app.connect(user).await.unwrap(), app)
-        };
-        let ((alice, home), (bob, at_bob)) = (open("alice").await, open("bob").await);
-        alice.send("bob", "hello").await.unwrap().delivered().await.unwrap();
-        relay.shutdown().await;
-        let core = Arc::clone(alice.core());
-        let (_, next) = core.hand_over(Duration::from_millis(10)).await.unwrap();
-        // Without a relay: sessions are put away and nobody is told.
-        settle(&next).await.unwrap();
-        next.end().await;
-        drop((next, core, alice, home));
-        let mut events = bob.events();
-        let relay = Relay::start(config(port)).await.unwrap();
-        let (alice, home) = open("alice").await;
-        tokio::time::timeout(Duration::from_secs(30), async {
-            while !matches!(events.next().await, Some(crate::Event::IdentityRotated { .. })) {}
-        })
-        .await
-        .unwrap();
-        alice.close().await;
-        home.close().await.unwrap();
-        drop(bob);
-        at_bob.close().await.unwrap();
-        relay.shutdown().await;
-    }
-
-    /// A store of before does not say whether its identity follows from words: somebody has to.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn an_identity_of_unknown_origin_is_rotated_only_if_somebody_knows_it() {
-        let relay = Relay::start(Config::mock(0)).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let words = crate::RecoveryPhrase::fresh().unwrap().words();
-        let words = core::str::from_utf8(words.expose()).unwrap().to_owned();
-        let of = |name: &str| {
-            let app = App::builder().app_token("stvor_dev_test123").relay_url(relay.url());
-            app.data_dir(folder.path().join(name))
-        };
-        for (user, derived) in [("alice", true), ("bob", false)] {
-            let made = if derived { of(user).identity_phrase(&words) } else { of(user) };
-            let app = made.open().await.unwrap();
-            let client = app.connect(user).await.unwrap();
-            let mut changes = ChangeSet::new();
-            changes.delete(keys::meta(DERIVED));
-            client.core().store.commit(changes).await.unwrap();
-            client.close().await;
-            app.close().await.unwrap();
-            let app = of(user).open().await.unwrap();
-            let refused = app.rotate_identity(user).await.map(|_| ()).unwrap_err();
-            assert_eq!(refused.code(), "IDENTITY_ORIGIN_UNKNOWN");
-            app.close().await.unwrap();
-            let knows = RotateOptions { not_derived: true, ..RotateOptions::default() };
-            if derived {
-                // Once it was opened with the words it is known for good.
-                let app = of(user).identity_phrase(&words).open().await.unwrap();
-                app.connect(user).await.unwrap().close().await;
-                app.close().await.unwrap();
-            }
-            let app = of(user).open().await.unwrap();
-            let rotated = app.rotate_identity_with(user, knows).await.map(|_| ());
-            match derived {
-                true => assert_eq!(rotated.unwrap_err().code(), "IDENTITY_DERIVED"),
-                false => rotated.unwrap(),
-            }
-            app.close().await.unwrap();
-        }
-        relay.shutdown().await;
-    }
-}
+mod tests;

@@ -64,6 +64,10 @@ impl LoginKeys for Keys {
         core.identity.sign_login(transcript).map_err(Error::passed)
     }
 
+    fn registers(&self) -> bool {
+        self.0.upgrade().is_some_and(|core| !core.deleting.load(Ordering::SeqCst))
+    }
+
     fn has_logged_in(&self) -> bool {
         self.0.upgrade().is_some_and(|core| core.registered.load(Ordering::Relaxed))
     }

@@ -90,6 +90,7 @@ async fn refusals_of_a_log_in_have_their_codes() {
         (Code::AuthFailed, "AUTH_FAILED"),
         (Code::RegistrationClosed, "REGISTRATION_CLOSED"),
         (Code::UserIdTaken, "USER_ID_TAKEN"),
+        (Code::IdentityHandedOver, "IDENTITY_HANDED_OVER"),
         (Code::RateLimited, "RATE_LIMITED"),
         (Code::UnsupportedVersion, "RELAY_PROTOCOL"),
         (Code::StoreUnavailable, "RELAY_UNAVAILABLE"),

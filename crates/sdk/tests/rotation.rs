@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "rotation/servers.rs"]
+mod servers;
 #[path = "rotation/theft.rs"]
 mod theft;
 

@@ -13,10 +13,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::shared::{Fleet, LEASE};
-use common::{app, builder, code, relay, soon};
+use common::{app, builder, code, event, relay, soon};
 use stvor::recipients::{Opening, Sealing};
 use stvor::store::{PostgresStores, RedisStores, StoreProvider};
-use stvor::{App, BackupOptions, Client, SecretBytes};
+use stvor::{App, BackupOptions, Client, Event, SecretBytes, SendOptions, SendWait};
 use stvor_testkit::{Postgres, Redis};
 
 /// A pair of empty stores of one kind, with what keeps their servers alive.
@@ -142,4 +142,75 @@ async fn an_instance_that_slept_while_the_data_key_was_replaced_writes_nothing_a
     assert_eq!(soon(ended).await, "CLIENT_NOT_READY");
     let read = other.run(|client| async move { client.peers().await.map(|_| ()) });
     soon(read).await.unwrap();
+}
+
+/// A replica that lagged behind takes over: what the server had acknowledged is gone under a client that runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_of_a_replica_that_lacks_commits_is_a_rollback_and_nothing_is_used_twice() {
+    let settings = ["wal_level=replica", "max_wal_senders=4", "hot_standby=on"];
+    let Some(primary) = Postgres::start_with(&settings).unwrap() else { return };
+    let database = primary.database().unwrap();
+    let replica = primary.start_replica("second").unwrap();
+    let patience = std::time::Duration::from_secs(60);
+    let caught_up = || {
+        stvor_testkit::until(patience, || {
+            let behind = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()";
+            (primary.sql("postgres", behind).ok()?.trim() == "1").then_some(())
+        })
+        .unwrap();
+    };
+    let url = format!(
+        "postgres://stvor@127.0.0.1:{},127.0.0.1:{}/{}?sslmode=disable&target_session_attrs=read-write",
+        primary.port(),
+        replica.port(),
+        database.name
+    );
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let bobs = app(&relay.url()).await;
+    let bob = bobs.connect("bob").await.unwrap();
+    let stores = Arc::new(PostgresStores::new(&url).unwrap()) as Arc<dyn StoreProvider>;
+    let app = open(&relay.url(), &stores, directory.path()).await;
+    let alice = app.connect("alice").await.unwrap();
+    talk(&alice, &bob, "one").await;
+    talk(&bob, &alice, "two").await;
+    caught_up();
+    // From here on nothing reaches the replica.
+    replica.sql("postgres", "ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    replica.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    stvor_testkit::until(patience, || {
+        let count = primary.sql("postgres", "SELECT count(*) FROM pg_stat_replication").ok()?;
+        (count.trim() == "0").then_some(())
+    })
+    .unwrap();
+    let mut at_bob = bob.messages();
+    for number in 0..3 {
+        let sent = alice.send("bob", format!("acknowledged and lost {number}")).await.unwrap();
+        soon(sent.delivered()).await.unwrap();
+    }
+    let mut events = alice.events();
+    primary.kill().unwrap();
+    replica.promote().unwrap();
+    let sending = async {
+        let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+        // A turn that meets the change may be refused: nothing of it happened then.
+        while alice.send_with("bob", "after", options).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::join!(soon(sending), async {
+        event(&mut events, |event| matches!(event, Event::RollbackDetected { .. }).then_some(())).await;
+    });
+    let mut got = Vec::new();
+    while got.last().map(String::as_str) != Some("after") {
+        let message = soon(at_bob.next()).await.unwrap();
+        got.push(message.text().unwrap().to_owned());
+    }
+    got.retain(|text| text != "one");
+    let lost: Vec<String> = (0..3).map(|number| format!("acknowledged and lost {number}")).collect();
+    assert_eq!(got, [lost, vec!["after".to_owned()]].concat(), "each once, and in their order");
+    talk(&bob, &alice, "to the new primary").await;
+    app.close().await.unwrap();
+    bobs.close().await.unwrap();
+    relay.shutdown().await;
 }

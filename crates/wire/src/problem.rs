@@ -95,6 +95,7 @@ codes! {
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, false;
     CounterRepeated = "COUNTER_REPEATED", 409, false;
     CloneDetected = "CLONE_DETECTED", 409, true;
+    IdentityHandedOver = "IDENTITY_HANDED_OVER", 409, false;
 }
 
 impl Code {

@@ -150,13 +150,6 @@ async fn rotate(context: Context<'_>, me: &Me, (yes, options): (bool, RotateOpti
         ),
     )?;
     let app = context.builder()?.open().await?;
-    if !app.users().iter().any(|known| known.as_str() == user) {
-        return Err(Failure::Coded {
-            code: "RECIPIENT_NOT_FOUND",
-            message: format!("{user} has no identity here to rotate: stvor identity create makes one"),
-            retryable: false,
-        });
-    }
     let rotated = app.rotate_identity_with(&user, options).await?;
     rotated.client.close().await;
     let object = json!({ "user": user, "old_fingerprint": rotated.old, "fingerprint": rotated.new });

@@ -63,6 +63,7 @@ pub(super) async fn login(
     };
     let origin = accepted_origin(relay, peer, &auth.origin).map_err(|refusal| refused(&refusal))?;
     let list = prove(&challenge, &hello.address, &auth, &origin).map_err(|refusal| refused(&refusal))?;
+    let knows_rotations = hello.capabilities.iter().any(|name| name == wire::CAPABILITY_ROTATION);
     let attach = Attach {
         app: (*admission.app).clone(),
         address: hello.address.clone(),
@@ -75,7 +76,13 @@ pub(super) async fn login(
         fresh_epoch: fresh_epoch()?,
     };
     take_registration(relay, peer, &attach).await?;
-    let attached = relay.store.attach(attach).await.map_err(store_error)?;
+    let attached = match relay.store.attach(attach).await {
+        // Who does not know rotations knows no code of theirs either.
+        Err(StoreError::Refused(refusal)) if refusal.code == Code::IdentityHandedOver && !knows_rotations => {
+            return Err(refused(&Refusal { code: Code::UserIdTaken, ..refusal }));
+        }
+        other => other.map_err(store_error)?,
+    };
     open(relay, admission, hello, &auth, attached).await
 }
 
@@ -237,7 +244,8 @@ fn announce(relay: &Relay, who: &Who, attached: &Attached) {
     if attached.registration == Registration::Rotated {
         tracing::info!("a user's key handed over to another one");
     }
-    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, NO_LONGER_LISTED);
+    let why = (Code::LoggedOut, NO_LONGER_LISTED);
+    relay.hub.devices_gone(&attached.removed, Some(attached.holder()), why);
     if attached.registration != Registration::Known {
         relay.hub.appeared(&UserKey { app: (*who.app).clone(), user: who.address.user.clone() });
     }
@@ -380,5 +388,26 @@ mod tests {
             assert_eq!(refused.map(|end| end.code), Some(Code::LoggedOut), "{mode:?}");
             assert_eq!(relay.hub.len(), 1, "{mode:?}: the new key stays");
         }
+    }
+
+    #[tokio::test]
+    async fn who_rotated_ends_no_connection_of_the_new_key_that_came_between() {
+        let relay = relay();
+        let before = relay.store.attach(attach_of(1, None)).await.unwrap();
+        let old = opened(&relay, Mode::SendOnly, before).await.unwrap();
+        let step = Rotation {
+            time: Timestamp::default(),
+            new_key: [2; 65].into(),
+            by_old: [0; 64],
+            by_new: [0; 64],
+        };
+        let chain = Rotations::start([1; 65].into(), step);
+        let first = relay.store.attach(attach_of(2, Some(chain.clone()))).await.unwrap();
+        // Another of the new key is through before the one that rotated tells the hub.
+        let second = relay.store.attach(attach_of(2, Some(chain))).await.unwrap();
+        let second = opened(&relay, Mode::SendOnly, second).await.unwrap();
+        let first = opened(&relay, Mode::Receive, first).await.unwrap();
+        let ending = |conn: &Arc<Conn>| conn.is_ending();
+        assert_eq!((ending(&old), ending(&first), ending(&second)), (true, false, false));
     }
 }

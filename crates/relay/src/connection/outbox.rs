@@ -177,6 +177,12 @@ impl Conn {
         self.ended.notify_one();
     }
 
+    /// Whether it is to end.
+    #[cfg(test)]
+    pub(crate) fn is_ending(&self) -> bool {
+        self.state().end.is_some()
+    }
+
     /// The socket is gone.
     pub(crate) fn close(&self) {
         let mut state = self.state();

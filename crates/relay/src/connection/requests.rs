@@ -127,7 +127,7 @@ pub(super) fn delete(relay: &Arc<Relay>, conn: &Arc<Conn>, request_id: NonZeroU6
         let deleted = deleted.map_err(|error| store_error(request_id, &error))?;
         conn_.say(&ServerMessage::Done { request_id });
         let why = "the account was deleted by one of its devices";
-        relay_.hub.devices_gone(&deleted, Code::AccountDeleted, why);
+        relay_.hub.devices_gone(&deleted, None, (Code::AccountDeleted, why));
         Ok(ServerMessage::Done { request_id })
     });
 }

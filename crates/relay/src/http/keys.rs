@@ -312,7 +312,8 @@ pub(super) async fn upload(
             fresh_epoch: 1,
         })
         .await?;
-    relay.hub.devices_gone(&attached.removed, Code::LoggedOut, crate::connection::NO_LONGER_LISTED);
+    let why = (Code::LoggedOut, crate::connection::NO_LONGER_LISTED);
+    relay.hub.devices_gone(&attached.removed, Some(attached.holder()), why);
     if let Err(wait) = relay.limiter.uploads.take(&attached.device, 1) {
         relay.metrics.rate_limited("request");
         return Err(Refused::limited(wait, ("device", relay.limiter.uploads.burst(), 60)));

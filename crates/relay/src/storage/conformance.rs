@@ -456,7 +456,10 @@ async fn a_key_that_hands_over_takes_mail_along_and_leaves_its_powers(store: Sha
     assert_eq!(code(store.upload_keys(first(bob), upload(5..6)).await.unwrap_err()), Code::LoggedOut);
     assert_eq!(code(store.delete_account(first(bob)).await.unwrap_err()), Code::LoggedOut);
     assert_eq!(refused(&store, message(bob, alice, 2)).await.code, Code::LoggedOut);
-    assert_eq!(store.attach(attach_of(list("bob", 1, &[1]), 1)).await.map_err(code), Err(Code::UserIdTaken));
+    assert_eq!(
+        store.attach(attach_of(list("bob", 1, &[1]), 1)).await.map_err(code),
+        Err(Code::IdentityHandedOver)
+    );
     // The new ones do.
     let sent = Put { generation: new.generation, counter: 1, ..message(bob, alice, 2) };
     assert!(put(&store, sent).await.is_ok(), "its lanes go on");
@@ -484,11 +487,19 @@ async fn numbers_of_prekeys_begin_anew_after_a_rotation(store: SharedStore) {
 }
 
 async fn only_a_chain_from_the_key_that_is_held_rotates(store: SharedStore) {
-    let taken = |result: Result<Attached, StoreError>| matches!(result, Err(StoreError::Refused(refusal)) if refusal.code == Code::UserIdTaken);
+    let refused = |result: Result<Attached, StoreError>| match result {
+        Err(StoreError::Refused(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    };
     let bob = register(&store, "bob").await;
-    assert!(taken(store.attach(rotated(9, 2, &[1])).await));
+    assert_eq!(refused(store.attach(rotated(9, 2, &[1])).await), Code::UserIdTaken);
     store.attach(rotated(1, 2, &[1])).await.unwrap();
-    assert!(taken(store.attach(rotated(1, 3, &[1])).await), "a fork");
+    assert_eq!(refused(store.attach(rotated(1, 3, &[1])).await), Code::IdentityHandedOver, "a fork");
+    assert_eq!(
+        refused(store.attach(rotated(9, 3, &[1])).await),
+        Code::UserIdTaken,
+        "a stranger is told nothing"
+    );
     let mut longer = rotated(1, 2, &[1]).rotations.unwrap().0;
     longer.push(rotated(2, 3, &[1]).rotations.unwrap().0.steps()[0].clone());
     let rotations = Some((longer.clone(), longer.encode().into()));

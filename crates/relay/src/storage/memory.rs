@@ -235,8 +235,9 @@ impl State {
 
     fn attach(&mut self, attach: Attach) -> Result<Attached, StoreError> {
         let key = UserKey { app: attach.app.clone(), user: attach.address.user.clone() };
-        let registering = rules::register(self.users.get(&key).map(|user| &user.list), &attach)
-            .map_err(StoreError::Refused)?;
+        let registering =
+            rules::register(self.users.get(&key).map(|user| (&user.list, &user.rotations)), &attach)
+                .map_err(StoreError::Refused)?;
         if registering == Registering::New && self.users.len() >= MEMORY_USERS {
             return Err(StoreError::refused(
                 Code::TooMany,

@@ -158,9 +158,9 @@ impl Registering {
     }
 }
 
-/// Decides a log-in, given the signed bytes of the list that the store holds for the name.
-pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Registering, Refusal> {
-    let Some(stored) = stored else {
+/// Decides a log-in, given the signed bytes of the list that the store holds for the name, and of the rotations beside it.
+pub(crate) fn register(stored: Option<(&Bytes, &Bytes)>, attach: &Attach) -> Result<Registering, Refusal> {
+    let Some((stored, rotations)) = stored else {
         return match attach.permission.register {
             Consent::Allowed => Ok(Registering::New),
             Consent::NotAsked => Err(Refusal::new(
@@ -183,6 +183,11 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
         }
         return if attach.permission.replace {
             Ok(Registering::Replace)
+        } else if handed_over(rotations, attach) {
+            Err(Refusal::new(
+                Code::IdentityHandedOver,
+                "this identity handed over to another one, by a rotation that it signed: if that was not you, somebody has its key",
+            ))
         } else {
             Err(Refusal::new(
                 Code::UserIdTaken,
@@ -208,6 +213,13 @@ pub(crate) fn register(stored: Option<&Bytes>, attach: &Attach) -> Result<Regist
     } else {
         Err(Refusal::new(Code::UnknownDevice, "the user's current device list does not hold this device"))
     }
+}
+
+/// Whether the key of a log-in, or one that it comes from, is in the chain by which the name went to another key.
+fn handed_over(rotations: &Bytes, attach: &Attach) -> bool {
+    let Ok(chain) = Rotations::decode(rotations) else { return false };
+    let theirs = attach.rotations.iter().flat_map(|(rotations, _)| rotations.keys());
+    theirs.chain([&attach.list.user_key]).any(|key| chain.keys().any(|known| known == key))
 }
 
 /// Whether a device of the list that the store holds is the same one in the new list: its number may have been given to

@@ -42,6 +42,7 @@ pub(crate) struct Login<'a> {
     pub(crate) register: bool,
     pub(crate) replace: bool,
     pub(crate) rotations: Bytes,
+    pub(crate) capabilities: Vec<String>,
     pub(crate) store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
 }
 
@@ -58,6 +59,7 @@ impl<'a> Login<'a> {
             register: true,
             replace: false,
             rotations: user.rotations.as_ref().map(|chain| chain.encode().into()).unwrap_or_default(),
+            capabilities: Vec::new(),
             store: None,
         }
     }
@@ -140,7 +142,11 @@ impl<'a> Login<'a> {
 
     /// Logs in on an open socket; `Err` with the relay's END.
     pub(crate) async fn on(&self, mut raw: Raw) -> Result<Client, End> {
-        raw.say(&hello(self.credential.clone(), self.address())).await;
+        let mut hello = hello(self.credential.clone(), self.address());
+        if let ClientMessage::Hello(hello) = &mut hello {
+            hello.capabilities.clone_from(&self.capabilities);
+        }
+        raw.say(&hello).await;
         let challenge = match raw.message().await {
             ServerMessage::Challenge(challenge) => challenge,
             ServerMessage::End(end) => return Err(end),

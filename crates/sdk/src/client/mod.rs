@@ -421,43 +421,16 @@ impl Client {
     /// Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed. Other
     /// processes on the same store end, too; this then takes the length of a lease longer.
     ///
+    /// It is done to its end, also if nobody waits for this any more: dropping the future ends nothing. If the process ends
+    /// in the middle, the next [`connect`](crate::App::connect) of the user finds out at the relay whether the account is gone: then it
+    /// removes what is left here and says `ACCOUNT_DELETED`, and the one after that makes a new account. If it is not gone, the
+    /// account goes on as before.
+    ///
     /// # Errors
     /// `RELAY_UNAVAILABLE` when the relay did not confirm it within the timeout: nothing is deleted here then, and the
     /// account is registered as before once the relay is reached again. What the store met.
     pub async fn delete_account(&self) -> Result<()> {
-        let core = self.core();
-        let timeout = core.config.timeout.max(Duration::from_secs(1));
-        let deadline = Instant::now() + timeout;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match core.online(left).await?.delete_account(left).await {
-                Ok(()) => break,
-                // The answer may be lost while the account is gone, and the next log-in makes it anew: only a confirmed
-                // deletion ends this.
-                Err(error) if error.retryable() && Instant::now() < deadline => {
-                    tokio::time::sleep_until((Instant::now() + limits::RECIPIENT_POLL).min(deadline)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let others = match core.instances.is_shared() {
-            true => core.instances.delete_all(&core.store, core.now()).await?,
-            false => core.store.wipe().await.map(|_| false).map_err(Error::passed)?,
-        };
-        core.closing.store(true, Ordering::SeqCst);
-        core.end().await;
-        if others {
-            // They learn of it within a third of a lease. A row that one of them wrote after the header is gone would leave a
-            // store that nobody can open.
-            tokio::time::sleep(core.instances.lease()).await;
-        }
-        let (config, user) = (&core.config, &core.address.user);
-        let place = config.place.of_store(&config.app, user, core.directory.as_ref());
-        stvor_store::destroy_at(config.stores.as_ref(), &place).await.map_err(Error::passed)?;
-        if let Some(directory) = &core.directory {
-            crate::place::remove(directory)?;
-        }
-        Ok(())
+        crate::deletion::delete(self.core()).await
     }
 
     /// Ends the client: what waits to be sent is given up to the timeout to go out, and stays in the outbox after that;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use stvor_base::codec::CodecError;
-use stvor_base::{Address, GroupId, UserId};
+use stvor_base::{Address, GroupId, KeyBytes, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::RecordKind;
 use stvor_protocol::group::Group as State;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::GroupInfo;
 use super::desk::{Desk, Order, Post};
 use super::rows::{self, GroupRow, PostRow};
+use super::vouching::Unjudged;
 use super::waiting::{Asks, Came, Waiting};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -47,6 +48,10 @@ pub(super) struct Actor {
     /// In memory only.
     pub(super) joining: HashMap<GroupId, Joining>,
     pub(super) waiting: Waiting,
+    /// The changes in that.
+    pub(super) unjudged: Unjudged,
+    /// Our own keys of before, once they were read.
+    pub(super) own_earlier: Option<HashSet<KeyBytes>>,
     pub(super) asks: Asks,
     /// Members who wrote in a state of their group that we do not know, and since when: of each the last one.
     pub(super) ahead: HashMap<(GroupId, Address), ([u8; 32], Instant)>,
@@ -142,6 +147,8 @@ impl Actor {
             listed: HashMap::new(),
             joining: HashMap::new(),
             waiting: Waiting::default(),
+            unjudged: Unjudged::default(),
+            own_earlier: None,
             asks: Asks::default(),
             ahead: HashMap::new(),
             backlog: std::collections::VecDeque::new(),
@@ -232,6 +239,7 @@ impl Actor {
         }
         // The numbers of mail may have been given anew.
         self.waiting.clear();
+        self.unjudged.clear();
         self.roomless.clear();
         self.joining.clear();
         if let Err(error) = self.load_posts().await {

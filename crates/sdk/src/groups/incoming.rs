@@ -6,17 +6,18 @@ use std::sync::Arc;
 use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::group::{
-    Again, Applied, ChainId, ChangeHash, Group as State, GroupContent, GroupIncoming, Introduction, Member,
-    PeerChain, SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
+    Again, Applied, ChainId, Group as State, GroupContent, GroupIncoming, Introduction, Member, PeerChain,
+    SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
 };
 use stvor_protocol::{ContentKind, Pin, ProtocolError, RecordKey};
 use stvor_store::{Op, Scan, Table};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Joining};
-use super::handed_over::refuse_late;
+use super::handed_over::{Unvouched, refuse_late};
 use super::rows::{self, GroupRow, MailRow, PostKind};
 use super::turn::{Failure, Turn};
+use super::vouching::Outline;
 use super::waiting::{Asked, Came, Lacks, Parked};
 use crate::content::Content;
 use crate::error::{Error, Result};
@@ -30,8 +31,26 @@ use crate::rows::{Direction, MessageRow, Place, PointerRow};
 struct AllApplied {
     applied: Vec<(Applied, UserId)>,
     bytes: usize,
-    /// Whether one builds on what is not here; or why one was refused, and with it those behind it.
-    ended: core::result::Result<bool, ProtocolError>,
+    /// What one waits for, if one does; or why one was refused, and with it those behind it.
+    ended: core::result::Result<Option<Missing>, ProtocolError>,
+}
+
+/// What changes wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// What they build on.
+    Parents,
+    /// Somebody who answers for them.
+    Voucher,
+}
+
+impl Missing {
+    fn of(self, group: GroupId) -> Lacks {
+        match self {
+            Self::Parents => Lacks::Changes(group),
+            Self::Voucher => Lacks::Voucher(group),
+        }
+    }
 }
 
 /// What becomes of mail.
@@ -82,6 +101,7 @@ impl Actor {
         self.stalled = false;
         if !self.core.instances.receives() {
             self.waiting.clear();
+            self.unjudged.clear();
             self.roomless.clear();
             self.joining.clear();
             return false;
@@ -237,7 +257,7 @@ impl Actor {
             (_, true) => Ok(Verdict::Done),
             (Some(key), _) => {
                 let member = Member { user: mail.from.user.clone(), key: *key };
-                self.judge_content(&mail, &member, turn).await
+                self.judge_content((seq, &mail), &member, turn).await
             }
             (None, _) => self.judge_message(&mail, turn).await,
         };
@@ -279,14 +299,25 @@ impl Actor {
         if !turn.is_judged(seq) {
             turn.judged(seq, Some(&peer));
         }
-        if matches!(lacks, Lacks::Key(..)) {
+        let told = match lacks {
+            Lacks::Key(..) => Some(ProtocolError::UnknownSenderKey),
+            Lacks::Voucher(_) => {
+                let author = self.unjudged.of(seq).find_map(Outline::superseded);
+                Some(ProtocolError::IdentitySuperseded(
+                    author.map_or_else(|| peer.clone(), |author| author.user.clone()),
+                ))
+            }
+            Lacks::Changes(_) | Lacks::Group(_) => None,
+        };
+        if let Some(error) = told {
             turn.events.push(Event::MessageUndecryptable {
                 peer,
-                code: stvor_base::ErrorCode::code(&ProtocolError::UnknownSenderKey),
+                code: stvor_base::ErrorCode::code(&error),
                 repair_requested: false,
             });
         }
         self.waiting.remove(seq);
+        self.unjudged.remove(seq);
         if let Lacks::Group(id) | Lacks::Changes(id) = lacks
             && !self.waiting.wants(id)
         {
@@ -296,10 +327,15 @@ impl Actor {
 
     // ---- What members tell us ----
 
-    async fn judge_content(&mut self, mail: &MailRow, member: &Member, turn: &mut Turn) -> Judged {
+    async fn judge_content(
+        &mut self,
+        (seq, mail): (u64, &MailRow),
+        member: &Member,
+        turn: &mut Turn,
+    ) -> Judged {
         self.refuse_superseded(mail, member).await?;
         match GroupContent::decode(self.core.identity.suite(), &SecretBytes::from_slice(&mail.body))? {
-            GroupContent::Changes(id, changes) => self.take_changes(mail, (id, changes), turn).await,
+            GroupContent::Changes(id, changes) => self.take_changes((seq, mail), (id, changes), turn).await,
             GroupContent::SenderKey(key) => self.take_key((mail, member), &key, turn).await,
             GroupContent::WantChanges(id, known) => {
                 let Some(group) = self.groups.get(&id) else { return Ok(Verdict::Done) };
@@ -332,7 +368,7 @@ impl Actor {
 
     async fn take_changes(
         &mut self,
-        mail: &MailRow,
+        (seq, mail): (u64, &MailRow),
         (id, changes): (GroupId, Vec<SignedChangeIn>),
         turn: &mut Turn,
     ) -> Judged {
@@ -340,7 +376,7 @@ impl Actor {
             return self.take_news(mail, (id, changes), turn).await;
         };
         turn.touched.insert(id);
-        let unvouched = match self.unvouched(&group, (mail, &changes)).await {
+        let unvouched = match self.unvouched(&group, (seq, mail, &changes), turn).await {
             Ok(unvouched) => unvouched,
             Err(error) => {
                 self.groups.insert(id, group);
@@ -359,8 +395,8 @@ impl Actor {
         settled?;
         match applied.ended {
             Err(error) => Err(error.into()),
-            Ok(true) => Ok(Verdict::Waits(Lacks::Changes(id))),
-            Ok(false) => Ok(Verdict::Done),
+            Ok(Some(missing)) => Ok(Verdict::Waits(missing.of(id))),
+            Ok(None) => Ok(Verdict::Done),
         }
     }
 
@@ -368,21 +404,23 @@ impl Actor {
     fn apply_all(
         &self,
         group: &mut State,
-        (changes, refused): (&[SignedChangeIn], &BTreeMap<ChangeHash, UserId>),
+        (changes, unvouched): (&[SignedChangeIn], &Unvouched),
     ) -> AllApplied {
         let app = self.core.identity.app();
-        let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(false) };
+        let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(None) };
+        let mut missing = None;
         for change in changes {
             let one = match change.outline(app) {
                 Ok((hash, _)) if group.knows(&hash) => continue,
                 Ok((_, parents)) if !parents.iter().all(|parent| group.knows(parent)) => {
-                    all.ended = Ok(true);
+                    missing = missing.or(Some(Missing::Parents));
                     continue;
                 }
-                Ok((hash, _)) => match refused.get(&hash) {
-                    Some(user) => Err(ProtocolError::IdentitySuperseded(user.clone())),
-                    None => change.clone().validate(app),
-                },
+                Ok((hash, _)) if unvouched.contains_key(&hash) => {
+                    missing = Some(Missing::Voucher);
+                    continue;
+                }
+                Ok(_) => change.clone().validate(app),
                 Err(error) => Err(error),
             };
             let taken = one.and_then(|one| {
@@ -396,10 +434,11 @@ impl Actor {
                 }
                 Err(error) => {
                     all.ended = Err(error);
-                    break;
+                    return all;
                 }
             }
         }
+        all.ended = Ok(missing);
         all
     }
 
@@ -426,7 +465,7 @@ impl Actor {
             None => Joining { group: State::join(&core.identity, id), by: by.clone(), bytes: 0 },
         };
         let AllApplied { applied, bytes, ended } =
-            self.apply_all(&mut joining.group, (&changes, &BTreeMap::new()));
+            self.apply_all(&mut joining.group, (&changes, &Unvouched::new()));
         joining.bytes += bytes;
         if joining.group.admits(core.identity.user(), core.identity.user_key()) {
             turn.effects.append(joining.group.save());
@@ -436,11 +475,11 @@ impl Actor {
             self.groups.insert(id, joining.group);
             return match ended {
                 Err(error) => Err(error.into()),
-                Ok(true) => Ok(Verdict::Waits(Lacks::Changes(id))),
-                Ok(false) => Ok(Verdict::Done),
+                Ok(Some(missing)) => Ok(Verdict::Waits(missing.of(id))),
+                Ok(None) => Ok(Verdict::Done),
             };
         }
-        let early = ended?;
+        let early = ended?.is_some();
         let held = |one: &&Joining| one.by == joining.by;
         let theirs: usize = self.joining.values().filter(held).map(|one| one.bytes).sum();
         let all: usize = self.joining.values().map(|one| one.bytes).sum();
@@ -605,7 +644,7 @@ impl Actor {
         }
         let id = chain.group();
         let member = Member { user: mail.from.user.clone(), key: *chain.user_key() };
-        refuse_late(mail, &member, pin.as_ref().and_then(|pin| pin.left(&member.key)))?;
+        refuse_late((mail, core.now()), &member, pin.as_ref().and_then(|pin| pin.left(&member.key)))?;
         if !self.has_room(&mail.from.user) {
             return Ok(Verdict::Later);
         }
@@ -758,8 +797,20 @@ impl Actor {
                     }
                 }
                 Lacks::Changes(group) => changes.push((parked.from.clone(), *group)),
-                Lacks::Group(_) => {}
+                Lacks::Voucher(_) | Lacks::Group(_) => {}
             }
+        }
+        let unvouched: Vec<(u64, GroupId)> = self
+            .waiting
+            .iter()
+            .filter(|(_, parked)| waited(parked))
+            .filter_map(|(seq, parked)| match &parked.lacks {
+                Lacks::Voucher(group) => Some((seq, *group)),
+                _ => None,
+            })
+            .collect();
+        for (author, group) in self.authors_to_ask(&unvouched) {
+            self.ask_for_changes(author, group, &mut turn);
         }
         for (peer, messages) in news {
             self.core.hub.emit(Event::SenderKeyMissing { peer, messages });
@@ -782,14 +833,15 @@ impl Actor {
         changes.sort();
         changes.dedup();
         for (from, id) in changes {
-            let Some(group) = self.groups.get(&id) else { continue };
-            let (heads, key) = (group.heads(), group.key_of(&from.user).copied());
+            let key = self.groups.get(&id).and_then(|group| group.key_of(&from.user).copied());
             let Some(key) = key else { continue };
             let asked = [b"behind ".as_slice(), id.as_bytes()].concat();
-            if self.may(Asked(from.user.clone(), asked)) {
-                let member = Member { user: from.user, key };
-                let body = GroupContent::WantChanges(id, heads).encode();
-                self.post((body, PostKind::Content), [member], &mut turn);
+            if !self.may(Asked(from.user.clone(), asked)) {
+                continue;
+            }
+            match self.as_they_are(Member { user: from.user, key }).await {
+                Ok(member) => self.ask_for_changes(member, id, &mut turn),
+                Err(error) => self.core.hub.emit(Event::StoreFailing { code: error.code() }),
             }
         }
         // Should it fail, they are asked again later.

@@ -15,6 +15,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod vouching;
 mod waiting;
 
 use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};

@@ -12,6 +12,7 @@ use super::actor::Actor;
 use super::rows::{self, PostKind, PostRow};
 use super::turn::Turn;
 use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::keys;
 use crate::lane::{context, kind_of};
 use crate::limits;
@@ -84,8 +85,15 @@ impl Actor {
             })
             .collect();
         for (body, members) in asks {
-            if self.may_post(members.len()) {
-                self.post((body, PostKind::Content), members, &mut turn);
+            let mut present = Vec::with_capacity(members.len());
+            for member in members {
+                match self.as_they_are(member).await {
+                    Ok(member) => present.push(member),
+                    Err(error) => self.core.hub.emit(Event::StoreFailing { code: error.code() }),
+                }
+            }
+            if self.may_post(present.len()) {
+                self.post((body, PostKind::Content), present, &mut turn);
             }
         }
         if let Err(error) = self.finish(turn).await {

@@ -283,6 +283,61 @@ mod tests {
         }
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn rows_read_and_are_written_as_they_were_released() {
+        let from = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let at = Timestamp::from_millis(7);
+        let id = MessageId::from_bytes([1; 16]);
+        let (over_a_session, to_all) = (
+            "0100000003626f6200000001000000410909090909090909090909090909090909090909090909090909090909090909\
+        090909090909090909090909090909090909090909090909090909090909090909010101010101010101010101010101\
+        010000000000000007000000020102",
+            "0100000003626f620000000100000000010101010101010101010101010101010000000000000007000000020102",
+        );
+        for (written, key) in [(over_a_session, Some([9; 65].into())), (to_all, None)] {
+            let row = MailRow { from: from.clone(), key, id, arrived_at: at, body: vec![1, 2] };
+            assert_eq!(row.encode(), bytes(written));
+            assert_eq!(MailRow::decode(&bytes(written)), Ok(row));
+        }
+        let post = "0200000003626f6200000001090909090909090909090909090909090909090909090909090909090909090909090909\
+        090909090909090909090909090909090909090909090909090909090903000000000000000300000000000000070000\
+        001005050505050505050505050505050505";
+        let row = PostRow {
+            to: from.clone(),
+            key: [9; 65].into(),
+            kind: PostKind::Read,
+            body: 3,
+            created_at: at,
+            owner: Some(InstanceId([5; 16])),
+        };
+        assert_eq!(row.encode(), bytes(post));
+        assert_eq!(PostRow::decode(&bytes(post)), Ok(row));
+        let receipt = "0100000003626f62010000000000000007";
+        let row = ReceiptRow { user: from.user, state: DeliveryState::Read, at };
+        assert_eq!(row.encode(), bytes(receipt));
+        assert_eq!(ReceiptRow::decode(&bytes(receipt)), Ok(row));
+        let group = "010000000000000007";
+        let row = GroupRow { joined_at: at };
+        assert_eq!(row.encode().expose(), bytes(group));
+        assert_eq!(GroupRow::decode(&bytes(group)), Ok(row));
+    }
+
+    #[test]
+    fn rows_of_a_newer_version_are_told_apart_by_their_first_byte() {
+        for version in [3_u8, 99] {
+            let newer = [&[version][..], &[0; 64]].concat();
+            let refused = Err(CodecError::Version(version));
+            assert_eq!(MailRow::decode(&newer).map(|_| ()), refused);
+            assert_eq!(PostRow::decode(&newer).map(|_| ()), refused);
+            assert_eq!(ReceiptRow::decode(&newer).map(|_| ()), refused);
+            assert_eq!(GroupRow::decode(&newer).map(|_| ()), refused);
+        }
+    }
+
     #[test]
     fn a_post_of_version_1_is_still_sent() {
         let to = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);

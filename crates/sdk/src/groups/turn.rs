@@ -166,6 +166,8 @@ impl Actor {
     /// Writes a turn, whole or not at all, and then lets everybody know.
     pub(super) async fn commit(&mut self, mut turn: Turn) -> Result<(), Failure> {
         if turn.effects.is_empty() && turn.changes.is_empty() && turn.new.is_empty() {
+            // What mail that waits on tells of other mail is in no store.
+            turn.came.iter().for_each(|what| self.waiting.came(what));
             return Ok(());
         }
         let shared = self.core.instances.is_shared();
@@ -238,6 +240,7 @@ impl Actor {
         self.listed.extend(new.into_iter().map(|(id, row)| (id, Listed { row, version })));
         for (seq, _) in &done {
             self.waiting.remove(*seq);
+            self.unjudged.remove(*seq);
         }
         self.core.groups.judged(&done);
         if self.core.groups.has_room_again() {

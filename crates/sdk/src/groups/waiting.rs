@@ -18,6 +18,8 @@ pub(super) enum Lacks {
     Changes(GroupId),
     /// A group that we do not have.
     Group(GroupId),
+    /// Somebody who answers for changes by a key that handed over to another.
+    Voucher(GroupId),
 }
 
 /// What came, so that what lacked it can be judged.
@@ -28,6 +30,8 @@ pub(super) enum Came {
     Group(GroupId),
     /// We know more of a group that we do not have.
     Part(GroupId),
+    /// Somebody answers for changes of a group.
+    Voucher(GroupId),
 }
 
 /// Mail that waits.
@@ -48,7 +52,8 @@ impl Parked {
     fn is_for(&self, came: &Came) -> bool {
         match (&self.lacks, came) {
             (Lacks::Key(chain, _), Came::Chain(from, came)) => chain == came && self.from == *from,
-            (Lacks::Changes(id) | Lacks::Group(id), Came::Group(came)) => id == came,
+            (Lacks::Changes(id) | Lacks::Group(id) | Lacks::Voucher(id), Came::Group(came)) => id == came,
+            (Lacks::Voucher(id), Came::Voucher(came)) => id == came,
             (Lacks::Changes(id), Came::Part(came)) => id == came,
             _ => false,
         }
@@ -112,11 +117,19 @@ impl Waiting {
         }
     }
 
-    /// Mail waits (still). The number and the sender of what has to go for it: of one sender the oldest past a quarter of
-    /// all, else the oldest of whoever has most.
+    /// Mail waits (still). The number and the sender of what has to go for it: of changes of one group for which nobody answers
+    /// the oldest past [`limits::MAX_UNVOUCHED_MAIL`], of one sender the oldest past a quarter of all, else the oldest of whoever
+    /// has most.
     pub(super) fn put(&mut self, seq: u64, parked: Parked) -> Option<(u64, UserId)> {
-        let from = parked.from.user.clone();
+        let (from, lacks) = (parked.from.user.clone(), parked.lacks.clone());
         self.0.insert(seq, parked);
+        if matches!(lacks, Lacks::Voucher(_)) {
+            let mut alike = self.0.iter().filter(|(_, one)| one.lacks == lacks);
+            let oldest = alike.next().map(|(seq, one)| (*seq, one.from.user.clone()));
+            if alike.count() >= limits::MAX_UNVOUCHED_MAIL {
+                return oldest;
+            }
+        }
         let of = |user: &UserId| -> Vec<u64> {
             self.0.iter().filter(|(_, one)| one.from.user == *user).map(|(seq, _)| *seq).collect()
         };
@@ -212,6 +225,22 @@ mod tests {
         // What waits on is not counted twice.
         waiting.remove(1);
         assert_eq!(waiting.put(1_000, parked("carol", key(1))), None);
+    }
+
+    #[test]
+    fn of_one_group_16_mails_wait_for_somebody_who_answers_for_them() {
+        let mut waiting = Waiting::default();
+        let lacks = |number: u8| Lacks::Voucher(GroupId::from_bytes([number; 16]));
+        for seq in 0..16 {
+            assert_eq!(waiting.put(seq, parked("carol", lacks(1))), None);
+        }
+        assert_eq!(waiting.put(16, parked("dave", lacks(2))), None, "of another group");
+        assert_eq!(waiting.put(17, parked("dave", lacks(1))), Some((0, from("carol").user)));
+        let due = |waiting: &Waiting| (0..18).filter(|seq| waiting.is_due(*seq)).count();
+        waiting.came(&Came::Voucher(GroupId::from_bytes([2; 16])));
+        assert_eq!(due(&waiting), 1);
+        waiting.came(&Came::Group(GroupId::from_bytes([1; 16])));
+        assert_eq!(due(&waiting), 18);
     }
 
     #[test]

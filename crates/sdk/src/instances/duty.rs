@@ -28,6 +28,11 @@ pub(crate) async fn run(core: &Arc<Core>) {
                 core.instances.abandon();
                 return end(core, "the data key of the store was replaced").await;
             }
+            // Not declared gone yet: it came between the last look of whoever rotated and their commit.
+            if let Ok(true) = crate::rotation::is_replaced(core).await {
+                core.instances.abandon();
+                return end(core, "the identity was rotated").await;
+            }
             tracing::warn!(code = error.code(), "the store could not be asked which instances are there");
             tokio::time::sleep(limits::CLAIM_POLL).await;
         }

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use stvor_protocol::{PrekeyBundle, RecordKind, TrustDecision};
+use stvor_protocol::{RecordKind, TrustDecision};
 use stvor_store::{ChangeSet, Expect, Op, Table};
 use tokio::time::Instant;
 
 use super::step::Step;
-use super::{Held, Lane, Mail, Work};
+use super::{FoundBundle, Held, Lane, Mail, Work};
 use crate::core::random;
 use crate::error::{Error, Result};
 use crate::keys;
@@ -28,7 +28,7 @@ pub(super) struct Again {
     letters: Vec<Mail>,
     orders: Vec<Work>,
     held: Vec<Held>,
-    bundle: Option<PrekeyBundle>,
+    bundle: Option<FoundBundle>,
     decision: Option<TrustDecision>,
     rehandshake: bool,
 }

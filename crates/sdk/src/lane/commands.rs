@@ -15,7 +15,7 @@ use super::guarded::Objection;
 use super::opening::{of_protocol, read_bundle};
 use super::outgoing::kind_of;
 use super::step::Step;
-use super::{Lane, context};
+use super::{FoundBundle, Lane, context};
 use crate::content::Content;
 use crate::core::random;
 use crate::error::{Error, ErrorKind, Result};
@@ -191,17 +191,22 @@ impl Lane {
                 }
             }
             Command::Adopt(adopted, reply) => match self.judge_shown(&adopted, step) {
-                Ok((bundle, decision)) => self.adopt((&bundle, Some(&decision)), reply, step),
+                Ok((found, decision)) => self.adopt((&found, Some(&decision)), reply, step),
                 Err(error) => reply.send(Err(error)),
             },
             Command::Start(bundles, reply) => {
-                let bundle = self.follow(&bundles, step);
-                match bundle.and_then(|_| read_bundle(&self.core, &self.peer, &bundles)) {
-                    Ok(bundle) => self.adopt((&bundle, None), reply, step),
+                let found = self.follow(&bundles, step).and_then(|shown| {
+                    let bundle = read_bundle(&self.core, &self.peer, &bundles)?;
+                    Ok(FoundBundle { bundle, chain: shown.chain })
+                });
+                match found {
+                    Ok(found) => self.adopt((&found, None), reply, step),
                     Err(error) => reply.send(Err(error)),
                 }
             }
-            Command::Import(bundle, reply) => self.adopt((&bundle, None), reply, step),
+            Command::Import(bundle, reply) => {
+                self.adopt((&FoundBundle { bundle: *bundle, chain: None }, None), reply, step);
+            }
             Command::Delete(reply) => {
                 self.delete(step);
                 answer(step, reply, ());
@@ -299,7 +304,7 @@ impl Lane {
     }
 
     /// The identity that a person takes, if nothing that is known of rotations speaks against it, or the person names it.
-    fn judge_shown(&mut self, adopted: &Adopted, step: &mut Step) -> Result<(PrekeyBundle, TrustDecision)> {
+    fn judge_shown(&mut self, adopted: &Adopted, step: &mut Step) -> Result<(FoundBundle, TrustDecision)> {
         let followed = self.follow(&adopted.bundles, step);
         let bundle = read_bundle(&self.core, &self.peer, &adopted.bundles)?;
         let (key, user) = (*bundle.user_key(), || self.peer.user.clone());
@@ -307,8 +312,13 @@ impl Lane {
         if adopted.named.as_ref().is_some_and(|named| *named != shown) {
             return Err(ErrorKind::IdentityChanged { user: user() }.into());
         }
+        let chain = match (followed, &adopted.named) {
+            (Ok(shown), _) => shown.chain,
+            (Err(error), None) => return Err(error),
+            // The person knows better.
+            (Err(_), Some(_)) => None,
+        };
         if adopted.named.is_none() {
-            followed?;
             let pin = self.conversation.as_ref().and_then(|conversation| conversation.pin());
             if let Some(pin) = pin.filter(|pin| pin.user_key != key) {
                 if pin.had(&key) {
@@ -319,22 +329,24 @@ impl Lane {
                 }
             }
         }
-        Ok((bundle, TrustDecision { user_key: key, accept: true, verified: adopted.verified }))
+        let decision = TrustDecision { user_key: key, accept: true, verified: adopted.verified };
+        Ok((FoundBundle { bundle, chain }, decision))
     }
 
     fn adopt(
         &mut self,
-        (bundle, decision): (&PrekeyBundle, Option<&TrustDecision>),
+        (found, decision): (&FoundBundle, Option<&TrustDecision>),
         reply: Answer<()>,
         step: &mut Step,
     ) {
         let Some(conversation) = &mut self.conversation else { return };
-        match conversation.start(&context(&self.core), bundle, decision, &mut self.rng) {
+        match conversation.start(&context(&self.core), &found.bundle, decision, &mut self.rng) {
             Ok(started) => {
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 let who = self.core.config.actor.clone();
                 self.note_identity(&started.identity, &who, step);
+                self.note_earlier(found.chain.as_ref(), step);
                 if step.peer.is_none() {
                     step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
                 }
@@ -427,6 +439,9 @@ impl Lane {
         step.effects.append(received.effects);
         if received.started {
             step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
+        }
+        if received.identity != IdentityEvent::Known {
+            self.ask_for_earlier();
         }
         let Plaintext { content: id, kind, body } = received.plaintext;
         let content = match kind {

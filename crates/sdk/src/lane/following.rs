@@ -1,5 +1,7 @@
 //! A peer whose key handed over to another one: the relay has the statements, and the pin follows them.
 
+use std::sync::Arc;
+
 use stvor_protocol::{ProtocolError, RotationChain, SignedDeviceListIn};
 use stvor_wire::server::Bundles;
 use tokio::time::Instant;
@@ -13,6 +15,15 @@ use crate::limits;
 
 /// Who moved the pin, as the journal names it.
 const WHO: &str = "rotation";
+
+/// What rotations beside a device list did.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The pin moved along them.
+    pub(super) moved: bool,
+    /// The rotations.
+    pub(super) chain: Option<RotationChain>,
+}
 
 impl Lane {
     /// Whether an identity that is not the pinned one may be what the pinned one handed over to: the relay is asked before
@@ -66,8 +77,8 @@ impl Lane {
                 self.parked_after = now + limits::BACKOFF_FIRST;
                 return;
             }
-            Ok(true) => {}
-            Ok(false) => self.rotations_after = now + limits::ROTATIONS_AGAIN,
+            Ok(Shown { moved: true, .. }) => {}
+            Ok(_) => self.rotations_after = now + limits::ROTATIONS_AGAIN,
             Err(error) => {
                 tracing::debug!(code = error.code(), "no rotation could be followed");
                 self.rotations_after = now + limits::ROTATIONS_AGAIN;
@@ -78,27 +89,78 @@ impl Lane {
         self.parked_after = now;
     }
 
-    /// Moves the pin along what came with a device list, if that leads from it.
-    pub(super) fn follow(&mut self, bundles: &Bundles, step: &mut Step) -> Result<bool> {
+    /// The rotations that came with a device list, if they lead to its key.
+    fn shown_chain(&self, bundles: &Bundles) -> Result<Option<RotationChain>> {
         if bundles.rotations.is_empty() || self.core.guards.is_some() {
-            return Ok(false);
+            return Ok(None);
         }
-        let (app, user) = (self.core.config.app.clone(), self.peer.user.clone());
+        let (app, user) = (&self.core.config.app, &self.peer.user);
         let list = SignedDeviceListIn {
             bytes: bundles.device_list.to_vec(),
             signature: bundles.device_list_signature.to_vec(),
         };
-        let list = list.validate(&app, &user).map_err(Error::passed)?;
-        let chain = RotationChain::validate(&bundles.rotations, &app, &user).map_err(Error::passed)?;
+        let list = list.validate(app, user).map_err(Error::passed)?;
+        let chain = RotationChain::validate(&bundles.rotations, app, user).map_err(Error::passed)?;
         if *chain.newest() != list.list().user_key {
             let error = ProtocolError::BadRotation("they do not lead to the key of the device list");
             return Err(Error::passed(error));
         }
+        Ok(Some(chain))
+    }
+
+    /// Moves the pin along what came with a device list, if that leads from it, and gives the rotations: what is pinned by the
+    /// same list later is told of them by [`note_earlier`](Self::note_earlier).
+    pub(super) fn follow(&mut self, bundles: &Bundles, step: &mut Step) -> Result<Shown> {
+        let Some(chain) = self.shown_chain(bundles)? else { return Ok(Shown::default()) };
+        let moved = self.follow_chain(&chain, step)?;
+        if !moved {
+            self.note_earlier(Some(&chain), step);
+        }
+        Ok(Shown { moved, chain: Some(chain) })
+    }
+
+    /// Notes the keys that handed over to the pinned one, as rotations show.
+    pub(super) fn note_earlier(&mut self, chain: Option<&RotationChain>, step: &mut Step) {
+        let now = self.core.now();
+        if let (Some(conversation), Some(chain)) = (&mut self.conversation, chain)
+            && let Some(effects) = conversation.note_earlier(chain, now)
+        {
+            step.effects.append(effects);
+        }
+    }
+
+    /// Of whom the first word came to us nothing was shown but their key: the relay is asked, once and beside everything else,
+    /// whether others handed over to it. Without an answer the next question for their prekeys tells.
+    pub(super) fn ask_for_earlier(&mut self) {
+        let Some(session) = self.core.session() else { return };
+        if session.minimal || !session.rotates || self.core.guards.is_some() {
+            return;
+        }
+        // Whoever writes under many names takes no share of what others need.
+        let Ok(permit) = Arc::clone(&self.core.stranger_fetches).try_acquire_owned() else { return };
+        let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
+        let fetch = async move {
+            let _permit = permit;
+            Work::Earlier(session.fetch_rotations(&user, timeout).await.map(Box::new))
+        };
+        let nothing = Error::unavailable("its answer met a fault in the program");
+        self.post_later(fetch, Work::Earlier(Err(nothing)));
+    }
+
+    /// The relay's answer to that.
+    pub(super) fn take_earlier(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
+        if let Err(error) = result.and_then(|bundles| self.follow(&bundles, step)) {
+            tracing::debug!(code = error.code(), "no rotation of a new contact could be looked at");
+        }
+    }
+
+    fn follow_chain(&mut self, chain: &RotationChain, step: &mut Step) -> Result<bool> {
+        let user = self.peer.user.clone();
         let Some(conversation) = &mut self.conversation else { return Ok(false) };
         let verified = conversation.pin().is_some_and(|pin| pin.verified);
-        let followed = match conversation.follow(&chain, &context(&self.core)) {
+        let followed = match conversation.follow(chain, &context(&self.core)) {
             Err(error @ ProtocolError::IdentityForked(_)) => {
-                self.note_fork(&chain, step);
+                self.note_fork(chain, step);
                 return Err(Error::passed(error));
             }
             other => other.map_err(Error::passed)?,

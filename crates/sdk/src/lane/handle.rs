@@ -73,6 +73,8 @@ pub(crate) enum Work {
     Bundle(Result<Box<Bundles>>),
     /// The peer's device list and rotations, or why there are none.
     Rotations(Result<Box<Bundles>>),
+    /// The same of a peer who was met by their own first word.
+    Earlier(Result<Box<Bundles>>),
     /// The answer to a trust question.
     Decision(TrustDecision),
     /// Something for the peer as a member of a group.
@@ -87,14 +89,16 @@ impl Work {
         match self {
             Self::Send(request) => Some(request.content.as_bytes().len()),
             Self::Command(command) => Some(command.weight()),
-            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Rotations(_) | Self::Decision(_) => None,
+            Self::Wake | Self::Post(_) | Self::Decision(_) => None,
+            Self::Bundle(_) | Self::Rotations(_) | Self::Earlier(_) => None,
         }
     }
 
     /// Whether it was answered.
     pub(super) fn is_answered(&self) -> bool {
         match self {
-            Self::Wake | Self::Post(_) | Self::Bundle(_) | Self::Rotations(_) | Self::Decision(_) => false,
+            Self::Wake | Self::Post(_) | Self::Decision(_) => false,
+            Self::Bundle(_) | Self::Rotations(_) | Self::Earlier(_) => false,
             Self::Send(request) => request.reply.is_answered(),
             Self::Command(command) => command.is_answered(),
         }

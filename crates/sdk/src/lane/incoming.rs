@@ -7,7 +7,8 @@ use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, MessageId, Timestamp};
 use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
-    ContentKind, Delivery, Failed, Incoming, Plaintext, ProtocolError, RetryRequest, Standing, TrustDecision,
+    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RetryRequest, Standing,
+    TrustDecision,
 };
 use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
@@ -293,6 +294,9 @@ impl Lane {
             self.push_control(reply, step)?;
         }
         self.note_identity(&identity, super::opening::decider(self.decision.as_ref()), step);
+        if identity != IdentityEvent::Known {
+            self.ask_for_earlier();
+        }
         if standing == Standing::OursEarlier {
             // The peer writes to an identity of ours that handed over: it is told of the present one.
             self.announce(step);

@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use stvor_base::{Address, ContentId, MessageId, Timestamp};
 use stvor_crypto::SystemRandom;
-use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, TrustDecision};
+use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, RotationChain, TrustDecision};
 use stvor_store::RowVersion;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -112,7 +112,7 @@ struct Lane {
     devices_only: bool,
     /// That list may be written to: the next question is for prekeys.
     devices_known: bool,
-    bundle: Option<PrekeyBundle>,
+    bundle: Option<FoundBundle>,
     /// A trust question is open; mail that it is about waits for the answer.
     asking: bool,
     /// The relay is asked whether the peer's key handed over to another; mail from that waits for the answer.
@@ -161,6 +161,13 @@ struct Lane {
     /// When something was last sent or accepted.
     progress_at: Instant,
     active_at: Instant,
+}
+
+/// Prekeys of the peer, and the rotations that came with them.
+#[derive(Clone)]
+struct FoundBundle {
+    bundle: PrekeyBundle,
+    chain: Option<RotationChain>,
 }
 
 /// What became of a turn.
@@ -293,8 +300,9 @@ impl Lane {
             }
             orders.extend(queued.drain(..).map(|order| queue.take(order)));
             // What the lane hands to itself was handed over by nobody.
-            let own =
-                |order: &&Work| matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Decision(_));
+            let own = |order: &&Work| {
+                matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Earlier(_) | Work::Decision(_))
+            };
             let handed = letters.len() + orders.len() - orders.iter().filter(own).count();
             if handed > 0 {
                 self.active_at = Instant::now();
@@ -447,7 +455,7 @@ impl Lane {
                 Work::Rotations(_) => self.looking = false,
                 Work::Decision(decision) => self.late_decision = Some(decision),
                 Work::Post(post) => self.take_post(post),
-                Work::Wake => {}
+                Work::Wake | Work::Earlier(_) => {}
             }
         }
     }
@@ -467,6 +475,7 @@ impl Lane {
             Work::Send(request) => self.take_send(request, step).await,
             Work::Bundle(result) => self.take_bundle(result, step).await,
             Work::Rotations(result) => self.take_rotations(result, step),
+            Work::Earlier(result) => self.take_earlier(result, step),
             Work::Decision(decision) => self.take_decision(decision, step),
             Work::Command(command) => self.take_command(command, step).await,
         }

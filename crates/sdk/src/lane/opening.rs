@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::step::Step;
-use super::{Held, Lane, Work, context};
+use super::{FoundBundle, Held, Lane, Work, context};
 use crate::core::{Core, random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
@@ -209,12 +209,13 @@ impl Lane {
         self.fetching = false;
         let devices_only = self.devices_only;
         let bundle = result.and_then(|bundles| {
-            self.follow(&bundles, step)?;
+            let chain = self.follow(&bundles, step)?.chain;
             if devices_only {
                 self.may_write_to(&bundles)?;
                 return Ok(None);
             }
-            read_bundle(&self.core, &self.peer, &bundles).map(Some)
+            let bundle = read_bundle(&self.core, &self.peer, &bundles)?;
+            Ok(Some(FoundBundle { bundle, chain }))
         });
         match bundle {
             Ok(None) => self.devices_known = true,
@@ -304,15 +305,15 @@ impl Lane {
 
     /// Starts a session with the bundle at hand and encrypts what was held for it.
     fn start(&mut self, step: &mut Step) {
-        let Some(bundle) = self.bundle.take() else { return };
+        let Some(found) = self.bundle.take() else { return };
         let repair = self.is_ready();
         let context = context(&self.core);
         let decision = self.decision.clone();
         let Some(conversation) = &mut self.conversation else { return };
         let started = if repair {
-            conversation.start_repair(&context, &bundle, decision.as_ref(), &mut self.rng)
+            conversation.start_repair(&context, &found.bundle, decision.as_ref(), &mut self.rng)
         } else {
-            conversation.start(&context, &bundle, decision.as_ref(), &mut self.rng)
+            conversation.start(&context, &found.bundle, decision.as_ref(), &mut self.rng)
         };
         match started {
             Ok(started) => {
@@ -320,6 +321,7 @@ impl Lane {
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 self.note_identity(&started.identity, decider(decision.as_ref()), step);
+                self.note_earlier(found.chain.as_ref(), step);
                 self.enqueue_held(step);
                 let greets = core::mem::take(&mut self.rehandshake) || step.row.announce.is_some();
                 if !step.sealed.is_empty() || (greets && self.greet(step)) {
@@ -328,7 +330,7 @@ impl Lane {
                 }
             }
             Err(ProtocolError::AwaitingTrust(question)) => {
-                self.bundle = Some(bundle);
+                self.bundle = Some(found);
                 self.ask(&question);
             }
             Err(error) => {

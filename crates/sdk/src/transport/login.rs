@@ -37,6 +37,9 @@ pub(crate) trait LoginKeys: Send + Sync + 'static {
     /// The device's signature over a log-in transcript.
     fn sign_login(&self, transcript: &[u8]) -> Result<[u8; 64]>;
 
+    /// Whether a user whom the relay does not know is to be registered.
+    fn registers(&self) -> bool;
+
     /// Whether a log-in with these keys succeeded before, at this relay.
     fn has_logged_in(&self) -> bool;
 }
@@ -143,7 +146,7 @@ fn answer(
         signature,
         mode,
         resume_cursor,
-        register: true,
+        register: login.keys.registers(),
         replace_identity: login.replace_identity,
         store_mark: Some(login.store_mark),
         rotations: login.keys.rotations().into(),

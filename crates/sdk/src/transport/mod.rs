@@ -250,6 +250,10 @@ mod tests {
             Ok([0; 64])
         }
 
+        fn registers(&self) -> bool {
+            true
+        }
+
         fn has_logged_in(&self) -> bool {
             false
         }

@@ -35,6 +35,8 @@ pub(crate) fn of_end(code: Code, detail: &str, retry_after: Duration, user: &Use
         Code::InvalidAppToken
             | Code::AuthFailed
             | Code::UserIdTaken
+            | Code::RecipientNotFound
+            | Code::IdentityHandedOver
             | Code::RegistrationClosed
             | Code::OriginMismatch
             | Code::UnsupportedVersion
@@ -60,6 +62,7 @@ pub(crate) fn error_of(code: Code, detail: &str, retry_after: Duration, user: &U
         | Code::InvalidDeviceList
         | Code::UnknownDevice => ErrorKind::AuthFailed { reason: reason() },
         Code::UserIdTaken => ErrorKind::UserIdTaken { user: user.clone() },
+        Code::IdentityHandedOver => ErrorKind::IdentityHandedOver { user: user.clone() },
         Code::RateLimited | Code::TooMany => ErrorKind::RateLimited { retry_after },
         Code::QuotaExceeded | Code::MailboxFull => ErrorKind::QuotaExceeded { what: reason() },
         Code::RecipientNotFound => ErrorKind::RecipientNotFound { user: user.clone() },

@@ -240,6 +240,9 @@ fn advice(code: &str) -> &'static str {
         "USER_ID_TAKEN" => {
             "give the data directory that holds the identity; if it is lost, run `stvor identity replace` or have the operator run `stvor relay user reset`"
         }
+        "IDENTITY_HANDED_OVER" => {
+            "if you rotated, use the data directory with the new identity; if you did not, somebody has your key: warn your contacts and have the operator run `stvor relay user reset`"
+        }
         "ROLLBACK_DETECTED" => "this is an old copy: use the newest one, or run `stvor account recover`",
         "STORE_TOO_NEW" => "a newer stvor wrote it: update this one",
         "WRONG_KEY" | "KEY_REQUIRED" => {

@@ -144,7 +144,7 @@ impl Batch<'_> {
     pub(super) fn attach(&mut self, attach: &Attach) -> Result<Attached, Failure> {
         let sql = self.sql;
         let known = find_user(sql, &attach.app, &attach.address.user)?;
-        let registering = rules::register(known.as_ref().map(|user| &user.list), attach)
+        let registering = rules::register(known.as_ref().map(|user| (&user.list, &user.rotations)), attach)
             .map_err(|refusal| Failure::Store(StoreError::Refused(refusal)))?;
         let stored = known.as_ref().and_then(|user| DeviceList::decode(&user.list).ok());
         let mut removed = Vec::new();
