@@ -4,6 +4,7 @@ mod keys;
 mod memories;
 mod owner;
 mod recovery;
+mod tokens;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(crate) use keys::*;
 pub(crate) use memories::*;
 pub(crate) use owner::*;
 pub(crate) use recovery::*;
+pub(crate) use tokens::*;
 
 /// `stvor vault`
 #[derive(Debug, Args)]
