@@ -19,9 +19,9 @@ fn camel(name: &str) -> String {
 
 #[test]
 fn every_event_can_be_listened_to_in_node() {
-    let (events, client, types) = (
+    let (events, listeners, types) = (
         text("crates/sdk/src/events.rs"),
-        text("bindings/node/ts/client.ts"),
+        text("bindings/node/ts/events.ts"),
         text("bindings/node/ts/types.ts"),
     );
     let named = Regex::new(r#"Self::(\w+)(?: \{ \.\. \})? => "([a-z_]+)","#).unwrap();
@@ -29,7 +29,7 @@ fn every_event_can_be_listened_to_in_node() {
     let of_events = &events[start..];
     let names: Vec<String> = named.captures_iter(of_events).map(|found| camel(&found[2])).collect();
     assert!(names.len() > 30, "the events are found: {names:?}");
-    let list = &client[client.find("const EVENTS").unwrap()..];
+    let list = &listeners[listeners.find("const EVENTS").unwrap()..];
     let list = &list[..list.find("]);").unwrap()];
     let shapes = &types[types.find("interface ClientEvents").unwrap()..];
     let shapes = &shapes[..shapes.find("\n}").unwrap()];
