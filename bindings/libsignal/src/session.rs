@@ -102,6 +102,44 @@ pub struct Outside<'env> {
     pub identity: BufferSlice<'env>,
 }
 
+/// What a first message has inside: the whole of its other message.
+///
+/// # Errors
+/// As `outside`.
+#[napi(catch_unwind)]
+pub fn inside<'env>(env: &'env Env, message: &[u8]) -> napi::Result<BufferSlice<'env>> {
+    let message = PreKeyMessage::parse(message).map_err(failed)?;
+    BufferSlice::copy_from(env, message.message().to_bytes())
+}
+
+/// The fields of a message without handshake.
+#[napi(object)]
+pub struct WhisperFields<'env> {
+    /// The sender's ratchet key: 33 bytes.
+    pub ephemeral_key: BufferSlice<'env>,
+    /// Its number in the chain.
+    pub counter: u32,
+    /// The number of the last message on the chain before.
+    pub previous_counter: u32,
+    /// What is encrypted.
+    pub ciphertext: BufferSlice<'env>,
+}
+
+/// What a message without handshake says on its outside. Nothing of it is verified.
+///
+/// # Errors
+/// As `outside`.
+#[napi(catch_unwind)]
+pub fn whisper_fields<'env>(env: &'env Env, message: &[u8]) -> napi::Result<WhisperFields<'env>> {
+    let message = WhisperMessage::parse(message).map_err(failed)?;
+    Ok(WhisperFields {
+        ephemeral_key: BufferSlice::copy_from(env, message.ratchet_key().to_bytes())?,
+        counter: message.counter(),
+        previous_counter: message.previous_counter(),
+        ciphertext: BufferSlice::copy_from(env, message.ciphertext())?,
+    })
+}
+
 fn codes(all: &[Compatibility]) -> Vec<String> {
     all.iter().map(|one| one.code().to_owned()).collect()
 }

@@ -6,7 +6,7 @@ import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
 import vm from 'node:vm';
-import { couple, group, ours, quiet, read, reference, refused, require, withPeers } from './world.mjs';
+import { couple, group, ours, peerRequire, quiet, read, reference, refused, require, withPeers } from './world.mjs';
 
 test('everything that the reference exports is there, with what it has', withPeers, () => {
   for (const name of Object.keys(reference)) assert.ok(name in ours, name);
@@ -50,6 +50,46 @@ test('ids that are none are refused, and who we are is what the caller says', as
   for (const registrationId of [1, 999, 7]) {
     const { body } = ours.sync.encrypt(record, { identity: alice.identity, registrationId }, Buffer.from('x'));
     assert.equal(ours.sync.prekeysOf(body).registrationId, registrationId);
+  }
+});
+
+test('every file of the reference that projects import is there, and imports by name are found', withPeers, () => {
+  const files = ['crypto', 'curve', 'keyhelper', 'errors', 'protobufs', 'session_record', 'session_cipher', 'session_builder', 'protocol_address'];
+  const lines = files.flatMap((file) => [`src/${file}`, `src/${file}.js`].map((path) => {
+    const theirs = peerRequire(`libsignal/src/${file}.js`);
+    if (typeof theirs === 'function') return `import ${file}${path.endsWith('.js') ? 'JS' : ''} from '@stvor/libsignal/${path}';`;
+    return `{ const { ${Object.keys(theirs).join(', ')} } = await import('@stvor/libsignal/${path}'); for (const one of [${Object.keys(theirs).join(', ')}]) if (one === undefined) throw new Error('${path}'); }`;
+  }));
+  const text = `
+    import { PreKeyWhisperMessage } from '@stvor/libsignal/src/protobufs.js';
+    import { generateKeyPair } from '@stvor/libsignal/src/curve.js';
+    import { MessageCounterError } from '@stvor/libsignal/src/errors.js';
+    import libsignal from '@stvor/libsignal/index.js';
+    ${lines.join('\n')}
+    if (session_record !== libsignal.SessionRecord || session_cipherJS !== libsignal.SessionCipher || !PreKeyWhisperMessage.decode || !generateKeyPair || !MessageCounterError) throw new Error('they differ');`;
+  const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', text], { cwd: process.env.STVOR_TEST_PROJECT, encoding: 'utf8' });
+  assert.deepEqual([status, stderr], [0, '']);
+});
+
+test('what messages say on their outside is read as the reference reads it', withPeers, async () => {
+  const { PreKeyWhisperMessage, WhisperMessage } = require('@stvor/libsignal/src/protobufs');
+  const theirs = peerRequire('libsignal/src/protobufs.js');
+  const { bob, start, toBob, toAlice, alice } = couple(ours);
+  for (const prekey of [7, undefined]) {
+    await start(bob.bundle(prekey));
+    const { body } = await toBob.encrypt(Buffer.from('hello'));
+    const [mine, other] = [PreKeyWhisperMessage.decode(body.subarray(1)), theirs.PreKeyWhisperMessage.decode(body.subarray(1))];
+    for (const field of ['registrationId', 'signedPreKeyId']) assert.equal(mine[field], other[field], field);
+    assert.equal(mine.preKeyId, prekey);
+    for (const field of ['baseKey', 'identityKey', 'message']) assert.ok(mine[field].equals(other[field]), field);
+    assert.ok(mine.identityKey.equals(alice.identity.pubKey));
+    const [inner, others] = [mine, other].map(({ message }) => message.subarray(1, -8)).map((bytes, at) => (at ? theirs.WhisperMessage : WhisperMessage).decode(bytes));
+    assert.deepEqual([inner.counter, inner.previousCounter], [others.counter, others.previousCounter]);
+    assert.ok(inner.ephemeralKey.equals(others.ephemeralKey) && inner.ciphertext.equals(others.ciphertext));
+    await read(toAlice, { type: 3, body });
+  }
+  for (const wrong of [Buffer.alloc(0), Buffer.from('nonsense'), Buffer.alloc(600_000)]) {
+    for (const kind of [PreKeyWhisperMessage, WhisperMessage]) assert.throws(() => kind.decode(wrong), (error) => typeof error.code === 'string');
   }
 });
 

@@ -130,6 +130,20 @@ test('a builder of queries, which runs at each `then`, runs once', async () => {
   assert.deepEqual([await read(toAlice, two), await read(toAlice, three)], [String(same), String(same)]);
 });
 
+test('a storage that never answered and is well again is used again', async () => {
+  const executor = new ours.Executor({ storageTimeout: 10, backoff: 1 });
+  const { alice, cipher, toAlice } = await talking();
+  const { storeSession } = alice;
+  alice.storeSession = () => new Promise(() => {});
+  const own = cipher('alice', 'bob', executor);
+  for (let count = 0; count < 12; count += 1) assert.equal((await refused(own.encrypt(same))).code, 'STORAGE_TIMEOUT');
+  alice.storeSession = storeSession;
+  let sealed;
+  while (!sealed) sealed = await own.encrypt(Buffer.from('well again')).catch((error) => { assert.equal(error.code, 'STORAGE_TIMEOUT'); });
+  const next = await own.encrypt(same);
+  assert.deepEqual([await read(toAlice, sealed), await read(toAlice, next)], ['well again', String(same)]);
+});
+
 test('what is thrown may be anything', async () => {
   const { alice, toBob } = await talking();
   const { loadSession } = alice;

@@ -20,6 +20,7 @@ const peers = process.env.STVOR_PEERS;
 export const hasPeers = peers !== undefined && existsSync(join(peers, 'node_modules/libsignal'));
 if (!hasPeers && process.env.CI === 'true') throw new Error('the npm peers are missing: ./x setup-peers');
 export const withPeers = hasPeers ? {} : { skip: 'the npm peers are not installed: ./x setup-peers' };
+export const peerRequire = hasPeers ? createRequire(join(peers, 'package.json')) : undefined;
 export const reference = hasPeers ? createRequire(join(peers, 'package.json'))('libsignal') : undefined;
 
 /** A party: libsignal-node's storage in memory. Records go through JSON, as in applications. */

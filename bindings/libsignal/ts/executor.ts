@@ -59,7 +59,7 @@ const MAX_UNREAD_LANES = 1_024;
 /** Ends a job whose caller was told long ago. Nobody sees it. */
 const GIVEN_UP = new Error('the job was given up');
 
-/** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses. */
+/** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses but for a try each second timeout. */
 const MAX_HUNG = 8;
 
 /** @internal What is not certain of one storage at an address. */
@@ -99,8 +99,9 @@ export class Lane {
   busy = false;
   failures = 0;
   paused = false;
-  /** Writes that were given up, of all storages. */
+  /** Writes that were given up, of all storages, and when the last one was. */
   hung = 0;
+  hungAt = 0;
   /** Of storages about which something is uncertain. */
   readonly states = new Map<object, State>();
 
@@ -440,7 +441,8 @@ export class Executor {
    */
   write<T>(turn: Turn, key: string, write: Write<T>): unknown {
     const { lane, state } = turn;
-    if (lane.hung >= MAX_HUNG) {
+    // Whether it answers again is seen by trying, now and then.
+    if (lane.hung >= MAX_HUNG && performance.now() - lane.hungAt < 2 * this.storageTimeout) {
       throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
     }
     const uncertain = state.newest.size > 0 && state.newest.has(key);
@@ -462,6 +464,7 @@ export class Executor {
     state.newest.set(key, fallback);
     state.hung += 1;
     lane.hung += 1;
+    lane.hungAt = performance.now();
     state.keep();
     const settled = () => {
       state.hung -= 1;

@@ -82,6 +82,8 @@ export interface Native {
   encrypt(record: Uint8Array, own: Uint8Array, plaintext: Uint8Array, now: number, out: Buffer): number;
   encryptMany(record: Uint8Array, own: Uint8Array, plaintexts: Uint8Array[], now: number): { record: Buffer; kind: number; bodies: Buffer[]; registrationId: number };
   outside(message: Uint8Array): Outside;
+  inside(message: Buffer): Buffer;
+  whisperFields(message: Buffer): { ephemeralKey: Buffer; counter: number; previousCounter: number; ciphertext: Buffer };
   decrypt(record: Uint8Array, own: Uint8Array, message: Uint8Array, now: number, out: Buffer): number;
   decryptPrekey(record: Uint8Array, own: Uint8Array, message: Uint8Array, prekeys: Uint8Array, now: number): Opened;
   decryptMany(record: Uint8Array, own: Uint8Array, messages: Uint8Array[], now: number): { record: Buffer; identities: Buffer[]; messages: { plaintext?: Buffer; failure?: string }[] };

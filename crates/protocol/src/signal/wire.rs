@@ -245,6 +245,12 @@ impl WhisperMessage {
         self.previous
     }
 
+    /// The message as it came.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.authenticated.as_slice(), &self.mac].concat()
+    }
+
     /// What is encrypted: a number of blocks of 16 bytes.
     #[must_use]
     pub fn ciphertext(&self) -> &[u8] {
