@@ -331,14 +331,7 @@ fn gates(size: Size, summary: &mut Summary) -> Outcome<()> {
 
 /// An agent's whole way to a memory of level 3: it asks, the owner agrees, it recalls.
 fn approved((vault, bare): (&Vault, &Bare), size: Size, summary: &mut Summary) -> Outcome<()> {
-    let agent = Agent {
-        name: "bench".into(),
-        namespaces: vec![SPACE.into()],
-        highest: Level::Sealed,
-        writes: true,
-        quota: None,
-    };
-    let credential = vault.enrol(agent)?;
+    let credential = vault.enrol(Agent::new("bench", &[SPACE], Level::Sealed))?;
     let caller = vault.authenticate(credential.expose())?;
     let new = NewMemory { cooldown: Some(Duration::ZERO), ..memory(1, Level::Sealed) };
     let id = vault.store(OWNER, new)?;

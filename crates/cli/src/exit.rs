@@ -63,6 +63,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "VAULT_LOCKDOWN"
         | "AGENT_NOT_ALLOWED"
         | "AGENT_QUOTA"
+        | "AGENT_LOG_QUOTA"
+        | "MEMORY_LESS_TRUSTED"
         | "JUSTIFICATION_REQUIRED"
         | "APPROVAL_REQUIRED"
         | "COOLDOWN"

@@ -40,6 +40,8 @@ pub enum Operation {
     Link,
     /// An intent was unlinked.
     Unlink,
+    /// The owner ended a pause between two recalls.
+    EndPause,
     /// An approval was asked for.
     RequestApproval,
     /// The owner approved.

@@ -9,6 +9,7 @@ use stvor_keys::KeyError;
 use stvor_tlog::TlogError;
 
 use crate::level::Level;
+use crate::memory::Trust;
 
 /// Why a gate said no. Every refusal is logged before its answer leaves.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,17 @@ pub enum Refusal {
     NotAllowed {
         /// What it tried.
         what: &'static str,
+    },
+    /// What would be replaced is trusted more.
+    #[error(
+        "the memory is trusted as `{old}`, and what would replace it as `{new}`: only the owner replaces what is trusted more; \
+         store it as `{old}` if it is that, or as a memory of its own"
+    )]
+    LessTrusted {
+        /// How far the older memory is believed.
+        old: Trust,
+        /// And the new one.
+        new: Trust,
     },
     /// No justification was given.
     #[error("a memory of level {level} is recalled with a justification; say what it is for")]
@@ -104,6 +116,17 @@ pub enum Refusal {
         /// Bytes that they may take.
         most: u64,
     },
+    /// The agent's requests wrote as much of the log as they may.
+    #[error(
+        "this agent's requests have written as much of the log as they may in a day ({most} bytes); try again in {} s, or its owner \
+         enrols it anew with more (`stvor vault agents add --log-quota`)", left.as_secs().max(1)
+    )]
+    LogQuota {
+        /// Bytes that they may write in a day.
+        most: u64,
+        /// How long until there is room for one more.
+        left: Duration,
+    },
     /// The agent was refused too often.
     #[error("too many refused requests; wait a minute")]
     TooManyRefusals,
@@ -118,6 +141,7 @@ impl ErrorCode for Refusal {
             Self::NotFound(_) => "MEMORY_NOT_FOUND",
             Self::Gone(_) => "MEMORY_GONE",
             Self::NotAllowed { .. } => "AGENT_NOT_ALLOWED",
+            Self::LessTrusted { .. } => "MEMORY_LESS_TRUSTED",
             Self::NoJustification { .. } => "JUSTIFICATION_REQUIRED",
             Self::NoApproval => "APPROVAL_REQUIRED",
             Self::Cooldown { .. } => "COOLDOWN",
@@ -132,6 +156,7 @@ impl ErrorCode for Refusal {
             Self::SecretDetected { .. } => "SECRET_DETECTED",
             Self::Auditor(_) => "AUDITOR_REFUSED",
             Self::Quota { .. } => "AGENT_QUOTA",
+            Self::LogQuota { .. } => "AGENT_LOG_QUOTA",
             Self::TooManyRefusals => "TOO_MANY_REFUSALS",
         }
     }
@@ -146,6 +171,7 @@ impl ErrorCode for Refusal {
                 | Self::Cooldown { .. }
                 | Self::OneTimeCode(_)
                 | Self::CodesBlocked { .. }
+                | Self::LogQuota { .. }
                 | Self::TooManyRefusals
         )
     }

@@ -6,6 +6,7 @@ pub mod boundary;
 use core::time::Duration;
 
 use crate::clock::Moment;
+use crate::engine::agents::OWNER;
 use crate::error::Refusal;
 use crate::level::Level;
 use crate::memory::Header;
@@ -24,6 +25,8 @@ pub struct Situation<'a> {
     pub last_recall: Option<&'a Moment>,
     /// Whether the key of this level is held.
     pub key_held: bool,
+    /// Whether the owner asks.
+    pub owner: bool,
     /// What the recall is for.
     pub justification: &'a str,
     /// Whether an approval for exactly this recall is there, unused and not expired.
@@ -34,8 +37,9 @@ pub struct Situation<'a> {
     pub token_present: bool,
 }
 
-/// Decides on a recall. The order is fixed: what costs a person something (an approval) is looked at when nothing else
-/// stands in the way, and an approval is used up only by a recall that all gates allowed.
+/// Decides on a recall. The order is fixed: what costs a person something (an approval) is looked at when nothing that could be
+/// known before stands in the way, and an approval is used up only by a recall that all gates allowed. The pause comes last: it
+/// tells when somebody else recalled the memory, which is nothing to who has no approval.
 ///
 /// # Errors
 /// The first gate that says no.
@@ -48,7 +52,6 @@ pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
     if level.needs_approval() && situation.last_event.is_some_and(|last| now.wall < last.wall) {
         return Err(Refusal::ClockBackwards);
     }
-    cooldown(situation)?;
     if !situation.key_held {
         return Err(match level {
             Level::Vaulted => Refusal::NoVaultedKey,
@@ -57,7 +60,7 @@ pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
         });
     }
     if !level.needs_approval() {
-        return Ok(());
+        return cooldown(situation);
     }
     if situation.justification.trim().is_empty() {
         return Err(Refusal::NoJustification { level });
@@ -72,7 +75,7 @@ pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
     if !situation.approved {
         return Err(Refusal::NoApproval);
     }
-    Ok(())
+    cooldown(situation)
 }
 
 /// Why levels 3 to 5 stay closed where there is nobody to ask.
@@ -80,7 +83,12 @@ const NO_BOUNDARY: &str =
     "none is configured; the owner names one with `stvor vault serve --boundary SOCKET --boundary-key FILE`";
 
 fn cooldown(situation: &Situation<'_>) -> Result<(), Refusal> {
-    let pause = Duration::from_millis(situation.header.cooldown);
+    let header = situation.header;
+    // Below level 3 an agent keeps other agents waiting, and nobody else.
+    if situation.owner && !header.level.needs_approval() && header.creator != OWNER {
+        return Ok(());
+    }
+    let pause = Duration::from_millis(header.cooldown);
     let Some(last) = situation.last_recall.filter(|_| !pause.is_zero()) else { return Ok(()) };
     let left = pause.saturating_sub(situation.now.certainly_since(last));
     if left.is_zero() { Ok(()) } else { Err(Refusal::Cooldown { left }) }

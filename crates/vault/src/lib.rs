@@ -56,7 +56,7 @@ mod verify;
 pub mod witness;
 
 pub use clock::{Clock, Moment, SystemClock};
-pub use engine::agents::{Agent, Caller, Credential};
+pub use engine::agents::{Agent, Caller, Credential, Ends};
 pub use engine::log::{LogEntry, LogPage, LogQuery};
 pub use engine::sessions::SessionId;
 pub use engine::status::{Lockdown, Mode, Status};

@@ -44,6 +44,8 @@ pub const MAX_PENDING_OF_ONE: usize = 10;
 pub const COOLDOWN: Duration = Duration::from_secs(60);
 /// The longest pause that a writer may ask for.
 pub const MAX_COOLDOWN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The longest pause that an agent may ask for.
+pub const MAX_COOLDOWN_OF_AGENT: Duration = Duration::from_secs(60 * 60);
 /// Refused requests of one agent that are logged in a minute; more are answered at once, counted, and logged as a number.
 pub const REFUSALS_PER_MINUTE: u32 = 60;
 /// That minute, in milliseconds.
@@ -78,6 +80,8 @@ pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
 pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
 /// Bytes that the memories of an agent may take when its owner does not say.
 pub const AGENT_BYTES: u64 = 1 << 30;
+/// Bytes that the requests of an agent may add to the log in a day when its owner does not say.
+pub const AGENT_LOG_BYTES: u64 = 256 << 20;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

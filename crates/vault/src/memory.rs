@@ -78,6 +78,16 @@ pub enum Trust {
     Owner,
 }
 
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Untrusted => "untrusted",
+            Self::Agent => "agent",
+            Self::Owner => "owner",
+        })
+    }
+}
+
 /// A memory that is to be stored.
 #[derive(Debug)]
 pub struct NewMemory {
@@ -99,7 +109,9 @@ pub struct NewMemory {
     pub trust: Trust,
     /// How long it lives. Level 0 lives [`limits::EPHEMERAL_TTL`] at most.
     pub ttl: Option<Duration>,
-    /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said.
+    /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said. An agent may ask for
+    /// [`limits::MAX_COOLDOWN_OF_AGENT`] at most, and for no less than that from level 3 on; below level 3 its pauses bind
+    /// agents only.
     pub cooldown: Option<Duration>,
     /// The memory that this one corrects.
     pub supersedes: Option<MemoryId>,
@@ -231,6 +243,9 @@ pub struct Header {
     pub state_since: Option<u64>,
     /// Why, in the words of who decided.
     pub state_reason: String,
+    /// Whether all but id, level and namespace is held back from who asked. It is never stored.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub closed: bool,
 }
 
 impl Header {
@@ -244,6 +259,34 @@ impl Header {
             out.bytes(profile.as_bytes());
         }
         out.finish()
+    }
+
+    /// What is shown of a memory to who may know that it is there, and no more. Each field is named, so that no new one is shown
+    /// unthought.
+    pub(crate) fn closed(self) -> Self {
+        Self {
+            id: self.id,
+            level: self.level,
+            namespace: self.namespace,
+            creator: String::new(),
+            created: 0,
+            expires: None,
+            cooldown: 0,
+            metadata: BTreeMap::new(),
+            searchable: Vec::new(),
+            intents: Vec::new(),
+            source: String::new(),
+            trust: Trust::default(),
+            supersedes: None,
+            superseded_by: None,
+            profile: None,
+            length: 0,
+            content_hash: String::new(),
+            state: State::default(),
+            state_since: None,
+            state_reason: String::new(),
+            closed: true,
+        }
     }
 
     /// Why it can not be recalled, if it can not.

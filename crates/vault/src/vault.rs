@@ -412,6 +412,14 @@ impl Vault {
         self.ask(move |engine| engine.forget(&caller, id, &reason)).wait()
     }
 
+    /// Ends the pause of a memory that was recalled, for the owner: whoever may recall it may do so at once.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] when no pause is under way; as [`Vault::store`].
+    pub fn end_pause(&self, id: MemoryId) -> Result<(), VaultError> {
+        self.ask(move |engine| engine.end_pause(id)).wait()
+    }
+
     /// Closes a memory for good and keeps it for the record.
     ///
     /// # Errors

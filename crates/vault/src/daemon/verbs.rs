@@ -174,6 +174,8 @@ pub enum OwnerVerb {
     Deny { id: MemoryId },
     /// End the lockdown; takes the root key, in base64.
     LeaveLockdown { root: String },
+    /// End the pause of a memory.
+    EndPause { id: MemoryId },
     /// Enrol an agent; answers with its credential.
     Enrol { agent: Agent },
     /// Remove an agent.
@@ -237,6 +239,7 @@ impl OwnerVerb {
             }
             Self::Deny { id } => vault.decide_approval(id, None).map(|()| Value::Null),
             Self::LeaveLockdown { root } => vault.leave_lockdown_with(key(&root)?).map(|()| Value::Null),
+            Self::EndPause { id } => vault.end_pause(id).map(|()| Value::Null),
             Self::Enrol { agent } => {
                 let credential = vault.enrol(agent)?;
                 Ok(json!({ "credential": String::from_utf8_lossy(credential.expose()) }))

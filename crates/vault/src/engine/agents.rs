@@ -21,6 +21,23 @@ pub(crate) const UNPROVED: &str = "owner-socket";
 /// How a credential begins.
 const PREFIX: &str = "stvor_agent_";
 
+/// Which memories an agent may correct, link and end, below level 3.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ends {
+    /// Those that it stored.
+    #[default]
+    Own,
+    /// All in its namespaces.
+    Any,
+}
+
+impl Ends {
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
+}
+
 /// An agent that the owner enrolled, and how far it reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,14 +48,34 @@ pub struct Agent {
     pub namespaces: Vec<String>,
     /// The highest level that it may store and ask for.
     pub highest: Level,
-    /// Whether it may store, correct and forget.
+    /// Whether it may store, and correct, link and end what [`Agent::ends`] says.
     pub writes: bool,
     /// Bytes that its memories may take, with what is known of each; [`limits::AGENT_BYTES`] when it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
+    /// Which memories it may correct, link and end.
+    #[serde(default, skip_serializing_if = "Ends::is_own")]
+    pub ends: Ends,
+    /// Bytes that its requests may add to the log in a day; [`limits::AGENT_LOG_BYTES`] when it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_quota: Option<u64>,
 }
 
 impl Agent {
+    /// An agent that may write, with every other setting as when it is not said.
+    #[must_use]
+    pub fn new(name: &str, namespaces: &[&str], highest: Level) -> Self {
+        let namespaces = namespaces.iter().map(|&namespace| namespace.to_owned()).collect();
+        let (quota, ends, log_quota) = (None, Ends::default(), None);
+        Self { name: name.to_owned(), namespaces, highest, writes: true, quota, ends, log_quota }
+    }
+
+    /// Bytes that its requests may add to the log in a day.
+    #[must_use]
+    pub fn log_quota(&self) -> u64 {
+        self.log_quota.unwrap_or(limits::AGENT_LOG_BYTES)
+    }
+
     /// Bytes that its memories may take.
     #[must_use]
     pub fn quota(&self) -> u64 {
@@ -160,6 +197,7 @@ impl Engine {
             let unknown = || VaultError::unknown(format!("agent {name}"));
             let (key, _) = known.ok_or_else(unknown)?;
             engine.database.remove_record(Table::Agent, &key)?;
+            engine.written.remove(name);
             engine.database.add_ended(&engine.revoked(&key)?)?;
             // Another agent of this name inherits no grant, and nobody is kept from asking by who is gone.
             for approval in engine.approvals()?.into_iter().filter(|approval| approval.agent == name) {

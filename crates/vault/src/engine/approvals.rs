@@ -48,7 +48,7 @@ impl Engine {
     ) -> Result<MemoryId, VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::RequestApproval);
         event.memory = Some(id);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             engine.note(event, purpose)?;
             let (row, header) = engine.find(caller, id)?;

@@ -171,8 +171,10 @@ impl Engine {
             for row in &rows {
                 let Some(event) = reading::event(&self.held()?.base, row) else { continue };
                 digests.extend(event.row);
-                if event.operation == Operation::Recall && !event.refused {
-                    recalls.extend(event.memory.map(|id| (id, row.seq)));
+                match (event.operation, event.memory) {
+                    (Operation::Recall, Some(id)) if !event.refused => drop(recalls.insert(id, row.seq)),
+                    (Operation::EndPause, Some(id)) if !event.refused => drop(recalls.remove(&id)),
+                    _ => {}
                 }
             }
         }

@@ -28,31 +28,11 @@ pub(crate) struct Recall<'a> {
     pub(crate) boundary: Option<Verdict>,
 }
 
-fn millis(duration: core::time::Duration) -> u64 {
+pub(super) fn millis(duration: core::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Engine {
-    /// Whether a memory of this level is closed to the caller: an agent needs an approval for it, or the owner's session, and
-    /// there is none. Then it is told that the memory is there, and no more.
-    pub(super) fn closed_to(&self, caller: &Caller, level: Level) -> Result<bool, VaultError> {
-        let locked = level.needs_session() && self.held()?.session.is_none();
-        Ok(!caller.is_owner() && (level.needs_approval() || locked))
-    }
-
-    /// What an agent may not read without approval it may not change or end either: that is the owner's to decide. Nor what the
-    /// owner locked.
-    fn may_change(&self, caller: &Caller, header: &Header) -> Result<(), VaultError> {
-        let level = header.level;
-        match self.closed_to(caller, level)? {
-            true if level.needs_approval() => {
-                Err(Refusal::NotAllowed { what: "change or end a memory of this level" }.into())
-            }
-            true => Err(Refusal::Locked { level }.into()),
-            false => Ok(()),
-        }
-    }
-
     /// The keyed hashes that an intent of a memory is found by: among those of its namespace, and among all.
     pub(super) fn links(&self, namespace: &str, intent: &str) -> Result<[Vec<u8>; 2], VaultError> {
         // A namespace has no control characters.
@@ -68,7 +48,7 @@ impl Engine {
     ) -> Result<MemoryId, VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::Store);
         event.level = Some(memory.level);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             memory.check()?;
             caller.must_write()?;
@@ -90,7 +70,7 @@ impl Engine {
             }
             let header = engine.new_header(caller, memory, event.at.wall)?;
             if let Some(older) = memory.supersedes {
-                engine.supersede(caller, older, header.id)?;
+                engine.supersede(caller, (older, memory), header.id)?;
             }
             let row = engine.seal(&header, memory.content.expose())?;
             engine.charge(caller, &row)?;
@@ -125,8 +105,6 @@ impl Engine {
             (Some(asked), Some(most)) => Some(asked.min(most)),
             (asked, most) => asked.or(most),
         };
-        let cooldown =
-            memory.cooldown.or(level.needs_approval().then_some(limits::COOLDOWN)).unwrap_or_default();
         Ok(Header {
             id: MemoryId::from_bytes(id),
             level,
@@ -134,7 +112,7 @@ impl Engine {
             creator: caller.name().to_owned(),
             created: now,
             expires: ttl.map(|ttl| now.saturating_add(millis(ttl))),
-            cooldown: millis(cooldown),
+            cooldown: Self::pause(caller, memory)?,
             metadata: memory.metadata.clone(),
             searchable: memory.searchable.clone(),
             intents: memory.intents.clone(),
@@ -148,6 +126,7 @@ impl Engine {
             state: if memory.tombstone.is_some() { State::Tombstoned } else { State::Live },
             state_since: memory.tombstone.as_ref().map(|_| now),
             state_reason: memory.tombstone.clone().unwrap_or_default(),
+            closed: false,
         })
     }
 
@@ -178,9 +157,15 @@ impl Engine {
     }
 
     /// Marks a memory as corrected by another, as a step of storing that one, with an event of its own.
-    fn supersede(&mut self, caller: &Caller, older: MemoryId, newer: MemoryId) -> Result<(), VaultError> {
+    fn supersede(
+        &mut self,
+        caller: &Caller,
+        (older, new): (MemoryId, &NewMemory),
+        newer: MemoryId,
+    ) -> Result<(), VaultError> {
         let (mut row, mut header) = self.find(caller, older)?;
         self.may_change(caller, &header)?;
+        Self::may_replace(caller, &header, new)?;
         if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
@@ -218,7 +203,7 @@ impl Engine {
     pub(crate) fn recall(&mut self, recall: &Recall<'_>) -> Result<Recalled, VaultError> {
         let mut event = Event::new(self.clock.now(), recall.caller.name(), Operation::Recall);
         event.memory = Some(recall.id);
-        self.audited(event, |engine, event| {
+        self.audited_for(recall.caller, event, |engine, event| {
             engine.no_lockdown()?;
             if recall.justification.len() > limits::MAX_TEXT {
                 return Err(VaultError::invalid("a justification has at most 4096 bytes"));
@@ -243,6 +228,7 @@ impl Engine {
                 key_held: !header.level.needs_session()
                     || held.session.as_ref().is_some_and(|keys| keys.opens(header.level)),
                 justification: recall.justification,
+                owner: recall.caller.is_owner(),
                 // The owner's own recall is the approval.
                 approved: recall.caller.is_owner() || approval.is_some(),
                 boundary: recall.boundary.as_ref(),
@@ -328,7 +314,7 @@ impl Engine {
     ) -> Result<(), VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), operation);
         event.memory = Some(id);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             caller.must_write()?;
             if reason.len() > limits::MAX_TEXT {
@@ -434,7 +420,7 @@ impl Engine {
         let operation = if link { Operation::Link } else { Operation::Unlink };
         let mut event = Event::new(self.clock.now(), caller.name(), operation);
         event.memory = Some(id);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             caller.must_write()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);

@@ -4,9 +4,11 @@ pub(crate) mod agents;
 mod approvals;
 pub(crate) mod backup;
 mod bound;
+mod budget;
 pub(crate) mod log;
 pub(crate) mod memories;
 mod owner;
+mod policy;
 mod profiles;
 mod proofs;
 mod quota;
@@ -95,6 +97,8 @@ pub(crate) struct Engine {
     /// Counts of refused requests that this group logged.
     summed_up: Vec<((String, bool), u64)>,
     usage: quota::Usage,
+    /// What each agent added to the log, since this process has it open.
+    written: HashMap<String, budget::Written>,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
@@ -146,6 +150,7 @@ impl Engine {
             refusals: HashMap::new(),
             summed_up: Vec::new(),
             usage: quota::Usage::default(),
+            written: HashMap::new(),
             refused_cold: 0,
             before: None,
             wipe: false,
@@ -267,6 +272,9 @@ impl Engine {
             plain.extend_from_slice(said.as_bytes());
         }
         let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &plain)?;
+        if let Some(written) = self.written.get_mut(&event.actor) {
+            written.count(sealed.len());
+        }
         let mut complete: Vec<Node> = Vec::new();
         held.tree.append(Hash::leaf(&entry), &mut complete)?;
         // A commitment has no time.

@@ -12,20 +12,6 @@ use crate::{VaultError, limits};
 const BATCH: usize = 64;
 
 impl Engine {
-    /// What a caller sees of a memory that is closed to it: that it is there.
-    fn seen_by(&self, caller: &Caller, mut header: Header) -> Result<Header, VaultError> {
-        if self.closed_to(caller, header.level)? {
-            header.metadata.clear();
-            header.searchable.clear();
-            header.intents.clear();
-            header.source.clear();
-            header.state_reason.clear();
-        }
-        // A keyed hash tells whether two contents are equal; nobody needs that here.
-        header.content_hash.clear();
-        Ok(header)
-    }
-
     /// Levels whose words are in the index now.
     fn searched(&self, caller: &Caller) -> Result<Vec<Level>, VaultError> {
         let session = self.held()?.session.as_ref();
@@ -130,7 +116,7 @@ impl Engine {
         query: &str,
     ) -> Result<Vec<Header>, VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             let words = words(query)?;
             event.text = Some(engine.keyed("text", query.as_bytes())?);
@@ -150,6 +136,7 @@ impl Engine {
                         && header.namespace == namespace
                         && header.state == State::Live
                         && header.gone(event.at.wall).is_none()
+                        && !engine.closed_to(caller, &header)?
                     {
                         found.push(engine.seen_by(caller, header)?);
                     }
@@ -168,7 +155,7 @@ impl Engine {
         before: Option<i64>,
     ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::List);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", namespace.as_bytes())?);
             let (mut found, mut next) = (Vec::new(), None);
@@ -184,12 +171,12 @@ impl Engine {
                     let Some(header) = engine.sound(engine.listed(&row))? else { continue };
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if caller.may_have(header.level) && (live || caller.is_owner()) {
-                        found.push(engine.seen_by(caller, header)?);
+                        found.push(header);
                     }
                 }
             }
             event.count = Some(found.len() as u64);
-            Ok((found, next))
+            Ok((engine.seen_in_order(caller, found)?, next))
         })
     }
 
@@ -205,7 +192,7 @@ impl Engine {
     /// Memories that serve an intent, as far as the caller may know of them.
     pub(crate) fn by_intent(&mut self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
-        self.audited(event, |engine, event| {
+        self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
             let found = engine.linked(caller, intent, event.at.wall)?;
@@ -242,7 +229,7 @@ impl Engine {
                     let Ok(header) = self.listed(&row) else { continue };
                     let known = caller.reaches(&header.namespace)
                         && caller.may_have(header.level)
-                        && !self.closed_to(caller, header.level)?;
+                        && !self.closed_to(caller, &header)?;
                     if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
                         found.push(self.seen_by(caller, header)?);
                         if found.len() == limits::MAX_PAGE {

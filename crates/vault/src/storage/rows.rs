@@ -284,6 +284,13 @@ impl Database {
         self.replaced((Table::Recall, id.as_bytes()), old.as_ref().map(|old| &old[..]), Some(&new))
     }
 
+    /// Forgets when a memory was last recalled.
+    pub(crate) fn remove_recall(&self, id: &MemoryId) -> Rows<()> {
+        let old = self.last_recall(id)?.map(u64::to_be_bytes);
+        self.execute("DELETE FROM recall WHERE id = ?1", [id.as_bytes()])?;
+        self.replaced((Table::Recall, id.as_bytes()), old.as_ref().map(|old| &old[..]), None)
+    }
+
     pub(crate) fn last_recall(&self, id: &MemoryId) -> Rows<Option<u64>> {
         let sql = "SELECT event FROM recall WHERE id = ?1";
         let read = || {

@@ -116,12 +116,7 @@ impl Named for String {
 fn an_agent_that_was_removed_after_the_backup_stays_out_or_is_named() {
     let world = World::new();
     let vault = world.open();
-    let enrol = |name: &str| {
-        let namespaces = vec!["home".to_owned()];
-        let agent =
-            Agent { name: name.into(), namespaces, highest: Level::Working, writes: true, quota: None };
-        vault.enrol(agent).unwrap()
-    };
+    let enrol = |name: &str| vault.enrol(Agent::new(name, &["home"], Level::Working)).unwrap();
     let (good, bad) = (enrol("good"), enrol("bad"));
     let full = backup(&vault, &world, BackupKind::Full);
     vault.remove_agent("bad").unwrap();

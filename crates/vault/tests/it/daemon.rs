@@ -42,9 +42,7 @@ impl Served {
     }
 
     fn agent(&self, owner: &mut Client, name: &str) -> Client {
-        let namespaces = vec!["home".to_owned()];
-        let agent =
-            Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true, quota: None };
+        let agent = Agent::new(name, &["home"], Level::Sealed);
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         Client::agent(&self.agents(), answer["credential"].as_str().unwrap()).unwrap().unwrap()
     }
@@ -170,6 +168,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         OwnerVerb::Agents {},
         OwnerVerb::Verify { content: false, progress: false },
         OwnerVerb::Purge {},
+        OwnerVerb::EndPause { id: request },
     ] {
         assert_eq!(intruder.call_owner(&verb).unwrap().unwrap_err().code, "AGENT_NOT_ALLOWED", "{verb:?}");
     }
@@ -181,7 +180,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         let (event, _) = served.vault.prove(*event).unwrap();
         String::from_utf8(event).unwrap().contains("act-as-owner")
     });
-    assert_eq!(tried.count(), 7, "each attempt is logged");
+    assert_eq!(tried.count(), 8, "each attempt is logged");
 }
 
 #[test]
@@ -189,20 +188,24 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     let served = Served::new();
     let mut owner = served.owner();
     let credential = {
-        let agent = Agent {
-            name: "agent".into(),
-            namespaces: vec![],
-            highest: Level::Black,
-            writes: true,
-            quota: None,
-        };
+        let agent = Agent::new("agent", &[], Level::Black);
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };
     let mut stream = UnixStream::connect(served.agents()).unwrap();
     let mut lines = format!("{{\"credential\":\"{credential}\"}}\n");
-    for verb in ["approve", "approvals", "unlock", "lock", "enrol", "agents", "leave-lockdown", "log", "act"]
-    {
+    for verb in [
+        "end-pause",
+        "approve",
+        "approvals",
+        "unlock",
+        "lock",
+        "enrol",
+        "agents",
+        "leave-lockdown",
+        "log",
+        "act",
+    ] {
         lines += &format!("{{\"verb\":\"{verb}\"}}\n");
     }
     lines += "{\"verb\":\"status\",\"more\":1}\nno json\n";
@@ -211,7 +214,7 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
     let answers: Vec<&str> = answers.lines().collect();
-    assert_eq!(answers.len(), 12);
+    assert_eq!(answers.len(), 13);
     assert!(answers[0].contains("\"ok\""));
     for answer in &answers[1..] {
         assert!(answer.contains("VAULT_BAD_REQUEST"), "{answer}");
@@ -313,9 +316,7 @@ fn one_agent_with_many_connections_leaves_room_for_others() {
     let served = Served::new();
     let mut owner = served.owner();
     let mut enrol = |name: &str| {
-        let namespaces = vec!["home".to_owned()];
-        let agent =
-            Agent { name: name.into(), namespaces, highest: Level::Working, writes: true, quota: None };
+        let agent = Agent::new(name, &["home"], Level::Working);
         let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
         answer["credential"].as_str().unwrap().to_owned()
     };

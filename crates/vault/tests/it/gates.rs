@@ -465,16 +465,7 @@ fn memories_of_other_namespaces_take_no_place_in_what_an_intent_finds() {
     let world = World::new();
     let vault = world.open();
     let enrol = |name: &str, pattern: &str| {
-        let namespaces = vec![pattern.to_owned()];
-        let credential = vault
-            .enrol(Agent {
-                name: name.into(),
-                namespaces,
-                highest: Level::Working,
-                writes: true,
-                quota: None,
-            })
-            .unwrap();
+        let credential = vault.enrol(Agent::new(name, &[pattern], Level::Working)).unwrap();
         vault.authenticate(credential.expose()).unwrap()
     };
     let (exact, wide, other) = (enrol("exact", "home"), enrol("wide", "home*"), enrol("other", "other/*"));

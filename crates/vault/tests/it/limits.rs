@@ -59,6 +59,10 @@ const TRIED: &[(&str, &str)] = &[
     ),
     ("COOLDOWN", "tests/it/gates.rs::an_approval_that_another_gate_kept_from_use_is_not_used_up"),
     ("MAX_COOLDOWN", "tests/it/memories.rs::what_is_too_long_or_too_many_is_refused_and_the_most_is_taken"),
+    (
+        "MAX_COOLDOWN_OF_AGENT",
+        "tests/it/control.rs::an_agent_chooses_a_pause_of_a_minute_to_an_hour_from_level_3_on",
+    ),
     ("REFUSALS_PER_MINUTE", "tests/it/gates.rs::an_agent_that_is_refused_all_the_time_does_not_fill_the_log"),
     ("REFUSALS_MINUTE", "tests/it/gates.rs::an_agent_that_is_refused_all_the_time_does_not_fill_the_log"),
     ("MAX_CONNECTIONS", "src/daemon/seats.rs::all_that_are_known_together_have_so_many_seats"),
@@ -91,6 +95,10 @@ const TRIED: &[(&str, &str)] = &[
         "tests/it/limits.rs::a_file_of_checkpoints_is_begun_anew_and_one_that_is_too_long_is_not_read",
     ),
     ("AGENT_BYTES", "a default: tests/it/quota.rs tries the bound that an owner sets"),
+    (
+        "AGENT_LOG_BYTES",
+        "a default: tests/it/control.rs tries a smaller one, and src/engine/budget.rs the last byte",
+    ),
     ("MAX_AGENTS", "tests/it/limits.rs::a_thousand_agents_are_enrolled_and_not_one_more"),
     (
         "MAX_MANIFEST",
@@ -188,7 +196,7 @@ fn texts_and_names_fit_to_their_last_byte() {
         let mut memory = new("x");
         memory.metadata.insert(name.clone(), String::new());
         assert_eq!(vault.store(OWNER, memory).is_ok(), fits, "a metadata key");
-        let new = Agent { name, namespaces: vec![], highest: Level::Working, writes: true, quota: None };
+        let new = Agent::new(&name, &[], Level::Working);
         assert_eq!(vault.enrol(new).is_ok(), fits, "an agent");
     }
     assert_eq!(vault.verify().unwrap().problems, []);
@@ -302,7 +310,7 @@ fn a_thousand_agents_are_enrolled_and_not_one_more() {
     let vault = world.open();
     let enrol = |number: usize| {
         let name = format!("agent-{number}");
-        vault.enrol(Agent { name, namespaces: vec![], highest: Level::Working, writes: false, quota: None })
+        vault.enrol(Agent { writes: false, ..Agent::new(&name, &[], Level::Working) })
     };
     for number in 0..limits::MAX_AGENTS {
         enrol(number).unwrap();

@@ -4,6 +4,7 @@
 
 mod backups;
 mod checkpoints;
+mod control;
 mod daemon;
 mod disk;
 mod faults;

@@ -6,8 +6,7 @@ use stvor_vault::{Agent, Caller, Level, MemoryId, NewMemory, Refusal, Vault, Vau
 use crate::world::{World, owner, refusal};
 
 fn enrol(vault: &Vault, name: &str, quota: Option<u64>) -> Caller {
-    let namespaces = vec!["home".to_owned()];
-    let agent = Agent { name: name.into(), namespaces, highest: Level::Sealed, writes: true, quota };
+    let agent = Agent { quota, ..Agent::new(name, &["home"], Level::Sealed) };
     vault.authenticate(vault.enrol(agent).unwrap().expose()).unwrap()
 }
 

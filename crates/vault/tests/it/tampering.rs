@@ -208,13 +208,7 @@ fn an_approval_a_removed_agent_and_a_setting_do_not_come_back_by_an_older_row() 
     let caller = agent(&vault, "agent", Level::Sealed);
     let id = vault.store(OWNER, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
     let request = vault.request_approval(&caller, id, "report").unwrap();
-    let gone = stvor_vault::Agent {
-        name: "gone".into(),
-        namespaces: vec!["home".into()],
-        highest: Level::Working,
-        writes: true,
-        quota: None,
-    };
+    let gone = stvor_vault::Agent::new("gone", &["home"], Level::Working);
     let credential = vault.enrol(gone).unwrap();
     vault.new_codes().unwrap();
     drop(vault);

@@ -94,9 +94,12 @@ impl World {
 
 /// Enrols an agent for the namespace `home`.
 pub(crate) fn agent(vault: &Vault, name: &str, highest: Level) -> Caller {
-    let namespaces = vec!["home".to_owned()];
-    let credential =
-        vault.enrol(Agent { name: name.into(), namespaces, highest, writes: true, quota: None }).unwrap();
+    enrol(vault, Agent::new(name, &["home"], highest))
+}
+
+/// Enrols any agent.
+pub(crate) fn enrol(vault: &Vault, agent: Agent) -> Caller {
+    let credential = vault.enrol(agent).unwrap();
     vault.authenticate(credential.expose()).unwrap()
 }
 

@@ -67,6 +67,11 @@ pub(crate) enum MemoryCommand {
         /// What it served
         intent: String,
     },
+    /// End the pause of a memory that was recalled; takes the owner's secret
+    EndPause {
+        /// The memory
+        id: MemoryId,
+    },
     /// Find memories by what they serve
     ByIntent {
         /// What they serve
@@ -126,7 +131,8 @@ pub(crate) struct MemoryStore {
     /// Seconds that it lives
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ttl: Option<u64>,
-    /// Seconds between two recalls [default: 60 from level 3 on]
+    /// Seconds between two recalls [default: 60 from level 3 on]; an hour at most for an agent, and for other agents only
+    /// below level 3
     #[arg(long, value_name = "SECONDS")]
     pub(crate) cooldown: Option<u64>,
     /// Profile whose key it takes, too, to be read

@@ -260,6 +260,12 @@ pub(crate) enum AgentsCommand {
         /// Bytes that its memories may take, with what is known of each [default: 1073741824]
         #[arg(long, value_name = "BYTES")]
         quota: Option<u64>,
+        /// Which memories below level 3 it may correct, link and end: those that it stored, or any in its namespaces
+        #[arg(long, value_name = "WHICH", default_value = "own")]
+        ends: AgentEnds,
+        /// Bytes that its requests may add to the log in a day [default: 268435456]
+        #[arg(long, value_name = "BYTES")]
+        log_quota: Option<u64>,
         /// Write the credential to this file, which only you can read, in place of showing it
         #[arg(long, value_name = "FILE")]
         credential_out: Option<PathBuf>,
@@ -271,6 +277,15 @@ pub(crate) enum AgentsCommand {
         /// Its name
         name: String,
     },
+}
+
+/// Which memories an agent may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AgentEnds {
+    /// Those that it stored
+    Own,
+    /// Any in its namespaces
+    Any,
 }
 
 /// `stvor vault verify`

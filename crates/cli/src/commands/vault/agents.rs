@@ -5,25 +5,39 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stvor_vault::Agent;
 use stvor_vault::daemon::OwnerVerb;
+use stvor_vault::{Agent, Ends};
 
 use super::talk::ask_owner;
 use super::{Call, show};
-use crate::args::AgentsCommand;
+use crate::args::{AgentEnds, AgentsCommand};
 use crate::failure::{Failure, Result};
 use crate::render::{grouped, rows, safe, table};
 
 /// Enrols, lists, removes.
 pub(super) fn run(call: Call<'_>, command: &AgentsCommand) -> Result {
     match command {
-        AgentsCommand::Add { name, namespaces, highest, read_only, quota, credential_out } => {
+        AgentsCommand::Add {
+            name,
+            namespaces,
+            highest,
+            read_only,
+            quota,
+            ends,
+            log_quota,
+            credential_out,
+        } => {
             let agent = Agent {
                 name: name.clone(),
                 namespaces: namespaces.clone(),
                 highest: *highest,
                 writes: !read_only,
                 quota: *quota,
+                ends: match ends {
+                    AgentEnds::Own => Ends::Own,
+                    AgentEnds::Any => Ends::Any,
+                },
+                log_quota: *log_quota,
             };
             add(call, agent, credential_out.as_deref())
         }
@@ -82,16 +96,21 @@ fn list(call: Call<'_>) -> Result {
         used.push(agent.remove("used").and_then(|used| used.as_u64()).unwrap_or_default());
     }
     let agents: Vec<Agent> = show::parsed(agents)?;
-    let mut lines = table(["agent", "namespaces", "highest level", "writes", "stored", "of KiB"]);
+    let mut lines = table(["agent", "namespaces", "highest level", "writes", "ends", "stored", "of KiB"]);
     for (agent, used) in agents.iter().zip(used) {
         let spaces: Vec<String> = agent.namespaces.iter().map(|name| safe(name)).collect();
         let writes = if agent.writes { "yes" } else { "no" };
+        let ends = match agent.ends {
+            Ends::Own => "own",
+            Ends::Any => "any",
+        };
         let kib = |bytes: u64| grouped(bytes.div_ceil(1_024));
         lines.add_row([
             safe(&agent.name),
             spaces.join(" "),
             agent.highest.to_string(),
             writes.to_owned(),
+            ends.to_owned(),
             kib(used),
             kib(agent.quota()),
         ]);

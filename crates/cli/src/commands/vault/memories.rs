@@ -61,6 +61,10 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
         MemoryCommand::Unlink { id, intent } => {
             done(call, AgentVerb::Unlink { id: *id, intent: intent.clone() }, "unlinked")
         }
+        MemoryCommand::EndPause { id } => {
+            ask_owner(&mut call.as_owner()?, &OwnerVerb::EndPause { id: *id })?;
+            call.out().either(&json!({ "done": true }), |_| "it can be recalled again".to_owned())
+        }
         MemoryCommand::ByIntent { intent } => found(call, AgentVerb::ByIntent { intent: intent.clone() }),
     }
 }

@@ -77,13 +77,15 @@ pub(super) fn headers(headers: &[Header], namespaces: bool) -> String {
     for header in headers {
         let about: Vec<String> =
             header.metadata.iter().map(|(key, value)| format!("{}={}", safe(key), safe(value))).collect();
+        // Of one that is closed to who asked nothing else is told.
+        let known = |text: String| if header.closed { "-".to_owned() } else { text };
         lines.add_row(shown([
             header.id.to_string(),
             header.level.to_string(),
-            rfc3339(Timestamp::from_millis(header.created)),
-            safe(&header.creator),
-            trust(header.trust).to_owned(),
-            header.length.to_string(),
+            known(rfc3339(Timestamp::from_millis(header.created))),
+            known(safe(&header.creator)),
+            known(trust(header.trust).to_owned()),
+            known(header.length.to_string()),
             about.join(" ").replace('\n', " "),
             paint(FAINT, state(header)),
             safe(&header.namespace),
