@@ -213,7 +213,7 @@ fn an_approval_is_given_from_another_terminal_and_used_once() {
     let served = Served::with(&options);
     served.owner("unlock");
     served.enrol("assistant", "sealed");
-    let id = served.store("assistant", ("The contract is with Acme", " --level sealed --cooldown 0"));
+    let id = served.store("assistant", ("The contract is with Acme", " --level sealed"));
     let recall = format!("recall {id} --justification report");
     let refused = |line: &str, code: &str| {
         let (exit, _, err) = served.try_agent("assistant", line);
