@@ -81,6 +81,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "RELAY_PROTOCOL"
         | "STORE_UNREACHABLE"
         | "VAULT_NOT_SERVED"
+        | "VAULT_CROWDED"
         | "WITNESS_UNREACHABLE" => UNREACHABLE,
         "RECIPIENT_NOT_FOUND"
         | "IDENTITY_NOT_FOUND"

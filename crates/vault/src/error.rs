@@ -236,6 +236,11 @@ pub enum VaultError {
          make room or mend the disk"
     )]
     WipePending(String),
+    /// The daemon has no connection left for who connects.
+    #[error(
+        "the daemon is busy: too many connections wait that did not say yet who they are; try again in some seconds"
+    )]
+    Crowded,
     /// A decision on the dead-man switch did not reach its watcher yet.
     #[error(
         "it is decided and logged, but the watcher of {} does not know it yet and goes on as before: {reason}; put the directory \
@@ -324,6 +329,7 @@ impl ErrorCode for VaultError {
             Self::TooOld { .. } => "VAULT_TOO_OLD",
             Self::LogUnavailable(_) => "VAULT_LOG_UNAVAILABLE",
             Self::WipePending(_) => "VAULT_WIPE_PENDING",
+            Self::Crowded => "VAULT_CROWDED",
             Self::WatcherNotTold { .. } => "VAULT_WATCHER_NOT_TOLD",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
@@ -340,7 +346,11 @@ impl ErrorCode for VaultError {
     fn retryable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.retryable(),
-            Self::Busy(_) | Self::LogUnavailable(_) | Self::Io { .. } | Self::WatcherNotTold { .. } => true,
+            Self::Busy(_)
+            | Self::Crowded
+            | Self::LogUnavailable(_)
+            | Self::Io { .. }
+            | Self::WatcherNotTold { .. } => true,
             Self::Key(error) => error.retryable(),
             Self::Log(error) => error.retryable(),
             Self::Crypto(error) => error.retryable(),

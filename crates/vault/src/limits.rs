@@ -55,7 +55,11 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// Of those, connections of one agent.
 pub const MAX_CONNECTIONS_OF_ONE: usize = 16;
 /// Connections of peers that did not say yet who they are, on one socket.
-pub const MAX_UNKNOWN_CONNECTIONS: usize = 32;
+pub const MAX_UNKNOWN_CONNECTIONS: usize = 64;
+/// Of those, connections of one user's processes.
+pub const MAX_UNKNOWN_CONNECTIONS_OF_USER: usize = 32;
+/// And of one process.
+pub const MAX_UNKNOWN_CONNECTIONS_OF_PROCESS: usize = 16;
 /// Bytes of the line in which an agent says who it is.
 pub const MAX_ENTRY: usize = 4_096;
 /// How long that may take, from the connection to the end of the line.

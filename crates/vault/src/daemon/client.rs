@@ -13,7 +13,7 @@ use stvor_crypto::Secret;
 use stvor_crypto::kdf::hmac_sha256;
 use stvor_keys::KeyHolder;
 
-use super::{Action, AgentVerb, Answer, Entry, Failure, Greeting, OwnerVerb, Told, proof};
+use super::{Action, AgentVerb, Answer, Entry, Failure, First, OwnerVerb, Told, proof};
 use crate::audit::hex;
 use crate::keys::{VerbKey, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
 use crate::{OwnerRecords, VaultError};
@@ -60,13 +60,15 @@ impl Client {
     /// [`VaultError::Io`] when no daemon answers; the outer result is the connection, the inner the daemon's word.
     pub fn agent(socket: &Path, credential: &str) -> Result<Result<Self, Failure>, VaultError> {
         let mut client = Self::connect(socket)?;
-        client.say(&Entry { credential: credential.to_owned() })?;
-        match client.hear()? {
-            Answer::Ok(_) => {
+        let said = client.say(&Entry { credential: credential.to_owned() });
+        // A daemon that is busy says so and hangs up, without listening first.
+        match client.hear() {
+            Ok(Answer::Ok(_)) => {
                 client.naming = Some(naming(credential.as_bytes()));
                 Ok(Ok(client))
             }
-            Answer::Error(failure) => Ok(Err(failure)),
+            Ok(Answer::Error(failure)) => Ok(Err(failure)),
+            Err(error) => Err(said.err().unwrap_or(error)),
         }
     }
 
@@ -76,7 +78,13 @@ impl Client {
     /// [`VaultError::Io`] when no daemon answers.
     pub fn owner(socket: &Path) -> Result<Self, VaultError> {
         let mut client = Self::connect(socket)?;
-        let greeting: Greeting = client.hear()?;
+        let greeting = match client.hear()? {
+            First::Greeting(greeting) => greeting,
+            First::Refused(Answer::Error(_)) => return Err(VaultError::Crowded),
+            First::Refused(Answer::Ok(_)) => {
+                return Err(VaultError::invalid("the daemon's answer is not understood"));
+            }
+        };
         let records = OwnerRecords {
             root: bytes(&greeting.root)?,
             verbs: bytes(&greeting.verbs)?,
@@ -95,7 +103,7 @@ impl Client {
     /// The user id of the process that serves this connection, where the system tells.
     #[must_use]
     pub fn served_by(&self) -> Option<u32> {
-        super::peer(self.reader.get_ref())
+        super::peer(self.reader.get_ref()).map(|(uid, _)| uid)
     }
 
     /// Whether the daemon is still at the other end, as far as can be seen without asking.

@@ -71,7 +71,15 @@ struct Entry {
     credential: String,
 }
 
-/// What the daemon says first on the owner's socket. Bytes are in base64.
+/// What the daemon says first on the owner's socket.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum First {
+    Greeting(Greeting),
+    Refused(Answer),
+}
+
+/// How the daemon greets who connects to the owner's socket. Bytes are in base64.
 #[derive(Debug, Serialize, Deserialize)]
 struct Greeting {
     root: String,
@@ -113,14 +121,15 @@ fn proof(key: &VerbKey, challenge: &[u8], action: &str) -> stvor_crypto::Secret<
 /// Bytes of a line: a content at its longest, escaped.
 const MAX_LINE: usize = 6 * limits::MAX_CONTENT + (1 << 20);
 
-/// The user id of the process at the other end.
+/// The user and the number of the process at the other end, as it was when it connected.
 #[cfg(target_os = "linux")]
-fn peer(stream: &std::os::unix::net::UnixStream) -> Option<u32> {
-    rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.uid.as_raw())
+fn peer(stream: &std::os::unix::net::UnixStream) -> seats::Peer {
+    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    Some((peer.uid.as_raw(), peer.pid.as_raw_nonzero().get()))
 }
 
-/// The user id of the process at the other end; this system does not tell it in a way that is read here.
+/// The process at the other end; this system does not tell it in a way that is read here.
 #[cfg(not(target_os = "linux"))]
-fn peer(_: &std::os::unix::net::UnixStream) -> Option<u32> {
+fn peer(_: &std::os::unix::net::UnixStream) -> seats::Peer {
     None
 }

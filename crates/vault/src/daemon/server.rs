@@ -65,7 +65,7 @@ type Guard = Option<Vec<u32>>;
 fn may_connect(stream: &UnixStream, guard: &Guard) -> bool {
     let Some(admitted) = guard else { return true };
     let own = rustix::process::geteuid().as_raw();
-    peer(stream).is_some_and(|uid| uid == own || uid == 0 || admitted.contains(&uid))
+    peer(stream).is_some_and(|(uid, _)| uid == own || uid == 0 || admitted.contains(&uid))
 }
 
 /// A vault that is served. Dropping it removes the sockets; connections end when their peers go, or with the process.
@@ -125,7 +125,12 @@ fn listen((path, guard): (&Path, Guard), vault: &Arc<Vault>, serve: Serve) -> Re
             if !may_connect(&stream, &guard) {
                 continue;
             }
-            let Some(mut seat) = seats.take() else { continue };
+            let Some(mut seat) = seats.take(peer(&stream)) else {
+                // Nothing was sent yet, so one line has room without anybody waiting for the peer.
+                let _ = stream.set_nonblocking(true);
+                let _ = say(&stream, &Answer::Error(Failure::from(&VaultError::Crowded)));
+                continue;
+            };
             let connection = move || {
                 // A peer that goes away is no failure of anybody.
                 let _ = serve(&stream, &vault, &mut seat);

@@ -331,6 +331,27 @@ fn one_agent_with_many_connections_leaves_room_for_others() {
 }
 
 #[test]
+fn a_process_that_connects_and_says_nothing_is_told_that_it_has_too_many() {
+    let served = Served::new();
+    let connect = |socket: &str| UnixStream::connect(served.world.path().join(socket)).unwrap();
+    for socket in [OWNER_SOCKET, AGENTS_SOCKET] {
+        let idle: Vec<_> = (0..limits::MAX_UNKNOWN_CONNECTIONS_OF_PROCESS).map(|_| connect(socket)).collect();
+        let mut answer = String::new();
+        connect(socket).read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("VAULT_CROWDED") && answer.ends_with('\n'), "{answer}");
+        let code = match socket {
+            OWNER_SOCKET => {
+                let refused = Client::owner(&served.world.path().join(socket)).unwrap_err();
+                stvor_base::ErrorCode::code(&refused).to_owned()
+            }
+            _ => Client::agent(&served.agents(), "stvor_agent_00").unwrap().unwrap_err().code,
+        };
+        assert_eq!(code, "VAULT_CROWDED");
+        drop(idle);
+    }
+}
+
+#[test]
 fn who_is_nobody_yet_may_send_a_short_line_only() {
     let served = Served::new();
     let mut stream = UnixStream::connect(served.agents()).unwrap();

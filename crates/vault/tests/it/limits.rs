@@ -74,6 +74,14 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_UNKNOWN_CONNECTIONS",
         "src/daemon/seats.rs::one_peer_leaves_room_for_others_and_what_is_dropped_is_free_again",
     ),
+    (
+        "MAX_UNKNOWN_CONNECTIONS_OF_USER",
+        "src/daemon/seats.rs::one_process_and_one_user_that_say_nothing_leave_room_for_others",
+    ),
+    (
+        "MAX_UNKNOWN_CONNECTIONS_OF_PROCESS",
+        "src/daemon/seats.rs::one_process_and_one_user_that_say_nothing_leave_room_for_others",
+    ),
     ("MAX_ENTRY", "tests/it/daemon.rs::who_is_nobody_yet_may_send_a_short_line_only"),
     ("ENTRY_DEADLINE", "time"),
     ("UNPROVED_DEADLINE", "time"),
