@@ -171,6 +171,11 @@ impl Context<'_> {
         Ok(client)
     }
 
+    /// Connects a user who was here before, for what looks at things or keeps them: a mistyped name makes nothing.
+    pub(crate) async fn known(&self, me: &Me) -> Result<Client> {
+        self.connect(me, ConnectOptions { existing: true, ..ConnectOptions::default() }).await
+    }
+
     /// Tells of what happens to the client until it closes.
     pub(crate) fn tell_events(&self, client: &Client) -> tokio::task::JoinHandle<()> {
         let mut events = client.events();

@@ -22,6 +22,8 @@ pub struct ConnectOptions {
     pub allow_unregistered: bool,
     /// Fail with `IDENTITY_EXISTS` when the user has an identity here already: the identity is made now, or not at all.
     pub new_identity: bool,
+    /// Fail with `IDENTITY_NOT_FOUND` when the user has none here: nothing is made or registered for a name that was mistyped.
+    pub existing: bool,
 }
 
 /// An app at a relay: where [`Client`]s come from. Cheap to clone; the clients that it made stay connected until they are
@@ -118,9 +120,12 @@ impl App {
     ///
     /// # Errors
     /// As [`connect`](Self::connect); `IDENTITY_EXISTS` when a new identity was asked for and there is one, or when the
-    /// phrase stands for another.
+    /// phrase stands for another; `IDENTITY_NOT_FOUND` when one that exists was asked for and there is none.
     pub async fn connect_with(&self, user: impl AsRef<str>, options: ConnectOptions) -> Result<Client> {
         let user = UserId::new(user.as_ref())?;
+        if options.existing && !self.has_identity(&user).await? {
+            return Err(ErrorKind::IdentityNotFound { user }.into());
+        }
         let slot = self.slot(&user)?;
         // In a task of its own: whoever drops the waiting half-way leaves no store behind that is open and belongs to nobody.
         let wanted = CancellationToken::new();

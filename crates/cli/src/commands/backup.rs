@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use stvor::recipients::{Identity, Opening, Recipient, Sealing};
-use stvor::{Backup, BackupOptions, Client, ConnectOptions, SecretBytes};
+use stvor::{Backup, BackupOptions, Client, SecretBytes};
 
 use crate::args::{BackupArgs, BackupSecret, JournalArgs, RestoreArgs};
 use crate::failure::{Failure, Result};
@@ -19,7 +19,7 @@ pub(crate) async fn run(context: Context<'_>, args: &BackupArgs) -> Result {
         ));
     }
     let sealing = sealing(args)?;
-    let client = context.connect(&args.me, ConnectOptions::default()).await?;
+    let client = context.known(&args.me).await?;
     let made = make(context, &client, (args, sealing)).await;
     client.close().await;
     let made = made?;
@@ -147,7 +147,7 @@ pub(crate) async fn restore(context: Context<'_>, args: &RestoreArgs) -> Result 
 
 /// Shows who did what.
 pub(crate) async fn journal(context: Context<'_>, args: &JournalArgs) -> Result {
-    let client = context.connect(&args.me, ConnectOptions::default()).await?;
+    let client = context.known(&args.me).await?;
     let entries = client.journal(args.limit.into()).await;
     client.close().await;
     let entries = entries?;

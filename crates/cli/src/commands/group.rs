@@ -11,7 +11,7 @@ use crate::session::Context;
 /// Lists or changes groups.
 pub(crate) async fn run(context: Context<'_>, args: &GroupArgs) -> Result {
     let reads = matches!(args.command, GroupCommand::List(_) | GroupCommand::Show(_));
-    let options = ConnectOptions { require_relay: !reads, ..ConnectOptions::default() };
+    let options = ConnectOptions { require_relay: !reads, existing: reads, ..ConnectOptions::default() };
     let client = context.connect(me_of(&args.command), options).await?;
     let events = context.tell_events(&client);
     let done = carry_out(&client, &args.command, context).await;

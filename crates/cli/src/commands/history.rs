@@ -1,7 +1,7 @@
 //! `stvor history`: what was said, page by page.
 
 use serde_json::{Value, json};
-use stvor::{Client, ConnectOptions, Direction, HistoryMessage};
+use stvor::{Client, Direction, HistoryMessage};
 use stvor_base::Timestamp;
 
 use crate::args::HistoryArgs;
@@ -15,7 +15,7 @@ const PAGE: usize = 500;
 
 /// Prints a part of a conversation, oldest first.
 pub(crate) async fn run(context: Context<'_>, args: &HistoryArgs) -> Result {
-    let client = context.connect(&args.me, ConnectOptions::default()).await?;
+    let client = context.known(&args.me).await?;
     let found = load(&client, args).await;
     client.close().await;
     let (messages, more) = found?;

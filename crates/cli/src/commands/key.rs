@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use stvor::store::OpenKey;
-use stvor::{Client, ConnectOptions, SecretBytes};
+use stvor::{Client, SecretBytes};
 
 use crate::args::{KeyArgs, KeyCommand, NewKey};
 use crate::failure::Result;
@@ -18,7 +18,7 @@ pub(crate) async fn run(context: Context<'_>, args: &KeyArgs) -> Result {
         KeyCommand::Change { new, .. } => Some(wanted(new)?),
         KeyCommand::Show(_) | KeyCommand::Rotate(_) => None,
     };
-    let client = context.connect(me, ConnectOptions::default()).await?;
+    let client = context.known(me).await?;
     let done = match (&args.command, new) {
         (KeyCommand::Change { .. }, Some(new)) => change(&client, new, context.out).await,
         (KeyCommand::Rotate(_), _) => rotate(&client, context.out).await,

@@ -1,7 +1,7 @@
 //! `stvor peer`: whom a user talks with, and what this device does about them.
 
 use serde_json::json;
-use stvor::{Client, ConnectOptions, PeerInfo};
+use stvor::{Client, PeerInfo};
 use stvor_base::Timestamp;
 
 use crate::args::{Me, Pair, PeerArgs, PeerCommand};
@@ -16,7 +16,7 @@ pub(crate) async fn run(context: Context<'_>, args: &PeerArgs) -> Result {
     if let PeerCommand::Delete { pair, sure: answer } = &args.command {
         sure(answer.yes, &format!("Delete the conversation with {} from this device?", safe(&pair.peer)))?;
     }
-    let client = context.connect(me_of(&args.command), ConnectOptions::default()).await?;
+    let client = context.known(me_of(&args.command)).await?;
     let done = carry_out(&client, &args.command, context.out).await;
     client.close().await;
     done

@@ -31,6 +31,31 @@ fn stores(directory: &Path) -> bool {
 }
 
 #[test]
+fn a_mistyped_name_makes_and_registers_nothing() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    told(&home, "identity create --as alice --json");
+    let secret = passphrase(&home, "correct horse battery staple");
+    let backup = home.path("typo.age");
+    for line in [
+        "history --as typo --with alice".to_owned(),
+        "journal --as typo".to_owned(),
+        "peer list --as typo".to_owned(),
+        "key show --as typo".to_owned(),
+        "key rotate --as typo".to_owned(),
+        "group list --as typo".to_owned(),
+        format!("backup --as typo {} --backup-passphrase-file {secret}", backup.display()),
+    ] {
+        let refused = home.run(&line);
+        assert_ne!(refused.status.code(), Some(0), "{line}");
+        assert!(refused.err.contains("[IDENTITY_NOT_FOUND]"), "{line}: {}", refused.err);
+    }
+    assert!(!backup.exists());
+    let sent = home.feed("send --as alice --to typo --timeout 1", "hello");
+    assert!(sent.err.contains("[RECIPIENT_TIMEOUT]"), "nobody registered: {}", sent.err);
+}
+
+#[test]
 fn a_backup_restores_the_same_person_elsewhere_and_a_killed_restore_is_whole_or_nothing() {
     let (_relay, url) = mock_relay();
     let home = Home::at(&url);
@@ -61,19 +86,15 @@ fn a_backup_restores_the_same_person_elsewhere_and_a_killed_restore_is_whole_or_
         drop(process.wait_exit(SOON));
         let opened = elsewhere.run("history --as alice --with bob --limit 100 --json");
         match opened.status.code() {
-            // Whole, if it is there at all and no fresh identity was made by the look at it.
+            // Whole, if it is there at all: looking makes nothing.
             Some(0) if opened.out.lines().count() == 60 => break,
             _ => killed += 1,
         }
         assert!(
-            opened.err.contains("RESTORE_INCOMPLETE") || opened.err.contains("USER_ID_TAKEN"),
+            opened.err.contains("RESTORE_INCOMPLETE") || opened.err.contains("IDENTITY_NOT_FOUND"),
             "{}",
             opened.err
         );
-        if opened.err.contains("USER_ID_TAKEN") {
-            // Nothing was restored, and looking made a fresh identity: begin from nothing again.
-            std::fs::remove_dir_all(elsewhere.path("stvor")).unwrap();
-        }
     }
     let target = Home::at(&url);
     let restored = told(&target, &line);
