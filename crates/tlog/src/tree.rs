@@ -120,6 +120,38 @@ impl Frontier {
         Ok(Self { size, roots: roots.collect::<Result<_, _>>()? })
     }
 
+    /// The edge of a tree of `size` leaves from its roots, largest first, as [`Frontier::roots`] gives them. Whether they are
+    /// those of the tree shows when a root is held against a checkpoint.
+    ///
+    /// ```
+    /// use stvor_tlog::{Frontier, Hash};
+    /// let mut tree = Frontier::new();
+    /// for entry in 0..5_u8 {
+    ///     tree.append(Hash::leaf(&[entry]), &mut Vec::new())?;
+    /// }
+    /// assert_eq!(Frontier::resume(5, tree.roots().to_vec())?, tree);
+    /// assert!(Frontier::resume(6, vec![Hash::empty()]).is_err(), "a tree of 6 has two complete subtrees");
+    /// # Ok::<(), stvor_tlog::TlogError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TlogError::Malformed`] for another number of roots than a tree of this size has; [`TlogError::Full`].
+    pub fn resume(size: u64, roots: Vec<Hash>) -> Result<Self, TlogError> {
+        if size > limits::MAX_SIZE {
+            return Err(TlogError::Full);
+        }
+        match roots.len() == size.count_ones() as usize {
+            true => Ok(Self { size, roots }),
+            false => Err(TlogError::malformed("edge of a tree", "its roots are not as many as its size has")),
+        }
+    }
+
+    /// The roots of the complete subtrees, largest first: as many as the size has ones in binary.
+    #[must_use]
+    pub fn roots(&self) -> &[Hash] {
+        &self.roots
+    }
+
     /// How many leaves there are.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -197,9 +229,13 @@ pub(crate) fn range_root(nodes: &impl Nodes, from: u64, to: u64) -> Result<Hash,
     Ok(roots.fold(last, |right, left| Hash::node(left, right)))
 }
 
-/// Every complete subtree of a tree, in memory.
+/// Every complete subtree of a tree, or of its end, in memory.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryNodes(Vec<Vec<Hash>>);
+pub struct MemoryNodes {
+    /// The size of the tree from which on subtrees are held; those of its edge are, too.
+    since: u64,
+    rows: Vec<Vec<Hash>>,
+}
 
 impl MemoryNodes {
     /// No subtrees.
@@ -208,18 +244,37 @@ impl MemoryNodes {
         Self::default()
     }
 
+    /// The subtrees at the edge of a tree, to be gone on with. They are enough to prove each leaf after it.
+    #[must_use]
+    pub fn after(edge: &Frontier) -> Self {
+        let mut rows: Vec<Vec<Hash>> = Vec::new();
+        for ((level, _), root) in subtrees(0, edge.size).zip(&edge.roots) {
+            let level = usize::from(level);
+            if rows.len() <= level {
+                rows.resize_with(level + 1, Vec::new);
+            }
+            rows.get_mut(level).into_iter().for_each(|row| row.push(*root));
+        }
+        Self { since: edge.size, rows }
+    }
+
+    /// The index of the first subtree of a level that is held: the one at the edge, where that has one of this level.
+    fn first(&self, level: u8) -> u64 {
+        self.since.checked_shr(u32::from(level)).unwrap_or(0) & !1
+    }
+
     /// Keeps what [`Frontier::append`] completed.
     ///
     /// # Errors
     /// [`TlogError::Corrupt`] when a subtree is left out or comes twice.
     pub fn put(&mut self, nodes: &[Node]) -> Result<(), TlogError> {
         for node in nodes {
-            let level = usize::from(node.level);
-            if self.0.len() <= level {
-                self.0.resize_with(level + 1, Vec::new);
+            let (level, first) = (usize::from(node.level), self.first(node.level));
+            if self.rows.len() <= level {
+                self.rows.resize_with(level + 1, Vec::new);
             }
-            match self.0.get_mut(level) {
-                Some(row) if row.len() as u64 == node.index => row.push(node.hash),
+            match self.rows.get_mut(level) {
+                Some(row) if first + row.len() as u64 == node.index => row.push(node.hash),
                 _ => return Err(TlogError::Corrupt(format!("subtree {} of level {level}", node.index))),
             }
         }
@@ -229,8 +284,9 @@ impl MemoryNodes {
 
 impl Nodes for MemoryNodes {
     fn node(&self, level: u8, index: u64) -> Result<Hash, TlogError> {
-        let row = self.0.get(usize::from(level));
-        let hash = usize::try_from(index).ok().and_then(|index| row?.get(index));
+        let row = self.rows.get(usize::from(level));
+        let at = index.checked_sub(self.first(level)).and_then(|at| usize::try_from(at).ok());
+        let hash = at.and_then(|at| row?.get(at));
         hash.copied().ok_or_else(|| TlogError::Missing(format!("subtree {index} of level {level}")))
     }
 }

@@ -247,3 +247,27 @@ proptest! {
         prop_assert!(read.verify(&index.to_be_bytes(), "example.com/other", &trusted).is_err());
     }
 }
+
+#[test]
+fn the_edge_of_a_tree_and_what_follows_prove_each_leaf_that_follows() {
+    let (nodes, roots) = tree();
+    for size in 0..MOST {
+        let edge = Frontier::load(&nodes, size).unwrap();
+        let mut tree = Frontier::resume(size, edge.roots().to_vec()).unwrap();
+        let mut end = MemoryNodes::after(&tree);
+        for index in size..MOST {
+            let mut complete = Vec::new();
+            tree.append(leaf(index), &mut complete).unwrap();
+            end.put(&complete).unwrap();
+        }
+        assert_eq!(Some(&tree.root()), roots.last());
+        for index in size..MOST {
+            let proof = InclusionProof::make(&end, index, MOST).unwrap();
+            assert_eq!(proof, InclusionProof::make(&nodes, index, MOST).unwrap(), "{index} after {size}");
+        }
+        for index in 0..size {
+            let missing = InclusionProof::make(&end, index, MOST).is_err();
+            assert!(missing || (size - index).is_power_of_two(), "{index} before {size}");
+        }
+    }
+}

@@ -106,6 +106,8 @@ pub enum Operation {
     Suppressed,
     /// The log was written to a file.
     Archive,
+    /// Events that an archive holds were removed from the database.
+    Prune,
     /// A record was written that no other event tells of.
     Record,
 }
@@ -129,7 +131,7 @@ pub struct Event {
     /// The code of the refusal; nothing if it was allowed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<String>,
-    /// Keyed hash of the content.
+    /// Keyed hash of the content; where events were removed, the digest of which ones.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content: Option<String>,
     /// Keyed hash of what was said to it: justification, reason, search words.
@@ -141,7 +143,7 @@ pub struct Event {
     /// Commitments, in a leaf that holds nothing else.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub commitment: Option<Commitments>,
-    /// How many memories were found, or requests refused.
+    /// How many memories were found, requests refused, or events removed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub count: Option<u64>,
     /// A justification, purpose or reason in its words. It is sealed beside the event and no part of what is hashed: the

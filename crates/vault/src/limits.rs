@@ -82,6 +82,8 @@ pub const MAX_DAMAGED: u64 = 1_000;
 pub const MAX_CHECKPOINTS_FILE: u64 = 4 << 20;
 /// Bytes of such a file that are read at most: one that is longer was written by somebody else.
 pub const MAX_CHECKPOINTS_READ: u64 = 4 * MAX_CHECKPOINTS_FILE;
+/// Bytes of a line of an archive: an event, or what was said to it.
+pub const MAX_ARCHIVE_LINE: u64 = 64 << 10;
 /// Bytes that the memories of an agent may take when its owner does not say.
 pub const AGENT_BYTES: u64 = 1 << 30;
 /// Bytes that the requests of an agent may add to the log in a day when its owner does not say.

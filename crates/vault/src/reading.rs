@@ -30,6 +30,10 @@ pub(crate) struct ReadEvent {
     pub(crate) row: Option<(MemoryId, [u8; 32])>,
     /// Whether what was said to it is what its hash says.
     pub(crate) said: bool,
+    /// Whether something was said to it.
+    pub(crate) spoke: bool,
+    /// The digest of what was removed, of an event that tells of that.
+    pub(crate) removed: Option<[u8; 32]>,
 }
 
 /// What verification needs of a memory's row.
@@ -50,6 +54,8 @@ struct Seen<'a> {
     memory: Option<&'a str>,
     #[serde(default)]
     refused: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    content: Option<&'a str>,
     #[serde(borrow, default)]
     text: Option<&'a str>,
     #[serde(borrow, default)]
@@ -131,6 +137,7 @@ fn read_event(base: &BaseKeys, (seq, sealed): (u64, &mut [u8])) -> Option<ReadEv
             whole = serde_json::from_slice(entry).ok()?;
             let row = whole.row.as_deref().filter(|_| whole.refused.is_none());
             let row = whole.memory.zip(row.and_then(bytes));
+            let spoke = said.is_some();
             let said = said.is_none_or(|said| is_hash_of(base, said, whole.text.as_deref()));
             let refused = whole.refused.is_some();
             return Some(ReadEvent {
@@ -140,9 +147,12 @@ fn read_event(base: &BaseKeys, (seq, sealed): (u64, &mut [u8])) -> Option<ReadEv
                 memory: whole.memory,
                 row,
                 said,
+                spoke,
+                removed: removed(whole.operation, refused, whole.content.as_deref()),
             });
         }
     };
+    let spoke = said.is_some();
     let said = said.is_none_or(|said| is_hash_of(base, said, seen.text));
     let memory = seen.memory.map(str::parse::<MemoryId>).transpose().ok()?;
     let row = match (memory, seen.row, &seen.refused) {
@@ -150,7 +160,12 @@ fn read_event(base: &BaseKeys, (seq, sealed): (u64, &mut [u8])) -> Option<ReadEv
         _ => None,
     };
     let refused = seen.refused.is_some();
-    Some(ReadEvent { leaf, operation: seen.operation, refused, memory, row, said })
+    let removed = removed(seen.operation, refused, seen.content);
+    Some(ReadEvent { leaf, operation: seen.operation, refused, memory, row, said, spoke, removed })
+}
+
+fn removed(operation: Operation, refused: bool, content: Option<&str>) -> Option<[u8; 32]> {
+    content.filter(|_| operation == Operation::Prune && !refused).and_then(bytes)
 }
 
 fn is_hash_of(base: &BaseKeys, said: &[u8], text: Option<&str>) -> bool {

@@ -10,6 +10,7 @@ use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, Tl
 use crate::VaultError;
 use crate::audit::Operation;
 use crate::engine::Engine;
+use crate::engine::removal::Removed;
 use crate::level::Level;
 use crate::memory::{MemoryId, State};
 use crate::reading::{self, ReadEvent, ReadMemory};
@@ -40,6 +41,12 @@ pub struct Report {
     pub memories: u64,
     /// The size of the newest checkpoint outside the database, if there is one.
     pub outside: Option<u64>,
+    /// Events whose rows were archived and removed: their hashes were read, and the archive shows what they say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed: u64,
+    /// Removed events are all before this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed_before: u64,
     /// What is wrong; nothing if all is well.
     pub problems: Vec<Problem>,
     /// Problems that are not listed.
@@ -47,6 +54,11 @@ pub struct Report {
     /// Contents that were opened, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What verification found, in numbers: what everybody may know.
@@ -134,14 +146,23 @@ pub(crate) struct Verification {
     progress: Arc<Progress>,
     report: Report,
     contents: Report,
+    /// Checkpoints of archives that the log is held against, too.
+    archives: Vec<Note>,
     /// Checkpoints outside the database, and where they are.
     heads: Vec<(String, Checkpoint)>,
     tree: Frontier,
+    /// The event that is taken next.
     next: u64,
+    /// Rows of events before this number were read.
+    read: u64,
     nodes: u64,
     bad_hashes: u64,
     /// Whether the log says that the vault is in lockdown.
     stopped: bool,
+    /// Which events have no rows any more, and the record that says so, as it stands in the database.
+    removed: (Option<Vec<u8>>, Removed),
+    /// The digest of that by the log.
+    pruned: Option<[u8; 32]>,
     known: HashMap<MemoryId, Known>,
     /// The place of the last memory whose row was read.
     after: i64,
@@ -150,19 +171,23 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    pub(crate) fn new(scope: Scope, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(scope: Scope, archives: Vec<Note>, progress: Arc<Progress>) -> Self {
         Self {
             scope,
             phase: if scope == Scope::Contents { Phase::Contents } else { Phase::Begin },
             progress,
             report: Report::default(),
             contents: Report::default(),
+            archives,
             heads: Vec::new(),
             tree: Frontier::new(),
             next: 0,
+            read: 0,
             nodes: 0,
             bad_hashes: 0,
             stopped: false,
+            removed: (None, Removed::default()),
+            pruned: None,
             known: HashMap::new(),
             after: 0,
             opened: 0,
@@ -239,6 +264,15 @@ impl Engine {
                 None => {}
             }
         }
+        for note in core::mem::take(&mut state.archives) {
+            match Checkpoint::open(&note, &origin, &trusted) {
+                Ok(checkpoint) => {
+                    let place = format!("the checkpoint of the archive of {} events", checkpoint.size());
+                    state.heads.push((place, checkpoint));
+                }
+                Err(error) => state.report.add("the checkpoint of an archive", error.to_string()),
+            }
+        }
         if let Some(session) = &self.held()?.session {
             for level in [Level::Private, Level::Sealed].into_iter().filter(|level| !session.opens(*level)) {
                 state.report.add(format!("the key record of level {level}"), "it does not open");
@@ -255,9 +289,10 @@ impl Engine {
 
     /// Reads some events and their hashes. Returns whether these were the last ones.
     fn verify_events(&self, state: &mut Verification) -> Result<bool, VaultError> {
+        self.read_removed(state)?;
         let base = &self.held()?.base;
         let progress = Arc::clone(&state.progress);
-        let (mut next, mut left, mut end) = (state.next, PARTS, false);
+        let (mut next, mut left, mut end) = (state.read, PARTS, false);
         let read = || {
             if left == 0 || end {
                 return Ok(None);
@@ -270,6 +305,7 @@ impl Engine {
         };
         let take = |events| self.take_events(state, events);
         reading::piped(read, |part| reading::events(base, part), take)?;
+        state.read = next;
         Ok(end)
     }
 
@@ -278,15 +314,14 @@ impl Engine {
         state: &mut Verification,
         events: Vec<(u64, Option<ReadEvent>)>,
     ) -> Result<(), VaultError> {
+        let size = self.held()?.tree.size();
         let mut complete = Vec::with_capacity(2 * PART);
         for (seq, event) in events {
-            while state.next < seq {
-                state.report.add(format!("the event {}", state.next), "its row is gone");
-                state.next += 1;
-                if state.report.more_problems > 0 {
-                    break;
-                }
+            if seq >= size {
+                state.report.add(format!("the event {seq}"), "the log has no such event");
+                continue;
             }
+            self.take_gap(state, seq, &mut complete)?;
             state.next = seq + 1;
             state.report.events += 1;
             let Some(event) = event else {
@@ -304,17 +339,77 @@ impl Engine {
                 Operation::LeaveLockdown if !event.refused => state.stopped = false,
                 _ => {}
             }
+            state.pruned = event.removed.or(state.pruned);
             if let Some((id, digest)) = event.row {
                 state.known.entry(id).or_insert(Known { digest, seen: false }).digest = digest;
             }
         }
+        self.take_hashes(state, &mut complete)
+    }
+
+    /// Learns which events have no rows any more. That may change while a verification is under way.
+    fn read_removed(&self, state: &mut Verification) -> Result<(), VaultError> {
+        let record = self.removed_record()?;
+        if record != state.removed.0 {
+            let removed =
+                record.as_deref().map_or_else(|| Ok(Removed::default()), |record| self.open_removed(record));
+            match removed {
+                Ok(removed) => state.removed = (record, removed),
+                Err(VaultError::Tampered { place, reason }) => {
+                    state.report.add(place, reason);
+                    state.removed = (record, Removed::default());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes events without rows up to a number: those that were removed, by their hashes. Others are missing.
+    fn take_gap(
+        &self,
+        state: &mut Verification,
+        upto: u64,
+        complete: &mut Vec<stvor_tlog::Node>,
+    ) -> Result<(), VaultError> {
+        while state.next < upto {
+            let count = (upto - state.next).min(PART as u64);
+            let leaves = self.database.node_range(0, (state.next, PART))?;
+            let mut leaves = leaves.into_iter().peekable();
+            for seq in state.next..state.next + count {
+                while leaves.next_if(|(at, _)| *at < seq).is_some() {}
+                let leaf = leaves.next_if(|(at, _)| *at == seq).map_or_else(Hash::empty, |(_, leaf)| leaf);
+                state.tree.append(leaf, complete)?;
+                if state.removed.1.contains(seq) {
+                    state.report.removed += 1;
+                } else {
+                    state.report.add(format!("the event {seq}"), "its row is gone");
+                }
+            }
+            state.next += count;
+            state.progress.add(usize::try_from(count).unwrap_or(0));
+            self.take_hashes(state, complete)?;
+        }
+        Ok(())
+    }
+
+    fn take_hashes(
+        &self,
+        state: &mut Verification,
+        complete: &mut Vec<stvor_tlog::Node>,
+    ) -> Result<(), VaultError> {
         state.nodes += complete.len() as u64;
-        state.bad_hashes += self.verify_hashes(&mut state.report, &mut complete)?;
+        state.bad_hashes += self.verify_hashes(&mut state.report, complete)?;
         Ok(())
     }
 
     /// What can be said when everything was read.
     fn verify_end(&mut self, state: &mut Verification) -> Result<(), VaultError> {
+        let (record, removed) = &state.removed;
+        state.report.removed_before = removed.upto();
+        if record.as_ref().map(|_| removed.digest()) != state.pruned {
+            state.report.add("the record of removed events", "it is not the one that the log has");
+        }
         let stored = self.database.node_count()?;
         if stored != state.nodes {
             state.report.add("the hashes of the log", format!("there are {stored} of {}", state.nodes));
@@ -470,7 +565,13 @@ impl Engine {
         let proof = InclusionProof::make(&self.database, index, checkpoint.size())?;
         let rows = self.database.events_from(index, 1)?;
         let row = rows.first().filter(|row| row.seq == index);
-        let row = row.ok_or_else(|| TlogError::Missing(format!("the event {index}")))?;
+        let missing = || match self.removed() {
+            Ok(removed) if removed.contains(index) => VaultError::invalid(format!(
+                "the event {index} was archived and removed: prove it from the archive (`stvor vault proof make --archive`)"
+            )),
+            _ => TlogError::Missing(format!("the event {index}")).into(),
+        };
+        let row = row.ok_or_else(missing)?;
         let (_, entry) = self.open_event(row)?;
         Ok((entry, ProofFile { index, proof, extra: None, checkpoint: note }))
     }

@@ -14,6 +14,7 @@ use stvor_tlog::witness::CosignatureVerifier;
 
 use super::outbox;
 use super::verbs::{key, value};
+use crate::archive::ArchiveHead;
 use crate::backup::{BackupKind, NewBackup};
 use crate::memory::MemoryId;
 use crate::proofs::Claim;
@@ -181,8 +182,19 @@ pub enum RecoveryVerb {
         passphrase: Option<Hidden>,
         description: String,
     },
-    /// Write the log to a file, sealed to recipients.
-    Archive { path: PathBuf, recipients: Vec<String> },
+    /// Write the log to a file, sealed to recipients, perhaps with what was said to requests.
+    Archive {
+        path: PathBuf,
+        recipients: Vec<String>,
+        #[serde(default)]
+        words: bool,
+    },
+    /// Remove events that an archive holds, which the asker has read.
+    Prune {
+        archive: ArchiveHead,
+        #[serde(default)]
+        lose_words: bool,
+    },
     /// Read a file that the daemon made for the owner's process, from a place on: `{"size", "bytes"}`, at most
     /// [`crate::limits::MAX_FETCH`] bytes in base64, or null when there is none.
     Fetch { name: PathBuf, offset: u64 },
@@ -266,10 +278,11 @@ impl RecoveryVerb {
                 let directory = outbox::directory(vault, directory)?;
                 value(vault.backup(&NewBackup { directory, kind, sealing, description })?)
             }
-            Self::Archive { path, recipients } => {
+            Self::Archive { path, recipients, words } => {
                 let (sealing, path) = (sealing_to(&recipients)?, outbox::file(vault, path)?);
-                Ok(json!({ "events": vault.archive(&path, &sealing)? }))
+                Ok(json!({ "events": vault.archive(&path, &sealing, words)? }))
             }
+            Self::Prune { archive, lose_words } => value(vault.prune(&archive, lose_words)?),
             Self::Fetch { name, offset } => outbox::fetch(vault, &name, offset),
             Self::Taken { name, kept } => outbox::taken(vault, &name, kept).map(done),
             Self::Backups {} => value(vault.backups()?),

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
+use stvor_tlog::Note;
 
 use super::{RecoveryVerb, answer};
 use crate::engine::agents::{Agent, Caller};
@@ -185,8 +186,10 @@ pub enum OwnerVerb {
     /// The namespaces that there are, with how many memories are live or superseded in each.
     Namespaces {},
     /// Read the whole log and every row; with `content` also open every content whose key is held. With `progress` lines
-    /// that tell how far it is come before the answer.
+    /// that tell how far it is come before the answer. The log is held against the checkpoints of these archives, too.
     Verify {
+        #[serde(default)]
+        archives: Vec<String>,
         #[serde(default)]
         content: bool,
         #[serde(default)]
@@ -254,8 +257,10 @@ impl OwnerVerb {
                 Ok(agents)
             }
             Self::Namespaces {} => value(vault.namespaces()?),
-            Self::Verify { content, progress } => {
-                let (pending, state) = vault.begin_verify(content);
+            Self::Verify { archives, content, progress } => {
+                let notes = archives.iter().map(|note| Note::parse(note.as_bytes()));
+                let notes = notes.collect::<Result<Vec<_>, _>>()?;
+                let (pending, state) = vault.begin_verify_against(content, notes);
                 let report = pending.wait_while(PROGRESS, || {
                     if progress {
                         let (done, total) = state.now();

@@ -293,7 +293,7 @@ impl Engine {
 
     /// Agents whose credentials another database of this vault knows, if its log is no shorter than `size`.
     pub(crate) fn newer_agents_in(&self, database: &Database, size: u64) -> Option<HashSet<String>> {
-        let events = database.event_count().ok()?;
+        let events = database.log_size().ok()?;
         let records = database.records(Table::Agent).ok().filter(|_| events >= size)?;
         Some(records.into_iter().map(|(credential, _)| hex(&credential)).collect())
     }
@@ -302,7 +302,7 @@ impl Engine {
     /// nothing since but that the vault was backed up, opened, locked and closed.
     pub(crate) fn idle_since(&self, database: &Database, (size, known): (u64, u64)) -> bool {
         let root = |nodes: &Database| Frontier::load(nodes, size).map(|tree| tree.root()).ok();
-        let (Ok(events), Ok(held)) = (database.event_count(), self.held()) else { return false };
+        let (Ok(events), Ok(held)) = (database.log_size(), self.held()) else { return false };
         if events < known || root(database).is_none() || root(database) != root(&self.database) {
             return false;
         }

@@ -43,12 +43,23 @@ pub struct LogPage {
     pub entries: Vec<LogEntry>,
     /// Where to go on, if the log does not end there.
     pub next: Option<u64>,
+    /// Events before this one may have been archived and removed; what they say is in the archives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_before: Option<u64>,
 }
 
 /// Rows that are read at a time.
 const BATCH: u64 = 1_000;
 
 impl LogQuery {
+    /// Whether an event fits, by what is said of it and was said to it.
+    #[must_use]
+    pub fn matches(&self, event: &Event) -> bool {
+        let wanted = self.words.as_deref().unwrap_or_default();
+        let words: Vec<String> = wanted.split_whitespace().map(str::to_lowercase).collect();
+        self.fits(event, &words, None)
+    }
+
     fn fits(&self, event: &Event, words: &[String], exact: Option<&str>) -> bool {
         let said = || match &event.said {
             Some(said) => {
@@ -75,7 +86,9 @@ impl Engine {
         }
         let words: Vec<String> = wanted.split_whitespace().map(str::to_lowercase).collect();
         let exact = self.keyed("text", wanted.as_bytes())?;
-        let mut page = LogPage::default();
+        let removed = self.sound(self.removed())?;
+        let removed_before = removed.map(|removed| removed.upto()).filter(|upto| *upto > 0);
+        let mut page = LogPage { removed_before, ..LogPage::default() };
         let mut end = query.before.unwrap_or(size).min(size);
         let stop = end.saturating_sub(limits::MAX_SCAN);
         while end > stop {

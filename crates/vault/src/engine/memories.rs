@@ -214,10 +214,14 @@ impl Engine {
             let (row, header) = engine.find(recall.caller, recall.id)?;
             event.level = Some(header.level);
             let approval = engine.approval_for(recall, &row, event)?;
-            let last_recall = match engine.database.last_recall(&recall.id)? {
-                Some(seq) => engine.event_time(seq)?,
-                None => None,
-            };
+            let last_recall =
+                match engine.database.last_recall(&recall.id)? {
+                    // Without its time nobody knows whether the pause is over.
+                    Some(seq) => Some(engine.event_time(seq)?.ok_or_else(|| {
+                        VaultError::tampered(format!("the event {seq}"), "its row is gone")
+                    })?),
+                    None => None,
+                };
             engine.drop_stale_token();
             let held = engine.held()?;
             decide(&Situation {

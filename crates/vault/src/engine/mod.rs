@@ -13,6 +13,7 @@ mod profiles;
 mod proofs;
 mod quota;
 mod recovery;
+pub(crate) mod removal;
 mod rotation;
 mod search;
 pub(crate) mod sessions;
@@ -502,7 +503,7 @@ impl Engine {
         }
     }
 
-    /// The time of an event that the log holds.
+    /// The time of an event, if its row is there.
     pub(crate) fn event_time(&self, seq: u64) -> Result<Option<Moment>, VaultError> {
         let rows = self.database.events_from(seq, 1)?;
         let Some(row) = rows.first().filter(|row| row.seq == seq) else { return Ok(None) };

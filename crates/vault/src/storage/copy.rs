@@ -124,7 +124,7 @@ impl Database {
 
     /// The size of the log by its rows, and the root over its hashes.
     pub(crate) fn log_head(&self) -> Result<(u64, stvor_tlog::Hash), VaultError> {
-        let events = self.event_count()?;
+        let events = self.log_size()?;
         Ok((events, Frontier::load(self, events)?.root()))
     }
 }

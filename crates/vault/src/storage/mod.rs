@@ -6,6 +6,7 @@ pub(crate) mod copy;
 mod files;
 pub(crate) mod foreign;
 pub(crate) mod index;
+mod log;
 mod parts;
 mod rows;
 
@@ -19,8 +20,9 @@ use stvor_tlog::{Hash, Nodes, TlogError};
 
 pub(crate) use bound::{Sums, Table};
 pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, write_private};
+pub(crate) use log::EventRow;
 pub(crate) use parts::{EventPart, MemoryPart, MemoryView};
-pub(crate) use rows::{EventRow, MemoryRow};
+pub(crate) use rows::MemoryRow;
 
 use crate::VaultError;
 

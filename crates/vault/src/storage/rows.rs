@@ -2,7 +2,6 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 use stvor_crypto::kdf::sha256;
-use stvor_tlog::{Hash, Node};
 
 use super::parts::MemoryView;
 use super::{Database, Table, failed};
@@ -66,13 +65,6 @@ impl MemoryRow {
             content: row.get(5)?,
         })
     }
-}
-
-/// An event as it is stored.
-#[derive(Debug)]
-pub(crate) struct EventRow {
-    pub(crate) seq: u64,
-    pub(crate) sealed: Vec<u8>,
 }
 
 const COLUMNS: &str = "id, space, due, header, wrapped, content";
@@ -300,6 +292,16 @@ impl Database {
         Ok(read().map_err(|error| failed(&error))?.map(i64::cast_unsigned))
     }
 
+    /// The events of all memories' newest recalls.
+    pub(crate) fn recall_events(&self) -> Rows<Vec<u64>> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached("SELECT event FROM recall")?;
+            let rows = statement.query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
     /// The record of a table of records.
     pub(crate) fn record(&self, table: Table, key: &[u8]) -> Rows<Option<Vec<u8>>> {
         let (name, column, value) = table.names();
@@ -360,91 +362,9 @@ impl Database {
         self.execute("DELETE FROM ended WHERE seq <= ?1", [upto]).map(|_| ())
     }
 
-    pub(crate) fn insert_event(&self, event: &EventRow, nodes: &[Node]) -> Rows<()> {
-        let EventRow { seq, sealed } = event;
-        self.execute("INSERT INTO event VALUES (?1, ?2)", params![number(*seq), sealed])?;
-        for node in nodes {
-            let values = params![node.level, number(node.index), node.hash.0];
-            self.execute("INSERT INTO node VALUES (?1, ?2, ?3)", values)?;
-        }
-        Ok(())
-    }
-
-    /// Writes an event's row anew.
-    pub(crate) fn update_event(&self, event: &EventRow) -> Rows<()> {
-        let values = params![number(event.seq), event.sealed];
-        match self.execute("UPDATE event SET sealed = ?2 WHERE seq = ?1", values)? {
-            1 => Ok(()),
-            _ => Err(VaultError::tampered(format!("the event {}", event.seq), "its row is gone")),
-        }
-    }
-
-    pub(crate) fn events_from(&self, from: u64, count: usize) -> Rows<Vec<EventRow>> {
-        let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
-        let read = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![number(from), number(count as u64)], |row| {
-                Ok(EventRow { seq: row.get::<_, i64>(0)?.cast_unsigned(), sealed: row.get(1)? })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|error| failed(&error))
-    }
-
-    pub(super) fn read_node(&self, level: u8, index: u64) -> Rows<Option<Vec<u8>>> {
-        let sql = "SELECT hash FROM node WHERE level = ?1 AND at = ?2";
-        let read = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            statement.query_row(params![level, number(index)], |row| row.get(0)).optional()
-        };
-        read().map_err(|error| failed(&error))
-    }
-
-    /// `count` hashes of a level from `from` on, by index.
-    pub(crate) fn node_range(&self, level: u8, (from, count): (u64, usize)) -> Rows<Vec<(u64, Hash)>> {
-        let sql = "SELECT at, hash FROM node WHERE level = ?1 AND at >= ?2 ORDER BY at LIMIT ?3";
-        let read = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![level, number(from), number(count as u64)], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), Hash(row.get(1)?)))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|error| failed(&error))
-    }
-
-    /// How many rows of hashes there are.
-    pub(crate) fn node_count(&self) -> Rows<u64> {
-        let read = self.connection.query_row("SELECT count(*) FROM node", [], |row| row.get::<_, i64>(0));
-        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
-    }
-
-    /// How many rows of events there are.
-    pub(crate) fn event_count(&self) -> Rows<u64> {
-        let read = self.connection.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0));
-        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
-    }
-
     /// How many memories there are, whatever became of them.
     pub(crate) fn memory_count(&self) -> Rows<u64> {
         let read = self.connection.query_row("SELECT count(*) FROM memory", [], |row| row.get::<_, i64>(0));
         read.map(i64::cast_unsigned).map_err(|error| failed(&error))
-    }
-
-    /// Writes the newest checkpoint, and what was sealed of the bound tables for exactly that one.
-    pub(crate) fn put_checkpoint(&self, note: &str, bound: &[u8]) -> Rows<()> {
-        self.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?1, ?2)", params![note, bound]).map(|_| ())
-    }
-
-    /// What was sealed with the newest checkpoint.
-    pub(crate) fn bound(&self) -> Rows<Option<Vec<u8>>> {
-        let read = self.connection.query_row("SELECT bound FROM checkpoint", [], |row| row.get(0)).optional();
-        read.map_err(|error| failed(&error))
-    }
-
-    pub(crate) fn checkpoint(&self) -> Rows<Option<String>> {
-        let sql = "SELECT note FROM checkpoint";
-        let read = self.connection.query_row(sql, [], |row| row.get(0)).optional();
-        read.map_err(|error| failed(&error))
     }
 }

@@ -166,7 +166,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
         OwnerVerb::Act { act: AgentVerb::Status {} },
         OwnerVerb::LeaveLockdown { root: root.clone() },
         OwnerVerb::Agents {},
-        OwnerVerb::Verify { content: false, progress: false },
+        OwnerVerb::Verify { archives: Vec::new(), content: false, progress: false },
         OwnerVerb::Purge {},
         OwnerVerb::EndPause { id: request },
     ] {
@@ -291,7 +291,10 @@ fn eight_clients_at_once_lose_and_double_nothing() {
             });
         }
     });
-    let report = owner.call_owner(&OwnerVerb::Verify { content: false, progress: false }).unwrap().unwrap();
+    let report = owner
+        .call_owner(&OwnerVerb::Verify { archives: Vec::new(), content: false, progress: false })
+        .unwrap()
+        .unwrap();
     assert_eq!(report["memories"], 200);
     assert_eq!(report["problems"].as_array().unwrap().len(), 0);
     assert_eq!(served.vault.status().unwrap().lockdown, None);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test that fails ends the test")]
 
+mod archive;
 mod backups;
 mod checkpoints;
 mod control;

@@ -110,9 +110,9 @@ fn every_event_can_be_proved_from_an_archive_when_the_vault_is_gone() {
     let keys = [Verifier::parse(&vault.status().unwrap().verifier).unwrap()];
     let identity = Identity::generate();
     let path = world.directory.path().join("log.age");
-    let count = vault.archive(&path, &Sealing::to(vec![identity.recipient()])).unwrap();
+    let count = vault.archive(&path, &Sealing::to(vec![identity.recipient()]), false).unwrap();
     assert_eq!(
-        vault.archive(&path, &Sealing::to(vec![identity.recipient()])).unwrap_err().code(),
+        vault.archive(&path, &Sealing::to(vec![identity.recipient()]), false).unwrap_err().code(),
         "VAULT_EXISTS"
     );
     drop(vault);

@@ -1,5 +1,6 @@
 //! `stvor vault`: an owner's memories, and the agents that may use them.
 
+mod archive;
 mod keys;
 mod memories;
 mod owner;
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::servers::Life;
 
+pub(crate) use archive::*;
 pub(crate) use keys::*;
 pub(crate) use memories::*;
 pub(crate) use owner::*;
@@ -294,4 +296,6 @@ pub(crate) struct VaultVerify {
     /// Open every content whose key is held, too, and check it against its keyed hash
     #[arg(long)]
     pub(crate) content: bool,
+    #[command(flatten)]
+    pub(crate) archives: ArchiveKey,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stvor_vault::MemoryId;
 
 use super::super::Life;
-use super::{Cost, TpmBinding};
+use super::{ArchiveKey, Cost, TpmBinding};
 
 /// `stvor vault approvals ...`
 #[derive(Debug, Subcommand)]
@@ -81,6 +81,8 @@ pub(crate) struct VaultLog {
     /// All that fit
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) archives: ArchiveKey,
 }
 
 /// `stvor vault proof ...`
@@ -93,6 +95,8 @@ pub(crate) enum ProofCommand {
         /// Directory for event-N.json and event-N.proof
         #[arg(long, value_name = "DIR", default_value = ".")]
         out: PathBuf,
+        #[command(flatten)]
+        archives: ArchiveKey,
     },
     /// Check such a proof; needs no vault
     Check {

@@ -6,7 +6,9 @@ use clap::{ArgGroup, Args, Subcommand};
 use stvor_vault::{Level, MemoryId};
 
 use super::super::Life;
-use super::{CodesCommand, Namespace, NewTokens, PassphraseChange, SecondSecret, VaultTokenCommand};
+use super::{
+    ArchiveMake, CodesCommand, Namespace, NewTokens, PassphraseChange, SecondSecret, VaultPrune, VaultTokenCommand,
+};
 
 /// Commands that bring things back, and what they need beforehand.
 #[derive(Debug, Subcommand)]
@@ -35,14 +37,14 @@ file over into a new vault.")]
         out: PathBuf,
     },
     /// Write the log to a file, from which each event can be proved when the vault is gone
-    Archive {
-        /// The file, which must not be there
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-        /// Age key (age1...) that can open it; can be repeated
-        #[arg(long, value_name = "RECIPIENT", required = true)]
-        to: Vec<String>,
-    },
+    Archive(ArchiveMake),
+    /// Remove events from the database that an archive holds
+    #[command(after_help = "\
+The archive is read whole first. The log's hashes stay, so every proof goes on verifying, and so do
+events that something still depends on: the newest of each memory, of each pause, of the lockdown, and
+the commitments of proofs. All of the others are removed, or none. The file of the database does not get
+shorter: its room is used again.")]
+    Prune(VaultPrune),
     /// Split the vault's keys among people
     Escrow {
         #[command(subcommand)]

@@ -302,17 +302,3 @@ pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
     call.out().say("What was exported is not sealed any more.");
     Ok(())
 }
-
-/// Writes the log to a file.
-pub(super) fn archive(call: Call<'_>, path: &Path, to: &[String]) -> Result {
-    let mut client = call.as_owner()?;
-    let whole = absolute(path)?;
-    let landing = Landing::at(call.out(), &client, whole.parent().unwrap_or(&whole))?;
-    let file = landing.file(Path::new(whole.file_name().unwrap_or_default()));
-    let bar = Bar::working(call.out(), "reading and sealing the log");
-    let answer = ask(&mut client, RecoveryVerb::Archive { path: file.clone(), recipients: to.to_vec() });
-    bar.end();
-    let answer = answer?;
-    landing.take(&mut client, &file)?;
-    call.out().either(&answer, |answer| format!("{}  {} events", path.display(), answer["events"]))
-}

@@ -10,8 +10,8 @@ use stvor_vault::daemon::OwnerVerb;
 use stvor_vault::{LogEntry, LogPage, LogQuery};
 
 use super::talk::ask_owner;
-use super::{Call, show};
-use crate::args::{ProofCommand, VaultLog};
+use super::{Call, archive, show};
+use crate::args::{ArchiveKey, ProofCommand, VaultLog};
 use crate::failure::{Failure, Result};
 use crate::render::{BAD, GOOD, paint, rfc3339, rows, safe, table};
 
@@ -29,12 +29,20 @@ pub(super) fn run(call: Call<'_>, args: &VaultLog) -> Result {
         refused: args.refused,
         words: args.said.clone(),
     };
-    let mut client = call.as_owner()?;
     let most = if args.all { usize::MAX } else { args.limit };
-    let mut found = 0;
+    if !args.archives.archive.is_empty() {
+        let entries = archive::entries(call, &args.archives, &query, most)?;
+        if entries.is_empty() {
+            call.out().say("Nothing in the archives fits");
+        }
+        return print(call, &entries);
+    }
+    let mut client = call.as_owner()?;
+    let (mut found, mut removed) = (0, None);
     while found < most {
         let answer = ask_owner(&mut client, &OwnerVerb::Log { query: query.clone() })?;
-        let LogPage { mut entries, next } = show::parsed(answer)?;
+        let LogPage { mut entries, next, removed_before } = show::parsed(answer)?;
+        removed = removed_before;
         entries.truncate(most - found);
         found += entries.len();
         print(call, &entries)?;
@@ -43,6 +51,11 @@ pub(super) fn run(call: Call<'_>, args: &VaultLog) -> Result {
     }
     if found == 0 {
         call.out().say("Nothing in the log fits");
+    }
+    if let Some(before) = removed.filter(|_| found < most) {
+        call.out().say(format_args!(
+            "Most events before {before} were archived and removed: read those with --archive FILE --identity FILE"
+        ));
     }
     Ok(())
 }
@@ -80,23 +93,29 @@ fn print(call: Call<'_>, entries: &[LogEntry]) -> Result {
 /// Makes or checks a proof.
 pub(super) fn proof(call: Call<'_>, command: &ProofCommand) -> Result {
     match command {
-        ProofCommand::Make { event, out } => make(call, *event, out),
+        ProofCommand::Make { event, out, archives } => make(call, *event, (out, archives)),
         ProofCommand::Check { event, proof, verifier } => check(call, (event, proof), verifier),
     }
 }
 
-fn write(path: &Path, text: &str) -> Result {
+fn write(path: &Path, text: &[u8]) -> Result {
     let failed = |source| Failure::File { what: "can not write", path: path.into(), source };
     std::fs::write(path, text).map_err(failed)
 }
 
-fn make(call: Call<'_>, event: u64, out: &Path) -> Result {
-    let answer = ask_owner(&mut call.as_owner()?, &OwnerVerb::Prove { event })?;
-    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+fn make(call: Call<'_>, event: u64, (out, archives): (&Path, &ArchiveKey)) -> Result {
+    let (text, proved) = if archives.archive.is_empty() {
+        let answer = ask_owner(&mut call.as_owner()?, &OwnerVerb::Prove { event })?;
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().as_bytes().to_vec();
+        (text("event"), text("proof"))
+    } else {
+        let (text, proof) = archive::proved(call, archives, event)?;
+        (text, proof.to_string().into_bytes())
+    };
     let (entry, proof) = (out.join(format!("event-{event}.json")), out.join(format!("event-{event}.proof")));
     // Without a line end: these are the bytes that the log hashes.
-    write(&entry, &text("event"))?;
-    write(&proof, &text("proof"))?;
+    write(&entry, &text)?;
+    write(&proof, &proved)?;
     let object = json!({ "event": entry.display().to_string(), "proof": proof.display().to_string() });
     call.out().either(&object, |_| format!("{}\n{}", entry.display(), proof.display()))
 }

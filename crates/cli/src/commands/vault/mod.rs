@@ -4,6 +4,7 @@
 mod agents;
 mod alerts;
 mod approvals;
+mod archive;
 mod backup;
 mod boundary;
 mod carried;
@@ -115,7 +116,8 @@ async fn recover(call: Call<'_>, command: &RecoveryCommand) -> Result {
         RecoveryCommand::Restore(args) => backup::restore(call, args),
         RecoveryCommand::Export { out } => backup::export(call, out.as_deref()),
         RecoveryCommand::Salvage { out } => backup::salvage(call, out),
-        RecoveryCommand::Archive { out, to } => backup::archive(call, out, to),
+        RecoveryCommand::Archive(args) => archive::make(call, args),
+        RecoveryCommand::Prune(args) => archive::prune(call, args),
         RecoveryCommand::Escrow { command } => recovery::escrow(call, command),
         RecoveryCommand::Recover(args) => recovery::recover(call, args),
         RecoveryCommand::Switch { command } => recovery::switch(call, command),

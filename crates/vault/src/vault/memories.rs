@@ -1,0 +1,189 @@
+//! What agents may do, and the owner as one of them.
+
+use core::sync::atomic::Ordering;
+
+use stvor_crypto::SystemRandom;
+
+use super::{Pending, Vault};
+use crate::engine::Engine;
+use crate::engine::agents::Caller;
+use crate::engine::memories::Recall;
+use crate::engine::sessions::SessionId;
+use crate::gates::approval::Approval;
+use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled};
+use crate::{VaultError, limits};
+
+impl Vault {
+    /// Stores a memory and returns its name.
+    ///
+    /// # Errors
+    /// [`VaultError::Refused`], [`VaultError::Invalid`], [`VaultError::LogUnavailable`].
+    pub fn store(&self, caller: &Caller, memory: NewMemory) -> Result<MemoryId, VaultError> {
+        self.begin_store(caller, memory).wait()
+    }
+
+    /// As [`Vault::store`], without waiting.
+    #[must_use]
+    pub fn begin_store(&self, caller: &Caller, memory: NewMemory) -> Pending<MemoryId> {
+        self.begin_store_in(SessionId::OWNER, caller, memory)
+    }
+
+    /// As [`Vault::begin_store`]; a memory of level 0 ends with the session.
+    #[must_use]
+    pub fn begin_store_in(
+        &self,
+        session: SessionId,
+        caller: &Caller,
+        memory: NewMemory,
+    ) -> Pending<MemoryId> {
+        let caller = caller.clone();
+        self.ask(move |engine| engine.store((&caller, session), &memory))
+    }
+
+    /// Begins a session for memories of level 0.
+    #[must_use]
+    pub fn begin_session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Ends a session: what it stored at level 0 is destroyed. Returns how many memories that were.
+    ///
+    /// # Errors
+    /// [`VaultError::LogUnavailable`], [`crate::Refusal::Cold`].
+    pub fn end_session(&self, session: SessionId) -> Result<usize, VaultError> {
+        self.ask(move |engine| engine.end_session(session)).wait()
+    }
+
+    /// Recalls a memory. From level 3 on the boundary daemon is asked, and `justification` says what for.
+    ///
+    /// # Errors
+    /// [`VaultError::Refused`], [`VaultError::Tampered`], [`VaultError::LogUnavailable`].
+    pub fn recall(&self, caller: &Caller, id: MemoryId, justification: &str) -> Result<Recalled, VaultError> {
+        let boundary = self.ask_boundary(caller, id)?;
+        let (caller, justification) = (caller.clone(), justification.to_owned());
+        let work = move |engine: &mut Engine| {
+            engine.recall(&Recall { caller: &caller, id, justification: &justification, boundary })
+        };
+        self.ask(work).wait()
+    }
+
+    /// Asks the boundary daemon on the caller's thread, so that its delays are nobody else's.
+    fn ask_boundary(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+    ) -> Result<Option<crate::gates::boundary::Verdict>, VaultError> {
+        let Some(boundary) = &self.boundary else { return Ok(None) };
+        let asking = caller.clone();
+        let known = self.ask(move |engine| Ok((engine.level_of(&asking, id), engine.wall()))).wait()?;
+        let (Some(level), now) = known else { return Ok(None) };
+        if !level.needs_approval() {
+            return Ok(None);
+        }
+        Ok(Some(boundary.ask(level, now, &mut SystemRandom::new())))
+    }
+
+    /// Searches a namespace.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn search(&self, caller: &Caller, namespace: &str, query: &str) -> Result<Vec<Header>, VaultError> {
+        let (caller, namespace, query) = (caller.clone(), namespace.to_owned(), query.to_owned());
+        self.ask(move |engine| engine.search(&caller, &namespace, &query)).wait()
+    }
+
+    /// Lists a namespace, newest first, at most [`limits::MAX_PAGE`] from before `before`; with where to go on.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn list(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+        before: Option<i64>,
+    ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
+        let (caller, namespace) = (caller.clone(), namespace.to_owned());
+        self.ask(move |engine| engine.list(&caller, &namespace, before)).wait()
+    }
+
+    /// Memories that serve an intent.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn by_intent(&self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
+        let (caller, intent) = (caller.clone(), intent.to_owned());
+        self.ask(move |engine| engine.by_intent(&caller, &intent)).wait()
+    }
+
+    /// Links (or unlinks) an intent to a memory.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn set_intent(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        (intent, link): (&str, bool),
+    ) -> Result<(), VaultError> {
+        let (caller, intent) = (caller.clone(), intent.to_owned());
+        self.ask(move |engine| engine.set_intent(&caller, (id, link), &intent)).wait()
+    }
+
+    /// Destroys a memory's key and content, for good and before the answer. Returns what that could not reach: backups.
+    ///
+    /// # Errors
+    /// As [`Vault::store`]; [`VaultError::WipePending`].
+    pub fn forget(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<Forgotten, VaultError> {
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        self.ask(move |engine| engine.forget(&caller, id, &reason)).wait()
+    }
+
+    /// Ends the pause of a memory that was recalled, for the owner: whoever may recall it may do so at once.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`] when no pause is under way; as [`Vault::store`].
+    pub fn end_pause(&self, id: MemoryId) -> Result<(), VaultError> {
+        self.ask(move |engine| engine.end_pause(id)).wait()
+    }
+
+    /// Closes a memory for good and keeps it for the record.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn tombstone(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        self.ask(move |engine| engine.tombstone(&caller, id, &reason)).wait()
+    }
+
+    /// Destroys memories whose time ran out. It also happens by itself. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn purge(&self) -> Result<usize, VaultError> {
+        self.ask(|engine| engine.purge(limits::MAX_GROUP)).wait()
+    }
+
+    /// Asks the owner to approve one recall, and returns the request's name.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn request_approval(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        purpose: &str,
+    ) -> Result<MemoryId, VaultError> {
+        let (caller, purpose) = (caller.clone(), purpose.to_owned());
+        self.ask(move |engine| engine.request_approval(&caller, id, &purpose)).wait()
+    }
+
+    /// What became of a request for approval that this caller made; nothing when there is none, or no more.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn approval(&self, caller: &Caller, request: MemoryId) -> Result<Option<Approval>, VaultError> {
+        let name = caller.name().to_owned();
+        let own = move |approval: &Approval| approval.id == request && approval.agent == name;
+        Ok(self.approvals()?.into_iter().find(own))
+    }
+}
