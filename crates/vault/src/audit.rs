@@ -106,6 +106,10 @@ pub enum Operation {
     Suppressed,
     /// The log was written to a file.
     Archive,
+    /// An agent asked whether everything is sound.
+    Verify,
+    /// The owner accepted that no checkpoint was left outside.
+    AcceptCheckpoints,
     /// Events that an archive holds were removed from the database.
     Prune,
     /// A record was written that no other event tells of.

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use regex::RegexSet;
 
-use crate::memory::Header;
+use crate::Inspection;
+use crate::memory::Trust;
 
 /// What each pattern finds.
 const PATTERNS: &[(&str, &str)] = &[
@@ -89,16 +90,16 @@ pub fn injection(content: &[u8]) -> Option<&'static str> {
     INJECTIONS.get(first).map(|(kind, _)| *kind)
 }
 
-/// An [`crate::Auditor`] that refuses to give out memories that hold what looks like an order to an agent, unless the owner
-/// said them.
+/// An [`crate::Auditor`] that keeps what looks like an order to an agent from agents: they may neither store it nor get it, unless it
+/// is marked as said by the owner. The owner gets everything: somebody has to look at what was planted.
 ///
 /// # Errors
 /// What it looks like.
-pub fn refuse_injections(header: &Header, content: &[u8]) -> Result<(), String> {
-    if header.creator == "owner" {
+pub fn refuse_injections(look: &Inspection<'_>) -> Result<(), String> {
+    if look.caller.is_owner() || look.header.trust == Trust::Owner {
         return Ok(());
     }
-    match injection(content) {
+    match injection(look.plaintext) {
         Some(kind) => Err(format!("it looks like {kind}")),
         None => Ok(()),
     }

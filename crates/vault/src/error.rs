@@ -101,7 +101,7 @@ pub enum Refusal {
         kind: &'static str,
     },
     /// An auditor that looked at the plaintext said no.
-    #[error("an auditor refused to give the memory out: {0}")]
+    #[error("an auditor refused the memory: {0}")]
     Auditor(String),
     /// The agent's memories would take more than they may.
     #[error(

@@ -10,7 +10,7 @@ use crate::daemon::Content;
 use crate::engine::Engine;
 use crate::engine::agents::Caller;
 use crate::memory::{Header, MemoryId, State};
-use crate::{Vault, VaultError};
+use crate::{Refusal, Vault, VaultError};
 
 /// Memories in one page.
 const PAGE: usize = 32;
@@ -72,7 +72,7 @@ impl Vault {
     /// ones: they end no export.
     ///
     /// # Errors
-    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`].
+    /// [`Refusal::Cold`], [`Refusal::Lockdown`], [`VaultError::LogUnavailable`].
     pub fn export(&self, after: i64) -> Result<(Vec<Exported>, Option<i64>), VaultError> {
         let headers = self.ask(move |engine| engine.headers_after(after, PAGE)).wait()?;
         let next = headers.last().filter(|_| headers.len() == PAGE).map(|(at, ..)| *at);
@@ -87,6 +87,10 @@ impl Vault {
             }
             let content = match self.recall(&Caller::Owner, id, "export") {
                 Ok(recalled) => Ok(recalled.content),
+                // Nothing more comes: half of everything would pass for all of it.
+                Err(VaultError::Refused(refusal @ (Refusal::Cold | Refusal::Lockdown))) => {
+                    return Err(refusal.into());
+                }
                 Err(VaultError::Refused(refusal)) => Err(refusal.code()),
                 Err(error @ VaultError::Tampered { .. }) => Err(error.code()),
                 Err(error) => return Err(error),
@@ -100,6 +104,7 @@ impl Vault {
 impl Engine {
     /// Places, names and headers of memories after a place. A damaged one has no header.
     fn headers_after(&self, after: i64, count: usize) -> Result<Vec<Listed>, VaultError> {
+        self.no_lockdown()?;
         let rows = self.database.memories_after(after, count)?;
         rows.into_iter().map(|(at, row)| Ok((at, row.id, self.sound(self.header(&row))?))).collect()
     }

@@ -66,5 +66,5 @@ pub use level::{Level, NoLevel};
 pub use memory::{Forgotten, Header, MemoryId, NewMemory, NoMemoryId, Recalled, State, Trust};
 pub use metrics::{Alert, AlertHook};
 pub use storage::database_version;
-pub use vault::{Auditor, Options, OwnerRecords, Pending, Vault};
+pub use vault::{Auditor, Inspection, Options, OwnerRecords, Pending, Vault};
 pub use verify::{Problem, Progress, Report, Summary};

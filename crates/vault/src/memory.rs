@@ -249,6 +249,13 @@ pub struct Header {
 }
 
 impl Header {
+    /// What somebody wrote about the memory: its source, intents, metadata, and why it ended.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let metadata = self.metadata.iter().flat_map(|(key, value)| [key, value]);
+        let all = [&self.source, &self.state_reason].into_iter().chain(&self.intents).chain(metadata);
+        all.map(String::as_str).filter(|text| !text.is_empty())
+    }
+
     /// What is bound to the content by its authenticated encryption: nothing of it can change later.
     pub(crate) fn bound(&self) -> Vec<u8> {
         let mut out = stvor_base::codec::Writer::with_capacity(64);

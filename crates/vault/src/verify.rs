@@ -273,6 +273,18 @@ impl Engine {
                 Err(error) => state.report.add("the checkpoint of an archive", error.to_string()),
             }
         }
+        match self.missing_checkpoints() {
+            Ok(missing) => missing.iter().for_each(|one| {
+                let place = format!("the checkpoints outside the database in {}", one.file);
+                let reason = format!(
+                    "there was none when the vault was opened at {} events: whether the log was set back before, nobody can tell. \
+                     If you know why, accept it: stvor vault verify --accept-missing",
+                    one.size
+                );
+                state.report.add(place, reason);
+            }),
+            Err(error) => state.report.add("the record of missing checkpoints", error.to_string()),
+        }
         if let Some(session) = &self.held()?.session {
             for level in [Level::Private, Level::Sealed].into_iter().filter(|level| !session.opens(*level)) {
                 state.report.add(format!("the key record of level {level}"), "it does not open");

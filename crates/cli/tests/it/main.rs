@@ -26,6 +26,8 @@ mod vault_contained;
 mod vault_import;
 mod vault_keys;
 #[cfg(unix)]
+mod vault_log;
+#[cfg(unix)]
 mod vault_recovery;
 #[cfg(unix)]
 mod vault_tokens;

@@ -1,4 +1,4 @@
-//! What the daemon's process may not ask the system for any more.
+//! What the daemon's process may not ask the system for any more, and what it keeps out of the swap.
 
 use crate::VaultError;
 
@@ -63,4 +63,38 @@ pub fn confine() -> Result<bool, VaultError> {
 )))]
 pub fn confine() -> Result<bool, VaultError> {
     Ok(false)
+}
+
+/// Keeps all memory of this process, now and later, out of the swap. Returns whether the system lets it: without a limit on
+/// locked memory (`ulimit -l unlimited`, `LimitMEMLOCK=infinity`) or with the capability `CAP_IPC_LOCK`. Under a limit nothing is
+/// locked, for the first allocation past it would end the process.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn lock_memory() -> bool {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Memlock);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let unlimited = limit.maximum.is_none() && setrlimit(Resource::Memlock, raised).is_ok();
+    if !unlimited && !may_lock() {
+        return false;
+    }
+    // Pages are locked when they are first touched: stacks and tables of which little is used cost nothing.
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok()
+}
+
+/// This system is not asked.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn lock_memory() -> bool {
+    false
+}
+
+/// Whether this process has the capability `CAP_IPC_LOCK`, so that no limit on locked memory is one for it.
+#[cfg(target_os = "linux")]
+fn may_lock() -> bool {
+    const IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & IPC_LOCK != 0)
 }

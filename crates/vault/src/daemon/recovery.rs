@@ -195,6 +195,8 @@ pub enum RecoveryVerb {
         #[serde(default)]
         lose_words: bool,
     },
+    /// Accept that no checkpoint was left in files outside the database.
+    AcceptCheckpoints {},
     /// Read a file that the daemon made for the owner's process, from a place on: `{"size", "bytes"}`, at most
     /// [`crate::limits::MAX_FETCH`] bytes in base64, or null when there is none.
     Fetch { name: PathBuf, offset: u64 },
@@ -283,6 +285,7 @@ impl RecoveryVerb {
                 Ok(json!({ "events": vault.archive(&path, &sealing, words)? }))
             }
             Self::Prune { archive, lose_words } => value(vault.prune(&archive, lose_words)?),
+            Self::AcceptCheckpoints {} => Ok(json!({ "accepted": vault.accept_checkpoints()? })),
             Self::Fetch { name, offset } => outbox::fetch(vault, &name, offset),
             Self::Taken { name, kept } => outbox::taken(vault, &name, kept).map(done),
             Self::Backups {} => value(vault.backups()?),

@@ -373,7 +373,7 @@ impl AgentVerb {
                 }
                 Ok(status)
             }
-            Self::Verify {} => value(vault.verify_summary()?),
+            Self::Verify {} => value(vault.verify_for(caller)?),
         }
     }
 }

@@ -160,6 +160,7 @@ impl Engine {
         let mut event = Event::new(self.clock.now(), OWNER, Operation::EnrolAgent);
         event.level = Some(agent.highest);
         self.audited(event, |engine, event| {
+            engine.no_lockdown()?;
             event.text = Some(engine.keyed("agent", agent.name.as_bytes())?);
             let named = !agent.name.is_empty()
                 && agent.name.len() <= limits::MAX_NAME

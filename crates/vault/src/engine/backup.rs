@@ -343,6 +343,8 @@ impl Engine {
         event.count = Some(from.size);
         self.audited(event, |engine, _| {
             engine.database.clear(Table::Approval)?;
+            // The new directory has no checkpoints yet; what is known elsewhere was held against the log.
+            engine.database.remove_slot(super::outside::MISSING)?;
             for (credential, agent) in engine.agent_records()? {
                 if !stays(&hex(&credential)) {
                     let mut event = Event::new(engine.clock.now(), OWNER, Operation::RemoveAgent);

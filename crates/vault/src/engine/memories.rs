@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 
-use stvor_base::Timestamp;
+use stvor_base::{ErrorCode as _, Timestamp};
 use stvor_crypto::Random;
 use stvor_crypto::kdf::constant_time_eq;
 
@@ -17,7 +17,7 @@ use crate::level::Level;
 use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled, State, Trust};
 use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
-use crate::{VaultError, detect, limits};
+use crate::{Inspection, VaultError, detect, limits};
 
 /// A recall as it was asked for.
 #[derive(Debug)]
@@ -69,6 +69,9 @@ impl Engine {
                 }
             }
             let header = engine.new_header(caller, memory, event.at.wall)?;
+            if !caller.is_owner() {
+                engine.inspect((caller, &header), memory.content.expose(), true)?;
+            }
             if let Some(older) = memory.supersedes {
                 engine.supersede(caller, (older, memory), header.id)?;
             }
@@ -240,9 +243,7 @@ impl Engine {
             })?;
             let content = engine.open(&row, &header)?;
             event.content = Some(header.content_hash.clone());
-            for auditor in &engine.auditors {
-                auditor(&header, content.expose()).map_err(Refusal::Auditor)?;
-            }
+            engine.inspect((recall.caller, &header), content.expose(), false)?;
             if header.cooldown > 0 {
                 let seq = engine.held()?.tree.size();
                 engine.database.put_recall(&recall.id, seq)?;
@@ -280,6 +281,39 @@ impl Engine {
             return Err(tampered("its content is another one"));
         }
         Ok(opened)
+    }
+
+    /// Has every auditor look at a content, and at what is known of its memory.
+    fn inspect(
+        &self,
+        (caller, header): (&Caller, &Header),
+        content: &[u8],
+        stores: bool,
+    ) -> Result<(), VaultError> {
+        let texts = core::iter::once(content).chain(header.texts().map(str::as_bytes));
+        for plaintext in texts {
+            self.look(&Inspection { caller, header, plaintext, stores })?;
+        }
+        Ok(())
+    }
+
+    fn look(&self, look: &Inspection<'_>) -> Result<(), Refusal> {
+        self.auditors.iter().try_for_each(|auditor| auditor(look).map_err(Refusal::Auditor))
+    }
+
+    /// Keeps from an agent what is known of a memory and an auditor does not let pass. The memory stays in its list.
+    pub(super) fn withhold(&self, caller: &Caller, header: &mut Header) {
+        let refused = header.texts().find_map(|text| {
+            let look = Inspection { caller, header, plaintext: text.as_bytes(), stores: false };
+            self.look(&look).err()
+        });
+        if let Some(refusal) = refused.filter(|_| !caller.is_owner()) {
+            header.metadata.clear();
+            header.searchable.clear();
+            header.intents.clear();
+            header.state_reason.clear();
+            header.source = format!("({}: {refusal})", refusal.code());
+        }
     }
 
     /// The level of a memory, for who has to ask the boundary daemon before the recall.

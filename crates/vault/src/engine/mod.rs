@@ -7,6 +7,7 @@ mod bound;
 mod budget;
 pub(crate) mod log;
 pub(crate) mod memories;
+pub(crate) mod outside;
 mod owner;
 mod policy;
 mod profiles;

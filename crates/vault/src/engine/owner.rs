@@ -69,9 +69,14 @@ impl Engine {
         self.watchers.due = true;
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
-        self.audited(event, |engine, event| match engine.no_doubt() {
-            Err(error) => engine.note(event, &error.to_string()),
-            Ok(()) => Ok(()),
+        self.audited(event, |engine, event| {
+            if let Err(error) = engine.no_doubt() {
+                engine.note(event, &error.to_string())?;
+            }
+            match first {
+                true => engine.remember_outside(engine.held()?.tree.size()),
+                false => Ok(()),
+            }
         })?;
         self.refused_cold = 0;
         if first { self.end_lost_sessions() } else { Ok(()) }
@@ -299,6 +304,7 @@ impl Engine {
                 newest_backup: None,
                 watchers_untold: 0,
                 doubted: Vec::new(),
+                missing_checkpoints: Vec::new(),
             });
         };
         let session = held.session.as_ref();
@@ -319,6 +325,12 @@ impl Engine {
                 .and_then(|all| all.iter().map(|one| one.manifest.made).max()),
             watchers_untold: self.sound(self.untold())?.map_or(0, |untold| untold.len()),
             doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
+            missing_checkpoints: self
+                .sound(self.missing_checkpoints())?
+                .unwrap_or_default()
+                .into_iter()
+                .map(|one| one.file)
+                .collect(),
         })
     }
 }

@@ -64,4 +64,8 @@ pub struct Status {
     /// lockdown, everything is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubted: Vec<String>,
+    /// Files of checkpoints that had none when the vault was opened: nobody can tell whether the log was set back before that. Until
+    /// the owner accepts it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_checkpoints: Vec<String>,
 }

@@ -87,8 +87,7 @@ impl Answer {
     ) -> Result<Self, VaultError> {
         let permitted = match question.level {
             Level::Sealed => mode != Mode::Online,
-            Level::Vaulted => matches!(mode, Mode::Offline | Mode::ColdRoom),
-            Level::Black => mode == Mode::ColdRoom,
+            Level::Vaulted | Level::Black => matches!(mode, Mode::Offline | Mode::ColdRoom),
             _ => true,
         };
         let (request, level, at) = (question.request.clone(), question.level, at.as_millis());

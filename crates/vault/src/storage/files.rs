@@ -64,6 +64,8 @@ pub(crate) struct CheckpointFile {
     length: u64,
     /// Whether it ends where a note may begin.
     whole: bool,
+    /// Whether nothing was in it when it was opened.
+    empty: bool,
     /// The newest checkpoint, while it could not be written.
     behind: Option<String>,
 }
@@ -92,7 +94,17 @@ impl CheckpointFile {
             .and_then(|_| (&file).take(GAP.len() as u64).read_to_end(&mut end))
             .map_err(|error| VaultError::io("reading", path, &error))?;
         let whole = length == 0 || end == GAP.as_bytes();
-        Ok(Self { path: path.to_owned(), file, length, whole, behind: None })
+        Ok(Self { path: path.to_owned(), file, length, whole, empty: length == 0, behind: None })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing was in it when it was opened.
+    pub(crate) fn was_empty(&self) -> bool {
+        self.empty
     }
 
     /// Appends a signed checkpoint. One that could not be written is made up for by the next, or by

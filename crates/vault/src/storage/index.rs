@@ -28,6 +28,12 @@ pub(crate) struct Hit {
     pub(crate) rank: f64,
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
 impl Index {
     pub(crate) fn new() -> Result<Self, VaultError> {
         let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
@@ -38,6 +44,15 @@ impl Index {
         ));
         done.map_err(|error| failed(&error))?;
         Ok(Self { connection, tables: HashMap::new(), places: HashMap::new(), held: HashSet::new() })
+    }
+
+    /// Overwrites every page that held words.
+    fn wipe(&self) {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        for table in self.tables.values() {
+            // What is dropped is overwritten (`secure_delete`).
+            let _ = self.connection.execute_batch(&format!("DROP TABLE IF EXISTS {table}"));
+        }
     }
 
     /// Whether the memories of a namespace are in it.

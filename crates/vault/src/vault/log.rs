@@ -7,6 +7,8 @@ use std::time::Instant;
 use stvor_tlog::{Note, ProofFile};
 
 use super::{Job, Pending, Vault};
+use crate::audit::{Event, Operation};
+use crate::engine::agents::Caller;
 use crate::engine::log::{LogPage, LogQuery};
 use crate::verify::{Progress, Report, Scope, Summary, Verification};
 use crate::{VaultError, limits};
@@ -76,6 +78,20 @@ impl Vault {
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn read_log(&self, query: LogQuery) -> Result<LogPage, VaultError> {
         self.ask(move |engine| engine.read_log(&query)).wait()
+    }
+
+    /// [`Vault::verify_summary`] for somebody who asked for it; that is logged.
+    ///
+    /// # Errors
+    /// As [`Vault::verify`]; [`VaultError::LogUnavailable`].
+    pub fn verify_for(&self, caller: &Caller) -> Result<Summary, VaultError> {
+        let caller = caller.clone();
+        let logged = self.ask(move |engine| {
+            let event = Event::new(engine.clock.now(), caller.name(), Operation::Verify);
+            engine.audited_for(&caller, event, |_, _| Ok(()))
+        });
+        logged.wait()?;
+        self.verify_summary()
     }
 
     /// Whether the whole log and every row are sound, in numbers. A result serves everybody for

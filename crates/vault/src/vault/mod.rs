@@ -20,6 +20,7 @@ use stvor_crypto::SystemRandom;
 use crate::VaultError;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
+use crate::engine::agents::Caller;
 use crate::gates::boundary::Boundary;
 use crate::keys::{self, NewKeys};
 use crate::memory::Header;
@@ -32,8 +33,30 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// Requests that wait at one time.
 const QUEUE: usize = 4_096;
 
-/// Something that looks at a plaintext before it is given out, and may refuse with a reason.
-pub type Auditor = dyn Fn(&Header, &[u8]) -> Result<(), String> + Send + Sync;
+/// A plaintext that an agent stores, or that is about to be given out: a content, or something that is known of a memory (its
+/// source, an intent, a name or value of its metadata).
+pub struct Inspection<'a> {
+    /// Who stores it, or gets it.
+    pub caller: &'a Caller,
+    /// The memory.
+    pub header: &'a Header,
+    /// The plaintext.
+    pub plaintext: &'a [u8],
+    /// Whether it is being stored.
+    pub stores: bool,
+}
+
+impl fmt::Debug for Inspection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inspection")
+            .field("caller", &self.caller)
+            .field("stores", &self.stores)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that looks at a plaintext when an agent stores it and before anybody gets it, and may refuse with a reason.
+pub type Auditor = dyn Fn(&Inspection<'_>) -> Result<(), String> + Send + Sync;
 
 /// How a vault is opened.
 pub struct Options {
@@ -46,7 +69,7 @@ pub struct Options {
     /// Further files that the names of forgotten and tombstoned memories are appended to, best beside the backups: no restore
     /// that finds one brings such a memory back.
     pub forgotten: Vec<PathBuf>,
-    /// Who looks at plaintexts before they are given out.
+    /// Who looks at plaintexts when agents store them, and before they are given out.
     pub auditors: Vec<Arc<Auditor>>,
     /// Who hears of refusals and of a log that can not be written.
     pub alerts: Vec<Arc<AlertHook>>,

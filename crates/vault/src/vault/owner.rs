@@ -67,6 +67,15 @@ impl Vault {
         self.ask(|engine| engine.status()).wait()
     }
 
+    /// The owner knows why there was no checkpoint in some file outside the database when the vault was opened: `verify` does not name
+    /// that any more. Returns how many files that is.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::LogUnavailable`].
+    pub fn accept_checkpoints(&self) -> Result<usize, VaultError> {
+        self.ask(Engine::accept_checkpoints).wait()
+    }
+
     /// The key that proves owner verbs, for who serves the owner.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Archives of the log, and removing what they hold: every proof goes on verifying, and everything else goes on.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use stvor_tlog::Verifier;
 use stvor_vault::archive::{Archive, ArchiveHead, check, each};
 use stvor_vault::backup::{BackupKind, NewBackup, Restore, restore};
 use stvor_vault::proofs::Claim;
-use stvor_vault::{Caller, Level, LogQuery, MemoryId, NewMemory, Options, Refusal, Vault};
+use stvor_vault::{Caller, Level, LogQuery, MemoryId, NewMemory, Options, Refusal, Vault, limits};
 
 use crate::tampering::found;
 use crate::world::{World, owner, refusal};
@@ -290,6 +290,30 @@ fn a_log_that_was_set_back_does_not_go_on_from_its_archive() {
     assert_eq!(vault.verify().unwrap().problems, [], "every copy here was set back");
     let problems = against(&vault).problems;
     assert!(problems.iter().any(|problem| problem.reason.contains("archive")), "{problems:?}");
+}
+
+#[test]
+fn a_line_of_an_archive_has_so_many_bytes() {
+    let world = World::new();
+    let (vault, _) = busy(&world);
+    let (path, _) = archive(&vault, "one.age", false);
+    let identity = identity(vault.path());
+    let mut text = String::new();
+    let opening = Opening::with(vec![identity]);
+    opening.reader(std::fs::File::open(&path).unwrap()).unwrap().read_to_string(&mut text).unwrap();
+    let first = text.lines().next().unwrap();
+    let most = usize::try_from(limits::MAX_ARCHIVE_LINE).unwrap();
+    for (length, said) in
+        [(most, "are not those that its checkpoint signs"), (most + 1, "longer than any event")]
+    {
+        let forged = path.with_file_name("forged.age");
+        let sealing = Sealing::to(vec![self::identity(vault.path()).recipient()]);
+        let mut out = sealing.writer(std::fs::File::create(&forged).unwrap()).unwrap();
+        writeln!(out, "{first}\n{}", "x".repeat(length)).unwrap();
+        out.finish().unwrap();
+        let error = check(&forged, &opening, (ORIGIN, &keys(&vault))).unwrap_err().to_string();
+        assert!(error.contains(said), "{length}: {error}");
+    }
 }
 
 /// What the child does: it uses the vault, archives and prunes, until it is killed.

@@ -174,3 +174,41 @@ fn a_list_of_ended_memories_that_can_not_be_written_is_made_up_for() {
     drop(vault);
     assert_eq!(std::fs::read_to_string(&list).unwrap(), std::fs::read_to_string(&own).unwrap());
 }
+
+#[test]
+fn a_file_of_checkpoints_that_is_gone_is_told_until_the_owner_accepts_it() {
+    let world = World::new();
+    let copy = world.directory.path().join("copy");
+    let open = || {
+        let options = Options { checkpoints: vec![copy.clone()], ..world.options() };
+        let vault = Vault::open(&world.path(), options).unwrap();
+        vault.unlock_with(&owner()).unwrap();
+        vault
+    };
+    let named = |vault: &Vault| {
+        let problems = vault.verify().unwrap().problems;
+        let missing = vault.status().unwrap().missing_checkpoints;
+        assert_eq!(problems.len(), missing.len(), "{problems:?}");
+        missing.len()
+    };
+    drop(world.open());
+    let vault = open();
+    assert_eq!(named(&vault), 0, "a file that was just named has none yet");
+    drop(vault);
+    let own = world.path().join("checkpoints");
+    for (file, count) in [(&own, 1), (&copy, 2)] {
+        // Cut short to nothing, or removed.
+        std::fs::write(file, "").unwrap();
+        std::fs::remove_file(file).unwrap();
+        let vault = open();
+        assert_eq!(named(&vault), count);
+        drop(vault);
+        // The next one that was written does not hide it.
+        assert_eq!(named(&open()), count);
+    }
+    let vault = open();
+    assert_eq!(vault.accept_checkpoints().unwrap(), 2);
+    assert_eq!(named(&vault), 0);
+    drop(vault);
+    assert_eq!(named(&open()), 0);
+}

@@ -265,9 +265,9 @@ fn lockdown_is_entered_by_agents_and_left_by_the_owner() {
     let served = Served::new();
     let mut owner_client = served.owner();
     let mut agent = served.agent(&mut owner_client, "agent");
+    let mut other = served.agent(&mut owner_client, "other");
     agent.call(&AgentVerb::EnterLockdown { reason: "odd".into() }).unwrap().unwrap();
     assert_eq!(agent.call(&store("x", Level::Working)).unwrap().unwrap_err().code, "VAULT_LOCKDOWN");
-    let mut other = served.agent(&mut owner_client, "other");
     for (client, reason) in [(&mut agent, "odd"), (&mut other, "")] {
         let status = client.call(&AgentVerb::Status {}).unwrap().unwrap();
         assert_eq!(status["lockdown"]["reason"], reason, "why is for who said it, and the owner");

@@ -102,6 +102,7 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_CHECKPOINTS_READ",
         "tests/it/limits.rs::a_file_of_checkpoints_is_begun_anew_and_one_that_is_too_long_is_not_read",
     ),
+    ("MAX_ARCHIVE_LINE", "tests/it/archive.rs::a_line_of_an_archive_has_so_many_bytes"),
     ("AGENT_BYTES", "a default: tests/it/quota.rs tries the bound that an owner sets"),
     (
         "AGENT_LOG_BYTES",
@@ -247,7 +248,7 @@ fn so_many_operations_share_a_commit_and_not_one_more() {
     let (release, wait) = mpsc::channel::<()>();
     let (begun, wait) = (Mutex::new(begun), Mutex::new(wait));
     // The first recall holds the vault's thread until the others wait.
-    let hold = move |_: &stvor_vault::Header, _: &[u8]| {
+    let hold = move |_: &stvor_vault::Inspection<'_>| {
         begun.lock().unwrap().send(()).unwrap();
         wait.lock().unwrap().recv().map_err(|error| error.to_string())
     };

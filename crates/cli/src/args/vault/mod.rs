@@ -296,6 +296,9 @@ pub(crate) struct VaultVerify {
     /// Open every content whose key is held, too, and check it against its keyed hash
     #[arg(long)]
     pub(crate) content: bool,
+    /// Accept that a file of checkpoints had none when the vault was opened, where you know why
+    #[arg(long)]
+    pub(crate) accept_missing: bool,
     #[command(flatten)]
     pub(crate) archives: ArchiveKey,
 }

@@ -11,10 +11,12 @@ use stvor_vault::daemon::{OwnerVerb, RecoveryVerb};
 use stvor_vault::{LogEntry, LogQuery, Status};
 
 use super::backup::{absolute, ask, coded};
+use super::landing::Landing;
 use super::talk::ask_owner;
 use super::{Call, show};
 use crate::args::{ArchiveKey, ArchiveMake, VaultPrune};
 use crate::failure::{Failure, Result};
+use crate::progress::Bar;
 use crate::render::grouped;
 
 /// The log that archives have to be of.
@@ -53,9 +55,16 @@ fn opening(identity: Option<&Path>) -> Result<Opening> {
 
 /// Writes the log to a file.
 pub(super) fn make(call: Call<'_>, args: &ArchiveMake) -> Result {
-    let verb =
-        RecoveryVerb::Archive { path: absolute(&args.out)?, recipients: args.to.clone(), words: args.words };
-    let answer = ask(&mut call.as_owner()?, verb)?;
+    let mut client = call.as_owner()?;
+    let whole = absolute(&args.out)?;
+    let landing = Landing::at(call.out(), &client, whole.parent().unwrap_or(&whole))?;
+    let file = landing.file(Path::new(whole.file_name().unwrap_or_default()));
+    let bar = Bar::working(call.out(), "reading and sealing the log");
+    let verb = RecoveryVerb::Archive { path: file.clone(), recipients: args.to.clone(), words: args.words };
+    let answer = ask(&mut client, verb);
+    bar.end();
+    let answer = answer?;
+    landing.take(&mut client, &file)?;
     call.out().either(&answer, |answer| format!("{}  {} events", args.out.display(), answer["events"]))
 }
 

@@ -256,7 +256,7 @@ fn swap() -> Option<Check> {
     let names: Vec<&str> = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     let plain = names.iter().any(|name| !name.contains("zram") && !name.contains("/dm-"));
     Some(if plain {
-        let fix = "encrypt the swap, or turn it off (swapoff -a)";
+        let fix = "encrypt the swap, turn it off (swapoff -a), or start the daemon with ulimit -l unlimited";
         Check::warning("swap", "memory of the daemon may be written to an unencrypted swap", fix)
     } else {
         Check::ok("swap", "none, or encrypted or in memory")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use stvor_vault::daemon::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, confine, harden};
+use stvor_vault::daemon::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, confine, harden, lock_memory};
 use stvor_vault::gates::boundary::Boundary;
 use stvor_vault::{Options, Vault};
 
@@ -20,6 +20,7 @@ use crate::render::{STRONG, paint};
 /// Serves until the process is asked to end.
 pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     // Before any key is in memory.
+    let locked = lock_memory();
     harden()?;
     let mut ending = Ending::watch(args.life)?;
     let (path, sockets) = (call.path()?, call.sockets()?);
@@ -61,6 +62,11 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
         out.warn("  NOTE the system does not keep this process from internet sockets and other programs");
     }
     let asking = witnessing.map(|one| tokio::spawn(one.go_on(Arc::downgrade(&vault))));
+    if !locked {
+        out.warn(
+            "  NOTE the system lets this process lock no memory (ulimit -l unlimited, LimitMEMLOCK=infinity): what it holds may come into the swap",
+        );
+    }
     let end = ending.wait().await;
     if let Some(asking) = asking {
         asking.abort();

@@ -103,6 +103,10 @@ pub(super) fn status(call: Call<'_>) -> Result {
         );
         lines.add_row(["doubted".to_owned(), paint(BAD, said)]);
     }
+    for file in &status.missing_checkpoints {
+        let said = format!("there were none in {}; see `stvor vault verify`", safe(file));
+        lines.add_row(["checkpoints".to_owned(), paint(BAD, said)]);
+    }
     if status.mode == Mode::Cold {
         lines.add_row(["refused".to_owned(), format!("{} requests while cold", status.refused_cold)]);
     } else {

@@ -5,9 +5,9 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use stvor_vault::Report;
-use stvor_vault::daemon::OwnerVerb;
+use stvor_vault::daemon::{OwnerVerb, RecoveryVerb};
 
-use super::{Call, archive, show};
+use super::{Call, archive, backup, show};
 use crate::args::VaultVerify;
 use crate::exit;
 use crate::failure::{Failure, Result};
@@ -17,6 +17,9 @@ use crate::render::{BAD, GOOD, grouped, paint, safe};
 pub(super) fn run(call: Call<'_>, args: &VaultVerify) -> Result {
     let archives = archive::checked(call, &args.archives)?;
     let mut client = call.as_owner()?;
+    if args.accept_missing {
+        backup::ask(&mut client, RecoveryVerb::AcceptCheckpoints {})?;
+    }
     let start = Instant::now();
     let bar = bar(call);
     let notes = archives.iter().map(|(_, note)| note.to_string()).collect();
