@@ -72,7 +72,7 @@ struct Arguments {
     /// Fault: decides who is killed and when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Vault: events in the log that is verified [default: 100000, quick 5000].
+    /// Vault: events in the log that is verified [default: 1000000, quick 20000].
     #[arg(long)]
     events: Option<usize>,
     /// A rough run in a tenth of the time.
