@@ -49,7 +49,7 @@ impl Written {
 
 impl Engine {
     /// As [`Engine::audited`], for a caller whose requests may write so much of the log and no more.
-    pub(super) fn audited_for<T>(
+    pub(crate) fn audited_for<T>(
         &mut self,
         caller: &Caller,
         event: Event,

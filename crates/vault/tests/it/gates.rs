@@ -11,8 +11,8 @@ use stvor_vault::audit::Operation;
 use stvor_vault::gates::boundary::{Answer, Boundary, Mode, Question, Verdict};
 use stvor_vault::proofs::Claim;
 use stvor_vault::{
-    Agent, Caller, Level, LogQuery, MemoryId, NewMemory, Options, Refusal, State, Trust, Vault, VaultError,
-    limits, unwrap_root, unwrap_vaulted,
+    Agent, Caller, Ends, Level, LogQuery, MemoryId, NewMemory, Options, Refusal, State, Trust, Vault,
+    VaultError, limits, unwrap_root, unwrap_vaulted,
 };
 
 use crate::world::{TestClock, World, agent, owner, passphrase, refusal, second};
@@ -402,6 +402,8 @@ fn in_a_lockdown_nothing_is_given_out_proved_or_enrolled() {
         highest: Level::Working,
         writes: true,
         quota: None,
+        log_quota: None,
+        ends: Ends::Own,
     };
     locked(vault.enrol(new).unwrap_err());
     assert_eq!(vault.verify().unwrap().problems, [], "the owner looks");
