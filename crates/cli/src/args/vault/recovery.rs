@@ -7,7 +7,8 @@ use stvor_vault::{Level, MemoryId};
 
 use super::super::Life;
 use super::{
-    ArchiveMake, CodesCommand, Namespace, NewTokens, PassphraseChange, SecondSecret, VaultPrune, VaultTokenCommand,
+    ArchiveMake, CodesCommand, Namespace, NewTokens, PassphraseChange, SecondSecret, VaultPrune,
+    VaultTokenCommand,
 };
 
 /// Commands that bring things back, and what they need beforehand.
