@@ -16,7 +16,27 @@ use serde_json::{Value, json};
 /// The schema of a tool's arguments.
 pub(super) fn takes<T: JsonSchema + 'static>() -> Arc<JsonObject> {
     // Every type of arguments is a struct, so this is its schema.
-    schema_for_input::<T>().unwrap_or_else(|_| schema_for_empty_input())
+    let schema = schema_for_input::<T>().unwrap_or_else(|_| schema_for_empty_input());
+    let mut schema = Value::Object(schema.as_ref().clone());
+    without_formats(&mut schema);
+    match schema {
+        Value::Object(schema) => Arc::new(schema),
+        _ => schema_for_empty_input(),
+    }
+}
+
+/// Without formats such as `uint64`: they are no formats of JSON Schema, and validators complain of each.
+fn without_formats(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("format").is_some_and(Value::is_string) {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(without_formats);
+        }
+        Value::Array(all) => all.iter_mut().for_each(without_formats),
+        _ => {}
+    }
 }
 
 /// The schema of a tool's structured content: what `T` says, or a refusal, since some clients hold those against it, too.
@@ -41,6 +61,7 @@ pub(super) fn gives<T: JsonSchema + 'static>() -> Arc<JsonObject> {
     }
     let refused = json!(["code", "message", "retryable"]);
     schema.insert("anyOf".into(), json!([{ "required": done }, { "required": refused }]));
+    schema.values_mut().for_each(without_formats);
     Arc::new(schema)
 }
 
