@@ -56,8 +56,8 @@ pub(crate) fn judge(setup: &Setup<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if setup.store.durable && setup.store.local {
         found.extend(judge_key(setup));
-    } else if setup.store.durable && matches!(setup.keys, KeySource::Beside) {
-        // A key on this machine is not beside a database on another, but nobody chose to have it there.
+    } else if setup.store.durable && setup.directory.is_some() && matches!(setup.keys, KeySource::Beside) {
+        // A key on this machine is not beside a database on another, but nobody chose to have it there. Stores of the application have none.
         found.push(Finding::refused(
             "keyfile_on_this_machine",
             "the key of the store on a server is a file in the data directory of this machine: without this machine (or its container) \
@@ -189,6 +189,10 @@ mod tests {
         assert_eq!(judge_one(|setup| setup.store = server), [""; 0]);
         let beside = judge_one(|setup| (setup.store, setup.keys) = (server, &KeySource::Beside));
         assert_eq!(beside, ["keyfile_on_this_machine"]);
+        let adapters = judge_one(|setup| {
+            (setup.store, setup.keys, setup.directory) = (server, &KeySource::Beside, None);
+        });
+        assert_eq!(adapters, [""; 0], "they are sealed under the identity");
         assert_eq!(judge_one(|setup| setup.secure_relay = false), ["relay_without_tls"]);
         for kind in [TokenKind::Development, TokenKind::Test] {
             assert_eq!(judge_one(|setup| setup.token = Some(Some(kind))), ["development_token"]);
