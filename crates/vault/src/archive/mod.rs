@@ -11,7 +11,7 @@ mod read;
 
 use std::fs;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use stvor_keys::recipients::Sealing;
@@ -22,6 +22,7 @@ pub use read::{Archive, Archived, Trust, check, each};
 
 use crate::audit::{Event, Operation};
 use crate::engine::agents::OWNER;
+use crate::storage::named_when_whole;
 use crate::{Vault, VaultError};
 
 /// Events that are read at a time.
@@ -65,25 +66,7 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`], [`VaultError::Exists`], [`VaultError::Io`], [`VaultError::Key`].
     pub fn archive(&self, path: &Path, sealing: &Sealing, words: bool) -> Result<u64, VaultError> {
-        if path.exists() {
-            return Err(VaultError::Exists(path.to_owned()));
-        }
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(".new");
-        let draft = PathBuf::from(draft);
-        let _ = fs::remove_file(&draft);
-        let done = self.write_archive(&draft, sealing, words).and_then(|count| {
-            fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let directory = directory.unwrap_or(Path::new("."));
-            let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
-            synced.map_err(|error| VaultError::io("syncing", directory, &error))?;
-            Ok(count)
-        });
-        if done.is_err() {
-            let _ = fs::remove_file(&draft);
-        }
-        done
+        named_when_whole(path, |draft| self.write_archive(draft, sealing, words))
     }
 
     /// Removes from the database the rows of the events that an archive holds, all of them or none. The caller has opened the

@@ -1,15 +1,16 @@
 //! The file of a backup: a tar archive in an age file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use stvor_keys::recipients::{Opening, Sealing};
 
 use super::seal::{self, Seal};
 use super::{FORMAT, Manifest};
 use crate::keys::RootKey;
+use crate::storage::named_when_whole;
 use crate::{VaultError, limits};
 
 const MANIFEST: &str = "manifest.json";
@@ -40,23 +41,7 @@ pub(crate) struct Contents<'a> {
 
 /// Writes a backup to `path`, which must not be there. A crash leaves nothing under that name, or all of it.
 pub(crate) fn pack(contents: &Contents<'_>, sealing: &Sealing, path: &Path) -> Result<(), VaultError> {
-    if path.exists() {
-        return Err(VaultError::Exists(path.to_owned()));
-    }
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    let _ = fs::remove_file(&draft);
-    let done = write(contents, sealing, &draft).and_then(|()| {
-        fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|error| VaultError::io("syncing", directory, &error))
-    });
-    if done.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    done
+    named_when_whole(path, |draft| write(contents, sealing, draft))
 }
 
 fn write(contents: &Contents<'_>, sealing: &Sealing, draft: &Path) -> Result<(), VaultError> {

@@ -26,6 +26,33 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), VaultError>
     written.map_err(|error| VaultError::io("writing", path, &error))
 }
 
+/// Writes a file that must not be there yet: `write` makes a draft, which gets the name once it is whole. A crash leaves nothing under that
+/// name, or all of it.
+pub(crate) fn named_when_whole<T>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<T, VaultError>,
+) -> Result<T, VaultError> {
+    if path.exists() {
+        return Err(VaultError::Exists(path.to_owned()));
+    }
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let _ = fs::remove_file(&draft);
+    let done = write(&draft).and_then(|written| {
+        fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| VaultError::io("syncing", directory, &error))?;
+        Ok(written)
+    });
+    if done.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    done
+}
+
 /// The right to be the only process that has the vault open. The system takes it back when the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
