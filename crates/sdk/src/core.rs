@@ -672,15 +672,24 @@ impl Core {
 
     // ---- Ending ----
 
-    /// Lets pending sends finish within `bound`, then ends everything and unlocks the store.
-    pub(crate) async fn close(&self, bound: Duration) {
+    /// Lets pending sends finish within `bound`, then ends everything and unlocks the store: to the end, also if nobody waits for
+    /// this any more, for whoever closes next waits for the one who began.
+    pub(crate) async fn close(self: &Arc<Self>, bound: Duration) {
         if self.closing.swap(true, Ordering::SeqCst) {
             let mut closed = self.closed.subscribe();
             let _ = closed.wait_for(|closed| *closed).await;
             return;
         }
-        self.flush(bound).await;
-        self.end().await;
+        let me = Arc::clone(self);
+        let closing = tokio::spawn(async move {
+            me.flush(bound).await;
+            me.end().await;
+        });
+        if let Err(fault) = closing.await
+            && fault.is_panic()
+        {
+            std::panic::resume_unwind(fault.into_panic());
+        }
     }
 
     /// Puts a fresh identity in the place of ours, in the store that then nobody works on, and opens the client anew on it. This

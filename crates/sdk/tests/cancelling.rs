@@ -94,3 +94,24 @@ async fn a_dropped_connect_leaves_a_user_who_can_connect() {
     soon(alice.send("bob", "here")).await.unwrap();
     assert_eq!(soon(bob.messages().next()).await.unwrap().text(), Some("here"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_close_closes_all_the_same_and_holds_nobody() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    for rounds in 0..12 {
+        let app = app_in(&relay.url(), directory.path()).await;
+        let alice = soon(app.connect("alice")).await.unwrap();
+        let mut dropped = Box::pin(alice.close());
+        for _ in 0..rounds {
+            if dropped.as_mut().now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(dropped);
+        soon(alice.close()).await;
+        soon(app.close()).await.unwrap();
+        assert_eq!(alice.state(), stvor::ConnectionState::Closed);
+    }
+}
