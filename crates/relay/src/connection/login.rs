@@ -369,18 +369,23 @@ mod tests {
         }
     }
 
+    /// From the key 1 to the key 2.
+    fn rotated() -> Rotations {
+        let step = Rotation {
+            time: Timestamp::default(),
+            new_key: [2; 65].into(),
+            by_old: [0; 64],
+            by_new: [0; 64],
+        };
+        Rotations::start([1; 65].into(), step)
+    }
+
     #[tokio::test]
     async fn a_log_in_that_a_rotation_of_its_key_overtakes_gets_no_connection() {
         for mode in [Mode::Receive, Mode::SendOnly] {
             let relay = relay();
             let before = relay.store.attach(attach_of(1, None)).await.unwrap();
-            let step = Rotation {
-                time: Timestamp::default(),
-                new_key: [2; 65].into(),
-                by_old: [0; 64],
-                by_new: [0; 64],
-            };
-            let chain = Rotations::start([1; 65].into(), step);
+            let chain = rotated();
             // The new key is in before the hub knows of the old one, which nobody can put out therefore.
             let after = relay.store.attach(attach_of(2, Some(chain))).await.unwrap();
             assert!(opened(&relay, Mode::SendOnly, after).await.is_ok(), "{mode:?}");
@@ -395,13 +400,7 @@ mod tests {
         let relay = relay();
         let before = relay.store.attach(attach_of(1, None)).await.unwrap();
         let old = opened(&relay, Mode::SendOnly, before).await.unwrap();
-        let step = Rotation {
-            time: Timestamp::default(),
-            new_key: [2; 65].into(),
-            by_old: [0; 64],
-            by_new: [0; 64],
-        };
-        let chain = Rotations::start([1; 65].into(), step);
+        let chain = rotated();
         let first = relay.store.attach(attach_of(2, Some(chain.clone()))).await.unwrap();
         // Another of the new key is through before the one that rotated tells the hub.
         let second = relay.store.attach(attach_of(2, Some(chain))).await.unwrap();
