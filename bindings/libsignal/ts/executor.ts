@@ -62,6 +62,9 @@ const GIVEN_UP = new Error('the job was given up');
 /** Storage writes that hang are remembered up to here, each keeping one record; beyond, the lane refuses but for a try each second timeout. */
 const MAX_HUNG = 8;
 
+/** The same over all lanes: strangers decide how many there are. */
+const MAX_HUNG_IN_ALL = 4_096;
+
 /** @internal What is not certain of one storage at an address. */
 export class State {
   readonly lane: Lane;
@@ -171,6 +174,9 @@ export class Executor {
   readonly #unread = new Set<State>();
   /** Jobs that run. */
   readonly #running = new Set<Turn>();
+  /** Writes that were given up, of all lanes, and when the last one was. */
+  #hung = 0;
+  #hungAt = 0;
   #looking = false;
   #timer: NodeTimer | undefined;
   #pending = 0;
@@ -442,7 +448,8 @@ export class Executor {
   write<T>(turn: Turn, key: string, write: Write<T>): unknown {
     const { lane, state } = turn;
     // Whether it answers again is seen by trying, now and then.
-    if (lane.hung >= MAX_HUNG && performance.now() - lane.hungAt < 2 * this.storageTimeout) {
+    const full = lane.hung >= MAX_HUNG ? lane.hungAt : this.#hung >= MAX_HUNG_IN_ALL ? this.#hungAt : undefined;
+    if (full !== undefined && performance.now() - full < 2 * this.storageTimeout) {
       throw new StorageError(`the storage does not answer for ${lane.address}`, { code: 'STORAGE_TIMEOUT', retryable: true });
     }
     const uncertain = state.newest.size > 0 && state.newest.has(key);
@@ -465,10 +472,13 @@ export class Executor {
     state.hung += 1;
     lane.hung += 1;
     lane.hungAt = performance.now();
+    this.#hung += 1;
+    this.#hungAt = lane.hungAt;
     state.keep();
     const settled = () => {
       state.hung -= 1;
       lane.hung -= 1;
+      this.#hung -= 1;
       if (state.hung > 0) return;
       state.repair = async (turn) => {
         const newest = state.newest.get(key) as T;

@@ -36,30 +36,17 @@ export interface SessionOptions {
 }
 
 const NONE = Buffer.alloc(0);
-const packedIdentities = new WeakMap<object, Buffer>();
-/** For callers that say who they are each time. */
-const packedOwn = new WeakMap<object, { id: number; own: Buffer }>();
+/** Who we are, packed, by identity, with the registration id that it was packed with. */
+const packedIdentities = new WeakMap<object, { registrationId: number; own: Buffer }>();
 
 /** Who we are, as the native half wants it. */
-function pack65(identity: KeyPair, registrationId: number): Buffer {
+function packed({ identity, registrationId }: Own): Buffer {
+  const known = packedIdentities.get(identity);
+  if (known !== undefined && known.registrationId === registrationId) return known.own;
   const id = Buffer.alloc(4);
   id.writeUInt32BE(registrationId >>> 0, 0);
-  return Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
-}
-
-/** The same, remembered for an identity. */
-function packed(identity: KeyPair, registrationId: number): Buffer {
-  const own = pack65(identity, registrationId);
-  packedIdentities.set(identity, own);
-  return own;
-}
-
-/** For the synchronous variants: remembered as long as the registration id is the same. */
-function packedFor({ identity, registrationId }: Own): Buffer {
-  const known = packedOwn.get(identity);
-  if (known !== undefined && known.id === registrationId) return known.own;
-  const own = pack65(identity, registrationId);
-  packedOwn.set(identity, { id: registrationId, own });
+  const own = Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
+  packedIdentities.set(identity, { registrationId, own });
   return own;
 }
 
@@ -119,11 +106,12 @@ class Peer {
   /** Who we are, packed; our registration id is asked for once for each identity. */
   own(turn: Turn, identity: KeyPair): Buffer | Promise<Buffer> {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    return packedIdentities.get(identity) ?? this.#registered(turn, identity);
+    return packedIdentities.get(identity)?.own ?? this.#registered(turn, identity);
   }
 
   async #registered(turn: Turn, identity: KeyPair): Promise<Buffer> {
-    return packed(identity, turn.took(await this.executor.read(turn, 'registration', () => this.storage.getOurRegistrationId())));
+    const registrationId = turn.took(await this.executor.read(turn, 'registration', () => this.storage.getOurRegistrationId()));
+    return packed({ identity, registrationId });
   }
 
   /** Asks whether an identity is trusted, for `judge`. */
@@ -390,21 +378,21 @@ export const sync = Object.freeze({
   /** Starts a session. */
   initOutgoing(record: SessionRecord, own: Own, device: Device): { record: SessionRecord; compatibility: string[] } {
     return guarded(() => {
-      const started = native().startSession(record._bytes, packedFor(own), bundleOf(device), Date.now());
+      const started = native().startSession(record._bytes, packed(own), bundleOf(device), Date.now());
       return { record: SessionRecord._adopt(started.record), compatibility: started.compatibility };
     });
   },
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = encrypt(record._bytes, packedFor(own), bytesOf(data, 'data'), Date.now());
+      const sealed = encrypt(record._bytes, packed(own), bytesOf(data, 'data'), Date.now());
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
     });
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = decrypt(record._bytes, packedFor(own), bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packed(own), bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     });
   },
@@ -424,7 +412,7 @@ export const sync = Object.freeze({
   ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; record: SessionRecord } {
     return guarded(() => {
       const given = pack(prekeys.signedPreKey, prekeys.preKey);
-      const ours = packedFor(own);
+      const ours = packed(own);
       const opened = native().decryptPrekey(record._bytes, ours, bytesOf(data, 'data'), given, Date.now());
       return {
         plaintext: opened.plaintext,
