@@ -14,15 +14,17 @@ A relay for development: in memory, on this machine, any token that begins with 
 
 async function main([verb, ...rest]) {
   if (verb === '--version') return void process.stdout.write(`${version}\n`);
-  if (verb === '--help' || verb === 'help') return void process.stdout.write(USAGE);
+  if (verb === 'help' || [verb, ...rest].some((word) => word === '--help' || word === '-h')) return void process.stdout.write(USAGE);
   if (verb !== 'mock-relay' || rest.length > 0) {
     process.stderr.write(USAGE);
     process.exitCode = 2;
     return;
   }
-  const { STVOR_MOCK_PORT: port = '4444', STVOR_MOCK_VERBOSE: verbose } = process.env;
-  if (!/^\d{1,5}$/.test(port)) {
-    process.stderr.write(`STVOR_MOCK_PORT is a port number, not "${port}"\n`);
+  const { STVOR_MOCK_VERBOSE: verbose } = process.env;
+  // Compose files give what is not set as empty.
+  const port = process.env.STVOR_MOCK_PORT || '4444';
+  if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) {
+    process.stderr.write(`STVOR_MOCK_PORT is a port number, 65535 at most, not "${port}"\n`);
     process.exitCode = 2;
     return;
   }
@@ -48,6 +50,9 @@ function follow(relay) {
   look();
   setInterval(look, 250).unref();
 }
+
+// Whoever read the output may go away: the relay goes on.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
 main(process.argv.slice(2)).catch((error) => {
   process.stderr.write(`${error}\n${error.action ? `  ${error.action}\n` : ''}`);

@@ -175,6 +175,7 @@ pub fn open_app<'env>(
     env: &'env Env,
     mut settings: AppSettings,
     adapters: Option<&NativeAdapters>,
+    cancel: Option<&Cancel>,
 ) -> napi::Result<PromiseRaw<'env, NativeApp>> {
     let deadline = settings.timeout.map(wait).transpose()?.filter(|timeout| !timeout.is_zero());
     let server = settings.server.take();
@@ -187,7 +188,7 @@ pub fn open_app<'env>(
             None => adapters,
         });
     }
-    promise(env, None, async move {
+    promise(env, cancel, async move {
         let builder = with_keys(builder, keys).await?;
         let builder = match server {
             Some(server) => builder.store(stores(server)?),

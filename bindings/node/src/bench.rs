@@ -100,35 +100,63 @@ pub fn bench_ratchet(what: String, count: u32) -> napi::Result<()> {
 }
 
 /// Sends so many messages from one client in memory to another, a hundred at a time and a call for each, as `soak.mjs` does from
-/// JavaScript; ends when all were taken out.
+/// JavaScript; ends when all were taken out. `to`: a user who takes them elsewhere, whom nobody waits for here.
 ///
 /// # Errors
 /// What the SDK met.
 #[napi(catch_unwind)]
-pub fn bench_sends(env: &Env, url: String, count: u32) -> napi::Result<PromiseRaw<'_, ()>> {
+pub fn bench_sends(
+    env: &Env,
+    url: String,
+    count: u32,
+    to: Option<String>,
+) -> napi::Result<PromiseRaw<'_, ()>> {
     promise(env, None, async move {
-        let builder = stvor::App::builder().app_token("stvor_bench").relay_url(&url).in_memory();
-        let app = builder.open().await.map_err(failed)?;
+        let app = app(&url).await?;
         let from = app.connect("rust-from").await.map_err(failed)?;
-        let to = app.connect("rust-to").await.map_err(failed)?;
-        let mut inbox = to.messages();
-        let taken = async {
-            for _ in 0..count.min(MOST) {
-                if inbox.next().await.is_none() {
-                    return Err(argument("the inbox ended early"));
-                }
-            }
-            Ok(())
-        };
-        let sent = async {
+        let sent = async |to: &str| {
             let text = "x".repeat(TEXT);
             for _ in 0..count.min(MOST) / 100 {
-                let each = (0..100).map(|_| from.send("rust-to", text.as_str()));
+                let each = (0..100).map(|_| from.send(to, text.as_str()));
                 try_join_all(each).await.map_err(failed)?;
             }
-            Ok(())
+            Ok::<_, napi::Error>(())
         };
-        futures::try_join!(taken, sent)?;
+        match to {
+            Some(to) => sent(&to).await?,
+            None => {
+                let to = app.connect("rust-to").await.map_err(failed)?;
+                futures::try_join!(taken(&to, count), sent("rust-to"))?;
+            }
+        }
         app.close().await.map_err(failed)
     })
+}
+
+/// Takes so many messages out as the user `rust-taker`.
+///
+/// # Errors
+/// What the SDK met.
+#[napi(catch_unwind)]
+pub fn bench_takes(env: &Env, url: String, count: u32) -> napi::Result<PromiseRaw<'_, ()>> {
+    promise(env, None, async move {
+        let app = app(&url).await?;
+        let to = app.connect("rust-taker").await.map_err(failed)?;
+        taken(&to, count).await?;
+        app.close().await.map_err(failed)
+    })
+}
+
+async fn app(url: &str) -> napi::Result<stvor::App> {
+    stvor::App::builder().app_token("stvor_bench").relay_url(url).in_memory().open().await.map_err(failed)
+}
+
+async fn taken(to: &stvor::Client, count: u32) -> napi::Result<()> {
+    let mut inbox = to.messages();
+    for _ in 0..count.min(MOST) {
+        if inbox.next().await.is_none() {
+            return Err(argument("the inbox ended early"));
+        }
+    }
+    Ok(())
 }

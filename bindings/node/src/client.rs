@@ -32,7 +32,7 @@ pub struct SendRequest {
 }
 
 impl SendRequest {
-    fn read(self) -> napi::Result<(String, Content, SendOptions)> {
+    pub(crate) fn read(self) -> napi::Result<(String, Content, SendOptions)> {
         let wait_for = if self.committed == Some(true) { SendWait::Committed } else { SendWait::Accepted };
         let options = SendOptions { timeout: self.timeout.map(wait).transpose()?, wait: wait_for };
         Ok((self.to, self.content.read()?, options))
@@ -122,6 +122,12 @@ pub struct IdentityValue {
 /// What became of a message of ours.
 #[napi]
 pub struct NativeReceipt(Receipt);
+
+impl NativeReceipt {
+    pub(crate) fn of(receipt: Receipt) -> Self {
+        Self(receipt)
+    }
+}
 
 #[napi]
 impl NativeReceipt {
@@ -246,23 +252,6 @@ impl NativeClient {
             fingerprint: identity.fingerprint,
             created_at: millis(identity.created_at),
         })
-    }
-
-    /// Sends a message.
-    ///
-    /// # Errors
-    /// As `Client::send_with`.
-    #[napi(catch_unwind)]
-    pub fn send<'env>(
-        &self,
-        env: &'env Env,
-        request: SendRequest,
-        cancel: Option<&Cancel>,
-    ) -> napi::Result<PromiseRaw<'env, NativeReceipt>> {
-        let client = self.client()?;
-        let (to, content, options) = request.read()?;
-        let sending = self.begun(async move { client.send_with(to, content, options).await });
-        promise(env, cancel, async move { sending.await.map(NativeReceipt).map_err(failed) })
     }
 
     /// Sends several messages in their order, and waits for all of them at once.

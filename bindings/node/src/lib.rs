@@ -18,6 +18,7 @@ pub mod groups;
 mod limits;
 pub mod ratchet;
 pub mod relay;
+pub mod sends;
 pub mod storage;
 pub mod stream;
 pub mod task;

@@ -31,5 +31,8 @@ pub(crate) const MAX_HANDSHAKES: usize = 4_096;
 /// Messages of one batch: as many as a conversation may have waiting.
 pub(crate) const MAX_BATCH: usize = stvor::limits::MAX_PENDING;
 
+/// Outcomes of sends that are handed over at once.
+pub(crate) const SEND_BATCH: usize = 128;
+
 /// Events that are handed over at once.
 pub(crate) const EVENT_BATCH: usize = 64;

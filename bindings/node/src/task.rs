@@ -72,7 +72,11 @@ where
     Ok(())
 }
 
-fn guarded<T, F>(cancel: Option<&Cancel>, work: F) -> impl Future<Output = napi::Result<T>> + Send + use<T, F>
+/// `work`, as long as nobody cancels it. A panic in it is an error like any other.
+pub(crate) fn guarded<T, F>(
+    cancel: Option<&Cancel>,
+    work: F,
+) -> impl Future<Output = napi::Result<T>> + Send + use<T, F>
 where
     T: Send + 'static,
     F: Future<Output = napi::Result<T>> + Send + 'static,

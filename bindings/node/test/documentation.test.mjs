@@ -58,6 +58,27 @@ test('mock relay from npx, with curl of health and status', async (t) => {
   assert.match(served.stderr, / 0 connections, 0 users\n/);
 });
 
+test('the mock relay on the command line says how it is used, and outlives whoever reads what it says', async (t) => {
+  const bin = 'node_modules/@stvor/sdk/bin.js';
+  for (const words of [['-h'], ['mock-relay', '--help'], ['help']]) {
+    const { code, stdout, stderr } = await start([bin, ...words]).ended;
+    assert.deepEqual([code, stdout.split('\n')[0], stderr], [0, 'usage: npx @stvor/sdk mock-relay', '']);
+  }
+  for (const words of [[], ['mock-relay', 'x']]) assert.equal((await start([bin, ...words]).ended).code, 2);
+  for (const port of ['abc', '65536']) {
+    const { code, stderr } = await start([bin, 'mock-relay'], { env: { STVOR_MOCK_PORT: port } }).ended;
+    assert.equal(code, 2);
+    assert.match(stderr, /STVOR_MOCK_PORT is a port number/);
+  }
+  const served = start([bin, 'mock-relay'], { env: { STVOR_MOCK_PORT: '0', STVOR_MOCK_VERBOSE: '1' } });
+  t.after(() => served.child.kill());
+  const port = /ws:\/\/localhost:(\d+)/.exec(await served.line(/ws:/))[1];
+  for (const stream of [served.child.stdout, served.child.stderr]) stream.destroy();
+  const app = block(t, documentation('mock-relay.mjs', { 4444: port }));
+  assert.equal(await app.line(/alice/), 'alice: Hello from local dev! 🔐');
+  assert.equal((await (await fetch(`http://127.0.0.1:${port}/health`)).json()).status, 'ok');
+});
+
 test('ES modules', async (t) => {
   const { port } = await relay(t);
   const ended = await block(t, documentation('esm.mjs', { 4444: port })).ended;

@@ -48,13 +48,14 @@ test('nothing is run at installation, nothing is depended on but the platforms, 
 
 const PROGRAM = `
 import {
-  createApp, generateRecoveryPhrase, Group, Stvor, StvorError, type App, type Client, type Finding, type Message, type Receipt,
+  createApp, generateRecoveryPhrase, Group, Stvor, StvorError, type App, type Client, type Finding, type Message, type Receipt, type Signal,
 } from '@stvor/sdk';
 import { startMockRelay } from '@stvor/sdk/mock-relay';
 import { decryptMessage, encryptMessage, establishSession, generateKeyPair } from '@stvor/sdk/ratchet';
+declare const nobody: Signal;
 async function main(): Promise<void> {
   const relay = await startMockRelay({ port: 0 });
-  const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, timeout: 100 });
+  const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, timeout: 100 }, { signal: nobody });
   const same: typeof app = await Stvor.init({ appToken: 'stvor_x', relayUrl: relay.url });
   const alice: Client = await app.connect('alice');
   alice.onMessage((msg) => { const sender: string = msg.senderId; const at: Date = msg.timestamp; return \`\${sender} \${msg.content} \${at}\`; });
@@ -63,6 +64,11 @@ async function main(): Promise<void> {
   off();
   const receipt: Receipt = await alice.send('bob', { a: [1, 'x', null] });
   await alice.send('bob', new Uint8Array([1]), { timeout: 5 });
+  const loose: Record<string, unknown> = { a: 1 };
+  await alice.send('bob', loose);
+  await alice.send('bob', { nested: loose, list: [loose] });
+  const wrapped = async (content: unknown): Promise<void> => { await alice.send('bob', content); };
+  await wrapped(loose);
   alice.on('identityChanged', ({ peer, accepted }) => { const who: string = peer; const taken: boolean = accepted; return [who, taken]; });
   for await (const m of alice.messages()) { const id: string = m.id; void id; break; }
   try { await receipt.delivered(); } catch (error) { if (error instanceof StvorError) { const code: string = error.code; void code; } }

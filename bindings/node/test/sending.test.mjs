@@ -1,7 +1,8 @@
 // Many sends: in one call, and more than there is room for.
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { at, codeOf, sdk } from './project.mjs';
+import { at, codeOf, directory, sdk, startMockRelay } from './project.mjs';
 
 const { StvorError } = sdk;
 
@@ -161,4 +162,87 @@ test('options of the executor that can not be used are named', async (t) => {
   await refused({ maxQueued: 1.5 }, /executor\.maxQueued/);
   await refused({ onPressure: 'drop' }, /"reject" or "wait"/);
   await refused({ maxWaiting: 5 }, /executor has no "maxWaiting"/);
+});
+
+test('who closes right after sending has sent, one by one and in a batch, in memory and on disk', async (t) => {
+  const { app, relay } = await at(t);
+  const bob = await app.connect('bob');
+  for (let round = 0; round < 12; round += 1) {
+    const own = await sdk.createApp({
+      appToken: 'stvor_dev_test123', relayUrl: relay.url, ...(round % 2 ? { storage: 'memory' } : { dataDir: directory() }),
+    });
+    const sender = await own.connect(`sender${round}`);
+    const [count, large] = [1 + (round % 4), round % 3 === 2];
+    const sends = large ? [sender.sendMany(numbered(600).map((content) => ({ to: 'bob', content })))] : numbered(count).map((one) => sender.send('bob', one));
+    const [sent] = await Promise.all([Promise.all(sends), round % 2 ? sender.close() : own.close()]);
+    assert.ok(sent.flat().every((one) => !(one instanceof StvorError)));
+    assert.deepEqual(await take(bob, large ? 600 : count), numbered(large ? 600 : count));
+  }
+});
+
+test('a batch to several users stands behind what waits for each of them', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob, carol] = [await app.connect('alice'), await app.connect('bob'), await app.connect('carol')];
+  const sends = [
+    ...numbered(1_500).map((one) => alice.send('bob', one)),
+    alice.sendMany([{ to: 'bob', content: 1_500 }, { to: 'carol', content: 'hers' }, { to: 'bob', content: 1_501 }]),
+    ...numbered(50).map((one) => alice.send('bob', 1_502 + one)),
+  ];
+  assert.deepEqual(await take(bob, 1_552), numbered(1_552));
+  assert.deepEqual(await take(carol, 1), ['hers']);
+  const batch = (await Promise.all(sends))[1_500];
+  assert.deepEqual(batch.map(({ to }) => to), ['bob', 'carol', 'bob']);
+});
+
+test('a client that is asked for while it closes is a new one', async (t) => {
+  const { app } = await at(t, { storage: 'disk', dataDir: directory() });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  let release;
+  const held = new Promise((done) => { release = done; });
+  const began = new Promise((done) => { bob.onMessage(async () => { done(); await held; }); });
+  await alice.send('bob', 'x');
+  await began;
+  const closing = bob.close();
+  const again = app.connect('bob');
+  assert.equal(await codeOf(() => app.connect('bob', { signal: AbortSignal.timeout(50) })), 'ABORTED');
+  release();
+  await closing;
+  const fresh = await again;
+  assert.notEqual(fresh, bob);
+  await fresh.send('alice', 'here again');
+  assert.deepEqual(await take(alice, 1), ['here again']);
+});
+
+test('a handler that asks for the client that its own closing waits for is told so', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const told = new Promise((done) => {
+    bob.onMessage(async () => {
+      void bob.close();
+      await app.connect('bob').then(() => done('connected'), done);
+    });
+  });
+  await alice.send('bob', 'x');
+  assert.equal((await told).code, 'CLIENT_NOT_READY');
+});
+
+test('a second run without the relay says that there is none, once', async (t) => {
+  const place = { appToken: 'stvor_dev_test123', dataDir: directory(), timeout: 200 };
+  const first = await startMockRelay({ port: 0, database: join(directory(), 'relay.db') });
+  const before = await sdk.createApp({ ...place, relayUrl: first.url });
+  for (const user of ['alice', 'bob']) await before.connect(user);
+  await before.close();
+  await first.close();
+  const told = [];
+  const listener = ({ code, message }) => { if (code === 'STVOR_RELAY_UNAVAILABLE') told.push(message); };
+  process.on('warning', listener);
+  t.after(() => process.off('warning', listener));
+  const app = await sdk.createApp({ ...place, relayUrl: first.url });
+  t.after(() => app.close());
+  const alice = await app.connect('alice');
+  assert.equal((await alice.send('bob', 'waits')).status, 'queued');
+  await app.connect('bob');
+  await new Promise(setImmediate);
+  assert.equal(told.length, 1);
+  assert.ok(told[0].includes(first.url) && told[0].includes('mock-relay'), told[0]);
 });

@@ -3,11 +3,11 @@
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { bind } from './bound.js';
-import { abortable, isUint8Array, options, span, userName, wait } from './check.js';
+import { abortable, before, isUint8Array, options, span, userName, wait } from './check.js';
 import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
-import { native, type NativeApp } from './native.js';
+import { native, type NativeApp, type NativeClient } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
 import type { AppOptions, Finding, Signal } from './types.js';
 
@@ -31,16 +31,19 @@ export class App {
   readonly #native: NativeApp;
   readonly #gate: GateOptions;
   readonly #patience: number;
+  /** Whether nobody is to be told again that there is no connection. */
+  #quiet: boolean;
   readonly #clients = new Map<string, { client: Client; inner: Inner }>();
   /** How often it was closed: a client that comes up after it was is closed again. */
   #closings = 0;
 
   /** @internal */
-  constructor(native: NativeApp, gate: GateOptions, patience: number) {
+  constructor(native: NativeApp, how: { gate: GateOptions; patience: number; production: boolean }) {
     bind(this);
     this.#native = native;
-    this.#gate = gate;
-    this.#patience = patience;
+    this.#gate = how.gate;
+    this.#patience = how.patience;
+    this.#quiet = how.production;
   }
 
   /** The relay's origin. */
@@ -65,18 +68,21 @@ export class App {
    * Opens a user's client: identity, sessions and messages of earlier runs are there, a new user gets an identity and is
    * registered. Calling it again gives the same client.
    *
-   * Waits up to the timeout for the relay; a user that registered before is opened without it, too, and connects by itself later.
+   * Waits up to the timeout for the relay; a user that registered before is opened without it, too, and connects by itself later: outside
+   * production mode a warning of the process says so, once for each app.
    */
-  connect(userId: string, options_?: { signal?: Signal }): Promise<Client> {
+  connect(userId: string, options_?: { signal?: Signal | undefined }): Promise<Client> {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of connect');
       const name = userName(userId);
       const closings = this.#closings;
+      await this.#closed(name, signal);
       const opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
       if (closings !== this.#closings) {
         await opened.end('close');
         throw new StvorError('the client is not ready: its app was closed meanwhile', { code: 'CLIENT_NOT_READY' });
       }
+      this.#tellOfSilence(opened);
       const known = this.#clients.get(opened.user);
       if (known && known.client.state !== 'closed') return known.client;
       const onClose = (closed: Client): void => {
@@ -111,6 +117,26 @@ export class App {
       const [user, old, fresh] = rotated;
       return { client: await this.connect(user), old, new: fresh };
     });
+  }
+
+  /** A client that was here before comes up without its relay: whoever develops and listens to no event would see nothing at all happen. */
+  #tellOfSilence(opened: NativeClient): void {
+    if (this.#quiet || !['offline', 'connecting'].includes(opened.state)) return;
+    this.#quiet = true;
+    const start = isHere(this.relayUrl) ? ' (npx @stvor/sdk mock-relay starts one)' : '';
+    warn(`the relay ${this.relayUrl} can not be reached: what is sent waits here until it can be${start}`, 'STVOR_RELAY_UNAVAILABLE');
+  }
+
+  /** Resolves when the client that closes, if one does, is closed: what it still does would end the one that is to come. */
+  async #closed(user: string, signal: Signal | undefined): Promise<void> {
+    for (let known = this.#clients.get(user); known?.inner.closing(); known = this.#clients.get(user)) {
+      if (known.inner.isInside()) {
+        throw new StvorError('the client is closing, which waits for the handler that asks for it', { code: 'CLIENT_NOT_READY' });
+      }
+      // One that does not close cleanly is gone, too.
+      await before(signal, known.inner.closing()?.catch(() => {}));
+      if (this.#clients.get(user) === known) this.#clients.delete(user);
+    }
   }
 
   /** Clients whose native half a rotation closed, also one that failed then: what waits for a handler goes on by itself. */
@@ -152,7 +178,8 @@ export class App {
 }
 
 /**
- * Sets up an app. No relay is dialled: that is `app.connect`. A server that keeps the stores is asked how it is set up.
+ * Sets up an app. No relay is dialled: that is `app.connect`. A server that keeps the stores, or a token or KMS that keeps the key, is asked
+ * how it is set up: a signal ends the wait for it.
  *
  * @example
  * ```js
@@ -161,9 +188,10 @@ export class App {
  * await alice.send('bob', 'Hello!');
  * ```
  */
-export function createApp(settings: AppOptions): Promise<App> {
+export function createApp(settings: AppOptions, options_?: { signal?: Signal | undefined }): Promise<App> {
   return awaited(async () => {
     const given = options<AppOptions>(settings, OPTIONS, 'the options of createApp');
+    const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the second argument of createApp');
     check(given);
     const gate = gateOptions(given.executor);
     const places = storesOf(given.storage, given.dataDir);
@@ -171,10 +199,10 @@ export function createApp(settings: AppOptions): Promise<App> {
     if (given.productionMode === true) checkProduction(given, stores?.missing);
     const told = nativeSettings(given, places);
     const adapters = stores && bridge(completed(stores.adapters));
-    const opened = await native().openApp(told, adapters);
+    const opened = await abortable(signal, (cancel) => native().openApp(told, adapters, cancel));
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     warnOfFindings(opened);
-    return new App(opened, gate, given.timeout ?? DEFAULT_TIMEOUT);
+    return new App(opened, { gate, patience: given.timeout ?? DEFAULT_TIMEOUT, production: given.productionMode === true });
   });
 }
 

@@ -185,6 +185,17 @@ export async function abortable<T>(
   }
 }
 
+/** Waits for `what`, unless the signal ends the waiting. */
+export function before(given: Signal | undefined, what: Promise<void> | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const signal = signalOf(given);
+    if (signal?.aborted) throw aborted(signal);
+    const listener = () => reject(aborted(signal as Signal));
+    signal?.addEventListener('abort', listener, { once: true });
+    void Promise.resolve(what).then(() => signal?.removeEventListener('abort', listener)).catch(() => {}).then(resolve);
+  });
+}
+
 /** The error of a signal that was aborted. */
 export function aborted(signal: Signal): StvorError {
   return new StvorError('the operation was aborted by its signal', { code: 'ABORTED', cause: signal.reason });

@@ -3,15 +3,15 @@
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { bind } from './bound.js';
-import { abortable, aborted, contentFrom, contentOf, elements, options, owned, signalOf, span, userName, wait } from './check.js';
-import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
+import { abortable, contentFrom, contentOf, elements, options, signalOf, span, userName, wait } from './check.js';
+import { awaited, guarded, invalid, StvorError, textOf, warn } from './errors.js';
 import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
 import { lingerFor, lingerNoMore } from './linger.js';
-import type { NativeClient, NativePage, NativeSend } from './native.js';
-import { outgoing, sending, SentReceipt } from './sending.js';
+import type { NativeClient, NativePage } from './native.js';
+import { outgoing, sending, Sends, SentReceipt } from './sending.js';
 import type {
   ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Sendable, Signal,
 } from './types.js';
@@ -19,15 +19,12 @@ import type {
 /** Messages that one `markRead` names. */
 const MOST_IDS = 10_000;
 
-/** Messages of a batch that go to the native half at once. */
-const CHUNK = 256;
-
 /** What whoever rotates knows better than the store does. */
 export interface RotateOptions {
   /** The identity does not follow from a recovery phrase or passphrase: needed where the store can not tell. */
-  notDerived?: boolean;
+  notDerived?: boolean | undefined;
   /** Rotate though the store may lose a commit that it acknowledged: if it loses this one, the name is lost. */
-  acceptLossyStore?: boolean;
+  acceptLossyStore?: boolean | undefined;
 }
 
 /** An identity that handed over to another one. */
@@ -46,6 +43,8 @@ export interface Inner {
   isInside(): boolean;
   /** Closes; resolves when that is done, also inside a handler. */
   close(): Promise<void>;
+  /** Resolves when it is closed, if somebody closes it. */
+  closing(): Promise<void> | undefined;
 }
 
 /** @internal What an app gives its clients. */
@@ -73,8 +72,7 @@ export class Client {
   readonly #listeners = new Listeners();
   readonly #onClose: (client: Client) => void;
   readonly #onRotate: (userId: string, options: RotateOptions | undefined) => Promise<RotatedIdentity>;
-  readonly #gate: Gate;
-  readonly #late = new Set<Promise<unknown>>();
+  readonly #sends: Sends;
   readonly #patience: number;
   #closing: Promise<void> | undefined;
 
@@ -82,7 +80,7 @@ export class Client {
   constructor(native: NativeClient, how: ClientSettings) {
     bind(this);
     this.#native = native;
-    this.#gate = new Gate(how.gate, (name, event) => this.#listeners.emit(name, event));
+    this.#sends = new Sends(native, new Gate(how.gate, (name, event) => this.#listeners.emit(name, event)), this.#alive);
     this.#onClose = how.onClose;
     this.#onRotate = how.onRotate;
     this.#patience = how.patience;
@@ -92,7 +90,7 @@ export class Client {
       for (const text of events) this.#told(text);
     });
     lingerFor(native, how.patience);
-    how.inner({ isInside: () => this.#handlers.isInside(), close: () => this.#close() });
+    how.inner({ isInside: () => this.#handlers.isInside(), close: () => this.#close(), closing: () => this.#closing });
   }
 
   /** Our user. */
@@ -137,14 +135,10 @@ export class Client {
    *
    * An aborted signal ends the waiting: a message that is in the outbox already is sent all the same.
    */
-  send<T>(to: string, content: T & Sendable<T>, options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal }): Promise<Receipt> {
+  send<T>(to: string, content: T & Sendable<T>, options_?: { timeout?: number | undefined; waitFor?: 'accepted' | 'committed' | undefined; signal?: Signal | undefined }): Promise<Receipt> {
     return awaited(async () => {
       const { timeout, committed, signal } = sending(options_, 'the options of send');
-      const request = { to: userName(to, 'the recipient'), content: contentOf(content), timeout, committed };
-      const keep = () => { request.content = owned(request.content); };
-      const act = () => abortable(signal, (cancel) => this.#native.send(request, cancel));
-      const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
-      return new SentReceipt(receipt, request.to, this.#alive);
+      return this.#sends.send({ to: userName(to, 'the recipient'), content: contentOf(content), timeout, committed }, signal);
     });
   }
 
@@ -161,61 +155,12 @@ export class Client {
    */
   sendMany(
     messages: readonly Outgoing[],
-    options_?: { timeout?: number; waitFor?: 'accepted' | 'committed'; signal?: Signal },
+    options_?: { timeout?: number | undefined; waitFor?: 'accepted' | 'committed' | undefined; signal?: Signal | undefined },
   ): Promise<(Receipt | StvorError)[]> {
     return awaited(async () => {
       const { timeout, committed, signal } = sending(options_, 'the options of sendMany');
-      const requests = outgoing(messages).map((one): NativeSend => ({ ...one, timeout, committed }));
-      const outcomes: (Receipt | StvorError)[] = [];
-      const size = Math.min(CHUNK, this.#gate.share);
-      for (let at = 0; at < requests.length; at += size) {
-        const chunk = requests.slice(at, at + size);
-        const one = chunk.every(({ to }) => to === chunk[0].to);
-        try {
-          const sent = await this.#admitted({ peer: one ? chunk[0].to : '', weight: chunk.length, signal }, () =>
-            abortable(signal, (cancel) => this.#native.sendMany(chunk, cancel)));
-          sent.forEach(({ receipt, failure: failed }, index) =>
-            outcomes.push(receipt ? new SentReceipt(receipt, chunk[index].to, this.#alive) : failure(new Error(failed))));
-        } catch (thrown) {
-          const error = failure(thrown);
-          if (error.code !== 'BACKPRESSURE') throw error;
-          chunk.forEach(() => outcomes.push(error));
-        }
-      }
-      return outcomes;
+      return this.#sends.sendMany(outgoing(messages).map((one) => ({ ...one, timeout, committed })), signal);
     });
-  }
-
-  /** Runs a send when there is room for it; `keep` is called if that is not now. */
-  async #admitted<T>(
-    { peer, weight, signal, keep }: { peer: string; weight: number; signal: Signal | undefined; keep?: () => void },
-    act: () => Promise<T>,
-  ): Promise<T> {
-    const late = !this.#gate.tryEnter(peer, weight);
-    if (late) {
-      keep?.();
-      if (signal?.aborted) throw aborted(signal);
-      let stop: (() => void) | undefined;
-      try {
-        await this.#gate.enter(peer, weight, (leave) => {
-          if (!signal) return;
-          const listener = () => leave(aborted(signal));
-          signal.addEventListener('abort', listener, { once: true });
-          stop = () => signal.removeEventListener('abort', listener);
-        });
-      } finally {
-        stop?.();
-      }
-    }
-    const sent = act();
-    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
-    if (late) this.#late.add(sent);
-    try {
-      return await sent;
-    } finally {
-      this.#late.delete(sent);
-      this.#gate.leave(peer, weight);
-    }
   }
 
   /**
@@ -228,7 +173,7 @@ export class Client {
    * await group.send('Hello, all!');
    * ```
    */
-  createGroup(name: string, members: readonly string[], options_?: { signal?: Signal }): Promise<Group> {
+  createGroup(name: string, members: readonly string[], options_?: { signal?: Signal | undefined }): Promise<Group> {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of createGroup');
       const what: [string, string[]] = [userName(name, 'the name of a group'), namesOf(members)];
@@ -297,7 +242,7 @@ export class Client {
    * A message is consumed when the next one is asked for, or the loop is left, also by an error of its body. Iterators and handlers of one client share one
    * inbox, as workers share a queue. Ends when the client closes; an aborted signal ends it with `ABORTED`.
    */
-  messages(options_?: { signal?: Signal }): AsyncIterableIterator<Message> {
+  messages(options_?: { signal?: Signal | undefined }): AsyncIterableIterator<Message> {
     return guarded(() => {
       const signal = signalOf(options<{ signal: Signal }>(options_, ['signal'], 'the options of messages').signal);
       this.#open();
@@ -342,7 +287,7 @@ export class Client {
   }
 
   /** Waits until the client is connected; fails with `RELAY_UNAVAILABLE` after the timeout, the app's if none is given. */
-  waitOnline(options_?: { timeout?: number; signal?: Signal }): Promise<void> {
+  waitOnline(options_?: { timeout?: number | undefined; signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       const { timeout, signal } = waiting(options_, 'the options of waitOnline');
       return abortable(signal, (cancel) => this.#native.waitOnline(timeout ?? this.#patience, cancel));
@@ -350,7 +295,7 @@ export class Client {
   }
 
   /** Waits until the relay knows a user who can be written to; fails with `RECIPIENT_TIMEOUT` after the timeout, the app's if none is given. */
-  waitForUser(userId: string, options_?: number | { timeout?: number; signal?: Signal }): Promise<void> {
+  waitForUser(userId: string, options_?: number | { timeout?: number | undefined; signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       const given = typeof options_ === 'number' ? { timeout: options_ } : options_;
       const { timeout, signal } = waiting(given, 'the options of waitForUser');
@@ -368,7 +313,7 @@ export class Client {
   }
 
   /** The safety number with a peer: the same at both ends, or somebody sits between. */
-  safetyNumber(userId: string, options_?: { signal?: Signal }): Promise<SafetyNumber> {
+  safetyNumber(userId: string, options_?: { signal?: Signal | undefined }): Promise<SafetyNumber> {
     return awaited(async () => {
       const signal = only(options_, 'safetyNumber');
       const peer = userName(userId);
@@ -382,7 +327,7 @@ export class Client {
    * sixty digits: if a digit is another one, or the peer shows another identity by now, nothing is noted, and it is `SAFETY_NUMBER_MISMATCH`. Without it, it is the one that this
    * client showed last.
    */
-  verify(userId: string, number?: SafetyNumber | string, options_?: { signal?: Signal }): Promise<void> {
+  verify(userId: string, number?: SafetyNumber | string, options_?: { signal?: Signal | undefined }): Promise<void> {
     if (number === undefined) return this.#manage('verify', userId, options_);
     return awaited(() => {
       const signal = only(options_, 'verify');
@@ -400,7 +345,7 @@ export class Client {
    * Takes the identity that a peer shows now in the place of the pinned one. With a fingerprint (SHA-256 of the user key in
    * hexadecimal, as `identity.fingerprint` gives it) only that one, and then whatever rotations say.
    */
-  acceptIdentity(userId: string, fingerprint?: string, options_?: { signal?: Signal }): Promise<void> {
+  acceptIdentity(userId: string, fingerprint?: string, options_?: { signal?: Signal | undefined }): Promise<void> {
     if (fingerprint === undefined) return this.#manage('acceptIdentity', userId, options_);
     return awaited(() => {
       const signal = only(options_, 'acceptIdentity');
@@ -431,7 +376,7 @@ export class Client {
   }
 
   /** Destroys the sessions with a peer and starts a new one. */
-  resetSession(userId: string, options_?: { signal?: Signal }): Promise<void> {
+  resetSession(userId: string, options_?: { signal?: Signal | undefined }): Promise<void> {
     return this.#manage('resetSession', userId, options_);
   }
 
@@ -461,7 +406,7 @@ export class Client {
   }
 
   /** The messages of a conversation, newest first, page by page. */
-  history(userId: string, options_?: { limit?: number }): Promise<HistoryPage> {
+  history(userId: string, options_?: { limit?: number | undefined }): Promise<HistoryPage> {
     return awaited(() => {
       this.#open();
       const { limit } = options<{ limit: number }>(options_, ['limit'], 'the options of history');
@@ -472,7 +417,7 @@ export class Client {
     });
   }
 
-  async #page(request: { peer: string; limit?: number }, before?: NativePage): Promise<HistoryPage> {
+  async #page(request: { peer: string; limit?: number | undefined }, before?: NativePage): Promise<HistoryPage> {
     const page = await this.#native.history(request, before);
     const messages = page.take().map((raw) => ({
       id: raw.id,
@@ -488,7 +433,7 @@ export class Client {
   }
 
   /** After `ROLLBACK_DETECTED`: gives up the sessions of the old copy and starts fresh ones. */
-  recoverFromRollback(options_?: { signal?: Signal }): Promise<void> {
+  recoverFromRollback(options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       this.#open();
       const signal = only(options_, 'recoverFromRollback');
@@ -501,7 +446,7 @@ export class Client {
    *
    * An aborted signal ends the waiting, no more: what the relay has heard of it, it does, and what it has confirmed goes to its end here.
    */
-  deleteAccount(options_?: { signal?: Signal }): Promise<void> {
+  deleteAccount(options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(async () => {
       const signal = only(options_, 'deleteAccount');
       await abortable(signal, (cancel) => this.#native.end('deleteAccount', cancel));
@@ -539,8 +484,7 @@ export class Client {
   #close(): Promise<void> {
     this.#closing ??= awaited(async () => {
       // What was called for before goes into the outbox before it closes.
-      await this.#gate.open();
-      await Promise.allSettled([...this.#late]);
+      await this.#sends.close();
       // Whatever a stream meets when it ends: the store is unlocked after it.
       await Promise.allSettled([this.#handlers.close()]);
       if (this.#handlers.size > 0) this.#alive.release();
@@ -557,7 +501,7 @@ export class Client {
     return this.close();
   }
 
-  #manage(what: string, userId: string, given?: { signal?: Signal }): Promise<void> {
+  #manage(what: string, userId: string, given?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       const signal = only(given, what);
       const request: [string, string] = [what, userName(userId)];

@@ -95,9 +95,16 @@ export class Gate {
 
   /** Whether a send may start at once: then it has. */
   tryEnter(peer: string, weight = 1): boolean {
-    const free = this.#pending < this.#limits.maxPending && this.#queues.size === 0 && this.#mayRun(peer) && !this.#parked.has(peer);
-    if (free || this.#open) this.#start(peer, weight);
-    return free || this.#open;
+    const free = this.isFree(peer);
+    if (free) this.#start(peer, weight);
+    return free;
+  }
+
+  /** Whether a send may start at once, and nothing to `users` waits that was called for before. */
+  isFree(peer: string, users: Iterable<string> = []): boolean {
+    if (this.#open) return true;
+    if (this.#pending >= this.#limits.maxPending || this.#queues.size > 0 || !this.#mayRun(peer)) return false;
+    return [peer, ...users].every((one) => !this.#parked.has(one) && !this.#outside.has(one));
   }
 
   /** Waits until a send may start; `cancelled` is given what takes it out again. `BACKPRESSURE` when there is no room to wait. */

@@ -65,7 +65,7 @@ export class Group {
    * Sends a message to all members; it is encrypted once. Resolves with its id when it is in the outbox: from then on it can only wait
    * (`client.pending` counts). There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
    */
-  send<T>(content: T & Sendable<T>, options_?: { signal?: Signal }): Promise<{ id: string }> {
+  send<T>(content: T & Sendable<T>, options_?: { signal?: Signal | undefined }): Promise<{ id: string }> {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of send');
       const request = { group: this.id, content: owned(contentOf(content)) };
@@ -75,7 +75,7 @@ export class Group {
   }
 
   /** Lets users in, or members with a new identity. They read what is sent from now on, and nothing of before. */
-  add(userIds: string | readonly string[], options_?: { signal?: Signal }): Promise<void> {
+  add(userIds: string | readonly string[], options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       const names = namesOf(userIds);
       if (names.length === 0) throw invalid('add names one user or more');
@@ -84,17 +84,17 @@ export class Group {
   }
 
   /** Puts a user out. They read nothing that members send once they know of it. */
-  remove(userId: string, options_?: { signal?: Signal }): Promise<void> {
+  remove(userId: string, options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#change('remove', [userName(userId)], options_));
   }
 
   /** Leaves the group. */
-  leave(options_?: { signal?: Signal }): Promise<void> {
+  leave(options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#change('leave', [], options_));
   }
 
   /** Gives it another name, of 1 to 256 bytes. */
-  rename(name: string, options_?: { signal?: Signal }): Promise<void> {
+  rename(name: string, options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#change('rename', [userName(name, 'the name of a group')], options_));
   }
 

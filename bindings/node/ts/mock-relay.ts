@@ -63,11 +63,11 @@ export class MockRelay {
 
 /** How a mock relay is set up. */
 export interface MockRelayOptions {
-  port?: number;
-  host?: string;
-  tokens?: readonly string[];
-  verbose?: boolean;
-  database?: string;
+  port?: number | undefined;
+  host?: string | undefined;
+  tokens?: readonly string[] | undefined;
+  verbose?: boolean | undefined;
+  database?: string | undefined;
 }
 
 /**

@@ -69,6 +69,11 @@ export interface NativeStream {
   end(): Promise<void>;
 }
 
+/** Sends of one client: `number` is told what became of each. */
+export interface NativeSends {
+  send(client: NativeClient, number: number, request: NativeSend, cancel?: NativeCancel): void;
+}
+
 export interface NativeClient {
   readonly user: string;
   readonly state: string;
@@ -76,7 +81,6 @@ export interface NativeClient {
   readonly pending: number;
   readonly dataPath: string | null;
   readonly identity: { user: string; device: number; fingerprint: string; createdAt: number };
-  send(request: NativeSend, cancel?: NativeCancel): Promise<NativeReceipt>;
   sendMany(requests: NativeSend[], cancel?: NativeCancel): Promise<{ receipt?: NativeReceipt; failure?: string }[]>;
   createGroup(what: [string, string[]], cancel?: NativeCancel): Promise<string>;
   groups(): Promise<NativeGroup[]>;
@@ -166,9 +170,10 @@ export interface Native {
   restoreSession(sealed: Uint8Array, key: Uint8Array): NativeSession;
   version(): string;
   maxContent(): number;
-  openApp(settings: Record<string, unknown>, adapters?: NativeAdapters): Promise<NativeApp>;
+  openApp(settings: Record<string, unknown>, adapters?: NativeAdapters, cancel?: NativeCancel): Promise<NativeApp>;
   startRelay(settings: { host: string; port: number; tokens: string[]; verbose: boolean; database?: string }): Promise<NativeRelay>;
   Cancel: new () => NativeCancel;
+  NativeSends: new (settled: (outcomes: { number: number; receipt?: NativeReceipt; failure?: string }[]) => void) => NativeSends;
 }
 
 const VERSION: string = require('../package.json').version;

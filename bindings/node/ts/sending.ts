@@ -1,9 +1,10 @@
 /** What is sent, and what became of it. */
 
-import type { Alive } from './alive.js';
-import { abortable, contentOf, elements, options, owned, signalOf, userName, wait } from './check.js';
+import { Alive } from './alive.js';
+import { abortable, aborted, contentOf, elements, options, owned, signalOf, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError } from './errors.js';
-import type { NativeReceipt, NativeSend } from './native.js';
+import type { Gate } from './gate.js';
+import { native, type NativeCancel, type NativeClient, type NativeReceipt, type NativeSend, type NativeSends } from './native.js';
 import type { DeliveryStatus, Outgoing, Receipt, Signal } from './types.js';
 
 /** Messages of one `sendMany`, and what their contents may come to. */
@@ -15,6 +16,12 @@ export function sending(given: unknown, what: string): { timeout: number | undef
   const { timeout, waitFor, signal } = options<{ timeout: number; waitFor: string; signal: Signal }>(given, ['timeout', 'waitFor', 'signal'], what);
   if (waitFor !== undefined && waitFor !== 'accepted' && waitFor !== 'committed') throw invalid('waitFor is "accepted" or "committed"');
   return { timeout: wait(timeout), committed: waitFor === 'committed', signal: signalOf(signal) };
+}
+
+/** Waits for all of them, also when one fails, and fails with the first that did. */
+export async function settledAll<T>(all: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(all);
+  return Promise.all(all);
 }
 
 /** Reads the messages of a batch, each once. */
@@ -30,6 +37,141 @@ export function outgoing(messages: unknown): { to: string; content: NativeSend['
     }
     return { to: userName(to, 'the recipient'), content: owned(read) };
   });
+}
+
+type Waiter = { resolve(receipt: NativeReceipt): void; reject(error: unknown): void };
+
+/** Messages of a batch that go to the native half at once. */
+const CHUNK = 256;
+
+/** What a client sends. What is under way keeps the process alive, whatever `unref()` says of the rest. */
+export class Sends {
+  readonly #client: NativeClient;
+  readonly #native: NativeSends;
+  readonly #gate: Gate;
+  /** For receipts that are waited for. */
+  readonly #patient: Alive;
+  readonly #waiting = new Map<number, Waiter>();
+  /** What closing waits for: sends that had to wait, and batches. The others were handed over when they were called. */
+  readonly #late = new Set<Promise<unknown>>();
+  readonly #alive = new Alive();
+  #number = 0;
+
+  constructor(client: NativeClient, gate: Gate, patient: Alive) {
+    this.#client = client;
+    this.#gate = gate;
+    this.#patient = patient;
+    // Of this object it knows nothing: the native half holds it, and would hold all of it for ever.
+    const [waiting, alive] = [this.#waiting, this.#alive];
+    alive.want(false);
+    alive.hold();
+    this.#native = new (native().NativeSends)((outcomes) => {
+      for (const { number, receipt, failure: failed } of outcomes) {
+        const waiter = waiting.get(number);
+        waiting.delete(number);
+        if (receipt) waiter?.resolve(receipt);
+        else waiter?.reject(failure(new Error(failed)));
+      }
+      if (waiting.size === 0) alive.want(false);
+    });
+  }
+
+  /** Sends one message, and resolves with its receipt. */
+  async send(request: NativeSend, signal: Signal | undefined): Promise<Receipt> {
+    const keep = () => { request.content = owned(request.content); };
+    const act = () => (signal === undefined ? this.#handOver(request) : abortable(signal, (cancel) => this.#handOver(request, cancel)));
+    const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
+    return new SentReceipt(receipt, request.to, this.#patient);
+  }
+
+  /** Sends several, and resolves with what became of each. */
+  sendMany(requests: readonly NativeSend[], signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
+    const all = this.#sendAll(requests, signal);
+    this.#late.add(all);
+    return all.finally(() => this.#late.delete(all));
+  }
+
+  /** Lets everything in that was called for; resolves when all of it was handed over. */
+  async close(): Promise<void> {
+    await this.#gate.open();
+    await Promise.allSettled([...this.#late]);
+  }
+
+  #handOver(request: NativeSend, cancel?: NativeCancel): Promise<NativeReceipt> {
+    return new Promise((resolve, reject) => {
+      this.#number = (this.#number + 1) >>> 0;
+      this.#native.send(this.#client, this.#number, request, cancel);
+      this.#waiting.set(this.#number, { resolve, reject });
+      if (this.#waiting.size === 1) this.#alive.want(true);
+    });
+  }
+
+  async #sendAll(requests: readonly NativeSend[], signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
+    const outcomes: (Receipt | StvorError)[] = [];
+    const size = Math.min(CHUNK, this.#gate.share);
+    for (let at = 0; at < requests.length; at += size) {
+      const chunk = requests.slice(at, at + size);
+      const users = new Set(chunk.map(({ to }) => to));
+      if (users.size === 1) {
+        outcomes.push(...(await this.#sendChunk(chunk, chunk[0].to, signal)));
+      } else if (this.#gate.isFree('', users)) {
+        outcomes.push(...(await this.#sendChunk(chunk, '', signal)));
+      } else {
+        // Each user's behind what waits for that user already.
+        const parts = [...users].map(async (user): Promise<[string, (Receipt | StvorError)[]]> =>
+          [user, await this.#sendChunk(chunk.filter(({ to }) => to === user), user, signal)]);
+        const sent = new Map(await settledAll(parts));
+        for (const { to } of chunk) outcomes.push(sent.get(to)?.shift() as Receipt | StvorError);
+      }
+    }
+    return outcomes;
+  }
+
+  /** Sends what one call of the native half takes, in the line of `peer`. */
+  async #sendChunk(chunk: readonly NativeSend[], peer: string, signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
+    try {
+      const act = () => abortable(signal, (cancel) => this.#client.sendMany([...chunk], cancel));
+      const sent = await this.#admitted({ peer, weight: chunk.length, signal }, act);
+      return sent.map(({ receipt, failure: failed }, index) =>
+        receipt ? new SentReceipt(receipt, chunk[index].to, this.#patient) : failure(new Error(failed)));
+    } catch (thrown) {
+      const error = failure(thrown);
+      if (error.code !== 'BACKPRESSURE') throw error;
+      return chunk.map(() => error);
+    }
+  }
+
+  /** Runs a send when there is room for it; `keep` is called if that is not now. */
+  async #admitted<T>(
+    { peer, weight, signal, keep }: { peer: string; weight: number; signal: Signal | undefined; keep?: () => void },
+    act: () => Promise<T>,
+  ): Promise<T> {
+    const late = !this.#gate.tryEnter(peer, weight);
+    if (late) {
+      keep?.();
+      if (signal?.aborted) throw aborted(signal);
+      let stop: (() => void) | undefined;
+      try {
+        await this.#gate.enter(peer, weight, (leave) => {
+          if (!signal) return;
+          const listener = () => leave(aborted(signal));
+          signal.addEventListener('abort', listener, { once: true });
+          stop = () => signal.removeEventListener('abort', listener);
+        });
+      } finally {
+        stop?.();
+      }
+    }
+    const sent = act();
+    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
+    if (late) this.#late.add(sent);
+    try {
+      return await sent;
+    } finally {
+      this.#late.delete(sent);
+      this.#gate.leave(peer, weight);
+    }
+  }
 }
 
 /** What became of a message of ours. */
@@ -50,15 +192,15 @@ export class SentReceipt implements Receipt {
     return guarded(() => this.#native.status as DeliveryStatus);
   }
 
-  accepted(given?: { signal?: Signal }): Promise<void> {
+  accepted(given?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#reached('accepted', given));
   }
 
-  delivered(given?: { signal?: Signal }): Promise<void> {
+  delivered(given?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#reached('delivered', given));
   }
 
-  read(given?: { signal?: Signal }): Promise<void> {
+  read(given?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => this.#reached('read', given));
   }
 

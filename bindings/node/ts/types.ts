@@ -11,24 +11,27 @@ export type Content = Json | Uint8Array;
 /**
  * What can be sent as `T`: a content, or an object of your own types that JSON writes as it is; optional fields are left out. Not `Map`, `Set`,
  * errors, promises and views other than `Uint8Array`: they would arrive as something else, and are refused (in JavaScript where they are all of the
- * content; what is inside objects is what JSON makes of it).
+ * content; what is inside objects is what JSON makes of it). Of `unknown`, and so of `Record<string, unknown>`, nothing is known here: it is looked
+ * at when it is sent.
  */
-export type Sendable<T> = T extends Content | { toJSON(...rest: never[]): unknown }
+export type Sendable<T> = unknown extends T
   ? T
-  : T extends
-        | bigint
-        | symbol
-        | ((...rest: never[]) => unknown)
-        | ArrayBuffer
-        | ArrayBufferView
-        | PromiseLike<unknown>
-        | ReadonlyMap<unknown, unknown>
-        | ReadonlySet<unknown>
-        | Error
-    ? never
-    : T extends object
-      ? { [K in keyof T]: undefined extends T[K] ? Within<Exclude<T[K], undefined>> | undefined : Within<T[K]> }
-      : never;
+  : T extends Content | { toJSON(...rest: never[]): unknown }
+    ? T
+    : T extends
+          | bigint
+          | symbol
+          | ((...rest: never[]) => unknown)
+          | ArrayBuffer
+          | ArrayBufferView
+          | PromiseLike<unknown>
+          | ReadonlyMap<unknown, unknown>
+          | ReadonlySet<unknown>
+          | Error
+      ? never
+      : T extends object
+        ? { [K in keyof T]: undefined extends T[K] ? Within<Exclude<T[K], undefined>> | undefined : Within<T[K]> }
+        : never;
 
 /** Inside a JSON value there are no bytes. */
 type Within<T> = T extends Uint8Array ? never : Sendable<T>;
@@ -86,11 +89,11 @@ export interface Receipt {
   /** How far it came: a fresh look at each reading. */
   readonly status: DeliveryStatus;
   /** Resolves when the relay answers for it. */
-  accepted(options?: { signal?: Signal }): Promise<void>;
+  accepted(options?: { signal?: Signal | undefined }): Promise<void>;
   /** Resolves when the recipient's device has stored it, and said so end to end. There is no bound: they may be away for weeks. */
-  delivered(options?: { signal?: Signal }): Promise<void>;
+  delivered(options?: { signal?: Signal | undefined }): Promise<void>;
   /** Resolves when the recipient's application says that it was read. */
-  read(options?: { signal?: Signal }): Promise<void>;
+  read(options?: { signal?: Signal | undefined }): Promise<void>;
 }
 
 /** A message for `sendMany`. */
@@ -228,13 +231,13 @@ export interface Finding {
 /** Files for a database server. They are read again for each new connection, so that they can be renewed without a restart. */
 export interface ServerFiles {
   /** A file with the password, in place of the one in the URL. */
-  passwordFile?: string;
+  passwordFile?: string | undefined;
   /** Certificates (PEM) to trust in place of the public roots. */
-  rootCertificateFile?: string;
+  rootCertificateFile?: string | undefined;
   /** Our own certificate chain (PEM), for servers that ask for one. */
-  clientCertificateFile?: string;
+  clientCertificateFile?: string | undefined;
   /** Its private key (PEM). */
-  clientKeyFile?: string;
+  clientKeyFile?: string | undefined;
 }
 
 /** PostgreSQL 14 or later: `postgres://user@host/database?sslmode=require`. Several processes may be one user. */
@@ -246,7 +249,7 @@ export interface PostgresStorage extends ServerFiles {
 export interface RedisStorage extends ServerFiles {
   redis: string | readonly string[];
   /** Replicas that must have a commit before it is acknowledged; none if absent. */
-  replicas?: number;
+  replicas?: number | undefined;
 }
 
 /** SQLite databases under a directory, one for each user: the same as `dataDir`. */
@@ -266,9 +269,9 @@ export interface Pkcs11Key {
   /** The key's label. */
   key: string;
   /** The PIN; or, better, `pinFile`. */
-  pin?: string;
+  pin?: string | undefined;
   /** A file with the PIN; white space at its end is left out. */
-  pinFile?: string;
+  pinFile?: string | undefined;
 }
 
 /** An AES key in a key management server that speaks KMIP. It never leaves it. */
@@ -276,7 +279,7 @@ export interface KmipKey {
   /** `host` or `host:port`; the port is 5696 if absent. */
   server: string;
   /** The name in the server's certificate, where it is not the host. */
-  serverName?: string;
+  serverName?: string | undefined;
   /** The authorities that sign servers (PEM). */
   rootCertificateFile: string;
   /** Our certificate (PEM). */
@@ -290,96 +293,96 @@ export interface KmipKey {
 /** How many sends one client has under way, and what happens beyond. */
 export interface ExecutorOptions {
   /** Sends that are under way at once, to all users; 1024 if absent. */
-  maxPending?: number;
+  maxPending?: number | undefined;
   /** Sends that wait for their turn; 16384 if absent. */
-  maxQueued?: number;
+  maxQueued?: number | undefined;
   /** Those of them to one user; a quarter of `maxQueued` if absent. */
-  maxQueuedPerPeer?: number;
+  maxQueuedPerPeer?: number | undefined;
   /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many callers again as may be queued. */
-  onPressure?: 'reject' | 'wait';
+  onPressure?: 'reject' | 'wait' | undefined;
 }
 
 /** How an app is set up. */
 export interface AppOptions {
   /** Names the app at the relay. Whether it is any good is the relay's business. */
-  appToken?: string;
+  appToken?: string | undefined;
   /** Where the relay is: `ws://`, `wss://`, `http://` or `https://`. */
   relayUrl: string;
   /** A token for one user, signed by your backend, in place of the app token. */
-  clientToken?: string;
+  clientToken?: string | undefined;
   /** The app's id, where the relay's operator bound the token to a name. */
-  appId?: string;
+  appId?: string | undefined;
   /** Keeps identities, sessions and messages, sealed, under this directory; the platform's data directory if absent. */
-  dataDir?: string;
+  dataDir?: string | undefined;
   /**
    * `'disk'` (the default) or `{ sqlite: directory }`: SQLite on this machine. `{ postgres: url }` or `{ redis: url }`: a server, so that several
    * processes can be one user; give a `passphrase` or another key with it. `'memory'`: everything is forgotten when the client closes,
    * so its name is taken the next time (`replaceIdentity`).
    */
-  storage?: StorageOptions;
+  storage?: StorageOptions | undefined;
   /**
    * Four narrow stores of your own, in place of a directory. The identity store gives the user's signing key, so such an app has one user.
    * In development mode stand-ins in memory are used for those that are missing.
    */
-  storageAdapters?: StorageAdapters;
+  storageAdapters?: StorageAdapters | undefined;
   /** Refuses stores in which a session, its one-time prekey and its message are not one transaction: `storageAdapters`. */
-  requireAtomicSessionAndPrekey?: boolean;
+  requireAtomicSessionAndPrekey?: boolean | undefined;
   /**
    * Whether a minimal relay will do, which hands JSON on and keeps nothing. If absent: only on this machine. Never over TLS, never in
    * production mode, and never for stores that have spoken with a relay of the other kind at this address.
    */
-  legacyRelay?: boolean;
+  legacyRelay?: boolean | undefined;
   /**
    * Refuses to start with what would lose or expose something, with one error that lists all of it (`NOT_FOR_PRODUCTION`, `error.findings`):
    * storage in memory, a keyfile beside the store, a relay without TLS, a token for development, a database server that would lose what it
    * acknowledged; and adapters that are missing.
    */
-  productionMode?: boolean;
+  productionMode?: boolean | undefined;
   /** Milliseconds that an operation may wait; 10000 if absent. */
-  timeout?: number;
+  timeout?: number | undefined;
   /** Seals the stores by a passphrase, in place of a keyfile beside them. */
-  passphrase?: string;
+  passphrase?: string | undefined;
   /** Seals the stores by this keyfile, which is made if it does not exist. */
-  keyfile?: string;
+  keyfile?: string | undefined;
   /** Seals the stores by keys in the operating system's keyring, one for each store, which are made if they do not exist. */
-  osKeyring?: boolean;
+  osKeyring?: boolean | undefined;
   /** Seals the stores by a key in a PKCS #11 token. */
-  pkcs11?: Pkcs11Key;
+  pkcs11?: Pkcs11Key | undefined;
   /** Seals the stores by a key in a key management server. */
-  kmip?: KmipKey;
+  kmip?: KmipKey | undefined;
   /**
    * Derives identities from a recovery phrase of 24 words (`generateRecoveryPhrase`), so that a reinstall is the same person to everybody. A user
    * whose store holds another identity is refused (`IDENTITY_EXISTS`). Costs about a second for each `connect`.
    */
-  identityPhrase?: string;
+  identityPhrase?: string | undefined;
   /** The same from a passphrase of at least 16 bytes. Who knows the public key can test guesses for ever: a phrase can not be guessed. */
-  identityPassphrase?: string;
+  identityPassphrase?: string | undefined;
   /**
    * The primitives of new identities; `'p256'` if absent. All users of an app need the same: between two that differ nothing is sent
    * (`SUITE_MISMATCH`). An identity keeps its suite (`SUITE_FIXED`); `storageAdapters` know `'p256'` only.
    */
-  suite?: 'p256' | 'x25519';
+  suite?: 'p256' | 'x25519' | undefined;
   /** Whom to trust at first contact. */
-  trustPolicy?: 'first-use' | 'verified-only';
+  trustPolicy?: 'first-use' | 'verified-only' | undefined;
   /** What to do when a user shows another identity. */
-  onIdentityChange?: 'reject' | 'replace';
+  onIdentityChange?: 'reject' | 'replace' | undefined;
   /** Milliseconds that conversations keep messages; 0: only as long as delivery needs them. */
-  retention?: number;
+  retention?: number | undefined;
   /** Which receipts to send; all if absent. */
-  receipts?: { delivered?: boolean; read?: boolean };
+  receipts?: { delivered?: boolean; read?: boolean } | undefined;
   /** One more root certificate to trust, PEM. */
-  rootCertificate?: string | Uint8Array;
+  rootCertificate?: string | Uint8Array | undefined;
   /** Takes user ids over from lost devices, where the relay allows it: tokens for development do. What waits for the lost device is gone. */
-  replaceIdentity?: boolean;
+  replaceIdentity?: boolean | undefined;
   /**
    * On a store that several processes share: milliseconds that one may be silent before the others take over what it did; 10000 if absent, 500 at
    * least, the same in all of them.
    */
-  instanceLease?: number;
+  instanceLease?: number | undefined;
   /** Who decides and does things, for the journal: the name of an operator or a service. */
-  actor?: string;
+  actor?: string | undefined;
   /** How many sends one client has under way, and what happens beyond. */
-  executor?: ExecutorOptions;
+  executor?: ExecutorOptions | undefined;
 }
 
 /** Remembers nonces (12 bytes), so that nothing is taken twice. Marks may be forgotten after five minutes. */
@@ -421,8 +424,8 @@ export interface IdentityKeyPair {
 
 /** Stores of your own. */
 export interface StorageAdapters {
-  replay?: ReplayStore;
-  tofu?: TofuStore;
-  sessions?: SessionStore;
-  identity?: IdentityStore;
+  replay?: ReplayStore | undefined;
+  tofu?: TofuStore | undefined;
+  sessions?: SessionStore | undefined;
+  identity?: IdentityStore | undefined;
 }

@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) warned_of_minimal: AtomicBool,
     /// Messages and receipts that the relay has not accepted, over all lanes.
     pub(crate) unaccepted: AtomicUsize,
+    /// What the application asked to be sent and that is neither refused nor stored.
+    pub(crate) under_way: AtomicUsize,
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
     /// The relay was asked to delete the account: nobody registers it anew before it is known whether it did.
@@ -78,7 +80,7 @@ pub(crate) struct Core {
     pub(crate) was_deleting: AtomicBool,
     pub(crate) kick: Arc<Notify>,
     /// Ends a pause of the connection before its next attempt.
-    hurry: Arc<Notify>,
+    pub(crate) hurry: Arc<Notify>,
     /// A kick is on its way.
     pub(crate) kicking: Arc<AtomicBool>,
     pub(crate) stop: CancellationToken,
@@ -115,9 +117,6 @@ const MIN_CONNECT: Duration = Duration::from_millis(100);
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// How long a client that closes waits for the devices of others to acknowledge, where no relay does.
-const MINIMAL_LINGER: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Opens store and identity of a user and starts the tasks. Nothing waits for the relay.
@@ -196,6 +195,7 @@ impl Core {
             registered: AtomicBool::new(registered),
             warned_of_minimal: AtomicBool::new(false),
             unaccepted: AtomicUsize::new(0),
+            under_way: AtomicUsize::new(0),
             settled: Notify::new(),
             closing: AtomicBool::new(false),
             deleting: AtomicBool::new(deleting),
@@ -718,49 +718,6 @@ impl Core {
         let (store, guards) = (Arc::clone(&self.store), self.guards.clone());
         let user = self.address.user.clone();
         Self::open_on((store, guards), (config, user), (self.directory.clone(), Hub::new())).await
-    }
-
-    /// Lets pending sends finish within `bound`. Without a connection that is one attempt to have one: a relay that is away would
-    /// hold every closing for all of the bound.
-    async fn flush(&self, bound: Duration) {
-        self.wake_lanes();
-        let since = Instant::now();
-        let mut state = self.state.subscribe();
-        let (mut hurried, mut dialled) = (false, false);
-        let _ = tokio::time::timeout(bound, async {
-            loop {
-                let settled = self.settled.notified();
-                if self.unaccepted.load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                match *state.borrow_and_update() {
-                    ConnectionState::CatchingUp | ConnectionState::Online => {}
-                    ConnectionState::Connecting => dialled = true,
-                    ConnectionState::Offline if !dialled => {
-                        if !core::mem::replace(&mut hurried, true) {
-                            self.hurry.notify_one();
-                        }
-                    }
-                    ConnectionState::Offline | ConnectionState::Failed(_) | ConnectionState::Closed => return,
-                }
-                // A minimal relay answers for nothing: those who are away acknowledge nothing either.
-                if self.session().is_some_and(|session| session.minimal) && since.elapsed() >= MINIMAL_LINGER
-                {
-                    return;
-                }
-                tokio::select! {
-                    () = settled => {}
-                    // An attempt may begin and fail before anybody looks.
-                    _ = state.changed() => dialled |= hurried,
-                    // What another instance saw to is noticed by looking.
-                    () = tokio::time::sleep(limits::CLAIM_POLL), if self.instances.is_shared() => {
-                        self.wake_lanes();
-                    }
-                    () = tokio::time::sleep(MINIMAL_LINGER) => {}
-                }
-            }
-        })
-        .await;
     }
 
     /// Ends everything at once.

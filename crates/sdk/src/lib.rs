@@ -40,6 +40,7 @@ mod app;
 mod backup;
 mod client;
 mod clock;
+mod closing;
 mod config;
 mod content;
 mod core;

@@ -115,3 +115,45 @@ async fn a_dropped_close_closes_all_the_same_and_holds_nobody() {
         assert_eq!(alice.state(), stvor::ConnectionState::Closed);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_closes_right_after_sending_has_sent() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let bob = app(&relay.url()).await.connect("bob").await.unwrap();
+    let mut inbox = bob.messages();
+    for round in 0..24 {
+        // New users, who have no session yet, and one who has; in memory and on disk.
+        let app = if round % 2 == 0 {
+            app(&relay.url()).await
+        } else {
+            app_in(&relay.url(), directory.path()).await
+        };
+        let name = if round % 4 == 3 { "known".to_owned() } else { format!("new{round}") };
+        let sender = soon(app.connect(&name)).await.unwrap();
+        let mut sends: Vec<_> = (0..=round % 5)
+            .map(|number| Box::pin(sender.send("bob", format!("{name} {round} {number}"))))
+            .collect();
+        for send in &mut sends {
+            assert!(send.as_mut().now_or_never().is_none(), "it was sent before it was closed");
+        }
+        let (sent, ()) = tokio::join!(futures::future::join_all(sends), soon(sender.close()));
+        for (number, receipt) in sent.into_iter().enumerate() {
+            receipt.unwrap();
+            let message = soon(inbox.next()).await.unwrap();
+            assert_eq!(message.text(), Some(format!("{name} {round} {number}").as_str()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_closes_right_after_writing_to_a_group_has_written() {
+    let relay = relay().await;
+    let (alice, bob) = pair(&relay.url()).await;
+    let group = soon(alice.create_group("friends", ["bob"])).await.unwrap();
+    let mut send = Box::pin(group.send("the last words"));
+    assert!(send.as_mut().now_or_never().is_none());
+    let (sent, ()) = tokio::join!(send, soon(alice.close()));
+    sent.unwrap();
+    assert_eq!(soon(bob.messages().next()).await.unwrap().text(), Some("the last words"));
+}

@@ -227,8 +227,10 @@ impl Client {
         let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
         let request = SendRequest { id, content, timeout, reply: reply.into() };
+        let under_way = core.under_way();
         core.order(&address_of(&to), Work::Send(request), deadline).await?;
         committed.await.map_err(|_| closed())??;
+        drop(under_way);
         if options.wait == SendWait::Accepted {
             // Offline there is nothing to wait for; a connection that breaks ends the waiting, too.
             let mut link = core.link.subscribe();

@@ -250,7 +250,9 @@ impl Group {
     pub async fn send(&self, content: impl Into<Content>) -> Result<ContentId> {
         let id = ContentId::from_bytes(random(&mut SystemRandom::new())?);
         let content = content.into();
-        self.client.core().groups.ask(|reply| Order::Send(self.id, (id, content), reply)).await?;
+        let core = self.client.core();
+        let _under_way = core.under_way();
+        core.groups.ask(|reply| Order::Send(self.id, (id, content), reply)).await?;
         Ok(id)
     }
 
@@ -322,6 +324,8 @@ impl Group {
     }
 
     async fn ask(&self, ask: Ask) -> Result<()> {
-        self.client.core().groups.ask(|reply| Order::Change(self.id, ask, reply)).await
+        let core = self.client.core();
+        let _under_way = core.under_way();
+        core.groups.ask(|reply| Order::Change(self.id, ask, reply)).await
     }
 }

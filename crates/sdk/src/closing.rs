@@ -1,0 +1,77 @@
+//! What a client that closes waits for.
+
+use core::time::Duration;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use crate::core::Core;
+use crate::events::ConnectionState;
+use crate::limits;
+
+/// How long a client that closes waits for the devices of others to acknowledge, where no relay does; and, where no connection is to be had, for
+/// what only needs the store.
+const SHORT_LINGER: Duration = Duration::from_secs(1);
+
+/// Something that the application asked to be sent, until it is refused or stored: a client that closes lets it in first.
+pub(crate) struct UnderWay<'core>(&'core Core);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.0.settled.notify_waiters();
+    }
+}
+
+impl Core {
+    /// From now on one more send is under way.
+    pub(crate) fn under_way(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self)
+    }
+
+    /// Lets what was asked to be sent go out within `bound`. Without a connection that is one attempt to have one: a relay that is away would
+    /// hold every closing for all of the bound.
+    pub(crate) async fn flush(&self, bound: Duration) {
+        self.wake_lanes();
+        let since = Instant::now();
+        let mut state = self.state.subscribe();
+        let (mut hurried, mut dialled) = (false, false);
+        let _ = tokio::time::timeout(bound, async {
+            loop {
+                let settled = self.settled.notified();
+                let under_way = self.under_way.load(Ordering::SeqCst) > 0;
+                if !under_way && self.unaccepted.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                let lingered = since.elapsed() >= SHORT_LINGER;
+                match *state.borrow_and_update() {
+                    ConnectionState::CatchingUp | ConnectionState::Online => {}
+                    ConnectionState::Connecting => dialled = true,
+                    ConnectionState::Offline if !dialled => {
+                        if !core::mem::replace(&mut hurried, true) {
+                            self.hurry.notify_one();
+                        }
+                    }
+                    ConnectionState::Offline | ConnectionState::Failed(_) if under_way && !lingered => {}
+                    ConnectionState::Offline | ConnectionState::Failed(_) | ConnectionState::Closed => return,
+                }
+                // A minimal relay answers for nothing: those who are away acknowledge nothing either.
+                if self.session().is_some_and(|session| session.minimal) && lingered {
+                    return;
+                }
+                tokio::select! {
+                    () = settled => {}
+                    // An attempt may begin and fail before anybody looks.
+                    _ = state.changed() => dialled |= hurried,
+                    // What another instance saw to is noticed by looking.
+                    () = tokio::time::sleep(limits::CLAIM_POLL), if self.instances.is_shared() => {
+                        self.wake_lanes();
+                    }
+                    () = tokio::time::sleep(SHORT_LINGER) => {}
+                }
+            }
+        })
+        .await;
+    }
+}
