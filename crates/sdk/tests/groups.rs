@@ -207,6 +207,57 @@ async fn concurrent_changes_end_in_one_state() {
     relay.shutdown().await;
 }
 
+/// Bob puts Carol out while she lets Dave in: what she did is void, and Dave hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_by_a_change_that_becomes_void_learns_that_they_are_out() {
+    let (folder, relay_folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let relay = durable(relay_folder.path(), 0).await;
+    let url = relay.url();
+    let all = app(&url).await;
+    let bob_app = app_in(&url, folder.path()).await;
+    let [alice, carol, dave] =
+        [all.connect("alice").await, all.connect("carol").await, all.connect("dave").await]
+            .map(Result::unwrap);
+    let bob = bob_app.connect("bob").await.unwrap();
+    let (mut bob_events, mut carol_events) = (bob.events(), carol.events());
+    let group = alice.create_group("g", ["bob", "carol"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    let at_carol = joined(&carol, &mut carol_events).await;
+    agree(&[&group, &at_bob, &at_carol]).await;
+    let port = url.rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap();
+    relay.shutdown().await;
+    at_bob.remove("carol").await.unwrap();
+    bob_app.close().await.unwrap();
+
+    let relay = durable(relay_folder.path(), port).await;
+    let (mut dave_events, mut alice_events) = (dave.events(), alice.events());
+    at_carol.add(["dave"]).await.unwrap();
+    let at_dave = joined(&dave, &mut dave_events).await;
+    at_dave.send("hello").await.unwrap();
+    assert_eq!(text(&mut alice.messages()).await, ("dave".into(), "hello".into()));
+    // Now Bob's removal comes.
+    let bob_app = app_in(&url, folder.path()).await;
+    let bob = bob_app.connect("bob").await.unwrap();
+    event(&mut alice_events, |event| match event {
+        Event::GroupChanged { by, gone, .. } if by.as_str() == "bob" => Some(gone.len()),
+        _ => None,
+    })
+    .await;
+    for events in [&mut dave_events, &mut carol_events] {
+        event(events, |event| {
+            matches!(event, Event::GroupLeft { by, .. } if by.as_str() == "bob").then_some(())
+        })
+        .await;
+    }
+    assert!(!at_dave.info().await.unwrap().is_member);
+    assert_eq!(code(at_dave.send("anybody?").await), "NOT_A_MEMBER");
+    let at_bob = bob.group(group.id()).await.unwrap();
+    assert_eq!(names(&agree(&[&group, &at_bob]).await), ["alice", "bob"]);
+    bob_app.close().await.unwrap();
+    all.close().await.unwrap();
+    relay.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_done_says_why() {
     let relay = relay().await;

@@ -176,6 +176,14 @@ impl Change {
 }
 
 impl Action {
+    /// Whom it lets in.
+    pub(crate) fn lets_in(&self) -> &[Member] {
+        match self {
+            Self::Create { members, .. } | Self::Add(members) => members,
+            Self::Remove(_) | Self::Rename(_) => &[],
+        }
+    }
+
     fn encode(&self, out: &mut Writer) {
         match self {
             Self::Create { name, members, nonce } => {

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use stvor_base::UserId;
 
-use super::change::{Action, Change, ChangeHash};
+use super::change::{Action, Change, ChangeHash, Member};
 use super::rules::{Outcome, resolve};
 
 /// A set of places in a history.
@@ -119,23 +119,99 @@ impl History {
             .map(|(_, node)| &node.change)
     }
 
-    /// Of what is not among `known` and below them, what a user may be told who was put out: the removals of them and what
-    /// these build on, parents first.
-    pub(crate) fn until_removal(&self, user: &UserId, known: &[ChangeHash]) -> impl Iterator<Item = &Change> {
+    /// Of what is not among `known` and below them, what `users` may be told who are no members: as little as shows them that
+    /// they are none, with what that builds on, parents first. Those are the removals of them, or else those that make void
+    /// what let them in, or else all removals. Of who is a member with another key the removals alone.
+    ///
+    /// `known` empty: what they know is not known, and taken for what lets them in.
+    pub(crate) fn puts_out(&self, users: &[&UserId], known: &[ChangeHash]) -> impl Iterator<Item = &Change> {
         let known: Vec<ChangeHash> = known.iter().filter(|hash| self.has(hash)).copied().collect();
-        let known = self.before(&known).unwrap_or_default();
-        let mut told = Set::default();
-        for (place, node) in self.nodes.iter().enumerate() {
-            if matches!(&node.change.action, Action::Remove(gone) if gone == user) {
-                told.join(&node.before);
-                told.insert(place);
+        let theirs = self.before(&known).unwrap_or_default();
+        let mut seen = theirs.clone();
+        if known.is_empty() {
+            users.iter().for_each(|user| seen.join(&self.below(self.adds_of(user))));
+        }
+        let own = self.below(self.removals(|user| users.contains(&user)));
+        let mut told = own.clone();
+        let shows = |told: &Set| {
+            let mut all = seen.clone();
+            all.join(told);
+            let by_it = self.outcome_of(&all);
+            users
+                .iter()
+                .all(|user| self.outcome.members.contains_key(*user) || !by_it.members.contains_key(*user))
+        };
+        if !shows(&told) {
+            // For several of them first without the removal of each: it is for that one.
+            told = self.voiding(users);
+            if users.len() == 1 || !shows(&told) {
+                told.join(&own);
+            }
+            if !shows(&told) {
+                // With all removals and what lets them in nobody is a member who is none with all changes: what else there is
+                // lets in somebody else, or is a name.
+                told = self.below(self.removals(|_| true));
             }
         }
         self.nodes
             .iter()
             .enumerate()
-            .filter(move |(place, _)| told.has(*place) && !known.has(*place))
+            .filter(move |(place, _)| told.has(*place) && !theirs.has(*place))
             .map(|(_, node)| &node.change)
+    }
+
+    /// These, and what they build on.
+    fn below(&self, places: impl IntoIterator<Item = usize>) -> Set {
+        let mut all = Set::default();
+        for place in places {
+            if let Some(node) = self.nodes.get(place) {
+                all.join(&node.before);
+                all.insert(place);
+            }
+        }
+        all
+    }
+
+    fn removals<'a>(&'a self, of: impl Fn(&UserId) -> bool + 'a) -> impl Iterator<Item = usize> + 'a {
+        self.nodes.iter().enumerate().filter_map(move |(place, node)| match &node.change.action {
+            Action::Remove(user) if of(user) => Some(place),
+            _ => None,
+        })
+    }
+
+    /// The changes that let a user in.
+    fn adds_of<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = usize> + 'a {
+        self.nodes.iter().enumerate().filter_map(move |(place, node)| {
+            node.change.action.lets_in().iter().any(|member| member.user == *user).then_some(place)
+        })
+    }
+
+    /// Whether a change, counted or not, let somebody in with this key.
+    pub(crate) fn ever_named(&self, member: &Member) -> bool {
+        self.nodes.iter().any(|node| node.change.action.lets_in().contains(member))
+    }
+
+    /// What may make void whatever let these users in, with what it builds on: the removals, concurrent to that, of who
+    /// made it, and of who let those in, and so on.
+    fn voiding(&self, users: &[&UserId]) -> Set {
+        let mut looked_at: BTreeSet<&UserId> = users.iter().copied().collect();
+        let mut left: Vec<&UserId> = looked_at.iter().copied().collect();
+        let mut told = Set::default();
+        while let Some(user) = left.pop() {
+            for add in self.adds_of(user) {
+                let Some(node) = self.nodes.get(add) else { continue };
+                let author = &node.change.author.user;
+                let concurrent = |removal: &usize| {
+                    let after = self.nodes.get(*removal).is_some_and(|removal| removal.before.has(add));
+                    !after && !node.before.has(*removal)
+                };
+                told.join(&self.below(self.removals(|gone| gone == author).filter(concurrent)));
+                if looked_at.insert(author) {
+                    left.push(author);
+                }
+            }
+        }
+        told
     }
 
     /// What follows from the changes in `before`, which holds all that its elements build on.

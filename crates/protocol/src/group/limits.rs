@@ -44,3 +44,6 @@ pub const MAX_BODY: usize = crate::limits::MAX_PLAINTEXT - 64;
 
 /// Own chains whose recipients are remembered, so that what they could read can be sent to them again.
 pub const MAX_OWN_CHAINS: usize = 3;
+
+/// Members who tell somebody of a change that moves them and does not name them: one who is there is enough.
+pub const MAX_TELLERS: usize = 3;

@@ -19,6 +19,7 @@ mod message;
 mod receiver;
 mod rules;
 mod sender;
+mod untold;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,6 +36,7 @@ use self::message::{AFTER, Scope, associated_data, clear_bytes, clear_size, sign
 pub use self::message::{ChainId, GroupIncoming};
 pub use self::receiver::{GroupReceived, Introduction, PeerChain, forget_sender, sender_rows};
 use self::sender::{OwnChain, Recipients, tag_of};
+pub use self::untold::Untold;
 use crate::effects::{Effects, RecordKey, RecordKind};
 use crate::error::ProtocolError;
 use crate::identity::Identity;
@@ -87,6 +89,8 @@ pub struct Applied {
     pub joined: Vec<UserId>,
     /// Who was a member before and is not now, or has another key.
     pub gone: Vec<UserId>,
+    /// Who came in or is out by this and was not told so by its author, who knew nothing of it.
+    pub untold: Untold,
     /// What to commit. What [`forget_sender`] says of those who are gone goes with it.
     pub effects: Effects,
 }
@@ -304,13 +308,6 @@ impl Group {
         self.history.beyond(known).map(|change| change.signed.clone()).collect()
     }
 
-    /// As [`Self::beyond`], for somebody who was put out: the removals of them, and what these build on. What the group
-    /// became after that is not for them. Empty for whom no change removes.
-    #[must_use]
-    pub fn until_removal(&self, user: &UserId, known: &[ChangeHash]) -> Vec<SignedChangeIn> {
-        self.history.until_removal(user, known).map(|change| change.signed.clone()).collect()
-    }
-
     /// Changes the group.
     ///
     /// # Errors
@@ -368,7 +365,13 @@ impl Group {
         if change.author_key.suite() != self.suite {
             return Err(refused("it is of another suite"));
         }
-        let nothing = Applied { new: false, joined: Vec::new(), gone: Vec::new(), effects: Effects::new() };
+        let nothing = Applied {
+            new: false,
+            joined: Vec::new(),
+            gone: Vec::new(),
+            untold: Untold::default(),
+            effects: Effects::new(),
+        };
         if self.history.has(&change.hash) {
             return Ok(nothing);
         }
@@ -405,6 +408,8 @@ impl Group {
             RecordKey::of_group(RecordKind::GroupChange, self.id, &change.hash),
             change.signed.to_record(),
         );
+        let by = Member { user: change.author.user.clone(), key: change.author_key };
+        let action = change.action.clone();
         self.history.push(change, before);
         self.settled = false;
         self.past.truncate(limits::MAX_PAST_STATES - 1);
@@ -412,11 +417,12 @@ impl Group {
         self.state = state_hash(self.suite, self.id, &self.history.heads());
         let new = &self.history.outcome().members;
         let (joined, gone) = (missing(new, &old), missing(&old, new));
+        let untold = Untold::of((&by, &action), &old, new).without(&self.own);
         if gone.contains(&self.own) && self.chain.take().is_some() {
             // Others destroy it when they learn of this; should we come back they are given another one.
             effects.delete(RecordKey::of_group(RecordKind::OwnChain, self.id, &[]));
         }
-        Ok(Applied { new: true, joined, gone, effects })
+        Ok(Applied { new: true, joined, gone, untold, effects })
     }
 
     /// Whether one more change fits in. Whoever fills a group up can be put out all the same: past the bound each author has

@@ -87,6 +87,10 @@ pub struct Party {
     pub read: BTreeMap<ContentId, u32>,
     pub refused: u32,
     pub ever_gone: BTreeSet<UserId>,
+    /// What is to be told to others.
+    pub out: Vec<(UserId, Item)>,
+    /// Whether whoever is moved by a change that does not name them is told.
+    pub tells: bool,
 }
 
 impl Party {
@@ -99,10 +103,43 @@ impl Party {
             read: BTreeMap::new(),
             refused: 0,
             ever_gone: BTreeSet::new(),
+            out: Vec::new(),
+            tells: true,
         }
     }
 
+    fn say(&mut self, to: &UserId, changes: Vec<SignedChangeIn>) {
+        let Some(group) = &self.group else { return };
+        let bodies = bodies_of(group.id(), changes);
+        self.out.extend(bodies.iter().map(|body| (to.clone(), Item::Control(body.expose().to_vec()))));
+    }
+
+    /// What is to become of whoever was moved by a change that does not name them.
+    fn tell(&mut self, untold: &Untold) {
+        let Some(group) = self.group.as_ref().filter(|group| self.tells && group.tells()) else { return };
+        let users: Vec<&UserId> = untold.out.iter().map(|member| &member.user).collect();
+        let (all, out) = (group.beyond(&[]), group.puts_out(&users, &[]));
+        untold.joined.iter().for_each(|member| self.say(&member.user, all.clone()));
+        untold.out.iter().for_each(|member| self.say(&member.user, out.clone()));
+    }
+
+    /// Somebody who is no member wrote as one.
+    fn answer(&mut self, to: &Member, known: &[ChangeHash]) {
+        let Some(group) = self.group.as_ref().filter(|group| group.is_member() && group.has_lost(to)) else {
+            return;
+        };
+        let told = group.puts_out(&[&to.user], known);
+        self.say(&to.user, told);
+    }
+
+    fn ask(&mut self, whom: &UserId) {
+        let Some(group) = &self.group else { return };
+        let body = GroupContent::WantChanges(group.id(), group.heads()).encode();
+        self.out.push((whom.clone(), Item::Control(body.expose().to_vec())));
+    }
+
     fn settle(&mut self, applied: Applied) {
+        self.tell(&applied.untold);
         self.rows.commit(applied.effects);
         for gone in applied.gone {
             let Some(group) = &self.group else { continue };
@@ -165,6 +202,7 @@ impl World {
         let after: BTreeSet<UserId> = group.members().map(|member| member.user).collect();
         self.parties[by].rows.commit(made.effects);
         self.parties[by].settle(applied);
+        self.hand_out(by);
         for to in before.union(&after) {
             if joined.contains(to) {
                 for body in &all {
@@ -214,8 +252,12 @@ impl World {
     fn deliver(&mut self, from: usize, to: usize) -> bool {
         let Some(item) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
         if !self.handle(from, to, &item) {
+            // It may be that the sender knows more.
+            let sender = self.parties[from].identity.user();
+            self.parties[to].ask(sender);
             self.parties[to].waiting.push((from, item));
         }
+        self.hand_out(to);
         loop {
             let waiting = std::mem::take(&mut self.parties[to].waiting);
             let count = waiting.len();
@@ -223,6 +265,7 @@ impl World {
                 if !self.handle(from, to, &item) {
                     self.parties[to].waiting.push((from, item));
                 }
+                self.hand_out(to);
             }
             if self.parties[to].waiting.len() == count {
                 return true;
@@ -230,10 +273,17 @@ impl World {
         }
     }
 
+    fn hand_out(&mut self, from: usize) {
+        for (to, item) in std::mem::take(&mut self.parties[from].out) {
+            self.push(from, &to, item);
+        }
+    }
+
     /// Whether the item was done with; false: it waits.
     fn handle(&mut self, from: usize, to: usize, item: &Item) -> bool {
         let sender = self.parties[from].identity;
         let party = &mut self.parties[to];
+        let member = Member { user: sender.user().clone(), key: *sender.user_key() };
         match item {
             Item::Control(body) => match GroupContent::decode(suite(), &body.clone().into()).unwrap() {
                 GroupContent::Changes(id, changes) => {
@@ -254,13 +304,29 @@ impl World {
                     if !group.admits(sender.user(), sender.user_key()) {
                         // Of somebody who was let in by a change that is under way it waits, of others it is refused.
                         let behind = key.heads.iter().any(|head| !group.knows(head));
-                        party.refused += u32::from(!behind);
+                        if !behind {
+                            party.refused += 1;
+                            party.answer(&member, &key.heads);
+                        }
                         return !behind;
                     }
                     let introduction = Introduction { sender: sender.address(), user_key: sender.user_key() };
                     let rows = party.rows.load(&introduction.needs(&key));
                     let effects = introduction.accept(&key, &rows).unwrap();
                     party.rows.commit(effects);
+                    true
+                }
+                GroupContent::WantChanges(_, known) => {
+                    let Some(group) = &party.group else { return true };
+                    let behind = known.iter().any(|hash| !group.knows(hash));
+                    let changes = match group.admits(&member.user, &member.key) {
+                        true => group.beyond(&known),
+                        false => group.puts_out(&[&member.user], &known),
+                    };
+                    if behind && group.admits(&member.user, &member.key) {
+                        party.ask(&member.user);
+                    }
+                    party.say(&member.user, changes);
                     true
                 }
                 other => panic!("{other:?}"),
@@ -274,10 +340,15 @@ impl World {
                 let Some(chain) = chain else {
                     if party.ever_gone.contains(sender.user()) {
                         party.refused += 1;
+                        party.answer(&member, &[]);
                         return true;
                     }
                     return false;
                 };
+                if group.is_member() && !group.has_been(incoming.state()) {
+                    party.ask(&member.user);
+                }
+                let Some(group) = &party.group else { return false };
                 if !group.admits(sender.user(), chain.user_key()) {
                     if group.is_member() {
                         party.refused += 1;
@@ -338,6 +409,52 @@ impl World {
                 if let Some(key) = group.introduce_again(&member, &chain) {
                     self.links.entry((from, to)).or_default().push_back(Item::Control(key.expose().to_vec()));
                 }
+            }
+        }
+    }
+
+    /// Everybody who takes themselves for a member writes, again and again, and nobody tells anybody anything but by the rules.
+    fn write_until_quiet(&mut self) {
+        for _ in 0..8 {
+            self.deliver_all();
+            for by in 0..self.parties.len() {
+                self.send(by);
+            }
+            self.deliver_all();
+        }
+    }
+
+    /// Nobody takes themselves for a member who is none, or for none who is a member: of those who reach a member at all.
+    fn check_views(&self) {
+        let mut all: Vec<Change> = Vec::new();
+        for group in self.parties.iter().filter_map(|party| party.group.as_ref()) {
+            all.extend(group.changes().cloned());
+        }
+        let mut truth = Group::join(self.parties[0].identity, self.id);
+        // Each once what it builds on is there.
+        while !all.is_empty() {
+            all.retain(|change| truth.apply(change.clone()).is_err());
+        }
+        let told = self.parties.iter().all(|party| party.tells);
+        for party in &self.parties {
+            let Some(group) = &party.group else {
+                assert!(!truth.admits(party.identity.user(), party.identity.user_key()));
+                continue;
+            };
+            let is_one = truth.admits(party.identity.user(), party.identity.user_key());
+            let us = party.identity.user();
+            let reaches =
+                group.members().any(|member| member.user != *us && truth.admits(&member.user, &member.key));
+            if is_one || reaches || told {
+                assert_eq!(group.is_member(), is_one, "{us} is mistaken");
+            }
+            if is_one {
+                let members = |group: &Group| group.members().collect::<Vec<_>>();
+                assert_eq!(
+                    (members(group), group.name()),
+                    (members(&truth), truth.name()),
+                    "{us} lags behind"
+                );
             }
         }
     }
@@ -405,24 +522,44 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+impl World {
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Add(by, who) => self.add(by, &[who]),
+            Step::Remove(by, who) => self.change(by, Action::Remove(identities()[who].user().clone())),
+            Step::Rename(by, name) => self.change(by, Action::Rename(format!("name {name}"))),
+            Step::Send(by) => self.send(by),
+            Step::Deliver(from, to) => {
+                self.deliver(from, to);
+            }
+            Step::Restart(who) => self.restart(who),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever becomes void: who was let in by it learns that they are no member, from whoever tells it or, if that gets
+    /// lost, from whoever they write to; and who is a member again learns that, too.
+    #[test]
+    fn nobody_stays_mistaken_about_being_a_member(
+        steps in prop::collection::vec(step(), 1..50),
+        tells in any::<bool>(),
+    ) {
+        let mut world = World::new();
+        world.parties.iter_mut().for_each(|party| party.tells = tells);
+        steps.into_iter().for_each(|step| world.take(step));
+        world.write_until_quiet();
+        world.check_views();
+    }
 
     /// Whatever is concurrent to whatever: members who know the same changes agree; who joins late reads no past and who
     /// was removed no future; each message is read once by everybody whom it was for, unless its sender left for them.
     #[test]
     fn members_agree_and_read_what_is_theirs(steps in prop::collection::vec(step(), 1..70)) {
         let mut world = World::new();
-        for step in steps {
-            match step {
-                Step::Add(by, who) => world.add(by, &[who]),
-                Step::Remove(by, who) => world.change(by, Action::Remove(identities()[who].user().clone())),
-                Step::Rename(by, name) => world.change(by, Action::Rename(format!("name {name}"))),
-                Step::Send(by) => world.send(by),
-                Step::Deliver(from, to) => { world.deliver(from, to); }
-                Step::Restart(who) => world.restart(who),
-            }
-        }
+        steps.into_iter().for_each(|step| world.take(step));
         world.sync();
         world.sync();
         world.check();

@@ -220,14 +220,14 @@ fn who_was_put_out_is_told_of_that_and_of_nothing_after_it() {
     let _ = a.change(Action::Remove(bob.user().clone()));
     a.add(&[&cat]);
     let _ = a.change(Action::Rename("secret".into()));
-    let told = a.group.until_removal(bob.user(), &known);
+    let told = a.group.puts_out(&[bob.user()], &known);
     assert_eq!(told.len(), 1);
     for change in told {
         let _ = b.group.apply(change.validate(&app()).unwrap()).unwrap();
     }
     assert_eq!((b.users(), b.group.name()), (vec!["ann".to_owned()], "friends"));
-    assert!(a.group.until_removal(cat.user(), &known).is_empty());
-    assert!(a.group.until_removal(&user("nobody"), &[]).is_empty());
+    assert!(a.group.puts_out(&[cat.user()], &known).is_empty());
+    assert!(a.group.puts_out(&[&user("nobody")], &[]).is_empty());
 }
 
 #[test]
@@ -719,4 +719,49 @@ fn what_members_say_reads_back_and_every_cut_is_refused() {
     assert!(GroupContent::decode(suite(), &over.encode()).is_err(), "twice the same");
     assert!(GroupContent::decode(suite(), &vec![2, 1].into()).is_err(), "a later version");
     assert!(!format!("{:?}", a.group).contains("ann"));
+}
+
+/// Bob puts Carol out while she lets Dan in, on one state.
+fn voided<'a>(
+    all: [&'a Identity; 4],
+) -> (View<'a>, View<'a>, stvor_protocol::group::Change, stvor_protocol::group::Change) {
+    let [ann, bob, cat, dan] = all;
+    let mut a = View::create(ann);
+    a.add(&[bob, cat]);
+    let (mut b, mut c) = (a.copy(bob), a.copy(cat));
+    let removal = b.change(Action::Remove(cat.user().clone()));
+    let member = Member { user: dan.user().clone(), key: *dan.user_key() };
+    let letting_in = c.change(Action::Add(vec![member]));
+    let d = c.copy(dan);
+    let [removal, letting_in] = [removal, letting_in].map(|change| change.validate(&app()).unwrap());
+    (a, d, removal, letting_in)
+}
+
+#[test]
+fn whoever_was_let_in_by_what_becomes_void_is_named_in_either_order_and_is_out_by_what_they_are_told() {
+    let [ann, bob, cat, dan] = ["ann", "bob", "cat", "dan"].map(identity);
+    for removal_first in [true, false] {
+        let (mut a, mut d, removal, letting_in) = voided([&ann, &bob, &cat, &dan]);
+        assert!(d.group.is_member() && d.users().len() == 4);
+        let order = if removal_first { [removal, letting_in] } else { [letting_in, removal] };
+        let mut out = Vec::new();
+        for change in order {
+            out = a.group.apply(change).unwrap().untold.out;
+        }
+        let ghost = Member { user: dan.user().clone(), key: *dan.user_key() };
+        assert!(out.contains(&ghost) && a.group.has_lost(&ghost) && a.group.tells());
+        // What the group becomes afterwards is not for Dan.
+        let _ = a.change(Action::Rename("secret".into()));
+        let told = a.group.puts_out(&[dan.user()], &d.group.heads());
+        assert_eq!(told.len(), 1, "the removal that makes it void");
+        for change in told {
+            let _ = d.group.apply(change.validate(&app()).unwrap()).unwrap();
+        }
+        assert!(!d.group.is_member());
+        assert_eq!((d.users(), d.group.name()), (vec!["ann".to_owned(), "bob".to_owned()], "friends"));
+        let known = a.group.heads();
+        assert!(a.group.puts_out(&[&user("nobody")], &[]).is_empty() && known.len() == 1);
+        assert!(!a.group.has_lost(&Member { user: user("nobody"), key: *dan.user_key() }));
+        assert!(!a.group.has_lost(&Member { user: dan.user().clone(), key: *ann.user_key() }));
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Order {
     Receipts(GroupId, ContentId, Answer<Vec<MemberReceipt>>),
     /// We are not in it any more, and want to see nothing of it.
     Delete(GroupId, Answer<()>),
+    /// Answered when the mail that is here was looked at.
+    Settled(Answer<()>),
     /// Gives up our sender keys, which an old copy of the store would use a second time.
     Renew(Answer<()>),
     /// A user's key handed over to another one: whoever has the old one may have our sender keys.
@@ -282,6 +284,11 @@ impl Desk {
     /// A user's key handed over to another one. Best effort, beside whatever the caller does.
     pub(crate) async fn moved(&self, user: UserId) {
         let _ = self.orders.send(Order::Moved(user)).await;
+    }
+
+    /// Returns when the mail of groups that is here was looked at: it is judged, or waits for something.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        self.ask(Order::Settled).await
     }
 
     /// Gives up our sender keys, and returns when that is durable.

@@ -351,7 +351,7 @@ impl Actor {
                 // Who was put out may learn of that, and nobody else who is no member learns anything.
                 let changes = match group.admits(&member.user, &member.key) {
                     true => group.beyond(&known),
-                    false => group.until_removal(&member.user, &known),
+                    false => group.puts_out(&[&member.user], &known),
                 };
                 let asked = [b"changes ".as_slice(), id.as_bytes()].concat();
                 if !changes.is_empty() && self.may(Asked(member.user.clone(), asked)) {
@@ -508,11 +508,11 @@ impl Actor {
         turn.touched.insert(key.group);
         let behind = key.heads.iter().any(|head| !group.knows(head));
         if !group.admits(&member.user, &member.key) {
-            return if behind {
-                Ok(Verdict::Waits(Lacks::Changes(key.group)))
-            } else {
-                Err(Trouble::Refused(ProtocolError::NotMember(member.user.clone())))
-            };
+            if behind {
+                return Ok(Verdict::Waits(Lacks::Changes(key.group)));
+            }
+            self.answer_who_is_out(member, (key.group, &key.heads), turn);
+            return Err(Trouble::Refused(ProtocolError::NotMember(member.user.clone())));
         }
         let introduction = Introduction { sender: &mail.from, user_key: &member.key };
         let wanted = introduction.needs(key);
@@ -626,6 +626,10 @@ impl Actor {
         let Some(chain) = PeerChain::load(&mail.from, incoming.chain(), &records)? else {
             // From whom no member of any group of ours has its name, nothing is waited for.
             let member = self.groups.values().any(|group| group.key_of(&mail.from.user).is_some());
+            if !member && let Some(pin) = pin {
+                let ghost = Member { user: mail.from.user.clone(), key: pin.user_key };
+                self.answer_everywhere(&ghost, turn);
+            }
             return if member || !self.waiting.is_empty() || !self.joining.is_empty() {
                 Ok(Verdict::Waits(Lacks::Key(*incoming.chain(), incoming.counter())))
             } else {
@@ -637,9 +641,13 @@ impl Actor {
         };
         turn.touched.insert(chain.group());
         if !group.is_member() {
-            return Ok(Verdict::Done);
+            // A member who knows more may know that we are one.
+            let behind = group.admits(&mail.from.user, chain.user_key()) && !group.has_been(incoming.state());
+            return Ok(if behind { Verdict::Waits(Lacks::Changes(chain.group())) } else { Verdict::Done });
         }
         if !group.admits(&mail.from.user, chain.user_key()) {
+            let ghost = Member { user: mail.from.user.clone(), key: *chain.user_key() };
+            self.answer_who_is_out(&ghost, (chain.group(), &[]), turn);
             return Err(Trouble::Refused(ProtocolError::NotMember(mail.from.user.clone())));
         }
         let id = chain.group();

@@ -15,6 +15,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod untold;
 mod vouching;
 mod waiting;
 

@@ -59,6 +59,10 @@ impl Actor {
                 let loaded = self.load().await;
                 let _ = reply.send(loaded.and_then(|()| self.info(id)));
             }
+            Order::Settled(reply) => {
+                while self.take_some_mail().await {}
+                let _ = reply.send(self.load().await);
+            }
             Order::Renew(reply) => {
                 let result = match self.load().await {
                     Ok(()) => self.renew().await,
@@ -151,7 +155,7 @@ impl Actor {
     }
 
     /// Tells members who are new everything of a group.
-    fn introduce(&self, group: &State, members: Vec<Member>, turn: &mut Turn) {
+    pub(super) fn introduce(&self, group: &State, members: Vec<Member>, turn: &mut Turn) {
         for body in bodies_of(group.id(), group.beyond(&[])) {
             self.post((body, PostKind::Content), members.iter().cloned(), turn);
         }
@@ -227,11 +231,12 @@ impl Actor {
         (applied, by): (Applied, &UserId),
         turn: &mut Turn,
     ) -> Result<()> {
-        let Applied { new, joined, gone, effects } = applied;
+        let Applied { new, joined, gone, untold, effects } = applied;
         turn.effects.append(effects);
         if !new {
             return Ok(());
         }
+        self.tell_untold(group, (&untold, by), turn);
         turn.came.insert(Came::Group(group.id()));
         let us = self.core.identity.user().clone();
         for user in gone.iter().filter(|user| **user != us) {

@@ -115,6 +115,133 @@ async fn who_was_put_out_gets_no_news_and_a_stranger_nothing() {
     }
 }
 
+/// What waits to go to a user: bodies of changes, each with how many it has.
+async fn told(core: &crate::core::Core, to: &Identity) -> Vec<usize> {
+    let posts = core.store.scan_all(Scan::of(Table::Outbox, rows::POSTS), 1_000).await.unwrap();
+    let posts = posts.iter().map(|row| rows::PostRow::decode(row.value.expose()).unwrap());
+    let mut told = Vec::new();
+    for post in posts.filter(|post| post.to == *to.address() && post.key == *to.user_key()) {
+        let body = core.store.one(&rows::body(post.body)).await.unwrap().unwrap();
+        match GroupContent::decode(stvor_base::Suite::P256, &body.value) {
+            Ok(GroupContent::Changes(_, changes)) => told.push(changes.len()),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => {}
+        }
+    }
+    told
+}
+
+/// Bob and Carol, whom he puts out, and Dave, whom she lets in meanwhile: the group as it was, the two changes, and the group
+/// as Dave has it.
+struct Voided {
+    bob: Identity,
+    dave: Identity,
+    before: Vec<SignedChangeIn>,
+    removal: SignedChangeIn,
+    letting_in: SignedChangeIn,
+    at_dave: State,
+}
+
+fn voided(client: &Client) -> Voided {
+    let (core, mut rng) = (client.core(), SystemRandom::new());
+    let [bob, carol, dave] = ["bob", "carol", "dave"].map(|name| identity(client, name));
+    let member = |of: &Identity| Member { user: of.user().clone(), key: *of.user_key() };
+    let (mut at_bob, _) = State::create(&bob, "ours", core.now(), &mut rng).unwrap();
+    let add = Action::Add(vec![member(&core.identity), member(&carol)]);
+    let _ = at_bob.change(&bob, (add, core.now()), &mut rng).unwrap();
+    let before = at_bob.beyond(&[]);
+    let copy = |of: &Identity, changes: &[SignedChangeIn]| {
+        let mut state = State::join(of, at_bob.id());
+        for change in changes {
+            let _ = state.apply(change.clone().validate(core.identity.app()).unwrap()).unwrap();
+        }
+        state
+    };
+    let mut at_carol = copy(&carol, &before);
+    let add = (Action::Add(vec![member(&dave)]), core.now());
+    let letting_in = at_carol.change(&carol, add, &mut rng).unwrap().0.change;
+    let at_dave = copy(&dave, &at_carol.beyond(&[]));
+    let remove = (Action::Remove(carol.user().clone()), core.now());
+    let removal = at_bob.change(&bob, remove, &mut rng).unwrap().0.change;
+    Voided { bob, dave, before, removal, letting_in, at_dave }
+}
+
+#[tokio::test]
+async fn who_was_let_in_by_what_becomes_void_is_told_in_either_order_and_is_out_by_that() {
+    for removal_first in [true, false] {
+        let client = offline_client().await;
+        let mut actor = Actor::new(Arc::clone(client.core()));
+        let Voided { bob, dave, before, removal, letting_in, at_dave } = voided(&client);
+        let id = at_dave.id();
+        let order = if removal_first { [removal, letting_in] } else { [letting_in, removal] };
+        for changes in [before, vec![order[0].clone()], vec![order[1].clone()]] {
+            assert_eq!(told(client.core(), &dave).await, [0; 0]);
+            tell(&mut actor, &bob, &GroupContent::Changes(id, changes)).await;
+        }
+        assert_eq!(told(client.core(), &dave).await, [3], "the removal and what it builds on");
+        assert_eq!(actor.info(id).unwrap().members.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn who_is_out_and_writes_is_told_once_an_hour_and_a_stranger_never() {
+    let client = offline_client().await;
+    let core = Arc::clone(client.core());
+    let mut actor = Actor::new(Arc::clone(&core));
+    let Voided { bob, dave, before, removal, letting_in, mut at_dave } = voided(&client);
+    let (id, mut rng) = (at_dave.id(), SystemRandom::new());
+    let all = [before, vec![removal], vec![letting_in]].concat();
+    tell(&mut actor, &bob, &GroupContent::Changes(id, all)).await;
+    // What he was told at once is lost.
+    let gone = core.store.scan_all(Scan::of(Table::Outbox, rows::POSTS), 1_000).await.unwrap();
+    let mut changes = ChangeSet::new();
+    for row in gone {
+        changes.delete(row.key);
+    }
+    core.store.commit(changes).await.unwrap();
+    let words = Plaintext {
+        content: ContentId::from_bytes([1; 16]),
+        kind: ContentKind::Text,
+        body: SecretBytes::from_slice(b"hello?"),
+    };
+    let his = stvor_protocol::Context { identity: &dave, ..crate::lane::context(&core) };
+    let sealed = at_dave.encrypt(&his, &words, &mut rng).unwrap();
+    let (key, _) = sealed.introduction.unwrap();
+    let key =
+        || GroupContent::decode(stvor_base::Suite::P256, &SecretBytes::from_slice(key.expose())).unwrap();
+    tell(&mut actor, &dave, &key()).await;
+    assert_eq!(told(&core, &dave).await, [1], "he knows the rest");
+    tell(&mut actor, &dave, &key()).await;
+    assert_eq!(told(&core, &dave).await, [1], "once");
+    // A message to all on a chain that nobody took, when that is an hour ago.
+    let list = dave.signed_list().validate(core.identity.app(), dave.user()).unwrap();
+    let pin = Pin::new(&list, false, core.now());
+    let mut changes = ChangeSet::new();
+    changes.put(crate::records::key(&RecordKey::pin(dave.user())).unwrap(), pin.to_record());
+    core.store.commit(changes).await.unwrap();
+    let mut actor = Actor::new(Arc::clone(&core));
+    for (from, wanted) in [(&identity(&client, "mallory"), vec![1]), (&dave, vec![1, 3]), (&dave, vec![1, 3])]
+    {
+        let row = MailRow {
+            from: from.address().clone(),
+            key: None,
+            id: Desk::no_id(),
+            arrived_at: core.now(),
+            body: sealed.blob.clone(),
+        };
+        let mut changes = ChangeSet::new();
+        core.groups.put_mail(&row, &mut changes);
+        core.store.commit(changes).await.unwrap();
+        actor.take_mail().await;
+        assert_eq!(told(&core, &dave).await, wanted);
+        assert_eq!(told(&core, from).await.len(), if from.user() == dave.user() { 2 } else { 0 });
+    }
+    // Somebody with his name and another key is not he.
+    let other = identity(&client, "dave");
+    tell(&mut Actor::new(Arc::clone(&core)), &other, &key()).await;
+    assert_eq!(told(&core, &other).await, [0; 0]);
+}
+
 /// Bob as he was and as he is, Carol, and a group of Bob's with us and her in it.
 async fn rotated_member(actor: &mut Actor, client: &Client) -> (Identity, Identity, Identity, State) {
     let (core, mut rng) = (Arc::clone(client.core()), SystemRandom::new());

@@ -10,11 +10,12 @@ use stvor_crypto::SecretBytes;
 use stvor_protocol::group::Member;
 use stvor_protocol::{Effects, Plaintext};
 use stvor_store::{ChangeSet, Expect, Op, RowVersion, StoreError, Table};
+use tokio::time::Instant;
 
 use super::actor::{Actor, Listed};
 use super::desk::{Body, Post};
 use super::rows::{GroupRow, PostKind};
-use super::waiting::Came;
+use super::waiting::{Asked, Came};
 use super::{device_of, rows};
 use crate::core::random;
 use crate::error::Error;
@@ -44,6 +45,8 @@ pub(super) struct Turn {
     pub(super) new: BTreeMap<GroupId, GroupRow>,
     /// Contents of members that are stored by this, to be told to whom they are of.
     pub(super) received: Vec<(Member, ContentId)>,
+    /// What is told to users who are out: counted once it is durable.
+    pub(super) told: Vec<Asked>,
 }
 
 /// Why a commit failed.
@@ -229,7 +232,9 @@ impl Actor {
     }
 
     fn committed(&mut self, turn: Turn, version: RowVersion) {
-        let Turn { arrivals, events, posts, done, came, touched, new, .. } = turn;
+        let Turn { arrivals, events, posts, done, came, touched, new, told, .. } = turn;
+        let now = Instant::now();
+        told.into_iter().for_each(|what| self.asks.count(what, now));
         if self.core.instances.is_shared() {
             for id in touched {
                 if let Some(listed) = self.listed.get_mut(&id) {

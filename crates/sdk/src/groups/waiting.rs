@@ -159,33 +159,55 @@ pub(super) struct Asks(HashMap<UserId, HashMap<Vec<u8>, (u32, Instant)>>);
 impl Asks {
     /// Whether something may be asked of, or answered to, a member once more: three times, a minute apart, and after an hour
     /// of silence anew.
-    pub(super) fn may(&mut self, Asked(user, what): Asked, now: Instant) -> bool {
-        let forgotten = |at: Instant| now.duration_since(at) >= limits::GROUP_ASK_FORGET;
-        if !self.0.contains_key(&user) && self.0.len() >= limits::MAX_ASKED_USERS {
-            self.0.retain(|_, asked| asked.values().any(|(_, at)| !forgotten(*at)));
+    pub(super) fn may(&mut self, what: Asked, now: Instant) -> bool {
+        if !self.has_room(&what, now) {
+            return false;
+        }
+        let known = self.0.get(&what.0).and_then(|asked| asked.get(&what.1));
+        let refused = known.is_some_and(|(count, at)| {
+            let early = now.duration_since(*at) < limits::GROUP_ASK_AGAIN;
+            !forgotten(*at, now) && *count > 0 && (early || *count >= limits::MAX_GROUP_ASKS)
+        });
+        if !refused {
+            self.count(what, now);
+        }
+        !refused
+    }
+
+    /// Whether something may be said once an hour.
+    pub(super) fn may_once(&mut self, what: &Asked, now: Instant) -> bool {
+        let known = self.0.get(&what.0).and_then(|asked| asked.get(&what.1));
+        known.is_none_or(|(_, at)| forgotten(*at, now)) && self.has_room(what, now)
+    }
+
+    /// It was.
+    pub(super) fn count(&mut self, Asked(user, what): Asked, now: Instant) {
+        let (count, at) = self.0.entry(user).or_default().entry(what).or_insert((0, now));
+        if forgotten(*at, now) {
+            *count = 0;
+        }
+        *count += 1;
+        *at = now;
+    }
+
+    /// Whether it can be remembered. What is old is forgotten.
+    fn has_room(&mut self, Asked(user, what): &Asked, now: Instant) -> bool {
+        if !self.0.contains_key(user) && self.0.len() >= limits::MAX_ASKED_USERS {
+            self.0.retain(|_, asked| asked.values().any(|(_, at)| !forgotten(*at, now)));
             if self.0.len() >= limits::MAX_ASKED_USERS {
                 return false;
             }
         }
-        let asked = self.0.entry(user).or_default();
-        if !asked.contains_key(&what) && asked.len() >= limits::MAX_ASKED_OF_ONE {
-            asked.retain(|_, (_, at)| !forgotten(*at));
-            if asked.len() >= limits::MAX_ASKED_OF_ONE {
-                return false;
-            }
+        let Some(asked) = self.0.get_mut(user) else { return true };
+        if !asked.contains_key(what) && asked.len() >= limits::MAX_ASKED_OF_ONE {
+            asked.retain(|_, (_, at)| !forgotten(*at, now));
         }
-        let (count, at) = asked.entry(what).or_insert((0, now));
-        if *count > 0 && forgotten(*at) {
-            *count = 0;
-        }
-        let early = now.duration_since(*at) < limits::GROUP_ASK_AGAIN;
-        if *count > 0 && (early || *count >= limits::MAX_GROUP_ASKS) {
-            return false;
-        }
-        *count += 1;
-        *at = now;
-        true
+        asked.contains_key(what) || asked.len() < limits::MAX_ASKED_OF_ONE
     }
+}
+
+fn forgotten(at: Instant, now: Instant) -> bool {
+    now.duration_since(at) >= limits::GROUP_ASK_FORGET
 }
 
 #[cfg(test)]
@@ -281,6 +303,18 @@ mod tests {
         assert!(!asks.may(what(), at(180)), "three times");
         assert!(!asks.may(what(), at(120 + 3_599)));
         assert!(asks.may(what(), at(120 + 3_600)));
+    }
+
+    #[test]
+    fn what_is_said_once_is_said_anew_after_an_hour_and_only_what_was_said_counts() {
+        let mut asks = Asks::default();
+        let start = Instant::now();
+        let what = Asked(from("bob").user, vec![1]);
+        assert!(asks.may_once(&what, start) && asks.may_once(&what, start), "it was not said");
+        asks.count(what.clone(), start);
+        let hour = Duration::from_secs(3_600);
+        assert!(!asks.may_once(&what, start + hour - Duration::from_millis(1)));
+        assert!(asks.may_once(&what, start + hour));
     }
 
     #[test]
