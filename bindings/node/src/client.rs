@@ -356,6 +356,21 @@ impl NativeClient {
         promise(env, cancel, async move { client.wait_online(timeout).await.map_err(failed) })
     }
 
+    /// Waits until what waited at the relay at the log-in is here.
+    ///
+    /// # Errors
+    /// As `Client::wait_caught_up`.
+    #[napi(catch_unwind)]
+    pub fn wait_caught_up<'env>(
+        &self,
+        env: &'env Env,
+        timeout: f64,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (client, timeout) = (self.client()?, wait(timeout)?);
+        promise(env, cancel, async move { client.wait_caught_up(timeout).await.map_err(failed) })
+    }
+
     /// Waits until the relay knows a user.
     ///
     /// # Errors

@@ -159,7 +159,8 @@ test('odd arguments at apps and clients', async (t) => {
     const object = next() < 0.4 ? pick(others) : alice;
     const name = pick(methods(object));
     const given = [0, 1, 2].map(() => (next() < 0.4 ? pick(good) : pick(ODD)()));
-    if (name === 'waitOnline' || name === 'waitForUser') given[name === 'waitOnline' ? 0 : 1] = { timeout: 5 };
+    if (name === 'waitOnline' || name === 'waitCaughtUp') given[0] = { timeout: 5 };
+    if (name === 'waitForUser') given[1] = { timeout: 5 };
     const result = await contained(name, () => object[name](...given));
     if (name === 'messages') await result?.return?.();
     if (name === 'onMessage') result?.();

@@ -294,6 +294,18 @@ export class Client {
     });
   }
 
+  /**
+   * Waits until what waited at the relay when the client logged in is here: messages, and with them the groups that we were added
+   * to meanwhile (`groups()` does not wait for them). Fails with `RELAY_UNAVAILABLE` without a relay, or after the timeout, the app's
+   * if none is given.
+   */
+  waitCaughtUp(options_?: { timeout?: number; signal?: Signal }): Promise<void> {
+    return awaited(() => {
+      const { timeout, signal } = waiting(options_, 'the options of waitCaughtUp');
+      return abortable(signal, (cancel) => this.#native.waitCaughtUp(timeout ?? this.#patience, cancel));
+    });
+  }
+
   /** Waits until the relay knows a user who can be written to; fails with `RECIPIENT_TIMEOUT` after the timeout, the app's if none is given. */
   waitForUser(userId: string, options_?: number | { timeout?: number | undefined; signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {

@@ -91,6 +91,7 @@ export interface NativeClient {
   stream(deliver: (batch: NativeMessage[]) => void): NativeStream;
   events(tell: (events: string[]) => void): void;
   waitOnline(timeout: number, cancel?: NativeCancel): Promise<void>;
+  waitCaughtUp(timeout: number, cancel?: NativeCancel): Promise<void>;
   waitForUser(who: [string, number], cancel?: NativeCancel): Promise<void>;
   markRead(peer: string, ids: string[]): Promise<void>;
   safetyNumber(peer: string, cancel?: NativeCancel): Promise<{ text: string; digits: string; qr: Uint8Array; verified: boolean }>;

@@ -355,6 +355,39 @@ impl Core {
         }
     }
 
+    /// What waited at the relay at this log-in is here and judged, of groups too.
+    pub(crate) async fn caught_up(&self, timeout: Duration) -> Result<()> {
+        let late = || Error::unavailable("not everything that waits there came in within the time");
+        let deadline = Instant::now() + timeout;
+        self.first_outcome(timeout).await?;
+        let mut state = self.state.subscribe();
+        let here = state
+            .wait_for(|state| !matches!(state, ConnectionState::Connecting | ConnectionState::CatchingUp));
+        let here = tokio::time::timeout_at(deadline, here).await.map_err(|_| late())?;
+        if !here.is_ok_and(|state| *state == ConnectionState::Online) {
+            return self.online(Duration::ZERO).await.map(|_| ());
+        }
+        // By now the lanes have all of it, and what they have they hand on.
+        let mut left: Vec<_> =
+            lock(&self.lanes).iter().map(|(peer, lane)| (peer.clone(), lane.handed())).collect();
+        loop {
+            {
+                let lanes = lock(&self.lanes);
+                left.retain(|(peer, (depth, handed))| {
+                    lanes.get(peer).is_some_and(|lane| lane.is_of(depth) && !lane.has_taken(*handed))
+                });
+            }
+            if left.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+            tokio::time::sleep(limits::CATCH_UP_POLL).await;
+        }
+        tokio::time::timeout_at(deadline, self.groups.settled()).await.map_err(|_| late())?
+    }
+
     // ---- Peers ----
 
     pub(crate) fn peer(&self, user: &UserId) -> Option<PeerRow> {

@@ -253,6 +253,9 @@ pub const MAX_GROUP_WAITING_OF_ONE: usize = MAX_GROUP_WAITING / 4;
 /// Mail of groups that is judged in one commit.
 pub const GROUP_BATCH: usize = 64;
 
+/// Between looks at whether conversations have taken what came at a log-in.
+pub const CATCH_UP_POLL: Duration = Duration::from_millis(5);
+
 /// Groups of one client. More are not joined.
 pub const MAX_GROUPS: usize = 1_024;
 

@@ -36,8 +36,19 @@ pub(crate) fn short(group: GroupId) -> String {
     group.to_string().chars().take(8).collect()
 }
 
-/// The group that a person means: by its name, its id, or the first digits of that.
-pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Group> {
+/// The group that a person means: by its name, its id, or the first digits of that. Whoever was just added has the
+/// invitation at the relay: a group that is not here may be in what waits there.
+pub(crate) async fn find(context: Context<'_>, client: &Client, wanted: &str) -> Result<Group> {
+    match look_for(client, wanted).await {
+        Err(Failure::Coded { code: "GROUP_NOT_FOUND", .. }) => {
+            let _ = client.wait_caught_up(context.settings.timeout()).await;
+            look_for(client, wanted).await
+        }
+        found => found,
+    }
+}
+
+async fn look_for(client: &Client, wanted: &str) -> Result<Group> {
     let groups = client.groups().await?;
     let named: Vec<&GroupInfo> = groups.iter().filter(|group| group.name == wanted).collect();
     let begun = |group: &&GroupInfo| wanted.len() >= 4 && group.id.to_string().starts_with(wanted);
@@ -63,26 +74,32 @@ pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Group> {
 async fn carry_out(client: &Client, command: &GroupCommand, context: Context<'_>) -> Result {
     let out = context.out;
     let group = match command {
-        GroupCommand::List(_) => return list(&client.groups().await?, out),
-        GroupCommand::Show(group) => return show(&find(client, &group.group).await?.info().await?, out),
+        GroupCommand::List(_) | GroupCommand::Show(_) => {
+            // What is shown is what the relay knows, too; without it what is here.
+            let _ = client.wait_caught_up(context.settings.timeout()).await;
+            return match command {
+                GroupCommand::Show(group) => show(&look_for(client, &group.group).await?.info().await?, out),
+                _ => list(&client.groups().await?, out),
+            };
+        }
         GroupCommand::Create { name, members, .. } => client.create_group(name, members).await?,
         GroupCommand::Add { group, members } => {
-            let group = find(client, &group.group).await?;
+            let group = find(context, client, &group.group).await?;
             group.add(members).await?;
             group
         }
         GroupCommand::Remove { group, member } => {
-            let group = find(client, &group.group).await?;
+            let group = find(context, client, &group.group).await?;
             group.remove(member).await?;
             group
         }
         GroupCommand::Leave(group) => {
-            let group = find(client, &group.group).await?;
+            let group = find(context, client, &group.group).await?;
             group.leave().await?;
             group
         }
         GroupCommand::Rename { group, name } => {
-            let group = find(client, &group.group).await?;
+            let group = find(context, client, &group.group).await?;
             group.rename(name).await?;
             group
         }

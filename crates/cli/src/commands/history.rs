@@ -16,7 +16,7 @@ const PAGE: usize = 500;
 /// Prints a part of a conversation, oldest first.
 pub(crate) async fn run(context: Context<'_>, args: &HistoryArgs) -> Result {
     let client = context.known(&args.me).await?;
-    let found = load(&client, args).await;
+    let found = load(context, &client, args).await;
     client.close().await;
     let (messages, more) = found?;
     let out = context.out;
@@ -32,13 +32,17 @@ pub(crate) async fn run(context: Context<'_>, args: &HistoryArgs) -> Result {
 }
 
 /// The newest messages, or the newest before one; and whether there are older ones.
-async fn load(client: &Client, args: &HistoryArgs) -> Result<(Vec<HistoryMessage>, bool)> {
+async fn load(
+    context: Context<'_>,
+    client: &Client,
+    args: &HistoryArgs,
+) -> Result<(Vec<HistoryMessage>, bool)> {
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let mut wanted = Vec::new();
     let mut skip = args.before.as_deref();
     let mut cursor = None;
     let group = match &args.group {
-        Some(name) => Some(find(client, name).await?),
+        Some(name) => Some(find(context, client, name).await?),
         None => None,
     };
     loop {

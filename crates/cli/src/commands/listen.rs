@@ -27,15 +27,16 @@ pub(crate) async fn run(context: Context<'_>, args: &ListenArgs) -> Result {
     context
         .out
         .event(&json!({ "event": "listening", "user": client.user().to_string() }), "Listening; Ctrl-C ends");
-    let done = print_all(&client, args, &mut ending, context.out).await;
+    let done = print_all(&client, args, &mut ending, context).await;
     client.close().await;
     events.abort();
     done
 }
 
-async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, out: Out) -> Result {
+async fn print_all(client: &Client, args: &ListenArgs, ending: &mut Ending, context: Context<'_>) -> Result {
+    let out = context.out;
     let only = match &args.group {
-        Some(group) => Some(super::group::find(client, group).await?.id()),
+        Some(group) => Some(super::group::find(context, client, group).await?.id()),
         None => None,
     };
     let mut inbox = client.messages().manual_ack();

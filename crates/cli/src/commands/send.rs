@@ -47,7 +47,7 @@ pub(crate) async fn run(context: Context<'_>, args: &SendArgs) -> Result {
     let (sent, receipts) = mpsc::channel(IN_FLIGHT);
     let work = async {
         if let Some(group) = &args.group {
-            let group = super::group::find(&client, group).await?;
+            let group = super::group::find(context, &client, group).await?;
             send_to_group((&client, &group), args, input, context).await?;
             return Ok(exit::OK);
         }

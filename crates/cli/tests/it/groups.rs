@@ -71,6 +71,45 @@ fn a_script_talks_in_a_group() {
 }
 
 #[test]
+fn who_was_just_added_finds_the_group_at_once() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    // They exist, and nothing of them runs while they are added.
+    for name in ["bob", "carol", "dave", "erin"] {
+        assert_eq!(home.run(&format!("group create --as {name} own")).status.code(), Some(0));
+    }
+    let made = home.run("group create --as alice --json friends bob carol dave erin");
+    assert_eq!(made.status.code(), Some(0), "{}", made.err);
+    let listed = home.run("group list --as bob");
+    assert!(listed.out.contains("friends"), "{} {}", listed.out, listed.err);
+    let shown = home.run("group show --as carol --json friends");
+    assert_eq!(shown.status.code(), Some(0), "{}", shown.err);
+    let chat = home.feed("chat --as dave --group friends", "hello\n");
+    assert_eq!(chat.code, Some(0), "{}", chat.err);
+    let sent = home.feed("send --as erin --group friends --json", "hello, too");
+    assert_eq!(sent.code, Some(0), "{}", sent.err);
+    // The others were told, too.
+    let listener = listening(&home, "listen --as bob --group friends --count 2 --json");
+    assert_eq!(finished(&listener), Some(0));
+    let mut said = all(&objects(&listener.lines(stvor_testkit::Stream::Out)), "text");
+    said.sort_unstable();
+    assert_eq!(said, ["hello", "hello, too"]);
+}
+
+#[test]
+fn groups_are_shown_without_a_relay() {
+    let home = {
+        let (_relay, url) = mock_relay();
+        let home = Home::at(&url);
+        assert_eq!(home.run("group create --as alice friends").status.code(), Some(0));
+        home
+    };
+    let listed = home.run("group list --as alice");
+    assert!(listed.out.contains("friends"), "{} {}", listed.out, listed.err);
+    assert_eq!(listed.status.code(), Some(0), "{}", listed.err);
+}
+
+#[test]
 fn a_group_that_is_not_there_is_exit_6() {
     let (_relay, url) = mock_relay();
     let home = Home::at(&url);

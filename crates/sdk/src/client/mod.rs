@@ -173,6 +173,30 @@ impl Client {
         self.core().online(timeout).await.map(|_| ())
     }
 
+    /// Waits until what waited at the relay when the client logged in is here: messages are in the inbox, and
+    /// [`groups`](Self::groups) shows the groups that we were added to meanwhile. Without a relay that is the end of the
+    /// first attempt to reach it. Where several instances share a store another one may be who takes the mail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await?;
+    /// # let url = relay.url();
+    /// # let app = stvor::App::builder().app_token("stvor_dev_test123").relay_url(url).in_memory().open().await?;
+    /// let alice = app.connect("alice").await?;
+    /// alice.wait_caught_up(std::time::Duration::from_secs(10)).await?;
+    /// assert!(alice.groups().await?.is_empty());
+    /// # app.close().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `RELAY_UNAVAILABLE` without a relay, or when it is not here after the time; the relay's refusal; `CLIENT_NOT_READY` after
+    /// it was closed; what the store met.
+    pub async fn wait_caught_up(&self, timeout: Duration) -> Result<()> {
+        self.core().caught_up(timeout).await
+    }
+
     /// What happens from now on.
     #[must_use]
     pub fn events(&self) -> Events {

@@ -128,7 +128,7 @@ pub(crate) struct LaneHandle {
     /// How much was handed over.
     handed: AtomicU64,
     /// How much the lane had taken when it last came to rest; `BUSY` if it has something to do.
-    rested: Arc<AtomicU64>,
+    stand: Arc<Stand>,
 }
 
 /// An order in the queue of a lane, with the room that it takes up there.
@@ -193,15 +193,33 @@ impl Waits {
 /// A lane that has something to do.
 pub(super) const BUSY: u64 = u64::MAX;
 
+/// How far a lane is.
+pub(super) struct Stand {
+    /// What was taken when it had nothing left to do, or [`BUSY`].
+    pub(super) rested: AtomicU64,
+    /// How much of what was handed over it has taken: it is committed, or left where it was.
+    pub(super) taken: AtomicU64,
+}
+
 impl LaneHandle {
     /// Whether this is the way to the lane with this depth.
     pub(crate) fn is_of(&self, depth: &Arc<AtomicUsize>) -> bool {
         Arc::ptr_eq(&self.depth, depth)
     }
 
+    /// Its name among all lanes that ever were of this peer, and how much was handed over to it so far.
+    pub(crate) fn handed(&self) -> (Arc<AtomicUsize>, u64) {
+        (Arc::clone(&self.depth), self.handed.load(Ordering::Relaxed))
+    }
+
+    /// Whether the lane has taken as much of what was handed over to it.
+    pub(crate) fn has_taken(&self, handed: u64) -> bool {
+        self.stand.taken.load(Ordering::Acquire) >= handed
+    }
+
     /// Whether the lane can go without anything being lost. Right as long as nothing is handed over meanwhile.
     pub(crate) fn is_idle(&self) -> bool {
-        self.rested.load(Ordering::Acquire) == self.handed.load(Ordering::Relaxed)
+        self.stand.rested.load(Ordering::Acquire) == self.handed.load(Ordering::Relaxed)
             && !self.queue.share.is_waited_for()
     }
 
@@ -272,7 +290,7 @@ pub(crate) fn new(
     let (work, work_end) = mpsc::unbounded_channel();
     let depth = Arc::new(AtomicUsize::new(0));
     let me = work.downgrade();
-    let rested = Arc::new(AtomicU64::new(BUSY));
+    let stand = Arc::new(Stand { rested: AtomicU64::new(BUSY), taken: AtomicU64::new(0) });
     let queue = Arc::new(Queue { share: Share::new(pressure), woken: AtomicBool::new(false) });
     let handle = LaneHandle {
         mail,
@@ -281,13 +299,13 @@ pub(crate) fn new(
         queue: Arc::clone(&queue),
         delivered: Mutex::default(),
         handed: AtomicU64::new(0),
-        rested: Arc::clone(&rested),
+        stand: Arc::clone(&stand),
     };
     let task = async move {
         let Some(core) = core.upgrade() else { return };
         let lane = Lane::fresh(Arc::clone(&core), peer.clone(), (Arc::clone(&depth), me));
         let mut ends = (mail_end, work_end);
-        let ran = AssertUnwindSafe(lane.run(&mut ends, (&queue, &rested))).catch_unwind().await;
+        let ran = AssertUnwindSafe(lane.run(&mut ends, (&queue, &stand))).catch_unwind().await;
         if ran.is_err() {
             drop(ends);
             core.lane_crashed(&peer, &depth);

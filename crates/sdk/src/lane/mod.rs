@@ -3,6 +3,8 @@
 
 mod again;
 mod commands;
+#[cfg(test)]
+mod flood;
 mod following;
 mod guarded;
 mod handle;
@@ -17,7 +19,7 @@ mod step;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -40,7 +42,7 @@ use self::again::Again;
 pub use self::commands::Unsealed;
 pub(crate) use self::commands::{Adopted, Command, GivingUp};
 pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
-use self::handle::{BUSY, Order, Queue};
+use self::handle::{BUSY, Order, Queue, Stand};
 use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 pub(crate) use self::outgoing::kind_of;
@@ -254,7 +256,7 @@ impl Lane {
     async fn run(
         mut self,
         (mail, work): &mut (mpsc::Receiver<Mail>, mpsc::UnboundedReceiver<Order>),
-        (queue, rested): (&Queue, &AtomicU64),
+        (queue, stand): (&Queue, &Stand),
     ) {
         if let Err(error) = self.reload().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
@@ -313,7 +315,8 @@ impl Lane {
             for (session, message) in self.held_back.drain(..) {
                 self.core.left.hold(&self.peer, session.generation, || session.hold(message));
             }
-            rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
+            stand.taken.store(taken, Ordering::Release);
+            stand.rested.store(if self.is_idle() { taken } else { BUSY }, Ordering::Release);
         }
     }
 

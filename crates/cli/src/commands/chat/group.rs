@@ -27,7 +27,7 @@ pub(super) async fn run(context: Context<'_>, args: &ChatArgs, name: &str) -> Re
     let mut ending = Ending::watch(Life::default())?;
     let client = context.connect(&args.me, ConnectOptions::default()).await?;
     let done = async {
-        let group = find(&client, name).await?;
+        let group = find(context, &client, name).await?;
         let prompt = format!("{}> ", safe(client.user().as_str()));
         let (screen, typed) = Screen::open(prompt, context.out)?;
         let room = Room { client: &client, group, screen, json: context.out.json };
