@@ -1,8 +1,9 @@
 // libsignal-node's API: the same names, shapes and results, and JSON that goes both ways.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
 import vm from 'node:vm';
@@ -69,6 +70,33 @@ test('every file of the reference that projects import is there, and imports by 
     if (session_record !== libsignal.SessionRecord || session_cipherJS !== libsignal.SessionCipher || !PreKeyWhisperMessage.decode || !generateKeyPair || !MessageCounterError) throw new Error('they differ');`;
   const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', text], { cwd: process.env.STVOR_TEST_PROJECT, encoding: 'utf8' });
   assert.deepEqual([status, stderr], [0, '']);
+});
+
+test('every subpath has types, for old and new ways to look for them, under the names that projects use', () => {
+  const files = ['crypto', 'curve', 'keyhelper', 'errors', 'protobufs', 'session_record', 'session_cipher', 'session_builder', 'protocol_address'];
+  const paths = ['@stvor/libsignal', '@stvor/libsignal/group', ...files.flatMap((file) => [`@stvor/libsignal/src/${file}`, `@stvor/libsignal/src/${file}.js`])];
+  const program = `
+    ${paths.map((path, at) => `import path${at} = require('${path}'); export const used${at}: unknown = path${at};`).join('\n')}
+    import type { E2ESession, SerializedSessionRecord, Device } from '@stvor/libsignal';
+    import { SignalError } from '@stvor/libsignal/src/errors';
+    export const device = (session: E2ESession): Device => session;
+    export const stored = (record: path0.SessionRecord): SerializedSessionRecord => record.serialize();
+    export const code = (error: SignalError): string => error.code;
+    // @ts-expect-error It is for this package only.
+    export const inner = path3.publicKeyOf;`;
+  const place = mkdtempSync(join(process.env.STVOR_TEST_PROJECT, 'types-'));
+  try {
+    writeFileSync(join(place, 'program.ts'), program);
+    writeFileSync(join(place, 'node.d.ts'), 'declare module "node:buffer" {} declare class Buffer extends Uint8Array { equals(other: Uint8Array): boolean }');
+    for (const [module, moduleResolution] of [['commonjs', 'node10'], ['node16', 'node16']]) {
+      const options = { module, moduleResolution, target: 'es2022', lib: ['es2022'], strict: true, noEmit: true, types: [], skipLibCheck: true, ignoreDeprecations: '5.0' };
+      writeFileSync(join(place, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: ['program.ts', 'node.d.ts'] }));
+      const { status, stdout } = spawnSync(process.execPath, [require.resolve('typescript/bin/tsc'), '-p', place], { encoding: 'utf8' });
+      assert.deepEqual([status, stdout], [0, ''], moduleResolution);
+    }
+  } finally {
+    rmSync(place, { recursive: true });
+  }
 });
 
 test('what messages say on their outside is read as the reference reads it', withPeers, async () => {
@@ -207,7 +235,8 @@ test('errors have classes, codes and something to do', async () => {
   assert.equal((await refused(toAlice.decryptWhisperMessage(bad))).code, 'UNDECRYPTABLE');
   assert.equal((await refused(toAlice.decryptWhisperMessage(Buffer.alloc(0)))).code, 'MALFORMED_MESSAGE');
   assert.equal((await refused(toAlice.decryptWhisperMessage(Buffer.alloc(600_000, 0x33)))).code, 'MESSAGE_TOO_LARGE');
-  assert.throws(() => toAlice.decryptWhisperMessage('text'), (error) => error instanceof TypeError && error.code === 'INVALID_ARGUMENT');
+  const text = await refused(toAlice.decryptWhisperMessage('text'));
+  assert.ok(text instanceof TypeError && text.code === 'INVALID_ARGUMENT', 'by the promise, as everything else');
   assert.throws(() => new ours.ProtocolAddress('a.b', 1), TypeError);
   assert.throws(() => new ours.SessionCipher(bob, 'alice.1'), TypeError);
   assert.throws(() => ours.SessionRecord.deserialize({ _sessions: 7 }), (error) => error.code === 'BAD_RECORD');

@@ -1,7 +1,7 @@
 // Order, fairness, bounds, deadlines, crashes.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { couple, ours, party, read, refused } from './world.mjs';
+import { couple, group, ours, party, read, refused } from './world.mjs';
 
 const owner = {};
 const pause = (millis = 1) => new Promise((resolve) => setTimeout(resolve, millis));
@@ -156,4 +156,23 @@ test('options are checked, and listeners that throw harm nobody', async () => {
   await builder.initOutgoing(bob.bundle());
   off();
   assert.deepEqual(told, [['bob.0', 'no-post-quantum', 'short-mac', 'no-one-time-prekey']]);
+});
+
+test('what is weaker is told of records that were made elsewhere, and of groups, once each', async () => {
+  const executor = new ours.Executor();
+  const told = [];
+  executor.on('compatibility', ({ address, what }) => told.push([address, ...what]));
+  const { alice, bob, start, toBob, toAlice, at } = couple(ours);
+  await start(bob.bundle(1));
+  await read(toAlice, await toBob.encrypt(Buffer.from('x')));
+  // Records as another program left them, under ciphers that started nothing.
+  alice.sessions.set(at.bob.join('.'), JSON.stringify(JSON.parse(alice.sessions.get(at.bob.join('.')))));
+  const cipher = new ours.SessionCipher(alice, new ours.ProtocolAddress(...at.bob), { executor });
+  for (let i = 0; i < 3; i += 1) await cipher.encrypt(Buffer.from('x'));
+  assert.deepEqual(told.splice(0), [[at.bob.join('.'), 'no-post-quantum', 'short-mac']]);
+  const name = new group.SenderKeyName('g', { id: 'alice', deviceId: 1 });
+  const made = await new group.GroupSessionBuilder(alice, { executor }).create(name);
+  await new group.GroupCipher(alice, name, { executor }).encrypt(Buffer.from('x'));
+  await new group.GroupSessionBuilder(bob, { executor }).process(new group.SenderKeyName('g', { id: 'other', deviceId: 1 }), made);
+  assert.deepEqual(told, [['g::alice::1', 'no-post-quantum', 'no-associated-data'], ['g::other::1', 'no-post-quantum', 'no-associated-data']]);
 });

@@ -137,7 +137,9 @@ test('moving sessions takes no place from what works: one at a time is enough', 
   const executor = new ours.Executor({ maxPending: 1 });
   const rows = adapter();
   const storage = ours.createStorage(rows, { executor });
-  rows.rows.set('session:a.1', Buffer.from('x'));
+  await storage.setIdentity(ours.keyhelper.generateIdentityKeyPair(), 1);
+  const peer = await device();
+  await new ours.SessionBuilder(storage, new ours.ProtocolAddress('a', 1), { executor }).initOutgoing(await peer.bundle(1));
   const moves = [storage.migrateSession('a.1', 'b.1'), storage.migrateSession('b.1', 'c.1'), storage.migrateSession('c.1', 'a.1')];
   assert.deepEqual(await Promise.all(moves), [true, true, true]);
   assert.deepEqual([executor.pending, executor.queued], [0, 0]);

@@ -1,16 +1,11 @@
 /** Keys and signatures on Curve25519. A public key is 33 bytes, of which the first is 5; 32 bytes without it are taken, too. */
 
 import { bytesOf, guarded } from './errors.js';
+import { publicKeyOf } from './keys.js';
 import { native, type Pair } from './native.js';
 
 /** A key pair. */
 export type KeyPair = Pair;
-
-/** @internal */
-export function publicKeyOf(given: unknown, what = 'a public key'): Buffer {
-  const key = bytesOf(given, what);
-  return key.length === 32 ? Buffer.concat([Buffer.from([5]), key]) : key;
-}
 
 /** A fresh key pair. */
 export function generateKeyPair(): KeyPair {

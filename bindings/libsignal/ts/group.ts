@@ -2,7 +2,7 @@
  * Sender keys for groups, with the names that Baileys uses. Stores load a `SenderKeyRecord`, what its `serialize()` gave, or nothing.
  */
 
-import { bytesOf, coded, guarded, invalid, isUint8Array } from './errors.js';
+import { asked, bytesOf, coded, guarded, invalid, isUint8Array } from './errors.js';
 import { defaultExecutor, type Executor, type Turn } from './executor.js';
 import { generateKeyPair, type KeyPair } from './curve.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
@@ -71,6 +71,8 @@ export interface SenderKeyStateStructure {
 }
 
 const EMPTY = Buffer.alloc(0);
+/** What sender keys of this protocol have weaker than our own profiles: the message names neither its group nor its sender. */
+const GROUP = Object.freeze(['no-post-quantum', 'no-associated-data']);
 const inspect = Symbol.for('nodejs.util.inspect.custom');
 
 /** The sender keys of one sender in one group. A value: operations make a new one. */
@@ -110,6 +112,11 @@ export class SenderKeyRecord {
   /** @internal */
   get _bytes(): Buffer {
     return this.#bytes;
+  }
+
+  /** @internal One that nobody else has. */
+  _copy(): SenderKeyRecord {
+    return SenderKeyRecord._adopt(Buffer.from(this.#bytes));
   }
 
   isEmpty(): boolean {
@@ -416,6 +423,7 @@ class Row {
   }
 
   record(given: unknown): SenderKeyRecord {
+    this.executor.compatible(this.key, GROUP);
     if (given instanceof SenderKeyRecord) return given;
     return given === undefined || given === null ? new SenderKeyRecord() : SenderKeyRecord.deserialize(given);
   }
@@ -423,8 +431,29 @@ class Row {
   /** `before` is what counts if a message that was read can not be stored: it can come again. */
   save(turn: Turn, bytes: Buffer, before?: SenderKeyRecord): unknown {
     const value = SenderKeyRecord._adopt(bytes);
-    return this.executor.write(turn, 'record', { value, fallback: before ?? value, call: (one) => this.store.storeSenderKey(this.name, one) });
+    const store = (owner: SenderKeyStore, one: SenderKeyRecord): unknown => owner.storeSenderKey(this.name, one);
+    return this.executor.write(turn, 'record', {
+      value,
+      fallback: before ?? value,
+      ...(before === undefined ? {} : { refused: before }),
+      call: (one) => store(this.store, one),
+      again: async (owner, one) => {
+        // Stores are often made anew for each call, and then nothing says that they are one: a row that is further on is right.
+        const row = await (owner as SenderKeyStore).loadSenderKey(this.name);
+        if (row !== undefined && row !== null && isFurther(SenderKeyRecord.deserialize(row), one)) return;
+        await store(owner as SenderKeyStore, one);
+      },
+    });
   }
+}
+
+/** Whether a record stands after another one: chains and their iterations only go on. */
+function isFurther(one: SenderKeyRecord, other: SenderKeyRecord): boolean {
+  const [a, b] = [one, other].map((record) => guarded(() => native().groupTakeApart(record._bytes))) as [Chain[], Chain[]];
+  const [newest, theirs] = [a[0], b[0]];
+  if (newest === undefined || theirs === undefined) return newest !== undefined;
+  if (newest.id === theirs.id) return newest.iteration > theirs.iteration;
+  return a.some((chain) => chain.id === theirs.id);
 }
 
 /** Makes and takes in sender keys. */
@@ -439,11 +468,13 @@ export class GroupSessionBuilder {
 
   /** Takes a member's sender key in. Whose it is, the session says that it came in: name that sender, and no other. */
   process(senderKeyName: SenderKeyName, distribution: SenderKeyDistributionMessage | { serialize(): Uint8Array }): Promise<void> {
+    return asked(() => {
     const bytes = bytesOf(distribution.serialize(), 'a distribution');
     const row = new Row(this.#store, senderKeyName, this.#options);
     return row.run(async (turn) => {
       const record = row.record(turn.took(await row.ask(turn)));
       turn.took(await row.save(turn, guarded(() => native().groupProcess(record._bytes, bytes))));
+    });
     });
   }
 
@@ -458,12 +489,14 @@ export class GroupSessionBuilder {
   }
 
   #distribute(name: SenderKeyName, make: (bytes: Buffer) => { record: Buffer; bytes: Buffer }): Promise<SenderKeyDistributionMessage> {
+    return asked(() => {
     const row = new Row(this.#store, name, this.#options);
     return row.run(async (turn) => {
       const record = row.record(turn.took(await row.ask(turn)));
       const made = guarded(() => make(record._bytes));
       turn.took(await row.save(turn, made.record));
       return new SenderKeyDistributionMessage(null, null, null, null, made.bytes);
+    });
     });
   }
 }
@@ -483,6 +516,7 @@ export class GroupCipher {
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(paddedPlaintext: Uint8Array): Promise<Buffer> {
+    return asked(() => {
     const plaintext = bytesOf(paddedPlaintext, 'a plaintext');
     const row = this.#row;
     return row.run(async (turn) => {
@@ -491,10 +525,12 @@ export class GroupCipher {
       turn.took(await row.save(turn, made.record));
       return made.bytes;
     });
+    });
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(plaintexts: readonly Uint8Array[]): Promise<Buffer[]> {
+    return asked(() => {
     const all = plaintexts.map((plaintext) => bytesOf(plaintext, 'a plaintext'));
     const row = this.#row;
     return row.run(async (turn) => {
@@ -503,10 +539,12 @@ export class GroupCipher {
       turn.took(await row.save(turn, made.record));
       return made.all;
     });
+    });
   }
 
   /** Decrypts. The signature is checked before anything is derived. */
   decrypt(senderKeyMessageBytes: Uint8Array): Promise<Buffer> {
+    return asked(() => {
     const message = bytesOf(senderKeyMessageBytes, 'a message');
     const row = this.#row;
     return row.run(async (turn) => {
@@ -514,6 +552,7 @@ export class GroupCipher {
       const opened = guarded(() => groupDecrypt(record._bytes, message));
       turn.took(await row.save(turn, opened.record, record));
       return opened.bytes;
+    });
     });
   }
 }

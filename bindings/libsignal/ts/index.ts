@@ -5,7 +5,7 @@
  */
 
 import { bytesOf, guarded, invalid } from './errors.js';
-import { publicKeyOf } from './curve.js';
+import { publicKeyOf } from './keys.js';
 import { native } from './native.js';
 
 export * as crypto from './crypto.js';
@@ -22,13 +22,14 @@ export {
   UntrustedIdentityKeyError,
 } from './errors.js';
 export { Executor, type ExecutorEvents, type ExecutorOptions } from './executor.js';
-export { SessionRecord, type SessionEntry } from './record.js';
+export { SessionRecord, type SerializedSessionRecord, type SessionEntry } from './record.js';
 export {
   SessionBuilder,
   SessionCipher,
   sync,
   type CiphertextMessage,
   type Device,
+  type E2ESession,
   type Own,
   type SessionOptions,
 } from './session.js';

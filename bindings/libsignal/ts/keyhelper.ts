@@ -2,6 +2,7 @@
 
 import { calculateSignature, generateKeyPair, type KeyPair } from './curve.js';
 import { guarded, invalid } from './errors.js';
+import { idOf } from './keys.js';
 import { native } from './native.js';
 
 /** A fresh identity. */
@@ -28,10 +29,4 @@ export function generateSignedPreKey(
 /** A one-time prekey. */
 export function generatePreKey(keyId: number): { keyId: number; keyPair: KeyPair } {
   return { keyId: idOf(keyId), keyPair: generateKeyPair() };
-}
-
-/** @internal */
-export function idOf(id: unknown): number {
-  if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= 0xffff_ffff) return id;
-  throw invalid('the id of a key is a whole number from 0 to 4294967295');
 }

@@ -14,11 +14,18 @@ declare const process: {
   versions: { node: string };
   report?: { excludeNetwork?: boolean; getReport(): any };
 };
+declare module 'node:async_hooks' {
+  class AsyncResource {
+    constructor(type: string);
+    static bind<T extends (...given: never[]) => unknown>(act: T): T;
+    runInAsyncScope<T>(act: () => T): T;
+  }
+}
 interface Buffer extends Uint8Array {
   copy(target: Uint8Array, targetStart?: number, sourceStart?: number, sourceEnd?: number): number;
   readUInt32LE(offset: number): number;
   equals(other: Uint8Array): boolean;
-  toString(encoding?: string): string;
+  toString(encoding?: string, start?: number, end?: number): string;
   subarray(start?: number, end?: number): Buffer;
   writeUInt32BE(value: number, offset: number): number;
   readUInt32BE(offset: number): number;

@@ -19,6 +19,9 @@ export interface SessionEntry {
   };
 }
 
+/** A record as libsignal-node stores it: for JSON. */
+export type SerializedSessionRecord = Record<string, unknown>;
+
 const EMPTY = Buffer.alloc(0);
 const inspect = Symbol.for('nodejs.util.inspect.custom');
 
@@ -82,13 +85,18 @@ export class SessionRecord {
     return this.#bytes;
   }
 
+  /** @internal One that nobody else has. */
+  _copy(): SessionRecord {
+    return SessionRecord._adopt(Buffer.from(this.#bytes), this.#remote);
+  }
+
   /** @internal The identity of the open session; empty without one. */
   get _remote(): Buffer {
     return (this.#remote ??= this.getOpenSession()?.indexInfo.remoteIdentityKey ?? EMPTY);
   }
 
   /** The record as libsignal-node stores it: an object for JSON. It holds private keys. */
-  serialize(): Record<string, unknown> {
+  serialize(): SerializedSessionRecord {
     return guarded(() => JSON.parse(native().recordToJson(this.#bytes)));
   }
 
@@ -148,7 +156,7 @@ export class SessionRecord {
     });
   }
 
-  toJSON(): Record<string, unknown> {
+  toJSON(): SerializedSessionRecord {
     return this.serialize();
   }
 
@@ -192,7 +200,7 @@ export function recordOf(given: unknown): SessionRecord | undefined {
 
 /** @internal */
 export function noSession(address: string): SignalError {
-  return new SessionError(`No session record: there is no session with ${address}; get a prekey bundle and start one`, {
+  return new SessionError(`No session record, No sessions: there is none with ${address}; get a prekey bundle and start one`, {
     code: 'NO_SESSION',
     retryable: true,
   });

@@ -1,14 +1,14 @@
 /** Sessions: starting, encrypting, decrypting. */
 
 import { addressOf, type ProtocolAddress } from './address.js';
-import { publicKeyOf, type KeyPair } from './curve.js';
-import { bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
-import { defaultExecutor, type Executor, type Turn } from './executor.js';
+import type { KeyPair } from './curve.js';
+import { asked, bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
+import { type Again, defaultExecutor, type Executor, type Side, type Turn } from './executor.js';
 import { decrypt, encrypt } from './hot.js';
-import { idOf } from './keyhelper.js';
+import { idOf, publicKeyOf } from './keys.js';
 import { native, type Opened } from './native.js';
 import { noSession, recordOf, SessionRecord } from './record.js';
-import type { SignalStorage } from './storage.js';
+import { ERASE, type SignalStorage } from './storage.js';
 
 /** What a session starts from, as a server hands it out. */
 export interface Device {
@@ -17,6 +17,9 @@ export interface Device {
   signedPreKey: { keyId: number; publicKey: Uint8Array; signature: Uint8Array };
   preKey?: { keyId: number; publicKey: Uint8Array };
 }
+
+/** As projects on libsignal-node call it. */
+export type E2ESession = Device;
 
 /** A message to send. */
 export interface CiphertextMessage {
@@ -36,8 +39,12 @@ export interface SessionOptions {
 }
 
 const NONE = Buffer.alloc(0);
+/** What every session of this protocol has weaker than our own profiles. */
+const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
 /** Who we are, packed, by identity, with the registration id that it was packed with. */
 const packedIdentities = new WeakMap<object, { registrationId: number; own: Buffer }>();
+/** The same by the storage that was asked: two of them may share an identity. */
+const askedIdentities = new WeakMap<object, { identity: KeyPair; own: Buffer }>();
 
 /** Who we are, as the native half wants it. */
 function packed({ identity, registrationId }: Own): Buffer {
@@ -54,6 +61,8 @@ function packed({ identity, registrationId }: Own): Buffer {
 interface With {
   /** What counts if storing is given up; the record itself if absent. */
   fallback?: SessionRecord;
+  /** What counts if it is refused; null for no record. */
+  refused?: SessionRecord | null;
   identity?: Buffer;
   removePreKey?: number;
 }
@@ -63,8 +72,6 @@ class Peer {
   readonly storage: SignalStorage;
   readonly address: ProtocolAddress;
   readonly key: string;
-  /** Under what address things are kept in order. */
-  readonly order: string;
   readonly executor: Executor;
 
   constructor(storage: SignalStorage, address: unknown, options: SessionOptions = {}) {
@@ -72,8 +79,8 @@ class Peer {
     this.storage = storage;
     this.address = addressOf(address);
     this.key = this.address.toString();
-    this.order = storage.canonicalAddress?.(this.key) ?? this.key;
     this.executor = options.executor ?? defaultExecutor;
+    if (typeof this.executor?.run !== 'function') throw invalid('executor is an Executor');
     const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
     if (options.requireAtomicSessionAndPreKey && !atomic) {
       throw new StorageError('the storage has neither commit nor storeSessionAndRemovePreKey, and one is asked for', {
@@ -83,7 +90,12 @@ class Peer {
   }
 
   run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
-    return this.executor.run(this.storage, this.order, work);
+    const { storage, key, executor } = this;
+    if (storage.canonicalAddress === undefined) return executor.run(storage, key, work);
+    // Asked each time: a storage may learn that two addresses are one.
+    const order = storage.canonicalAddress(key);
+    if (typeof order === 'string') return executor.run(storage, canonical(order), work);
+    return Promise.resolve(order).then((given) => executor.run(storage, canonical(given), work));
   }
 
   /** Asks for the record, for `record` to read. */
@@ -92,7 +104,10 @@ class Peer {
   }
 
   record(given: unknown): SessionRecord | undefined {
-    return given instanceof SessionRecord ? given : guarded(() => recordOf(given));
+    const record = given instanceof SessionRecord ? given : guarded(() => recordOf(given));
+    // Also of records that were made elsewhere: nothing of them was started here.
+    if (record !== undefined) this.executor.compatible(this.key, SESSION);
+    return record;
   }
 
   async load(turn: Turn): Promise<SessionRecord | undefined> {
@@ -106,12 +121,23 @@ class Peer {
   /** Who we are, packed; our registration id is asked for once for each identity. */
   own(turn: Turn, identity: KeyPair): Buffer | Promise<Buffer> {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    return packedIdentities.get(identity)?.own ?? this.#registered(turn, identity);
+    const known = askedIdentities.get(this.storage);
+    if (known === undefined || known.identity !== identity) return this.#registered(turn, identity);
+    this.executor.known(turn, known.own);
+    return known.own;
   }
 
   async #registered(turn: Turn, identity: KeyPair): Promise<Buffer> {
     const registrationId = turn.took(await this.executor.read(turn, 'registration', () => this.storage.getOurRegistrationId()));
-    return packed({ identity, registrationId });
+    const own = packed({ identity, registrationId: idOf(registrationId) });
+    askedIdentities.set(this.storage, { identity, own });
+    this.executor.known(turn, own);
+    return own;
+  }
+
+  /** For what needs to know nothing of who we are but whose record it is. */
+  async whose(turn: Turn): Promise<void> {
+    await this.own(turn, turn.took(await this.askIdentity(turn)));
   }
 
   /** Asks whether an identity is trusted, for `judge`. */
@@ -131,22 +157,32 @@ class Peer {
 
   /** Stores a record, and what goes with it, in one transaction where the storage can. The turn takes what is awaited of it. */
   store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
-    const { storage, executor, key } = this;
+    const { storage, key } = this;
     if (storage.commit === undefined && rest.removePreKey === undefined) {
-      const { fallback = record } = rest;
-      return executor.write(turn, 'record', { value: record, fallback, call: (one: SessionRecord) => storage.storeSession(key, one) });
+      return this.#write(turn, record, rest, (one) => storage.storeSession(key, one));
     }
     return this.#storeAll(turn, record, rest);
   }
 
+  #write(turn: Turn, value: SessionRecord, { fallback = value, refused }: With, call: (one: SessionRecord) => unknown, side?: Side): unknown {
+    const again: Again<SessionRecord | null> = (owner, one, sides) => storeAgain(owner as SignalStorage, this.key, one, sides);
+    const write = { value, fallback, call: call as (one: SessionRecord | null) => unknown, again };
+    return this.executor.write<SessionRecord | null>(turn, 'record', {
+      ...write,
+      ...(refused === undefined ? {} : { refused }),
+      ...(side === undefined ? {} : { side }),
+    });
+  }
+
   async #storeAll(turn: Turn, record: SessionRecord, rest: With): Promise<void> {
     const { storage, executor, key } = this;
-    const { identity, removePreKey, fallback = record } = rest;
+    const { identity, removePreKey } = rest;
+    const pin = identity && { name: this.address.id, key: identity };
+    const side: Side = { ...(pin === undefined ? {} : { identity: pin }), ...(removePreKey === undefined ? {} : { removePreKey }) };
     const write = async (call: (one: SessionRecord) => unknown): Promise<void> => {
-      turn.took(await executor.write(turn, 'record', { value: record, fallback, call }));
+      turn.took(await this.#write(turn, record, rest, call, side));
     };
     if (storage.commit !== undefined) {
-      const pin = identity && { name: this.address.id, key: identity };
       await write((one) => storage.commit?.({ address: key, record: one, removePreKey, identity: pin }));
     } else if (removePreKey !== undefined && storage.storeSessionAndRemovePreKey !== undefined) {
       await write((one) => storage.storeSessionAndRemovePreKey?.(key, one, removePreKey));
@@ -159,6 +195,31 @@ class Peer {
 
   compatibility(what: readonly string[]): void {
     if (what.length > 0) this.executor.emit('compatibility', () => ({ address: this.key, what }));
+  }
+}
+
+function canonical(order: unknown): string {
+  if (typeof order === 'string' && order !== '') return order;
+  throw invalid('canonicalAddress gives an address');
+}
+
+/** Writes a record again whose write hung, by whichever storage there is now, and does what was to be done with it. */
+async function storeAgain(storage: SignalStorage, address: string, record: SessionRecord | null, sides: readonly Side[]): Promise<void> {
+  if (record === null) return void (await (storage as { [ERASE]?: (address: string) => Promise<void> })[ERASE]?.(address));
+  if (storage.commit === undefined) {
+    await storage.storeSession(address, record._copy());
+    for (const { removePreKey } of sides) if (removePreKey !== undefined) await storage.removePreKey(removePreKey);
+    return;
+  }
+  for (const side of sides.length === 0 ? [{}] : sides) {
+    try {
+      await storage.commit({ address, record: record._copy(), ...side });
+    } catch (thrown) {
+      const { identity, ...rest } = side as Side;
+      if (identity === undefined) throw thrown;
+      // Another identity may be pinned by now: that is no reason not to store what counts.
+      await storage.commit({ address, record: record._copy(), ...rest });
+    }
   }
 }
 
@@ -222,6 +283,7 @@ export class SessionCipher {
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
+    return asked(() => {
     const plaintext = bytesOf(data, 'data');
     const peer = this.#peer;
     return peer.run(async (turn) => {
@@ -234,10 +296,12 @@ export class SessionCipher {
       turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId };
     });
+    });
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
+    return asked(() => {
     const plaintexts = datas.map((data) => bytesOf(data, 'data'));
     const peer = this.#peer;
     return peer.run(async (turn) => {
@@ -251,10 +315,12 @@ export class SessionCipher {
       turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
       return sealed.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId }));
     });
+    });
   }
 
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
+    return asked(() => {
     const message = bytesOf(data, 'data');
     const peer = this.#peer;
     return peer.run(async (turn) => {
@@ -264,33 +330,45 @@ export class SessionCipher {
       const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
       return this.#finish(turn, opened, { before: record });
     });
+    });
   }
 
   /** Decrypts a message of type 3. The identity is judged once the message proved it. */
   decryptPreKeyWhisperMessage(data: Uint8Array): Promise<Buffer> {
+    return asked(() => {
     const message = bytesOf(data, 'data');
     const peer = this.#peer;
     const { executor, storage } = peer;
     return peer.run(async (turn) => {
       const outside = guarded(() => native().outside(message));
       const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
-      const record = (await peer.load(turn)) ?? new SessionRecord();
+      const stored = await peer.load(turn);
+      const record = stored ?? new SessionRecord();
       const name = message.toString('latin1');
       const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
       const unread = turn.state.unread.get(name) as Opened | undefined;
-      // Without the session that it began, it is to begin it again.
-      if (unread !== undefined && !known) executor.handed(turn.state, name);
-      if (unread !== undefined && known) {
-        // Its save was given up, and whether it landed is not known; its key is used. It is read once it is stored.
-        const { identity, removePrekey: removePreKey } = unread;
-        await peer.trusted(turn, identity, 'receiving');
-        turn.took(await peer.store(turn, record, { identity, removePreKey }));
-        executor.handed(turn.state, name);
-        return unread.plaintext;
-      }
       const open = (prekeys: Buffer): Opened =>
         guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
-      if (known) return this.#finish(turn, open(NONE), { before: record });
+      if (known) {
+        let again: Opened;
+        try {
+          again = open(NONE);
+        } catch (thrown) {
+          const { code } = thrown as { code?: unknown };
+          if (unread === undefined || (code !== 'DUPLICATE' && code !== 'REPLAY')) throw thrown;
+          // Its save was given up, and its key is used in the record that counts. It is read once that is stored.
+          const { identity, removePrekey: removePreKey } = unread;
+          await peer.trusted(turn, identity, 'receiving');
+          turn.took(await peer.store(turn, record, { identity, removePreKey }));
+          executor.handed(turn.state, name);
+          return unread.plaintext;
+        }
+        // Its key is there: so it is not the record of the save that was given up, and it is a message like any other.
+        if (unread !== undefined) executor.handed(turn.state, name);
+        return this.#finish(turn, again, { before: record });
+      }
+      // Without the session that it began, it is to begin it again.
+      if (unread !== undefined) executor.handed(turn.state, name);
       const load = async (id: number) => turn.took(await executor.read(turn, `prekey ${id}`, () => storage.loadPreKey(id)));
       const signed = turn.took(await executor.read(turn, 'signed', () => storage.loadSignedPreKey(outside.signed)));
       const { prekey } = outside;
@@ -305,16 +383,21 @@ export class SessionCipher {
         if (zero === undefined || zero === null) throw thrown;
         opened = open(guarded(() => pack(signed, zero)));
       }
-      return this.#finish(turn, opened, { lost: () => executor.keep(turn.state, name, opened) });
+      return this.#finish(turn, opened, { refused: stored ?? null, lost: () => executor.keep(turn.state, name, opened) });
+    });
     });
   }
 
-  async #finish(turn: Turn, opened: Opened, { before, lost }: { before?: SessionRecord; lost?: () => void }): Promise<Buffer> {
+  async #finish(
+    turn: Turn,
+    opened: Opened,
+    { before, refused = before, lost }: { before?: SessionRecord; refused?: SessionRecord | null; lost?: () => void },
+  ): Promise<Buffer> {
     const peer = this.#peer;
     peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
     turn.lost = lost;
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    const rest = { fallback: before, identity: opened.identity, removePreKey: opened.removePrekey };
+    const rest = { fallback: before, refused, identity: opened.identity, removePreKey: opened.removePrekey };
     turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), rest));
     peer.compatibility(opened.compatibility);
     return opened.plaintext;
@@ -322,6 +405,7 @@ export class SessionCipher {
 
   /** Decrypts many messages of type 1 with one load and one store. Each gives its plaintext or its error. */
   decryptMany(datas: readonly Uint8Array[]): Promise<(Buffer | SignalError)[]> {
+    return asked(() => {
     const messages = datas.map((data) => bytesOf(data, 'data'));
     const peer = this.#peer;
     return peer.run(async (turn) => {
@@ -331,20 +415,26 @@ export class SessionCipher {
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own, messages, Date.now()));
       for (const identity of opened.identities) await peer.trusted(turn, identity, 'receiving');
-      if (opened.identities.length > 0) turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback: record }));
+      if (opened.identities.length > 0) turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback: record, refused: record }));
       return opened.messages.map(({ plaintext, failure }) => plaintext ?? failureOf(failure ?? ''));
+    });
     });
   }
 
   /** Whether something can be sent. */
   hasOpenSession(): Promise<boolean> {
-    return this.#peer.run(async (turn) => (await this.#peer.load(turn))?.haveOpenSession() ?? false);
+    const peer = this.#peer;
+    return peer.run(async (turn) => {
+      await peer.whose(turn);
+      return (await peer.load(turn))?.haveOpenSession() ?? false;
+    });
   }
 
   /** Archives the open session. Late messages are still read. */
   closeOpenSession(): Promise<void> {
     const peer = this.#peer;
     return peer.run(async (turn) => {
+      await peer.whose(turn);
       const record = await peer.load(turn);
       if (record === undefined || !record.haveOpenSession()) return;
       turn.took(await peer.store(turn, SessionRecord._adopt(guarded(() => native().recordClose(record._bytes, Date.now())))));
@@ -353,7 +443,11 @@ export class SessionCipher {
 
   /** The record as it is stored. */
   getRecord(): Promise<SessionRecord | undefined> {
-    return this.#peer.run((turn) => this.#peer.load(turn));
+    const peer = this.#peer;
+    return peer.run(async (turn) => {
+      await peer.whose(turn);
+      return peer.load(turn);
+    });
   }
 }
 

@@ -1,10 +1,13 @@
 /** What ciphers ask of an application, and a storage over a key-value adapter that has the policies. */
 
 import type { KeyPair } from './curve.js';
-import { defaultExecutor, type Executor } from './executor.js';
+import { defaultExecutor, type Again, type Executor, type Turn } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
 import { native } from './native.js';
-import { SessionRecord } from './record.js';
+import { recordOf, SessionRecord } from './record.js';
+
+/** Removes a record, where a removal that hung has to be done again. For this package only. */
+export const ERASE = Symbol.for('stvor.libsignal.erase');
 
 type Awaitable<T> = T | PromiseLike<T>;
 
@@ -44,7 +47,7 @@ export interface SignalStorage {
    */
   readonly scope?: string | object;
   /** The address under which the storage really keeps this one, if it has one row for several (a phone number and its LID): they then share an order. */
-  canonicalAddress?(address: string): string;
+  canonicalAddress?(address: string): Awaitable<string>;
 }
 
 /** Reads and writes of one transaction, or of the adapter itself. */
@@ -58,6 +61,8 @@ export interface KeyValue {
 
 /** Where a storage keeps its rows. */
 export interface StorageAdapter extends KeyValue {
+  /** What the storage is of, as `SignalStorage.scope` says. */
+  readonly scope?: string | object;
   /** Runs `work` so that all its writes land, or none. */
   transaction?<T>(work: (within: KeyValue) => Promise<T>): Promise<T>;
 }
@@ -74,10 +79,13 @@ export interface StorageOptions {
   requireAtomicSessionAndPreKey?: boolean;
   /** Who keeps order; the executor of the ciphers. Default one for all of the process. */
   executor?: Executor;
+  /** What the storage is of, as `SignalStorage.scope` says; the adapter's `scope` if absent. */
+  scope?: string | object;
 }
 
 /** A storage over an adapter. */
-export interface AdapterStorage extends Required<Omit<SignalStorage, 'canonicalAddress'>> {
+export interface AdapterStorage extends Required<Omit<SignalStorage, 'canonicalAddress' | 'scope'>> {
+  readonly scope?: string | object;
   setIdentity(identity: KeyPair, registrationId: number): Promise<void>;
   storePreKey(id: number, keyPair: KeyPair): Promise<void>;
   storeSignedPreKey(id: number, keyPair: KeyPair): Promise<void>;
@@ -127,6 +135,20 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     await within.delete(key);
   };
   const executor = options.executor ?? defaultExecutor;
+  if (typeof executor?.run !== 'function') throw invalid('executor is an Executor');
+  /** Whose record it is; before there is an identity there is none. */
+  const whose = async (turn: Turn): Promise<void> => {
+    const own = turn.took(await executor.read(turn, 'identity', () => bytes(adapter, 'our_identity')));
+    if (own !== undefined) executor.known(turn, own);
+  };
+  /** A transaction that was given up is undone, where that is possible. */
+  const unlessOver = (turn: Turn): void => {
+    if (turn.over) throw new StorageError('the call was given up', { code: 'STORAGE_TIMEOUT', retryable: true });
+  };
+  const again = (address: string): Again<SessionRecord | null> => async (_owner, record) => {
+    if (record === null) await atomically((within) => destroy(within, `session:${address}`));
+    else await commit({ address, record });
+  };
   const replacing = new Map<string, Buffer>();
   const pin = async (within: KeyValue, { name, key }: { name: string; key: Buffer }): Promise<void> => {
     const known = await bytes(within, `identity:${name}`);
@@ -145,10 +167,10 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     });
   };
 
-  const storage: AdapterStorage = {
-    // Several storages over one adapter keep one order.
-    scope: adapter,
+  const storage: AdapterStorage & { [ERASE]: (address: string) => Promise<void> } = {
+    scope: options.scope ?? adapter.scope,
     commit,
+    [ERASE]: (address: string) => atomically((within) => destroy(within, `session:${address}`)),
     loadSession: async (address) => {
       const stored = await adapter.get(`session:${address}`);
       return stored === undefined || stored === null ? undefined : SessionRecord.deserialize(revived(stored));
@@ -195,23 +217,45 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
       });
     },
     deleteSession: (address) =>
-      executor.run(storage, address, async (turn) => turn.took(await executor.read(turn, 'deletion', () => atomically((within) => destroy(within, `session:${address}`))))),
+      executor.run(storage, address, async (turn) => {
+        await whose(turn);
+        executor.forget(turn.state);
+        const call = () => atomically(async (within) => {
+          await destroy(within, `session:${address}`);
+          unlessOver(turn);
+        });
+        turn.took(await executor.write<SessionRecord | null>(turn, 'record', { value: null, fallback: null, call, again: again(address) }));
+      }),
     migrateSession: (from, to) =>
-      executor.runBoth(storage, [from, to], async (turn) =>
-        turn.took(await executor.read(turn, 'migration', () => atomically(async (within) => {
-          const moved = await within.get(`session:${from}`);
-          const there = await within.get(`session:${to}`);
-          if (moved === undefined || moved === null || (there !== undefined && there !== null)) return false;
+      executor.runBoth(storage, [from, to], async ({ from: source, to: target, asks }) => {
+        if (source === target) return false;
+        await whose(source);
+        await whose(target);
+        const row = async (turn: Turn, address: string): Promise<SessionRecord | undefined> => {
+          const known = turn.state.newest.has('record');
+          const given = known ? executor.read(turn, 'record', () => undefined) : executor.read(asks, 'row', () => storage.loadSession(address));
+          return recordOf(known ? given : asks.took(await given));
+        };
+        const [moved, there] = [await row(source, from), await row(target, to)];
+        if (moved === undefined || there !== undefined) return false;
+        const call = () => atomically(async (within) => {
           const [pinned, other] = [await bytes(within, `identity:${nameOf(from)}`), await bytes(within, `identity:${nameOf(to)}`)];
           if (pinned !== undefined && other !== undefined && !native().equal(pinned, other)) {
             throw new StorageError(`the identities of ${nameOf(from)} and ${nameOf(to)} are not the same`, { code: 'IDENTITY_CHANGED' });
           }
           if (pinned !== undefined && other === undefined) await within.set(`identity:${nameOf(to)}`, pinned);
-          await within.set(`session:${to}`, moved);
+          await within.set(`session:${to}`, moved.toBytes());
           await within.delete(`session:${from}`);
-          return true;
-        }))),
-      ),
+          unlessOver(asks);
+        });
+        // Given up, it counts as not done: the caller may ask again.
+        const gone = { value: null, fallback: moved, address: from };
+        const made = { value: moved, fallback: null, address: to };
+        const [own, other] = asks === source ? [gone, made] : [made, gone];
+        const also = [{ ...other, turn: asks === source ? target : source, again: again(other.address) }];
+        asks.took(await executor.write<SessionRecord | null>(asks, 'record', { ...own, call, again: again(own.address), also }));
+        return true;
+      }),
     loadSenderKey: async (name) => (await adapter.get(`sender_key:${name}`)) ?? undefined,
     storeSenderKey: async (name, record) => void (await adapter.set(`sender_key:${name}`, record.toBytes())),
   };

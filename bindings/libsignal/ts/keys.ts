@@ -1,0 +1,14 @@
+/** How keys and ids are given; for this package only. */
+
+import { bytesOf, invalid } from './errors.js';
+
+/** 33 bytes, of which the first is 5; 32 bytes without it are taken, too. */
+export function publicKeyOf(given: unknown, what = 'a public key'): Buffer {
+  const key = bytesOf(given, what);
+  return key.length === 32 ? Buffer.concat([Buffer.from([5]), key]) : key;
+}
+
+export function idOf(id: unknown): number {
+  if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= 0xffff_ffff) return id;
+  throw invalid('the id of a key is a whole number from 0 to 4294967295');
+}
