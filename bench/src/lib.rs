@@ -31,6 +31,8 @@ pub mod process;
 mod recorder;
 pub mod report;
 #[cfg(feature = "suite")]
+mod signal;
+#[cfg(feature = "suite")]
 pub mod sizes;
 pub mod timing;
 #[cfg(feature = "suite")]

@@ -65,7 +65,8 @@ fn pair() -> Outcome<(End, End)> {
 pub fn run(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     messages(budget, summary)?;
     handshakes(budget, summary)?;
-    forged(budget, summary)
+    forged(budget, summary)?;
+    crate::signal::forged(budget, summary)
 }
 
 fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {

@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod corpus;
 mod decoder;
 mod matrix;
 #[path = "../signal/party.rs"]

@@ -1,4 +1,5 @@
-//! Sessions with npm `libsignal` 6: every way to begin, then what networks do, in thousands of steps.
+//! Sessions with npm `libsignal` 6 and with `whatsapp-rust-bridge`: every way to begin, then what networks do, in thousands
+//! of steps.
 
 use serde_json::json;
 use stvor_protocol::signal::{Encrypted, MessageKind, SessionRecord, SignalError};
@@ -10,6 +11,7 @@ use crate::peer::Peer;
 struct World {
     peer: Peer,
     id: String,
+    over: Over,
     own: Party,
     to_us: Vec<(u32, Encrypted)>,
     to_them: Vec<(u32, Encrypted)>,
@@ -21,15 +23,29 @@ struct World {
     now: u32,
 }
 
+/// What the other party is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Libsignal,
+    Bridge,
+}
+
+const BOTH: [Over; 2] = [Over::Libsignal, Over::Bridge];
+
 /// Steps that a message is under way at most: fewer than five turns take, beyond which its chain is forgotten here, and
 /// in records of theirs that went through ours.
 const LONGEST: u32 = 30;
 
 impl World {
     fn new(peer: Peer, name: &str) -> Self {
+        Self::with(peer, Over::Libsignal, name)
+    }
+
+    fn with(peer: Peer, over: Over, name: &str) -> Self {
         let mut world = Self {
             peer,
-            id: name.to_owned(),
+            id: format!("{name} {over:?}"),
+            over,
             own: Party::new(name),
             to_us: Vec::new(),
             to_them: Vec::new(),
@@ -39,7 +55,8 @@ impl World {
             born: std::collections::HashMap::new(),
             now: 0,
         };
-        world.peer.call(json!({ "op": "party", "id": name }));
+        let over = if over == Over::Bridge { "bridge" } else { "libsignal" };
+        world.peer.call(json!({ "op": "party", "id": world.id, "over": over }));
         world
     }
 
@@ -101,9 +118,12 @@ impl World {
 #[test]
 fn every_way_to_begin_works_from_both_sides() {
     let Some(mut peer) = Peer::start() else { return };
-    for prekey in [None, Some(0), Some(1), Some(16_777_215)] {
+    for (over, prekey) in BOTH
+        .iter()
+        .flat_map(|over| [None, Some(0), Some(1), Some(16_777_215)].into_iter().map(|prekey| (*over, prekey)))
+    {
         for we in [true, false] {
-            let mut world = World::new(peer, &format!("begin {prekey:?} {we}"));
+            let mut world = World::with(peer, over, &format!("begin {prekey:?} {we}"));
             if we {
                 world.we_start(prekey);
                 world.turn();
@@ -128,10 +148,21 @@ fn every_way_to_begin_works_from_both_sides() {
 
 #[test]
 fn thousands_of_random_steps_with_libsignal() {
-    let Some(mut peer) = Peer::start() else { return };
+    assert_eq!(random_steps(Over::Libsignal), 3_200);
+}
+
+#[test]
+fn thousands_of_random_steps_with_the_bridge() {
+    assert_eq!(random_steps(Over::Bridge), 3_200);
+}
+
+/// How many were taken.
+fn random_steps(over: Over) -> u32 {
+    let (rounds, each) = (10, 320);
+    let Some(mut peer) = Peer::start() else { return rounds * each };
     let mut steps = 0;
-    for round in 0..10u32 {
-        let mut world = World::new(peer, &format!("random {round}"));
+    for round in 0..rounds {
+        let mut world = World::with(peer, over, &format!("random {round}"));
         let prekey = world.next_prekey();
         if round % 2 == 0 {
             world.we_start(prekey)
@@ -143,7 +174,7 @@ fn thousands_of_random_steps_with_libsignal() {
         } else {
             world.they_send()
         }
-        for number in 0..320 {
+        for number in 0..each {
             step(&mut world, number);
             steps += 1;
         }
@@ -160,7 +191,7 @@ fn thousands_of_random_steps_with_libsignal() {
         assert!(world.read.0 > 30 && world.read.1 > 30, "{:?}", world.read);
         peer = world.peer;
     }
-    assert_eq!(steps, 3_200);
+    steps
 }
 
 fn step(world: &mut World, number: u32) {
@@ -221,7 +252,8 @@ fn step(world: &mut World, number: u32) {
                 world.own.restart_as_json()
             }
             let theirs = world.peer.call(json!({ "op": "export", "id": world.id }));
-            if let Some(record) = theirs["record"].as_str() {
+            // The bridge has records of its own kind.
+            if let Some(record) = theirs["record"].as_str().filter(|_| world.over == Over::Libsignal) {
                 let read = SessionRecord::from_json(record.as_bytes()).unwrap();
                 let back = String::from_utf8(read.to_json().unwrap().expose().to_vec()).unwrap();
                 world.peer.call(json!({ "op": "import", "id": world.id, "record": back }));
@@ -286,13 +318,14 @@ fn late_message_after_a_replacement_is_read_by_us_and_destroys_their_session() {
 }
 
 #[test]
-fn simultaneous_starts_with_libsignal_lose_nothing() {
+fn simultaneous_starts_lose_nothing() {
     let Some(mut peer) = Peer::start() else { return };
-    for round in 0..6 {
-        let mut world = World::new(peer, &format!("simultaneous {round}"));
+    for round in 0..12 {
+        let over = BOTH[round % 2];
+        let mut world = World::with(peer, over, &format!("simultaneous {round}"));
         world.we_start(Some(1));
         world.they_start(Some(1));
-        for _ in 0..=round % 3 {
+        for _ in 0..=round / 2 % 3 {
             world.we_send();
             world.they_send();
         }

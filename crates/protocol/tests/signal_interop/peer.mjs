@@ -1,5 +1,5 @@
-// The other side of the interoperability tests: parties over npm `libsignal`, groups over `whatsapp-rust-bridge`, safety numbers of
-// `@signalapp/libsignal-client`. One JSON command a line in, one JSON answer a line out. Bytes are hex.
+// The other side of the interoperability tests: parties over npm `libsignal` and over `whatsapp-rust-bridge`, groups over the latter,
+// safety numbers and messages of `@signalapp/libsignal-client`. One JSON command a line in, one JSON answer a line out. Bytes are hex.
 import { createInterface } from 'node:readline';
 
 for (const name of ['log', 'info', 'warn', 'error', 'debug', 'trace']) console[name] = () => {}; // They print keys.
@@ -10,6 +10,7 @@ const parties = new Map();
 const REMOTE = new S.ProtocolAddress('remote', 1);
 
 class Party {
+  keys = S.keyhelper;
   identity = S.keyhelper.generateIdentityKeyPair();
   registrationId = S.keyhelper.generateRegistrationId();
   record = undefined; // JSON text, so that a failed decrypt leaves what is stored alone.
@@ -17,6 +18,10 @@ class Party {
   signed = new Map();
   groups = new Map();
   cipher = new S.SessionCipher(this, REMOTE);
+
+  start(device) {
+    return new S.SessionBuilder(this, REMOTE).initOutgoing(device);
+  }
 
   async loadSession() {
     return this.record && S.SessionRecord.deserialize(JSON.parse(this.record));
@@ -51,7 +56,7 @@ class Party {
 
   bundle(prekeyId) {
     if (!this.signed.has(1)) {
-      this.offered = S.keyhelper.generateSignedPreKey(this.identity, 1);
+      this.offered = this.keys.generateSignedPreKey(this.identity, 1);
       this.signed.set(1, this.offered.keyPair);
     }
     const { keyPair, signature } = this.offered;
@@ -63,7 +68,7 @@ class Party {
       signature: hex(signature),
     };
     if (prekeyId === null) return bundle;
-    const prekey = S.keyhelper.generatePreKey(prekeyId);
+    const prekey = this.keys.generatePreKey(prekeyId);
     this.prekeys.set(prekeyId, prekey.keyPair);
     return { ...bundle, prekeyId, prekey: hex(prekey.keyPair.pubKey) };
   }
@@ -72,9 +77,33 @@ class Party {
 let bridge;
 const groups = async () => (bridge ??= await import('whatsapp-rust-bridge'));
 
+/** The same over `whatsapp-rust-bridge`, which keeps records as bytes and wants signed prekeys whole. */
+class Bridged extends Party {
+  constructor(W) {
+    super();
+    this.W = this.keys = W;
+    this.identity = W.generateIdentityKeyPair();
+    this.remote = new W.ProtocolAddress('remote', 1);
+    this.cipher = new W.SessionCipher(this, this.remote);
+  }
+
+  async loadSession() {
+    return this.record && bytes(this.record);
+  }
+  async storeSession(_, record) {
+    this.record = hex(record.serialize());
+  }
+  async loadSignedPreKey(id) {
+    return this.offered?.keyId === id ? this.offered : undefined;
+  }
+  start(device) {
+    return new this.W.SessionBuilder(this, this.remote).processPreKeyBundle(device);
+  }
+}
+
 const commands = {
-  party: ({ id }) => {
-    parties.set(id, new Party());
+  party: async ({ id, over }) => {
+    parties.set(id, over === 'bridge' ? new Bridged(await groups()) : new Party());
     const { identity, registrationId } = parties.get(id);
     return { identity: hex(identity.pubKey), private: hex(identity.privKey), registrationId };
   },
@@ -86,7 +115,7 @@ const commands = {
       signedPreKey: { keyId: bundle.signedId, publicKey: bytes(bundle.signed), signature: bytes(bundle.signature) },
     };
     if (bundle.prekey) device.preKey = { keyId: bundle.prekeyId, publicKey: bytes(bundle.prekey) };
-    await new S.SessionBuilder(parties.get(id), REMOTE).initOutgoing(device);
+    await parties.get(id).start(device);
     return {};
   },
   encrypt: async ({ id, text }) => {
@@ -141,6 +170,64 @@ const commands = {
   groupDecrypt: async ({ id, name, body }) => {
     const { GroupCipher, ProtocolAddress } = await groups();
     return { text: hex(await new GroupCipher(parties.get(id), name, new ProtocolAddress('sender', 1)).decrypt(bytes(body))) };
+  },
+  // What the official client writes: PQXDH and version 4 in sessions, its own fields in groups.
+  official: async () => {
+    const L = await import('@signalapp/libsignal-client');
+    const table = (Base, [save, get, last]) => {
+      const made = new (class extends Base {
+        rows = new Map();
+      })();
+      made[save] = async (id, record) => void made.rows.set(String(id), record);
+      made[get] = async (id) => made.rows.get(String(id)) ?? null;
+      if (last) made[last] = async () => {};
+      return made;
+    };
+    const party = (name) => {
+      const own = L.PrivateKey.generate();
+      const identities = new (class extends L.IdentityKeyStore {
+        getIdentityKey = async () => own;
+        getLocalRegistrationId = async () => 5;
+        saveIdentity = async () => L.IdentityChange?.NewOrUnchanged ?? 0;
+        isTrustedIdentity = async () => true;
+        getIdentity = async () => null;
+      })();
+      return {
+        own,
+        address: L.ProtocolAddress.new(name, 1),
+        identities,
+        sessions: table(L.SessionStore, ['saveSession', 'getSession', 'getExistingSessions']),
+        prekeys: table(L.PreKeyStore, ['savePreKey', 'getPreKey', 'removePreKey']),
+        signed: table(L.SignedPreKeyStore, ['saveSignedPreKey', 'getSignedPreKey']),
+        kyber: table(L.KyberPreKeyStore, ['saveKyberPreKey', 'getKyberPreKey', 'markKyberPreKeyUsed']),
+      };
+    };
+    const [alice, bob] = ['alice', 'bob'].map(party);
+    const [one, signed, kyber] = [L.PrivateKey.generate(), L.PrivateKey.generate(), L.KEMKeyPair.generate()];
+    const signature = bob.own.sign(signed.getPublicKey().serialize());
+    const kyberSignature = bob.own.sign(kyber.getPublicKey().serialize());
+    await bob.prekeys.savePreKey(1, L.PreKeyRecord.new(1, one.getPublicKey(), one));
+    await bob.signed.saveSignedPreKey(2, L.SignedPreKeyRecord.new(2, Date.now(), signed.getPublicKey(), signed, signature));
+    await bob.kyber.saveKyberPreKey(3, L.KyberPreKeyRecord.new(3, Date.now(), kyber, kyberSignature));
+    const bundle = L.PreKeyBundle.new(
+      5, 1, 1, one.getPublicKey(), 2, signed.getPublicKey(), signature, bob.own.getPublicKey(), 3, kyber.getPublicKey(), kyberSignature,
+    );
+    const { processPreKeyBundle, signalEncrypt, signalDecryptPreKey } = L;
+    await processPreKeyBundle(bundle, bob.address, alice.address, alice.sessions, alice.identities);
+    const first = await signalEncrypt(Buffer.from('hello'), bob.address, alice.address, alice.sessions, alice.identities);
+    const prekey = L.PreKeySignalMessage.deserialize(first.serialize());
+    await signalDecryptPreKey(prekey, alice.address, bob.address, bob.sessions, bob.identities, bob.prekeys, bob.signed, bob.kyber);
+    const later = await signalEncrypt(Buffer.from('answer'), alice.address, bob.address, bob.sessions, bob.identities);
+    const keys = new (class extends L.SenderKeyStore {
+      saveSenderKey = async (sender, distribution, record) => void (this.kept = record);
+      getSenderKey = async () => this.kept ?? null;
+    })();
+    const id = '01234567-89ab-4def-8123-456789abcdef';
+    const distribution = await L.SenderKeyDistributionMessage.create(alice.address, id, keys);
+    const toGroup = await L.groupEncrypt(alice.address, id, keys, Buffer.from('to all'));
+    return Object.fromEntries(
+      Object.entries({ first, later, distribution, toGroup }).map(([name, message]) => [name, hex(message.serialize())]),
+    );
   },
   fingerprint: async ({ own, ownKey, peer, peerKey }) => {
     const { Fingerprint, PublicKey } = await import('@signalapp/libsignal-client');
