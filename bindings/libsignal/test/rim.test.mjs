@@ -260,7 +260,7 @@ test('an account whose storage is dead refuses no other one, at the same address
 
 test('two jobs of one address never run at once, whatever is forgotten meanwhile', async () => {
   const executor = impatient({ maxPending: 2, storageTimeout: 60_000 });
-  const me = party(ours);
+  const [me, sender] = [party(ours), party(ours)];
   let fails = () => false;
   let running = 0;
   let most = 0;
@@ -282,10 +282,9 @@ test('two jobs of one address never run at once, whatever is forgotten meanwhile
     await new ours.SessionBuilder(who, address('me.1')).initOutgoing(bundle);
     return new ours.SessionCipher(who, address('me.1')).encrypt(SAME);
   };
-  await new ours.SessionBuilder(storage, address('p0.1'), { executor }).initOutgoing(party(ours).bundle(1));
+  await new ours.SessionBuilder(storage, address('p0.1'), { executor }).initOutgoing(sender.bundle(1));
   // Each of them leaves a message that was not handed over; of so many the oldest is forgotten.
   fails = () => true;
-  const sender = party(ours);
   for (let number = 0; number < 1_024; number += 1) {
     sender.sessions.clear();
     assert.equal(await outcome(read(to(`p${number}.1`), await first(sender))), 'STORAGE_FAILED');

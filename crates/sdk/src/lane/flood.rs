@@ -21,7 +21,7 @@ const ROOM: Executor = Executor {
 
 /// Calls of the flood: `STVOR_FLOOD_SENDS` says how many, for a long run.
 fn sends() -> usize {
-    std::env::var("STVOR_FLOOD_SENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    std::env::var("STVOR_FLOOD_SENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6_000)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -423,6 +423,25 @@ fn garbage(number: u8, session: &Arc<Session>) -> Mail {
 }
 
 #[tokio::test]
+async fn who_is_written_to_in_another_suite_is_told_so_and_asks_for_nothing() {
+    let client = offline_client().await;
+    let mut events = client.events();
+    let (mut lane, _orders) = offline(&client).await;
+    let (session, mut acked) = connection(1);
+    let Mail::Deliver(mut deliver, session) = garbage(1, &session) else { panic!("mail") };
+    // Version, suite, a message without a handshake.
+    deliver.blob = [&[1, 2, 1][..], &[7; 509]].concat().into();
+    lane.turn(&mut vec![Mail::Deliver(deliver, session)], &mut Vec::new(), None).await;
+    assert_eq!(acked.acked(), [MessageId::from_bytes([1; 16])]);
+    let told = loop {
+        if let Some(Event::MessageUndecryptable { code, repair_requested, .. }) = events.next().await {
+            break (code, repair_requested);
+        }
+    };
+    assert_eq!(told, ("SUITE_MISMATCH", false));
+}
+
+#[tokio::test]
 async fn what_follows_mail_that_was_left_at_the_relay_is_left_until_a_later_connection() {
     let client = offline_client().await;
     let (mut lane, _orders) = offline(&client).await;
