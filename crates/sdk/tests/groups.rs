@@ -207,6 +207,29 @@ async fn concurrent_changes_end_in_one_state() {
     relay.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_added_while_away_has_the_group_once_they_caught_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay().await;
+    let all = app(&relay.url()).await;
+    let alice = all.connect("alice").await.unwrap();
+    let bob_app = app_in(&relay.url(), folder.path()).await;
+    bob_app.connect("bob").await.unwrap();
+    bob_app.close().await.unwrap();
+    let group = alice.create_group("g", ["bob"]).await.unwrap();
+    group.send("hello").await.unwrap();
+    assert_eq!(alice.flush(common::PATIENCE).await.unwrap(), 0);
+    let bob_app = app_in(&relay.url(), folder.path()).await;
+    let bob = bob_app.connect("bob").await.unwrap();
+    bob.wait_caught_up(common::PATIENCE).await.unwrap();
+    let groups = bob.groups().await.unwrap();
+    assert_eq!(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["g"]);
+    assert_eq!(text(&mut bob.messages()).await, ("alice".into(), "hello".into()));
+    bob_app.close().await.unwrap();
+    all.close().await.unwrap();
+    relay.shutdown().await;
+}
+
 /// Bob puts Carol out while she lets Dave in: what she did is void, and Dave hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_let_in_by_a_change_that_becomes_void_learns_that_they_are_out() {
