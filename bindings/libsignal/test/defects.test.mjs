@@ -1,5 +1,6 @@
 // Defects of what this package takes the place of. Each is shown there first, then shown not to be here.
 import assert from 'node:assert/strict';
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
@@ -79,6 +80,23 @@ defect('a storage that hangs holds up one call and not the peer for ever', async
   const done = await Promise.race([later, new Promise((resolve) => setTimeout(resolve, 2_000, false))]);
   assert.ok(done, 'the lane goes on');
   assert.equal((await hung).code, 'STORAGE_TIMEOUT');
+});
+
+defect('a call that waited for another one is made in the async context of its own caller', async (S) => {
+  const { start, alice, bob, toBob } = couple(S);
+  await start(bob.bundle(1));
+  const transaction = new AsyncLocalStorage();
+  const seen = [];
+  for (const call of ['loadSession', 'storeSession']) {
+    const real = alice[call].bind(alice);
+    alice[call] = async (...given) => {
+      seen.push(`${call} in ${transaction.getStore()}`);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      return real(...given);
+    };
+  }
+  await Promise.all(['one', 'two', 'three'].map((name) => transaction.run(name, () => toBob.encrypt(Buffer.from(name)))));
+  assert.deepEqual(seen, ['one', 'two', 'three'].flatMap((name) => [`loadSession in ${name}`, `storeSession in ${name}`]));
 });
 
 defect('a bundle whose signature is all zeros starts no session', async (S) => {

@@ -162,12 +162,3 @@ export function bytesOf(given: unknown, what: string): Buffer {
   }
   throw invalid(`${what} is a Buffer or Uint8Array, not ${given === null ? 'null' : typeof given}`);
 }
-
-/** @internal What is wrong with arguments is told by the promise, as everything else is. */
-export function asked<T>(act: () => Promise<T>): Promise<T> {
-  try {
-    return act();
-  } catch (thrown) {
-    return Promise.reject(thrown);
-  }
-}

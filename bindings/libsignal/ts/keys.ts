@@ -8,7 +8,7 @@ export function publicKeyOf(given: unknown, what = 'a public key'): Buffer {
   return key.length === 32 ? Buffer.concat([Buffer.from([5]), key]) : key;
 }
 
-export function idOf(id: unknown): number {
+export function idOf(id: unknown, what = 'the id of a key'): number {
   if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= 0xffff_ffff) return id;
-  throw invalid('the id of a key is a whole number from 0 to 4294967295');
+  throw invalid(`${what} is a whole number from 0 to 4294967295`);
 }

@@ -1,4 +1,4 @@
-import { bytesOf, guarded, invalid, SessionError, type SignalError, isUint8Array } from './errors.js';
+import { bytesOf, coded, guarded, invalid, SessionError, type SignalError, isUint8Array } from './errors.js';
 import { native, type View } from './native.js';
 
 /** What can be told of a session. Keys that are secret are not in it. */
@@ -51,6 +51,8 @@ export class SessionRecord {
       if (typeof data === 'object' && data !== null) {
         const { serialize } = data as { serialize?: unknown };
         const plain = typeof serialize === 'function' ? serialize.call(data) : data;
+        // Nothing that a storage keeps: taken for an empty record, the next message would be stored over what is there.
+        if (!('_sessions' in Object(plain))) throw coded('BAD_RECORD', 'a stored session record has _sessions');
         return SessionRecord.#of(native().recordFromJson(Buffer.from(JSON.stringify(plain, base64))));
       }
       if (typeof data === 'string') return SessionRecord.#of(native().recordFromJson(Buffer.from(data)));
@@ -83,11 +85,6 @@ export class SessionRecord {
   /** @internal */
   get _bytes(): Buffer {
     return this.#bytes;
-  }
-
-  /** @internal One that nobody else has. */
-  _copy(): SessionRecord {
-    return SessionRecord._adopt(Buffer.from(this.#bytes), this.#remote);
   }
 
   /** @internal The identity of the open session; empty without one. */

@@ -1,14 +1,18 @@
 /** Sessions: starting, encrypting, decrypting. */
 
-import { addressOf, type ProtocolAddress } from './address.js';
+import type { ProtocolAddress } from './address.js';
+import type { Turn } from './calls.js';
 import type { KeyPair } from './curve.js';
-import { asked, bytesOf, failureOf, guarded, invalid, type SignalError, StorageError, UntrustedIdentityKeyError } from './errors.js';
-import { type Again, defaultExecutor, type Executor, type Side, type Turn } from './executor.js';
+import { bytesOf, failureOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
 import { decrypt, encrypt } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
-import { native, type Opened } from './native.js';
-import { noSession, recordOf, SessionRecord } from './record.js';
-import { ERASE, type SignalStorage } from './storage.js';
+import { native, type Opened, type Outside } from './native.js';
+import { type Own, packed, Peer, type SessionOptions } from './peer.js';
+import { noSession, SessionRecord } from './record.js';
+import type { SignalStorage } from './storage.js';
+import { forgetRead, isUsed, keepRead, readBefore } from './unread.js';
+
+export type { Own, SessionOptions } from './peer.js';
 
 /** What a session starts from, as a server hands it out. */
 export interface Device {
@@ -30,198 +34,7 @@ export interface CiphertextMessage {
   registrationId: number;
 }
 
-/** Options of builders and ciphers. */
-export interface SessionOptions {
-  /** Who keeps order. Default one for all of the process. */
-  executor?: Executor;
-  /** Refuses to work on a storage that can not store a session and remove a prekey in one transaction. Default false. */
-  requireAtomicSessionAndPreKey?: boolean;
-}
-
 const NONE = Buffer.alloc(0);
-/** What every session of this protocol has weaker than our own profiles. */
-const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
-/** Who we are, packed, by identity, with the registration id that it was packed with. */
-const packedIdentities = new WeakMap<object, { registrationId: number; own: Buffer }>();
-/** The same by the storage that was asked: two of them may share an identity. */
-const askedIdentities = new WeakMap<object, { identity: KeyPair; own: Buffer }>();
-
-/** Who we are, as the native half wants it. */
-function packed({ identity, registrationId }: Own): Buffer {
-  const known = packedIdentities.get(identity);
-  if (known !== undefined && known.registrationId === registrationId) return known.own;
-  const id = Buffer.alloc(4);
-  id.writeUInt32BE(registrationId >>> 0, 0);
-  const own = Buffer.concat([publicKeyOf(identity.pubKey, 'our public key'), bytesOf(identity.privKey, 'our private key'), id]);
-  packedIdentities.set(identity, { registrationId, own });
-  return own;
-}
-
-/** What is stored with a record. */
-interface With {
-  /** What counts if storing is given up; the record itself if absent. */
-  fallback?: SessionRecord;
-  /** What counts if it is refused; null for no record. */
-  refused?: SessionRecord | null;
-  identity?: Buffer;
-  removePreKey?: number;
-}
-
-/** @internal What builders and ciphers share. */
-class Peer {
-  readonly storage: SignalStorage;
-  readonly address: ProtocolAddress;
-  readonly key: string;
-  readonly executor: Executor;
-
-  constructor(storage: SignalStorage, address: unknown, options: SessionOptions = {}) {
-    if (typeof storage !== 'object' || storage === null) throw invalid('storage is an object');
-    this.storage = storage;
-    this.address = addressOf(address);
-    this.key = this.address.toString();
-    this.executor = options.executor ?? defaultExecutor;
-    if (typeof this.executor?.run !== 'function') throw invalid('executor is an Executor');
-    const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
-    if (options.requireAtomicSessionAndPreKey && !atomic) {
-      throw new StorageError('the storage has neither commit nor storeSessionAndRemovePreKey, and one is asked for', {
-        code: 'STORAGE_NOT_ATOMIC',
-      });
-    }
-  }
-
-  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
-    const { storage, key, executor } = this;
-    if (storage.canonicalAddress === undefined) return executor.run(storage, key, work);
-    // Asked each time: a storage may learn that two addresses are one.
-    const order = storage.canonicalAddress(key);
-    if (typeof order === 'string') return executor.run(storage, canonical(order), work);
-    return Promise.resolve(order).then((given) => executor.run(storage, canonical(given), work));
-  }
-
-  /** Asks for the record, for `record` to read. */
-  askRecord(turn: Turn): unknown {
-    return this.executor.read(turn, 'record', () => this.storage.loadSession(this.key));
-  }
-
-  record(given: unknown): SessionRecord | undefined {
-    const record = given instanceof SessionRecord ? given : guarded(() => recordOf(given));
-    // Also of records that were made elsewhere: nothing of them was started here.
-    if (record !== undefined) this.executor.compatible(this.key, SESSION);
-    return record;
-  }
-
-  async load(turn: Turn): Promise<SessionRecord | undefined> {
-    return this.record(turn.took(await this.askRecord(turn)));
-  }
-
-  askIdentity(turn: Turn): KeyPair | PromiseLike<KeyPair> {
-    return this.executor.read(turn, 'identity', () => this.storage.getOurIdentity());
-  }
-
-  /** Who we are, packed; our registration id is asked for once for each identity. */
-  own(turn: Turn, identity: KeyPair): Buffer | Promise<Buffer> {
-    if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    const known = askedIdentities.get(this.storage);
-    if (known === undefined || known.identity !== identity) return this.#registered(turn, identity);
-    this.executor.known(turn, known.own);
-    return known.own;
-  }
-
-  async #registered(turn: Turn, identity: KeyPair): Promise<Buffer> {
-    const registrationId = turn.took(await this.executor.read(turn, 'registration', () => this.storage.getOurRegistrationId()));
-    const own = packed({ identity, registrationId: idOf(registrationId) });
-    askedIdentities.set(this.storage, { identity, own });
-    this.executor.known(turn, own);
-    return own;
-  }
-
-  /** For what needs to know nothing of who we are but whose record it is. */
-  async whose(turn: Turn): Promise<void> {
-    await this.own(turn, turn.took(await this.askIdentity(turn)));
-  }
-
-  /** Asks whether an identity is trusted, for `judge`. */
-  askTrust(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
-    return this.executor.read(turn, 'trust', () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
-  }
-
-  judge(verdict: unknown, identity: Buffer): void {
-    if (verdict) return;
-    this.executor.emit('untrusted', () => ({ address: this.key }));
-    throw new UntrustedIdentityKeyError(this.address.id, identity);
-  }
-
-  async trusted(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
-    this.judge(turn.took(await this.askTrust(turn, identity, direction)), identity);
-  }
-
-  /** Stores a record, and what goes with it, in one transaction where the storage can. The turn takes what is awaited of it. */
-  store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
-    const { storage, key } = this;
-    if (storage.commit === undefined && rest.removePreKey === undefined) {
-      return this.#write(turn, record, rest, (one) => storage.storeSession(key, one));
-    }
-    return this.#storeAll(turn, record, rest);
-  }
-
-  #write(turn: Turn, value: SessionRecord, { fallback = value, refused }: With, call: (one: SessionRecord) => unknown, side?: Side): unknown {
-    const again: Again<SessionRecord | null> = (owner, one, sides) => storeAgain(owner as SignalStorage, this.key, one, sides);
-    const write = { value, fallback, call: call as (one: SessionRecord | null) => unknown, again };
-    return this.executor.write<SessionRecord | null>(turn, 'record', {
-      ...write,
-      ...(refused === undefined ? {} : { refused }),
-      ...(side === undefined ? {} : { side }),
-    });
-  }
-
-  async #storeAll(turn: Turn, record: SessionRecord, rest: With): Promise<void> {
-    const { storage, executor, key } = this;
-    const { identity, removePreKey } = rest;
-    const pin = identity && { name: this.address.id, key: identity };
-    const side: Side = { ...(pin === undefined ? {} : { identity: pin }), ...(removePreKey === undefined ? {} : { removePreKey }) };
-    const write = async (call: (one: SessionRecord) => unknown): Promise<void> => {
-      turn.took(await this.#write(turn, record, rest, call, side));
-    };
-    if (storage.commit !== undefined) {
-      await write((one) => storage.commit?.({ address: key, record: one, removePreKey, identity: pin }));
-    } else if (removePreKey !== undefined && storage.storeSessionAndRemovePreKey !== undefined) {
-      await write((one) => storage.storeSessionAndRemovePreKey?.(key, one, removePreKey));
-    } else {
-      // The session first: after a crash between the two a replay meets the session, not the prekey.
-      await write((one) => storage.storeSession(key, one));
-      if (removePreKey !== undefined) turn.took(await executor.read(turn, 'removal', () => storage.removePreKey(removePreKey)));
-    }
-  }
-
-  compatibility(what: readonly string[]): void {
-    if (what.length > 0) this.executor.emit('compatibility', () => ({ address: this.key, what }));
-  }
-}
-
-function canonical(order: unknown): string {
-  if (typeof order === 'string' && order !== '') return order;
-  throw invalid('canonicalAddress gives an address');
-}
-
-/** Writes a record again whose write hung, by whichever storage there is now, and does what was to be done with it. */
-async function storeAgain(storage: SignalStorage, address: string, record: SessionRecord | null, sides: readonly Side[]): Promise<void> {
-  if (record === null) return void (await (storage as { [ERASE]?: (address: string) => Promise<void> })[ERASE]?.(address));
-  if (storage.commit === undefined) {
-    await storage.storeSession(address, record._copy());
-    for (const { removePreKey } of sides) if (removePreKey !== undefined) await storage.removePreKey(removePreKey);
-    return;
-  }
-  for (const side of sides.length === 0 ? [{}] : sides) {
-    try {
-      await storage.commit({ address, record: record._copy(), ...side });
-    } catch (thrown) {
-      const { identity, ...rest } = side as Side;
-      if (identity === undefined) throw thrown;
-      // Another identity may be pinned by now: that is no reason not to store what counts.
-      await storage.commit({ address, record: record._copy(), ...rest });
-    }
-  }
-}
 
 /** Starts sessions from prekey bundles. */
 export class SessionBuilder {
@@ -240,9 +53,9 @@ export class SessionBuilder {
     const bundle = bundleOf(device);
     const peer = this.#peer;
     return peer.run(async (turn) => {
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const own = await peer.registered(turn, turn.took(await peer.askIdentity(turn)));
       const record = (await peer.load(turn)) ?? new SessionRecord();
-      const started = guarded(() => native().startSession(record._bytes, own, bundle, Date.now()));
+      const started = guarded(() => native().startSession(record._bytes, own.bytes, bundle, Date.now()));
       await peer.trusted(turn, bundle.identityKey, 'sending');
       turn.took(await peer.store(turn, SessionRecord._adopt(started.record, bundle.identityKey), { identity: bundle.identityKey }));
       peer.compatibility(started.compatibility);
@@ -283,141 +96,177 @@ export class SessionCipher {
 
   /** Encrypts. The record is stored before the message comes back. */
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
-    return asked(() => {
-    const plaintext = bytesOf(data, 'data');
-    const peer = this.#peer;
-    return peer.run(async (turn) => {
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
-      const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key);
-      const sealed = guarded(() => encrypt(record._bytes, own, plaintext, Date.now()));
-      peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
-      // Given up or not, the key is used: the chain never goes back.
-      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
-      return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId };
-    });
-    });
+    const begin = () => {
+      const plaintext = bytesOf(data, 'data');
+      return (record: Buffer, own: Buffer) => encrypt(record, own, plaintext, Date.now());
+    };
+    return this.#seal(begin, ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }));
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
-    return asked(() => {
-    const plaintexts = datas.map((data) => bytesOf(data, 'data'));
+    const begin = () => {
+      const plaintexts = listOf(datas);
+      return (record: Buffer, own: Buffer) => (plaintexts.length === 0 ? undefined : native().encryptMany(record, own, plaintexts, Date.now()));
+    };
+    return this.#seal(begin, (sealed) => {
+      return sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [];
+    });
+  }
+
+  /** `begin` looks at the arguments first. */
+  #seal<S extends { record: Buffer; kind: number } | undefined, T>(
+    begin: () => (record: Buffer, own: Buffer) => S,
+    give: (sealed: S) => T,
+  ): Promise<T> {
     const peer = this.#peer;
     return peer.run(async (turn) => {
-      if (plaintexts.length === 0) return [];
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const act = begin();
+      const identity = turn.took(await peer.askIdentity(turn));
+      const own = await peer.own(turn, identity);
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
-      const sealed = guarded(() => native().encryptMany(record._bytes, own, plaintexts, Date.now()));
+      let sealed = guarded(() => act(record._bytes, own.bytes));
+      if (sealed === undefined) return give(sealed);
+      if (sealed.kind === 3) {
+        // It has our registration id in it, and nobody has seen it yet.
+        const { bytes } = await peer.registered(turn, identity);
+        if (bytes !== own.bytes) sealed = guarded(() => act(record._bytes, bytes)) as S & object;
+      }
       peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
       // Given up or not, the key is used: the chain never goes back.
       turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
-      return sealed.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId }));
-    });
+      return give(sealed);
     });
   }
 
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(data: Uint8Array): Promise<Buffer> {
-    return asked(() => {
-    const message = bytesOf(data, 'data');
     const peer = this.#peer;
     return peer.run(async (turn) => {
+      const message = bytesOf(data, 'data');
       const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
-      const opened = guarded(() => decrypt(record._bytes, own, message, Date.now()));
-      return this.#finish(turn, opened, { before: record });
-    });
+      let opened: Opened;
+      try {
+        opened = guarded(() => decrypt(record._bytes, own.bytes, message, Date.now()));
+      } catch (thrown) {
+        return this.#held(turn, message, { record, thrown });
+      }
+      return this.#finish(turn, message, { opened, before: record });
     });
   }
 
   /** Decrypts a message of type 3. The identity is judged once the message proved it. */
   decryptPreKeyWhisperMessage(data: Uint8Array): Promise<Buffer> {
-    return asked(() => {
-    const message = bytesOf(data, 'data');
     const peer = this.#peer;
-    const { executor, storage } = peer;
     return peer.run(async (turn) => {
+      const message = bytesOf(data, 'data');
       const outside = guarded(() => native().outside(message));
       const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
       const stored = await peer.load(turn);
       const record = stored ?? new SessionRecord();
-      const name = message.toString('latin1');
-      const known = guarded(() => native().recordKnows(record._bytes, outside.baseKey));
-      const unread = turn.state.unread.get(name) as Opened | undefined;
       const open = (prekeys: Buffer): Opened =>
-        guarded(() => native().decryptPrekey(record._bytes, own, message, prekeys, Date.now()));
-      if (known) {
-        let again: Opened;
-        try {
-          again = open(NONE);
-        } catch (thrown) {
-          const { code } = thrown as { code?: unknown };
-          if (unread === undefined || (code !== 'DUPLICATE' && code !== 'REPLAY')) throw thrown;
-          // Its save was given up, and its key is used in the record that counts. It is read once that is stored.
-          const { identity, removePrekey: removePreKey } = unread;
-          await peer.trusted(turn, identity, 'receiving');
-          turn.took(await peer.store(turn, record, { identity, removePreKey }));
-          executor.handed(turn.state, name);
-          return unread.plaintext;
-        }
-        // Its key is there: so it is not the record of the save that was given up, and it is a message like any other.
-        if (unread !== undefined) executor.handed(turn.state, name);
-        return this.#finish(turn, again, { before: record });
-      }
-      // Without the session that it began, it is to begin it again.
-      if (unread !== undefined) executor.handed(turn.state, name);
-      const load = async (id: number) => turn.took(await executor.read(turn, `prekey ${id}`, () => storage.loadPreKey(id)));
-      const signed = turn.took(await executor.read(turn, 'signed', () => storage.loadSignedPreKey(outside.signed)));
-      const { prekey } = outside;
-      const given = prekey === undefined ? undefined : await load(prekey);
+        guarded(() => native().decryptPrekey(record._bytes, own.bytes, message, prekeys, Date.now()));
       let opened: Opened;
-      try {
-        opened = open(guarded(() => pack(signed, given)));
-      } catch (thrown) {
-        // libsignal-node leaves the id 0 out, so that none may mean 0.
-        if (prekey !== undefined || (thrown as { code?: unknown }).code !== 'UNDECRYPTABLE') throw thrown;
-        const zero = await load(0);
-        if (zero === undefined || zero === null) throw thrown;
-        opened = open(guarded(() => pack(signed, zero)));
+      if (guarded(() => native().recordKnows(record._bytes, outside.baseKey))) {
+        try {
+          opened = open(NONE);
+        } catch (thrown) {
+          return this.#held(turn, message, { record, thrown });
+        }
+        return this.#finish(turn, message, { opened, before: record });
       }
-      return this.#finish(turn, opened, { refused: stored ?? null, lost: () => executor.keep(turn.state, name, opened) });
-    });
+      const said = readBefore(turn, message);
+      if (said?.began?.on.equals(record._bytes)) {
+        // It would come to the same, and its prekey may be gone.
+        const { plaintext, removePrekey, began, identities } = said;
+        opened = { record: Buffer.from(began.record), plaintext, identity: identities[0] ?? NONE, newSession: true, compatibility: [] };
+        if (removePrekey !== undefined) opened.removePrekey = removePrekey;
+      } else {
+        opened = await this.#begin(turn, outside, open);
+      }
+      return this.#finish(turn, message, { opened, began: { on: record, stored: stored !== undefined } });
     });
   }
 
-  async #finish(
-    turn: Turn,
-    opened: Opened,
-    { before, refused = before, lost }: { before?: SessionRecord; refused?: SessionRecord | null; lost?: () => void },
-  ): Promise<Buffer> {
+  /** Opens a handshake with the prekeys that it names. */
+  async #begin(turn: Turn, { signed: signedId, prekey }: Outside, open: (prekeys: Buffer) => Opened): Promise<Opened> {
+    const { executor, storage } = this.#peer;
+    const load = async (id: number) => turn.took(await executor.ask(turn, () => storage.loadPreKey(id)));
+    const signed = turn.took(await executor.ask(turn, () => storage.loadSignedPreKey(signedId)));
+    const given = prekey === undefined ? undefined : await load(prekey);
+    try {
+      return open(guarded(() => pack(signed, given)));
+    } catch (thrown) {
+      // libsignal-node leaves the id 0 out, so that none may mean 0.
+      if (prekey !== undefined || (thrown as { code?: unknown }).code !== 'UNDECRYPTABLE') throw thrown;
+      const zero = await load(0);
+      if (zero === undefined || zero === null) throw thrown;
+      return open(guarded(() => pack(signed, zero)));
+    }
+  }
+
+  /** Stores what a message made of the record, then hands it over. `before` is a record that may count again, `began` what a handshake was read on. */
+  async #finish(turn: Turn, message: Buffer, read: { opened: Opened; before?: SessionRecord; began?: { on: SessionRecord; stored: boolean } }): Promise<Buffer> {
     const peer = this.#peer;
+    const { opened, before, began } = read;
     peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
-    turn.lost = lost;
+    // Of their own: what a storage has it may wipe.
+    const on = Buffer.from((began?.on ?? before)?._bytes ?? NONE);
+    const kept = began && { on, record: Buffer.from(opened.record) };
+    const { plaintext, identity, removePrekey } = opened;
+    turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(kept && { began: kept }) });
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    const rest = { fallback: before, refused, identity: opened.identity, removePreKey: opened.removePrekey };
-    turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), rest));
+    const counts = began === undefined ? { fallback: on } : { refused: began.stored ? on : null };
+    turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { ...counts, identity, removePreKey: removePrekey }));
+    forgetRead(turn, message);
     peer.compatibility(opened.compatibility);
-    return opened.plaintext;
+    return plaintext;
+  }
+
+  /** A message whose key is used up: it was read, and if its save was not certain it is handed over once the record is stored that has it. */
+  async #held(turn: Turn, message: Buffer, { record, thrown }: { record: SessionRecord; thrown: unknown }): Promise<Buffer> {
+    const peer = this.#peer;
+    const said = isUsed(thrown) ? readBefore(turn, message) : undefined;
+    if (said === undefined) throw thrown;
+    for (const identity of said.identities) await peer.trusted(turn, identity, 'receiving');
+    const same = SessionRecord._adopt(Buffer.from(record._bytes));
+    turn.took(await peer.store(turn, same, { identity: said.identities[0], removePreKey: said.removePrekey }));
+    forgetRead(turn, message);
+    return said.plaintext;
   }
 
   /** Decrypts many messages of type 1 with one load and one store. Each gives its plaintext or its error. */
   decryptMany(datas: readonly Uint8Array[]): Promise<(Buffer | SignalError)[]> {
-    return asked(() => {
-    const messages = datas.map((data) => bytesOf(data, 'data'));
     const peer = this.#peer;
     return peer.run(async (turn) => {
+      const messages = listOf(datas);
       if (messages.length === 0) return [];
       const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
-      const opened = guarded(() => native().decryptMany(record._bytes, own, messages, Date.now()));
-      for (const identity of opened.identities) await peer.trusted(turn, identity, 'receiving');
-      if (opened.identities.length > 0) turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback: record, refused: record }));
-      return opened.messages.map(({ plaintext, failure }) => plaintext ?? failureOf(failure ?? ''));
-    });
+      const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
+      const identities = [...opened.identities];
+      const given = opened.messages.map(({ plaintext, failure }, at) => {
+        if (plaintext !== undefined) return plaintext;
+        const error = failureOf(failure ?? '');
+        const said = isUsed(error) ? readBefore(turn, messages[at] as Buffer) : undefined;
+        identities.push(...(said?.identities ?? []));
+        return said?.plaintext ?? error;
+      });
+      for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
+      if (identities.length === 0) return given;
+      const fallback = Buffer.from(record._bytes);
+      turn.lost = () => given.forEach((plaintext, at) => {
+        if (isUint8Array(plaintext)) keepRead(turn, messages[at] as Buffer, { plaintext, identities });
+      });
+      turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback }));
+      given.forEach((plaintext, at) => {
+        if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);
+      });
+      return given;
     });
   }
 
@@ -451,17 +300,16 @@ export class SessionCipher {
   }
 }
 
+function listOf(datas: readonly Uint8Array[]): Buffer[] {
+  if (!Array.isArray(datas)) throw invalid('data is a list of Buffers');
+  return datas.map((data) => bytesOf(data, 'data'));
+}
+
 function pack(signed: KeyPair | null | undefined, one: KeyPair | null | undefined): Buffer {
   if (signed === undefined || signed === null) return NONE;
   const parts = [publicKeyOf(signed.pubKey), bytesOf(signed.privKey, 'a private key')];
   if (one !== undefined && one !== null) parts.push(publicKeyOf(one.pubKey), bytesOf(one.privKey, 'a private key'));
   return Buffer.concat(parts);
-}
-
-/** Who we are, for the synchronous variants. */
-export interface Own {
-  identity: KeyPair;
-  registrationId: number;
 }
 
 /**
@@ -472,21 +320,21 @@ export const sync = Object.freeze({
   /** Starts a session. */
   initOutgoing(record: SessionRecord, own: Own, device: Device): { record: SessionRecord; compatibility: string[] } {
     return guarded(() => {
-      const started = native().startSession(record._bytes, packed(own), bundleOf(device), Date.now());
+      const started = native().startSession(record._bytes, packed(own).bytes, bundleOf(device), Date.now());
       return { record: SessionRecord._adopt(started.record), compatibility: started.compatibility };
     });
   },
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = encrypt(record._bytes, packed(own), bytesOf(data, 'data'), Date.now());
+      const sealed = encrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now());
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
     });
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
     return guarded(() => {
-      const opened = decrypt(record._bytes, packed(own), bytesOf(data, 'data'), Date.now());
+      const opened = decrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
     });
   },
@@ -506,7 +354,7 @@ export const sync = Object.freeze({
   ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; record: SessionRecord } {
     return guarded(() => {
       const given = pack(prekeys.signedPreKey, prekeys.preKey);
-      const ours = packed(own);
+      const ours = packed(own).bytes;
       const opened = native().decryptPrekey(record._bytes, ours, bytesOf(data, 'data'), given, Date.now());
       return {
         plaintext: opened.plaintext,

@@ -1,13 +1,15 @@
 /** What ciphers ask of an application, and a storage over a key-value adapter that has the policies. */
 
 import type { KeyPair } from './curve.js';
-import { defaultExecutor, type Again, type Executor, type Turn } from './executor.js';
+import type { Again, Row, Turn } from './calls.js';
+import { defaultExecutor, type Executor } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
+import { forget, moveUnread, type Side } from './lanes.js';
 import { native } from './native.js';
 import { recordOf, SessionRecord } from './record.js';
 
 /** Removes a record, where a removal that hung has to be done again. For this package only. */
-export const ERASE = Symbol.for('stvor.libsignal.erase');
+const ERASE: unique symbol = Symbol.for('stvor.libsignal.erase.1');
 
 type Awaitable<T> = T | PromiseLike<T>;
 
@@ -134,21 +136,18 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     }
     await within.delete(key);
   };
-  const executor = options.executor ?? defaultExecutor;
-  if (typeof executor?.run !== 'function') throw invalid('executor is an Executor');
+  const { executor = defaultExecutor } = options;
+  if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
   /** Whose record it is; before there is an identity there is none. */
   const whose = async (turn: Turn): Promise<void> => {
-    const own = turn.took(await executor.read(turn, 'identity', () => bytes(adapter, 'our_identity')));
-    if (own !== undefined) executor.known(turn, own);
+    const own = turn.took(await executor.ask(turn, () => bytes(adapter, 'our_identity')));
+    if (own !== undefined) turn.known(own.toString('latin1', 0, 33));
   };
   /** A transaction that was given up is undone, where that is possible. */
   const unlessOver = (turn: Turn): void => {
     if (turn.over) throw new StorageError('the call was given up', { code: 'STORAGE_TIMEOUT', retryable: true });
   };
-  const again = (address: string): Again<SessionRecord | null> => async (_owner, record) => {
-    if (record === null) await atomically((within) => destroy(within, `session:${address}`));
-    else await commit({ address, record });
-  };
+  const again = (address: string): Again => (owner, value, sides) => storeAgain(ERASE in owner ? (owner as typeof storage) : storage, address, value, sides);
   const replacing = new Map<string, Buffer>();
   const pin = async (within: KeyValue, { name, key }: { name: string; key: Buffer }): Promise<void> => {
     const known = await bytes(within, `identity:${name}`);
@@ -170,7 +169,7 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   const storage: AdapterStorage & { [ERASE]: (address: string) => Promise<void> } = {
     scope: options.scope ?? adapter.scope,
     commit,
-    [ERASE]: (address: string) => atomically((within) => destroy(within, `session:${address}`)),
+    [ERASE]: (address) => atomically((within) => destroy(within, `session:${address}`)),
     loadSession: async (address) => {
       const stored = await adapter.get(`session:${address}`);
       return stored === undefined || stored === null ? undefined : SessionRecord.deserialize(revived(stored));
@@ -219,22 +218,22 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     deleteSession: (address) =>
       executor.run(storage, address, async (turn) => {
         await whose(turn);
-        executor.forget(turn.state);
         const call = () => atomically(async (within) => {
           await destroy(within, `session:${address}`);
           unlessOver(turn);
         });
-        turn.took(await executor.write<SessionRecord | null>(turn, 'record', { value: null, fallback: null, call, again: again(address) }));
+        turn.took(await executor.write(turn, { value: null, call, again: again(address) }));
+        forget(turn.state);
       }),
     migrateSession: (from, to) =>
       executor.runBoth(storage, [from, to], async ({ from: source, to: target, asks }) => {
         if (source === target) return false;
         await whose(source);
         await whose(target);
-        const row = async (turn: Turn, address: string): Promise<SessionRecord | undefined> => {
-          const known = turn.state.newest.has('record');
-          const given = known ? executor.read(turn, 'record', () => undefined) : executor.read(asks, 'row', () => storage.loadSession(address));
-          return recordOf(known ? given : asks.took(await given));
+        const row = async (turn: Turn, address: string): Promise<Buffer | undefined> => {
+          const newest = turn.newest();
+          if (newest !== undefined) return newest ?? undefined;
+          return recordOf(asks.took(await executor.ask(asks, () => storage.loadSession(address))))?.toBytes();
         };
         const [moved, there] = [await row(source, from), await row(target, to)];
         if (moved === undefined || there !== undefined) return false;
@@ -244,22 +243,45 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
             throw new StorageError(`the identities of ${nameOf(from)} and ${nameOf(to)} are not the same`, { code: 'IDENTITY_CHANGED' });
           }
           if (pinned !== undefined && other === undefined) await within.set(`identity:${nameOf(to)}`, pinned);
-          await within.set(`session:${to}`, moved.toBytes());
+          await within.set(`session:${to}`, Buffer.from(moved));
           await within.delete(`session:${from}`);
           unlessOver(asks);
         });
         // Given up, it counts as not done: the caller may ask again.
-        const gone = { value: null, fallback: moved, address: from };
-        const made = { value: moved, fallback: null, address: to };
+        const gone: Row = { turn: source, value: null, fallback: moved, again: again(from) };
+        const made: Row = { turn: target, value: moved, fallback: null, again: again(to) };
         const [own, other] = asks === source ? [gone, made] : [made, gone];
-        const also = [{ ...other, turn: asks === source ? target : source, again: again(other.address) }];
-        asks.took(await executor.write<SessionRecord | null>(asks, 'record', { ...own, call, again: again(own.address), also }));
+        asks.took(await executor.write(asks, { ...own, call, also: [other] }));
+        moveUnread(source.state, target.state);
         return true;
       }),
     loadSenderKey: async (name) => (await adapter.get(`sender_key:${name}`)) ?? undefined,
     storeSenderKey: async (name, record) => void (await adapter.set(`sender_key:${name}`, record.toBytes())),
   };
   return storage;
+}
+
+/** @internal Writes a record again whose write hung, and does what was to be done with it. */
+export async function storeAgain(storage: SignalStorage, address: string, bytes: Buffer | null, sides: readonly Side[]): Promise<void> {
+  const { [ERASE]: erase } = storage as { [ERASE]?: (address: string) => Promise<void> };
+  if (bytes === null && erase !== undefined) return erase(address);
+  // Of their own each: storages may wipe what they are given.
+  const record = () => (bytes === null ? new SessionRecord() : SessionRecord._adopt(Buffer.from(bytes)));
+  if (storage.commit === undefined) {
+    await storage.storeSession(address, record());
+    for (const { removePreKey } of sides) if (removePreKey !== undefined) await storage.removePreKey(removePreKey);
+    return;
+  }
+  for (const side of sides.length === 0 ? [{}] : sides) {
+    try {
+      await storage.commit({ address, record: record(), ...side });
+    } catch (thrown) {
+      const { identity, ...rest }: Side = side;
+      if (identity === undefined) throw thrown;
+      // Another identity may be pinned by now: that is no reason not to store what counts.
+      await storage.commit({ address, record: record(), ...rest });
+    }
+  }
 }
 
 /** The name in an address, `name.device`. */

@@ -1,0 +1,181 @@
+// One order of an address in the whole process, and what a storage answers.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { cpSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { test } from 'node:test';
+import { couple, group, ours, party, read, refused, require } from './world.mjs';
+
+const pause = (millis = 1) => new Promise((resolve) => setTimeout(resolve, millis));
+const quick = () => new ours.Executor({ storageTimeout: 30, backoff: 1 });
+const same = Buffer.from('the same text');
+const distinct = (messages) => new Set(messages.map((message) => (message.body ?? message).toString('hex'))).size;
+
+/** Two that both heard from the other. */
+async function talking() {
+  const both = couple(ours);
+  await both.start(both.bob.bundle(1));
+  await both.turn();
+  return both;
+}
+
+/** A storage that answers later. */
+const slow = (who) => ({
+  ...who,
+  loadSession: async (address) => (await pause(2), who.loadSession(address)),
+  storeSession: async (address, record) => (await pause(2), who.storeSession(address, record)),
+  loadSenderKey: async (name) => (await pause(2), who.loadSenderKey(name)),
+  storeSenderKey: async (name, record) => (await pause(2), who.storeSenderKey(name, record)),
+  isTrustedIdentity: async () => true,
+});
+
+test('two copies of the package, and executors of many, share the order of an address', async () => {
+  const home = dirname(require.resolve('@stvor/libsignal/package.json'));
+  const place = join(home, '../libsignal-copy');
+  cpSync(home, place, { recursive: true });
+  try {
+    const [copy, copyGroup] = [require(join(place, 'dist/index.js')), require(join(place, 'dist/group.js'))];
+    assert.notEqual(copy.SessionCipher, ours.SessionCipher);
+    const { alice, toAlice, at } = await talking();
+    const storage = slow(alice);
+    const seal = (S, options) => new S.SessionCipher(storage, new S.ProtocolAddress(...at.bob), options).encrypt(same);
+    const copies = await Promise.all([0, 1, 2, 3, 4, 5].map((one) => seal(one % 2 ? copy : ours)));
+    assert.equal(distinct(copies), 6);
+    const executors = await Promise.all([0, 1, 2, 3, 4, 5].map((one) => seal(one % 2 ? copy : ours, { executor: new (one % 3 ? ours : copy).Executor() })));
+    assert.equal(distinct(executors), 6);
+    for (const message of [...copies, ...executors]) assert.equal(await read(toAlice, message), String(same));
+
+    const name = new group.SenderKeyName('two copies', { id: 'me', deviceId: 1 });
+    await new group.GroupSessionBuilder(storage).create(name);
+    assert.equal(distinct(await Promise.all([0, 1, 2, 3].map((one) => new (one % 2 ? copyGroup : group).GroupCipher(storage, name).encrypt(same)))), 4);
+
+    // What one copy gave up counts for the other.
+    let land;
+    const hangs = { ...alice, storeSession: (address, record) => new Promise((done) => { land = () => done(alice.storeSession(address, record)); }) };
+    const cipher = (S, of) => new S.SessionCipher(of, new S.ProtocolAddress(...at.bob), { executor: new S.Executor({ storageTimeout: 30, backoff: 1 }) });
+    assert.equal((await refused(cipher(copy, hangs).encrypt(same))).code, 'STORAGE_TIMEOUT');
+    const [one, two] = [await cipher(ours, alice).encrypt(same), await cipher(copy, alice).encrypt(same)];
+    land();
+    await pause(20);
+    assert.equal(distinct([one, two, await cipher(ours, alice).encrypt(same)]), 3);
+  } finally {
+    rmSync(place, { recursive: true });
+  }
+});
+
+test('what could not be written again is written when the storage of the account answers, at whatever address', async () => {
+  const executor = quick();
+  const { alice, at } = await talking();
+  const other = party(ours);
+  const scope = {};
+  const rows = { ...alice, scope, isTrustedIdentity: async () => true };
+  const cipher = (storage) => new ours.SessionCipher(storage, new ours.ProtocolAddress(...at.bob), { executor });
+  const before = alice.sessions.get(at.bob.join('.'));
+  let reject;
+  const dead = { ...rows, storeSession: () => new Promise((_, no) => { reject = no; }) };
+  assert.equal((await refused(cipher(dead).encrypt(same))).code, 'STORAGE_TIMEOUT');
+  dead.storeSession = () => Promise.reject(new Error('closed'));
+  reject(new Error('connection lost'));
+  await pause(20);
+  assert.equal(alice.sessions.get(at.bob.join('.')), before);
+  await new ours.SessionBuilder(rows, new ours.ProtocolAddress('elsewhere', 1), { executor }).initOutgoing(other.bundle(1));
+  while (alice.sessions.get(at.bob.join('.')) === before) await pause(2);
+  assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+});
+
+test('a message whose save was refused though it landed is read when it comes again, once', async () => {
+  const { alice, bob, at, toBob } = await talking();
+  const lost = (act) => {
+    let times = 1;
+    return async (...given) => {
+      const done = await act(...given);
+      if (times-- > 0) throw new Error('connection reset');
+      return done;
+    };
+  };
+  const mine = () => new ours.SessionCipher({ ...bob, storeSession: lost(bob.storeSession) }, new ours.ProtocolAddress(...at.alice), { executor: quick() });
+  for (const way of ['one', 'many']) {
+    const message = await toBob.encrypt(Buffer.from('precious'));
+    const cipher = mine();
+    const take = async () => {
+      if (way === 'one') return read(cipher, message);
+      const [given] = await cipher.decryptMany([message.body]);
+      if (given instanceof Error) throw given;
+      return String(given);
+    };
+    assert.equal((await refused(take())).code, 'STORAGE_FAILED', way);
+    assert.equal(await take(), 'precious', way);
+    assert.equal((await refused(take())).code, 'DUPLICATE', way);
+  }
+  const name = new group.SenderKeyName('refused', { id: 'alice', deviceId: 1 });
+  const made = await new group.GroupSessionBuilder(alice).create(name);
+  await new group.GroupSessionBuilder(bob).process(name, made);
+  const post = await new group.GroupCipher(alice, name).encrypt(same);
+  const member = new group.GroupCipher({ loadSenderKey: bob.loadSenderKey, storeSenderKey: lost(bob.storeSenderKey) }, name);
+  assert.equal((await refused(member.decrypt(post))).code, 'STORAGE_FAILED');
+  assert.equal(String(await member.decrypt(post)), String(same));
+  assert.equal((await refused(member.decrypt(post))).code, 'DUPLICATE');
+});
+
+test('an event loop that was held up takes the answers that are there', async () => {
+  const { alice, at } = await talking();
+  const { readFile } = await import('node:fs');
+  const storage = { ...alice, isTrustedIdentity: () => true, loadSession: (address) => new Promise((done) => readFile(new URL(import.meta.url), () => done(alice.loadSession(address)))) };
+  const sealing = new ours.SessionCipher(storage, new ours.ProtocolAddress(...at.bob), { executor: new ours.Executor({ storageTimeout: 60, backoff: 1 }) }).encrypt(same);
+  await new Promise(setImmediate);
+  for (const end = Date.now() + 150; Date.now() < end; );
+  assert.ok((await sealing).body.length > 0);
+});
+
+test('a handshake says the registration id that the storage has, also where two share an identity', async () => {
+  const [me, peer] = [party(ours), party(ours)];
+  let id = 111;
+  const storage = { ...me, getOurRegistrationId: () => id, isTrustedIdentity: () => true };
+  const to = (name) => new ours.ProtocolAddress(name, 1);
+  await new ours.SessionBuilder(storage, to('q1')).initOutgoing(peer.bundle(1));
+  id = 222;
+  const { body } = await new ours.SessionCipher(storage, to('q1')).encrypt(same);
+  assert.equal(ours.sync.prekeysOf(body).registrationId, 222);
+  for (const wrong of [undefined, null, '5', -1, 1.5, NaN, 2 ** 40]) {
+    id = wrong;
+    assert.equal((await refused(new ours.SessionCipher(storage, to('q1')).encrypt(same))).code, 'INVALID_ARGUMENT', String(wrong));
+  }
+});
+
+test('what is no record is not taken for an empty one, and options are not misspelt', async () => {
+  const { alice, bob, at } = await talking();
+  for (const wrong of [{}, [], new Map(), new Date(0), 5, true]) {
+    const storage = { ...alice, loadSession: () => wrong };
+    const error = await refused(new ours.SessionBuilder(storage, new ours.ProtocolAddress(...at.bob)).initOutgoing(bob.bundle(2, 2)));
+    assert.ok(['BAD_RECORD', 'INVALID_ARGUMENT'].includes(error.code), `${String(wrong)}: ${error.code}`);
+  }
+  const address = new ours.ProtocolAddress(...at.bob);
+  const name = new group.SenderKeyName('g', { id: 'a', deviceId: 1 });
+  for (const options of [{ executor: {} }, { executor: null }, { exekutor: new ours.Executor() }]) {
+    for (const make of [() => new ours.SessionCipher(alice, address, options), () => new group.GroupCipher(alice, name, options), () => new group.GroupSessionBuilder(alice, options)]) {
+      assert.throws(make, (error) => error.code === 'INVALID_ARGUMENT');
+    }
+  }
+  for (const wrong of [['nope', () => {}], ['crash', 5]]) assert.throws(() => new ours.Executor().on(...wrong), (error) => error.code === 'INVALID_ARGUMENT');
+  assert.ok(new ours.SessionCipher(alice, address, { executor: undefined }));
+});
+
+test('addresses that met a storage once that did not answer are forgotten', () => {
+  const program = `
+    const { Executor } = require('@stvor/libsignal');
+    const executor = new Executor({ maxPending: 1000, maxQueued: 10000, backoff: 1 });
+    const fails = async () => { throw Object.assign(new Error(), { code: 'STORAGE_TIMEOUT' }); };
+    (async () => {
+      for (let i = 0; i < 5; i += 1) await Promise.all(Array.from({ length: 1000 }, (_, j) => executor.run({}, i + '.' + j, fails).catch(() => {})));
+      const { lanes } = globalThis[Symbol.for('stvor.libsignal.lanes.1')];
+      while (lanes.size > 1024) await new Promise((done) => setTimeout(done, 5));
+      const none = new Executor({ maxPending: 1, maxQueued: 1 });
+      void none.run({}, 'busy', () => new Promise(() => {}));
+      void none.run({}, 'next', async () => {});
+      for (let j = 0; j < 100; j += 1) await none.run({}, 'refused ' + j, fails).catch(() => {});
+      console.log([...lanes.keys()].some((key) => key.startsWith('refused')));
+      process.exit();
+    })();`;
+  const { stdout, stderr } = spawnSync(process.execPath, ['-e', program], { cwd: process.env.STVOR_TEST_PROJECT, encoding: 'utf8', timeout: 60_000 });
+  assert.deepEqual([stdout.trim(), stderr], ['false', '']);
+});

@@ -1,0 +1,234 @@
+/**
+ * What is known of addresses in the whole process: who works at one, who waits, and what is not certain there. It is shared by all executors, and by
+ * all copies of this package, because an application and a library of its may each have one, over the same rows.
+ */
+
+import { invalid } from './errors.js';
+
+/** @internal A call that waits for its lane. */
+export interface Job {
+  run: () => void;
+  refuse: (error: Error) => void;
+  /** Tells the executor that the job came to: its lane is free. */
+  offer: (lane: Lane) => void;
+}
+
+/** @internal What goes with a record in one write: it is done again with it, and is no reason for it to fail. */
+export interface Side {
+  identity?: { name: string; key: Buffer };
+  removePreKey?: number;
+}
+
+/** @internal A message that was read and whose save is not certain. */
+export interface Said {
+  plaintext: Buffer;
+  /** Whose it is, and the one-time prekey that it uses up. */
+  identities: readonly Buffer[];
+  removePrekey?: number | undefined;
+  /** Of a handshake: the record that it was read on, and the one with its session. */
+  began?: { on: Buffer; record: Buffer };
+}
+
+/** Messages of one lane that are kept so, their addresses, and the bytes of all: the oldest go. */
+const MAX_UNREAD = 8;
+const MAX_UNREAD_LANES = 1_024;
+const MAX_UNREAD_BYTES = 16 * 1_024 * 1_024;
+
+/** Lanes that failed and rest are remembered up to here. */
+const MAX_RESTING = 1_024;
+
+/** @internal What is not certain of one account, or of one object that stands for a storage, at an address. Records are bytes; null is none. */
+export class State {
+  readonly lane: Lane;
+  /** The lane for a scope, or the object that stands for the storage. */
+  readonly one: unknown;
+  /** Who we are, where that says it better: objects are often made anew for each call. */
+  who: string | undefined;
+  /** Writes that were given up and have not ended, and when the last one was: what a storage holds is uncertain until they do. */
+  hung = 0;
+  hungAt = 0;
+  /** The record that counts while it is uncertain what the storage holds. */
+  newest: Buffer | null | undefined;
+  /** What was to be done with records whose write hung. */
+  sides: Side[] = [];
+  /** Messages that were not handed over, by their hash, until they come again. */
+  readonly unread = new Map<string, Said>();
+
+  constructor(lane: Lane, one: unknown) {
+    this.lane = lane;
+    this.one = one;
+  }
+
+  get key(): unknown {
+    return this.who ?? this.one;
+  }
+
+  /** The lane remembers it while there is something to remember. */
+  keep(): void {
+    if (this.newest !== undefined || this.unread.size > 0 || this.hung > 0) this.lane.states.set(this.key, this);
+    else this.lane.states.delete(this.key);
+  }
+}
+
+/** @internal The order of what happens at an address. */
+export class Lane {
+  readonly address: string;
+  /** Where it is kept. */
+  readonly key: string;
+  readonly home: Map<string, Lane>;
+  readonly jobs: Job[] = [];
+  /** Jobs that wait for room. */
+  waiting = 0;
+  busy = false;
+  failures = 0;
+  paused = false;
+  /** It stands among those of an executor that have a job that may start. */
+  ready = false;
+  readonly states = new Map<unknown, State>();
+
+  constructor(address: string, key: string, home: Map<string, Lane>) {
+    this.address = address;
+    this.key = key;
+    this.home = home;
+  }
+}
+
+interface Registry {
+  /** Of storages without a scope, and with one that is a text. */
+  readonly lanes: Map<string, Lane>;
+  readonly scopes: WeakMap<object, Map<string, Lane>>;
+  /** Where messages are unread, the oldest first, and their bytes. */
+  readonly unread: Set<State>;
+  bytes: number;
+  /** Lanes that failed and have nothing to do. */
+  readonly resting: Set<Lane>;
+}
+
+/** What the shapes above are is a contract between versions of this package: who changes one changes the number. */
+const SHARED = Symbol.for('stvor.libsignal.lanes.1');
+const shared = globalThis as unknown as { [SHARED]?: Registry };
+if (shared[SHARED] === undefined) {
+  const value: Registry = { lanes: new Map(), scopes: new WeakMap(), unread: new Set(), bytes: 0, resting: new Set() };
+  Object.defineProperty(shared, SHARED, { value });
+}
+const registry = shared[SHARED] as Registry;
+
+/** @internal What a storage says it is of. */
+export function scopeOf(owner: object): string | object | undefined {
+  const { scope } = owner as { scope?: unknown };
+  if (scope === undefined || scope === null) return undefined;
+  if (typeof scope === 'string' || typeof scope === 'object') return scope;
+  throw invalid('the scope of a storage is a text or an object');
+}
+
+/**
+ * @internal Storages are often made anew for each call, so without a scope an address is an order of its own, whatever object stands for the storage.
+ * Accounts that share a process and a peer then wait for each other, as in libsignal-node; a scope parts them.
+ */
+export function laneOf(owner: object, address: string): Lane {
+  const scope = scopeOf(owner);
+  let home = registry.lanes;
+  let key = address;
+  if (typeof scope === 'string') {
+    key = `${scope}\0${address}`;
+  } else if (scope !== undefined) {
+    home = registry.scopes.get(scope) ?? new Map<string, Lane>();
+    registry.scopes.set(scope, home);
+  }
+  const known = home.get(key);
+  if (known !== undefined) return known;
+  const lane = new Lane(address, key, home);
+  home.set(key, lane);
+  return lane;
+}
+
+/** @internal Within a scope all objects stand for one storage. */
+export function stateOf(lane: Lane, owner: object): State {
+  const one = scopeOf(owner) === undefined ? owner : lane;
+  return (lane.states.size > 0 ? lane.states.get(one) : undefined) ?? new State(lane, one);
+}
+
+/** @internal The lane is used; whoever forgot it meanwhile finds it again. */
+export function hold(lane: Lane): void {
+  if (lane.home.get(lane.key) === undefined) lane.home.set(lane.key, lane);
+}
+
+/** @internal Forgets a lane at which there is nothing to do; of those that failed the oldest. */
+export function release(lane: Lane): void {
+  const { resting } = registry;
+  if (isIdle(lane)) {
+    if (resting.size > 0) resting.delete(lane);
+    if (lane.failures === 0) return void lane.home.delete(lane.key);
+    resting.add(lane);
+  }
+  if (resting.size <= MAX_RESTING) return;
+  for (const oldest of resting) {
+    resting.delete(oldest);
+    if (isIdle(oldest)) {
+      oldest.failures = 0;
+      oldest.home.delete(oldest.key);
+    }
+    if (resting.size <= MAX_RESTING) return;
+  }
+}
+
+function isIdle(lane: Lane): boolean {
+  return !lane.busy && !lane.paused && !lane.ready && lane.jobs.length === 0 && lane.waiting === 0 && lane.states.size === 0;
+}
+
+function sizeOf({ plaintext, began }: Said): number {
+  return plaintext.length + (began === undefined ? 0 : began.on.length + began.record.length);
+}
+
+function drop(state: State, message: string): void {
+  const said = state.unread.get(message);
+  if (said === undefined) return;
+  registry.bytes -= sizeOf(said);
+  state.unread.delete(message);
+}
+
+function dropAll(state: State): void {
+  for (const message of [...state.unread.keys()]) drop(state, message);
+  registry.unread.delete(state);
+  state.keep();
+}
+
+/** @internal Keeps what a message says until it comes again: whether its save landed is not certain, and its key may be used up. */
+export function keepUnread(state: State, message: string, said: Said): void {
+  drop(state, message);
+  state.unread.set(message, said);
+  registry.bytes += sizeOf(said);
+  for (const oldest of [...state.unread.keys()]) {
+    if (state.unread.size <= MAX_UNREAD) break;
+    drop(state, oldest);
+  }
+  state.keep();
+  registry.unread.delete(state);
+  registry.unread.add(state);
+  for (const oldest of registry.unread) {
+    if (registry.unread.size <= MAX_UNREAD_LANES && registry.bytes <= MAX_UNREAD_BYTES) break;
+    dropAll(oldest);
+    release(oldest.lane);
+  }
+}
+
+/** @internal It was handed over, or is of no use any more. */
+export function handed(state: State, message: string): void {
+  drop(state, message);
+  if (state.unread.size === 0) registry.unread.delete(state);
+  state.keep();
+}
+
+/** @internal Nothing of it is of use any more. */
+export function forget(state: State): void {
+  state.sides = [];
+  dropAll(state);
+}
+
+/** @internal What is unread at one address is so at another one now. */
+export function moveUnread(from: State, to: State): void {
+  for (const [message, said] of [...from.unread]) {
+    handed(from, message);
+    keepUnread(to, message, said);
+  }
+}

@@ -1,0 +1,209 @@
+/** What builders and ciphers share: the storage of an address, and what is asked of it. */
+
+import { addressOf, type ProtocolAddress } from './address.js';
+import type { Again, Turn, Write } from './calls.js';
+import type { KeyPair } from './curve.js';
+import { bytesOf, guarded, invalid, isUint8Array, StorageError, UntrustedIdentityKeyError } from './errors.js';
+import { defaultExecutor, type Executor } from './executor.js';
+import { idOf, publicKeyOf } from './keys.js';
+import { recordOf, SessionRecord } from './record.js';
+import { type SignalStorage, storeAgain } from './storage.js';
+
+/** Options of builders and ciphers. */
+export interface SessionOptions {
+  /** Who keeps order. Default one for all of the process. */
+  executor?: Executor | undefined;
+  /** Refuses to work on a storage that can not store a session and remove a prekey in one transaction. Default false. */
+  requireAtomicSessionAndPreKey?: boolean | undefined;
+}
+
+/** Who we are, for the synchronous variants. */
+export interface Own {
+  identity: KeyPair;
+  registrationId: number;
+}
+
+/** What every session of this protocol has weaker than our own profiles. */
+const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
+
+/** @internal Who we are, as the native half wants it. */
+export interface Packed {
+  readonly bytes: Buffer;
+  /** Our public key, as a key of a map. */
+  readonly who: string;
+  readonly registrationId: number;
+  /** The keys that were packed, as they were given. */
+  readonly pair: KeyPair;
+}
+
+const packedIdentities = new WeakMap<object, Packed>();
+
+/** What was packed for an identity, if its keys are still the same. */
+function packedBefore({ pubKey, privKey }: KeyPair, known: Packed | undefined): Packed | undefined {
+  if (known === undefined || !isUint8Array(pubKey) || !isUint8Array(privKey)) return undefined;
+  return known.pair.pubKey.equals(pubKey) && known.pair.privKey.equals(privKey) ? known : undefined;
+}
+
+/** @internal Packs who we are. */
+export function packed({ identity, registrationId }: Own): Packed {
+  if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
+  const known = packedBefore(identity, packedIdentities.get(identity));
+  if (known !== undefined && known.registrationId === registrationId) return known;
+  const id = Buffer.alloc(4);
+  id.writeUInt32BE(idOf(registrationId, 'a registration id'), 0);
+  const pubKey = publicKeyOf(identity.pubKey, 'our public key');
+  const bytes = Buffer.concat([pubKey, bytesOf(identity.privKey, 'our private key'), id]);
+  const pair = { pubKey: Buffer.from(identity.pubKey), privKey: Buffer.from(identity.privKey) };
+  const made = { bytes, who: pubKey.toString('latin1'), registrationId, pair };
+  packedIdentities.set(identity, made);
+  return made;
+}
+
+/** What is stored with a record. */
+interface With extends Pick<Write, 'fallback' | 'refused'> {
+  identity?: Buffer | undefined;
+  removePreKey?: number | undefined;
+}
+
+const OPTIONS = ['executor', 'requireAtomicSessionAndPreKey'];
+
+/** @internal */
+export class Peer {
+  readonly storage: SignalStorage;
+  readonly address: ProtocolAddress;
+  readonly key: string;
+  readonly executor: Executor;
+  readonly #again: Again;
+
+  constructor(storage: SignalStorage, address: unknown, options: SessionOptions = {}) {
+    if (typeof storage !== 'object' || storage === null) throw invalid('storage is an object');
+    this.storage = storage;
+    this.address = addressOf(address);
+    this.key = this.address.toString();
+    this.executor = executorOf(options, OPTIONS);
+    this.#again = (owner, value, sides) => storeAgain(typeof (owner as SignalStorage).storeSession === 'function' ? (owner as SignalStorage) : storage, this.key, value, sides);
+    const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
+    if (options.requireAtomicSessionAndPreKey && !atomic) {
+      throw new StorageError('the storage has neither commit nor storeSessionAndRemovePreKey, and one is asked for', {
+        code: 'STORAGE_NOT_ATOMIC',
+      });
+    }
+  }
+
+  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+    const { storage, key, executor } = this;
+    return storage.canonicalAddress === undefined ? executor.run(storage, key, work) : this.#runCanonical(work);
+  }
+
+  /** The address is asked for each time: a storage may learn that two are one. */
+  async #runCanonical<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+    const order: unknown = await this.storage.canonicalAddress?.(this.key);
+    if (typeof order !== 'string' || order === '') throw invalid('canonicalAddress gives an address');
+    return this.executor.run(this.storage, order, work);
+  }
+
+  /** Asks for the record, for `record` to read. */
+  askRecord(turn: Turn): unknown {
+    const newest = turn.newest();
+    if (newest === undefined) return this.executor.ask(turn, () => this.storage.loadSession(this.key));
+    return newest === null ? undefined : SessionRecord._adopt(newest);
+  }
+
+  record(given: unknown): SessionRecord | undefined {
+    const record = given instanceof SessionRecord ? given : guarded(() => recordOf(given));
+    // Also of records that were made elsewhere: nothing of them was started here.
+    if (record !== undefined) this.executor.compatible(this.key, SESSION);
+    return record;
+  }
+
+  async load(turn: Turn): Promise<SessionRecord | undefined> {
+    return this.record(turn.took(await this.askRecord(turn)));
+  }
+
+  askIdentity(turn: Turn): KeyPair | PromiseLike<KeyPair> {
+    return this.executor.ask(turn, () => this.storage.getOurIdentity());
+  }
+
+  /** Who we are, packed. The registration id is what it was when it was last asked for: only handshakes have it in them. */
+  own(turn: Turn, identity: KeyPair): Packed | Promise<Packed> {
+    if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
+    const known = packedBefore(identity, packedIdentities.get(identity));
+    if (known === undefined) return this.registered(turn, identity);
+    turn.known(known.who);
+    return known;
+  }
+
+  /** The same, with the registration id as it is now. */
+  async registered(turn: Turn, identity: KeyPair): Promise<Packed> {
+    const registrationId = turn.took(await this.executor.ask(turn, () => this.storage.getOurRegistrationId()));
+    const own = packed({ identity, registrationId: idOf(registrationId, 'our registration id') });
+    turn.known(own.who);
+    return own;
+  }
+
+  /** For what needs to know nothing of who we are but whose record it is. */
+  async whose(turn: Turn): Promise<void> {
+    await this.own(turn, turn.took(await this.askIdentity(turn)));
+  }
+
+  /** Asks whether an identity is trusted, for `judge`. */
+  askTrust(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): unknown {
+    return this.executor.ask(turn, () => this.storage.isTrustedIdentity(this.address.id, identity, direction));
+  }
+
+  judge(verdict: unknown, identity: Buffer): void {
+    if (verdict) return;
+    this.executor.emit('untrusted', () => ({ address: this.key }));
+    throw new UntrustedIdentityKeyError(this.address.id, identity);
+  }
+
+  async trusted(turn: Turn, identity: Buffer, direction: 'sending' | 'receiving'): Promise<void> {
+    this.judge(turn.took(await this.askTrust(turn, identity, direction)), identity);
+  }
+
+  /** Stores a record, and what goes with it, in one transaction where the storage can. The turn takes what is awaited of it. */
+  store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
+    const { storage, key } = this;
+    if (storage.commit === undefined && rest.removePreKey === undefined) {
+      return this.#write(turn, record, rest, { call: () => storage.storeSession(key, record) });
+    }
+    return this.#storeAll(turn, record, rest);
+  }
+
+  #write(turn: Turn, record: SessionRecord, { fallback, refused }: With, write: Pick<Write, 'call' | 'side'>): unknown {
+    return this.executor.write(turn, { value: record._bytes, fallback, refused, again: this.#again, ...write });
+  }
+
+  async #storeAll(turn: Turn, record: SessionRecord, rest: With): Promise<void> {
+    const { storage, executor, key } = this;
+    const { removePreKey } = rest;
+    const identity = rest.identity && { name: this.address.id, key: rest.identity };
+    const side = { ...(identity && { identity }), ...(removePreKey === undefined ? {} : { removePreKey }) };
+    const write = async (call: () => unknown): Promise<void> => {
+      turn.took(await this.#write(turn, record, rest, { call, side }));
+    };
+    if (storage.commit !== undefined) {
+      await write(() => storage.commit?.({ address: key, record, removePreKey, identity }));
+    } else if (removePreKey !== undefined && storage.storeSessionAndRemovePreKey !== undefined) {
+      await write(() => storage.storeSessionAndRemovePreKey?.(key, record, removePreKey));
+    } else {
+      // The session first: after a crash between the two a replay meets the session, not the prekey.
+      await write(() => storage.storeSession(key, record));
+      if (removePreKey !== undefined) turn.took(await executor.ask(turn, () => storage.removePreKey(removePreKey)));
+    }
+  }
+
+  compatibility(what: readonly string[]): void {
+    if (what.length > 0) this.executor.emit('compatibility', () => ({ address: this.key, what }));
+  }
+}
+
+/** @internal The executor of options, none of which is misspelt. */
+export function executorOf(options: { executor?: Executor | undefined }, known: readonly string[]): Executor {
+  if (typeof options !== 'object' || options === null) throw invalid('options are an object');
+  for (const key of Object.keys(options)) if (!known.includes(key)) throw invalid(`there is no option "${key}"; there are ${known.join(', ')}`);
+  const { executor = defaultExecutor } = options;
+  // One of another copy of this package is as good.
+  if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
+  return executor;
+}

@@ -1,0 +1,29 @@
+/** Messages that were read and whose save is not certain: each is handed over once, when it comes again. */
+
+import type { Turn } from './calls.js';
+import { handed, keepUnread, type Said } from './lanes.js';
+import { native } from './native.js';
+
+/** By a hash: a message may be long, and is in the memory of whoever has it anyway. */
+const nameOf = (message: Buffer): string => native().sha512(message).toString('latin1');
+
+/** What a message says that was read before, and was not handed over. */
+export function readBefore({ state }: Turn, message: Buffer): Said | undefined {
+  return state.unread.size > 0 ? state.unread.get(nameOf(message)) : undefined;
+}
+
+/** It was not handed over. */
+export function keepRead({ state }: Turn, message: Buffer, said: Said): void {
+  keepUnread(state, nameOf(message), said);
+}
+
+/** It is, or there is no use in it. */
+export function forgetRead({ state }: Turn, message: Buffer): void {
+  if (state.unread.size > 0) handed(state, nameOf(message));
+}
+
+/** Whether an error says that the key of a message is used up. */
+export function isUsed(thrown: unknown): boolean {
+  const { code } = Object(thrown) as { code?: unknown };
+  return code === 'DUPLICATE' || code === 'REPLAY';
+}
