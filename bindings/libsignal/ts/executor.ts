@@ -149,9 +149,7 @@ export class Executor extends Calls {
       return new Promise<T>((resolve, refuse) => this.#start([lane, owner], work, resolve, refuse));
     }
     return new Promise<T>((resolve, refuse) => {
-      // In the context of its caller, as if it had not waited: storages find their transaction by it.
-      const begin = AsyncResource.bind(() => this.#start([lane, owner], work, resolve, refuse));
-      this.#admit(lane, { run: begin, refuse, offer: this.#take });
+      this.#admit(lane, { begin: () => this.#start([lane, owner], work, resolve, refuse), refuse });
     });
   }
 
@@ -174,32 +172,29 @@ export class Executor extends Calls {
   /** Runs what nobody asked for: in nobody's context. */
   protected admitOwn(lane: Lane, owner: object, work: (turn: Turn) => Promise<void>): void {
     hold(lane);
-    nobodys.runInAsyncScope(() => {
-      const begin = (): void => nobodys.runInAsyncScope(() => this.#start([lane, owner], work, NOTHING, NOTHING));
-      this.#admit(lane, { run: begin, refuse: NOTHING, offer: this.#take });
-    });
+    this.#admit(lane, { begin: () => this.#start([lane, owner], work, NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
   }
 
-  #admit(lane: Lane, job: Job): void {
+  #admit(lane: Lane, { begin, refuse, context }: { begin: () => void; refuse: (error: Error) => void; context?: AsyncResource }): void {
     const queue = this.#queues.get(lane) ?? { jobs: 0, waiting: 0 };
     // Behind those of the address that wait already.
     const scope = queue.jobs >= this.#maxPerPeer || queue.waiting > 0 ? 'peer' : this.#queued >= this.#maxQueued ? 'all' : undefined;
-    if (scope === undefined) {
-      this.#enqueue(lane, job, queue);
-    } else if (this.#wait && this.#waiting.length < this.#maxQueued) {
-      this.#queues.set(lane, queue);
-      queue.waiting += 1;
-      lane.waiting += 1;
-      this.#waiting.push({ lane, job });
-      this.#tellPressure();
-    } else {
+    if (scope !== undefined && !(this.#wait && this.#waiting.length < this.#maxQueued)) {
       this.emit('rejected', () => ({ address: lane.address, queued: this.#queued, scope }));
       const where = scope === 'peer' ? `for ${lane.address}` : 'in all';
-      job.refuse(
-        new BackpressureError(`too much is waiting ${where}: the call was not begun`, { code: 'BACKPRESSURE', retryable: true }),
-      );
+      refuse(new BackpressureError(`too much is waiting ${where}: the call was not begun`, { code: 'BACKPRESSURE', retryable: true }));
       release(lane);
+      return;
     }
+    // In the context of its caller, as if it had not waited: storages find their transaction by it.
+    const within = context ?? new AsyncResource('stvor.libsignal');
+    const job: Job = { run: () => within.runInAsyncScope(begin), refuse, offer: this.#take };
+    if (scope === undefined) return this.#enqueue(lane, job, queue);
+    this.#queues.set(lane, queue);
+    queue.waiting += 1;
+    lane.waiting += 1;
+    this.#waiting.push({ lane, job });
+    this.#tellPressure();
   }
 
   #enqueue(lane: Lane, job: Job, queue: Queue): void {

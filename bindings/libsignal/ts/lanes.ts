@@ -25,8 +25,8 @@ export interface Said {
   /** Whose it is, and the one-time prekey that it uses up. */
   identities: readonly Buffer[];
   removePrekey?: number | undefined;
-  /** Of a handshake: the record that it was read on, and the one with its session. */
-  began?: { on: Buffer; record: Buffer };
+  /** Of a handshake: what it is known by, and the prekeys that it was read with, which may be gone by now. */
+  began?: { baseKey: Buffer; prekeys: Buffer };
 }
 
 /** Messages of one lane that are kept so, their addresses, and the bytes of all: the oldest go. */
@@ -177,7 +177,7 @@ function isIdle(lane: Lane): boolean {
 }
 
 function sizeOf({ plaintext, began }: Said): number {
-  return plaintext.length + (began === undefined ? 0 : began.on.length + began.record.length);
+  return plaintext.length + (began?.prekeys.length ?? 0);
 }
 
 function drop(state: State, message: string): void {

@@ -17,7 +17,6 @@ declare const process: {
 declare module 'node:async_hooks' {
   class AsyncResource {
     constructor(type: string);
-    static bind<T extends (...given: never[]) => unknown>(act: T): T;
     runInAsyncScope<T>(act: () => T): T;
   }
 }

@@ -10,7 +10,7 @@ import { native, type Opened, type Outside } from './native.js';
 import { type Own, packed, Peer, type SessionOptions } from './peer.js';
 import { noSession, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
-import { forgetRead, isUsed, keepRead, readBefore } from './unread.js';
+import { forgetRead, isUsed, keepRead, prekeysBefore, readBefore } from './unread.js';
 
 export type { Own, SessionOptions } from './peer.js';
 
@@ -76,6 +76,17 @@ function bundleOf(device: Device) {
     signature: signedPreKey.signature === undefined ? NONE : bytesOf(signedPreKey.signature, 'signedPreKey.signature'),
     ...(preKey ? { prekeyId: idOf(preKey.keyId), prekey: publicKeyOf(preKey.publicKey, 'preKey.publicKey') } : {}),
   };
+}
+
+/** A message that was read. */
+interface Read {
+  opened: Opened;
+  /** The record that it was read on; it may count again. */
+  before: SessionRecord;
+  /** Of a handshake that began a session: what it is known by, and its prekeys. */
+  began?: { baseKey: Buffer; prekeys: Buffer };
+  /** There was no record. */
+  fresh?: boolean;
 }
 
 /** Encrypts to, and decrypts from, one device of a peer. */
@@ -178,48 +189,46 @@ export class SessionCipher {
         }
         return this.#finish(turn, message, { opened, before: record });
       }
-      const said = readBefore(turn, message);
-      if (said?.began?.on.equals(record._bytes)) {
-        // It would come to the same, and its prekey may be gone.
-        const { plaintext, removePrekey, began, identities } = said;
-        opened = { record: Buffer.from(began.record), plaintext, identity: identities[0] ?? NONE, newSession: true, compatibility: [] };
-        if (removePrekey !== undefined) opened.removePrekey = removePrekey;
-      } else {
-        opened = await this.#begin(turn, outside, open);
-      }
-      return this.#finish(turn, message, { opened, began: { on: record, stored: stored !== undefined } });
+      const kept = prekeysBefore(turn, outside.baseKey);
+      let prekeys: Buffer;
+      ({ opened, prekeys } = kept === undefined ? await this.#begin(turn, outside, open) : { opened: open(kept), prekeys: kept });
+      return this.#finish(turn, message, { opened, before: record, began: { baseKey: outside.baseKey, prekeys }, fresh: stored === undefined });
     });
   }
 
   /** Opens a handshake with the prekeys that it names. */
-  async #begin(turn: Turn, { signed: signedId, prekey }: Outside, open: (prekeys: Buffer) => Opened): Promise<Opened> {
+  async #begin(
+    turn: Turn,
+    { signed: signedId, prekey }: Outside,
+    open: (prekeys: Buffer) => Opened,
+  ): Promise<{ opened: Opened; prekeys: Buffer }> {
     const { executor, storage } = this.#peer;
     const load = async (id: number) => turn.took(await executor.ask(turn, () => storage.loadPreKey(id)));
     const signed = turn.took(await executor.ask(turn, () => storage.loadSignedPreKey(signedId)));
     const given = prekey === undefined ? undefined : await load(prekey);
+    const prekeys = guarded(() => pack(signed, given));
     try {
-      return open(guarded(() => pack(signed, given)));
+      return { opened: open(prekeys), prekeys };
     } catch (thrown) {
       // libsignal-node leaves the id 0 out, so that none may mean 0.
       if (prekey !== undefined || (thrown as { code?: unknown }).code !== 'UNDECRYPTABLE') throw thrown;
       const zero = await load(0);
       if (zero === undefined || zero === null) throw thrown;
-      return open(guarded(() => pack(signed, zero)));
+      const both = guarded(() => pack(signed, zero));
+      return { opened: open(both), prekeys: both };
     }
   }
 
-  /** Stores what a message made of the record, then hands it over. `before` is a record that may count again, `began` what a handshake was read on. */
-  async #finish(turn: Turn, message: Buffer, read: { opened: Opened; before?: SessionRecord; began?: { on: SessionRecord; stored: boolean } }): Promise<Buffer> {
+  /** Stores what a message made of the record, then hands it over. */
+  async #finish(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): Promise<Buffer> {
     const peer = this.#peer;
-    const { opened, before, began } = read;
     peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
-    // Of their own: what a storage has it may wipe.
-    const on = Buffer.from((began?.on ?? before)?._bytes ?? NONE);
-    const kept = began && { on, record: Buffer.from(opened.record) };
+    // Of its own: what a storage has it may wipe.
+    const on = Buffer.from(before._bytes);
     const { plaintext, identity, removePrekey } = opened;
-    turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(kept && { began: kept }) });
+    turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    const counts = began === undefined ? { fallback: on } : { refused: began.stored ? on : null };
+    const counts = began === undefined ? { fallback: on } : { refused: fresh ? null : on };
     turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { ...counts, identity, removePreKey: removePrekey }));
     forgetRead(turn, message);
     peer.compatibility(opened.compatibility);

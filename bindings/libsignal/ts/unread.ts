@@ -12,6 +12,12 @@ export function readBefore({ state }: Turn, message: Buffer): Said | undefined {
   return state.unread.size > 0 ? state.unread.get(nameOf(message)) : undefined;
 }
 
+/** The prekeys of a handshake that was read before, by any of its messages, if that one was not handed over. */
+export function prekeysBefore({ state }: Turn, baseKey: Buffer): Buffer | undefined {
+  for (const { began } of state.unread.values()) if (began?.baseKey.equals(baseKey)) return began.prekeys;
+  return undefined;
+}
+
 /** It was not handed over. */
 export function keepRead({ state }: Turn, message: Buffer, said: Said): void {
   keepUnread(state, nameOf(message), said);
