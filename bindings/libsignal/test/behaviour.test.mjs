@@ -71,7 +71,7 @@ const BEHAVIOURS = [
     const { pubKey, privKey } = S.keyhelper.generateIdentityKeyPair();
     return [pubKey.length, pubKey[0], privKey.length, Buffer.isBuffer(pubKey), Buffer.isBuffer(privKey)];
   }, [33, 5, 32, true, true]],
-  ['a registration id has 14 bits', (S) => Array.from({ length: 50 }, S.keyhelper.generateRegistrationId).every((id) => id > 0 && id < 16_384), true],
+  ['a registration id has 14 bits', (S) => Array.from({ length: 50 }, S.keyhelper.generateRegistrationId).every((id) => id >= 0 && id < 16_384), true],
   ['a prekey has an id and a pair', (S) => {
     const { keyId, keyPair } = S.keyhelper.generatePreKey(5);
     return [keyId, keyPair.pubKey.length, keyPair.privKey.length];
