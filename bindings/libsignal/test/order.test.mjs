@@ -83,6 +83,25 @@ test('what could not be written again is written when the storage of the account
   assert.deepEqual([executor.pending, executor.queued], [0, 0]);
 });
 
+test('a sender key that could not be written again goes into no store of another account', async () => {
+  const executor = quick();
+  const [one, two] = [party(ours), party(ours)];
+  const name = (of) => new group.SenderKeyName(`accounts ${of}`, { id: 'me', deviceId: 1 });
+  await new group.GroupSessionBuilder(one, { executor }).create(name('one'));
+  let reject;
+  const dead = { ...one, storeSenderKey: () => new Promise((_, no) => { reject = no; }) };
+  assert.equal((await refused(new group.GroupCipher(dead, name('one'), { executor }).encrypt(same))).code, 'STORAGE_TIMEOUT');
+  dead.storeSenderKey = () => Promise.reject(new Error('closed'));
+  reject(new Error('connection lost'));
+  await pause(20);
+  await new group.GroupSessionBuilder(two, { executor }).create(name('two'));
+  await pause(20);
+  assert.deepEqual([...two.senderKeys.keys()], [name('two').toString()]);
+  // The store that it is of writes it, with what comes next.
+  const messages = [await new group.GroupCipher(one, name('one'), { executor }).encrypt(same), await new group.GroupCipher(one, name('one')).encrypt(same)];
+  assert.deepEqual(messages.map((message) => new group.SenderKeyMessage(message).getIteration()), [1, 2]);
+});
+
 test('a message whose save was refused though it landed is read when it comes again, once', async () => {
   const { alice, bob, at, toBob } = await talking();
   const lost = (act) => {

@@ -37,11 +37,16 @@ const MAX_HUNG_IN_ALL = 4_096;
 /** Records that could not be written again and are tried when something else of the account was stored. */
 const RETRIES = 4;
 
+/** @internal Of the sender chains of our own there is one row, whatever object stands for its store: two would make two messages of one key. */
+export const OURS = 'ours';
+
+const UNNAMED = 'unnamed';
+
 /** What hangs of one account, and what could not be written again since. */
 class Account {
   hung = 0;
   hungAt = 0;
-  readonly failed = new Map<State, (owner: object) => void>();
+  readonly failed = new Map<State, { owner: object; again: (owner: object) => void }>();
 }
 
 /** A record that nobody else has: storages may wipe what they are given. */
@@ -216,7 +221,9 @@ export abstract class Calls {
   #retry({ state, owner }: Turn): void {
     const account = this.#accounts.size > 0 ? this.#accounts.get(accountOf(state, owner)) : undefined;
     if (account === undefined) return;
-    for (const [failed, again] of [...account.failed].slice(0, RETRIES)) {
+    // Stores of sender keys do not say whose they are: one is tried for itself only.
+    const its = [...account.failed].filter(([failed, one]) => one.owner === owner || accountOf(failed, one.owner) !== UNNAMED);
+    for (const [failed, { again }] of its.slice(0, RETRIES)) {
       account.failed.delete(failed);
       again(owner);
     }
@@ -224,7 +231,7 @@ export abstract class Calls {
 
   /** Whether it answers again is seen by trying, now and then. */
   #refuseHung({ state, owner, lane }: Turn): void {
-    if (this.#accounts.size === 0) return;
+    if (state.hung === 0 && this.#accounts.size === 0) return;
     const account = this.#accounts.get(accountOf(state, owner));
     const all = account !== undefined && account.hung + account.failed.size >= MAX_HUNG_IN_ALL ? account.hungAt : undefined;
     const full = state.hung >= MAX_HUNG ? state.hungAt : all;
@@ -266,7 +273,7 @@ export abstract class Calls {
 
   /** Writes the newest again. If that fails, whoever comes next at the address does, or whoever of the account stores something. */
   #again(state: State, owner: object, again: Again): void {
-    this.#account(accountOf(state, owner)).failed.set(state, (by) => this.#again(state, by, again));
+    this.#account(accountOf(state, owner)).failed.set(state, { owner, again: (by) => this.#again(state, by, again) });
     const work = async (turn: Turn): Promise<void> => {
       turn.state = state;
       const { newest, sides } = state;
@@ -348,9 +355,9 @@ function refusedOf(row: Row): Buffer | null {
   return row.refused === undefined ? fallbackOf(row) : row.refused;
 }
 
-/** Whose writes hang: those of a scope, of an identity, of an object. */
-function accountOf(state: State, owner: object): unknown {
-  return scopeOf(owner) ?? state.key;
+/** Whose writes hang: those of a scope, of an identity, or of stores that do not say. */
+function accountOf({ who }: State, owner: object): unknown {
+  return scopeOf(owner) ?? (who === undefined || who === OURS ? UNNAMED : who);
 }
 
 /** @internal What a storage threw. */

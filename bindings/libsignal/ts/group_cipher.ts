@@ -1,6 +1,6 @@
 /** Making, taking in and using sender keys. */
 
-import type { Turn } from './calls.js';
+import { OURS, type Turn } from './calls.js';
 import { bytesOf, guarded, invalid } from './errors.js';
 import type { Executor } from './executor.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
@@ -25,9 +25,6 @@ export interface GroupOptions {
 
 /** What sender keys of this protocol have weaker than our own profiles: the message names neither its group nor its sender. */
 const GROUP = Object.freeze(['no-post-quantum', 'no-associated-data']);
-
-/** Of the chains of our own there is one row, whatever object stands for its store: two would make two messages of one key. */
-const OURS = 'ours';
 
 /** Where the keys of one sender are. */
 class Row {
