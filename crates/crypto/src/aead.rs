@@ -86,6 +86,38 @@ impl Aes256Gcm {
         self.key()?.open_in_place(nonce, Aad::from(aad), in_out).map_err(|_| CryptoError::DecryptFailed)
     }
 
+    /// Opens ciphertext and tag into `out`, which has to have the length of the plaintext, and leaves them as they are. When the
+    /// tag does not verify, `out` holds no plaintext.
+    ///
+    /// ```
+    /// use stvor_crypto::{Secret, aead::Aes256Gcm};
+    /// let key = Aes256Gcm::new(&Secret::new([1; 32]));
+    /// let mut sealed = b"words".to_vec();
+    /// key.seal(&[0; 12], b"context", &mut sealed)?;
+    /// let mut out = [0; 5];
+    /// key.open_into(&[0; 12], b"context", &sealed, &mut out)?;
+    /// assert_eq!(&out, b"words");
+    /// # Ok::<(), stvor_crypto::CryptoError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CryptoError::DecryptFailed`], also for an `out` of another length.
+    pub fn open_into(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), CryptoError> {
+        let (body, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError::DecryptFailed)?;
+        if body.len() != out.len() {
+            return Err(CryptoError::DecryptFailed);
+        }
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let opened = self.key()?.open_separate_gather(nonce, Aad::from(aad), body, tag, out);
+        opened.map_err(|_| CryptoError::DecryptFailed)
+    }
+
     /// Opens a ciphertext whose tag came apart, in place.
     ///
     /// # Errors
@@ -128,7 +160,9 @@ mod tests {
             assert_eq!(failed, Err(CryptoError::DecryptFailed));
             let mut whole = sealed.clone();
             assert_eq!(key.open(&[0; 12], b"wrong", &mut whole), Err(CryptoError::DecryptFailed));
-            for left in [apart.as_slice(), whole.get(..length).unwrap()] {
+            let mut out = vec![0; length];
+            assert_eq!(key.open_into(&[0; 12], b"wrong", &sealed, &mut out), Err(CryptoError::DecryptFailed));
+            for left in [apart.as_slice(), whole.get(..length).unwrap(), &out] {
                 // One byte in 256 of a ciphertext equals the plaintext's by chance; a run of them does not.
                 assert!(left != plaintext || length == 1, "{length}");
                 assert!(!left.windows(8).any(|window| window == [0x5a; 8]), "{length}");

@@ -105,7 +105,7 @@ impl Engine {
     /// Places, names and headers of memories after a place. A damaged one has no header.
     fn headers_after(&self, after: i64, count: usize) -> Result<Vec<Listed>, VaultError> {
         self.no_lockdown()?;
-        let rows = self.database.memories_after(after, count)?;
+        let rows = self.database.headers_after(after, count)?;
         rows.into_iter().map(|(at, row)| Ok((at, row.id, self.sound(self.header(&row))?))).collect()
     }
 }

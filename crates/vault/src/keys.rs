@@ -19,7 +19,7 @@ use crate::audit::Event;
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::level::Level;
-use crate::sealing::{RowKey, Unwrap, Wrap};
+use crate::sealing::{RowKey, Scratch, Unwrap, Wrap};
 use crate::storage::EventRow;
 
 /// What the records of keys are bound to.
@@ -93,7 +93,7 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
     slots.insert(SLOT_ROOT.into(), new.owner.wrap(&root, ROOT, rng)?.encode());
     let verbs = VerbKey::random(rng)?;
     slots.insert(SLOT_VERBS.into(), new.owner.wrap(&verbs, VERBS, rng)?.encode());
-    let rows = RowKey::new(&derive(&root, "rows"));
+    let rows = RowKey::spread(&derive(&root, "rows"));
     let put = |slots: &mut Slots, name: String, plain: &[u8], rng: &mut dyn Random| {
         let sealed = rows.seal(rng, name.as_bytes(), plain)?;
         slots.insert(name, sealed);
@@ -225,7 +225,7 @@ impl BaseKeys {
 
     /// Derives and opens them.
     pub(crate) fn open(root: &RootKey, slots: &Slots) -> Result<Self, VaultError> {
-        let rows = RowKey::new(&derive(root, "rows"));
+        let rows = RowKey::spread(&derive(root, "rows"));
         let open = |name: &str| {
             let changed = |_| VaultError::tampered(format!("the key record {name}"), "it does not open");
             rows.open(name.as_bytes(), slot(slots, name)?).map_err(changed)
@@ -250,8 +250,8 @@ impl BaseKeys {
             true => Secret::from_slice(open(SLOT_HASHES)?.expose())?,
             false => derive(root, "hashes"),
         };
-        let events = RowKey::new(&derive(root, "events"));
-        let working = RowKey::new(&derive(root, "levels 0 and 1"));
+        let events = RowKey::spread(&derive(root, "events"));
+        let working = RowKey::spread(&derive(root, "levels 0 and 1"));
         let (bound, backups) = (derive(root, "bound tables"), derive(root, "hashes"));
         Ok(Self { events, working, signer, retired, verbs, bound, hashes, backups, publics, rows })
     }
@@ -273,20 +273,21 @@ impl BaseKeys {
 
     /// An event, and the bytes that the log hashes; nothing when the row is not what was written there.
     pub(crate) fn open_event(&self, row: &EventRow) -> Option<(Event, Vec<u8>)> {
-        let mut sealed = row.sealed.clone();
-        let (entry, said) = self.open_event_in_place(row.seq, &mut sealed)?;
+        let mut scratch = Scratch::default();
+        let (entry, said) = self.open_event_into(row.seq, &row.sealed, &mut scratch)?;
         let mut event: Event = serde_json::from_slice(entry).ok()?;
         event.said = said.map(|said| String::from_utf8_lossy(said).into_owned());
         Some((event, entry.to_vec()))
     }
 
     /// The bytes that the log hashes, and what was said to the event.
-    pub(crate) fn open_event_in_place<'a>(
+    pub(crate) fn open_event_into<'a>(
         &self,
         seq: u64,
-        sealed: &'a mut [u8],
+        sealed: &[u8],
+        scratch: &'a mut Scratch,
     ) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-        let plain = self.events.open_in_place(&seq.to_be_bytes(), sealed).ok()?;
+        let plain = self.events.open_into(&seq.to_be_bytes(), sealed, scratch).ok()?;
         // JSON has no line end inside, so what follows one is what was said to it.
         Some(match plain.iter().position(|byte| *byte == b'\n') {
             Some(end) => (plain.get(..end)?, plain.get(end + 1..)),
@@ -442,7 +443,7 @@ impl Reseal<'_> {
     /// All records, sealed under the new root key, with fresh keys of levels 2 and 3. Records that the root key does not seal
     /// (of level 4, tokens and profiles) stay as they are.
     pub(crate) fn slots(&self, slots: &Slots, rng: &mut dyn Random) -> Result<Resealed, VaultError> {
-        let rows = RowKey::new(&derive(&self.new.root, "rows"));
+        let rows = RowKey::spread(&derive(&self.new.root, "rows"));
         let mut all = Resealed { slots: Slots::new(), privates: BTreeMap::new() };
         let seal = |name: &str, plain: &[u8], rng: &mut dyn Random| rows.seal(rng, name.as_bytes(), plain);
         for (name, record) in slots {

@@ -243,6 +243,9 @@ pub struct Header {
     pub state_since: Option<u64>,
     /// Why, in the words of who decided.
     pub state_reason: String,
+    /// How many events the log had when key and content were destroyed. Vaults of before do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_at: Option<u64>,
     /// Whether all but id, level and namespace is held back from who asked. It is never stored.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub closed: bool,
@@ -292,6 +295,7 @@ impl Header {
             state: State::default(),
             state_since: None,
             state_reason: String::new(),
+            destroyed_at: None,
             closed: true,
         }
     }

@@ -3,6 +3,7 @@
 use core::num::NonZero;
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::mpsc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -12,6 +13,7 @@ use crate::audit::{Event, Operation};
 use crate::engine::hour;
 use crate::keys::BaseKeys;
 use crate::memory::MemoryId;
+use crate::sealing::Scratch;
 use crate::storage::{EventPart, EventRow, MemoryPart, MemoryView};
 
 /// Threads at most.
@@ -65,76 +67,117 @@ struct Seen<'a> {
 /// What is bound in a memory's row.
 #[derive(Deserialize)]
 struct Bound<'a> {
-    id: MemoryId,
+    #[serde(borrow)]
+    id: &'a str,
     #[serde(borrow)]
     namespace: Cow<'a, str>,
     expires: Option<u64>,
 }
 
 /// Reads part after part on this thread while other threads `work` on those before, and takes what comes of them, in order.
-/// At most as many parts as there are threads are held at a time.
-pub(crate) fn piped<R: Send, T: Send, E>(
-    mut read: impl FnMut() -> Result<Option<R>, E>,
-    work: impl Fn(R) -> T + Sync,
+/// At most as many parts as there are threads and one more are held at a time; `read` gets those that are done with to fill them
+/// again, so that memory which is there is used.
+pub(crate) fn piped<R: Send + Default, T: Send, E>(
+    mut read: impl FnMut(R) -> Result<Option<R>, E>,
+    work: impl Fn(&R) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
-    let Some(mut part) = read()? else { return Ok(()) };
+    let Some(first) = read(R::default())? else { return Ok(()) };
     if threads == 1 {
+        let mut part = first;
         loop {
-            take(work(part))?;
-            let Some(next) = read()? else { return Ok(()) };
+            take(work(&part))?;
+            let Some(next) = read(part)? else { return Ok(()) };
             part = next;
         }
     }
-    let Some(second) = read()? else { return take(work(part)) };
-    let (work, mut second) = (&work, Some(second));
+    // For one part nobody is worth starting.
+    let Some(second) = read(R::default())? else { return take(work(&first)) };
+    let work = &work;
     std::thread::scope(|scope| {
-        let mut under_way = VecDeque::new();
-        loop {
-            under_way.push_back(scope.spawn(move || work(part)));
-            if under_way.len() >= threads
-                && let Some(first) = under_way.pop_front()
-            {
-                take(joined(first))?;
-            }
-            let next = match second.take() {
-                None => read()?,
-                second => second,
+        let start = |_| {
+            let (parts, given) = mpsc::sync_channel::<R>(1);
+            let (done, results) = mpsc::sync_channel(1);
+            let run = move || {
+                // Ends when no more parts come, or nobody wants what comes of them.
+                for part in given {
+                    let result = work(&part);
+                    if done.send((result, part)).is_err() {
+                        break;
+                    }
+                }
             };
-            let Some(next) = next else { break };
-            part = next;
+            (parts, results, scope.spawn(run))
+        };
+        let mut idle: VecDeque<_> = (0..threads).map(start).collect();
+        let mut workers = idle.split_off(threads);
+        let mut spare = Vec::new();
+        let mut ready = VecDeque::from([first, second]);
+        loop {
+            let part = match ready.pop_front() {
+                Some(part) => part,
+                None => match read(spare.pop().unwrap_or_default())? {
+                    Some(part) => part,
+                    None => break,
+                },
+            };
+            // Who was given the first of those under way is done first, or is waited for: so the order stays.
+            let (parts, results, thread) = match idle.pop_front() {
+                Some(worker) => worker,
+                None => {
+                    let Some((parts, results, thread)) = workers.pop_front() else { break };
+                    let Ok((result, part)) = results.recv() else { return joined(thread) };
+                    spare.push(part);
+                    take(result)?;
+                    (parts, results, thread)
+                }
+            };
+            if parts.send(part).is_err() {
+                return joined(thread);
+            }
+            workers.push_back((parts, results, thread));
         }
-        under_way.into_iter().map(joined).try_for_each(&mut take)
+        drop(idle);
+        for (parts, results, thread) in workers {
+            drop(parts);
+            let Ok((result, _)) = results.recv() else { return joined(thread) };
+            take(result)?;
+        }
+        Ok(())
     })
 }
 
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+/// A thread that went away before it was told to: its panic is everybody's.
+fn joined<E>(thread: std::thread::ScopedJoinHandle<'_, ()>) -> Result<(), E> {
     match thread.join() {
-        Ok(done) => done,
+        Ok(()) => Ok(()),
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
 /// An event's row, or nothing when it is not what was written there.
 pub(crate) fn event(base: &BaseKeys, row: &EventRow) -> Option<ReadEvent> {
-    read_event(base, (row.seq, &mut row.sealed.clone()))
+    read_event(base, (row.seq, &row.sealed), &mut Scratch::default())
 }
 
 /// Rows of events with their numbers.
-pub(crate) fn events(base: &BaseKeys, part: EventPart) -> Vec<(u64, Option<ReadEvent>)> {
-    part.each(|seq, sealed| (seq, read_event(base, (seq, sealed))))
+pub(crate) fn events(base: &BaseKeys, part: &EventPart) -> Vec<(u64, Option<ReadEvent>)> {
+    let mut scratch = Scratch::default();
+    part.each(|seq, sealed| (seq, read_event(base, (seq, sealed), &mut scratch)))
 }
 
-fn read_event(base: &BaseKeys, (seq, sealed): (u64, &mut [u8])) -> Option<ReadEvent> {
-    let (entry, said) = base.open_event_in_place(seq, sealed)?;
+fn read_event(base: &BaseKeys, (seq, sealed): (u64, &[u8]), scratch: &mut Scratch) -> Option<ReadEvent> {
+    let (entry, said) = base.open_event_into(seq, sealed, scratch)?;
     let leaf = Hash::leaf(entry);
+    // Looked at as text once, and not string by string.
+    let entry = core::str::from_utf8(entry).ok()?;
     let whole: Event;
-    let seen = match serde_json::from_slice::<Seen<'_>>(entry) {
+    let seen = match serde_json::from_str::<Seen<'_>>(entry) {
         Ok(seen) => seen,
         // A text with a character that JSON writes otherwise is not there as it stands.
         Err(_) => {
-            whole = serde_json::from_slice(entry).ok()?;
+            whole = serde_json::from_str(entry).ok()?;
             let row = whole.row.as_deref().filter(|_| whole.refused.is_none());
             let row = whole.memory.zip(row.and_then(bytes));
             let spoke = said.is_some();
@@ -175,22 +218,23 @@ fn is_hash_of(base: &BaseKeys, said: &[u8], text: Option<&str>) -> bool {
 /// Rows of memories: what the log should have of each, and what is wrong with its header.
 pub(crate) fn memories(base: &BaseKeys, part: &MemoryPart) -> Vec<ReadMemory> {
     // Rows that follow each other are mostly of one namespace.
-    let mut known: Option<(String, [u8; 16])> = None;
+    let (mut known, mut scratch) = (None, Scratch::default());
     part.each(|row| ReadMemory {
         id: *row.id,
         digest: row.digest(),
-        problem: header(base, &row, &mut known).err(),
+        problem: header(base, &row, (&mut known, &mut scratch)).err(),
     })
 }
 
 fn header(
     base: &BaseKeys,
     row: &MemoryView<'_>,
-    known: &mut Option<(String, [u8; 16])>,
+    (known, scratch): (&mut Option<(String, [u8; 16])>, &mut Scratch),
 ) -> Result<(), &'static str> {
-    let plain = base.rows.open(row.id.as_bytes(), row.header).map_err(|_| "its header does not open")?;
-    let header: Bound<'_> =
-        serde_json::from_slice(plain.expose()).map_err(|_| "its header is not understood")?;
+    let plain = base.rows.open_into(row.id.as_bytes(), row.header, scratch);
+    let plain = plain.map_err(|_| "its header does not open")?;
+    let plain = core::str::from_utf8(plain).map_err(|_| "its header is not understood")?;
+    let header: Bound<'_> = serde_json::from_str(plain).map_err(|_| "its header is not understood")?;
     let due = header.expires.filter(|_| row.wrapped.is_some() || row.due.is_some()).map(hour);
     let space = match known {
         Some((namespace, space)) if *namespace == header.namespace => *space,
@@ -201,7 +245,7 @@ fn header(
             space
         }
     };
-    let same = header.id == *row.id && space == *row.space && row.due == due;
+    let same = header.id.parse() == Ok(*row.id) && space == *row.space && row.due == due;
     if same { Ok(()) } else { Err("its header is of another row") }
 }
 
@@ -228,7 +272,7 @@ mod tests {
         for count in [0, 1, 2, 3, 50] {
             let mut numbers = 0..count;
             let mut taken = Vec::new();
-            let work = |number: usize| {
+            let work = |&number: &usize| {
                 // The first ones take longest.
                 (0..20 * (count - number)).for_each(|_| std::thread::yield_now());
                 number * 2
@@ -237,7 +281,7 @@ mod tests {
                 taken.push(number);
                 Ok::<_, ()>(())
             };
-            piped(|| Ok(numbers.next()), work, take).unwrap();
+            piped(|_| Ok(numbers.next()), work, take).unwrap();
             assert_eq!(taken, (0..count).map(|number| number * 2).collect::<Vec<_>>());
         }
         let mut numbers = 0..50;
@@ -246,14 +290,18 @@ mod tests {
             taken = number;
             if number == 10 { Err("ten") } else { Ok(()) }
         };
-        assert_eq!(piped(|| Ok(numbers.next()), |number| number, take), Err("ten"));
+        assert_eq!(piped(|_| Ok(numbers.next()), |number| *number, take), Err("ten"));
         assert_eq!(taken, 10);
         let mut reads = 0;
-        let read = || {
+        let read = |_| {
             reads += 1;
             if reads < 5 { Ok(Some(reads)) } else { Err("the fifth") }
         };
-        assert_eq!(piped(read, |number| number, |_| Ok(())), Err("the fifth"));
+        assert_eq!(piped(read, |number| *number, |_| Ok(())), Err("the fifth"));
+        let mut numbers = 0..50;
+        let work = |&number: &i32| assert_ne!(number, 20, "a worker's panic is everybody's");
+        let run = || piped(|_| Ok::<_, ()>(numbers.next()), work, |()| Ok(()));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
     }
 
     #[test]

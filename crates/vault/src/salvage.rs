@@ -10,7 +10,7 @@ use crate::export::Exported;
 use crate::level::Level;
 use crate::storage::{CheckpointFile, Database, Lock, MemoryRow};
 use crate::vault::{CHECKPOINTS, DATABASE};
-use crate::{Options, VaultError, keys};
+use crate::{Options, Refusal, VaultError, keys};
 
 /// Memories that are read at a time.
 const PAGE: usize = 32;
@@ -26,9 +26,29 @@ pub struct Salvaged {
     pub wrong: VaultError,
 }
 
+/// What a salvage is given.
+#[derive(Debug, Clone, Copy)]
+pub struct SalvageKeys<'a> {
+    /// The owner's secret.
+    pub owner: &'a dyn KeyHolder,
+    /// The second secret, of level 4.
+    pub second: Option<&'a dyn KeyHolder>,
+    /// Whether memories of level 3, and of level 4 with the second secret, are read although nothing logs it.
+    pub unlogged: bool,
+}
+
+impl<'a> SalvageKeys<'a> {
+    /// The owner's secret alone: levels 0 to 2.
+    #[must_use]
+    pub fn new(owner: &'a dyn KeyHolder) -> Self {
+        Self { owner, second: None, unlogged: false }
+    }
+}
+
 /// Gives every memory of a vault that does not open to `with`, as [`crate::Vault::export`] would. It takes the owner's secret and the
-/// files; nobody may have the vault open, and nothing is written. Memories of level 3 and above come without content, for each of
-/// their recalls has to be logged, and so do those whose rows are not the newest, as far as that can be told. A vault that opens is
+/// files; nobody may have the vault open, and nothing is written. Memories of level 3 and 4 come without content unless
+/// [`SalvageKeys::unlogged`] says that the owner wants them although nothing logs it; those of level 5 always do, since its token
+/// answers to an open vault. So do those whose rows are not the newest, as far as that can be told. A vault that opens is
 /// refused: its recalls can be logged.
 ///
 /// # Errors
@@ -36,7 +56,7 @@ pub struct Salvaged {
 /// [`VaultError::Tampered`] when the key records or the file of the database are damaged: that takes a backup.
 pub fn salvage(
     path: &Path,
-    owner: &dyn KeyHolder,
+    given: &SalvageKeys<'_>,
     mut with: impl FnMut(&Exported),
 ) -> Result<Salvaged, VaultError> {
     if !path.join(DATABASE).is_file() {
@@ -46,10 +66,17 @@ pub fn salvage(
     let database = Database::open(&path.join(DATABASE))?;
     let missing = || VaultError::tampered("the owner's key record", "it is missing");
     let record = database.slot(keys::SLOT_ROOT)?.ok_or_else(missing)?;
-    let root = keys::unwrap_root(&record, owner)?;
+    let root = keys::unwrap_root(&record, given.owner)?;
+    let vaulted = match given.second {
+        Some(second) => {
+            let record = database.slot(keys::SLOT_VAULTED)?.ok_or(Refusal::NoVaultedKey)?;
+            Some(keys::unwrap_vaulted(&record, second)?)
+        }
+        None => None,
+    };
     let outside = vec![CheckpointFile::open(&path.join(CHECKPOINTS))?];
     let mut engine = Engine::new((database, lock), (outside, Vec::new()), Options::default());
-    let wrong = engine.open_to_read(&root)?;
+    let wrong = engine.open_to_read(&root, vaulted.as_ref())?;
     let mut found = Salvaged { memories: 0, with_content: 0, wrong };
     let mut after = 0;
     loop {
@@ -57,7 +84,7 @@ pub fn salvage(
         let Some((last, _)) = rows.last() else { return Ok(found) };
         after = *last;
         for (_, row) in rows {
-            let memory = engine.salvaged(&row);
+            let memory = engine.salvaged(&row, given.unlogged);
             found.memories += 1;
             found.with_content += u64::from(memory.content.is_ok());
             with(&memory);
@@ -66,14 +93,14 @@ pub fn salvage(
 }
 
 impl Engine {
-    fn salvaged(&self, row: &MemoryRow) -> Exported {
+    fn salvaged(&self, row: &MemoryRow, unlogged: bool) -> Exported {
         let header = match self.header(row) {
             Ok(header) => header,
             Err(error) => return Exported { id: row.id, header: None, content: Err(error.code()) },
         };
         let content = if header.gone(self.clock.now().wall).is_some() {
             Err("MEMORY_GONE")
-        } else if header.level > Level::Private {
+        } else if header.level == Level::Black || (header.level > Level::Private && !unlogged) {
             Err("VAULT_LOG_UNAVAILABLE")
         } else {
             let opened = self.exportable(&header).and_then(|()| self.open(row, &header));

@@ -1,19 +1,49 @@
 //! How rows and contents are sealed: pure functions over keys and bytes.
 
 use stvor_base::codec::{Reader, Writer};
-use stvor_crypto::aead::{Aes256Gcm, NONCE_BYTES};
+use stvor_crypto::aead::{Aes256Gcm, NONCE_BYTES, TAG_BYTES};
 use stvor_crypto::kdf::hkdf_sha256;
 use stvor_crypto::p256::{AgreementKey, PUBLIC_KEY_BYTES, PublicKey};
 use stvor_crypto::{CryptoError, Random, Secret, SecretBytes};
 
-/// A key that seals many rows, each under a random nonce. By then a nonce repeats with a probability of 2^-32 after 2^32
-/// rows.
+/// Keys that a key for many rows is spread over.
+const SPREAD: u16 = 256;
+
+/// A key that seals rows, each under a random nonce of 96 bits. One key may seal 2^32 rows: a nonce repeats by then with a
+/// probability of 2^-32 (NIST SP 800-38D, 8.3). A key for many rows is spread over 256 keys that follow from it, each for the rows
+/// of some places, so it is good for 2^40: 10,000 rows a second for three years. The nonce itself tells nothing of the place,
+/// since a place is written again after a commit that failed or a restore.
 #[derive(Debug)]
-pub(crate) struct RowKey(Aes256Gcm);
+pub(crate) struct RowKey {
+    keys: Vec<Aes256Gcm>,
+    /// What sealed all places before; it opens rows of then, and seals nothing any more.
+    before: Option<Aes256Gcm>,
+}
+
+/// Where plaintexts are opened into, one after another. It is wiped when it goes away or grows.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch(SecretBytes);
 
 impl RowKey {
+    /// A key for few rows.
     pub(crate) fn new(key: &Secret<32>) -> Self {
-        Self(Aes256Gcm::new(key))
+        Self { keys: vec![Aes256Gcm::new(key)], before: None }
+    }
+
+    /// A key for many rows.
+    pub(crate) fn spread(key: &Secret<32>) -> Self {
+        let of = |number: u16| {
+            let info = [b"STVOR vault row key ".as_slice(), &number.to_be_bytes()].concat();
+            Aes256Gcm::new(&hkdf_sha256::<32>(b"", key.expose(), &info))
+        };
+        Self { keys: (0..SPREAD).map(of).collect(), before: Some(Aes256Gcm::new(key)) }
+    }
+
+    /// The key of a place. Numbers and random names spread evenly over the keys.
+    fn of(&self, ad: &[u8]) -> Result<&Aes256Gcm, CryptoError> {
+        let folded = ad.iter().fold(0, |folded, byte| folded ^ byte);
+        let at = usize::from(folded) % self.keys.len().max(1);
+        self.keys.get(at).ok_or(CryptoError::Internal("a row key without keys"))
     }
 
     /// Seals `plain` for the place that `ad` names.
@@ -23,26 +53,48 @@ impl RowKey {
         let mut out = Vec::with_capacity(NONCE_BYTES + plain.len() + 16);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(plain);
-        let tag =
-            self.0.seal_in_place_separate_tag(&nonce, ad, out.get_mut(NONCE_BYTES..).unwrap_or_default())?;
+        let tag = self.of(ad)?.seal_in_place_separate_tag(
+            &nonce,
+            ad,
+            out.get_mut(NONCE_BYTES..).unwrap_or_default(),
+        )?;
         out.extend_from_slice(&tag);
         Ok(out)
     }
 
     /// Opens what [`RowKey::seal`] sealed for the same place.
     pub(crate) fn open(&self, ad: &[u8], sealed: &[u8]) -> Result<SecretBytes, CryptoError> {
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(CryptoError::DecryptFailed)?;
-        let mut plain = SecretBytes::from_slice(rest);
-        let length = self.0.open(nonce, ad, plain.expose_mut())?.len();
-        plain.truncate(length);
+        let mut plain = SecretBytes::from(vec![0; Self::length(sealed)?]);
+        self.open_to(ad, sealed, plain.expose_mut())?;
         Ok(plain)
     }
 
-    /// The same, where the sealed bytes stand.
-    pub(crate) fn open_in_place<'a>(&self, ad: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8], CryptoError> {
-        let (nonce, rest) =
-            sealed.split_first_chunk_mut::<NONCE_BYTES>().ok_or(CryptoError::DecryptFailed)?;
-        self.0.open(nonce, ad, rest).map(|plain| &*plain)
+    /// The same, into a place that serves many.
+    pub(crate) fn open_into<'a>(
+        &self,
+        ad: &[u8],
+        sealed: &[u8],
+        scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8], CryptoError> {
+        let length = Self::length(sealed)?;
+        if scratch.0.len() < length {
+            scratch.0 = SecretBytes::from(vec![0; length.next_power_of_two()]);
+        }
+        let out = scratch.0.expose_mut().get_mut(..length).ok_or(CryptoError::DecryptFailed)?;
+        self.open_to(ad, sealed, out)?;
+        Ok(out)
+    }
+
+    fn length(sealed: &[u8]) -> Result<usize, CryptoError> {
+        sealed.len().checked_sub(NONCE_BYTES + TAG_BYTES).ok_or(CryptoError::DecryptFailed)
+    }
+
+    fn open_to(&self, ad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), CryptoError> {
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(CryptoError::DecryptFailed)?;
+        match (self.of(ad)?.open_into(nonce, ad, rest, out), &self.before) {
+            (Err(_), Some(before)) => before.open_into(nonce, ad, rest, out),
+            (opened, _) => opened,
+        }
     }
 }
 
@@ -188,6 +240,30 @@ pub(crate) fn open_content(
 mod tests {
     use super::*;
     use stvor_crypto::SystemRandom;
+
+    #[test]
+    fn a_key_for_many_rows_seals_each_place_with_one_of_256_and_opens_what_was_sealed_before() {
+        let rng = &mut SystemRandom::new();
+        let root = Secret::new([7; 32]);
+        let (one, many) = (RowKey::new(&root), RowKey::spread(&root));
+        let mut scratch = Scratch::default();
+        let mut used = std::collections::BTreeSet::new();
+        for seq in 0..1_024_u64 {
+            let place = seq.to_be_bytes();
+            used.insert(std::ptr::from_ref(many.of(&place).unwrap()) as usize);
+            let words = vec![b'w'; usize::try_from(seq).unwrap()];
+            let (old, new) =
+                (one.seal(rng, &place, &words).unwrap(), many.seal(rng, &place, &words).unwrap());
+            for sealed in [&old, &new] {
+                assert_eq!(many.open(&place, sealed).unwrap().expose(), words);
+                assert_eq!(many.open_into(&place, sealed, &mut scratch).unwrap(), words);
+                assert!(many.open(&(seq + 1).to_be_bytes(), sealed).is_err());
+            }
+            assert!(one.open(&place, &new).is_err(), "the old key seals nothing any more");
+        }
+        assert_eq!(used.len(), usize::from(SPREAD));
+        assert!(many.open(b"", &[0; NONCE_BYTES + TAG_BYTES - 1]).is_err());
+    }
 
     #[test]
     fn a_key_is_wrapped_anew_and_its_content_stays() {

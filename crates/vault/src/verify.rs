@@ -1,11 +1,12 @@
 //! Verification: the log's rows against its hashes, the hashes against the checkpoints, the memories' rows against the log.
 
+use core::hash::{BuildHasher, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Note, ProofFile, TlogError};
+use stvor_tlog::{Checkpoint, Frontier, Hash, InclusionProof, Node, Note, ProofFile, TlogError};
 
 use crate::VaultError;
 use crate::audit::Operation;
@@ -15,9 +16,9 @@ use crate::level::Level;
 use crate::memory::{MemoryId, State};
 use crate::reading::{self, ReadEvent, ReadMemory};
 
-/// Rows that are worked on at a time, and how often that is done in one step.
-const PART: usize = 1_024;
-const PARTS: usize = 8;
+/// Rows that are worked on at a time: as many as the caches of a processor hold; and how often that is done in one step.
+const PART: usize = 256;
+const PARTS: usize = 32;
 /// Contents that one step opens: each may have a megabyte.
 const CONTENTS: usize = 64;
 /// Problems that are listed; more are only counted.
@@ -137,6 +138,30 @@ struct Known {
     seen: bool,
 }
 
+/// Ids are random and the log is the vault's own, so some bytes of one are as good as a hash of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct ById(u64);
+
+impl BuildHasher for ById {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+impl Hasher for ById {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.as_chunks::<8>().0 {
+            self.0 ^= u64::from_ne_bytes(*chunk);
+        }
+    }
+}
+
 /// A verification that is under way. It is done in steps between groups of operations, so that it keeps nobody waiting; what is
 /// written meanwhile is read too.
 #[derive(Debug)]
@@ -151,6 +176,8 @@ pub(crate) struct Verification {
     /// Checkpoints outside the database, and where they are.
     heads: Vec<(String, Checkpoint)>,
     tree: Frontier,
+    /// Hashes that were computed and are not held against the stored ones yet.
+    complete: Vec<Node>,
     /// The event that is taken next.
     next: u64,
     /// Rows of events before this number were read.
@@ -163,7 +190,7 @@ pub(crate) struct Verification {
     removed: (Option<Vec<u8>>, Removed),
     /// The digest of that by the log.
     pruned: Option<[u8; 32]>,
-    known: HashMap<MemoryId, Known>,
+    known: HashMap<MemoryId, Known, ById>,
     /// The place of the last memory whose row was read.
     after: i64,
     /// The place of the last one whose content was opened.
@@ -181,6 +208,7 @@ impl Verification {
             archives,
             heads: Vec::new(),
             tree: Frontier::new(),
+            complete: Vec::new(),
             next: 0,
             read: 0,
             nodes: 0,
@@ -188,7 +216,7 @@ impl Verification {
             stopped: false,
             removed: (None, Removed::default()),
             pruned: None,
-            known: HashMap::new(),
+            known: HashMap::default(),
             after: 0,
             opened: 0,
         }
@@ -220,7 +248,7 @@ impl Engine {
                 }
             }
             Phase::Contents => {
-                if self.verify_contents(state)? < CONTENTS {
+                if self.verify_contents(state)? {
                     if state.scope == Scope::Contents {
                         return Ok(Some(core::mem::take(&mut state.contents)));
                     }
@@ -240,6 +268,7 @@ impl Engine {
 
     fn verify_begin(&mut self, state: &mut Verification) -> Result<(), VaultError> {
         let memories = self.database.memory_count()?;
+        state.known.reserve(usize::try_from(memories).unwrap_or_default());
         let reads = if state.scope == Scope::Everything { 2 } else { 1 };
         state.progress.expect(self.held()?.tree.size() + memories * reads);
         let trusted = self.held()?.base.verifiers();
@@ -305,11 +334,11 @@ impl Engine {
         let base = &self.held()?.base;
         let progress = Arc::clone(&state.progress);
         let (mut next, mut left, mut end) = (state.read, PARTS, false);
-        let read = || {
+        let read = |spare| {
             if left == 0 || end {
                 return Ok(None);
             }
-            let part = self.database.event_part(next, PART)?;
+            let part = self.database.event_part((next, PART), spare)?;
             (left, end) = (left - 1, part.len() < PART);
             next = part.last().map_or(next, |last| last + 1);
             progress.add(part.len());
@@ -318,6 +347,7 @@ impl Engine {
         let take = |events| self.take_events(state, events);
         reading::piped(read, |part| reading::events(base, part), take)?;
         state.read = next;
+        self.take_hashes(state)?;
         Ok(end)
     }
 
@@ -327,22 +357,21 @@ impl Engine {
         events: Vec<(u64, Option<ReadEvent>)>,
     ) -> Result<(), VaultError> {
         let size = self.held()?.tree.size();
-        let mut complete = Vec::with_capacity(2 * PART);
         for (seq, event) in events {
             if seq >= size {
                 state.report.add(format!("the event {seq}"), "the log has no such event");
                 continue;
             }
-            self.take_gap(state, seq, &mut complete)?;
+            self.take_gap(state, seq)?;
             state.next = seq + 1;
             state.report.events += 1;
             let Some(event) = event else {
                 let reason = "it was changed, or stands in another's place";
                 state.report.add(format!("the event {seq}"), reason);
-                state.tree.append(Hash::empty(), &mut complete)?;
+                state.tree.append(Hash::empty(), &mut state.complete)?;
                 continue;
             };
-            state.tree.append(event.leaf, &mut complete)?;
+            state.tree.append(event.leaf, &mut state.complete)?;
             if !event.said {
                 state.report.add(format!("the event {seq}"), "what was said to it was changed");
             }
@@ -356,7 +385,7 @@ impl Engine {
                 state.known.entry(id).or_insert(Known { digest, seen: false }).digest = digest;
             }
         }
-        self.take_hashes(state, &mut complete)
+        Ok(())
     }
 
     /// Learns which events have no rows any more. That may change while a verification is under way.
@@ -378,12 +407,7 @@ impl Engine {
     }
 
     /// Takes events without rows up to a number: those that were removed, by their hashes. Others are missing.
-    fn take_gap(
-        &self,
-        state: &mut Verification,
-        upto: u64,
-        complete: &mut Vec<stvor_tlog::Node>,
-    ) -> Result<(), VaultError> {
+    fn take_gap(&self, state: &mut Verification, upto: u64) -> Result<(), VaultError> {
         while state.next < upto {
             let count = (upto - state.next).min(PART as u64);
             let leaves = self.database.node_range(0, (state.next, PART))?;
@@ -391,7 +415,7 @@ impl Engine {
             for seq in state.next..state.next + count {
                 while leaves.next_if(|(at, _)| *at < seq).is_some() {}
                 let leaf = leaves.next_if(|(at, _)| *at == seq).map_or_else(Hash::empty, |(_, leaf)| leaf);
-                state.tree.append(leaf, complete)?;
+                state.tree.append(leaf, &mut state.complete)?;
                 if state.removed.1.contains(seq) {
                     state.report.removed += 1;
                 } else {
@@ -400,18 +424,15 @@ impl Engine {
             }
             state.next += count;
             state.progress.add(usize::try_from(count).unwrap_or(0));
-            self.take_hashes(state, complete)?;
+            self.take_hashes(state)?;
         }
         Ok(())
     }
 
-    fn take_hashes(
-        &self,
-        state: &mut Verification,
-        complete: &mut Vec<stvor_tlog::Node>,
-    ) -> Result<(), VaultError> {
-        state.nodes += complete.len() as u64;
-        state.bad_hashes += self.verify_hashes(&mut state.report, complete)?;
+    /// Holds the hashes of what was read against the stored ones.
+    fn take_hashes(&self, state: &mut Verification) -> Result<(), VaultError> {
+        state.nodes += state.complete.len() as u64;
+        state.bad_hashes += self.verify_hashes(&mut state.report, &mut state.complete)?;
         Ok(())
     }
 
@@ -455,11 +476,7 @@ impl Engine {
     }
 
     /// Compares computed hashes with the stored ones, and empties the list.
-    fn verify_hashes(
-        &self,
-        report: &mut Report,
-        complete: &mut Vec<stvor_tlog::Node>,
-    ) -> Result<u64, VaultError> {
+    fn verify_hashes(&self, report: &mut Report, complete: &mut Vec<Node>) -> Result<u64, VaultError> {
         let mut bad = 0;
         complete.sort_unstable_by_key(|node| (node.level, node.index));
         for level in complete.chunk_by(|a, b| a.level == b.level) {
@@ -520,11 +537,11 @@ impl Engine {
         let base = &self.held()?.base;
         let progress = Arc::clone(&state.progress);
         let (mut after, mut left, mut end) = (state.after, PARTS, false);
-        let read = || {
+        let read = |spare| {
             if left == 0 {
                 return Ok(None);
             }
-            let part = self.database.memory_part(after, PART)?;
+            let part = self.database.memory_part((after, PART), spare)?;
             left -= 1;
             after = part.last.unwrap_or(after);
             progress.add(part.len());
@@ -535,19 +552,18 @@ impl Engine {
             take_memories(state, rows);
             Ok::<_, VaultError>(())
         };
-        reading::piped(read, |part| reading::memories(base, &part), take)?;
+        reading::piped(read, |part| reading::memories(base, part), take)?;
         state.after = after;
         Ok(end)
     }
 
-    /// Opens some contents whose keys are held. Returns how many memories were looked at.
-    fn verify_contents(&self, state: &mut Verification) -> Result<usize, VaultError> {
+    /// Opens some contents whose keys are held. Returns whether there are no more.
+    fn verify_contents(&self, state: &mut Verification) -> Result<bool, VaultError> {
         let session = self.held()?.session.as_ref();
         let rows = self.database.memories_after(state.opened, CONTENTS)?;
-        let Some((last, _)) = rows.last() else { return Ok(0) };
+        let Some((last, _)) = rows.last() else { return Ok(true) };
         state.opened = *last;
         state.progress.add(rows.len());
-        let count = rows.len();
         for (_, row) in rows {
             let opened = self.header(&row).and_then(|header| {
                 let ended = matches!(header.state, State::Forgotten | State::Expired);
@@ -564,7 +580,7 @@ impl Engine {
                 Err(error) => state.contents.add(format!("the memory {}", row.id), error.to_string()),
             }
         }
-        Ok(count)
+        Ok(false)
     }
 
     /// Proves an event against the newest checkpoint.

@@ -12,6 +12,7 @@ mod read;
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stvor_keys::recipients::Sealing;
@@ -23,7 +24,7 @@ pub use read::{Archive, Archived, Trust, check, each};
 use crate::audit::{Event, Operation};
 use crate::engine::agents::OWNER;
 use crate::storage::named_when_whole;
-use crate::{Vault, VaultError};
+use crate::{Pending, Progress, Vault, VaultError};
 
 /// Events that are read at a time.
 const BATCH: usize = 4_096;
@@ -66,7 +67,20 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`], [`VaultError::Exists`], [`VaultError::Io`], [`VaultError::Key`].
     pub fn archive(&self, path: &Path, sealing: &Sealing, words: bool) -> Result<u64, VaultError> {
-        named_when_whole(path, |draft| self.write_archive(draft, sealing, words))
+        self.archive_telling(path, (sealing, words), |_, _| ())
+    }
+
+    /// As [`Vault::archive`]; `tell` hears how many events are written, and of how many.
+    ///
+    /// # Errors
+    /// As [`Vault::archive`].
+    pub fn archive_telling(
+        &self,
+        path: &Path,
+        what: (&Sealing, bool),
+        mut tell: impl FnMut(u64, u64),
+    ) -> Result<u64, VaultError> {
+        named_when_whole(path, |draft| self.write_archive(draft, what, &mut tell))
     }
 
     /// Removes from the database the rows of the events that an archive holds, all of them or none. The caller has opened the
@@ -80,11 +94,23 @@ impl Vault {
     /// out that are still in the database, or has no words; [`VaultError::Tampered`] when a row that is to be removed is not what
     /// the log hashed; [`VaultError::LogUnavailable`].
     pub fn prune(&self, archive: &ArchiveHead, lose_words: bool) -> Result<Pruned, VaultError> {
-        let archive = archive.clone();
-        self.ask(move |engine| engine.prune(&archive, lose_words)).wait()
+        self.begin_prune(archive, lose_words).0.wait()
     }
 
-    fn write_archive(&self, draft: &Path, sealing: &Sealing, words: bool) -> Result<u64, VaultError> {
+    /// As [`Vault::prune`], without waiting. The other part tells how much of the log was read.
+    #[must_use]
+    pub fn begin_prune(&self, archive: &ArchiveHead, lose_words: bool) -> (Pending<Pruned>, Arc<Progress>) {
+        let (archive, progress) = (archive.clone(), Arc::new(Progress::default()));
+        let state = Arc::clone(&progress);
+        (self.ask(move |engine| engine.prune(&archive, lose_words, &state)), progress)
+    }
+
+    fn write_archive(
+        &self,
+        draft: &Path,
+        (sealing, words): (&Sealing, bool),
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64, VaultError> {
         use std::os::unix::fs::OpenOptionsExt;
         let failed = |error: std::io::Error| VaultError::io("writing", draft, &error);
         let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft);
@@ -114,6 +140,7 @@ impl Vault {
                 }
             }
             next += entries.len() as u64;
+            tell(next.min(size) - from, size - from);
         }
         let sealed = out.into_inner().map_err(|error| failed(error.into_error()))?;
         let mut buffer = sealed.finish().map_err(failed)?;

@@ -96,6 +96,10 @@ pub struct BackupRecord {
     /// What did not verify in the vault when it was made. Such a backup is restored with the damage, or not at all.
     #[serde(default)]
     pub problems: u64,
+    /// The number of the newest memory in it: it holds those up to this one. Backups of before do not say; of those the clock is
+    /// asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<i64>,
 }
 
 /// A backup that is to be made.

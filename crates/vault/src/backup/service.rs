@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use stvor_crypto::{Random, SystemRandom};
 
@@ -16,6 +18,8 @@ use crate::storage::{make_directory, write_private};
 use crate::{Vault, VaultError};
 
 const DRAFT: &str = "backup-draft-";
+/// How often it is told how far a backup is.
+const OFTEN: Duration = Duration::from_millis(200);
 
 /// The copy that a backup is made from. It is removed, whatever happens; one that a kill left goes when the vault is opened.
 struct Draft(PathBuf);
@@ -67,14 +71,42 @@ impl Vault {
     /// [`crate::Refusal::Cold`]; [`VaultError::Invalid`] for an incremental one when there is none to build on;
     /// [`VaultError::Io`], [`VaultError::Key`].
     pub fn backup(&self, new: &NewBackup) -> Result<BackupRecord, VaultError> {
+        self.backup_telling(new, |_, _| ())
+    }
+
+    /// As [`Vault::backup`]; `tell` hears how many rows are copied and verified, and of how many. When they all are, the file is
+    /// sealed and written.
+    ///
+    /// # Errors
+    /// As [`Vault::backup`].
+    pub fn backup_telling(
+        &self,
+        new: &NewBackup,
+        mut tell: impl FnMut(u64, u64),
+    ) -> Result<BackupRecord, VaultError> {
         make_directory(&new.directory)?;
         let mut random = [0; 8];
         SystemRandom::new().fill(&mut random)?;
         let draft = Draft(self.path().join(format!("{DRAFT}{:016x}", u64::from_be_bytes(random))));
-        let wanted = Wanted { draft: draft.0.clone(), kind: new.kind, description: new.description.clone() };
-        let Copied { manifest, owner, key } = self.ask(move |engine| engine.copy(&wanted)).wait()?;
+        let wanted = Wanted {
+            draft: draft.0.clone(),
+            kind: new.kind,
+            description: new.description.clone(),
+            progress: Arc::default(),
+        };
+        let copying = Arc::clone(&wanted.progress);
+        let copied = self.ask(move |engine| engine.copy(&wanted));
+        let copied = copied.wait_while(OFTEN, || {
+            let (done, total) = copying.now();
+            tell(done, 2 * total);
+        });
+        let Copied { manifest, newest, owner, key } = copied?;
         // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
-        let report = self.verify()?;
+        let (report, verifying) = self.begin_verify(false);
+        let report = report.wait_while(OFTEN, || {
+            let (done, total) = verifying.now();
+            tell(total + done, 2 * total);
+        })?;
         let problems = report.problems.len() as u64 + report.more_problems;
         let bytes = serde_json::to_vec_pretty(&manifest);
         let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;
@@ -85,7 +117,7 @@ impl Vault {
         let contents = Contents { manifest: &manifest, bytes: &bytes, seal: &seal, database: &draft.0 };
         pack(&contents, &new.sealing, &path)?;
         drop(draft);
-        let record = BackupRecord { manifest, path, problems };
+        let record = BackupRecord { manifest, path, problems, newest: Some(newest) };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
         if let Ok(own) = fs::read_to_string(self.path().join(FORGOTTEN)) {

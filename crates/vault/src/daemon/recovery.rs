@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use stvor_keys::recipients::{Recipient, Sealing};
 use stvor_tlog::witness::CosignatureVerifier;
 
 use super::outbox;
-use super::verbs::{key, value};
+use super::verbs::{PROGRESS, key, value};
 use crate::archive::ArchiveHead;
 use crate::backup::{BackupKind, NewBackup};
 use crate::memory::MemoryId;
@@ -269,8 +270,19 @@ fn text(secret: &SecretBytes) -> String {
     String::from_utf8_lossy(secret.expose()).into_owned()
 }
 
+/// Passes on what is told, as often as other verbs tell how far they are.
+fn seldom(mut tell: impl FnMut(u64, u64)) -> impl FnMut(u64, u64) {
+    let mut last = Instant::now();
+    move |done, total| {
+        if last.elapsed() >= PROGRESS {
+            last = Instant::now();
+            tell(done, total);
+        }
+    }
+}
+
 impl RecoveryVerb {
-    pub(super) fn run(self, vault: &Vault) -> Result<Value, VaultError> {
+    pub(super) fn run(self, vault: &Vault, mut tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
         match self {
             Self::Backup { directory, kind, recipients, passphrase, description } => {
                 let sealing = match passphrase {
@@ -278,13 +290,22 @@ impl RecoveryVerb {
                     None => sealing_to(&recipients)?,
                 };
                 let directory = outbox::directory(vault, directory)?;
-                value(vault.backup(&NewBackup { directory, kind, sealing, description })?)
+                let new = NewBackup { directory, kind, sealing, description };
+                value(vault.backup_telling(&new, seldom(tell))?)
             }
             Self::Archive { path, recipients, words } => {
                 let (sealing, path) = (sealing_to(&recipients)?, outbox::file(vault, path)?);
-                Ok(json!({ "events": vault.archive(&path, &sealing, words)? }))
+                let events = vault.archive_telling(&path, (&sealing, words), seldom(tell))?;
+                Ok(json!({ "events": events }))
             }
-            Self::Prune { archive, lose_words } => value(vault.prune(&archive, lose_words)?),
+            Self::Prune { archive, lose_words } => {
+                let (pending, state) = vault.begin_prune(&archive, lose_words);
+                let pruned = pending.wait_while(PROGRESS, || {
+                    let (done, total) = state.now();
+                    tell(done, total);
+                });
+                value(pruned?)
+            }
             Self::AcceptCheckpoints {} => Ok(json!({ "accepted": vault.accept_checkpoints()? })),
             Self::Fetch { name, offset } => outbox::fetch(vault, &name, offset),
             Self::Taken { name, kept } => outbox::taken(vault, &name, kept).map(done),

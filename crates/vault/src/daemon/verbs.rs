@@ -273,7 +273,7 @@ impl OwnerVerb {
                 let (entry, proof) = vault.prove(event)?;
                 Ok(json!({ "event": String::from_utf8_lossy(&entry), "proof": proof.to_string() }))
             }
-            Self::Recovery { act } => act.run(vault),
+            Self::Recovery { act } => act.run(vault, tell),
             Self::Keys { act } => act.run(vault, tell),
             Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
             Self::Log { query } => value(vault.read_log(query)?),
@@ -356,6 +356,7 @@ impl AgentVerb {
             Self::Status {} => {
                 let mut status = vault.status()?;
                 (status.newest_backup, status.watchers_untold) = (None, 0);
+                status.backups_of_other_formats = 0;
                 // Why the owner, or another agent, stopped everything is not every agent's to know.
                 if let Some(lockdown) =
                     status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())

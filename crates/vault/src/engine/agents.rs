@@ -106,6 +106,14 @@ impl Caller {
         matches!(self, Self::Owner)
     }
 
+    /// Refuses who asks about a namespace that is none of its own. How far an agent reaches is no secret from it.
+    pub(crate) fn must_reach(&self, namespace: &str) -> Result<(), Refusal> {
+        match self.reaches(namespace) {
+            true => Ok(()),
+            false => Err(Refusal::NotAllowed { what: "use this namespace" }),
+        }
+    }
+
     /// Whether the caller may know of what is in a namespace.
     pub(crate) fn reaches(&self, namespace: &str) -> bool {
         match self {
@@ -198,7 +206,7 @@ impl Engine {
             let unknown = || VaultError::unknown(format!("agent {name}"));
             let (key, _) = known.ok_or_else(unknown)?;
             engine.database.remove_record(Table::Agent, &key)?;
-            engine.written.remove(name);
+            engine.drop_budget(name)?;
             engine.database.add_ended(&engine.revoked(&key)?)?;
             // Another agent of this name inherits no grant, and nobody is kept from asking by who is gone.
             for approval in engine.approvals()?.into_iter().filter(|approval| approval.agent == name) {

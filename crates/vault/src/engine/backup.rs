@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stvor_crypto::kdf::constant_time_eq;
 use stvor_crypto::{Random, Secret};
@@ -16,6 +17,7 @@ use crate::keys::SLOT_ROOT;
 use crate::memory::{Header, MemoryId, State};
 use crate::storage::copy::Extent;
 use crate::storage::{CheckpointFile, Database, MemoryRow, Table};
+use crate::verify::Progress;
 use crate::{VaultError, limits};
 
 /// The record of backups that were made.
@@ -30,6 +32,8 @@ pub(crate) struct Wanted {
     pub(crate) draft: PathBuf,
     pub(crate) kind: BackupKind,
     pub(crate) description: String,
+    /// How many rows of events and memories are copied.
+    pub(crate) progress: Arc<Progress>,
 }
 
 /// A copy that was made.
@@ -37,6 +41,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Copied {
     /// What it is.
     pub(crate) manifest: Manifest,
+    /// The number of the newest memory in it.
+    pub(crate) newest: i64,
     /// The owner's record of the root key in it.
     pub(crate) owner: Vec<u8>,
     /// What the backup is sealed with. The root key may be changed before that is done; this one is of the copy.
@@ -69,16 +75,17 @@ impl Engine {
             let origin = held.base.signer.verifier().name().to_owned();
             let note = sign(held)?.to_string();
             let head = (note.as_str(), &bound[..]);
+            wanted.progress.expect(size + engine.database.memory_count()?);
             let parent = match wanted.kind {
                 BackupKind::Full => None,
                 BackupKind::Incremental => Some(engine.newest_backup()?.manifest.as_parent()),
             };
             let memories = match &parent {
-                None => engine.database.copy(&wanted.draft, &Extent::Whole, head)?,
+                None => engine.database.copy((&wanted.draft, &wanted.progress), &Extent::Whole, head)?,
                 Some(parent) => {
                     let memories = engine.changed_since(parent.size)?;
                     let extent = Extent::Since { from: parent.size, memories: &memories };
-                    engine.database.copy(&wanted.draft, &extent, head)?
+                    engine.database.copy((&wanted.draft, &wanted.progress), &extent, head)?
                 }
             };
             event.count = Some(memories);
@@ -99,7 +106,7 @@ impl Engine {
                 description: wanted.description.clone(),
             };
             let key = engine.held()?.base.backup_key();
-            Ok(Copied { manifest, owner, key })
+            Ok(Copied { manifest, newest: engine.database.newest_memory()?, owner, key })
         })
     }
 
@@ -177,14 +184,19 @@ impl Engine {
     }
 
     /// Backups that still hold a memory's content: made after it was stored and before it ended. Also those whose file is not
-    /// there now: the disk may only be put away.
+    /// there now: the disk may only be put away. Told by the numbers of memories and events, which no clock changes.
     pub(crate) fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
         let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
-        let header = self.header(&self.database.memory(&id)?.ok_or_else(unknown)?)?;
+        let number = self.database.memory_number(&id)?.ok_or_else(unknown)?;
+        let header = self.header(&self.database.memory_header(&id)?.ok_or_else(unknown)?)?;
         let ended = matches!(header.state, State::Forgotten | State::Expired);
         let end = header.state_since.filter(|_| ended).unwrap_or(u64::MAX);
-        let holds =
-            |record: &BackupRecord| record.manifest.made >= header.created && record.manifest.made <= end;
+        let holds = |record: &BackupRecord| {
+            let Manifest { made, size, .. } = record.manifest;
+            let begun = record.newest.map_or(made >= header.created, |newest| number <= newest);
+            let left = header.destroyed_at.map_or(made <= end, |events| size <= events);
+            begun && left
+        };
         Ok(self.backups()?.into_iter().filter(holds).collect())
     }
 

@@ -55,9 +55,7 @@ impl Engine {
             if !caller.may_have(memory.level) {
                 return Err(Refusal::NotAllowed { what: "store at this level" }.into());
             }
-            if !caller.reaches(&memory.namespace) {
-                return Err(Refusal::NotAllowed { what: "use this namespace" }.into());
-            }
+            caller.must_reach(&memory.namespace)?;
             if memory.trust == Trust::Owner && !caller.is_owner() {
                 return Err(Refusal::NotAllowed { what: "store something as said by the owner" }.into());
             }
@@ -129,6 +127,7 @@ impl Engine {
             state: if memory.tombstone.is_some() { State::Tombstoned } else { State::Live },
             state_since: memory.tombstone.as_ref().map(|_| now),
             state_reason: memory.tombstone.clone().unwrap_or_default(),
+            destroyed_at: None,
             closed: false,
         })
     }
@@ -399,6 +398,7 @@ impl Engine {
             header.searchable.clear();
             header.source.clear();
             header.content_hash.clear();
+            header.destroyed_at = Some(self.held()?.tree.size());
             (row.wrapped, row.content, row.due) = (None, None, None);
             self.wipe = true;
         }

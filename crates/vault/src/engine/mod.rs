@@ -99,8 +99,8 @@ pub(crate) struct Engine {
     /// Counts of refused requests that this group logged.
     summed_up: Vec<((String, bool), u64)>,
     usage: quota::Usage,
-    /// What each agent added to the log, since this process has it open.
-    written: HashMap<String, budget::Written>,
+    /// What each agent added to the log.
+    budgets: budget::Budgets,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
@@ -152,7 +152,7 @@ impl Engine {
             refusals: HashMap::new(),
             summed_up: Vec::new(),
             usage: quota::Usage::default(),
-            written: HashMap::new(),
+            budgets: budget::Budgets::default(),
             refused_cold: 0,
             before: None,
             wipe: false,
@@ -274,9 +274,7 @@ impl Engine {
             plain.extend_from_slice(said.as_bytes());
         }
         let sealed = held.base.events.seal(&mut self.rng, &seq.to_be_bytes(), &plain)?;
-        if let Some(written) = self.written.get_mut(&event.actor) {
-            written.count(sealed.len());
-        }
+        self.budgets.count(&event.actor, sealed.len());
         let mut complete: Vec<Node> = Vec::new();
         held.tree.append(Hash::leaf(&entry), &mut complete)?;
         // A commitment has no time.
@@ -325,6 +323,7 @@ impl Engine {
             }
             self.index = None;
             self.usage.drop_all();
+            self.budgets.save_next();
             for (who, suppressed) in core::mem::take(&mut self.summed_up) {
                 let refusals = self.refusals.entry(who).or_default();
                 refusals.suppressed = refusals.suppressed.saturating_add(suppressed);
@@ -373,6 +372,7 @@ impl Engine {
             return Err(self.broken.take().unwrap_or_else(lost_transaction));
         }
         self.save_usage()?;
+        self.save_budgets()?;
         if self.before.is_none() && self.held.is_some() && self.database.take_changed() {
             // Only with an event there is a checkpoint that nobody can put an older state under.
             self.log(&Event::new(self.clock.now(), "vault", Operation::Record))?;

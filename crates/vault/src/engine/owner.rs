@@ -8,7 +8,9 @@ use super::agents::{OWNER, UNPROVED};
 use super::sessions::SessionId;
 use super::status::{Lockdown, Mode, Status};
 use super::{Engine, Held};
+
 use crate::audit::{Event, Operation};
+use crate::backup::{BackupRecord, FORMAT};
 use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
@@ -83,10 +85,17 @@ impl Engine {
     }
 
     /// Holds the keys of a vault whose log does not open, to read memories and nothing else. Returns what is wrong with the log.
-    pub(crate) fn open_to_read(&mut self, root: &RootKey) -> Result<VaultError, VaultError> {
+    pub(crate) fn open_to_read(
+        &mut self,
+        root: &RootKey,
+        vaulted: Option<&Secret<32>>,
+    ) -> Result<VaultError, VaultError> {
         let slots = self.database.slots()?;
         let base = BaseKeys::open(root, &slots)?;
-        let (session, _) = SessionKeys::open(root, &slots);
+        let (mut session, _) = SessionKeys::open(root, &slots);
+        if let Some(vaulted) = vaulted {
+            session.open_vaulted(vaulted, &slots)?;
+        }
         let Err(wrong) = self.checked_tree(&base) else {
             return Err(VaultError::invalid("the vault opens; export it (`stvor vault export`)"));
         };
@@ -163,6 +172,7 @@ impl Engine {
             return Ok(());
         }
         self.end_sessions()?;
+        self.budgets.save_next();
         let event = Event::new(self.clock.now(), "vault", Operation::Close);
         self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))
     }
@@ -302,12 +312,15 @@ impl Engine {
                 checkpoint_files: self.outside.len(),
                 checkpoint_files_behind: 0,
                 newest_backup: None,
+                backups_of_other_formats: 0,
                 watchers_untold: 0,
                 doubted: Vec::new(),
                 missing_checkpoints: Vec::new(),
             });
         };
         let session = held.session.as_ref();
+        let backups = self.sound(self.backups())?.unwrap_or_default();
+        let known = |one: &&BackupRecord| one.manifest.format == FORMAT;
         Ok(Status {
             mode: if session.is_some() { Mode::Open } else { Mode::Locked },
             vaulted: session.is_some_and(|keys| keys.opens(crate::Level::Vaulted)),
@@ -320,9 +333,8 @@ impl Engine {
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
             checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
-            newest_backup: self
-                .sound(self.backups())?
-                .and_then(|all| all.iter().map(|one| one.manifest.made).max()),
+            newest_backup: backups.iter().filter(known).map(|one| one.manifest.made).max(),
+            backups_of_other_formats: backups.iter().filter(|one| !known(one)).count() as u64,
             watchers_untold: self.sound(self.untold())?.map_or(0, |untold| untold.len()),
             doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
             missing_checkpoints: self

@@ -388,10 +388,12 @@ impl Engine {
                 (profile.rotating, profile.stored) = (Some(0), 0);
                 engine.session()?.profiles.insert((name.to_owned(), profile.generation), pair);
             }
-            let total = engine.database.memory_count()?;
+            let (total, newest) = (engine.database.memory_count()?, engine.database.newest_memory()?);
             let rows = engine.database.memories_after(profile.rotating.unwrap_or_default(), count)?;
             let (looked, generation) = (rows.len() as u64, profile.generation);
-            let mut step = Step { looked, total, wrapped: 0, done: rows.len() < count, generation };
+            let last = rows.last().map(|(number, _)| *number);
+            let done = last.is_none_or(|last| last >= newest);
+            let mut step = Step { looked, total, wrapped: 0, done, generation };
             for (place, mut row) in rows {
                 profile.rotating = Some(place);
                 // A damaged row is told of, stays what it is, and keeps no other from the new key.

@@ -200,7 +200,7 @@ impl Engine {
         let event = Event::new(self.clock.now(), OWNER, Operation::CheckIn);
         self.audited(event, |engine, event| {
             let record = engine.switch()?.filter(|record| record.every > 0);
-            let mut record = record.ok_or_else(|| VaultError::invalid("the dead-man switch is not armed"))?;
+            let mut record = record.ok_or_else(|| VaultError::unknown("dead-man switch that is armed"))?;
             (record.number, record.checked_in) = (engine.next_number(seen, event.at.wall)?, event.at.wall);
             event.count = Some(record.number);
             engine.put_sealed_slot(SWITCH, &record)?;

@@ -14,6 +14,7 @@ use crate::audit::{Event, Operation, hex};
 use crate::error::Refusal;
 use crate::memory::MemoryId;
 use crate::reading::{self, ReadEvent};
+use crate::verify::Progress;
 
 /// The record of what was removed.
 const SLOT: &str = "removed";
@@ -135,13 +136,18 @@ impl Engine {
 
     /// Removes the rows of events that an archive holds, but for those that are needed. `lose_words`: also if what was said to
     /// requests is not in the archive.
-    pub(crate) fn prune(&mut self, archive: &ArchiveHead, lose_words: bool) -> Result<Pruned, VaultError> {
+    pub(crate) fn prune(
+        &mut self,
+        archive: &ArchiveHead,
+        lose_words: bool,
+        progress: &Progress,
+    ) -> Result<Pruned, VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::Prune);
         self.audited(event, |engine, event| {
             engine.no_lockdown()?;
             let mut removed = engine.removed()?;
             engine.fits(archive, &removed)?;
-            let needed = engine.needed(archive.size, &removed)?;
+            let needed = engine.needed(archive.size, &removed, progress)?;
             if let Some(seq) = needed.words.filter(|_| !archive.words && !lose_words) {
                 return Err(VaultError::invalid(format!(
                     "what was said to requests (the first is event {seq}) is not in the archive and would be lost; make the \
@@ -159,6 +165,7 @@ impl Engine {
             let held = engine.held.as_ref().ok_or(Refusal::Cold)?;
             let sealed = held.base.rows.seal(&mut engine.rng, SLOT.as_bytes(), &removed.encode())?;
             engine.database.put_slot(SLOT, &sealed)?;
+            engine.database.give_back()?;
             engine.wipe = true;
             let done = Pruned { removed: gone.len() as u64, kept };
             (event.count, event.content) = (Some(done.removed), Some(hex(&removed.digest())));
@@ -186,12 +193,14 @@ impl Engine {
 
     /// Reads the log, and learns what is needed of it. A row that is damaged, or gone without having been removed, ends it: the
     /// archive may be what it can be mended with.
-    fn needed(&self, size: u64, removed: &Removed) -> Result<Needed, VaultError> {
+    fn needed(&self, size: u64, removed: &Removed, progress: &Progress) -> Result<Needed, VaultError> {
         let base = &self.held()?.base;
+        progress.expect(self.database.event_count()?);
         let (mut next, mut needed) = (0, Needed::default());
-        let read = || {
-            let part = self.database.event_part(next, PART)?;
+        let read = |spare| {
+            let part = self.database.event_part((next, PART), spare)?;
             next = part.last().map_or(next, |last| last + 1);
+            progress.add(part.len());
             Ok(Some(part).filter(|part| part.len() > 0))
         };
         let take = |events| self.take_needed(&mut needed, events, (size, removed));

@@ -120,26 +120,25 @@ impl Engine {
             engine.no_lockdown()?;
             let words = words(query)?;
             event.text = Some(engine.keyed("text", query.as_bytes())?);
+            caller.must_reach(namespace)?;
+            engine.index_namespace(namespace)?;
+            let levels = engine.searched(caller)?;
+            let hits = match &engine.index {
+                Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,
+                None => Vec::new(),
+            };
             let mut found = Vec::new();
-            if caller.reaches(namespace) {
-                engine.index_namespace(namespace)?;
-                let levels = engine.searched(caller)?;
-                let hits = match &engine.index {
-                    Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,
-                    None => Vec::new(),
-                };
-                for hit in hits {
-                    let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
-                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
-                    let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
-                    if known
-                        && header.namespace == namespace
-                        && header.state == State::Live
-                        && header.gone(event.at.wall).is_none()
-                        && !engine.closed_to(caller, &header)?
-                    {
-                        found.push(engine.seen_by(caller, header)?);
-                    }
+            for hit in hits {
+                let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
+                let Some(header) = engine.sound(engine.listed(&row))? else { continue };
+                let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
+                if known
+                    && header.namespace == namespace
+                    && header.state == State::Live
+                    && header.gone(event.at.wall).is_none()
+                    && !engine.closed_to(caller, &header)?
+                {
+                    found.push(engine.seen_by(caller, header)?);
                 }
             }
             event.count = Some(found.len() as u64);
@@ -158,21 +157,20 @@ impl Engine {
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", namespace.as_bytes())?);
-            let (mut found, mut next) = (Vec::new(), None);
-            if caller.reaches(namespace) {
-                let space = engine.blind("namespace", namespace)?;
-                let mut rows =
-                    engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE + 1)?;
-                if rows.len() > limits::MAX_PAGE {
-                    rows.truncate(limits::MAX_PAGE);
-                    next = rows.last().map(|(number, _)| *number);
-                }
-                for (_, row) in rows {
-                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
-                    let live = matches!(header.state, State::Live | State::Superseded);
-                    if caller.may_have(header.level) && (live || caller.is_owner()) {
-                        found.push(header);
-                    }
+            caller.must_reach(namespace)?;
+            let space = engine.blind("namespace", namespace)?;
+            let mut rows = engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE + 1)?;
+            let mut next = None;
+            if rows.len() > limits::MAX_PAGE {
+                rows.truncate(limits::MAX_PAGE);
+                next = rows.last().map(|(number, _)| *number);
+            }
+            let mut found = Vec::new();
+            for (_, row) in rows {
+                let Some(header) = engine.sound(engine.listed(&row))? else { continue };
+                let live = matches!(header.state, State::Live | State::Superseded);
+                if caller.may_have(header.level) && (live || caller.is_owner()) {
+                    found.push(header);
                 }
             }
             event.count = Some(found.len() as u64);

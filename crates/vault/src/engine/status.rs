@@ -57,6 +57,9 @@ pub struct Status {
     /// When the newest backup was made that the vault knows of, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub newest_backup: Option<u64>,
+    /// Backups that are remembered and have another form than those that this version restores.
+    #[serde(default)]
+    pub backups_of_other_formats: u64,
     /// Watchers of the dead-man switch that do not know what was decided last: their directories could not be written.
     #[serde(default)]
     pub watchers_untold: usize,

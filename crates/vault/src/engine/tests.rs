@@ -49,6 +49,7 @@ fn of_backups_the_oldest_is_dropped_first() {
         },
         path: number.to_string().into(),
         problems: 0,
+        newest: None,
     };
     let almost: Vec<_> = (0..limits::MAX_BACKUPS - 1).map(record).collect();
     vault.ask(move |engine| engine.put_sealed_slot("backups", &almost)).wait().unwrap();
@@ -60,6 +61,16 @@ fn of_backups_the_oldest_is_dropped_first() {
     };
     assert_eq!(remember(limits::MAX_BACKUPS - 1), (limits::MAX_BACKUPS, 0));
     assert_eq!(remember(limits::MAX_BACKUPS), (limits::MAX_BACKUPS, 1));
+    // One that this version does not restore is no newest backup, and the doctor is told.
+    let told = vault.status().unwrap();
+    assert_eq!(told.newest_backup, Some(limits::MAX_BACKUPS as u64));
+    assert_eq!(told.backups_of_other_formats, 0);
+    let mut old = record(limits::MAX_BACKUPS + 1);
+    old.manifest.format = FORMAT - 1;
+    vault.ask(move |engine| engine.remember_backup(old)).wait().unwrap();
+    let told = vault.status().unwrap();
+    assert_eq!(told.newest_backup, Some(limits::MAX_BACKUPS as u64));
+    assert_eq!(told.backups_of_other_formats, 1);
 }
 
 /// Vaults of before have a hash of the header only; the log knows the rest.

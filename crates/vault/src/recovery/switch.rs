@@ -230,7 +230,7 @@ impl Vault {
     /// Tells the watcher that the owner is there. Returns the check-in as a note, for watchers on other machines.
     ///
     /// # Errors
-    /// [`VaultError::Invalid`] when the switch is not armed; [`VaultError::WatcherNotTold`] when the check-in could not be
+    /// [`VaultError::Unknown`] when the switch is not armed; [`VaultError::WatcherNotTold`] when the check-in could not be
     /// written: the vault writes it when it can.
     pub fn check_in(&self) -> Result<Note, VaultError> {
         let directory = self.switch()?.map(|record| record.directory);

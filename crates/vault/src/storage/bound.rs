@@ -123,9 +123,10 @@ struct Pairs {
 }
 
 impl Pairs {
-    /// The next rows, if there are more.
-    fn read(from: &mut rusqlite::Rows<'_>) -> rusqlite::Result<Option<Self>> {
-        let mut pairs = Self::default();
+    /// The next rows, if there are more, in what is done with.
+    fn read(mut pairs: Self, from: &mut rusqlite::Rows<'_>) -> rusqlite::Result<Option<Self>> {
+        pairs.bytes.clear();
+        pairs.rows.clear();
         while pairs.rows.len() < ROWS {
             let Some(row) = from.next()? else { break };
             append(&mut pairs.bytes, row.get_ref(0)?);
@@ -190,12 +191,12 @@ impl Database {
             let mut statement =
                 self.connection.prepare(&format!("SELECT {key}, {value} FROM main.{name}"))?;
             let mut rows = statement.query([])?;
-            let part = || Pairs::read(&mut rows);
+            let part = |spare| Pairs::read(spare, &mut rows);
             let take = |part: [u8; 32]| {
                 fold(sum, &part, false);
                 Ok::<_, rusqlite::Error>(())
             };
-            reading::piped(part, |pairs: Pairs| pairs.sum(secret, table), take)
+            reading::piped(part, |pairs: &Pairs| pairs.sum(secret, table), take)
         };
         for (table, sum) in Table::ALL.into_iter().zip(&mut sums.0) {
             read(table, sum).map_err(|error| failed(&error))?;

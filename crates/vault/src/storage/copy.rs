@@ -8,6 +8,7 @@ use stvor_tlog::Frontier;
 use super::{Database, failed};
 use crate::VaultError;
 use crate::memory::MemoryId;
+use crate::verify::Progress;
 
 /// Tables whose rows are never changed, or whose changes the log names: only these are copied in part. Names of tables are
 /// never taken from a file: somebody else may have written it.
@@ -41,6 +42,16 @@ fn rows(
     (table, clause): (&str, &str),
     values: &[Value],
 ) -> rusqlite::Result<u64> {
+    rows_telling(from, to, (table, clause, None), values)
+}
+
+/// The same, and tells how many.
+fn rows_telling(
+    from: &Connection,
+    to: &Connection,
+    (table, clause, progress): (&str, &str, Option<&Progress>),
+    values: &[Value],
+) -> rusqlite::Result<u64> {
     let mut read = from.prepare(&format!("SELECT * FROM {table} {clause}"))?;
     let columns = read.column_count();
     let places = vec!["?"; columns].join(", ");
@@ -51,6 +62,9 @@ fn rows(
         let values: Vec<Value> = (0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?;
         write.execute(params_from_iter(values))?;
         count += 1;
+        if let Some(progress) = progress {
+            progress.add(1);
+        }
     }
     Ok(count)
 }
@@ -60,13 +74,13 @@ impl Database {
     /// one. Returns how many memories it holds.
     pub(crate) fn copy(
         &self,
-        path: &Path,
+        (path, progress): (&Path, &Progress),
         extent: &Extent<'_>,
         (note, bound): (&str, &[u8]),
     ) -> Result<u64, VaultError> {
         let copy = Self::create(path)?;
         copy.run("BEGIN")?;
-        let memories = self.fill(&copy.connection, extent).map_err(|error| failed(&error))?;
+        let memories = self.fill(&copy.connection, extent, progress).map_err(|error| failed(&error))?;
         self.copy_small(&copy.connection)?;
         copy.put_checkpoint(note, bound)?;
         copy.run("COMMIT")?;
@@ -74,17 +88,17 @@ impl Database {
         Ok(memories)
     }
 
-    fn fill(&self, to: &Connection, extent: &Extent<'_>) -> rusqlite::Result<u64> {
-        let from = &self.connection;
+    fn fill(&self, to: &Connection, extent: &Extent<'_>, progress: &Progress) -> rusqlite::Result<u64> {
+        let (from, told) = (&self.connection, Some(progress));
         match extent {
             Extent::Whole => {
-                rows(from, to, ("event", ""), &[])?;
+                rows_telling(from, to, ("event", "", told), &[])?;
                 rows(from, to, ("node", ""), &[])?;
                 rows(from, to, ("fresh", ""), &[])?;
-                rows(from, to, ("memory", "ORDER BY seq"), &[])
+                rows_telling(from, to, ("memory", "ORDER BY seq", told), &[])
             }
             Extent::Since { from: size, memories } => {
-                rows(from, to, ("event", "WHERE seq >= ?1"), &[number(*size)])?;
+                rows_telling(from, to, ("event", "WHERE seq >= ?1", told), &[number(*size)])?;
                 // A subtree of 2^level leaves was complete at that size if it ends before it.
                 rows(from, to, ("node", "WHERE at >= ?1 >> level"), &[number(*size)])?;
                 memories.iter().try_fold(0, |count, id| {

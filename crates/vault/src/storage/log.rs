@@ -81,6 +81,25 @@ impl Database {
         read.map(i64::cast_unsigned).map_err(|error| failed(&error))
     }
 
+    /// How many rows of events there are.
+    pub(crate) fn event_count(&self) -> Rows<u64> {
+        let read = self.connection.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0));
+        read.map(i64::cast_unsigned).map_err(|error| failed(&error))
+    }
+
+    /// Gives the pages that hold nothing any more back to the file system, with the transaction that is under way. In a database that
+    /// was made by version 2 they stay in the file, and are used again.
+    pub(crate) fn give_back(&self) -> Rows<()> {
+        let run = || {
+            let mut statement = self.connection.prepare("PRAGMA main.incremental_vacuum")?;
+            let mut steps = statement.query([])?;
+            // Each step moves one page.
+            while steps.next()?.is_some() {}
+            Ok(())
+        };
+        run().map_err(|error| failed(&error))
+    }
+
     /// Removes the rows of the events from the first number to the last. Fails when one of them is not there.
     pub(crate) fn remove_events(&self, (first, last): (u64, u64)) -> Rows<()> {
         let values = params![number(first), number(last)];

@@ -26,8 +26,10 @@ pub(crate) use rows::MemoryRow;
 
 use crate::VaultError;
 
-/// `PRAGMA user_version`.
-const SCHEMA: u32 = 2;
+/// `PRAGMA user_version`. Since 3 the keys of rows are spread over many.
+const SCHEMA: u32 = 3;
+/// The oldest that is brought up to date when it is opened. Its rows stay as they are and open as they did.
+const OLDEST: u32 = 2;
 /// `PRAGMA application_id`: "STVV".
 const APPLICATION: u32 = 0x5354_5656;
 
@@ -98,7 +100,7 @@ pub fn database_version(directory: &Path) -> Result<u32, VaultError> {
         return Err(VaultError::tampered(path.display().to_string(), "it is not the database of a vault"));
     }
     match number(60).unwrap_or_default() {
-        found if found < SCHEMA => Err(VaultError::TooOld { found, known: SCHEMA }),
+        found if found < OLDEST => Err(VaultError::TooOld { found, known: SCHEMA }),
         found if found > SCHEMA => Err(VaultError::TooNew { found, known: SCHEMA }),
         found => Ok(found),
     }
@@ -114,7 +116,7 @@ impl Database {
     /// Makes the database at `path`, mode 0600.
     pub(crate) fn create(path: &Path) -> Result<Self, VaultError> {
         write_private(path, b"")?;
-        let database = Self::connect(path)?;
+        let database = Self::connect_with(path, "PRAGMA auto_vacuum = INCREMENTAL;")?;
         let schema = include_str!("schema.sql");
         let all = format!(
             "BEGIN; {schema} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;"
@@ -136,24 +138,33 @@ impl Database {
             ));
         }
         let found = u32::try_from(database.pragma("user_version")?).unwrap_or(u32::MAX);
-        match found.cmp(&SCHEMA) {
-            core::cmp::Ordering::Less => return Err(VaultError::TooOld { found, known: SCHEMA }),
-            core::cmp::Ordering::Greater => return Err(VaultError::TooNew { found, known: SCHEMA }),
-            core::cmp::Ordering::Equal => {}
+        match found {
+            found if found < OLDEST => return Err(VaultError::TooOld { found, known: SCHEMA }),
+            found if found > SCHEMA => return Err(VaultError::TooNew { found, known: SCHEMA }),
+            _ => {}
         }
         // Triggers, views, virtual tables and conditions would run inside our statements, and a table of another form would
         // hold what no statement of ours expects.
         if schema(&database.connection)? != expected_schema()? {
             return Err(VaultError::tampered("the schema", "it is not that of a vault"));
         }
+        if found < SCHEMA {
+            database.run(&format!("PRAGMA user_version = {SCHEMA}"))?;
+        }
         Ok(database)
     }
 
     fn connect(path: &Path) -> Result<Self, VaultError> {
+        Self::connect_with(path, "")
+    }
+
+    /// `first` is said before anything else, as what only an empty database takes.
+    fn connect_with(path: &Path, first: &str) -> Result<Self, VaultError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&error))?;
         connection.set_prepared_statement_cache_capacity(64);
         let database = Self { connection, bound: None, changed: Cell::new(false) };
+        database.run(first)?;
         // Every acknowledged operation is synced; what is deleted is overwritten.
         database.run(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;

@@ -4,12 +4,12 @@ use rusqlite::params;
 use rusqlite::types::ValueRef;
 use stvor_crypto::kdf::sha256;
 
-use super::rows::{MemoryRow, Rows, number};
+use super::rows::{Rows, number};
 use super::{Database, failed};
 use crate::memory::MemoryId;
 
 /// Bytes of rows after which a part ends: a content alone may have a megabyte.
-const MAX_BYTES: usize = 4 << 20;
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// A row of a memory, wherever its bytes are.
 #[derive(Debug, Clone, Copy)]
@@ -76,20 +76,24 @@ impl EventPart {
         self.rows.len()
     }
 
+    /// Empties it, and keeps its room.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.rows.clear();
+    }
+
     /// The number of the last event.
     pub(crate) fn last(&self) -> Option<u64> {
         self.rows.last().map(|(seq, _)| *seq)
     }
 
-    /// Calls `with` for each row; it may open what is sealed in its place.
-    pub(crate) fn each<T>(mut self, mut with: impl FnMut(u64, &mut [u8]) -> T) -> Vec<T> {
-        let mut rest = &mut self.bytes[..];
+    /// Calls `with` for each row.
+    pub(crate) fn each<T>(&self, mut with: impl FnMut(u64, &[u8]) -> T) -> Vec<T> {
         let mut begin = 0;
         let mut done = Vec::with_capacity(self.rows.len());
         for (seq, end) in &self.rows {
-            let (row, after) = rest.split_at_mut((end - begin).min(rest.len()));
-            (rest, begin) = (after, *end);
-            done.push(with(*seq, row));
+            done.push(with(*seq, self.bytes.get(begin..*end).unwrap_or_default()));
+            begin = *end;
         }
         done
     }
@@ -120,6 +124,13 @@ impl MemoryPart {
         self.rows.len()
     }
 
+    /// Empties it, and keeps its room.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.rows.clear();
+        self.last = None;
+    }
+
     /// Calls `with` for each row.
     pub(crate) fn each<T>(&self, mut with: impl FnMut(MemoryView<'_>) -> T) -> Vec<T> {
         let mut done = Vec::with_capacity(self.rows.len());
@@ -138,6 +149,7 @@ impl MemoryPart {
     }
 
     fn push(&mut self, row: &rusqlite::Row<'_>) -> rusqlite::Result<()> {
+        let begin = self.bytes.len();
         let mut take = |column: usize| -> rusqlite::Result<Option<usize>> {
             match row.get_ref(column)? {
                 ValueRef::Null => Ok(None),
@@ -150,8 +162,14 @@ impl MemoryPart {
         let (space, header) = (take(1)?, take(3)?);
         let (wrapped, content) = (take(4)?, take(5)?);
         let end = self.bytes.len();
+        let Ok(id) = row.get_ref(0)?.as_bytes()?.try_into() else {
+            // No memory has such a name; nobody reads such a row.
+            self.bytes.truncate(begin);
+            self.last = Some(row.get(6)?);
+            return Ok(());
+        };
         self.rows.push(MemoryEnds {
-            id: MemoryId::from_bytes(row.get(0)?),
+            id: MemoryId::from_bytes(id),
             due: row.get(2)?,
             space: space.unwrap_or(end),
             header: header.unwrap_or(end),
@@ -164,13 +182,13 @@ impl MemoryPart {
 }
 
 impl Database {
-    /// Events from the number `from` on, at most `count`.
-    pub(crate) fn event_part(&self, from: u64, count: usize) -> Rows<EventPart> {
+    /// Events from the number `from` on, at most `count`, in a part that is done with.
+    pub(crate) fn event_part(&self, (from, count): (u64, usize), mut part: EventPart) -> Rows<EventPart> {
         let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
             let mut rows = statement.query(params![number(from), number(count as u64)])?;
-            let mut part = EventPart::default();
+            part.clear();
             while let Some(row) = rows.next()? {
                 part.bytes.extend_from_slice(row.get_ref(1)?.as_bytes()?);
                 part.rows.push((row.get::<_, i64>(0)?.cast_unsigned(), part.bytes.len()));
@@ -180,13 +198,15 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    /// Memories after the place `after`, in order: as many as have some megabytes together, and at most `count`.
-    pub(crate) fn memory_part(&self, after: i64, count: usize) -> Rows<MemoryPart> {
-        let sql = format!("{} ORDER BY seq", MemoryRow::SELECT_AFTER);
+    /// Memories after the place `after`, in order: as many as have some megabytes together, and at most `count`. In a part that is
+    /// done with.
+    pub(crate) fn memory_part(&self, (after, count): (i64, usize), mut part: MemoryPart) -> Rows<MemoryPart> {
+        let sql =
+            "SELECT id, space, due, header, wrapped, content, seq FROM memory WHERE seq > ?1 ORDER BY seq";
         let read = || {
-            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut statement = self.connection.prepare_cached(sql)?;
             let mut rows = statement.query(params![after])?;
-            let mut part = MemoryPart::default();
+            part.clear();
             while part.rows.len() < count && part.bytes.len() < MAX_BYTES {
                 let Some(row) = rows.next()? else { break };
                 part.push(row)?;

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 use stvor_crypto::kdf::sha256;
 
-use super::parts::MemoryView;
+use super::parts::{MAX_BYTES, MemoryView};
 use super::{Database, Table, failed};
 use crate::VaultError;
 use crate::keys::Slots;
@@ -52,7 +52,7 @@ impl MemoryRow {
     }
 
     /// Reads all columns, and the place as the last one, of the memories after a place.
-    pub(super) const SELECT_AFTER: &str = "SELECT id, space, due, header, wrapped, content, seq FROM memory \
+    const SELECT_AFTER: &str = "SELECT id, space, due, header, wrapped, content, seq FROM memory \
                                            WHERE seq > ?1 AND length(id) = 16";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -70,6 +70,9 @@ impl MemoryRow {
 const COLUMNS: &str = "id, space, due, header, wrapped, content";
 
 pub(super) type Rows<T> = Result<T, VaultError>;
+
+/// Memories, each with its number.
+type Numbered = Vec<(i64, MemoryRow)>;
 
 /// What is kept of the newest row of a memory: a hash of its header, and one of the rest. Lists and searches read no more than
 /// the header; who changes it alone has to know that the rest is what the log has, too.
@@ -198,30 +201,56 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    /// Every memory after the number `after`, in order, at most `count`.
-    pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+    /// Memories after the number `after`, in order: as many as have some megabytes together, and at most `count`. None when there
+    /// are no more.
+    pub(crate) fn memories_after(&self, after: i64, count: usize) -> Rows<Numbered> {
         let sql = format!("{} ORDER BY seq LIMIT ?2", MemoryRow::SELECT_AFTER);
+        self.some(&sql, params![after, number(count as u64)])
+    }
+
+    /// The same of one namespace.
+    pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Numbered> {
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3"
+        );
+        self.some(&sql, params![space, after, number(count as u64)])
+    }
+
+    /// Memories after the number `after` without their contents, in order, at most `count`.
+    pub(crate) fn headers_after(&self, after: i64, count: usize) -> Rows<Numbered> {
+        let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
+                   WHERE seq > ?1 AND length(id) = 16 ORDER BY seq LIMIT ?2";
+        self.some(sql, params![after, number(count as u64)])
+    }
+
+    /// Rows with their numbers until they have [`MAX_BYTES`] together: a content alone may have a megabyte.
+    fn some(&self, sql: &str, values: impl rusqlite::Params) -> Rows<Numbered> {
         let read = || {
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![after, number(count as u64)], |row| {
-                Ok((row.get(6)?, MemoryRow::read(row)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(values)?;
+            let (mut all, mut bytes) = (Vec::new(), 0);
+            while bytes < MAX_BYTES as u64 {
+                let Some(row) = rows.next()? else { break };
+                let memory = MemoryRow::read(row)?;
+                bytes += memory.size();
+                all.push((row.get(6)?, memory));
+            }
+            Ok(all)
         };
         read().map_err(|error| failed(&error))
     }
 
-    /// Memories of a namespace after the number `after`, in order, at most `count`.
-    pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
-        let sql = format!(
-            "SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3"
-        );
+    /// The number of the newest memory, 0 if there is none. No later one has a smaller number: rows of memories are never removed.
+    pub(crate) fn newest_memory(&self) -> Rows<i64> {
+        let read = self.connection.query_row("SELECT ifnull(max(seq), 0) FROM memory", [], |row| row.get(0));
+        read.map_err(|error| failed(&error))
+    }
+
+    /// The number of a memory.
+    pub(crate) fn memory_number(&self, id: &MemoryId) -> Rows<Option<i64>> {
         let read = || {
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![space, after, number(count as u64)], |row| {
-                Ok((row.get(6)?, MemoryRow::read(row)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let mut statement = self.connection.prepare_cached("SELECT seq FROM memory WHERE id = ?1")?;
+            statement.query_row([id.as_bytes()], |row| row.get(0)).optional()
         };
         read().map_err(|error| failed(&error))
     }

@@ -399,3 +399,31 @@ fn events_that_do_not_fit_on_a_full_disk_are_not_removed_at_all() {
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(said.contains("full: VAULT_LOG_UNAVAILABLE 0 true true"), "{said}");
 }
+
+#[test]
+fn what_removed_events_took_goes_back_to_the_file_system_and_a_bar_can_show_how_far_it_is() {
+    let world = World::new();
+    let (vault, _) = busy(&world);
+    for _ in 0..300 {
+        vault.list(OWNER, "home", None).unwrap();
+    }
+    let passing = store(&vault, "passing", Level::Working);
+    // Destroying brings everything into the one file.
+    vault.forget(OWNER, passing, "").unwrap();
+    let bytes = || std::fs::metadata(vault.path().join("vault.db")).unwrap().len();
+    let before = bytes();
+    let mut told = Vec::new();
+    let (path, sealing) =
+        (vault.path().with_file_name("one.age"), Sealing::to(vec![identity(vault.path()).recipient()]));
+    vault.archive_telling(&path, (&sealing, true), |done, total| told.push((done, total))).unwrap();
+    let (done, total) = *told.last().unwrap();
+    assert!(done == total && done > 300, "{told:?}");
+    let opening = Opening::with(vec![identity(vault.path())]);
+    let (head, _) = check(&path, &opening, (ORIGIN, &keys(&vault))).unwrap();
+    let (pruned, progress) = vault.begin_prune(&head, false);
+    assert!(pruned.wait().unwrap().removed > 300);
+    let (done, total) = progress.now();
+    assert!(done == total && done > 300, "{done} of {total}");
+    assert!(bytes() + 80_000 < before, "{before} bytes before, {} now", bytes());
+    assert_eq!(vault.verify().unwrap().problems, []);
+}

@@ -204,6 +204,30 @@ fn a_vault_that_was_only_backed_up_and_closed_is_restored_without_accepting_a_lo
 }
 
 #[test]
+fn which_backups_hold_a_memory_is_told_by_no_clock() {
+    let world = World::new();
+    let vault = world.open();
+    let now = world.clock.wall();
+    let early = store(&vault, "early", Level::Working);
+    let before = backup(&vault, &world, BackupKind::Full);
+    // The clock was ahead when it was stored, and back when the backup was made.
+    world.clock.set_wall(now + 1_000_000_000);
+    let id = store(&vault, "words", Level::Private);
+    world.clock.set_wall(now - 1_000_000_000);
+    let full = backup(&vault, &world, BackupKind::Full);
+    let incremental = backup(&vault, &world, BackupKind::Incremental);
+    let holds = [full, incremental];
+    assert_eq!(vault.backups_with(id).unwrap(), holds);
+    assert_eq!(vault.forget(OWNER, id, "").unwrap().backups, holds);
+    // The next one, made when the clock says that it was before that, holds nothing of it.
+    world.clock.set_wall(now - 2_000_000_000);
+    let after = backup(&vault, &world, BackupKind::Full);
+    assert_eq!(vault.backups_with(id).unwrap(), holds);
+    let [full, incremental] = holds;
+    assert_eq!(vault.backups_with(early).unwrap(), [before, full, incremental, after]);
+}
+
+#[test]
 fn what_ended_after_the_backup_does_not_come_back() {
     let world = World::new();
     let vault = world.open();

@@ -365,3 +365,36 @@ fn an_agent_that_is_refused_nothing_does_not_fill_the_logs_disk() {
     vault.enter_lockdown(&greedy, "stop").unwrap();
     assert_eq!(vault.verify().unwrap().problems, []);
 }
+
+#[test]
+fn a_daemon_that_starts_anew_gives_no_agent_its_log_back() {
+    const MOST: u64 = 20_000;
+    let world = World::new();
+    let vault = world.open();
+    let caller =
+        enrol(&vault, Agent { log_quota: Some(MOST), ..Agent::new("greedy", &["home"], Level::Working) });
+    let list = |vault: &Vault| vault.list(&caller, "home", None).map(drop);
+    let spend = |vault: &Vault| (0..1_000).take_while(|_| list(vault).is_ok()).count();
+    let many = spend(&vault);
+    drop(vault);
+    let vault = world.open();
+    assert_eq!(spend(&vault), 0, "it was closed in order");
+    // What is not written yet when the machine dies is no more than a small part.
+    world.clock.pass(24 * HOUR);
+    assert!(spend(&vault) > many / 2, "a day later it may write again");
+    let killed = tempfile::tempdir().unwrap();
+    for entry in
+        std::fs::read_dir(world.path()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+    {
+        std::fs::copy(entry.path(), killed.path().join(entry.file_name())).unwrap();
+    }
+    let copy = Vault::open(killed.path(), world.options()).unwrap();
+    copy.unlock_with(&owner()).unwrap();
+    assert!(spend(&copy) <= many / 32, "of {many}");
+    assert_eq!(copy.verify().unwrap().problems, []);
+    // Who is enrolled anew begins anew.
+    vault.remove_agent("greedy").unwrap();
+    let again =
+        enrol(&vault, Agent { log_quota: Some(MOST), ..Agent::new("greedy", &["home"], Level::Working) });
+    vault.list(&again, "home", None).unwrap();
+}

@@ -9,6 +9,7 @@ mod control;
 mod daemon;
 mod disk;
 mod faults;
+mod formats;
 mod gates;
 mod holds;
 mod import;

@@ -109,7 +109,8 @@ fn search_finds_words_within_what_the_caller_may_recall() {
     assert_eq!(found, expected, "nothing above level 2 for an agent");
     assert_eq!(vault.search(OWNER, "home", "bank").unwrap().len(), 3);
     assert_eq!(ids(vault.search(OWNER, "home", "combination").unwrap()), [], "sealed content is not indexed");
-    assert_eq!(vault.search(&low, "elsewhere", "bank").unwrap(), []);
+    let elsewhere = Refusal::NotAllowed { what: "use this namespace" };
+    assert_eq!(refusal(vault.search(&low, "elsewhere", "bank")), elsewhere);
     assert_eq!(vault.search(OWNER, "home", "bank-pin").unwrap().len(), 1, "no syntax in a search");
     assert!(vault.search(OWNER, "home", "  ").is_err());
     vault.forget(OWNER, one, "").unwrap();
@@ -135,7 +136,10 @@ fn listing_shows_namespaces_newest_first_and_hides_what_is_too_high() {
     assert_eq!(found[3].id, sealed);
     assert!(found[3].metadata.is_empty(), "an agent learns that it is there, not what about");
     assert_eq!(vault.list(OWNER, "home", None).unwrap().0[0].metadata["who"], "me");
-    assert_eq!(vault.list(&low, "elsewhere", None).unwrap().0, []);
+    assert_eq!(
+        refusal(vault.list(&low, "elsewhere", None)),
+        Refusal::NotAllowed { what: "use this namespace" }
+    );
 }
 
 #[test]

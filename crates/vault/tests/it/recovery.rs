@@ -343,5 +343,5 @@ fn a_disarmed_switch_gives_nothing_out() {
     armed.world.clock.pass(100 * DAY);
     assert_eq!(armed.look(&mut watcher), Standing::Disarmed);
     assert_eq!(packages(&armed), 0);
-    assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_BAD_REQUEST");
+    assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_NOT_FOUND");
 }

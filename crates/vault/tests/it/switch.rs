@@ -49,7 +49,7 @@ fn a_watcher_whose_directory_was_away_when_the_owner_disarmed_is_told_when_it_is
     assert!(untold[0].disarmed && untold[0].directory == armed.path("watched"), "{untold:?}");
     assert!(!untold[0].reason.is_empty());
     assert_eq!(armed.vault.heirs_with(armed.memory).unwrap(), ["ada"], "the package is there still");
-    assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_BAD_REQUEST", "it is not armed");
+    assert_eq!(armed.vault.check_in().unwrap_err().code(), "VAULT_NOT_FOUND", "it is not armed");
     not_told(armed.vault.disarm_switch());
     rename(&armed, "away", "watched");
     let armed = armed.again();

@@ -527,15 +527,17 @@ fn a_record_of_the_lockdown_that_is_gone_stops_everything_until_the_owner_writes
 
 #[test]
 fn what_is_left_of_a_vault_that_does_not_open_is_read_with_the_owners_secret() {
-    use stvor_vault::salvage::salvage;
-    let texts = |world: &World, secret: &str| {
-        let mut found = Vec::new();
-        let salvaged = salvage(&world.path(), &passphrase(secret), |memory| {
+    use stvor_vault::salvage::{SalvageKeys, salvage};
+    let read = |world: &World, secret: &str, unlogged: bool| {
+        let (mut found, owner) = (Vec::new(), passphrase(secret));
+        let keys = SalvageKeys { unlogged, ..SalvageKeys::new(&owner) };
+        let salvaged = salvage(&world.path(), &keys, |memory| {
             let content = memory.content.as_ref().map(|content| content.expose().to_vec());
             found.push((memory.id, content.map_err(|code| (*code).to_owned())));
         });
         salvaged.map(|salvaged| (salvaged, found))
     };
+    let texts = |world: &World, secret: &str| read(world, secret, false);
     let (sound, _) = filled();
     let refused = texts(&sound, "correct horse").unwrap_err();
     assert_eq!(refused.code(), "VAULT_BAD_REQUEST", "a vault that opens logs its recalls");
@@ -562,6 +564,9 @@ fn what_is_left_of_a_vault_that_does_not_open_is_read_with_the_owners_secret() {
             (ids[4], refused("VAULT_LOG_UNAVAILABLE")),
         ];
         assert_eq!(found, expected, "{damage}");
+        // Who wants what nothing logs says so.
+        let (salvaged, found) = read(&world, "correct horse", true).unwrap();
+        assert_eq!((salvaged.with_content, &found[4]), (3, &(ids[4], Ok(b"content 4".to_vec()))), "{damage}");
         assert_eq!(std::fs::read(world.path().join("vault.db")).unwrap(), before, "nothing is written");
     }
 }

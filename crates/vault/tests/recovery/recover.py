@@ -14,6 +14,7 @@ import tempfile
 
 import argon2.low_level
 import pyrage
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,6 +28,17 @@ def hkdf(key, info, length=32, salt=None):
 def unseal(key, place, sealed):
     """Step 5: a nonce of 12 bytes, then AES-256-GCM."""
     return AESGCM(key).decrypt(sealed[:12], sealed[12:], place)
+
+
+def unseal_row(key, place, sealed):
+    """Step 4: one of 256 keys; the key itself for what version 2 wrote."""
+    number = 0
+    for byte in place:
+        number ^= byte
+    try:
+        return unseal(hkdf(key, b"STVOR vault row key " + struct.pack(">H", number)), place, sealed)
+    except InvalidTag:
+        return unseal(key, place, sealed)
 
 
 def unwrap(record, passphrase, context):
@@ -81,12 +93,12 @@ def main():
                     for level, name in [(2, "private"), (3, "sealed")]}
         query = "SELECT id, header, wrapped, content FROM memory ORDER BY seq"
         for name, sealed, wrapped, content in database.execute(query):
-            header = json.loads(unseal(rows, name, sealed))
+            header = json.loads(unseal_row(rows, name, sealed))
             if wrapped is None or header["level"] > 3:
                 continue
             ad = bound(header)
             if header["level"] <= 1:
-                key = unseal(working, ad, wrapped)
+                key = unseal_row(working, ad, wrapped)
             else:
                 key = open_wrapped(wrapped, privates[header["level"]], ad)
             text = AESGCM(key).decrypt(b"\0" * 12, content, ad).decode()

@@ -30,9 +30,15 @@ pub(crate) enum RecoveryCommand {
     /// Write what can still be read of a vault that does not open; the daemon must not run
     #[command(after_help = "\
 For a vault whose log is damaged or was cut, and of which there is no backup. Memories of level 3 and
-above come without content: each of their recalls has to be logged. `stvor vault import` takes the
-file over into a new vault.")]
+above come without content: each of their recalls has to be logged. With --unlogged those of level 3 are
+read all the same, and with the second secret those of level 4; level 5 takes a vault that opens.
+`stvor vault import` takes the file over into a new vault.")]
     Salvage {
+        /// Read memories of level 3 too, although nothing logs that; and of level 4, with the second secret
+        #[arg(long)]
+        unlogged: bool,
+        #[command(flatten)]
+        second: SecondSecret,
         /// The file, which must not be there
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -43,8 +49,8 @@ file over into a new vault.")]
     #[command(after_help = "\
 The archive is read whole first. The log's hashes stay, so every proof goes on verifying, and so do
 events that something still depends on: the newest of each memory, of each pause, of the lockdown, and
-the commitments of proofs. All of the others are removed, or none. The file of the database does not get
-shorter: its room is used again.")]
+the commitments of proofs. All of the others are removed, or none, and their room goes back to the file
+system.")]
     Prune(VaultPrune),
     /// Split the vault's keys among people
     Escrow {

@@ -10,7 +10,7 @@ use stvor_vault::archive::{Archive, ArchiveHead, Pruned, check, each};
 use stvor_vault::daemon::{OwnerVerb, RecoveryVerb};
 use stvor_vault::{LogEntry, LogQuery, Status};
 
-use super::backup::{absolute, ask, coded};
+use super::backup::{absolute, ask_showing, coded};
 use super::landing::Landing;
 use super::talk::ask_owner;
 use super::{Call, show};
@@ -59,11 +59,8 @@ pub(super) fn make(call: Call<'_>, args: &ArchiveMake) -> Result {
     let whole = absolute(&args.out)?;
     let landing = Landing::at(call.out(), &client, whole.parent().unwrap_or(&whole))?;
     let file = landing.file(Path::new(whole.file_name().unwrap_or_default()));
-    let bar = Bar::working(call.out(), "reading and sealing the log");
     let verb = RecoveryVerb::Archive { path: file.clone(), recipients: args.to.clone(), words: args.words };
-    let answer = ask(&mut client, verb);
-    bar.end();
-    let answer = answer?;
+    let answer = ask_showing(&mut client, verb, Bar::new(call.out(), "events written"))?;
     landing.take(&mut client, &file)?;
     call.out().either(&answer, |answer| format!("{}  {} events", args.out.display(), answer["events"]))
 }
@@ -74,7 +71,8 @@ pub(super) fn prune(call: Call<'_>, args: &VaultPrune) -> Result {
     let (head, _) = check(&args.archive, &opening, (&trusted.origin, &trusted.keys))?;
     let size = head.size;
     let verb = RecoveryVerb::Prune { archive: head, lose_words: args.lose_words };
-    let done: Pruned = show::parsed(ask(&mut call.as_owner()?, verb)?)?;
+    let bar = Bar::new(call.out(), "events read");
+    let done: Pruned = show::parsed(ask_showing(&mut call.as_owner()?, verb, bar)?)?;
     let object = json!({ "removed": done.removed, "kept": done.kept, "before": size });
     call.out().either(&object, |_| {
         let (removed, kept) = (grouped(done.removed), grouped(done.kept));

@@ -11,12 +11,12 @@ use stvor_keys::recipients::{Identity, Opening};
 use stvor_vault::backup::retention::{Retention, superfluous};
 use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore as bring_back};
 use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
-use stvor_vault::salvage::salvage as read_what_is_left;
+use stvor_vault::salvage::{SalvageKeys, salvage as read_what_is_left};
 
 use super::landing::Landing;
 use super::talk::ask_owner;
 use super::{Call, show};
-use crate::args::{BackupCommand, BackupKey, VaultRestore};
+use crate::args::{BackupCommand, BackupKey, SecondSecret, VaultRestore};
 use crate::failure::{Failure, Result};
 use crate::progress::Bar;
 use crate::render::{GOOD, LOUD, paint, rfc3339, rows, safe, table};
@@ -25,6 +25,14 @@ use crate::secrets;
 /// Asks as the owner about what this half of the commands is about.
 pub(super) fn ask(client: &mut Client, verb: RecoveryVerb) -> Result<Value> {
     ask_owner(client, &OwnerVerb::Recovery { act: Box::new(verb) })
+}
+
+/// The same, and a bar shows how far it is.
+pub(super) fn ask_showing(client: &mut Client, verb: RecoveryVerb, bar: Bar) -> Result<Value> {
+    let verb = OwnerVerb::Recovery { act: Box::new(verb) };
+    let answer = client.call_owner_with(&verb, |done, total| bar.to(done, total));
+    bar.end();
+    Ok(answer??)
 }
 
 /// The path as the daemon sees it, wherever it was started.
@@ -62,10 +70,8 @@ pub(super) fn run(call: Call<'_>, command: &BackupCommand) -> Result {
                 passphrase,
                 description: description.clone(),
             };
-            let bar = Bar::working(out, "copying, verifying and sealing");
-            let made = ask(&mut client, verb);
-            bar.end();
-            let mut made: BackupRecord = show::parsed(made?)?;
+            let bar = Bar::new(out, "rows copied and verified");
+            let mut made: BackupRecord = show::parsed(ask_showing(&mut client, verb, bar)?)?;
             made.path = landing.take(&mut client, &made.path)?;
             landing.take_list(&mut client)?;
             out.either(&made, |made| {
@@ -230,12 +236,19 @@ pub(super) fn new_private(path: &Path) -> Result<std::fs::File> {
 }
 
 /// Writes what can still be read of a vault that does not open.
-pub(super) fn salvage(call: Call<'_>, out: &Path) -> Result {
+pub(super) fn salvage(call: Call<'_>, out: &Path, (unlogged, second): (bool, &SecondSecret)) -> Result {
     let owner = call.owner(None)?;
+    let second = call.second(second)?;
+    if second.is_some() && !unlogged {
+        return Err(Failure::Usage(
+            "the second secret goes with --unlogged: nothing logs what is read".into(),
+        ));
+    }
+    let keys = SalvageKeys { owner: &*owner, second: second.as_deref(), unlogged };
     let mut file = std::io::BufWriter::new(new_private(out)?);
     let mut written = Ok(());
     let bar = Bar::working(call.out(), "reading what is left");
-    let found = read_what_is_left(&call.path()?, &*owner, |memory| {
+    let found = read_what_is_left(&call.path()?, &keys, |memory| {
         if written.is_ok() {
             written = writeln!(file, "{}", memory.to_json());
         }

@@ -214,6 +214,15 @@ fn checkpoint(path: &Path, status: &Status) -> Option<Check> {
 fn backup(status: &Status) -> Check {
     const NAME: &str = "backup";
     let fix = "stvor vault backup make --dir DIR --to AGE-KEY (docs/vault/backups.md)";
+    if status.backups_of_other_formats > 0 {
+        let other = status.backups_of_other_formats;
+        let found = format!("{other} that were made have a form that this program does not restore");
+        return Check::warning(
+            NAME,
+            found,
+            "make a new full one; restore those with the program that made them",
+        );
+    }
     let Some(made) = status.newest_backup else {
         return Check::warning(NAME, "none was made", fix);
     };

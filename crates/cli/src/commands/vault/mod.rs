@@ -115,7 +115,7 @@ async fn recover(call: Call<'_>, command: &RecoveryCommand) -> Result {
         RecoveryCommand::Backup { command } => backup::run(call, command),
         RecoveryCommand::Restore(args) => backup::restore(call, args),
         RecoveryCommand::Export { out } => backup::export(call, out.as_deref()),
-        RecoveryCommand::Salvage { out } => backup::salvage(call, out),
+        RecoveryCommand::Salvage { out, unlogged, second } => backup::salvage(call, out, (*unlogged, second)),
         RecoveryCommand::Archive(args) => archive::make(call, args),
         RecoveryCommand::Prune(args) => archive::prune(call, args),
         RecoveryCommand::Escrow { command } => recovery::escrow(call, command),
