@@ -23,6 +23,8 @@ pub enum HolderKind {
     Pkcs11 = 5,
     /// A key that a key management service keeps.
     Kms = 8,
+    /// A key that a physical token gives: FIDO2, or a challenge's answer.
+    Token = 9,
     /// The user's identity pair, kept by the application.
     Identity = 32,
 }
@@ -44,6 +46,7 @@ impl HolderKind {
             4 => Some(Self::Tpm),
             5 => Some(Self::Pkcs11),
             8 => Some(Self::Kms),
+            9 => Some(Self::Token),
             32 => Some(Self::Identity),
             _ => None,
         }
@@ -59,6 +62,7 @@ impl HolderKind {
             Self::Tpm => "key in the TPM",
             Self::Pkcs11 => "token",
             Self::Kms => "key management server",
+            Self::Token => "physical token",
             Self::Identity => "identity key pair",
         }
     }

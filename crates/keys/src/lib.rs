@@ -41,6 +41,7 @@ pub mod pkcs11;
 pub mod recipients;
 #[cfg(feature = "shares")]
 pub mod shares;
+mod token;
 pub mod tpm;
 mod wrapped;
 
@@ -54,4 +55,5 @@ pub use os::SystemKeyring;
 pub use os::{KeyringItem, NamedKeyring, OsKeyring, SecretService};
 pub use passphrase::{Passphrase, PassphraseCost};
 pub use phrase::{RecoveryPhrase, WORDS as PHRASE_WORDS};
+pub use token::{TokenKey, TokenRecovery};
 pub use wrapped::WrappedKey;

@@ -13,10 +13,10 @@ pub const MAX_ITERATIONS: u32 = 16;
 pub const MAX_PARALLELISM: u32 = 8;
 
 /// Bytes of a holder's parameters in a wrapped key.
-pub const MAX_PARAMETERS: usize = 512;
+pub const MAX_PARAMETERS: usize = 1_536;
 
 /// Bytes of an encoded wrapped key.
-pub const MAX_WRAPPED: usize = 1_024;
+pub const MAX_WRAPPED: usize = 2_048;
 
 /// Bytes of a keyfile and of a key in the keyring.
 pub const KEY_BYTES: usize = 32;

@@ -108,3 +108,71 @@ fn a_fido2_token_and_shares_open_level_5_and_its_credentials_come_and_go() {
     assert_eq!(tokens.does(&b, "token credentials list").len(), 0);
     assert_eq!(tokens.with(&b, &remove).0, 6);
 }
+
+#[test]
+fn a_token_opens_the_vault_and_a_profile_and_a_lost_one_has_a_recovery_passphrase() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    let (a, b) = (carry(&home, "a.sock"), carry(&home, "b.sock"));
+    let pin = home.secret("pin", "1234\n").display().to_string();
+    let recovery = home.secret("recovery", "a long way back\n").display().to_string();
+    let by = |socket: &Path| {
+        format!(" --owner-token fido2 --token-pin-file {pin} --fido2-socket {}", socket.display())
+    };
+    let made = home.run(&format!(
+        "vault init --origin example.com/vault --cost interactive --recovery-passphrase-file {recovery}{}",
+        by(&a)
+    ));
+    assert!(made.status.success(), "{}", made.err);
+    assert!(made.err.contains("physical token"), "{}", made.err);
+    let software = at("played.token");
+    let daemon = Served::serve(&home, "");
+    let run = |line: &str| {
+        let ran = home.run(&format!("vault {line} --json"));
+        (ran.status.code().unwrap(), ran.out, ran.err)
+    };
+    let does = |line: &str| {
+        let (code, out, err) = run(line);
+        assert_eq!(code, 0, "{line}: {err}");
+        out
+    };
+    let (code, _, err) = run("unlock");
+    assert!(code == 2 && err.contains("--owner-token"), "{code} {err}");
+    let (code, _, err) = run(&format!("unlock{}", by(&b)));
+    assert!(code != 0 && !err.contains("panicked"), "another token: {code} {err}");
+    does(&format!("unlock{}", by(&a)));
+    let file = home.secret("words", "Tea at five");
+    let stored = format!("store --level private --namespace home --file {}", file.display());
+    let id = does(&format!("{stored}{}", by(&a)));
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    let recall = format!("recall {}", id["id"].as_str().unwrap());
+
+    // A profile by a file that plays a token, which nobody takes for one without being told.
+    does(&format!("profile create work --profile-token software={software}{}", by(&a)));
+    does(&format!("profile close work{}", by(&a)));
+    let (code, _, err) = run(&format!("profile open work --profile-keyfile {software}{}", by(&a)));
+    assert!(code == 2 && err.contains("--profile-token"), "{code} {err}");
+    does(&format!("profile open work --profile-token software={software}{}", by(&a)));
+
+    // The token is lost.
+    let way_back = format!(" --token-recovery --passphrase-file {recovery}");
+    does(&format!("lock{}", by(&a)));
+    does(&format!("unlock{way_back}"));
+    let other = home.secret("other", "another way back\n").display().to_string();
+    let (code, _, err) = run(&format!("unlock --token-recovery --passphrase-file {other}"));
+    assert_eq!(code, 4, "{err}");
+    let change = format!(
+        "passphrase --cost interactive --recovery-passphrase-file {other} --new-token fido2 --token-pin-file {pin} --fido2-socket {}",
+        b.display()
+    );
+    does(&format!("{change}{way_back}"));
+    let (code, _, _) = run(&format!("unlock{}", by(&a)));
+    assert_ne!(code, 0, "the lost one opens nothing any more");
+    does(&format!("unlock{}", by(&b)));
+    assert!(does(&format!("{recall}{}", by(&b))).contains("Tea at five"));
+    // And back to a passphrase.
+    let phrase = home.secret("phrase", "correct horse\n").display().to_string();
+    does(&format!("passphrase --cost interactive --new-passphrase-file {phrase}{}", by(&b)));
+    does(&format!("unlock --passphrase-file {phrase}"));
+    drop(daemon);
+}

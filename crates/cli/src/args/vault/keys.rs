@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Cost;
+use super::{Cost, TokenHow};
 
 /// A profile's own secret.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,8 +18,11 @@ pub(crate) struct ProfileSecret {
     /// The profile's own key is sealed by this machine's TPM; its passphrase is the PIN
     #[arg(long, requires = "profile_passphrase_file")]
     pub(crate) profile_tpm: bool,
+    /// A physical token gives the profile's own key: fido2, yubikey, yubikey=1 or software=FILE
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["profile_passphrase_file", "profile_keyfile", "profile_tpm"])]
+    pub(crate) profile_token: Option<TokenHow>,
     /// Ask for the profile's own passphrase
-    #[arg(long, conflicts_with_all = ["profile_passphrase_file", "profile_keyfile", "profile_tpm"])]
+    #[arg(long, conflicts_with_all = ["profile_passphrase_file", "profile_keyfile", "profile_tpm", "profile_token"])]
     pub(crate) profile_passphrase: bool,
 }
 

@@ -64,19 +64,29 @@ pub(crate) struct VaultPlace {
     #[arg(long, global = true, value_name = "PLACE", help_heading = "Vault", hide_short_help = true)]
     #[cfg_attr(not(feature = "tpm"), allow(dead_code, reason = "a build with the feature reads it"))]
     pub(crate) tpm_place: Option<String>,
+    /// A physical token gives the owner's key: fido2, yubikey (yubikey=1 for slot 1), or software=FILE, which is no token:
+    /// whoever copies that file has it
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Vault", hide_short_help = true)]
+    pub(crate) owner_token: Option<TokenHow>,
+    /// File that holds the PIN of the FIDO2 token that gives a key (its first line) [default: it is asked for]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Vault", hide_short_help = true)]
+    pub(crate) token_pin_file: Option<PathBuf>,
+    /// The passphrase that is given is the recovery passphrase of a key that a token gives, which is not asked
+    #[arg(long, global = true, help_heading = "Vault", hide_short_help = true)]
+    pub(crate) token_recovery: bool,
     /// A FIDO2 token that another program carries, at this socket: each CTAP message with its length before it, 4 bytes, big-endian
     #[arg(long, global = true, value_name = "SOCKET", hide = true)]
     pub(crate) fido2_socket: Option<PathBuf>,
 }
 
-/// How a new key in the TPM is bound.
+/// How a new key in the TPM is bound, or one that a token gives.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TpmBinding {
     /// Registers (PCRs) of the TPM that have to stay as they are now, for example 0,2,7; needs --recovery-passphrase-file
     #[arg(long, value_name = "N,N", value_delimiter = ',', requires = "recovery_passphrase_file")]
     #[cfg_attr(not(feature = "tpm"), allow(dead_code, reason = "a build with the feature reads it"))]
     pub(crate) tpm_pcrs: Vec<u8>,
-    /// File that holds a recovery passphrase (its first line), which opens the key without the TPM
+    /// File that holds a recovery passphrase (its first line), which opens the key without TPM or token
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery_passphrase_file: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stvor_vault::MemoryId;
 
 use super::super::Life;
-use super::{ArchiveKey, Cost, TpmBinding};
+use super::{ArchiveKey, Cost, TokenHow, TpmBinding};
 
 /// `stvor vault approvals ...`
 #[derive(Debug, Subcommand)]
@@ -128,6 +128,9 @@ pub(crate) struct PassphraseChange {
     /// Seal the key by this machine's TPM; the new passphrase is its PIN
     #[arg(long, conflicts_with = "new_keyfile")]
     pub(crate) new_tpm: bool,
+    /// A physical token gives the new key: fido2, yubikey, yubikey=1 or software=FILE
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["new_passphrase_file", "new_passphrase_fd", "new_keyfile", "new_tpm"])]
+    pub(crate) new_token: Option<TokenHow>,
     #[command(flatten)]
     pub(crate) binding: TpmBinding,
     /// What one guess of the new passphrase costs

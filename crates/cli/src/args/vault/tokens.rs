@@ -7,6 +7,31 @@ use stvor_vault::MemoryId;
 
 use super::SecondSecret;
 
+/// A token that gives a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TokenHow {
+    /// The FIDO2 token on USB.
+    Fido2,
+    /// A slot of a YubiKey.
+    YubiKey(u8),
+    /// A file that plays a token.
+    Software(PathBuf),
+}
+
+impl core::str::FromStr for TokenHow {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.split_once('=')) {
+            ("fido2", _) => Ok(Self::Fido2),
+            ("yubikey", _) | (_, Some(("yubikey", "2"))) => Ok(Self::YubiKey(2)),
+            (_, Some(("yubikey", "1"))) => Ok(Self::YubiKey(1)),
+            (_, Some(("software", file))) if !file.is_empty() => Ok(Self::Software(file.into())),
+            _ => Err("a token is fido2, yubikey, yubikey=1 or software=FILE"),
+        }
+    }
+}
+
 /// New tokens of level 5. Several on USB are asked for one after the other.
 #[derive(Debug, Args)]
 pub(crate) struct NewTokens {

@@ -4,10 +4,10 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use stvor_crypto::{SecretBytes, SystemRandom};
-use stvor_keys::{HolderKind, KeyError, KeyHolder, Keyfile, Passphrase, PassphraseCost};
+use stvor_keys::{HolderKind, KeyError, KeyHolder, Keyfile, Passphrase, PassphraseCost, TokenRecovery};
 
-use super::Call;
-use crate::args::{Cost, PassphraseChange, ProfileSecret, SecondSecret, TpmBinding, VaultInit};
+use super::{Call, token};
+use crate::args::{Cost, PassphraseChange, ProfileSecret, SecondSecret, TokenHow, TpmBinding, VaultInit};
 use crate::failure::{Failure, Result};
 use crate::secrets;
 
@@ -19,6 +19,7 @@ enum Source {
     Text(secrets::SecretText),
     Keyfile(PathBuf),
     Keyring,
+    Token(TokenHow),
     Prompt,
 }
 
@@ -27,7 +28,8 @@ enum Source {
 pub(super) enum Purpose<'a> {
     /// To open what is there. With what kind of secret that is, where it is known.
     Open(Option<HolderKind>),
-    /// To make something: a prompt asks twice, a keyfile that is not there is made. In the TPM, where a binding is given.
+    /// To make something: a prompt asks twice, a keyfile that is not there is made. In the TPM, or by a token, where a binding is
+    /// given.
     Create(Cost, Option<&'a TpmBinding>),
 }
 
@@ -54,6 +56,9 @@ pub(super) fn key(error: KeyError) -> Failure {
 impl Call<'_> {
     fn owner_source(&self) -> Result<Source> {
         let (shared, vault) = (self.context.shared, &self.context.settings.vault);
+        if let Some(how) = &self.place.owner_token {
+            return Ok(Source::Token(how.clone()));
+        }
         if let Some(fd) = shared.passphrase_fd {
             return secrets::from_descriptor(fd, "the passphrase").map(Source::Text);
         }
@@ -81,9 +86,11 @@ impl Call<'_> {
     pub(super) fn owner(&self, kind: Option<HolderKind>) -> Result<Holder> {
         let named = self.place.tpm || self.place.tpm_recovery;
         let kind = kind.or(named.then_some(HolderKind::Tpm));
+        let kind = kind.or(self.place.token_recovery.then_some(HolderKind::Token));
         let what = match kind {
             Some(HolderKind::Tpm) if self.place.tpm_recovery => "the recovery passphrase of the vault",
             Some(HolderKind::Tpm) => "the PIN of the vault's key in the TPM",
+            Some(HolderKind::Token) => "the recovery passphrase of the vault",
             _ => "the vault's passphrase",
         };
         self.holder(self.owner_source()?, (what, Purpose::Open(kind)))
@@ -91,9 +98,9 @@ impl Call<'_> {
 
     /// The owner's secret, for a vault that is made.
     pub(super) fn new_owner(&self, args: &VaultInit) -> Result<Holder> {
-        let binding = self.place.tpm.then_some(&args.binding);
+        let binding = (self.place.tpm || self.place.owner_token.is_some()).then_some(&args.binding);
         if binding.is_none() && args.binding.recovery_passphrase_file.is_some() {
-            return Err(Failure::Usage("--recovery-passphrase-file goes with --tpm".into()));
+            return Err(Failure::Usage("--recovery-passphrase-file goes with --tpm or --owner-token".into()));
         }
         let what = if self.place.tpm { "a PIN for the key in the TPM" } else { "a passphrase for the vault" };
         self.holder(self.owner_source()?, (what, Purpose::Create(args.cost, binding)))
@@ -101,7 +108,9 @@ impl Call<'_> {
 
     /// The owner's new secret.
     pub(super) fn changed_owner(&self, args: &PassphraseChange) -> Result<Holder> {
-        let source = if let Some(fd) = args.new_passphrase_fd {
+        let source = if let Some(how) = &args.new_token {
+            Source::Token(how.clone())
+        } else if let Some(fd) = args.new_passphrase_fd {
             Source::Text(secrets::from_descriptor(fd, "the new passphrase")?)
         } else if let Some(file) = &args.new_passphrase_file {
             Source::Text(secrets::private_line(file, "the new passphrase")?)
@@ -110,11 +119,14 @@ impl Call<'_> {
         } else {
             Source::Prompt
         };
-        if !args.new_tpm && args.binding.recovery_passphrase_file.is_some() {
-            return Err(Failure::Usage("--recovery-passphrase-file goes with --new-tpm".into()));
+        let bound = args.new_tpm || args.new_token.is_some();
+        if !bound && args.binding.recovery_passphrase_file.is_some() {
+            return Err(Failure::Usage(
+                "--recovery-passphrase-file goes with --new-tpm or --new-token".into(),
+            ));
         }
         let what = if args.new_tpm { "the new PIN" } else { "the new passphrase" };
-        self.holder(source, (what, Purpose::Create(args.cost, args.new_tpm.then_some(&args.binding))))
+        self.holder(source, (what, Purpose::Create(args.cost, bound.then_some(&args.binding))))
     }
 
     fn second_source(args: &SecondSecret) -> Result<Option<Source>> {
@@ -149,7 +161,9 @@ impl Call<'_> {
         args: &ProfileSecret,
         (kind, cost): (Option<HolderKind>, Option<Cost>),
     ) -> Result<Option<Holder>> {
-        let source = if let Some(file) = &args.profile_passphrase_file {
+        let source = if let Some(how) = &args.profile_token {
+            Source::Token(how.clone())
+        } else if let Some(file) = &args.profile_passphrase_file {
             Source::Text(secrets::private_line(file, "the profile's passphrase")?)
         } else if let Some(file) = &args.profile_keyfile {
             Source::Keyfile(file.clone())
@@ -167,13 +181,19 @@ impl Call<'_> {
     }
 
     fn holder(&self, source: Source, (what, purpose): (&str, Purpose<'_>)) -> Result<Holder> {
+        if let Source::Token(how) = source {
+            return self.by_token(&how, purpose);
+        }
+        if matches!(purpose, Purpose::Open(Some(HolderKind::Token))) {
+            return self.without_token(source, what);
+        }
         if purpose.in_tpm() {
             let pin = match source {
                 Source::Text(text) => text,
                 Source::Prompt => {
                     secrets::SecretText::new(prompt(what, matches!(purpose, Purpose::Create(..)))?)
                 }
-                Source::Keyfile(_) | Source::Keyring => {
+                Source::Keyfile(_) | Source::Keyring | Source::Token(_) => {
                     return Err(Failure::Usage(
                         "a key in the TPM opens with a PIN: give --passphrase-file, --passphrase-fd, or type it".into(),
                     ));
@@ -185,6 +205,7 @@ impl Call<'_> {
             Source::Text(text) => passphrase(text.expose(), purpose),
             Source::Keyfile(path) => keyfile(&path, purpose),
             Source::Keyring => self.keyring(purpose),
+            Source::Token(how) => self.by_token(&how, purpose),
             Source::Prompt => match purpose {
                 Purpose::Open(Some(HolderKind::Keyfile)) => Err(Failure::Usage(
                     "this vault opens with a keyfile: give --keyfile FILE (keyfile in [vault])".into(),
@@ -193,6 +214,37 @@ impl Call<'_> {
                 _ => passphrase(&prompt(what, matches!(purpose, Purpose::Create(..)))?, purpose),
             },
         }
+    }
+
+    /// A key that a token gives, and where it is made, its recovery passphrase.
+    fn by_token(&self, how: &TokenHow, purpose: Purpose<'_>) -> Result<Holder> {
+        let token = token::key(self.place, how, matches!(purpose, Purpose::Create(..)))?;
+        let Purpose::Create(wanted, Some(binding)) = purpose else { return Ok(Box::new(token)) };
+        if !binding.tpm_pcrs.is_empty() {
+            return Err(Failure::Usage("--tpm-pcrs goes with a key in the TPM".into()));
+        }
+        let Some(file) = &binding.recovery_passphrase_file else { return Ok(Box::new(token)) };
+        let text = secrets::private_line(file, "the recovery passphrase")?;
+        let recovery = Passphrase::new(SecretBytes::from_slice(text.expose().as_bytes()));
+        let recovery = recovery.and_then(|one| one.with_cost(cost(wanted))).map_err(key)?;
+        Ok(Box::new(token.with_recovery(recovery)))
+    }
+
+    /// Opens a key that a token gives with its recovery passphrase.
+    fn without_token(&self, source: Source, what: &str) -> Result<Holder> {
+        let text = match (self.place.token_recovery, source) {
+            (true, Source::Text(text)) => text,
+            (true, Source::Prompt) => secrets::SecretText::new(prompt(what, false)?),
+            _ => {
+                return Err(Failure::Usage(
+                    "this opens with a physical token: give --owner-token fido2, yubikey or software=FILE \
+                     (--profile-token for a profile); without it, its recovery passphrase with --token-recovery"
+                        .into(),
+                ));
+            }
+        };
+        let recovery = Passphrase::new(SecretBytes::from_slice(text.expose().as_bytes())).map_err(key)?;
+        Ok(Box::new(TokenRecovery::new(recovery)))
     }
 
     #[cfg(feature = "os-keyring")]

@@ -34,6 +34,9 @@ pub(super) fn run(call: Call<'_>, args: &VaultInit) -> Result {
     });
     out.either(&object, |_| format!("made {}", paint(STRONG, path.display())))?;
     out.say(format_args!("It opens with a {}; nobody can restore that for you.", owner.kind().name()));
+    if owner.kind() == stvor_keys::HolderKind::Token && args.binding.recovery_passphrase_file.is_none() {
+        out.say("Without that token nothing opens it: make shares (`stvor vault escrow make`), or give a recovery passphrase.");
+    }
     out.say("Next: `stvor vault serve`, and in another terminal `stvor vault unlock`.");
     Ok(())
 }

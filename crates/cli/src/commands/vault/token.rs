@@ -6,18 +6,19 @@ use std::path::Path;
 use serde_json::json;
 use stvor_base::Timestamp;
 use stvor_crypto::{SecretBytes, SystemRandom};
+use stvor_keys::TokenKey;
 use stvor_keys::challenge::{ChallengeToken, SoftwareToken};
 use stvor_keys::fido2::{Ctap2, Fido2Token};
 use stvor_vault::daemon::{Client, EnrolmentVerb, Hidden, RecoveryVerb};
 use stvor_vault::tokens::{Enrolment, Presented, TokenKind, TokenRecord};
-use stvor_vault::unwrap_root;
+use stvor_vault::{VaultError, unwrap_root};
 
 use super::backup::{ask, coded, secret};
 use super::carried::Carried;
 use super::recovery::{KEEPERS, Shares, files};
 use super::{Call, show};
 use crate::args::{
-    CodesCommand, CredentialsCommand, NewTokens, ShownCode, TokenHand, TokenOpen, VaultPlace,
+    CodesCommand, CredentialsCommand, NewTokens, ShownCode, TokenHand, TokenHow, TokenOpen, VaultPlace,
     VaultTokenCommand,
 };
 use crate::failure::{Failure, Result};
@@ -26,8 +27,8 @@ use crate::secrets;
 
 /// A token that is there.
 enum Hand {
-    Challenge(Box<dyn ChallengeToken>),
-    Fido2(Box<dyn Fido2Token>),
+    Challenge(Box<dyn ChallengeToken + Send>),
+    Fido2(Box<dyn Fido2Token + Send>),
 }
 
 fn software(path: &Path, make: bool) -> Result<SoftwareToken> {
@@ -45,7 +46,7 @@ fn hand(place: &VaultPlace, given: &TokenHand, make: bool) -> Result<Hand> {
 }
 
 /// The FIDO2 token: the one on USB, or the one that another program carries.
-fn fido2(place: &VaultPlace) -> Result<Box<dyn Fido2Token>> {
+fn fido2(place: &VaultPlace) -> Result<Box<dyn Fido2Token + Send>> {
     match &place.fido2_socket {
         Some(socket) => Ok(Box::new(Ctap2::new(Carried::at(socket).map_err(coded)?))),
         None => on_usb(),
@@ -53,12 +54,12 @@ fn fido2(place: &VaultPlace) -> Result<Box<dyn Fido2Token>> {
 }
 
 #[cfg(feature = "fido2-hid")]
-fn on_usb() -> Result<Box<dyn Fido2Token>> {
+fn on_usb() -> Result<Box<dyn Fido2Token + Send>> {
     Ok(Box::new(stvor_keys::fido2::HidToken::find().map_err(coded)?))
 }
 
 #[cfg(not(feature = "fido2-hid"))]
-fn on_usb() -> Result<Box<dyn Fido2Token>> {
+fn on_usb() -> Result<Box<dyn Fido2Token + Send>> {
     Err(Failure::Usage("this build does not reach FIDO2 tokens; build it with the feature fido2-hid".into()))
 }
 
@@ -71,6 +72,19 @@ fn yubikey(slot: u8) -> Result<Hand> {
 #[cfg(not(feature = "yubikey"))]
 fn yubikey(_: u8) -> Result<Hand> {
     Err(Failure::Usage("this build does not reach YubiKey slots; build it with the feature yubikey".into()))
+}
+
+/// The key that a token gives; `make`: a file that plays one is made if it is not there.
+pub(super) fn key(place: &VaultPlace, how: &TokenHow, make: bool) -> Result<TokenKey> {
+    let hand = match how {
+        TokenHow::Software(path) => Hand::Challenge(Box::new(software(path, make)?)),
+        TokenHow::YubiKey(slot) => yubikey(*slot)?,
+        TokenHow::Fido2 => Hand::Fido2(fido2(place)?),
+    };
+    Ok(match hand {
+        Hand::Challenge(token) => TokenKey::challenge(token),
+        Hand::Fido2(token) => TokenKey::fido2(token, pin(place.token_pin_file.as_deref())?),
+    })
 }
 
 /// The PIN of a FIDO2 token, which it has to have.
@@ -163,7 +177,7 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
         VaultTokenCommand::Open(args) => open(call, &mut client, args),
         VaultTokenCommand::Present { name, hand: given, pin_file } => {
             let record = tokens(&mut client)?.into_iter().find(|record| record.name == *name);
-            let record = record.ok_or_else(|| Failure::Usage(format!("there is no token {name}")))?;
+            let record = record.ok_or_else(|| VaultError::Unknown(format!("token {name}")))?;
             let answer = match hand(call.place, given, false)? {
                 Hand::Challenge(mut token) => Presented::challenge(&record, &mut *token)?,
                 Hand::Fido2(mut token) => {
