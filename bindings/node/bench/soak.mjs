@@ -107,7 +107,7 @@ async function fromRust(url) {
 
 /** The same, sent by JavaScript. */
 async function sentHere(url) {
-  const place = await createApp({ appToken: 'stvor_soak', relayUrl: url, storage: 'memory' });
+  const place = await createApp({ appToken: 'stvor_bench', relayUrl: url, storage: 'memory' });
   const from = await place.connect('sender');
   const used = process.cpuUsage();
   const taken = native.benchTakes(url, sends);
@@ -120,7 +120,7 @@ async function sentHere(url) {
 
 /** The same, taken by a handler in JavaScript. */
 async function handledHere(url) {
-  const place = await createApp({ appToken: 'stvor_soak', relayUrl: url, storage: 'memory' });
+  const place = await createApp({ appToken: 'stvor_bench', relayUrl: url, storage: 'memory' });
   const to = await place.connect('taker');
   let got = 0;
   const all = new Promise((done) => to.onMessage(() => { got += 1; if (got === sends) done(); }));

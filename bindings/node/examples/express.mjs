@@ -1,5 +1,5 @@
 // A web server that hands messages on, end to end encrypted: node express.mjs (npm install express @stvor/sdk)
-import { createApp } from '@stvor/sdk';
+import { createApp, StvorError } from '@stvor/sdk';
 import express from 'express';
 
 const stvor = await createApp({
@@ -19,14 +19,12 @@ server.post('/messages/:user', async (request, response) => {
 
 // Codes say whether it helps to ask again; messages say what to do.
 server.use((error, _request, response, next) => {
-  if (!error.code) return next(error);
+  if (!(error instanceof StvorError)) return next(error);
   response.status(error.retryable ? 503 : 400).json({ code: error.code, message: error.message, action: error.action });
 });
 
 const listening = server.listen(Number(process.env.PORT ?? 3000), '127.0.0.1', () => {
   console.log(`listening on ${listening.address().port}`);
 });
-process.once('SIGTERM', async () => {
-  listening.close();
-  await stvor.close();
-});
+// Requests that are under way are answered first.
+process.once('SIGTERM', () => listening.close(() => stvor.close()));

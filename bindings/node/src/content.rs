@@ -69,10 +69,13 @@ pub struct MessageValue {
     pub verified: bool,
 }
 
+/// The last moment that JavaScript can name, in milliseconds: a peer chooses when a message was sent, and must not choose a date that throws.
+const LAST_DATE: u64 = 8_640_000_000_000_000;
+
 /// Milliseconds as JavaScript counts them.
-#[allow(clippy::cast_precision_loss, reason = "exact up to the year 287396")]
+#[allow(clippy::cast_precision_loss, reason = "up to the last date all are exact")]
 pub(crate) fn millis(time: stvor::Timestamp) -> f64 {
-    time.as_millis() as f64
+    time.as_millis().min(LAST_DATE) as f64
 }
 
 impl MessageValue {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 import { at, codeOf, directory, run, sdk, start, startMockRelay, write } from './project.mjs';
 
@@ -307,7 +308,12 @@ test('what waits for a relay that answers nothing ends with its signal, and work
   const alice = await here.connect('alice');
   const bob = await there.connect('bob');
   const number = await bob.safetyNumber('alice');
-  served.child.kill('SIGSTOP');
+  // Stopped it is some time after it was told to.
+  const stop = async () => {
+    served.child.kill('SIGSTOP');
+    while (!execFileSync('ps', ['-o', 'stat=', '-p', String(served.child.pid)], { encoding: 'utf8' }).startsWith('T')) await new Promise(setImmediate);
+  };
+  await stop();
   const waits = [
     (signal) => alice.safetyNumber('bob', { signal }),
     (signal) => alice.verify('bob', number, { signal }),
@@ -334,7 +340,7 @@ test('what waits for a relay that answers nothing ends with its signal, and work
   await alice.resetSession('bob', { signal: new AbortController().signal });
   await alice.send('bob', 'anew');
   assert.deepEqual(contents(await take(bob, 1)), ['anew']);
-  served.child.kill('SIGSTOP');
+  await stop();
   await ends((signal) => alice.deleteAccount({ signal }));
   served.child.kill('SIGCONT');
 });
@@ -482,7 +488,7 @@ test('an app chooses its suite, and two that differ exchange nothing', async (t)
   t.after(() => usual.close());
   const carol = await usual.connect('carol');
   assert.equal(await codeOf(carol.send('alice', 'hello?')), 'SUITE_MISMATCH');
-  for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_ARGUMENT');
+  for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_CONFIG');
 });
 
 test('the next message, one handler after the other: each message once, in order, none lost', async (t) => {
@@ -678,4 +684,16 @@ test('once leaves a listener of on where it is, and an app that closes lets no c
   const coming = codeOf(other.connect('carol'));
   await other.close();
   assert.equal(await coming, 'CLIENT_NOT_READY');
+});
+
+test('node:events waits for events of a client, and a listener goes by either name', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const waited = once(alice, 'receipt');
+  const never = () => assert.fail('it was taken off');
+  alice.addListener('receipt', never);
+  alice.removeListener('receipt', never);
+  bob.onMessage(() => {});
+  await alice.send('bob', 'x');
+  assert.equal((await waited).length, 1);
 });

@@ -272,3 +272,14 @@ test('errors are themselves where a test runner evaluates the package in a conte
   const { stdout, stderr } = await run(['--no-warnings', file]);
   assert.deepEqual(stdout.split('\n'), ['INVALID_RELAY_URL,false,false', 'NOT_FOR_PRODUCTION,false,true', 'RECIPIENT_TIMEOUT,true,false', 'bytes 7', ''], stderr);
 });
+
+/** Codes that no call of this package fails with: of the vault, of the command line and of relays. */
+const OTHERS = /^(AGENT|APPROVAL|AUDITOR|BACKUP|BOUNDARY|COOLDOWN|ESCROW|LOCKDOWN|PROFILE|TPM|VAULT|WITNESS|LOG|TOKEN|CODE)_|^(COOLDOWN|NO_APP_TOKEN|UNKNOWN_TOKEN|UNKNOWN_USER|USAGE|STORE_UNSUPPORTED|NATIVE_MODULE_MISSING)$/;
+
+test('what to do is said in terms of JavaScript', () => {
+  for (const code of Object.keys(require(join(installed, 'sdk/dist/actions.json')))) {
+    if (OTHERS.test(code)) continue;
+    const { action } = new sdk.StvorError('x', { code });
+    assert.doesNotMatch(action, /stvor [a-z]|::|[a-z]_[a-z]+\(|--[a-z]|[A-Z]\w+ \{/, `${code}: ${action}`);
+  }
+});

@@ -246,3 +246,15 @@ test('a second run without the relay says that there is none, once', async (t) =
   assert.equal(told.length, 1);
   assert.ok(told[0].includes(first.url) && told[0].includes('mock-relay'), told[0]);
 });
+
+test('in a batch nobody waits for somebody who is not there', async (t) => {
+  const { app } = await at(t, { timeout: 30_000 });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const batch = numbered(1_024).map((one) => ({ to: one % 256 === 7 ? `nobody${one}` : 'bob', content: one }));
+  const signal = new AbortController();
+  const sent = alice.sendMany(batch, { signal: signal.signal });
+  // All of his are there while the others are waited for.
+  assert.deepEqual(await take(bob, 1_020), numbered(1_024).filter((one) => one % 256 !== 7));
+  signal.abort();
+  assert.equal(await codeOf(() => sent), 'ABORTED');
+});

@@ -220,3 +220,19 @@ test('findings are there in development, and are told once where the relay is el
   assert.equal(ended.stdout, `${'keyfile_beside_store,relay_without_tls,development_token\n'.repeat(2)}`);
   assert.equal(ended.stderr.match(/STVOR_DEVELOPMENT_MODE/g).length, 1, ended.stderr);
 });
+
+test('secrets that are empty or hold half of a character, and names of settings that there are not, are INVALID_CONFIG', async () => {
+  const place = { appToken: 'stvor_dev_test123', relayUrl: 'ws://127.0.0.1:1', dataDir: directory() };
+  for (const [settings, words] of [
+    [{ passphrase: '' }, /passphrase is empty/], [{ keyfile: '' }, /keyfile is empty/], [{ identityPhrase: '' }, /identityPhrase is empty/],
+    [{ identityPassphrase: '' }, /identityPassphrase is empty/], [{ passphrase: 'abcdefgh\ud800' }, /half of a character/],
+    [{ suite: 'ed25519' }, /suite/], [{ trustPolicy: 'tofu' }, /trustPolicy/], [{ onIdentityChange: 'x' }, /onIdentityChange/],
+  ]) {
+    await assert.rejects(sdk.createApp({ ...place, ...settings }), (error) => {
+      assert.equal(error.code, 'INVALID_CONFIG', error.message);
+      assert.match(error.message, words);
+      return true;
+    });
+  }
+  await assert.rejects(startMockRelay({ port: 0, verbose: 'yes' }), { code: 'INVALID_CONFIG' });
+});

@@ -188,9 +188,9 @@ export class App {
  * await alice.send('bob', 'Hello!');
  * ```
  */
-export function createApp(settings: AppOptions, options_?: { signal?: Signal | undefined }): Promise<App> {
+export function createApp(setup: AppOptions, options_?: { signal?: Signal | undefined }): Promise<App> {
   return awaited(async () => {
-    const given = options<AppOptions>(settings, OPTIONS, 'the options of createApp');
+    const given = options<AppOptions>(setup, OPTIONS, 'the options of createApp');
     const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the second argument of createApp');
     check(given);
     const gate = gateOptions(given.executor);
@@ -199,7 +199,7 @@ export function createApp(settings: AppOptions, options_?: { signal?: Signal | u
     if (given.productionMode === true) checkProduction(given, stores?.missing);
     const told = nativeSettings(given, places);
     const adapters = stores && bridge(completed(stores.adapters));
-    const opened = await abortable(signal, (cancel) => native().openApp(told, adapters, cancel));
+    const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel)));
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     warnOfFindings(opened);
     return new App(opened, { gate, patience: given.timeout ?? DEFAULT_TIMEOUT, production: given.productionMode === true });
@@ -208,6 +208,9 @@ export function createApp(settings: AppOptions, options_?: { signal?: Signal | u
 
 function check(given: Partial<AppOptions>): void {
   for (const key of STRINGS) if (given[key] !== undefined) text(given[key], key);
+  for (const key of ['passphrase', 'keyfile', 'identityPhrase', 'identityPassphrase', 'dataDir'] as const) {
+    if (given[key] === '') throw misconfigured(`${key} is empty: is the variable that holds it set?`);
+  }
   for (const key of ['productionMode', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey'] as const) {
     if (given[key] !== undefined && typeof given[key] !== 'boolean') throw misconfigured(`${key} is true or false`);
   }
@@ -228,9 +231,9 @@ function check(given: Partial<AppOptions>): void {
 }
 
 /** What is wrong with a setting is a setting that can not be used, whoever looks at it. */
-function settings(look: () => void): void {
+function settings<T>(look: () => T): T {
   try {
-    look();
+    return guarded(look);
   } catch (thrown) {
     throw thrown instanceof StvorError && thrown.code === 'INVALID_ARGUMENT'
       ? misconfigured(thrown.message.replace(' [INVALID_ARGUMENT]', ''))

@@ -277,6 +277,16 @@ export class Client {
     return this;
   }
 
+  /** `on`, under its other name. */
+  addListener<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    return this.on(event, listener);
+  }
+
+  /** `off`, under its other name. */
+  removeListener<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
+    return this.off(event, listener);
+  }
+
   /** `on`, for one event only. */
   once<E extends keyof ClientEvents>(event: E, listener: (event: ClientEvents[E]) => unknown): this {
     return guarded(() => {

@@ -1,5 +1,6 @@
 /** The error of this package, and how failures of the native half become one. */
 
+import { ACTIONS } from './actions.js';
 import type { Finding } from './types.js';
 
 /**
@@ -53,7 +54,7 @@ let actions: Record<string, string> | undefined;
 
 function actionOf(code: string): string {
   actions ??= require('./actions.json') as Record<string, string>;
-  return actions[code] ?? 'See docs/errors.md.';
+  return ACTIONS[code] ?? actions[code] ?? 'See docs/errors.md.';
 }
 
 /** What adapters of the application threw, until somebody is told: the native half hands a number on. */

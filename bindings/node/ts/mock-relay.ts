@@ -82,12 +82,13 @@ export function startMockRelay(settings?: MockRelayOptions): Promise<MockRelay> 
     const given = options<MockRelayOptions>(settings, ['port', 'host', 'tokens', 'verbose', 'database'], 'the options of startMockRelay');
     const { port = 4444, host = '127.0.0.1', tokens = [], verbose = false, database } = given;
     if (!Number.isInteger(port) || port < 0 || port > 65_535) throw misconfigured('port is a whole number from 0 to 65535');
+    if (typeof verbose !== 'boolean') throw misconfigured('verbose is true or false');
     if (typeof host !== 'string' || host.length > 64) throw misconfigured('host is an IP address');
     const all = elements(tokens, 1_000, 'tokens');
     if (!all.every((token): token is string => typeof token === 'string' && token.length <= 256)) {
       throw misconfigured('tokens are strings of 256 characters at most');
     }
     const file = database === undefined ? undefined : text(database, 'database');
-    return new MockRelay(await native().startRelay({ host, port, tokens: all, verbose: verbose === true, database: file }));
+    return new MockRelay(await native().startRelay({ host, port, tokens: all, verbose, database: file }));
   });
 }

@@ -77,7 +77,17 @@ export class Sends {
   }
 
   /** Sends one message, and resolves with its receipt. */
-  async send(request: NativeSend, signal: Signal | undefined): Promise<Receipt> {
+  send(request: NativeSend, signal: Signal | undefined): Promise<Receipt> {
+    // The usual case, without what the others need.
+    if (signal === undefined && this.#gate.tryEnter(request.to)) {
+      return this.#handOver(request)
+        .finally(() => this.#gate.leave(request.to))
+        .then((receipt) => new SentReceipt(receipt, request.to, this.#patient));
+    }
+    return this.#sendInTurn(request, signal);
+  }
+
+  async #sendInTurn(request: NativeSend, signal: Signal | undefined): Promise<Receipt> {
     const keep = () => { request.content = owned(request.content); };
     const act = () => (signal === undefined ? this.#handOver(request) : abortable(signal, (cancel) => this.#handOver(request, cancel)));
     const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
@@ -108,29 +118,39 @@ export class Sends {
 
   async #sendAll(requests: readonly NativeSend[], signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
     const outcomes: (Receipt | StvorError)[] = [];
-    const size = Math.min(CHUNK, this.#gate.share);
-    for (let at = 0; at < requests.length; at += size) {
-      const chunk = requests.slice(at, at + size);
-      const users = new Set(chunk.map(({ to }) => to));
-      if (users.size === 1) {
-        outcomes.push(...(await this.#sendChunk(chunk, chunk[0].to, signal)));
-      } else if (this.#gate.isFree('', users)) {
-        outcomes.push(...(await this.#sendChunk(chunk, '', signal)));
-      } else {
-        // Each user's behind what waits for that user already.
-        const parts = [...users].map(async (user): Promise<[string, (Receipt | StvorError)[]]> =>
-          [user, await this.#sendChunk(chunk.filter(({ to }) => to === user), user, signal)]);
-        const sent = new Map(await settledAll(parts));
-        for (const { to } of chunk) outcomes.push(sent.get(to)?.shift() as Receipt | StvorError);
-      }
+    const [size, all] = [Math.min(CHUNK, this.#gate.share), [] as Promise<void>[]];
+    let failed = false;
+    for (let at = 0; at < requests.length && !failed; at += size) {
+      const places = requests.slice(at, at + size).map((request, place) => ({ request, place: at + place }));
+      const users = new Set(places.map(({ request }) => request.to));
+      const whole = users.size === 1 ? places[0].request.to : '';
+      // Else each user's behind what waits for that user already.
+      const parts = users.size === 1 || this.#gate.isFree('', users)
+        ? [{ peer: whole, part: places }]
+        : [...users].map((peer) => ({ peer, part: places.filter(({ request }) => request.to === peer) }));
+      // What comes next waits until these are on their way, not for their answers: of somebody who is not there it may take long.
+      await Promise.all(parts.map(({ peer, part }) => new Promise<void>((entered) => {
+        const sent = this.#sendPart(part.map(({ request }) => request), { peer, signal, entered })
+          .then((each) => each.forEach((outcome, place) => { outcomes[part[place].place] = outcome; }));
+        sent.catch(() => { failed = true; }).then(entered);
+        all.push(sent);
+      })));
     }
+    await settledAll(all);
     return outcomes;
   }
 
-  /** Sends what one call of the native half takes, in the line of `peer`. */
-  async #sendChunk(chunk: readonly NativeSend[], peer: string, signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
+  /** Sends what one call of the native half takes, in the line of `peer`; `entered` is called when it is on its way. */
+  async #sendPart(
+    chunk: NativeSend[],
+    { peer, signal, entered }: { peer: string; signal: Signal | undefined; entered: () => void },
+  ): Promise<(Receipt | StvorError)[]> {
     try {
-      const act = () => abortable(signal, (cancel) => this.#client.sendMany([...chunk], cancel));
+      const act = () => {
+        const sent = abortable(signal, (cancel) => this.#client.sendMany(chunk, cancel));
+        entered();
+        return sent;
+      };
       const sent = await this.#admitted({ peer, weight: chunk.length, signal }, act);
       return sent.map(({ receipt, failure: failed }, index) =>
         receipt ? new SentReceipt(receipt, chunk[index].to, this.#patient) : failure(new Error(failed)));

@@ -1,6 +1,6 @@
 /** Where stores are and what seals them: the settings of `createApp`, read once and checked. */
 
-import { elements, kindOf, options } from './check.js';
+import { elements, isWellFormed, kindOf, options } from './check.js';
 import { misconfigured } from './errors.js';
 import type { AppOptions, KmipKey, Pkcs11Key } from './types.js';
 
@@ -26,6 +26,8 @@ export function text(value: unknown, name: string): string {
   if (value.length > LONGEST_SETTING) throw misconfigured(`${name} has ${value.length} characters`);
   // The C interface would end it there.
   if (value.includes('\0')) throw misconfigured(`${name} has a null character`);
+  // All halves of characters would be written as the same one: of two secrets that differ one would be made.
+  if (!isWellFormed(value)) throw misconfigured(`${name} has half of a character`);
   return value;
 }
 
