@@ -32,6 +32,10 @@ const tofu = {
     const { rows } = await database.query('SELECT fingerprint FROM pins WHERE peer_id = $1', [peerId]);
     return rows[0]?.fingerprint === fingerprint;
   },
+  // Somebody accepted another identity, or the old key signed it. One step: it changes only what is still the old one.
+  async replaceFingerprint(peerId, old, fingerprint) {
+    await database.query('UPDATE pins SET fingerprint = $3 WHERE peer_id = $1 AND fingerprint = $2', [peerId, old, fingerprint]);
+  },
 };
 
 const sessions = {

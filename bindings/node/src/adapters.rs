@@ -11,7 +11,8 @@ use napi::bindgen_prelude::{Function, Uint8Array};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use stvor::narrow::{
-    Adapters, FingerprintStore, IdentityPair, IdentityStore, ReplayCache, SessionStore, StoreError,
+    Adapters, FingerprintStore, IdentityPair, IdentityStore, ReplaceFingerprint, ReplayCache, SessionStore,
+    StoreError,
 };
 use stvor_crypto::p256::SigningKey;
 use stvor_crypto::{SecretBytes, SystemRandom};
@@ -33,6 +34,8 @@ pub struct AdapterRequest {
     pub bytes: Option<Uint8Array>,
     /// A fingerprint.
     pub text: Option<String>,
+    /// The fingerprint that it takes the place of.
+    pub old: Option<String>,
 }
 
 /// An answer.
@@ -64,6 +67,8 @@ type Ask = ThreadsafeFunction<AdapterRequest, (), AdapterRequest, napi::Status, 
 
 struct Bridge {
     ask: Ask,
+    /// Whether `tofu.replaceFingerprint` is there.
+    replaces: bool,
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
 }
@@ -84,11 +89,13 @@ impl Drop for Forget<'_> {
 }
 
 /// What is asked.
+#[derive(Default)]
 struct Question<'a> {
     call: &'static str,
     peer: &'a str,
     bytes: Option<&'a [u8]>,
     text: Option<&'a str>,
+    old: Option<&'a str>,
 }
 
 impl Bridge {
@@ -111,6 +118,7 @@ impl Bridge {
             peer: question.peer.to_owned(),
             bytes: question.bytes.map(|bytes| bytes.to_vec().into()),
             text: question.text.map(str::to_owned),
+            old: question.old.map(str::to_owned),
         };
         if self.ask.call(request, ThreadsafeFunctionCallMode::NonBlocking) != napi::Status::Ok {
             return Err(gone());
@@ -133,33 +141,53 @@ impl Bridge {
 #[stvor::narrow::async_trait]
 impl ReplayCache for Bridge {
     async fn check_and_mark(&self, peer: &str, nonce: &[u8]) -> Result<bool, StoreError> {
-        self.yes_or_no(Question { call: "replay.checkAndMark", peer, bytes: Some(nonce), text: None }).await
+        self.yes_or_no(Question {
+            call: "replay.checkAndMark",
+            peer,
+            bytes: Some(nonce),
+            ..Question::default()
+        })
+        .await
     }
 }
 
 #[stvor::narrow::async_trait]
 impl FingerprintStore for Bridge {
     async fn store_fingerprint(&self, peer: &str, fingerprint: &str) -> Result<(), StoreError> {
-        let question = Question { call: "tofu.storeFingerprint", peer, bytes: None, text: Some(fingerprint) };
+        let call = "tofu.storeFingerprint";
+        let question = Question { call, peer, text: Some(fingerprint), ..Question::default() };
         self.put(question).await.map(|_| ())
     }
 
     async fn verify_fingerprint(&self, peer: &str, fingerprint: &str) -> Result<bool, StoreError> {
-        let question =
-            Question { call: "tofu.verifyFingerprint", peer, bytes: None, text: Some(fingerprint) };
-        self.yes_or_no(question).await
+        let call = "tofu.verifyFingerprint";
+        self.yes_or_no(Question { call, peer, text: Some(fingerprint), ..Question::default() }).await
+    }
+
+    fn replacing(&self) -> Option<&dyn ReplaceFingerprint> {
+        self.replaces.then_some(self)
+    }
+}
+
+#[stvor::narrow::async_trait]
+impl ReplaceFingerprint for Bridge {
+    async fn replace_fingerprint(&self, peer: &str, old: &str, new: &str) -> Result<(), StoreError> {
+        let call = "tofu.replaceFingerprint";
+        let question = Question { call, peer, text: Some(new), old: Some(old), ..Question::default() };
+        self.put(question).await.map(|_| ())
     }
 }
 
 #[stvor::narrow::async_trait]
 impl SessionStore for Bridge {
     async fn save(&self, id: &str, state: &[u8]) -> Result<(), StoreError> {
-        let question = Question { call: "sessions.save", peer: id, bytes: Some(state), text: None };
+        let question =
+            Question { call: "sessions.save", peer: id, bytes: Some(state), ..Question::default() };
         self.put(question).await.map(|_| ())
     }
 
     async fn load(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let question = Question { call: "sessions.load", peer: id, bytes: None, text: None };
+        let question = Question { call: "sessions.load", peer: id, ..Question::default() };
         Ok(self.put(question).await?.bytes)
     }
 }
@@ -168,7 +196,7 @@ impl SessionStore for Bridge {
 impl IdentityStore for Bridge {
     async fn identity_key_pair(&self) -> Result<IdentityPair, StoreError> {
         let call = "identity.getIdentityKeyPair";
-        let answer = self.put(Question { call, peer: "", bytes: None, text: None }).await?;
+        let answer = self.put(Question { call, ..Question::default() }).await?;
         let what = || "there is no key pair in it".to_owned();
         let missing = || StoreError::Answer { call, what: what() };
         let (public, private) = answer.bytes.zip(answer.secret).ok_or_else(missing)?;
@@ -198,18 +226,19 @@ impl NativeAdapters {
 
 #[napi]
 impl NativeAdapters {
-    /// `ask` is called with each question and answers by `answer`.
+    /// `ask` is called with each question and answers by `answer`; `replaces` says whether there is a
+    /// `tofu.replaceFingerprint`.
     ///
     /// # Errors
     /// When the callback can not be kept.
     #[napi(constructor, catch_unwind)]
-    pub fn new(ask: Function<'_, AdapterRequest, ()>) -> napi::Result<Self> {
+    pub fn new(ask: Function<'_, AdapterRequest, ()>, replaces: bool) -> napi::Result<Self> {
         let ask = ask
             .build_threadsafe_function::<AdapterRequest>()
             .weak::<true>()
             .callee_handled::<false>()
             .build()?;
-        Ok(Self(Arc::new(Bridge { ask, next: AtomicU64::new(0), waiting: Mutex::default() })))
+        Ok(Self(Arc::new(Bridge { ask, replaces, next: AtomicU64::new(0), waiting: Mutex::default() })))
     }
 
     /// Answers a question. One that nobody waits for any more is no error.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use napi::Env;
 use napi::bindgen_prelude::{PromiseRaw, Uint8Array};
 use napi_derive::napi;
+use stvor::narrow::Interface;
 use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, Suite, TrustPolicy};
 
 use crate::adapters::NativeAdapters;
@@ -61,6 +62,8 @@ pub struct AppSettings {
     pub require_atomic: Option<bool>,
     /// `p256` or `x25519`.
     pub suite: Option<String>,
+    /// The storage adapters that have stand-ins in memory.
+    pub missing_adapters: Option<Vec<String>>,
 }
 
 /// A wait that JavaScript gave in milliseconds.
@@ -180,9 +183,11 @@ pub fn open_app<'env>(
     let deadline = settings.timeout.map(wait).transpose()?.filter(|timeout| !timeout.is_zero());
     let server = settings.server.take();
     let keys = core::mem::take(&mut settings.keys);
+    let missing = settings.missing_adapters.take().unwrap_or_default();
     let mut builder = builder(settings)?;
     if let Some(adapters) = adapters {
-        let adapters = adapters.adapters();
+        let missing = missing.iter().filter_map(|name| Interface::named(name));
+        let adapters = adapters.adapters().standing_in(missing);
         builder = builder.storage_adapters(match deadline {
             Some(deadline) => adapters.deadline(deadline),
             None => adapters,
@@ -197,6 +202,12 @@ pub fn open_app<'env>(
         let app = builder.open().await.map_err(failed)?;
         Ok(NativeApp(Kept::new(app)))
     })
+}
+
+impl NativeApp {
+    pub(crate) fn app(&self) -> napi::Result<App> {
+        self.0.get().cloned()
+    }
 }
 
 #[napi]

@@ -55,6 +55,8 @@ pub struct HistoryRequest {
     pub peer: String,
     /// Messages at most.
     pub limit: Option<u32>,
+    /// Only messages whose text holds these words.
+    pub search: Option<String>,
 }
 
 /// A page of a conversation.
@@ -539,7 +541,10 @@ impl NativeClient {
         let cursor = before.and_then(|page| page.before);
         let limit = usize::try_from(request.limit.unwrap_or(50)).unwrap_or(usize::MAX);
         promise(env, None, async move {
-            let query = client.history(&request.peer).limit(limit).before(cursor);
+            let mut query = client.history(&request.peer).limit(limit).before(cursor);
+            if let Some(words) = request.search {
+                query = query.containing(words);
+            }
             let page = query.load().await.map_err(failed)?;
             let messages = page.messages.iter().map(HistoryValue::of).collect();
             Ok(NativePage { messages, before: page.before })

@@ -15,6 +15,7 @@ pub mod content;
 mod events;
 mod failure;
 pub mod groups;
+pub mod keeping;
 mod limits;
 pub mod ratchet;
 pub mod relay;

@@ -34,5 +34,14 @@ pub(crate) const MAX_BATCH: usize = stvor::limits::MAX_PENDING;
 /// Outcomes of sends that are handed over at once.
 pub(crate) const SEND_BATCH: usize = 128;
 
+/// Recipients of one backup.
+pub(crate) const MAX_RECIPIENTS: usize = 64;
+
+/// Bytes of the text of an age key file.
+pub(crate) const MAX_AGE_KEYS: usize = 64 * 1024;
+
+/// Entries of one look at the journal.
+pub(crate) const MAX_JOURNAL: usize = 1_000;
+
 /// Events that are handed over at once.
 pub(crate) const EVENT_BATCH: usize = 64;

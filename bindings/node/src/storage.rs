@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use stvor::store::{PostgresStores, RedisStores, ServerOptions, StoreProvider};
+use stvor::store::{OpenKey, PostgresStores, RedisStores, ServerOptions, StoreProvider};
 use stvor::{AppBuilder, KeyHolder, Managed, SecretBytes};
 use stvor_keys::kmip::{KmipKey, KmipServer};
 use stvor_keys::pkcs11::{Token, TokenKey};
@@ -167,8 +167,52 @@ fn os_keyring(builder: AppBuilder) -> napi::Result<AppBuilder> {
 
 #[cfg(not(feature = "os-keyring"))]
 fn os_keyring(_: AppBuilder) -> napi::Result<AppBuilder> {
+    Err(no_keyring())
+}
+
+#[cfg(not(feature = "os-keyring"))]
+fn no_keyring() -> napi::Error {
     let message = "this build of the SDK has no access to the system's keyring (released packages have it)";
-    Err(failure("KEYRING_UNAVAILABLE", message, false))
+    failure("KEYRING_UNAVAILABLE", message, false)
+}
+
+/// What a store is to open with.
+pub(crate) enum NewKey {
+    /// This.
+    Key(OpenKey),
+    /// A key in this keyring, under the store's name.
+    #[cfg(feature = "os-keyring")]
+    Keyring(Arc<dyn stvor::SecretService>),
+}
+
+#[cfg(feature = "os-keyring")]
+#[allow(clippy::unnecessary_wraps, reason = "its other form fails")]
+fn into_keyring() -> napi::Result<NewKey> {
+    Ok(NewKey::Keyring(Arc::new(stvor_keys::SystemKeyring)))
+}
+
+#[cfg(not(feature = "os-keyring"))]
+fn into_keyring() -> napi::Result<NewKey> {
+    Err(no_keyring())
+}
+
+/// The one key that settings name. Modules are loaded and files read on a thread that may wait.
+pub(crate) async fn new_key(keys: KeySettings) -> napi::Result<NewKey> {
+    let work = move || match keys {
+        KeySettings { passphrase: Some(passphrase), .. } => {
+            Ok(NewKey::Key(OpenKey::Passphrase(SecretBytes::from(passphrase.into_bytes()))))
+        }
+        KeySettings { keyfile: Some(path), .. } => Ok(NewKey::Key(OpenKey::Keyfile(PathBuf::from(path)))),
+        KeySettings { token: Some(settings), .. } => {
+            token(settings).map(|key| NewKey::Key(OpenKey::Holder(key)))
+        }
+        KeySettings { kmip: Some(settings), .. } => {
+            kmip(settings).map(|key| NewKey::Key(OpenKey::Holder(key)))
+        }
+        KeySettings { os_keyring: Some(true), .. } => into_keyring(),
+        _ => Err(argument("a new key is one of passphrase, keyfile, osKeyring, pkcs11, kmip")),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| panicked())?
 }
 
 /// Sets the keys. Modules are loaded and files read on a thread that may wait.

@@ -52,7 +52,7 @@ async function setting(t) {
     apps.push(app);
     return app;
   };
-  return { bob, open };
+  return { bob, open, others, relay, apps };
 }
 
 const next = async (client) => {
@@ -144,11 +144,23 @@ test('what is missing, or is no adapter', async (t) => {
   const { bob, open } = await setting(t);
   const { adapters } = stores();
   const settings = { appToken: 'sk_live_xxx', relayUrl: 'wss://relay.invalid' };
+  const unfit = (more, codes, pattern) => assert.rejects(createApp({ ...settings, ...more }), (error) => {
+    assert.equal(error.code, 'NOT_FOR_PRODUCTION');
+    assert.match(error.message, pattern);
+    assert.deepEqual(error.findings.filter((finding) => finding.refused).map(({ code }) => code), codes);
+    return true;
+  });
   const refused = (more, pattern) => assert.rejects(createApp({ ...settings, ...more }), (error) => error.code === 'INVALID_CONFIG' && pattern.test(error.message));
   const two = { replay: adapters.replay, sessions: adapters.sessions };
-  await refused({ storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
+  // One error has all of it, before anything is dialled.
+  const missing = ['adapter_missing_tofu', 'adapter_missing_identity'];
+  await unfit({ storageAdapters: two, productionMode: true }, missing, /"tofu" is missing[^]*"identity" is missing/);
+  await unfit({ storageAdapters: two, productionMode: true, appToken: 'stvor_dev_x', relayUrl: 'ws://relay.invalid' },
+    [...missing, 'relay_without_tls', 'development_token'], /"tofu" is missing/);
+  await unfit({ storageAdapters: two, productionMode: true, requireAtomicSessionAndPrekey: true }, [...missing, 'store_not_atomic'], /transactions/);
   await refused({ storageAdapters: { ...adapters, session: {} } }, /no "session"/);
   await refused({ storageAdapters: { ...adapters, tofu: { storeFingerprint() {} } } }, /tofu\.verifyFingerprint is a function/);
+  await refused({ storageAdapters: { ...adapters, tofu: { ...adapters.tofu, replaceFingerprint: 1 } } }, /tofu\.replaceFingerprint is a function/);
   await refused({ storageAdapters: adapters, dataDir: '/nowhere' }, /exclude/);
   // All four are accepted in production, with the weaker promise stated.
   const strict = await createApp({ ...settings, storageAdapters: adapters, productionMode: true });
@@ -160,4 +172,72 @@ test('what is missing, or is no adapter', async (t) => {
   const alice = await (await open(two)).connect('alice');
   await (await alice.send('bob', 'x')).delivered();
   assert.equal(await next(bob), 'x');
+});
+
+/** Alice on these stores, acquainted with a bob who then lost everything and began anew. */
+async function begunAnew(t, storageAdapters) {
+  const { bob, open, others, relay, apps } = await setting(t);
+  const alice = await (await open(storageAdapters)).connect('alice');
+  await (await alice.send('bob', 'before')).delivered();
+  assert.equal(await next(bob), 'before');
+  await others.close();
+  const anew = await createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory', replaceIdentity: true });
+  apps.push(anew);
+  const changed = new Promise((resolve) => { alice.once('identityChanged', resolve); });
+  const bobAnew = await anew.connect('bob');
+  await bobAnew.send('alice', 'it is me');
+  assert.deepEqual(await changed, { peer: 'bob', accepted: false });
+  return { alice, bob: bobAnew, open, app: anew, old: bob.identity.fingerprint };
+}
+
+async function bothGoOn(alice, bob) {
+  assert.equal(await next(alice), 'it is me');
+  await (await alice.send('bob', 'to the new one')).delivered();
+  assert.equal(await next(bob), 'to the new one');
+}
+
+test('an accepted identity replaces the fingerprint, and so does a rotation', async (t) => {
+  const mine = stores();
+  const replaced = [];
+  const tofu = {
+    ...mine.adapters.tofu,
+    async replaceFingerprint(peer, old, fingerprint) {
+      replaced.push([peer, old, fingerprint]);
+      if (mine.pins.get(peer) === old) mine.pins.set(peer, fingerprint);
+    },
+  };
+  const { alice, bob, app, old } = await begunAnew(t, { ...mine.adapters, tofu });
+  assert.deepEqual(replaced, [], 'nobody decided');
+  await alice.acceptIdentity('bob');
+  assert.deepEqual(replaced, [['bob', old, bob.identity.fingerprint]]);
+  assert.equal(mine.pins.get('bob'), bob.identity.fingerprint);
+  const accepted = (await alice.journal()).find(({ deed }) => deed === 'identity_accepted');
+  assert.deepEqual([accepted.subject, accepted.detail], ['bob', `${old} -> ${bob.identity.fingerprint}`]);
+  assert.ok(accepted.at instanceof Date && accepted.who.length > 0);
+  await bothGoOn(alice, bob);
+  const heard = new Promise((resolve) => { alice.once('identityRotated', resolve); });
+  const rotated = await app.rotateIdentity('bob');
+  assert.equal((await heard).new, rotated.new);
+  assert.equal(mine.pins.get('bob'), rotated.new);
+  await rotated.client.send('alice', 'rotated');
+  assert.equal(await next(alice), 'rotated');
+});
+
+test('a fingerprint that is written once is deleted by its owner before another identity is accepted', async (t) => {
+  const mine = stores();
+  const { alice, bob, open, old } = await begunAnew(t, mine.adapters);
+  await assert.rejects(alice.acceptIdentity('bob'), (error) => {
+    assert.equal(error.code, 'FINGERPRINT_FIXED');
+    assert.match(error.message, /delete the fingerprint of "bob" from that store yourself/);
+    assert.match(error.action, /acceptIdentity/);
+    return true;
+  });
+  assert.equal(mine.pins.get('bob'), old);
+  mine.pins.delete('bob');
+  await alice.close();
+  const again = await (await open(mine.adapters)).connect('alice');
+  assert.equal(await codeOf(again.send('bob', 'x')), 'IDENTITY_CHANGED');
+  await again.acceptIdentity('bob');
+  assert.equal(mine.pins.get('bob'), bob.identity.fingerprint);
+  await bothGoOn(again, bob);
 });

@@ -39,6 +39,7 @@ test('one key, and one only', async () => {
     assert.equal(error.code, code);
     return true;
   });
+  for (const productionMode of [false, true]) await refused({ passphrase: '', productionMode }, /empty/, 'KEY_MALFORMED');
   await refused({ passphrase: 'x', keyfile: 'y' }, /passphrase and keyfile exclude each other/);
   await refused({ osKeyring: true, pkcs11: token, kmip: server }, /osKeyring and pkcs11 and kmip exclude/);
   await refused({ osKeyring: 'yes' }, /true or false/);
@@ -111,14 +112,27 @@ test('a key in a PKCS #11 token', { skip: softhsm }, async (t) => {
     const ended = await run([write(`
       import { createApp } from '@stvor/sdk';
       const app = await createApp(${JSON.stringify({ ...settings, ...pkcs11 })});
-      await app.connect('alice').then((alice) => console.log(alice.identity.fingerprint), (error) => console.log(error.code, error.message));
+      try {
+        const alice = await app.connect('alice');
+        console.log(alice.identity.fingerprint);
+        const { messages } = await alice.history('bob');
+        await alice.send('bob', String(messages.length));
+        console.log(messages.map(({ content }) => content).join());
+      } catch (error) {
+        console.log(error.code, error.message);
+      }
       await app.close();`)], { env: { SOFTHSM2_CONF: config } });
     assert.equal(ended.code, 0, ended.stderr);
     return ended.stdout.trim();
   };
+  const others = await createApp({ ...settings, storage: 'memory', pkcs11: undefined });
+  t.after(() => others.close());
+  const bob = (await others.connect('bob')).messages();
   const first = await as({});
   assert.match(first, /^[0-9a-f]{64}$/);
-  assert.equal(await as({}), first);
+  assert.equal((await bob.next()).value.content, '0');
+  assert.equal(await as({}), `${first}\n0`);
+  assert.equal((await bob.next()).value.content, '1');
   assert.match(await as({ pkcs11: { ...settings.pkcs11, pinFile: undefined, pin: '4321' } }), /^WRONG_KEY /);
   assert.match(await as({ pkcs11: { ...settings.pkcs11, key: 'another' } }), /^KEY_MISSING /);
   assert.match(await as({ pkcs11: undefined, passphrase: 'x' }), /^KEY_REQUIRED /);
@@ -180,8 +194,19 @@ test('a key in a key management server', { skip: pykmip }, async (t) => {
     clientCertificateFile: join(place, 'client.pem'), clientKeyFile: join(place, 'client.key'),
   };
   const settings = { ...(await relayFor(t)), storage: { sqlite: directory() }, kmip };
-  const first = await fingerprint(settings);
-  assert.match(first, /^[0-9a-f]{64}$/);
+  const others = await createApp({ ...settings, storage: 'memory', kmip: undefined });
+  t.after(() => others.close());
+  const bob = (await others.connect('bob')).messages();
+  const app = await createApp(settings);
+  const alice = await app.connect('alice');
+  const first = alice.identity.fingerprint;
+  await alice.send('bob', 'sealed by the server');
+  assert.equal((await bob.next()).value.content, 'sealed by the server');
+  await app.close();
+  const again = await createApp(settings);
+  const [sent] = (await (await again.connect('alice')).history('bob')).messages;
+  assert.equal(sent.content, 'sealed by the server');
+  await again.close();
   assert.equal(await fingerprint(settings), first);
   assert.equal(await fingerprint({ ...settings, kmip: { ...kmip, server: 'localhost:1' } }), 'KEY_UNAVAILABLE');
   assert.equal(await fingerprint({ ...settings, kmip: { ...kmip, clientKeyFile: join(place, 'server.key') } }), 'KEY_MALFORMED');

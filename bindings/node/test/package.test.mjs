@@ -206,7 +206,8 @@ test('settings that can not be used are named before anything is dialled', async
   await refused({ ...good, retention: -1 }, /retention/);
   for (const retention of [0, 5, 90 * 86_400_000, Infinity]) await (await createApp({ ...good, retention })).close();
   const two = { replay: { checkAndMark: () => false }, sessions: { save() {}, load: () => null } };
-  await refused({ appToken: 'sk_live_xxx', relayUrl: 'wss://relay.stvor.com', storageAdapters: two, productionMode: true }, /missing: tofu, identity/);
+  await refused({ appToken: 'sk_live_xxx', relayUrl: 'wss://relay.stvor.com', storageAdapters: two, productionMode: true },
+    /"tofu" is missing[^]*"identity" is missing/, 'NOT_FOR_PRODUCTION');
 });
 
 test('the mock relay says what is wrong with its settings', async () => {

@@ -13,6 +13,9 @@ const METHODS = {
   identity: ['getIdentityKeyPair'],
 } as const;
 
+/** What a store may offer beside that. */
+const OPTIONAL: Partial<Record<Name, readonly string[]>> = { tofu: ['replaceFingerprint'] };
+
 type Name = keyof typeof METHODS;
 type Given = Record<Name, Record<string, (...given: unknown[]) => unknown>>;
 
@@ -33,8 +36,10 @@ export function adaptersOf(given: unknown): { adapters: Partial<Given>; missing:
       throw misconfigured(`storageAdapters.${name} is an object, not ${kindOf(adapter)}`);
     }
     const methods: Record<string, (...given: unknown[]) => unknown> = {};
-    for (const method of METHODS[name]) {
+    const optional = OPTIONAL[name] ?? [];
+    for (const method of [...METHODS[name], ...optional]) {
       const call = (adapter as Record<string, unknown>)[method];
+      if (call === undefined && optional.includes(method)) continue;
       if (typeof call !== 'function') throw misconfigured(`storageAdapters.${name}.${method} is a function, not ${kindOf(call)}`);
       methods[method] = (...rest) => call.apply(adapter, rest);
     }
@@ -68,6 +73,9 @@ export function completed(adapters: Partial<Given>): Given {
         if (!pins.has(peer as string)) pins.set(peer as string, fingerprint as string);
       },
       verifyFingerprint: (peer, fingerprint) => pins.get(peer as string) === fingerprint,
+      replaceFingerprint: (peer, old, fingerprint) => {
+        if (pins.get(peer as string) === old) pins.set(peer as string, fingerprint as string);
+      },
     },
     sessions: (whole && adapters.sessions) || {
       save: (id, state) => { states.set(id as string, state); },
@@ -79,13 +87,13 @@ export function completed(adapters: Partial<Given>): Given {
 
 /** Connects the adapters with the native half. */
 export function bridge(adapters: Given): NativeAdapters {
-  const bridged = new (native().NativeAdapters)((request) => { void answer(request); });
+  const bridged = new (native().NativeAdapters)((request) => { void answer(request); }, 'replaceFingerprint' in adapters.tofu);
   const answer = async (request: NativeAdapterRequest): Promise<void> => {
     let said: NativeAdapterAnswer;
     try {
       const [name, method] = request.call.split('.') as [Name, string];
-      const given = name === 'identity' ? [] : [request.peer, ...(method === 'load' ? [] : [request.bytes ?? request.text])];
-      said = judged(request.call, await adapters[name][method](...given));
+      const given = [request.peer, request.old, request.bytes ?? request.text].filter((one) => one !== undefined && one !== null);
+      said = judged(request.call, await adapters[name][method]!(...(name === 'identity' ? [] : given)));
     } catch (thrown) {
       said = { failed: remembered(thrown) };
     }

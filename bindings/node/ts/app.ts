@@ -7,6 +7,7 @@ import { abortable, before, isUint8Array, options, span, userName, wait } from '
 import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
+import { restore, type RestoreInfo, type RestoreOptions } from './keeping.js';
 import { native, type NativeApp, type NativeClient } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
 import type { AppOptions, Finding, Signal } from './types.js';
@@ -119,6 +120,14 @@ export class App {
     });
   }
 
+  /**
+   * Brings a user back from a backup, whole or not at all, on a device where that user has no store (`RESTORE_STORE_EXISTS`). Then `connect`.
+   * Never go on with the old store beside this one: two devices of one identity are `CLONE_DETECTED`.
+   */
+  restore(file: string, options_: RestoreOptions): Promise<RestoreInfo> {
+    return awaited(() => restore(this.#native, file, options_));
+  }
+
   /** A client that was here before comes up without its relay: whoever develops and listens to no event would see nothing at all happen. */
   #tellOfSilence(opened: NativeClient): void {
     if (this.#quiet || !['offline', 'connecting'].includes(opened.state)) return;
@@ -196,8 +205,10 @@ export function createApp(setup: AppOptions, options_?: { signal?: Signal | unde
     const gate = gateOptions(given.executor);
     const places = storesOf(given.storage, given.dataDir);
     const stores = given.storageAdapters === undefined ? undefined : adaptersOf(given.storageAdapters);
-    if (given.productionMode === true) checkProduction(given, stores?.missing);
-    const told = nativeSettings(given, places);
+    if (given.productionMode === true && given.legacyRelay === true) {
+      throw misconfigured('production mode speaks to no minimal relay: leave legacyRelay out');
+    }
+    const told = { ...nativeSettings(given, places), missingAdapters: stores?.missing };
     const adapters = stores && bridge(completed(stores.adapters));
     const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel)));
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
@@ -238,14 +249,6 @@ function settings<T>(look: () => T): T {
     throw thrown instanceof StvorError && thrown.code === 'INVALID_ARGUMENT'
       ? misconfigured(thrown.message.replace(' [INVALID_ARGUMENT]', ''))
       : thrown;
-  }
-}
-
-/** What the native half can not see; it judges the rest. */
-function checkProduction(given: Partial<AppOptions>, missing: string[] | undefined): void {
-  if (given.legacyRelay === true) throw misconfigured('production mode speaks to no minimal relay: leave legacyRelay out');
-  if (missing && missing.length > 0) {
-    throw misconfigured(`production mode needs all four storageAdapters; missing: ${missing.join(', ')}`);
   }
 }
 

@@ -9,6 +9,7 @@ import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
+import { backup, changeKey, journal, rotateKey, type BackupInfo, type BackupOptions, type JournalEntry, type Progress, type StoreKey } from './keeping.js';
 import { lingerFor, lingerNoMore } from './linger.js';
 import type { NativeClient, NativePage } from './native.js';
 import { outgoing, sending, Sends, SentReceipt } from './sending.js';
@@ -427,19 +428,23 @@ export class Client {
       })));
   }
 
-  /** The messages of a conversation, newest first, page by page. */
-  history(userId: string, options_?: { limit?: number | undefined }): Promise<HistoryPage> {
+  /**
+   * The messages of a conversation, newest first, page by page. With `search` those whose text (or JSON text) holds these words, in any case; no
+   * index of words is kept, so a page reads up to 20,000 messages and may hold few or none, and `older()` goes on.
+   */
+  history(userId: string, options_?: { limit?: number | undefined; search?: string | undefined }): Promise<HistoryPage> {
     return awaited(() => {
       this.#open();
-      const { limit } = options<{ limit: number }>(options_, ['limit'], 'the options of history');
+      const { limit, search } = options<{ limit: number; search: string }>(options_, ['limit', 'search'], 'the options of history');
+      if (search !== undefined && (typeof search !== 'string' || search.length > 65_536)) throw invalid('search is a string');
       if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= 500)) {
         throw invalid('limit is a whole number from 1 to 500');
       }
-      return this.#page({ peer: userName(userId), limit });
+      return this.#page({ peer: userName(userId), limit, search });
     });
   }
 
-  async #page(request: { peer: string; limit?: number | undefined }, before?: NativePage): Promise<HistoryPage> {
+  async #page(request: { peer: string; limit?: number | undefined; search?: string | undefined }, before?: NativePage): Promise<HistoryPage> {
     const page = await this.#native.history(request, before);
     const messages = page.take().map((raw) => ({
       id: raw.id,
@@ -452,6 +457,48 @@ export class Client {
       read: raw.read,
     }));
     return { messages, older: () => awaited(async () => (page.more ? this.#page(request, page) : null)) };
+  }
+
+  /**
+   * Writes everything that this user can not get again to one encrypted file (an age file), while the client works: identity, pins, settings,
+   * history, journal, groups. `path` is a new file, or a directory, in which it gets a name with the time. It is there whole or not at all;
+   * aborted it leaves nothing.
+   */
+  backup(path: string, options_: BackupOptions): Promise<BackupInfo> {
+    return awaited(() => {
+      this.#open();
+      return backup(this.#native, path, options_);
+    });
+  }
+
+  /** What was decided and done, newest first: identities accepted, backups made, keys changed. 50 entries, at most 1,000; kept for two years. */
+  journal(options_?: { limit?: number | undefined }): Promise<JournalEntry[]> {
+    return awaited(() => {
+      this.#open();
+      return journal(this.#native, options_);
+    });
+  }
+
+  /**
+   * Changes what opens the store. The new key is tried before anything is written, and no message is touched; give it to `createApp` the next
+   * time. Older copies of the store still open with the old key.
+   */
+  changeKey(key: StoreKey): Promise<void> {
+    return awaited(() => {
+      this.#open();
+      return changeKey(this.#native, key);
+    });
+  }
+
+  /**
+   * Replaces the data key: every row is sealed anew while the client works. Aborted or killed it goes on when it is called again. On a store that
+   * several processes share it begins only while no other one is there (`STORE_IN_USE`).
+   */
+  rotateKey(options_?: { onProgress?: ((progress: Progress) => void) | undefined; signal?: Signal | undefined }): Promise<void> {
+    return awaited(() => {
+      this.#open();
+      return rotateKey(this.#native, options_);
+    });
   }
 
   /** After `ROLLBACK_DETECTED`: gives up the sessions of the old copy and starts fresh ones. */

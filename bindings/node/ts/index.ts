@@ -11,6 +11,7 @@ export { App, createApp, generateRecoveryPhrase } from './app.js';
 export { Client, type RotatedIdentity, type RotateOptions } from './client.js';
 export { StvorError } from './errors.js';
 export { Group, type GroupInfo } from './groups.js';
+export type { BackupInfo, BackupOptions, JournalEntry, Progress, RestoreInfo, RestoreOptions, StoreKey } from './keeping.js';
 export type {
   AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryPage, IdentityKeyPair,
   IdentityStore, Json, KmipKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisStorage, ReplayStore,

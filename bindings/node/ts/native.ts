@@ -100,8 +100,21 @@ export interface NativeClient {
   verifyNumber(what: [string, string], cancel?: NativeCancel): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
-  history(request: { peer: string; limit?: number }, before?: NativePage): Promise<NativePage>;
+  history(request: { peer: string; limit?: number; search?: string }, before?: NativePage): Promise<NativePage>;
+  backup(
+    request: { path: string; passphrase?: string; recipients?: string[]; keep?: number },
+    told?: (progress: NativeProgress) => void,
+    cancel?: NativeCancel,
+  ): Promise<{ path: string; bytes: number; messages: number; conversations: number; removed: string[] }>;
+  journal(limit: number): Promise<{ at: number; who: string; deed: string; subject: string; detail: string }[]>;
+  changeKey(keys: Record<string, unknown>): Promise<void>;
+  rotateKey(told?: (progress: NativeProgress) => void, cancel?: NativeCancel): Promise<void>;
   end(what: string, cancel?: NativeCancel): Promise<void>;
+}
+
+export interface NativeProgress {
+  done: number;
+  total: number;
 }
 
 export interface NativeApp {
@@ -110,6 +123,11 @@ export interface NativeApp {
   findings(): Finding[];
   connect(user: string, cancel?: NativeCancel): Promise<NativeClient>;
   rotateIdentity(user: string, notDerived: boolean, acceptLossyStore: boolean): Promise<[string, string, string]>;
+  restore(
+    request: { path: string; passphrase?: string; identity?: string },
+    told?: (progress: NativeProgress) => void,
+    cancel?: NativeCancel,
+  ): Promise<{ user: string; madeAt: number; messages: number; conversations: number }>;
   close(): Promise<void>;
 }
 
@@ -147,6 +165,7 @@ export interface NativeAdapterRequest {
   peer: string;
   bytes?: Uint8Array;
   text?: string;
+  old?: string;
 }
 
 export interface NativeAdapterAnswer {
@@ -164,7 +183,7 @@ export interface NativeAdapters {
 export interface Native {
   generatePhrase(): string;
   generateIdentity(): { publicKey: Uint8Array; privateKey: Uint8Array };
-  NativeAdapters: new (ask: (request: NativeAdapterRequest) => void) => NativeAdapters;
+  NativeAdapters: new (ask: (request: NativeAdapterRequest) => void, replaces: boolean) => NativeAdapters;
   generateKeyPair(): NativeKeyPair;
   restoreKeyPair(sealed: Uint8Array, key: Uint8Array): NativeKeyPair;
   establishSession(own: NativeKeyPair, peer: Uint8Array): NativeSession;

@@ -397,6 +397,12 @@ export interface TofuStore {
   storeFingerprint(peerId: string, fingerprint: string): void | Promise<void>;
   /** `true` when this is the stored fingerprint of the peer. */
   verifyFingerprint(peerId: string, fingerprint: string): boolean | Promise<boolean>;
+  /**
+   * Puts another fingerprint in the place of `oldFingerprint`, in one step, if that is the one that is stored. It is called only when
+   * `acceptIdentity` takes another identity of a peer, and when a peer's old key signed the one that it handed over to. Without it the
+   * former is `FINGERPRINT_FIXED` until you delete the peer's fingerprint yourself, and the latter is `IDENTITY_CHANGED`.
+   */
+  replaceFingerprint?(peerId: string, oldFingerprint: string, newFingerprint: string): void | Promise<void>;
 }
 
 /**

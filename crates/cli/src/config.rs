@@ -50,6 +50,8 @@ pub(crate) struct Client {
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) keyfile: Option<PathBuf>,
     pub(crate) os_keyring: bool,
+    /// Who decides and does things, for the journal; the account's name if not set.
+    pub(crate) actor: Option<String>,
     pub(crate) production: bool,
     /// Of new identities: `p256` if not set, or `x25519`.
     pub(crate) suite: Option<String>,
@@ -91,6 +93,7 @@ impl Default for Client {
             passphrase_file: None,
             keyfile: None,
             os_keyring: false,
+            actor: None,
             production: false,
             suite: None,
             store: None,

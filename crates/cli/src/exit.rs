@@ -102,6 +102,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "TPM_FOREIGN"
         | "TPM_STATE"
         | "IDENTITY_CHANGED"
+        | "FINGERPRINT_FIXED"
         | "SUITE_MISMATCH"
         | "STORE_SERVER_UNTRUSTED"
         | "IDENTITY_SUPERSEDED"
@@ -129,6 +130,7 @@ mod tests {
             ("RELAY_UNAVAILABLE", 5),
             ("RECIPIENT_NOT_FOUND", 6),
             ("IDENTITY_CHANGED", 7),
+            ("FINGERPRINT_FIXED", 7),
             ("STORE_UNREACHABLE", 5),
             ("STORE_SERVER_UNTRUSTED", 7),
             ("SUITE_MISMATCH", 7),

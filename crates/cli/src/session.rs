@@ -120,6 +120,9 @@ impl Context<'_> {
         if let Some(app) = &client.app_id {
             builder = builder.app_id(app);
         }
+        if let Some(actor) = &client.actor {
+            builder = builder.actor(actor);
+        }
         if let Some(file) = &client.root_certificate {
             let pem = std::fs::read(file).map_err(|source| Failure::File {
                 what: "can not read",

@@ -2,42 +2,18 @@
 #![cfg(feature = "pkcs11")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use stvor_base::ErrorCode;
 use stvor_crypto::{Secret, SecretBytes, SystemRandom};
 use stvor_keys::pkcs11::{Token, TokenKey};
 use stvor_keys::{HolderKind, KeyHolder, Managed};
-
-const MODULES: [&str; 4] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/local/lib/softhsm/libsofthsm2.so",
-];
-
-fn module() -> Option<PathBuf> {
-    let found = MODULES.iter().map(PathBuf::from).find(|path| path.exists());
-    if found.is_none() {
-        stvor_testkit::servers::missing("SoftHSM2", "softhsm2");
-    }
-    found
-}
-
-fn run(program: &str, directory: &Path, args: &[&str]) {
-    let ended = Command::new(program)
-        .env("SOFTHSM2_CONF", directory.join("softhsm2.conf"))
-        .args(args)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(ended.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
-}
+use stvor_testkit::SoftHsm;
 
 /// The test itself, in a process whose environment names a token directory of its own: modules read it when they are loaded.
 #[test]
 #[ignore = "is run by the test below in a process of its own"]
 fn inner() {
-    let module = module().unwrap();
+    let module = std::path::PathBuf::from(std::env::var_os("STVOR_TEST_MODULE").unwrap());
     let token = |pin: &str, key: &str, label: &str| {
         let which = TokenKey { module: module.clone(), token: label.into(), key: key.into() };
         Token::new(which, SecretBytes::from_slice(pin.as_bytes())).unwrap()
@@ -74,18 +50,13 @@ fn inner() {
 
 #[test]
 fn a_token_wraps_and_unwraps_and_each_thing_that_is_wrong_has_its_code() {
-    if module().is_none() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let tokens = directory.path().join("tokens");
-    std::fs::create_dir(&tokens).unwrap();
-    let config = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
-    std::fs::write(directory.path().join("softhsm2.conf"), config).unwrap();
-    let label = ["--init-token", "--free", "--label", "stvor", "--pin", "1234", "--so-pin", "5678"];
-    run("softhsm2-util", directory.path(), &label);
+    let Some(token) = SoftHsm::new().unwrap() else { return };
+    let (name, value) = token.variable();
     let this = std::env::current_exe().unwrap();
-    run(this.to_str().unwrap(), directory.path(), &["--exact", "inner", "--ignored"]);
+    let mut inner = Command::new(this);
+    inner.env(name, value).env("STVOR_TEST_MODULE", token.module()).args(["--exact", "inner", "--ignored"]);
+    let ended = inner.output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
 }
 
 #[test]

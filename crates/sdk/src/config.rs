@@ -508,7 +508,7 @@ impl AppBuilder {
     }
 
     /// Who decides and does things, for the journal ([`crate::Client::journal`]): the name of an operator or a service. The
-    /// name of the account at the operating system if not set.
+    /// name of the account at the operating system if not set, `uid=` and its number where it has none.
     #[must_use]
     pub fn actor(mut self, name: impl Into<String>) -> Self {
         self.actor = Some(name.into());
@@ -542,6 +542,10 @@ impl AppBuilder {
                 ));
             }
         }
+        if let KeySource::Passphrase(passphrase) = &self.keys {
+            let secret = SecretBytes::from_slice(passphrase.as_bytes());
+            stvor_keys::Passphrase::new(secret).map_err(Error::passed)?;
+        }
         self.executor.check()?;
         if self.adapters.is_some() && self.suite.is_some_and(|suite| suite != Suite::P256) {
             return Err(Error::config(
@@ -573,7 +577,10 @@ impl AppBuilder {
                 Credential::ClientToken(_) => None,
             },
         });
-        let of_store = if self.adapters.is_some() { Ok(facts.findings()) } else { stores.findings().await };
+        let of_store = match &self.adapters {
+            Some(adapters) => Ok([adapters.findings(), facts.findings()].concat()),
+            None => stores.findings().await,
+        };
         let findings = production::with_store(findings, of_store, self.require_atomic);
         let findings = match findings {
             Ok(findings) => findings,
@@ -626,10 +633,32 @@ impl AppBuilder {
     }
 }
 
-/// The name of the account that this process runs under, as the environment tells it.
+/// The name of the account that this process runs under: as the system has it, else as the environment tells it. In a container an
+/// account may have no name, and nobody set any.
 fn account() -> String {
     let names = ["USER", "LOGNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
-    names.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+    system_account().or_else(|| names.into_iter().find(|name| !name.is_empty())).unwrap_or_else(nameless)
+}
+
+#[cfg(unix)]
+fn system_account() -> Option<String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).ok().flatten();
+    user.map(|user| user.name).filter(|name| !name.is_empty())
+}
+
+#[cfg(unix)]
+fn nameless() -> String {
+    format!("uid={}", nix::unistd::Uid::effective())
+}
+
+#[cfg(not(unix))]
+fn system_account() -> Option<String> {
+    None
+}
+
+#[cfg(not(unix))]
+fn nameless() -> String {
+    "unknown".to_owned()
 }
 
 /// Whether a minimal relay will do at this address.
@@ -711,6 +740,9 @@ mod tests {
         );
         assert_eq!(code(builder().app_id("a/b")).await, "INVALID_NAME");
         assert_eq!(code(builder().root_certificate("nonsense")).await, "INVALID_CONFIG");
+        for production in [false, true] {
+            assert_eq!(code(builder().passphrase("").production(production)).await, "KEY_MALFORMED");
+        }
     }
 
     #[test]
@@ -718,6 +750,15 @@ mod tests {
         let error = credential(Some("secret token".to_owned()), None, None).unwrap_err();
         assert!(!error.to_string().contains("secret token"));
         assert!(!format!("{:?}", builder().app_token("verysecrettoken")).contains("verysecret"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn whoever_runs_this_has_a_name_without_any_variable() {
+        let by_number = nameless();
+        assert!(by_number.starts_with("uid="), "{by_number}");
+        let named = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap();
+        assert_eq!(account(), named.map_or(by_number, |user| user.name));
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl Error {
             ErrorKind::Backpressure { .. } => "BACKPRESSURE",
             ErrorKind::RateLimited { .. } => "RATE_LIMITED",
             ErrorKind::IdentityChanged { .. } => "IDENTITY_CHANGED",
+            ErrorKind::FingerprintFixed { .. } => "FINGERPRINT_FIXED",
             ErrorKind::IdentityNotVerified { .. } => "IDENTITY_NOT_VERIFIED",
             ErrorKind::SafetyNumberNotShown { .. } => "SAFETY_NUMBER_NOT_SHOWN",
             ErrorKind::SafetyNumberMismatch { .. } => "SAFETY_NUMBER_MISMATCH",
@@ -267,6 +268,15 @@ pub enum ErrorKind {
         "the identity of \"{user}\" changed: compare safety numbers, then accept the new identity or block the user"
     )]
     IdentityChanged {
+        /// Who.
+        user: UserId,
+    },
+    /// The application's own fingerprint store holds another fingerprint of a user than the accepted one, and keeps it.
+    #[error(
+        "your fingerprint store holds another fingerprint of \"{user}\" and does not replace it: compare safety numbers, delete \
+         the fingerprint of \"{user}\" from that store yourself, then accept the identity again"
+    )]
+    FingerprintFixed {
         /// Who.
         user: UserId,
     },

@@ -101,6 +101,16 @@ impl Guards {
         self.adapters.pin(peer.as_str(), user_key).await.map_err(Error::passed)
     }
 
+    /// Whether the application's own store can replace an identity.
+    pub(crate) fn replaces(&self) -> bool {
+        self.adapters.replaces()
+    }
+
+    /// Puts an identity in the place of the old one in the application's own store; `false` when that holds another one.
+    pub(crate) async fn moves(&self, peer: &UserId, keys: (&[u8], &[u8])) -> Result<bool> {
+        self.adapters.replace(peer.as_str(), keys).await.map_err(Error::passed)
+    }
+
     /// The pair that is the user's signing key.
     pub(crate) fn identity(&self) -> &stvor_store::narrow::IdentityPair {
         self.store.identity_pair()

@@ -179,6 +179,13 @@ pub(crate) fn fingerprint(key: &[u8]) -> String {
     hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
+/// A moment, as RFC 3339 has it.
+pub(crate) fn clock(at: Timestamp) -> String {
+    let at =
+        i64::try_from(at.as_millis()).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+    at.map_or_else(|| "a time that no calendar has".to_owned(), |at| format!("{at:.3}"))
+}
+
 impl Core {
     /// Writes an entry by itself, for a deed that is not a change of the store.
     pub(crate) async fn note(&self, entry: JournalEntry) -> Result<()> {
@@ -233,6 +240,12 @@ mod tests {
         .concat();
         assert_eq!(entry().encode(), written);
         assert_eq!(JournalEntry::decode(&written), Ok(entry()));
+    }
+
+    #[test]
+    fn a_moment_reads_as_a_date() {
+        assert_eq!(clock(Timestamp::from_millis(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
+        assert_eq!(clock(Timestamp::from_millis(u64::MAX)), "a time that no calendar has");
     }
 
     #[test]

@@ -44,11 +44,15 @@ pub(crate) fn open_key(config: &Config, place: &StorePlace) -> OpenKey {
         }
         KeySource::Holder(holder) => OpenKey::Holder(Arc::clone(holder)),
         KeySource::Keyfile(path) => OpenKey::Keyfile(path.clone()),
-        KeySource::Keyring(service) => OpenKey::OsKeyring {
-            service: service.clone(),
-            item: stvor_keys::KeyringItem { service: "stvor".to_owned(), account: account(place) },
-        },
+        KeySource::Keyring(service) => {
+            OpenKey::OsKeyring { service: service.clone(), item: keyring_item(place) }
+        }
     }
+}
+
+/// Where a store's key is in a keyring.
+pub(crate) fn keyring_item(place: &StorePlace) -> stvor_keys::KeyringItem {
+    stvor_keys::KeyringItem { service: "stvor".to_owned(), account: account(place) }
 }
 
 /// The name of a store's item in a keyring.

@@ -66,6 +66,18 @@ impl Client {
         core.note(entry.about("store", format!("{} -> {}", before.holder.name(), kind.name()))).await
     }
 
+    /// [`change_key`](Self::change_key) to a key in a keyring, made there under the name that [`crate::AppBuilder::keyring`] looks for.
+    ///
+    /// # Errors
+    /// `KEYRING_UNAVAILABLE` and the like, before anything is written; as [`change_key`](Self::change_key).
+    pub async fn change_key_to_keyring(
+        &self,
+        service: std::sync::Arc<dyn stvor_keys::SecretService>,
+    ) -> Result<()> {
+        let item = crate::opening::keyring_item(&self.core().store_place());
+        self.change_key(OpenKey::OsKeyring { service, item }).await
+    }
+
     /// Replaces the data key of the store: a fresh one seals everything from now on, and every row is sealed anew, batch by
     /// batch, while the client goes on working. One that was interrupted (by a kill, too) goes on when this is called again.
     /// See [`stvor_store::Sealed::rotate`] for what it does and does not do.

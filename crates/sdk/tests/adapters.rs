@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use common::{builder, code, event, soon};
 use stvor::narrow::{
-    Adapters, FingerprintStore, IdentityPair, IdentityStore, ReplayCache, SessionStore, StoreError,
-    async_trait,
+    Adapters, FingerprintStore, IdentityPair, IdentityStore, ReplaceFingerprint, ReplayCache, SessionStore,
+    StoreError, async_trait,
 };
-use stvor::{App, Client, Content, Event, SecretBytes};
+use stvor::{App, Client, Content, Deed, Event, SecretBytes};
 
 /// The four stores in memory.
 #[derive(Debug, Default)]
@@ -23,6 +23,11 @@ struct Mine {
     private: u8,
     /// Every call fails.
     down: Mutex<bool>,
+    /// Whether fingerprints are replaced.
+    replaces: bool,
+    /// Nothing is saved any more once one was.
+    full_after_replacing: AtomicBool,
+    full: AtomicBool,
 }
 
 impl Mine {
@@ -52,12 +57,31 @@ impl FingerprintStore for Mine {
         self.up()?;
         Ok(self.pins.lock().unwrap().get(peer).is_some_and(|pinned| pinned == fingerprint))
     }
+
+    fn replacing(&self) -> Option<&dyn ReplaceFingerprint> {
+        self.replaces.then_some(self)
+    }
+}
+
+#[async_trait]
+impl ReplaceFingerprint for Mine {
+    async fn replace_fingerprint(&self, peer: &str, old: &str, new: &str) -> Result<(), StoreError> {
+        self.up()?;
+        if let Some(stored) = self.pins.lock().unwrap().get_mut(peer).filter(|stored| *stored == old) {
+            new.clone_into(stored);
+            self.full.fetch_or(self.full_after_replacing.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl SessionStore for Mine {
     async fn save(&self, id: &str, state: &[u8]) -> Result<(), StoreError> {
         self.up()?;
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Adapter("it is full".into()));
+        }
         self.states.lock().unwrap().insert(id.to_owned(), state.to_vec());
         Ok(())
     }
@@ -197,4 +221,172 @@ async fn what_does_not_go_together_is_refused_before_anything_is_dialled() {
     let app = app(&relay.url(), &mine).await;
     let _alice = app.connect("alice").await.unwrap();
     assert_eq!(code(app.connect("carol").await), "STORE_LOCKED", "one app with adapters has one user");
+}
+
+impl Mine {
+    fn replacing_pins() -> Arc<Self> {
+        Arc::new(Self { replaces: true, ..Self::default() })
+    }
+
+    fn pinned(&self) -> String {
+        self.pins.lock().unwrap()["bob"].clone()
+    }
+}
+
+/// Alice on these stores, who wrote to bob and had an answer; and bob.
+async fn acquainted(url: &str, mine: &Arc<Mine>) -> (Client, (App, Client)) {
+    let others = common::app(url).await;
+    let bob = others.connect("bob").await.unwrap();
+    let alice = app(url, mine).await.connect("alice").await.unwrap();
+    soon(alice.send("bob", "before").await.unwrap().delivered()).await.unwrap();
+    assert_eq!(text(&bob).await, "before");
+    bob.send("alice", "and an answer").await.unwrap();
+    assert_eq!(text(&alice).await, "and an answer");
+    (alice, (others, bob))
+}
+
+/// Bob lost everything and begins anew.
+async fn bob_anew(url: &str, (others, bob): (App, Client)) -> Client {
+    bob.close().await;
+    drop(others);
+    builder(url).in_memory().replace_identity(true).open().await.unwrap().connect("bob").await.unwrap()
+}
+
+async fn refusal(alice: &Client, bob: &Client) {
+    let mut events = alice.events();
+    bob.send("alice", "it is me").await.unwrap();
+    let accepted = event(&mut events, |event| match event {
+        Event::IdentityChanged { accepted, .. } => Some(accepted),
+        _ => None,
+    });
+    assert!(!accepted.await);
+}
+
+async fn both_go_on(alice: &Client, bob: &Client) {
+    soon(alice.send("bob", "to the new one").await.unwrap().delivered()).await.unwrap();
+    assert_eq!(text(bob).await, "to the new one");
+    bob.send("alice", "from the new one").await.unwrap();
+    assert_eq!(text(alice).await, "from the new one");
+}
+
+#[tokio::test]
+async fn an_accepted_identity_takes_the_place_of_the_stored_fingerprint_and_the_journal_says_so() {
+    let relay = common::relay().await;
+    let mine = Mine::replacing_pins();
+    let (alice, before) = acquainted(&relay.url(), &mine).await;
+    let old = mine.pinned();
+    let bob = bob_anew(&relay.url(), before).await;
+    refusal(&alice, &bob).await;
+    assert_eq!(mine.pinned(), old, "nobody decided yet");
+    alice.accept_identity("bob").await.unwrap();
+    let new = bob.identity().fingerprint;
+    assert_eq!(mine.pinned(), new);
+    let entries = alice.journal(10).await.unwrap();
+    let accepted = entries.iter().find(|entry| entry.deed == Deed::IdentityAccepted).unwrap();
+    assert_eq!((&*accepted.subject, &*accepted.detail), ("bob", &*format!("{old} -> {new}")));
+    // What was refused is asked for again.
+    assert_eq!(text(&alice).await, "it is me");
+    both_go_on(&alice, &bob).await;
+    alice.close().await;
+    let alice = app(&relay.url(), &mine).await.connect("alice").await.unwrap();
+    both_go_on(&alice, &bob).await;
+}
+
+#[tokio::test]
+async fn a_store_that_writes_once_takes_another_identity_after_its_fingerprint_was_deleted() {
+    for restarted in [false, true] {
+        let relay = common::relay().await;
+        let mine = Arc::new(Mine::default());
+        let (mut alice, before) = acquainted(&relay.url(), &mine).await;
+        let old = mine.pinned();
+        let bob = bob_anew(&relay.url(), before).await;
+        refusal(&alice, &bob).await;
+        let refused = alice.accept_identity("bob").await.unwrap_err();
+        assert_eq!(refused.code(), "FINGERPRINT_FIXED");
+        assert!(refused.to_string().contains("delete the fingerprint of \"bob\""), "{refused}");
+        assert_eq!(mine.pinned(), old);
+        assert!(alice.journal(10).await.unwrap().is_empty());
+        mine.pins.lock().unwrap().remove("bob");
+        if restarted {
+            alice.close().await;
+            alice = app(&relay.url(), &mine).await.connect("alice").await.unwrap();
+            assert_eq!(code(alice.send("bob", "x").await), "IDENTITY_CHANGED", "nothing is taken by itself");
+        }
+        alice.accept_identity("bob").await.unwrap();
+        assert_eq!(mine.pinned(), bob.identity().fingerprint);
+        assert_eq!(text(&alice).await, "it is me");
+        both_go_on(&alice, &bob).await;
+    }
+}
+
+#[tokio::test]
+async fn accepting_once_more_mends_what_a_crash_left_between_the_two_stores() {
+    let relay = common::relay().await;
+    let mine = Mine::replacing_pins();
+    let (alice, before) = acquainted(&relay.url(), &mine).await;
+    let bob = bob_anew(&relay.url(), before).await;
+    refusal(&alice, &bob).await;
+    mine.full_after_replacing.store(true, Ordering::SeqCst);
+    assert_eq!(code(alice.accept_identity("bob").await), "STORE_FAILED");
+    assert_eq!(mine.pinned(), bob.identity().fingerprint);
+    alice.close().await;
+    mine.full_after_replacing.store(false, Ordering::SeqCst);
+    mine.full.store(false, Ordering::SeqCst);
+    let alice = app(&relay.url(), &mine).await.connect("alice").await.unwrap();
+    assert_eq!(code(alice.send("bob", "x").await), "IDENTITY_CHANGED");
+    assert!(!alice.safety_number("bob").await.unwrap().verified(), "it can be looked at");
+    alice.accept_identity("bob").await.unwrap();
+    assert_eq!(text(&alice).await, "it is me");
+    both_go_on(&alice, &bob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_followed_also_over_a_crash_between_the_two_stores() {
+    for crash in [false, true] {
+        let relay = common::relay().await;
+        let mine = Mine::replacing_pins();
+        let (mut alice, (others, _)) = acquainted(&relay.url(), &mine).await;
+        mine.full_after_replacing.store(crash, Ordering::SeqCst);
+        let mut events = alice.events();
+        let rotated = soon(others.rotate_identity("bob")).await.unwrap();
+        let bob = rotated.client;
+        if crash {
+            // Our own store never learns of it.
+            event(&mut events, |event| matches!(event, Event::StoreFailing { .. }).then_some(())).await;
+            assert_eq!(mine.pinned(), rotated.new);
+            alice.close().await;
+            mine.full_after_replacing.store(false, Ordering::SeqCst);
+            mine.full.store(false, Ordering::SeqCst);
+            alice = app(&relay.url(), &mine).await.connect("alice").await.unwrap();
+            events = alice.events();
+            bob.send("alice", "are you there?").await.unwrap();
+        }
+        let told = event(&mut events, |event| match event {
+            Event::IdentityRotated { old, new, .. } => Some((old, new)),
+            Event::IdentityChanged { .. } => panic!("it is no stranger"),
+            _ => None,
+        });
+        assert_eq!(told.await, (rotated.old, rotated.new.clone()));
+        assert_eq!(mine.pinned(), rotated.new);
+        if crash {
+            assert_eq!(text(&alice).await, "are you there?");
+        }
+        both_go_on(&alice, &bob).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_way_to_replace_a_fingerprint_no_rotation_is_followed() {
+    let relay = common::relay().await;
+    let mine = Arc::new(Mine::default());
+    let (alice, (others, _)) = acquainted(&relay.url(), &mine).await;
+    let old = mine.pinned();
+    let bob = soon(others.rotate_identity("bob")).await.unwrap().client;
+    refusal(&alice, &bob).await;
+    assert_eq!(mine.pinned(), old);
+    assert_eq!(code(alice.accept_identity("bob").await), "FINGERPRINT_FIXED");
+    mine.pins.lock().unwrap().remove("bob");
+    alice.accept_identity("bob").await.unwrap();
+    assert_eq!(text(&alice).await, "it is me");
+    both_go_on(&alice, &bob).await;
 }

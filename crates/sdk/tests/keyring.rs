@@ -43,6 +43,23 @@ async fn the_keyring_opens_what_it_sealed_and_nothing_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_moves_from_its_keyfile_into_a_keyring() {
+    let relay = relay().await;
+    let directory = tempfile::tempdir().unwrap();
+    let ring = Arc::new(MemoryKeyring::default());
+    let plain = || builder(&relay.url()).data_dir(directory.path());
+    let app = plain().open().await.unwrap();
+    let alice = app.connect("alice").await.unwrap();
+    let fingerprint = alice.identity().fingerprint;
+    alice.change_key_to_keyring(ring.clone()).await.unwrap();
+    assert_eq!(alice.store_info().await.unwrap().holder.name(), "key in the system's keyring");
+    app.close().await.unwrap();
+    assert_eq!(code(plain().open().await.unwrap().connect("alice").await), "KEY_REQUIRED");
+    let app = plain().keyring(ring).open().await.unwrap();
+    assert_eq!(app.connect("alice").await.unwrap().identity().fingerprint, fingerprint);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn processes_that_make_a_shared_store_at_once_end_with_one_identity_and_one_key() {
     let relay = relay().await;
     for round in 0..3 {

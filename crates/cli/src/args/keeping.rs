@@ -109,6 +109,9 @@ new key.
 Examples:
   stvor key show --as alice
   stvor key change --as alice --new-passphrase-file FILE
+  stvor key change --as alice --new-os-keyring
+  stvor key change --as alice --new-token-module /usr/lib/softhsm/libsofthsm2.so \\
+      --new-token-label app --new-token-key store --new-token-pin-file FILE
   stvor key rotate --as alice")]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
@@ -126,6 +129,8 @@ pub(crate) enum KeyCommand {
         me: Me,
         #[command(flatten)]
         new: NewKey,
+        #[command(flatten)]
+        details: Box<NewKeyDetails>,
     },
     /// Replace the data key: seal every row anew, in the background of other work; can be interrupted and gone on with
     Rotate(Me),
@@ -147,4 +152,42 @@ pub(crate) struct NewKey {
     /// New key file, made if it is not there
     #[arg(long, value_name = "FILE")]
     pub(crate) new_keyfile: Option<PathBuf>,
+    /// Make the new key in the keyring of the operating system
+    #[arg(long)]
+    pub(crate) new_os_keyring: bool,
+    /// Seal by a key in a PKCS #11 token: the module of its maker
+    #[arg(long, value_name = "FILE", requires_all = ["new_token_label", "new_token_key", "new_token_pin_file"])]
+    pub(crate) new_token_module: Option<PathBuf>,
+    /// Seal by a key in a key management server that speaks KMIP
+    #[arg(long, value_name = "HOST[:PORT]", requires_all = ["new_kmip_key", "new_kmip_roots", "new_kmip_certificate", "new_kmip_private_key"])]
+    pub(crate) new_kmip_server: Option<String>,
+}
+
+/// What goes with a new key in a token or a key management server: as the settings without `new_`.
+#[derive(Debug, Args)]
+pub(crate) struct NewKeyDetails {
+    /// The token's label
+    #[arg(long, value_name = "LABEL", requires = "new_token_module")]
+    pub(crate) new_token_label: Option<String>,
+    /// The label of an AES key in the token
+    #[arg(long, value_name = "LABEL", requires = "new_token_module")]
+    pub(crate) new_token_key: Option<String>,
+    /// File that holds the PIN (its first line)
+    #[arg(long, value_name = "FILE", requires = "new_token_module")]
+    pub(crate) new_token_pin_file: Option<PathBuf>,
+    /// The name in the server's certificate, where it is not the host
+    #[arg(long, value_name = "NAME", requires = "new_kmip_server")]
+    pub(crate) new_kmip_name: Option<String>,
+    /// The identifier of an active AES key in the server
+    #[arg(long, value_name = "ID", requires = "new_kmip_server")]
+    pub(crate) new_kmip_key: Option<String>,
+    /// PEM file of the authorities that sign the server
+    #[arg(long, value_name = "FILE", requires = "new_kmip_server")]
+    pub(crate) new_kmip_roots: Option<PathBuf>,
+    /// PEM file of our certificate
+    #[arg(long, value_name = "FILE", requires = "new_kmip_server")]
+    pub(crate) new_kmip_certificate: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE", requires = "new_kmip_server")]
+    pub(crate) new_kmip_private_key: Option<PathBuf>,
 }

@@ -4,7 +4,8 @@ use serde_json::json;
 use stvor::store::OpenKey;
 use stvor::{Client, SecretBytes};
 
-use crate::args::{KeyArgs, KeyCommand, NewKey};
+use crate::args::{KeyArgs, KeyCommand, NewKey, NewKeyDetails};
+use crate::config;
 use crate::failure::Result;
 use crate::progress::Bar;
 use crate::render::Out;
@@ -15,7 +16,7 @@ use crate::session::Context;
 pub(crate) async fn run(context: Context<'_>, args: &KeyArgs) -> Result {
     let (KeyCommand::Show(me) | KeyCommand::Change { me, .. } | KeyCommand::Rotate(me)) = &args.command;
     let new = match &args.command {
-        KeyCommand::Change { new, .. } => Some(wanted(new)?),
+        KeyCommand::Change { new, details, .. } => Some(wanted(new, details)?),
         KeyCommand::Show(_) | KeyCommand::Rotate(_) => None,
     };
     let client = context.known(me).await?;
@@ -28,7 +29,40 @@ pub(crate) async fn run(context: Context<'_>, args: &KeyArgs) -> Result {
     done
 }
 
-fn wanted(new: &NewKey) -> Result<OpenKey> {
+/// The key that a store is to open with.
+enum Wanted {
+    Key(OpenKey),
+    Keyring,
+}
+
+fn wanted(new: &NewKey, details: &NewKeyDetails) -> Result<Wanted> {
+    if new.new_os_keyring {
+        return Ok(Wanted::Keyring);
+    }
+    if let Some(holder) = crate::holder::configured(&as_settings(new, details))? {
+        return Ok(Wanted::Key(OpenKey::Holder(holder)));
+    }
+    in_file_or_head(new).map(Wanted::Key)
+}
+
+/// What the settings would say of the new key.
+fn as_settings(new: &NewKey, details: &NewKeyDetails) -> config::Client {
+    config::Client {
+        token_module: new.new_token_module.clone(),
+        token_label: details.new_token_label.clone(),
+        token_key: details.new_token_key.clone(),
+        token_pin_file: details.new_token_pin_file.clone(),
+        kmip_server: new.new_kmip_server.clone(),
+        kmip_name: details.new_kmip_name.clone(),
+        kmip_key: details.new_kmip_key.clone(),
+        kmip_roots: details.new_kmip_roots.clone(),
+        kmip_certificate: details.new_kmip_certificate.clone(),
+        kmip_private_key: details.new_kmip_private_key.clone(),
+        ..config::Client::default()
+    }
+}
+
+fn in_file_or_head(new: &NewKey) -> Result<OpenKey> {
     if let Some(path) = &new.new_keyfile {
         return Ok(OpenKey::Keyfile(path.clone()));
     }
@@ -56,14 +90,28 @@ async fn show(client: &Client, out: Out) -> Result {
     })
 }
 
-async fn change(client: &Client, new: OpenKey, out: Out) -> Result {
-    client.change_key(new).await?;
+async fn change(client: &Client, new: Wanted, out: Out) -> Result {
+    match new {
+        Wanted::Key(key) => client.change_key(key).await?,
+        Wanted::Keyring => into_keyring(client).await?,
+    }
     let holder = client.store_info().await?.holder.name();
     out.either(&json!({ "opens_with": holder }), |_| {
         format!("The store opens with the new {holder} from now on")
     })?;
     out.say("Older copies of the store still open with the old key");
     Ok(())
+}
+
+#[cfg(feature = "os-keyring")]
+async fn into_keyring(client: &Client) -> Result {
+    Ok(client.change_key_to_keyring(std::sync::Arc::new(stvor_keys::SystemKeyring)).await?)
+}
+
+#[cfg(not(feature = "os-keyring"))]
+#[allow(clippy::unused_async, reason = "its other form waits")]
+async fn into_keyring(_: &Client) -> Result {
+    Err(crate::session::no_keyring())
 }
 
 async fn rotate(client: &Client, out: Out) -> Result {

@@ -14,6 +14,8 @@ mod messages;
 mod relays;
 #[cfg(unix)]
 mod reload;
+#[cfg(unix)]
+mod store_keys;
 mod stores;
 mod terminal;
 #[cfg(unix)]

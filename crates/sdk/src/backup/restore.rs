@@ -334,7 +334,7 @@ impl Filler<'_> {
         crate::prekeys::start_anew(changes, head.next_prekey, now);
         let subject = job.path.display().to_string();
         JournalEntry::new(now, &config.actor, Deed::Restored)
-            .about(subject, format!("backup of {}", head.made.as_millis()))
+            .about(subject, format!("backup of {}", crate::journal::clock(head.made)))
             .write(changes)?;
         changes.delete(keys::meta("restoring"));
         self.commit().await

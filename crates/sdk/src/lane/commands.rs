@@ -343,6 +343,12 @@ impl Lane {
         match conversation.start(&context(&self.core), &found.bundle, decision, &mut self.rng) {
             Ok(started) => {
                 step.effects.append(started.effects);
+                if decision.is_some() {
+                    step.decide(match &started.identity {
+                        IdentityEvent::Replaced { old } => Some(*old),
+                        _ => None,
+                    });
+                }
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 let who = self.core.config.actor.clone();
                 self.note_identity(&started.identity, &who, step);

@@ -43,8 +43,7 @@ impl Lane {
     pub(super) fn asks_for_rotations(&self, source: &Source) -> bool {
         let minimal = self.core.session().is_some_and(|session| session.minimal);
         let answered = matches!(source, Source::Parked(number) if *number <= self.rotations_told);
-        // A store of the application's own judges every key by itself.
-        !minimal && !answered && self.core.guards.is_none()
+        !minimal && !answered && self.follows()
     }
 
     /// Asks the relay for the peer's rotations, for all mail that waits. Soon after an answer it is not asked again: mail goes
@@ -91,7 +90,7 @@ impl Lane {
 
     /// The rotations that came with a device list, if they lead to its key.
     fn shown_chain(&self, bundles: &Bundles) -> Result<Option<RotationChain>> {
-        if bundles.rotations.is_empty() || self.core.guards.is_some() {
+        if bundles.rotations.is_empty() || !self.follows() {
             return Ok(None);
         }
         let (app, user) = (&self.core.config.app, &self.peer.user);
@@ -133,7 +132,7 @@ impl Lane {
     /// whether others handed over to it. Without an answer the next question for their prekeys tells.
     pub(super) fn ask_for_earlier(&mut self) {
         let Some(session) = self.core.session() else { return };
-        if session.minimal || !session.rotates || self.core.guards.is_some() {
+        if session.minimal || !session.rotates || !self.follows() {
             return;
         }
         // Whoever writes under many names takes no share of what others need.
@@ -167,6 +166,7 @@ impl Lane {
         };
         let Some(followed) = followed else { return Ok(false) };
         step.effects.append(followed.effects);
+        step.decide(Some(followed.old));
         step.changes.put(crate::groups::moved_key(&user), user.as_str().as_bytes().to_vec());
         let (old, new) = (fingerprint(&followed.old), fingerprint(&followed.new));
         let entry = JournalEntry::new(self.core.now(), WHO, Deed::IdentityRotated);

@@ -8,6 +8,7 @@ use stvor_protocol::Conversation;
 use stvor_store::{RowVersion, Scan, Table};
 use tokio::time::Instant;
 
+use super::guarded::Confirm;
 use super::{Lane, Sealed, Waiting};
 use crate::error::{Error, Result};
 use crate::keys;
@@ -19,6 +20,11 @@ impl Lane {
     /// Reads what the lane left in the store, in the place of what memory holds: at the start, and after a commit failed.
     /// On an error nothing changes but that the conversation is not loaded.
     pub(super) async fn reload(&mut self) -> Result<()> {
+        self.load(Confirm::Now).await
+    }
+
+    /// [`reload`](Self::reload), with or without asking the application's own store about the pinned identity.
+    pub(super) async fn load(&mut self, confirm: Confirm) -> Result<()> {
         self.conversation = None;
         let core = Arc::clone(&self.core);
         let store = &core.store;
@@ -60,7 +66,9 @@ impl Lane {
             false => (Vec::new(), Vec::new()),
         };
         let conversation = self.stored_conversation().await?;
-        self.confirm(&conversation).await?;
+        if confirm == Confirm::Now {
+            self.confirm(&conversation).await?;
+        }
         if core.instances.is_shared() && self.version.is_some() && row.counter < self.row.counter {
             // Others only ever raise it: the store itself was put back under us.
             crate::rollback::put_back(&core, (self.row.counter, row.counter));

@@ -330,7 +330,13 @@ impl Lane {
         let mut tries = 0;
         loop {
             self.more = false;
-            if let Err(error) = self.be_current(orders).await {
+            let mut current = self.be_current(orders).await;
+            if let Err(error) = &current
+                && self.mend(orders, error).await
+            {
+                current = self.be_current(orders).await;
+            }
+            if let Err(error) = current {
                 self.refuse(letters, orders, &error);
                 return;
             }

@@ -11,6 +11,7 @@ use stvor_wire::client::AckOne;
 use stvor_wire::server::Deliver;
 use tokio::time::Instant;
 
+use super::guarded::Decided;
 use super::incoming::{Shown, Source};
 use super::{Answer, Lane, Sealed, Waiting};
 use crate::core::Core;
@@ -74,6 +75,8 @@ pub(super) struct Step {
     /// Nonces that storage adapters marked for this step, and the identity that they vouched for.
     pub(super) nonces: Vec<Nonce>,
     pub(super) vouched: Option<KeyBytes>,
+    /// The identity that it pins was decided on.
+    pub(super) decided: Option<Decided>,
     /// Nobody else writes rows of messages that came, while this is held.
     pub(super) rows: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
@@ -109,8 +112,15 @@ impl Step {
             broken: None,
             nonces: Vec::new(),
             vouched: None,
+            decided: None,
             rows: None,
         }
+    }
+
+    /// The identity that is pinned now was decided on; `old` is the one that was.
+    pub(super) fn decide(&mut self, old: Option<KeyBytes>) {
+        let first = self.decided.and_then(|decided| decided.old);
+        self.decided = Some(Decided { old: first.or(old) });
     }
 
     /// Adds an entry of the journal: it is there if and only if the step is.
@@ -204,6 +214,7 @@ impl Lane {
             broken,
             nonces,
             vouched,
+            decided,
             rows,
             marks: _,
             shown: _,
@@ -230,7 +241,7 @@ impl Lane {
         }
         let mut result = match broken {
             Some(error) => Err(error),
-            None => match self.vouch(guards::pinned(&effects), vouched).await {
+            None => match self.vouch(guards::pinned(&effects), (vouched, decided)).await {
                 Ok(()) => records::write(&mut changes, effects),
                 Err(error) => Err(error),
             },

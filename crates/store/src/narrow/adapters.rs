@@ -1,6 +1,6 @@
 //! The four interfaces, and how they are called: each call has a deadline.
 
-use crate::{StoreError, limits};
+use crate::{Finding, StoreError, limits};
 use async_trait::async_trait;
 use core::fmt;
 use std::path::PathBuf;
@@ -36,6 +36,60 @@ pub trait FingerprintStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever kept it from answering.
     async fn verify_fingerprint(&self, peer: &str, fingerprint: &str) -> Result<bool, StoreError>;
+
+    /// How another fingerprint takes the place of a stored one; `None`, as it is where this is not written, if it never does.
+    /// A peer who sets up anew is then taken only after whoever keeps the store deleted the fingerprint of that peer, and
+    /// rotations of identities are not followed.
+    fn replacing(&self) -> Option<&dyn ReplaceFingerprint> {
+        None
+    }
+}
+
+/// Replaces pinned fingerprints: asked for only when somebody accepts another identity, or a peer's key signed the one that it
+/// handed over to.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+/// use stvor_store::StoreError;
+/// use stvor_store::narrow::{FingerprintStore, ReplaceFingerprint, async_trait};
+///
+/// #[derive(Debug, Default)]
+/// struct Pins(Mutex<HashMap<String, String>>);
+///
+/// #[async_trait]
+/// impl FingerprintStore for Pins {
+///     async fn store_fingerprint(&self, peer: &str, fingerprint: &str) -> Result<(), StoreError> {
+///         self.0.lock().unwrap().entry(peer.to_owned()).or_insert_with(|| fingerprint.to_owned());
+///         Ok(())
+///     }
+///     async fn verify_fingerprint(&self, peer: &str, fingerprint: &str) -> Result<bool, StoreError> {
+///         Ok(self.0.lock().unwrap().get(peer).is_some_and(|stored| stored == fingerprint))
+///     }
+///     fn replacing(&self) -> Option<&dyn ReplaceFingerprint> {
+///         Some(self)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl ReplaceFingerprint for Pins {
+///     async fn replace_fingerprint(&self, peer: &str, old: &str, new: &str) -> Result<(), StoreError> {
+///         if let Some(stored) = self.0.lock().unwrap().get_mut(peer).filter(|stored| *stored == old) {
+///             new.clone_into(stored);
+///         }
+///         Ok(())
+///     }
+/// }
+/// assert!(Pins::default().replacing().is_some());
+/// ```
+#[async_trait]
+pub trait ReplaceFingerprint: Send + Sync {
+    /// Puts `new` in the place of `old`, in one step, durably. If another one than `old` is stored for this peer, or none, that
+    /// is no error, and it stays. Which one is stored is asked afterwards.
+    ///
+    /// # Errors
+    /// Whatever kept it from storing; nothing changes then.
+    async fn replace_fingerprint(&self, peer: &str, old: &str, new: &str) -> Result<(), StoreError>;
 }
 
 /// Keeps sealed states.
@@ -114,6 +168,38 @@ fn fingerprint(user_key: &[u8]) -> String {
     sha256(&[user_key]).iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"))
 }
 
+/// One of the four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Interface {
+    /// [`ReplayCache`].
+    Replay,
+    /// [`FingerprintStore`].
+    Fingerprints,
+    /// [`SessionStore`].
+    Sessions,
+    /// [`IdentityStore`].
+    Identity,
+}
+
+impl Interface {
+    /// Its name in JavaScript, and the code of the finding that it is missing.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Replay => ("replay", "adapter_missing_replay"),
+            Self::Fingerprints => ("tofu", "adapter_missing_tofu"),
+            Self::Sessions => ("sessions", "adapter_missing_sessions"),
+            Self::Identity => ("identity", "adapter_missing_identity"),
+        }
+    }
+
+    /// The one of this name in JavaScript: `replay`, `tofu`, `sessions` or `identity`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Replay, Self::Fingerprints, Self::Sessions, Self::Identity];
+        all.into_iter().find(|one| one.names().0 == name)
+    }
+}
+
 /// The four stores of an application, and how long each call of them may take.
 #[derive(Debug, Clone)]
 pub struct Adapters {
@@ -122,6 +208,7 @@ pub struct Adapters {
     sessions: Arc<dyn SessionStore>,
     identity: Arc<dyn IdentityStore>,
     deadline: Duration,
+    stand_ins: Vec<Interface>,
     /// Whether they are open, for all copies of this.
     open: Arc<AtomicBool>,
 }
@@ -149,6 +236,7 @@ impl Adapters {
             sessions,
             identity,
             deadline: limits::ADAPTER_DEADLINE,
+            stand_ins: Vec::new(),
             open: Arc::default(),
         }
     }
@@ -158,6 +246,34 @@ impl Adapters {
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    /// Says which of them are missing, with stand-ins in memory in their places: [`findings`](Self::findings) names them.
+    ///
+    /// ```
+    /// # use stvor_store::narrow::{Adapters, Interface};
+    /// # fn example(adapters: Adapters) {
+    /// let adapters = adapters.standing_in([Interface::Fingerprints]);
+    /// assert_eq!(adapters.findings()[0].code, "adapter_missing_tofu");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn standing_in(mut self, missing: impl IntoIterator<Item = Interface>) -> Self {
+        self.stand_ins = missing.into_iter().collect();
+        self
+    }
+
+    /// What production should not have.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        let finding = |one: &Interface| {
+            let (name, code) = one.names();
+            let what = format!(
+                "the storage adapter \"{name}\" is missing: what it would keep is gone with this process"
+            );
+            Finding::new(code, what, "give all four storage adapters: replay, tofu, sessions, identity")
+        };
+        self.stand_ins.iter().map(finding).collect()
     }
 
     /// Takes the adapters for one store.
@@ -209,6 +325,26 @@ impl Adapters {
         let stored = self.fingerprints.store_fingerprint(peer, &fingerprint);
         within(self.deadline, "tofu.storeFingerprint", stored).await?;
         self.verify(peer, user_key).await
+    }
+
+    /// Whether pinned fingerprints can be replaced.
+    #[must_use]
+    pub fn replaces(&self) -> bool {
+        self.fingerprints.replacing().is_some()
+    }
+
+    /// Puts the fingerprint of a peer's new key in the place of the old one's, if the store can, and asks whether it is the one
+    /// that is stored now: `false` when a third one is, or the store keeps what it has.
+    ///
+    /// # Errors
+    /// As [`Adapters::verify`].
+    pub async fn replace(&self, peer: &str, (old, new): (&[u8], &[u8])) -> Result<bool, StoreError> {
+        if let Some(replacing) = self.fingerprints.replacing() {
+            let (before, after) = (fingerprint(old), fingerprint(new));
+            let replaced = replacing.replace_fingerprint(peer, &before, &after);
+            within(self.deadline, "tofu.replaceFingerprint", replaced).await?;
+        }
+        self.pin(peer, new).await
     }
 }
 

@@ -29,7 +29,10 @@ mod format;
 mod store;
 mod writer;
 
-pub use adapters::{Adapters, FingerprintStore, IdentityPair, IdentityStore, ReplayCache, SessionStore};
+pub use adapters::{
+    Adapters, FingerprintStore, IdentityPair, IdentityStore, Interface, ReplaceFingerprint, ReplayCache,
+    SessionStore,
+};
 pub(crate) use format::Changed;
 pub use store::Narrow;
 

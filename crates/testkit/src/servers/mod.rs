@@ -2,12 +2,16 @@
 //! test, never a service of the system.
 
 mod full_disk;
+mod kmip;
 mod postgres;
 mod redis;
+mod softhsm;
 mod swtpm;
 
+pub use kmip::{Kmip, kmip_certificates};
 pub use postgres::{Database, Postgres};
 pub use redis::{Redis, RedisCluster, RedisSettings};
+pub use softhsm::SoftHsm;
 pub use swtpm::Swtpm;
 
 use std::io;
