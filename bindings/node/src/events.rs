@@ -51,7 +51,7 @@ pub(crate) fn described(event: &Event) -> String {
             json!({"peer": peer.as_str(), "id": id.to_string(), "code": code})
         }
         Event::KeyfileCreated { path } => json!({"path": path.display().to_string()}),
-        Event::DevelopmentMode { findings } => {
+        Event::DevelopmentMode { findings } | Event::StoreWeakened { findings } => {
             json!({"findings": findings.iter().map(finding).collect::<Vec<_>>()})
         }
         Event::Receiving { here } => json!({"here": here}),

@@ -185,6 +185,8 @@ export interface ClientEvents {
   storeFailing: { code: string };
   /** What `productionMode` would refuse of this set-up. Told once for each app. */
   developmentMode: { findings: Finding[] };
+  /** The server of the store is set otherwise than at the start: what production mode would refuse now. The client goes on. */
+  storeWeakened: { findings: Finding[] };
   /** We are in a group that we were not in before. */
   groupJoined: { groupId: string; group: Group; by: string };
   /** A group has other members, or another name. */

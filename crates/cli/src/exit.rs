@@ -104,6 +104,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "IDENTITY_CHANGED"
         | "FINGERPRINT_FIXED"
         | "SUITE_MISMATCH"
+        | "STORE_EMPTIED"
         | "STORE_SERVER_UNTRUSTED"
         | "IDENTITY_SUPERSEDED"
         | "BAD_ROTATION"

@@ -285,7 +285,14 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "{messages} message(s) of {} to a group can not be read yet: their key did not come, and is asked for",
             safe(peer.as_str())
         ),
+        Event::StoreFailing { code: "STORE_EMPTIED" } => {
+            "The store was emptied while it was in use, and takes nothing more [STORE_EMPTIED]: restore it".to_owned()
+        }
         Event::StoreFailing { code } => format!("The store can not be written [{code}]: is the disk full?"),
+        Event::StoreWeakened { findings } => findings.iter().fold(
+            "The server of the store is set otherwise now:".to_owned(),
+            |text, finding| format!("{text}\n  {finding} ({})", finding.code),
+        ),
         _ => return None,
     })
 }
@@ -333,7 +340,7 @@ pub(crate) fn object(event: &Event) -> Value {
             object["own"] = (*own).into();
         }
         Event::CounterForged { relay } => object["relay"] = (*relay).into(),
-        Event::DevelopmentMode { findings } => {
+        Event::DevelopmentMode { findings } | Event::StoreWeakened { findings } => {
             object["findings"] = findings.iter().map(finding).collect::<Vec<_>>().into();
         }
         Event::KeyfileCreated { path } => object["path"] = path.display().to_string().into(),

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stvor_wire::Code;
 use stvor_wire::server::End;
+use stvor_wire::{Code, ServerMessage};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::connection::Conn;
-use crate::limits::{CONNECTIONS_PER_DEVICE, WAITS_IN_ALL};
+use crate::limits::{CLONE_TOLD, CONNECTIONS_PER_DEVICE, WAITS_IN_ALL};
 use crate::storage::{Holder, MailboxId, UserKey};
 
 const SHARDS: usize = 16;
@@ -41,6 +42,8 @@ struct OfDevice {
     count: usize,
     /// The store that its keys are in.
     store: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
+    /// When it was last told of another store.
+    told: Option<Instant>,
 }
 
 /// How long a second store of a device is kept off before it is looked at again.
@@ -98,6 +101,14 @@ impl Hub {
                 let detail =
                     "this device is connected with its keys in another store: one of the two is a copy";
                 let refused = crate::connection::end(Code::CloneDetected, detail);
+                // The one that is connected hears of it, and that is all that comes of it there.
+                let live = self.receiver(conn.who.device).filter(|live| live.who.hears_of_clones);
+                if let Some(live) = live
+                    && of.told.is_none_or(|at| at.elapsed() >= CLONE_TOLD)
+                {
+                    of.told = Some(Instant::now());
+                    live.say(&ServerMessage::CloneSeen);
+                }
                 return Err(End { retry_after: CLONE_RETRY, ..refused });
             }
             if of.count >= CONNECTIONS_PER_DEVICE {

@@ -9,6 +9,9 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// them. One read more than that may pass.
 pub const BYTES_BEFORE_LOGIN: usize = 2 * stvor_wire::limits::MAX_FRAME_BEFORE_AUTH + 1024;
 
+/// Between two notices to a device that its keys were used in another store, which whoever has them can provoke.
+pub const CLONE_TOLD: Duration = Duration::from_secs(60);
+
 /// Connections of one device at once: one that receives, and others that send.
 pub const CONNECTIONS_PER_DEVICE: usize = 16;
 

@@ -7,11 +7,12 @@ mod support;
 use core::time::Duration;
 
 use stvor_relay::Config;
-use stvor_wire::Code;
 use stvor_wire::client::{ClientMessage, Credit, Hold};
+use stvor_wire::limits::CAPABILITY_CLONES;
+use stvor_wire::{Code, ServerMessage};
 use support::{
-    Client, Raw, Server, User, accepted, address, app, blob, blob_of, both, refused, settled, soon, text_of,
-    texts,
+    Client, Login, Raw, Server, User, accepted, address, app, blob, blob_of, both, refused, settled, soon,
+    text_of, texts,
 };
 
 #[tokio::test]
@@ -205,6 +206,35 @@ async fn second_store_of_a_device_is_kept_off_while_the_first_is_connected() {
             while server.login(&bob).store(2).on(Raw::open(&server.place).await).await.is_err() {}
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn the_connected_one_is_told_once_of_a_second_store_and_stays() {
+    for server in both().await {
+        let (bob, first) = server.user("bob").await;
+        first.close().await;
+        for hears in [true, false] {
+            let capabilities = if hears { vec![CAPABILITY_CLONES.to_owned()] } else { vec![] };
+            let mut live = Login { capabilities, ..server.login(&bob).store(1) }.open().await;
+            for _ in 0..5 {
+                let end = server.login(&bob).store(2).refused().await;
+                assert_eq!(end.code, Code::CloneDetected);
+            }
+            if hears {
+                let seen = |message: &ServerMessage| (*message == ServerMessage::CloneSeen).then_some(());
+                live.expect("CLONE_SEEN", seen).await;
+            }
+            // However often the other one tries, that is all, and the connection works.
+            assert!(live.say(&ClientMessage::Ping { nonce: 7 }).await);
+            live.expect("PONG", |message| match message {
+                ServerMessage::CloneSeen => panic!("told a second time, or without having asked for it"),
+                ServerMessage::Pong { nonce } => Some(assert_eq!(*nonce, 7)),
+                _ => None,
+            })
+            .await;
+            live.close().await;
+        }
     }
 }
 

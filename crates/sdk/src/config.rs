@@ -128,6 +128,8 @@ pub(crate) struct Config {
     pub(crate) findings: Arc<[Finding]>,
     /// Whether the findings were told to a listener.
     pub(crate) told: Arc<AtomicBool>,
+    /// What the server of the store says of its settings.
+    pub(crate) settings: Arc<production::Settings>,
     pub(crate) lease: Duration,
     /// `None`: what the stored identity has, or the default.
     pub(crate) suite: Option<Suite>,
@@ -606,6 +608,7 @@ impl AppBuilder {
         Ok(App::new(Config {
             findings: findings.into(),
             told: Arc::default(),
+            settings: Arc::default(),
             identity: self.identity.transpose()?,
             new_identity: false,
             actor: self.actor.unwrap_or_else(account).into(),

@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::{CounterKey, Identity};
-use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, Table};
+use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, StoreError, Table};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -106,6 +106,8 @@ pub(crate) struct Core {
     rollback: Mutex<Option<Rollback>>,
     /// Held by whoever is getting out of an old copy of the store.
     pub(crate) recovering: tokio::sync::Mutex<()>,
+    /// Has the settings of the store's server looked at.
+    pub(crate) look_at_settings: Notify,
     /// Proves that send counters are ours.
     pub(crate) counter_key: CounterKey,
     me: Weak<Core>,
@@ -220,6 +222,7 @@ impl Core {
             shown: Mutex::default(),
             rollback: Mutex::default(),
             recovering: tokio::sync::Mutex::default(),
+            look_at_settings: Notify::new(),
             counter_key,
             me: me.clone(),
         });
@@ -242,7 +245,38 @@ impl Core {
         let orders = Arc::new(tokio::sync::Mutex::new(orders));
         let groups = move || crate::groups::run(me.clone(), Arc::clone(&orders), stop.clone());
         core.tasks.spawn(crate::revival::keep("groups", groups, (core.me.clone(), core.stop.clone())));
+        core.watch_store();
         Ok(core)
+    }
+
+    /// A store that is emptied under this client takes nothing more and knows nothing any more: the client says so and ends.
+    fn watch_store(&self) {
+        let (me, store, stop) = (self.me.clone(), Arc::clone(&self.store), self.stop.clone());
+        // Not one of the tasks that the end waits for.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = store.emptied() => {}
+                () = stop.cancelled() => return,
+            }
+            let Some(core) = me.upgrade() else { return };
+            let error = Error::passed(StoreError::Emptied);
+            tracing::error!(code = error.code(), "{error}");
+            core.hub.emit_to_first(Event::StoreFailing { code: error.code() });
+            core.state.send_replace(ConnectionState::Failed(error.code()));
+            core.instances.abandon();
+            if !core.closing.swap(true, Ordering::SeqCst) {
+                core.end().await;
+            }
+        });
+    }
+
+    /// Why a client that is closed does nothing.
+    pub(crate) fn closed_error(&self) -> Error {
+        if self.store.is_emptied() {
+            Error::passed(StoreError::Emptied)
+        } else {
+            Error::not_ready("it is closed")
+        }
     }
 
     fn start_link(&self) -> Result<()> {
@@ -465,6 +499,9 @@ impl Core {
     /// Hands an order of the application to the lane of a peer. Where there is no room it waits for some until `deadline`, if
     /// the executor says so; else it is refused.
     pub(crate) async fn order(&self, peer: &Address, work: Work, deadline: Instant) -> Result<()> {
+        if self.store.is_emptied() {
+            return Err(self.closed_error());
+        }
         let Some(waits) = self.with_lane(peer, |handle| handle.offer(work))? else {
             self.pressure.watch(&self.hub);
             return Ok(());
@@ -475,7 +512,7 @@ impl Core {
             tokio::select! {
                 result = waits.for_room(queue) => result,
                 () = tokio::time::sleep_until(deadline) => Err(why),
-                () = self.stop.cancelled() => Err(Error::not_ready("it is closed")),
+                () = self.stop.cancelled() => Err(self.closed_error()),
             }
         } else {
             Err(why)
@@ -526,7 +563,7 @@ impl Core {
     fn with_lane<T>(&self, peer: &Address, act: impl FnOnce(&LaneHandle) -> Result<T>) -> Result<T> {
         let mut lanes = lock(&self.lanes);
         if self.stop.is_cancelled() {
-            return Err(Error::not_ready("it is closed"));
+            return Err(self.closed_error());
         }
         if let Some(handle) = lanes.get(peer) {
             return act(handle);

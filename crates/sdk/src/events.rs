@@ -113,7 +113,9 @@ pub enum Event {
     CaughtUp,
     /// Another connection of this device took over. This client does not reconnect.
     Superseded,
-    /// This device is connected with its keys in another store: one of the two is a copy. The client keeps trying.
+    /// This device is connected with its keys in another store: one of the two is a copy. Told to both: the one that is refused
+    /// keeps trying, the one that is connected stays so. If nobody you know has the other, somebody has your keys: rotate the
+    /// identity.
     CloneDetected,
     /// On a store that several processes share: from now on this one receives what comes from the relay, or another one
     /// does. All of them send, and all get messages from the inbox.
@@ -250,8 +252,14 @@ pub enum Event {
     /// The relay is a minimal one: it keeps nothing and answers for nothing. Messages wait here until the receiver's device has
     /// them. Told once.
     RelayNotDurable,
+    /// The server of the store is set otherwise than when the app was set up: what [`crate::AppBuilder::production`] would refuse
+    /// now. The client goes on. Looked at daily and after each log-in.
+    StoreWeakened {
+        /// What is weak and was not before.
+        findings: Vec<crate::Finding>,
+    },
     /// Commits to the store fail (a full disk, for example), or something in it can not be read. Nothing that was
-    /// acknowledged is lost.
+    /// acknowledged is lost; but with `STORE_EMPTIED` the store itself is, and the client ends.
     StoreFailing {
         /// The code of the error.
         code: &'static str,
@@ -389,6 +397,7 @@ impl Event {
             Self::KeyfileCreated { .. } => "keyfile_created",
             Self::DevelopmentMode { .. } => "development_mode",
             Self::RelayNotDurable => "relay_not_durable",
+            Self::StoreWeakened { .. } => "store_weakened",
             Self::StoreFailing { .. } => "store_failing",
             Self::ConversationFailed { .. } => "conversation_failed",
             Self::ConversationRevived { .. } => "conversation_revived",

@@ -221,6 +221,9 @@ pub const MAX_DELIVERED: usize = 4_096;
 /// asked for again should they come again.
 pub const MAX_UNFINISHED_NONCES: usize = 4_096;
 
+/// Between two questions to the server of a store how it is set, however many clients of an app log in.
+pub const SETTINGS_PACE: Duration = Duration::from_secs(2);
+
 /// Between sweeps of expired rows.
 pub const SWEEP: Duration = Duration::from_secs(600);
 

@@ -3,10 +3,12 @@
 use core::fmt;
 use std::path::{Path, PathBuf};
 
-use stvor_store::{MemoryStores, StoreError, StoreFacts, StoreProvider as _};
+use stvor_store::{MemoryStores, StoreError, StoreFacts, StoreProvider};
 use stvor_wire::token::TokenKind;
+use tokio::time::Instant;
 
 use crate::config::KeySource;
+use crate::limits;
 
 /// Something about the set-up of an app that production should not have, or that its owner should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,13 +116,46 @@ pub(crate) fn with_store(
         Ok(store) => store,
         Err(error) => return Err((found, error)),
     };
-    let of = |finding: stvor_store::Finding| Finding {
+    let of = |finding| of_store(finding, require_atomic);
+    Ok(store.into_iter().map(of).chain(found).collect())
+}
+
+fn of_store(finding: stvor_store::Finding, require_atomic: bool) -> Finding {
+    Finding {
         refused: finding.code != NOT_ATOMIC || require_atomic,
         code: finding.code,
         what: finding.what,
         fix: finding.fix,
-    };
-    Ok(store.into_iter().map(of).chain(found).collect())
+    }
+}
+
+/// What the server of the store said last of its settings. All clients of an app ask together.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(tokio::sync::Mutex<Option<(Instant, Vec<Finding>)>>);
+
+impl Settings {
+    /// What is weak about them now. Who comes soon after somebody asked waits, and then one asks for all who came meanwhile.
+    pub(crate) async fn ask(&self, stores: &dyn StoreProvider) -> Result<Vec<Finding>, StoreError> {
+        let since = Instant::now();
+        let mut last = loop {
+            let last = self.0.lock().await;
+            let next = match &*last {
+                Some((at, found)) if *at >= since => return Ok(found.clone()),
+                Some((at, _)) => *at + limits::SETTINGS_PACE,
+                None => break last,
+            };
+            if next <= Instant::now() {
+                break last;
+            }
+            drop(last);
+            tokio::time::sleep_until(next).await;
+        };
+        let at = Instant::now();
+        let found: Vec<Finding> =
+            stores.findings().await?.into_iter().map(|finding| of_store(finding, false)).collect();
+        *last = Some((at, found.clone()));
+        Ok(found)
+    }
 }
 
 fn judge_key(setup: &Setup<'_>) -> Option<Finding> {

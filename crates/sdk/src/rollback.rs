@@ -125,16 +125,18 @@ pub(crate) async fn resume(core: &Core) -> Result<()> {
     Ok(())
 }
 
-/// The store itself was put back to an older state under a process that has it open.
-pub(crate) fn put_back(core: &Core, (known, found): (u64, u64)) {
+/// The store itself was put back to an older state under a process that has it open; if it is still there at all.
+pub(crate) async fn put_back(core: &Core, (known, found): (u64, u64)) -> Result<()> {
+    core.store.check_there().await.map_err(Error::passed)?;
     if core.rollback().is_some() {
-        return;
+        return Ok(());
     }
     let decided = core.config.on_rollback == RollbackPolicy::Recover;
     let found = Rollback { relay: known, own: found, decided };
     core.set_rollback(Some(found));
     core.hub.emit_to_first(Event::RollbackDetected { relay: found.relay, own: found.own });
     recover_soon(core);
+    Ok(())
 }
 
 /// Recovers (or lets other instances know, where that is to be asked first) beside whatever the caller does, and tries until it
@@ -240,6 +242,8 @@ async fn compare(core: &Core, ready: &Ready) -> Result<()> {
     if relay <= own {
         return Ok(());
     }
+    // A store that was emptied has no counter either, and there is nothing to recover in it.
+    core.store.check_there().await.map_err(Error::passed)?;
     let decided = worth == Worth::Proven && core.config.on_rollback == RollbackPolicy::Recover;
     let found = Rollback { relay, own, decided };
     announce(core, found).await?;

@@ -1,5 +1,6 @@
 //! What a client does beside messages: prekeys, and sweeping out what expired.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
+use crate::events::Event;
 use crate::limits;
+use crate::production::Finding;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const RETRY: Duration = Duration::from_secs(30);
@@ -22,6 +25,7 @@ pub(crate) async fn run(client: Weak<Core>, stop: CancellationToken) {
         () = keep_tidy(&client) => {}
         () = make_room(&client) => {}
         () = tell_skipped(&client) => {}
+        () = watch_settings(&client) => {}
         () = crate::instances::run(&client) => {}
         () = crate::instances::follow_receipts(&client) => {}
     }
@@ -76,7 +80,39 @@ async fn make_room(client: &Arc<Core>) {
 async fn tell_skipped(client: &Arc<Core>) {
     loop {
         let code = client.inbox.skipped().await;
-        client.hub.emit(crate::events::Event::StoreFailing { code });
+        client.hub.emit(Event::StoreFailing { code });
+    }
+}
+
+/// Looks daily, and after each log-in, at how the server of the store is set: what was fit for production when the app was set up
+/// may not be any more.
+async fn watch_settings(client: &Arc<Core>) {
+    let config = &client.config;
+    let facts = config.stores.facts();
+    if config.adapters.is_some() || !facts.durable || facts.local {
+        return core::future::pending().await;
+    }
+    let mut known: BTreeSet<&'static str> = config.findings.iter().map(|finding| finding.code).collect();
+    loop {
+        tokio::select! {
+            () = client.look_at_settings.notified() => {}
+            () = tokio::time::sleep(DAY) => {}
+        }
+        let found = match config.settings.ask(config.stores.as_ref()).await {
+            Ok(found) => found,
+            Err(error) => {
+                let code = stvor_base::ErrorCode::code(&error);
+                tracing::debug!(code, "the server of the store could not be asked how it is set");
+                continue;
+            }
+        };
+        let codes = found.iter().map(|finding| finding.code).collect();
+        let fresh: Vec<Finding> = found.into_iter().filter(|one| !known.contains(one.code)).collect();
+        known = codes;
+        if !fresh.is_empty() {
+            tracing::warn!("the server of the store was set otherwise:{}", crate::production::list(&fresh));
+            client.hub.emit_to_first(Event::StoreWeakened { findings: fresh });
+        }
     }
 }
 

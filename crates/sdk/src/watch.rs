@@ -123,6 +123,15 @@ impl Upcalls for Observer {
         });
     }
 
+    fn clone_seen(&self) {
+        self.with(|core| {
+            tracing::warn!(
+                "somebody logged in as this device with its keys in another store, and was refused"
+            );
+            core.hub.emit_to_first(Event::CloneDetected);
+        });
+    }
+
     fn draining(&self) {
         self.with(|core| core.hub.emit(Event::RelayDraining));
     }
@@ -224,6 +233,7 @@ fn logged_in(core: &Core, ready: &Ready) {
 
 fn connected(core: &Core, ready: &Ready) {
     core.prekeys.hurry(ready.keys);
+    core.look_at_settings.notify_one();
     core.state.send_replace(ConnectionState::CatchingUp);
     core.hub.emit(Event::Connected);
     core.hub.emit(Event::CatchingUp);

@@ -62,6 +62,7 @@ macro_rules! ensure {
     }};
 }
 
+mod presence;
 mod shared;
 mod walk;
 
@@ -97,6 +98,9 @@ checks!(
     expired_rows_are_swept_in_batches,
     limits_hold_at_n_and_n_plus_one,
     a_page_ends_at_its_bytes,
+    presence::a_check_is_judged_in_order_and_changes_nothing,
+    presence::a_change_set_that_expects_the_header_is_refused_without_it,
+    presence::the_header_goes_between_commits_and_never_within_one,
     walk::a_walk_gives_every_row_once,
     a_closed_store_refuses,
     what_was_committed_is_there_after_reopening,

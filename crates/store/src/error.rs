@@ -53,6 +53,12 @@ pub enum StoreError {
         /// What was found.
         what: String,
     },
+    /// The store that was opened is not there any more, or rows are there and no header that says whose they are. Nothing was
+    /// written.
+    #[error(
+        "the store was emptied, or lost its header: its server restarted without what it held, evicted it, or somebody removed its rows; restore the server's own backup, or clear the place (see STORE_EMPTIED in the documentation) and restore a backup there or begin anew"
+    )]
+    Emptied,
     /// A row does not belong where it stands: altered, moved, rolled back or taken from another store.
     #[error(
         "a row of table {table:?} was altered outside this program and is refused; restore the store from a backup"
@@ -187,6 +193,7 @@ impl ErrorCode for StoreError {
             Self::Locked { .. } => "STORE_LOCKED",
             Self::TooNew { .. } => "STORE_TOO_NEW",
             Self::Corrupt { .. } => "STORE_CORRUPT",
+            Self::Emptied => "STORE_EMPTIED",
             Self::Tampered { .. } => "ROW_TAMPERED",
             Self::Full => "STORE_FULL",
             Self::ReadOnly { .. } => "STORE_READ_ONLY",

@@ -153,6 +153,7 @@ fn step(rows: &mut Rows, op: Op<RowValue>, undo: &mut Undo) -> bool {
                 undo.push((key, Some(before)));
             }
         }
+        Op::Check { key, expect } => return expect.holds(rows.get(&key).map(|(found, _)| found.version)),
         Op::DeletePartition { table, partition } => {
             remove_all(rows, undo, |key| key.table == table && key.partition == partition);
         }

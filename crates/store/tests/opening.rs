@@ -133,7 +133,7 @@ async fn a_store_without_its_header_is_damaged_and_no_key_is_made_for_it() {
     let database = Connection::open(&path).unwrap();
     database.execute("DELETE FROM rows WHERE tbl = 0", []).unwrap();
     drop(database);
-    assert_eq!(code(&path).await, "STORE_CORRUPT");
+    assert_eq!(code(&path).await, "STORE_EMPTIED");
     assert!(!default_keyfile(&path).exists(), "one would stand where the right one is to be restored");
 }
 

@@ -198,7 +198,9 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     if let Some(server) = Postgres::start().unwrap() {
         let database = server.database().unwrap();
         let stores = PostgresStores::new(&database.url).unwrap();
-        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        let store = stores.open(&place("bob")).await.unwrap();
+        store.commit(pair(1)).await.unwrap();
+        store.close().await.unwrap();
         let newer =
             "INSERT INTO stvor_migrations (version, name, applied_on, checksum) VALUES (99, 'x', 'x', '1')";
         server.sql(&database.name, newer).unwrap();
@@ -213,7 +215,9 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     }
     if let Some(server) = Redis::start().unwrap() {
         let stores = RedisStores::new(&server.url()).unwrap();
-        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        let store = stores.open(&place("bob")).await.unwrap();
+        store.commit(pair(1)).await.unwrap();
+        store.close().await.unwrap();
         let meta = server.cli(&["keys", "*:meta"]).unwrap();
         server.cli(&["hset", meta.trim(), "schema", "99"]).unwrap();
         assert_eq!(stores.open(&place("bob")).await.unwrap_err().code(), "STORE_TOO_NEW");
@@ -267,7 +271,10 @@ async fn a_server_says_what_it_is_and_how_it_is_set() {
         assert!(major(&value(&stores, "server_version").await.unwrap()) >= 14);
         assert_eq!(value(&stores, "fsync").await.as_deref(), Some("on"));
         assert!(value(&stores, "schema").await.unwrap().starts_with("0 "), "nothing was opened yet");
-        stores.open(&place("bob")).await.unwrap().close().await.unwrap();
+        let store = stores.open(&place("bob")).await.unwrap();
+        assert!(value(&stores, "schema").await.unwrap().starts_with("0 "), "nothing was written yet");
+        store.commit(pair(1)).await.unwrap();
+        store.close().await.unwrap();
         assert!(value(&stores, "schema").await.unwrap().starts_with("1 "));
     }
     if let Some(server) = Redis::start().unwrap() {

@@ -26,6 +26,9 @@ pub const MAX_DEVICE_LIST_BYTES: usize = 2_688;
 
 pub use stvor_base::rotations::MAX_ROTATIONS_BYTES;
 
+/// The ability of a client to understand CLONE_SEEN.
+pub const CAPABILITY_CLONES: &str = "clones";
+
 /// The ability of a relay to take rotations of a user's key, as HELLO asks for it and CHALLENGE grants it.
 pub const CAPABILITY_ROTATION: &str = "identity-rotation";
 

@@ -67,6 +67,8 @@ pub enum ServerMessage {
         /// What the relay still holds.
         keys: KeyCounts,
     },
+    /// Somebody logged in as this device with its keys in another store, and was refused.
+    CloneSeen,
     /// The relay will stop.
     Drain(Drain),
     /// Last frame.
@@ -393,6 +395,7 @@ impl TryFrom<Body> for ServerMessage {
             }),
             Body::Done(wire) => Self::Done { request_id: field::request(wire.request_id)? },
             Body::KeysLow(wire) => Self::KeysLow { keys: wire.keys.into() },
+            Body::CloneSeen(proto::CloneSeen {}) => Self::CloneSeen,
             Body::Drain(wire) => Self::Drain(Drain {
                 reconnect_after: span(wire.reconnect_after_ms.into()),
                 spread: span(wire.spread_ms.into()),
@@ -523,6 +526,7 @@ impl From<&ServerMessage> for Body {
             }),
             ServerMessage::Done { request_id } => Self::Done(proto::Done { request_id: request_id.get() }),
             ServerMessage::KeysLow { keys } => Self::KeysLow(proto::KeysLow { keys: Some((*keys).into()) }),
+            ServerMessage::CloneSeen => Self::CloneSeen(proto::CloneSeen {}),
             ServerMessage::Drain(drain) => Self::Drain(proto::Drain {
                 reconnect_after_ms: millis32(drain.reconnect_after),
                 spread_ms: millis32(drain.spread),

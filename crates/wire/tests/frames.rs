@@ -291,6 +291,7 @@ fn server_message() -> impl Strategy<Value = ServerMessage> {
         state,
         request().prop_map(|request_id| ServerMessage::Done { request_id }),
         counts().prop_map(|keys| ServerMessage::KeysLow { keys }),
+        Just(ServerMessage::CloneSeen),
         bytes(256).prop_map(|resume_cursor| ServerMessage::Drain(Drain {
             reconnect_after: Duration::from_millis(1),
             spread: Duration::from_secs(60),

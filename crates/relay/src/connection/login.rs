@@ -111,7 +111,7 @@ async fn admit(relay: &Relay, hello: &Hello) -> Result<(Admission, Challenge), N
         server_version: crate::VERSION.to_owned(),
         protocol_version: PROTOCOL_VERSION,
         development: relay.config.development,
-        capabilities: [HOLD, wire::CAPABILITY_ROTATION]
+        capabilities: [HOLD, wire::CAPABILITY_ROTATION, wire::CAPABILITY_CLONES]
             .into_iter()
             .filter(|known| hello.capabilities.iter().any(|name| name == known))
             .map(str::to_owned)
@@ -166,6 +166,7 @@ async fn open(
         token: admission.token,
         fence: if receives { attached.fence } else { 0 },
         store_mark: auth.store_mark,
+        hears_of_clones: hello.capabilities.iter().any(|name| name == wire::CAPABILITY_CLONES),
     };
     announce(relay, &who, &attached);
     let delivery = receives.then(|| Delivery::new(attached.epoch));

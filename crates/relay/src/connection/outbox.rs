@@ -36,6 +36,8 @@ pub(crate) struct Who {
     pub(crate) fence: u64,
     /// Which store the device's keys are in, as far as it says.
     pub(crate) store_mark: Option<[u8; stvor_wire::limits::STORE_MARK_BYTES]>,
+    /// It understands CLONE_SEEN.
+    pub(crate) hears_of_clones: bool,
 }
 
 impl Who {
@@ -272,6 +274,7 @@ mod tests {
             token: TokenRef::Development,
             fence: 0,
             store_mark: None,
+            hears_of_clones: false,
         };
         Conn::new(1, who, delivery)
     }

@@ -253,7 +253,7 @@ impl Client {
         let request = SendRequest { id, content, timeout, reply: reply.into() };
         let under_way = core.under_way();
         core.order(&address_of(&to), Work::Send(request), deadline).await?;
-        committed.await.map_err(|_| closed())??;
+        committed.await.map_err(|_| core.closed_error())??;
         drop(under_way);
         if options.wait == SendWait::Accepted {
             // Offline there is nothing to wait for; a connection that breaks ends the waiting, too.
@@ -475,12 +475,8 @@ impl Client {
         let core = self.core();
         let deadline = Instant::now() + core.config.timeout;
         core.order(&address_of(peer), Work::Command(command(reply.into())), deadline).await?;
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| core.closed_error())?
     }
-}
-
-fn closed() -> Error {
-    Error::not_ready("it was closed")
 }
 
 /// Where mail for a user goes: until users can have several devices, to their first.

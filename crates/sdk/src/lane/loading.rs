@@ -71,7 +71,7 @@ impl Lane {
         }
         if core.instances.is_shared() && self.version.is_some() && row.counter < self.row.counter {
             // Others only ever raise it: the store itself was put back under us.
-            crate::rollback::put_back(&core, (self.row.counter, row.counter));
+            crate::rollback::put_back(&core, (self.row.counter, row.counter)).await?;
         }
         self.drop_sent_posts().await?;
         let before = self.count_pending();

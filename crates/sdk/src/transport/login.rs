@@ -4,7 +4,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, AppId};
 use stvor_wire::client::{Auth, ClientMessage, Credential, HOLD, Hello, Mode};
 use stvor_wire::frame::{self, Phase};
-use stvor_wire::limits::CAPABILITY_ROTATION;
+use stvor_wire::limits::{CAPABILITY_CLONES, CAPABILITY_ROTATION};
 use stvor_wire::login::Transcript;
 use stvor_wire::server::{Challenge, Ready, ServerMessage};
 use tokio::time::Instant;
@@ -80,7 +80,7 @@ async fn dialogue(
         protocol_version: stvor_wire::PROTOCOL_VERSION,
         credential: login.credential.clone(),
         address: login.address.clone(),
-        capabilities: vec![HOLD.to_owned(), CAPABILITY_ROTATION.to_owned()],
+        capabilities: [HOLD, CAPABILITY_ROTATION, CAPABILITY_CLONES].map(str::to_owned).to_vec(),
     };
     say(socket, &ClientMessage::Hello(hello)).await?;
     let challenge = match hear(socket, login, Phase::LoggingIn).await? {

@@ -269,6 +269,7 @@ mod tests {
         fn refused(&self, _: Nack) {}
         fn keys_low(&self, _: KeyCounts) {}
         fn draining(&self) {}
+        fn clone_seen(&self) {}
         fn caught_up(&self) {}
     }
 

@@ -37,6 +37,8 @@ pub(crate) trait Upcalls: Send + Sync + 'static {
     fn keys_low(&self, keys: KeyCounts);
     /// The relay restarts soon.
     fn draining(&self);
+    /// The relay refused this device with its keys in another store.
+    fn clone_seen(&self);
     /// Mail that waited is in.
     fn caught_up(&self);
 }
@@ -485,6 +487,7 @@ impl Reader<'_> {
             }
             ServerMessage::Pong { .. } => {}
             ServerMessage::KeysLow { keys } => self.upcalls.keys_low(keys),
+            ServerMessage::CloneSeen => self.upcalls.clone_seen(),
             ServerMessage::Drain(drain) => {
                 self.carry.drain = Some((drain.reconnect_after, drain.spread));
                 if !drain.resume_cursor.is_empty() {

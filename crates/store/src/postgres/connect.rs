@@ -208,14 +208,20 @@ impl Server {
         }
     }
 
-    /// Refuses a schema of a newer version, untouched; migrates an older one.
-    pub(super) async fn check_schema(&self, client: &mut Connection) -> Result<(), StoreError> {
+    /// Refuses a schema of a newer version, untouched; says whether it is the newest.
+    pub(super) async fn is_migrated(&self, client: &Client) -> Result<bool, StoreError> {
         let found = self.schema(client).await?;
         if found > SCHEMA {
             let number = |version: i32| u32::try_from(version).unwrap_or(0);
             return Err(StoreError::TooNew { found: number(found), known: number(SCHEMA) });
         }
-        if found == SCHEMA {
+        Ok(found == SCHEMA)
+    }
+
+    /// Brings the schema to the newest version. The header's row is read before this, so every version of the schema has to
+    /// read it as the newest does.
+    pub(super) async fn migrate(&self, client: &mut Connection) -> Result<(), StoreError> {
+        if self.is_migrated(client).await? {
             return Ok(());
         }
         let lock = client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await;
@@ -327,6 +333,11 @@ impl Server {
         }
         Ok(found)
     }
+}
+
+/// Whether a store was ever made in the database.
+pub(super) async fn has_tables(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    client.query_one("SELECT to_regclass('stvor_rows') IS NOT NULL", &[]).await?.try_get(0)
 }
 
 /// Whether it is worth trying again: the server may be restarting or failing over, or broke a deadlock.

@@ -17,6 +17,7 @@ use crate::{StoreError, limits};
 use async_trait::async_trait;
 use connect::{Connection, Pool, Server};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
 use tokio::time::{Instant, timeout};
@@ -80,8 +81,9 @@ impl StoreProvider for PostgresStores {
     }
 
     async fn open(&self, place: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        let mut client = self.connection().await?;
-        self.server.check_schema(&mut client).await?;
+        let client = self.connection().await?;
+        // Migrated, or made, by the first write: opening with a key that turns out to be wrong writes nothing.
+        let ready = Arc::new(AtomicBool::new(self.server.is_migrated(&client).await?));
         drop(client);
         let random = Secret::<16>::random(&mut SystemRandom::new())?;
         let place = place.tag();
@@ -91,9 +93,10 @@ impl StoreProvider for PostgresStores {
             place,
             writer: *random.expose(),
             seq: 0,
+            ready: Arc::clone(&ready),
         };
         let queue = Queue::start(|jobs| writer.run(jobs));
-        Ok(Arc::new(PostgresStore { stores: self.clone(), place, queue }))
+        Ok(Arc::new(PostgresStore { stores: self.clone(), place, queue, ready }))
     }
 
     async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
@@ -112,6 +115,8 @@ struct PostgresStore {
     stores: PostgresStores,
     place: [u8; 16],
     queue: Queue,
+    /// The tables are of the newest version.
+    ready: Arc<AtomicBool>,
 }
 
 impl core::fmt::Debug for PostgresStore {
@@ -156,6 +161,10 @@ impl PostgresStore {
         client: &Connection,
         ask: Ask<'_>,
     ) -> Result<Result<Found, StoreError>, tokio_postgres::Error> {
+        // Until something was written nobody may have made a store in this database.
+        if !self.ready.load(Ordering::Relaxed) && !connect::has_tables(client).await? {
+            return Ok(Ok(ask.nothing()));
+        }
         Ok(match ask {
             Ask::Get(keys) => rows::get(client, &self.place, keys).await?.map(Found::Rows),
             Ask::Scan(scan) => rows::scan(client, &self.place, scan).await?.map(Found::Page),
@@ -174,6 +183,17 @@ enum Ask<'a> {
     Scan(&'a Scan),
     Walk(Option<&'a Key>, usize),
     Count,
+}
+
+impl Ask<'_> {
+    /// What there is in a database without any store.
+    fn nothing(self) -> Found {
+        match self {
+            Self::Get(keys) => Found::Rows(vec![None; keys.len()]),
+            Self::Scan(_) | Self::Walk(..) => Found::Page(Page { rows: Vec::new(), more: false }),
+            Self::Count => Found::Count((0, 0)),
+        }
+    }
 }
 
 /// What a read found.

@@ -190,6 +190,11 @@ const PUT_VERSION: &str = "UPDATE stvor_rows SET version = $5, expires = $6, val
 const DELETE: &str = "DELETE FROM stvor_rows WHERE place = $1 AND tbl = $2 AND part = $3 AND sort = $4";
 const DELETE_VERSION: &str =
     "DELETE FROM stvor_rows WHERE place = $1 AND tbl = $2 AND part = $3 AND sort = $4 AND version = $5";
+// Locked, so that nobody who comes around the lock of the place removes it before the transaction is committed.
+const STAYS: &str =
+    "SELECT 1 FROM stvor_rows WHERE place = $1 AND tbl = $2 AND part = $3 AND sort = $4 FOR KEY SHARE";
+const STAYS_VERSION: &str = "SELECT 1 FROM stvor_rows
+     WHERE place = $1 AND tbl = $2 AND part = $3 AND sort = $4 AND version = $5 FOR KEY SHARE";
 const IS_THERE: &str = "SELECT 1 FROM stvor_rows WHERE place = $1 AND tbl = $2 AND part = $3 AND sort = $4";
 const DELETE_PARTITION: &str = "DELETE FROM stvor_rows WHERE place = $1 AND tbl = $2 AND part = $3";
 const DELETE_TABLE: &str = "DELETE FROM stvor_rows WHERE place = $1 AND tbl = $2";
@@ -239,6 +244,18 @@ impl<'a> Step<'a> {
                         // The fifth parameter of this one.
                         (step.version, step.parameters) = (found.0.cast_signed(), 5);
                         (DELETE_VERSION, Some(1))
+                    }
+                };
+            }
+            Op::Check { key, expect } => {
+                (step.part, step.sort, step.parameters) = (&key.partition, &key.sort, 4);
+                (step.sql, step.wants) = match expect {
+                    Expect::Any => (IS_THERE, None),
+                    Expect::Present => (STAYS, Some(1)),
+                    Expect::Absent => (IS_THERE, Some(0)),
+                    Expect::Version(found) => {
+                        (step.version, step.parameters) = (found.0.cast_signed(), 5);
+                        (STAYS_VERSION, Some(1))
                     }
                 };
             }

@@ -4,12 +4,14 @@
 use super::connect::{Connection, Pool, Server, is_refused, is_transient};
 use super::rows::{self, Step};
 use crate::adapter::RowValue;
-use crate::change::ChangeSet;
+use crate::change::{ChangeSet, Op};
 use crate::server::{Jobs, Next, back_off};
 use crate::{StoreError, limits};
 use deadpool::managed::Object;
 use futures::future::maybe_done;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stvor_base::Timestamp;
 use tokio::time::{Instant, timeout};
 
@@ -40,6 +42,8 @@ pub(super) struct Writer {
     pub(super) writer: [u8; 16],
     /// The number of its last transaction.
     pub(super) seq: i64,
+    /// The tables are of the newest version.
+    pub(super) ready: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -61,7 +65,8 @@ impl Writer {
                 }
             }
         }
-        if let Ok(client) = self.connection().await
+        if self.seq > 0
+            && let Ok(client) = self.connection().await
             && let Err(error) =
                 client.execute(FORGET, &[&self.place.as_slice(), &self.writer.as_slice()]).await
         {
@@ -74,8 +79,14 @@ impl Writer {
         i64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// A connection, to tables that this program knows.
     async fn connection(&self) -> Result<Connection, StoreError> {
-        self.pool.get().await.map_err(|failure| self.server.pool_error(failure))
+        let mut client = self.pool.get().await.map_err(|failure| self.server.pool_error(failure))?;
+        if !self.ready.load(Ordering::Relaxed) {
+            self.server.migrate(&mut client).await?;
+            self.ready.store(true, Ordering::Relaxed);
+        }
+        Ok(client)
     }
 
     /// Commits change sets, as few transactions as their conflicts allow; a result for each, in order.
@@ -189,8 +200,15 @@ impl Writer {
         let id: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&id];
         let own: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&place, &writer, &self.seq];
         let mut steps = Vec::new();
+        // Nearly every set checks the header: once for the transaction, as long as nothing in it touches that table.
+        let mut checked: Vec<&Op<RowValue>> = Vec::new();
         for (set, changes) in sets.iter().enumerate() {
             for (index, op) in changes.ops.iter().enumerate() {
+                match op {
+                    Op::Check { .. } if checked.contains(&op) => continue,
+                    Op::Check { .. } => checked.push(op),
+                    other => checked.retain(|before| before.table() != other.table()),
+                }
                 let step = Step::new(place, op);
                 let statement = step.prepare(client).await?;
                 steps.push((set, index, step.wants, Box::pin(maybe_done(step.run(client, statement)))));

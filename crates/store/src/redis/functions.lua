@@ -1,7 +1,20 @@
-#!lua name=stvor_v1
+#!lua name=stvor_v2
 -- The functions of STVOR stores. KEYS of every one: rows (hash: field -> version 8, expiry 8, sealed bytes), order (sorted
 -- set of the fields, all of score 0), expiry (sorted set: field by expiry), meta (hash). All four are in one slot.
 -- A field is: table 1, length of the partition 2, partition, sort key.
+-- The layout is SCHEMA; the first write notes that in meta, so that nothing is there before it.
+local SCHEMA = '1'
+
+-- Whether some of the keys are gone and others are not, as after an eviction: what is left is no store.
+local function torn(rows, order)
+  local count = redis.call('HLEN', rows)
+  if count ~= redis.call('ZCARD', order) then
+    if count == 0 then
+      return redis.error_reply('STVOREMPTIED its rows in Redis are gone (evicted or deleted)')
+    end
+    return redis.error_reply('STVORDAMAGED some of its keys in Redis are gone (evicted or deleted) and others are not')
+  end
+end
 
 -- What a writer's last calls were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts
 -- of its group. A call that is repeated because its answer was lost is answered again and does nothing.
@@ -61,10 +74,23 @@ local function commit(keys, args)
       over[field] = string.sub(args[i + 3], 1, 8)
       i = i + 5
     else
-      over[field] = false
+      if kind == 'D' then
+        over[field] = false
+      end
       i = i + 3
     end
     op = op + 1
+  end
+
+  local schema = redis.call('HGET', meta, 'schema')
+  if not conflict then
+    local damage = torn(rows, order)
+    if not damage and not schema and redis.call('HLEN', rows) > 0 then
+      damage = redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted)')
+    end
+    if damage then
+      return damage
+    end
   end
 
   if seq == first then
@@ -75,6 +101,9 @@ local function commit(keys, args)
     local before = redis.call('HGET', meta, 'c:' .. writer) or ''
     redis.call('HSET', meta, 'c:' .. writer, before .. ';' .. args[3] .. ':' .. conflict .. ';')
     return conflict
+  end
+  if not schema then
+    redis.call('HSET', meta, 'schema', SCHEMA)
   end
 
   local bytes = 0
@@ -112,7 +141,9 @@ local function commit(keys, args)
       end
       i = i + 3
     else
-      remove(field)
+      if kind == 'D' then
+        remove(field)
+      end
       i = i + 3
     end
   end
@@ -124,6 +155,10 @@ end
 -- values.
 local function scan(keys, args)
   local rows, order = keys[1], keys[2]
+  local damage = torn(rows, order)
+  if damage then
+    return damage
+  end
   local limit, most = tonumber(args[3]), tonumber(args[5])
   local found
   if args[4] == '1' then
@@ -168,6 +203,6 @@ local function sweep(keys, args)
   return #due
 end
 
-redis.register_function { function_name = 'stvor_v1_commit', callback = commit }
-redis.register_function { function_name = 'stvor_v1_scan', callback = scan, flags = { 'no-writes' } }
-redis.register_function { function_name = 'stvor_v1_sweep', callback = sweep, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v2_commit', callback = commit }
+redis.register_function { function_name = 'stvor_v2_scan', callback = scan, flags = { 'no-writes' } }
+redis.register_function { function_name = 'stvor_v2_sweep', callback = sweep, flags = { 'allow-oom' } }

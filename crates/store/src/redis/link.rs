@@ -207,6 +207,7 @@ impl Link {
         let (code, detail) = (failure.code().unwrap_or_default(), failure.detail().unwrap_or_default());
         match (code, failure.kind()) {
             ("STVORDAMAGED", _) => StoreError::corrupt(detail),
+            ("STVOREMPTIED", _) => StoreError::Emptied,
             (code, ErrorKind::Server(_) | ErrorKind::Extension) => self.said(code, detail),
             _ => match refused_certificate(failure) {
                 Some(reason) => StoreError::Untrusted { server: self.name.to_string(), reason },
@@ -224,6 +225,7 @@ impl Link {
                 StoreError::Io { what: format!("a write of {}", self.name), reason: detail.to_owned() }
             }
             "STVORDAMAGED" => StoreError::corrupt(detail),
+            "STVOREMPTIED" => StoreError::Emptied,
             code if is_passing(code) || ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code) => {
                 self.unreachable(format!("{code} {detail}"))
             }

@@ -157,6 +157,11 @@ impl Keys {
         rows
     }
 
+    fn order(&self) -> &str {
+        let [_, order, ..] = &self.0;
+        order
+    }
+
     fn meta(&self) -> &str {
         let [.., meta] = &self.0;
         meta
@@ -280,7 +285,7 @@ impl RedisStore {
         (from, end): (Vec<u8>, Vec<u8>),
         (limit, reverse): (usize, bool),
     ) -> Result<(Vec<Found>, bool), StoreError> {
-        let mut call = self.keys.call("FCALL_RO", "stvor_v1_scan");
+        let mut call = self.keys.call("FCALL_RO", "stvor_v2_scan");
         call.arg(from).arg(end).arg(limit).arg(u8::from(reverse)).arg(limits::MAX_SCAN_BYTES);
         let answer: Vec<Value> = self.ask(&call).await?;
         let mut answer = answer.into_iter();
@@ -306,13 +311,15 @@ impl RedisStore {
         ask.arg(self.keys.meta()).arg("schema");
         match self.ask::<Option<u32>>(&ask).await? {
             Some(found) if found > SCHEMA => Err(StoreError::TooNew { found, known: SCHEMA }),
-            Some(_) => Ok(()),
-            None => {
-                let mut set = redis::cmd("HSETNX");
-                set.arg(self.keys.meta()).arg("schema").arg(SCHEMA);
-                self.ask::<i64>(&set).await.map(|_| ())
-            }
+            // The first write notes it: nothing is written by opening.
+            _ => Ok(()),
         }
+    }
+
+    async fn length(&self, command: &str, key: &str) -> Result<u64, StoreError> {
+        let mut count = redis::cmd(command);
+        count.arg(key);
+        self.ask(&count).await
     }
 }
 
@@ -378,9 +385,10 @@ impl Store for RedisStore {
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {
-        let mut count = redis::cmd("HLEN");
-        count.arg(self.keys.rows());
-        let rows: u64 = self.ask(&count).await?;
+        let rows = self.length("HLEN", self.keys.rows()).await?;
+        if rows == 0 && self.length("ZCARD", self.keys.order()).await? > 0 {
+            return Err(StoreError::Emptied);
+        }
         let mut bytes = redis::cmd("HGET");
         bytes.arg(self.keys.meta()).arg("bytes");
         let value_bytes: Option<u64> = self.ask(&bytes).await?;

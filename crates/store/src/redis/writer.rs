@@ -186,7 +186,7 @@ impl Writer {
 
     /// The call for a change set.
     fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
-        let mut call = self.keys.call("FCALL", "stvor_v1_commit");
+        let mut call = self.keys.call("FCALL", "stvor_v2_commit");
         call.arg(&self.name).arg(first).arg(seq);
         for op in &changes.ops {
             match op {
@@ -199,6 +199,9 @@ impl Writer {
                 }
                 Op::Delete { key, expect } => {
                     call.arg("D").arg(field(key)).arg(expectation(*expect));
+                }
+                Op::Check { key, expect } => {
+                    call.arg("C").arg(field(key)).arg(expectation(*expect));
                 }
                 Op::DeletePartition { table, partition } => {
                     let prefix = partition_prefix(*table, partition);
@@ -214,7 +217,7 @@ impl Writer {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let mut call = self.keys.call("FCALL", "stvor_v1_sweep");
+        let mut call = self.keys.call("FCALL", "stvor_v2_sweep");
         call.arg(now.as_millis()).arg(limit);
         let (mut connection, number) = self.link.connection().await?;
         match connection.query(&call).await {

@@ -19,6 +19,7 @@
 //! database by an older copy, or removing rows, cannot be seen by sealing alone; the counter that the relay returns
 //! shows a rolled-back database.
 
+mod anchor;
 mod cipher;
 mod header;
 mod rotate;
@@ -29,6 +30,7 @@ pub use rotate::Rotation;
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
 use crate::{SecretBytes, StoreError, Table, limits};
+use anchor::Anchor;
 use cipher::{Keys, Place};
 use core::future::poll_fn;
 use core::pin::pin;
@@ -89,6 +91,8 @@ struct Clock {
 pub struct Sealed {
     store: Arc<dyn Store>,
     keys: Keys,
+    /// `None`: nobody opens it a second time, so it has no header.
+    anchor: Option<Anchor>,
     clock: Mutex<Clock>,
     patience: Duration,
 }
@@ -117,7 +121,7 @@ async fn header(store: &dyn Store) -> Result<Option<Header>, StoreError> {
 
 /// The keys of a store that was sealed before.
 async fn unwrapped(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
-    let header = header(store).await?.ok_or_else(StoreError::headless)?;
+    let header = header(store).await?.ok_or(StoreError::Emptied)?;
     off_executor(move || header.open(holder.as_ref())).await
 }
 
@@ -132,7 +136,8 @@ async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<K
     })
     .await?;
     let mut first = ChangeSet::new();
-    first.push(header.write(0, Expect::Absent)).push(Epoch(0).write(Expect::Absent));
+    first.push(Anchor::untouched()).push(header.write(0, Expect::Absent));
+    first.push(Epoch(0).write(Expect::Absent)).push(Anchor::of(header.store).write());
     store.commit(first).await?;
     Ok(keys)
 }
@@ -149,7 +154,7 @@ impl Sealed {
     /// As [`Sealed::info`], but `None` is said only of a store without any row.
     ///
     /// # Errors
-    /// As [`Sealed::info`]; [`StoreError::Corrupt`] when rows are there and no header is.
+    /// As [`Sealed::info`]; [`StoreError::Emptied`] when rows are there and no header is.
     pub(crate) async fn info_or_empty(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
         if let Some(info) = Self::info(store).await? {
             return Ok(Some(info));
@@ -158,15 +163,15 @@ impl Sealed {
             return Ok(None);
         }
         // Perhaps another process has just made it.
-        Self::info(store).await?.map_or_else(|| Err(StoreError::headless()), |info| Ok(Some(info)))
+        Self::info(store).await?.map_or(Err(StoreError::Emptied), |info| Ok(Some(info)))
     }
 
     /// Opens a store that was sealed before, or seals an empty one, for `holder`. Of several that seal an empty one at
     /// once one does, and the others open what it sealed.
     ///
     /// # Errors
-    /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it; [`StoreError::Corrupt`];
-    /// [`StoreError::TooNew`]; [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
+    /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it, before anything is written; [`StoreError::Corrupt`];
+    /// [`StoreError::Emptied`]; [`StoreError::TooNew`]; [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
     pub async fn open(store: Arc<dyn Store>, holder: Arc<dyn KeyHolder>) -> Result<Self, StoreError> {
         let keys = match Self::info_or_empty(store.as_ref()).await? {
             Some(_) => unwrapped(store.as_ref(), holder).await?,
@@ -175,9 +180,17 @@ impl Sealed {
                 made => made?,
             },
         };
+        let anchor = Anchor::of(keys.store());
+        anchor.cast(store.as_ref()).await?;
         let epoch = next_epoch(store.as_ref()).await?;
         let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
-        Ok(Self { store, keys, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
+        Ok(Self {
+            store,
+            keys,
+            anchor: Some(anchor),
+            clock: Mutex::new(clock),
+            patience: limits::ADAPTER_PATIENCE,
+        })
     }
 
     /// An empty store in memory under a key that nobody keeps: for tests and for apps that want nothing on disk.
@@ -197,7 +210,7 @@ impl Sealed {
         let id = *Secret::<16>::random(&mut rng)?.expose();
         let keys = Keys::new(id, Secret::random(&mut rng)?);
         let clock = Clock { epoch: Epoch(1), count: 0, rng };
-        Ok(Self { store, keys, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
+        Ok(Self { store, keys, anchor: None, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
     }
 
     /// Bounds what the adapter may take to answer, [`limits::ADAPTER_PATIENCE`] if nothing is said. One that hangs does not
@@ -215,11 +228,16 @@ impl Sealed {
     ) -> Result<T, StoreError> {
         let mut work = pin!(work);
         // What is there at once needs no clock, which a runtime may lack.
-        match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        let answer = match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             Poll::Ready(answer) => answer,
             Poll::Pending => tokio::time::timeout(self.patience, work)
                 .await
                 .unwrap_or(Err(StoreError::Timeout { call, after: self.patience })),
+        };
+        match answer {
+            // The adapter may see it by itself.
+            Err(StoreError::Emptied) => Err(self.found_emptied().await),
+            answer => answer,
         }
     }
 
@@ -254,6 +272,7 @@ impl Sealed {
     /// [`StoreError::Tampered`], [`StoreError::Limit`], or what the adapter met.
     pub async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
         keys.iter().try_for_each(refuse_header)?;
+        self.refuse_lost()?;
         let hashed: Vec<Key> = keys.iter().map(|key| self.keys.key(key)).collect();
         let rows = self.in_time("get", self.store.get(&hashed)).await?;
         if rows.len() != keys.len() {
@@ -280,6 +299,7 @@ impl Sealed {
     pub async fn scan(&self, scan: Scan) -> Result<Page<Record>, StoreError> {
         scan.check()?;
         refuse_header_table(scan.table)?;
+        self.refuse_lost()?;
         let (table, name) = (scan.table, scan.partition.clone());
         let hashed = self.keys.tag(0, table, &name);
         let scan = Scan { partition: hashed.to_vec(), ..scan };
@@ -317,7 +337,8 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Conflict`] with the index of the operation, [`StoreError::Full`], [`StoreError::Limit`], or what
     /// the adapter met. In all of these nothing was applied, but after an [`StoreError::Io`] of a failed sync or a lost
-    /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more. After
+    /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more. The same after
+    /// [`StoreError::Emptied`]: the store that was opened is not there any more, and nothing is written where it was. After
     /// [`StoreError::Uncertain`] and [`StoreError::Timeout`] it may have been applied.
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
@@ -330,7 +351,7 @@ impl Sealed {
             };
             if let Some(version) = taken {
                 let sealed = self.seal(changes, version)?;
-                self.in_time("commit", self.store.commit(sealed)).await?;
+                self.in_time("commit", self.guarded(sealed)).await?;
                 return Ok(version);
             }
             let epoch = next_epoch(self.store.as_ref()).await?;
@@ -359,6 +380,7 @@ impl Sealed {
                     Op::Put { key, value, expires, expect }
                 }
                 Op::Delete { key, expect } => Op::Delete { key: self.keys.key(&key), expect },
+                Op::Check { key, expect } => Op::Check { key: self.keys.key(&key), expect },
                 Op::DeletePartition { table, partition } => {
                     Op::DeletePartition { table, partition: self.keys.tag(0, table, &partition).to_vec() }
                 }

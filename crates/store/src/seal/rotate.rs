@@ -168,7 +168,7 @@ impl Sealed {
             let last = sealed.len();
             sealed.push(header.write(version.0 + 1, Expect::Version(version)));
             tries -= 1;
-            match self.store.commit(sealed).await {
+            match self.guarded(sealed).await {
                 Err(StoreError::Conflict { op }) if op == last && tries > 0 => {}
                 done => return done.map(|()| own),
             }
@@ -176,15 +176,17 @@ impl Sealed {
     }
 
     async fn header(&self) -> Result<(RowVersion, Header), StoreError> {
-        let row = self.store.get(&[Header::key()]).await?.pop().flatten();
-        let row = row.ok_or_else(StoreError::headless)?;
+        self.refuse_lost()?;
+        let Some(row) = self.store.get(&[Header::key()]).await?.pop().flatten() else {
+            return Err(self.found_emptied().await);
+        };
         Ok((row.value.version, Header::decode(&row.value.bytes)?))
     }
 
     async fn put_header(&self, version: RowVersion, header: &Header) -> Result<(), StoreError> {
         let mut changes = ChangeSet::new();
         changes.push(header.write(version.0 + 1, Expect::Version(version)));
-        self.store.commit(changes).await
+        self.guarded(changes).await
     }
 
     /// Makes the new data key. From the commit of the header on, the next epoch is sealed under it.
@@ -216,7 +218,7 @@ impl Sealed {
         let mut changes = ChangeSet::new();
         changes.push(header.write(version.0 + 1, Expect::Version(version)));
         changes.push(epoch.write(Expect::Version(row.value.version)));
-        self.store.commit(changes).await?;
+        self.guarded(changes).await?;
         self.keys.set_ring(ring);
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         (clock.epoch, clock.count) = (epoch, 0);
@@ -262,7 +264,7 @@ impl Sealed {
         // One row less in each round, so this ends.
         while !ops.is_empty() {
             let changes: ChangeSet<RowValue> = ops.iter().cloned().collect();
-            match self.store.commit(changes).await {
+            match self.guarded(changes).await {
                 Err(StoreError::Conflict { op }) if op < ops.len() => drop(ops.remove(op)),
                 done => return done,
             }

@@ -45,8 +45,9 @@ impl core::fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path`, or makes it (mode 0600, missing directories 0700). The file is checked and migrated
-    /// first, which may take a moment: it happens off the executor.
+    /// Opens the database at `path`, or makes it (mode 0600, missing directories 0700). The file is checked
+    /// first, which may take a moment: it happens off the executor. One of an older version is migrated before the first
+    /// write to it.
     ///
     /// # Errors
     /// [`StoreError::Locked`] while another handle has it open, [`StoreError::TooNew`], [`StoreError::Corrupt`],
@@ -66,13 +67,13 @@ impl SqliteStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => schema::create(&path)?,
             Err(error) => return Err(StoreError::io("opening", &path, &error)),
         }
-        let mut connection = schema::writer(&path)?;
-        schema::check(&mut connection, &path)?;
+        let connection = schema::writer(&path)?;
+        let outdated = schema::check(&connection, &path)?;
         let idle = (0..limits::READERS).map(|_| schema::reader(&path)).collect::<Result<_, _>>()?;
         let free = Arc::new(Semaphore::new(limits::READERS));
         let readers = Arc::new(Readers { path: path.clone(), idle: Mutex::new(idle), free });
         let queue = Arc::new(Queue::default());
-        let writer = Writer::new(connection, path.clone(), lock);
+        let writer = Writer::new((connection, outdated), path.clone(), lock);
         let jobs = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("stvor-store".into())

@@ -121,6 +121,14 @@ fn step(connection: &Connection, op: &Op<RowValue>) -> Result<bool> {
     match op {
         Op::Put { key, value, expires, expect } => put(connection, (key, value), *expires, *expect),
         Op::Delete { key, expect } => delete(connection, key, *expect),
+        Op::Check { key, expect } => {
+            let mut select = connection
+                .prepare_cached("SELECT version FROM rows WHERE tbl = ?1 AND part = ?2 AND sort = ?3")?;
+            let found: Option<i64> = select
+                .query_row(params![key.table.id(), key.partition, key.sort], |row| row.get(0))
+                .optional()?;
+            Ok(expect.holds(found.map(|version| RowVersion(version.cast_unsigned()))))
+        }
         Op::DeletePartition { table, partition } => {
             let mut delete = connection.prepare_cached("DELETE FROM rows WHERE tbl = ?1 AND part = ?2")?;
             delete.execute(params![table.id(), partition]).map(|_| true)

@@ -78,14 +78,17 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
 
 /// The connection that writes: every commit is synced to the disk before it returns.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    prepared(path, "")
+}
+
+fn prepared(path: &Path, first: &str) -> Result<Connection, StoreError> {
     let open = || {
         let connection = connect(path)?;
-        // Incremental: freed pages are given back by sweeps, a few at a time. It has to be set before the first table.
+        connection.execute_batch(first)?;
         // A page that is written often is merged once in 4,000 pages of journal (16 MB), not in SQLite's usual 1,000.
         // Full syncs: on macOS an ordinary one leaves the bytes in the drive's cache; elsewhere they are the same.
         connection.execute_batch(
-            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA secure_delete = ON; PRAGMA journal_size_limit = 16777216; PRAGMA wal_autocheckpoint = 4000;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA journal_size_limit = 16777216; PRAGMA wal_autocheckpoint = 4000;
              PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;",
         )?;
         Ok(connection)
@@ -109,7 +112,9 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         .open(&draft)
         .map_err(|error| StoreError::io("creating", &draft, &error));
     made?;
-    let mut connection = writer(&draft)?;
+    // Freed pages are given back by sweeps, a few at a time. It has to be set before the first table; later it would only
+    // write to the file for nothing.
+    let mut connection = prepared(&draft, "PRAGMA auto_vacuum = INCREMENTAL;")?;
     migrate(&mut connection, &draft)?;
     finish(connection, &draft)?;
     let renamed = std::fs::File::open(&draft)
@@ -170,8 +175,9 @@ pub(super) fn look(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses a database of a newer version, of another program, or damaged; migrates one of an older version.
-pub(super) fn check(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+/// Refuses a database of a newer version, of another program, or damaged. Says whether it is of an older version and is to be
+/// migrated before the first write: opening with a key that turns out to be wrong writes nothing.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
     let failed = |failure| error(path, &failure);
     let pragma = |connection: &Connection, name: &str| {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
@@ -214,10 +220,12 @@ pub(super) fn check(connection: &mut Connection, path: &Path) -> Result<(), Stor
             return Err(StoreError::corrupt("the database does not pass its check"));
         }
     }
-    migrate(connection, path)
+    Ok(found < SCHEMA)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+/// Brings a database to the newest version. The header's row is read before this, so every version of the schema has to read
+/// it as the newest does.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let report = migrations::migrations::runner().run(connection);
     report.map(|_| ()).map_err(|failure| match failure.kind() {
         refinery::error::Kind::Connection(_, source) => match source.downcast_ref::<rusqlite::Error>() {

@@ -103,6 +103,8 @@ struct Last {
 /// The writer, on its thread.
 pub(super) struct Writer {
     connection: Connection,
+    /// Of an older version: migrated before the first write.
+    outdated: bool,
     path: PathBuf,
     /// After a failed sync the kernel may have dropped what it could not write, and without its lock the writer may not
     /// be alone: nothing more is promised.
@@ -111,8 +113,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, path: PathBuf, lock: Lock) -> Self {
-        Self { connection, path, broken: None, lock }
+    pub(super) fn new((connection, outdated): (Connection, bool), path: PathBuf, lock: Lock) -> Self {
+        Self { connection, outdated, path, broken: None, lock }
     }
 
     /// Works until the queue is closed, then merges the journal and lets go of the lock.
@@ -205,6 +207,10 @@ impl Writer {
                     .into(),
             };
             return Err(self.broken.insert(lost).clone());
+        }
+        if self.outdated {
+            schema::migrate(&mut self.connection, &self.path)?;
+            self.outdated = false;
         }
         work(self).map_err(|failure| {
             let error = schema::error(&self.path, &failure);
