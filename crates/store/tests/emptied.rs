@@ -69,10 +69,16 @@ fn holder(directory: &Path) -> Arc<Keyfile> {
     })
 }
 
+/// An adapter by name, and what keeps its server.
+type Adapter = (&'static str, Arc<dyn Store>, Box<dyn Any>);
+
+/// A provider, and what tells all that its server holds.
+type Subject<'server> = (Box<dyn StoreProvider>, Box<dyn Fn() -> String + 'server>);
+
 /// Every adapter, each with an empty store.
-async fn adapters(directory: &Path) -> Vec<(&'static str, Arc<dyn Store>, Box<dyn Any>)> {
+async fn adapters(directory: &Path) -> Vec<Adapter> {
     let sqlite: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.join("s.db")).await.unwrap());
-    let mut all: Vec<(_, Arc<dyn Store>, Box<dyn Any>)> =
+    let mut all: Vec<Adapter> =
         vec![("memory", Arc::new(MemoryStore::new()), Box::new(())), ("sqlite", sqlite, Box::new(()))];
     for kind in servers() {
         let store = kind.stores.open(&place()).await.unwrap();
@@ -256,7 +262,7 @@ async fn a_wrong_key_changes_nothing_on_a_server_and_neither_does_a_look() {
     Keyfile::create(&wrong, &mut SystemRandom::new()).unwrap();
     let with = |path: &Path| OpenKey::Keyfile(path.to_owned());
     let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
-    let mut subjects: Vec<(Box<dyn StoreProvider>, Box<dyn Fn() -> String>)> = Vec::new();
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
     if let Some(server) = &postgres {
         let database = server.database().unwrap();
         let stores = Box::new(PostgresStores::new(&database.url).unwrap());
