@@ -55,5 +55,5 @@ pub use os::SystemKeyring;
 pub use os::{KeyringItem, NamedKeyring, OsKeyring, SecretService};
 pub use passphrase::{Passphrase, PassphraseCost};
 pub use phrase::{RecoveryPhrase, WORDS as PHRASE_WORDS};
-pub use token::{TokenKey, TokenRecovery};
+pub use token::{TokenKey, TokenRecovery, token_credential};
 pub use wrapped::WrappedKey;

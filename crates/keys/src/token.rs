@@ -128,9 +128,10 @@ impl Hand {
     }
 }
 
-/// What was asked last, and the answer: records that are made together ask once.
+/// What was asked last, and the answer: records that are made together ask once, and what is sealed in the place of a record that
+/// was opened has its recovery, too.
 #[derive(Default)]
-struct Asked(Option<(Question, Secret<32>)>);
+struct Asked(Option<(Parameters, Secret<32>)>);
 
 /// A key that a physical token gives.
 pub struct TokenKey {
@@ -178,37 +179,49 @@ impl KeyHolder for TokenKey {
     fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
         let mut held = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let (hand, Asked(asked)) = &mut *held;
-        let (question, kek) = match asked.take() {
+        let (mut parameters, kek) = match asked.take() {
             Some(both) => both,
             None => {
                 let question = hand.new_question(rng)?;
                 let answer = hand.answer(&question)?;
-                (question, answer)
+                // Whatever is sealed with an answer that does not come again is lost.
+                if hand.answer(&question)? != answer {
+                    let reason = "the token answered the same question in two ways".into();
+                    return Err(KeyError::Unavailable { holder: "token", reason });
+                }
+                (Parameters { question, recovery: Vec::new() }, answer)
             }
         };
-        let recovery = match &self.recovery {
-            Some(recovery) => recovery.wrap(&kek, RECOVERY, rng)?.encode(),
-            None => Vec::new(),
-        };
-        let parameters = Parameters { question, recovery };
+        if let Some(recovery) = &self.recovery {
+            parameters.recovery = recovery.wrap(&kek, RECOVERY, rng)?.encode();
+        }
         // Context and parameters are part of each wrapping key, so one answer serves several records.
         let wrapped =
             WrappedKey::seal((HolderKind::Token, &parameters.encode()), &kek, (data_key, context), rng);
-        *asked = Some((parameters.question, kek));
+        *asked = Some((parameters, kek));
         wrapped
     }
 
     fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
-        let question = Parameters::decode(wrapped.parameters_for(HolderKind::Token)?)?.question;
+        let parameters = Parameters::decode(wrapped.parameters_for(HolderKind::Token)?)?;
         let mut held = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let (hand, Asked(asked)) = &mut *held;
-        let kek = match asked.take().filter(|(known, _)| *known == question) {
+        let kek = match asked.take().filter(|(known, _)| known.question == parameters.question) {
             Some((_, kek)) => kek,
-            None => hand.answer(&question)?,
+            None => hand.answer(&parameters.question)?,
         };
         let opened = wrapped.open(&kek, context);
-        *asked = Some((question, kek));
+        *asked = Some((parameters, kek));
         opened
+    }
+}
+
+/// The credential on a FIDO2 token without which this does not open: who removes it has to know. `None` for every other kind.
+#[must_use]
+pub fn token_credential(wrapped: &WrappedKey) -> Option<Vec<u8>> {
+    match Parameters::decode(wrapped.parameters_for(HolderKind::Token).ok()?).ok()?.question {
+        Question::Fido2 { credential, .. } => Some(credential),
+        Question::Challenge(_) => None,
     }
 }
 
@@ -274,5 +287,43 @@ mod tests {
         }
         let question = Question::Fido2 { salt: [2; 32], credential: [&credential[..], &[9]].concat() };
         assert!(Parameters::decode(&Parameters { question, recovery }.encode()).is_err());
+    }
+
+    /// Answers each time something else.
+    #[derive(Debug)]
+    struct Fickle(u8);
+
+    impl ChallengeToken for Fickle {
+        fn respond(&mut self, _: &Challenge) -> Result<Secret<32>, KeyError> {
+            self.0 += 1;
+            Ok(Secret::new([self.0; 32]))
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_in_the_place_of_what_was_opened_has_its_recovery() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut rng = stvor_crypto::SystemRandom::new();
+        let path = directory.path().join("token");
+        let token = || crate::challenge::SoftwareToken::open(&path).unwrap();
+        crate::challenge::SoftwareToken::create(&path, &mut rng).unwrap();
+        let recovery = || Passphrase::new("recovery passphrase".to_owned().into()).unwrap();
+        let [first, second] = [0, 1].map(|_| Secret::random(&mut rng).unwrap());
+        let made = TokenKey::challenge(Box::new(token())).with_recovery(recovery());
+        let before = made.wrap(&first, b"vault", &mut rng).unwrap();
+        // The token as it is asked for every day, without the passphrase.
+        let daily = TokenKey::challenge(Box::new(token()));
+        assert!(daily.unwrap(&before, b"vault").unwrap() == first);
+        let after = daily.wrap(&second, b"vault", &mut rng).unwrap();
+        assert!(TokenRecovery::new(recovery()).unwrap(&after, b"vault").unwrap() == second);
+        assert!(TokenKey::challenge(Box::new(token())).unwrap(&after, b"vault").unwrap() == second);
+    }
+
+    #[test]
+    fn a_token_that_does_not_answer_the_same_again_seals_nothing() {
+        let mut rng = stvor_crypto::SystemRandom::new();
+        let data_key = Secret::random(&mut rng).unwrap();
+        let sealed = TokenKey::challenge(Box::new(Fickle(0))).wrap(&data_key, b"vault", &mut rng);
+        assert!(matches!(sealed, Err(KeyError::Unavailable { .. })));
     }
 }

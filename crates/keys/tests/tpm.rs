@@ -133,6 +133,22 @@ fn a_key_that_is_bound_to_registers_opens_only_while_they_are_the_same() {
 }
 
 #[test]
+fn what_is_sealed_in_the_place_of_a_bound_key_is_bound_and_has_its_recovery() {
+    let Some(tpm) = Swtpm::start().unwrap() else { return };
+    let pcrs = Pcrs::new(&[0, 7]).unwrap();
+    let made = holder(&tpm, "1234").with_recovery(phrase("recovery")).bound_to(pcrs).unwrap();
+    let (_, before) = wrapped_by(&made);
+    // The TPM as it is asked every day, without the passphrase.
+    let daily = holder(&tpm, "1234");
+    assert!(daily.unwrap(&before, b"vault").is_ok());
+    let (key, after) = wrapped_by(&daily);
+    assert!(TpmRecovery::new(phrase("recovery")).unwrap(&after, b"vault").unwrap() == key);
+    assert!(holder(&tpm, "1234").unwrap(&after, b"vault").unwrap() == key);
+    measure(&tpm);
+    assert_eq!(refusal(&holder(&tpm, "1234"), &after), "TPM_STATE");
+}
+
+#[test]
 fn a_tpm_that_is_not_there_is_said_and_one_that_is_there_tests_itself() {
     let Some(tpm) = Swtpm::start().unwrap() else { return };
     let health = self_test(&place(&tpm)).unwrap();

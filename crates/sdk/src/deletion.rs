@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use stvor_store::{ChangeSet, Sealed};
+use stvor_crypto::SecretBytes;
+use stvor_store::{ChangeSet, Op, Sealed};
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -24,6 +25,11 @@ const VERSION: u8 = 1;
 pub(crate) async fn is_under_way(store: &Sealed) -> Result<bool> {
     let row = store.one(&keys::meta(DELETING)).await.map_err(Error::passed)?;
     Ok(row.is_some())
+}
+
+/// The row that says so.
+pub(crate) fn under_way() -> Op<SecretBytes> {
+    Op::put(keys::meta(DELETING), vec![VERSION])
 }
 
 /// Notes that the relay is asked, or that it did not do it.

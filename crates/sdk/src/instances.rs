@@ -432,6 +432,8 @@ impl Instances {
             for table in Table::ALL.into_iter().filter(|table| *table != Table::Header) {
                 changes.delete_table(table);
             }
+            // A process that starts before the place is gone registers nobody anew.
+            changes.push(crate::deletion::under_way());
             for id in &ids {
                 changes.push(stone(*id, now));
             }

@@ -1,5 +1,8 @@
 //! The key holder that asks the TPM.
 
+use core::fmt;
+use std::sync::{Mutex, PoisonError};
+
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::{Random, Secret, SecretBytes};
 
@@ -15,6 +18,17 @@ pub struct Tpm {
     pin: Secret<32>,
     pcrs: Pcrs,
     recovery: Option<Passphrase>,
+    opened: Mutex<Opened>,
+}
+
+/// What was opened last with a recovery: what is sealed in its place has the same recovery and registers.
+#[derive(Default)]
+struct Opened(Option<(Secret<32>, Pcrs, Vec<u8>)>);
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opened")
+    }
 }
 
 impl Tpm {
@@ -32,7 +46,7 @@ impl Tpm {
         }
         // An authorisation has 32 bytes at most; the TPM, not the hash, makes guesses slow.
         let pin = Secret::new(sha256(&[b"STVOR TPM PIN v1", pin.expose()]));
-        Ok(Self { place, pin, pcrs: Pcrs::default(), recovery: None })
+        Ok(Self { place, pin, pcrs: Pcrs::default(), recovery: None, opened: Mutex::default() })
     }
 
     /// What is wrapped from now on opens with this passphrase too, without the TPM.
@@ -56,30 +70,49 @@ impl Tpm {
     }
 }
 
+impl Tpm {
+    fn keep(&self, kek: Secret<32>, pcrs: Pcrs, recovery: Vec<u8>) {
+        let kept = (!recovery.is_empty()).then_some((kek, pcrs, recovery));
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).0 = kept;
+    }
+}
+
 impl KeyHolder for Tpm {
     fn kind(&self) -> HolderKind {
         HolderKind::Tpm
     }
 
     fn wrap(&self, data_key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
-        let kek = Secret::random(rng)?;
-        let recovery = match &self.recovery {
-            Some(recovery) => recovery.wrap(&kek, RECOVERY, rng)?.encode(),
-            None => Vec::new(),
+        let opened = match self.recovery {
+            None => self.opened.lock().unwrap_or_else(PoisonError::into_inner).0.take(),
+            Some(_) => None,
         };
-        let sealed = device::seal(&self.place, (&kek, &self.pin), self.pcrs)?;
-        let parameters = Parameters { pcrs: self.pcrs, sealed, recovery }.encode();
+        let (kek, pcrs, recovery) = match (opened, &self.recovery) {
+            (Some(kept), _) => kept,
+            (None, Some(recovery)) => {
+                let kek = Secret::random(rng)?;
+                let wrapped = recovery.wrap(&kek, RECOVERY, rng)?.encode();
+                (kek, self.pcrs, wrapped)
+            }
+            (None, None) => (Secret::random(rng)?, self.pcrs, Vec::new()),
+        };
+        let sealed = device::seal(&self.place, (&kek, &self.pin), pcrs)?;
+        let parameters = Parameters { pcrs, sealed, recovery: recovery.clone() }.encode();
         if parameters.len() > limits::MAX_PARAMETERS {
             let reason = "it made a larger object than is known of TPMs".into();
             return Err(KeyError::Unavailable { holder: HOLDER, reason });
         }
-        WrappedKey::seal((HolderKind::Tpm, &parameters), &kek, (data_key, context), rng)
+        let wrapped = WrappedKey::seal((HolderKind::Tpm, &parameters), &kek, (data_key, context), rng);
+        self.keep(kek, pcrs, recovery);
+        wrapped
     }
 
     fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
         let parameters = Parameters::decode(wrapped.parameters_for(HolderKind::Tpm)?)?;
         let kek = device::unseal(&self.place, (&parameters.sealed, &self.pin), parameters.pcrs)?;
-        wrapped.open(&kek, context)
+        let opened = wrapped.open(&kek, context);
+        self.keep(kek, parameters.pcrs, parameters.recovery);
+        opened
     }
 }
 

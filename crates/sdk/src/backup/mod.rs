@@ -154,6 +154,8 @@ impl Client {
             (Err(error), _) | (_, Err(error)) => return Err(error),
             (Ok(_), Ok(None)) => return Err(Error::not_ready("the writing did not finish")),
         };
+        // Of a store that was emptied meanwhile the rest was read as nothing: it must take the place of no backup.
+        core.store.check_there().await.map_err(Error::passed)?;
         let bytes = draft.publish(&path)?;
         let removed = match (directory, options.keep) {
             (Some(directory), Some(keep)) => retain(&directory, &stem(self.user()), keep)?,

@@ -27,15 +27,23 @@ impl Actor {
             let to = sha256(&[member.user.as_str().as_bytes(), &member.key]);
             self.may_tell(Asked(by.clone(), [b"moved ".as_slice(), id.as_bytes(), &to].concat()), turn)
         };
-        let joined: Vec<Member> = untold.joined.iter().filter(|member| may(member, turn)).cloned().collect();
-        let out: Vec<Member> = untold.out.iter().filter(|member| may(member, turn)).cloned().collect();
+        // Changes that came with this one may have moved them again: who is out by now is introduced to nothing.
+        let is_in = |member: &&Member| group.admits(&member.user, &member.key);
+        let is_out = |member: &&Member| group.key_of(&member.user).is_none();
+        let joined: Vec<Member> =
+            untold.joined.iter().filter(is_in).filter(|member| may(member, turn)).cloned().collect();
+        let out: Vec<Member> =
+            untold.out.iter().filter(is_out).filter(|member| may(member, turn)).cloned().collect();
         if !joined.is_empty() {
             self.introduce(group, joined, turn);
         }
-        let users: Vec<&UserId> = out.iter().map(|member| &member.user).collect();
-        if !users.is_empty() {
-            for body in bodies_of(id, group.puts_out(&users, &[])) {
-                self.post((body, PostKind::Content), out.iter().cloned(), turn);
+        // Each by themselves: what put one out later is none of the business of who was out before.
+        for member in out {
+            let bodies: Vec<_> = bodies_of(id, group.puts_out(&[&member.user], &[])).collect();
+            if self.may_post(turn.posts.len() + bodies.len()) {
+                for body in bodies {
+                    self.post((body, PostKind::Content), [member.clone()], turn);
+                }
             }
         }
     }

@@ -385,9 +385,13 @@ impl Store for RedisStore {
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {
-        let rows = self.length("HLEN", self.keys.rows()).await?;
+        let mut rows = self.length("HLEN", self.keys.rows()).await?;
         if rows == 0 && self.length("ZCARD", self.keys.order()).await? > 0 {
-            return Err(StoreError::Emptied);
+            // Another process may have made the first rows in between.
+            rows = self.length("HLEN", self.keys.rows()).await?;
+            if rows == 0 {
+                return Err(StoreError::Emptied);
+            }
         }
         let mut bytes = redis::cmd("HGET");
         bytes.arg(self.keys.meta()).arg("bytes");

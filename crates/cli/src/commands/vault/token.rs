@@ -6,12 +6,12 @@ use std::path::Path;
 use serde_json::json;
 use stvor_base::Timestamp;
 use stvor_crypto::{SecretBytes, SystemRandom};
-use stvor_keys::TokenKey;
 use stvor_keys::challenge::{ChallengeToken, SoftwareToken};
 use stvor_keys::fido2::{Ctap2, Fido2Token};
+use stvor_keys::{TokenKey, WrappedKey, token_credential};
 use stvor_vault::daemon::{Client, EnrolmentVerb, Hidden, RecoveryVerb};
 use stvor_vault::tokens::{Enrolment, Presented, TokenKind, TokenRecord};
-use stvor_vault::{VaultError, unwrap_root};
+use stvor_vault::{OwnerRecords, VaultError, unwrap_root};
 
 use super::backup::{ask, coded, secret};
 use super::carried::Carried;
@@ -83,16 +83,23 @@ pub(super) fn key(place: &VaultPlace, how: &TokenHow, make: bool) -> Result<Toke
     };
     Ok(match hand {
         Hand::Challenge(token) => TokenKey::challenge(token),
-        Hand::Fido2(token) => TokenKey::fido2(token, pin(place.token_pin_file.as_deref())?),
+        Hand::Fido2(token) => {
+            TokenKey::fido2(token, asked_pin(place.token_pin_file.as_deref(), "--token-pin-file FILE")?)
+        }
     })
 }
 
 /// The PIN of a FIDO2 token, which it has to have.
 fn pin(file: Option<&Path>) -> Result<SecretBytes> {
+    asked_pin(file, "--pin-file FILE")
+}
+
+/// The same, of a command whose flag for it has another name.
+fn asked_pin(file: Option<&Path>, flag: &str) -> Result<SecretBytes> {
     if let Some(file) = file {
         return secret(file, "the token's PIN");
     }
-    let asked = secrets::ask("PIN of the FIDO2 token", "--pin-file FILE")?;
+    let asked = secrets::ask("PIN of the FIDO2 token", flag)?;
     Ok(SecretBytes::from_slice(asked.expose().as_bytes()))
 }
 
@@ -213,7 +220,8 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
         VaultTokenCommand::Credentials { command, pin_file } => {
             let mut token = fido2(call.place)?;
             let pin = pin(pin_file.as_deref())?;
-            credentials(call, (&mut *token, &pin), (command, &tokens(&mut client)?))
+            let owner = owners_credentials(client.records());
+            credentials(call, (&mut *token, &pin), (command, &tokens(&mut client)?, &owner))
         }
     }
 }
@@ -259,6 +267,15 @@ fn open(call: Call<'_>, client: &mut Client, args: &TokenOpen) -> Result {
     Ok(())
 }
 
+/// The credentials that the owner's key needs, as the vault's records name them.
+fn owners_credentials(records: Option<&OwnerRecords>) -> Vec<Vec<u8>> {
+    let all = records
+        .into_iter()
+        .flat_map(|records| [Some(&records.root), Some(&records.verbs), records.vaulted.as_ref()]);
+    let wrapped = all.flatten().filter_map(|record| WrappedKey::decode(record).ok());
+    wrapped.filter_map(|wrapped| token_credential(&wrapped)).collect()
+}
+
 /// An id as it is shown.
 fn digits(id: &[u8]) -> String {
     Hex(id).to_string().replace(' ', "")
@@ -268,7 +285,7 @@ fn digits(id: &[u8]) -> String {
 fn credentials(
     call: Call<'_>,
     (token, pin): (&mut dyn Fido2Token, &SecretBytes),
-    (command, known): (&CredentialsCommand, &[TokenRecord]),
+    (command, known, owner): (&CredentialsCommand, &[TokenRecord], &[Vec<u8>]),
 ) -> Result {
     let out = call.out();
     let on_it = token.list(pin).map_err(coded)?;
@@ -281,13 +298,19 @@ fn credentials(
     match command {
         CredentialsCommand::List => {
             if out.json {
-                return on_it
-                    .iter()
-                    .try_for_each(|id| out.object(&json!({ "credential": digits(id), "token": name(id) })));
+                return on_it.iter().try_for_each(|id| {
+                    let opens = owner.contains(id);
+                    out.object(&json!({ "credential": digits(id), "token": name(id), "owner": opens }))
+                });
             }
-            let mut lines = table(["credential", "opens level 5 as"]);
+            let mut lines = table(["credential", "opens"]);
             for id in &on_it {
-                lines.add_row([digits(id), name(id).map(safe).unwrap_or_default()]);
+                let opens = match name(id) {
+                    Some(name) => format!("level 5 as {}", safe(name)),
+                    None if owner.contains(id) => "the vault: the owner's key".to_owned(),
+                    None => String::new(),
+                };
+                lines.add_row([digits(id), opens]);
             }
             out.line(rows(&lines))
         }
@@ -303,6 +326,11 @@ fn credentials(
                 return Err(Failure::Usage(format!(
                     "it opens level 5 as {name}: first stvor vault token remove {name}"
                 )));
+            }
+            if owner.contains(id) {
+                return Err(Failure::Usage(
+                    "it opens the vault: first give the vault another owner's key, stvor vault passphrase; backups of before open with this one only".into(),
+                ));
             }
             token.remove(id, pin).map_err(coded)?;
             out.either(&json!({ "removed": credential }), |_| "it is not on the token any more".to_owned())
