@@ -144,7 +144,12 @@ fn the_key_moves_into_a_key_management_server_and_the_client_sends_restarts_and_
     let home = Home::at(&url);
     let none = Settings::new();
     wrote(&home, &none, "before");
-    let file = |name: &str| server.file(name).display().to_string();
+    // They outlive the server.
+    let file = |name: &str| {
+        let kept = home.path(name);
+        std::fs::copy(server.file(name), &kept).unwrap();
+        kept.display().to_string()
+    };
     let line = |key: &str| {
         format!(
             "--new-kmip-server {} --new-kmip-name localhost --new-kmip-key {key} --new-kmip-roots {} \
