@@ -305,9 +305,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut rng = stvor_crypto::SystemRandom::new();
         let path = directory.path().join("token");
-        let token = || crate::challenge::SoftwareToken::open(&path).unwrap();
+        let token = || crate::challenge::SoftwareToken::read(&path).unwrap();
         crate::challenge::SoftwareToken::create(&path, &mut rng).unwrap();
-        let recovery = || Passphrase::new("recovery passphrase".to_owned().into()).unwrap();
+        let recovery = || {
+            let cost = crate::PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+            Passphrase::new(stvor_crypto::SecretBytes::from_slice(b"recovery"))
+                .unwrap()
+                .with_cost(cost)
+                .unwrap()
+        };
         let [first, second] = [0, 1].map(|_| Secret::random(&mut rng).unwrap());
         let made = TokenKey::challenge(Box::new(token())).with_recovery(recovery());
         let before = made.wrap(&first, b"vault", &mut rng).unwrap();

@@ -39,7 +39,7 @@ impl Actor {
         }
         // Each by themselves: what put one out later is none of the business of who was out before.
         for member in out {
-            let bodies: Vec<_> = bodies_of(id, group.puts_out(&[&member.user], &[])).collect();
+            let bodies = bodies_of(id, group.puts_out(&[&member.user], &[]));
             if self.may_post(turn.posts.len() + bodies.len()) {
                 for body in bodies {
                     self.post((body, PostKind::Content), [member.clone()], turn);
