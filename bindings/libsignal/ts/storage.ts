@@ -138,11 +138,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   };
   const { executor = defaultExecutor } = options;
   if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
-  /** Whose record it is; before there is an identity there is none. */
-  const whose = async (turn: Turn): Promise<void> => {
-    const own = turn.took(await executor.ask(turn, () => bytes(adapter, 'our_identity')));
-    if (own !== undefined) turn.known(own.toString('latin1', 0, 33));
-  };
+  /** Whose records these are; before there is an identity there is none. */
+  const own = async (): Promise<string | undefined> => (await bytes(adapter, 'our_identity'))?.toString('latin1', 0, 33);
   /** A transaction that was given up is undone, where that is possible. */
   const unlessOver = (turn: Turn): void => {
     if (turn.over) throw new StorageError('the call was given up', { code: 'STORAGE_TIMEOUT', retryable: true });
@@ -217,7 +214,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     },
     deleteSession: (address) =>
       executor.run(storage, address, async (turn) => {
-        await whose(turn);
+        const who = turn.took(await executor.ask(turn, own));
+        if (who !== undefined) turn.known(who);
         const call = () => atomically(async (within) => {
           await destroy(within, `session:${address}`);
           unlessOver(turn);
@@ -228,8 +226,9 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     migrateSession: (from, to) =>
       executor.runBoth(storage, [from, to], async ({ from: source, to: target, asks }) => {
         if (source === target) return false;
-        await whose(source);
-        await whose(target);
+        // Once, by the one that asks: a job that the other one asks for would outlive it.
+        const who = asks.took(await executor.ask(asks, own));
+        if (who !== undefined) for (const turn of [source, target]) turn.known(who);
         const row = async (turn: Turn, address: string): Promise<Buffer | undefined> => {
           const newest = turn.newest();
           if (newest !== undefined) return newest ?? undefined;
@@ -250,8 +249,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
         // Given up, it counts as not done: the caller may ask again.
         const gone: Row = { turn: source, value: null, fallback: moved, again: again(from) };
         const made: Row = { turn: target, value: moved, fallback: null, again: again(to) };
-        const [own, other] = asks === source ? [gone, made] : [made, gone];
-        asks.took(await executor.write(asks, { ...own, call, also: [other] }));
+        const [its, other] = asks === source ? [gone, made] : [made, gone];
+        asks.took(await executor.write(asks, { ...its, call, also: [other] }));
         moveUnread(source.state, target.state);
         return true;
       }),
