@@ -136,6 +136,59 @@ test('a message whose save was refused though it landed is read when it comes ag
   assert.equal((await refused(member.decrypt(post))).code, 'DUPLICATE');
 });
 
+test('a batch whose save was refused though it landed is read whole when it comes again, at once or one by one, each message once', async () => {
+  const { alice, bob, at, toBob } = await talking();
+  let lost = false;
+  const storage = {
+    ...bob,
+    storeSession: async (address, record) => {
+      await bob.storeSession(address, record);
+      if (lost) throw new Error('connection reset');
+    },
+  };
+  const cipher = new ours.SessionCipher(storage, new ours.ProtocolAddress(...at.alice), { executor: quick() });
+  const fails = async (act) => {
+    lost = true;
+    assert.equal((await refused(act())).code, 'STORAGE_FAILED');
+    lost = false;
+  };
+  const said = (given) => given.map((one) => (one instanceof Error ? one.code : String(one)));
+  const texts = (name, many) => Array.from({ length: many }, (_, number) => `${name} ${number}`);
+  const sealed = async (all) => (await toBob.encryptMany(all.map((text) => Buffer.from(text)))).map(({ body }) => body);
+
+  const [many, more] = [texts('many', 20), texts('more', 20)];
+  const [batch, next] = [await sealed(many), await sealed(more)];
+  await fails(() => cipher.decryptMany(batch));
+  await fails(() => cipher.decryptMany(next));
+  await fails(() => cipher.decryptMany(batch));
+  assert.deepEqual(said(await cipher.decryptMany(batch)), many);
+  assert.deepEqual(said(await cipher.decryptMany(batch)), many.map(() => 'DUPLICATE'));
+  for (const [number, message] of next.entries()) assert.equal(String(await cipher.decryptWhisperMessage(message)), more[number]);
+
+  // Of batches eight are kept, as of messages: the oldest go whole.
+  const nine = [];
+  for (const number of texts('', 9)) nine.push(await sealed([`first ${number}`, `second ${number}`]));
+  for (const two of nine) await fails(() => cipher.decryptMany(two));
+  assert.deepEqual(said(await cipher.decryptMany(nine[0])), ['DUPLICATE', 'DUPLICATE']);
+  assert.deepEqual(said(await cipher.decryptMany(nine[1])), ['first  1', 'second  1']);
+
+  // In doubt and twice in one batch: once.
+  const [one, two] = await sealed(['one', 'two']);
+  await fails(() => cipher.decryptWhisperMessage(one));
+  assert.deepEqual(said(await cipher.decryptMany([one, one])), ['one', 'DUPLICATE']);
+  // Also where the record before it counts, so that it is read anew.
+  let end;
+  const hangs = { ...bob, storeSession: () => new Promise((_, no) => { end = () => no(new Error('gone')); }) };
+  const executor = quick();
+  const slowly = (of) => new ours.SessionCipher(of, new ours.ProtocolAddress(...at.alice), { executor });
+  assert.equal((await refused(slowly(hangs).decryptWhisperMessage(two))).code, 'STORAGE_TIMEOUT');
+  assert.deepEqual(said(await slowly(bob).decryptMany([two, two])), ['two', 'DUPLICATE']);
+  hangs.storeSession = bob.storeSession;
+  end();
+  await pause(20);
+  assert.deepEqual(said(await slowly(bob).decryptMany([two])), ['DUPLICATE']);
+});
+
 test('an event loop that was held up takes the answers that are there', async () => {
   const { alice, at } = await talking();
   const { readFile } = await import('node:fs');

@@ -25,14 +25,19 @@ export interface Said {
   /** Whose it is, and the one-time prekey that it uses up. */
   identities: readonly Buffer[];
   removePrekey?: number | undefined;
+  /** Those that were read together are kept together, and go together. */
+  batch?: object;
   /** Of a handshake: what it is known by, and the prekeys that it was read with, which may be gone by now. */
   began?: { baseKey: Buffer; prekeys: Buffer };
 }
 
-/** Messages of one lane that are kept so, their addresses, and the bytes of all: the oldest go. */
+/** Messages, or batches, of one lane that are kept so, their addresses, and the bytes of all: the oldest go. */
 const MAX_UNREAD = 8;
 const MAX_UNREAD_LANES = 1_024;
 const MAX_UNREAD_BYTES = 16 * 1_024 * 1_024;
+
+/** What keeping a message takes beside its text: batches may have many that say nothing. */
+const UNREAD_OVERHEAD = 512;
 
 /** Lanes that failed and rest are remembered up to here. */
 const MAX_RESTING = 1_024;
@@ -177,7 +182,7 @@ function isIdle(lane: Lane): boolean {
 }
 
 function sizeOf({ plaintext, began }: Said): number {
-  return plaintext.length + (began?.prekeys.length ?? 0);
+  return UNREAD_OVERHEAD + plaintext.length + (began?.prekeys.length ?? 0);
 }
 
 function drop(state: State, message: string): void {
@@ -193,15 +198,22 @@ function dropAll(state: State): void {
   state.keep();
 }
 
-/** @internal Keeps what a message says until it comes again: whether its save landed is not certain, and its key may be used up. */
-export function keepUnread(state: State, message: string, said: Said): void {
-  drop(state, message);
-  state.unread.set(message, said);
-  registry.bytes += sizeOf(said);
-  for (const oldest of [...state.unread.keys()]) {
-    if (state.unread.size <= MAX_UNREAD) break;
-    drop(state, oldest);
+function dropOldest(state: State): void {
+  if (state.unread.size <= MAX_UNREAD) return;
+  const together = new Set<object>();
+  for (const said of state.unread.values()) together.add(said.batch ?? said);
+  const gone = new Set([...together].slice(0, Math.max(0, together.size - MAX_UNREAD)));
+  for (const [message, said] of [...state.unread]) if (gone.has(said.batch ?? said)) drop(state, message);
+}
+
+/** @internal Keeps what messages say until they come again: whether their save landed is not certain, and their keys may be used up. */
+export function keepUnread(state: State, messages: Iterable<readonly [string, Said]>): void {
+  for (const [message, said] of messages) {
+    drop(state, message);
+    state.unread.set(message, said);
+    registry.bytes += sizeOf(said);
   }
+  dropOldest(state);
   state.keep();
   registry.unread.delete(state);
   registry.unread.add(state);
@@ -227,8 +239,8 @@ export function forget(state: State): void {
 
 /** @internal What is unread at one address is so at another one now. */
 export function moveUnread(from: State, to: State): void {
-  for (const [message, said] of [...from.unread]) {
-    handed(from, message);
-    keepUnread(to, message, said);
-  }
+  const messages = [...from.unread];
+  if (messages.length === 0) return;
+  dropAll(from);
+  keepUnread(to, messages);
 }

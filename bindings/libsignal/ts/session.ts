@@ -6,11 +6,12 @@ import type { KeyPair } from './curve.js';
 import { bytesOf, failureOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
 import { decrypt, encrypt } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
+import type { Said } from './lanes.js';
 import { native, type Opened, type Outside } from './native.js';
 import { type Own, packed, Peer, type SessionOptions } from './peer.js';
 import { noSession, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
-import { forgetRead, isUsed, keepRead, prekeysBefore, readBefore } from './unread.js';
+import { forgetRead, isUsed, keepBatch, keepRead, prekeysBefore, readBefore } from './unread.js';
 
 export type { Own, SessionOptions } from './peer.js';
 
@@ -258,19 +259,25 @@ export class SessionCipher {
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
       const identities = [...opened.identities];
+      // A message that comes twice in one batch is handed over once.
+      const handedOver = new Set<Said>();
       const given = opened.messages.map(({ plaintext, failure }, at) => {
-        if (plaintext !== undefined) return plaintext;
+        const said = readBefore(turn, messages[at] as Buffer);
+        const first = said !== undefined && !handedOver.has(said);
+        if (plaintext !== undefined) {
+          if (first) handedOver.add(said);
+          return plaintext;
+        }
         const error = failureOf(failure ?? '');
-        const said = isUsed(error) ? readBefore(turn, messages[at] as Buffer) : undefined;
-        identities.push(...(said?.identities ?? []));
-        return said?.plaintext ?? error;
+        if (!first || !isUsed(error)) return error;
+        handedOver.add(said);
+        for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
+        return said.plaintext;
       });
       for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
       if (identities.length === 0) return given;
       const fallback = Buffer.from(record._bytes);
-      turn.lost = () => given.forEach((plaintext, at) => {
-        if (isUint8Array(plaintext)) keepRead(turn, messages[at] as Buffer, { plaintext, identities });
-      });
+      turn.lost = () => keepBatch(turn, messages, given, identities);
       turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback }));
       given.forEach((plaintext, at) => {
         if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);

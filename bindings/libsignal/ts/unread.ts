@@ -1,6 +1,7 @@
 /** Messages that were read and whose save is not certain: each is handed over once, when it comes again. */
 
 import type { Turn } from './calls.js';
+import { isUint8Array } from './errors.js';
 import { handed, keepUnread, type Said } from './lanes.js';
 import { native } from './native.js';
 
@@ -20,7 +21,18 @@ export function prekeysBefore({ state }: Turn, baseKey: Buffer): Buffer | undefi
 
 /** It was not handed over. */
 export function keepRead({ state }: Turn, message: Buffer, said: Said): void {
-  keepUnread(state, nameOf(message), said);
+  keepUnread(state, [[nameOf(message), said]]);
+}
+
+/** Those that were read of a batch were not handed over. */
+export function keepBatch({ state }: Turn, messages: readonly Buffer[], read: readonly unknown[], identities: readonly Buffer[]): void {
+  const batch = {};
+  const kept: [string, Said][] = [];
+  messages.forEach((message, at) => {
+    const plaintext = read[at];
+    if (isUint8Array(plaintext)) kept.push([nameOf(message), { plaintext: plaintext as Buffer, identities, batch }]);
+  });
+  keepUnread(state, kept);
 }
 
 /** It is, or there is no use in it. */
