@@ -273,6 +273,30 @@ test('an account whose storage is dead refuses no other one, at the same address
   for (let i = 0; i < 5; i += 1) assert.equal((await well.encrypt(SAME)).type, 3);
 });
 
+test('a repair writes nothing of the account before over the one that logged in since, into the same storage', async () => {
+  for (const how of ['hangs and is refused', 'is deleted and hangs']) {
+    const executor = impatient();
+    const adapter = memory();
+    const [before, since, peer] = [party(ours), party(ours), party(ours)];
+    const storage = ours.createStorage(adapter, { executor });
+    const start = () => new ours.SessionBuilder(storage, address('p.0'), { executor }).initOutgoing(peer.bundle(1));
+    await storage.setIdentity(before.identity, 7);
+    await start();
+    adapter.hangs = 1;
+    const hung = how === 'is deleted and hangs' ? storage.deleteSession('p.0') : new ours.SessionCipher(storage, address('p.0'), { executor }).encrypt(SAME);
+    assert.equal(await outcome(hung), 'STORAGE_TIMEOUT');
+    adapter.rows.clear();
+    await storage.setIdentity(since.identity, 7);
+    await start();
+    const row = adapter.rows.get('session:p.0');
+    adapter.ends.forEach((end) => end(new Error('connection lost')));
+    await pause(60);
+    assert.equal(adapter.rows.get('session:p.0'), row, how);
+    assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+    assert.equal((await new ours.SessionCipher(storage, address('p.0'), { executor }).encrypt(SAME)).type, 3);
+  }
+});
+
 test('two jobs of one address never run at once, whatever is forgotten meanwhile', async () => {
   const executor = impatient({ maxPending: 2, storageTimeout: 60_000 });
   const [me, sender] = [party(ours), party(ours)];

@@ -3,8 +3,13 @@
 import { SignalError, StorageError, wordsOf } from './errors.js';
 import { release, scopeOf, type Lane, type Side, type State } from './lanes.js';
 
-/** @internal Writes a record again, or removes it for null: by the storage of whoever is there now, for the one that hung may be gone. */
-export type Again = (owner: object, value: Buffer | null, sides: readonly Side[]) => unknown;
+/** @internal What is done about a record whose write hung, by the storage of whoever is there now: the one that hung may be gone. */
+export interface Again {
+  /** Writes it again, or removes it for null. */
+  write: (owner: object, value: Buffer | null, sides: readonly Side[]) => unknown;
+  /** Whose rows the storage has now: somebody else may have logged in. */
+  whose?: (owner: object) => unknown;
+}
 
 /** @internal One row of a write. */
 export interface Row {
@@ -279,15 +284,26 @@ export abstract class Calls {
       const { newest, sides } = state;
       if (state.hung > 0) return;
       if (newest === undefined) return this.#mended(state, owner);
+      if (await this.#isOfAnother(turn, again)) {
+        state.sides = [];
+        return this.#certain(turn);
+      }
       state.sides = [];
       try {
-        turn.took(await this.write(turn, { value: newest, again, call: () => again(owner, copyOf(newest), sides) }));
+        turn.took(await this.write(turn, { value: newest, again, call: () => again.write(owner, copyOf(newest), sides) }));
       } catch (thrown) {
         state.sides = [...sides, ...state.sides].slice(-MAX_HUNG);
         throw thrown;
       }
     };
     this.admitOwn(state.lane, owner, work);
+  }
+
+  /** A scope says for good whose a storage is; without one it may have changed hands, and what was of the one before is not for the next. */
+  async #isOfAnother(turn: Turn, { whose }: Again): Promise<boolean> {
+    const { state, owner } = turn;
+    if (whose === undefined || state.one === state.lane || state.who === undefined) return false;
+    return turn.took(await this.ask(turn, () => whose(owner))) !== state.who;
   }
 
   /** Nothing is watched over any more. */

@@ -71,9 +71,11 @@ class Row {
 
   /** `before` is what counts if a message that was read can not be stored: it can come again. */
   save(turn: Turn, bytes: Buffer, before?: Buffer): unknown {
-    const again = (owner: object, value: Buffer | null): unknown => {
-      const store = typeof (owner as SenderKeyStore).storeSenderKey === 'function' ? (owner as SenderKeyStore) : this.store;
-      return store.storeSenderKey(this.name, SenderKeyRecord._adopt(value ?? Buffer.alloc(0)));
+    const again = {
+      write: (owner: object, value: Buffer | null): unknown => {
+        const store = typeof (owner as SenderKeyStore).storeSenderKey === 'function' ? (owner as SenderKeyStore) : this.store;
+        return store.storeSenderKey(this.name, SenderKeyRecord._adopt(value ?? Buffer.alloc(0)));
+      },
     };
     const call = (): unknown => this.store.storeSenderKey(this.name, SenderKeyRecord._adopt(bytes));
     return this.executor.write(turn, { value: bytes, fallback: before, again, call });

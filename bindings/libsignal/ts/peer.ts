@@ -59,6 +59,12 @@ export function packed({ identity, registrationId }: Own): Packed {
   return made;
 }
 
+/** Whose rows a storage has now, as `Packed.who`. */
+async function whoseRows(storage: SignalStorage): Promise<string> {
+  const { pubKey } = (await storage.getOurIdentity()) ?? {};
+  return publicKeyOf(pubKey, 'our public key').toString('latin1');
+}
+
 /** What is stored with a record. */
 interface With extends Pick<Write, 'fallback' | 'refused'> {
   identity?: Buffer | undefined;
@@ -81,7 +87,11 @@ export class Peer {
     this.address = addressOf(address);
     this.key = this.address.toString();
     this.executor = executorOf(options, OPTIONS);
-    this.#again = (owner, value, sides) => storeAgain(typeof (owner as SignalStorage).storeSession === 'function' ? (owner as SignalStorage) : storage, this.key, value, sides);
+    const storageOf = (owner: object) => (typeof (owner as SignalStorage).storeSession === 'function' ? (owner as SignalStorage) : storage);
+    this.#again = {
+      write: (owner, value, sides) => storeAgain(storageOf(owner), this.key, value, sides),
+      whose: (owner) => whoseRows(storageOf(owner)),
+    };
     const atomic = typeof storage.commit === 'function' || typeof storage.storeSessionAndRemovePreKey === 'function';
     if (options.requireAtomicSessionAndPreKey && !atomic) {
       throw new StorageError('the storage has neither commit nor storeSessionAndRemovePreKey, and one is asked for', {

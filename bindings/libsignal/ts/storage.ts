@@ -11,6 +11,9 @@ import { recordOf, SessionRecord } from './record.js';
 /** Removes a record, where a removal that hung has to be done again. For this package only. */
 const ERASE: unique symbol = Symbol.for('stvor.libsignal.erase.1');
 
+/** Whose rows they are. For this package only. */
+const OWN: unique symbol = Symbol.for('stvor.libsignal.own.1');
+
 type Awaitable<T> = T | PromiseLike<T>;
 
 /** Whether something is about to be sent, or came. */
@@ -144,7 +147,10 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   const unlessOver = (turn: Turn): void => {
     if (turn.over) throw new StorageError('the call was given up', { code: 'STORAGE_TIMEOUT', retryable: true });
   };
-  const again = (address: string): Again => (owner, value, sides) => storeAgain(ERASE in owner ? (owner as typeof storage) : storage, address, value, sides);
+  const again = (address: string): Again => ({
+    write: (owner, value, sides) => storeAgain(ERASE in owner ? (owner as typeof storage) : storage, address, value, sides),
+    whose: (owner) => (ERASE in owner ? (owner as typeof storage) : storage)[OWN](),
+  });
   const replacing = new Map<string, Buffer>();
   const pin = async (within: KeyValue, { name, key }: { name: string; key: Buffer }): Promise<void> => {
     const known = await bytes(within, `identity:${name}`);
@@ -163,9 +169,10 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     });
   };
 
-  const storage: AdapterStorage & { [ERASE]: (address: string) => Promise<void> } = {
+  const storage: AdapterStorage & { [ERASE]: (address: string) => Promise<void>; [OWN]: () => Promise<string | undefined> } = {
     scope: options.scope ?? adapter.scope,
     commit,
+    [OWN]: own,
     [ERASE]: (address) => atomically((within) => destroy(within, `session:${address}`)),
     loadSession: async (address) => {
       const stored = await adapter.get(`session:${address}`);
