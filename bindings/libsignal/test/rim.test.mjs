@@ -297,6 +297,54 @@ test('a repair writes nothing of the account before over the one that logged in 
   }
 });
 
+for (const kind of ['createStorage', 'storages of their own with one identity object']) {
+  test(`linked devices in one process, which have one identity key, get nothing of each other: ${kind}`, async () => {
+    const executor = impatient();
+    const { identity } = party(ours);
+    const [bob, eve] = [party(ours), party(ours)];
+    const device = async (id) => {
+      const adapter = memory();
+      if (kind === 'createStorage') {
+        const storage = ours.createStorage(adapter, { executor });
+        await storage.setIdentity(identity, id);
+        return { adapter, storage, row: () => adapter.rows.get('session:bob.1') };
+      }
+      const storage = {
+        ...party(ours),
+        getOurIdentity: () => identity,
+        getOurRegistrationId: () => id,
+        isTrustedIdentity: () => true,
+        loadSession: (whom) => adapter.get(whom),
+        storeSession: (whom, record) => adapter.transaction((within) => within.set(whom, record.toBytes())),
+      };
+      return { adapter, storage, row: () => adapter.rows.get('bob.1') };
+    };
+    const [one, two] = [await device(11), await device(12)];
+    const start = ({ storage }, name, peer) => new ours.SessionBuilder(storage, address(name), { executor }).initOutgoing(peer.bundle(1));
+    const encrypt = ({ storage }) => new ours.SessionCipher(storage, address('bob.1'), { executor }).encrypt(SAME);
+    const session = ({ row }) => ours.SessionRecord.deserialize(row()).getOpenSession().indexInfo.baseKey.toString('hex');
+    for (const each of [one, two]) {
+      await start(each, 'bob.1', bob);
+      await encrypt(each);
+    }
+    const [ones, twos] = [session(one), session(two)];
+    one.adapter.hangs = 1;
+    assert.equal(await outcome(encrypt(one)), 'STORAGE_TIMEOUT');
+    assert.equal(ours.sync.prekeysOf((await encrypt(two)).body).registrationId, 12);
+    assert.equal(session(two), twos);
+    // The repair fails, and the other one stores something meanwhile.
+    one.adapter.hangs = 1;
+    one.adapter.ends.splice(0).forEach((end) => end(new Error('connection lost')));
+    await pause(60);
+    await start(two, 'eve.1', eve);
+    one.adapter.ends.splice(0).forEach((end) => end(new Error('connection lost')));
+    await pause(60);
+    assert.equal(session(two), twos);
+    assert.equal(session(one), ones);
+    assert.equal(ours.sync.prekeysOf((await encrypt(one)).body).registrationId, 11);
+  });
+}
+
 test('two jobs of one address never run at once, whatever is forgotten meanwhile', async () => {
   const executor = impatient({ maxPending: 2, storageTimeout: 60_000 });
   const [me, sender] = [party(ours), party(ours)];

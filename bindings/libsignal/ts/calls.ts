@@ -284,7 +284,9 @@ export abstract class Calls {
       const { newest, sides } = state;
       if (state.hung > 0) return;
       if (newest === undefined) return this.#mended(state, owner);
-      if (await this.#isOfAnother(turn, again)) {
+      // A scope says for good whose a storage is. Without one it may have changed hands, and what was of the one before is not for the next.
+      const whose = state.one === state.lane || state.who === undefined ? undefined : again.whose;
+      if (whose !== undefined && turn.took(await this.ask(turn, () => whose(owner))) !== state.who) {
         state.sides = [];
         return this.#certain(turn);
       }
@@ -297,13 +299,6 @@ export abstract class Calls {
       }
     };
     this.admitOwn(state.lane, owner, work);
-  }
-
-  /** A scope says for good whose a storage is; without one it may have changed hands, and what was of the one before is not for the next. */
-  async #isOfAnother(turn: Turn, { whose }: Again): Promise<boolean> {
-    const { state, owner } = turn;
-    if (whose === undefined || state.one === state.lane || state.who === undefined) return false;
-    return turn.took(await this.ask(turn, () => whose(owner))) !== state.who;
   }
 
   /** Nothing is watched over any more. */

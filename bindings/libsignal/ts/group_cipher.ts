@@ -15,6 +15,11 @@ type Awaitable<T> = T | PromiseLike<T>;
 export interface SenderKeyStore {
   loadSenderKey(name: SenderKeyName): Awaitable<unknown>;
   storeSenderKey(name: SenderKeyName, record: SenderKeyRecord): Awaitable<unknown>;
+  /**
+   * What the store is of, as `SignalStorage.scope` says. A store does not say whose it is: where accounts of one process are in one group, each needs a
+   * scope. Without them what one account stored counts as the newest of the other one, too, while a write of that one hangs.
+   */
+  readonly scope?: string | object;
 }
 
 /** Options of group ciphers. */

@@ -5,7 +5,7 @@ import type { Again, Turn, Write } from './calls.js';
 import type { KeyPair } from './curve.js';
 import { bytesOf, guarded, invalid, isUint8Array, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor } from './executor.js';
-import { idOf, publicKeyOf } from './keys.js';
+import { idOf, publicKeyOf, whoOf } from './keys.js';
 import { recordOf, SessionRecord } from './record.js';
 import { type SignalStorage, storeAgain } from './storage.js';
 
@@ -29,7 +29,7 @@ const SESSION = Object.freeze(['no-post-quantum', 'short-mac']);
 /** @internal Who we are, as the native half wants it. */
 export interface Packed {
   readonly bytes: Buffer;
-  /** Our public key, as a key of a map. */
+  /** Our public key and registration id, as a key of a map. */
   readonly who: string;
   readonly registrationId: number;
   /** The keys that were packed, as they were given. */
@@ -37,6 +37,9 @@ export interface Packed {
 }
 
 const packedIdentities = new WeakMap<object, Packed>();
+
+/** What was packed of a storage: two may have one identity object, and a registration id each. */
+const ofStorages = new WeakMap<object, Packed>();
 
 /** What was packed for an identity, if its keys are still the same. */
 function packedBefore({ pubKey, privKey }: KeyPair, known: Packed | undefined): Packed | undefined {
@@ -54,7 +57,7 @@ export function packed({ identity, registrationId }: Own): Packed {
   const pubKey = publicKeyOf(identity.pubKey, 'our public key');
   const bytes = Buffer.concat([pubKey, bytesOf(identity.privKey, 'our private key'), id]);
   const pair = { pubKey: Buffer.from(identity.pubKey), privKey: Buffer.from(identity.privKey) };
-  const made = { bytes, who: pubKey.toString('latin1'), registrationId, pair };
+  const made = { bytes, who: whoOf(pubKey, registrationId), registrationId, pair };
   packedIdentities.set(identity, made);
   return made;
 }
@@ -62,7 +65,7 @@ export function packed({ identity, registrationId }: Own): Packed {
 /** Whose rows a storage has now, as `Packed.who`. */
 async function whoseRows(storage: SignalStorage): Promise<string> {
   const { pubKey } = (await storage.getOurIdentity()) ?? {};
-  return publicKeyOf(pubKey, 'our public key').toString('latin1');
+  return whoOf(publicKeyOf(pubKey, 'our public key'), await storage.getOurRegistrationId());
 }
 
 /** What is stored with a record. */
@@ -137,7 +140,7 @@ export class Peer {
   /** Who we are, packed. The registration id is what it was when it was last asked for: only handshakes have it in them. */
   own(turn: Turn, identity: KeyPair): Packed | Promise<Packed> {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
-    const known = packedBefore(identity, packedIdentities.get(identity));
+    const known = packedBefore(identity, ofStorages.get(this.storage));
     if (known === undefined) return this.registered(turn, identity);
     turn.known(known.who);
     return known;
@@ -147,6 +150,7 @@ export class Peer {
   async registered(turn: Turn, identity: KeyPair): Promise<Packed> {
     const registrationId = turn.took(await this.executor.ask(turn, () => this.storage.getOurRegistrationId()));
     const own = packed({ identity, registrationId: idOf(registrationId, 'our registration id') });
+    ofStorages.set(this.storage, own);
     turn.known(own.who);
     return own;
   }

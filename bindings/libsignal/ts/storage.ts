@@ -4,6 +4,7 @@ import type { KeyPair } from './curve.js';
 import type { Again, Row, Turn } from './calls.js';
 import { defaultExecutor, type Executor } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
+import { whoOf } from './keys.js';
 import { forget, moveUnread, type Side } from './lanes.js';
 import { native } from './native.js';
 import { recordOf, SessionRecord } from './record.js';
@@ -48,7 +49,8 @@ export interface SignalStorage {
   commit?(change: Change): Awaitable<unknown>;
   /**
    * What the storage is of: everything of one scope and address goes one after the other. Without it all storages of the process share the order of an
-   * address, because many applications make the object anew for each call; accounts that should not wait for each other have scopes of their own.
+   * address, because many applications make the object anew for each call; accounts that should not wait for each other have scopes of their own. Without
+   * it, storages with one identity key and registration id are of one account.
    */
   readonly scope?: string | object;
   /** The address under which the storage really keeps this one, if it has one row for several (a phone number and its LID): they then share an order. */
@@ -142,7 +144,10 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   const { executor = defaultExecutor } = options;
   if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
   /** Whose records these are; before there is an identity there is none. */
-  const own = async (): Promise<string | undefined> => (await bytes(adapter, 'our_identity'))?.toString('latin1', 0, 33);
+  const own = async (): Promise<string | undefined> => {
+    const [identity, id] = [await bytes(adapter, 'our_identity'), await adapter.get('registration_id')];
+    return identity && typeof id === 'number' ? whoOf(identity.subarray(0, 33), id) : undefined;
+  };
   /** A transaction that was given up is undone, where that is possible. */
   const unlessOver = (turn: Turn): void => {
     if (turn.over) throw new StorageError('the call was given up', { code: 'STORAGE_TIMEOUT', retryable: true });
