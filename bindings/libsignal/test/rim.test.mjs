@@ -192,6 +192,39 @@ test('a canonical address may be learnt, and told later; what is no scope and no
   }
 });
 
+for (const scope of [undefined, 'a scope of its own', {}]) {
+  for (const canonical of ['lid.1', 'zz.1']) {
+    test(`what hangs at an address that turns out to be ${canonical} is uncertain there, scope ${JSON.stringify(scope)}`, async () => {
+      const executor = impatient();
+      const [me, peer] = [party(ours), party(ours)];
+      let [row, known, hangs] = [undefined, false, 0];
+      const ends = [];
+      const storage = {
+        ...me, scope, isTrustedIdentity: () => true,
+        canonicalAddress: (given) => (known ? canonical : given),
+        loadSession: () => row,
+        storeSession: (_, record) => {
+          const bytes = record.toBytes();
+          if (hangs <= 0) return void (row = bytes);
+          hangs -= 1;
+          return new Promise((resolve) => ends.push(() => resolve((row = bytes))));
+        },
+      };
+      const encrypt = () => new ours.SessionCipher(storage, address('pn.1'), { executor }).encrypt(SAME);
+      await new ours.SessionBuilder(storage, address('pn.1'), { executor }).initOutgoing(peer.bundle(1));
+      hangs = 1;
+      assert.equal(await outcome(encrypt()), 'STORAGE_TIMEOUT');
+      known = true;
+      const sent = await Promise.all([encrypt(), encrypt(), encrypt()]);
+      ends.forEach((end) => end());
+      await pause(60);
+      sent.push(...(await Promise.all([encrypt(), encrypt(), encrypt()])));
+      assert.equal(distinct(sent), 6);
+      assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+    });
+  }
+}
+
 test('a storage may wipe what it was given, and a caller what it got, while something is uncertain', async () => {
   const executor = impatient();
   const { alice, bob, start, toBob } = couple(ours);

@@ -280,6 +280,8 @@ export abstract class Calls {
   #again(state: State, owner: object, again: Again): void {
     this.#account(accountOf(state, owner)).failed.set(state, { owner, again: (by) => this.#again(state, by, again) });
     const work = async (turn: Turn): Promise<void> => {
+      // The address turned out to be another one meanwhile.
+      if (turn.lane !== state.lane) return this.#again(state, owner, again);
       turn.state = state;
       const { newest, sides } = state;
       if (state.hung > 0) return;

@@ -44,9 +44,10 @@ const MAX_RESTING = 1_024;
 
 /** @internal What is not certain of one account, or of one object that stands for a storage, at an address. Records are bytes; null is none. */
 export class State {
-  readonly lane: Lane;
+  /** Another one once the address turns out to be another one. */
+  lane: Lane;
   /** The lane for a scope, or the object that stands for the storage. */
-  readonly one: unknown;
+  one: unknown;
   /** Who we are, where that says it better: objects are often made anew for each call. */
   who: string | undefined;
   /** Writes that were given up and have not ended, and when the last one was: what a storage holds is uncertain until they do. */
@@ -131,20 +132,37 @@ export function scopeOf(owner: object): string | object | undefined {
  * Accounts that share a process and a peer then wait for each other, as in libsignal-node; a scope parts them.
  */
 export function laneOf(owner: object, address: string): Lane {
-  const scope = scopeOf(owner);
-  let home = registry.lanes;
-  let key = address;
-  if (typeof scope === 'string') {
-    key = `${scope}\0${address}`;
-  } else if (scope !== undefined) {
-    home = registry.scopes.get(scope) ?? new Map<string, Lane>();
-    registry.scopes.set(scope, home);
-  }
+  const { home, key } = placeOf(owner, address);
   const known = home.get(key);
   if (known !== undefined) return known;
   const lane = new Lane(address, key, home);
   home.set(key, lane);
   return lane;
+}
+
+function placeOf(owner: object, address: string): { home: Map<string, Lane>; key: string } {
+  const scope = scopeOf(owner);
+  if (scope === undefined) return { home: registry.lanes, key: address };
+  if (typeof scope === 'string') return { home: registry.lanes, key: `${scope}\0${address}` };
+  const home = registry.scopes.get(scope) ?? new Map<string, Lane>();
+  registry.scopes.set(scope, home);
+  return { home, key: address };
+}
+
+/** @internal Whether something, of whomever, is uncertain at an address. */
+export function isUncertain(owner: object, address: string): boolean {
+  const { home, key } = placeOf(owner, address);
+  return (home.get(key)?.states.size ?? 0) > 0;
+}
+
+/** @internal What is uncertain at an address is so at the one that it turned out to be, unless something is there. Both are held. */
+export function moveState(state: State, to: State): void {
+  const { lane: before, key } = state;
+  if (before.states.get(key) !== state || to.lane.states.get(to.key) === to) return;
+  before.states.delete(key);
+  if (state.one === before) state.one = to.lane;
+  state.lane = to.lane;
+  state.keep();
 }
 
 /** @internal Within a scope all objects stand for one storage. */

@@ -6,6 +6,7 @@ import type { KeyPair } from './curve.js';
 import { bytesOf, guarded, invalid, isUint8Array, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor } from './executor.js';
 import { idOf, publicKeyOf, whoOf } from './keys.js';
+import { isUncertain, moveState } from './lanes.js';
 import { recordOf, SessionRecord } from './record.js';
 import { type SignalStorage, storeAgain } from './storage.js';
 
@@ -112,7 +113,16 @@ export class Peer {
   async #runCanonical<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
     const order: unknown = await this.storage.canonicalAddress?.(this.key);
     if (typeof order !== 'string' || order === '') throw invalid('canonicalAddress gives an address');
-    return this.executor.run(this.storage, order, work);
+    const { storage, key, executor } = this;
+    if (order !== key && isUncertain(storage, key)) {
+      // It was an address of its own when a write of it hung.
+      await executor.runBoth(storage, [key, order], async ({ from, to, asks }) => {
+        const { who } = await this.own(asks, asks.took(await this.askIdentity(asks)));
+        for (const turn of [from, to]) turn.known(who);
+        moveState(from.state, to.state);
+      });
+    }
+    return executor.run(storage, order, work);
   }
 
   /** Asks for the record, for `record` to read. */
