@@ -448,8 +448,8 @@ impl World {
             if is_one || reaches || told {
                 assert_eq!(group.is_member(), is_one, "{us} is mistaken");
             }
-            // Who is left as the only one, of members who all are out, has nobody to learn of it from.
-            if is_one && (reaches || told) {
+            // Whoever is left alone, of members who all are out, has nobody to learn that from: who is out answers nobody.
+            if is_one && reaches {
                 let members = |group: &Group| group.members().collect::<Vec<_>>();
                 assert_eq!(
                     (members(group), group.name()),

@@ -72,6 +72,20 @@ impl PostgresStores {
     async fn connection(&self) -> Result<Connection, StoreError> {
         self.pool.get().await.map_err(|failure| self.server.pool_error(failure))
     }
+
+    /// Whether the schema is the newest. A connection that broke while it waited in the pool is no answer: another one is asked.
+    async fn is_migrated(&self) -> Result<bool, StoreError> {
+        let mut broken = 0;
+        loop {
+            let client = self.connection().await?;
+            let answer = self.server.is_migrated(&client).await;
+            if !matches!(answer, Err(StoreError::Unreachable { .. })) || broken > limits::SERVER_CONNECTIONS {
+                return answer;
+            }
+            drop(deadpool::managed::Object::take(client));
+            broken += 1;
+        }
+    }
 }
 
 #[async_trait]
@@ -81,10 +95,8 @@ impl StoreProvider for PostgresStores {
     }
 
     async fn open(&self, place: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        let client = self.connection().await?;
         // Migrated, or made, by the first write: opening with a key that turns out to be wrong writes nothing.
-        let ready = Arc::new(AtomicBool::new(self.server.is_migrated(&client).await?));
-        drop(client);
+        let ready = Arc::new(AtomicBool::new(self.is_migrated().await?));
         let random = Secret::<16>::random(&mut SystemRandom::new())?;
         let place = place.tag();
         let writer = Writer {
