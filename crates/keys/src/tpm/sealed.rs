@@ -96,13 +96,17 @@ impl KeyHolder for Tpm {
             }
             (None, None) => (Secret::random(rng)?, self.pcrs, Vec::new()),
         };
-        let sealed = device::seal(&self.place, (&kek, &self.pin), pcrs)?;
-        let parameters = Parameters { pcrs, sealed, recovery: recovery.clone() }.encode();
-        if parameters.len() > limits::MAX_PARAMETERS {
-            let reason = "it made a larger object than is known of TPMs".into();
-            return Err(KeyError::Unavailable { holder: HOLDER, reason });
-        }
-        let wrapped = WrappedKey::seal((HolderKind::Tpm, &parameters), &kek, (data_key, context), rng);
+        let sealed = device::seal(&self.place, (&kek, &self.pin), pcrs);
+        let parameters =
+            sealed.map(|sealed| Parameters { pcrs, sealed, recovery: recovery.clone() }.encode());
+        let wrapped = parameters.and_then(|parameters| {
+            if parameters.len() > limits::MAX_PARAMETERS {
+                let reason = "it made a larger object than is known of TPMs".into();
+                return Err(KeyError::Unavailable { holder: HOLDER, reason });
+            }
+            WrappedKey::seal((HolderKind::Tpm, &parameters), &kek, (data_key, context), rng)
+        });
+        // Also when it failed: a second try must not go without the recovery.
         self.keep(kek, pcrs, recovery);
         wrapped
     }
