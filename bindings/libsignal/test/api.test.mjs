@@ -306,6 +306,10 @@ test('the synchronous variants do the same without storages', () => {
   assert.deepEqual(ours.sync.prekeysOf(sent.body).preKeyId, 0);
   const read = ours.sync.decryptPreKeyWhisperMessage(new ours.SessionRecord(), bob, sent.body, { signedPreKey: signed.keyPair, preKey: one.keyPair });
   assert.deepEqual([read.plaintext.toString(), read.removePreKey, read.newSession], ['hello', 0, true]);
+  assert.deepEqual(read.compatibility, ['no-post-quantum', 'short-mac']);
+  const next = ours.sync.encrypt(sent.record, alice, Buffer.from('next'));
+  const known = ours.sync.decryptPreKeyWhisperMessage(read.record, bob, next.body);
+  assert.deepEqual([known.plaintext.toString(), known.newSession, known.compatibility], ['next', false, []]);
   assert.ok(read.identityKey.equals(alice.identity.pubKey));
   const back = ours.sync.encrypt(read.record, bob, Buffer.from('back'));
   assert.equal(ours.sync.decryptWhisperMessage(sent.record, alice, back.body).plaintext.toString(), 'back');

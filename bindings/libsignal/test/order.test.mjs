@@ -239,7 +239,7 @@ test('addresses that met a storage once that did not answer are forgotten', () =
     const fails = async () => { throw Object.assign(new Error(), { code: 'STORAGE_TIMEOUT' }); };
     (async () => {
       for (let i = 0; i < 5; i += 1) await Promise.all(Array.from({ length: 1000 }, (_, j) => executor.run({}, i + '.' + j, fails).catch(() => {})));
-      const { lanes } = globalThis[Symbol.for('stvor.libsignal.lanes.1')];
+      const { rows: { named: lanes } } = globalThis[Symbol.for('stvor.libsignal.lanes.2')];
       while (lanes.size > 1024) await new Promise((done) => setTimeout(done, 5));
       const none = new Executor({ maxPending: 1, maxQueued: 1 });
       void none.run({}, 'busy', () => new Promise(() => {}));

@@ -1,7 +1,7 @@
 // The policies of storages.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ours, read, refused } from './world.mjs';
+import { ours, party, read, refused } from './world.mjs';
 
 /** Rows in memory, with transactions that land whole or not at all. */
 function adapter({ transactions = true } = {}) {
@@ -181,6 +181,34 @@ test('strangers are trusted, asked about, or not', async () => {
   await bob.storage.saveIdentity('alice', alice.identity.pubKey);
   await start(alice, bob, 'bob');
   assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('x'))), 'x');
+});
+
+test('a first message whose save hung is saved again in one transaction, too', async () => {
+  const executor = new ours.Executor({ storageTimeout: 40, backoff: 1 });
+  const [alice, bob] = [party(ours), party(ours)];
+  const calls = [];
+  const late = [];
+  const storage = {
+    ...bob,
+    isTrustedIdentity: () => true,
+    storeSession: () => void calls.push('storeSession'),
+    removePreKey: () => void calls.push('removePreKey'),
+    storeSessionAndRemovePreKey: async (address, record, id) => {
+      calls.push(`both ${id}`);
+      if (calls.length === 1) await new Promise((_, reject) => late.push(() => reject(new Error('connection lost'))));
+      await bob.storeSession(address, record);
+      await bob.removePreKey(id);
+    },
+  };
+  await new ours.SessionBuilder(alice, new ours.ProtocolAddress('again', 1)).initOutgoing(bob.bundle(7));
+  const first = await new ours.SessionCipher(alice, new ours.ProtocolAddress('again', 1)).encrypt(Buffer.from('x'));
+  const reader = new ours.SessionCipher(storage, new ours.ProtocolAddress('alice-again', 1), { executor, requireAtomicSessionAndPreKey: true });
+  assert.equal((await refused(read(reader, first))).code, 'STORAGE_TIMEOUT');
+  assert.ok(bob.prekeys.has(7));
+  late[0]();
+  while (calls.length < 2 || executor.pending > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual(calls, ['both 7', 'both 7']);
+  assert.ok(bob.sessions.has('alice-again.1') && !bob.prekeys.has(7));
 });
 
 test('a storage without transactions is refused where atomicity is asked for, and works otherwise', async () => {

@@ -6,7 +6,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Calls, storageFailed, Turn } from './calls.js';
 import { BackpressureError, invalid } from './errors.js';
-import { hold, type Job, type Lane, laneOf, release, stateOf } from './lanes.js';
+import { givenLaneOf, hold, type Job, type Lane, laneOf, release, stateOf } from './lanes.js';
 
 /** How much may be under way, and what happens beyond. */
 export interface ExecutorOptions {
@@ -58,6 +58,16 @@ const nobodys = new AsyncResource('stvor.libsignal');
 interface Queue {
   jobs: number;
   waiting: number;
+}
+
+/** A call that has to wait. */
+interface Caller {
+  begin: () => void;
+  refuse: (error: Error) => void;
+  /** Not its own. */
+  context?: AsyncResource;
+  /** It is within the bounds already. */
+  admitted?: boolean;
 }
 
 /** Runs jobs: one after the other for each address, whichever executor they came to; fairly among addresses, and bounded. */
@@ -134,39 +144,80 @@ export class Executor extends Calls {
     this.emit('compatibility', () => ({ address, what }));
   }
 
-  /** @internal Runs `work` as the only job of an address. */
-  run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>): Promise<T> {
+  /** @internal Runs `work` as the only job of an address. One that was `admitted` before, for its address as it was given, has a place. */
+  run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>, admitted = false): Promise<T> {
     let lane: Lane;
     try {
       lane = laneOf(owner, address);
     } catch (thrown) {
       return Promise.reject(thrown);
     }
-    if (!lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0 && this.#pending < this.#maxPending && this.#ready.length === 0) {
+    return this.#run([lane, owner], work, admitted);
+  }
+
+  #run<T>(at: [Lane, object], work: (turn: Turn) => Promise<T>, admitted: boolean): Promise<T> {
+    const [lane] = at;
+    const free = !lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0;
+    if (free && this.#pending < this.#maxPending && (admitted || this.#ready.length === 0)) {
       // The common case: nothing is in the way.
       lane.busy = true;
       this.#pending += 1;
-      return new Promise<T>((resolve, refuse) => this.#start([lane, owner], work, resolve, refuse));
+      return new Promise<T>((resolve, refuse) => this.#start(at, work, resolve, refuse));
     }
     return new Promise<T>((resolve, refuse) => {
-      this.#admit(lane, { begin: () => this.#start([lane, owner], work, resolve, refuse), refuse });
+      this.#admit(lane, { begin: () => this.#start(at, work, resolve, refuse), refuse, admitted });
+    });
+  }
+
+  /**
+   * @internal Runs what `go` does with the address under which a storage keeps the one that was `given`, as `ask` tells it when the turn of this call
+   * comes: the calls for an address are asked about, and done, in their order, and what waits for the answer is bounded like all that waits.
+   */
+  runGiven<T>(owner: object, given: string, ask: (turn: Turn) => Promise<string>, go: (address: string) => Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, refuse) => {
+      // What became of it is told when the turn is over.
+      const work = async (turn: Turn): Promise<() => void> => {
+        const address = await ask(turn);
+        // Its place is that of the work from now on; what fails there is told where it does.
+        this.#pending -= 1;
+        try {
+          const done = go(address);
+          this.#pump();
+          const value = await done;
+          return () => resolve(value);
+        } catch (thrown) {
+          return () => refuse(thrown);
+        } finally {
+          this.#pending += 1;
+        }
+      };
+      const at: [Lane, object] = [givenLaneOf(owner, given), owner];
+      // Many may be given that are one: those of them that wait there were admitted here, so here all that wait count.
+      if (this.#queued < this.#maxQueued) void this.#run(at, work, false).then(tell, refuse);
+      else this.#admit(at[0], { begin: () => this.#start(at, work, tell, refuse), refuse });
     });
   }
 
   /** @internal Runs `work` as the only job of two addresses of one storage, with the turns of both, and the one of them that asks. */
-  runBoth<T>(owner: object, [from, to]: readonly [string, string], work: (turns: { from: Turn; to: Turn; asks: Turn }) => Promise<T>): Promise<T> {
-    if (from === to) return this.run(owner, from, (turn) => work({ from: turn, to: turn, asks: turn }));
+  runBoth<T>(
+    owner: object,
+    [from, to]: readonly [string, string],
+    work: (turns: { from: Turn; to: Turn; asks: Turn }) => Promise<T>,
+    admitted = false,
+  ): Promise<T> {
+    if (from === to) return this.run(owner, from, (turn) => work({ from: turn, to: turn, asks: turn }), admitted);
     // Always in the same order, so that no two wait for each other; and one that waits takes no place from those that work.
     const [first, second] = from < to ? [from, to] : [to, from];
-    return this.run(owner, first, async (outer) => {
+    const both = async (outer: Turn): Promise<T> => {
       this.#pending -= 1;
       this.#pump();
       try {
-        return await this.run(owner, second, (asks) => work(first === from ? { from: outer, to: asks, asks } : { from: asks, to: outer, asks }));
+        return await this.run(owner, second, (asks) => work(first === from ? { from: outer, to: asks, asks } : { from: asks, to: outer, asks }), admitted);
       } finally {
         this.#pending += 1;
       }
-    });
+    };
+    return this.run(owner, first, both, admitted);
   }
 
   /** Runs what nobody asked for: in nobody's context. */
@@ -175,10 +226,9 @@ export class Executor extends Calls {
     this.#admit(lane, { begin: () => this.#start([lane, owner], work, NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
   }
 
-  #admit(lane: Lane, { begin, refuse, context }: { begin: () => void; refuse: (error: Error) => void; context?: AsyncResource }): void {
+  #admit(lane: Lane, { begin, refuse, context, admitted }: Caller): void {
     const queue = this.#queues.get(lane) ?? { jobs: 0, waiting: 0 };
-    // Behind those of the address that wait already.
-    const scope = queue.jobs >= this.#maxPerPeer || queue.waiting > 0 ? 'peer' : this.#queued >= this.#maxQueued ? 'all' : undefined;
+    const scope = admitted ? undefined : this.#fullFor(queue);
     if (scope !== undefined && !(this.#wait && this.#waiting.length < this.#maxQueued)) {
       this.emit('rejected', () => ({ address: lane.address, queued: this.#queued, scope }));
       const where = scope === 'peer' ? `for ${lane.address}` : 'in all';
@@ -195,6 +245,12 @@ export class Executor extends Calls {
     lane.waiting += 1;
     this.#waiting.push({ lane, job });
     this.#tellPressure();
+  }
+
+  /** Where there is no room for one more: behind those of the address that wait already. */
+  #fullFor({ jobs, waiting }: Queue): 'peer' | 'all' | undefined {
+    if (jobs >= this.#maxPerPeer || waiting > 0) return 'peer';
+    return this.#queued >= this.#maxQueued ? 'all' : undefined;
   }
 
   #enqueue(lane: Lane, job: Job, queue: Queue): void {
@@ -304,6 +360,7 @@ export class Executor extends Calls {
 }
 
 const NOTHING = (): void => {};
+const tell = (it: () => void): void => it();
 
 /** Whoever has the next job of a lane is told that it may start. */
 function offer(lane: Lane): void {

@@ -99,10 +99,18 @@ export class Lane {
   }
 }
 
-interface Registry {
+/** Lanes by where they are. */
+interface Lanes {
   /** Of storages without a scope, and with one that is a text. */
-  readonly lanes: Map<string, Lane>;
+  readonly named: Map<string, Lane>;
   readonly scopes: WeakMap<object, Map<string, Lane>>;
+}
+
+interface Registry {
+  /** Of addresses under which rows are kept. */
+  readonly rows: Lanes;
+  /** Of addresses as they were given, where a storage says under which one it keeps them. */
+  readonly given: Lanes;
   /** Where messages are unread, the oldest first, and their bytes. */
   readonly unread: Set<State>;
   bytes: number;
@@ -111,10 +119,11 @@ interface Registry {
 }
 
 /** What the shapes above are is a contract between versions of this package: who changes one changes the number. */
-const SHARED = Symbol.for('stvor.libsignal.lanes.1');
+const SHARED = Symbol.for('stvor.libsignal.lanes.2');
 const shared = globalThis as unknown as { [SHARED]?: Registry };
 if (shared[SHARED] === undefined) {
-  const value: Registry = { lanes: new Map(), scopes: new WeakMap(), unread: new Set(), bytes: 0, resting: new Set() };
+  const lanes = (): Lanes => ({ named: new Map(), scopes: new WeakMap() });
+  const value: Registry = { rows: lanes(), given: lanes(), unread: new Set(), bytes: 0, resting: new Set() };
   Object.defineProperty(shared, SHARED, { value });
 }
 const registry = shared[SHARED] as Registry;
@@ -131,8 +140,8 @@ export function scopeOf(owner: object): string | object | undefined {
  * @internal Storages are often made anew for each call, so without a scope an address is an order of its own, whatever object stands for the storage.
  * Accounts that share a process and a peer then wait for each other, as in libsignal-node; a scope parts them.
  */
-export function laneOf(owner: object, address: string): Lane {
-  const { home, key } = placeOf(owner, address);
+export function laneOf(owner: object, address: string, lanes: Lanes = registry.rows): Lane {
+  const { home, key } = placeOf(owner, address, lanes);
   const known = home.get(key);
   if (known !== undefined) return known;
   const lane = new Lane(address, key, home);
@@ -140,18 +149,26 @@ export function laneOf(owner: object, address: string): Lane {
   return lane;
 }
 
-function placeOf(owner: object, address: string): { home: Map<string, Lane>; key: string } {
+/**
+ * @internal The order of calls for an address as it was given: its storage is asked under which one it keeps it. Not the order of a row: who holds this
+ * one waits for that one, and nobody the other way round.
+ */
+export function givenLaneOf(owner: object, address: string): Lane {
+  return laneOf(owner, address, registry.given);
+}
+
+function placeOf(owner: object, address: string, { named, scopes }: Lanes): { home: Map<string, Lane>; key: string } {
   const scope = scopeOf(owner);
-  if (scope === undefined) return { home: registry.lanes, key: address };
-  if (typeof scope === 'string') return { home: registry.lanes, key: `${scope}\0${address}` };
-  const home = registry.scopes.get(scope) ?? new Map<string, Lane>();
-  registry.scopes.set(scope, home);
+  if (scope === undefined) return { home: named, key: address };
+  if (typeof scope === 'string') return { home: named, key: `${scope}\0${address}` };
+  const home = scopes.get(scope) ?? new Map<string, Lane>();
+  scopes.set(scope, home);
   return { home, key: address };
 }
 
 /** @internal Whether something, of whomever, is uncertain at an address. */
 export function isUncertain(owner: object, address: string): boolean {
-  const { home, key } = placeOf(owner, address);
+  const { home, key } = placeOf(owner, address, registry.rows);
   return (home.get(key)?.states.size ?? 0) > 0;
 }
 

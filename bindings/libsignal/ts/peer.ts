@@ -110,19 +110,27 @@ export class Peer {
   }
 
   /** The address is asked for each time: a storage may learn that two are one. */
-  async #runCanonical<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
-    const order: unknown = await this.storage.canonicalAddress?.(this.key);
-    if (typeof order !== 'string' || order === '') throw invalid('canonicalAddress gives an address');
+  #runCanonical<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
     const { storage, key, executor } = this;
-    if (order !== key && isUncertain(storage, key)) {
-      // It was an address of its own when a write of it hung.
-      await executor.runBoth(storage, [key, order], async ({ from, to, asks }) => {
-        const { who } = await this.own(asks, asks.took(await this.askIdentity(asks)));
-        for (const turn of [from, to]) turn.known(who);
-        moveState(from.state, to.state);
-      });
-    }
-    return executor.run(storage, order, work);
+    const ask = async (turn: Turn): Promise<string> => {
+      const address: unknown = turn.took(await executor.ask<unknown>(turn, () => storage.canonicalAddress?.(key)));
+      if (typeof address !== 'string' || address === '') throw invalid('canonicalAddress gives an address');
+      return address;
+    };
+    return executor.runGiven(storage, key, ask, async (address) => {
+      if (address !== key && isUncertain(storage, key)) await this.#move(address);
+      return executor.run(storage, address, work, true);
+    });
+  }
+
+  /** The address was one of its own when a write of it hung. */
+  #move(address: string): Promise<void> {
+    const move = async ({ from, to, asks }: { from: Turn; to: Turn; asks: Turn }): Promise<void> => {
+      const { who } = await this.own(asks, asks.took(await this.askIdentity(asks)));
+      for (const turn of [from, to]) turn.known(who);
+      moveState(from.state, to.state);
+    };
+    return this.executor.runBoth(this.storage, [this.key, address], move, true);
   }
 
   /** Asks for the record, for `record` to read. */

@@ -361,13 +361,13 @@ export const sync = Object.freeze({
       return { ...(prekey === undefined ? {} : { preKeyId: prekey }), signedPreKeyId: signed, identityKey: identity, registrationId };
     });
   },
-  /** Decrypts a message of type 3. */
+  /** Decrypts a message of type 3. `compatibility` is what is weaker in a session that it began; nothing for one that is known. */
   decryptPreKeyWhisperMessage(
     record: SessionRecord,
     own: Own,
     data: Uint8Array,
     prekeys: { signedPreKey?: KeyPair; preKey?: KeyPair } = {},
-  ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; record: SessionRecord } {
+  ): { plaintext: Buffer; identityKey: Buffer; removePreKey?: number; newSession: boolean; compatibility: string[]; record: SessionRecord } {
     return guarded(() => {
       const given = pack(prekeys.signedPreKey, prekeys.preKey);
       const ours = packed(own).bytes;
@@ -377,6 +377,7 @@ export const sync = Object.freeze({
         identityKey: opened.identity,
         ...(opened.removePrekey === undefined ? {} : { removePreKey: opened.removePrekey }),
         newSession: opened.newSession,
+        compatibility: opened.compatibility,
         record: SessionRecord._adopt(opened.record),
       };
     });

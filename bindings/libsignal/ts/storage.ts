@@ -279,8 +279,13 @@ export async function storeAgain(storage: SignalStorage, address: string, bytes:
   // Of their own each: storages may wipe what they are given.
   const record = () => (bytes === null ? new SessionRecord() : SessionRecord._adopt(Buffer.from(bytes)));
   if (storage.commit === undefined) {
+    const used = sides.flatMap(({ removePreKey }) => (removePreKey === undefined ? [] : [removePreKey]));
+    if (used.length > 0 && storage.storeSessionAndRemovePreKey !== undefined) {
+      for (const id of used) await storage.storeSessionAndRemovePreKey(address, record(), id);
+      return;
+    }
     await storage.storeSession(address, record());
-    for (const { removePreKey } of sides) if (removePreKey !== undefined) await storage.removePreKey(removePreKey);
+    for (const id of used) await storage.removePreKey(id);
     return;
   }
   for (const side of sides.length === 0 ? [{}] : sides) {
