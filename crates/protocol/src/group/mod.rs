@@ -564,20 +564,6 @@ impl Group {
         effects
     }
 
-    /// A member whose mail has to be written anew: before our next message they are given our sender key again.
-    pub fn introduce_next(&mut self, member: &Member) -> Effects {
-        let mut effects = Effects::new();
-        if let Some(chain) = &self.chain {
-            self.recipients.forget(&chain.id, &tag_of(&member.user, &member.key));
-            self.settled = false;
-            effects.put(
-                RecordKey::of_group(RecordKind::ChainRecipients, self.id, &[]),
-                self.recipients.record(),
-            );
-        }
-        effects
-    }
-
     /// Whether one of our newest chains has this id.
     #[must_use]
     pub fn sent_on(&self, chain: &ChainId) -> bool {

@@ -95,13 +95,6 @@ impl Recipients {
         }
     }
 
-    /// The member has to be given the chain anew.
-    pub(crate) fn forget(&mut self, chain: &ChainId, tag: &MemberTag) {
-        if let Some((_, known)) = self.0.iter_mut().find(|(id, _)| id == chain) {
-            known.remove(tag);
-        }
-    }
-
     pub(crate) fn record(&self) -> SecretBytes {
         let mut out =
             Writer::with_capacity(64 + self.0.iter().map(|(_, tags)| 20 + 20 * tags.len()).sum::<usize>());
