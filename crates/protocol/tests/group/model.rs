@@ -87,6 +87,8 @@ pub struct Party {
     pub read: BTreeMap<ContentId, u32>,
     pub refused: u32,
     pub ever_gone: BTreeSet<UserId>,
+    /// Every sender key that ever came, whatever became of it, and from whom.
+    pub kept: BTreeSet<(usize, Vec<u8>)>,
     /// What is to be told to others.
     pub out: Vec<(UserId, Item)>,
     /// Whether whoever is moved by a change that does not name them is told.
@@ -103,6 +105,7 @@ impl Party {
             read: BTreeMap::new(),
             refused: 0,
             ever_gone: BTreeSet::new(),
+            kept: BTreeSet::new(),
             out: Vec::new(),
             tells: true,
         }
@@ -138,6 +141,23 @@ impl Party {
         self.out.push((whom.clone(), Item::Control(body.expose().to_vec())));
     }
 
+    /// Whether this party could open a message if it kept what it was given, got every blob and asked nobody who is a member.
+    fn could_open(&self, sent: &Sent) -> bool {
+        let sender = &identities()[sent.by];
+        let incoming = GroupIncoming::parse(&sent.blob).unwrap();
+        self.kept.iter().filter(|(from, _)| *from == sent.by).any(|(_, body)| {
+            let Ok(GroupContent::SenderKey(key)) = GroupContent::decode(suite(), &body.clone().into()) else {
+                panic!("no sender key")
+            };
+            let introduction = Introduction { sender: sender.address(), user_key: sender.user_key() };
+            let mut rows = Rows::default();
+            rows.commit(introduction.accept(&key, &Records::new()).unwrap());
+            let rows = rows.load(&PeerChain::keys(sender.address(), incoming.chain()));
+            let chain = PeerChain::load(sender.address(), incoming.chain(), &rows).unwrap();
+            chain.is_some_and(|chain| chain.open(&app(), &incoming, (&Records::new(), NOW)).is_ok())
+        })
+    }
+
     fn settle(&mut self, applied: Applied) {
         self.tell(&applied.untold);
         self.rows.commit(applied.effects);
@@ -161,6 +181,7 @@ fn identities() -> &'static [Identity] {
 struct Sent {
     by: usize,
     audience: BTreeSet<UserId>,
+    blob: Vec<u8>,
 }
 
 struct World {
@@ -246,7 +267,7 @@ impl World {
         for to in &audience {
             self.push(by, to, Item::Blob(sealed.blob.clone()));
         }
-        self.sent.insert(plaintext.content, Sent { by, audience });
+        self.sent.insert(plaintext.content, Sent { by, audience, blob: sealed.blob });
     }
 
     fn deliver(&mut self, from: usize, to: usize) -> bool {
@@ -300,6 +321,7 @@ impl World {
                     !early
                 }
                 GroupContent::SenderKey(key) => {
+                    party.kept.insert((from, body.clone()));
                     let Some(group) = &party.group else { return false };
                     if !group.admits(sender.user(), sender.user_key()) {
                         // Of somebody who was let in by a change that is under way it waits, of others it is refused.
@@ -460,6 +482,18 @@ impl World {
         }
     }
 
+    /// What keeps the past from who joins and the future from who left are keys alone: also who heeds no rule, keeps every
+    /// sender key and gets every blob opens only what was sent to them.
+    fn check_secrets(&self) {
+        for (place, party) in self.parties.iter().enumerate() {
+            for (content, sent) in &self.sent {
+                let (opens, for_us) = (party.could_open(sent), sent.audience.contains(party.identity.user()));
+                assert!(for_us || !opens, "{place} could open what was not for it");
+                assert!(opens || !party.read.contains_key(content), "{place} read without a key");
+            }
+        }
+    }
+
     fn restart(&mut self, who: usize) {
         let party = &mut self.parties[who];
         if party.group.is_some() {
@@ -542,7 +576,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     /// Whatever becomes void: who was let in by it learns that they are no member, from whoever tells it or, if that gets
-    /// lost, from whoever they write to; and who is a member again learns that, too.
+    /// lost, from whoever they write to; and who is a member again learns that, too. Mistaken or not, nobody has a key to what
+    /// is not for them.
     #[test]
     fn nobody_stays_mistaken_about_being_a_member(
         steps in prop::collection::vec(step(), 1..50),
@@ -553,10 +588,11 @@ proptest! {
         steps.into_iter().for_each(|step| world.take(step));
         world.write_until_quiet();
         world.check_views();
+        world.check_secrets();
     }
 
-    /// Whatever is concurrent to whatever: members who know the same changes agree; who joins late reads no past and who
-    /// was removed no future; each message is read once by everybody whom it was for, unless its sender left for them.
+    /// Whatever is concurrent to whatever: members who know the same changes agree; who joins late can read no past and who
+    /// was removed no future, whatever they keep and overhear; each message is read once by everybody whom it was for, unless its sender left for them.
     #[test]
     fn members_agree_and_read_what_is_theirs(steps in prop::collection::vec(step(), 1..70)) {
         let mut world = World::new();
@@ -564,5 +600,6 @@ proptest! {
         world.sync();
         world.sync();
         world.check();
+        world.check_secrets();
     }
 }
