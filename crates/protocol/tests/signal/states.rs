@@ -1,9 +1,10 @@
 //! Two parties under any interleaving: each message is read exactly once, or reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
-use stvor_protocol::signal::{Encrypted, SignalError};
+use stvor_protocol::limits::MAX_RECEIVING_CHAINS;
+use stvor_protocol::signal::{Encrypted, MessageKind, PreKeyMessage, SignalError, WhisperMessage};
 
 use crate::party::Party;
 
@@ -21,7 +22,12 @@ enum Event {
     Json(bool),
     /// Starts a new session on the peer's bundle.
     Start(bool),
+    /// Each sends, and it arrives: both are a chain further.
+    Turn(bool),
 }
+
+/// So few that a new chain of the oldest session is in reach.
+const MOST_STARTS: u32 = 10;
 
 fn event() -> impl Strategy<Value = Event> {
     let (side, place) = (any::<bool>, any::<u8>);
@@ -34,15 +40,28 @@ fn event() -> impl Strategy<Value = Event> {
         1 => side().prop_map(Event::Restart),
         1 => side().prop_map(Event::Json),
         1 => side().prop_map(Event::Start),
+        3 => side().prop_map(Event::Turn),
     ]
+}
+
+type Key = [u8; 33];
+
+/// A message under way.
+struct Mail {
+    number: u32,
+    /// The session and the ratchet key.
+    chain: (Key, Key),
+    message: Encrypted,
 }
 
 struct World {
     parties: [Party; 2],
     /// Under way to each.
-    mail: [Vec<(u32, Encrypted)>; 2],
+    mail: [Vec<Mail>; 2],
     /// Read by each.
     read: [BTreeSet<u32>; 2],
+    /// The chains of each session that each has read of, newest first.
+    heard: [HashMap<Key, Vec<Key>>; 2],
     sent: u32,
     prekeys: u32,
 }
@@ -50,8 +69,14 @@ struct World {
 impl World {
     fn new() -> Self {
         let parties = [Party::new("a"), Party::new("b")];
-        let mut world =
-            Self { parties, mail: Default::default(), read: Default::default(), sent: 0, prekeys: 0 };
+        let mut world = Self {
+            parties,
+            mail: Default::default(),
+            read: Default::default(),
+            heard: Default::default(),
+            sent: 0,
+            prekeys: 0,
+        };
         world.start(0);
         world.start(1);
         world
@@ -65,39 +90,63 @@ impl World {
         self.parties[side].start(&bundle);
     }
 
-    fn take(&mut self, side: usize, place: u8, keep: bool) -> Option<(u32, Encrypted)> {
+    fn send(&mut self, side: usize) {
+        let party = &mut self.parties[side];
+        let message = party.send(&self.sent.to_be_bytes());
+        let session = party.record.sessions().unwrap()[0].base_key;
+        let ratchet = match message.kind {
+            MessageKind::PreKey => PreKeyMessage::parse(&message.body).unwrap().message().ratchet_key(),
+            MessageKind::Whisper => WhisperMessage::parse(&message.body).unwrap().ratchet_key(),
+        };
+        let chain = (session.to_bytes(), ratchet.to_bytes());
+        self.mail[1 - side].push(Mail { number: self.sent, chain, message });
+        self.sent += 1;
+    }
+
+    fn take(&mut self, side: usize, place: u8, keep: bool) -> Option<Mail> {
         let mail = &mut self.mail[side];
         let at = usize::from(place).checked_rem(mail.len())?;
-        let (number, message) = &mail[at];
-        let copy = (*number, Encrypted { body: message.body.clone(), ..*message });
+        let Mail { number, chain, message } = &mail[at];
+        let message = Encrypted { body: message.body.clone(), ..*message };
+        let copy = Mail { number: *number, chain: *chain, message };
         if !keep {
             drop(mail.remove(at));
         }
         Some(copy)
     }
 
-    fn deliver(&mut self, side: usize, (number, message): (u32, Encrypted)) {
+    fn deliver(&mut self, side: usize, Mail { number, chain: (session, ratchet), message }: Mail) {
+        let heard = self.heard[side].entry(session).or_default();
+        let chain = heard.iter().position(|known| *known == ratchet);
+        let forgotten = chain.is_some_and(|place| place >= MAX_RECEIVING_CHAINS);
         match self.parties[side].read(&message) {
             Ok(received) => {
                 assert_eq!(received.plaintext.expose(), number.to_be_bytes());
                 assert!(self.read[side].insert(number), "message {number} was read twice");
+                assert!(!forgotten, "message {number} is of a chain that should be gone");
+                if chain.is_none() {
+                    heard.insert(0, ratchet);
+                }
             }
             Err(SignalError::Duplicate) => {
                 assert!(self.read[side].contains(&number), "message {number} is new");
             }
-            // Beyond five chains.
-            Err(SignalError::Undecryptable) => {}
+            Err(SignalError::Undecryptable) => {
+                assert!(forgotten, "message {number} is of chain {chain:?}, and five are kept");
+            }
             Err(error) => panic!("message {number}: {error}"),
         }
     }
 
     fn run(&mut self, event: &Event) {
         match *event {
-            Event::Send(side) => {
-                let side = usize::from(side);
-                let message = self.parties[side].send(&self.sent.to_be_bytes());
-                self.mail[1 - side].push((self.sent, message));
-                self.sent += 1;
+            Event::Send(side) => self.send(usize::from(side)),
+            Event::Turn(first) => {
+                for side in [usize::from(first), usize::from(!first)] {
+                    self.send(side);
+                    let message = self.mail[1 - side].pop().unwrap();
+                    self.deliver(1 - side, message);
+                }
             }
             Event::Deliver(side, place) => {
                 if let Some(message) = self.take(usize::from(side), place, false) {
@@ -112,7 +161,7 @@ impl World {
             Event::Drop(side, place) => drop(self.take(usize::from(side), place, false)),
             Event::Corrupt(side, place, bit) => {
                 let side = usize::from(side);
-                if let Some((_, mut message)) = self.take(side, place, true) {
+                if let Some(Mail { mut message, .. }) = self.take(side, place, true) {
                     // Past the outer fields that nothing authenticates: into the MAC at the end of what is inside.
                     let inner = message.body.windows(2).rposition(|pair| pair == [0x28, 77]);
                     let end = inner.unwrap_or(message.body.len());
@@ -124,7 +173,8 @@ impl World {
             }
             Event::Restart(side) => self.parties[usize::from(side)].restart(),
             Event::Json(side) => self.parties[usize::from(side)].restart_as_json(),
-            Event::Start(side) => self.start(usize::from(side)),
+            Event::Start(side) if self.prekeys < MOST_STARTS => self.start(usize::from(side)),
+            Event::Start(_) => {}
         }
     }
 }
