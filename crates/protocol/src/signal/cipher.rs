@@ -10,18 +10,14 @@ use stvor_crypto::random::Random;
 
 use super::SignalError;
 use super::keys::{KeyPair, PublicKey};
-use super::ratchet::{MessageKeys, Session, Step};
+use super::ratchet::{MessageKeys, Session, Step, pay};
 use super::record::SessionRecord;
 use super::session::{Compatibility, accept, gives_way};
 use super::wire::{PreKeyFields, PreKeyMessage, WhisperMessage};
-use crate::limits::{MAX_SIGNAL_MESSAGE, MAX_SKIP};
+use crate::limits::{MAX_SIGNAL_MESSAGE, MAX_SKIP, SIGNAL_AGREEMENT_STEPS, SIGNAL_BYTES_PER_STEP};
 
 /// Bytes that a message has besides its ciphertext, at most: version, fields, MAC, and the handshake around it.
 const OVERHEAD: usize = 256;
-
-/// Chain steps that an agreement counts for: about what it costs. With all the sessions that a record can hold, agreements and steps together then
-/// stay below 2 ms.
-const AGREEMENT_STEPS: u32 = 20;
 
 /// Who we are, and the time.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +36,8 @@ pub struct Prekeys<'a> {
     /// The signed prekey that it names.
     pub signed: Option<&'a KeyPair>,
     /// The one-time prekey that it names. For a message that names none: the one with id 0, if there is one. Some libraries
-    /// leave a zero out, so such a message is tried without a one-time prekey, and then with this one.
+    /// leave a zero out, so such a message is tried without a one-time prekey, and then with this one; both together take at
+    /// most 2,000 chain steps, so that it may be 1,000 ahead.
     pub one_time: Option<&'a KeyPair>,
 }
 
@@ -121,8 +118,13 @@ pub fn encrypt(
 }
 
 /// Decrypts a message. First the sessions are tried that know its ratchet key, then the others, newest first; all
-/// together take at most 2,000 chain steps, and each agreement after the first counts for 20 of them. The current session stays the
-/// current one.
+/// together take at most 2,000 chain steps, of which each session after the first that does not know the key counts for
+/// [100](SIGNAL_AGREEMENT_STEPS), and one more for each [512 bytes](SIGNAL_BYTES_PER_STEP) of the message. The current
+/// session stays the current one.
+///
+/// So a late message is read in whichever of the 41 sessions knows its ratchet key. One whose ratchet key is new is tried
+/// on the current session and on 20 archived ones if it is the first of its chain, on 15 if it is the 29th, on none if it
+/// is the 2,000th; on 8 if it has 64 KiB.
 ///
 /// # Errors
 /// [`SignalError::Duplicate`], [`SignalError::TooFarAhead`], [`SignalError::Undecryptable`]. The record is unchanged then.
@@ -134,6 +136,8 @@ pub fn decrypt(
 ) -> Result<Decrypted, SignalError> {
     let mut budget = MAX_SKIP;
     let mut agreed = false;
+    let bytes = message.authenticated.len() / SIGNAL_BYTES_PER_STEP;
+    let another = SIGNAL_AGREEMENT_STEPS.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     let mut verdict = SignalError::Undecryptable;
     for place in record.candidates(&message.ratchet) {
         let read;
@@ -144,8 +148,12 @@ pub fn decrypt(
                 &read
             }
         };
-        if !session.knows(&message.ratchet) && core::mem::replace(&mut agreed, true) {
-            budget = budget.saturating_sub(AGREEMENT_STEPS);
+        if !session.knows(&message.ratchet) {
+            // Those that are left do not know it either.
+            if agreed && pay(&mut budget, another).is_err() {
+                break;
+            }
+            agreed = true;
         }
         match open(session, context, message, &mut budget) {
             Ok((plaintext, mut step)) => {
@@ -157,7 +165,9 @@ pub fn decrypt(
             }
             // The chain is known, so no other session will do.
             Err(error @ SignalError::Duplicate) => return Err(error),
-            Err(error @ SignalError::TooFarAhead { .. }) => verdict = error,
+            Err(error @ SignalError::TooFarAhead { limit: MAX_SKIP, .. }) => verdict = error,
+            // Not too far ahead: what is left does not pay for another session.
+            Err(SignalError::TooFarAhead { .. }) => break,
             Err(SignalError::Undecryptable) => {}
             Err(error) => return Err(error),
         }
@@ -231,14 +241,18 @@ fn first_contact(
     message: &PreKeyMessage,
     prekeys: &Prekeys<'_>,
 ) -> Result<(Session, SecretBytes, Step, Option<u32>), SignalError> {
-    let attempt = |one_time: Option<u32>| {
+    let mut budget = MAX_SKIP;
+    let mut attempt = |one_time: Option<u32>| {
         let session = accept(context, message, (prekeys, one_time))?;
-        let (plaintext, step) = open(&session, context, &message.message, &mut { MAX_SKIP })?;
+        let (plaintext, step) = open(&session, context, &message.message, &mut budget)?;
         Ok((session, plaintext, step, one_time))
     };
     match attempt(message.prekey) {
         Err(SignalError::Undecryptable) if message.prekey.is_none() && prekeys.one_time.is_some() => {
-            attempt(Some(0))
+            match attempt(Some(0)) {
+                Err(SignalError::TooFarAhead { .. }) => Err(SignalError::Undecryptable),
+                verdict => verdict,
+            }
         }
         verdict => verdict,
     }

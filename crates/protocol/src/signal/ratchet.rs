@@ -232,7 +232,7 @@ impl Receiving {
 }
 
 /// Takes `steps` out of what a message may cost.
-fn pay(budget: &mut u32, steps: u32) -> Result<(), SignalError> {
+pub(super) fn pay(budget: &mut u32, steps: u32) -> Result<(), SignalError> {
     let left = budget.checked_sub(steps);
     *budget = left.ok_or(SignalError::TooFarAhead { ahead: steps, limit: *budget })?;
     Ok(())
