@@ -7,7 +7,8 @@
 //!
 //! There is no MAC: a signature authenticates the sender, and is checked before anything is derived. The distribution of
 //! a sender key travels inside sessions, and whose it is follows from the session that it came in. Counters of some
-//! clients are even only; the numbers between are kept like those of any message that has not come.
+//! clients are even only; the keys of the numbers between are kept like those of any message that has not come, but only
+//! the newest 100.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_crypto::kdf::hkdf_sha256_unsalted;
@@ -17,8 +18,11 @@ use stvor_crypto::{Secret, SecretBytes, cbc_pkcs7 as cbc, x25519};
 
 use super::SignalError;
 use super::keys::{KeyPair, PublicKey};
+use super::session::Compatibility;
 use super::wire::{SenderKeyDistribution, SenderKeyMessage};
-use crate::limits::{MAX_SENDER_KEY_STATES, MAX_SIGNAL_MESSAGE, MAX_SKIP, MAX_STORED_KEYS};
+use crate::limits::{
+    MAX_ALTERNATE_KEYS, MAX_SENDER_KEY_STATES, MAX_SIGNAL_MESSAGE, MAX_SKIP, MAX_STORED_KEYS,
+};
 use crate::ratchet::{ChainKey, MessageSeed};
 
 mod text;
@@ -84,6 +88,16 @@ impl SenderKeyRecord {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    /// What is weaker about these keys than about those of our own groups, wherever the record comes from; empty when there
+    /// is no key.
+    #[must_use]
+    pub fn compatibility(&self) -> Vec<Compatibility> {
+        match self.is_empty() {
+            true => Vec::new(),
+            false => vec![Compatibility::NoPostQuantum, Compatibility::NoAssociatedData],
+        }
     }
 
     /// Our sender key for the members, from the next message on. Makes one if there is none.
@@ -210,6 +224,9 @@ impl SenderKeyRecord {
             stored.push((at, seed));
             at += 1;
         });
+        if ahead == 1 {
+            thin(stored);
+        }
         stored.drain(..stored.len().saturating_sub(MAX_STORED_KEYS));
         (state.chain, state.next) = (after, number.saturating_add(1));
         Ok(plaintext)
@@ -279,6 +296,22 @@ impl State {
             .collect::<Result<_, CodecError>>()?;
         Ok(Self { id, next, chain, signing, own, stored })
     }
+}
+
+/// Of a sender that leaves every other number out: keeps the newest keys of such numbers, and drops single ones before
+/// these. Runs of several are of messages that are late or lost; they stay.
+fn thin(stored: &mut Vec<(u32, MessageSeed)>) {
+    let pairs = stored.iter().zip(stored.iter().skip(1));
+    let steps: Vec<u32> = pairs.map(|((number, _), (following, _))| following.abs_diff(*number)).collect();
+    let mut alternate = 0;
+    let mut goes: Vec<bool> = Vec::with_capacity(stored.len());
+    for at in (0..stored.len()).rev() {
+        let sides = [at.checked_sub(1).and_then(|before| steps.get(before)), steps.get(at)];
+        let single = !sides.contains(&Some(&1));
+        goes.push(single && alternate >= MAX_ALTERNATE_KEYS);
+        alternate += usize::from(single && sides.contains(&Some(&2)));
+    }
+    stored.retain(|_| !goes.pop().unwrap_or(false));
 }
 
 fn keys(seed: &MessageSeed) -> Result<(Secret<32>, [u8; cbc::IV_BYTES]), SignalError> {

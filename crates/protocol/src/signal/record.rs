@@ -18,6 +18,7 @@ use stvor_crypto::{Secret, SecretBytes, kdf, x25519};
 
 use super::keys::{KeyPair, PublicKey};
 use super::ratchet::{Pending, Receiving, Session};
+use super::session::Compatibility;
 use super::{SignalError, json};
 use crate::limits::{
     MAX_ARCHIVED_SESSIONS, MAX_RECEIVING_CHAINS, MAX_SIGNAL_MARKS, MAX_SIGNAL_RECORD, MAX_STORED_KEYS,
@@ -113,6 +114,24 @@ impl SessionRecord {
             views.push(Session::decode(archived.bytes.expose())?.view());
         }
         Ok(views)
+    }
+
+    /// What is weaker about the sessions of the record than about those of our own profiles, wherever it comes from; empty when
+    /// there are none. Whether the handshake of the current session used no one-time prekey is known here until the peer
+    /// answered, and is told when the session starts: records do not keep it longer, here or in other libraries.
+    ///
+    /// ```
+    /// use stvor_protocol::signal::SessionRecord;
+    /// assert!(SessionRecord::from_json(b"{}")?.compatibility().is_empty());
+    /// # Ok::<(), stvor_protocol::signal::SignalError>(())
+    /// ```
+    #[must_use]
+    pub fn compatibility(&self) -> Vec<Compatibility> {
+        if self.current.is_none() && self.archived.is_empty() {
+            return Vec::new();
+        }
+        let pending = self.current.as_ref().and_then(|session| session.pending);
+        Compatibility::of(pending.is_none_or(|pending| pending.prekey.is_some()))
     }
 
     /// Whether this handshake's session is in the record, so that its message needs no prekeys.

@@ -22,7 +22,10 @@ use crate::limits::SIMULTANEOUS_PATIENCE;
 
 const LABEL: &[u8] = b"WhisperText";
 
-/// What a peer of this profile has weaker than one of our own. A session has one set of these, told when it starts.
+/// What a peer of this profile has weaker than one of our own. A session has one set of these, told when it starts; of what was
+/// stored or imported [`SessionRecord::compatibility`] and [`SenderKeyRecord::compatibility`] tell it.
+///
+/// [`SenderKeyRecord::compatibility`]: super::SenderKeyRecord::compatibility
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compatibility {
@@ -33,6 +36,9 @@ pub enum Compatibility {
     /// The handshake used no one-time prekey: who steals the signed prekey reads its first messages, and a replay of them
     /// is told from a fresh start only while the record remembers.
     NoOneTimePrekey,
+    /// Every sender key of this profile: a message is signed with its chain and number, and with nothing that says of which
+    /// group it is or who its members are.
+    NoAssociatedData,
 }
 
 impl Compatibility {
@@ -43,6 +49,7 @@ impl Compatibility {
             Self::NoPostQuantum => "no-post-quantum",
             Self::ShortMac => "short-mac",
             Self::NoOneTimePrekey => "no-one-time-prekey",
+            Self::NoAssociatedData => "no-associated-data",
         }
     }
 

@@ -1,9 +1,10 @@
 //! Sender keys.
 
+use proptest::prelude::*;
 use stvor_crypto::Secret;
 use stvor_crypto::random::DeterministicRandom;
-use stvor_protocol::limits::{MAX_SENDER_KEY_STATES, MAX_SKIP, MAX_STORED_KEYS};
-use stvor_protocol::signal::{SenderKeyDistribution, SenderKeyRecord, SignalError};
+use stvor_protocol::limits::{MAX_ALTERNATE_KEYS, MAX_SENDER_KEY_STATES, MAX_SKIP, MAX_STORED_KEYS};
+use stvor_protocol::signal::{Compatibility, SenderKeyDistribution, SenderKeyRecord, SignalError};
 
 struct Group {
     own: SenderKeyRecord,
@@ -160,17 +161,131 @@ fn a_member_can_not_send_in_the_name_of_another() {
     assert_eq!(group.read(&message).unwrap_err(), SignalError::Undecryptable);
 }
 
+/// Bytes of a record with one chain and so many stored keys.
+fn size_of(keys: usize) -> usize {
+    2 + 141 + 36 * keys
+}
+
 #[test]
-fn even_only_counters_are_read_for_ever_in_bounded_space() {
+fn even_only_counters_are_read_for_ever_and_a_hundred_keys_of_the_others_are_kept() {
     let mut group = Group::new();
-    let mut size = 0;
+    let mut unused = Vec::new();
     for number in 0..3_000u32 {
         let message = group.send(&number.to_be_bytes());
-        let _ = group.send(b"never sent");
+        unused.push(group.send(b"late"));
         assert_eq!(group.read(&message).unwrap(), number.to_be_bytes());
-        size = size.max(group.member.encode().len());
+        // The last one of `unused` was not passed over yet.
+        let keys = (unused.len() - 1).min(MAX_ALTERNATE_KEYS);
+        assert_eq!(group.member.encode().len(), size_of(keys));
     }
-    assert!(size <= 36 * MAX_STORED_KEYS + 200, "{size}");
+    group.restart();
+    let last = unused.len() - 1;
+    let (gone, kept) = (&unused[last - MAX_ALTERNATE_KEYS - 1], &unused[last - MAX_ALTERNATE_KEYS]);
+    assert_eq!(group.read(gone).unwrap_err(), SignalError::Duplicate, "the 101st");
+    assert_eq!(group.read(kept).unwrap(), b"late", "the 100th");
+}
+
+#[test]
+fn keys_of_real_gaps_stay_when_a_sender_skips_every_other_number() {
+    let mut group = Group::new();
+    let late: Vec<_> = (0..50).map(|_| group.send(b"late")).collect();
+    for _ in 0..300 {
+        let message = group.send(b"even");
+        let _ = group.send(b"unused");
+        assert_eq!(group.read(&message).unwrap(), b"even");
+    }
+    assert_eq!(group.member.encode().len(), size_of(MAX_ALTERNATE_KEYS + late.len()));
+    for message in late.iter().rev() {
+        assert_eq!(group.read(message).unwrap(), b"late");
+    }
+}
+
+#[test]
+fn record_that_is_full_of_unused_keys_gets_small() {
+    let mut group = Group::new();
+    for _ in 0..MAX_STORED_KEYS {
+        let _ = group.send(b"unused");
+    }
+    let message = group.send(b"far");
+    assert_eq!(group.read(&message).unwrap(), b"far");
+    // As another library stored them: of every other number.
+    let mut parts = group.member.take_apart().unwrap();
+    parts[0].message_keys.retain(|(number, _)| number % 2 == 1);
+    group.member = SenderKeyRecord::put_together(parts).unwrap();
+    let before = group.member.encode();
+    assert_eq!(before.len(), size_of(MAX_STORED_KEYS / 2), "taken in whole");
+    let next = group.send(b"next");
+    assert_eq!(group.read(&next).unwrap(), b"next");
+    assert_eq!(group.member.encode().len(), before.len(), "nothing was passed over");
+    let _ = group.send(b"unused");
+    let after = group.send(b"after");
+    assert_eq!(group.read(&after).unwrap(), b"after");
+    // The one that was passed over now stands by itself: a message in between came.
+    assert_eq!(group.member.encode().len(), size_of(MAX_ALTERNATE_KEYS + 1));
+}
+
+/// How a message fares: lost, or this many places late.
+fn fate() -> impl Strategy<Value = Option<usize>> {
+    let late = 0..MAX_ALTERNATE_KEYS - 10;
+    prop_oneof![1 => Just(None), 6 => Just(Some(0)), 3 => (0..4_usize).prop_map(Some), 2 => late.prop_map(Some)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whether a sender uses every number or every other one: whatever is less than 90 messages late is read, once. The
+    /// record holds the keys of what is late or lost, each with the two beside it, and 100 of numbers that are not used; more
+    /// only while nothing but late messages come.
+    #[test]
+    fn what_comes_late_is_read_once_whatever_numbers_its_sender_uses(
+        fates in prop::collection::vec(fate(), 1..400),
+        every_other in any::<bool>(),
+    ) {
+        let mut group = Group::new();
+        let mut under_way: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+        let mut lost = 0;
+        for (place, fate) in fates.iter().enumerate() {
+            let message = group.send(&place.to_be_bytes());
+            if every_other {
+                let _ = group.send(b"unused");
+            }
+            match fate {
+                Some(late) => under_way.push((place + late, place, message)),
+                None => lost += 1,
+            }
+        }
+        under_way.sort_by_key(|(due, place, _)| (*due, *place));
+        let order: Vec<usize> = under_way.iter().map(|(_, place, _)| *place).collect();
+        let (mut next, mut since) = (0, 0);
+        for (turn, (_, place, message)) in under_way.iter().enumerate() {
+            prop_assert_eq!(group.read(message).unwrap(), place.to_be_bytes());
+            prop_assert_eq!(group.read(message).unwrap_err(), SignalError::Duplicate);
+            if turn % 16 == 0 {
+                group.restart();
+            }
+            let number = place * (1 + usize::from(every_other));
+            since = if number == next + 1 { 0 } else { since + 1 };
+            next = next.max(number + 1);
+            let newest = order[..=turn].iter().max().unwrap();
+            let missing = lost + order[turn + 1..].iter().filter(|place| *place < newest).count();
+            let keys = 3 * missing + MAX_ALTERNATE_KEYS + 2 * since;
+            prop_assert!(group.member.encode().len() <= size_of(keys), "{missing} are missing");
+        }
+    }
+}
+
+#[test]
+fn what_is_weaker_is_told_of_every_record_with_a_key() {
+    let group = Group::new();
+    let expected = [Compatibility::NoPostQuantum, Compatibility::NoAssociatedData];
+    assert!(SenderKeyRecord::new().compatibility().is_empty());
+    assert_eq!(
+        (group.own.compatibility(), group.member.compatibility()),
+        (expected.to_vec(), expected.to_vec())
+    );
+    let imported = SenderKeyRecord::put_together(group.member.take_apart().unwrap()).unwrap();
+    assert_eq!(imported.compatibility(), expected);
+    assert_eq!(expected.map(Compatibility::code), ["no-post-quantum", "no-associated-data"]);
 }
 
 #[test]

@@ -40,6 +40,35 @@ fn prekey_zero_is_used_and_removed_and_no_prekey_is_told() {
 }
 
 #[test]
+fn what_is_weaker_is_told_of_records_wherever_they_come_from() {
+    let always = vec![Compatibility::NoPostQuantum, Compatibility::ShortMac];
+    assert!(SessionRecord::new().compatibility().is_empty());
+    for one_time in [None, Some(0)] {
+        let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
+        alice.start(&bob.bundle(one_time));
+        let started = match one_time {
+            Some(_) => always.clone(),
+            None => [&always[..], &[Compatibility::NoOneTimePrekey]].concat(),
+        };
+        assert_eq!(alice.record.compatibility(), started);
+        alice.restart_as_json();
+        assert_eq!(alice.record.compatibility(), started, "imported");
+        let first = alice.send(b"first");
+        let received = bob.read(&first).unwrap();
+        assert_eq!(received.compatibility, started);
+        let answer = bob.send(b"answer");
+        assert_eq!(alice.text(&answer), b"answer");
+        for party in [&mut alice, &mut bob] {
+            party.record.close_current(stvor_base::Timestamp::from_millis(5));
+            party.restart();
+            assert_eq!(party.record.compatibility(), always, "archived");
+            party.record.clear();
+            assert!(party.record.compatibility().is_empty());
+        }
+    }
+}
+
+#[test]
 fn bundle_without_a_signature_that_verifies_starts_nothing() {
     let mut bob = Party::new("bob");
     let good = bob.bundle(Some(1));

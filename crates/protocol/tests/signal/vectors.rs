@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use stvor_crypto::Secret;
 use stvor_protocol::signal::{
-    Encrypted, KeyPair, MessageKind, SenderKeyDistribution, SenderKeyRecord, SessionRecord, SignalError,
+    Compatibility, Encrypted, KeyPair, MessageKind, SenderKeyDistribution, SenderKeyRecord, SessionRecord,
+    SignalError,
 };
 
 use crate::party::Party;
@@ -106,6 +107,7 @@ const OF_LIBSIGNAL_NODE: &str = include_str!("libsignal-node-record.json");
 fn a_record_of_libsignal_node_is_read_and_written_back_equal() {
     let record = SessionRecord::from_json(OF_LIBSIGNAL_NODE.as_bytes()).unwrap();
     assert!(record.has_current());
+    assert_eq!(record.compatibility(), [Compatibility::NoPostQuantum, Compatibility::ShortMac]);
     let back: Value = serde_json::from_slice(record.to_json().unwrap().expose()).unwrap();
     assert_eq!(back, serde_json::from_str::<Value>(OF_LIBSIGNAL_NODE).unwrap());
 }
