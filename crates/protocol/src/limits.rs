@@ -101,7 +101,7 @@ pub const MAX_SIGNAL_RECORD: usize = 8 * 1024 * 1024;
 
 /// Chain steps of the Signal profile that an agreement counts for after the first one of a message, of the [`MAX_SKIP`] that a
 /// message may take over all sessions. It costs about 145 of them (51 us beside 0.34 us, measured on a release build); at 100 the
-/// dearest message that nobody sent takes 21 agreements, about 1.1 ms. So a message on a ratchet key that no session knows is
+/// dearest message that nobody sent takes 21 agreements, which at these costs are 1.1 ms. So a message on a ratchet key that no session knows is
 /// tried on the current session and on 20 archived ones at most, and on fewer the higher its number is.
 pub const SIGNAL_AGREEMENT_STEPS: u32 = 100;
 
