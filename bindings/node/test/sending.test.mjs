@@ -97,14 +97,14 @@ test('beyond what may wait, sends are refused with BACKPRESSURE, and nobody else
   // Two of them under way (a quarter of eight), four wait, one is too many.
   const nobody = numbered(7).map(() => codeOf(alice.send('nobody', 'x')));
   assert.equal(await nobody[6], 'BACKPRESSURE');
-  assert.deepEqual(told.sendRejected, [{ peer: 'nobody', queued: 4, scope: 'peer' }]);
+  assert.deepEqual(told.sendRejected, [{ peer: 'nobody', queued: 4, scope: 'peer', messages: 1 }]);
   assert.deepEqual(told.pressure, [{ pending: 2, queued: 4, waiting: 0 }]);
   await alice.send('bob', 'is not held up');
   assert.deepEqual(await take(bob, 1), ['is not held up']);
   // Two more wait for another user: then all that may wait do.
   const other = numbered(5).map(() => codeOf(alice.send('noone', 'x')));
   assert.equal(await other[4], 'BACKPRESSURE');
-  assert.deepEqual(told.sendRejected[1], { peer: 'noone', queued: 6, scope: 'all' });
+  assert.deepEqual(told.sendRejected[1], { peer: 'noone', queued: 6, scope: 'all', messages: 1 });
   const [refused] = await alice.sendMany([{ to: 'nobody', content: 'x' }]);
   assert.deepEqual([refused.code, refused.retryable], ['BACKPRESSURE', true]);
   const ends = await Promise.all([...nobody.slice(0, 6), ...other.slice(0, 4)]);
@@ -160,6 +160,7 @@ test('options of the executor that can not be used are named', async (t) => {
   await refused(5, /executor is an object/);
   await refused({ maxPending: 0 }, /executor\.maxPending is a whole number from 1 to 1000000/);
   await refused({ maxQueued: 1.5 }, /executor\.maxQueued/);
+  await refused({ maxQueuedBytes: 2 ** 32 + 1 }, /executor\.maxQueuedBytes is a whole number from 1 to 4294967296/);
   await refused({ onPressure: 'drop' }, /"reject" or "wait"/);
   await refused({ maxWaiting: 5 }, /executor has no "maxWaiting"/);
 });

@@ -158,10 +158,15 @@ export class Client {
     messages: readonly Outgoing[],
     options_?: { timeout?: number | undefined; waitFor?: 'accepted' | 'committed' | undefined; signal?: Signal | undefined },
   ): Promise<(Receipt | StvorError)[]> {
-    return awaited(async () => {
+    let batch: Promise<(Receipt | StvorError)[]>;
+    try {
       const { timeout, committed, signal } = sending(options_, 'the options of sendMany');
-      return this.#sends.sendMany(outgoing(messages).map((one) => ({ ...one, timeout, committed })), signal);
-    });
+      batch = this.#sends.sendMany(outgoing(messages).map((one) => ({ ...one, timeout, committed })), signal);
+    } catch (thrown) {
+      batch = Promise.reject(thrown);
+    }
+    // Not around what reads the messages: that would hold all of them, also those that are refused, as long as one is under way.
+    return awaited(() => batch);
   }
 
   /**

@@ -10,27 +10,33 @@ import type { ExecutorOptions } from './types.js';
 /** The options, all there. */
 export type GateOptions = Required<ExecutorOptions>;
 
-/** The largest number that an option can be. */
+/** The largest number that an option can be, and the largest number of bytes. */
 const MOST = 1_000_000;
+const MOST_BYTES = 4_294_967_296;
 
-function count(value: unknown, usual: number, name: string): number {
+/** What the engine has, too. */
+const MAX_QUEUED = 65_536;
+const MAX_QUEUED_BYTES = 67_108_864;
+
+function count(value: unknown, usual: number, name: string, most = MOST): number {
   if (value === undefined) return usual;
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > MOST) {
-    throw misconfigured(`executor.${name} is a whole number from 1 to ${MOST}`);
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > most) {
+    throw misconfigured(`executor.${name} is a whole number from 1 to ${most}`);
   }
   return value;
 }
 
 /** Reads the options. */
 export function gateOptions(given: unknown): GateOptions {
-  const read = options<ExecutorOptions>(given, ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'onPressure'], 'executor');
+  const read = options<ExecutorOptions>(given, ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'maxQueuedBytes', 'onPressure'], 'executor');
   const { onPressure = 'reject' } = read;
   if (onPressure !== 'reject' && onPressure !== 'wait') throw misconfigured('executor.onPressure is "reject" or "wait"');
-  const maxQueued = count(read.maxQueued, 16_384, 'maxQueued');
+  const maxQueued = count(read.maxQueued, MAX_QUEUED, 'maxQueued');
   return {
     maxPending: count(read.maxPending, 1_024, 'maxPending'),
     maxQueued,
     maxQueuedPerPeer: count(read.maxQueuedPerPeer, Math.max(1, Math.floor(maxQueued / 4)), 'maxQueuedPerPeer'),
+    maxQueuedBytes: count(read.maxQueuedBytes, MAX_QUEUED_BYTES, 'maxQueuedBytes', MOST_BYTES),
     onPressure,
   };
 }
@@ -38,15 +44,43 @@ export function gateOptions(given: unknown): GateOptions {
 /** What a gate tells. */
 export interface GateEvents {
   pressure: { pending: number; queued: number; waiting: number };
-  sendRejected: { peer: string; queued: number; scope: 'peer' | 'all' };
+  sendRejected: { peer: string; queued: number; scope: Full; messages: number };
+}
+
+/** The place of some messages to one user that wait. */
+export interface Place {
+  /** How many they are. */
+  readonly weight: number;
+  /** Resolves when they may go; they are under way then, until `leave` of the gate. */
+  readonly entered: Promise<void>;
+  /** Takes them out again, if they wait. */
+  leave(error: unknown): void;
+}
+
+/** What became of messages that could not go at once. */
+export interface Queued {
+  /** Where the first of them wait, in their order. */
+  readonly places: readonly Place[];
+  /** What is full, if there is no room for the others. */
+  readonly full?: Full;
+}
+
+/** There is no room for more of one user, or in all. */
+export type Full = 'peer' | 'all';
+
+/** What is told of a message for which there is no room. */
+export function refusal(full: Full): StvorError {
+  const where = full === 'peer' ? 'for this user' : 'in this client';
+  return new StvorError(`too many sends wait ${where}: the message was not queued`, { code: 'BACKPRESSURE', retryable: true });
 }
 
 interface Caller {
   readonly peer: string;
-  /** Messages that it sends. */
+  /** Messages that it sends, and the bytes of their contents. */
   readonly weight: number;
+  readonly bytes: number;
   enter(): void;
-  refuse(error: StvorError): void;
+  refuse(error: unknown): void;
 }
 
 /** Callers in the order of their calls, by their users. */
@@ -67,6 +101,10 @@ function remove(lines: Lines, caller: Caller): boolean {
   return true;
 }
 
+function sum(sizes: readonly number[]): number {
+  return sizes.reduce((all, size) => all + size, 0);
+}
+
 /** Lets sends through. */
 export class Gate {
   readonly #limits: GateOptions;
@@ -79,11 +117,16 @@ export class Gate {
   readonly #queues: Lines = new Map();
   /** Who waits for sends to the same user. */
   readonly #parked: Lines = new Map();
-  /** Who waits for room to wait. */
+  /** Who waits for room to wait, a message each. */
   readonly #outside: Lines = new Map();
   #pending = 0;
+  /** Messages in the queue and among the parked, by user and in all, and their bytes. */
+  readonly #queuedTo = new Map<string, number>();
   #queued = 0;
+  #bytes = 0;
+  /** The same of those outside. */
   #waiting = 0;
+  #waitingBytes = 0;
   #pressed = false;
   #open = false;
 
@@ -107,40 +150,20 @@ export class Gate {
     return [peer, ...users].every((one) => !this.#parked.has(one) && !this.#outside.has(one));
   }
 
-  /** Waits until a send may start; `cancelled` is given what takes it out again. `BACKPRESSURE` when there is no room to wait. */
-  enter(peer: string, weight: number, cancelled: (leave: (error: unknown) => void) => void): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const caller: Caller = { peer, weight, enter: resolve, refuse: reject };
-      const full = this.#fullFor(peer);
-      if (full === undefined) {
-        this.#queue(caller);
-      } else if (this.#limits.onPressure === 'wait' && this.#waiting < this.#limits.maxQueued) {
-        add(this.#outside, caller);
-        this.#waiting += 1;
-        if (this.#waiting === 1) this.#tellPressure();
-      } else {
-        this.#tell('sendRejected', { peer, queued: this.#queued, scope: full });
-        const where = full === 'peer' ? 'for this user' : 'in this client';
-        reject(new StvorError(`too many sends wait ${where}: the message was not queued`, { code: 'BACKPRESSURE', retryable: true }));
-        return;
-      }
-      const leave = (error: unknown): void => {
-        if (remove(this.#queues, caller) || remove(this.#parked, caller)) {
-          this.#queued -= 1;
-          this.#admit();
-        } else if (remove(this.#outside, caller)) {
-          this.#waiting -= 1;
-        } else {
-          return;
-        }
-        reject(error);
-      };
-      try {
-        cancelled(leave);
-      } catch (thrown) {
-        leave(thrown);
-      }
-    });
+  /** Lets messages to a user, of so many bytes each, wait until they may start, as far as there is room; the others are refused with `BACKPRESSURE`. */
+  queue(peer: string, sizes: readonly number[]): Queued {
+    const places: Place[] = [];
+    // Nobody overtakes who waits for room.
+    const { fit, full } = this.#outside.has(peer) ? { fit: 0, full: 'peer' as const } : this.#room(peer, sizes);
+    if (fit > 0) places.push(this.#place(peer, sizes.slice(0, fit), (caller) => this.#queue(caller)));
+    let at = fit;
+    while (at < sizes.length && this.#mayWait(sizes[at])) {
+      places.push(this.#place(peer, sizes.slice(at, at + 1), (caller) => this.#wait(caller)));
+      at += 1;
+    }
+    if (full === undefined || at === sizes.length) return { places };
+    this.#tell('sendRejected', { peer, queued: this.#queued, scope: full, messages: sizes.length - at });
+    return { places, full };
   }
 
   /** A send is done. */
@@ -169,8 +192,8 @@ export class Gate {
         enter();
       }
     }
-    this.#queued = 0;
-    this.#waiting = 0;
+    this.#queuedTo.clear();
+    this.#queued = this.#bytes = this.#waiting = this.#waitingBytes = 0;
     // Those who were let in go on before this does.
     return any ? new Promise((resolve) => setImmediate(resolve)) : Promise.resolve();
   }
@@ -184,18 +207,78 @@ export class Gate {
     return (this.#running.get(peer) ?? 0) < this.share;
   }
 
-  #fullFor(peer: string): 'peer' | 'all' | undefined {
-    if (this.#queued >= this.#limits.maxQueued) return 'all';
-    const line = this.#queues.get(peer) ?? this.#parked.get(peer);
-    return (line?.length ?? 0) >= this.#limits.maxQueuedPerPeer ? 'peer' : undefined;
+  /** How many of messages there is room for in the queue, and what is full if that is not all of them. */
+  #room(peer: string, sizes: readonly number[]): { fit: number; full?: Full } {
+    const { maxQueued, maxQueuedPerPeer, maxQueuedBytes } = this.#limits;
+    const [all, its] = [maxQueued - this.#queued, maxQueuedPerPeer - (this.#queuedTo.get(peer) ?? 0)];
+    let bytes = maxQueuedBytes - this.#bytes;
+    for (const [fit, size] of sizes.entries()) {
+      bytes -= size;
+      if (fit >= all || bytes < 0) return { fit, full: 'all' };
+      if (fit >= its) return { fit, full: 'peer' };
+    }
+    return { fit: sizes.length };
+  }
+
+  /** Whether a message may wait for room: not one that there is never room for. */
+  #mayWait(size: number): boolean {
+    const { onPressure, maxQueued, maxQueuedBytes } = this.#limits;
+    return onPressure === 'wait' && this.#waiting < maxQueued && this.#waitingBytes + size <= maxQueuedBytes;
+  }
+
+  #place(peer: string, sizes: readonly number[], put: (caller: Caller) => void): Place {
+    let [enter, refuse]: [() => void, (error: unknown) => void] = [() => {}, () => {}];
+    const entered = new Promise<void>((resolve, reject) => { [enter, refuse] = [resolve, reject]; });
+    const caller: Caller = { peer, weight: sizes.length, bytes: sum(sizes), enter, refuse };
+    put(caller);
+    return { weight: caller.weight, entered, leave: (error) => this.#leave(caller, error) };
+  }
+
+  #leave(caller: Caller, error: unknown): void {
+    if (remove(this.#queues, caller) || remove(this.#parked, caller)) {
+      this.#unqueue(caller);
+      this.#admit();
+    } else if (remove(this.#outside, caller)) {
+      this.#unwait(caller);
+    } else {
+      return;
+    }
+    caller.refuse(error);
   }
 
   #queue(caller: Caller): void {
-    add(this.#queues.has(caller.peer) || (!this.#parked.has(caller.peer) && this.#mayRun(caller.peer)) ? this.#queues : this.#parked, caller);
-    this.#queued += 1;
-    const pressed = this.#queued * 2 > this.#limits.maxQueued;
+    const { peer, weight, bytes } = caller;
+    add(this.#queues.has(peer) || (!this.#parked.has(peer) && this.#mayRun(peer)) ? this.#queues : this.#parked, caller);
+    this.#queued += weight;
+    this.#bytes += bytes;
+    this.#queuedTo.set(peer, (this.#queuedTo.get(peer) ?? 0) + weight);
+    const pressed = this.#isPressed();
     if (pressed && !this.#pressed) this.#tellPressure();
     this.#pressed = pressed;
+  }
+
+  #unqueue({ peer, weight, bytes }: Caller): void {
+    this.#queued -= weight;
+    this.#bytes -= bytes;
+    const left = (this.#queuedTo.get(peer) ?? 0) - weight;
+    if (left > 0) this.#queuedTo.set(peer, left);
+    else this.#queuedTo.delete(peer);
+  }
+
+  #wait(caller: Caller): void {
+    add(this.#outside, caller);
+    this.#waiting += caller.weight;
+    this.#waitingBytes += caller.bytes;
+    if (this.#waiting === 1) this.#tellPressure();
+  }
+
+  #unwait({ weight, bytes }: Caller): void {
+    this.#waiting -= weight;
+    this.#waitingBytes -= bytes;
+  }
+
+  #isPressed(): boolean {
+    return this.#queued * 2 > this.#limits.maxQueued || this.#bytes * 2 > this.#limits.maxQueuedBytes;
   }
 
   #tellPressure(): void {
@@ -208,8 +291,8 @@ export class Gate {
       if (turn === undefined) return;
       const [peer, line] = turn;
       const caller = line.shift() as Caller;
-      this.#queued -= 1;
-      this.#pressed &&= this.#queued * 2 > this.#limits.maxQueued;
+      this.#unqueue(caller);
+      this.#pressed &&= this.#isPressed();
       this.#start(peer, caller.weight);
       // To the end of the line of users, if more of this one waits.
       this.#queues.delete(peer);
@@ -222,12 +305,15 @@ export class Gate {
   /** Lets callers wait in the queue, oldest first of each user. */
   #admit(): void {
     for (const [peer, line] of this.#outside) {
-      while (line.length > 0 && this.#fullFor(peer) === undefined) {
-        this.#waiting -= 1;
-        this.#queue(line.shift() as Caller);
+      for (let [caller] = line; caller; [caller] = line) {
+        const { full } = this.#room(peer, [caller.bytes]);
+        if (full === 'all') return;
+        if (full === 'peer') break;
+        line.shift();
+        this.#unwait(caller);
+        this.#queue(caller);
       }
       if (line.length === 0) this.#outside.delete(peer);
-      if (this.#queued >= this.#limits.maxQueued) return;
     }
   }
 }

@@ -4,6 +4,7 @@ import { bind } from './bound.js';
 import { abortable, contentOf, elements, options, owned, userName } from './check.js';
 import { awaited, invalid } from './errors.js';
 import type { NativeClient, NativeGroup } from './native.js';
+import { sendsOf } from './sending.js';
 import type { Sendable, Signal } from './types.js';
 
 /** Users that one call names: a group has 1,000 members at most. */
@@ -63,14 +64,16 @@ export class Group {
 
   /**
    * Sends a message to all members; it is encrypted once. Resolves with its id when it is in the outbox: from then on it can only wait
-   * (`client.pending` counts). There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
+   * (`client.pending` counts). It counts as one of `executor`, and `BACKPRESSURE` says that there is no room for it. There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
    */
   send<T>(content: T & Sendable<T>, options_?: { signal?: Signal | undefined }): Promise<{ id: string }> {
-    return awaited(async () => {
+    return awaited(() => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of send');
       const request = { group: this.id, content: owned(contentOf(content)) };
-      await known(this.#native, this.id);
-      return { id: await abortable(signal, (cancel) => this.#native.groupSend(request, cancel)) };
+      return sendsOf(this.#native).inTurn({ to: this.id, content: request.content }, signal, async () => {
+        await known(this.#native, this.id);
+        return { id: await abortable(signal, (cancel) => this.#native.groupSend(request, cancel)) };
+      });
     });
   }
 

@@ -3,7 +3,7 @@
 import { Alive } from './alive.js';
 import { abortable, aborted, contentOf, elements, options, owned, signalOf, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError } from './errors.js';
-import type { Gate } from './gate.js';
+import { type Full, type Gate, type Place, refusal } from './gate.js';
 import { native, type NativeCancel, type NativeClient, type NativeReceipt, type NativeSend, type NativeSends } from './native.js';
 import type { DeliveryStatus, Outgoing, Receipt, Signal } from './types.js';
 
@@ -31,7 +31,7 @@ export function outgoing(messages: unknown): { to: string; content: NativeSend['
     if (typeof message !== 'object' || message === null) throw invalid('a message is { to, content }');
     const { to, content } = options<Outgoing>(message, ['to', 'content'], 'a message');
     const read = contentOf(content);
-    bytes += read.text?.length ?? read.bytes?.byteLength ?? 0;
+    bytes += sizeOf(read);
     if (bytes > MOST_BYTES) {
       throw new StvorError(`the messages come to more than ${MOST_BYTES} bytes: send them in several calls`, { code: 'MESSAGE_TOO_LARGE' });
     }
@@ -39,10 +39,87 @@ export function outgoing(messages: unknown): { to: string; content: NativeSend['
   });
 }
 
+/** What a content takes while it waits. */
+function sizeOf({ text, bytes }: NativeSend['content']): number {
+  return text?.length ?? bytes?.byteLength ?? 0;
+}
+
 type Waiter = { resolve(receipt: NativeReceipt): void; reject(error: unknown): void };
 
 /** Messages of a batch that go to the native half at once. */
 const CHUNK = 256;
+
+/** What one call of the native half takes, and where each message stands in its batch. */
+interface Part {
+  /** In whose line it stands. */
+  readonly peer: string;
+  readonly messages: readonly { request: NativeSend; at: number }[];
+}
+
+/** What is known of a batch that is under way. */
+class Batch {
+  readonly outcomes: (Receipt | StvorError)[];
+  readonly parts: Promise<void>[] = [];
+  readonly #waiting = new Set<Place>();
+  /** One error for all that it is told of: each would have a stack of its own. */
+  readonly #refusals = new Map<Full, StvorError>();
+  #over = false;
+
+  constructor(messages: number) {
+    this.outcomes = new Array(messages);
+  }
+
+  refuse(messages: Part['messages'], full: Full): void {
+    const error = this.#refusals.get(full) ?? refusal(full);
+    this.#refusals.set(full, error);
+    for (const { at } of messages) this.outcomes[at] = error;
+  }
+
+  waits(place: Place): void {
+    this.#waiting.add(place);
+    const gone = () => this.#waiting.delete(place);
+    place.entered.then(gone, gone);
+  }
+
+  /** What of it waits is not sent. */
+  end(error: unknown): void {
+    if (this.#over) return;
+    this.#over = true;
+    for (const place of this.#waiting) place.leave(error);
+  }
+
+  /** Waits until all of it is answered for; the signal ends that, and the waiting of its messages. */
+  async settled(signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
+    const listener = () => this.end(aborted(signal as Signal));
+    try {
+      if (this.#waiting.size > 0) signal?.addEventListener('abort', listener, { once: true });
+      if (signal?.aborted) listener();
+    } catch (thrown) {
+      this.end(thrown);
+    }
+    try {
+      await settledAll(this.parts);
+    } finally {
+      stopListening(signal, listener);
+    }
+    return this.outcomes;
+  }
+}
+
+function stopListening(signal: Signal | undefined, listener: () => void): void {
+  try {
+    signal?.removeEventListener('abort', listener);
+  } catch {
+    // A signal of the application's own: what was done is done all the same.
+  }
+}
+
+const ofClients = new WeakMap<NativeClient, Sends>();
+
+/** What a client sends: its groups take turns with the rest of it. */
+export function sendsOf(client: NativeClient): Sends {
+  return ofClients.get(client) as Sends;
+}
 
 /** What a client sends. What is under way keeps the process alive, whatever `unref()` says of the rest. */
 export class Sends {
@@ -61,6 +138,7 @@ export class Sends {
     this.#client = client;
     this.#gate = gate;
     this.#patient = patient;
+    ofClients.set(client, this);
     // Of this object it knows nothing: the native half holds it, and would hold all of it for ever.
     const [waiting, alive] = [this.#waiting, this.#alive];
     alive.want(false);
@@ -84,19 +162,60 @@ export class Sends {
         .finally(() => this.#gate.leave(request.to))
         .then((receipt) => new SentReceipt(receipt, request.to, this.#patient));
     }
-    return this.#sendInTurn(request, signal);
-  }
-
-  async #sendInTurn(request: NativeSend, signal: Signal | undefined): Promise<Receipt> {
-    const keep = () => { request.content = owned(request.content); };
     const act = () => (signal === undefined ? this.#handOver(request) : abortable(signal, (cancel) => this.#handOver(request, cancel)));
-    const receipt = await this.#admitted({ peer: request.to, weight: 1, signal, keep }, act);
-    return new SentReceipt(receipt, request.to, this.#patient);
+    return this.inTurn(request, signal, act).then((receipt) => new SentReceipt(receipt, request.to, this.#patient));
   }
 
-  /** Sends several, and resolves with what became of each. */
+  /** Runs a send to a user, or to a group, when its turn comes. */
+  async inTurn<T>(request: Pick<NativeSend, 'to' | 'content'>, signal: Signal | undefined, act: () => Promise<T>): Promise<T> {
+    const { to } = request;
+    const late = !this.#gate.tryEnter(to);
+    if (late) {
+      request.content = owned(request.content);
+      if (signal?.aborted) throw aborted(signal);
+      await this.#entered(request, signal);
+    }
+    const sent = act();
+    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
+    if (late) this.#late.add(sent);
+    try {
+      return await sent;
+    } finally {
+      this.#late.delete(sent);
+      this.#gate.leave(to);
+    }
+  }
+
+  /** Waits for the turn of a message. */
+  async #entered({ to, content }: Pick<NativeSend, 'to' | 'content'>, signal: Signal | undefined): Promise<void> {
+    const { places: [place], full = 'all' } = this.#gate.queue(to, [sizeOf(content)]);
+    if (place === undefined) throw refusal(full);
+    const listener = () => place.leave(aborted(signal as Signal));
+    try {
+      signal?.addEventListener('abort', listener, { once: true });
+    } catch (thrown) {
+      place.leave(thrown);
+    }
+    try {
+      await place.entered;
+    } finally {
+      stopListening(signal, listener);
+    }
+  }
+
+  /**
+   * Sends several, and resolves with what became of each. All of them are taken in now, by their number and size: those for which there is no room are
+   * refused now, and the others stand before what is called for later.
+   */
   sendMany(requests: readonly NativeSend[], signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
-    const all = this.#sendAll(requests, signal);
+    const batch = new Batch(requests.length);
+    const size = Math.min(CHUNK, this.#gate.share);
+    for (let at = 0; at < requests.length; at += size) {
+      for (const part of this.#partsOf(requests.slice(at, at + size).map((request, place) => ({ request, at: at + place })))) {
+        this.#take(batch, part, signal);
+      }
+    }
+    const all = batch.settled(signal);
     this.#late.add(all);
     return all.finally(() => this.#late.delete(all));
   }
@@ -116,80 +235,47 @@ export class Sends {
     });
   }
 
-  async #sendAll(requests: readonly NativeSend[], signal: Signal | undefined): Promise<(Receipt | StvorError)[]> {
-    const outcomes: (Receipt | StvorError)[] = [];
-    const [size, all] = [Math.min(CHUNK, this.#gate.share), [] as Promise<void>[]];
-    let failed = false;
-    for (let at = 0; at < requests.length && !failed; at += size) {
-      const places = requests.slice(at, at + size).map((request, place) => ({ request, place: at + place }));
-      const users = new Set(places.map(({ request }) => request.to));
-      const whole = users.size === 1 ? places[0].request.to : '';
-      // Else each user's behind what waits for that user already.
-      const parts = users.size === 1 || this.#gate.isFree('', users)
-        ? [{ peer: whole, part: places }]
-        : [...users].map((peer) => ({ peer, part: places.filter(({ request }) => request.to === peer) }));
-      // What comes next waits until these are on their way, not for their answers: of somebody who is not there it may take long.
-      await Promise.all(parts.map(({ peer, part }) => new Promise<void>((entered) => {
-        const sent = this.#sendPart(part.map(({ request }) => request), { peer, signal, entered })
-          .then((each) => each.forEach((outcome, place) => { outcomes[part[place].place] = outcome; }));
-        sent.catch(() => { failed = true; }).then(entered);
-        all.push(sent);
-      })));
-    }
-    await settledAll(all);
-    return outcomes;
+  /** To one user, or to all of them where none has to wait; else each user's behind what waits for that user already. */
+  #partsOf(messages: Part['messages']): Part[] {
+    const users = new Set(messages.map(({ request }) => request.to));
+    if (users.size === 1) return [{ peer: messages[0].request.to, messages }];
+    if (this.#gate.isFree('', users)) return [{ peer: '', messages }];
+    return [...users].map((peer) => ({ peer, messages: messages.filter(({ request }) => request.to === peer) }));
   }
 
-  /** Sends what one call of the native half takes, in the line of `peer`; `entered` is called when it is on its way. */
-  async #sendPart(
-    chunk: NativeSend[],
-    { peer, signal, entered }: { peer: string; signal: Signal | undefined; entered: () => void },
-  ): Promise<(Receipt | StvorError)[]> {
+  /** Sends a part of a batch now, or as far as there is room when its turn comes. */
+  #take(batch: Batch, part: Part, signal: Signal | undefined): void {
+    const { peer, messages } = part;
+    if (this.#gate.tryEnter(peer, messages.length)) return this.#begin(batch, part, { signal });
+    const { places, full } = this.#gate.queue(peer, messages.map(({ request }) => sizeOf(request.content)));
+    let from = 0;
+    for (const place of places) {
+      batch.waits(place);
+      this.#begin(batch, { peer, messages: messages.slice(from, from + place.weight) }, { signal, place });
+      from += place.weight;
+    }
+    if (full) batch.refuse(messages.slice(from), full);
+  }
+
+  #begin(batch: Batch, part: Part, how: { signal: Signal | undefined; place?: Place }): void {
+    const sent = this.#sendPart(batch, part, how);
+    batch.parts.push(sent);
+    // What is wrong with one part whole is wrong with the call.
+    sent.catch((thrown: unknown) => batch.end(thrown));
+  }
+
+  async #sendPart(batch: Batch, { peer, messages }: Part, { signal, place }: { signal: Signal | undefined; place?: Place }): Promise<void> {
+    if (place) await place.entered;
     try {
-      const act = () => {
-        const sent = abortable(signal, (cancel) => this.#client.sendMany(chunk, cancel));
-        entered();
-        return sent;
-      };
-      const sent = await this.#admitted({ peer, weight: chunk.length, signal }, act);
-      return sent.map(({ receipt, failure: failed }, index) =>
-        receipt ? new SentReceipt(receipt, chunk[index].to, this.#patient) : failure(new Error(failed)));
+      const sent = await abortable(signal, (cancel) => this.#client.sendMany(messages.map(({ request }) => request), cancel));
+      sent.forEach(({ receipt, failure: failed }, index) => {
+        const { request, at } = messages[index];
+        batch.outcomes[at] = receipt ? new SentReceipt(receipt, request.to, this.#patient) : failure(new Error(failed));
+      });
     } catch (thrown) {
-      const error = failure(thrown);
-      if (error.code !== 'BACKPRESSURE') throw error;
-      return chunk.map(() => error);
-    }
-  }
-
-  /** Runs a send when there is room for it; `keep` is called if that is not now. */
-  async #admitted<T>(
-    { peer, weight, signal, keep }: { peer: string; weight: number; signal: Signal | undefined; keep?: () => void },
-    act: () => Promise<T>,
-  ): Promise<T> {
-    const late = !this.#gate.tryEnter(peer, weight);
-    if (late) {
-      keep?.();
-      if (signal?.aborted) throw aborted(signal);
-      let stop: (() => void) | undefined;
-      try {
-        await this.#gate.enter(peer, weight, (leave) => {
-          if (!signal) return;
-          const listener = () => leave(aborted(signal));
-          signal.addEventListener('abort', listener, { once: true });
-          stop = () => signal.removeEventListener('abort', listener);
-        });
-      } finally {
-        stop?.();
-      }
-    }
-    const sent = act();
-    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
-    if (late) this.#late.add(sent);
-    try {
-      return await sent;
+      throw failure(thrown);
     } finally {
-      this.#late.delete(sent);
-      this.#gate.leave(peer, weight);
+      this.#gate.leave(peer, messages.length);
     }
   }
 }

@@ -199,17 +199,17 @@ export interface ClientEvents {
   senderKeyMissing: { peer: string; messages: number };
   /** Messages of ours to a group came further, with one of its members. */
   groupReceipt: { groupId: string; group: Group; peer: string; ids: string[]; state: DeliveryStatus };
-  /** More than half of the sends that may wait do (told when it begins to be so), or a caller waits for room. */
+  /** More than half of the messages, or bytes, that may wait do (told when it begins to be so), or a message waits for room. */
   pressure: { pending: number; queued: number; waiting: number };
-  /** A send was refused with `BACKPRESSURE`: too many wait for this peer, or in all. */
-  sendRejected: { peer: string; queued: number; scope: 'peer' | 'all' };
+  /** A send, or some messages of a `sendMany`, were refused with `BACKPRESSURE`: too much waits for this peer (a user, or the id of a group), or in all. */
+  sendRejected: { peer: string; queued: number; scope: 'peer' | 'all'; messages: number };
   /** A conversation met a fault in the engine. Nothing that was stored is lost; it is begun afresh after a wait, and all others go on. */
   conversationFailed: { peer: string; attempt: number; retryAfter: number };
   /** A conversation goes on after a fault. */
   conversationRevived: { peer: string };
   /** A task of the engine (`connection`, `groups`, `inbox`, `upkeep`) met a fault and is begun afresh after a wait. */
   taskFailed: { task: string; attempt: number; retryAfter: number };
-  /** More than half of the calls that may wait in the engine, behind what `executor` bounds, do. */
+  /** More than half of the calls that may wait in the engine, behind what `executor` bounds, do: floods of calls that are no sends come there. */
   queuePressure: { queued: number; waiting: number; limit: number };
   /** Calls were refused with `BACKPRESSURE` by the engine itself; told once a second at most. */
   callsRejected: { peer: string; calls: number };
@@ -292,15 +292,17 @@ export interface KmipKey {
   key: string;
 }
 
-/** How many sends one client has under way, and what happens beyond. */
+/** How many sends one client has under way, and what happens beyond. A `sendMany` counts as many as it has messages. */
 export interface ExecutorOptions {
-  /** Sends that are under way at once, to all users; 1024 if absent. */
+  /** Sends that are under way at once, to all users; 1024 if absent. (In Rust `max_pending` is another thing: what the outbox of one conversation holds.) */
   maxPending?: number | undefined;
-  /** Sends that wait for their turn; 16384 if absent. */
+  /** Messages that wait for their turn; 65536 if absent. */
   maxQueued?: number | undefined;
   /** Those of them to one user; a quarter of `maxQueued` if absent. */
   maxQueuedPerPeer?: number | undefined;
-  /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many callers again as may be queued. */
+  /** Bytes of contents that wait for their turn; 64 MiB if absent. */
+  maxQueuedBytes?: number | undefined;
+  /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many messages and bytes again as may be queued. */
   onPressure?: 'reject' | 'wait' | undefined;
 }
 
