@@ -135,7 +135,8 @@ pub struct Event {
     /// The code of the refusal; nothing if it was allowed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<String>,
-    /// Keyed hash of the content; where events were removed, the digest of which ones.
+    /// Keyed hash of the content; where events were removed, the digest of which ones; where the session began, the fingerprint of
+    /// the boundary daemon's key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content: Option<String>,
     /// Keyed hash of what was said to it: justification, reason, search words.

@@ -18,8 +18,19 @@ pub struct Moment {
 
 impl Moment {
     /// Whether both moments are of one start of the machine, as far as the system says.
-    fn same_boot(&self, other: &Self) -> bool {
-        !self.boot.is_empty() && self.boot == other.boot
+    pub(crate) fn same_boot(&self, other: &Self) -> bool {
+        self.names_its_boot() && self.boot == other.boot
+    }
+
+    /// Whether the system says which start of the machine this is.
+    pub(crate) fn names_its_boot(&self) -> bool {
+        !self.boot.is_empty()
+    }
+
+    /// How long the machine has been up for sure since `earlier`, whatever the clock on the wall says.
+    pub(crate) fn surely_up_since(&self, earlier: &Self) -> Duration {
+        let before = if self.same_boot(earlier) { earlier.uptime } else { 0 };
+        Duration::from_millis(self.uptime.saturating_sub(before))
     }
 
     /// How much time has certainly passed since `earlier`. In one start of the machine that is what the clock says that nobody
@@ -49,7 +60,8 @@ const LONG_SETTLES: u64 = 24 * 3_600_000;
 
 /// Holds the clock on the wall against the one that only runs. A machine that starts without the right time, or is told a wrong
 /// one, gets the right one within minutes as a rule; what can not be undone waits until then.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Pace {
     /// The newest moment that is believed.
     steady: Option<Moment>,
@@ -72,6 +84,16 @@ impl Pace {
     /// Whether the last moment that was taken is believed.
     pub(crate) fn is_settled(&self) -> bool {
         self.ahead.is_none()
+    }
+
+    /// Whether one who keeps it should write it again: something else is believed or doubted than `before`, or the believed time is
+    /// so many milliseconds on.
+    pub(crate) fn differs_by(&self, millis: u64, before: &Self) -> bool {
+        let on = match (&self.steady, &before.steady) {
+            (Some(now), Some(then)) => now.boot != then.boot || now.wall.saturating_sub(then.wall) >= millis,
+            (now, then) => now.is_some() != then.is_some(),
+        };
+        on || self.ahead != before.ahead
     }
 
     /// By how much the clock on the wall gained on the other one.

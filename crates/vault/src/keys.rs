@@ -116,13 +116,21 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
     if let Some(holder) = new.vaulted {
         let vaulted = Secret::<32>::random(rng)?;
         slots.insert(SLOT_VAULTED.into(), holder.wrap(&vaulted, VAULTED, rng)?.encode());
-        let key = AgreementKey::generate(rng)?;
-        put(&mut slots, public_slot(Level::Vaulted), key.public().as_bytes(), rng)?;
-        let name = private_slot(Level::Vaulted);
-        let sealed = RowKey::new(&vaulted).seal(rng, name.as_bytes(), key.to_bytes().expose())?;
-        slots.insert(name, sealed);
+        slots.extend(level_4((&rows, &vaulted), rng)?.0);
     }
     Ok(slots)
+}
+
+/// A key pair of level 4: its records, the private half sealed under the key that the second secret wraps, and the public one.
+pub(crate) fn level_4(
+    (rows, vaulted): (&RowKey, &Secret<32>),
+    rng: &mut dyn Random,
+) -> Result<(Slots, PublicKey), VaultError> {
+    let key = AgreementKey::generate(rng)?;
+    let (public, private) = (public_slot(Level::Vaulted), private_slot(Level::Vaulted));
+    let shown = rows.seal(rng, public.as_bytes(), key.public().as_bytes())?;
+    let hidden = RowKey::new(vaulted).seal(rng, private.as_bytes(), key.to_bytes().expose())?;
+    Ok((Slots::from([(public, shown), (private, hidden)]), key.public().clone()))
 }
 
 fn slot<'a>(slots: &'a Slots, name: &str) -> Result<&'a [u8], VaultError> {
@@ -194,6 +202,35 @@ pub(crate) fn rewrap_vaulted(
     Ok(holder.wrap(vaulted, VAULTED, rng)?.encode())
 }
 
+/// A new record of the second secret: the key of level 4 that `old` unwraps from `record`, or a fresh one where the vault has
+/// none, wrapped for `new`, which was seen to open it. Returns the key, too.
+///
+/// # Errors
+/// [`VaultError::Invalid`] without the old secret, or with one for a vault that has none; [`stvor_keys::KeyError::Wrong`].
+pub(crate) fn change_second(
+    record: Option<&[u8]>,
+    old: Option<&dyn KeyHolder>,
+    new: &dyn KeyHolder,
+) -> Result<(Secret<32>, Vec<u8>), VaultError> {
+    let mut rng = stvor_crypto::SystemRandom::new();
+    let vaulted = match (record, old) {
+        (Some(record), Some(old)) => unwrap_vaulted(record, old)?,
+        (None, None) => Secret::random(&mut rng)?,
+        (Some(_), None) => {
+            return Err(VaultError::invalid(
+                "this vault has a second secret: give the old one too (--second-passphrase-file, --second-keyfile), or have k keepers \
+                 recover the vault",
+            ));
+        }
+        (None, Some(_)) => return Err(VaultError::invalid("this vault has no second secret")),
+    };
+    let record = rewrap_vaulted(&vaulted, new, &mut rng)?;
+    if unwrap_vaulted(&record, new)? != vaulted {
+        return Err(VaultError::invalid("the new secret does not open what it wrapped"));
+    }
+    Ok((vaulted, record))
+}
+
 /// The keys that a locked vault holds: enough to log, to answer, to read levels 0 and 1 and to write every level.
 #[derive(Debug)]
 pub(crate) struct BaseKeys {
@@ -218,9 +255,9 @@ pub(crate) fn black_public_slot() -> String {
 }
 
 impl BaseKeys {
-    /// Level 5 can be written from here on.
-    pub(crate) fn add_black(&mut self, public: PublicKey) {
-        self.publics.insert(Level::Black, public);
+    /// A level can be written from here on.
+    pub(crate) fn add_public(&mut self, level: Level, public: PublicKey) {
+        self.publics.insert(level, public);
     }
 
     /// Derives and opens them.

@@ -1,8 +1,10 @@
 //! `stvor vault archive`, `prune`, and what reads archives; and what else keeps the log and its keys safe.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use stvor_keys::recipients::Identity;
 
-use crate::common::SOON;
+use crate::common::{SOON, finished};
 use crate::vault::Served;
 
 #[test]
@@ -48,6 +50,39 @@ fn events_are_archived_removed_and_still_read_proved_and_verified() {
     let (entry, proof) = (made["event"].as_str().unwrap(), made["proof"].as_str().unwrap());
     let checked = &served.owner(&format!("proof check {entry} {proof} --verifier {verifier}"))[0];
     assert_eq!((&checked["ok"], &checked["event"]), (&true.into(), &event.into()));
+}
+
+#[test]
+fn the_log_shows_by_which_key_the_boundary_was_believed() {
+    let mut served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    assert!(served.owner("status")[0].get("boundary_key").is_none());
+    let mut keys = vec![];
+    for name in ["one", "other"] {
+        let key = served.home.path(name).display().to_string();
+        assert!(served.home.run(&format!("vault boundary key {key}")).status.success());
+        served.daemon.close_input();
+        assert_eq!(finished(&served.daemon), Some(0));
+        let socket = served.home.path("boundary.sock");
+        let options = format!("--boundary {} --boundary-key {key}.pub", socket.display());
+        served.daemon = Served::serve(&served.home, &options);
+        served.owner("unlock");
+        keys.push(served.owner("status")[0]["boundary_key"].as_str().unwrap().to_owned());
+        let text = std::fs::read_to_string(format!("{key}.pub")).unwrap();
+        let public = STANDARD.decode(text.trim()).unwrap();
+        let sum: String =
+            stvor_crypto::kdf::sha256(&[&public]).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(keys.last(), Some(&sum), "as `base64 -d | sha256sum` shows it");
+    }
+    let logged = served.owner("log --operation unlock");
+    let contents: Vec<_> = logged.iter().map(|entry| entry["event"]["content"].as_str()).collect();
+    assert_eq!(contents, [Some(&keys[1][..]), Some(&keys[0][..]), None], "newest first");
+    assert!(served.agent("assistant", "status")[0].get("boundary_key").is_none());
+    let shown = served
+        .home
+        .run(&format!("vault log --operation unlock --keyfile {}", served.home.path("owner.key").display()));
+    assert!(shown.out.contains(&format!("boundary key {}", keys[0])), "{}", shown.out);
 }
 
 #[test]

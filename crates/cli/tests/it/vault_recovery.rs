@@ -237,6 +237,19 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let sealed = sealed.into_iter().find(|path| path.to_str().unwrap().contains("heir-ada-")).unwrap();
     let package = open(&heir, &sealed);
     assert!(String::from_utf8(package).unwrap().contains("The house is yours"));
+    // The owner was silent, is back, and is waited for again by the same process.
+    let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    let seen = &mut known["seen"][1];
+    let long_ago = seen["wall"].as_u64().unwrap() - 40 * 86_400_000;
+    (seen["boot"], seen["wall"]) = ("another".into(), long_ago.into());
+    std::fs::write(&state, known.to_string()).unwrap();
+    let watcher = served.home.start(&look.replace("--once", "--every 1 --exit-with-stdin"));
+    assert!(watcher.wait_output(1, SOON).unwrap()[0].contains("released"));
+    assert!(release.join("heir-ada.age").exists());
+    served.owner("switch check-in");
+    assert!(watcher.wait_output(2, SOON).unwrap()[1].contains("waiting"));
+    watcher.close_input();
+    assert_eq!(finished(&watcher), Some(0));
     // The disk is out: it is decided, said, and made up for.
     let away = served.home.path("away");
     std::fs::rename(&dir, &away).unwrap();
@@ -308,5 +321,6 @@ fn a_property_is_proved_and_checked_and_a_witness_signs() {
     served.owner_stores("Coffee at ten");
     let told = || std::fs::read_to_string(&alerts).ok().filter(|text| text.contains("witness-failed"));
     assert!(stvor_testkit::until(SOON, told).is_ok());
+    daemon.wait_for("ALERT {\"alert\":\"witness-failed\"", SOON).unwrap();
     drop(daemon);
 }

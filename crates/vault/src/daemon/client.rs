@@ -15,7 +15,7 @@ use stvor_keys::KeyHolder;
 
 use super::{Action, AgentVerb, Answer, Entry, Failure, First, OwnerVerb, Told, proof};
 use crate::audit::hex;
-use crate::keys::{VerbKey, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
+use crate::keys::{VerbKey, change_second, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
 use crate::{OwnerRecords, VaultError};
 
 /// A connection to the daemon, as an agent or as the owner.
@@ -189,6 +189,29 @@ impl Client {
         if done.is_ok() {
             let records = &mut self.as_owner()?.records;
             (records.root, records.verbs) = (owner_root, owner_verbs);
+        }
+        Ok(done)
+    }
+
+    /// Changes the second secret, or gives the vault its first one (`old` is left out then). No secret leaves this process.
+    ///
+    /// # Errors
+    /// As [`crate::Vault::change_second`] for what can be told here; as [`Client::call_owner`].
+    pub fn change_second(
+        &mut self,
+        owner: &dyn KeyHolder,
+        old: Option<&dyn KeyHolder>,
+        new: &dyn KeyHolder,
+    ) -> Result<Result<Value, Failure>, VaultError> {
+        self.prove(owner)?;
+        let records = &self.as_owner()?.records;
+        let root = unwrap_root(&records.root, owner)?;
+        let (vaulted, record) = change_second(records.vaulted.as_deref(), old, new)?;
+        let (root, vaulted) = (super::Hidden::of_key(&root), super::Hidden::of_key(&vaulted));
+        let act = super::KeysVerb::ChangeSecond { root, vaulted, record: STANDARD.encode(&record) };
+        let done = self.call_owner(&OwnerVerb::Keys { act: Box::new(act) })?;
+        if done.is_ok() {
+            self.as_owner()?.records.vaulted = Some(record);
         }
         Ok(done)
     }

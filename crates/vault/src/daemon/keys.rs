@@ -86,6 +86,8 @@ pub enum KeysVerb {
     RotateProfile { name: String },
     /// Change the key that signs the log.
     RotateSigningKey {},
+    /// Change the second secret, or give the vault its first one; takes the root key, the key of level 4, and its new record.
+    ChangeSecond { root: Hidden, vaulted: Hidden, record: String },
     /// Change the root key; takes the old one. Lines that tell how far it is come before the answer.
     RotateRootKey { root: Hidden, new: NewRootVerb },
 }
@@ -110,6 +112,9 @@ impl KeysVerb {
             Self::RotateSigningKey {} => {
                 vault.rotate_signing_key()?;
                 Ok(json!({ "verifier": vault.status()?.verifier }))
+            }
+            Self::ChangeSecond { root, vaulted, record } => {
+                vault.put_second_record(root.key()?, vaulted.key()?, bytes(&record)?).map(done)
             }
             Self::RotateRootKey { root, new } => {
                 let (pending, state) = vault.begin_rotate_root(root.key()?, new.read()?);

@@ -37,6 +37,7 @@ use stvor_tlog::{Checkpoint, Frontier, Hash, Node, Note, Signer};
 use crate::audit::{Event, Operation, hex};
 use crate::clock::{Clock, Moment, Pace};
 use crate::error::Refusal;
+use crate::gates::boundary::Boundary;
 use crate::keys::{BaseKeys, SessionKeys};
 use crate::level::Level;
 use crate::memory::{Header, MemoryId};
@@ -91,6 +92,8 @@ pub(crate) struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: SystemRandom,
     pub(crate) auditors: Vec<Arc<Auditor>>,
+    /// The fingerprint of the key that the boundary daemon's answers are believed by.
+    pub(crate) boundary_key: Option<String>,
     pub(crate) held: Option<Held>,
     index: Option<Index>,
     later: Vec<Later>,
@@ -146,6 +149,7 @@ impl Engine {
             clock: options.clock,
             rng: SystemRandom::new(),
             auditors: options.auditors,
+            boundary_key: options.boundary.as_ref().map(Boundary::fingerprint),
             held: None,
             index: None,
             later: Vec::new(),

@@ -14,8 +14,8 @@ use crate::backup::{BackupRecord, FORMAT};
 use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
-    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VERBS,
-    SessionKeys, Slots,
+    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VAULTED,
+    SLOT_VERBS, SessionKeys, Slots, level_4,
 };
 use crate::{VaultError, limits};
 
@@ -71,6 +71,8 @@ impl Engine {
         self.watchers.due = true;
         let mut event = Event::new(self.clock.now(), OWNER, Operation::Unlock);
         event.count = Some(self.refused_cold).filter(|count| *count > 0);
+        // Who can change the settings can name another key: the log shows by which one levels 3 to 5 opened since when.
+        event.content.clone_from(&self.boundary_key);
         self.audited(event, |engine, event| {
             if let Err(error) = engine.no_doubt() {
                 engine.note(event, &error.to_string())?;
@@ -274,6 +276,39 @@ impl Engine {
         })
     }
 
+    /// Takes the record of the second secret, which wraps the key of level 4: another one for the same key, or the first one, and
+    /// then the level gets its key pair. `root` and `vaulted` are the proofs that the owner's secret and the old one were given.
+    pub(crate) fn change_second(
+        &mut self,
+        root: &RootKey,
+        (vaulted, record): (&Secret<32>, &[u8]),
+    ) -> Result<(), VaultError> {
+        let mut event = Event::new(self.clock.now(), OWNER, Operation::ChangeSecret);
+        event.level = Some(crate::Level::Vaulted);
+        self.audited(event, |engine, _| {
+            let slots = engine.database.slots()?;
+            BaseKeys::open(root, &slots)?;
+            WrappedKey::decode(record)?;
+            let first = !slots.contains_key(SLOT_VAULTED);
+            if !first {
+                SessionKeys::default().open_vaulted(vaulted, &slots)?;
+            }
+            engine.database.put_slot(SLOT_VAULTED, record)?;
+            engine.wipe = true;
+            if !first {
+                return Ok(());
+            }
+            let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
+            let (records, public) = level_4((&held.base.rows, vaulted), &mut engine.rng)?;
+            for (name, record) in records {
+                engine.database.put_slot(&name, &record)?;
+            }
+            engine.new_keys = true;
+            held.base.add_public(crate::Level::Vaulted, public);
+            Ok(())
+        })
+    }
+
     /// Changes the key that signs the log; the checkpoint of this commit is signed with both.
     pub(crate) fn rotate_signing_key(&mut self) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), OWNER, Operation::RotateSigningKey);
@@ -316,6 +351,7 @@ impl Engine {
                 watchers_untold: 0,
                 doubted: Vec::new(),
                 missing_checkpoints: Vec::new(),
+                boundary_key: self.boundary_key.clone(),
             });
         };
         let session = held.session.as_ref();
@@ -343,6 +379,7 @@ impl Engine {
                 .into_iter()
                 .map(|one| one.file)
                 .collect(),
+            boundary_key: self.boundary_key.clone(),
         })
     }
 }

@@ -71,4 +71,8 @@ pub struct Status {
     /// the owner accepts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_checkpoints: Vec<String>,
+    /// The fingerprint of the key that the boundary daemon's answers are believed by: SHA-256 of its 32 bytes, in hexadecimal digits.
+    /// Nothing where no boundary daemon is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary_key: Option<String>,
 }

@@ -123,7 +123,7 @@ impl Engine {
             let held = engine.held.as_mut().ok_or(VaultError::Refused(Refusal::Cold))?;
             let sealed = held.base.rows.seal(&mut engine.rng, name.as_bytes(), key.public().as_bytes())?;
             engine.database.put_slot(&name, &sealed)?;
-            held.base.add_black(key.public().clone());
+            held.base.add_public(Level::Black, key.public().clone());
             engine.new_keys = true;
             event.count = Some(records.len() as u64);
             Ok(escrow)

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use stvor_base::Timestamp;
 use stvor_crypto::Random;
 use stvor_crypto::ed25519::{PublicKey, SigningKey};
+use stvor_crypto::kdf::sha256;
 
 use crate::audit::hex;
 use crate::level::Level;
@@ -169,6 +170,12 @@ pub struct Boundary {
 }
 
 impl Boundary {
+    /// The fingerprint of the key: SHA-256 of its 32 bytes, in hexadecimal digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        hex(&sha256(&[self.key.as_bytes()]))
+    }
+
     /// Asks. Everything that is not a valid answer within [`limits::BOUNDARY_DEADLINE`] in all is a no.
     pub fn ask(&self, level: Level, now: Timestamp, rng: &mut dyn Random) -> Verdict {
         let mut id = [0; 16];

@@ -219,7 +219,8 @@ pub struct NewSecrets<H> {
 ///
 /// # Errors
 /// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since;
-/// [`VaultError::Invalid`] when there are tokens and the shares do not open level 5.
+/// [`VaultError::Invalid`] when there are tokens and the shares do not open level 5, or a second secret and they do not open
+/// level 4.
 pub fn recover<H: KeyHolder + 'static>(
     path: &Path,
     shares: &[Share],
@@ -234,6 +235,12 @@ pub fn recover<H: KeyHolder + 'static>(
     if black.is_none() && !secrets.tokens.is_empty() {
         return Err(VaultError::invalid(
             "these shares do not open level 5, so no token can be enrolled with them",
+        ));
+    }
+    if vaulted.is_none() && secrets.vaulted.is_some() {
+        return Err(VaultError::invalid(
+            "these shares hold no key of level 4, so they can not change the second secret: the vault had none when they were \
+             made. Recover it without, then `stvor vault passphrase --new-second`",
         ));
     }
     let vault = Vault::open(path, options)?;

@@ -11,9 +11,12 @@ use stvor_tlog::{Note, Verifier};
 
 use super::switch::{CHECK_IN, CheckIn, package, replace_file};
 use crate::audit::hex;
-use crate::clock::Moment;
+use crate::clock::{Moment, Pace};
 use crate::storage::make_directory;
 use crate::{VaultError, limits};
+
+/// How much time passes until the believed time is written again, in milliseconds.
+const KEPT_EVERY: u64 = 3_600_000;
 
 /// What a watcher knows. It is kept in a file, so that a restart does not begin the count anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +26,11 @@ pub struct Watch {
     verifier: String,
     /// The newest check-in, and when the watcher first saw it.
     seen: Option<(CheckIn, Moment)>,
-    /// When the packages were given out.
+    /// When the packages that this check-in names were given out.
     released: Option<u64>,
+    /// How far the clock on the wall is believed: what is given out can not be taken back.
+    #[serde(default)]
+    pace: Pace,
 }
 
 /// How a switch stands.
@@ -51,10 +57,11 @@ impl Watch {
     /// [`VaultError::Log`] for what is no key.
     pub fn new(verifier: &str) -> Result<Self, VaultError> {
         Verifier::parse(verifier)?;
-        Ok(Self { verifier: verifier.to_owned(), seen: None, released: None })
+        Ok(Self { verifier: verifier.to_owned(), seen: None, released: None, pace: Pace::default() })
     }
 
-    /// Takes a check-in, if it is newer than the last. Returns whether it was.
+    /// Takes a check-in, if it is newer than the last. Returns whether it was. A newer one begins the count anew, also after a
+    /// release: the owner lives. What was given out stays given.
     ///
     /// # Errors
     /// [`VaultError::Log`] when it is not signed with the key, [`VaultError::Invalid`]; [`VaultError::Tampered`] when a newer
@@ -70,9 +77,32 @@ impl Watch {
         }
         let newer = seen != Some(check_in.number);
         if newer {
-            self.seen = Some((check_in, now.clone()));
+            self.look_at_clocks(now);
+            (self.seen, self.released) = (Some((check_in, now.clone())), None);
         }
         Ok(newer)
+    }
+
+    /// Takes a look at the clocks.
+    fn look_at_clocks(&mut self, now: &Moment) {
+        if self.pace.steady().is_none() {
+            // It is not known yet, or the state is from before it was kept: the clock was believed when the check-in came.
+            self.pace = Pace::from(self.seen.as_ref().map(|(_, seen)| seen.clone()));
+        }
+        self.pace.take(now);
+    }
+
+    /// How long the owner has certainly been silent. A clock on the wall that is ahead since the machine started, or was set,
+    /// is not believed at once.
+    fn silence(&self, seen: &Moment, now: &Moment) -> Duration {
+        let mut pace = self.pace.clone();
+        pace.take(now);
+        match pace.steady() {
+            Some(steady) if !pace.is_settled() && !now.same_boot(seen) && now.names_its_boot() => {
+                steady.certainly_since(seen) + now.surely_up_since(steady)
+            }
+            _ => now.certainly_since(seen),
+        }
     }
 
     /// How the switch stands. A pure function of what was seen and the time.
@@ -85,7 +115,7 @@ impl Watch {
         if check_in.every == 0 {
             return Standing::Disarmed;
         }
-        let silent = now.certainly_since(seen);
+        let silent = self.silence(seen, now);
         let left = Duration::from_millis(check_in.every).saturating_sub(silent);
         match u64::try_from(left.as_millis()).unwrap_or(u64::MAX) {
             0 => Standing::Released,
@@ -101,6 +131,10 @@ pub struct Watcher {
     release: PathBuf,
     state: PathBuf,
     watch: Watch,
+    /// The file does not have the newest check-in, or the release.
+    unsaved: bool,
+    /// The clocks as the file has them.
+    kept: Pace,
 }
 
 impl Watcher {
@@ -123,23 +157,26 @@ impl Watcher {
         };
         let other = || VaultError::tampered(state.display().to_string(), "it is not the state of this watch");
         let watch = watch.ok_or_else(other)?;
-        Ok(Self { directory: directory.into(), release: release.into(), state: state.into(), watch })
+        let (directory, release, state) = (directory.into(), release.into(), state.into());
+        let kept = watch.pace.clone();
+        Ok(Self { directory, release, state, watch, unsaved: false, kept })
     }
 
     /// Looks once: reads the newest check-in, and gives the packages out when the owner was silent for too long. Call it from
-    /// time to time. A check-in that does not verify is passed over, and named.
+    /// time to time, also after a release: an owner who checks in again begins the count anew. A check-in that does not verify is
+    /// passed over, and named.
     ///
     /// # Errors
-    /// [`VaultError::Io`]; the next look tries again.
+    /// [`VaultError::Io`] when the packages can not be given out; the next look tries again.
     pub fn look(&mut self, now: &Moment) -> Result<(Standing, Option<VaultError>), VaultError> {
         let mut unbelieved = None;
+        self.watch.look_at_clocks(now);
         let path = self.directory.join(CHECK_IN);
         let short = fs::metadata(&path).is_ok_and(|about| about.len() <= limits::MAX_CHECK_IN);
         if let Some(bytes) = short.then(|| fs::read(&path).ok()).flatten() {
             let taken = Note::parse(&bytes).map_err(VaultError::from);
             match taken.and_then(|note| self.watch.take(&note, now)) {
-                Ok(true) => self.save()?,
-                Ok(false) => {}
+                Ok(newer) => self.unsaved |= newer,
                 Err(error) => unbelieved = Some(error),
             }
         }
@@ -149,9 +186,16 @@ impl Watcher {
             match self.give_out()? {
                 None => {
                     self.watch.released = Some(now.wall);
-                    self.save()?;
+                    self.unsaved = true;
                 }
                 missing => unbelieved = missing,
+            }
+        }
+        if self.unsaved || self.watch.pace.differs_by(KEPT_EVERY, &self.kept) {
+            // What is not in the file is counted from later on after a restart, or given out once more: that stops nothing here.
+            match self.save() {
+                Ok(()) => (self.unsaved, self.kept) = (false, self.watch.pace.clone()),
+                Err(error) => unbelieved = Some(error),
             }
         }
         Ok((standing, unbelieved))
@@ -163,8 +207,9 @@ impl Watcher {
         replace_file(&self.state, &bytes)
     }
 
-    /// Copies the packages that the newest check-in names, and no others. Doing it twice is the same as once. Returns what is
-    /// wrong with one that is not there as it was signed.
+    /// Copies the packages that the newest check-in names, and no others. Doing it twice is the same as once; what an earlier
+    /// release gave to an heir of the same name stays there under another name. Returns what is wrong with one that is not there
+    /// as it was signed.
     fn give_out(&self) -> Result<Option<VaultError>, VaultError> {
         make_directory(&self.release)?;
         let packages = self.watch.seen.as_ref().map(|(seen, _)| &seen.packages[..]).unwrap_or_default();
@@ -173,7 +218,7 @@ impl Watcher {
             let path = package(&self.directory, (heir, hash));
             let right = fs::read(&path).ok().filter(|bytes| hex(&sha256(&[bytes])) == *hash);
             match right {
-                Some(bytes) => replace_file(&self.release.join(format!("heir-{heir}.age")), &bytes)?,
+                Some(bytes) => self.give(heir, &bytes)?,
                 None => {
                     let reason = "it is missing, or is not the one that the owner signed";
                     wrong = Some(VaultError::tampered(format!("the package {}", path.display()), reason));
@@ -181,5 +226,16 @@ impl Watcher {
             }
         }
         Ok(wrong)
+    }
+
+    fn give(&self, heir: &str, package: &[u8]) -> Result<(), VaultError> {
+        let path = self.release.join(format!("heir-{heir}.age"));
+        if let Some(before) = fs::read(&path).ok().filter(|before| before != package) {
+            let digest = hex(&sha256(&[&before]));
+            let aside =
+                self.release.join(format!("heir-{heir}-{}.age", digest.get(..16).unwrap_or_default()));
+            fs::rename(&path, &aside).map_err(|error| VaultError::io("renaming", &path, &error))?;
+        }
+        replace_file(&path, package)
     }
 }

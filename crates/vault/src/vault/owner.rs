@@ -152,6 +152,35 @@ impl Vault {
         self.ask(move |engine| engine.change_secret(&root, &slots)).wait()
     }
 
+    /// Changes the second secret, of levels 4 and 5. A vault that was made without one gets its first one with `old` left out; then
+    /// level 4 has its keys, and can be written. It is read after an unlock with that secret. No memory is touched. Shares that were
+    /// made before there was a second secret do not open level 4.
+    ///
+    /// # Errors
+    /// [`stvor_keys::KeyError::Wrong`] when `owner` or `old` is not it; [`VaultError::Invalid`] when `old` is left out and the vault
+    /// has a second secret, or the other way round; [`VaultError::LogUnavailable`].
+    pub fn change_second(
+        &self,
+        owner: &dyn KeyHolder,
+        old: Option<&dyn KeyHolder>,
+        new: &dyn KeyHolder,
+    ) -> Result<(), VaultError> {
+        let records = self.records()?;
+        let root = keys::unwrap_root(&records.root, owner)?;
+        let (vaulted, record) = keys::change_second(records.vaulted.as_deref(), old, new)?;
+        self.put_second_record(root, vaulted, record)
+    }
+
+    /// As [`Vault::change_second`], with a key and a record of it that were made elsewhere.
+    pub(crate) fn put_second_record(
+        &self,
+        root: RootKey,
+        vaulted: Secret<32>,
+        record: Vec<u8>,
+    ) -> Result<(), VaultError> {
+        self.ask(move |engine| engine.change_second(&root, (&vaulted, &record))).wait()
+    }
+
     /// As [`Vault::change_secret`], with records that were made elsewhere, for `root`.
     pub(crate) fn put_owner_records(
         &self,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use stvor_base::ErrorCode as _;
 use stvor_crypto::Secret;
+use stvor_keys::Passphrase;
 use stvor_keys::recipients::{Identity, Opening, Sealing};
 use stvor_testkit::until;
 use stvor_vault::audit::Operation;
@@ -93,6 +94,44 @@ fn a_profile_with_a_secret_of_its_own_opens_with_it_and_closes_with_the_session(
     assert_eq!(code(unwrap_profile(&record, "work", &own)), "WRONG_KEY");
     vault.open_profile("work", unwrap_profile(&record, "work", &second()).unwrap()).unwrap();
     assert_eq!(says(&vault, ids[1]), "zebra");
+}
+
+#[test]
+fn a_vault_without_a_second_secret_gets_one_and_then_only_the_old_one_changes_it() {
+    let world = World::with(&owner(), None);
+    let vault = world.open();
+    let deed = || NewMemory::new(b"the deed", Level::Vaulted, "home");
+    assert!(vault.store(OWNER, deed()).is_err(), "nothing of level 4 is written without its keys");
+    assert_eq!(code(vault.change_second(&owner(), Some(&second()), &second())), "VAULT_BAD_REQUEST");
+    assert_eq!(code(vault.change_second(&passphrase("wrong"), None, &second())), "WRONG_KEY");
+    vault.change_second(&owner(), None, &second()).unwrap();
+    vault.store(OWNER, deed()).unwrap();
+    assert_eq!(vault.verify_content().unwrap().memories, 0, "reading takes an unlock with it");
+
+    // It is in the log, with the level.
+    let changes = LogQuery { operation: Some(Operation::ChangeSecret), ..LogQuery::default() };
+    let logged = vault.read_log(changes).unwrap();
+    let levels: Vec<_> = logged.entries.iter().map(|event| event.event.level).collect();
+    assert!(levels.contains(&Some(Level::Vaulted)), "{levels:?}");
+    drop(vault);
+
+    let opens_with = |second: &Passphrase| {
+        let vault = world.cold();
+        let records = vault.records().unwrap();
+        let vaulted = unwrap_vaulted(&records.vaulted.unwrap(), second)?;
+        vault.unlock(unwrap_root(&records.root, &owner()).unwrap(), Some(vaulted))?;
+        assert_eq!(vault.verify_content().unwrap().memories, 1);
+        assert_eq!(vault.verify().unwrap().problems, []);
+        Ok::<_, VaultError>(vault)
+    };
+    let vault = opens_with(&second()).unwrap();
+    let third = passphrase("a third one");
+    assert_eq!(code(vault.change_second(&owner(), None, &third)), "VAULT_BAD_REQUEST");
+    assert_eq!(code(vault.change_second(&owner(), Some(&third), &third)), "WRONG_KEY");
+    vault.change_second(&owner(), Some(&second()), &third).unwrap();
+    drop(vault);
+    assert_eq!(code(opens_with(&second())), "WRONG_KEY");
+    opens_with(&third).unwrap();
 }
 
 #[test]

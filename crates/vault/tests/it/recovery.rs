@@ -92,6 +92,35 @@ fn shares_of_another_vault_open_nothing_and_change_nothing() {
     assert_eq!(world.open().verify().unwrap().problems, []);
 }
 
+#[test]
+fn shares_from_before_a_second_secret_leave_level_4_alone() {
+    let world = World::with(&owner(), None);
+    let vault = world.open();
+    let keeper = Identity::generate();
+    let keepers: Vec<_> =
+        ["ada", "bob"].map(|name| Keeper { name: name.into(), recipient: keeper.recipient() }).into();
+    let directory = world.directory.path().join("shares");
+    let new = NewEscrow { keepers: &keepers, needed: 2, label: "drill", directory: &directory };
+    let root = unwrap_root(&vault.records().unwrap().root, &owner()).unwrap();
+    let (_, files) = vault.escrow((&root, None), &new).unwrap();
+    drop(vault);
+
+    let shares: Vec<_> = files.iter().map(|file| Share::parse(&open_file(file, &keeper)).unwrap()).collect();
+    let secrets = |vaulted| NewSecrets { owner: passphrase("a new one"), vaulted, tokens: vec![] };
+    let asked = || recover(&world.path(), &shares, (secrets(Some(second())), world.options()));
+    let refused = asked().unwrap_err();
+    assert_eq!(refused.code(), "VAULT_BAD_REQUEST");
+    assert!(refused.to_string().contains("level 4"), "{refused}");
+    let vault = world.open();
+    vault.change_second(&owner(), None, &second()).unwrap();
+    drop(vault);
+    assert_eq!(asked().unwrap_err().code(), "VAULT_BAD_REQUEST", "they do not hold its key now, either");
+    drop(recover(&world.path(), &shares, (secrets(None), world.options())).unwrap());
+    let vault = world.cold();
+    vault.unlock_with(&passphrase("a new one")).unwrap();
+    unwrap_vaulted(&vault.records().unwrap().vaulted.unwrap(), &second()).unwrap();
+}
+
 pub(crate) struct Armed {
     pub(crate) world: World,
     pub(crate) vault: Vault,
@@ -177,6 +206,83 @@ fn an_owner_who_is_silent_for_too_long_leaves_memories_to_the_heir() {
     assert_eq!(armed.look(&mut armed.watcher()), Standing::Released, "it stays so");
 }
 
+/// What was given out so far.
+fn given(armed: &Armed) -> Vec<String> {
+    let entries = std::fs::read_dir(armed.path("released")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_owner_who_comes_back_after_a_release_is_waited_for_again() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    armed.look(&mut watcher);
+    armed.world.clock.pass(31 * DAY);
+    assert_eq!(armed.look(&mut watcher), Standing::Released);
+    assert_eq!(given(&armed), ["heir-ada.age"]);
+
+    armed.vault.check_in().unwrap();
+    assert_eq!(armed.look(&mut watcher), Standing::Waiting { left: 30 * 86_400_000 });
+    let bob = Identity::generate();
+    let heirs = [("ada", &armed.heir), ("bob", &bob)].map(|(name, heir)| Heir {
+        name: name.into(),
+        recipient: heir.recipient(),
+        memories: vec![armed.memory],
+    });
+    let directory = armed.path("watched");
+    armed.vault.arm_switch(&NewSwitch { every: 30 * DAY, heirs: &heirs, directory: &directory }).unwrap();
+    armed.look(&mut watcher);
+    armed.world.clock.pass(29 * DAY);
+    // A restart of the watcher changes nothing of it.
+    let mut watcher = armed.watcher();
+    assert!(matches!(armed.look(&mut watcher), Standing::Waiting { .. }));
+    assert_eq!(given(&armed), ["heir-ada.age"]);
+    armed.world.clock.pass(DAY);
+    assert_eq!(armed.look(&mut watcher), Standing::Released);
+    let all = given(&armed);
+    assert_eq!(all[1..], ["heir-ada.age", "heir-bob.age"]);
+    assert!(all[0].starts_with("heir-ada-"), "what was given stays given: {all:?}");
+    let package = open_file(&armed.path("released/heir-bob.age"), &bob);
+    assert!(String::from_utf8(package).unwrap().contains("the house is yours"));
+
+    armed.vault.disarm_switch().unwrap();
+    assert_eq!(armed.look(&mut watcher), Standing::Disarmed);
+}
+
+#[test]
+fn a_clock_that_is_ahead_after_a_restart_lets_nothing_go_at_once() {
+    let hour = Duration::from_secs(3_600);
+    let armed = Armed::new();
+    armed.look(&mut armed.watcher());
+    armed.world.clock.pass(10 * DAY);
+    armed.look(&mut armed.watcher());
+    let right = armed.world.clock.wall();
+    armed.world.clock.reboot();
+    armed.world.clock.set_wall(right + 400 * 86_400_000);
+    // Each look is that of a process of its own, as from a timer.
+    for _ in 0..23 {
+        let standing = armed.look(&mut armed.watcher());
+        assert!(matches!(standing, Standing::Waiting { left } if left >= 19 * 86_400_000), "{standing:?}");
+        armed.world.clock.pass(hour);
+    }
+    assert!(!armed.path("released").exists());
+    // The time came from the network.
+    armed.world.clock.set_wall(right + 86_400_000);
+    let standing = armed.look(&mut armed.watcher());
+    assert!(matches!(standing, Standing::Waiting { left } if left >= 18 * 86_400_000), "{standing:?}");
+
+    // A machine that was off for long, and is up with the right time, lets go after a day.
+    armed.world.clock.reboot();
+    armed.world.clock.set_wall(right + 40 * 86_400_000);
+    assert!(matches!(armed.look(&mut armed.watcher()), Standing::Waiting { .. }));
+    armed.world.clock.pass(DAY - hour);
+    assert!(matches!(armed.look(&mut armed.watcher()), Standing::Waiting { .. }));
+    armed.world.clock.pass(hour);
+    assert_eq!(armed.look(&mut armed.watcher()), Standing::Released);
+}
+
 #[test]
 fn nobody_but_the_owner_can_check_in_or_hurry_the_clock() {
     let armed = Armed::new();
@@ -246,11 +352,7 @@ fn an_heir_who_is_not_named_any_more_gets_nothing() {
     armed.look(&mut watcher);
     armed.world.clock.pass(31 * DAY);
     assert_eq!(armed.look(&mut watcher), Standing::Released);
-    let given: Vec<_> = std::fs::read_dir(armed.path("released"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert_eq!(given, ["heir-ada.age"]);
+    assert_eq!(given(&armed), ["heir-ada.age"]);
 }
 
 #[test]

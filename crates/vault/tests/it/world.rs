@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stvor_crypto::SecretBytes;
-use stvor_keys::{Passphrase, PassphraseCost};
+use stvor_keys::{KeyHolder, Passphrase, PassphraseCost};
 use stvor_vault::{Agent, Caller, Clock, Level, Moment, NewKeys, Options, Refusal, Vault, VaultError};
 
 /// A clock that only moves when a test says so.
@@ -63,11 +63,15 @@ pub(crate) fn second() -> Passphrase {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with(&owner(), Some(&second()))
+    }
+
+    /// A vault with these secrets.
+    pub(crate) fn with(owner: &dyn KeyHolder, vaulted: Option<&dyn KeyHolder>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let start = Moment { wall: 1_800_000_000_000, uptime: 1_000_000, boot: "first".into() };
         let world = Self { directory, clock: Arc::new(TestClock(Mutex::new(start))) };
-        let (owner, second) = (owner(), second());
-        let keys = NewKeys { owner: &owner, vaulted: Some(&second), origin: "example.com/vault" };
+        let keys = NewKeys { owner, vaulted, origin: "example.com/vault" };
         Vault::create(&world.path(), &keys).unwrap();
         world
     }

@@ -26,6 +26,38 @@ pub(crate) struct ProfileSecret {
     pub(crate) profile_passphrase: bool,
 }
 
+/// A profile's new secret; it is asked for where none is named.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NewProfileSecret {
+    /// File that holds the profile's new passphrase (its first line)
+    #[arg(long, value_name = "FILE", conflicts_with = "new_profile_keyfile")]
+    pub(crate) new_profile_passphrase_file: Option<PathBuf>,
+    /// The profile's new key file; it is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_profile_keyfile: Option<PathBuf>,
+    /// The profile's new key is sealed by this machine's TPM; its new passphrase is the PIN
+    #[arg(long, requires = "new_profile_passphrase_file")]
+    pub(crate) new_profile_tpm: bool,
+    /// A physical token gives the profile's new key: fido2, yubikey, yubikey=1 or software=FILE
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["new_profile_passphrase_file", "new_profile_keyfile", "new_profile_tpm"])]
+    pub(crate) new_profile_token: Option<TokenHow>,
+}
+
+impl From<&NewProfileSecret> for ProfileSecret {
+    fn from(new: &NewProfileSecret) -> Self {
+        let named = new.new_profile_passphrase_file.is_some()
+            || new.new_profile_keyfile.is_some()
+            || new.new_profile_token.is_some();
+        Self {
+            profile_passphrase_file: new.new_profile_passphrase_file.clone(),
+            profile_keyfile: new.new_profile_keyfile.clone(),
+            profile_tpm: new.new_profile_tpm,
+            profile_token: new.new_profile_token.clone(),
+            profile_passphrase: !named,
+        }
+    }
+}
+
 /// `stvor vault profile ...`
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -65,6 +97,18 @@ pub(crate) enum ProfileCommand {
     Close {
         /// Its name
         name: String,
+    },
+    /// Change the secret of its own that opens a profile; takes the old one
+    Passphrase {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        secret: ProfileSecret,
+        #[command(flatten)]
+        new: NewProfileSecret,
+        /// What one guess of the new passphrase costs
+        #[arg(long, value_name = "COST", default_value = "sensitive")]
+        cost: Cost,
     },
     /// Change the key of a profile that is open, and wrap its memories' keys anew; it goes on where it was broken off
     Rotate {

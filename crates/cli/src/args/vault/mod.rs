@@ -132,8 +132,8 @@ pub(crate) enum VaultCommand {
         #[command(subcommand)]
         command: ProofCommand,
     },
-    /// Change the owner's passphrase or keyfile
-    Passphrase(PassphraseChange),
+    /// Change the owner's passphrase or keyfile, or the second secret
+    Passphrase(VaultPassphrase),
     /// Make, open and rotate profiles: keys of their own for some memories
     Profile {
         #[command(subcommand)]
@@ -167,6 +167,16 @@ pub(crate) struct SecondSecret {
     /// Key file in place of a second passphrase
     #[arg(long, value_name = "FILE")]
     pub(crate) second_keyfile: Option<PathBuf>,
+}
+
+impl SecondSecret {
+    /// Whether one is offered.
+    pub(crate) fn is_named(&self) -> bool {
+        self.second
+            || self.second_passphrase_file.is_some()
+            || self.second_passphrase_fd.is_some()
+            || self.second_keyfile.is_some()
+    }
 }
 
 /// `stvor vault init`
@@ -227,7 +237,8 @@ pub(crate) struct VaultServe {
     /// Seconds between two times that the witness is asked
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) witness_every: u64,
-    /// Append an object for each refusal, and for a log that can not be written, to this file
+    /// Append an object for each refusal, and for a log that can not be written, to this file; all but refusals are told on standard
+    /// error, too, with or without it
     #[arg(long, value_name = "FILE")]
     pub(crate) alerts: Option<PathBuf>,
     /// Give memories out that look like orders to an agent (they are refused otherwise)

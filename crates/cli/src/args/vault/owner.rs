@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stvor_vault::MemoryId;
 
 use super::super::Life;
-use super::{ArchiveKey, Cost, TokenHow, TpmBinding};
+use super::{ArchiveKey, Cost, SecondSecret, TokenHow, TpmBinding};
 
 /// `stvor vault approvals ...`
 #[derive(Debug, Subcommand)]
@@ -114,7 +114,50 @@ pub(crate) enum ProofCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The old secret comes as for every other command (--passphrase-file, --keyfile,
-or a prompt). No memory is written anew. Backups open with the old one still.")]
+or a prompt). No memory is written anew. Backups open with the old one still.
+
+With one of --new-second... it is the second secret, of levels 4 and 5, that is changed, from
+the one that --second... gives; or the vault gets its first one. The owner's own secret stays then,
+unless a new one is named too.")]
+pub(crate) struct VaultPassphrase {
+    #[command(flatten)]
+    pub(crate) owner: PassphraseChange,
+    #[command(flatten)]
+    pub(crate) new_second: NewSecond,
+    #[command(flatten)]
+    pub(crate) second: SecondSecret,
+}
+
+/// A new second secret, of levels 4 and 5: a passphrase or a keyfile.
+#[derive(Debug, Args)]
+pub(crate) struct NewSecond {
+    /// Ask for a new second secret, of levels 4 and 5
+    #[arg(long, conflicts_with_all = ["new_second_passphrase_file", "new_second_passphrase_fd", "new_second_keyfile"])]
+    pub(crate) new_second: bool,
+    /// File that holds the new second passphrase (its first line)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_second_passphrase_fd", "new_second_keyfile"])]
+    pub(crate) new_second_passphrase_file: Option<PathBuf>,
+    /// File descriptor to read the new second passphrase from
+    #[arg(long, value_name = "FD", conflicts_with = "new_second_keyfile")]
+    pub(crate) new_second_passphrase_fd: Option<u32>,
+    /// Key file in place of a new second passphrase; it is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_second_keyfile: Option<PathBuf>,
+}
+
+impl From<&NewSecond> for SecondSecret {
+    fn from(new: &NewSecond) -> Self {
+        Self {
+            second: new.new_second,
+            second_passphrase_file: new.new_second_passphrase_file.clone(),
+            second_passphrase_fd: new.new_second_passphrase_fd,
+            second_keyfile: new.new_second_keyfile.clone(),
+        }
+    }
+}
+
+/// A new secret of the owner.
+#[derive(Debug, Args)]
 pub(crate) struct PassphraseChange {
     /// File that holds the new passphrase (its first line)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["new_passphrase_fd", "new_keyfile"])]
@@ -136,6 +179,17 @@ pub(crate) struct PassphraseChange {
     /// What one guess of the new passphrase costs
     #[arg(long, value_name = "COST", default_value = "sensitive")]
     pub(crate) cost: Cost,
+}
+
+impl PassphraseChange {
+    /// Whether a new secret is named, so that none has to be asked for.
+    pub(crate) fn is_named(&self) -> bool {
+        self.new_tpm
+            || self.new_token.is_some()
+            || self.new_passphrase_file.is_some()
+            || self.new_passphrase_fd.is_some()
+            || self.new_keyfile.is_some()
+    }
 }
 
 /// `stvor vault boundary ...`

@@ -248,6 +248,10 @@ pub(crate) enum SwitchCommand {
 
 /// `stvor vault watch`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+It goes on after a release: an owner who checks in again is waited for again. A clock
+that is ahead after a restart is believed when the machine was up with it for an hour, or
+for a day if it is ahead by a month or more.")]
 pub(crate) struct VaultWatch {
     /// Directory with the packages and the check-ins
     #[arg(long, value_name = "DIR")]
@@ -264,6 +268,9 @@ pub(crate) struct VaultWatch {
     /// Look once and end
     #[arg(long)]
     pub(crate) once: bool,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, conflicts_with = "once", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: u64,
     #[command(flatten)]
     pub(crate) life: Life,
 }

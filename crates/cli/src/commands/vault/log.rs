@@ -77,6 +77,12 @@ fn print(call: Call<'_>, entries: &[LogEntry]) -> Result {
             Some(code) => paint(BAD, code),
             None => paint(GOOD, "ok"),
         };
+        let said = match (said, &event.content) {
+            (None, Some(key)) if event.operation == Operation::Unlock => {
+                format!("boundary key {}", safe(key))
+            }
+            _ => safe(said.as_deref().unwrap_or_default()),
+        };
         lines.add_row([
             seq.to_string(),
             rfc3339(Timestamp::from_millis(event.at.wall)),
@@ -84,7 +90,7 @@ fn print(call: Call<'_>, entries: &[LogEntry]) -> Result {
             name(event.operation),
             event.memory.map(|id| id.to_string()).unwrap_or_default(),
             answer,
-            safe(said.as_deref().unwrap_or_default()).replace('\n', " "),
+            said.replace('\n', " "),
         ]);
     }
     call.out().line(rows(&lines))

@@ -28,6 +28,9 @@ pub(super) fn run(call: Call<'_>, command: &ProfileCommand) -> Result {
         }
         ProfileCommand::List => list(call),
         ProfileCommand::Open { name, secret } => open(call, name, secret),
+        ProfileCommand::Passphrase { name, secret, new, cost } => {
+            change_secret(call, name, (secret, &new.into(), *cost))
+        }
         ProfileCommand::Close { name } => {
             ask(&mut call.as_owner()?, KeysVerb::CloseProfile { name: name.clone() })?;
             call.out().either(&json!({ "closed": name }), |_| format!("closed {name}"))
@@ -63,14 +66,40 @@ fn create(call: Call<'_>, new: NewProfile, (secret, cost): (&ProfileSecret, Cost
     call.out().either(&object, |_| format!("made {name}; it opens with {opens}"))
 }
 
-fn open(call: Call<'_>, name: &str, secret: &ProfileSecret) -> Result {
-    let mut client = call.as_owner()?;
-    let answer = ask(&mut client, KeysVerb::ProfileRecord { name: name.to_owned() })?;
+/// A profile's key, unwrapped with the secret of its own.
+fn key_of(
+    call: Call<'_>,
+    client: &mut Client,
+    (name, secret): (&str, &ProfileSecret),
+) -> Result<stvor_crypto::Secret<32>> {
+    let answer = ask(client, KeysVerb::ProfileRecord { name: name.to_owned() })?;
     let malformed = || Failure::Usage("the daemon's answer is not understood".into());
     let record = STANDARD.decode(answer["record"].as_str().unwrap_or_default()).map_err(|_| malformed())?;
     let kind = WrappedKey::decode(&record).map_err(|error| Failure::coded(&error))?.kind();
     let holder = call.profile_secret(secret, (Some(kind), None))?.ok_or_else(malformed)?;
-    let key = Hidden::of_key(&unwrap_profile(&record, name, &*holder)?);
+    Ok(unwrap_profile(&record, name, &*holder)?)
+}
+
+fn change_secret(
+    call: Call<'_>,
+    name: &str,
+    (old, new, cost): (&ProfileSecret, &ProfileSecret, Cost),
+) -> Result {
+    let mut client = call.as_owner()?;
+    let key = key_of(call, &mut client, (name, old))?;
+    let Some(holder) = call.profile_secret(new, (None, Some(cost)))? else {
+        return Err(Failure::Usage("the profile's new secret is missing".into()));
+    };
+    let key = ProfileKey::wrap(name, key, &*holder)?;
+    ask(&mut client, KeysVerb::ChangeProfileSecret { name: name.to_owned(), key: (&key).into() })?;
+    let kind = holder.kind().name();
+    let object = json!({ "profile": name, "opens_with": kind });
+    call.out().either(&object, |_| format!("{name} opens with the new {kind}"))
+}
+
+fn open(call: Call<'_>, name: &str, secret: &ProfileSecret) -> Result {
+    let mut client = call.as_owner()?;
+    let key = Hidden::of_key(&key_of(call, &mut client, (name, secret))?);
     ask(&mut client, KeysVerb::OpenProfile { name: name.to_owned(), key })?;
     call.out().either(&json!({ "opened": name }), |_| format!("open: {name}"))
 }

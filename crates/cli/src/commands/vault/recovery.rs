@@ -238,13 +238,18 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
     let mut watcher = Watcher::open((&args.dir, &args.release), &args.state, &args.verifier)?;
     let mut last = None;
     loop {
-        let (standing, unbelieved) = watcher.look(&clock.now())?;
-        let complete = unbelieved.is_none();
-        if let Some(error) = unbelieved {
+        let (standing, wrong) = match watcher.look(&clock.now()) {
+            Ok((standing, wrong)) => (Some(standing), wrong),
+            // A disk that is full or away may be back at the next look.
+            Err(error) if !args.once => (None, Some(error)),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(error) = wrong {
             call.out().warn(error);
         }
-        let told = core::mem::discriminant(&standing);
-        if last.replace(told) != Some(told) || args.once {
+        let told = standing.as_ref().map(core::mem::discriminant);
+        if let Some(standing) = standing.filter(|_| last != told || args.once) {
+            last = told;
             call.out().either(&standing, |standing| match standing {
                 Standing::Unarmed => "no check-in was seen yet".to_owned(),
                 Standing::Disarmed => "the owner disarmed the switch".to_owned(),
@@ -252,12 +257,12 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
                 Standing::Released => format!("released: the packages are in {}", args.release.display()),
             })?;
         }
-        if args.once || (standing == Standing::Released && complete) {
+        if args.once {
             return Ok(());
         }
         tokio::select! {
             end = ending.wait() => return end.result(),
-            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            () = tokio::time::sleep(Duration::from_secs(args.every)) => {}
         }
     }
 }

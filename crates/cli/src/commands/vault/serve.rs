@@ -132,9 +132,7 @@ fn options(call: Call<'_>, args: &VaultServe) -> Result<Options> {
     if !args.allow_injections {
         options.auditors.push(Arc::new(stvor_vault::detect::refuse_injections));
     }
-    if let Some(file) = &args.alerts {
-        options.alerts.push(alerts::to_file(file)?);
-    }
+    options.alerts.push(alerts::hook(args.alerts.as_deref(), call.out())?);
     Ok(options)
 }
 

@@ -6,8 +6,8 @@ use stvor_vault::{Mode, Status};
 
 use super::talk::ask_owner;
 use super::{Call, show};
-use crate::args::{PassphraseChange, VaultUnlock};
-use crate::failure::Result;
+use crate::args::{SecondSecret, VaultPassphrase, VaultUnlock};
+use crate::failure::{Failure, Result};
 use crate::render::{BAD, GOOD, LOUD, grouped, paint, rfc3339, rows, safe, table};
 
 /// Begins the owner's session.
@@ -30,19 +30,48 @@ pub(super) fn lock(call: Call<'_>) -> Result {
     call.out().either(&json!({ "mode": "locked" }), |_| "locked".to_owned())
 }
 
-/// Changes the owner's secret.
-pub(super) fn change_secret(call: Call<'_>, args: &PassphraseChange) -> Result {
+/// Changes the owner's secret, or the second one, or both.
+pub(super) fn change_secret(call: Call<'_>, args: &VaultPassphrase) -> Result {
+    let wanted = SecondSecret::from(&args.new_second);
+    if args.second.is_named() && !wanted.is_named() {
+        return Err(Failure::Usage(
+            "the second secret is the old one here: name the new one too (--new-second-passphrase-file, --new-second-keyfile)"
+                .into(),
+        ));
+    }
     let mut client = call.stranger()?;
     let old = call.owner_of(&client)?;
     // Before the new one is asked for: who does not know the old one need not think of another.
     client.prove(&*old)?;
-    let new = call.changed_owner(args)?;
-    client.change_secret(&*old, &*new)??;
+    let had = client.records().is_some_and(|records| records.vaulted.is_some());
+    let from = call.second(&args.second)?;
+    let second = call.new_second(&wanted, args.owner.cost)?;
+    if let Some(second) = &second {
+        client.change_second(&*old, from.as_deref(), &**second)??;
+    }
+    let new = match second.is_none() || args.owner.is_named() {
+        true => Some(call.changed_owner(&args.owner)?),
+        false => None,
+    };
+    if let Some(new) = &new {
+        client.change_secret(&*old, &**new)??;
+    }
     let out = call.out();
-    out.either(&json!({ "opens_with": new.kind().name() }), |_| {
-        format!("the vault opens with the new {}", new.kind().name())
-    })?;
-    out.say("Backups that were made before open with the old one still.");
+    let [new, second] = [&new, &second].map(|one| one.as_ref().map(|holder| holder.kind().name()));
+    out.either(
+        &json!({ "opens_with": new, "second_secret": second, "first": second.is_some() && !had }),
+        |_| {
+            let opens = new.map(|kind| format!("the vault opens with the new {kind}"));
+            let level_4 = second.map(|kind| format!("level 4 opens with the new {kind}"));
+            opens.into_iter().chain(level_4).collect::<Vec<_>>().join("\n")
+        },
+    )?;
+    match second {
+        Some(_) if !had => out.say(
+            "Level 4 can be written now, and read after an unlock with --second. Shares made before do not open it: make an escrow anew.",
+        ),
+        _ => out.say("Backups that were made before open with the old one still."),
+    }
     Ok(())
 }
 
@@ -112,6 +141,9 @@ pub(super) fn status(call: Call<'_>) -> Result {
     } else {
         lines.add_row(["log".to_owned(), format!("{} events, root {}", grouped(status.events), status.root)]);
         lines.add_row(["signed by".to_owned(), status.verifier.clone()]);
+    }
+    if let Some(key) = &status.boundary_key {
+        lines.add_row(["boundary".to_owned(), format!("asked; believed by the key {}", safe(key))]);
     }
     if status.watchers_untold > 0 {
         let said = "NOT TOLD: a watcher of the dead-man switch goes on as before; `stvor vault switch status` says which";
