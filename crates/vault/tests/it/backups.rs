@@ -589,41 +589,6 @@ fn an_export_holds_everything_that_the_owner_can_read() {
     assert_eq!(of(gone)["refused"], "MEMORY_GONE");
 }
 
-/// Follows docs/vault/recovery.md with Python's libraries and nothing of ours.
-#[test]
-fn the_recovery_page_can_be_followed_with_standard_tools() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recovery/recover.py");
-    let python = std::env::var_os("STVOR_PYTHON").unwrap_or_else(|| "python3".into());
-    let modules = ["-c", "import cryptography, argon2, pyrage"];
-    let there = Command::new(&python).args(modules).stderr(Stdio::null()).status();
-    if !there.is_ok_and(|status| status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "Python with cryptography, argon2-cffi and pyrage");
-        println!("skipped: pip install cryptography argon2-cffi pyrage");
-        return;
-    }
-    let world = World::new();
-    let vault = world.open();
-    for (text, level) in [("zero", 0), ("one", 1), ("grüße", 2), ("three", 3)] {
-        store(&vault, text, Level::try_from(level).unwrap());
-    }
-    let mut timed = NewMemory::new(b"with a time", Level::Private, "other/place");
-    timed.ttl = Some(std::time::Duration::from_secs(90 * 86_400));
-    timed.cooldown = Some(std::time::Duration::from_secs(5));
-    vault.store(OWNER, timed).unwrap();
-    let full = backup(&vault, &world, BackupKind::Full);
-    let identity = world.directory.path().join("identity");
-    let output = Command::new(&python)
-        .arg(script)
-        .args([full.path.as_os_str(), identity.as_os_str(), "correct horse".as_ref()])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let read: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let texts: Vec<_> = read.iter().map(|line| line["text"].as_str().unwrap()).collect();
-    assert_eq!(texts, ["zero", "one", "grüße", "three", "with a time"]);
-}
-
 #[test]
 fn damage_shows_when_a_backup_is_made_and_the_rest_of_it_can_be_brought_back() {
     let world = World::new();

@@ -4,6 +4,7 @@
 
 mod archive;
 mod backups;
+mod by_hand;
 mod checkpoints;
 mod control;
 mod daemon;

@@ -1,14 +1,20 @@
 """Reads a STVOR vault without STVOR, as docs/vault/recovery.md describes it.
 
-Usage: recover.py BACKUP.age IDENTITY-FILE PASSPHRASE
+Usage: recover.py --identity FILE (--passphrase-file FILE | --keyfile FILE | --share FILE --share FILE ...)
+                  [--second-passphrase-file FILE | --second-keyfile FILE]
+                  [--profile-passphrase-file NAME=FILE] [--profile-keyfile NAME=FILE] FULL.age [INCREMENTAL.age ...]
+
+The passphrase is the owner's, or the recovery passphrase of a vault whose key a TPM or a token gives.
 Prints one JSON object a line: id, level, text. Needs cryptography, argon2-cffi and pyrage from PyPI.
 """
 
+import argparse
+import hashlib
 import io
 import json
+import os
 import sqlite3
 import struct
-import sys
 import tarfile
 import tempfile
 
@@ -20,10 +26,105 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+PASSPHRASE, KEYFILE, TPM, TOKEN = 1, 2, 4, 9
+
 
 def hkdf(key, info, length=32, salt=None):
     return HKDF(hashes.SHA256(), length, salt, info).derive(key)
 
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def first_line(path):
+    return read(path).split(b"\n")[0]
+
+
+def field(data, at):
+    """A length (4 bytes) and so many bytes. Returns them, and where the next field begins."""
+    (length,) = struct.unpack_from(">I", data, at)
+    return data[at + 4:at + 4 + length], at + 4 + length
+
+
+def text(value):
+    return struct.pack(">I", len(value.encode())) + value.encode()
+
+
+# Step 1.
+
+def open_backups(paths, identity, directory):
+    """The full backup's database, with the rows of those that build on it."""
+    identity = pyrage.x25519.Identity.from_str(first_line(identity).decode())
+    databases = []
+    for number, path in enumerate(paths):
+        archive = tarfile.open(fileobj=io.BytesIO(pyrage.decrypt(read(path), [identity])))
+        name = os.path.join(directory, f"{number}.db")
+        with open(name, "wb") as file:
+            file.write(archive.extractfile("vault.db").read())
+        databases.append(sqlite3.connect(name))
+    full, later = databases[0], databases[1:]
+    for changes in later:
+        tables = changes.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        for (table,) in tables.fetchall():
+            if table not in ("event", "node", "memory", "fresh"):
+                full.execute(f"DELETE FROM {table}")
+            for row in changes.execute(f"SELECT * FROM {table}"):
+                full.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    return full
+
+
+# Steps 2 and 3.
+
+class Passphrase:
+    def __init__(self, secret):
+        self.secret = secret
+
+    def key(self, kind, parameters):
+        if kind == PASSPHRASE:
+            memory, passes, lanes = struct.unpack(">III", parameters[:12])
+            return argon2.low_level.hash_secret_raw(
+                self.secret, parameters[12:28], passes, memory, lanes, 32, argon2.low_level.Type.ID)
+        # Of a TPM or a token: the passphrase opens a record of its own in the parameters.
+        assert parameters[0] == 1, "parameters of version 1"
+        if kind == TPM:
+            at = 5
+            for _ in ("private half", "public half"):
+                _, at = field(parameters, at)
+            context = b"STVOR TPM recovery v1"
+        else:
+            assert kind == TOKEN, f"a key of kind {kind} opens with no passphrase"
+            _, at = field(parameters, 34)
+            context = b"STVOR token recovery v1"
+        recovery, _ = field(parameters, at)
+        assert recovery, "no recovery passphrase was set for this key"
+        return unwrap(recovery, self, context)
+
+
+class Keyfile:
+    def __init__(self, secret):
+        assert len(secret) == 32, "a keyfile has 32 bytes"
+        self.secret = secret
+
+    def key(self, kind, parameters):
+        assert (kind, parameters) == (KEYFILE, b""), f"a key of kind {kind} opens with no keyfile"
+        return self.secret
+
+
+def unwrap(record, secret, context):
+    assert hashlib.sha256(record[:-16]).digest()[:16] == record[-16:], "the record is damaged"
+    version, kind = record[:2]
+    assert version == 1, "a key record of version 1"
+    parameters, at = field(record, 2)
+    check, nonce, sealed = record[at:at + 16], record[at + 16:at + 28], record[at + 28:at + 76]
+    ad = b"STVOR wrapped key v1" + record[:at] + struct.pack(">I", len(context)) + context
+    derived = hkdf(secret.key(kind, parameters), ad, 48)
+    assert derived[32:] == check, "the secret is another one"
+    return AESGCM(derived[:32]).decrypt(nonce, sealed, ad)
+
+
+# Steps 4 to 8.
 
 def unseal(key, place, sealed):
     """Step 5: a nonce of 12 bytes, then AES-256-GCM."""
@@ -41,28 +142,15 @@ def unseal_row(key, place, sealed):
         return unseal(key, place, sealed)
 
 
-def unwrap(record, passphrase, context):
-    """Steps 2 and 3."""
-    version, kind, length = struct.unpack(">BBI", record[:6])
-    assert (version, kind) == (1, 1), "a key record of version 1 for a passphrase"
-    parameters, rest = record[6:6 + length], record[6 + length:]
-    memory, passes, lanes = struct.unpack(">III", parameters[:12])
-    key = argon2.low_level.hash_secret_raw(
-        passphrase, parameters[12:28], passes, memory, lanes, 32, argon2.low_level.Type.ID)
-    ad = b"STVOR wrapped key v1" + record[:6] + parameters + struct.pack(">I", len(context)) + context
-    derived = hkdf(key, ad, 48)
-    assert derived[32:] == rest[:16], "the passphrase is another one"
-    return AESGCM(derived[:32]).decrypt(rest[16:28], rest[28:76], ad)
-
-
 def bound(header):
     """Step 7: what is authenticated with a content."""
     everything = 2 ** 64 - 1
-    text = lambda value: struct.pack(">I", len(value.encode())) + value.encode()
     expires = everything if header["expires"] is None else header["expires"]
-    return (b"STVOR memory v1" + bytes.fromhex(header["id"].replace("-", "")) + bytes([header["level"]])
-            + text(header["namespace"]) + struct.pack(">QQQ", expires, header["cooldown"], header["created"])
-            + text(header["creator"]) + struct.pack(">Q", header["length"]))
+    out = (b"STVOR memory v1" + bytes.fromhex(header["id"].replace("-", "")) + bytes([header["level"]])
+           + text(header["namespace"]) + struct.pack(">QQQ", expires, header["cooldown"], header["created"])
+           + text(header["creator"]) + struct.pack(">Q", header["length"]))
+    profile = header.get("profile")
+    return out + text(profile) if profile else out
 
 
 def open_wrapped(wrapped, private, ad):
@@ -77,32 +165,118 @@ def open_wrapped(wrapped, private, ad):
     return AESGCM(hkdf(shared, info)).decrypt(b"\0" * 12, body, ad)
 
 
+class Profiles:
+    """Step 7, profiles: their keys, as far as there is a secret for them."""
+
+    def __init__(self, slots, secrets, private):
+        self.slots, self.secrets, self.private = slots, secrets, private
+
+    def key(self, name):
+        slot = f"profile/{name}/key"
+        if name in self.secrets:
+            return unwrap(self.slots[slot], self.secrets[name], b"STVOR vault profile v1 " + name.encode())
+        # The owner's session opens it.
+        return open_wrapped(self.slots[slot], self.private, slot.encode())
+
+    def open(self, name, wrapped, ad):
+        generation = wrapped[:4]
+        slot = f"profile/{name}/private/{int.from_bytes(generation, 'big')}"
+        private = unseal(self.key(name), slot.encode(), self.slots[slot])
+        return open_wrapped(wrapped[4:], private, b"STVOR vault profile memory v1" + text(name) + generation + ad)
+
+
+# Step 9.
+
+def multiply(a, b):
+    product = 0
+    while b:
+        product ^= a if b & 1 else 0
+        a = a << 1 ^ (0x11b if a & 0x80 else 0)
+        b >>= 1
+    return product
+
+
+def inverse(a):
+    return next(b for b in range(1, 256) if multiply(a, b) == 1)
+
+
+def combine(paths):
+    shares, needed, the_set = {}, None, None
+    for path in paths:
+        lines = dict(line.split(": ", 1) for line in read(path).decode().splitlines() if ": " in line)
+        number, rest = lines["share"].split(" of ")
+        shares[int(number)] = bytes.fromhex(lines["data"])
+        needed, the_set = int(rest.split(", ")[1].split(" ")[0]), bytes.fromhex(lines["set"])
+    assert len(shares) >= needed, f"{needed} shares are needed"
+    whole = bytearray(len(next(iter(shares.values()))))
+    for own, data in shares.items():
+        factor = 1
+        for other in shares:
+            if other != own:
+                factor = multiply(factor, multiply(other, inverse(other ^ own)))
+        for place, byte in enumerate(data):
+            whole[place] ^= multiply(factor, byte)
+    check, secret = bytes(whole[:16]), bytes(whole[16:])
+    assert check == hkdf(secret, b"STVOR share check v1", 16, the_set), "the shares do not fit together"
+    return secret
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--identity", required=True)
+    parser.add_argument("backups", nargs="+")
+    owner = parser.add_mutually_exclusive_group(required=True)
+    second = parser.add_mutually_exclusive_group()
+    for group, prefix in ((owner, ""), (second, "second-")):
+        group.add_argument(f"--{prefix}passphrase-file")
+        group.add_argument(f"--{prefix}keyfile")
+    owner.add_argument("--share", action="append", default=[])
+    parser.add_argument("--profile-passphrase-file", action="append", default=[])
+    parser.add_argument("--profile-keyfile", action="append", default=[])
+    return parser.parse_args()
+
+
+def secret_of(passphrase_file, keyfile):
+    if passphrase_file:
+        return Passphrase(first_line(passphrase_file))
+    return Keyfile(read(keyfile)) if keyfile else None
+
+
 def main():
-    backup, identity, passphrase = sys.argv[1], open(sys.argv[2]).read().strip(), sys.argv[3].encode()
-    plain = pyrage.decrypt(open(backup, "rb").read(), [pyrage.x25519.Identity.from_str(identity)])
-    with tempfile.NamedTemporaryFile() as file:
-        archive = tarfile.open(fileobj=io.BytesIO(plain))
-        file.write(archive.extractfile("vault.db").read())
-        file.flush()
-        database = sqlite3.connect(file.name)
+    args = arguments()
+    owner = secret_of(args.passphrase_file, args.keyfile)
+    second = secret_of(args.second_passphrase_file, args.second_keyfile)
+    named = lambda all: (one.split("=", 1) for one in all)
+    secrets = {name: Passphrase(first_line(path)) for name, path in named(args.profile_passphrase_file)}
+    secrets |= {name: Keyfile(read(path)) for name, path in named(args.profile_keyfile)}
+    with tempfile.TemporaryDirectory() as directory:
+        database = open_backups(args.backups, args.identity, directory)
         slots = dict(database.execute("SELECT name, record FROM slot"))
-        root = unwrap(slots["owner/root"], passphrase, b"STVOR vault root key v1")
+        vaulted = None
+        if args.share:
+            keys = combine(args.share)
+            root, vaulted = keys[:32], keys[32:64] or None
+        else:
+            root = unwrap(slots["owner/root"], owner, b"STVOR vault root key v1")
+        if second:
+            vaulted = unwrap(slots["vaulted"], second, b"STVOR vault level 4 key v1")
         derive = lambda purpose: hkdf(root, purpose.encode(), salt=b"STVOR vault v1")
         rows, working = derive("rows"), derive("levels 0 and 1")
-        privates = {level: unseal(derive(name), f"level-{level}/private".encode(), slots[f"level-{level}/private"])
-                    for level, name in [(2, "private"), (3, "sealed")]}
+        under = {2: derive("private"), 3: derive("sealed")} | ({4: vaulted} if vaulted else {})
+        privates = {level: unseal(key, f"level-{level}/private".encode(), slots[f"level-{level}/private"])
+                    for level, key in under.items()}
+        profiles = Profiles(slots, secrets, privates[2])
         query = "SELECT id, header, wrapped, content FROM memory ORDER BY seq"
         for name, sealed, wrapped, content in database.execute(query):
             header = json.loads(unseal_row(rows, name, sealed))
-            if wrapped is None or header["level"] > 3:
+            level, ad = header["level"], bound(header)
+            if wrapped is None or level > 1 and level not in privates:
                 continue
-            ad = bound(header)
-            if header["level"] <= 1:
-                key = unseal_row(working, ad, wrapped)
-            else:
-                key = open_wrapped(wrapped, privates[header["level"]], ad)
-            text = AESGCM(key).decrypt(b"\0" * 12, content, ad).decode()
-            print(json.dumps({"id": header["id"], "level": header["level"], "text": text}))
+            if header.get("profile"):
+                wrapped = profiles.open(header["profile"], wrapped, ad)
+            key = unseal_row(working, ad, wrapped) if level <= 1 else open_wrapped(wrapped, privates[level], ad)
+            words = AESGCM(key).decrypt(b"\0" * 12, content, ad).decode()
+            print(json.dumps({"id": header["id"], "level": level, "text": words}))
 
 
 main()
