@@ -14,6 +14,8 @@ pub mod client;
 pub mod content;
 mod events;
 mod failure;
+#[cfg(debug_assertions)]
+pub mod faults;
 pub mod groups;
 pub mod keeping;
 mod limits;
