@@ -66,7 +66,8 @@ pub fn run(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     messages(budget, summary)?;
     handshakes(budget, summary)?;
     forged(budget, summary)?;
-    crate::signal::forged(budget, summary)
+    crate::signal::forged(budget, summary)?;
+    crate::signal::every_other_number(budget, summary)
 }
 
 fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {

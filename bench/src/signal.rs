@@ -1,23 +1,38 @@
-//! The Signal profile, version 3: what a message costs that nobody sent.
+//! The Signal profile, version 3: what a message costs that nobody sent, and one of a sender that leaves numbers out.
 
 use std::time::Duration;
 
 use stvor_base::Timestamp;
 use stvor_crypto::random::DeterministicRandom;
 use stvor_protocol::signal::{
-    Context, KeyPair, PreKeyBundleIn, PreKeyMessage, Prekeys, SessionRecord, WhisperMessage, cipher, session,
+    Context, KeyPair, PreKeyBundleIn, PreKeyMessage, Prekeys, SenderKeyDistribution, SenderKeyRecord,
+    SessionRecord, WhisperMessage, cipher, session,
 };
 
 use crate::Outcome;
-use crate::micro::{microseconds, must};
+use crate::micro::{BODY, microseconds, must};
 use crate::report::{Row, Summary, Target};
 use crate::timing::{Contender, race};
 
 /// Sessions that a record holds at most: the current one and the archived ones.
 const SESSIONS: usize = stvor_protocol::limits::MAX_ARCHIVED_SESSIONS + 1;
 
-/// Numbers that forgeries claim: each session may cost an agreement and as many steps, up to a bound over all of them.
-const CLAIMS: [u32; 10] = [0, 10, 30, 45, 48, 49, 100, 500, 1_000, stvor_protocol::limits::MAX_SKIP - 1];
+/// Numbers that forgeries claim, and bytes that they have: each session may cost an agreement, as many steps and a MAC over the
+/// bytes, up to a bound over all of them.
+const CLAIMS: [(u32, usize); 9] = [
+    (0, 16),
+    (5, 16),
+    (28, 16),
+    (100, 16),
+    (1_000, 16),
+    (stvor_protocol::limits::MAX_SKIP - 1, 16),
+    (0, 64 * 1024),
+    (0, 512 * 1024 - 256),
+    (stvor_protocol::limits::MAX_SKIP - 1, 512 * 1024 - 256),
+];
+
+/// Messages of a group before the one that is measured.
+const BEFORE: u32 = 4_000;
 
 fn context(identity: &KeyPair) -> Context<'_> {
     Context { identity, registration_id: 7, now: Timestamp::from_millis(1_700_000_000_000) }
@@ -54,16 +69,20 @@ fn full(rng: &mut DeterministicRandom) -> Outcome<(KeyPair, SessionRecord)> {
 }
 
 /// A message with a ratchet key that nobody knows.
-fn forgery(ratchet: &KeyPair, counter: u32) -> Vec<u8> {
-    let mut number = counter;
-    let mut bytes = [&[0x33, 0x0a, 33][..], &ratchet.public().to_bytes(), &[0x10]].concat();
-    while number >= 0x80 {
-        bytes.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
-        number >>= 7;
-    }
-    bytes.push(u8::try_from(number).unwrap_or_default());
-    bytes.extend_from_slice(&[0x18, 0, 0x22, 16]);
-    bytes.extend_from_slice(&[1; 16]);
+fn forgery(ratchet: &KeyPair, (counter, size): (u32, usize)) -> Vec<u8> {
+    let mut bytes = [&[0x33, 0x0a, 33][..], &ratchet.public().to_bytes()].concat();
+    let mut field = |tag: u8, mut number: usize| {
+        bytes.push(tag);
+        while number >= 0x80 {
+            bytes.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
+            number >>= 7;
+        }
+        bytes.push(u8::try_from(number).unwrap_or_default());
+    };
+    field(0x10, usize::try_from(counter).unwrap_or_default());
+    field(0x18, 0);
+    field(0x22, size);
+    bytes.resize(bytes.len() + size, 1);
     bytes.extend_from_slice(&[2; 8]);
     bytes
 }
@@ -73,9 +92,9 @@ pub(crate) fn forged(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     let mut rng = DeterministicRandom::from_label("a forged message of version 3");
     let (bob, mut record) = full(&mut rng)?;
     let unknown = KeyPair::generate(&mut rng)?;
-    let mut worst = (0.0, 0, String::new());
-    for counter in CLAIMS {
-        let bytes = forgery(&unknown, counter);
+    let mut worst = (0.0, (0, 0), String::new());
+    for claim in CLAIMS {
+        let bytes = forgery(&unknown, claim);
         let mut code = String::new();
         let contender = Contender::new("forged", || {
             let refused = WhisperMessage::parse(&bytes)
@@ -87,14 +106,60 @@ pub(crate) fn forged(budget: Duration, summary: &mut Summary) -> Outcome<()> {
         });
         let milliseconds = microseconds(&race(budget / 4, vec![contender]), "forged")? / 1_000.0;
         if milliseconds > worst.0 {
-            worst = (milliseconds, counter, code);
+            worst = (milliseconds, claim, code);
         }
     }
     let name = format!("Signal V3: forged message refused by a record of {SESSIONS} sessions, at worst");
     summary.push(Row::new(&name, "ms", worst.0).target(Target::AtMost(2.0)));
     summary.note(format!(
-        "the dearest forgery of version 3: an unknown ratchet key, number {} ({})",
-        worst.1, worst.2
+        "the dearest forgery of version 3: an unknown ratchet key, number {}, {} bytes ({})",
+        worst.1.0, worst.1.1, worst.2
     ));
+    Ok(())
+}
+
+/// A sender, and the row of a member that has read many messages of it, each after so many that were never sent.
+fn group(unused: u32, rng: &mut DeterministicRandom) -> Outcome<(SenderKeyRecord, Vec<u8>)> {
+    let (mut own, mut member) = (SenderKeyRecord::new(), SenderKeyRecord::new());
+    let distribution = own.distribution(rng)?.encode();
+    member.process(&SenderKeyDistribution::parse(&distribution)?)?;
+    for _ in 0..BEFORE {
+        let _ = member.decrypt(&next(&mut own, unused, rng)?)?;
+    }
+    Ok((own, member.encode().expose().to_vec()))
+}
+
+fn next(own: &mut SenderKeyRecord, unused: u32, rng: &mut DeterministicRandom) -> Outcome<Vec<u8>> {
+    for _ in 0..unused {
+        let _ = own.encrypt(&BODY, rng)?;
+    }
+    Ok(own.encrypt(&BODY, rng)?)
+}
+
+/// Reading a group message from the row of its sender to the row after it: of a sender that uses every other number only, as
+/// some clients do, beside one that uses all.
+pub(crate) fn every_other_number(budget: Duration, summary: &mut Summary) -> Outcome<()> {
+    let mut times = Vec::new();
+    for unused in [0, 1] {
+        let mut rng = DeterministicRandom::from_label("a group of version 3");
+        let (mut own, mut row) = group(unused, &mut rng)?;
+        let contender = Contender::prepared(
+            "read",
+            || must(next(&mut own, unused, &mut rng)),
+            |message| {
+                let mut member = must(SenderKeyRecord::decode(&row).map_err(Into::into));
+                let plaintext = must(member.decrypt(&message).map_err(Into::into));
+                row = member.encode().expose().to_vec();
+                plaintext
+            },
+        );
+        times.push(microseconds(&race(budget, vec![contender]), "read")?);
+    }
+    let [all, every_other] = times[..] else { return Err("a contender without a time".into()) };
+    summary.push(
+        Row::new("Signal V3: group message read, row to row, of a sender of even numbers", "us", every_other)
+            .floor(all)
+            .target(Target::TimesFloor(1.5)),
+    );
     Ok(())
 }
