@@ -79,6 +79,7 @@ function keyOf({ type, body }) {
   return `${ephemeralKey.toString('hex')}:${counter}`;
 }
 
+const nameOf = (address) => address.replace(/^also-/, '');
 const READS = ['loadSession', 'isTrustedIdentity', 'loadPreKey', 'loadSignedPreKey', 'getOurRegistrationId', 'getOurIdentity'];
 
 async function sessions(seed, { perCall = false, how = 'plain', steps = 110 }) {
@@ -96,15 +97,22 @@ async function sessions(seed, { perCall = false, how = 'plain', steps = 110 }) {
       if (id !== undefined) await one.removePreKey(id);
     };
     if (how === 'atomic') also.storeSessionAndRemovePreKey = both;
+    if (how === 'canonical') {
+      // One row for two names of a peer; which it is, is asked of the storage, too.
+      also.loadSession = (address) => one.loadSession(nameOf(address));
+      also.storeSession = (address, record) => one.storeSession(nameOf(address), record);
+    }
     if (how === 'commit') also.commit = ({ address, record, removePreKey }) => both(address, record, removePreKey);
     const all = { ...one, ...also };
     const wrapped = {};
+    if (how === 'canonical') wrapped.canonicalAddress = hostile(nameOf, rnd, { world });
     for (const name of READS) wrapped[name] = hostile((...given) => all[name](...given), rnd, { world });
-    for (const name of ['storeSession', 'removePreKey', ...Object.keys(also)]) wrapped[name] = hostile((...given) => all[name](...given), rnd, { writes: true, world });
+    for (const name of ['storeSession', 'removePreKey', ...Object.keys(also).filter((name) => !READS.includes(name))]) wrapped[name] = hostile((...given) => all[name](...given), rnd, { writes: true, world });
     const scope = {};
     return () => (perCall ? { ...wrapped, scope } : wrapped);
   });
-  const cipher = (who) => new ours.SessionCipher(storages[who](), ours.ProtocolAddress.from(names[1 - who]), { executor });
+  const addressOf = (who) => ours.ProtocolAddress.from(how === 'canonical' && rnd() < 0.5 ? `also-${names[who]}` : names[who]);
+  const cipher = (who) => new ours.SessionCipher(storages[who](), addressOf(1 - who), { executor });
   const [mail, keys] = [[[], []], new Set()];
   let [sent, bundles] = [0, 0];
 
@@ -137,7 +145,7 @@ async function sessions(seed, { perCall = false, how = 'plain', steps = 110 }) {
   async function start(who) {
     bundles += 1;
     const bundle = parties[1 - who].bundle(rnd() < 0.8 ? bundles : undefined, bundles);
-    const builder = new ours.SessionBuilder(storages[who](), ours.ProtocolAddress.from(names[1 - who]), { executor });
+    const builder = new ours.SessionBuilder(storages[who](), addressOf(1 - who), { executor });
     return builder.initOutgoing(bundle).then(() => true, () => false);
   }
 
@@ -252,7 +260,7 @@ async function groups(seed, { perCall = false, steps = 140 }) {
   return bad;
 }
 
-const SESSIONS = [{}, { how: 'atomic', perCall: true }, { how: 'commit' }, { how: 'commit', perCall: true }, { perCall: true }];
+const SESSIONS = [{}, { how: 'atomic', perCall: true }, { how: 'commit' }, { how: 'commit', perCall: true }, { perCall: true }, { how: 'canonical' }, { how: 'canonical', perCall: true }];
 
 test('sessions over hostile storages', async () => {
   const runs = SESSIONS.flatMap((options, at) => [1, 2, 3].map((seed) => sessions(100 * at + seed, options)));
