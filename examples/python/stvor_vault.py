@@ -67,8 +67,14 @@ class Vault:
         return answer["ok"]
 
     def store(self, text: str, *, namespace: str, level: int = 1, **more: Any) -> str:
-        """Stores a memory and returns its id. `more`: metadata, intents, source, trust, ttl, cooldown, supersedes."""
+        """Stores a memory and returns its id. `more`: metadata, intents, source, trust, ttl, cooldown, profile."""
         memory = {"content": {"text": text}, "namespace": namespace, "level": level, **more}
+        return self._ask({"verb": "store", "memory": memory})["id"]
+
+    def supersede(self, older: str, text: str, **more: Any) -> str:
+        """Stores a memory that corrects another one, and returns its id. What `more` does not say (level, namespace, profile,
+        cooldown, ttl) it keeps of what it corrects; `no_ttl` says that it has no end."""
+        memory = {"content": {"text": text}, "supersedes": older, **more}
         return self._ask({"verb": "store", "memory": memory})["id"]
 
     def recall(self, memory: str, justification: str = "") -> dict[str, Any]:
@@ -135,20 +141,16 @@ class Named:
     def put(self, name: str, text: str, *, ttl: int | None = None, **metadata: str) -> None:
         """Writes a text under a name; what stood there is superseded, and stays in the log."""
         older = self.header(name)
-        more: dict[str, Any] = {} if older is None else {"supersedes": older["id"]}
+        intents = [self._intent(name)]
+        more: dict[str, Any] = {"intents": intents, "metadata": {"name": name, **metadata}, "trust": "agent"}
         if ttl is not None:
             more["ttl"] = ttl
-        self.vault.store(
-            text,
-            namespace=self.namespace,
-            level=self.level,
-            intents=[self._intent(name)],
-            metadata={"name": name, **metadata},
-            trust="agent",
-            **more,
-        )
-        if older is not None:
-            self.vault.unlink(older["id"], self._intent(name))
+        if older is None:
+            self.vault.store(text, namespace=self.namespace, level=self.level, **more)
+            return
+        # What is written anew has its own end or none. A level is never lowered.
+        self.vault.supersede(older["id"], text, level=max(self.level, older["level"]), no_ttl=ttl is None, **more)
+        self.vault.unlink(older["id"], intents[0])
 
     def remove(self, name: str) -> bool:
         header = self.header(name)

@@ -65,6 +65,8 @@ pub(crate) fn of(code: &str) -> u8 {
         | "AGENT_QUOTA"
         | "AGENT_LOG_QUOTA"
         | "MEMORY_LESS_TRUSTED"
+        | "MEMORY_LOWER_LEVEL"
+        | "MEMORY_LEAVES_PROFILE"
         | "JUSTIFICATION_REQUIRED"
         | "APPROVAL_REQUIRED"
         | "COOLDOWN"

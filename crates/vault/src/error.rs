@@ -50,6 +50,23 @@ pub enum Refusal {
         /// And the new one.
         new: Trust,
     },
+    /// The correction would be kept less well than what it corrects.
+    #[error(
+        "the memory is of level {old}, and what would correct it of level {new}: only the owner gives a correction a lower level; \
+         leave the level out, or let the owner do it"
+    )]
+    LowerLevel {
+        /// The level of the older memory.
+        old: Level,
+        /// The level of the new one.
+        new: Level,
+    },
+    /// The correction would be read without the key of the profile of what it corrects.
+    #[error(
+        "the memory takes the key of the profile {0}, too: only the owner stores a correction without it; leave the profile out, \
+         or let the owner do it"
+    )]
+    LeavesProfile(String),
     /// No justification was given.
     #[error("a memory of level {level} is recalled with a justification; say what it is for")]
     NoJustification {
@@ -142,6 +159,8 @@ impl ErrorCode for Refusal {
             Self::Gone(_) => "MEMORY_GONE",
             Self::NotAllowed { .. } => "AGENT_NOT_ALLOWED",
             Self::LessTrusted { .. } => "MEMORY_LESS_TRUSTED",
+            Self::LowerLevel { .. } => "MEMORY_LOWER_LEVEL",
+            Self::LeavesProfile(_) => "MEMORY_LEAVES_PROFILE",
             Self::NoJustification { .. } => "JUSTIFICATION_REQUIRED",
             Self::NoApproval => "APPROVAL_REQUIRED",
             Self::Cooldown { .. } => "COOLDOWN",

@@ -228,6 +228,7 @@ fn renewed(header: Header, (content, stale): (SecretBytes, bool), wanted: &TakeO
     }
     keep(IMPORTED_CREATOR, header.creator);
     keep(IMPORTED_CREATED, header.created.to_string());
+    let level = header.level.max(wanted.minimum);
     NewMemory {
         content,
         metadata,
@@ -236,8 +237,11 @@ fn renewed(header: Header, (content, stale): (SecretBytes, bool), wanted: &TakeO
         source: header.source,
         trust: if wanted.keep_trust { header.trust } else { header.trust.min(Trust::Agent) },
         ttl: header.expires.map(|end| Duration::from_millis(end.saturating_sub(wanted.now))),
-        cooldown: (header.cooldown > 0).then(|| Duration::from_millis(header.cooldown)),
-        ..NewMemory::new(&[], header.level.max(wanted.minimum), &header.namespace)
+        // What a correction had, and not what it corrects.
+        no_ttl: header.expires.is_none(),
+        cooldown: (header.cooldown > 0 || !level.needs_approval())
+            .then(|| Duration::from_millis(header.cooldown)),
+        ..NewMemory::new(&[], level, &header.namespace)
     }
 }
 
@@ -281,7 +285,11 @@ mod tests {
         let expected: [&[u8]; 4] =
             [b"Ann (person): a", b"Ann (person): b", b"Tea (drink)", b"Ann drinks Tea"];
         assert_eq!(contents, expected);
-        assert!(memories.iter().all(|memory| memory.level == Level::Private && memory.trust == Trust::Agent));
+        assert!(
+            memories
+                .iter()
+                .all(|memory| memory.level == Some(Level::Private) && memory.trust == Trust::Agent)
+        );
         for (line, reason) in [
             ("no json", "line 6"),
             (r#"{"type":"other"}"#, "line 6"),

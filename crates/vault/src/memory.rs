@@ -89,14 +89,18 @@ impl fmt::Display for Trust {
 }
 
 /// A memory that is to be stored.
+///
+/// One that corrects another one ([`NewMemory::supersedes`]) is kept as that one is where it does not say otherwise: at its level,
+/// in its namespace, with its profile and pause, and as long as it would have lived.
 #[derive(Debug)]
 pub struct NewMemory {
     /// What is remembered, at most [`limits::MAX_CONTENT`] bytes.
     pub content: SecretBytes,
-    /// How well it is kept.
-    pub level: Level,
-    /// Whose, or which project's, for example `project/stvor`.
-    pub namespace: String,
+    /// How well it is kept. Of a correction nothing stands for the level of what it corrects; only the owner gives it a lower one.
+    pub level: Option<Level>,
+    /// Whose, or which project's, for example `project/stvor`. Of a correction nothing stands for the namespace of what it
+    /// corrects.
+    pub namespace: Option<String>,
     /// What is known about it. Sealed on disk, as the content is.
     pub metadata: BTreeMap<String, String>,
     /// Keys of `metadata` by whose values the owner may search also above level 2.
@@ -107,16 +111,22 @@ pub struct NewMemory {
     pub source: String,
     /// How far to believe it.
     pub trust: Trust,
-    /// How long it lives. Level 0 lives [`limits::EPHEMERAL_TTL`] at most.
+    /// How long it lives. Level 0 lives [`limits::EPHEMERAL_TTL`] at most. Of a correction nothing stands for what is left of the
+    /// time of what it corrects; the end that comes with level 0 is not passed on to a higher level.
     pub ttl: Option<Duration>,
+    /// That a correction has no end of its own, also when what it corrects has one.
+    pub no_ttl: bool,
     /// The pause between two recalls; [`limits::COOLDOWN`] from level 3 on when it is not said. An agent may ask for
     /// [`limits::MAX_COOLDOWN_OF_AGENT`] at most, and for no less than that from level 3 on; below level 3 its pauses bind
-    /// agents only.
+    /// agents only. Of a correction nothing stands for the pause of what it corrects.
     pub cooldown: Option<Duration>,
     /// The memory that this one corrects.
     pub supersedes: Option<MemoryId>,
-    /// The profile whose key it takes, too, to read it.
+    /// The profile whose key it takes, too, to read it. Of a correction nothing stands for the profile of what it corrects; only
+    /// the owner gives it another one.
     pub profile: Option<String>,
+    /// That a correction takes the key of no profile, also when what it corrects takes one. Only the owner says that.
+    pub no_profile: bool,
     /// Why it is closed for good as it is stored: for what is taken over from elsewhere and was closed there. It can never be
     /// recalled.
     pub tombstone: Option<String>,
@@ -128,19 +138,28 @@ impl NewMemory {
     pub fn new(content: &[u8], level: Level, namespace: &str) -> Self {
         Self {
             content: SecretBytes::from_slice(content),
-            level,
-            namespace: namespace.to_owned(),
+            level: Some(level),
+            namespace: Some(namespace.to_owned()),
             metadata: BTreeMap::new(),
             searchable: Vec::new(),
             intents: Vec::new(),
             source: String::new(),
             trust: Trust::default(),
             ttl: None,
+            no_ttl: false,
             cooldown: None,
             supersedes: None,
             profile: None,
+            no_profile: false,
             tombstone: None,
         }
+    }
+
+    /// A memory with nothing but content that corrects another one, and is kept as that one is.
+    #[must_use]
+    pub fn correcting(older: MemoryId, content: &[u8]) -> Self {
+        let (level, namespace, supersedes) = (None, None, Some(older));
+        Self { level, namespace, supersedes, ..Self::new(content, Level::Working, "") }
     }
 
     /// Whether everything is within its limit.
@@ -151,7 +170,16 @@ impl NewMemory {
         let rules = [
             (!self.content.is_empty(), "a memory has content"),
             (self.content.len() <= limits::MAX_CONTENT, "a content has at most 1048576 bytes"),
-            (name(&self.namespace), "a namespace has 1 to 256 bytes and no control characters"),
+            (
+                self.namespace.as_deref().is_none_or(name),
+                "a namespace has 1 to 256 bytes and no control characters",
+            ),
+            (
+                self.supersedes.is_some() || (self.level.is_some() && self.namespace.is_some()),
+                "a memory that corrects no other one says its level and its namespace",
+            ),
+            (self.ttl.is_none() || !self.no_ttl, "a memory has an end or none"),
+            (self.profile.is_none() || !self.no_profile, "a memory has a profile or none"),
             (self.source.len() <= limits::MAX_NAME, "a source has at most 256 bytes"),
             (self.metadata.len() <= limits::MAX_METADATA, "a memory has at most 64 metadata entries"),
             (self.intents.len() <= limits::MAX_INTENTS, "a memory has at most 32 intents"),

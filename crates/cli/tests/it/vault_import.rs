@@ -107,3 +107,23 @@ fn a_corrected_memory_comes_over_corrected_and_nothing_as_the_owners_word() {
     assert_eq!(to.owner(&import)[0], json!({ "taken": 0, "there": 3, "left_out": 0, "without_content": 0 }));
     assert_eq!(from.owner(&import)[0]["there"], 3, "nor in the vault that it is from");
 }
+
+#[test]
+fn what_a_file_corrects_is_kept_no_worse_than_it_was_here() {
+    let (from, to) = (Served::new(), Served::new());
+    from.owner("unlock");
+    from.enrol("assistant", "working");
+    let old = from.store("assistant", ("Tea at five", ""));
+    let file = from.home.path("export.jsonl");
+    from.owner(&format!("export --out {}", file.display()));
+    to.owner("unlock");
+    to.owner(&format!("import {} --minimum-level private", file.display()));
+    let line = from.as_agent("assistant", &format!("supersede {old}"));
+    assert_eq!(from.home.feed(&line, "Tea at six").code, Some(0));
+    let newer = from.home.path("newer.jsonl");
+    from.owner(&format!("export --out {}", newer.display()));
+    assert_eq!(to.owner(&format!("import {}", newer.display()))[0]["taken"], 1);
+    let headers = to.owner("list --namespace home");
+    assert_eq!(headers[0]["supersedes"], headers[1]["id"]);
+    assert_eq!((&headers[0]["level"], &headers[1]["level"]), (&2.into(), &2.into()));
+}

@@ -94,6 +94,12 @@ function refused(result, code) {
   const newer = ok(await call('update', { id, content: 'Ann likes black tea' })).id;
   assert.equal(ok(await call('search', { query: 'black', contents: 0 })).contents.length, 0);
   assert.equal(ok(await call('list')).memories.length, 2);
+  // A correction is kept as what it corrects, and never worse.
+  const locked = ok(await call('remember', { content: 'The alarm code is on the fridge', level: 2 })).id;
+  refused(await call('update', { id: locked, content: 'It is in the drawer', level: 1 }), 'MEMORY_LOWER_LEVEL');
+  const moved = ok(await call('update', { id: locked, content: 'It is in the drawer' })).id;
+  const levels = ok(await call('list')).memories.filter(({ id }) => id === locked || id === moved).map(({ level }) => level);
+  assert.deepEqual(levels, [2, 2]);
   ok(await call('forget', { id: newer, reason: 'wrong' }));
   refused(await call('recall', { id: newer }), 'MEMORY_GONE');
   refused(await call('recall', { id: 'x' }), 'VAULT_BAD_REQUEST');

@@ -63,10 +63,12 @@ impl Content {
 pub struct StoreVerb {
     /// The content.
     pub content: Content,
-    /// The level.
-    pub level: Level,
-    /// The namespace.
-    pub namespace: String,
+    /// The level. Of a correction nothing stands for the level of what it corrects.
+    #[serde(default)]
+    pub level: Option<Level>,
+    /// The namespace. Of a correction nothing stands for the namespace of what it corrects.
+    #[serde(default)]
+    pub namespace: Option<String>,
     /// What is known about it.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
@@ -82,18 +84,24 @@ pub struct StoreVerb {
     /// How far to believe it.
     #[serde(default)]
     pub trust: Trust,
-    /// Seconds that it lives.
+    /// Seconds that it lives. Of a correction nothing stands for what is left of the time of what it corrects.
     #[serde(default)]
     pub ttl: Option<u64>,
-    /// Seconds between two recalls.
+    /// That a correction has no end of its own.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub no_ttl: bool,
+    /// Seconds between two recalls. Of a correction nothing stands for the pause of what it corrects.
     #[serde(default)]
     pub cooldown: Option<u64>,
     /// The memory that it corrects.
     #[serde(default)]
     pub supersedes: Option<MemoryId>,
-    /// The profile whose key it takes, too.
+    /// The profile whose key it takes, too. Of a correction nothing stands for the profile of what it corrects.
     #[serde(default)]
     pub profile: Option<String>,
+    /// That a correction takes the key of no profile; for the owner.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub no_profile: bool,
     /// Why it is closed for good as it is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<String>,
@@ -391,9 +399,11 @@ impl StoreVerb {
             source: self.source,
             trust: self.trust,
             ttl: self.ttl.map(Duration::from_secs),
+            no_ttl: self.no_ttl,
             cooldown: self.cooldown.map(Duration::from_secs),
             supersedes: self.supersedes,
             profile: self.profile,
+            no_profile: self.no_profile,
             tombstone: self.tombstone,
         })
     }

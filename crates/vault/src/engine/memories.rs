@@ -7,14 +7,15 @@ use stvor_crypto::Random;
 use stvor_crypto::kdf::constant_time_eq;
 
 use super::agents::Caller;
+use super::correction::Terms;
 use super::sessions::SessionId;
-use super::{Engine, Later, hour};
+use super::{Engine, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::gates::boundary::Verdict;
 use crate::gates::{Situation, decide};
 use crate::level::Level;
-use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled, State, Trust};
+use crate::memory::{Header, MemoryId, NewMemory, Recalled, State, Trust};
 use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
 use crate::{Inspection, VaultError, detect, limits};
@@ -47,31 +48,38 @@ impl Engine {
         memory: &NewMemory,
     ) -> Result<MemoryId, VaultError> {
         let mut event = Event::new(self.clock.now(), caller.name(), Operation::Store);
-        event.level = Some(memory.level);
+        event.level = memory.level;
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             memory.check()?;
             caller.must_write()?;
-            if !caller.may_have(memory.level) {
+            let older = match memory.supersedes {
+                Some(older) => Some(engine.correctable(caller, (older, memory))?),
+                None => None,
+            };
+            let older_header = older.as_ref().map(|(_, header)| header);
+            let terms = Self::terms(caller, (memory, event.at.wall), older_header)?;
+            event.level = Some(terms.level);
+            if !caller.may_have(terms.level) {
                 return Err(Refusal::NotAllowed { what: "store at this level" }.into());
             }
-            caller.must_reach(&memory.namespace)?;
+            caller.must_reach(&terms.namespace)?;
             if memory.trust == Trust::Owner && !caller.is_owner() {
                 return Err(Refusal::NotAllowed { what: "store something as said by the owner" }.into());
             }
-            if !memory.level.needs_approval() {
+            if !terms.level.needs_approval() {
                 let fields = [memory.content.expose(), memory.source.as_bytes()].into_iter();
                 let mut all = fields.chain(memory.metadata.values().map(String::as_bytes));
                 if let Some(kind) = all.find_map(detect::secret) {
                     return Err(Refusal::SecretDetected { kind }.into());
                 }
             }
-            let header = engine.new_header(caller, memory, event.at.wall)?;
+            let header = engine.new_header(caller, (memory, terms), event.at.wall)?;
             if !caller.is_owner() {
                 engine.inspect((caller, &header), memory.content.expose(), true)?;
             }
-            if let Some(older) = memory.supersedes {
-                engine.supersede(caller, (older, memory), header.id)?;
+            if let Some(older) = older {
+                engine.supersede(caller, older, header.id)?;
             }
             let row = engine.seal(&header, memory.content.expose())?;
             engine.charge(caller, &row)?;
@@ -97,30 +105,29 @@ impl Engine {
         })
     }
 
-    fn new_header(&mut self, caller: &Caller, memory: &NewMemory, now: u64) -> Result<Header, VaultError> {
+    fn new_header(
+        &mut self,
+        caller: &Caller,
+        (memory, terms): (&NewMemory, Terms),
+        now: u64,
+    ) -> Result<Header, VaultError> {
         let mut id = [0; 16];
         self.rng.fill(&mut id)?;
-        let level = memory.level;
-        let ephemeral = (level == Level::Ephemeral).then_some(limits::EPHEMERAL_TTL);
-        let ttl = match (memory.ttl, ephemeral) {
-            (Some(asked), Some(most)) => Some(asked.min(most)),
-            (asked, most) => asked.or(most),
-        };
         Ok(Header {
             id: MemoryId::from_bytes(id),
-            level,
-            namespace: memory.namespace.clone(),
+            level: terms.level,
+            namespace: terms.namespace,
             creator: caller.name().to_owned(),
             created: now,
-            expires: ttl.map(|ttl| now.saturating_add(millis(ttl))),
-            cooldown: Self::pause(caller, memory)?,
+            expires: terms.expires,
+            cooldown: terms.cooldown,
             metadata: memory.metadata.clone(),
             searchable: memory.searchable.clone(),
             intents: memory.intents.clone(),
             source: memory.source.clone(),
             trust: memory.trust,
             supersedes: memory.supersedes,
-            profile: memory.profile.clone(),
+            profile: terms.profile,
             superseded_by: None,
             length: memory.content.len() as u64,
             content_hash: self.keyed("content", memory.content.expose())?,
@@ -158,32 +165,7 @@ impl Engine {
         })
     }
 
-    /// Marks a memory as corrected by another, as a step of storing that one, with an event of its own.
-    fn supersede(
-        &mut self,
-        caller: &Caller,
-        (older, new): (MemoryId, &NewMemory),
-        newer: MemoryId,
-    ) -> Result<(), VaultError> {
-        let (mut row, mut header) = self.find(caller, older)?;
-        self.may_change(caller, &header)?;
-        Self::may_replace(caller, &header, new)?;
-        if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
-            return Err(VaultError::invalid("only a memory that is live can be superseded"));
-        }
-        self.must_be_whole(&row)?;
-        let before = row.size();
-        header.superseded_by = Some(newer);
-        self.set_state(&mut header, State::Superseded, "");
-        row.header = self.seal_header(&header)?;
-        self.rewrite(before, &row, &header.creator)?;
-        self.later.push(Later::Remove(older));
-        let mut event = Event::new(self.clock.now(), caller.name(), Operation::Supersede);
-        (event.memory, event.level, event.row) = (Some(older), Some(header.level), Some(row.digest()));
-        self.log(&event)
-    }
-
-    fn set_state(&self, header: &mut Header, state: State, reason: &str) {
+    pub(super) fn set_state(&self, header: &mut Header, state: State, reason: &str) {
         header.state = state;
         header.state_since = Some(self.clock.now().wall);
         reason.clone_into(&mut header.state_reason);
@@ -318,134 +300,6 @@ impl Engine {
     /// The level of a memory, for who has to ask the boundary daemon before the recall.
     pub(crate) fn level_of(&self, caller: &Caller, id: MemoryId) -> Option<Level> {
         self.find(caller, id).ok().map(|(_, header)| header.level)
-    }
-
-    /// Destroys a memory's key and content.
-    pub(crate) fn forget(
-        &mut self,
-        caller: &Caller,
-        id: MemoryId,
-        reason: &str,
-    ) -> Result<Forgotten, VaultError> {
-        self.end(caller, (id, Operation::Forget, State::Forgotten), reason)?;
-        // Not to know them keeps nothing from being destroyed.
-        let backups = self.sound(self.backups_with(id))?.unwrap_or_default();
-        Ok(Forgotten { backups })
-    }
-
-    /// Closes a memory for good, and keeps it for the record.
-    pub(crate) fn tombstone(
-        &mut self,
-        caller: &Caller,
-        id: MemoryId,
-        reason: &str,
-    ) -> Result<(), VaultError> {
-        self.end(caller, (id, Operation::Tombstone, State::Tombstoned), reason)
-    }
-
-    fn end(
-        &mut self,
-        caller: &Caller,
-        (id, operation, state): (MemoryId, Operation, State),
-        reason: &str,
-    ) -> Result<(), VaultError> {
-        let mut event = Event::new(self.clock.now(), caller.name(), operation);
-        event.memory = Some(id);
-        self.audited_for(caller, event, |engine, event| {
-            engine.no_lockdown()?;
-            caller.must_write()?;
-            if reason.len() > limits::MAX_TEXT {
-                return Err(VaultError::invalid("a reason has at most 4096 bytes"));
-            }
-            engine.note(event, reason)?;
-            let (row, header) = engine.find(caller, id)?;
-            event.level = Some(header.level);
-            engine.may_change(caller, &header)?;
-            if header.state == State::Forgotten && state == State::Forgotten && engine.unwiped() {
-                // It is asked for again because it was not overwritten then.
-                engine.wipe = true;
-                return Ok(());
-            }
-            if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
-                return Err(Refusal::Gone("it was ended before").into());
-            }
-            if state == State::Tombstoned {
-                // What is destroyed needs not be sound.
-                engine.must_be_whole(&row)?;
-            }
-            event.row = Some(engine.destroy((row, header), state, reason)?);
-            Ok(())
-        })
-    }
-
-    /// Writes the new state of a memory; of all states but a tombstone only the header without what describes the content
-    /// is left. Returns the digest of the row.
-    pub(super) fn destroy(
-        &mut self,
-        (mut row, mut header): (MemoryRow, Header),
-        state: State,
-        reason: &str,
-    ) -> Result<String, VaultError> {
-        let before = row.size();
-        self.set_state(&mut header, state, reason);
-        if state != State::Tombstoned {
-            for intent in core::mem::take(&mut header.intents) {
-                for blind in self.links(&header.namespace, &intent)? {
-                    self.database.unlink(&blind, &row.id)?;
-                }
-            }
-            header.metadata.clear();
-            header.searchable.clear();
-            header.source.clear();
-            header.content_hash.clear();
-            header.destroyed_at = Some(self.held()?.tree.size());
-            (row.wrapped, row.content, row.due) = (None, None, None);
-            self.wipe = true;
-        }
-        row.header = self.seal_header(&header)?;
-        self.rewrite(before, &row, &header.creator)?;
-        self.later.push(Later::Remove(row.id));
-        if matches!(state, State::Forgotten | State::Tombstoned) {
-            self.list_as_ended(&header)?;
-        }
-        Ok(row.digest())
-    }
-
-    /// Has a memory that ended written to the lists of such.
-    fn list_as_ended(&self, header: &Header) -> Result<(), VaultError> {
-        let ended = serde_json::to_string(&self.ended(header)?);
-        let ended = ended.map_err(|error| VaultError::Database(error.to_string()))?;
-        self.database.add_ended(&ended)
-    }
-
-    /// Destroys memories whose time ran out, at most `count`. Returns how many. While the clock on the wall is far ahead of what
-    /// was seen of it, none: they are not given out any more, but a clock that is wrong must not cost a memory.
-    pub(crate) fn purge(&mut self, count: usize) -> Result<usize, VaultError> {
-        let now = self.clock.now();
-        if let Some(held) = self.held.as_mut() {
-            held.pace.take(&now);
-            if !held.pace.is_settled() {
-                return Ok(0);
-            }
-        }
-        let this_hour = hour(now.wall);
-        let mut purged = 0;
-        for id in self.database.due(this_hour, count)? {
-            let Some(row) = self.database.memory(&id)? else { continue };
-            // A row that somebody changed is for `verify` to name; it keeps no other from its end.
-            let Ok(header) = self.header(&row) else { continue };
-            if header.expires.is_none_or(|end| end > now.wall) {
-                continue;
-            }
-            let mut event = Event::new(now.clone(), "vault", Operation::Purge);
-            (event.memory, event.level) = (Some(id), Some(header.level));
-            self.audited(event, |engine, event| {
-                event.row = Some(engine.destroy((row, header), State::Expired, "")?);
-                Ok(())
-            })?;
-            purged += 1;
-        }
-        Ok(purged)
     }
 
     /// Links or unlinks an intent.

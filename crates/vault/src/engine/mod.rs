@@ -5,6 +5,8 @@ mod approvals;
 pub(crate) mod backup;
 mod bound;
 mod budget;
+mod correction;
+mod ending;
 pub(crate) mod log;
 pub(crate) mod memories;
 pub(crate) mod outside;

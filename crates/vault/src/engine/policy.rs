@@ -7,6 +7,7 @@ use super::agents::{Caller, Ends};
 use super::memories::millis;
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
+use crate::level::Level;
 use crate::memory::{Header, MemoryId, NewMemory};
 use crate::{VaultError, limits};
 
@@ -40,19 +41,21 @@ impl Engine {
         Ok(())
     }
 
-    /// What is trusted more is not replaced by what is trusted less, but by the owner.
-    pub(super) fn may_replace(caller: &Caller, old: &Header, new: &NewMemory) -> Result<(), Refusal> {
-        if caller.is_owner() || new.trust >= old.trust {
-            return Ok(());
-        }
-        Err(Refusal::LessTrusted { old: old.trust, new: new.trust })
-    }
-
-    /// The pause between two recalls of a new memory, in milliseconds.
-    pub(super) fn pause(caller: &Caller, memory: &NewMemory) -> Result<u64, VaultError> {
-        let sealed = memory.level.needs_approval();
+    /// The pause between two recalls of a new memory at a level, in milliseconds.
+    pub(super) fn pause(
+        caller: &Caller,
+        (memory, level): (&NewMemory, Level),
+        older: Option<&Header>,
+    ) -> Result<u64, VaultError> {
+        let sealed = level.needs_approval();
         let Some(asked) = memory.cooldown else {
-            return Ok(if sealed { millis(limits::COOLDOWN) } else { 0 });
+            let usual = if sealed { millis(limits::COOLDOWN) } else { 0 };
+            return Ok(match older {
+                None => usual,
+                // What the owner chose for this level holds.
+                Some(older) if older.level == level => older.cooldown,
+                Some(older) => older.cooldown.max(usual),
+            });
         };
         if !caller.is_owner() && asked > limits::MAX_COOLDOWN_OF_AGENT {
             return Err(VaultError::invalid("an agent may ask for a pause of an hour at most"));

@@ -108,9 +108,7 @@ fn what_is_trusted_more_is_not_replaced_by_what_is_trusted_less() {
     let gardener = any(&vault, "gardener");
     let trusted = |trust| NewMemory { trust, ..memory("the safe word is swordfish", Level::Private) };
     let replace = |caller: &Caller, id, trust| {
-        let new =
-            NewMemory { supersedes: Some(id), trust, ..memory("the safe word is poison", Level::Working) };
-        vault.store(caller, new)
+        vault.store(caller, NewMemory { trust, ..NewMemory::correcting(id, b"the safe word is poison") })
     };
     let told = vault.store(OWNER, trusted(Trust::Owner)).unwrap();
     for trust in [Trust::Untrusted, Trust::Agent] {
@@ -124,6 +122,122 @@ fn what_is_trusted_more_is_not_replaced_by_what_is_trusted_less() {
     assert_eq!(refusal(replace(&gardener, own, Trust::Untrusted)).code(), "MEMORY_LESS_TRUSTED");
     replace(&gardener, own, Trust::Agent).unwrap();
     replace(OWNER, told, Trust::Untrusted).unwrap();
+}
+
+/// A profile that opens with the session.
+fn profile(vault: &Vault, name: &str) {
+    let new = NewProfile { name: name.into(), exportable: false, rotation: Rotation::default() };
+    vault.make_profile(new, None).unwrap();
+}
+
+#[test]
+fn a_correction_is_kept_as_what_it_corrects() {
+    let world = World::new();
+    let vault = world.open();
+    profile(&vault, "doctor");
+    let one = agent(&vault, "one", Level::Vaulted);
+    for level in [Level::Ephemeral, Level::Working, Level::Private, Level::Sealed, Level::Vaulted] {
+        for by in [OWNER, &one].into_iter().filter(|by| **by == *OWNER || !level.needs_approval()) {
+            let new = NewMemory { profile: Some("doctor".into()), trust: Trust::Agent, ..full(level) };
+            let id = vault.store(by, new).unwrap();
+            let older = header(&vault, OWNER, id);
+            world.clock.pass(HOUR);
+            let newer = NewMemory { trust: Trust::Agent, ..NewMemory::correcting(id, b"4712") };
+            let newer = header(&vault, OWNER, vault.store(by, newer).unwrap());
+            let kept = |header: &Header| {
+                let Header { level, namespace, profile, expires, cooldown, .. } = header.clone();
+                (level, namespace, profile, expires, cooldown)
+            };
+            assert_eq!(kept(&newer), kept(&older));
+            assert_eq!(newer.supersedes, Some(id));
+            vault.forget(OWNER, newer.id, "").unwrap();
+        }
+    }
+    // What nobody who reads level 1 was given by the correction of something sealed.
+    let low = agent(&vault, "low", Level::Working);
+    let sealed = vault.store(OWNER, memory("4711", Level::Sealed)).unwrap();
+    let newer = vault.store(OWNER, NewMemory::correcting(sealed, b"4712")).unwrap();
+    assert_eq!(refusal(vault.recall(&low, newer, "look")).code(), "MEMORY_NOT_FOUND");
+    assert_eq!(vault.search(&low, "home", "4712").unwrap(), []);
+}
+
+#[test]
+fn only_the_owner_and_only_by_saying_so_lowers_a_level_or_leaves_a_profile() {
+    let world = World::new();
+    let vault = world.open();
+    profile(&vault, "doctor");
+    profile(&vault, "lawyer");
+    let gardener = any(&vault, "gardener");
+    let private = |by: &Caller| {
+        let new = NewMemory { profile: Some("doctor".into()), ..memory("4711", Level::Private) };
+        vault.store(by, new).unwrap()
+    };
+    let (own, owners) = (private(&gardener), private(OWNER));
+    for id in [own, owners] {
+        let newer = || NewMemory::correcting(id, b"4712");
+        for level in [Level::Ephemeral, Level::Working] {
+            let lower = NewMemory { level: Some(level), ..newer() };
+            let refused = refusal(vault.store(&gardener, lower));
+            assert_eq!(refused, Refusal::LowerLevel { old: Level::Private, new: level });
+            assert_eq!(refused.code(), "MEMORY_LOWER_LEVEL");
+        }
+        for leaves in [
+            NewMemory { no_profile: true, ..newer() },
+            NewMemory { profile: Some("lawyer".into()), ..newer() },
+        ] {
+            let refused = refusal(vault.store(&gardener, leaves));
+            assert_eq!(refused, Refusal::LeavesProfile("doctor".into()));
+            assert_eq!(refused.code(), "MEMORY_LEAVES_PROFILE");
+        }
+        assert_eq!(header(&vault, OWNER, id).state, State::Live, "nothing took its place");
+    }
+    let contradicts =
+        NewMemory { no_profile: true, profile: Some("doctor".into()), ..memory("x", Level::Working) };
+    assert_eq!(vault.store(OWNER, contradicts).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    // Upwards it may.
+    let raised = NewMemory { level: Some(Level::Sealed), ..NewMemory::correcting(own, b"4712") };
+    let raised = header(&vault, OWNER, vault.store(&gardener, raised).unwrap());
+    assert_eq!((raised.level, raised.cooldown), (Level::Sealed, 60_000), "with the pause of that level");
+    let moved = NewMemory { profile: Some("lawyer".into()), ..NewMemory::correcting(owners, b"4712") };
+    let moved = vault.store(OWNER, moved).unwrap();
+    assert_eq!(header(&vault, OWNER, moved).profile.as_deref(), Some("lawyer"));
+    let free = NewMemory {
+        level: Some(Level::Working),
+        no_profile: true,
+        ..NewMemory::correcting(moved, b"everybody knows by now")
+    };
+    let free = header(&vault, OWNER, vault.store(OWNER, free).unwrap());
+    assert_eq!((free.level, free.profile), (Level::Working, None));
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn a_correction_has_the_end_that_it_says_or_else_that_of_what_it_corrects() {
+    let world = World::new();
+    let vault = world.open();
+    let one = agent(&vault, "one", Level::Private);
+    let end = |new: NewMemory| {
+        let id = vault.store(&one, new).unwrap();
+        (id, header(&vault, OWNER, id).expires)
+    };
+    let at = |hours: u64| Some(world.clock.wall() + hours * 3_600_000);
+    let (id, first) = end(NewMemory { ttl: Some(9 * HOUR), ..memory("tea", Level::Working) });
+    assert_eq!(first, at(9));
+    world.clock.pass(HOUR);
+    let (id, second) = end(NewMemory::correcting(id, b"green tea"));
+    assert_eq!(second, at(8), "what is left");
+    let (id, third) = end(NewMemory { ttl: Some(2 * HOUR), ..NewMemory::correcting(id, b"black tea") });
+    assert_eq!(third, at(2));
+    let (_, none) = end(NewMemory { no_ttl: true, ..NewMemory::correcting(id, b"coffee") });
+    assert_eq!(none, None);
+    let (id, day) = end(memory("short", Level::Ephemeral));
+    assert_eq!(day, at(24));
+    let no_end = NewMemory { no_ttl: true, ..NewMemory::correcting(id, b"as short") };
+    let (id, still) = end(no_end);
+    assert_eq!(still, at(24), "level 0 has an end whatever is said");
+    let (_, kept) =
+        end(NewMemory { level: Some(Level::Working), ..NewMemory::correcting(id, b"to be kept") });
+    assert_eq!(kept, None, "the end of level 0 comes with the level");
 }
 
 /// What is told of a memory that is closed to who asks.

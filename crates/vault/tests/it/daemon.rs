@@ -51,17 +51,19 @@ impl Served {
 fn store(content: &str, level: Level) -> AgentVerb {
     let memory = StoreVerb {
         content: Content::Text(content.into()),
-        level,
-        namespace: "home".into(),
+        level: Some(level),
+        namespace: Some("home".into()),
         metadata: BTreeMap::new(),
         searchable: vec![],
         intents: vec![],
         source: String::new(),
         trust: Trust::Agent,
         ttl: None,
+        no_ttl: false,
         cooldown: None,
         supersedes: None,
         profile: None,
+        no_profile: false,
         tombstone: None,
     };
     AgentVerb::Store { memory: Box::new(memory) }

@@ -541,7 +541,7 @@ fn memories_of_other_namespaces_take_no_place_in_what_an_intent_finds() {
     let (exact, wide, other) = (enrol("exact", "home"), enrol("wide", "home*"), enrol("other", "other/*"));
     let serving = |namespace: &str| NewMemory {
         intents: vec!["drink".into()],
-        namespace: namespace.into(),
+        namespace: Some(namespace.into()),
         ..memory("tea", Level::Working)
     };
     let own = vault.store(&exact, serving("home")).unwrap();

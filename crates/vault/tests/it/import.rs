@@ -30,7 +30,7 @@ fn memories_under_a_keyfile_come_over_with_what_was_known_of_them() {
     let old = read_database(&fixture("vault.db")).unwrap();
     assert_eq!(old.len(), 4);
     let memory = old[0].open(&keyfile(), "old").unwrap();
-    assert_eq!((memory.content.expose(), memory.level), (&b"tea at five"[..], Level::Private));
+    assert_eq!((memory.content.expose(), memory.level), (&b"tea at five"[..], Some(Level::Private)));
     assert_eq!(memory.metadata["topic"], "habits");
     assert_eq!(memory.metadata["count"], "3");
     assert_eq!(memory.metadata["memory-vault.created-at"], "2026-02-20T08:00:00+00:00");
@@ -143,9 +143,9 @@ fn an_export_is_taken_over_by_another_vault_with_what_was_known_of_each_memory()
     let mcp = br#"{"type":"entity","name":"Ann","entityType":"person","observations":["likes tea"]}"#;
     let taken = take_over(mcp, &at(now)).unwrap();
     let memory = &taken.memories[0].memory;
-    assert_eq!((memory.level, &memory.namespace[..]), (Level::Private, "home"));
+    assert_eq!((memory.level, memory.namespace.as_deref()), (Some(Level::Private), Some("home")));
     let taken = take_over(mcp, &TakeOver { minimum: Level::Sealed, ..at(now) }).unwrap();
-    assert_eq!(taken.memories[0].memory.level, Level::Sealed);
+    assert_eq!(taken.memories[0].memory.level, Some(Level::Sealed));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_file_makes_nothing_the_owners_word_and_lowers_no_level_below_what_was_asked
     let file = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     let read = |wanted| {
         let taken = take_over(file.as_bytes(), &wanted).unwrap();
-        taken.memories.iter().map(|one| (one.memory.level, one.memory.trust)).collect::<Vec<_>>()
+        taken.memories.iter().map(|one| (one.memory.level.unwrap(), one.memory.trust)).collect::<Vec<_>>()
     };
     assert_eq!(read(at(1)), [(Level::Working, Trust::Agent), (Level::Sealed, Trust::Untrusted)]);
     assert_eq!(

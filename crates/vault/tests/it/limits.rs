@@ -201,7 +201,7 @@ fn texts_and_names_fit_to_their_last_byte() {
             fits,
             "a source"
         );
-        assert_eq!(vault.store(OWNER, NewMemory { namespace: name.clone(), ..new("x") }).is_ok(), fits);
+        assert_eq!(vault.store(OWNER, NewMemory { namespace: Some(name.clone()), ..new("x") }).is_ok(), fits);
         let mut memory = new("x");
         memory.metadata.insert(name.clone(), String::new());
         assert_eq!(vault.store(OWNER, memory).is_ok(), fits, "a metadata key");

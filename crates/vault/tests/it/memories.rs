@@ -283,9 +283,9 @@ fn what_is_too_long_or_too_many_is_refused_and_the_most_is_taken() {
     assert!(store(&|new| new.content = vec![b'a'; limits::MAX_CONTENT].into()));
     assert!(!store(&|new| new.content = vec![b'a'; limits::MAX_CONTENT + 1].into()));
     assert!(!store(&|new| new.content = Vec::new().into()));
-    assert!(store(&|new| new.namespace = "n".repeat(limits::MAX_NAME)));
-    assert!(!store(&|new| new.namespace = "n".repeat(limits::MAX_NAME + 1)));
-    assert!(!store(&|new| new.namespace = String::new()));
+    assert!(store(&|new| new.namespace = Some("n".repeat(limits::MAX_NAME))));
+    assert!(!store(&|new| new.namespace = Some("n".repeat(limits::MAX_NAME + 1))));
+    assert!(!store(&|new| new.namespace = Some(String::new())));
     assert!(store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS]));
     assert!(!store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS + 1]));
     let metadata = |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect();
@@ -294,6 +294,10 @@ fn what_is_too_long_or_too_many_is_refused_and_the_most_is_taken() {
     assert!(store(&|new| new.cooldown = Some(limits::MAX_COOLDOWN)));
     assert!(!store(&|new| new.cooldown = Some(limits::MAX_COOLDOWN + Duration::from_secs(1))));
     assert!(!store(&|new| new.searchable = vec!["absent".into()]));
+    assert!(
+        !store(&|new| new.level = None) && !store(&|new| new.namespace = None),
+        "it corrects no other one"
+    );
 }
 
 #[test]

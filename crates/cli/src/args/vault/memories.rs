@@ -17,6 +17,12 @@ pub(crate) enum MemoryCommand {
         id: MemoryId,
         #[command(flatten)]
         store: MemoryStore,
+        /// That it has no end, also when what it corrects has one
+        #[arg(long, conflicts_with = "ttl")]
+        no_ttl: bool,
+        /// That it takes the key of no profile, also when what it corrects takes one; for the owner
+        #[arg(long, conflicts_with = "profile")]
+        no_profile: bool,
     },
     /// Print the content of a memory
     Recall {
@@ -105,11 +111,13 @@ Examples:
   echo \"Ann likes tea\" | stvor vault store --namespace home
   stvor vault store --file contract.pdf --level sealed --meta party=Acme --searchable party")]
 pub(crate) struct MemoryStore {
-    #[command(flatten)]
-    pub(crate) space: Namespace,
-    /// How well it is kept: 0 ephemeral, 1 working, 2 private, 3 sealed, 4 vaulted, 5 black
-    #[arg(short, long, value_name = "LEVEL", default_value = "working")]
-    pub(crate) level: Level,
+    /// Whose memories, or which project's [default: default; of a correction that of what it corrects]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// How well it is kept: 0 ephemeral, 1 working, 2 private, 3 sealed, 4 vaulted, 5 black [default: working; of a correction
+    /// that of what it corrects, and only the owner gives it a lower one]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) level: Option<Level>,
     /// Read this file instead of standard input
     #[arg(long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
@@ -128,14 +136,15 @@ pub(crate) struct MemoryStore {
     /// How far to believe it [default: owner for the owner, agent for an agent]
     #[arg(long, value_name = "TRUST")]
     pub(crate) trust: Option<TrustTier>,
-    /// Seconds that it lives
+    /// Seconds that it lives [default of a correction: what is left of the time of what it corrects]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ttl: Option<u64>,
-    /// Seconds between two recalls [default: 60 from level 3 on]; an hour at most for an agent, and for other agents only
-    /// below level 3
+    /// Seconds between two recalls [default: 60 from level 3 on; of a correction as of what it corrects]; an hour at most for an
+    /// agent, and for other agents only below level 3
     #[arg(long, value_name = "SECONDS")]
     pub(crate) cooldown: Option<u64>,
-    /// Profile whose key it takes, too, to be read
+    /// Profile whose key it takes, too, to be read [default of a correction: that of what it corrects, and only the owner gives
+    /// it another one]
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
 }

@@ -32,7 +32,7 @@ pub(super) fn lines(call: Call<'_>, args: &ImportFile) -> Result {
         now: Timestamp::system().as_millis(),
     };
     let Taken { memories, passed_over, stale } = take_over(bytes.expose(), &wanted)?;
-    let spaces: BTreeSet<String> = memories.iter().map(|one| one.memory.namespace.clone()).collect();
+    let spaces: BTreeSet<String> = memories.iter().filter_map(|one| one.memory.namespace.clone()).collect();
     let mut taking = Taking::begin(call, &spaces, memories.len() as u64)?;
     for one in memories {
         let place = format!("line {}", one.line);
@@ -67,9 +67,11 @@ fn to_verb(memory: NewMemory) -> StoreVerb {
         source: memory.source,
         trust: memory.trust,
         ttl: memory.ttl.map(|ttl| ttl.as_secs()),
+        no_ttl: memory.no_ttl,
         cooldown: memory.cooldown.map(|pause| pause.as_secs()),
         supersedes: memory.supersedes,
         profile: memory.profile,
+        no_profile: memory.no_profile,
         tombstone: memory.tombstone,
     }
 }
@@ -146,7 +148,7 @@ pub(super) fn python(call: Call<'_>, args: &ImportPython) -> Result {
             Ok(mut new) => {
                 // In one step: at no time can it be recalled here.
                 new.tombstone = memory.tombstoned.then(|| "it was tombstoned in memory-vault".to_owned());
-                new.level = new.level.max(args.minimum_level);
+                new.level = new.level.max(Some(args.minimum_level));
                 let name = Some(memory.id.clone());
                 taking.take(Incoming { place, name, corrects: None, memory: to_verb(new) })?;
             }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use stvor_base::Timestamp;
 use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
-use stvor_vault::{Header, MemoryId, Trust, limits};
+use stvor_vault::{Header, Level, MemoryId, Trust, limits};
 
 use super::talk::{Asker, ask_owner};
 use super::{Call, show};
@@ -20,8 +20,15 @@ use crate::render::{rfc3339, rows, safe, table};
 /// Does what was asked with memories.
 pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
     match command {
-        MemoryCommand::Store(args) => store(call, args, None),
-        MemoryCommand::Supersede { id, store: args } => store(call, args, Some(*id)),
+        MemoryCommand::Store(args) => {
+            let level = args.level.or(Some(Level::Working));
+            let namespace = args.namespace.clone().or_else(|| Some("default".to_owned()));
+            store(call, args, |memory| StoreVerb { level, namespace, ..memory })
+        }
+        MemoryCommand::Supersede { id, store: args, no_ttl, no_profile } => {
+            let (supersedes, no_ttl, no_profile) = (Some(*id), *no_ttl, *no_profile);
+            store(call, args, |memory| StoreVerb { supersedes, no_ttl, no_profile, ..memory })
+        }
         MemoryCommand::Recall { id, justification } => recall(call, *id, justification),
         MemoryCommand::Search { words, space } => {
             let mut asker = call.asker()?;
@@ -101,7 +108,7 @@ fn content(args: &MemoryStore) -> Result<Content> {
     })
 }
 
-fn store(call: Call<'_>, args: &MemoryStore, supersedes: Option<MemoryId>) -> Result {
+fn store(call: Call<'_>, args: &MemoryStore, with: impl FnOnce(StoreVerb) -> StoreVerb) -> Result {
     let content = content(args)?;
     let mut asker = call.asker()?;
     let trust = match args.trust {
@@ -114,19 +121,21 @@ fn store(call: Call<'_>, args: &MemoryStore, supersedes: Option<MemoryId>) -> Re
     let memory = StoreVerb {
         content,
         level: args.level,
-        namespace: args.space.namespace.clone(),
+        namespace: args.namespace.clone(),
         metadata: args.metadata.iter().cloned().collect(),
         searchable: args.searchable.clone(),
         intents: args.intents.clone(),
         source: args.source.clone(),
         trust,
         ttl: args.ttl,
+        no_ttl: false,
         cooldown: args.cooldown,
-        supersedes,
+        supersedes: None,
         profile: args.profile.clone(),
+        no_profile: false,
         tombstone: None,
     };
-    let stored = asker.ask(AgentVerb::Store { memory: Box::new(memory) })?;
+    let stored = asker.ask(AgentVerb::Store { memory: Box::new(with(memory)) })?;
     call.out().either(&stored, |stored| stored["id"].as_str().unwrap_or_default().to_owned())
 }
 

@@ -9,7 +9,7 @@ use stvor_base::ErrorCode as _;
 use stvor_vault::daemon::{AgentVerb, Content, Failure as Refused, StoreVerb};
 use stvor_vault::import::IMPORTED_ID;
 use stvor_vault::import::python_vault::MEMORY_VAULT_ID;
-use stvor_vault::{Header, MemoryId, State, limits};
+use stvor_vault::{Header, Level, MemoryId, State, limits};
 
 use super::talk::Asker;
 use super::{Call, show};
@@ -35,12 +35,14 @@ pub(super) struct Incoming {
 #[derive(Clone, Copy)]
 struct Known {
     id: MemoryId,
+    level: Level,
     live: bool,
 }
 
 struct Waiting {
     place: String,
     name: String,
+    level: Level,
     memory: StoreVerb,
 }
 
@@ -81,6 +83,8 @@ fn is_of_the_memory(code: &str) -> bool {
             | "SECRET_DETECTED"
             | "AUDITOR_REFUSED"
             | "AGENT_NOT_ALLOWED"
+            | "MEMORY_LESS_TRUSTED"
+            | "MEMORY_LEAVES_PROFILE"
             | "VAULTED_KEY_REQUIRED"
             | "TOKEN_REQUIRED"
             | "VAULT_NOT_FOUND"
@@ -100,7 +104,8 @@ impl<'a> Taking<'a> {
                 let mut page = asker.ask(AgentVerb::List { namespace: space.clone(), before })?;
                 let headers: Vec<Header> = show::parsed(page["memories"].take())?;
                 for header in headers {
-                    let one = Known { id: header.id, live: header.state == State::Live };
+                    let live = header.state == State::Live;
+                    let one = Known { id: header.id, level: header.level, live };
                     for name in [IMPORTED_ID, MEMORY_VAULT_ID] {
                         if let Some(name) = header.metadata.get(name) {
                             known.insert(name.clone(), one);
@@ -165,12 +170,15 @@ impl<'a> Taking<'a> {
         }
         let older = corrects.and_then(|name| self.known.get(&name)).filter(|older| older.live);
         memory.supersedes = older.map(|older| older.id);
+        // Nothing vouches for what a file says: it lowers no level of what is here.
+        let level = memory.level.max(older.map(|older| older.level)).unwrap_or(Level::Working);
+        memory.level = Some(level);
         let bytes = serde_json::to_vec(&memory).map_or(0, |json| json.len());
         if self.waiting.len() == limits::MAX_STORES || self.bytes.saturating_add(bytes) > REQUEST {
             self.store()?;
         }
         self.bytes += bytes;
-        self.waiting.push(Waiting { place, name, memory });
+        self.waiting.push(Waiting { place, name, level, memory });
         Ok(())
     }
 
@@ -179,7 +187,8 @@ impl<'a> Taking<'a> {
         let content = match &memory.content {
             Content::Text(text) | Content::Base64(text) => text.as_bytes(),
         };
-        let name = self.asker.name_for(&[memory.namespace.as_bytes(), content]);
+        let namespace = memory.namespace.as_deref().unwrap_or_default();
+        let name = self.asker.name_for(&[namespace.as_bytes(), content]);
         let name =
             name.ok_or_else(|| Failure::Usage("what is taken over takes a secret to be named".into()))?;
         memory.metadata.insert(IMPORTED_ID.into(), name.clone());
@@ -192,7 +201,7 @@ impl<'a> Taking<'a> {
         let Some(first) = waiting.first() else { return Ok(()) };
         let place = first.place.clone();
         let (about, memories): (Vec<_>, Vec<_>) =
-            waiting.into_iter().map(|one| ((one.place, one.name), one.memory)).unzip();
+            waiting.into_iter().map(|one| ((one.place, one.name, one.level), one.memory)).unzip();
         let told = self.asker.ask(AgentVerb::StoreMany { memories });
         let told =
             told.and_then(show::parsed::<Vec<Answer>>).map_err(|failure| self.stopped(&place, &failure))?;
@@ -200,11 +209,11 @@ impl<'a> Taking<'a> {
             return Err(self.stopped(&place, &show::not_understood()));
         }
         let mut stop = None;
-        for ((place, name), answer) in about.into_iter().zip(told) {
+        for ((place, name, level), answer) in about.into_iter().zip(told) {
             match answer {
                 Answer::Ok(StoredAs { id }) => {
                     self.taken += 1;
-                    self.known.insert(name, Known { id, live: true });
+                    self.known.insert(name, Known { id, level, live: true });
                     self.step();
                 }
                 Answer::Error(refused) if is_of_the_memory(&refused.code) => {

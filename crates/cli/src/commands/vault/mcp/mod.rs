@@ -161,9 +161,9 @@ impl Server {
         )
     )]
     async fn remember(&self, asked: Given<Remember>) -> CallToolResult {
-        let asked = or_answer!(read(asked));
-        let namespace = or_answer!(self.space(asked.namespace.clone()).await);
-        let memory = or_answer!(asked.into_memory(namespace, None).map_err(|why| Box::new(wrong(&why))));
+        let mut asked = or_answer!(read(asked));
+        asked.namespace = Some(or_answer!(self.space(asked.namespace).await));
+        let memory = or_answer!(asked.into_memory(None).map_err(|why| Box::new(wrong(&why))));
         self.store(memory).await
     }
 
@@ -229,7 +229,7 @@ impl Server {
     }
 
     #[tool(
-        description = "Correct a memory: stores the new content and marks the old one as superseded. Returns the new id.",
+        description = "Correct a memory: stores the new content and marks the old one as superseded. It keeps the old one's level, namespace, profile, pause and the rest of its time where you do not say otherwise; a lower level only the owner gives. Returns the new id.",
         input_schema = takes::<Update>(),
         output_schema = gives::<results::Stored>(),
         annotations(
@@ -243,9 +243,7 @@ impl Server {
     async fn update(&self, asked: Given<Update>) -> CallToolResult {
         let asked = or_answer!(read(asked));
         let older = or_answer!(id(&asked.id));
-        let asked = asked.into_remember();
-        let namespace = or_answer!(self.space(asked.namespace.clone()).await);
-        let memory = asked.into_memory(namespace, Some(older));
+        let memory = asked.into_remember().into_memory(Some(older));
         self.store(or_answer!(memory.map_err(|why| Box::new(wrong(&why))))).await
     }
 

@@ -64,16 +64,14 @@ pub(super) struct Remember {
 
 impl Remember {
     /// As the daemon takes it.
-    pub(super) fn into_memory(
-        self,
-        namespace: String,
-        supersedes: Option<MemoryId>,
-    ) -> Result<StoreVerb, String> {
-        let level = Level::try_from(self.level.unwrap_or(1)).map_err(|error| error.to_string())?;
+    pub(super) fn into_memory(self, supersedes: Option<MemoryId>) -> Result<StoreVerb, String> {
+        // A correction is kept as what it corrects where it does not say.
+        let level = self.level.or(supersedes.is_none().then_some(1));
+        let level = level.map(Level::try_from).transpose().map_err(|error| error.to_string())?;
         Ok(StoreVerb {
             content: Content::Text(self.content),
             level,
-            namespace,
+            namespace: self.namespace,
             metadata: self.metadata.unwrap_or_default(),
             searchable: Vec::new(),
             intents: self.intents.unwrap_or_default(),
@@ -83,9 +81,11 @@ impl Remember {
                 Some(Tier::Untrusted) | None => Trust::Untrusted,
             },
             ttl: self.ttl_seconds,
+            no_ttl: false,
             cooldown: None,
             supersedes,
             profile: None,
+            no_profile: false,
             tombstone: None,
         })
     }
@@ -132,10 +132,10 @@ pub(super) struct Update {
     pub(super) id: String,
     /// What to remember in its place, in full sentences that make sense on their own.
     content: String,
-    /// How well it is kept: 0 gone with this session, 1 ordinary (default), 2 private, 3 sealed, 4 vaulted.
+    /// How well it is kept: that of the corrected memory if not given, and never lower.
     #[schemars(range(min = 0, max = 5))]
     level: Option<u8>,
-    /// Whose memories, or which project's. The configured one if not given.
+    /// Whose memories, or which project's. That of the corrected memory if not given.
     namespace: Option<String>,
     /// What is known about it, for example {"person": "Ann"}.
     metadata: Option<BTreeMap<String, String>>,
@@ -145,7 +145,7 @@ pub(super) struct Update {
     source: Option<String>,
     /// How far to believe it. `untrusted` (default) for anything that came from outside.
     trust: Option<Tier>,
-    /// Seconds that it lives.
+    /// Seconds that it lives. What is left of the corrected memory's time if not given.
     ttl_seconds: Option<u64>,
 }
 
