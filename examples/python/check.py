@@ -24,6 +24,8 @@ def claude(vault: Vault) -> None:
     assert "at six" not in run("view", path="/memories/tea.md", view_range=[1, 2])
     run("rename", old_path="/memories/tea.md", new_path="/memories/ann/tea.md")
     run("delete", path="/memories/ann")
+    # Nor is anything left of what it said before.
+    assert list(vault.list(namespace="graph/claude")) == []
     for command in [
         {"command": "view", "path": "/memories/ann/tea.md"},
         {"command": "view", "path": "/memories/../etc/passwd"},
@@ -63,6 +65,7 @@ def langgraph(vault: Vault) -> None:
     assert len(store.search(("users",))) == 3
     store.delete(("users", "ann"), "drink")
     assert store.get(("users", "ann"), "drink") is None
+    assert list(vault.list(namespace="graph/users/ann")) == [], "nor what was there before"
 
 
 def main() -> None:

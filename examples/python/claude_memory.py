@@ -89,9 +89,11 @@ class VaultMemoryTool(BetaAbstractMemoryTool):
         path = _path(command.path)
         if path == ROOT:
             raise ToolError(f"{ROOT} itself can not be deleted")
-        names = [path, *self._below(path)]
-        if not sum([self.files.remove(name) for name in names]):
+        removed = [self.files.remove(name) for name in [path, *self._below(path)]]
+        if all(left is None for left in removed):
             raise ToolError(f"The path {command.path} does not exist")
+        if left := sum(len(left or []) for left in removed):
+            return f"Deleted {path}, but {left} earlier versions that others stored are left: the owner can forget them"
         return f"Successfully deleted {path}"
 
     def rename(self, command):

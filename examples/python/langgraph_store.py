@@ -93,7 +93,8 @@ class VaultStore(BaseStore):
     def _put(self, op: PutOp) -> None:
         items = self._items(op.namespace)
         if op.value is None:
-            items.remove(op.key)
+            if left := items.remove(op.key):
+                warnings.warn(f"{len(left)} earlier versions of {op.key!r} that others stored are left; the owner can forget them")
             return
         spaces, name = self._spaces(), json.dumps(op.namespace)
         if spaces.header(name) is None:

@@ -103,9 +103,20 @@ class Vault:
         """Takes an intent from a memory."""
         self._ask({"verb": "unlink", "id": memory, "intent": intent})
 
-    def forget(self, memory: str, reason: str = "") -> None:
-        """Destroys a memory's content for good."""
-        self._ask({"verb": "forget", "id": memory, "reason": reason})
+    def forget(self, memory: str, reason: str = "", *, with_earlier: bool = False) -> list[str]:
+        """Destroys a memory's content for good; with the versions that it corrected, as far as this agent may forget them, where
+        that is said. Returns the earlier versions that are left, and can be recalled."""
+        left, go_on = [], memory
+        while go_on is not None:
+            try:
+                answer = self._ask({"verb": "forget", "id": go_on, "reason": reason, "with_earlier": with_earlier}) or {}
+            except VaultError as error:
+                if go_on != memory and error.code == "MEMORY_GONE":
+                    break
+                raise
+            left += answer.get("earlier", [])
+            go_on = answer.get("next") if with_earlier else None
+        return left
 
     def request_approval(self, memory: str, purpose: str) -> str:
         """Asks the owner to approve one recall; the recall gives the same words as its justification."""
@@ -139,7 +150,7 @@ class Named:
         return None if header is None else self.vault.recall(header["id"])["content"]["text"]
 
     def put(self, name: str, text: str, *, ttl: int | None = None, **metadata: str) -> None:
-        """Writes a text under a name; what stood there is superseded, and stays in the log."""
+        """Writes a text under a name; what stood there is superseded, and can be recalled by its id until it is removed."""
         older = self.header(name)
         intents = [self._intent(name)]
         more: dict[str, Any] = {"intents": intents, "metadata": {"name": name, **metadata}, "trust": "agent"}
@@ -152,11 +163,11 @@ class Named:
         self.vault.supersede(older["id"], text, level=max(self.level, older["level"]), no_ttl=ttl is None, **more)
         self.vault.unlink(older["id"], intents[0])
 
-    def remove(self, name: str) -> bool:
+    def remove(self, name: str) -> list[str] | None:
+        """Forgets what stands under a name, with all that stood there before. Returns the versions that are left because others
+        stored them and only they or the owner can forget them, or None where nothing has that name."""
         header = self.header(name)
-        if header is not None:
-            self.vault.forget(header["id"], f"{name} was removed")
-        return header is not None
+        return None if header is None else self.vault.forget(header["id"], f"{name} was removed", with_earlier=True)
 
     def headers(self) -> Iterator[dict[str, Any]]:
         """Headers of everything that has a name, newest first."""

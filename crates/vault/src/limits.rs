@@ -14,6 +14,8 @@ pub const MAX_METADATA: usize = 64;
 pub const MAX_INTENTS: usize = 32;
 /// Memories in one answer to list or search.
 pub const MAX_PAGE: usize = 200;
+/// Earlier versions of a memory that one request to forget it looks at.
+pub const MAX_EARLIER: usize = 256;
 /// Memories that one request stores at most.
 pub const MAX_STORES: usize = 256;
 /// Bytes of a file of the daemon's that one answer holds.

@@ -351,10 +351,17 @@ pub struct Recalled {
     pub content: SecretBytes,
 }
 
-/// What the forgetting of a memory could not reach.
+/// What the forgetting of a memory reached beside it, and what it did not reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Backups that this vault made while the memory was there, oldest first, also those whose file is not where it was written
+    /// Earlier versions, which it corrected, that were destroyed with it, newest first.
+    pub ended: Vec<MemoryId>,
+    /// Earlier versions that the caller may know of and that are left: their content is there, and those that were not closed for
+    /// good can be recalled. Newest first.
+    pub earlier: Vec<MemoryId>,
+    /// The next earlier version, where there are more than one request looks at: forgetting that one goes on.
+    pub next: Option<MemoryId>,
+    /// Backups that this vault made while the memory, or an earlier version that was destroyed with it, was there, oldest first, also those whose file is not where it was written
     /// to. No restore brings the memory back from them, but who has such a file and the owner's secret of that time can read it.
     pub backups: Vec<BackupRecord>,
 }

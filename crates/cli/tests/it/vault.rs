@@ -440,6 +440,25 @@ fn a_correction_keeps_the_level_from_a_terminal_too() {
 }
 
 #[test]
+fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let old = served.store("assistant", ("Ann lives in Bern", ""));
+    let line = served.as_agent("assistant", &format!("supersede {old}"));
+    let ended = served.home.feed(&line, "Ann lives in Basel");
+    let new = objects(&ended.out)[0]["id"].as_str().unwrap().to_owned();
+    let (code, out, err) = served.try_agent("assistant", &format!("forget {new} --yes"));
+    assert_eq!((code, &out[0]["earlier"]), (0, &serde_json::json!([old])));
+    assert!(err.contains(&old) && err.contains(&format!("forget {new} --with-earlier")), "{err}");
+    served.agent("assistant", &format!("recall {old}"));
+    let out = served.agent("assistant", &format!("forget {new} --with-earlier --yes"));
+    assert_eq!(out[0], serde_json::json!({ "ended": [old] }));
+    let (code, _, err) = served.try_agent("assistant", &format!("recall {old}"));
+    assert!(code == 6 && err.contains("MEMORY_GONE"), "{code} {err}");
+}
+
+#[test]
 fn an_attestation_is_checked_by_who_has_only_the_logs_key() {
     let served = Served::new();
     served.owner("unlock");

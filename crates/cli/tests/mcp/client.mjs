@@ -100,7 +100,12 @@ function refused(result, code) {
   const moved = ok(await call('update', { id: locked, content: 'It is in the drawer' })).id;
   const levels = ok(await call('list')).memories.filter(({ id }) => id === locked || id === moved).map(({ level }) => level);
   assert.deepEqual(levels, [2, 2]);
-  ok(await call('forget', { id: newer, reason: 'wrong' }));
+  const left = await call('forget', { id: newer, reason: 'wrong' });
+  assert.deepEqual([ok(left).ended, ok(left).earlier], [[], [id]]);
+  assert.match(left.content[0].text, /NOT forgotten are 1 earlier/);
+  assert.equal(ok(await call('recall', { id })).content.text, 'Ann likes green tea');
+  assert.deepEqual(ok(await call('forget', { id: newer, with_earlier: true })).ended, [id]);
+  refused(await call('recall', { id }), 'MEMORY_GONE');
   refused(await call('recall', { id: newer }), 'MEMORY_GONE');
   refused(await call('recall', { id: 'x' }), 'VAULT_BAD_REQUEST');
   refused(await call('remember', { content: 'password: hunter22x' }), 'SECRET_DETECTED');

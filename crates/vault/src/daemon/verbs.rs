@@ -145,8 +145,13 @@ pub enum AgentVerb {
     Link { id: MemoryId, intent: String },
     /// Unlink one.
     Unlink { id: MemoryId, intent: String },
-    /// Destroy a memory.
-    Forget { id: MemoryId, reason: String },
+    /// Destroy a memory; with the versions that it corrected, where that is said.
+    Forget {
+        id: MemoryId,
+        reason: String,
+        #[serde(default)]
+        with_earlier: bool,
+    },
     /// Close a memory for good.
     Tombstone { id: MemoryId, reason: String },
     /// Ask the owner to approve one recall.
@@ -335,14 +340,31 @@ impl AgentVerb {
             Self::ByIntent { intent } => value(vault.by_intent(caller, &intent)?),
             Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
             Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
-            Self::Forget { id, reason } => {
-                let Forgotten { backups } = vault.forget(caller, id, &reason)?;
+            Self::Forget { id, reason, with_earlier } => {
+                let forgotten = match with_earlier {
+                    true => vault.forget_with_earlier(caller, id, &reason)?,
+                    false => vault.forget(caller, id, &reason)?,
+                };
+                let Forgotten { ended, earlier, next, backups } = forgotten;
                 let mut left = serde_json::Map::new();
+                for (name, versions) in [("ended", &ended), ("earlier", &earlier)] {
+                    if !versions.is_empty() {
+                        left.insert(name.into(), json!(versions));
+                    }
+                }
+                if let Some(next) = next {
+                    left.insert("next".into(), json!(next));
+                }
                 if let Some(newest) = backups.iter().map(|backup| backup.manifest.made).max() {
                     left.insert("backups".into(), json!({ "count": backups.len(), "newest": newest }));
                 }
                 // Who inherits, and where backups are, is nothing that an agent is told.
-                let heirs = if caller.is_owner() { vault.heirs_with(id)? } else { Vec::new() };
+                let mut heirs = Vec::new();
+                for id in ended.into_iter().chain([id]).filter(|_| caller.is_owner()) {
+                    heirs.extend(vault.heirs_with(id)?);
+                }
+                heirs.sort_unstable();
+                heirs.dedup();
                 if !heirs.is_empty() {
                     left.insert("heirs".into(), json!(heirs));
                 }

@@ -9,17 +9,64 @@ use crate::storage::MemoryRow;
 use crate::{VaultError, limits};
 
 impl Engine {
-    /// Destroys a memory's key and content.
+    /// Destroys a memory's key and content; with `with_earlier` also those of the versions that it corrected, as far as the caller
+    /// may end them, also when it was ended itself before.
     pub(crate) fn forget(
         &mut self,
         caller: &Caller,
-        id: MemoryId,
+        (id, with_earlier): (MemoryId, bool),
         reason: &str,
     ) -> Result<Forgotten, VaultError> {
-        self.end(caller, (id, Operation::Forget, State::Forgotten), reason)?;
-        // Not to know them keeps nothing from being destroyed.
-        let backups = self.sound(self.backups_with(id))?.unwrap_or_default();
-        Ok(Forgotten { backups })
+        let destroyed = |header: Header| matches!(header.state, State::Forgotten | State::Expired);
+        let before = with_earlier && self.find(caller, id).is_ok_and(|(_, header)| destroyed(header));
+        let end = (id, Operation::Forget, State::Forgotten);
+        if !before {
+            self.end(caller, end, reason)?;
+        }
+        let (versions, next) = self.earlier(caller, id)?;
+        let mut ended = Vec::new();
+        for header in versions.iter().filter(|_| with_earlier) {
+            if self.may_change(caller, header).is_err() {
+                continue;
+            }
+            let one = self.end(caller, (header.id, Operation::Forget, State::Forgotten), reason);
+            match self.sound(one) {
+                Ok(done) => ended.extend(done.map(|()| header.id)),
+                // The answer names those that are left.
+                Err(VaultError::Refused(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if before && ended.is_empty() && next.is_none() {
+            self.end(caller, end, reason)?;
+        }
+        let left = versions.iter().map(|header| header.id).filter(|id| !ended.contains(id)).collect();
+        // What holds a later version holds the oldest one, too. Not to know them keeps nothing from being destroyed.
+        let oldest = ended.last().copied().unwrap_or(id);
+        let backups = self.sound(self.backups_with(oldest))?.unwrap_or_default();
+        Ok(Forgotten { ended, earlier: left, next, backups })
+    }
+
+    /// The versions that a memory corrects and whose content is there, newest first, as far as the caller may know of them; and
+    /// where to go on if there are more.
+    fn earlier(&self, caller: &Caller, id: MemoryId) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
+        let header = |id: MemoryId| match self.database.memory_header(&id)? {
+            Some(row) => self.sound(self.listed(&row)),
+            None => Ok(None),
+        };
+        let (mut found, mut next) = (Vec::new(), header(id)?.and_then(|header| header.supersedes));
+        for _ in 0..limits::MAX_EARLIER {
+            let Some(older) = next.map(header).transpose()?.flatten() else { return Ok((found, None)) };
+            let there = !matches!(older.state, State::Forgotten | State::Expired);
+            let known = caller.reaches(&older.namespace)
+                && caller.may_have(older.level)
+                && !self.closed_to(caller, &older)?;
+            next = older.supersedes;
+            if there && known {
+                found.push(older);
+            }
+        }
+        Ok((found, next))
     }
 
     /// Closes a memory for good, and keeps it for the record.

@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// The header of a row that was read without its content.
-    fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
+    pub(super) fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
         self.must_be_fresh(row)?;
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);

@@ -129,13 +129,29 @@ impl Vault {
         self.ask(move |engine| engine.set_intent(&caller, (id, link), &intent)).wait()
     }
 
-    /// Destroys a memory's key and content, for good and before the answer. Returns what that could not reach: backups.
+    /// Destroys a memory's key and content, for good and before the answer. Returns what that did not reach: backups, and earlier
+    /// versions, which the memory corrected.
     ///
     /// # Errors
     /// As [`Vault::store`]; [`VaultError::WipePending`].
     pub fn forget(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<Forgotten, VaultError> {
         let (caller, reason) = (caller.clone(), reason.to_owned());
-        self.ask(move |engine| engine.forget(&caller, id, &reason)).wait()
+        self.ask(move |engine| engine.forget(&caller, (id, false), &reason)).wait()
+    }
+
+    /// As [`Vault::forget`], with the earlier versions, which the memory corrected, as far as the caller may end them; also when
+    /// the memory itself was forgotten before. In one commit, with an event for each.
+    ///
+    /// # Errors
+    /// As [`Vault::forget`].
+    pub fn forget_with_earlier(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        reason: &str,
+    ) -> Result<Forgotten, VaultError> {
+        let (caller, reason) = (caller.clone(), reason.to_owned());
+        self.ask(move |engine| engine.forget(&caller, (id, true), &reason)).wait()
     }
 
     /// Ends the pause of a memory that was recalled, for the owner: whoever may recall it may do so at once.

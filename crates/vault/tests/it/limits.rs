@@ -36,6 +36,10 @@ const TRIED: &[(&str, &str)] = &[
     ("MAX_INTENTS", "tests/it/memories.rs::what_is_too_long_or_too_many_is_refused_and_the_most_is_taken"),
     ("MAX_PAGE", "tests/it/limits.rs::a_page_and_a_look_through_the_log_end_where_they_should"),
     (
+        "MAX_EARLIER",
+        "tests/it/memories.rs::one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on",
+    ),
+    (
         "MAX_STORES",
         "tests/it/daemon.rs::one_request_stores_so_many_memories_and_one_that_is_refused_keeps_out_no_other",
     ),

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use stvor_base::ErrorCode;
 use stvor_vault::{
-    Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault, VaultError, limits,
+    Agent, Caller, Ends, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault, VaultError,
+    limits,
 };
 
 use crate::world::{World, agent, owner, passphrase, refusal};
@@ -174,6 +175,91 @@ fn a_corrected_memory_points_to_its_correction_and_leaves_the_index() {
     let again = NewMemory { supersedes: Some(old), ..memory("tea at six", Level::Working) };
     assert!(matches!(vault.store(OWNER, again), Err(VaultError::Invalid(_))));
     assert_eq!(vault.list(OWNER, "home", None).unwrap().0.len(), 2, "the refused store left nothing");
+}
+
+#[test]
+fn forgetting_a_corrected_memory_names_what_is_left_and_ends_it_when_asked() {
+    let world = World::new();
+    let vault = world.open();
+    let correct = |older, text: &[u8]| vault.store(OWNER, NewMemory::correcting(older, text)).unwrap();
+    let first = vault.store(OWNER, memory("Ann lives in Bern", Level::Private)).unwrap();
+    let second = correct(first, b"Ann lives in Basel");
+    let third = correct(second, b"Ann lives in Chur");
+    let left = vault.forget(OWNER, third, "").unwrap();
+    assert_eq!((left.earlier, left.ended, left.next), (vec![second, first], vec![], None));
+    assert_eq!(vault.recall(OWNER, first, "").unwrap().content.expose(), b"Ann lives in Bern");
+
+    let events = vault.status().unwrap().events;
+    let left = vault.forget_with_earlier(OWNER, third, "she asked for it").unwrap();
+    assert_eq!((left.earlier, left.ended, left.next), (vec![], vec![second, first], None));
+    assert_eq!(vault.status().unwrap().events, events + 2, "an event for each, and none for what was gone");
+    for id in [first, second, third] {
+        assert_eq!(refusal(vault.recall(OWNER, id, "")), Refusal::Gone("it was forgotten"));
+    }
+    let again = vault.forget_with_earlier(OWNER, third, "");
+    assert_eq!(refusal(again), Refusal::Gone("it was ended before"));
+    // In one step, over one that was closed for good and one that is gone.
+    let versions: Vec<_> = (0..4).fold(Vec::new(), |mut all: Vec<MemoryId>, number| {
+        let text = format!("Ann has {number} cats");
+        all.push(match all.last() {
+            Some(older) => correct(*older, text.as_bytes()),
+            None => vault.store(OWNER, memory(&text, Level::Working)).unwrap(),
+        });
+        all
+    });
+    vault.tombstone(OWNER, versions[0], "").unwrap();
+    vault.forget(OWNER, versions[1], "").unwrap();
+    let left = vault.forget_with_earlier(OWNER, versions[3], "").unwrap();
+    assert_eq!(left.ended, [versions[2], versions[0]]);
+    let (listed, _) = vault.list(OWNER, "home", None).unwrap();
+    assert!(listed.iter().all(|header| header.state == State::Forgotten), "{listed:?}");
+    assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn an_agent_forgets_earlier_versions_as_far_as_they_are_its_own_and_learns_of_the_others() {
+    let world = World::new();
+    let vault = world.open();
+    let enrol = |ends| {
+        let agent = Agent { ends, ..Agent::new("gardener", &["home", "shed"], Level::Private) };
+        let credential = vault.enrol(agent).unwrap();
+        vault.authenticate(credential.expose()).unwrap()
+    };
+    let gardener = enrol(Ends::Any);
+    let correct = |by: &Caller, older| vault.store(by, NewMemory::correcting(older, b"newer")).unwrap();
+    let hidden = vault.store(OWNER, NewMemory::new(b"older", Level::Working, "attic")).unwrap();
+    let moved = NewMemory { namespace: Some("home".into()), ..NewMemory::correcting(hidden, b"older") };
+    let owners = vault.store(OWNER, moved).unwrap();
+    let own = correct(&gardener, owners);
+    let newest = correct(&gardener, own);
+    vault.remove_agent("gardener").unwrap();
+    let gardener = enrol(Ends::Own);
+    let left = vault.forget_with_earlier(&gardener, newest, "").unwrap();
+    assert_eq!((left.ended, left.earlier), (vec![own], vec![owners]), "of the hidden one no word");
+    assert_eq!(vault.recall(OWNER, owners, "").unwrap().content.expose(), b"older");
+    let again = vault.forget_with_earlier(&gardener, newest, "");
+    assert_eq!(refusal(again), Refusal::Gone("it was ended before"));
+}
+
+#[test]
+fn one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on() {
+    let world = World::new();
+    let vault = world.open();
+    for more in [0, 1] {
+        let mut versions = vec![vault.store(OWNER, memory("version", Level::Working)).unwrap()];
+        for _ in 0..limits::MAX_EARLIER + more {
+            let older = *versions.last().unwrap();
+            versions.push(vault.store(OWNER, NewMemory::correcting(older, b"version")).unwrap());
+        }
+        let left = vault.forget_with_earlier(OWNER, *versions.last().unwrap(), "").unwrap();
+        assert_eq!(left.ended.len(), limits::MAX_EARLIER);
+        assert_eq!(left.next, (more == 1).then_some(versions[0]));
+        if let Some(next) = left.next {
+            assert_eq!(vault.forget_with_earlier(OWNER, next, "").unwrap().next, None);
+        }
+    }
+    let (listed, _) = vault.list(OWNER, "home", None).unwrap();
+    assert!(listed.iter().all(|header| header.state == State::Forgotten));
 }
 
 #[test]

@@ -54,7 +54,13 @@ pub(crate) enum MemoryCommand {
     /// List the namespaces that there are, as the owner
     Namespaces,
     /// Destroy the key and the content of a memory, for good
-    Forget(MemoryEnd),
+    Forget {
+        #[command(flatten)]
+        end: MemoryEnd,
+        /// Destroy the earlier versions that it corrected, too; also those of one that was forgotten before
+        #[arg(long)]
+        with_earlier: bool,
+    },
     /// Close a memory for good, and keep it for the record
     Tombstone(MemoryEnd),
     /// Destroy memories whose time ran out (it also happens by itself)

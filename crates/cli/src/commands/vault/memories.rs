@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use stvor_base::Timestamp;
+use stvor_base::{ErrorCode as _, Timestamp};
 use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
 use stvor_vault::{Header, Level, MemoryId, Trust, limits};
 
@@ -52,7 +52,7 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
             })
         }
         MemoryCommand::List { space, before, all } => list(call, space, (*before, *all)),
-        MemoryCommand::Forget(end) => forget(call, end),
+        MemoryCommand::Forget { end, with_earlier } => forget(call, end, *with_earlier),
         MemoryCommand::Tombstone(end) => {
             ask::sure(end.sure.yes, &format!("Close {} for good?", end.id))?;
             let verb = AgentVerb::Tombstone { id: end.id, reason: end.reason.clone() };
@@ -253,14 +253,58 @@ fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)
     Ok(())
 }
 
-fn forget(call: Call<'_>, end: &MemoryEnd) -> Result {
-    ask::sure(end.sure.yes, &format!("Destroy {} for good?", end.id))?;
+/// Forgets; with all earlier versions in as many requests as they take.
+fn forgotten(asker: &mut Asker, end: &MemoryEnd, with_earlier: bool) -> Result<Value> {
+    let mut ask = |id| asker.ask(AgentVerb::Forget { id, reason: end.reason.clone(), with_earlier });
+    let mut told = ask(end.id)?;
+    while let (true, Some(next)) = (with_earlier, told["next"].as_str().and_then(|id| id.parse().ok())) {
+        let more = match ask(next) {
+            // Nothing of it, or before it, was left.
+            Err(failure) if failure.code() == "MEMORY_GONE" => json!({}),
+            other => other?,
+        };
+        told["next"] = more["next"].clone();
+        for name in ["ended", "earlier", "heirs"] {
+            let before = told[name].as_array().cloned().unwrap_or_default();
+            let all = before.into_iter().chain(more[name].as_array().cloned().unwrap_or_default());
+            told[name] = all.collect();
+        }
+        // What holds a later version holds the earlier ones, too.
+        for name in ["backups", "files"] {
+            if !more[name].is_null() {
+                told[name] = more[name].clone();
+            }
+        }
+    }
+    Ok(if told.is_null() { json!({ "done": true }) } else { told })
+}
+
+fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
+    let what = if with_earlier { " and every version before it" } else { "" };
+    ask::sure(end.sure.yes, &format!("Destroy {}{what} for good?", end.id))?;
     let mut asker = call.asker()?;
-    let verb = AgentVerb::Forget { id: end.id, reason: end.reason.clone() };
-    let answer = asker.ask(verb)?;
-    let told = if answer.is_null() { json!({ "done": true }) } else { answer };
-    call.out().either(&told, |_| "forgotten".to_owned())?;
-    let heirs: Vec<&str> = told["heirs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let told = forgotten(&mut asker, end, with_earlier)?;
+    let names = |name: &str| {
+        let all = told[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (ended, earlier) = (names("ended"), names("earlier"));
+    call.out().either(&told, |_| match ended.len() {
+        0 => "forgotten".to_owned(),
+        1 => "forgotten, with an earlier version".to_owned(),
+        many => format!("forgotten, with {many} earlier versions"),
+    })?;
+    if !earlier.is_empty() {
+        let more = if told["next"].is_null() { "" } else { " and more" };
+        let fix = match with_earlier {
+            true => "they are not this agent's to forget; the owner can".to_owned(),
+            false => format!("stvor vault forget {} --with-earlier destroys them, too", end.id),
+        };
+        let all = earlier.join(", ");
+        call.out()
+            .warn(format_args!("earlier versions of it are left and can be recalled: {all}{more}; {fix}"));
+    }
+    let heirs = names("heirs");
     if !heirs.is_empty() {
         call.out().warn(format_args!(
             "the packages of these heirs still hold it, until the switch is armed anew: {}",

@@ -248,7 +248,7 @@ impl Server {
     }
 
     #[tool(
-        description = "Destroy a memory's content for good. Ask the user first unless they asked for it.",
+        description = "Destroy a memory's content for good. Ask the user first unless they asked for it. Earlier versions that it corrected stay unless with_earlier is true; the answer names those that are left.",
         input_schema = takes::<Forget>(),
         output_schema = gives::<results::Ended>(),
         annotations(
@@ -262,14 +262,16 @@ impl Server {
     async fn forget(&self, asked: Given<Forget>) -> CallToolResult {
         let asked = or_answer!(read(asked));
         let id = or_answer!(id(&asked.id));
-        let verb = AgentVerb::Forget { id, reason: asked.reason.unwrap_or_default() };
+        let with_earlier = asked.with_earlier.unwrap_or(false);
+        let verb = AgentVerb::Forget { id, reason: asked.reason.unwrap_or_default(), with_earlier };
         let left = or_answer!(self.ask(verb).await);
-        let backups = left["backups"]["count"].as_u64().unwrap_or_default();
-        let text = match backups {
-            0 => format!("{id} is forgotten"),
-            count => format!("{id} is forgotten; {count} of the owner's backups still hold it"),
-        };
-        done(json!({ "forgotten": id, "backups": backups }), text)
+        let text = results::forgotten(id, with_earlier, &left);
+        let list = |name: &str| left[name].as_array().cloned().unwrap_or_default();
+        let structured = json!({
+            "forgotten": id, "ended": list("ended"), "earlier": list("earlier"), "next": left["next"],
+            "backups": left["backups"]["count"].as_u64().unwrap_or_default(),
+        });
+        done(structured, text)
     }
 
     #[tool(

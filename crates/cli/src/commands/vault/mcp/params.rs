@@ -170,6 +170,9 @@ pub(super) struct Forget {
     pub(super) id: String,
     /// Why.
     pub(super) reason: Option<String>,
+    /// Whether the earlier versions that it corrected are destroyed, too (default false: they stay, and can be recalled). Say true
+    /// when the user asked to delete what it says.
+    pub(super) with_earlier: Option<bool>,
 }
 
 /// An approval to ask for.

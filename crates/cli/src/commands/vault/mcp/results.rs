@@ -12,6 +12,7 @@ use rmcp::handler::server::common::{schema_for_empty_input, schema_for_input, sc
 use rmcp::model::JsonObject;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
+use stvor_vault::MemoryId;
 
 /// The schema of a tool's arguments.
 pub(super) fn takes<T: JsonSchema + 'static>() -> Arc<JsonObject> {
@@ -63,6 +64,32 @@ pub(super) fn gives<T: JsonSchema + 'static>() -> Arc<JsonObject> {
     schema.insert("anyOf".into(), json!([{ "required": done }, { "required": refused }]));
     schema.values_mut().for_each(without_formats);
     Arc::new(schema)
+}
+
+/// What became of a memory that was to be forgotten, and what was not reached.
+pub(super) fn forgotten(id: MemoryId, with_earlier: bool, left: &Value) -> String {
+    let count = |name: &str| left[name].as_array().map_or(0, Vec::len);
+    let mut text = format!("{id} is forgotten");
+    if count("ended") > 0 {
+        text.push_str(&format!(", with {} earlier versions of it", count("ended")));
+    }
+    if count("earlier") > 0 {
+        let fix = match with_earlier {
+            true => "this agent may not forget those: tell the user that the owner can",
+            false => "forget it again with with_earlier = true to destroy them, too",
+        };
+        text.push_str(&format!(
+            "; NOT forgotten are {} earlier versions of it, which can be recalled: {fix}",
+            count("earlier")
+        ));
+    }
+    if let Some(next) = left["next"].as_str() {
+        text.push_str(&format!("; there are more earlier versions: forget {next} with with_earlier = true"));
+    }
+    if let Some(count) = left["backups"]["count"].as_u64() {
+        text.push_str(&format!("; {count} of the owner's backups still hold it"));
+    }
+    text
 }
 
 /// A memory was stored.
@@ -150,6 +177,12 @@ pub(super) struct Page {
 pub(super) struct Ended {
     /// Its id.
     forgotten: String,
+    /// Earlier versions, which it corrected, that were destroyed with it.
+    ended: Vec<String>,
+    /// Earlier versions that are left, and can be recalled.
+    earlier: Vec<String>,
+    /// Where there are more earlier versions: forgetting this one goes on.
+    next: Option<String>,
     /// Backups of the owner that still hold it.
     backups: u64,
 }
