@@ -107,10 +107,18 @@ impl Engine {
     ) -> Result<(), VaultError> {
         let operation = if valid.is_some() { Operation::Approve } else { Operation::Deny };
         let event = Event::new(self.clock.now(), OWNER, operation);
-        // Outside of what a refusal undoes: a wrong code is counted.
-        let code = if valid.is_some() { self.check_code(code)? } else { Ok(()) };
+        // Outside of what a refusal undoes: a wrong code is counted. In a lockdown none is used up.
+        let code = if valid.is_some() && self.held.is_some() && self.no_lockdown().is_ok() {
+            self.check_code(code)?
+        } else {
+            Ok(())
+        };
         self.audited(event, |engine, event| {
-            engine.no_doubt()?;
+            match valid {
+                Some(_) => engine.no_lockdown()?,
+                // To say no takes nothing but sound records.
+                None => engine.no_doubt()?,
+            }
             code?;
             let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
             let waiting = known.filter(|approval| approval.stand == Stand::Pending);

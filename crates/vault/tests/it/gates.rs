@@ -410,6 +410,27 @@ fn in_a_lockdown_nothing_is_given_out_proved_or_enrolled() {
 }
 
 #[test]
+fn in_a_lockdown_nothing_is_granted_and_a_denial_goes_on() {
+    let (_world, vault) = in_mode(Mode::Offline);
+    let agent = agent(&vault, "agent", Level::Sealed);
+    let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    let ask = |purpose: &str| vault.request_approval(&agent, id, purpose).unwrap();
+    let (report, other) = (ask("report"), ask("other"));
+    vault.enter_lockdown(OWNER, "odd recalls at night").unwrap();
+    assert_eq!(refusal(vault.decide_approval(report, Some(10 * MINUTE))), Refusal::Lockdown);
+    vault.decide_approval(other, None).unwrap();
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!(
+        refusal(vault.recall(&agent, id, "report")),
+        Refusal::NoApproval,
+        "no grant waited for the end"
+    );
+    assert!(vault.decide_approval(other, Some(MINUTE)).is_err(), "it was denied");
+    vault.decide_approval(report, Some(10 * MINUTE)).unwrap();
+    vault.recall(&agent, id, "report").unwrap();
+}
+
+#[test]
 fn an_agent_that_is_refused_all_the_time_does_not_fill_the_log() {
     let world = World::new();
     let vault = world.open();
