@@ -69,6 +69,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "MEMORY_LEAVES_PROFILE"
         | "JUSTIFICATION_REQUIRED"
         | "APPROVAL_REQUIRED"
+        | "APPROVAL_OUTDATED"
         | "COOLDOWN"
         | "CLOCK_BACKWARDS"
         | "BOUNDARY_DENIED"

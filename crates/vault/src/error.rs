@@ -76,6 +76,9 @@ pub enum Refusal {
     /// The owner did not approve this recall.
     #[error("the owner has not approved this recall; request it, and try again when it is granted")]
     NoApproval,
+    /// What was asked for is not what would be granted.
+    #[error("the request can not be granted any more: {0}; deny it, and let the agent ask again")]
+    RequestOutdated(&'static str),
     /// The last recall was too short a while ago.
     #[error("the memory was recalled a short while ago; it can be recalled again in {} s", left.as_secs().max(1))]
     Cooldown {
@@ -163,6 +166,7 @@ impl ErrorCode for Refusal {
             Self::LeavesProfile(_) => "MEMORY_LEAVES_PROFILE",
             Self::NoJustification { .. } => "JUSTIFICATION_REQUIRED",
             Self::NoApproval => "APPROVAL_REQUIRED",
+            Self::RequestOutdated(_) => "APPROVAL_OUTDATED",
             Self::Cooldown { .. } => "COOLDOWN",
             Self::ClockBackwards => "CLOCK_BACKWARDS",
             Self::Boundary(_) => "BOUNDARY_DENIED",

@@ -38,6 +38,8 @@ pub const EPHEMERAL_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 pub const MAX_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an approval is valid when the owner does not say.
 pub const APPROVAL: Duration = Duration::from_secs(10 * 60);
+/// How old a request for approval may be when it is granted.
+pub const MAX_REQUEST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Requests for approval that wait at one time, over all agents.
 pub const MAX_PENDING: usize = 100;
 /// And of one agent.

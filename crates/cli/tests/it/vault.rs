@@ -213,7 +213,7 @@ fn an_approval_is_given_from_another_terminal_and_used_once() {
     let served = Served::with(&options);
     served.owner("unlock");
     served.enrol("assistant", "sealed");
-    let id = served.store("assistant", ("The contract is with Acme", " --level sealed"));
+    let id = served.store("assistant", ("The contract is with Acme", " --level sealed --source letter"));
     let recall = format!("recall {id} --justification report");
     let refused = |line: &str, code: &str| {
         let (exit, _, err) = served.try_agent("assistant", line);
@@ -233,7 +233,16 @@ fn an_approval_is_given_from_another_terminal_and_used_once() {
     let waiting = served.owner("approvals list");
     let entry = waiting[0].as_array().unwrap().iter().find(|entry| entry["id"] == request.as_str()).unwrap();
     assert_eq!((&entry["purpose"], &entry["agent"]), (&"report".into(), &"assistant".into()));
-    served.owner(&format!("approvals approve {request} --for 60"));
+    let about = &entry["about"];
+    assert_eq!((&about["level"], &about["namespace"]), (&3.into(), &"home".into()));
+    assert_eq!((&about["creator"], &about["source"]), (&"assistant".into(), &"letter".into()));
+    assert!(about["created"].as_u64().is_some() && entry["outdated"].is_null(), "{entry}");
+    let line = |words: &str| served.home.run(&Served::line(&served.home, &format!("vault {words}")));
+    for shown in [line("approvals list").out, line(&format!("approvals approve {request} --for 60")).err] {
+        for told in [&request[..], &id, "level 3", "namespace home", "by assistant, from: letter", "report"] {
+            assert!(shown.contains(told), "{told}: {shown}");
+        }
+    }
     refused(&format!("recall {id} --justification other"), "APPROVAL_REQUIRED");
     assert_eq!(served.agent("assistant", &recall)[0]["content"]["text"], "The contract is with Acme");
     refused(&recall, "APPROVAL_REQUIRED");

@@ -139,6 +139,8 @@ function refused(result, code) {
   const asked = ok(await call('request_approval', { id, purpose: 'a look' }));
   assert.equal(asked.stand, 'granted');
   assert.match(question.message, /No passphrase is ever asked for/);
+  assert.match(question.message, /of level 3 in the namespace "home" once/);
+  assert.match(question.message, /`stvor vault approvals list` shows who stored it/);
   assert.deepEqual(Object.keys(question.requestedSchema.properties), ['decided']);
   await end();
 }

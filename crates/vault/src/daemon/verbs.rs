@@ -248,7 +248,7 @@ impl OwnerVerb {
             }
             Self::Lock {} => vault.lock().map(|()| Value::Null),
             Self::Act { act } => act.run(vault, (&Caller::Owner, SessionId::OWNER)),
-            Self::Approvals {} => value(vault.approvals()?),
+            Self::Approvals {} => value(vault.requests()?),
             Self::Approve { id, seconds } => {
                 let valid = seconds.map_or(limits::APPROVAL, Duration::from_secs);
                 vault.decide_approval(id, Some(valid)).map(|()| Value::Null)
@@ -376,7 +376,14 @@ impl AgentVerb {
             }
             Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
             Self::RequestApproval { id, purpose } => {
-                Ok(json!({ "request": vault.request_approval(caller, id, &purpose)? }))
+                let request = vault.request_approval(caller, id, &purpose)?;
+                // No more than an agent is told of any closed memory.
+                Ok(match vault.place_of(caller, id)? {
+                    Some((level, namespace)) => {
+                        json!({ "request": request, "level": level, "namespace": namespace })
+                    }
+                    None => json!({ "request": request }),
+                })
             }
             Self::Approval { request } => match vault.approval(caller, request)? {
                 Some(approval) => Ok(json!({ "stand": approval.stand, "valid": approval.valid })),

@@ -8,8 +8,9 @@ use super::Engine;
 use super::agents::{Caller, OWNER};
 use super::memories::Recall;
 use crate::audit::{Event, Operation};
+use crate::clock::Moment;
 use crate::error::Refusal;
-use crate::gates::approval::{Approval, Stand, Wanted};
+use crate::gates::approval::{Approval, Request, Stand, Wanted};
 use crate::memory::MemoryId;
 use crate::storage::{MemoryRow, Table};
 use crate::{VaultError, limits};
@@ -39,6 +40,23 @@ impl Engine {
         Ok(sound)
     }
 
+    /// The same as the owner sees them, with what is known of their memories.
+    pub(crate) fn requests(&self) -> Result<Vec<Request>, VaultError> {
+        let now = self.clock.now();
+        let mut seen = Vec::new();
+        for approval in self.approvals()? {
+            let row = self.database.memory(&approval.memory)?;
+            let waits = approval.stand == Stand::Pending;
+            let outdated = outdated(&approval, (row.as_ref(), &now)).filter(|_| waits);
+            let about = match &row {
+                Some(row) => self.sound(self.header(row))?,
+                None => None,
+            };
+            seen.push(Request::new(approval, about, outdated));
+        }
+        Ok(seen)
+    }
+
     /// Asks the owner to approve one recall.
     pub(crate) fn request_approval(
         &mut self,
@@ -59,7 +77,7 @@ impl Engine {
             if purpose.trim().is_empty() || purpose.len() > limits::MAX_TEXT {
                 return Err(Refusal::NoJustification { level: header.level }.into());
             }
-            engine.drop_old_approvals()?;
+            engine.drop_old_approvals((id, &row.digest()))?;
             let known = engine.approvals()?;
             let same = |known: &&Approval| {
                 known.stand == Stand::Pending
@@ -126,6 +144,12 @@ impl Engine {
                 .ok_or_else(|| VaultError::unknown(format!("request {id} that waits for a decision")))?;
             event.memory = Some(approval.memory);
             engine.note(event, &approval.purpose)?;
+            if valid.is_some() {
+                let row = engine.database.memory(&approval.memory)?;
+                if let Some(why) = outdated(&approval, (row.as_ref(), &event.at)) {
+                    return Err(Refusal::RequestOutdated(why).into());
+                }
+            }
             let valid = valid.map(|valid| valid.min(limits::MAX_APPROVAL));
             approval.stand = if valid.is_some() { Stand::Granted } else { Stand::Denied };
             approval.valid = u64::try_from(valid.unwrap_or_default().as_millis()).unwrap_or(0);
@@ -159,18 +183,27 @@ impl Engine {
         self.put_approval(&Approval { stand: Stand::Used, ..approval })
     }
 
-    /// Removes what was used or denied, and requests and grants of another day.
-    fn drop_old_approvals(&self) -> Result<(), VaultError> {
-        let now = self.clock.now().wall;
-        let day = u64::try_from(limits::MAX_APPROVAL.as_millis()).unwrap_or(u64::MAX);
+    /// Removes what was used or denied, requests and grants of another day, and those for a row of a memory that is another one
+    /// now.
+    fn drop_old_approvals(&self, (memory, row): (MemoryId, &str)) -> Result<(), VaultError> {
+        let now = self.clock.now();
         for approval in self.approvals()? {
-            let old = now.saturating_sub(approval.asked.wall) > day;
+            let old = approval.is_old(&now) || (approval.memory == memory && approval.row != row);
             if old || matches!(approval.stand, Stand::Used | Stand::Denied) {
                 self.database.remove_record(Table::Approval, approval.id.as_bytes())?;
             }
         }
         Ok(())
     }
+}
+
+/// Why a request can not be granted any more: what was asked for is not what would be given.
+fn outdated(approval: &Approval, (row, now): (Option<&MemoryRow>, &Moment)) -> Option<&'static str> {
+    if approval.is_old(now) {
+        return Some("it is more than a day old");
+    }
+    let same = row.is_some_and(|row| row.digest() == approval.row);
+    (!same).then_some("the memory was changed since")
 }
 
 pub(super) fn approval_ad(key: &[u8]) -> Vec<u8> {

@@ -297,9 +297,9 @@ impl Engine {
         }
     }
 
-    /// The level of a memory, for who has to ask the boundary daemon before the recall.
-    pub(crate) fn level_of(&self, caller: &Caller, id: MemoryId) -> Option<Level> {
-        self.find(caller, id).ok().map(|(_, header)| header.level)
+    /// The level and the namespace of a memory, which are known of one that is closed, too.
+    pub(crate) fn place_of(&self, caller: &Caller, id: MemoryId) -> Option<(Level, String)> {
+        self.find(caller, id).ok().map(|(_, header)| (header.level, header.namespace))
     }
 
     /// Links or unlinks an intent.

@@ -10,6 +10,7 @@ use crate::engine::agents::Caller;
 use crate::engine::memories::Recall;
 use crate::engine::sessions::SessionId;
 use crate::gates::approval::Approval;
+use crate::level::Level;
 use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled};
 use crate::{VaultError, limits};
 
@@ -75,8 +76,8 @@ impl Vault {
     ) -> Result<Option<crate::gates::boundary::Verdict>, VaultError> {
         let Some(boundary) = &self.boundary else { return Ok(None) };
         let asking = caller.clone();
-        let known = self.ask(move |engine| Ok((engine.level_of(&asking, id), engine.wall()))).wait()?;
-        let (Some(level), now) = known else { return Ok(None) };
+        let known = self.ask(move |engine| Ok((engine.place_of(&asking, id), engine.wall()))).wait()?;
+        let (Some((level, _)), now) = known else { return Ok(None) };
         if !level.needs_approval() {
             return Ok(None);
         }
@@ -191,6 +192,16 @@ impl Vault {
     ) -> Result<MemoryId, VaultError> {
         let (caller, purpose) = (caller.clone(), purpose.to_owned());
         self.ask(move |engine| engine.request_approval(&caller, id, &purpose)).wait()
+    }
+
+    /// The level and the namespace of a memory that the caller may know of.
+    pub(crate) fn place_of(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+    ) -> Result<Option<(Level, String)>, VaultError> {
+        let caller = caller.clone();
+        self.ask(move |engine| Ok(engine.place_of(&caller, id))).wait()
     }
 
     /// What became of a request for approval that this caller made; nothing when there is none, or no more.

@@ -12,7 +12,7 @@ use crate::audit::Operation;
 use crate::engine::Engine;
 use crate::engine::agents::{Agent, Caller, Credential};
 use crate::engine::status::Status;
-use crate::gates::approval::Approval;
+use crate::gates::approval::{Approval, Request};
 use crate::keys::{self, RootKey, VerbKey};
 use crate::memory::MemoryId;
 
@@ -92,10 +92,20 @@ impl Vault {
         self.ask(|engine| engine.approvals()).wait()
     }
 
+    /// The same with what is known of their memories, so that the owner sees what is to be approved.
+    ///
+    /// # Errors
+    /// As [`Vault::approvals`].
+    pub fn requests(&self) -> Result<Vec<Request>, VaultError> {
+        self.ask(|engine| engine.requests()).wait()
+    }
+
     /// Grants a request for `valid` (at most a day), or denies it.
     ///
     /// # Errors
-    /// [`VaultError::Invalid`] when no such request waits; [`VaultError::LogUnavailable`].
+    /// [`VaultError::Unknown`] when no such request waits; [`VaultError::LogUnavailable`]. Of a grant also
+    /// [`crate::Refusal::Lockdown`], and [`crate::Refusal::RequestOutdated`] when it was asked more than a day ago or its memory
+    /// changed since.
     pub fn decide_approval(&self, id: MemoryId, valid: Option<Duration>) -> Result<(), VaultError> {
         self.ask(move |engine| engine.decide_approval(id, (valid, None))).wait()
     }

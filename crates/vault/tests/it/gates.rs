@@ -118,6 +118,43 @@ fn a_denied_an_expired_and_another_agents_approval_do_not_count() {
 }
 
 #[test]
+fn the_owner_sees_what_is_to_be_approved_and_grants_nothing_that_is_outdated() {
+    let (world, vault) = in_mode(Mode::Offline);
+    let agent = agent(&vault, "agent", Level::Sealed);
+    let new = NewMemory { source: "a letter".into(), ..memory("sealed", Level::Sealed) };
+    let id = vault.store(OWNER, new).unwrap();
+    let stored = world.clock.wall();
+    let outdated = |request| {
+        let known = vault.requests().unwrap().into_iter().find(|known| known.id == request).unwrap();
+        known.outdated.is_some()
+    };
+    world.clock.pass(MINUTE);
+    let old = vault.request_approval(&agent, id, "report").unwrap();
+    let about = vault.requests().unwrap().remove(0).about.unwrap();
+    assert_eq!((about.level, &about.namespace[..], about.created), (Level::Sealed, "home", stored));
+    assert_eq!((&about.creator[..], &about.source[..]), ("owner", "a letter"));
+    assert!(!outdated(old));
+    world.clock.pass(limits::MAX_REQUEST_AGE + Duration::from_millis(1));
+    assert!(outdated(old));
+    let refused = refusal(vault.decide_approval(old, Some(MINUTE)));
+    assert!(refused.code() == "APPROVAL_OUTDATED" && refused.to_string().contains("a day old"), "{refused}");
+    vault.decide_approval(old, None).unwrap();
+
+    let request = vault.request_approval(&agent, id, "report").unwrap();
+    world.clock.pass(limits::MAX_REQUEST_AGE);
+    assert!(!outdated(request), "just as old as it may be");
+    vault.set_intent(OWNER, id, ("other", true)).unwrap();
+    assert!(outdated(request));
+    let refused = refusal(vault.decide_approval(request, Some(MINUTE)));
+    assert!(refused.code() == "APPROVAL_OUTDATED" && refused.to_string().contains("changed"), "{refused}");
+    // Asked again it is a request for what there is now.
+    let again = vault.request_approval(&agent, id, "report").unwrap();
+    assert_ne!(again, request);
+    vault.decide_approval(again, Some(MINUTE)).unwrap();
+    vault.recall(&agent, id, "report").unwrap();
+}
+
+#[test]
 fn an_approval_does_not_outlive_a_change_of_the_memory() {
     let (_world, vault) = in_mode(Mode::Offline);
     let agent = agent(&vault, "agent", Level::Sealed);

@@ -56,6 +56,10 @@ const TRIED: &[(&str, &str)] = &[
     ("EPHEMERAL_TTL", "tests/it/memories.rs::memories_end_with_their_time"),
     ("MAX_APPROVAL", "tests/it/limits.rs::a_grant_is_good_for_a_day_at_most"),
     ("APPROVAL", "a default, below MAX_APPROVAL"),
+    (
+        "MAX_REQUEST_AGE",
+        "tests/it/gates.rs::the_owner_sees_what_is_to_be_approved_and_grants_nothing_that_is_outdated",
+    ),
     ("MAX_PENDING", "tests/it/limits.rs::a_hundred_requests_wait_and_not_one_more"),
     (
         "MAX_PENDING_OF_ONE",

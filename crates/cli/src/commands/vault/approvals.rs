@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use stvor_base::Timestamp;
-use stvor_vault::daemon::{AgentVerb, OwnerVerb};
-use stvor_vault::gates::approval::{Approval, Stand};
+use stvor_vault::daemon::{AgentVerb, Client, OwnerVerb};
+use stvor_vault::gates::approval::{About, Request, Stand};
 
 use super::talk::ask_owner;
 use super::{Call, show};
@@ -17,7 +17,12 @@ pub(super) fn run(call: Call<'_>, command: &ApprovalsCommand) -> Result {
         ApprovalsCommand::List => list(call),
         ApprovalsCommand::Approve { request, seconds } => {
             let verb = OwnerVerb::Approve { id: *request, seconds: *seconds };
-            ask_owner(&mut call.as_owner()?, &verb)?;
+            let mut client = call.as_owner()?;
+            // What is allowed is seen where it is allowed.
+            if let Some(request) = all(&mut client)?.into_iter().find(|known| known.id == *request) {
+                call.out().say(shown(&request));
+            }
+            ask_owner(&mut client, &verb)?;
             call.out().either(&json!({ "stand": "granted" }), |_| "granted, for one recall".to_owned())
         }
         ApprovalsCommand::Deny { request } => {
@@ -44,28 +49,54 @@ fn stand(stand: Stand) -> String {
     }
 }
 
-fn list(call: Call<'_>) -> Result {
-    let mut approvals: Vec<Approval> =
-        show::parsed(ask_owner(&mut call.as_owner()?, &OwnerVerb::Approvals {})?)?;
-    approvals.sort_by_key(|approval| approval.asked.wall);
-    if call.out().json {
-        return call.out().object(&approvals);
+fn all(client: &mut Client) -> Result<Vec<Request>> {
+    show::parsed(ask_owner(client, &OwnerVerb::Approvals {})?)
+}
+
+/// Words of somebody else in one line: shown, never obeyed.
+fn words(text: &str) -> String {
+    safe(text).replace('\n', " ")
+}
+
+/// A request, and what it is for: a line for each thing that the owner judges by.
+fn shown(request: &Request) -> String {
+    let at = |millis: u64| rfc3339(Timestamp::from_millis(millis));
+    let (stands, outdated) = match &request.outdated {
+        Some(why) => (paint(FAINT, "outdated"), format!(" ({why})")),
+        None => (stand(request.stand), String::new()),
+    };
+    let mut lines = table(["", ""]);
+    lines.add_row(["request".to_owned(), format!("{}  {stands}{outdated}", request.id)]);
+    lines
+        .add_row(["agent".to_owned(), format!("{}, asked {}", safe(&request.agent), at(request.asked.wall))]);
+    lines.add_row(["memory".to_owned(), request.memory.to_string()]);
+    match &request.about {
+        Some(About { level, namespace, creator, source, created }) => {
+            lines.add_row(["kept".to_owned(), format!("level {level}, namespace {}", words(namespace))]);
+            let source = if source.is_empty() { "(not said)".to_owned() } else { words(source) };
+            lines.add_row([
+                "stored".to_owned(),
+                format!("{} by {}, from: {source}", at(*created), safe(creator)),
+            ]);
+        }
+        None => {
+            lines.add_row(["stored", "unknown: its row is gone or was changed; run stvor vault verify"]);
+        }
     }
-    if approvals.is_empty() {
+    lines.add_row(["for".to_owned(), words(&request.purpose)]);
+    rows(&lines)
+}
+
+fn list(call: Call<'_>) -> Result {
+    let mut requests = all(&mut call.as_owner()?)?;
+    requests.sort_by_key(|request| request.asked.wall);
+    if call.out().json {
+        return call.out().object(&requests);
+    }
+    if requests.is_empty() {
         call.out().say("Nobody asked for anything");
         return Ok(());
     }
-    let mut lines = table(["request", "agent", "memory", "asked", "stands", "for"]);
-    for approval in &approvals {
-        lines.add_row([
-            approval.id.to_string(),
-            safe(&approval.agent),
-            approval.memory.to_string(),
-            rfc3339(Timestamp::from_millis(approval.asked.wall)),
-            stand(approval.stand),
-            // The words of an agent: shown, never obeyed.
-            safe(&approval.purpose).replace('\n', " "),
-        ]);
-    }
-    call.out().line(rows(&lines))
+    let all: Vec<String> = requests.iter().map(shown).collect();
+    call.out().line(all.join("\n\n"))
 }

@@ -335,9 +335,17 @@ impl Server {
         if peer.supported_elicitation_modes().contains(&ElicitationMode::Form) {
             // The agent's words come last, short, and as JSON: they are not to read as words of this program.
             let purpose: String = frame::one_line(&asked.purpose).chars().take(SHOWN_PURPOSE).collect();
+            let level =
+                answer["level"].as_u64().map(|level| format!(" of level {level}")).unwrap_or_default();
+            let space = match answer["namespace"].as_str() {
+                Some(space) => format!(" in the namespace {}", json!(frame::one_line(space))),
+                None => String::new(),
+            };
+            // Who stored it, when and where it is from is nothing that an agent's process is told.
             let question = format!(
-                "An agent asks to recall memory {id} once. To allow it, run `{command}` in a terminal, then answer here. No \
-                 passphrase is ever asked for here. What the agent says it is for: {}",
+                "An agent asks to recall memory {id}{level}{space} once. `stvor vault approvals list` shows who stored it, when, \
+                 and where it is from. To allow it, run `{command}` in a terminal, then answer here. No passphrase is ever asked \
+                 for here. What the agent says it is for: {}",
                 json!(purpose)
             );
             match peer.elicit::<params::Decided>(question).await {
