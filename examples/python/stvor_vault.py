@@ -82,8 +82,8 @@ class Vault:
         return self._ask({"verb": "recall", "id": memory, "justification": justification})
 
     def search(self, query: str, *, namespace: str) -> list[dict[str, Any]]:
-        """Headers of memories that hold all words, best first."""
-        return self._ask({"verb": "search", "namespace": namespace, "query": query})
+        """Headers of memories that hold all words, best first, at most 200."""
+        return self._ask({"verb": "search", "namespace": namespace, "query": query})["memories"]
 
     def list(self, *, namespace: str) -> Iterator[dict[str, Any]]:
         """Headers of all memories of a namespace, newest first."""
@@ -96,8 +96,8 @@ class Vault:
                 return
 
     def by_intent(self, intent: str) -> list[dict[str, Any]]:
-        """Headers of memories that serve an intent."""
-        return self._ask({"verb": "by-intent", "intent": intent})
+        """Headers of memories that serve an intent, newest first, at most 200."""
+        return self._ask({"verb": "by-intent", "intent": intent})["memories"]
 
     def unlink(self, memory: str, intent: str) -> None:
         """Takes an intent from a memory."""

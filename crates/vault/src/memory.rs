@@ -351,6 +351,15 @@ pub struct Recalled {
     pub content: SecretBytes,
 }
 
+/// Memories that were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// At most [`limits::MAX_PAGE`].
+    pub memories: Vec<Header>,
+    /// Whether there are more: a narrower question finds them.
+    pub more: bool,
+}
+
 /// What the forgetting of a memory reached beside it, and what it did not reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forgotten {

@@ -30,6 +30,8 @@ mod vault_keys;
 #[cfg(unix)]
 mod vault_log;
 #[cfg(unix)]
+mod vault_memories;
+#[cfg(unix)]
 mod vault_recovery;
 #[cfg(unix)]
 mod vault_tokens;

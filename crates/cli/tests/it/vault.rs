@@ -34,7 +34,7 @@ impl Served {
         daemon
     }
 
-    fn line(home: &Home, line: &str) -> String {
+    pub(crate) fn line(home: &Home, line: &str) -> String {
         format!("{line} --keyfile {}", home.path("owner.key").display())
     }
 
@@ -410,61 +410,6 @@ fn what_is_not_there_is_named_and_has_an_exit_code_of_its_own() {
     let sealed = served.store("assistant", ("The contract is with Acme", " --level sealed"));
     let (code, _, err) = served.try_owner(&format!("recall {sealed} --justification report"));
     assert!(code == 4 && err.contains("--boundary"), "{code} {err}");
-}
-
-#[test]
-fn a_correction_keeps_the_level_from_a_terminal_too() {
-    let served = Served::new();
-    served.owner("unlock");
-    served.enrol("assistant", "private");
-    let feed = |line: &str, text: &str| {
-        let ended = served.home.feed(line, text);
-        (ended.code, objects(&ended.out), ended.err)
-    };
-    let as_owner = |line: &str, text: &str| {
-        let (code, out, err) = feed(&Served::line(&served.home, &format!("vault {line} --json")), text);
-        assert_eq!(code, Some(0), "{line}: {err}");
-        out[0]["id"].as_str().unwrap().to_owned()
-    };
-    let level = |id: &str| {
-        let all = served.owner("list --namespace home");
-        all.iter().find(|header| header["id"] == id).map(|header| header["level"].as_u64().unwrap())
-    };
-    let old = as_owner("store --namespace home --level sealed", "The PIN is 4711");
-    let new = as_owner(&format!("supersede {old}"), "The PIN is 4712");
-    assert_eq!(level(&new), Some(3));
-    let (code, _, err) = served.try_agent("assistant", &format!("recall {new}"));
-    assert!(code == 6 && err.contains("MEMORY_NOT_FOUND"), "{code} {err}");
-    // Without the words it is what it was; with them the owner says so.
-    let low = as_owner(&format!("supersede {new} --level working"), "There is no PIN any more");
-    assert_eq!(level(&low), Some(1));
-
-    let private = served.store("assistant", ("The alarm code is on the fridge", " --level private"));
-    let line = |more: &str| served.as_agent("assistant", &format!("supersede {private}{more}"));
-    let (code, _, err) = feed(&line(" --level working"), "It is in the drawer");
-    assert!(code == Some(4) && err.contains("MEMORY_LOWER_LEVEL"), "{code:?} {err}");
-    let (code, out, err) = feed(&line(""), "It is in the drawer");
-    assert_eq!(code, Some(0), "{err}");
-    assert_eq!(level(out[0]["id"].as_str().unwrap()), Some(2));
-}
-
-#[test]
-fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
-    let served = Served::new();
-    served.owner("unlock");
-    served.enrol("assistant", "private");
-    let old = served.store("assistant", ("Ann lives in Bern", ""));
-    let line = served.as_agent("assistant", &format!("supersede {old}"));
-    let ended = served.home.feed(&line, "Ann lives in Basel");
-    let new = objects(&ended.out)[0]["id"].as_str().unwrap().to_owned();
-    let (code, out, err) = served.try_agent("assistant", &format!("forget {new} --yes"));
-    assert_eq!((code, &out[0]["earlier"]), (0, &serde_json::json!([old])));
-    assert!(err.contains(&old) && err.contains(&format!("forget {new} --with-earlier")), "{err}");
-    served.agent("assistant", &format!("recall {old}"));
-    let out = served.agent("assistant", &format!("forget {new} --with-earlier --yes"));
-    assert_eq!(out[0], serde_json::json!({ "ended": [old] }));
-    let (code, _, err) = served.try_agent("assistant", &format!("recall {old}"));
-    assert!(code == 6 && err.contains("MEMORY_GONE"), "{code} {err}");
 }
 
 #[test]

@@ -55,7 +55,8 @@ function refused(result, code) {
   assert.deepEqual(tools.map((tool) => tool.name).sort(), names);
   const tool = (name) => tools.find((tool) => tool.name === name);
   assert.equal(tool('forget').annotations.destructiveHint, true);
-  assert.equal(tool('recall').annotations.readOnlyHint, true);
+  assert.equal(tool('recall').annotations.readOnlyHint, false, 'it uses up an approval, and begins a pause');
+  assert.equal(tool('search').annotations.readOnlyHint, true);
   assert.deepEqual(tool('remember').inputSchema.required, ['content']);
   for (const { name, inputSchema, outputSchema } of tools) {
     assert.equal(inputSchema.additionalProperties, false, name);
@@ -91,6 +92,7 @@ function refused(result, code) {
   const found = ok(await call('search', { query: 'tea' }));
   assert.equal(found.memories[0].id, id);
   assert.equal(found.contents[0].content.text, 'Ann likes green tea');
+  assert.equal(found.more, false);
   const newer = ok(await call('update', { id, content: 'Ann likes black tea' })).id;
   assert.equal(ok(await call('search', { query: 'black', contents: 0 })).contents.length, 0);
   assert.equal(ok(await call('list')).memories.length, 2);

@@ -131,7 +131,7 @@ pub enum AgentVerb {
         #[serde(default)]
         justification: String,
     },
-    /// Search a namespace.
+    /// Search a namespace. The answer says whether there are more: `{"memories", "more"}`, and so does that of [`Self::ByIntent`].
     Search { namespace: String, query: String },
     /// List a namespace.
     List {
@@ -332,12 +332,12 @@ impl AgentVerb {
                 let recalled = vault.recall(caller, id, &justification)?;
                 Ok(json!({ "header": recalled.header, "content": Content::of(recalled.content.expose()) }))
             }
-            Self::Search { namespace, query } => value(vault.search(caller, &namespace, &query)?),
+            Self::Search { namespace, query } => value(vault.find(caller, &namespace, &query)?),
             Self::List { namespace, before } => {
                 let (memories, next) = vault.list(caller, &namespace, before)?;
                 Ok(json!({ "memories": memories, "next": next }))
             }
-            Self::ByIntent { intent } => value(vault.by_intent(caller, &intent)?),
+            Self::ByIntent { intent } => value(vault.find_by_intent(caller, &intent)?),
             Self::Link { id, intent } => vault.set_intent(caller, id, (&intent, true)).map(done),
             Self::Unlink { id, intent } => vault.set_intent(caller, id, (&intent, false)).map(done),
             Self::Forget { id, reason, with_earlier } => {

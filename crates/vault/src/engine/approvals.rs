@@ -77,7 +77,8 @@ impl Engine {
             if purpose.trim().is_empty() || purpose.len() > limits::MAX_TEXT {
                 return Err(Refusal::NoJustification { level: header.level }.into());
             }
-            engine.drop_old_approvals((id, &row.digest()))?;
+            let digest = row.digest();
+            engine.drop_old_approvals((id, &digest))?;
             let known = engine.approvals()?;
             let same = |known: &&Approval| {
                 known.stand == Stand::Pending
@@ -105,7 +106,7 @@ impl Engine {
                 agent: caller.name().to_owned(),
                 memory: id,
                 purpose: purpose.to_owned(),
-                row: row.digest(),
+                row: digest,
                 asked: event.at.clone(),
                 decided: None,
                 valid: 0,

@@ -4,7 +4,7 @@ use super::agents::Caller;
 use super::{Engine, Later};
 use crate::audit::{Event, Operation};
 use crate::level::Level;
-use crate::memory::{Header, MemoryId, State};
+use crate::memory::{Found, Header, MemoryId, State};
 use crate::storage::index::{Index, words};
 use crate::{VaultError, limits};
 
@@ -114,7 +114,7 @@ impl Engine {
         caller: &Caller,
         namespace: &str,
         query: &str,
-    ) -> Result<Vec<Header>, VaultError> {
+    ) -> Result<Found, VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
@@ -123,10 +123,12 @@ impl Engine {
             caller.must_reach(namespace)?;
             engine.index_namespace(namespace)?;
             let levels = engine.searched(caller)?;
-            let hits = match &engine.index {
-                Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE)?,
+            let mut hits = match &engine.index {
+                Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE + 1)?,
                 None => Vec::new(),
             };
+            let more = hits.len() > limits::MAX_PAGE;
+            hits.truncate(limits::MAX_PAGE);
             let mut found = Vec::new();
             for hit in hits {
                 let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
@@ -142,7 +144,7 @@ impl Engine {
                 }
             }
             event.count = Some(found.len() as u64);
-            Ok(found)
+            Ok(Found { memories: found, more })
         })
     }
 
@@ -188,19 +190,20 @@ impl Engine {
     }
 
     /// Memories that serve an intent, as far as the caller may know of them.
-    pub(crate) fn by_intent(&mut self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
+    pub(crate) fn by_intent(&mut self, caller: &Caller, intent: &str) -> Result<Found, VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::Search);
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
             let found = engine.linked(caller, intent, event.at.wall)?;
-            event.count = Some(found.len() as u64);
+            event.count = Some(found.memories.len() as u64);
             Ok(found)
         })
     }
 
-    /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place.
-    fn linked(&self, caller: &Caller, intent: &str, now: u64) -> Result<Vec<Header>, VaultError> {
+    /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place. Newest
+    /// first.
+    fn linked(&self, caller: &Caller, intent: &str, now: u64) -> Result<Found, VaultError> {
         let exact = match caller {
             Caller::Agent(agent) if agent.namespaces.iter().all(|pattern| !pattern.ends_with('*')) => {
                 &agent.namespaces[..]
@@ -215,8 +218,8 @@ impl Engine {
         if exact.is_empty() {
             blinds.push(self.blind("intent", intent)?);
         }
-        let mut found = Vec::new();
-        for blind in blinds {
+        let (mut found, mut more) = (Vec::new(), false);
+        'all: for blind in blinds {
             let mut after = Vec::new();
             loop {
                 let ids: Vec<MemoryId> = self.database.linked(&blind, &after, limits::MAX_PAGE)?;
@@ -229,14 +232,16 @@ impl Engine {
                         && caller.may_have(header.level)
                         && !self.closed_to(caller, &header)?;
                     if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
-                        found.push(self.seen_by(caller, header)?);
                         if found.len() == limits::MAX_PAGE {
-                            return Ok(found);
+                            more = true;
+                            break 'all;
                         }
+                        found.push(self.seen_by(caller, header)?);
                     }
                 }
             }
         }
-        Ok(found)
+        found.sort_by_key(|header| core::cmp::Reverse(header.created));
+        Ok(Found { memories: found, more })
     }
 }

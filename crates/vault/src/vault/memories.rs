@@ -11,7 +11,7 @@ use crate::engine::memories::Recall;
 use crate::engine::sessions::SessionId;
 use crate::gates::approval::Approval;
 use crate::level::Level;
-use crate::memory::{Forgotten, Header, MemoryId, NewMemory, Recalled};
+use crate::memory::{Forgotten, Found, Header, MemoryId, NewMemory, Recalled};
 use crate::{VaultError, limits};
 
 impl Vault {
@@ -84,11 +84,19 @@ impl Vault {
         Ok(Some(boundary.ask(level, now, &mut SystemRandom::new())))
     }
 
-    /// Searches a namespace.
+    /// Searches a namespace for memories that hold all words, best first, at most [`limits::MAX_PAGE`].
     ///
     /// # Errors
     /// As [`Vault::store`].
     pub fn search(&self, caller: &Caller, namespace: &str, query: &str) -> Result<Vec<Header>, VaultError> {
+        self.find(caller, namespace, query).map(|found| found.memories)
+    }
+
+    /// As [`Vault::search`], and whether there are more.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn find(&self, caller: &Caller, namespace: &str, query: &str) -> Result<Found, VaultError> {
         let (caller, namespace, query) = (caller.clone(), namespace.to_owned(), query.to_owned());
         self.ask(move |engine| engine.search(&caller, &namespace, &query)).wait()
     }
@@ -107,11 +115,19 @@ impl Vault {
         self.ask(move |engine| engine.list(&caller, &namespace, before)).wait()
     }
 
-    /// Memories that serve an intent.
+    /// Memories that serve an intent, newest first, at most [`limits::MAX_PAGE`].
     ///
     /// # Errors
     /// As [`Vault::store`].
     pub fn by_intent(&self, caller: &Caller, intent: &str) -> Result<Vec<Header>, VaultError> {
+        self.find_by_intent(caller, intent).map(|found| found.memories)
+    }
+
+    /// As [`Vault::by_intent`], and whether there are more: of more than a page any may be left out.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn find_by_intent(&self, caller: &Caller, intent: &str) -> Result<Found, VaultError> {
         let (caller, intent) = (caller.clone(), intent.to_owned());
         self.ask(move |engine| engine.by_intent(&caller, &intent)).wait()
     }

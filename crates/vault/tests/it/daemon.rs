@@ -101,7 +101,7 @@ fn one_request_stores_so_many_memories_and_one_that_is_refused_keeps_out_no_othe
     let codes: Vec<_> = stored.as_array().unwrap().iter().map(|one| one["error"]["code"].as_str()).collect();
     assert_eq!(codes, [None, Some("VAULT_BAD_REQUEST"), Some("SECRET_DETECTED"), None]);
     let list = AgentVerb::Search { namespace: "home".into(), query: "cocoa".into() };
-    assert_eq!(agent.call(&list).unwrap().unwrap().as_array().unwrap().len(), 1);
+    assert_eq!(agent.call(&list).unwrap().unwrap()["memories"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -141,7 +141,8 @@ fn an_agent_stores_searches_and_recalls() {
     let mut agent = served.agent(&mut owner, "agent");
     let stored = agent.call(&store("tea at five", Level::Working)).unwrap().unwrap();
     let search = AgentVerb::Search { namespace: "home".into(), query: "tea".into() };
-    assert_eq!(agent.call(&search).unwrap().unwrap()[0]["id"], stored["id"]);
+    let found = agent.call(&search).unwrap().unwrap();
+    assert_eq!((&found["memories"][0]["id"], &found["more"]), (&stored["id"], &false.into()));
     let recall = AgentVerb::Recall { id: id(&stored["id"]), justification: String::new() };
     let recalled = agent.call(&recall).unwrap().unwrap();
     assert_eq!(recalled["content"]["text"], "tea at five");

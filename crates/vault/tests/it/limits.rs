@@ -227,12 +227,15 @@ fn a_page_and_a_look_through_the_log_end_where_they_should() {
     fill(&vault, limits::MAX_PAGE);
     let (page, next) = list(None);
     assert_eq!((page.len(), next), (limits::MAX_PAGE, None), "all of them are a page");
+    let found = vault.find(OWNER, "home", "x").unwrap();
+    assert_eq!((found.memories.len(), found.more), (limits::MAX_PAGE, false));
     fill(&vault, 1);
     let (page, next) = list(None);
     assert_eq!(page.len(), limits::MAX_PAGE);
     let (rest, end) = list(next);
     assert_eq!((rest.len(), end), (1, None));
-    assert_eq!(vault.search(OWNER, "home", "x").unwrap().len(), limits::MAX_PAGE);
+    let found = vault.find(OWNER, "home", "x").unwrap();
+    assert_eq!((found.memories.len(), found.more), (limits::MAX_PAGE, true));
 
     let scan = usize::try_from(limits::MAX_SCAN).unwrap();
     fill(&vault, scan);
@@ -247,6 +250,25 @@ fn a_page_and_a_look_through_the_log_end_where_they_should() {
     let page = vault.read_log(LogQuery::default()).unwrap();
     assert_eq!(page.entries.len(), limits::MAX_PAGE);
     assert_eq!(page.next, page.entries.last().map(|entry| entry.seq));
+}
+
+#[test]
+fn what_serves_an_intent_is_a_page_newest_first_and_says_when_there_is_more() {
+    let world = World::new();
+    let vault = world.open();
+    let store = |number: usize| {
+        let text = number.to_string();
+        let new = NewMemory::new(text.as_bytes(), Level::Working, "home");
+        vault.store(OWNER, NewMemory { intents: vec!["travel".into()], ..new }).unwrap();
+        world.clock.pass(Duration::from_millis(1));
+    };
+    (0..limits::MAX_PAGE).for_each(store);
+    let found = vault.find_by_intent(OWNER, "travel").unwrap();
+    assert_eq!((found.memories.len(), found.more), (limits::MAX_PAGE, false));
+    assert!(found.memories.is_sorted_by_key(|header| core::cmp::Reverse(header.created)));
+    store(limits::MAX_PAGE);
+    let found = vault.find_by_intent(OWNER, "travel").unwrap();
+    assert_eq!((found.memories.len(), found.more), (limits::MAX_PAGE, true));
 }
 
 #[test]

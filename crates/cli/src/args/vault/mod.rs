@@ -149,7 +149,12 @@ pub(crate) enum VaultCommand {
     /// Print what the daemon counts, in the text format of Prometheus
     Metrics,
     /// Find out what is wrong with the vault and how to fix it
-    Doctor,
+    Doctor {
+        /// Where backups are, to say how old the newest is while the vault is cold; can be repeated [default: where the further lists
+        /// of forgotten memories are]
+        #[arg(long, value_name = "DIR")]
+        backups: Vec<PathBuf>,
+    },
 }
 
 /// The second secret, of level 4.

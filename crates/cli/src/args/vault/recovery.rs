@@ -22,6 +22,9 @@ pub(crate) enum RecoveryCommand {
     /// Bring the vault back from backups, all of it or nothing; the daemon must not run
     Restore(VaultRestore),
     /// Write everything that the owner can read, one JSON object a line
+    #[command(after_help = "\
+Each memory is recalled, through every gate. What a gate keeps comes without content, with the code of why. Of
+level 5 that is all but one: a touch of a token opens one recall.")]
     Export {
         /// The file, which must not be there; standard output if it is left out
         #[arg(long, value_name = "FILE")]

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use stvor_base::Timestamp;
+use stvor_vault::MemoryId;
 use stvor_vault::daemon::{AgentVerb, Client, OwnerVerb};
 use stvor_vault::gates::approval::{About, Request, Stand};
 
@@ -18,10 +19,7 @@ pub(super) fn run(call: Call<'_>, command: &ApprovalsCommand) -> Result {
         ApprovalsCommand::Approve { request, seconds } => {
             let verb = OwnerVerb::Approve { id: *request, seconds: *seconds };
             let mut client = call.as_owner()?;
-            // What is allowed is seen where it is allowed.
-            if let Some(request) = all(&mut client)?.into_iter().find(|known| known.id == *request) {
-                call.out().say(shown(&request));
-            }
+            show_request(call, &mut client, *request)?;
             ask_owner(&mut client, &verb)?;
             call.out().either(&json!({ "stand": "granted" }), |_| "granted, for one recall".to_owned())
         }
@@ -51,6 +49,14 @@ fn stand(stand: Stand) -> String {
 
 fn all(client: &mut Client) -> Result<Vec<Request>> {
     show::parsed(ask_owner(client, &OwnerVerb::Approvals {})?)
+}
+
+/// Shows what is to be allowed where it is allowed.
+pub(super) fn show_request(call: Call<'_>, client: &mut Client, id: MemoryId) -> Result {
+    if let Some(request) = all(client)?.into_iter().find(|known| known.id == id) {
+        call.out().say(shown(&request));
+    }
+    Ok(())
 }
 
 /// Words of somebody else in one line: shown, never obeyed.

@@ -1,5 +1,6 @@
 //! `stvor vault backup`, `restore`, `export`, `salvage`.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -276,26 +277,54 @@ pub(super) fn salvage(call: Call<'_>, out: &Path, (unlogged, second): (bool, &Se
 }
 
 /// Writes everything that can be read.
-pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
+pub(super) fn export(call: Call<'_>, out: Option<&Path>) -> Result {
     let mut client = call.as_owner()?;
-    let mut file = file.map(new_private).transpose()?;
-    let (mut after, mut count, mut refused) = (0, 0_u64, 0_u64);
+    let mut file = out.map(new_private).transpose()?;
+    let written = export_into(call, &mut client, file.as_mut());
+    let (count, refused) = match (written, out) {
+        (Err(failure), Some(path)) => {
+            // Half of it would pass for all of it.
+            let _ = std::fs::remove_file(path);
+            return Err(failure);
+        }
+        (written, _) => written?,
+    };
+    let without: u64 = refused.values().sum();
+    if file.is_some() {
+        let object = json!({ "memories": count, "without_content": without, "refused": refused });
+        call.out().either(&object, |_| format!("{count} memories, {without} of them without content"))?;
+    }
+    for (code, count) in &refused {
+        call.out().say(format_args!("  {count} without content: {} ({code})", why(code)));
+    }
+    call.out().say("What was exported is not sealed any more.");
+    Ok(())
+}
+
+/// Returns how many lines there are, and how many of them hold no content, by the code of why.
+fn export_into(
+    call: Call<'_>,
+    client: &mut Client,
+    mut file: Option<&mut std::fs::File>,
+) -> Result<(u64, BTreeMap<String, u64>)> {
+    let failed = |error| Failure::io("can not write", error);
+    let (mut after, mut count, mut refused) = (0, 0_u64, BTreeMap::new());
     // Ended ones are lines, too, so there may be more than can be recalled.
-    let spaces = ask_owner(&mut client, &OwnerVerb::Namespaces {})?;
+    let spaces = ask_owner(client, &OwnerVerb::Namespaces {})?;
     let total: u64 = spaces.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
     let bar = file.as_ref().map(|_| Bar::new(call.out(), "memories"));
     loop {
         if let Some(bar) = &bar {
             bar.to(count, total.max(count));
         }
-        let page = ask(&mut client, RecoveryVerb::Export { after })?;
+        let page = ask(client, RecoveryVerb::Export { after })?;
         for line in page["memories"].as_array().into_iter().flatten() {
             count += 1;
-            refused += u64::from(line.get("refused").is_some());
+            if let Some(code) = line["refused"].as_str() {
+                *refused.entry(code.to_owned()).or_default() += 1;
+            }
             match &mut file {
-                Some(file) => {
-                    writeln!(file, "{line}").map_err(|error| Failure::io("can not write", error))?
-                }
+                Some(file) => writeln!(file, "{line}").map_err(failed)?,
                 None => call.out().line(line)?,
             }
         }
@@ -307,11 +336,28 @@ pub(super) fn export(call: Call<'_>, file: Option<&Path>) -> Result {
     if let Some(bar) = bar {
         bar.end();
     }
-    if let Some(file) = &file {
-        file.sync_all().map_err(|error| Failure::io("can not write", error))?;
-        let object = json!({ "memories": count, "without_content": refused });
-        call.out().either(&object, |_| format!("{count} memories, {refused} of them without content"))?;
+    if let Some(file) = file {
+        file.sync_all().map_err(failed)?;
     }
-    call.out().say("What was exported is not sealed any more.");
-    Ok(())
+    Ok((count, refused))
+}
+
+/// Why a memory comes without content, for people.
+fn why(code: &str) -> &'static str {
+    match code {
+        "MEMORY_GONE" => "they ended",
+        "COOLDOWN" => "recalled a short while ago; export again when their pause is over",
+        "BOUNDARY_DENIED" => "the boundary daemon does not allow it now",
+        "CLOCK_BACKWARDS" => "the clock was set back",
+        "VAULT_LOCKED" => "the vault is locked; stvor vault unlock",
+        "VAULTED_KEY_REQUIRED" => "they take the second secret; stvor vault unlock --second",
+        "TOKEN_REQUIRED" => {
+            "level 5 comes one memory for each touch of a token: stvor vault token open, then recall it"
+        }
+        "PROFILE_CLOSED" => "their profile is closed; stvor vault profile open",
+        "PROFILE_NOT_EXPORTABLE" => "their profile does not let them out",
+        "AUDITOR_REFUSED" => "an auditor does not let them pass",
+        code if code.contains("TAMPERED") => "they were changed by somebody else; stvor vault verify",
+        _ => "docs/errors.md says why",
+    }
 }

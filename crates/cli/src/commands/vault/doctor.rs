@@ -1,11 +1,12 @@
 //! `stvor vault doctor`: what is wrong with a vault, and how to fix it. It needs no secret.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use stvor_base::Timestamp;
 use stvor_keys::{HolderKind, WrappedKey};
+use stvor_vault::backup::BackupName;
 use stvor_vault::daemon::{Client, OwnerVerb};
 use stvor_vault::{Mode, Status, VaultError};
 
@@ -14,17 +15,20 @@ use super::talk::ask_owner;
 use super::{Call, session, show};
 use crate::commands::doctor::{Check, Report};
 use crate::failure::Result;
-use crate::render::{grouped, safe};
+use crate::render::{grouped, rfc3339, safe};
 
 /// Less room than this is a problem: what can not be logged is not answered.
 const ROOM: u64 = 64 << 20;
 /// A backup that is older than this is worth a word.
 const BACKUP_AGE: Duration = Duration::from_secs(7 * 86_400);
+/// Clocks of file systems are as coarse as two seconds; less than this behind a file is nothing.
+const FILE_SLACK: u64 = 5_000;
+const BACKUP: &str = "backup";
 /// A checkpoint outside that is older than the newest event by more than this is worth a word.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
 
 /// Makes every check.
-pub(super) fn run(call: Call<'_>) -> Result {
+pub(super) fn run(call: Call<'_>, backups: &[PathBuf]) -> Result {
     let mut report = Report::new(call.out());
     let (path, sockets) = (call.path()?, call.sockets()?);
     let client = call.stranger();
@@ -54,7 +58,16 @@ pub(super) fn run(call: Call<'_>) -> Result {
             None
         }
     };
-    for check in machine(&path, &sockets, status.as_ref()) {
+    let status = status.filter(|status| status.mode != Mode::Cold);
+    let kept = match &status {
+        Some(status) => kept(&path, status),
+        None => {
+            let lists = call.context.settings.vault.forgotten.iter();
+            let beside = lists.filter_map(|list| list.parent().map(Path::to_owned)).collect::<Vec<_>>();
+            kept_by_files(&path, if backups.is_empty() { &beside } else { backups })
+        }
+    };
+    for check in kept.into_iter().chain(machine(&path, &sockets)) {
         report.add(check)?;
     }
     report.add(call.tpm_check())?;
@@ -141,15 +154,59 @@ fn daemon(client: &Client, status: &Result<Status>) -> Vec<Check> {
     checks
 }
 
-fn machine(path: &Path, sockets: &Path, status: Option<&Status>) -> Vec<Check> {
+/// Log and backups, as the daemon knows them.
+fn kept(path: &Path, status: &Status) -> Vec<Check> {
+    let mut checks = vec![clock(status), Check::ok("log", format!("{} events", grouped(status.events)))];
+    checks.extend(checkpoint(path, status));
+    checks.extend(backups(status));
+    checks.extend(watchers(status));
+    checks
+}
+
+/// The same, as far as files tell of a vault that is cold or not served: no key is held to read more.
+fn kept_by_files(path: &Path, directories: &[PathBuf]) -> Vec<Check> {
+    let written = |name: &str| std::fs::metadata(path.join(name)).and_then(|about| about.modified()).ok();
+    let millis = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    };
+    let shown = |time: SystemTime| rfc3339(Timestamp::from_millis(millis(time)));
+    // Without it there is no vault, or another user's; that was said.
+    let Some(last) = ["vault.db", "vault.db-wal"].into_iter().filter_map(written).max() else {
+        return Vec::new();
+    };
+    let behind = millis(last).saturating_sub(Timestamp::system().as_millis());
+    let mut checks = vec![
+        if behind > FILE_SLACK {
+            behind_the_log(behind, "the newest write of the database")
+        } else {
+            Check::ok("clock", "not behind the vault's files")
+        },
+        Check::ok("log", format!("last written {}", shown(last))),
+    ];
+    checks.push(match written("checkpoints") {
+        Some(at) => Check::ok("checkpoint", format!("the newest outside was written {}", shown(at))),
+        None => Check::warning(
+            "checkpoint",
+            "there is none outside the database",
+            "unlock the vault: it says what is missing (stvor vault verify)",
+        ),
+    });
+    let files = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let names = files.flatten().filter_map(|file| file.file_name().to_str()?.parse::<BackupName>().ok());
+    checks.push(match (names.map(|name| name.made).max(), directories) {
+        (None, []) => Check::warning(
+            "backup",
+            "a cold vault does not say which were made",
+            "say where they are (stvor vault doctor --backups DIR), or unlock it",
+        ),
+        (made, _) => backup_age(made),
+    });
+    checks
+}
+
+fn machine(path: &Path, sockets: &Path) -> Vec<Check> {
     let mut checks = Vec::new();
-    if let Some(status) = status.filter(|status| status.mode != Mode::Cold) {
-        checks.push(clock(status));
-        checks.push(Check::ok("log", format!("{} events", grouped(status.events))));
-        checks.extend(checkpoint(path, status));
-        checks.push(backup(status));
-        checks.extend(watchers(status));
-    }
     if let Ok(room) = rustix::fs::statvfs(path) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
         checks.push(if free < ROOM {
@@ -181,13 +238,15 @@ fn machine(path: &Path, sockets: &Path, status: Option<&Status>) -> Vec<Check> {
 fn clock(status: &Status) -> Check {
     let now = Timestamp::system().as_millis();
     match status.last_event {
-        Some(last) if now < last => {
-            let found = format!("this clock is {} s behind the newest event of the log", (last - now) / 1000);
-            let fix = "set the clock (timedatectl set-ntp true); levels 3 to 5 stay closed until it is right";
-            Check::problem("clock", "CLOCK_BACKWARDS", found, fix)
-        }
+        Some(last) if now < last => behind_the_log(last - now, "the newest event of the log"),
         _ => Check::ok("clock", "not behind the log"),
     }
+}
+
+fn behind_the_log(millis: u64, what: &str) -> Check {
+    let found = format!("this clock is {} s behind {what}", millis / 1_000);
+    let fix = "set the clock (timedatectl set-ntp true); levels 3 to 5 stay closed until it is right";
+    Check::problem("clock", "CLOCK_BACKWARDS", found, fix)
 }
 
 /// The checkpoints outside the database show a log that was cut; they have to keep up with it.
@@ -210,25 +269,26 @@ fn checkpoint(path: &Path, status: &Status) -> Option<Check> {
     })
 }
 
-/// A backup that is old, or none, is worth a word.
-fn backup(status: &Status) -> Check {
-    const NAME: &str = "backup";
-    let fix = "stvor vault backup make --dir DIR --to AGE-KEY (docs/vault/backups.md)";
-    if status.backups_of_other_formats > 0 {
-        let other = status.backups_of_other_formats;
+/// Backups: how old the newest is that this program restores, and whether there are some that it does not restore.
+fn backups(status: &Status) -> Vec<Check> {
+    let other = status.backups_of_other_formats;
+    let others = (other > 0).then(|| {
         let found = format!("{other} that were made have a form that this program does not restore");
-        return Check::warning(
-            NAME,
-            found,
-            "make a new full one; restore those with the program that made them",
-        );
-    }
-    let Some(made) = status.newest_backup else {
-        return Check::warning(NAME, "none was made", fix);
+        let fix = "make a new full one; restore those with the program that made them";
+        Check::warning(BACKUP, found, fix)
+    });
+    core::iter::once(backup_age(status.newest_backup)).chain(others).collect()
+}
+
+/// A backup that is old, or none, is worth a word.
+fn backup_age(made: Option<u64>) -> Check {
+    let fix = "stvor vault backup make --dir DIR --to AGE-KEY (docs/vault/backups.md)";
+    let Some(made) = made else {
+        return Check::warning(BACKUP, "none was made", fix);
     };
     let age = Duration::from_millis(Timestamp::system().as_millis().saturating_sub(made));
     let found = format!("the newest is {} days old", age.as_secs() / 86_400);
-    if age > BACKUP_AGE { Check::warning(NAME, found, fix) } else { Check::ok(NAME, found) }
+    if age > BACKUP_AGE { Check::warning(BACKUP, found, fix) } else { Check::ok(BACKUP, found) }
 }
 
 /// A watcher that was to stop and does not know it gives memories of a living owner away.
@@ -270,4 +330,38 @@ fn swap() -> Option<Check> {
     } else {
         Check::ok("swap", "none, or encrypted or in memory")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backups_of_another_form_hide_no_age() {
+        let now = Timestamp::system().as_millis();
+        let status = |newest: Option<u64>| -> Status {
+            serde_json::from_value(serde_json::json!({
+                "mode": "locked", "vaulted": false, "lockdown": null, "events": 1, "root": "", "refused_cold": 0,
+                "verifier": "", "retired": [], "newest_backup": newest, "backups_of_other_formats": 2,
+            }))
+            .unwrap()
+        };
+        let shown = |newest| {
+            let checks = backups(&status(newest));
+            checks
+                .iter()
+                .map(|check| (check.is_good(), serde_json::to_string(check).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        let day = 86_400_000;
+        for (newest, good, said) in [
+            (Some(now - 3 * day), true, "the newest is 3 days old"),
+            (Some(now - 30 * day), false, "the newest is 30 days old"),
+            (None, false, "none was made"),
+        ] {
+            let checks = shown(newest);
+            assert!(checks[0].0 == good && checks[0].1.contains(said), "{checks:?}");
+            assert!(!checks[1].0 && checks[1].1.contains("2 that were made have a form"), "{checks:?}");
+        }
+    }
 }

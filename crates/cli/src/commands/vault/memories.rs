@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use stvor_base::{ErrorCode as _, Timestamp};
 use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
-use stvor_vault::{Header, Level, MemoryId, Trust, limits};
+use stvor_vault::{Found, Header, Level, MemoryId, Trust, limits};
 
 use super::talk::{Asker, ask_owner};
 use super::{Call, show};
@@ -33,12 +33,16 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
         MemoryCommand::Search { words, space } => {
             let mut asker = call.asker()?;
             let spaces = Spaces::of(&mut asker, space)?;
-            let mut found = Vec::new();
+            let (mut found, mut more) = (Vec::new(), false);
             for namespace in &spaces.names {
                 let verb = AgentVerb::Search { namespace: namespace.clone(), query: words.join(" ") };
-                found.extend(show::parsed::<Vec<Header>>(asker.ask(verb)?)?);
+                let part: Found = show::parsed(asker.ask(verb)?)?;
+                more |= part.more;
+                found.extend(part.memories);
             }
-            print(call, (&found, &spaces))
+            print(call, (&found, &spaces))?;
+            not_all(call, more, "say more words");
+            Ok(())
         }
         MemoryCommand::Namespaces => {
             let found = ask_owner(&mut call.as_owner()?, &OwnerVerb::Namespaces {})?;
@@ -214,9 +218,18 @@ fn print(call: Call<'_>, (headers, spaces): (&[Header], &Spaces)) -> Result {
 }
 
 fn found(call: Call<'_>, verb: AgentVerb) -> Result {
-    let headers: Vec<Header> = show::parsed(call.asker()?.ask(verb)?)?;
+    let Found { memories, more } = show::parsed(call.asker()?.ask(verb)?)?;
     // Wherever they are.
-    print(call, (&headers, &Spaces { names: Vec::new(), all: true }))
+    print(call, (&memories, &Spaces { names: Vec::new(), all: true }))?;
+    not_all(call, more, "use intents that fewer memories serve");
+    Ok(())
+}
+
+/// Nobody takes a full page for all that there is.
+fn not_all(call: Call<'_>, more: bool, fix: &str) {
+    if more {
+        call.out().warn(format_args!("there are more than these: {fix}"));
+    }
 }
 
 fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)) -> Result {
@@ -302,7 +315,7 @@ fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
         };
         let all = earlier.join(", ");
         call.out()
-            .warn(format_args!("earlier versions of it are left and can be recalled: {all}{more}; {fix}"));
+            .warn(format_args!("earlier versions of it are left with their contents: {all}{more}; {fix}"));
     }
     let heirs = names("heirs");
     if !heirs.is_empty() {

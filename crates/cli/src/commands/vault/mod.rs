@@ -105,7 +105,7 @@ pub(crate) async fn run(context: Context<'_>, args: &VaultArgs) -> Result {
         VaultCommand::Rotate(args) => profile::rotate(call, args.key),
         VaultCommand::Boundary { command } => boundary::run(call, command).await,
         VaultCommand::Metrics => session::metrics(call),
-        VaultCommand::Doctor => doctor::run(call),
+        VaultCommand::Doctor { backups } => doctor::run(call, backups),
     }
 }
 

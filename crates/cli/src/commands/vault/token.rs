@@ -392,7 +392,9 @@ pub(super) fn codes(call: Call<'_>, command: &CodesCommand) -> Result {
         CodesCommand::Approve { request, code, seconds } => {
             let code = shown(code)?;
             let verb = RecoveryVerb::ApproveWithCode { id: *request, seconds: *seconds, code };
-            ask(&mut call.as_owner()?, verb)?;
+            let mut client = call.as_owner()?;
+            super::approvals::show_request(call, &mut client, *request)?;
+            ask(&mut client, verb)?;
             out.either(&json!({ "granted": request.to_string() }), |_| "granted, once".to_owned())
         }
     }

@@ -1,0 +1,139 @@
+//! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
+
+use crate::common::objects;
+use crate::vault::Served;
+
+#[test]
+fn a_correction_keeps_the_level_from_a_terminal_too() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let feed = |line: &str, text: &str| {
+        let ended = served.home.feed(line, text);
+        (ended.code, objects(&ended.out), ended.err)
+    };
+    let as_owner = |line: &str, text: &str| {
+        let (code, out, err) = feed(&Served::line(&served.home, &format!("vault {line} --json")), text);
+        assert_eq!(code, Some(0), "{line}: {err}");
+        out[0]["id"].as_str().unwrap().to_owned()
+    };
+    let level = |id: &str| {
+        let all = served.owner("list --namespace home");
+        all.iter().find(|header| header["id"] == id).map(|header| header["level"].as_u64().unwrap())
+    };
+    let old = as_owner("store --namespace home --level sealed", "The PIN is 4711");
+    let new = as_owner(&format!("supersede {old}"), "The PIN is 4712");
+    assert_eq!(level(&new), Some(3));
+    let (code, _, err) = served.try_agent("assistant", &format!("recall {new}"));
+    assert!(code == 6 && err.contains("MEMORY_NOT_FOUND"), "{code} {err}");
+    // Without the words it is what it was; with them the owner says so.
+    let low = as_owner(&format!("supersede {new} --level working"), "There is no PIN any more");
+    assert_eq!(level(&low), Some(1));
+
+    let private = served.store("assistant", ("The alarm code is on the fridge", " --level private"));
+    let line = |more: &str| served.as_agent("assistant", &format!("supersede {private}{more}"));
+    let (code, _, err) = feed(&line(" --level working"), "It is in the drawer");
+    assert!(code == Some(4) && err.contains("MEMORY_LOWER_LEVEL"), "{code:?} {err}");
+    let (code, out, err) = feed(&line(""), "It is in the drawer");
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(level(out[0]["id"].as_str().unwrap()), Some(2));
+}
+
+#[test]
+fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let old = served.store("assistant", ("Ann lives in Bern", ""));
+    let line = served.as_agent("assistant", &format!("supersede {old}"));
+    let ended = served.home.feed(&line, "Ann lives in Basel");
+    let new = objects(&ended.out)[0]["id"].as_str().unwrap().to_owned();
+    let (code, out, err) = served.try_agent("assistant", &format!("forget {new} --yes"));
+    assert_eq!((code, &out[0]["earlier"]), (0, &serde_json::json!([old])));
+    assert!(err.contains(&old) && err.contains(&format!("forget {new} --with-earlier")), "{err}");
+    served.agent("assistant", &format!("recall {old}"));
+    let out = served.agent("assistant", &format!("forget {new} --with-earlier --yes"));
+    assert_eq!(out[0], serde_json::json!({ "ended": [old] }));
+    let (code, _, err) = served.try_agent("assistant", &format!("recall {old}"));
+    assert!(code == 6 && err.contains("MEMORY_GONE"), "{code} {err}");
+}
+
+#[test]
+fn a_search_that_ends_at_a_full_page_says_so() {
+    let served = Served::new();
+    served.owner("unlock");
+    let file = served.home.path("many.jsonl");
+    let line = |number: usize| {
+        serde_json::json!({
+            "type": "entity", "name": format!("n{number}"), "entityType": "person", "observations": ["likes tea"],
+        })
+        .to_string()
+    };
+    let lines: Vec<String> = (0..=stvor_vault::limits::MAX_PAGE).map(line).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    served.owner(&format!("import {} --namespace home --level working", file.display()));
+    let (code, out, err) = served.try_owner("search tea");
+    assert_eq!((code, out.len()), (0, stvor_vault::limits::MAX_PAGE));
+    assert!(err.contains("there are more than these"), "{err}");
+    let (_, out, err) = served.try_owner("search n7");
+    assert!(out.len() == 1 && !err.contains("more than these"), "{err}");
+}
+
+#[test]
+fn half_an_export_stays_under_no_name_and_what_lacks_its_content_is_said() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "sealed");
+    let gone = served.owner_stores("Tea at five");
+    served.owner_stores("Tea at six");
+    served.store("assistant", ("The contract is with Acme", " --level sealed"));
+    served.owner(&format!("forget {gone} --yes"));
+    let file = |name: &str| served.home.path(name);
+    let told = served.owner(&format!("export --out {}", file("one.jsonl").display()));
+    let refused = serde_json::json!({ "MEMORY_GONE": 1, "BOUNDARY_DENIED": 1 });
+    assert_eq!(told[0], serde_json::json!({ "memories": 3, "without_content": 2, "refused": refused }));
+    let line = format!("vault export --out {}", file("two.jsonl").display());
+    let ended = served.home.run(&Served::line(&served.home, &line));
+    for said in ["they ended (MEMORY_GONE)", "the boundary daemon does not allow it"] {
+        assert!(ended.err.contains(said), "{said}: {}", ended.err);
+    }
+    served.home.run("vault lockdown enter");
+    let (code, _, err) = served.try_owner(&format!("export --out {}", file("three.jsonl").display()));
+    assert!(code == 4 && err.contains("VAULT_LOCKDOWN"), "{code} {err}");
+    assert!(!file("three.jsonl").exists() && file("two.jsonl").exists());
+}
+
+#[test]
+fn the_doctor_tells_the_age_of_log_and_backups_of_a_cold_vault_from_its_files() {
+    let served = Served::new();
+    let doctor = |served: &Served, options: &str| {
+        let ended = served.home.run(&format!("vault doctor --json{options}"));
+        objects(&ended.out.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let found = |checks: &[serde_json::Value], name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap();
+        (check["verdict"].as_str().unwrap().to_owned(), check["found"].as_str().unwrap().to_owned())
+    };
+    let cold = doctor(&served, "");
+    let (verdict, said) = found(&cold, "log");
+    assert!(verdict == "ok" && said.starts_with("last written 2"), "{verdict} {said}");
+    assert_eq!(found(&cold, "clock").0, "ok");
+    let (verdict, said) = found(&cold, "backup");
+    assert!(verdict == "warning" && said.contains("a cold vault does not say"), "{verdict} {said}");
+    let none = served.home.path("none");
+    std::fs::create_dir(&none).unwrap();
+    let options = |dir: &std::path::Path| format!(" --backups {}", dir.display());
+    assert_eq!(found(&doctor(&served, &options(&none)), "backup").1, "none was made");
+    served.owner("unlock");
+    let to = stvor_keys::recipients::Identity::generate().recipient().to_string();
+    let dir = served.home.path("backups");
+    served.owner(&format!("backup make --dir {} --to {to}", dir.display()));
+    let Served { home, daemon } = served;
+    drop(daemon);
+    let served = Served { daemon: Served::serve(&home, ""), home };
+    let (verdict, said) = found(&doctor(&served, &options(&dir)), "backup");
+    assert_eq!((&verdict[..], &said[..]), ("ok", "the newest is 0 days old"));
+    std::fs::write(none.join("vault-20200101T000000Z-0011223344556677-full.age"), "").unwrap();
+    let (verdict, said) = found(&doctor(&served, &options(&none)), "backup");
+    assert!(verdict == "warning" && said.ends_with("days old"), "{verdict} {said}");
+}
