@@ -144,6 +144,18 @@ fn rows_of_later_versions_read_and_are_written_as_they_were() {
     assert_eq!(PendingRow::decode(&bytes(control)), Ok(row));
 }
 
+/// What stands in rows that have no version of their own: their layout can never change.
+#[test]
+fn rows_without_a_version_stay_as_they_are() {
+    let written = "000000000000000703030303030303030303030303030303";
+    assert_eq!(hex(&place().to_bytes()), written);
+    assert_eq!(Place::from_bytes(&bytes(written)), Ok(place()));
+    assert!(Place::from_bytes(&bytes(&written[2..])).is_err());
+    let instance = "0107070707070707070707070707070707";
+    assert_eq!(hex(&InstanceId([7; 16]).encode()), instance);
+    assert_eq!(InstanceId::decode(&bytes(instance)), Ok(InstanceId([7; 16])));
+}
+
 /// What an older program makes of the rows of a newer one.
 #[test]
 fn rows_of_a_newer_version_are_told_apart_by_their_first_byte() {

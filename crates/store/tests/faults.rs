@@ -175,6 +175,52 @@ async fn a_file_size_limit_is_a_full_store_and_loses_nothing() {
     put(&store, key("a", 99_999), b"more").await.unwrap();
 }
 
+/// A crash in the middle of a write to the journal: whatever is there of its last page, or whatever stands in its place,
+/// everything that was acknowledged before is there, and writing goes on.
+#[tokio::test]
+async fn a_torn_last_page_of_the_journal_takes_nothing_with_it_that_was_acknowledged_before() {
+    // Of SQLite's journal: a head, and before each page a head of its own.
+    const HEAD: usize = 32;
+    const FRAME: usize = 24 + 4096;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.db");
+    let store = open(&path, OpenKey::Default).await.unwrap().store;
+    for number in 0..40 {
+        put(&store, key("a", number), &[7; 1_000]).await.unwrap();
+    }
+    let file = |of: &Path, end: &str| of.with_file_name(format!("s.db{end}"));
+    let [database, keyfile, journal] =
+        ["", ".key", "-wal"].map(|end| std::fs::read(file(&path, end)).unwrap());
+    assert!((journal.len() - HEAD).is_multiple_of(FRAME), "{}", journal.len());
+    assert!((journal.len() - HEAD) / FRAME >= 40, "all of it is in the journal");
+    let last = journal.len() - FRAME;
+    let mut torn: Vec<(Vec<u8>, usize)> = vec![(journal.clone(), 40)];
+    for kept in [0, 1, 23, 24, 25, 512, 2_048, FRAME - 512, FRAME - 1] {
+        torn.push((journal[..last + kept].to_vec(), 39));
+        // The file has its length, and the sectors after that never came.
+        let mut zeros = journal.clone();
+        zeros[last + kept..].fill(0);
+        torn.push((zeros, 39));
+        let mut others = journal.clone();
+        others[last + kept..].fill(0xa5);
+        torn.push((others, 39));
+    }
+    for (number, (bytes, wanted)) in torn.into_iter().enumerate() {
+        let crashed = directory.path().join(format!("crash{number}"));
+        std::fs::create_dir(&crashed).unwrap();
+        let (keyfile, path) = (file(&path, ".key"), crashed.join("s.db"));
+        std::fs::write(&path, &database).unwrap();
+        std::fs::copy(keyfile, file(&path, ".key")).unwrap();
+        std::fs::write(file(&path, "-wal"), bytes).unwrap();
+        let store = open(&path, OpenKey::Default).await.unwrap().store;
+        assert_eq!(stored(&store, "a").await, (0..wanted as u64).collect::<Vec<_>>(), "{number}");
+        put(&store, key("a", 99), b"more").await.unwrap();
+        store.close().await.unwrap();
+        let store = open(&path, OpenKey::Default).await.unwrap().store;
+        assert_eq!(stored(&store, "a").await.len(), wanted + 1, "{number}");
+    }
+}
+
 async fn filled(path: &Path) -> Vec<u8> {
     let store = open(path, OpenKey::Default).await.unwrap().store;
     for number in 0..40 {
