@@ -8,12 +8,17 @@
 )]
 
 mod common;
+#[path = "common/tape.rs"]
+mod tape;
 
 use std::sync::Arc;
 
 use common::shared::{LEASE, SharedMemory};
 use common::{builder, code, relay};
+use stvor::store::OpenKey;
+use stvor::{App, SecretBytes};
 use stvor_testkit::MemoryKeyring;
+use tape::Tape;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_keyring_opens_what_it_sealed_and_nothing_else_does() {
@@ -91,4 +96,33 @@ async fn processes_that_make_a_shared_store_at_once_end_with_one_identity_and_on
         assert_eq!(again.connect(&name).await.unwrap().identity(), identities[0]);
         again.close().await.unwrap();
     }
+}
+
+/// Whoever heard that it failed would throw the new key away, and with it the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_key_that_the_journal_has_no_room_for_is_done_all_the_same() {
+    let tape = Tape::new(false);
+    let open = |passphrase: &str| {
+        // Nobody listens there: nothing but what this test does is committed.
+        let builder = builder("ws://127.0.0.1:1").store(Arc::new(tape.clone()));
+        builder.passphrase(passphrase).open()
+    };
+    let connect = async |app: &App| {
+        let options = stvor::ConnectOptions { allow_unregistered: true, ..Default::default() };
+        app.connect_with("alice", options).await
+    };
+    let app = open("the old one").await.unwrap();
+    let alice = connect(&app).await.unwrap();
+    let fingerprint = alice.identity().fingerprint;
+    tape.end_after(1);
+    alice.change_key(OpenKey::Passphrase(SecretBytes::from_slice(b"the new one"))).await.unwrap();
+    assert!(tape.is_over());
+    alice.close().await;
+    drop(app);
+    tape.rewind(tape.len()).await;
+    assert_eq!(code(connect(&open("the old one").await.unwrap()).await), "WRONG_KEY");
+    let again = open("the new one").await.unwrap();
+    let alice = connect(&again).await.unwrap();
+    assert_eq!(alice.identity().fingerprint, fingerprint);
+    assert!(alice.journal(9).await.unwrap().is_empty());
 }
