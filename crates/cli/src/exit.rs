@@ -108,6 +108,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "FINGERPRINT_FIXED"
         | "SUITE_MISMATCH"
         | "STORE_EMPTIED"
+        | "STORE_PUT_BACK"
         | "STORE_SERVER_UNTRUSTED"
         | "IDENTITY_SUPERSEDED"
         | "BAD_ROTATION"

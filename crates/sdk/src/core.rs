@@ -246,7 +246,32 @@ impl Core {
         let groups = move || crate::groups::run(me.clone(), Arc::clone(&orders), stop.clone());
         core.tasks.spawn(crate::revival::keep("groups", groups, (core.me.clone(), core.stop.clone())));
         core.watch_store();
+        core.watch_put_back();
         Ok(core)
+    }
+
+    /// A store that lacks what it acknowledged to this client takes nothing more before somebody knows what follows from that.
+    fn watch_put_back(&self) {
+        let (me, store, stop) = (self.me.clone(), Arc::clone(&self.store), self.stop.clone());
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = store.put_back() => {}
+                    () = stop.cancelled() => return,
+                }
+                let Some(core) = me.upgrade() else { return };
+                let Err(error) = crate::rollback::found_put_back(&core).await else { continue };
+                drop(core);
+                tracing::warn!(
+                    code = error.code(),
+                    "what follows from a store that was put back has to wait"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
     }
 
     /// A store that is emptied under this client takes nothing more and knows nothing any more: the client says so and ends.

@@ -2,8 +2,9 @@
 //!
 //! Each instance has a row that it renews. One whose row was not renewed for the length of a lease, by the clock of
 //! whoever watches it (clocks of machines are never compared), is declared gone: its row is removed and a stone with its
-//! id is set, in one commit. Everything that an instance commits expects that its own stone is not there, so one that was
-//! only asleep can commit nothing more: its id is the fencing token. It joins again under another one.
+//! id is set, in one commit. Everything that an instance commits expects that its own row is there, so one that was
+//! only asleep can commit nothing more: its id is the fencing token. It joins again under another one. The stone says why the
+//! row is gone: without one, or where the row is older than its instance wrote it, the store itself was put back.
 //!
 //! One instance at a time receives: the one that the receiver's row names, as long as it is not gone.
 
@@ -31,6 +32,9 @@ use crate::records;
 pub(crate) use self::duty::{follow_receipts, run};
 
 const VERSION: u8 = 1;
+
+/// Of the row of an instance that has none, as far as it knows.
+const NO_ROW: RowVersion = RowVersion(0);
 
 /// One run of one process on a shared store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +104,17 @@ pub(crate) struct Beat {
     pub(crate) receiver: bool,
     /// Settings of conversations changed.
     pub(crate) settings: bool,
+    /// The store was put back to an older state: until that is dealt with nothing else is looked at.
+    pub(crate) put_back: bool,
+}
+
+/// What became of the row of this instance.
+enum Renewed {
+    Here,
+    /// It was declared gone.
+    Gone,
+    /// It is not there as it was written, and nobody declared it gone.
+    PutBack,
 }
 
 /// What became of an instance that had been declared gone.
@@ -133,7 +148,7 @@ impl Instances {
     fn new((shared, lease): (bool, Duration), id: InstanceId) -> Self {
         let state = State {
             id,
-            version: RowVersion(0),
+            version: NO_ROW,
             others: HashMap::new(),
             settings: None,
             looked: Instant::now(),
@@ -220,7 +235,7 @@ impl Instances {
 
     /// What every commit of this instance begins with: it fails once the instance was declared gone.
     pub(crate) fn fence(&self) -> Op<SecretBytes> {
-        Op::delete(keys::stone(self.id())).expecting(Expect::Absent)
+        Op::check(keys::instance(self.id()), Expect::Present)
     }
 
     /// Whether an instance is there, as the store has it now.
@@ -257,8 +272,10 @@ impl Instances {
     /// Says only that this instance is gone if it was declared so: the caller lets go of what it held and calls
     /// [`rejoin`](Self::rejoin).
     pub(crate) async fn beat(&self, store: &Sealed, now: Timestamp) -> Result<Beat> {
-        if !self.renew(store).await? {
-            return Ok(Beat { gone: true, ..Beat::default() });
+        match self.renew(store).await? {
+            Renewed::Here => {}
+            Renewed::Gone => return Ok(Beat { gone: true, ..Beat::default() }),
+            Renewed::PutBack => return Ok(Beat { put_back: true, ..Beat::default() }),
         }
         let mut look = self.look(store).await?;
         let mut beat = Beat { ended: look.ended, settings: look.settings, ..Beat::default() };
@@ -295,8 +312,22 @@ impl Instances {
         }
     }
 
-    /// Whether the own row was there.
-    async fn renew(&self, store: &Sealed) -> Result<bool> {
+    /// What the own row is once the store was found to be put back is no news any more: it goes on from there.
+    pub(crate) async fn take_row_as_it_is(&self, store: &Sealed) -> Result<()> {
+        let id = self.id();
+        let row = store.one(&keys::instance(id)).await.map_err(Error::passed)?;
+        let mut state = self.lock();
+        if state.id == id {
+            state.version = row.map_or(NO_ROW, |row| row.version);
+        }
+        drop(state);
+        // Without a row nothing is committed before this instance joined again.
+        self.hurry();
+        Ok(())
+    }
+
+    /// Renews the own row.
+    async fn renew(&self, store: &Sealed) -> Result<Renewed> {
         for _ in 0..limits::TURN_TRIES {
             let (id, version) = {
                 let state = self.lock();
@@ -308,17 +339,18 @@ impl Instances {
             match store.commit(changes).await {
                 Ok(version) => {
                     self.lock().version = version;
-                    return Ok(true);
+                    return Ok(Renewed::Here);
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(Error::passed(error)),
             }
-            // An earlier renewal may have been applied while its answer was lost: then the row is ours, and no stone is
-            // set.
+            // An earlier renewal may have been applied while its answer was lost: then the row is ours, and newer.
             let rows = store.get(&[keys::instance(id), keys::stone(id)]).await.map_err(Error::passed)?;
             match &rows[..] {
-                [Some(own), None] => self.lock().version = own.version,
-                _ => return Ok(false),
+                [Some(own), None] if own.version >= version => self.lock().version = own.version,
+                [Some(_), None] => return Ok(Renewed::PutBack),
+                [None, None] if version != NO_ROW => return Ok(Renewed::PutBack),
+                _ => return Ok(Renewed::Gone),
             }
         }
         Err(Error::passed(StoreError::Conflict { op: 1 }))

@@ -70,8 +70,10 @@ pub(crate) fn sent(peer: &Address, id: MessageId) -> Key {
 }
 
 /// Our own contents: where their rows are.
+pub(crate) const OWN_CONTENTS: &[u8] = b"own";
+
 pub(crate) fn own_content(id: ContentId) -> Key {
-    Key::new(Table::ContentId, b"own".as_slice(), id.as_bytes().as_slice())
+    Key::new(Table::ContentId, OWN_CONTENTS, id.as_bytes().as_slice())
 }
 
 /// Contents received, scoped by their authenticated sender.

@@ -60,6 +60,7 @@ mod lane;
 mod left;
 pub mod limits;
 mod metrics;
+mod names;
 mod opening;
 mod parked;
 mod place;

@@ -83,6 +83,7 @@ pub(crate) async fn load_identity(
     let suite = config.suite.or(stored.as_ref().map(Identity::suite)).unwrap_or_default();
     let derived = derive(config, (address, suite), now).await?;
     if let Some(stored) = stored {
+        crate::names::tag_all(store).await?;
         let given = derived.is_some();
         let same = derived.is_none_or(|(derived, _)| derived.user_key() == stored.user_key());
         let stored = check_identity(stored, config, address)?;
@@ -112,7 +113,8 @@ pub(crate) async fn load_identity(
             made.map_err(Error::passed)?
         }
     };
-    records::write(&mut changes, effects)?;
+    records::write(store, &mut changes, effects)?;
+    crate::names::are_tagged(&mut changes);
     match store.commit(changes).await {
         Ok(_) => Ok(identity),
         Err(StoreError::Conflict { .. }) => match stored_identity(store, &key).await? {

@@ -189,7 +189,7 @@ impl PrekeyKeeper {
         let held = session.upload(upload, UPLOAD_TIMEOUT).await?;
         self.set_counts(held);
         let mut changes = ChangeSet::new();
-        records::write(&mut changes, kept.prekeys.uploaded(core.now()))?;
+        records::write(&core.store, &mut changes, kept.prekeys.uploaded(core.now()))?;
         if replaced {
             changes.delete(keys::meta(RENEW));
         }
@@ -216,7 +216,7 @@ impl PrekeyKeeper {
             .renew(&core.identity, known, core.now(), &mut SystemRandom::new())
             .map_err(Error::passed)?;
         let mut changes = ChangeSet::new();
-        records::write(&mut changes, effects)?;
+        records::write(&core.store, &mut changes, effects)?;
         changes.put(keys::meta(RENEW), vec![1]);
         kept.commit(core, changes).await?;
         // The private halves of those at the relay are gone: it is not for the pace of refills to leave them there.
@@ -241,7 +241,7 @@ impl PrekeyKeeper {
             .one_more(&core.identity, core.now(), &mut SystemRandom::new())
             .map_err(Error::passed)?;
         let mut changes = ChangeSet::new();
-        records::write(&mut changes, effects)?;
+        records::write(&core.store, &mut changes, effects)?;
         kept.commit(core, changes).await?;
         let one = to_wire(PrekeyUpload {
             one_time: vec![one_time],
@@ -296,7 +296,7 @@ async fn prepare(kept: &mut Kept, core: &Core, counts: KeyCounts) -> Result<Opti
         (upload.signed, upload.kem_last) = (signed, kem_last);
     }
     let mut changes = ChangeSet::new();
-    records::write(&mut changes, maintenance.effects)?;
+    records::write(&core.store, &mut changes, maintenance.effects)?;
     for (kind, partition) in maintenance.clear {
         changes.delete_partition(records::table(kind)?, partition);
     }

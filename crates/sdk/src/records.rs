@@ -43,13 +43,40 @@ pub(crate) fn table(kind: RecordKind) -> Result<Table> {
     place(kind).map(|(table, _)| table)
 }
 
-/// Where a protocol row stands.
-pub(crate) fn key(record: &RecordKey) -> Result<Key> {
+/// Whether the sort key of a kind is a hash of a name, which everybody can compute.
+fn names(kind: RecordKind) -> bool {
+    kind == RecordKind::SenderIndex
+}
+
+fn key_of(record: &RecordKey, sort: &[u8]) -> Result<Key> {
     let (table, prefix) = place(record.kind)?;
-    let mut sort = Vec::with_capacity(record.sort.len() + 1);
-    sort.push(prefix);
-    sort.extend_from_slice(&record.sort);
-    Ok(Key::new(table, record.partition.as_slice(), sort))
+    Ok(Key::new(table, record.partition.as_slice(), [&[prefix], sort].concat()))
+}
+
+/// Where a protocol row stands whose sort key names nobody.
+pub(crate) fn key(record: &RecordKey) -> Result<Key> {
+    if names(record.kind) {
+        return Err(Error::not_ready("a row that is named after somebody has its place in one store only"));
+    }
+    key_of(record, &record.sort)
+}
+
+/// Where any protocol row stands. Sort keys are stored in clear: one that is made of a name is a tag of it there.
+pub(crate) fn key_in(store: &Sealed, record: &RecordKey) -> Result<Key> {
+    if !names(record.kind) {
+        return key(record);
+    }
+    let (table, _) = place(record.kind)?;
+    let name = [record.partition.as_slice(), &record.sort].concat();
+    key_of(record, &store.tag(table, &name))
+}
+
+/// Of rows that are named after somebody, where they stood when the name was not a tag of the store: their sort keys in a
+/// partition, from one up to another, and how long they are.
+pub(crate) fn named_before() -> Result<(RecordKind, [u8; 1], [u8; 1], usize)> {
+    let kind = RecordKind::SenderIndex;
+    let (_, prefix) = place(kind)?;
+    Ok((kind, [prefix], [prefix + 1], 1 + 16))
 }
 
 /// Loads rows, seeing writes that are not committed yet as if they were.
@@ -67,7 +94,7 @@ pub(crate) async fn load(store: &Sealed, wanted: &[RecordKey], uncommitted: &Eff
         }
     }
     for chunk in missing.chunks(stvor_store::limits::MAX_GET) {
-        let keys = chunk.iter().map(|record| key(record)).collect::<Result<Vec<_>>>()?;
+        let keys = chunk.iter().map(|record| key_in(store, record)).collect::<Result<Vec<_>>>()?;
         let rows = store.get(&keys).await.map_err(Error::passed)?;
         for (record, row) in chunk.iter().zip(rows) {
             if let Some(row) = row {
@@ -79,14 +106,16 @@ pub(crate) async fn load(store: &Sealed, wanted: &[RecordKey], uncommitted: &Eff
 }
 
 /// The protocol's writes as operations of a change set.
-pub(crate) fn write(changes: &mut ChangeSet, effects: Effects) -> Result<()> {
+pub(crate) fn write(store: &Sealed, changes: &mut ChangeSet, effects: Effects) -> Result<()> {
     for effect in effects.into_vec() {
         let op = match effect {
-            Effect::Put { key: record, value, expires } => Op::put(key(&record)?, value).expiring(expires),
-            Effect::Insert { key: record, value, expires } => {
-                Op::insert(key(&record)?, value).expiring(expires)
+            Effect::Put { key: record, value, expires } => {
+                Op::put(key_in(store, &record)?, value).expiring(expires)
             }
-            Effect::Delete { key: record } => Op::delete(key(&record)?),
+            Effect::Insert { key: record, value, expires } => {
+                Op::insert(key_in(store, &record)?, value).expiring(expires)
+            }
+            Effect::Delete { key: record } => Op::delete(key_in(store, &record)?),
         };
         changes.push(op);
     }

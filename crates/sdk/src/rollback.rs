@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, UserId};
+use stvor_protocol::Identity;
 use stvor_store::{ChangeSet, Expect, Op, Scan, StoreError, Table};
 use stvor_wire::server::{Ready, Registration};
 
@@ -20,6 +21,7 @@ use crate::keys;
 use crate::lane::{Command, GivingUp, Work};
 use crate::limits;
 use crate::opening::{read_floor, read_lanes};
+use crate::records;
 use crate::rotation;
 
 /// What a client does that finds its store to be an old copy.
@@ -44,6 +46,8 @@ pub(crate) struct Rollback {
     pub(crate) own: u64,
     /// It is decided that sessions are given up: what is handed over waits for that.
     pub(crate) decided: bool,
+    /// A row says so, if the store is shared: that it is gone means that another instance is done with it.
+    pub(crate) noted: bool,
 }
 
 impl Rollback {
@@ -96,7 +100,7 @@ impl Recovering {
     }
 
     fn found(self) -> Rollback {
-        Rollback { relay: self.relay, own: self.own, decided: self.decided }
+        Rollback { relay: self.relay, own: self.own, decided: self.decided, noted: true }
     }
 }
 
@@ -128,15 +132,32 @@ pub(crate) async fn resume(core: &Core) -> Result<()> {
 /// The store itself was put back to an older state under a process that has it open; if it is still there at all.
 pub(crate) async fn put_back(core: &Core, (known, found): (u64, u64)) -> Result<()> {
     core.store.check_there().await.map_err(Error::passed)?;
-    if core.rollback().is_some() {
-        return Ok(());
+    let news = core.rollback().is_none();
+    if news {
+        let decided = core.config.on_rollback == RollbackPolicy::Recover;
+        let found = Rollback { relay: known, own: found, decided, noted: false };
+        core.set_rollback(Some(found));
+        core.hub.emit_to_first(Event::RollbackDetected { relay: found.relay, own: found.own });
     }
-    let decided = core.config.on_rollback == RollbackPolicy::Recover;
-    let found = Rollback { relay: known, own: found, decided };
-    core.set_rollback(Some(found));
-    core.hub.emit_to_first(Event::RollbackDetected { relay: found.relay, own: found.own });
-    recover_soon(core);
-    Ok(())
+    // What others here have read of it meanwhile, and want to commit, is of no use either.
+    core.store.accept_put_back().await;
+    if news {
+        recover_soon(core);
+    }
+    core.instances.take_row_as_it_is(&core.store).await
+}
+
+/// The store itself says that it was put back, or the row of this instance does.
+pub(crate) async fn found_put_back(core: &Core) -> Result<()> {
+    let identity = core.store.one(&records::key(&Identity::key())?).await.map_err(Error::passed)?;
+    if identity.is_none() {
+        // Another instance deleted the account: the next beat finds that, and this one ends.
+        core.store.check_there().await.map_err(Error::passed)?;
+        core.store.accept_put_back().await;
+        return core.instances.take_row_as_it_is(&core.store).await;
+    }
+    let stored = stored_counter(core).await?;
+    put_back(core, (core.counter().max(stored.saturating_add(1)), stored)).await
 }
 
 /// Recovers (or lets other instances know, where that is to be asked first) beside whatever the caller does, and tries until it
@@ -245,7 +266,7 @@ async fn compare(core: &Core, ready: &Ready) -> Result<()> {
     // A store that was emptied has no counter either, and there is nothing to recover in it.
     core.store.check_there().await.map_err(Error::passed)?;
     let decided = worth == Worth::Proven && core.config.on_rollback == RollbackPolicy::Recover;
-    let found = Rollback { relay, own, decided };
+    let found = Rollback { relay, own, decided, noted: true };
     announce(core, found).await?;
     core.set_rollback(Some(found));
     core.hub.emit_to_first(Event::RollbackDetected { relay, own });
@@ -282,13 +303,14 @@ pub(crate) async fn look_again(core: &Core) -> Result<()> {
                 recover_soon(core);
             }
         }
-        (None, Some(found)) => {
+        // Not noted yet, it is still to be done by this one.
+        (None, Some(found)) if found.noted => {
             let stored = stored_counter(core).await?;
             if stored >= found.relay {
                 end(core, stored);
             }
         }
-        (None, None) => {}
+        (None, _) => {}
     }
     Ok(())
 }
@@ -307,10 +329,10 @@ pub(crate) async fn recover(core: &Core) -> Result<()> {
     let Some(found) = core.rollback() else { return Ok(()) };
     if !begin(core, found).await? {
         // Another instance is at it; this one sends nothing until it is done.
-        core.set_rollback(Some(Rollback { decided: true, ..found }));
+        core.set_rollback(Some(Rollback { decided: true, noted: true, ..found }));
         return Ok(());
     }
-    core.set_rollback(Some(Rollback { decided: true, ..found }));
+    core.set_rollback(Some(Rollback { decided: true, noted: true, ..found }));
     reset_lanes(core, found.is_rotation()).await?;
     core.groups.renew_chains().await?;
     core.prekeys.renew(core).await?;

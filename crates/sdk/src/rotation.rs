@@ -255,7 +255,7 @@ async fn hand_over(store: &Sealed, now: Timestamp, changes: &mut ChangeSet) -> R
     earlier.push(*identity.user_key());
     earlier.drain(..earlier.len().saturating_sub(MAX_EARLIER_KEYS));
     changes.put(keys::meta(EARLIER), encode_keys(identity.suite(), &earlier));
-    records::write(changes, effects)?;
+    records::write(store, changes, effects)?;
     for op in &mut changes.ops {
         if let Op::Put { key: written, expect, .. } = op
             && *written == key

@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/tape.rs"]
+mod tape;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,6 +20,7 @@ use stvor::{
     App, BackupOptions, Client, ConnectOptions, Deed, Direction, Event, Page, RecoveryPhrase, SecretBytes,
     Suite,
 };
+use tape::Tape;
 
 fn secret(text: &str) -> SecretBytes {
     SecretBytes::from_slice(text.as_bytes())
@@ -373,4 +376,64 @@ async fn a_backup_of_another_suite_than_the_app_asks_for_is_refused_before_anyth
     restore(&right, &file, opening()).await.unwrap();
     assert_eq!(right.connect("alice").await.unwrap().identity().fingerprint, own);
     relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restoring_on_a_second_machine_while_the_first_lives_is_told_on_both() {
+    let (relay, root) = (relay().await, tempfile::tempdir().unwrap());
+    let (alice, bob) = two(&relay.url(), root.path()).await;
+    let mut events = alice.events();
+    let file = root.path().join("alice.age");
+    alice.backup(&file, sealing(), BackupOptions::default()).await.unwrap();
+    let second = app_in(&relay.url(), &root.path().join("second")).await;
+    restore(&second, &file, opening()).await.unwrap();
+    assert_eq!(code(second.connect("alice").await), "CLONE_DETECTED");
+    event(&mut events, |event| matches!(event, Event::CloneDetected).then_some(())).await;
+    talk(&alice, &bob, "goes on").await;
+    alice.close().await;
+    let restored = second.connect("alice").await.unwrap();
+    talk(&bob, &restored, "to the second").await;
+}
+
+/// Two machines are told to restore one user into one place of a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_restores_into_one_place_the_later_one_is_whole_and_the_other_says_so() {
+    let (relay, root) = (relay().await, tempfile::tempdir().unwrap());
+    let (alice, bob) = two(&relay.url(), root.path()).await;
+    // More than goes into one commit.
+    let long = "x".repeat(50_000);
+    for _ in 0..30 {
+        soon(alice.send("bob", long.as_str())).await.unwrap();
+    }
+    let file = root.path().join("alice.age");
+    let made = alice.backup(&file, sealing(), BackupOptions::default()).await.unwrap();
+    alice.close().await;
+    drop(bob);
+    let tape = Tape::new(true);
+    let machine = |name: &str| {
+        let builder = builder(&relay.url()).store(Arc::new(tape.clone())).data_dir(root.path().join(name));
+        builder.keyfile(root.path().join("key")).open()
+    };
+    let (first, second) = (machine("first").await.unwrap(), machine("second").await.unwrap());
+    let (halfway, is_halfway) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let stops = Mutex::new(Some((halfway, goes_on)));
+    let told: stvor::OnProgress = Arc::new(move |_| {
+        if let Some((halfway, goes_on)) = stops.lock().unwrap().take() {
+            let _ = halfway.send(());
+            let _ = goes_on.recv();
+        }
+    });
+    let slow = tokio::spawn({
+        let (first, file) = (first.clone(), file.clone());
+        async move { first.restore(&file, opening(), Some(told)).await }
+    });
+    soon(is_halfway).await.unwrap();
+    let whole = soon(restore(&second, &file, opening())).await.unwrap();
+    assert_eq!(whole.messages, made.messages);
+    go_on.send(()).unwrap();
+    assert_eq!(code(soon(slow).await.unwrap()), "STORE_CONFLICT");
+    let alice = second.connect("alice").await.unwrap();
+    assert_eq!(said(&alice, "bob").await.len() as u64, made.messages);
+    assert_eq!(code(restore(&first, &file, opening()).await), "RESTORE_STORE_EXISTS");
 }

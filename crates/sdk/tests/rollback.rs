@@ -13,7 +13,7 @@ mod fake;
 #[path = "common/tape.rs"]
 mod tape;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,23 +76,6 @@ fn numbered(name: &str, count: usize) -> Vec<String> {
 async fn send_all(from: &Client, to: &str, texts: &[String]) {
     for text in texts {
         from.send_with(to, text.as_str(), NO_WAIT).await.unwrap();
-    }
-}
-
-/// What the relay saw: no key of a session, of a sender key, sealed two different things.
-fn no_key_was_used_twice(relay: &Fake) {
-    let mut used: HashMap<Vec<u8>, stvor_wire::client::Send> = HashMap::new();
-    for send in relay.log() {
-        let key = if GroupIncoming::is_one(&send.blob) {
-            let incoming = GroupIncoming::parse(&send.blob).unwrap();
-            [b"group".as_slice(), incoming.chain(), &incoming.counter().to_be_bytes()].concat()
-        } else {
-            let (ratchet_key, number) = Incoming::parse(&send.blob).unwrap().position();
-            [&ratchet_key[..], &number.to_be_bytes()].concat()
-        };
-        if let Some(earlier) = used.insert(key, send.clone()) {
-            assert_eq!(earlier.blob, send.blob, "two different messages under one key");
-        }
     }
 }
 
@@ -190,7 +173,7 @@ async fn an_old_copy_starts_over_by_itself_and_loses_nothing_that_was_handed_ove
     alice.group(group).await.unwrap().send("group is well").await.unwrap();
     alice.send("bob", "all is well").await.unwrap();
     comes(&mut at_bob, ["all is well", "group is well"]).await;
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
 
     // It was once: the next start goes on where this one was.
     alice.close().await;
@@ -199,7 +182,7 @@ async fn an_old_copy_starts_over_by_itself_and_loses_nothing_that_was_handed_ove
     soon(alice.send("bob", "the day after").await.unwrap().delivered()).await.unwrap();
     comes(&mut at_bob, ["the day after"]).await;
     assert_eq!(sessions_of(&relay, "bob").len(), before);
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
 }
 
 /// A conversation with sessions both ways, and how far the tape was before the last of it.
@@ -260,7 +243,7 @@ async fn a_recovery_that_ends_at_any_commit_is_finished_by_the_next_start() {
         let mut at_alice = alice.messages();
         soon(async { while at_alice.next().await.unwrap().text() != Some("six") {} }).await;
         comes(&mut at_bob, ["five"]).await;
-        no_key_was_used_twice(&relay);
+        relay.saw_no_key_twice();
         alice.close().await;
         ends += 1;
         if done {
@@ -347,7 +330,7 @@ async fn no_counter_of_the_relay_makes_a_client_start_over_without_its_own_proof
         alice.close().await;
     }
     assert_eq!(sessions_of(&relay, "bob"), sessions, "no session was started over");
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
     assert!(relay.counter("alice").0 < highest + 100, "nor did the counter follow");
 }
 
@@ -378,7 +361,7 @@ async fn a_claim_without_a_proof_stops_sending_and_waits_for_a_decision() {
     comes(&mut at_bob, ["five"]).await;
     let mut at_alice = alice.messages();
     soon(async { while at_alice.next().await.unwrap().text() != Some("six") {} }).await;
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
     // With a relay of before an honest client of today goes on as ever.
     alice.close().await;
     let alice = app.connect("alice").await.unwrap();
@@ -401,7 +384,7 @@ async fn an_owner_who_would_rather_go_back_to_the_newest_copy_is_asked() {
     alice.recover_from_rollback().await.unwrap();
     soon(alice.send("bob", "five").await.unwrap().delivered()).await.unwrap();
     comes(&mut bob.messages(), ["one", "three", "five"]).await;
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
 }
 
 /// The documented limit: nobody can prove to a device what it does not remember itself.
@@ -452,7 +435,7 @@ async fn instances_on_one_store_start_over_together() {
     send_all(&alice, "bob", &here).await;
     send_all(&second, "bob", &there).await;
     comes(&mut at_bob, here.into_iter().chain(there)).await;
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
 
     // The store is put back under them while they run: as a failover to a copy that lagged behind would.
     let lagging = tape.len();
@@ -472,5 +455,5 @@ async fn instances_on_one_store_start_over_together() {
     })
     .await;
     comes(&mut at_bob, after).await;
-    no_key_was_used_twice(&relay);
+    relay.saw_no_key_twice();
 }

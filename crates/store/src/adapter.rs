@@ -155,7 +155,8 @@ pub trait Store: core::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the index of the first operation whose expectation did not hold;
-    /// [`StoreError::Full`]; as [`Store::get`].
+    /// [`StoreError::Full`]; [`StoreError::PutBack`] from an adapter that can tell that the store lacks what it acknowledged
+    /// to this opening, for every commit until [`Store::accept_put_back`]; as [`Store::get`].
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError>;
 
     /// Removes at most `limit` (1 to [`limits::MAX_SCAN`]) rows whose expiry is at or before `now`, oldest expiry
@@ -177,6 +178,10 @@ pub trait Store: core::fmt::Debug + Send + Sync + 'static {
         let _ = (after, limit);
         Err(StoreError::Unsupported { what: "walking through all rows" })
     }
+
+    /// The caller knows that the store was put back: this opening goes on with what is there. An adapter that never says
+    /// [`StoreError::PutBack`] keeps the default.
+    fn accept_put_back(&self) {}
 
     /// How much is stored.
     ///

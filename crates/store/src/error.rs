@@ -59,6 +59,12 @@ pub enum StoreError {
         "the store was emptied, or lost its header: its server restarted without what it held, evicted it, or somebody removed its rows; restore the server's own backup, or clear the place (see STORE_EMPTIED in the documentation) and restore a backup there or begin anew"
     )]
     Emptied,
+    /// The store lacks what it acknowledged to this opening: its server failed over to a replica that lagged behind, or was put
+    /// back to an older copy. Nothing was written, and nothing will be before [`Sealed::accept_put_back`](crate::Sealed::accept_put_back).
+    #[error(
+        "the store was put back to an older state: its server lacks what it had acknowledged; wait for a synchronous replica with each commit (see the settings of the server), fresh sessions are begun by themselves"
+    )]
+    PutBack,
     /// A row does not belong where it stands: altered, moved, rolled back or taken from another store.
     #[error(
         "a row of table {table:?} was altered outside this program and is refused; restore the store from a backup"
@@ -194,6 +200,7 @@ impl ErrorCode for StoreError {
             Self::TooNew { .. } => "STORE_TOO_NEW",
             Self::Corrupt { .. } => "STORE_CORRUPT",
             Self::Emptied => "STORE_EMPTIED",
+            Self::PutBack => "STORE_PUT_BACK",
             Self::Tampered { .. } => "ROW_TAMPERED",
             Self::Full => "STORE_FULL",
             Self::ReadOnly { .. } => "STORE_READ_ONLY",
@@ -219,6 +226,7 @@ impl ErrorCode for StoreError {
             Self::Conflict { .. }
             | Self::Locked { .. }
             | Self::Full
+            | Self::PutBack
             | Self::Unreachable { .. }
             | Self::InUse { .. }
             | Self::KeysReplaced

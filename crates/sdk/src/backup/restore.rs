@@ -10,7 +10,7 @@ use stvor_base::{Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::Opening;
 use stvor_protocol::{Identity, Pin, RecordKey};
-use stvor_store::{ChangeSet, Key, Op, Sealed, Table};
+use stvor_store::{ChangeSet, Expect, Key, Op, RowVersion, Sealed, Table};
 use tokio::sync::mpsc;
 
 use super::error::BackupError;
@@ -166,7 +166,7 @@ fn check(entry: &Entry) -> Result<(), &'static str> {
 
 /// Refuses a store whose restore was interrupted.
 pub(crate) async fn refuse_unfinished(store: &Sealed, user: &UserId) -> Result<()> {
-    match store.one(&keys::meta("restoring")).await.map_err(Error::passed)? {
+    match store.one(&mark()).await.map_err(Error::passed)? {
         Some(_) => Err(Error::passed(BackupError::Incomplete { user: user.to_string() })),
         None => Ok(()),
     }
@@ -176,20 +176,20 @@ async fn restore(config: &Config, head: &Head, job: &Job) -> Result<Restored> {
     let directory = config.place.make(&head.user)?;
     let place = config.place.of_store(&config.app, &head.user, directory.as_ref());
     let (store, _) = open_store(config, &place, &Hub::new()).await?;
-    let mut mine = false;
+    let mut mine = None;
     let restored = async {
-        claim(&store, head).await?;
-        mine = true;
-        fill(&store, config, (head, job)).await
+        let mark = claim(&store, head).await?;
+        mine = Some(mark);
+        fill((&store, mark), config, (head, job)).await
     }
     .await;
     // Only what this restore made is removed again; best effort, for what is left does not open.
-    if restored.is_err() && mine {
-        let _ = store.wipe().await;
-    }
+    let wiped = match mine.filter(|_| restored.is_err()) {
+        Some(mark) => store.commit(wiped(Expect::Version(mark))).await.is_ok(),
+        None => false,
+    };
     store.close().await.map_err(Error::passed)?;
-    if restored.is_err()
-        && mine
+    if wiped
         && stvor_store::destroy_at(config.stores.as_ref(), &place).await.is_ok()
         && let Some(directory) = &directory
     {
@@ -198,23 +198,41 @@ async fn restore(config: &Config, head: &Head, job: &Job) -> Result<Restored> {
     restored
 }
 
-/// Marks an empty store, or one whose restore was interrupted, as being restored.
-async fn claim(store: &Sealed, head: &Head) -> Result<()> {
-    let marker = keys::meta("restoring");
-    let identity = records::key(&Identity::key())?;
-    let found = store.get(&[marker.clone(), identity]).await.map_err(Error::passed)?;
-    match &found[..] {
-        [Some(_), _] => store.wipe().await.map_err(Error::passed)?,
-        [None, None] => {}
-        _ => return Err(Error::passed(BackupError::StoreExists { user: head.user.to_string() })),
-    }
+/// The mark of a restore that is under way. Each write of it has a version of its own: another restore into the same place, by
+/// another process on a shared store, makes another one, and whoever has the first writes nothing more.
+fn mark() -> Key {
+    keys::meta("restoring")
+}
+
+/// Removes everything, if the mark is as expected.
+fn wiped(expect: Expect) -> ChangeSet {
     let mut changes = ChangeSet::new();
-    changes.insert(marker, vec![1]);
-    store.commit(changes).await.map(|_| ()).map_err(Error::passed)
+    changes.push(Op::check(mark(), expect));
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Header) {
+        changes.delete_table(table);
+    }
+    changes
+}
+
+/// Marks an empty store, or one whose restore was interrupted, as being restored.
+async fn claim(store: &Sealed, head: &Head) -> Result<RowVersion> {
+    let identity = records::key(&Identity::key())?;
+    let found = store.get(&[mark(), identity.clone()]).await.map_err(Error::passed)?;
+    let mut changes = match &found[..] {
+        [Some(mark), _] => wiped(Expect::Version(mark.version)),
+        [None, None] => [Op::check(identity, Expect::Absent)].into_iter().collect(),
+        _ => return Err(Error::passed(BackupError::StoreExists { user: head.user.to_string() })),
+    };
+    changes.insert(mark(), vec![1]);
+    store.commit(changes).await.map_err(Error::passed)
 }
 
 /// Writes everything, and takes the mark away in the commit that brings the identity.
-async fn fill(store: &Sealed, config: &Config, (head, job): (&Head, &Job)) -> Result<Restored> {
+async fn fill(
+    (store, mark): (&Sealed, RowVersion),
+    config: &Config,
+    (head, job): (&Head, &Job),
+) -> Result<Restored> {
     let total = std::fs::metadata(&job.path).map_or(0, |about| about.len());
     let bytes = Arc::new(AtomicU64::new(0));
     let (feed, mut entries) = mpsc::channel(QUEUE);
@@ -224,7 +242,7 @@ async fn fill(store: &Sealed, config: &Config, (head, job): (&Head, &Job)) -> Re
             feed.blocking_send(entry).map_err(|_| Error::not_ready("the restore ended"))
         })
     });
-    let mut filler = Filler { store, changes: ChangeSet::new(), size: 0, identity: None };
+    let mut filler = Filler { store, mark, changes: ChangeSet::new(), size: 0, identity: None };
     let mut restored =
         Restored { user: head.user.clone(), made_at: head.made, messages: 0, conversations: 0 };
     while let Some(entry) = entries.recv().await {
@@ -250,6 +268,8 @@ async fn fill(store: &Sealed, config: &Config, (head, job): (&Head, &Job)) -> Re
 
 struct Filler<'a> {
     store: &'a Sealed,
+    /// Of the mark, which is to be there as this restore made it.
+    mark: RowVersion,
     changes: ChangeSet,
     size: usize,
     identity: Option<SecretBytes>,
@@ -319,7 +339,8 @@ impl Filler<'_> {
 
     async fn commit(&mut self) -> Result<()> {
         self.size = 0;
-        let changes = core::mem::take(&mut self.changes);
+        let mut changes: ChangeSet = [Op::check(mark(), Expect::Version(self.mark))].into_iter().collect();
+        changes.append(core::mem::take(&mut self.changes));
         self.store.commit(changes).await.map(|_| ()).map_err(Error::passed)
     }
 
@@ -328,6 +349,7 @@ impl Filler<'_> {
         let now = config.clock.now();
         let changes = &mut self.changes;
         changes.insert(records::key(&Identity::key())?, identity);
+        crate::names::are_tagged(changes);
         changes.put(keys::meta("registered"), vec![1]);
         changes.put(keys::meta("counter"), head.counter.to_be_bytes().to_vec());
         changes.put(keys::meta("order"), head.order.to_be_bytes().to_vec());
@@ -336,7 +358,7 @@ impl Filler<'_> {
         JournalEntry::new(now, &config.actor, Deed::Restored)
             .about(subject, format!("backup of {}", crate::journal::clock(head.made)))
             .write(changes)?;
-        changes.delete(keys::meta("restoring"));
+        changes.delete(mark());
         self.commit().await
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Actor {
     pub(super) rng: SystemRandom,
     /// What memory holds is what the store holds.
     pub(super) loaded: bool,
+    /// Of the store, when it was last compared.
+    pub(super) incarnation: u64,
     /// Mail was left for the next look.
     pub(super) stalled: bool,
     /// Messages that wait for room in the inbox, and whose they are.
@@ -141,6 +143,7 @@ pub(crate) async fn run(
 
 impl Actor {
     pub(super) fn new(core: Arc<Core>) -> Self {
+        let incarnation = core.store.incarnation();
         Self {
             core,
             groups: HashMap::new(),
@@ -154,6 +157,7 @@ impl Actor {
             backlog: std::collections::VecDeque::new(),
             rng: SystemRandom::new(),
             loaded: false,
+            incarnation,
             stalled: false,
             roomless: BTreeMap::new(),
             judging: Vec::new(),
@@ -188,6 +192,7 @@ impl Actor {
         }
         let core = Arc::clone(&self.core);
         let store = &core.store;
+        let incarnation = store.incarnation();
         let listed = store
             .scan_all(Scan::of(Table::Settings, rows::GROUPS), 2 * limits::MAX_GROUPS)
             .await
@@ -210,7 +215,7 @@ impl Actor {
         self.groups.retain(|id, _| there.contains(id));
         self.listed.retain(|id, _| there.contains(id));
         self.joining.retain(|id, _| !there.contains(id));
-        self.loaded = true;
+        (self.loaded, self.incarnation) = (true, incarnation);
         Ok(())
     }
 

@@ -27,7 +27,8 @@ pub(crate) use self::actor::run;
 use self::desk::{Ask, Order};
 pub(crate) use self::desk::{Desk, Post};
 pub(crate) use self::rows::{
-    MailRow, PostKind, ReceiptRow, moved as moved_key, post as post_key, receipt as receipt_key,
+    MOVED, MailRow, PostKind, ReceiptRow, moved as moved_key, post as post_key, receipt as receipt_key,
+    receipts_of,
 };
 use crate::app::user;
 use crate::client::Client;

@@ -46,7 +46,7 @@ impl Actor {
     /// which whoever has the old key learns nothing.
     pub(super) async fn renew_without(&mut self, user: &stvor_base::UserId) -> Result<()> {
         let mut turn = Turn::default();
-        turn.changes.delete(rows::moved(user));
+        turn.changes.delete(rows::moved(&self.core.store, user));
         for (id, group) in &mut self.groups {
             if group.key_of(user).is_some() {
                 turn.touched.insert(*id);

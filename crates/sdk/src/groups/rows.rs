@@ -4,8 +4,7 @@ use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::suite::MAX_KEY_BYTES;
 use stvor_base::{Address, ContentId, GroupId, KeyBytes, MessageId, Suite, Timestamp, UserId};
 use stvor_crypto::SecretBytes;
-use stvor_crypto::kdf::sha256;
-use stvor_store::{Key, Table};
+use stvor_store::{Key, Sealed, Table};
 
 use crate::events::DeliveryState;
 use crate::instances::InstanceId;
@@ -29,10 +28,10 @@ pub(super) fn group(id: GroupId) -> Key {
 
 /// Users whose key handed over to another, and for whom no fresh sender keys were made yet: by whom the pin is moved, in the
 /// same commit.
-pub(super) const MOVED: &[u8] = b"moved";
+pub(crate) const MOVED: &[u8] = b"moved";
 
-pub(crate) fn moved(user: &UserId) -> Key {
-    Key::new(Table::Settings, MOVED, &sha256(&[user.as_str().as_bytes()])[..16])
+pub(crate) fn moved(store: &Sealed, user: &UserId) -> Key {
+    Key::new(Table::Settings, MOVED, store.tag(Table::Settings, user.as_str().as_bytes()))
 }
 
 pub(super) fn mail(seq: u64) -> Key {
@@ -63,9 +62,10 @@ pub(crate) fn receipts_of(content: ContentId) -> Vec<u8> {
     partition.finish()
 }
 
-pub(crate) fn receipt(content: ContentId, member: &UserId) -> Key {
-    let hash = sha256(&[member.as_str().as_bytes()]);
-    Key::new(Table::Outbox, receipts_of(content), &hash[..16])
+/// Rows of one member are not to be told by their sort keys either: each is of one content.
+pub(crate) fn receipt(store: &Sealed, content: ContentId, member: &UserId) -> Key {
+    let name = [content.as_bytes().as_slice(), member.as_str().as_bytes()].concat();
+    Key::new(Table::Outbox, receipts_of(content), store.tag(Table::Outbox, &name))
 }
 
 fn version(input: &mut Reader<'_>) -> Result<(), CodecError> {

@@ -292,14 +292,14 @@ async fn fresh_sender_keys_that_were_owed_when_the_process_ended_are_made_at_the
     turn.touched.insert(group.id());
     assert!(actor.commit(turn).await.is_ok());
     let mut changes = ChangeSet::new();
-    changes.put(rows::moved(bob.user()), bob.user().as_str().as_bytes().to_vec());
+    changes.put(rows::moved(&core.store, bob.user()), bob.user().as_str().as_bytes().to_vec());
     core.store.commit(changes).await.unwrap();
-    for there in [rows::moved(bob.user()), chain.clone()] {
+    for there in [rows::moved(&core.store, bob.user()), chain.clone()] {
         assert!(core.store.one(&there).await.unwrap().is_some());
     }
     let mut next = Actor::new(Arc::clone(core));
     next.renew_owed().await.unwrap();
-    for gone in [rows::moved(bob.user()), chain] {
+    for gone in [rows::moved(&core.store, bob.user()), chain] {
         assert!(core.store.one(&gone).await.unwrap().is_none());
     }
 }

@@ -182,10 +182,11 @@ impl Actor {
         if !shared {
             changes.put(crate::keys::meta("counter"), self.core.counter().to_be_bytes().to_vec());
         }
-        let written = crate::records::write(&mut changes, core::mem::take(&mut turn.effects));
+        let written =
+            crate::records::write(&self.core.store, &mut changes, core::mem::take(&mut turn.effects));
         let tables: Vec<Table> = changes.ops.iter().map(Op::table).collect();
         let committed = match written {
-            Ok(()) => match self.core.store.commit(changes).await {
+            Ok(()) => match self.core.store.commit_in(self.incarnation, changes).await {
                 Ok(version) => Ok(version),
                 Err(StoreError::Conflict { op }) => Err(self.met(tables.get(op).copied()).await),
                 Err(other) => Err(Failure::Other(Error::passed(other))),

@@ -51,6 +51,10 @@ async fn end<T>(core: &Arc<Core>, why: &str) -> T {
 async fn attend(core: &Arc<Core>) -> Result<()> {
     let instances = &core.instances;
     let mut beat = instances.beat(&core.store, core.now()).await?;
+    if beat.put_back {
+        rollback::found_put_back(core).await?;
+        beat = instances.beat(&core.store, core.now()).await?;
+    }
     if beat.gone {
         // Before anything is asked of the store: nothing of this instance counts any more.
         core.stop_receiving();

@@ -90,7 +90,7 @@ impl Lane {
         if !instances.is_shared() {
             return Ok(false);
         }
-        if self.seen_epoch != instances.epoch() {
+        if self.seen_epoch != instances.epoch() || self.incarnation != self.core.store.incarnation() {
             return Ok(true);
         }
         let suspicious = self.moved_at.is_some_and(|at| at.elapsed() < limits::CONTENDED)

@@ -167,7 +167,8 @@ impl Lane {
         let Some(followed) = followed else { return Ok(false) };
         step.effects.append(followed.effects);
         step.decide(Some(followed.old));
-        step.changes.put(crate::groups::moved_key(&user), user.as_str().as_bytes().to_vec());
+        step.changes
+            .put(crate::groups::moved_key(&self.core.store, &user), user.as_str().as_bytes().to_vec());
         let (old, new) = (fingerprint(&followed.old), fingerprint(&followed.new));
         let entry = JournalEntry::new(self.core.now(), WHO, Deed::IdentityRotated);
         step.journal(entry.about(user.to_string(), format!("{old} -> {new}")));

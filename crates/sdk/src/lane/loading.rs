@@ -29,6 +29,7 @@ impl Lane {
         let core = Arc::clone(&self.core);
         let store = &core.store;
         let epoch = core.instances.epoch();
+        let mut incarnation = store.incarnation();
         let adopt = self.seen_epoch != epoch || core.instances.is_alone();
         // First the row whose version every commit expects: what changes while the others are read is noticed then.
         let (row, version) = self.stored_row().await?;
@@ -72,6 +73,8 @@ impl Lane {
         if core.instances.is_shared() && self.version.is_some() && row.counter < self.row.counter {
             // Others only ever raise it: the store itself was put back under us.
             crate::rollback::put_back(&core, (self.row.counter, row.counter)).await?;
+            // What was read is what it was put back to.
+            incarnation = store.incarnation();
         }
         self.drop_sent_posts().await?;
         let before = self.count_pending();
@@ -86,7 +89,7 @@ impl Lane {
         self.due_since = self.owes().then(Instant::now);
         self.count_owing();
         core.raise_order(self.row.order);
-        (self.version, self.seen_epoch) = (version, epoch);
+        (self.version, self.seen_epoch, self.incarnation) = (version, epoch, incarnation);
         self.conversation = Some(conversation);
         Ok(())
     }

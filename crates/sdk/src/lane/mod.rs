@@ -89,6 +89,8 @@ struct Lane {
     version: Option<RowVersion>,
     /// The epoch of instances in which the lane was read.
     seen_epoch: u64,
+    /// Of the store, when the lane was read.
+    incarnation: u64,
     /// When another instance was last found to have changed the conversation.
     moved_at: Option<Instant>,
     /// What the turn was given, while it may have to be taken again.
@@ -198,6 +200,7 @@ impl Lane {
     ) -> Self {
         let now = Instant::now();
         let suspects = core.revival.suspects(&peer);
+        let incarnation = core.store.incarnation();
         Self {
             core,
             peer,
@@ -208,6 +211,7 @@ impl Lane {
             row: LaneRow::default(),
             version: None,
             seen_epoch: 0,
+            incarnation,
             moved_at: None,
             again: None,
             last_try: true,

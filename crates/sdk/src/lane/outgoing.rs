@@ -438,7 +438,7 @@ impl Lane {
                 let relay = own.saturating_add(1);
                 // The relay proves nothing with it.
                 if self.core.rollback().is_none() {
-                    self.core.set_rollback(Some(Rollback { relay, own, decided: false }));
+                    self.core.set_rollback(Some(Rollback { relay, own, decided: false, noted: true }));
                 }
                 self.core.hub.emit(Event::RollbackDetected { relay, own });
             }

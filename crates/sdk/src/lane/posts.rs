@@ -151,7 +151,7 @@ impl Lane {
         step: &mut Step,
     ) -> Result<()> {
         let user = self.peer.user.clone();
-        let keys: Vec<_> = of.iter().map(|(_, id)| receipt_key(*id, &user)).collect();
+        let keys: Vec<_> = of.iter().map(|(_, id)| receipt_key(&self.core.store, *id, &user)).collect();
         let known = self.core.store.get(&keys).await.map_err(Error::passed)?;
         let now = self.core.now();
         let mut news: BTreeMap<GroupId, Vec<ContentId>> = BTreeMap::new();

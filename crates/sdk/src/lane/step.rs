@@ -242,7 +242,7 @@ impl Lane {
         let mut result = match broken {
             Some(error) => Err(error),
             None => match self.vouch(guards::pinned(&effects), (vouched, decided)).await {
-                Ok(()) => records::write(&mut changes, effects),
+                Ok(()) => records::write(&self.core.store, &mut changes, effects),
                 Err(error) => Err(error),
             },
         };
@@ -255,7 +255,7 @@ impl Lane {
         if result.is_ok() && !changes.is_empty() {
             let tables = self.tables_of(&changes);
             let started = Instant::now();
-            let committed = self.core.store.commit(changes).await;
+            let committed = self.core.store.commit_in(self.incarnation, changes).await;
             took = Some(started.elapsed());
             match &committed {
                 Ok(version) if writes_row => self.version = Some(*version),

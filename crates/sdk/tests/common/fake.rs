@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, AppId, Timestamp, UserId};
+use stvor_protocol::Incoming;
+use stvor_protocol::group::GroupIncoming;
 use stvor_wire::client::{Auth, ClientMessage, Credential, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::{DeviceBundle, KeyCounts};
@@ -132,6 +134,23 @@ impl Fake {
         let mut state = self.state.lock().unwrap();
         state.forgets_proofs = true;
         state.highest_counter.values_mut().for_each(|(_, mac)| *mac = None);
+    }
+
+    /// Of what the relay saw, no key of a session, or of a sender key, sealed two different things.
+    pub fn saw_no_key_twice(&self) {
+        let mut used: HashMap<Vec<u8>, stvor_wire::client::Send> = HashMap::new();
+        for send in self.log() {
+            let key = if GroupIncoming::is_one(&send.blob) {
+                let incoming = GroupIncoming::parse(&send.blob).unwrap();
+                [b"group".as_slice(), incoming.chain(), &incoming.counter().to_be_bytes()].concat()
+            } else {
+                let (ratchet_key, number) = Incoming::parse(&send.blob).unwrap().position();
+                [&ratchet_key[..], &number.to_be_bytes()].concat()
+            };
+            if let Some(earlier) = used.insert(key, send.clone()) {
+                assert_eq!(earlier.blob, send.blob, "two different messages under one key");
+            }
+        }
     }
 
     /// Everything that was sent, as it came.

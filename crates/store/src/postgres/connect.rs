@@ -9,10 +9,11 @@ use deadpool_postgres::ClientWrapper;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 mod migrations {
@@ -54,6 +55,8 @@ pub(super) struct Server {
     pub(super) options: ServerOptions,
     /// For messages: hosts and database, without user and password.
     pub(super) name: Arc<str>,
+    /// By its own default it acknowledges commits that are not on a disk.
+    lax: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -89,7 +92,7 @@ impl Server {
             })
             .collect();
         let name = format!("{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default());
-        Ok(Self { config, options, name: name.into() })
+        Ok(Self { config, options, name: name.into(), lax: Arc::default() })
     }
 
     pub(super) fn pool(&self, size: usize) -> Result<Pool, StoreError> {
@@ -151,16 +154,29 @@ impl Server {
                 tracing::debug!(%error, server = %name, "a connection to the store server ended");
             }
         });
-        // Acknowledged is durable, whatever the server's default is; and a connection that was cut off does not hold its
-        // lock for long.
+        // Acknowledged is durable, whatever the server's default is; a connection that was cut off does not hold its lock for
+        // long; and what takes its time, a migration or a sweep, is bounded here and not by what a role is set to.
         let settings = format!(
             "SET idle_in_transaction_session_timeout = {idle};
+             SET statement_timeout = 0;
              SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') IN ('off', 'local')",
             idle = limits::SERVER_TIMEOUT.as_millis()
         );
-        client.batch_execute(&settings).await.map_err(|failure| self.error(&failure))?;
+        let said = client.simple_query(&settings).await.map_err(|failure| self.error(&failure))?;
+        if said.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+            self.lax.store(true, Ordering::Relaxed);
+        }
         Ok((client, task))
+    }
+
+    /// How a transaction begins. A pooler between us and the server may give each of them another session, which does not
+    /// know what was set in the first.
+    pub(super) fn begin(&self) -> &'static str {
+        match self.lax.load(Ordering::Relaxed) {
+            true => "BEGIN; SET LOCAL synchronous_commit = on",
+            false => "BEGIN",
+        }
     }
 
     /// What an error means.

@@ -17,7 +17,7 @@ use crate::{StoreError, limits};
 use async_trait::async_trait;
 use connect::{Connection, Pool, Server};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
 use tokio::time::{Instant, timeout};
@@ -98,17 +98,18 @@ impl StoreProvider for PostgresStores {
         // Migrated, or made, by the first write: opening with a key that turns out to be wrong writes nothing.
         let ready = Arc::new(AtomicBool::new(self.is_migrated().await?));
         let random = Secret::<16>::random(&mut SystemRandom::new())?;
-        let place = place.tag();
+        let (place, acknowledged) = (place.tag(), Arc::new(AtomicI64::new(0)));
         let writer = Writer {
             server: self.server.clone(),
             pool: self.pool.clone(),
             place,
             writer: *random.expose(),
             seq: 0,
+            acknowledged: Arc::clone(&acknowledged),
             ready: Arc::clone(&ready),
         };
         let queue = Queue::start(|jobs| writer.run(jobs));
-        Ok(Arc::new(PostgresStore { stores: self.clone(), place, queue, ready }))
+        Ok(Arc::new(PostgresStore { stores: self.clone(), place, queue, acknowledged, ready }))
     }
 
     async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
@@ -127,6 +128,8 @@ struct PostgresStore {
     stores: PostgresStores,
     place: [u8; 16],
     queue: Queue,
+    /// What the writer holds the server to.
+    acknowledged: Arc<AtomicI64>,
     /// The tables are of the newest version.
     ready: Arc<AtomicBool>,
 }
@@ -258,6 +261,10 @@ impl Store for PostgresStore {
             Found::Page(page) => Ok(page),
             _ => mixed_up(),
         }
+    }
+
+    fn accept_put_back(&self) {
+        self.acknowledged.store(0, Ordering::SeqCst);
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {

@@ -11,16 +11,19 @@ use deadpool::managed::Object;
 use futures::future::maybe_done;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use stvor_base::Timestamp;
 use tokio::time::{Instant, timeout};
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
 const MARK: &str = "INSERT INTO stvor_writers (place, writer, seq) VALUES ($1, $2, $3)
      ON CONFLICT (place, writer) DO UPDATE SET seq = excluded.seq, at = now()";
+/// Its second and later marks: no row for an opening of which the server knows less than it acknowledged.
+const NEXT_MARK: &str = "UPDATE stvor_writers SET seq = $3, at = now()
+     WHERE place = $1 AND writer = $2 AND seq >= $4";
 const LAST: &str = "SELECT seq FROM stvor_writers WHERE place = $1 AND writer = $2";
 const FORGET: &str =
-    "DELETE FROM stvor_writers WHERE place = $1 AND (writer = $2 OR at < now() - interval '7 days')";
+    "DELETE FROM stvor_writers WHERE place = $1 AND (writer = $2 OR at < now() - interval '30 days')";
 
 /// How one try to commit ended.
 enum Tried {
@@ -28,10 +31,19 @@ enum Tried {
     Applied,
     /// An operation of a change set did not find what it expected; nothing was committed.
     Conflict { set: usize, op: usize },
+    /// The server lacks what it acknowledged; nothing was committed.
+    PutBack,
     /// Nothing was committed.
     Nothing { error: StoreError, transient: bool },
     /// COMMIT was sent and its answer did not come.
     Unknown,
+}
+
+/// What a transaction is before its COMMIT.
+enum Staged {
+    Whole,
+    Conflict { set: usize, op: usize },
+    PutBack,
 }
 
 pub(super) struct Writer {
@@ -42,6 +54,8 @@ pub(super) struct Writer {
     pub(super) writer: [u8; 16],
     /// The number of its last transaction.
     pub(super) seq: i64,
+    /// The number of the last one that the server acknowledged; 0: none that the server has to know.
+    pub(super) acknowledged: Arc<AtomicI64>,
     /// The tables are of the newest version.
     pub(super) ready: Arc<AtomicBool>,
 }
@@ -105,8 +119,12 @@ impl Writer {
                         parts.push_front(part);
                     }
                 }
-                // The server is away: each alone would only wait once more for it.
-                Err(error @ (StoreError::Unreachable { .. } | StoreError::Uncertain { .. })) => {
+                // Each alone would only wait once more for a server that is away, and learn no more of one that was put back.
+                Err(
+                    error @ (StoreError::Unreachable { .. }
+                    | StoreError::Uncertain { .. }
+                    | StoreError::PutBack),
+                ) => {
                     results.extend(part.iter().map(|_| Err(error.clone())));
                 }
                 // What made the group fail (a full disk, mostly) need not touch every one of it.
@@ -132,8 +150,9 @@ impl Writer {
         loop {
             self.seq += 1;
             match self.once(sets).await {
-                Tried::Applied => return Ok(None),
+                Tried::Applied => return Ok(self.acknowledge()),
                 Tried::Conflict { set, op } => return Ok(Some((set, op))),
+                Tried::PutBack => return Err(StoreError::PutBack),
                 Tried::Nothing { error, transient } => {
                     if !transient || Instant::now() >= deadline {
                         return Err(error);
@@ -142,12 +161,18 @@ impl Writer {
                 }
                 Tried::Unknown => {
                     if self.was_applied(deadline).await? {
-                        return Ok(None);
+                        return Ok(self.acknowledge());
                     }
                 }
             }
             back_off(&mut tries).await;
         }
+    }
+
+    /// The last transaction is committed: the server has to know it from now on.
+    fn acknowledge(&self) -> Option<(usize, usize)> {
+        self.acknowledged.store(self.seq, Ordering::SeqCst);
+        None
     }
 
     async fn once(&self, sets: &[&ChangeSet<RowValue>]) -> Tried {
@@ -167,8 +192,11 @@ impl Writer {
             Ok(Err(failure)) => {
                 Tried::Nothing { error: self.server.error(&failure), transient: is_transient(&failure) }
             }
-            Ok(Ok(Some((set, op)))) => Tried::Conflict { set, op },
-            Ok(Ok(None)) => match timeout(limits::SERVER_TIMEOUT, client.batch_execute("COMMIT")).await {
+            Ok(Ok(Staged::Conflict { set, op })) => Tried::Conflict { set, op },
+            Ok(Ok(Staged::PutBack)) => Tried::PutBack,
+            Ok(Ok(Staged::Whole)) => match timeout(limits::SERVER_TIMEOUT, client.batch_execute("COMMIT"))
+                .await
+            {
                 Ok(Ok(())) => return Tried::Applied,
                 Ok(Err(failure)) if is_refused(&failure) => {
                     Tried::Nothing { error: self.server.error(&failure), transient: is_transient(&failure) }
@@ -189,16 +217,21 @@ impl Writer {
         tried
     }
 
-    /// Sends everything but the COMMIT in one go, and looks at the answers then: the first conflict, if there is one.
+    /// Sends everything but the COMMIT in one go, and looks at the answers then: of several conflicts at the first.
     async fn stage(
         &self,
         client: &Connection,
         sets: &[&ChangeSet<RowValue>],
-    ) -> Result<Option<(usize, usize)>, tokio_postgres::Error> {
-        let (lock, mark) = (client.prepare_cached(LOCK).await?, client.prepare_cached(MARK).await?);
+    ) -> Result<Staged, tokio_postgres::Error> {
+        let last = self.acknowledged.load(Ordering::SeqCst);
+        let mark = if last == 0 { MARK } else { NEXT_MARK };
+        let (lock, mark) = (client.prepare_cached(LOCK).await?, client.prepare_cached(mark).await?);
         let (id, place, writer) = (self.lock_id(), self.place.as_slice(), self.writer.as_slice());
         let id: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&id];
-        let own: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&place, &writer, &self.seq];
+        let mut own: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&place, &writer, &self.seq];
+        if last > 0 {
+            own.push(&last);
+        }
         let mut steps = Vec::new();
         // Nearly every set checks the header: once for the transaction, as long as nothing in it touches that table.
         let mut checked: Vec<&Op<RowValue>> = Vec::new();
@@ -215,7 +248,7 @@ impl Writer {
             }
         }
         // Each future sends its request when it is first polled, so they are polled once in order.
-        let mut begin = Box::pin(maybe_done(client.batch_execute("BEGIN")));
+        let mut begin = Box::pin(maybe_done(client.batch_execute(self.server.begin())));
         let mut locked = Box::pin(maybe_done(client.execute(&lock, &id)));
         let mut marked = Box::pin(maybe_done(client.execute(&mark, &own)));
         let _ = futures::poll!(begin.as_mut());
@@ -229,7 +262,7 @@ impl Writer {
         marked.as_mut().await;
         begin.as_mut().take_output().transpose()?;
         locked.as_mut().take_output().transpose()?;
-        marked.as_mut().take_output().transpose()?;
+        let marked = marked.as_mut().take_output().transpose()?;
         let mut conflict = None;
         let mut failure = None;
         for (set, index, wants, mut step) in steps {
@@ -243,7 +276,13 @@ impl Writer {
                 _ => {}
             }
         }
-        failure.map_or(Ok(conflict), Err)
+        match (failure, marked, conflict) {
+            (Some(error), ..) => Err(error),
+            // What was expected of rows that are older than they should be says nothing.
+            (None, Some(0), _) => Ok(Staged::PutBack),
+            (None, _, Some((set, op))) => Ok(Staged::Conflict { set, op }),
+            (None, _, None) => Ok(Staged::Whole),
+        }
     }
 
     /// Whether the transaction of the last number was committed. The lock makes this wait for the server to be done with

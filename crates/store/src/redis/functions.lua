@@ -1,4 +1,4 @@
-#!lua name=stvor_v2
+#!lua name=stvor_v3
 -- The functions of STVOR stores. KEYS of every one: rows (hash: field -> version 8, expiry 8, sealed bytes), order (sorted
 -- set of the fields, all of score 0), expiry (sorted set: field by expiry), meta (hash). All four are in one slot.
 -- A field is: table 1, length of the partition 2, partition, sort key.
@@ -25,6 +25,13 @@ local function commit(keys, args)
   if last >= seq then
     local conflicts = redis.call('HGET', meta, 'c:' .. writer) or ''
     return tonumber(string.match(conflicts, ';' .. args[3] .. ':(%d+);') or '-1')
+  end
+  -- The server lacks what it acknowledged to this writer: it was put back. What is damaged says so first.
+  if last < tonumber(args[4]) then
+    if not redis.call('HGET', meta, 'schema') and redis.call('HLEN', rows) > 0 then
+      return redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
+    end
+    return torn(rows, order) or -3
   end
   -- A call before this one of the same group is missing.
   if seq ~= first and seq ~= last + 1 then
@@ -57,7 +64,7 @@ local function commit(keys, args)
     end
     return version(field) == string.sub(expect, 2)
   end
-  local conflict, op, i = nil, 0, 4
+  local conflict, op, i = nil, 0, 5
   while i <= #args and not conflict do
     local kind, field = args[i], args[i + 1]
     if kind == 'X' then
@@ -116,7 +123,7 @@ local function commit(keys, args)
       bytes = bytes - (size - 16) - (#field - 3)
     end
   end
-  i = 4
+  i = 5
   while i <= #args do
     local kind, field = args[i], args[i + 1]
     if kind == 'P' then
@@ -203,6 +210,6 @@ local function sweep(keys, args)
   return #due
 end
 
-redis.register_function { function_name = 'stvor_v2_commit', callback = commit }
-redis.register_function { function_name = 'stvor_v2_scan', callback = scan, flags = { 'no-writes' } }
-redis.register_function { function_name = 'stvor_v2_sweep', callback = sweep, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v3_commit', callback = commit }
+redis.register_function { function_name = 'stvor_v3_scan', callback = scan, flags = { 'no-writes' } }
+redis.register_function { function_name = 'stvor_v3_sweep', callback = sweep, flags = { 'allow-oom' } }

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use link::Link;
 use redis::{Cmd, FromRedisValue, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
 use tokio::time::Instant;
@@ -99,9 +100,10 @@ impl StoreProvider for RedisStores {
         let keys = Keys::new(place);
         let link = Arc::clone(&self.reads);
         let (writer_link, writer_keys) = (Arc::clone(&self.writes), keys.clone());
-        let name = hex(random.expose());
-        let queue = Queue::start(|jobs| Writer::new(writer_link, writer_keys, name).run(jobs));
-        let store = RedisStore { link, keys, queue };
+        let (name, acknowledged) = (hex(random.expose()), Arc::new(AtomicU64::new(0)));
+        let writer = Writer::new((writer_link, writer_keys), name, Arc::clone(&acknowledged));
+        let queue = Queue::start(|jobs| writer.run(jobs));
+        let store = RedisStore { link, keys, queue, acknowledged };
         let checked = store.check_schema().await;
         if checked.is_err() {
             store.queue.close().await;
@@ -235,6 +237,8 @@ struct RedisStore {
     link: Arc<Link>,
     keys: Keys,
     queue: Queue,
+    /// What the writer holds the server to.
+    acknowledged: Arc<AtomicU64>,
 }
 
 impl core::fmt::Debug for RedisStore {
@@ -285,7 +289,7 @@ impl RedisStore {
         (from, end): (Vec<u8>, Vec<u8>),
         (limit, reverse): (usize, bool),
     ) -> Result<(Vec<Found>, bool), StoreError> {
-        let mut call = self.keys.call("FCALL_RO", "stvor_v2_scan");
+        let mut call = self.keys.call("FCALL_RO", "stvor_v3_scan");
         call.arg(from).arg(end).arg(limit).arg(u8::from(reverse)).arg(limits::MAX_SCAN_BYTES);
         let answer: Vec<Value> = self.ask(&call).await?;
         let mut answer = answer.into_iter();
@@ -382,6 +386,10 @@ impl Store for RedisStore {
             Ok(Row { key, value, expires })
         };
         Ok(Page { rows: found.into_iter().map(row).collect::<Result<_, StoreError>>()?, more })
+    }
+
+    fn accept_put_back(&self) {
+        self.acknowledged.store(0, Ordering::SeqCst);
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {

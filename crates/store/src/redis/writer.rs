@@ -8,6 +8,7 @@ use crate::server::{Jobs, Next, back_off};
 use crate::{StoreError, limits};
 use redis::{Cmd, Pipeline, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stvor_base::Timestamp;
 use tokio::time::Instant;
 
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 const APPLIED: i64 = -1;
 /// Its answer when a call before this one is missing.
 const OUT_OF_ORDER: i64 = -2;
+/// Its answer when it lacks calls that it acknowledged.
+const PUT_BACK: i64 = -3;
 
 /// What the server said of one call.
 enum Answer {
@@ -33,6 +36,8 @@ pub(super) struct Writer {
     name: String,
     /// The number of its last call.
     seq: u64,
+    /// The number of the last one that the server acknowledged; 0: none that the server has to know.
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// Whether an error says that the functions are not loaded.
@@ -41,8 +46,8 @@ pub(super) fn is_unknown_function(code: Option<&str>, detail: Option<&str>) -> b
 }
 
 impl Writer {
-    pub(super) fn new(link: Arc<Link>, keys: Keys, name: String) -> Self {
-        Self { link, keys, name, seq: 0 }
+    pub(super) fn new((link, keys): (Arc<Link>, Keys), name: String, acknowledged: Arc<AtomicU64>) -> Self {
+        Self { link, keys, name, seq: 0, acknowledged }
     }
 
     /// Works until the queue is closed.
@@ -79,7 +84,20 @@ impl Writer {
         while let Some(rest) = sets.get(results.len()..).filter(|rest| !rest.is_empty()) {
             let first = self.seq + 1;
             self.seq += rest.len() as u64;
-            results.extend(self.together(rest, first).await);
+            let answers = self.together(rest, first).await;
+            let known = |result: &&Result<(), StoreError>| {
+                matches!(result, Ok(()) | Err(StoreError::Conflict { .. }))
+            };
+            let known = answers.iter().take_while(known).count() as u64;
+            if known > 0 {
+                self.acknowledged.store(first + known - 1, Ordering::SeqCst);
+            }
+            let put_back = matches!(answers.last(), Some(Err(StoreError::PutBack)));
+            results.extend(answers);
+            if put_back {
+                // The rest would hear the same.
+                results.resize_with(sets.len(), || Err(StoreError::PutBack));
+            }
         }
         results
     }
@@ -167,6 +185,7 @@ impl Writer {
         match answer {
             Value::Int(APPLIED) => Answer::Done(Ok(())),
             Value::Int(OUT_OF_ORDER) => Answer::OutOfOrder,
+            Value::Int(PUT_BACK) => Answer::Done(Err(StoreError::PutBack)),
             Value::Int(op) => {
                 Answer::Done(Err(StoreError::Conflict { op: usize::try_from(*op).unwrap_or(0) }))
             }
@@ -186,8 +205,8 @@ impl Writer {
 
     /// The call for a change set.
     fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
-        let mut call = self.keys.call("FCALL", "stvor_v2_commit");
-        call.arg(&self.name).arg(first).arg(seq);
+        let mut call = self.keys.call("FCALL", "stvor_v3_commit");
+        call.arg(&self.name).arg(first).arg(seq).arg(self.acknowledged.load(Ordering::SeqCst));
         for op in &changes.ops {
             match op {
                 Op::Put { key, value, expires, expect } => {
@@ -217,7 +236,7 @@ impl Writer {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let mut call = self.keys.call("FCALL", "stvor_v2_sweep");
+        let mut call = self.keys.call("FCALL", "stvor_v3_sweep");
         call.arg(now.as_millis()).arg(limit);
         let (mut connection, number) = self.link.connection().await?;
         match connection.query(&call).await {

@@ -55,7 +55,7 @@ impl Anchor {
         Op::check(Self::stone(), Expect::Absent)
     }
 
-    async fn is_there(&self, store: &dyn Store) -> Result<bool, StoreError> {
+    pub(super) async fn is_there(&self, store: &dyn Store) -> Result<bool, StoreError> {
         let rows = store.get(&[Self::key(), Header::key()]).await?;
         let [anchor, header] = &rows[..] else { return Ok(false) };
         let own = |row: &Row| row.value.version == self.version();
@@ -107,6 +107,8 @@ impl Sealed {
             return StoreError::Emptied;
         }
         tracing::error!("the store was emptied under this client: its header is gone");
+        // Nothing else is written any more, so nothing that is missed can be used again.
+        self.store.accept_put_back();
         let stone = RowValue { bytes: Vec::new(), version: RowVersion(0) };
         let ops = [
             Op::check(Header::key(), Expect::Absent),

@@ -22,6 +22,7 @@
 mod anchor;
 mod cipher;
 mod header;
+mod put_back;
 mod rotate;
 
 pub use header::FORMAT;
@@ -36,6 +37,7 @@ use core::future::poll_fn;
 use core::pin::pin;
 use core::task::Poll;
 use header::{Epoch, Header};
+use put_back::Incarnation;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use stvor_base::Timestamp;
@@ -93,6 +95,7 @@ pub struct Sealed {
     keys: Keys,
     /// `None`: nobody opens it a second time, so it has no header.
     anchor: Option<Anchor>,
+    incarnation: Incarnation,
     clock: Mutex<Clock>,
     patience: Duration,
 }
@@ -188,6 +191,7 @@ impl Sealed {
             store,
             keys,
             anchor: Some(anchor),
+            incarnation: Incarnation::first(),
             clock: Mutex::new(clock),
             patience: limits::ADAPTER_PATIENCE,
         })
@@ -210,7 +214,14 @@ impl Sealed {
         let id = *Secret::<16>::random(&mut rng)?.expose();
         let keys = Keys::new(id, Secret::random(&mut rng)?);
         let clock = Clock { epoch: Epoch(1), count: 0, rng };
-        Ok(Self { store, keys, anchor: None, clock: Mutex::new(clock), patience: limits::ADAPTER_PATIENCE })
+        Ok(Self {
+            store,
+            keys,
+            anchor: None,
+            incarnation: Incarnation::first(),
+            clock: Mutex::new(clock),
+            patience: limits::ADAPTER_PATIENCE,
+        })
     }
 
     /// Bounds what the adapter may take to answer, [`limits::ADAPTER_PATIENCE`] if nothing is said. One that hangs does not
@@ -237,6 +248,7 @@ impl Sealed {
         match answer {
             // The adapter may see it by itself.
             Err(StoreError::Emptied) => Err(self.found_emptied().await),
+            Err(StoreError::PutBack) => Err(self.found_put_back().await),
             answer => answer,
         }
     }

@@ -266,6 +266,31 @@ impl Postgres {
         Ok(self.run("pg_dump", &["-h", "127.0.0.1", "-p", &port, "-U", "stvor", "-d"], &[database])?.out)
     }
 
+    /// Keeps a copy of the tables of stores in a database, as a replica has them that lags from now on.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn keep_stores(&self, database: &str) -> io::Result<()> {
+        let keep = "BEGIN ISOLATION LEVEL REPEATABLE READ;
+             DROP SCHEMA IF EXISTS kept CASCADE; CREATE SCHEMA kept;
+             CREATE TABLE kept.writers AS TABLE stvor_writers; CREATE TABLE kept.rows AS TABLE stvor_rows;
+             COMMIT";
+        self.sql(database, keep).map(|_| ())
+    }
+
+    /// Puts them back, as the promotion of that replica does.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn put_stores_back(&self, database: &str) -> io::Result<()> {
+        // In the order in which a commit takes them.
+        let put_back = "BEGIN; LOCK TABLE stvor_writers, stvor_rows;
+             DELETE FROM stvor_writers; INSERT INTO stvor_writers TABLE kept.writers;
+             DELETE FROM stvor_rows; INSERT INTO stvor_rows TABLE kept.rows;
+             COMMIT";
+        self.sql(database, put_back).map(|_| ())
+    }
+
     /// The directory that holds all that it keeps.
     #[must_use]
     pub fn folder(&self) -> &Path {

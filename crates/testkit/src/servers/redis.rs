@@ -113,6 +113,27 @@ impl Redis {
         Err(io::Error::other(format!("redis-cli {arguments:?}: {} {}", done.out, done.err)))
     }
 
+    /// Keeps a copy of all stores, as a replica has them that lags from now on.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn keep_stores(&self) -> io::Result<()> {
+        let keep = "for _, key in ipairs(redis.call('KEYS', 'stvor:*')) do
+             redis.call('COPY', key, 'kept:' .. key, 'REPLACE') end";
+        self.cli(&["eval", keep, "0"]).map(|_| ())
+    }
+
+    /// Puts them back, as the promotion of that replica does.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub fn put_stores_back(&self) -> io::Result<()> {
+        let put_back = "for _, key in ipairs(redis.call('KEYS', 'stvor:*')) do redis.call('DEL', key) end
+             for _, key in ipairs(redis.call('KEYS', 'kept:*')) do
+             redis.call('COPY', key, string.sub(key, 6), 'REPLACE') end";
+        self.cli(&["eval", put_back, "0"]).map(|_| ())
+    }
+
     /// The bytes of everything that it has on disk.
     ///
     /// # Errors
