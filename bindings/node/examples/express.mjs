@@ -1,4 +1,4 @@
-// A web server that hands messages on, end to end encrypted: node express.mjs (npm install express @stvor/sdk)
+// A web server that hands messages on, end to end encrypted: node express.mjs (npm install express@5 @stvor/sdk)
 import { createApp, StvorError } from '@stvor/sdk';
 import express from 'express';
 

@@ -1,5 +1,5 @@
 // Builds a package (bindings/node, or another of --package) and its platform package for this machine, and packs both:
-// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME].
+// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME] [--glibc 2.28].
 // With --binary nothing is compiled from Rust: a release has built it elsewhere.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync, chmodSync } from 'node:fs';
@@ -20,6 +20,8 @@ const { values: args } = parseArgs({
     platform: { type: 'string' },
     // Of the crate, beside those that a release has: `bench`.
     features: { type: 'string' },
+    // Packs no binary that needs a newer glibc.
+    glibc: { type: 'string' },
   },
 });
 /** Bytes of a tarball that is released. */
@@ -96,6 +98,9 @@ function platform() {
   if (!args.binary && os === 'linux') run('strip', ['--strip-unneeded', file]);
   if (!args.binary && os === 'darwin') run('strip', ['-x', file]);
   const libcs = { gnu: ['glibc'], musl: ['musl'] };
+  const glibc = kind === 'gnu' ? newestGlibc(file) : undefined;
+  if (glibc) console.error(`${name}: it needs glibc ${glibc} or later`);
+  if (glibc && args.glibc && newer(glibc, args.glibc)) throw new Error(`${file} needs glibc ${glibc}: ${args.glibc} at most`);
   writeFileSync(
     join(stage, 'package.json'),
     `${JSON.stringify(
@@ -109,6 +114,7 @@ function platform() {
         os: [os],
         cpu: [cpu],
         ...(libcs[kind] ? { libc: libcs[kind] } : {}),
+        ...(glibc ? { glibc } : {}),
         main: './stvor.node',
         files: ['stvor.node', 'LICENSE-MIT', 'LICENSE-APACHE', 'THIRD-PARTY-NOTICES'],
       },
@@ -123,6 +129,17 @@ function platform() {
     `The native half of [${manifest.name}](https://www.npmjs.com/package/${manifest.name}) for ${name}. Install that, not this.\n`,
   );
   return stage;
+}
+
+/** The newest glibc that a library wants symbols of: the versions are there as text. */
+function newestGlibc(file) {
+  const wanted = readFileSync(file, 'latin1').match(/GLIBC_2\.\d+/g) ?? [];
+  return wanted.map((version) => version.slice('GLIBC_'.length)).reduce((most, one) => (most === undefined || newer(one, most) ? one : most), undefined);
+}
+
+function newer(one, other) {
+  const [a, b] = [one, other].map((version) => version.split('.').map(Number));
+  return (a[0] - b[0] || a[1] - b[1]) > 0;
 }
 
 /** The libraries that are in the binary, with their licences: every text once, with the libraries that it is of. */

@@ -314,7 +314,8 @@ impl NativeClient {
         NativeStream::start(&self.client()?, &deliver)
     }
 
-    /// Hands events to `tell`, each as JSON, a batch at a time: who is slow is told what was missed (`lagged`).
+    /// Hands events to `tell`, each as JSON, a batch at a time: who is slow is told what was missed (`lagged`). An empty batch is the end:
+    /// the client is closed, whoever did it.
     ///
     /// # Errors
     /// When the callback can not be kept.
@@ -339,6 +340,7 @@ impl NativeClient {
                     return;
                 }
             }
+            let _ = tell.call_async(Vec::new()).await;
         });
         Ok(())
     }
@@ -536,11 +538,12 @@ impl NativeClient {
         env: &'env Env,
         request: HistoryRequest,
         before: Option<&NativePage>,
+        cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, NativePage>> {
         let client = self.client()?;
         let cursor = before.and_then(|page| page.before);
         let limit = usize::try_from(request.limit.unwrap_or(50)).unwrap_or(usize::MAX);
-        promise(env, None, async move {
+        promise(env, cancel, async move {
             let mut query = client.history(&request.peer).limit(limit).before(cursor);
             if let Some(words) = request.search {
                 query = query.containing(words);

@@ -1,16 +1,20 @@
 //! What an owner keeps: backups, the key of the store, the journal of what was decided.
 
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
 use napi::Env;
-use napi::bindgen_prelude::{Function, PromiseRaw};
+use napi::bindgen_prelude::{Function, PromiseRaw, spawn};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use stvor::recipients::{Identity, Opening, Recipient, Sealing};
-use stvor::{BackupOptions, Progress, SecretBytes};
+use stvor::{BackupOptions, Client, Progress, SecretBytes};
+use tokio::sync::oneshot;
 
 use crate::app::NativeApp;
 use crate::client::NativeClient;
 use crate::content::millis;
-use crate::failure::{argument, coded, failed};
+use crate::failure::{argument, coded, failed, panicked};
 use crate::limits::{MAX_AGE_KEYS, MAX_JOURNAL, MAX_RECIPIENTS};
 use crate::storage::{KeySettings, NewKey, new_key};
 use crate::task::{Cancel, promise};
@@ -115,6 +119,14 @@ fn teller(
     })
 }
 
+async fn change(client: Client, key: NewKey) -> napi::Result<()> {
+    match key {
+        NewKey::Key(key) => client.change_key(key).await.map_err(failed),
+        #[cfg(feature = "os-keyring")]
+        NewKey::Keyring(service) => client.change_key_to_keyring(service).await.map_err(failed),
+    }
+}
+
 fn sealing(passphrase: Option<String>, recipients: Option<Vec<String>>) -> napi::Result<Sealing> {
     match (passphrase, recipients) {
         (Some(text), None) => Sealing::passphrase(&SecretBytes::from(text.into_bytes())).map_err(coded),
@@ -194,19 +206,25 @@ impl NativeClient {
         })
     }
 
-    /// Changes what opens the store.
+    /// Changes what opens the store. `cancel` gives up what finds the key, and from there on the waiting only: what is written is written whole.
     ///
     /// # Errors
     /// As `Client::change_key`, and what the key meets.
     #[napi(catch_unwind)]
-    pub fn change_key<'env>(&self, env: &'env Env, keys: KeySettings) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn change_key<'env>(
+        &self,
+        env: &'env Env,
+        keys: KeySettings,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
-        promise(env, None, async move {
-            match new_key(keys).await? {
-                NewKey::Key(key) => client.change_key(key).await.map_err(failed),
-                #[cfg(feature = "os-keyring")]
-                NewKey::Keyring(service) => client.change_key_to_keyring(service).await.map_err(failed),
-            }
+        promise(env, cancel, async move {
+            let key = new_key(keys).await?;
+            let (done, changed) = oneshot::channel();
+            spawn(async move {
+                let _ = done.send(AssertUnwindSafe(change(client, key)).catch_unwind().await);
+            });
+            changed.await.ok().and_then(Result::ok).unwrap_or_else(|| Err(panicked()))
         })
     }
 

@@ -58,6 +58,14 @@ test('mock relay from npx, with curl of health and status', async (t) => {
   assert.match(served.stderr, / 0 connections, 0 users\n/);
 });
 
+test('npx runs it, from the package as it is installed', { skip: process.platform === 'win32' && 'no groups of processes there' }, async (t) => {
+  // Nothing is looked up: it is there. In a group of its own, for npx starts others.
+  const served = start(['--offline', '@stvor/sdk', 'mock-relay'], { command: 'npx', env: { STVOR_MOCK_PORT: '0' }, detached: true });
+  t.after(() => process.kill(-served.child.pid, 'SIGKILL'));
+  const port = /ws:\/\/localhost:(\d+)/.exec(await served.line(/ws:/))[1];
+  assert.equal((await (await fetch(`http://127.0.0.1:${port}/health`)).json()).status, 'ok');
+});
+
 test('the mock relay on the command line says how it is used, and outlives whoever reads what it says', async (t) => {
   const bin = 'node_modules/@stvor/sdk/bin.js';
   for (const words of [['-h'], ['mock-relay', '--help'], ['help']]) {

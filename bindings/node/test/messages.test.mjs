@@ -298,6 +298,13 @@ test('bytes whose buffer was transferred are refused, and an empty message is on
   assert.deepEqual(contents(await take(bob, 1)), [new Uint8Array()]);
 });
 
+/** Whether a process is stopped. BusyBox has another `ps` than others have, so Linux is asked without it. */
+function stopped(pid) {
+  if (process.platform !== 'linux') return execFileSync('ps', ['-o', 'stat=', '-p', String(pid)], { encoding: 'utf8' }).startsWith('T');
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  return stat.slice(stat.lastIndexOf(')') + 2).startsWith('T');
+}
+
 test('what waits for a relay that answers nothing ends with its signal, and works when it answers again', { skip: process.platform === 'win32' && 'no process can be stopped there' }, async (t) => {
   const served = start(['node_modules/@stvor/sdk/bin.js', 'mock-relay'], { env: { STVOR_MOCK_PORT: '0' } });
   t.after(() => served.child.kill('SIGKILL'));
@@ -311,7 +318,7 @@ test('what waits for a relay that answers nothing ends with its signal, and work
   // Stopped it is some time after it was told to.
   const stop = async () => {
     served.child.kill('SIGSTOP');
-    while (!execFileSync('ps', ['-o', 'stat=', '-p', String(served.child.pid)], { encoding: 'utf8' }).startsWith('T')) await new Promise(setImmediate);
+    while (!stopped(served.child.pid)) await new Promise(setImmediate);
   };
   await stop();
   const waits = [
@@ -472,6 +479,77 @@ test('every event of the engine can be listened to', async (t) => {
   const events = names.slice(names.indexOf('connected'));
   assert.ok(events.length > 25 && events.includes('groupChanged'), events.join());
   for (const name of events) alice.on(name, () => {});
+
+  // And arrives with its fields: what the native half does not name arrives empty.
+  const variants = /^pub enum Event \{\n(.*?)^\}/ms.exec(source)[1].replace(/^ *\/\/\/.*\n/gm, '');
+  const arms = readFileSync(new URL('../src/events.rs', import.meta.url), 'utf8');
+  const withFields = [...variants.matchAll(/^    (\w+) \{\n(.*?)^    \},/gms)].map(([, name, body]) => [name, [...body.matchAll(/^        (\w+):/gm)].map(([, field]) => field)]);
+  assert.ok(withFields.length > 25, withFields.join());
+  for (const [name, fields] of withFields) {
+    const at = new RegExp(`Event::${name} \\{ ([a-z_, ]+) \\}[^{]*`).exec(arms);
+    assert.deepEqual(at?.[1].split(', ').sort(), [...fields].sort(), `Event::${name} in bindings/node/src/events.rs`);
+    const given = arms.slice(at.index, arms.indexOf('\n        Event::', at.index + 1));
+    for (const field of fields) {
+      const key = field.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+      assert.ok(given.includes(`"${key}":`), `${key} of Event::${name}`);
+    }
+  }
+});
+
+test('a client that something else ends says so, and lets the process end', { timeout: 60_000 }, async (t) => {
+  const file = write(`
+    import { createApp } from '@stvor/sdk';
+    import { startMockRelay } from '@stvor/sdk/mock-relay';
+    process.on('warning', ({ code }) => console.log(code));
+    const relay = (await startMockRelay({ port: 0 })).unref();
+    const make = () => createApp({ appToken: 'stvor_x', relayUrl: relay.url, dataDir: process.argv[2], timeout: 5_000 });
+    const [one, two] = [await make(), await make()];
+    const [alice] = [await one.connect('alice'), await two.connect('alice')];
+    alice.onMessage(() => {});
+    if (process.argv[3]) alice.once('closed', (event) => console.log('closed', JSON.stringify(event), alice.state));
+    const loop = (async () => { for await (const _ of alice.messages()); })();
+    await two.close();
+    for (const call of [() => alice.onMessage(() => {}), () => alice.messages()]) try { call(); } catch ({ code }) { console.log(code); }
+    await loop;
+    await new Promise((resolve) => process.once('beforeExit', resolve));
+    const again = await one.connect('alice');
+    console.log(again === alice, again.state !== 'closed');
+    await one.close();
+  `);
+  const ended = async (...argv) => {
+    const started = start([file, directory(), ...argv], quietly);
+    t.after(() => started.child.kill('SIGKILL'));
+    return started.ended;
+  };
+  const quiet = await ended();
+  assert.deepEqual(quiet.stdout.split('\n'), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY', 'STVOR_CLIENT_ENDED', 'false true', ''], quiet.stderr);
+  const told = await ended('listen');
+  assert.deepEqual(told.stdout.split('\n'), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY', 'closed {} closed', 'false true', ''], told.stderr);
+  assert.deepEqual([quiet.code, told.code], [0, 0]);
+});
+
+test('an end that was asked for is told, and is no warning', async (t) => {
+  const { app } = await at(t, { storage: undefined, dataDir: directory() });
+  const warnings = [];
+  const heard = ({ code }) => { if (code === 'STVOR_CLIENT_ENDED') warnings.push(code); };
+  process.on('warning', heard);
+  t.after(() => process.off('warning', heard));
+  const ends = [
+    ['alice', (client) => client.close()],
+    ['bob', (client) => client.deleteAccount()],
+    ['carol', (client) => client.rotateIdentity()],
+    ['dave', () => app.rotateIdentity('dave')],
+    ['eve', () => app.disconnect('eve')],
+  ];
+  for (const [user, end] of ends) {
+    const client = await app.connect(user);
+    client.onMessage(() => {});
+    const [told] = [once(client, 'closed'), await end(client)];
+    assert.deepEqual((await told)[0], {});
+    assert.equal(client.state, 'closed');
+    await (await app.connect(user)).close();
+  }
+  assert.deepEqual(warnings, []);
 });
 
 test('an app chooses its suite, and two that differ exchange nothing', async (t) => {

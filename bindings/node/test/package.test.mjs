@@ -91,6 +91,11 @@ async function main(): Promise<void> {
   const { ciphertext, header }: { ciphertext: Uint8Array; header: Uint8Array } = encryptMessage(session, 'x');
   const plain: string | Uint8Array | null = decryptMessage(session, { ciphertext, header });
   void [handshake, plain];
+  await using last = await createApp({ appToken: 'stvor_x', relayUrl: relay.url });
+  await using carol: Client = await last.connect('carol');
+  carol.on('closed', ({ code }) => { const why: string | undefined = code; return why; });
+  await using other = await startMockRelay({ port: 0 });
+  void other.url;
 }
 void main;
 `;
@@ -156,7 +161,13 @@ test('a platform package that is missing, broken or of another version is NATIVE
   mkdirSync(join(modules, name));
   writeFileSync(join(modules, name, 'package.json'), '{ "main": "./stvor.node" }');
   writeFileSync(join(modules, name, 'stvor.node'), 'not a library');
-  assert.match(await missing(), /is installed but does not load/);
+  assert.match(await missing(), /is installed but does not load[^]*older than it needs/);
+  writeFileSync(join(modules, name, 'package.json'), '{ "main": "./stvor.node", "glibc": "2.99" }');
+  assert.match(await missing(), /needs glibc 2\.99/);
+  // Where Node may load no library at all, installing anew mends nothing.
+  const refused = await run(['--no-addons', main]);
+  assert.match(refused.stdout, /--no-addons/);
+  assert.doesNotMatch(refused.stdout, /npm install/);
   rmSync(join(modules, name, 'stvor.node'));
   writeFileSync(join(modules, name, 'package.json'), '{ "main": "./main.js" }');
   writeFileSync(join(modules, name, 'main.js'), 'exports.version = () => "3.5.0";');
@@ -222,6 +233,34 @@ test('the mock relay says what is wrong with its settings', async () => {
   assert.equal(await codeOf(startMockRelay({ port: 70_000 })), 'INVALID_CONFIG');
 });
 
+test('what `await using` calls closes apps, clients and relays', async () => {
+  const dispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
+  const relay = await require('@stvor/sdk/mock-relay').startMockRelay({ port: 0 });
+  const app = await sdk.createApp({ appToken: 'stvor_x', relayUrl: relay.url, storage: 'memory' });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await alice[dispose]();
+  assert.equal(alice.state, 'closed');
+  await app[dispose]();
+  assert.equal(bob.state, 'closed');
+  await relay[dispose]();
+  await assert.rejects(fetch(`http://127.0.0.1:${relay.port}/health`));
+});
+
+test('classes that the package makes the objects of are not made by others, and hold no process', async () => {
+  const { KeyPair, Session } = require('@stvor/sdk/ratchet');
+  const { MockRelay } = require('@stvor/sdk/mock-relay');
+  for (const Class of [sdk.App, sdk.Client, sdk.Group, KeyPair, Session, MockRelay]) {
+    for (const given of [[], [{}], [{}, {}, {}]]) {
+      assert.throws(() => new Class(...given), (error) => error instanceof sdk.StvorError && error.code === 'INVALID_ARGUMENT', Class.name);
+    }
+  }
+  assert.equal(String(new sdk.StvorError('x')), 'StvorError: x [INTERNAL]');
+  const ended = await run([write(`
+    import { MockRelay } from '@stvor/sdk/mock-relay';
+    try { new MockRelay(); } catch (error) { console.log(error.code); }`)]);
+  assert.deepEqual(ended, { code: 0, signal: null, stdout: 'INVALID_ARGUMENT\n', stderr: '' });
+});
+
 test('a program that imports and does nothing prints nothing', async () => {
   assert.deepEqual(await run([write(`import '@stvor/sdk'; import '@stvor/sdk/mock-relay';`)]), { code: 0, signal: null, stdout: '', stderr: '' });
 });
@@ -283,4 +322,28 @@ test('what to do is said in terms of JavaScript', () => {
     const { action } = new sdk.StvorError('x', { code });
     assert.doesNotMatch(action, /stvor [a-z]|::|[a-z]_[a-z]+\(|--[a-z]|[A-Z]\w+ \{/, `${code}: ${action}`);
   }
+});
+
+test('and so is what happened: messages of the engine name no function or setting of Rust alone', () => {
+  const root = new URL('../../../', import.meta.url);
+  // Of a server or of our relay, for whoever operates it.
+  const theirs = /`open_registration = true`|\bsynchronous_standby_names\b/g;
+  let found = 0;
+  for (const crate of ['sdk', 'store', 'keys', 'protocol', 'base']) {
+    const folder = new URL(`crates/${crate}/src/`, root);
+    for (const file of readdirSync(folder, { recursive: true }).map((name) => name.split('\\').join('/')).filter((name) => name.endsWith('.rs') && !name.endsWith('tests.rs'))) {
+      const [source] = readFileSync(new URL(file, folder), 'utf8').split('#[cfg(test)]');
+      const said = /(?:#\[error\(|Error::(?:config|not_ready|argument|unavailable)\(|Finding::(?:new|refused)\()\s*((?:[^"();]*"(?:[^"\\]|\\[^])*")+)/g;
+      for (const [, texts] of source.matchAll(said)) {
+        for (const [, text] of texts.matchAll(/"((?:[^"\\]|\\[^])*)"/g)) {
+          if (!text.includes(' ')) continue;
+          found += 1;
+          // What is in braces is filled in; `x; y in JavaScript` names both.
+          const words = text.replace(/\{[^}]*\}/g, '').replace(/\w+(?:; | \()\w+ in JavaScript/g, '').replace(theirs, '');
+          assert.doesNotMatch(words, /[a-z]_[a-z]+|::|`stvor |--[a-z]/, `${crate}/src/${file}: ${text}`);
+        }
+      }
+    }
+  }
+  assert.ok(found > 100, `${found} messages`);
 });

@@ -39,9 +39,9 @@ export function documentation(name, ports = {}) {
   );
 }
 
-/** Starts Node on a file; `open` leaves its input open. `ended` resolves with what it printed and how it ended; `line` waits for a line that matches. */
-export function start(argv, { env = {}, input, open = false } = {}) {
-  const child = spawn(process.execPath, argv, { cwd: project, env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
+/** Starts Node on a file, or another `command`; `open` leaves its input open. `ended` resolves with what it printed and how it ended; `line` waits for a line that matches. */
+export function start(argv, { command = process.execPath, env = {}, input, open = false, detached = false } = {}) {
+  const child = spawn(command, argv, { cwd: project, detached, env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
   const result = { child, stdout: '', stderr: '' };
   const waiters = [];
   const look = () => {

@@ -49,7 +49,7 @@ for (const framework of ['express', 'fastify']) {
     await bob.send('support', 'thanks');
     assert.equal(await server.line(/bob/), 'bob: thanks');
     const refused = await post('support', { text: 'to itself' });
-    assert.deepEqual([refused.status, (await refused.json()).code], [400, 'INVALID_CONFIG']);
+    assert.deepEqual([refused.status, (await refused.json()).code], [400, 'INVALID_ARGUMENT']);
     server.child.kill('SIGTERM');
     const { code } = await server.ended;
     // Elsewhere it is asked to end; Windows just ends it.

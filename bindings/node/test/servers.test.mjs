@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { directory, project, sdk, start, startMockRelay } from './project.mjs';
+import { directory, project, sdk, start, startMockRelay, write } from './project.mjs';
 import { folderFor, postgresServer, redisServer, skip } from './servers.mjs';
 
 const { createApp } = sdk;
@@ -12,6 +12,36 @@ const example = new URL('../examples/adapters.mjs', import.meta.url);
 test('the page shows the example as it is', () => {
   const page = readFileSync(new URL('../../../docs/node.md', import.meta.url), 'utf8');
   assert.ok(page.includes(`\`\`\`js\n${readFileSync(example, 'utf8')}\`\`\``));
+});
+
+test('a store that is emptied under a client ends it, and the process that only waits for messages', { skip, timeout: 120_000 }, async (t) => {
+  const folder = folderFor(t);
+  const redis = await redisServer(t, folder);
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const file = write(`
+    import { createApp } from '@stvor/sdk';
+    process.on('warning', ({ code, message }) => console.log(code, message));
+    const storage = { redis: 'redis+unix://${join(folder, 'redis.sock')}' };
+    const app = await createApp({ appToken: 'stvor_x', relayUrl: '${relay.url}', storage, passphrase: 'a passphrase', timeout: 2_000 });
+    const alice = await app.connect('alice');
+    alice.onMessage(() => {});
+    if (process.argv[2]) alice.once('closed', ({ code }) => {
+      console.log('closed', code);
+      try { alice.onMessage(() => {}); } catch (error) { console.log('refused', error.code); }
+    });
+    console.log('waits');
+  `);
+  for (const [argv, expected] of [[[], /^STVOR_CLIENT_ENDED .*STORE_EMPTIED/m], [['listen'], /^closed STORE_EMPTIED\nrefused STORE_EMPTIED$/m]]) {
+    const alice = start([file, ...argv], { env: { NODE_OPTIONS: '--no-warnings' } });
+    t.after(() => alice.child.kill('SIGKILL'));
+    await alice.line(/waits/);
+    await redis.flushAll();
+    const { code, stdout, stderr } = await alice.ended;
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.match(stdout, expected);
+    if (argv.length > 0) assert.doesNotMatch(stdout, /STVOR_CLIENT_ENDED/);
+  }
 });
 
 test('replay cache in Redis, pins and sessions in PostgreSQL', { skip }, async (t) => {

@@ -1,5 +1,7 @@
 /** What to do about codes in JavaScript's terms, where the page of errors speaks of Rust and the command line. */
 export const ACTIONS: Readonly<Record<string, string>> = {
+  RELAY_UNAVAILABLE: 'Check the URL and that the relay runs (GET /livez answers); npx @stvor/sdk mock-relay starts one for development. A client that was here before keeps trying by itself, '
+    + 'and nothing that waits to be sent is lost; a first connect has to be called again.',
   INVALID_APP_TOKEN: 'Ask the relay\'s operator for a token. A mock relay takes any that begins with "stvor_".',
   USER_ID_TAKEN: 'Use the store that has this user\'s identity (dataDir or storage; one in memory forgets it when its client closes), or restore a backup of it. If it is lost, '
     + 'createApp with replaceIdentity: true takes the name over where the relay allows it, or the operator resets the user; contacts then see IDENTITY_CHANGED.',

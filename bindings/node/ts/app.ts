@@ -8,6 +8,7 @@ import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
 import { restore, type RestoreInfo, type RestoreOptions } from './keeping.js';
+import { madeHere, OURS } from './made.js';
 import { native, type NativeApp, type NativeClient } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
 import type { AppOptions, Finding, Signal } from './types.js';
@@ -39,7 +40,8 @@ export class App {
   #closings = 0;
 
   /** @internal */
-  constructor(native: NativeApp, how: { gate: GateOptions; patience: number; production: boolean }) {
+  constructor(native: NativeApp, how: { gate: GateOptions; patience: number; production: boolean }, ours: typeof OURS) {
+    madeHere(ours, 'App', 'createApp');
     bind(this);
     this.#native = native;
     this.#gate = how.gate;
@@ -91,7 +93,8 @@ export class App {
       };
       const onRotate = (user: string, how: RotateOptions | undefined) => this.rotateIdentity(user, how);
       let inner: Inner | undefined;
-      const client = new Client(opened, { gate: this.#gate, patience: this.#patience, onClose, inner: (given) => { inner = given; }, onRotate });
+      const how = { gate: this.#gate, patience: this.#patience, onClose, inner: (given: Inner) => { inner = given; }, onRotate };
+      const client = new Client(opened, how, OURS);
       this.#clients.set(opened.user, { client, inner: inner as Inner });
       return client;
     });
@@ -109,9 +112,14 @@ export class App {
         if (value !== undefined && typeof value !== 'boolean') throw invalid('notDerived and acceptLossyStore are true or false');
       }
       const name = userName(userId);
+      const inner = this.#clients.get(name)?.inner;
       let rotated: [string, string, string];
       try {
+        inner?.endsBecauseAsked(true);
         rotated = await this.#native.rotateIdentity(name, given.notDerived === true, given.acceptLossyStore === true);
+      } catch (error) {
+        inner?.endsBecauseAsked(false);
+        throw error;
       } finally {
         this.#forgetClosed();
       }
@@ -213,7 +221,7 @@ export function createApp(setup: AppOptions, options_?: { signal?: Signal | unde
     const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel)));
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     warnOfFindings(opened);
-    return new App(opened, { gate, patience: given.timeout ?? DEFAULT_TIMEOUT, production: given.productionMode === true });
+    return new App(opened, { gate, patience: given.timeout ?? DEFAULT_TIMEOUT, production: given.productionMode === true }, OURS);
   });
 }
 
@@ -229,7 +237,7 @@ function check(given: Partial<AppOptions>): void {
     throw misconfigured('storageAdapters exclude storage and dataDir');
   }
   if (given.relayUrl !== undefined && given.appToken === undefined && given.clientToken === undefined) {
-    throw misconfigured('no token was given: set appToken ("stvor_...", as the operator of the relay made it), or clientToken and appId');
+    throw misconfigured('no token was given: set appToken, as the operator of the relay made it,, or clientToken and appId');
   }
   if (given.clientToken !== undefined && given.appToken === undefined && given.appId === undefined) {
     throw misconfigured('a clientToken needs the appId beside it');

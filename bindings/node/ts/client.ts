@@ -4,13 +4,14 @@ import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { bind } from './bound.js';
 import { abortable, contentFrom, contentOf, elements, options, signalOf, span, userName, wait } from './check.js';
-import { awaited, guarded, invalid, StvorError, textOf, warn } from './errors.js';
+import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
 import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
 import { backup, changeKey, journal, rotateKey, type BackupInfo, type BackupOptions, type JournalEntry, type Progress, type StoreKey } from './keeping.js';
 import { lingerFor, lingerNoMore } from './linger.js';
+import { madeHere, OURS } from './made.js';
 import type { NativeClient, NativePage } from './native.js';
 import { outgoing, sending, Sends, SentReceipt } from './sending.js';
 import type {
@@ -46,6 +47,8 @@ export interface Inner {
   close(): Promise<void>;
   /** Resolves when it is closed, if somebody closes it. */
   closing(): Promise<void> | undefined;
+  /** Whether the application asked for something that ends the client, which then ends without a warning. */
+  endsBecauseAsked(asked: boolean): void;
 }
 
 /** @internal What an app gives its clients. */
@@ -76,9 +79,14 @@ export class Client {
   readonly #sends: Sends;
   readonly #patience: number;
   #closing: Promise<void> | undefined;
+  /** Whether its end is one that the application asked for. */
+  #asked = false;
+  /** Why it ended by itself, where that was told. */
+  #endedBy: string | undefined;
 
   /** @internal */
-  constructor(native: NativeClient, how: ClientSettings) {
+  constructor(native: NativeClient, how: ClientSettings, ours: typeof OURS) {
+    madeHere(ours, 'Client', 'app.connect');
     bind(this);
     this.#native = native;
     this.#sends = new Sends(native, new Gate(how.gate, (name, event) => this.#listeners.emit(name, event)), this.#alive);
@@ -88,10 +96,16 @@ export class Client {
     const report = (error: unknown, message: Message | undefined): void => this.#handlerFailed(error, message);
     this.#handlers = new Handlers({ endings: this.#endings, patience: how.patience, report });
     native.events((events) => {
+      if (events.length === 0) this.#ended();
       for (const text of events) this.#told(text);
     });
     lingerFor(native, how.patience);
-    how.inner({ isInside: () => this.#handlers.isInside(), close: () => this.#close(), closing: () => this.#closing });
+    how.inner({
+      isInside: () => this.#handlers.isInside(),
+      close: () => { this.#asked = true; return this.#close(); },
+      closing: () => this.#closing,
+      endsBecauseAsked: (asked) => { this.#asked = asked; },
+    });
   }
 
   /** Our user. */
@@ -183,18 +197,18 @@ export class Client {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of createGroup');
       const what: [string, string[]] = [userName(name, 'the name of a group'), namesOf(members)];
-      return new Group(this.#native, await abortable(signal, (cancel) => this.#native.createGroup(what, cancel)));
+      return new Group(this.#native, await abortable(signal, (cancel) => this.#native.createGroup(what, cancel)), OURS);
     });
   }
 
   /** A group that we are, or were, in; `GROUP_NOT_FOUND` if there is none. */
   group(id: string): Promise<Group> {
-    return awaited(async () => new Group(this.#native, (await this.#native.groupInfo(userName(id, 'the id of a group'))).id));
+    return awaited(async () => new Group(this.#native, (await this.#native.groupInfo(userName(id, 'the id of a group'))).id, OURS));
   }
 
   /** All groups that we are, or were, in, by their names. */
   groups(): Promise<Group[]> {
-    return awaited(async () => (await this.#native.groups()).map(({ id }) => new Group(this.#native, id)));
+    return awaited(async () => (await this.#native.groups()).map(({ id }) => new Group(this.#native, id, OURS)));
   }
 
   /** The receipt of an earlier message of ours, also of an earlier run; `null` when it is not known (any more). */
@@ -437,20 +451,28 @@ export class Client {
    * The messages of a conversation, newest first, page by page. With `search` those whose text (or JSON text) holds these words, in any case; no
    * index of words is kept, so a page reads up to 20,000 messages and may hold few or none, and `older()` goes on.
    */
-  history(userId: string, options_?: { limit?: number | undefined; search?: string | undefined }): Promise<HistoryPage> {
+  history(
+    userId: string,
+    options_?: { limit?: number | undefined; search?: string | undefined; signal?: Signal | undefined },
+  ): Promise<HistoryPage> {
     return awaited(() => {
       this.#open();
-      const { limit, search } = options<{ limit: number; search: string }>(options_, ['limit', 'search'], 'the options of history');
+      const known = ['limit', 'search', 'signal'] as const;
+      const { limit, search, signal } = options<{ limit: number; search: string; signal: Signal }>(options_, known, 'the options of history');
       if (search !== undefined && (typeof search !== 'string' || search.length > 65_536)) throw invalid('search is a string');
       if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= 500)) {
         throw invalid('limit is a whole number from 1 to 500');
       }
-      return this.#page({ peer: userName(userId), limit, search });
+      return this.#page({ peer: userName(userId), limit, search }, signal);
     });
   }
 
-  async #page(request: { peer: string; limit?: number | undefined; search?: string | undefined }, before?: NativePage): Promise<HistoryPage> {
-    const page = await this.#native.history(request, before);
+  async #page(
+    request: { peer: string; limit?: number | undefined; search?: string | undefined },
+    signal: Signal | undefined,
+    before?: NativePage,
+  ): Promise<HistoryPage> {
+    const page = await abortable(signal, (cancel) => this.#native.history(request, before, cancel));
     const messages = page.take().map((raw) => ({
       id: raw.id,
       direction: raw.incoming ? ('in' as const) : ('out' as const),
@@ -461,7 +483,11 @@ export class Client {
       status: raw.status as DeliveryStatus,
       read: raw.read,
     }));
-    return { messages, older: () => awaited(async () => (page.more ? this.#page(request, page) : null)) };
+    const older: HistoryPage['older'] = (options_) => awaited(async () => {
+      const signal = only(options_, 'older');
+      return page.more ? this.#page(request, signal, page) : null;
+    });
+    return { messages, older };
   }
 
   /**
@@ -486,12 +512,13 @@ export class Client {
 
   /**
    * Changes what opens the store. The new key is tried before anything is written, and no message is touched; give it to `createApp` the next
-   * time. Older copies of the store still open with the old key.
+   * time. Older copies of the store still open with the old key. An aborted signal ends the waiting for the key; what has begun to be written is
+   * written whole.
    */
-  changeKey(key: StoreKey): Promise<void> {
+  changeKey(key: StoreKey, options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       this.#open();
-      return changeKey(this.#native, key);
+      return changeKey(this.#native, key, only(options_, 'changeKey'));
     });
   }
 
@@ -523,7 +550,14 @@ export class Client {
   deleteAccount(options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(async () => {
       const signal = only(options_, 'deleteAccount');
-      await abortable(signal, (cancel) => this.#native.end('deleteAccount', cancel));
+      this.#asked = true;
+      try {
+        await abortable(signal, (cancel) => this.#native.end('deleteAccount', cancel));
+      } catch (error) {
+        // An aborted one may still come about.
+        this.#asked = failure(error).code === 'ABORTED';
+        throw error;
+      }
       await this.close();
     });
   }
@@ -544,10 +578,13 @@ export class Client {
    * Ends the client: what waits to be sent is given up to the timeout to go out and stays in the outbox after that; then the
    * store is unlocked. Iterators end. Closing twice is no error.
    *
+   * When it is closed `closed` is told, whoever closed it.
+   *
    * It waits for the handler that runs, up to the timeout: the message of one that is not done by then comes again at the next start. Called
    * from inside a handler it resolves at once, and closes when the handler is done.
    */
   close(): Promise<void> {
+    this.#asked = true;
     const closing = this.#close();
     if (!this.#handlers.isInside()) return closing;
     closing.catch((error) => warn(`the client did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
@@ -566,8 +603,22 @@ export class Client {
       await this.#native.end('close');
       lingerNoMore(this.#native);
       this.#onClose(this);
+      this.#tellClosed();
     });
     return this.#closing;
+  }
+
+  /** The native half is closed, whoever did it: what waits for messages would wait for ever, and hold the process. */
+  #ended(): void {
+    if (this.#closing) return;
+    this.#close().catch((error) => warn(`the client did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
+  }
+
+  #tellClosed(): void {
+    const code = this.#endedBy;
+    if (this.#listeners.emit('closed', code === undefined ? {} : { code }) || this.#asked) return;
+    const why = code ?? 'another app of this process, or another process on the same store, did that';
+    warn(`the client of "${this.userId}" was closed, and not by this application: ${why}; nothing is received any more`, 'STVOR_CLIENT_ENDED');
   }
 
   /** `await using client = await app.connect('alice')`. */
@@ -584,17 +635,20 @@ export class Client {
   }
 
   #open(): void {
-    if (this.#closing) throw new StvorError('the client is not ready: it was closed', { code: 'CLIENT_NOT_READY' });
+    if (this.#endedBy !== undefined) throw new StvorError('the client is not ready: it ended by itself', { code: this.#endedBy });
+    if (this.#closing || this.#native.state === 'closed') throw new StvorError('the client is not ready: it was closed', { code: 'CLIENT_NOT_READY' });
   }
 
   #told(text: string): void {
     const { name, fields: raw } = JSON.parse(text);
     const { group, ...rest } = raw;
-    const fields = group === undefined ? raw : { groupId: group, group: new Group(this.#native, group), ...rest };
+    const fields = group === undefined ? raw : { groupId: group, group: new Group(this.#native, group, OURS), ...rest };
     const camel = (name as string).replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
     if (camel === 'relayNotDurable') {
       warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
     }
+    // The only failure of a store that ends a client.
+    if (camel === 'storeFailing' && fields.code === 'STORE_EMPTIED') this.#endedBy = fields.code;
     this.#listeners.tell(camel, fields);
   }
 

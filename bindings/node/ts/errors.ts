@@ -30,9 +30,10 @@ export class StvorError extends Error {
   /** Of `NOT_FOR_PRODUCTION`: all that was found, each with the way to mend it. */
   declare readonly findings?: readonly Finding[];
 
+  /** Without `details` its code is `INTERNAL`. */
   constructor(
     message: string,
-    details: { code: string; action?: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] },
+    details: { code: string; action?: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] } = { code: 'INTERNAL' },
   ) {
     super(`${message} [${details.code}]`);
     this.code = details.code;

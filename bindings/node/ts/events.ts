@@ -11,7 +11,7 @@ const EVENTS = new Set([
   'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
   'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
   'rollbackRecovered', 'counterForged', 'mailLost', 'senderKeyMissing', 'groupReceipt', 'conversationFailed',
-  'conversationRevived', 'taskFailed', 'storeWeakened', 'queuePressure', 'callsRejected',
+  'conversationRevived', 'taskFailed', 'storeWeakened', 'queuePressure', 'callsRejected', 'closed',
 ]);
 
 /** Told at most once for each client. */

@@ -3,6 +3,7 @@
 import { contentFrom } from './check.js';
 import { awaited, failure } from './errors.js';
 import { Group } from './groups.js';
+import { OURS } from './made.js';
 import type { Alive } from './alive.js';
 import type { NativeClient, NativeMessage, NativeStream } from './native.js';
 import type { Content, Message } from './types.js';
@@ -13,7 +14,7 @@ export type AnyHandler = ((message: Message) => unknown) | ((from: string, conte
 function messageOf(raw: NativeMessage, client: NativeClient): Message {
   return {
     id: raw.id,
-    ...(raw.group === undefined ? {} : { groupId: raw.group, group: new Group(client, raw.group) }),
+    ...(raw.group === undefined ? {} : { groupId: raw.group, group: new Group(client, raw.group, OURS) }),
     senderId: raw.sender,
     deviceId: raw.device,
     content: contentFrom(raw.content),

@@ -3,6 +3,7 @@
 import { bind } from './bound.js';
 import { abortable, contentOf, elements, options, owned, userName } from './check.js';
 import { awaited, invalid } from './errors.js';
+import { madeHere, OURS } from './made.js';
 import type { NativeClient, NativeGroup } from './native.js';
 import { sendsOf } from './sending.js';
 import type { Sendable, Signal } from './types.js';
@@ -41,7 +42,8 @@ export class Group {
   readonly id: string;
 
   /** @internal */
-  constructor(native: NativeClient, id: string) {
+  constructor(native: NativeClient, id: string, ours: typeof OURS) {
+    madeHere(ours, 'Group', 'client.createGroup, or client.group,');
     bind(this);
     this.#native = native;
     this.id = id;
@@ -64,7 +66,8 @@ export class Group {
 
   /**
    * Sends a message to all members; it is encrypted once. Resolves with its id when it is in the outbox: from then on it can only wait
-   * (`client.pending` counts). It counts as one of `executor`, and `BACKPRESSURE` says that there is no room for it. There are no receipts in groups. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
+   * (`client.pending` counts); `groupReceipt` tells how far it came with each member. It counts as one of `executor`, and `BACKPRESSURE` says that there
+   * is no room for it. 65,472 bytes at most; `NOT_A_MEMBER` when we are not in the group.
    */
   send<T>(content: T & Sendable<T>, options_?: { signal?: Signal | undefined }): Promise<{ id: string }> {
     return awaited(() => {

@@ -120,13 +120,14 @@ export async function journal(client: NativeClient, given?: { limit?: number | u
 }
 
 /** @internal */
-export async function changeKey(client: NativeClient, key: StoreKey): Promise<void> {
+export async function changeKey(client: NativeClient, key: StoreKey, signal: Signal | undefined): Promise<void> {
   const given = options<StoreKey>(key, SEALS, 'the new key');
   for (const name of ['passphrase', 'keyfile'] as const) if (given[name] !== undefined) text(given[name], name);
   if (SEALS.every((name) => given[name] === undefined || given[name] === false)) {
     throw misconfigured(`the new key is one of ${SEALS.join(', ')}`);
   }
-  await client.changeKey(keysOf(given));
+  const keys = keysOf(given);
+  await abortable(signal, (cancel) => client.changeKey(keys, cancel));
 }
 
 /** @internal */

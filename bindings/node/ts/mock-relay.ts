@@ -5,6 +5,7 @@ import { bind } from './bound.js';
 import { Alive } from './alive.js';
 import { elements, options } from './check.js';
 import { awaited, guarded, misconfigured } from './errors.js';
+import { madeHere, OURS } from './made.js';
 import { native, type NativeRelay } from './native.js';
 import { text } from './storage.js';
 
@@ -19,7 +20,8 @@ export class MockRelay {
   readonly #alive = new Alive();
 
   /** @internal */
-  constructor(native: NativeRelay) {
+  constructor(native: NativeRelay, ours: typeof OURS) {
+    madeHere(ours, 'MockRelay', 'startMockRelay');
     bind(this);
     this.#native = native;
     this.#alive.hold();
@@ -89,6 +91,6 @@ export function startMockRelay(settings?: MockRelayOptions): Promise<MockRelay> 
       throw misconfigured('tokens are strings of 256 characters at most');
     }
     const file = database === undefined ? undefined : text(database, 'database');
-    return new MockRelay(await native().startRelay({ host, port, tokens: all, verbose, database: file }));
+    return new MockRelay(await native().startRelay({ host, port, tokens: all, verbose, database: file }), OURS);
   });
 }

@@ -89,6 +89,7 @@ export interface NativeClient {
   groupChange(request: { group: string; what: string; names: string[] }, cancel?: NativeCancel): Promise<void>;
   receipt(id: string): Promise<NativeReceipt | null>;
   stream(deliver: (batch: NativeMessage[]) => void): NativeStream;
+  /** No events at all are the end: the client is closed. */
   events(tell: (events: string[]) => void): void;
   waitOnline(timeout: number, cancel?: NativeCancel): Promise<void>;
   waitCaughtUp(timeout: number, cancel?: NativeCancel): Promise<void>;
@@ -100,14 +101,14 @@ export interface NativeClient {
   verifyNumber(what: [string, string], cancel?: NativeCancel): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
-  history(request: { peer: string; limit?: number; search?: string }, before?: NativePage): Promise<NativePage>;
+  history(request: { peer: string; limit?: number; search?: string }, before?: NativePage, cancel?: NativeCancel): Promise<NativePage>;
   backup(
     request: { path: string; passphrase?: string; recipients?: string[]; keep?: number },
     told?: (progress: NativeProgress) => void,
     cancel?: NativeCancel,
   ): Promise<{ path: string; bytes: number; messages: number; conversations: number; removed: string[] }>;
   journal(limit: number): Promise<{ at: number; who: string; deed: string; subject: string; detail: string }[]>;
-  changeKey(keys: Record<string, unknown>): Promise<void>;
+  changeKey(keys: Record<string, unknown>, cancel?: NativeCancel): Promise<void>;
   rotateKey(told?: (progress: NativeProgress) => void, cancel?: NativeCancel): Promise<void>;
   end(what: string, cancel?: NativeCancel): Promise<void>;
 }
@@ -228,6 +229,16 @@ function libcOf(): string {
   }
 }
 
+/** Which C library a package's binary needs, as it was packed. */
+function neededBy(name: string): string {
+  try {
+    const { glibc } = require(`${name}/package.json`) as { glibc?: unknown };
+    return typeof glibc === 'string' && /^[0-9.]{1,16}$/.test(glibc) ? ` (it needs glibc ${glibc} or later)` : '';
+  } catch {
+    return '';
+  }
+}
+
 function find(): Native {
   const { name, platform, libc } = platformPackage();
   const here = `${platform}${libc && ` (${libc === 'musl' ? 'musl' : 'glibc'})`}, Node ${process.versions.node}`;
@@ -237,9 +248,15 @@ function find(): Native {
   } catch (cause) {
     const missing = (cause as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
     const why = missing ? `the package ${name} is not installed` : `${name} is installed but does not load: ${textOf(cause)}`;
+    // Node may load no library at all: what is installed does not matter then.
+    if ((cause as { code?: unknown } | null)?.code === 'ERR_DLOPEN_DISABLED') {
+      throw new StvorError(`the native half for ${here} can not be loaded: this process may load no native addons`, {
+        code: 'NATIVE_MODULE_MISSING', action: 'Start Node without --no-addons; with --permission, start it with --allow-addons, too.', cause,
+      });
+    }
     const install = `install with optional dependencies, on the machine (or for the platform) that runs it: npm install @stvor/sdk@${VERSION} --include=optional`;
     // A package that is there and does not load was copied from another machine, or this one's C library is older than it needs.
-    const mend = missing ? install : `if it came from another machine, ${install}; a C library that is too old needs a newer system (glibc 2.28 or later)`;
+    const mend = missing ? install : `if it came from another machine, ${install}; a C library that is older than it needs takes a newer system${neededBy(name)}`;
     throw new StvorError(`the native half for ${here} is missing: ${why}; ${mend}`, { code: 'NATIVE_MODULE_MISSING', cause });
   }
   if (found.version() !== VERSION) {

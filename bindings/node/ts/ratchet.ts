@@ -17,6 +17,7 @@
 
 import { elements, isUint8Array, isWellFormed, kindOf, unshared } from './check.js';
 import { failure as failureOf, invalid, StvorError } from './errors.js';
+import { madeHere, OURS } from './made.js';
 import { native, type NativeKeyPair, type NativeSession } from './native.js';
 
 export { StvorError } from './errors.js';
@@ -56,7 +57,8 @@ export class KeyPair {
   readonly publicKey: Uint8Array;
 
   /** @internal */
-  constructor(native: NativeKeyPair) {
+  constructor(native: NativeKeyPair, ours: typeof OURS) {
+    madeHere(ours, 'KeyPair', 'generateKeyPair');
     this._native = native;
     this.publicKey = native.publicKey;
   }
@@ -73,7 +75,8 @@ export class Session {
   readonly _native: NativeSession;
 
   /** @internal */
-  constructor(native: NativeSession) {
+  constructor(native: NativeSession, ours: typeof OURS) {
+    madeHere(ours, 'Session', 'establishSession');
     this._native = native;
   }
 
@@ -127,7 +130,7 @@ export class EncryptedMessage {
 
 /** Makes a key pair. */
 export function generateKeyPair(): KeyPair {
-  return guarded(() => new KeyPair(native().generateKeyPair()));
+  return guarded(() => new KeyPair(native().generateKeyPair(), OURS));
 }
 
 /**
@@ -153,7 +156,7 @@ export function establishSession(own: KeyPair, peer: Uint8Array | string): { ses
   return guarded(() => {
     if (!(own instanceof KeyPair)) throw invalid('the first argument is a key pair of generateKeyPair');
     const session = native().establishSession(own._native, bytesOf(peer, 'the bundle or handshake'));
-    return { session: new Session(session), handshake: session.handshake };
+    return { session: new Session(session, OURS), handshake: session.handshake };
   });
 }
 
@@ -222,7 +225,7 @@ export function serializeSession(session: Session, key: Uint8Array): Uint8Array 
 
 /** Opens what `serializeSession` sealed; `WRONG_KEY` for another key or altered bytes. */
 export function deserializeSession(sealed: Uint8Array | string, key: Uint8Array): Session {
-  return guarded(() => new Session(native().restoreSession(bytesOf(sealed, 'the saved session'), bytesOf(key, 'the key'))));
+  return guarded(() => new Session(native().restoreSession(bytesOf(sealed, 'the saved session'), bytesOf(key, 'the key')), OURS));
 }
 
 /**
@@ -238,7 +241,7 @@ export function serializeKeyPair(own: KeyPair, key: Uint8Array): Uint8Array {
 
 /** Opens what `serializeKeyPair` sealed; `WRONG_KEY` for another key or altered bytes. */
 export function deserializeKeyPair(sealed: Uint8Array | string, key: Uint8Array): KeyPair {
-  return guarded(() => new KeyPair(native().restoreKeyPair(bytesOf(sealed, 'the saved key pair'), bytesOf(key, 'the key'))));
+  return guarded(() => new KeyPair(native().restoreKeyPair(bytesOf(sealed, 'the saved key pair'), bytesOf(key, 'the key')), OURS));
 }
 
 /** Encrypts several plaintexts for one session, in their order. If one is refused, none is encrypted. */

@@ -122,7 +122,7 @@ export interface HistoryMessage {
 export interface HistoryPage {
   readonly messages: readonly HistoryMessage[];
   /** The page of older messages, or `null` when there are none. */
-  older(): Promise<HistoryPage | null>;
+  older(options?: { signal?: Signal | undefined }): Promise<HistoryPage | null>;
 }
 
 /** Sixty digits that two people compare: equal digits mean that nobody sits between them. */
@@ -214,6 +214,12 @@ export interface ClientEvents {
   /** Calls were refused with `BACKPRESSURE` by the engine itself; told once a second at most. */
   callsRejected: { peer: string; calls: number };
   lagged: { missed: number };
+  /**
+   * The client is closed: by `close()`, by another app of this process on the same directory, by another process that rotated or deleted the identity, or
+   * because its store was emptied (`code` is then `STORE_EMPTIED`). Nothing is received any more. It is a warning of the process where nobody listens and
+   * nobody here closed it.
+   */
+  closed: { code?: string };
   /** A handler of the application failed; its message was not consumed and comes again at the next start. */
   handlerFailed: { error: unknown; message: Message | undefined };
 }
@@ -308,7 +314,7 @@ export interface ExecutorOptions {
 
 /** How an app is set up. */
 export interface AppOptions {
-  /** Names the app at the relay. Whether it is any good is the relay's business. */
+  /** Names the app at the relay, which says whether it is any good; production mode refuses tokens for development. */
   appToken?: string | undefined;
   /** Where the relay is: `ws://`, `wss://`, `http://` or `https://`. */
   relayUrl: string;

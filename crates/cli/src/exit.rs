@@ -26,7 +26,7 @@ pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 configura
 /// The exit code of an error code.
 pub(crate) fn of(code: &str) -> u8 {
     match code {
-        "INVALID_NAME" | "USAGE" | "VAULT_BAD_REQUEST" => USAGE,
+        "INVALID_NAME" | "INVALID_ARGUMENT" | "USAGE" | "VAULT_BAD_REQUEST" => USAGE,
         "INVALID_CONFIG"
         | "INVALID_RELAY_URL"
         | "UNKNOWN_SETTING"

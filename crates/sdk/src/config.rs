@@ -536,11 +536,11 @@ impl AppBuilder {
         let minimal_relay = minimal_relay(self.minimal_relay, &relay, self.production)?;
         if self.adapters.is_some() {
             if !matches!(self.storage, Storage::Default) {
-                return Err(Error::config("storage_adapters and data_dir or in_memory exclude each other"));
+                return Err(Error::config("storage adapters exclude a data directory and storage in memory"));
             }
             if !matches!(self.keys, KeySource::Beside) {
                 return Err(Error::config(
-                    "storage_adapters are sealed by their identity pair; a passphrase, keyfile or keyring is of no use there",
+                    "storage adapters are sealed by their identity pair; a passphrase, keyfile or keyring is of no use there",
                 ));
             }
         }
@@ -551,11 +551,11 @@ impl AppBuilder {
         self.executor.check()?;
         if self.adapters.is_some() && self.suite.is_some_and(|suite| suite != Suite::P256) {
             return Err(Error::config(
-                "storage_adapters keep an identity pair of P256; another suite needs another store",
+                "storage adapters keep an identity pair of P256; another suite needs another store",
             ));
         }
         if self.adapters.is_some() && self.stores.is_some() {
-            return Err(Error::config("storage_adapters and store exclude each other"));
+            return Err(Error::config("storage adapters exclude another store"));
         }
         let stores: Arc<dyn StoreProvider> = match (self.stores, &self.storage) {
             (Some(stores), _) => stores,
@@ -699,9 +699,9 @@ fn credential(
     let app = app_id.or(of_token);
     match (client_token, app_token, app) {
         (Some(token), _, Some(app)) => Ok((Credential::ClientToken(token), app)),
-        (Some(_), None, None) => Err(Error::config("a client token needs app_id(\"...\") beside it")),
+        (Some(_), None, None) => Err(Error::config("a client token needs the id of its app beside it")),
         (None, Some(token), Some(app)) => Ok((Credential::AppToken(token), app)),
-        _ => Err(Error::config("no app token was given; set app_token(\"stvor_...\")")),
+        _ => Err(Error::config("no app token was given: it is the one that the relay's operator made")),
     }
 }
 

@@ -66,6 +66,7 @@ impl Error {
             ErrorKind::CloneDetected { .. } => "CLONE_DETECTED",
             ErrorKind::PeerBlocked { .. } => "PEER_BLOCKED",
             ErrorKind::InvalidConfig { .. } => "INVALID_CONFIG",
+            ErrorKind::InvalidArgument { .. } => "INVALID_ARGUMENT",
             ErrorKind::NotForProduction { .. } => "NOT_FOR_PRODUCTION",
             ErrorKind::Passed(PassedOn(error)) => error.code(),
         }
@@ -110,6 +111,10 @@ impl Error {
 
     pub(crate) fn relay_protocol(what: impl Into<String>) -> Self {
         ErrorKind::RelayProtocol { what: what.into() }.into()
+    }
+
+    pub(crate) fn argument(what: &'static str) -> Self {
+        ErrorKind::InvalidArgument { what }.into()
     }
 
     pub(crate) fn config(what: impl Into<String>) -> Self {
@@ -185,7 +190,7 @@ impl fmt::Display for PassedOn {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The relay does not answer.
-    #[error("{reason}: check that the relay runs and that its URL is right; the client keeps trying")]
+    #[error("{reason}: check that the relay runs and that its URL is right")]
     RelayUnavailable {
         /// What was tried and what came back.
         reason: String,
@@ -381,7 +386,7 @@ pub enum ErrorKind {
     /// The identity in the store has another suite than the app was set up with.
     #[error(
         "the identity of \"{user}\" here is of the suite {stored}, and the app asks for {wanted}: an identity keeps its suite, so \
-         set suite({stored}) or use another data directory and user"
+         ask for {stored}, or use another data directory and user"
     )]
     SuiteFixed {
         /// Whose.
@@ -401,7 +406,7 @@ pub enum ErrorKind {
     },
     /// The relay saw later sends of this device than the store holds: an old copy of the data directory is in use.
     #[error(
-        "the relay saw send {relay} of this device, the store knows {own}: the data directory is an old copy, its sessions would reuse keys; call recover_from_rollback() to start fresh sessions"
+        "the relay saw send {relay} of this device, the store knows {own}: the data directory is an old copy, its sessions would reuse keys; use the newest copy, or recover from the rollback, which starts fresh sessions"
     )]
     RollbackDetected {
         /// The highest send counter that the relay saw.
@@ -450,6 +455,12 @@ pub enum ErrorKind {
     InvalidConfig {
         /// Which, why, and what to write instead.
         what: String,
+    },
+    /// A call was given something that it can not take.
+    #[error("an argument can not be used: {what}")]
+    InvalidArgument {
+        /// Which, and why.
+        what: &'static str,
     },
     /// Production mode was asked for, and something is missing or weak.
     #[error("this set-up is not for production:{}", crate::production::list(findings))]

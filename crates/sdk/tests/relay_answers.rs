@@ -181,7 +181,7 @@ async fn what_does_not_fit_is_refused_before_it_is_queued() {
     assert_eq!(code(alice.send("bob", vec![0; 65_537]).await), "MESSAGE_TOO_LARGE");
     alice.send("bob", vec![0; 65_536]).await.unwrap();
     assert_eq!(code(alice.send("", "x").await), "INVALID_NAME");
-    assert_eq!(code(alice.send("alice", "x").await), "INVALID_CONFIG");
+    assert_eq!(code(alice.send("alice", "x").await), "INVALID_ARGUMENT");
 }
 
 #[tokio::test(flavor = "multi_thread")]

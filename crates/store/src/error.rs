@@ -102,7 +102,7 @@ pub enum StoreError {
     },
     /// The server of the store shows a certificate that is not trusted; nothing was sent to it.
     #[error(
-        "the certificate of the store server {server} is not trusted: {reason}; give the certificate of the authority that issued it (root_certificate), and use the host name in the URL that the certificate is for"
+        "the certificate of the store server {server} is not trusted: {reason}; give the certificate of the authority that issued it (root_certificate; rootCertificateFile in JavaScript), and use the host name in the URL that the certificate is for"
     )]
     Untrusted {
         /// Which server; never with a password.

@@ -237,7 +237,7 @@ impl Client {
             return Err(ErrorKind::MessageTooLarge { size, limit }.into());
         }
         if to == *self.user() {
-            return Err(Error::config("a client does not send to itself"));
+            return Err(Error::argument("a client does not send to itself"));
         }
         if core.is_blocked(&to) {
             return Err(ErrorKind::PeerBlocked { user: to }.into());
