@@ -39,6 +39,9 @@ test('a history is searched page by page', async (t) => {
   assert.equal(await second.older(), null);
   assert.deepEqual(said(await alice.history('bob', { search: 'August' })), []);
   assert.equal((await alice.history('bob', { search: '' })).messages.length, 4);
+  const signal = AbortSignal.abort();
+  for (const look of [alice.history('bob', { search: 'report', signal }), first.older({ signal })]) assert.equal(await codeOf(look), 'ABORTED');
+  assert.deepEqual(said(await first.older({ signal: new AbortController().signal })), ['The report of May']);
   for (const search of [1, {}, 'x'.repeat(65_537)]) assert.equal(await codeOf(alice.history('bob', { search })), 'INVALID_ARGUMENT');
 });
 
@@ -105,7 +108,12 @@ test('the key of a store is changed and its data key rotated under a client that
   assert.equal(await codeOf((await open(place)).connect('alice')), 'KEY_REQUIRED');
   const again = await (await open({ ...place, passphrase: 'a new one' })).connect('alice');
   assert.equal((await again.history('bob')).messages.length, 3);
-  assert.equal(await codeOf(again.rotateKey({ signal: AbortSignal.abort() })), 'ABORTED');
+  const signal = AbortSignal.abort();
+  assert.equal(await codeOf(again.rotateKey({ signal })), 'ABORTED');
+  // It changed nothing: what comes after finds the key of before.
+  assert.equal(await codeOf(again.changeKey({ passphrase: 'one more' }, { signal })), 'ABORTED');
+  await again.changeKey({ passphrase: 'the last' }, { signal: new AbortController().signal });
+  assert.deepEqual((await again.journal()).map(({ deed }) => deed), ['key_changed', 'key_changed', 'key_rotated']);
 });
 
 test('what can be no backup, key or journal is refused', async (t) => {
