@@ -14,36 +14,6 @@ test('the page shows the example as it is', () => {
   assert.ok(page.includes(`\`\`\`js\n${readFileSync(example, 'utf8')}\`\`\``));
 });
 
-test('a store that is emptied under a client ends it, and the process that only waits for messages', { skip, timeout: 120_000 }, async (t) => {
-  const folder = folderFor(t);
-  const redis = await redisServer(t, folder);
-  const relay = await startMockRelay({ port: 0 });
-  t.after(() => relay.close());
-  const file = write(`
-    import { createApp } from '@stvor/sdk';
-    process.on('warning', ({ code, message }) => console.log(code, message));
-    const storage = { redis: 'redis+unix://${join(folder, 'redis.sock')}' };
-    const app = await createApp({ appToken: 'stvor_x', relayUrl: '${relay.url}', storage, passphrase: 'a passphrase', timeout: 2_000 });
-    const alice = await app.connect('alice');
-    alice.onMessage(() => {});
-    if (process.argv[2]) alice.once('closed', ({ code }) => {
-      console.log('closed', code);
-      try { alice.onMessage(() => {}); } catch (error) { console.log('refused', error.code); }
-    });
-    console.log('waits');
-  `);
-  for (const [argv, expected] of [[[], /^STVOR_CLIENT_ENDED .*STORE_EMPTIED/m], [['listen'], /^closed STORE_EMPTIED\nrefused STORE_EMPTIED$/m]]) {
-    const alice = start([file, ...argv], { env: { NODE_OPTIONS: '--no-warnings' } });
-    t.after(() => alice.child.kill('SIGKILL'));
-    await alice.line(/waits/);
-    await redis.flushAll();
-    const { code, stdout, stderr } = await alice.ended;
-    assert.deepEqual([code, stderr], [0, '']);
-    assert.match(stdout, expected);
-    if (argv.length > 0) assert.doesNotMatch(stdout, /STVOR_CLIENT_ENDED/);
-  }
-});
-
 test('replay cache in Redis, pins and sessions in PostgreSQL', { skip }, async (t) => {
   const folder = folderFor(t);
   const pg = await postgresServer(t, folder);
@@ -91,4 +61,35 @@ test('replay cache in Redis, pins and sessions in PostgreSQL', { skip }, async (
   const { rows } = await pg.query('SELECT peer_id, state FROM sessions');
   assert.ok(rows.some(({ peer_id }) => peer_id === 'bob'));
   assert.ok(rows.every(({ peer_id, state }) => (peer_id === 'bob' || peer_id.startsWith('_stvor/')) && !state.includes('secret')));
+});
+
+test('a store that is emptied under a client ends it, and the process that only waits for messages', { skip, timeout: 120_000 }, async (t) => {
+  const folder = folderFor(t);
+  const redis = await redisServer(t, folder);
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const file = write(`
+    import { createApp } from '@stvor/sdk';
+    process.on('warning', ({ code, message }) => console.log(code, message));
+    const storage = { redis: 'redis+unix://${join(folder, 'redis.sock')}' };
+    const app = await createApp({ appToken: 'stvor_x', relayUrl: '${relay.url}', storage, passphrase: 'a passphrase', timeout: 2_000 });
+    const [user, listens] = process.argv.slice(2);
+    const alice = await app.connect(user);
+    alice.onMessage(() => {});
+    if (listens) alice.once('closed', ({ code }) => {
+      console.log('closed', code);
+      try { alice.onMessage(() => {}); } catch (error) { console.log('refused', error.code); }
+    });
+    console.log('waits');
+  `);
+  for (const [argv, expected] of [[['alice'], /^STVOR_CLIENT_ENDED .*STORE_EMPTIED/m], [['amy', 'listens'], /^closed STORE_EMPTIED\nrefused STORE_EMPTIED$/m]]) {
+    const alice = start([file, ...argv], { env: { NODE_OPTIONS: '--no-warnings' } });
+    t.after(() => alice.child.kill('SIGKILL'));
+    await alice.line(/waits/);
+    await redis.flushAll();
+    const { code, stdout, stderr } = await alice.ended;
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.match(stdout, expected);
+    if (argv.length > 1) assert.doesNotMatch(stdout, /STVOR_CLIENT_ENDED/);
+  }
 });
