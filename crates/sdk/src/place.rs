@@ -108,8 +108,9 @@ pub(crate) fn name_of(user: &UserId) -> String {
 }
 
 fn default_directory() -> Result<PathBuf> {
-    let strategy = etcetera::choose_base_strategy()
-        .map_err(|_| Error::config("there is no home directory: name a directory for the data, or keep it in memory"))?;
+    let strategy = etcetera::choose_base_strategy().map_err(|_| {
+        Error::config("there is no home directory: name a directory for the data, or keep it in memory")
+    })?;
     Ok(strategy.data_dir().join("stvor"))
 }
 

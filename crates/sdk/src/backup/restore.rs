@@ -110,7 +110,9 @@ impl App {
         progress: Option<OnProgress>,
     ) -> Result<Restored> {
         if !self.config().stores.facts().durable {
-            return Err(Error::config("an app in memory can not be restored into: it needs a directory for its data, or a server"));
+            return Err(Error::config(
+                "an app in memory can not be restored into: it needs a directory for its data, or a server",
+            ));
         }
         let job = Job { path: path.into(), opening: Arc::new(opening), progress };
         let (head, stored) = verify(&job).await?;
