@@ -314,7 +314,7 @@ test('errors are themselves where a test runner evaluates the package in a conte
 });
 
 /** Codes that no call of this package fails with: of the vault, of the command line and of relays. */
-const OTHERS = /^(AGENT|APPROVAL|AUDITOR|BACKUP|BOUNDARY|COOLDOWN|ESCROW|LOCKDOWN|PROFILE|TPM|VAULT|WITNESS|LOG|TOKEN|CODE)_|^(COOLDOWN|NO_APP_TOKEN|UNKNOWN_TOKEN|UNKNOWN_USER|USAGE|STORE_UNSUPPORTED|NATIVE_MODULE_MISSING)$/;
+const OTHERS = /^(AGENT|APPROVAL|AUDITOR|BACKUP|BOUNDARY|COOLDOWN|ESCROW|LOCKDOWN|MEMORY|PROFILE|TPM|VAULT|WITNESS|LOG|TOKEN|CODE)_|^(COOLDOWN|NO_APP_TOKEN|UNKNOWN_TOKEN|UNKNOWN_USER|USAGE|STORE_UNSUPPORTED|NATIVE_MODULE_MISSING)$/;
 
 test('what to do is said in terms of JavaScript', () => {
   for (const code of Object.keys(require(join(installed, 'sdk/dist/actions.json')))) {
