@@ -121,6 +121,11 @@ pub(crate) fn create(new: &NewKeys<'_>, rng: &mut dyn Random) -> Result<Slots, V
     Ok(slots)
 }
 
+/// Whether there is a key pair of level 4.
+pub(crate) fn has_level_4(slots: &Slots) -> bool {
+    slots.contains_key(&public_slot(Level::Vaulted)) || slots.contains_key(&private_slot(Level::Vaulted))
+}
+
 /// A key pair of level 4: its records, the private half sealed under the key that the second secret wraps, and the public one.
 pub(crate) fn level_4(
     (rows, vaulted): (&RowKey, &Secret<32>),

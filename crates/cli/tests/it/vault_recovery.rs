@@ -76,6 +76,36 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
 }
 
 #[test]
+fn an_export_that_fails_leaves_no_file_and_one_that_lacks_contents_says_why() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.owner_stores("Tea at five");
+    let sealed = format!(
+        "vault store --namespace home --level sealed --json --keyfile {}",
+        served.home.path("owner.key").display()
+    );
+    assert_eq!(served.home.feed(&sealed, "The safe is behind the map").code, Some(0));
+    let file = served.home.path("export.jsonl");
+    let export = format!("export --out {}", file.display());
+    served.owner("lockdown enter");
+    let (code, _, err) = served.try_owner(&export);
+    assert!(code == 4 && err.contains("VAULT_LOCKDOWN") && !file.exists(), "{code} {err}");
+    served.owner("lockdown leave");
+    let written = serde_json::json!({
+        "memories": 2, "without_content": 1, "refused": { "BOUNDARY_DENIED": 1 },
+    });
+    assert_eq!(served.owner(&export)[0], written);
+    let line = format!("vault export --keyfile {}", served.home.path("owner.key").display());
+    let shown = served.home.run(&line);
+    assert!(
+        shown.err.contains("1 without content") && shown.err.contains("(BOUNDARY_DENIED)"),
+        "{}",
+        shown.err
+    );
+    assert_eq!(shown.out.lines().count(), 2);
+}
+
+#[test]
 fn what_is_left_of_a_vault_whose_log_was_cut_is_written_to_a_file() {
     let mut served = Served::new();
     served.owner("unlock");

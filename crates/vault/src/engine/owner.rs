@@ -15,7 +15,7 @@ use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
     BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VAULTED,
-    SLOT_VERBS, SessionKeys, Slots, level_4,
+    SLOT_VERBS, SessionKeys, Slots, has_level_4, level_4,
 };
 use crate::{VaultError, limits};
 
@@ -290,6 +290,10 @@ impl Engine {
             BaseKeys::open(root, &slots)?;
             WrappedKey::decode(record)?;
             let first = !slots.contains_key(SLOT_VAULTED);
+            if first && has_level_4(&slots) {
+                // Somebody removed the record; new keys would take the place of those that memories are sealed to.
+                return Err(VaultError::tampered("the record of the second secret", "it is missing"));
+            }
             if !first {
                 SessionKeys::default().open_vaulted(vaulted, &slots)?;
             }

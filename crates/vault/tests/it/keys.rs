@@ -135,6 +135,29 @@ fn a_vault_without_a_second_secret_gets_one_and_then_only_the_old_one_changes_it
 }
 
 #[test]
+fn a_second_secret_whose_record_was_removed_is_not_taken_for_none() {
+    let world = World::new();
+    let vault = world.open();
+    vault.store(OWNER, NewMemory::new(b"the deed", Level::Vaulted, "home")).unwrap();
+    drop(vault);
+    let read = || {
+        let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+        let record = |name: &str| -> Vec<u8> {
+            database.query_row("SELECT record FROM slot WHERE name = ?1", [name], |row| row.get(0)).unwrap()
+        };
+        (record("level-4/private"), record("level-4/public"))
+    };
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    database.execute("DELETE FROM slot WHERE name = 'vaulted'", []).unwrap();
+    drop(database);
+    let before = read();
+    let vault = world.open();
+    assert_eq!(code(vault.change_second(&owner(), None, &second())), "VAULT_TAMPERED");
+    drop(vault);
+    assert!(read() == before, "the keys of level 4 are those that they were");
+}
+
+#[test]
 fn profiles_of_the_owner_open_with_the_session_and_say_what_is_exported() {
     let world = World::new();
     let vault = world.open();
