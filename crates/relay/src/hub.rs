@@ -101,8 +101,11 @@ impl Hub {
                 let detail =
                     "this device is connected with its keys in another store: one of the two is a copy";
                 let refused = crate::connection::end(Code::CloneDetected, detail);
-                // The one that is connected hears of it, and that is all that comes of it there.
-                let live = self.receiver(conn.who.device).filter(|live| live.who.hears_of_clones);
+                // The one that is connected hears of it, and that is all that comes of it there. Who waits for READY hears of
+                // the next try.
+                let hears =
+                    |live: &Arc<Conn>| live.who.hears_of_clones && live.greeted.load(Ordering::Acquire);
+                let live = self.receiver(conn.who.device).filter(hears);
                 if let Some(live) = live
                     && of.told.is_none_or(|at| at.elapsed() >= CLONE_TOLD)
                 {

@@ -167,9 +167,11 @@ impl App {
         let handle = Arc::new(Handle::new(Arc::clone(&core)));
         (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&core));
         let client = Client::of(handle);
+        // A store that keeps nothing takes the name with it, which is registered by now, perhaps: the next caller gets this client.
+        let keeps = self.inner.config.stores.facts().durable;
         let ready = tokio::select! {
             ready = self.ready(&client, options) => ready,
-            () = dropped.cancelled() => Err(Error::not_ready("nobody waits for it any more")),
+            () = dropped.cancelled(), if keeps => Err(Error::not_ready("nobody waits for it any more")),
         };
         if let Err(error) = ready {
             core.end().await;

@@ -96,8 +96,13 @@ impl Error {
         &self.0
     }
 
-    /// Wraps an error of a floor below, keeping its code.
+    /// Wraps an error of a floor below, keeping its code. A store is closed by its client: to the caller it is that one that is
+    /// not there any more.
     pub(crate) fn passed<E: ErrorCode + std::error::Error + Send + Sync + 'static>(error: E) -> Self {
+        let below: &(dyn core::any::Any + 'static) = &error;
+        if let Some(stvor_store::StoreError::Closed) = below.downcast_ref() {
+            return Self::not_ready("it was closed");
+        }
         Self(Arc::new(ErrorKind::Passed(PassedOn(Arc::new(error)))))
     }
 

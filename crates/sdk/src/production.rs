@@ -129,9 +129,9 @@ fn of_store(finding: stvor_store::Finding, require_atomic: bool) -> Finding {
     }
 }
 
-/// What the server of the store said last of its settings. All clients of an app ask together.
+/// What the server of the store said last of its settings, or why it did not. All clients of an app ask together.
 #[derive(Debug, Default)]
-pub(crate) struct Settings(tokio::sync::Mutex<Option<(Instant, Vec<Finding>)>>);
+pub(crate) struct Settings(tokio::sync::Mutex<Option<(Instant, Result<Vec<Finding>, StoreError>)>>);
 
 impl Settings {
     /// What is weak about them now. Who comes soon after somebody asked waits, and then one asks for all who came meanwhile.
@@ -140,7 +140,7 @@ impl Settings {
         let mut last = loop {
             let last = self.0.lock().await;
             let next = match &*last {
-                Some((at, found)) if *at >= since => return Ok(found.clone()),
+                Some((at, found)) if *at >= since => return found.clone(),
                 Some((at, _)) => *at + limits::SETTINGS_PACE,
                 None => break last,
             };
@@ -151,10 +151,11 @@ impl Settings {
             tokio::time::sleep_until(next).await;
         };
         let at = Instant::now();
-        let found: Vec<Finding> =
-            stores.findings().await?.into_iter().map(|finding| of_store(finding, false)).collect();
+        let found = stores.findings().await;
+        let found =
+            found.map(|found| found.into_iter().map(|finding| of_store(finding, false)).collect::<Vec<_>>());
         *last = Some((at, found.clone()));
-        Ok(found)
+        found
     }
 }
 

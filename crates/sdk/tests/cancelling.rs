@@ -95,6 +95,21 @@ async fn a_dropped_connect_leaves_a_user_who_can_connect() {
     assert_eq!(soon(bob.messages().next()).await.unwrap().text(), Some("here"));
 }
 
+/// In memory there is nothing to come back to: the name would be gone with what was dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_connect_in_memory_burns_no_name() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    for round in 0..40 {
+        let name = format!("alice-{round}");
+        let mut dropped = Box::pin(app.connect(&name));
+        let _ = tokio::time::timeout(Duration::from_micros(250 * round), dropped.as_mut()).await;
+        drop(dropped);
+        let alice = soon(app.connect(&name)).await.unwrap();
+        assert_eq!(alice.user().as_str(), name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_close_closes_all_the_same_and_holds_nobody() {
     let relay = relay().await;

@@ -108,7 +108,9 @@ pub async fn open_at(
     if !facts.durable && !facts.shared {
         return Ok(Opened { store: Sealed::ephemeral(adapter)?, notice: None });
     }
-    open_adapter(adapter, key, provider.default_keyfile(place)).await
+    let mut opened = open_adapter(adapter, key, provider.default_keyfile(place)).await?;
+    opened.store = opened.store.shared(facts.shared);
+    Ok(opened)
 }
 
 /// Opens what `adapter` keeps, or seals it if it is empty. `keyfile` is what [`OpenKey::Default`] means. The adapter is

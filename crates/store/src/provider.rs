@@ -1,5 +1,6 @@
 //! Where the stores of an app's users come from: the seam between the SDK and the adapters.
 
+use crate::seal::removed_for_good;
 use crate::sqlite::files;
 use crate::{ChangeSet, MemoryStore, Op, SqliteStore, Store, StoreError, Table};
 use async_trait::async_trait;
@@ -171,14 +172,19 @@ pub trait StoreProvider: core::fmt::Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Removes everything that is stored for a place, its header included, for good. The user closed the store before.
+    /// Removes everything that is stored for a place, its header included, for good. The user closed the store before. Where
+    /// other processes may have it open still, one empty row stays, so that none of them takes this for an accident; it goes
+    /// when a store is begun there.
     ///
     /// # Errors
     /// As [`StoreProvider::open`] and [`Store::commit`].
     async fn destroy(&self, place: &StorePlace) -> Result<(), StoreError> {
         let store = self.open(place).await?;
-        let everything: ChangeSet<_> =
+        let mut everything: ChangeSet<_> =
             Table::ALL.map(|table| Op::DeleteTable { table }).into_iter().collect();
+        if self.facts().shared {
+            everything.ops.extend(removed_for_good().ops);
+        }
         let removed = store.commit(everything).await;
         removed.and(store.close().await)
     }

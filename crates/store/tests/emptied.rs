@@ -146,6 +146,40 @@ async fn an_opening_writes_nothing_into_another_store_in_the_same_place() {
     }
 }
 
+/// One opening slept while another removed the store, as after an account was deleted: the place is free for the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_slept_while_a_store_was_removed_leaves_its_place_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = holder(directory.path());
+    for kind in servers() {
+        let name = kind.name;
+        let open = async || {
+            let below = kind.stores.open(&place()).await.unwrap();
+            Sealed::open(Arc::clone(&below), holder.clone()).await
+        };
+        let (slept, second) = (open().await.unwrap(), open().await.unwrap());
+        second.commit(put(1)).await.unwrap();
+        second.close().await.unwrap();
+        kind.stores.destroy(&place()).await.unwrap();
+        assert_eq!(slept.commit(put(2)).await.unwrap_err().code(), "STORE_EMPTIED", "{name}");
+        assert_eq!(
+            slept.stats().await.unwrap().rows,
+            1,
+            "{name}: the note of who removed it, and nothing else"
+        );
+        // Removed once more, by who does not know of it: as before.
+        kind.stores.destroy(&place()).await.unwrap();
+        let third = open().await.unwrap();
+        assert!(third.one(&key(1)).await.unwrap().is_none(), "{name}");
+        third.commit(put(3)).await.unwrap();
+        assert_eq!(third.stats().await.unwrap().rows, 3 + 1, "{name}: the note is gone");
+        // What was begun there since is guarded like any other: also the one that slept says so where it is emptied.
+        third.adapter().commit(everything()).await.unwrap();
+        assert_eq!(third.commit(put(4)).await.unwrap_err().code(), "STORE_EMPTIED", "{name}");
+        assert_eq!(open().await.unwrap_err().code(), "STORE_EMPTIED", "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_before_that_has_no_anchor_gets_one_and_is_guarded_from_then_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -185,8 +219,25 @@ async fn a_redis_that_lost_some_of_the_keys_of_a_store_is_damaged_and_takes_noth
         }
         below.close().await.unwrap();
         let below = stores.open(&place()).await.unwrap();
-        let again = Sealed::open(below, holder.clone()).await.unwrap_err();
-        assert!(["STORE_EMPTIED", "STORE_CORRUPT"].contains(&again.code()), "{lost}: {again}");
+        let again = Sealed::open(Arc::clone(&below), holder.clone()).await;
+        if lost == "meta" {
+            // Its rows are whole, and who opens it anew waits for no answer.
+            let again = again.unwrap();
+            assert!(
+                again.one(&key(1)).await.unwrap().is_some() && again.one(&key(2)).await.unwrap().is_none()
+            );
+            again.commit(put(3)).await.unwrap();
+            let walked = below.walk(None, 100).await.unwrap().rows;
+            let held =
+                |row: &stvor_store::Row| row.key.partition.len() + row.key.sort.len() + row.value.bytes.len();
+            assert_eq!(
+                below.stats().await.unwrap().value_bytes,
+                walked.iter().map(held).sum::<usize>() as u64
+            );
+        } else {
+            let again = again.unwrap_err();
+            assert!(["STORE_EMPTIED", "STORE_CORRUPT"].contains(&again.code()), "{lost}: {again}");
+        }
         server.cli(&["flushall"]).unwrap();
     }
 }

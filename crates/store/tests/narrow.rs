@@ -458,6 +458,34 @@ async fn states_that_are_gone_or_old_or_altered_are_refused() {
 }
 
 #[tokio::test]
+async fn states_that_are_removed_under_a_store_end_it_with_the_next_pages_and_are_not_begun_anew() {
+    let states = States::of(HashMap::new());
+    let store = Narrow::open(&adapters(&states)).await.unwrap();
+    store.commit(set([put("a", 0, 0)])).await.unwrap();
+    states.states.lock().unwrap().clear();
+    let mut taken = 0;
+    let refused = loop {
+        match store.commit(set([put("a", 1, taken)])).await {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken <= limits::JOURNAL_SLOTS, "they are gone, and it goes on");
+    };
+    assert_eq!(refused.code(), "STORE_EMPTIED");
+    assert_eq!(store.commit(set([put("a", 2, 2)])).await.unwrap_err().code(), "STORE_EMPTIED");
+    store.close().await.unwrap();
+    let again = Narrow::open(&adapters(&states)).await.unwrap_err();
+    assert_eq!(
+        again.code(),
+        "STORE_CORRUPT",
+        "what was written after that belongs to a store that is not there"
+    );
+    // Without the first entry, too.
+    states.states.lock().unwrap().retain(|id, _| *id == journal(40));
+    assert_eq!(Narrow::open(&adapters(&states)).await.unwrap_err().code(), "STORE_CORRUPT");
+}
+
+#[tokio::test]
 async fn adapters_are_open_once_and_a_second_process_ends_the_first() {
     let states = States::of(HashMap::new());
     let mine = adapters(&states);

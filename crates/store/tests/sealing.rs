@@ -1,8 +1,10 @@
 //! What an attacker who holds the files sees, and what happens when they change them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
+use futures::FutureExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use stvor_base::{ErrorCode, Timestamp};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::{Keyfile, Passphrase, PassphraseCost};
@@ -277,4 +279,125 @@ async fn an_adapter_that_never_answers_is_an_error_in_time() {
     for error in [got, scanned, committed] {
         assert!(matches!(error, StoreError::Timeout { after, .. } if after == patience), "{error}");
     }
+}
+
+/// A store whose commits are put aside for a while: nobody is answered, and they land when they are let.
+#[derive(Debug, Default)]
+struct Late {
+    store: MemoryStore,
+    holds: AtomicBool,
+    aside: Mutex<Vec<ChangeSet<RowValue>>>,
+}
+
+impl Late {
+    fn hold(&self, holds: bool) {
+        self.holds.store(holds, Ordering::SeqCst);
+    }
+
+    /// Lets those land that were put aside; how many of them the store took.
+    async fn land(&self) -> usize {
+        let aside = core::mem::take(&mut *self.aside.lock().unwrap());
+        let mut landed = 0;
+        for changes in aside {
+            landed += usize::from(self.store.commit(changes).await.is_ok());
+        }
+        landed
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Late {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.store.get(keys).await
+    }
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        self.store.scan(scan).await
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        if self.holds.load(Ordering::SeqCst) {
+            self.aside.lock().unwrap().push(changes);
+            return core::future::pending().await;
+        }
+        self.store.commit(changes).await
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.store.sweep(now, limit).await
+    }
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.store.stats().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+async fn late() -> (Arc<Late>, Sealed, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = Keyfile::create(&directory.path().join("key"), &mut SystemRandom::new()).unwrap();
+    let below = Arc::new(Late::default());
+    let store = Sealed::open(below.clone(), Arc::new(holder)).await.unwrap();
+    (below, store.patience(std::time::Duration::from_millis(20)), directory)
+}
+
+async fn text(store: &Sealed, sort: u64) -> Option<Vec<u8>> {
+    store.one(&key("a", sort)).await.unwrap().map(|row| row.value.expose().to_vec())
+}
+
+fn puts(sort: u64, value: &[u8]) -> ChangeSet {
+    one(Op::put(key("a", sort), value.to_vec()))
+}
+
+#[tokio::test]
+async fn a_commit_that_was_given_up_is_seen_by_the_next_read_or_never_lands() {
+    // Given up by the deadline, and by who waited for it.
+    for waits in [true, false] {
+        let (below, store, _directory) = late().await;
+        let give_up = async |changes| {
+            below.hold(true);
+            match waits {
+                true => assert_eq!(store.commit(changes).await.unwrap_err().code(), "STORE_TIMEOUT"),
+                false => assert!(store.commit(changes).now_or_never().is_none()),
+            }
+            below.hold(false);
+        };
+        store.commit(puts(1, b"first")).await.unwrap();
+        give_up(puts(1, b"landed")).await;
+        assert_eq!(below.land().await, 1);
+        assert_eq!(text(&store, 1).await.as_deref(), Some(b"landed".as_slice()));
+        for look in 0..4 {
+            give_up(puts(1, b"late")).await;
+            match look {
+                0 => drop(text(&store, 1).await.filter(|text| text == b"landed").unwrap()),
+                1 => assert_eq!(store.scan(Scan::of(Table::Session, *b"a")).await.unwrap().rows.len(), 1),
+                2 => drop(store.commit(puts(2, b"other")).await.unwrap()),
+                _ => {
+                    // Several of them.
+                    give_up(puts(3, b"late, too")).await;
+                    assert_eq!(text(&store, 3).await, None);
+                }
+            }
+            assert_eq!(below.land().await, 0, "{waits} {look}: what was read is out of date without a word");
+            assert_eq!(text(&store, 1).await.as_deref(), Some(b"landed".as_slice()));
+        }
+        store.commit(puts(1, b"goes on")).await.unwrap();
+        assert_eq!(text(&store, 1).await.as_deref(), Some(b"goes on".as_slice()));
+    }
+}
+
+#[tokio::test]
+async fn while_nobody_knows_what_became_of_a_commit_nothing_is_read_and_nothing_is_lost_by_that() {
+    let (below, store, _directory) = late().await;
+    store.commit(puts(1, b"first")).await.unwrap();
+    below.hold(true);
+    for _ in 0..3 {
+        assert_eq!(store.commit(puts(1, b"late")).await.unwrap_err().code(), "STORE_TIMEOUT");
+        assert_eq!(store.one(&key("a", 1)).await.unwrap_err().code(), "STORE_TIMEOUT");
+    }
+    below.hold(false);
+    // The first one was on its way before anything made it void.
+    assert_eq!(below.land().await, 2, "it, and the first of those that would have made it void");
+    assert_eq!(text(&store, 1).await.as_deref(), Some(b"late".as_slice()));
+    store.commit(puts(1, b"goes on")).await.unwrap();
+    let both = tokio::join!(store.commit(puts(2, b"x")), store.commit(puts(3, b"y")));
+    assert!(both.0.is_ok() && both.1.is_ok());
 }

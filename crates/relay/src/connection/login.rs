@@ -1,6 +1,7 @@
 //! HELLO, CHALLENGE, AUTH, READY.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::ws::Message;
 use bytes::Bytes;
@@ -196,6 +197,7 @@ async fn open(
         heartbeat: core::time::Duration::from_millis(relay.config.limits.heartbeat_ms),
     };
     conn.say(&ServerMessage::Ready(ready));
+    conn.greeted.store(true, Ordering::Release);
     if receives {
         conn.deliver(|delivery, _| delivery.open(last_seq));
         pump::pump(relay, &conn);

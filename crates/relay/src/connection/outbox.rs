@@ -1,7 +1,7 @@
 //! One connection as the rest of the relay sees it: a bounded queue of frames, and a way to end it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -78,6 +78,8 @@ pub(crate) struct Conn {
     pub(crate) unanswered: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     pub(crate) waits: AtomicUsize,
+    /// READY is on its way: what comes after is for a client that is logged in.
+    pub(crate) greeted: AtomicBool,
 }
 
 struct State {
@@ -111,6 +113,7 @@ impl Conn {
             unanswered: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             waits: AtomicUsize::new(0),
+            greeted: AtomicBool::new(false),
         }
     }
 

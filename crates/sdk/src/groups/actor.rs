@@ -61,6 +61,8 @@ pub(super) struct Actor {
     pub(super) loaded: bool,
     /// Of the store, when it was last compared.
     pub(super) incarnation: u64,
+    /// A commit was given up, and may have been applied.
+    pub(super) in_doubt: bool,
     /// Mail was left for the next look.
     pub(super) stalled: bool,
     /// Messages that wait for room in the inbox, and whose they are.
@@ -158,6 +160,7 @@ impl Actor {
             rng: SystemRandom::new(),
             loaded: false,
             incarnation,
+            in_doubt: false,
             stalled: false,
             roomless: BTreeMap::new(),
             judging: Vec::new(),
@@ -187,6 +190,11 @@ impl Actor {
     /// Reads what the store has and memory has not. On a shared store that is looked for each time: other instances change
     /// groups too.
     pub(super) async fn load(&mut self) -> Result<()> {
+        if self.in_doubt {
+            // What was given up may have been stored all the same, and its posts are on nobody's way then.
+            self.load_posts().await?;
+            self.in_doubt = false;
+        }
         if self.loaded && !self.core.instances.is_shared() {
             return Ok(());
         }
@@ -258,9 +266,10 @@ impl Actor {
         let core = Arc::clone(&self.core);
         let store = &core.store;
         let shared = core.instances.is_shared();
-        if shared && !core.instances.receives() {
+        if shared && !core.instances.receives() && !self.in_doubt {
             return Ok(());
         }
+        let own = core.instances.id();
         let rows = store
             .scan_all(Scan::of(Table::Outbox, rows::POSTS), 2 * limits::MAX_POSTS)
             .await
@@ -280,7 +289,12 @@ impl Actor {
             false => HashSet::new(),
         };
         found.retain(|(seq, post)| {
-            !core.groups.is_open(*seq) && !post.owner.is_some_and(|owner| present.contains(&owner))
+            let ours = match post.owner {
+                None => true,
+                Some(owner) if owner == own => true,
+                Some(owner) => core.instances.receives() && !present.contains(&owner),
+            };
+            ours && !core.groups.is_open(*seq)
         });
         let (mut bodies, mut posts) = (HashMap::new(), Vec::with_capacity(found.len()));
         for (seq, post) in found {

@@ -60,7 +60,9 @@ impl Actor {
                 let _ = reply.send(loaded.and_then(|()| self.info(id)));
             }
             Order::Settled(reply) => {
-                while self.take_some_mail().await {}
+                // Others may go on writing: what comes meanwhile is not waited for without end.
+                let until = tokio::time::Instant::now() + self.core.config.timeout;
+                while self.take_some_mail().await && tokio::time::Instant::now() < until {}
                 let _ = reply.send(self.load().await);
             }
             Order::Renew(reply) => {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use stvor::Timestamp;
 use stvor::store::{
     ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
-    StoreProvider,
+    StoreProvider, Table,
 };
 
 #[derive(Debug)]
@@ -19,6 +19,10 @@ struct Reel {
     /// So many more commits succeed.
     left: AtomicUsize,
     shared: bool,
+    /// The next commit that changes this table is answered by nobody in time.
+    late: Mutex<Option<Table>>,
+    /// Those that were not, and may land still.
+    aside: Mutex<Vec<ChangeSet<RowValue>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -31,6 +35,8 @@ impl Tape {
             commits: Mutex::default(),
             left: AtomicUsize::new(usize::MAX),
             shared,
+            late: Mutex::default(),
+            aside: Mutex::default(),
         }))
     }
 
@@ -64,6 +70,21 @@ impl Tape {
         self.0.left.load(Ordering::SeqCst) == 0
     }
 
+    /// Gives the next commit that changes `table` up, as after a deadline.
+    pub fn give_up(&self, table: Table) {
+        *self.0.late.lock().unwrap() = Some(table);
+    }
+
+    /// Lets what was given up land; whether the store took it.
+    pub async fn land(&self) -> bool {
+        let aside = core::mem::take(&mut *self.0.aside.lock().unwrap());
+        let mut landed = false;
+        for changes in aside {
+            landed |= Store::commit(self, changes).await.is_ok();
+        }
+        landed
+    }
+
     fn store(&self) -> Arc<MemoryStore> {
         Arc::clone(&self.0.store.lock().unwrap())
     }
@@ -94,6 +115,14 @@ impl Store for Tape {
         let take = |left: usize| if left == usize::MAX { Some(left) } else { left.checked_sub(1) };
         if self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err() {
             return Err(StoreError::Closed);
+        }
+        {
+            let mut late = self.0.late.lock().unwrap();
+            if late.is_some_and(|table| changes.ops.iter().any(|op| op.table() == table)) {
+                *late = None;
+                self.0.aside.lock().unwrap().push(changes);
+                return Err(StoreError::Timeout { call: "commit", after: core::time::Duration::ZERO });
+            }
         }
         // One at a time, so that the record has the order of the store.
         let mut commits = self.0.commits.lock().unwrap();

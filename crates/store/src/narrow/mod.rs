@@ -13,7 +13,8 @@
 //!
 //! - it is as atomic and as durable as one `save` is: a store that can write half a state, or that forgets what it
 //!   acknowledged, loses messages or whole identities (it is found and refused as `STORE_CORRUPT` or `ROW_TAMPERED`, not hidden);
-//! - nothing locks it: two processes on the same states destroy each other's. The second one is noticed, but late;
+//! - nothing locks it: two processes on the same states destroy each other's. The second one is noticed, but late, and so is
+//!   that the states were removed: with the next pages, not with the next commit;
 //! - the replay cache and the fingerprints are separate stores: a mark can stand there for a message whose commit failed. Such a
 //!   message is refused as a replay, and asked for again.
 //!

@@ -2,7 +2,7 @@
 
 use super::blobs::Blobs;
 use super::format::{Entry, Head, Rows};
-use super::writer::{Job, Names, Writer, journal_id, page_id};
+use super::writer::{Job, NOBODY, Names, Writer, journal_id, page_id};
 use super::{Adapters, IdentityPair, RESERVED};
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store, check_commit, check_sweep};
 use crate::change::{ChangeSet, Key};
@@ -160,13 +160,14 @@ async fn head(blobs: &Blobs) -> Result<Option<Head>, StoreError> {
     bytes.map(|bytes| Head::decode(&bytes)).transpose()
 }
 
-async fn fresh(blobs: &Blobs, rng: &mut SystemRandom) -> Result<Found, StoreError> {
-    // The first entry of a journal is written after the head. Beginning anew would lose what belongs to it.
-    if blobs.load(&journal_id(1)).await?.is_some() {
+async fn fresh(blobs: &Arc<Blobs>, rng: &mut SystemRandom) -> Result<Found, StoreError> {
+    // An entry of a journal is written after a head. Beginning anew would lose what belongs to it.
+    let slots = load_all(blobs, (0..limits::JOURNAL_SLOTS).map(journal_id).collect()).await?;
+    if slots.iter().any(Option::is_some) {
         return Err(StoreError::headless());
     }
     let store = *Secret::<16>::random(rng)?.expose();
-    let head = Head { store, owner: [0; 16], seq: 0, pages: Vec::new(), names: Vec::new() };
+    let head = Head { store, owner: NOBODY, seq: 0, pages: Vec::new(), names: Vec::new() };
     Ok(Found { head, names: HashMap::new(), entries: Vec::new(), seq: 0 })
 }
 

@@ -23,6 +23,9 @@ pub(super) enum Job {
     Close(Answer<()>),
 }
 
+/// Of a head that was never saved.
+pub(super) const NOBODY: [u8; 16] = [0; 16];
+
 pub(super) fn head_id() -> String {
     format!("{RESERVED}head")
 }
@@ -96,6 +99,8 @@ pub(super) struct Writer {
     stale_names: BTreeSet<String>,
     /// Pages that a head names whose save failed: it may have landed.
     suspects: BTreeSet<u32>,
+    /// The head that was saved is not there any more: the application's store was emptied, or is another one.
+    emptied: bool,
 }
 
 impl Writer {
@@ -117,6 +122,7 @@ impl Writer {
             stale_pages: BTreeSet::new(),
             stale_names: BTreeSet::new(),
             suspects: BTreeSet::new(),
+            emptied: false,
         }
     }
 
@@ -216,7 +222,8 @@ impl Writer {
     /// Commits that came together are one entry.
     async fn commit(&mut self, group: Vec<(ChangeSet<RowValue>, Answer<()>)>) {
         let (sets, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-        let (judged, changes) = match self.rows.stage(sets) {
+        let staged = if self.emptied { Err(StoreError::Emptied) } else { self.rows.stage(sets) };
+        let (judged, changes) = match staged {
             Ok(staged) => staged,
             Err(error) => {
                 for answer in answers {
@@ -300,7 +307,12 @@ impl Writer {
     /// head names, states of peers over their older ones: these say which entry of the journal they hold.
     async fn write_pages(&mut self, owner: [u8; 16]) -> Result<(), StoreError> {
         self.move_named();
-        if let Some(bytes) = self.blobs.load(&head_id()).await? {
+        let found = self.blobs.load(&head_id()).await?;
+        if found.is_none() && self.head.owner != NOBODY {
+            self.emptied = true;
+            return Err(StoreError::Emptied);
+        }
+        if let Some(bytes) = found {
             let found = Head::decode(&bytes)?;
             if found.owner != self.head.owner {
                 self.rows.shut();

@@ -275,6 +275,8 @@ impl Link {
                     found.extend(weak);
                 }
             }
+            // It did not refuse to tell: whoever asks again may hear it.
+            Err(error) if is_passing_failure(&error) => return Err(self.error(&error)),
             Err(error) => {
                 let what = format!("the settings of Redis can not be read ({error})");
                 let fix =
@@ -375,6 +377,15 @@ pub(super) fn is_passing(code: &str) -> bool {
         "UNBLOCKED",
     ]
     .contains(&code)
+}
+
+/// Whether a call failed for want of an answer, or because the server is not ready.
+fn is_passing_failure(error: &RedisError) -> bool {
+    error.is_timeout()
+        || error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_connection_refusal()
+        || error.code().is_some_and(is_passing)
 }
 
 #[cfg(test)]

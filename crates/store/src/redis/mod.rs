@@ -11,6 +11,7 @@ mod writer;
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store, check_commit, check_get, check_sweep};
 use crate::change::{ChangeSet, Key, RowVersion};
 use crate::provider::{Finding, StoreFacts, StorePlace, StoreProvider};
+use crate::seal::removed_for_good;
 use crate::server::{Queue, ServerOptions, back_off};
 use crate::{StoreError, Table, limits};
 use async_trait::async_trait;
@@ -121,7 +122,7 @@ impl StoreProvider for RedisStores {
         Ok(status)
     }
 
-    /// The four keys of the place go, marks of openings included.
+    /// The four keys of the place go, marks of openings included; then the note that this was meant is made.
     async fn destroy(&self, place: &StorePlace) -> Result<(), StoreError> {
         let mut command = redis::cmd("DEL");
         Keys::new(place).all().iter().for_each(|key| {
@@ -132,7 +133,10 @@ impl StoreProvider for RedisStores {
         if done.is_err() {
             self.writes.broke(number).await;
         }
-        done.map(|_| ()).map_err(|error| self.writes.error(&error))
+        done.map_err(|error| self.writes.error(&error))?;
+        let store = self.open(place).await?;
+        let noted = store.commit(removed_for_good()).await;
+        noted.and(store.close().await)
     }
 }
 

@@ -3,12 +3,22 @@
 //! A row in clear names the store; every commit of an opening expects it, in the same change set. A shared store can be emptied
 //! under a client: by hand, by a server that restarts without what it held, by an eviction. Then nothing is committed any
 //! more, into what is empty as little as into what somebody else began there since.
+//!
+//! The same row puts an end to commits that were given up, because no answer came or nobody waits for it any more: such a
+//! one may land at any time later, and what it changes was perhaps read, as it was before, by who goes on without it. So
+//! before anything is read or written after that, the row gets another version, which the one that was given up does not
+//! expect. Either it landed before and is seen, or it never lands. On stores that several processes may have open the rows
+//! that they share have versions for that.
 
-use super::Sealed;
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use super::header::Header;
-use crate::adapter::{Row, RowValue, Store};
+use super::rotate::no_room;
+use super::{Sealed, take_version};
+use crate::adapter::{RowValue, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
-use crate::{StoreError, Table};
+use crate::{StoreError, Table, limits};
+use std::sync::PoisonError;
 use tokio::sync::watch;
 
 const CHECKS: usize = 2;
@@ -18,11 +28,38 @@ const CHECKS: usize = 2;
 pub(super) struct Anchor {
     id: [u8; 16],
     lost: watch::Sender<bool>,
+    /// As the row has it, as far as we know.
+    version: AtomicU64,
+    /// How many commits were given up, and how many of these can not land any more.
+    given_up: AtomicU64,
+    settled: AtomicU64,
+    settling: tokio::sync::Mutex<()>,
+}
+
+/// A commit that is under way. Dropped before its answer came, it may land at any time.
+struct UnderWay<'a>(Option<&'a Anchor>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(anchor) = self.0 {
+            anchor.given_up.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Anchor {
     pub(super) fn of(id: [u8; 16]) -> Self {
-        Self { id, lost: watch::Sender::new(false) }
+        // Different for each store, and never negative in a database: the id is random.
+        let [a, b, c, d, e, f, g, h, ..] = id;
+        let version = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1;
+        Self {
+            id,
+            lost: watch::Sender::new(false),
+            version: AtomicU64::new(version),
+            given_up: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            settling: tokio::sync::Mutex::default(),
+        }
     }
 
     fn key() -> Key {
@@ -34,15 +71,26 @@ impl Anchor {
         Key::new(Table::Header, *b"store", *b"emptied")
     }
 
-    /// Different for each store, always the same for one, and never negative in a database: its id is random.
+    /// Left by who removed a store for good: a client that slept meanwhile is not to take it for an accident.
+    fn removed() -> Key {
+        Key::new(Table::Header, *b"store", *b"removed")
+    }
+
     fn version(&self) -> RowVersion {
-        let [a, b, c, d, e, f, g, h, ..] = self.id;
-        RowVersion(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1)
+        RowVersion(self.version.load(Ordering::SeqCst))
+    }
+
+    fn row(&self, version: RowVersion, expect: Expect) -> Op<RowValue> {
+        let value = RowValue { bytes: self.id.to_vec(), version };
+        Op::Put { key: Self::key(), value, expires: None, expect }
     }
 
     pub(super) fn write(&self) -> Op<RowValue> {
-        let value = RowValue { bytes: self.id.to_vec(), version: self.version() };
-        Op::Put { key: Self::key(), value, expires: None, expect: Expect::Absent }
+        self.row(self.version(), Expect::Absent)
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst) != self.settled.load(Ordering::SeqCst)
     }
 
     /// What every commit begins with. Without its header the store could not be opened again, whatever else is there.
@@ -50,16 +98,35 @@ impl Anchor {
         [Op::check(Self::key(), Expect::Version(self.version())), Op::check(Header::key(), Expect::Present)]
     }
 
-    /// What the first commit of a fresh store expects.
-    pub(super) fn untouched() -> Op<RowValue> {
-        Op::check(Self::stone(), Expect::Absent)
+    /// What the first commit of a fresh store begins with.
+    pub(super) fn untouched() -> [Op<RowValue>; 2] {
+        [Op::check(Self::stone(), Expect::Absent), Op::delete(Self::removed())]
+    }
+
+    /// Whether nothing is left in `store` but the note that one was removed for good.
+    pub(super) async fn was_removed(store: &dyn Store) -> Result<bool, StoreError> {
+        let removed = store.get(&[Self::removed()]).await?.pop().flatten().is_some();
+        Ok(removed && store.stats().await?.rows == 1)
+    }
+
+    /// The version of the row, if the store is still this one.
+    async fn found(&self, store: &dyn Store) -> Result<Option<RowVersion>, StoreError> {
+        let rows = store.get(&[Self::key(), Header::key()]).await?;
+        let [Some(anchor), Some(_)] = &rows[..] else { return Ok(None) };
+        Ok((anchor.value.bytes == self.id).then_some(anchor.value.version))
+    }
+
+    /// Takes the version of the row for what it is, if the store is still this one; whether it is. One at a time does.
+    async fn take_version(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let found = self.found(store).await?;
+        if let Some(version) = found {
+            self.version.store(version.0, Ordering::SeqCst);
+        }
+        Ok(found.is_some())
     }
 
     pub(super) async fn is_there(&self, store: &dyn Store) -> Result<bool, StoreError> {
-        let rows = store.get(&[Self::key(), Header::key()]).await?;
-        let [anchor, header] = &rows[..] else { return Ok(false) };
-        let own = |row: &Row| row.value.version == self.version();
-        Ok(anchor.as_ref().is_some_and(own) && header.is_some())
+        Ok(self.found(store).await?.is_some())
     }
 
     /// Makes sure of the row in a store that was sealed before. Versions of this program before made none.
@@ -72,8 +139,26 @@ impl Anchor {
                 Err(error) => return Err(error),
             }
         }
-        if self.is_there(store).await? { Ok(()) } else { Err(StoreError::Emptied) }
+        if self.take_version(store).await? { Ok(()) } else { Err(StoreError::Emptied) }
     }
+
+    /// Whether a commit of ours that met another version of the row was merely overtaken by one of [`Sealed::settle`].
+    async fn was_overtaken(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let _one = self.settling.lock().await;
+        self.take_version(store).await
+    }
+}
+
+/// The note of who removes a store for good, where others may have it open still. It goes with the first write of a store
+/// that is begun there. A conflict if one was begun already.
+pub(crate) fn removed_for_good() -> ChangeSet<RowValue> {
+    let note = RowValue { bytes: Vec::new(), version: RowVersion(0) };
+    let ops = [
+        Op::check(Header::key(), Expect::Absent),
+        Op::delete(Anchor::stone()),
+        Op::put(Anchor::removed(), note),
+    ];
+    ops.into_iter().collect()
 }
 
 impl Sealed {
@@ -85,14 +170,55 @@ impl Sealed {
     pub(super) async fn guarded(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
         let Some(anchor) = &self.anchor else { return self.store.commit(changes).await };
         Self::refuse_emptied(anchor)?;
+        self.settle().await?;
         let guarded = anchor.checks().into_iter().chain(changes.ops).collect();
-        match self.store.commit(guarded).await {
+        let mut under_way = UnderWay((!self.shared).then_some(anchor));
+        let done = self.store.commit(guarded).await;
+        if !matches!(done, Err(StoreError::Timeout { .. } | StoreError::Uncertain { .. })) {
+            under_way.0 = None;
+        }
+        drop(under_way);
+        match done {
             Err(StoreError::Conflict { op }) => match op.checked_sub(CHECKS) {
                 Some(op) => Err(StoreError::Conflict { op }),
+                // One that was under way while another one was given up is not applied either.
+                None if anchor.was_overtaken(self.store.as_ref()).await? => {
+                    Err(StoreError::Timeout { call: "commit", after: self.patience })
+                }
                 None => Err(self.found_emptied().await),
             },
             done => done,
         }
+    }
+
+    /// Makes sure that no commit which was given up lands from here on.
+    pub(super) async fn settle(&self) -> Result<(), StoreError> {
+        let Some(anchor) = self.anchor.as_ref().filter(|anchor| anchor.in_doubt()) else { return Ok(()) };
+        let _one = anchor.settling.lock().await;
+        // Those that are given up from here on may have begun after this.
+        let given_up = anchor.given_up.load(Ordering::SeqCst);
+        let mut tries = limits::MAX_EPOCH_TRIES;
+        while anchor.settled.load(Ordering::SeqCst) != given_up {
+            if !anchor.take_version(self.store.as_ref()).await? {
+                return Err(self.found_emptied().await);
+            }
+            let next = {
+                let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+                take_version(&mut clock, 1).ok_or_else(no_room)?
+            };
+            let [_, header] = anchor.checks();
+            let ops = [header, anchor.row(next, Expect::Version(anchor.version()))];
+            match self.store.commit(ops.into_iter().collect()).await {
+                Ok(()) => {
+                    anchor.version.store(next.0, Ordering::SeqCst);
+                    anchor.settled.store(given_up, Ordering::SeqCst);
+                }
+                // An earlier one of these landed late.
+                Err(StoreError::Conflict { .. }) if tries > 0 => tries -= 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the store was found to be emptied: then it answers nothing any more.
@@ -113,9 +239,11 @@ impl Sealed {
         let ops = [
             Op::check(Header::key(), Expect::Absent),
             Op::check(Anchor::key(), Expect::Absent),
+            Op::check(Anchor::removed(), Expect::Absent),
             Op::put(Anchor::stone(), stone),
         ];
-        if let Err(error) = self.store.commit(ops.into_iter().collect()).await {
+        let noted = self.store.commit(ops.into_iter().collect()).await;
+        if let Err(error) = noted {
             tracing::warn!(%error, "that a store was here could not be noted");
         }
         StoreError::Emptied

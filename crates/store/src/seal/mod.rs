@@ -32,6 +32,7 @@ use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
 use crate::{SecretBytes, StoreError, Table, limits};
 use anchor::Anchor;
+pub(crate) use anchor::removed_for_good;
 use cipher::{Keys, Place};
 use core::future::poll_fn;
 use core::pin::pin;
@@ -98,6 +99,8 @@ pub struct Sealed {
     incarnation: Incarnation,
     clock: Mutex<Clock>,
     patience: Duration,
+    /// Other processes may have it open, too.
+    shared: bool,
 }
 
 impl core::fmt::Debug for Sealed {
@@ -139,8 +142,11 @@ async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<K
     })
     .await?;
     let mut first = ChangeSet::new();
-    first.push(Anchor::untouched()).push(header.write(0, Expect::Absent));
-    first.push(Epoch(0).write(Expect::Absent)).push(Anchor::of(header.store).write());
+    first.ops.extend(Anchor::untouched());
+    first
+        .push(header.write(0, Expect::Absent))
+        .push(Epoch(0).write(Expect::Absent))
+        .push(Anchor::of(header.store).write());
     store.commit(first).await?;
     Ok(keys)
 }
@@ -154,7 +160,7 @@ impl Sealed {
         Ok(header(store).await?.map(|header| StoreInfo::of(&header)))
     }
 
-    /// As [`Sealed::info`], but `None` is said only of a store without any row.
+    /// As [`Sealed::info`], but `None` is said only of a store without any row, or of one that was removed for good.
     ///
     /// # Errors
     /// As [`Sealed::info`]; [`StoreError::Emptied`] when rows are there and no header is.
@@ -162,7 +168,7 @@ impl Sealed {
         if let Some(info) = Self::info(store).await? {
             return Ok(Some(info));
         }
-        if store.stats().await?.rows == 0 {
+        if store.stats().await?.rows == 0 || Anchor::was_removed(store).await? {
             return Ok(None);
         }
         // Perhaps another process has just made it.
@@ -194,6 +200,7 @@ impl Sealed {
             incarnation: Incarnation::first(),
             clock: Mutex::new(clock),
             patience: limits::ADAPTER_PATIENCE,
+            shared: false,
         })
     }
 
@@ -221,7 +228,17 @@ impl Sealed {
             incarnation: Incarnation::first(),
             clock: Mutex::new(clock),
             patience: limits::ADAPTER_PATIENCE,
+            shared: false,
         })
+    }
+
+    /// Says that several processes may have this store open at once. What they share is then told apart by the versions of
+    /// its rows alone: of a change set that was given up ([`StoreError::Timeout`], [`StoreError::Uncertain`]) what is read
+    /// afterwards does not say whether it will still be applied. Of a store that one opening has to itself it does.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
     }
 
     /// Bounds what the adapter may take to answer, [`limits::ADAPTER_PATIENCE`] if nothing is said. One that hangs does not
@@ -286,7 +303,11 @@ impl Sealed {
         keys.iter().try_for_each(refuse_header)?;
         self.refuse_lost()?;
         let hashed: Vec<Key> = keys.iter().map(|key| self.keys.key(key)).collect();
-        let rows = self.in_time("get", self.store.get(&hashed)).await?;
+        let rows = self.in_time("get", async {
+            self.settle().await?;
+            self.store.get(&hashed).await
+        });
+        let rows = rows.await?;
         if rows.len() != keys.len() {
             return Err(StoreError::Adapter("it answered another number of rows than asked".into()));
         }
@@ -315,7 +336,11 @@ impl Sealed {
         let (table, name) = (scan.table, scan.partition.clone());
         let hashed = self.keys.tag(0, table, &name);
         let scan = Scan { partition: hashed.to_vec(), ..scan };
-        let page = self.in_time("scan", self.store.scan(scan)).await?;
+        let page = self.in_time("scan", async {
+            self.settle().await?;
+            self.store.scan(scan).await
+        });
+        let page = page.await?;
         let open = |row: Row| {
             let key = Key::new(table, name.as_slice(), row.key.sort.as_slice());
             self.open_row(key, &hashed, row)
@@ -351,7 +376,8 @@ impl Sealed {
     /// the adapter met. In all of these nothing was applied, but after an [`StoreError::Io`] of a failed sync or a lost
     /// lock that shows only when the store is opened again, which it has to be: it accepts nothing more. The same after
     /// [`StoreError::Emptied`]: the store that was opened is not there any more, and nothing is written where it was. After
-    /// [`StoreError::Uncertain`] and [`StoreError::Timeout`] it may have been applied.
+    /// [`StoreError::Uncertain`] and [`StoreError::Timeout`] it may have been applied: what is read next tells, and if it
+    /// was not applied by then it never is (but see [`Sealed::shared`]). The same when this future is dropped.
     pub async fn commit(&self, changes: ChangeSet) -> Result<RowVersion, StoreError> {
         changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
         changes.ops.iter().try_for_each(|op| refuse_header_table(op.table()))?;

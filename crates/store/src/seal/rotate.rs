@@ -273,7 +273,7 @@ impl Sealed {
     }
 }
 
-fn no_room() -> StoreError {
+pub(super) fn no_room() -> StoreError {
     StoreError::Limit { what: "the rows that one opening seals", limit: u32::MAX as usize }
 }
 

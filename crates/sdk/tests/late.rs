@@ -1,0 +1,117 @@
+//! Commits that were given up and land later: no key is used twice, and what goes out goes out once.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+#[path = "common/tape.rs"]
+mod tape;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{app, builder, code, durable, event, soon};
+use stvor::store::Table;
+use stvor::{App, Client, Event, Messages};
+use tape::Tape;
+
+async fn on(tape: &Tape, url: &str, directory: &Path) -> App {
+    builder(url).store(Arc::new(tape.clone())).keyfile(directory.join("key")).open().await.unwrap()
+}
+
+/// What is given up lands before anything else is done, after it, or after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lands {
+    AtOnce,
+    AfterTheNext,
+    AfterARestart,
+}
+
+const ALL: [Lands; 3] = [Lands::AtOnce, Lands::AfterTheNext, Lands::AfterARestart];
+
+async fn next(inbox: &mut Messages) -> String {
+    soon(inbox.next()).await.unwrap().text().unwrap().to_owned()
+}
+
+/// Nothing comes twice, and nothing waits, after everything came.
+async fn all_came(inbox: &mut Messages, alice: &Client) {
+    soon(alice.send("bob", "the end").await.unwrap().delivered()).await.unwrap();
+    assert_eq!(next(inbox).await, "the end", "nothing came twice");
+    assert_eq!(alice.pending(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_that_was_given_up_uses_no_key_twice_and_goes_out_once_or_never() {
+    for lands in ALL {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = durable(directory.path(), 0).await;
+        let bob = app(&relay.url()).await.connect("bob").await.unwrap();
+        let mut inbox = bob.messages();
+        let tape = Tape::new(false);
+        let mut alice = on(&tape, &relay.url(), directory.path()).await.connect("alice").await.unwrap();
+        soon(alice.send("bob", "first").await.unwrap().delivered()).await.unwrap();
+        assert_eq!(next(&mut inbox).await, "first");
+        tape.give_up(Table::Outbox);
+        assert_eq!(code(alice.send("bob", "given up").await), "STORE_TIMEOUT", "{lands:?}");
+        if lands == Lands::AtOnce {
+            assert!(tape.land().await);
+        }
+        soon(alice.send("bob", "next").await.unwrap().delivered()).await.unwrap();
+        if lands == Lands::AfterTheNext {
+            assert!(!tape.land().await, "its keys are used");
+        }
+        if lands == Lands::AfterARestart {
+            alice.close().await;
+            assert!(!tape.land().await, "its keys are used");
+            alice = on(&tape, &relay.url(), directory.path()).await.connect("alice").await.unwrap();
+        }
+        if lands == Lands::AtOnce {
+            assert_eq!(next(&mut inbox).await, "given up", "it was stored, and leaves by itself");
+        }
+        assert_eq!(next(&mut inbox).await, "next", "{lands:?}");
+        all_came(&mut inbox, &alice).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_to_a_group_that_was_given_up_uses_no_key_twice_and_goes_out_once_or_never() {
+    for lands in ALL {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = durable(directory.path(), 0).await;
+        let bob = app(&relay.url()).await.connect("bob").await.unwrap();
+        let (mut inbox, mut events) = (bob.messages(), bob.events());
+        let tape = Tape::new(false);
+        let mut alice = on(&tape, &relay.url(), directory.path()).await.connect("alice").await.unwrap();
+        let mut group = alice.create_group("crew", ["bob"]).await.unwrap();
+        let id = group.id();
+        event(&mut events, |event| matches!(event, Event::GroupJoined { .. }).then_some(())).await;
+        group.send("first").await.unwrap();
+        assert_eq!(next(&mut inbox).await, "first");
+        tape.give_up(Table::Group);
+        assert_eq!(code(group.send("given up").await), "STORE_TIMEOUT", "{lands:?}");
+        if lands == Lands::AtOnce {
+            assert!(tape.land().await);
+        }
+        group.send("next").await.unwrap();
+        if lands == Lands::AtOnce {
+            assert_eq!(next(&mut inbox).await, "given up", "it was stored, and leaves without a restart");
+        }
+        assert_eq!(next(&mut inbox).await, "next", "{lands:?}");
+        if lands == Lands::AfterTheNext {
+            assert!(!tape.land().await, "its keys are used");
+        }
+        if lands == Lands::AfterARestart {
+            alice.close().await;
+            assert!(!tape.land().await, "its keys are used");
+            alice = on(&tape, &relay.url(), directory.path()).await.connect("alice").await.unwrap();
+            group = alice.group(id).await.unwrap();
+        }
+        group.send("last").await.unwrap();
+        assert_eq!(next(&mut inbox).await, "last", "{lands:?}");
+        all_came(&mut inbox, &alice).await;
+    }
+}
