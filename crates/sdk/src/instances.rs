@@ -503,3 +503,6 @@ impl Instances {
 fn stone(id: InstanceId, now: Timestamp) -> Op<SecretBytes> {
     Op::put(keys::stone(id), vec![VERSION]).expiring(now + limits::KEEP_STONES)
 }
+
+#[cfg(test)]
+mod tests;
