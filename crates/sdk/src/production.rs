@@ -131,7 +131,10 @@ fn of_store(finding: stvor_store::Finding, require_atomic: bool) -> Finding {
 
 /// What the server of the store said last of its settings, or why it did not. All clients of an app ask together.
 #[derive(Debug, Default)]
-pub(crate) struct Settings(tokio::sync::Mutex<Option<(Instant, Result<Vec<Finding>, StoreError>)>>);
+pub(crate) struct Settings(tokio::sync::Mutex<Option<(Instant, Asked)>>);
+
+/// What is weak about the settings, or why nobody knows.
+type Asked = Result<Vec<Finding>, StoreError>;
 
 impl Settings {
     /// What is weak about them now. Who comes soon after somebody asked waits, and then one asks for all who came meanwhile.

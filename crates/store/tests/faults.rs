@@ -189,8 +189,7 @@ async fn a_torn_last_page_of_the_journal_takes_nothing_with_it_that_was_acknowle
         put(&store, key("a", number), &[7; 1_000]).await.unwrap();
     }
     let file = |of: &Path, end: &str| of.with_file_name(format!("s.db{end}"));
-    let [database, keyfile, journal] =
-        ["", ".key", "-wal"].map(|end| std::fs::read(file(&path, end)).unwrap());
+    let [database, journal] = ["", "-wal"].map(|end| std::fs::read(file(&path, end)).unwrap());
     assert!((journal.len() - HEAD).is_multiple_of(FRAME), "{}", journal.len());
     assert!((journal.len() - HEAD) / FRAME >= 40, "all of it is in the journal");
     let last = journal.len() - FRAME;
