@@ -42,6 +42,8 @@ async function run(seed) {
     if (again === 1) for (const user of users) assert.ok(held(({ peer }) => peer === user)[0] <= limits.maxQueuedPerPeer, `${seed}: of ${user}`);
     const under = running.reduce((sum, { weight }) => sum + weight, 0);
     assert.ok(under < limits.maxPending + most, `${seed}: ${under} are under way`);
+    // Nobody waits for a turn while there are places: then somebody new may go, too.
+    assert.ok(under >= limits.maxPending || gate.isFree('new'), `${seed}: ${under} are under way, and others wait for nothing`);
   };
   for (let step = 0; step < 300; step += 1) {
     const what = rnd(10);

@@ -552,6 +552,30 @@ test('an end that was asked for is told, and is no warning', async (t) => {
   assert.deepEqual(warnings, []);
 });
 
+for (const what of ['deleteAccount', 'rotateIdentity']) {
+  test(`nor is a close that was asked for while a call that ends the client was under way and failed: ${what}`, async (t) => {
+    const { relay, app } = await at(t, { timeout: 500 });
+    const warnings = [];
+    const heard = ({ code }) => { if (code === 'STVOR_CLIENT_ENDED') warnings.push(code); };
+    process.on('warning', heard);
+    t.after(() => process.off('warning', heard));
+    const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+    let ended;
+    const over = new Promise((resolve) => { ended = resolve; });
+    // Closing waits for the batch, and then for the handler: the call has failed by then.
+    const runs = new Promise((resolve) => alice.onMessage(() => { resolve(); return over; }));
+    await bob.send('alice', 'x');
+    await runs;
+    const batch = codeOf(alice.sendMany([{ to: 'nobody', content: 'x' }], { timeout: 60_000 }));
+    await relay.close();
+    const code = codeOf(alice[what]()).finally(ended);
+    await Promise.all([alice.close(), batch]);
+    assert.notEqual(await code, undefined);
+    await new Promise(setImmediate);
+    assert.deepEqual(warnings, []);
+  });
+}
+
 test('an app chooses its suite, and two that differ exchange nothing', async (t) => {
   const { relay, app } = await at(t, { suite: 'x25519' });
   const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];

@@ -78,6 +78,21 @@ test('sends that are not waited for keep the order of their calls', async (t) =>
   assert.deepEqual(await take(bob, 200), numbered(200));
 });
 
+for (const how of ['answered', 'closed']) {
+  test(`nor do single sends and batches to one user overtake each other where several are let in at once: ${how}`, async (t) => {
+    const { app } = await at(t, { executor: { maxPending: 16 } });
+    const others = ['p', 'q', 'r', 's'];
+    const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+    for (const user of others) await app.connect(user);
+    // All that may be under way: the end of one of them lets four messages in.
+    const all = others.map((to) => alice.sendMany(numbered(4).map((content) => ({ to, content }))));
+    all.push(alice.send('bob', 0), alice.sendMany([{ to: 'bob', content: 1 }]), alice.send('bob', 2), alice.sendMany([{ to: 'bob', content: 3 }]));
+    if (how === 'closed') all.push(alice.close());
+    await Promise.all(all);
+    assert.deepEqual(await take(bob, 4), numbered(4));
+  });
+}
+
 test('ten thousand messages are a batch', async (t) => {
   const { app } = await at(t);
   const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
@@ -180,6 +195,20 @@ test('who closes right after sending has sent, one by one and in a batch, in mem
     assert.deepEqual(await take(bob, large ? 600 : count), numbered(large ? 600 : count));
   }
 });
+
+for (const late of [false, true]) {
+  test(`a client that closes waits for a batch as long as for anything else, ${late ? 'also for one that had to wait' : 'whatever its own timeout'}`, async (t) => {
+    const { app } = await at(t, { ...PATIENCE, executor: { maxPending: late ? 1 : 8 } });
+    const [alice] = [await app.connect('alice')];
+    const slow = { timeout: 60_000 };
+    const first = late ? [codeOf(alice.send('nobody', 'x', slow))] : [];
+    const batch = alice.sendMany([{ to: 'noone', content: 'x' }], slow);
+    const single = codeOf(alice.send('noone', 'x', slow));
+    await alice.close();
+    // Otherwise it would have waited for what takes a minute: RECIPIENT_TIMEOUT.
+    assert.deepEqual([...(await Promise.all([...first, single])), ...(await batch).map(({ code }) => code)], Array(late ? 3 : 2).fill('CLIENT_NOT_READY'));
+  });
+}
 
 test('a batch to several users stands behind what waits for each of them', async (t) => {
   const { app } = await at(t);

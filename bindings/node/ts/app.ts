@@ -237,7 +237,7 @@ function check(given: Partial<AppOptions>): void {
     throw misconfigured('storageAdapters exclude storage and dataDir');
   }
   if (given.relayUrl !== undefined && given.appToken === undefined && given.clientToken === undefined) {
-    throw misconfigured('no token was given: set appToken, as the operator of the relay made it,, or clientToken and appId');
+    throw misconfigured('no token was given: set appToken, as the operator of the relay made it, or clientToken and appId');
   }
   if (given.clientToken !== undefined && given.appToken === undefined && given.appId === undefined) {
     throw misconfigured('a clientToken needs the appId beside it');

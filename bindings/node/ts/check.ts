@@ -185,6 +185,15 @@ export async function abortable<T>(
   }
 }
 
+/** Settles as `running` does, at the latest after so many milliseconds. */
+export function patient(running: Promise<unknown> | undefined, patience: number): Promise<void> {
+  if (running === undefined) return Promise.resolve();
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, patience);
+    running.then(() => resolve(), reject).then(() => clearTimeout(timer));
+  });
+}
+
 /** Waits for `what`, unless the signal ends the waiting. */
 export function before(given: Signal | undefined, what: Promise<void> | undefined): Promise<void> {
   return new Promise((resolve, reject) => {

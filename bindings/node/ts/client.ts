@@ -47,7 +47,7 @@ export interface Inner {
   close(): Promise<void>;
   /** Resolves when it is closed, if somebody closes it. */
   closing(): Promise<void> | undefined;
-  /** Whether the application asked for something that ends the client, which then ends without a warning. */
+  /** The application asked for something that ends the client, which then ends without a warning; or that failed. */
   endsBecauseAsked(asked: boolean): void;
 }
 
@@ -79,8 +79,10 @@ export class Client {
   readonly #sends: Sends;
   readonly #patience: number;
   #closing: Promise<void> | undefined;
-  /** Whether its end is one that the application asked for. */
+  /** Whether the application closed it. */
   #asked = false;
+  /** How many calls that end it are under way, or did. */
+  #ends = 0;
   /** Why it ended by itself, where that was told. */
   #endedBy: string | undefined;
 
@@ -104,7 +106,7 @@ export class Client {
       isInside: () => this.#handlers.isInside(),
       close: () => { this.#asked = true; return this.#close(); },
       closing: () => this.#closing,
-      endsBecauseAsked: (asked) => { this.#asked = asked; },
+      endsBecauseAsked: (asked) => { this.#ends += asked ? 1 : -1; },
     });
   }
 
@@ -550,12 +552,12 @@ export class Client {
   deleteAccount(options_?: { signal?: Signal | undefined }): Promise<void> {
     return awaited(async () => {
       const signal = only(options_, 'deleteAccount');
-      this.#asked = true;
+      this.#ends += 1;
       try {
         await abortable(signal, (cancel) => this.#native.end('deleteAccount', cancel));
       } catch (error) {
         // An aborted one may still come about.
-        this.#asked = failure(error).code === 'ABORTED';
+        if (failure(error).code !== 'ABORTED') this.#ends -= 1;
         throw error;
       }
       await this.close();
@@ -595,7 +597,7 @@ export class Client {
   #close(): Promise<void> {
     this.#closing ??= awaited(async () => {
       // What was called for before goes into the outbox before it closes.
-      await this.#sends.close();
+      await this.#sends.close(this.#patience);
       // Whatever a stream meets when it ends: the store is unlocked after it.
       await Promise.allSettled([this.#handlers.close()]);
       if (this.#handlers.size > 0) this.#alive.release();
@@ -616,7 +618,7 @@ export class Client {
 
   #tellClosed(): void {
     const code = this.#endedBy;
-    if (this.#listeners.emit('closed', code === undefined ? {} : { code }) || this.#asked) return;
+    if (this.#listeners.emit('closed', code === undefined ? {} : { code }) || this.#asked || this.#ends > 0) return;
     const why = code ?? 'another app of this process, or another process on the same store, did that';
     warn(`the client of "${this.userId}" was closed, and not by this application: ${why}; nothing is received any more`, 'STVOR_CLIENT_ENDED');
   }

@@ -1,6 +1,6 @@
 /** Messages from the native half, for handlers and for iterators. */
 
-import { contentFrom } from './check.js';
+import { contentFrom, patient } from './check.js';
 import { awaited, failure } from './errors.js';
 import { Group } from './groups.js';
 import { OURS } from './made.js';
@@ -208,15 +208,6 @@ export class Handlers {
     }
     settle();
   }
-}
-
-/** Settles as `running` does, at the latest after so many milliseconds. */
-function patient(running: Promise<void> | undefined, patience: number): Promise<void> {
-  if (running === undefined) return Promise.resolve();
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, patience);
-    running.then(resolve, reject).then(() => clearTimeout(timer));
-  });
 }
 
 function called(handler: AnyHandler, message: Message): unknown {

@@ -238,6 +238,8 @@ export class Gate {
     if (remove(this.#queues, caller) || remove(this.#parked, caller)) {
       this.#unqueue(caller);
       this.#admit();
+      // Those admitted may find free places, and nobody else may come to let them in. Not at once: what runs after `abort()` would be overtaken.
+      queueMicrotask(() => this.#next());
     } else if (remove(this.#outside, caller)) {
       this.#unwait(caller);
     } else {

@@ -7,6 +7,7 @@ interface NodeTimer {
 }
 declare function setTimeout(callback: () => void, millis: number): NodeTimer;
 declare function clearTimeout(timer: NodeTimer): void;
+declare function queueMicrotask(callback: () => void): void;
 declare function setImmediate(callback: () => void): unknown;
 declare function setInterval(callback: () => void, millis: number): NodeTimer;
 declare function clearInterval(timer: NodeTimer): void;

@@ -1,7 +1,7 @@
 /** What is sent, and what became of it. */
 
 import { Alive } from './alive.js';
-import { abortable, aborted, contentOf, elements, options, owned, signalOf, userName, wait } from './check.js';
+import { abortable, aborted, contentOf, elements, options, owned, patient, signalOf, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError } from './errors.js';
 import { type Full, type Gate, type Place, refusal } from './gate.js';
 import { native, type NativeCancel, type NativeClient, type NativeReceipt, type NativeSend, type NativeSends } from './native.js';
@@ -173,7 +173,20 @@ export class Sends {
     if (late) {
       request.content = owned(request.content);
       if (signal?.aborted) throw aborted(signal);
-      await this.#entered(request, signal);
+      const { places: [place], full = 'all' } = this.#gate.queue(to, [sizeOf(request.content)]);
+      if (place === undefined) throw refusal(full);
+      const listener = () => place.leave(aborted(signal as Signal));
+      try {
+        signal?.addEventListener('abort', listener, { once: true });
+      } catch (thrown) {
+        place.leave(thrown);
+      }
+      try {
+        // The only wait before it goes, as in a part of a batch: of several that are let in at once none overtakes another.
+        await place.entered;
+      } finally {
+        stopListening(signal, listener);
+      }
     }
     const sent = act();
     // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
@@ -183,23 +196,6 @@ export class Sends {
     } finally {
       this.#late.delete(sent);
       this.#gate.leave(to);
-    }
-  }
-
-  /** Waits for the turn of a message. */
-  async #entered({ to, content }: Pick<NativeSend, 'to' | 'content'>, signal: Signal | undefined): Promise<void> {
-    const { places: [place], full = 'all' } = this.#gate.queue(to, [sizeOf(content)]);
-    if (place === undefined) throw refusal(full);
-    const listener = () => place.leave(aborted(signal as Signal));
-    try {
-      signal?.addEventListener('abort', listener, { once: true });
-    } catch (thrown) {
-      place.leave(thrown);
-    }
-    try {
-      await place.entered;
-    } finally {
-      stopListening(signal, listener);
     }
   }
 
@@ -220,10 +216,10 @@ export class Sends {
     return all.finally(() => this.#late.delete(all));
   }
 
-  /** Lets everything in that was called for; resolves when all of it was handed over. */
-  async close(): Promise<void> {
+  /** Lets everything in that was called for; resolves when all of it is answered for, at the latest after so many milliseconds: it was handed over by then. */
+  async close(patience: number): Promise<void> {
     await this.#gate.open();
-    await Promise.allSettled([...this.#late]);
+    await patient(Promise.allSettled([...this.#late]), patience);
   }
 
   #handOver(request: NativeSend, cancel?: NativeCancel): Promise<NativeReceipt> {
