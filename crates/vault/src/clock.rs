@@ -50,10 +50,10 @@ impl Moment {
 }
 
 /// How much the clock on the wall may gain on the other one before that counts as a jump.
-const SLACK: u64 = 5 * 60_000;
+pub(crate) const SLACK: u64 = 5 * 60_000;
 /// A jump of at least this is one that a machine that was switched off does not explain.
 const LONG_JUMP: u64 = 31 * 24 * 3_600_000;
-/// How long the machine has to be up until a jump is believed.
+/// How long the machine has to be up with the clock that jumped until that is believed.
 const SETTLES: u64 = 3_600_000;
 /// How long until a long one is.
 const LONG_SETTLES: u64 = 24 * 3_600_000;
@@ -65,13 +65,19 @@ const LONG_SETTLES: u64 = 24 * 3_600_000;
 pub(crate) struct Pace {
     /// The newest moment that is believed.
     steady: Option<Moment>,
-    /// The first moment after a jump that is not believed yet.
+    /// The first moment, in this start of the machine, after a jump that is not believed yet.
     ahead: Option<Moment>,
+    /// The newest such moment.
+    #[serde(default)]
+    newest: Option<Moment>,
+    /// How long the machine was up with that clock in earlier starts, in milliseconds.
+    #[serde(default)]
+    waited: u64,
 }
 
 impl From<Option<Moment>> for Pace {
     fn from(steady: Option<Moment>) -> Self {
-        Self { steady, ahead: None }
+        Self { steady, ..Self::default() }
     }
 }
 
@@ -86,14 +92,14 @@ impl Pace {
         self.ahead.is_none()
     }
 
-    /// Whether one who keeps it should write it again: something else is believed or doubted than `before`, or the believed time is
-    /// so many milliseconds on.
+    /// Whether one who keeps it should write it again: something else is believed or doubted than `before`, or the believed or
+    /// the doubted time is so many milliseconds on.
     pub(crate) fn differs_by(&self, millis: u64, before: &Self) -> bool {
-        let on = match (&self.steady, &before.steady) {
-            (Some(now), Some(then)) => now.boot != then.boot || now.wall.saturating_sub(then.wall) >= millis,
+        let on = |now: &Option<Moment>, then: &Option<Moment>| match (now, then) {
+            (Some(now), Some(then)) => now.boot != then.boot || now.wall.abs_diff(then.wall) >= millis,
             (now, then) => now.is_some() != then.is_some(),
         };
-        on || self.ahead != before.ahead
+        on(&self.steady, &before.steady) || on(&self.newest, &before.newest) || self.ahead != before.ahead
     }
 
     /// By how much the clock on the wall gained on the other one.
@@ -114,19 +120,32 @@ impl Pace {
             if self.steady.as_ref().is_none_or(|steady| steady.wall <= now.wall) {
                 self.steady = Some(now.clone());
             }
-            self.ahead = None;
+            (self.ahead, self.newest, self.waited) = (None, None, 0);
             return;
         }
-        let first = self.ahead.take().filter(|first| {
-            first.boot == now.boot && first.wall <= now.wall && Self::gained(now, first) <= SLACK
-        });
-        let first = first.unwrap_or_else(|| now.clone());
+        let (first, waited) = self.doubted_since(now);
         let wait = if jump < LONG_JUMP { SETTLES } else { LONG_SETTLES };
-        if now.uptime.saturating_sub(first.uptime) >= wait {
-            self.steady = Some(now.clone());
+        if now.uptime.saturating_sub(first.uptime).saturating_add(waited) >= wait {
+            *self = Self::from(Some(now.clone()));
         } else {
-            self.ahead = Some(first);
+            (self.ahead, self.newest, self.waited) = (Some(first), Some(now.clone()), waited);
         }
+    }
+
+    /// Since when, in this start of the machine, the clock is what it is, and how long the machine was up with it in earlier
+    /// ones. A clock that begins anew with each start, or jumps again, has to show itself anew.
+    fn doubted_since(&self, now: &Moment) -> (Moment, u64) {
+        let anew = (now.clone(), 0);
+        let Some(first) = &self.ahead else { return anew };
+        let newest = self.newest.as_ref().unwrap_or(first);
+        if first.boot == now.boot {
+            let goes_on = first.wall <= now.wall && Self::gained(now, first) <= SLACK;
+            return if goes_on { (first.clone(), self.waited) } else { anew };
+        }
+        if newest.wall <= now.wall && now.wall - newest.wall < LONG_JUMP {
+            return (now.clone(), self.waited.saturating_add(newest.uptime.saturating_sub(first.uptime)));
+        }
+        anew
     }
 }
 
@@ -224,5 +243,25 @@ mod tests {
         assert!(!pace.is_settled());
         pace.take(&at(far + 8 * DAY + 3_600_000, 3_600_010, "b"));
         assert!(pace.is_settled());
+    }
+
+    #[test]
+    fn a_jump_is_waited_for_over_starts_of_the_machine_if_the_clock_goes_on() {
+        const HOUR: u64 = 3_600_000;
+        const DAY: u64 = 24 * HOUR;
+        let days = |days: u64, goes_on: bool| {
+            let mut pace = Pace::from(Some(at(1_000, 0, "a")));
+            (0..days)
+                .take_while(|day| {
+                    let wall = 400 * DAY + if goes_on { day * DAY } else { 0 };
+                    for hour in 0..=10 {
+                        pace.take(&at(wall + hour * HOUR, hour * HOUR, &format!("b{day}")));
+                    }
+                    !pace.is_settled()
+                })
+                .count()
+        };
+        assert_eq!(days(100, true), 2, "10 hours a day: believed on the third");
+        assert_eq!(days(100, false), 100, "a clock that begins at the same date each time");
     }
 }

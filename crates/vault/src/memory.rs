@@ -370,6 +370,8 @@ pub struct Forgotten {
     pub earlier: Vec<MemoryId>,
     /// The next earlier version, where there are more than one request looks at: forgetting that one goes on.
     pub next: Option<MemoryId>,
+    /// Whether the memory itself was destroyed before, and not with this request.
+    pub before: bool,
     /// Backups that this vault made while the memory, or an earlier version that was destroyed with it, was there, oldest first, also those whose file is not where it was written
     /// to. No restore brings the memory back from them, but who has such a file and the owner's secret of that time can read it.
     pub backups: Vec<BackupRecord>,

@@ -89,6 +89,16 @@ fn a_vault_gets_a_second_secret_later_and_changes_it() {
     served.owner(&format!("unlock --second-keyfile {first}"));
     assert_eq!(served.owner("status")[0]["vaulted"], true);
 
+    // Where the new secret of the owner can not be read nothing is changed.
+    let missing = served.home.path("missing").display().to_string();
+    let both = format!(
+        "passphrase --second-keyfile {first} --new-second-keyfile {} --new-passphrase-file {missing}",
+        served.home.path("not-taken.key").display()
+    );
+    let (code, _, err) = served.try_owner(&both);
+    assert!(code != 0 && err.contains("missing"), "{code} {err}");
+    served.owner(&format!("unlock --second-keyfile {first}"));
+
     // From then on the old one is asked for.
     let (code, _, err) = served.try_owner(&format!("passphrase --new-second-keyfile {later}"));
     assert!(code == 2 && err.contains("give the old one too"), "{code} {err}");

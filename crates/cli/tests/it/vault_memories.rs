@@ -53,7 +53,7 @@ fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
     assert!(err.contains(&old) && err.contains(&format!("forget {new} --with-earlier")), "{err}");
     served.agent("assistant", &format!("recall {old}"));
     let out = served.agent("assistant", &format!("forget {new} --with-earlier --yes"));
-    assert_eq!(out[0], serde_json::json!({ "ended": [old] }));
+    assert_eq!(out[0], serde_json::json!({ "before": true, "ended": [old] }));
     let (code, _, err) = served.try_agent("assistant", &format!("recall {old}"));
     assert!(code == 6 && err.contains("MEMORY_GONE"), "{code} {err}");
 }

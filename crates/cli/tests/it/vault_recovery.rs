@@ -263,6 +263,11 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let looked = served.home.run(&look);
     assert!(looked.status.success() && looked.out.contains("waiting"), "{} {}", looked.out, looked.err);
     assert!(!release.exists());
+    // Who is started for each look counts nothing where the state can not be written, and has to know.
+    let nowhere =
+        look.replace(&state.display().to_string(), &served.home.path("no/state").display().to_string());
+    let looked = served.home.run(&nowhere);
+    assert!(!looked.status.success() && looked.err.contains("VAULT_IO"), "{} {}", looked.out, looked.err);
     let sealed = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
     let sealed = sealed.into_iter().find(|path| path.to_str().unwrap().contains("heir-ada-")).unwrap();
     let package = open(&heir, &sealed);

@@ -345,7 +345,7 @@ impl AgentVerb {
                     true => vault.forget_with_earlier(caller, id, &reason)?,
                     false => vault.forget(caller, id, &reason)?,
                 };
-                let Forgotten { ended, earlier, next, backups } = forgotten;
+                let Forgotten { ended, earlier, next, before, backups } = forgotten;
                 let mut left = serde_json::Map::new();
                 for (name, versions) in [("ended", &ended), ("earlier", &earlier)] {
                     if !versions.is_empty() {
@@ -354,6 +354,9 @@ impl AgentVerb {
                 }
                 if let Some(next) = next {
                     left.insert("next".into(), json!(next));
+                }
+                if before {
+                    left.insert("before".into(), json!(true));
                 }
                 if let Some(newest) = backups.iter().map(|backup| backup.manifest.made).max() {
                     left.insert("backups".into(), json!({ "count": backups.len(), "newest": newest }));

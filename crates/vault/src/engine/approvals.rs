@@ -126,11 +126,13 @@ impl Engine {
     ) -> Result<(), VaultError> {
         let operation = if valid.is_some() { Operation::Approve } else { Operation::Deny };
         let event = Event::new(self.clock.now(), OWNER, operation);
-        // Outside of what a refusal undoes: a wrong code is counted. In a lockdown none is used up.
-        let code = if valid.is_some() && self.held.is_some() && self.no_lockdown().is_ok() {
-            self.check_code(code)?
-        } else {
-            Ok(())
+        // Outside of what a refusal undoes: a wrong code is counted. In a lockdown none is used up, nor for what can not be granted.
+        let code = match valid {
+            None => Ok(()),
+            Some(_) if self.held.is_some() && self.no_lockdown().is_ok() && self.may_grant(id, &event.at) => {
+                self.check_code(code)?
+            }
+            Some(_) => Err(Refusal::OneTimeCode("missing").into()),
         };
         self.audited(event, |engine, event| {
             match valid {
@@ -138,7 +140,6 @@ impl Engine {
                 // To say no takes nothing but sound records.
                 None => engine.no_doubt()?,
             }
-            code?;
             let known = engine.approvals()?.into_iter().find(|approval| approval.id == id);
             let waiting = known.filter(|approval| approval.stand == Stand::Pending);
             let mut approval = waiting
@@ -151,11 +152,22 @@ impl Engine {
                     return Err(Refusal::RequestOutdated(why).into());
                 }
             }
+            code?;
             let valid = valid.map(|valid| valid.min(limits::MAX_APPROVAL));
             approval.stand = if valid.is_some() { Stand::Granted } else { Stand::Denied };
             approval.valid = u64::try_from(valid.unwrap_or_default().as_millis()).unwrap_or(0);
             approval.decided = Some(event.at.clone());
             engine.put_approval(&approval)
+        })
+    }
+
+    /// Whether a request waits, and is for what there is.
+    fn may_grant(&self, id: MemoryId, now: &Moment) -> bool {
+        let waits = |approval: &Approval| approval.id == id && approval.stand == Stand::Pending;
+        let Ok(known) = self.approvals() else { return false };
+        known.iter().find(|approval| waits(approval)).is_some_and(|approval| {
+            let row = self.database.memory(&approval.memory);
+            row.is_ok_and(|row| outdated(approval, (row.as_ref(), now)).is_none())
         })
     }
 

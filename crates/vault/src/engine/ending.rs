@@ -44,7 +44,7 @@ impl Engine {
         // What holds a later version holds the oldest one, too. Not to know them keeps nothing from being destroyed.
         let oldest = ended.last().copied().unwrap_or(id);
         let backups = self.sound(self.backups_with(oldest))?.unwrap_or_default();
-        Ok(Forgotten { ended, earlier: left, next, backups })
+        Ok(Forgotten { ended, earlier: left, next, before, backups })
     }
 
     /// The versions that a memory corrects and whose content is there, newest first, as far as the caller may know of them; and

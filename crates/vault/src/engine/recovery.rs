@@ -46,6 +46,11 @@ impl Engine {
         Ok(BaseKeys::open(root, &self.database.slots()?).is_ok())
     }
 
+    /// Whether this is the key of level 4.
+    pub(crate) fn opens_level_4(&self, vaulted: &Secret<32>) -> Result<bool, VaultError> {
+        Ok(SessionKeys::default().open_vaulted(vaulted, &self.database.slots()?).is_ok())
+    }
+
     /// Logs and remembers a set of shares, once the keys in it are found to be those of this vault. With level 5 in it, its
     /// wrapped key comes in the same transaction, and those of older sets go.
     pub(crate) fn escrow(&mut self, shares: NewShares) -> Result<EscrowRecord, VaultError> {

@@ -215,7 +215,8 @@ pub struct NewSecrets<H> {
 }
 
 /// Opens the vault at `path` with shares, gives it new secrets, and returns it open. The old ones open nothing any more. The
-/// daemon must not run.
+/// daemon must not run. Where the shares' key of level 4 is not that of the vault, as of a backup that is older than they are, and
+/// nothing is asked for that takes it, that level stays shut ([`crate::Status::vaulted`]).
 ///
 /// # Errors
 /// As [`combine`]; [`KeyError::Wrong`] when the shares are of another vault, or of a key that was changed since;
@@ -244,11 +245,19 @@ pub fn recover<H: KeyHolder + 'static>(
         ));
     }
     let vault = Vault::open(path, options)?;
-    let (asked, held) = (root.duplicate(), vaulted.as_ref().map(Secret::duplicate));
+    let asked = root.duplicate();
     if !vault.ask(move |engine| engine.opens_with(&asked)).wait()? {
         return Err(wrong());
     }
-    vault.unlock(root.duplicate(), held)?;
+    let mut vaulted = vaulted;
+    if let Some(key) = vaulted.as_ref().filter(|_| secrets.vaulted.is_none() && secrets.tokens.is_empty()) {
+        // An older backup may have no level 4 yet, or another key of it: what does not need that key opens all the same.
+        let key = key.duplicate();
+        if !vault.ask(move |engine| engine.opens_level_4(&key)).wait()? {
+            vaulted = None;
+        }
+    }
+    vault.unlock(root.duplicate(), vaulted.as_ref().map(Secret::duplicate))?;
     let mut secrets = secrets;
     let tokens = core::mem::take(&mut secrets.tokens);
     vault.ask(move |engine| engine.recover((&root, vaulted.as_ref()), &secrets)).wait()?;

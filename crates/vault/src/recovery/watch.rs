@@ -11,7 +11,7 @@ use stvor_tlog::{Note, Verifier};
 
 use super::switch::{CHECK_IN, CheckIn, package, replace_file};
 use crate::audit::hex;
-use crate::clock::{Moment, Pace};
+use crate::clock::{Moment, Pace, SLACK};
 use crate::storage::make_directory;
 use crate::{VaultError, limits};
 
@@ -79,17 +79,37 @@ impl Watch {
         if newer {
             self.look_at_clocks(now);
             (self.seen, self.released) = (Some((check_in, now.clone())), None);
+            if self.pace.steady().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall) {
+                // What was believed is in the future: the clock was ahead then, and may be again after a restart.
+                self.pace = Pace::from(Some(now.clone()));
+            }
         }
         Ok(newer)
     }
 
-    /// Takes a look at the clocks.
-    fn look_at_clocks(&mut self, now: &Moment) {
+    /// Takes a look at the clocks. Returns whether it is known better now when the check-in came.
+    fn look_at_clocks(&mut self, now: &Moment) -> bool {
         if self.pace.steady().is_none() {
             // It is not known yet, or the state is from before it was kept: the clock was believed when the check-in came.
             self.pace = Pace::from(self.seen.as_ref().map(|(_, seen)| seen.clone()));
         }
         self.pace.take(now);
+        self.time_the_check_in(now)
+    }
+
+    /// In the start of the machine in which the check-in came, says by the clock on the wall as it is now when that was: a clock
+    /// that was wrong then is mended, as a rule. One that is behind what is believed makes it no earlier.
+    fn time_the_check_in(&mut self, now: &Moment) -> bool {
+        let behind = self.pace.steady().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall);
+        let Some((_, seen)) = self.seen.as_mut().filter(|(_, seen)| now.same_boot(seen)) else {
+            return false;
+        };
+        let came = now.wall.saturating_sub(now.uptime.saturating_sub(seen.uptime));
+        if came.abs_diff(seen.wall) <= SLACK || (came < seen.wall && behind) {
+            return false;
+        }
+        seen.wall = came;
+        true
     }
 
     /// How long the owner has certainly been silent. A clock on the wall that is ahead since the machine started, or was set,
@@ -99,7 +119,12 @@ impl Watch {
         pace.take(now);
         match pace.steady() {
             Some(steady) if !pace.is_settled() && !now.same_boot(seen) && now.names_its_boot() => {
-                steady.certainly_since(seen) + now.surely_up_since(steady)
+                // What was believed last may be from before the check-in: how long the machine was up then says nothing.
+                let before = match steady.same_boot(seen) {
+                    true => steady.certainly_since(seen),
+                    false => Duration::from_millis(steady.wall.saturating_sub(seen.wall)),
+                };
+                before + now.surely_up_since(steady)
             }
             _ => now.certainly_since(seen),
         }
@@ -133,6 +158,8 @@ pub struct Watcher {
     watch: Watch,
     /// The file does not have the newest check-in, or the release.
     unsaved: bool,
+    /// The file could not be written at the last look.
+    behind: bool,
     /// The clocks as the file has them.
     kept: Pace,
 }
@@ -159,7 +186,7 @@ impl Watcher {
         let watch = watch.ok_or_else(other)?;
         let (directory, release, state) = (directory.into(), release.into(), state.into());
         let kept = watch.pace.clone();
-        Ok(Self { directory, release, state, watch, unsaved: false, kept })
+        Ok(Self { directory, release, state, watch, unsaved: false, behind: false, kept })
     }
 
     /// Looks once: reads the newest check-in, and gives the packages out when the owner was silent for too long. Call it from
@@ -170,7 +197,7 @@ impl Watcher {
     /// [`VaultError::Io`] when the packages can not be given out; the next look tries again.
     pub fn look(&mut self, now: &Moment) -> Result<(Standing, Option<VaultError>), VaultError> {
         let mut unbelieved = None;
-        self.watch.look_at_clocks(now);
+        self.unsaved |= self.watch.look_at_clocks(now);
         let path = self.directory.join(CHECK_IN);
         let short = fs::metadata(&path).is_ok_and(|about| about.len() <= limits::MAX_CHECK_IN);
         if let Some(bytes) = short.then(|| fs::read(&path).ok()).flatten() {
@@ -191,14 +218,22 @@ impl Watcher {
                 missing => unbelieved = missing,
             }
         }
+        self.behind = false;
         if self.unsaved || self.watch.pace.differs_by(KEPT_EVERY, &self.kept) {
             // What is not in the file is counted from later on after a restart, or given out once more: that stops nothing here.
             match self.save() {
                 Ok(()) => (self.unsaved, self.kept) = (false, self.watch.pace.clone()),
-                Err(error) => unbelieved = Some(error),
+                Err(error) => (self.behind, unbelieved) = (true, Some(error)),
             }
         }
         Ok((standing, unbelieved))
+    }
+
+    /// Whether the file of the state could be written at the last look, as far as there was something to write. A watcher that is
+    /// started anew for each look counts nothing without it.
+    #[must_use]
+    pub const fn is_saved(&self) -> bool {
+        !self.behind
     }
 
     fn save(&self) -> Result<(), VaultError> {

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use stvor_crypto::SystemRandom;
 use stvor_keys::challenge::SoftwareToken;
 use stvor_keys::recipients::{Identity, Sealing};
@@ -67,11 +69,11 @@ impl Drill {
         self.vault.backup(&new).unwrap().path
     }
 
-    /// The texts that the script finds; what it says where it fails. Options name files of this drill after `@`.
-    fn read(&self, options: &str, backups: &[&Path]) -> Result<Vec<String>, String> {
+    /// What the script says. Options name files of this drill after `@`.
+    fn run(&self, options: &str, backups: &[&Path]) -> Output {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recovery/recover.py");
         let here = format!("{}/", self.world.directory.path().display());
-        let output = Command::new(&self.python)
+        Command::new(&self.python)
             .arg(script)
             .arg("--identity")
             .arg(self.path("identity"))
@@ -79,14 +81,22 @@ impl Drill {
             .arg("--")
             .args(backups)
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// The texts that the script finds; what it says where it fails.
+    fn read(&self, options: &str, backups: &[&Path]) -> Result<Vec<String>, String> {
+        let output = self.run(options, backups);
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        let text = String::from_utf8(output.stdout).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        Ok(lines.map(|line| line["text"].as_str().unwrap().to_owned()).collect())
+        Ok(found(&output).iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect())
     }
+}
+
+fn found(output: &Output) -> Vec<serde_json::Value> {
+    let text = core::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -160,6 +170,24 @@ fn keyfiles_open_levels_to_the_fourth_and_profiles() {
     assert_eq!(drill.read(with, &[&full]).unwrap(), words);
     let wrong = drill.read(&with.replace("@three", "@two"), &[&full]).unwrap_err();
     assert!(wrong.contains("the secret is another one"), "{wrong}");
+
+    // What does not open keeps nobody from the others, and what is no text comes, too.
+    let pdf = b"%PDF-1.7\n\xe2\xe3\xcf\xd3\n";
+    drill.vault.store(OWNER, NewMemory::new(pdf, Level::Private, "home")).unwrap();
+    drill.store("the last one", (Level::Working, None));
+    let full = drill.backup(BackupKind::Full);
+    let output =
+        drill.run("--keyfile @one --second-keyfile @two --profile-passphrase-file said=@said", &[&full]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(said.matches("the profile doctor has a secret of its own").count(), 2, "{said}");
+    let all = found(&output);
+    let texts: Vec<_> = all.iter().filter_map(|line| line["text"].as_str()).collect();
+    assert_eq!(texts, ["working, mine", "vaulted, said", "the last one"]);
+    assert_eq!(
+        all.iter().filter_map(|line| line["base64"].as_str()).collect::<Vec<_>>(),
+        [STANDARD.encode(pdf)]
+    );
 }
 
 #[test]

@@ -121,6 +121,34 @@ fn shares_from_before_a_second_secret_leave_level_4_alone() {
     unwrap_vaulted(&vault.records().unwrap().vaulted.unwrap(), &second()).unwrap();
 }
 
+#[test]
+fn shares_that_are_newer_than_a_backup_open_what_does_not_take_the_key_of_level_4() {
+    let world = World::with(&owner(), None);
+    let vault = world.open();
+    let id = vault.store(OWNER, NewMemory::new(b"tea at five", Level::Private, "home")).unwrap();
+    drop(vault);
+    let keep = ["vault.db", "checkpoints"];
+    let older = keep.map(|name| std::fs::read(world.path().join(name)).unwrap());
+    let vault = world.open();
+    vault.change_second(&owner(), None, &second()).unwrap();
+    let (identities, files) = escrow(&vault, &world);
+    drop(vault);
+    for (name, bytes) in keep.into_iter().zip(older) {
+        std::fs::write(world.path().join(name), bytes).unwrap();
+    }
+
+    let shares: Vec<_> =
+        (0..2).map(|at| Share::parse(&open_file(&files[at], &identities[at])).unwrap()).collect();
+    let secrets = |vaulted| NewSecrets { owner: passphrase("a new one"), vaulted, tokens: vec![] };
+    let asked = recover(&world.path(), &shares, (secrets(Some(second())), world.options()));
+    assert_eq!(asked.unwrap_err().code(), "VAULT_TAMPERED", "there is no level 4 to open");
+    let vault = recover(&world.path(), &shares, (secrets(None), world.options())).unwrap();
+    assert_eq!(vault.recall(OWNER, id, "").unwrap().content.expose(), b"tea at five");
+    assert!(!vault.status().unwrap().vaulted);
+    drop(vault);
+    world.cold().unlock_with(&passphrase("a new one")).unwrap();
+}
+
 pub(crate) struct Armed {
     pub(crate) world: World,
     pub(crate) vault: Vault,
@@ -281,6 +309,85 @@ fn a_clock_that_is_ahead_after_a_restart_lets_nothing_go_at_once() {
     assert!(matches!(armed.look(&mut armed.watcher()), Standing::Waiting { .. }));
     armed.world.clock.pass(hour);
     assert_eq!(armed.look(&mut armed.watcher()), Standing::Released);
+}
+
+#[test]
+fn a_check_in_after_a_restart_counts_from_then_however_long_the_machine_was_up_before() {
+    let armed = Armed::new();
+    let minutes = |minutes: u64| armed.world.clock.set_wall(armed.world.clock.wall() + minutes * 60_000);
+    armed.look(&mut armed.watcher());
+    for _ in 0..3 {
+        armed.world.clock.pass(20 * DAY);
+        armed.vault.check_in().unwrap();
+        armed.look(&mut armed.watcher());
+    }
+    armed.world.clock.reboot();
+    minutes(10);
+    armed.vault.check_in().unwrap();
+    armed.look(&mut armed.watcher());
+    armed.world.clock.reboot();
+    minutes(20);
+    let standing = armed.look(&mut armed.watcher());
+    assert!(matches!(standing, Standing::Waiting { left } if left >= 29 * 86_400_000), "{standing:?}");
+}
+
+#[test]
+fn a_clock_that_was_ahead_at_the_first_look_is_not_believed_when_it_is_so_again() {
+    let armed = Armed::new();
+    let right = armed.world.clock.wall();
+    let ahead = right + 400 * 86_400_000;
+    armed.world.clock.set_wall(ahead);
+    armed.look(&mut armed.watcher());
+    armed.world.clock.set_wall(right);
+    armed.vault.check_in().unwrap();
+    armed.look(&mut armed.watcher());
+    armed.world.clock.pass(5 * DAY);
+    armed.look(&mut armed.watcher());
+    armed.world.clock.reboot();
+    armed.world.clock.set_wall(ahead);
+    let standing = armed.look(&mut armed.watcher());
+    assert!(matches!(standing, Standing::Waiting { left } if left >= 24 * 86_400_000), "{standing:?}");
+}
+
+#[test]
+fn a_check_in_that_is_seen_while_the_clock_is_wrong_counts_from_when_it_came() {
+    for wrong in [400 * 86_400_000, -400 * 86_400_000] {
+        let armed = Armed::new();
+        armed.look(&mut armed.watcher());
+        armed.world.clock.reboot();
+        let right = armed.world.clock.wall();
+        armed.world.clock.set_wall(right.checked_add_signed(wrong).unwrap());
+        armed.vault.check_in().unwrap();
+        assert!(matches!(armed.look(&mut armed.watcher()), Standing::Waiting { .. }));
+        armed.world.clock.set_wall(right);
+        armed.world.clock.pass(Duration::from_secs(60));
+        assert!(matches!(armed.look(&mut armed.watcher()), Standing::Waiting { .. }));
+        // The machine is never up for as long as the owner has.
+        for day in 0..32 {
+            if day % 10 == 5 {
+                armed.world.clock.reboot();
+            }
+            let standing = armed.look(&mut armed.watcher());
+            assert_eq!(standing == Standing::Released, day >= 30, "{wrong} on day {day}: {standing:?}");
+            armed.world.clock.pass(DAY);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_was_off_for_long_and_is_up_for_hours_a_day_lets_go_in_the_end() {
+    let armed = Armed::new();
+    armed.look(&mut armed.watcher());
+    let start = armed.world.clock.wall();
+    let released = (0..5).find(|day| {
+        armed.world.clock.reboot();
+        armed.world.clock.set_wall(start + (32 + day) * 86_400_000);
+        (0..=10).any(|_| {
+            armed.world.clock.pass(Duration::from_secs(3_600));
+            armed.look(&mut armed.watcher()) == Standing::Released
+        })
+    });
+    assert_eq!(released, Some(2), "a day, taken together");
 }
 
 #[test]

@@ -214,6 +214,13 @@ fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
     assert!(matches!(refusal(vault.approve_with_code(next, valid, &right)), Refusal::CodesBlocked { .. }));
     world.clock.pass(Duration::from_secs(1));
     vault.approve_with_code(next, valid, &code_of(&url, world.clock.wall())).unwrap();
+    world.clock.pass(Duration::from_secs(60));
+    let outdated = ask("for what is another one then");
+    vault.set_intent(OWNER, id, ("other", true)).unwrap();
+    let last = code_of(&url, world.clock.wall());
+    let refused = refusal(vault.approve_with_code(outdated, valid, &last));
+    assert!(matches!(refused, Refusal::RequestOutdated(_)), "{refused:?}");
+    vault.approve_with_code(ask("what did not use up the code"), valid, &last).unwrap();
     vault.decide_approval(ask("a denial needs no code"), None).unwrap();
     let root = unwrap_root(&vault.records().unwrap().root, &owner()).unwrap();
     vault.remove_codes(root).unwrap();

@@ -5,16 +5,19 @@ Usage: recover.py --identity FILE (--passphrase-file FILE | --keyfile FILE | --s
                   [--profile-passphrase-file NAME=FILE] [--profile-keyfile NAME=FILE] FULL.age [INCREMENTAL.age ...]
 
 The passphrase is the owner's, or the recovery passphrase of a vault whose key a TPM or a token gives.
-Prints one JSON object a line: id, level, text. Needs cryptography, argon2-cffi and pyrage from PyPI.
+Prints one JSON object a line: id, level, and text, or base64 of what is no text in UTF-8. What does not open is named on
+standard error with the reason, and the script ends with 1. Needs cryptography, argon2-cffi and pyrage from PyPI.
 """
 
 import argparse
+import base64
 import hashlib
 import io
 import json
 import os
 import sqlite3
 import struct
+import sys
 import tarfile
 import tempfile
 
@@ -175,7 +178,8 @@ class Profiles:
         slot = f"profile/{name}/key"
         if name in self.secrets:
             return unwrap(self.slots[slot], self.secrets[name], b"STVOR vault profile v1 " + name.encode())
-        # The owner's session opens it.
+        # The owner's session opens it: it begins with a point of the curve.
+        assert self.slots[slot][0] == 4, f"the profile {name} has a secret of its own, and it was not given"
         return open_wrapped(self.slots[slot], self.private, slot.encode())
 
     def open(self, name, wrapped, ad):
@@ -242,6 +246,27 @@ def secret_of(passphrase_file, keyfile):
     return Keyfile(read(keyfile)) if keyfile else None
 
 
+def content_of(words):
+    try:
+        return {"text": words.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(words).decode()}
+
+
+def open_memory(row, keys, privates, profiles):
+    """Steps 4 to 8 for one memory. Returns nothing for what is of a level that was not asked for, or was forgotten."""
+    name, sealed, wrapped, content = row
+    rows, working = keys
+    header = json.loads(unseal_row(rows, name, sealed))
+    level, ad = header["level"], bound(header)
+    if wrapped is None or level > 1 and level not in privates:
+        return None
+    if header.get("profile"):
+        wrapped = profiles.open(header["profile"], wrapped, ad)
+    key = unseal_row(working, ad, wrapped) if level <= 1 else open_wrapped(wrapped, privates[level], ad)
+    return {"id": header["id"], "level": level} | content_of(AESGCM(key).decrypt(b"\0" * 12, content, ad))
+
+
 def main():
     args = arguments()
     owner = secret_of(args.passphrase_file, args.keyfile)
@@ -267,16 +292,18 @@ def main():
                     for level, key in under.items()}
         profiles = Profiles(slots, secrets, privates[2])
         query = "SELECT id, header, wrapped, content FROM memory ORDER BY seq"
-        for name, sealed, wrapped, content in database.execute(query):
-            header = json.loads(unseal_row(rows, name, sealed))
-            level, ad = header["level"], bound(header)
-            if wrapped is None or level > 1 and level not in privates:
+        failed = False
+        for row in database.execute(query):
+            # One that does not open keeps nobody from the others.
+            try:
+                found = open_memory(row, (rows, working), privates, profiles)
+            except Exception as error:
+                failed = True
+                print(f"{row[0].hex()}: {str(error) or type(error).__name__}", file=sys.stderr)
                 continue
-            if header.get("profile"):
-                wrapped = profiles.open(header["profile"], wrapped, ad)
-            key = unseal_row(working, ad, wrapped) if level <= 1 else open_wrapped(wrapped, privates[level], ad)
-            words = AESGCM(key).decrypt(b"\0" * 12, content, ad).decode()
-            print(json.dumps({"id": header["id"], "level": level, "text": words}))
+            if found:
+                print(json.dumps(found))
+        return 1 if failed else 0
 
 
-main()
+sys.exit(main())

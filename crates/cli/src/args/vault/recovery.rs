@@ -254,7 +254,8 @@ pub(crate) enum SwitchCommand {
 #[command(after_help = "\
 It goes on after a release: an owner who checks in again is waited for again. A clock
 that is ahead after a restart is believed when the machine was up with it for an hour, or
-for a day if it is ahead by a month or more.")]
+for a day (over restarts, taken together) if it is ahead by a month or more. With --once
+a state that can not be written is an error: the next run would count from the start.")]
 pub(crate) struct VaultWatch {
     /// Directory with the packages and the check-ins
     #[arg(long, value_name = "DIR")]

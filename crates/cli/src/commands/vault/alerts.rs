@@ -29,7 +29,7 @@ pub(super) fn hook(path: Option<&Path>, out: Out) -> Result<Arc<AlertHook>> {
     let (alerts, queue) = sync_channel::<Alert>(WAITING);
     std::thread::Builder::new()
         .name("stvor-vault-alert".into())
-        .spawn(move || write(&queue, file.map(Lines::to), out))
+        .spawn(move || write(&queue, file.map(Lines::to), |alert, line| tell(out, (alert, line))))
         .map_err(|error| Failure::io("can not start a thread", error))?;
     Ok(Arc::new(move |alert: &Alert| {
         let _ = alerts.try_send(alert.clone());
@@ -41,8 +41,8 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|source| Failure::File { what: "can not open", path: path.into(), source })
 }
 
-/// Writes until the vault is closed.
-fn write(queue: &Receiver<Alert>, mut file: Option<Lines<File>>, out: Out) {
+/// Writes until the vault is closed: to the file first, for standard error may be a pipe that nobody reads.
+fn write<W: Write>(queue: &Receiver<Alert>, mut file: Option<Lines<W>>, mut tell: impl FnMut(&Alert, &str)) {
     loop {
         // Nothing wakes up for nothing.
         let waits = file.as_ref().is_some_and(|file| !file.left.is_empty());
@@ -54,11 +54,11 @@ fn write(queue: &Receiver<Alert>, mut file: Option<Lines<File>>, out: Out) {
         match next {
             Ok(alert) => {
                 let Ok(line) = serde_json::to_string(&alert) else { continue };
-                if !matches!(alert, Alert::Denied { .. }) {
-                    tell(out, (&alert, &line));
-                }
                 if let Some(file) = &mut file {
-                    file.add(line);
+                    file.add(line.clone());
+                }
+                if !matches!(alert, Alert::Denied { .. }) {
+                    tell(&alert, &line);
                 }
             }
             Err(error) => {
@@ -153,6 +153,36 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A file that the test looks into while it is written.
+    #[derive(Clone, Default)]
+    struct Shared(std::rc::Rc<core::cell::RefCell<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_alert_is_in_the_file_before_standard_error_may_keep_it_waiting() {
+        let (alerts, queue) = sync_channel(1);
+        let at = stvor_vault::Moment { wall: 1, uptime: 1, boot: String::new() };
+        alerts.send(Alert::WatcherNotTold { at, code: "VAULT_IO" }).unwrap();
+        drop(alerts);
+        let file = Shared::default();
+        let mut told = 0;
+        write(&queue, Some(Lines::to(file.clone())), |_, line| {
+            told += 1;
+            assert_eq!(file.0.borrow().as_slice(), format!("{line}\n").as_bytes());
+        });
+        assert_eq!(told, 1);
     }
 
     fn text(lines: &Lines<Disk>) -> &str {

@@ -266,16 +266,28 @@ fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)
     Ok(())
 }
 
-/// Forgets; with all earlier versions in as many requests as they take.
-fn forgotten(asker: &mut Asker, end: &MemoryEnd, with_earlier: bool) -> Result<Value> {
-    let mut ask = |id| asker.ask(AgentVerb::Forget { id, reason: end.reason.clone(), with_earlier });
-    let mut told = ask(end.id)?;
-    while let (true, Some(next)) = (with_earlier, told["next"].as_str().and_then(|id| id.parse().ok())) {
-        let more = match ask(next) {
+/// Forgets; with all earlier versions in as many requests as they take. Where a later request fails, what the ones before it
+/// destroyed is told all the same.
+fn forgotten(
+    mut ask: impl FnMut(MemoryId) -> Result<Value>,
+    id: MemoryId,
+    with_earlier: bool,
+) -> Result<(Value, Option<Failure>)> {
+    let mut told = ask(id)?;
+    while let (true, Some(next)) =
+        (with_earlier, told["next"].as_str().and_then(|id| id.parse::<MemoryId>().ok()))
+    {
+        let mut more = match ask(next) {
             // Nothing of it, or before it, was left.
-            Err(failure) if failure.code() == "MEMORY_GONE" => json!({}),
-            other => other?,
+            Err(failure) if failure.code() == "MEMORY_GONE" => json!({ "before": true }),
+            Err(failure) => return Ok((told, Some(failure))),
+            Ok(Value::Null) => json!({}),
+            Ok(more) => more,
         };
+        if more["before"].is_null() {
+            let after = more["ended"].as_array().cloned().unwrap_or_default();
+            more["ended"] = core::iter::once(json!(next)).chain(after).collect();
+        }
         told["next"] = more["next"].clone();
         for name in ["ended", "earlier", "heirs"] {
             let before = told[name].as_array().cloned().unwrap_or_default();
@@ -289,14 +301,15 @@ fn forgotten(asker: &mut Asker, end: &MemoryEnd, with_earlier: bool) -> Result<V
             }
         }
     }
-    Ok(if told.is_null() { json!({ "done": true }) } else { told })
+    Ok((if told.is_null() { json!({ "done": true }) } else { told }, None))
 }
 
 fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
     let what = if with_earlier { " and every version before it" } else { "" };
     ask::sure(end.sure.yes, &format!("Destroy {}{what} for good?", end.id))?;
     let mut asker = call.asker()?;
-    let told = forgotten(&mut asker, end, with_earlier)?;
+    let ask = |id| asker.ask(AgentVerb::Forget { id, reason: end.reason.clone(), with_earlier });
+    let (told, failed) = forgotten(ask, end.id, with_earlier)?;
     let names = |name: &str| {
         let all = told[name].as_array().into_iter().flatten().filter_map(Value::as_str);
         all.map(str::to_owned).collect::<Vec<_>>()
@@ -310,12 +323,15 @@ fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
     if !earlier.is_empty() {
         let more = if told["next"].is_null() { "" } else { " and more" };
         let fix = match with_earlier {
-            true => "they are not this agent's to forget; the owner can".to_owned(),
+            true => "this agent may not forget them, or not so many at once; the owner can".to_owned(),
             false => format!("stvor vault forget {} --with-earlier destroys them, too", end.id),
         };
         let all = earlier.join(", ");
         call.out()
             .warn(format_args!("earlier versions of it are left with their contents: {all}{more}; {fix}"));
+    }
+    if let Some(next) = told["next"].as_str().filter(|_| with_earlier) {
+        call.out().warn(format_args!("what is before {next}, and that one, was not come to"));
     }
     let heirs = names("heirs");
     if !heirs.is_empty() {
@@ -338,5 +354,29 @@ fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
     if matches!(asker, Asker::Owner(_)) {
         call.out().say("Other copies of the vault's files that were made before can still hold it.");
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_chain_is_told_as_far_as_it_was_destroyed_also_when_a_later_request_fails() {
+        let [first, second, third] = [1, 2, 3].map(|byte| MemoryId::from_bytes([byte; 16]));
+        let refused = || Failure::Coded { code: "AGENT_NOT_ALLOWED", message: "no".into(), retryable: false };
+        let answers = |id: MemoryId| match id {
+            id if id == first => Ok(json!({ "ended": ["a", "b"], "next": second })),
+            id if id == second => Ok(json!({ "ended": ["c"], "next": third })),
+            _ => Err(refused()),
+        };
+        let (told, failed) = forgotten(answers, first, true).unwrap();
+        assert_eq!(told["ended"], json!(["a", "b", second, "c"]));
+        assert_eq!(told["next"], json!(third), "where to go on");
+        assert_eq!(failed.unwrap().code(), "AGENT_NOT_ALLOWED");
+        let whole = |id| if id == third { Ok(Value::Null) } else { answers(id) };
+        let (told, failed) = forgotten(whole, first, true).unwrap();
+        assert_eq!(told["ended"], json!(["a", "b", second, "c", third]));
+        assert!(failed.is_none() && told["next"].is_null());
+    }
 }

@@ -127,17 +127,21 @@ pub(super) fn recover(call: Call<'_>, args: &VaultRecover) -> Result {
     let verified = opened.and_then(|vault| vault.verify().map(|report| (vault, report)));
     bar.end();
     let (vault, report) = verified?;
+    let level_4 = vault.status()?.vaulted;
     let sets: Vec<String> = shares.iter().map(Share::set).collect();
     let black = vault.escrows()?.iter().any(|record| record.black && sets.contains(&record.set));
     let object = json!({
         "vault": path.display().to_string(), "memories": report.memories, "problems": report.problems,
-        "tokens": enrolled, "level_5_stays_shut": black && enrolled == 0,
+        "tokens": enrolled, "level_4_opens": level_4, "level_5_stays_shut": black && enrolled == 0,
     });
     let out = call.out();
     out.either(&object, |_| {
         let word = if report.problems.is_empty() { paint(GOOD, "ok") } else { paint(BAD, "NOT OK") };
         format!("{word}  the vault opens with the new secret; {} memories", report.memories)
     })?;
+    if !level_4 && vault.records()?.vaulted.is_some() {
+        out.warn("the shares do not hold the key of level 4 as it is in this vault: it opens with its second secret only");
+    }
     if black && enrolled == 0 {
         out.warn(
             "the shares open level 5 too: run it again with --software-token, --fido2 or --yubikey, or it opens with the old tokens only",
@@ -244,6 +248,8 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
             Err(error) if !args.once => (None, Some(error)),
             Err(error) => return Err(error.into()),
         };
+        // Who looks once and ends has nothing but the file to count on.
+        let (lost, wrong) = if args.once && !watcher.is_saved() { (wrong, None) } else { (None, wrong) };
         if let Some(error) = wrong {
             call.out().warn(error);
         }
@@ -258,7 +264,7 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
             })?;
         }
         if args.once {
-            return Ok(());
+            return lost.map_or(Ok(()), |error| Err(error.into()));
         }
         tokio::select! {
             end = ending.wait() => return end.result(),

@@ -45,18 +45,24 @@ pub(super) fn change_secret(call: Call<'_>, args: &VaultPassphrase) -> Result {
     client.prove(&*old)?;
     let had = client.records().is_some_and(|records| records.vaulted.is_some());
     let from = call.second(&args.second)?;
+    // Both are read before one is changed.
     let second = call.new_second(&wanted, args.owner.cost)?;
-    if let Some(second) = &second {
-        client.change_second(&*old, from.as_deref(), &**second)??;
-    }
     let new = match second.is_none() || args.owner.is_named() {
         true => Some(call.changed_owner(&args.owner)?),
         false => None,
     };
-    if let Some(new) = &new {
-        client.change_secret(&*old, &**new)??;
+    if let Some(second) = &second {
+        client.change_second(&*old, from.as_deref(), &**second)??;
     }
     let out = call.out();
+    if let Some(new) = &new {
+        let changed = client.change_secret(&*old, &**new).map_err(Failure::from);
+        let changed = changed.and_then(|changed| changed.map_err(Failure::from));
+        if changed.is_err() && second.is_some() {
+            out.warn("the second secret was changed; the owner's was not");
+        }
+        changed?;
+    }
     let [new, second] = [&new, &second].map(|one| one.as_ref().map(|holder| holder.kind().name()));
     out.either(
         &json!({ "opens_with": new, "second_secret": second, "first": second.is_some() && !had }),

@@ -75,7 +75,9 @@ pub(super) fn forgotten(id: MemoryId, with_earlier: bool, left: &Value) -> Strin
     }
     if count("earlier") > 0 {
         let fix = match with_earlier {
-            true => "this agent may not forget those: tell the user that the owner can",
+            true => {
+                "this agent may not forget those, or not so many at once: tell the user that the owner can"
+            }
             false => "forget it again with with_earlier = true to destroy them, too",
         };
         text.push_str(&format!(
