@@ -278,9 +278,13 @@ impl App {
         }
         let place = config.place.of_store(&config.app, user, directory.as_ref());
         let store = config.stores.open(&place).await.map_err(Error::passed)?;
-        let rows = store.stats().await.map(|stats| stats.rows);
+        let found = stvor_store::Sealed::info_or_empty(store.as_ref()).await;
         store.close().await.map_err(Error::passed)?;
-        rows.map(|rows| rows > 0).map_err(Error::passed)
+        match found {
+            // Its rows are there, or were: whoever opens it hears what is to be done.
+            Err(stvor_store::StoreError::Emptied) => Ok(true),
+            found => found.map(|info| info.is_some()).map_err(Error::passed),
+        }
     }
 
     fn keep(&self, user: &UserId, client: &Client) {

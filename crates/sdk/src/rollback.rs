@@ -168,7 +168,10 @@ fn recover_soon(core: &Core) {
         loop {
             let Some(core) = me.upgrade() else { return };
             let done = match core.rollback() {
-                Some(found) if !found.decided => announce(&core, found).await,
+                Some(found) if !found.decided => announce(&core, found).await.map(|()| {
+                    // Should another instance have recovered before this one looks, it finds no row.
+                    core.set_rollback(Some(Rollback { noted: true, ..found }));
+                }),
                 _ => recover(&core).await,
             };
             match done {

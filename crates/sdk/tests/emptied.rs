@@ -21,7 +21,7 @@ use common::shared::LEASE;
 use common::{app, builder, code, durable, event, relay, soon};
 use fake::Fake;
 use stvor::store::{PostgresStores, RedisStores, StoreProvider};
-use stvor::{App, Client, DeliveryState, Event, Events, SendOptions, SendWait};
+use stvor::{App, Client, ConnectOptions, DeliveryState, Event, Events, SendOptions, SendWait};
 use stvor_testkit::{Postgres, Redis};
 use tape::Tape;
 
@@ -291,5 +291,19 @@ async fn who_is_connected_hears_of_a_second_store_with_the_same_keys_and_goes_on
     alice.close().await;
     while let Some(event) = events.next().await {
         assert!(!matches!(event, Event::Reconnecting { .. } | Event::Superseded), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_account_on_a_server_is_none_that_exists() {
+    for kind in kinds() {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = durable(directory.path(), 0).await;
+        let app = on(&kind.stores, &relay.url(), directory.path()).await;
+        let client = app.connect("alice").await.unwrap();
+        client.delete_account().await.unwrap();
+        let existing = ConnectOptions { existing: true, ..ConnectOptions::default() };
+        assert_eq!(code(app.connect_with("alice", existing).await), "IDENTITY_NOT_FOUND");
+        soon(app.connect("alice")).await.unwrap();
     }
 }

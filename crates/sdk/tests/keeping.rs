@@ -385,7 +385,7 @@ async fn an_old_copy_of_the_store_is_noticed_before_it_sends_and_recovers() {
     let alice = app.connect("alice").await.unwrap();
     let error = alice.send("bob", "third").await.unwrap_err();
     assert_eq!(error.code(), "ROLLBACK_DETECTED");
-    assert!(error.to_string().contains("recover_from_rollback"));
+    assert!(error.to_string().contains("recover from the rollback"), "{error}");
     assert_eq!(code(alice.seal("bob", "third").await), "ROLLBACK_DETECTED");
     assert_eq!(relay.log().len(), sent);
     alice.recover_from_rollback().await.unwrap();

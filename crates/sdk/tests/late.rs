@@ -115,3 +115,25 @@ async fn a_send_to_a_group_that_was_given_up_uses_no_key_twice_and_goes_out_once
         all_came(&mut inbox, &alice).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_storing_was_given_up_is_shown_once_whether_it_landed_or_not() {
+    for lands in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = durable(directory.path(), 0).await;
+        let alice = app(&relay.url()).await.connect("alice").await.unwrap();
+        let tape = Tape::new(false);
+        let bob = on(&tape, &relay.url(), directory.path()).await.connect("bob").await.unwrap();
+        let mut inbox = bob.messages();
+        soon(alice.send("bob", "first").await.unwrap().delivered()).await.unwrap();
+        assert_eq!(next(&mut inbox).await, "first");
+        match lands {
+            true => tape.apply_unheard(Table::Inbox),
+            false => tape.give_up(Table::Inbox),
+        }
+        let sent = alice.send("bob", "given up").await.unwrap();
+        assert_eq!(next(&mut inbox).await, "given up", "{lands}: without another message");
+        soon(sent.delivered()).await.unwrap();
+        all_came(&mut inbox, &alice).await;
+    }
+}

@@ -135,7 +135,8 @@ pub struct Stats {
 /// - one `get` and one page of a `scan` see the store at one moment between commits.
 /// - what a `commit` acknowledged is seen by every later read.
 /// - limits are refused before anything is done.
-/// - dropping the future of a `commit` leaves it either applied or not, never half.
+/// - dropping the future of a `commit` leaves it either applied or not, never half. It may be applied later still, as may one that
+///   was answered by [`StoreError::Timeout`] or [`StoreError::Uncertain`]: the sealing layer finds that out, or makes it void.
 #[async_trait]
 pub trait Store: core::fmt::Debug + Send + Sync + 'static {
     /// The rows under `keys` (at most [`limits::MAX_GET`]), in the order asked, `None` where there is none.

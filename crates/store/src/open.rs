@@ -110,6 +110,10 @@ pub async fn open_at(
     }
     let mut opened = open_adapter(adapter, key, provider.default_keyfile(place)).await?;
     opened.store = opened.store.shared(facts.shared);
+    // One process at a time has files of its own locked, and what it gave up ends with it.
+    if !facts.shared && !facts.local {
+        opened.store = opened.store.after_another();
+    }
     Ok(opened)
 }
 

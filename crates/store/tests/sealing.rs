@@ -323,6 +323,9 @@ impl Store for Late {
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         self.store.sweep(now, limit).await
     }
+    async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
+        self.store.walk(after, limit).await
+    }
     async fn stats(&self) -> Result<Stats, StoreError> {
         self.store.stats().await
     }
@@ -400,4 +403,29 @@ async fn while_nobody_knows_what_became_of_a_commit_nothing_is_read_and_nothing_
     store.commit(puts(1, b"goes on")).await.unwrap();
     let both = tokio::join!(store.commit(puts(2, b"x")), store.commit(puts(3, b"y")));
     assert!(both.0.is_ok() && both.1.is_ok());
+}
+
+#[tokio::test]
+async fn a_rotation_whose_new_key_was_given_up_and_landed_goes_on_after_a_new_opening_and_loses_no_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    let holder = Arc::new(Keyfile::create(&path, &mut SystemRandom::new()).unwrap());
+    let below = Arc::new(Late::default());
+    let store = Sealed::open(below.clone(), holder.clone()).await.unwrap();
+    store.commit(puts(1, b"before")).await.unwrap();
+    below.hold(true);
+    let given_up = store.rotate(holder.clone(), |_| {});
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), given_up).await.is_err());
+    below.hold(false);
+    assert_eq!(below.land().await, 1, "the store has another key now, of which this opening knows nothing");
+    for _ in 0..2 {
+        assert_eq!(store.rotate(holder.clone(), |_| {}).await.unwrap_err().code(), "STORE_KEYS_REPLACED");
+        assert_eq!(store.rewrap(holder.clone()).await.unwrap_err().code(), "STORE_KEYS_REPLACED");
+    }
+    store.commit(puts(2, b"meanwhile")).await.unwrap();
+    let again = Sealed::open(below.clone(), holder.clone()).await.unwrap();
+    again.rotate(holder.clone(), |_| {}).await.unwrap();
+    let last = Sealed::open(below, holder).await.unwrap();
+    assert_eq!(text(&last, 1).await.as_deref(), Some(b"before".as_slice()));
+    assert_eq!(text(&last, 2).await.as_deref(), Some(b"meanwhile".as_slice()));
 }

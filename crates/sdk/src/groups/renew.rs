@@ -66,6 +66,12 @@ impl Actor {
             let user = stvor_base::UserId::new(name).map_err(Error::passed)?;
             self.load().await?;
             self.renew_without(&user).await?;
+            if row.key != rows::moved(&self.core.store, &user) {
+                // Of a program that named its rows otherwise.
+                let mut turn = Turn::default();
+                turn.changes.delete(row.key);
+                self.finish(turn).await?;
+            }
         }
         Ok(())
     }

@@ -111,6 +111,11 @@ pub(crate) struct Arrival {
     pub(crate) row: MessageRow,
 }
 
+/// Whether what a store met may be over when it is asked again.
+fn passes(error: &Error) -> bool {
+    error.retryable() || error.code() == "STORE_UNCERTAIN"
+}
+
 impl Inbox {
     /// Reads how much waits.
     pub(crate) async fn open(
@@ -287,9 +292,23 @@ impl Inbox {
                 }
                 state.loaded_to < state.last
             };
-            if !(behind && self.load().await?) {
-                changed.await;
+            if behind {
+                match self.load().await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    // What is there is there when the store answers again.
+                    Err(error) if passes(&error) => {
+                        tracing::warn!(code = error.code(), "the inbox can not be read just now");
+                        tokio::select! {
+                            () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                            () = changed => {}
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+            changed.await;
         }
     }
 

@@ -91,6 +91,11 @@ impl Lane {
         core.raise_order(self.row.order);
         (self.version, self.seen_epoch, self.incarnation) = (version, epoch, incarnation);
         self.conversation = Some(conversation);
+        if core::mem::take(&mut self.in_doubt) {
+            // What was received by it is in nobody's hands, and comes again from the relay as a duplicate.
+            core.inbox.look_again();
+            core.groups.look_again();
+        }
         Ok(())
     }
 

@@ -89,6 +89,8 @@ struct Lane {
     version: Option<RowVersion>,
     /// The epoch of instances in which the lane was read.
     seen_epoch: u64,
+    /// A commit was given up, and may have been applied.
+    in_doubt: bool,
     /// Of the store, when the lane was read.
     incarnation: u64,
     /// When another instance was last found to have changed the conversation.
@@ -211,6 +213,7 @@ impl Lane {
             row: LaneRow::default(),
             version: None,
             seen_epoch: 0,
+            in_doubt: false,
             incarnation,
             moved_at: None,
             again: None,

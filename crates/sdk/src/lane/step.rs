@@ -374,6 +374,7 @@ impl Lane {
     fn failed_commit(&mut self, error: &Error, arrivals: Vec<Arrival>, replies: Vec<Reply>) {
         // Memory is ahead of the store: load again before anything else.
         self.conversation = None;
+        self.in_doubt |= ["STORE_TIMEOUT", "STORE_UNCERTAIN"].contains(&error.code());
         self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
         self.core.hub.emit(Event::StoreFailing { code: error.code() });
         for reply in replies {

@@ -20,7 +20,7 @@ struct Reel {
     left: AtomicUsize,
     shared: bool,
     /// The next commit that changes this table is answered by nobody in time.
-    late: Mutex<Option<Table>>,
+    late: Mutex<Option<(Table, bool)>>,
     /// Those that were not, and may land still.
     aside: Mutex<Vec<ChangeSet<RowValue>>>,
 }
@@ -72,7 +72,12 @@ impl Tape {
 
     /// Gives the next commit that changes `table` up, as after a deadline.
     pub fn give_up(&self, table: Table) {
-        *self.0.late.lock().unwrap() = Some(table);
+        *self.0.late.lock().unwrap() = Some((table, false));
+    }
+
+    /// Applies the next commit that changes `table`, and answers as if nobody knew.
+    pub fn apply_unheard(&self, table: Table) {
+        *self.0.late.lock().unwrap() = Some((table, true));
     }
 
     /// Lets what was given up land; whether the store took it.
@@ -116,13 +121,15 @@ impl Store for Tape {
         if self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err() {
             return Err(StoreError::Closed);
         }
-        {
+        let unheard = {
             let mut late = self.0.late.lock().unwrap();
-            if late.is_some_and(|table| changes.ops.iter().any(|op| op.table() == table)) {
-                *late = None;
-                self.0.aside.lock().unwrap().push(changes);
-                return Err(StoreError::Timeout { call: "commit", after: core::time::Duration::ZERO });
-            }
+            let changed = |(table, _): &mut (Table, bool)| changes.ops.iter().any(|op| op.table() == *table);
+            late.take_if(changed).map(|(_, lands)| lands)
+        };
+        let nobody_knows = || Err(StoreError::Timeout { call: "commit", after: core::time::Duration::ZERO });
+        if unheard == Some(false) {
+            self.0.aside.lock().unwrap().push(changes);
+            return nobody_knows();
         }
         // One at a time, so that the record has the order of the store.
         let mut commits = self.0.commits.lock().unwrap();
@@ -131,7 +138,7 @@ impl Store for Tape {
         if done.is_ok() {
             commits.push(changes);
         }
-        done
+        if unheard.is_some() { nobody_knows() } else { done }
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {

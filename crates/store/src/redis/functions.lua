@@ -101,6 +101,13 @@ local function commit(keys, args)
     end
   end
 
+  if not schema and (not conflict or (seq == 1 and redis.call('HLEN', rows) > 0)) then
+    local held = 0
+    for _, field in ipairs(redis.call('HKEYS', rows)) do
+      held = held + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
+    end
+    redis.call('HSET', meta, 'schema', SCHEMA, 'bytes', held)
+  end
   if seq == first then
     redis.call('HDEL', meta, 'c:' .. writer)
   end
@@ -110,15 +117,8 @@ local function commit(keys, args)
     redis.call('HSET', meta, 'c:' .. writer, before .. ';' .. args[3] .. ':' .. conflict .. ';')
     return conflict
   end
-  local bytes = 0
-  if not schema then
-    redis.call('HSET', meta, 'schema', SCHEMA)
-    redis.call('HDEL', meta, 'bytes')
-    for _, field in ipairs(redis.call('HKEYS', rows)) do
-      bytes = bytes + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
-    end
-  end
 
+  local bytes = 0
   local function remove(field)
     local size = redis.call('HSTRLEN', rows, field)
     if size > 0 then

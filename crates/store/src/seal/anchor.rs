@@ -42,7 +42,7 @@ struct UnderWay<'a>(Option<&'a Anchor>);
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if let Some(anchor) = self.0 {
-            anchor.given_up.fetch_add(1, Ordering::SeqCst);
+            anchor.doubt();
         }
     }
 }
@@ -87,6 +87,10 @@ impl Anchor {
 
     pub(super) fn write(&self) -> Op<RowValue> {
         self.row(self.version(), Expect::Absent)
+    }
+
+    pub(super) fn doubt(&self) {
+        self.given_up.fetch_add(1, Ordering::SeqCst);
     }
 
     fn in_doubt(&self) -> bool {

@@ -164,7 +164,7 @@ impl Sealed {
     ///
     /// # Errors
     /// As [`Sealed::info`]; [`StoreError::Emptied`] when rows are there and no header is.
-    pub(crate) async fn info_or_empty(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
+    pub async fn info_or_empty(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
         if let Some(info) = Self::info(store).await? {
             return Ok(Some(info));
         }
@@ -238,6 +238,16 @@ impl Sealed {
     #[must_use]
     pub fn shared(mut self, shared: bool) -> Self {
         self.shared = shared;
+        self
+    }
+
+    /// Says that an opening before this one, which ended, may have given a commit up that is on its way still: nothing of it
+    /// lands once this one has read or written anything.
+    #[must_use]
+    pub(crate) fn after_another(self) -> Self {
+        if let Some(anchor) = &self.anchor {
+            anchor.doubt();
+        }
         self
     }
 

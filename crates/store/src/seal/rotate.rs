@@ -36,9 +36,11 @@ impl Sealed {
     /// open the store from here on (an old copy of the files it does). The new one is tried before anything is written.
     ///
     /// # Errors
-    /// As [`Sealed::commit`], and what the holder met; [`StoreError::Conflict`] when the keys are changed elsewhere.
+    /// As [`Sealed::commit`], and what the holder met; [`StoreError::Conflict`] when the keys are changed elsewhere;
+    /// [`StoreError::KeysReplaced`] when they were: the store has to be opened again.
     pub async fn rewrap(&self, holder: Arc<dyn KeyHolder>) -> Result<(), StoreError> {
         let (version, mut header) = self.header().await?;
+        self.refuse_replaced(&header)?;
         let (store, ring) = (self.id(), self.keys.ring());
         let rotating = header.rotated.as_ref().is_some_and(|rotated| rotated.previous.is_some());
         let wrapped = off_executor(move || {
@@ -74,7 +76,8 @@ impl Sealed {
     ///
     /// # Errors
     /// [`StoreError::Key`] with `WRONG_KEY` for another holder, [`StoreError::Unsupported`] when the adapter can not walk
-    /// its rows, or as [`Sealed::commit`].
+    /// its rows, [`StoreError::KeysReplaced`] when the data key is another one by now (also by a call of this that was given up
+    /// and took effect later: the store has to be opened again, and the rotation goes on), or as [`Sealed::commit`].
     pub async fn rotate(
         &self,
         holder: Arc<dyn KeyHolder>,
@@ -98,6 +101,7 @@ impl Sealed {
         // Whether it can be walked, before anything is changed.
         self.store.walk(None, 1).await?;
         let (version, header) = self.header().await?;
+        self.refuse_replaced(&header)?;
         if header.rotated.as_ref().is_none_or(|rotated| rotated.previous.is_none()) {
             alone.await?;
             self.begin((version, header), holder).await?;
@@ -117,6 +121,7 @@ impl Sealed {
         let mut tries = limits::MAX_EPOCH_TRIES;
         loop {
             let (version, mut header) = self.header().await?;
+            self.refuse_replaced(&header)?;
             if let Some(rotated) = &mut header.rotated {
                 rotated.previous = None;
             }
@@ -142,7 +147,14 @@ impl Sealed {
         // A rotation of our own holds the gate while header and keys differ.
         let _gate = self.keys.gate.read().await;
         let (_, header) = self.header().await?;
-        Ok(header.rotated.as_ref().map_or(0, |rotated| rotated.since) == self.keys.ring().since)
+        Ok(self.refuse_replaced(&header).is_ok())
+    }
+
+    /// A header of another data key: one that another process made, or a rotation of ours that was given up and landed. What
+    /// this opening knows as the current key is the one before, and must not be taken for the new one.
+    fn refuse_replaced(&self, header: &Header) -> Result<(), StoreError> {
+        let since = header.rotated.as_ref().map_or(0, |rotated| rotated.since);
+        if since == self.keys.ring().since { Ok(()) } else { Err(StoreError::KeysReplaced) }
     }
 
     /// Commits what `changes` makes if the data key of this opening is still the store's, as one of several processes that have the
@@ -155,9 +167,7 @@ impl Sealed {
         loop {
             let (version, header) = self.header().await?;
             let _gate = self.keys.gate.read().await;
-            if header.rotated.as_ref().map_or(0, |rotated| rotated.since) != self.keys.ring().since {
-                return Err(StoreError::KeysReplaced);
-            }
+            self.refuse_replaced(&header)?;
             let changes = changes();
             changes.check(limits::MAX_PLAIN_VALUE, SecretBytes::len)?;
             let own = {
