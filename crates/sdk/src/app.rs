@@ -268,9 +268,14 @@ impl App {
             slots.get(user).map(Arc::clone)
         };
         if let Some(slot) = open
-            && slot.0.lock().await.handle.upgrade().is_some()
+            && let Some(core) = slot.0.lock().await.core.upgrade()
         {
-            return Ok(true);
+            if !core.closing.load(std::sync::atomic::Ordering::SeqCst) {
+                return Ok(true);
+            }
+            // What it leaves is there when it let go of the store.
+            let mut closed = core.closed.subscribe();
+            let _ = closed.wait_for(|closed| *closed).await;
         }
         let directory = config.place.of_user(user);
         if config.stores.facts().local && !directory.as_ref().is_some_and(|directory| directory.exists()) {
