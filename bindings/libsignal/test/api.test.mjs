@@ -1,9 +1,10 @@
 // libsignal-node's API: the same names, shapes and results, and JSON that goes both ways.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
 import vm from 'node:vm';
@@ -375,4 +376,39 @@ test('errors are themselves where a test runner evaluates the package in a conte
   assert.throws(() => there.SessionRecord.fromBytes(Buffer.from('no record')), (error) => error.code === 'FORMAT_TOO_NEW' && error.action.length > 0);
   const pair = there.keyhelper.generateIdentityKeyPair();
   assert.equal(there.curve.calculateSignature(pair.privKey, Buffer.from('x')).length, 64);
+});
+
+test('a native half that is missing or does not load is NATIVE_MODULE_MISSING, and says what mends it', (t) => {
+  const installed = dirname(dirname(require.resolve('@stvor/libsignal/package.json')));
+  const place = mkdtempSync(join(tmpdir(), 'stvor-signal-'));
+  t.after(() => rmSync(place, { recursive: true }));
+  const modules = join(place, 'node_modules/@stvor');
+  mkdirSync(modules, { recursive: true });
+  cpSync(join(installed, 'libsignal'), join(modules, 'libsignal'), { recursive: true });
+  const main = join(place, 'main.cjs');
+  writeFileSync(main, `
+    try {
+      require('@stvor/libsignal').keyhelper.generateIdentityKeyPair();
+    } catch ({ code, message, action }) {
+      console.log(JSON.stringify({ code, message, action }));
+    }`);
+  const told = (...flags) => {
+    const { stdout, stderr } = spawnSync(process.execPath, [...flags, main], { encoding: 'utf8' });
+    assert.equal(stderr, '');
+    const { code, message, action } = JSON.parse(stdout);
+    assert.equal(code, 'NATIVE_MODULE_MISSING');
+    return { message, action };
+  };
+  const [name] = readdirSync(installed).filter((one) => one.startsWith('libsignal-'));
+  const missing = told();
+  assert.match(missing.message, new RegExp(`@stvor/${name} is not installed; install .*npm install @stvor/libsignal@`));
+  assert.match(missing.action, /optional/);
+  mkdirSync(join(modules, name));
+  writeFileSync(join(modules, name, 'package.json'), '{ "main": "./stvor.node", "glibc": "2.99" }');
+  writeFileSync(join(modules, name, 'stvor.node'), 'not a library');
+  assert.match(told().message, /is installed but does not load: [^;]+; if it came from another machine[^]*needs glibc 2\.99 or later/);
+  // Where Node may load no library at all, installing anew mends nothing.
+  const refused = told('--no-addons');
+  assert.match(refused.action, /--no-addons/);
+  assert.doesNotMatch(refused.message, /npm install/);
 });

@@ -223,7 +223,7 @@ test('what is no record is not taken for an empty one, and options are not missp
   }
   const address = new ours.ProtocolAddress(...at.bob);
   const name = new group.SenderKeyName('g', { id: 'a', deviceId: 1 });
-  for (const options of [{ executor: {} }, { executor: null }, { exekutor: new ours.Executor() }]) {
+  for (const options of [{ executor: {} }, { executor: null }, { executor: { run() {}, ask() {} } }, { exekutor: new ours.Executor() }]) {
     for (const make of [() => new ours.SessionCipher(alice, address, options), () => new group.GroupCipher(alice, name, options), () => new group.GroupSessionBuilder(alice, options)]) {
       assert.throws(make, (error) => error.code === 'INVALID_ARGUMENT');
     }

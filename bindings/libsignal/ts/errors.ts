@@ -12,11 +12,13 @@ export class SignalError extends Error {
   /** What caused it, where something did. */
   declare readonly cause?: unknown;
 
-  constructor(message = '', details: { code?: string; retryable?: boolean; cause?: unknown } = {}) {
+  constructor(message = '', details: { code?: string; action?: string; retryable?: boolean; cause?: unknown } = {}) {
     super(details.code === undefined ? message : `${message} [${details.code}]`);
     Object.defineProperty(this, 'name', { value: new.target.name, configurable: true, writable: true });
     this.code = details.code ?? 'FAILED';
     this.retryable = details.retryable ?? false;
+    // In place of what the page of the code says.
+    if (details.action !== undefined) Object.defineProperty(this, 'action', { value: details.action, configurable: true });
     if (details.cause !== undefined) {
       Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
     }

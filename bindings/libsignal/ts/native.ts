@@ -1,6 +1,6 @@
 /** The native half: what it offers, and how it is found. */
 
-import { SignalError } from './errors.js';
+import { SignalError, wordsOf } from './errors.js';
 
 export interface Pair {
   pubKey: Buffer;
@@ -126,19 +126,35 @@ function libc(): string {
   }
 }
 
+/** Which C library a package's binary needs, as it was packed. */
+function neededBy(name: string): string {
+  try {
+    const { glibc } = require(`${name}/package.json`) as { glibc?: unknown };
+    return typeof glibc === 'string' && /^[0-9.]{1,16}$/.test(glibc) ? ` (it needs glibc ${glibc} or later)` : '';
+  } catch {
+    return '';
+  }
+}
+
 function find(): Native {
   const name = `@stvor/libsignal-${process.platform}-${process.arch}${libc()}`;
   let found: Native;
   try {
     found = require(name) as Native;
   } catch (cause) {
-    const missing = (cause as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
-    const why = missing ? `the package ${name} is not installed` : `${name} is installed but does not load`;
-    throw new SignalError(
-      `the native half for Node ${process.versions.node} is missing: ${why}; install with optional dependencies, on the ` +
-        `machine (or for the platform) that runs it: npm install @stvor/libsignal@${VERSION} --include=optional`,
-      { code: 'NATIVE_MODULE_MISSING', cause },
-    );
+    const code = (cause as { code?: unknown } | null)?.code;
+    // Node may load no library at all: what is installed does not matter then.
+    if (code === 'ERR_DLOPEN_DISABLED') {
+      throw new SignalError(`the native half for Node ${process.versions.node} can not be loaded: this process may load no native addons`, {
+        code: 'NATIVE_MODULE_MISSING', action: 'Start Node without --no-addons; with --permission, start it with --allow-addons, too.', cause,
+      });
+    }
+    const missing = code === 'MODULE_NOT_FOUND';
+    const why = missing ? `the package ${name} is not installed` : `${name} is installed but does not load: ${wordsOf(cause)}`;
+    const install = `install with optional dependencies, on the machine (or for the platform) that runs it: npm install @stvor/libsignal@${VERSION} --include=optional`;
+    // A package that is there and does not load was copied from another machine, or this one's C library is older than it needs.
+    const mend = missing ? install : `if it came from another machine, ${install}; a C library that is older than it needs takes a newer system${neededBy(name)}`;
+    throw new SignalError(`the native half for Node ${process.versions.node} is missing: ${why}; ${mend}`, { code: 'NATIVE_MODULE_MISSING', cause });
   }
   if (found.version() !== VERSION) {
     throw new SignalError(`${name} is version ${found.version()}, @stvor/libsignal is ${VERSION}: install both in the same version`, {

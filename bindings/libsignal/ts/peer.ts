@@ -236,6 +236,7 @@ export function executorOf(options: { executor?: Executor | undefined }, known: 
   for (const key of Object.keys(options)) if (!known.includes(key)) throw invalid(`there is no option "${key}"; there are ${known.join(', ')}`);
   const { executor = defaultExecutor } = options;
   // One of another copy of this package is as good.
-  if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
+  const whole = (['run', 'runGiven', 'runBoth', 'ask'] as const).every((method) => typeof executor?.[method] === 'function');
+  if (!whole) throw invalid('executor is an Executor');
   return executor;
 }

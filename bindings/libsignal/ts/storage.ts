@@ -53,7 +53,10 @@ export interface SignalStorage {
    * it, storages with one identity key and registration id are of one account.
    */
   readonly scope?: string | object;
-  /** The address under which the storage really keeps this one, if it has one row for several (a phone number and its LID): they then share an order. */
+  /**
+   * The address under which the storage really keeps this one, if it has one row for several (a phone number and its LID): they then share an order.
+   * It is asked in a place of the executor: call nothing of this package from inside it, which may need another one.
+   */
   canonicalAddress?(address: string): Awaitable<string>;
 }
 

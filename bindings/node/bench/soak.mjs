@@ -73,7 +73,8 @@ async function flow(what, { url, storage, batch, retention, count: sends = SENDS
   await all;
   const seconds = (performance.now() - start) / 1000;
   const each = cpu(used) / sends;
-  console.log(`${sends} messages, ${what}: ${(sends / seconds).toFixed(0)}/s, ${each.toFixed(0)} us of CPU each (both clients and the relay), MiB resident at each tenth: ${marks.join(' ')}`);
+  marks.push(Math.round(resident()));
+  console.log(`${sends} messages, ${what}: ${(sends / seconds).toFixed(0)}/s, ${each.toFixed(0)} us of CPU each (both clients and the relay), MiB resident at the start, at each tenth, and when all have arrived: ${marks.join(' ')}`);
   await place.close();
   return each;
 }

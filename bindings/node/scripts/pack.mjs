@@ -100,6 +100,7 @@ function platform() {
   const libcs = { gnu: ['glibc'], musl: ['musl'] };
   const glibc = kind === 'gnu' ? newestGlibc(file) : undefined;
   if (glibc) console.error(`${name}: it needs glibc ${glibc} or later`);
+  if (kind === 'gnu' && args.glibc && !glibc) throw new Error(`${file} shows no version of glibc: whether it needs ${args.glibc} at most can not be told`);
   if (glibc && args.glibc && newer(glibc, args.glibc)) throw new Error(`${file} needs glibc ${glibc}: ${args.glibc} at most`);
   writeFileSync(
     join(stage, 'package.json'),

@@ -7,7 +7,7 @@ import { type Full, type Gate, type Place, refusal } from './gate.js';
 import { native, type NativeCancel, type NativeClient, type NativeReceipt, type NativeSend, type NativeSends } from './native.js';
 import type { DeliveryStatus, Outgoing, Receipt, Signal } from './types.js';
 
-/** Messages of one `sendMany`, and what their contents may come to. */
+/** Messages of one `sendMany`, and what their contents may come to: bytes, and characters of text. */
 const MOST_SENDS = 10_000;
 const MOST_BYTES = 67_108_864;
 
@@ -39,7 +39,7 @@ export function outgoing(messages: unknown): { to: string; content: NativeSend['
   });
 }
 
-/** What a content takes while it waits. */
+/** What a content takes while it waits: characters of text (UTF-16 units, of which one may be up to three bytes on its way), or bytes. */
 function sizeOf({ text, bytes }: NativeSend['content']): number {
   return text?.length ?? bytes?.byteLength ?? 0;
 }

@@ -300,13 +300,13 @@ export interface KmipKey {
 
 /** How many sends one client has under way, and what happens beyond. A `sendMany` counts as many as it has messages. */
 export interface ExecutorOptions {
-  /** Sends that are under way at once, to all users; 1024 if absent. (In Rust `max_pending` is another thing: what the outbox of one conversation holds.) */
+  /** Sends that are under way at once, to all users; 1024 if absent, a quarter of them to one user. What is handed over together goes in while there is a place: it may be up to a quarter more. (In Rust `max_pending` is another thing: what the outbox of one conversation holds.) */
   maxPending?: number | undefined;
   /** Messages that wait for their turn; 65536 if absent. */
   maxQueued?: number | undefined;
   /** Those of them to one user; a quarter of `maxQueued` if absent. */
   maxQueuedPerPeer?: number | undefined;
-  /** Bytes of contents that wait for their turn; 64 MiB if absent. */
+  /** What the contents that wait for their turn come to, in bytes, and in characters of text (which may be up to three bytes each on their way); 64 MiB if absent. It has no share for each user. */
   maxQueuedBytes?: number | undefined;
   /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many messages and bytes again as may be queued. */
   onPressure?: 'reject' | 'wait' | undefined;
