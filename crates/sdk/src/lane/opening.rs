@@ -179,7 +179,8 @@ impl Lane {
 
     /// Messages that wait for the relay's word: to the outbox when the relay is gone, refused when their time is over.
     pub(super) fn release_held(&mut self, step: &mut Step) {
-        if self.held.is_empty() {
+        // A client that ends has no relay either: what nobody was found for is not sent, and whoever waits hears that.
+        if self.held.is_empty() || self.core.stop.is_cancelled() {
             return;
         }
         if self.core.session().is_none() || self.is_ready() {
