@@ -168,6 +168,10 @@ impl Lane {
 
     /// What waited for the relay's word goes to the outbox, as much as fits into this commit.
     fn enqueue_held(&mut self, step: &mut Step) {
+        // A client that ends has no relay either: what nobody was found for is not sent, and whoever waits hears that.
+        if self.core.stop.is_cancelled() {
+            return;
+        }
         let mut held = self.take_held().into_iter();
         while !step.is_full() {
             let Some(held) = held.next() else { return };
@@ -179,8 +183,7 @@ impl Lane {
 
     /// Messages that wait for the relay's word: to the outbox when the relay is gone, refused when their time is over.
     pub(super) fn release_held(&mut self, step: &mut Step) {
-        // A client that ends has no relay either: what nobody was found for is not sent, and whoever waits hears that.
-        if self.held.is_empty() || self.core.stop.is_cancelled() {
+        if self.held.is_empty() {
             return;
         }
         if self.core.session().is_none() || self.is_ready() {
