@@ -169,8 +169,11 @@ fn recover_soon(core: &Core) {
             let Some(core) = me.upgrade() else { return };
             let done = match core.rollback() {
                 Some(found) if !found.decided => announce(&core, found).await.map(|()| {
-                    // Should another instance have recovered before this one looks, it finds no row.
-                    core.set_rollback(Some(Rollback { noted: true, ..found }));
+                    // Should another instance have recovered before this one looks, it finds no row. What ended here
+                    // meanwhile stays ended.
+                    if let Some(now) = core.rollback() {
+                        core.set_rollback(Some(Rollback { noted: true, ..now }));
+                    }
                 }),
                 _ => recover(&core).await,
             };
