@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { group, ours } from './world.mjs';
 
 const project = process.env.STVOR_TEST_PROJECT;
@@ -25,9 +26,9 @@ test('the Baileys-shaped flow runs to its end', () => {
 });
 
 test('both module systems give one implementation', async () => {
-  const imported = await import(join(project, 'node_modules/@stvor/libsignal/dist/index.mjs'));
+  const imported = await import(pathToFileURL(join(project, 'node_modules/@stvor/libsignal/dist/index.mjs')).href);
   assert.deepEqual(Object.keys(imported).sort(), [...Object.keys(ours), 'default'].sort());
   for (const name of Object.keys(ours)) assert.equal(imported[name], ours[name], name);
-  const groups = await import(join(project, 'node_modules/@stvor/libsignal/dist/group.mjs'));
+  const groups = await import(pathToFileURL(join(project, 'node_modules/@stvor/libsignal/dist/group.mjs')).href);
   assert.equal(groups.GroupCipher, group.GroupCipher);
 });

@@ -7,9 +7,12 @@ import { createClient } from 'redis';
 
 const { REDIS_SOCKET, REDIS_URL, STVOR_TOKEN, STVOR_RELAY, KEY_FILE = 'alice.key' } = process.env;
 const redis = createClient(REDIS_SOCKET ? { socket: { path: REDIS_SOCKET } } : { url: REDIS_URL });
+// Without a listener a server that restarts would end this process; both drivers connect again by themselves.
+redis.on('error', (error) => console.error(`redis: ${error.message}`));
 await redis.connect();
-// PGHOST, PGUSER, PGDATABASE and PGPASSWORD say where.
-const database = new pg.Pool();
+// PGHOST, PGUSER, PGDATABASE and PGPASSWORD say where. The server ends what takes too long: a save that was refused must not land later.
+const database = new pg.Pool({ connectionTimeoutMillis: 5_000, statement_timeout: 5_000, keepAlive: true });
+database.on('error', (error) => console.error(`postgres: ${error.message}`));
 await database.query(`
   CREATE TABLE IF NOT EXISTS sessions (peer_id text PRIMARY KEY, state bytea NOT NULL);
   CREATE TABLE IF NOT EXISTS pins (peer_id text PRIMARY KEY, fingerprint text NOT NULL);

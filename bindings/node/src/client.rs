@@ -51,8 +51,10 @@ pub struct SendOutcome {
 /// Which page of a conversation.
 #[napi(object)]
 pub struct HistoryRequest {
-    /// With whom.
-    pub peer: String,
+    /// With whom; of a group its id.
+    pub of: String,
+    /// Whether it is of a group.
+    pub group: bool,
     /// Messages at most.
     pub limit: Option<u32>,
     /// Only messages whose text holds these words.
@@ -541,10 +543,16 @@ impl NativeClient {
         cancel: Option<&Cancel>,
     ) -> napi::Result<PromiseRaw<'env, NativePage>> {
         let client = self.client()?;
+        let group = if request.group { Some(self.lookup(&request.of)?) } else { None };
         let cursor = before.and_then(|page| page.before);
         let limit = usize::try_from(request.limit.unwrap_or(50)).unwrap_or(usize::MAX);
         promise(env, cancel, async move {
-            let mut query = client.history(&request.peer).limit(limit).before(cursor);
+            let group = match group {
+                Some(found) => Some(found.await.map_err(failed)?),
+                None => None,
+            };
+            let query = group.as_ref().map_or_else(|| client.history(&request.of), Group::history);
+            let mut query = query.limit(limit).before(cursor);
             if let Some(words) = request.search {
                 query = query.containing(words);
             }
@@ -580,6 +588,6 @@ impl NativeClient {
     }
 }
 
-fn content_id(id: &str) -> napi::Result<ContentId> {
+pub(crate) fn content_id(id: &str) -> napi::Result<ContentId> {
     id.parse().map_err(|_| argument("a message id is 32 hexadecimal digits"))
 }

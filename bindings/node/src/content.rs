@@ -100,6 +100,8 @@ pub struct HistoryValue {
     pub id: String,
     /// Whether it came.
     pub incoming: bool,
+    /// With whom the conversation is; in a group, who wrote it.
+    pub peer: String,
     /// What it says.
     pub content: ContentValue,
     /// Milliseconds since the Unix epoch, by the sender's clock.
@@ -117,6 +119,7 @@ impl HistoryValue {
         Self {
             id: message.id.to_string(),
             incoming: message.direction == stvor::Direction::In,
+            peer: message.peer.as_str().to_owned(),
             content: ContentValue::of(&message.content),
             sent_at: millis(message.sent_at),
             received_at: message.received_at.map(millis),

@@ -7,8 +7,8 @@ use napi::bindgen_prelude::PromiseRaw;
 use napi_derive::napi;
 use stvor::{Group, GroupId, GroupInfo};
 
-use crate::client::NativeClient;
-use crate::content::ContentValue;
+use crate::client::{NativeClient, content_id};
+use crate::content::{ContentValue, millis};
 use crate::failure::{argument, failed};
 use crate::task::{Cancel, promise};
 
@@ -58,10 +58,21 @@ pub struct GroupSendRequest {
 pub struct GroupChangeRequest {
     /// Which one.
     pub group: String,
-    /// `add`, `remove`, `leave` or `rename`.
+    /// `add`, `remove`, `leave`, `rename` or `delete`.
     pub what: String,
     /// Users to be added; the one to be removed; the new name.
     pub names: Vec<String>,
+}
+
+/// How far a message came with a member.
+#[napi(object)]
+pub struct MemberReceiptValue {
+    /// Who.
+    pub user: String,
+    /// How far.
+    pub state: String,
+    /// When that was heard of here: milliseconds since the Unix epoch.
+    pub at: f64,
 }
 
 fn group_id(id: &str) -> napi::Result<GroupId> {
@@ -70,7 +81,7 @@ fn group_id(id: &str) -> napi::Result<GroupId> {
 
 impl NativeClient {
     /// A group: at once if it was looked for before, so that calls keep their order.
-    fn lookup(&self, id: &str) -> napi::Result<impl Future<Output = stvor::Result<Group>> + Send + use<>> {
+    pub(crate) fn lookup(&self, id: &str) -> napi::Result<impl Future<Output = stvor::Result<Group>> + Send + use<>> {
         let id = group_id(id)?;
         let (client, groups) = (self.client()?, self.groups_at_hand()?);
         Ok(async move {
@@ -174,9 +185,52 @@ impl NativeClient {
                 ("remove", [name]) => group.remove(name).await,
                 ("leave", []) => group.leave().await,
                 ("rename", [name]) => group.rename(name.as_str()).await,
+                ("delete", []) => group.delete().await,
                 _ => return Err(argument("there is no such change")),
             }
             .map_err(failed)
+        })
+    }
+
+    /// How far a message of ours came with each member that said so.
+    ///
+    /// # Errors
+    /// As `Group::receipts`.
+    #[napi(catch_unwind)]
+    pub fn group_receipts<'env>(
+        &self,
+        env: &'env Env,
+        group: String,
+        id: String,
+    ) -> napi::Result<PromiseRaw<'env, Vec<MemberReceiptValue>>> {
+        let (group, id) = (self.lookup(&group)?, content_id(&id)?);
+        promise(env, None, async move {
+            let receipts = group.await.map_err(failed)?.receipts(id).await.map_err(failed)?;
+            let value = |one: stvor::MemberReceipt| MemberReceiptValue {
+                user: one.user.as_str().to_owned(),
+                state: one.state.name().to_owned(),
+                at: millis(one.at),
+            };
+            Ok(receipts.into_iter().map(value).collect())
+        })
+    }
+
+    /// Notes that messages of a member were read.
+    ///
+    /// # Errors
+    /// As `Group::mark_read`.
+    #[napi(catch_unwind)]
+    pub fn group_mark_read<'env>(
+        &self,
+        env: &'env Env,
+        group: String,
+        from: String,
+        ids: Vec<String>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let group = self.lookup(&group)?;
+        let ids = ids.iter().map(|id| content_id(id)).collect::<napi::Result<Vec<_>>>()?;
+        promise(env, None, async move {
+            group.await.map_err(failed)?.mark_read(from, &ids).await.map_err(failed)
         })
     }
 }

@@ -71,6 +71,7 @@ const ODD = [
   () => ({ redis: growing() }), () => ({ module: '/nowhere', token: 't', key: 'k', pin: '1' }), () => Object.create(sdk.Group.prototype),
   () => ({ then: () => thrower(new Error('then')) }), () => Object.create(Uint8Array.prototype), () => Object.create(ratchet.Session.prototype),
   () => Object.create(sdk.Client.prototype), () => ({ timeout: 1e300 }), () => ({ limit: -1 }), () => ({ port: 1e9 }), () => /x/, () => new Error('x'),
+  () => new Proxy(() => {}, { get: () => thrower(new Error('get of a function')) }),
 ];
 
 /** Runs one call; it ends in a result or in a `StvorError`. */

@@ -21,8 +21,8 @@ const free = () => new Promise((resolve) => {
 });
 
 /** Each block is run as somebody new: with stores of its own. */
-function block(t, text, extension = 'mjs') {
-  const started = start([write(text, extension)], { env: { XDG_DATA_HOME: directory() } });
+function block(t, text, extension = 'mjs', home = directory()) {
+  const started = start([write(text, extension)], { env: { XDG_DATA_HOME: home } });
   t.after(() => started.child.kill());
   return started;
 }
@@ -133,9 +133,14 @@ test('full working example: the relay of the documentation and the app, two proc
   const port = await free();
   const relay = block(t, documentation('relay-server.mjs', { 8080: port }));
   await relay.line(/Relay running on/);
-  const app = block(t, documentation('app.mjs', { 8080: port }));
+  const [source, home] = [documentation('app.mjs', { 8080: port }), directory()];
+  const app = block(t, source, 'mjs', home);
   await fourLines(app);
   assert.match(app.stderr, /STVOR_RELAY_NOT_DURABLE/);
+  // It does not end by itself: whoever tries it presses Ctrl-C, and tries again.
+  app.child.kill('SIGINT');
+  await app.ended;
+  await fourLines(block(t, source, 'mjs', home));
 });
 
 test('the relay of the documentation is refused in production mode, and over TLS', async (t) => {

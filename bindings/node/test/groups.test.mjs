@@ -140,6 +140,51 @@ test('what can not be used is named', async (t) => {
   await group.send('still');
 });
 
+test('what was said in a group is found again, and how far it came; a group that was left can be deleted', async (t) => {
+  const { app } = await at(t, { receipts: { read: true } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const joined = event(bob, 'groupJoined');
+  const group = await alice.createGroup('friends', ['bob']);
+  await joined;
+  const sent = [];
+  for (const text of ['the report of May', 'nothing', 'the REPORT of June']) sent.push((await group.send(text)).id);
+  const its = await bob.group(group.id);
+  const heard = event(alice, 'groupReceipt');
+  for (let i = 0; i < 3; i += 1) await next(bob);
+  await its.send({ an: 'answer' });
+  await next(alice);
+
+  const said = ({ messages }) => messages.map(({ content, direction, senderId }) => [content, direction, senderId]);
+  const first = await its.history({ limit: 3 });
+  assert.deepEqual(said(first), [[{ an: 'answer' }, 'out', undefined], ['the REPORT of June', 'in', 'alice'], ['nothing', 'in', 'alice']]);
+  const second = await first.older();
+  assert.deepEqual(said(second), [['the report of May', 'in', 'alice']]);
+  assert.equal(await second.older(), null);
+  assert.deepEqual((await its.history({ search: 'report' })).messages.map(({ id }) => id), [sent[2], sent[0]]);
+  assert.deepEqual((await bob.history('alice')).messages, [], 'a conversation is not a group');
+  for (const bad of [{ limit: 0 }, { search: 1 }, { of: 'x' }]) assert.equal(await codeOf(its.history(bad)), 'INVALID_ARGUMENT');
+
+  await heard;
+  for (const { userId, state, at } of await group.receipts(sent[0])) {
+    assert.deepEqual([userId, ['delivered', 'read'].includes(state)], ['bob', true]);
+    assert.ok(at instanceof Date);
+  }
+  const read = new Promise((resolve) => {
+    alice.on('groupReceipt', ({ state, ids }) => state === 'read' && resolve(ids));
+  });
+  await its.markRead('alice', [sent[0]]);
+  assert.deepEqual(await read, [sent[0]]);
+  assert.deepEqual((await group.receipts(sent[0])).map(({ userId, state }) => [userId, state]), [['bob', 'read']]);
+  assert.deepEqual((await its.history()).messages.map((message) => message.read), [false, false, false, true]);
+  assert.equal(await codeOf(group.receipts('x')), 'INVALID_ARGUMENT');
+
+  assert.equal(await codeOf(its.delete()), 'INVALID_CONFIG', 'while one is in it');
+  await its.leave();
+  await its.delete();
+  assert.deepEqual(await bob.groups(), []);
+  assert.equal(await codeOf(its.history()), 'GROUP_NOT_FOUND');
+});
+
 test('a group is there again after a restart', async (t) => {
   const relay = await startMockRelay({ port: 0 });
   t.after(() => relay.close());

@@ -67,6 +67,8 @@ test('a backup of a client that works is restored elsewhere, by passphrase or by
   const { fingerprint } = alice.identity;
   const known = join(kept, 'passphrase.age');
   await alice.backup(known, { passphrase: 'correct horse', onProgress: () => { throw new Error('never mind'); } });
+  // An unhandled rejection would fail the test.
+  await alice.backup(join(kept, 'async.age'), { passphrase: 'correct horse', onProgress: async () => { throw new Error('never mind'); } });
   assert.equal(await codeOf(alice.backup(known, { passphrase: 'x' })), 'BACKUP_FILE_EXISTS');
   await app.close();
   for (const [file, opening, wrong] of [

@@ -5,6 +5,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { codeOf, directory, documentation, load, project, require, run, sdk, write } from './project.mjs';
 
 const installed = join(project, 'node_modules/@stvor');
@@ -23,7 +24,7 @@ test('both module systems give one implementation', async () => {
 async function importOf(entry) {
   const { exports } = require('@stvor/sdk/package.json');
   const { import: target } = exports[entry === '@stvor/sdk' ? '.' : `./${entry.slice('@stvor/sdk/'.length)}`];
-  return import(join(installed, 'sdk', target.default));
+  return import(pathToFileURL(join(installed, 'sdk', target.default)).href);
 }
 
 test('nothing is run at installation, nothing is depended on but the platforms, and it is small', () => {
@@ -132,6 +133,18 @@ test('types: the documentation\'s settings, Bundler, --strict, without skipLibCh
   for (const [module, moduleResolution] of [['NodeNext', 'NodeNext'], ['ESNext', 'Bundler']]) {
     assert.equal(compile(both, { compilerOptions: { module, moduleResolution, ...strict } }), '');
   }
+  // With what a browser's library calls an AbortSignal, and every way to leave an option open.
+  const signals = `import { createApp, type AppOptions } from '@stvor/sdk';
+    const signal: AbortSignal = AbortSignal.timeout(1_000);
+    const open: AppOptions = { appToken: 't', relayUrl: 'ws://localhost:1', receipts: { delivered: undefined, read: true } };
+    export async function main() {
+      const app = await createApp(open, { signal });
+      const client = await app.connect('alice', { signal });
+      await client.waitCaughtUp({ timeout: undefined, signal: undefined });
+      await client.waitOnline({ signal });
+      await client.history('bob', { signal, search: undefined });
+    }`;
+  assert.equal(compile({ 'main.ts': signals }, { compilerOptions: { module: 'NodeNext', moduleResolution: 'NodeNext', ...strict, lib: ['ES2020', 'DOM'] } }), '');
   const wrong = compile({ 'main.ts': WRONG }, { compilerOptions: { module: 'NodeNext', moduleResolution: 'NodeNext', ...strict } });
   for (const complaint of ['tiemout', 'symbol', 'nonsense']) assert.match(wrong, new RegExp(complaint));
 });
@@ -164,6 +177,13 @@ test('a platform package that is missing, broken or of another version is NATIVE
   assert.match(await missing(), /is installed but does not load[^]*older than it needs/);
   writeFileSync(join(modules, name, 'package.json'), '{ "main": "./stvor.node", "glibc": "2.99" }');
   assert.match(await missing(), /needs glibc 2\.99/);
+  // Where there is none, installing something mends nothing.
+  const elsewhere = join(place, 'elsewhere.mjs');
+  writeFileSync(elsewhere, `Object.defineProperty(process, 'arch', { value: 'riscv64' });\nawait import(${JSON.stringify(pathToFileURL(main).href)});`);
+  const [, code, words, advice] = JSON.parse((await run([elsewhere])).stdout);
+  assert.equal(code, 'NATIVE_MODULE_MISSING');
+  assert.match(words, /there is no native half for \S*riscv64.*linux-x64-gnu/);
+  assert.doesNotMatch(words + advice, /npm install/);
   // Where Node may load no library at all, installing anew mends nothing.
   const refused = await run(['--no-addons', main]);
   assert.match(refused.stdout, /--no-addons/);
@@ -313,6 +333,24 @@ test('errors are themselves where a test runner evaluates the package in a conte
   assert.deepEqual(stdout.split('\n'), ['INVALID_RELAY_URL,false,false', 'NOT_FOR_PRODUCTION,false,true', 'RECIPIENT_TIMEOUT,true,false', 'bytes 7', ''], stderr);
 });
 
+test('a handler that can not be read holds nothing up', async () => {
+  const { code, stdout } = await run([write(`
+    import { createApp, } from '@stvor/sdk';
+    import { startMockRelay } from '@stvor/sdk/mock-relay';
+    const relay = await startMockRelay({ port: 0 });
+    const app = await createApp({ appToken: 'stvor_x', relayUrl: relay.url, storage: 'memory' });
+    const alice = await app.connect('alice');
+    try {
+      alice.onMessage(Object.defineProperty(() => {}, 'length', { get() { throw new Error('no'); } }));
+    } catch ({ code }) {
+      console.log(code);
+    }
+    await app.close();
+    await relay.close();
+  `)]);
+  assert.deepEqual([code, stdout.trim()], [0, 'INVALID_ARGUMENT']);
+});
+
 /** Codes that no call of this package fails with: of the vault, of the command line and of relays. */
 const OTHERS = /^(AGENT|APPROVAL|AUDITOR|BACKUP|BOUNDARY|COOLDOWN|ESCROW|LOCKDOWN|MEMORY|PROFILE|TPM|VAULT|WITNESS|LOG|TOKEN|CODE)_|^(COOLDOWN|NO_APP_TOKEN|UNKNOWN_TOKEN|UNKNOWN_USER|USAGE|STORE_UNSUPPORTED|NATIVE_MODULE_MISSING)$/;
 
@@ -320,7 +358,8 @@ test('what to do is said in terms of JavaScript', () => {
   for (const code of Object.keys(require(join(installed, 'sdk/dist/actions.json')))) {
     if (OTHERS.test(code)) continue;
     const { action } = new sdk.StvorError('x', { code });
-    assert.doesNotMatch(action, /stvor [a-z]|::|[a-z]_[a-z]+\(|--[a-z]|[A-Z]\w+ \{/, `${code}: ${action}`);
+    // A table of PostgreSQL is called so.
+    assert.doesNotMatch(action.replaceAll('stvor_rows', ''), /\b[a-z]+_[a-z_]+\b|stvor [a-z]|::|[a-z]_[a-z]+\(|--[a-z]|[A-Z]\w+ \{/, `${code}: ${action}`);
   }
 });
 

@@ -196,6 +196,20 @@ test('who closes right after sending has sent, one by one and in a batch, in mem
   }
 });
 
+test('who closes right after the first send to a group has sent', async (t) => {
+  const { app, relay } = await at(t);
+  const bob = await app.connect('bob');
+  const own = await sdk.createApp({ appToken: 'stvor_dev_test123', relayUrl: relay.url, dataDir: directory() });
+  const alice = await own.connect('alice');
+  const group = await alice.createGroup('friends', ['bob']);
+  const [{ id }] = await Promise.all([group.send('and gone'), alice.close()]);
+  assert.match(id, /^[0-9a-f]{32}$/);
+  const again = await own.connect('alice');
+  assert.deepEqual(await take(bob, 1), ['and gone']);
+  await again.close();
+  await own.close();
+});
+
 for (const late of [false, true]) {
   test(`a client that closes waits for a batch as long as for anything else, ${late ? 'also for one that had to wait' : 'whatever its own timeout'}`, async (t) => {
     const { app } = await at(t, { ...PATIENCE, executor: { maxPending: late ? 1 : 8 } });
@@ -241,6 +255,35 @@ test('a client that is asked for while it closes is a new one', async (t) => {
   assert.notEqual(fresh, bob);
   await fresh.send('alice', 'here again');
   assert.deepEqual(await take(alice, 1), ['here again']);
+});
+
+test('a client that is closed while it is asked for is not the one that comes', async (t) => {
+  const { app } = await at(t, { dataDir: directory(), storage: 'disk' });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  let release;
+  const held = new Promise((done) => { release = done; });
+  const began = new Promise((done) => { bob.onMessage(async () => { done(); await held; }); });
+  await alice.send('bob', 'x');
+  await began;
+  const asked = app.connect('bob');
+  const closing = bob.close();
+  setTimeout(release, 20);
+  const fresh = await asked;
+  await closing;
+  assert.notEqual(fresh, bob);
+  await fresh.send('alice', 'here again');
+  assert.deepEqual(await take(alice, 1), ['here again']);
+});
+
+test('two spellings of one name are one user', async (t) => {
+  const { app } = await at(t);
+  const jose = await app.connect('Jos\u00e9');
+  assert.equal(await app.connect('Jose\u0301'), jose);
+  const alice = await app.connect('alice');
+  await Promise.all(['Jos\u00e9', 'Jose\u0301', 'Jos\u00e9'].map((to, i) => alice.send(to, `${i}`)));
+  assert.deepEqual(await take(jose, 3), ['0', '1', '2']);
+  await app.disconnect('Jose\u0301');
+  assert.equal(jose.state, 'closed');
 });
 
 test('a handler that asks for the client that its own closing waits for is told so', async (t) => {

@@ -25,5 +25,12 @@ export const ACTIONS: Readonly<Record<string, string>> = {
     + 'ask the sender to say it again.',
   STORE_SERVER_UNTRUSTED: 'Give the certificate of the authority (storage.rootCertificateFile), and use the host name that the certificate is for. The message says which of the two is wrong. There is no way '
     + 'to switch the check off.',
+  STORE_EMPTIED: 'Bring back what the server held, from its own dump or backup: the store opens again, and if that is older than what was sent it is ROLLBACK_DETECTED and resolved. Without one, clear the '
+    + 'place (in Redis the keys of the user, in PostgreSQL the rows of the place) and restore a backup: app.restore(file, ...); or begin anew, for which the relay has to let the name go: createApp with '
+    + 'replaceIdentity: true. Then set the server up so that it keeps what it holds, as the page about stores says.',
+  FINGERPRINT_FIXED: 'Compare safety numbers with the peer by another way. Then delete the fingerprint of that peer from your store yourself and call client.acceptIdentity(userId) once more. If it shall not '
+    + 'come again, give the adapter tofu a replaceFingerprint(peerId, old, new).',
+  STORE_PUT_BACK: 'Nothing for keys: the client gives up its sessions as after any rollback (the events rollbackDetected, then rollbackRecovered) and takes commits again; try the call again. What was received '
+    + 'in the lost commits, and not yet processed, is lost. Let commits wait for a replica.',
   BACKPRESSURE: 'Wait for sends that are under way, then try again; or let sends wait for room: createApp with executor: { onPressure: \'wait\' }.',
 };

@@ -1,6 +1,6 @@
 /** Storage adapters of the application: called with what the native half asks, answered with what they say. */
 
-import { isUint8Array, kindOf } from './check.js';
+import { isUint8Array, kindOf, unshared } from './check.js';
 import { failure, guarded, misconfigured, remembered } from './errors.js';
 import { native, type NativeAdapterAnswer, type NativeAdapterRequest, type NativeAdapters } from './native.js';
 import type { IdentityKeyPair, StorageAdapters } from './types.js';
@@ -117,10 +117,10 @@ function judged(call: string, said: unknown): NativeAdapterAnswer {
       // Only null is "there is none": a forgotten return must not begin a new account over the old one.
       if (said === null) return {};
       if (isBytes(said) && said.byteLength === 0) return { wrong: 'it is a Uint8Array of 0 bytes: either it was never saved so, or its buffer was transferred' };
-      return isBytes(said) ? { bytes: said } : { wrong: `it is ${kindOf(said)}; a Uint8Array as it was saved, or null if there is none, is expected` };
+      return isBytes(said) ? { bytes: unshared(said) } : { wrong: `it is ${kindOf(said)}; a Uint8Array as it was saved, or null if there is none, is expected` };
     case 'identity.getIdentityKeyPair': {
       const { publicKey, privateKey } = Object(said) as Partial<IdentityKeyPair>;
-      if (isBytes(publicKey) && isBytes(privateKey)) return { bytes: publicKey, secret: privateKey };
+      if (isBytes(publicKey) && isBytes(privateKey)) return { bytes: unshared(publicKey), secret: unshared(privateKey) };
       return { wrong: 'it is no { publicKey, privateKey } of two Uint8Arrays (65 and 32 bytes)' };
     }
     default:

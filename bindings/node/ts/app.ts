@@ -3,7 +3,7 @@
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { bind } from './bound.js';
-import { abortable, before, isUint8Array, options, span, userName, wait } from './check.js';
+import { abortable, before, isUint8Array, options, span, unshared, userName, wait } from './check.js';
 import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
@@ -28,6 +28,12 @@ const STRINGS = [
 /** Milliseconds that an operation may wait, as in Rust. */
 const DEFAULT_TIMEOUT = 10_000;
 
+/** A client of an app, and what the app needs of it. */
+interface Known {
+  readonly client: Client;
+  readonly inner: Inner;
+}
+
 /** An app at a relay: where clients come from. Made by `createApp`. */
 export class App {
   readonly #native: NativeApp;
@@ -35,7 +41,7 @@ export class App {
   readonly #patience: number;
   /** Whether nobody is to be told again that there is no connection. */
   #quiet: boolean;
-  readonly #clients = new Map<string, { client: Client; inner: Inner }>();
+  readonly #clients = new Map<string, Known>();
   /** How often it was closed: a client that comes up after it was is closed again. */
   #closings = 0;
 
@@ -79,14 +85,19 @@ export class App {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of connect');
       const name = userName(userId);
       const closings = this.#closings;
-      await this.#closed(name, signal);
-      const opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
-      if (closings !== this.#closings) {
-        await opened.end('close');
-        throw new StvorError('the client is not ready: its app was closed meanwhile', { code: 'CLIENT_NOT_READY' });
-      }
+      let opened: NativeClient;
+      let known: Known | undefined;
+      do {
+        await this.#closed(name, signal);
+        opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
+        if (closings !== this.#closings) {
+          await opened.end('close');
+          throw new StvorError('the client is not ready: its app was closed meanwhile', { code: 'CLIENT_NOT_READY' });
+        }
+        known = this.#clients.get(opened.user);
+        // Somebody closes it since: the next one is asked for when it is closed.
+      } while (known?.inner.closing());
       this.#tellOfSilence(opened);
-      const known = this.#clients.get(opened.user);
       if (known && known.client.state !== 'closed') return known.client;
       const onClose = (closed: Client): void => {
         if (this.#clients.get(opened.user)?.client === closed) this.#clients.delete(opened.user);
@@ -318,7 +329,8 @@ function nativeSettings(given: Partial<AppOptions>, places: Stores): Record<stri
 }
 
 function certificate(given: string | Uint8Array | undefined): Uint8Array | undefined {
-  if (given === undefined || isUint8Array(given)) return given;
+  if (given === undefined) return undefined;
+  if (isUint8Array(given)) return unshared(given);
   if (typeof given !== 'string') throw misconfigured('rootCertificate is PEM, as a string or a Uint8Array');
   if (given.length > LONGEST_SETTING) throw misconfigured(`rootCertificate has ${given.length} characters`);
   const bytes = new Uint8Array(given.length);

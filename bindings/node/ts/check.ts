@@ -18,8 +18,13 @@ export function isUint8Array(value: unknown): value is Uint8Array {
 /** The longest name that the native half should look at: names have 256 bytes at most. */
 const LONGEST_NAME = 1_024;
 
-/** A user's name. */
+/** A user's name. In normal form C, as the engine keeps it: two spellings of one name are one user. */
 export function userName(name: unknown, what = 'the user id'): string {
+  return shortText(name, what).normalize('NFC');
+}
+
+/** A name or an id, as it was given. */
+export function shortText(name: unknown, what: string): string {
   if (typeof name !== 'string') throw invalid(`${what} is a string, not ${kindOf(name)}`);
   if (name.length > LONGEST_NAME) {
     throw new StvorError(`${what} has ${name.length} characters: a name has 256 bytes at most`, { code: 'INVALID_NAME' });
@@ -65,6 +70,19 @@ export function elements(given: unknown, most: number, what: string): unknown[] 
   const read: unknown[] = [];
   for (let at = 0; at < length; at += 1) read.push(given[at]);
   return read;
+}
+
+/** The options of what takes a signal and nothing else. */
+export function only(given: unknown, what: string): Signal | undefined {
+  return options<{ signal: Signal }>(given, ['signal'], `the options of ${what}`).signal;
+}
+
+/** Messages that one `markRead` names. */
+const MOST_IDS = 10_000;
+
+/** Ids of messages, in an array. */
+export function idsOf(given: unknown): string[] {
+  return elements(given, MOST_IDS, 'the ids').map((id) => shortText(id, 'an id'));
 }
 
 /** Bytes that no other thread writes to while they are read. */

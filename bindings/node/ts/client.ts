@@ -3,23 +3,21 @@
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { bind } from './bound.js';
-import { abortable, contentFrom, contentOf, elements, options, signalOf, span, userName, wait } from './check.js';
+import { abortable, contentOf, idsOf, only, options, shortText, signalOf, span, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
 import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
 import { Gate, type GateOptions } from './gate.js';
 import { Group, namesOf } from './groups.js';
+import { historyOf } from './history.js';
 import { backup, changeKey, journal, rotateKey, type BackupInfo, type BackupOptions, type JournalEntry, type Progress, type StoreKey } from './keeping.js';
 import { lingerFor, lingerNoMore } from './linger.js';
 import { madeHere, OURS } from './made.js';
-import type { NativeClient, NativePage } from './native.js';
+import type { NativeClient } from './native.js';
 import { outgoing, sending, Sends, SentReceipt } from './sending.js';
 import type {
-  ClientEvents, ConnectionState, Content, DeliveryStatus, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Sendable, Signal,
+  ClientEvents, ConnectionState, Content, HistoryOptions, HistoryPage, Message, MessageOrSender, Outgoing, Peer, Receipt, SafetyNumber, Sendable, Signal,
 } from './types.js';
-
-/** Messages that one `markRead` names. */
-const MOST_IDS = 10_000;
 
 /** What whoever rotates knows better than the store does. */
 export interface RotateOptions {
@@ -198,14 +196,14 @@ export class Client {
   createGroup(name: string, members: readonly string[], options_?: { signal?: Signal | undefined }): Promise<Group> {
     return awaited(async () => {
       const { signal } = options<{ signal: Signal }>(options_, ['signal'], 'the options of createGroup');
-      const what: [string, string[]] = [userName(name, 'the name of a group'), namesOf(members)];
+      const what: [string, string[]] = [shortText(name, 'the name of a group'), namesOf(members)];
       return new Group(this.#native, await abortable(signal, (cancel) => this.#native.createGroup(what, cancel)), OURS);
     });
   }
 
   /** A group that we are, or were, in; `GROUP_NOT_FOUND` if there is none. */
   group(id: string): Promise<Group> {
-    return awaited(async () => new Group(this.#native, (await this.#native.groupInfo(userName(id, 'the id of a group'))).id, OURS));
+    return awaited(async () => new Group(this.#native, (await this.#native.groupInfo(shortText(id, 'the id of a group'))).id, OURS));
   }
 
   /** All groups that we are, or were, in, by their names. */
@@ -217,7 +215,7 @@ export class Client {
   receipt(id: string): Promise<Receipt | null> {
     return awaited(async () => {
       this.#open();
-      const receipt = await this.#native.receipt(userName(id, 'the id'));
+      const receipt = await this.#native.receipt(shortText(id, 'the id'));
       return receipt ? new SentReceipt(receipt, receipt.to, this.#alive) : null;
     });
   }
@@ -241,12 +239,12 @@ export class Client {
     return guarded(() => {
       if (typeof handler !== 'function') throw invalid('a message handler is a function');
       this.#open();
-      if (this.#handlers.size === 0) this.#alive.hold();
       // Each registration is one of its own, also of the same function.
       const own: AnyHandler =
         handler.length === 2
           ? (from: string, content: Content) => (handler as (from: string, content: Content) => unknown)(from, content)
           : (message: Message) => (handler as unknown as (message: Message) => unknown)(message);
+      if (this.#handlers.size === 0) this.#alive.hold();
       this.#handlers.add(own, this.#native);
       let on = true;
       return () => {
@@ -331,7 +329,7 @@ export class Client {
    * to meanwhile (`groups()` does not wait for them). Fails with `RELAY_UNAVAILABLE` without a relay, or after the timeout, the app's
    * if none is given.
    */
-  waitCaughtUp(options_?: { timeout?: number; signal?: Signal }): Promise<void> {
+  waitCaughtUp(options_?: { timeout?: number | undefined; signal?: Signal | undefined }): Promise<void> {
     return awaited(() => {
       const { timeout, signal } = waiting(options_, 'the options of waitCaughtUp');
       return abortable(signal, (cancel) => this.#native.waitCaughtUp(timeout ?? this.#patience, cancel));
@@ -351,8 +349,7 @@ export class Client {
   /** Says that messages of a peer were read: the peer is told, unless the settings say otherwise. */
   markRead(userId: string, ids: readonly string[]): Promise<void> {
     return awaited(() => {
-      const all = elements(ids, MOST_IDS, 'the ids').map((id) => userName(id, 'an id'));
-      return this.#native.markRead(userName(userId), all);
+      return this.#native.markRead(userName(userId), idsOf(ids));
     });
   }
 
@@ -453,43 +450,11 @@ export class Client {
    * The messages of a conversation, newest first, page by page. With `search` those whose text (or JSON text) holds these words, in any case; no
    * index of words is kept, so a page reads up to 20,000 messages and may hold few or none, and `older()` goes on.
    */
-  history(
-    userId: string,
-    options_?: { limit?: number | undefined; search?: string | undefined; signal?: Signal | undefined },
-  ): Promise<HistoryPage> {
+  history(userId: string, options_?: HistoryOptions): Promise<HistoryPage> {
     return awaited(() => {
       this.#open();
-      const known = ['limit', 'search', 'signal'] as const;
-      const { limit, search, signal } = options<{ limit: number; search: string; signal: Signal }>(options_, known, 'the options of history');
-      if (search !== undefined && (typeof search !== 'string' || search.length > 65_536)) throw invalid('search is a string');
-      if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1 && limit <= 500)) {
-        throw invalid('limit is a whole number from 1 to 500');
-      }
-      return this.#page({ peer: userName(userId), limit, search }, signal);
+      return historyOf(this.#native, { of: userName(userId), group: false }, options_);
     });
-  }
-
-  async #page(
-    request: { peer: string; limit?: number | undefined; search?: string | undefined },
-    signal: Signal | undefined,
-    before?: NativePage,
-  ): Promise<HistoryPage> {
-    const page = await abortable(signal, (cancel) => this.#native.history(request, before, cancel));
-    const messages = page.take().map((raw) => ({
-      id: raw.id,
-      direction: raw.incoming ? ('in' as const) : ('out' as const),
-      content: contentFrom(raw.content),
-      kind: raw.content.kind as Message['kind'],
-      timestamp: new Date(raw.sentAt),
-      receivedAt: raw.receivedAt === undefined ? undefined : new Date(raw.receivedAt),
-      status: raw.status as DeliveryStatus,
-      read: raw.read,
-    }));
-    const older: HistoryPage['older'] = (options_) => awaited(async () => {
-      const signal = only(options_, 'older');
-      return page.more ? this.#page(request, signal, page) : null;
-    });
-    return { messages, older };
   }
 
   /**
@@ -664,11 +629,6 @@ export class Client {
 function waiting(given: unknown, what: string): { timeout: number | undefined; signal: Signal | undefined } {
   const { timeout, signal } = options<{ timeout: number; signal: Signal }>(given, ['timeout', 'signal'], what);
   return { timeout: wait(timeout), signal };
-}
-
-/** The options of what takes a signal and nothing else. */
-function only(given: unknown, what: string): Signal | undefined {
-  return options<{ signal: Signal }>(given, ['signal'], `the options of ${what}`).signal;
 }
 
 /** A fingerprint as people copy it. */

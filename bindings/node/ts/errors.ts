@@ -33,16 +33,17 @@ export class StvorError extends Error {
   /** Without `details` its code is `INTERNAL`. */
   constructor(
     message: string,
-    details: { code: string; action?: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] } = { code: 'INTERNAL' },
+    details?: { code: string; action?: string; retryable?: boolean; cause?: unknown; findings?: readonly Finding[] } | null,
   ) {
-    super(`${message} [${details.code}]`);
-    this.code = details.code;
-    this.action = details.action ?? actionOf(details.code);
-    this.retryable = details.retryable ?? false;
-    if (details.cause !== undefined) {
+    const code = details?.code ?? 'INTERNAL';
+    super(`${message} [${code}]`);
+    this.code = code;
+    this.action = details?.action ?? actionOf(code);
+    this.retryable = details?.retryable ?? false;
+    if (details?.cause !== undefined) {
       Object.defineProperty(this, 'cause', { value: details.cause, enumerable: false, configurable: true });
     }
-    if (details.findings !== undefined) {
+    if (details?.findings !== undefined) {
       Object.defineProperty(this, 'findings', { value: details.findings, enumerable: false, configurable: true });
     }
   }

@@ -21,6 +21,7 @@ const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
 export function named(event: unknown, listener: unknown): void {
   if (typeof event !== 'string') throw invalid('the name of an event is a string');
   // `once` and `on` of node:events listen to it beside what they are asked for; it never comes.
+  if (event === 'message') throw invalid('messages are no event: they come by client.onMessage(handler) or client.messages()');
   if (event !== 'error' && !EVENTS.has(event)) throw invalid(`there is no event "${event.slice(0, 64)}"; there are ${[...EVENTS].join(', ')}`);
   if (typeof listener !== 'function') throw invalid('a listener is a function');
 }

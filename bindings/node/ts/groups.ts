@@ -1,12 +1,13 @@
 /** Groups of a client: every member sends, one encryption for all. */
 
 import { bind } from './bound.js';
-import { abortable, contentOf, elements, options, owned, userName } from './check.js';
+import { abortable, contentOf, elements, idsOf, options, owned, shortText, userName } from './check.js';
 import { awaited, invalid } from './errors.js';
+import { historyOf } from './history.js';
 import { madeHere, OURS } from './made.js';
 import type { NativeClient, NativeGroup } from './native.js';
 import { sendsOf } from './sending.js';
-import type { Sendable, Signal } from './types.js';
+import type { DeliveryStatus, HistoryOptions, HistoryPage, Sendable, Signal } from './types.js';
 
 /** Users that one call names: a group has 1,000 members at most. */
 const MOST_MEMBERS = 1_000;
@@ -24,6 +25,14 @@ export interface GroupInfo {
   readonly epoch: number;
   /** The hash of its state: members who show the same agree on everything. */
   readonly state: string;
+}
+
+/** How far a message came with a member of a group. */
+export interface MemberReceipt {
+  readonly userId: string;
+  readonly state: DeliveryStatus;
+  /** When that was heard of here. */
+  readonly at: Date;
 }
 
 /**
@@ -101,7 +110,32 @@ export class Group {
 
   /** Gives it another name, of 1 to 256 bytes. */
   rename(name: string, options_?: { signal?: Signal | undefined }): Promise<void> {
-    return awaited(() => this.#change('rename', [userName(name, 'the name of a group')], options_));
+    return awaited(() => this.#change('rename', [shortText(name, 'the name of a group')], options_));
+  }
+
+  /** How far a message of ours came with each member that said so: none while nobody did, and in groups of more than 128. */
+  receipts(id: string): Promise<MemberReceipt[]> {
+    return awaited(async () =>
+      (await this.#native.groupReceipts(this.id, shortText(id, 'the id'))).map(({ user, state, at }) => ({
+        userId: user,
+        state: state as DeliveryStatus,
+        at: new Date(at),
+      })));
+  }
+
+  /** Says that messages of a member were read: the member is told, if receipts of reading are on. */
+  markRead(userId: string, ids: readonly string[]): Promise<void> {
+    return awaited(() => this.#native.groupMarkRead(this.id, userName(userId), idsOf(ids)));
+  }
+
+  /** What was said in the group, newest first, page by page, as `client.history` has it of a user. */
+  history(options_?: HistoryOptions): Promise<HistoryPage> {
+    return awaited(() => historyOf(this.#native, { of: this.id, group: true }, options_));
+  }
+
+  /** Removes a group that we are not in any more, with its messages and what is kept of it; `INVALID_CONFIG` while we are in it. */
+  delete(): Promise<void> {
+    return awaited(() => this.#change('delete', [], undefined));
   }
 
   #change(what: string, names: string[], given: unknown): Promise<void> {

@@ -10,10 +10,10 @@ export { generateIdentityKeyPair } from './adapters.js';
 export { App, createApp, generateRecoveryPhrase } from './app.js';
 export { Client, type RotatedIdentity, type RotateOptions } from './client.js';
 export { StvorError } from './errors.js';
-export { Group, type GroupInfo } from './groups.js';
+export { Group, type GroupInfo, type MemberReceipt } from './groups.js';
 export type { BackupInfo, BackupOptions, JournalEntry, Progress, RestoreInfo, RestoreOptions, StoreKey } from './keeping.js';
 export type {
-  AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryPage, IdentityKeyPair,
+  AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryOptions, HistoryPage, IdentityKeyPair,
   IdentityStore, Json, KmipKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisStorage, ReplayStore,
   SafetyNumber, Sendable, ServerFiles, SessionStore, Signal, SqliteStorage, StorageAdapters, StorageOptions, TofuStore,
 } from './types.js';

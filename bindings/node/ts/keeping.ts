@@ -81,11 +81,13 @@ const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip'] as const;
 function teller(given: unknown): ((progress: NativeProgress) => void) | undefined {
   if (given === undefined) return undefined;
   if (typeof given !== 'function') throw invalid('onProgress is a function');
+  const failed = (thrown: unknown): void => warn(`onProgress threw: ${textOf(thrown)}`, 'STVOR_PROGRESS_FAILED');
   return (progress) => {
     try {
-      given(progress);
+      const answer: any = given(progress);
+      if (typeof answer?.then === 'function') answer.then(undefined, failed);
     } catch (thrown) {
-      warn(`onProgress threw: ${textOf(thrown)}`, 'STVOR_PROGRESS_FAILED');
+      failed(thrown);
     }
   };
 }

@@ -23,6 +23,7 @@ export interface NativeMessage {
 export interface NativeHistoryMessage {
   id: string;
   incoming: boolean;
+  peer: string;
   content: NativeContent;
   sentAt: number;
   receivedAt?: number;
@@ -33,6 +34,14 @@ export interface NativeHistoryMessage {
 export interface NativePage {
   take(): NativeHistoryMessage[];
   readonly more: boolean;
+}
+
+export interface NativeHistoryRequest {
+  /** With whom; of a group its id. */
+  of: string;
+  group: boolean;
+  limit?: number | undefined;
+  search?: string | undefined;
 }
 
 export interface NativeCancel {
@@ -87,6 +96,8 @@ export interface NativeClient {
   groupInfo(group: string): Promise<NativeGroup>;
   groupSend(request: { group: string; content: NativeContent }, cancel?: NativeCancel): Promise<string>;
   groupChange(request: { group: string; what: string; names: string[] }, cancel?: NativeCancel): Promise<void>;
+  groupReceipts(group: string, id: string): Promise<{ user: string; state: string; at: number }[]>;
+  groupMarkRead(group: string, from: string, ids: string[]): Promise<void>;
   receipt(id: string): Promise<NativeReceipt | null>;
   stream(deliver: (batch: NativeMessage[]) => void): NativeStream;
   /** No events at all are the end: the client is closed. */
@@ -101,7 +112,7 @@ export interface NativeClient {
   verifyNumber(what: [string, string], cancel?: NativeCancel): Promise<void>;
   setRetention(peer: string, millis: number): Promise<void>;
   peers(): Promise<{ user: string; verified?: boolean; blocked: boolean; lastMessageAt?: number }[]>;
-  history(request: { peer: string; limit?: number; search?: string }, before?: NativePage, cancel?: NativeCancel): Promise<NativePage>;
+  history(request: NativeHistoryRequest, before?: NativePage, cancel?: NativeCancel): Promise<NativePage>;
   backup(
     request: { path: string; passphrase?: string; recipients?: string[]; keep?: number },
     told?: (progress: NativeProgress) => void,
@@ -252,6 +263,13 @@ function find(): Native {
     if ((cause as { code?: unknown } | null)?.code === 'ERR_DLOPEN_DISABLED') {
       throw new StvorError(`the native half for ${here} can not be loaded: this process may load no native addons`, {
         code: 'NATIVE_MODULE_MISSING', action: 'Start Node without --no-addons; with --permission, start it with --allow-addons, too.', cause,
+      });
+    }
+    const there = Object.keys((require('../package.json') as { optionalDependencies: Record<string, string> }).optionalDependencies);
+    if (missing && !there.includes(name)) {
+      const platforms = there.map((one) => one.slice('@stvor/sdk-'.length)).join(', ');
+      throw new StvorError(`there is no native half for ${here}; there are ${platforms}`, {
+        code: 'NATIVE_MODULE_MISSING', action: 'Run it on one of these platforms; on Windows on ARM with the x64 build of Node.', cause,
       });
     }
     const install = `install with optional dependencies, on the machine (or for the platform) that runs it: npm install @stvor/sdk@${VERSION} --include=optional`;

@@ -189,8 +189,8 @@ export class Sends {
       }
     }
     const sent = act();
-    // Those that had to wait are waited for when the client closes: the others were handed over when they were called.
-    if (late) this.#late.add(sent);
+    // Waited for when the client closes: it may not be handed over yet.
+    this.#late.add(sent);
     try {
       return await sent;
     } finally {

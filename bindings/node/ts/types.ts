@@ -108,6 +108,8 @@ export interface Outgoing {
 export interface HistoryMessage {
   readonly id: string;
   readonly direction: 'in' | 'out';
+  /** Who wrote it; `undefined` for our own. */
+  readonly senderId: string | undefined;
   readonly content: Content;
   readonly kind: 'text' | 'bytes' | 'json';
   readonly timestamp: Date;
@@ -116,6 +118,15 @@ export interface HistoryMessage {
   readonly status: DeliveryStatus;
   /** Of an incoming message: whether `markRead` named it. */
   readonly read: boolean;
+}
+
+/** Which messages of a conversation a page has. */
+export interface HistoryOptions {
+  /** Messages at most, 1 to 500; 50 if absent. */
+  limit?: number | undefined;
+  /** Only those whose text (or JSON text) holds these words, in any case. */
+  search?: string | undefined;
+  signal?: Signal | undefined;
 }
 
 /** A page of a conversation, newest first. */
@@ -379,7 +390,7 @@ export interface AppOptions {
   /** Milliseconds that conversations keep messages; 0: only as long as delivery needs them. */
   retention?: number | undefined;
   /** Which receipts to send; all if absent. */
-  receipts?: { delivered?: boolean; read?: boolean } | undefined;
+  receipts?: { delivered?: boolean | undefined; read?: boolean | undefined } | undefined;
   /** One more root certificate to trust, PEM. */
   rootCertificate?: string | Uint8Array | undefined;
   /** Takes user ids over from lost devices, where the relay allows it: tokens for development do. What waits for the lost device is gone. */
