@@ -81,7 +81,10 @@ fn group_id(id: &str) -> napi::Result<GroupId> {
 
 impl NativeClient {
     /// A group: at once if it was looked for before, so that calls keep their order.
-    pub(crate) fn lookup(&self, id: &str) -> napi::Result<impl Future<Output = stvor::Result<Group>> + Send + use<>> {
+    pub(crate) fn lookup(
+        &self,
+        id: &str,
+    ) -> napi::Result<impl Future<Output = stvor::Result<Group>> + Send + use<>> {
         let id = group_id(id)?;
         let (client, groups) = (self.client()?, self.groups_at_hand()?);
         Ok(async move {
@@ -229,8 +232,10 @@ impl NativeClient {
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let group = self.lookup(&group)?;
         let ids = ids.iter().map(|id| content_id(id)).collect::<napi::Result<Vec<_>>>()?;
-        promise(env, None, async move {
-            group.await.map_err(failed)?.mark_read(from, &ids).await.map_err(failed)
-        })
+        promise(
+            env,
+            None,
+            async move { group.await.map_err(failed)?.mark_read(from, &ids).await.map_err(failed) },
+        )
     }
 }
