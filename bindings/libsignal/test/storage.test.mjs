@@ -167,6 +167,42 @@ test('an identity that changed is rejected, or replaced where the policy says so
   }
 });
 
+test('the identity of a record that was made elsewhere is pinned by whatever uses it first', async () => {
+  const uses = {
+    encrypt: (at) => at.encrypt(Buffer.from('x')),
+    encryptMany: (at) => at.encryptMany([Buffer.from('x')]),
+    decryptMany: async (at, from) => at.decryptMany([(await from.encrypt(Buffer.from('x'))).body]),
+  };
+  for (const [name, use] of Object.entries(uses)) {
+    const asked = [];
+    const options = { onFirstUseIdentity: (who) => (asked.push(who), true) };
+    const [bob, alice, attacker] = [await device(options), await device(), await device()];
+    await start(alice, bob, 'bob');
+    assert.equal(await read(cipher(bob, 'alice'), await cipher(alice, 'bob').encrypt(Buffer.from('1'))), '1');
+    await read(cipher(alice, 'bob'), await cipher(bob, 'alice').encrypt(Buffer.from('2')));
+    // As a program on libsignal-node left it: sessions as JSON, and no rows of identities.
+    const record = (await bob.storage.loadSession('alice.1')).serialize();
+    bob.rows.rows.set('session:alice.1', JSON.stringify(record));
+    bob.rows.rows.delete('identity:alice');
+    asked.length = 0;
+    for (let i = 0; i < 2; i += 1) await use(cipher(bob, 'alice'), cipher(alice, 'bob'));
+    assert.ok((await bob.storage.getIdentity('alice'))?.equals(alice.identity.pubKey), name);
+    assert.deepEqual(asked, ['alice'], `${name}: asked once`);
+    const error = await refused(start(bob, attacker, 'alice', 5));
+    assert.equal(error.code, 'IDENTITY_CHANGED', name);
+  }
+});
+
+test('an identity that the policy replaces while something is sent to it is replaced, and asked about once', async () => {
+  let asked = 0;
+  const [bob, alice, other] = [await device({ onIdentityMismatch: () => ((asked += 1), 'replace') }), await device(), await device()];
+  await start(bob, alice, 'alice');
+  await bob.storage.saveIdentity('alice', other.identity.pubKey);
+  for (let i = 0; i < 3; i += 1) await cipher(bob, 'alice').encrypt(Buffer.from('x'));
+  assert.ok((await bob.storage.getIdentity('alice')).equals(alice.identity.pubKey));
+  assert.equal(asked, 1);
+});
+
 test('strangers are trusted, asked about, or not', async () => {
   for (const [options, taken] of [[{}, true], [{ trustOnFirstUse: false }, false], [{ onFirstUseIdentity: () => false }, false], [{ onFirstUseIdentity: async () => true }, true]]) {
     const [alice, bob] = [await device(), await device(options)];

@@ -146,8 +146,8 @@ export class SessionCipher {
         if (bytes !== own.bytes) sealed = guarded(() => act(record._bytes, bytes)) as S & object;
       }
       peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
-      // Given up or not, the key is used: the chain never goes back.
-      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote)));
+      // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
+      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote), { identity: record._remote }));
       return give(sealed);
     });
   }
@@ -278,7 +278,8 @@ export class SessionCipher {
       if (identities.length === 0) return given;
       const fallback = Buffer.from(record._bytes);
       turn.lost = () => keepBatch(turn, messages, given, identities);
-      turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback }));
+      // Of several that were trusted the last one is pinned, as message by message.
+      turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback, identity: identities[identities.length - 1] }));
       given.forEach((plaintext, at) => {
         if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);
       });
