@@ -59,6 +59,60 @@ test('callers can wait for room instead, as many again', async () => {
   assert.equal(done, 5);
 });
 
+test('what calls keep while they wait is bounded in bytes, in all and for one peer', async () => {
+  for (const canonical of [false, true]) {
+    const executor = new ours.Executor({ maxPending: 1, maxQueuedBytes: 16_384 });
+    const { alice, bob, start } = couple(ours, { names: true });
+    await start(bob.bundle(1));
+    let release;
+    const held = new Promise((resolve) => (release = resolve));
+    const { getOurIdentity } = alice;
+    alice.getOurIdentity = async () => (await held, getOurIdentity());
+    if (canonical) alice.canonicalAddress = async (address) => (await held, address);
+    const to = (name) => new ours.SessionCipher(alice, new ours.ProtocolAddress(name, 1), { executor });
+    const kilobytes = (count) => Buffer.alloc(count * 1_024);
+    const kept = [to('bob').encrypt(kilobytes(64))];
+    // A quarter for one peer, however the bytes come.
+    kept.push(to('bob').encrypt(kilobytes(2)), to('bob').encryptMany([kilobytes(1), kilobytes(1)]));
+    for (const call of [() => to('bob').encrypt(kilobytes(1)), () => to('bob').decryptWhisperMessage(kilobytes(1)), () => to('bob').decryptMany([kilobytes(1)])]) {
+      assert.equal((await refused(call())).code, 'BACKPRESSURE');
+    }
+    // What is larger than that is let in alone, and counts as so much.
+    const others = ['a', 'b', 'c'].map((name) => refused(to(name).encrypt(kilobytes(512))));
+    const full = await refused(to('d').encrypt(kilobytes(1)));
+    assert.match(full.message, /in all/);
+    release();
+    await Promise.all(kept);
+    for (const error of await Promise.all(others)) assert.notEqual(error.code, 'BACKPRESSURE');
+    assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+    kept.push(to('bob').encrypt(kilobytes(64)));
+    await Promise.all(kept);
+  }
+  const sender = party(ours);
+  const name = new group.SenderKeyName('bytes', { id: 'us', deviceId: 0 });
+  const executor = new ours.Executor({ maxPending: 1, maxQueuedBytes: 4_096 });
+  const cipher = new group.GroupCipher(sender, name, { executor });
+  await new group.GroupSessionBuilder(sender, { executor }).create(name);
+  const [first, second, third] = [cipher.encrypt(Buffer.alloc(9)), cipher.encryptMany([Buffer.alloc(512), Buffer.alloc(512)]), cipher.encrypt(Buffer.alloc(9))];
+  assert.equal((await refused(third)).code, 'BACKPRESSURE');
+  await Promise.all([first, second]);
+});
+
+test('callers that wait for room are let in by turns of their peers, in order, whatever they bring', async () => {
+  const executor = new ours.Executor({ maxPending: 1, maxQueued: 4, maxQueuedPerPeer: 4, maxQueuedBytes: 4_000, onPressure: 'wait' });
+  const seen = [];
+  const run = (address, name, bytes = 0) => executor.run(owner, address, async () => void (await null, seen.push(name)), false, Buffer.alloc(bytes));
+  const all = [run('x', 'x')];
+  for (let i = 0; i < 4; i += 1) all.push(run('x', `x${i}`));
+  for (let i = 0; i < 3; i += 1) all.push(run('a', `a${i}`, i === 0 ? 1_000 : 0));
+  all.push(run('b', 'b0', 1_000));
+  assert.equal((await refused(run('c', 'c'))).code, 'BACKPRESSURE');
+  await Promise.all(all);
+  assert.deepEqual(seen.filter((name) => name.startsWith('a')), ['a0', 'a1', 'a2']);
+  assert.ok(seen.indexOf('b0') < seen.indexOf('a1'), seen.join(' '));
+  assert.deepEqual([executor.pending, executor.queued], [0, 0]);
+});
+
 test('a million calls that nobody waits for stay within bounds, each done or rejected', async () => {
   const executor = new ours.Executor({ maxPending: 8, maxQueued: 1_000 });
   let [done, rejected, most] = [0, 0, 0];

@@ -5,7 +5,7 @@
 
 import { AsyncResource } from 'node:async_hooks';
 import { Calls, storageFailed, Turn } from './calls.js';
-import { BackpressureError, invalid } from './errors.js';
+import { BackpressureError, invalid, isUint8Array } from './errors.js';
 import { givenLaneOf, hold, type Job, type Lane, laneOf, release, stateOf } from './lanes.js';
 
 /** How much may be under way, and what happens beyond. */
@@ -16,7 +16,12 @@ export interface ExecutorOptions {
   maxQueued?: number;
   /** Jobs of one lane that wait. Default a quarter of `maxQueued`. */
   maxQueuedPerPeer?: number;
-  /** Beyond that: `reject` with BACKPRESSURE (the default), or `wait` for room, as many callers again as may be queued. */
+  /**
+   * Bytes that jobs that wait are to encrypt or decrypt, over all lanes; a quarter of them for one lane. A job that has more counts as that quarter.
+   * Default 64 MiB.
+   */
+  maxQueuedBytes?: number;
+  /** Beyond that: `reject` with BACKPRESSURE (the default), or `wait` for room, as many callers and bytes again as may be queued. */
   onPressure?: 'reject' | 'wait';
   /** Milliseconds for one storage call. Default 30,000. A call that takes longer is given up and its lane goes on. */
   storageTimeout?: number;
@@ -54,10 +59,17 @@ const MAX_TOLD = 16_384;
 /** Runs what is nobody's: not in the context of the call that happened to be there. */
 const nobodys = new AsyncResource('stvor.libsignal');
 
+/** A job that waits, and the bytes that it keeps. */
+interface Queued extends Job {
+  bytes: number;
+}
+
 /** What an executor has queued at a lane, which others may use, too. */
 interface Queue {
   jobs: number;
-  waiting: number;
+  bytes: number;
+  /** Those that wait for room. */
+  readonly waiting: Queued[];
 }
 
 /** A call that has to wait. */
@@ -68,6 +80,8 @@ interface Caller {
   context?: AsyncResource;
   /** It is within the bounds already. */
   admitted?: boolean;
+  /** What it keeps while it waits: bytes, or a list of bytes. */
+  held?: unknown;
 }
 
 /** Runs jobs: one after the other for each address, whichever executor they came to; fairly among addresses, and bounded. */
@@ -75,20 +89,26 @@ export class Executor extends Calls {
   readonly #maxPending: number;
   readonly #maxQueued: number;
   readonly #maxPerPeer: number;
+  readonly #maxBytes: number;
+  readonly #maxBytesPerPeer: number;
   readonly #wait: boolean;
   readonly #backoff: number;
   readonly #queues = new Map<Lane, Queue>();
   /** Lanes of which the next job is ours and may start, in turn. */
   readonly #ready: Lane[] = [];
-  readonly #waiting: { lane: Lane; job: Job }[] = [];
+  /** Lanes with callers that wait and that have room of their own, in turn. */
+  readonly #open = new Set<Lane>();
   /** Addresses of which it was told what is weaker with them. */
   readonly #compatible = new Set<string>();
   readonly #listeners = new Map<string, Set<(event: never) => void>>();
   #pending = 0;
   #queued = 0;
+  #bytes = 0;
+  #waiting = 0;
+  #waitingBytes = 0;
 
   constructor(options: ExecutorOptions = {}) {
-    const known = ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'onPressure', 'storageTimeout', 'backoff'];
+    const known = ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'maxQueuedBytes', 'onPressure', 'storageTimeout', 'backoff'];
     for (const key of Object.keys(options)) {
       if (!known.includes(key)) throw invalid(`an executor has no "${key}"; there are ${known.join(', ')}`);
     }
@@ -96,6 +116,8 @@ export class Executor extends Calls {
     this.#maxPending = count(options.maxPending, 256, 'maxPending');
     this.#maxQueued = count(options.maxQueued, 16_384, 'maxQueued');
     this.#maxPerPeer = count(options.maxQueuedPerPeer, Math.max(1, Math.floor(this.#maxQueued / 4)), 'maxQueuedPerPeer');
+    this.#maxBytes = count(options.maxQueuedBytes, 64 * 1_024 * 1_024, 'maxQueuedBytes');
+    this.#maxBytesPerPeer = Math.max(1, Math.floor(this.#maxBytes / 4));
     this.#backoff = count(options.backoff, 50, 'backoff');
     const pressure = options.onPressure ?? 'reject';
     if (pressure !== 'reject' && pressure !== 'wait') throw invalid('onPressure is "reject" or "wait"');
@@ -144,18 +166,21 @@ export class Executor extends Calls {
     this.emit('compatibility', () => ({ address, what }));
   }
 
-  /** @internal Runs `work` as the only job of an address. One that was `admitted` before, for its address as it was given, has a place. */
-  run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>, admitted = false): Promise<T> {
+  /**
+   * @internal Runs `work` as the only job of an address. One that was `admitted` before, for its address as it was given, has a place. `held` is what is
+   * kept while it waits.
+   */
+  run<T>(owner: object, address: string, work: (turn: Turn) => Promise<T>, admitted = false, held?: unknown): Promise<T> {
     let lane: Lane;
     try {
       lane = laneOf(owner, address);
     } catch (thrown) {
       return Promise.reject(thrown);
     }
-    return this.#run([lane, owner], work, admitted);
+    return this.#run([lane, owner], work, admitted, held);
   }
 
-  #run<T>(at: [Lane, object], work: (turn: Turn) => Promise<T>, admitted: boolean): Promise<T> {
+  #run<T>(at: [Lane, object], work: (turn: Turn) => Promise<T>, admitted: boolean, held: unknown): Promise<T> {
     const [lane] = at;
     const free = !lane.busy && !lane.paused && lane.jobs.length === 0 && lane.waiting === 0;
     if (free && this.#pending < this.#maxPending && (admitted || this.#ready.length === 0)) {
@@ -165,7 +190,7 @@ export class Executor extends Calls {
       return new Promise<T>((resolve, refuse) => this.#start(at, work, resolve, refuse));
     }
     return new Promise<T>((resolve, refuse) => {
-      this.#admit(lane, { begin: () => this.#start(at, work, resolve, refuse), refuse, admitted });
+      this.#admit(lane, { begin: () => this.#start(at, work, resolve, refuse), refuse, admitted, held });
     });
   }
 
@@ -173,7 +198,13 @@ export class Executor extends Calls {
    * @internal Runs what `go` does with the address under which a storage keeps the one that was `given`, as `ask` tells it when the turn of this call
    * comes: the calls for an address are asked about, and done, in their order, and what waits for the answer is bounded like all that waits.
    */
-  runGiven<T>(owner: object, given: string, ask: (turn: Turn) => Promise<string>, go: (address: string) => Promise<T>): Promise<T> {
+  runGiven<T>(
+    owner: object,
+    given: string,
+    ask: (turn: Turn) => Promise<string>,
+    go: (address: string) => Promise<T>,
+    held?: unknown,
+  ): Promise<T> {
     return new Promise<T>((resolve, refuse) => {
       // What became of it is told when the turn is over.
       const work = async (turn: Turn): Promise<() => void> => {
@@ -193,8 +224,8 @@ export class Executor extends Calls {
       };
       const at: [Lane, object] = [givenLaneOf(owner, given), owner];
       // Many may be given that are one: those of them that wait there were admitted here, so here all that wait count.
-      if (this.#queued < this.#maxQueued) void this.#run(at, work, false).then(tell, refuse);
-      else this.#admit(at[0], { begin: () => this.#start(at, work, tell, refuse), refuse });
+      if (this.#queued < this.#maxQueued && this.#bytes < this.#maxBytes) void this.#run(at, work, false, held).then(tell, refuse);
+      else this.#admit(at[0], { begin: () => this.#start(at, work, tell, refuse), refuse, held });
     });
   }
 
@@ -226,10 +257,11 @@ export class Executor extends Calls {
     this.#admit(lane, { begin: () => this.#start([lane, owner], work, NOTHING, NOTHING), refuse: NOTHING, context: nobodys });
   }
 
-  #admit(lane: Lane, { begin, refuse, context, admitted }: Caller): void {
-    const queue = this.#queues.get(lane) ?? { jobs: 0, waiting: 0 };
-    const scope = admitted ? undefined : this.#fullFor(queue);
-    if (scope !== undefined && !(this.#wait && this.#waiting.length < this.#maxQueued)) {
+  #admit(lane: Lane, { begin, refuse, context, admitted, held }: Caller): void {
+    const queue = this.#queues.get(lane) ?? { jobs: 0, bytes: 0, waiting: [] };
+    const bytes = Math.min(sizeOf(held), this.#maxBytesPerPeer);
+    const scope = admitted ? undefined : this.#fullFor(queue, bytes);
+    if (scope !== undefined && !this.#mayWait(bytes)) {
       this.emit('rejected', () => ({ address: lane.address, queued: this.#queued, scope }));
       const where = scope === 'peer' ? `for ${lane.address}` : 'in all';
       refuse(new BackpressureError(`too much is waiting ${where}: the call was not begun`, { code: 'BACKPRESSURE', retryable: true }));
@@ -238,32 +270,48 @@ export class Executor extends Calls {
     }
     // In the context of its caller, as if it had not waited: storages find their transaction by it.
     const within = context ?? new AsyncResource('stvor.libsignal');
-    const job: Job = { run: () => within.runInAsyncScope(begin), refuse, offer: this.#take };
+    const job: Queued = { run: () => within.runInAsyncScope(begin), refuse, offer: this.#take, bytes };
     if (scope === undefined) return this.#enqueue(lane, job, queue);
     this.#queues.set(lane, queue);
-    queue.waiting += 1;
+    queue.waiting.push(job);
     lane.waiting += 1;
-    this.#waiting.push({ lane, job });
+    this.#waiting += 1;
+    this.#waitingBytes += bytes;
+    if (scope === 'all') this.#open.add(lane);
     this.#tellPressure();
   }
 
-  /** Where there is no room for one more: behind those of the address that wait already. */
-  #fullFor({ jobs, waiting }: Queue): 'peer' | 'all' | undefined {
-    if (jobs >= this.#maxPerPeer || waiting > 0) return 'peer';
-    return this.#queued >= this.#maxQueued ? 'all' : undefined;
+  /** Where there is no room for one more: behind those of the address that wait already, and behind those that wait for room in all. */
+  #fullFor(queue: Queue, bytes: number): 'peer' | 'all' | undefined {
+    if (queue.waiting.length > 0 || !this.#fits(queue, bytes)) return 'peer';
+    return this.#open.size > 0 || !this.#hasRoom(bytes) ? 'all' : undefined;
   }
 
-  #enqueue(lane: Lane, job: Job, queue: Queue): void {
+  #fits({ jobs, bytes }: Queue, more: number): boolean {
+    return jobs < this.#maxPerPeer && bytes + more <= this.#maxBytesPerPeer;
+  }
+
+  #hasRoom(more: number): boolean {
+    return this.#queued < this.#maxQueued && this.#bytes + more <= this.#maxBytes;
+  }
+
+  #mayWait(more: number): boolean {
+    return this.#wait && this.#waiting < this.#maxQueued && this.#waitingBytes + more <= this.#maxBytes;
+  }
+
+  #enqueue(lane: Lane, job: Queued, queue: Queue): void {
     this.#queues.set(lane, queue);
     queue.jobs += 1;
+    queue.bytes += job.bytes;
     this.#queued += 1;
+    this.#bytes += job.bytes;
     lane.jobs.push(job);
-    if (this.#queued * 2 > this.#maxQueued) this.#tellPressure();
+    if (this.#queued * 2 > this.#maxQueued || this.#bytes * 2 > this.#maxBytes) this.#tellPressure();
     offer(lane);
   }
 
   #tellPressure(): void {
-    this.emit('pressure', () => ({ pending: this.#pending, queued: this.#queued, waiting: this.#waiting.length }));
+    this.emit('pressure', () => ({ pending: this.#pending, queued: this.#queued, waiting: this.#waiting }));
   }
 
   /** A lane that is free, whose next job is ours, takes its turn among ours; once. */
@@ -278,14 +326,18 @@ export class Executor extends Calls {
       const lane = this.#ready.shift();
       if (lane === undefined) return;
       lane.ready = false;
-      const job = lane.busy || lane.paused ? undefined : lane.jobs.shift();
+      // It came to us, or the lane would be ready elsewhere.
+      const job = lane.busy || lane.paused ? undefined : (lane.jobs.shift() as Queued | undefined);
       // It is offered again when its job, or its pause, ends.
       if (job === undefined) continue;
       this.#queued -= 1;
+      this.#bytes -= job.bytes;
       const queue = this.#queues.get(lane);
       if (queue !== undefined) {
         queue.jobs -= 1;
-        if (queue.jobs === 0 && queue.waiting === 0) this.#queues.delete(lane);
+        queue.bytes -= job.bytes;
+        if (queue.waiting.length > 0) this.#open.add(lane);
+        else if (queue.jobs === 0) this.#queues.delete(lane);
       }
       lane.busy = true;
       this.#pending += 1;
@@ -345,17 +397,30 @@ export class Executor extends Calls {
 
   #next(lane: Lane): void {
     offer(lane);
-    while (this.#waiting.length > 0 && this.#queued < this.#maxQueued) {
-      const at = this.#waiting.findIndex((one) => (this.#queues.get(one.lane)?.jobs ?? 0) < this.#maxPerPeer);
-      if (at < 0) break;
-      const [{ lane: its, job }] = this.#waiting.splice(at, 1) as [{ lane: Lane; job: Job }];
-      const queue = this.#queues.get(its) ?? { jobs: 0, waiting: 1 };
-      queue.waiting -= 1;
-      its.waiting -= 1;
-      this.#enqueue(its, job, queue);
-    }
+    this.#letIn();
     release(lane);
     this.#pump();
+  }
+
+  /** Lets callers in that wait, one of each lane in turn, as far as there is room. */
+  #letIn(): void {
+    for (const lane of this.#open) {
+      const queue = this.#queues.get(lane);
+      const job = queue?.waiting[0];
+      if (queue === undefined || job === undefined || !this.#fits(queue, job.bytes)) {
+        // It comes back when a job of its own leaves the queue.
+        this.#open.delete(lane);
+        continue;
+      }
+      if (!this.#hasRoom(job.bytes)) return;
+      this.#open.delete(lane);
+      queue.waiting.shift();
+      if (queue.waiting.length > 0) this.#open.add(lane);
+      lane.waiting -= 1;
+      this.#waiting -= 1;
+      this.#waitingBytes -= job.bytes;
+      this.#enqueue(lane, job, queue);
+    }
   }
 }
 
@@ -365,6 +430,11 @@ const tell = (it: () => void): void => it();
 /** Whoever has the next job of a lane is told that it may start. */
 function offer(lane: Lane): void {
   if (!lane.busy && !lane.paused && !lane.ready) lane.jobs[0]?.offer(lane);
+}
+
+function sizeOf(held: unknown): number {
+  if (isUint8Array(held)) return held.length;
+  return Array.isArray(held) ? held.reduce((sum: number, one: unknown) => sum + (isUint8Array(one) ? one.length : 0), 0) : 0;
 }
 
 function codeOf(error: unknown): unknown {

@@ -46,19 +46,20 @@ class Row {
     this.executor = executorOf(options, ['executor']);
   }
 
-  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
-    return this.executor.run(this.store, this.key, work);
+  /** `held` is what is kept while it waits: bytes, or a list of bytes. */
+  run<T>(work: (turn: Turn) => Promise<T>, held?: unknown): Promise<T> {
+    return this.executor.run(this.store, this.key, work, false, held);
   }
 
   /** Makes something of our own chain, and stores it before anybody has it. */
-  make<T extends { record: Buffer }>(act: (record: Buffer) => T): Promise<T> {
+  make<T extends { record: Buffer }>(act: (record: Buffer) => T, held?: unknown): Promise<T> {
     return this.run(async (turn) => {
       turn.known(OURS);
       const record = this.record(turn.took(await this.ask(turn)));
       const made = guarded(() => act(record._bytes));
       turn.took(await this.save(turn, made.record));
       return made;
-    });
+    }, held);
   }
 
   /** Asks for the record, for `record` to read. The turn takes what is awaited of it. */
@@ -148,14 +149,14 @@ export class GroupCipher {
       const made = guarded(() => groupEncrypt(record._bytes, plaintext));
       turn.took(await row.save(turn, made.record));
       return made.bytes;
-    });
+    }, paddedPlaintext);
   }
 
   /** Encrypts many with one load and one store: all, or none. */
   async encryptMany(plaintexts: readonly Uint8Array[]): Promise<Buffer[]> {
     if (!Array.isArray(plaintexts)) throw invalid('plaintexts are a list of Buffers');
     const all = plaintexts.map((plaintext) => bytesOf(plaintext, 'a plaintext'));
-    return (await this.#row.make((record) => native().groupEncryptMany(record, all))).all;
+    return (await this.#row.make((record) => native().groupEncryptMany(record, all), all)).all;
   }
 
   /** Decrypts. The signature is checked before anything is derived. */
@@ -181,6 +182,6 @@ export class GroupCipher {
       turn.took(await row.save(turn, after, before));
       forgetRead(turn, message);
       return plaintext;
-    });
+    }, senderKeyMessageBytes);
   }
 }

@@ -104,23 +104,25 @@ export class Peer {
     }
   }
 
-  run<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+  /** `held` is what is kept while it waits: bytes, or a list of bytes. */
+  run<T>(work: (turn: Turn) => Promise<T>, held?: unknown): Promise<T> {
     const { storage, key, executor } = this;
-    return storage.canonicalAddress === undefined ? executor.run(storage, key, work) : this.#runCanonical(work);
+    return storage.canonicalAddress === undefined ? executor.run(storage, key, work, false, held) : this.#runCanonical(work, held);
   }
 
   /** The address is asked for each time: a storage may learn that two are one. */
-  #runCanonical<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+  #runCanonical<T>(work: (turn: Turn) => Promise<T>, held: unknown): Promise<T> {
     const { storage, key, executor } = this;
     const ask = async (turn: Turn): Promise<string> => {
       const address: unknown = turn.took(await executor.ask<unknown>(turn, () => storage.canonicalAddress?.(key)));
       if (typeof address !== 'string' || address === '') throw invalid('canonicalAddress gives an address');
       return address;
     };
-    return executor.runGiven(storage, key, ask, async (address) => {
+    const go = async (address: string): Promise<T> => {
       if (address !== key && isUncertain(storage, key)) await this.#move(address);
-      return executor.run(storage, address, work, true);
-    });
+      return executor.run(storage, address, work, true, held);
+    };
+    return executor.runGiven(storage, key, ask, go, held);
   }
 
   /** The address was one of its own when a write of it hung. */

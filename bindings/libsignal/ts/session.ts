@@ -112,7 +112,7 @@ export class SessionCipher {
       const plaintext = bytesOf(data, 'data');
       return (record: Buffer, own: Buffer) => encrypt(record, own, plaintext, Date.now());
     };
-    return this.#seal(begin, ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }));
+    return this.#seal(data, begin, ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }));
   }
 
   /** Encrypts many with one load and one store: all, or none. */
@@ -121,13 +121,14 @@ export class SessionCipher {
       const plaintexts = listOf(datas);
       return (record: Buffer, own: Buffer) => (plaintexts.length === 0 ? undefined : native().encryptMany(record, own, plaintexts, Date.now()));
     };
-    return this.#seal(begin, (sealed) => {
+    return this.#seal(datas, begin, (sealed) => {
       return sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [];
     });
   }
 
   /** `begin` looks at the arguments first. */
   #seal<S extends { record: Buffer; kind: number } | undefined, T>(
+    held: unknown,
     begin: () => (record: Buffer, own: Buffer) => S,
     give: (sealed: S) => T,
   ): Promise<T> {
@@ -149,7 +150,7 @@ export class SessionCipher {
       // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
       turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote), { identity: record._remote }));
       return give(sealed);
-    });
+    }, held);
   }
 
   /** Decrypts a message of type 1. */
@@ -167,7 +168,7 @@ export class SessionCipher {
         return this.#held(turn, message, { record, thrown });
       }
       return this.#finish(turn, message, { opened, before: record });
-    });
+    }, data);
   }
 
   /** Decrypts a message of type 3. The identity is judged once the message proved it. */
@@ -194,7 +195,7 @@ export class SessionCipher {
       let prekeys: Buffer;
       ({ opened, prekeys } = kept === undefined ? await this.#begin(turn, outside, open) : { opened: open(kept), prekeys: kept });
       return this.#finish(turn, message, { opened, before: record, began: { baseKey: outside.baseKey, prekeys }, fresh: stored === undefined });
-    });
+    }, data);
   }
 
   /** Opens a handshake with the prekeys that it names. */
@@ -284,7 +285,7 @@ export class SessionCipher {
         if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);
       });
       return given;
-    });
+    }, datas);
   }
 
   /** Whether something can be sent. */
