@@ -1,7 +1,7 @@
 // The policies of storages.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ours, party, read, refused } from './world.mjs';
+import { group, ours, party, read, refused } from './world.mjs';
 
 /** Rows in memory, with transactions that land whole or not at all. */
 function adapter({ transactions = true } = {}) {
@@ -88,6 +88,44 @@ test('a whole conversation over an adapter, through JSON, with a restart', async
   assert.equal(await read(cipher(bob, 'lid'), await toBob.encrypt(Buffer.from('3'))), '3');
   await bob.storage.deleteSession('lid.1');
   assert.ok(bob.rows.wiped.includes('session:lid.1'));
+});
+
+test('an adapter may keep nothing but bytes, or text, and gives them back as it has them', async () => {
+  const kinds = {
+    bytes: [(value) => Uint8Array.from(value), (kept) => kept],
+    json: [(value) => JSON.stringify(value), (kept) => JSON.parse(kept)],
+  };
+  for (const [name, [put, take]] of Object.entries(kinds)) {
+    const rows = new Map();
+    const storage = () => ours.createStorage({
+      get: async (key) => (rows.has(key) ? take(rows.get(key)) : null),
+      set: async (key, value) => {
+        if (!Buffer.isBuffer(value)) throw new TypeError(`${key} is a ${typeof value}`);
+        rows.set(key, put(value));
+      },
+      delete: async (key) => void rows.delete(key),
+    });
+    const [own, bob] = [ours.keyhelper.generateIdentityKeyPair(), await device()];
+    await storage().setIdentity(own, 12_345);
+    assert.equal(await storage().getOurRegistrationId(), 12_345, name);
+    await start({ storage: storage() }, bob, 'bob');
+    const message = await cipher({ storage: storage() }, 'bob').encrypt(Buffer.from('x'));
+    assert.equal(ours.sync.prekeysOf(message.body).registrationId, 12_345);
+    assert.equal(await read(cipher(bob, 'alice'), message), 'x');
+    const sender = new group.SenderKeyName('g', { id: 'us', deviceId: 0 });
+    await new group.GroupSessionBuilder(storage()).create(sender);
+    await new group.GroupCipher(storage(), sender).encrypt(Buffer.from('x'));
+    // As versions of before stored it, in whichever way it comes back.
+    for (const before of [77, '77']) {
+      rows.set('registration_id', name === 'json' ? JSON.stringify(before) : before);
+      assert.equal(await storage().getOurRegistrationId(), 77);
+    }
+    rows.set('registration_id', put(Buffer.alloc(3)));
+    assert.equal((await refused(storage().getOurRegistrationId())).code, 'BAD_RECORD');
+    for (const bad of [-1, 1.5, 2 ** 32, '9', undefined]) {
+      assert.equal((await refused(storage().setIdentity(own, bad))).code, 'INVALID_ARGUMENT', `${bad}`);
+    }
+  }
 });
 
 test('transactions that exclude each other, as of one connection, hold nobody', async () => {

@@ -4,7 +4,7 @@ import type { KeyPair } from './curve.js';
 import type { Again, Row, Turn } from './calls.js';
 import { defaultExecutor, type Executor } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
-import { whoOf } from './keys.js';
+import { idOf, whoOf } from './keys.js';
 import { forget, moveUnread, type Side } from './lanes.js';
 import { native } from './native.js';
 import { recordOf, SessionRecord } from './record.js';
@@ -114,7 +114,7 @@ export interface AdapterStorage extends Required<Omit<SignalStorage, 'canonicalA
   storeSenderKey(name: { toString(): string }, record: { toBytes(): Buffer }): Promise<void>;
 }
 
-/** A storage with policies over a key-value adapter. Values are Buffers. */
+/** A storage with policies over a key-value adapter. Values are Buffers, and may come back as any `Uint8Array`, or as JSON has them. */
 export function createStorage(adapter: StorageAdapter, options: StorageOptions = {}): AdapterStorage {
   for (const name of ['get', 'set', 'delete'] as const) {
     if (typeof adapter?.[name] !== 'function') throw invalid(`an adapter has a function ${name}`);
@@ -146,10 +146,11 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   };
   const { executor = defaultExecutor } = options;
   if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
+  const registrationId = async (): Promise<number | undefined> => numberOf(await adapter.get('registration_id'), 'registration_id');
   /** Whose records these are; before there is an identity there is none. */
   const own = async (): Promise<string | undefined> => {
-    const [identity, id] = [await bytes(adapter, 'our_identity'), await adapter.get('registration_id')];
-    return identity && typeof id === 'number' ? whoOf(identity.subarray(0, 33), id) : undefined;
+    const [identity, id] = [await bytes(adapter, 'our_identity'), await registrationId()];
+    return identity && id !== undefined ? whoOf(identity.subarray(0, 33), id) : undefined;
   };
   /** A transaction that was given up is undone, where that is possible. */
   const unlessOver = (turn: Turn): void => {
@@ -208,8 +209,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     storeSignedPreKey: async (id, keyPair) => void (await adapter.set(`signedprekey:${id}`, packed(keyPair))),
     removeSignedPreKey: (id) => destroy(adapter, `signedprekey:${id}`),
     getOurRegistrationId: async () => {
-      const id = await adapter.get('registration_id');
-      if (typeof id === 'number') return id;
+      const id = await registrationId();
+      if (id !== undefined) return id;
       throw new StorageError('there is no identity in the storage; call setIdentity once', { code: 'KEY_MISSING' });
     },
     getOurIdentity: async () => {
@@ -217,14 +218,16 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
       if (own !== undefined) return own;
       throw new StorageError('there is no identity in the storage; call setIdentity once', { code: 'KEY_MISSING' });
     },
-    setIdentity: async (identity, registrationId) => {
+    setIdentity: async (identity, id) => {
+      const number = Buffer.alloc(4);
+      number.writeUInt32BE(idOf(id, 'a registration id'), 0);
       await atomically(async (within) => {
         const known = await bytes(within, 'our_identity');
         if (known !== undefined && !native().equal(known, packed(identity))) {
           throw new StorageError('there is an identity, and it is never replaced silently', { code: 'IDENTITY_EXISTS' });
         }
         await within.set('our_identity', packed(identity));
-        await within.set('registration_id', registrationId);
+        await within.set('registration_id', number);
       });
     },
     deleteSession: (address) =>
@@ -269,7 +272,7 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
         moveUnread(source.state, target.state);
         return true;
       }),
-    loadSenderKey: async (name) => (await adapter.get(`sender_key:${name}`)) ?? undefined,
+    loadSenderKey: async (name) => revived((await adapter.get(`sender_key:${name}`)) ?? undefined),
     storeSenderKey: async (name, record) => void (await adapter.set(`sender_key:${name}`, record.toBytes())),
   };
   return storage;
@@ -318,6 +321,16 @@ function packed(keyPair: KeyPair): Buffer {
 function buffer(value: unknown, key: string): Buffer {
   const back = revived(value);
   if (isUint8Array(back)) return bytesOf(back, key);
+  throw new StorageError(`the row ${key} is damaged`, { code: 'BAD_RECORD' });
+}
+
+/** A number of ours: 4 bytes, or what versions of before stored, a number, as whatever an adapter makes of it. */
+function numberOf(value: unknown, key: string): number | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value === 'number') return value;
+  if (typeof value === 'string' && /^[0-9]{1,10}$/.test(value)) return Number(value);
+  const four = buffer(value, key);
+  if (four.length === 4) return four.readUInt32BE(0);
   throw new StorageError(`the row ${key} is damaged`, { code: 'BAD_RECORD' });
 }
 
