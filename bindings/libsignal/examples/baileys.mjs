@@ -4,21 +4,32 @@
 import { createStorage, keyhelper, ProtocolAddress, SessionBuilder, SessionCipher } from '@stvor/libsignal';
 import { GroupCipher, GroupSessionBuilder, SenderKeyDistributionMessage, SenderKeyName } from '@stvor/libsignal/group';
 
-/** A device with its storage. A real one keeps its rows in a database, with its transactions. */
-async function device(name) {
+/** Rows in memory. What writes goes one after the other: peers are worked for at the same time, and no write may fall into the transaction of another. */
+function memory() {
   let rows = new Map();
   const over = (map) => ({ get: (key) => map.get(key), set: (key, value) => void map.set(key, value), delete: (key) => void map.delete(key) });
-  const storage = createStorage({
-    get: (key) => rows.get(key),
-    set: (key, value) => void rows.set(key, value),
-    delete: (key) => void rows.delete(key),
-    transaction: async (work) => {
+  let last = Promise.resolve();
+  const transaction = (work) => {
+    const mine = last.then(async () => {
       const copy = new Map(rows);
       const result = await work(over(copy));
       rows = copy;
       return result;
-    },
-  }, { requireAtomicSessionAndPreKey: true });
+    });
+    last = mine.catch(() => {});
+    return mine;
+  };
+  return {
+    get: (key) => rows.get(key),
+    set: (key, value) => transaction((within) => within.set(key, value)),
+    delete: (key) => transaction((within) => within.delete(key)),
+    transaction,
+  };
+}
+
+/** A device with its storage. A real one keeps its rows in a database, with its transactions. */
+async function device(name) {
+  const storage = createStorage(memory(), { requireAtomicSessionAndPreKey: true });
   const identity = keyhelper.generateIdentityKeyPair();
   const registrationId = keyhelper.generateRegistrationId();
   await storage.setIdentity(identity, registrationId);
@@ -47,7 +58,7 @@ const open = ({ storage }, peer, { type, body }) => {
   return type === 3 ? cipher.decryptPreKeyWhisperMessage(body) : cipher.decryptWhisperMessage(body);
 };
 
-const [bot, phone] = [await device('bot'), await device('491701234567')];
+const [bot, phone, other] = [await device('bot'), await device('491701234567'), await device('491707654321')];
 
 await bot.inject(phone.name, await phone.bundle());
 const first = await bot.cipher(phone.name).encrypt(Buffer.from('hello'));
@@ -75,6 +86,14 @@ const received = new SenderKeyDistributionMessage(null, null, null, null, await 
 await new GroupSessionBuilder(phone.storage).process(group, received);
 const toAll = await new GroupCipher(bot.storage, group).encrypt(Buffer.from('to all'));
 console.log('phone reads in the group:', String(await new GroupCipher(phone.storage, group).decrypt(toAll)));
+
+// To two at once, while new prekeys are stored: every write is kept, so no key is used twice.
+await bot.inject(other.name, await other.bundle());
+for (const text of ['one', 'two']) {
+  const [toPhone, toOther, bundle] = await Promise.all([bot.cipher(phone.name).encrypt(Buffer.from(text)), bot.cipher(other.name).encrypt(Buffer.from(text)), bot.bundle()]);
+  console.log('both read:', String(await open(phone, bot.name, toPhone)), String(await open(other, bot.name, toOther)));
+  console.log('prekey', bundle.preKey.keyId, 'is stored:', (await bot.storage.loadPreKey(bundle.preKey.keyId)) !== undefined);
+}
 
 // The phone is known by its LID from here on: its session moves along.
 console.log('moved:', await bot.storage.migrateSession(`${phone.name}.0`, '81230_1.0'));

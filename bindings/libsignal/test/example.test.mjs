@@ -20,6 +20,10 @@ test('the Baileys-shaped flow runs to its end', () => {
     'phone reads: hello once more',
     'bot reads: sent before the retry',
     'phone reads in the group: to all',
+    'both read: one one',
+    'prekey 0 is stored: true',
+    'both read: two two',
+    'prekey 1 is stored: true',
     'moved: true',
     'phone reads: to the LID',
   ]);

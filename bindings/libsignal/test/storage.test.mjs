@@ -3,10 +3,16 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { group, ours, party, read, refused } from './world.mjs';
 
-/** Rows in memory, with transactions that land whole or not at all. */
+/** Rows in memory, with transactions that land whole or not at all, one after the other. */
 function adapter({ transactions = true } = {}) {
   const rows = new Map();
   const wiped = [];
+  let last = Promise.resolve();
+  const alone = (work) => {
+    const mine = last.then(work);
+    last = mine.catch(() => {});
+    return mine;
+  };
   const of = (map) => ({
     get: async (key) => map.get(key),
     set: async (key, value) => {
@@ -22,13 +28,15 @@ function adapter({ transactions = true } = {}) {
       rows.get(key)?.fill?.(0);
     },
     ...(transactions && {
-      transaction: async (work) => {
+      set: (key, value) => alone(() => of(rows).set(key, value)),
+      delete: (key) => alone(() => of(rows).delete(key)),
+      transaction: (work) => alone(async () => {
         const copy = new Map(rows);
         const result = await work(of(copy));
         rows.clear();
         for (const [key, value] of copy) rows.set(key, value);
         return result;
-      },
+      }),
     }),
   };
 }
