@@ -7,7 +7,7 @@ use stvor_base::{Address, Suite, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Identity, RecoveryRoot, RecoverySecret};
 use stvor_store::narrow::IdentityPair;
-use stvor_store::{ChangeSet, Key, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
+use stvor_store::{ChangeSet, Expect, Key, Op, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
 
 use crate::config::{Config, IdentitySource, KeySource};
 use crate::error::{Error, ErrorKind, Result};
@@ -115,6 +115,8 @@ pub(crate) async fn load_identity(
     };
     records::write(store, &mut changes, effects)?;
     crate::names::are_tagged(&mut changes);
+    // A restore that began meanwhile has this place.
+    changes.push(Op::check(crate::backup::mark(), Expect::Absent));
     match store.commit(changes).await {
         Ok(_) => Ok(identity),
         Err(StoreError::Conflict { .. }) => match stored_identity(store, &key).await? {
@@ -124,7 +126,10 @@ pub(crate) async fn load_identity(
                 if same { check_identity(other, config, address) } else { Err(exists()) }
             }
             Some(identity) => check_identity(identity, config, address),
-            None => Err(Error::not_ready("its identity could not be stored")),
+            None => {
+                crate::backup::refuse_unfinished(store, &address.user).await?;
+                Err(Error::not_ready("its identity could not be stored"))
+            }
         },
         Err(error) => Err(Error::passed(error)),
     }

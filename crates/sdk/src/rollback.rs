@@ -254,8 +254,9 @@ async fn compare(core: &Core, ready: &Ready) -> Result<()> {
         core.hub.emit_to_first(Event::CounterForged { relay });
         return Ok(());
     }
-    if core.prekeys.starts_anew() {
-        // A store that was restored has no session of the old one, so nothing can be used twice.
+    if core.prekeys.starts_anew() && !has_sent(core).await? {
+        // A store that was restored has no session of the old one, so nothing can be used twice. Once it has sent something the comparison
+        // holds for it as for any other, also before its fresh prekeys are at the relay.
         core.raise_counter(relay);
         return Ok(());
     }
@@ -277,6 +278,11 @@ async fn compare(core: &Core, ready: &Ready) -> Result<()> {
     core.set_rollback(Some(found));
     core.hub.emit_to_first(Event::RollbackDetected { relay, own });
     Ok(())
+}
+
+/// Whether anything was sent out of this store, by whichever instance.
+async fn has_sent(core: &Core) -> Result<bool> {
+    Ok(read_lanes(&core.store).await?.iter().any(|(_, row)| row.counter > 0))
 }
 
 /// The highest send counter in the store.

@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake::Fake;
-use stvor::{App, AppBuilder, Client, Event, Events, Messages, RollbackPolicy, SendOptions, SendWait};
+use stvor::{
+    App, AppBuilder, Client, Event, Events, Messages, RecoveryPhrase, RollbackPolicy, SendOptions, SendWait,
+};
 use stvor_protocol::Incoming;
 use stvor_protocol::group::GroupIncoming;
 use stvor_wire::Code;
@@ -252,6 +254,46 @@ async fn a_recovery_that_ends_at_any_commit_is_finished_by_the_next_start() {
         }
         assert!(ends < 100, "the recovery never ends");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_the_place_of_a_lost_one_is_compared_as_soon_as_it_has_sent() {
+    let relay = Fake::start().await;
+    let (folder, tape) = (tempfile::tempdir().unwrap(), Tape::new(true));
+    let bob = in_memory(&relay, "bob").await;
+    let mut at_bob = bob.messages();
+    let words = RecoveryPhrase::fresh().unwrap().words();
+    let words = String::from_utf8(words.expose().to_vec()).unwrap();
+    let lost = builder(&relay).in_memory().identity_phrase(&words).open().await.unwrap();
+    let alice = lost.connect("alice").await.unwrap();
+    alice.send("bob", "from the lost device").await.unwrap();
+    comes(&mut at_bob, ["from the lost device"]).await;
+    alice.close().await;
+
+    // The same person in a fresh store, of which the relay takes no prekeys: what says that it starts anew stays.
+    relay.refuse_keys_of("alice");
+    let open = async || {
+        let builder = builder(&relay).store(Arc::new(tape.clone())).keyfile(folder.path().join("key"));
+        builder.identity_phrase(&words).instance_lease(LEASE).open().await.unwrap()
+    };
+    let app = open().await;
+    let alice = app.connect("alice").await.unwrap();
+    alice.send("bob", "one").await.unwrap();
+    comes(&mut at_bob, ["one"]).await;
+    let copy = tape.len();
+    alice.send("bob", "two").await.unwrap();
+    comes(&mut at_bob, ["two"]).await;
+    app.close().await.unwrap();
+
+    tape.rewind(copy).await;
+    let app = open().await;
+    let alice = app.connect("alice").await.unwrap();
+    let mut events = alice.events();
+    event(&mut events, |event| matches!(event, Event::RollbackDetected { .. }).then_some(())).await;
+    alice.send("bob", "three").await.unwrap();
+    comes(&mut at_bob, ["three"]).await;
+    relay.saw_no_key_twice();
+    app.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,9 @@ async fn a_shared_store_gets_a_new_data_key_and_is_backed_up_and_restored() {
         let peer = bob.user().as_str();
         let all = ["one", "two", "three", "four"].map(str::to_owned);
         assert_eq!(said(&same, peer).await, all);
+        // Whom the instance that is backed up never met.
+        let carol = bobs.connect(format!("carol-{}", first.facts().kind)).await.unwrap();
+        talk(&alice, &carol, "only through the other one").await;
 
         let secret = SecretBytes::from_slice(b"correct horse");
         let file = directory.path().join("alice.age");
@@ -102,6 +105,7 @@ async fn a_shared_store_gets_a_new_data_key_and_is_backed_up_and_restored() {
         app.restore(&file, Opening::passphrase(&secret).unwrap(), None).await.unwrap();
         let alice = app.connect(&name).await.unwrap();
         assert_eq!(said(&alice, peer).await, all);
+        assert_eq!(said(&alice, carol.user().as_str()).await, ["only through the other one"]);
         talk(&alice, &bob, "five").await;
     }
 }

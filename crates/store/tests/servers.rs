@@ -178,6 +178,39 @@ async fn postgres_commits_survive_a_failover_to_a_synchronous_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_a_restarted_primary_shows_is_acknowledged_when_the_standby_has_it() {
+    let settings = ["wal_level=replica", "max_wal_senders=4"];
+    let Some(primary) = Postgres::start_with(&settings).unwrap() else { return };
+    let database = primary.database().unwrap();
+    let store = PostgresStores::new(&database.url).unwrap().open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    let replica = primary.start_replica("second").unwrap();
+    replica.stop().unwrap();
+    primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'second'").unwrap();
+    primary.sql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let waits = || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        (primary.sql("postgres", waits).ok()?.trim() == "1").then_some(())
+    };
+    let commit = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(pair(2)).await }
+    });
+    stvor_testkit::until(Duration::from_secs(60), waits).unwrap();
+    // What waited is there after this, for everybody to see, and only here.
+    primary.kill().unwrap();
+    primary.restart().unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || waits().or_else(|| commit.is_finished().then_some(()))).unwrap();
+    assert!(!commit.is_finished(), "it is nowhere else yet");
+    replica.restart().unwrap();
+    commit.await.unwrap().unwrap();
+    primary.kill().unwrap();
+    replica.promote().unwrap();
+    let (left, _) = (replica.sql(&database.name, "SELECT count(*) FROM stvor_rows").unwrap(), primary);
+    assert_eq!(left.trim(), "4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_commit_is_applied_whole_or_not_at_all() {
     let Some(server) = Postgres::start().unwrap() else { return };
     let stores = PostgresStores::new(&server.database().unwrap().url).unwrap();

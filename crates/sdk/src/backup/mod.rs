@@ -15,12 +15,12 @@ use stvor_base::{GroupId, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::recipients::Sealing;
 use stvor_protocol::{Identity, RecordKey};
-use stvor_store::{Record, Scan, Table};
+use stvor_store::{Record, RowVersion, Scan, Table};
 use tokio::sync::mpsc;
 
 pub use self::error::BackupError;
 pub use self::restore::Restored;
-pub(crate) use self::restore::refuse_unfinished;
+pub(crate) use self::restore::{mark, refuse_unfinished};
 
 use self::format::{Encoder, Entry, Head};
 use crate::client::Client;
@@ -110,10 +110,11 @@ pub struct Backup {
 }
 
 /// What is counted while entries are sent.
-#[derive(Default)]
 struct Counts {
     messages: u64,
     conversations: u64,
+    /// Of the identity that was sent.
+    identity: RowVersion,
 }
 
 type Feed = mpsc::Sender<Entry>;
@@ -156,15 +157,19 @@ impl Client {
         };
         // Of a store that was emptied meanwhile the rest was read as nothing: it must take the place of no backup.
         core.store.check_there().await.map_err(Error::passed)?;
+        // Of an identity that was replaced meanwhile the file would hold the one that no relay takes any more.
+        if identity(core).await?.version != counts.identity {
+            return Err(Error::not_ready("its identity was replaced while it was backed up; make the backup again"));
+        }
         let bytes = draft.publish(&path)?;
-        let removed = match (directory, options.keep) {
-            (Some(directory), Some(keep)) => retain(&directory, &stem(self.user()), keep)?,
-            _ => Vec::new(),
-        };
         let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::BackupMade);
         let what = format!("{} messages, {} conversations", counts.messages, counts.conversations);
         core.note(entry.about(path.display().to_string(), what)).await?;
-        let Counts { messages, conversations } = counts;
+        let removed = match (directory, options.keep) {
+            (Some(directory), Some(keep)) => retain(&directory, &stem(self.user()), (&path, keep))?,
+            _ => Vec::new(),
+        };
+        let Counts { messages, conversations, .. } = counts;
         Ok(Backup { path, bytes, messages, conversations, removed })
     }
 }
@@ -189,6 +194,12 @@ async fn head(core: &Core) -> Result<Head> {
     })
 }
 
+async fn identity(core: &Core) -> Result<Record> {
+    let key = records::key(&Identity::key())?;
+    let found = core.store.one(&key).await.map_err(Error::passed)?;
+    found.ok_or_else(|| Error::not_ready("its identity is gone"))
+}
+
 /// Whether the writer still takes entries: when it does not, its own error says why.
 async fn put(feed: &Feed, entry: Entry) -> bool {
     feed.send(entry).await.is_ok()
@@ -196,9 +207,8 @@ async fn put(feed: &Feed, entry: Entry) -> bool {
 
 /// Sends everything to the writer; `None` when the writer gave up.
 async fn send_all(core: &Core, feed: &Feed, options: &BackupOptions) -> Result<Option<Counts>> {
-    let identity = records::key(&Identity::key())?;
-    let identity = core.store.one(&identity).await.map_err(Error::passed)?;
-    let identity = identity.ok_or_else(|| Error::not_ready("its identity is gone"))?;
+    let identity = identity(core).await?;
+    let mut counts = Counts { messages: 0, conversations: 0, identity: identity.version };
     if !put(feed, Entry::Identity(identity.value)).await {
         return Ok(None);
     }
@@ -207,9 +217,12 @@ async fn send_all(core: &Core, feed: &Feed, options: &BackupOptions) -> Result<O
     {
         return Ok(None);
     }
+    if core.instances.is_shared() {
+        // Other instances may have met some.
+        core.remember_peers(crate::opening::read_peers(&core.store).await?);
+    }
     let peers = core.peers();
     let total = peers.len() as u64;
-    let mut counts = Counts::default();
     for row in &peers {
         if !(put(feed, Entry::Peer(row.encode().into())).await && pin(core, feed, &row.user).await?) {
             return Ok(None);
@@ -411,8 +424,9 @@ fn stem(user: &UserId) -> String {
     format!("stvor-{}-", crate::place::name_of(user))
 }
 
-/// Removes the oldest backups of a user, and what killed ones left, until `keep` are there.
-fn retain(directory: &Path, stem: &str, keep: usize) -> Result<Vec<PathBuf>> {
+/// Removes the oldest backups of a user, and what killed ones left, until `keep` are there. The one that was just `made` stays, whatever its
+/// time: the clock may have been ahead when the others got theirs.
+fn retain(directory: &Path, stem: &str, (made, keep): (&Path, usize)) -> Result<Vec<PathBuf>> {
     let listed =
         fs::read_dir(directory).map_err(|error| failed("listing the directory of", directory, &error))?;
     let mut whole = Vec::new();
@@ -424,13 +438,14 @@ fn retain(directory: &Path, stem: &str, keep: usize) -> Result<Vec<PathBuf>> {
             continue;
         }
         match rest.strip_prefix(SUFFIX) {
+            Some("") if path == made => {}
             Some("") => whole.push(path),
             Some(rest) if rest.starts_with(".new-") => drop(fs::remove_file(&path)),
             _ => {}
         }
     }
     whole.sort();
-    let surplus = whole.len().saturating_sub(keep);
+    let surplus = whole.len().saturating_sub(keep.saturating_sub(1));
     whole.truncate(surplus);
     for path in &whole {
         fs::remove_file(path).map_err(|error| failed("removing", path, &error))?;
@@ -452,6 +467,9 @@ mod tests {
         for millis in [1, 2, 3, 4] {
             fs::write(at(names(millis)), b"").unwrap();
         }
+        // Made by a clock that is right again: it has the oldest time.
+        let made = at(names(0));
+        fs::write(&made, b"").unwrap();
         let stays = [
             format!("{other}{:013}{SUFFIX}", 1),
             format!("{stem}notes{SUFFIX}"),
@@ -460,12 +478,12 @@ mod tests {
         ];
         stays.iter().for_each(|name| fs::write(at(name.clone()), b"").unwrap());
         fs::write(at(format!("{}.new-0123", names(9))), b"").unwrap();
-        let removed = retain(directory.path(), &stem, 2).unwrap();
+        let removed = retain(directory.path(), &stem, (&made, 3)).unwrap();
         assert_eq!(removed, [at(names(1)), at(names(2))]);
         let mut left: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         left.sort();
-        let mut expected: Vec<_> = stays.into_iter().chain([names(3), names(4)]).map(at).collect();
+        let mut expected: Vec<_> = stays.into_iter().chain([names(0), names(3), names(4)]).map(at).collect();
         expected.sort();
         assert_eq!(left, expected);
     }

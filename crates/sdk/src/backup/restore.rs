@@ -202,7 +202,7 @@ async fn restore(config: &Config, head: &Head, job: &Job) -> Result<Restored> {
 
 /// The mark of a restore that is under way. Each write of it has a version of its own: another restore into the same place, by
 /// another process on a shared store, makes another one, and whoever has the first writes nothing more.
-fn mark() -> Key {
+pub(crate) fn mark() -> Key {
     keys::meta("restoring")
 }
 

@@ -90,7 +90,9 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
             core.groups.take_over();
         }
         core.wake_lanes();
-        core.wake_lanes_with_work(read_lanes(&core.store).await?);
+        let lanes = read_lanes(&core.store).await?;
+        core.raise_counter(lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0));
+        core.wake_lanes_with_work(lanes);
     }
     rollback::look_again(core).await
 }

@@ -89,6 +89,8 @@ impl Lane {
         self.due_since = self.owes().then(Instant::now);
         self.count_owing();
         core.raise_order(self.row.order);
+        // Another instance's clock may have been ahead: numbers never go back behind what one of them used.
+        core.raise_counter(self.row.counter);
         (self.version, self.seen_epoch, self.incarnation) = (version, epoch, incarnation);
         self.conversation = Some(conversation);
         if core::mem::take(&mut self.in_doubt) {

@@ -56,6 +56,8 @@ struct State {
     lost_answers: usize,
     /// Does not say what it knows of rotations.
     keeps_rotations: bool,
+    /// Takes no prekeys of this user.
+    refuses_keys_of: Option<UserId>,
     log: Vec<stvor_wire::client::Send>,
 }
 
@@ -112,6 +114,11 @@ impl Fake {
             Some(counter) => state.claims.insert(user, counter),
             None => state.claims.remove(&user),
         };
+    }
+
+    /// Takes no prekeys of a user from now on.
+    pub fn refuse_keys_of(&self, user: &str) {
+        self.state.lock().unwrap().refuses_keys_of = Some(user.parse().unwrap());
     }
 
     /// Lets what waits for a user expire.
@@ -321,6 +328,15 @@ impl Fake {
         let Some(out) = state.online.get(&who.user).cloned() else { return };
         match message {
             ClientMessage::Ping { nonce } => drop(out.send(ServerMessage::Pong { nonce })),
+            ClientMessage::UploadKeys(upload) if state.refuses_keys_of.as_ref() == Some(&who.user) => {
+                let _ = out.send(ServerMessage::Nack(Nack {
+                    subject: Subject::Request(upload.request_id),
+                    code: Code::StoreUnavailable,
+                    detail: String::new(),
+                    retry_after: Duration::ZERO,
+                    expected_lane: 0,
+                }));
+            }
             ClientMessage::UploadKeys(upload) => {
                 let request_id = upload.request_id;
                 let counts = counts_of(Some(&upload));

@@ -22,6 +22,7 @@ const MARK: &str = "INSERT INTO stvor_writers (place, writer, seq) VALUES ($1, $
 const NEXT_MARK: &str = "UPDATE stvor_writers SET seq = $3, at = now()
      WHERE place = $1 AND writer = $2 AND seq >= $4";
 const LAST: &str = "SELECT seq FROM stvor_writers WHERE place = $1 AND writer = $2";
+const TOUCH: &str = "UPDATE stvor_writers SET at = now() WHERE place = $1 AND writer = $2";
 const FORGET: &str =
     "DELETE FROM stvor_writers WHERE place = $1 AND (writer = $2 OR at < now() - interval '30 days')";
 
@@ -307,11 +308,20 @@ impl Writer {
         let failed = |failure: tokio_postgres::Error| self.server.error(&failure);
         // Dropped, it rolls back.
         let transaction = client.transaction().await.map_err(failed)?;
+        if self.server.begin() != "BEGIN" {
+            transaction.batch_execute("SET LOCAL synchronous_commit = on").await.map_err(failed)?;
+        }
         transaction.execute(LOCK, &[&self.lock_id()]).await.map_err(failed)?;
-        let row = transaction.query_opt(LAST, &[&self.place.as_slice(), &self.writer.as_slice()]).await;
-        let row = row.map_err(failed)?;
-        let last = row.map(|row| row.try_get(0)).transpose().map_err(failed)?;
-        transaction.rollback().await.map_err(failed)?;
+        let own: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.place.as_slice(), &self.writer.as_slice()];
+        let row = transaction.query_opt(LAST, &own).await.map_err(failed)?;
+        let last: Option<i64> = row.map(|row| row.try_get(0)).transpose().map_err(failed)?;
+        if last == Some(self.seq) {
+            // A server that restarted shows a commit that still waited for its standby. What follows it in the log waits for the standby, too.
+            transaction.execute(TOUCH, &own).await.map_err(failed)?;
+            transaction.commit().await.map_err(failed)?;
+        } else {
+            transaction.rollback().await.map_err(failed)?;
+        }
         Ok(last)
     }
 

@@ -102,8 +102,9 @@ impl Sealed {
         self.store.walk(None, 1).await?;
         let (version, header) = self.header().await?;
         self.refuse_replaced(&header)?;
+        // Also of one that is under way: whoever has not heard of the new key would go on sealing under the one that is dropped at the end.
+        alone.await?;
         if header.rotated.as_ref().is_none_or(|rotated| rotated.previous.is_none()) {
-            alone.await?;
             self.begin((version, header), holder).await?;
         }
         let since = self.keys.ring().since;
