@@ -200,7 +200,8 @@ async fn a_commit_that_a_restarted_primary_shows_is_acknowledged_when_the_standb
     // What waited is there after this, for everybody to see, and only here.
     primary.kill().unwrap();
     primary.restart().unwrap();
-    stvor_testkit::until(Duration::from_secs(60), || waits().or_else(|| commit.is_finished().then_some(()))).unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || waits().or_else(|| commit.is_finished().then_some(())))
+        .unwrap();
     assert!(!commit.is_finished(), "it is nowhere else yet");
     replica.restart().unwrap();
     commit.await.unwrap().unwrap();

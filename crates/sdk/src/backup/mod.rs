@@ -159,7 +159,9 @@ impl Client {
         core.store.check_there().await.map_err(Error::passed)?;
         // Of an identity that was replaced meanwhile the file would hold the one that no relay takes any more.
         if identity(core).await?.version != counts.identity {
-            return Err(Error::not_ready("its identity was replaced while it was backed up; make the backup again"));
+            return Err(Error::not_ready(
+                "its identity was replaced while it was backed up; make the backup again",
+            ));
         }
         let bytes = draft.publish(&path)?;
         let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::BackupMade);

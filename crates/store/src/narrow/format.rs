@@ -241,20 +241,31 @@ mod tests {
             owner,
             seq: 3,
             pages: vec![PageRef { first: key(b""), number: 4, seq: 5 }],
-            names: vec![NameRef { id: "bob".into(), partitions: vec![(Table::Custom, b"partition".to_vec())], seq: 6 }],
+            names: vec![NameRef {
+                id: "bob".into(),
+                partitions: vec![(Table::Custom, b"partition".to_vec())],
+                seq: 6,
+            }],
         };
-        assert_eq!(hex::encode(head.encode()), "0101010101010101010101010101010101020202020202020202020202020202020000000000000003000000014000000009706172746974696f6e000000000000000400000000000000050000000100000003626f620000000000000006000000014000000009706172746974696f6e");
+        assert_eq!(
+            hex::encode(head.encode()),
+            "0101010101010101010101010101010101020202020202020202020202020202020000000000000003000000014000000009706172746974696f6e000000000000000400000000000000050000000100000003626f620000000000000006000000014000000009706172746974696f6e"
+        );
         assert_eq!(Head::decode(&head.encode()).unwrap(), head);
-        let changes = vec![
-            Changed { key: key(b"a"), row: Some(kept(None)) },
-            Changed { key: key(b"b"), row: None },
-        ];
+        let changes =
+            vec![Changed { key: key(b"a"), row: Some(kept(None)) }, Changed { key: key(b"b"), row: None }];
         let entry = Entry { store, owner, seq: 9, previous: 8, changes };
-        assert_eq!(hex::encode(entry.encode()), "02010101010101010101010101010101010202020202020202020202020202020200000000000000090000000000000008000000024000000009706172746974696f6e0000000161010000000000000007000000000000000000000000067365616c65644000000009706172746974696f6e000000016200");
+        assert_eq!(
+            hex::encode(entry.encode()),
+            "02010101010101010101010101010101010202020202020202020202020202020200000000000000090000000000000008000000024000000009706172746974696f6e0000000161010000000000000007000000000000000000000000067365616c65644000000009706172746974696f6e000000016200"
+        );
         assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
         let at = Timestamp::from_millis(1_700_000_000_000);
         let rows = Rows { store, seq: 9, rows: vec![(key(b"a"), kept(Some(at)))] };
-        assert_eq!(hex::encode(rows.encode()), "03010101010101010101010101010101010000000000000009000000014000000009706172746974696f6e00000001610000000000000007010000018bcfe56800000000067365616c6564");
+        assert_eq!(
+            hex::encode(rows.encode()),
+            "03010101010101010101010101010101010000000000000009000000014000000009706172746974696f6e00000001610000000000000007010000018bcfe56800000000067365616c6564"
+        );
         assert_eq!(Rows::decode(&rows.encode()).unwrap(), rows);
     }
 }

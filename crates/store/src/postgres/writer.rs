@@ -312,7 +312,8 @@ impl Writer {
             transaction.batch_execute("SET LOCAL synchronous_commit = on").await.map_err(failed)?;
         }
         transaction.execute(LOCK, &[&self.lock_id()]).await.map_err(failed)?;
-        let own: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.place.as_slice(), &self.writer.as_slice()];
+        let own: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
+            [&self.place.as_slice(), &self.writer.as_slice()];
         let row = transaction.query_opt(LAST, &own).await.map_err(failed)?;
         let last: Option<i64> = row.map(|row| row.try_get(0)).transpose().map_err(failed)?;
         if last == Some(self.seq) {

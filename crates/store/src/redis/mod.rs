@@ -430,7 +430,10 @@ mod tests {
         assert_eq!(key_of(&field(&key)), Some(key));
         let value = RowValue { bytes: b"sealed".to_vec(), version: RowVersion(0x0102_0304_0506_0708) };
         let at = Timestamp::from_millis(1_700_000_000_000);
-        for (expires, bytes) in [(None, "0102030405060708ffffffffffffffff7365616c6564"), (Some(at), "01020304050607080000018bcfe568007365616c6564")] {
+        for (expires, bytes) in [
+            (None, "0102030405060708ffffffffffffffff7365616c6564"),
+            (Some(at), "01020304050607080000018bcfe568007365616c6564"),
+        ] {
             assert_eq!(hex::encode(encode(&value, expires)), bytes);
             assert_eq!(decode(&hex::decode(bytes).unwrap()).unwrap(), (value.clone(), expires));
         }
