@@ -1,10 +1,11 @@
 // Defects of what this package takes the place of. Each is shown there first, then shown not to be here.
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
-import { couple, group, ours, party, quiet, read, reference, refused, withPeers } from './world.mjs';
+import { couple, group, ours, party, quiet, read, reference, refused, require, withPeers } from './world.mjs';
 
 /** Whether a scenario ends well. */
 const fares = async (scenario) => {
@@ -168,6 +169,36 @@ test('a forged message costs a small part of what it costs the reference', withP
   const [theirs, mine] = [await quiet(() => cost(reference)), await cost(ours)];
   // In CPU time, so that a busy machine does not decide; the build for tests is slower than the one that ships.
   assert.ok(mine * 5 < theirs, `${mine} us here, ${theirs} us there`);
+});
+
+/** The native half as it was loaded. */
+const native = () => {
+  const [name] = readdirSync(join(process.env.STVOR_TEST_PROJECT, 'node_modules/@stvor')).filter((one) => one.startsWith('libsignal-'));
+  return require(`@stvor/${name}`);
+};
+
+test('a forged first message that names no one-time prekey is tried within one bound, with the prekey 0 and without', async () => {
+  const { bob, toAlice } = couple(ours);
+  const { signedPreKey } = bob.bundle(0);
+  const key = () => ours.keyhelper.generatePreKey(1).keyPair.pubKey;
+  const varint = (number) => (number < 0x80 ? [number] : [(number & 0x7f) | 0x80, ...varint(number >> 7)]);
+  const bytes = (tag, value) => Buffer.concat([Buffer.from([tag, ...varint(value.length)]), value]);
+  const half = native();
+  const { decryptPrekey } = half;
+  for (const [number, size] of [[0, 16], [1_000, 512 * 1_024 - 512], [1_999, 16]]) {
+    const inner = Buffer.concat([
+      Buffer.from([0x33]), bytes(0x0a, key()), Buffer.from([0x10, ...varint(number), 0x18, 0]), bytes(0x22, Buffer.alloc(size, 1)), Buffer.alloc(8, 2),
+    ]);
+    const forged = Buffer.concat([
+      Buffer.from([0x33]), bytes(0x12, key()), bytes(0x1a, key()), bytes(0x22, inner), Buffer.from([0x28, 1, 0x30, signedPreKey.keyId]),
+    ]);
+    let calls = 0;
+    half.decryptPrekey = (...given) => ((calls += 1), decryptPrekey(...given));
+    const error = await refused(toAlice.decryptPreKeyWhisperMessage(forged));
+    half.decryptPrekey = decryptPrekey;
+    assert.deepEqual([error.code, calls], ['UNDECRYPTABLE', 1], `number ${number}`);
+  }
+  assert.ok(bob.prekeys.has(0) && bob.sessions.size === 0 && bob.pinned.size === 0);
 });
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, 2));

@@ -205,20 +205,11 @@ export class SessionCipher {
     open: (prekeys: Buffer) => Opened,
   ): Promise<{ opened: Opened; prekeys: Buffer }> {
     const { executor, storage } = this.#peer;
-    const load = async (id: number) => turn.took(await executor.ask(turn, () => storage.loadPreKey(id)));
     const signed = turn.took(await executor.ask(turn, () => storage.loadSignedPreKey(signedId)));
-    const given = prekey === undefined ? undefined : await load(prekey);
+    // libsignal-node leaves the id 0 out, so that none may mean 0. With that one at hand both are tried in one call, within one bound on what a message may cost.
+    const given = turn.took(await executor.ask(turn, () => storage.loadPreKey(prekey ?? 0)));
     const prekeys = guarded(() => pack(signed, given));
-    try {
-      return { opened: open(prekeys), prekeys };
-    } catch (thrown) {
-      // libsignal-node leaves the id 0 out, so that none may mean 0.
-      if (prekey !== undefined || (thrown as { code?: unknown }).code !== 'UNDECRYPTABLE') throw thrown;
-      const zero = await load(0);
-      if (zero === undefined || zero === null) throw thrown;
-      const both = guarded(() => pack(signed, zero));
-      return { opened: open(both), prekeys: both };
-    }
+    return { opened: open(prekeys), prekeys };
   }
 
   /** Stores what a message made of the record, then hands it over. */

@@ -37,7 +37,8 @@ pub struct Prekeys<'a> {
     pub signed: Option<&'a KeyPair>,
     /// The one-time prekey that it names. For a message that names none: the one with id 0, if there is one. Some libraries
     /// leave a zero out, so such a message is tried without a one-time prekey, and then with this one; both together take at
-    /// most 2,000 chain steps, so that it may be 1,000 ahead.
+    /// most 2,000 chain steps, and the second one more for each [512 bytes](SIGNAL_BYTES_PER_STEP): it may be 1,000 ahead
+    /// if it is short.
     pub one_time: Option<&'a KeyPair>,
 }
 
@@ -136,8 +137,7 @@ pub fn decrypt(
 ) -> Result<Decrypted, SignalError> {
     let mut budget = MAX_SKIP;
     let mut agreed = false;
-    let bytes = message.authenticated.len() / SIGNAL_BYTES_PER_STEP;
-    let another = SIGNAL_AGREEMENT_STEPS.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    let another = SIGNAL_AGREEMENT_STEPS.saturating_add(steps_of_mac(message));
     let mut verdict = SignalError::Undecryptable;
     for place in record.candidates(&message.ratchet) {
         let read;
@@ -242,20 +242,27 @@ fn first_contact(
     prekeys: &Prekeys<'_>,
 ) -> Result<(Session, SecretBytes, Step, Option<u32>), SignalError> {
     let mut budget = MAX_SKIP;
-    let mut attempt = |one_time: Option<u32>| {
+    let attempt = |one_time: Option<u32>, budget: &mut u32| {
         let session = accept(context, message, (prekeys, one_time))?;
-        let (plaintext, step) = open(&session, context, &message.message, &mut budget)?;
+        let (plaintext, step) = open(&session, context, &message.message, budget)?;
         Ok((session, plaintext, step, one_time))
     };
-    match attempt(message.prekey) {
+    match attempt(message.prekey, &mut budget) {
         Err(SignalError::Undecryptable) if message.prekey.is_none() && prekeys.one_time.is_some() => {
-            match attempt(Some(0)) {
+            match pay(&mut budget, steps_of_mac(&message.message))
+                .and_then(|()| attempt(Some(0), &mut budget))
+            {
                 Err(SignalError::TooFarAhead { .. }) => Err(SignalError::Undecryptable),
                 verdict => verdict,
             }
         }
         verdict => verdict,
     }
+}
+
+/// What checking the MAC of a message once more counts for.
+fn steps_of_mac(message: &WhisperMessage) -> u32 {
+    u32::try_from(message.authenticated.len() / SIGNAL_BYTES_PER_STEP).unwrap_or(u32::MAX)
 }
 
 impl Decrypted {

@@ -7,10 +7,14 @@ use crate::party::{Party, talking};
 
 /// Alice sends this many messages that do not come, then one.
 fn after(alice: &mut Party, lost: u32) -> stvor_protocol::signal::Encrypted {
+    send_after(alice, lost, b"comes")
+}
+
+fn send_after(alice: &mut Party, lost: u32, text: &[u8]) -> stvor_protocol::signal::Encrypted {
     for _ in 0..lost {
         let _ = alice.send(b"lost");
     }
-    alice.send(b"comes")
+    alice.send(text)
 }
 
 #[test]
@@ -176,23 +180,33 @@ fn new_ratchet_key_is_tried_on_as_many_sessions_as_2_ms_pay_for() {
 }
 
 /// A first message after `lost` others that names its one-time prekey, which is the one with id 0, by leaving the id out.
-fn without_its_zero(lost: u32) -> (Party, Vec<u8>) {
+fn without_its_zero(lost: u32, text: &[u8]) -> (Party, Vec<u8>) {
     let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
     alice.start(&bob.bundle(Some(0)));
-    let message = after(&mut alice, lost);
+    let message = send_after(&mut alice, lost, text);
     assert_eq!((message.kind, &message.body[1..3]), (MessageKind::PreKey, &[8, 0][..]));
     (bob, [&message.body[..1], &message.body[3..]].concat())
 }
 
 #[test]
 fn first_message_that_leaves_its_zero_out_may_be_a_thousand_ahead() {
-    let (mut bob, body) = without_its_zero(MAX_SKIP / 2);
+    let (mut bob, body) = without_its_zero(MAX_SKIP / 2, b"comes");
     let received = bob.read_bytes(MessageKind::PreKey, &body).unwrap();
     assert_eq!((received.plaintext.expose(), received.remove_prekey), (&b"comes"[..], Some(0)));
-    let (mut bob, body) = without_its_zero(MAX_SKIP / 2 + 1);
+    let (mut bob, body) = without_its_zero(MAX_SKIP / 2 + 1, b"comes");
     let verdict = bob.read_bytes(MessageKind::PreKey, &body).unwrap_err();
     assert_eq!(verdict, SignalError::Undecryptable, "it is tried twice, and both take 2,000 steps at most");
     assert!(!bob.record.has_current() && bob.one_time.contains_key(&0));
+}
+
+#[test]
+fn what_a_first_message_without_its_zero_costs_counts_its_bytes() {
+    // A MAC over 512 KiB takes as long as 1,024 steps, and what is forged is checked twice.
+    let large = vec![7; stvor_protocol::limits::MAX_SIGNAL_MESSAGE - 256];
+    let (mut bob, body) = without_its_zero(480, &large);
+    assert_eq!(bob.read_bytes(MessageKind::PreKey, &body).unwrap().plaintext.len(), large.len());
+    let (mut bob, body) = without_its_zero(490, &large);
+    assert_eq!(bob.read_bytes(MessageKind::PreKey, &body).unwrap_err(), SignalError::Undecryptable);
 }
 
 /// The bytes of a message that nobody sent.
