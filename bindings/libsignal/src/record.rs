@@ -120,6 +120,17 @@ pub fn record_clear<'env>(env: &'env Env, record: &[u8]) -> napi::Result<BufferS
     write(env, &record)
 }
 
+/// The record, which knows besides which handshakes another one knows as used.
+///
+/// # Errors
+/// `BAD_RECORD`.
+#[napi(catch_unwind)]
+pub fn record_remember<'env>(env: &'env Env, record: &[u8], other: &[u8]) -> napi::Result<BufferSlice<'env>> {
+    let mut record = read(record)?;
+    record.remember(&read(other)?);
+    write(env, &record)
+}
+
 /// Whether the session of a base key is in the record.
 ///
 /// # Errors

@@ -61,6 +61,14 @@ async function device(options, kind) {
 }
 
 const cipher = (who, name, options) => new ours.SessionCipher(who.storage, new ours.ProtocolAddress(name, 1), options);
+/** A message without handshake, of others. */
+const sealed = async () => {
+  const [one, two] = [await device(), await device()];
+  await start(one, two, 'two');
+  assert.equal(await read(cipher(two, 'one'), await cipher(one, 'two').encrypt(Buffer.from('x'))), 'x');
+  return cipher(two, 'one').encrypt(Buffer.from('x'));
+};
+
 const start = async (who, whom, name, id = 0) =>
   new ours.SessionBuilder(who.storage, new ours.ProtocolAddress(name, 1)).initOutgoing(await whom.bundle(id));
 
@@ -177,6 +185,73 @@ test('a session moves with its pin, after what is under way, and no stranger tak
   const both = [alice.storage.migrateSession('lid.1', 'pn.1'), alice.storage.migrateSession('pn.1', 'lid.1')];
   assert.deepEqual(await Promise.all(both), [true, true]);
   await alice.storage.deleteSession('lid.1');
+});
+
+test('a handshake without a one-time prekey stays known when its session is deleted or moved', async () => {
+  for (const kind of [{}, { transactions: false }]) {
+    const [alice, bob] = [await device(), await device({}, kind)];
+    const begin = async (text) => {
+      await alice.storage.deleteSession('bob.1');
+      // A server that has none left gives none out.
+      const { preKey, ...bundle } = await bob.bundle(3);
+      await new ours.SessionBuilder(alice.storage, new ours.ProtocolAddress('bob', 1)).initOutgoing(bundle);
+      return cipher(alice, 'bob').encrypt(Buffer.from(text));
+    };
+    const replayed = async (name, message) => (await refused(read(cipher(bob, name), message))).code;
+    const first = await begin('1');
+    assert.equal(await read(cipher(bob, 'pn'), first), '1');
+    await bob.storage.deleteSession('pn.1');
+    assert.equal(await replayed('pn', first), 'REPLAY');
+    assert.ok(bob.rows.wiped.includes('session:pn.1') && bob.rows.rows.get('session:pn.1').length < 32, 'no key is left');
+    // Otherwise it is as if there were nothing.
+    for (const call of [cipher(bob, 'pn').encrypt(Buffer.from('x')), cipher(bob, 'pn').decryptWhisperMessage((await sealed()).body)]) {
+      const error = await refused(call);
+      assert.equal(error.code, 'NO_SESSION');
+      assert.match(error.message, /No session record/);
+    }
+    assert.equal(await cipher(bob, 'pn').hasOpenSession(), false);
+    assert.equal(await bob.storage.migrateSession('pn.1', 'lid.1'), false);
+    // Deleting again forgets nothing.
+    await bob.storage.deleteSession('pn.1');
+    const second = await begin('2');
+    assert.equal(await read(cipher(bob, 'pn'), second), '2');
+    const third = await begin('3');
+    assert.equal(await read(cipher(bob, 'lid'), third), '3');
+    assert.equal(await bob.storage.migrateSession('pn.1', 'lid.1'), false, 'a session is there');
+    await bob.storage.deleteSession('lid.1');
+    assert.equal(await bob.storage.migrateSession('pn.1', 'lid.1'), true);
+    for (const message of [first, second]) assert.equal(await replayed('pn', message), 'REPLAY');
+    assert.deepEqual([await replayed('lid', first), await replayed('lid', second), await replayed('lid', third)], ['REPLAY', 'DUPLICATE', 'REPLAY']);
+    assert.equal(await bob.storage.migrateSession('lid.1', 'pn.1'), true);
+    assert.equal(await replayed('lid', second), 'REPLAY');
+  }
+  // Where no handshake of a peer was used nothing is left.
+  const [carol, dave] = [await device(), await device()];
+  await start(carol, dave, 'dave');
+  await carol.storage.deleteSession('dave.1');
+  assert.ok(!carol.rows.rows.has('session:dave.1'));
+  // What does not read back can be deleted.
+  carol.rows.rows.set('session:dave.1', Buffer.alloc(99, 7));
+  await carol.storage.deleteSession('dave.1');
+  assert.ok(!carol.rows.rows.has('session:dave.1'));
+});
+
+test('a deletion that hung and is done again forgets no handshake', async () => {
+  const executor = new ours.Executor({ storageTimeout: 40, backoff: 1 });
+  const [alice, bob] = [await device(), await device({ executor })];
+  const { preKey, ...bundle } = await bob.bundle(3);
+  await new ours.SessionBuilder(alice.storage, new ours.ProtocolAddress('bob', 1)).initOutgoing(bundle);
+  const first = await cipher(alice, 'bob').encrypt(Buffer.from('once'));
+  assert.equal(await read(cipher(bob, 'deleted', { executor }), first), 'once');
+  const { transaction } = bob.rows;
+  let late;
+  bob.rows.transaction = () => new Promise((_, reject) => (late = () => reject(new Error('connection lost'))));
+  assert.equal((await refused(bob.storage.deleteSession('deleted.1'))).code, 'STORAGE_TIMEOUT');
+  bob.rows.transaction = transaction;
+  late();
+  while (bob.rows.rows.get('session:deleted.1').length > 32 || executor.pending > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.ok(bob.rows.wiped.includes('session:deleted.1'));
+  assert.equal((await refused(read(cipher(bob, 'deleted', { executor }), first))).code, 'REPLAY');
 });
 
 test('moving sessions takes no place from what works: one at a time is enough', async () => {

@@ -85,7 +85,7 @@ function actionOf(code: string): string {
 const FAMILIAR: Record<string, string> = {
   UNDECRYPTABLE: 'No matching sessions found for message',
   DUPLICATE: 'Key used already or never filled',
-  NO_SESSION: 'No open session',
+  NO_SESSION: 'No open session, No session record',
   UNKNOWN_PREKEY: 'Invalid PreKey ID',
 };
 

@@ -77,6 +77,7 @@ export interface Native {
   recordSessions(record: Uint8Array): View[];
   recordClose(record: Uint8Array, now: number): Buffer;
   recordClear(record: Uint8Array): Buffer;
+  recordRemember(record: Uint8Array, other: Uint8Array): Buffer;
   recordKnows(record: Uint8Array, baseKey: Uint8Array): boolean;
   startSession(record: Uint8Array, own: Uint8Array, bundle: NativeBundle, now: number): { record: Buffer; compatibility: string[] };
   encrypt(record: Uint8Array, own: Uint8Array, plaintext: Uint8Array, now: number, out: Buffer): number;

@@ -189,6 +189,17 @@ function entry(view: View): SessionEntry {
   });
 }
 
+/** @internal */
+export function hasSessions(bytes: Buffer): boolean {
+  return native().recordSessions(bytes).length > 0;
+}
+
+/** @internal What is left of a record without its sessions: the handshakes that were used, so that a replay of one starts nothing. Null if there are none. */
+export function leftOf(bytes: Buffer): Buffer | null {
+  const left = native().recordClear(bytes);
+  return left.length > native().recordClear(EMPTY).length ? left : null;
+}
+
 /** @internal The record that a storage gave, if it gave one. */
 export function recordOf(given: unknown): SessionRecord | undefined {
   if (given === undefined || given === null) return undefined;

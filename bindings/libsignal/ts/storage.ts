@@ -7,9 +7,9 @@ import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
 import { idOf, whoOf } from './keys.js';
 import { forget, moveUnread, type Side } from './lanes.js';
 import { native } from './native.js';
-import { recordOf, SessionRecord } from './record.js';
+import { hasSessions, leftOf, recordOf, SessionRecord } from './record.js';
 
-/** Removes a record, where a removal that hung has to be done again. For this package only. */
+/** Removes the sessions of a record, where a removal that hung has to be done again. For this package only. */
 const ERASE: unique symbol = Symbol.for('stvor.libsignal.erase.1');
 
 /** Whose rows they are. For this package only. */
@@ -100,6 +100,7 @@ export interface AdapterStorage extends Required<Omit<SignalStorage, 'canonicalA
   storePreKey(id: number, keyPair: KeyPair): Promise<void>;
   storeSignedPreKey(id: number, keyPair: KeyPair): Promise<void>;
   removeSignedPreKey(id: number): Promise<void>;
+  /** Destroys the sessions with an address. Handshakes that were used stay known (16 bytes each), so that a replay of one starts nothing. */
   deleteSession(address: string): Promise<void>;
   /**
    * Moves a session to another address of the same peer (a phone number to a LID), if there is none; the identity that is pinned counts for both names
@@ -134,7 +135,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     const packed = await bytes(adapter, key);
     return packed && { pubKey: Buffer.from(packed.subarray(0, 33)), privKey: Buffer.from(packed.subarray(33)) };
   };
-  const destroy = async (within: KeyValue, key: string): Promise<void> => {
+  /** Destroys what a key holds; what is left of it takes its place. */
+  const destroy = async (within: KeyValue, key: string, left: Buffer | null = null): Promise<void> => {
     // Over it first: a row that is only unlinked can be found again. All within the transaction: what is undone is undone whole.
     if (within.zeroize !== undefined) {
       await within.zeroize(key);
@@ -142,7 +144,8 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
       const { length = 0 } = Object(revived(await within.get(key))) as { length?: unknown };
       if (typeof length === 'number' && length > 0) await within.set(key, Buffer.alloc(length));
     }
-    await within.delete(key);
+    if (left === null) await within.delete(key);
+    else await within.set(key, Buffer.from(left));
   };
   const { executor = defaultExecutor } = options;
   if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
@@ -178,11 +181,11 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     });
   };
 
-  const storage: AdapterStorage & { [ERASE]: (address: string) => Promise<void>; [OWN]: () => Promise<string | undefined> } = {
+  const storage: AdapterStorage & { [ERASE]: Erase; [OWN]: () => Promise<string | undefined> } = {
     scope: options.scope ?? adapter.scope,
     commit,
     [OWN]: own,
-    [ERASE]: (address) => atomically((within) => destroy(within, `session:${address}`)),
+    [ERASE]: (address, left = null) => atomically((within) => destroy(within, `session:${address}`, left)),
     loadSession: async (address) => {
       const stored = await adapter.get(`session:${address}`);
       return stored === undefined || stored === null ? undefined : SessionRecord.deserialize(revived(stored));
@@ -234,11 +237,13 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
       executor.run(storage, address, async (turn) => {
         const who = turn.took(await executor.ask(turn, own));
         if (who !== undefined) turn.known(who);
+        const newest = turn.newest();
+        const left = leftOfStored(newest === undefined ? turn.took(await executor.ask(turn, () => adapter.get(`session:${address}`))) : newest);
         const call = () => atomically(async (within) => {
-          await destroy(within, `session:${address}`);
+          await destroy(within, `session:${address}`, left);
           unlessOver(turn);
         });
-        turn.took(await executor.write(turn, { value: null, call, again: again(address) }));
+        turn.took(await executor.write(turn, { value: left, call, again: again(address) }));
         forget(turn.state);
       }),
     migrateSession: (from, to) =>
@@ -253,20 +258,22 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
           return recordOf(asks.took(await executor.ask(asks, () => storage.loadSession(address))))?.toBytes();
         };
         const [moved, there] = [await row(source, from), await row(target, to)];
-        if (moved === undefined || there !== undefined) return false;
+        if (moved === undefined || !hasSessions(moved) || (there !== undefined && hasSessions(there))) return false;
+        // Handshakes that were used at either stay known at both.
+        const [left, whole] = [leftOf(moved), there === undefined ? moved : native().recordRemember(moved, there)];
         const call = () => atomically(async (within) => {
           const [pinned, other] = [await bytes(within, `identity:${nameOf(from)}`), await bytes(within, `identity:${nameOf(to)}`)];
           if (pinned !== undefined && other !== undefined && !native().equal(pinned, other)) {
             throw new StorageError(`the identities of ${nameOf(from)} and ${nameOf(to)} are not the same`, { code: 'IDENTITY_CHANGED' });
           }
           if (pinned !== undefined && other === undefined) await within.set(`identity:${nameOf(to)}`, pinned);
-          await within.set(`session:${to}`, Buffer.from(moved));
-          await within.delete(`session:${from}`);
+          await within.set(`session:${to}`, Buffer.from(whole));
+          await destroy(within, `session:${from}`, left);
           unlessOver(asks);
         });
         // Given up, it counts as not done: the caller may ask again.
-        const gone: Row = { turn: source, value: null, fallback: moved, again: again(from) };
-        const made: Row = { turn: target, value: moved, fallback: null, again: again(to) };
+        const gone: Row = { turn: source, value: left, fallback: moved, again: again(from) };
+        const made: Row = { turn: target, value: whole, fallback: there ?? null, again: again(to) };
         const [its, other] = asks === source ? [gone, made] : [made, gone];
         asks.took(await executor.write(asks, { ...its, call, also: [other] }));
         moveUnread(source.state, target.state);
@@ -278,10 +285,22 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
   return storage;
 }
 
+type Erase = (address: string, left?: Buffer | null) => Promise<void>;
+
+/** What is left of a record as it was stored, without its sessions; nothing of one that does not read back. */
+function leftOfStored(stored: unknown): Buffer | null {
+  try {
+    const record = recordOf(revived(stored));
+    return record === undefined ? null : leftOf(record._bytes);
+  } catch {
+    return null;
+  }
+}
+
 /** @internal Writes a record again whose write hung, and does what was to be done with it. */
 export async function storeAgain(storage: SignalStorage, address: string, bytes: Buffer | null, sides: readonly Side[]): Promise<void> {
-  const { [ERASE]: erase } = storage as { [ERASE]?: (address: string) => Promise<void> };
-  if (bytes === null && erase !== undefined) return erase(address);
+  const { [ERASE]: erase } = storage as { [ERASE]?: Erase };
+  if (erase !== undefined && (bytes === null || !hasSessions(bytes))) return erase(address, bytes);
   // Of their own each: storages may wipe what they are given.
   const record = () => (bytes === null ? new SessionRecord() : SessionRecord._adopt(Buffer.from(bytes)));
   if (storage.commit === undefined) {

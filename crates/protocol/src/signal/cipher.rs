@@ -128,7 +128,8 @@ pub fn encrypt(
 /// is the 2,000th; on 8 if it has 64 KiB.
 ///
 /// # Errors
-/// [`SignalError::Duplicate`], [`SignalError::TooFarAhead`], [`SignalError::Undecryptable`]. The record is unchanged then.
+/// [`SignalError::NoSession`] for a record without any, [`SignalError::Duplicate`], [`SignalError::TooFarAhead`],
+/// [`SignalError::Undecryptable`]. The record is unchanged then.
 pub fn decrypt(
     record: &mut SessionRecord,
     context: &Context<'_>,
@@ -138,8 +139,12 @@ pub fn decrypt(
     let mut budget = MAX_SKIP;
     let mut agreed = false;
     let another = SIGNAL_AGREEMENT_STEPS.saturating_add(steps_of_mac(message));
+    let candidates = record.candidates(&message.ratchet);
+    if candidates.is_empty() {
+        return Err(SignalError::NoSession);
+    }
     let mut verdict = SignalError::Undecryptable;
-    for place in record.candidates(&message.ratchet) {
+    for place in candidates {
         let read;
         let session = match record.session(place) {
             Some(session) => session,

@@ -161,6 +161,15 @@ impl SessionRecord {
         }
     }
 
+    /// Takes over which handshakes another record knows as used, because this one takes its place.
+    pub fn remember(&mut self, other: &Self) {
+        for mark in &other.marks {
+            if self.marks.len() < MAX_SIGNAL_MARKS && !self.marks.contains(mark) {
+                self.marks.push_back(*mark);
+            }
+        }
+    }
+
     /// The record as it is stored. Its size is a few hundred bytes for each session, and 36 for each stored message key.
     #[must_use]
     pub fn encode(&self) -> SecretBytes {

@@ -320,3 +320,32 @@ fn nothing_secret_is_printed() {
     assert!(printed.len() < 1_000, "{printed}");
     assert!(WhisperMessage::parse(b"3").is_err());
 }
+
+#[test]
+fn a_record_takes_over_which_handshakes_another_knows_as_used() {
+    let mut used = Vec::new();
+    let mut records = Vec::new();
+    let mut bob = Party::new("bob");
+    for _ in 0..2 {
+        let mut alice = Party::new("alice");
+        alice.now += u64::try_from(used.len()).unwrap();
+        let _ = (0..used.len()).map(|_| alice.byte()).count();
+        alice.start(&bob.bundle(None));
+        let first = alice.send(b"first");
+        assert_eq!(bob.text(&first), b"first");
+        bob.record.clear();
+        used.push(first);
+        records.push(std::mem::take(&mut bob.record));
+    }
+    let other = records.pop().unwrap();
+    bob.record = records.pop().unwrap();
+    bob.record.remember(&other);
+    bob.record.remember(&other);
+    bob.restart();
+    assert_eq!(bob.record.encode().len(), SessionRecord::new().encode().len() + 2 * 16, "each once");
+    for first in &used {
+        assert_eq!(bob.read(first).unwrap_err(), SignalError::Replay);
+    }
+    let whisper = talking(None).0.send(b"without a handshake");
+    assert_eq!(bob.read(&whisper).unwrap_err(), SignalError::NoSession, "there is none to read it with");
+}
