@@ -313,10 +313,8 @@ impl Entry {
 
     fn session(&self, registration_id: Option<u32>) -> Result<Session, SignalError> {
         let (ratchet, info) = (&self.current_ratchet, &self.index_info);
-        let own = KeyPair::from_private(&ratchet.ephemeral_key_pair.priv_key.secret()?)?;
-        if own.public() != ratchet.ephemeral_key_pair.pub_key.public()? {
-            return Err(SignalError::BadRecord("a ratchet key's halves do not belong together"));
-        }
+        let own = &ratchet.ephemeral_key_pair;
+        let own = KeyPair::from_parts(own.priv_key.secret()?, own.pub_key.public()?);
         let initiator = match info.base_key_type {
             OURS => true,
             THEIRS => false,

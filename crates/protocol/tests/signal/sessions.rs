@@ -349,3 +349,33 @@ fn a_record_takes_over_which_handshakes_another_knows_as_used() {
     let whisper = talking(None).0.send(b"without a handshake");
     assert_eq!(bob.read(&whisper).unwrap_err(), SignalError::NoSession, "there is none to read it with");
 }
+
+#[test]
+fn a_wrong_half_of_a_ratchet_key_in_json_spoils_no_other_session() {
+    let (mut alice, mut bob) = talking(Some(1));
+    alice.start(&bob.bundle(Some(2)));
+    let new = alice.send(b"new");
+    assert_eq!(bob.text(&new), b"new");
+    let json: serde_json::Value = serde_json::from_slice(alice.record.to_json().unwrap().expose()).unwrap();
+    let wrong = serde_json::json!(
+        json["_sessions"].as_object().unwrap().values().next().unwrap()["indexInfo"]["baseKey"]
+    );
+    let (mut archived, mut current) = (0, 0);
+    for name in json["_sessions"].as_object().unwrap().keys() {
+        let mut changed = json.clone();
+        let session = &mut changed["_sessions"][name];
+        session["currentRatchet"]["ephemeralKeyPair"]["pubKey"] = wrong.clone();
+        let closed = session["indexInfo"]["closed"] != -1;
+        let read = SessionRecord::from_json(changed.to_string().as_bytes());
+        if closed {
+            alice.record = read.unwrap();
+            let message = alice.send(b"on the current one");
+            assert_eq!(bob.text(&message), b"on the current one");
+            archived += 1;
+        } else {
+            assert!(matches!(read.unwrap_err(), SignalError::BadRecord(_)));
+            current += 1;
+        }
+    }
+    assert_eq!((archived, current), (1, 1));
+}
