@@ -108,6 +108,9 @@ pub const SIGNAL_AGREEMENT_STEPS: u32 = 100;
 /// Bytes of a message whose MAC counts as a chain step, likewise: one of 512 KiB is tried on two sessions that do not know it.
 pub const SIGNAL_BYTES_PER_STEP: usize = 512;
 
+/// Bytes of a scanned safety number of the Signal profile that are looked at: it has 74.
+pub const MAX_SCANNED_CODE: usize = 256;
+
 /// Messages that the peer may send on the session it started while we wait for an answer on ours, before we give way.
 /// A peer that answers on ours does so before it has sent so many; one that keeps to its own never would.
 pub const SIMULTANEOUS_PATIENCE: u32 = 5;

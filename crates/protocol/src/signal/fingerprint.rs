@@ -5,14 +5,18 @@
 //! digits  = for each of the first six groups of 5 bytes: big-endian integer mod 100000, 5 digits; the smaller half first
 //! scanned = { 1 version 2, 2 { 1 own half, first 32 bytes }, 3 { 1 peer's half, first 32 bytes } }
 //! ```
+//!
+//! What was scanned is as hostile as a message: its size and its fields are checked before it is decoded.
 
 use core::fmt;
 
 use prost::Message as _;
 use stvor_crypto::kdf::{constant_time_eq, sha512};
 
+use super::SignalError;
 use super::keys::PublicKey;
-use crate::limits::SAFETY_ITERATIONS;
+use super::wire::{Field, decode, scan};
+use crate::limits::{MAX_SCANNED_CODE, SAFETY_ITERATIONS};
 use crate::safety::digits;
 
 /// The version of the scannable form.
@@ -29,12 +33,17 @@ mod pb {
     pub(super) struct Combined {
         #[prost(uint32, optional, tag = "1")]
         pub version: Option<u32>,
-        #[prost(message, optional, tag = "2")]
-        pub own: Option<Half>,
-        #[prost(message, optional, tag = "3")]
-        pub peer: Option<Half>,
+        /// A [`Half`], as its bytes.
+        #[prost(bytes = "vec", optional, tag = "2")]
+        pub own: Option<Vec<u8>>,
+        /// Likewise.
+        #[prost(bytes = "vec", optional, tag = "3")]
+        pub peer: Option<Vec<u8>>,
     }
 }
+
+const HALF: &[Field] = &[Field::Bytes];
+const COMBINED: &[Field] = &[Field::Integer, Field::Bytes, Field::Bytes];
 
 /// The safety number of two people, the same for both.
 ///
@@ -85,7 +94,7 @@ impl Fingerprint {
     /// What to show as a QR code.
     #[must_use]
     pub fn scannable(&self) -> Vec<u8> {
-        let half = |half: &[u8; 64]| Some(pb::Half { content: Some(half[..32].to_vec()) });
+        let half = |half: &[u8; 64]| Some(pb::Half { content: Some(half[..32].to_vec()) }.encode_to_vec());
         pb::Combined { version: Some(SCANNABLE), own: half(&self.own), peer: half(&self.peer) }
             .encode_to_vec()
     }
@@ -93,10 +102,8 @@ impl Fingerprint {
     /// Compares what was scanned from the peer's screen.
     #[must_use]
     pub fn compare(&self, scanned: &[u8]) -> ScanOutcome {
-        let content = |half: Option<pb::Half>| half.and_then(|half| half.content).unwrap_or_default();
-        match pb::Combined::decode(scanned) {
-            Ok(code) if code.version == Some(SCANNABLE) => {
-                let (theirs, ours) = (content(code.own), content(code.peer));
+        match read(scanned) {
+            Ok((Some(SCANNABLE), theirs, ours)) => {
                 let same = [&theirs[..], &ours].concat();
                 let expected = [&self.peer[..32], &self.own[..32]].concat();
                 let lengths = theirs.len() == 32 && ours.len() == 32;
@@ -119,6 +126,21 @@ impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fingerprint({self})")
     }
+}
+
+/// The version and both halves of what was scanned; what is absent is empty.
+fn read(scanned: &[u8]) -> Result<(Option<u32>, Vec<u8>, Vec<u8>), SignalError> {
+    if scanned.len() > MAX_SCANNED_CODE {
+        return Err(SignalError::TooLarge { size: scanned.len(), limit: MAX_SCANNED_CODE });
+    }
+    scan(scanned, COMBINED)?;
+    let code: pb::Combined = decode(scanned)?;
+    let content = |half: Option<Vec<u8>>| {
+        let half = half.unwrap_or_default();
+        scan(&half, HALF)?;
+        Ok::<_, SignalError>(decode::<pb::Half>(&half)?.content.unwrap_or_default())
+    };
+    Ok((code.version, content(code.own)?, content(code.peer)?))
 }
 
 fn half((id, key): (&[u8], &PublicKey)) -> [u8; 64] {
@@ -154,5 +176,35 @@ mod tests {
         assert_eq!(hers.compare(&later), ScanOutcome::NotASafetyCode);
         assert_eq!(hers.compare(b"https://example.com"), ScanOutcome::NotASafetyCode);
         assert_eq!(hers.compare(&[]), ScanOutcome::NotASafetyCode);
+    }
+
+    #[test]
+    fn a_code_with_a_field_twice_or_more_than_a_screen_holds_is_no_code() {
+        let key = |byte| PublicKey::from_bytes(&[&[5][..], &[byte; 32]].concat()).unwrap();
+        let (alice, bob) = (key(1), key(2));
+        let hers = Fingerprint::new((b"alice", &alice), (b"bob", &bob));
+        let code = Fingerprint::new((b"bob", &bob), (b"alice", &alice)).scannable();
+        let (version, halves) = code.split_at(2);
+        let (first, second) = halves.split_at(halves.len() / 2);
+        let twice = [first, &first[2..]].concat();
+        let inner = [&[first[0], first[1] * 2][..], &twice[2..]].concat();
+        for bad in [
+            [version, &code].concat(),
+            [version, second, first, second].concat(),
+            [version, &inner, second].concat(),
+            [&[8, 0x82, 0][..], halves].concat(),
+            code[..code.len() - 1].to_vec(),
+        ] {
+            assert_eq!(hers.compare(&bad), ScanOutcome::NotASafetyCode, "{bad:02x?}");
+        }
+        // Fields that nobody knows are skipped, as in messages, within the bound.
+        let unknown = |length: usize| {
+            let rest = length - code.len() - 3;
+            let high = u8::try_from(rest >> 7).unwrap();
+            let low = u8::try_from(rest & 0x7f).unwrap() | 0x80;
+            [&code[..], &[0x3a, low, high], &vec![0; rest]].concat()
+        };
+        assert_eq!(hers.compare(&unknown(MAX_SCANNED_CODE)), ScanOutcome::Match);
+        assert_eq!(hers.compare(&unknown(MAX_SCANNED_CODE + 1)), ScanOutcome::NotASafetyCode);
     }
 }

@@ -80,7 +80,7 @@ mod pb {
 
 /// What a known field is, by its number less one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     Integer,
     Bytes,
 }
@@ -92,7 +92,7 @@ const SENDER: &[Field] = &[Field::Integer, Field::Integer, Field::Bytes];
 const DISTRIBUTION: &[Field] = &[Field::Integer, Field::Integer, Field::Bytes, Field::Bytes];
 
 /// The pre-scan: walks the fields and refuses what a lenient decoder would read in its own way.
-fn scan(mut bytes: &[u8], known: &[Field]) -> Result<(), SignalError> {
+pub(super) fn scan(mut bytes: &[u8], known: &[Field]) -> Result<(), SignalError> {
     let mut seen = 0_u32;
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
@@ -171,7 +171,7 @@ fn open<'a>(bytes: &'a [u8], tail: usize, known: &[Field]) -> Result<&'a [u8], S
     Ok(fields)
 }
 
-fn decode<M: prost::Message + Default>(fields: &[u8]) -> Result<M, SignalError> {
+pub(super) fn decode<M: prost::Message + Default>(fields: &[u8]) -> Result<M, SignalError> {
     M::decode(fields).map_err(|_| SignalError::Malformed("the fields do not decode"))
 }
 
