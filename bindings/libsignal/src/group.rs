@@ -10,6 +10,7 @@ use stvor_protocol::signal::{
 use crate::curve::{public, secret};
 use crate::failure::{failed, with_random};
 use crate::out::Out;
+use crate::session::OpenedOne;
 
 fn read(record: &[u8]) -> napi::Result<SenderKeyRecord> {
     if record.is_empty() {
@@ -125,6 +126,39 @@ pub fn group_decrypt(record: &[u8], message: &[u8], mut out: BufferSlice<'_>) ->
     let mut record = read(record)?;
     let plaintext = record.decrypt(message).map_err(failed)?;
     Ok(result(&record, plaintext.expose(), &mut out))
+}
+
+/// A record, and what was read of many.
+#[napi(object)]
+pub struct OpenedOfGroup<'env> {
+    /// The record to store before any is used.
+    pub record: BufferSlice<'env>,
+    /// One for each message.
+    pub messages: Vec<OpenedOne<'env>>,
+}
+
+/// Decrypts many messages of a member. One that fails does not keep the others.
+///
+/// # Errors
+/// `BAD_RECORD`.
+#[napi(catch_unwind)]
+#[allow(clippy::needless_pass_by_value, reason = "napi hands arrays over by value")]
+pub fn group_decrypt_many<'env>(
+    env: &'env Env,
+    record: &[u8],
+    messages: Vec<BufferSlice<'_>>,
+) -> napi::Result<OpenedOfGroup<'env>> {
+    let mut record = read(record)?;
+    let mut out = Vec::with_capacity(messages.len());
+    for message in messages {
+        out.push(match record.decrypt(&message).map_err(failed) {
+            Ok(plaintext) => {
+                OpenedOne { plaintext: Some(BufferSlice::copy_from(env, plaintext.expose())?), failure: None }
+            }
+            Err(error) => OpenedOne { plaintext: None, failure: Some(error.reason.clone()) },
+        });
+    }
+    Ok(OpenedOfGroup { record: write(env, &record)?, messages: out })
 }
 
 /// The fields of a distribution or of a group message.

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
 import vm from 'node:vm';
-import { couple, group, ours, peerRequire, quiet, read, reference, refused, require, withPeers } from './world.mjs';
+import { couple, group, ours, party, peerRequire, quiet, read, reference, refused, require, withPeers } from './world.mjs';
 
 test('everything that the reference exports is there, with what it has', withPeers, () => {
   for (const name of Object.keys(reference)) assert.ok(name in ours, name);
@@ -356,6 +356,54 @@ test('groups: Baileys\' names, its JSON, order, replays', async () => {
   await new group.GroupSessionBuilder(store).process(theirs, rotated);
   assert.equal((await cipher.decrypt(many[1])).toString(), 'b');
   assert.ok(!inspect(await store.loadSenderKey(mine)).includes('seed'));
+});
+
+test('the synchronous variants for groups are pure functions over records', () => {
+  const { groupSync } = group;
+  const made = groupSync.create(new group.SenderKeyRecord());
+  const member = groupSync.process(new group.SenderKeyRecord(), made.distribution);
+  const one = groupSync.encrypt(made.record, Buffer.from('1'));
+  const two = groupSync.encrypt(one.record, Buffer.from('2'));
+  const late = groupSync.decrypt(member, two.body);
+  assert.equal(late.plaintext.toString(), '2');
+  assert.equal(groupSync.decrypt(late.record, one.body).plaintext.toString(), '1');
+  assert.throws(() => groupSync.decrypt(late.record, two.body), (error) => error.code === 'DUPLICATE');
+  assert.equal(groupSync.decrypt(member, two.body).plaintext.toString(), '2', 'the record of before is as it was');
+  const rotated = groupSync.rotate(two.record);
+  const after = groupSync.encrypt(rotated.record, Buffer.from('3'));
+  assert.throws(() => groupSync.decrypt(late.record, after.body), (error) => error.code === 'NO_SENDER_KEY');
+  assert.equal(groupSync.decrypt(groupSync.process(late.record, rotated.distribution), after.body).plaintext.toString(), '3');
+  assert.throws(() => groupSync.encrypt(made.record, 'text'), (error) => error.code === 'INVALID_ARGUMENT');
+});
+
+test('many group messages are read with one load and one store, each for itself', async () => {
+  const executor = new ours.Executor({ storageTimeout: 40, backoff: 1 });
+  const [sender, member] = [party(ours), party(ours)];
+  const name = new group.SenderKeyName('many@g.us', { id: 'sender', deviceId: 0 });
+  await new group.GroupSessionBuilder(member).process(name, await new group.GroupSessionBuilder(sender).create(name));
+  const sent = await new group.GroupCipher(sender, name).encryptMany(['0', '1', '2', '3'].map((text) => Buffer.from(text)));
+  const calls = [];
+  const { loadSenderKey, storeSenderKey } = member;
+  member.loadSenderKey = async (one) => (calls.push('load'), loadSenderKey(one));
+  member.storeSenderKey = async (one, record) => (calls.push('store'), storeSenderKey(one, record));
+  const cipher = new group.GroupCipher(member, name, { executor });
+  const forged = Buffer.from(sent[3]);
+  forged[forged.length - 1] ^= 1;
+  const told = (all) => all.map((one) => one.code ?? one.toString());
+  assert.deepEqual(told(await cipher.decryptMany([sent[2], sent[0], sent[2], forged, Buffer.from('x')])), ['2', '0', 'DUPLICATE', 'UNDECRYPTABLE', 'UNSUPPORTED_VERSION']);
+  assert.deepEqual(calls.splice(0), ['load', 'store']);
+  assert.deepEqual(told(await cipher.decryptMany([sent[0]])), ['DUPLICATE']);
+  assert.deepEqual([calls.splice(0), await cipher.decryptMany([])], [['load'], []], 'nothing to store');
+  assert.equal((await refused(cipher.decryptMany([sent[1], 'x']))).code, 'INVALID_ARGUMENT');
+  // What was read and could not be stored is handed over when it comes again, once.
+  member.storeSenderKey = async (one, record) => {
+    await storeSenderKey(one, record);
+    throw new Error('connection reset');
+  };
+  assert.equal((await refused(cipher.decryptMany([sent[1], sent[3]]))).code, 'STORAGE_FAILED');
+  member.storeSenderKey = storeSenderKey;
+  assert.deepEqual(told(await cipher.decryptMany([sent[3], sent[1], sent[3]])), ['3', '1', 'DUPLICATE']);
+  assert.deepEqual(told(await cipher.decryptMany([sent[3], sent[1]])), ['DUPLICATE', 'DUPLICATE']);
 });
 
 test('errors are themselves where a test runner evaluates the package in a context of its own', () => {

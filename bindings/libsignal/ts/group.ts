@@ -2,7 +2,7 @@
  * Sender keys for groups, with the names that Baileys uses. Stores load a `SenderKeyRecord`, what its `serialize()` gave, or nothing.
  */
 
-export { GroupCipher, GroupSessionBuilder, type GroupOptions, type SenderKeyStore } from './group_cipher.js';
+export { GroupCipher, groupSync, GroupSessionBuilder, type GroupOptions, type SenderKeyStore } from './group_cipher.js';
 export {
   CiphertextMessage,
   keyhelper,

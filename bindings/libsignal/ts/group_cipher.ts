@@ -1,13 +1,13 @@
 /** Making, taking in and using sender keys. */
 
 import { OURS, type Turn } from './calls.js';
-import { bytesOf, guarded, invalid } from './errors.js';
+import { bytesOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
 import type { Executor } from './executor.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
 import { native } from './native.js';
 import { executorOf } from './peer.js';
 import { SenderKeyDistributionMessage, type SenderKeyName, SenderKeyRecord } from './sender_keys.js';
-import { forgetRead, isUsed, keepRead, readBefore } from './unread.js';
+import { forgetBatch, forgetRead, isUsed, keepBatch, keepRead, readBefore, saidBy } from './unread.js';
 
 type Awaitable<T> = T | PromiseLike<T>;
 
@@ -184,4 +184,60 @@ export class GroupCipher {
       return plaintext;
     }, senderKeyMessageBytes);
   }
+
+  /** Decrypts many with one load and one store. Each gives its plaintext or its error. */
+  async decryptMany(messages: readonly Uint8Array[]): Promise<(Buffer | SignalError)[]> {
+    if (!Array.isArray(messages)) throw invalid('messages are a list of Buffers');
+    const all = messages.map((message) => bytesOf(message, 'a message'));
+    if (all.length === 0) return [];
+    const row = this.#row;
+    return row.run(async (turn) => {
+      const record = row.record(turn.took(await row.ask(turn)));
+      const before = Buffer.from(record._bytes);
+      const opened = guarded(() => native().groupDecryptMany(record._bytes, all));
+      const { given } = saidBy(turn, all, opened.messages);
+      if (!given.some(isUint8Array)) return given;
+      turn.lost = () => keepBatch(turn, all, given, []);
+      turn.took(await row.save(turn, opened.record, before));
+      forgetBatch(turn, all, given);
+      return given;
+    }, all);
+  }
+}
+
+/**
+ * The same work without stores and without waiting: pure functions over records. The caller keeps order, and stores the new record before anything is
+ * sent or used.
+ */
+export const groupSync = Object.freeze({
+  /** Our own sender key for the members, from the next message on; made if there is none. */
+  create(record: SenderKeyRecord): { distribution: SenderKeyDistributionMessage; record: SenderKeyRecord } {
+    return distribute((bytes) => native().groupDistribution(bytes), record._bytes);
+  },
+  /** Begins a new chain: after a member left. Distribute it before the next message. */
+  rotate(record: SenderKeyRecord): { distribution: SenderKeyDistributionMessage; record: SenderKeyRecord } {
+    return distribute((bytes) => native().groupDistribution(native().groupRotate(bytes)), record._bytes);
+  },
+  /** Takes a member's sender key in. */
+  process(record: SenderKeyRecord, distribution: { serialize(): Uint8Array }): SenderKeyRecord {
+    return guarded(() => SenderKeyRecord._adopt(native().groupProcess(record._bytes, bytesOf(distribution?.serialize(), 'a distribution'))));
+  },
+  /** Encrypts. */
+  encrypt(record: SenderKeyRecord, paddedPlaintext: Uint8Array): { body: Buffer; record: SenderKeyRecord } {
+    const made = guarded(() => groupEncrypt(record._bytes, bytesOf(paddedPlaintext, 'a plaintext')));
+    return { body: made.bytes, record: SenderKeyRecord._adopt(made.record) };
+  },
+  /** Decrypts. */
+  decrypt(record: SenderKeyRecord, senderKeyMessageBytes: Uint8Array): { plaintext: Buffer; record: SenderKeyRecord } {
+    const read = guarded(() => groupDecrypt(record._bytes, bytesOf(senderKeyMessageBytes, 'a message')));
+    return { plaintext: read.bytes, record: SenderKeyRecord._adopt(read.record) };
+  },
+});
+
+function distribute(
+  make: (bytes: Buffer) => { record: Buffer; bytes: Buffer },
+  bytes: Buffer,
+): { distribution: SenderKeyDistributionMessage; record: SenderKeyRecord } {
+  const made = guarded(() => make(bytes));
+  return { distribution: new SenderKeyDistributionMessage(null, null, null, null, made.bytes), record: SenderKeyRecord._adopt(made.record) };
 }

@@ -93,6 +93,7 @@ export interface Native {
   groupProcess(record: Uint8Array, distribution: Uint8Array): Buffer;
   groupEncrypt(record: Uint8Array, plaintext: Uint8Array, out: Buffer): number;
   groupEncryptMany(record: Uint8Array, plaintexts: Uint8Array[]): { record: Buffer; all: Buffer[] };
+  groupDecryptMany(record: Uint8Array, messages: Uint8Array[]): { record: Buffer; messages: { plaintext?: Buffer; failure?: string }[] };
   groupDecrypt(record: Uint8Array, message: Uint8Array, out: Buffer): number;
   distributionFields(bytes: Uint8Array): { id: number; iteration: number; chainKey: Buffer; signingKey: Buffer };
   distributionOf(id: number, iteration: number, chainKey: Uint8Array, signingKey: Uint8Array): Buffer;

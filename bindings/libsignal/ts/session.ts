@@ -3,15 +3,14 @@
 import type { ProtocolAddress } from './address.js';
 import type { Turn } from './calls.js';
 import type { KeyPair } from './curve.js';
-import { bytesOf, failureOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
+import { bytesOf, guarded, invalid, type SignalError } from './errors.js';
 import { decrypt, encrypt } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
-import type { Said } from './lanes.js';
 import { native, type Opened, type Outside } from './native.js';
 import { type Own, packed, Peer, type SessionOptions } from './peer.js';
 import { noSession, SessionRecord } from './record.js';
 import type { SignalStorage } from './storage.js';
-import { forgetRead, isUsed, keepBatch, keepRead, prekeysBefore, readBefore } from './unread.js';
+import { forgetBatch, forgetRead, isUsed, keepBatch, keepRead, prekeysBefore, readBefore, saidBy } from './unread.js';
 
 export type { Own, SessionOptions } from './peer.js';
 
@@ -251,30 +250,15 @@ export class SessionCipher {
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
       const identities = [...opened.identities];
-      // A message that comes twice in one batch is handed over once.
-      const handedOver = new Set<Said>();
-      const given = opened.messages.map(({ plaintext, failure }, at) => {
-        const said = readBefore(turn, messages[at] as Buffer);
-        const first = said !== undefined && !handedOver.has(said);
-        if (plaintext !== undefined) {
-          if (first) handedOver.add(said);
-          return plaintext;
-        }
-        const error = failureOf(failure ?? '');
-        if (!first || !isUsed(error)) return error;
-        handedOver.add(said);
-        for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
-        return said.plaintext;
-      });
+      const { given, before } = saidBy(turn, messages, opened.messages);
+      for (const said of before) for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
       for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
       if (identities.length === 0) return given;
       const fallback = Buffer.from(record._bytes);
       turn.lost = () => keepBatch(turn, messages, given, identities);
       // Of several that were trusted the last one is pinned, as message by message.
       turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback, identity: identities[identities.length - 1] }));
-      given.forEach((plaintext, at) => {
-        if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);
-      });
+      forgetBatch(turn, messages, given);
       return given;
     }, datas);
   }

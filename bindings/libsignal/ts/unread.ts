@@ -1,7 +1,7 @@
 /** Messages that were read and whose save is not certain: each is handed over once, when it comes again. */
 
 import type { Turn } from './calls.js';
-import { isUint8Array } from './errors.js';
+import { failureOf, isUint8Array, type SignalError } from './errors.js';
 import { handed, keepUnread, type Said } from './lanes.js';
 import { native } from './native.js';
 
@@ -19,6 +19,34 @@ export function prekeysBefore({ state }: Turn, baseKey: Buffer): Buffer | undefi
   return undefined;
 }
 
+/**
+ * What the messages of a batch say: the text of one that was read now, or of one that was read before and was not handed over; or its error. `before`
+ * are those of before.
+ */
+export function saidBy(
+  turn: Turn,
+  messages: readonly Buffer[],
+  opened: readonly { plaintext?: Buffer; failure?: string }[],
+): { given: (Buffer | SignalError)[]; before: Set<Said> } {
+  // A message that comes twice in one batch is handed over once.
+  const handedOver = new Set<Said>();
+  const before = new Set<Said>();
+  const given = opened.map(({ plaintext, failure }, at) => {
+    const said = readBefore(turn, messages[at] as Buffer);
+    const first = said !== undefined && !handedOver.has(said);
+    if (plaintext !== undefined) {
+      if (first) handedOver.add(said);
+      return plaintext;
+    }
+    const error = failureOf(failure ?? '');
+    if (!first || !isUsed(error)) return error;
+    handedOver.add(said);
+    before.add(said);
+    return said.plaintext;
+  });
+  return { given, before };
+}
+
 /** It was not handed over. */
 export function keepRead({ state }: Turn, message: Buffer, said: Said): void {
   keepUnread(state, [[nameOf(message), said]]);
@@ -33,6 +61,13 @@ export function keepBatch({ state }: Turn, messages: readonly Buffer[], read: re
     if (isUint8Array(plaintext)) kept.push([nameOf(message), { plaintext: plaintext as Buffer, identities, batch }]);
   });
   keepUnread(state, kept);
+}
+
+/** Those that were read of a batch are. */
+export function forgetBatch(turn: Turn, messages: readonly Buffer[], read: readonly unknown[]): void {
+  read.forEach((plaintext, at) => {
+    if (isUint8Array(plaintext)) forgetRead(turn, messages[at] as Buffer);
+  });
 }
 
 /** It is, or there is no use in it. */
