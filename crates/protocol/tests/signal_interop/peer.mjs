@@ -1,5 +1,5 @@
-// The other side of the interoperability tests: parties over npm `libsignal` and over `whatsapp-rust-bridge`, groups over the latter,
-// safety numbers and messages of `@signalapp/libsignal-client`. One JSON command a line in, one JSON answer a line out. Bytes are hex.
+// The other side of the interoperability tests: parties over npm `libsignal` and over `whatsapp-rust-bridge`, groups over the latter and
+// by the rule of Baileys, safety numbers and messages of `@signalapp/libsignal-client`. One JSON command a line in, one JSON answer a line out. Bytes are hex.
 import { createInterface } from 'node:readline';
 
 for (const name of ['log', 'info', 'warn', 'error', 'debug', 'trace']) console[name] = () => {}; // They print keys.
@@ -101,6 +101,58 @@ class Bridged extends Party {
   }
 }
 
+const PROTO = `syntax = "proto2";
+message Sent { optional uint32 id = 1; optional uint32 iteration = 2; optional bytes ciphertext = 3; }
+message Key { optional uint32 id = 1; optional uint32 iteration = 2; optional bytes chainKey = 3; optional bytes signingKey = 4; }`;
+
+/**
+ * One sender's keys as Baileys keeps them, over npm libsignal's curve and crypto. It asks for the key of number 0 and from then on for that of the chain's
+ * number plus one, so it sends on even numbers only.
+ */
+class Skipping {
+  stored = new Map();
+
+  constructor(types, { id, iteration, chainKey, signingKey, privateKey }) {
+    Object.assign(this, { types, id, iteration, chainKey, signingKey, privateKey });
+  }
+
+  /** The cipher key and vector of a number. */
+  #keys(number) {
+    if (number - this.iteration > 2_000) throw new Error('too far ahead');
+    const derive = (byte) => S.crypto.calculateMAC(this.chainKey, Buffer.from([byte]));
+    for (; this.iteration <= number; this.iteration += 1) {
+      this.stored.set(this.iteration, derive(1));
+      this.chainKey = derive(2);
+    }
+    const seed = this.stored.get(number);
+    if (seed === undefined) throw new Error('used already');
+    this.stored.delete(number);
+    const [first, second] = S.crypto.deriveSecrets(seed, Buffer.alloc(32), Buffer.from('WhisperGroup'));
+    return { iv: first.subarray(0, 16), key: Buffer.concat([first.subarray(16), second.subarray(0, 16)]) };
+  }
+
+  distribution() {
+    const { id, iteration, chainKey, signingKey } = this;
+    return Buffer.concat([Buffer.from([0x33]), this.types.lookupType('Key').encode({ id, iteration, chainKey, signingKey }).finish()]);
+  }
+
+  encrypt(text) {
+    const number = this.iteration === 0 ? 0 : this.iteration + 1;
+    const { key, iv } = this.#keys(number);
+    const fields = this.types.lookupType('Sent').encode({ id: this.id, iteration: number, ciphertext: S.crypto.encrypt(key, text, iv) }).finish();
+    const signed = Buffer.concat([Buffer.from([0x33]), fields]);
+    return { number, body: hex(Buffer.concat([signed, S.curve.calculateSignature(this.privateKey, signed)])) };
+  }
+
+  decrypt(body) {
+    const signed = body.subarray(0, -64);
+    if (!S.curve.verifySignature(this.signingKey, signed, body.subarray(-64))) throw new Error('the signature is wrong');
+    const { iteration, ciphertext } = this.types.lookupType('Sent').decode(signed.subarray(1));
+    const { key, iv } = this.#keys(iteration);
+    return S.crypto.decrypt(key, Buffer.from(ciphertext), iv);
+  }
+}
+
 const commands = {
   party: async ({ id, over }) => {
     parties.set(id, over === 'bridge' ? new Bridged(await groups()) : new Party());
@@ -171,6 +223,23 @@ const commands = {
     const { GroupCipher, ProtocolAddress } = await groups();
     return { text: hex(await new GroupCipher(parties.get(id), name, new ProtocolAddress('sender', 1)).decrypt(bytes(body))) };
   },
+  skippingCreate: async ({ name }) => {
+    const { default: protobuf } = await import('protobufjs');
+    const { pubKey, privKey } = S.curve.generateKeyPair();
+    const chainKey = S.crypto.calculateMAC(privKey, Buffer.from('a chain key of a test'));
+    const sender = new Skipping(protobuf.parse(PROTO).root, { id: 7, iteration: 0, chainKey, signingKey: pubKey, privateKey: privKey });
+    parties.set(name, sender);
+    return { distribution: hex(sender.distribution()) };
+  },
+  skippingProcess: async ({ name, distribution }) => {
+    const { default: protobuf } = await import('protobufjs');
+    const { root } = protobuf.parse(PROTO);
+    const { id, iteration, chainKey, signingKey } = root.lookupType('Key').decode(bytes(distribution).subarray(1));
+    parties.set(name, new Skipping(root, { id, iteration, chainKey: Buffer.from(chainKey), signingKey: Buffer.from(signingKey) }));
+    return {};
+  },
+  skippingEncrypt: ({ name, text }) => parties.get(name).encrypt(bytes(text)),
+  skippingDecrypt: ({ name, body }) => ({ text: hex(parties.get(name).decrypt(bytes(body))) }),
   // What the official client writes: PQXDH and version 4 in sessions, its own fields in groups.
   official: async () => {
     const L = await import('@signalapp/libsignal-client');

@@ -101,3 +101,42 @@ fn groups_cross_with_whatsapp_rust_bridge_in_both_directions() {
         }
     }
 }
+
+#[test]
+fn groups_cross_with_a_sender_of_even_numbers_in_both_directions() {
+    let Some(mut peer) = Peer::start() else { return };
+    let rng = &mut DeterministicRandom::from_label("interop even numbers");
+    // They send, on every other number.
+    let distribution = peer.call(json!({ "op": "skippingCreate", "name": "theirs" }));
+    let mut member = SenderKeyRecord::new();
+    member.process(&SenderKeyDistribution::parse(&bytes(&distribution["distribution"])).unwrap()).unwrap();
+    let sent: Vec<_> = (0..300u32)
+        .map(|number| {
+            let text = number.to_be_bytes().repeat(1 + (number % 40) as usize);
+            let made =
+                peer.call(json!({ "op": "skippingEncrypt", "name": "theirs", "text": hex::encode(&text) }));
+            assert_eq!(made["number"], 2 * number);
+            (number, text, bytes(&made["body"]))
+        })
+        .collect();
+    for window in sent.chunks(8) {
+        for (number, text, body) in window.iter().rev().filter(|(number, ..)| number % 7 != 0) {
+            assert_eq!(member.decrypt(body).unwrap().expose(), text);
+            assert!(number % 5 != 0 || member.decrypt(body).is_err());
+        }
+        member = SenderKeyRecord::decode(member.encode().expose()).unwrap();
+    }
+    // We send, and they read with the same code.
+    let mut own = SenderKeyRecord::new();
+    let distribution = hex::encode(own.distribution(rng).unwrap().encode());
+    peer.call(json!({ "op": "skippingProcess", "name": "ours", "distribution": distribution }));
+    let sent: Vec<_> =
+        (0..300u32).map(|number| (number, own.encrypt(&number.to_be_bytes(), rng).unwrap())).collect();
+    for window in sent.chunks(8) {
+        for (number, body) in window.iter().rev().filter(|(number, _)| number % 7 != 0) {
+            let command = json!({ "op": "skippingDecrypt", "name": "ours", "body": hex::encode(body) });
+            assert_eq!(bytes(&peer.call(command.clone())["text"]), number.to_be_bytes());
+            assert!(number % 5 != 0 || peer.try_call(command).is_err());
+        }
+    }
+}
