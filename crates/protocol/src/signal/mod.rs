@@ -14,6 +14,8 @@
 //! - [`wire`]: the bytes of messages, checked before anything is computed.
 //! - [`group`]: sender keys. [`fingerprint`]: safety numbers as Signal shows them.
 //!
+//! What a caller owes (order, one commit, judging identities) stands in the book, `docs/signal.md`, with a whole conversation.
+//!
 //! ```
 //! use stvor_base::Timestamp;
 //! use stvor_crypto::SystemRandom;
@@ -44,6 +46,11 @@
 //! assert_eq!(received.plaintext.expose(), b"hello");
 //! # Ok::<(), stvor_protocol::signal::SignalError>(())
 //! ```
+
+/// The code of the page, compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/signal.md")]
+struct Page;
 
 pub mod address;
 pub mod bundle;
