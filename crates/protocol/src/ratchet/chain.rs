@@ -23,12 +23,16 @@ impl ChainKey {
 
     /// The seed of the message at this place, and the chain after it.
     pub(crate) fn step(&self) -> (MessageSeed, Self) {
+        #[cfg(test)]
+        crate::signal::work::step();
         let (seed, next) = hmac_sha256_pair(self.0.expose(), &[1], &[2]);
         (MessageSeed(seed), Self(next))
     }
 
     /// The chain one message on.
     pub(crate) fn next(&self) -> Self {
+        #[cfg(test)]
+        crate::signal::work::step();
         Self(hmac_sha256(self.0.expose(), &[&[2]]))
     }
 

@@ -64,6 +64,8 @@ mod ratchet;
 pub mod record;
 pub mod session;
 pub mod wire;
+#[cfg(test)]
+pub(crate) mod work;
 
 pub use address::ProtocolAddress;
 pub use bundle::{OneTimeIn, PreKeyBundle, PreKeyBundleIn};

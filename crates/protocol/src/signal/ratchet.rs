@@ -277,6 +277,8 @@ impl MessageKeys {
 
     /// The MAC: HMAC-SHA256 over both identities, the sender's first, and the bytes from the version on; 8 of 32 bytes.
     pub(super) fn mac(&self, (sender, recipient): (&PublicKey, &PublicKey), bytes: &[u8]) -> [u8; MAC] {
+        #[cfg(test)]
+        super::work::hashed(bytes.len());
         let whole = hmac_sha256(self.mac.expose(), &[&sender.to_bytes(), &recipient.to_bytes(), bytes]);
         let mut mac = [0; MAC];
         mac.copy_from_slice(&whole.expose()[..MAC]);

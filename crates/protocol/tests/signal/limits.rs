@@ -110,29 +110,6 @@ fn forty_sessions_are_archived_and_the_oldest_is_remembered_as_used() {
     assert_eq!(bob.read(&firsts[0]).unwrap_err(), SignalError::Replay);
 }
 
-#[test]
-fn one_message_costs_two_thousand_steps_over_all_sessions() {
-    let (mut alice, mut bob) = (Party::new("alice"), Party::new("bob"));
-    for _ in 0..10 {
-        alice.record = SessionRecord::new();
-        alice.start(&bob.bundle(None));
-        let first = alice.send(b"first");
-        assert_eq!(bob.text(&first), b"first");
-    }
-    // Forged: a ratchet key that nobody knows, 1,999 ahead. The first session tried pays for it, the others can not.
-    let mut forged = after(&mut alice, 1_999);
-    let inner = stvor_protocol::signal::PreKeyMessage::parse(&forged.body).unwrap();
-    assert_eq!(inner.prekey(), None);
-    forged.kind = MessageKind::Whisper;
-    forged.body = whisper(&[7; 32], 1_999);
-    let before = bob.record.encode();
-    let verdict = bob.read(&forged).unwrap_err();
-    assert_eq!(verdict, SignalError::Undecryptable, "1,999 ahead is not too far: it opens nothing");
-    forged.body = whisper(&[7; 32], 10);
-    assert_eq!(bob.read(&forged).unwrap_err(), SignalError::Undecryptable, "cheap ones are tried everywhere");
-    assert!(bob.record.encode() == before);
-}
-
 /// Of a record with all the sessions that it may hold, newest first: which read a message whose ratchet key none of them
 /// knows, after `lost` ones that did not come, with so many bytes.
 fn reached(lost: u32, bytes: usize) -> Vec<bool> {
@@ -165,17 +142,13 @@ fn reached(lost: u32, bytes: usize) -> Vec<bool> {
 }
 
 #[test]
-fn new_ratchet_key_is_tried_on_as_many_sessions_as_2_ms_pay_for() {
+fn new_ratchet_key_is_read_on_the_newest_sessions_and_on_fewer_the_dearer_the_message_is() {
     let large = stvor_protocol::limits::MAX_SIGNAL_MESSAGE - 256;
     for (lost, bytes, sessions) in
         [(0, 5, 21), (28, 5, 16), (MAX_SKIP - 1, 5, 1), (0, 64 * 1024, 9), (0, large, 2)]
     {
         let expected: Vec<bool> = (0..=MAX_ARCHIVED_SESSIONS).map(|place| place < sessions).collect();
         assert_eq!(reached(lost, bytes), expected, "number {lost}, {bytes} bytes");
-        // An agreement costs 145 steps of 0.343 us, measured: the whole stays below 2 ms with room for slower machines.
-        let each = 145 + lost + u32::try_from(bytes / 512).unwrap();
-        let steps = u32::try_from(sessions).unwrap() * each;
-        assert!(steps * 343 < 1_200_000, "{steps} steps");
     }
 }
 
@@ -207,14 +180,6 @@ fn what_a_first_message_without_its_zero_costs_counts_its_bytes() {
     assert_eq!(bob.read_bytes(MessageKind::PreKey, &body).unwrap().plaintext.len(), large.len());
     let (mut bob, body) = without_its_zero(490, &large);
     assert_eq!(bob.read_bytes(MessageKind::PreKey, &body).unwrap_err(), SignalError::Undecryptable);
-}
-
-/// The bytes of a message that nobody sent.
-fn whisper(ratchet: &[u8; 32], counter: u16) -> Vec<u8> {
-    let counter = u8::try_from(counter & 0x7f).unwrap() | 0x80;
-    let high = 1_999u16 >> 7;
-    let number = if counter == 0x8a { vec![10] } else { vec![counter, u8::try_from(high).unwrap()] };
-    [&[0x33, 0x0a, 33, 5][..], ratchet, &[0x10], &number, &[0x18, 0, 0x22, 16], &[1; 16], &[2; 8]].concat()
 }
 
 #[test]

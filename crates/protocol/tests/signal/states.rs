@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
-use stvor_protocol::limits::MAX_RECEIVING_CHAINS;
+use stvor_protocol::limits::{MAX_ARCHIVED_SESSIONS, MAX_RECEIVING_CHAINS};
 use stvor_protocol::signal::{Encrypted, MessageKind, PreKeyMessage, SignalError, WhisperMessage};
 
 use crate::party::Party;
@@ -26,8 +26,13 @@ enum Event {
     Turn(bool),
 }
 
-/// So few that a new chain of the oldest session is in reach.
-const MOST_STARTS: u32 = 10;
+/// As many as a record keeps: none of them is destroyed.
+const MOST_SESSIONS: usize = MAX_ARCHIVED_SESSIONS + 1;
+
+/// On how many sessions, newest first, a message with this number is tried whose ratchet key is new.
+fn tried(number: u32) -> usize {
+    usize::try_from((2_000 + 100) / (number + 100)).unwrap()
+}
 
 fn event() -> impl Strategy<Value = Event> {
     let (side, place) = (any::<bool>, any::<u8>);
@@ -39,7 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (side(), place(), any::<u16>()).prop_map(|(s, p, b)| Event::Corrupt(s, p, b)),
         1 => side().prop_map(Event::Restart),
         1 => side().prop_map(Event::Json),
-        1 => side().prop_map(Event::Start),
+        4 => side().prop_map(Event::Start),
         3 => side().prop_map(Event::Turn),
     ]
 }
@@ -64,6 +69,8 @@ struct World {
     heard: [HashMap<Key, Vec<Key>>; 2],
     sent: u32,
     prekeys: u32,
+    /// Messages that came where their session was out of reach.
+    unreached: BTreeSet<u32>,
 }
 
 impl World {
@@ -76,6 +83,7 @@ impl World {
             heard: Default::default(),
             sent: 0,
             prekeys: 0,
+            unreached: BTreeSet::new(),
         };
         world.start(0);
         world.start(1);
@@ -119,11 +127,17 @@ impl World {
         let heard = self.heard[side].entry(session).or_default();
         let chain = heard.iter().position(|known| *known == ratchet);
         let forgotten = chain.is_some_and(|place| place >= MAX_RECEIVING_CHAINS);
+        let out_of_reach = chain.is_none() && message.kind == MessageKind::Whisper && {
+            let sessions = self.parties[side].record.sessions().unwrap();
+            let place = sessions.iter().position(|known| known.base_key.to_bytes() == session).unwrap();
+            place >= tried(WhisperMessage::parse(&message.body).unwrap().counter())
+        };
         match self.parties[side].read(&message) {
             Ok(received) => {
                 assert_eq!(received.plaintext.expose(), number.to_be_bytes());
                 assert!(self.read[side].insert(number), "message {number} was read twice");
                 assert!(!forgotten, "message {number} is of a chain that should be gone");
+                assert!(!out_of_reach, "message {number} cost more than it may");
                 if chain.is_none() {
                     heard.insert(0, ratchet);
                 }
@@ -132,7 +146,13 @@ impl World {
                 assert!(self.read[side].contains(&number), "message {number} is new");
             }
             Err(SignalError::Undecryptable) => {
-                assert!(forgotten, "message {number} is of chain {chain:?}, and five are kept");
+                assert!(
+                    forgotten || out_of_reach,
+                    "message {number} is of chain {chain:?}, and five are kept"
+                );
+                if out_of_reach {
+                    self.unreached.insert(number);
+                }
             }
             Err(error) => panic!("message {number}: {error}"),
         }
@@ -173,7 +193,7 @@ impl World {
             }
             Event::Restart(side) => self.parties[usize::from(side)].restart(),
             Event::Json(side) => self.parties[usize::from(side)].restart_as_json(),
-            Event::Start(side) if self.prekeys < MOST_STARTS => self.start(usize::from(side)),
+            Event::Start(side) if (self.prekeys as usize) < MOST_SESSIONS => self.start(usize::from(side)),
             Event::Start(_) => {}
         }
     }
@@ -188,10 +208,14 @@ proptest! {
         for event in &events {
             world.run(event);
         }
-        // Whatever happened, what is sent now arrives.
-        for side in [0, 1] {
-            let message = world.parties[side].send(b"in the end");
-            prop_assert_eq!(world.parties[1 - side].text(&message), b"in the end");
+        // Whatever happened, what is sent now arrives, at the latest when the other side was heard of.
+        for side in [0, 1, 0, 1] {
+            let number = world.sent;
+            world.send(side);
+            let message = world.mail[1 - side].pop().unwrap();
+            world.deliver(1 - side, message);
+            prop_assert!(world.read[1 - side].contains(&number) || world.unreached.contains(&number));
         }
+        prop_assert!(!world.unreached.contains(&(world.sent - 1)) && !world.unreached.contains(&(world.sent - 2)));
     }
 }
