@@ -112,20 +112,32 @@ impl Pace {
         }
     }
 
+    /// By how much the clock on the wall gained on what is believed, and did not only run on.
+    pub(crate) fn jumped(&self, now: &Moment) -> Option<u64> {
+        let jump = self.steady.as_ref().map_or(0, |steady| Self::gained(now, steady));
+        Some(jump).filter(|jump| *jump > SLACK)
+    }
+
+    /// Whether the clock on the wall is behind what is believed.
+    pub(crate) fn is_behind(&self, now: &Moment) -> bool {
+        self.steady.as_ref().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall)
+    }
+
     /// Takes a look at the clocks.
     pub(crate) fn take(&mut self, now: &Moment) {
-        let jump = self.steady.as_ref().map_or(0, |steady| Self::gained(now, steady));
-        if jump <= SLACK {
+        let Some(jump) = self.jumped(now) else {
             // A clock that was set back does not make the believed time go back.
             if self.steady.as_ref().is_none_or(|steady| steady.wall <= now.wall) {
                 self.steady = Some(now.clone());
             }
             (self.ahead, self.newest, self.waited) = (None, None, 0);
             return;
-        }
+        };
         let (first, waited) = self.doubted_since(now);
         let wait = if jump < LONG_JUMP { SETTLES } else { LONG_SETTLES };
-        if now.uptime.saturating_sub(first.uptime).saturating_add(waited) >= wait {
+        // The last part of it in one start: what an earlier one waited for says nothing of the first minutes of this one.
+        let here = now.uptime.saturating_sub(first.uptime);
+        if here >= SETTLES && here.saturating_add(waited) >= wait {
             *self = Self::from(Some(now.clone()));
         } else {
             (self.ahead, self.newest, self.waited) = (Some(first), Some(now.clone()), waited);
@@ -263,5 +275,23 @@ mod tests {
         };
         assert_eq!(days(100, true), 2, "10 hours a day: believed on the third");
         assert_eq!(days(100, false), 100, "a clock that begins at the same date each time");
+    }
+
+    #[test]
+    fn what_an_earlier_start_waited_makes_the_first_minutes_of_another_clock_no_truer() {
+        const HOUR: u64 = 3_600_000;
+        const DAY: u64 = 24 * HOUR;
+        let mut pace = Pace::from(Some(at(1_000, 0, "a")));
+        // Nearly a day with a clock that gained a year.
+        (0..=23).for_each(|hour| pace.take(&at(400 * DAY + hour * HOUR, hour * HOUR, "b")));
+        assert!(!pace.is_settled());
+        // And then one that is weeks ahead of that.
+        for minute in 0..59 {
+            pace.take(&at(420 * DAY + minute * 60_000, 1_000 + minute * 60_000, "c"));
+            assert!(!pace.is_settled(), "after {minute} minutes");
+        }
+        assert_eq!(pace.steady().map(|steady| steady.wall), Some(1_000));
+        pace.take(&at(420 * DAY + HOUR, 1_000 + HOUR, "c"));
+        assert!(pace.is_settled());
     }
 }

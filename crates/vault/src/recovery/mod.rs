@@ -3,4 +3,6 @@
 pub mod escrow;
 pub(crate) mod owed;
 pub mod switch;
+#[cfg(test)]
+mod tests;
 pub mod watch;

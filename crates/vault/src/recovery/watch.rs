@@ -17,6 +17,8 @@ use crate::{VaultError, limits};
 
 /// How much time passes until the believed time is written again, in milliseconds.
 const KEPT_EVERY: u64 = 3_600_000;
+/// A clock that is behind the owner's by more than this, in milliseconds, may be the wrong one of the two.
+const OWNERS_CLOCK: u64 = 3_600_000;
 
 /// What a watcher knows. It is kept in a file, so that a restart does not begin the count anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,17 @@ pub struct Watch {
     /// How far the clock on the wall is believed: what is given out can not be taken back.
     #[serde(default)]
     pace: Pace,
+    /// The latest time that was ever believed, whatever a check-in made of it since.
+    #[serde(default)]
+    latest: u64,
+    /// The clock was behind when the check-in came, so what it says after a restart says nothing of how long ago that was.
+    #[serde(default)]
+    doubted: bool,
+    /// For how long the machine has certainly been up since the check-in, in milliseconds, and when that was looked at.
+    #[serde(default)]
+    up: u64,
+    #[serde(default)]
+    looked: Option<Moment>,
 }
 
 /// How a switch stands.
@@ -57,7 +70,16 @@ impl Watch {
     /// [`VaultError::Log`] for what is no key.
     pub fn new(verifier: &str) -> Result<Self, VaultError> {
         Verifier::parse(verifier)?;
-        Ok(Self { verifier: verifier.to_owned(), seen: None, released: None, pace: Pace::default() })
+        Ok(Self {
+            verifier: verifier.to_owned(),
+            seen: None,
+            released: None,
+            pace: Pace::default(),
+            latest: 0,
+            doubted: false,
+            up: 0,
+            looked: None,
+        })
     }
 
     /// Takes a check-in, if it is newer than the last. Returns whether it was. A newer one begins the count anew, also after a
@@ -78,13 +100,25 @@ impl Watch {
         let newer = seen != Some(check_in.number);
         if newer {
             self.look_at_clocks(now);
+            self.doubted = self.is_early(now) || Self::is_before_it_was_made(now.wall, &check_in);
             (self.seen, self.released) = (Some((check_in, now.clone())), None);
-            if self.pace.steady().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall) {
+            (self.up, self.looked) = (0, Some(now.clone()));
+            if self.pace.is_behind(now) {
                 // What was believed is in the future: the clock was ahead then, and may be again after a restart.
                 self.pace = Pace::from(Some(now.clone()));
             }
         }
         Ok(newer)
+    }
+
+    /// Whether the clock is behind what was ever believed.
+    fn is_early(&self, now: &Moment) -> bool {
+        now.wall.saturating_add(SLACK) < self.latest
+    }
+
+    /// Whether a check-in that came at this time was made later, by the owner's clock.
+    fn is_before_it_was_made(came: u64, check_in: &CheckIn) -> bool {
+        came.saturating_add(OWNERS_CLOCK) < check_in.at
     }
 
     /// Takes a look at the clocks. Returns whether it is known better now when the check-in came.
@@ -93,32 +127,63 @@ impl Watch {
             // It is not known yet, or the state is from before it was kept: the clock was believed when the check-in came.
             self.pace = Pace::from(self.seen.as_ref().map(|(_, seen)| seen.clone()));
         }
+        let jumped = self.pace.jumped(now).is_some();
         self.pace.take(now);
-        self.time_the_check_in(now)
+        if let Some(steady) = self.pace.steady() {
+            self.latest = self.latest.max(steady.wall);
+        }
+        (self.up, self.looked) = (self.up_until(now), self.seen.is_some().then(|| now.clone()));
+        self.time_the_check_in(now, jumped)
     }
 
-    /// In the start of the machine in which the check-in came, says by the clock on the wall as it is now when that was: a clock
-    /// that was wrong then is mended, as a rule. One that is behind what is believed makes it no earlier.
-    fn time_the_check_in(&mut self, now: &Moment) -> bool {
-        let behind = self.pace.steady().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall);
-        let Some((_, seen)) = self.seen.as_mut().filter(|(_, seen)| now.same_boot(seen)) else {
-            return false;
+    /// For how many milliseconds the machine has certainly been up since the check-in, in all its starts.
+    fn up_until(&self, now: &Moment) -> u64 {
+        let before = self.looked.as_ref().or(self.seen.as_ref().map(|(_, seen)| seen));
+        let Some(before) = before.filter(|_| now.names_its_boot()) else { return self.up };
+        let more = now.surely_up_since(before).as_millis();
+        self.up.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+    }
+
+    /// Says by the clock on the wall as it is now when the check-in came: a clock that was wrong then is mended, as a rule. In the
+    /// start of the machine in which it came that is exact. In a later one, when the clock is believed, no more is sure than what
+    /// the machine was up: nobody knows by how much the clock was wrong.
+    fn time_the_check_in(&mut self, now: &Moment, jumped: bool) -> bool {
+        let (early, behind, settled) = (self.is_early(now), self.pace.is_behind(now), self.pace.is_settled());
+        let Some((check_in, seen)) = self.seen.as_mut() else { return false };
+        let doubted = self.doubted;
+        let came = if now.same_boot(seen) {
+            let came = now.wall.saturating_sub(now.uptime.saturating_sub(seen.uptime));
+            if came < seen.wall && behind {
+                return false;
+            }
+            self.doubted = early || Self::is_before_it_was_made(came, check_in);
+            came
+        } else {
+            let in_the_future = now.wall.saturating_add(SLACK) < seen.wall;
+            if behind || !settled || !(in_the_future || (jumped && doubted)) {
+                return false;
+            }
+            self.doubted = early;
+            now.wall.saturating_sub(self.up)
         };
-        let came = now.wall.saturating_sub(now.uptime.saturating_sub(seen.uptime));
-        if came.abs_diff(seen.wall) <= SLACK || (came < seen.wall && behind) {
-            return false;
+        let known_better = came.abs_diff(seen.wall) > SLACK;
+        if known_better {
+            seen.wall = came;
         }
-        seen.wall = came;
-        true
+        known_better || self.doubted != doubted
     }
 
     /// How long the owner has certainly been silent. A clock on the wall that is ahead since the machine started, or was set,
-    /// is not believed at once.
+    /// is not believed at once, and never where it was behind when the check-in came.
     fn silence(&self, seen: &Moment, now: &Moment) -> Duration {
         let mut pace = self.pace.clone();
+        let unclear = self.doubted && pace.jumped(now).is_some();
         pace.take(now);
-        match pace.steady() {
-            Some(steady) if !pace.is_settled() && !now.same_boot(seen) && now.names_its_boot() => {
+        let steady = if unclear { self.pace.steady() } else { pace.steady() };
+        let since = match steady {
+            Some(steady)
+                if (unclear || !pace.is_settled()) && !now.same_boot(seen) && now.names_its_boot() =>
+            {
                 // What was believed last may be from before the check-in: how long the machine was up then says nothing.
                 let before = match steady.same_boot(seen) {
                     true => steady.certainly_since(seen),
@@ -127,7 +192,24 @@ impl Watch {
                 before + now.surely_up_since(steady)
             }
             _ => now.certainly_since(seen),
-        }
+        };
+        since.max(Duration::from_millis(self.up_until(now)))
+    }
+
+    /// What is known of the clocks.
+    fn clocks(&self) -> (Pace, Option<Moment>) {
+        (self.pace.clone(), self.looked.clone())
+    }
+
+    /// Whether that is to be written again.
+    fn clocks_are_on(&self, (pace, looked): &(Pace, Option<Moment>)) -> bool {
+        let up = match (&self.looked, looked) {
+            (Some(now), Some(then)) => {
+                now.boot != then.boot || now.uptime.abs_diff(then.uptime) >= KEPT_EVERY
+            }
+            (now, then) => now.is_some() != then.is_some(),
+        };
+        up || self.pace.differs_by(KEPT_EVERY, pace)
     }
 
     /// How the switch stands. A pure function of what was seen and the time.
@@ -161,7 +243,7 @@ pub struct Watcher {
     /// The file could not be written at the last look.
     behind: bool,
     /// The clocks as the file has them.
-    kept: Pace,
+    kept: (Pace, Option<Moment>),
 }
 
 impl Watcher {
@@ -185,7 +267,7 @@ impl Watcher {
         let other = || VaultError::tampered(state.display().to_string(), "it is not the state of this watch");
         let watch = watch.ok_or_else(other)?;
         let (directory, release, state) = (directory.into(), release.into(), state.into());
-        let kept = watch.pace.clone();
+        let kept = watch.clocks();
         Ok(Self { directory, release, state, watch, unsaved: false, behind: false, kept })
     }
 
@@ -219,10 +301,10 @@ impl Watcher {
             }
         }
         self.behind = false;
-        if self.unsaved || self.watch.pace.differs_by(KEPT_EVERY, &self.kept) {
+        if self.unsaved || self.watch.clocks_are_on(&self.kept) {
             // What is not in the file is counted from later on after a restart, or given out once more: that stops nothing here.
             match self.save() {
-                Ok(()) => (self.unsaved, self.kept) = (false, self.watch.pace.clone()),
+                Ok(()) => (self.unsaved, self.kept) = (false, self.watch.clocks()),
                 Err(error) => (self.behind, unbelieved) = (true, Some(error)),
             }
         }
