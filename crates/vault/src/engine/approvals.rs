@@ -196,6 +196,18 @@ impl Engine {
         self.put_approval(&Approval { stand: Stand::Used, ..approval })
     }
 
+    /// Ends every grant that was not used, and returns how many there were. Requests that wait stay.
+    pub(super) fn end_grants(&self) -> Result<u64, VaultError> {
+        let mut ended = 0;
+        for approval in self.approvals()? {
+            if approval.stand == Stand::Granted {
+                self.database.remove_record(Table::Approval, approval.id.as_bytes())?;
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
     /// Removes what was used or denied, requests and grants of another day, and those for a row of a memory that is another one
     /// now.
     fn drop_old_approvals(&self, (memory, row): (MemoryId, &str)) -> Result<(), VaultError> {

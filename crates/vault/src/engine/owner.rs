@@ -219,7 +219,8 @@ impl Engine {
         self.database.put_slot(LOCKDOWN, &sealed)
     }
 
-    /// Stops everything. Anybody who may ask may do this.
+    /// Stops everything. Anybody who may ask may do this. What was allowed before and not used is void, and a token has to be
+    /// presented anew.
     pub(crate) fn enter_lockdown(&mut self, by: &str, reason: &str) -> Result<(), VaultError> {
         let event = Event::new(self.clock.now(), by, Operation::EnterLockdown);
         self.audited(event, |engine, event| {
@@ -231,9 +232,19 @@ impl Engine {
                 return Err(Refusal::Lockdown.into());
             }
             engine.note(event, reason)?;
+            engine.end_what_was_allowed(event)?;
             let lockdown = Lockdown { since: event.at.wall, by: by.to_owned(), reason: reason.to_owned() };
             engine.set_lockdown(Some(&lockdown))
         })
+    }
+
+    /// Ends grants, and the presence of a token.
+    fn end_what_was_allowed(&mut self, event: &mut Event) -> Result<(), VaultError> {
+        self.drop_token();
+        // Damage among the approvals keeps nobody from a lockdown: what can not be read allows nothing either.
+        let ended = self.sound(self.end_grants())?;
+        event.count = ended.filter(|count| *count > 0);
+        Ok(())
     }
 
     /// Lets everything go on. `root` is the proof that the owner's secret was given.
@@ -256,6 +267,8 @@ impl Engine {
                 }
                 Err(error) => return Err(error),
             }
+            // Where the record was not sound, nobody entered the lockdown.
+            engine.end_what_was_allowed(event)?;
             engine.set_lockdown(None)
         })
     }

@@ -447,6 +447,23 @@ fn in_a_lockdown_nothing_is_given_out_proved_or_enrolled() {
 }
 
 #[test]
+fn what_was_granted_before_a_lockdown_is_void_after_it() {
+    let (_world, vault) = in_mode(Mode::Offline);
+    let agent = agent(&vault, "agent", Level::Sealed);
+    let id = vault.store(OWNER, memory("sealed", Level::Sealed)).unwrap();
+    let [report, waits] =
+        ["report", "other"].map(|purpose| vault.request_approval(&agent, id, purpose).unwrap());
+    vault.decide_approval(report, Some(10 * MINUTE)).unwrap();
+    vault.enter_lockdown(&agent, "odd recalls at night").unwrap();
+    assert_eq!(vault.approval(&agent, report).unwrap(), None, "at once, and not when it is left");
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!(refusal(vault.recall(&agent, id, "report")), Refusal::NoApproval);
+    vault.decide_approval(waits, Some(10 * MINUTE)).unwrap();
+    vault.recall(&agent, id, "other").unwrap();
+    assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
 fn in_a_lockdown_nothing_is_granted_and_a_denial_goes_on() {
     let (_world, vault) = in_mode(Mode::Offline);
     let agent = agent(&vault, "agent", Level::Sealed);

@@ -174,6 +174,26 @@ fn a_token_is_there_for_a_minute() {
 }
 
 #[test]
+fn a_token_that_was_there_before_a_lockdown_has_to_be_presented_again() {
+    let world = World::new();
+    let vault = open(&world);
+    let (mut first, mut spare) = (software(&world, "first"), software(&world, "spare"));
+    let both = [("first", &mut first), ("spare", &mut spare)];
+    let both = both.map(|(name, token)| Enrolment::challenge(name, token).unwrap());
+    vault.enable_black(both.into(), None).unwrap();
+    let id = black(&vault, "very black");
+    let mut present = || {
+        vault.present_token(Presented::challenge(&record(&vault, "first"), &mut first).unwrap()).unwrap();
+    };
+    present();
+    vault.enter_lockdown(OWNER, "stop").unwrap();
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+    present();
+    vault.recall(OWNER, id, "drill").unwrap();
+}
+
+#[test]
 fn a_one_time_code_is_taken_once_and_guesses_are_slowed_down() {
     let world = World::new();
     let vault = world.open();
