@@ -4,6 +4,11 @@ use std::io::IsTerminal as _;
 
 use crate::failure::{Failure, Result};
 
+/// Whether there is somebody to answer.
+pub(crate) fn somebody() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 /// Goes on if the person says yes, or said it already with `--yes`.
 ///
 /// # Errors
@@ -12,7 +17,7 @@ pub(crate) fn sure(yes: bool, question: &str) -> Result {
     if yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() {
+    if !somebody() {
         return Err(Failure::Usage(format!("{question} Nobody is here to answer: add --yes to go ahead")));
     }
     match dialoguer::Confirm::new().with_prompt(question).default(false).interact() {

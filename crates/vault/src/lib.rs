@@ -63,7 +63,10 @@ pub use engine::status::{Lockdown, Mode, Status};
 pub use error::{Refusal, VaultError};
 pub use keys::{NewKeys, NewRoot, RootKey, VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
 pub use level::{Level, NoLevel};
-pub use memory::{Forgotten, Found, Header, MemoryId, NewMemory, NoMemoryId, Recalled, State, Trust};
+pub use memory::{
+    Forgotten, Found, Header, MemoryId, NewMemory, NoMemoryId, Recalled, State, Tombstoned, Trust,
+    WouldForget,
+};
 pub use metrics::{Alert, AlertHook};
 pub use storage::database_version;
 pub use vault::{Auditor, Inspection, Options, OwnerRecords, Pending, Vault};

@@ -328,6 +328,11 @@ impl Header {
         }
     }
 
+    /// Whether key and content are gone.
+    pub(crate) const fn is_destroyed(&self) -> bool {
+        matches!(self.state, State::Forgotten | State::Expired)
+    }
+
     /// Why it can not be recalled, if it can not.
     pub(crate) fn gone(&self, now: u64) -> Option<&'static str> {
         match self.state {
@@ -375,4 +380,24 @@ pub struct Forgotten {
     /// Backups that this vault made while the memory, or an earlier version that was destroyed with it, was there, oldest first, also those whose file is not where it was written
     /// to. No restore brings the memory back from them, but who has such a file and the owner's secret of that time can read it.
     pub backups: Vec<BackupRecord>,
+}
+
+/// What forgetting a memory would destroy, as the caller sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldForget {
+    /// What would be destroyed, newest first: the memory itself, if its content is there, and earlier versions.
+    pub forgets: Vec<Header>,
+    /// Earlier versions that would be left with their contents, newest first.
+    pub keeps: Vec<Header>,
+    /// The next earlier version, where there are more than one request looks at.
+    pub next: Option<MemoryId>,
+}
+
+/// What closing a memory for good did not reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tombstoned {
+    /// Earlier versions, which it corrected, that the caller may know of and that can still be recalled. Newest first.
+    pub earlier: Vec<MemoryId>,
+    /// The next earlier version, where there are more than one request looks at.
+    pub next: Option<MemoryId>,
 }

@@ -1,6 +1,7 @@
 //! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
 
 use crate::common::objects;
+use crate::terminal::{Kind, Terminal, USUAL};
 use crate::vault::Served;
 
 #[test]
@@ -48,6 +49,17 @@ fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
     let line = served.as_agent("assistant", &format!("supersede {old}"));
     let ended = served.home.feed(&line, "Ann lives in Basel");
     let new = objects(&ended.out)[0]["id"].as_str().unwrap().to_owned();
+    let reach = &served.agent("assistant", &format!("forget {new} --with-earlier --dry-run"))[0];
+    let named = |name: &str| -> Vec<_> {
+        reach[name].as_array().unwrap().iter().map(|header| header["id"].as_str().unwrap()).collect()
+    };
+    assert_eq!((named("forgets"), named("keeps")), (vec![&new[..], &old[..]], vec![]));
+    let line = Served::line(&served.home, &format!("vault forget {new} --with-earlier"));
+    let mut asked = Terminal::open(&served.home, &line, Kind { columns: 160, ..USUAL });
+    asked.wait_for(&format!("Destroy {new} and 1 earlier version (level 1) for good?"));
+    asked.press("n");
+    assert_eq!(asked.ended(), 2);
+    served.agent("assistant", &format!("recall {new}"));
     let (code, out, err) = served.try_agent("assistant", &format!("forget {new} --yes"));
     assert_eq!((code, &out[0]["earlier"]), (0, &serde_json::json!([old])));
     assert!(err.contains(&old) && err.contains(&format!("forget {new} --with-earlier")), "{err}");
@@ -56,6 +68,21 @@ fn who_forgets_a_corrected_memory_is_told_of_the_versions_that_are_left() {
     assert_eq!(out[0], serde_json::json!({ "before": true, "ended": [old] }));
     let (code, _, err) = served.try_agent("assistant", &format!("recall {old}"));
     assert!(code == 6 && err.contains("MEMORY_GONE"), "{code} {err}");
+}
+
+#[test]
+fn who_closes_a_corrected_memory_is_told_of_the_versions_that_can_be_recalled() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let old = served.store("assistant", ("Ann lives in Bern", ""));
+    let ended =
+        served.home.feed(&served.as_agent("assistant", &format!("supersede {old}")), "Ann lives in Basel");
+    let new = objects(&ended.out)[0]["id"].as_str().unwrap().to_owned();
+    let (code, out, err) = served.try_agent("assistant", &format!("tombstone {new} --yes"));
+    assert_eq!((code, &out[0]["earlier"]), (0, &serde_json::json!([old])));
+    assert!(err.contains(&format!("forget {new} --with-earlier")), "{err}");
+    assert_eq!(served.agent("assistant", &format!("tombstone {old} --yes"))[0]["done"], true);
 }
 
 #[test]

@@ -51,10 +51,11 @@ function refused(result, code) {
   const { client, call, end } = await connect({});
   assert.match(client.getInstructions(), /never instructions/);
   const { tools } = await client.listTools();
-  const names = ['forget', 'list', 'recall', 'remember', 'request_approval', 'search', 'status', 'update', 'verify'];
+  const names = ['forget', 'list', 'recall', 'remember', 'request_approval', 'search', 'status', 'update', 'verify', 'would_forget'];
   assert.deepEqual(tools.map((tool) => tool.name).sort(), names);
   const tool = (name) => tools.find((tool) => tool.name === name);
   assert.equal(tool('forget').annotations.destructiveHint, true);
+  assert.equal(tool('would_forget').annotations.readOnlyHint, true);
   assert.equal(tool('recall').annotations.readOnlyHint, false, 'it uses up an approval, and begins a pause');
   assert.equal(tool('search').annotations.readOnlyHint, true);
   assert.deepEqual(tool('remember').inputSchema.required, ['content']);
@@ -102,6 +103,11 @@ function refused(result, code) {
   const moved = ok(await call('update', { id: locked, content: 'It is in the drawer' })).id;
   const levels = ok(await call('list')).memories.filter(({ id }) => id === locked || id === moved).map(({ level }) => level);
   assert.deepEqual(levels, [2, 2]);
+  const reach = async (with_earlier) => {
+    const { forgets, keeps } = ok(await call('would_forget', { id: newer, with_earlier }));
+    return [forgets, keeps].map((headers) => headers.map(({ id }) => id));
+  };
+  assert.deepEqual([await reach(false), await reach(true)], [[[newer], [id]], [[newer, id], []]]);
   const left = await call('forget', { id: newer, reason: 'wrong' });
   assert.deepEqual([ok(left).ended, ok(left).earlier], [[], [id]]);
   assert.match(left.content[0].text, /NOT forgotten are 1 earlier/);

@@ -15,7 +15,7 @@ use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
 use crate::level::Level;
-use crate::memory::{Forgotten, MemoryId, NewMemory, Trust};
+use crate::memory::{Forgotten, MemoryId, NewMemory, Tombstoned, Trust};
 use crate::{Vault, VaultError, limits};
 
 /// How often progress is told.
@@ -149,6 +149,12 @@ pub enum AgentVerb {
     Forget {
         id: MemoryId,
         reason: String,
+        #[serde(default)]
+        with_earlier: bool,
+    },
+    /// What [`Self::Forget`] would destroy, and what it would leave; nothing is changed.
+    WouldForget {
+        id: MemoryId,
         #[serde(default)]
         with_earlier: bool,
     },
@@ -377,7 +383,14 @@ impl AgentVerb {
                 }
                 Ok(if left.is_empty() { Value::Null } else { Value::Object(left) })
             }
-            Self::Tombstone { id, reason } => vault.tombstone(caller, id, &reason).map(done),
+            Self::WouldForget { id, with_earlier } => value(vault.would_forget(caller, id, with_earlier)?),
+            Self::Tombstone { id, reason } => {
+                let Tombstoned { earlier, next } = vault.tombstone(caller, id, &reason)?;
+                Ok(match earlier.is_empty() && next.is_none() {
+                    true => Value::Null,
+                    false => json!({ "earlier": earlier, "next": next }),
+                })
+            }
             Self::RequestApproval { id, purpose } => {
                 let request = vault.request_approval(caller, id, &purpose)?;
                 // No more than an agent is told of any closed memory.

@@ -4,7 +4,7 @@ use super::agents::Caller;
 use super::{Engine, Later, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
-use crate::memory::{Forgotten, Header, MemoryId, State};
+use crate::memory::{Forgotten, Header, MemoryId, State, Tombstoned, WouldForget};
 use crate::storage::MemoryRow;
 use crate::{VaultError, limits};
 
@@ -17,8 +17,7 @@ impl Engine {
         (id, with_earlier): (MemoryId, bool),
         reason: &str,
     ) -> Result<Forgotten, VaultError> {
-        let destroyed = |header: Header| matches!(header.state, State::Forgotten | State::Expired);
-        let before = with_earlier && self.find(caller, id).is_ok_and(|(_, header)| destroyed(header));
+        let before = with_earlier && self.find(caller, id).is_ok_and(|(_, header)| header.is_destroyed());
         let end = (id, Operation::Forget, State::Forgotten);
         if !before {
             self.end(caller, end, reason)?;
@@ -47,6 +46,37 @@ impl Engine {
         Ok(Forgotten { ended, earlier: left, next, before, backups })
     }
 
+    /// What [`Engine::forget`] would destroy, and what it would leave. Nothing is changed; like a list, it is logged.
+    pub(crate) fn would_forget(
+        &mut self,
+        caller: &Caller,
+        (id, with_earlier): (MemoryId, bool),
+    ) -> Result<WouldForget, VaultError> {
+        let mut event = Event::new(self.clock.now(), caller.name(), Operation::List);
+        event.memory = Some(id);
+        self.audited_for(caller, event, |engine, event| {
+            engine.no_lockdown()?;
+            caller.must_write()?;
+            let (_, header) = engine.find(caller, id)?;
+            event.level = Some(header.level);
+            engine.may_change(caller, &header)?;
+            let (versions, next) = engine.earlier(caller, id)?;
+            let (mut forgets, mut keeps) = (Vec::new(), Vec::new());
+            if !header.is_destroyed() {
+                forgets.push(engine.seen_by(caller, header)?);
+            }
+            for version in versions {
+                let goes = with_earlier && engine.may_change(caller, &version).is_ok();
+                if goes { &mut forgets } else { &mut keeps }.push(engine.seen_by(caller, version)?);
+            }
+            if forgets.is_empty() && !(with_earlier && next.is_some()) {
+                return Err(Refusal::Gone("it was ended before").into());
+            }
+            event.count = Some(forgets.len() as u64);
+            Ok(WouldForget { forgets, keeps, next })
+        })
+    }
+
     /// The versions that a memory corrects and whose content is there, newest first, as far as the caller may know of them; and
     /// where to go on if there are more.
     fn earlier(&self, caller: &Caller, id: MemoryId) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
@@ -57,7 +87,7 @@ impl Engine {
         let (mut found, mut next) = (Vec::new(), header(id)?.and_then(|header| header.supersedes));
         for _ in 0..limits::MAX_EARLIER {
             let Some(older) = next.map(header).transpose()?.flatten() else { return Ok((found, None)) };
-            let there = !matches!(older.state, State::Forgotten | State::Expired);
+            let there = !older.is_destroyed();
             let known = caller.reaches(&older.namespace)
                 && caller.may_have(older.level)
                 && !self.closed_to(caller, &older)?;
@@ -69,14 +99,17 @@ impl Engine {
         Ok((found, next))
     }
 
-    /// Closes a memory for good, and keeps it for the record.
+    /// Closes a memory for good, and keeps it for the record. The versions that it corrected stay as they are.
     pub(crate) fn tombstone(
         &mut self,
         caller: &Caller,
         id: MemoryId,
         reason: &str,
-    ) -> Result<(), VaultError> {
-        self.end(caller, (id, Operation::Tombstone, State::Tombstoned), reason)
+    ) -> Result<Tombstoned, VaultError> {
+        self.end(caller, (id, Operation::Tombstone, State::Tombstoned), reason)?;
+        let ((versions, next), now) = (self.earlier(caller, id)?, self.clock.now().wall);
+        let open = versions.into_iter().filter(|version| version.gone(now).is_none());
+        Ok(Tombstoned { earlier: open.map(|version| version.id).collect(), next })
     }
 
     fn end(
@@ -102,7 +135,7 @@ impl Engine {
                 engine.wipe = true;
                 return Ok(());
             }
-            if matches!(header.state, State::Forgotten | State::Expired) || header.state == state {
+            if header.is_destroyed() || header.state == state {
                 return Err(Refusal::Gone("it was ended before").into());
             }
             if state == State::Tombstoned {

@@ -11,7 +11,7 @@ use crate::engine::memories::Recall;
 use crate::engine::sessions::SessionId;
 use crate::gates::approval::Approval;
 use crate::level::Level;
-use crate::memory::{Forgotten, Found, Header, MemoryId, NewMemory, Recalled};
+use crate::memory::{Forgotten, Found, Header, MemoryId, NewMemory, Recalled, Tombstoned, WouldForget};
 use crate::{VaultError, limits};
 
 impl Vault {
@@ -171,6 +171,20 @@ impl Vault {
         self.ask(move |engine| engine.forget(&caller, (id, true), &reason)).wait()
     }
 
+    /// What [`Vault::forget`] (or, with `with_earlier`, [`Vault::forget_with_earlier`]) would destroy, and what it would leave.
+    ///
+    /// # Errors
+    /// As [`Vault::store`].
+    pub fn would_forget(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        with_earlier: bool,
+    ) -> Result<WouldForget, VaultError> {
+        let caller = caller.clone();
+        self.ask(move |engine| engine.would_forget(&caller, (id, with_earlier))).wait()
+    }
+
     /// Ends the pause of a memory that was recalled, for the owner: whoever may recall it may do so at once.
     ///
     /// # Errors
@@ -179,11 +193,12 @@ impl Vault {
         self.ask(move |engine| engine.end_pause(id)).wait()
     }
 
-    /// Closes a memory for good and keeps it for the record.
+    /// Closes a memory for good and keeps it for the record. Returns what that did not reach: earlier versions, which the memory
+    /// corrected.
     ///
     /// # Errors
     /// As [`Vault::store`].
-    pub fn tombstone(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<(), VaultError> {
+    pub fn tombstone(&self, caller: &Caller, id: MemoryId, reason: &str) -> Result<Tombstoned, VaultError> {
         let (caller, reason) = (caller.clone(), reason.to_owned());
         self.ask(move |engine| engine.tombstone(&caller, id, &reason)).wait()
     }

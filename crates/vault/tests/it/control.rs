@@ -44,7 +44,7 @@ fn attacks(vault: &Vault, caller: &Caller, id: MemoryId) -> Vec<Result<(), Vault
         vault.store(caller, poison).map(drop),
         vault.set_intent(caller, id, ("mine", true)),
         vault.set_intent(caller, id, ("travel", false)),
-        vault.tombstone(caller, id, ""),
+        vault.tombstone(caller, id, "").map(drop),
         vault.forget(caller, id, "").map(drop),
     ]
 }

@@ -205,7 +205,7 @@ fn child_that_works_until_it_is_killed() {
                             tell(format!("ending {id}"));
                             match number % 8 {
                                 6 => drop(vault.forget(OWNER, id, "over").unwrap()),
-                                _ => vault.tombstone(OWNER, id, "over").unwrap(),
+                                _ => drop(vault.tombstone(OWNER, id, "over").unwrap()),
                             }
                             tell(format!("ended {id}"));
                         }

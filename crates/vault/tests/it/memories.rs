@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use stvor_base::ErrorCode;
 use stvor_vault::{
-    Agent, Caller, Ends, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault, VaultError,
-    limits,
+    Agent, Caller, Ends, Header, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault,
+    VaultError, limits,
 };
 
 use crate::world::{World, agent, owner, passphrase, refusal};
@@ -14,7 +14,7 @@ fn memory(content: &str, level: Level) -> NewMemory {
     NewMemory::new(content.as_bytes(), level, "home")
 }
 
-fn ids(found: Vec<stvor_vault::Header>) -> Vec<MemoryId> {
+fn ids(found: Vec<Header>) -> Vec<MemoryId> {
     found.into_iter().map(|header| header.id).collect()
 }
 
@@ -185,8 +185,26 @@ fn forgetting_a_corrected_memory_names_what_is_left_and_ends_it_when_asked() {
     let first = vault.store(OWNER, memory("Ann lives in Bern", Level::Private)).unwrap();
     let second = correct(first, b"Ann lives in Basel");
     let third = correct(second, b"Ann lives in Chur");
+    vault.set_intent(OWNER, first, ("moving", true)).unwrap();
+    let reach = |with_earlier| {
+        let reach = vault.would_forget(OWNER, third, with_earlier).unwrap();
+        let ids = |headers: &[Header]| headers.iter().map(|header| header.id).collect::<Vec<_>>();
+        (ids(&reach.forgets), ids(&reach.keeps), reach.next)
+    };
+    assert_eq!(reach(false), (vec![third], vec![second, first], None));
+    assert_eq!(reach(true), (vec![third, second, first], vec![], None));
+    let oldest = vault.would_forget(OWNER, third, true).unwrap().forgets.pop().unwrap();
+    assert_eq!((oldest.level, oldest.state), (Level::Private, State::Superseded));
+    assert_eq!(oldest.intents, ["moving"]);
+    assert_eq!(
+        vault.recall(OWNER, third, "").unwrap().content.expose(),
+        b"Ann lives in Chur",
+        "none is gone"
+    );
     let left = vault.forget(OWNER, third, "").unwrap();
     assert_eq!((left.earlier, left.ended, left.next), (vec![second, first], vec![], None));
+    assert_eq!(refusal(vault.would_forget(OWNER, third, false)), Refusal::Gone("it was ended before"));
+    assert_eq!(reach(true), (vec![second, first], vec![], None));
     assert_eq!(vault.recall(OWNER, first, "").unwrap().content.expose(), b"Ann lives in Bern");
 
     let events = vault.status().unwrap().events;
@@ -198,6 +216,7 @@ fn forgetting_a_corrected_memory_names_what_is_left_and_ends_it_when_asked() {
     }
     let again = vault.forget_with_earlier(OWNER, third, "");
     assert_eq!(refusal(again), Refusal::Gone("it was ended before"));
+    assert_eq!(refusal(vault.would_forget(OWNER, third, true)), Refusal::Gone("it was ended before"));
     // In one step, over one that was closed for good and one that is gone.
     let versions: Vec<_> = (0..4).fold(Vec::new(), |mut all: Vec<MemoryId>, number| {
         let text = format!("Ann has {number} cats");
@@ -234,6 +253,11 @@ fn an_agent_forgets_earlier_versions_as_far_as_they_are_its_own_and_learns_of_th
     let newest = correct(&gardener, own);
     vault.remove_agent("gardener").unwrap();
     let gardener = enrol(Ends::Own);
+    let reach = vault.would_forget(&gardener, newest, true).unwrap();
+    let ids = |headers: Vec<Header>| headers.into_iter().map(|header| header.id).collect::<Vec<_>>();
+    assert_eq!((ids(reach.forgets), ids(reach.keeps)), (vec![newest, own], vec![owners]));
+    assert!(matches!(refusal(vault.would_forget(&gardener, owners, true)), Refusal::NotAllowed { .. }));
+    assert!(matches!(refusal(vault.would_forget(&gardener, hidden, true)), Refusal::NotFound(_)));
     let left = vault.forget_with_earlier(&gardener, newest, "").unwrap();
     assert_eq!((left.ended, left.earlier), (vec![own], vec![owners]), "of the hidden one no word");
     assert_eq!(vault.recall(OWNER, owners, "").unwrap().content.expose(), b"older");
@@ -251,6 +275,9 @@ fn one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on() {
             let older = *versions.last().unwrap();
             versions.push(vault.store(OWNER, NewMemory::correcting(older, b"version")).unwrap());
         }
+        let reach = vault.would_forget(OWNER, *versions.last().unwrap(), true).unwrap();
+        assert_eq!(reach.forgets.len(), limits::MAX_EARLIER + 1);
+        assert_eq!(reach.next, (more == 1).then_some(versions[0]));
         let left = vault.forget_with_earlier(OWNER, *versions.last().unwrap(), "").unwrap();
         assert_eq!(left.ended.len(), limits::MAX_EARLIER);
         assert_eq!(left.next, (more == 1).then_some(versions[0]));
@@ -261,6 +288,25 @@ fn one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on() {
     }
     let (listed, _) = vault.list(OWNER, "home", None).unwrap();
     assert!(listed.iter().all(|header| header.state == State::Forgotten));
+}
+
+#[test]
+fn who_closes_a_corrected_memory_is_told_which_versions_can_still_be_recalled() {
+    let world = World::new();
+    let vault = world.open();
+    let correct = |older| vault.store(OWNER, NewMemory::correcting(older, b"version")).unwrap();
+    let first = vault.store(OWNER, memory("version", Level::Working)).unwrap();
+    let second = correct(first);
+    let third = correct(second);
+    let fourth = correct(third);
+    vault.tombstone(OWNER, second, "").unwrap();
+    let closed = vault.tombstone(OWNER, fourth, "wrong").unwrap();
+    assert_eq!((closed.earlier, closed.next), (vec![third, first], None));
+    assert_eq!(vault.tombstone(OWNER, third, "").unwrap().earlier, [first]);
+    assert_eq!(vault.tombstone(OWNER, first, "").unwrap().earlier, []);
+    for id in [first, second, third, fourth] {
+        assert_eq!(refusal(vault.recall(OWNER, id, "")), Refusal::Gone("it was tombstoned"));
+    }
 }
 
 #[test]

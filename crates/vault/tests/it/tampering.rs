@@ -387,7 +387,7 @@ fn a_change_of_what_is_known_of_a_memory_makes_no_damaged_content_sound() {
             NewMemory { supersedes: Some(ids[1]), ..NewMemory::new(b"corrected", Level::Private, "home") };
         for refused in [
             vault.set_intent(OWNER, ids[1], ("travel", true)),
-            vault.tombstone(OWNER, ids[1], ""),
+            vault.tombstone(OWNER, ids[1], "").map(drop),
             vault.store(OWNER, corrected).map(|_| ()),
         ] {
             let refused = refused.unwrap_err();

@@ -60,6 +60,9 @@ pub(crate) enum MemoryCommand {
         /// Destroy the earlier versions that it corrected, too; also those of one that was forgotten before
         #[arg(long)]
         with_earlier: bool,
+        /// Show what would be destroyed and what would be left, and destroy nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Close a memory for good, and keep it for the record
     Tombstone(MemoryEnd),

@@ -5,17 +5,15 @@ use std::io::{Read as _, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
-use stvor_base::{ErrorCode as _, Timestamp};
+use serde_json::json;
 use stvor_vault::daemon::{AgentVerb, Content, OwnerVerb, StoreVerb};
 use stvor_vault::{Found, Header, Level, MemoryId, Trust, limits};
 
 use super::talk::{Asker, ask_owner};
-use super::{Call, show};
-use crate::args::{AnyNamespace, MemoryCommand, MemoryEnd, MemoryStore, TrustTier};
-use crate::ask;
+use super::{Call, forgetting, show};
+use crate::args::{AnyNamespace, MemoryCommand, MemoryStore, TrustTier};
 use crate::failure::{Failure, Result};
-use crate::render::{rfc3339, rows, safe, table};
+use crate::render::{rows, safe, table};
 
 /// Does what was asked with memories.
 pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
@@ -56,12 +54,11 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
             })
         }
         MemoryCommand::List { space, before, all } => list(call, space, (*before, *all)),
-        MemoryCommand::Forget { end, with_earlier } => forget(call, end, *with_earlier),
-        MemoryCommand::Tombstone(end) => {
-            ask::sure(end.sure.yes, &format!("Close {} for good?", end.id))?;
-            let verb = AgentVerb::Tombstone { id: end.id, reason: end.reason.clone() };
-            done(call, verb, "tombstoned")
+        MemoryCommand::Forget { end, with_earlier, dry_run: true } => {
+            forgetting::show_reach(call, end.id, *with_earlier)
         }
+        MemoryCommand::Forget { end, with_earlier, .. } => forgetting::forget(call, end, *with_earlier),
+        MemoryCommand::Tombstone(end) => forgetting::tombstone(call, end),
         MemoryCommand::Purge => {
             let purged = ask_owner(&mut call.as_owner()?, &OwnerVerb::Purge {})?;
             call.out().either(&purged, |purged| format!("purged {}", purged["purged"]))
@@ -264,119 +261,4 @@ fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)
         call.out().say(format_args!("There are more: {more}, or --all"));
     }
     Ok(())
-}
-
-/// Forgets; with all earlier versions in as many requests as they take. Where a later request fails, what the ones before it
-/// destroyed is told all the same.
-fn forgotten(
-    mut ask: impl FnMut(MemoryId) -> Result<Value>,
-    id: MemoryId,
-    with_earlier: bool,
-) -> Result<(Value, Option<Failure>)> {
-    let mut told = ask(id)?;
-    while let (true, Some(next)) =
-        (with_earlier, told["next"].as_str().and_then(|id| id.parse::<MemoryId>().ok()))
-    {
-        let mut more = match ask(next) {
-            // Nothing of it, or before it, was left.
-            Err(failure) if failure.code() == "MEMORY_GONE" => json!({ "before": true }),
-            Err(failure) => return Ok((told, Some(failure))),
-            Ok(Value::Null) => json!({}),
-            Ok(more) => more,
-        };
-        if more["before"].is_null() {
-            let after = more["ended"].as_array().cloned().unwrap_or_default();
-            more["ended"] = core::iter::once(json!(next)).chain(after).collect();
-        }
-        told["next"] = more["next"].clone();
-        for name in ["ended", "earlier", "heirs"] {
-            let before = told[name].as_array().cloned().unwrap_or_default();
-            let all = before.into_iter().chain(more[name].as_array().cloned().unwrap_or_default());
-            told[name] = all.collect();
-        }
-        // What holds a later version holds the earlier ones, too.
-        for name in ["backups", "files"] {
-            if !more[name].is_null() {
-                told[name] = more[name].clone();
-            }
-        }
-    }
-    Ok((if told.is_null() { json!({ "done": true }) } else { told }, None))
-}
-
-fn forget(call: Call<'_>, end: &MemoryEnd, with_earlier: bool) -> Result {
-    let what = if with_earlier { " and every version before it" } else { "" };
-    ask::sure(end.sure.yes, &format!("Destroy {}{what} for good?", end.id))?;
-    let mut asker = call.asker()?;
-    let ask = |id| asker.ask(AgentVerb::Forget { id, reason: end.reason.clone(), with_earlier });
-    let (told, failed) = forgotten(ask, end.id, with_earlier)?;
-    let names = |name: &str| {
-        let all = told[name].as_array().into_iter().flatten().filter_map(Value::as_str);
-        all.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (ended, earlier) = (names("ended"), names("earlier"));
-    call.out().either(&told, |_| match ended.len() {
-        0 => "forgotten".to_owned(),
-        1 => "forgotten, with an earlier version".to_owned(),
-        many => format!("forgotten, with {many} earlier versions"),
-    })?;
-    if !earlier.is_empty() {
-        let more = if told["next"].is_null() { "" } else { " and more" };
-        let fix = match with_earlier {
-            true => "this agent may not forget them, or not so many at once; the owner can".to_owned(),
-            false => format!("stvor vault forget {} --with-earlier destroys them, too", end.id),
-        };
-        let all = earlier.join(", ");
-        call.out()
-            .warn(format_args!("earlier versions of it are left with their contents: {all}{more}; {fix}"));
-    }
-    if let Some(next) = told["next"].as_str().filter(|_| with_earlier) {
-        call.out().warn(format_args!("what is before {next}, and that one, was not come to"));
-    }
-    let heirs = names("heirs");
-    if !heirs.is_empty() {
-        call.out().warn(format_args!(
-            "the packages of these heirs still hold it, until the switch is armed anew: {}",
-            heirs.join(", ")
-        ));
-    }
-    if let Some(count) = told["backups"]["count"].as_u64() {
-        let newest = Timestamp::from_millis(told["backups"]["newest"].as_u64().unwrap_or_default());
-        call.out().warn(format_args!(
-            "{count} backups that were made while it was there still hold it, the newest of {}; no restore brings it back, but \
-             who has one and the owner's secret can read it: make a full backup, then remove them",
-            rfc3339(newest)
-        ));
-        for file in told["files"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            call.out().say(format_args!("  {}", safe(file)));
-        }
-    }
-    if matches!(asker, Asker::Owner(_)) {
-        call.out().say("Other copies of the vault's files that were made before can still hold it.");
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_chain_is_told_as_far_as_it_was_destroyed_also_when_a_later_request_fails() {
-        let [first, second, third] = [1, 2, 3].map(|byte| MemoryId::from_bytes([byte; 16]));
-        let refused = || Failure::Coded { code: "AGENT_NOT_ALLOWED", message: "no".into(), retryable: false };
-        let answers = |id: MemoryId| match id {
-            id if id == first => Ok(json!({ "ended": ["a", "b"], "next": second })),
-            id if id == second => Ok(json!({ "ended": ["c"], "next": third })),
-            _ => Err(refused()),
-        };
-        let (told, failed) = forgotten(answers, first, true).unwrap();
-        assert_eq!(told["ended"], json!(["a", "b", second, "c"]));
-        assert_eq!(told["next"], json!(third), "where to go on");
-        assert_eq!(failed.unwrap().code(), "AGENT_NOT_ALLOWED");
-        let whole = |id| if id == third { Ok(Value::Null) } else { answers(id) };
-        let (told, failed) = forgotten(whole, first, true).unwrap();
-        assert_eq!(told["ended"], json!(["a", "b", second, "c", third]));
-        assert!(failed.is_none() && told["next"].is_null());
-    }
 }

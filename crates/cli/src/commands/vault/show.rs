@@ -55,13 +55,14 @@ fn trust(trust: Trust) -> &'static str {
     }
 }
 
-fn state(header: &Header) -> String {
-    match header.state {
-        State::Live => String::new(),
-        State::Superseded => "superseded".to_owned(),
-        State::Tombstoned => "tombstoned".to_owned(),
-        State::Forgotten => "forgotten".to_owned(),
-        State::Expired => "expired".to_owned(),
+/// The name of a memory's state; a live one needs none.
+pub(super) fn state(state: State) -> &'static str {
+    match state {
+        State::Live => "",
+        State::Superseded => "superseded",
+        State::Tombstoned => "tombstoned",
+        State::Forgotten => "forgotten",
+        State::Expired => "expired",
     }
 }
 
@@ -87,7 +88,7 @@ pub(super) fn headers(headers: &[Header], namespaces: bool) -> String {
             known(trust(header.trust).to_owned()),
             known(header.length.to_string()),
             about.join(" ").replace('\n', " "),
-            paint(FAINT, state(header)),
+            paint(FAINT, state(header.state)),
             safe(&header.namespace),
         ]));
     }

@@ -19,7 +19,7 @@ use crate::args::McpArgs;
 use crate::failure::{Failure, Result};
 use crate::session::Context;
 use door::Door;
-use params::{Forget, Given, List, Nothing, Recall, Remember, RequestApproval, Search, Update};
+use params::{Forget, Given, List, Nothing, Recall, Remember, RequestApproval, Search, Update, WouldForget};
 use results::{gives, takes};
 
 /// Characters of an agent's purpose that the user is shown.
@@ -287,6 +287,30 @@ impl Server {
             "backups": left["backups"]["count"].as_u64().unwrap_or_default(),
         });
         done(structured, text)
+    }
+
+    #[tool(
+        description = "What forgetting a memory would destroy, and which earlier versions it would leave, with with_earlier as forget takes it. Changes nothing.",
+        input_schema = takes::<WouldForget>(),
+        output_schema = gives::<results::Reach>(),
+        annotations(title = "What forgetting would destroy", read_only_hint = true, open_world_hint = false)
+    )]
+    async fn would_forget(&self, asked: Given<WouldForget>) -> CallToolResult {
+        let asked = or_answer!(read(asked));
+        let id = or_answer!(id(&asked.id));
+        let with_earlier = asked.with_earlier.unwrap_or(false);
+        let mut reach = or_answer!(self.ask(AgentVerb::WouldForget { id, with_earlier }).await);
+        let mut text = format!("Would be destroyed: {}", frame::list(&reach["forgets"]));
+        if reach["keeps"].as_array().is_some_and(|keeps| !keeps.is_empty()) {
+            text.push_str(&format!("\nWould be left with their contents: {}", frame::list(&reach["keeps"])));
+        }
+        if let Some(next) = reach["next"].as_str() {
+            text.push_str(&format!("\nThere are more earlier versions: ask again with {next}."));
+        }
+        if let Value::Object(fields) = &mut reach {
+            fields.insert("untrusted_data".into(), json!(true));
+        }
+        done(reach, text)
     }
 
     #[tool(

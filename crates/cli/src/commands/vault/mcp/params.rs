@@ -175,6 +175,16 @@ pub(super) struct Forget {
     pub(super) with_earlier: Option<bool>,
 }
 
+/// A memory that may be destroyed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WouldForget {
+    /// The memory's id.
+    pub(super) id: String,
+    /// Whether the earlier versions that it corrected are to be destroyed, too (default false).
+    pub(super) with_earlier: Option<bool>,
+}
+
 /// An approval to ask for.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
