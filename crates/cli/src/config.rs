@@ -158,6 +158,8 @@ pub(crate) struct Vault {
     /// The boundary daemon: its socket, and the file of its public key.
     pub(crate) boundary: Option<PathBuf>,
     pub(crate) boundary_key: Option<PathBuf>,
+    /// The daemon serves only where its memory can not come into the swap.
+    pub(crate) require_locked_memory: bool,
 }
 
 /// The file as a whole. The relay's section is read by the command that needs it.

@@ -39,6 +39,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "KEYFILE_PERMISSIONS"
         | "SUITE_FIXED"
         | "KEYRING_UNAVAILABLE"
+        | "VAULT_MEMORY_EXPOSED"
         | "NOT_FOR_PRODUCTION" => CONFIGURATION,
         "AUTH_FAILED"
         | "INVALID_APP_TOKEN"

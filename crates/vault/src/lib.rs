@@ -59,7 +59,7 @@ pub use clock::{Clock, Moment, SystemClock};
 pub use engine::agents::{Agent, Caller, Credential, Ends};
 pub use engine::log::{LogEntry, LogPage, LogQuery};
 pub use engine::sessions::SessionId;
-pub use engine::status::{Lockdown, Mode, Status};
+pub use engine::status::{Lockdown, Memory, Mode, Status};
 pub use error::{Refusal, VaultError};
 pub use keys::{NewKeys, NewRoot, RootKey, VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
 pub use level::{Level, NoLevel};

@@ -60,7 +60,13 @@ impl Home {
 
     /// The command, with a data directory per `--as` and nothing inherited.
     pub(crate) fn stvor<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Spawn {
-        let mut spawn = Spawn::new(env!("CARGO_BIN_EXE_stvor"));
+        let args: Vec<&str> = args.into_iter().collect();
+        self.program(env!("CARGO_BIN_EXE_stvor")).args(args)
+    }
+
+    /// Another program, in the same environment.
+    pub(crate) fn program(&self, program: &str) -> Spawn {
+        let mut spawn = Spawn::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("STVOR_") {
                 spawn = spawn.env_remove(name);
@@ -69,8 +75,7 @@ impl Home {
         for (name, value) in self.variables() {
             spawn = spawn.env(name, value);
         }
-        let args: Vec<&str> = args.into_iter().collect();
-        spawn.args(args)
+        spawn
     }
 
     /// Runs a command line to its end.

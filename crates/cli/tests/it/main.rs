@@ -31,6 +31,8 @@ mod vault_keys;
 mod vault_log;
 #[cfg(unix)]
 mod vault_memories;
+#[cfg(target_os = "linux")]
+mod vault_memory;
 #[cfg(unix)]
 mod vault_recovery;
 #[cfg(unix)]

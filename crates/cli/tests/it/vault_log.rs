@@ -100,15 +100,3 @@ fn a_file_of_checkpoints_that_was_removed_is_told() {
     assert_eq!(served.owner("verify --accept-missing")[0]["ok"], true);
     assert_eq!(served.owner("verify")[0]["ok"], true);
 }
-
-#[cfg(target_os = "linux")]
-#[test]
-fn the_daemon_locks_its_memory_or_says_that_it_may_not() {
-    let served = Served::new();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", served.daemon.pid())).unwrap();
-    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
-    let locked = locked.trim().split(' ').next().unwrap().parse::<u64>().unwrap() > 0;
-    if !locked {
-        served.daemon.wait_for("may come into the swap", SOON).unwrap();
-    }
-}

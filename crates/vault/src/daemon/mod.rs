@@ -17,7 +17,7 @@ mod server;
 mod verbs;
 
 pub use client::Client;
-pub use confine::{confine, lock_memory};
+pub use confine::{confine, keep_memory, memory_limit};
 pub use keys::{KeysVerb, NewRootVerb, ProfileKeyVerb};
 pub use recovery::{EnrolmentVerb, EscrowVerb, HeirVerb, Hidden, KeeperVerb, PresentedVerb, RecoveryVerb};
 pub use server::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, harden};

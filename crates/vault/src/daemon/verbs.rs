@@ -409,7 +409,7 @@ impl AgentVerb {
             Self::Status {} => {
                 let mut status = vault.status()?;
                 (status.newest_backup, status.watchers_untold) = (None, 0);
-                (status.backups_of_other_formats, status.boundary_key) = (0, None);
+                (status.backups_of_other_formats, status.boundary_key, status.memory) = (0, None, None);
                 // Why the owner, or another agent, stopped everything is not every agent's to know.
                 if let Some(lockdown) =
                     status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())

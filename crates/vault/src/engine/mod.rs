@@ -96,6 +96,8 @@ pub(crate) struct Engine {
     pub(crate) auditors: Vec<Arc<Auditor>>,
     /// The fingerprint of the key that the boundary daemon's answers are believed by.
     pub(crate) boundary_key: Option<String>,
+    /// Whether what this process holds in memory may come into the swap.
+    memory: Option<status::Memory>,
     pub(crate) held: Option<Held>,
     index: Option<Index>,
     later: Vec<Later>,
@@ -152,6 +154,7 @@ impl Engine {
             rng: SystemRandom::new(),
             auditors: options.auditors,
             boundary_key: options.boundary.as_ref().map(Boundary::fingerprint),
+            memory: options.memory,
             held: None,
             index: None,
             later: Vec::new(),

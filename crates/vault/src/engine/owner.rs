@@ -369,6 +369,7 @@ impl Engine {
                 doubted: Vec::new(),
                 missing_checkpoints: Vec::new(),
                 boundary_key: self.boundary_key.clone(),
+                memory: self.memory,
             });
         };
         let session = held.session.as_ref();
@@ -397,6 +398,7 @@ impl Engine {
                 .map(|one| one.file)
                 .collect(),
             boundary_key: self.boundary_key.clone(),
+            memory: self.memory,
         })
     }
 }

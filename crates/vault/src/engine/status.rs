@@ -14,6 +14,18 @@ pub enum Mode {
     Open,
 }
 
+/// Whether what the daemon holds in memory may come into the swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Memory {
+    /// No: all of it is locked.
+    Locked,
+    /// No: its control group is allowed no swap.
+    Unswapped,
+    /// Yes, where the machine has a swap.
+    Exposed,
+}
+
 /// Who stopped everything, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,4 +87,7 @@ pub struct Status {
     /// Nothing where no boundary daemon is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary_key: Option<String>,
+    /// Whether the daemon's memory may come into the swap; nothing where no daemon said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
 }

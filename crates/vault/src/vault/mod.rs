@@ -21,6 +21,7 @@ use crate::VaultError;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::agents::Caller;
+use crate::engine::status::Memory;
 use crate::gates::boundary::Boundary;
 use crate::keys::{self, NewKeys};
 use crate::memory::Header;
@@ -69,6 +70,8 @@ pub struct Options {
     /// Further files that the names of forgotten and tombstoned memories are appended to, best beside the backups: no restore
     /// that finds one brings such a memory back.
     pub forgotten: Vec<PathBuf>,
+    /// Whether what this process holds in memory may come into the swap, for the state: [`crate::daemon::keep_memory`] says.
+    pub memory: Option<Memory>,
     /// Who looks at plaintexts when agents store them, and before they are given out.
     pub auditors: Vec<Arc<Auditor>>,
     /// Who hears of refusals and of a log that can not be written.
@@ -82,6 +85,7 @@ impl Default for Options {
             boundary: None,
             checkpoints: Vec::new(),
             forgotten: Vec::new(),
+            memory: None,
             auditors: Vec::new(),
             alerts: Vec::new(),
         }

@@ -249,6 +249,9 @@ pub(crate) struct VaultServe {
     /// Give memories out that look like orders to an agent (they are refused otherwise)
     #[arg(long)]
     pub(crate) allow_injections: bool,
+    /// Serve only where what the process holds in memory can not come into the swap
+    #[arg(long)]
+    pub(crate) require_locked_memory: bool,
     /// Isolated mode: user who may use the owner's socket, when the daemon has a user of its own; can be repeated
     #[arg(long = "owner", value_name = "USER", help_heading = "Isolated mode")]
     pub(crate) owners: Vec<String>,

@@ -8,7 +8,7 @@ use stvor_base::Timestamp;
 use stvor_keys::{HolderKind, WrappedKey};
 use stvor_vault::backup::BackupName;
 use stvor_vault::daemon::{Client, OwnerVerb};
-use stvor_vault::{Mode, Status, VaultError};
+use stvor_vault::{Memory, Mode, Status, VaultError};
 
 use super::landing::is_foreign;
 use super::talk::ask_owner;
@@ -58,6 +58,7 @@ pub(super) fn run(call: Call<'_>, backups: &[PathBuf]) -> Result {
             None
         }
     };
+    let memory = status.as_ref().and_then(|status| status.memory);
     let status = status.filter(|status| status.mode != Mode::Cold);
     let kept = match &status {
         Some(status) => kept(&path, status),
@@ -67,7 +68,7 @@ pub(super) fn run(call: Call<'_>, backups: &[PathBuf]) -> Result {
             kept_by_files(&path, if backups.is_empty() { &beside } else { backups })
         }
     };
-    for check in kept.into_iter().chain(machine(&path, &sockets)) {
+    for check in kept.into_iter().chain(machine(&path, &sockets, memory)) {
         report.add(check)?;
     }
     report.add(call.tpm_check())?;
@@ -205,7 +206,7 @@ fn kept_by_files(path: &Path, directories: &[PathBuf]) -> Vec<Check> {
     checks
 }
 
-fn machine(path: &Path, sockets: &Path) -> Vec<Check> {
+fn machine(path: &Path, sockets: &Path, memory: Option<Memory>) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Ok(room) = rustix::fs::statvfs(path) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
@@ -221,9 +222,7 @@ fn machine(path: &Path, sockets: &Path) -> Vec<Check> {
             Check::ok("room", format!("{} MiB are free", grouped(free >> 20)))
         });
     }
-    if let Some(check) = swap() {
-        checks.push(check);
-    }
+    checks.extend(swap(memory));
     if sockets != path
         && let Ok(about) = std::fs::metadata(sockets)
         && about.permissions().mode() & 0o002 != 0
@@ -319,16 +318,33 @@ fn format(path: &Path) -> Option<Check> {
     }
 }
 
-/// Swap that is not in memory may keep what was in memory.
-fn swap() -> Option<Check> {
-    let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
-    let names: Vec<&str> = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
-    let plain = names.iter().any(|name| !name.contains("zram") && !name.contains("/dm-"));
-    Some(if plain {
-        let fix = "encrypt the swap, turn it off (swapoff -a), or start the daemon with ulimit -l unlimited";
-        Check::warning("swap", "memory of the daemon may be written to an unencrypted swap", fix)
-    } else {
-        Check::ok("swap", "none, or encrypted or in memory")
+/// What the daemon holds in memory, and where it may come to: a swap that is not itself in memory keeps it.
+fn swap(memory: Option<Memory>) -> Option<Check> {
+    let swaps = std::fs::read_to_string("/proc/swaps").ok();
+    let names: Option<Vec<&str>> = swaps
+        .as_deref()
+        .map(|swaps| swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect());
+    memory_and_swap(memory, names.as_deref())
+}
+
+/// The same of a daemon and the swaps of the machine, where they are known.
+fn memory_and_swap(memory: Option<Memory>, swaps: Option<&[&str]>) -> Option<Check> {
+    const NAME: &str = "memory";
+    let of_daemon = memory.map(show::memory);
+    if matches!(memory, Some(Memory::Locked | Memory::Unswapped)) {
+        return of_daemon.map(|found| Check::ok(NAME, found));
+    }
+    let swaps = swaps?;
+    let plain = swaps.iter().any(|name| !name.contains("zram") && !name.contains("/dm-"));
+    let of_daemon = of_daemon.unwrap_or("of a daemon that does not say whether it is locked");
+    Some(match (plain, swaps.is_empty()) {
+        (true, _) => {
+            let fix = "start the daemon with ulimit -l unlimited (LimitMEMLOCK=infinity) or in a control group without swap \
+                       (MemorySwapMax=0), encrypt the swap, or turn it off (swapoff -a)";
+            Check::warning(NAME, format!("{of_daemon}, and this machine has one that is not encrypted"), fix)
+        }
+        (false, true) => Check::ok(NAME, format!("{of_daemon}, and this machine has none")),
+        (false, false) => Check::ok(NAME, format!("{of_daemon}, which is encrypted or in memory here")),
     })
 }
 
@@ -363,5 +379,29 @@ mod tests {
             assert!(checks[0].0 == good && checks[0].1.contains(said), "{checks:?}");
             assert!(!checks[1].0 && checks[1].1.contains("2 that were made have a form"), "{checks:?}");
         }
+    }
+
+    #[test]
+    fn memory_that_is_not_locked_is_a_warning_where_there_is_a_plain_swap() {
+        let shown = |memory, swaps: &[&str]| {
+            let check = memory_and_swap(memory, Some(swaps)).unwrap();
+            (check.is_good(), serde_json::to_string(&check).unwrap())
+        };
+        for safe in [Memory::Locked, Memory::Unswapped] {
+            assert!(shown(Some(safe), &["/swapfile"]).0);
+            assert!(memory_and_swap(Some(safe), None).is_some_and(|check| check.is_good()));
+        }
+        for memory in [Some(Memory::Exposed), None] {
+            let (good, said) = shown(memory, &["/dev/zram0", "/swapfile"]);
+            assert!(
+                !good && said.contains("ulimit -l unlimited") && said.contains("MemorySwapMax=0"),
+                "{said}"
+            );
+            assert!(shown(memory, &["/dev/zram0", "/dev/dm-1"]).0);
+            let (good, said) = shown(memory, &[]);
+            assert!(good && said.contains("this machine has none"), "{said}");
+            assert!(memory_and_swap(memory, None).is_none());
+        }
+        assert!(shown(Some(Memory::Exposed), &[]).1.contains("not locked"));
     }
 }

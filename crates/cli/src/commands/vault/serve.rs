@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
-use stvor_vault::daemon::{AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, confine, harden, lock_memory};
+use stvor_vault::daemon::{
+    AGENTS_SOCKET, Admitted, Daemon, OWNER_SOCKET, confine, harden, keep_memory, memory_limit,
+};
 use stvor_vault::gates::boundary::Boundary;
-use stvor_vault::{Options, Vault};
+use stvor_vault::{Memory, Options, Vault};
 
 use super::witnessing::Witnessing;
 use super::{Call, alerts, show};
@@ -20,11 +22,15 @@ use crate::render::{STRONG, paint};
 /// Serves until the process is asked to end.
 pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     // Before any key is in memory.
-    let locked = lock_memory();
+    let memory = keep_memory();
+    let required = args.require_locked_memory || call.context.settings.vault.require_locked_memory;
+    if required && memory == Memory::Exposed {
+        return Err(exposed());
+    }
     harden()?;
     let mut ending = Ending::watch(args.life)?;
     let (path, sockets) = (call.path()?, call.sockets()?);
-    let options = options(call, args)?;
+    let options = Options { memory: Some(memory), ..options(call, args)? };
     let witnessing = Witnessing::of(args, &options.alerts, call.out())?;
     let vault = Arc::new(Vault::open(&path, options)?);
     if args.unlock {
@@ -43,7 +49,7 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     let status = vault.status()?;
     if out.json {
         out.object(&json!({
-            "event": "serving", "vault": path.display().to_string(), "mode": status.mode,
+            "event": "serving", "vault": path.display().to_string(), "mode": status.mode, "memory": memory,
             "agents": sockets.join(AGENTS_SOCKET).display().to_string(),
             "owner": sockets.join(OWNER_SOCKET).display().to_string(),
         }))?;
@@ -61,12 +67,13 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
     if !confined {
         out.warn("  NOTE the system does not keep this process from internet sockets and other programs");
     }
-    let asking = witnessing.map(|one| tokio::spawn(one.go_on(Arc::downgrade(&vault))));
-    if !locked {
-        out.warn(
-            "  NOTE the system lets this process lock no memory (ulimit -l unlimited, LimitMEMLOCK=infinity): what it holds may come into the swap",
-        );
+    if memory == Memory::Exposed {
+        out.warn(format_args!(
+            "  NOTE what this process holds in memory may come into the swap: {} (docs/vault/isolated.md)",
+            why_not_locked()
+        ));
     }
+    let asking = witnessing.map(|one| tokio::spawn(one.go_on(Arc::downgrade(&vault))));
     let end = ending.wait().await;
     if let Some(asking) = asking {
         asking.abort();
@@ -78,6 +85,30 @@ pub(super) async fn run(call: Call<'_>, args: &VaultServe) -> Result {
         // The terminal of a daemon is gone, and so is the daemon.
         End::HungUp => Ok(()),
         end => end.result(),
+    }
+}
+
+/// Why the memory is not locked.
+fn why_not_locked() -> String {
+    match memory_limit() {
+        Some(limit) => format!(
+            "the system lets it lock {} KiB, and locking all takes `ulimit -l unlimited` or LimitMEMLOCK=infinity",
+            limit >> 10
+        ),
+        None => "the system does not lock it".to_owned(),
+    }
+}
+
+/// What a daemon says that must not serve so.
+fn exposed() -> Failure {
+    Failure::Coded {
+        code: "VAULT_MEMORY_EXPOSED",
+        message: format!(
+            "what the daemon would hold in memory may come into the swap ({}), and the settings or --require-locked-memory forbid \
+             that: raise the limit, or start it in a control group without swap (systemd: MemorySwapMax=0)",
+            why_not_locked()
+        ),
+        retryable: false,
     }
 }
 

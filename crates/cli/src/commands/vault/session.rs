@@ -151,6 +151,9 @@ pub(super) fn status(call: Call<'_>) -> Result {
     if let Some(key) = &status.boundary_key {
         lines.add_row(["boundary".to_owned(), format!("asked; believed by the key {}", safe(key))]);
     }
+    if let Some(memory) = status.memory {
+        lines.add_row(["memory".to_owned(), show::memory(memory).to_owned()]);
+    }
     if status.watchers_untold > 0 {
         let said = "NOT TOLD: a watcher of the dead-man switch goes on as before; `stvor vault switch status` says which";
         lines.add_row(["switch".to_owned(), paint(BAD, said)]);

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stvor_base::Timestamp;
 use stvor_crypto::ed25519::PublicKey;
-use stvor_vault::{Header, Mode, State, Trust};
+use stvor_vault::{Header, Memory, Mode, State, Trust};
 
 use crate::failure::{Failure, Result};
 use crate::render::{FAINT, paint, rfc3339, safe, table};
@@ -35,6 +35,15 @@ pub(super) fn mode(mode: Mode) -> &'static str {
         Mode::Cold => "cold: no key is held; every request is refused",
         Mode::Locked => "locked: levels 0 and 1 can be read, every level can be written",
         Mode::Open => "open",
+    }
+}
+
+/// Whether the daemon's memory may come into the swap.
+pub(super) fn memory(memory: Memory) -> &'static str {
+    match memory {
+        Memory::Locked => "locked: nothing of it comes into the swap",
+        Memory::Unswapped => "in a control group without swap",
+        Memory::Exposed => "not locked: it may come into the swap",
     }
 }
 
