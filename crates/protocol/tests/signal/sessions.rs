@@ -266,7 +266,7 @@ fn reflected_and_cross_wired_messages_are_refused() {
     let (_, mut dave) = talking(Some(1));
     // Dave has Bob's keys of another conversation, so the same labels and another ratchet.
     dave.record = SessionRecord::new();
-    assert_eq!(dave.read(&message).unwrap_err(), SignalError::Undecryptable);
+    assert_eq!(dave.read(&message).unwrap_err(), SignalError::NoSession);
     drop(bob);
 }
 
