@@ -1,6 +1,7 @@
 //! How much work of the application may wait, and what happens past that.
 //!
-//! An order waits from the call until the lane of its peer takes it. The line of a peer is first come, first served, also for
+//! An order waits from the call until the lane of its peer takes it, a message until it is in the outbox: before that a lane may
+//! have to hold it, until the relay has answered for its recipient or the application has for their identity. The line of a peer is first come, first served, also for
 //! callers that wait for room, so messages keep the order of the calls.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -41,7 +42,8 @@ pub struct Executor {
     /// Messages of one conversation that the relay has not accepted yet; they are in the outbox. Past it a send is
     /// `QUOTA_EXCEEDED`, whatever `on_pressure` says: a peer who is away is no pressure that passes. 10,000 if not set.
     pub max_pending: usize,
-    /// Calls that no conversation has taken up yet, over all of a client. 65,536 if not set.
+    /// Calls that no conversation has taken up yet, over all of a client, and messages that are not in the outbox because the relay
+    /// has not answered for their recipient yet, or a question of trust is open. 65,536 if not set.
     pub max_queued: usize,
     /// Such calls for one peer, so that one whose store or trust callback hangs leaves room for others. A quarter of
     /// `max_queued` if not set.
@@ -85,7 +87,7 @@ impl Executor {
     }
 }
 
-/// What waits in all lanes of a client, as long as no lane has taken it.
+/// What waits in all lanes of a client.
 pub(crate) struct Pressure {
     executor: Executor,
     orders: Arc<Semaphore>,

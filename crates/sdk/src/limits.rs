@@ -51,8 +51,9 @@ pub const LANE_WINDOW: usize = 64;
 /// `send` is QUOTA_EXCEEDED.
 pub const MAX_PENDING: usize = 10_000;
 
-/// Orders of the application (sends and all else) that no conversation has taken yet, over all of a client, if the application
-/// sets no other number. Past it they are refused with BACKPRESSURE or wait.
+/// Orders of the application (sends and all else) that no conversation has taken yet, and messages that one holds for want of an
+/// answer about their recipient, over all of a client, if the application sets no other number. Past it they are refused with
+/// BACKPRESSURE or wait.
 pub const MAX_QUEUED: usize = 65_536;
 
 /// Bytes of contents in such orders of one client, if the application sets no other number.

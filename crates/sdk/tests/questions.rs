@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex};
 
 use common::{app, builder, code, relay, soon};
 use fake::Fake;
-use stvor::{Event, MismatchPolicy, TrustPolicy, TrustReason};
+use stvor::{Event, Executor, MismatchPolicy, TrustPolicy, TrustReason};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 /// Bob is asked about Mallory, who sends `bodies`; Carol gets through meanwhile, and after a yes Mallory does, in order.
 async fn held_up(bodies: Vec<String>) {
@@ -95,6 +96,41 @@ async fn mail_on_a_session_with_a_friend_does_not_wait_for_the_answer_about_a_fo
     assert!(!common::event(&mut events, refused).await);
     soon(alice.send("bob", "still here")).await.unwrap();
     assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("still here"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_that_wait_for_an_answer_take_up_room_and_what_is_too_much_is_refused_at_once() {
+    let relay = relay().await;
+    let theirs = app(&relay.url()).await;
+    let names = ["bob", "carol", "dave", "erin"];
+    for name in names {
+        theirs.connect(name).await.unwrap();
+    }
+    let answer = Arc::new(Semaphore::new(0));
+    let waited_for = Arc::clone(&answer);
+    let small = Executor { max_queued: 64, ..Executor::default() };
+    let asking = builder(&relay.url()).in_memory().executor(small).trust_policy(TrustPolicy::Ask);
+    let asking = asking.trust_callback(move |_| {
+        let answer = Arc::clone(&waited_for);
+        async move { answer.acquire().await.is_ok() }
+    });
+    let alice = asking.open().await.unwrap().connect("alice").await.unwrap();
+    let mut sends = JoinSet::new();
+    for number in 0..1_000 {
+        let alice = alice.clone();
+        sends.spawn(async move { alice.send(names[number % 4], number.to_string()).await });
+    }
+    for _ in 64..1_000 {
+        let refused = soon(sends.join_next()).await.unwrap();
+        assert_eq!(code(refused.unwrap()), "BACKPRESSURE", "while the questions are open");
+    }
+    answer.add_permits(1);
+    while let Some(sent) = soon(sends.join_next()).await {
+        sent.unwrap().unwrap();
+    }
+    for name in names {
+        soon(alice.send(name, "there is room again")).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

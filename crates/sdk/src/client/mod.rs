@@ -250,7 +250,7 @@ impl Client {
         let receipt = Receipt::new(id, to.clone(), state);
         let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
-        let request = SendRequest { id, content, timeout, reply: reply.into() };
+        let request = SendRequest { id, content, timeout, reply: reply.into(), room: None };
         let under_way = core.under_way();
         core.order(&address_of(&to), Work::Send(request), deadline).await?;
         committed.await.map_err(|_| core.closed_error())??;

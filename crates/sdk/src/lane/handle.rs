@@ -83,7 +83,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// Bytes of an order of the application, which counts until a lane takes it; `None` for what the client itself hands over,
+    /// Bytes of an order of the application, which counts until a lane takes it, a message until it is in the outbox; `None` for what the client itself hands over,
     /// which is bounded elsewhere.
     pub(super) fn weight(&self) -> Option<usize> {
         match self {
@@ -113,6 +113,8 @@ pub(crate) struct SendRequest {
     pub(crate) timeout: Duration,
     /// Told when the message is in the outbox, or why it is not.
     pub(crate) reply: Answer<Result<()>>,
+    /// What it takes up until then: a lane that takes it may have to hold it.
+    pub(crate) room: Option<Arc<Room>>,
 }
 
 /// The way to a lane.
@@ -134,13 +136,13 @@ pub(crate) struct LaneHandle {
 /// An order in the queue of a lane, with the room that it takes up there.
 pub(super) struct Order {
     work: Work,
-    _room: Option<Room>,
+    room: Option<Room>,
 }
 
 /// What a lane hands to itself.
 impl From<Work> for Order {
     fn from(work: Work) -> Self {
-        Self { work, _room: None }
+        Self { work, room: None }
     }
 }
 
@@ -166,10 +168,13 @@ impl Queue {
 
     /// A lane takes an order out of its queue.
     pub(super) fn take(&self, order: Order) -> Work {
-        if matches!(order.work, Work::Wake) {
-            self.woken.store(false, Ordering::Release);
+        let Order { mut work, room } = order;
+        match &mut work {
+            Work::Wake => self.woken.store(false, Ordering::Release),
+            Work::Send(request) => request.room = room.map(Arc::new),
+            _ => {}
         }
-        order.work
+        work
     }
 }
 
@@ -274,7 +279,7 @@ impl LaneHandle {
             }
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
-        self.work.send(Order { work, _room: room }).map_err(|_| Error::not_ready("it is closed"))?;
+        self.work.send(Order { work, room }).map_err(|_| Error::not_ready("it is closed"))?;
         self.handed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -455,6 +455,8 @@ impl Lane {
     /// The store can not be read: whoever waits is told, mail stays at the relay.
     fn refuse(&mut self, letters: &mut Vec<Mail>, orders: &mut Vec<Work>, error: &Error) {
         self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        // Nothing of it is taken again, and what it took up is free.
+        self.again = None;
         for letter in letters.drain(..) {
             if let Mail::Deliver(_, session) = letter {
                 self.core.leave(&self.peer, session.generation);

@@ -19,7 +19,13 @@ async fn offline(client: &crate::Client) -> (Lane, mpsc::UnboundedReceiver<Order
     lane.reload().await.unwrap();
     let (reply, committed) = oneshot::channel();
     let id = ContentId::from_bytes([1; 16]);
-    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply: reply.into() };
+    let request = SendRequest {
+        id,
+        content: "hello?".into(),
+        timeout: Duration::ZERO,
+        reply: reply.into(),
+        room: None,
+    };
     lane.turn(&mut Vec::new(), &mut vec![Work::Send(request)], None).await;
     committed.await.unwrap().unwrap();
     (lane, orders)
@@ -101,7 +107,13 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     }
     let (reply, _) = oneshot::channel();
     let id = ContentId::from_bytes([1; 16]);
-    let request = SendRequest { id, content: "hello?".into(), timeout: Duration::ZERO, reply: reply.into() };
+    let request = SendRequest {
+        id,
+        content: "hello?".into(),
+        timeout: Duration::ZERO,
+        reply: reply.into(),
+        room: None,
+    };
     core.work(&peer("busy".into()), Work::Send(request)).unwrap();
     let room = async {
         while core.work(&peer("late".into()), Work::Wake).is_err() {
@@ -259,7 +271,7 @@ fn flood(count: usize) {
         let (reply, answer) = oneshot::channel();
         let id = ContentId::from_bytes([1; 16]);
         let content = format!("{number:0200}").as_str().into();
-        let request = SendRequest { id, content, timeout: Duration::ZERO, reply: reply.into() };
+        let request = SendRequest { id, content, timeout: Duration::ZERO, reply: reply.into(), room: None };
         match lanes[number % LANES].0.work(Work::Send(request)) {
             Ok(()) => {
                 waits += 1;
@@ -330,6 +342,7 @@ async fn the_10_001st_message_that_waits_is_refused() {
             content: "x".into(),
             timeout: Duration::ZERO,
             reply: reply.into(),
+            room: None,
         }))
     };
     for _ in 0..limits::MAX_PENDING {
