@@ -48,7 +48,8 @@ pub struct Executor {
     /// Such calls for one peer, so that one whose store or trust callback hangs leaves room for others. A quarter of
     /// `max_queued` if not set.
     pub max_queued_per_peer: Option<usize>,
-    /// Bytes of contents in such calls. 64 MiB if not set.
+    /// Bytes of contents in such calls; those for one peer may be a quarter of them, or one message of the greatest size if that
+    /// is more. 64 MiB if not set.
     pub max_queued_bytes: usize,
     /// What becomes of calls past these. They are refused if not set.
     pub on_pressure: OnPressure,
@@ -69,6 +70,11 @@ impl Default for Executor {
 impl Executor {
     fn per_peer(&self) -> usize {
         self.max_queued_per_peer.unwrap_or_else(|| (self.max_queued / 4).max(1))
+    }
+
+    fn bytes_per_peer(&self) -> usize {
+        let least = stvor_protocol::limits::MAX_PLAINTEXT.min(self.max_queued_bytes);
+        (self.max_queued_bytes / 4).max(least)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -180,6 +186,7 @@ impl Pressure {
 pub(crate) struct Share {
     all: Arc<Pressure>,
     orders: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     /// Held by the caller at the head of those that wait, until its order is in the queue.
     line: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
@@ -187,9 +194,8 @@ pub(crate) struct Share {
 
 /// What an order takes up while it waits.
 pub(crate) struct Room {
-    _share: OwnedSemaphorePermit,
-    _orders: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    _share: [OwnedSemaphorePermit; 2],
+    _all: [OwnedSemaphorePermit; 2],
 }
 
 /// Counts a caller that waits.
@@ -208,7 +214,8 @@ fn permits(bytes: usize) -> u32 {
 impl Share {
     pub(crate) fn new(all: Arc<Pressure>) -> Self {
         let orders = Arc::new(Semaphore::new(all.executor.per_peer()));
-        Self { all, orders, line: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
+        let bytes = Arc::new(Semaphore::new(all.executor.bytes_per_peer()));
+        Self { all, orders, bytes, line: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     pub(crate) fn max_pending(&self) -> usize {
@@ -220,20 +227,31 @@ impl Share {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
+    /// What an order of so many bytes takes of the bytes of this conversation: one that is larger than its share takes all of it.
+    fn part(&self, bytes: usize) -> u32 {
+        permits(bytes.min(self.all.executor.bytes_per_peer()))
+    }
+
     /// Room for an order of so many bytes, if there is some and nobody waits for it.
     pub(crate) fn try_room(&self, bytes: usize) -> Result<Room> {
         let Executor { max_queued, max_queued_bytes, .. } = self.all.executor;
         let full = |what, limit| Error::from(ErrorKind::Backpressure { what, limit });
         let per_peer = || full("orders wait for this conversation", self.all.executor.per_peer());
         let _line = self.line.try_lock().map_err(|_| per_peer())?;
+        let one = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned();
+        let many = |of: &Arc<Semaphore>, count| Arc::clone(of).try_acquire_many_owned(count);
+        let bytes_per_peer = self.all.executor.bytes_per_peer();
         Ok(Room {
-            _share: Arc::clone(&self.orders).try_acquire_owned().map_err(|_| per_peer())?,
-            _orders: Arc::clone(&self.all.orders)
-                .try_acquire_owned()
-                .map_err(|_| full("orders wait for conversations", max_queued))?,
-            _bytes: Arc::clone(&self.all.bytes)
-                .try_acquire_many_owned(permits(bytes))
-                .map_err(|_| full("bytes wait for conversations", max_queued_bytes))?,
+            _share: [
+                one(&self.orders).map_err(|_| per_peer())?,
+                many(&self.bytes, self.part(bytes))
+                    .map_err(|_| full("bytes wait for this conversation", bytes_per_peer))?,
+            ],
+            _all: [
+                one(&self.all.orders).map_err(|_| full("orders wait for conversations", max_queued))?,
+                many(&self.all.bytes, permits(bytes))
+                    .map_err(|_| full("bytes wait for conversations", max_queued_bytes))?,
+            ],
         })
     }
 
@@ -256,10 +274,17 @@ impl Share {
         let _waiting = Outside(&self.waiting);
         let closed = |_| Error::not_ready("it is closed");
         let _line = self.line.lock().await;
-        let share = Arc::clone(&self.orders).acquire_owned().await.map_err(closed)?;
-        let orders = Arc::clone(&self.all.orders).acquire_owned().await.map_err(closed)?;
-        let bytes = Arc::clone(&self.all.bytes).acquire_many_owned(permits(bytes)).await.map_err(closed)?;
-        queue(Room { _share: share, _orders: orders, _bytes: bytes })
+        let one = |of: &Arc<Semaphore>| Arc::clone(of).acquire_owned();
+        let many = |of: &Arc<Semaphore>, count| Arc::clone(of).acquire_many_owned(count);
+        let share = [
+            one(&self.orders).await.map_err(closed)?,
+            many(&self.bytes, self.part(bytes)).await.map_err(closed)?,
+        ];
+        let all = [
+            one(&self.all.orders).await.map_err(closed)?,
+            many(&self.all.bytes, permits(bytes)).await.map_err(closed)?,
+        ];
+        queue(Room { _share: share, _all: all })
     }
 }
 

@@ -227,26 +227,39 @@ async fn orders_are_refused_past_the_share_of_a_conversation_and_past_that_of_al
 
 #[tokio::test]
 async fn contents_that_wait_are_bounded_in_bytes_and_wake_ups_do_not_pile_up() {
-    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
     let pressure = Arc::new(Pressure::default());
-    let (handle, task) = new(Weak::new(), peer, Arc::clone(&pressure));
-    let seal = |size: usize| {
+    let lane = |name: &str| {
+        let peer = Address::new(UserId::new(name).unwrap(), DeviceId::FIRST);
+        new(Weak::new(), peer, Arc::clone(&pressure))
+    };
+    let seal = |handle: &LaneHandle, size: usize| {
         let (reply, _) = oneshot::channel();
-        handle.work(Work::Command(Command::Seal(vec![0; size].into(), reply.into())))
+        let sealed = handle.work(Work::Command(Command::Seal(vec![0; size].into(), reply.into())));
+        sealed.map_or_else(|error| error.code(), |()| "OK")
     };
     const SIZE: usize = 1024 * 1024;
-    for _ in 0..limits::MAX_QUEUED_BYTES / SIZE {
-        seal(SIZE).unwrap();
+    let lanes: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(lane).collect();
+    for (handle, _) in &lanes[..4] {
+        for _ in 0..limits::MAX_QUEUED_BYTES / SIZE / 4 {
+            assert_eq!(seal(handle, SIZE), "OK", "what others fill is their own share");
+        }
+        assert_eq!(seal(handle, 1), "BACKPRESSURE", "its share is used up");
+        assert_eq!(seal(handle, 0), "OK");
     }
-    assert_eq!(seal(1).unwrap_err().code(), "BACKPRESSURE");
-    seal(0).unwrap();
-    let handed = handle.is_idle();
+    let (fifth, _) = &lanes[4];
+    assert_eq!(seal(fifth, 1), "BACKPRESSURE", "four shares are all there is");
+    let handed = fifth.is_idle();
     for _ in 0..1_000_000 {
-        handle.work(Work::Wake).unwrap();
+        fifth.work(Work::Wake).unwrap();
     }
     assert!(!handed);
-    drop((handle, task));
+    drop(lanes);
     assert_eq!(pressure.waiting(), (0, 0));
+    // What is larger than a share takes the whole of one.
+    let lanes: Vec<_> = ["a", "b"].into_iter().map(lane).collect();
+    assert_eq!(seal(&lanes[0].0, limits::MAX_QUEUED_BYTES / 2), "OK");
+    assert_eq!(seal(&lanes[0].0, 1), "BACKPRESSURE");
+    assert_eq!(seal(&lanes[1].0, SIZE), "OK");
 }
 
 /// Resident bytes of this process.
