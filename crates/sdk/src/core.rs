@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, DeviceId, GroupId, MessageId, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::{CounterKey, Identity};
 use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, StoreError, Table};
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::{ConnectionState, Event, Hub};
 use crate::executor::Pressure;
 use crate::failures::Failures;
-use crate::groups::Desk;
+use crate::groups::{Desk, GroupRoom};
 use crate::guards::Guards;
 use crate::inbox::Inbox;
 use crate::instances::Instances;
@@ -532,10 +532,40 @@ impl Core {
             return Ok(());
         };
         let why = waits.why.clone();
+        let queue = |work, room| self.with_lane(peer, |handle| handle.hand_over(work, Some(room)));
+        self.wait_for_room((waits.for_room(queue), why), deadline, &peer.user).await
+    }
+
+    /// Room for a message to a group, as an order for a peer has it.
+    pub(crate) async fn room_in_group(&self, id: GroupId, bytes: usize) -> Result<GroupRoom> {
+        let share = self.groups.share(id, &self.pressure);
+        let why = match share.try_room(bytes) {
+            Ok(room) => {
+                self.pressure.watch(&self.hub);
+                return Ok((room, share));
+            }
+            Err(why) => why,
+        };
+        let mut room = None;
+        let wait = share.wait(bytes, |found| {
+            room = Some(found);
+            Ok(())
+        });
+        let name = UserId::new(&id.to_string())?;
+        self.wait_for_room((wait, why.clone()), Instant::now() + self.config.timeout, &name).await?;
+        Ok((room.ok_or(why)?, share))
+    }
+
+    /// Where there was no room: waits for some until `deadline`, if the executor says so.
+    async fn wait_for_room(
+        &self,
+        (wait, why): (impl Future<Output = Result<()>>, Error),
+        deadline: Instant,
+        peer: &UserId,
+    ) -> Result<()> {
         let result = if self.pressure.waits() {
-            let queue = |work, room| self.with_lane(peer, |handle| handle.hand_over(work, Some(room)));
             tokio::select! {
-                result = waits.for_room(queue) => result,
+                result = wait => result,
                 () = tokio::time::sleep_until(deadline) => Err(why),
                 () = self.stop.cancelled() => Err(self.closed_error()),
             }
@@ -544,7 +574,7 @@ impl Core {
         };
         match &result {
             Ok(()) => self.pressure.watch(&self.hub),
-            Err(error) if error.code() == "BACKPRESSURE" => self.pressure.refused(&peer.user, &self.hub),
+            Err(error) if error.code() == "BACKPRESSURE" => self.pressure.refused(peer, &self.hub),
             Err(_) => {}
         }
         result

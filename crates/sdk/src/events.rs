@@ -300,7 +300,7 @@ pub enum Event {
     },
     /// Calls were refused with `BACKPRESSURE`. Told once a second at most.
     CallsRejected {
-        /// Whom the last one was for.
+        /// Whom the last one was for: a user, or the id of a group as if it were one.
         peer: UserId,
         /// How many since this was last told, whomever they were for.
         calls: u64,

@@ -42,13 +42,14 @@ pub struct Executor {
     /// Messages of one conversation that the relay has not accepted yet; they are in the outbox. Past it a send is
     /// `QUOTA_EXCEEDED`, whatever `on_pressure` says: a peer who is away is no pressure that passes. 10,000 if not set.
     pub max_pending: usize,
-    /// Calls that no conversation has taken up yet, over all of a client, and messages that are not in the outbox because the relay
-    /// has not answered for their recipient yet, or a question of trust is open. 65,536 if not set.
+    /// Calls that no conversation has taken up yet, over all of a client, messages to groups that are not in the outbox, and those
+    /// to users that are not because the relay has not answered for their recipient yet, or a question of trust is open. 65,536
+    /// if not set.
     pub max_queued: usize,
-    /// Such calls for one peer, so that one whose store or trust callback hangs leaves room for others. A quarter of
+    /// Such calls for one user or group, so that one whose store or trust callback hangs leaves room for others. A quarter of
     /// `max_queued` if not set.
     pub max_queued_per_peer: Option<usize>,
-    /// Bytes of contents in such calls; those for one peer may be a quarter of them, or one message of the greatest size if that
+    /// Bytes of contents in such calls; those for one user or group may be a quarter of them, or one message of the greatest size if that
     /// is more. 64 MiB if not set.
     pub max_queued_bytes: usize,
     /// What becomes of calls past these. They are refused if not set.
@@ -182,7 +183,7 @@ impl Pressure {
     }
 }
 
-/// What waits in one lane.
+/// What waits in one lane, or for one group.
 pub(crate) struct Share {
     all: Arc<Pressure>,
     orders: Arc<Semaphore>,

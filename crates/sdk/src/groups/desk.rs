@@ -15,10 +15,14 @@ use super::{GroupInfo, MemberReceipt};
 use crate::content::Content;
 use crate::core::random;
 use crate::error::{Error, Result};
+use crate::executor::{Pressure, Room, Share};
 use crate::instances::InstanceId;
 use crate::limits;
 
 type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// What a message to a group takes up until it is in the outbox, and of what.
+pub(crate) type GroupRoom = (Room, Arc<Share>);
 
 /// What the application asks of a group.
 pub(crate) enum Ask {
@@ -32,7 +36,8 @@ pub(crate) enum Ask {
 pub(crate) enum Order {
     Create(String, Vec<Member>, Answer<GroupId>),
     Change(GroupId, Ask, Answer<()>),
-    Send(GroupId, (ContentId, Content), Answer<()>),
+    /// Its room is free again once it is answered.
+    Send(GroupId, (ContentId, Content), GroupRoom, Answer<()>),
     Info(GroupId, Answer<GroupInfo>),
     List(Answer<Vec<GroupInfo>>),
     /// Contents of a member were read.
@@ -130,6 +135,8 @@ pub(crate) struct Desk {
     /// Makes the numbers of instances that share a store different.
     salt: u64,
     orders: mpsc::Sender<Order>,
+    /// The room for messages to each group, while some wait.
+    shares: Mutex<HashMap<GroupId, Weak<Share>>>,
     mail: AtomicU64,
     waiting: AtomicUsize,
     held: Mutex<Held>,
@@ -180,6 +187,7 @@ impl Desk {
             shared,
             salt: u64::from(u32::from_be_bytes(random(&mut SystemRandom::new())?) >> 12),
             orders,
+            shares: Mutex::default(),
             mail: AtomicU64::new(last(store, Table::Group, rows::MAIL).await?),
             waiting: AtomicUsize::new(rows.len()),
             held: Mutex::new(Held { of: senders(&rows), ..Held::default() }),
@@ -192,6 +200,18 @@ impl Desk {
             changed: AtomicBool::new(false),
         };
         Ok((desk, taken))
+    }
+
+    /// The room for messages to a group: it is there as long as somebody has it, or waits for it.
+    pub(crate) fn share(&self, id: GroupId, all: &Arc<Pressure>) -> Arc<Share> {
+        let mut shares = locked(&self.shares);
+        if let Some(share) = shares.get(&id).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Share::new(Arc::clone(all)));
+        shares.insert(id, Arc::downgrade(&share));
+        share
     }
 
     /// Asks the task and waits for its answer.

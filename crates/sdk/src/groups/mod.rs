@@ -25,7 +25,7 @@ use stvor_protocol::group::Member;
 
 pub(crate) use self::actor::run;
 use self::desk::{Ask, Order};
-pub(crate) use self::desk::{Desk, Post};
+pub(crate) use self::desk::{Desk, GroupRoom, Post};
 pub(crate) use self::rows::{
     MOVED, MailRow, PostKind, ReceiptRow, moved as moved_key, post as post_key, receipt as receipt_key,
     receipts_of,
@@ -247,14 +247,20 @@ impl Group {
     /// have it.
     ///
     /// # Errors
-    /// `NOT_A_MEMBER`, `MESSAGE_TOO_LARGE` above 65,472 bytes, `QUOTA_EXCEEDED` when too much waits for members,
-    /// `ROLLBACK_DETECTED`, `GROUP_NOT_FOUND`, what the store met.
+    /// `NOT_A_MEMBER`, `MESSAGE_TOO_LARGE` above 65,472 bytes, `BACKPRESSURE` when too many messages to the group, or calls in
+    /// all, wait ([`Executor`](crate::Executor)), `QUOTA_EXCEEDED` when too much waits for members, `ROLLBACK_DETECTED`,
+    /// `GROUP_NOT_FOUND`, what the store met.
     pub async fn send(&self, content: impl Into<Content>) -> Result<ContentId> {
         let id = ContentId::from_bytes(random(&mut SystemRandom::new())?);
         let content = content.into();
+        let (size, limit) = (content.as_bytes().len(), stvor_protocol::group::limits::MAX_BODY);
+        if size > limit {
+            return Err(ErrorKind::MessageTooLarge { size, limit }.into());
+        }
         let core = self.client.core();
         let _under_way = core.under_way();
-        core.groups.ask(|reply| Order::Send(self.id, (id, content), reply)).await?;
+        let room = core.room_in_group(self.id, size).await?;
+        core.groups.ask(|reply| Order::Send(self.id, (id, content), room, reply)).await?;
         Ok(id)
     }
 

@@ -46,7 +46,7 @@ impl Actor {
                 };
                 let _ = reply.send(result.map_err(Error::from));
             }
-            Order::Send(id, (content, message), reply) => {
+            Order::Send(id, (content, message), _room, reply) => {
                 let result = loop {
                     match self.send(id, (content, message.clone())).await {
                         Err(Failure::Moved) if self.once_more(&mut tries).await => {}

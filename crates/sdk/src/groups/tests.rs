@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use stvor_base::{Address, ContentId, DeviceId, GroupId, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::{
@@ -13,12 +14,16 @@ use stvor_store::{ChangeSet, Scan, Table};
 use super::actor::Actor;
 use super::desk::Desk;
 use super::rows::{self, MailRow};
-use crate::{App, Client, ConnectOptions, Event, limits};
+use crate::{App, Client, ConnectOptions, Event, Executor, OnPressure, limits};
 
 async fn offline_client() -> Client {
+    offline_client_with(Executor::default()).await
+}
+
+async fn offline_client_with(executor: Executor) -> Client {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
-    let app = app.in_memory().open().await.unwrap();
+    let app = app.in_memory().executor(executor).open().await.unwrap();
     let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
     app.connect_with("alice", options).await.unwrap()
 }
@@ -641,4 +646,48 @@ async fn group_mail_of_one_sender_fills_its_part_and_leaves_room_for_others() {
     assert!(!groups.has_room_of(&eve, 0) && !groups.has_room_again(), "until half of it is judged");
     groups.judged(&judged(1));
     assert!(groups.has_room_again() && groups.has_room_of(&eve, 0));
+}
+
+#[tokio::test]
+async fn a_flood_of_messages_to_a_group_is_refused_past_its_share_and_leaves_room_for_other_groups() {
+    let client = offline_client_with(Executor { max_queued: 16, ..Executor::default() }).await;
+    let mut events = client.events();
+    let mut groups = Vec::new();
+    for name in ["flooded", "a", "b", "c"] {
+        groups.push(client.create_group(name, [""; 0]).await.unwrap());
+    }
+    // All have called before the task, which has no thread of its own here, takes the first.
+    let to = |number: usize| if number < 900 { 0 } else { 1 + number % 3 };
+    let sent = join_all((0..1_000).map(|number| groups[to(number)].send(format!("{number}")))).await;
+    let mut taken = [0; 4];
+    for (number, result) in sent.iter().enumerate() {
+        match result {
+            Ok(_) => taken[to(number)] += 1,
+            Err(error) => assert_eq!(error.code(), "BACKPRESSURE"),
+        }
+    }
+    assert_eq!(taken, [4; 4], "a quarter of the room each");
+    loop {
+        if let Event::CallsRejected { peer, .. } = events.next().await.unwrap() {
+            assert_eq!(peer.as_str(), groups[0].id().to_string());
+            break;
+        }
+    }
+    assert_eq!(client.core().pressure.waiting(), (0, 0));
+    for group in &groups {
+        group.send("there is room again").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn messages_to_a_group_that_wait_for_room_go_in_the_order_of_their_calls() {
+    let executor = Executor { max_queued: 4, on_pressure: OnPressure::Wait, ..Executor::default() };
+    let client = offline_client_with(executor).await;
+    let group = client.create_group("ours", [""; 0]).await.unwrap();
+    for sent in join_all((0..5).map(|number| group.send(format!("{number}")))).await {
+        sent.unwrap();
+    }
+    let page = group.history().load().await.unwrap();
+    let texts: Vec<_> = page.messages.iter().map(|one| one.content.as_text().unwrap()).collect();
+    assert_eq!(texts, ["4", "3", "2", "1", "0"]);
 }
