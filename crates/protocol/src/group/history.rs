@@ -14,8 +14,22 @@ use super::rules::{Outcome, resolve};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Set(Vec<u64>);
 
+#[cfg(test)]
+thread_local! {
+    /// Words of sets that were looked at: what resolving costs.
+    pub(super) static LOOKED_AT: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
+fn count(words: usize) {
+    #[cfg(test)]
+    LOOKED_AT.with(|all| all.set(all.get() + words));
+    #[cfg(not(test))]
+    let _ = words;
+}
+
 impl Set {
     pub(crate) fn has(&self, place: usize) -> bool {
+        count(1);
         self.0.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 == 1)
     }
 
@@ -29,6 +43,7 @@ impl Set {
     }
 
     pub(super) fn join(&mut self, other: &Self) {
+        count(other.0.len());
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
         }
@@ -37,8 +52,45 @@ impl Set {
         }
     }
 
+    /// What is in both.
+    pub(super) fn meet(&self, other: &Self) -> Self {
+        count(self.0.len());
+        Self(self.0.iter().zip(&other.0).map(|(word, other)| word & other).collect())
+    }
+
+    pub(super) fn without(&self, other: &Self) -> Self {
+        count(self.0.len());
+        let others = other.0.iter().copied().chain(core::iter::repeat(0));
+        Self(self.0.iter().zip(others).map(|(word, other)| word & !other).collect())
+    }
+
+    /// Whether the other one has all that is in this.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        count(self.0.len());
+        let others = other.0.iter().copied().chain(core::iter::repeat(0));
+        self.0.iter().zip(others).all(|(word, other)| word & !other == 0)
+    }
+
+    /// From the first place to the last.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
+        count(self.0.len());
+        let bits = |(at, word): (usize, &u64)| {
+            let word = *word;
+            (0..64_usize).filter(move |bit| word >> *bit & 1 == 1).map(move |bit| 64 * at + bit)
+        };
+        self.0.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(bits)
+    }
+
     fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+impl FromIterator<usize> for Set {
+    fn from_iter<I: IntoIterator<Item = usize>>(places: I) -> Self {
+        let mut set = Self::default();
+        places.into_iter().for_each(|place| set.insert(place));
+        set
     }
 }
 
@@ -46,6 +98,8 @@ pub(super) struct Node {
     pub(super) change: Change,
     /// What it builds on, all the way down.
     pub(super) before: Set,
+    /// Of a removal, what builds on it.
+    pub(super) after: Set,
 }
 
 /// The changes of one group, parents before children.
@@ -53,6 +107,7 @@ pub(super) struct Node {
 pub(crate) struct History {
     nodes: Vec<Node>,
     places: HashMap<ChangeHash, usize>,
+    removals: Set,
     /// Those that nothing builds on, in ascending order.
     heads: BTreeSet<ChangeHash>,
     outcome: Outcome,
@@ -252,7 +307,15 @@ impl History {
             self.heads.remove(parent);
         }
         self.heads.insert(change.hash);
-        self.nodes.push(Node { change, before });
+        for removal in before.meet(&self.removals).iter() {
+            if let Some(node) = self.nodes.get_mut(removal) {
+                node.after.insert(place);
+            }
+        }
+        if matches!(change.action, Action::Remove(_)) {
+            self.removals.insert(place);
+        }
+        self.nodes.push(Node { change, before, after: Set::default() });
         let Some(Node { change, .. }) = self.nodes.last().filter(|_| linear) else { return false };
         // Nothing is concurrent to it: it stands, and what it says replaces what was.
         match &change.action {

@@ -35,6 +35,19 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
 }
 
+/// What the membership of a user follows from.
+#[derive(Default, PartialEq, Eq)]
+struct Facts {
+    adds: Set,
+    removals: Set,
+}
+
+impl Facts {
+    fn within(&self, before: &Set) -> Self {
+        Self { adds: self.adds.meet(before), removals: self.removals.meet(before) }
+    }
+}
+
 /// The smaller, the more senior.
 type Rank<'a> = (u64, &'a UserId);
 
@@ -42,8 +55,9 @@ struct View<'a> {
     nodes: &'a [Node],
     /// The changes that are looked at, parents before children.
     places: Vec<usize>,
+    /// What lets a user in, the smallest epoch first.
     lets_in: BTreeMap<&'a UserId, Vec<usize>>,
-    by: BTreeMap<&'a UserId, Vec<usize>>,
+    by: BTreeMap<&'a UserId, Set>,
     removals: Vec<(usize, &'a UserId)>,
     void: Set,
     by_hash: bool,
@@ -76,7 +90,7 @@ impl<'a> View<'a> {
         };
         for &place in &places {
             let Some(node) = nodes.get(place) else { continue };
-            view.by.entry(&node.change.author.user).or_default().push(place);
+            view.by.entry(&node.change.author.user).or_default().insert(place);
             match &node.change.action {
                 Action::Create { members, .. } | Action::Add(members) => {
                     for member in members {
@@ -88,6 +102,9 @@ impl<'a> View<'a> {
             }
         }
         view.places = places;
+        for adds in view.lets_in.values_mut() {
+            adds.sort_by_key(|add| nodes.get(*add).map(|node| node.change.epoch));
+        }
         view
     }
 
@@ -99,14 +116,15 @@ impl<'a> View<'a> {
             return Some((0, author));
         }
         let counts = |add: &&usize| node.before.has(**add) && !self.void.has(**add);
-        let epoch_of = |add: &usize| self.nodes.get(*add).map(|node| node.change.epoch);
-        let first = self.lets_in.get(author)?.iter().filter(counts).filter_map(epoch_of).min()?;
-        Some((first, author))
+        let first = self.lets_in.get(author)?.iter().find(counts)?;
+        Some((self.nodes.get(*first)?.change.epoch, author))
     }
 
-    fn concurrent(&self, a: usize, b: usize) -> bool {
-        let below = |low: usize, high: usize| self.nodes.get(high).is_some_and(|node| node.before.has(low));
-        a != b && !below(a, b) && !below(b, a)
+    /// The changes by a user that are concurrent to a removal.
+    fn concurrent(&self, user: &UserId, removal: usize) -> Vec<usize> {
+        let (Some(by), Some(node)) = (self.by.get(user), self.nodes.get(removal)) else { return Vec::new() };
+        let others = by.without(&node.before).without(&node.after);
+        others.iter().filter(|place| *place != removal).collect()
     }
 
     fn void_by_hash(&mut self) {
@@ -117,10 +135,8 @@ impl<'a> View<'a> {
             if self.void.has(removal) {
                 continue;
             }
-            for place in self.by.get(user).cloned().unwrap_or_default() {
-                if self.concurrent(place, removal) {
-                    self.void.insert(place);
-                }
+            for place in self.concurrent(user, removal) {
+                self.void.insert(place);
             }
         }
     }
@@ -134,7 +150,7 @@ impl<'a> View<'a> {
             .filter_map(|(place, _)| Some(Reverse((self.rank(*place)?, hash(*place), *place))))
             .collect();
         let of: BTreeMap<usize, &'a UserId> = self.removals.iter().copied().collect();
-        let mut counting: BTreeMap<&UserId, Vec<usize>> = BTreeMap::new();
+        let mut counting: BTreeMap<&UserId, Set> = BTreeMap::new();
         while let Some(Reverse((rank, hash, removal))) = queue.pop() {
             if self.void.has(removal) {
                 continue;
@@ -156,12 +172,10 @@ impl<'a> View<'a> {
                 self.void.insert(removal);
                 continue;
             }
-            counting.entry(user).or_default().push(removal);
+            counting.entry(user).or_default().insert(removal);
             let mut lets_in = false;
-            for place in self.by.get(user).cloned().unwrap_or_default() {
-                let junior = !self.void.has(place)
-                    && self.concurrent(place, removal)
-                    && self.rank(place).is_none_or(|other| other > rank);
+            for place in self.concurrent(user, removal) {
+                let junior = !self.void.has(place) && self.rank(place).is_none_or(|other| other > rank);
                 if junior {
                     self.void.insert(place);
                     lets_in |= self
@@ -177,19 +191,13 @@ impl<'a> View<'a> {
     }
 
     /// Whether the author of a removal is a member by what it builds on, as far as that is known by now.
-    fn made_by_a_member(&self, removal: usize, counting: &BTreeMap<&UserId, Vec<usize>>) -> bool {
+    fn made_by_a_member(&self, removal: usize, counting: &BTreeMap<&UserId, Set>) -> bool {
         let Some(node) = self.nodes.get(removal) else { return false };
         let author = &node.change.author.user;
-        let adds: Vec<usize> = self
-            .lets_in
-            .get(author)
-            .into_iter()
-            .flatten()
-            .filter(|add| !self.void.has(**add))
-            .copied()
-            .collect();
-        self.key_of((Some(&adds), counting.get(author)), (author, Some(&node.before)))
-            == Some(&node.change.author_key)
+        let adds: Set = self.lets_in.get(author).into_iter().flatten().copied().collect();
+        let removals = counting.get(author).cloned().unwrap_or_default();
+        let facts = Facts { adds: adds.without(&self.void), removals };
+        self.key_of(author, &facts.within(&node.before)) == Some(&node.change.author_key)
     }
 
     /// What was made by those whom only void changes let in is void.
@@ -204,39 +212,41 @@ impl<'a> View<'a> {
 
     /// Rules 2 to 4.
     fn outcome(&self) -> Outcome {
-        // What each user's membership follows from, so far.
-        let mut adds: BTreeMap<&UserId, Vec<usize>> = BTreeMap::new();
-        let mut removals: BTreeMap<&UserId, Vec<usize>> = BTreeMap::new();
+        let mut of: BTreeMap<&UserId, Facts> = BTreeMap::new();
+        // What followed for the last change of each author: for most of their changes it is the same.
+        let mut last: BTreeMap<&UserId, (Facts, Option<&KeyBytes>)> = BTreeMap::new();
         let mut names = Vec::new();
         for &place in &self.places {
-            let Some(node) = self.nodes.get(place) else { continue };
+            let Some(node) = self.nodes.get(place).filter(|_| !self.void.has(place)) else { continue };
             let author = &node.change.author.user;
-            let stands = !self.void.has(place)
-                && (node.change.parents.is_empty()
-                    || self.key_of((adds.get(author), removals.get(author)), (author, Some(&node.before)))
-                        == Some(&node.change.author_key));
-            if !stands {
-                continue;
+            if !node.change.parents.is_empty() {
+                let facts = of.get(author).map(|facts| facts.within(&node.before)).unwrap_or_default();
+                let key = match last.get(author) {
+                    Some((same, key)) if *same == facts => *key,
+                    _ => {
+                        let key = self.key_of(author, &facts);
+                        last.insert(author, (facts, key));
+                        key
+                    }
+                };
+                if key != Some(&node.change.author_key) {
+                    continue;
+                }
             }
             match &node.change.action {
                 Action::Create { members, .. } => {
                     names.push(place);
-                    members.iter().for_each(|member| adds.entry(&member.user).or_default().push(place));
+                    members.iter().for_each(|member| of.entry(&member.user).or_default().adds.insert(place));
                 }
                 Action::Add(members) => {
-                    members.iter().for_each(|member| adds.entry(&member.user).or_default().push(place));
+                    members.iter().for_each(|member| of.entry(&member.user).or_default().adds.insert(place));
                 }
-                Action::Remove(user) => removals.entry(user).or_default().push(place),
+                Action::Remove(user) => of.entry(user).or_default().removals.insert(place),
                 Action::Rename(_) => names.push(place),
             }
         }
-        let members = adds
-            .iter()
-            .filter_map(|(user, added)| {
-                let key = self.key_of((Some(added), removals.get(user)), (user, None))?;
-                Some(((*user).clone(), *key))
-            })
-            .collect();
+        let key_of = |(user, facts): (&&UserId, &Facts)| Some(((*user).clone(), *self.key_of(user, facts)?));
+        let members = of.iter().filter_map(key_of).collect();
         let name = self.latest(&names).and_then(|place| match &self.nodes.get(place)?.change.action {
             Action::Create { name, .. } | Action::Rename(name) => Some(name.clone()),
             _ => None,
@@ -244,18 +254,15 @@ impl<'a> View<'a> {
         Outcome { members, name: name.unwrap_or_default() }
     }
 
-    /// Rule 3: the key of a member by these changes, as far as `within` holds them.
-    fn key_of(
-        &self,
-        (adds, removals): (Option<&Vec<usize>>, Option<&Vec<usize>>),
-        (user, within): (&UserId, Option<&Set>),
-    ) -> Option<&'a KeyBytes> {
-        let inside = |place: &&usize| within.is_none_or(|within| within.has(**place));
-        let removals: Vec<usize> = removals.into_iter().flatten().filter(inside).copied().collect();
-        let survives = |add: &&usize| {
-            self.nodes.get(**add).is_some_and(|node| removals.iter().all(|place| node.before.has(*place)))
+    /// Rule 3: the key of a member.
+    fn key_of(&self, user: &UserId, facts: &Facts) -> Option<&'a KeyBytes> {
+        // Who builds on something stands behind it.
+        let last = facts.removals.iter().next_back();
+        let survives = |add: &usize| {
+            last.is_none_or(|last| *add > last)
+                && self.nodes.get(*add).is_some_and(|node| facts.removals.is_in(&node.before))
         };
-        let adds: Vec<usize> = adds.into_iter().flatten().filter(inside).filter(survives).copied().collect();
+        let adds: Vec<usize> = facts.adds.iter().filter(survives).collect();
         let place = self.latest(&adds)?;
         match &self.nodes.get(place)?.change.action {
             Action::Create { members, .. } | Action::Add(members) => {
@@ -288,6 +295,7 @@ mod tests {
     use stvor_crypto::SystemRandom;
 
     use super::super::change::{Base, Change, Member};
+    use super::super::history::LOOKED_AT;
     use super::super::{Action, Group};
     use super::*;
     use crate::{Identity, ProtocolError};
@@ -345,6 +353,78 @@ mod tests {
             second |= !by_ann;
         }
         assert!(first && second);
+    }
+
+    /// Words of sets that one change among so many may cost, for each of them and for each 64 of them.
+    fn affordable(changes: usize) -> usize {
+        32 * changes * changes.div_ceil(64)
+    }
+
+    #[test]
+    fn what_a_change_costs_does_not_rise_with_how_often_its_author_was_put_out_and_let_in() {
+        let (mallory, second) = (identity("mallory"), identity("second"));
+        let mut rng = SystemRandom::new();
+        let (mut group, _) = Group::create(&mallory, "g", NOW, &mut rng).unwrap();
+        let add = || Action::Add(vec![member(&second)]);
+        let _ = group.change(&mallory, (add(), NOW), &mut rng).unwrap();
+        for _ in 0..100 {
+            for action in [Action::Remove(second.user().clone()), add()] {
+                let _ = group.change(&mallory, (action, NOW), &mut rng).unwrap();
+            }
+        }
+        let mut base =
+            Base { group: group.id(), epoch: group.epoch() + 1, parents: group.heads(), version: Some(2) };
+        // First beside one another, then each on the one before and beside the others.
+        for number in 0..200 {
+            let change = made(&second, &base, Action::Rename(number.to_string()));
+            if number >= 100 {
+                (base.epoch, base.parents) = (change.epoch + 1, vec![change.hash]);
+            }
+            LOOKED_AT.set(0);
+            assert!(group.apply(change).unwrap().new);
+            let (cost, changes) = (LOOKED_AT.get(), group.changes().count());
+            assert!(cost <= affordable(changes), "{cost} words at {changes} changes");
+        }
+        assert_eq!(group.size(), 2);
+    }
+
+    #[test]
+    fn what_a_change_costs_does_not_rise_with_removals_and_additions_beside_one_another() {
+        let (mallory, second) = (identity("mallory"), identity("second"));
+        let mut rng = SystemRandom::new();
+        let (mut group, _) = Group::create(&mallory, "g", NOW, &mut rng).unwrap();
+        let add = || Action::Add(vec![member(&second)]);
+        let _ = group.change(&mallory, (add(), NOW), &mut rng).unwrap();
+        let next = |group: &Group| Base {
+            group: group.id(),
+            epoch: group.epoch() + 1,
+            parents: group.heads(),
+            version: Some(2),
+        };
+        for action in [Action::Remove(second.user().clone()), add()] {
+            let base = next(&group);
+            for number in 0..100 {
+                let mut rng = SystemRandom::new();
+                let at = Timestamp::from_millis(NOW.as_millis() + number);
+                let change = Change::sign(&mallory, &base, (action.clone(), at), &mut rng).unwrap();
+                assert!(group.apply(change).unwrap().new);
+            }
+            while group.heads().len() > 1 {
+                let _ = group.change(&mallory, (Action::Rename("g".into()), NOW), &mut rng).unwrap();
+            }
+        }
+        let mut base = next(&group);
+        for number in 0..100 {
+            let change = made(&second, &base, Action::Rename(number.to_string()));
+            if number > 0 {
+                (base.epoch, base.parents) = (change.epoch + 1, vec![change.hash]);
+            }
+            LOOKED_AT.set(0);
+            assert!(group.apply(change).unwrap().new);
+            let (cost, changes) = (LOOKED_AT.get(), group.changes().count());
+            assert!(cost <= affordable(changes), "{cost} words at {changes} changes");
+        }
+        assert_eq!(group.size(), 2);
     }
 
     #[test]

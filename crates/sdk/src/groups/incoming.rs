@@ -20,6 +20,7 @@ use super::turn::{Failure, Turn};
 use super::vouching::Outline;
 use super::waiting::{Asked, Came, Lacks, Parked};
 use crate::content::Content;
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::{DeliveryState, Event};
 use crate::inbox::Arrival;
@@ -86,6 +87,50 @@ impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         Self::Here(error)
     }
+}
+
+/// Takes in changes until one is refused. A signature is checked only of what is news and can be taken in.
+async fn apply_all(
+    core: &Core,
+    group: &mut State,
+    (changes, unvouched): (&[SignedChangeIn], &Unvouched),
+) -> AllApplied {
+    let app = core.identity.app();
+    let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(None) };
+    let mut missing = None;
+    for change in changes {
+        let one = match change.outline(app) {
+            Ok((hash, _)) if group.knows(&hash) => continue,
+            Ok((_, parents)) if !parents.iter().all(|parent| group.knows(parent)) => {
+                missing = missing.or(Some(Missing::Parents));
+                continue;
+            }
+            Ok((hash, _)) if unvouched.contains_key(&hash) => {
+                missing = Some(Missing::Voucher);
+                continue;
+            }
+            Ok(_) => change.clone().validate(app),
+            Err(error) => Err(error),
+        };
+        let taken = one.and_then(|one| {
+            let by = one.author().user.clone();
+            group.apply(one).map(|applied| (applied, by))
+        });
+        match taken {
+            Ok(applied) => {
+                all.bytes += change.bytes.len();
+                all.applied.push(applied);
+                // What one costs rises with how many there are, and a message has many: others have their turn.
+                tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                all.ended = Err(error);
+                return all;
+            }
+        }
+    }
+    all.ended = Ok(missing);
+    all
 }
 
 impl Actor {
@@ -383,7 +428,7 @@ impl Actor {
                 return Err(error.into());
             }
         };
-        let applied = self.apply_all(&mut group, (&changes, &unvouched));
+        let applied = apply_all(&self.core, &mut group, (&changes, &unvouched)).await;
         let mut settled = Ok(());
         for (one, by) in applied.applied {
             if settled.is_ok() {
@@ -398,48 +443,6 @@ impl Actor {
             Ok(Some(missing)) => Ok(Verdict::Waits(missing.of(id))),
             Ok(None) => Ok(Verdict::Done),
         }
-    }
-
-    /// Takes in changes until one is refused. A signature is checked only of what is news and can be taken in.
-    fn apply_all(
-        &self,
-        group: &mut State,
-        (changes, unvouched): (&[SignedChangeIn], &Unvouched),
-    ) -> AllApplied {
-        let app = self.core.identity.app();
-        let mut all = AllApplied { applied: Vec::new(), bytes: 0, ended: Ok(None) };
-        let mut missing = None;
-        for change in changes {
-            let one = match change.outline(app) {
-                Ok((hash, _)) if group.knows(&hash) => continue,
-                Ok((_, parents)) if !parents.iter().all(|parent| group.knows(parent)) => {
-                    missing = missing.or(Some(Missing::Parents));
-                    continue;
-                }
-                Ok((hash, _)) if unvouched.contains_key(&hash) => {
-                    missing = Some(Missing::Voucher);
-                    continue;
-                }
-                Ok(_) => change.clone().validate(app),
-                Err(error) => Err(error),
-            };
-            let taken = one.and_then(|one| {
-                let by = one.author().user.clone();
-                group.apply(one).map(|applied| (applied, by))
-            });
-            match taken {
-                Ok(applied) => {
-                    all.bytes += change.bytes.len();
-                    all.applied.push(applied);
-                }
-                Err(error) => {
-                    all.ended = Err(error);
-                    return all;
-                }
-            }
-        }
-        all.ended = Ok(missing);
-        all
     }
 
     /// Changes of a group that we do not have.
@@ -465,7 +468,7 @@ impl Actor {
             None => Joining { group: State::join(&core.identity, id), by: by.clone(), bytes: 0 },
         };
         let AllApplied { applied, bytes, ended } =
-            self.apply_all(&mut joining.group, (&changes, &Unvouched::new()));
+            apply_all(&core, &mut joining.group, (&changes, &Unvouched::new())).await;
         joining.bytes += bytes;
         if joining.group.admits(core.identity.user(), core.identity.user_key()) {
             turn.effects.append(joining.group.save());

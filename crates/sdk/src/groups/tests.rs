@@ -1,6 +1,7 @@
 //! What strangers and members can make the task that keeps groups do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
 use stvor_base::{Address, ContentId, DeviceId, GroupId, Timestamp, UserId};
@@ -690,4 +691,33 @@ async fn messages_to_a_group_that_wait_for_room_go_in_the_order_of_their_calls()
     let page = group.history().load().await.unwrap();
     let texts: Vec<_> = page.messages.iter().map(|one| one.content.as_text().unwrap()).collect();
     assert_eq!(texts, ["4", "3", "2", "1", "0"]);
+}
+
+#[tokio::test]
+async fn whoever_has_something_to_do_has_a_turn_between_the_changes_of_one_message() {
+    let client = offline_client().await;
+    let mallory = identity(&client, "mallory");
+    let mut actor = Actor::new(Arc::clone(client.core()));
+    actor.load().await.unwrap();
+    let mut rng = SystemRandom::new();
+    let (mut group, _) = State::create(&mallory, "0", Timestamp::system(), &mut rng).unwrap();
+    let us = &client.core().identity;
+    let us = Member { user: us.user().clone(), key: *us.user_key() };
+    let names = (1..100).map(|number| Action::Rename(number.to_string()));
+    for action in [Action::Add(vec![us])].into_iter().chain(names) {
+        let _ = group.change(&mallory, (action, Timestamp::system()), &mut rng).unwrap();
+    }
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    tell(&mut actor, &mallory, &GroupContent::Changes(group.id(), group.beyond(&[]))).await;
+    assert_eq!(actor.info(group.id()).unwrap().name, "99");
+    let turns = turns.load(Ordering::Relaxed);
+    assert!(turns >= 100, "{turns} turns beside a hundred changes");
+    other.abort();
 }
