@@ -1,6 +1,7 @@
-//! The bounds of groups, each with its reason. No member can drive them further.
+//! The bounds of groups, each with its reason. No member can drive them further, but for that of members.
 
-/// Members of one group. A rotation costs one message per member device, so more would make removals slow.
+/// Members of one group. A rotation costs one message per member device, so more would make removals slow. They are counted by
+/// what a change builds on, for all are to judge a change alike: those that are made beside one another pass it together.
 pub const MAX_MEMBERS: usize = 1_000;
 
 /// Members that one change names: with the longest names it stays below one message.

@@ -428,6 +428,32 @@ mod tests {
     }
 
     #[test]
+    fn additions_beside_one_another_pass_the_bound_of_members_and_then_nobody_is_let_in_before_some_are_out()
+    {
+        let ann = identity("ann");
+        let mut rng = SystemRandom::new();
+        let (mut group, _) = Group::create(&ann, "g", NOW, &mut rng).unwrap();
+        let base = Base { group: group.id(), epoch: 1, parents: group.heads(), version: Some(2) };
+        let named = |number: usize| Member {
+            user: UserId::new(&format!("user-{number:05}")).unwrap(),
+            key: *ann.user_key(),
+        };
+        for first in (0..1_152).step_by(128) {
+            let change = made(&ann, &base, Action::Add((first..first + 128).map(named).collect()));
+            assert!(group.apply(change).unwrap().new);
+        }
+        assert_eq!(group.size(), 1_153);
+        let one_more = || (Action::Add(vec![named(9_999)]), NOW);
+        let full = group.change(&ann, one_more(), &mut rng).unwrap_err();
+        assert!(matches!(full, ProtocolError::GroupFull { what: "members", .. }));
+        for number in 0..154 {
+            let _ = group.change(&ann, (Action::Remove(named(number).user), NOW), &mut rng).unwrap();
+        }
+        let _ = group.change(&ann, one_more(), &mut rng).unwrap();
+        assert_eq!(group.size(), 1_000);
+    }
+
+    #[test]
     fn a_group_takes_changes_of_its_own_version_only_and_makes_such() {
         let (ann, bob) = (identity("ann"), identity("bob"));
         let changes = old_group(&ann, &bob, 7);
