@@ -12,10 +12,11 @@ mod common;
 mod fake;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{app, builder, code, relay, soon};
 use fake::Fake;
-use stvor::{Event, Executor, MismatchPolicy, TrustPolicy, TrustReason};
+use stvor::{Event, Executor, MismatchPolicy, SendOptions, TrustPolicy, TrustReason};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -130,6 +131,33 @@ async fn sends_that_wait_for_an_answer_take_up_room_and_what_is_too_much_is_refu
     }
     for name in names {
         soon(alice.send(name, "there is room again")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_with_a_timeout_of_its_own_waits_no_longer_than_that_for_an_answer() {
+    let relay = relay().await;
+    let bob = app(&relay.url()).await.connect("bob").await.unwrap();
+    let answer = Arc::new(Semaphore::new(0));
+    let waited_for = Arc::clone(&answer);
+    let asking = builder(&relay.url()).in_memory().trust_policy(TrustPolicy::Ask).trust_callback(move |_| {
+        let answer = Arc::clone(&waited_for);
+        async move { answer.acquire().await.is_ok() }
+    });
+    let alice = asking.open().await.unwrap().connect("alice").await.unwrap();
+    let patient = alice.clone();
+    let patient = tokio::spawn(async move { patient.send("bob", "whenever").await });
+    for timeout in [Duration::ZERO, Duration::from_millis(50)] {
+        let options = SendOptions { timeout: Some(timeout), ..SendOptions::default() };
+        assert_eq!(code(soon(alice.send_with("bob", "now or never", options)).await), "AWAITING_TRUST");
+    }
+    assert!(!patient.is_finished());
+    answer.add_permits(1);
+    soon(patient).await.unwrap().unwrap();
+    soon(alice.send("bob", "and then")).await.unwrap();
+    let mut inbox = bob.messages();
+    for text in ["whenever", "and then"] {
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(text));
     }
 }
 

@@ -69,7 +69,9 @@ pub enum SendWait {
 /// How [`Client::send_with`] sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SendOptions {
-    /// How long to wait; the timeout of the app if not set.
+    /// How long to wait; the timeout of the app if not set. One that is set ends also the waiting for the answer to a question
+    /// of trust (`AWAITING_TRUST`), for which a person may need longer; without one that is waited for as long as it may take,
+    /// a minute. Where the relay has to be asked for the recipient, its answer is waited for besides.
     pub timeout: Option<Duration>,
     /// What to wait for.
     pub wait: SendWait,
@@ -215,8 +217,9 @@ impl Client {
     ///
     /// # Errors
     /// `RECIPIENT_TIMEOUT` (`RECIPIENT_NOT_FOUND` with a timeout of zero), `MESSAGE_TOO_LARGE` above 64 KiB,
-    /// `PEER_BLOCKED`, `IDENTITY_CHANGED`, `IDENTITY_NOT_VERIFIED`, `QUOTA_EXCEEDED` when 10,000 messages of the conversation
-    /// wait, `ROLLBACK_DETECTED`, `INVALID_NAME`, or what the store met.
+    /// `PEER_BLOCKED`, `IDENTITY_CHANGED`, `IDENTITY_NOT_VERIFIED`, `AWAITING_TRUST` when a timeout of the call is over while a
+    /// question of trust is open, `BACKPRESSURE` when too many calls wait ([`Executor`](crate::Executor)), `QUOTA_EXCEEDED`
+    /// when 10,000 messages of the conversation wait, `ROLLBACK_DETECTED`, `INVALID_NAME`, or what the store met.
     pub async fn send(&self, to: impl AsRef<str>, content: impl Into<Content>) -> Result<Receipt> {
         self.send_with(to, content, SendOptions::default()).await
     }
@@ -250,7 +253,8 @@ impl Client {
         let receipt = Receipt::new(id, to.clone(), state);
         let mut written = core.watchers.when_written(id);
         let (reply, committed) = oneshot::channel();
-        let request = SendRequest { id, content, timeout, reply: reply.into(), room: None };
+        let own_timeout = options.timeout.is_some();
+        let request = SendRequest { id, content, timeout, own_timeout, reply: reply.into(), room: None };
         let under_way = core.under_way();
         core.order(&address_of(&to), Work::Send(request), deadline).await?;
         committed.await.map_err(|_| core.closed_error())??;

@@ -111,6 +111,8 @@ pub(crate) struct SendRequest {
     pub(crate) id: ContentId,
     pub(crate) content: Content,
     pub(crate) timeout: Duration,
+    /// The caller named the timeout: it ends the waiting for a person, too.
+    pub(crate) own_timeout: bool,
     /// Told when the message is in the outbox, or why it is not.
     pub(crate) reply: Answer<Result<()>>,
     /// What it takes up until then: a lane that takes it may have to hold it.

@@ -25,7 +25,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use stvor_base::{Address, ContentId, MessageId, Timestamp};
 use stvor_crypto::SystemRandom;
-use stvor_protocol::{Context, Conversation, PrekeyBundle, RetryRequest, RotationChain, TrustDecision};
+use stvor_protocol::{
+    Context, Conversation, PrekeyBundle, RetryRequest, RotationChain, TrustDecision, TrustQuestion,
+};
 use stvor_store::RowVersion;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -121,6 +123,8 @@ struct Lane {
     bundle: Option<FoundBundle>,
     /// A trust question is open; mail that it is about waits for the answer.
     asking: bool,
+    /// The last one that the application was asked.
+    question: Option<TrustQuestion>,
     /// The relay is asked whether the peer's key handed over to another; mail from that waits for the answer.
     looking: bool,
     /// It is not asked again before this.
@@ -231,6 +235,7 @@ impl Lane {
             devices_known: false,
             bundle: None,
             asking: false,
+            question: None,
             looking: false,
             rotations_after: now,
             rotations_tries: 0,
@@ -511,8 +516,9 @@ impl Lane {
         let idle = self.active_at + limits::LANE_IDLE;
         let mut deadline = if idle > now || self.may_sleep() { idle } else { now + limits::LANE_IDLE };
         let mut sooner = |at: Instant| deadline = deadline.min(at.max(now + Duration::from_millis(1)));
-        if let Some(held) = self.held.iter().map(|held| held.deadline).min()
-            && !(self.fetching || self.asking)
+        let ends = |held: &&Held| !self.asking || held.request.own_timeout;
+        if let Some(held) = self.held.iter().filter(ends).map(|held| held.deadline).min()
+            && !self.fetching
         {
             sooner(held);
         }

@@ -191,7 +191,15 @@ impl Lane {
         }
         let now = Instant::now();
         for held in self.take_held() {
-            if held.deadline <= now && !(self.fetching || self.asking || self.devices_known) {
+            let over = held.deadline <= now && !self.fetching;
+            if over
+                && self.asking
+                && held.request.own_timeout
+                && let Some(question) = &self.question
+            {
+                let error = ProtocolError::AwaitingTrust(Box::new(question.clone()));
+                self.refuse_send(held.request, of_protocol(error));
+            } else if over && !(self.asking || self.devices_known) {
                 let error = self.not_found(held.request.timeout);
                 self.refuse_send(held.request, error);
             } else {
@@ -373,6 +381,7 @@ impl Lane {
             self.post_later(core::future::ready(Work::Decision(no.clone())), Work::Decision(no));
             return;
         };
+        self.question = Some(question.clone());
         let own = SafetyParty { user: &self.core.address.user, user_key: self.core.identity.user_key() };
         let theirs = SafetyParty { user: &question.user, user_key: &question.presented };
         let number =
