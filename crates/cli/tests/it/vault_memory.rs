@@ -39,7 +39,9 @@ fn the_daemon_locks_its_memory_or_says_that_it_does_not() {
 
 #[test]
 fn under_a_small_limit_the_daemon_works_and_says_that_its_memory_is_exposed() {
-    for kib in [64, 8 * 1_024] {
+    // Nobody but root raises a limit.
+    let most = stvor_vault::daemon::memory_limit().unwrap_or(u64::MAX) >> 10;
+    for kib in [64, 8 * 1_024].into_iter().filter(|kib| u64::from(*kib) <= most) {
         let mut served = Served::new();
         drop(served.daemon);
         served.daemon = limited(&served.home, kib, "");
