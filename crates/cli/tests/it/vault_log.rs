@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use stvor_keys::recipients::Identity;
 
-use crate::common::{SOON, finished};
+use crate::common::finished;
 use crate::vault::Served;
 
 #[test]
