@@ -251,7 +251,9 @@ impl Clock for Set {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_ends_no_instance_loses_nothing_and_opens_nothing_twice() {
-    const JUMP: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_secs(3_600);
+    // Longer than anything is kept that is kept for a while.
+    const SEASON: Duration = Duration::from_secs(90 * 86_400);
     let relay = relay().await;
     let directory = tempfile::tempdir().unwrap();
     let clock = VirtualClock::at(Timestamp::system());
@@ -275,10 +277,12 @@ async fn a_clock_that_jumps_ends_no_instance_loses_nothing_and_opens_nothing_twi
         .map(|_| ())
     };
     opens(&instances[0]).await.unwrap();
-    for (round, jump) in ["forward", "back", "back"].into_iter().enumerate() {
+    let jumps =
+        [HOUR, SEASON].into_iter().flat_map(|span| ["forward", "back", "back"].map(|way| (way, span)));
+    for (round, (jump, span)) in jumps.enumerate() {
         match jump {
-            "forward" => clock.advance(JUMP),
-            _ => clock.set_back(JUMP),
+            "forward" => clock.advance(span),
+            _ => clock.set_back(span),
         };
         let mine = texts(&format!("round{round}"), 10);
         send_all(bob.clone(), "alice", mine.clone()).await;
@@ -291,7 +295,7 @@ async fn a_clock_that_jumps_ends_no_instance_loses_nothing_and_opens_nothing_twi
         }
     }
     let mut messages = bob.messages();
-    for _ in 0..6 {
+    for _ in 0..12 {
         soon(messages.next()).await.unwrap();
     }
 }
