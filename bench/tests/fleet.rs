@@ -22,6 +22,7 @@ fn plan(backend: Backend) -> Plan {
         std::env::var_os("STVOR_BIN").map_or_else(|| stvor_testkit::binary("stvor").unwrap(), Into::into);
     let arguments = ["--exact", "child", "--nocapture", "--ignored"].map(str::to_owned).to_vec();
     let long = number("STVOR_FLEET_MESSAGES");
+    let fails_over = matches!(backend, Backend::RedisPair | Backend::RedisCluster);
     Plan {
         binary,
         child: (std::env::current_exe().unwrap(), arguments),
@@ -31,6 +32,7 @@ fn plan(backend: Backend) -> Plan {
         kills: number("STVOR_FLEET_KILLS").unwrap_or(6),
         victims: match long {
             Some(_) => [&[Role::Instance; 5][..], &Role::ALL].concat(),
+            None if fails_over => vec![Role::Instance, Role::Server],
             None => vec![Role::Instance],
         },
         seed: number("STVOR_CHAOS_SEED").unwrap_or(1) as u64,
@@ -39,12 +41,13 @@ fn plan(backend: Backend) -> Plan {
 
 fn nothing_is_lost_doubled_or_reused(backend: Backend) {
     let plan = plan(backend);
-    let messages = plan.messages;
+    let (messages, fails_over) = (plan.messages, plan.victims.contains(&Role::Server));
     let Some(verdict) = fleet::run(plan).unwrap() else { return };
     println!("{backend:?}: {verdict}");
     assert!(verdict.violations.is_empty(), "{verdict}");
     assert!(verdict.taken.iter().all(|taken| *taken >= messages));
     assert!(verdict.blobs >= 2 * messages);
+    assert!(!fails_over || verdict.kills[Role::Server as usize] > 0);
 }
 
 #[test]
@@ -55,6 +58,16 @@ fn four_processes_on_postgres_lose_double_and_reuse_nothing_while_they_are_kille
 #[test]
 fn four_processes_on_redis_lose_double_and_reuse_nothing_while_they_are_killed() {
     nothing_is_lost_doubled_or_reused(Backend::Redis);
+}
+
+#[test]
+fn four_processes_lose_double_and_reuse_nothing_while_the_replica_of_a_redis_takes_its_place() {
+    nothing_is_lost_doubled_or_reused(Backend::RedisPair);
+}
+
+#[test]
+fn four_processes_lose_double_and_reuse_nothing_while_masters_of_a_redis_cluster_are_replaced() {
+    nothing_is_lost_doubled_or_reused(Backend::RedisCluster);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
-use stvor::store::{PostgresStores, RedisStores, StoreProvider};
+use stvor::store::{PostgresStores, RedisStores, ServerOptions, StoreProvider};
 use stvor::{App, Client, Event, Message, SendOptions, SendWait};
 use tokio::sync::mpsc;
 
@@ -100,6 +100,9 @@ async fn connect(place: &Place) -> Outcome<(App, Client)> {
         None => None,
         Some((Backend::Postgres, url)) => Some(Arc::new(PostgresStores::new(url)?)),
         Some((Backend::Redis, url)) => Some(Arc::new(RedisStores::new(url)?)),
+        Some((Backend::RedisPair | Backend::RedisCluster, url)) => {
+            Some(Arc::new(RedisStores::with_options(&[url], ServerOptions::new().replicas(1))?))
+        }
     };
     let until = tokio::time::Instant::now() + COMING;
     loop {

@@ -3,7 +3,7 @@
 //!
 //! Four instances of `alice` are processes of their own on one PostgreSQL or Redis, `bob` is a process on SQLite, the relay
 //! is a durable `stvor relay`; between clients and relay stands a recorder, which sees every blob. Whoever is killed is
-//! started again, the server of the store too. What must hold:
+//! started again, the server of the store too; where that has a replica, the replica takes its place first. What must hold:
 //!
 //! - a message that an outbox took is handed to the application of the recipient, and is consumed at most once;
 //! - one that was handed out is handed out again only if whoever had it was killed before it had consumed it, or lost its
@@ -31,6 +31,10 @@ pub enum Backend {
     Postgres,
     /// Redis.
     Redis,
+    /// Redis with a replica that commits wait for, behind one address: its end is a failover.
+    RedisPair,
+    /// A Redis Cluster whose masters have such replicas: the end of one is a failover.
+    RedisCluster,
 }
 
 /// Who can be killed.

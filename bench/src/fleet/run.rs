@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
-use stvor_testkit::{Postgres, Redis};
+use stvor_testkit::{Postgres, Promotion, Redis, RedisCluster, RedisPair};
 
 use super::child::{MARK, PLACE, Place};
 use super::judge::Judge;
@@ -36,6 +36,8 @@ const FIRST_INSTANCE: usize = 2;
 enum Server {
     Postgres(Postgres, String),
     Redis(Redis),
+    RedisPair(Box<RedisPair>),
+    RedisCluster(RedisCluster),
 }
 
 impl Server {
@@ -49,6 +51,8 @@ impl Server {
                 None => None,
             },
             Backend::Redis => Redis::start()?.map(Self::Redis),
+            Backend::RedisPair => RedisPair::start()?.map(Box::new).map(Self::RedisPair),
+            Backend::RedisCluster => RedisCluster::start_with_replicas()?.map(Self::RedisCluster),
         })
     }
 
@@ -56,14 +60,18 @@ impl Server {
         match self {
             Self::Postgres(_, url) => url.clone(),
             Self::Redis(server) => server.url(),
+            Self::RedisPair(pair) => pair.url(),
+            Self::RedisCluster(cluster) => cluster.urls().swap_remove(0),
         }
     }
 
-    /// SIGKILL, and the same server again.
+    /// SIGKILL, and the same server again, or its replica in its place.
     fn kill(&self) -> Outcome<()> {
         match self {
             Self::Postgres(server, _) => server.kill().and_then(|()| server.restart())?,
             Self::Redis(server) => server.kill().and_then(|()| server.restart())?,
+            Self::RedisPair(pair) => pair.fail_over()?,
+            Self::RedisCluster(cluster) => cluster.fail_over(Promotion::Ordered)?,
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use fake::Fake;
 use stvor::store::{PostgresStores, RedisStores, StoreProvider};
 use stvor::{App, AppBuilder, Client, Event, Events, Messages, SendOptions, SendWait};
-use stvor_testkit::{Postgres, Redis};
+use stvor_testkit::{Postgres, Promotion, Redis, RedisCluster, RedisPair};
 use tape::Tape;
 
 const LEASE: Duration = Duration::from_millis(1_500);
@@ -66,6 +66,30 @@ fn redis() -> Option<Stores> {
     })
 }
 
+/// A Redis whose replica is left behind and takes its place.
+fn redis_pair() -> Option<Stores> {
+    let pair = Arc::new(RedisPair::start().unwrap()?);
+    let (url, other) = (pair.url(), Arc::clone(&pair));
+    Some(Stores {
+        provider: Arc::new(RedisStores::new(&url).unwrap()),
+        keep: Box::new(move || pair.leave_replica_behind().unwrap()),
+        put_back: Box::new(move || other.fail_over().unwrap()),
+        commits: None,
+    })
+}
+
+/// The same with a master of a cluster.
+fn redis_cluster() -> Option<Stores> {
+    let cluster = Arc::new(RedisCluster::start_with_replicas().unwrap()?);
+    let (url, other) = (cluster.urls().swap_remove(0), Arc::clone(&cluster));
+    Some(Stores {
+        provider: Arc::new(RedisStores::new(&url).unwrap()),
+        keep: Box::new(move || cluster.leave_replica_behind().unwrap()),
+        put_back: Box::new(move || other.fail_over(Promotion::Ordered).unwrap()),
+        commits: None,
+    })
+}
+
 /// A store of somebody's own that says nothing.
 fn own() -> Stores {
     let (tape, kept) = (Tape::new(true), Arc::new(AtomicUsize::new(0)));
@@ -79,7 +103,7 @@ fn own() -> Stores {
 }
 
 fn all() -> Vec<Stores> {
-    [postgres(), redis(), Some(own())].into_iter().flatten().collect()
+    [postgres(), redis(), redis_pair(), redis_cluster(), Some(own())].into_iter().flatten().collect()
 }
 
 fn builder(relay: &Fake) -> AppBuilder {

@@ -70,6 +70,10 @@ pub const MAX_GROUP_BYTES: usize = MAX_CHANGE_BYTES;
 /// Connections to a database server that all stores of one provider share.
 pub const SERVER_CONNECTIONS: usize = 16;
 
+/// Servers of a Redis Cluster that are remembered besides those that were named, to dial it again: all are dialled at once, and
+/// one that answers is enough.
+pub const CLUSTER_SERVERS: usize = 16;
+
 /// How long dialling a database server may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -9,15 +9,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stvor_store::{
-    ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, Scan, Sealed, SqliteStores, StorePlace,
-    StoreProvider, Table, open_at,
+    ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, Scan, Sealed, ServerOptions, SqliteStores,
+    StorePlace, StoreProvider, Table, open_at,
 };
-use stvor_testkit::{ChaosProxy, Direction, Postgres, Process, Redis, Spawn, Stream};
+use stvor_testkit::{
+    ChaosProxy, Direction, Postgres, Process, Promotion, Redis, RedisCluster, Spawn, Stream,
+};
 
 const SOON: Duration = Duration::from_secs(90);
 const TASKS: u64 = 4;
 /// Rounds of the short form, over all adapters.
-const ROUNDS: u64 = 9;
+const ROUNDS: u64 = 12;
 /// Commits in a store after which it is emptied.
 const MOST_KEPT: u64 = 2_000;
 
@@ -25,6 +27,10 @@ fn provider(url: &str) -> Box<dyn StoreProvider> {
     match url.split(':').next() {
         Some("postgres") => Box::new(PostgresStores::new(url).unwrap()),
         Some("redis") => Box::new(RedisStores::new(url).unwrap()),
+        Some("cluster") => {
+            let (url, options) = (url.replace("cluster:", "redis:"), ServerOptions::new().replicas(1));
+            Box::new(RedisStores::with_options(&[&url], options).unwrap())
+        }
         _ => Box::new(SqliteStores),
     }
 }
@@ -102,6 +108,9 @@ enum Subject {
     Sqlite,
     Postgres(Postgres, ChaosProxy, String),
     Redis(Redis, ChaosProxy, String),
+    /// Masters with a replica each that commits wait for, and that takes the place of its master. Clients find the servers by
+    /// themselves, so no wire of theirs can be cut.
+    Cluster(RedisCluster, String),
 }
 
 impl Subject {
@@ -118,13 +127,17 @@ impl Subject {
             let url = format!("redis://{}", proxy.address());
             all.push(Self::Redis(server, proxy, url));
         }
+        if let Some(cluster) = RedisCluster::start_with_replicas().unwrap() {
+            let url = cluster.urls()[0].replace("redis:", "cluster:");
+            all.push(Self::Cluster(cluster, url));
+        }
         all
     }
 
     fn url(&self) -> &str {
         match self {
             Self::Sqlite => "sqlite",
-            Self::Postgres(.., url) | Self::Redis(.., url) => url,
+            Self::Postgres(.., url) | Self::Redis(.., url) | Self::Cluster(_, url) => url,
         }
     }
 
@@ -141,6 +154,10 @@ impl Subject {
             Self::Redis(server, ..) if choice < 2 => {
                 server.kill().unwrap();
                 server.restart().unwrap();
+                struck.servers += 1;
+            }
+            Self::Cluster(cluster, _) if choice < 3 => {
+                cluster.fail_over(Promotion::Ordered).unwrap();
                 struck.servers += 1;
             }
             Self::Postgres(_, proxy, _) | Self::Redis(_, proxy, _) if choice < 5 => {

@@ -9,7 +9,9 @@ use stvor_store::{
     ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan, Sealed,
     SecretBytes, ServerOptions, Store, StorePlace, StoreProvider, Table, open_at,
 };
-use stvor_testkit::{ChaosProxy, Direction, Postgres, Redis, RedisCluster, RedisSettings};
+use stvor_testkit::{
+    ChaosProxy, Direction, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings,
+};
 
 fn place(user: &str) -> StorePlace {
     StorePlace::new("wss://relay.example:443", "app", user)
@@ -177,6 +179,52 @@ async fn postgres_commits_survive_a_failover_to_a_synchronous_replica() {
     .await;
 }
 
+fn waiting_for_a_replica(urls: &[&str]) -> RedisStores {
+    RedisStores::with_options(urls, ServerOptions::new().replicas(1)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_commits_survive_failovers_to_the_replica_that_they_wait_for() {
+    let Some(pair) = RedisPair::start().unwrap() else { return };
+    let stores = waiting_for_a_replica(&[&pair.url()]);
+    assert!(codes(&stores).await.is_empty());
+    let store = stores.open(&place("bob")).await.unwrap();
+    commits_survive(store, move || {
+        for _ in 0..3 {
+            pair.fail_over().unwrap();
+        }
+        pair
+    })
+    .await;
+}
+
+/// An address that takes connections and never says anything.
+fn silent() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_commits_survive_failovers_in_a_cluster_whose_named_server_is_gone() {
+    let Some(cluster) = RedisCluster::start_with_replicas().unwrap() else { return };
+    let careless = RedisStores::new(&cluster.urls()[0]).unwrap();
+    assert_eq!(codes(&careless).await, ["redis_no_synchronous_replica"]);
+    careless.open(&place("bob")).await.unwrap().commit(pair(999_999_999)).await.unwrap();
+    let holder = cluster.url_of_holder().unwrap();
+    let (one, other) = (silent(), silent());
+    let stores = waiting_for_a_replica(&[&one.1, &other.1, &holder]);
+    assert!(codes(&stores).await.is_empty());
+    let store = stores.open(&place("carol")).await.unwrap();
+    commits_survive(store, move || {
+        for by in [Promotion::Ordered, Promotion::Voted, Promotion::Ordered] {
+            cluster.fail_over(by).unwrap();
+        }
+        (cluster, one, other)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_a_restarted_primary_shows_is_acknowledged_when_the_standby_has_it() {
     let settings = ["wal_level=replica", "max_wal_senders=4"];
@@ -328,6 +376,17 @@ async fn a_server_out_of_memory_is_a_full_store_and_goes_on_when_there_is_room()
     assert_eq!(store.commit(pair(2)).await.unwrap_err().code(), "STORE_FULL");
     assert_eq!(numbers(&*store, "left").await, [1]);
     assert_eq!(store.sweep(Timestamp::from_millis(5), 10).await.unwrap(), 0);
+    // Whoever has no room can make some, also one who comes anew.
+    let again = RedisStores::new(&server.url()).unwrap().open(&place("bob")).await.unwrap();
+    for store in [&store, &again] {
+        assert_eq!(numbers(&**store, "left").await, [1]);
+        let removed = ["left", "right"].map(|half| Op::delete(key(half, 1)));
+        store.commit(removed.into_iter().collect()).await.unwrap();
+        assert!(numbers(&**store, "left").await.is_empty());
+        server.cli(&["config", "set", "maxmemory", "0"]).unwrap();
+        store.commit(pair(1)).await.unwrap();
+        server.cli(&["config", "set", "maxmemory", "1"]).unwrap();
+    }
     server.cli(&["config", "set", "maxmemory", "0"]).unwrap();
     store.commit(pair(2)).await.unwrap();
     assert_eq!(numbers(&*store, "right").await, [1, 2]);
@@ -427,6 +486,134 @@ async fn a_commit_waits_for_replicas_and_a_replica_that_none_waits_for_is_found(
     replica.pause(false).unwrap();
     waiting.await.unwrap().unwrap();
     assert_eq!(numbers(&*store, "left").await, [1, 2]);
+}
+
+/// Servers with replicas that can be left behind.
+enum Replicated {
+    Pair(Box<RedisPair>),
+    Cluster(RedisCluster),
+}
+
+impl Replicated {
+    fn all() -> Vec<Self> {
+        let pair = RedisPair::start().unwrap().map(Box::new).map(Self::Pair);
+        let cluster = RedisCluster::start_with_replicas().unwrap().map(Self::Cluster);
+        pair.into_iter().chain(cluster).collect()
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::Pair(pair) => pair.url(),
+            Self::Cluster(cluster) => cluster.urls()[0].clone(),
+        }
+    }
+
+    fn leave_replica_behind(&self) {
+        match self {
+            Self::Pair(pair) => pair.leave_replica_behind().unwrap(),
+            Self::Cluster(cluster) => cluster.leave_replica_behind().unwrap(),
+        }
+    }
+
+    fn fail_over(&self) {
+        match self {
+            Self::Pair(pair) => pair.fail_over().unwrap(),
+            Self::Cluster(cluster) => cluster.fail_over(Promotion::Ordered).unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_promoted_replica_lacks_is_told_or_was_never_acknowledged() {
+    for servers in Replicated::all() {
+        let store = RedisStores::new(&servers.url()).unwrap().open(&place("bob")).await.unwrap();
+        store.commit(pair(1)).await.unwrap();
+        let waits = waiting_for_a_replica(&[&servers.url()]).open(&place("bob")).await.unwrap();
+        waits.commit(pair(2)).await.unwrap();
+        servers.leave_replica_behind();
+        store.commit(pair(3)).await.unwrap();
+        let waiting = tokio::spawn({
+            let waits = Arc::clone(&waits);
+            async move { waits.commit(pair(4)).await }
+        });
+        // It is at the primary.
+        while store.get(&[key("left", 4)]).await.unwrap()[0].is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished());
+        servers.fail_over();
+        assert_eq!(store.commit(pair(5)).await.unwrap_err().code(), "STORE_PUT_BACK");
+        waiting.await.unwrap().unwrap();
+        assert_eq!(numbers(&*waits, "left").await, [1, 2, 4]);
+        assert_eq!(numbers(&*waits, "right").await, [1, 2, 4]);
+        store.accept_put_back();
+        store.commit(pair(5)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_was_made_a_replica_is_read_no_more() {
+    let (Some(old), Some(new)) = (Redis::start().unwrap(), Redis::start().unwrap()) else { return };
+    let to = |server: &Redis| std::net::SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let proxy = ChaosProxy::start(to(&old)).unwrap();
+    let store = RedisStores::new(&format!("redis://{}", proxy.address())).unwrap();
+    let store = store.open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    new.cli(&["replicaof", "127.0.0.1", &old.port().to_string()]).unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || {
+        new.cli(&["info", "replication"]).ok()?.contains("master_link_status:up").then_some(())
+    })
+    .unwrap();
+    new.cli(&["replicaof", "no", "one"]).unwrap();
+    proxy.lead_to(to(&new));
+    // It keeps its connections, answers what it has, and never hears of anything new.
+    old.cli(&["replicaof", "127.0.0.1", "1"]).unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1]);
+    store.commit(pair(2)).await.unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2], "what was committed is seen");
+}
+
+#[tokio::test]
+async fn of_several_addresses_the_primary_is_taken_also_while_it_takes_no_writes() {
+    let Some(servers) = RedisPair::start().unwrap() else { return };
+    let (primary, replica) = servers.roles();
+    let stores = RedisStores::with_options(&[&replica.url(), &primary.url()], ServerOptions::new()).unwrap();
+    stores.open(&place("bob")).await.unwrap().commit(pair(1)).await.unwrap();
+    primary.cli(&["config", "set", "min-replicas-to-write", "2"]).unwrap();
+    let stores = RedisStores::with_options(&[&replica.url(), &primary.url()], ServerOptions::new()).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1]);
+    primary.cli(&["config", "set", "min-replicas-to-write", "1"]).unwrap();
+    store.commit(pair(2)).await.unwrap();
+    let alone = RedisStores::new(&replica.url()).unwrap();
+    assert_eq!(alone.open(&place("bob")).await.unwrap_err().code(), "STORE_UNREACHABLE");
+}
+
+/// What WAIT waits for is what its own connection wrote. The answer that was lost came by another one.
+#[tokio::test]
+async fn a_call_that_is_repeated_is_something_for_replicas_to_have() {
+    let Some(pair_of) = RedisPair::start().unwrap() else { return };
+    let url = pair_of.url();
+    let store = waiting_for_a_replica(&[&url]).open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    let cli = |arguments: &[&str]| pair_of.roles().0.cli(arguments).unwrap();
+    let meta = cli(&["keys", "*:meta"]).trim().to_owned();
+    let keys = ["rows", "order", "expiry", "meta"].map(|name| meta.replace(":meta", &format!(":{name}")));
+    let call = || {
+        let mut call = vec!["fcall", "stvor_v3_commit", "4"];
+        call.extend(keys.iter().map(String::as_str));
+        call.extend(["writer", "1", "1", "0", "P", "field", "*", "value-of-16-bytes", ""]);
+        let offset = || {
+            let about = cli(&["info", "replication"]);
+            let line = about.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        let before = offset();
+        assert_eq!(cli(&call).trim(), "-1");
+        offset() - before
+    };
+    assert!(call() > 0);
+    assert!(call() > 0, "it did nothing again, and is written to replicas all the same");
 }
 
 /// A password that must not be seen.

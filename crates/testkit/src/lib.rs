@@ -28,7 +28,10 @@ pub use history::{Checker, Violation};
 pub use keyring::MemoryKeyring;
 pub use process::{Process, Signal, Spawn, Stream, binary, until};
 pub use proxy::{ChaosProxy, Direction};
-pub use servers::{Kmip, Postgres, Redis, RedisCluster, RedisSettings, SoftHsm, Swtpm, kmip_certificates};
+pub use servers::{
+    Kmip, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings, SoftHsm, Swtpm,
+    kmip_certificates,
+};
 pub use temp::temp_dir;
 
 /// The code blocks of README and the book, compiled by `cargo test --doc`.

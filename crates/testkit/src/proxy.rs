@@ -33,6 +33,8 @@ struct Weather {
     bytes_per_second: Option<u32>,
     frozen: bool,
     refusing: bool,
+    /// Where new connections lead, in the place of the first server.
+    leads_to: Option<SocketAddr>,
     cut_after: [Option<u64>; 2],
 }
 
@@ -112,11 +114,12 @@ impl ChaosProxy {
                     return;
                 }
                 accepting.accepted.fetch_add(1, Ordering::SeqCst);
-                if accepting.weather().refusing {
+                let weather = *accepting.weather();
+                if weather.refusing {
                     continue;
                 }
                 // A server that is down looks to the client like a connection that closes at once.
-                let _refused = link(&accepting, client, server);
+                let _refused = link(&accepting, client, weather.leads_to.unwrap_or(server));
             }
         });
         Ok(Self { address, shared })
@@ -156,6 +159,11 @@ impl ChaosProxy {
     /// Closes new connections at once (`true`) or lets them through.
     pub fn refuse(&self, refuse: bool) {
         self.change(|weather| weather.refusing = refuse);
+    }
+
+    /// Leads new connections to another server, as an address does that moves in a failover. Those that are open stay.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.change(|weather| weather.leads_to = Some(server));
     }
 
     /// Closes all connections now, wherever in a frame they are. New ones are let through.
@@ -289,6 +297,21 @@ mod tests {
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
         let mut client = TcpStream::connect(proxy.address()).unwrap();
         assert_eq!(said(&mut client, b"again"), b"again");
+    }
+
+    #[test]
+    fn new_connections_lead_to_another_server_and_open_ones_stay() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let proxy = ChaosProxy::start(echo()).unwrap();
+        let mut before = TcpStream::connect(proxy.address()).unwrap();
+        said(&mut before, b"hello");
+        proxy.lead_to(closed);
+        assert_eq!(said(&mut before, b"still"), b"still");
+        let mut after = TcpStream::connect(proxy.address()).unwrap();
+        assert!(matches!(after.read(&mut [0; 1]), Ok(0) | Err(_)));
+        proxy.lead_to(echo());
+        let mut after = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(said(&mut after, b"there"), b"there");
     }
 
     #[test]

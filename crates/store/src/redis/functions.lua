@@ -23,6 +23,8 @@ local function commit(keys, args)
   local writer, first, seq = args[1], tonumber(args[2]), tonumber(args[3])
   local last = tonumber(redis.call('HGET', meta, 'w:' .. writer) or '0')
   if last >= seq then
+    -- A write again: WAIT waits for no more than what its own connection wrote, and this may be another one.
+    redis.call('HSET', meta, 'w:' .. writer, last)
     local conflicts = redis.call('HGET', meta, 'c:' .. writer) or ''
     return tonumber(string.match(conflicts, ';' .. args[3] .. ':(%d+);') or '-1')
   end
@@ -216,5 +218,7 @@ local function sweep(keys, args)
 end
 
 redis.register_function { function_name = 'stvor_v3_commit', callback = commit }
+-- For what puts no row: it makes room.
+redis.register_function { function_name = 'stvor_v3_release', callback = commit, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'stvor_v3_scan', callback = scan, flags = { 'no-writes' } }
 redis.register_function { function_name = 'stvor_v3_sweep', callback = sweep, flags = { 'allow-oom' } }

@@ -3,10 +3,12 @@
 use crate::provider::Finding;
 use crate::server::{ServerOptions, certificate_problem, is_local, read};
 use crate::{StoreError, limits};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::cluster_routing::{MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, Pipeline, RedisError, RedisResult, TlsCertificates, Value,
@@ -62,13 +64,31 @@ struct Live {
     number: u64,
 }
 
+#[derive(Default)]
+struct State {
+    /// How often a server was dialled.
+    dials: u64,
+    live: Option<Live>,
+    /// Servers of the cluster: those that were named may be away when it is dialled again.
+    nodes: Vec<ConnectionInfo>,
+}
+
+/// What a server is that was dialled.
+enum Greeted {
+    Single(MultiplexedConnection),
+    /// One of a cluster, which has these servers; this one comes first.
+    Cluster(Vec<ConnectionInfo>),
+}
+
 /// The way to a server: connected when it is first needed, and again after it broke.
 pub(super) struct Link {
     urls: Vec<ConnectionInfo>,
     options: ServerOptions,
     /// For messages: hosts only.
     pub(super) name: Arc<str>,
-    live: Mutex<(u64, Option<Live>)>,
+    state: Mutex<State>,
+    /// The way of reads, of a way of writes.
+    reads: Option<Arc<Link>>,
 }
 
 impl Link {
@@ -86,7 +106,18 @@ impl Link {
             return Err(StoreError::Adapter("no Redis URL was given".into()));
         }
         let name: Vec<String> = urls.iter().map(|info| info.addr().to_string()).collect();
-        Ok(Self { urls, options, name: name.join(",").into(), live: Mutex::new((0, None)) })
+        Ok(Self { urls, options, name: name.join(",").into(), state: Mutex::default(), reads: None })
+    }
+
+    /// The way of writes beside this one, which may wait for replicas.
+    pub(super) fn for_writes(reads: &Arc<Self>) -> Self {
+        Self {
+            urls: reads.urls.clone(),
+            options: reads.options.clone(),
+            name: Arc::clone(&reads.name),
+            state: Mutex::default(),
+            reads: Some(Arc::clone(reads)),
+        }
     }
 
     pub(super) fn options(&self) -> &ServerOptions {
@@ -95,46 +126,79 @@ impl Link {
 
     /// The connection, and its number for [`Link::broke`].
     pub(super) async fn connection(&self) -> Result<(Connection, u64), StoreError> {
-        let mut live = self.live.lock().await;
-        if let Some(live) = &live.1 {
+        let mut state = self.state.lock().await;
+        if let Some(live) = &state.live {
             return Ok((live.connection.clone(), live.number));
         }
-        let dialling = tokio::time::timeout(limits::SERVER_TIMEOUT, self.dial());
+        let dialling = tokio::time::timeout(limits::SERVER_TIMEOUT, self.dial(&mut state.nodes));
         let connection = dialling.await.map_err(|_| self.unreachable("it did not answer in time"))??;
-        live.0 += 1;
-        let number = live.0;
-        live.1 = Some(Live { connection: connection.clone(), number });
+        state.dials += 1;
+        let number = state.dials;
+        state.live = Some(Live { connection: connection.clone(), number });
         Ok((connection, number))
     }
 
     /// The connection of this number is of no use any more.
     pub(super) async fn broke(&self, number: u64) {
-        let mut live = self.live.lock().await;
-        live.1.take_if(|live| live.number == number);
+        let gone = self.state.lock().await.live.take_if(|live| live.number == number).is_some();
+        // A primary that became a replica refuses writes and goes on to answer reads with what it had. While reads are dialled
+        // they have no connection.
+        if gone && let Some(mut state) = self.reads.as_ref().and_then(|reads| reads.state.try_lock().ok()) {
+            state.live = None;
+        }
     }
 
     pub(super) fn unreachable(&self, reason: impl Into<String>) -> StoreError {
         StoreError::Unreachable { server: self.name.to_string(), reason: reason.into() }
     }
 
-    /// Reads password and certificates anew and dials the first server that answers.
-    async fn dial(&self) -> Result<Connection, StoreError> {
+    /// Reads password and certificates anew and dials all servers at once: one that is silent makes nobody wait who need not.
+    /// Of a cluster whichever answers first is taken, else the first of those named that answers.
+    async fn dial(&self, nodes: &mut Vec<ConnectionInfo>) -> Result<Connection, StoreError> {
         let (password, certificates) = (self.options.password()?, self.certificates()?);
-        let mut last = self.unreachable("it was not dialled");
-        for info in &self.urls {
-            match self.dial_one(info.clone(), (password.as_deref(), certificates.as_ref())).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = error,
+        let how = (password.as_deref(), certificates.as_ref());
+        let others = nodes.iter().filter(|node| !self.urls.iter().any(|url| url.addr() == node.addr()));
+        let servers: Vec<ConnectionInfo> = self.urls.iter().chain(others).cloned().collect();
+        let mut greetings: FuturesUnordered<_> = servers
+            .into_iter()
+            .enumerate()
+            .map(|(place, info)| self.greet_in_time(place, info, how))
+            .collect();
+        let mut best: Result<(usize, MultiplexedConnection), StoreError> =
+            Err(self.unreachable("it was not dialled"));
+        while let Some((place, greeted)) = greetings.next().await {
+            let before = best.as_ref().ok().map(|(before, _)| *before);
+            match (greeted, before) {
+                (Ok(Greeted::Cluster(servers)), _) => {
+                    nodes.clone_from(&servers);
+                    let joined = self.join(servers, certificates.as_ref()).await;
+                    return joined.map_err(|error| self.error(&error));
+                }
+                (Ok(Greeted::Single(_)), Some(before)) if before < place => {}
+                (Ok(Greeted::Single(connection)), _) => best = Ok((place, connection)),
+                (Err(error), None) => best = Err(error),
+                (Err(_), Some(_)) => {}
             }
         }
-        Err(last)
+        best.map(|(_, connection)| Connection::Single(connection))
     }
 
-    async fn dial_one(
+    /// What a server is, and its place among those that are dialled.
+    async fn greet_in_time(
+        &self,
+        place: usize,
+        info: ConnectionInfo,
+        how: (Option<&str>, Option<&TlsCertificates>),
+    ) -> (usize, Result<Greeted, StoreError>) {
+        let greeted = tokio::time::timeout(limits::CONNECT_TIMEOUT, self.greet(info, how)).await;
+        (place, greeted.unwrap_or_else(|_| Err(self.unreachable("it did not answer in time"))))
+    }
+
+    async fn greet(
         &self,
         mut info: ConnectionInfo,
         (password, certificates): (Option<&str>, Option<&TlsCertificates>),
-    ) -> Result<Connection, StoreError> {
+    ) -> Result<Greeted, StoreError> {
         let failed = |error: RedisError| self.error(&error);
         if let Some(password) = password {
             let settings = info.redis_settings().clone().set_password(password);
@@ -149,47 +213,67 @@ impl Link {
             .set_connection_timeout(Some(limits::CONNECT_TIMEOUT))
             .set_response_timeout(Some(limits::SERVER_TIMEOUT));
         let connected = client.map_err(failed)?.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = Connection::Single(connected.map_err(failed)?);
-        let about = connection.query(redis::cmd("INFO").arg("everything")).await.map_err(failed)?;
-        let about: String = redis::from_redis_value(about).map_err(|error| failed(error.into()))?;
+        let mut connection = connected.map_err(failed)?;
+        let about: String =
+            redis::cmd("INFO").arg("everything").query_async(&mut connection).await.map_err(failed)?;
         let version = fact(&about, "redis_version").unwrap_or_default();
         if version.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < 7) {
             return Err(self.unreachable(format!("it runs Redis {version}; version 7 or later is needed")));
         }
         if fact(&about, "cluster_enabled") == Some("1") {
-            connection = self.join((info, password, certificates)).await.map_err(failed)?;
+            let slots: Value =
+                redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await.map_err(failed)?;
+            let mut servers = servers_of(&slots, &info);
+            if servers.is_empty() {
+                return Err(self.unreachable("it is of a cluster and knows no server of it"));
+            }
+            servers.insert(0, info);
+            return Ok(Greeted::Cluster(servers));
         }
-        self.load(&mut connection).await.map_err(failed)?;
-        Ok(connection)
+        if fact(&about, "role") == Some("slave") {
+            return Err(self.unreachable("it is a replica"));
+        }
+        let loaded: RedisResult<()> = load_functions().query_async(&mut connection).await;
+        match loaded {
+            // One that takes no writes just now is read all the same.
+            Err(error) if error.code().is_none_or(|code| !takes_no_writes(code)) => Err(failed(error)),
+            _ => Ok(Greeted::Single(connection)),
+        }
     }
 
+    /// A cluster, by the first of these servers: others may be silent, and would be waited for.
     async fn join(
         &self,
-        (info, password, certificates): (ConnectionInfo, Option<&str>, Option<&TlsCertificates>),
+        servers: Vec<ConnectionInfo>,
+        certificates: Option<&TlsCertificates>,
     ) -> RedisResult<Connection> {
-        let mut nodes = vec![info];
-        nodes.extend(self.urls.iter().cloned());
-        // All nodes of a cluster take the same password, and its client asks for one place of it.
-        let mut builder = ClusterClientBuilder::new(nodes.into_iter().map(|node| {
-            let settings = node.redis_settings().clone();
-            match password {
-                Some(password) => node.set_redis_settings(settings.set_password(password)),
-                None => node,
-            }
-        }))
-        .connection_timeout(limits::CONNECT_TIMEOUT)
-        .response_timeout(limits::SERVER_TIMEOUT);
+        let mut builder = ClusterClientBuilder::new(servers.into_iter().take(1))
+            .connection_timeout(limits::CONNECT_TIMEOUT)
+            .response_timeout(limits::SERVER_TIMEOUT);
         if let Some(certificates) = certificates {
             builder = builder.certs(certificates.clone());
         }
-        Ok(Connection::Cluster(builder.build()?.get_async_connection().await?))
+        let connection = Connection::Cluster(builder.build()?.get_async_connection().await?);
+        // A master of other slots may be away or take nothing just now. Who needs it hears that from it.
+        let mut loading = connection.clone();
+        tokio::spawn(async move {
+            if let Err(error) = loading.masters(&load_functions()).await {
+                tracing::debug!(%error, "a master of the cluster was not given the functions");
+            }
+        });
+        Ok(connection)
     }
 
-    /// Makes the functions known to every master.
-    pub(super) async fn load(&self, connection: &mut Connection) -> RedisResult<()> {
-        let mut command = redis::cmd("FUNCTION");
-        command.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
-        connection.query(&command).await.map(|_| ())
+    /// Makes the functions known to the server that has this key.
+    pub(super) async fn load(&self, connection: &mut Connection, key: &str) -> Result<(), StoreError> {
+        let loaded: RedisResult<()> = match connection {
+            Connection::Single(connection) => load_functions().query_async(connection).await,
+            Connection::Cluster(connection) => {
+                let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                connection.route_command(load_functions(), RoutingInfo::SingleNode(route)).await.map(|_| ())
+            }
+        };
+        loaded.map_err(|error| self.error(&error))
     }
 
     fn certificates(&self) -> Result<Option<TlsCertificates>, StoreError> {
@@ -309,6 +393,45 @@ impl Link {
     }
 }
 
+fn load_functions() -> Cmd {
+    let mut command = redis::cmd("FUNCTION");
+    command.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
+    command
+}
+
+/// The servers that a cluster's answer to CLUSTER SLOTS names, reached as the one that gave it.
+fn servers_of(slots: &Value, answered: &ConnectionInfo) -> Vec<ConnectionInfo> {
+    let own = match answered.addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
+        _ => return Vec::new(),
+    };
+    let mut found: Vec<ConnectionInfo> = Vec::new();
+    let ranges = slots.as_sequence().unwrap_or_default().iter().filter_map(Value::as_sequence);
+    for node in ranges.flat_map(|range| range.iter().skip(2)).filter_map(Value::as_sequence) {
+        let [host, port, ..] = node else { continue };
+        let (Ok(host), Ok(port)) =
+            (redis::from_redis_value_ref::<Option<String>>(host), redis::from_redis_value_ref::<u16>(port))
+        else {
+            continue;
+        };
+        // Without a name it is the one that was asked, by another port; `?` is one that nobody knows the name of.
+        let host = host.filter(|host| !host.is_empty()).unwrap_or_else(|| own.to_owned());
+        if host == "?" {
+            continue;
+        }
+        let address = match answered.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        if found.len() < limits::CLUSTER_SERVERS && !found.iter().any(|one| *one.addr() == address) {
+            found.push(answered.clone().set_addr(address));
+        }
+    }
+    found
+}
+
 /// What is wrong with the server's certificate. The library keeps what it met as text, in the words of rustls.
 fn refused_certificate(failure: &RedisError) -> Option<String> {
     let text = failure.to_string();
@@ -361,6 +484,11 @@ fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
 /// The value of a line of INFO.
 fn fact<'a>(about: &'a str, name: &str) -> Option<&'a str> {
     about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Whether a primary takes no writes just now: for want of replicas, of memory or of a disk.
+fn takes_no_writes(code: &str) -> bool {
+    ["NOREPLICAS", "OOM", "MISCONF"].contains(&code)
 }
 
 /// Errors of a server that restarts, fails over or waits for replicas: the call did nothing and may be repeated.

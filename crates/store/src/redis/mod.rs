@@ -74,16 +74,16 @@ impl RedisStores {
         Self::with_options(&[url], ServerOptions::new())
     }
 
-    /// [`RedisStores::new`] with certificates or a password from files, and with several servers of a cluster to begin
-    /// at.
+    /// [`RedisStores::new`] with certificates or a password from files, and with several servers: of a cluster, to begin
+    /// at, or a primary and its replicas, of which the first that is a primary is taken.
     ///
     /// # Errors
     /// As [`RedisStores::new`].
     pub fn with_options(urls: &[&str], options: ServerOptions) -> Result<Self, StoreError> {
         // The library takes the process's provider of primitives; where the application has chosen none, it is ours.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let reads = Arc::new(Link::new(urls, options.clone())?);
-        let writes = Arc::new(Link::new(urls, options)?);
+        let reads = Arc::new(Link::new(urls, options)?);
+        let writes = Arc::new(Link::for_writes(&reads));
         Ok(Self { reads, writes })
     }
 }
@@ -277,7 +277,7 @@ impl RedisStore {
             Err(failure) => failure,
         };
         if writer::is_unknown_function(failure.code(), failure.detail()) {
-            self.link.load(&mut connection).await.map_err(|error| self.link.error(&error))?;
+            self.link.load(&mut connection, self.keys.meta()).await?;
             return Err(self.link.unreachable("its functions were gone and are loaded again"));
         }
         let error = self.link.error(&failure);

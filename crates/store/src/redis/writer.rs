@@ -162,7 +162,7 @@ impl Writer {
                     return Err(error);
                 }
                 Answer::Unknown => {
-                    self.link.load(&mut connection).await.map_err(|error| self.link.error(&error))?;
+                    self.link.load(&mut connection, self.keys.meta()).await?;
                     return Err(self.link.unreachable("its functions were gone and are loaded again"));
                 }
                 Answer::OutOfOrder => {
@@ -205,7 +205,8 @@ impl Writer {
 
     /// The call for a change set.
     fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
-        let mut call = self.keys.call("FCALL", "stvor_v3_commit");
+        let puts = changes.ops.iter().any(|op| matches!(op, Op::Put { .. }));
+        let mut call = self.keys.call("FCALL", if puts { "stvor_v3_commit" } else { "stvor_v3_release" });
         call.arg(&self.name).arg(first).arg(seq).arg(self.acknowledged.load(Ordering::SeqCst));
         for op in &changes.ops {
             match op {
@@ -243,7 +244,7 @@ impl Writer {
             Ok(swept) => redis::from_redis_value(swept).map_err(|error| self.link.error(&error.into())),
             Err(failure) => {
                 if is_unknown_function(failure.code(), failure.detail()) {
-                    let _ = self.link.load(&mut connection).await;
+                    let _ = self.link.load(&mut connection, self.keys.meta()).await;
                 } else {
                     self.link.broke(number).await;
                 }

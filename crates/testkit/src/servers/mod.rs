@@ -10,7 +10,7 @@ mod swtpm;
 
 pub use kmip::{Kmip, kmip_certificates};
 pub use postgres::{Database, Postgres};
-pub use redis::{Redis, RedisCluster, RedisSettings};
+pub use redis::{Promotion, Redis, RedisCluster, RedisPair, RedisSettings};
 pub use softhsm::SoftHsm;
 pub use swtpm::Swtpm;
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{SOON, TRIES, find, free_port, missing};
 use crate::process::{Process, Signal, Spawn, until};
+use crate::proxy::ChaosProxy;
 use crate::temp::{TempDir, temp_dir};
 
 /// How a [`Redis`] is set up, beside what a test needs of every one.
@@ -168,9 +169,125 @@ impl Redis {
     }
 }
 
+/// The port of the replica that hangs on this server; `None`: it has none, or is none itself.
+fn replica_of(master: &Redis) -> Option<u16> {
+    let about = master.cli(&["info", "replication"]).ok()?;
+    let line = about.lines().find(|line| line.starts_with("slave0:"))?;
+    line.split_once("port=")?.1.split(',').next()?.parse().ok()
+}
+
+/// Waits until a server follows another one and has everything of it.
+fn follows(replica: &Redis, master: &Redis) -> io::Result<()> {
+    until(SOON, || {
+        let about = replica.cli(&["info", "replication"]).ok()?;
+        let whole = about.contains("master_link_status:up");
+        (whole && replica_of(master) == Some(replica.port())).then_some(())
+    })
+}
+
+/// From now on a replica gets nothing of what its master takes, and its master takes it all the same. What was on its way is
+/// cut off as well: it would be read later.
+fn leave_behind(replica: &Redis, master: &Redis) -> io::Result<()> {
+    master.cli(&["config", "set", "min-replicas-to-write", "0"])?;
+    replica.pause(true)?;
+    master.cli(&["client", "kill", "type", "replica"]).map(|_| ())
+}
+
+/// A Redis server with a replica, which takes writes only while that is there, behind one address that leads to whichever of
+/// them is the primary.
+pub struct RedisPair {
+    nodes: [Redis; 2],
+    /// What stands at the address.
+    pub proxy: ChaosProxy,
+    primary: Mutex<usize>,
+}
+
+impl RedisPair {
+    /// Starts both; `None`, with a note, where Redis is not installed.
+    ///
+    /// # Errors
+    /// When they do not find one another.
+    ///
+    /// # Panics
+    /// In CI, when Redis is not installed.
+    pub fn start() -> io::Result<Option<Self>> {
+        let arguments = ["--repl-diskless-sync-delay", "0"].map(str::to_owned).to_vec();
+        let settings = RedisSettings { arguments, tls_only: false };
+        let (Some(primary), Some(replica)) =
+            (Redis::start_with(settings.clone())?, Redis::start_with(settings)?)
+        else {
+            return Ok(None);
+        };
+        let proxy = ChaosProxy::start(([127, 0, 0, 1], primary.port()).into())?;
+        let pair = Self { nodes: [primary, replica], proxy, primary: Mutex::new(0) };
+        let (primary, replica) = pair.roles();
+        follow(replica, primary)?;
+        primary.cli(&["config", "set", "min-replicas-to-write", "1"])?;
+        Ok(Some(pair))
+    }
+
+    /// The primary and the replica, as they are now.
+    #[must_use]
+    pub fn roles(&self) -> (&Redis, &Redis) {
+        let [one, other] = &self.nodes;
+        match *self.primary.lock().unwrap_or_else(PoisonError::into_inner) {
+            0 => (one, other),
+            _ => (other, one),
+        }
+    }
+
+    /// `redis://` of the address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.proxy.address())
+    }
+
+    /// From now on the replica gets nothing of what the primary takes.
+    ///
+    /// # Errors
+    /// When a server refuses it.
+    pub fn leave_replica_behind(&self) -> io::Result<()> {
+        let (primary, replica) = self.roles();
+        leave_behind(replica, primary)
+    }
+
+    /// Ends the primary at once, promotes the replica and lets the address lead there. The former primary comes back as its
+    /// replica.
+    ///
+    /// # Errors
+    /// When a server does not do what it has to.
+    pub fn fail_over(&self) -> io::Result<()> {
+        let (before, after) = self.roles();
+        before.kill()?;
+        after.pause(false)?;
+        after.cli(&["replicaof", "no", "one"])?;
+        self.proxy.lead_to(([127, 0, 0, 1], after.port()).into());
+        after.cli(&["config", "set", "min-replicas-to-write", "1"])?;
+        before.restart()?;
+        follow(before, after)?;
+        let mut primary = self.primary.lock().unwrap_or_else(PoisonError::into_inner);
+        *primary = 1 - *primary;
+        Ok(())
+    }
+}
+
+fn follow(replica: &Redis, primary: &Redis) -> io::Result<()> {
+    replica.cli(&["replicaof", "127.0.0.1", &primary.port().to_string()])?;
+    follows(replica, primary)
+}
+
+/// How the replica of a killed master takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promotion {
+    /// At once, by order of an operator.
+    Ordered,
+    /// By a vote of the other masters, after they noticed.
+    Voted,
+}
+
 /// A Redis Cluster of three masters.
 pub struct RedisCluster {
-    /// Its servers.
+    /// Its servers: three masters, and three replicas where there are any.
     pub nodes: Vec<Redis>,
 }
 
@@ -183,12 +300,33 @@ impl RedisCluster {
     /// # Panics
     /// In CI, when Redis is not installed.
     pub fn start() -> io::Result<Option<Self>> {
+        Self::start_of(3, &[])
+    }
+
+    /// [`RedisCluster::start`], each master with a replica without which it takes no writes.
+    ///
+    /// # Errors
+    /// As [`RedisCluster::start`].
+    ///
+    /// # Panics
+    /// As [`RedisCluster::start`].
+    pub fn start_with_replicas() -> io::Result<Option<Self>> {
+        let arguments = ["--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0"];
+        let Some(cluster) = Self::start_of(6, &arguments)? else { return Ok(None) };
+        until(SOON, || {
+            let whole = cluster.nodes.iter().filter(|node| replica_of(node).is_some()).count() == 3;
+            whole.then_some(())
+        })?;
+        Ok(Some(cluster))
+    }
+
+    fn start_of(count: usize, more: &[&str]) -> io::Result<Option<Self>> {
         let mut nodes = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..count {
             let bus = free_port()?.to_string();
             let arguments =
                 ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
-            let arguments = arguments.map(str::to_owned).to_vec();
+            let arguments = arguments.iter().chain(more).map(|one| (*one).to_owned()).collect();
             match Redis::start_with(RedisSettings { arguments, tls_only: false })? {
                 Some(node) => nodes.push(node),
                 None => return Ok(None),
@@ -198,11 +336,14 @@ impl RedisCluster {
         let first = nodes.first().ok_or_else(|| io::Error::other("no nodes"))?;
         let mut create = vec!["--cluster-yes", "--cluster", "create"];
         create.extend(addresses.iter().map(String::as_str));
+        let replicas = (count / 3 - 1).to_string();
+        create.extend(["--cluster-replicas", &replicas]);
         first.cli(&create)?;
+        let known = format!("cluster_known_nodes:{count}");
         for node in &nodes {
             until(SOON, || {
                 let info = node.cli(&["cluster", "info"]).ok()?;
-                (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")).then_some(())
+                (info.contains("cluster_state:ok") && info.contains(&known)).then_some(())
             })?;
         }
         Ok(Some(Self { nodes }))
@@ -212,5 +353,53 @@ impl RedisCluster {
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Redis::url).collect()
+    }
+
+    /// The master that holds the rows of stores, and its replica.
+    fn holders(&self) -> io::Result<(&Redis, &Redis)> {
+        let found = self.nodes.iter().find_map(|master| {
+            let keys = master.cli(&["dbsize"]).ok()?;
+            let nodes = master.cli(&["cluster", "nodes"]).ok()?;
+            let lines = || nodes.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            let own = lines().find(|line| line.get(2) == Some(&"myself,master"))?;
+            let replica = lines().find(|line| line.get(3) == own.first())?;
+            let address = replica.get(1)?.split('@').next()?;
+            let replica = self.nodes.iter().find(|node| address.ends_with(&format!(":{}", node.port())))?;
+            (keys.trim() != "0").then_some((master, replica))
+        });
+        found.ok_or_else(|| io::Error::other("no master with a replica holds keys"))
+    }
+
+    /// The URL of the master that holds stores.
+    ///
+    /// # Errors
+    /// When no master holds any.
+    pub fn url_of_holder(&self) -> io::Result<String> {
+        self.holders().map(|(master, _)| master.url())
+    }
+
+    /// From now on the replica of the master that holds stores gets nothing of what that takes.
+    ///
+    /// # Errors
+    /// When a server refuses it.
+    pub fn leave_replica_behind(&self) -> io::Result<()> {
+        let (master, replica) = self.holders()?;
+        leave_behind(replica, master)
+    }
+
+    /// Ends the master that holds stores at once and waits until its replica has its place. It comes back as a replica of that.
+    ///
+    /// # Errors
+    /// When a server does not do what it has to.
+    pub fn fail_over(&self, by: Promotion) -> io::Result<()> {
+        let (master, replica) = self.holders()?;
+        master.kill()?;
+        replica.pause(false)?;
+        if by == Promotion::Ordered {
+            replica.cli(&["cluster", "failover", "takeover"])?;
+        }
+        until(SOON, || replica.cli(&["info", "replication"]).ok()?.contains("role:master").then_some(()))?;
+        master.restart()?;
+        follows(master, replica)
     }
 }
