@@ -276,6 +276,18 @@ pub enum VaultError {
         /// Why it could not be written.
         reason: String,
     },
+    /// What the dead-man switch would give out is not there.
+    #[error(
+        "the package of {heir} is not in {} as it was signed, so this heir would get nothing; arm the switch anew \
+         (`stvor vault switch arm`)",
+        directory.display()
+    )]
+    PackageMissing {
+        /// The heir.
+        heir: String,
+        /// The watcher's directory.
+        directory: PathBuf,
+    },
     /// The system refused an operation on a file.
     #[error("{what} {}: {reason}", path.display())]
     Io {
@@ -354,6 +366,7 @@ impl ErrorCode for VaultError {
             Self::WipePending(_) => "VAULT_WIPE_PENDING",
             Self::Crowded => "VAULT_CROWDED",
             Self::WatcherNotTold { .. } => "VAULT_WATCHER_NOT_TOLD",
+            Self::PackageMissing { .. } => "VAULT_PACKAGE_MISSING",
             Self::Io { .. } => "VAULT_IO",
             Self::Database(_) => "VAULT_DATABASE",
             Self::BackupChain(_) => "BACKUP_CHAIN",

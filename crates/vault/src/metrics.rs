@@ -65,7 +65,8 @@ pub enum Alert {
         /// The code.
         code: &'static str,
     },
-    /// A check-in of the dead-man switch could not be written into its watcher's directory. The vault goes on trying.
+    /// A check-in of the dead-man switch could not be written into its watcher's directory, or a package that it names is not there.
+    /// The vault goes on trying.
     WatcherNotTold {
         /// When.
         at: Moment,

@@ -96,6 +96,8 @@ pub struct Restored {
     /// Agents that are enrolled in the restored vault. One that was removed after the backup is among them, unless that stands
     /// in a list that was found.
     pub agents: Vec<String>,
+    /// Whether the dead-man switch is armed in it, with packages of the time of the backup: what its watcher has may be others.
+    pub armed: bool,
     /// Files of checkpoints of a history that is lost now, under the names that they have from here on. New files are begun in
     /// their places: the old ones would say, rightly, that the log was cut.
     pub set_aside: Vec<PathBuf>,
@@ -199,6 +201,7 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
         return Err(VaultError::tampered(problem.place.clone(), reason));
     }
     let agents = vault.agents()?.into_iter().map(|agent| agent.name).collect();
+    let armed = vault.switch().ok().flatten().is_some_and(|switch| switch.every > 0);
     drop(vault);
     keep_list(restore, &staging.path);
     let before = exchange(restore, staging)?;
@@ -213,6 +216,7 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
         damage,
         before,
         agents,
+        armed,
         set_aside,
     })
 }

@@ -219,7 +219,7 @@ pub enum RecoveryVerb {
     CheckIn {},
     /// Disarm it.
     DisarmSwitch {},
-    /// What it is set to, and which watchers do not know it.
+    /// What it is set to, which watchers do not know it, and which heirs would get nothing.
     Switch {},
     /// Give up to tell a watcher whose directory is gone for good.
     GiveUpWatcher { directory: PathBuf },
@@ -338,6 +338,7 @@ impl RecoveryVerb {
                 let mut switch = value(vault.switch()?)?;
                 if let Some(fields) = switch.as_object_mut() {
                     fields.insert("untold".into(), value(vault.untold_watchers()?)?);
+                    fields.insert("without_package".into(), value(vault.heirs_without_package()?)?);
                 }
                 Ok(switch)
             }

@@ -32,7 +32,9 @@ pub(super) struct Watchers {
     /// What was told, and is still in the database as owed.
     pub(super) told: Vec<(PathBuf, u64)>,
     /// Directories that could not be written when that was last tried, and why.
-    failed: HashMap<PathBuf, String>,
+    failed: HashMap<PathBuf, VaultError>,
+    /// Packages that are being written, which no check-in names yet.
+    arming: Vec<PathBuf>,
 }
 
 /// The name that a set of shares has in place of a token's.
@@ -256,6 +258,18 @@ impl Engine {
         Ok(note)
     }
 
+    /// From now on check-ins leave these files alone, which the next one is to name.
+    pub(crate) fn begin_packages(&mut self, paths: [PathBuf; 2]) -> Result<(), VaultError> {
+        self.watchers.arming.extend(paths);
+        Ok(())
+    }
+
+    /// It names them, or they were given up.
+    pub(crate) fn end_packages(&mut self, paths: &[PathBuf]) -> Result<(), VaultError> {
+        self.watchers.arming.retain(|path| !paths.contains(path));
+        Ok(())
+    }
+
     /// Writes what is owed into the directories, as far as that can be done. Only what is committed may be told, so this is done
     /// between two groups.
     pub(super) fn tell_watchers(&mut self) {
@@ -271,13 +285,13 @@ impl Engine {
         let Ok(key) = self.switch_signer().map(|signer| signer.verifier().clone()) else { return };
         let mut failed = HashMap::new();
         for owed in owed {
-            match owed.deliver(&key) {
+            match owed.deliver(&key, &self.watchers.arming) {
                 Ok(()) => self.watchers.told.push((owed.directory, owed.check_in.number)),
                 Err(error) => {
                     if !self.watchers.failed.contains_key(&owed.directory) {
                         self.alert(&Alert::WatcherNotTold { at: self.clock.now(), code: error.code() });
                     }
-                    failed.insert(owed.directory, error.to_string());
+                    failed.insert(owed.directory, error);
                 }
             }
         }
@@ -295,10 +309,17 @@ impl Engine {
 
     /// Watchers that are not told yet.
     pub(crate) fn untold(&self) -> Result<Vec<Untold>, VaultError> {
-        let untold = |owed: Owed| Untold {
-            disarmed: owed.check_in.every == 0,
-            reason: self.watchers.failed.get(&owed.directory).cloned().unwrap_or_default(),
-            directory: owed.directory,
+        let untold = |owed: Owed| {
+            let failed = self.watchers.failed.get(&owed.directory);
+            Untold {
+                disarmed: owed.check_in.every == 0,
+                reason: failed.map(ToString::to_string).unwrap_or_default(),
+                without: match failed {
+                    Some(VaultError::PackageMissing { heir, .. }) => Some(heir.clone()),
+                    _ => None,
+                },
+                directory: owed.directory,
+            }
         };
         Ok(self.owed()?.into_iter().map(untold).collect())
     }

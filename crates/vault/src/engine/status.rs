@@ -72,7 +72,8 @@ pub struct Status {
     /// Backups that are remembered and have another form than those that this version restores.
     #[serde(default)]
     pub backups_of_other_formats: u64,
-    /// Watchers of the dead-man switch that do not know what was decided last: their directories could not be written.
+    /// Watchers of the dead-man switch that do not know what was decided last: their directories could not be written; or that have
+    /// no package to give out.
     #[serde(default)]
     pub watchers_untold: usize,
     /// What somebody else than this vault changed, removed or set back: until the owner ends that with the owner's secret, as a

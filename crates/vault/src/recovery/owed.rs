@@ -33,8 +33,21 @@ pub struct Untold {
     pub directory: PathBuf,
     /// Whether it is to stop: until it is told it counts, and gives the packages out.
     pub disarmed: bool,
+    /// An heir whose package is not there. The check-in is: the watcher waits, and would give this heir nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without: Option<String>,
     /// Why it could not be told when that was last tried.
     pub reason: String,
+}
+
+impl From<Untold> for VaultError {
+    fn from(untold: Untold) -> Self {
+        let Untold { directory, reason, without, .. } = untold;
+        match without {
+            Some(heir) => Self::PackageMissing { heir, directory },
+            None => Self::WatcherNotTold { directory, reason },
+        }
+    }
 }
 
 /// A package's place among others: the heir's name and its hash.
@@ -64,9 +77,9 @@ impl Owed {
         self.heirs.iter().filter(move |heir| heir.memories.contains(&id)).map(|heir| heir.name.clone())
     }
 
-    /// Puts the check-in where it belongs, unless a later one is there, and removes the packages that it does not name. Doing it
-    /// twice is the same as once.
-    pub(crate) fn deliver(&self, key: &Verifier) -> Result<(), VaultError> {
+    /// Puts the check-in where it belongs, unless a later one is there, and removes the packages that it does not name, but for
+    /// those that are being written for the next one. Doing it twice is the same as once.
+    pub(crate) fn deliver(&self, key: &Verifier, arming: &[PathBuf]) -> Result<(), VaultError> {
         let there = known_check_in(&self.directory);
         if number(&there, key).is_some_and(|number| number > self.check_in.number) {
             return Ok(());
@@ -81,14 +94,21 @@ impl Owed {
         if there != self.note.as_bytes() {
             replace_file(&path, self.note.as_bytes())?;
         }
+        let mut kept = Vec::new();
+        for (heir, hash) in &self.check_in.packages {
+            let path = package(&self.directory, (heir, hash));
+            if !path.is_file() {
+                // What is there in its place may be what a vault of another time named: nothing is removed in its name.
+                return Err(VaultError::PackageMissing {
+                    heir: heir.clone(),
+                    directory: self.directory.clone(),
+                });
+            }
+            kept.push(path);
+        }
         // Now that the watcher is told of none of them.
-        let kept: Vec<PathBuf> = self
-            .check_in
-            .packages
-            .iter()
-            .map(|(heir, hash)| package(&self.directory, (heir, hash)))
-            .collect();
-        for path in packages(&self.directory)?.iter().filter(|path| !kept.contains(path)) {
+        let superfluous = |path: &&PathBuf| !kept.contains(path) && !arming.contains(path);
+        for path in packages(&self.directory)?.iter().filter(superfluous) {
             fs::remove_file(path).map_err(|error| VaultError::io("removing", path, &error))?;
         }
         Ok(())

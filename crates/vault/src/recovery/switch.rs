@@ -142,11 +142,16 @@ impl CheckIn {
     }
 }
 
-/// Replaces a file in one step.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+/// The name that a file has until it is whole.
+fn draft_of(path: &Path) -> PathBuf {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
-    let draft = PathBuf::from(draft);
+    PathBuf::from(draft)
+}
+
+/// Replaces a file in one step.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), VaultError> {
+    let draft = draft_of(path);
     let _ = fs::remove_file(&draft);
     write_private(&draft, bytes)?;
     fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
@@ -159,6 +164,40 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), VaultError> 
 /// The file of an heir's package. Its hash is part of the name: a new package takes nothing from under the check-in before.
 pub(crate) fn package(directory: &Path, (heir, hash): (&str, &str)) -> PathBuf {
     directory.join(format!("heir-{heir}-{}.age", hash.get(..16).unwrap_or(hash)))
+}
+
+/// The package of an heir, if it is there as it was signed.
+pub(crate) fn read_package(directory: &Path, (heir, hash): (&str, &str)) -> Option<Vec<u8>> {
+    let bytes = fs::read(package(directory, (heir, hash))).ok()?;
+    (hex(&sha256(&[&bytes])) == hash).then_some(bytes)
+}
+
+/// Packages that no check-in names yet. One that is written meanwhile leaves them alone; if it does not come to theirs, they go.
+struct NewPackages<'a> {
+    vault: &'a Vault,
+    /// Each with its draft.
+    paths: Vec<PathBuf>,
+    named: bool,
+}
+
+impl NewPackages<'_> {
+    fn write(&mut self, path: &Path, sealed: &[u8]) -> Result<(), VaultError> {
+        let both = [path.to_owned(), draft_of(path)];
+        self.paths.extend(both.clone());
+        self.vault.ask(move |engine| engine.begin_packages(both)).wait()?;
+        replace_file(path, sealed)
+    }
+}
+
+impl Drop for NewPackages<'_> {
+    fn drop(&mut self) {
+        let paths = core::mem::take(&mut self.paths);
+        if !self.named {
+            paths.iter().for_each(|path| drop(fs::remove_file(path)));
+        }
+        // Of a vault that was closed meanwhile nothing is left to be told.
+        let _ = self.vault.ask(move |engine| engine.end_packages(&paths)).wait();
+    }
 }
 
 impl Vault {
@@ -191,11 +230,12 @@ impl Vault {
                 place.insert(self.line_for_heirs(*id)?);
             }
         }
+        let mut packages = NewPackages { vault: self, paths: Vec::new(), named: false };
         let mut heirs = Vec::new();
         for heir in new.heirs {
             let sealed = seal_package(heir, &lines)?;
             let hash = hex(&sha256(&[&sealed]));
-            replace_file(&package(new.directory, (&heir.name, &hash)), &sealed)?;
+            packages.write(&package(new.directory, (&heir.name, &hash)), &sealed)?;
             heirs.push(HeirRecord {
                 name: heir.name.clone(),
                 memories: heir.memories.clone(),
@@ -203,13 +243,16 @@ impl Vault {
             });
         }
         let every = u64::try_from(new.every.as_millis()).unwrap_or(u64::MAX);
-        self.set_switch(SwitchRecord {
+        let set = self.set_switch(SwitchRecord {
             every,
             number: 0,
             checked_in: 0,
             directory: new.directory.into(),
             heirs,
-        })
+        });
+        // Of a vault that was closed meanwhile nobody knows what it decided.
+        packages.named = matches!(set, Ok(_) | Err(VaultError::Closed));
+        set
     }
 
     fn line_for_heirs(&self, id: MemoryId) -> Result<SecretBytes, VaultError> {
@@ -231,13 +274,32 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Unknown`] when the switch is not armed; [`VaultError::WatcherNotTold`] when the check-in could not be
-    /// written: the vault writes it when it can.
+    /// written: the vault writes it when it can; [`VaultError::PackageMissing`] when it is written, and an heir would get nothing.
     pub fn check_in(&self) -> Result<Note, VaultError> {
         let directory = self.switch()?.map(|record| record.directory);
         let seen: Vec<_> = directory.iter().map(|directory| known_check_in(directory)).collect();
         let note = self.ask(move |engine| engine.check_in(&seen)).wait()?;
         self.told(|untold| Some(&untold.directory) == directory.as_ref())?;
-        Ok(note)
+        match (self.heirs_without_package()?.into_iter().next(), directory) {
+            (Some(heir), Some(directory)) => Err(VaultError::PackageMissing { heir, directory }),
+            _ => Ok(note),
+        }
+    }
+
+    /// Heirs whose package is not in the watcher's directory as it was signed: it was removed, or changed, or the vault came back
+    /// from a backup of before the switch was armed. Nothing is said of a directory that is away. Reads every package.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
+    pub fn heirs_without_package(&self) -> Result<Vec<String>, VaultError> {
+        let armed = self.switch()?.filter(|record| record.every > 0);
+        let Some(record) = armed.filter(|record| record.directory.join(CHECK_IN).is_file()) else {
+            return Ok(Vec::new());
+        };
+        let without = |heir: &&HeirRecord| {
+            read_package(&record.directory, (&heir.name, &heir.package)).is_none()
+        };
+        Ok(record.heirs.iter().filter(without).map(|heir| heir.name.clone()).collect())
     }
 
     /// Disarms the switch and removes the packages. A watcher that the last check-in does not reach goes on counting: until
@@ -257,7 +319,7 @@ impl Vault {
     /// Fails when one of the watchers that `which` picks is not told.
     fn told(&self, which: impl Fn(&Untold) -> bool) -> Result<(), VaultError> {
         match self.untold_watchers()?.into_iter().find(which) {
-            Some(Untold { directory, reason, .. }) => Err(VaultError::WatcherNotTold { directory, reason }),
+            Some(untold) => Err(untold.into()),
             None => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use stvor_crypto::kdf::sha256;
 use stvor_tlog::{Note, Verifier};
 
-use super::switch::{CHECK_IN, CheckIn, package, replace_file};
+use super::switch::{CHECK_IN, CheckIn, package, read_package, replace_file};
 use crate::audit::hex;
 use crate::clock::{Moment, Pace, SLACK};
 use crate::storage::make_directory;
@@ -244,6 +244,8 @@ pub struct Watcher {
     behind: bool,
     /// The clocks as the file has them.
     kept: (Pace, Option<Moment>),
+    /// The number of the check-in whose packages were read whole.
+    read: Option<u64>,
 }
 
 impl Watcher {
@@ -268,12 +270,12 @@ impl Watcher {
         let watch = watch.ok_or_else(other)?;
         let (directory, release, state) = (directory.into(), release.into(), state.into());
         let kept = watch.clocks();
-        Ok(Self { directory, release, state, watch, unsaved: false, behind: false, kept })
+        Ok(Self { directory, release, state, watch, unsaved: false, behind: false, kept, read: None })
     }
 
     /// Looks once: reads the newest check-in, and gives the packages out when the owner was silent for too long. Call it from
     /// time to time, also after a release: an owner who checks in again begins the count anew. A check-in that does not verify is
-    /// passed over, and named.
+    /// passed over, and named; so is a package that is missing, from when the check-in comes that names it.
     ///
     /// # Errors
     /// [`VaultError::Io`] when the packages can not be given out; the next look tries again.
@@ -299,6 +301,9 @@ impl Watcher {
                 }
                 missing => unbelieved = missing,
             }
+        }
+        if matches!(standing, Standing::Waiting { .. }) && unbelieved.is_none() {
+            unbelieved = self.missing();
         }
         self.behind = false;
         if self.unsaved || self.watch.clocks_are_on(&self.kept) {
@@ -332,17 +337,33 @@ impl Watcher {
         let packages = self.watch.seen.as_ref().map(|(seen, _)| &seen.packages[..]).unwrap_or_default();
         let mut wrong = None;
         for (heir, hash) in packages {
-            let path = package(&self.directory, (heir, hash));
-            let right = fs::read(&path).ok().filter(|bytes| hex(&sha256(&[bytes])) == *hash);
-            match right {
+            match read_package(&self.directory, (heir, hash)) {
                 Some(bytes) => self.give(heir, &bytes)?,
-                None => {
-                    let reason = "it is missing, or is not the one that the owner signed";
-                    wrong = Some(VaultError::tampered(format!("the package {}", path.display()), reason));
-                }
+                None => wrong = Some(self.wrong((heir, hash))),
             }
         }
         Ok(wrong)
+    }
+
+    /// A package that the newest check-in names and that could not be given out: while the owner lives, the switch can be armed
+    /// anew. Whether all of them are there is looked at each time, and what is in them once for each check-in.
+    fn missing(&mut self) -> Option<VaultError> {
+        let (seen, _) = self.watch.seen.as_ref()?;
+        let unread = self.read != Some(seen.number);
+        let right = |heir: &str, hash: &str| match unread {
+            true => read_package(&self.directory, (heir, hash)).is_some(),
+            false => package(&self.directory, (heir, hash)).is_file(),
+        };
+        let wrong = seen.packages.iter().find(|(heir, hash)| !right(heir, hash));
+        let wrong = wrong.map(|(heir, hash)| self.wrong((heir, hash)));
+        self.read = wrong.is_none().then_some(seen.number);
+        wrong
+    }
+
+    fn wrong(&self, (heir, hash): (&str, &str)) -> VaultError {
+        let path = package(&self.directory, (heir, hash));
+        let reason = "it is missing, or is not the one that the owner signed";
+        VaultError::tampered(format!("the package {}", path.display()), reason)
     }
 
     fn give(&self, heir: &str, package: &[u8]) -> Result<(), VaultError> {

@@ -7,7 +7,8 @@ use stvor_base::ErrorCode;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening, Sealing};
 use stvor_vault::backup::{BackupKind, BackupRecord, NewBackup, Restore, Restored, read_manifest, restore};
-use stvor_vault::{Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, VaultError};
+use stvor_vault::recovery::switch::{Heir, NewSwitch};
+use stvor_vault::{Agent, Caller, Level, MemoryId, NewMemory, Options, Refusal, Vault, VaultError, limits};
 
 use crate::world::{World, agent, owner, passphrase, refusal};
 
@@ -109,6 +110,27 @@ trait Named {
 impl Named for String {
     fn parse_verifier(&self) -> stvor_tlog::Verifier {
         stvor_tlog::Verifier::parse(self).unwrap()
+    }
+}
+
+#[test]
+fn a_restore_says_that_the_dead_man_switch_is_armed() {
+    let world = World::new();
+    let vault = world.open();
+    let calm = backup(&vault, &world, BackupKind::Full);
+    let (memory, recipient) =
+        (store(&vault, "yours", Level::Private), identity(world.directory.path()).recipient());
+    let heirs = [Heir { name: "ada".into(), recipient, memories: vec![memory] }];
+    let directory = world.directory.path().join("watched");
+    let every = limits::MIN_SILENCE;
+    vault.arm_switch(&NewSwitch { every, heirs: &heirs, directory: &directory }).unwrap();
+    let armed = backup(&vault, &world, BackupKind::Full);
+    vault.disarm_switch().unwrap();
+    let disarmed = backup(&vault, &world, BackupKind::Full);
+    drop(vault);
+    for (at, (file, wanted)) in [(calm, false), (armed, true), (disarmed, false)].into_iter().enumerate() {
+        let target = world.directory.path().join(format!("target-{at}"));
+        assert_eq!(bring_back(&world, &target, &[file.path], true).unwrap().armed, wanted, "{at}");
     }
 }
 

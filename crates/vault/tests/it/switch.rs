@@ -1,14 +1,16 @@
 //! The dead-man switch when the watcher's directory is away, can not be written, or the process dies before it wrote there.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stvor_base::ErrorCode;
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::recipients::Identity;
 use stvor_vault::recovery::switch::{CHECK_IN, Heir, NewSwitch};
+use stvor_vault::limits::MAX_OWED;
 use stvor_vault::recovery::watch::{Standing, Watcher};
 use stvor_vault::{Caller, Clock as _, Level, NewMemory, Options, SystemClock, Vault};
 
@@ -170,6 +172,135 @@ fn a_vault_that_was_set_back_does_not_tell_what_was_owed_then() {
     assert_eq!(armed.vault.switch().unwrap().unwrap().every, 0, "it is the old state");
     assert_eq!(std::fs::read(armed.path("watched/check-in")).unwrap(), newer);
     assert_eq!(packages(&armed), 1);
+}
+
+/// The packages in the watched directory.
+fn package_files(armed: &Armed) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(armed.path("watched")).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("heir-")).collect()
+}
+
+fn missing<T: std::fmt::Debug>(result: Result<T, stvor_vault::VaultError>) {
+    let error = result.unwrap_err();
+    assert!(error.code() == "VAULT_PACKAGE_MISSING" && error.to_string().contains("ada"), "{error}");
+}
+
+/// What a watcher that waits says is wrong.
+fn waits_and_says(armed: &Armed, watcher: &mut Watcher) -> Option<&'static str> {
+    let (standing, wrong) = watcher.look(&armed.world.clock.now()).unwrap();
+    assert!(matches!(standing, Standing::Waiting { .. }), "{standing:?}");
+    wrong.map(|error| error.code())
+}
+
+#[test]
+fn a_package_that_is_gone_is_told_while_the_owner_lives() {
+    let armed = Armed::new();
+    let mut watcher = armed.watcher();
+    assert_eq!(waits_and_says(&armed, &mut watcher), None);
+    std::fs::remove_file(&package_files(&armed)[0]).unwrap();
+    assert_eq!(waits_and_says(&armed, &mut watcher), Some("VAULT_TAMPERED"));
+    armed.world.clock.pass(20 * DAY);
+    missing(armed.vault.check_in());
+    assert_eq!(armed.vault.heirs_without_package().unwrap(), ["ada"]);
+    assert_eq!(armed.vault.status().unwrap().watchers_untold, 1);
+    let (standing, _) = watcher.look(&armed.world.clock.now()).unwrap();
+    assert_eq!(standing, Standing::Waiting { left: 30 * 86_400_000 }, "that the owner lives is told");
+    armed.arm_in("watched").unwrap();
+    armed.vault.check_in().unwrap();
+    assert_eq!(armed.vault.status().unwrap().watchers_untold, 0);
+    assert_eq!(waits_and_says(&armed, &mut watcher), None);
+}
+
+#[test]
+fn a_package_that_is_not_the_signed_one_is_told_while_the_owner_lives() {
+    let armed = Armed::new();
+    let path = package_files(&armed).remove(0);
+    let right = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &right[1..]).unwrap();
+    let mut watcher = armed.watcher();
+    assert_eq!(waits_and_says(&armed, &mut watcher), Some("VAULT_TAMPERED"));
+    assert_eq!(waits_and_says(&armed, &mut watcher), Some("VAULT_TAMPERED"), "and not only once");
+    missing(armed.vault.check_in());
+    std::fs::write(&path, right).unwrap();
+    armed.vault.check_in().unwrap();
+    assert_eq!(waits_and_says(&armed, &mut watcher), None);
+}
+
+#[test]
+fn check_ins_while_the_switch_is_armed_anew_take_no_package_from_it() {
+    let armed = Armed::new();
+    let recipient = Identity::generate().recipient();
+    let heirs: Vec<_> = (0..60)
+        .map(|number| Heir {
+            name: format!("heir-{number}"),
+            recipient: recipient.clone(),
+            memories: vec![armed.memory],
+        })
+        .collect();
+    let directory = armed.path("watched");
+    let done = AtomicBool::new(false);
+    let during = std::thread::scope(|scope| {
+        let check_ins = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                armed.vault.check_in().unwrap();
+                count += 1;
+            }
+            count
+        });
+        for _ in 0..3 {
+            let new = NewSwitch { every: 30 * DAY, heirs: &heirs, directory: &directory };
+            armed.vault.arm_switch(&new).unwrap();
+            assert!(armed.vault.heirs_without_package().unwrap().is_empty());
+        }
+        done.store(true, Ordering::Relaxed);
+        check_ins.join().unwrap()
+    });
+    assert!(during > 3, "{during} check-ins came in between");
+    armed.vault.check_in().unwrap();
+    assert_eq!(packages(&armed), heirs.len(), "and none of before is left");
+}
+
+#[test]
+fn packages_of_a_switch_that_could_not_be_armed_do_not_stay() {
+    let armed = Armed::new();
+    let number = |number: usize| format!("number-{number}");
+    for at in 0..MAX_OWED {
+        armed.arm_in(&number(at)).unwrap();
+        rename(&armed, &number(at), &format!("away-{at}"));
+    }
+    // Nobody may be owed more.
+    let refused = armed.arm_in("watched").unwrap_err();
+    assert!(refused.to_string().contains("give-up"), "{refused}");
+    assert_eq!(package_files(&armed), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_vault_from_before_the_switch_was_armed_anew_removes_no_package() {
+    let armed = Armed::new();
+    let path = armed.world.path();
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for name in ["vault.db", "checkpoints"] {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    };
+    let (old, new) = (armed.path("old"), armed.path("new"));
+    let armed = armed.again_with(|| copy(&path, &old));
+    armed.arm_in("watched").unwrap();
+    let newer = package_files(&armed);
+    let armed = armed.again_with(|| {
+        copy(&path, &new);
+        copy(&old, &path);
+    });
+    missing(armed.vault.check_in());
+    assert_eq!(package_files(&armed), newer);
+    assert_eq!(waits_and_says(&armed, &mut armed.watcher()), Some("VAULT_TAMPERED"));
+    // The newer vault is found after all.
+    let armed = armed.again_with(|| copy(&new, &path));
+    armed.vault.check_in().unwrap();
+    assert_eq!(package_files(&armed), newer);
+    assert_eq!(waits_and_says(&armed, &mut armed.watcher()), None);
 }
 
 /// What the child does: it arms, checks in and disarms, in two directories, until it is killed. It says what is done.

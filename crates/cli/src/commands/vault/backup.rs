@@ -195,7 +195,7 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let object = json!({
         "vault": target.display().to_string(), "memories": done.memories, "events": done.manifest.size,
         "ended_again": done.ended, "lost_events": done.lost_events, "damage": done.damage, "before": before,
-        "agents": done.agents,
+        "agents": done.agents, "switch_armed": done.armed,
         "set_aside": done.set_aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     });
     let out = call.out();
@@ -223,6 +223,11 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
             "these agents' credentials are valid again; revoke those that should not be: {}",
             done.agents.join(", ")
         ));
+    }
+    if done.armed {
+        out.warn(
+            "the dead-man switch is armed as it was at the time of the backup: arm it anew, or heirs may get nothing (stvor vault switch arm)",
+        );
     }
     if let Some(before) = before {
         out.say(format_args!("The vault that was there before is kept as {before}"));

@@ -292,9 +292,11 @@ fn backup_age(made: Option<u64>) -> Check {
 
 /// A watcher that was to stop and does not know it gives memories of a living owner away.
 fn watchers(status: &Status) -> Option<Check> {
-    let fix = "put its directory back: stvor vault switch status (docs/vault/recovery.md)";
-    let found =
-        format!("{} watchers of the dead-man switch do not know what was decided", status.watchers_untold);
+    let fix = "stvor vault switch status says which and why (docs/vault/recovery.md)";
+    let found = format!(
+        "{} watchers of the dead-man switch do not know what was decided, or lack a package",
+        status.watchers_untold
+    );
     (status.watchers_untold > 0).then(|| Check::warning("switch", found, fix))
 }
 

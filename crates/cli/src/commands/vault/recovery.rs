@@ -182,9 +182,7 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
             })?;
             out.say("An heir who can read that directory can open the own package at any time.");
             match untold(&made["untold"])?.into_iter().next() {
-                Some(Untold { directory, reason, .. }) => {
-                    Err(coded(VaultError::WatcherNotTold { directory, reason }))
-                }
+                Some(untold) => Err(coded(VaultError::from(untold))),
                 None => Ok(()),
             }
         }
@@ -209,7 +207,11 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
             }
             let untold = untold(&found["untold"])?;
             let mut found = found;
-            found.as_object_mut().map(|fields| fields.remove("untold"));
+            let without = found.as_object_mut().and_then(|fields| {
+                fields.remove("untold");
+                fields.remove("without_package")
+            });
+            let without: Vec<String> = without.map(show::parsed).transpose()?.unwrap_or_default();
             let record: Option<SwitchRecord> = show::parsed(found)?;
             out.line(match record {
                 Some(record) if record.every > 0 => format!(
@@ -220,7 +222,11 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
                 ),
                 _ => paint(LOUD, "not armed"),
             })?;
-            untold.iter().try_for_each(|one| out.line(not_told(one)))
+            untold.iter().filter(|one| one.without.is_none()).try_for_each(|one| out.line(not_told(one)))?;
+            without.iter().try_for_each(|heir| {
+                let found = "is not there as it was signed; arm the switch anew";
+                out.line(format!("{} the package of {} {found}", paint(BAD, "MISSING"), safe(heir)))
+            })
         }
     }
 }
@@ -240,7 +246,7 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
     let mut ending = Ending::watch(args.life)?;
     let clock = SystemClock::new();
     let mut watcher = Watcher::open((&args.dir, &args.release), &args.state, &args.verifier)?;
-    let mut last = None;
+    let (mut last, mut warned) = (None, None);
     loop {
         let (standing, wrong) = match watcher.look(&clock.now()) {
             Ok((standing, wrong)) => (Some(standing), wrong),
@@ -250,9 +256,11 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
         };
         // Who looks once and ends has nothing but the file to count on.
         let (lost, wrong) = if args.once && !watcher.is_saved() { (wrong, None) } else { (None, wrong) };
-        if let Some(error) = wrong {
-            call.out().warn(error);
+        let wrong = wrong.map(|error| error.to_string());
+        if let Some(text) = wrong.as_ref().filter(|_| wrong != warned) {
+            call.out().warn(text);
         }
+        warned = wrong;
         let told = standing.as_ref().map(core::mem::discriminant);
         if let Some(standing) = standing.filter(|_| last != told || args.once) {
             last = told;
