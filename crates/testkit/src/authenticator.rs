@@ -93,6 +93,12 @@ impl SoftAuthenticator {
         self.pin = Some(first_half(&sha256(&[pin.as_bytes()])));
     }
 
+    /// How many wrong PINs it takes until it locks itself.
+    #[must_use]
+    pub const fn retries(&self) -> u8 {
+        self.retries
+    }
+
     fn info(&self) -> Answer {
         let protocols = if self.two { vec![int(2), int(1)] } else { vec![int(1)] };
         Ok(Some(Value::Map(vec![

@@ -131,6 +131,12 @@ fn context(name: &str) -> Vec<u8> {
 }
 
 impl ProfileKey {
+    /// What kind of secret opens it.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
     /// A fresh key for a secret of the profile's own.
     ///
     /// # Errors

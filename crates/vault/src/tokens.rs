@@ -55,6 +55,8 @@ pub struct Enrolment {
     pub(crate) name: String,
     pub(crate) kind: TokenKind,
     pub(crate) secret: Secret<32>,
+    /// What it answers to the challenges of tokens that are enrolled: one that opens anything is that token.
+    pub(crate) answers: Vec<(MemoryId, Secret<32>)>,
 }
 
 impl Enrolment {
@@ -78,7 +80,33 @@ impl Enrolment {
         let challenge = Challenge::random(&mut SystemRandom::new())?;
         let secret = token.respond(&challenge)?;
         let kind = TokenKind::Challenge { challenge: *challenge.as_bytes() };
-        Ok(Self { name: name.to_owned(), kind, secret })
+        Ok(Self { name: name.to_owned(), kind, secret, answers: Vec::new() })
+    }
+
+    /// Whether it is of this challenge-response token: one token under two names would be one loss from none.
+    ///
+    /// # Errors
+    /// What the token says.
+    pub fn is_of(&self, token: &mut dyn ChallengeToken) -> Result<bool, VaultError> {
+        let TokenKind::Challenge { challenge } = self.kind else { return Ok(false) };
+        Ok(token.respond(&Challenge::from_bytes(challenge))? == self.secret)
+    }
+
+    /// Asks the challenge-response token what those that are enrolled are asked, so that the vault sees whether it is one of them.
+    ///
+    /// # Errors
+    /// What the token says.
+    pub fn beside(
+        mut self,
+        known: &[TokenRecord],
+        token: &mut dyn ChallengeToken,
+    ) -> Result<Self, VaultError> {
+        for record in known {
+            if let TokenKind::Challenge { challenge } = record.kind {
+                self.answers.push((record.id, token.respond(&Challenge::from_bytes(challenge))?));
+            }
+        }
+        Ok(self)
     }
 
     /// Makes a credential on a FIDO2 token, and asks for its secret: two touches.
@@ -100,7 +128,7 @@ impl Enrolment {
         answer.presence.verify(&credential.public, &challenge)?;
         let public = credential.public.as_bytes().to_vec();
         let kind = TokenKind::Fido2 { credential: credential.id, public, salt };
-        Ok(Self { name: name.to_owned(), kind, secret: answer.secret })
+        Ok(Self { name: name.to_owned(), kind, secret: answer.secret, answers: Vec::new() })
     }
 }
 
@@ -210,10 +238,11 @@ impl Vault {
         self.ask(move |engine| engine.present_token(&presented)).wait()
     }
 
-    /// Enrols a further token. Another one was presented just before.
+    /// Enrols a further token. Another one was presented just before. Whether a challenge-response token is one of those that are
+    /// enrolled is seen after [`Enrolment::beside`].
     ///
     /// # Errors
-    /// [`crate::Refusal::NoToken`] when none was; [`VaultError::Invalid`].
+    /// [`crate::Refusal::NoToken`] when none was; [`VaultError::Invalid`], also for a token that is enrolled.
     pub fn add_token(&self, token: Enrolment) -> Result<(), VaultError> {
         self.ask(move |engine| engine.add_token(&token)).wait()
     }

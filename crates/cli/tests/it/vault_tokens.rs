@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use stvor_keys::fido2::Ctap2Transport as _;
 use stvor_keys::recipients::Identity;
@@ -13,9 +14,15 @@ use crate::vault::Served;
 
 /// Carries a token until the test ends.
 fn carry(home: &Home, name: &str) -> PathBuf {
+    carry_shown(home, name).0
+}
+
+/// The same, with the token itself.
+fn carry_shown(home: &Home, name: &str) -> (PathBuf, Arc<Mutex<SoftAuthenticator>>) {
     let socket = home.path(name);
     let listener = UnixListener::bind(&socket).unwrap();
-    let mut token = SoftAuthenticator::new(Some("1234"), true).unwrap();
+    let shown = Arc::new(Mutex::new(SoftAuthenticator::new(Some("1234"), true).unwrap()));
+    let token = shown.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -23,13 +30,13 @@ fn carry(home: &Home, name: &str) -> PathBuf {
             while stream.read_exact(&mut length).is_ok() {
                 let mut request = vec![0; u32::from_be_bytes(length) as usize];
                 stream.read_exact(&mut request).unwrap();
-                let answer = token.exchange(&request).unwrap();
+                let answer = token.lock().unwrap().exchange(&request).unwrap();
                 stream.write_all(&(answer.len() as u32).to_be_bytes()).unwrap();
                 stream.write_all(&answer).unwrap();
             }
         }
     });
-    socket
+    (socket, shown)
 }
 
 struct Tokens {
@@ -65,7 +72,8 @@ fn a_fido2_token_and_shares_open_level_5_and_its_credentials_come_and_go() {
         home.run(&format!("vault init --origin example.com/vault --keyfile {key} --second-keyfile {second}"));
     assert!(made.status.success(), "{}", made.err);
     let options = format!("--boundary {} --boundary-key {}", at("boundary.sock"), at("boundary.key.pub"));
-    let (a, b) = (carry(&home, "a.sock"), carry(&home, "b.sock"));
+    let (a, (b, on_the_desk)) = (carry(&home, "a.sock"), carry_shown(&home, "b.sock"));
+    let wrong = home.secret("wrong", "4321\n").display().to_string();
     let pin = format!(" --pin-file {}", home.secret("pin", "1234\n").display());
     let shares = at("shares");
     let daemon = Served::serve(&home, &options);
@@ -96,6 +104,10 @@ fn a_fido2_token_and_shares_open_level_5_and_its_credentials_come_and_go() {
     tokens.does(&a, "token present a --fido2");
     let (code, _, err) = tokens.with(&a, "token add b --fido2");
     assert!(code == 2 && err.contains("is a already"), "{code} {err}");
+    let (code, _, err) =
+        served.try_owner(&format!("token add b --fido2 --fido2-socket {} --pin-file {wrong}", b.display()));
+    assert!(code != 0 && err.contains("TOKEN_PIN"), "{code} {err}");
+    assert_eq!(on_the_desk.lock().unwrap().retries(), 7, "a wrong PIN is given once");
     tokens.does(&b, "token add b --fido2");
     assert_eq!(served.owner("token list").len(), 2);
     let on_b = tokens.does(&b, "token credentials list");
@@ -174,5 +186,56 @@ fn a_token_opens_the_vault_and_a_profile_and_a_lost_one_has_a_recovery_passphras
     let phrase = home.secret("phrase", "correct horse\n").display().to_string();
     does(&format!("passphrase --cost interactive --new-passphrase-file {phrase}{}", by(&b)));
     does(&format!("unlock --passphrase-file {phrase}"));
+
+    // A profile by a FIDO2 token: its credential stays on the token as long as nothing else opens the profile.
+    let owner = format!(" --passphrase-file {phrase}");
+    let on_b = format!("--token-pin-file {pin} --fido2-socket {}{owner}", b.display());
+    let (code, _, err) = run(&format!("profile create doctor --profile-token fido2 {on_b}"));
+    assert!(code == 0 && err.contains("no shares"), "{code} {err}");
+    let stored = does(&format!("{stored} --profile doctor{owner}"));
+    let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    let with = format!("--pin-file {pin} --fido2-socket {}{owner}", b.display());
+    let listed = does(&format!("token credentials list {with}"));
+    let listed = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let of_profile = listed.into_iter().find(|one| one["profile"] == "doctor").unwrap();
+    let remove = format!("token credentials remove {} {with}", of_profile["credential"].as_str().unwrap());
+    let (code, _, err) = run(&remove);
+    assert!(code == 2 && err.contains("profile passphrase doctor"), "{code} {err}");
+    does(&format!("profile close doctor{owner}"));
+    does(&format!("profile open doctor --profile-token fido2 {on_b}"));
+    does(&format!("profile passphrase doctor --profile-token fido2 --new-profile-passphrase-file {other} --cost interactive {on_b}"));
+    does(&remove);
+    does(&format!("profile close doctor{owner}"));
+    does(&format!("profile open doctor --profile-passphrase-file {other}{owner}"));
+    assert!(does(&format!("recall {}{owner}", stored["id"].as_str().unwrap())).contains("Tea at five"));
     drop(daemon);
+}
+
+#[test]
+fn one_token_that_answers_challenges_is_not_taken_for_two() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    let (key, second) = (at("owner.key"), at("second.key"));
+    let made =
+        home.run(&format!("vault init --origin example.com/vault --keyfile {key} --second-keyfile {second}"));
+    assert!(made.status.success(), "{}", made.err);
+    let daemon = Served::serve(&home, "");
+    let (one, two, three) = (at("one.token"), at("two.token"), at("three.token"));
+    let served = Served { home, daemon };
+    served.owner(&format!("unlock --second-keyfile {second}"));
+    let open = |other: &str| format!("token open --software-token a={one} --software-token b={other}");
+    let (code, _, err) = served.try_owner(&open(&one));
+    assert!(code == 2 && err.contains("is a already"), "{code} {err}");
+    assert_eq!(served.owner("token list").len(), 0);
+    served.owner(&open(&two));
+    // Each use gives a token another challenge.
+    for name in ["a", "b"] {
+        let file = if name == "a" { &one } else { &two };
+        served.owner(&format!("token present {name} --software-token {file}"));
+        let (code, _, err) = served.try_owner(&format!("token add c --software-token {file}"));
+        assert!(code != 0 && err.contains(&format!("is {name} already")), "{code} {err}");
+        served.owner(&format!("token present {name} --software-token {file}"));
+    }
+    served.owner(&format!("token add c --software-token {three}"));
+    assert_eq!(served.owner("token list").len(), 3);
 }

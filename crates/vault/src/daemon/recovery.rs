@@ -119,18 +119,23 @@ pub struct EnrolmentVerb {
     name: String,
     kind: TokenKind,
     secret: Hidden,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<(MemoryId, Hidden)>,
 }
 
 impl From<&Enrolment> for EnrolmentVerb {
     fn from(token: &Enrolment) -> Self {
         let secret = Hidden::of_key(&token.secret);
-        Self { name: token.name.clone(), kind: token.kind.clone(), secret }
+        let answers = token.answers.iter().map(|(id, answer)| (*id, Hidden::of_key(answer))).collect();
+        Self { name: token.name.clone(), kind: token.kind.clone(), secret, answers }
     }
 }
 
 impl EnrolmentVerb {
     fn read(self) -> Result<Enrolment, VaultError> {
-        Ok(Enrolment { name: self.name, kind: self.kind, secret: self.secret.key()? })
+        let answers = self.answers.into_iter().map(|(id, answer)| Ok::<_, VaultError>((id, answer.key()?)));
+        let (answers, secret) = (answers.collect::<Result<_, _>>()?, self.secret.key()?);
+        Ok(Enrolment { name: self.name, kind: self.kind, secret, answers })
     }
 }
 

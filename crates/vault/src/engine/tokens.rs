@@ -82,6 +82,22 @@ impl Engine {
         Ok(TokenRecord { id: MemoryId::from_bytes(id), name, kind, added, used: None })
     }
 
+    /// Refuses a token that answered what only one that is enrolled can.
+    fn is_another(&self, token: &Enrolment, known: &[TokenRecord]) -> Result<(), VaultError> {
+        let session = self.held()?.session.as_ref().ok_or(Refusal::Locked { level: Level::Black })?;
+        for (id, answer) in &token.answers {
+            let Some(record) = known.iter().find(|record| record.id == *id) else { continue };
+            let wrap = session.black_wrap(&id.to_string(), answer).ok_or(Refusal::NoVaultedKey)?;
+            let name = black_slot(&id.to_string());
+            let slot = self.database.slot(&name)?;
+            if slot.is_some_and(|sealed| wrap.open(name.as_bytes(), &sealed).is_ok()) {
+                let reason = format!("this token is {} already; a lost token would be a lost level", record.name);
+                return Err(VaultError::invalid(reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the key of level 5, with the escrow that stands for a second token, if there is one: both or none.
     pub(crate) fn enable_black(
         &mut self,
@@ -244,6 +260,7 @@ impl Engine {
             engine.drop_stale_token();
             let private = engine.black_private()?;
             let mut records = engine.tokens()?;
+            engine.is_another(token, &records)?;
             let record = engine.new_record(token, (&records, event.at.wall))?;
             event.text = Some(record.name.clone());
             engine.wrap_black((&record.id.to_string(), &token.secret), &private)?;

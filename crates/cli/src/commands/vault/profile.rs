@@ -63,7 +63,32 @@ fn create(call: Call<'_>, new: NewProfile, (secret, cost): (&ProfileSecret, Cost
     ask(&mut client, KeysVerb::MakeProfile { profile: new, key: key.as_ref().map(Into::into) })?;
     let opens = if key.is_some() { "a secret of its own" } else { "your session" };
     let object = json!({ "profile": name, "own_secret": key.is_some() });
-    call.out().either(&object, |_| format!("made {name}; it opens with {opens}"))
+    call.out().either(&object, |_| format!("made {name}; it opens with {opens}"))?;
+    if let Some(key) = &key {
+        opens_alone(call, key.kind());
+    }
+    Ok(())
+}
+
+/// The vault's root key, which shares hold, is no way to a profile's own secret.
+fn opens_alone(call: Call<'_>, kind: &str) {
+    call.out().warn(format_args!(
+        "nothing but this {kind} opens the profile, no shares and no recovery passphrase: if it is lost, so are the profile's memories"
+    ));
+}
+
+/// What a profile's own secret unwraps.
+fn record(client: &mut Client, name: &str) -> Result<Vec<u8>> {
+    let answer = ask(client, KeysVerb::ProfileRecord { name: name.to_owned() })?;
+    let malformed = |_| Failure::Usage("the daemon's answer is not understood".into());
+    STANDARD.decode(answer["record"].as_str().unwrap_or_default()).map_err(malformed)
+}
+
+/// The same of each profile that has such a secret.
+pub(super) fn records(client: &mut Client) -> Result<Vec<(String, Vec<u8>)>> {
+    let all: Vec<ProfileState> = show::parsed(ask(client, KeysVerb::Profiles {})?)?;
+    let own = all.into_iter().map(|state| state.profile).filter(|profile| !profile.opens_with_owner());
+    own.map(|profile| Ok((profile.name.clone(), record(client, &profile.name)?))).collect()
 }
 
 /// A profile's key, unwrapped with the secret of its own.
@@ -72,9 +97,8 @@ fn key_of(
     client: &mut Client,
     (name, secret): (&str, &ProfileSecret),
 ) -> Result<stvor_crypto::Secret<32>> {
-    let answer = ask(client, KeysVerb::ProfileRecord { name: name.to_owned() })?;
-    let malformed = || Failure::Usage("the daemon's answer is not understood".into());
-    let record = STANDARD.decode(answer["record"].as_str().unwrap_or_default()).map_err(|_| malformed())?;
+    let record = record(client, name)?;
+    let malformed = || Failure::Usage("the profile's own secret is missing".into());
     let kind = WrappedKey::decode(&record).map_err(|error| Failure::coded(&error))?.kind();
     let holder = call.profile_secret(secret, (Some(kind), None))?.ok_or_else(malformed)?;
     Ok(unwrap_profile(&record, name, &*holder)?)
@@ -94,7 +118,9 @@ fn change_secret(
     ask(&mut client, KeysVerb::ChangeProfileSecret { name: name.to_owned(), key: (&key).into() })?;
     let kind = holder.kind().name();
     let object = json!({ "profile": name, "opens_with": kind });
-    call.out().either(&object, |_| format!("{name} opens with the new {kind}"))
+    call.out().either(&object, |_| format!("{name} opens with the new {kind}"))?;
+    opens_alone(call, kind);
+    Ok(())
 }
 
 fn open(call: Call<'_>, name: &str, secret: &ProfileSecret) -> Result {

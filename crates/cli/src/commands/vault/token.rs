@@ -8,10 +8,10 @@ use stvor_base::Timestamp;
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::challenge::{ChallengeToken, SoftwareToken};
 use stvor_keys::fido2::{Ctap2, Fido2Token};
-use stvor_keys::{TokenKey, WrappedKey, token_credential};
+use stvor_keys::{KeyError, TokenKey, WrappedKey, token_credential};
 use stvor_vault::daemon::{Client, EnrolmentVerb, Hidden, RecoveryVerb};
 use stvor_vault::tokens::{Enrolment, Presented, TokenKind, TokenRecord};
-use stvor_vault::{OwnerRecords, VaultError, unwrap_root};
+use stvor_vault::{VaultError, unwrap_root};
 
 use super::backup::{ask, coded, secret};
 use super::carried::Carried;
@@ -117,23 +117,39 @@ fn plugged_in(name: &str) -> Result {
     }
 }
 
+fn already(name: &str) -> Failure {
+    Failure::Usage(format!("this token is {name} already; a lost token would be a lost level"))
+}
+
 /// One of these credentials, if it is on the token: then the token is that one already. A token that keeps no list says nothing.
 fn is_already<'a>(
     token: &mut dyn Fido2Token,
     known: impl Iterator<Item = (&'a str, &'a TokenKind)>,
     pin: &SecretBytes,
 ) -> Result {
-    let on_it = token.list(pin).unwrap_or_default();
+    let on_it = match token.list(pin) {
+        Err(KeyError::Token(_)) => Vec::new(),
+        // A wrong PIN is not given a second time: the token counts each.
+        listed => listed.map_err(coded)?,
+    };
     for (name, kind) in known {
         if let TokenKind::Fido2 { credential, .. } = kind
             && on_it.contains(credential)
         {
-            return Err(Failure::Usage(format!(
-                "the token that is plugged in is {name} already; a lost token would be a lost level"
-            )));
+            return Err(already(name));
         }
     }
     Ok(())
+}
+
+/// Enrols a challenge-response token that is none of those before it.
+fn by_challenge(name: &str, token: &mut dyn ChallengeToken, before: &[Enrolment]) -> Result<Enrolment> {
+    for one in before {
+        if one.is_of(token)? {
+            return Err(already(one.name()));
+        }
+    }
+    Ok(Enrolment::challenge(name, token)?)
 }
 
 /// Enrols new tokens, one after the other.
@@ -142,7 +158,7 @@ pub(super) fn enrolments(place: &VaultPlace, given: &NewTokens) -> Result<Vec<En
     for text in &given.software {
         let (name, file) =
             text.split_once('=').ok_or_else(|| Failure::Usage(format!("{text} is not NAME=FILE")))?;
-        all.push(Enrolment::challenge(name, &mut software(Path::new(file), true)?)?);
+        all.push(by_challenge(name, &mut software(Path::new(file), true)?, &all)?);
     }
     for (at, name) in given.fido2.iter().enumerate() {
         if at > 0 {
@@ -166,7 +182,7 @@ pub(super) fn enrolments(place: &VaultPlace, given: &NewTokens) -> Result<Vec<En
             plugged_in(name)?;
         }
         if let Hand::Challenge(mut token) = yubikey(slot)? {
-            all.push(Enrolment::challenge(name, &mut *token)?);
+            all.push(by_challenge(name, &mut *token, &all)?);
         }
     }
     Ok(all)
@@ -201,7 +217,9 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
         }
         VaultTokenCommand::Add { name, hand: given, pin_file } => {
             let token = match hand(call.place, given, true)? {
-                Hand::Challenge(mut token) => Enrolment::challenge(name, &mut *token)?,
+                Hand::Challenge(mut token) => {
+                    Enrolment::challenge(name, &mut *token)?.beside(&tokens(&mut client)?, &mut *token)?
+                }
                 Hand::Fido2(mut token) => {
                     let (pin, known) = (pin(pin_file.as_deref())?, tokens(&mut client)?);
                     let known = known.iter().map(|record| (record.name.as_str(), &record.kind));
@@ -220,8 +238,7 @@ pub(super) fn run(call: Call<'_>, command: &VaultTokenCommand) -> Result {
         VaultTokenCommand::Credentials { command, pin_file } => {
             let mut token = fido2(call.place)?;
             let pin = pin(pin_file.as_deref())?;
-            let owner = owners_credentials(client.records());
-            credentials(call, (&mut *token, &pin), (command, &tokens(&mut client)?, &owner))
+            credentials(call, (&mut *token, &pin), (command, &uses(&mut client)?))
         }
     }
 }
@@ -267,13 +284,52 @@ fn open(call: Call<'_>, client: &mut Client, args: &TokenOpen) -> Result {
     Ok(())
 }
 
-/// The credentials that the owner's key needs, as the vault's records name them.
-fn owners_credentials(records: Option<&OwnerRecords>) -> Vec<Vec<u8>> {
-    let all = records
-        .into_iter()
-        .flat_map(|records| [Some(&records.root), Some(&records.verbs), records.vaulted.as_ref()]);
-    let wrapped = all.flatten().filter_map(|record| WrappedKey::decode(record).ok());
-    wrapped.filter_map(|wrapped| token_credential(&wrapped)).collect()
+/// What a credential on a FIDO2 token opens in this vault.
+enum Use {
+    Level5(String),
+    Owner,
+    Profile(String),
+}
+
+impl Use {
+    fn shown(&self) -> String {
+        match self {
+            Self::Level5(name) => format!("level 5 as {}", safe(name)),
+            Self::Owner => "the vault: the owner's key".to_owned(),
+            Self::Profile(name) => format!("the profile {}", safe(name)),
+        }
+    }
+
+    /// Why it stays on the token, and what is to be done first.
+    fn refused(&self) -> Failure {
+        Failure::Usage(match self {
+            Self::Level5(name) => format!("it opens level 5 as {name}: first stvor vault token remove {name}"),
+            Self::Owner => "it opens the vault: first give the vault another owner's key, stvor vault passphrase; backups of before open with this one only".into(),
+            Self::Profile(name) => format!(
+                "it opens the profile {name}, and nothing else does: first give that another secret, stvor vault profile passphrase {name}; \
+                 backups of before open with this one only"
+            ),
+        })
+    }
+}
+
+/// What opens with which credential.
+fn uses(client: &mut Client) -> Result<Vec<(Vec<u8>, Use)>> {
+    let mut all = Vec::new();
+    for record in tokens(client)? {
+        if let TokenKind::Fido2 { credential, .. } = record.kind {
+            all.push((credential, Use::Level5(record.name)));
+        }
+    }
+    let credential = |record: &Vec<u8>| token_credential(&WrappedKey::decode(record).ok()?);
+    if let Some(records) = client.records() {
+        let owners = [Some(&records.root), Some(&records.verbs), records.vaulted.as_ref()];
+        all.extend(owners.into_iter().flatten().filter_map(credential).map(|id| (id, Use::Owner)));
+    }
+    for (name, record) in super::profile::records(client)? {
+        all.extend(credential(&record).map(|id| (id, Use::Profile(name))));
+    }
+    Ok(all)
 }
 
 /// An id as it is shown.
@@ -285,31 +341,31 @@ fn digits(id: &[u8]) -> String {
 fn credentials(
     call: Call<'_>,
     (token, pin): (&mut dyn Fido2Token, &SecretBytes),
-    (command, known, owner): (&CredentialsCommand, &[TokenRecord], &[Vec<u8>]),
+    (command, uses): (&CredentialsCommand, &[(Vec<u8>, Use)]),
 ) -> Result {
     let out = call.out();
     let on_it = token.list(pin).map_err(coded)?;
-    let name = |id: &[u8]| {
-        known.iter().find_map(|record| match &record.kind {
-            TokenKind::Fido2 { credential, .. } if credential == id => Some(record.name.as_str()),
-            _ => None,
-        })
-    };
+    let opens = |id: &[u8]| uses.iter().find(|(known, _)| known == id).map(|(_, opens)| opens);
     match command {
         CredentialsCommand::List => {
             if out.json {
                 return on_it.iter().try_for_each(|id| {
-                    let opens = owner.contains(id);
-                    out.object(&json!({ "credential": digits(id), "token": name(id), "owner": opens }))
+                    let (mut level_5, mut owner, mut profile) = (None, false, None);
+                    match opens(id) {
+                        Some(Use::Level5(name)) => level_5 = Some(name),
+                        Some(Use::Owner) => owner = true,
+                        Some(Use::Profile(name)) => profile = Some(name),
+                        None => {}
+                    }
+                    let object = json!({
+                        "credential": digits(id), "token": level_5, "owner": owner, "profile": profile,
+                    });
+                    out.object(&object)
                 });
             }
             let mut lines = table(["credential", "opens"]);
             for id in &on_it {
-                let opens = match name(id) {
-                    Some(name) => format!("level 5 as {}", safe(name)),
-                    None if owner.contains(id) => "the vault: the owner's key".to_owned(),
-                    None => String::new(),
-                };
+                let opens = opens(id).map_or_else(|| "nothing of this vault".to_owned(), Use::shown);
                 lines.add_row([digits(id), opens]);
             }
             out.line(rows(&lines))
@@ -322,15 +378,8 @@ fn credentials(
                     .into(),
                 retryable: false,
             })?;
-            if let Some(name) = name(id) {
-                return Err(Failure::Usage(format!(
-                    "it opens level 5 as {name}: first stvor vault token remove {name}"
-                )));
-            }
-            if owner.contains(id) {
-                return Err(Failure::Usage(
-                    "it opens the vault: first give the vault another owner's key, stvor vault passphrase; backups of before open with this one only".into(),
-                ));
+            if let Some(opens) = opens(id) {
+                return Err(opens.refused());
             }
             token.remove(id, pin).map_err(coded)?;
             out.either(&json!({ "removed": credential }), |_| "it is not on the token any more".to_owned())
