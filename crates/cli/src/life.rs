@@ -58,6 +58,26 @@ impl Ending {
         })
     }
 
+    /// Serves on a thread of its own until the command has to end, or `serve` does: whoever supervises a server that can not serve
+    /// any more starts it anew.
+    #[cfg(unix)]
+    pub(crate) async fn while_serving(
+        &mut self,
+        serve: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) -> Result {
+        let (over, served) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || over.send(serve()));
+        tokio::select! {
+            end = self.wait() => end.result(),
+            served = served => {
+                // It says nothing when it panicked.
+                let error = served.ok().and_then(std::io::Result::err);
+                let error = error.unwrap_or_else(|| std::io::ErrorKind::Other.into());
+                Err(Failure::io("can not serve any more", error))
+            }
+        }
+    }
+
     /// Resolves when the command has to end. Safe to drop and to call again.
     pub(crate) async fn wait(&mut self) -> End {
         let parent = async {

@@ -107,10 +107,13 @@ impl WitnessService {
         Ok(signed)
     }
 
-    /// Serves one request after the other, until the listener fails.
-    pub fn serve(&mut self, listener: &UnixListener, clock: &dyn Clock) {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { return };
+    /// Serves one request after the other, until accepting fails.
+    ///
+    /// # Errors
+    /// What accepting says.
+    pub fn serve(&mut self, listener: &UnixListener, clock: &dyn Clock) -> std::io::Result<()> {
+        loop {
+            let (stream, _) = listener.accept()?;
             // An asker that breaks off, or waits, harms itself.
             let _ = self.answer(&stream, clock.now().wall / 1_000);
         }

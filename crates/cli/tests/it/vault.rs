@@ -197,6 +197,29 @@ fn a_credential_that_others_can_read_is_not_used() {
 }
 
 #[test]
+fn a_boundary_daemon_or_witness_that_can_serve_nobody_any_more_ends() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    home.run(&format!("vault boundary key {}", at("boundary.key")));
+    let lines = [
+        format!("vault boundary serve --key {} --mode offline", at("boundary.key")),
+        format!("vault witness serve --dir {}", at("witness")),
+    ];
+    for line in lines {
+        let socket = home.path("socket");
+        let server = home.start(&format!("{line} --socket {} --exit-with-stdin", socket.display()));
+        server.wait_output(1, SOON).unwrap();
+        let pid = rustix::process::Pid::from_raw(server.pid().try_into().unwrap());
+        // There is no room for a connection.
+        let limit = rustix::process::Rlimit { current: Some(3), maximum: Some(3) };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+        drop(std::os::unix::net::UnixStream::connect(&socket));
+        assert_eq!(finished(&server), Some(1), "{line}");
+        assert!(!socket.exists(), "{line}");
+    }
+}
+
+#[test]
 fn an_approval_is_given_from_another_terminal_and_used_once() {
     let home = Home::new();
     home.run(&format!("vault boundary key {}", home.path("boundary.key").display()));

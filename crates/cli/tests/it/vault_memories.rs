@@ -164,3 +164,28 @@ fn the_doctor_tells_the_age_of_log_and_backups_of_a_cold_vault_from_its_files() 
     let (verdict, said) = found(&doctor(&served, &options(&none)), "backup");
     assert!(verdict == "warning" && said.ends_with("days old"), "{verdict} {said}");
 }
+
+#[test]
+fn the_doctor_tells_the_age_of_a_served_log_and_names_copies_that_a_restore_left() {
+    let served = Served::new();
+    let checks = || {
+        let ended = served.home.run("vault doctor --json");
+        objects(&ended.out.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let check = |name: &str| checks().into_iter().find(|check| check["name"] == name);
+    served.owner("unlock");
+    let said = check("log").unwrap()["found"].as_str().unwrap().to_owned();
+    assert!(said.contains(" events, the newest of 2") && said.ends_with("(0 h ago)"), "{said}");
+    assert_eq!(check("copies"), None);
+    let beside = |name: &str| served.home.path("stvor").join(name);
+    std::fs::create_dir(beside("vault.before-1800000000000")).unwrap();
+    std::fs::create_dir(beside(".vault.restoring-0011223344556677")).unwrap();
+    for other in ["vaults", "vault.backups", "other.before-1"] {
+        std::fs::create_dir(beside(other)).unwrap();
+    }
+    let found = check("copies").unwrap();
+    assert!(found["verdict"] == "warning" && found["found"].as_str().unwrap().starts_with("2 "), "{found}");
+    let said = found.to_string();
+    assert!(said.contains("vault.before-1800000000000") && said.contains(".vault.restoring-"), "{said}");
+    assert!(!said.contains("other.before-1"), "{said}");
+}

@@ -203,7 +203,9 @@ fn a_token_opens_the_vault_and_a_profile_and_a_lost_one_has_a_recovery_passphras
     assert!(code == 2 && err.contains("profile passphrase doctor"), "{code} {err}");
     does(&format!("profile close doctor{owner}"));
     does(&format!("profile open doctor --profile-token fido2 {on_b}"));
-    does(&format!("profile passphrase doctor --profile-token fido2 --new-profile-passphrase-file {other} --cost interactive {on_b}"));
+    does(&format!(
+        "profile passphrase doctor --profile-token fido2 --new-profile-passphrase-file {other} --cost interactive {on_b}"
+    ));
     does(&remove);
     does(&format!("profile close doctor{owner}"));
     does(&format!("profile open doctor --profile-passphrase-file {other}{owner}"));

@@ -91,7 +91,8 @@ impl Engine {
             let name = black_slot(&id.to_string());
             let slot = self.database.slot(&name)?;
             if slot.is_some_and(|sealed| wrap.open(name.as_bytes(), &sealed).is_ok()) {
-                let reason = format!("this token is {} already; a lost token would be a lost level", record.name);
+                let reason =
+                    format!("this token is {} already; a lost token would be a lost level", record.name);
                 return Err(VaultError::invalid(reason));
             }
         }

@@ -1,7 +1,7 @@
 //! The boundary daemon: a separate program that says whether the machine is cut off. It is asked for levels 3 to 5. Its mode
 //! is what it declares; nobody measures it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -203,19 +203,49 @@ pub fn serve(
     loop {
         let (stream, _) = listener.accept()?;
         // A peer that is slow or talks nonsense gets no answer, which is a no.
-        let _ = stream.set_read_timeout(Some(limits::BOUNDARY_DEADLINE));
         let _ = answer_one(&stream, key, mode());
     }
 }
 
 fn answer_one(mut stream: &UnixStream, key: &SigningKey, mode: Mode) -> std::io::Result<()> {
-    let mut line = Vec::new();
-    BufReader::new(stream.take(limits::MAX_BOUNDARY_ANSWER as u64)).read_until(b'\n', &mut line)?;
-    let question: Question = serde_json::from_slice(&line)?;
+    let deadline = Deadline::begin();
+    let question: Question = serde_json::from_slice(&deadline.read_line(stream)?)?;
     let answer = Answer::sign(&question, mode, Timestamp::system(), key).map_err(std::io::Error::other)?;
     let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');
+    stream.set_write_timeout(Some(deadline.left()?))?;
     stream.write_all(&line)
+}
+
+/// For one question with its answer, all together: who sends a byte now and then keeps nobody else waiting.
+struct Deadline(Instant);
+
+impl Deadline {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    fn left(&self) -> std::io::Result<core::time::Duration> {
+        let left = limits::BOUNDARY_DEADLINE.checked_sub(self.0.elapsed()).filter(|left| !left.is_zero());
+        left.ok_or_else(|| std::io::ErrorKind::TimedOut.into())
+    }
+
+    /// What comes until a line ends, or all of it.
+    fn read_line(&self, mut stream: &UnixStream) -> std::io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        loop {
+            stream.set_read_timeout(Some(self.left()?))?;
+            let mut part = [0; 512];
+            let count = stream.read(&mut part)?;
+            line.extend_from_slice(part.get(..count).unwrap_or_default());
+            if line.len() > limits::MAX_BOUNDARY_ANSWER {
+                return Err(std::io::Error::other("its line is too long"));
+            }
+            if count == 0 || line.ends_with(b"\n") {
+                return Ok(line);
+            }
+        }
+    }
 }
 
 /// How long a full queue of a daemon is left alone.
@@ -240,25 +270,11 @@ fn connect(socket: &Path, in_time: impl Fn() -> std::io::Result<()>) -> std::io:
 }
 
 fn exchange(socket: &Path, question: &Question) -> std::io::Result<Vec<u8>> {
-    let start = Instant::now();
-    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let left = || limits::BOUNDARY_DEADLINE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-    let mut stream = connect(socket, || left().map(drop).ok_or_else(late))?;
-    stream.set_write_timeout(Some(left().ok_or_else(late)?))?;
+    let deadline = Deadline::begin();
+    let mut stream = connect(socket, || deadline.left().map(drop))?;
+    stream.set_write_timeout(Some(deadline.left()?))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut answer = Vec::new();
-    loop {
-        stream.set_read_timeout(Some(left().ok_or_else(late)?))?;
-        let mut part = [0; 512];
-        let count = stream.read(&mut part)?;
-        answer.extend_from_slice(part.get(..count).unwrap_or_default());
-        if answer.len() > limits::MAX_BOUNDARY_ANSWER {
-            return Err(std::io::Error::other("its answer is too long"));
-        }
-        if count == 0 || answer.ends_with(b"\n") {
-            return Ok(answer);
-        }
-    }
+    deadline.read_line(&stream)
 }

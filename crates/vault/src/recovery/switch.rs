@@ -296,9 +296,8 @@ impl Vault {
         let Some(record) = armed.filter(|record| record.directory.join(CHECK_IN).is_file()) else {
             return Ok(Vec::new());
         };
-        let without = |heir: &&HeirRecord| {
-            read_package(&record.directory, (&heir.name, &heir.package)).is_none()
-        };
+        let without =
+            |heir: &&HeirRecord| read_package(&record.directory, (&heir.name, &heir.package)).is_none();
         Ok(record.heirs.iter().filter(without).map(|heir| heir.name.clone()).collect())
     }
 

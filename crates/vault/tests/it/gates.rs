@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -521,6 +521,28 @@ fn the_boundary_daemon_that_comes_along_is_understood() {
 }
 
 #[test]
+fn who_asks_the_boundary_daemon_byte_by_byte_keeps_nobody_else_waiting() {
+    let world = World::new();
+    let socket = world.directory.path().join("boundary");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn({
+        let listener = listener.try_clone().unwrap();
+        move || stvor_vault::gates::boundary::serve(&listener, &key(), || Mode::Offline)
+    });
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    // Each byte comes long before a read would be given up.
+    let pause = limits::BOUNDARY_DEADLINE / 10;
+    let taken = (0..100).take_while(|_| {
+        std::thread::sleep(pause);
+        slow.write_all(b"x").is_ok()
+    });
+    assert!(taken.count() < 100, "it is read on and on");
+    let boundary = Boundary { socket, key: *key().public() };
+    let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut SystemRandom::new());
+    assert!(matches!(verdict, Verdict::Answered { permitted: true, .. }), "{verdict:?}");
+}
+
+#[test]
 fn an_agent_neither_changes_nor_ends_what_it_may_not_read_without_approval() {
     let world = World::new();
     let vault = world.open();
@@ -556,7 +578,7 @@ fn a_boundary_daemon_that_hangs_with_a_full_queue_holds_nobody_up_for_ever() {
     let socket = world.directory.path().join("hangs");
     let listener = UnixListener::bind(&socket).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
-    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let _waiting = UnixStream::connect(&socket).unwrap();
     let boundary = Boundary { socket, key: *key().public() };
     let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut SystemRandom::new());
     assert!(matches!(verdict, Verdict::Unusable(_)), "{verdict:?}");

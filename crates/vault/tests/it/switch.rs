@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use stvor_base::ErrorCode;
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::recipients::Identity;
-use stvor_vault::recovery::switch::{CHECK_IN, Heir, NewSwitch};
 use stvor_vault::limits::MAX_OWED;
+use stvor_vault::recovery::switch::{CHECK_IN, Heir, NewSwitch};
 use stvor_vault::recovery::watch::{Standing, Watcher};
 use stvor_vault::{Caller, Clock as _, Level, NewMemory, Options, SystemClock, Vault};
 

@@ -7,15 +7,17 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use serde::Serialize;
 use stvor_vault::{Alert, AlertHook};
 
 use crate::failure::{Failure, Result};
 use crate::render::Out;
 
-/// Alerts that wait to be taken up; more are dropped, for the log has them all.
+/// Alerts that wait to be taken up, for the file and for standard error each. More are counted.
 const WAITING: usize = 1_024;
 /// Lines that could not be written and are tried again. More are counted, and their number is written when there is room.
 const KEPT: usize = 1_024;
@@ -25,14 +27,33 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// A hook that appends to a file, where one is named, and tells on standard error whatever is no refusal: the disk that is full
 /// is often the one with the file.
 pub(super) fn hook(path: Option<&Path>, out: Out) -> Result<Arc<AlertHook>> {
-    let file = path.map(open).transpose()?;
-    let (alerts, queue) = sync_channel::<Alert>(WAITING);
-    std::thread::Builder::new()
-        .name("stvor-vault-alert".into())
-        .spawn(move || write(&queue, file.map(Lines::to), |alert, line| tell(out, (alert, line))))
-        .map_err(|error| Failure::io("can not start a thread", error))?;
+    start(path.map(open).transpose()?, move |told| tell(out, told))
+}
+
+/// Each has a thread of its own: a pipe that nobody reads keeps nothing from the file, nor a file that hangs anything from the pipe.
+fn start(
+    file: Option<impl Write + Send + 'static>,
+    mut tell: impl FnMut(&Told) + Send + 'static,
+) -> Result<Arc<AlertHook>> {
+    let failed = |error| Failure::io("can not start a thread", error);
+    let thread = || std::thread::Builder::new().name("stvor-vault-alert".into());
+    let (shown, queue) = queue();
+    thread().spawn(move || queue.each(&mut tell)).map_err(failed)?;
+    let filed = match file {
+        Some(file) => {
+            let (filed, queue) = self::queue();
+            thread().spawn(move || write(&queue, Lines::to(file))).map_err(failed)?;
+            Some(filed)
+        }
+        None => None,
+    };
     Ok(Arc::new(move |alert: &Alert| {
-        let _ = alerts.try_send(alert.clone());
+        if let Some(filed) = &filed {
+            filed.put(alert);
+        }
+        if !matches!(alert, Alert::Denied { .. }) {
+            shown.put(alert);
+        }
     }))
 }
 
@@ -41,42 +62,93 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|source| Failure::File { what: "can not open", path: path.into(), source })
 }
 
-/// Writes until the vault is closed: to the file first, for standard error may be a pipe that nobody reads.
-fn write<W: Write>(queue: &Receiver<Alert>, mut file: Option<Lines<W>>, mut tell: impl FnMut(&Alert, &str)) {
-    loop {
-        // Nothing wakes up for nothing.
-        let waits = file.as_ref().is_some_and(|file| !file.left.is_empty());
-        let next = if waits {
-            queue.recv_timeout(AGAIN)
-        } else {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match next {
-            Ok(alert) => {
-                let Ok(line) = serde_json::to_string(&alert) else { continue };
-                if let Some(file) = &mut file {
-                    file.add(line.clone());
-                }
-                if !matches!(alert, Alert::Denied { .. }) {
-                    tell(&alert, &line);
-                }
-            }
-            Err(error) => {
-                if let Some(file) = &mut file {
-                    file.flush();
-                }
-                if error == RecvTimeoutError::Disconnected {
-                    return;
-                }
+/// What is told.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told {
+    Alert(Alert),
+    Lost(Lost),
+}
+
+/// So many alerts found no room.
+#[derive(Serialize)]
+#[serde(tag = "alert", rename = "lost")]
+struct Lost {
+    count: u64,
+}
+
+/// Where alerts are put in: nobody waits there.
+struct Putting {
+    alerts: SyncSender<Alert>,
+    lost: Arc<AtomicU64>,
+}
+
+/// Where they are taken out.
+struct Taking {
+    alerts: Receiver<Alert>,
+    lost: Arc<AtomicU64>,
+}
+
+fn queue() -> (Putting, Taking) {
+    let (put, take) = sync_channel(WAITING);
+    let lost = Arc::new(AtomicU64::new(0));
+    (Putting { alerts: put, lost: lost.clone() }, Taking { alerts: take, lost })
+}
+
+impl Putting {
+    fn put(&self, alert: &Alert) {
+        if let Err(TrySendError::Full(_)) = self.alerts.try_send(alert.clone()) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Taking {
+    /// How many were lost since this was last asked. Whatever is lost finds others waiting, so asking at each of them misses none.
+    fn lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+
+    /// Tells each, until the vault is closed.
+    fn each(&self, tell: &mut impl FnMut(&Told)) {
+        while let Ok(alert) = self.alerts.recv() {
+            tell(&Told::Alert(alert));
+            match self.lost() {
+                0 => {}
+                count => tell(&Told::Lost(Lost { count })),
             }
         }
     }
 }
 
-fn tell(out: Out, (alert, line): (&Alert, &str)) {
-    match serde_json::to_value(alert) {
-        Ok(object) if out.json => out.event(&object, ""),
-        _ => out.warn(format_args!("ALERT {line}")),
+/// Writes to a file until the vault is closed.
+fn write<W: Write>(queue: &Taking, mut file: Lines<W>) {
+    loop {
+        // Nothing wakes up for nothing.
+        let next = match file.left.is_empty() {
+            true => queue.alerts.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => queue.alerts.recv_timeout(AGAIN),
+        };
+        match next {
+            Ok(alert) => {
+                if let Ok(line) = serde_json::to_string(&alert) {
+                    file.add(line);
+                }
+                file.lost += queue.lost();
+                file.flush();
+            }
+            Err(RecvTimeoutError::Timeout) => file.flush(),
+            Err(RecvTimeoutError::Disconnected) => return file.flush(),
+        }
+    }
+}
+
+fn tell(out: Out, told: &Told) {
+    match (serde_json::to_value(told), serde_json::to_string(told)) {
+        (Ok(object), _) if out.json => out.event(&object, ""),
+        (_, Ok(line)) => out.warn(format_args!("ALERT {line}")),
+        // An alert is made of texts and numbers, which all have a form.
+        _ => {}
     }
 }
 
@@ -100,15 +172,15 @@ impl<W: Write> Lines<W> {
         } else {
             self.lost += 1;
         }
-        self.flush();
     }
 
     /// Writes what is left, as far as it goes. A line of which a part was written goes on there.
     fn flush(&mut self) {
         loop {
             if self.left.is_empty() && self.lost > 0 {
-                let lost = serde_json::json!({ "alert": "lost", "count": self.lost });
-                self.left.push_back(format!("{lost}\n").into_bytes());
+                if let Ok(lost) = serde_json::to_string(&Lost { count: self.lost }) {
+                    self.left.push_back(format!("{lost}\n").into_bytes());
+                }
                 self.lost = 0;
             }
             let Some(line) = self.left.front_mut() else { return };
@@ -130,6 +202,8 @@ impl<W: Write> Lines<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     /// A disk with room for so many bytes.
@@ -155,13 +229,13 @@ mod tests {
         }
     }
 
-    /// A file that the test looks into while it is written.
+    /// A file that the test looks into while it is written, and that hangs as long as the test holds it.
     #[derive(Clone, Default)]
-    struct Shared(std::rc::Rc<core::cell::RefCell<Vec<u8>>>);
+    struct Shared(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.borrow_mut().extend_from_slice(bytes);
+            self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -170,19 +244,63 @@ mod tests {
         }
     }
 
+    impl Shared {
+        fn lines(&self) -> Vec<String> {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+        }
+    }
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn alert(wall: u64) -> Alert {
+        Alert::WatcherNotTold {
+            at: stvor_vault::Moment { wall, uptime: 1, boot: String::new() },
+            code: "VAULT_IO",
+        }
+    }
+
     #[test]
-    fn an_alert_is_in_the_file_before_standard_error_may_keep_it_waiting() {
-        let (alerts, queue) = sync_channel(1);
-        let at = stvor_vault::Moment { wall: 1, uptime: 1, boot: String::new() };
-        alerts.send(Alert::WatcherNotTold { at, code: "VAULT_IO" }).unwrap();
-        drop(alerts);
-        let file = Shared::default();
-        let mut told = 0;
-        write(&queue, Some(Lines::to(file.clone())), |_, line| {
-            told += 1;
-            assert_eq!(file.0.borrow().as_slice(), format!("{line}\n").as_bytes());
-        });
-        assert_eq!(told, 1);
+    fn a_standard_error_that_nobody_reads_keeps_nothing_from_the_file() {
+        let (file, stuck) = (Shared::default(), Arc::new(Mutex::new(())));
+        let held = stuck.lock().unwrap();
+        let hook = start(Some(file.clone()), {
+            let stuck = stuck.clone();
+            move |_| drop(stuck.lock())
+        })
+        .unwrap();
+        for wall in 0..10 {
+            hook(&alert(wall));
+        }
+        assert!(stvor_testkit::until(SOON, || (file.lines().len() == 10).then_some(())).is_ok());
+        drop(held);
+    }
+
+    #[test]
+    fn alerts_that_find_no_room_are_counted() {
+        let (file, shown) = (Shared::default(), Shared::default());
+        let (file_hangs, pipe_hangs) = (file.0.lock().unwrap(), shown.0.lock().unwrap());
+        let hook = start(Some(file.clone()), {
+            let mut shown = shown.clone();
+            move |told| writeln!(shown, "{}", serde_json::to_string(told).unwrap()).unwrap()
+        })
+        .unwrap();
+        let all = 2 * WAITING + 10;
+        for wall in 0..all {
+            hook(&alert(wall as u64));
+        }
+        drop((file_hangs, pipe_hangs));
+        for lines in [&file, &shown] {
+            let counted = || {
+                let lines = lines.lines();
+                let lost =
+                    |line: &String| serde_json::from_str::<serde_json::Value>(line).ok()?["count"].as_u64();
+                let lost = lines.iter().filter_map(lost).map(|count| count as usize).collect::<Vec<_>>();
+                let written = lines.len() - lost.len() + lost.iter().sum::<usize>();
+                (written == all).then_some(lost)
+            };
+            let lost = stvor_testkit::until(SOON, counted).unwrap();
+            assert!(lost.iter().sum::<usize>() >= WAITING, "{lost:?}");
+        }
     }
 
     fn text(lines: &Lines<Disk>) -> &str {
@@ -194,6 +312,7 @@ mod tests {
         let mut lines = Lines::to(Disk { room: 6, ..Disk::default() });
         for line in ["one", "two", "three"] {
             lines.add(line.into());
+            lines.flush();
         }
         assert_eq!(text(&lines), "one\ntw", "cut in the middle of a line");
         lines.to.room = 1_000;
@@ -201,6 +320,7 @@ mod tests {
         assert_eq!(text(&lines), "one\ntwo\nthree\n");
         lines.flush();
         lines.add("four".into());
+        lines.flush();
         assert_eq!(text(&lines), "one\ntwo\nthree\nfour\n");
     }
 
@@ -217,6 +337,7 @@ mod tests {
         lines.to.room = usize::MAX;
         lines.flush();
         lines.add("after".into());
+        lines.flush();
         let written: Vec<_> = text(&lines).lines().collect();
         assert_eq!(written.len(), KEPT + 2);
         assert_eq!(written[KEPT..], [r#"{"alert":"lost","count":2}"#, "after"]);

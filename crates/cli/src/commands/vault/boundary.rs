@@ -91,16 +91,15 @@ async fn answer(
     let object = json!({ "event": "serving", "socket": socket.display().to_string() });
     out.either(&object, |_| format!("serving {}", socket.display()))?;
     out.say("The mode is declared, not measured: whoever runs this answers for it.");
-    std::thread::spawn(move || {
+    let serving = move || {
         let mode = || match (&mode, &file) {
             (Some(mode), _) => *mode,
             (None, Some(file)) => mode_in(file),
             (None, None) => Mode::Online,
         };
-        // It ends with the process; a listener that fails answers nobody, which is a no.
-        let _ = serve(&listener, &key, mode);
-    });
-    let end = ending.wait().await;
+        serve(&listener, &key, mode)
+    };
+    let ended = ending.while_serving(serving).await;
     let _ = std::fs::remove_file(socket);
-    end.result()
+    ended
 }

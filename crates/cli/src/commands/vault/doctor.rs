@@ -40,7 +40,7 @@ pub(super) fn run(call: Call<'_>, backups: &[PathBuf]) -> Result {
             format!("{whose} keeps them; `stvor vault doctor --vault DIR` as that user looks at them");
         report.add(Check::ok("files", found))?;
     } else {
-        for check in files(&path).into_iter().chain(format(&path)) {
+        for check in files(&path).into_iter().chain(format(&path)).chain(copies(&path)) {
             report.add(check)?;
         }
     }
@@ -117,6 +117,37 @@ fn files(path: &Path) -> Vec<Check> {
     vec![Check::ok(NAME, format!("{} is private", path.display()))]
 }
 
+/// Vaults of before, which a restore keeps beside this one, and restores that were killed: they hold what was forgotten since.
+fn copies(path: &Path) -> Option<Check> {
+    let path = std::path::absolute(path).ok()?;
+    let name = path.file_name()?.to_str()?;
+    let entries = std::fs::read_dir(path.parent()?).ok()?.flatten();
+    let copy = |name_of: &str| {
+        name_of.strip_prefix(name).is_some_and(|rest| rest.starts_with(".before-"))
+            || name_of
+                .strip_prefix('.')
+                .and_then(|of| of.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with(".restoring-"))
+    };
+    let found =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(copy)).map(|entry| entry.path());
+    let mut found: Vec<String> =
+        found.filter(|path| path.is_dir()).map(|path| path.display().to_string()).collect();
+    if found.is_empty() {
+        return None;
+    }
+    found.sort_unstable();
+    let said = format!(
+        "{} older copies of the vault are beside it, with memories that were forgotten since",
+        found.len()
+    );
+    Some(Check::warning(
+        "copies",
+        said,
+        format!("remove them when you are content: rm -r {}", found.join(" ")),
+    ))
+}
+
 fn daemon(client: &Client, status: &Result<Status>) -> Vec<Check> {
     let status = match status {
         Ok(status) => status,
@@ -157,7 +188,12 @@ fn daemon(client: &Client, status: &Result<Status>) -> Vec<Check> {
 
 /// Log and backups, as the daemon knows them.
 fn kept(path: &Path, status: &Status) -> Vec<Check> {
-    let mut checks = vec![clock(status), Check::ok("log", format!("{} events", grouped(status.events)))];
+    let newest = status.last_event.map(|last| {
+        let age = Timestamp::system().as_millis().saturating_sub(last) / 1_000;
+        format!(", the newest of {} ({} h ago)", rfc3339(Timestamp::from_millis(last)), age / 3_600)
+    });
+    let log = format!("{} events{}", grouped(status.events), newest.unwrap_or_default());
+    let mut checks = vec![clock(status), Check::ok("log", log)];
     checks.extend(checkpoint(path, status));
     checks.extend(backups(status));
     checks.extend(watchers(status));

@@ -154,10 +154,10 @@ pub(super) async fn witness(call: Call<'_>, command: &WitnessCommand) -> Result 
             let key = service.verifier().to_string();
             let object = json!({ "event": "serving", "socket": socket.display().to_string(), "key": key });
             out.either(&object, |_| format!("serving {}\n{key}", socket.display()))?;
-            std::thread::spawn(move || service.serve(&listener, &SystemClock::new()));
-            let end = ending.wait().await;
+            let serving = move || service.serve(&listener, &SystemClock::new());
+            let ended = ending.while_serving(serving).await;
             let _ = std::fs::remove_file(socket);
-            end.result()
+            ended
         }
     }
 }
