@@ -12,7 +12,7 @@ use stvor_crypto::kdf::{hkdf_sha256, hmac_sha256};
 use stvor_crypto::p256::{AgreementKey, PublicKey};
 use stvor_crypto::{CryptoError, Random, Secret};
 use stvor_keys::{KeyHolder, WrappedKey};
-use stvor_tlog::{Signer, Verifier};
+use stvor_tlog::{Checkpoint, Note, Signer, TlogError, Verifier};
 
 use crate::VaultError;
 use crate::audit::Event;
@@ -243,8 +243,8 @@ pub(crate) struct BaseKeys {
     pub(crate) events: RowKey,
     pub(crate) working: RowKey,
     pub(crate) signer: Signer,
-    /// Verifiers of the keys that signed before.
-    pub(crate) retired: Vec<Verifier>,
+    /// The keys that signed before, newest first.
+    pub(crate) retired: Vec<Retired>,
     pub(crate) verbs: VerbKey,
     /// What the sums over the bound tables are keyed with.
     pub(crate) bound: Secret<32>,
@@ -252,6 +252,55 @@ pub(crate) struct BaseKeys {
     /// What backups are sealed with. It follows from the root key itself: a restore has no other key when it looks.
     backups: Secret<32>,
     publics: BTreeMap<Level, PublicKey>,
+}
+
+/// A key that signed the log before.
+#[derive(Debug, Clone)]
+pub(crate) struct Retired {
+    pub(crate) verifier: Verifier,
+    /// How many events the log had when another key took its place. Vaults of before did not keep that.
+    pub(crate) until: Option<u64>,
+}
+
+impl Retired {
+    /// As it is kept: the events, where they are known, before the verifier key, which has no space in it.
+    pub(crate) fn to_text(&self) -> String {
+        match self.until {
+            Some(until) => format!("{until} {}", self.verifier),
+            None => self.verifier.to_string(),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (until, verifier) = match text.split_once(' ') {
+            Some((until, verifier)) => (Some(until.parse().ok()?), verifier),
+            None => (None, text),
+        };
+        Some(Self { verifier: Verifier::parse(verifier).ok()?, until })
+    }
+}
+
+/// Which checkpoints are this log's.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    present: Verifier,
+    retired: Vec<Retired>,
+}
+
+impl Trust {
+    /// Reads a checkpoint that the present key signed, or one of before as long as it was the one that signs: who got hold of an
+    /// old key can not say that the log went on.
+    pub(crate) fn open(&self, note: &Note) -> Result<Checkpoint, TlogError> {
+        let open = |size: u64| {
+            let then = self.retired.iter().filter(|old| old.until.is_none_or(|until| size <= until));
+            let trusted: Vec<_> =
+                core::iter::once(&self.present).chain(then.map(|old| &old.verifier)).cloned().collect();
+            Checkpoint::open(note, self.present.name(), &trusted)
+        };
+        // Of all of these keys; then of those that signed when the log was as long as it says.
+        let size = open(0)?.size();
+        open(size)
+    }
 }
 
 /// The record of the public key of level 5.
@@ -279,7 +328,8 @@ impl BaseKeys {
             || VaultError::tampered(format!("the key record {SLOT_RETIRED}"), "it is not understood");
         let retired: Vec<String> =
             serde_json::from_slice(open(SLOT_RETIRED)?.expose()).map_err(|_| changed())?;
-        let retired = retired.iter().map(|text| Verifier::parse(text)).collect::<Result<_, _>>()?;
+        let retired = retired.iter().map(|text| Retired::parse(text)).collect::<Option<_>>();
+        let retired = retired.ok_or_else(changed)?;
         let verbs = Secret::from_slice(open(SLOT_VERBS_HELD)?.expose())?;
         let mut publics = BTreeMap::new();
         for level in Level::ALL {
@@ -298,9 +348,9 @@ impl BaseKeys {
         Ok(Self { events, working, signer, retired, verbs, bound, hashes, backups, publics, rows })
     }
 
-    /// Who verifies the log's checkpoints, the present key first.
-    pub(crate) fn verifiers(&self) -> Vec<Verifier> {
-        core::iter::once(self.signer.verifier()).chain(&self.retired).cloned().collect()
+    /// Which checkpoints are this log's.
+    pub(crate) fn trust(&self) -> Trust {
+        Trust { present: self.signer.verifier().clone(), retired: self.retired.clone() }
     }
 
     /// A keyed hash: it confirms nothing to who has not the key.

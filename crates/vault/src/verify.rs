@@ -271,19 +271,18 @@ impl Engine {
         state.known.reserve(usize::try_from(memories).unwrap_or_default());
         let reads = if state.scope == Scope::Everything { 2 } else { 1 };
         state.progress.expect(self.held()?.tree.size() + memories * reads);
-        let trusted = self.held()?.base.verifiers();
-        let origin = trusted.first().map(|key| key.name().to_owned()).unwrap_or_default();
+        let trust = self.held()?.base.trust();
         for (number, file) in self.outside.iter_mut().enumerate() {
             let place = format!("the checkpoint outside the database ({number})");
-            let found = file.newest(|note| Checkpoint::open(note, &origin, &trusted).is_ok())?;
+            let found = file.newest(|note| trust.open(note).is_ok())?;
             if let Some(note) = &found.claimed {
-                let claimed = Checkpoint::open(note, &origin, &trusted);
+                let claimed = trust.open(note);
                 let reason = claimed.err().map_or_else(String::new, |error| error.to_string());
                 state
                     .report
                     .add(place.clone(), format!("it holds a note that this log did not sign: {reason}"));
             }
-            match found.note.map(|note| Checkpoint::open(&note, &origin, &trusted)) {
+            match found.note.map(|note| trust.open(&note)) {
                 Some(checkpoint) => {
                     let checkpoint = checkpoint?;
                     state.report.outside = state.report.outside.max(Some(checkpoint.size()));
@@ -294,7 +293,7 @@ impl Engine {
             }
         }
         for note in core::mem::take(&mut state.archives) {
-            match Checkpoint::open(&note, &origin, &trusted) {
+            match trust.open(&note) {
                 Ok(checkpoint) => {
                     let place = format!("the checkpoint of the archive of {} events", checkpoint.size());
                     state.heads.push((place, checkpoint));
@@ -499,8 +498,8 @@ impl Engine {
 
     fn verify_heads(&self, state: &mut Verification) -> Result<(), VaultError> {
         let held = self.held()?;
-        let (trusted, origin) = (held.base.verifiers(), held.base.signer.verifier().name());
-        let open = |text: &[u8]| Checkpoint::open(&Note::parse(text)?, origin, &trusted);
+        let trust = held.base.trust();
+        let open = |text: &[u8]| trust.open(&Note::parse(text)?);
         let own = "the checkpoint in the database";
         match self.database.checkpoint()? {
             Some(text) => match open(text.as_bytes()) {
@@ -588,8 +587,7 @@ impl Engine {
         let held = self.held()?;
         let text = self.database.checkpoint()?.ok_or_else(|| TlogError::Missing("the checkpoint".into()))?;
         let note = Note::parse(text.as_bytes())?;
-        let trusted = held.base.verifiers();
-        let checkpoint = Checkpoint::open(&note, held.base.signer.verifier().name(), &trusted)?;
+        let checkpoint = held.base.trust().open(&note)?;
         let proof = InclusionProof::make(&self.database, index, checkpoint.size())?;
         let rows = self.database.events_from(index, 1)?;
         let row = rows.first().filter(|row| row.seq == index);

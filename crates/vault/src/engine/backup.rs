@@ -255,7 +255,7 @@ impl Engine {
     pub(crate) fn compare(&self, note: &Note) -> Result<Known, VaultError> {
         let held = self.held()?;
         let origin = held.base.signer.verifier().name();
-        let Ok(known) = Checkpoint::open(note, origin, &held.base.verifiers()) else {
+        let Ok(known) = held.base.trust().open(note) else {
             // Signed with a key that came after the backup, or for another log.
             let claimed = Checkpoint::parse(note.unverified_text())?;
             return Ok(if claimed.origin() == origin { Known::Longer(claimed.size()) } else { Known::Other });
@@ -269,9 +269,8 @@ impl Engine {
 
     /// How the checkpoints in a file stand to it: what this log signed, and what claims to go further.
     pub(crate) fn compare_file(&self, file: &mut CheckpointFile) -> Result<Known, VaultError> {
-        let held = self.held()?;
-        let (origin, trusted) = (held.base.signer.verifier().name(), held.base.verifiers());
-        let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+        let trust = self.held()?.base.trust();
+        let found = file.newest(|note| trust.open(note).is_ok())?;
         let signed = found.note.as_ref().map(|note| self.compare(note)).transpose()?;
         let claimed = found.claimed.as_ref().map(|note| self.compare(note)).transpose()?;
         Ok(match (signed, claimed) {

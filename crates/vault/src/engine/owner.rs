@@ -14,8 +14,8 @@ use crate::backup::{BackupRecord, FORMAT};
 use crate::clock::Pace;
 use crate::error::Refusal;
 use crate::keys::{
-    BaseKeys, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER, SLOT_VAULTED,
-    SLOT_VERBS, SessionKeys, Slots, has_level_4, level_4,
+    BaseKeys, Retired, RootKey, SLOT_LOCKDOWN as LOCKDOWN, SLOT_RETIRED, SLOT_ROOT, SLOT_SIGNER,
+    SLOT_VAULTED, SLOT_VERBS, SessionKeys, Slots, has_level_4, level_4,
 };
 use crate::{VaultError, limits};
 
@@ -123,10 +123,9 @@ impl Engine {
 
     /// The tree that the stored checkpoint signs, after holding it against the hashes and the checkpoints outside.
     fn checked_tree(&mut self, base: &BaseKeys) -> Result<Frontier, VaultError> {
-        let trusted = base.verifiers();
-        let origin = base.signer.verifier().name();
+        let trust = base.trust();
         let stored = match self.database.checkpoint()? {
-            Some(text) => Some(Checkpoint::open(&Note::parse(text.as_bytes())?, origin, &trusted)?),
+            Some(text) => Some(trust.open(&Note::parse(text.as_bytes())?)?),
             None => None,
         };
         let size = stored.as_ref().map_or(0, Checkpoint::size);
@@ -138,10 +137,10 @@ impl Engine {
             return Err(VaultError::tampered("the log", "it holds events that no checkpoint signs"));
         }
         for file in &mut self.outside {
-            let found = file.newest(|note| Checkpoint::open(note, origin, &trusted).is_ok())?;
+            let found = file.newest(|note| trust.open(note).is_ok())?;
             // Where none holds, the one that claims most says why.
             let Some(note) = found.note.or(found.claimed) else { continue };
-            let outside = Checkpoint::open(&note, origin, &trusted)?;
+            let outside = trust.open(&note)?;
             if outside.size() > size {
                 let cut = format!("it was cut: {size} events are left of {}", outside.size());
                 return Err(VaultError::tampered("the log", cut));
@@ -335,14 +334,15 @@ impl Engine {
             let base = &mut held.base;
             let fresh = Signer::generate(base.signer.verifier().name(), &mut engine.rng)?;
             event.text = Some(fresh.verifier().to_string());
-            let retired: Vec<String> = base.verifiers().iter().map(ToString::to_string).collect();
+            let old = Retired { verifier: base.signer.verifier().clone(), until: Some(held.tree.size()) };
+            base.retired.insert(0, old);
+            let retired: Vec<String> = base.retired.iter().map(Retired::to_text).collect();
             let retired =
                 serde_json::to_vec(&retired).map_err(|error| VaultError::Database(error.to_string()))?;
             for (name, plain) in [(SLOT_SIGNER, &fresh.seed().expose()[..]), (SLOT_RETIRED, &retired)] {
                 let sealed = base.rows.seal(&mut engine.rng, name.as_bytes(), plain)?;
                 engine.database.put_slot(name, &sealed)?;
             }
-            base.retired = base.verifiers();
             held.retiring = Some(core::mem::replace(&mut base.signer, fresh));
             Ok(())
         })
@@ -383,7 +383,7 @@ impl Engine {
             root: held.tree.root().to_base64(),
             refused_cold: self.refused_cold,
             verifier: held.base.signer.verifier().to_string(),
-            retired: held.base.retired.iter().map(ToString::to_string).collect(),
+            retired: held.base.retired.iter().map(|old| old.verifier.to_string()).collect(),
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
             checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),

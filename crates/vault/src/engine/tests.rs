@@ -5,6 +5,7 @@ use std::path::Path;
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
 use stvor_keys::{Passphrase, PassphraseCost};
+use stvor_tlog::{Checkpoint, Hash, Signer};
 
 use super::agents::Caller;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
@@ -71,6 +72,30 @@ fn of_backups_the_oldest_is_dropped_first() {
     let told = vault.status().unwrap();
     assert_eq!(told.newest_backup, Some(limits::MAX_BACKUPS as u64));
     assert_eq!(told.backups_of_other_formats, 1);
+}
+
+#[test]
+fn a_key_that_signed_the_log_before_does_not_say_that_it_went_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let seed = vault.ask(|engine| Ok(engine.held()?.base.signer.seed())).wait().unwrap();
+    let origin = "example.com/vault";
+    let old = Signer::from_seed(origin, &seed).unwrap();
+    let size = vault.rotate_signing_key().and_then(|()| vault.status()).unwrap().events;
+    vault.store(&Caller::Owner, NewMemory::new(b"later", Level::Working, "home")).unwrap();
+    drop(vault);
+    let file = directory.path().join("vault/checkpoints");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let says = |before: &str, size: u64| {
+        let note = Checkpoint::new(origin, size, Hash::leaf(b"forged")).unwrap().sign(&[&old]).unwrap();
+        std::fs::write(&file, format!("{before}{note}\n")).unwrap();
+        let vault = Vault::open(&directory.path().join("vault"), Options::default()).unwrap();
+        vault.unlock_with(&owner())
+    };
+    says(&before, size + 1_000).unwrap();
+    // What it signed while it was the one that signs still counts.
+    let anew = says("", size - 2).unwrap_err();
+    assert!(anew.to_string().contains("written anew"), "{anew}");
 }
 
 /// Vaults of before have a hash of the header only; the log knows the rest.
