@@ -259,15 +259,13 @@ impl Engine {
     }
 
     /// From now on check-ins leave these files alone, which the next one is to name.
-    pub(crate) fn begin_packages(&mut self, paths: [PathBuf; 2]) -> Result<(), VaultError> {
+    pub(crate) fn begin_packages(&mut self, paths: [PathBuf; 2]) {
         self.watchers.arming.extend(paths);
-        Ok(())
     }
 
     /// It names them, or they were given up.
-    pub(crate) fn end_packages(&mut self, paths: &[PathBuf]) -> Result<(), VaultError> {
+    pub(crate) fn end_packages(&mut self, paths: &[PathBuf]) {
         self.watchers.arming.retain(|path| !paths.contains(path));
-        Ok(())
     }
 
     /// Writes what is owed into the directories, as far as that can be done. Only what is committed may be told, so this is done

@@ -107,7 +107,8 @@ impl Owed {
             kept.push(path);
         }
         // Now that the watcher is told of none of them.
-        let superfluous = |path: &&PathBuf| !kept.contains(path) && !arming.contains(path);
+        let armed = |path: &PathBuf| arming.iter().any(|new| new.file_name() == path.file_name());
+        let superfluous = |path: &&PathBuf| !kept.contains(path) && !armed(path);
         for path in packages(&self.directory)?.iter().filter(superfluous) {
             fs::remove_file(path).map_err(|error| VaultError::io("removing", path, &error))?;
         }

@@ -184,7 +184,11 @@ impl NewPackages<'_> {
     fn write(&mut self, path: &Path, sealed: &[u8]) -> Result<(), VaultError> {
         let both = [path.to_owned(), draft_of(path)];
         self.paths.extend(both.clone());
-        self.vault.ask(move |engine| engine.begin_packages(both)).wait()?;
+        let begun = self.vault.ask(move |engine| {
+            engine.begin_packages(both);
+            Ok(())
+        });
+        begun.wait()?;
         replace_file(path, sealed)
     }
 }
@@ -193,10 +197,16 @@ impl Drop for NewPackages<'_> {
     fn drop(&mut self) {
         let paths = core::mem::take(&mut self.paths);
         if !self.named {
-            paths.iter().for_each(|path| drop(fs::remove_file(path)));
+            for path in &paths {
+                let _ = fs::remove_file(path);
+            }
         }
         // Of a vault that was closed meanwhile nothing is left to be told.
-        let _ = self.vault.ask(move |engine| engine.end_packages(&paths)).wait();
+        let ended = self.vault.ask(move |engine| {
+            engine.end_packages(&paths);
+            Ok(())
+        });
+        let _ = ended.wait();
     }
 }
 
@@ -292,13 +302,19 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn heirs_without_package(&self) -> Result<Vec<String>, VaultError> {
-        let armed = self.switch()?.filter(|record| record.every > 0);
-        let Some(record) = armed.filter(|record| record.directory.join(CHECK_IN).is_file()) else {
-            return Ok(Vec::new());
-        };
-        let without =
-            |heir: &&HeirRecord| read_package(&record.directory, (&heir.name, &heir.package)).is_none();
-        Ok(record.heirs.iter().filter(without).map(|heir| heir.name.clone()).collect())
+        loop {
+            let armed = self.switch()?.filter(|record| record.every > 0);
+            let Some(record) = armed.filter(|record| record.directory.join(CHECK_IN).is_file()) else {
+                return Ok(Vec::new());
+            };
+            let without =
+                |heir: &&HeirRecord| read_package(&record.directory, (&heir.name, &heir.package)).is_none();
+            let without: Vec<_> = record.heirs.iter().filter(without).map(|heir| heir.name.clone()).collect();
+            // Who arms it anew meanwhile takes away what was named when this began.
+            if without.is_empty() || self.switch()?.is_some_and(|now| now.heirs == record.heirs) {
+                return Ok(without);
+            }
+        }
     }
 
     /// Disarms the switch and removes the packages. A watcher that the last check-in does not reach goes on counting: until
