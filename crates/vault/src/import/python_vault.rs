@@ -21,7 +21,7 @@ use crate::memory::{NewMemory, Trust};
 use crate::storage::foreign;
 use crate::{VaultError, limits};
 
-/// The metadata that holds a memory's id in the old program, cut to 1,024 characters.
+/// The metadata that holds a memory's id in the old program, cut to [`limits::MAX_TEXT`] bytes.
 pub const MEMORY_VAULT_ID: &str = "memory-vault.id";
 
 /// What opens the contents of one profile.
@@ -165,6 +165,32 @@ fn from_json(fields: &BTreeMap<String, Value>) -> Result<OldMemory, VaultError> 
 }
 
 impl OldMemory {
+    /// What was known of it, by name.
+    fn known(&self) -> Vec<(String, String)> {
+        let mut known = Vec::new();
+        if let Some(Value::Object(fields)) = parse(self.metadata.as_deref()) {
+            let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            known.extend(fields.into_iter().map(|(name, value)| (name, text(value))));
+        }
+        // Last, so that no field of the memory's own can take their place.
+        for (name, value) in [
+            (MEMORY_VAULT_ID, &self.id),
+            ("memory-vault.created-at", &self.created_at),
+            ("memory-vault.created-by", &self.created_by),
+        ] {
+            known.push((name.to_owned(), value.clone()));
+        }
+        known
+    }
+
+    /// The names of what is known of it that is longer than a metadata value may be: [`OldMemory::open`] cuts it to
+    /// [`limits::MAX_TEXT`] bytes.
+    #[must_use]
+    pub fn cut(&self) -> Vec<String> {
+        let long = |(name, value): (String, String)| (value.len() > limits::MAX_TEXT).then_some(name);
+        self.known().into_iter().filter_map(long).collect()
+    }
+
     /// Opens it and makes a memory of it, of the same level, with what was known there as metadata. Its content is checked
     /// against the hash that was kept.
     ///
@@ -186,19 +212,10 @@ impl OldMemory {
         let level = u8::try_from(self.classification).ok().and_then(|level| Level::try_from(level).ok());
         let mut memory =
             NewMemory::new(content.expose(), level.ok_or_else(|| about("its level is none"))?, namespace);
-        let mut put = |name: &str, value: &str| {
-            let value: String = value.chars().take(limits::MAX_TEXT / 4).collect();
-            memory.metadata.insert(name.into(), value);
-        };
-        if let Some(Value::Object(fields)) = parse(self.metadata.as_deref()) {
-            for (name, value) in fields {
-                put(&name, value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
-            }
+        for (name, mut value) in self.known() {
+            value.truncate(value.floor_char_boundary(limits::MAX_TEXT));
+            memory.metadata.insert(name, value);
         }
-        // Last, so that no field of the memory's own can take their place.
-        put(MEMORY_VAULT_ID, &self.id);
-        put("memory-vault.created-at", &self.created_at);
-        put("memory-vault.created-by", &self.created_by);
         memory.intents = match parse(self.intent_ref.as_deref()) {
             Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             _ => self.intent_ref.iter().filter(|intent| !intent.is_empty()).cloned().collect(),

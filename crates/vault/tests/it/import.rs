@@ -8,7 +8,7 @@ use stvor_base::ErrorCode;
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_vault::import::python_vault::{Key, read_backup, read_database};
 use stvor_vault::import::{TakeOver, take_over};
-use stvor_vault::{Caller, Level, LogQuery, NewMemory, Trust};
+use stvor_vault::{Caller, Level, LogQuery, NewMemory, Trust, limits};
 
 use crate::world::World;
 
@@ -44,6 +44,17 @@ fn memories_under_a_keyfile_come_over_with_what_was_known_of_them() {
     let vault = world.open();
     let id = vault.store(&Caller::Owner, memory).unwrap();
     assert_eq!(vault.recall(&Caller::Owner, id, "").unwrap().content.expose(), b"tea at five");
+}
+
+#[test]
+fn what_was_known_of_a_memory_and_is_too_long_is_cut_and_named() {
+    let mut old = read_database(&fixture("vault.db")).unwrap().remove(0);
+    let long = "é".repeat(limits::MAX_TEXT / 2);
+    old.metadata = Some(serde_json::json!({ "fits": long, "cut": format!("x{long}") }).to_string());
+    assert_eq!(old.cut(), ["cut"]);
+    let memory = old.open(&keyfile(), "old").unwrap();
+    assert_eq!(memory.metadata["fits"], long);
+    assert_eq!(memory.metadata["cut"].len(), limits::MAX_TEXT - 1, "no half of a character");
 }
 
 #[test]

@@ -146,6 +146,12 @@ pub(super) fn python(call: Call<'_>, args: &ImportPython) -> Result {
         let place = format!("the memory {}", safe(&memory.id));
         match keys.open(memory, namespace) {
             Ok(mut new) => {
+                for name in memory.cut() {
+                    let name = safe(&name);
+                    call.out().warn(format_args!(
+                        "{place}: its {name} was longer than 4096 bytes, and is cut there"
+                    ));
+                }
                 // In one step: at no time can it be recalled here.
                 new.tombstone = memory.tombstoned.then(|| "it was tombstoned in memory-vault".to_owned());
                 new.level = new.level.max(Some(args.minimum_level));
