@@ -63,6 +63,8 @@ def langgraph(vault: Vault) -> None:
         store.put((name,), "x", {"text": "of my own"})
     assert ("%",) in store.list_namespaces() and ("users", "ann") in store.list_namespaces()
     assert len(store.search(("users",))) == 3
+    store.put(("users", "bob"), "drink", {"text": "likes cocoa"}, ttl=60)
+    assert len(list(vault.list(namespace="graph/users/bob"))) == 1, "what has an end leaves nothing older behind it"
     store.delete(("users", "ann"), "drink")
     assert store.get(("users", "ann"), "drink") is None
     assert list(vault.list(namespace="graph/users/ann")) == [], "nor what was there before"

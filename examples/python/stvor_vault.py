@@ -150,7 +150,8 @@ class Named:
         return None if header is None else self.vault.recall(header["id"])["content"]["text"]
 
     def put(self, name: str, text: str, *, ttl: int | None = None, **metadata: str) -> None:
-        """Writes a text under a name; what stood there is superseded, and can be recalled by its id until it is removed."""
+        """Writes a text under a name; what stood there is superseded, and can be recalled by its id until it is removed. What is
+        replaced by a text with an end is forgotten at once: after that end no name would lead to it any more."""
         older = self.header(name)
         intents = [self._intent(name)]
         more: dict[str, Any] = {"intents": intents, "metadata": {"name": name, **metadata}, "trust": "agent"}
@@ -161,7 +162,10 @@ class Named:
             return
         # What is written anew has its own end or none. A level is never lowered.
         self.vault.supersede(older["id"], text, level=max(self.level, older["level"]), no_ttl=ttl is None, **more)
-        self.vault.unlink(older["id"], intents[0])
+        if ttl is None:
+            self.vault.unlink(older["id"], intents[0])
+        else:
+            self.vault.forget(older["id"], f"{name} was replaced by what ends", with_earlier=True)
 
     def remove(self, name: str) -> list[str] | None:
         """Forgets what stands under a name, with all that stood there before. Returns the versions that are left because others
