@@ -65,6 +65,7 @@ pub(crate) fn of(code: &str) -> u8 {
         | "AGENT_NOT_ALLOWED"
         | "AGENT_QUOTA"
         | "AGENT_LOG_QUOTA"
+        | "AGENT_READ_QUOTA"
         | "MEMORY_LESS_TRUSTED"
         | "MEMORY_LOWER_LEVEL"
         | "MEMORY_LEAVES_PROFILE"

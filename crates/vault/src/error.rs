@@ -147,6 +147,15 @@ pub enum Refusal {
         /// How long until there is room for one more.
         left: Duration,
     },
+    /// The agent had as much read as it may.
+    #[error(
+        "this agent's searches and lists have read as much of the vault as they may in an hour; try again in {} s, and search fewer \
+         or smaller namespaces", left.as_secs().max(1)
+    )]
+    ReadQuota {
+        /// How long until it may have more read.
+        left: Duration,
+    },
     /// The agent was refused too often.
     #[error("too many refused requests; wait a minute")]
     TooManyRefusals,
@@ -180,6 +189,7 @@ impl ErrorCode for Refusal {
             Self::Auditor(_) => "AUDITOR_REFUSED",
             Self::Quota { .. } => "AGENT_QUOTA",
             Self::LogQuota { .. } => "AGENT_LOG_QUOTA",
+            Self::ReadQuota { .. } => "AGENT_READ_QUOTA",
             Self::TooManyRefusals => "TOO_MANY_REFUSALS",
         }
     }
@@ -195,6 +205,7 @@ impl ErrorCode for Refusal {
                 | Self::OneTimeCode(_)
                 | Self::CodesBlocked { .. }
                 | Self::LogQuota { .. }
+                | Self::ReadQuota { .. }
                 | Self::TooManyRefusals
         )
     }

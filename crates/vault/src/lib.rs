@@ -64,7 +64,7 @@ pub use error::{Refusal, VaultError};
 pub use keys::{NewKeys, NewRoot, RootKey, VerbKey, unwrap_root, unwrap_vaulted, unwrap_verbs};
 pub use level::{Level, NoLevel};
 pub use memory::{
-    Forgotten, Found, Header, MemoryId, NewMemory, NoMemoryId, Recalled, State, Tombstoned, Trust,
+    Forgotten, Found, Header, MemoryId, NewMemory, NoMemoryId, Purged, Recalled, State, Tombstoned, Trust,
     WouldForget,
 };
 pub use metrics::{Alert, AlertHook};

@@ -14,6 +14,8 @@ pub const MAX_METADATA: usize = 64;
 pub const MAX_INTENTS: usize = 32;
 /// Memories in one answer to list or search.
 pub const MAX_PAGE: usize = 200;
+/// Bytes of what is known of the memories in one such answer before it ends.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
 /// Earlier versions of a memory that one request to forget it looks at.
 pub const MAX_EARLIER: usize = 256;
 /// Memories that one request stores at most.
@@ -92,6 +94,9 @@ pub const MAX_ARCHIVE_LINE: u64 = 64 << 10;
 pub const AGENT_BYTES: u64 = 1 << 30;
 /// Bytes that the requests of an agent may add to the log in a day when its owner does not say.
 pub const AGENT_LOG_BYTES: u64 = 256 << 20;
+/// Bytes that an agent may have read in an hour beside what it is shown: by searches that bring a namespace into the index, and of
+/// memories that lists and searches pass over.
+pub const AGENT_READS: u64 = 2 << 30;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

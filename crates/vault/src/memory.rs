@@ -88,6 +88,14 @@ impl fmt::Display for Trust {
     }
 }
 
+/// What holds for the name of a namespace.
+pub(crate) const NAMESPACE: &str = "a namespace has 1 to 256 bytes and no control characters";
+
+/// Whether a text can be the name of a namespace, an intent or a metadata entry.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= limits::MAX_NAME && !text.contains(char::is_control)
+}
+
 /// A memory that is to be stored.
 ///
 /// One that corrects another one ([`NewMemory::supersedes`]) is kept as that one is where it does not say otherwise: at its level,
@@ -164,16 +172,11 @@ impl NewMemory {
 
     /// Whether everything is within its limit.
     pub(crate) fn check(&self) -> Result<(), VaultError> {
-        let name = |text: &str| {
-            !text.is_empty() && text.len() <= limits::MAX_NAME && !text.contains(char::is_control)
-        };
+        let name = is_name;
         let rules = [
             (!self.content.is_empty(), "a memory has content"),
             (self.content.len() <= limits::MAX_CONTENT, "a content has at most 1048576 bytes"),
-            (
-                self.namespace.as_deref().is_none_or(name),
-                "a namespace has 1 to 256 bytes and no control characters",
-            ),
+            (self.namespace.as_deref().is_none_or(name), NAMESPACE),
             (
                 self.supersedes.is_some() || (self.level.is_some() && self.namespace.is_some()),
                 "a memory that corrects no other one says its level and its namespace",
@@ -363,6 +366,15 @@ pub struct Found {
     pub memories: Vec<Header>,
     /// Whether there are more: a narrower question finds them.
     pub more: bool,
+}
+
+/// What became of memories whose time ran out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// So many were destroyed.
+    pub ended: usize,
+    /// So many are left: their rows are damaged ([`crate::Vault::verify`] names them), or the clock is far ahead of what was seen of it.
+    pub left: usize,
 }
 
 /// What the forgetting of a memory reached beside it, and what it did not reach.

@@ -15,7 +15,7 @@ use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
 use crate::level::Level;
-use crate::memory::{Forgotten, MemoryId, NewMemory, Tombstoned, Trust};
+use crate::memory::{Forgotten, MemoryId, NewMemory, Purged, Tombstoned, Trust};
 use crate::{Vault, VaultError, limits};
 
 /// How often progress is told.
@@ -133,11 +133,11 @@ pub enum AgentVerb {
     },
     /// Search a namespace. The answer says whether there are more: `{"memories", "more"}`, and so does that of [`Self::ByIntent`].
     Search { namespace: String, query: String },
-    /// List a namespace.
+    /// List a namespace: `{"memories", "next"}`, with `next` as the `before` of the next page.
     List {
         namespace: String,
         #[serde(default)]
-        before: Option<i64>,
+        before: Option<String>,
     },
     /// Find by intent.
     ByIntent { intent: String },
@@ -294,7 +294,10 @@ impl OwnerVerb {
             }
             Self::Recovery { act } => act.run(vault, tell),
             Self::Keys { act } => act.run(vault, tell),
-            Self::Purge {} => Ok(json!({ "purged": vault.purge()? })),
+            Self::Purge {} => {
+                let Purged { ended, left } = vault.purge()?;
+                Ok(json!({ "purged": ended, "left": left }))
+            }
             Self::Log { query } => value(vault.read_log(query)?),
             Self::ChangeSecret { root, owner_root, owner_verbs } => {
                 let bytes = |text: &str| {
@@ -340,7 +343,7 @@ impl AgentVerb {
             }
             Self::Search { namespace, query } => value(vault.find(caller, &namespace, &query)?),
             Self::List { namespace, before } => {
-                let (memories, next) = vault.list(caller, &namespace, before)?;
+                let (memories, next) = vault.list(caller, &namespace, before.as_deref())?;
                 Ok(json!({ "memories": memories, "next": next }))
             }
             Self::ByIntent { intent } => value(vault.find_by_intent(caller, &intent)?),

@@ -207,6 +207,7 @@ impl Engine {
             let (key, _) = known.ok_or_else(unknown)?;
             engine.database.remove_record(Table::Agent, &key)?;
             engine.drop_budget(name)?;
+            engine.drop_reads(name);
             engine.database.add_ended(&engine.revoked(&key)?)?;
             // Another agent of this name inherits no grant, and nobody is kept from asking by who is gone.
             for approval in engine.approvals()?.into_iter().filter(|approval| approval.agent == name) {
@@ -239,6 +240,7 @@ impl Engine {
 
     /// The agent that a credential is of. Who comes with an unknown one is logged.
     pub(crate) fn authenticate(&mut self, credential: &[u8]) -> Result<Caller, VaultError> {
+        self.must_be_warm()?;
         let key = self.credential_key(credential)?;
         let Some(record) = self.database.record(Table::Agent, &key)? else {
             return self.refuse_stranger(Operation::Enter, "enter: its credential is not known");

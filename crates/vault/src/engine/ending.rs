@@ -4,8 +4,8 @@ use super::agents::Caller;
 use super::{Engine, Later, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
-use crate::memory::{Forgotten, Header, MemoryId, State, Tombstoned, WouldForget};
-use crate::storage::MemoryRow;
+use crate::memory::{Forgotten, Header, MemoryId, Purged, State, Tombstoned, WouldForget};
+use crate::storage::{Due, MemoryRow};
 use crate::{VaultError, limits};
 
 impl Engine {
@@ -187,33 +187,50 @@ impl Engine {
         self.database.add_ended(&ended)
     }
 
-    /// Destroys memories whose time ran out, at most `count`. Returns how many. While the clock on the wall is far ahead of what
-    /// was seen of it, none: they are not given out any more, but a clock that is wrong must not cost a memory.
-    pub(crate) fn purge(&mut self, count: usize) -> Result<usize, VaultError> {
+    /// Destroys memories whose time ran out, of `count` of those that are due after the place `after`. With where to go on, if there are
+    /// more. While the clock on the wall is far ahead of what was seen of it, none: they are not given out any more, but a clock that is
+    /// wrong must not cost a memory.
+    pub(crate) fn purge(
+        &mut self,
+        after: Option<Due>,
+        count: usize,
+    ) -> Result<(Purged, Option<Due>), VaultError> {
         let now = self.clock.now();
-        if let Some(held) = self.held.as_mut() {
+        let mut purged = Purged::default();
+        let settled = self.held.as_mut().is_none_or(|held| {
             held.pace.take(&now);
-            if !held.pace.is_settled() {
-                return Ok(0);
-            }
-        }
-        let this_hour = hour(now.wall);
-        let mut purged = 0;
-        for id in self.database.due(this_hour, count)? {
-            let Some(row) = self.database.memory(&id)? else { continue };
+            held.pace.is_settled()
+        });
+        let due = self.database.due(hour(now.wall), after, count)?;
+        let next = due.last().filter(|_| due.len() == count).map(|(place, _)| *place);
+        for (_, id) in due {
+            let Some(row) = self.database.memory_header(&id)? else { continue };
             // A row that somebody changed is for `verify` to name; it keeps no other from its end.
-            let Ok(header) = self.header(&row) else { continue };
+            let Some(header) = self.sound(self.header(&row))? else {
+                purged.left += 1;
+                continue;
+            };
             if header.expires.is_none_or(|end| end > now.wall) {
+                continue;
+            }
+            if !settled {
+                purged.left += 1;
                 continue;
             }
             let mut event = Event::new(now.clone(), "vault", Operation::Purge);
             (event.memory, event.level) = (Some(id), Some(header.level));
-            self.audited(event, |engine, event| {
+            let done = self.audited(event, |engine, event| {
+                let gone = || VaultError::tampered(format!("the memory {id}"), "its row is gone");
+                let row = engine.database.memory(&id)?.ok_or_else(gone)?;
+                let header = engine.header(&row)?;
                 event.row = Some(engine.destroy((row, header), State::Expired, "")?);
                 Ok(())
-            })?;
-            purged += 1;
+            });
+            match self.sound(done)? {
+                Some(()) => purged.ended += 1,
+                None => purged.left += 1,
+            }
         }
-        Ok(purged)
+        Ok((purged, next))
     }
 }

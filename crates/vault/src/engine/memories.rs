@@ -33,6 +33,17 @@ pub(super) fn millis(duration: core::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Refuses what looks like a secret where agents read freely.
+fn no_secrets<'a>(level: Level, texts: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Refusal> {
+    if level.needs_approval() {
+        return Ok(());
+    }
+    match texts.into_iter().find_map(detect::secret) {
+        Some(kind) => Err(Refusal::SecretDetected { kind }),
+        None => Ok(()),
+    }
+}
+
 impl Engine {
     /// The keyed hashes that an intent of a memory is found by: among those of its namespace, and among all.
     pub(super) fn links(&self, namespace: &str, intent: &str) -> Result<[Vec<u8>; 2], VaultError> {
@@ -67,14 +78,9 @@ impl Engine {
             if memory.trust == Trust::Owner && !caller.is_owner() {
                 return Err(Refusal::NotAllowed { what: "store something as said by the owner" }.into());
             }
-            if !terms.level.needs_approval() {
-                let fields = [memory.content.expose(), memory.source.as_bytes()].into_iter();
-                let mut all = fields.chain(memory.metadata.values().map(String::as_bytes));
-                if let Some(kind) = all.find_map(detect::secret) {
-                    return Err(Refusal::SecretDetected { kind }.into());
-                }
-            }
             let header = engine.new_header(caller, (memory, terms), event.at.wall)?;
+            let texts = core::iter::once(memory.content.expose()).chain(header.texts().map(str::as_bytes));
+            no_secrets(header.level, texts)?;
             if !caller.is_owner() {
                 engine.inspect((caller, &header), memory.content.expose(), true)?;
             }
@@ -327,6 +333,15 @@ impl Engine {
                 return Err(VaultError::invalid(
                     "an intent has 1 to 256 bytes, and a memory at most 32 of them",
                 ));
+            }
+            if link {
+                no_secrets(header.level, [intent.as_bytes()])?;
+                if !caller.is_owner() {
+                    // Whoever said the memory, this an agent says.
+                    let said = Header { trust: header.trust.min(Trust::Agent), ..header.clone() };
+                    let plaintext = intent.as_bytes();
+                    engine.look(&Inspection { caller, header: &said, plaintext, stores: true })?;
+                }
             }
             engine.must_be_whole(&row)?;
             let before = row.size();

@@ -7,6 +7,7 @@ mod bound;
 mod budget;
 mod correction;
 mod ending;
+mod indexing;
 pub(crate) mod log;
 pub(crate) mod memories;
 pub(crate) mod outside;
@@ -15,6 +16,7 @@ mod policy;
 mod profiles;
 mod proofs;
 mod quota;
+mod reads;
 mod recovery;
 pub(crate) mod removal;
 mod rotation;
@@ -99,7 +101,7 @@ pub(crate) struct Engine {
     /// Whether what this process holds in memory may come into the swap.
     memory: Option<status::Memory>,
     pub(crate) held: Option<Held>,
-    index: Option<Index>,
+    index: Index,
     later: Vec<Later>,
     /// By actor, and apart for entering a lockdown: other refusals must not keep anybody from that.
     refusals: HashMap<(String, bool), Refusals>,
@@ -108,6 +110,7 @@ pub(crate) struct Engine {
     usage: quota::Usage,
     /// What each agent added to the log.
     budgets: budget::Budgets,
+    reads: reads::Reads,
     refused_cold: u64,
     /// The tree before the group that is under way.
     before: Option<(Frontier, Option<Moment>)>,
@@ -156,12 +159,13 @@ impl Engine {
             boundary_key: options.boundary.as_ref().map(Boundary::fingerprint),
             memory: options.memory,
             held: None,
-            index: None,
+            index: Index::default(),
             later: Vec::new(),
             refusals: HashMap::new(),
             summed_up: Vec::new(),
             usage: quota::Usage::default(),
             budgets: budget::Budgets::default(),
+            reads: reads::Reads::default(),
             refused_cold: 0,
             before: None,
             wipe: false,
@@ -185,6 +189,14 @@ impl Engine {
         self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))
     }
 
+    /// Refuses, and counts, what is asked of a vault that holds no keys and so has no log to write it to.
+    pub(crate) fn must_be_warm(&mut self) -> Result<(), VaultError> {
+        if self.held.is_none() {
+            self.refused_cold = self.refused_cold.saturating_add(1);
+        }
+        self.held().map(|_| ())
+    }
+
     /// Does `work` and logs it, or logs that it was refused and leaves nothing else of it. `event` says who and what;
     /// `work` adds what it learns. Nothing is known outside before [`Engine::commit`].
     pub(crate) fn audited<T>(
@@ -192,10 +204,7 @@ impl Engine {
         mut event: Event,
         work: impl FnOnce(&mut Self, &mut Event) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
-        if self.held.is_none() {
-            self.refused_cold = self.refused_cold.saturating_add(1);
-            return Err(Refusal::Cold.into());
-        }
+        self.must_be_warm()?;
         if !self.stands() {
             return Err(self.broken.clone().unwrap_or_else(lost_transaction));
         }
@@ -330,7 +339,7 @@ impl Engine {
             if self.database.in_transaction() {
                 let _ = self.database.run("ROLLBACK");
             }
-            self.index = None;
+            self.drop_index();
             self.usage.drop_all();
             self.budgets.save_next();
             for (who, suppressed) in core::mem::take(&mut self.summed_up) {

@@ -79,23 +79,6 @@ impl Engine {
         Ok(header)
     }
 
-    /// Memories as a caller sees them, those that are closed to it last: among the others their places would tell when each was
-    /// stored.
-    pub(super) fn seen_in_order(
-        &self,
-        caller: &Caller,
-        headers: Vec<Header>,
-    ) -> Result<Vec<Header>, VaultError> {
-        let (mut seen, mut closed) = (Vec::new(), Vec::new());
-        for header in headers {
-            let header = self.seen_by(caller, header)?;
-            if header.closed { &mut closed } else { &mut seen }.push(header);
-        }
-        closed.sort_unstable_by_key(|header| header.id);
-        seen.append(&mut closed);
-        Ok(seen)
-    }
-
     /// Ends the pause of a memory that was recalled, on behalf of the owner.
     pub(crate) fn end_pause(&mut self, id: MemoryId) -> Result<(), VaultError> {
         let owner = Caller::Owner;

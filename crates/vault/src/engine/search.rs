@@ -1,15 +1,57 @@
 //! Listing and searching: what the caller may not recall takes no part in either.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use super::Engine;
 use super::agents::Caller;
-use super::{Engine, Later};
 use crate::audit::{Event, Operation};
+use crate::error::Refusal;
 use crate::level::Level;
-use crate::memory::{Found, Header, MemoryId, State};
-use crate::storage::index::{Index, words};
+use crate::memory::{Found, Header, MemoryId, NAMESPACE, State, is_name};
+use crate::storage::index::words;
 use crate::{VaultError, limits};
 
-/// Rows that are read at a time.
-const BATCH: usize = 64;
+/// Refuses a name that no namespace has.
+fn must_name(namespace: &str) -> Result<(), VaultError> {
+    match is_name(namespace) {
+        true => Ok(()),
+        false => Err(VaultError::invalid(NAMESPACE)),
+    }
+}
+
+/// What a page holds, until it is full.
+#[derive(Default)]
+struct Page {
+    headers: Vec<Header>,
+    bytes: usize,
+}
+
+impl Page {
+    fn is_full(&self) -> bool {
+        self.headers.len() >= limits::MAX_PAGE || self.bytes >= limits::MAX_PAGE_BYTES
+    }
+
+    /// Takes a memory as its caller sees it. How long one is that is closed to them is nothing that the end of a page may tell.
+    fn take(&mut self, header: Header, bytes: usize) {
+        self.bytes += if header.closed { 0 } else { bytes };
+        self.headers.push(header);
+    }
+}
+
+/// What the end of a page is bound to.
+fn place_of_page(caller: &Caller, namespace: &str) -> Vec<u8> {
+    // Neither has control characters.
+    format!("end of a page\0{}\0{namespace}", caller.name()).into_bytes()
+}
+
+/// Memories as a caller sees them, those that are closed to it last: among the others their places would tell when each was stored.
+fn closed_last(seen: Vec<Header>) -> Vec<Header> {
+    let (mut closed, mut seen): (Vec<_>, Vec<_>) = seen.into_iter().partition(|header| header.closed);
+    closed.sort_unstable_by_key(|header| header.id);
+    seen.append(&mut closed);
+    seen
+}
 
 impl Engine {
     /// Levels whose words are in the index now.
@@ -24,90 +66,6 @@ impl Engine {
         Ok(Level::ALL.into_iter().filter(|level| open(level) && caller.may_have(*level)).collect())
     }
 
-    /// The words by which a memory is found.
-    fn text_of(header: &Header, content: Option<&[u8]>) -> String {
-        let mut text = String::new();
-        if let Some(content) = content {
-            text.push_str(&String::from_utf8_lossy(content));
-            for value in header.metadata.values() {
-                text.push('\n');
-                text.push_str(value);
-            }
-        } else {
-            for value in header.searchable.iter().filter_map(|key| header.metadata.get(key)) {
-                text.push('\n');
-                text.push_str(value);
-            }
-        }
-        text
-    }
-
-    /// Takes a new memory into the index when its commit is through.
-    pub(super) fn index_later(&mut self, header: Header, content: &[u8]) {
-        if self.index.as_ref().is_some_and(|index| index.holds(&header.namespace))
-            && self.profile_open(&header)
-        {
-            let open = !header.level.needs_approval();
-            let text = Self::text_of(&header, open.then_some(content));
-            self.later.push(Later::Add(header.id, (header.namespace, header.level), text));
-        }
-    }
-
-    /// Drops the index: with the keys of level 2 gone, nothing may be left of what they opened.
-    pub(super) fn drop_index(&mut self) {
-        self.index = None;
-    }
-
-    /// Takes what can be read of a namespace into the index, if it is not there yet. Where there is no room for it beside
-    /// others, those make room: no namespace costs a search of another one anything.
-    fn index_namespace(&mut self, namespace: &str) -> Result<(), VaultError> {
-        if let Some(mut index) = self.index.take()
-            && (index.holds(namespace) || self.fill_index(&mut index, namespace).is_ok())
-        {
-            self.index = Some(index);
-            return Ok(());
-        }
-        let mut index = Index::new()?;
-        self.fill_index(&mut index, namespace)?;
-        self.index = Some(index);
-        Ok(())
-    }
-
-    fn fill_index(&self, index: &mut Index, namespace: &str) -> Result<(), VaultError> {
-        let full = |_| VaultError::invalid("this namespace holds more words than can be searched");
-        index.begin()?;
-        let session = self.held()?.session.is_some();
-        let (now, space) = (self.clock.now().wall, self.blind("namespace", namespace)?);
-        let mut after = 0;
-        loop {
-            let rows = self.database.space_after(&space, after, BATCH)?;
-            let Some((last, _)) = rows.last() else { break };
-            after = *last;
-            for (_, row) in rows {
-                let Some(header) = self.sound(self.header(&row))? else { continue };
-                let wanted = !header.level.needs_session() || session;
-                if !wanted
-                    || !self.profile_open(&header)
-                    || header.state != State::Live
-                    || header.gone(now).is_some()
-                {
-                    continue;
-                }
-                let content = if header.level.needs_approval() {
-                    None
-                } else {
-                    let Some(content) = self.sound(self.open(&row, &header))? else { continue };
-                    Some(content)
-                };
-                let text = Self::text_of(&header, content.as_ref().map(|content| content.expose()));
-                index.add(header.id, (&header.namespace, header.level), &text).map_err(full)?;
-            }
-        }
-        index.end()?;
-        index.hold(namespace);
-        Ok(())
-    }
-
     /// Searches a namespace for memories that hold all words of `query`, best first.
     pub(crate) fn search(
         &mut self,
@@ -120,16 +78,14 @@ impl Engine {
             engine.no_lockdown()?;
             let words = words(query)?;
             event.text = Some(engine.keyed("text", query.as_bytes())?);
+            must_name(namespace)?;
             caller.must_reach(namespace)?;
-            engine.index_namespace(namespace)?;
+            engine.index_namespace(caller, namespace)?;
             let levels = engine.searched(caller)?;
-            let mut hits = match &engine.index {
-                Some(index) => index.find((namespace, &levels), &words, limits::MAX_PAGE + 1)?,
-                None => Vec::new(),
-            };
-            let more = hits.len() > limits::MAX_PAGE;
+            let mut hits = engine.index.find((namespace, &levels), &words, limits::MAX_PAGE + 1)?;
+            let mut more = hits.len() > limits::MAX_PAGE;
             hits.truncate(limits::MAX_PAGE);
-            let mut found = Vec::new();
+            let mut found = Page::default();
             for hit in hits {
                 let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
                 let Some(header) = engine.sound(engine.listed(&row))? else { continue };
@@ -140,43 +96,78 @@ impl Engine {
                     && header.gone(event.at.wall).is_none()
                     && !engine.closed_to(caller, &header)?
                 {
-                    found.push(engine.seen_by(caller, header)?);
+                    if found.is_full() {
+                        more = true;
+                        break;
+                    }
+                    found.take(engine.seen_by(caller, header)?, row.header.len());
                 }
             }
-            event.count = Some(found.len() as u64);
-            Ok(Found { memories: found, more })
+            event.count = Some(found.headers.len() as u64);
+            Ok(Found { memories: found.headers, more })
         })
     }
 
-    /// Lists the memories of a namespace, newest first, from before the number `before`. With the number to go on from.
+    /// Lists the memories of a namespace, newest first, from where the page before ended. With where to go on, if the caller may know
+    /// of more.
     pub(crate) fn list(
         &mut self,
         caller: &Caller,
         namespace: &str,
-        before: Option<i64>,
-    ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
+        before: Option<&str>,
+    ) -> Result<(Vec<Header>, Option<String>), VaultError> {
         let event = Event::new(self.clock.now(), caller.name(), Operation::List);
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
+            must_name(namespace)?;
             event.text = Some(engine.keyed("text", namespace.as_bytes())?);
             caller.must_reach(namespace)?;
+            engine.may_read(caller)?;
             let space = engine.blind("namespace", namespace)?;
-            let mut rows = engine.database.page(&space, before.unwrap_or(i64::MAX), limits::MAX_PAGE + 1)?;
-            let mut next = None;
-            if rows.len() > limits::MAX_PAGE {
-                rows.truncate(limits::MAX_PAGE);
-                next = rows.last().map(|(number, _)| *number);
-            }
-            let mut found = Vec::new();
-            for (_, row) in rows {
-                let Some(header) = engine.sound(engine.listed(&row))? else { continue };
-                let live = matches!(header.state, State::Live | State::Superseded);
-                if caller.may_have(header.level) && (live || caller.is_owner()) {
-                    found.push(header);
+            let place = place_of_page(caller, namespace);
+            let mut before = match before {
+                Some(before) => engine.open_end(&place, before)?,
+                None => i64::MAX,
+            };
+            let (mut found, mut last, mut next) = (Page::default(), 0, None);
+            'page: loop {
+                let rows = engine.database.page(&space, before, limits::MAX_PAGE + 1)?;
+                let Some((number, _)) = rows.last() else { break };
+                before = *number;
+                for (number, row) in rows {
+                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
+                    let live = matches!(header.state, State::Live | State::Superseded);
+                    if !caller.may_have(header.level) || !(live || caller.is_owner()) {
+                        // It takes no place, or the pages would tell that it is there.
+                        engine.count_reads(caller, (1, row.size()));
+                        continue;
+                    }
+                    if found.is_full() {
+                        next = Some(engine.seal_end(&place, last)?);
+                        break 'page;
+                    }
+                    last = number;
+                    found.take(engine.seen_by(caller, header)?, row.header.len());
                 }
             }
-            event.count = Some(found.len() as u64);
-            Ok((engine.seen_in_order(caller, found)?, next))
+            event.count = Some(found.headers.len() as u64);
+            Ok((closed_last(found.headers), next))
+        })
+    }
+
+    /// Where a page ended, for who got it: numbers of rows would tell how much others store.
+    fn seal_end(&mut self, place: &[u8], number: i64) -> Result<String, VaultError> {
+        let held = self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))?;
+        let sealed = held.base.rows.seal(&mut self.rng, place, &number.to_be_bytes())?;
+        Ok(STANDARD_NO_PAD.encode(sealed))
+    }
+
+    fn open_end(&self, place: &[u8], end: &str) -> Result<i64, VaultError> {
+        let base = &self.held()?.base;
+        let opened = STANDARD_NO_PAD.decode(end).ok().and_then(|end| base.rows.open(place, &end).ok());
+        let number = opened.and_then(|number| number.expose().try_into().ok()).map(i64::from_be_bytes);
+        number.ok_or_else(|| {
+            VaultError::invalid("no page of this list ended there; list it from the beginning")
         })
     }
 
@@ -203,7 +194,7 @@ impl Engine {
 
     /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place. Newest
     /// first.
-    fn linked(&self, caller: &Caller, intent: &str, now: u64) -> Result<Found, VaultError> {
+    fn linked(&mut self, caller: &Caller, intent: &str, now: u64) -> Result<Found, VaultError> {
         let exact = match caller {
             Caller::Agent(agent) if agent.namespaces.iter().all(|pattern| !pattern.ends_with('*')) => {
                 &agent.namespaces[..]
@@ -218,7 +209,8 @@ impl Engine {
         if exact.is_empty() {
             blinds.push(self.blind("intent", intent)?);
         }
-        let (mut found, mut more) = (Vec::new(), false);
+        self.may_read(caller)?;
+        let (mut found, mut more) = (Page::default(), false);
         'all: for blind in blinds {
             let mut after = Vec::new();
             loop {
@@ -232,16 +224,18 @@ impl Engine {
                         && caller.may_have(header.level)
                         && !self.closed_to(caller, &header)?;
                     if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
-                        if found.len() == limits::MAX_PAGE {
+                        if found.is_full() {
                             more = true;
                             break 'all;
                         }
-                        found.push(self.seen_by(caller, header)?);
+                        found.take(self.seen_by(caller, header)?, row.header.len());
+                    } else {
+                        self.count_reads(caller, (1, row.size()));
                     }
                 }
             }
         }
-        found.sort_by_key(|header| core::cmp::Reverse(header.created));
-        Ok(Found { memories: found, more })
+        found.headers.sort_by_key(|header| core::cmp::Reverse(header.created));
+        Ok(Found { memories: found.headers, more })
     }
 }

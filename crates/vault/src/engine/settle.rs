@@ -49,14 +49,16 @@ impl Engine {
 
     fn apply_later(&mut self) {
         let changes = core::mem::take(&mut self.later);
-        let Some(index) = self.index.as_mut() else { return };
-        let applied = changes.iter().try_for_each(|change| match change {
-            Later::Add(id, (namespace, level), text) => index.add(*id, (namespace, *level), text),
-            Later::Remove(id) => index.remove(id),
-        });
+        for change in &changes {
+            match change {
+                Later::Add(id, (namespace, level), text) => self.index.add(*id, (namespace, *level), text),
+                Later::Remove(id) => self.index.remove(id),
+            }
+        }
+        let added = changes.iter().any(|change| matches!(change, Later::Add(..)));
         // It is made anew when it is needed.
-        if applied.is_err() {
-            self.index = None;
+        if added && self.index.make_room(0, super::indexing::MOST).is_err() {
+            self.drop_index();
         }
     }
 

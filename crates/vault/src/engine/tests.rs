@@ -1,32 +1,51 @@
 //! What can not be tried from outside.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use stvor_base::ErrorCode as _;
 use stvor_crypto::SecretBytes;
 use stvor_crypto::kdf::sha256;
 use stvor_keys::{Passphrase, PassphraseCost};
 use stvor_tlog::{Checkpoint, Hash, Signer};
 
-use super::agents::Caller;
+use super::agents::{Agent, Caller};
+use super::indexing::MOST;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
 use crate::keys::NewKeys;
 use crate::level::Level;
 use crate::memory::{MemoryId, NewMemory};
 use crate::storage::Table;
-use crate::{Options, Vault, limits};
+use crate::{Clock, Moment, Options, Vault, VaultError, limits};
 
 fn owner() -> Passphrase {
     let cost = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
     Passphrase::new(SecretBytes::from_slice(b"correct horse")).unwrap().with_cost(cost).unwrap()
 }
 
+/// A clock that only moves when a test says so.
+#[derive(Debug, Default)]
+struct Still(AtomicU64);
+
+impl Clock for Still {
+    fn now(&self) -> Moment {
+        let uptime = self.0.load(Ordering::Relaxed);
+        Moment { wall: 1_800_000_000_000 + uptime, uptime, boot: "first".into() }
+    }
+}
+
 fn vault(directory: &Path) -> Vault {
+    vault_at(directory, Options::default())
+}
+
+fn vault_at(directory: &Path, options: Options) -> Vault {
     let path = directory.join("vault");
     if !path.exists() {
         Vault::create(&path, &NewKeys { owner: &owner(), vaulted: None, origin: "example.com/vault" })
             .unwrap();
     }
-    let vault = Vault::open(&path, Options::default()).unwrap();
+    let vault = Vault::open(&path, options).unwrap();
     vault.unlock_with(&owner()).unwrap();
     vault
 }
@@ -122,4 +141,122 @@ fn a_row_of_which_only_the_header_was_kept_is_held_against_the_log() {
     assert!(refused.to_string().contains("forget it, or restore"), "{refused}");
     vault.forget(caller, ids[1], "").unwrap();
     assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+fn enrol(vault: &Vault, name: &str, namespaces: &[&str]) -> Caller {
+    let credential = vault.enrol(Agent::new(name, namespaces, Level::Working)).unwrap();
+    vault.authenticate(credential.expose()).unwrap()
+}
+
+/// Stores a memory of so many bytes of words.
+fn store(vault: &Vault, namespace: &str, bytes: usize) -> MemoryId {
+    let words = "word".repeat(25) + " ";
+    let text = format!("tea {}", words.repeat(bytes / words.len()));
+    vault.store(&Caller::Owner, NewMemory::new(text.as_bytes(), Level::Working, namespace)).unwrap()
+}
+
+fn held(vault: &Vault) -> usize {
+    vault.ask(|engine| Ok(engine.index.namespaces())).wait().unwrap()
+}
+
+#[test]
+fn names_of_nothing_that_an_agent_searches_take_no_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let agent = enrol(&vault, "curious", &["project/*"]);
+    let asker = agent.clone();
+    let searches = move |engine: &mut super::Engine| {
+        for number in 0..1_000 {
+            assert_eq!(engine.search(&asker, &format!("project/{number}"), "tea")?.memories, []);
+        }
+        Ok(engine.index.namespaces())
+    };
+    assert_eq!(vault.ask(searches).wait().unwrap(), 0);
+    store(&vault, "project/tea", 10);
+    assert_eq!(vault.search(&agent, "project/tea", "tea").unwrap().len(), 1);
+    assert_eq!(held(&vault), 1);
+}
+
+#[test]
+fn a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let owner = &Caller::Owner;
+    store(&vault, "small", 10);
+    assert_eq!(vault.search(owner, "small", "tea").unwrap().len(), 1);
+    let part = MOST / 4 - 100;
+    let ids: Vec<_> = (0..5).map(|_| store(&vault, "large", part)).collect();
+    let refused = vault.search(owner, "large", "tea").unwrap_err();
+    assert!(refused.to_string().contains("more words than can be searched"), "{refused}");
+    assert_eq!((held(&vault), vault.search(owner, "small", "tea").unwrap().len()), (1, 1));
+    // What can not be found by its content takes no room for it.
+    for _ in 0..5 {
+        let sealed = NewMemory::new(&vec![b'x'; part], Level::Sealed, "sealed");
+        vault.store(owner, sealed).unwrap();
+    }
+    assert_eq!(vault.search(owner, "sealed", "tea").unwrap(), []);
+    assert_eq!(held(&vault), 2);
+    // Nor does what is gone.
+    for id in &ids[..2] {
+        vault.forget(owner, *id, "").unwrap();
+    }
+    assert_eq!(vault.search(owner, "large", "tea").unwrap().len(), 3);
+    // A namespace that becomes too large is not half in it.
+    for _ in 0..2 {
+        store(&vault, "large", part);
+    }
+    assert_eq!(vault.search(owner, "small", "tea").unwrap().len(), 1);
+    vault.search(owner, "large", "tea").unwrap_err();
+}
+
+#[test]
+fn namespaces_take_turns_in_the_index_and_none_loses_what_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        store(&vault, name, MOST / 4);
+    }
+    for _ in 0..2 {
+        for name in names {
+            assert_eq!(vault.search(&Caller::Owner, name, "tea").unwrap().len(), 1, "{name}");
+        }
+    }
+    assert!((1..5).contains(&held(&vault)));
+}
+
+#[test]
+fn an_agent_has_the_vault_read_only_so_much() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock: clock.clone(), ..Options::default() });
+    let (greedy, other) = (enrol(&vault, "greedy", &["*"]), enrol(&vault, "other", &["*"]));
+    let part = MOST / 4 - 100;
+    for _ in 0..5 {
+        store(&vault, "large", part);
+    }
+    store(&vault, "small", 10);
+    store(&vault, "third", 10);
+    vault.search(&greedy, "small", "tea").unwrap();
+    let search =
+        |caller: &Caller, name: &str| vault.search(caller, name, "tea").map_err(|error| error.code());
+    let tries = (0..60).position(|_| search(&greedy, "large") == Err("AGENT_READ_QUOTA"));
+    assert_eq!(tries, Some(4), "each reads some five megabytes of the sixteen");
+    assert_eq!(search(&greedy, "third"), Err("AGENT_READ_QUOTA"));
+    assert_eq!(search(&greedy, "small").map(|found| found.len()), Ok(1), "what is there costs nothing");
+    assert_eq!(search(&other, "third").map(|found| found.len()), Ok(1), "others go on");
+    let Err(VaultError::Refused(refused)) = vault.search(&greedy, "large", "tea") else { panic!("read") };
+    let crate::Refusal::ReadQuota { left } = refused else { panic!("{refused}") };
+    let millis = u64::try_from(left.as_millis()).unwrap();
+    clock.0.fetch_add(millis - 1, Ordering::Relaxed);
+    assert_eq!(search(&greedy, "large"), Err("AGENT_READ_QUOTA"));
+    clock.0.fetch_add(2, Ordering::Relaxed);
+    assert_eq!(search(&greedy, "large"), Err("VAULT_BAD_REQUEST"), "it is too large, as before");
+    // So does what a list passes over, and who is enrolled anew begins anew.
+    assert_eq!(vault.list(&greedy, "small", None).map_err(|error| error.code()), Err("AGENT_READ_QUOTA"));
+    vault.remove_agent("greedy").unwrap();
+    let again = enrol(&vault, "greedy", &["*"]);
+    vault.list(&again, "small", None).unwrap();
+    (0..5).for_each(|_| drop(vault.search(&Caller::Owner, "large", "tea")));
+    assert_eq!(search(&Caller::Owner, "large"), Err("VAULT_BAD_REQUEST"), "the owner may");
 }

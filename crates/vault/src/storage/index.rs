@@ -1,7 +1,7 @@
 //! The full-text index. It is in memory only, made from what can be read when it is first needed, and dropped when the keys
 //! are: nothing of it is ever on a disk, and nothing of a forgotten memory is left in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,15 +10,27 @@ use crate::level::Level;
 use crate::memory::MemoryId;
 use crate::{VaultError, limits};
 
-/// Words of memories, one table for each namespace and level, so that what a caller may not recall takes no part in the
-/// ranking of what they may.
-#[derive(Debug)]
+const PAGE: usize = 4_096;
+/// Bytes that a namespace takes beside its pages: a connection, and what SQLite knows of its tables.
+pub(crate) const SPACE: usize = 128 << 10;
+
+/// Words of memories, apart for each namespace: what one of them takes slows down no other, and each can go by itself.
+#[derive(Debug, Default)]
 pub(crate) struct Index {
+    spaces: HashMap<String, Space>,
+    /// Counts searches, which tells what was searched longest ago.
+    searches: u64,
+}
+
+/// Words of the memories of a namespace, one table for each level, so that what a caller may not recall takes no part in the ranking
+/// of what they may.
+#[derive(Debug)]
+pub(crate) struct Space {
     connection: Connection,
-    tables: HashMap<(String, Level), String>,
-    places: HashMap<MemoryId, (String, i64)>,
-    /// Namespaces whose memories are in it.
-    held: HashSet<String>,
+    levels: BTreeSet<Level>,
+    places: HashMap<MemoryId, (Level, i64)>,
+    /// The last search of it.
+    searched: u64,
 }
 
 /// What was found.
@@ -28,41 +40,109 @@ pub(crate) struct Hit {
     pub(crate) rank: f64,
 }
 
-impl Drop for Index {
-    fn drop(&mut self) {
-        self.wipe();
-    }
-}
-
 impl Index {
-    pub(crate) fn new() -> Result<Self, VaultError> {
-        let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
-        connection.set_prepared_statement_cache_capacity(256);
-        let most = limits::MAX_INDEX / 4_096;
-        let done = connection.execute_batch(&format!(
-            "PRAGMA page_size = 4096; PRAGMA max_page_count = {most}; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;"
-        ));
-        done.map_err(|error| failed(&error))?;
-        Ok(Self { connection, tables: HashMap::new(), places: HashMap::new(), held: HashSet::new() })
-    }
-
-    /// Overwrites every page that held words.
-    fn wipe(&self) {
-        let _ = self.connection.execute_batch("ROLLBACK");
-        for table in self.tables.values() {
-            // What is dropped is overwritten (`secure_delete`).
-            let _ = self.connection.execute_batch(&format!("DROP TABLE IF EXISTS {table}"));
-        }
+    /// How many namespaces are in it.
+    #[cfg(test)]
+    pub(crate) fn namespaces(&self) -> usize {
+        self.spaces.len()
     }
 
     /// Whether the memories of a namespace are in it.
     pub(crate) fn holds(&self, namespace: &str) -> bool {
-        self.held.contains(namespace)
+        self.spaces.contains_key(namespace)
     }
 
-    /// From here on they are.
-    pub(crate) fn hold(&mut self, namespace: &str) {
-        self.held.insert(namespace.to_owned());
+    /// The same, for a search: of all namespaces this one now has the longest to stay.
+    pub(crate) fn holds_for_search(&mut self, namespace: &str) -> bool {
+        self.searches += 1;
+        let Some(space) = self.spaces.get_mut(namespace) else { return false };
+        space.searched = self.searches;
+        true
+    }
+
+    /// From here on the memories of this namespace are in it.
+    pub(crate) fn hold(&mut self, namespace: &str, mut space: Space) {
+        space.searched = self.searches;
+        self.spaces.insert(namespace.to_owned(), space);
+    }
+
+    /// Drops what was searched longest ago until all that is left has room beside `beside` bytes in `most`.
+    pub(crate) fn make_room(&mut self, beside: usize, most: usize) -> Result<(), VaultError> {
+        let mut sizes = Vec::new();
+        for (namespace, space) in &self.spaces {
+            sizes.push((space.searched, namespace.clone(), space.size()?));
+        }
+        let mut all = sizes.iter().fold(beside, |all, (_, _, size)| all.saturating_add(*size));
+        sizes.sort_unstable();
+        for (_, namespace, size) in sizes {
+            if all <= most {
+                break;
+            }
+            self.spaces.remove(&namespace);
+            all = all.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    /// Takes in the words of a memory of a namespace that is in it. Where they do not fit, nothing of the namespace is in it any more.
+    pub(crate) fn add(&mut self, id: MemoryId, (namespace, level): (&str, Level), text: &str) {
+        let Some(space) = self.spaces.get_mut(namespace) else { return };
+        if space.add(id, level, text).is_err() {
+            self.spaces.remove(namespace);
+        }
+    }
+
+    /// Drops the words of a memory.
+    pub(crate) fn remove(&mut self, id: &MemoryId) {
+        // What may still hold them is dropped as a whole.
+        self.spaces.retain(|_, space| space.remove(id).is_ok());
+    }
+
+    /// As [`Space::find`], in the one of a namespace.
+    pub(crate) fn find(
+        &self,
+        (namespace, levels): (&str, &[Level]),
+        words: &[String],
+        count: usize,
+    ) -> Result<Vec<Hit>, VaultError> {
+        self.spaces.get(namespace).map_or(Ok(Vec::new()), |space| space.find(levels, words, count))
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // Overwrites every page that held words, those of a group that was not ended, too, as far as it can be.
+        for end in ["COMMIT", "ROLLBACK"] {
+            let _ = self.connection.execute_batch(end);
+        }
+        for level in &self.levels {
+            // What is dropped is overwritten (`secure_delete`).
+            let _ = self.connection.execute_batch(&format!("DROP TABLE IF EXISTS {}", table(*level)));
+        }
+    }
+}
+
+fn table(level: Level) -> String {
+    format!("words_{}", level.number())
+}
+
+impl Space {
+    /// One that takes `most` bytes.
+    pub(crate) fn new(most: usize) -> Result<Self, VaultError> {
+        let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
+        let done = connection.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE}; PRAGMA max_page_count = {}; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;",
+            (most / PAGE).max(1)
+        ));
+        done.map_err(|error| failed(&error))?;
+        Ok(Self { connection, levels: BTreeSet::new(), places: HashMap::new(), searched: 0 })
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn size(&self) -> Result<usize, VaultError> {
+        let pages = self.connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0));
+        let pages = pages.map_err(|error| failed(&error))?;
+        Ok(SPACE.saturating_add(usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE)))
     }
 
     /// Begins a group of changes.
@@ -76,56 +156,43 @@ impl Index {
     }
 
     /// Takes in the words of a memory.
-    pub(crate) fn add(
-        &mut self,
-        id: MemoryId,
-        (namespace, level): (&str, Level),
-        text: &str,
-    ) -> Result<(), VaultError> {
-        let place = (namespace.to_owned(), level);
-        let table = match self.tables.get(&place) {
-            Some(table) => table.clone(),
-            None => {
-                let table = format!("words_{}", self.tables.len());
-                let sql = format!(
-                    "CREATE VIRTUAL TABLE {table} USING fts5(text, id UNINDEXED, tokenize = 'unicode61 remove_diacritics 2')"
-                );
-                self.connection.execute_batch(&sql).map_err(|error| failed(&error))?;
-                let secure = format!("INSERT INTO {table}({table}, rank) VALUES ('secure-delete', 1)");
-                self.connection.execute_batch(&secure).map_err(|error| failed(&error))?;
-                self.tables.insert(place, table.clone());
-                table
-            }
-        };
+    pub(crate) fn add(&mut self, id: MemoryId, level: Level, text: &str) -> Result<(), VaultError> {
+        // It may have been read with a change that comes once more.
+        self.remove(&id)?;
+        let table = table(level);
+        if !self.levels.contains(&level) {
+            let sql = format!(
+                "CREATE VIRTUAL TABLE {table} USING fts5(text, id UNINDEXED, tokenize = 'unicode61 remove_diacritics 2')"
+            );
+            self.connection.execute_batch(&sql).map_err(|error| failed(&error))?;
+            self.levels.insert(level);
+            let secure = format!("INSERT INTO {table}({table}, rank) VALUES ('secure-delete', 1)");
+            self.connection.execute_batch(&secure).map_err(|error| failed(&error))?;
+        }
         let insert = || {
             let sql = format!("INSERT INTO {table} (text, id) VALUES (?1, ?2)");
             self.connection.prepare_cached(&sql)?.execute(params![text, id.as_bytes()])
         };
         insert().map_err(|error| failed(&error))?;
-        self.places.insert(id, (table, self.connection.last_insert_rowid()));
+        self.places.insert(id, (level, self.connection.last_insert_rowid()));
         Ok(())
     }
 
     /// Drops the words of a memory.
     pub(crate) fn remove(&mut self, id: &MemoryId) -> Result<(), VaultError> {
-        let Some((table, row)) = self.places.remove(id) else { return Ok(()) };
-        let sql = format!("DELETE FROM {table} WHERE rowid = ?1");
+        let Some((level, row)) = self.places.remove(id) else { return Ok(()) };
+        let sql = format!("DELETE FROM {} WHERE rowid = ?1", table(level));
         let removed = self.connection.execute(&sql, [row]);
         removed.map(|_| ()).map_err(|error| failed(&error))
     }
 
-    /// Finds memories of a namespace and the given levels that hold all words, best first. Where more than
-    /// [`limits::MAX_RANKED`] of a level hold them, the newest of these are ranked: ranking looks at every match.
-    pub(crate) fn find(
-        &self,
-        (namespace, levels): (&str, &[Level]),
-        words: &[String],
-        count: usize,
-    ) -> Result<Vec<Hit>, VaultError> {
+    /// Finds memories of the given levels that hold all words, best first. Where more than [`limits::MAX_RANKED`] of a level hold them,
+    /// the newest of these are ranked: ranking looks at every match.
+    fn find(&self, levels: &[Level], words: &[String], count: usize) -> Result<Vec<Hit>, VaultError> {
         let query = words.join(" ");
         let mut hits = Vec::new();
-        for level in levels {
-            let Some(table) = self.tables.get(&(namespace.to_owned(), *level)) else { continue };
+        for level in levels.iter().filter(|level| self.levels.contains(level)) {
+            let table = table(*level);
             let newest = format!(
                 "SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2"
             );
@@ -183,10 +250,13 @@ mod tests {
 
     #[test]
     fn words_are_found_by_namespace_and_level_and_not_after_removal() {
-        let mut index = Index::new().unwrap();
-        index.add(id(1), ("a", Level::Working), "the quick brown fox").unwrap();
-        index.add(id(2), ("a", Level::Private), "the quick red fox").unwrap();
-        index.add(id(3), ("b", Level::Working), "the quick fox").unwrap();
+        let mut index = Index::default();
+        for namespace in ["a", "b"] {
+            index.hold(namespace, Space::new(limits::MAX_INDEX).unwrap());
+        }
+        index.add(id(1), ("a", Level::Working), "the quick brown fox");
+        index.add(id(2), ("a", Level::Private), "the quick red fox");
+        index.add(id(3), ("b", Level::Working), "the quick fox");
         let find = |index: &Index, levels: &[Level], query: &str| {
             let hits = index.find(("a", levels), &words(query).unwrap(), 10).unwrap();
             hits.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
@@ -194,44 +264,70 @@ mod tests {
         assert_eq!(find(&index, &[Level::Working], "quick fox"), [id(1)]);
         assert_eq!(find(&index, &[Level::Working, Level::Private], "QUICK*").len(), 2);
         assert_eq!(find(&index, &[Level::Working, Level::Private], "quick green"), []);
-        index.remove(&id(1)).unwrap();
+        // The newest words of a memory are all that there are.
+        index.add(id(1), ("a", Level::Working), "a slow fox");
+        assert_eq!(find(&index, &[Level::Working], "quick"), []);
+        index.remove(&id(1));
         assert_eq!(find(&index, &[Level::Working], "fox"), []);
     }
 
     #[test]
+    fn what_was_searched_longest_ago_makes_room_and_what_does_not_fit_leaves_nothing() {
+        let mut index = Index::default();
+        for namespace in ["a", "b", "c"] {
+            index.holds_for_search(namespace);
+            let mut space = Space::new(1 << 20).unwrap();
+            space.add(id(namespace.as_bytes()[0]), Level::Working, "tea").unwrap();
+            index.hold(namespace, space);
+        }
+        let one = index.spaces["a"].size().unwrap();
+        assert!(index.holds_for_search("a") && !index.holds_for_search("d"));
+        index.make_room(0, 3 * one).unwrap();
+        assert_eq!(index.spaces.len(), 3, "all fit");
+        index.make_room(0, 3 * one - 1).unwrap();
+        assert!(index.holds("a") && !index.holds("b") && index.holds("c"));
+        index.make_room(one, 2 * one).unwrap();
+        assert!(index.holds("a") && !index.holds("c"));
+        // A memory after which it is full.
+        let text: String = (0..1 << 18).map(|number| format!("{number} ")).collect();
+        index.add(id(9), ("a", Level::Working), &text);
+        assert!(!index.holds("a"), "a search does not find half of it");
+    }
+
+    #[test]
     fn of_very_many_matches_the_newest_are_ranked() {
-        let mut index = Index::new().unwrap();
+        let mut space = Space::new(limits::MAX_INDEX).unwrap();
         let name = |number: usize| {
             let mut bytes = [0; 16];
             bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
             MemoryId::from_bytes(bytes)
         };
-        index.begin().unwrap();
+        space.begin().unwrap();
         for number in 0..=limits::MAX_RANKED {
             // The oldest would be the best.
             let text = if number == 0 { "tea" } else { "tea and many other words" };
-            index.add(name(number), ("a", Level::Working), text).unwrap();
+            space.add(name(number), Level::Working, text).unwrap();
         }
-        index.end().unwrap();
-        let find = |index: &Index| {
-            let hits = index.find(("a", &[Level::Working]), &words("tea").unwrap(), limits::MAX_RANKED + 9);
+        space.end().unwrap();
+        let find = |space: &Space| {
+            let hits = space.find(&[Level::Working], &words("tea").unwrap(), limits::MAX_RANKED + 9);
             hits.unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
-        let found = find(&index);
+        let found = find(&space);
         assert!(found.len() == limits::MAX_RANKED && !found.contains(&name(0)), "one too many");
-        index.remove(&name(1)).unwrap();
-        assert_eq!(find(&index)[0], name(0), "just as many as are ranked");
+        space.remove(&name(1)).unwrap();
+        assert_eq!(find(&space)[0], name(0), "just as many as are ranked");
     }
 
     #[test]
     fn nothing_in_a_search_is_syntax() {
-        let mut index = Index::new().unwrap();
-        index.add(id(1), ("a", Level::Working), "bank-pin and a'b NEAR text").unwrap();
+        let mut space = Space::new(limits::MAX_INDEX).unwrap();
+        space.add(id(1), Level::Working, "bank-pin and a'b NEAR text").unwrap();
         for query in
             ["bank-pin", "a'b", "NEAR", "text OR", "te\"xt", "(text", "text:pin", "^text", "-pin", "*"]
         {
             if let Ok(words) = words(query) {
-                index.find(("a", &[Level::Working]), &words, 10).unwrap();
+                space.find(&[Level::Working], &words, 10).unwrap();
             }
         }
         assert!(words("").is_err() && words("\"' * -").is_err());

@@ -22,7 +22,7 @@ pub(crate) use bound::{Sums, Table};
 pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, named_when_whole, write_private};
 pub(crate) use log::EventRow;
 pub(crate) use parts::{EventPart, MemoryPart, MemoryView};
-pub(crate) use rows::MemoryRow;
+pub(crate) use rows::{Due, MemoryRow};
 
 use crate::VaultError;
 

@@ -74,6 +74,9 @@ pub(super) type Rows<T> = Result<T, VaultError>;
 /// Memories, each with its number.
 type Numbered = Vec<(i64, MemoryRow)>;
 
+/// A place among the memories that have an end: its hour, and the memory's number.
+pub(crate) type Due = (i64, i64);
+
 /// What is kept of the newest row of a memory: a hash of its header, and one of the rest. Lists and searches read no more than
 /// the header; who changes it alone has to know that the rest is what the log has, too.
 fn fresh(row: &MemoryRow) -> [u8; 64] {
@@ -216,6 +219,24 @@ impl Database {
         self.some(&sql, params![space, after, number(count as u64)])
     }
 
+    /// The same without their contents.
+    pub(crate) fn space_headers_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Numbered> {
+        let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
+                   WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3";
+        self.some(sql, params![space, after, number(count as u64)])
+    }
+
+    /// How many memories a namespace has, and the bytes of their headers and contents.
+    pub(crate) fn space_size(&self, space: &[u8]) -> Rows<(u64, u64)> {
+        let sql = "SELECT count(*), ifnull(sum(length(header) + ifnull(length(content), 0)), 0) FROM memory WHERE space = ?1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row([space], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        };
+        let (rows, bytes) = read().map_err(|error| failed(&error))?;
+        Ok((rows.cast_unsigned(), bytes.cast_unsigned()))
+    }
+
     /// Memories after the number `after` without their contents, in order, at most `count`.
     pub(crate) fn headers_after(&self, after: i64, count: usize) -> Rows<Numbered> {
         let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
@@ -255,13 +276,17 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    /// Names of memories whose hour has come.
-    pub(crate) fn due(&self, hour: i64, count: usize) -> Rows<Vec<MemoryId>> {
-        let sql = "SELECT id FROM memory WHERE due <= ?1 AND length(id) = 16 ORDER BY due LIMIT ?2";
+    /// Names of memories whose hour has come, by it, from after a place on; each with its place.
+    pub(crate) fn due(&self, hour: i64, after: Option<Due>, count: usize) -> Rows<Vec<(Due, MemoryId)>> {
+        let sql =
+            "SELECT due, seq, id FROM memory WHERE due <= ?1 AND (due, seq) > (?2, ?3) AND length(id) = 16
+                   ORDER BY due, seq LIMIT ?4";
+        let (due, seq) = after.unwrap_or((i64::MIN, i64::MIN));
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement
-                .query_map(params![hour, number(count as u64)], |row| row.get(0).map(MemoryId::from_bytes))?;
+            let rows = statement.query_map(params![hour, due, seq, number(count as u64)], |row| {
+                Ok(((row.get(0)?, row.get(1)?), MemoryId::from_bytes(row.get(2)?)))
+            })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|error| failed(&error))

@@ -11,7 +11,9 @@ use crate::engine::memories::Recall;
 use crate::engine::sessions::SessionId;
 use crate::gates::approval::Approval;
 use crate::level::Level;
-use crate::memory::{Forgotten, Found, Header, MemoryId, NewMemory, Recalled, Tombstoned, WouldForget};
+use crate::memory::{
+    Forgotten, Found, Header, MemoryId, NewMemory, Purged, Recalled, Tombstoned, WouldForget,
+};
 use crate::{VaultError, limits};
 
 impl Vault {
@@ -101,7 +103,8 @@ impl Vault {
         self.ask(move |engine| engine.search(&caller, &namespace, &query)).wait()
     }
 
-    /// Lists a namespace, newest first, at most [`limits::MAX_PAGE`] from before `before`; with where to go on.
+    /// Lists a namespace, newest first: at most [`limits::MAX_PAGE`] memories, and those of about [`limits::MAX_PAGE_BYTES`]. With where
+    /// the next page goes on (`before`, for this caller and this namespace), if there is more that the caller may know of.
     ///
     /// # Errors
     /// As [`Vault::store`].
@@ -109,10 +112,11 @@ impl Vault {
         &self,
         caller: &Caller,
         namespace: &str,
-        before: Option<i64>,
-    ) -> Result<(Vec<Header>, Option<i64>), VaultError> {
+        before: Option<&str>,
+    ) -> Result<(Vec<Header>, Option<String>), VaultError> {
         let (caller, namespace) = (caller.clone(), namespace.to_owned());
-        self.ask(move |engine| engine.list(&caller, &namespace, before)).wait()
+        let before = before.map(str::to_owned);
+        self.ask(move |engine| engine.list(&caller, &namespace, before.as_deref())).wait()
     }
 
     /// Memories that serve an intent, newest first, at most [`limits::MAX_PAGE`].
@@ -203,12 +207,20 @@ impl Vault {
         self.ask(move |engine| engine.tombstone(&caller, id, &reason)).wait()
     }
 
-    /// Destroys memories whose time ran out. It also happens by itself. Returns how many.
+    /// Destroys all memories whose time ran out, some at a time, with others' operations in between. It also happens by itself.
     ///
     /// # Errors
     /// As [`Vault::store`].
-    pub fn purge(&self) -> Result<usize, VaultError> {
-        self.ask(|engine| engine.purge(limits::MAX_GROUP)).wait()
+    pub fn purge(&self) -> Result<Purged, VaultError> {
+        let (mut all, mut after) = (Purged::default(), None);
+        loop {
+            let (some, next) = self.ask(move |engine| engine.purge(after, limits::MAX_GROUP)).wait()?;
+            (all.ended, all.left) = (all.ended + some.ended, all.left + some.left);
+            if next.is_none() {
+                return Ok(all);
+            }
+            after = next;
+        }
     }
 
     /// Asks the owner to approve one recall, and returns the request's name.

@@ -81,7 +81,11 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`].
     pub fn verb_key(&self) -> Result<VerbKey, VaultError> {
-        self.ask(|engine| Ok(engine.held()?.base.verbs.duplicate())).wait()
+        self.ask(|engine| {
+            engine.must_be_warm()?;
+            Ok(engine.held()?.base.verbs.duplicate())
+        })
+        .wait()
     }
 
     /// Requests for approval and what became of them.

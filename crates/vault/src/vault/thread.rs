@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::{Answer, Job};
 use crate::engine::Engine;
+use crate::storage::Due;
 use crate::{VaultError, limits};
 
 /// How often what nobody waits for is done: expired memories, keys that are due, syncs.
@@ -15,6 +16,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) fn run(mut engine: Engine, queue: &Receiver<Job>) {
     // By the clock, between two groups: a vault that is never idle does it too.
     let mut due = Instant::now() + IDLE;
+    let mut purged = None;
     while !engine.shut {
         let wait = match engine.verifying.is_empty() {
             true => due.saturating_duration_since(Instant::now()),
@@ -27,7 +29,7 @@ pub(super) fn run(mut engine: Engine, queue: &Receiver<Job>) {
         }
         verify_some(&mut engine);
         if Instant::now() >= due && !engine.shut {
-            upkeep(&mut engine);
+            upkeep(&mut engine, &mut purged);
             due = Instant::now() + IDLE;
         }
     }
@@ -46,11 +48,15 @@ fn verify_some(engine: &mut Engine) {
     }
 }
 
-/// What nobody asks for, some of it at a time.
-fn upkeep(engine: &mut Engine) {
+/// What nobody asks for, some of it at a time. `purged` is where looking for memories whose time ran out goes on.
+fn upkeep(engine: &mut Engine, purged: &mut Option<Due>) {
     engine.idle();
     if engine.held.is_some() {
-        alone(engine, |engine| engine.purge(limits::MAX_GROUP).map(|_| ()));
+        let after = purged.take();
+        alone(engine, |engine| {
+            (_, *purged) = engine.purge(after, limits::MAX_GROUP)?;
+            Ok(())
+        });
         alone(engine, Engine::rotate_due);
     }
 }

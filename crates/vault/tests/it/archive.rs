@@ -135,7 +135,7 @@ fn everything_goes_on_when_archived_events_are_removed() {
 
     // So do purging, forgetting, backups from before and after, and a second archive.
     world.clock.pass(Duration::from_secs(3 * 3_600));
-    assert_eq!(vault.purge().unwrap(), 1);
+    assert_eq!(vault.purge().unwrap().ended, 1);
     assert_eq!(vault.recall(OWNER, brief, "").unwrap_err().code(), "MEMORY_GONE");
     vault.recall(OWNER, slow, "the pause is over").unwrap();
     let later = back(BackupKind::Incremental);

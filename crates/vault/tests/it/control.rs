@@ -512,3 +512,45 @@ fn a_daemon_that_starts_anew_gives_no_agent_its_log_back() {
         enrol(&vault, Agent { log_quota: Some(MOST), ..Agent::new("greedy", &["home"], Level::Working) });
     vault.list(&again, "home", None).unwrap();
 }
+
+#[test]
+fn a_list_tells_an_agent_nothing_of_memories_that_it_may_not_know_of() {
+    let world = World::new();
+    let vault = world.open();
+    let low = agent(&vault, "low", Level::Working);
+    let other = agent(&vault, "other", Level::Working);
+    let fill = |level, count: usize| {
+        let pending: Vec<_> = (0..count).map(|_| vault.begin_store(OWNER, memory("x", level))).collect();
+        pending.into_iter().map(|one| one.wait().unwrap()).collect::<Vec<_>>()
+    };
+    let list = |before: Option<&str>| {
+        let (page, next) = vault.list(&low, "home", before).unwrap();
+        (page.into_iter().map(|header| header.id).collect::<Vec<_>>(), next)
+    };
+    let oldest = fill(Level::Working, 1);
+    // More than a page of what is above it, and of what is gone.
+    fill(Level::Private, limits::MAX_PAGE + 1);
+    for id in fill(Level::Working, limits::MAX_PAGE + 1) {
+        vault.tombstone(OWNER, id, "").unwrap();
+    }
+    assert_eq!(list(None), (oldest.clone(), None));
+    // A full page says that there is more only when there is more for it.
+    let mut newer = fill(Level::Working, limits::MAX_PAGE - 1);
+    newer.reverse();
+    let (page, next) = list(None);
+    assert_eq!((&page[..page.len() - 1], page.last(), next), (&newer[..], oldest.first(), None));
+    fill(Level::Private, 3);
+    let newest = fill(Level::Working, 1);
+    let (page, next) = list(None);
+    assert_eq!((page.len(), page[0]), (limits::MAX_PAGE, newest[0]));
+    let next = next.unwrap();
+    assert_eq!(list(Some(&next)), (oldest, None));
+    // Where it goes on is good for who got it, for this list, and for nothing that somebody made up.
+    vault.store(OWNER, NewMemory { namespace: Some("work".into()), ..memory("x", Level::Working) }).unwrap();
+    let everywhere = enrol(&vault, Agent::new("everywhere", &["home", "work"], Level::Working));
+    assert_eq!(vault.list(&other, "home", Some(&next)).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    assert_eq!(vault.list(&everywhere, "work", Some(&next)).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    for made_up in ["", "3", "AAAA"] {
+        assert_eq!(vault.list(&low, "home", Some(made_up)).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    }
+}

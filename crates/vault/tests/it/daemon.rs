@@ -250,6 +250,25 @@ fn a_proof_is_good_for_one_action_once() {
 }
 
 #[test]
+fn what_is_asked_of_a_cold_vault_at_the_sockets_is_counted_and_the_count_logged() {
+    let served = Served::new();
+    let refused = || served.vault.status().unwrap().refused_cold;
+    for tried in 1..=2 {
+        Client::agent(&served.agents(), "stvor_agent_00").unwrap().unwrap_err();
+        assert_eq!(refused(), tried, "at the agents' socket");
+    }
+    let mut client = Client::owner(&served.world.path().join(OWNER_SOCKET)).unwrap();
+    client.prove(&owner()).unwrap();
+    assert_eq!(client.call_owner(&OwnerVerb::Agents {}).unwrap().unwrap_err().code, "VAULT_COLD");
+    assert_eq!(refused(), 3, "at the owner's");
+    client.call_owner(&OwnerVerb::Status {}).unwrap().unwrap();
+    client.unlock(&owner(), None).unwrap().unwrap();
+    assert_eq!(refused(), 0);
+    let (event, _) = served.vault.prove(0).unwrap();
+    assert!(String::from_utf8(event).unwrap().contains("\"count\":3"), "the count is in the log");
+}
+
+#[test]
 fn an_agent_that_is_removed_is_out_at_once_and_a_stranger_never_in() {
     let served = Served::new();
     let stranger = Client::agent(&served.agents(), "stvor_agent_00").unwrap().unwrap_err();

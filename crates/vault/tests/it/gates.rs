@@ -15,7 +15,7 @@ use stvor_vault::{
     VaultError, limits, unwrap_root, unwrap_vaulted,
 };
 
-use crate::world::{TestClock, World, agent, owner, passphrase, refusal, second};
+use crate::world::{TestClock, World, agent, enrol, owner, passphrase, refusal, second};
 
 const OWNER: &Caller = &Caller::Owner;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -400,6 +400,8 @@ fn orders_to_agents_are_kept_from_agents_and_shown_to_the_owner() {
     for new in planted {
         assert!(matches!(refusal(vault.store(&agent, new)), Refusal::Auditor(_)), "it shows at once");
     }
+    let mine = vault.store(&agent, plain()).unwrap();
+    assert!(matches!(refusal(vault.set_intent(&agent, mine, (order, true))), Refusal::Auditor(_)));
     // What the owner takes over from elsewhere is looked at too, unless the owner says that it is the owner's word.
     let hostile = vault.store(OWNER, memory(order, Level::Working)).unwrap();
     let marked = vault
@@ -412,6 +414,10 @@ fn orders_to_agents_are_kept_from_agents_and_shown_to_the_owner() {
         vault.recall(OWNER, id, "to see what was planted").unwrap();
     }
     assert_eq!(vault.recall(&agent, said, "").unwrap().content.expose(), order.as_bytes());
+    // What an agent adds to it is not the owner's word.
+    let any = Agent { ends: Ends::Any, ..Agent::new("any", &["home"], Level::Working) };
+    let any = enrol(&vault, any);
+    assert!(matches!(refusal(vault.set_intent(&any, said, (order, true))), Refusal::Auditor(_)));
     let seen = |caller: &Caller| {
         let (all, _) = vault.list(caller, "home", None).unwrap();
         let found = all.into_iter().find(|header| header.id == marked).unwrap();

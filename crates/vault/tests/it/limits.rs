@@ -35,6 +35,7 @@ const TRIED: &[(&str, &str)] = &[
     ("MAX_METADATA", "tests/it/memories.rs::what_is_too_long_or_too_many_is_refused_and_the_most_is_taken"),
     ("MAX_INTENTS", "tests/it/memories.rs::what_is_too_long_or_too_many_is_refused_and_the_most_is_taken"),
     ("MAX_PAGE", "tests/it/limits.rs::a_page_and_a_look_through_the_log_end_where_they_should"),
+    ("MAX_PAGE_BYTES", "tests/it/limits.rs::a_page_ends_with_the_bytes_that_it_may_have"),
     (
         "MAX_EARLIER",
         "tests/it/memories.rs::one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on",
@@ -51,7 +52,10 @@ const TRIED: &[(&str, &str)] = &[
     ),
     ("VERIFY_SHARE", "time, and of a log that takes long to read"),
     ("MAX_RANKED", "src/storage/index.rs::of_very_many_matches_the_newest_are_ranked"),
-    ("MAX_INDEX", "size: it takes half a gigabyte of memory; SQLite counts the pages"),
+    (
+        "MAX_INDEX",
+        "src/engine/tests.rs::a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it, with a smaller one",
+    ),
     ("MAX_WORDS", "src/storage/index.rs::nothing_in_a_search_is_syntax"),
     ("EPHEMERAL_TTL", "tests/it/memories.rs::memories_end_with_their_time"),
     ("MAX_APPROVAL", "tests/it/limits.rs::a_grant_is_good_for_a_day_at_most"),
@@ -116,6 +120,7 @@ const TRIED: &[(&str, &str)] = &[
         "AGENT_LOG_BYTES",
         "a default: tests/it/control.rs tries a smaller one, and src/engine/budget.rs the last byte",
     ),
+    ("AGENT_READS", "src/engine/tests.rs::an_agent_has_the_vault_read_only_so_much"),
     ("MAX_AGENTS", "tests/it/limits.rs::a_thousand_agents_are_enrolled_and_not_one_more"),
     (
         "MAX_MANIFEST",
@@ -210,6 +215,8 @@ fn texts_and_names_fit_to_their_last_byte() {
             "a source"
         );
         assert_eq!(vault.store(OWNER, NewMemory { namespace: Some(name.clone()), ..new("x") }).is_ok(), fits);
+        assert_eq!(vault.search(OWNER, &name, "x").is_ok(), fits, "a namespace that is searched");
+        assert_eq!(vault.list(OWNER, &name, None).is_ok(), fits, "and one that is listed");
         let mut memory = new("x");
         memory.metadata.insert(name.clone(), String::new());
         assert_eq!(vault.store(OWNER, memory).is_ok(), fits, "a metadata key");
@@ -223,7 +230,7 @@ fn texts_and_names_fit_to_their_last_byte() {
 fn a_page_and_a_look_through_the_log_end_where_they_should() {
     let world = World::new();
     let vault = world.open();
-    let list = |before| vault.list(OWNER, "home", before).unwrap();
+    let list = |before: Option<&str>| vault.list(OWNER, "home", before).unwrap();
     fill(&vault, limits::MAX_PAGE);
     let (page, next) = list(None);
     assert_eq!((page.len(), next), (limits::MAX_PAGE, None), "all of them are a page");
@@ -232,7 +239,7 @@ fn a_page_and_a_look_through_the_log_end_where_they_should() {
     fill(&vault, 1);
     let (page, next) = list(None);
     assert_eq!(page.len(), limits::MAX_PAGE);
-    let (rest, end) = list(next);
+    let (rest, end) = list(next.as_deref());
     assert_eq!((rest.len(), end), (1, None));
     let found = vault.find(OWNER, "home", "x").unwrap();
     assert_eq!((found.memories.len(), found.more), (limits::MAX_PAGE, true));
@@ -250,6 +257,31 @@ fn a_page_and_a_look_through_the_log_end_where_they_should() {
     let page = vault.read_log(LogQuery::default()).unwrap();
     assert_eq!(page.entries.len(), limits::MAX_PAGE);
     assert_eq!(page.next, page.entries.last().map(|entry| entry.seq));
+}
+
+#[test]
+fn a_page_ends_with_the_bytes_that_it_may_have() {
+    let world = World::new();
+    let vault = world.open();
+    let value = "v".repeat(limits::MAX_TEXT);
+    let long = || {
+        let metadata = (0..limits::MAX_METADATA).map(|number| (number.to_string(), value.clone())).collect();
+        NewMemory { metadata, intents: vec!["travel".into()], ..new("x") }
+    };
+    let most = limits::MAX_PAGE_BYTES / (limits::MAX_METADATA * limits::MAX_TEXT);
+    for _ in 0..most {
+        vault.store(OWNER, long()).unwrap();
+    }
+    let seen = || {
+        let (listed, next) = vault.list(OWNER, "home", None).unwrap();
+        let found = vault.find(OWNER, "home", "x").unwrap();
+        let linked = vault.find_by_intent(OWNER, "travel").unwrap();
+        let all = [(listed.len(), next.is_some()), (found.memories.len(), found.more)];
+        [all[0], all[1], (linked.memories.len(), linked.more)]
+    };
+    assert_eq!(seen(), [(most, false); 3]);
+    vault.store(OWNER, long()).unwrap();
+    assert_eq!(seen(), [(most, true); 3]);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use stvor_base::ErrorCode;
+use stvor_vault::audit::Operation;
 use stvor_vault::{
-    Agent, Caller, Ends, Header, Level, MemoryId, NewMemory, Options, Refusal, SessionId, State, Vault,
-    VaultError, limits,
+    Agent, Caller, Ends, Header, Level, LogQuery, MemoryId, NewMemory, Options, Purged, Refusal, SessionId,
+    State, Vault, VaultError, limits,
 };
 
 use crate::world::{World, agent, owner, passphrase, refusal};
@@ -343,8 +344,39 @@ fn memories_end_with_their_time() {
     assert_eq!(refusal(vault.recall(OWNER, week, "")), Refusal::Gone("its time ran out"));
     // The vault also purges by itself, so some may be gone already.
     vault.purge().unwrap();
-    assert_eq!(vault.purge().unwrap(), 0);
+    assert_eq!(vault.purge().unwrap(), Purged::default());
     assert!(vault.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn what_has_run_out_ends_though_much_that_is_damaged_or_not_over_yet_stands_before_it() {
+    let world = World::new();
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    let (damaged, over) = {
+        let vault = world.open();
+        let damaged =
+            vault.store(OWNER, NewMemory { ttl: minutes(5), ..memory("x", Level::Working) }).unwrap();
+        // All in one hour, and more of them than are looked at at once.
+        let later = || NewMemory { ttl: minutes(50), ..memory("x", Level::Working) };
+        let pending: Vec<_> = (0..2 * limits::MAX_GROUP).map(|_| vault.begin_store(OWNER, later())).collect();
+        for one in pending {
+            one.wait().unwrap();
+        }
+        let over = vault.store(OWNER, NewMemory { ttl: minutes(5), ..memory("x", Level::Working) }).unwrap();
+        (damaged, over)
+    };
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    database.execute("UPDATE memory SET header = x'00' WHERE id = ?1", [damaged.as_bytes()]).unwrap();
+    drop(database);
+    let vault = world.open();
+    world.clock.pass(Duration::from_secs(60 * 6));
+    let purged = vault.purge().unwrap();
+    // The vault also purges by itself.
+    assert!(purged.ended <= 1 && purged.left == 1, "{purged:?}");
+    let query = LogQuery { operation: Some(Operation::Purge), ..LogQuery::default() };
+    let logged: Vec<_> =
+        vault.read_log(query).unwrap().entries.iter().map(|entry| entry.event.memory).collect();
+    assert_eq!(logged, [Some(over)]);
 }
 
 #[test]
@@ -398,10 +430,23 @@ fn secrets_are_not_stored_where_agents_read_freely() {
         let refused = refusal(vault.store(OWNER, memory(content, level)));
         assert_eq!(refused, Refusal::SecretDetected { kind: "a password" });
     }
-    let mut hidden = memory("see metadata", Level::Working);
-    hidden.metadata.insert("note".into(), content.into());
-    assert!(matches!(refusal(vault.store(OWNER, hidden)), Refusal::SecretDetected { .. }));
-    vault.store(OWNER, memory(content, Level::Sealed)).unwrap();
+    let hidden = |hide: &dyn Fn(&mut NewMemory)| {
+        let mut memory = memory("see elsewhere", Level::Working);
+        hide(&mut memory);
+        assert!(matches!(refusal(vault.store(OWNER, memory)), Refusal::SecretDetected { .. }));
+    };
+    hidden(&|memory| drop(memory.metadata.insert("note".into(), content.into())));
+    hidden(&|memory| drop(memory.metadata.insert(content.into(), "note".into())));
+    hidden(&|memory| memory.intents.push(content.into()));
+    hidden(&|memory| memory.source = content.into());
+    hidden(&|memory| memory.tombstone = Some(content.into()));
+    let open = vault.store(OWNER, memory("x", Level::Private)).unwrap();
+    let linked = refusal(vault.set_intent(OWNER, open, (content, true)));
+    assert_eq!(linked, Refusal::SecretDetected { kind: "a password" });
+    // What is there already can be taken away, and where nobody reads freely it may be.
+    vault.set_intent(OWNER, open, (content, false)).unwrap();
+    let sealed = vault.store(OWNER, memory(content, Level::Sealed)).unwrap();
+    vault.set_intent(OWNER, sealed, (content, true)).unwrap();
 }
 
 #[test]
@@ -449,10 +494,10 @@ fn eight_callers_at_once_lose_and_double_nothing() {
     });
     let (mut all, mut before) = (Vec::new(), None);
     loop {
-        let (page, next) = vault.list(OWNER, "home", before).unwrap();
+        let (page, next) = vault.list(OWNER, "home", before.as_deref()).unwrap();
         all.extend(page);
         before = next;
-        if next.is_none() {
+        if before.is_none() {
             break;
         }
     }

@@ -6,7 +6,7 @@ use stvor_vault::audit::Operation;
 use stvor_vault::proofs::{Attestation, Claim, Commitments, PropertyProof};
 use stvor_vault::{Caller, Level, LogQuery, MemoryId, NewMemory, Refusal, Vault};
 
-use crate::world::{World, refusal};
+use crate::world::{World, owner, refusal};
 
 const OWNER: &Caller = &Caller::Owner;
 const ORIGIN: &str = "example.com/vault";
@@ -56,6 +56,28 @@ fn a_claim_is_proved_to_one_audience_and_shows_nothing_else() {
     let logged = vault.read_log(query).unwrap().entries.len();
     assert_eq!(logged, 1 + 5 + 3 + 1, "the commitment, each proof, each refusal, the opening");
     assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn what_is_refused_of_a_proof_in_a_lockdown_is_logged() {
+    let world = World::new();
+    let vault = world.open();
+    let [known, other] = ["one", "two"].map(|text| store(&vault, text, Level::Working));
+    vault.commit_memory(known).unwrap();
+    vault.enter_lockdown(OWNER, "odd").unwrap();
+    for id in [known, other] {
+        assert_eq!(refusal(vault.commit_memory(id)), Refusal::Lockdown);
+        assert_eq!(refusal(vault.prove_property(id, Claim::Exists, "a")), Refusal::Lockdown);
+    }
+    vault.leave_lockdown(&owner()).unwrap();
+    let query = LogQuery { operation: Some(Operation::Prove), ..LogQuery::default() };
+    let logged = vault.read_log(query).unwrap().entries;
+    let refused = |id| {
+        let of =
+            |entry: &&stvor_vault::LogEntry| entry.event.memory == Some(id) && entry.event.refused.is_some();
+        logged.iter().filter(of).count()
+    };
+    assert_eq!((refused(known), refused(other)), (2, 2));
 }
 
 #[test]

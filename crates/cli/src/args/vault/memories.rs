@@ -45,8 +45,8 @@ pub(crate) enum MemoryCommand {
         #[command(flatten)]
         space: AnyNamespace,
         /// Go on from where the page before ended
-        #[arg(long, value_name = "NUMBER", requires = "namespace")]
-        before: Option<i64>,
+        #[arg(long, value_name = "PLACE", requires = "namespace")]
+        before: Option<String>,
         /// Every page
         #[arg(long, conflicts_with = "before")]
         all: bool,

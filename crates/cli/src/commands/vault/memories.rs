@@ -53,7 +53,7 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
                 rows(&lines)
             })
         }
-        MemoryCommand::List { space, before, all } => list(call, space, (*before, *all)),
+        MemoryCommand::List { space, before, all } => list(call, space, (before.as_deref(), *all)),
         MemoryCommand::Forget { end, with_earlier, dry_run: true } => {
             forgetting::show_reach(call, end.id, *with_earlier)
         }
@@ -61,6 +61,13 @@ pub(super) fn run(call: Call<'_>, command: &MemoryCommand) -> Result {
         MemoryCommand::Tombstone(end) => forgetting::tombstone(call, end),
         MemoryCommand::Purge => {
             let purged = ask_owner(&mut call.as_owner()?, &OwnerVerb::Purge {})?;
+            if purged["left"] != 0 {
+                call.out().warn(format_args!(
+                    "{} whose time ran out are left: their rows are damaged (`stvor vault verify` names them), or the clock is far ahead of \
+                     what the vault saw of it",
+                    purged["left"]
+                ));
+            }
             call.out().either(&purged, |purged| format!("purged {}", purged["purged"]))
         }
         MemoryCommand::Link { id, intent } => {
@@ -229,17 +236,17 @@ fn not_all(call: Call<'_>, more: bool, fix: &str) {
     }
 }
 
-fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<i64>, bool)) -> Result {
+fn list(call: Call<'_>, space: &AnyNamespace, (before, all): (Option<&str>, bool)) -> Result {
     let mut asker = call.asker()?;
     let spaces = Spaces::of(&mut asker, space)?;
     let (mut found, mut more, mut printed) = (Vec::new(), Vec::new(), false);
     for namespace in &spaces.names {
-        let mut before = before;
+        let mut before = before.map(str::to_owned);
         loop {
             let mut page = asker.ask(AgentVerb::List { namespace: namespace.clone(), before })?;
             found.extend(show::parsed::<Vec<Header>>(page["memories"].take())?);
-            before = page["next"].as_i64();
-            match before {
+            before = page["next"].as_str().map(str::to_owned);
+            match &before {
                 Some(_) if all => {
                     // Very many are printed as they come.
                     print(call, (&found, &spaces))?;

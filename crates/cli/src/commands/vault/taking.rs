@@ -116,7 +116,7 @@ impl<'a> Taking<'a> {
                         known.insert(header.id.to_string(), one);
                     }
                 }
-                before = page["next"].as_i64();
+                before = page["next"].as_str().map(str::to_owned);
                 if before.is_none() {
                     break;
                 }

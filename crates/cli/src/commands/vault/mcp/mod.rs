@@ -234,7 +234,7 @@ impl Server {
         let verb = AgentVerb::List { namespace, before: asked.before };
         let mut page = or_answer!(self.ask(verb).await);
         let mut text = frame::list(&page["memories"]);
-        if let Some(next) = page["next"].as_i64() {
+        if let Some(next) = page["next"].as_str() {
             text.push_str(&format!("\nThere are more: list again with before = {next}."));
         }
         if let Value::Object(fields) = &mut page {

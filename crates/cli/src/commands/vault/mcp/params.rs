@@ -121,7 +121,7 @@ pub(super) struct List {
     /// Where. The configured namespace if not given.
     pub(super) namespace: Option<String>,
     /// Where the page before ended (`next`).
-    pub(super) before: Option<i64>,
+    pub(super) before: Option<String>,
 }
 
 /// A correction.

@@ -171,7 +171,7 @@ pub(super) struct Page {
     /// Newest first.
     memories: Vec<Header>,
     /// Where the next page begins (`before`), if there is one.
-    next: Option<i64>,
+    next: Option<String>,
     /// Always true.
     untrusted_data: bool,
 }

@@ -1,0 +1,55 @@
+//! How much the requests of each agent may have the vault read beside what they show: searches that bring a namespace into the index,
+//! and memories that a list or a search passes over. The vault has one thread, and what it reads for one nobody else gets.
+
+use core::time::Duration;
+use std::collections::HashMap;
+
+use super::Engine;
+use super::agents::Caller;
+use crate::clock::Moment;
+use crate::error::Refusal;
+use crate::limits;
+
+/// What a row takes beside its bytes: its header is opened and understood.
+const ROW: u64 = 256;
+/// Bytes that an agent may have read in an hour.
+#[cfg(not(test))]
+const MOST: u64 = limits::AGENT_READS;
+#[cfg(test)]
+const MOST: u64 = limits::AGENT_READS >> 7;
+/// That hour, in milliseconds.
+const HOUR: u64 = 60 * 60 * 1_000;
+
+/// What each agent had read, less what the time since then gave back, and when that was.
+#[derive(Debug, Default)]
+pub(super) struct Reads(HashMap<String, (u64, Moment)>);
+
+impl Engine {
+    /// Refuses an agent that had as much read as it may.
+    pub(super) fn may_read(&mut self, caller: &Caller) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let Some((debt, at)) = self.reads.0.get_mut(caller.name()) else { return Ok(()) };
+        let (rate, back) = (u128::from(MOST), now.certainly_since(at).as_millis());
+        *debt = debt.saturating_sub(u64::try_from(rate * back / u128::from(HOUR)).unwrap_or(u64::MAX));
+        *at = now;
+        if *debt < MOST {
+            return Ok(());
+        }
+        let over = u128::from(*debt - MOST) + 1;
+        let left = u64::try_from((over * u128::from(HOUR)).div_ceil(rate)).unwrap_or(u64::MAX);
+        Err(Refusal::ReadQuota { left: Duration::from_millis(left) })
+    }
+
+    /// Counts so many rows with so many bytes. The owner may have everything read.
+    pub(super) fn count_reads(&mut self, caller: &Caller, (rows, bytes): (u64, u64)) {
+        let Caller::Agent(agent) = caller else { return };
+        let now = self.clock.now();
+        let (debt, _) = self.reads.0.entry(agent.name.clone()).or_insert((0, now));
+        *debt = debt.saturating_add(bytes).saturating_add(rows.saturating_mul(ROW));
+    }
+
+    /// An agent is gone, and what it had read with it.
+    pub(super) fn drop_reads(&mut self, name: &str) {
+        self.reads.0.remove(name);
+    }
+}
