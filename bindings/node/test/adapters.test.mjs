@@ -1,5 +1,6 @@
 // Storage adapters in JavaScript: what they are asked, what they may answer, and what becomes of a failure.
 import assert from 'node:assert/strict';
+import { createCipheriv, hkdfSync } from 'node:crypto';
 import { test } from 'node:test';
 import { codeOf, sdk, startMockRelay } from './project.mjs';
 
@@ -81,6 +82,22 @@ for (const sync of [false, true]) {
     assert.equal((await again.history('bob')).messages.length, 3);
   });
 }
+
+test('states of a newer program are STORE_TOO_NEW, and nothing is saved over them', async (t) => {
+  const { open } = await setting(t);
+  const mine = stores();
+  const alice = await (await open(mine.adapters)).connect('alice');
+  await alice.close();
+  // The head as a program with layouts 2 saves it: another kind, the number, and what that program likes.
+  const id = '_stvor/head';
+  const key = hkdfSync('sha256', mine.pair.privateKey, '', 'STVOR narrow state key v1', 32);
+  const seal = createCipheriv('aes-256-gcm', Buffer.from(key), Buffer.alloc(12, 7)).setAAD(Buffer.from(`STVOR narrow state v1${id}`));
+  const sealed = [seal.update(Buffer.from([4, 0, 0, 0, 2, 9, 9, 9])), seal.final()];
+  mine.states.set(id, Buffer.concat([Buffer.from([1]), Buffer.alloc(12, 7), ...sealed, seal.getAuthTag()]));
+  const before = new Map(mine.states);
+  assert.equal(await codeOf((await open(mine.adapters)).connect('alice')), 'STORE_TOO_NEW');
+  assert.deepEqual(mine.states, before);
+});
 
 test('a throw, a rejection, a hang or a wrong answer fails the operation with a code and changes nothing', async (t) => {
   const { bob, open } = await setting(t);

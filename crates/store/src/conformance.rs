@@ -62,6 +62,7 @@ macro_rules! ensure {
     }};
 }
 
+mod layouts;
 mod presence;
 mod shared;
 mod walk;
@@ -101,6 +102,8 @@ checks!(
     presence::a_check_is_judged_in_order_and_changes_nothing,
     presence::a_change_set_that_expects_the_header_is_refused_without_it,
     presence::the_header_goes_between_commits_and_never_within_one,
+    layouts::a_store_of_newer_layouts_is_refused_and_left_as_it_is,
+    layouts::the_layouts_of_a_store_are_raised_before_anything_newer_is_written,
     walk::a_walk_gives_every_row_once,
     a_closed_store_refuses,
     what_was_committed_is_there_after_reopening,

@@ -58,7 +58,7 @@ pub use open::{
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStores;
 pub use provider::{Finding, MemoryStores, STORE_FILE, SqliteStores, StoreFacts, StorePlace, StoreProvider};
-pub use seal::{FORMAT, Record, Rotation, Sealed, StoreInfo};
+pub use seal::{FORMAT, LAYOUTS, Record, Rotation, Sealed, StoreInfo};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub use server::ServerOptions;
 pub use sqlite::SqliteStore;

@@ -9,7 +9,7 @@ use stvor_store::{
 use stvor_testkit::{Postgres, Redis, RedisCluster};
 
 /// Checks of the suite for every adapter, and of the one for several openings.
-const CHECKS: usize = 17;
+const CHECKS: usize = 19;
 const SHARED_CHECKS: usize = 5;
 
 struct Memory;

@@ -12,7 +12,7 @@ use stvor_base::{ErrorCode, Timestamp};
 use stvor_crypto::SystemRandom;
 use stvor_keys::Keyfile;
 use stvor_store::{
-    ChangeSet, Key, MemoryStore, Op, OpenKey, PostgresStores, RedisStores, RowValue, Scan, Sealed,
+    ChangeSet, Key, LAYOUTS, MemoryStore, Op, OpenKey, PostgresStores, RedisStores, RowValue, Scan, Sealed,
     SqliteStore, Store, StoreError, StorePlace, StoreProvider, Table, default_keyfile, open, open_at,
 };
 use stvor_testkit::{Postgres, Redis, RedisCluster};
@@ -308,15 +308,13 @@ async fn a_wrong_key_changes_no_byte_of_a_sqlite_store() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_wrong_key_changes_nothing_on_a_server_and_neither_does_a_look() {
-    let directory = tempfile::tempdir().unwrap();
-    let (right, wrong) = (directory.path().join("right"), directory.path().join("wrong"));
-    Keyfile::create(&wrong, &mut SystemRandom::new()).unwrap();
-    let with = |path: &Path| OpenKey::Keyfile(path.to_owned());
-    let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
+/// Stores at servers, and what tells all that those hold.
+fn dumped<'server>(
+    postgres: Option<&'server Postgres>,
+    redis: Option<&'server Redis>,
+) -> Vec<Subject<'server>> {
     let mut subjects: Vec<Subject<'_>> = Vec::new();
-    if let Some(server) = &postgres {
+    if let Some(server) = postgres {
         let database = server.database().unwrap();
         let stores = Box::new(PostgresStores::new(&database.url).unwrap());
         // Each dump has a key of its own in two lines.
@@ -326,19 +324,42 @@ async fn a_wrong_key_changes_nothing_on_a_server_and_neither_does_a_look() {
         };
         subjects.push((stores, Box::new(dump)));
     }
-    if let Some(server) = &redis {
+    if let Some(server) = redis {
         let dump = || {
             let mut all = String::new();
             let mut keys: Vec<String> =
                 server.cli(&["keys", "*"]).unwrap().lines().map(str::to_owned).collect();
             keys.sort();
             for key in keys {
-                all += &format!("{key} {}\n", server.cli(&["--no-raw", "dump", &key]).unwrap());
+                // Not `DUMP`: the fields of a hash have no order, and reading can change that in which they are given.
+                let hash = server.cli(&["type", &key]).unwrap().trim() == "hash";
+                let values = match hash {
+                    true => server.cli(&["--no-raw", "hgetall", &key]).unwrap(),
+                    false => server.cli(&["--no-raw", "zrange", &key, "0", "-1", "withscores"]).unwrap(),
+                };
+                let values: Vec<&str> =
+                    values.lines().filter_map(|line| Some(line.split_once(") ")?.1)).collect();
+                let mut pairs: Vec<_> = values.chunks(2).collect();
+                if hash {
+                    pairs.sort();
+                }
+                all += &format!("{key} {pairs:?}\n");
             }
             all
         };
         subjects.push((Box::new(RedisStores::new(&server.url()).unwrap()), Box::new(dump)));
     }
+    subjects
+}
+
+#[tokio::test]
+async fn a_wrong_key_changes_nothing_on_a_server_and_neither_does_a_look() {
+    let directory = tempfile::tempdir().unwrap();
+    let (right, wrong) = (directory.path().join("right"), directory.path().join("wrong"));
+    Keyfile::create(&wrong, &mut SystemRandom::new()).unwrap();
+    let with = |path: &Path| OpenKey::Keyfile(path.to_owned());
+    let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
+    let subjects = dumped(postgres.as_ref(), redis.as_ref());
     for (stores, dump) in &subjects {
         let kind = stores.facts().kind;
         // Who only looks at a place makes nothing there.
@@ -359,6 +380,59 @@ async fn a_wrong_key_changes_nothing_on_a_server_and_neither_does_a_look() {
         assert_eq!(open_at(&**stores, &place(), with(&wrong)).await.unwrap_err().code(), "WRONG_KEY");
         assert_eq!(dump(), before, "{kind}");
     }
+}
+
+/// Layouts that no program has yet.
+const NEWER: u32 = LAYOUTS + 1;
+
+#[tokio::test]
+async fn a_sqlite_store_of_newer_layouts_is_refused_and_no_byte_of_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.db");
+    let below: Arc<dyn Store> = Arc::new(SqliteStore::open(&path).await.unwrap());
+    let key = Arc::new(Keyfile::create(&default_keyfile(&path), &mut SystemRandom::new()).unwrap());
+    let store = Sealed::open_as(below, key, NEWER).await.unwrap();
+    store.commit(put(1)).await.unwrap();
+    store.close().await.unwrap();
+    let before = files(&path);
+    for key in [OpenKey::Default, OpenKey::Passphrase(b"a wrong one".to_vec().into())] {
+        assert_eq!(open(&path, key).await.unwrap_err().code(), "STORE_TOO_NEW");
+        assert!(files(&path) == before, "the files are as they were");
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_newer_layouts_on_a_server_is_refused_and_nothing_there_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = holder(directory.path());
+    let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
+    for (stores, dump) in &dumped(postgres.as_ref(), redis.as_ref()) {
+        let below = stores.open(&place()).await.unwrap();
+        let store = Sealed::open_as(below, key.clone(), NEWER).await.unwrap();
+        store.commit(put(1)).await.unwrap();
+        store.close().await.unwrap();
+        let before = dump();
+        let opened = open_at(&**stores, &place(), OpenKey::Holder(key.clone())).await;
+        let kind = stores.facts().kind;
+        assert_eq!(opened.unwrap_err().code(), "STORE_TOO_NEW", "{kind}");
+        assert_eq!(dump(), before, "{kind}");
+    }
+}
+
+/// A server that is put back to before the raise would let an older program in, beside records of the newer layouts.
+#[tokio::test]
+async fn who_goes_on_with_a_store_that_was_put_back_raises_its_layouts_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = holder(directory.path());
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    drop(Sealed::open(Arc::clone(&below), key.clone()).await.unwrap());
+    let copy = below.walk(None, 100).await.unwrap().rows;
+    let newer = Sealed::open_as(Arc::clone(&below), key.clone(), NEWER).await.unwrap();
+    newer.commit(put(1)).await.unwrap();
+    let rows = copy.into_iter().map(|row| Op::put(row.key, row.value));
+    below.commit(everything().ops.into_iter().chain(rows).collect()).await.unwrap();
+    newer.commit(put(2)).await.unwrap();
+    assert_eq!(Sealed::open(below, key).await.unwrap_err().code(), "STORE_TOO_NEW");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use stvor_crypto::p256::SigningKey;
 use stvor_store::narrow::{
     Adapters, FingerprintStore, IdentityPair, IdentityStore, Narrow, RESERVED, ReplayCache, SessionStore,
 };
-use stvor_store::{ChangeSet, Key, Op, RowValue, RowVersion, Store, StoreError, Table, conformance, limits};
+use stvor_store::{
+    ChangeSet, Key, LAYOUTS, Op, RowValue, RowVersion, Store, StoreError, Table, conformance, limits,
+};
 use tokio::sync::Notify;
 
 /// What becomes of a save.
@@ -152,6 +154,40 @@ impl conformance::Subject for Subject {
 #[tokio::test]
 async fn it_does_what_every_store_does() {
     assert!(conformance::run(&Subject(Mutex::default())).await.unwrap() > 8);
+}
+
+/// Layouts that no program has yet.
+const NEWER: u32 = LAYOUTS + 1;
+
+/// One of a newer program at work, then one of this, on the states alone.
+#[tokio::test]
+async fn states_of_newer_layouts_are_refused_and_none_is_saved() {
+    for beginning in [true, false] {
+        let states = States::of(HashMap::new());
+        if !beginning {
+            let older = Narrow::open(&adapters(&states)).await.unwrap();
+            older.commit(set([put("a", 0, 1)])).await.unwrap();
+            older.close().await.unwrap();
+        }
+        let newer = Narrow::open_as(&adapters(&states), NEWER).await.unwrap();
+        newer.commit(set([put("a", 1, 1)])).await.unwrap();
+        // As a crash leaves them, and as an end does.
+        let killed = States::of(states.copy());
+        newer.close().await.unwrap();
+        for states in [killed, states] {
+            let (before, saves) = (states.copy(), states.saves.load(Ordering::SeqCst));
+            let refused = Narrow::open(&adapters(&states)).await.unwrap_err();
+            assert!(
+                matches!(refused, StoreError::TooNew { found: NEWER, known: LAYOUTS }),
+                "{beginning}: {refused}"
+            );
+            assert_eq!(states.saves.load(Ordering::SeqCst), saves);
+            assert!(states.copy() == before);
+            let newer = Narrow::open_as(&adapters(&states), NEWER).await.unwrap();
+            assert_eq!(read(&newer, "a", 1).await, Some(1));
+            newer.close().await.unwrap();
+        }
+    }
 }
 
 /// At every save a crash is possible: whatever was acknowledged before is there, and no commit is there by half.

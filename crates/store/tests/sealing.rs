@@ -287,6 +287,9 @@ struct Late {
     store: MemoryStore,
     holds: AtomicBool,
     aside: Mutex<Vec<ChangeSet<RowValue>>>,
+    /// Commits that come while this is set wait for the other before they do anything.
+    slow: AtomicBool,
+    quick: tokio::sync::Notify,
 }
 
 impl Late {
@@ -317,6 +320,9 @@ impl Store for Late {
         if self.holds.load(Ordering::SeqCst) {
             self.aside.lock().unwrap().push(changes);
             return core::future::pending().await;
+        }
+        if self.slow.load(Ordering::SeqCst) {
+            self.quick.notified().await;
         }
         self.store.commit(changes).await
     }
@@ -403,6 +409,30 @@ async fn while_nobody_knows_what_became_of_a_commit_nothing_is_read_and_nothing_
     store.commit(puts(1, b"goes on")).await.unwrap();
     let both = tokio::join!(store.commit(puts(2, b"x")), store.commit(puts(3, b"y")));
     assert!(both.0.is_ok() && both.1.is_ok());
+}
+
+/// Another commit was given up meanwhile, and what made that one void came first. Nothing is wrong with this one, and nobody is told
+/// that it may have been stored and may not.
+#[tokio::test]
+async fn a_commit_that_is_under_way_while_another_is_given_up_is_applied_all_the_same() {
+    let (below, store, _directory) = late().await;
+    let store = store.patience(std::time::Duration::from_secs(60));
+    store.commit(puts(1, b"first")).await.unwrap();
+    for round in [b"one", b"two"] {
+        below.slow.store(true, Ordering::SeqCst);
+        let mut overtaken = core::pin::pin!(store.commit(puts(2, round)));
+        assert!(futures::poll!(overtaken.as_mut()).is_pending());
+        below.slow.store(false, Ordering::SeqCst);
+        below.hold(true);
+        assert!(store.commit(puts(1, b"given up")).now_or_never().is_none());
+        below.hold(false);
+        store.commit(puts(3, round)).await.unwrap();
+        below.quick.notify_waiters();
+        overtaken.await.unwrap();
+        assert_eq!(text(&store, 2).await.as_deref(), Some(round.as_slice()));
+        assert_eq!(below.land().await, 0);
+        assert_eq!(text(&store, 1).await.as_deref(), Some(b"first".as_slice()));
+    }
 }
 
 #[tokio::test]

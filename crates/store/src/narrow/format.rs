@@ -17,6 +17,9 @@ pub(crate) struct Changed {
 /// Where all the others are. Rows of the partitions of a name are under that name, all others in pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
+    /// The layouts of the records in the rows, see [`crate::LAYOUTS`]: said in the state that is read first, before rows of tables that
+    /// a program does not know.
+    pub(super) layouts: u32,
     pub(super) store: [u8; 16],
     /// Changes with each opening.
     pub(super) owner: [u8; 16],
@@ -65,6 +68,8 @@ pub(super) struct Rows {
 const HEAD: u8 = 1;
 const ENTRY: u8 = 2;
 const ROWS: u8 = 3;
+/// A head that begins with the number of the layouts. One without is of layouts 1.
+const HEAD_OF_LAYOUTS: u8 = 4;
 
 /// Bytes of a name: a user's id and more.
 const MAX_NAME: usize = 1_024;
@@ -134,7 +139,11 @@ fn decode<T>(
 impl Head {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(64 + 128 * (self.pages.len() + self.names.len()));
-        out.u8(HEAD).raw(&self.store).raw(&self.owner).u64(self.seq);
+        match self.layouts {
+            1 => out.u8(HEAD),
+            layouts => out.u8(HEAD_OF_LAYOUTS).u32(layouts),
+        };
+        out.raw(&self.store).raw(&self.owner).u64(self.seq);
         count(&mut out, self.pages.len());
         for page in &self.pages {
             put_key(&mut out, &page.first);
@@ -151,8 +160,19 @@ impl Head {
         out.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        decode(bytes, (HEAD, "its head"), |input| {
+    /// Reads what a program of layouts `known` can go on with.
+    pub(super) fn decode(bytes: &[u8], known: u32) -> Result<Self, StoreError> {
+        // What follows the number may be laid out otherwise, too.
+        let number = bytes.strip_prefix(&[HEAD_OF_LAYOUTS]).and_then(|rest| rest.first_chunk::<4>());
+        let layouts = number.map_or(1, |number| u32::from_be_bytes(*number));
+        if layouts > known {
+            return Err(StoreError::TooNew { found: layouts, known });
+        }
+        let kind = if number.is_some() { HEAD_OF_LAYOUTS } else { HEAD };
+        decode(bytes, (kind, "its head"), |input| {
+            if number.is_some() && input.u32()? < 2 {
+                return Err(CodecError::Value);
+            }
             let (store, owner, seq) = (*input.array()?, *input.array()?, input.u64()?);
             let pages = list(input, |input| {
                 Ok(PageRef { first: take_key(input)?, number: input.u32()?, seq: input.u64()? })
@@ -165,7 +185,7 @@ impl Head {
                 })?;
                 Ok(NameRef { id, partitions, seq })
             })?;
-            Ok(Self { store, owner, seq, pages, names })
+            Ok(Self { layouts, store, owner, seq, pages, names })
         })
     }
 }
@@ -237,6 +257,7 @@ mod tests {
     fn states_have_the_bytes_of_the_first_format() {
         let (store, owner) = ([1; 16], [2; 16]);
         let head = Head {
+            layouts: 1,
             store,
             owner,
             seq: 3,
@@ -251,7 +272,7 @@ mod tests {
             hex::encode(head.encode()),
             "0101010101010101010101010101010101020202020202020202020202020202020000000000000003000000014000000009706172746974696f6e000000000000000400000000000000050000000100000003626f620000000000000006000000014000000009706172746974696f6e"
         );
-        assert_eq!(Head::decode(&head.encode()).unwrap(), head);
+        assert_eq!(Head::decode(&head.encode(), 1).unwrap(), head);
         let changes =
             vec![Changed { key: key(b"a"), row: Some(kept(None)) }, Changed { key: key(b"b"), row: None }];
         let entry = Entry { store, owner, seq: 9, previous: 8, changes };
@@ -267,5 +288,30 @@ mod tests {
             "03010101010101010101010101010101010000000000000009000000014000000009706172746974696f6e00000001610000000000000007010000018bcfe56800000000067365616c6564"
         );
         assert_eq!(Rows::decode(&rows.encode()).unwrap(), rows);
+    }
+
+    #[test]
+    fn a_head_says_its_layouts_first_and_only_once_they_are_raised() {
+        let head = |layouts| Head {
+            layouts,
+            store: [1; 16],
+            owner: [2; 16],
+            seq: 3,
+            pages: Vec::new(),
+            names: Vec::new(),
+        };
+        let (first, raised) = (head(1).encode(), head(258).encode());
+        assert_eq!(first, [&[1_u8][..], &[1; 16], &[2; 16], &[0, 0, 0, 0, 0, 0, 0, 3], &[0; 8]].concat());
+        assert_eq!(raised, [&[4_u8, 0, 0, 1, 2][..], &first[1..]].concat());
+        assert_eq!(Head::decode(&first, 1).unwrap(), head(1));
+        assert_eq!(Head::decode(&raised, 258).unwrap(), head(258));
+        // Whatever a newer program has put behind the number.
+        let newer = [&raised[..5], b"something else"].concat();
+        assert!(matches!(Head::decode(&newer, 257), Err(StoreError::TooNew { found: 258, known: 257 })));
+        assert!(matches!(Head::decode(&newer, 258), Err(StoreError::Corrupt { .. })));
+        for number in [0, 1] {
+            let low = [&[4_u8, 0, 0, 0, number][..], &first[1..]].concat();
+            assert!(matches!(Head::decode(&low, 9), Err(StoreError::Corrupt { .. })), "{number}");
+        }
     }
 }

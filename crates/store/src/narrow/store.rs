@@ -103,18 +103,26 @@ impl Narrow {
     ///
     /// # Errors
     /// [`StoreError::Locked`] when these adapters are open in this process; [`StoreError::Key`] with `WRONG_KEY` when the states
-    /// were saved under another identity pair; [`StoreError::Corrupt`] and [`StoreError::Tampered`] when states are missing,
+    /// were saved under another identity pair; [`StoreError::TooNew`]; [`StoreError::Corrupt`] and [`StoreError::Tampered`] when states are missing,
     /// older than they should be or altered; [`StoreError::Timeout`], [`StoreError::Answer`] or what an adapter met.
     pub async fn open(adapters: &Adapters) -> Result<Self, StoreError> {
+        Self::open_as(adapters, crate::LAYOUTS).await
+    }
+
+    /// [`Narrow::open`] by a program that reads and writes these layouts: for tests, as [`crate::Sealed::open_as`].
+    #[doc(hidden)]
+    pub async fn open_as(adapters: &Adapters, layouts: u32) -> Result<Self, StoreError> {
         let lease = adapters.lease()?;
         let pair = adapters.identity_key_pair().await?;
         let blobs = Arc::new(Blobs::new(adapters.sessions(), &pair.private()));
         let rows = Arc::new(MemoryStore::new());
         let mut rng = SystemRandom::new();
-        let found = match head(&blobs).await? {
+        let mut found = match head(&blobs, layouts).await? {
             Some(head) => find(&blobs, head, &rows).await?,
             None => fresh(&blobs, &mut rng).await?,
         };
+        // The head that makes the states this opening's says so, before any row of it is saved.
+        found.head.layouts = layouts;
         let names = Arc::new(Mutex::new(Names::new(found.names)));
         let mut writer = Writer::new((Arc::clone(&blobs), Arc::clone(&rows), Arc::clone(&names)), found.head);
         writer.take(found.entries, found.seq)?;
@@ -149,7 +157,7 @@ impl Narrow {
     }
 }
 
-async fn head(blobs: &Blobs) -> Result<Option<Head>, StoreError> {
+async fn head(blobs: &Blobs, layouts: u32) -> Result<Option<Head>, StoreError> {
     let bytes = blobs.load(&super::writer::head_id()).await.map_err(|error| match error {
         // The first state that is read tells whether the key is the right one.
         StoreError::Tampered { .. } => {
@@ -157,7 +165,7 @@ async fn head(blobs: &Blobs) -> Result<Option<Head>, StoreError> {
         }
         other => other,
     })?;
-    bytes.map(|bytes| Head::decode(&bytes)).transpose()
+    bytes.map(|bytes| Head::decode(&bytes, layouts)).transpose()
 }
 
 async fn fresh(blobs: &Arc<Blobs>, rng: &mut SystemRandom) -> Result<Found, StoreError> {
@@ -167,7 +175,7 @@ async fn fresh(blobs: &Arc<Blobs>, rng: &mut SystemRandom) -> Result<Found, Stor
         return Err(StoreError::headless());
     }
     let store = *Secret::<16>::random(rng)?.expose();
-    let head = Head { store, owner: NOBODY, seq: 0, pages: Vec::new(), names: Vec::new() };
+    let head = Head { layouts: 1, store, owner: NOBODY, seq: 0, pages: Vec::new(), names: Vec::new() };
     Ok(Found { head, names: HashMap::new(), entries: Vec::new(), seq: 0 })
 }
 

@@ -313,7 +313,7 @@ impl Writer {
             return Err(StoreError::Emptied);
         }
         if let Some(bytes) = found {
-            let found = Head::decode(&bytes)?;
+            let found = Head::decode(&bytes, self.head.layouts)?;
             if found.owner != self.head.owner {
                 self.rows.shut();
                 return Err(StoreError::Locked {
@@ -363,6 +363,7 @@ impl Writer {
             }
         }
         let head = Head {
+            layouts: self.head.layouts,
             store,
             owner,
             seq,

@@ -9,10 +9,13 @@
 //! before anything is read or written after that, the row gets another version, which the one that was given up does not
 //! expect. Either it landed before and is seen, or it never lands. On stores that several processes may have open the rows
 //! that they share have versions for that.
+//!
+//! And it gets another version when the number of the store's layouts is raised: a program of lower layouts that has the store open
+//! meets it with its next commit, and writes nothing into rows that it could not read.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::header::Header;
+use super::header::{Header, Layouts};
 use super::rotate::no_room;
 use super::{Sealed, take_version};
 use crate::adapter::{RowValue, Store};
@@ -20,6 +23,7 @@ use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
 use crate::{StoreError, Table, limits};
 use std::sync::PoisonError;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 const CHECKS: usize = 2;
 
@@ -30,6 +34,9 @@ pub(super) struct Anchor {
     lost: watch::Sender<bool>,
     /// As the row has it, as far as we know.
     version: AtomicU64,
+    /// The layouts that this opening writes, and those that the store has, as far as we know.
+    layouts: u32,
+    found: AtomicU32,
     /// How many commits were given up, and how many of these can not land any more.
     given_up: AtomicU64,
     settled: AtomicU64,
@@ -48,7 +55,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Anchor {
-    pub(super) fn of(id: [u8; 16]) -> Self {
+    pub(super) fn of(id: [u8; 16], layouts: u32) -> Self {
         // Different for each store, and never negative in a database: the id is random.
         let [a, b, c, d, e, f, g, h, ..] = id;
         let version = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1;
@@ -56,6 +63,8 @@ impl Anchor {
             id,
             lost: watch::Sender::new(false),
             version: AtomicU64::new(version),
+            layouts,
+            found: AtomicU32::new(layouts),
             given_up: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             settling: tokio::sync::Mutex::default(),
@@ -113,20 +122,49 @@ impl Anchor {
         Ok(removed && store.stats().await?.rows == 1)
     }
 
-    /// The version of the row, if the store is still this one.
-    async fn found(&self, store: &dyn Store) -> Result<Option<RowVersion>, StoreError> {
-        let rows = store.get(&[Self::key(), Header::key()]).await?;
-        let [Some(anchor), Some(_)] = &rows[..] else { return Ok(None) };
-        Ok((anchor.value.bytes == self.id).then_some(anchor.value.version))
+    /// The version of the row and the layouts, if the store is still this one. It is refused if the layouts are newer.
+    async fn found(&self, store: &dyn Store) -> Result<Option<(RowVersion, Layouts)>, StoreError> {
+        let rows = store.get(&[Self::key(), Header::key(), Layouts::key()]).await?;
+        let [Some(anchor), Some(_), layouts] = &rows[..] else { return Ok(None) };
+        if anchor.value.bytes != self.id {
+            return Ok(None);
+        }
+        Ok(Some((anchor.value.version, Layouts::read(layouts.as_ref(), self.layouts)?)))
     }
 
     /// Takes the version of the row for what it is, if the store is still this one; whether it is. One at a time does.
-    async fn take_version(&self, store: &dyn Store) -> Result<bool, StoreError> {
+    pub(super) async fn take_version(&self, store: &dyn Store) -> Result<bool, StoreError> {
         let found = self.found(store).await?;
-        if let Some(version) = found {
+        if let Some((version, layouts)) = found {
             self.version.store(version.0, Ordering::SeqCst);
+            self.found.store(layouts.0, Ordering::SeqCst);
         }
         Ok(found.is_some())
+    }
+
+    /// What an opening adds to the commit of its epoch: that the store is as it was found, or, where its layouts are lower, the raise,
+    /// for which the row gets `version`. The second value is for [`Anchor::agreed`].
+    pub(super) fn agree(&self, version: RowVersion) -> (Vec<Op<RowValue>>, Option<RowVersion>) {
+        let [anchor, header] = self.checks();
+        if !self.is_behind() {
+            return (vec![anchor, header], None);
+        }
+        let found = Layouts(self.found.load(Ordering::SeqCst));
+        let row = self.row(version, Expect::Version(self.version()));
+        (vec![header, row, found.raise(self.layouts)], Some(version))
+    }
+
+    /// That commit was applied.
+    pub(super) fn agreed(&self, raised: Option<RowVersion>) {
+        if let Some(version) = raised {
+            self.version.store(version.0, Ordering::SeqCst);
+            self.found.store(self.layouts, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the layouts of the store are lower than what this opening writes.
+    fn is_behind(&self) -> bool {
+        self.found.load(Ordering::SeqCst) < self.layouts
     }
 
     pub(super) async fn is_there(&self, store: &dyn Store) -> Result<bool, StoreError> {
@@ -138,18 +176,11 @@ impl Anchor {
         if store.get(&[Self::key()]).await?.pop().flatten().is_none() {
             let ops = [Op::check(Header::key(), Expect::Present), self.write()];
             match store.commit(ops.into_iter().collect()).await {
-                Ok(()) => return Ok(()),
-                Err(StoreError::Conflict { .. }) => {}
+                Ok(()) | Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         if self.take_version(store).await? { Ok(()) } else { Err(StoreError::Emptied) }
-    }
-
-    /// Whether a commit of ours that met another version of the row was merely overtaken by one of [`Sealed::settle`].
-    async fn was_overtaken(&self, store: &dyn Store) -> Result<bool, StoreError> {
-        let _one = self.settling.lock().await;
-        self.take_version(store).await
     }
 }
 
@@ -170,29 +201,56 @@ impl Sealed {
         if *anchor.lost.borrow() { Err(StoreError::Emptied) } else { Ok(()) }
     }
 
-    /// Applies a change set if the store is still the one that was opened.
+    /// Applies a change set if the store is still the one that was opened. One that meets another version of the row, because
+    /// [`Sealed::settle`] made others void meanwhile, was not applied and is tried again: its caller did not give it up.
     pub(super) async fn guarded(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
         let Some(anchor) = &self.anchor else { return self.store.commit(changes).await };
-        Self::refuse_emptied(anchor)?;
-        self.settle().await?;
-        let guarded = anchor.checks().into_iter().chain(changes.ops).collect();
-        let mut under_way = UnderWay((!self.shared).then_some(anchor));
-        let done = self.store.commit(guarded).await;
-        if !matches!(done, Err(StoreError::Timeout { .. } | StoreError::Uncertain { .. })) {
-            under_way.0 = None;
+        let began = Instant::now();
+        loop {
+            Self::refuse_emptied(anchor)?;
+            self.settle().await?;
+            let guarded = anchor.checks().into_iter().chain(changes.ops.iter().cloned()).collect();
+            let mut under_way = UnderWay((!self.shared).then_some(anchor));
+            let done = self.store.commit(guarded).await;
+            if !matches!(done, Err(StoreError::Timeout { .. } | StoreError::Uncertain { .. })) {
+                under_way.0 = None;
+            }
+            drop(under_way);
+            match done {
+                Err(StoreError::Conflict { op }) => match op.checked_sub(CHECKS) {
+                    Some(op) => return Err(StoreError::Conflict { op }),
+                    None if !self.was_overtaken(anchor).await? => return Err(self.found_emptied().await),
+                    None if began.elapsed() < self.patience => {}
+                    None => return Err(StoreError::Timeout { call: "commit", after: self.patience }),
+                },
+                done => return done,
+            }
         }
-        drop(under_way);
-        match done {
-            Err(StoreError::Conflict { op }) => match op.checked_sub(CHECKS) {
-                Some(op) => Err(StoreError::Conflict { op }),
-                // One that was under way while another one was given up is not applied either.
-                None if anchor.was_overtaken(self.store.as_ref()).await? => {
-                    Err(StoreError::Timeout { call: "commit", after: self.patience })
-                }
-                None => Err(self.found_emptied().await),
-            },
-            done => done,
+    }
+
+    /// Whether the store is still the one that was opened, though a commit met another version of the row. Where it was put back
+    /// to lower layouts, these are raised again.
+    async fn was_overtaken(&self, anchor: &Anchor) -> Result<bool, StoreError> {
+        let _one = anchor.settling.lock().await;
+        if !anchor.take_version(self.store.as_ref()).await? {
+            return Ok(false);
         }
+        if anchor.is_behind() {
+            let (ops, raised) = anchor.agree(self.next_version()?);
+            match self.store.commit(ops.into_iter().collect()).await {
+                Ok(()) => anchor.agreed(raised),
+                // Another one did, or the next try meets what is there now.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// A version for a row of the header's table.
+    fn next_version(&self) -> Result<RowVersion, StoreError> {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        take_version(&mut clock, 1).ok_or_else(no_room)
     }
 
     /// Makes sure that no commit which was given up lands from here on.
@@ -206,10 +264,7 @@ impl Sealed {
             if !anchor.take_version(self.store.as_ref()).await? {
                 return Err(self.found_emptied().await);
             }
-            let next = {
-                let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-                take_version(&mut clock, 1).ok_or_else(no_room)?
-            };
+            let next = self.next_version()?;
             let [_, header] = anchor.checks();
             let ops = [header, anchor.row(next, Expect::Version(anchor.version()))];
             match self.store.commit(ops.into_iter().collect()).await {

@@ -1,7 +1,7 @@
-//! The two rows in clear that a sealed store keeps about itself.
+//! Rows in clear that a sealed store keeps about itself.
 
 use super::cipher::{KEPT_NAMES, Keys, Ring};
-use crate::adapter::RowValue;
+use crate::adapter::{Row, RowValue};
 use crate::change::{Expect, Key, Op, RowVersion};
 use crate::{StoreError, Table};
 use stvor_base::codec::{CodecError, Reader, Writer};
@@ -10,6 +10,11 @@ use stvor_keys::{KeyHolder, WrappedKey};
 
 /// The newest format of headers that this build reads: 1, and 2 for a store whose data key was replaced.
 pub const FORMAT: u16 = 2;
+
+/// The newest layouts of records that this build reads and writes, all kinds together: raised by one whenever a record of any kind gets
+/// a layout, or a place, that programs before do not know. Rows are sealed, so this number stands beside them in clear, and a program
+/// of lower layouts finds out before it writes anything. A store without the number is one of layouts 1.
+pub const LAYOUTS: u32 = 1;
 
 /// The format of sealed rows, part of their associated data.
 pub(super) const ROW_FORMAT: u16 = 1;
@@ -142,5 +147,85 @@ impl Epoch {
     pub(super) fn write(self, expect: Expect) -> Op<RowValue> {
         let value = RowValue { bytes: self.0.to_be_bytes().to_vec(), version: RowVersion(self.0.into()) };
         Op::Put { key: Self::key(), value, expires: None, expect }
+    }
+}
+
+/// The layouts of the records in a store: a row whose value is the number (4 bytes, big-endian), which is its version, too.
+/// There is none while the number is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layouts(pub(crate) u32);
+
+impl Layouts {
+    const FIRST: Self = Self(1);
+
+    pub(crate) fn key() -> Key {
+        Key::new(Table::Header, *b"store", *b"layouts")
+    }
+
+    /// What a store says in this row, if a program of layouts `known` can read it.
+    pub(crate) fn read(row: Option<&Row>, known: u32) -> Result<Self, StoreError> {
+        let Some(row) = row else { return Ok(Self::FIRST) };
+        let number = <[u8; 4]>::try_from(row.value.bytes.as_slice()).map_or(0, u32::from_be_bytes);
+        if number <= Self::FIRST.0 || row.value.version.0 != number.into() {
+            return Err(StoreError::corrupt("the row of its layouts"));
+        }
+        if number > known {
+            return Err(StoreError::TooNew { found: number, known });
+        }
+        Ok(Self(number))
+    }
+
+    /// Writes a higher number over this one.
+    pub(super) fn raise(self, number: u32) -> Op<RowValue> {
+        let expect = match self {
+            Self::FIRST => Expect::Absent,
+            Self(found) => Expect::Version(RowVersion(found.into())),
+        };
+        let value = RowValue { bytes: number.to_be_bytes().to_vec(), version: RowVersion(number.into()) };
+        Op::Put { key: Self::key(), value, expires: None, expect }
+    }
+
+    /// What the first commit of a fresh store writes.
+    pub(super) fn first(number: u32) -> Option<Op<RowValue>> {
+        (number > Self::FIRST.0).then(|| Self::FIRST.raise(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(bytes: &[u8], version: u64) -> Row {
+        let value = RowValue { bytes: bytes.to_vec(), version: RowVersion(version) };
+        Row { key: Layouts::key(), value, expires: None }
+    }
+
+    /// What later programs write, byte by byte: this one has to understand it.
+    #[test]
+    fn the_number_of_the_layouts_is_read_as_it_is_written_and_nothing_else_is() {
+        assert_eq!(Layouts::key(), Key::new(Table::Header, *b"store", *b"layouts"));
+        let Op::Put { value, expires: None, expect: Expect::Absent, .. } = Layouts::FIRST.raise(2) else {
+            panic!("the first raise makes the row")
+        };
+        assert_eq!((value.bytes.as_slice(), value.version), ([0, 0, 0, 2].as_slice(), RowVersion(2)));
+        let Op::Put { expect, .. } = Layouts(2).raise(3) else { panic!("a raise writes the row") };
+        assert_eq!(expect, Expect::Version(RowVersion(2)));
+        assert!(Layouts::first(1).is_none(), "a store of the first layouts is as it ever was");
+
+        assert_eq!(Layouts::read(None, 1).unwrap(), Layouts(1));
+        let of = |bytes: &[u8], version, known| Layouts::read(Some(&row(bytes, version)), known);
+        assert_eq!(of(&[0, 0, 1, 2], 258, 258).unwrap(), Layouts(258));
+        assert!(matches!(of(&[0, 0, 1, 2], 258, 257), Err(StoreError::TooNew { found: 258, known: 257 })));
+        let bad: [(&[u8], u64); 6] = [
+            (&[0, 0, 0, 0], 0),
+            (&[0, 0, 0, 1], 1),
+            (&[0, 0, 0, 2], 3),
+            (&[0, 0, 2], 2),
+            (&[0, 0, 0, 2, 0], 2),
+            (&[], 0),
+        ];
+        for (bytes, version) in bad {
+            assert!(matches!(of(bytes, version, u32::MAX), Err(StoreError::Corrupt { .. })), "{bytes:?}");
+        }
     }
 }

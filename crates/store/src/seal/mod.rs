@@ -25,7 +25,8 @@ mod header;
 mod put_back;
 mod rotate;
 
-pub use header::FORMAT;
+pub(crate) use header::Layouts;
+pub use header::{FORMAT, LAYOUTS};
 pub use rotate::Rotation;
 
 use crate::adapter::{Page, Row, RowValue, Scan, Stats, Store};
@@ -120,19 +121,39 @@ where
         .map_err(|error| StoreError::Adapter(format!("a key operation did not finish: {error}")))?
 }
 
-async fn header(store: &dyn Store) -> Result<Option<Header>, StoreError> {
-    let row = store.get(&[Header::key()]).await?.pop().flatten();
-    row.map(|row| Header::decode(&row.value.bytes)).transpose()
+/// The header of a store that a program of these layouts can read.
+async fn header(store: &dyn Store, layouts: u32) -> Result<Option<Header>, StoreError> {
+    let rows = store.get(&[Header::key(), Layouts::key()]).await?;
+    let [header, found] = &rows[..] else {
+        return Err(StoreError::Adapter("it answered another number of rows than asked".into()));
+    };
+    Layouts::read(found.as_ref(), layouts)?;
+    header.as_ref().map(|row| Header::decode(&row.value.bytes)).transpose()
+}
+
+/// [`header`], but `None` is said only of a store without any row, or of one that was removed for good.
+async fn header_or_empty(store: &dyn Store, layouts: u32) -> Result<Option<Header>, StoreError> {
+    if let Some(header) = header(store, layouts).await? {
+        return Ok(Some(header));
+    }
+    if store.stats().await?.rows == 0 || Anchor::was_removed(store).await? {
+        return Ok(None);
+    }
+    // Perhaps another process has just made it.
+    header(store, layouts).await?.map_or(Err(StoreError::Emptied), |header| Ok(Some(header)))
 }
 
 /// The keys of a store that was sealed before.
-async fn unwrapped(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
-    let header = header(store).await?.ok_or(StoreError::Emptied)?;
+async fn unwrapped(header: Header, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
     off_executor(move || header.open(holder.as_ref())).await
 }
 
 /// Seals an empty store: a conflict if another process did so meanwhile.
-async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<Keys, StoreError> {
+async fn first_header(
+    store: &dyn Store,
+    holder: Arc<dyn KeyHolder>,
+    layouts: u32,
+) -> Result<Keys, StoreError> {
     let (header, keys) = off_executor(move || {
         let mut rng = SystemRandom::new();
         let data_key = Secret::random(&mut rng)?;
@@ -146,7 +167,8 @@ async fn first_header(store: &dyn Store, holder: Arc<dyn KeyHolder>) -> Result<K
     first
         .push(header.write(0, Expect::Absent))
         .push(Epoch(0).write(Expect::Absent))
-        .push(Anchor::of(header.store).write());
+        .push(Anchor::of(header.store, layouts).write());
+    first.ops.extend(Layouts::first(layouts));
     store.commit(first).await?;
     Ok(keys)
 }
@@ -157,7 +179,7 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::TooNew`], or what the adapter met.
     pub async fn info(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
-        Ok(header(store).await?.map(|header| StoreInfo::of(&header)))
+        Ok(header(store, LAYOUTS).await?.map(|header| StoreInfo::of(&header)))
     }
 
     /// As [`Sealed::info`], but `None` is said only of a store without any row, or of one that was removed for good.
@@ -165,33 +187,40 @@ impl Sealed {
     /// # Errors
     /// As [`Sealed::info`]; [`StoreError::Emptied`] when rows are there and no header is.
     pub async fn info_or_empty(store: &dyn Store) -> Result<Option<StoreInfo>, StoreError> {
-        if let Some(info) = Self::info(store).await? {
-            return Ok(Some(info));
-        }
-        if store.stats().await?.rows == 0 || Anchor::was_removed(store).await? {
-            return Ok(None);
-        }
-        // Perhaps another process has just made it.
-        Self::info(store).await?.map_or(Err(StoreError::Emptied), |info| Ok(Some(info)))
+        Ok(header_or_empty(store, LAYOUTS).await?.map(|header| StoreInfo::of(&header)))
     }
 
     /// Opens a store that was sealed before, or seals an empty one, for `holder`. Of several that seal an empty one at
     /// once one does, and the others open what it sealed.
     ///
     /// # Errors
-    /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it, before anything is written; [`StoreError::Corrupt`];
-    /// [`StoreError::Emptied`]; [`StoreError::TooNew`]; [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
+    /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it, and [`StoreError::TooNew`] when its records have layouts
+    /// above [`LAYOUTS`], both before anything is written; [`StoreError::Corrupt`]; [`StoreError::Emptied`];
+    /// [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
     pub async fn open(store: Arc<dyn Store>, holder: Arc<dyn KeyHolder>) -> Result<Self, StoreError> {
-        let keys = match Self::info_or_empty(store.as_ref()).await? {
-            Some(_) => unwrapped(store.as_ref(), holder).await?,
-            None => match first_header(store.as_ref(), Arc::clone(&holder)).await {
-                Err(StoreError::Conflict { .. }) => unwrapped(store.as_ref(), holder).await?,
+        Self::open_as(store, holder, LAYOUTS).await
+    }
+
+    /// [`Sealed::open`] by a program that reads and writes these layouts: for tests of what programs of other versions meet.
+    #[doc(hidden)]
+    pub async fn open_as(
+        store: Arc<dyn Store>,
+        holder: Arc<dyn KeyHolder>,
+        layouts: u32,
+    ) -> Result<Self, StoreError> {
+        let keys = match header_or_empty(store.as_ref(), layouts).await? {
+            Some(header) => unwrapped(header, holder).await?,
+            None => match first_header(store.as_ref(), Arc::clone(&holder), layouts).await {
+                Err(StoreError::Conflict { .. }) => {
+                    let header = header(store.as_ref(), layouts).await?.ok_or(StoreError::Emptied)?;
+                    unwrapped(header, holder).await?
+                }
                 made => made?,
             },
         };
-        let anchor = Anchor::of(keys.store());
+        let anchor = Anchor::of(keys.store(), layouts);
         anchor.cast(store.as_ref()).await?;
-        let epoch = next_epoch(store.as_ref()).await?;
+        let epoch = next_epoch(store.as_ref(), Some(&anchor)).await?;
         let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
         Ok(Self {
             store,
@@ -402,7 +431,7 @@ impl Sealed {
                 self.in_time("commit", self.guarded(sealed)).await?;
                 return Ok(version);
             }
-            let epoch = next_epoch(self.store.as_ref()).await?;
+            let epoch = next_epoch(self.store.as_ref(), self.anchor.as_ref()).await?;
             let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
             if epoch.0 > clock.epoch.0 {
                 (clock.epoch, clock.count) = (epoch, 0);
@@ -548,8 +577,9 @@ fn take_version(clock: &mut Clock, ops: usize) -> Option<RowVersion> {
     Some(RowVersion(u64::from(clock.epoch.0) << 32 | count))
 }
 
-/// Takes an epoch for this opening alone. Who loses a race for one tries the next: each loss is another's gain.
-async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
+/// Takes an epoch for this opening alone, and raises the number of the layouts with it where that is lower than this opening's. Who loses
+/// a race for one tries the next: each loss is another's gain.
+async fn next_epoch(store: &dyn Store, anchor: Option<&Anchor>) -> Result<Epoch, StoreError> {
     let mut tries = limits::MAX_EPOCH_TRIES;
     loop {
         // The header and the first epoch were one change set. Beginning anew would give versions out a second time.
@@ -558,10 +588,26 @@ async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
         let epoch = Epoch::decode(&row.value.bytes)?.next()?;
         let mut changes = ChangeSet::new();
         changes.push(epoch.write(Expect::Version(row.value.version)));
+        // No seal has the count 0.
+        let agreed = anchor.map(|anchor| anchor.agree(RowVersion(u64::from(epoch.0) << 32)));
+        let (ops, raised) = agreed.unwrap_or_default();
+        changes.ops.extend(ops);
         tries -= 1;
         match store.commit(changes).await {
-            Err(StoreError::Conflict { .. }) if tries > 0 => {}
-            taken => return taken.map(|()| epoch),
+            Err(StoreError::Conflict { .. }) if tries > 0 => {
+                if let Some(anchor) = anchor
+                    && !anchor.take_version(store).await?
+                {
+                    return Err(StoreError::Emptied);
+                }
+            }
+            taken => {
+                taken?;
+                if let Some(anchor) = anchor {
+                    anchor.agreed(raised);
+                }
+                return Ok(epoch);
+            }
         }
     }
 }
