@@ -3,6 +3,7 @@
 //! Settings are checked by the TypeScript face; here they become providers and key holders. Certificates are read and modules of
 //! tokens loaded off the threads that serve everybody.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct ServerSettings {
     pub client_key_file: Option<String>,
     /// Redis: replicas that must have a commit.
     pub replicas: Option<u32>,
+    /// Redis: settings that are vouched for where the server does not tell them.
+    pub assured_settings: Option<HashMap<String, String>>,
 }
 
 /// A key in a PKCS #11 token.
@@ -105,6 +108,9 @@ pub(crate) fn stores(server: ServerSettings) -> napi::Result<Arc<dyn StoreProvid
     }
     if let Some(count) = server.replicas {
         options = options.replicas(usize::try_from(count).unwrap_or(usize::MAX));
+    }
+    if let Some(settings) = server.assured_settings {
+        options = options.assured_settings(settings);
     }
     let urls: Vec<&str> = server.urls.iter().map(String::as_str).collect();
     // Errors of both name an option of the URL, never a value: it may hold a password.

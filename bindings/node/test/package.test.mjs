@@ -76,7 +76,7 @@ async function main(): Promise<void> {
   await same.close();
   const stores: App[] = [
     await createApp({ relayUrl: 'x', storage: { postgres: 'postgres://x', passwordFile: 'y' }, pkcs11: { module: 'm', token: 't', key: 'k', pinFile: 'p' } }),
-    await createApp({ relayUrl: 'x', storage: { redis: ['a', 'b'], replicas: 1 }, executor: { onPressure: 'wait' }, identityPhrase: generateRecoveryPhrase() }),
+    await createApp({ relayUrl: 'x', storage: { redis: ['a', 'b'], replicas: 1, assuredSettings: { 'maxmemory-policy': 'noeviction' } }, executor: { onPressure: 'wait' }, identityPhrase: generateRecoveryPhrase() }),
     await createApp({ relayUrl: 'x', storage: { sqlite: 'd' }, osKeyring: true }),
   ];
   const findings: readonly Finding[] = stores.flatMap((one) => one.findings);

@@ -59,13 +59,13 @@ export function folderFor(t) {
   return folder;
 }
 
-/** A Redis server of the test's own and a client of it. */
-export async function redisServer(t, folder) {
+/** A Redis server of the test's own, with more arguments, and a client of it. */
+export async function redisServer(t, folder, ...more) {
   const socket = join(folder, 'redis.sock');
   // What is registered first ends first: the client before its server.
   let client;
   t.after(() => client?.close());
-  await serve(t, [programs['redis-server'], '--port', '0', '--unixsocket', socket, '--save', '', '--dir', folder], /ready to accept connections/i);
+  await serve(t, [programs['redis-server'], '--port', '0', '--unixsocket', socket, '--save', '', '--dir', folder, ...more], /ready to accept connections/i);
   client = require('redis').createClient({ socket: { path: socket } });
   await client.connect();
   return client;

@@ -150,6 +150,22 @@ test('production mode lists everything at once, with what the server says of its
   });
 });
 
+test('settings that a Redis does not tell are vouched for by name, and listed', { skip }, async (t) => {
+  const folder = folderFor(t);
+  await redisServer(t, folder, '--rename-command', 'CONFIG', 'hidden');
+  const found = async (assuredSettings) => {
+    const storage = { redis: `redis+unix://${folder}/redis.sock`, assuredSettings };
+    // A store that may lose what it acknowledged is refused with the rest; one that is vouched for is stated.
+    const refused = createApp({ appToken: 'stvor_dev_test123', relayUrl: 'ws://relay.invalid', storage, passphrase, productionMode: true });
+    const { findings } = await refused.then(assert.fail, (error) => error);
+    return findings.filter(({ code }) => code.startsWith('redis')).map(({ code, refused: no }) => [code, no]);
+  };
+  assert.deepEqual(await found(undefined), [['redis_settings_hidden', true]]);
+  const sound = { appendonly: 'yes', appendfsync: 'always', 'no-appendfsync-on-rewrite': 'no', 'maxmemory-policy': 'noeviction' };
+  assert.deepEqual(await found(sound), [['redis_settings_assured', false]]);
+  assert.deepEqual(await found({ ...sound, appendfsync: 'everysec' }), [['redis_appendfsync', true], ['redis_settings_assured', false]]);
+});
+
 test('a server that is not there is told when a client is opened', async () => {
   const settings = { appToken: 'stvor_dev_test123', relayUrl: 'ws://localhost:1', passphrase, timeout: 500 };
   for (const storage of [{ postgres: `postgres://stvor:${word}@127.0.0.1:1/stvor` }, { redis: `redis://:${word}@127.0.0.1:1` }]) {
@@ -183,6 +199,9 @@ test('storage of another shape is INVALID_CONFIG, in words, and repeats no passw
   await refused({ storage: { postgres: ['a'] } }, /storage\.postgres is a string/);
   await refused({ storage: { postgres: `http://stvor:${word}@x` } }, /PostgreSQL URL/);
   await refused({ storage: { postgres: 'postgres://x', replicas: 1 } }, /replicas is for/);
+  await refused({ storage: { postgres: 'postgres://x', assuredSettings: {} } }, /assuredSettings is for/);
+  await refused({ storage: { redis: 'redis://x', assuredSettings: { appendfsyn: 'x' } } }, /assuredSettings has no "appendfsyn"/);
+  await refused({ storage: { redis: 'redis://x', assuredSettings: { appendfsync: true } } }, /assuredSettings\.appendfsync is a string/);
   await refused({ storage: { redis: [] } }, /one URL, or 1 to 64/);
   await refused({ storage: { redis: `ftp://:${word}@x` } }, /Redis URL/);
   await refused({ storage: { redis: 'redis://x', replicas: 1.5 } }, /whole number/);

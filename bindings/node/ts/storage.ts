@@ -11,7 +11,11 @@ export const LONGEST_SETTING = 65_536;
 const MOST_URLS = 64;
 
 const PLACES = ['sqlite', 'postgres', 'redis'] as const;
+const MORE = ['replicas', 'assuredSettings'] as const;
 const FILES = ['passwordFile', 'rootCertificateFile', 'clientCertificateFile', 'clientKeyFile'] as const;
+
+/** Settings of Redis that count for what it keeps. */
+const ASSURED = ['appendonly', 'appendfsync', 'no-appendfsync-on-rewrite', 'maxmemory', 'maxmemory-policy'] as const;
 
 /** What the native half is told about stores. */
 export interface Stores {
@@ -47,8 +51,8 @@ export function storesOf(storage: unknown, dataDir: string | undefined): Stores 
   if (typeof storage !== 'object' || storage === null) {
     throw misconfigured('storage is "disk", "memory", { sqlite: directory }, { postgres: url } or { redis: url }');
   }
-  const given = options<Record<(typeof PLACES)[number] | (typeof FILES)[number] | 'replicas', unknown>>(
-    storage, [...PLACES, ...FILES, 'replicas'], 'storage');
+  const given = options<Record<(typeof PLACES)[number] | (typeof FILES)[number] | (typeof MORE)[number], unknown>>(
+    storage, [...PLACES, ...FILES, ...MORE], 'storage');
   const places = PLACES.filter((place) => given[place] !== undefined);
   if (places.length !== 1) throw misconfigured('storage is one of { sqlite: directory }, { postgres: url } and { redis: url }');
   const [kind] = places;
@@ -69,6 +73,9 @@ export function storesOf(storage: unknown, dataDir: string | undefined): Stores 
       throw misconfigured('storage.replicas is a whole number from 0 to 1000');
     }
   }
+  if (given.assuredSettings !== undefined && kind !== 'redis') {
+    throw misconfigured('assuredSettings is for { redis }: PostgreSQL tells its settings');
+  }
   return {
     inMemory: false,
     dataDir,
@@ -77,8 +84,14 @@ export function storesOf(storage: unknown, dataDir: string | undefined): Stores 
       urls: urls.map((url) => text(url, `storage.${kind}`)),
       ...texts(given, FILES, 'storage'),
       replicas: given.replicas,
+      assuredSettings: given.assuredSettings === undefined ? undefined : assured(given.assuredSettings),
     },
   };
+}
+
+function assured(given: unknown): Record<string, unknown> {
+  const settings = options<Record<(typeof ASSURED)[number], unknown>>(given, ASSURED, 'storage.assuredSettings');
+  return texts(settings, ASSURED, 'storage.assuredSettings');
 }
 
 const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip'] as const;

@@ -269,6 +269,20 @@ export interface RedisStorage extends ServerFiles {
   redis: string | readonly string[];
   /** Replicas that must have a commit before it is acknowledged; none if absent. */
   replicas?: number | undefined;
+  /**
+   * Settings that you vouch for where the server does not tell them, because it forbids `CONFIG`, as services that run Redis for others
+   * do. They are judged as if the server had said so, and `findings` lists them: nothing can tell whether they are true.
+   */
+  assuredSettings?: RedisSettings | undefined;
+}
+
+/** Settings of a Redis server that count for what it keeps, as they stand in `redis.conf`. */
+export interface RedisSettings {
+  'appendonly'?: string | undefined;
+  'appendfsync'?: string | undefined;
+  'no-appendfsync-on-rewrite'?: string | undefined;
+  'maxmemory'?: string | undefined;
+  'maxmemory-policy'?: string | undefined;
 }
 
 /** SQLite databases under a directory, one for each user: the same as `dataDir`. */

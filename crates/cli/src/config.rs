@@ -59,6 +59,8 @@ pub(crate) struct Client {
     pub(crate) store_password_file: Option<PathBuf>,
     pub(crate) store_root_certificate: Option<PathBuf>,
     pub(crate) store_replicas: usize,
+    /// Redis: `name value` of settings that the server does not tell, separated by commas.
+    pub(crate) store_assured_settings: Option<String>,
     pub(crate) token_module: Option<PathBuf>,
     pub(crate) token_label: Option<String>,
     pub(crate) token_key: Option<String>,
@@ -100,6 +102,7 @@ impl Default for Client {
             store_password_file: None,
             store_root_certificate: None,
             store_replicas: 0,
+            store_assured_settings: None,
             token_module: None,
             token_label: None,
             token_key: None,

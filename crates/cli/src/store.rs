@@ -17,6 +17,9 @@ pub(crate) fn configured(client: &Client) -> Result<Option<Arc<dyn StoreProvider
     if let Some(file) = &client.store_root_certificate {
         options = options.root_certificate(file);
     }
+    if let Some(settings) = &client.store_assured_settings {
+        options = options.assured_settings(assured(settings)?);
+    }
     let coded = |error: StoreError| Failure::coded(&error);
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => {
@@ -31,5 +34,21 @@ pub(crate) fn configured(client: &Client) -> Result<Option<Arc<dyn StoreProvider
              in the data directory is used"
                 .to_owned(),
         )),
+    }
+}
+
+/// Settings that are vouched for, as they stand in `redis.conf` and with commas between them: `appendonly yes, appendfsync always`.
+fn assured(text: &str) -> Result<Vec<(&str, &str)>> {
+    text.split(',').map(pair).collect()
+}
+
+fn pair(setting: &str) -> Result<(&str, &str)> {
+    let mut words = setting.split_whitespace();
+    match (words.next(), words.next(), words.next()) {
+        (Some(name), Some(value), None) => Ok((name, value)),
+        _ => Err(Failure::Config(format!(
+            "`store_assured_settings` holds `{}`, which is no name and value: write for example `appendonly yes, appendfsync always`",
+            setting.trim()
+        ))),
     }
 }

@@ -87,9 +87,9 @@ pub(crate) fn judge(setup: &Setup<'_>) -> Vec<Finding> {
     found
 }
 
-/// Findings about a store that say nothing of what becomes of its commits. Whatever else is found, also by a store of the
-/// application's own, may mean that one is lost.
-const KEEPS_COMMITS: [&str; 2] = ["redis_no_tls", "postgres_no_tls"];
+/// Findings about a store that say nothing of what becomes of its commits, and the word of whoever runs it that they are kept.
+/// Whatever else is found, also by a store of the application's own, may mean that one is lost.
+const KEEPS_COMMITS: [&str; 3] = ["redis_no_tls", "postgres_no_tls", ASSURED];
 
 /// Why a commit can be lost, or half of it, that was acknowledged, if it can: when the store's machine crashes, or another takes
 /// over. A store that is in the memory of this process goes as a whole, and no older state of it comes back.
@@ -106,7 +106,11 @@ pub(crate) fn loses_commits(
 /// The code of a store that can not apply a change set whole or not at all.
 pub(crate) const NOT_ATOMIC: &str = "store_not_atomic";
 
-/// Adds what the store says of itself. A store that is not atomic is stated, and refused where that was asked for.
+/// The code of settings of a server that somebody vouches for and nobody can look at.
+const ASSURED: &str = "redis_settings_assured";
+
+/// Adds what the store says of itself. What is vouched for is stated. A store that is not atomic is, too, and refused where that was
+/// asked for.
 pub(crate) fn with_store(
     found: Vec<Finding>,
     store: Result<Vec<stvor_store::Finding>, StoreError>,
@@ -122,7 +126,10 @@ pub(crate) fn with_store(
 
 fn of_store(finding: stvor_store::Finding, require_atomic: bool) -> Finding {
     Finding {
-        refused: finding.code != NOT_ATOMIC || require_atomic,
+        refused: match finding.code {
+            NOT_ATOMIC => require_atomic,
+            code => code != ASSURED,
+        },
         code: finding.code,
         what: finding.what,
         fix: finding.fix,
@@ -254,6 +261,13 @@ mod tests {
             let found = with_store(rest, Ok(facts.findings()), required).unwrap();
             assert_eq!(codes(&found), [("store_not_atomic", refused), ("other", true)]);
         }
+        let vouched = vec![stvor_store::Finding::new("redis_settings_assured", "what", "fix")];
+        let found = with_store(Vec::new(), Ok(vouched), true).unwrap();
+        assert_eq!(
+            codes(&found),
+            [("redis_settings_assured", false)],
+            "stated, and the operator's to answer for"
+        );
         let (found, error) = with_store(memory, Err(StoreError::Closed), false).unwrap_err();
         assert_eq!((found.len(), stvor_base::ErrorCode::code(&error)), (1, "STORE_CLOSED"));
     }
@@ -267,6 +281,7 @@ mod tests {
         for (code, loses) in [
             ("postgres_no_tls", false),
             ("redis_no_tls", false),
+            ("redis_settings_assured", false),
             ("redis_appendonly", true),
             ("postgres_synchronous_commit", true),
             ("something of the application's own", true),

@@ -3,6 +3,7 @@
 use crate::adapter::RowValue;
 use crate::change::ChangeSet;
 use crate::{Op, StoreError, limits};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stvor_base::Timestamp;
@@ -21,6 +22,8 @@ pub struct ServerOptions {
     pub password_file: Option<PathBuf>,
     /// Redis: how many replicas must have a commit before it is acknowledged.
     pub replicas: usize,
+    /// Redis: settings that the operator vouches for where the server does not tell them, by their names in `redis.conf`.
+    pub assured_settings: BTreeMap<String, String>,
 }
 
 impl ServerOptions {
@@ -55,6 +58,32 @@ impl ServerOptions {
     #[must_use]
     pub fn replicas(mut self, count: usize) -> Self {
         self.replicas = count;
+        self
+    }
+
+    /// Redis: vouches for settings of a server that does not tell them, because it forbids `CONFIG`, as services that run Redis for others
+    /// do. What the server tells counts, and these only where it says nothing. They are judged as if the server had said so, and
+    /// `findings` lists them (`redis_settings_assured`): nothing can tell whether they are true.
+    ///
+    /// ```
+    /// use stvor_store::ServerOptions;
+    ///
+    /// let vouched = [
+    ///     ("appendonly", "yes"),
+    ///     ("appendfsync", "always"),
+    ///     ("no-appendfsync-on-rewrite", "no"),
+    ///     ("maxmemory-policy", "noeviction"),
+    /// ];
+    /// let options = ServerOptions::new().assured_settings(vouched);
+    /// # assert_eq!(options.assured_settings.len(), 4);
+    /// ```
+    #[must_use]
+    pub fn assured_settings<N: Into<String>, V: Into<String>>(
+        mut self,
+        settings: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.assured_settings =
+            settings.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         self
     }
 

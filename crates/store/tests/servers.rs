@@ -340,6 +340,104 @@ async fn what_a_server_would_lose_is_found() {
     }
 }
 
+/// As services that run Redis for others do, and as an access list for one user does.
+#[tokio::test]
+async fn settings_that_a_server_does_not_tell_are_vouched_for_and_listed_or_found_hidden() {
+    let forbids = ["--rename-command", "CONFIG", "hidden"].map(str::to_owned).to_vec();
+    let Some(forbidden) = Redis::start_with(RedisSettings { arguments: forbids, tls_only: false }).unwrap()
+    else {
+        return;
+    };
+    let denied = Redis::start().unwrap().unwrap();
+    denied.cli(&["acl", "setuser", "default", "-config"]).unwrap();
+    let sound = [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("no-appendfsync-on-rewrite", "no"),
+        ("maxmemory-policy", "noeviction"),
+    ];
+    for server in [&forbidden, &denied] {
+        let with = |settings: &[(&str, &str)]| {
+            let options = ServerOptions::new().assured_settings(settings.iter().copied());
+            RedisStores::with_options(&[&server.url()], options).unwrap()
+        };
+        assert_eq!(codes(&with(&[])).await, ["redis_settings_hidden"]);
+        assert_eq!(codes(&with(&sound)).await, ["redis_settings_assured"]);
+        let listed = with(&sound).findings().await.unwrap().remove(0).what;
+        for (name, value) in sound {
+            assert!(listed.contains(&format!("{name} {value}")), "{listed}");
+        }
+        assert_eq!(
+            codes(&with(&sound[..1])).await,
+            [
+                "redis_appendfsync",
+                "redis_maxmemory_policy",
+                "redis_no_appendfsync_on_rewrite",
+                "redis_settings_assured"
+            ],
+            "nobody vouched for those"
+        );
+        let status = with(&sound).status().await.unwrap();
+        assert!(status.contains(&("appendfsync", "always (vouched for)".to_owned())), "{status:?}");
+        // A store works there as anywhere.
+        with(&[]).open(&place("bob")).await.unwrap().commit(pair(1)).await.unwrap();
+    }
+    // A server that tells is believed, whatever is vouched for.
+    let server = Redis::start().unwrap().unwrap();
+    server.cli(&["config", "set", "appendfsync", "everysec"]).unwrap();
+    let options = ServerOptions::new().assured_settings(sound);
+    let stores = RedisStores::with_options(&[&server.url()], options).unwrap();
+    assert_eq!(codes(&stores).await, ["redis_appendfsync"]);
+    // And nobody vouches for what does not count, or misspells what does.
+    let misspelt = ServerOptions::new().assured_settings([("appendfsink", "always")]);
+    let error = RedisStores::with_options(&["redis://127.0.0.1:1"], misspelt).unwrap_err().to_string();
+    assert!(error.contains("appendfsink") && error.contains("appendfsync"), "{error}");
+    let options = ServerOptions::new().assured_settings(sound);
+    assert!(PostgresStores::with_options("postgres://stvor@127.0.0.1:1/db", options).is_err());
+}
+
+/// A process that is killed leaves its marks, and one that crashes at every start leaves many.
+#[tokio::test]
+async fn marks_of_openings_that_died_go_after_a_month_and_those_of_others_stay() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let stores = RedisStores::new(&server.url()).unwrap();
+    let live = stores.open(&place("bob")).await.unwrap();
+    live.commit(pair(1)).await.unwrap();
+    let meta = server.cli(&["keys", "*:meta"]).unwrap().trim().to_owned();
+    server.cli(&["hset", &meta, "w:dead", "7", "c:dead", ";7:0;"]).unwrap();
+    let marks = || -> Vec<String> {
+        let fields = server.cli(&["hkeys", &meta]).unwrap();
+        fields.lines().filter(|field| field.contains(':')).map(str::to_owned).collect()
+    };
+    let opened = async |number: u64| {
+        let store = stores.open(&place("bob")).await.unwrap();
+        store.commit(pair(number)).await.unwrap();
+        store.close().await.unwrap();
+    };
+    let a_month_passes = || {
+        for field in marks().iter().filter(|field| field.starts_with("s:")) {
+            let seen = server.cli(&["hget", &meta, field]).unwrap();
+            let (_, number) = seen.trim().split_once(':').unwrap();
+            server.cli(&["hset", &meta, field, &format!("1:{number}")]).unwrap();
+        }
+    };
+    opened(2).await;
+    opened(3).await;
+    let before = marks();
+    assert!(before.contains(&"w:dead".to_owned()) && before.contains(&"s:dead".to_owned()), "{before:?}");
+    assert_eq!(before.len(), 3 + 2, "of the one that is dead and of the one at work: {before:?}");
+    a_month_passes();
+    live.commit(pair(4)).await.unwrap();
+    opened(5).await;
+    let after = marks();
+    assert!(!after.iter().any(|field| field.ends_with(":dead")), "{after:?}");
+    assert_eq!(after.len(), 2, "{after:?}");
+    // The server still knows what it acknowledged to this one.
+    live.commit(pair(6)).await.unwrap();
+    live.close().await.unwrap();
+    assert_eq!(marks(), [""; 0]);
+}
+
 #[tokio::test]
 async fn a_server_says_what_it_is_and_how_it_is_set() {
     let value = async |stores: &dyn StoreProvider, name: &str| {
@@ -600,7 +698,7 @@ async fn a_call_that_is_repeated_is_something_for_replicas_to_have() {
     let meta = cli(&["keys", "*:meta"]).trim().to_owned();
     let keys = ["rows", "order", "expiry", "meta"].map(|name| meta.replace(":meta", &format!(":{name}")));
     let call = || {
-        let mut call = vec!["fcall", "stvor_v3_commit", "4"];
+        let mut call = vec!["fcall", "stvor_v4_commit", "4"];
         call.extend(keys.iter().map(String::as_str));
         call.extend(["writer", "1", "1", "0", "P", "field", "*", "value-of-16-bytes", ""]);
         let offset = || {

@@ -1,7 +1,7 @@
 //! Stores on servers, from the command line.
 
 use stvor_testkit::process::Finished;
-use stvor_testkit::{Postgres, Redis};
+use stvor_testkit::{Postgres, Redis, RedisSettings};
 
 use crate::common::{Home, SOON, mock_relay, objects};
 
@@ -59,6 +59,36 @@ fn a_store_in_postgres_is_used_and_examined() {
 fn a_store_in_redis_is_used_and_examined() {
     let Some(server) = Redis::start().unwrap() else { return };
     is_used_and_examined(&server.url(), &["kind redis", "server_version", "appendfsync always", "masters 1"]);
+}
+
+#[test]
+fn settings_that_a_redis_does_not_tell_are_vouched_for_by_name() {
+    let forbids = ["--rename-command", "CONFIG", "hidden"].map(str::to_owned).to_vec();
+    let Some(server) = Redis::start_with(RedisSettings { arguments: forbids, tls_only: false }).unwrap()
+    else {
+        return;
+    };
+    let home = Home::at("ws://127.0.0.1:1");
+    let doctor = |assured: &str| {
+        let doctor = home
+            .stvor(["doctor", "--json"])
+            .env("STVOR_STORE", server.url())
+            .env("STVOR_STORE_ASSURED_SETTINGS", assured)
+            .run(SOON)
+            .unwrap();
+        doctor.out
+    };
+    let sound =
+        "appendonly yes, appendfsync always, no-appendfsync-on-rewrite no, maxmemory-policy noeviction";
+    let listed = doctor(sound);
+    assert!(
+        listed.contains("nothing but your word stands for them") && listed.contains("appendfsync always"),
+        "{listed}"
+    );
+    assert!(!listed.contains("settings of Redis can not be read"), "{listed}");
+    assert!(doctor("appendonly yes").contains("appendfsync unknown"));
+    assert!(doctor("appendonly").contains("`store_assured_settings` holds `appendonly`"));
+    assert!(doctor("appendonly=yes, x").contains("INVALID_CONFIG"));
 }
 
 #[test]

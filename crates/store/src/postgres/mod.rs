@@ -64,6 +64,11 @@ impl PostgresStores {
     /// # Errors
     /// As [`PostgresStores::new`].
     pub fn with_options(url: &str, options: ServerOptions) -> Result<Self, StoreError> {
+        if !options.assured_settings.is_empty() {
+            return Err(StoreError::Adapter(
+                "PostgreSQL tells its settings: vouching for some (assured_settings) is for Redis".into(),
+            ));
+        }
         let server = Server::new(url, options)?;
         let pool = server.pool(limits::SERVER_CONNECTIONS)?;
         Ok(Self { server, pool })

@@ -1,4 +1,4 @@
-#!lua name=stvor_v3
+#!lua name=stvor_v4
 -- The functions of STVOR stores. KEYS of every one: rows (hash: field -> version 8, expiry 8, sealed bytes), order (sorted
 -- set of the fields, all of score 0), expiry (sorted set: field by expiry), meta (hash). All four are in one slot.
 -- A field is: table 1, length of the partition 2, partition, sort key.
@@ -13,6 +13,38 @@ local function torn(rows, order)
       return redis.error_reply('STVOREMPTIED its rows in Redis are gone (evicted or deleted)')
     end
     return redis.error_reply('STVORDAMAGED some of its keys in Redis are gone (evicted or deleted) and others are not')
+  end
+end
+
+-- Seconds after which the marks of a writer that does nothing any more go: no call is repeated so late.
+local REST = 30 * 24 * 60 * 60
+
+-- Takes away the marks of writers that ended without doing so themselves. s:WRITER is when another one's first call found the number of
+-- its last call, and that number: who has another one by now is at work.
+local function forget(meta, own)
+  local now = tonumber(redis.call('TIME')[1])
+  local last, seen = {}, {}
+  local found = redis.call('HGETALL', meta)
+  for i = 1, #found, 2 do
+    local kind, writer = string.sub(found[i], 1, 2), string.sub(found[i], 3)
+    if kind == 'w:' then
+      last[writer] = found[i + 1]
+    elseif kind == 's:' then
+      seen[writer] = found[i + 1]
+    end
+  end
+  for writer, seq in pairs(last) do
+    local at, before = string.match(seen[writer] or '', '^(%d+):(%d+)$')
+    if writer ~= own and before ~= seq then
+      redis.call('HSET', meta, 's:' .. writer, string.format('%d:%s', now, seq))
+    elseif writer ~= own and now - tonumber(at) > REST then
+      redis.call('HDEL', meta, 'w:' .. writer, 'c:' .. writer, 's:' .. writer)
+    end
+  end
+  for writer in pairs(seen) do
+    if not last[writer] then
+      redis.call('HDEL', meta, 's:' .. writer)
+    end
   end
 end
 
@@ -114,6 +146,9 @@ local function commit(keys, args)
     redis.call('HDEL', meta, 'c:' .. writer)
   end
   redis.call('HSET', meta, 'w:' .. writer, args[3])
+  if seq == 1 then
+    forget(meta, writer)
+  end
   if conflict then
     local before = redis.call('HGET', meta, 'c:' .. writer) or ''
     redis.call('HSET', meta, 'c:' .. writer, before .. ';' .. args[3] .. ':' .. conflict .. ';')
@@ -217,8 +252,8 @@ local function sweep(keys, args)
   return #due
 end
 
-redis.register_function { function_name = 'stvor_v3_commit', callback = commit }
+redis.register_function { function_name = 'stvor_v4_commit', callback = commit }
 -- For what puts no row: it makes room.
-redis.register_function { function_name = 'stvor_v3_release', callback = commit, flags = { 'allow-oom' } }
-redis.register_function { function_name = 'stvor_v3_scan', callback = scan, flags = { 'no-writes' } }
-redis.register_function { function_name = 'stvor_v3_sweep', callback = sweep, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v4_release', callback = commit, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v4_scan', callback = scan, flags = { 'no-writes' } }
+redis.register_function { function_name = 'stvor_v4_sweep', callback = sweep, flags = { 'allow-oom' } }

@@ -105,6 +105,12 @@ impl Link {
         if urls.is_empty() {
             return Err(StoreError::Adapter("no Redis URL was given".into()));
         }
+        if let Some(name) = options.assured_settings.keys().find(|name| !SETTINGS.contains(&name.as_str())) {
+            return Err(StoreError::Adapter(format!(
+                "nothing depends on the Redis setting {name} that is vouched for; those that count are {}",
+                SETTINGS.join(", ")
+            )));
+        }
         let name: Vec<String> = urls.iter().map(|info| info.addr().to_string()).collect();
         Ok(Self { urls, options, name: name.join(",").into(), state: Mutex::default(), reads: None })
     }
@@ -333,13 +339,14 @@ impl Link {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg(SETTINGS);
         // A user may not be allowed to see them; `findings` says so.
+        let mut told = Settings::new();
         if let Ok(answers) = connection.masters(&ask).await {
             let first = answers.into_iter().next().unwrap_or(Value::Nil);
-            let settings: BTreeMap<String, String> =
-                redis::from_redis_value(first).map_err(|error| failed(error.into()))?;
-            for name in SETTINGS {
-                status.extend(settings.get(*name).map(|value| (*name, value.clone())));
-            }
+            told = redis::from_redis_value(first).map_err(|error| failed(error.into()))?;
+        }
+        for name in SETTINGS {
+            let assured = || Some(format!("{} (vouched for)", self.options.assured_settings.get(*name)?));
+            status.extend(told.get(*name).cloned().or_else(assured).map(|value| (*name, value)));
         }
         Ok(status)
     }
@@ -350,24 +357,25 @@ impl Link {
         let mut found: BTreeMap<&'static str, Finding> = BTreeMap::new();
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg(SETTINGS);
-        match connection.masters(&ask).await {
-            Ok(masters) => {
-                for master in masters {
-                    let settings: BTreeMap<String, String> =
-                        redis::from_redis_value(master).map_err(|error| self.error(&error.into()))?;
-                    let weak = judge(&settings).into_iter().map(|finding| (finding.code, finding));
-                    found.extend(weak);
-                }
-            }
+        let assured = &self.options.assured_settings;
+        let told = match connection.masters(&ask).await {
+            Ok(masters) => masters
+                .into_iter()
+                .map(|master| redis::from_redis_value(master).map_err(|error| self.error(&error.into())))
+                .collect::<Result<Vec<Settings>, _>>()?,
             // It did not refuse to tell: whoever asks again may hear it.
             Err(error) if is_passing_failure(&error) => return Err(self.error(&error)),
+            Err(_) if !assured.is_empty() => vec![Settings::new()],
             Err(error) => {
                 let what = format!("the settings of Redis can not be read ({error})");
-                let fix =
-                    "allow CONFIG GET to this user, or check appendonly, appendfsync and maxmemory-policy";
+                let fix = "allow CONFIG GET to this user; where the provider of the server forbids it, vouch for those settings that \
+                           you know of (assured_settings; assuredSettings in JavaScript, store_assured_settings at the command line)";
                 found.insert("redis_settings_hidden", Finding::new("redis_settings_hidden", what, fix));
+                Vec::new()
             }
-        }
+        };
+        let judged = told.iter().flat_map(|told| judge(told, assured));
+        found.extend(judged.map(|finding| (finding.code, finding)));
         let replication = connection.masters(redis::cmd("INFO").arg("replication")).await;
         for master in replication.map_err(|error| self.error(&error))? {
             let about: String = redis::from_redis_value(master).map_err(|error| self.error(&error.into()))?;
@@ -442,23 +450,31 @@ fn refused_certificate(failure: &RedisError) -> Option<String> {
 const SETTINGS: &[&str] =
     &["appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy"];
 
-/// What is weak in the settings of a server.
-fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
-    let is = |name: &str, value: &str| settings.get(name).is_some_and(|found| found == value);
+/// Settings of a server, or what somebody says of them.
+type Settings = BTreeMap<String, String>;
+
+/// What is weak in the settings that a server told, and in those that are vouched for where it told nothing.
+fn judge(told: &Settings, assured: &Settings) -> Vec<Finding> {
+    let value = |name: &str| told.get(name).or_else(|| assured.get(name)).map(String::as_str);
+    let is = |name: &str, wanted: &str| value(name) == Some(wanted);
+    let now = |name: &str| value(name).unwrap_or("unknown").to_owned();
     let mut found = Vec::new();
     if !is("appendonly", "yes") {
         found.push(Finding::new(
             "redis_appendonly",
-            "Redis runs with appendonly no: a crash loses everything since the last snapshot, or everything",
+            format!(
+                "Redis runs with appendonly {}: a crash loses everything since the last snapshot, or everything",
+                now("appendonly")
+            ),
             "set appendonly yes",
         ));
     }
     if !is("appendfsync", "always") {
-        let now = settings.get("appendfsync").map_or("unknown", String::as_str);
         found.push(Finding::new(
             "redis_appendfsync",
             format!(
-                "Redis runs with appendfsync {now}: a crash of its machine loses the last second or more"
+                "Redis runs with appendfsync {}: a crash of its machine loses the last second or more",
+                now("appendfsync")
             ),
             "set appendfsync always",
         ));
@@ -466,16 +482,37 @@ fn judge(settings: &BTreeMap<String, String>) -> Vec<Finding> {
     if !is("no-appendfsync-on-rewrite", "no") {
         found.push(Finding::new(
             "redis_no_appendfsync_on_rewrite",
-            "Redis runs with no-appendfsync-on-rewrite yes: what is acknowledged during a rewrite is not synced",
+            format!(
+                "Redis runs with no-appendfsync-on-rewrite {}: what is acknowledged during a rewrite is not synced",
+                now("no-appendfsync-on-rewrite")
+            ),
             "set no-appendfsync-on-rewrite no",
         ));
     }
-    let evicts = settings.get("maxmemory-policy").is_some_and(|policy| policy.starts_with("allkeys"));
+    let evicts = value("maxmemory-policy").is_none_or(|policy| policy.starts_with("allkeys"));
     if evicts && !is("maxmemory", "0") {
         found.push(Finding::new(
             "redis_maxmemory_policy",
-            "Redis evicts keys when its memory is full: whole stores would vanish",
+            format!(
+                "Redis evicts keys when its memory is full (maxmemory-policy {}): whole stores would vanish",
+                now("maxmemory-policy")
+            ),
             "set maxmemory-policy noeviction",
+        ));
+    }
+    let untold: Vec<String> = assured
+        .iter()
+        .filter(|(name, _)| !told.contains_key(*name))
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    if !untold.is_empty() {
+        found.push(Finding::new(
+            "redis_settings_assured",
+            format!(
+                "Redis does not tell these settings, and nothing but your word stands for them: {}",
+                untold.join(", ")
+            ),
+            "make sure of them with whoever runs the server, and again when its plan or version changes",
         ));
     }
     found
@@ -520,17 +557,24 @@ fn is_passing_failure(error: &RedisError) -> bool {
 mod tests {
     use super::*;
 
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn codes(told: &Settings, assured: &Settings) -> Vec<&'static str> {
+        judge(told, assured).iter().map(|finding| finding.code).collect()
+    }
+
+    const GOOD: [(&str, &str); 5] = [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("no-appendfsync-on-rewrite", "no"),
+        ("maxmemory", "1000"),
+        ("maxmemory-policy", "noeviction"),
+    ];
+
     fn found(changes: &[(&str, &str)]) -> Vec<&'static str> {
-        let good = [
-            ("appendonly", "yes"),
-            ("appendfsync", "always"),
-            ("no-appendfsync-on-rewrite", "no"),
-            ("maxmemory", "1000"),
-            ("maxmemory-policy", "noeviction"),
-        ];
-        let settings =
-            good.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        judge(&settings.collect()).iter().map(|finding| finding.code).collect()
+        codes(&settings(&[&GOOD, changes].concat()), &Settings::new())
     }
 
     #[test]
@@ -543,5 +587,27 @@ mod tests {
         // No key of a store has a time to live.
         assert!(found(&[("maxmemory-policy", "volatile-lru")]).is_empty());
         assert!(found(&[("maxmemory-policy", "allkeys-lru"), ("maxmemory", "0")]).is_empty());
+    }
+
+    #[test]
+    fn a_word_stands_for_what_the_server_does_not_tell_is_judged_alike_and_always_listed() {
+        let (none, good) = (Settings::new(), settings(&GOOD));
+        let weak = [
+            "redis_appendonly",
+            "redis_appendfsync",
+            "redis_no_appendfsync_on_rewrite",
+            "redis_maxmemory_policy",
+        ];
+        assert_eq!(codes(&none, &none), weak, "what nobody says is not taken for good");
+        assert_eq!(codes(&none, &good), ["redis_settings_assured"]);
+        let second = settings(&[&GOOD[..], &[("appendfsync", "everysec")]].concat());
+        assert_eq!(codes(&none, &second), ["redis_appendfsync", "redis_settings_assured"]);
+        // What the server tells counts.
+        assert_eq!(codes(&second, &good), ["redis_appendfsync"]);
+        let told = settings(&[("appendfsync", "no"), ("maxmemory-policy", "noeviction")]);
+        assert_eq!(codes(&told, &good), ["redis_appendfsync", "redis_settings_assured"]);
+        let listed = judge(&none, &settings(&GOOD[..1]));
+        let listed = &listed.last().unwrap().what;
+        assert!(listed.ends_with(": appendonly yes"), "each with its value, and no other: {listed}");
     }
 }

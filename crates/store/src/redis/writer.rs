@@ -69,12 +69,15 @@ impl Writer {
             }
         }
         let mut forget = redis::cmd("HDEL");
-        forget.arg(self.keys.meta()).arg(format!("w:{}", self.name)).arg(format!("c:{}", self.name));
+        forget.arg(self.keys.meta());
+        for mark in ["w", "c", "s"] {
+            forget.arg(format!("{mark}:{}", self.name));
+        }
         if self.seq > 0
             && let Ok((mut connection, _)) = self.link.connection().await
             && let Err(error) = connection.query(&forget).await
         {
-            tracing::debug!(%error, "the mark of this opening stays in the store");
+            tracing::debug!(%error, "the mark of this opening stays in the store; an opening after a month removes it");
         }
     }
 
@@ -206,7 +209,7 @@ impl Writer {
     /// The call for a change set.
     fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
         let puts = changes.ops.iter().any(|op| matches!(op, Op::Put { .. }));
-        let mut call = self.keys.call("FCALL", if puts { "stvor_v3_commit" } else { "stvor_v3_release" });
+        let mut call = self.keys.call("FCALL", if puts { "stvor_v4_commit" } else { "stvor_v4_release" });
         call.arg(&self.name).arg(first).arg(seq).arg(self.acknowledged.load(Ordering::SeqCst));
         for op in &changes.ops {
             match op {
@@ -237,7 +240,7 @@ impl Writer {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let mut call = self.keys.call("FCALL", "stvor_v3_sweep");
+        let mut call = self.keys.call("FCALL", "stvor_v4_sweep");
         call.arg(now.as_millis()).arg(limit);
         let (mut connection, number) = self.link.connection().await?;
         match connection.query(&call).await {
