@@ -671,6 +671,27 @@ async fn a_primary_that_was_made_a_replica_is_read_no_more() {
     assert_eq!(numbers(&*store, "left").await, [1, 2], "what was committed is seen");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_cut_off_is_left_when_its_address_leads_to_the_promoted_one() {
+    let (Some(servers), Some(third)) = (RedisPair::start().unwrap(), Redis::start().unwrap()) else { return };
+    let store = waiting_for_a_replica(&[&servers.url()]).open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    // The old one lives on, takes what it is given, and keeps its connections.
+    let (old, new) = servers.roles();
+    old.cli(&["config", "set", "min-replicas-to-write", "0"]).unwrap();
+    new.cli(&["replicaof", "no", "one"]).unwrap();
+    third.cli(&["replicaof", "127.0.0.1", &new.port().to_string()]).unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || {
+        third.cli(&["info", "replication"]).ok()?.contains("master_link_status:up").then_some(())
+    })
+    .unwrap();
+    servers.proxy.lead_to(([127, 0, 0, 1], new.port()).into());
+    store.commit(pair(2)).await.unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2]);
+    let rows = third.cli(&["keys", "*:rows"]).unwrap();
+    assert_eq!(third.cli(&["hlen", rows.trim()]).unwrap().trim(), "4", "where it is not lost");
+}
+
 #[tokio::test]
 async fn of_several_addresses_the_primary_is_taken_also_while_it_takes_no_writes() {
     let Some(servers) = RedisPair::start().unwrap() else { return };

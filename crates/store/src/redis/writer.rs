@@ -178,6 +178,8 @@ impl Writer {
             *sent = true;
             let have = answers.last().and_then(|value| redis::from_redis_value_ref::<usize>(value).ok());
             if have.unwrap_or(0) < replicas {
+                // They may follow another primary by now, and the address lead there.
+                self.link.broke(number).await;
                 return Err(self.link.unreachable("too few replicas have the commit"));
             }
         }
