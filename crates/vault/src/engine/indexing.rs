@@ -69,10 +69,7 @@ impl Engine {
         let mut index = core::mem::take(&mut self.index);
         let filled = self.fill(&space, &mut index);
         self.index = index;
-        match filled? {
-            Some(filled) => self.index.hold(namespace, filled),
-            None => return Err(full()),
-        }
+        self.index.hold(namespace, filled?.ok_or_else(full)?);
         Ok(())
     }
 

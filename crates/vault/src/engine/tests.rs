@@ -169,7 +169,7 @@ fn names_of_nothing_that_an_agent_searches_take_no_memory() {
         for number in 0..1_000 {
             assert_eq!(engine.search(&asker, &format!("project/{number}"), "tea")?.memories, []);
         }
-        Ok(engine.index.namespaces())
+        Ok::<_, VaultError>(engine.index.namespaces())
     };
     assert_eq!(vault.ask(searches).wait().unwrap(), 0);
     store(&vault, "project/tea", 10);

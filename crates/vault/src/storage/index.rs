@@ -191,7 +191,7 @@ impl Space {
     fn find(&self, levels: &[Level], words: &[String], count: usize) -> Result<Vec<Hit>, VaultError> {
         let query = words.join(" ");
         let mut hits = Vec::new();
-        for level in levels.iter().filter(|level| self.levels.contains(level)) {
+        for level in levels.iter().filter(|level| self.levels.contains(*level)) {
             let table = table(*level);
             let newest = format!(
                 "SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2"
