@@ -140,7 +140,7 @@ impl Space {
 
     /// Bytes that it takes.
     pub(crate) fn size(&self) -> Result<usize, VaultError> {
-        let pages = self.connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0));
+        let pages = self.connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
         let pages = pages.map_err(|error| failed(&error))?;
         Ok(SPACE.saturating_add(usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE)))
     }
