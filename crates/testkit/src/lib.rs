@@ -7,7 +7,7 @@
 //! - [`history`]: decides whether every accepted message arrived exactly once and in order.
 //! - [`authenticator`]: a FIDO2 token in memory.
 //! - [`keyring`]: a keyring in memory.
-//! - [`servers`]: PostgreSQL, Redis and KMIP servers, tokens and TPMs in software of a test's own.
+//! - [`servers`]: PostgreSQL, Redis and KMIP servers, keyrings of a session, tokens and TPMs in software of a test's own.
 //! - [`temp`]: directories that go away, with short paths.
 //!
 //! Everything here is synchronous (threads, not tasks), so that it serves tests with and without a runtime, and so
@@ -29,7 +29,7 @@ pub use keyring::MemoryKeyring;
 pub use process::{Process, Signal, Spawn, Stream, binary, until};
 pub use proxy::{ChaosProxy, Direction};
 pub use servers::{
-    Kmip, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings, SoftHsm, Swtpm,
+    Kmip, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings, SecretService, SoftHsm, Swtpm,
     kmip_certificates,
 };
 pub use temp::temp_dir;

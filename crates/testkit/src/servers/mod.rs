@@ -5,12 +5,14 @@ mod full_disk;
 mod kmip;
 mod postgres;
 mod redis;
+mod secret_service;
 mod softhsm;
 mod swtpm;
 
 pub use kmip::{Kmip, kmip_certificates};
 pub use postgres::{Database, Postgres};
 pub use redis::{Promotion, Redis, RedisCluster, RedisPair, RedisSettings};
+pub use secret_service::SecretService;
 pub use softhsm::SoftHsm;
 pub use swtpm::Swtpm;
 
@@ -31,7 +33,9 @@ const TRIES: usize = 5;
 /// When `CI` is `true`: there `./x` has installed every server.
 #[allow(clippy::panic, reason = "a test that could not run must not pass in CI")]
 pub fn missing(what: &str, package: &str) {
-    let line = format!("{what} is not installed: apt-get install {package}, or run `./x setup-servers`");
+    let line = format!(
+        "{what} is not installed: apt-get install {package}, or run `./x setup-servers` and `./x setup-keys`"
+    );
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{line}");
     eprintln!("skipped: {line}");
 }
