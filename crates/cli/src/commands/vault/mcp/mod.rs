@@ -292,7 +292,7 @@ impl Server {
     #[tool(
         description = "What forgetting a memory would destroy, and which earlier versions it would leave, with with_earlier as forget takes it. Changes nothing.",
         input_schema = takes::<WouldForget>(),
-        output_schema = gives::<results::Reach>(),
+        output_schema = gives::<results::WouldForget>(),
         annotations(title = "What forgetting would destroy", read_only_hint = true, open_world_hint = false)
     )]
     async fn would_forget(&self, asked: Given<WouldForget>) -> CallToolResult {
