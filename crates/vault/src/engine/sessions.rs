@@ -37,7 +37,8 @@ impl Engine {
 
     /// Destroys what sessions left that ended with their process.
     pub(super) fn end_lost_sessions(&mut self) -> Result<(), VaultError> {
-        let ids = self.database.due(i64::MAX, usize::MAX)?;
+        let due = self.database.due(i64::MAX, None, usize::MAX)?;
+        let ids: Vec<_> = due.into_iter().map(|(_, id)| id).collect();
         self.end_ephemeral(&ids).map(|_| ())
     }
 
