@@ -306,7 +306,7 @@ fn a_vault_from_before_the_switch_was_armed_anew_removes_no_package() {
 /// What the child does: it arms, checks in and disarms, in two directories, until it is killed. It says what is done.
 #[test]
 fn child_that_sets_the_switch_until_it_is_killed() {
-    let Some(path) = std::env::var_os(PATH).map(std::path::PathBuf::from) else { return };
+    let Some(path) = std::env::var_os(PATH).map(PathBuf::from) else { return };
     let vault = Vault::open(&path.join("vault"), Options::default()).unwrap();
     vault.unlock_with(&owner()).unwrap();
     let memory = vault.store(OWNER, NewMemory::new(b"yours", Level::Working, "home")).unwrap();
