@@ -401,7 +401,7 @@ pub struct WouldForget {
     pub forgets: Vec<Header>,
     /// Earlier versions that would be left with their contents, newest first.
     pub keeps: Vec<Header>,
-    /// The next earlier version, where there are more than one request looks at.
+    /// The next earlier version, where there are more than one request looks at, or one answer holds: asking for that one goes on.
     pub next: Option<MemoryId>,
 }
 

@@ -60,14 +60,20 @@ impl Engine {
             let (_, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             engine.may_change(caller, &header)?;
-            let (versions, next) = engine.earlier(caller, id)?;
-            let (mut forgets, mut keeps) = (Vec::new(), Vec::new());
+            let (versions, mut next) = engine.earlier(caller, id)?;
+            let (mut forgets, mut keeps, mut bytes) = (Vec::new(), Vec::new(), 0);
             if !header.is_destroyed() {
                 forgets.push(engine.seen_by(caller, header)?);
             }
             for version in versions {
                 let goes = with_earlier && engine.may_change(caller, &version).is_ok();
-                if goes { &mut forgets } else { &mut keeps }.push(engine.seen_by(caller, version)?);
+                if bytes >= limits::MAX_PAGE_BYTES && goes {
+                    next = Some(version.id);
+                    break;
+                }
+                let version = engine.seen_by(caller, version)?;
+                bytes += serde_json::to_vec(&version).map_or(0, |text| text.len());
+                if goes { &mut forgets } else { &mut keeps }.push(version);
             }
             if forgets.is_empty() && !(with_earlier && next.is_some()) {
                 return Err(Refusal::Gone("it was ended before").into());

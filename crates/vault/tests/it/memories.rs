@@ -292,6 +292,30 @@ fn one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on() {
 }
 
 #[test]
+fn what_forgetting_would_reach_comes_in_answers_of_some_mebibytes() {
+    let world = World::new();
+    let vault = world.open();
+    let about = |number: usize| (format!("key {number}"), "x".repeat(4_000));
+    let large = |older: Option<MemoryId>| NewMemory {
+        metadata: (0..limits::MAX_METADATA).map(about).collect(),
+        supersedes: older,
+        ..memory("version", Level::Working)
+    };
+    let mut versions = vec![vault.store(OWNER, large(None)).unwrap()];
+    while versions.len() * limits::MAX_METADATA * 4_000 < 2 * limits::MAX_PAGE_BYTES {
+        versions.push(vault.store(OWNER, large(versions.last().copied())).unwrap());
+    }
+    let (mut asked, mut answers, mut seen) = (versions.last().copied(), 0, Vec::new());
+    while let Some(id) = asked {
+        let reach = vault.would_forget(OWNER, id, true).unwrap();
+        seen.extend(reach.forgets.iter().map(|header| header.id));
+        (asked, answers) = (reach.next, answers + 1);
+    }
+    versions.reverse();
+    assert_eq!((seen, answers), (versions, 2));
+}
+
+#[test]
 fn who_closes_a_corrected_memory_is_told_which_versions_can_still_be_recalled() {
     let world = World::new();
     let vault = world.open();
