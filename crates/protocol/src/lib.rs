@@ -41,7 +41,7 @@ pub use effects::{Effect, Effects, RecordKey, RecordKind, Records, partition_of}
 pub use envelope::{Incoming, SessionId};
 pub use error::ProtocolError;
 pub use identity::Identity;
-pub use plaintext::{ContentKind, Padding, Plaintext, RetryRequest};
+pub use plaintext::{Acknowledged, ContentKind, Padding, Plaintext, RetryRequest};
 pub use prekey::{
     KemKind, KemPrekeyIn, KemPublicPrekey, Maintenance, OneTimeIn, OneTimePublic, PrekeyBundle,
     PrekeyBundleIn, PrekeyUpload, Prekeys, ServerCounts, SignedPrekeyIn, SignedPrekeyPublic,

@@ -19,8 +19,14 @@ use crate::limits;
 /// Bytes around the body.
 pub(crate) const OVERHEAD: usize = 16 + 1 + 4;
 
+/// Bytes of one message that an acknowledgement names.
+const ACKNOWLEDGED: usize = 16 + 32;
+
 /// Content ids in one receipt at most: a receipt stays in a small bucket.
 pub const MAX_RECEIPT_IDS: usize = 128;
+
+/// Messages in one acknowledgement at most: it stays in a small bucket, too.
+pub const MAX_ACKNOWLEDGED: usize = 32;
 
 /// What a content is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +46,8 @@ pub enum ContentKind {
     RetryRequest,
     /// Empty; renews keys.
     Control,
+    /// The named messages arrived, where no relay answers for that. Itself it is not acknowledged.
+    Acknowledgement,
     /// What members of a group tell one another ([`crate::group::GroupContent`]).
     Group,
     /// A kind of a later version: acknowledged, not shown.
@@ -56,6 +64,7 @@ impl ContentKind {
             Self::Read => 17,
             Self::RetryRequest => 18,
             Self::Control => 19,
+            Self::Acknowledgement => 21,
             Self::Group => 32,
             Self::Other(byte) => byte,
         }
@@ -70,6 +79,7 @@ impl ContentKind {
             17 => Self::Read,
             18 => Self::RetryRequest,
             19 => Self::Control,
+            21 => Self::Acknowledgement,
             32 => Self::Group,
             other => Self::Other(other),
         }
@@ -119,6 +129,15 @@ pub struct RetryRequest {
     pub blob_hash: [u8; 32],
 }
 
+/// A message that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Acknowledged {
+    /// The relay's id of it.
+    pub message: MessageId,
+    /// SHA-256 of the blob as it arrived: under an id of ours anybody may have sent something else.
+    pub blob_hash: [u8; 32],
+}
+
 impl Plaintext {
     /// A receipt for up to [`MAX_RECEIPT_IDS`] contents; more are ignored.
     #[must_use]
@@ -140,6 +159,39 @@ impl Plaintext {
     #[must_use]
     pub fn control(content: ContentId) -> Self {
         Self { content, kind: ContentKind::Control, body: SecretBytes::default() }
+    }
+
+    /// An acknowledgement of up to [`MAX_ACKNOWLEDGED`] messages; more are ignored.
+    #[must_use]
+    pub fn acknowledgement(content: ContentId, of: &[Acknowledged]) -> Self {
+        let mut out = Writer::with_capacity(of.len().min(MAX_ACKNOWLEDGED) * ACKNOWLEDGED);
+        for one in of.iter().take(MAX_ACKNOWLEDGED) {
+            out.raw(one.message.as_bytes()).raw(&one.blob_hash);
+        }
+        Self { content, kind: ContentKind::Acknowledgement, body: out.finish().into() }
+    }
+
+    /// The messages that an acknowledgement names.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`] when this is not an acknowledgement or names too many.
+    pub fn acknowledged(&self) -> Result<Vec<Acknowledged>, ProtocolError> {
+        let (kind, length) = (self.kind, self.body.len());
+        let parse = || {
+            if kind != ContentKind::Acknowledgement || length > MAX_ACKNOWLEDGED * ACKNOWLEDGED {
+                return Err(CodecError::Value);
+            }
+            let mut input = Reader::new(self.body.expose());
+            let mut named = Vec::with_capacity(length / ACKNOWLEDGED);
+            while input.remaining() > 0 {
+                named.push(Acknowledged {
+                    message: MessageId::from_bytes(*input.array()?),
+                    blob_hash: *input.array()?,
+                });
+            }
+            Ok(named)
+        };
+        parse().map_err(ProtocolError::Malformed)
     }
 
     /// The contents that a receipt names.
@@ -264,6 +316,27 @@ mod tests {
         assert_eq!(full.receipted().unwrap().len(), MAX_RECEIPT_IDS);
         let over = Plaintext { body: vec![0; 16 * (MAX_RECEIPT_IDS + 1)].into(), ..full };
         assert!(over.receipted().is_err());
+    }
+
+    #[test]
+    fn an_acknowledgement_names_whole_messages_and_not_too_many() {
+        let one =
+            |byte| Acknowledged { message: MessageId::from_bytes([byte; 16]), blob_hash: [byte + 1; 32] };
+        let of = |named: &[Acknowledged]| Plaintext::acknowledgement(id(1), named);
+        let two = of(&[one(2), one(4)]);
+        assert_eq!(two.acknowledged().unwrap(), [one(2), one(4)]);
+        let mut out = Vec::new();
+        two.encode_to(&mut out, 0).unwrap();
+        let bytes = [&[1; 16][..], &[21], &96_u32.to_be_bytes(), &[2; 16], &[3; 32], &[4; 16], &[5; 32]];
+        assert_eq!(out, bytes.concat());
+        assert_eq!(Plaintext::decode(out.into()), Ok(two));
+        assert_eq!(of(&[one(2); MAX_ACKNOWLEDGED + 1]).acknowledged().unwrap().len(), MAX_ACKNOWLEDGED);
+        let body = |length| Plaintext { body: vec![0; length].into(), ..of(&[]) };
+        assert!(body(MAX_ACKNOWLEDGED * ACKNOWLEDGED).acknowledged().is_ok());
+        for wrong in [1, ACKNOWLEDGED - 1, ACKNOWLEDGED + 1, (MAX_ACKNOWLEDGED + 1) * ACKNOWLEDGED] {
+            assert!(body(wrong).acknowledged().is_err(), "{wrong}");
+        }
+        assert!(Plaintext { kind: ContentKind::Delivered, ..of(&[one(2)]) }.acknowledged().is_err());
     }
 
     #[test]

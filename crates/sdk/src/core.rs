@@ -743,6 +743,13 @@ impl Core {
         lock(&self.routes).insert(id, peer.clone());
     }
 
+    /// A peer announced itself at a relay that keeps nothing.
+    pub(crate) fn came(&self, peer: &Address) {
+        if let Some(handle) = lock(&self.lanes).get(peer) {
+            handle.came();
+        }
+    }
+
     pub(crate) fn routed(&self, id: MessageId) -> Option<Address> {
         lock(&self.routes).remove(&id)
     }

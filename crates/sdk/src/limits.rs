@@ -211,12 +211,8 @@ pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 /// Names that are remembered of what a minimal relay announces: it tells every newcomer all of them.
 pub const MAX_ANNOUNCED: usize = 4_096;
 
-/// Bytes of messages that a connection to a minimal relay keeps to send them again when their receiver comes. What is past it stays
-/// in the outbox, and is sent again after [`RESEND_AFTER`].
-pub const MAX_OUTSTANDING_BYTES: usize = 8 * 1024 * 1024;
-
-/// Deliveries by a minimal relay that are not stored yet.
-pub const MAX_DELIVERED: usize = 4_096;
+/// Between two times that everything is sent again to somebody who announces themselves at a minimal relay.
+pub const RESEND_TO_COMER: Duration = Duration::from_secs(1);
 
 /// Nonces that storage adapters marked for messages that are not stored yet. Past it the oldest are forgotten; their messages are
 /// asked for again should they come again.

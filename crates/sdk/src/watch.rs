@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use stvor_base::MessageId;
+use stvor_base::{Address, MessageId};
 use stvor_crypto::SystemRandom;
 use stvor_store::{ChangeSet, Sealed, Table};
 use stvor_wire::client::Mode;
@@ -104,6 +104,10 @@ impl Upcalls for Observer {
                 core.mail(&peer, Mail::Accepted(id));
             }
         });
+    }
+
+    fn came(&self, who: &Address) {
+        self.with(|core| core.came(who));
     }
 
     fn refused(&self, nack: Nack) {

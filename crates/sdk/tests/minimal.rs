@@ -24,6 +24,10 @@ struct Relay {
     keys: Mutex<HashMap<String, Value>>,
     /// Whether announcements are repeated.
     mute: bool,
+    /// Messages from the first to the second are lost.
+    lost: Mutex<Option<(&'static str, &'static str)>>,
+    /// Messages as they came: who they say that they are from, who they are to, and all of them.
+    log: Mutex<Vec<(String, String, Value)>>,
 }
 
 #[allow(clippy::result_large_err, clippy::unnecessary_wraps, reason = "the shape of the callback")]
@@ -72,12 +76,92 @@ impl Relay {
                 let _ = client.send(Message::Text(message.to_string().into()));
             }
         }
-        if message["type"] == "message"
-            && let Some(target) = clients.get(message["to"].as_str().unwrap())
-        {
-            let _ = target.send(Message::Text(message.to_string().into()));
+        if message["type"] == "message" {
+            let name = |part: &str| message[part].as_str().unwrap().to_owned();
+            let (from, to) = (name("from"), name("to"));
+            self.log.lock().unwrap().push((from.clone(), to.clone(), message.clone()));
+            let lost = self.lost.lock().unwrap().is_some_and(|lost| lost == (&*from, &*to));
+            if !lost && let Some(target) = clients.get(&to) {
+                let _ = target.send(Message::Text(message.to_string().into()));
+            }
         }
     }
+
+    fn lose(&self, from: &'static str, to: &'static str) {
+        *self.lost.lock().unwrap() = Some((from, to));
+    }
+
+    fn lose_nothing(&self) {
+        *self.lost.lock().unwrap() = None;
+    }
+
+    fn said(&self, from: &str, to: &str) -> Vec<Value> {
+        let log = self.log.lock().unwrap();
+        log.iter()
+            .filter(|(a, b, _)| (a, b) == (&from.to_owned(), &to.to_owned()))
+            .map(|one| one.2.clone())
+            .collect()
+    }
+
+    /// Waits for one more message than were said before.
+    async fn says(&self, from: &str, to: &str, before: usize) -> Value {
+        soon(async {
+            loop {
+                if let Some(message) = self.said(from, to).into_iter().nth(before) {
+                    return message;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+
+    /// What anybody who is connected can do: says something to whoever has a name now.
+    fn inject(&self, message: Value) {
+        let to = message["to"].as_str().unwrap();
+        let _ = self.clients.lock().unwrap()[to].send(Message::Text(message.to_string().into()));
+    }
+
+    /// Ends somebody's connection: they come back, and announce themselves.
+    fn interrupt(&self, who: &str) {
+        let _ = self.clients.lock().unwrap()[who].send(Message::Close(None));
+    }
+}
+
+async fn nothing_pending(client: &Client) {
+    soon(async {
+        while client.pending() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Alice and Bob, who know each other and owe each other nothing.
+async fn acquainted(url: &str) -> (Client, Client) {
+    let app = builder(url).in_memory().open().await.unwrap();
+    let (bob, alice) = (app.connect("bob").await.unwrap(), app.connect("alice").await.unwrap());
+    alice.send("bob", "0").await.unwrap();
+    assert_eq!(text(&bob).await, "0");
+    bob.send("alice", "0").await.unwrap();
+    assert_eq!(text(&alice).await, "0");
+    nothing_pending(&alice).await;
+    nothing_pending(&bob).await;
+    (alice, bob)
+}
+
+/// Sends something that is lost on its way, and what it looked like.
+async fn lost_on_its_way(relay: &Relay, alice: &Client) -> (stvor::Receipt, Value) {
+    relay.lose("alice", "bob");
+    let before = relay.said("alice", "bob").len();
+    let receipt = alice.send("bob", "secret").await.unwrap();
+    (receipt, relay.says("alice", "bob", before).await)
+}
+
+/// What was said to Alice before this is judged, by whoever it is from.
+async fn judged(alice: &Client, from: &Client) {
+    from.send("alice", "sync").await.unwrap();
+    assert_eq!(text(alice).await, "sync");
 }
 
 async fn minimal(relay: Relay) -> (Arc<Relay>, String) {
@@ -170,12 +254,121 @@ async fn what_was_sent_to_somebody_who_was_away_comes_when_they_are_back_once_an
         let message = soon(messages.next()).await.unwrap();
         assert_eq!(message.content, Content::Text(number.to_string()));
     }
-    soon(async {
-        while alice.pending() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    nothing_pending(&alice).await;
+}
+
+#[tokio::test]
+async fn nothing_that_stands_in_json_acknowledges_anything() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let (alice, bob) = acquainted(&url).await;
+    let (receipt, sent) = lost_on_its_way(&relay, &alice).await;
+    let (acks, blob) = (json!([sent["id"]]), sent["blob"].clone());
+    relay.inject(json!({"type": "message", "to": "alice", "from": "bob", "stvor": 1, "acks": acks}));
+    // Neither do her own words, nor an acknowledgement of Bob's of something else, said once more.
+    relay.inject(json!({"type": "message", "to": "alice", "from": "bob", "stvor": 1, "device": 1, "id": sent["id"], "blob": blob}));
+    for said in relay.said("bob", "alice") {
+        let mut again = said;
+        relay.inject(again.clone());
+        again["id"] = sent["id"].clone();
+        relay.inject(again);
+    }
+    judged(&alice, &bob).await;
+    assert_eq!(receipt.status(), DeliveryState::Queued);
+    relay.lose_nothing();
+    relay.interrupt("bob");
+    assert_eq!(text(&bob).await, "secret");
+    soon(receipt.delivered()).await.unwrap();
+    nothing_pending(&alice).await;
+}
+
+#[tokio::test]
+async fn what_came_changed_or_from_somebody_else_under_its_id_is_not_acknowledged() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let (alice, bob) = acquainted(&url).await;
+    let (receipt, sent) = lost_on_its_way(&relay, &alice).await;
+    // The form of a message to a group: Bob takes it before anybody can judge it.
+    let group = [&[1, 1, 3][..], &[7; 509]].concat();
+    for blob in
+        [base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, group), "AAAA".into()]
+    {
+        let before = relay.said("bob", "alice").len();
+        relay.inject(json!({"type": "message", "to": "bob", "from": "alice", "stvor": 1, "device": 1, "id": sent["id"], "blob": blob}));
+        relay.says("bob", "alice", before).await;
+    }
+    judged(&alice, &bob).await;
+    assert_eq!(receipt.status(), DeliveryState::Queued);
+    relay.lose_nothing();
+    relay.interrupt("bob");
+    assert_eq!(text(&bob).await, "secret");
+    nothing_pending(&alice).await;
+}
+
+#[tokio::test]
+async fn only_the_device_that_a_message_is_for_acknowledges_it() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let (alice, bob) = acquainted(&url).await;
+    let app = builder(&url).in_memory().open().await.unwrap();
+    let mallory = app.connect("mallory").await.unwrap();
+    judged(&alice, &mallory).await;
+    nothing_pending(&mallory).await;
+    let (receipt, sent) = lost_on_its_way(&relay, &alice).await;
+    let before = relay.said("mallory", "alice").len();
+    let mut to_mallory = sent;
+    to_mallory["to"] = "mallory".into();
+    relay.inject(to_mallory);
+    // She says what she was given, to the byte, on her own session.
+    relay.says("mallory", "alice", before).await;
+    judged(&alice, &mallory).await;
+    assert_eq!(receipt.status(), DeliveryState::Queued);
+    relay.lose_nothing();
+    relay.interrupt("bob");
+    assert_eq!(text(&bob).await, "secret");
+    nothing_pending(&alice).await;
+}
+
+#[tokio::test]
+async fn a_lost_acknowledgement_brings_the_message_again_and_nobody_sees_it_twice() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let (alice, bob) = acquainted(&url).await;
+    relay.lose("bob", "alice");
+    let sent = relay.said("alice", "bob").len();
+    let receipt = alice.send("bob", "one").await.unwrap();
+    assert_eq!(text(&bob).await, "one");
+    let first = relay.says("alice", "bob", sent).await;
+    assert_eq!(receipt.status(), DeliveryState::Queued);
+    relay.lose_nothing();
+    relay.interrupt("bob");
+    nothing_pending(&alice).await;
+    soon(receipt.delivered()).await.unwrap();
+    assert!(relay.said("alice", "bob")[sent + 1..].contains(&first), "it was sent again as it was");
+    alice.send("bob", "two").await.unwrap();
+    assert_eq!(text(&bob).await, "two");
+}
+
+#[tokio::test]
+async fn a_receiver_that_ends_between_storing_a_message_and_saying_so_has_it_once() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let app = |user: &str| builder(&url).data_dir(directory.path().join(user)).open();
+    let (hers, his) = (app("alice").await.unwrap(), app("bob").await.unwrap());
+    let (alice, bob) = (hers.connect("alice").await.unwrap(), his.connect("bob").await.unwrap());
+    alice.send("bob", "zero").await.unwrap();
+    assert_eq!(text(&bob).await, "zero");
+    nothing_pending(&alice).await;
+    nothing_pending(&bob).await;
+    relay.lose("bob", "alice");
+    let answers = relay.said("bob", "alice").len();
+    let receipt = alice.send("bob", "one").await.unwrap();
+    // It is stored, and nobody took it yet; what says so is lost.
+    relay.says("bob", "alice", answers).await;
+    bob.close().await;
+    assert_eq!(receipt.status(), DeliveryState::Queued);
+    relay.lose_nothing();
+    let bob = his.connect("bob").await.unwrap();
+    assert_eq!(text(&bob).await, "one");
+    nothing_pending(&alice).await;
+    alice.send("bob", "two").await.unwrap();
+    assert_eq!(text(&bob).await, "two");
 }
 
 #[tokio::test]

@@ -160,12 +160,19 @@ pub(super) struct Queue {
     share: Share,
     /// A wake-up is in the queue: another would say nothing new.
     woken: AtomicBool,
+    /// The peer announced itself since the lane last asked.
+    came: AtomicBool,
 }
 
 impl Queue {
     /// Whether a caller waits for room in it.
     pub(super) fn is_waited_for(&self) -> bool {
         self.share.is_waited_for()
+    }
+
+    /// Whether the peer announced itself since this was last asked.
+    pub(super) fn has_come(&self) -> bool {
+        self.came.swap(false, Ordering::AcqRel)
     }
 
     /// A lane takes an order out of its queue.
@@ -252,6 +259,12 @@ impl LaneHandle {
         Ok(())
     }
 
+    /// The peer announced itself at a relay that keeps nothing. However often it does, that is one thing to do.
+    pub(crate) fn came(&self) {
+        self.queue.came.store(true, Ordering::Release);
+        let _ = self.work(Work::Wake);
+    }
+
     /// Hands work over; an order of the application only if there is room for it.
     pub(crate) fn work(&self, work: Work) -> Result<()> {
         self.offer(work)?.map_or(Ok(()), |waits| Err(waits.why))
@@ -298,7 +311,11 @@ pub(crate) fn new(
     let depth = Arc::new(AtomicUsize::new(0));
     let me = work.downgrade();
     let stand = Arc::new(Stand { rested: AtomicU64::new(BUSY), taken: AtomicU64::new(0) });
-    let queue = Arc::new(Queue { share: Share::new(pressure), woken: AtomicBool::new(false) });
+    let queue = Arc::new(Queue {
+        share: Share::new(pressure),
+        woken: AtomicBool::new(false),
+        came: AtomicBool::new(false),
+    });
     let handle = LaneHandle {
         mail,
         work,

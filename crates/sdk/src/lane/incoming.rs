@@ -7,8 +7,8 @@ use stvor_base::codec::{CodecError, Reader};
 use stvor_base::{ContentId, MessageId, Timestamp};
 use stvor_protocol::group::GroupIncoming;
 use stvor_protocol::{
-    ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError, RetryRequest, Standing,
-    TrustDecision,
+    Acknowledged, ContentKind, Delivery, Failed, IdentityEvent, Incoming, Plaintext, ProtocolError,
+    RetryRequest, Standing, TrustDecision,
 };
 use stvor_store::{Key, Op};
 use stvor_wire::server::Deliver;
@@ -66,6 +66,7 @@ impl Lane {
             return;
         }
         if self.core.is_blocked(&self.peer.user) {
+            step.confirm(&deliver, &source);
             step.ack(&deliver, &source);
             return;
         }
@@ -106,10 +107,14 @@ impl Lane {
         }
         match self.open(&deliver, &source, step).await {
             Ok(received) => {
+                let confirms = received.plaintext.kind == ContentKind::Acknowledgement;
                 if let Err(error) = self.take_plaintext(received, step).await {
                     step.broken = Some(error);
                     self.leave(&source);
                     return;
+                }
+                if !confirms {
+                    step.confirm(&deliver, &source);
                 }
                 step.take(deliver, source);
             }
@@ -323,7 +328,24 @@ impl Lane {
                 }
             }
             ContentKind::RetryRequest => match plaintext.requested() {
-                Ok(request) => self.resend(&request, step).await?,
+                Ok(request) => {
+                    if standing == Standing::Current {
+                        // It came, for all that it could not be read.
+                        let RetryRequest { message, blob_hash } = request;
+                        self.confirmed(&Acknowledged { message, blob_hash }, step);
+                    }
+                    self.resend(&request, step).await?;
+                }
+                Err(error) => self.unreadable(&error, false, step),
+            },
+            ContentKind::Acknowledgement => match plaintext.acknowledged() {
+                Ok(named) if standing == Standing::Current => {
+                    for one in &named {
+                        self.confirmed(one, step);
+                    }
+                }
+                // Whoever has the old keys may say so.
+                Ok(_) => {}
                 Err(error) => self.unreadable(&error, false, step),
             },
             ContentKind::Control => {}
@@ -476,6 +498,11 @@ impl Lane {
         let (deliver, source) = taken;
         if matches!(error, ProtocolError::Duplicate) {
             metrics::duplicate();
+            step.confirm(&deliver, &source);
+            step.ack(&deliver, &source);
+            return;
+        }
+        if self.is_asked_for(&deliver) {
             step.ack(&deliver, &source);
             return;
         }
@@ -518,6 +545,10 @@ impl Lane {
             }
         }
         self.unreadable(error, requested, step);
+        if matches!(error, ProtocolError::TooNew { what: "message", .. }) {
+            // Nobody asks for it, and there is no use in its coming again.
+            step.confirm(&deliver, &source);
+        }
         step.ack(&deliver, &source);
     }
 }

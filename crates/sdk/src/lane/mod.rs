@@ -168,6 +168,10 @@ struct Lane {
     held_back: Vec<(Arc<Session>, MessageId)>,
     /// A turn left something for the next for want of room in its commit.
     more: bool,
+    /// The peer announced itself at a relay that keeps nothing.
+    came: bool,
+    /// Nothing is sent again for that before this: anybody can repeat what was announced.
+    came_after: Instant,
     /// When something was last sent or accepted.
     progress_at: Instant,
     active_at: Instant,
@@ -260,6 +264,8 @@ impl Lane {
             suspects,
             held_back: Vec::new(),
             more: false,
+            came: false,
+            came_after: now,
             progress_at: now,
             active_at: now,
         }
@@ -313,6 +319,7 @@ impl Lane {
                 }
             }
             orders.extend(queued.drain(..).map(|order| queue.take(order)));
+            self.came |= queue.has_come();
             // What the lane hands to itself was handed over by nobody.
             let own = |order: &&Work| {
                 matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Earlier(_) | Work::Decision(_))
@@ -375,6 +382,7 @@ impl Lane {
             return;
         }
         self.fetch_if_needed();
+        self.resend_to_comer(Instant::now());
         self.resend_unanswered();
         self.transmit(room);
     }
@@ -536,6 +544,9 @@ impl Lane {
         }
         if !self.sealed.is_empty() {
             sooner(self.progress_at + limits::RESEND_AFTER);
+            if self.came {
+                sooner(self.came_after);
+            }
         }
         if let Some(until) = self.paused_until {
             sooner(until);

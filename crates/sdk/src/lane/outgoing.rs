@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use stvor_base::{ContentId, MessageId};
 use stvor_crypto::SecretBytes;
-use stvor_protocol::{ContentKind, Plaintext};
+use stvor_crypto::kdf::sha256;
+use stvor_protocol::plaintext::MAX_ACKNOWLEDGED;
+use stvor_protocol::{Acknowledged, ContentKind, Plaintext};
 use stvor_store::{Key, Op};
 use stvor_wire::Code;
 use stvor_wire::client::{ClientMessage, Lane as LaneNumber, Recipient, Send};
@@ -208,14 +210,18 @@ impl Lane {
         step: &mut Step,
     ) -> Result<SealedSend> {
         self.core.refuse_rolled_back()?;
+        let blob = self.encrypt(&Plaintext { content, kind, body }, step)?;
+        self.number(blob, step)
+    }
+
+    fn encrypt(&mut self, plaintext: &Plaintext, step: &mut Step) -> Result<Vec<u8>> {
         let Some(conversation) = &mut self.conversation else {
             return Err(Error::not_ready("the conversation is being loaded"));
         };
-        let plaintext = Plaintext { content, kind, body };
         let encrypted =
-            conversation.encrypt(&context(&self.core), &plaintext, &mut self.rng).map_err(Error::passed)?;
+            conversation.encrypt(&context(&self.core), plaintext, &mut self.rng).map_err(Error::passed)?;
         step.effects.append(encrypted.effects);
-        self.number(encrypted.blob, step)
+        Ok(encrypted.blob)
     }
 
     /// Gives a blob its place in the lane.
@@ -370,7 +376,9 @@ impl Lane {
                 self.wants_room = Some(session);
                 return;
             };
-            self.core.route(one.send.msg_id, &self.peer);
+            if !session.minimal {
+                self.core.route(one.send.msg_id, &self.peer);
+            }
             room.send(message);
             one.sent_in = session.generation;
             if session.minimal
@@ -379,6 +387,60 @@ impl Lane {
                 self.core.watchers.written(place.id);
             }
             self.progress_at = Instant::now();
+        }
+    }
+
+    /// Tells the peer what arrived where no relay does. It is in no outbox and nobody answers it: if it is lost, what it
+    /// names comes again, and is named again.
+    pub(super) fn confirm_arrivals(&mut self, step: &mut Step) {
+        let arrived = core::mem::take(&mut step.arrived);
+        if step.broken.is_some() || self.core.refuse_rolled_back().is_err() || !self.is_ready() {
+            return;
+        }
+        for batch in arrived.chunks(MAX_ACKNOWLEDGED) {
+            match self.seal_confirmation(batch, step) {
+                Ok(message) => step.confirmations.push(message),
+                Err(error) => {
+                    return tracing::debug!(code = error.code(), "what arrived could not be acknowledged");
+                }
+            }
+        }
+    }
+
+    fn seal_confirmation(&mut self, batch: &[Acknowledged], step: &mut Step) -> Result<ClientMessage> {
+        let plaintext = Plaintext::acknowledgement(ContentId::from_bytes(random(&mut self.rng)?), batch);
+        let blob = self.encrypt(&plaintext, step)?;
+        Ok(ClientMessage::Send(Send {
+            recipient: Recipient {
+                to: self.peer.clone(),
+                msg_id: MessageId::from_bytes(random(&mut self.rng)?),
+                lane: None,
+            },
+            blob: blob.into(),
+            counter: 0,
+            counter_mac: None,
+            ttl: Duration::ZERO,
+        }))
+    }
+
+    /// The peer has a message of ours, exactly as it was sent.
+    pub(super) fn confirmed(&mut self, by: &Acknowledged, step: &mut Step) {
+        let ours = self.sealed.iter().find(|one| one.send.msg_id == by.message);
+        if ours.is_some_and(|one| sha256(&[&one.send.blob]) == by.blob_hash) {
+            self.accept(by.message, step);
+        }
+    }
+
+    /// The peer came back to a relay that keeps nothing: what they have not acknowledged goes again.
+    pub(super) fn resend_to_comer(&mut self, now: Instant) {
+        if !self.came || now < self.came_after {
+            return;
+        }
+        self.came = false;
+        let own = self.sealed.iter_mut().filter(|one| !one.foreign);
+        for one in own {
+            one.sent_in = 0;
+            self.came_after = now + limits::RESEND_TO_COMER;
         }
     }
 

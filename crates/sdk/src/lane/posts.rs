@@ -39,6 +39,7 @@ impl Lane {
         };
         self.core.groups.put_mail(&row, &mut step.changes);
         step.mailed += 1;
+        step.confirm(&deliver, &source);
         step.take(deliver, source);
     }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, ContentId};
+use stvor_crypto::kdf::sha256;
 use stvor_protocol::{ContentKind, Plaintext, RepairRoute, Resend, ResendFacts, RetryRequest, may_resend};
 use stvor_store::{Op, Scan, Table};
+use stvor_wire::server::Deliver;
 use tokio::time::Instant;
 
 use super::incoming::{RESENT, RESENT_HEAD};
@@ -77,6 +79,13 @@ impl Lane {
 
     fn is_pending(&self, id: Option<stvor_base::MessageId>) -> bool {
         self.sealed.iter().any(|one| Some(one.send.msg_id) == id)
+    }
+
+    /// Whether it failed before and is to be asked for again: there is nothing new to tell.
+    pub(super) fn is_asked_for(&self, deliver: &Deliver) -> bool {
+        let mut requests = self.requests.iter().chain(&self.refused);
+        let known = requests.find(|request| request.message == deliver.msg_id);
+        known.is_some_and(|request| sha256(&[&deliver.blob]) == request.blob_hash)
     }
 
     pub(super) fn remember_request(&mut self, request: RetryRequest, code: &str, step: &mut Step) {

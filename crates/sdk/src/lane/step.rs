@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stvor_base::{ContentId, KeyBytes};
-use stvor_protocol::{Effect, Effects};
+use stvor_crypto::kdf::sha256;
+use stvor_protocol::{Acknowledged, Effect, Effects};
 use stvor_store::{ChangeSet, Op, StoreError};
-use stvor_wire::client::AckOne;
+use stvor_wire::client::{AckOne, ClientMessage};
 use stvor_wire::server::Deliver;
 use tokio::time::Instant;
 
@@ -44,6 +45,10 @@ pub(super) struct Step {
     pub(super) shown: Vec<Shown>,
     pub(super) marks: HashSet<ContentId>,
     pub(super) acks: Vec<(Arc<Session>, AckOne)>,
+    /// What arrived by a relay that answers for nothing: the peer is told so by [`Lane::confirm_arrivals`].
+    pub(super) arrived: Vec<Acknowledged>,
+    /// That, sealed.
+    pub(super) confirmations: Vec<ClientMessage>,
     /// Mail that this step parks, and the numbers of what it takes from there.
     pub(super) parked: Vec<Entry>,
     pub(super) unparked: Vec<u64>,
@@ -92,6 +97,8 @@ impl Step {
             shown: Vec::new(),
             marks: HashSet::new(),
             acks: Vec::new(),
+            arrived: Vec::new(),
+            confirmations: Vec::new(),
             parked: Vec::new(),
             unparked: Vec::new(),
             taken: Vec::new(),
@@ -168,6 +175,17 @@ impl Step {
         }
     }
 
+    /// The peer may know that this came, once this step is durable. Not of what could not be read (the request to send it
+    /// again says that) nor of another such word: two who answered those would never stop.
+    pub(super) fn confirm(&mut self, deliver: &Deliver, source: &Source) {
+        if let Source::Relay(session) = source
+            && session.minimal
+        {
+            let blob_hash = sha256(&[&deliver.blob]);
+            self.arrived.push(Acknowledged { message: deliver.msg_id, blob_hash });
+        }
+    }
+
     /// A delivery that this step takes.
     pub(super) fn take(&mut self, deliver: Box<Deliver>, source: Source) {
         self.ack(&deliver, &source);
@@ -185,7 +203,8 @@ impl Step {
 impl Lane {
     /// Writes a step, whole or not at all, and then lets everybody know. True if another instance changed the
     /// conversation meanwhile: then nobody was told anything, and what the step was made of is to be taken again.
-    pub(super) async fn commit(&mut self, step: Step) -> bool {
+    pub(super) async fn commit(&mut self, mut step: Step) -> bool {
+        self.confirm_arrivals(&mut step);
         let fence = self.fence(&step);
         let Step {
             effects,
@@ -194,6 +213,8 @@ impl Lane {
             messages,
             arrivals,
             acks,
+            arrived: _,
+            confirmations,
             parked,
             unparked,
             taken,
@@ -346,6 +367,13 @@ impl Lane {
         self.core.inbox.arrived(arrivals);
         for (session, one) in acks {
             session.ack(one);
+        }
+        let session = self.core.session().filter(|session| session.minimal);
+        for message in confirmations {
+            // What is lost for want of room is said when the message comes again.
+            if let Some(room) = session.as_ref().and_then(|session| session.try_room()) {
+                room.send(message);
+            }
         }
         for reply in replies {
             reply(Ok(()));

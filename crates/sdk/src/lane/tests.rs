@@ -98,6 +98,26 @@ async fn what_a_failed_commit_was_to_change_is_as_the_store_has_it() {
     assert_eq!((one.send.msg_id, one.send.lane_epoch, one.send.lane), sent);
 }
 
+#[tokio::test]
+async fn who_announces_themselves_over_and_over_is_sent_everything_again_once_a_second() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let mut step = Step::new(lane.row.clone());
+    let send = lane.number(vec![7; 64], &mut step).unwrap();
+    lane.push_sealed_control(send, &mut step);
+    lane.commit(step).await;
+    let begun = Instant::now();
+    let mut times = 0;
+    for tenth in 0..40 {
+        lane.sealed[0].sent_in = 3;
+        lane.came = true;
+        lane.resend_to_comer(begun + tenth * Duration::from_millis(100));
+        times += u32::from(lane.sealed[0].sent_in == 0);
+    }
+    assert_eq!(times, 4);
+    assert!(lane.came, "the last time is not forgotten");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     let client = offline_client().await;

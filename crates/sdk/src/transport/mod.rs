@@ -266,6 +266,7 @@ mod tests {
     impl Upcalls for Ends {
         fn deliver(&self, _: Deliver) {}
         fn accepted(&self, _: MessageId) {}
+        fn came(&self, _: &Address) {}
         fn refused(&self, _: Nack) {}
         fn keys_low(&self, _: KeyCounts) {}
         fn draining(&self) {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
-use stvor_base::{MessageId, UserId};
+use stvor_base::{Address, MessageId, UserId};
 use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, Hold, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::KeyCounts;
@@ -31,6 +31,8 @@ pub(crate) trait Upcalls: Send + Sync + 'static {
     fn deliver(&self, deliver: Deliver);
     /// The relay accepted a message.
     fn accepted(&self, msg_id: MessageId);
+    /// Somebody announced themselves at a relay that keeps nothing.
+    fn came(&self, who: &Address);
     /// The relay refused a message.
     fn refused(&self, nack: Nack);
     /// One-time prekeys run out at the relay.

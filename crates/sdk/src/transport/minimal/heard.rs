@@ -18,7 +18,6 @@ struct Raw<'a> {
     device: Option<u32>,
     id: Option<String>,
     blob: Option<String>,
-    acks: Option<Vec<String>>,
     stvor: Option<u32>,
 }
 
@@ -28,8 +27,6 @@ pub(super) enum Heard {
     Announce { user: UserId, public: String },
     /// A message. Who it says that it is from only selects the conversation.
     Message { from: Address, id: MessageId, blob: Vec<u8> },
-    /// Messages of ours are stored.
-    Acks { ids: Vec<MessageId> },
 }
 
 impl Heard {
@@ -39,10 +36,6 @@ impl Heard {
             "announce" => Some(Self::Announce { user: UserId::new(&raw.user?).ok()?, public: raw.public? }),
             "message" if raw.stvor == Some(1) => {
                 let from = UserId::new(&raw.from?).ok()?;
-                if let Some(acks) = raw.acks {
-                    let acks = acks.iter().take(stvor_wire::limits::MAX_SINGLE_ACKS);
-                    return Some(Self::Acks { ids: acks.filter_map(|id| id.parse().ok()).collect() });
-                }
                 let blob = bytes_of(&raw.blob?)?;
                 let from = Address::new(from, device(raw.device?)?);
                 Some(Self::Message { from, id: raw.id?.parse().ok()?, blob })

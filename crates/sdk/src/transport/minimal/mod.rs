@@ -1,20 +1,20 @@
 //! The minimal relay of the earlier documentation: forty lines that hand JSON from one socket to another. It keeps nothing, so what
-//! our own relay promises is made up for here, end to end: the receiver's device acknowledges, and what was not acknowledged
-//! is sent again when the receiver announces itself or after a while.
+//! our own relay promises is made up for, end to end: the receiver's device acknowledges by a message of the session, and the
+//! conversation sends what was not acknowledged again when the receiver announces itself, or after a while. Nothing that stands in
+//! JSON acknowledges anything: whoever is connected could write it.
 //!
 //! To everything above, this is a [`Session`] like any other: frames are answered here in the relay's place.
 //!
 //! ```text
 //! {"type":"announce","user":...,"pub":...}                              our name, and the prekey bundle without one-time keys
 //! {"type":"message","to":...,"from":...,"stvor":1,"device":1,"id":...,"blob":...}
-//! {"type":"message","to":...,"from":...,"stvor":1,"acks":[...]}        ids that are stored there
 //! ```
 
 mod announced;
 mod heard;
 
 use core::num::NonZeroU64;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use stvor_base::{Address, DeviceId, MessageId, Timestamp, UserId};
 use stvor_wire::Code;
-use stvor_wire::client::{AckOne, ClientMessage, FetchBundle, Send, UploadKeys};
+use stvor_wire::client::{ClientMessage, FetchBundle, Send, UploadKeys};
 use stvor_wire::keys::KeyCounts;
 use stvor_wire::server::{
     Bundles, Deliver, Limits, Nack, Ready, Registration, Resumed, ServerMessage, Subject, UserState,
@@ -121,13 +121,6 @@ fn counts(announced: Option<&Announced>) -> KeyCounts {
     }
 }
 
-/// A message that its receiver has not acknowledged.
-struct Outstanding {
-    id: MessageId,
-    to: UserId,
-    text: String,
-}
-
 /// A question for somebody's bundle that has no answer yet.
 struct Asked {
     id: NonZeroU64,
@@ -145,12 +138,8 @@ struct Minimal<'a> {
     ours: Option<Announced>,
     known: HashMap<UserId, Announced>,
     asked: Vec<Asked>,
-    /// By the order of sending.
-    outstanding: BTreeMap<u64, Outstanding>,
-    outstanding_bytes: usize,
-    /// Deliveries that are not stored yet, and whose they are.
-    delivered: VecDeque<(u64, Address)>,
-    next: u64,
+    /// Counts deliveries.
+    seq: u64,
     last_heard: Instant,
 }
 
@@ -170,16 +159,11 @@ pub(crate) async fn run(
         ours: None,
         known: HashMap::new(),
         asked: Vec::new(),
-        outstanding: BTreeMap::new(),
-        outstanding_bytes: 0,
-        delivered: VecDeque::new(),
-        next: 0,
+        seq: 0,
         last_heard: Instant::now(),
     };
     for heard in greeting.0 {
-        if let Err(refusal) = relay.hear(heard).await {
-            return refusal;
-        }
+        relay.hear(heard);
     }
     let mut beat = tokio::time::interval(limits::HEARTBEAT);
     beat.reset();
@@ -191,18 +175,10 @@ pub(crate) async fn run(
                 Some(frame) => relay.answer(frame).await,
                 None => return Refusal::retry(Error::not_ready("it was closed")),
             },
-            Some(ack) = ends.acks.recv() => {
-                let mut acks = vec![ack];
-                while acks.len() < stvor_wire::limits::MAX_SINGLE_ACKS {
-                    match ends.acks.try_recv() {
-                        Ok(ack) => acks.push(ack),
-                        Err(_) => break,
-                    }
-                }
-                relay.acknowledge(acks).await
-            }
+            // A relay that keeps nothing has nothing to forget.
+            Some(_) = ends.acks.recv() => Ok(()),
             message = relay.socket.next() => match message {
-                Some(Ok(message)) => relay.take(message).await,
+                Some(Ok(message)) => relay.take(message),
                 Some(Err(error)) => return broken(error),
                 None => return broken("it was closed"),
             },
@@ -279,31 +255,13 @@ impl Minimal<'_> {
 
     async fn send(&mut self, send: Send) -> Result<(), Refusal> {
         let (id, to) = (send.recipient.msg_id, send.recipient.to.user);
-        let text = json!({
+        let message = json!({
             "type": "message", "to": to.as_str(), "from": self.me.user.as_str(), "stvor": 1,
             "device": self.me.device.get(), "id": id.to_string(), "blob": announced::text_of(&send.blob),
-        })
-        .to_string();
+        });
         // Nobody answers here: what is written makes room for more.
         self.session.unanswered.add_permits(1);
-        self.settle(id);
-        self.outstanding_bytes += text.len();
-        self.next += 1;
-        self.outstanding.insert(self.next, Outstanding { id, to, text: text.clone() });
-        // What is pushed out here is still in its lane, which sends it again after a while.
-        while self.outstanding_bytes > limits::MAX_OUTSTANDING_BYTES
-            && let Some((_, oldest)) = self.outstanding.pop_first()
-        {
-            self.outstanding_bytes -= oldest.text.len();
-        }
-        self.say(text).await
-    }
-
-    fn settle(&mut self, id: MessageId) -> bool {
-        let found = self.outstanding.iter().find(|(_, one)| one.id == id).map(|(number, _)| *number);
-        let gone = found.and_then(|number| self.outstanding.remove(&number));
-        self.outstanding_bytes -= gone.as_ref().map_or(0, |one| one.text.len());
-        gone.is_some()
+        self.say(message.to_string()).await
     }
 
     fn fetch(&mut self, fetch: FetchBundle) {
@@ -343,95 +301,60 @@ impl Minimal<'_> {
         }
     }
 
-    /// Tells senders that their messages are stored here.
-    async fn acknowledge(&mut self, acks: Vec<AckOne>) -> Result<(), Refusal> {
-        let mut by_sender: HashMap<UserId, Vec<String>> = HashMap::new();
-        for ack in acks {
-            let found = self.delivered.iter().position(|(seq, _)| *seq == ack.seq);
-            let Some((_, from)) = found.and_then(|at| self.delivered.remove(at)) else { continue };
-            by_sender.entry(from.user).or_default().push(ack.msg_id.to_string());
-        }
-        for (to, acks) in by_sender {
-            let text = json!({
-                "type": "message", "to": to.as_str(), "from": self.me.user.as_str(), "stvor": 1, "acks": acks,
-            });
-            self.say(text.to_string()).await?;
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, message: Message) -> Result<(), Refusal> {
+    fn take(&mut self, message: Message) -> Result<(), Refusal> {
         self.last_heard = Instant::now();
         match message {
-            Message::Text(text) => match Heard::read(&text) {
-                Some(heard) => self.hear(heard).await,
-                None => Ok(()),
-            },
+            Message::Text(text) => {
+                if let Some(heard) = Heard::read(&text) {
+                    self.hear(heard);
+                }
+                Ok(())
+            }
             Message::Close(_) => Err(broken("the relay closed it")),
             _ => Ok(()),
         }
     }
 
-    async fn hear(&mut self, heard: Heard) -> Result<(), Refusal> {
+    fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Announce { user, public } => self.met(user, &public).await,
-            Heard::Message { from, id, blob } => {
-                self.deliver(from, id, blob);
-                Ok(())
-            }
-            Heard::Acks { ids } => {
-                for id in ids {
-                    if self.settle(id) {
-                        self.upcalls.accepted(id);
-                    }
-                }
-                Ok(())
-            }
+            Heard::Announce { user, public } => self.met(user, &public),
+            Heard::Message { from, id, blob } => self.deliver(from, id, blob),
         }
     }
 
     /// Somebody is there: who waits for them learns of it, and what they have not acknowledged goes again.
-    async fn met(&mut self, user: UserId, public: &str) -> Result<(), Refusal> {
+    fn met(&mut self, user: UserId, public: &str) {
         if user == self.me.user {
-            return Ok(());
+            return;
         }
         let Some(announced) = Announced::decode(public).filter(|announced| announced.address.user == user)
         else {
-            return Ok(());
+            return;
         };
         let wanted = self.asked.iter().any(|asked| asked.user == user);
         if self.known.len() >= limits::MAX_ANNOUNCED && !self.known.contains_key(&user) {
             if !wanted {
-                return Ok(());
+                return;
             }
             // Whom somebody here waits for comes before whom nobody asked about.
             let gone = self.known.keys().next().cloned();
             gone.and_then(|gone| self.known.remove(&gone));
         }
+        let address = announced.address.clone();
         self.known.insert(user.clone(), announced);
         let waiting: Vec<Asked> = self.asked.extract_if(.., |asked| asked.user == user).collect();
         for asked in &waiting {
             self.tell(asked);
         }
-        let again: Vec<String> =
-            self.outstanding.values().filter(|one| one.to == user).map(|one| one.text.clone()).collect();
-        for text in again {
-            self.say(text).await?;
-        }
-        Ok(())
+        self.upcalls.came(&address);
     }
 
     fn deliver(&mut self, from: Address, msg_id: MessageId, blob: Vec<u8>) {
-        // Past the bound the oldest is not acknowledged; its sender sends it again.
-        while self.delivered.len() >= limits::MAX_DELIVERED {
-            self.delivered.pop_front();
-        }
-        self.next += 1;
-        self.delivered.push_back((self.next, from.clone()));
+        self.seq += 1;
         self.upcalls.deliver(Deliver {
             from,
             mailbox_epoch: self.session.ready.mailbox_epoch,
-            seq: self.next,
+            seq: self.seq,
             msg_id,
             blob: blob.into(),
             received_at: Timestamp::from_millis(0),
