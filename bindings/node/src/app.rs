@@ -6,7 +6,9 @@ use napi::Env;
 use napi::bindgen_prelude::{PromiseRaw, Uint8Array};
 use napi_derive::napi;
 use stvor::narrow::Interface;
-use stvor::{App, AppBuilder, MismatchPolicy, ReceiptPolicy, Retention, Suite, TrustPolicy};
+use stvor::{
+    App, AppBuilder, Executor, MismatchPolicy, OnPressure, ReceiptPolicy, Retention, Suite, TrustPolicy,
+};
 
 use crate::adapters::NativeAdapters;
 use crate::client::NativeClient;
@@ -131,7 +133,9 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     };
     let root = settings.root_certificate.as_deref().map(|pem| fits(pem, MAX_CERTIFICATE)).transpose()?;
     let root = root.map(<[u8]>::to_vec);
-    let mut builder = App::builder().receipts(receipts);
+    // The gate before it refuses: what it let in waits here.
+    let executor = Executor { on_pressure: OnPressure::Wait, ..Executor::default() };
+    let mut builder = App::builder().receipts(receipts).executor(executor);
     builder = with(builder, settings.app_token, AppBuilder::app_token);
     builder = with(builder, settings.client_token, AppBuilder::client_token);
     builder = with(builder, settings.relay_url, AppBuilder::relay_url);

@@ -50,7 +50,7 @@ test('a batch is taken in with its whole number, and what is beyond the bound is
 
 for (const what of ['send', 'sendMany']) {
   test(`what waits is bounded by its bytes, too: ${what}`, async (t) => {
-    const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueuedBytes: 100 } });
+    const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueuedBytes: 400 } });
     const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
     const told = [];
     alice.on('sendRejected', (event) => told.push(event));
@@ -59,7 +59,7 @@ for (const what of ['send', 'sendMany']) {
     const sends = what === 'send'
       ? contents.map((content) => codeOf(alice.send('bob', content)).then((code) => code ?? 'sent'))
       : [alice.sendMany(contents.map((content) => ({ to: 'bob', content }))).then(codesOf)];
-    assert.deepEqual(told, [{ peer: 'bob', queued: 2, scope: 'all', messages: 1 }]);
+    assert.deepEqual(told, [{ peer: 'bob', queued: 2, scope: 'peer', messages: 1 }]);
     assert.equal(await first, 'RECIPIENT_TIMEOUT');
     assert.deepEqual((await Promise.all(sends)).flat(), ['sent', 'sent', 'BACKPRESSURE']);
     await alice.send('bob', 'z'.repeat(1_000));
@@ -67,13 +67,33 @@ for (const what of ['send', 'sendMany']) {
   });
 }
 
+for (const onPressure of ['reject', 'wait']) {
+  test(`large messages to somebody who is not there leave room for others: ${onPressure}`, async (t) => {
+    const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueuedBytes: 400, onPressure } });
+    const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+    const told = [];
+    alice.on('sendRejected', (event) => told.push(event));
+    const calls = numbered(20).map(() => codeOf(alice.send('nobody', 'x'.repeat(50))));
+    const refused = onPressure === 'wait' ? 15 : 17;
+    assert.deepEqual(told, Array(refused).fill({ peer: 'nobody', queued: 2, scope: 'peer', messages: 1 }));
+    // Whatever its size, if nothing else is for him: the rest of the room is there.
+    const [one, two] = [alice.send('bob', 'x'.repeat(300)), codeOf(alice.send('bob', 'y'))];
+    assert.equal(told.length, onPressure === 'wait' ? refused : refused + 1);
+    const codes = await Promise.all(calls);
+    assert.deepEqual(codes, [...Array(20 - refused).fill('RECIPIENT_TIMEOUT'), ...Array(refused).fill('BACKPRESSURE')]);
+    await one;
+    assert.equal(await two, onPressure === 'wait' ? undefined : 'BACKPRESSURE');
+    assert.equal((await take(bob, 1))[0].length, 300);
+  });
+}
+
 test('where callers wait for room, batches do message by message, and nobody overtakes them', async (t) => {
-  const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueued: 3, maxQueuedPerPeer: 3, maxQueuedBytes: 100, onPressure: 'wait' } });
+  const { app } = await at(t, { ...PATIENCE, executor: { maxPending: 1, maxQueued: 3, maxQueuedPerPeer: 3, maxQueuedBytes: 400, onPressure: 'wait' } });
   const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
   const first = codeOf(alice.send('nobody', 'x'));
   // There is never room for this one.
-  assert.equal(await codeOf(alice.send('bob', 'x'.repeat(101))), 'BACKPRESSURE');
-  // Two wait by their bytes, three more for room, and that is all of a hundred bytes; the last is too much for those.
+  assert.equal(await codeOf(alice.send('bob', 'x'.repeat(401))), 'BACKPRESSURE');
+  // Two wait by their bytes, three more for room, and that is a quarter of four hundred bytes; the last is too much for those.
   const sizes = [50, 50, 40, 40, 20, 1];
   const batch = alice.sendMany(sizes.map((size) => ({ to: 'bob', content: 'x'.repeat(size) })));
   assert.equal(await first, 'RECIPIENT_TIMEOUT');

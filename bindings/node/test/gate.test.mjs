@@ -39,7 +39,13 @@ async function run(seed) {
     const again = limits.onPressure === 'wait' ? 2 : 1;
     const [messages, bytes] = held(() => true);
     assert.ok(messages <= again * limits.maxQueued && bytes <= again * limits.maxQueuedBytes, `${seed}: ${messages} messages, ${bytes} bytes`);
-    if (again === 1) for (const user of users) assert.ok(held(({ peer }) => peer === user)[0] <= limits.maxQueuedPerPeer, `${seed}: of ${user}`);
+    for (const user of users) {
+      const [messages, bytes] = held(({ peer }) => peer === user);
+      if (again === 1) assert.ok(messages <= limits.maxQueuedPerPeer, `${seed}: ${messages} messages of ${user}`);
+      // A quarter, or one message of any size.
+      const share = Math.max(limits.maxQueuedBytes / 4, 19);
+      assert.ok(bytes <= again * share, `${seed}: ${bytes} bytes of ${user}`);
+    }
     const under = running.reduce((sum, { weight }) => sum + weight, 0);
     assert.ok(under < limits.maxPending + most, `${seed}: ${under} are under way`);
     // Nobody waits for a turn while there are places: then somebody new may go, too.

@@ -101,6 +101,31 @@ function remove(lines: Lines, caller: Caller): boolean {
   return true;
 }
 
+/** How many messages there are, and bytes of them: in all, and of each user. */
+class Tally {
+  messages = 0;
+  bytes = 0;
+  readonly #of = new Map<string, { messages: number; bytes: number }>();
+
+  of(peer: string): Readonly<{ messages: number; bytes: number }> {
+    return this.#of.get(peer) ?? { messages: 0, bytes: 0 };
+  }
+
+  add({ peer, weight, bytes }: Caller, sign: 1 | -1 = 1): void {
+    this.messages += sign * weight;
+    this.bytes += sign * bytes;
+    const its = this.of(peer);
+    const now = { messages: its.messages + sign * weight, bytes: its.bytes + sign * bytes };
+    if (now.messages > 0) this.#of.set(peer, now);
+    else this.#of.delete(peer);
+  }
+
+  clear(): void {
+    this.messages = this.bytes = 0;
+    this.#of.clear();
+  }
+}
+
 function sum(sizes: readonly number[]): number {
   return sizes.reduce((all, size) => all + size, 0);
 }
@@ -120,13 +145,10 @@ export class Gate {
   /** Who waits for room to wait, a message each. */
   readonly #outside: Lines = new Map();
   #pending = 0;
-  /** Messages in the queue and among the parked, by user and in all, and their bytes. */
-  readonly #queuedTo = new Map<string, number>();
-  #queued = 0;
-  #bytes = 0;
-  /** The same of those outside. */
-  #waiting = 0;
-  #waitingBytes = 0;
+  /** What is in the queue and among the parked. */
+  readonly #queued = new Tally();
+  /** What is outside. */
+  readonly #waiting = new Tally();
   #pressed = false;
   #open = false;
 
@@ -157,12 +179,12 @@ export class Gate {
     const { fit, full } = this.#outside.has(peer) ? { fit: 0, full: 'peer' as const } : this.#room(peer, sizes);
     if (fit > 0) places.push(this.#place(peer, sizes.slice(0, fit), (caller) => this.#queue(caller)));
     let at = fit;
-    while (at < sizes.length && this.#mayWait(sizes[at])) {
+    while (at < sizes.length && this.#mayWait(peer, sizes[at])) {
       places.push(this.#place(peer, sizes.slice(at, at + 1), (caller) => this.#wait(caller)));
       at += 1;
     }
     if (full === undefined || at === sizes.length) return { places };
-    this.#tell('sendRejected', { peer, queued: this.#queued, scope: full, messages: sizes.length - at });
+    this.#tell('sendRejected', { peer, queued: this.#queued.messages, scope: full, messages: sizes.length - at });
     return { places, full };
   }
 
@@ -183,7 +205,7 @@ export class Gate {
   /** The client closes: everything goes in at once, as far as it was called for. Resolves when it has. */
   open(): Promise<void> {
     this.#open = true;
-    const any = this.#queued + this.#waiting > 0;
+    const any = this.#queued.messages + this.#waiting.messages > 0;
     for (const lines of [this.#queues, this.#parked, this.#outside]) {
       const all = [...lines.values()].flat();
       lines.clear();
@@ -192,8 +214,8 @@ export class Gate {
         enter();
       }
     }
-    this.#queuedTo.clear();
-    this.#queued = this.#bytes = this.#waiting = this.#waitingBytes = 0;
+    this.#queued.clear();
+    this.#waiting.clear();
     // Those who were let in go on before this does.
     return any ? new Promise((resolve) => setImmediate(resolve)) : Promise.resolve();
   }
@@ -210,20 +232,28 @@ export class Gate {
   /** How many of messages there is room for in the queue, and what is full if that is not all of them. */
   #room(peer: string, sizes: readonly number[]): { fit: number; full?: Full } {
     const { maxQueued, maxQueuedPerPeer, maxQueuedBytes } = this.#limits;
-    const [all, its] = [maxQueued - this.#queued, maxQueuedPerPeer - (this.#queuedTo.get(peer) ?? 0)];
-    let bytes = maxQueuedBytes - this.#bytes;
+    const its = this.#queued.of(peer);
+    let bytes = 0;
     for (const [fit, size] of sizes.entries()) {
-      bytes -= size;
-      if (fit >= all || bytes < 0) return { fit, full: 'all' };
-      if (fit >= its) return { fit, full: 'peer' };
+      bytes += size;
+      if (this.#queued.messages + fit >= maxQueued || this.#queued.bytes + bytes > maxQueuedBytes) return { fit, full: 'all' };
+      const [messages, held] = [its.messages + fit, its.bytes + bytes];
+      if (messages >= maxQueuedPerPeer || !this.#isShare(messages, held)) return { fit, full: 'peer' };
     }
     return { fit: sizes.length };
   }
 
+  /** Whether one user's messages may come to so many bytes, behind `others` of them: a quarter, but one message has room whatever its size. */
+  #isShare(others: number, bytes: number): boolean {
+    return others === 0 || bytes * 4 <= this.#limits.maxQueuedBytes;
+  }
+
   /** Whether a message may wait for room: not one that there is never room for. */
-  #mayWait(size: number): boolean {
+  #mayWait(peer: string, size: number): boolean {
     const { onPressure, maxQueued, maxQueuedBytes } = this.#limits;
-    return onPressure === 'wait' && this.#waiting < maxQueued && this.#waitingBytes + size <= maxQueuedBytes;
+    const its = this.#waiting.of(peer);
+    return onPressure === 'wait' && this.#waiting.messages < maxQueued && this.#waiting.bytes + size <= maxQueuedBytes
+      && this.#isShare(its.messages, its.bytes + size);
   }
 
   #place(peer: string, sizes: readonly number[], put: (caller: Caller) => void): Place {
@@ -236,12 +266,12 @@ export class Gate {
 
   #leave(caller: Caller, error: unknown): void {
     if (remove(this.#queues, caller) || remove(this.#parked, caller)) {
-      this.#unqueue(caller);
+      this.#queued.add(caller, -1);
       this.#admit();
       // Those admitted may find free places, and nobody else may come to let them in. Not at once: what runs after `abort()` would be overtaken.
       queueMicrotask(() => this.#next());
     } else if (remove(this.#outside, caller)) {
-      this.#unwait(caller);
+      this.#waiting.add(caller, -1);
     } else {
       return;
     }
@@ -249,42 +279,26 @@ export class Gate {
   }
 
   #queue(caller: Caller): void {
-    const { peer, weight, bytes } = caller;
+    const { peer } = caller;
     add(this.#queues.has(peer) || (!this.#parked.has(peer) && this.#mayRun(peer)) ? this.#queues : this.#parked, caller);
-    this.#queued += weight;
-    this.#bytes += bytes;
-    this.#queuedTo.set(peer, (this.#queuedTo.get(peer) ?? 0) + weight);
+    this.#queued.add(caller);
     const pressed = this.#isPressed();
     if (pressed && !this.#pressed) this.#tellPressure();
     this.#pressed = pressed;
   }
 
-  #unqueue({ peer, weight, bytes }: Caller): void {
-    this.#queued -= weight;
-    this.#bytes -= bytes;
-    const left = (this.#queuedTo.get(peer) ?? 0) - weight;
-    if (left > 0) this.#queuedTo.set(peer, left);
-    else this.#queuedTo.delete(peer);
-  }
-
   #wait(caller: Caller): void {
     add(this.#outside, caller);
-    this.#waiting += caller.weight;
-    this.#waitingBytes += caller.bytes;
-    if (this.#waiting === 1) this.#tellPressure();
-  }
-
-  #unwait({ weight, bytes }: Caller): void {
-    this.#waiting -= weight;
-    this.#waitingBytes -= bytes;
+    this.#waiting.add(caller);
+    if (this.#waiting.messages === 1) this.#tellPressure();
   }
 
   #isPressed(): boolean {
-    return this.#queued * 2 > this.#limits.maxQueued || this.#bytes * 2 > this.#limits.maxQueuedBytes;
+    return this.#queued.messages * 2 > this.#limits.maxQueued || this.#queued.bytes * 2 > this.#limits.maxQueuedBytes;
   }
 
   #tellPressure(): void {
-    this.#tell('pressure', { pending: this.#pending, queued: this.#queued, waiting: this.#waiting });
+    this.#tell('pressure', { pending: this.#pending, queued: this.#queued.messages, waiting: this.#waiting.messages });
   }
 
   #next(): void {
@@ -293,7 +307,7 @@ export class Gate {
       if (turn === undefined) return;
       const [peer, line] = turn;
       const caller = line.shift() as Caller;
-      this.#unqueue(caller);
+      this.#queued.add(caller, -1);
       this.#pressed &&= this.#isPressed();
       this.#start(peer, caller.weight);
       // To the end of the line of users, if more of this one waits.
@@ -312,7 +326,7 @@ export class Gate {
         if (full === 'all') return;
         if (full === 'peer') break;
         line.shift();
-        this.#unwait(caller);
+        this.#waiting.add(caller, -1);
         this.#queue(caller);
       }
       if (line.length === 0) this.#outside.delete(peer);
