@@ -32,6 +32,16 @@ test('an identity is rotated, contacts hear of it, and both go on', async (t) =>
   await bob.acceptIdentity('alice', rotated.new);
 });
 
+test('a rotation that was followed before anybody listened is told to the first who does', async (t) => {
+  const { app } = await at(t);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  await (await alice.send('bob', 'before')).delivered();
+  const { old, new: fresh, client } = await alice.rotateIdentity();
+  await (await client.send('bob', 'after')).delivered();
+  const heard = await new Promise((resolve) => { bob.on('identityRotated', resolve); });
+  assert.deepEqual([heard.peer, heard.old, heard.new], ['alice', old, fresh]);
+});
+
 test('what is no option of a rotation is refused', async (t) => {
   const { app } = await at(t);
   const alice = await app.connect('alice');

@@ -14,8 +14,14 @@ const EVENTS = new Set([
   'conversationRevived', 'taskFailed', 'storeWeakened', 'queuePressure', 'callsRejected', 'closed',
 ]);
 
-/** Told at most once for each client. */
-const ONCE = new Set(['keyfileCreated', 'relayNotDurable', 'developmentMode']);
+/** What waits for the first who listens: the newest of each. */
+const NEWEST = new Set([
+  'keyfileCreated', 'relayNotDurable', 'developmentMode', 'rollbackDetected', 'rollbackRecovered', 'counterForged', 'mailLost', 'cloneDetected', 'storeWeakened',
+]);
+
+/** What is said of somebody's identity waits, too: each of it, and the newest if it is too much. */
+const OF_IDENTITY = new Set(['identityChanged', 'identityRotated', 'identitySuperseded', 'identityForked']);
+const MOST_OF_IDENTITY = 256;
 
 /** Refuses what is no event, and what is no listener. */
 export function named(event: unknown, listener: unknown): void {
@@ -63,9 +69,24 @@ export class Listeners {
     if (once !== undefined) listeners?.delete(once);
   }
 
-  /** Tells of an event. What happens once, while the client opens, waits for the first who listens. */
+  /** Tells of an event. What somebody should know waits for the first who listens to it. */
   tell(name: string, event: unknown): void {
-    if (!this.emit(name, event) && ONCE.has(name)) this.#early.push({ name, fields: event });
+    if (this.emit(name, event)) return;
+    if (NEWEST.has(name)) this.#keep({ name, fields: event }, (other) => other.name === name);
+    if (!OF_IDENTITY.has(name)) return;
+    const text = JSON.stringify(event);
+    this.#keep({ name, fields: event }, (other) => other.name === name && JSON.stringify(other.fields) === text);
+    const kept = this.#early.filter((one) => OF_IDENTITY.has(one.name));
+    if (kept.length > MOST_OF_IDENTITY) {
+      this.#early.splice(this.#early.indexOf(kept[0]), 1);
+      this.emit('lagged', { missed: 1 });
+    }
+  }
+
+  /** Keeps an event in the place of others. */
+  #keep(event: { name: string; fields: unknown }, replaces: (other: { name: string; fields: unknown }) => boolean): void {
+    this.#early = this.#early.filter((other) => !replaces(other));
+    this.#early.push(event);
   }
 
   /** Tells of an event; whether anybody listened. */

@@ -365,6 +365,17 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it says that somebody is, or may be, another than before: whoever listens first is to know.
+    fn is_of_identity(&self) -> bool {
+        matches!(
+            self,
+            Self::IdentityChanged { .. }
+                | Self::IdentityRotated { .. }
+                | Self::IdentitySuperseded { .. }
+                | Self::IdentityForked { .. }
+        )
+    }
+
     /// The name of the event in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -425,12 +436,28 @@ struct Inner {
     sender: Option<broadcast::Sender<Event>>,
     /// What happened before anybody could listen: the first listener is told.
     early: VecDeque<Event>,
+    /// What was said of identities then and found no room any more.
+    missed: u64,
+}
+
+impl Inner {
+    /// Keeps what was said of somebody's identity for the first listener, each of it once and the newest if it is too much.
+    fn keep(&mut self, event: Event) {
+        self.early.retain(|other| *other != event);
+        self.early.push_back(event);
+        if self.early.iter().filter(|event| event.is_of_identity()).count() > limits::MAX_EARLY_IDENTITIES
+            && let Some(oldest) = self.early.iter().position(Event::is_of_identity)
+        {
+            self.early.remove(oldest);
+            self.missed += 1;
+        }
+    }
 }
 
 impl Hub {
     pub(crate) fn new() -> Self {
         let sender = Some(broadcast::Sender::new(limits::EVENT_BUFFER));
-        Self(Mutex::new(Inner { sender, early: VecDeque::new() }))
+        Self(Mutex::new(Inner { sender, early: VecDeque::new(), missed: 0 }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -439,9 +466,13 @@ impl Hub {
 
     pub(crate) fn emit(&self, event: Event) {
         tracing::debug!(event = event.name());
-        if let Some(sender) = &self.lock().sender {
-            // Nobody listening is fine.
-            let _ = sender.send(event);
+        let mut inner = self.lock();
+        let unheard = inner.sender.as_ref().and_then(|sender| sender.send(event).err());
+        // Nobody listening is fine, but for what somebody has to judge.
+        if let Some(broadcast::error::SendError(event)) = unheard
+            && event.is_of_identity()
+        {
+            inner.keep(event);
         }
     }
 
@@ -464,7 +495,11 @@ impl Hub {
 
     pub(crate) fn subscribe(&self) -> Events {
         let mut inner = self.lock();
-        let early = core::mem::take(&mut inner.early);
+        let mut early = core::mem::take(&mut inner.early);
+        let missed = core::mem::take(&mut inner.missed);
+        if missed > 0 {
+            early.push_front(Event::Lagged { missed });
+        }
         let receiver = match &inner.sender {
             Some(sender) => sender.subscribe(),
             // The sender of a fresh channel is gone at once: the stream ends.
@@ -538,6 +573,42 @@ mod tests {
         }
         assert_eq!(events.next().await, Some(Event::Lagged { missed: 1 }));
         assert_eq!(events.next().await, Some(Event::Connected));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_identities_waits_for_the_first_listener_and_is_bounded() {
+        let hub = Hub::new();
+        let rotated = |number: usize| Event::IdentityRotated {
+            peer: UserId::new(&format!("peer{number}")).unwrap(),
+            old: "old".to_owned(),
+            new: "new".to_owned(),
+            was_verified: true,
+        };
+        let changed = Event::IdentityChanged { peer: UserId::new("bob").unwrap(), accepted: false };
+        let forgotten = Event::Connected;
+        for event in [rotated(1), changed.clone(), forgotten, changed.clone(), rotated(2)] {
+            hub.emit(event);
+        }
+        let mut first = hub.subscribe();
+        for event in [rotated(1), changed.clone(), rotated(2)] {
+            assert_eq!(first.next().await, Some(event));
+        }
+        // Who comes later was told of by nobody, and nobody is told of anything twice.
+        hub.emit(changed.clone());
+        let mut second = hub.subscribe();
+        hub.emit(rotated(3));
+        assert_eq!(first.next().await, Some(changed));
+        assert_eq!(second.next().await, Some(rotated(3)));
+
+        let hub = Hub::new();
+        hub.emit_to_first(Event::MailLost);
+        for number in 0..=limits::MAX_EARLY_IDENTITIES {
+            hub.emit(rotated(number));
+        }
+        let mut late = hub.subscribe();
+        assert_eq!(late.next().await, Some(Event::Lagged { missed: 1 }));
+        assert_eq!(late.next().await, Some(Event::MailLost));
+        assert_eq!(late.next().await, Some(rotated(1)));
     }
 
     #[tokio::test]

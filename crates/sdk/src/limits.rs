@@ -133,6 +133,9 @@ pub const RECOVERY_BATCH: usize = 64;
 /// Events that one slow listener can be behind before it is told that it missed some.
 pub const EVENT_BUFFER: usize = 1_024;
 
+/// What was said of identities before anybody listened, kept for the first who does. Past it the oldest go.
+pub const MAX_EARLY_IDENTITIES: usize = 256;
+
 /// Frames that wait for the socket's writer.
 pub const LINK_QUEUE: usize = 256;
 

@@ -1,0 +1,38 @@
+// What is told before anybody listens, by itself: what somebody should know waits for the first who does, and is bounded.
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { project, require } from './project.mjs';
+
+const { Listeners } = require(join(project, 'node_modules/@stvor/sdk/dist/events.js'));
+
+/** What the first listener to an event is told of what was before. */
+async function first(listeners, name) {
+  const told = [];
+  listeners.add(name, (event) => told.push(event));
+  await Promise.resolve();
+  return told;
+}
+
+test('what is said of identities before anybody listens waits for the first listener: each of it, once', async () => {
+  const listeners = new Listeners();
+  for (const peer of ['bob', 'carol', 'bob']) listeners.tell('identityChanged', { peer, accepted: false });
+  listeners.tell('identityRotated', { peer: 'bob' });
+  for (const event of [{ relay: 1 }, { relay: 2 }]) listeners.tell('rollbackDetected', event);
+  listeners.tell('connected', {});
+  assert.deepEqual(await first(listeners, 'connected'), []);
+  assert.deepEqual(await first(listeners, 'identityRotated'), [{ peer: 'bob' }]);
+  assert.deepEqual(await first(listeners, 'identityChanged'), ['carol', 'bob'].map((peer) => ({ peer, accepted: false })));
+  assert.deepEqual(await first(listeners, 'rollbackDetected'), [{ relay: 2 }]);
+  assert.deepEqual(await first(listeners, 'identityChanged'), []);
+});
+
+test('more of that than is kept makes room for the newest, and says so', async () => {
+  const listeners = new Listeners();
+  let missed = 0;
+  listeners.add('lagged', (event) => { missed += event.missed; });
+  for (let number = 0; number < 300; number += 1) listeners.tell('identityForked', { peer: `peer ${number}` });
+  const kept = await first(listeners, 'identityForked');
+  assert.equal(missed, 300 - 256);
+  assert.deepEqual([kept.length, kept[0], kept[255]], [256, { peer: 'peer 44' }, { peer: 'peer 299' }]);
+});
