@@ -228,6 +228,12 @@ impl NativeClient {
         Ok(self.client()?.state().name().to_owned())
     }
 
+    /// The code of what ended the client, if nobody asked for it.
+    #[napi(getter, catch_unwind)]
+    pub fn ended_by(&self) -> napi::Result<Option<&'static str>> {
+        Ok(self.client()?.ended_by())
+    }
+
     /// Messages that were not consumed.
     #[napi(getter, catch_unwind)]
     pub fn unconsumed(&self) -> napi::Result<u32> {
@@ -562,7 +568,20 @@ impl NativeClient {
         })
     }
 
-    /// What needs nothing: `close`, `recoverFromRollback`, `deleteAccount`.
+    /// Ends the client, within so many milliseconds.
+    ///
+    /// # Errors
+    /// When that is no time.
+    #[napi(catch_unwind)]
+    pub fn close<'env>(&self, env: &'env Env, within: f64) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (client, time) = (self.client()?, wait(within)?);
+        promise(env, None, async move {
+            client.close_within(time).await;
+            Ok(())
+        })
+    }
+
+    /// What needs nothing: `recoverFromRollback`, `deleteAccount`.
     ///
     /// # Errors
     /// As the method of `Client` of that name.
@@ -576,10 +595,6 @@ impl NativeClient {
         let client = self.client()?;
         promise(env, cancel, async move {
             match what.as_str() {
-                "close" => {
-                    client.close().await;
-                    Ok(())
-                }
                 "recoverFromRollback" => client.recover_from_rollback().await.map_err(failed),
                 "deleteAccount" => client.delete_account().await.map_err(failed),
                 _ => Err(argument("there is no such operation")),

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { readFileSync } from 'node:fs';
 import { execFileSync } from 'node:child_process';
-import { test } from 'node:test';
+import { mock, test } from 'node:test';
 import { at, codeOf, directory, run, sdk, start, startMockRelay, write } from './project.mjs';
 
 const { createApp } = sdk;
@@ -524,7 +524,7 @@ test('a client that something else ends says so, and lets the process end', { ti
   const quiet = await ended();
   assert.deepEqual(quiet.stdout.split('\n'), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY', 'STVOR_CLIENT_ENDED', 'false true', ''], quiet.stderr);
   const told = await ended('listen');
-  assert.deepEqual(told.stdout.split('\n'), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY', 'closed {} closed', 'false true', ''], told.stderr);
+  assert.deepEqual(told.stdout.split('\n'), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY', 'closed {"code":"STORE_CLOSED"} closed', 'false true', ''], told.stderr);
   assert.deepEqual([quiet.code, told.code], [0, 0]);
 });
 
@@ -550,6 +550,29 @@ test('an end that was asked for is told, and is no warning', async (t) => {
     await (await app.connect(user)).close();
   }
   assert.deepEqual(warnings, []);
+});
+
+test('calls that are under way and the handler that runs share the time of a close', { skip: mock.timers === undefined && 'no such timers in this Node' }, async (t) => {
+  const { app } = await at(t, { timeout: 20_000, executor: { maxPending: 1 } });
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  // A handler that never ends, and a send that had to wait and is not answered for a long time.
+  const runs = new Promise((resolve) => { alice.onMessage(() => { resolve(); return new Promise(() => {}); }); });
+  await bob.send('alice', 'x');
+  await runs;
+  const [one, two] = [1, 2].map(() => codeOf(alice.send('nobody', 'x', { timeout: 60_000 })));
+  const [ended] = [once(alice, 'closed')];
+  let closed = false;
+  ended.then(() => { closed = true; });
+  mock.timers.enable({ apis: ['setTimeout'] });
+  t.after(() => mock.timers.reset());
+  const closing = alice.close();
+  for (let turn = 0; turn < 10; turn += 1) await new Promise(setImmediate);
+  mock.timers.tick(14_999);
+  for (let turn = 0; turn < 10; turn += 1) await new Promise(setImmediate);
+  assert.equal(closed, false);
+  mock.timers.tick(1);
+  await closing;
+  assert.deepEqual(await Promise.all([one, two]), ['CLIENT_NOT_READY', 'CLIENT_NOT_READY']);
 });
 
 for (const what of ['deleteAccount', 'rotateIdentity']) {

@@ -69,6 +69,30 @@ test('replay cache in Redis, pins and sessions in PostgreSQL', { skip }, async (
   assert.ok(rows.every(({ peer_id, state }) => (peer_id === 'bob' || peer_id.startsWith('_stvor/')) && !state.includes('secret')));
 });
 
+test('a client says why another process on its store ended it', { skip, timeout: 120_000 }, async (t) => {
+  const folder = folderFor(t);
+  await redisServer(t, folder);
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  const storage = { redis: `redis+unix://${join(folder, 'redis.sock')}` };
+  const settings = { appToken: 'stvor_x', relayUrl: relay.url, storage, passphrase: 'a passphrase', timeout: 5_000 };
+  const file = write(`
+    import { createApp } from '@stvor/sdk';
+    const app = await createApp(${JSON.stringify(settings)});
+    const alice = await app.connect('alice');
+    alice.onMessage(() => {});
+    alice.once('closed', ({ code }) => console.log('closed', code));
+    console.log('waits');
+  `);
+  const other = start([file], { env: { NODE_OPTIONS: '--no-warnings' } });
+  t.after(() => other.child.kill('SIGKILL'));
+  await other.line(/waits/);
+  const app = await createApp(settings);
+  t.after(() => app.close());
+  await (await app.connect('alice')).deleteAccount();
+  assert.equal((await other.ended).stdout, 'waits\nclosed ACCOUNT_DELETED\n');
+});
+
 test('a store that is emptied under a client ends it, and the process that only waits for messages', { skip, timeout: 120_000 }, async (t) => {
   const folder = folderFor(t);
   const redis = await redisServer(t, folder);

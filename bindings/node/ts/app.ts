@@ -3,7 +3,7 @@
 import { adaptersOf, bridge, completed } from './adapters.js';
 import { asyncDispose } from './dispose.js';
 import { bind } from './bound.js';
-import { abortable, before, isUint8Array, options, span, unshared, userName, wait } from './check.js';
+import { abortable, before, isUint8Array, options, patient, span, unshared, userName, wait } from './check.js';
 import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './client.js';
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
@@ -91,7 +91,7 @@ export class App {
         await this.#closed(name, signal);
         opened = await abortable(signal, (cancel) => this.#native.connect(name, cancel));
         if (closings !== this.#closings) {
-          await opened.end('close');
+          await opened.close(this.#patience);
           throw new StvorError('the client is not ready: its app was closed meanwhile', { code: 'CLIENT_NOT_READY' });
         }
         known = this.#clients.get(opened.user);
@@ -192,7 +192,9 @@ export class App {
       this.#closings += 1;
       const clients = [...this.#clients.values()];
       const inside = clients.some(({ inner }) => inner.isInside());
-      const closed = Promise.all(clients.map(({ inner }) => inner.close())).then(() => this.#native.close());
+      const until = performance.now() + this.#patience;
+      const rest = (): Promise<void> => patient(this.#native.close(), Math.max(0, until - performance.now()));
+      const closed = Promise.all(clients.map(({ inner }) => inner.close())).then(rest);
       if (!inside) return closed;
       closed.catch((error) => warn(`the app did not close cleanly: ${textOf(error)}`, 'STVOR_CLOSE_FAILED'));
       return undefined;

@@ -3,7 +3,7 @@
 import { asyncDispose } from './dispose.js';
 import { Alive } from './alive.js';
 import { bind } from './bound.js';
-import { abortable, contentOf, idsOf, only, options, shortText, signalOf, span, userName, wait } from './check.js';
+import { abortable, contentOf, idsOf, only, options, patient, shortText, signalOf, span, userName, wait } from './check.js';
 import { awaited, failure, guarded, invalid, StvorError, textOf, warn } from './errors.js';
 import { Listeners, named } from './events.js';
 import { Endings, Handlers, MessageIterator, type AnyHandler } from './feed.js';
@@ -81,8 +81,6 @@ export class Client {
   #asked = false;
   /** How many calls that end it are under way, or did. */
   #ends = 0;
-  /** Why it ended by itself, where that was told. */
-  #endedBy: string | undefined;
 
   /** @internal */
   constructor(native: NativeClient, how: ClientSettings, ours: typeof OURS) {
@@ -542,13 +540,14 @@ export class Client {
   }
 
   /**
-   * Ends the client: what waits to be sent is given up to the timeout to go out and stays in the outbox after that; then the
-   * store is unlocked. Iterators end. Closing twice is no error.
+   * Ends the client: what waits to be sent is given time to go out and stays in the outbox after that; then the store is unlocked. Iterators end.
+   * Closing twice is no error. All of it takes the timeout at most, a quarter of which is left for the relay and the store; a store that does not let go by
+   * then is closed after it.
    *
    * When it is closed `closed` is told, whoever closed it.
    *
-   * It waits for the handler that runs, up to the timeout: the message of one that is not done by then comes again at the next start. Called
-   * from inside a handler it resolves at once, and closes when the handler is done.
+   * It waits for the handler that runs, three quarters of the timeout at most: the message of one that is not done by then comes again at the next start.
+   * Called from inside a handler it resolves at once, and closes when the handler is done.
    */
   close(): Promise<void> {
     this.#asked = true;
@@ -561,13 +560,15 @@ export class Client {
   /** Resolves when it is closed, also inside a handler, which must not wait for it. */
   #close(): Promise<void> {
     this.#closing ??= awaited(async () => {
-      // What was called for before goes into the outbox before it closes.
-      await this.#sends.close(this.#patience);
-      // Whatever a stream meets when it ends: the store is unlocked after it.
-      await Promise.allSettled([this.#handlers.close()]);
-      if (this.#handlers.size > 0) this.#alive.release();
-      await Promise.allSettled([...this.#iterators].map((iterator) => iterator.end(true)));
-      await this.#native.end('close');
+      const since = performance.now();
+      const most = (this.#patience * 3) / 4;
+      const left = (of: number): number => Math.max(0, of - (performance.now() - since));
+      // What was called for before goes into the outbox before it closes. Whatever a stream meets when it ends: the store is unlocked after it.
+      const before = Promise.allSettled([this.#sends.close(most), this.#handlers.close(most)])
+        .then(() => { if (this.#handlers.size > 0) this.#alive.release(); })
+        .then(() => Promise.allSettled([...this.#iterators].map((iterator) => iterator.end(true))));
+      await patient(before, this.#patience);
+      await this.#native.close(left(this.#patience));
       lingerNoMore(this.#native);
       this.#onClose(this);
       this.#tellClosed();
@@ -582,10 +583,11 @@ export class Client {
   }
 
   #tellClosed(): void {
-    const code = this.#endedBy;
-    if (this.#listeners.emit('closed', code === undefined ? {} : { code }) || this.#asked || this.#ends > 0) return;
-    const why = code ?? 'another app of this process, or another process on the same store, did that';
-    warn(`the client of "${this.userId}" was closed, and not by this application: ${why}; nothing is received any more`, 'STVOR_CLIENT_ENDED');
+    const asked = this.#asked || this.#ends > 0;
+    // Another app of this process closes the store that both have.
+    const code = this.#native.endedBy ?? (asked ? undefined : 'STORE_CLOSED');
+    if (this.#listeners.emit('closed', code === undefined ? {} : { code }) || asked) return;
+    warn(`the client of "${this.userId}" was closed, and not by this application: ${code}; nothing is received any more`, 'STVOR_CLIENT_ENDED');
   }
 
   /** `await using client = await app.connect('alice')`. */
@@ -602,7 +604,8 @@ export class Client {
   }
 
   #open(): void {
-    if (this.#endedBy !== undefined) throw new StvorError('the client is not ready: it ended by itself', { code: this.#endedBy });
+    const code = this.#native.endedBy;
+    if (code !== null) throw new StvorError('the client is not ready: it ended by itself', { code });
     if (this.#closing || this.#native.state === 'closed') throw new StvorError('the client is not ready: it was closed', { code: 'CLIENT_NOT_READY' });
   }
 
@@ -614,8 +617,6 @@ export class Client {
     if (camel === 'relayNotDurable') {
       warn('the relay keeps nothing: messages wait here until their receiver has them', 'STVOR_RELAY_NOT_DURABLE');
     }
-    // The only failure of a store that ends a client.
-    if (camel === 'storeFailing' && fields.code === 'STORE_EMPTIED') this.#endedBy = fields.code;
     this.#listeners.tell(camel, fields);
   }
 

@@ -118,24 +118,24 @@ export class Handlers {
     return call?.of === this && call.active;
   }
 
-  /** Ends them for good. */
-  close(): Promise<void> {
+  /** Ends them for good: the handler that runs has so many milliseconds. */
+  close(patience: number): Promise<void> {
     this.#closed = true;
-    return this.#end();
+    return this.#end(patience);
   }
 
   /**
    * Takes nothing more, and gives back what was not begun. Resolves when the handler that runs is done and its message is settled, at the latest
-   * after the patience of the client: then its message counts as not handled.
+   * after the patience: then its message counts as not handled.
    */
-  #end(): Promise<void> {
+  #end(patience = this.#patience): Promise<void> {
     const feed = this.#feed;
     if (feed !== undefined) {
       this.#feed = undefined;
       feed.ended = true;
       feed.queue.length = 0;
       const stopped = this.#endings.add(feed.stream.stop(feed.begun));
-      this.#ending = stopped.then(() => patient(feed.running, this.#patience)).then(() => feed.stream.end());
+      this.#ending = stopped.then(() => patient(feed.running, patience)).then(() => feed.stream.end());
     }
     return this.#ending;
   }

@@ -86,6 +86,7 @@ export interface NativeSends {
 export interface NativeClient {
   readonly user: string;
   readonly state: string;
+  readonly endedBy: string | null;
   readonly unconsumed: number;
   readonly pending: number;
   readonly dataPath: string | null;
@@ -121,6 +122,7 @@ export interface NativeClient {
   journal(limit: number): Promise<{ at: number; who: string; deed: string; subject: string; detail: string }[]>;
   changeKey(keys: Record<string, unknown>, cancel?: NativeCancel): Promise<void>;
   rotateKey(told?: (progress: NativeProgress) => void, cancel?: NativeCancel): Promise<void>;
+  close(within: number): Promise<void>;
   end(what: string, cancel?: NativeCancel): Promise<void>;
 }
 

@@ -227,8 +227,9 @@ export interface ClientEvents {
   lagged: { missed: number };
   /**
    * The client is closed: by `close()`, by another app of this process on the same directory, by another process that rotated or deleted the identity, or
-   * because its store was emptied (`code` is then `STORE_EMPTIED`). Nothing is received any more. It is a warning of the process where nobody listens and
-   * nobody here closed it.
+   * because its store was emptied. `code` is there if nobody asked this client to close: `STORE_CLOSED` if another app of this process did that,
+   * `ACCOUNT_DELETED`, `IDENTITY_HANDED_OVER` or `STORE_KEYS_REPLACED` if another process on the same store deleted the account, rotated the identity or
+   * replaced the data key, `STORE_EMPTIED`. Nothing is received any more. It is a warning of the process where nobody listens and nobody here closed it.
    */
   closed: { code?: string };
   /** A handler of the application failed; its message was not consumed and comes again at the next start. */
@@ -331,7 +332,7 @@ export interface ExecutorOptions {
   maxQueued?: number | undefined;
   /** Those of them to one user; a quarter of `maxQueued` if absent. */
   maxQueuedPerPeer?: number | undefined;
-  /** What the contents that wait for their turn come to, in bytes, and in characters of text (which may be up to three bytes each on their way); 64 MiB if absent. It has no share for each user. */
+  /** What the contents that wait for their turn come to, in bytes, and in characters of text (which may be up to three bytes each on their way); 64 MiB if absent. A quarter of them to one user, whose first message has room whatever its size. */
   maxQueuedBytes?: number | undefined;
   /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many messages and bytes again as may be queued. */
   onPressure?: 'reject' | 'wait' | undefined;

@@ -75,3 +75,36 @@ impl Core {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stvor_relay::{Config, Relay};
+
+    use super::*;
+    use crate::App;
+
+    #[tokio::test]
+    async fn a_close_waits_no_longer_than_its_time_and_what_is_left_of_it_ends_later() {
+        let relay = Relay::start(Config::mock(0)).await.unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(relay.url()).in_memory();
+        let app = app.open().await.unwrap();
+        let alice = app.connect("alice").await.unwrap();
+        let core = std::sync::Arc::clone(alice.core());
+        // A send that nobody answers, and work that does not let go of the store: neither ends by itself.
+        let sending = core.under_way();
+        let (let_go, holds) = tokio::sync::oneshot::channel::<()>();
+        core.tasks.spawn(async { drop(holds.await) });
+        let soon = Duration::from_secs(60);
+        let time = Duration::from_millis(200);
+        // Whoever closes it too waits as little.
+        for _ in 0..2 {
+            tokio::time::timeout(soon, alice.close_within(time)).await.unwrap();
+            assert!(!*core.closed.borrow(), "it is still under way");
+        }
+        tokio::time::timeout(soon, core.stop.cancelled()).await.unwrap();
+        let_go.send(()).unwrap();
+        let mut closed = core.closed.subscribe();
+        tokio::time::timeout(soon, closed.wait_for(|closed| *closed)).await.unwrap().unwrap();
+        drop(sending);
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -74,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) under_way: AtomicUsize,
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
+    /// The code of what ended the client, if nobody here did.
+    pub(crate) ended_by: OnceLock<&'static str>,
     /// The relay was asked to delete the account: nobody registers it anew before it is known whether it did.
     pub(crate) deleting: AtomicBool,
     /// An earlier run of the program did that.
@@ -200,6 +202,7 @@ impl Core {
             under_way: AtomicUsize::new(0),
             settled: Notify::new(),
             closing: AtomicBool::new(false),
+            ended_by: OnceLock::new(),
             deleting: AtomicBool::new(deleting),
             was_deleting: AtomicBool::new(deleting),
             kick: Arc::new(Notify::new()),
@@ -286,6 +289,7 @@ impl Core {
             let Some(core) = me.upgrade() else { return };
             let error = Error::passed(StoreError::Emptied);
             tracing::error!(code = error.code(), "{error}");
+            let _ = core.ended_by.set(error.code());
             core.hub.emit_to_first(Event::StoreFailing { code: error.code() });
             core.state.send_replace(ConnectionState::Failed(error.code()));
             core.instances.abandon();
@@ -739,15 +743,15 @@ impl Core {
         }
     }
 
-    pub(crate) fn route(&self, id: MessageId, peer: &Address) {
-        lock(&self.routes).insert(id, peer.clone());
-    }
-
     /// A peer announced itself at a relay that keeps nothing.
     pub(crate) fn came(&self, peer: &Address) {
         if let Some(handle) = lock(&self.lanes).get(peer) {
             handle.came();
         }
+    }
+
+    pub(crate) fn route(&self, id: MessageId, peer: &Address) {
+        lock(&self.routes).insert(id, peer.clone());
     }
 
     pub(crate) fn routed(&self, id: MessageId) -> Option<Address> {
@@ -807,20 +811,23 @@ impl Core {
     /// Lets pending sends finish within `bound`, then ends everything and unlocks the store: to the end, also if nobody waits for
     /// this any more, for whoever closes next waits for the one who began.
     pub(crate) async fn close(self: &Arc<Self>, bound: Duration) {
+        let deadline = Instant::now() + bound;
         if self.closing.swap(true, Ordering::SeqCst) {
             let mut closed = self.closed.subscribe();
-            let _ = closed.wait_for(|closed| *closed).await;
+            let _ = tokio::time::timeout_at(deadline, closed.wait_for(|closed| *closed)).await;
             return;
         }
         let me = Arc::clone(self);
+        // In a task of its own: what is left of it when the time is over goes on.
         let closing = tokio::spawn(async move {
-            me.flush(bound).await;
+            // The rest of the time is for the store.
+            me.flush(bound / 4 * 3).await;
             me.end().await;
         });
-        if let Err(fault) = closing.await
-            && fault.is_panic()
-        {
-            std::panic::resume_unwind(fault.into_panic());
+        match tokio::time::timeout_at(deadline, closing).await {
+            Ok(Err(fault)) if fault.is_panic() => std::panic::resume_unwind(fault.into_panic()),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("the client lets go of its store only after its close was waited for"),
         }
     }
 

@@ -211,11 +211,11 @@ pub const MAX_PARKED_OF_ONE: usize = MAX_PARKED / 4;
 /// Bytes of that mail of one peer.
 pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 
-/// Names that are remembered of what a minimal relay announces: it tells every newcomer all of them.
-pub const MAX_ANNOUNCED: usize = 4_096;
-
 /// Between two times that everything is sent again to somebody who announces themselves at a minimal relay.
 pub const RESEND_TO_COMER: Duration = Duration::from_secs(1);
+
+/// Names that are remembered of what a minimal relay announces: it tells every newcomer all of them.
+pub const MAX_ANNOUNCED: usize = 4_096;
 
 /// Nonces that storage adapters marked for messages that are not stored yet. Past it the oldest are forgotten; their messages are
 /// asked for again should they come again.

@@ -116,6 +116,7 @@ async fn a_client_whose_store_is_emptied_takes_nothing_says_so_and_ends() {
             let alice = ours.connect(&user).await.unwrap();
             talking(&alice, &bob).await;
             alice.close().await;
+            assert_eq!(alice.ended_by(), None, "it was asked to");
             (kind.command)(kind.save);
 
             // Whoever hands something over learns it at once.
@@ -129,6 +130,7 @@ async fn a_client_whose_store_is_emptied_takes_nothing_says_so_and_ends() {
             }
             ends_by_itself(&mut events).await;
             assert_eq!(code(alice.send(bob.user().as_str(), "late").await), "STORE_EMPTIED");
+            assert_eq!(alice.ended_by(), Some("STORE_EMPTIED"));
 
             // The next start says it too, and makes nothing anew.
             assert_eq!(code(ours.connect(&user).await), "STORE_EMPTIED", "{name}: {empty}");

@@ -315,7 +315,7 @@ async fn an_account_that_one_instance_deletes_is_gone_for_all_and_can_be_made_ag
             if let Err(error) = client.send_with("bob", "on and on", NO_WAIT).await
                 && error.code() == "CLIENT_NOT_READY"
             {
-                return;
+                return client.ended_by();
             }
             tokio::task::yield_now().await;
         }
@@ -323,7 +323,7 @@ async fn an_account_that_one_instance_deletes_is_gone_for_all_and_can_be_made_ag
     soon(bob.messages().next()).await.unwrap();
     let deleted = first.run(|client| async move { client.delete_account().await });
     soon(deleted).await.unwrap();
-    soon(sending).await.unwrap();
+    assert_eq!(soon(sending).await.unwrap(), Some("ACCOUNT_DELETED"));
     drop((first, second));
     let again = fleet.start("alice").await;
     // Bob has pinned the identity that is gone.

@@ -141,9 +141,9 @@ async fn an_instance_that_slept_while_the_data_key_was_replaced_writes_nothing_a
     let ended = sleeper.run(|client| async move {
         let mut messages = client.messages();
         while messages.next().await.is_some() {}
-        client.send("bob", "too late").await.unwrap_err().code()
+        (client.send("bob", "too late").await.unwrap_err().code(), client.ended_by())
     });
-    assert_eq!(soon(ended).await, "CLIENT_NOT_READY");
+    assert_eq!(soon(ended).await, ("CLIENT_NOT_READY", Some("STORE_KEYS_REPLACED")));
     let read = other.run(|client| async move { client.peers().await.map(|_| ()) });
     soon(read).await.unwrap();
 }

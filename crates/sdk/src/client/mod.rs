@@ -463,10 +463,25 @@ impl Client {
         crate::deletion::delete(self.core()).await
     }
 
-    /// Ends the client: what waits to be sent is given up to the timeout to go out, and stays in the outbox after that;
-    /// then the store is closed and unlocked. Streams end. Closing twice is no error.
+    /// Ends the client: what waits to be sent is given three quarters of the timeout to go out, and stays in the outbox after
+    /// that; then the store is closed and unlocked. Streams end. Closing twice is no error.
+    ///
+    /// It takes no longer than the timeout: a store that does not let go by then is closed after it, while nobody waits.
     pub async fn close(&self) {
-        self.core().close(self.core().config.timeout).await;
+        self.close_within(self.core().config.timeout).await;
+    }
+
+    /// The same with another time than the timeout of the app.
+    pub async fn close_within(&self, time: Duration) {
+        self.core().close(time).await;
+    }
+
+    /// Why the client ended, if neither [`Client::close`] nor what else was asked of it did that: `STORE_EMPTIED`;
+    /// `ACCOUNT_DELETED`, `IDENTITY_HANDED_OVER` or `STORE_KEYS_REPLACED` if another instance on the same store deleted the
+    /// account, rotated the identity or replaced the data key.
+    #[must_use]
+    pub fn ended_by(&self) -> Option<&'static str> {
+        self.core().ended_by.get().copied()
     }
 
     /// Asks the lane of a peer and waits for its answer.

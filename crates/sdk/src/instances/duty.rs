@@ -26,12 +26,12 @@ pub(crate) async fn run(core: &Arc<Core>) {
             // Of a store whose data key was replaced nothing can be read, not even that this instance is gone.
             if let Ok(false) = core.store.keys_are_current().await {
                 core.instances.abandon();
-                return end(core, "the data key of the store was replaced").await;
+                return end(core, KEYS_REPLACED).await;
             }
             // Not declared gone yet: it came between the last look of whoever rotated and their commit.
             if let Ok(true) = crate::rotation::is_replaced(core).await {
                 core.instances.abandon();
-                return end(core, "the identity was rotated").await;
+                return end(core, ROTATED).await;
             }
             tracing::warn!(code = error.code(), "the store could not be asked which instances are there");
             tokio::time::sleep(limits::CLAIM_POLL).await;
@@ -39,9 +39,16 @@ pub(crate) async fn run(core: &Arc<Core>) {
     }
 }
 
+/// What another instance did that ends this one, in words and as the code of an error.
+type Why = (&'static str, &'static str);
+
+const ROTATED: Why = ("the identity was rotated", "IDENTITY_HANDED_OVER");
+const KEYS_REPLACED: Why = ("the data key of the store was replaced", "STORE_KEYS_REPLACED");
+
 /// Ends this client from within one of its tasks, which the end waits for.
-async fn end<T>(core: &Arc<Core>, why: &str) -> T {
-    tracing::error!("{why} by another instance; this one ends");
+async fn end<T>(core: &Arc<Core>, (why, code): Why) -> T {
+    tracing::error!(code, "{why} by another instance; this one ends");
+    let _ = core.ended_by.set(code);
     let core = Arc::clone(core);
     tokio::spawn(async move { core.end().await });
     core::future::pending().await
@@ -61,9 +68,9 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         core.inbox.lose_claims();
         let why = match instances.rejoin(&core.store, core.identity.user_key()).await? {
             Rejoined::Here => None,
-            Rejoined::Deleted => Some("the account was deleted"),
-            Rejoined::IdentityRotated => Some("the identity was rotated"),
-            Rejoined::KeysReplaced => Some("the data key of the store was replaced"),
+            Rejoined::Deleted => Some(("the account was deleted", "ACCOUNT_DELETED")),
+            Rejoined::IdentityRotated => Some(ROTATED),
+            Rejoined::KeysReplaced => Some(KEYS_REPLACED),
         };
         if let Some(why) = why {
             return end(core, why).await;

@@ -178,6 +178,9 @@ async fn a_rotation_that_is_killed_at_any_moment_is_gone_on_with_and_nothing_is_
                     while client.identity().fingerprint != now && client.state() != ConnectionState::Closed {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
+                    if client.state() == ConnectionState::Closed {
+                        assert_eq!(client.ended_by(), Some("IDENTITY_HANDED_OVER"));
+                    }
                     client.close().await;
                 });
                 soon(settled).await;
