@@ -146,9 +146,15 @@ fn records(data: &[u8]) {
     }
 }
 
-/// What receipts and retry requests say is read from a peer's plaintext.
+/// What receipts, retry requests and acknowledgements say is read from a peer's plaintext.
 fn plaintext(data: &[u8]) {
-    for kind in [ContentKind::Delivered, ContentKind::Read, ContentKind::RetryRequest, ContentKind::Text] {
+    for kind in [
+        ContentKind::Delivered,
+        ContentKind::Read,
+        ContentKind::RetryRequest,
+        ContentKind::Acknowledgement,
+        ContentKind::Text,
+    ] {
         let content = stvor_base::ContentId::from_bytes([1; 16]);
         let plaintext = Plaintext { content, kind, body: stvor_crypto::SecretBytes::from_slice(data) };
         if let Ok(ids) = plaintext.receipted() {
@@ -157,6 +163,9 @@ fn plaintext(data: &[u8]) {
         }
         if let Ok(request) = plaintext.requested() {
             assert_eq!(Plaintext::retry_request(content, &request), plaintext);
+        }
+        if let Ok(named) = plaintext.acknowledged() {
+            assert_eq!(Plaintext::acknowledgement(content, &named), plaintext);
         }
     }
 }
