@@ -140,13 +140,16 @@ async fn a_send_with_a_timeout_of_its_own_waits_no_longer_than_that_for_an_answe
     let bob = app(&relay.url()).await.connect("bob").await.unwrap();
     let answer = Arc::new(Semaphore::new(0));
     let waited_for = Arc::clone(&answer);
+    let (told, mut asked) = mpsc::unbounded_channel();
     let asking = builder(&relay.url()).in_memory().trust_policy(TrustPolicy::Ask).trust_callback(move |_| {
         let answer = Arc::clone(&waited_for);
+        told.send(()).unwrap();
         async move { answer.acquire().await.is_ok() }
     });
     let alice = asking.open().await.unwrap().connect("alice").await.unwrap();
     let patient = alice.clone();
     let patient = tokio::spawn(async move { patient.send("bob", "whenever").await });
+    soon(asked.recv()).await.unwrap();
     for timeout in [Duration::ZERO, Duration::from_millis(50)] {
         let options = SendOptions { timeout: Some(timeout), ..SendOptions::default() };
         assert_eq!(code(soon(alice.send_with("bob", "now or never", options)).await), "AWAITING_TRUST");
