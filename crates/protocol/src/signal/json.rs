@@ -315,6 +315,11 @@ impl Entry {
         let (ratchet, info) = (&self.current_ratchet, &self.index_info);
         let own = &ratchet.ephemeral_key_pair;
         let own = KeyPair::from_parts(own.priv_key.secret()?, own.pub_key.public()?);
+        // Not of archived ones: nothing is sent on them, and it is as dear as an agreement each, for every message where storages keep
+        // JSON.
+        if info.closed < 0 && KeyPair::from_private(own.private())?.public() != own.public() {
+            return Err(SignalError::BadRecord("a ratchet key's halves do not belong together"));
+        }
         let initiator = match info.base_key_type {
             OURS => true,
             THEIRS => false,

@@ -230,7 +230,7 @@ impl SessionRecord {
 
     /// Reads the JSON of libsignal-node 6, and of records that it wrote before they had a version. What is beyond our limits
     /// is dropped, the oldest first: receiving chains, stored message keys, sessions. That the halves of a ratchet key belong
-    /// together is checked of the current session; of an archived one whose halves do not it is that session alone that is
+    /// together is checked of open sessions; of an archived one whose halves do not it is that session alone that is
     /// spoilt.
     ///
     /// # Errors
@@ -246,11 +246,6 @@ impl SessionRecord {
             record.archive(session, closed);
         }
         if let Some(mut session) = current {
-            // Not of archived ones: that is as dear as an agreement each, for every message where storages keep JSON, and nothing is
-            // sent on them.
-            if KeyPair::from_private(session.own.private())?.public() != session.own.public() {
-                return Err(SignalError::BadRecord("a ratchet key's halves do not belong together"));
-            }
             session.evict(MAX_STORED_KEYS.saturating_sub(record.stored()));
             record.current = Some(session);
         }
