@@ -355,19 +355,23 @@ impl RedisCluster {
         self.nodes.iter().map(Redis::url).collect()
     }
 
-    /// The master that holds the rows of stores, and its replica.
+    /// The master that holds the rows of stores, and its replica: a master knows a replica as such only after a while.
     fn holders(&self) -> io::Result<(&Redis, &Redis)> {
-        let found = self.nodes.iter().find_map(|master| {
+        let found = |master: &Redis| {
             let keys = master.cli(&["dbsize"]).ok()?;
             let nodes = master.cli(&["cluster", "nodes"]).ok()?;
             let lines = || nodes.lines().map(|line| line.split(' ').collect::<Vec<_>>());
             let own = lines().find(|line| line.get(2) == Some(&"myself,master"))?;
             let replica = lines().find(|line| line.get(3) == own.first())?;
-            let address = replica.get(1)?.split('@').next()?;
-            let replica = self.nodes.iter().find(|node| address.ends_with(&format!(":{}", node.port())))?;
-            (keys.trim() != "0").then_some((master, replica))
-        });
-        found.ok_or_else(|| io::Error::other("no master with a replica holds keys"))
+            let port = replica.get(1)?.split('@').next()?.rsplit(':').next()?.parse::<u16>().ok()?;
+            (keys.trim() != "0").then_some(port)
+        };
+        until(SOON, || {
+            self.nodes.iter().find_map(|master| {
+                let port = found(master)?;
+                Some((master, self.nodes.iter().find(|node| node.port() == port)?))
+            })
+        })
     }
 
     /// The URL of the master that holds stores.
