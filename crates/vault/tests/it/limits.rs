@@ -54,7 +54,7 @@ const TRIED: &[(&str, &str)] = &[
     ("MAX_RANKED", "src/storage/index.rs::of_very_many_matches_the_newest_are_ranked"),
     (
         "MAX_INDEX",
-        "src/engine/tests.rs::a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it, with a smaller one",
+        "src/engine/tests.rs::a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it",
     ),
     ("MAX_WORDS", "src/storage/index.rs::nothing_in_a_search_is_syntax"),
     ("EPHEMERAL_TTL", "tests/it/memories.rs::memories_end_with_their_time"),
