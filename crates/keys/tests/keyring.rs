@@ -22,18 +22,17 @@ fn store() -> NamedKeyring {
 
 /// Runs a test of below in a process of its own: which bus it uses is in its environment.
 fn run(name: &str, service: &SecretService) {
-    let folder = service.variables().map(|(_, value)| value)[1].clone();
     let ended = Command::new(std::env::current_exe().unwrap())
         .envs(service.variables())
-        .env("STVOR_TEST_FOLDER", folder)
         .args(["--exact", name, "--ignored"])
         .output()
         .unwrap();
     assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.stdout));
 }
 
+/// A file in the folder of the service.
 fn kept() -> std::path::PathBuf {
-    std::path::Path::new(&std::env::var_os("STVOR_TEST_FOLDER").unwrap()).join("wrapped")
+    std::path::Path::new(&std::env::var_os("XDG_RUNTIME_DIR").unwrap()).join("wrapped")
 }
 
 #[test]
