@@ -305,6 +305,11 @@ impl Engine {
         self.put_owed(&left)
     }
 
+    /// Whether something was decided in this group: watchers are told when it is committed.
+    pub(crate) const fn is_telling(&self) -> bool {
+        self.watchers.due
+    }
+
     /// Watchers that are not told yet.
     pub(crate) fn untold(&self) -> Result<Vec<Untold>, VaultError> {
         let untold = |owed: Owed| {

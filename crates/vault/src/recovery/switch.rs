@@ -345,7 +345,13 @@ impl Vault {
     /// # Errors
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn untold_watchers(&self) -> Result<Vec<Untold>, VaultError> {
-        self.ask(|engine| engine.untold()).wait()
+        loop {
+            // Asked in the group that decides on something, nobody is told yet; the answer comes after it.
+            let (untold, telling) = self.ask(|engine| Ok((engine.untold()?, engine.is_telling()))).wait()?;
+            if !telling {
+                return Ok(untold);
+            }
+        }
     }
 
     /// Gives up to tell a watcher whose directory is gone for good. One that still has it goes on as before.
