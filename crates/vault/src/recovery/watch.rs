@@ -156,7 +156,8 @@ impl Watch {
             if came < seen.wall && behind {
                 return false;
             }
-            self.doubted = early || Self::is_before_it_was_made(came, check_in);
+            // Where it did not look so when it came, the owner's clock was ahead, too.
+            self.doubted = early || (doubted && Self::is_before_it_was_made(came, check_in));
             came
         } else {
             let in_the_future = now.wall.saturating_add(SLACK) < seen.wall;
