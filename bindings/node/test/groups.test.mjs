@@ -162,7 +162,8 @@ test('what was said in a group is found again, and how far it came; a group that
   assert.equal(await second.older(), null);
   assert.deepEqual((await its.history({ search: 'report' })).messages.map(({ id }) => id), [sent[2], sent[0]]);
   assert.deepEqual((await bob.history('alice')).messages, [], 'a conversation is not a group');
-  for (const bad of [{ limit: 0 }, { search: 1 }, { of: 'x' }]) assert.equal(await codeOf(its.history(bad)), 'INVALID_ARGUMENT');
+  for (const bad of [{ limit: 0 }, { search: 1 }]) assert.equal(await codeOf(its.history(bad)), 'INVALID_ARGUMENT');
+  assert.equal(await codeOf(its.history({ of: 'x' })), 'INVALID_CONFIG');
 
   await heard;
   for (const { userId, state, at } of await group.receipts(sent[0])) {
