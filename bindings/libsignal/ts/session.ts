@@ -1,7 +1,7 @@
 /** Sessions: starting, encrypting, decrypting. */
 
 import type { ProtocolAddress } from './address.js';
-import type { Turn } from './calls.js';
+import { storageFailed, type Turn } from './calls.js';
 import type { KeyPair } from './curve.js';
 import { bytesOf, guarded, invalid, type SignalError } from './errors.js';
 import { decrypt, encrypt } from './hot.js';
@@ -206,9 +206,25 @@ export class SessionCipher {
     const { executor, storage } = this.#peer;
     const signed = turn.took(await executor.ask(turn, () => storage.loadSignedPreKey(signedId)));
     // libsignal-node leaves the id 0 out, so that none may mean 0. With that one at hand both are tried in one call, within one bound on what a message may cost.
-    const given = turn.took(await executor.ask(turn, () => storage.loadPreKey(prekey ?? 0)));
+    const { given, refused } = await this.#prekey(turn, prekey);
     const prekeys = guarded(() => pack(signed, given));
-    return { opened: open(prekeys), prekeys };
+    try {
+      return { opened: open(prekeys), prekeys };
+    } catch (thrown) {
+      throw refused !== undefined && (thrown as { code?: unknown }).code === 'UNDECRYPTABLE' ? refused : thrown;
+    }
+  }
+
+  /** The one-time prekey that a handshake names; of one that names none the prekey 0, if the storage has it and does not mind the question. */
+  async #prekey(turn: Turn, id: number | undefined): Promise<{ given?: KeyPair | null | undefined; refused?: Error }> {
+    const { executor, storage } = this.#peer;
+    try {
+      return { given: turn.took(await executor.ask(turn, () => storage.loadPreKey(id ?? 0))) };
+    } catch (thrown) {
+      if (id !== undefined || turn.over) throw thrown;
+      turn.waits = false;
+      return { refused: storageFailed(thrown) };
+    }
   }
 
   /** Stores what a message made of the record, then hands it over. */

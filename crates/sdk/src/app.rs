@@ -159,8 +159,7 @@ impl App {
         }
         // The one before may still be letting go of the store.
         if let Some(core) = open.core.upgrade() {
-            let mut closed = core.closed.subscribe();
-            let _ = closed.wait_for(|closed| *closed).await;
+            let_go(&core).await?;
         }
         let config = Config { new_identity: options.new_identity, ..self.inner.config.clone() };
         let core = Core::open(config, user.clone()).await?;
@@ -229,8 +228,7 @@ impl App {
             if !core.closing.load(std::sync::atomic::Ordering::SeqCst) {
                 return Err(Error::config(format!("{user} is connected: close that client first")));
             }
-            let mut closed = core.closed.subscribe();
-            let _ = closed.wait_for(|closed| *closed).await;
+            let_go(&core).await?;
         }
         work.await
     }
@@ -274,8 +272,7 @@ impl App {
                 return Ok(true);
             }
             // What it leaves is there when it let go of the store.
-            let mut closed = core.closed.subscribe();
-            let _ = closed.wait_for(|closed| *closed).await;
+            let_go(&core).await?;
         }
         let directory = config.place.of_user(user);
         if config.stores.facts().local && !directory.as_ref().is_some_and(|directory| directory.exists()) {
@@ -339,6 +336,15 @@ impl core::fmt::Debug for App {
             .field("app_id", self.app_id())
             .field("relay_url", &self.relay_url())
             .finish_non_exhaustive()
+    }
+}
+
+/// Waits until a client that closes has let go of its store; not for ever, for a store may hang.
+async fn let_go(core: &Core) -> Result<()> {
+    let mut closed = core.closed.subscribe();
+    match tokio::time::timeout(core.config.timeout, closed.wait_for(|closed| *closed)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::not_ready("it is still closing: its store has not let go; try again")),
     }
 }
 

@@ -128,8 +128,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// The version, and both halves.
+type Scanned = (Option<u32>, Vec<u8>, Vec<u8>);
+
 /// The version and both halves of what was scanned; what is absent is empty.
-fn read(scanned: &[u8]) -> Result<(Option<u32>, Vec<u8>, Vec<u8>), SignalError> {
+fn read(scanned: &[u8]) -> Result<Scanned, SignalError> {
     if scanned.len() > MAX_SCANNED_CODE {
         return Err(SignalError::TooLarge { size: scanned.len(), limit: MAX_SCANNED_CODE });
     }
