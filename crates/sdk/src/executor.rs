@@ -2,7 +2,8 @@
 //!
 //! An order waits from the call until the lane of its peer takes it, a message until it is in the outbox: before that a lane may
 //! have to hold it, until the relay has answered for its recipient or the application has for their identity. The line of a peer is first come, first served, also for
-//! callers that wait for room, so messages keep the order of the calls.
+//! callers that wait for room, so messages keep the order of the calls. What judges the peer or ends the conversation does not stand
+//! in it where there is no room: it has a small reserve.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,9 @@ pub struct Executor {
     /// if not set.
     pub max_queued: usize,
     /// Such calls for one user or group, so that one whose store or trust callback hangs leaves room for others. A quarter of
-    /// `max_queued` if not set.
+    /// `max_queued` if not set. While messages fill it, what judges the user or ends the conversation still gets through (safety
+    /// numbers, `verify` and `unverify`, `accept_identity`, `reset_session`, `delete_conversation`): 16 such calls for one user, and
+    /// 1,024 over all of a client, have room beyond all of these numbers.
     pub max_queued_per_peer: Option<usize>,
     /// Bytes of contents in such calls; those for one user or group may be a quarter of them, or one message of the greatest size if that
     /// is more. 64 MiB if not set.
@@ -99,6 +102,8 @@ pub(crate) struct Pressure {
     executor: Executor,
     orders: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// Room beyond that for what judges or ends conversations.
+    reserve: Arc<Semaphore>,
     /// Callers that wait for room.
     outside: AtomicUsize,
     /// The application was told that more than half of the room is used.
@@ -128,6 +133,7 @@ impl Pressure {
             executor,
             orders: Arc::new(Semaphore::new(executor.max_queued)),
             bytes: Arc::new(Semaphore::new(executor.max_queued_bytes)),
+            reserve: Arc::new(Semaphore::new(limits::RESERVED)),
             outside: AtomicUsize::new(0),
             pressed: AtomicBool::new(false),
             told_at: Mutex::default(),
@@ -188,6 +194,7 @@ pub(crate) struct Share {
     all: Arc<Pressure>,
     orders: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
     /// Held by the caller at the head of those that wait, until its order is in the queue.
     line: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
@@ -195,8 +202,10 @@ pub(crate) struct Share {
 
 /// What an order takes up while it waits.
 pub(crate) struct Room {
-    _share: [OwnedSemaphorePermit; 2],
-    _all: [OwnedSemaphorePermit; 2],
+    /// Of the orders, or of the reserve, of its conversation and of all.
+    _orders: [OwnedSemaphorePermit; 2],
+    /// Of the bytes of both; nothing for what is in the reserve.
+    _bytes: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 /// Counts a caller that waits.
@@ -216,7 +225,9 @@ impl Share {
     pub(crate) fn new(all: Arc<Pressure>) -> Self {
         let orders = Arc::new(Semaphore::new(all.executor.per_peer()));
         let bytes = Arc::new(Semaphore::new(all.executor.bytes_per_peer()));
-        Self { all, orders, bytes, line: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
+        let reserve = Arc::new(Semaphore::new(limits::RESERVED_OF_ONE));
+        let line = tokio::sync::Mutex::default();
+        Self { all, orders, bytes, reserve, line, waiting: AtomicUsize::new(0) }
     }
 
     pub(crate) fn max_pending(&self) -> usize {
@@ -242,18 +253,20 @@ impl Share {
         let one = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned();
         let many = |of: &Arc<Semaphore>, count| Arc::clone(of).try_acquire_many_owned(count);
         let bytes_per_peer = self.all.executor.bytes_per_peer();
-        Ok(Room {
-            _share: [
-                one(&self.orders).map_err(|_| per_peer())?,
-                many(&self.bytes, self.part(bytes))
-                    .map_err(|_| full("bytes wait for this conversation", bytes_per_peer))?,
-            ],
-            _all: [
-                one(&self.all.orders).map_err(|_| full("orders wait for conversations", max_queued))?,
-                many(&self.all.bytes, permits(bytes))
-                    .map_err(|_| full("bytes wait for conversations", max_queued_bytes))?,
-            ],
-        })
+        let order = one(&self.orders).map_err(|_| per_peer())?;
+        let part = many(&self.bytes, self.part(bytes))
+            .map_err(|_| full("bytes wait for this conversation", bytes_per_peer))?;
+        let order_of_all =
+            one(&self.all.orders).map_err(|_| full("orders wait for conversations", max_queued))?;
+        let part_of_all = many(&self.all.bytes, permits(bytes))
+            .map_err(|_| full("bytes wait for conversations", max_queued_bytes))?;
+        Ok(Room { _orders: [order, order_of_all], _bytes: Some([part, part_of_all]) })
+    }
+
+    /// Room in the reserve, if there is some. Nobody waits for that.
+    pub(crate) fn try_reserve(&self) -> Option<Room> {
+        let one = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        Some(Room { _orders: [one(&self.reserve)?, one(&self.all.reserve)?], _bytes: None })
     }
 
     /// Waits for room and hands it to `queue`, before anybody who came later gets some.
@@ -277,15 +290,11 @@ impl Share {
         let _line = self.line.lock().await;
         let one = |of: &Arc<Semaphore>| Arc::clone(of).acquire_owned();
         let many = |of: &Arc<Semaphore>, count| Arc::clone(of).acquire_many_owned(count);
-        let share = [
-            one(&self.orders).await.map_err(closed)?,
-            many(&self.bytes, self.part(bytes)).await.map_err(closed)?,
-        ];
-        let all = [
-            one(&self.all.orders).await.map_err(closed)?,
-            many(&self.all.bytes, permits(bytes)).await.map_err(closed)?,
-        ];
-        queue(Room { _share: share, _all: all })
+        let order = one(&self.orders).await.map_err(closed)?;
+        let part = many(&self.bytes, self.part(bytes)).await.map_err(closed)?;
+        let order_of_all = one(&self.all.orders).await.map_err(closed)?;
+        let part_of_all = many(&self.all.bytes, permits(bytes)).await.map_err(closed)?;
+        queue(Room { _orders: [order, order_of_all], _bytes: Some([part, part_of_all]) })
     }
 }
 

@@ -59,6 +59,13 @@ pub const MAX_QUEUED: usize = 65_536;
 /// Bytes of contents in such orders of one client, if the application sets no other number.
 pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
+/// Orders of one conversation that have room beyond these numbers, so that messages that wait for an answer do not shut out those
+/// that judge the peer or end the conversation: a few questions at once. Past it they have the room of any other order.
+pub const RESERVED_OF_ONE: usize = 16;
+
+/// Such orders of one client: as many as 64 conversations have.
+pub const RESERVED: usize = 64 * RESERVED_OF_ONE;
+
 /// The largest that an application can set these numbers to.
 pub const MOST_QUEUED: usize = 1_000_000;
 

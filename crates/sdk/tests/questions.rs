@@ -135,6 +135,39 @@ async fn sends_that_wait_for_an_answer_take_up_room_and_what_is_too_much_is_refu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_can_be_judged_while_sends_that_wait_for_the_answer_fill_the_share() {
+    let relay = relay().await;
+    let bob = app(&relay.url()).await.connect("bob").await.unwrap();
+    let mut inbox = bob.messages();
+    let (told, mut asked) = mpsc::unbounded_channel();
+    let small = Executor { max_queued_per_peer: Some(4), ..Executor::default() };
+    let asking = builder(&relay.url()).in_memory().executor(small).trust_policy(TrustPolicy::Ask);
+    let asking = asking.trust_callback(move |_| {
+        told.send(()).unwrap();
+        std::future::pending::<bool>()
+    });
+    let alice = asking.open().await.unwrap().connect("alice").await.unwrap();
+    let mut sends = JoinSet::new();
+    for number in 0..5 {
+        let alice = alice.clone();
+        sends.spawn(async move { alice.send("bob", number.to_string()).await });
+    }
+    let refused = soon(sends.join_next()).await.unwrap();
+    assert_eq!(code(refused.unwrap()), "BACKPRESSURE");
+    soon(asked.recv()).await.unwrap();
+    let number = soon(alice.safety_number("bob")).await.unwrap();
+    assert!(!number.verified());
+    assert_eq!(code(soon(alice.send("bob", "no room")).await), "BACKPRESSURE");
+    soon(alice.accept_identity("bob")).await.unwrap();
+    while let Some(sent) = soon(sends.join_next()).await {
+        sent.unwrap().unwrap();
+    }
+    for _ in 0..4 {
+        assert_eq!(soon(inbox.next()).await.unwrap().from.as_str(), "alice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_send_with_a_timeout_of_its_own_waits_no_longer_than_that_for_an_answer() {
     let relay = relay().await;
     let bob = app(&relay.url()).await.connect("bob").await.unwrap();

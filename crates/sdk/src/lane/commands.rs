@@ -103,6 +103,19 @@ impl Command {
         }
     }
 
+    /// Whether it judges the peer or ends what there is with them: messages that wait for just that must not shut it out.
+    pub(super) fn judges(&self) -> bool {
+        matches!(
+            self,
+            Self::Pin(_)
+                | Self::Verify(..)
+                | Self::Adopt(..)
+                | Self::Reset(_)
+                | Self::Recover(..)
+                | Self::Delete(_)
+        )
+    }
+
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::MarkRead(_, reply)

@@ -94,6 +94,11 @@ impl Work {
         }
     }
 
+    /// Whether it may go into the reserve where there is no room.
+    fn may_use_reserve(&self) -> bool {
+        matches!(self, Self::Command(command) if command.judges())
+    }
+
     /// Whether it was answered.
     pub(super) fn is_answered(&self) -> bool {
         match self {
@@ -276,7 +281,12 @@ impl LaneHandle {
             return Ok(None);
         }
         let Some(bytes) = work.weight() else { return self.hand_over(work, None).map(|()| None) };
-        match self.queue.share.try_room(bytes) {
+        let share = &self.queue.share;
+        let found = match share.try_room(bytes) {
+            Err(why) if work.may_use_reserve() => share.try_reserve().ok_or(why),
+            found => found,
+        };
+        match found {
             Ok(room) => self.hand_over(work, Some(room)).map(|()| None),
             Err(why) => Ok(Some(Waits { work, bytes, why, queue: Arc::clone(&self.queue) })),
         }

@@ -6,7 +6,7 @@ use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::executor::Pressure;
+use crate::executor::{Executor, Pressure};
 use crate::rows::{MessageRow, PointerRow};
 use crate::{App, ConnectOptions};
 
@@ -245,6 +245,46 @@ async fn orders_are_refused_past_the_share_of_a_conversation_and_past_that_of_al
         assert_eq!(code(fifth), "OK");
     }
     assert_eq!(code(fifth), "BACKPRESSURE");
+}
+
+#[tokio::test]
+async fn what_judges_or_ends_a_conversation_has_a_small_reserve_past_its_share() {
+    let one = Executor { max_queued_per_peer: Some(1), ..Executor::default() };
+    let pressure = Arc::new(Pressure::new(one));
+    let code = |handle: &LaneHandle, work| handle.work(work).map_or_else(|error| error.code(), |()| "OK");
+    let pin = || Work::Command(Command::Pin(oneshot::channel().0.into()));
+    let mut lanes: Vec<_> = (0..=limits::RESERVED / limits::RESERVED_OF_ONE)
+        .map(|number| {
+            let peer = Address::new(UserId::new(&format!("user-{number}")).unwrap(), DeviceId::FIRST);
+            new(Weak::new(), peer, Arc::clone(&pressure))
+        })
+        .collect();
+    for (handle, _) in &lanes {
+        assert_eq!(code(handle, mark_read()), "OK");
+        assert_eq!(code(handle, mark_read()), "BACKPRESSURE");
+    }
+    let (last, _task) = lanes.pop().unwrap();
+    for (handle, _) in &lanes {
+        let ends = [
+            Command::Reset(oneshot::channel().0.into()),
+            Command::Delete(oneshot::channel().0.into()),
+            Command::Verify(None, oneshot::channel().0.into()),
+        ];
+        let others = limits::RESERVED_OF_ONE - ends.len();
+        for command in ends {
+            assert_eq!(code(handle, Work::Command(command)), "OK");
+        }
+        for _ in 0..others {
+            assert_eq!(code(handle, pin()), "OK");
+        }
+        assert_eq!(code(handle, pin()), "BACKPRESSURE", "its reserve is used up");
+        assert_eq!(code(handle, mark_read()), "BACKPRESSURE");
+    }
+    assert_eq!(code(&last, pin()), "BACKPRESSURE", "that is all there is");
+    assert_eq!(pressure.waiting(), (lanes.len() + 1, (lanes.len() + 1) * 16), "it is beyond the numbers");
+    drop(lanes);
+    assert_eq!(code(&last, mark_read()), "BACKPRESSURE");
+    assert_eq!(code(&last, pin()), "OK", "the room of lanes that ended is free");
 }
 
 #[tokio::test]
