@@ -218,6 +218,10 @@ pub const MAX_PARKED_OF_ONE: usize = MAX_PARKED / 4;
 /// Bytes of that mail of one peer.
 pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 
+/// Messages that are acknowledged at a minimal relay without having been opened (copies, groups' mail, a later version) until one
+/// is: a window of a conversation that comes again, and far fewer than the peer may miss of a chain.
+pub const MAX_UNOPENED_CONFIRMED: u32 = 64;
+
 /// Between two times that everything is sent again to somebody who announces themselves at a minimal relay.
 pub const RESEND_TO_COMER: Duration = Duration::from_secs(1);
 

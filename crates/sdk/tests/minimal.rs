@@ -24,6 +24,8 @@ struct Relay {
     keys: Mutex<HashMap<String, Value>>,
     /// Whether announcements are repeated.
     mute: bool,
+    /// Whether messages are handed on twice.
+    twice: bool,
     /// Messages from the first to the second are lost.
     lost: Mutex<Option<(&'static str, &'static str)>>,
     /// Messages as they came: who they say that they are from, who they are to, and all of them.
@@ -82,7 +84,9 @@ impl Relay {
             self.log.lock().unwrap().push((from.clone(), to.clone(), message.clone()));
             let lost = self.lost.lock().unwrap().is_some_and(|lost| lost == (&*from, &*to));
             if !lost && let Some(target) = clients.get(&to) {
-                let _ = target.send(Message::Text(message.to_string().into()));
+                for _ in 0..=u8::from(self.twice) {
+                    let _ = target.send(Message::Text(message.to_string().into()));
+                }
             }
         }
     }
@@ -376,6 +380,73 @@ async fn a_receiver_that_ends_between_storing_a_message_and_saying_so_has_it_onc
     nothing_pending(&alice).await;
     alice.send("bob", "two").await.unwrap();
     assert_eq!(text(&bob).await, "two");
+}
+
+#[tokio::test]
+async fn at_a_relay_that_says_everything_twice_acknowledgements_come_to_an_end() {
+    let (relay, url) = minimal(Relay { twice: true, ..Relay::default() }).await;
+    let (alice, bob) = acquainted(&url).await;
+    alice.send("bob", "one").await.unwrap();
+    assert_eq!(text(&bob).await, "one");
+    let frames = || relay.log.lock().unwrap().len();
+    soon(async {
+        let (mut before, mut quiet) = (0, 0);
+        while quiet < 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            quiet = if frames() == before { quiet + 1 } else { 0 };
+            before = frames();
+        }
+    })
+    .await;
+    alice.send("bob", "two").await.unwrap();
+    assert_eq!(text(&bob).await, "two");
+}
+
+#[tokio::test]
+async fn a_flood_in_the_name_of_somebody_who_is_away_uses_up_no_keys_of_theirs() {
+    let (relay, url) = minimal(Relay::default()).await;
+    let (alice, bob) = acquainted(&url).await;
+    let mut told = bob.events();
+    relay.lose("alice", "bob");
+    let mut events = alice.events();
+    let of = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
+    let overheard = relay.said("bob", "alice").pop().unwrap();
+    let blob = overheard["blob"].as_str().unwrap();
+    let decoded = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, blob);
+    let mut changed = decoded.unwrap();
+    *changed.last_mut().unwrap() ^= 1;
+    let later = of(&[255]);
+    let group = of(&[&[1_u8, 1, 3][..], &[7; 509]].concat());
+    let (before, mut number) = (relay.said("alice", "bob").len(), 0_u128);
+    let mut forge = |blob: &str| {
+        number += 1;
+        let id = format!("{number:032x}");
+        relay.inject(json!({"type": "message", "to": "alice", "from": "bob", "stvor": 1, "device": 1, "id": id, "blob": blob}));
+    };
+    for (blob, rounds) in [(of(&changed), 25), (later.clone(), 25), (group, 2)] {
+        for _ in 0..rounds {
+            for _ in 0..100 {
+                forge(&blob);
+            }
+            // It is told of the last one, and of each of that kind.
+            forge(&later);
+            let count = if blob == later { 101 } else { 1 };
+            for _ in 0..count {
+                event(&mut events, |event| matches!(event, Event::MessageUndecryptable { .. }).then_some(()))
+                    .await;
+            }
+        }
+    }
+    assert!(
+        relay.said("alice", "bob").len() - before <= 64,
+        "an acknowledgement each, and 64 of them at most"
+    );
+    relay.lose_nothing();
+    alice.send("bob", "after").await.unwrap();
+    assert_eq!(text(&bob).await, "after");
+    while let Some(Some(event)) = futures::FutureExt::now_or_never(told.next()) {
+        assert!(!matches!(event, Event::MessageUndecryptable { .. } | Event::Repaired { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test]

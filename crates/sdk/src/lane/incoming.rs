@@ -66,7 +66,6 @@ impl Lane {
             return;
         }
         if self.core.is_blocked(&self.peer.user) {
-            step.confirm(&deliver, &source);
             step.ack(&deliver, &source);
             return;
         }
@@ -114,6 +113,7 @@ impl Lane {
                     return;
                 }
                 if !confirms {
+                    self.unopened = 0;
                     step.confirm(&deliver, &source);
                 }
                 step.take(deliver, source);
@@ -498,7 +498,7 @@ impl Lane {
         let (deliver, source) = taken;
         if matches!(error, ProtocolError::Duplicate) {
             metrics::duplicate();
-            step.confirm(&deliver, &source);
+            self.confirm_unopened(&deliver, &source, step);
             step.ack(&deliver, &source);
             return;
         }
@@ -547,7 +547,7 @@ impl Lane {
         self.unreadable(error, requested, step);
         if matches!(error, ProtocolError::TooNew { what: "message", .. }) {
             // Nobody asks for it, and there is no use in its coming again.
-            step.confirm(&deliver, &source);
+            self.confirm_unopened(&deliver, &source, step);
         }
         step.ack(&deliver, &source);
     }

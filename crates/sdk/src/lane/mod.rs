@@ -168,6 +168,8 @@ struct Lane {
     held_back: Vec<(Arc<Session>, MessageId)>,
     /// A turn left something for the next for want of room in its commit.
     more: bool,
+    /// What was acknowledged without having been opened, since something was that is no acknowledgement.
+    unopened: u32,
     /// The peer announced itself at a relay that keeps nothing.
     came: bool,
     /// Nothing is sent again for that before this: anybody can repeat what was announced.
@@ -264,6 +266,7 @@ impl Lane {
             suspects,
             held_back: Vec::new(),
             more: false,
+            unopened: 0,
             came: false,
             came_after: now,
             progress_at: now,
@@ -564,7 +567,8 @@ impl Lane {
 
     fn may_sleep(&self) -> bool {
         // Who is to be told of our identity is tried again after a while, if there is room for that.
-        self.active_at.elapsed() >= limits::LANE_IDLE && self.is_at_rest() && !self.announces()
+        let rests = self.is_at_rest() && self.unopened == 0;
+        self.active_at.elapsed() >= limits::LANE_IDLE && rests && !self.announces()
     }
 
     /// Whether the lane would do nothing but wait for orders.

@@ -39,7 +39,7 @@ impl Lane {
         };
         self.core.groups.put_mail(&row, &mut step.changes);
         step.mailed += 1;
-        step.confirm(&deliver, &source);
+        self.confirm_unopened(&deliver, &source, step);
         step.take(deliver, source);
     }
 

@@ -28,6 +28,11 @@ const REQUEST_RETRY: Duration = Duration::from_secs(60);
 impl Lane {
     /// The peer could not read a message of ours and asks for it again.
     pub(super) async fn resend(&mut self, request: &RetryRequest, step: &mut Step) -> Result<()> {
+        let pending = self.sealed.iter().find(|one| one.send.msg_id == request.message);
+        if pending.is_some_and(|one| sha256(&[&one.send.blob]) != request.blob_hash) {
+            // Something else came under its id: what is on its way is that very message.
+            return Ok(());
+        }
         let store = &self.core.store;
         let Some(row) = store.one(&keys::sent(&self.peer, request.message)).await.map_err(Error::passed)?
         else {

@@ -176,7 +176,7 @@ impl Step {
     }
 
     /// The peer may know that this came, once this step is durable. Not of what could not be read (the request to send it
-    /// again says that) nor of another such word: two who answered those would never stop.
+    /// again says that) nor of another such word that was opened: two who answered those would never stop.
     pub(super) fn confirm(&mut self, deliver: &Deliver, source: &Source) {
         if let Source::Relay(session) = source
             && session.minimal
