@@ -473,7 +473,7 @@ impl Client {
 
     /// The same with another time than the timeout of the app.
     pub async fn close_within(&self, time: Duration) {
-        self.core().close(time.min(crate::limits::LONGEST_WAIT)).await;
+        self.core().close(time.min(limits::LONGEST_WAIT)).await;
     }
 
     /// Why the client ended, if neither [`Client::close`] nor what else was asked of it did that: `STORE_EMPTIED`;
