@@ -249,9 +249,12 @@ impl Server {
         let ran = runner.run_async(inner).await;
         let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await;
         ran.map_err(|failure| match failure.kind() {
+            // What the server said, or that it is gone, may stand several errors below.
             refinery::error::Kind::Connection(_, source) => {
-                match source.downcast_ref::<tokio_postgres::Error>() {
-                    Some(source) => self.error(source),
+                let first: &(dyn std::error::Error + 'static) = &**source;
+                let mut below = core::iter::successors(Some(first), |error| error.source());
+                match below.find_map(|error| error.downcast_ref::<tokio_postgres::Error>()) {
+                    Some(said) => self.error(said),
                     None => StoreError::Adapter(failure.to_string()),
                 }
             }
