@@ -149,7 +149,7 @@ pub enum Refusal {
     },
     /// The agent had as much read as it may.
     #[error(
-        "this agent's searches and lists have read as much of the vault as they may in an hour; try again in {} s, and search fewer \
+        "this agent's requests have read as much of the vault as they may in an hour; try again in {} s, and search fewer \
          or smaller namespaces", left.as_secs().max(1)
     )]
     ReadQuota {

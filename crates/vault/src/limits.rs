@@ -94,8 +94,8 @@ pub const MAX_ARCHIVE_LINE: u64 = 64 << 10;
 pub const AGENT_BYTES: u64 = 1 << 30;
 /// Bytes that the requests of an agent may add to the log in a day when its owner does not say.
 pub const AGENT_LOG_BYTES: u64 = 256 << 20;
-/// Bytes that an agent may have read in an hour beside what it is shown: by searches that bring a namespace into the index, and of
-/// memories that lists and searches pass over.
+/// Bytes that an agent may have read in an hour beside what it is shown: by searches that bring a namespace into the index, of
+/// memories that lists and searches pass over, and of the versions that a memory corrects.
 pub const AGENT_READS: u64 = 2 << 30;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;

@@ -331,6 +331,18 @@ impl Header {
         }
     }
 
+    /// The same without what somebody wrote about it, where an answer has no room for more.
+    pub(crate) fn in_short(self) -> Self {
+        Self {
+            metadata: BTreeMap::new(),
+            searchable: Vec::new(),
+            intents: Vec::new(),
+            source: String::new(),
+            state_reason: String::new(),
+            ..self
+        }
+    }
+
     /// Whether key and content are gone.
     pub(crate) const fn is_destroyed(&self) -> bool {
         matches!(self.state, State::Forgotten | State::Expired)
@@ -399,7 +411,8 @@ pub struct Forgotten {
 pub struct WouldForget {
     /// What would be destroyed, newest first: the memory itself, if its content is there, and earlier versions.
     pub forgets: Vec<Header>,
-    /// Earlier versions that would be left with their contents, newest first.
+    /// Earlier versions that would be left with their contents, newest first. When the answer is full
+    /// ([`limits::MAX_PAGE_BYTES`]), those that still come have no metadata, intents, source and reason.
     pub keeps: Vec<Header>,
     /// The next earlier version, where there are more than one request looks at, or one answer holds: asking for that one goes on.
     pub next: Option<MemoryId>,

@@ -1,6 +1,7 @@
 //! How memories end: forgotten, closed for good, or when their time ran out.
 
 use super::agents::Caller;
+use super::reads::passed;
 use super::{Engine, Later, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
@@ -60,6 +61,7 @@ impl Engine {
             let (_, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             engine.may_change(caller, &header)?;
+            engine.may_read(caller)?;
             let (versions, mut next) = engine.earlier(caller, id)?;
             let (mut forgets, mut keeps, mut bytes) = (Vec::new(), Vec::new(), 0);
             if !header.is_destroyed() {
@@ -71,7 +73,11 @@ impl Engine {
                     next = Some(version.id);
                     break;
                 }
-                let version = engine.seen_by(caller, version)?;
+                let mut version = engine.seen_by(caller, version)?;
+                if bytes >= limits::MAX_PAGE_BYTES {
+                    // What stays has no page of its own.
+                    version = version.in_short();
+                }
                 bytes += serde_json::to_vec(&version).map_or(0, |text| text.len());
                 if goes { &mut forgets } else { &mut keeps }.push(version);
             }
@@ -84,15 +90,35 @@ impl Engine {
     }
 
     /// The versions that a memory corrects and whose content is there, newest first, as far as the caller may know of them; and
-    /// where to go on if there are more.
-    fn earlier(&self, caller: &Caller, id: MemoryId) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
-        let header = |id: MemoryId| match self.database.memory_header(&id)? {
-            Some(row) => self.sound(self.listed(&row)),
+    /// where to go on if there are more. What it reads is counted.
+    fn earlier(
+        &mut self,
+        caller: &Caller,
+        id: MemoryId,
+    ) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
+        let mut read = 0;
+        let found = self.chain(caller, id, &mut read);
+        self.count_passed(caller, read);
+        found
+    }
+
+    /// The same. Adds up what it reads.
+    fn chain(
+        &self,
+        caller: &Caller,
+        id: MemoryId,
+        read: &mut u64,
+    ) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
+        let mut header = |id: MemoryId| match self.database.memory_header(&id)? {
+            Some(row) => {
+                *read += passed(&row);
+                self.sound(self.listed(&row))
+            }
             None => Ok(None),
         };
         let (mut found, mut next) = (Vec::new(), header(id)?.and_then(|header| header.supersedes));
         for _ in 0..limits::MAX_EARLIER {
-            let Some(older) = next.map(header).transpose()?.flatten() else { return Ok((found, None)) };
+            let Some(older) = next.map(&mut header).transpose()?.flatten() else { return Ok((found, None)) };
             let there = !older.is_destroyed();
             let known = caller.reaches(&older.namespace)
                 && caller.may_have(older.level)

@@ -1,5 +1,5 @@
 //! How much the requests of each agent may have the vault read beside what they show: searches that bring a namespace into the index,
-//! and memories that a list or a search passes over. The vault has one thread, and what it reads for one nobody else gets.
+//! memories that a list or a search passes over, and the versions that a memory corrects. The vault has one thread, and what it reads for one nobody else gets.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -9,6 +9,7 @@ use super::agents::Caller;
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::limits;
+use crate::storage::MemoryRow;
 
 /// What a row takes beside its bytes: its header is opened and understood.
 const ROW: u64 = 256;
@@ -17,8 +18,15 @@ const ROW: u64 = 256;
 const MOST: u64 = limits::AGENT_READS;
 #[cfg(test)]
 const MOST: u64 = limits::AGENT_READS >> 7;
+/// What one request passes over is counted in whole ones of these.
+const PART: u64 = 1 << 20;
 /// That hour, in milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
+
+/// What it takes to read a row.
+pub(super) fn passed(row: &MemoryRow) -> u64 {
+    row.size().saturating_add(ROW)
+}
 
 /// What each agent had read, less what the time since then gave back, and when that was.
 #[derive(Debug, Default)]
@@ -46,6 +54,12 @@ impl Engine {
         let now = self.clock.now();
         let (debt, _) = self.reads.0.entry(agent.name.clone()).or_insert((0, now));
         *debt = debt.saturating_add(bytes).saturating_add(rows.saturating_mul(ROW));
+    }
+
+    /// Counts what one request read of memories that it may not show, in whole mebibytes: counted row by row they would tell an agent
+    /// how many there are.
+    pub(super) fn count_passed(&mut self, caller: &Caller, bytes: u64) {
+        self.count_reads(caller, (0, bytes - bytes % PART));
     }
 
     /// An agent is gone, and what it had read with it.

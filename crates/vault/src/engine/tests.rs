@@ -260,3 +260,29 @@ fn an_agent_has_the_vault_read_only_so_much() {
     (0..5).for_each(|_| drop(vault.search(&Caller::Owner, "large", "tea")));
     assert_eq!(search(&Caller::Owner, "large"), Err("VAULT_BAD_REQUEST"), "the owner may");
 }
+
+#[test]
+fn what_forgetting_would_reach_is_read_only_so_often_for_an_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let greedy = enrol(&vault, "greedy", &["*"]);
+    let about = |number: usize| (format!("key {number}"), "x".repeat(limits::MAX_TEXT));
+    let mut newest = None;
+    for _ in 0..10 {
+        let version = NewMemory {
+            metadata: (0..limits::MAX_METADATA).map(about).collect(),
+            supersedes: newest,
+            ..NewMemory::new(b"version", Level::Working, "home")
+        };
+        newest = Some(vault.store(&greedy, version).unwrap());
+    }
+    let newest = newest.unwrap();
+    let ask = |caller: &Caller| {
+        let reach = vault.would_forget(caller, newest, false);
+        reach.map(|reach| reach.keeps.len()).map_err(|error| error.code())
+    };
+    let tries = (0..60).position(|_| ask(&greedy) == Err("AGENT_READ_QUOTA"));
+    assert_eq!(tries, Some(8), "each reads two whole mebibytes of the sixteen");
+    assert_eq!(ask(&Caller::Owner), Ok(9), "the owner may");
+}

@@ -305,6 +305,12 @@ fn what_forgetting_would_reach_comes_in_answers_of_some_mebibytes() {
     while versions.len() * limits::MAX_METADATA * 4_000 < 2 * limits::MAX_PAGE_BYTES {
         versions.push(vault.store(OWNER, large(versions.last().copied())).unwrap());
     }
+    let reach = vault.would_forget(OWNER, *versions.last().unwrap(), false).unwrap();
+    assert_eq!((reach.forgets.len(), reach.keeps.len()), (1, versions.len() - 1), "those that stay, too");
+    assert!(serde_json::to_vec(&reach).unwrap().len() < limits::MAX_PAGE_BYTES * 5 / 4);
+    assert_eq!(reach.keeps[0].metadata.len(), limits::MAX_METADATA);
+    let last = reach.keeps.last().unwrap();
+    assert_eq!((last.id, last.level, last.metadata.len()), (versions[0], Level::Working, 0));
     let (mut asked, mut answers, mut seen) = (versions.last().copied(), 0, Vec::new());
     while let Some(id) = asked {
         let reach = vault.would_forget(OWNER, id, true).unwrap();

@@ -196,7 +196,7 @@ pub(super) struct Ended {
 pub(super) struct WouldForget {
     /// What would be destroyed, newest first.
     forgets: Vec<Header>,
-    /// Earlier versions that would be left with their contents.
+    /// Earlier versions that would be left with their contents. Those after some mebibytes have no metadata and intents.
     keeps: Vec<Header>,
     /// Where there are more earlier versions than one answer has: this one goes on.
     next: Option<String>,
