@@ -285,6 +285,11 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     assert!(watcher.wait_output(2, SOON).unwrap()[1].contains("waiting"));
     watcher.close_input();
     assert_eq!(finished(&watcher), Some(0));
+    // A check-in is for watchers on other machines also where this one has nothing to give.
+    std::fs::remove_file(&sealed).unwrap();
+    let (code, made, said) = served.try_owner("switch check-in");
+    assert!(code != 0 && said.contains("VAULT_PACKAGE_MISSING"), "{code} {said}");
+    assert!(made[0]["check_in"].as_str().unwrap().contains("\nnumber "), "{made:?}");
     // The disk is out: it is decided, said, and made up for.
     let away = served.home.path("away");
     std::fs::rename(&dir, &away).unwrap();

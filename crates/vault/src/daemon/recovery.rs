@@ -337,7 +337,10 @@ impl RecoveryVerb {
                     vault.arm_switch(&NewSwitch { every, heirs: &heirs, directory: &directory })?;
                 Ok(json!({ "verifier": verifier, "untold": vault.untold_watchers()? }))
             }
-            Self::CheckIn {} => Ok(json!({ "check_in": vault.check_in()?.to_string() })),
+            Self::CheckIn {} => {
+                let made = vault.make_check_in()?;
+                Ok(json!({ "check_in": made.note.to_string(), "untold": made.untold }))
+            }
             Self::DisarmSwitch {} => vault.disarm_switch().map(done),
             Self::Switch {} => {
                 let mut switch = value(vault.switch()?)?;

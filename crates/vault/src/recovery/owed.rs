@@ -40,6 +40,14 @@ pub struct Untold {
     pub reason: String,
 }
 
+impl Untold {
+    /// A watcher that knows of the check-in and has no package of an heir.
+    pub(crate) fn without(heir: String, directory: PathBuf) -> Self {
+        let missing = VaultError::PackageMissing { heir: heir.clone(), directory: directory.clone() };
+        Self { directory, disarmed: false, without: Some(heir), reason: missing.to_string() }
+    }
+}
+
 impl From<Untold> for VaultError {
     fn from(untold: Untold) -> Self {
         let Untold { directory, reason, without, .. } = untold;

@@ -81,6 +81,15 @@ pub struct HeirRecord {
     pub package: String,
 }
 
+/// A check-in that was made.
+#[derive(Debug)]
+pub struct CheckedIn {
+    /// The check-in as a note, for watchers on other machines.
+    pub note: Note,
+    /// The watcher, when it does not know of it yet, or has no package of an heir.
+    pub untold: Vec<Untold>,
+}
+
 /// What the owner signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -285,15 +294,31 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Unknown`] when the switch is not armed; [`VaultError::WatcherNotTold`] when the check-in could not be
     /// written: the vault writes it when it can; [`VaultError::PackageMissing`] when it is written, and an heir would get nothing.
+    /// [`Vault::make_check_in`] gives the note then, too.
     pub fn check_in(&self) -> Result<Note, VaultError> {
+        let CheckedIn { note, untold } = self.make_check_in()?;
+        match untold.into_iter().next() {
+            Some(untold) => Err(untold.into()),
+            None => Ok(note),
+        }
+    }
+
+    /// Does what [`Vault::check_in`] does. Returns the check-in also when its watcher does not know of it, or an heir would get
+    /// nothing: other watchers do not count the owner's silence because of that.
+    ///
+    /// # Errors
+    /// [`VaultError::Unknown`] when the switch is not armed.
+    pub fn make_check_in(&self) -> Result<CheckedIn, VaultError> {
         let directory = self.switch()?.map(|record| record.directory);
         let seen: Vec<_> = directory.iter().map(|directory| known_check_in(directory)).collect();
         let note = self.ask(move |engine| engine.check_in(&seen)).wait()?;
-        self.told(|untold| Some(&untold.directory) == directory.as_ref())?;
-        match (self.heirs_without_package()?.into_iter().next(), directory) {
-            (Some(heir), Some(directory)) => Err(VaultError::PackageMissing { heir, directory }),
-            _ => Ok(note),
+        let mut untold = self.untold_watchers()?;
+        untold.retain(|untold| Some(&untold.directory) == directory.as_ref());
+        if let (true, Some(directory)) = (untold.is_empty(), directory) {
+            let without = self.heirs_without_package()?.into_iter();
+            untold.extend(without.map(|heir| Untold::without(heir, directory.clone())));
         }
+        Ok(CheckedIn { note, untold })
     }
 
     /// Heirs whose package is not in the watcher's directory as it was signed: it was removed, or changed, or the vault came back

@@ -201,6 +201,11 @@ fn a_package_that_is_gone_is_told_while_the_owner_lives() {
     assert_eq!(waits_and_says(&armed, &mut watcher), Some("VAULT_TAMPERED"));
     armed.world.clock.pass(20 * DAY);
     missing(armed.vault.check_in());
+    // Who carries check-ins to other machines has this one all the same.
+    let made = armed.vault.make_check_in().unwrap();
+    assert_eq!(made.untold.iter().map(|one| one.without.as_deref()).collect::<Vec<_>>(), [Some("ada")]);
+    let written = std::fs::read_to_string(armed.path("watched").join(CHECK_IN)).unwrap();
+    assert_eq!(made.note.to_string(), written);
     assert_eq!(armed.vault.heirs_without_package().unwrap(), ["ada"]);
     assert_eq!(armed.vault.status().unwrap().watchers_untold, 1);
     let (standing, _) = watcher.look(&armed.world.clock.now()).unwrap();

@@ -181,14 +181,13 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
                 format!("armed; check-ins are signed with\n{}", made["verifier"].as_str().unwrap_or_default())
             })?;
             out.say("An heir who can read that directory can open the own package at any time.");
-            match untold(&made["untold"])?.into_iter().next() {
-                Some(untold) => Err(coded(VaultError::from(untold))),
-                None => Ok(()),
-            }
+            all_told(&made)
         }
         SwitchCommand::CheckIn => {
             let made = ask(&mut client, RecoveryVerb::CheckIn {})?;
-            out.either(&made, |_| "checked in".to_owned())
+            // It is made, and for watchers elsewhere: what this one lacks is told after it.
+            out.either(&made, |_| "checked in".to_owned())?;
+            all_told(&made)
         }
         SwitchCommand::Disarm => {
             ask(&mut client, RecoveryVerb::DisarmSwitch {})?;
@@ -233,6 +232,14 @@ pub(super) fn switch(call: Call<'_>, command: &SwitchCommand) -> Result {
 
 fn untold(value: &Value) -> Result<Vec<Untold>> {
     if value.is_null() { Ok(Vec::new()) } else { show::parsed(value.clone()) }
+}
+
+/// Fails when a watcher does not know what was decided, or has no package of an heir.
+fn all_told(made: &Value) -> Result {
+    match untold(&made["untold"])?.into_iter().next() {
+        Some(untold) => Err(coded(VaultError::from(untold))),
+        None => Ok(()),
+    }
 }
 
 fn not_told(untold: &Untold) -> String {
