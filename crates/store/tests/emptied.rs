@@ -427,7 +427,7 @@ async fn who_goes_on_with_a_store_that_was_put_back_raises_its_layouts_again() {
     let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
     drop(Sealed::open(Arc::clone(&below), key.clone()).await.unwrap());
     let copy = below.walk(None, 100).await.unwrap().rows;
-    let newer = Sealed::open_as(Arc::clone(&below), key.clone(), NEWER).await.unwrap();
+    let newer = Sealed::open_as(Arc::clone(&below), key.clone(), NEWER).await.unwrap().shared(true);
     newer.commit(put(1)).await.unwrap();
     let rows = copy.into_iter().map(|row| Op::put(row.key, row.value));
     below.commit(everything().ops.into_iter().chain(rows).collect()).await.unwrap();

@@ -435,6 +435,41 @@ async fn a_commit_that_is_under_way_while_another_is_given_up_is_applied_all_the
     }
 }
 
+/// A process that hangs, while another one took over what it had: that one has read what this commit would change.
+#[tokio::test]
+async fn a_commit_that_another_opening_made_void_is_not_tried_again_and_never_lands() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = Keyfile::create(&directory.path().join("key"), &mut SystemRandom::new()).unwrap();
+    let holder = Arc::new(holder);
+    let below = Arc::new(Late::default());
+    // It gives a commit up, and reads: what was on its way is void from then on.
+    let settle = async |store: &Sealed| {
+        below.hold(true);
+        assert!(store.commit(puts(2, b"given up")).now_or_never().is_none());
+        below.hold(false);
+        assert_eq!(text(store, 1).await.as_deref(), Some(b"first".as_slice()));
+    };
+    let first = Sealed::open(below.clone(), holder.clone()).await.unwrap();
+    first.commit(puts(1, b"first")).await.unwrap();
+    for settles_too in [false, true] {
+        below.slow.store(true, Ordering::SeqCst);
+        let mut late = core::pin::pin!(first.commit(puts(1, b"late")));
+        assert!(futures::poll!(late.as_mut()).is_pending());
+        below.slow.store(false, Ordering::SeqCst);
+        let second = Sealed::open(below.clone(), holder.clone()).await.unwrap();
+        settle(&second).await;
+        if settles_too {
+            // The version that is found is one of its own again.
+            settle(&first).await;
+        }
+        below.quick.notify_waiters();
+        assert_eq!(late.await.unwrap_err().code(), "STORE_TIMEOUT");
+        assert_eq!(below.land().await, 0);
+        assert_eq!(text(&second, 1).await.as_deref(), Some(b"first".as_slice()));
+    }
+    first.commit(puts(1, b"goes on")).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_rotation_whose_new_key_was_given_up_and_landed_goes_on_after_a_new_opening_and_loses_no_row() {
     let directory = tempfile::tempdir().unwrap();

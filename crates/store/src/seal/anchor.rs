@@ -15,13 +15,13 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::header::{Header, Layouts};
+use super::header::{Epoch, Header, Layouts};
 use super::rotate::no_room;
 use super::{Sealed, take_version};
 use crate::adapter::{RowValue, Store};
 use crate::change::{ChangeSet, Expect, Key, Op, RowVersion};
 use crate::{StoreError, Table, limits};
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -41,6 +41,10 @@ pub(super) struct Anchor {
     given_up: AtomicU64,
     settled: AtomicU64,
     settling: tokio::sync::Mutex<()>,
+    /// The epochs that this opening took: the upper halves of the versions that it gives the row.
+    epochs: Mutex<Vec<u64>>,
+    /// How often the row was found to have a version that another opening gave it.
+    others: AtomicU64,
 }
 
 /// A commit that is under way. Dropped before its answer came, it may land at any time.
@@ -68,6 +72,8 @@ impl Anchor {
             given_up: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             settling: tokio::sync::Mutex::default(),
+            epochs: Mutex::default(),
+            others: AtomicU64::new(0),
         }
     }
 
@@ -136,10 +142,23 @@ impl Anchor {
     pub(super) async fn take_version(&self, store: &dyn Store) -> Result<bool, StoreError> {
         let found = self.found(store).await?;
         if let Some((version, layouts)) = found {
-            self.version.store(version.0, Ordering::SeqCst);
+            let before = self.version.swap(version.0, Ordering::SeqCst);
+            if before != version.0 && !self.is_own(version) {
+                self.others.fetch_add(1, Ordering::SeqCst);
+            }
             self.found.store(layouts.0, Ordering::SeqCst);
         }
         Ok(found.is_some())
+    }
+
+    /// This opening has this epoch for itself.
+    pub(super) fn took(&self, epoch: Epoch) {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner).push(u64::from(epoch.0));
+    }
+
+    /// Whether it was this opening that gave the row this version.
+    fn is_own(&self, version: RowVersion) -> bool {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner).contains(&(version.0 >> 32))
     }
 
     /// What an opening adds to the commit of its epoch: that the store is as it was found, or, where its layouts are lower, the raise,
@@ -202,10 +221,11 @@ impl Sealed {
     }
 
     /// Applies a change set if the store is still the one that was opened. One that meets another version of the row, because
-    /// [`Sealed::settle`] made others void meanwhile, was not applied and is tried again: its caller did not give it up.
+    /// [`Sealed::settle`] made others void meanwhile, was not applied and is tried again: its caller did not give it up. But what
+    /// another opening made void stays so where one has the store to itself: that one read what this would change.
     pub(super) async fn guarded(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
         let Some(anchor) = &self.anchor else { return self.store.commit(changes).await };
-        let began = Instant::now();
+        let (began, others) = (Instant::now(), anchor.others.load(Ordering::SeqCst));
         loop {
             Self::refuse_emptied(anchor)?;
             self.settle().await?;
@@ -220,7 +240,8 @@ impl Sealed {
                 Err(StoreError::Conflict { op }) => match op.checked_sub(CHECKS) {
                     Some(op) => return Err(StoreError::Conflict { op }),
                     None if !self.was_overtaken(anchor).await? => return Err(self.found_emptied().await),
-                    None if began.elapsed() < self.patience => {}
+                    None if began.elapsed() < self.patience
+                        && (self.shared || anchor.others.load(Ordering::SeqCst) == others) => {}
                     None => return Err(StoreError::Timeout { call: "commit", after: self.patience }),
                 },
                 done => return done,

@@ -604,6 +604,7 @@ async fn next_epoch(store: &dyn Store, anchor: Option<&Anchor>) -> Result<Epoch,
             taken => {
                 taken?;
                 if let Some(anchor) = anchor {
+                    anchor.took(epoch);
                     anchor.agreed(raised);
                 }
                 return Ok(epoch);
