@@ -190,6 +190,30 @@ async fn states_of_newer_layouts_are_refused_and_none_is_saved() {
     }
 }
 
+/// As another process would, while an application is updated host by host.
+#[tokio::test]
+async fn a_newer_program_that_takes_the_states_over_ends_the_one_that_has_them() {
+    let states = States::of(HashMap::new());
+    let store = Narrow::open(&adapters(&states)).await.unwrap();
+    store.commit(set([put("a", 1, 0)])).await.unwrap();
+    let newer = Narrow::open_as(&adapters(&states), NEWER).await.unwrap();
+    let mut ended = None;
+    for round in 1..=limits::JOURNAL_SLOTS {
+        if let Err(error) = store.commit(set([put("a", 1, round)])).await {
+            ended = Some(error.code());
+            break;
+        }
+    }
+    assert!(matches!(ended, Some("STORE_TOO_NEW" | "STORE_CLOSED")), "{ended:?}");
+    let saves = states.saves.load(Ordering::SeqCst);
+    assert_eq!(store.commit(set([put("a", 1, 99)])).await.unwrap_err().code(), "STORE_CLOSED");
+    assert_eq!(states.saves.load(Ordering::SeqCst), saves);
+    newer.commit(set([put("a", 2, 2)])).await.unwrap();
+    // As a crash leaves them.
+    let again = Narrow::open_as(&adapters(&States::of(states.copy())), NEWER).await.unwrap();
+    assert_eq!((read(&again, "a", 1).await, read(&again, "a", 2).await), (Some(0), Some(2)));
+}
+
 /// At every save a crash is possible: whatever was acknowledged before is there, and no commit is there by half.
 #[tokio::test]
 async fn a_crash_after_any_save_loses_nothing_that_was_acknowledged() {

@@ -313,7 +313,12 @@ impl Writer {
             return Err(StoreError::Emptied);
         }
         if let Some(bytes) = found {
-            let found = Head::decode(&bytes, self.head.layouts)?;
+            let found = Head::decode(&bytes, self.head.layouts).inspect_err(|error| {
+                // A newer program has the states now, and this journal would be written over its own.
+                if matches!(error, StoreError::TooNew { .. }) {
+                    self.rows.shut();
+                }
+            })?;
             if found.owner != self.head.owner {
                 self.rows.shut();
                 return Err(StoreError::Locked {
