@@ -382,6 +382,23 @@ async fn settings_that_a_server_does_not_tell_are_vouched_for_and_listed_or_foun
         // A store works there as anywhere.
         with(&[]).open(&place("bob")).await.unwrap().commit(pair(1)).await.unwrap();
     }
+    // Of a cluster each master is judged by what it tells, or by what is vouched for.
+    let cluster = RedisCluster::start().unwrap().unwrap();
+    cluster.nodes[2].cli(&["config", "set", "appendfsync", "no"]).unwrap();
+    let with = |settings: &[(&str, &str)]| {
+        let options = ServerOptions::new().assured_settings(settings.iter().copied());
+        RedisStores::with_options(&[&cluster.urls()[0]], options).unwrap()
+    };
+    for node in &cluster.nodes[..2] {
+        node.cli(&["acl", "setuser", "default", "-config"]).unwrap();
+    }
+    assert_eq!(codes(&with(&[])).await, ["redis_appendfsync", "redis_settings_hidden"]);
+    assert_eq!(codes(&with(&sound)).await, ["redis_appendfsync", "redis_settings_assured"]);
+    cluster.nodes[2].cli(&["acl", "setuser", "default", "-config"]).unwrap();
+    assert_eq!(codes(&with(&[])).await, ["redis_settings_hidden"]);
+    assert_eq!(codes(&with(&sound)).await, ["redis_settings_assured"]);
+    let status = with(&sound).status().await.unwrap();
+    assert!(status.contains(&("appendfsync", "always (vouched for)".to_owned())), "{status:?}");
     // A server that tells is believed, whatever is vouched for.
     let server = Redis::start().unwrap().unwrap();
     server.cli(&["config", "set", "appendfsync", "everysec"]).unwrap();

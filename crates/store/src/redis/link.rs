@@ -45,13 +45,25 @@ impl Connection {
 
     /// What every master answers.
     async fn masters(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
+        self.each_master(command).await.into_iter().collect()
+    }
+
+    /// What each master answers, or why it does not.
+    async fn each_master(&mut self, command: &Cmd) -> Vec<RedisResult<Value>> {
         match self {
-            Self::Single(connection) => Ok(vec![command.query_async(connection).await?]),
+            Self::Single(connection) => vec![command.query_async(connection).await],
             Self::Cluster(connection) => {
                 let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-                match connection.route_command(command.clone(), masters).await? {
-                    Value::Map(answers) => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
-                    other => Ok(vec![other]),
+                match connection.route_command(command.clone(), masters).await {
+                    // Errors of some are answers in their places.
+                    Ok(Value::Map(answers)) => answers
+                        .into_iter()
+                        .map(|(_, answer)| match answer {
+                            Value::ServerError(error) => Err(RedisError::from(error)),
+                            answer => Ok(answer),
+                        })
+                        .collect(),
+                    other => vec![other],
                 }
             }
         }
@@ -327,9 +339,9 @@ impl Link {
     pub(super) async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
         let failed = |error: RedisError| self.error(&error);
         let (mut connection, _) = self.connection().await?;
-        let about = connection.masters(redis::cmd("INFO").arg("everything")).await.map_err(failed)?;
+        let about = connection.each_master(redis::cmd("INFO").arg("everything")).await;
         let masters = about.len();
-        let about = about.into_iter().next().unwrap_or(Value::Nil);
+        let about = about.into_iter().next().unwrap_or(Ok(Value::Nil)).map_err(failed)?;
         let about: String = redis::from_redis_value(about).map_err(|error| failed(error.into()))?;
         let mut status = vec![("server", self.name.to_string()), ("masters", masters.to_string())];
         for (name, line) in [("server_version", "redis_version"), ("replicas", "connected_slaves")] {
@@ -340,8 +352,7 @@ impl Link {
         ask.arg("GET").arg(SETTINGS);
         // A user may not be allowed to see them; `findings` says so.
         let mut told = Settings::new();
-        if let Ok(answers) = connection.masters(&ask).await {
-            let first = answers.into_iter().next().unwrap_or(Value::Nil);
+        if let Some(Ok(first)) = connection.each_master(&ask).await.into_iter().next() {
             told = redis::from_redis_value(first).map_err(|error| failed(error.into()))?;
         }
         for name in SETTINGS {
@@ -358,22 +369,24 @@ impl Link {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg(SETTINGS);
         let assured = &self.options.assured_settings;
-        let told = match connection.masters(&ask).await {
-            Ok(masters) => masters
-                .into_iter()
-                .map(|master| redis::from_redis_value(master).map_err(|error| self.error(&error.into())))
-                .collect::<Result<Vec<Settings>, _>>()?,
-            // It did not refuse to tell: whoever asks again may hear it.
-            Err(error) if is_passing_failure(&error) => return Err(self.error(&error)),
-            Err(_) if !assured.is_empty() => vec![Settings::new()],
-            Err(error) => {
-                let what = format!("the settings of Redis can not be read ({error})");
-                let fix = "allow CONFIG GET to this user; where the provider of the server forbids it, vouch for those settings that \
-                           you know of (assured_settings; assuredSettings in JavaScript, store_assured_settings at the command line)";
-                found.insert("redis_settings_hidden", Finding::new("redis_settings_hidden", what, fix));
-                Vec::new()
+        let mut told: Vec<Settings> = Vec::new();
+        for answer in connection.each_master(&ask).await {
+            match answer {
+                Ok(settings) => {
+                    let settings = redis::from_redis_value(settings);
+                    told.push(settings.map_err(|error| self.error(&error.into()))?);
+                }
+                // It did not refuse to tell: whoever asks again may hear it.
+                Err(error) if is_passing_failure(&error) => return Err(self.error(&error)),
+                Err(_) if !assured.is_empty() => told.push(Settings::new()),
+                Err(error) => {
+                    let what = format!("the settings of Redis can not be read ({error})");
+                    let fix = "allow CONFIG GET to this user; where the provider of the server forbids it, vouch for those settings that \
+                               you know of (assured_settings; assuredSettings in JavaScript, store_assured_settings at the command line)";
+                    found.insert("redis_settings_hidden", Finding::new("redis_settings_hidden", what, fix));
+                }
             }
-        };
+        }
         let judged = told.iter().flat_map(|told| judge(told, assured));
         found.extend(judged.map(|finding| (finding.code, finding)));
         let replication = connection.masters(redis::cmd("INFO").arg("replication")).await;
