@@ -601,6 +601,29 @@ async fn a_commit_waits_for_replicas_and_a_replica_that_none_waits_for_is_found(
     replica.pause(false).unwrap();
     waiting.await.unwrap().unwrap();
     assert_eq!(numbers(&*store, "left").await, [1, 2]);
+    // Nor is one refused that is there already, though the primary is full when it is sent again.
+    replica.pause(true).unwrap();
+    let waiting = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(pair(3)).await }
+    });
+    stvor_testkit::until(Duration::from_secs(60), || {
+        (primary.cli(&["hlen", rows.trim()]).ok()?.trim() == "6").then_some(())
+    })
+    .unwrap();
+    primary.cli(&["config", "set", "maxmemory", "1"]).unwrap();
+    stvor_testkit::until(Duration::from_secs(60), || {
+        // The functions that each connection brings are refused, too.
+        let stats = primary.cli(&["info", "errorstats"]).ok()?;
+        let refused = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="))?;
+        (refused.trim().parse::<u64>().ok()? > 6 || waiting.is_finished()).then_some(())
+    })
+    .unwrap();
+    assert!(!waiting.is_finished());
+    primary.cli(&["config", "set", "maxmemory", "0"]).unwrap();
+    replica.pause(false).unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2, 3]);
 }
 
 /// Servers with replicas that can be left behind.

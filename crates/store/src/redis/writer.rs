@@ -45,6 +45,12 @@ pub(super) fn is_unknown_function(code: Option<&str>, detail: Option<&str>) -> b
     code == Some("ERR") && detail.is_some_and(|detail| detail.contains("Function not found"))
 }
 
+/// Whether a server refused a call without saying anything of the store.
+fn is_refusal(answer: &Value, error: &StoreError) -> bool {
+    matches!(answer, Value::ServerError(_))
+        && !matches!(error, StoreError::Corrupt { .. } | StoreError::Emptied)
+}
+
 impl Writer {
     pub(super) fn new((link, keys): (Arc<Link>, Keys), name: String, acknowledged: Arc<AtomicU64>) -> Self {
         Self { link, keys, name, seq: 0, acknowledged }
@@ -128,6 +134,7 @@ impl Writer {
 
     /// One try: results of the first calls up to one that failed for good, or why everything is to be sent again.
     async fn send(&self, calls: &[Cmd], sent: &mut bool) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let before = *sent;
         let (mut connection, number) = self.link.connection().await?;
         let replicas = self.link.options().replicas;
         let mut pipeline = Pipeline::new();
@@ -151,6 +158,9 @@ impl Writer {
         let mut results = Vec::with_capacity(calls.len());
         for answer in answers.iter().take(calls.len()) {
             match self.understand(answer) {
+                // A server that is full says so before it looks whether it knows the call, which may be applied since it was
+                // first sent.
+                Answer::Done(Err(error)) if before && is_refusal(answer, &error) => return Err(error),
                 Answer::Done(result) => {
                     let failed =
                         matches!(&result, Err(error) if !matches!(error, StoreError::Conflict { .. }));
