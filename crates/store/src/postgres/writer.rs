@@ -304,7 +304,8 @@ impl Writer {
     }
 
     async fn last_applied(&self) -> Result<Option<i64>, StoreError> {
-        let mut client = self.connection().await?;
+        // Not back to the pool: cut off at its COMMIT, which waits for the standby, it would make the next one wait.
+        let mut client = Object::take(self.connection().await?);
         let failed = |failure: tokio_postgres::Error| self.server.error(&failure);
         // Dropped, it rolls back.
         let transaction = client.transaction().await.map_err(failed)?;
