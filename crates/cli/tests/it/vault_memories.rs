@@ -186,6 +186,7 @@ fn the_doctor_tells_the_age_of_a_served_log_and_names_copies_that_a_restore_left
     let found = check("copies").unwrap();
     assert!(found["verdict"] == "warning" && found["found"].as_str().unwrap().starts_with("2 "), "{found}");
     let said = found.to_string();
+    assert!(said.contains("stored after the backup") && !said.contains("rm -r"), "{said}");
     assert!(said.contains("vault.before-1800000000000") && said.contains(".vault.restoring-"), "{said}");
     assert!(!said.contains("other.before-1"), "{said}");
 }

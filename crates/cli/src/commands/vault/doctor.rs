@@ -96,7 +96,7 @@ fn files(path: &Path) -> Vec<Check> {
     let mut open = Vec::new();
     let mut judge = |path: &Path, mode: u32, wanted: u32| {
         if mode & 0o077 != 0 {
-            open.push(format!("chmod {wanted:o} {}", path.display()));
+            open.push(format!("chmod {wanted:o} {}", quoted(path)));
         }
     };
     judge(path, about.permissions().mode() & 0o777, 0o700);
@@ -117,7 +117,18 @@ fn files(path: &Path) -> Vec<Check> {
     vec![Check::ok(NAME, format!("{} is private", path.display()))]
 }
 
-/// Vaults of before, which a restore keeps beside this one, and restores that were killed: they hold what was forgotten since.
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |one: char| one.is_ascii_alphanumeric() || "/._-".contains(one);
+    if text.starts_with('/') && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Vaults of before, which a restore keeps beside this one, and restores that were killed or are under way. They hold what was
+/// forgotten since, and one that was newer than the backup holds what nothing else does.
 fn copies(path: &Path) -> Option<Check> {
     let path = std::path::absolute(path).ok()?;
     let name = path.file_name()?.to_str()?;
@@ -132,20 +143,18 @@ fn copies(path: &Path) -> Option<Check> {
     let found =
         entries.filter(|entry| entry.file_name().to_str().is_some_and(copy)).map(|entry| entry.path());
     let mut found: Vec<String> =
-        found.filter(|path| path.is_dir()).map(|path| path.display().to_string()).collect();
+        found.filter(|path| path.is_dir()).map(|path| quoted(&path)).collect();
     if found.is_empty() {
         return None;
     }
     found.sort_unstable();
     let said = format!(
-        "{} older copies of the vault are beside it, with memories that were forgotten since",
+        "{} vaults that a restore replaced or did not finish are beside it: they hold what was forgotten since, and what was stored \
+         after the backup",
         found.len()
     );
-    Some(Check::warning(
-        "copies",
-        said,
-        format!("remove them when you are content: rm -r {}", found.join(" ")),
-    ))
+    let fix = format!("when nothing of them is missed and no restore runs, remove: {}", found.join(" "));
+    Some(Check::warning("copies", said, fix))
 }
 
 fn daemon(client: &Client, status: &Result<Status>) -> Vec<Check> {
@@ -389,6 +398,14 @@ fn memory_and_swap(memory: Option<Memory>, swaps: Option<&[&str]>) -> Option<Che
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        let said = |path: &str| quoted(Path::new(path));
+        assert_eq!(said("/home/a/vault.before-1"), "/home/a/vault.before-1");
+        assert_eq!(said("/home/a/my vault.before-1"), "'/home/a/my vault.before-1'");
+        assert_eq!(said("/home/a/it's;ls"), r"'/home/a/it'\''s;ls'");
+    }
 
     #[test]
     fn backups_of_another_form_hide_no_age() {
