@@ -142,8 +142,7 @@ fn copies(path: &Path) -> Option<Check> {
     };
     let found =
         entries.filter(|entry| entry.file_name().to_str().is_some_and(copy)).map(|entry| entry.path());
-    let mut found: Vec<String> =
-        found.filter(|path| path.is_dir()).map(|path| quoted(&path)).collect();
+    let mut found: Vec<String> = found.filter(|path| path.is_dir()).map(|path| quoted(&path)).collect();
     if found.is_empty() {
         return None;
     }
