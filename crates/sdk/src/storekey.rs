@@ -86,8 +86,8 @@ impl Client {
     ///
     /// # Errors
     /// `WRONG_KEY` before anything is written, when the key was changed since the app was set up;
-    /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `STORE_IN_USE` while other processes have it open (those
-    /// that open it once the rotation runs do not disturb it); what the store met.
+    /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `STORE_IN_USE` while other processes have it open, also where
+    /// one that was interrupted is to go on (those that open it once the rotation runs do not disturb it); what the store met.
     pub async fn rotate_key(&self, mut told: impl FnMut(Progress) + Send) -> Result<()> {
         let core = self.core();
         self.store_info().await?;

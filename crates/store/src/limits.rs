@@ -33,7 +33,8 @@ pub const MAX_SCAN: usize = 1_000;
 /// Bytes of values in one page of a scan; the page ends early and says so. 8 MiB.
 pub const MAX_SCAN_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes of change sets that wait for the SQLite writer or are being written; a further `commit` waits for room. 64 MiB.
+/// Bytes of change sets that wait for the SQLite writer or are being written; a further `commit` waits for room. 64 MiB,
+/// and as much again in memory: each is kept beside the queue until it is applied, since it may have to be tried again.
 pub const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
 /// The least that a waiting change set counts for, so that there are at most 1,024.

@@ -86,9 +86,9 @@ impl Sealed {
         self.rotate_alone(holder, async { Ok(()) }, told).await
     }
 
-    /// [`Sealed::rotate`], begun only if `alone` says that no other process has the store open. One that enrolled after
-    /// `alone` looked (see [`Sealed::enroll`]) makes this a conflict; one that opens the store once the rotation has begun
-    /// knows both keys and disturbs nothing.
+    /// [`Sealed::rotate`], begun, and gone on with where it was interrupted, only if `alone` says that no other process has the store
+    /// open. One that enrolled after `alone` looked (see [`Sealed::enroll`]) makes this a conflict; one that opens the store once the
+    /// rotation has begun knows both keys and disturbs nothing.
     ///
     /// # Errors
     /// What `alone` says, [`StoreError::Conflict`], or as [`Sealed::rotate`].
