@@ -149,11 +149,11 @@ pub enum Refusal {
     },
     /// The agent had as much read as it may.
     #[error(
-        "this agent's requests have read as much of the vault as they may in an hour; try again in {} s, and search fewer \
-         or smaller namespaces", left.as_secs().max(1)
+        "this agent's requests have read as much of the vault as they may in an hour; try again in {} min, and search fewer \
+         or smaller namespaces", left.as_secs().div_ceil(60).max(1)
     )]
     ReadQuota {
-        /// How long until it may have more read.
+        /// How long until it may have more read, in whole minutes.
         left: Duration,
     },
     /// The agent was refused too often.

@@ -44,8 +44,9 @@ impl Engine {
             return Ok(());
         }
         let over = u128::from(*debt - MOST) + 1;
-        let left = u64::try_from((over * u128::from(HOUR)).div_ceil(rate)).unwrap_or(u64::MAX);
-        Err(Refusal::ReadQuota { left: Duration::from_millis(left) })
+        // To the millisecond it would tell how much others store where it searched.
+        let minutes = u64::try_from((over * u128::from(HOUR)).div_ceil(rate * 60_000)).unwrap_or(u64::MAX);
+        Err(Refusal::ReadQuota { left: Duration::from_secs(minutes.saturating_mul(60)) })
     }
 
     /// Counts so many rows with so many bytes. The owner may have everything read.

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Engine;
 use super::agents::Caller;
+use super::reads::passed;
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::level::Level;
@@ -129,7 +130,7 @@ impl Engine {
                 Some(before) => engine.open_end(&place, before)?,
                 None => i64::MAX,
             };
-            let (mut found, mut last, mut next) = (Page::default(), 0, None);
+            let (mut found, mut last, mut next, mut over) = (Page::default(), 0, None, 0);
             'page: loop {
                 let rows = engine.database.page(&space, before, limits::MAX_PAGE + 1)?;
                 let Some((number, _)) = rows.last() else { break };
@@ -139,7 +140,7 @@ impl Engine {
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if !caller.may_have(header.level) || !(live || caller.is_owner()) {
                         // It takes no place, or the pages would tell that it is there.
-                        engine.count_reads(caller, (1, row.size()));
+                        over += passed(&row);
                         continue;
                     }
                     if found.is_full() {
@@ -150,6 +151,7 @@ impl Engine {
                     found.take(engine.seen_by(caller, header)?, row.header.len());
                 }
             }
+            engine.count_passed(caller, over);
             event.count = Some(found.headers.len() as u64);
             Ok((closed_last(found.headers), next))
         })
@@ -210,7 +212,7 @@ impl Engine {
             blinds.push(self.blind("intent", intent)?);
         }
         self.may_read(caller)?;
-        let (mut found, mut more) = (Page::default(), false);
+        let (mut found, mut more, mut over) = (Page::default(), false, 0);
         'all: for blind in blinds {
             let mut after = Vec::new();
             loop {
@@ -230,11 +232,12 @@ impl Engine {
                         }
                         found.take(self.seen_by(caller, header)?, row.header.len());
                     } else {
-                        self.count_reads(caller, (1, row.size()));
+                        over += passed(&row);
                     }
                 }
             }
         }
+        self.count_passed(caller, over);
         found.headers.sort_by_key(|header| core::cmp::Reverse(header.created));
         Ok(Found { memories: found.headers, more })
     }

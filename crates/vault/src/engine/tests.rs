@@ -248,9 +248,10 @@ fn an_agent_has_the_vault_read_only_so_much() {
     let Err(VaultError::Refused(refused)) = vault.search(&greedy, "large", "tea") else { panic!("read") };
     let crate::Refusal::ReadQuota { left } = refused else { panic!("{refused}") };
     let millis = u64::try_from(left.as_millis()).unwrap();
-    clock.0.fetch_add(millis - 1, Ordering::Relaxed);
+    assert_eq!(millis % 60_000, 0, "of the namespace it tells no bytes");
+    clock.0.fetch_add(millis - 60_000, Ordering::Relaxed);
     assert_eq!(search(&greedy, "large"), Err("AGENT_READ_QUOTA"));
-    clock.0.fetch_add(2, Ordering::Relaxed);
+    clock.0.fetch_add(60_001, Ordering::Relaxed);
     assert_eq!(search(&greedy, "large"), Err("VAULT_BAD_REQUEST"), "it is too large, as before");
     // So does what a list passes over, and who is enrolled anew begins anew.
     assert_eq!(vault.list(&greedy, "small", None).map_err(|error| error.code()), Err("AGENT_READ_QUOTA"));
@@ -285,4 +286,27 @@ fn what_forgetting_would_reach_is_read_only_so_often_for_an_agent() {
     let tries = (0..60).position(|_| ask(&greedy) == Err("AGENT_READ_QUOTA"));
     assert_eq!(tries, Some(8), "each reads two whole mebibytes of the sixteen");
     assert_eq!(ask(&Caller::Owner), Ok(9), "the owner may");
+}
+
+#[test]
+fn of_little_that_is_hidden_the_quota_of_what_is_read_tells_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let curious = enrol(&vault, "curious", &["*"]);
+    let about = |number: usize| (format!("key {number}"), "x".repeat(limits::MAX_TEXT));
+    let hide = |count: usize| {
+        for _ in 0..count {
+            let hidden = NewMemory {
+                metadata: (0..limits::MAX_METADATA).map(about).collect(),
+                ..NewMemory::new(b"hidden", Level::Private, "home")
+            };
+            vault.store(&Caller::Owner, hidden).unwrap();
+        }
+    };
+    let refused = || (0..30).position(|_| vault.list(&curious, "home", None).is_err());
+    hide(3);
+    assert_eq!(refused(), None, "each list passes over less than a mebibyte");
+    hide(2);
+    assert_eq!(refused(), Some(16), "each passes over a mebibyte and some more, of the sixteen");
 }
