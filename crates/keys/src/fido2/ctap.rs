@@ -82,7 +82,7 @@ fn decode(mut bytes: &[u8]) -> Result<(Value, &[u8]), KeyError> {
     Ok((value, bytes))
 }
 
-fn refused(status: u8) -> KeyError {
+pub(super) fn refused(status: u8) -> KeyError {
     match status {
         0x31 => KeyError::Pin("it is another one; after a few wrong ones the token locks itself"),
         0x32 => {

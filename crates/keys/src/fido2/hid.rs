@@ -24,8 +24,17 @@ impl fmt::Debug for HidToken {
     }
 }
 
+/// What the library says failed. It has the status that a token answered in words only, its number before its name.
 fn failed(error: impl fmt::Display) -> KeyError {
-    KeyError::Token(error.to_string())
+    let text = error.to_string();
+    let status = text.split_once(" CTAP2_ERR_PIN_").and_then(|(before, _)| before.rsplit_once("0x"));
+    let status = status.and_then(|(_, status)| u8::from_str_radix(status, 16).ok());
+    // To 0x33 it comes with the right PIN, too, where a token knows a command in another form.
+    match status.filter(|status| *status != 0x33).map(ctap::refused) {
+        // Nobody may take it for a command that the token does not have, and give the PIN again: a token counts wrong ones.
+        Some(KeyError::Pin(reason)) => KeyError::Pin(reason),
+        _ => KeyError::Token(text),
+    }
 }
 
 fn text(pin: &SecretBytes) -> Result<&str, KeyError> {
@@ -97,5 +106,25 @@ impl Fido2Token for HidToken {
         let descriptor =
             PublicKeyCredentialDescriptor { id: credential.to_vec(), ctype: "public-key".into() };
         self.0.credential_management_delete_credential(Some(text(pin)?), descriptor).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_that_a_token_refuses_is_no_failure_of_another_kind() {
+        for wrong in [
+            "0x31 CTAP2_ERR_PIN_INVALID   PIN Invalid.",
+            "response_status err = 0x32 CTAP2_ERR_PIN_BLOCKED PIN Blocked.",
+            "0x35 CTAP2_ERR_PIN_NOT_SET No PIN has been set.",
+        ] {
+            assert!(matches!(failed(wrong), KeyError::Pin(_)), "{wrong}");
+        }
+        let unknown = "0x01 CTAP1_ERR_INVALID_COMMAND The command is not a valid CTAP command.";
+        for other in [unknown, "0x2E CTAP2_ERR_NO_CREDENTIALS    No valid credentials provided.", "CTAP2_ERR_PIN_"] {
+            assert!(matches!(failed(other), KeyError::Token(text) if text == other), "{other}");
+        }
     }
 }
