@@ -123,7 +123,9 @@ mod tests {
             assert!(matches!(failed(wrong), KeyError::Pin(_)), "{wrong}");
         }
         let unknown = "0x01 CTAP1_ERR_INVALID_COMMAND The command is not a valid CTAP command.";
-        for other in [unknown, "0x2E CTAP2_ERR_NO_CREDENTIALS    No valid credentials provided.", "CTAP2_ERR_PIN_"] {
+        for other in
+            [unknown, "0x2E CTAP2_ERR_NO_CREDENTIALS    No valid credentials provided.", "CTAP2_ERR_PIN_"]
+        {
             assert!(matches!(failed(other), KeyError::Token(text) if text == other), "{other}");
         }
     }
