@@ -39,9 +39,9 @@ fn kept() -> std::path::PathBuf {
 fn keys_are_kept_over_a_log_out_and_a_keyring_that_is_away_says_so() {
     let Some(mut service) = SecretService::start().unwrap() else { return };
     run("inner_without_a_keyring", &service);
-    service.log_in().unwrap();
+    service.log_in(true).unwrap();
     run("inner_keeps", &service);
-    service.log_in().unwrap();
+    service.log_in(true).unwrap();
     run("inner_finds_again", &service);
     service.log_out().unwrap();
     run("inner_without_a_keyring", &service);
