@@ -1,6 +1,7 @@
 // Builds a package (bindings/node, or another of --package) and its platform package for this machine, and packs both:
-// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME] [--glibc 2.28].
-// With --binary nothing is compiled from Rust: a release has built it elsewhere.
+// node scripts/pack.mjs [--package node|libsignal] [--profile dev|release] [--features NAMES] [--out DIRECTORY] [--binary FILE --platform NAME] [--glibc 2.28] [--zig].
+// With --binary nothing is compiled from Rust: a release has built it elsewhere. With --zig a release is built by cargo-zigbuild against
+// the glibc that --glibc names, so that the package runs on systems older than this one.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync, chmodSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -22,8 +23,10 @@ const { values: args } = parseArgs({
     features: { type: 'string' },
     // Packs no binary that needs a newer glibc.
     glibc: { type: 'string' },
+    zig: { type: 'boolean', default: false },
   },
 });
+if (args.zig && !args.glibc) throw new Error('--zig needs --glibc: the version to build for, 2.28');
 /** Bytes of a tarball that is released. */
 const LARGEST = 10_000_000;
 
@@ -95,8 +98,6 @@ function platform() {
   const file = join(stage, 'stvor.node');
   copyFileSync(args.binary ?? compile(), file);
   chmodSync(file, 0o755);
-  if (!args.binary && os === 'linux') run('strip', ['--strip-unneeded', file]);
-  if (!args.binary && os === 'darwin') run('strip', ['-x', file]);
   const libcs = { gnu: ['glibc'], musl: ['musl'] };
   const glibc = kind === 'gnu' ? newestGlibc(file) : undefined;
   if (glibc) console.error(`${name}: it needs glibc ${glibc} or later`);
@@ -197,11 +198,13 @@ function compile() {
   // What is released can use the system's keyring; building for tests spares its libraries.
   const wanted = [release && args.package === 'node' ? 'os-keyring' : '', args.features ?? ''].filter(Boolean);
   const features = wanted.length > 0 ? ['--features', wanted.join()] : [];
+  const triple = args.zig ? `${{ x64: 'x86_64', arm64: 'aarch64' }[process.arch]}-unknown-linux-gnu` : '';
+  const target = args.zig ? ['--target', `${triple}.${args.glibc}`] : [];
   // Small: everybody who installs the package gets all of it.
-  run('cargo', ['build', '--locked', '-p', CRATE, ...features, ...(release ? ['--profile', 'ship'] : [])], { env });
+  run('cargo', [args.zig ? 'zigbuild' : 'build', '--locked', '-p', CRATE, ...features, ...(release ? ['--profile', 'ship'] : []), ...target], { env });
   const base = CRATE.replaceAll('-', '_');
   const library = { darwin: `lib${base}.dylib`, win32: `${base}.dll` }[process.platform] ?? `lib${base}.so`;
-  return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), release ? 'ship' : 'debug', library);
+  return join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), triple, release ? 'ship' : 'debug', library);
 }
 
 rmSync(STAGE, { recursive: true, force: true });
