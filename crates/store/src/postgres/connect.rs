@@ -170,10 +170,15 @@ impl Server {
         Ok((client, task))
     }
 
+    /// Whether the server's own settings would acknowledge what is not durable, so that each transaction has to ask for more.
+    pub(super) fn is_lax(&self) -> bool {
+        self.lax.load(Ordering::Relaxed)
+    }
+
     /// How a transaction begins. A pooler between us and the server may give each of them another session, which does not
     /// know what was set in the first.
     pub(super) fn begin(&self) -> &'static str {
-        match self.lax.load(Ordering::Relaxed) {
+        match self.is_lax() {
             true => "BEGIN; SET LOCAL synchronous_commit = on",
             false => "BEGIN",
         }

@@ -309,7 +309,7 @@ impl Writer {
         let failed = |failure: tokio_postgres::Error| self.server.error(&failure);
         // Dropped, it rolls back.
         let transaction = client.transaction().await.map_err(failed)?;
-        if self.server.begin() != "BEGIN" {
+        if self.server.is_lax() {
             transaction.batch_execute("SET LOCAL synchronous_commit = on").await.map_err(failed)?;
         }
         transaction.execute(LOCK, &[&self.lock_id()]).await.map_err(failed)?;
