@@ -180,21 +180,25 @@ function notices() {
   return `Libraries that are part of this binary, and their licences.\n\n${list.join('\n')}\n\n${parts.join('\n')}`;
 }
 
-/** What keeps the paths of the machine that builds out of a release. */
-function withoutPaths() {
+// What SQLite's bundled source would have beside what stores use: nobody can reach it, and every package would carry it.
+const SQLITE_WITHOUT = ['FTS3', 'FTS3_PARENTHESIS', 'FTS5', 'RTREE'].map((part) => `-USQLITE_ENABLE_${part}`);
+
+/** What releases are compiled with: without the paths of the machine that builds, and without what nothing uses. */
+function releaseEnv() {
   const home = process.env.CARGO_HOME ?? join(homedir(), '.cargo');
   const pairs = [[home, 'cargo'], [ROOT, 'stvor']];
   const add = (name, flags) => ({ [name]: [process.env[name], ...flags].filter(Boolean).join(' ') });
   return {
     ...process.env,
     ...add('RUSTFLAGS', pairs.map(([from, to]) => `--remap-path-prefix=${from}=${to}`)),
+    ...add('LIBSQLITE3_FLAGS', SQLITE_WITHOUT),
     ...(windows ? {} : add('CFLAGS', pairs.map(([from, to]) => `-ffile-prefix-map=${from}=${to}`))),
   };
 }
 
 function compile() {
   const release = args.profile === 'release';
-  const env = release ? withoutPaths() : process.env;
+  const env = release ? releaseEnv() : process.env;
   // What is released can use the system's keyring; building for tests spares its libraries.
   const wanted = [release && args.package === 'node' ? 'os-keyring' : '', args.features ?? ''].filter(Boolean);
   const features = wanted.length > 0 ? ['--features', wanted.join()] : [];

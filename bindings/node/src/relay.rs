@@ -7,6 +7,10 @@ use napi::Env;
 use napi::bindgen_prelude::PromiseRaw;
 use napi_derive::napi;
 use stvor_relay::{Config, Handle, Relay, TokenConfig};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::failure::{argument, coded};
 use crate::task::{Kept, promise};
@@ -58,11 +62,10 @@ pub fn start_relay(env: &Env, settings: RelaySettings) -> napi::Result<PromiseRa
 
 /// Writes what the relay does to standard error.
 fn talk() {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let relay = Targets::new().with_target("stvor_relay", LevelFilter::DEBUG);
     // A second relay of this process finds it done.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter("stvor_relay=debug")
-        .try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(relay)).try_init();
 }
 
 #[napi]

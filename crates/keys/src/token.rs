@@ -118,7 +118,8 @@ impl Hand {
                 let challenge = &[0; 32];
                 Ok(token.ask(&Ask { credential, salt, challenge, pin: Some(pin) })?.secret)
             }
-            (_, Question::Challenge(_)) => {
+            #[cfg(feature = "fido2")]
+            (Self::Fido2 { .. }, Question::Challenge(_)) => {
                 Err(KeyError::OtherHolder { needs: "token that answers challenges", given: "FIDO2 token" })
             }
             (_, Question::Fido2 { .. }) => {

@@ -759,7 +759,7 @@ async fn a_call_that_is_repeated_is_something_for_replicas_to_have() {
     let meta = cli(&["keys", "*:meta"]).trim().to_owned();
     let keys = ["rows", "order", "expiry", "meta"].map(|name| meta.replace(":meta", &format!(":{name}")));
     let call = || {
-        let mut call = vec!["fcall", "stvor_v4_commit", "4"];
+        let mut call = vec!["fcall", "stvor_v5_commit", "4"];
         call.extend(keys.iter().map(String::as_str));
         call.extend(["writer", "1", "1", "0", "P", "field", "*", "value-of-16-bytes", ""]);
         let offset = || {

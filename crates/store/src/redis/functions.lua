@@ -1,9 +1,11 @@
-#!lua name=stvor_v4
+#!lua name=stvor_v5
 -- The functions of STVOR stores. KEYS of every one: rows (hash: field -> version 8, expiry 8, sealed bytes), order (sorted
 -- set of the fields, all of score 0), expiry (sorted set: field by expiry), meta (hash). All four are in one slot.
 -- A field is: table 1, length of the partition 2, partition, sort key.
 -- The layout is SCHEMA; the first write notes that in meta, so that nothing is there before it.
 local SCHEMA = '1'
+-- The expiry of a row that has none.
+local NEVER = '\255\255\255\255\255\255\255\255'
 
 -- Whether some of the keys are gone and others are not, as after an eviction: what is left is no store.
 local function torn(rows, order)
@@ -53,16 +55,16 @@ end
 local function commit(keys, args)
   local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
   local writer, first, seq = args[1], tonumber(args[2]), tonumber(args[3])
-  local last = tonumber(redis.call('HGET', meta, 'w:' .. writer) or '0')
+  local known = redis.call('HMGET', meta, 'w:' .. writer, 'c:' .. writer, 'schema', 'bytes')
+  local last, conflicts, schema, bytes = tonumber(known[1] or '0'), known[2] or '', known[3], tonumber(known[4] or '0')
   if last >= seq then
     -- A write again: WAIT waits for no more than what its own connection wrote, and this may be another one.
     redis.call('HSET', meta, 'w:' .. writer, last)
-    local conflicts = redis.call('HGET', meta, 'c:' .. writer) or ''
     return tonumber(string.match(conflicts, ';' .. args[3] .. ':(%d+);') or '-1')
   end
   -- The server lacks what it acknowledged to this writer: it was put back. What is damaged says so first.
   if last < tonumber(args[4]) then
-    if not redis.call('HGET', meta, 'schema') and redis.call('HLEN', rows) > 0 then
+    if not schema and redis.call('HLEN', rows) > 0 then
       return redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
     end
     return torn(rows, order) or -3
@@ -73,7 +75,8 @@ local function commit(keys, args)
   end
 
   -- First everything is checked, with the operations before each one applied in thought; then everything is written.
-  local over, gone = {}, {}
+  -- What was read of a row is not asked for again: its size, and whether it expires.
+  local over, gone, sizes, lasts = {}, {}, {}, {}
   local function version(field)
     local known = over[field]
     if known ~= nil then
@@ -85,6 +88,8 @@ local function commit(keys, args)
       end
     end
     local value = redis.call('HGET', rows, field)
+    sizes[field] = value and #value or 0
+    lasts[field] = value and string.sub(value, 9, 16) == NEVER
     return value and string.sub(value, 1, 8)
   end
   local function holds(expect, field)
@@ -123,7 +128,6 @@ local function commit(keys, args)
     op = op + 1
   end
 
-  local schema = redis.call('HGET', meta, 'schema')
   if not conflict then
     local damage = torn(rows, order)
     -- What was answered is forgotten with meta: a call could be done twice. The first call of a writer was answered by nobody.
@@ -136,26 +140,42 @@ local function commit(keys, args)
   end
 
   if not schema and (not conflict or (seq == 1 and redis.call('HLEN', rows) > 0)) then
-    local held = 0
+    bytes = 0
     for _, field in ipairs(redis.call('HKEYS', rows)) do
-      held = held + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
+      bytes = bytes + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
     end
-    redis.call('HSET', meta, 'schema', SCHEMA, 'bytes', held)
+    redis.call('HSET', meta, 'schema', SCHEMA, 'bytes', string.format('%.0f', bytes))
   end
-  if seq == first then
+  if seq == first and conflicts ~= '' then
     redis.call('HDEL', meta, 'c:' .. writer)
+    conflicts = ''
   end
-  redis.call('HSET', meta, 'w:' .. writer, args[3])
   if seq == 1 then
     forget(meta, writer)
   end
   if conflict then
-    local before = redis.call('HGET', meta, 'c:' .. writer) or ''
-    redis.call('HSET', meta, 'c:' .. writer, before .. ';' .. args[3] .. ':' .. conflict .. ';')
+    conflicts = conflicts .. ';' .. args[3] .. ':' .. conflict .. ';'
+    redis.call('HSET', meta, 'w:' .. writer, args[3], 'c:' .. writer, conflicts)
     return conflict
   end
 
-  local bytes = 0
+  -- Rows are put by few commands, for each costs more than a row does; what takes rows away is done in its place between them.
+  local put, new, timed, untimed, mine = {}, {}, {}, {}, {}
+  local function flush()
+    if #put > 0 then
+      redis.call('HSET', rows, unpack(put))
+    end
+    if #new > 0 then
+      redis.call('ZADD', order, unpack(new))
+    end
+    if #timed > 0 then
+      redis.call('ZADD', expiry, unpack(timed))
+    end
+    if #untimed > 0 then
+      redis.call('ZREM', expiry, unpack(untimed))
+    end
+    put, new, timed, untimed, mine = {}, {}, {}, {}, {}
+  end
   local function remove(field)
     local size = redis.call('HSTRLEN', rows, field)
     if size > 0 then
@@ -164,39 +184,50 @@ local function commit(keys, args)
       redis.call('ZREM', expiry, field)
       bytes = bytes - (size - 16) - (#field - 3)
     end
+    sizes[field] = 0
   end
   i = 5
   while i <= #args do
     local kind, field = args[i], args[i + 1]
     if kind == 'P' then
       local value, at = args[i + 3], args[i + 4]
-      local size = redis.call('HSTRLEN', rows, field)
-      redis.call('HSET', rows, field, value)
+      if mine[field] or #put >= 400 then
+        flush()
+      end
+      local size = sizes[field] or redis.call('HSTRLEN', rows, field)
+      put[#put + 1] = field
+      put[#put + 1] = value
       if size == 0 then
-        redis.call('ZADD', order, 0, field)
+        new[#new + 1] = 0
+        new[#new + 1] = field
         bytes = bytes + #field - 3 + #value - 16
       else
         bytes = bytes + #value - size
       end
       if at ~= '' then
-        redis.call('ZADD', expiry, at, field)
-      elseif size > 0 then
-        redis.call('ZREM', expiry, field)
+        timed[#timed + 1] = at
+        timed[#timed + 1] = field
+      elseif size > 0 and not lasts[field] then
+        untimed[#untimed + 1] = field
       end
+      mine[field], sizes[field], lasts[field] = true, #value, at == ''
       i = i + 5
     elseif kind == 'X' then
+      flush()
       for _, one in ipairs(redis.call('ZRANGEBYLEX', order, '[' .. field, '(' .. args[i + 2])) do
         remove(one)
       end
       i = i + 3
     else
       if kind == 'D' then
+        flush()
         remove(field)
       end
       i = i + 3
     end
   end
-  redis.call('HINCRBY', meta, 'bytes', bytes)
+  flush()
+  redis.call('HSET', meta, 'w:' .. writer, args[3], 'bytes', string.format('%.0f', bytes))
   return -1
 end
 
@@ -252,8 +283,8 @@ local function sweep(keys, args)
   return #due
 end
 
-redis.register_function { function_name = 'stvor_v4_commit', callback = commit }
+redis.register_function { function_name = 'stvor_v5_commit', callback = commit }
 -- For what puts no row: it makes room.
-redis.register_function { function_name = 'stvor_v4_release', callback = commit, flags = { 'allow-oom' } }
-redis.register_function { function_name = 'stvor_v4_scan', callback = scan, flags = { 'no-writes' } }
-redis.register_function { function_name = 'stvor_v4_sweep', callback = sweep, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v5_release', callback = commit, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'stvor_v5_scan', callback = scan, flags = { 'no-writes' } }
+redis.register_function { function_name = 'stvor_v5_sweep', callback = sweep, flags = { 'allow-oom' } }

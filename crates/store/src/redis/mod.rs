@@ -293,7 +293,7 @@ impl RedisStore {
         (from, end): (Vec<u8>, Vec<u8>),
         (limit, reverse): (usize, bool),
     ) -> Result<(Vec<Found>, bool), StoreError> {
-        let mut call = self.keys.call("FCALL_RO", "stvor_v4_scan");
+        let mut call = self.keys.call("FCALL_RO", "stvor_v5_scan");
         call.arg(from).arg(end).arg(limit).arg(u8::from(reverse)).arg(limits::MAX_SCAN_BYTES);
         let answer: Vec<Value> = self.ask(&call).await?;
         let mut answer = answer.into_iter();

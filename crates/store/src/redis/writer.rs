@@ -221,7 +221,7 @@ impl Writer {
     /// The call for a change set.
     fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
         let puts = changes.ops.iter().any(|op| matches!(op, Op::Put { .. }));
-        let mut call = self.keys.call("FCALL", if puts { "stvor_v4_commit" } else { "stvor_v4_release" });
+        let mut call = self.keys.call("FCALL", if puts { "stvor_v5_commit" } else { "stvor_v5_release" });
         call.arg(&self.name).arg(first).arg(seq).arg(self.acknowledged.load(Ordering::SeqCst));
         for op in &changes.ops {
             match op {
@@ -252,7 +252,7 @@ impl Writer {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let mut call = self.keys.call("FCALL", "stvor_v4_sweep");
+        let mut call = self.keys.call("FCALL", "stvor_v5_sweep");
         call.arg(now.as_millis()).arg(limit);
         let (mut connection, number) = self.link.connection().await?;
         match connection.query(&call).await {
