@@ -152,7 +152,8 @@ pub const MAX_UNANSWERED: usize = 224;
 /// A message without an answer on a connection that is up is sent again after this; the relay knows it by its id.
 pub const RESEND_AFTER: Duration = Duration::from_secs(30);
 
-/// The first wait after the relay refused a message for a while; it doubles with each refusal in a row.
+/// The first wait after the relay refused a message for a while; it doubles with each refusal in a row. What is refused during a wait
+/// was on its way before it and counts with the first.
 pub const REFUSED_FIRST: Duration = Duration::from_millis(500);
 
 /// Refusals of messages that were on their way before a gap was answered come in within this time.

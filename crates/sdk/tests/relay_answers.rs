@@ -231,6 +231,53 @@ async fn messages_that_the_relay_refuses_for_a_while_arrive_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_refused_together_are_one_refusal() {
+    let relay = Fake::start().await;
+    let (alice, bob) = pair(&relay).await;
+    let mut inbox = bob.messages();
+    alice.send("bob", "0").await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("0"));
+    let mut events = alice.events();
+    // As a relay with a rate does: what comes too fast is refused, and goes through when it comes again.
+    let state = Mutex::new((HashSet::new(), None::<u64>));
+    relay.on_send(move |send| {
+        let number = send.recipient.lane?.number.get();
+        if send.recipient.to.user.as_str() != "bob" {
+            return None;
+        }
+        let (seen, next) = &mut *state.lock().unwrap();
+        let expected = *next.get_or_insert(number);
+        if seen.insert(send.recipient.msg_id) {
+            return nack(send, Code::RateLimited);
+        }
+        if number != expected {
+            return nack(send, Code::LaneGap).map(|answer| match answer {
+                ServerMessage::Nack(nack) => ServerMessage::Nack(Nack { expected_lane: expected, ..nack }),
+                other => other,
+            });
+        }
+        *next = Some(expected + 1);
+        None
+    });
+    let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+    let texts: Vec<String> = (1..=50).map(|number| number.to_string()).collect();
+    let sends = texts.iter().map(|text| alice.send_with("bob", text.clone(), options));
+    assert!(soon(futures::future::join_all(sends)).await.iter().all(Result::is_ok));
+    for text in &texts {
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some(text.as_str()));
+    }
+    alice.close().await;
+    let mut delays = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        if let Event::SendDelayed { code: "RATE_LIMITED", retry_after, .. } = event {
+            delays.push(retry_after);
+        }
+    }
+    assert!(!delays.is_empty());
+    assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(1)), "{delays:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_a_lost_connection_sends_the_same_bytes() {
     let relay = Fake::start().await;
     let (alice, bob) = pair(&relay).await;

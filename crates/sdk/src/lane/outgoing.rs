@@ -520,16 +520,23 @@ impl Lane {
                 self.renumber(step).await;
             }
             code => {
+                self.resend_from(position);
+                let now = Instant::now();
+                let asked = now + nack.retry_after.min(limits::BACKOFF_LONGEST);
+                // What was on its way with a refused message is refused, too: that is one refusal, and not one for each.
+                if let Some(until) = self.paused_until.as_mut().filter(|until| **until > now) {
+                    *until = asked.max(*until);
+                    return;
+                }
                 let floor = limits::REFUSED_FIRST * 2_u32.saturating_pow(self.refusals.min(8));
                 self.refusals += 1;
                 let wait = nack.retry_after.max(floor).min(limits::BACKOFF_LONGEST);
-                self.paused_until = Some(Instant::now() + wait);
+                self.paused_until = Some(now + wait);
                 step.events.push(Event::SendDelayed {
                     peer: self.peer.user.clone(),
                     code: code.as_str(),
                     retry_after: wait,
                 });
-                self.resend_from(position);
             }
         }
     }
