@@ -1,10 +1,11 @@
 //! Key agreement on Curve25519 (RFC 7748).
 
 use core::fmt;
-use std::sync::OnceLock;
 
-use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use curve25519::EdwardsPoint;
 use curve25519::montgomery::MontgomeryPoint;
+use curve25519::scalar::Scalar;
 
 use crate::random::Random;
 use crate::{CryptoError, Secret};
@@ -62,9 +63,14 @@ impl PublicKey {
     /// ```
     #[must_use]
     pub fn is_canonical(&self) -> bool {
-        let point = MontgomeryPoint(self.0).to_edwards(0);
+        if !self.is_reduced() {
+            return false;
+        }
+        let point = MontgomeryPoint(self.0).to_edwards(0).filter(|point| !point.is_small_order());
+        // L - 1 times a point is its negative exactly if L times it is neutral. Keys are public: the time may vary.
+        let (negative, zero) = (-Scalar::ONE, Scalar::ZERO);
         point.is_some_and(|point| {
-            point.to_montgomery().0 == self.0 && point.is_torsion_free() && !point.is_small_order()
+            EdwardsPoint::vartime_double_scalar_mul_basepoint(&negative, &point, &zero) == -point
         })
     }
 }
@@ -89,12 +95,6 @@ impl fmt::Debug for PublicKey {
 pub struct AgreementKey {
     scalar: Secret<PRIVATE_KEY_BYTES>,
     public: PublicKey,
-    /// Set up when it is first needed: most keys of a stored session are not.
-    key: OnceLock<PrivateKey>,
-}
-
-fn set_up(scalar: &Secret<PRIVATE_KEY_BYTES>) -> Result<PrivateKey, CryptoError> {
-    PrivateKey::from_private_key(&X25519, scalar.expose()).map_err(|_| CryptoError::BadKey)
 }
 
 impl AgreementKey {
@@ -115,17 +115,17 @@ impl AgreementKey {
     /// # Errors
     /// [`CryptoError::BadKey`] when the library refuses them, [`CryptoError::Internal`] when it fails.
     pub fn from_bytes(scalar: &Secret<PRIVATE_KEY_BYTES>) -> Result<Self, CryptoError> {
-        let key = set_up(scalar)?;
+        let key = PrivateKey::from_private_key(&X25519, scalar.expose()).map_err(|_| CryptoError::BadKey)?;
         let public = key.compute_public_key().map_err(|_| CryptoError::Internal("X25519 key"))?;
         let public = PublicKey::from_slice(public.as_ref())?;
-        Ok(Self { scalar: scalar.duplicate(), public, key: key.into() })
+        Ok(Self { scalar: scalar.duplicate(), public })
     }
 
     /// A key whose public half was stored beside it. It is taken as it is: a wrong one makes every agreement fail that
     /// rests on it.
     #[must_use]
     pub fn from_parts(scalar: Secret<PRIVATE_KEY_BYTES>, public: PublicKey) -> Self {
-        Self { scalar, public, key: OnceLock::new() }
+        Self { scalar, public }
     }
 
     /// The 32 bytes of the private key.
@@ -151,20 +151,30 @@ impl AgreementKey {
     /// # Errors
     /// [`CryptoError::AgreementFailed`] when it is all zero: the peer's key is of low order.
     pub fn agree(&self, peer: &PublicKey) -> Result<Secret<32>, CryptoError> {
-        let key = match self.key.get() {
-            Some(key) => key,
-            None => {
-                let key = set_up(&self.scalar)?;
-                self.key.get_or_init(|| key)
-            }
-        };
-        let peer = UnparsedPublicKey::new(&X25519, peer.as_bytes());
-        let secret = agree(key, peer, CryptoError::AgreementFailed, Secret::from_slice)?;
+        let secret = multiply(&self.scalar, peer).ok_or(CryptoError::AgreementFailed)?;
         if secret == Secret::zeroed() {
             return Err(CryptoError::AgreementFailed);
         }
         Ok(secret)
     }
+}
+
+/// The secret of a private and a public key, clamped as RFC 7748 says; `None` when it is all zero. Of aws-lc's functions this
+/// is the one that takes a private key as bytes: to make one of its key objects works the public half out anew, a third of
+/// what an agreement costs, and keys of a stored session are used once each time that they are read.
+#[allow(unsafe_code)]
+fn multiply(scalar: &Secret<PRIVATE_KEY_BYTES>, peer: &PublicKey) -> Option<Secret<32>> {
+    let mut secret = Secret::<32>::zeroed();
+    // SAFETY: the three pointers are to 32 bytes each, which is what is read and written, in live allocations of which the
+    // written one is borrowed by nobody else. Nothing is kept after the call, and every value of the bytes is allowed.
+    let agreed = unsafe {
+        aws_lc_sys::X25519(
+            secret.expose_mut().as_mut_ptr(),
+            scalar.expose().as_ptr(),
+            peer.as_bytes().as_ptr(),
+        )
+    };
+    (agreed == 1).then_some(secret)
 }
 
 impl fmt::Debug for AgreementKey {

