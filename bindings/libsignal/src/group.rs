@@ -81,21 +81,23 @@ pub fn group_process<'env>(
     write(env, &record)
 }
 
-/// Encrypts for the group. Into `out` go the length of the record (u32), the record, to be stored before the message is sent, and
-/// the message. The result is how many bytes that are; if they are more than `out` has, nothing was done.
+/// Encrypts for the group. The answer is the record, to be stored before the message is sent, and the message. False: there was no
+/// room, and nothing was done.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn group_encrypt(record: &[u8], plaintext: &[u8], mut out: BufferSlice<'_>) -> napi::Result<u32> {
+pub fn group_encrypt(
+    record: &[u8],
+    plaintext: &[u8],
+    mut slip: BufferSlice<'_>,
+    mut records: BufferSlice<'_>,
+    mut texts: BufferSlice<'_>,
+) -> napi::Result<bool> {
+    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
     let mut record = read(record)?;
     let message = with_random(|rng| record.encrypt(plaintext, rng))?;
-    Ok(result(&record, &message, &mut out))
-}
-
-fn result(record: &SenderKeyRecord, bytes: &[u8], out: &mut [u8]) -> u32 {
-    let record = record.encode();
-    Out::new(out).length(record.expose()).bytes(record.expose()).bytes(bytes).finish()
+    Ok(out.give(record.encode().expose(), [&message, &[]], [0, 0]))
 }
 
 /// Encrypts many for the group: all, or none.
@@ -117,15 +119,22 @@ pub fn group_encrypt_many<'env>(
     Ok(GroupResults { record: write(env, &record)?, all })
 }
 
-/// Decrypts a member's message; what goes into `out` is as in [`group_encrypt`], the plaintext in place of the message.
+/// Decrypts a member's message. The answer is as that of [`group_encrypt`], the plaintext in place of the message.
 ///
 /// # Errors
 /// `NO_SENDER_KEY`, `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
-pub fn group_decrypt(record: &[u8], message: &[u8], mut out: BufferSlice<'_>) -> napi::Result<u32> {
+pub fn group_decrypt(
+    record: &[u8],
+    message: &[u8],
+    mut slip: BufferSlice<'_>,
+    mut records: BufferSlice<'_>,
+    mut texts: BufferSlice<'_>,
+) -> napi::Result<bool> {
+    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
     let mut record = read(record)?;
     let plaintext = record.decrypt(message).map_err(failed)?;
-    Ok(result(&record, plaintext.expose(), &mut out))
+    Ok(out.give(record.encode().expose(), [plaintext.expose(), &[]], [0, 0]))
 }
 
 /// A record, and what was read of many.

@@ -179,26 +179,26 @@ pub fn start_session<'env>(
     Ok(StartedSession { record: write(env, &record)?, compatibility: codes(&started.compatibility) })
 }
 
-/// Encrypts on the open session. Into `out` go the length of the record, the kind (3 with the handshake, 1 without) and the
-/// peer's registration id, each a u32, then the record, to be stored before the message is sent, and the message. The result is
-/// how many bytes that are; if they are more than `out` has, nothing was done.
+/// Encrypts on the open session. The answer is the record, to be stored before the message is sent, and the message; the numbers
+/// of the slip are the kind (3 with the handshake, 1 without) and the peer's registration id. False: there was no room, and nothing
+/// was done.
 ///
 /// # Errors
 /// `NO_SESSION`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
+#[allow(clippy::too_many_arguments, reason = "JavaScript gives them one by one")]
 pub fn encrypt(
     record: &[u8],
     own: &[u8],
     plaintext: &[u8],
-    now: f64,
-    mut out: BufferSlice<'_>,
-) -> napi::Result<u32> {
-    let (mut record, own) = (read(record)?, Own::read(own, now)?);
+    mut slip: BufferSlice<'_>,
+    mut records: BufferSlice<'_>,
+    mut texts: BufferSlice<'_>,
+) -> napi::Result<bool> {
+    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
+    let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
     let sealed = cipher::encrypt(&mut record, &own.context(), plaintext).map_err(failed)?;
-    let record = record.encode();
-    let mut out = Out::new(&mut out);
-    out.length(record.expose()).u32(kind(sealed.kind)).u32(sealed.registration_id);
-    Ok(out.bytes(record.expose()).bytes(&sealed.body).finish())
+    Ok(out.give(record.encode().expose(), [&sealed.body, &[]], [kind(sealed.kind), sealed.registration_id]))
 }
 
 /// Many messages at once.
@@ -254,27 +254,27 @@ pub fn outside<'env>(env: &'env Env, message: &[u8]) -> napi::Result<Outside<'en
     })
 }
 
-/// Decrypts a message without handshake. Into `out` go the length of the record (u32), who sent it (33 bytes, proven), the
-/// record, to be stored before the plaintext is used, and the plaintext. The result is how many bytes that are; if they are more
-/// than `out` has, nothing was done.
+/// Decrypts a message without handshake. The answer is the record, to be stored before the plaintext is used, and who sent it (33
+/// bytes, proven) with the plaintext behind. False: there was no room, and nothing was done.
 ///
 /// # Errors
 /// `UNDECRYPTABLE`, `DUPLICATE`, `TOO_FAR_AHEAD`, `MALFORMED_MESSAGE`, `BAD_RECORD`.
 #[napi(catch_unwind)]
+#[allow(clippy::too_many_arguments, reason = "JavaScript gives them one by one")]
 pub fn decrypt(
     record: &[u8],
     own: &[u8],
     message: &[u8],
-    now: f64,
-    mut out: BufferSlice<'_>,
-) -> napi::Result<u32> {
+    mut slip: BufferSlice<'_>,
+    mut records: BufferSlice<'_>,
+    mut texts: BufferSlice<'_>,
+) -> napi::Result<bool> {
+    let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
     let message = WhisperMessage::parse(message).map_err(failed)?;
-    let (mut record, own) = (read(record)?, Own::read(own, now)?);
+    let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
     let opened = with_random(|rng| cipher::decrypt(&mut record, &own.context(), &message, rng))?;
-    let record = record.encode();
-    let mut out = Out::new(&mut out);
-    out.length(record.expose()).bytes(&opened.identity.to_bytes()).bytes(record.expose());
-    Ok(out.bytes(opened.plaintext.expose()).finish())
+    let sender = opened.identity.to_bytes();
+    Ok(out.give(record.encode().expose(), [&sender, opened.plaintext.expose()], [0, 0]))
 }
 
 /// Decrypts a message with a handshake. `prekeys` is the signed one, then the one-time one, as far as there are.

@@ -249,6 +249,45 @@ test('errors have classes, codes and something to do', async () => {
   assert.equal(await read(toAlice, { type: 1, body }), 'x', 'what was refused is not used up');
 });
 
+test('messages and records of every length come whole, and stay as they were given', async () => {
+  const { bob, start, toBob, toAlice, turn } = couple(ours, { json: false });
+  await start(bob.bundle(1));
+  const lengths = [0, 1, 16, 100, 1_700, 3_900, 4_096, 8_192, 70_000, 500_000];
+  const texts = lengths.map((length, at) => Buffer.alloc(length, at + 1));
+  const check = async () => {
+    const sent = [];
+    for (const text of texts) sent.push(await toBob.encrypt(text));
+    const copies = sent.map(({ body }) => Buffer.from(body));
+    const read = [];
+    // The last one first: the record grows by the keys of all others.
+    for (const { type, body } of sent.reverse()) read.unshift(await (type === 3 ? toAlice.decryptPreKeyWhisperMessage(body) : toAlice.decryptWhisperMessage(body)));
+    assert.deepEqual(read, texts);
+    assert.deepEqual(sent.reverse().map(({ body }) => body), copies);
+  };
+  await check();
+  await turn();
+  await check();
+  // A record that grows by 500 keys at once, then shrinks by one each.
+  const many = [];
+  for (let number = 0; number < 501; number += 1) many.push(await toBob.encrypt(Buffer.from(`${number}`)));
+  const back = [];
+  for (const { body } of many.reverse()) back.unshift((await toAlice.decryptWhisperMessage(body)).toString());
+  assert.deepEqual(back, Array.from({ length: 501 }, (_, number) => `${number}`));
+  await turn();
+
+  const [sender, member] = [party(ours), party(ours)];
+  const name = new group.SenderKeyName('lengths', { id: 'us', deviceId: 0 });
+  await new group.GroupSessionBuilder(member).process(name, await new group.GroupSessionBuilder(sender).create(name));
+  const [out, into] = [new group.GroupCipher(sender, name), new group.GroupCipher(member, name)];
+  const posts = [];
+  for (const text of texts) posts.push(await out.encrypt(text));
+  const copies = posts.map((post) => Buffer.from(post));
+  const heard = [];
+  for (const post of posts.reverse()) heard.unshift(await into.decrypt(post));
+  assert.deepEqual(heard, texts);
+  assert.deepEqual(posts.reverse(), copies);
+});
+
 test('nothing is ever printed', async () => {
   const { stdout, stderr } = process;
   const [out, err] = [stdout.write, stderr.write];

@@ -16,9 +16,9 @@ export interface Row {
   turn: Turn;
   value: Buffer | null;
   /** What counts if it is given up; the value if absent. */
-  fallback?: Buffer | null | undefined;
+  fallback?: Buffer | Kept | null | undefined;
   /** What counts if it is refused; as for one that is given up if absent. */
-  refused?: Buffer | null | undefined;
+  refused?: Buffer | Kept | null | undefined;
   again: Again;
 }
 
@@ -54,7 +54,41 @@ class Account {
   readonly failed = new Map<State, { owner: object; again: (owner: object) => void }>();
 }
 
-/** A record that nobody else has: storages may wipe what they are given. */
+/** Bytes for which memory of a copy is made beforehand, and copies that wait to serve again. */
+const KEPT_BYTES = 1_024;
+const MAX_SPARE = 256;
+
+/**
+ * @internal A copy of a record that nobody else has: storages may wipe what they are given. One is made for each write, and looked at only when it goes wrong,
+ * so its memory serves the next job.
+ */
+export class Kept {
+  #room = new Uint8Array(KEPT_BYTES);
+  #length = 0;
+
+  static of(bytes: Buffer): Kept {
+    const kept = spare.pop() ?? new Kept();
+    if (bytes.length > KEPT_BYTES) kept.#room = new Uint8Array(bytes.length);
+    kept.#room.set(bytes);
+    kept.#length = bytes.length;
+    return kept;
+  }
+
+  /** The bytes, in memory of their own. */
+  get bytes(): Buffer {
+    return Buffer.from(this.#room.subarray(0, this.#length));
+  }
+
+  /** Nobody will ask for them. */
+  free(): void {
+    this.#room.fill(0, 0, this.#length);
+    if (this.#length <= KEPT_BYTES && spare.length < MAX_SPARE) spare.push(this);
+  }
+}
+
+const spare: Kept[] = [];
+
+/** A record that nobody else has. */
 const copyOf = (bytes: Buffer | null): Buffer | null => bytes && Buffer.from(bytes);
 
 /**
@@ -79,6 +113,7 @@ export class Turn {
   lost: (() => void) | undefined;
   /** What the call means once it is answered. */
   done: (() => void) | undefined;
+  readonly #kept: Kept[] = [];
 
   constructor(state: State, owner: object, refuse: (error: Error) => void) {
     this.lane = state.lane;
@@ -96,6 +131,20 @@ export class Turn {
       this.done = undefined;
     }
     return answer;
+  }
+
+  /** A copy of a record, for as long as the job takes. */
+  keep(bytes: Buffer): Kept {
+    const kept = Kept.of(bytes);
+    this.#kept.push(kept);
+    return kept;
+  }
+
+  /** The job is over. */
+  end(): void {
+    this.over = true;
+    for (const kept of this.#kept) kept.free();
+    this.#kept.length = 0;
   }
 
   /** The record that counts, where that is not what the storage says; null for none. */
@@ -163,6 +212,27 @@ export abstract class Calls {
    * is stored, what counts is remembered, and reads give that. Once they have ended it is written again.
    */
   write(turn: Turn, write: Write): unknown {
+    const { lane, state } = turn;
+    const certain = state.newest === undefined && state.hung === 0 && state.sides.length === 0;
+    const quiet = certain && lane.states.size === 0 && this.#accounts.size === 0;
+    return quiet && write.also === undefined ? this.#writeOne(turn, write) : this.#writeAll(turn, write);
+  }
+
+  /** The common case: nothing is uncertain, so nothing is made certain by it. */
+  #writeOne(turn: Turn, { value, fallback, refused, again, side, call }: Write): unknown {
+    // Before the call: what it is given it may wipe.
+    const kept = value && turn.keep(value);
+    const ended = this.ask(turn, call);
+    if (turn.waits) {
+      turn.hung = () => {
+        if (side !== undefined) turn.state.sides = [side];
+        this.#uncertain({ turn, value: kept && kept.bytes, fallback, refused, again }, ended as PromiseLike<unknown>);
+      };
+    }
+    return ended;
+  }
+
+  #writeAll(turn: Turn, write: Write): unknown {
     this.#refuseHung(turn);
     // Before the call: what it is given it may wipe.
     const rows: Row[] = [{ turn, value: copyOf(write.value), fallback: write.fallback, refused: write.refused, again: write.again }];
@@ -178,7 +248,7 @@ export abstract class Calls {
     };
     if (turn.waits) {
       turn.hung = () => {
-        if (write.side !== undefined && turn.state.sides.length < MAX_HUNG) turn.state.sides.push(write.side);
+        if (write.side !== undefined && turn.state.sides.length < MAX_HUNG) turn.state.sides = [...turn.state.sides, write.side];
         for (const row of rows) this.#uncertain(row, ended as PromiseLike<unknown>);
       };
       if (matters) turn.done = stored;
@@ -361,11 +431,15 @@ export abstract class Calls {
 }
 
 function fallbackOf({ fallback, value }: Row): Buffer | null {
-  return fallback === undefined ? value : fallback;
+  return fallback === undefined ? value : bytesIn(fallback);
 }
 
 function refusedOf(row: Row): Buffer | null {
-  return row.refused === undefined ? fallbackOf(row) : row.refused;
+  return row.refused === undefined ? fallbackOf(row) : bytesIn(row.refused);
+}
+
+function bytesIn(given: Buffer | Kept | null): Buffer | null {
+  return given instanceof Kept ? given.bytes : given;
 }
 
 /** Whose writes hang: those of a scope, of an identity, or of stores that do not say. */

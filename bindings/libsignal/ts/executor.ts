@@ -322,7 +322,7 @@ export class Executor extends Calls {
   };
 
   #pump(): void {
-    while (this.#pending < this.#maxPending) {
+    while (this.#ready.length > 0 && this.#pending < this.#maxPending) {
       const lane = this.#ready.shift();
       if (lane === undefined) return;
       lane.ready = false;
@@ -375,7 +375,7 @@ export class Executor extends Calls {
   }
 
   #end(turn: Turn): void {
-    turn.over = true;
+    turn.end();
     this.running.delete(turn);
     this.rest();
     turn.lane.busy = false;
@@ -397,7 +397,7 @@ export class Executor extends Calls {
 
   #next(lane: Lane): void {
     offer(lane);
-    this.#letIn();
+    if (this.#open.size > 0) this.#letIn();
     release(lane);
     this.#pump();
   }

@@ -1,6 +1,6 @@
 /** Making, taking in and using sender keys. */
 
-import { OURS, type Turn } from './calls.js';
+import { type Again, type Kept, OURS, type Turn } from './calls.js';
 import { bytesOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
 import type { Executor } from './executor.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
@@ -37,6 +37,12 @@ class Row {
   readonly name: SenderKeyName;
   readonly key: string;
   readonly executor: Executor;
+  readonly #again: Again = {
+    write: (owner, value) => {
+      const store = typeof (owner as SenderKeyStore).storeSenderKey === 'function' ? (owner as SenderKeyStore) : this.store;
+      return store.storeSenderKey(this.name, SenderKeyRecord._adopt(value ?? Buffer.alloc(0)));
+    },
+  };
 
   constructor(store: unknown, name: SenderKeyName, options: GroupOptions) {
     this.store = storeOf(store);
@@ -76,15 +82,9 @@ class Row {
   }
 
   /** `before` is what counts if a message that was read can not be stored: it can come again. */
-  save(turn: Turn, bytes: Buffer, before?: Buffer): unknown {
-    const again = {
-      write: (owner: object, value: Buffer | null): unknown => {
-        const store = typeof (owner as SenderKeyStore).storeSenderKey === 'function' ? (owner as SenderKeyStore) : this.store;
-        return store.storeSenderKey(this.name, SenderKeyRecord._adopt(value ?? Buffer.alloc(0)));
-      },
-    };
+  save(turn: Turn, bytes: Buffer, before?: Kept): unknown {
     const call = (): unknown => this.store.storeSenderKey(this.name, SenderKeyRecord._adopt(bytes));
-    return this.executor.write(turn, { value: bytes, fallback: before, again, call });
+    return this.executor.write(turn, { value: bytes, fallback: before, again: this.#again, call });
   }
 }
 
@@ -166,7 +166,7 @@ export class GroupCipher {
       const message = bytesOf(senderKeyMessageBytes, 'a message');
       const record = row.record(turn.took(await row.ask(turn)));
       // Of its own: what a storage has it may wipe.
-      const before = Buffer.from(record._bytes);
+      const before = turn.keep(record._bytes);
       let plaintext: Buffer;
       let after: Buffer;
       try {
@@ -176,7 +176,7 @@ export class GroupCipher {
         if (said === undefined) throw thrown;
         // It was read, and whether that was stored was not certain.
         ({ plaintext } = said);
-        after = Buffer.from(before);
+        after = before.bytes;
       }
       turn.lost = () => keepRead(turn, message, { plaintext, identities: [] });
       turn.took(await row.save(turn, after, before));
@@ -193,7 +193,7 @@ export class GroupCipher {
     const row = this.#row;
     return row.run(async (turn) => {
       const record = row.record(turn.took(await row.ask(turn)));
-      const before = Buffer.from(record._bytes);
+      const before = turn.keep(record._bytes);
       const opened = guarded(() => native().groupDecryptMany(record._bytes, all));
       const { given } = saidBy(turn, all, opened.messages);
       if (!given.some(isUint8Array)) return given;

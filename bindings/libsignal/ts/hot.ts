@@ -1,81 +1,83 @@
 /**
- * The calls that are made for each message. The native half writes its answer into one scratch buffer, and what leaves is copied out of it:
- * making buffers and objects from the native side costs several times what the cryptography of a message does.
+ * The calls that are made for each message. The native half writes what it made to where it stays: making buffers and objects from the native side costs
+ * several times what the cryptography of a message does.
  */
 
+import { coded } from './errors.js';
 import { native, type Opened } from './native.js';
 
-let scratch = Buffer.allocUnsafeSlow(16_384);
 const NOTHING: string[] = [];
 
-/** Runs `call` with room for its answer, and gives the answer's length. What was written before there was room counts for nothing. */
-function answer(call: (out: Buffer) => number): number {
-  const length = call(scratch);
-  if (length <= scratch.length) return length;
-  scratch.fill(0);
-  scratch = Buffer.allocUnsafeSlow(length);
-  return call(scratch);
-}
+/** What goes along with a call: the time; and what comes back: how long the two parts of the answer are, and two numbers. As the machine orders bytes. */
+const slip = Buffer.from(new ArrayBuffer(24), 0, 24);
+const time = new Float64Array(slip.buffer, 0, 1);
+const words = new Uint32Array(slip.buffer, 8, 4);
 
 /**
- * Where records are copied to. Memory of their own costs as much as the cryptography of a message, and a slice of node's pool could keep 8 KiB
- * for as long as the record lives: some share a small page.
+ * Memory that records are written to, one behind the other. Memory of their own costs as much as the cryptography of a message, and a slice of node's pool
+ * could keep 8 KiB for as long as the record lives, beside what an application hands out: some share a small page.
  */
 const PAGE = 2_048;
 let page = Buffer.allocUnsafeSlow(PAGE);
 let used = 0;
 
-/** Takes a record out. */
-function record(from: number, to: number): Buffer {
-  const length = to - from;
-  let own: Buffer;
-  if (length > PAGE / 2) {
-    own = Buffer.allocUnsafeSlow(length);
-  } else {
-    if (used + length > PAGE) [page, used] = [Buffer.allocUnsafeSlow(PAGE), 0];
-    own = page.subarray(used, used + length);
-    used += length;
-  }
-  scratch.copy(own, 0, from, to);
-  return own;
+function room(length: number): Buffer {
+  if (used + length > page.length) [page, used] = [Buffer.allocUnsafeSlow(Math.max(PAGE, length)), 0];
+  return page.subarray(used);
 }
 
-/** Takes something out, and nothing secret stays behind: what is before it are the record and what is not secret. */
-function last(from: number, to: number): Buffer {
-  const bytes = Buffer.allocUnsafe(to - from);
-  scratch.copy(bytes, 0, from, to);
-  scratch.fill(0, 0, to);
-  return bytes;
+/** The record that was written. */
+function record(): Buffer {
+  const from = used;
+  used += words[0];
+  return page.subarray(from, used);
+}
+
+/** By how much a record grows with most messages, and a message has with its handshake around it. */
+const GROWTH = 128;
+const AROUND = 176;
+/** Nothing longer is taken in. */
+const LONGEST = 512 * 1_024;
+
+/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. Gives the second part. */
+function answer(before: Buffer, length: number, call: (records: Buffer, text: Buffer) => boolean): Buffer {
+  let text = Buffer.allocUnsafe(Math.min(length, LONGEST));
+  if (!call(room(before.length + GROWTH), text)) {
+    text = Buffer.allocUnsafe(words[1]);
+    if (!call(room(words[0]), text)) throw coded('INTERNAL', 'the native half needs more room than it says');
+  }
+  return text.length === words[1] ? text : text.subarray(0, words[1]);
+}
+
+/** Bytes that are not where something will be written: somebody may give all of the memory that node's pool shares out. */
+function apart(bytes: Buffer, from: Buffer): Buffer {
+  if (bytes.buffer !== from.buffer) return bytes;
+  const overlap = bytes.byteOffset < from.byteOffset + from.length && from.byteOffset < bytes.byteOffset + bytes.length;
+  return overlap ? Buffer.from(bytes) : bytes;
 }
 
 /** Encrypts on the open session. */
 export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number): { record: Buffer; kind: number; body: Buffer; registrationId: number } {
-  const end = answer((out) => native().encrypt(bytes, own, plaintext, now, out));
-  const [kind, registrationId] = [scratch.readUInt32LE(4), scratch.readUInt32LE(8)];
-  const to = 12 + scratch.readUInt32LE(0);
-  return { record: record(12, to), kind, registrationId, body: last(to, end) };
+  time[0] = now;
+  const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().encrypt(bytes, own, apart(plaintext, text), slip, to, text));
+  return { record: record(), kind: words[2], registrationId: words[3], body };
 }
 
 /** Decrypts a message without handshake. */
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
-  const end = answer((out) => native().decrypt(bytes, own, message, now, out));
-  const to = 37 + scratch.readUInt32LE(0);
-  const identity = Buffer.allocUnsafe(33);
-  scratch.copy(identity, 0, 4, 37);
-  return { record: record(37, to), identity, plaintext: last(to, end), newSession: false, compatibility: NOTHING };
-}
-
-function result(end: number): { record: Buffer; bytes: Buffer } {
-  const to = 4 + scratch.readUInt32LE(0);
-  return { record: record(4, to), bytes: last(to, end) };
+  time[0] = now;
+  const read = answer(bytes, message.length, (to, text) => native().decrypt(bytes, own, apart(message, text), slip, to, text));
+  return { record: record(), identity: read.subarray(0, 33), plaintext: read.subarray(33), newSession: false, compatibility: NOTHING };
 }
 
 /** Encrypts for a group. */
 export function groupEncrypt(bytes: Buffer, plaintext: Buffer): { record: Buffer; bytes: Buffer } {
-  return result(answer((out) => native().groupEncrypt(bytes, plaintext, out)));
+  const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().groupEncrypt(bytes, apart(plaintext, text), slip, to, text));
+  return { record: record(), bytes: body };
 }
 
 /** Decrypts a member's message. */
 export function groupDecrypt(bytes: Buffer, message: Buffer): { record: Buffer; bytes: Buffer } {
-  return result(answer((out) => native().groupDecrypt(bytes, message, out)));
+  const text = answer(bytes, message.length, (to, into) => native().groupDecrypt(bytes, apart(message, into), slip, to, into));
+  return { record: record(), bytes: text };
 }

@@ -42,6 +42,13 @@ const UNREAD_OVERHEAD = 512;
 /** Lanes that failed and rest are remembered up to here. */
 const MAX_RESTING = 1_024;
 
+/** Lanes that have nothing to do are kept up to here, for most are used again: to make one costs as much as what a message costs it. */
+const MAX_IDLE = 1_024;
+
+/** Of what most have none of: one that is empty is never written to. */
+const NO_SIDES: readonly Side[] = [];
+const NONE_UNREAD = new Map<string, Said>();
+
 /** @internal What is not certain of one account, or of one object that stands for a storage, at an address. Records are bytes; null is none. */
 export class State {
   /** Another one once the address turns out to be another one. */
@@ -56,9 +63,9 @@ export class State {
   /** The record that counts while it is uncertain what the storage holds. */
   newest: Buffer | null | undefined;
   /** What was to be done with records whose write hung. */
-  sides: Side[] = [];
+  sides: readonly Side[] = NO_SIDES;
   /** Messages that were not handed over, by their hash, until they come again. */
-  readonly unread = new Map<string, Said>();
+  unread = NONE_UNREAD;
 
   constructor(lane: Lane, one: unknown) {
     this.lane = lane;
@@ -116,14 +123,16 @@ interface Registry {
   bytes: number;
   /** Lanes that failed and have nothing to do. */
   readonly resting: Set<Lane>;
+  /** Lanes that had nothing to do and did not fail. */
+  readonly idle: Set<Lane>;
 }
 
 /** What the shapes above are is a contract between versions of this package: who changes one changes the number. */
-const SHARED = Symbol.for('stvor.libsignal.lanes.2');
+const SHARED = Symbol.for('stvor.libsignal.lanes.3');
 const shared = globalThis as unknown as { [SHARED]?: Registry };
 if (shared[SHARED] === undefined) {
   const lanes = (): Lanes => ({ named: new Map(), scopes: new WeakMap() });
-  const value: Registry = { rows: lanes(), given: lanes(), unread: new Set(), bytes: 0, resting: new Set() };
+  const value: Registry = { rows: lanes(), given: lanes(), unread: new Set(), bytes: 0, resting: new Set(), idle: new Set() };
   Object.defineProperty(shared, SHARED, { value });
 }
 const registry = shared[SHARED] as Registry;
@@ -193,12 +202,16 @@ export function hold(lane: Lane): void {
   if (lane.home.get(lane.key) === undefined) lane.home.set(lane.key, lane);
 }
 
-/** @internal Forgets a lane at which there is nothing to do; of those that failed the oldest. */
+/** @internal Forgets lanes at which there is nothing to do: the oldest, and of those that failed the oldest. */
 export function release(lane: Lane): void {
-  const { resting } = registry;
+  const { resting, idle } = registry;
   if (isIdle(lane)) {
     if (resting.size > 0) resting.delete(lane);
-    if (lane.failures === 0) return void lane.home.delete(lane.key);
+    if (lane.failures === 0) {
+      idle.add(lane);
+      if (idle.size > MAX_IDLE) forgetOldest(idle);
+      return;
+    }
     resting.add(lane);
   }
   if (resting.size <= MAX_RESTING) return;
@@ -209,6 +222,15 @@ export function release(lane: Lane): void {
       oldest.home.delete(oldest.key);
     }
     if (resting.size <= MAX_RESTING) return;
+  }
+}
+
+/** One that is in use again, or rests, is not forgotten: it comes back when it has nothing to do. */
+function forgetOldest(idle: Set<Lane>): void {
+  for (const oldest of idle) {
+    idle.delete(oldest);
+    if (isIdle(oldest) && oldest.failures === 0) oldest.home.delete(oldest.key);
+    return;
   }
 }
 
@@ -245,6 +267,7 @@ function dropOldest(state: State): void {
 export function keepUnread(state: State, messages: Iterable<readonly [string, Said]>): void {
   for (const [message, said] of messages) {
     drop(state, message);
+    if (state.unread.size === 0) state.unread = new Map();
     state.unread.set(message, said);
     registry.bytes += sizeOf(said);
   }

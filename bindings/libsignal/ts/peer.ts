@@ -6,7 +6,7 @@ import type { KeyPair } from './curve.js';
 import { bytesOf, guarded, invalid, isUint8Array, StorageError, UntrustedIdentityKeyError } from './errors.js';
 import { defaultExecutor, type Executor } from './executor.js';
 import { idOf, publicKeyOf, whoOf } from './keys.js';
-import { isUncertain, moveState } from './lanes.js';
+import { isUncertain, moveState, type Side } from './lanes.js';
 import { recordOf, SessionRecord } from './record.js';
 import { type SignalStorage, storeAgain } from './storage.js';
 
@@ -45,7 +45,14 @@ const ofStorages = new WeakMap<object, Packed>();
 /** What was packed for an identity, if its keys are still the same. */
 function packedBefore({ pubKey, privKey }: KeyPair, known: Packed | undefined): Packed | undefined {
   if (known === undefined || !isUint8Array(pubKey) || !isUint8Array(privKey)) return undefined;
-  return known.pair.pubKey.equals(pubKey) && known.pair.privKey.equals(privKey) ? known : undefined;
+  return same(known.pair.pubKey, pubKey) && same(known.pair.privKey, privKey) ? known : undefined;
+}
+
+/** In a time that tells nothing of where they differ. For keys this is faster than a call of Node. */
+function same(a: Uint8Array, b: Uint8Array): boolean {
+  let other = a.length ^ b.length;
+  for (let at = 0; at < a.length; at += 1) other |= (a[at] as number) ^ (b[at] as number);
+  return other === 0;
 }
 
 /** @internal Packs who we are. */
@@ -128,7 +135,7 @@ export class Peer {
   /** The address was one of its own when a write of it hung. */
   #move(address: string): Promise<void> {
     const move = async ({ from, to, asks }: { from: Turn; to: Turn; asks: Turn }): Promise<void> => {
-      const { who } = await this.own(asks, asks.took(await this.askIdentity(asks)));
+      const { who } = await this.own(asks);
       for (const turn of [from, to]) turn.known(who);
       moveState(from.state, to.state);
     };
@@ -157,13 +164,18 @@ export class Peer {
     return this.executor.ask(turn, () => this.storage.getOurIdentity());
   }
 
-  /** Who we are, packed. The registration id is what it was when it was last asked for: only handshakes have it in them. */
-  own(turn: Turn, identity: KeyPair): Packed | Promise<Packed> {
+  /** Who we are, packed, where it was before. The registration id is what it was when it was last asked for: only handshakes have it in them. */
+  known(turn: Turn, identity: KeyPair): Packed | undefined {
     if (typeof identity !== 'object' || identity === null) throw invalid('our identity is a key pair');
     const known = packedBefore(identity, ofStorages.get(this.storage));
-    if (known === undefined) return this.registered(turn, identity);
-    turn.known(known.who);
+    if (known !== undefined) turn.known(known.who);
     return known;
+  }
+
+  /** Who we are, packed. */
+  async own(turn: Turn): Promise<Packed> {
+    const identity = turn.took(await this.askIdentity(turn));
+    return this.known(turn, identity) ?? this.registered(turn, identity);
   }
 
   /** The same, with the registration id as it is now. */
@@ -177,7 +189,7 @@ export class Peer {
 
   /** For what needs to know nothing of who we are but whose record it is. */
   async whose(turn: Turn): Promise<void> {
-    await this.own(turn, turn.took(await this.askIdentity(turn)));
+    await this.own(turn);
   }
 
   /** Asks whether an identity is trusted, for `judge`. */
@@ -199,13 +211,13 @@ export class Peer {
   store(turn: Turn, record: SessionRecord, rest: With = {}): unknown {
     const { storage, key } = this;
     if (storage.commit === undefined && rest.removePreKey === undefined) {
-      return this.#write(turn, record, rest, { call: () => storage.storeSession(key, record) });
+      return this.#write(turn, record, rest, () => storage.storeSession(key, record), undefined);
     }
     return this.#storeAll(turn, record, rest);
   }
 
-  #write(turn: Turn, record: SessionRecord, { fallback, refused }: With, write: Pick<Write, 'call' | 'side'>): unknown {
-    return this.executor.write(turn, { value: record._bytes, fallback, refused, again: this.#again, ...write });
+  #write(turn: Turn, record: SessionRecord, { fallback, refused }: With, call: () => unknown, side: Side | undefined): unknown {
+    return this.executor.write(turn, { value: record._bytes, fallback, refused, again: this.#again, call, side });
   }
 
   async #storeAll(turn: Turn, record: SessionRecord, rest: With): Promise<void> {
@@ -214,7 +226,7 @@ export class Peer {
     const identity = rest.identity && { name: this.address.id, key: rest.identity };
     const side = { ...(identity && { identity }), ...(removePreKey === undefined ? {} : { removePreKey }) };
     const write = async (call: () => unknown): Promise<void> => {
-      turn.took(await this.#write(turn, record, rest, { call, side }));
+      turn.took(await this.#write(turn, record, rest, call, side));
     };
     if (storage.commit !== undefined) {
       await write(() => storage.commit?.({ address: key, record, removePreKey, identity }));

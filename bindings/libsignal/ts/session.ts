@@ -135,7 +135,7 @@ export class SessionCipher {
     return peer.run(async (turn) => {
       const act = begin();
       const identity = turn.took(await peer.askIdentity(turn));
-      const own = await peer.own(turn, identity);
+      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       let sealed = guarded(() => act(record._bytes, own.bytes));
@@ -157,7 +157,8 @@ export class SessionCipher {
     const peer = this.#peer;
     return peer.run(async (turn) => {
       const message = bytesOf(data, 'data');
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const identity = turn.took(await peer.askIdentity(turn));
+      const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       let opened: Opened;
@@ -166,7 +167,10 @@ export class SessionCipher {
       } catch (thrown) {
         return this.#held(turn, message, { record, thrown });
       }
-      return this.#finish(turn, message, { opened, before: record });
+      peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
+      turn.took(await this.#save(turn, message, { opened, before: record }));
+      forgetRead(turn, message);
+      return opened.plaintext;
     }, data);
   }
 
@@ -176,7 +180,7 @@ export class SessionCipher {
     return peer.run(async (turn) => {
       const message = bytesOf(data, 'data');
       const outside = guarded(() => native().outside(message));
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const own = await peer.own(turn);
       const stored = await peer.load(turn);
       const record = stored ?? new SessionRecord();
       const open = (prekeys: Buffer): Opened =>
@@ -228,19 +232,26 @@ export class SessionCipher {
   }
 
   /** Stores what a message made of the record, then hands it over. */
-  async #finish(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): Promise<Buffer> {
+  async #finish(turn: Turn, message: Buffer, read: Read): Promise<Buffer> {
     const peer = this.#peer;
-    peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
+    const { identity, plaintext, compatibility } = read.opened;
+    peer.judge(turn.took(await peer.askTrust(turn, identity, 'receiving')), identity);
+    turn.took(await this.#save(turn, message, read));
+    forgetRead(turn, message);
+    peer.compatibility(compatibility);
+    return plaintext;
+  }
+
+  /** Stores what a message made of the record. The turn takes what is awaited of it. */
+  #save(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): unknown {
     // Of its own: what a storage has it may wipe.
-    const on = Buffer.from(before._bytes);
+    const on = turn.keep(before._bytes);
     const { plaintext, identity, removePrekey } = opened;
     turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
+    const record = SessionRecord._adopt(opened.record);
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
-    const counts = began === undefined ? { fallback: on } : { refused: fresh ? null : on };
-    turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { ...counts, identity, removePreKey: removePrekey }));
-    forgetRead(turn, message);
-    peer.compatibility(opened.compatibility);
-    return plaintext;
+    if (began === undefined) return this.#peer.store(turn, record, { fallback: on, identity, removePreKey: removePrekey });
+    return this.#peer.store(turn, record, { refused: fresh ? null : on, identity, removePreKey: removePrekey });
   }
 
   /** A message whose key is used up: it was read, and if its save was not certain it is handed over once the record is stored that has it. */
@@ -261,7 +272,7 @@ export class SessionCipher {
     return peer.run(async (turn) => {
       const messages = listOf(datas);
       if (messages.length === 0) return [];
-      const own = await peer.own(turn, turn.took(await peer.askIdentity(turn)));
+      const own = await peer.own(turn);
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
       const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
@@ -270,7 +281,7 @@ export class SessionCipher {
       for (const said of before) for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
       for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
       if (identities.length === 0) return given;
-      const fallback = Buffer.from(record._bytes);
+      const fallback = turn.keep(record._bytes);
       turn.lost = () => keepBatch(turn, messages, given, identities);
       // Of several that were trusted the last one is pinned, as message by message.
       turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback, identity: identities[identities.length - 1] }));

@@ -28,7 +28,7 @@ use crate::ratchet::{ChainKey, MessageSeed};
 const VERSION: u8 = 1;
 
 /// Bytes of a session without its chains.
-const FIXED: usize = 512;
+const FIXED: usize = 109 + 4 * 32 + 4 + 33 + 4;
 /// Bytes of a chain without its stored keys, and of a stored key.
 const CHAIN: usize = 32 + 1 + 32 + 4 + 4;
 const STORED: usize = 4 + 32;
@@ -174,11 +174,12 @@ impl SessionRecord {
     #[must_use]
     pub fn encode(&self) -> SecretBytes {
         let archived: usize = self.archived.iter().map(|one| one.bytes.len() + 4).sum();
-        let room = self.current.as_ref().map_or(0, Session::room) + archived + self.marks.len() * 16 + 16;
+        let room = self.current.as_ref().map_or(0, Session::size) + archived + self.marks.len() * 16 + 16;
         let mut out = Writer::with_capacity(room);
         out.u8(VERSION).u8(u8::from(self.current.is_some()));
         if let Some(session) = &self.current {
-            out.bytes(session.encode().expose());
+            out.u32(u32::try_from(session.size()).unwrap_or(u32::MAX));
+            session.write(&mut out);
         }
         out.u16(u16::try_from(self.archived.len()).unwrap_or(u16::MAX));
         for one in &self.archived {
@@ -484,12 +485,18 @@ impl Session {
         }
     }
 
-    fn room(&self) -> usize {
+    /// How many bytes [`Session::write`] writes.
+    fn size(&self) -> usize {
         FIXED + self.receiving.len() * CHAIN + self.stored() * STORED
     }
 
     fn encode(&self) -> SecretBytes {
-        let mut out = Writer::with_capacity(self.room());
+        let mut out = Writer::with_capacity(self.size());
+        self.write(&mut out);
+        SecretBytes::from(out.finish())
+    }
+
+    fn write(&self, out: &mut Writer) {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let pending = self.pending.unwrap_or(Pending { prekey: None, signed: 0 });
         out.u8(VERSION)
@@ -514,16 +521,15 @@ impl Session {
             .raw(self.own.public().0.as_bytes())
             .raw(self.remote.0.as_bytes())
             .u32(self.previous);
-        write_chain_key(&mut out, self.sending.as_ref().map(|(key, _)| key));
+        write_chain_key(out, self.sending.as_ref().map(|(key, _)| key));
         out.u32(self.sending.as_ref().map_or(0, |(_, next)| *next));
         for chain in &self.receiving {
-            write_chain_key(&mut out, chain.key.as_ref());
+            write_chain_key(out, chain.key.as_ref());
             out.u32(chain.next).u32(count(chain.stored.len()));
             for (number, seed) in &chain.stored {
                 out.u32(*number).raw(seed.expose());
             }
         }
-        SecretBytes::from(out.finish())
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
