@@ -253,6 +253,31 @@ test('a storage may wipe what it was given, and a caller what it got, while some
   assert.ok(row.length > 100);
 });
 
+test('what a storage wipes is wiped once the call that needs it is over', async () => {
+  const { alice, bob, start, toBob, toAlice } = couple(ours, { json: false });
+  await start(bob.bundle(1));
+  const wiped = [];
+  const wiping = (party) => {
+    const { storeSession } = party;
+    party.storeSession = async (address, record) => {
+      const bytes = record.toBytes();
+      for (const one of [party.sessions.get(address), record]) {
+        if (one === undefined) continue;
+        wiped.push(one._bytes);
+        one.zeroize();
+        assert.equal(one.toBytes().length, 0);
+      }
+      await storeSession.call(party, address, ours.SessionRecord.fromBytes(bytes));
+    };
+  };
+  for (const party of [alice, bob]) wiping(party);
+  for (const text of ['one', 'two', 'three']) {
+    assert.equal(await read(toAlice, await toBob.encrypt(Buffer.from(text))), text);
+    assert.equal(await read(toBob, await toAlice.encrypt(Buffer.from(text))), text);
+  }
+  assert.ok(wiped.length > 10 && wiped.every((bytes) => bytes.length > 100 && bytes.every((byte) => byte === 0)));
+});
+
 test('a call that waits for its turn is made in the context of its caller', async () => {
   const contexts = new AsyncLocalStorage();
   const { alice, bob, start, toBob } = couple(ours);

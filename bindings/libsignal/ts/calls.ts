@@ -2,6 +2,7 @@
 
 import { SignalError, StorageError, wordsOf } from './errors.js';
 import { release, scopeOf, type Lane, type Side, type State } from './lanes.js';
+import type { Wipeable } from './wipeable.js';
 
 /** @internal What is done about a record whose write hung, by the storage of whoever is there now: the one that hung may be gone. */
 export interface Again {
@@ -16,9 +17,9 @@ export interface Row {
   turn: Turn;
   value: Buffer | null;
   /** What counts if it is given up; the value if absent. */
-  fallback?: Buffer | Kept | null | undefined;
+  fallback?: Buffer | null | undefined;
   /** What counts if it is refused; as for one that is given up if absent. */
-  refused?: Buffer | Kept | null | undefined;
+  refused?: Buffer | null | undefined;
   again: Again;
 }
 
@@ -54,41 +55,7 @@ class Account {
   readonly failed = new Map<State, { owner: object; again: (owner: object) => void }>();
 }
 
-/** Bytes for which memory of a copy is made beforehand, and copies that wait to serve again. */
-const KEPT_BYTES = 1_024;
-const MAX_SPARE = 256;
-
-/**
- * @internal A copy of a record that nobody else has: storages may wipe what they are given. One is made for each write, and looked at only when it goes wrong,
- * so its memory serves the next job.
- */
-export class Kept {
-  #room = new Uint8Array(KEPT_BYTES);
-  #length = 0;
-
-  static of(bytes: Buffer): Kept {
-    const kept = spare.pop() ?? new Kept();
-    if (bytes.length > KEPT_BYTES) kept.#room = new Uint8Array(bytes.length);
-    kept.#room.set(bytes);
-    kept.#length = bytes.length;
-    return kept;
-  }
-
-  /** The bytes, in memory of their own. */
-  get bytes(): Buffer {
-    return Buffer.from(this.#room.subarray(0, this.#length));
-  }
-
-  /** Nobody will ask for them. */
-  free(): void {
-    this.#room.fill(0, 0, this.#length);
-    if (this.#length <= KEPT_BYTES && spare.length < MAX_SPARE) spare.push(this);
-  }
-}
-
-const spare: Kept[] = [];
-
-/** A record that nobody else has. */
+/** A record that nobody else has: storages may wipe what they are given. */
 const copyOf = (bytes: Buffer | null): Buffer | null => bytes && Buffer.from(bytes);
 
 /**
@@ -113,7 +80,7 @@ export class Turn {
   lost: (() => void) | undefined;
   /** What the call means once it is answered. */
   done: (() => void) | undefined;
-  readonly #kept: Kept[] = [];
+  #held: readonly Wipeable[] | undefined;
 
   constructor(state: State, owner: object, refuse: (error: Error) => void) {
     this.lane = state.lane;
@@ -133,18 +100,17 @@ export class Turn {
     return answer;
   }
 
-  /** A copy of a record, for as long as the job takes. */
-  keep(bytes: Buffer): Kept {
-    const kept = Kept.of(bytes);
-    this.#kept.push(kept);
-    return kept;
+  /** The job needs the bytes of a record, whoever wipes it meanwhile. */
+  hold(record: Wipeable): void {
+    if (this.over) throw GIVEN_UP;
+    record._hold();
+    this.#held = this.#held === undefined ? [record] : [...this.#held, record];
   }
 
   /** The job is over. */
   end(): void {
     this.over = true;
-    for (const kept of this.#kept) kept.free();
-    this.#kept.length = 0;
+    if (this.#held !== undefined) for (const record of this.#held) record._release();
   }
 
   /** The record that counts, where that is not what the storage says; null for none. */
@@ -218,15 +184,13 @@ export abstract class Calls {
     return quiet && write.also === undefined ? this.#writeOne(turn, write) : this.#writeAll(turn, write);
   }
 
-  /** The common case: nothing is uncertain, so nothing is made certain by it. */
-  #writeOne(turn: Turn, { value, fallback, refused, again, side, call }: Write): unknown {
-    // Before the call: what it is given it may wipe.
-    const kept = value && turn.keep(value);
-    const ended = this.ask(turn, call);
+  /** The common case: nothing is uncertain, so nothing is made certain by it. The job holds what it writes. */
+  #writeOne(turn: Turn, write: Write): unknown {
+    const ended = this.ask(turn, write.call);
     if (turn.waits) {
       turn.hung = () => {
-        if (side !== undefined) turn.state.sides = [side];
-        this.#uncertain({ turn, value: kept && kept.bytes, fallback, refused, again }, ended as PromiseLike<unknown>);
+        if (write.side !== undefined) turn.state.sides = [write.side];
+        this.#uncertain({ turn, ...write }, ended as PromiseLike<unknown>);
       };
     }
     return ended;
@@ -240,7 +204,7 @@ export abstract class Calls {
     const matters = this.#accounts.size > 0 || rows.some((row) => row.turn.lane.states.size > 0);
     const certain = rows.map(({ turn: { state } }) => state.hung === 0);
     // Until it is known to be stored; if it fails, that is all that is known.
-    for (const row of rows) if (row.turn.state.newest !== undefined) row.turn.state.newest = refusedOf(row);
+    for (const row of rows) if (row.turn.state.newest !== undefined) row.turn.state.newest = copyOf(refusedOf(row));
     const ended = this.ask(turn, write.call);
     const stored = () => {
       rows.forEach((row, at) => this.#stored(row, certain[at] === true));
@@ -325,7 +289,7 @@ export abstract class Calls {
     const { state, owner } = row.turn;
     const whose = accountOf(state, owner);
     const account = this.#account(whose);
-    state.newest = fallbackOf(row);
+    state.newest = copyOf(fallbackOf(row));
     state.hung += 1;
     account.hung += 1;
     state.hungAt = account.hungAt = performance.now();
@@ -431,15 +395,11 @@ export abstract class Calls {
 }
 
 function fallbackOf({ fallback, value }: Row): Buffer | null {
-  return fallback === undefined ? value : bytesIn(fallback);
+  return fallback === undefined ? value : fallback;
 }
 
 function refusedOf(row: Row): Buffer | null {
-  return row.refused === undefined ? fallbackOf(row) : bytesIn(row.refused);
-}
-
-function bytesIn(given: Buffer | Kept | null): Buffer | null {
-  return given instanceof Kept ? given.bytes : given;
+  return row.refused === undefined ? fallbackOf(row) : row.refused;
 }
 
 /** Whose writes hang: those of a scope, of an identity, or of stores that do not say. */

@@ -1,6 +1,6 @@
 /** Making, taking in and using sender keys. */
 
-import { type Again, type Kept, OURS, type Turn } from './calls.js';
+import { type Again, OURS, type Turn } from './calls.js';
 import { bytesOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
 import type { Executor } from './executor.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
@@ -82,8 +82,10 @@ class Row {
   }
 
   /** `before` is what counts if a message that was read can not be stored: it can come again. */
-  save(turn: Turn, bytes: Buffer, before?: Kept): unknown {
-    const call = (): unknown => this.store.storeSenderKey(this.name, SenderKeyRecord._adopt(bytes));
+  save(turn: Turn, bytes: Buffer, before?: Buffer): unknown {
+    const record = SenderKeyRecord._adopt(bytes);
+    turn.hold(record);
+    const call = (): unknown => this.store.storeSenderKey(this.name, record);
     return this.executor.write(turn, { value: bytes, fallback: before, again: this.#again, call });
   }
 }
@@ -165,8 +167,8 @@ export class GroupCipher {
     return row.run(async (turn) => {
       const message = bytesOf(senderKeyMessageBytes, 'a message');
       const record = row.record(turn.took(await row.ask(turn)));
-      // Of its own: what a storage has it may wipe.
-      const before = turn.keep(record._bytes);
+      turn.hold(record);
+      const before = record._bytes;
       let plaintext: Buffer;
       let after: Buffer;
       try {
@@ -176,7 +178,7 @@ export class GroupCipher {
         if (said === undefined) throw thrown;
         // It was read, and whether that was stored was not certain.
         ({ plaintext } = said);
-        after = before.bytes;
+        after = Buffer.from(before);
       }
       turn.lost = () => keepRead(turn, message, { plaintext, identities: [] });
       turn.took(await row.save(turn, after, before));
@@ -193,7 +195,8 @@ export class GroupCipher {
     const row = this.#row;
     return row.run(async (turn) => {
       const record = row.record(turn.took(await row.ask(turn)));
-      const before = turn.keep(record._bytes);
+      turn.hold(record);
+      const before = record._bytes;
       const opened = guarded(() => native().groupDecryptMany(record._bytes, all));
       const { given } = saidBy(turn, all, opened.messages);
       if (!given.some(isUint8Array)) return given;

@@ -217,6 +217,7 @@ export class Peer {
   }
 
   #write(turn: Turn, record: SessionRecord, { fallback, refused }: With, call: () => unknown, side: Side | undefined): unknown {
+    turn.hold(record);
     return this.executor.write(turn, { value: record._bytes, fallback, refused, again: this.#again, call, side });
   }
 

@@ -1,5 +1,6 @@
 import { bytesOf, coded, guarded, invalid, SessionError, type SignalError, isUint8Array } from './errors.js';
 import { native, type View } from './native.js';
+import { Wipeable } from './wipeable.js';
 
 /** What can be told of a session. Keys that are secret are not in it. */
 export interface SessionEntry {
@@ -29,11 +30,12 @@ const inspect = Symbol.for('nodejs.util.inspect.custom');
  * The sessions with one device of a peer. A value: operations make a new one and hand it to the storage, and leave the one
  * that the storage gave as it was.
  */
-export class SessionRecord {
+export class SessionRecord extends Wipeable {
   #bytes: Buffer;
   #remote: Buffer | undefined;
 
   constructor() {
+    super();
     this.#bytes = EMPTY;
   }
 
@@ -104,7 +106,7 @@ export class SessionRecord {
 
   /** Overwrites the keys that it holds. The record is empty afterwards. */
   zeroize(): void {
-    this.#bytes.fill(0);
+    this._wipe(this.#bytes);
     this.#bytes = EMPTY;
     this.#remote = undefined;
   }

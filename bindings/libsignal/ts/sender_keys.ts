@@ -3,6 +3,7 @@
 import { bytesOf, coded, guarded, invalid, isUint8Array } from './errors.js';
 import { generateKeyPair, type KeyPair } from './curve.js';
 import { native, type Chain } from './native.js';
+import { Wipeable } from './wipeable.js';
 
 /** A sender: a name and a device. */
 export interface Sender {
@@ -56,10 +57,11 @@ const EMPTY = Buffer.alloc(0);
 const inspect = Symbol.for('nodejs.util.inspect.custom');
 
 /** The sender keys of one sender in one group. A value: operations make a new one. */
-export class SenderKeyRecord {
+export class SenderKeyRecord extends Wipeable {
   #bytes: Buffer;
 
   constructor(structure?: readonly SenderKeyStateStructure[]) {
+    super();
     this.#bytes = structure === undefined || structure.length === 0 ? EMPTY : guarded(() => put(structure));
   }
 
@@ -121,7 +123,7 @@ export class SenderKeyRecord {
 
   /** Overwrites the keys that it holds. The record is empty afterwards. */
   zeroize(): void {
-    this.#bytes.fill(0);
+    this._wipe(this.#bytes);
     this.#bytes = EMPTY;
   }
 

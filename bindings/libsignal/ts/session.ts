@@ -244,8 +244,8 @@ export class SessionCipher {
 
   /** Stores what a message made of the record. The turn takes what is awaited of it. */
   #save(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): unknown {
-    // Of its own: what a storage has it may wipe.
-    const on = turn.keep(before._bytes);
+    turn.hold(before);
+    const on = before._bytes;
     const { plaintext, identity, removePrekey } = opened;
     turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
     const record = SessionRecord._adopt(opened.record);
@@ -281,7 +281,8 @@ export class SessionCipher {
       for (const said of before) for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
       for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
       if (identities.length === 0) return given;
-      const fallback = turn.keep(record._bytes);
+      turn.hold(record);
+      const fallback = record._bytes;
       turn.lost = () => keepBatch(turn, messages, given, identities);
       // Of several that were trusted the last one is pinned, as message by message.
       turn.took(await peer.store(turn, SessionRecord._adopt(opened.record), { fallback, identity: identities[identities.length - 1] }));
