@@ -211,7 +211,7 @@ impl Session {
 impl Receiving {
     /// Stores the keys of the numbers up to `number`, which itself is in use.
     fn pass_to(&mut self, number: u32) {
-        let Some(key) = &self.key else { return };
+        let Some(key) = self.key.as_ref().filter(|_| number > self.next) else { return };
         let (mut at, stored) = (self.next, &mut self.stored);
         key.pass(number.saturating_sub(self.next), |seed| {
             stored.push((at, seed));
