@@ -219,7 +219,7 @@ export function release(lane: Lane): void {
     resting.delete(oldest);
     if (isIdle(oldest)) {
       oldest.failures = 0;
-      oldest.home.delete(oldest.key);
+      forgetLane(oldest);
     }
     if (resting.size <= MAX_RESTING) return;
   }
@@ -229,9 +229,14 @@ export function release(lane: Lane): void {
 function forgetOldest(idle: Set<Lane>): void {
   for (const oldest of idle) {
     idle.delete(oldest);
-    if (isIdle(oldest) && oldest.failures === 0) oldest.home.delete(oldest.key);
+    if (isIdle(oldest) && oldest.failures === 0) forgetLane(oldest);
     return;
   }
+}
+
+/** The address may have another one by now. */
+function forgetLane(lane: Lane): void {
+  if (lane.home.get(lane.key) === lane) lane.home.delete(lane.key);
 }
 
 function isIdle(lane: Lane): boolean {
