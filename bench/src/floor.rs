@@ -4,11 +4,18 @@
 //! data, 12 random bytes, AES-256-GCM key set-up and seal or open at the padded length. A ping-pong message adds what
 //! turning the ratchet needs: a P-256 key pair, 2 ECDH and 2 HKDF of 64 bytes. The libraries are those that are fastest
 //! at each, independent of what `stvor-crypto` wraps.
+//!
+//! A message of Signal's protocol, version 3, has on each side: 2 HMAC-SHA-256 of the chain, 1 HKDF-SHA-256 of 80 bytes,
+//! AES-256-CBC key set-up and encryption or decryption, and HMAC-SHA-256 of identities and message. A ping-pong message adds an
+//! X25519 key pair, 2 agreements and 2 HKDF of 64 bytes.
 
 use std::hint::black_box;
 
+use aes::Aes256;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree};
+use aws_lc_rs::agreement::{Algorithm, ECDH_P256, PrivateKey, UnparsedPublicKey, X25519, agree};
+use cbc::cipher::block_padding::Pkcs7;
+use cbc::cipher::{BlockModeDecrypt as _, BlockModeEncrypt as _, KeyIvInit as _};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::Rng as _;
@@ -47,6 +54,22 @@ fn hkdf<const N: usize>(salt: &[u8], secret: &[u8]) -> Outcome<[u8; N]> {
     let mut out = [0; N];
     Hkdf::<Sha256>::new(Some(salt), secret).expand(b"STVOR floor of a message", &mut out).map_err(failed)?;
     Ok(out)
+}
+
+/// One turn of a ratchet on a curve: a key pair, two agreements, two steps of the root chain.
+fn turn(
+    curve: &'static Algorithm,
+    (own, theirs): (&PrivateKey, &[u8]),
+    root: &[u8; 32],
+) -> Outcome<[u8; 64]> {
+    let fresh = PrivateKey::generate(curve)?;
+    black_box(fresh.compute_public_key()?);
+    let step = |key: &PrivateKey, root: &[u8]| -> Outcome<[u8; 64]> {
+        let theirs = UnparsedPublicKey::new(curve, theirs);
+        agree(key, theirs, failed(()), |secret| hkdf::<64>(root, secret))
+    };
+    let received = step(own, root)?;
+    step(&fresh, &received[..32])
 }
 
 impl Floor {
@@ -118,14 +141,7 @@ impl Floor {
     /// # Errors
     /// When a primitive refuses.
     pub fn turn(&self) -> Outcome<[u8; 64]> {
-        let fresh = PrivateKey::generate(&ECDH_P256)?;
-        black_box(fresh.compute_public_key()?);
-        let step = |key: &PrivateKey, root: &[u8]| -> Outcome<[u8; 64]> {
-            let theirs = UnparsedPublicKey::new(&ECDH_P256, &self.theirs);
-            agree(key, theirs, failed(()), |secret| hkdf::<64>(root, secret))
-        };
-        let received = step(&self.own, &self.chain)?;
-        step(&fresh, &received[..32])
+        turn(&ECDH_P256, (&self.own, &self.theirs), &self.chain)
     }
 
     /// Both sides of a message on a chain.
@@ -147,6 +163,93 @@ impl Floor {
     }
 }
 
+/// What both sides of a chain of Signal's protocol share, and one message of it.
+pub struct SignalFloor {
+    chain: [u8; 32],
+    text: Vec<u8>,
+    sealed: Vec<u8>,
+    own: PrivateKey,
+    theirs: Vec<u8>,
+}
+
+/// Bytes that the MAC of such a message is over besides the ciphertext: both identities, version, ratchet key and numbers.
+const AUTHENTICATED: usize = 2 * 33 + 1 + 35 + 2 + 2 + 2;
+
+impl SignalFloor {
+    /// A message of `text`, ready to be sealed and opened again and again.
+    ///
+    /// # Errors
+    /// When a primitive refuses.
+    pub fn new(text: &[u8]) -> Outcome<Self> {
+        let theirs = PrivateKey::generate(&X25519)?.compute_public_key()?.as_ref().to_vec();
+        let own = PrivateKey::generate(&X25519)?;
+        let mut floor = Self { chain: [7; 32], text: text.to_vec(), sealed: Vec::new(), own, theirs };
+        floor.sealed = floor.seal()?;
+        Ok(floor)
+    }
+
+    /// Keys of cipher and MAC, 32 bytes each, and an initialisation vector of 16.
+    fn keys(&self) -> Outcome<[u8; 80]> {
+        let seed = hmac(&self.chain, 1)?;
+        black_box(hmac(&self.chain, 2)?);
+        hkdf(&[], &seed)
+    }
+
+    fn mac(keys: &[u8; 80], ciphertext: &[u8]) -> Outcome<[u8; 32]> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&keys[32..64]).map_err(failed)?;
+        mac.update(&[1; AUTHENTICATED]);
+        mac.update(ciphertext);
+        Ok(mac.finalize().into_bytes().into())
+    }
+
+    /// The sending side of a message.
+    ///
+    /// # Errors
+    /// When a primitive refuses.
+    pub fn seal(&self) -> Outcome<Vec<u8>> {
+        let keys = self.keys()?;
+        let length = self.text.len();
+        let mut out = vec![0; length + 16 - length % 16];
+        out[..length].copy_from_slice(&self.text);
+        let cipher = cbc::Encryptor::<Aes256>::new_from_slices(&keys[..32], &keys[64..]).map_err(failed)?;
+        cipher.encrypt_padded::<Pkcs7>(&mut out, length).map_err(failed)?;
+        black_box(Self::mac(&keys, &out)?);
+        Ok(out)
+    }
+
+    /// The receiving side of a message.
+    ///
+    /// # Errors
+    /// When a primitive refuses.
+    pub fn open(&self) -> Outcome<Vec<u8>> {
+        let keys = self.keys()?;
+        black_box(Self::mac(&keys, &self.sealed)?);
+        let mut text = self.sealed.clone();
+        let cipher = cbc::Decryptor::<Aes256>::new_from_slices(&keys[..32], &keys[64..]).map_err(failed)?;
+        let length = cipher.decrypt_padded::<Pkcs7>(&mut text).map_err(failed)?.len();
+        text.truncate(length);
+        Ok(text)
+    }
+
+    /// Both sides of a message on a chain.
+    ///
+    /// # Errors
+    /// When a primitive refuses.
+    pub fn one_way(&self) -> Outcome<()> {
+        black_box((self.seal()?, self.open()?));
+        Ok(())
+    }
+
+    /// Both sides of a message that answers: [`SignalFloor::one_way`] and a turn of the ratchet.
+    ///
+    /// # Errors
+    /// When a primitive refuses.
+    pub fn ping_pong(&self) -> Outcome<()> {
+        black_box(turn(&X25519, (&self.own, &self.theirs), &self.chain)?);
+        self.one_way()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +260,13 @@ mod tests {
         assert_eq!(floor.open().unwrap(), vec![2; PADDED]);
         assert_ne!(floor.seal().unwrap(), floor.seal().unwrap());
         assert_ne!(floor.turn().unwrap(), floor.turn().unwrap());
+    }
+
+    #[test]
+    fn what_the_floor_of_signal_seals_opens() {
+        let floor = SignalFloor::new(b"sixteen bytes ok").unwrap();
+        assert_eq!(floor.seal().unwrap().len(), 32);
+        assert_eq!(floor.open().unwrap(), b"sixteen bytes ok");
+        floor.ping_pong().unwrap();
     }
 }

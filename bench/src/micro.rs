@@ -66,6 +66,7 @@ pub fn run(budget: Duration, summary: &mut Summary) -> Outcome<()> {
     messages(budget, summary)?;
     handshakes(budget, summary)?;
     forged(budget, summary)?;
+    crate::signal::messages(budget, summary)?;
     crate::signal::forged(budget, summary)?;
     crate::signal::every_other_number(budget, summary)
 }

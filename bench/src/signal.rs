@@ -1,18 +1,21 @@
-//! The Signal profile, version 3: what a message costs that nobody sent, and one of a sender that leaves numbers out.
+//! The Signal profile, version 3: what a message costs, one that nobody sent, and one of a sender that leaves numbers out.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use stvor_base::Timestamp;
-use stvor_crypto::random::DeterministicRandom;
+use stvor_crypto::SystemRandom;
+use stvor_crypto::random::{DeterministicRandom, Random};
 use stvor_protocol::signal::{
-    Context, Decrypted, KeyPair, PreKeyBundleIn, PreKeyMessage, Prekeys, SenderKeyDistribution,
+    Context, Decrypted, KeyPair, PreKeyBundle, PreKeyBundleIn, PreKeyMessage, Prekeys, SenderKeyDistribution,
     SenderKeyRecord, SessionRecord, SignalError, WhisperMessage, cipher, session,
 };
 
-use crate::Outcome;
+use crate::floor::SignalFloor;
 use crate::micro::{BODY, microseconds, must};
 use crate::report::{Row, Summary, Target};
 use crate::timing::{Contender, race};
+use crate::{Outcome, olm};
 
 /// Sessions that a record holds at most: the current one and the archived ones.
 const SESSIONS: usize = stvor_protocol::limits::MAX_ARCHIVED_SESSIONS + 1;
@@ -46,21 +49,109 @@ fn context(identity: &KeyPair) -> Context<'_> {
     Context { identity, registration_id: 7, now: Timestamp::from_millis(1_700_000_000_000) }
 }
 
+/// A bundle without a one-time prekey.
+fn bundle(of: &KeyPair, signed: &KeyPair, rng: &mut dyn Random) -> Outcome<PreKeyBundle> {
+    let public = signed.public().to_bytes();
+    let bundle = PreKeyBundleIn {
+        registration_id: 7,
+        identity: of.public().to_bytes().to_vec(),
+        signed_id: 1,
+        signed: public.to_vec(),
+        signature: of.sign(&public, rng)?.to_vec(),
+        one_time: None,
+    };
+    Ok(bundle.validate()?)
+}
+
+/// One end of a session.
+struct End {
+    identity: KeyPair,
+    record: SessionRecord,
+}
+
+impl End {
+    fn new(rng: &mut dyn Random) -> Outcome<Self> {
+        Ok(Self { identity: KeyPair::generate(rng)?, record: SessionRecord::new() })
+    }
+
+    /// One message to the other end.
+    fn send(&mut self, to: &mut Self, rng: &mut dyn Random) -> Outcome<()> {
+        let sealed = cipher::encrypt(&mut self.record, &context(&self.identity), &BODY)?;
+        let message = WhisperMessage::parse(&sealed.body)?;
+        drop(black_box(cipher::decrypt(&mut to.record, &context(&to.identity), &message, rng)?));
+        Ok(())
+    }
+}
+
+/// Both ends of a session that was answered.
+fn pair(rng: &mut dyn Random) -> Outcome<(End, End)> {
+    let (mut alice, mut bob) = (End::new(rng)?, End::new(rng)?);
+    let signed = KeyPair::generate(rng)?;
+    let bundle = bundle(&bob.identity, &signed, rng)?;
+    let _ = session::start(&mut alice.record, &context(&alice.identity), &bundle, rng)?;
+    let first = cipher::encrypt(&mut alice.record, &context(&alice.identity), &BODY)?;
+    let message = PreKeyMessage::parse(&first.body)?;
+    let prekeys = Prekeys { signed: Some(&signed), one_time: None };
+    let _ = cipher::decrypt_prekey(&mut bob.record, &context(&bob.identity), (&message, prekeys), rng)?;
+    bob.send(&mut alice, rng)?;
+    Ok((alice, bob))
+}
+
+/// A message on a chain, and one that answers, beside their floor and Olm. Records are decoded and stay so.
+pub(crate) fn messages(budget: Duration, summary: &mut Summary) -> Outcome<()> {
+    let floor = SignalFloor::new(&BODY)?;
+    let (mut chain, mut turns) = (SystemRandom::new(), SystemRandom::new());
+    let (mut alice, mut bob) = pair(&mut chain)?;
+    let (mut carol, mut dave) = pair(&mut turns)?;
+    let (mut olm_a, mut olm_b) = olm::pair()?;
+    let (mut olm_c, mut olm_d) = olm::pair()?;
+    let one_way = race(
+        budget,
+        vec![
+            Contender::new("floor", || must(floor.one_way())),
+            Contender::new("ours", || must(alice.send(&mut bob, &mut chain))),
+            Contender::new("olm", || drop(black_box(must(olm::exchange(&mut olm_a, &mut olm_b, &BODY))))),
+        ],
+    );
+    let ping_pong = race(
+        budget,
+        vec![
+            Contender::new("floor", || {
+                must(floor.ping_pong());
+                must(floor.ping_pong());
+            }),
+            Contender::new("ours", || {
+                must(carol.send(&mut dave, &mut turns));
+                must(dave.send(&mut carol, &mut turns));
+            }),
+            Contender::new("olm", || {
+                black_box(must(olm::exchange(&mut olm_c, &mut olm_d, &BODY)));
+                black_box(must(olm::exchange(&mut olm_d, &mut olm_c, &BODY)));
+            }),
+        ],
+    );
+    for (name, times, messages, target) in [
+        ("one way, encrypt and decrypt", one_way, 1.0, Target::TimesFloor(1.6)),
+        ("ping-pong, a message", ping_pong, 2.0, Target::TimesFloor(1.25)),
+    ] {
+        let of = |who: &str| {
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(microseconds(&times, who)? / messages)
+        };
+        summary.push(
+            Row::new(&format!("Signal V3: {name}, 100 B"), "us", of("ours")?)
+                .floor(of("floor")?)
+                .peer("vodozemac Olm", of("olm")?)
+                .target(target),
+        );
+    }
+    Ok(())
+}
+
 /// A record with as many sessions as one may hold, and whose it is.
 fn full(rng: &mut DeterministicRandom) -> Outcome<(KeyPair, SessionRecord)> {
     let (bob, signed) = (KeyPair::generate(rng)?, KeyPair::generate(rng)?);
     let alice = KeyPair::generate(rng)?;
-    let public = signed.public().to_bytes();
-    let signature = bob.sign(&public, rng)?.to_vec();
-    let bundle = PreKeyBundleIn {
-        registration_id: 7,
-        identity: bob.public().to_bytes().to_vec(),
-        signed_id: 1,
-        signed: public.to_vec(),
-        signature,
-        one_time: None,
-    }
-    .validate()?;
+    let bundle = bundle(&bob, &signed, rng)?;
     let mut his = SessionRecord::new();
     for _ in 0..SESSIONS {
         let mut hers = SessionRecord::new();
