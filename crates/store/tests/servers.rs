@@ -225,6 +225,87 @@ async fn redis_commits_survive_failovers_in_a_cluster_whose_named_server_is_gone
     .await;
 }
 
+/// The address of a server, for proxies that lead there.
+fn at(server: &Redis) -> std::net::SocketAddr {
+    ([127, 0, 0, 1], server.port()).into()
+}
+
+/// Whether masters take writes. One that takes none is dialled anew, by whoever has something to write.
+fn take_writes(cluster: &RedisCluster, take: bool) {
+    let replicas = if take { "0" } else { "1" };
+    for node in &cluster.nodes {
+        node.cli(&["config", "set", "min-replicas-to-write", replicas]).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_named_server_leads_is_gone_on_though_servers_that_are_remembered_answer_sooner() {
+    let (Some(before), Some(after)) = (RedisCluster::start().unwrap(), RedisCluster::start().unwrap()) else {
+        return;
+    };
+    let elsewhere = RedisStores::new(&after.urls()[0]).unwrap().open(&place("bob")).await.unwrap();
+    elsewhere.commit(pair(2)).await.unwrap();
+    let named = ChaosProxy::start(at(&before.nodes[0])).unwrap();
+    let stores = RedisStores::new(&format!("redis://{}", named.address())).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    named.lead_to(at(&after.nodes[0]));
+    named.delay(Duration::from_millis(100));
+    take_writes(&before, false);
+    assert_eq!(store.commit(pair(3)).await.unwrap_err().code(), "STORE_PUT_BACK");
+    assert_eq!(numbers(&*store, "left").await, [2]);
+}
+
+/// Where addresses are given out anew, another server soon has the one of a server that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remembered_address_that_another_server_has_by_now_is_not_taken_for_the_cluster() {
+    let (Some(cluster), Some(single)) = (RedisCluster::start().unwrap(), Redis::start().unwrap()) else {
+        return;
+    };
+    let foreign = RedisCluster::start().unwrap().unwrap();
+    let addresses: Vec<ChaosProxy> =
+        cluster.nodes.iter().map(|node| ChaosProxy::start(at(node)).unwrap()).collect();
+    for (node, address) in cluster.nodes.iter().zip(&addresses) {
+        let port = address.address().port().to_string();
+        node.cli(&["config", "set", "cluster-announce-port", &port]).unwrap();
+    }
+    stvor_testkit::until(Duration::from_secs(60), || {
+        let slots = cluster.nodes[0].cli(&["cluster", "slots"]).ok()?;
+        let known = |one: &ChaosProxy| slots.contains(&one.address().port().to_string());
+        addresses.iter().all(known).then_some(())
+    })
+    .unwrap();
+    let named = ChaosProxy::start(at(&cluster.nodes[0])).unwrap();
+    let stores = RedisStores::new(&format!("redis://{}", named.address())).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    named.refuse(true);
+    addresses.iter().for_each(|address| address.lead_to(at(&single)));
+    take_writes(&cluster, false);
+    let waiting = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(pair(2)).await }
+    });
+    let dialled = || {
+        let before = addresses[0].connections();
+        stvor_testkit::until(Duration::from_secs(60), || {
+            (addresses[0].connections() > before + 2 || waiting.is_finished()).then_some(())
+        })
+        .unwrap();
+        assert!(!waiting.is_finished(), "it waits for its own cluster");
+    };
+    dialled();
+    addresses.iter().for_each(|address| address.lead_to(at(&foreign.nodes[0])));
+    dialled();
+    // Servers of the cluster that were not named are good enough.
+    take_writes(&cluster, true);
+    for (node, address) in cluster.nodes.iter().zip(&addresses) {
+        address.lead_to(at(node));
+    }
+    waiting.await.unwrap().unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_a_restarted_primary_shows_is_acknowledged_when_the_standby_has_it() {
     let settings = ["wal_level=replica", "max_wal_senders=4"];

@@ -81,15 +81,29 @@ struct State {
     /// How often a server was dialled.
     dials: u64,
     live: Option<Live>,
-    /// Servers of the cluster: those that were named may be away when it is dialled again.
-    nodes: Vec<ConnectionInfo>,
+    /// The cluster: servers that were named may be away when it is dialled again.
+    cluster: Cluster,
+}
+
+/// What a server of a cluster told of it.
+#[derive(Default)]
+struct Cluster {
+    /// That server comes first.
+    servers: Vec<ConnectionInfo>,
+    /// The names that servers of a cluster give themselves and keep: no other cluster has one of them.
+    ids: Vec<String>,
+}
+
+impl Cluster {
+    fn is_the_same_as(&self, other: &Self) -> bool {
+        self.ids.iter().any(|id| other.ids.contains(id))
+    }
 }
 
 /// What a server is that was dialled.
 enum Greeted {
     Single(MultiplexedConnection),
-    /// One of a cluster, which has these servers; this one comes first.
-    Cluster(Vec<ConnectionInfo>),
+    Cluster(Cluster),
 }
 
 /// The way to a server: connected when it is first needed, and again after it broke.
@@ -148,7 +162,9 @@ impl Link {
         if let Some(live) = &state.live {
             return Ok((live.connection.clone(), live.number));
         }
-        let dialling = tokio::time::timeout(limits::SERVER_TIMEOUT, self.dial(&mut state.nodes));
+        // Servers that were named are waited for before one is joined that is only remembered.
+        let patience = limits::CONNECT_TIMEOUT + limits::SERVER_TIMEOUT;
+        let dialling = tokio::time::timeout(patience, self.dial(&mut state.cluster));
         let connection = dialling.await.map_err(|_| self.unreachable("it did not answer in time"))??;
         state.dials += 1;
         let number = state.dials;
@@ -170,12 +186,13 @@ impl Link {
         StoreError::Unreachable { server: self.name.to_string(), reason: reason.into() }
     }
 
-    /// Reads password and certificates anew and dials all servers at once: one that is silent makes nobody wait who need not.
-    /// Of a cluster whichever answers first is taken, else the first of those named that answers.
-    async fn dial(&self, nodes: &mut Vec<ConnectionInfo>) -> Result<Connection, StoreError> {
+    /// Reads password and certificates anew and dials all servers at once. Of those that were named, one of a cluster is taken as soon
+    /// as it answers, else the first that answers. One that is only remembered is taken when no other is left, and as one of that cluster
+    /// only: its address may be somebody else's by now.
+    async fn dial(&self, known: &mut Cluster) -> Result<Connection, StoreError> {
         let (password, certificates) = (self.options.password()?, self.certificates()?);
         let how = (password.as_deref(), certificates.as_ref());
-        let others = nodes.iter().filter(|node| !self.urls.iter().any(|url| url.addr() == node.addr()));
+        let others = known.servers.iter().filter(|one| !self.urls.iter().any(|url| url.addr() == one.addr()));
         let servers: Vec<ConnectionInfo> = self.urls.iter().chain(others).cloned().collect();
         let mut greetings: FuturesUnordered<_> = servers
             .into_iter()
@@ -184,13 +201,21 @@ impl Link {
             .collect();
         let mut best: Result<(usize, MultiplexedConnection), StoreError> =
             Err(self.unreachable("it was not dialled"));
-        while let Some((place, greeted)) = greetings.next().await {
+        let (mut named, mut remembered) = (self.urls.len(), None);
+        while named > 0 || (best.is_err() && remembered.is_none()) {
+            let Some((place, greeted)) = greetings.next().await else { break };
+            if place >= self.urls.len() {
+                remembered = remembered.or(match greeted {
+                    Ok(Greeted::Cluster(cluster)) if cluster.is_the_same_as(known) => Some(cluster),
+                    _ => None,
+                });
+                continue;
+            }
+            named -= 1;
             let before = best.as_ref().ok().map(|(before, _)| *before);
             match (greeted, before) {
-                (Ok(Greeted::Cluster(servers)), _) => {
-                    nodes.clone_from(&servers);
-                    let joined = self.join(servers, certificates.as_ref()).await;
-                    return joined.map_err(|error| self.error(&error));
+                (Ok(Greeted::Cluster(cluster)), _) => {
+                    return self.join(cluster, known, certificates.as_ref()).await;
                 }
                 (Ok(Greeted::Single(_)), Some(before)) if before < place => {}
                 (Ok(Greeted::Single(connection)), _) => best = Ok((place, connection)),
@@ -198,7 +223,10 @@ impl Link {
                 (Err(_), Some(_)) => {}
             }
         }
-        best.map(|(_, connection)| Connection::Single(connection))
+        match (best, remembered) {
+            (Err(_), Some(cluster)) => self.join(cluster, known, certificates.as_ref()).await,
+            (best, _) => best.map(|(_, connection)| Connection::Single(connection)),
+        }
     }
 
     /// What a server is, and its place among those that are dialled.
@@ -241,12 +269,12 @@ impl Link {
         if fact(&about, "cluster_enabled") == Some("1") {
             let slots: Value =
                 redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await.map_err(failed)?;
-            let mut servers = servers_of(&slots, &info);
-            if servers.is_empty() {
+            let mut cluster = cluster_of(&slots, &info);
+            if cluster.servers.is_empty() {
                 return Err(self.unreachable("it is of a cluster and knows no server of it"));
             }
-            servers.insert(0, info);
-            return Ok(Greeted::Cluster(servers));
+            cluster.servers.insert(0, info);
+            return Ok(Greeted::Cluster(cluster));
         }
         if fact(&about, "role") == Some("slave") {
             return Err(self.unreachable("it is a replica"));
@@ -259,19 +287,23 @@ impl Link {
         }
     }
 
-    /// A cluster, by the first of these servers: others may be silent, and would be waited for.
+    /// A cluster, by the first of its servers: others may be silent, and would be waited for. It is remembered.
     async fn join(
         &self,
-        servers: Vec<ConnectionInfo>,
+        cluster: Cluster,
+        known: &mut Cluster,
         certificates: Option<&TlsCertificates>,
-    ) -> RedisResult<Connection> {
-        let mut builder = ClusterClientBuilder::new(servers.into_iter().take(1))
+    ) -> Result<Connection, StoreError> {
+        *known = cluster;
+        let failed = |error: RedisError| self.error(&error);
+        let mut builder = ClusterClientBuilder::new(known.servers.iter().take(1).cloned())
             .connection_timeout(limits::CONNECT_TIMEOUT)
             .response_timeout(limits::SERVER_TIMEOUT);
         if let Some(certificates) = certificates {
             builder = builder.certs(certificates.clone());
         }
-        let connection = Connection::Cluster(builder.build()?.get_async_connection().await?);
+        let client = builder.build().map_err(failed)?;
+        let connection = Connection::Cluster(client.get_async_connection().await.map_err(failed)?);
         // A master of other slots may be away or take nothing just now. Who needs it hears that from it.
         let mut loading = connection.clone();
         tokio::spawn(async move {
@@ -421,12 +453,12 @@ fn load_functions() -> Cmd {
 }
 
 /// The servers that a cluster's answer to CLUSTER SLOTS names, reached as the one that gave it.
-fn servers_of(slots: &Value, answered: &ConnectionInfo) -> Vec<ConnectionInfo> {
+fn cluster_of(slots: &Value, answered: &ConnectionInfo) -> Cluster {
+    let mut found = Cluster::default();
     let own = match answered.addr() {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
-        _ => return Vec::new(),
+        _ => return found,
     };
-    let mut found: Vec<ConnectionInfo> = Vec::new();
     let ranges = slots.as_sequence().unwrap_or_default().iter().filter_map(Value::as_sequence);
     for node in ranges.flat_map(|range| range.iter().skip(2)).filter_map(Value::as_sequence) {
         let [host, port, ..] = node else { continue };
@@ -446,8 +478,13 @@ fn servers_of(slots: &Value, answered: &ConnectionInfo) -> Vec<ConnectionInfo> {
             }
             _ => ConnectionAddr::Tcp(host, port),
         };
-        if found.len() < limits::CLUSTER_SERVERS && !found.iter().any(|one| *one.addr() == address) {
-            found.push(answered.clone().set_addr(address));
+        if found.servers.len() < limits::CLUSTER_SERVERS
+            && !found.servers.iter().any(|one| *one.addr() == address)
+        {
+            found.servers.push(answered.clone().set_addr(address));
+            if let Some(Ok(id)) = node.get(2).map(redis::from_redis_value_ref::<String>) {
+                found.ids.push(id);
+            }
         }
     }
     found
