@@ -707,6 +707,41 @@ async fn a_commit_waits_for_replicas_and_a_replica_that_none_waits_for_is_found(
     assert_eq!(numbers(&*store, "left").await, [1, 2, 3]);
 }
 
+/// On one thread, so that both wait when the writer takes what waits.
+#[tokio::test]
+async fn a_commit_that_was_sent_with_one_that_fails_waits_for_replicas_as_any_other() {
+    let Some(servers) = RedisPair::start().unwrap() else { return };
+    let (primary, replica) = servers.roles();
+    primary.cli(&["config", "set", "min-replicas-to-write", "0"]).unwrap();
+    let store = waiting_for_a_replica(&[&servers.url()]).open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    let rows = primary.cli(&["keys", "*:rows"]).unwrap();
+    let count = |server: &Redis| server.cli(&["hlen", rows.trim()]).unwrap().trim().to_owned();
+    replica.pause(true).unwrap();
+    primary.cli(&["config", "set", "maxmemory", "1"]).unwrap();
+    let both = tokio::spawn({
+        let store = Arc::clone(&store);
+        let removed = ["left", "right"].map(|half| Op::delete(key(half, 1)));
+        async move { tokio::join!(store.commit(removed.into_iter().collect()), store.commit(pair(2))) }
+    });
+    let refused = || {
+        let stats = primary.cli(&["info", "errorstats"]).unwrap();
+        let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+        count.map_or(0, |count| count.trim().parse::<u64>().unwrap())
+    };
+    // The second one, the functions that the next connection brings, and the second one again.
+    while refused() < 3 && !both.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!both.is_finished(), "no replica has it");
+    assert_eq!(count(primary), "0");
+    replica.pause(false).unwrap();
+    let (removed, put) = both.await.unwrap();
+    removed.unwrap();
+    assert_eq!(count(replica), "0", "the replica has it, too");
+    assert_eq!(put.unwrap_err().code(), "STORE_FULL");
+}
+
 /// Servers with replicas that can be left behind.
 enum Replicated {
     Pair(Box<RedisPair>),

@@ -51,6 +51,11 @@ fn is_refusal(answer: &Value, error: &StoreError) -> bool {
         && !matches!(error, StoreError::Corrupt { .. } | StoreError::Emptied)
 }
 
+/// Whether a server said what became of a call.
+fn is_known(result: &Result<(), StoreError>) -> bool {
+    matches!(result, Ok(()) | Err(StoreError::Conflict { .. }))
+}
+
 impl Writer {
     pub(super) fn new((link, keys): (Arc<Link>, Keys), name: String, acknowledged: Arc<AtomicU64>) -> Self {
         Self { link, keys, name, seq: 0, acknowledged }
@@ -94,10 +99,7 @@ impl Writer {
             let first = self.seq + 1;
             self.seq += rest.len() as u64;
             let answers = self.together(rest, first).await;
-            let known = |result: &&Result<(), StoreError>| {
-                matches!(result, Ok(()) | Err(StoreError::Conflict { .. }))
-            };
-            let known = answers.iter().take_while(known).count() as u64;
+            let known = answers.iter().take_while(|result| is_known(result)).count() as u64;
             if known > 0 {
                 self.acknowledged.store(first + known - 1, Ordering::SeqCst);
             }
@@ -116,16 +118,17 @@ impl Writer {
         let calls: Vec<Cmd> =
             sets.iter().zip(first..).map(|(set, seq)| self.call(set, (first, seq))).collect();
         let deadline = Instant::now() + limits::SERVER_PATIENCE;
-        let (mut tries, mut sent) = (0, false);
+        // So many of the calls may have been applied.
+        let (mut tries, mut sent) = (0, 0);
         loop {
             let error = match self.send(&calls, &mut sent).await {
                 Ok(results) => return results,
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
-                let error =
-                    if sent { StoreError::Uncertain { server: self.link.name.to_string() } } else { error };
-                return sets.iter().map(|_| Err(error.clone())).collect();
+                let uncertain = StoreError::Uncertain { server: self.link.name.to_string() };
+                let failed = |place: usize| if place < sent { uncertain.clone() } else { error.clone() };
+                return (0..sets.len()).map(|place| Err(failed(place))).collect();
             }
             tracing::debug!(%error, "commits are sent again");
             back_off(&mut tries).await;
@@ -133,8 +136,7 @@ impl Writer {
     }
 
     /// One try: results of the first calls up to one that failed for good, or why everything is to be sent again.
-    async fn send(&self, calls: &[Cmd], sent: &mut bool) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let before = *sent;
+    async fn send(&self, calls: &[Cmd], sent: &mut usize) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         let (mut connection, number) = self.link.connection().await?;
         let replicas = self.link.options().replicas;
         let mut pipeline = Pipeline::new();
@@ -149,43 +151,44 @@ impl Writer {
         let answers = match connection.pipeline(&pipeline).await {
             Ok(answers) => answers,
             Err(failure) => {
-                // It may have been applied.
-                *sent = true;
+                *sent = calls.len();
                 self.link.broke(number).await;
                 return Err(self.link.error(&failure));
             }
         };
         let mut results = Vec::with_capacity(calls.len());
-        for answer in answers.iter().take(calls.len()) {
+        for (place, answer) in answers.iter().take(calls.len()).enumerate() {
             match self.understand(answer) {
                 // A server that is full says so before it looks whether it knows the call, which may be applied since it was
                 // first sent.
-                Answer::Done(Err(error)) if before && is_refusal(answer, &error) => return Err(error),
+                Answer::Done(Err(error)) if place < *sent && is_refusal(answer, &error) => return Err(error),
                 Answer::Done(result) => {
-                    let failed =
-                        matches!(&result, Err(error) if !matches!(error, StoreError::Conflict { .. }));
                     results.push(result);
-                    if failed {
-                        return Ok(results);
+                    // Those behind one that failed were not applied.
+                    if results.last().is_some_and(|result| !is_known(result)) {
+                        break;
                     }
                 }
                 Answer::Again(error) => {
-                    *sent |= !results.is_empty();
+                    *sent = place.max(*sent);
                     self.link.broke(number).await;
                     return Err(error);
                 }
                 Answer::Unknown => {
+                    *sent = place.max(*sent);
                     self.link.load(&mut connection, self.keys.meta()).await?;
                     return Err(self.link.unreachable("its functions were gone and are loaded again"));
                 }
                 Answer::OutOfOrder => {
-                    *sent = true;
+                    *sent = calls.len();
                     return Err(self.link.unreachable("it lost a call"));
                 }
             }
         }
-        if replicas > 0 {
-            *sent = true;
+        // What is known of calls before one that failed counts as well when replicas have it, and not before.
+        let known = results.iter().take_while(|result| is_known(result)).count();
+        if replicas > 0 && known > 0 {
+            *sent = known.max(*sent);
             let have = answers.last().and_then(|value| redis::from_redis_value_ref::<usize>(value).ok());
             if have.unwrap_or(0) < replicas {
                 // They may follow another primary by now, and the address lead there.
