@@ -337,3 +337,20 @@ async fn who_enrolled_before_a_rotation_stops_it_and_who_comes_too_late_has_to_o
     first.enroll(entry(4)).await.unwrap();
     assert!(again.one(&key(Table::Meta, 2)).await.unwrap().is_some());
 }
+
+/// An opening takes its time over a passphrase, and another process replaces the data key meanwhile.
+#[tokio::test]
+async fn who_read_the_header_before_a_rotation_seals_nothing_after_it_under_the_key_before() {
+    let below: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let cheap = PassphraseCost { memory_kib: 4_096, iterations: 1, parallelism: 1 };
+    let phrase = Passphrase::new(SecretBytes::from_slice(b"of many bytes")).unwrap();
+    let holder: Arc<dyn KeyHolder> = Arc::new(phrase.with_cost(cheap).unwrap());
+    let open = || Sealed::open(Arc::clone(&below), Arc::clone(&holder));
+    let store = open().await.unwrap();
+    fill(&store, 10).await;
+    let mut opening = core::pin::pin!(open());
+    assert!(futures::poll!(opening.as_mut()).is_pending(), "it has read the header");
+    store.rotate(Arc::clone(&holder), |_| {}).await.unwrap();
+    assert_eq!(opening.await.unwrap_err().code(), "STORE_KEYS_REPLACED");
+    check(&open().await.unwrap(), 10).await;
+}

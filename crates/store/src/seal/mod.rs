@@ -196,7 +196,8 @@ impl Sealed {
     /// # Errors
     /// [`StoreError::Key`] with `WRONG_KEY` when another key opens it, and [`StoreError::TooNew`] when its records have layouts
     /// above [`LAYOUTS`], both before anything is written; [`StoreError::Corrupt`]; [`StoreError::Emptied`];
-    /// [`StoreError::Conflict`] when more processes than anybody runs open it at this moment.
+    /// [`StoreError::Conflict`] when more processes than anybody runs open it at this moment; [`StoreError::KeysReplaced`] when its
+    /// data key was replaced meanwhile: it has to be opened again.
     pub async fn open(store: Arc<dyn Store>, holder: Arc<dyn KeyHolder>) -> Result<Self, StoreError> {
         Self::open_as(store, holder, LAYOUTS).await
     }
@@ -222,7 +223,7 @@ impl Sealed {
         anchor.cast(store.as_ref()).await?;
         let epoch = next_epoch(store.as_ref(), Some(&anchor)).await?;
         let clock = Clock { epoch, count: 0, rng: SystemRandom::new() };
-        Ok(Self {
+        let sealed = Self {
             store,
             keys,
             anchor: Some(anchor),
@@ -230,7 +231,12 @@ impl Sealed {
             clock: Mutex::new(clock),
             patience: limits::ADAPTER_PATIENCE,
             shared: false,
-        })
+        };
+        // A rotation that was begun since the header was read would take what is sealed in this epoch, under the key before, for
+        // sealed anew.
+        let (_, header) = sealed.header().await?;
+        sealed.refuse_replaced(&header)?;
+        Ok(sealed)
     }
 
     /// An empty store in memory under a key that nobody keeps: for tests and for apps that want nothing on disk.

@@ -153,7 +153,7 @@ impl Sealed {
 
     /// A header of another data key: one that another process made, or a rotation of ours that was given up and landed. What
     /// this opening knows as the current key is the one before, and must not be taken for the new one.
-    fn refuse_replaced(&self, header: &Header) -> Result<(), StoreError> {
+    pub(super) fn refuse_replaced(&self, header: &Header) -> Result<(), StoreError> {
         let since = header.rotated.as_ref().map_or(0, |rotated| rotated.since);
         if since == self.keys.ring().since { Ok(()) } else { Err(StoreError::KeysReplaced) }
     }
@@ -186,7 +186,7 @@ impl Sealed {
         }
     }
 
-    async fn header(&self) -> Result<(RowVersion, Header), StoreError> {
+    pub(super) async fn header(&self) -> Result<(RowVersion, Header), StoreError> {
         self.refuse_lost()?;
         let Some(row) = self.store.get(&[Header::key()]).await?.pop().flatten() else {
             return Err(self.found_emptied().await);
