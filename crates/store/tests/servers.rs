@@ -622,6 +622,30 @@ async fn a_server_on_a_full_disk_is_a_full_store_and_goes_on_when_there_is_room(
     }
 }
 
+/// The connections stay, and no answer comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_holds_up_neither_sweeps_nor_openings_nor_closes_for_ever() {
+    let Some(server) = Postgres::start().unwrap() else { return };
+    let database = server.database().unwrap();
+    let proxy = ChaosProxy::start(([127, 0, 0, 1], server.port()).into()).unwrap();
+    let stores = PostgresStores::new(&server.url_at(proxy.address().port(), &database.name)).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    store.commit(pair(1)).await.unwrap();
+    let long = Duration::from_secs(60);
+    proxy.freeze();
+    let opened = async { stores.open(&place("carol")).await.map(|_| ()) };
+    let swept = store.sweep(Timestamp::from_millis(5), 10);
+    let (opened, swept) = tokio::time::timeout(long, async { tokio::join!(opened, swept) }).await.unwrap();
+    assert_eq!(opened.unwrap_err().code(), "STORE_UNREACHABLE");
+    assert_eq!(swept.unwrap_err().code(), "STORE_UNREACHABLE");
+    proxy.thaw();
+    store.commit(pair(2)).await.unwrap();
+    assert_eq!(numbers(&*store, "left").await, [1, 2]);
+    proxy.freeze();
+    tokio::time::timeout(long, store.close()).await.unwrap().unwrap();
+    proxy.thaw();
+}
+
 #[tokio::test]
 async fn a_password_file_is_read_again_when_the_password_changes() {
     let Some(server) = Redis::start().unwrap() else { return };

@@ -3,6 +3,7 @@
 use crate::provider::Finding;
 use crate::server::{ServerOptions, certificate_problem, is_local, read};
 use crate::{StoreError, limits};
+use core::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
@@ -219,6 +220,19 @@ impl Server {
             return unreachable(said.message().to_owned());
         }
         StoreError::Adapter(format!("PostgreSQL says: {} ({})", said.message(), code.code()))
+    }
+
+    /// A server that is silent and keeps its connections is one that can not be reached.
+    pub(super) async fn in_time<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let late = || StoreError::Unreachable {
+            server: self.name.to_string(),
+            reason: "it did not answer in time".to_owned(),
+        };
+        tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     pub(super) fn pool_error(&self, failure: PoolError<StoreError>) -> StoreError {

@@ -80,14 +80,18 @@ impl PostgresStores {
 
     /// Whether the schema is the newest. A connection that broke while it waited in the pool is no answer: another one is asked.
     async fn is_migrated(&self) -> Result<bool, StoreError> {
-        let mut broken = 0;
+        let (deadline, mut broken) = (Instant::now() + limits::SERVER_TIMEOUT, 0);
         loop {
             let client = self.connection().await?;
-            let answer = self.server.is_migrated(&client).await;
-            if !matches!(answer, Err(StoreError::Unreachable { .. })) || broken > limits::SERVER_CONNECTIONS {
+            let asked = self.server.is_migrated(&client);
+            let answer = self.server.in_time(limits::SERVER_TIMEOUT, asked).await;
+            if !matches!(answer, Err(StoreError::Unreachable { .. })) {
                 return answer;
             }
             drop(deadpool::managed::Object::take(client));
+            if broken > limits::SERVER_CONNECTIONS || Instant::now() >= deadline {
+                return answer;
+            }
             broken += 1;
         }
     }
@@ -119,12 +123,12 @@ impl StoreProvider for PostgresStores {
 
     async fn findings(&self) -> Result<Vec<Finding>, StoreError> {
         let client = self.connection().await?;
-        self.server.findings(&client).await
+        self.server.in_time(limits::SERVER_TIMEOUT, self.server.findings(&client)).await
     }
 
     async fn status(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
         let client = self.connection().await?;
-        self.server.status(&client).await
+        self.server.in_time(limits::SERVER_TIMEOUT, self.server.status(&client)).await
     }
 }
 

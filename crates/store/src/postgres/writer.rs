@@ -81,12 +81,16 @@ impl Writer {
             }
         }
         if self.seq > 0
-            && let Ok(client) = self.connection().await
-            && let Err(error) =
-                client.execute(FORGET, &[&self.place.as_slice(), &self.writer.as_slice()]).await
+            && let Err(error) = self.server.in_time(limits::SERVER_TIMEOUT, self.forget()).await
         {
             tracing::debug!(%error, "the mark of this opening stays in the store; the next opening removes it");
         }
+    }
+
+    async fn forget(&self) -> Result<(), StoreError> {
+        let client = self.connection().await?;
+        let forgotten = client.execute(FORGET, &[&self.place.as_slice(), &self.writer.as_slice()]).await;
+        forgotten.map(|_| ()).map_err(|failure| self.server.error(&failure))
     }
 
     fn lock_id(&self) -> i64 {
@@ -98,7 +102,12 @@ impl Writer {
     async fn connection(&self) -> Result<Connection, StoreError> {
         let mut client = self.pool.get().await.map_err(|failure| self.server.pool_error(failure))?;
         if !self.ready.load(Ordering::Relaxed) {
-            self.server.migrate(&mut client).await?;
+            let migrated = self.server.migrate(&mut client);
+            if let Err(error) = self.server.in_time(limits::ADAPTER_PATIENCE, migrated).await {
+                // It may be at it still, with the lock of migrations.
+                drop(Object::take(client));
+                return Err(error);
+            }
             self.ready.store(true, Ordering::Relaxed);
         }
         Ok(client)
@@ -329,10 +338,20 @@ impl Writer {
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let mut client = self.connection().await?;
+        let swept = self.sweep_on(&mut client, (now, limit));
+        let swept = self.server.in_time(limits::SERVER_TIMEOUT, swept).await;
+        if swept.is_err() {
+            // Its transaction may be at work still.
+            drop(Object::take(client));
+        }
+        swept
+    }
+
+    async fn sweep_on(&self, client: &mut Connection, due: (Timestamp, usize)) -> Result<usize, StoreError> {
         let failed = |failure: tokio_postgres::Error| self.server.error(&failure);
         let transaction = client.transaction().await.map_err(failed)?;
         transaction.execute(LOCK, &[&self.lock_id()]).await.map_err(failed)?;
-        let removed = rows::sweep(&transaction, &self.place, (now, limit)).await.map_err(failed)?;
+        let removed = rows::sweep(&transaction, &self.place, due).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(removed)
     }
