@@ -10,6 +10,7 @@ use stvor_store::{ChangeSet, Key, Op, Scan, Table};
 use crate::client::Client;
 use crate::core::{Core, random};
 use crate::error::{Error, Result};
+use crate::events::Event;
 
 const VERSION: u8 = 1;
 
@@ -187,11 +188,19 @@ pub(crate) fn clock(at: Timestamp) -> String {
 }
 
 impl Core {
-    /// Writes an entry by itself, for a deed that is not a change of the store.
-    pub(crate) async fn note(&self, entry: JournalEntry) -> Result<()> {
-        let mut changes = ChangeSet::new();
-        entry.write(&mut changes)?;
-        self.store.commit(changes).await.map(|_| ()).map_err(Error::passed)
+    /// Writes an entry by itself, for what is done. Where that fails the deed stands all the same: whoever heard of a failure would
+    /// throw away the only key that opens the store, or make one backup after the other.
+    pub(crate) async fn note(&self, entry: JournalEntry) {
+        let what = entry.deed.name();
+        let noted = async {
+            let mut changes = ChangeSet::new();
+            entry.write(&mut changes)?;
+            self.store.commit(changes).await.map_err(Error::passed)
+        };
+        if let Err(error) = noted.await {
+            tracing::error!(code = error.code(), what, "what was done could not be entered in the journal");
+            self.hub.emit(Event::StoreFailing { code: error.code() });
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use crate::backup::Progress;
 use crate::client::Client;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::journal::{Deed, JournalEntry};
 use crate::opening::open_key;
 
@@ -64,7 +63,7 @@ impl Client {
         let kind = holder.kind();
         core.store.rewrap(holder).await.map_err(Error::passed)?;
         let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyChanged);
-        note(core, entry.about("store", format!("{} -> {}", before.holder.name(), kind.name()))).await;
+        core.note(entry.about("store", format!("{} -> {}", before.holder.name(), kind.name()))).await;
         Ok(())
     }
 
@@ -104,20 +103,8 @@ impl Client {
             false => core.store.rotate(holder, told).await,
         };
         rotated.map_err(Error::passed)?;
-        note(core, JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated).about("store", ""))
-            .await;
+        let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated);
+        core.note(entry.about("store", "")).await;
         Ok(())
-    }
-}
-
-/// Enters in the journal what is done. Where that fails the deed stands all the same: whoever heard of a failure would throw
-/// away the only key that opens the store.
-async fn note(core: &Core, entry: JournalEntry) {
-    if let Err(error) = core.note(entry).await {
-        tracing::error!(
-            code = error.code(),
-            "a change of the store's key could not be entered in the journal"
-        );
-        core.hub.emit(Event::StoreFailing { code: error.code() });
     }
 }

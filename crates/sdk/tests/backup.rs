@@ -162,6 +162,24 @@ async fn a_backup_that_does_not_open_changes_nothing_and_says_why() {
     restore(&app, &file, opening()).await.unwrap();
 }
 
+/// Whoever heard that it failed would make another one, and another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_the_journal_has_no_room_for_is_made_all_the_same() {
+    let tape = Tape::new(false);
+    // Nobody listens there: nothing but what this test does is committed.
+    let builder = builder("ws://127.0.0.1:1").store(Arc::new(tape.clone())).passphrase("a secret");
+    let app = builder.open().await.unwrap();
+    let options = ConnectOptions { allow_unregistered: true, ..Default::default() };
+    let alice = app.connect_with("alice", options).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut events = alice.events();
+    tape.end_after(0);
+    let made = alice.backup(directory.path(), sealing(), BackupOptions::default().keep(3)).await.unwrap();
+    assert_eq!(files(directory.path()), [made.path]);
+    event(&mut events, |event| matches!(event, Event::StoreFailing { .. }).then_some(())).await;
+    assert!(alice.journal(9).await.unwrap().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_to_recipients_opens_for_each_of_them_and_holds_no_plaintext() {
     let (relay, root) = (relay().await, tempfile::tempdir().unwrap());

@@ -128,7 +128,8 @@ impl Client {
     /// as failed, for it may have gone out since; what the application has not consumed is in the history only.
     ///
     /// # Errors
-    /// `BACKUP_FILE_EXISTS` when something is at `path`, `BACKUP_IO`, or what the store met.
+    /// `BACKUP_FILE_EXISTS` when something is at `path`, `BACKUP_IO`, or what the store met. Where only an older backup could not be
+    /// removed, which a `BACKUP_IO` says, the new one is there.
     pub async fn backup(
         &self,
         path: impl Into<PathBuf>,
@@ -166,7 +167,7 @@ impl Client {
         let bytes = draft.publish(&path)?;
         let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::BackupMade);
         let what = format!("{} messages, {} conversations", counts.messages, counts.conversations);
-        core.note(entry.about(path.display().to_string(), what)).await?;
+        core.note(entry.about(path.display().to_string(), what)).await;
         let removed = match (directory, options.keep) {
             (Some(directory), Some(keep)) => retain(&directory, &stem(self.user()), (&path, keep))?,
             _ => Vec::new(),
