@@ -3,7 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use stvor_base::Timestamp;
-use stvor_store::{ChangeSet, Key, Op, OpenKey, Scan, Sealed, Table, open};
+use stvor_store::{
+    ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, Scan, Sealed, StorePlace, StoreProvider, Table,
+    open, open_at,
+};
+use stvor_testkit::{Postgres, Redis};
 
 const PHRASE: &[u8] = b"fixture passphrase";
 
@@ -73,6 +77,44 @@ async fn a_store_of_version_2_whose_data_key_was_replaced_opens_with_its_passphr
     check(&store).await;
     store.commit(contents()).await.unwrap();
     check(&store).await;
+}
+
+/// Opens what version 1 left on a server, reads it, and writes to it.
+async fn go_on_at(stores: &dyn StoreProvider) {
+    let place = StorePlace::new("wss://relay.example:443", "app", "bob");
+    let open = async || {
+        let opened = open_at(stores, &place, OpenKey::Passphrase(PHRASE.to_vec().into())).await;
+        opened.unwrap().store
+    };
+    let store = open().await;
+    check_all_but(&store, &[Table::Header, Table::Log]).await;
+    store.commit(contents()).await.unwrap();
+    store.close().await.unwrap();
+    let store = open().await;
+    check(&store).await;
+    assert!(store.sweep(Timestamp::from_millis(1_000), 1_000).await.unwrap() > 0);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_of_version_1_on_a_server_opens_with_its_passphrase_and_can_be_written() {
+    let text = |name| std::fs::read_to_string(fixture(name)).unwrap();
+    if let Some(server) = Postgres::start().unwrap() {
+        let database = server.database().unwrap();
+        server.sql(&database.name, &text("postgres-v1.sql")).unwrap();
+        go_on_at(&PostgresStores::new(&database.url).unwrap()).await;
+        // A migration that was released is never altered: the next one would find another one than it looks for.
+        let fresh = server.database().unwrap();
+        let place = StorePlace::new("wss://relay.example:443", "app", "bob");
+        let stores = PostgresStores::new(&fresh.url).unwrap();
+        open_at(&stores, &place, OpenKey::Passphrase(PHRASE.to_vec().into())).await.unwrap();
+        let first = "SELECT version, name, checksum FROM stvor_migrations WHERE version = 1";
+        assert_eq!(server.sql(&fresh.name, first).unwrap(), server.sql(&database.name, first).unwrap());
+    }
+    if let Some(server) = Redis::start().unwrap() {
+        server.cli(&["eval", &text("redis-v1.lua"), "0"]).unwrap();
+        go_on_at(&RedisStores::new(&server.url()).unwrap()).await;
+    }
 }
 
 /// Made `v2.db` of `v1.db`.
