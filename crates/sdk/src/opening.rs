@@ -195,3 +195,27 @@ pub(crate) async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stvor_base::DeviceId;
+
+    /// Their identity would be registered at the relay, and gone with what the restore removes.
+    #[tokio::test]
+    async fn a_first_start_makes_no_identity_where_a_restore_began_after_it_looked() {
+        let app = crate::App::builder().app_token("stvor_dev_test123").relay_url("ws://127.0.0.1:1");
+        let app = app.in_memory().open().await.unwrap();
+        let alice = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+        let store = Sealed::in_memory().unwrap();
+        let mark = |op: Op<stvor_store::SecretBytes>| store.commit([op].into_iter().collect());
+        mark(Op::insert(crate::backup::mark(), vec![1])).await.unwrap();
+        let load = || load_identity((&store, None), (app.config(), &alice), Timestamp::from_millis(1));
+        assert_eq!(load().await.unwrap_err().code(), "RESTORE_INCOMPLETE");
+        let key = records::key(&Identity::key()).unwrap();
+        assert!(store.one(&key).await.unwrap().is_none());
+        mark(Op::delete(crate::backup::mark())).await.unwrap();
+        load().await.unwrap();
+        assert!(store.one(&key).await.unwrap().is_some());
+    }
+}

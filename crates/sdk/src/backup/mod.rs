@@ -459,6 +459,7 @@ fn retain(directory: &Path, stem: &str, (made, keep): (&Path, usize)) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stvor_store::Op;
 
     #[test]
     fn retention_keeps_the_newest_of_this_user_and_touches_nothing_else() {
@@ -489,6 +490,33 @@ mod tests {
         let mut expected: Vec<_> = stays.into_iter().chain([names(0), names(3), names(4)]).map(at).collect();
         expected.sort();
         assert_eq!(left, expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_during_which_the_identity_is_replaced_is_refused_and_leaves_no_file() {
+        let app = crate::App::builder().app_token("stvor_dev_test123").relay_url("ws://127.0.0.1:1");
+        let app = app.in_memory().open().await.unwrap();
+        let options = crate::ConnectOptions { allow_unregistered: true, ..Default::default() };
+        let alice = app.connect_with("alice", options).await.unwrap();
+        alice.block("bob").await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let core = Arc::clone(alice.core());
+        // Between the reading of the identity, which comes first, and the end.
+        let replace = move |_: Progress| {
+            futures::executor::block_on(async {
+                let found = identity(&core).await.unwrap();
+                let put = Op::put(records::key(&Identity::key()).unwrap(), found.value);
+                core.store.commit([put].into_iter().collect()).await.unwrap();
+            });
+        };
+        let secret = crate::SecretBytes::from_slice(b"correct horse");
+        let sealing = || Sealing::passphrase_with_work(&secret, 4).unwrap();
+        let options = BackupOptions::default().on_progress(replace);
+        let refused = alice.backup(directory.path(), sealing(), options).await.unwrap_err();
+        assert_eq!(refused.code(), "CLIENT_NOT_READY");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let made = alice.backup(directory.path(), sealing(), BackupOptions::default()).await.unwrap();
+        assert_eq!(made.conversations, 1);
     }
 
     #[test]
