@@ -21,6 +21,7 @@ use std::time::Duration;
 use fake::Fake;
 use stvor::{
     App, AppBuilder, Client, Event, Events, Messages, RecoveryPhrase, RollbackPolicy, SendOptions, SendWait,
+    Timestamp,
 };
 use stvor_protocol::Incoming;
 use stvor_protocol::group::GroupIncoming;
@@ -447,6 +448,51 @@ async fn a_relay_that_tells_an_earlier_counter_with_its_proof_hides_an_old_copy(
         let noticed = matches!(event, Event::RollbackDetected { .. } | Event::CounterForged { .. });
         assert!(!noticed, "{event:?}: say so in SECURITY.md");
     }
+}
+
+/// A clock that is ahead by 90 days.
+struct Ahead;
+
+impl stvor::Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::system() + Duration::from_secs(90 * 86_400)
+    }
+}
+
+/// The numbers of sends are times where several share a store, so one whose clock was ahead leaves a high one behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_once_hides_no_old_copy_of_what_others_send_later() {
+    let relay = Fake::start().await;
+    let (folder, tape) = (tempfile::tempdir().unwrap(), Tape::new(true));
+    let (bob, carol) = (in_memory(&relay, "bob").await, in_memory(&relay, "carol").await);
+    let mut at_carol = carol.messages();
+    let app = on(&tape, &relay, folder.path()).await;
+    let alice = app.connect("alice").await.unwrap();
+    for peer in [&bob, &carol] {
+        soon(alice.send(peer.user().as_str(), "hello").await.unwrap().delivered()).await.unwrap();
+        soon(peer.send("alice", "hello").await.unwrap().delivered()).await.unwrap();
+    }
+    let ahead = builder(&relay).store(Arc::new(tape.clone())).keyfile(folder.path().join("key"));
+    let ahead = ahead.instance_lease(LEASE).clock(Arc::new(Ahead)).open().await.unwrap();
+    let other = ahead.connect("alice").await.unwrap();
+    soon(other.send("bob", "of a time to come").await.unwrap().delivered()).await.unwrap();
+    other.close().await;
+    // The conversation goes on here, and with it the number.
+    soon(bob.send("alice", "back").await.unwrap().delivered()).await.unwrap();
+    soon(alice.send("carol", "kept").await.unwrap().delivered()).await.unwrap();
+    let copy = tape.len();
+    let lost = numbered("lost", 3);
+    send_all(&alice, "carol", &lost).await;
+    comes(&mut at_carol, ["hello".into(), "kept".into()].into_iter().chain(lost)).await;
+    alice.close().await;
+
+    tape.rewind(copy).await;
+    let alice = app.connect("alice").await.unwrap();
+    recovered(&mut alice.events()).await;
+    let after = numbered("after", 3);
+    send_all(&alice, "carol", &after).await;
+    comes(&mut at_carol, after).await;
+    relay.saw_no_key_twice();
 }
 
 #[tokio::test(flavor = "multi_thread")]
