@@ -435,6 +435,27 @@ async fn a_commit_that_is_under_way_while_another_is_given_up_is_applied_all_the
     }
 }
 
+/// What made it void is the opening's own also after a rotation, and where nobody heard that it landed.
+#[tokio::test]
+async fn a_commit_that_is_under_way_after_a_rotation_is_overtaken_by_nobody_else() {
+    let (below, store, directory) = late().await;
+    let holder = Arc::new(Keyfile::read(&directory.path().join("key")).unwrap());
+    store.rotate(holder, |_| {}).await.unwrap();
+    let store = store.patience(std::time::Duration::from_secs(60));
+    below.slow.store(true, Ordering::SeqCst);
+    let mut overtaken = core::pin::pin!(store.commit(puts(2, b"second")));
+    assert!(futures::poll!(overtaken.as_mut()).is_pending());
+    below.slow.store(false, Ordering::SeqCst);
+    below.hold(true);
+    assert!(store.commit(puts(1, b"late")).now_or_never().is_none());
+    assert!(store.one(&key("a", 1)).now_or_never().is_none());
+    below.hold(false);
+    assert_eq!(below.land().await, 2, "it, and what would have made it void");
+    below.quick.notify_waiters();
+    overtaken.await.unwrap();
+    assert_eq!(text(&store, 2).await.as_deref(), Some(b"second".as_slice()));
+}
+
 /// A process that hangs, while another one took over what it had: that one has read what this commit would change.
 #[tokio::test]
 async fn a_commit_that_another_opening_made_void_is_not_tried_again_and_never_lands() {

@@ -230,6 +230,9 @@ impl Sealed {
         changes.push(header.write(version.0 + 1, Expect::Version(version)));
         changes.push(epoch.write(Expect::Version(row.value.version)));
         self.guarded(changes).await?;
+        if let Some(anchor) = &self.anchor {
+            anchor.took(epoch);
+        }
         self.keys.set_ring(ring);
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         (clock.epoch, clock.count) = (epoch, 0);
