@@ -97,6 +97,8 @@ pub const AGENT_LOG_BYTES: u64 = 256 << 20;
 /// Bytes that an agent may have read in an hour beside what it is shown: by searches that bring a namespace into the index, of
 /// memories that lists and searches pass over, and of the versions that a memory corrects.
 pub const AGENT_READS: u64 = 2 << 30;
+/// Bytes of memories that one list, or one look at what serves an intent or at the versions of a memory, passes over before it ends.
+pub const MAX_PASSED: u64 = 32 << 20;
 /// Agents that may be enrolled.
 pub const MAX_AGENTS: usize = 1_000;
 /// Bytes of a backup's manifest.

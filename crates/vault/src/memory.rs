@@ -376,7 +376,7 @@ pub struct Recalled {
 pub struct Found {
     /// At most [`limits::MAX_PAGE`].
     pub memories: Vec<Header>,
-    /// Whether there are more: a narrower question finds them.
+    /// Whether there are more, or may be: a narrower question finds them.
     pub more: bool,
 }
 

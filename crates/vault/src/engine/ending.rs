@@ -1,7 +1,7 @@
 //! How memories end: forgotten, closed for good, or when their time ran out.
 
 use super::agents::Caller;
-use super::reads::passed;
+use super::reads::{Passed, passed};
 use super::{Engine, Later, hour};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
@@ -20,7 +20,7 @@ impl Engine {
     ) -> Result<Forgotten, VaultError> {
         let before = with_earlier && self.find(caller, id).is_ok_and(|(_, header)| header.is_destroyed());
         let end = (id, Operation::Forget, State::Forgotten);
-        if !before {
+        if !before || self.no_lockdown().is_err() || caller.must_write().is_err() {
             self.end(caller, end, reason)?;
         }
         let (versions, next) = self.earlier(caller, id)?;
@@ -37,8 +37,16 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        if before && ended.is_empty() && next.is_none() {
-            self.end(caller, end, reason)?;
+        if before && ended.is_empty() {
+            match next {
+                None => self.end(caller, end, reason)?,
+                // What is left is told, and logged as a look at it.
+                Some(_) => {
+                    let mut event = Event::new(self.clock.now(), caller.name(), Operation::List);
+                    event.memory = Some(id);
+                    self.audited_for(caller, event, |_, _| Ok(()))?;
+                }
+            }
         }
         let left = versions.iter().map(|header| header.id).filter(|id| !ended.contains(id)).collect();
         // What holds a later version holds the oldest one, too. Not to know them keeps nothing from being destroyed.
@@ -90,45 +98,54 @@ impl Engine {
     }
 
     /// The versions that a memory corrects and whose content is there, newest first, as far as the caller may know of them; and
-    /// where to go on if there are more. What it reads is counted.
+    /// where to go on if there are more. What it reads is counted; who had as much read as it may is only told where to go on, for
+    /// that is no reason to keep anything from its end.
     fn earlier(
         &mut self,
         caller: &Caller,
         id: MemoryId,
     ) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
-        let mut read = 0;
-        let found = self.chain(caller, id, &mut read);
-        self.count_passed(caller, read);
+        let most = if self.may_read(caller).is_ok() { limits::MAX_EARLIER } else { 0 };
+        let mut read = Passed::default();
+        let found = self.chain((caller, most), id, &mut read);
+        self.count_passed(caller, &read);
         found
     }
 
-    /// The same. Adds up what it reads.
+    /// The same, at most `most`. Adds up what it reads.
+    ///
+    /// Those that the caller may not know of are no steps of it, and none is where to go on: it would tell how many there are. Behind
+    /// very many of them it ends.
     fn chain(
         &self,
-        caller: &Caller,
+        (caller, most): (&Caller, usize),
         id: MemoryId,
-        read: &mut u64,
+        read: &mut Passed,
     ) -> Result<(Vec<Header>, Option<MemoryId>), VaultError> {
-        let mut header = |id: MemoryId| match self.database.memory_header(&id)? {
-            Some(row) => {
-                *read += passed(&row);
-                self.sound(self.listed(&row))
+        let header = |id: MemoryId, read: &mut Passed| {
+            let Some(row) = self.database.memory_header(&id)? else { return Ok(None) };
+            let header = self.sound(self.listed(&row))?;
+            if let Some(header) = &header {
+                read.take(caller, header, passed(&row));
             }
-            None => Ok(None),
+            Ok::<_, VaultError>(header)
         };
-        let (mut found, mut next) = (Vec::new(), header(id)?.and_then(|header| header.supersedes));
-        for _ in 0..limits::MAX_EARLIER {
-            let Some(older) = next.map(&mut header).transpose()?.flatten() else { return Ok((found, None)) };
-            let there = !older.is_destroyed();
+        let (mut found, mut next) = (Vec::new(), header(id, read)?.and_then(|header| header.supersedes));
+        while let Some(id) = next {
+            let Some(older) = header(id, read)? else { break };
             let known = caller.reaches(&older.namespace)
                 && caller.may_have(older.level)
                 && !self.closed_to(caller, &older)?;
+            let counts = known && !older.is_destroyed();
+            if read.is_much() || (counts && found.len() == most) {
+                return Ok((found, known.then_some(id)));
+            }
             next = older.supersedes;
-            if there && known {
+            if counts {
                 found.push(older);
             }
         }
-        Ok((found, next))
+        Ok((found, None))
     }
 
     /// Closes a memory for good, and keeps it for the record. The versions that it corrected stay as they are.

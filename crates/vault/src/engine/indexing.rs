@@ -1,10 +1,11 @@
 //! What comes into the full-text index, and when.
 
 use super::agents::Caller;
+use super::reads::{Passed, passed};
 use super::{Engine, Later};
 use crate::memory::{Header, State};
 use crate::storage::MemoryRow;
-use crate::storage::index::{Index, SPACE, Space};
+use crate::storage::index::{Index, Space};
 use crate::{VaultError, limits};
 
 /// Rows that are read at a time.
@@ -60,15 +61,20 @@ impl Engine {
         if rows == 0 {
             return Ok(());
         }
-        self.count_reads(caller, (rows, bytes.saturating_add(SPACE as u64)));
-        let full = || VaultError::invalid("this namespace holds more words than can be searched");
+        let mut read = Passed::default();
         // The index has the words themselves, too: what is too long is known before anything makes room for it.
-        if bytes > MOST as u64 && self.words_in(&space)? > MOST as u64 {
-            return Err(full());
-        }
-        let mut index = core::mem::take(&mut self.index);
-        let filled = self.fill(&space, &mut index);
-        self.index = index;
+        let filled = match bytes > MOST as u64 && self.words_in((caller, &space), &mut read)? > MOST as u64 {
+            true => Ok(None),
+            false => {
+                read = Passed::default();
+                let mut index = core::mem::take(&mut self.index);
+                let filled = self.fill((caller, &space), &mut index, &mut read);
+                self.index = index;
+                filled
+            }
+        };
+        self.count_indexed(caller, &read);
+        let full = || VaultError::invalid("this namespace holds more words than can be searched");
         self.index.hold(namespace, filled?.ok_or_else(full)?);
         Ok(())
     }
@@ -80,8 +86,8 @@ impl Engine {
         Ok(readable && header.state == State::Live && header.gone(now).is_none())
     }
 
-    /// Bytes of words by which memories of a namespace can be found now.
-    fn words_in(&self, space: &[u8]) -> Result<u64, VaultError> {
+    /// Bytes of words by which memories of a namespace can be found now. Adds up what it would take to read them all.
+    fn words_in(&self, (caller, space): (&Caller, &[u8]), read: &mut Passed) -> Result<u64, VaultError> {
         let (now, mut after, mut bytes) = (self.clock.now().wall, 0, 0_u64);
         loop {
             let rows = self.database.space_headers_after(space, after, BATCH)?;
@@ -89,6 +95,7 @@ impl Engine {
             after = *last;
             for (_, row) in rows {
                 let Some(header) = self.sound(self.listed(&row))? else { continue };
+                read.take(caller, &header, passed(&row).saturating_add(header.length));
                 if self.found_by_words(&header, now)? {
                     let open = !header.level.needs_approval();
                     let words = marked(&header, open).map(|value| value.len() as u64).sum::<u64>();
@@ -98,8 +105,13 @@ impl Engine {
         }
     }
 
-    /// The words of a namespace; nothing where they do not fit into the index even alone.
-    fn fill(&self, space: &[u8], index: &mut Index) -> Result<Option<Space>, VaultError> {
+    /// The words of a namespace; nothing where they do not fit into the index even alone. Adds up what it reads.
+    fn fill(
+        &self,
+        (caller, space): (&Caller, &[u8]),
+        index: &mut Index,
+        read: &mut Passed,
+    ) -> Result<Option<Space>, VaultError> {
         let mut filled = Space::new(MOST)?;
         let (now, mut after, mut waiting) = (self.clock.now().wall, 0, 0);
         filled.begin()?;
@@ -108,7 +120,9 @@ impl Engine {
             let Some((last, _)) = rows.last() else { break };
             after = *last;
             for (_, row) in rows {
-                let Some((header, text)) = self.words_of(&row, now)? else { continue };
+                let Some(header) = self.sound(self.header(&row))? else { continue };
+                read.take(caller, &header, passed(&row));
+                let Some(text) = self.words_of(&row, &header, now)? else { continue };
                 if filled.add(header.id, header.level, &text).is_err() {
                     return Ok(None);
                 }
@@ -130,19 +144,14 @@ impl Engine {
         Ok(Some(filled))
     }
 
-    fn words_of(&self, row: &MemoryRow, now: u64) -> Result<Option<(Header, String)>, VaultError> {
-        let Some(header) = self.sound(self.header(row))? else { return Ok(None) };
-        if !self.found_by_words(&header, now)? {
+    fn words_of(&self, row: &MemoryRow, header: &Header, now: u64) -> Result<Option<String>, VaultError> {
+        if !self.found_by_words(header, now)? {
             return Ok(None);
         }
         if header.level.needs_approval() {
-            let text = text_of(&header, None);
-            return Ok(Some((header, text)));
+            return Ok(Some(text_of(header, None)));
         }
-        let content = self.sound(self.open(row, &header))?;
-        Ok(content.map(|content| {
-            let text = text_of(&header, Some(content.expose()));
-            (header, text)
-        }))
+        let content = self.sound(self.open(row, header))?;
+        Ok(content.map(|content| text_of(header, Some(content.expose()))))
     }
 }

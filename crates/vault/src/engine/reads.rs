@@ -9,6 +9,7 @@ use super::agents::Caller;
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::limits;
+use crate::memory::Header;
 use crate::storage::MemoryRow;
 
 /// What a row takes beside its bytes: its header is opened and understood.
@@ -20,12 +21,37 @@ const MOST: u64 = limits::AGENT_READS;
 const MOST: u64 = limits::AGENT_READS >> 7;
 /// What one request passes over is counted in whole ones of these.
 const PART: u64 = 1 << 20;
+/// Bytes that one request passes over.
+#[cfg(not(test))]
+const AT_ONCE: u64 = limits::MAX_PASSED;
+#[cfg(test)]
+const AT_ONCE: u64 = limits::MAX_PASSED >> 3;
 /// That hour, in milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
 
 /// What it takes to read a row.
 pub(super) fn passed(row: &MemoryRow) -> u64 {
     row.size().saturating_add(ROW)
+}
+
+/// Bytes that one request read beside what it shows. What the caller stored itself is apart: who knows that part could fill up a
+/// whole mebibyte with it, and see how much of others is in the same.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    own: u64,
+    others: u64,
+}
+
+impl Passed {
+    pub(super) fn take(&mut self, caller: &Caller, header: &Header, bytes: u64) {
+        let sum = if header.creator == caller.name() { &mut self.own } else { &mut self.others };
+        *sum = sum.saturating_add(bytes);
+    }
+
+    /// Whether it is as much as one request may pass over: the vault has others to answer.
+    pub(super) fn is_much(&self) -> bool {
+        self.own.max(self.others) >= AT_ONCE
+    }
 }
 
 /// What each agent had read, less what the time since then gave back, and when that was.
@@ -49,18 +75,24 @@ impl Engine {
         Err(Refusal::ReadQuota { left: Duration::from_secs(minutes.saturating_mul(60)) })
     }
 
-    /// Counts so many rows with so many bytes. The owner may have everything read.
-    pub(super) fn count_reads(&mut self, caller: &Caller, (rows, bytes): (u64, u64)) {
-        let Caller::Agent(agent) = caller else { return };
-        let now = self.clock.now();
-        let (debt, _) = self.reads.0.entry(agent.name.clone()).or_insert((0, now));
-        *debt = debt.saturating_add(bytes).saturating_add(rows.saturating_mul(ROW));
+    /// Counts what one request read beside what it shows, in whole mebibytes: counted row by row it would tell an agent how much others
+    /// store. The owner may have everything read.
+    pub(super) fn count_passed(&mut self, caller: &Caller, read: &Passed) {
+        self.count_parts(caller, read.own / PART + read.others / PART);
     }
 
-    /// Counts what one request read of memories that it may not show, in whole mebibytes: counted row by row they would tell an agent
-    /// how many there are.
-    pub(super) fn count_passed(&mut self, caller: &Caller, bytes: u64) {
-        self.count_reads(caller, (0, bytes - bytes % PART));
+    /// Counts the reading of a namespace into the index, which takes something also where there is little in it.
+    pub(super) fn count_indexed(&mut self, caller: &Caller, read: &Passed) {
+        self.count_parts(caller, 1 + read.own / PART + read.others / PART);
+    }
+
+    fn count_parts(&mut self, caller: &Caller, parts: u64) {
+        let Caller::Agent(agent) = caller else { return };
+        if parts > 0 {
+            let now = self.clock.now();
+            let (debt, _) = self.reads.0.entry(agent.name.clone()).or_insert((0, now));
+            *debt = debt.saturating_add(parts.saturating_mul(PART));
+        }
     }
 
     /// An agent is gone, and what it had read with it.

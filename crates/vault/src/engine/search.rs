@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Engine;
 use super::agents::Caller;
-use super::reads::passed;
+use super::reads::{Passed, passed};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::level::Level;
@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// Lists the memories of a namespace, newest first, from where the page before ended. With where to go on, if the caller may know
-    /// of more.
+    /// of more, or so much was passed over that nobody looked further.
     pub(crate) fn list(
         &mut self,
         caller: &Caller,
@@ -130,7 +130,8 @@ impl Engine {
                 Some(before) => engine.open_end(&place, before)?,
                 None => i64::MAX,
             };
-            let (mut found, mut last, mut next, mut over) = (Page::default(), 0, None, 0);
+            let (mut found, mut last, mut next) = (Page::default(), 0, None);
+            let mut over = Passed::default();
             'page: loop {
                 let rows = engine.database.page(&space, before, limits::MAX_PAGE + 1)?;
                 let Some((number, _)) = rows.last() else { break };
@@ -140,7 +141,11 @@ impl Engine {
                     let live = matches!(header.state, State::Live | State::Superseded);
                     if !caller.may_have(header.level) || !(live || caller.is_owner()) {
                         // It takes no place, or the pages would tell that it is there.
-                        over += passed(&row);
+                        over.take(caller, &header, passed(&row));
+                        if over.is_much() {
+                            next = Some(engine.seal_end(&place, number)?);
+                            break 'page;
+                        }
                         continue;
                     }
                     if found.is_full() {
@@ -151,7 +156,7 @@ impl Engine {
                     found.take(engine.seen_by(caller, header)?, row.header.len());
                 }
             }
-            engine.count_passed(caller, over);
+            engine.count_passed(caller, &over);
             event.count = Some(found.headers.len() as u64);
             Ok((closed_last(found.headers), next))
         })
@@ -194,8 +199,8 @@ impl Engine {
         })
     }
 
-    /// Goes through the memories of an intent until there is a page of what the caller may know of: others' take no place. Newest
-    /// first.
+    /// Goes through the memories of an intent until there is a page of what the caller may know of, or very much was passed over:
+    /// others' take no place. Newest first.
     fn linked(&mut self, caller: &Caller, intent: &str, now: u64) -> Result<Found, VaultError> {
         let exact = match caller {
             Caller::Agent(agent) if agent.namespaces.iter().all(|pattern| !pattern.ends_with('*')) => {
@@ -212,7 +217,7 @@ impl Engine {
             blinds.push(self.blind("intent", intent)?);
         }
         self.may_read(caller)?;
-        let (mut found, mut more, mut over) = (Page::default(), false, 0);
+        let (mut found, mut more, mut over) = (Page::default(), false, Passed::default());
         'all: for blind in blinds {
             let mut after = Vec::new();
             loop {
@@ -232,12 +237,16 @@ impl Engine {
                         }
                         found.take(self.seen_by(caller, header)?, row.header.len());
                     } else {
-                        over += passed(&row);
+                        over.take(caller, &header, passed(&row));
+                        if over.is_much() {
+                            more = true;
+                            break 'all;
+                        }
                     }
                 }
             }
         }
-        self.count_passed(caller, over);
+        self.count_passed(caller, &over);
         found.headers.sort_by_key(|header| core::cmp::Reverse(header.created));
         Ok(Found { memories: found.headers, more })
     }

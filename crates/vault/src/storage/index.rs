@@ -12,7 +12,7 @@ use crate::{VaultError, limits};
 
 const PAGE: usize = 4_096;
 /// Bytes that a namespace takes beside its pages: a connection, and what SQLite knows of its tables.
-pub(crate) const SPACE: usize = 128 << 10;
+const SPACE: usize = 128 << 10;
 
 /// Words of memories, apart for each namespace: what one of them takes slows down no other, and each can go by itself.
 #[derive(Debug, Default)]

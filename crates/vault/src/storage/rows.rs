@@ -190,18 +190,12 @@ impl Database {
         read().map_err(|error| failed(&error))
     }
 
-    /// Memories of a namespace, newest first, from before `before`, without their contents. Each with its number.
-    pub(crate) fn page(&self, space: &[u8], before: i64, count: usize) -> Rows<Vec<(i64, MemoryRow)>> {
+    /// Memories of a namespace, newest first, from before `before`, without their contents: as many as have some megabytes together,
+    /// and at most `count`. None when there are no more.
+    pub(crate) fn page(&self, space: &[u8], before: i64, count: usize) -> Rows<Numbered> {
         let sql = "SELECT id, space, due, header, NULL, NULL, seq FROM memory
                    WHERE space = ?1 AND seq < ?2 AND length(id) = 16 ORDER BY seq DESC LIMIT ?3";
-        let read = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![space, before, number(count as u64)], |row| {
-                Ok((row.get(6)?, MemoryRow::read(row)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|error| failed(&error))
+        self.some(sql, params![space, before, number(count as u64)])
     }
 
     /// Memories after the number `after`, in order: as many as have some megabytes together, and at most `count`. None when there

@@ -104,7 +104,8 @@ impl Vault {
     }
 
     /// Lists a namespace, newest first: at most [`limits::MAX_PAGE`] memories, and those of about [`limits::MAX_PAGE_BYTES`]. With where
-    /// the next page goes on (`before`, for this caller and this namespace), if there is more that the caller may know of.
+    /// the next page goes on (`before`, for this caller and this namespace), if there is more that the caller may know of, or if
+    /// [`limits::MAX_PASSED`] was passed over of what it may not: then a page is short, or empty, and the next one goes on.
     ///
     /// # Errors
     /// As [`Vault::store`].
@@ -127,7 +128,8 @@ impl Vault {
         self.find_by_intent(caller, intent).map(|found| found.memories)
     }
 
-    /// As [`Vault::by_intent`], and whether there are more: of more than a page any may be left out.
+    /// As [`Vault::by_intent`], and whether there are more, or may be, since [`limits::MAX_PASSED`] was passed over: of more than a
+    /// page any may be left out.
     ///
     /// # Errors
     /// As [`Vault::store`].

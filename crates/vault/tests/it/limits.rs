@@ -40,6 +40,7 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_EARLIER",
         "tests/it/memories.rs::one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on",
     ),
+    ("MAX_PASSED", "src/engine/tests.rs::one_list_passes_over_only_so_much_and_the_next_goes_on_from_there"),
     (
         "MAX_STORES",
         "tests/it/daemon.rs::one_request_stores_so_many_memories_and_one_that_is_refused_keeps_out_no_other",

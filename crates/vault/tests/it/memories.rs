@@ -292,6 +292,56 @@ fn one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on() {
 }
 
 #[test]
+fn versions_that_an_agent_may_not_know_of_take_no_place_among_those_of_one_request() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = Agent { ends: Ends::Any, ..Agent::new("gardener", &["home"], Level::Working) };
+    let credential = vault.enrol(agent).unwrap();
+    let gardener = vault.authenticate(credential.expose()).unwrap();
+    let put = |supersedes, namespace: &str| {
+        let version = NewMemory { supersedes, ..NewMemory::new(b"version", Level::Working, namespace) };
+        vault.store(OWNER, version).unwrap()
+    };
+    for below in [false, true] {
+        let oldest = below.then(|| put(None, "home"));
+        let hidden = (0..3).fold(oldest, |older, _| Some(put(older, "attic")));
+        let newest = (0..=limits::MAX_EARLIER).fold(hidden, |older, _| Some(put(older, "home"))).unwrap();
+        let reach = vault.would_forget(&gardener, newest, false).unwrap();
+        assert_eq!((reach.keeps.len(), reach.next), (limits::MAX_EARLIER, oldest));
+        let left = vault.forget_with_earlier(&gardener, newest, "").unwrap();
+        assert_eq!((left.ended.len(), left.next), (limits::MAX_EARLIER, oldest));
+        // What was gone before is looked at, and the look is refused or logged like any other.
+        let events = vault.status().unwrap().events;
+        let again = vault.forget_with_earlier(&gardener, newest, "");
+        match oldest {
+            Some(oldest) => assert_eq!(again.unwrap().ended, [oldest]),
+            None => assert_eq!(refusal(again), Refusal::Gone("it was ended before")),
+        }
+        assert_eq!(vault.status().unwrap().events, events + 1);
+    }
+}
+
+#[test]
+fn in_a_lockdown_nobody_learns_what_is_left_of_a_memory_that_was_forgotten() {
+    let world = World::new();
+    let vault = world.open();
+    let gardener = agent(&vault, "gardener", Level::Working);
+    let mut newest = None;
+    for _ in 0..limits::MAX_EARLIER + 2 {
+        let version = NewMemory { supersedes: newest, ..memory("version", Level::Working) };
+        newest = Some(vault.store(OWNER, version).unwrap());
+    }
+    let newest = newest.unwrap();
+    vault.forget(OWNER, newest, "").unwrap();
+    let events = vault.status().unwrap().events;
+    let left = vault.forget_with_earlier(&gardener, newest, "").unwrap();
+    assert_eq!((left.ended.len(), left.earlier.len()), (0, limits::MAX_EARLIER), "they are the owner's");
+    assert_eq!(vault.status().unwrap().events, events + 1, "the look is logged");
+    vault.enter_lockdown(OWNER, "").unwrap();
+    assert_eq!(refusal(vault.forget_with_earlier(&gardener, newest, "")), Refusal::Lockdown);
+}
+
+#[test]
 fn what_forgetting_would_reach_comes_in_answers_of_some_mebibytes() {
     let world = World::new();
     let vault = world.open();
