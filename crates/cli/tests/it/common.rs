@@ -133,6 +133,13 @@ pub(crate) fn mock_relay() -> (Process, String) {
     (process, url)
 }
 
+/// Says that a test, or a part of one, was not done, past what captures the output of tests that pass.
+#[cfg(unix)]
+pub(crate) fn skipped(test: &str, why: &str) {
+    use std::io::Write as _;
+    drop(writeln!(std::io::stderr(), "skipped: {test}: {why}"));
+}
+
 /// A program of this machine.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

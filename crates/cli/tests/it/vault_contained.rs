@@ -1,13 +1,12 @@
 //! What the daemon keeps from an agent that has a shell, and what it does not do itself.
 
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use stvor_testkit::process::Finished;
 use stvor_testkit::{Process, Signal, Spawn};
 
-use crate::common::{SOON, finished, objects, on_path};
+use crate::common::{SOON, finished, objects, on_path, skipped};
 use crate::vault::Served;
 
 /// Users that need not be in any list.
@@ -28,7 +27,7 @@ fn can_be_others(test: &str) -> bool {
     };
     let Some(sudo) = on_path("sudo").filter(|_| ci).filter(asks_nothing) else {
         let why = "only root can be three users, with setpriv: run it as root";
-        drop(writeln!(std::io::stderr(), "skipped: {test}: {why}"));
+        skipped(test, why);
         return false;
     };
     let name = format!("vault_contained::{test}");
@@ -294,7 +293,7 @@ fn the_owner_of_a_daemon_of_another_user_gets_backups_shares_and_the_archived_lo
 fn the_daemon_opens_no_internet_socket_and_runs_no_program() {
     let Some(strace) = on_path("strace") else {
         assert!(std::env::var_os("CI").is_none(), "strace is missing: apt-get install strace");
-        eprintln!("skipped: strace is missing; install it with: apt-get install strace");
+        skipped("strace", "it is missing; install it with: apt-get install strace");
         return;
     };
     let mut served = Served::new();
