@@ -57,6 +57,12 @@ pub trait ChallengeToken: core::fmt::Debug {
     /// # Errors
     /// [`KeyError::Token`] when the token is not there, or its owner does not touch it.
     fn respond(&mut self, challenge: &Challenge) -> Result<Secret<32>, KeyError>;
+
+    /// The serial number of the device that it is a part of: parts of one device are lost together. Nothing where it is the whole
+    /// device, or the device does not tell.
+    fn serial(&mut self) -> Option<u32> {
+        None
+    }
 }
 
 /// Makes 32 bytes of an answer of any length. HMAC-SHA1 gives 20 bytes.
@@ -119,5 +125,10 @@ impl ChallengeToken for YubiKeySlot {
         let answer = bus.challenge_response_hmac(challenge.as_bytes(), config).map_err(failed)?;
         // The library wipes the answer when it is dropped.
         Ok(stretch(&answer))
+    }
+
+    fn serial(&mut self) -> Option<u32> {
+        // A device may be set to keep its number to itself.
+        challenge_response::ChallengeResponse::new().ok()?.find_device().ok()?.serial
     }
 }

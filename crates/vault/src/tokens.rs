@@ -47,6 +47,9 @@ pub struct TokenRecord {
     pub added: u64,
     /// When it last opened level 5.
     pub used: Option<u64>,
+    /// The serial number of the device that it is a part of, where that tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<u32>,
 }
 
 /// A token that is to be enrolled: what it is, and the secret that it gave.
@@ -57,6 +60,8 @@ pub struct Enrolment {
     pub(crate) secret: Secret<32>,
     /// What it answers to the challenges of tokens that are enrolled: one that opens anything is that token.
     pub(crate) answers: Vec<(MemoryId, Secret<32>)>,
+    /// The serial number of the device that it is a part of, where that tells.
+    pub(crate) serial: Option<u32>,
 }
 
 impl Enrolment {
@@ -80,14 +85,18 @@ impl Enrolment {
         let challenge = Challenge::random(&mut SystemRandom::new())?;
         let secret = token.respond(&challenge)?;
         let kind = TokenKind::Challenge { challenge: *challenge.as_bytes() };
-        Ok(Self { name: name.to_owned(), kind, secret, answers: Vec::new() })
+        Ok(Self { name: name.to_owned(), kind, secret, answers: Vec::new(), serial: token.serial() })
     }
 
-    /// Whether it is of this challenge-response token: one token under two names would be one loss from none.
+    /// Whether it is of this challenge-response token, or of another part of the same device: one device under two names would be
+    /// one loss from none.
     ///
     /// # Errors
     /// What the token says.
     pub fn is_of(&self, token: &mut dyn ChallengeToken) -> Result<bool, VaultError> {
+        if self.serial.is_some() && self.serial == token.serial() {
+            return Ok(true);
+        }
         let TokenKind::Challenge { challenge } = self.kind else { return Ok(false) };
         Ok(token.respond(&Challenge::from_bytes(challenge))? == self.secret)
     }
@@ -128,7 +137,7 @@ impl Enrolment {
         answer.presence.verify(&credential.public, &challenge)?;
         let public = credential.public.as_bytes().to_vec();
         let kind = TokenKind::Fido2 { credential: credential.id, public, salt };
-        Ok(Self { name: name.to_owned(), kind, secret: answer.secret, answers: Vec::new() })
+        Ok(Self { name: name.to_owned(), kind, secret: answer.secret, answers: Vec::new(), serial: None })
     }
 }
 

@@ -121,13 +121,16 @@ pub struct EnrolmentVerb {
     secret: Hidden,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     answers: Vec<(MemoryId, Hidden)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serial: Option<u32>,
 }
 
 impl From<&Enrolment> for EnrolmentVerb {
     fn from(token: &Enrolment) -> Self {
         let secret = Hidden::of_key(&token.secret);
         let answers = token.answers.iter().map(|(id, answer)| (*id, Hidden::of_key(answer))).collect();
-        Self { name: token.name.clone(), kind: token.kind.clone(), secret, answers }
+        let (name, kind, serial) = (token.name.clone(), token.kind.clone(), token.serial);
+        Self { name, kind, secret, answers, serial }
     }
 }
 
@@ -135,7 +138,7 @@ impl EnrolmentVerb {
     fn read(self) -> Result<Enrolment, VaultError> {
         let answers = self.answers.into_iter().map(|(id, answer)| Ok::<_, VaultError>((id, answer.key()?)));
         let (answers, secret) = (answers.collect::<Result<_, _>>()?, self.secret.key()?);
-        Ok(Enrolment { name: self.name, kind: self.kind, secret, answers })
+        Ok(Enrolment { name: self.name, kind: self.kind, secret, answers, serial: self.serial })
     }
 }
 

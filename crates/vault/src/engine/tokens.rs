@@ -79,11 +79,20 @@ impl Engine {
         let mut id = [0; 16];
         self.rng.fill(&mut id)?;
         let (name, kind) = (token.name.clone(), token.kind.clone());
-        Ok(TokenRecord { id: MemoryId::from_bytes(id), name, kind, added, used: None })
+        let (id, serial) = (MemoryId::from_bytes(id), token.serial);
+        Ok(TokenRecord { id, name, kind, added, used: None, serial })
     }
 
-    /// Refuses a token that answered what only one that is enrolled can.
+    /// Refuses a token that answered what only one that is enrolled can, or is a part of the same device.
     fn is_another(&self, token: &Enrolment, known: &[TokenRecord]) -> Result<(), VaultError> {
+        let of_device = |record: &&TokenRecord| token.serial.is_some() && record.serial == token.serial;
+        if let Some(record) = known.iter().find(of_device) {
+            let reason = format!(
+                "this device is the token {} already, and all parts of it are lost together; take another device",
+                record.name
+            );
+            return Err(VaultError::invalid(reason));
+        }
         let session = self.held()?.session.as_ref().ok_or(Refusal::Locked { level: Level::Black })?;
         for (id, answer) in &token.answers {
             let Some(record) = known.iter().find(|record| record.id == *id) else { continue };
@@ -112,7 +121,8 @@ impl Engine {
                 return Err(VaultError::invalid("level 5 is open already; enrol further tokens one by one"));
             }
             let same = |at: usize, token: &Enrolment| {
-                tokens.iter().take(at).any(|other| other.secret == token.secret)
+                let of_device = |other: &Enrolment| token.serial.is_some() && other.serial == token.serial;
+                tokens.iter().take(at).any(|other| other.secret == token.secret || of_device(other))
             };
             let needed = if escrow.is_some() { 1 } else { 2 };
             if tokens.len() < needed || tokens.iter().enumerate().any(|(at, token)| same(at, token)) {

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use stvor_base::ErrorCode;
-use stvor_crypto::{SecretBytes, SystemRandom};
-use stvor_keys::challenge::SoftwareToken;
+use stvor_crypto::{Secret, SecretBytes, SystemRandom};
+use stvor_keys::KeyError;
+use stvor_keys::challenge::{Challenge, ChallengeToken, SoftwareToken};
 use stvor_keys::fido2::Ctap2;
 use stvor_keys::recipients::{Identity, Opening};
 use stvor_keys::shares::Share;
@@ -119,6 +120,50 @@ fn a_fido2_token_has_to_be_there_now() {
     vault.token_challenge().unwrap();
     assert_eq!(refusal(vault.present_token(answer(challenge))), Refusal::NoToken, "an older challenge");
     assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+}
+
+/// A slot of a device that has a serial number, or keeps it to itself.
+#[derive(Debug)]
+struct Slot(SoftwareToken, Option<u32>);
+
+impl ChallengeToken for Slot {
+    fn respond(&mut self, challenge: &Challenge) -> Result<Secret<32>, KeyError> {
+        self.0.respond(challenge)
+    }
+
+    fn serial(&mut self) -> Option<u32> {
+        self.1
+    }
+}
+
+#[test]
+fn two_slots_of_one_device_are_one_token() {
+    let world = World::new();
+    let vault = open(&world);
+    let slot = |name: &str, serial| Slot(software(&world, name), serial);
+    let enrol = |slot: &mut Slot, name: &str| Enrolment::challenge(name, slot).unwrap();
+    let (mut first, mut second) = (slot("first", Some(7)), slot("second", Some(7)));
+    let made = enrol(&mut first, "first");
+    assert!(made.is_of(&mut second).unwrap(), "other keys, and lost together");
+    let refused = vault.enable_black(vec![made, enrol(&mut second, "second")], None).unwrap_err();
+    assert!(refused.to_string().contains("two tokens"), "{refused}");
+    let mut other = slot("other", Some(8));
+    assert!(!enrol(&mut first, "first").is_of(&mut other).unwrap());
+    vault.enable_black(vec![enrol(&mut first, "first"), enrol(&mut other, "other")], None).unwrap();
+    // What it was is known later, too.
+    drop(vault);
+    let vault = open(&world);
+    let mut present =
+        || vault.present_token(Presented::challenge(&record(&vault, "other"), &mut other).unwrap());
+    present().unwrap();
+    let refused = vault.add_token(enrol(&mut second, "second")).unwrap_err();
+    assert!(refused.to_string().contains("this device is the token first"), "{refused}");
+    present().unwrap();
+    vault.add_token(enrol(&mut slot("third", None), "third")).unwrap();
+    // Devices that tell nothing are not taken for one.
+    present().unwrap();
+    vault.add_token(enrol(&mut slot("fourth", None), "fourth")).unwrap();
+    assert_eq!(vault.tokens().unwrap().len(), 4);
 }
 
 #[test]
