@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use stvor_tlog::Note;
@@ -56,7 +56,7 @@ pub(crate) fn named_when_whole<T>(
 /// The right to be the only process that has the vault open. The system takes it back when the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// How often a lock that is held is tried, and the pause in between.
@@ -72,13 +72,24 @@ impl Lock {
         // A process that is just ending, or just starting a program, holds it for a moment longer than it works.
         for left in (0..LOCK_TRIES).rev() {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(TryLockError::WouldBlock) if left > 0 => std::thread::sleep(LOCK_AGAIN),
                 Err(TryLockError::WouldBlock) => break,
                 Err(TryLockError::Error(error)) => return Err(VaultError::io("locking", &path, &error)),
             }
         }
         Err(VaultError::Busy(directory.to_owned()))
+    }
+
+    /// Whether the file, which was made for its owner only, is that: some file systems keep no modes.
+    pub(crate) fn must_be_private(&self, directory: &Path) -> Result<(), VaultError> {
+        let about = self.file.metadata().map_err(|error| VaultError::io("reading", directory, &error))?;
+        if about.permissions().mode() & 0o077 == 0 {
+            return Ok(());
+        }
+        let reason = "what is made there for its owner only can be read by others: its file system keeps no permissions, as FAT on most \
+                      sticks, or is mounted without them; make the vault on one that does";
+        Err(VaultError::Io { what: "protecting", path: directory.to_owned(), reason: reason.to_owned() })
     }
 }
 

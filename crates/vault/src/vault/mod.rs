@@ -164,10 +164,11 @@ impl Vault {
     /// files 0600.
     ///
     /// # Errors
-    /// [`VaultError::Exists`], [`VaultError::Io`], [`VaultError::Key`].
+    /// [`VaultError::Exists`], [`VaultError::Io`] (also where the file system keeps no permissions), [`VaultError::Key`].
     pub fn create(path: &Path, new: &NewKeys<'_>) -> Result<(), VaultError> {
         make_directory(path)?;
-        let _lock = Lock::take(path)?;
+        let lock = Lock::take(path)?;
+        lock.must_be_private(path)?;
         let slots = keys::create(new, &mut SystemRandom::new())?;
         let name = path.join(DATABASE);
         if name.exists() {

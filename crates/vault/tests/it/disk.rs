@@ -4,13 +4,30 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
+use stvor_base::ErrorCode as _;
 use stvor_keys::recipients::{Identity, Sealing};
 use stvor_vault::backup::{BackupKind, NewBackup};
-use stvor_vault::{Caller, Level, NewMemory};
+use stvor_vault::{Caller, Level, NewKeys, NewMemory, Vault};
 
 use crate::world::World;
 
 const OWNER: &Caller = &Caller::Owner;
+
+#[test]
+fn where_files_can_not_be_private_no_vault_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    // As on FAT, where a file that is made for its owner only is everybody's.
+    let lock = directory.path().join("lock");
+    std::fs::write(&lock, "").unwrap();
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let keys = NewKeys { owner: &crate::world::owner(), vaulted: None, origin: "example.com/vault" };
+    let refused = Vault::create(directory.path(), &keys).unwrap_err();
+    assert_eq!(refused.code(), "VAULT_IO");
+    assert!(refused.to_string().contains("FAT"), "{refused}");
+    assert!(!directory.path().join("vault.db").exists());
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Vault::create(directory.path(), &keys).unwrap();
+}
 
 fn holds(directory: &Path, needle: &[u8]) -> Vec<String> {
     let mut found = Vec::new();

@@ -109,7 +109,12 @@ fn files(path: &Path) -> Vec<Check> {
     }
     if !open.is_empty() {
         let found = format!("{} of the vault's files can be read by others", open.len());
-        return vec![Check::problem(NAME, "FILE_ERROR", found, open.join("; "))];
+        // FAT, for one.
+        let fix = format!(
+            "{}; where that changes nothing the file system keeps no permissions: move the vault",
+            open.join("; ")
+        );
+        return vec![Check::problem(NAME, "FILE_ERROR", found, fix)];
     }
     if about.uid() != rustix::process::getuid().as_raw() {
         return vec![Check::ok(NAME, format!("{} is another user's, and private", path.display()))];
