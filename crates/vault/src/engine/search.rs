@@ -131,7 +131,7 @@ impl Engine {
                 None => i64::MAX,
             };
             let (mut found, mut last, mut next) = (Page::default(), 0, None);
-            let mut over = Passed::default();
+            let (mut over, mut closed) = (Passed::default(), Passed::default());
             'page: loop {
                 let rows = engine.database.page(&space, before, limits::MAX_PAGE + 1)?;
                 let Some((number, _)) = rows.last() else { break };
@@ -153,10 +153,14 @@ impl Engine {
                         break 'page;
                     }
                     last = number;
+                    if engine.closed_to(caller, &header)? {
+                        closed.take(caller, &header, passed(&row));
+                    }
                     found.take(engine.seen_by(caller, header)?, row.header.len());
                 }
             }
             engine.count_passed(caller, &over);
+            engine.count_passed(caller, &closed);
             event.count = Some(found.headers.len() as u64);
             Ok((closed_last(found.headers), next))
         })

@@ -344,6 +344,21 @@ fn the_first_search_of_a_namespace_does_not_tell_how_much_others_store_there() {
 }
 
 #[test]
+fn what_a_list_reads_of_closed_memories_and_does_not_show_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let agent = Agent::new("greedy", &["*"], Level::Sealed);
+    let greedy = vault.enrol(agent).and_then(|credential| vault.authenticate(credential.expose())).unwrap();
+    for _ in 0..5 {
+        vault.store(&greedy, large(Level::Sealed)).unwrap();
+    }
+    let listed = || vault.list(&greedy, "home", None).map(|(found, next)| (found.len(), next));
+    assert_eq!(listed().unwrap(), (5, None), "its page is as long as ever");
+    assert_eq!((1..30).position(|_| listed().is_err()), Some(15), "each read a mebibyte of the sixteen");
+}
+
+#[test]
 fn one_list_passes_over_only_so_much_and_the_next_goes_on_from_there() {
     let directory = tempfile::tempdir().unwrap();
     let vault = vault(directory.path());
