@@ -750,6 +750,13 @@ impl Core {
         }
     }
 
+    /// A message of a peer's to a group was opened.
+    pub(crate) fn heard(&self, peer: &Address) {
+        if let Some(handle) = lock(&self.lanes).get(peer) {
+            handle.heard();
+        }
+    }
+
     pub(crate) fn route(&self, id: MessageId, peer: &Address) {
         lock(&self.routes).insert(id, peer.clone());
     }

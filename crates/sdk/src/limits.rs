@@ -219,9 +219,14 @@ pub const MAX_PARKED_OF_ONE: usize = MAX_PARKED / 4;
 /// Bytes of that mail of one peer.
 pub const MAX_PARKED_BYTES_OF_ONE: usize = MAX_PARKED_BYTES / 4;
 
-/// Messages that are acknowledged at a minimal relay without having been opened (copies, groups' mail, a later version) until one
-/// is: a window of a conversation that comes again, and far fewer than the peer may miss of a chain.
+/// Acknowledgements at a minimal relay of nothing but what was not opened (copies, groups' mail, a later version) until something
+/// is: a window of a conversation that comes again one by one, and far fewer than the peer may miss of a chain.
 pub const MAX_UNOPENED_CONFIRMED: u32 = 64;
+
+/// Past these the pause before the next one; it doubles each time, up to [`UNOPENED_LONGEST`].
+pub const UNOPENED_AGAIN: Duration = Duration::from_secs(60);
+/// See [`UNOPENED_AGAIN`]. So slowly it takes months until the peer misses too many.
+pub const UNOPENED_LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Between two times that everything is sent again to somebody who announces themselves at a minimal relay.
 pub const RESEND_TO_COMER: Duration = Duration::from_secs(1);

@@ -450,6 +450,25 @@ async fn a_flood_in_the_name_of_somebody_who_is_away_uses_up_no_keys_of_theirs()
 }
 
 #[tokio::test]
+async fn who_only_reads_a_group_acknowledges_all_of_it() {
+    let (_, url) = minimal(Relay::default()).await;
+    // Receipts would make the two say other things to each other.
+    let none = ReceiptPolicy { delivered: false, read: false };
+    let (alice, bob) = acquainted_at(builder(&url).receipts(none)).await;
+    let mut events = bob.events();
+    let group = alice.create_group("news", ["bob"]).await.unwrap();
+    event(&mut events, |event| matches!(event, Event::GroupJoined { .. }).then_some(())).await;
+    // More than are under way at once and than are acknowledged of what nobody opened, one by one.
+    for number in 0..150 {
+        group.send(number.to_string()).await.unwrap();
+        assert_eq!(text(&bob).await, number.to_string());
+    }
+    nothing_pending(&alice).await;
+    alice.send("bob", "to you alone").await.unwrap();
+    assert_eq!(text(&bob).await, "to you alone");
+}
+
+#[tokio::test]
 async fn a_store_that_spoke_with_our_relay_never_speaks_with_a_minimal_one_in_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let real = common::relay().await;

@@ -671,6 +671,7 @@ impl Actor {
             }
         };
         turn.effects.append(received.effects);
+        turn.opened.insert(mail.from.clone());
         if !self.groups.get(&id).is_some_and(|group| group.has_been(incoming.state()))
             && self.ahead.len() < limits::MAX_ASKED_USERS
         {

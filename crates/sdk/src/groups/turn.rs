@@ -45,6 +45,8 @@ pub(super) struct Turn {
     pub(super) new: BTreeMap<GroupId, GroupRow>,
     /// Contents of members that are stored by this, to be told to whom they are of.
     pub(super) received: Vec<(Member, ContentId)>,
+    /// Whose messages were opened.
+    pub(super) opened: BTreeSet<Address>,
     /// What is told to users who are out: counted once it is durable.
     pub(super) told: Vec<Asked>,
 }
@@ -234,7 +236,7 @@ impl Actor {
     }
 
     fn committed(&mut self, turn: Turn, version: RowVersion) {
-        let Turn { arrivals, events, posts, done, came, touched, new, told, .. } = turn;
+        let Turn { arrivals, events, posts, done, came, touched, new, told, opened, .. } = turn;
         let now = Instant::now();
         told.into_iter().for_each(|what| self.asks.count(what, now));
         if self.core.instances.is_shared() {
@@ -250,6 +252,7 @@ impl Actor {
             self.unjudged.remove(*seq);
         }
         self.core.groups.judged(&done);
+        opened.iter().for_each(|peer| self.core.heard(peer));
         if self.core.groups.has_room_again() {
             self.core.inbox.room_again.notify_one();
         }

@@ -167,6 +167,8 @@ pub(super) struct Queue {
     woken: AtomicBool,
     /// The peer announced itself since the lane last asked.
     came: AtomicBool,
+    /// Something of the peer's was opened elsewhere since then.
+    heard: AtomicBool,
 }
 
 impl Queue {
@@ -178,6 +180,11 @@ impl Queue {
     /// Whether the peer announced itself since this was last asked.
     pub(super) fn has_come(&self) -> bool {
         self.came.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether something of the peer's was opened elsewhere since this was last asked.
+    pub(super) fn was_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::AcqRel)
     }
 
     /// A lane takes an order out of its queue.
@@ -270,6 +277,11 @@ impl LaneHandle {
         let _ = self.work(Work::Wake);
     }
 
+    /// A message of the peer's to a group was opened. The lane has nothing to do for that.
+    pub(crate) fn heard(&self) {
+        self.queue.heard.store(true, Ordering::Release);
+    }
+
     /// Hands work over; an order of the application only if there is room for it.
     pub(crate) fn work(&self, work: Work) -> Result<()> {
         self.offer(work)?.map_or(Ok(()), |waits| Err(waits.why))
@@ -325,6 +337,7 @@ pub(crate) fn new(
         share: Share::new(pressure),
         woken: AtomicBool::new(false),
         came: AtomicBool::new(false),
+        heard: AtomicBool::new(false),
     });
     let handle = LaneHandle {
         mail,

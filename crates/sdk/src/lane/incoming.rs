@@ -113,7 +113,7 @@ impl Lane {
                     return;
                 }
                 if !confirms {
-                    self.unopened = 0;
+                    self.unopened.opened();
                     step.confirm(&deliver, &source);
                 }
                 step.take(deliver, source);
@@ -498,7 +498,8 @@ impl Lane {
         let (deliver, source) = taken;
         if matches!(error, ProtocolError::Duplicate) {
             metrics::duplicate();
-            self.confirm_unopened(&deliver, &source, step);
+            // A second copy of an acknowledgement may be among these.
+            step.confirm_unopened(&deliver, &source);
             step.ack(&deliver, &source);
             return;
         }
@@ -547,7 +548,7 @@ impl Lane {
         self.unreadable(error, requested, step);
         if matches!(error, ProtocolError::TooNew { what: "message", .. }) {
             // Nobody asks for it, and there is no use in its coming again.
-            self.confirm_unopened(&deliver, &source, step);
+            step.confirm_unopened(&deliver, &source);
         }
         step.ack(&deliver, &source);
     }

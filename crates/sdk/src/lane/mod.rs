@@ -15,6 +15,7 @@ mod outgoing;
 mod posts;
 mod repairs;
 mod step;
+mod unopened;
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -49,6 +50,7 @@ use self::incoming::Source;
 pub(crate) use self::opening::{of_protocol, read_bundle};
 pub(crate) use self::outgoing::kind_of;
 use self::step::Step;
+use self::unopened::Unopened;
 
 /// A message that is encrypted and not accepted.
 struct Sealed {
@@ -168,8 +170,8 @@ struct Lane {
     held_back: Vec<(Arc<Session>, MessageId)>,
     /// A turn left something for the next for want of room in its commit.
     more: bool,
-    /// What was acknowledged without having been opened, since something was that is no acknowledgement.
-    unopened: u32,
+    /// What was acknowledged without having been opened.
+    unopened: Unopened,
     /// The peer announced itself at a relay that keeps nothing.
     came: bool,
     /// Nothing is sent again for that before this: anybody can repeat what was announced.
@@ -266,7 +268,7 @@ impl Lane {
             suspects,
             held_back: Vec::new(),
             more: false,
-            unopened: 0,
+            unopened: Unopened::default(),
             came: false,
             came_after: now,
             progress_at: now,
@@ -323,6 +325,9 @@ impl Lane {
             }
             orders.extend(queued.drain(..).map(|order| queue.take(order)));
             self.came |= queue.has_come();
+            if queue.was_heard() {
+                self.unopened.opened();
+            }
             // What the lane hands to itself was handed over by nobody.
             let own = |order: &&Work| {
                 matches!(order, Work::Bundle(_) | Work::Rotations(_) | Work::Earlier(_) | Work::Decision(_))
@@ -567,7 +572,7 @@ impl Lane {
 
     fn may_sleep(&self) -> bool {
         // Who is to be told of our identity is tried again after a while, if there is room for that.
-        let rests = self.is_at_rest() && self.unopened == 0;
+        let rests = self.is_at_rest() && self.unopened.is_none();
         self.active_at.elapsed() >= limits::LANE_IDLE && rests && !self.announces()
     }
 

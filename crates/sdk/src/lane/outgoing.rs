@@ -13,10 +13,9 @@ use stvor_protocol::{Acknowledged, ContentKind, Plaintext};
 use stvor_store::{Key, Op};
 use stvor_wire::Code;
 use stvor_wire::client::{ClientMessage, Lane as LaneNumber, Recipient, Send};
-use stvor_wire::server::{Deliver, Nack, Subject};
+use stvor_wire::server::{Nack, Subject};
 use tokio::time::Instant;
 
-use super::incoming::Source;
 use super::step::Step;
 use super::{Held, Lane, Sealed, SendRequest, Waiting, context};
 use crate::content::Content;
@@ -391,22 +390,22 @@ impl Lane {
         }
     }
 
-    /// As [`Step::confirm`], of what nothing authenticated: anybody can send that in the peer's name, and each acknowledgement
-    /// takes a key of ours that the peer may never see used. A second copy of an acknowledgement is among it.
-    pub(super) fn confirm_unopened(&mut self, deliver: &Deliver, source: &Source, step: &mut Step) {
-        let minimal = matches!(source, Source::Relay(session) if session.minimal);
-        if minimal && self.unopened < limits::MAX_UNOPENED_CONFIRMED && self.is_ready() {
-            self.unopened += 1;
-            step.confirm(deliver, source);
-        }
-    }
-
     /// Tells the peer what arrived where no relay does. It is in no outbox and nobody answers it: if it is lost, what it
     /// names comes again, and is named again.
     pub(super) fn confirm_arrivals(&mut self, step: &mut Step) {
-        let arrived = core::mem::take(&mut step.arrived);
+        let mut arrived = core::mem::take(&mut step.arrived);
+        let mut unopened = core::mem::take(&mut step.unopened);
         if step.broken.is_some() || self.core.refuse_rolled_back().is_err() || !self.is_ready() {
             return;
+        }
+        // What has room in an acknowledgement that is made anyhow takes no key of its own.
+        let spare = arrived.len().next_multiple_of(MAX_ACKNOWLEDGED) - arrived.len();
+        let rest = unopened.split_off(spare.min(unopened.len()));
+        arrived.append(&mut unopened);
+        for batch in rest.chunks(MAX_ACKNOWLEDGED) {
+            if self.unopened.may(Instant::now()) {
+                arrived.extend_from_slice(batch);
+            }
         }
         for batch in arrived.chunks(MAX_ACKNOWLEDGED) {
             match self.seal_confirmation(batch, step) {

@@ -39,7 +39,7 @@ impl Lane {
         };
         self.core.groups.put_mail(&row, &mut step.changes);
         step.mailed += 1;
-        self.confirm_unopened(&deliver, &source, step);
+        step.confirm_unopened(&deliver, &source);
         step.take(deliver, source);
     }
 

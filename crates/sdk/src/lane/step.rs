@@ -47,6 +47,8 @@ pub(super) struct Step {
     pub(super) acks: Vec<(Arc<Session>, AckOne)>,
     /// What arrived by a relay that answers for nothing: the peer is told so by [`Lane::confirm_arrivals`].
     pub(super) arrived: Vec<Acknowledged>,
+    /// Of that, what nothing authenticated.
+    pub(super) unopened: Vec<Acknowledged>,
     /// That, sealed.
     pub(super) confirmations: Vec<ClientMessage>,
     /// Mail that this step parks, and the numbers of what it takes from there.
@@ -98,6 +100,7 @@ impl Step {
             marks: HashSet::new(),
             acks: Vec::new(),
             arrived: Vec::new(),
+            unopened: Vec::new(),
             confirmations: Vec::new(),
             parked: Vec::new(),
             unparked: Vec::new(),
@@ -178,12 +181,12 @@ impl Step {
     /// The peer may know that this came, once this step is durable. Not of what could not be read (the request to send it
     /// again says that) nor of another such word that was opened: two who answered those would never stop.
     pub(super) fn confirm(&mut self, deliver: &Deliver, source: &Source) {
-        if let Source::Relay(session) = source
-            && session.minimal
-        {
-            let blob_hash = sha256(&[&deliver.blob]);
-            self.arrived.push(Acknowledged { message: deliver.msg_id, blob_hash });
-        }
+        self.arrived.extend(arrival(deliver, source));
+    }
+
+    /// The same of what nothing authenticated, as far as [`Unopened`](super::Unopened) lets it.
+    pub(super) fn confirm_unopened(&mut self, deliver: &Deliver, source: &Source) {
+        self.unopened.extend(arrival(deliver, source));
     }
 
     /// A delivery that this step takes.
@@ -200,6 +203,12 @@ impl Step {
     }
 }
 
+/// What is acknowledged of a delivery, where no relay answers for it.
+fn arrival(deliver: &Deliver, source: &Source) -> Option<Acknowledged> {
+    let Source::Relay(session) = source else { return None };
+    session.minimal.then(|| Acknowledged { message: deliver.msg_id, blob_hash: sha256(&[&deliver.blob]) })
+}
+
 impl Lane {
     /// Writes a step, whole or not at all, and then lets everybody know. True if another instance changed the
     /// conversation meanwhile: then nobody was told anything, and what the step was made of is to be taken again.
@@ -214,6 +223,7 @@ impl Lane {
             arrivals,
             acks,
             arrived: _,
+            unopened: _,
             confirmations,
             parked,
             unparked,
