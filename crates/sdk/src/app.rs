@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use stvor_base::{AppId, UserId};
+use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Handle};
@@ -49,6 +51,13 @@ struct Slot(tokio::sync::Mutex<Open>);
 struct Open {
     handle: Weak<Handle>,
     core: Weak<Core>,
+}
+
+impl Open {
+    /// Whether there is a client in it that is not closing.
+    fn is_used(&self) -> bool {
+        self.handle.upgrade().is_some_and(|handle| !handle.core().closing.load(Ordering::SeqCst))
+    }
 }
 
 /// Every directory that is open in this process: two apps on one directory share its clients.
@@ -142,12 +151,12 @@ impl App {
         (user, options): (UserId, ConnectOptions),
         dropped: &CancellationToken,
     ) -> Result<Client> {
-        let mut open = slot.0.lock().await;
+        let mut open = slot.free().await?;
         if dropped.is_cancelled() {
             return Err(Error::not_ready("nobody waits for it any more"));
         }
         if let Some(handle) = open.handle.upgrade()
-            && !handle.core().closing.load(std::sync::atomic::Ordering::SeqCst)
+            && !handle.core().closing.load(Ordering::SeqCst)
         {
             if options.new_identity {
                 return Err(ErrorKind::IdentityExists { user }.into());
@@ -156,10 +165,6 @@ impl App {
             self.ready(&client, options).await?;
             self.keep(&user, &client);
             return Ok(client);
-        }
-        // The one before may still be letting go of the store.
-        if let Some(core) = open.core.upgrade() {
-            let_go(&core).await?;
         }
         let config = Config { new_identity: options.new_identity, ..self.inner.config.clone() };
         let core = Core::open(config, user.clone()).await?;
@@ -173,7 +178,7 @@ impl App {
             () = dropped.cancelled(), if keeps => Err(Error::not_ready("nobody waits for it any more")),
         };
         if let Err(error) = ready {
-            core.end().await;
+            give_up(core).await;
             return Err(error);
         }
         self.keep(&user, &client);
@@ -223,12 +228,9 @@ impl App {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let slot = self.slot(user)?;
-        let open = slot.0.lock().await;
-        if let Some(core) = open.core.upgrade() {
-            if !core.closing.load(std::sync::atomic::Ordering::SeqCst) {
-                return Err(Error::config(format!("{user} is connected: close that client first")));
-            }
-            let_go(&core).await?;
+        let open = slot.free().await?;
+        if open.is_used() {
+            return Err(Error::config(format!("{user} is connected: close that client first")));
         }
         work.await
     }
@@ -246,7 +248,7 @@ impl App {
             (open.handle, open.core) = (Arc::downgrade(&handle), Arc::downgrade(&next));
             let client = Client::of(handle);
             if let Err(error) = app.ready(&client, ConnectOptions::default()).await {
-                next.end().await;
+                give_up(next).await;
                 return Err(error);
             }
             app.keep(&user, &client);
@@ -265,14 +267,11 @@ impl App {
             let slots = self.inner.private.lock().unwrap_or_else(PoisonError::into_inner);
             slots.get(user).map(Arc::clone)
         };
+        // What one that closes leaves is there when it let go of the store.
         if let Some(slot) = open
-            && let Some(core) = slot.0.lock().await.core.upgrade()
+            && slot.free().await?.is_used()
         {
-            if !core.closing.load(std::sync::atomic::Ordering::SeqCst) {
-                return Ok(true);
-            }
-            // What it leaves is there when it let go of the store.
-            let_go(&core).await?;
+            return Ok(true);
         }
         let directory = config.place.of_user(user);
         if config.stores.facts().local && !directory.as_ref().is_some_and(|directory| directory.exists()) {
@@ -298,11 +297,11 @@ impl App {
     /// Waits for the relay as far as the options ask for it.
     async fn ready(&self, client: &Client, options: ConnectOptions) -> Result<()> {
         let core = client.core();
-        let registered = core.registered.load(std::sync::atomic::Ordering::Relaxed);
+        let registered = core.registered.load(Ordering::Relaxed);
         let patient = !options.require_relay && (registered || options.allow_unregistered);
         let timeout = self.inner.config.timeout;
         let mut told = core.first_outcome(timeout).await;
-        if core.was_deleting.swap(false, std::sync::atomic::Ordering::SeqCst) {
+        if core.was_deleting.swap(false, Ordering::SeqCst) {
             // Whether there is an account only the relay knows.
             crate::deletion::resolve(core, told).await?;
             told = Ok(());
@@ -325,6 +324,20 @@ impl App {
 }
 
 impl Slot {
+    /// The place, without a client in it that is closing. All who want it wait for such a one together.
+    async fn free(&self) -> Result<MutexGuard<'_, Open>> {
+        loop {
+            let open = self.0.lock().await;
+            match open.core.upgrade().filter(|core| !*core.closed.borrow()) {
+                Some(core) if !open.is_used() => {
+                    drop(open);
+                    let_go(&core).await?;
+                }
+                _ => return Ok(open),
+            }
+        }
+    }
+
     fn in_use(&self) -> bool {
         self.0.try_lock().map_or(true, |open| open.core.strong_count() > 0)
     }
@@ -346,6 +359,14 @@ async fn let_go(core: &Core) -> Result<()> {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::not_ready("it is still closing: its store has not let go; try again")),
     }
+}
+
+/// Ends a client that is not handed out. Not waited for without end either: whoever comes next waits for it as for one that closes.
+async fn give_up(core: Arc<Core>) {
+    core.closing.store(true, Ordering::SeqCst);
+    let timeout = core.config.timeout;
+    let ending = tokio::spawn(async move { core.end().await });
+    let _ = tokio::time::timeout(timeout, ending).await;
 }
 
 /// Reads a user's name.

@@ -107,4 +107,29 @@ mod tests {
         tokio::time::timeout(soon, closed.wait_for(|closed| *closed)).await.unwrap().unwrap();
         drop(sending);
     }
+
+    #[tokio::test]
+    async fn all_who_connect_while_a_client_does_not_let_go_of_its_store_wait_no_longer_than_one() {
+        let relay = Relay::start(Config::mock(0)).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(relay.url());
+        let app = app.data_dir(directory.path()).timeout(Duration::from_secs(1)).open().await.unwrap();
+        let alice = app.connect("alice").await.unwrap();
+        let core = std::sync::Arc::clone(alice.core());
+        let (let_go, holds) = tokio::sync::oneshot::channel::<()>();
+        core.tasks.spawn(async { drop(holds.await) });
+        alice.close_within(Duration::from_millis(100)).await;
+        // One after the other they would wait for more than twice as long as this does.
+        let all = futures::future::join_all((0..64).map(|_| app.connect("alice")));
+        for connected in tokio::time::timeout(Duration::from_secs(30), all).await.unwrap() {
+            assert_eq!(connected.unwrap_err().code(), "CLIENT_NOT_READY");
+        }
+        let_go.send(()).unwrap();
+        let mut closed = core.closed.subscribe();
+        tokio::time::timeout(Duration::from_secs(30), closed.wait_for(|closed| *closed))
+            .await
+            .unwrap()
+            .unwrap();
+        app.connect("alice").await.unwrap();
+    }
 }
