@@ -160,6 +160,7 @@ fn frames(address: &Address, rng: &mut DeterministicRandom) {
         user: address.user.clone(),
         wait: Duration::from_secs(1),
         devices_only: false,
+        without_one_time: false,
         devices: vec![address.device],
     };
     let ack = Ack { mailbox_epoch: 7, up_to: Some(AckOne { seq: 3, msg_id }), single: vec![] };

@@ -1,7 +1,7 @@
 //! Events, as JavaScript is told of them.
 
 use serde_json::json;
-use stvor::{Event, UserId};
+use stvor::{Event, Suite, UserId};
 
 use crate::failure::finding;
 
@@ -27,6 +27,10 @@ pub(crate) fn described(event: &Event) -> String {
         Event::IdentitySuperseded { peer } => json!({"peer": peer.as_str()}),
         Event::IdentityForked { peer, pinned, shown } => {
             json!({"peer": peer.as_str(), "pinned": pinned, "shown": shown})
+        }
+        Event::SuiteMismatch { peer, ours, theirs } => {
+            let name = |suite: &Suite| suite.name().to_ascii_lowercase();
+            json!({"peer": peer.as_str(), "ours": name(ours), "theirs": name(theirs)})
         }
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             json!({"peer": peer.as_str(), "code": code, "repairRequested": repair_requested})

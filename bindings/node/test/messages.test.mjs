@@ -615,7 +615,20 @@ test('an app chooses its suite, and two that differ exchange nothing', async (t)
   const usual = await createApp(settings);
   t.after(() => usual.close());
   const carol = await usual.connect('carol');
-  assert.equal(await codeOf(carol.send('alice', 'hello?')), 'SUITE_MISMATCH');
+  const told = { alice: [], carol: [] };
+  alice.on('suiteMismatch', (event) => told.alice.push(event));
+  for (let i = 0; i < 3; i += 1) {
+    assert.equal(await codeOf(carol.send('alice', 'hello?')), 'SUITE_MISMATCH');
+    assert.equal(await codeOf(alice.send('carol', 'hello?')), 'SUITE_MISMATCH');
+  }
+  // Whoever listens only now is told as well.
+  const late = new Promise((resolve) => { carol.on('suiteMismatch', (event) => resolve(told.carol.push(event))); });
+  await late;
+  // What is told comes in order: nothing more of it is behind what follows.
+  const more = [alice, carol].map((client) => new Promise((resolve) => { client.once('closed', resolve); }));
+  await Promise.all([alice.close(), carol.close(), ...more]);
+  assert.deepEqual(told.alice, [{ peer: 'carol', ours: 'x25519', theirs: 'p256' }], 'once, and not with each message');
+  assert.deepEqual(told.carol, [{ peer: 'alice', ours: 'p256', theirs: 'x25519' }]);
   for (const suite of ['P-256', '']) assert.equal(await codeOf(createApp({ ...settings, suite })), 'INVALID_CONFIG');
 });
 

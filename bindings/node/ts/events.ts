@@ -6,7 +6,7 @@ export type Listener = (event: any) => unknown;
 
 const EVENTS = new Set([
   'connected', 'reconnecting', 'offline', 'catchingUp', 'caughtUp', 'superseded', 'relayDraining', 'identityChanged',
-  'identityRotated', 'identitySuperseded', 'identityForked',
+  'identityRotated', 'identitySuperseded', 'identityForked', 'suiteMismatch',
   'messageUndecryptable', 'repaired', 'receipt', 'sessionStarted', 'prekeysLow', 'prekeysUploaded', 'rollbackDetected',
   'sendDelayed', 'deliveryFailed', 'keyfileCreated', 'relayNotDurable', 'storeFailing', 'lagged', 'handlerFailed', 'cloneDetected',
   'receiving', 'developmentMode', 'groupJoined', 'groupChanged', 'groupLeft', 'groupMemberUnknown', 'pressure', 'sendRejected',
@@ -20,7 +20,7 @@ const NEWEST = new Set([
 ]);
 
 /** What is said of somebody's identity waits, too: each of it, and the newest if it is too much. */
-const OF_IDENTITY = new Set(['identityChanged', 'identityRotated', 'identitySuperseded', 'identityForked']);
+const OF_IDENTITY = new Set(['identityChanged', 'identityRotated', 'identitySuperseded', 'identityForked', 'suiteMismatch']);
 const MOST_OF_IDENTITY = 256;
 
 /** Refuses what is no event, and what is no listener. */

@@ -174,6 +174,8 @@ export interface ClientEvents {
   identityRotated: { peer: string; old: string; new: string; wasVerified: boolean };
   identitySuperseded: { peer: string };
   identityForked: { peer: string; pinned: string; shown: string };
+  /** Nothing can be agreed on with a user of another suite: nothing is sent in a weaker way, and sends fail with `SUITE_MISMATCH`. Told once for each user. */
+  suiteMismatch: { peer: string; ours: string; theirs: string };
   messageUndecryptable: { peer: string; code: string; repairRequested: boolean };
   repaired: { peer: string; id: string };
   receipt: { peer: string; ids: string[]; state: DeliveryStatus };

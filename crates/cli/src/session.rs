@@ -239,6 +239,10 @@ pub(crate) fn sentence(event: &Event) -> Option<String> {
             "An old key of {0} handed over to two identities, so somebody else has that key: ask {0} by another way and compare safety numbers [IDENTITY_FORKED]",
             safe(peer.as_str())
         ),
+        Event::SuiteMismatch { peer, ours, theirs } => format!(
+            "{} has the suite {theirs} and you {ours}: nothing can be sent or read; all users of an app need one suite [SUITE_MISMATCH]",
+            safe(peer.as_str())
+        ),
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             let then = if *repair_requested { "; asked for it again" } else { "" };
             format!("A message from {peer} was rejected [{code}]{then}")
@@ -315,6 +319,11 @@ pub(crate) fn object(event: &Event) -> Value {
             object["old_fingerprint"] = old.as_str().into();
             object["fingerprint"] = new.as_str().into();
             object["was_verified"] = (*was_verified).into();
+        }
+        Event::SuiteMismatch { peer, ours, theirs } => {
+            object["peer"] = peer.to_string().into();
+            object["ours"] = ours.name().into();
+            object["theirs"] = theirs.name().into();
         }
         Event::MessageUndecryptable { peer, code, repair_requested } => {
             object["peer"] = peer.to_string().into();

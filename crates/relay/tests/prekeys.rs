@@ -287,6 +287,25 @@ async fn fetch_of_the_device_list_waits_for_the_registration_only() {
 }
 
 #[tokio::test]
+async fn fetch_without_one_time_prekeys_uses_none_up() {
+    for server in both().await {
+        let (_, mut bob) = server.user("bob").await;
+        bob.upload_set(1, 1).await;
+        let (_, mut alice) = server.user("alice").await;
+        for _ in 0..3 {
+            let fetch =
+                FetchBundle { without_one_time: true, ..alice.fetch_of("bob", Duration::from_secs(600)) };
+            let request = fetch.request_id;
+            alice.say(&ClientMessage::FetchBundle(fetch)).await;
+            let bundle = only(alice.bundles(request).await.unwrap());
+            assert!(bundle.one_time.is_none() && bundle.kem_is_last_resort);
+        }
+        let bundle = only(alice.fetch("bob").await.unwrap());
+        assert!(bundle.one_time.is_some() && !bundle.kem_is_last_resort, "both are still there");
+    }
+}
+
+#[tokio::test]
 async fn fetch_of_nobody_is_refused_at_once_or_after_its_wait() {
     let server = Server::memory().await;
     let (_, mut alice) = server.user("alice").await;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use stvor_base::{Address, DeviceId, GroupId, MessageId, Timestamp, UserId};
+use stvor_base::{Address, DeviceId, GroupId, MessageId, Suite, Timestamp, UserId};
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_protocol::{CounterKey, Identity};
 use stvor_store::{ChangeSet, Expect, Op, Scan, Sealed, StoreError, Table};
@@ -105,6 +105,8 @@ pub(crate) struct Core {
     order: AtomicU64,
     /// The keys of the safety numbers that were shown last.
     shown: Mutex<HashMap<UserId, Vec<u8>>>,
+    /// Users of other suites that were told of.
+    told_suites: Mutex<HashMap<UserId, Suite>>,
     rollback: Mutex<Option<Rollback>>,
     /// Held by whoever is getting out of an old copy of the store.
     pub(crate) recovering: tokio::sync::Mutex<()>,
@@ -223,6 +225,7 @@ impl Core {
             counter: AtomicU64::new(counter),
             order: AtomicU64::new(order),
             shown: Mutex::default(),
+            told_suites: Mutex::default(),
             rollback: Mutex::default(),
             recovering: tokio::sync::Mutex::default(),
             look_at_settings: Notify::new(),
@@ -502,6 +505,22 @@ impl Core {
 
     pub(crate) fn forget_peer(&self, user: &UserId) {
         lock(&self.peers).remove(user);
+    }
+
+    /// Tells that a user has another suite than we have: once, not with each message to them.
+    pub(crate) fn tell_suites(&self, peer: &UserId, (ours, theirs): (Suite, Suite)) {
+        let mut told = lock(&self.told_suites);
+        if told.len() >= limits::MAX_TOLD_SUITES && !told.contains_key(peer) {
+            told.clear();
+        }
+        if told.insert(peer.clone(), theirs) != Some(theirs) {
+            self.hub.emit(Event::SuiteMismatch { peer: peer.clone(), ours, theirs });
+        }
+    }
+
+    /// They have ours now.
+    pub(crate) fn suits(&self, peer: &UserId) {
+        lock(&self.told_suites).remove(peer);
     }
 
     /// Changes the settings of a conversation.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
-use stvor_base::{ContentId, GroupId, UserId};
+use stvor_base::{ContentId, GroupId, Suite, UserId};
 use tokio::sync::broadcast;
 use tokio_util::sync::ReusableBoxFuture;
 
@@ -159,6 +159,16 @@ pub enum Event {
         pinned: String,
         /// SHA-256 of the other one.
         shown: String,
+    },
+    /// The prekeys of a user are of another suite of primitives than this identity: nothing can be agreed on, nothing is sent in a
+    /// weaker way, and sends fail with `SUITE_MISMATCH`. Told once for each user, not with each message.
+    SuiteMismatch {
+        /// Who.
+        peer: UserId,
+        /// Our suite.
+        ours: Suite,
+        /// The one that they show.
+        theirs: Suite,
     },
     /// A message could not be decrypted. It changed nothing.
     MessageUndecryptable {
@@ -365,7 +375,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it says that somebody is, or may be, another than before: whoever listens first is to know.
+    /// Whether it says that somebody is, or may be, another than before, or than we can speak with: whoever listens first is to know.
     fn is_of_identity(&self) -> bool {
         matches!(
             self,
@@ -373,6 +383,7 @@ impl Event {
                 | Self::IdentityRotated { .. }
                 | Self::IdentitySuperseded { .. }
                 | Self::IdentityForked { .. }
+                | Self::SuiteMismatch { .. }
         )
     }
 
@@ -393,6 +404,7 @@ impl Event {
             Self::IdentityRotated { .. } => "identity_rotated",
             Self::IdentitySuperseded { .. } => "identity_superseded",
             Self::IdentityForked { .. } => "identity_forked",
+            Self::SuiteMismatch { .. } => "suite_mismatch",
             Self::MessageUndecryptable { .. } => "message_undecryptable",
             Self::Repaired { .. } => "repaired",
             Self::Receipt { .. } => "receipt",

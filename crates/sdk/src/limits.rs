@@ -188,6 +188,15 @@ pub const RECIPIENT_POLL: Duration = Duration::from_millis(250);
 /// Between looks for the recipient of a message that is already queued.
 pub const RECIPIENT_RETRY: Duration = Duration::from_secs(15);
 
+/// The first pause after a bundle that could not be used (too old, of another suite, refused by the policy) before another one is
+/// looked for; it doubles with each in a row, up to [`BUNDLE_AGAIN_LONGEST`].
+pub const BUNDLE_AGAIN: Duration = Duration::from_secs(1);
+/// See [`BUNDLE_AGAIN`].
+pub const BUNDLE_AGAIN_LONGEST: Duration = Duration::from_secs(300);
+
+/// Users of other suites of whom it is remembered that they were told of; past it all are forgotten, and told of again.
+pub const MAX_TOLD_SUITES: usize = 1_024;
+
 /// Messages of one page of history at most.
 pub const HISTORY_PAGE: usize = 500;
 

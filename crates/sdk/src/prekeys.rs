@@ -332,8 +332,65 @@ fn to_wire(upload: PrekeyUpload) -> UploadKeys {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
-    use crate::{App, ConnectOptions};
+    use crate::{App, Client, Clock, ConnectOptions, SendOptions, SendWait};
+
+    /// A clock that is behind by so many milliseconds.
+    struct Behind(AtomicU64);
+
+    impl Clock for Behind {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(Timestamp::system().as_millis() - self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(30), what).await.expect("it happens in time")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn asking_again_and_again_for_who_was_away_for_long_costs_them_one_prekey() {
+        let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let app = || App::builder().app_token("stvor_dev_test123").relay_url(relay.url());
+        let clock = Arc::new(Behind(AtomicU64::new(31 * 86_400_000)));
+        let his = app().data_dir(directory.path()).clock(clock.clone()).open().await.unwrap();
+        let counts = |bob: &Client| bob.core().prekeys.counts().unwrap_or_default();
+        let bob = his.connect("bob").await.unwrap();
+        soon(async {
+            while counts(&bob).one_time == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let before = counts(&bob);
+        bob.close().await;
+        let alice = app().in_memory().open().await.unwrap().connect("alice").await.unwrap();
+        let queued = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+        alice.send_with("bob", "for when you are back", queued).await.unwrap();
+        for _ in 0..4 {
+            // Each has the relay asked at once.
+            alice.reset_session("bob").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(alice.pending(), 1, "there is nothing yet that a session could start with");
+        clock.0.store(0, Ordering::Relaxed);
+        let bob = his.connect("bob").await.unwrap();
+        soon(async {
+            while counts(&bob).signed_prekey_id == before.signed_prekey_id {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let after = counts(&bob);
+        assert_eq!((after.one_time + 1, after.kem_one_time + 1), (before.one_time, before.kem_one_time));
+        alice.reset_session("bob").await.unwrap();
+        let message = soon(bob.messages().next()).await.unwrap();
+        assert_eq!(message.text(), Some("for when you are back"));
+    }
 
     #[tokio::test]
     async fn a_relay_that_never_has_one_time_prekeys_gets_them_once_a_minute() {

@@ -10,7 +10,7 @@
 mod common;
 
 use common::{builder, code, relay, soon};
-use stvor::{App, AppBuilder, Suite};
+use stvor::{App, AppBuilder, Event, Suite, UserId};
 
 async fn app(setup: AppBuilder) -> App {
     setup.open().await.unwrap()
@@ -48,8 +48,14 @@ async fn users_of_two_suites_exchange_nothing_and_are_told_why() {
         app(builder(&relay.url()).in_memory().suite(Suite::P256)).await,
     );
     let (alice, bob) = (new.connect("alice").await.unwrap(), old.connect("bob").await.unwrap());
-    assert_eq!(code(soon(alice.send("bob", "words")).await), "SUITE_MISMATCH");
-    assert_eq!(code(soon(bob.send("alice", "words")).await), "SUITE_MISMATCH");
+    let at_alice = alice.events();
+    // At once each time: there is no waiting for what can not come.
+    for _ in 0..3 {
+        assert_eq!(code(soon(alice.send("bob", "words")).await), "SUITE_MISMATCH");
+        assert_eq!(code(soon(bob.send("alice", "words")).await), "SUITE_MISMATCH");
+    }
+    // Whoever listens only now is told as well.
+    let at_bob = bob.events();
     // Others are not disturbed by it.
     let carol = new.connect("carol").await.unwrap();
     let mut at_carol = carol.messages();
@@ -57,6 +63,18 @@ async fn users_of_two_suites_exchange_nothing_and_are_told_why() {
     assert_eq!(soon(at_carol.next()).await.unwrap().text(), Some("words"));
     for client in [alice, bob, carol] {
         client.close().await;
+    }
+    let (p256, x25519) = (Suite::P256, Suite::X25519);
+    for (mut events, peer, ours, theirs) in [(at_alice, "bob", x25519, p256), (at_bob, "alice", p256, x25519)]
+    {
+        let mut told = Vec::new();
+        while let Some(event) = soon(events.next()).await {
+            if matches!(event, Event::SuiteMismatch { .. }) {
+                told.push(event);
+            }
+        }
+        let peer = UserId::new(peer).unwrap();
+        assert_eq!(told, [Event::SuiteMismatch { peer, ours, theirs }], "once, and not with each message");
     }
     relay.shutdown().await;
 }

@@ -238,6 +238,8 @@ pub struct FetchBundle {
     pub wait: Duration,
     /// No prekeys, only the device list.
     pub devices_only: bool,
+    /// No one-time prekeys.
+    pub without_one_time: bool,
     /// Only for these; empty for all.
     pub devices: Vec<DeviceId>,
 }
@@ -421,6 +423,7 @@ impl TryFrom<proto::FetchBundle> for FetchBundle {
             user: field::user(&wire.user)?,
             wait: Duration::from_millis(wire.wait_ms.into()),
             devices_only: wire.devices_only,
+            without_one_time: wire.without_one_time,
             devices: wire.devices.iter().map(|id| field::device(*id)).collect::<Result<_, _>>()?,
         })
     }
@@ -561,6 +564,7 @@ impl From<&FetchBundle> for proto::FetchBundle {
             user: fetch.user.as_str().to_owned(),
             wait_ms: u32::try_from(fetch.wait.as_millis()).unwrap_or(u32::MAX),
             devices_only: fetch.devices_only,
+            without_one_time: fetch.without_one_time,
             devices: fetch.devices.iter().map(|id| id.get()).collect(),
         }
     }

@@ -149,17 +149,18 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
                 })
             },
         );
-    let fetch =
-        (request(), user(), 0..=limits::MAX_WAIT_MS, any::<bool>(), prop::collection::vec(1..9_u32, 0..4))
-            .prop_map(|(request_id, user, wait, devices_only, devices)| {
-                ClientMessage::FetchBundle(FetchBundle {
-                    request_id,
-                    user,
-                    wait: Duration::from_millis(wait.into()),
-                    devices_only,
-                    devices: devices.into_iter().map(|id| DeviceId::new(id).unwrap()).collect(),
-                })
-            });
+    let only = any::<(bool, bool)>();
+    let fetch = (request(), user(), 0..=limits::MAX_WAIT_MS, only, prop::collection::vec(1..9_u32, 0..4))
+        .prop_map(|(request_id, user, wait, (devices_only, without_one_time), devices)| {
+            ClientMessage::FetchBundle(FetchBundle {
+                request_id,
+                user,
+                wait: Duration::from_millis(wait.into()),
+                devices_only,
+                without_one_time,
+                devices: devices.into_iter().map(|id| DeviceId::new(id).unwrap()).collect(),
+            })
+        });
     prop_oneof![
         hello,
         auth,

@@ -194,7 +194,7 @@ async fn bundles(
     }
     let key = UserKey { app: (*conn.who.app).clone(), user: fetch.user.clone() };
     let device = conn.who.device;
-    let one_time = !fetch.devices_only
+    let one_time = !(fetch.devices_only || fetch.without_one_time)
         && relay.limiter.pair.take(&(device, key.clone()), 1).is_ok()
         && relay.limiter.fetcher.take(&device, 1).is_ok()
         && relay.limiter.target.take(&key, 1).is_ok();

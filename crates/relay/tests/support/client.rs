@@ -412,7 +412,8 @@ impl Client {
     /// A request for bundles.
     pub(crate) fn fetch_of(&mut self, user: &str, wait: Duration) -> FetchBundle {
         let user = UserId::new(user).unwrap();
-        FetchBundle { request_id: self.request(), user, wait, devices_only: false, devices: vec![] }
+        let (request_id, devices) = (self.request(), vec![]);
+        FetchBundle { request_id, user, wait, devices_only: false, without_one_time: false, devices }
     }
 
     /// The answer to a request for bundles.

@@ -372,7 +372,12 @@ impl Lane {
                 self.welcome_refused();
                 answer(step, reply, ());
             }
-            Err(error) => reply.send(Err(of_protocol(error))),
+            Err(error) => {
+                if matches!(error, ProtocolError::SuiteMismatch { .. }) {
+                    self.alarm(&error);
+                }
+                reply.send(Err(of_protocol(error)));
+            }
         }
     }
 

@@ -116,6 +116,12 @@ struct Lane {
     fetching: bool,
     /// No bundle is asked for before this.
     fetch_after: Instant,
+    /// Bundles that could not be used, in a row.
+    unusable: u32,
+    /// What is asked for only tells whether there is one that can.
+    looks: bool,
+    /// There is, as was seen: the next question is for that one.
+    changed: bool,
     /// None is asked for before this only to tell the peer of our present identity.
     tell_after: Instant,
     /// What is asked for is the device list without prekeys.
@@ -238,6 +244,9 @@ impl Lane {
             accepted: Vec::new(),
             fetching: false,
             fetch_after: now,
+            unusable: 0,
+            looks: false,
+            changed: false,
             tell_after: now,
             devices_only: false,
             devices_known: false,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stvor_base::ContentId;
+use stvor_base::{ContentId, Suite};
 use stvor_crypto::SecretBytes;
 use stvor_protocol::{
     ContentKind, KemKind, KemPrekeyIn, OneTimeIn, PrekeyBundle, PrekeyBundleIn, ProtocolError, RepairRoute,
@@ -66,6 +66,14 @@ impl Lane {
         if self.only_tells() { self.fetch_after.max(self.tell_after) } else { self.fetch_after }
     }
 
+    /// A bundle could not be used: no other is asked for before a pause, each time a longer one, and it is only looked at whether
+    /// there is one that can, for each question for a whole one costs the peer one-time prekeys.
+    fn put_off(&mut self, least: std::time::Duration) {
+        let pause = limits::BUNDLE_AGAIN.saturating_mul(2_u32.saturating_pow(self.unusable));
+        self.unusable = self.unusable.saturating_add(1);
+        self.fetch_after = Instant::now() + pause.min(limits::BUNDLE_AGAIN_LONGEST).max(least);
+    }
+
     /// The peer could not be told of our present identity: it is tried again later, each time after a longer while, and after
     /// some tries no more. Then they learn of it with our next message, or in answer to theirs.
     fn told_in_vain(&mut self, step: &mut Step) {
@@ -107,7 +115,7 @@ impl Lane {
         }
         let Some(session) = self.core.session() else { return };
         let now = Instant::now();
-        self.devices_only = false;
+        (self.devices_only, self.looks) = (false, false);
         if self.is_stranger() && !self.has_own_reasons() {
             // Whoever can make mail that nobody can read may take no share of what others need.
             let Ok(permit) = Arc::clone(&self.core.stranger_fetches).try_acquire_owned() else {
@@ -138,11 +146,20 @@ impl Lane {
             self.post_later(fetch, no_bundle());
             return;
         }
+        if self.unusable > 0 && !self.changed && !session.minimal {
+            (self.fetching, self.looks) = (true, true);
+            let (user, timeout) =
+                (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
+            let fetch =
+                async move { Work::Bundle(session.look_at_bundle(&user, timeout).await.map(Box::new)) };
+            self.post_later(fetch, no_bundle());
+            return;
+        }
         let wait = match self.held.iter().map(|held| held.deadline).max() {
             Some(deadline) => deadline.saturating_duration_since(now),
             None => PATIENCE,
         };
-        self.fetching = true;
+        (self.fetching, self.changed) = (true, false);
         let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
         let fetch = async move {
             Work::Bundle(session.fetch_bundle(&user, wait, wait + timeout).await.map(Box::new))
@@ -219,7 +236,8 @@ impl Lane {
 
     pub(super) async fn take_bundle(&mut self, result: Result<Box<Bundles>>, step: &mut Step) {
         self.fetching = false;
-        let devices_only = self.devices_only;
+        let (devices_only, looks) = (self.devices_only, self.looks);
+        let answered = result.is_ok();
         let bundle = result.and_then(|bundles| {
             let chain = self.follow(&bundles, step)?.chain;
             if devices_only {
@@ -227,9 +245,19 @@ impl Lane {
                 return Ok(None);
             }
             let bundle = read_bundle(&self.core, &self.peer, &bundles)?;
+            if looks {
+                self.speaks(bundle.suite())?;
+                self.may_write_to(&bundles)?;
+                return Ok(None);
+            }
             Ok(Some(FoundBundle { bundle, chain }))
         });
         match bundle {
+            Ok(None) if looks => {
+                // There is one that can be used: with one-time prekeys it is better.
+                self.changed = true;
+                self.fetch_after = Instant::now();
+            }
             Ok(None) => self.devices_known = true,
             Ok(Some(bundle)) => {
                 self.unreached = false;
@@ -240,6 +268,7 @@ impl Lane {
                 self.give_up_stranger(step);
                 self.told_in_vain(step);
                 self.unreached = true;
+                self.unusable = 0;
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
                 let now = Instant::now();
                 for held in self.take_held() {
@@ -259,10 +288,17 @@ impl Lane {
                     && (self.only_tells() || self.is_stranger() && !self.has_own_reasons()) =>
             {
                 self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
+                if answered {
+                    self.put_off(limits::RECIPIENT_RETRY);
+                }
             }
             Err(error) if error.retryable() => {
-                // The relay could not be asked: what is held goes to the outbox and waits there.
+                // The relay could not be asked, or the peer has to come back first: what is held goes to the outbox and waits
+                // there.
                 self.fetch_after = Instant::now() + limits::BACKOFF_FIRST;
+                if answered {
+                    self.put_off(limits::BACKOFF_FIRST);
+                }
                 self.enqueue_held(step);
             }
             Err(error) => {
@@ -291,10 +327,24 @@ impl Lane {
         }
     }
 
-    /// Tells that the peer shows another identity.
-    fn alarm(&self, error: &ProtocolError) {
+    /// Whether the peer's primitives are ours.
+    fn speaks(&self, theirs: Suite) -> Result<()> {
+        let ours = self.core.identity.suite();
+        if ours == theirs {
+            return Ok(());
+        }
+        let error = ProtocolError::SuiteMismatch { ours, theirs };
+        self.alarm(&error);
+        Err(of_protocol(error))
+    }
+
+    /// Tells that the peer shows another identity, or one that nothing can be agreed on with.
+    pub(super) fn alarm(&self, error: &ProtocolError) {
         let peer = || self.peer.user.clone();
         match error {
+            ProtocolError::SuiteMismatch { ours, theirs } => {
+                self.core.tell_suites(&self.peer.user, (*ours, *theirs));
+            }
             ProtocolError::IdentityChanged(_) => {
                 self.core.hub.emit(Event::IdentityChanged { peer: peer(), accepted: false });
             }
@@ -309,7 +359,7 @@ impl Lane {
         tracing::debug!(code = error.code(), "no session could be started");
         self.told_in_vain(step);
         self.unreached = true;
-        self.fetch_after = Instant::now() + limits::RECIPIENT_RETRY;
+        self.put_off(limits::RECIPIENT_RETRY);
         for held in self.take_held() {
             self.refuse_send(held.request, error.clone());
         }
@@ -330,6 +380,8 @@ impl Lane {
         match started {
             Ok(started) => {
                 (self.decision, self.devices_known) = (None, false);
+                self.unusable = 0;
+                self.core.suits(&self.peer.user);
                 step.effects.append(started.effects);
                 step.events.push(Event::SessionStarted { peer: self.peer.user.clone() });
                 self.note_identity(&started.identity, decider(decision.as_ref()), step);

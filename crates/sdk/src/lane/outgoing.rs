@@ -60,6 +60,10 @@ impl Lane {
             // The relay says first whether there is such a user; until then nothing is queued.
             let deadline = Instant::now() + request.timeout;
             self.held.push(Held { request, deadline });
+            if self.unusable > 0 {
+                // Whoever sends is told how it is now, not how it was: to look costs the peer nothing.
+                self.fetch_after = Instant::now();
+            }
             return;
         }
         self.enqueue(request, step);

@@ -45,6 +45,14 @@ pub(crate) trait Upcalls: Send + Sync + 'static {
     fn caught_up(&self);
 }
 
+/// What is asked for of a user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    NoOneTime,
+    Devices,
+}
+
 /// A connection that is logged in.
 pub(crate) struct Session {
     /// Counts connections of this client from 1.
@@ -187,18 +195,23 @@ impl Session {
         timeout: Duration,
     ) -> Result<Bundles> {
         let wait = wait.min(Duration::from_millis(stvor_wire::limits::MAX_WAIT_MS.into()));
-        self.fetch(user, (wait, false), timeout).await
+        self.fetch(user, (wait, Wanted::All), timeout).await
+    }
+
+    /// The bundles of a user without one-time prekeys, of which each question costs the user one: it only looks.
+    pub(crate) async fn look_at_bundle(&self, user: &UserId, timeout: Duration) -> Result<Bundles> {
+        self.fetch(user, (Duration::ZERO, Wanted::NoOneTime), timeout).await
     }
 
     /// A user's device list and rotations, without prekeys.
     pub(crate) async fn fetch_rotations(&self, user: &UserId, timeout: Duration) -> Result<Bundles> {
-        self.fetch(user, (Duration::ZERO, true), timeout).await
+        self.fetch(user, (Duration::ZERO, Wanted::Devices), timeout).await
     }
 
     async fn fetch(
         &self,
         user: &UserId,
-        (wait, devices_only): (Duration, bool),
+        (wait, wanted): (Duration, Wanted),
         timeout: Duration,
     ) -> Result<Bundles> {
         let request = |request_id| {
@@ -206,7 +219,8 @@ impl Session {
                 request_id,
                 user: user.clone(),
                 wait,
-                devices_only,
+                devices_only: wanted == Wanted::Devices,
+                without_one_time: wanted == Wanted::NoOneTime,
                 devices: Vec::new(),
             })
         };
