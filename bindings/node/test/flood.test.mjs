@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { at, codeOf, sdk } from './project.mjs';
+import { at, codeOf, run, sdk, startMockRelay, write } from './project.mjs';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc');
@@ -170,4 +170,67 @@ test('half a million messages in batches that nobody waits for: each is sent or 
     const sent = numbered(count * size).filter((content) => content % 2 === parity && codes[content] === 'sent');
     assert.deepEqual(await take(user, sent.length), sent);
   }
+});
+
+/** Calls of the flood: `STVOR_FLOOD_CALLS` says how many, for a long run. */
+const CALLS = Number(process.env.STVOR_FLOOD_CALLS ?? 300_000);
+
+test('however many sends nobody takes yet, memory does not grow, and each is delivered or refused', { timeout: 120_000 + CALLS }, async (t) => {
+  const relay = await startMockRelay({ port: 0 });
+  t.after(() => relay.close());
+  // In a process of its own: what other tests do takes memory, too.
+  const ended = await run(['--expose-gc', write(`
+    import { createApp } from '@stvor/sdk';
+    const [calls, relayUrl] = [Number(process.argv[2]), process.argv[3]];
+    const settings = { appToken: 'stvor_dev_test123', relayUrl, storage: 'memory' };
+    const from = await createApp({ ...settings, executor: { maxPending: 512, maxQueued: 2_048 } });
+    const to = await createApp(settings);
+    const alice = await from.connect('alice');
+
+    /** Sends that nobody waits for, to users who are not there before all are sent; what became of them, and the most memory meanwhile. */
+    async function flood(count, names) {
+      const ends = {};
+      const sent = new Map(names.map((name) => [name, []]));
+      let [left, most] = [count, 0];
+      const ended = (how) => {
+        ends[how] = (ends[how] ?? 0) + 1;
+        left -= 1;
+      };
+      for (let call = 1; call <= count; call += 1) {
+        const [name, content] = [names[call % names.length], call + ' '.repeat(1_024)];
+        alice.send(name, content, { timeout: 3_600_000 }).then(() => ended('sent', sent.get(name).push(call)), ({ code }) => ended(code));
+        if (call % 1_000 === 0) await new Promise(setImmediate);
+        if (call % 20_000 === 0) {
+          gc();
+          most = Math.max(most, process.memoryUsage.rss());
+        }
+      }
+      const clients = await Promise.all(names.map((name) => to.connect(name)));
+      while (left > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+      const came = await Promise.all(clients.map(async (client) => {
+        const calls = [];
+        for await (const { content } of client.messages()) {
+          calls.push(Number(content));
+          if (calls.length === sent.get(client.userId).length) break;
+        }
+        return calls.join() === sent.get(client.userId).sort((a, b) => a - b).join();
+      }));
+      return { ends, most, came };
+    }
+
+    // What is filled once may stay: more of it is what grows.
+    const first = await flood(20_000, ['a', 'b', 'c', 'd']);
+    gc();
+    const before = Math.max(first.most, process.memoryUsage.rss());
+    const { ends, most, came } = await flood(calls, ['e', 'f', 'g', 'h']);
+    console.log(JSON.stringify({ ends, came, grown: most - before }));
+    await from.close();
+    await to.close();
+  `), `${CALLS}`, relay.url]);
+  assert.equal(ended.code, 0, ended.stderr);
+  const { ends, came, grown } = JSON.parse(ended.stdout);
+  assert.deepEqual(ends, { sent: 512 + 2_048, BACKPRESSURE: CALLS - 512 - 2_048 });
+  assert.deepEqual(came, [true, true, true, true], 'each once, in the order of the calls');
+  // If what is refused were kept, its contents alone would be 280 MiB.
+  assert.ok(grown < 64 * 2 ** 20, `${grown} bytes`);
 });
