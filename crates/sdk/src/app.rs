@@ -54,9 +54,9 @@ struct Open {
 }
 
 impl Open {
-    /// Whether there is a client in it that is not closing.
-    fn is_used(&self) -> bool {
-        self.handle.upgrade().is_some_and(|handle| !handle.core().closing.load(Ordering::SeqCst))
+    /// The client in it, if there is one that is not closing.
+    fn used(&self) -> Option<Arc<Handle>> {
+        self.handle.upgrade().filter(|handle| !handle.core().closing.load(Ordering::SeqCst))
     }
 }
 
@@ -151,13 +151,11 @@ impl App {
         (user, options): (UserId, ConnectOptions),
         dropped: &CancellationToken,
     ) -> Result<Client> {
-        let mut open = slot.free().await?;
+        let (mut open, used) = slot.free().await?;
         if dropped.is_cancelled() {
             return Err(Error::not_ready("nobody waits for it any more"));
         }
-        if let Some(handle) = open.handle.upgrade()
-            && !handle.core().closing.load(Ordering::SeqCst)
-        {
+        if let Some(handle) = used {
             if options.new_identity {
                 return Err(ErrorKind::IdentityExists { user }.into());
             }
@@ -228,8 +226,8 @@ impl App {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let slot = self.slot(user)?;
-        let open = slot.free().await?;
-        if open.is_used() {
+        let (_open, used) = slot.free().await?;
+        if used.is_some() {
             return Err(Error::config(format!("{user} is connected: close that client first")));
         }
         work.await
@@ -269,7 +267,7 @@ impl App {
         };
         // What one that closes leaves is there when it let go of the store.
         if let Some(slot) = open
-            && slot.free().await?.is_used()
+            && slot.free().await?.1.is_some()
         {
             return Ok(true);
         }
@@ -324,17 +322,15 @@ impl App {
 }
 
 impl Slot {
-    /// The place, without a client in it that is closing. All who want it wait for such a one together.
-    async fn free(&self) -> Result<MutexGuard<'_, Open>> {
+    /// The place, and the client in it. All who want it wait together for one that closes.
+    async fn free(&self) -> Result<(MutexGuard<'_, Open>, Option<Arc<Handle>>)> {
         loop {
             let open = self.0.lock().await;
-            match open.core.upgrade().filter(|core| !*core.closed.borrow()) {
-                Some(core) if !open.is_used() => {
-                    drop(open);
-                    let_go(&core).await?;
-                }
-                _ => return Ok(open),
-            }
+            let used = open.used();
+            let closes = open.core.upgrade().filter(|core| used.is_none() && !*core.closed.borrow());
+            let Some(core) = closes else { return Ok((open, used)) };
+            drop(open);
+            let_go(&core).await?;
         }
     }
 
