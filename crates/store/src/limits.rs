@@ -46,6 +46,9 @@ pub const MAX_CHECK_BYTES: u64 = 64 * 1024 * 1024;
 /// Change sets that share one transaction and one fsync.
 pub const MAX_GROUP: usize = 256;
 
+/// Groups that are on their way to a Redis at once: the server works on one while the other is made or answered.
+pub const GROUPS_AT_ONCE: usize = 2;
+
 /// The longest that the writer waits for more change sets to share its fsync, in microseconds.
 pub const MAX_GROUP_WAIT_MICROS: u64 = 2_000;
 

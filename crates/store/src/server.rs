@@ -141,6 +141,15 @@ pub(crate) struct Waiting {
     pub(crate) room: OwnedSemaphorePermit,
 }
 
+impl Waiting {
+    /// Tells what became of it, and gives its room to others.
+    pub(crate) fn answer(self, result: Result<(), StoreError>) {
+        drop(self.room);
+        // Who went away meanwhile needs no answer.
+        let _ = self.reply.send(result);
+    }
+}
+
 /// The way to the one task that writes for an opening. Bounded in bytes.
 pub(crate) struct Queue {
     jobs: mpsc::UnboundedSender<Job>,
@@ -229,17 +238,19 @@ pub(crate) struct Jobs {
 impl Jobs {
     /// The change sets that wait now, at most [`limits::MAX_GROUP`] of them, or a sweep; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Next> {
-        let first = match self.held.take() {
-            Some(job) => job,
-            None => self.inbox.recv().await?,
-        };
-        let mut group = match first {
+        // Whoever stops waiting for this loses nothing.
+        if self.held.is_none() {
+            self.held = Some(self.inbox.recv().await?);
+        }
+        if matches!(self.held, Some(Job::Commit(_))) {
+            // Those that the group before woke are about to come back.
+            tokio::task::yield_now().await;
+        }
+        let mut group = match self.held.take()? {
             Job::Commit(one) => vec![one],
             Job::Sweep { now, limit, reply } => return Some(Next::Sweep { now, limit, reply }),
             Job::Close => return None,
         };
-        // Those that the group before woke are about to come back.
-        tokio::task::yield_now().await;
         let mut bytes: u32 = group.iter().map(|one| weight(&one.changes)).sum();
         let most = u32::try_from(limits::MAX_GROUP_BYTES / limits::QUEUE_UNIT_BYTES).unwrap_or(u32::MAX);
         while group.len() < limits::MAX_GROUP && bytes < most {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stvor_base::{ErrorCode, Timestamp};
 use stvor_store::{
@@ -95,6 +96,39 @@ async fn redis_commits_survive_cut_connections_and_are_applied_once() {
     let stores = RedisStores::new(&format!("redis://{}", proxy.address())).unwrap();
     let store = stores.open(&place("bob")).await.unwrap();
     commits_survive(store, move || cut_at_random(proxy)).await;
+}
+
+/// What a call was answered is known to the server until the writer has heard of it, also when groups of calls overlap.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_eight_wins_each_row_of_redis_though_answers_are_lost() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let proxy = ChaosProxy::start(([127, 0, 0, 1], server.port()).into()).unwrap();
+    let stores = RedisStores::new(&format!("redis://{}", proxy.address())).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let mut won = Vec::new();
+            for number in 0_u64.. {
+                match store.commit(pair(number)).await {
+                    Ok(()) => won.push(number),
+                    Err(error) => assert_eq!(error.code(), "STORE_CONFLICT", "{number}"),
+                }
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+            won
+        });
+    }
+    let _kept = tokio::task::spawn_blocking(move || cut_at_random(proxy)).await.unwrap();
+    stop.store(true, Ordering::SeqCst);
+    let mut won = tasks.join_all().await.concat();
+    won.sort_unstable();
+    assert_eq!(won, numbers(&*store, "left").await, "each row has one task that was told it made it");
+    assert_eq!(won, (0..won.len() as u64).collect::<Vec<_>>());
 }
 
 /// Cuts in the middle of requests and in the middle of answers: the latter hide whether a commit was applied.

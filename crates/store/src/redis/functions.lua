@@ -51,7 +51,7 @@ local function forget(meta, own)
 end
 
 -- What a writer's last calls were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts
--- of its group. A call that is repeated because its answer was lost is answered again and does nothing.
+-- of those that are on their way. A call that is repeated because its answer was lost is answered again and does nothing.
 local function commit(keys, args)
   local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
   local writer, first, seq = args[1], tonumber(args[2]), tonumber(args[3])
@@ -69,7 +69,7 @@ local function commit(keys, args)
     end
     return torn(rows, order) or -3
   end
-  -- A call before this one of the same group is missing.
+  -- A call before this one is missing, of those that were on their way together; `first` is the first of them.
   if seq ~= first and seq ~= last + 1 then
     return -2
   end
@@ -154,8 +154,14 @@ local function commit(keys, args)
     forget(meta, writer)
   end
   if conflict then
-    conflicts = conflicts .. ';' .. args[3] .. ':' .. conflict .. ';'
-    redis.call('HSET', meta, 'w:' .. writer, args[3], 'c:' .. writer, conflicts)
+    -- What the writer heard of is not asked again.
+    local kept = ''
+    for number, place in string.gmatch(conflicts, ';(%d+):(%d+);') do
+      if tonumber(number) > tonumber(args[4]) then
+        kept = kept .. ';' .. number .. ':' .. place .. ';'
+      end
+    end
+    redis.call('HSET', meta, 'w:' .. writer, args[3], 'c:' .. writer, kept .. ';' .. args[3] .. ':' .. conflict .. ';')
     return conflict
   end
 

@@ -1,12 +1,16 @@
-//! The one task of an opening that writes: a call for each change set, many calls on their way at a time.
+//! The one task of an opening that writes: a call for each change set, many calls on their way at a time. While the server works on one
+//! group the next is made and sent, so that neither waits for the other.
 
-use super::link::{Link, is_passing};
+use super::link::{Connection, Link, is_passing};
 use super::{Keys, after, encode, field, partition_prefix};
 use crate::adapter::RowValue;
 use crate::change::{ChangeSet, Expect, Op};
-use crate::server::{Jobs, Next, back_off};
+use crate::server::{Jobs, Next, Waiting, back_off};
 use crate::{StoreError, limits};
-use redis::{Cmd, Pipeline, Value};
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use redis::{Cmd, Pipeline, RedisResult, Value};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stvor_base::Timestamp;
@@ -27,6 +31,28 @@ enum Answer {
     /// The functions have to be loaded first.
     Unknown,
     OutOfOrder,
+}
+
+/// A change set on its way.
+struct Call {
+    waiting: Waiting,
+    seq: u64,
+    command: Cmd,
+}
+
+/// Where calls went, and what came back.
+struct Landed {
+    connection: Connection,
+    /// The number of the connection.
+    number: u64,
+    answers: RedisResult<Vec<Value>>,
+}
+
+/// Why calls are to be sent again.
+struct Again {
+    error: StoreError,
+    /// So many of them may have been applied.
+    sent: usize,
 }
 
 pub(super) struct Writer {
@@ -56,6 +82,13 @@ fn is_known(result: &Result<(), StoreError>) -> bool {
     matches!(result, Ok(()) | Err(StoreError::Conflict { .. }))
 }
 
+/// Sends calls on the connection that is up, or on a new one.
+async fn fly(link: Arc<Link>, pipeline: Pipeline) -> Result<Landed, StoreError> {
+    let (mut connection, number) = link.connection().await?;
+    let answers = connection.pipeline(&pipeline).await;
+    Ok(Landed { connection, number, answers })
+}
+
 impl Writer {
     pub(super) fn new((link, keys): (Arc<Link>, Keys), name: String, acknowledged: Arc<AtomicU64>) -> Self {
         Self { link, keys, name, seq: 0, acknowledged }
@@ -63,21 +96,15 @@ impl Writer {
 
     /// Works until the queue is closed.
     pub(super) async fn run(mut self, mut jobs: Jobs) {
-        while let Some(next) = jobs.next().await {
-            match next {
-                Next::Commits(group) => {
-                    let sets: Vec<&ChangeSet<RowValue>> = group.iter().map(|one| &one.changes).collect();
-                    let results = self.group(&sets).await;
-                    for (one, result) in group.into_iter().zip(results) {
-                        drop(one.room);
-                        // Who went away meanwhile needs no answer.
-                        let _ = one.reply.send(result);
-                    }
-                }
+        let mut next = jobs.next().await;
+        while let Some(job) = next {
+            next = match job {
+                Next::Commits(group) => self.commit(group, &mut jobs).await,
                 Next::Sweep { now, limit, reply } => {
                     let _ = reply.send(self.sweep(now, limit).await);
+                    jobs.next().await
                 }
-            }
+            };
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.keys.meta());
@@ -92,76 +119,152 @@ impl Writer {
         }
     }
 
-    /// Commits change sets; a result for each, in order. Those behind one that fails are sent once more.
-    async fn group(&mut self, sets: &[&ChangeSet<RowValue>]) -> Vec<Result<(), StoreError>> {
-        let mut results = Vec::with_capacity(sets.len());
-        while let Some(rest) = sets.get(results.len()..).filter(|rest| !rest.is_empty()) {
-            let first = self.seq + 1;
-            self.seq += rest.len() as u64;
-            let answers = self.together(rest, first).await;
-            let known = answers.iter().take_while(|result| is_known(result)).count() as u64;
-            if known > 0 {
-                self.acknowledged.store(first + known - 1, Ordering::SeqCst);
-            }
-            let put_back = matches!(answers.last(), Some(Err(StoreError::PutBack)));
-            results.extend(answers);
-            if put_back {
-                // The rest would hear the same.
-                results.resize_with(sets.len(), || Err(StoreError::PutBack));
-            }
-        }
-        results
-    }
-
-    /// Sends change sets until the server has answered for at least the first of them.
-    async fn together(&self, sets: &[&ChangeSet<RowValue>], first: u64) -> Vec<Result<(), StoreError>> {
-        let calls: Vec<Cmd> =
-            sets.iter().zip(first..).map(|(set, seq)| self.call(set, (first, seq))).collect();
-        let deadline = Instant::now() + limits::SERVER_PATIENCE;
-        // So many of the calls may have been applied.
-        let (mut tries, mut sent) = (0, 0);
+    /// Commits a group, and those that come while it is on its way. Answers with what came that is no group; that is done afterwards.
+    async fn commit(&mut self, group: Vec<Waiting>, jobs: &mut Jobs) -> Option<Next> {
+        let (mut calls, mut flights, mut after) = (VecDeque::new(), FuturesOrdered::new(), None);
+        let mut group = Some(group);
         loop {
-            let error = match self.send(&calls, &mut sent).await {
-                Ok(results) => return results,
-                Err(error) => error,
-            };
-            if Instant::now() >= deadline {
-                let uncertain = StoreError::Uncertain { server: self.link.name.to_string() };
-                let failed = |place: usize| if place < sent { uncertain.clone() } else { error.clone() };
-                return (0..sets.len()).map(|place| Err(failed(place))).collect();
+            if let Some(group) = group.take() {
+                let count = group.len();
+                self.number(group, &mut calls);
+                let commands = calls.range(calls.len() - count..).map(|call: &Call| call.command.clone());
+                let flight = fly(Arc::clone(&self.link), self.pipeline(commands));
+                flights.push_back(async move { (count, flight.await) });
             }
-            tracing::debug!(%error, "commits are sent again");
-            back_off(&mut tries).await;
+            tokio::select! {
+                biased;
+                Some((count, landed)) = flights.next() => {
+                    let result = self.landed(landed, count, 0).await;
+                    if !self.answer(&mut calls, count, result.as_deref().unwrap_or_default()) {
+                        while flights.next().await.is_some() {}
+                        // The server does no call that has one before it which it does not know; so groups behind this one may have
+                        // been applied only if all of this one may.
+                        let all = |again: Again| if again.sent < count { again } else { Again { sent: calls.len(), ..again } };
+                        let again = result.err().map(all);
+                        self.again(&mut calls, again).await;
+                    }
+                    if calls.is_empty() {
+                        return match after {
+                            Some(next) => next,
+                            None => jobs.next().await,
+                        };
+                    }
+                }
+                next = jobs.next(), if after.is_none() && flights.len() < limits::GROUPS_AT_ONCE => match next {
+                    Some(Next::Commits(next)) => group = Some(next),
+                    other => after = Some(other),
+                },
+            }
         }
     }
 
-    /// One try: results of the first calls up to one that failed for good, or why everything is to be sent again.
-    async fn send(&self, calls: &[Cmd], sent: &mut usize) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let (mut connection, number) = self.link.connection().await?;
-        let replicas = self.link.options().replicas;
+    /// Gives change sets their numbers, behind the calls that are on their way.
+    fn number(&mut self, group: impl IntoIterator<Item = Waiting>, calls: &mut VecDeque<Call>) {
+        for waiting in group {
+            self.seq += 1;
+            // Only the first of all that are on their way is done whatever the server knows of those before it.
+            let first = calls.front().map_or(self.seq, |call| call.seq);
+            let command = self.call(&waiting.changes, (first, self.seq));
+            calls.push_back(Call { waiting, seq: self.seq, command });
+        }
+    }
+
+    /// Tells who waits for the first calls what became of them. Whether these are `count`, each of them known to the server.
+    fn answer(&self, calls: &mut VecDeque<Call>, count: usize, results: &[Result<(), StoreError>]) -> bool {
+        let put_back = matches!(results.last(), Some(Err(StoreError::PutBack)));
+        for (result, call) in results.iter().zip(calls.drain(..results.len().min(calls.len()))) {
+            if is_known(result) {
+                self.acknowledged.store(call.seq, Ordering::SeqCst);
+            }
+            call.waiting.answer(result.clone());
+        }
+        if put_back {
+            // The rest would hear the same.
+            calls.drain(..).for_each(|call| call.waiting.answer(Err(StoreError::PutBack)));
+        }
+        put_back || (results.len() == count && results.iter().all(is_known))
+    }
+
+    /// Commits what did not get through at once, whatever it takes: under the same numbers if any of it may have been applied.
+    async fn again(&mut self, calls: &mut VecDeque<Call>, mut again: Option<Again>) {
+        while !calls.is_empty() {
+            if again.is_none() {
+                // The call before them failed, so the server did none.
+                let group: Vec<Waiting> = calls.drain(..).map(|call| call.waiting).collect();
+                self.number(group, calls);
+            }
+            let commands: Vec<Cmd> = calls.iter().map(|call| call.command.clone()).collect();
+            let results = self.together(&commands, again.take()).await;
+            self.answer(calls, results.len(), &results);
+        }
+    }
+
+    /// Sends calls until the server has answered for at least the first of them.
+    async fn together(&self, commands: &[Cmd], again: Option<Again>) -> Vec<Result<(), StoreError>> {
+        let deadline = Instant::now() + limits::SERVER_PATIENCE;
+        let (mut tries, mut sent) = (0, again.as_ref().map_or(0, |again| again.sent));
+        let mut failed = again.map(|again| again.error);
+        loop {
+            if let Some(error) = failed.take() {
+                if Instant::now() >= deadline {
+                    let uncertain = StoreError::Uncertain { server: self.link.name.to_string() };
+                    let result = |place: usize| if place < sent { uncertain.clone() } else { error.clone() };
+                    return (0..commands.len()).map(|place| Err(result(place))).collect();
+                }
+                tracing::debug!(%error, "commits are sent again");
+                back_off(&mut tries).await;
+            }
+            let landed = fly(Arc::clone(&self.link), self.pipeline(commands.iter().cloned())).await;
+            match self.landed(landed, commands.len(), sent).await {
+                Ok(results) => return results,
+                Err(again) => {
+                    sent = again.sent.max(sent);
+                    failed = Some(again.error);
+                }
+            }
+        }
+    }
+
+    /// Calls, and what waits for replicas to have them.
+    fn pipeline(&self, commands: impl IntoIterator<Item = Cmd>) -> Pipeline {
         let mut pipeline = Pipeline::new();
         pipeline.ignore_errors();
-        calls.iter().for_each(|call| {
-            pipeline.add_command(call.clone());
+        commands.into_iter().for_each(|command| {
+            pipeline.add_command(command);
         });
+        let replicas = self.link.options().replicas;
         if replicas > 0 {
             let millis = u64::try_from(limits::SERVER_TIMEOUT.as_millis() / 2).unwrap_or(u64::MAX);
             pipeline.cmd("WAIT").arg(replicas).arg(millis);
         }
-        let answers = match connection.pipeline(&pipeline).await {
+        pipeline
+    }
+
+    /// Results of the first of `count` calls, up to one that failed for good, or why all of them are to be sent again. `sent` of them may
+    /// have been applied before.
+    async fn landed(
+        &self,
+        landed: Result<Landed, StoreError>,
+        count: usize,
+        sent: usize,
+    ) -> Result<Vec<Result<(), StoreError>>, Again> {
+        let Landed { mut connection, number, answers } = landed.map_err(|error| Again { error, sent })?;
+        let answers = match answers {
             Ok(answers) => answers,
             Err(failure) => {
-                *sent = calls.len();
                 self.link.broke(number).await;
-                return Err(self.link.error(&failure));
+                return Err(Again { error: self.link.error(&failure), sent: count });
             }
         };
-        let mut results = Vec::with_capacity(calls.len());
-        for (place, answer) in answers.iter().take(calls.len()).enumerate() {
+        let mut results = Vec::with_capacity(count);
+        for (place, answer) in answers.iter().take(count).enumerate() {
+            let again = |error, sent| Err(Again { error, sent });
             match self.understand(answer) {
                 // A server that is full says so before it looks whether it knows the call, which may be applied since it was
                 // first sent.
-                Answer::Done(Err(error)) if place < *sent && is_refusal(answer, &error) => return Err(error),
+                Answer::Done(Err(error)) if place < sent && is_refusal(answer, &error) => {
+                    return again(error, sent);
+                }
                 Answer::Done(result) => {
                     results.push(result);
                     // Those behind one that failed were not applied.
@@ -170,30 +273,29 @@ impl Writer {
                     }
                 }
                 Answer::Again(error) => {
-                    *sent = place.max(*sent);
                     self.link.broke(number).await;
-                    return Err(error);
+                    return again(error, place.max(sent));
                 }
                 Answer::Unknown => {
-                    *sent = place.max(*sent);
-                    self.link.load(&mut connection, self.keys.meta()).await?;
-                    return Err(self.link.unreachable("its functions were gone and are loaded again"));
+                    let sent = place.max(sent);
+                    let loaded = self.link.load(&mut connection, self.keys.meta()).await;
+                    loaded.map_err(|error| Again { error, sent })?;
+                    let error = self.link.unreachable("its functions were gone and are loaded again");
+                    return again(error, sent);
                 }
-                Answer::OutOfOrder => {
-                    *sent = calls.len();
-                    return Err(self.link.unreachable("it lost a call"));
-                }
+                Answer::OutOfOrder => return again(self.link.unreachable("it lost a call"), count),
             }
         }
         // What is known of calls before one that failed counts as well when replicas have it, and not before.
-        let known = results.iter().take_while(|result| is_known(result)).count();
+        let (known, replicas) =
+            (results.iter().take_while(|result| is_known(result)).count(), self.link.options().replicas);
         if replicas > 0 && known > 0 {
-            *sent = known.max(*sent);
             let have = answers.last().and_then(|value| redis::from_redis_value_ref::<usize>(value).ok());
             if have.unwrap_or(0) < replicas {
                 // They may follow another primary by now, and the address lead there.
                 self.link.broke(number).await;
-                return Err(self.link.unreachable("too few replicas have the commit"));
+                let error = self.link.unreachable("too few replicas have the commit");
+                return Err(Again { error, sent: known.max(sent) });
             }
         }
         Ok(results)
