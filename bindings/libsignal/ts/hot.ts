@@ -39,14 +39,14 @@ const AROUND = 176;
 /** Nothing longer is taken in. */
 const LONGEST = 512 * 1_024;
 
-/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. Gives the second part. */
+/** Runs `call` with room for its answer, of which the lengths are guessed. Where that is too little it does nothing and tells them. Gives the memory that the second part is in. */
 function answer(before: Buffer, length: number, call: (records: Buffer, text: Buffer) => boolean): Buffer {
   let text = Buffer.allocUnsafe(Math.min(length, LONGEST));
   if (!call(room(before.length + GROWTH), text)) {
     text = Buffer.allocUnsafe(words[1]);
     if (!call(room(words[0]), text)) throw coded('INTERNAL', 'the native half needs more room than it says');
   }
-  return text.length === words[1] ? text : text.subarray(0, words[1]);
+  return text;
 }
 
 /** Bytes that are not where something will be written: somebody may give all of the memory that node's pool shares out. */
@@ -60,24 +60,24 @@ function apart(bytes: Buffer, from: Buffer): Buffer {
 export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number): { record: Buffer; kind: number; body: Buffer; registrationId: number } {
   time[0] = now;
   const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().encrypt(bytes, own, apart(plaintext, text), slip, to, text));
-  return { record: record(), kind: words[2], registrationId: words[3], body };
+  return { record: record(), kind: words[2], registrationId: words[3], body: body.subarray(0, words[1]) };
 }
 
 /** Decrypts a message without handshake. */
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
   time[0] = now;
   const read = answer(bytes, message.length, (to, text) => native().decrypt(bytes, own, apart(message, text), slip, to, text));
-  return { record: record(), identity: read.subarray(0, 33), plaintext: read.subarray(33), newSession: false, compatibility: NOTHING };
+  return { record: record(), identity: read.subarray(0, 33), plaintext: read.subarray(33, words[1]), newSession: false, compatibility: NOTHING };
 }
 
 /** Encrypts for a group. */
 export function groupEncrypt(bytes: Buffer, plaintext: Buffer): { record: Buffer; bytes: Buffer } {
   const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().groupEncrypt(bytes, apart(plaintext, text), slip, to, text));
-  return { record: record(), bytes: body };
+  return { record: record(), bytes: body.subarray(0, words[1]) };
 }
 
 /** Decrypts a member's message. */
 export function groupDecrypt(bytes: Buffer, message: Buffer): { record: Buffer; bytes: Buffer } {
   const text = answer(bytes, message.length, (to, into) => native().groupDecrypt(bytes, apart(message, into), slip, to, into));
-  return { record: record(), bytes: text };
+  return { record: record(), bytes: text.subarray(0, words[1]) };
 }
