@@ -19,6 +19,8 @@ use crate::reading::{self, ReadEvent, ReadMemory};
 /// Rows that are worked on at a time: as many as the caches of a processor hold; and how often that is done in one step.
 const PART: usize = 256;
 const PARTS: usize = 32;
+/// Hashes that were computed before they are held against the stored ones: so few that other threads have work meanwhile.
+const HASHES: usize = 1024;
 /// Contents that one step opens: each may have a megabyte.
 const CONTENTS: usize = 64;
 /// Problems that are listed; more are only counted.
@@ -343,7 +345,10 @@ impl Engine {
             progress.add(part.len());
             Ok(Some(part).filter(|part| part.len() > 0))
         };
-        let take = |events| self.take_events(state, events);
+        let take = |events| {
+            self.take_events(state, events)?;
+            if state.complete.len() < HASHES { Ok(()) } else { self.take_hashes(state) }
+        };
         reading::piped(read, |part| reading::events(base, part), take)?;
         state.read = next;
         self.take_hashes(state)?;

@@ -26,6 +26,10 @@ pub(crate) use rows::{Due, MemoryRow};
 
 use crate::VaultError;
 
+/// Pages of the database, sealed as they are, that are kept in memory: keys of rows are spread over all of them, and SQLite's two mebibytes
+/// hold those of some thousand memories.
+const CACHE_KIB: u32 = 16 * 1024;
+
 /// `PRAGMA user_version`. Since 3 the keys of rows are spread over many.
 const SCHEMA: u32 = 3;
 /// The oldest that is brought up to date when it is opened. Its rows stay as they are and open as they did.
@@ -166,12 +170,12 @@ impl Database {
         let database = Self { connection, bound: None, changed: Cell::new(false) };
         database.run(first)?;
         // Every acknowledged operation is synced; what is deleted is overwritten.
-        database.run(
+        database.run(&format!(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
              PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
              PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; PRAGMA locking_mode = EXCLUSIVE;
-             PRAGMA wal_autocheckpoint = 4000;",
-        )?;
+             PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -{CACHE_KIB};",
+        ))?;
         database.run(bound::SUMS)?;
         Ok(database)
     }
