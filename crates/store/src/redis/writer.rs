@@ -123,6 +123,8 @@ impl Writer {
     async fn commit(&mut self, group: Vec<Waiting>, jobs: &mut Jobs) -> Option<Next> {
         let (mut calls, mut flights, mut after) = (VecDeque::new(), FuturesOrdered::new(), None);
         let mut group = Some(group);
+        // A connection does nothing else while it waits for replicas.
+        let most = if self.link.options().replicas > 0 { 1 } else { limits::GROUPS_AT_ONCE };
         loop {
             if let Some(group) = group.take() {
                 let count = group.len();
@@ -136,10 +138,14 @@ impl Writer {
                 Some((count, landed)) = flights.next() => {
                     let result = self.landed(landed, count, 0).await;
                     if !self.answer(&mut calls, count, result.as_deref().unwrap_or_default()) {
-                        while flights.next().await.is_some() {}
+                        let mut lost = false;
+                        while let Some((_, landed)) = flights.next().await {
+                            lost |= landed.is_ok_and(|landed: Landed| landed.answers.is_err());
+                        }
                         // The server does no call that has one before it which it does not know; so groups behind this one may have
-                        // been applied only if all of this one may.
-                        let all = |again: Again| if again.sent < count { again } else { Again { sent: calls.len(), ..again } };
+                        // been applied only if all of this one may. But those without an answer may be so yet, once this one is.
+                        let few = |again: &Again| again.sent < count && !lost;
+                        let all = |again: Again| if few(&again) { again } else { Again { sent: calls.len(), ..again } };
                         let again = result.err().map(all);
                         self.again(&mut calls, again).await;
                     }
@@ -150,7 +156,7 @@ impl Writer {
                         };
                     }
                 }
-                next = jobs.next(), if after.is_none() && flights.len() < limits::GROUPS_AT_ONCE => match next {
+                next = jobs.next(), if after.is_none() && flights.len() < most => match next {
                     Some(Next::Commits(next)) => group = Some(next),
                     other => after = Some(other),
                 },
