@@ -40,7 +40,6 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_EARLIER",
         "tests/it/memories.rs::one_request_destroys_so_many_earlier_versions_and_says_where_to_go_on",
     ),
-    ("MAX_PASSED", "src/engine/tests.rs::one_list_passes_over_only_so_much_and_the_next_goes_on_from_there"),
     (
         "MAX_STORES",
         "tests/it/daemon.rs::one_request_stores_so_many_memories_and_one_that_is_refused_keeps_out_no_other",
@@ -122,6 +121,7 @@ const TRIED: &[(&str, &str)] = &[
         "a default: tests/it/control.rs tries a smaller one, and src/engine/budget.rs the last byte",
     ),
     ("AGENT_READS", "src/engine/tests.rs::an_agent_has_the_vault_read_only_so_much"),
+    ("MAX_PASSED", "src/engine/tests.rs::one_list_passes_over_only_so_much_and_the_next_goes_on_from_there"),
     ("MAX_AGENTS", "tests/it/limits.rs::a_thousand_agents_are_enrolled_and_not_one_more"),
     (
         "MAX_MANIFEST",
