@@ -49,6 +49,9 @@ pub const MAX_GROUP: usize = 256;
 /// Groups that are on their way to a Redis at once: the server works on one while the other is made or answered.
 pub const GROUPS_AT_ONCE: usize = 2;
 
+/// Change sets that one call of a function of Redis has: others wait for it while it runs.
+pub const SETS_PER_CALL: usize = 32;
+
 /// The longest that the writer waits for more change sets to share its fsync, in microseconds.
 pub const MAX_GROUP_WAIT_MICROS: u64 = 2_000;
 

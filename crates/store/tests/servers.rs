@@ -935,7 +935,7 @@ async fn a_call_that_is_repeated_is_something_for_replicas_to_have() {
     let call = || {
         let mut call = vec!["fcall", "stvor_v5_commit", "4"];
         call.extend(keys.iter().map(String::as_str));
-        call.extend(["writer", "1", "1", "0", "P", "field", "*", "value-of-16-bytes", ""]);
+        call.extend(["writer", "0", "1", "S", "1", "P", "field", "*", "value-of-16-bytes", ""]);
         let offset = || {
             let about = cli(&["info", "replication"]);
             let line = about.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).unwrap();

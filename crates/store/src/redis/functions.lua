@@ -50,122 +50,19 @@ local function forget(meta, own)
   end
 end
 
--- What a writer's last calls were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts
--- of those that are on their way. A call that is repeated because its answer was lost is answered again and does nothing.
+-- Commits change sets of a writer, each whole or not at all. args: the writer; the number of the last set that it heard of; the number of
+-- the first that is on its way; then of each set `S`, its number and its operations. Answers with a number for each set: -1 it was applied,
+-- -2 one before it is missing, -3 the server lacks what it acknowledged, else the place of the operation whose expectation failed.
+-- What a writer's last sets were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts of those that it
+-- has not heard of yet. A set that is sent again because its answer was lost is answered again and does nothing.
 local function commit(keys, args)
   local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
-  local writer, first, seq = args[1], tonumber(args[2]), tonumber(args[3])
+  local writer, acknowledged, first = args[1], tonumber(args[2]), tonumber(args[3])
   local known = redis.call('HMGET', meta, 'w:' .. writer, 'c:' .. writer, 'schema', 'bytes')
   local last, conflicts, schema, bytes = tonumber(known[1] or '0'), known[2] or '', known[3], tonumber(known[4] or '0')
-  if last >= seq then
-    -- A write again: WAIT waits for no more than what its own connection wrote, and this may be another one.
-    redis.call('HSET', meta, 'w:' .. writer, last)
-    return tonumber(string.match(conflicts, ';' .. args[3] .. ':(%d+);') or '-1')
-  end
-  -- The server lacks what it acknowledged to this writer: it was put back. What is damaged says so first.
-  if last < tonumber(args[4]) then
-    if not schema and redis.call('HLEN', rows) > 0 then
-      return redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
-    end
-    return torn(rows, order) or -3
-  end
-  -- A call before this one is missing, of those that were on their way together; `first` is the first of them.
-  if seq ~= first and seq ~= last + 1 then
-    return -2
-  end
-
-  -- First everything is checked, with the operations before each one applied in thought; then everything is written.
-  -- What was read of a row is not asked for again: its size, and whether it expires.
-  local over, gone, sizes, lasts = {}, {}, {}, {}
-  local function version(field)
-    local known = over[field]
-    if known ~= nil then
-      return known
-    end
-    for i = 1, #gone do
-      if string.sub(field, 1, #gone[i]) == gone[i] then
-        return false
-      end
-    end
-    local value = redis.call('HGET', rows, field)
-    sizes[field] = value and #value or 0
-    lasts[field] = value and string.sub(value, 9, 16) == NEVER
-    return value and string.sub(value, 1, 8)
-  end
-  local function holds(expect, field)
-    local kind = string.sub(expect, 1, 1)
-    if kind == '*' then
-      return true
-    elseif kind == '0' then
-      return not version(field)
-    elseif kind == '1' then
-      return version(field) ~= false
-    end
-    return version(field) == string.sub(expect, 2)
-  end
-  local conflict, op, i = nil, 0, 5
-  while i <= #args and not conflict do
-    local kind, field = args[i], args[i + 1]
-    if kind == 'X' then
-      for known in pairs(over) do
-        if string.sub(known, 1, #field) == field then
-          over[known] = false
-        end
-      end
-      gone[#gone + 1] = field
-      i = i + 3
-    elseif not holds(args[i + 2], field) then
-      conflict = op
-    elseif kind == 'P' then
-      over[field] = string.sub(args[i + 3], 1, 8)
-      i = i + 5
-    else
-      if kind == 'D' then
-        over[field] = false
-      end
-      i = i + 3
-    end
-    op = op + 1
-  end
-
-  if not conflict then
-    local damage = torn(rows, order)
-    -- What was answered is forgotten with meta: a call could be done twice. The first call of a writer was answered by nobody.
-    if not damage and not schema and seq ~= 1 and redis.call('HLEN', rows) > 0 then
-      damage = redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
-    end
-    if damage then
-      return damage
-    end
-  end
-
-  if not schema and (not conflict or (seq == 1 and redis.call('HLEN', rows) > 0)) then
-    bytes = 0
-    for _, field in ipairs(redis.call('HKEYS', rows)) do
-      bytes = bytes + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
-    end
-    redis.call('HSET', meta, 'schema', SCHEMA, 'bytes', string.format('%.0f', bytes))
-  end
-  if seq == first and conflicts ~= '' then
-    redis.call('HDEL', meta, 'c:' .. writer)
-    conflicts = ''
-  end
-  if seq == 1 then
-    forget(meta, writer)
-  end
-  if conflict then
-    -- What the writer heard of is not asked again.
-    local kept = ''
-    for number, place in string.gmatch(conflicts, ';(%d+):(%d+);') do
-      if tonumber(number) > tonumber(args[4]) then
-        kept = kept .. ';' .. number .. ':' .. place .. ';'
-      end
-    end
-    redis.call('HSET', meta, 'w:' .. writer, args[3], 'c:' .. writer, kept .. ';' .. args[3] .. ':' .. conflict .. ';')
-    return conflict
-  end
-
-  -- Rows are put by few commands, for each costs more than a row does; what takes rows away is done in its place between them.
+  -- Rows as they are after the sets before: version, size, whether they never expire. What was read is not asked for again.
+  local now, sizes, lasts = {}, {}, {}
+  -- Rows are put by few commands, for each costs more than a row does.
   local put, new, timed, untimed, mine = {}, {}, {}, {}, {}
   local function flush()
     if #put > 0 then
@@ -190,51 +87,191 @@ local function commit(keys, args)
       redis.call('ZREM', expiry, field)
       bytes = bytes - (size - 16) - (#field - 3)
     end
-    sizes[field] = 0
+    now[field], sizes[field] = false, 0
   end
-  i = 5
-  while i <= #args do
-    local kind, field = args[i], args[i + 1]
-    if kind == 'P' then
-      local value, at = args[i + 3], args[i + 4]
-      if mine[field] or #put >= 400 then
-        flush()
+  local function read(field)
+    if now[field] == nil then
+      local value = redis.call('HGET', rows, field)
+      now[field] = value and string.sub(value, 1, 8)
+      sizes[field] = value and #value or 0
+      lasts[field] = value and string.sub(value, 9, 16) == NEVER
+    end
+    return now[field]
+  end
+
+  -- Walks through the operations of the set that begins at `i`, each with those before it applied in thought. Answers with the place of the
+  -- one whose expectation failed, and where the next set begins.
+  local function check(i)
+    local over, gone, conflict, op = {}, {}, nil, 0
+    local function version(field)
+      if over[field] ~= nil then
+        return over[field]
       end
-      local size = sizes[field] or redis.call('HSTRLEN', rows, field)
-      put[#put + 1] = field
-      put[#put + 1] = value
-      if size == 0 then
-        new[#new + 1] = 0
-        new[#new + 1] = field
-        bytes = bytes + #field - 3 + #value - 16
+      for at = 1, #gone do
+        if string.sub(field, 1, #gone[at]) == gone[at] then
+          return false
+        end
+      end
+      return read(field)
+    end
+    local function holds(expect, field)
+      local kind = string.sub(expect, 1, 1)
+      if kind == '*' then
+        return true
+      elseif kind == '0' then
+        return not version(field)
+      elseif kind == '1' then
+        return version(field) ~= false
+      end
+      return version(field) == string.sub(expect, 2)
+    end
+    while i <= #args and args[i] ~= 'S' do
+      local kind, field = args[i], args[i + 1]
+      if kind == 'X' then
+        for one in pairs(over) do
+          if string.sub(one, 1, #field) == field then
+            over[one] = false
+          end
+        end
+        gone[#gone + 1] = field
+      elseif not conflict and not holds(args[i + 2], field) then
+        conflict = op
+      elseif kind == 'P' then
+        over[field] = string.sub(args[i + 3], 1, 8)
+      elseif kind == 'D' then
+        over[field] = false
+      end
+      i = i + (kind == 'P' and 5 or 3)
+      op = op + 1
+    end
+    return conflict, i
+  end
+
+  local function apply(i)
+    while i <= #args and args[i] ~= 'S' do
+      local kind, field = args[i], args[i + 1]
+      if kind == 'P' then
+        local value, at = args[i + 3], args[i + 4]
+        if mine[field] or #put >= 400 then
+          flush()
+        end
+        local size = sizes[field] or redis.call('HSTRLEN', rows, field)
+        put[#put + 1] = field
+        put[#put + 1] = value
+        if size == 0 then
+          new[#new + 1] = 0
+          new[#new + 1] = field
+          bytes = bytes + #field - 3 + #value - 16
+        else
+          bytes = bytes + #value - size
+        end
+        if at ~= '' then
+          timed[#timed + 1] = at
+          timed[#timed + 1] = field
+        elseif size > 0 and not lasts[field] then
+          untimed[#untimed + 1] = field
+        end
+        mine[field], now[field], sizes[field], lasts[field] = true, string.sub(value, 1, 8), #value, at == ''
+        i = i + 5
+      elseif kind == 'X' then
+        flush()
+        for _, one in ipairs(redis.call('ZRANGEBYLEX', order, '[' .. field, '(' .. args[i + 2])) do
+          remove(one)
+        end
+        i = i + 3
       else
-        bytes = bytes + #value - size
+        if kind == 'D' then
+          if mine[field] then
+            flush()
+          end
+          remove(field)
+        end
+        i = i + 3
       end
-      if at ~= '' then
-        timed[#timed + 1] = at
-        timed[#timed + 1] = field
-      elseif size > 0 and not lasts[field] then
-        untimed[#untimed + 1] = field
-      end
-      mine[field], sizes[field], lasts[field] = true, #value, at == ''
-      i = i + 5
-    elseif kind == 'X' then
-      flush()
-      for _, one in ipairs(redis.call('ZRANGEBYLEX', order, '[' .. field, '(' .. args[i + 2])) do
-        remove(one)
-      end
-      i = i + 3
-    else
-      if kind == 'D' then
-        flush()
-        remove(field)
-      end
-      i = i + 3
     end
   end
+
+  local answers, sound, done, i = {}, false, false, 4
+  while i <= #args do
+    local seq, answer = tonumber(args[i + 1]), nil
+    local conflict, after = nil, nil
+    if last >= seq then
+      done = true
+      answer = tonumber(string.match(conflicts, ';' .. args[i + 1] .. ':(%d+);') or '-1')
+    elseif last < acknowledged then
+      -- The server lacks what it acknowledged to this writer: it was put back. What is damaged says so first.
+      if not schema and redis.call('HLEN', rows) > 0 then
+        return redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
+      end
+      local damage = torn(rows, order)
+      if damage then
+        return damage
+      end
+      answer = -3
+    elseif seq ~= first and seq ~= last + 1 then
+      answer = -2
+    else
+      conflict, after = check(i + 2)
+      if not conflict and not sound then
+        -- Nothing was written yet, and nobody else writes meanwhile.
+        local damage = torn(rows, order)
+        -- What was answered is forgotten with meta: a set could be done twice. The first set of a writer was answered by nobody.
+        if not damage and not schema and seq ~= 1 and redis.call('HLEN', rows) > 0 then
+          damage = redis.error_reply('STVORDAMAGED its meta key in Redis is gone (evicted or deleted): restart the program')
+        end
+        if damage then
+          return damage
+        end
+        sound = true
+      end
+      if not schema and (not conflict or (seq == 1 and redis.call('HLEN', rows) > 0)) then
+        schema, bytes = SCHEMA, 0
+        for _, field in ipairs(redis.call('HKEYS', rows)) do
+          bytes = bytes + #field - 3 + redis.call('HSTRLEN', rows, field) - 16
+        end
+        redis.call('HSET', meta, 'schema', SCHEMA)
+      end
+      if seq == 1 then
+        forget(meta, writer)
+      end
+      if conflict then
+        conflicts, answer = conflicts .. ';' .. args[i + 1] .. ':' .. conflict .. ';', conflict
+      else
+        apply(i + 2)
+        answer = -1
+      end
+      last, done = seq, true
+    end
+    if not after then
+      after = i + 2
+      while after <= #args and args[after] ~= 'S' do
+        after = after + (args[after] == 'P' and 5 or 3)
+      end
+    end
+    answers[#answers + 1] = answer
+    i = after
+  end
+
   flush()
-  redis.call('HSET', meta, 'w:' .. writer, args[3], 'bytes', string.format('%.0f', bytes))
-  return -1
+  -- Of what the writer heard nothing is asked again.
+  local kept = ''
+  for number, place in string.gmatch(conflicts, ';(%d+):(%d+);') do
+    if tonumber(number) > acknowledged then
+      kept = kept .. ';' .. number .. ':' .. place .. ';'
+    end
+  end
+  if done then
+    -- Also what was known: WAIT waits for no more than what its own connection wrote, and this may be another one.
+    local mark = { 'w:' .. writer, last }
+    if schema then
+      mark[3], mark[4] = 'bytes', string.format('%.0f', bytes)
+    end
+    redis.call('HSET', meta, unpack(mark))
+  end
+  if done and kept ~= (known[2] or '') then
+    redis.call('HSET', meta, 'c:' .. writer, kept)
+  end
+  return answers
 end
 
 -- args: first field, end (not in it), limit, 1 for backwards, bytes of values. Answers 1 if more follow, then fields and

@@ -34,11 +34,14 @@ enum Answer {
 }
 
 /// A change set on its way.
-struct Call {
+struct Sent {
     waiting: Waiting,
+    /// Its number.
     seq: u64,
-    command: Cmd,
 }
+
+/// Calls of the function, and how many change sets each of them has.
+type Calls = Vec<(Cmd, usize)>;
 
 /// Where calls went, and what came back.
 struct Landed {
@@ -48,7 +51,7 @@ struct Landed {
     answers: RedisResult<Vec<Value>>,
 }
 
-/// Why calls are to be sent again.
+/// Why change sets are to be sent again.
 struct Again {
     error: StoreError,
     /// So many of them may have been applied.
@@ -121,35 +124,37 @@ impl Writer {
 
     /// Commits a group, and those that come while it is on its way. Answers with what came that is no group; that is done afterwards.
     async fn commit(&mut self, group: Vec<Waiting>, jobs: &mut Jobs) -> Option<Next> {
-        let (mut calls, mut flights, mut after) = (VecDeque::new(), FuturesOrdered::new(), None);
+        let (mut sets, mut flights, mut after) = (VecDeque::new(), FuturesOrdered::new(), None);
         let mut group = Some(group);
         // A connection does nothing else while it waits for replicas.
         let most = if self.link.options().replicas > 0 { 1 } else { limits::GROUPS_AT_ONCE };
         loop {
             if let Some(group) = group.take() {
                 let count = group.len();
-                self.number(group, &mut calls);
-                let commands = calls.range(calls.len() - count..).map(|call: &Call| call.command.clone());
-                let flight = fly(Arc::clone(&self.link), self.pipeline(commands));
-                flights.push_back(async move { (count, flight.await) });
+                self.number(group, &mut sets);
+                let calls = self.calls(&sets, count);
+                let flight = fly(Arc::clone(&self.link), self.pipeline(&calls));
+                let counts: Vec<usize> = calls.into_iter().map(|(_, count)| count).collect();
+                flights.push_back(async move { (counts, flight.await) });
             }
             tokio::select! {
                 biased;
-                Some((count, landed)) = flights.next() => {
-                    let result = self.landed(landed, count, 0).await;
-                    if !self.answer(&mut calls, count, result.as_deref().unwrap_or_default()) {
+                Some((counts, landed)) = flights.next() => {
+                    let count = counts.iter().sum();
+                    let result = self.landed(landed, &counts, 0).await;
+                    if !self.answer(&mut sets, count, result.as_deref().unwrap_or_default()) {
                         let mut lost = false;
                         while let Some((_, landed)) = flights.next().await {
                             lost |= landed.is_ok_and(|landed: Landed| landed.answers.is_err());
                         }
-                        // The server does no call that has one before it which it does not know; so groups behind this one may have
+                        // The server does no set that has one before it which it does not know; so groups behind this one may have
                         // been applied only if all of this one may. But those without an answer may be so yet, once this one is.
                         let few = |again: &Again| again.sent < count && !lost;
-                        let all = |again: Again| if few(&again) { again } else { Again { sent: calls.len(), ..again } };
+                        let all = |again: Again| if few(&again) { again } else { Again { sent: sets.len(), ..again } };
                         let again = result.err().map(all);
-                        self.again(&mut calls, again).await;
+                        self.again(&mut sets, again).await;
                     }
-                    if calls.is_empty() {
+                    if sets.is_empty() {
                         return match after {
                             Some(next) => next,
                             None => jobs.next().await,
@@ -164,50 +169,81 @@ impl Writer {
         }
     }
 
-    /// Gives change sets their numbers, behind the calls that are on their way.
-    fn number(&mut self, group: impl IntoIterator<Item = Waiting>, calls: &mut VecDeque<Call>) {
+    /// Gives change sets their numbers, behind those that are on their way.
+    fn number(&mut self, group: impl IntoIterator<Item = Waiting>, sets: &mut VecDeque<Sent>) {
         for waiting in group {
             self.seq += 1;
-            // Only the first of all that are on their way is done whatever the server knows of those before it.
-            let first = calls.front().map_or(self.seq, |call| call.seq);
-            let command = self.call(&waiting.changes, (first, self.seq));
-            calls.push_back(Call { waiting, seq: self.seq, command });
+            sets.push_back(Sent { waiting, seq: self.seq });
         }
     }
 
-    /// Tells who waits for the first calls what became of them. Whether these are `count`, each of them known to the server.
-    fn answer(&self, calls: &mut VecDeque<Call>, count: usize, results: &[Result<(), StoreError>]) -> bool {
-        let put_back = matches!(results.last(), Some(Err(StoreError::PutBack)));
-        for (result, call) in results.iter().zip(calls.drain(..results.len().min(calls.len()))) {
-            if is_known(result) {
-                self.acknowledged.store(call.seq, Ordering::SeqCst);
+    /// The calls for the last `count` of the sets that are on their way. One call has sets that put rows or sets that put none, which a
+    /// server that is full takes, too.
+    fn calls(&self, sets: &VecDeque<Sent>, count: usize) -> Calls {
+        // Only the first of all that are on their way is done whatever the server knows of those before it.
+        let first = sets.front().map_or(0, |set| set.seq);
+        let acknowledged = self.acknowledged.load(Ordering::SeqCst);
+        let from = sets.len().saturating_sub(count);
+        let (mut calls, mut kind) = (Calls::new(), None);
+        for set in sets.range(from..) {
+            let changes = &set.waiting.changes;
+            let puts = changes.ops.iter().any(|op| matches!(op, Op::Put { .. }));
+            let full = calls.last().is_none_or(|(_, count)| *count == limits::SETS_PER_CALL);
+            if full || kind != Some(puts) {
+                let name = if puts { "stvor_v5_commit" } else { "stvor_v5_release" };
+                let mut call = self.keys.call("FCALL", name);
+                call.arg(&self.name).arg(acknowledged).arg(first);
+                calls.push((call, 0));
+                kind = Some(puts);
             }
-            call.waiting.answer(result.clone());
+            if let Some((call, count)) = calls.last_mut() {
+                call.arg("S").arg(set.seq);
+                operations(call, changes);
+                *count += 1;
+            }
+        }
+        calls
+    }
+
+    /// Tells who waits for the first sets what became of them. Whether these are `count`, each of them known to the server.
+    fn answer(&self, sets: &mut VecDeque<Sent>, count: usize, results: &[Result<(), StoreError>]) -> bool {
+        let put_back = matches!(results.last(), Some(Err(StoreError::PutBack)));
+        for (result, set) in results.iter().zip(sets.drain(..results.len().min(sets.len()))) {
+            if is_known(result) {
+                self.acknowledged.store(set.seq, Ordering::SeqCst);
+            }
+            set.waiting.answer(result.clone());
         }
         if put_back {
             // The rest would hear the same.
-            calls.drain(..).for_each(|call| call.waiting.answer(Err(StoreError::PutBack)));
+            sets.drain(..).for_each(|set| set.waiting.answer(Err(StoreError::PutBack)));
         }
         put_back || (results.len() == count && results.iter().all(is_known))
     }
 
     /// Commits what did not get through at once, whatever it takes: under the same numbers if any of it may have been applied.
-    async fn again(&mut self, calls: &mut VecDeque<Call>, mut again: Option<Again>) {
-        while !calls.is_empty() {
+    async fn again(&mut self, sets: &mut VecDeque<Sent>, mut again: Option<Again>) {
+        while !sets.is_empty() {
             if again.is_none() {
-                // The call before them failed, so the server did none.
-                let group: Vec<Waiting> = calls.drain(..).map(|call| call.waiting).collect();
-                self.number(group, calls);
+                // The set before them failed, so the server did none.
+                let group: Vec<Waiting> = sets.drain(..).map(|set| set.waiting).collect();
+                self.number(group, sets);
             }
-            let commands: Vec<Cmd> = calls.iter().map(|call| call.command.clone()).collect();
-            let results = self.together(&commands, again.take()).await;
-            self.answer(calls, results.len(), &results);
+            let calls = self.calls(sets, sets.len());
+            let results = self.together(&calls, sets.len(), again.take()).await;
+            self.answer(sets, results.len(), &results);
         }
     }
 
-    /// Sends calls until the server has answered for at least the first of them.
-    async fn together(&self, commands: &[Cmd], again: Option<Again>) -> Vec<Result<(), StoreError>> {
+    /// Sends calls for `count` sets until the server has answered for at least the first of them.
+    async fn together(
+        &self,
+        calls: &Calls,
+        count: usize,
+        again: Option<Again>,
+    ) -> Vec<Result<(), StoreError>> {
         let deadline = Instant::now() + limits::SERVER_PATIENCE;
+        let counts: Vec<usize> = calls.iter().map(|(_, count)| *count).collect();
         let (mut tries, mut sent) = (0, again.as_ref().map_or(0, |again| again.sent));
         let mut failed = again.map(|again| again.error);
         loop {
@@ -215,13 +251,13 @@ impl Writer {
                 if Instant::now() >= deadline {
                     let uncertain = StoreError::Uncertain { server: self.link.name.to_string() };
                     let result = |place: usize| if place < sent { uncertain.clone() } else { error.clone() };
-                    return (0..commands.len()).map(|place| Err(result(place))).collect();
+                    return (0..count).map(|place| Err(result(place))).collect();
                 }
                 tracing::debug!(%error, "commits are sent again");
                 back_off(&mut tries).await;
             }
-            let landed = fly(Arc::clone(&self.link), self.pipeline(commands.iter().cloned())).await;
-            match self.landed(landed, commands.len(), sent).await {
+            let landed = fly(Arc::clone(&self.link), self.pipeline(calls)).await;
+            match self.landed(landed, &counts, sent).await {
                 Ok(results) => return results,
                 Err(again) => {
                     sent = again.sent.max(sent);
@@ -232,12 +268,12 @@ impl Writer {
     }
 
     /// Calls, and what waits for replicas to have them.
-    fn pipeline(&self, commands: impl IntoIterator<Item = Cmd>) -> Pipeline {
+    fn pipeline(&self, calls: &Calls) -> Pipeline {
         let mut pipeline = Pipeline::new();
         pipeline.ignore_errors();
-        commands.into_iter().for_each(|command| {
-            pipeline.add_command(command);
-        });
+        for (call, _) in calls {
+            pipeline.add_command(call.clone());
+        }
         let replicas = self.link.options().replicas;
         if replicas > 0 {
             let millis = u64::try_from(limits::SERVER_TIMEOUT.as_millis() / 2).unwrap_or(u64::MAX);
@@ -246,15 +282,16 @@ impl Writer {
         pipeline
     }
 
-    /// Results of the first of `count` calls, up to one that failed for good, or why all of them are to be sent again. `sent` of them may
-    /// have been applied before.
+    /// Results of the first sets of calls that have so many of them each, up to one that failed for good, or why all of them are to be sent
+    /// again. `sent` of them may have been applied before.
     async fn landed(
         &self,
         landed: Result<Landed, StoreError>,
-        count: usize,
+        counts: &[usize],
         sent: usize,
     ) -> Result<Vec<Result<(), StoreError>>, Again> {
         let Landed { mut connection, number, answers } = landed.map_err(|error| Again { error, sent })?;
+        let count = counts.iter().sum();
         let answers = match answers {
             Ok(answers) => answers,
             Err(failure) => {
@@ -262,34 +299,35 @@ impl Writer {
                 return Err(Again { error: self.link.error(&failure), sent: count });
             }
         };
-        let mut results = Vec::with_capacity(count);
-        for (place, answer) in answers.iter().take(count).enumerate() {
+        let mut results: Vec<Result<(), StoreError>> = Vec::with_capacity(count);
+        for (answer, sets) in answers.iter().zip(counts) {
+            // Those behind one that failed were not applied.
+            if results.last().is_some_and(|result| !is_known(result)) {
+                break;
+            }
             let again = |error, sent| Err(Again { error, sent });
-            match self.understand(answer) {
-                // A server that is full says so before it looks whether it knows the call, which may be applied since it was
-                // first sent.
-                Answer::Done(Err(error)) if place < sent && is_refusal(answer, &error) => {
-                    return again(error, sent);
-                }
-                Answer::Done(result) => {
-                    results.push(result);
-                    // Those behind one that failed were not applied.
-                    if results.last().is_some_and(|result| !is_known(result)) {
-                        break;
+            for one in self.understand(answer, *sets) {
+                let place = results.len();
+                match one {
+                    // A server that is full says so before it looks whether it knows the call, which may be applied since it was
+                    // first sent.
+                    Answer::Done(Err(error)) if place < sent && is_refusal(answer, &error) => {
+                        return again(error, sent);
                     }
+                    Answer::Done(result) => results.push(result),
+                    Answer::Again(error) => {
+                        self.link.broke(number).await;
+                        return again(error, place.max(sent));
+                    }
+                    Answer::Unknown => {
+                        let sent = place.max(sent);
+                        let loaded = self.link.load(&mut connection, self.keys.meta()).await;
+                        loaded.map_err(|error| Again { error, sent })?;
+                        let error = self.link.unreachable("its functions were gone and are loaded again");
+                        return again(error, sent);
+                    }
+                    Answer::OutOfOrder => return again(self.link.unreachable("it lost a call"), count),
                 }
-                Answer::Again(error) => {
-                    self.link.broke(number).await;
-                    return again(error, place.max(sent));
-                }
-                Answer::Unknown => {
-                    let sent = place.max(sent);
-                    let loaded = self.link.load(&mut connection, self.keys.meta()).await;
-                    loaded.map_err(|error| Again { error, sent })?;
-                    let error = self.link.unreachable("its functions were gone and are loaded again");
-                    return again(error, sent);
-                }
-                Answer::OutOfOrder => return again(self.link.unreachable("it lost a call"), count),
             }
         }
         // What is known of calls before one that failed counts as well when replicas have it, and not before.
@@ -307,59 +345,34 @@ impl Writer {
         Ok(results)
     }
 
-    fn understand(&self, answer: &Value) -> Answer {
-        match answer {
+    /// What a call's answer says of each of its sets. An error is of all of them: nothing was done.
+    fn understand(&self, answer: &Value, sets: usize) -> Vec<Answer> {
+        let strange =
+            || Answer::Done(Err(StoreError::Adapter(format!("Redis answered {answer:?} to a commit"))));
+        let one = |answer: &Value| match answer {
             Value::Int(APPLIED) => Answer::Done(Ok(())),
             Value::Int(OUT_OF_ORDER) => Answer::OutOfOrder,
             Value::Int(PUT_BACK) => Answer::Done(Err(StoreError::PutBack)),
             Value::Int(op) => {
                 Answer::Done(Err(StoreError::Conflict { op: usize::try_from(*op).unwrap_or(0) }))
             }
-            Value::ServerError(error) => {
-                let (code, detail) = (error.code(), error.details());
-                if is_unknown_function(Some(code), detail) {
-                    Answer::Unknown
-                } else if is_passing(code) {
-                    Answer::Again(self.link.said(code, detail.unwrap_or_default()))
-                } else {
-                    Answer::Done(Err(self.link.said(code, detail.unwrap_or_default())))
-                }
+            _ => strange(),
+        };
+        let refused = |error: &redis::ServerError| {
+            let (code, detail) = (error.code(), error.details());
+            if is_unknown_function(Some(code), detail) {
+                Answer::Unknown
+            } else if is_passing(code) {
+                Answer::Again(self.link.said(code, detail.unwrap_or_default()))
+            } else {
+                Answer::Done(Err(self.link.said(code, detail.unwrap_or_default())))
             }
-            other => Answer::Done(Err(StoreError::Adapter(format!("Redis answered {other:?} to a commit")))),
+        };
+        match answer {
+            Value::Array(answers) if answers.len() == sets => answers.iter().map(one).collect(),
+            Value::ServerError(error) => (0..sets).map(|_| refused(error)).collect(),
+            _ => (0..sets).map(|_| strange()).collect(),
         }
-    }
-
-    /// The call for a change set.
-    fn call(&self, changes: &ChangeSet<RowValue>, (first, seq): (u64, u64)) -> Cmd {
-        let puts = changes.ops.iter().any(|op| matches!(op, Op::Put { .. }));
-        let mut call = self.keys.call("FCALL", if puts { "stvor_v5_commit" } else { "stvor_v5_release" });
-        call.arg(&self.name).arg(first).arg(seq).arg(self.acknowledged.load(Ordering::SeqCst));
-        for op in &changes.ops {
-            match op {
-                Op::Put { key, value, expires, expect } => {
-                    call.arg("P").arg(field(key)).arg(expectation(*expect)).arg(encode(value, *expires));
-                    match expires {
-                        Some(at) => call.arg(at.as_millis()),
-                        None => call.arg(""),
-                    };
-                }
-                Op::Delete { key, expect } => {
-                    call.arg("D").arg(field(key)).arg(expectation(*expect));
-                }
-                Op::Check { key, expect } => {
-                    call.arg("C").arg(field(key)).arg(expectation(*expect));
-                }
-                Op::DeletePartition { table, partition } => {
-                    let prefix = partition_prefix(*table, partition);
-                    call.arg("X").arg(&prefix).arg(after(&prefix));
-                }
-                Op::DeleteTable { table } => {
-                    let prefix = [table.id()];
-                    call.arg("X").arg(&prefix).arg(after(&prefix));
-                }
-            }
-        }
-        call
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
@@ -376,6 +389,35 @@ impl Writer {
                 }
                 // Sweeping is done again by and by.
                 Err(self.link.error(&failure))
+            }
+        }
+    }
+}
+
+/// Adds what a change set does to a call.
+fn operations(call: &mut Cmd, changes: &ChangeSet<RowValue>) {
+    for op in &changes.ops {
+        match op {
+            Op::Put { key, value, expires, expect } => {
+                call.arg("P").arg(field(key)).arg(expectation(*expect)).arg(encode(value, *expires));
+                match expires {
+                    Some(at) => call.arg(at.as_millis()),
+                    None => call.arg(""),
+                };
+            }
+            Op::Delete { key, expect } => {
+                call.arg("D").arg(field(key)).arg(expectation(*expect));
+            }
+            Op::Check { key, expect } => {
+                call.arg("C").arg(field(key)).arg(expectation(*expect));
+            }
+            Op::DeletePartition { table, partition } => {
+                let prefix = partition_prefix(*table, partition);
+                call.arg("X").arg(&prefix).arg(after(&prefix));
+            }
+            Op::DeleteTable { table } => {
+                let prefix = [table.id()];
+                call.arg("X").arg(&prefix).arg(after(&prefix));
             }
         }
     }
