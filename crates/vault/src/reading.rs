@@ -112,7 +112,7 @@ pub(crate) fn piped<R: Send + Default, T: Send, E>(
         };
         // This thread has the most to do: none of the others takes its processor.
         let mut idle: VecDeque<_> = (1..threads).map(start).collect();
-        let mut workers = VecDeque::with_capacity(idle.len());
+        let mut workers = idle.split_off(idle.len());
         let mut spare = Vec::new();
         let mut ready = VecDeque::from([first, second]);
         loop {
