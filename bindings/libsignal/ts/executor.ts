@@ -265,7 +265,7 @@ export class Executor extends Calls {
       this.emit('rejected', () => ({ address: lane.address, queued: this.#queued, scope }));
       const where = scope === 'peer' ? `for ${lane.address}` : 'in all';
       refuse(new BackpressureError(`too much is waiting ${where}: the call was not begun`, { code: 'BACKPRESSURE', retryable: true }));
-      release(lane);
+      release(lane, false);
       return;
     }
     // In the context of its caller, as if it had not waited: storages find their transaction by it.

@@ -202,12 +202,13 @@ export function hold(lane: Lane): void {
   if (lane.home.get(lane.key) === undefined) lane.home.set(lane.key, lane);
 }
 
-/** @internal Forgets lanes at which there is nothing to do: the oldest, and of those that failed the oldest. */
-export function release(lane: Lane): void {
+/** @internal Forgets lanes at which there is nothing to do: the oldest, of those that failed the oldest, and one at which nothing was ever done. */
+export function release(lane: Lane, worked = true): void {
   const { resting, idle } = registry;
   if (isIdle(lane)) {
     if (resting.size > 0) resting.delete(lane);
     if (lane.failures === 0) {
+      if (!worked && !idle.has(lane)) return forgetLane(lane);
       idle.add(lane);
       if (idle.size > MAX_IDLE) forgetOldest(idle);
       return;
