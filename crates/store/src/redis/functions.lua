@@ -60,9 +60,40 @@ local function commit(keys, args)
   local writer, acknowledged, first = args[1], tonumber(args[2]), tonumber(args[3])
   local known = redis.call('HMGET', meta, 'w:' .. writer, 'c:' .. writer, 'schema', 'bytes')
   local last, conflicts, schema, bytes = tonumber(known[1] or '0'), known[2] or '', known[3], tonumber(known[4] or '0')
-  -- Rows as they are after the sets before: version, size, whether they never expire. What was read is not asked for again.
-  local now, sizes, lasts = {}, {}, {}
-  -- Rows are put by few commands, for each costs more than a row does.
+  -- Rows that operations name, as they are after the sets before: version, size, whether they never expire. They are looked at together, for
+  -- each command costs more than a row does.
+  local now, sizes, lasts, ends = {}, {}, {}, #args
+  local wanted = {}
+  local function look()
+    for at, value in ipairs(redis.call('HMGET', rows, unpack(wanted))) do
+      local field = wanted[at]
+      now[field] = value and string.sub(value, 1, 8)
+      sizes[field] = value and #value or 0
+      lasts[field] = value and string.sub(value, 9, 16) == NEVER
+    end
+    wanted = {}
+  end
+  local i = 4
+  while i <= ends do
+    local kind, field = args[i], args[i + 1]
+    if kind == 'S' then
+      i = i + 2
+    else
+      if kind ~= 'X' and now[field] == nil then
+        now[field] = false
+        wanted[#wanted + 1] = field
+        if #wanted == 64 then
+          look()
+        end
+      end
+      i = i + (kind == 'P' and 5 or 3)
+    end
+  end
+  if #wanted > 0 then
+    look()
+  end
+
+  -- They are put together, too.
   local put, new, timed, untimed, mine = {}, {}, {}, {}, {}
   local function flush()
     if #put > 0 then
@@ -80,7 +111,7 @@ local function commit(keys, args)
     put, new, timed, untimed, mine = {}, {}, {}, {}, {}
   end
   local function remove(field)
-    local size = redis.call('HSTRLEN', rows, field)
+    local size = sizes[field] or redis.call('HSTRLEN', rows, field)
     if size > 0 then
       redis.call('HDEL', rows, field)
       redis.call('ZREM', order, field)
@@ -88,15 +119,6 @@ local function commit(keys, args)
       bytes = bytes - (size - 16) - (#field - 3)
     end
     now[field], sizes[field] = false, 0
-  end
-  local function read(field)
-    if now[field] == nil then
-      local value = redis.call('HGET', rows, field)
-      now[field] = value and string.sub(value, 1, 8)
-      sizes[field] = value and #value or 0
-      lasts[field] = value and string.sub(value, 9, 16) == NEVER
-    end
-    return now[field]
   end
 
   -- Walks through the operations of the set that begins at `i`, each with those before it applied in thought. Answers with the place of the
@@ -112,7 +134,7 @@ local function commit(keys, args)
           return false
         end
       end
-      return read(field)
+      return now[field]
     end
     local function holds(expect, field)
       local kind = string.sub(expect, 1, 1)
@@ -125,7 +147,7 @@ local function commit(keys, args)
       end
       return version(field) == string.sub(expect, 2)
     end
-    while i <= #args and args[i] ~= 'S' do
+    while i <= ends and args[i] ~= 'S' do
       local kind, field = args[i], args[i + 1]
       if kind == 'X' then
         for one in pairs(over) do
@@ -148,14 +170,14 @@ local function commit(keys, args)
   end
 
   local function apply(i)
-    while i <= #args and args[i] ~= 'S' do
+    while i <= ends and args[i] ~= 'S' do
       local kind, field = args[i], args[i + 1]
       if kind == 'P' then
         local value, at = args[i + 3], args[i + 4]
         if mine[field] or #put >= 400 then
           flush()
         end
-        local size = sizes[field] or redis.call('HSTRLEN', rows, field)
+        local size = sizes[field]
         put[#put + 1] = field
         put[#put + 1] = value
         if size == 0 then
@@ -191,8 +213,9 @@ local function commit(keys, args)
     end
   end
 
-  local answers, sound, done, i = {}, false, false, 4
-  while i <= #args do
+  local answers, sound, done = {}, false, false
+  i = 4
+  while i <= ends do
     local seq, answer = tonumber(args[i + 1]), nil
     local conflict, after = nil, nil
     if last >= seq then
@@ -244,7 +267,7 @@ local function commit(keys, args)
     end
     if not after then
       after = i + 2
-      while after <= #args and args[after] ~= 'S' do
+      while after <= ends and args[after] ~= 'S' do
         after = after + (args[after] == 'P' and 5 or 3)
       end
     end
