@@ -110,9 +110,8 @@ pub(crate) fn piped<R: Send + Default, T: Send, E>(
             };
             (parts, results, scope.spawn(run))
         };
-        // This thread has the most to do: none of the others takes its processor.
-        let mut idle: VecDeque<_> = (1..threads).map(start).collect();
-        let mut workers = idle.split_off(idle.len());
+        let mut idle: VecDeque<_> = (0..threads).map(start).collect();
+        let mut workers = idle.split_off(threads);
         let mut spare = Vec::new();
         let mut ready = VecDeque::from([first, second]);
         loop {

@@ -18,7 +18,7 @@ use crate::reading::{self, ReadEvent, ReadMemory};
 
 /// Rows that are worked on at a time: as many as the caches of a processor hold; and how often that is done in one step.
 const PART: usize = 256;
-const PARTS: usize = 32;
+const PARTS: usize = 40;
 /// Hashes that were computed before they are held against the stored ones: so few that other threads have work meanwhile.
 const HASHES: usize = 1024;
 /// Contents that one step opens: each may have a megabyte.
