@@ -77,6 +77,9 @@ pub(crate) struct Delivery {
     tail: u64,
     /// Messages that wait for their commit and were not sent live.
     owed: u64,
+    /// Live copies that are to be sent and are not in the queue of the socket yet: until they are nothing else is offered, for
+    /// what follows them may be committed by then.
+    copying: u64,
     /// READY was sent.
     open: bool,
     /// The pump is reading.
@@ -97,6 +100,7 @@ impl Delivery {
             offered: 0,
             tail: 0,
             owed: 0,
+            copying: 0,
             open: false,
             pumping: false,
             blocked: false,
@@ -138,14 +142,17 @@ impl Delivery {
         Some(gone)
     }
 
-    /// A message is about to be written. `eligible`: its sender's order allows a live copy.
+    /// A message is about to be written. `eligible`: its sender's order allows a live copy. After [`Live::Sent`] its copy has to be
+    /// put into the queue of the socket and [`copied`](Self::copied) told.
     pub(crate) fn live(&mut self, item: Item, eligible: bool) -> Live {
-        let quiet = self.open && self.owed == 0 && self.offered >= self.tail && !self.pumping;
+        let quiet =
+            self.open && self.owed == 0 && self.copying == 0 && self.offered >= self.tail && !self.pumping;
         if self.held.contains(&item.sender) {
             return Live::Held;
         }
         if eligible && quiet && self.has_room(item.bytes) && !self.in_flight.contains_key(&item.msg_id) {
             self.insert(item, 0);
+            self.copying += 1;
             Live::Sent
         } else {
             self.owed += 1;
@@ -171,7 +178,8 @@ impl Delivery {
         {
             sent.seq = seq;
         }
-        if seq != self.offered + 1 || !self.open || self.pumping {
+        let behind_a_copy = self.copying > 0 && live != Some(Live::Sent);
+        if seq != self.offered + 1 || !self.open || self.pumping || behind_a_copy {
             return if self.wants_pump() { Committed::Pump } else { Committed::Nothing };
         }
         if live == Some(Live::Sent) {
@@ -190,6 +198,12 @@ impl Delivery {
         if self.wants_pump() { Committed::Pump } else { Committed::Nothing }
     }
 
+    /// A live copy is in the queue of the socket. Whether the pump has to run, for what was committed meanwhile.
+    pub(crate) fn copied(&mut self) -> bool {
+        self.copying = self.copying.saturating_sub(1);
+        self.wants_pump()
+    }
+
     /// A message was not written after all.
     pub(crate) fn failed(&mut self, item: Item, live: Live) {
         match live {
@@ -202,7 +216,8 @@ impl Delivery {
     }
 
     fn wants_pump(&self) -> bool {
-        self.open && !self.pumping && !self.blocked && self.offered < self.tail && self.has_room(0)
+        let free = self.open && self.copying == 0 && !self.pumping && !self.blocked;
+        free && self.offered < self.tail && self.has_room(0)
     }
 
     /// Starts reading a page, if something waits and the window has room: after which seq, how much, and the tail
@@ -372,6 +387,7 @@ mod tests {
     fn a_live_copy_is_not_sent_again_after_its_commit() {
         let mut delivery = opened();
         assert_eq!(delivery.live(item(1), true), Live::Sent);
+        delivery.copied();
         assert_eq!(delivery.committed(item(1), 1, (Some(Live::Sent), true)), Committed::Nothing);
         assert!(delivery.start_page().is_none());
         let rows = delivery.acknowledge(&ack(&[(0, 1)])).known;
@@ -388,6 +404,23 @@ mod tests {
         assert_eq!(delivery.committed(item(2), 2, (Some(Live::Owed), true)), Committed::Deliver);
         assert_eq!(delivery.committed(item(3), 3, (Some(Live::Owed), true)), Committed::Deliver);
         assert_eq!(delivery.live(item(4), true), Live::Sent);
+        delivery.copied();
+    }
+
+    #[test]
+    fn nothing_overtakes_a_live_copy_that_is_not_in_the_queue_yet() {
+        let mut delivery = opened();
+        assert_eq!(delivery.live(item(1), true), Live::Sent);
+        assert_eq!(delivery.committed(item(1), 1, (Some(Live::Sent), true)), Committed::Nothing);
+        // Of the same lane, by another connection of its sender.
+        assert_eq!(delivery.live(item(2), true), Live::Owed);
+        assert_eq!(delivery.committed(item(2), 2, (Some(Live::Owed), true)), Committed::Nothing);
+        assert!(delivery.start_page().is_none());
+        assert!(delivery.copied(), "what follows it is read");
+        let (after, _, tail) = delivery.start_page().unwrap();
+        assert_eq!((after, tail), (1, 2));
+        assert_eq!(delivery.end_page(page(vec![row(2, 2)]), tail).len(), 1);
+        assert_eq!(delivery.live(item(3), true), Live::Sent);
     }
 
     #[test]
@@ -409,7 +442,9 @@ mod tests {
         let mut delivery = opened();
         delivery.credit(Credit { window_messages: 2, window_bytes: 1_000_000 });
         assert_eq!(delivery.live(item(1), true), Live::Sent);
+        delivery.copied();
         assert_eq!(delivery.live(item(2), true), Live::Sent);
+        delivery.copied();
         assert_eq!(delivery.live(item(3), true), Live::Owed);
         for (number, live) in [(1, Live::Sent), (2, Live::Sent), (3, Live::Owed)] {
             assert_eq!(
@@ -428,6 +463,7 @@ mod tests {
     fn a_cumulative_ack_covers_only_what_was_delivered_with_a_seq() {
         let mut delivery = opened();
         assert_eq!(delivery.live(item(1), true), Live::Sent);
+        delivery.copied();
         assert_eq!(delivery.committed(item(2), 1, (None, true)), Committed::Deliver);
         let up_to = Some(AckOne { seq: 1, msg_id: id(2) });
         let rows = delivery.acknowledge(&Ack { mailbox_epoch: 5, up_to, single: Vec::new() }).known;
@@ -439,6 +475,7 @@ mod tests {
     fn an_ack_of_another_epoch_deletes_nothing() {
         let mut delivery = opened();
         assert_eq!(delivery.live(item(1), true), Live::Sent);
+        delivery.copied();
         let acked = delivery.acknowledge(&Ack { mailbox_epoch: 6, ..ack(&[(0, 1)]) });
         assert!(acked.known.is_empty() && acked.strays.is_empty());
     }
@@ -450,8 +487,10 @@ mod tests {
         let (_, _, tail) = delivery.start_page().unwrap();
         assert!(delivery.end_page(page(Vec::new()), tail).is_empty());
         assert_eq!(delivery.live(item(1), true), Live::Sent);
+        delivery.copied();
         assert_eq!(delivery.committed(item(1), 41, (Some(Live::Sent), true)), Committed::Nothing);
         assert_eq!(delivery.live(item(2), true), Live::Sent);
+        delivery.copied();
     }
 
     #[test]
@@ -515,6 +554,7 @@ mod tests {
         assert_eq!(delivery.live(item(5), true), Live::Held);
         let free = Item { sender: MailboxId(2), ..item(6) };
         assert_eq!(delivery.live(free, true), Live::Sent, "it waits for no commit of the held one");
+        delivery.copied();
         assert_eq!(delivery.committed(item(5), 5, (Some(Live::Held), true)), Committed::Nothing);
         assert_eq!(delivery.committed(free, 6, (Some(Live::Sent), true)), Committed::Nothing);
         assert_eq!((delivery.held(), delivery.offered()), (vec![SENDER], 0), "a cursor points before them");
@@ -533,6 +573,7 @@ mod tests {
             let number = u8::try_from(number).unwrap();
             let from = Item { sender: MailboxId(number.into()), ..item(number) };
             assert_eq!(delivery.live(from, true), Live::Sent);
+            delivery.copied();
             assert_eq!(
                 delivery.committed(from, u64::from(number) + 1, (Some(Live::Sent), true)),
                 Committed::Nothing

@@ -206,8 +206,14 @@ fn durable(
     // First into the queue of the store, then to the device: its ACK must not come before the message.
     relay.store.put(put, Box::new(move |result| sent.finish(result)));
     if let Some((receiver, frame)) = copy {
-        receiver.push(frame);
+        let behind = receiver.deliver(|delivery, queue| {
+            queue.frames.push(frame);
+            delivery.copied()
+        });
         relay.metrics.delivered(1);
+        if behind == Some(true) {
+            pump(relay, &receiver);
+        }
     }
 }
 
