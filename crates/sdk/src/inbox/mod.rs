@@ -8,7 +8,7 @@ mod claims;
 mod message;
 mod stream;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +35,8 @@ struct State {
     last: u64,
     /// Numbers given to commits that have not ended: only their end brings them into memory.
     in_flight: HashMap<u64, UserId>,
+    /// Numbers of commits that reported a failure after the window had gone by: what they were for may be stored all the same.
+    passed_over: BTreeSet<u64>,
     /// A page is being read, and what was committed beyond the window meanwhile.
     loading: bool,
     late: BTreeMap<u64, Message>,
@@ -198,13 +200,21 @@ impl Inbox {
         seq
     }
 
-    /// The commit of reserved places failed.
+    /// The commit of reserved places failed, or nobody knows what became of it.
     pub(crate) fn give_back(&self, seqs: impl IntoIterator<Item = u64>) {
-        let mut state = self.lock();
-        for seq in seqs {
-            if let Some(from) = state.in_flight.remove(&seq) {
+        let mut passed_over = false;
+        {
+            let mut state = self.lock();
+            for seq in seqs {
+                let Some(from) = state.in_flight.remove(&seq) else { continue };
                 state.leaves(&from);
+                if !self.instances.is_shared() && (state.loading || seq <= state.loaded_to) {
+                    passed_over |= state.passed_over.insert(seq);
+                }
             }
+        }
+        if passed_over {
+            self.changed.notify_waiters();
         }
     }
 
@@ -284,13 +294,16 @@ impl Inbox {
             let changed = self.changed.notified();
             let behind = {
                 let mut state = self.lock();
-                if let Some(message) = state.ready.pop_front() {
+                // What was passed over is older.
+                if state.passed_over.is_empty()
+                    && let Some(message) = state.ready.pop_front()
+                {
                     return Ok(Some(message));
                 }
                 if state.closed {
                     return Ok(None);
                 }
-                state.loaded_to < state.last
+                state.loaded_to < state.last || !state.passed_over.is_empty()
             };
             if behind {
                 match self.load().await {
@@ -315,6 +328,7 @@ impl Inbox {
     /// Reads a page of the store into memory; whether there was one.
     async fn load(&self) -> Result<bool> {
         let _one_at_a_time = self.loading.lock().await;
+        self.load_passed_over().await?;
         let from = {
             let mut state = self.lock();
             if !state.ready.is_empty() {
@@ -351,6 +365,7 @@ impl Inbox {
                 if state.in_flight.contains_key(&seq) {
                     continue;
                 }
+                state.passed_over.remove(&seq);
                 match (late.remove(&seq), row) {
                     (Some(message), _) => state.offer(message),
                     // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
@@ -388,6 +403,37 @@ impl Inbox {
             let _ = self.acker.send(consumed).await;
         }
         Ok(any)
+    }
+
+    /// Reads what commits stored that reported a failure when the window had gone by. What can not be read is told at the next
+    /// start.
+    async fn load_passed_over(&self) -> Result<()> {
+        let numbers: Vec<u64> = {
+            let mut state = self.lock();
+            // The window comes to those that it has not reached.
+            let beyond = state.loaded_to.saturating_add(1);
+            drop(state.passed_over.split_off(&beyond));
+            state.passed_over.iter().copied().collect()
+        };
+        for seq in numbers {
+            let row = self.store.one(&keys::inbox(seq)).await.map_err(Error::passed)?;
+            let pointer = row.and_then(|row| PointerRow::decode(row.value.expose()).ok());
+            let row = match &pointer {
+                Some(pointer) => self.store.one(&keys::pointed(pointer)).await.map_err(Error::passed)?,
+                None => None,
+            };
+            let row = row.and_then(|row| MessageRow::decode(row.value.expose()).ok());
+            let mut state = self.lock();
+            state.passed_over.remove(&seq);
+            let (Some(pointer), Some(row)) = (pointer, row) else { continue };
+            let message = self.message((seq, None), pointer, row);
+            state.waiting += 1;
+            *state.shares.entry(message.from.clone()).or_default() += 1;
+            state.present.insert(seq);
+            let at = state.ready.partition_point(|other| other.seq < seq);
+            state.ready.insert(at, message);
+        }
+        Ok(())
     }
 
     fn put_back(&self, message: Message) {

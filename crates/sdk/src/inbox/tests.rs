@@ -33,6 +33,12 @@ fn row(number: u64) -> MessageRow {
 
 /// What a lane does with messages that came together.
 async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u64>) {
+    let arrivals = store(inbox, peer, numbers).await;
+    inbox.arrived(arrivals);
+}
+
+/// Stores messages, and reports nothing.
+async fn store(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u64>) -> Vec<Arrival> {
     let mut changes = ChangeSet::new();
     let mut arrivals = Vec::new();
     for number in numbers {
@@ -46,7 +52,48 @@ async fn commit(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u6
         arrivals.push(Arrival { seq, pointer, row: row(number) });
     }
     inbox.store.commit(changes).await.unwrap();
-    inbox.arrived(arrivals);
+    arrivals
+}
+
+#[tokio::test]
+async fn what_a_commit_stored_that_reports_a_failure_is_shown_though_the_window_went_by() {
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    commit(&inbox, &peer, 0..1).await;
+    let mut messages = inbox.stream().manual_ack();
+    assert_eq!(messages.next().await.unwrap().text(), Some("0"));
+    let arrivals = store(&inbox, &peer, 1..2).await;
+    let seq = arrivals[0].seq;
+    {
+        let mut next = Box::pin(messages.next());
+        soon(async {
+            while inbox.lock().loaded_to < seq {
+                assert!(futures::poll!(&mut next).is_pending(), "its commit has not reported");
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        inbox.give_back([seq]);
+        assert_eq!(soon(next).await.unwrap().text(), Some("1"));
+    }
+    // Not twice, and in its order with what comes meanwhile.
+    let failed = store(&inbox, &peer, 2..3).await;
+    commit(&inbox, &peer, 3..4).await;
+    assert_eq!(inbox.lock().loaded_to, failed[0].seq + 1);
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("3"));
+    inbox.give_back([failed[0].seq]);
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("2"));
+    commit(&inbox, &peer, 4..5).await;
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("4"));
+    assert_eq!(inbox.waiting(), 5);
+    // Nothing is there of what failed indeed.
+    let seq = inbox.reserve(&peer.user);
+    commit(&inbox, &peer, 5..6).await;
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("5"));
+    inbox.give_back([seq]);
+    commit(&inbox, &peer, 6..7).await;
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("6"));
+    assert!(inbox.lock().passed_over.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
