@@ -67,7 +67,10 @@ export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: numb
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
   time[0] = now;
   const read = answer(bytes, message.length, (to, text) => native().decrypt(bytes, own, apart(message, text), slip, to, text));
-  return { record: record(), identity: read.subarray(0, 33), plaintext: read.subarray(33, words[1]), newSession: false, compatibility: NOTHING };
+  // In memory of its own: storages are handed the identity before anybody judged the message, and keep it.
+  const identity = Buffer.alloc(33);
+  read.copy(identity, 0, 0, 33);
+  return { record: record(), identity, plaintext: read.subarray(33, words[1]), newSession: false, compatibility: NOTHING };
 }
 
 /** Encrypts for a group. */

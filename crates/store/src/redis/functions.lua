@@ -79,7 +79,9 @@ local function commit(keys, args)
     if kind == 'S' then
       i = i + 2
     else
-      if kind ~= 'X' and now[field] == nil then
+      -- Of what is only taken away the size is enough.
+      local looked = kind ~= 'X' and not (kind == 'D' and args[i + 2] == '*')
+      if looked and now[field] == nil then
         now[field] = false
         wanted[#wanted + 1] = field
         if #wanted == 64 then
@@ -133,6 +135,10 @@ local function commit(keys, args)
         if string.sub(field, 1, #gone[at]) == gone[at] then
           return false
         end
+      end
+      if now[field] == nil then
+        wanted = { field }
+        look()
       end
       return now[field]
     end

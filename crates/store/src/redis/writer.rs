@@ -133,9 +133,11 @@ impl Writer {
                 let count = group.len();
                 self.number(group, &mut sets);
                 let calls = self.calls(&sets, count);
-                let flight = fly(Arc::clone(&self.link), self.pipeline(&calls));
+                // A task of its own: it may hold the lock of the connection, which answering another one may wait for.
+                let flight = tokio::spawn(fly(Arc::clone(&self.link), self.pipeline(&calls)));
                 let counts: Vec<usize> = calls.into_iter().map(|(_, count)| count).collect();
-                flights.push_back(async move { (counts, flight.await) });
+                let ended = self.link.unreachable("the task that sent it ended");
+                flights.push_back(async move { (counts, flight.await.unwrap_or(Err(ended))) });
             }
             tokio::select! {
                 biased;
