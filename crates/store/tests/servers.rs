@@ -131,6 +131,37 @@ async fn one_of_eight_wins_each_row_of_redis_though_answers_are_lost() {
     assert_eq!(won, (0..won.len() as u64).collect::<Vec<_>>());
 }
 
+/// Stores of one provider share a connection: what one of them hears of it while another one connects anew holds up neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_falls_silent_for_a_while_leaves_no_commit_without_an_answer() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let stores = RedisStores::new(&server.url()).unwrap();
+    let (alice, bob) =
+        (stores.open(&place("alice")).await.unwrap(), stores.open(&place("bob")).await.unwrap());
+    for store in [&alice, &bob] {
+        store.commit(pair(0)).await.unwrap();
+    }
+    server.pause(true).unwrap();
+    let commit = |store: &Arc<dyn Store>, after: u64, number| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            store.commit(pair(number)).await
+        })
+    };
+    // The second one's first commit fails when the first one's failure made its next one connect anew.
+    let commits = [commit(&alice, 0, 1), commit(&bob, 3, 1), commit(&bob, 11, 2)];
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    server.pause(false).unwrap();
+    for commit in commits {
+        let answer = tokio::time::timeout(Duration::from_secs(60), commit).await;
+        answer.expect("an answer").unwrap().unwrap();
+    }
+    for store in [alice, bob] {
+        tokio::time::timeout(Duration::from_secs(60), store.close()).await.expect("it closes").unwrap();
+    }
+}
+
 /// Cuts in the middle of requests and in the middle of answers: the latter hide whether a commit was applied.
 fn cut_at_random(proxy: ChaosProxy) -> ChaosProxy {
     for round in 0..12_u64 {
