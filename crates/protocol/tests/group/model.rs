@@ -367,11 +367,13 @@ impl World {
                     }
                     return false;
                 };
-                if group.is_member() && !group.has_been(incoming.state()) {
+                let by_a_member = group.admits(sender.user(), chain.user_key());
+                // Also who takes themselves for none asks a member who knows more: it may be that they are one.
+                if (group.is_member() || by_a_member) && !group.has_been(incoming.state()) {
                     party.ask(&member.user);
                 }
                 let Some(group) = &party.group else { return false };
-                if !group.admits(sender.user(), chain.user_key()) {
+                if !by_a_member {
                     if group.is_member() {
                         party.refused += 1;
                         return true;
@@ -570,6 +572,21 @@ impl World {
             Step::Restart(who) => self.restart(who),
         }
     }
+}
+
+/// A removal that a more senior one makes void, and an addition beside both: who is a member again by that, and knows the void
+/// removal alone, takes themselves for none. If nobody tells them they learn it from the messages that they get.
+#[test]
+fn who_is_a_member_again_learns_it_from_the_messages_of_members() {
+    let mut world = World::new();
+    world.parties.iter_mut().for_each(|party| party.tells = false);
+    let steps = [Step::Add(1, 3), Step::Remove(1, 3), Step::Remove(0, 1), Step::Add(2, 3)];
+    steps.into_iter().for_each(|step| world.take(step));
+    world.deliver_all();
+    assert!(!world.parties[3].group.as_ref().unwrap().is_member(), "nobody told dan of the removal of bob");
+    world.write_until_quiet();
+    world.check_views();
+    world.check_secrets();
 }
 
 proptest! {
