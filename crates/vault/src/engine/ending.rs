@@ -112,7 +112,8 @@ impl Engine {
         found
     }
 
-    /// The same, of at most `most` versions that the caller may know of, those without content among them. Adds up what it reads.
+    /// The same, at most `most`; for none it ends at the first one that the caller may know of, with content or without. Adds up what it
+    /// reads.
     ///
     /// Those that the caller may not know of are no steps of it, and none is where to go on: it would tell how many there are. Behind
     /// very many of them it ends.
@@ -130,19 +131,18 @@ impl Engine {
             }
             Ok::<_, VaultError>(header)
         };
-        let (mut found, mut steps) = (Vec::new(), 0);
-        let mut next = header(id, read)?.and_then(|header| header.supersedes);
+        let (mut found, mut next) = (Vec::new(), header(id, read)?.and_then(|header| header.supersedes));
         while let Some(id) = next {
             let Some(older) = header(id, read)? else { break };
             let known = caller.reaches(&older.namespace)
                 && caller.may_have(older.level)
                 && !self.closed_to(caller, &older)?;
-            if read.is_much() || (known && steps == most) {
+            let counts = known && (most == 0 || !older.is_destroyed());
+            if read.is_much() || (counts && found.len() == most) {
                 return Ok((found, known.then_some(id)));
             }
             next = older.supersedes;
-            steps += usize::from(known);
-            if known && !older.is_destroyed() {
+            if counts {
                 found.push(older);
             }
         }
