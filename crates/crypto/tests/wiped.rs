@@ -1,6 +1,7 @@
 //! What a key leaves in memory when it is gone. A process of its own: no other test may hold what is looked for.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
