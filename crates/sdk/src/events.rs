@@ -458,11 +458,18 @@ impl Inner {
         self.early.retain(|other| *other != event);
         self.early.push_back(event);
         if self.early.iter().filter(|event| event.is_of_identity()).count() > limits::MAX_EARLY_IDENTITIES
-            && let Some(oldest) = self.early.iter().position(Event::is_of_identity)
+            && let Some(oldest) = self.least()
         {
             self.early.remove(oldest);
             self.missed += 1;
         }
+    }
+
+    /// What was said of identities that may be forgotten first. Anybody can have many users of another suite write to us: they push out
+    /// nothing that has to be judged.
+    fn least(&self) -> Option<usize> {
+        let suites = self.early.iter().position(|event| matches!(event, Event::SuiteMismatch { .. }));
+        suites.or_else(|| self.early.iter().position(Event::is_of_identity))
     }
 }
 
@@ -609,7 +616,7 @@ mod tests {
         hub.emit(changed.clone());
         let mut second = hub.subscribe();
         hub.emit(rotated(3));
-        assert_eq!(first.next().await, Some(changed));
+        assert_eq!(first.next().await, Some(changed.clone()));
         assert_eq!(second.next().await, Some(rotated(3)));
 
         let hub = Hub::new();
@@ -621,6 +628,17 @@ mod tests {
         assert_eq!(late.next().await, Some(Event::Lagged { missed: 1 }));
         assert_eq!(late.next().await, Some(Event::MailLost));
         assert_eq!(late.next().await, Some(rotated(1)));
+
+        let hub = Hub::new();
+        hub.emit(changed.clone());
+        let (ours, theirs) = (Suite::P256, Suite::X25519);
+        for number in 0..2 * limits::MAX_EARLY_IDENTITIES {
+            let peer = UserId::new(&format!("stranger{number}")).unwrap();
+            hub.emit(Event::SuiteMismatch { peer, ours, theirs });
+        }
+        let mut late = hub.subscribe();
+        assert!(matches!(late.next().await, Some(Event::Lagged { .. })));
+        assert_eq!(late.next().await, Some(changed), "users of another suite push out nothing else");
     }
 
     #[tokio::test]

@@ -430,7 +430,10 @@ impl Inbox {
             state.waiting += 1;
             *state.shares.entry(message.from.clone()).or_default() += 1;
             state.present.insert(seq);
-            let at = state.ready.partition_point(|other| other.seq < seq);
+            // What was put back stands before older ones; what came before of the same sender stays before it all the same.
+            let older = |other: &Message| other.from == message.from && other.seq < seq;
+            let behind = state.ready.iter().rposition(older).map_or(0, |at| at + 1);
+            let at = state.ready.partition_point(|other| other.seq < seq).max(behind);
             state.ready.insert(at, message);
         }
         Ok(())

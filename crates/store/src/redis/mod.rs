@@ -1,4 +1,4 @@
-//! Rows in Redis 7 or later, single or Cluster: one server-side function for each change set, so that it is atomic.
+//! Rows in Redis 7 or later, single or Cluster: a server-side function commits change sets, each of them whole or not at all.
 //!
 //! All keys of a place have one hash tag, so a place is in one slot: `stvor:{…}:rows`, `:order`, `:expiry` and `:meta`. Any
 //! number of processes may have one user's store open. What a commit acknowledged is as durable as the server's settings

@@ -1,5 +1,5 @@
-//! The one task of an opening that writes: a call for each change set, many calls on their way at a time. While the server works on one
-//! group the next is made and sent, so that neither waits for the other.
+//! The one task of an opening that writes: a call commits several change sets, several calls go together, and while the server works on
+//! these the next ones are made and sent, so that neither waits for the other.
 
 use super::link::{Connection, Link, is_passing};
 use super::{Keys, after, encode, field, partition_prefix};
@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 /// The function's answer for a change set that was applied.
 const APPLIED: i64 = -1;
-/// Its answer when a call before this one is missing.
+/// Its answer when a set before this one is missing.
 const OUT_OF_ORDER: i64 = -2;
-/// Its answer when it lacks calls that it acknowledged.
+/// Its answer when it lacks sets that it acknowledged.
 const PUT_BACK: i64 = -3;
 
-/// What the server said of one call.
+/// What the server said of one set.
 enum Answer {
     Done(Result<(), StoreError>),
     /// It did nothing, and a later try may go through.
@@ -63,7 +63,7 @@ pub(super) struct Writer {
     keys: Keys,
     /// A random name of this opening.
     name: String,
-    /// The number of its last call.
+    /// The number of its last set.
     seq: u64,
     /// The number of the last one that the server acknowledged; 0: none that the server has to know.
     acknowledged: Arc<AtomicU64>,
@@ -328,7 +328,9 @@ impl Writer {
                         let error = self.link.unreachable("its functions were gone and are loaded again");
                         return again(error, sent);
                     }
-                    Answer::OutOfOrder => return again(self.link.unreachable("it lost a call"), count),
+                    Answer::OutOfOrder => {
+                        return again(self.link.unreachable("it lost a commit that is on its way"), count);
+                    }
                 }
             }
         }
