@@ -243,6 +243,29 @@ async fn what_a_stream_gives_back_goes_to_the_next_one_in_order_and_not_past_the
     assert!(second.next().await.is_none());
 }
 
+#[tokio::test]
+async fn what_was_passed_over_stands_behind_the_earlier_messages_of_its_sender() {
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    let alice = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let bob = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let first = store(&inbox, &alice, 1..2).await;
+    let second = store(&inbox, &alice, 2..3).await;
+    commit(&inbox, &bob, 3..5).await;
+    let mut messages = inbox.stream().manual_ack();
+    let taken = messages.next().await.unwrap();
+    assert_eq!(taken.text(), Some("3"));
+    inbox.arrived(first);
+    messages.give_back([taken]);
+    // It landed, and reported a failure.
+    inbox.give_back(second.iter().map(|arrival| arrival.seq));
+    let mut texts = Vec::new();
+    for _ in 0..4 {
+        texts.push(messages.next().await.unwrap().text().unwrap().to_owned());
+    }
+    let of_alice: Vec<_> = texts.iter().filter(|text| ["1", "2"].contains(&text.as_str())).collect();
+    assert_eq!(of_alice, ["1", "2"], "{texts:?}");
+}
+
 type StoreResult<T> = core::result::Result<T, StoreError>;
 
 /// A store in memory that fails, answers nothing, or waits, as a test wants it.
