@@ -21,6 +21,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(any(feature = "pkcs11", feature = "tpm"))]
+mod apart;
 pub mod challenge;
 mod error;
 #[cfg(feature = "fido2")]

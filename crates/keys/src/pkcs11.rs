@@ -1,5 +1,6 @@
 //! A key in a PKCS #11 token: a hardware security module, a smart card, `SoftHSM`.
 
+use crate::apart::apart;
 use crate::{KeyError, KeyService};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -71,7 +72,8 @@ impl Token {
     /// # Errors
     /// [`KeyError::Unavailable`] when the module can not be loaded.
     pub fn new(which: TokenKey, pin: SecretBytes) -> Result<Self, KeyError> {
-        Ok(Self { library: library(&which.module)?, which, pin: Arc::new(pin) })
+        let library = apart(HOLDER, || library(&which.module))?;
+        Ok(Self { library, which, pin: Arc::new(pin) })
     }
 
     /// Makes the key in the token: it never leaves it, and can not be read.
@@ -80,6 +82,10 @@ impl Token {
     /// [`KeyError::Exists`] when a key of this label is there; [`KeyError::Wrong`] for another PIN;
     /// [`KeyError::Unavailable`].
     pub fn create(&self) -> Result<(), KeyError> {
+        apart(HOLDER, || self.generate())
+    }
+
+    fn generate(&self) -> Result<(), KeyError> {
         let failed = |error| unavailable(&error);
         let session = self.session(true)?;
         if find(&session, &self.which.key)?.is_some() {
@@ -124,23 +130,8 @@ impl Token {
         find(session, &self.which.key)?
             .ok_or_else(|| KeyError::Missing { holder: "key of the token", name: self.which.key.clone() })
     }
-}
 
-fn find(session: &Session, label: &str) -> Result<Option<ObjectHandle>, KeyError> {
-    let wanted = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
-    let found = session.find_objects(&wanted).map_err(|error| unavailable(&error))?;
-    match &found[..] {
-        [] => Ok(None),
-        [one] => Ok(Some(*one)),
-        _ => Err(KeyError::Unavailable {
-            holder: HOLDER,
-            reason: format!("it has more than one key with the label {label}"),
-        }),
-    }
-}
-
-impl KeyService for Token {
-    fn wrap(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
+    fn encrypt(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
         let mut nonce = [0; NONCE];
         SystemRandom::new().fill(&mut nonce)?;
         let session = self.session(false)?;
@@ -151,7 +142,7 @@ impl KeyService for Token {
         Ok([&nonce[..], &sealed.map_err(|error| unavailable(&error))?].concat())
     }
 
-    fn unwrap(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {
+    fn decrypt(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {
         let (nonce, sealed) = wrapped
             .split_first_chunk::<NONCE>()
             .ok_or(KeyError::Corrupt("what the token wrapped ends too early"))?;
@@ -174,5 +165,28 @@ impl KeyService for Token {
             )) => Err(KeyError::Wrong { holder: HOLDER }),
             Err(error) => Err(unavailable(&error)),
         }
+    }
+}
+
+fn find(session: &Session, label: &str) -> Result<Option<ObjectHandle>, KeyError> {
+    let wanted = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
+    let found = session.find_objects(&wanted).map_err(|error| unavailable(&error))?;
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(*one)),
+        _ => Err(KeyError::Unavailable {
+            holder: HOLDER,
+            reason: format!("it has more than one key with the label {label}"),
+        }),
+    }
+}
+
+impl KeyService for Token {
+    fn wrap(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
+        apart(HOLDER, || self.encrypt(key))
+    }
+
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {
+        apart(HOLDER, || self.decrypt(wrapped))
     }
 }

@@ -21,6 +21,7 @@ use tss_esapi::{Context, Error, TctiNameConf};
 
 use super::{HOLDER, Pcrs, Sealed};
 use crate::KeyError;
+use crate::apart::apart;
 
 /// How the TPM is reached, as tpm2-tss writes it: `device:/dev/tpmrm0`, `tabrmd`, `swtpm:host=127.0.0.1,port=2321`.
 #[derive(Debug, Clone)]
@@ -185,6 +186,10 @@ fn selection(pcrs: Pcrs) -> Result<PcrSelectionList, Error> {
 
 /// Seals a key under a PIN, and to the registers as they are now.
 pub(super) fn seal(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: Pcrs) -> Done<Sealed> {
+    apart("TPM", || seal_here(place, (key, pin), pcrs))
+}
+
+fn seal_here(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: Pcrs) -> Done<Sealed> {
     let mut open = Open::new(place)?;
     let policy = if pcrs.is_empty() { None } else { Some(open.policy_digest(pcrs)?) };
     let template = sealed_template(policy).map_err(failed)?;
@@ -202,6 +207,10 @@ pub(super) fn seal(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: 
 
 /// Opens what [`seal`] sealed.
 pub(super) fn unseal(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs: Pcrs) -> Done<Secret<32>> {
+    apart("TPM", || unseal_here(place, (sealed, pin), pcrs))
+}
+
+fn unseal_here(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs: Pcrs) -> Done<Secret<32>> {
     let damaged = |_| KeyError::Corrupt("what the TPM sealed is not understood");
     let private = Private::try_from(&sealed.private[..]).map_err(damaged)?;
     let public = Public::unmarshall(&sealed.public).map_err(damaged)?;
@@ -239,7 +248,7 @@ pub(super) fn unseal(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs:
 /// # Errors
 /// [`KeyError::Unavailable`] when it is not there or fails, [`KeyError::TpmLocked`].
 pub fn self_test(place: &Place) -> Result<Health, KeyError> {
-    let health = {
+    let health = apart("TPM", || {
         let mut open = Open::new(place)?;
         let context = &mut open.context;
         context.self_test(true).map_err(|error| unavailable(format!("its self-test fails: {error}")))?;
@@ -249,13 +258,13 @@ pub fn self_test(place: &Place) -> Result<Health, KeyError> {
         let maker = read(PropertyTag::Manufacturer)?.to_be_bytes();
         let maker =
             maker.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
-        Health {
+        Ok(Health {
             maker,
             wrong_tries: read(PropertyTag::LockoutCounter)?,
             allowed_tries: read(PropertyTag::MaxAuthFail)?,
             forgets_after: read(PropertyTag::LockoutInterval)?,
-        }
-    };
+        })
+    })?;
     let mut rng = SystemRandom::new();
     let mut random = || -> Done<Secret<32>> {
         let mut bytes = [0; 32];
