@@ -8,7 +8,7 @@ use std::time::Duration;
 use stvor_base::{ErrorCode, Timestamp};
 use stvor_store::{
     ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan, Sealed,
-    SecretBytes, ServerOptions, Store, StorePlace, StoreProvider, Table, open_at,
+    SecretBytes, ServerOptions, Store, StoreError, StorePlace, StoreProvider, Table, open_at,
 };
 use stvor_testkit::{
     ChaosProxy, Direction, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings,
@@ -129,6 +129,60 @@ async fn one_of_eight_wins_each_row_of_redis_though_answers_are_lost() {
     won.sort_unstable();
     assert_eq!(won, numbers(&*store, "left").await, "each row has one task that was told it made it");
     assert_eq!(won, (0..won.len() as u64).collect::<Vec<_>>());
+}
+
+/// One call has several change sets, and its answer is lost. Before it is sent again another opening removes their rows, so that each
+/// set, one in conflict too, could be applied once more.
+#[tokio::test]
+async fn sets_of_a_redis_call_that_is_sent_again_are_answered_as_before_and_change_nothing() {
+    let Some(server) = Redis::start().unwrap() else { return };
+    let proxy = Arc::new(ChaosProxy::start(at(&server)).unwrap());
+    let stores = RedisStores::new(&format!("redis://{}", proxy.address())).unwrap();
+    let store = stores.open(&place("bob")).await.unwrap();
+    let other = RedisStores::new(&server.url()).unwrap().open(&place("bob")).await.unwrap();
+    // Its connection for writes is there.
+    store.commit(pair(0)).await.unwrap();
+    let calls = || {
+        let about = server.cli(&["info", "commandstats"]).unwrap();
+        let line = about.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls=")).unwrap();
+        line.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    for in_conflict in 1..=3 {
+        let value = RowValue { bytes: vec![7], version: RowVersion(9) };
+        other.commit([Op::insert(key("right", in_conflict), value)].into_iter().collect()).await.unwrap();
+        let (calls_before, dials_before) = (calls(), proxy.connections());
+        proxy.refuse(true);
+        proxy.cut_after(Direction::Down, 1);
+        // The writer's task has its turn only when all of them are handed in.
+        let commits = futures::future::join_all((1..=3).map(|number| store.commit(pair(number))));
+        let meanwhile = async {
+            let dialled = Arc::clone(&proxy);
+            tokio::task::spawn_blocking(move || {
+                let again = || (dialled.connections() > dials_before).then_some(());
+                stvor_testkit::until(Duration::from_secs(60), again).unwrap();
+            })
+            .await
+            .unwrap();
+            // It found out that the answer is lost, and is refused, so nothing is sent again yet.
+            assert_eq!(calls(), calls_before + 1, "all of them went in one call");
+            let applied: Vec<u64> = (0..=3).filter(|number| *number != in_conflict).collect();
+            assert_eq!(numbers(&*other, "left").await, applied);
+            assert_eq!(numbers(&*other, "right").await, [0, 1, 2, 3]);
+            let rows = (1..=3).flat_map(|number| ["left", "right"].map(|half| Op::delete(key(half, number))));
+            other.commit(rows.collect()).await.unwrap();
+            proxy.refuse(false);
+        };
+        let (answers, ()) = tokio::join!(commits, meanwhile);
+        for (number, answer) in (1..=3).zip(answers) {
+            match answer {
+                Err(StoreError::Conflict { op: 1 }) => assert_eq!(number, in_conflict),
+                answer => assert!(answer.is_ok() && number != in_conflict, "{number}: {answer:?}"),
+            }
+        }
+        for half in ["left", "right"] {
+            assert_eq!(numbers(&*other, half).await, [0], "what the other one removed does not come back");
+        }
+    }
 }
 
 /// Stores of one provider share a connection: what one of them hears of it while another one connects anew holds up neither.
