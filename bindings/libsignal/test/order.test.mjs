@@ -1,7 +1,7 @@
 // One order of an address in the whole process, and what a storage answers.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { cpSync, rmSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { couple, group, ours, party, read, refused, require } from './world.mjs';
@@ -58,6 +58,45 @@ test('two copies of the package, and executors of many, share the order of an ad
     land();
     await pause(20);
     assert.equal(distinct([one, two, await cipher(ours, alice).encrypt(same)]), 3);
+  } finally {
+    rmSync(place, { recursive: true });
+  }
+});
+
+test('an executor that means something else by its work is refused before any, and without it two copies keep one order', async () => {
+  const home = dirname(require.resolve('@stvor/libsignal/package.json'));
+  const place = join(home, '../libsignal-older');
+  cpSync(home, place, { recursive: true });
+  try {
+    // As a version before left it: the same lanes, other executors.
+    const file = join(place, 'dist/executor.js');
+    const [now, before] = [readFileSync(file, 'utf8'), '/executor.0'];
+    assert.equal(now.split('/executor.1').length, 2);
+    writeFileSync(file, now.replace('/executor.1', before));
+    const [older, olderGroup] = [require(join(place, 'dist/index.js')), require(join(place, 'dist/group.js'))];
+    const { alice, toAlice, at } = await talking();
+    const storage = slow(alice);
+    const name = new group.SenderKeyName('two versions', { id: 'me', deviceId: 1 });
+    const adapter = { get: async () => undefined, set: async () => {}, delete: async () => {} };
+    const takes = (S, G, executor) => [
+      () => new S.SessionCipher(storage, new S.ProtocolAddress(...at.bob), { executor }),
+      () => new S.SessionBuilder(storage, new S.ProtocolAddress(...at.bob), { executor }),
+      () => new G.GroupCipher(storage, name, { executor }),
+      () => new G.GroupSessionBuilder(storage, { executor }),
+      () => S.createStorage(adapter, { executor }),
+    ];
+    // One that never said what it can do, and has all but what a call needs at its end.
+    const planted = { run: (_owner, _address, work) => work({}), runGiven() {}, runBoth() {}, ask: (_turn, call) => call(), on() {} };
+    const refusals = [...takes(ours, group, new older.Executor()), ...takes(older, olderGroup, new ours.Executor()), ...takes(ours, group, planted)];
+    for (const make of refusals) {
+      assert.throws(make, (error) => error instanceof TypeError && error.code === 'INVALID_ARGUMENT' && /of this copy/.test(error.message));
+    }
+    for (const make of [...takes(ours, group, new ours.Executor()), ...takes(older, olderGroup, new older.Executor())]) assert.ok(make());
+
+    const cipher = (S) => new S.SessionCipher(storage, new S.ProtocolAddress(...at.bob), { executor: new S.Executor() });
+    const sealed = await Promise.all([0, 1, 2, 3, 4, 5].map((one) => cipher(one % 2 ? older : ours).encrypt(same)));
+    assert.equal(distinct(sealed), 6);
+    for (const message of sealed) assert.equal(await read(toAlice, message), String(same));
   } finally {
     rmSync(place, { recursive: true });
   }

@@ -6,7 +6,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Calls, storageFailed, Turn } from './calls.js';
 import { BackpressureError, invalid, isUint8Array } from './errors.js';
-import { givenLaneOf, hold, type Job, type Lane, laneOf, release, stateOf } from './lanes.js';
+import { givenLaneOf, hold, type Job, LANES, type Lane, laneOf, release, stateOf } from './lanes.js';
 
 /** How much may be under way, and what happens beyond. */
 export interface ExecutorOptions {
@@ -48,6 +48,12 @@ export interface ExecutorEvents {
   /** The storage did not trust an identity. */
   untrusted: { address: string };
 }
+
+/**
+ * What the package asks of an executor and of its turns is a contract between versions, too, for an executor may be of another copy: who changes it
+ * changes the number. One over lanes of other shapes never goes with this copy.
+ */
+const CONTRACT: unique symbol = Symbol.for(`${LANES}/executor.1`);
 
 const EVENTS: readonly string[] = ['pressure', 'rejected', 'crash', 'revived', 'compatibility', 'untrusted'];
 
@@ -122,6 +128,11 @@ export class Executor extends Calls {
     const pressure = options.onPressure ?? 'reject';
     if (pressure !== 'reject' && pressure !== 'wait') throw invalid('onPressure is "reject" or "wait"');
     this.#wait = pressure === 'wait';
+  }
+
+  /** @internal Says to other copies of the package what it can do. */
+  get [CONTRACT](): true {
+    return true;
   }
 
   /** Jobs that run now. */
@@ -424,6 +435,15 @@ export class Executor extends Calls {
   }
 }
 
+/**
+ * @internal The executor that was given, or the default one. One of another copy of the package is as good if both mean the same by it; one that does
+ * not say so could fail in the middle of a call, or keep another order.
+ */
+export function checkedExecutor(given: unknown = defaultExecutor): Executor {
+  if ((given as Executor | null)?.[CONTRACT] === true) return given as Executor;
+  throw invalid('executor is an Executor of this copy of @stvor/libsignal, or of one of a version that goes with it');
+}
+
 const NOTHING = (): void => {};
 const tell = (it: () => void): void => it();
 
@@ -452,4 +472,4 @@ function count(given: unknown, otherwise: number, what: string): number {
 }
 
 /** The executor of ciphers that were not given one. */
-export const defaultExecutor: Executor = new Executor();
+const defaultExecutor: Executor = new Executor();

@@ -127,8 +127,10 @@ interface Registry {
   readonly idle: Set<Lane>;
 }
 
-/** What the shapes above are is a contract between versions of this package: who changes one changes the number. */
-const SHARED = Symbol.for('stvor.libsignal.lanes.3');
+/** @internal What the shapes above are is a contract between versions of this package: who changes one changes the number. */
+export const LANES = 'stvor.libsignal.lanes.3';
+
+const SHARED = Symbol.for(LANES);
 const shared = globalThis as unknown as { [SHARED]?: Registry };
 if (shared[SHARED] === undefined) {
   const lanes = (): Lanes => ({ named: new Map(), scopes: new WeakMap() });

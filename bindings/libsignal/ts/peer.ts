@@ -4,7 +4,7 @@ import { addressOf, type ProtocolAddress } from './address.js';
 import type { Again, Turn, Write } from './calls.js';
 import type { KeyPair } from './curve.js';
 import { bytesOf, guarded, invalid, isUint8Array, StorageError, UntrustedIdentityKeyError } from './errors.js';
-import { defaultExecutor, type Executor } from './executor.js';
+import { checkedExecutor, type Executor } from './executor.js';
 import { idOf, publicKeyOf, whoOf } from './keys.js';
 import { isUncertain, moveState, type Side } from './lanes.js';
 import { recordOf, SessionRecord } from './record.js';
@@ -249,9 +249,5 @@ export class Peer {
 export function executorOf(options: { executor?: Executor | undefined }, known: readonly string[]): Executor {
   if (typeof options !== 'object' || options === null) throw invalid('options are an object');
   for (const key of Object.keys(options)) if (!known.includes(key)) throw invalid(`there is no option "${key}"; there are ${known.join(', ')}`);
-  const { executor = defaultExecutor } = options;
-  // One of another copy of this package is as good.
-  const whole = (['run', 'runGiven', 'runBoth', 'ask'] as const).every((method) => typeof executor?.[method] === 'function');
-  if (!whole) throw invalid('executor is an Executor');
-  return executor;
+  return checkedExecutor(options.executor);
 }

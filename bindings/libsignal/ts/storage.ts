@@ -2,7 +2,7 @@
 
 import type { KeyPair } from './curve.js';
 import type { Again, Row, Turn } from './calls.js';
-import { defaultExecutor, type Executor } from './executor.js';
+import { checkedExecutor, type Executor } from './executor.js';
 import { bytesOf, invalid, StorageError, isUint8Array } from './errors.js';
 import { idOf, whoOf } from './keys.js';
 import { forget, moveUnread, type Side } from './lanes.js';
@@ -147,8 +147,7 @@ export function createStorage(adapter: StorageAdapter, options: StorageOptions =
     if (left === null) await within.delete(key);
     else await within.set(key, Buffer.from(left));
   };
-  const { executor = defaultExecutor } = options;
-  if (typeof executor?.run !== 'function' || typeof executor.ask !== 'function') throw invalid('executor is an Executor');
+  const executor = checkedExecutor(options.executor);
   const registrationId = async (): Promise<number | undefined> => numberOf(await adapter.get('registration_id'), 'registration_id');
   /** Whose records these are; before there is an identity there is none. */
   const own = async (): Promise<string | undefined> => {
