@@ -1,5 +1,5 @@
-//! Stores beside the bare database that does the same rows: `./x bench store`. Servers are private ones on loopback, with
-//! settings that keep what they acknowledge; files are under `TMPDIR`.
+//! Stores beside the bare database that does the same rows: `./x bench store`, or only those that are named behind it.
+//! Servers are private ones on loopback, with settings that keep what they acknowledge; files are under `TMPDIR`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,8 +26,11 @@ use tokio::sync::Mutex;
 const ROWS: [(Table, usize); 4] =
     [(Table::Session, 1_500), (Table::History, 300), (Table::ContentId, 40), (Table::Outbox, 600)];
 
-/// How long each line is measured.
-const SPAN: Duration = Duration::from_secs(3);
+/// What is compared takes turns of this length, so that a machine that grows slower meanwhile is as slow for each.
+const TURN: Duration = Duration::from_millis(300);
+
+/// So many turns each.
+const TURNS: u32 = 10;
 
 const SESSIONS: u64 = 10_000;
 
@@ -43,38 +46,52 @@ fn message(conversation: u64, number: u64) -> ChangeSet {
     ROWS.map(put).into_iter().collect()
 }
 
+/// What was measured in all turns.
+#[derive(Default)]
 struct Rate {
-    commits: f64,
-    p50: Duration,
-    p99: Duration,
+    took: Vec<Duration>,
+    elapsed: Duration,
+    /// Messages of each conversation so far.
+    done: u64,
 }
 
-/// Runs `one(conversation, number)` for a while, one at a time in each conversation.
-async fn rate<F: Future<Output = ()>>(conversations: u64, one: impl Fn(u64, u64) -> F) -> Rate {
-    let (started, one) = (Instant::now(), &one);
-    let lanes = (0..conversations).map(|conversation| async move {
-        let mut took = Vec::new();
-        while started.elapsed() < SPAN {
-            let begun = Instant::now();
-            one(conversation, took.len() as u64).await;
-            took.push(begun.elapsed());
-        }
-        took
-    });
-    let mut took: Vec<Duration> = join_all(lanes).await.into_iter().flatten().collect();
-    let elapsed = started.elapsed();
-    took.sort();
-    Rate {
-        commits: took.len() as f64 / elapsed.as_secs_f64(),
-        p50: took[took.len() / 2],
-        p99: took[took.len() * 99 / 100],
+impl Rate {
+    /// Runs `one(conversation, number)` for a turn, one at a time in each conversation.
+    async fn turn<F: Future<Output = ()>>(&mut self, conversations: u64, one: impl Fn(u64, u64) -> F) {
+        let (started, one, done) = (Instant::now(), &one, self.done);
+        let lanes = (0..conversations).map(|conversation| async move {
+            let mut took = Vec::new();
+            while started.elapsed() < TURN {
+                let begun = Instant::now();
+                one(conversation, done + took.len() as u64).await;
+                took.push(begun.elapsed());
+            }
+            took
+        });
+        let lanes = join_all(lanes).await;
+        self.elapsed += started.elapsed();
+        self.done += lanes.iter().map(Vec::len).max().unwrap_or_default() as u64;
+        self.took.extend(lanes.into_iter().flatten());
+    }
+
+    fn commits(&self) -> f64 {
+        self.took.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// What so many of a thousand took at most.
+    fn of_a_thousand(&self, part: usize) -> Duration {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        took[took.len() * part / 1000]
     }
 }
 
 fn line(name: &str, conversations: u64, what: &str, rate: &Rate) {
     println!(
         "{name:<9} {conversations:>3} conversations  {what:<20} {:>8.0} commits/s  p50 {:>9.2?}  p99 {:>9.2?}",
-        rate.commits, rate.p50, rate.p99
+        rate.commits(),
+        rate.of_a_thousand(500),
+        rate.of_a_thousand(990)
     );
 }
 
@@ -83,7 +100,7 @@ async fn sealed(stores: &dyn StoreProvider, directory: &Path) -> Arc<Sealed> {
     Arc::new(open_at(stores, &place, OpenKey::Default).await.unwrap().store)
 }
 
-/// The sealed store, then the bare database, then the sealed store with commits that never share a transaction.
+/// The sealed store, the bare database and the sealed store with commits that never share a transaction, in turns.
 async fn compare<F: Future<Output = ()>>(
     name: &str,
     conversations: u64,
@@ -92,23 +109,28 @@ async fn compare<F: Future<Output = ()>>(
 ) {
     // Rows of one run are not those of another.
     let place = |run: u64, conversation: u64| (conversations << 32) + (run << 24) + conversation;
-    let grouped = rate(conversations, |conversation, number| async move {
-        store.commit(message(place(0, conversation), number)).await.unwrap();
-    })
-    .await;
+    let [mut grouped, mut alone, mut without] = [Rate::default(), Rate::default(), Rate::default()];
+    for _ in 0..TURNS {
+        let turn = grouped.turn(conversations, |conversation, number| async move {
+            store.commit(message(place(0, conversation), number)).await.unwrap();
+        });
+        turn.await;
+        without.turn(conversations, |conversation, number| bare(place(1, conversation), number)).await;
+        if conversations > 1 {
+            let gate = &Mutex::new(());
+            let turn = alone.turn(conversations, |conversation, number| async move {
+                let _gate = gate.lock().await;
+                store.commit(message(place(2, conversation), number)).await.unwrap();
+            });
+            turn.await;
+        }
+    }
     line(name, conversations, "sealed", &grouped);
-    let bare = rate(conversations, |conversation, number| bare(place(1, conversation), number)).await;
-    line(name, conversations, "bare", &bare);
+    line(name, conversations, "bare", &without);
     if conversations > 1 {
-        let turn = &Mutex::new(());
-        let alone = rate(conversations, |conversation, number| async move {
-            let _turn = turn.lock().await;
-            store.commit(message(place(2, conversation), number)).await.unwrap();
-        })
-        .await;
         line(name, conversations, "sealed, not grouped", &alone);
     }
-    let ratio = grouped.commits / bare.commits;
+    let ratio = grouped.commits() / without.commits();
     println!("{name:<9} {conversations:>3} conversations  {:<20} {ratio:>8.2}", "sealed / bare");
 }
 
@@ -283,12 +305,24 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    memory();
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|one| one == name);
+    if wanted("memory") {
+        memory();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        sealing().await;
-        sqlite().await;
-        postgres().await;
-        redis().await;
+        if wanted("sealing") {
+            sealing().await;
+        }
+        if wanted("sqlite") {
+            sqlite().await;
+        }
+        if wanted("postgres") {
+            postgres().await;
+        }
+        if wanted("redis") {
+            redis().await;
+        }
     });
 }

@@ -50,129 +50,151 @@ local function forget(meta, own)
   end
 end
 
+-- Whether a row is as an operation expects it: its value, false when there is none.
+local function holds(expect, value)
+  if expect == '0' then
+    return not value
+  elseif expect == '1' then
+    return value ~= false
+  end
+  return value and string.sub(value, 1, 8) == string.sub(expect, 2)
+end
+
+-- Where the set behind the one whose operations begin at `i` begins.
+local function behind(args, i, ends)
+  while i <= ends and args[i] ~= 'S' do
+    i = i + (args[i] == 'P' and 5 or 3)
+  end
+  return i
+end
+
+-- Walks through the operations of the set that begins at `i`, each with those before it applied in thought. `now` has the rows before
+-- them, and `look` looks at one that it lacks. Answers with the place of the one whose expectation failed.
+local function check(args, i, ends, now, look, again)
+  local over, gone, op = nil, nil, 0
+  while i <= ends and args[i] ~= 'S' do
+    local kind, field, expect = args[i], args[i + 1], args[i + 2]
+    if kind == 'X' then
+      for one in pairs(over or {}) do
+        if string.sub(one, 1, #field) == field then
+          over[one] = false
+        end
+      end
+      gone = gone or {}
+      gone[#gone + 1] = field
+    else
+      if expect ~= '*' then
+        local value = over and over[field]
+        if value == nil then
+          for at = 1, gone and #gone or 0 do
+            if string.sub(field, 1, #gone[at]) == gone[at] then
+              value = false
+            end
+          end
+        end
+        if value == nil then
+          value = now[field]
+        end
+        if value == nil then
+          value = look(field)
+        end
+        if not holds(expect, value) then
+          return op
+        end
+      end
+      if again and kind ~= 'C' then
+        over = over or {}
+        over[field] = kind == 'P' and args[i + 3]
+      end
+    end
+    i = i + (kind == 'P' and 5 or 3)
+    op = op + 1
+  end
+end
+
 -- Commits change sets of a writer, each whole or not at all. args: the writer; the number of the last set that it heard of; the number of
 -- the first that is on its way; then of each set `S`, its number and its operations. Answers with a number for each set: -1 it was applied,
 -- -2 one before it is missing, -3 the server lacks what it acknowledged, else the place of the operation whose expectation failed.
 -- What a writer's last sets were answered stands in meta: w:WRITER is the number of the last one, c:WRITER the conflicts of those that it
 -- has not heard of yet. A set that is sent again because its answer was lost is answered again and does nothing.
+-- Numbers are handed on as text: what turns them into it costs more than a row does.
 local function commit(keys, args)
   local rows, order, expiry, meta = keys[1], keys[2], keys[3], keys[4]
   local writer, acknowledged, first = args[1], tonumber(args[2]), tonumber(args[3])
   local known = redis.call('HMGET', meta, 'w:' .. writer, 'c:' .. writer, 'schema', 'bytes')
   local last, conflicts, schema, bytes = tonumber(known[1] or '0'), known[2] or '', known[3], tonumber(known[4] or '0')
-  -- Rows that operations name, as they are after the sets before: version, size, whether they never expire. They are looked at together, for
-  -- each command costs more than a row does.
-  local now, sizes, lasts, ends = {}, {}, {}, #args
-  local wanted = {}
-  local function look()
-    for at, value in ipairs(redis.call('HMGET', rows, unpack(wanted))) do
-      local field = wanted[at]
-      now[field] = value and string.sub(value, 1, 8)
-      sizes[field] = value and #value or 0
-      lasts[field] = value and string.sub(value, 9, 16) == NEVER
+  -- Rows that operations name, as they are after the sets before; false: there is none. They are looked at together, for each command costs
+  -- more than a row does.
+  local now, ends, wanted, count, again = {}, #args, { nil, nil, nil, nil }, 0, false
+  local function look(field)
+    if field then
+      wanted = { field }
     end
-    wanted = {}
+    for at, value in ipairs(redis.call('HMGET', rows, unpack(wanted))) do
+      now[wanted[at]] = value
+    end
+    wanted, count = {}, 0
+    return now[field]
   end
   local i = 4
   while i <= ends do
-    local kind, field = args[i], args[i + 1]
+    local kind = args[i]
     if kind == 'S' then
       i = i + 2
     else
+      local field = args[i + 1]
       -- Of what is only taken away the size is enough.
-      local looked = kind ~= 'X' and not (kind == 'D' and args[i + 2] == '*')
-      if looked and now[field] == nil then
-        now[field] = false
-        wanted[#wanted + 1] = field
-        if #wanted == 64 then
+      if kind == 'X' or (kind == 'D' and args[i + 2] == '*') or now[field] ~= nil then
+        again = true
+      else
+        now[field], count = false, count + 1
+        wanted[count] = field
+        if count == 64 then
           look()
         end
       end
       i = i + (kind == 'P' and 5 or 3)
     end
   end
-  if #wanted > 0 then
+  if count > 0 then
     look()
   end
 
   -- They are put together, too.
-  local put, new, timed, untimed, mine = {}, {}, {}, {}, {}
+  local put, puts, new, news = { nil, nil, nil, nil, nil, nil, nil, nil }, 0, { nil, nil, nil, nil, nil, nil, nil, nil }, 0
+  local timed, untimed, mine = nil, nil, again and {}
   local function flush()
-    if #put > 0 then
+    if puts > 0 then
       redis.call('HSET', rows, unpack(put))
     end
-    if #new > 0 then
+    if news > 0 then
       redis.call('ZADD', order, unpack(new))
     end
-    if #timed > 0 then
+    if timed then
       redis.call('ZADD', expiry, unpack(timed))
     end
-    if #untimed > 0 then
+    if untimed then
       redis.call('ZREM', expiry, unpack(untimed))
     end
-    put, new, timed, untimed, mine = {}, {}, {}, {}, {}
+  end
+  local function flush_and_go_on()
+    flush()
+    put, puts, new, news, timed, untimed, mine = {}, 0, {}, 0, nil, nil, again and {}
   end
   local function remove(field)
-    local size = sizes[field] or redis.call('HSTRLEN', rows, field)
+    local size
+    if now[field] == nil then
+      size = redis.call('HSTRLEN', rows, field)
+    else
+      size = now[field] and #now[field] or 0
+    end
     if size > 0 then
       redis.call('HDEL', rows, field)
       redis.call('ZREM', order, field)
       redis.call('ZREM', expiry, field)
       bytes = bytes - (size - 16) - (#field - 3)
     end
-    now[field], sizes[field] = false, 0
-  end
-
-  -- Walks through the operations of the set that begins at `i`, each with those before it applied in thought. Answers with the place of the
-  -- one whose expectation failed, and where the next set begins.
-  local function check(i)
-    local over, gone, conflict, op = {}, {}, nil, 0
-    local function version(field)
-      if over[field] ~= nil then
-        return over[field]
-      end
-      for at = 1, #gone do
-        if string.sub(field, 1, #gone[at]) == gone[at] then
-          return false
-        end
-      end
-      if now[field] == nil then
-        wanted = { field }
-        look()
-      end
-      return now[field]
-    end
-    local function holds(expect, field)
-      local kind = string.sub(expect, 1, 1)
-      if kind == '*' then
-        return true
-      elseif kind == '0' then
-        return not version(field)
-      elseif kind == '1' then
-        return version(field) ~= false
-      end
-      return version(field) == string.sub(expect, 2)
-    end
-    while i <= ends and args[i] ~= 'S' do
-      local kind, field = args[i], args[i + 1]
-      if kind == 'X' then
-        for one in pairs(over) do
-          if string.sub(one, 1, #field) == field then
-            over[one] = false
-          end
-        end
-        gone[#gone + 1] = field
-      elseif not conflict and not holds(args[i + 2], field) then
-        conflict = op
-      elseif kind == 'P' then
-        over[field] = string.sub(args[i + 3], 1, 8)
-      elseif kind == 'D' then
-        over[field] = false
-      end
-      i = i + (kind == 'P' and 5 or 3)
-      op = op + 1
-    end
-    return conflict, i
+    now[field] = false
   end
 
   local function apply(i)
@@ -180,37 +202,40 @@ local function commit(keys, args)
       local kind, field = args[i], args[i + 1]
       if kind == 'P' then
         local value, at = args[i + 3], args[i + 4]
-        if mine[field] or #put >= 400 then
-          flush()
+        if puts >= 400 or (again and mine[field]) then
+          flush_and_go_on()
         end
-        local size = sizes[field]
-        put[#put + 1] = field
-        put[#put + 1] = value
-        if size == 0 then
-          new[#new + 1] = 0
-          new[#new + 1] = field
+        local before = now[field]
+        put[puts + 1], put[puts + 2], puts = field, value, puts + 2
+        if not before then
+          new[news + 1], new[news + 2], news = '0', field, news + 2
           bytes = bytes + #field - 3 + #value - 16
         else
-          bytes = bytes + #value - size
+          bytes = bytes + #value - #before
         end
         if at ~= '' then
+          timed = timed or {}
           timed[#timed + 1] = at
           timed[#timed + 1] = field
-        elseif size > 0 and not lasts[field] then
+        elseif before and string.sub(before, 9, 16) ~= NEVER then
+          untimed = untimed or {}
           untimed[#untimed + 1] = field
         end
-        mine[field], now[field], sizes[field], lasts[field] = true, string.sub(value, 1, 8), #value, at == ''
+        now[field] = value
+        if again then
+          mine[field] = true
+        end
         i = i + 5
       elseif kind == 'X' then
-        flush()
+        flush_and_go_on()
         for _, one in ipairs(redis.call('ZRANGEBYLEX', order, '[' .. field, '(' .. args[i + 2])) do
           remove(one)
         end
         i = i + 3
       else
         if kind == 'D' then
-          if mine[field] then
-            flush()
+          if again and mine[field] then
+            flush_and_go_on()
           end
           remove(field)
         end
@@ -219,14 +244,14 @@ local function commit(keys, args)
     end
   end
 
-  local answers, sound, done = {}, false, false
+  local answers, sound, done = {}, false, nil
   i = 4
   while i <= ends do
-    local seq, answer = tonumber(args[i + 1]), nil
-    local conflict, after = nil, nil
+    local number, answer = args[i + 1], nil
+    local seq = tonumber(number)
     if last >= seq then
-      done = true
-      answer = tonumber(string.match(conflicts, ';' .. args[i + 1] .. ':(%d+);') or '-1')
+      done = done or known[1]
+      answer = conflicts == '' and -1 or tonumber(string.match(conflicts, ';' .. number .. ':(%d+);') or '-1')
     elseif last < acknowledged then
       -- The server lacks what it acknowledged to this writer: it was put back. What is damaged says so first.
       if not schema and redis.call('HLEN', rows) > 0 then
@@ -240,7 +265,7 @@ local function commit(keys, args)
     elseif seq ~= first and seq ~= last + 1 then
       answer = -2
     else
-      conflict, after = check(i + 2)
+      local conflict = check(args, i + 2, ends, now, look, again)
       if not conflict and not sound then
         -- Nothing was written yet, and nobody else writes meanwhile.
         local damage = torn(rows, order)
@@ -264,41 +289,37 @@ local function commit(keys, args)
         forget(meta, writer)
       end
       if conflict then
-        conflicts, answer = conflicts .. ';' .. args[i + 1] .. ':' .. conflict .. ';', conflict
+        conflicts, answer = conflicts .. ';' .. number .. ':' .. conflict .. ';', conflict
       else
         apply(i + 2)
         answer = -1
       end
-      last, done = seq, true
-    end
-    if not after then
-      after = i + 2
-      while after <= ends and args[after] ~= 'S' do
-        after = after + (args[after] == 'P' and 5 or 3)
-      end
+      last, done = seq, number
     end
     answers[#answers + 1] = answer
-    i = after
+    i = behind(args, i + 2, ends)
   end
 
   flush()
-  -- Of what the writer heard nothing is asked again.
-  local kept = ''
-  for number, place in string.gmatch(conflicts, ';(%d+):(%d+);') do
-    if tonumber(number) > acknowledged then
-      kept = kept .. ';' .. number .. ':' .. place .. ';'
-    end
-  end
   if done then
     -- Also what was known: WAIT waits for no more than what its own connection wrote, and this may be another one.
-    local mark = { 'w:' .. writer, last }
     if schema then
-      mark[3], mark[4] = 'bytes', string.format('%.0f', bytes)
+      redis.call('HSET', meta, 'w:' .. writer, done, 'bytes', string.format('%d', bytes))
+    else
+      redis.call('HSET', meta, 'w:' .. writer, done)
     end
-    redis.call('HSET', meta, unpack(mark))
   end
-  if done and kept ~= (known[2] or '') then
-    redis.call('HSET', meta, 'c:' .. writer, kept)
+  if done and conflicts ~= '' then
+    -- Of what the writer heard nothing is asked again.
+    local kept = ''
+    for number, place in string.gmatch(conflicts, ';(%d+):(%d+);') do
+      if tonumber(number) > acknowledged then
+        kept = kept .. ';' .. number .. ':' .. place .. ';'
+      end
+    end
+    if kept ~= (known[2] or '') then
+      redis.call('HSET', meta, 'c:' .. writer, kept)
+    end
   end
   return answers
 end
