@@ -125,7 +125,7 @@ impl PrekeyKeeper {
         let _ = reachable.wait_for(|reachable| *reachable).await;
     }
 
-    fn counts(&self) -> Option<KeyCounts> {
+    pub(crate) fn counts(&self) -> Option<KeyCounts> {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

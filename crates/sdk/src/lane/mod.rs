@@ -15,6 +15,8 @@ mod outgoing;
 mod posts;
 mod repairs;
 mod step;
+#[cfg(test)]
+mod strangers;
 mod unopened;
 
 use std::collections::{HashMap, VecDeque};

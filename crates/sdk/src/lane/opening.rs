@@ -116,20 +116,24 @@ impl Lane {
         let Some(session) = self.core.session() else { return };
         let now = Instant::now();
         (self.devices_only, self.looks) = (false, false);
+        let looks = self.unusable > 0 && !self.changed && !session.minimal;
         if self.is_stranger() && !self.has_own_reasons() {
             // Whoever can make mail that nobody can read may take no share of what others need.
             let Ok(permit) = Arc::clone(&self.core.stranger_fetches).try_acquire_owned() else {
                 self.fetch_after = now + limits::RECIPIENT_RETRY;
                 return;
             };
-            self.fetching = true;
-            let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout);
+            (self.fetching, self.looks, self.changed) = (true, looks, false);
+            let (user, timeout) =
+                (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
             let fetch = async move {
                 let _permit = permit;
-                let none = std::time::Duration::ZERO;
-                Work::Bundle(
-                    session.fetch_bundle(&user, none, timeout.max(limits::BACKOFF_FIRST)).await.map(Box::new),
-                )
+                let found = if looks {
+                    session.look_at_bundle(&user, timeout).await
+                } else {
+                    session.fetch_bundle(&user, std::time::Duration::ZERO, timeout).await
+                };
+                Work::Bundle(found.map(Box::new))
             };
             self.post_later(fetch, no_bundle());
             return;
@@ -146,7 +150,7 @@ impl Lane {
             self.post_later(fetch, no_bundle());
             return;
         }
-        if self.unusable > 0 && !self.changed && !session.minimal {
+        if looks {
             (self.fetching, self.looks) = (true, true);
             let (user, timeout) =
                 (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));
