@@ -306,11 +306,16 @@ impl Inbox {
                 state.loaded_to < state.last || !state.passed_over.is_empty()
             };
             if behind {
-                match self.load().await {
-                    Ok(true) => continue,
-                    Ok(false) => {}
+                // In a task of its own: a stream that nobody asks any further while it reads must not keep others from reading.
+                let reading = tokio::spawn({
+                    let inbox = Arc::clone(&self);
+                    async move { inbox.load().await }
+                });
+                match reading.await {
+                    Ok(Ok(true)) => continue,
+                    Ok(Ok(false)) => {}
                     // What is there is there when the store answers again.
-                    Err(error) if passes(&error) => {
+                    Ok(Err(error)) if passes(&error) => {
                         tracing::warn!(code = error.code(), "the inbox can not be read just now");
                         tokio::select! {
                             () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
@@ -318,7 +323,8 @@ impl Inbox {
                         }
                         continue;
                     }
-                    Err(error) => return Err(error),
+                    Ok(Err(error)) => return Err(error),
+                    Err(error) => tracing::error!(%error, "a reading of the inbox ended early"),
                 }
             }
             changed.await;

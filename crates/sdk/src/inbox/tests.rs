@@ -274,6 +274,8 @@ struct Moody {
     store: MemoryStore,
     /// The next read fails.
     deaf: AtomicBool,
+    /// The next page is not there at once.
+    slow: AtomicBool,
     /// The next commit is applied, and its answer is lost.
     unheard: AtomicBool,
     /// Commits wait until they are freed.
@@ -298,6 +300,9 @@ impl Store for Moody {
         self.store.get(keys).await
     }
     async fn scan(&self, scan: Scan) -> StoreResult<Page<Row>> {
+        if self.slow.swap(false, Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         self.store.scan(scan).await
     }
     async fn commit(&self, changes: ChangeSet<RowValue>) -> StoreResult<()> {
@@ -324,6 +329,23 @@ impl Store for Moody {
     async fn close(&self) -> StoreResult<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() {
+    let moody = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = moody.clone();
+    let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let (before, _consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
+    commit(&before, &peer, 0..2).await;
+    let (inbox, _consumed) = Inbox::open(sealed, only()).await.unwrap();
+    let (mut first, mut second) = (inbox.stream(), inbox.stream());
+    moody.slow.store(true, Ordering::SeqCst);
+    // As in a loop that waits for other things as well, one of which comes now and takes long.
+    assert!(futures::poll!(Box::pin(first.next())).is_pending(), "the store has not answered");
+    assert_eq!(soon(second.next()).await.unwrap().text(), Some("0"));
+    assert_eq!(soon(first.next()).await.unwrap().text(), Some("1"));
 }
 
 /// What an instance has of a shared inbox with `count` messages.
