@@ -36,3 +36,23 @@ test('more of that than is kept makes room for the newest, and says so', async (
   assert.equal(missed, 300 - 256);
   assert.deepEqual([kept.length, kept[0], kept[255]], [256, { peer: 'peer 44' }, { peer: 'peer 299' }]);
 });
+
+test('users of another suite push out nothing else that is said of identities', async () => {
+  const listeners = new Listeners();
+  const changed = { peer: 'bob', accepted: false };
+  listeners.tell('identityChanged', changed);
+  for (let number = 0; number < 512; number += 1) listeners.tell('suiteMismatch', { peer: `stranger ${number}`, ours: 'p256', theirs: 'x25519' });
+  assert.deepEqual(await first(listeners, 'identityChanged'), [changed]);
+  const suites = await first(listeners, 'suiteMismatch');
+  assert.deepEqual([suites.length, suites[254].peer], [255, 'stranger 511']);
+});
+
+test('a listener for one event only leaves the others that waited to the next', async () => {
+  const listeners = new Listeners();
+  for (const peer of ['bob', 'carol', 'dave']) listeners.tell('identityChanged', { peer, accepted: false });
+  const told = [];
+  listeners.addOnce('identityChanged', ({ peer }) => told.push(peer));
+  await Promise.resolve();
+  assert.deepEqual(told, ['bob']);
+  assert.deepEqual((await first(listeners, 'identityChanged')).map(({ peer }) => peer), ['carol', 'dave']);
+});

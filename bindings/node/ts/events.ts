@@ -19,7 +19,7 @@ const NEWEST = new Set([
   'keyfileCreated', 'relayNotDurable', 'developmentMode', 'rollbackDetected', 'rollbackRecovered', 'counterForged', 'mailLost', 'cloneDetected', 'storeWeakened',
 ]);
 
-/** What is said of somebody's identity waits, too: each of it, and the newest if it is too much. */
+/** What is said of somebody's identity waits, too: each of it, and if it is too much the newest, those of other suites least. */
 const OF_IDENTITY = new Set(['identityChanged', 'identityRotated', 'identitySuperseded', 'identityForked', 'suiteMismatch']);
 const MOST_OF_IDENTITY = 256;
 
@@ -46,7 +46,8 @@ export class Listeners {
     listeners.add(listener);
     const early = this.#early.filter((one) => one.name === event);
     this.#early = this.#early.filter((one) => one.name !== event);
-    if (early.length > 0) void Promise.resolve().then(() => early.forEach((one) => this.emit(one.name, one.fields)));
+    // What a listener for one event only leaves waits for the next one.
+    if (early.length > 0) void Promise.resolve().then(() => early.forEach((one) => this.tell(one.name, one.fields)));
   }
 
   /** The same for one event only. */
@@ -78,7 +79,9 @@ export class Listeners {
     this.#keep({ name, fields: event }, (other) => other.name === name && JSON.stringify(other.fields) === text);
     const kept = this.#early.filter((one) => OF_IDENTITY.has(one.name));
     if (kept.length > MOST_OF_IDENTITY) {
-      this.#early.splice(this.#early.indexOf(kept[0]), 1);
+      // Anybody can have many users of another suite write to us: they push out nothing that has to be judged.
+      const least = kept.find((one) => one.name === 'suiteMismatch') ?? kept[0];
+      this.#early.splice(this.#early.indexOf(least), 1);
       this.emit('lagged', { missed: 1 });
     }
   }
