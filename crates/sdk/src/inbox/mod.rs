@@ -70,6 +70,12 @@ struct State {
 }
 
 impl State {
+    /// One more message of a sender waits.
+    fn comes(&mut self, from: &UserId) {
+        self.waiting += 1;
+        *self.shares.entry(from.clone()).or_default() += 1;
+    }
+
     /// A message of a sender does not wait any more.
     fn leaves(&mut self, from: &UserId) {
         self.waiting = self.waiting.saturating_sub(1);
@@ -193,8 +199,7 @@ impl Inbox {
     pub(crate) fn reserve(&self, from: &UserId) -> u64 {
         let mut state = self.lock();
         state.last += 1;
-        state.waiting += 1;
-        *state.shares.entry(from.clone()).or_default() += 1;
+        state.comes(from);
         let seq = state.last;
         state.in_flight.insert(seq, from.clone());
         seq
@@ -371,7 +376,9 @@ impl Inbox {
                 if state.in_flight.contains_key(&seq) {
                     continue;
                 }
-                state.passed_over.remove(&seq);
+                if state.passed_over.remove(&seq) {
+                    state.comes(&pointer.peer.user);
+                }
                 match (late.remove(&seq), row) {
                     (Some(message), _) => state.offer(message),
                     // It stays where it is: what can not be read is not thrown away, but others are not to wait for it.
@@ -433,8 +440,7 @@ impl Inbox {
             state.passed_over.remove(&seq);
             let (Some(pointer), Some(row)) = (pointer, row) else { continue };
             let message = self.message((seq, None), pointer, row);
-            state.waiting += 1;
-            *state.shares.entry(message.from.clone()).or_default() += 1;
+            state.comes(&message.from);
             state.present.insert(seq);
             // What was put back stands before older ones; what came before of the same sender stays before it all the same.
             let older = |other: &Message| other.from == message.from && other.seq < seq;

@@ -332,6 +332,28 @@ impl Store for Moody {
 }
 
 #[tokio::test]
+async fn what_a_commit_stored_that_reports_a_failure_while_it_is_read_counts() {
+    let moody = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = moody.clone();
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::ephemeral(below).unwrap()), only()).await.unwrap();
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let stored = store(&inbox, &peer, 0..1).await;
+    let mut messages = inbox.stream().manual_ack();
+    moody.slow.store(true, Ordering::SeqCst);
+    let mut next = Box::pin(messages.next());
+    soon(async {
+        while !inbox.lock().loading {
+            assert!(futures::poll!(&mut next).is_pending(), "its commit has not reported");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    assert_eq!(soon(next).await.unwrap().text(), Some("0"));
+    assert_eq!(inbox.waiting(), 1);
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() {
     let moody = Arc::new(Moody::default());
     let below: Arc<dyn Store> = moody.clone();
