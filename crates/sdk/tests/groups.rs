@@ -10,7 +10,8 @@
 mod common;
 
 use common::{app, app_in, code, durable, event, relay, soon};
-use stvor::{Client, Event, Group, Messages};
+use stvor::recipients::{Opening, Sealing};
+use stvor::{BackupOptions, Client, Event, Group, Messages, SecretBytes};
 
 async fn joined(client: &Client, events: &mut stvor::Events) -> Group {
     let id = event(events, |event| match event {
@@ -395,6 +396,144 @@ async fn who_missed_a_removal_learns_of_it_from_the_next_message() {
     let at_carol = carol.group(group.id()).await.unwrap();
     agree(&[&group, &at_bob, &at_carol]).await;
     assert_eq!(at_carol.name().await.unwrap(), "after");
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+/// What Bob sends to the group comes to the others alone: to who is out comes only what he sends to them by themselves.
+async fn sends_without(who: (&Client, &mut Messages), bob: (&Client, &Group), others: &mut [Messages]) {
+    bob.1.send("just us").await.unwrap();
+    for inbox in others {
+        assert_eq!(text(inbox).await, ("bob".into(), "just us".into()));
+    }
+    bob.0.send(who.0.user().as_str(), "just you").await.unwrap();
+    loop {
+        let message = soon(who.1.next()).await.unwrap();
+        assert_eq!(message.group, None);
+        if message.text() == Some("just you") {
+            return;
+        }
+    }
+}
+
+/// Alice goes back to a copy of her store, in which she is a member, and asks what changed since.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_put_out_and_asks_from_an_older_state_learns_that_and_nothing_of_after() {
+    let (relay, root) = (relay().await, tempfile::tempdir().unwrap());
+    let all = app(&relay.url()).await;
+    let [bob, carol, dave] =
+        [all.connect("bob").await, all.connect("carol").await, all.connect("dave").await].map(Result::unwrap);
+    let first = app_in(&relay.url(), &root.path().join("first")).await;
+    let alice = first.connect("alice").await.unwrap();
+    let (mut alice_events, mut carol_events, mut dave_events) =
+        (alice.events(), carol.events(), dave.events());
+    let group = bob.create_group("before", ["alice", "carol"]).await.unwrap();
+    let at_alice = joined(&alice, &mut alice_events).await;
+    let at_carol = joined(&carol, &mut carol_events).await;
+    agree(&[&group, &at_alice, &at_carol]).await;
+    let (file, secret) = (root.path().join("alice.age"), SecretBytes::from_slice(b"correct horse"));
+    let sealing = Sealing::passphrase_with_work(&secret, 4).unwrap();
+    alice.backup(&file, sealing, BackupOptions::default()).await.unwrap();
+
+    // She takes what tells her so: the copy of before can only ask.
+    group.remove("alice").await.unwrap();
+    event(&mut alice_events, |event| matches!(event, Event::GroupLeft { .. }).then_some(())).await;
+    bob.send("alice", "goodbye").await.unwrap();
+    assert_eq!(soon(alice.messages().next()).await.unwrap().text(), Some("goodbye"));
+    first.close().await.unwrap();
+    group.add(["dave"]).await.unwrap();
+    group.rename("after").await.unwrap();
+    let at_dave = joined(&dave, &mut dave_events).await;
+    let now = agree(&[&group, &at_carol, &at_dave]).await;
+
+    let mut seen = [bob.events(), carol.events(), dave.events()];
+    let second = app_in(&relay.url(), &root.path().join("second")).await;
+    second.restore(&file, Opening::passphrase(&secret).unwrap(), None).await.unwrap();
+    let alice = second.connect("alice").await.unwrap();
+    let mut alice_events = alice.events();
+    let at_alice = alice.group(group.id()).await.unwrap();
+    if at_alice.info().await.unwrap().is_member {
+        let left = event(&mut alice_events, |event| match event {
+            Event::GroupLeft { by, .. } => Some(by),
+            _ => None,
+        });
+        assert_eq!(left.await.as_str(), "bob");
+    }
+    assert_eq!(code(at_alice.send("am I in?").await), "NOT_A_MEMBER");
+    let mut others = [carol.messages(), dave.messages()];
+    sends_without((&alice, &mut alice.messages()), (&bob, &group), &mut others).await;
+    let info = at_alice.info().await.unwrap();
+    assert_eq!((names(&info), info.name.as_str()), (vec!["bob", "carol"], "before"));
+    assert!(!info.is_member && info.epoch < now.epoch && info.state != now.state);
+    assert!(at_alice.history().load().await.unwrap().messages.is_empty());
+
+    // The members noticed nothing.
+    assert_eq!(agree(&[&group, &at_carol, &at_dave]).await, now);
+    second.close().await.unwrap();
+    all.close().await.unwrap();
+    for events in &mut seen {
+        while let Some(event) = events.next().await {
+            let disturbs = matches!(
+                event,
+                Event::GroupChanged { .. }
+                    | Event::GroupJoined { .. }
+                    | Event::GroupLeft { .. }
+                    | Event::GroupMemberUnknown { .. }
+                    | Event::MessageUndecryptable { .. }
+                    | Event::SenderKeyMissing { .. }
+                    | Event::Lagged { .. }
+            );
+            assert!(!disturbs, "{event:?}");
+        }
+    }
+    relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_missed_that_they_were_put_out_learns_it_by_writing_and_nothing_of_after() {
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let [alice, bob, carol, dave] = [
+        app.connect("alice").await,
+        app.connect("bob").await,
+        app.connect("carol").await,
+        app.connect("dave").await,
+    ]
+    .map(Result::unwrap);
+    let (mut bob_events, mut carol_events, mut dave_events) = (bob.events(), carol.events(), dave.events());
+    let group = alice.create_group("before", ["bob", "carol"]).await.unwrap();
+    let at_bob = joined(&bob, &mut bob_events).await;
+    let at_carol = joined(&carol, &mut carol_events).await;
+    agree(&[&group, &at_bob, &at_carol]).await;
+    let mut alice_inbox = alice.messages();
+    at_carol.send("here").await.unwrap();
+    assert_eq!(text(&mut alice_inbox).await, ("carol".into(), "here".into()));
+    let mut bob_inbox = bob.messages();
+    assert_eq!(text(&mut bob_inbox).await, ("carol".into(), "here".into()));
+
+    // Carol blocks Alice, so that nothing of what Alice changes reaches her.
+    carol.block("alice").await.unwrap();
+    group.remove("carol").await.unwrap();
+    group.add(["dave"]).await.unwrap();
+    group.rename("after").await.unwrap();
+    let at_dave = joined(&dave, &mut dave_events).await;
+    let now = agree(&[&group, &at_bob, &at_dave]).await;
+    assert!(at_carol.info().await.unwrap().is_member, "by what she knows");
+    at_carol.send("anybody?").await.unwrap();
+    event(&mut carol_events, |event| {
+        matches!(event, Event::GroupLeft { by, .. } if by.as_str() == "alice").then_some(())
+    })
+    .await;
+    assert_eq!(code(at_carol.send("still here?").await), "NOT_A_MEMBER");
+    // Nor is what she wrote shown to anybody.
+    let mut others = [alice_inbox, dave.messages()];
+    sends_without((&carol, &mut carol.messages()), (&bob, &at_bob), &mut others).await;
+    group.send("welcome, Dave").await.unwrap();
+    assert_eq!(text(&mut bob_inbox).await, ("alice".into(), "welcome, Dave".into()));
+    let info = at_carol.info().await.unwrap();
+    assert_eq!((names(&info), info.name.as_str()), (vec!["alice", "bob"], "before"));
+    assert!(!info.is_member && info.epoch < now.epoch && info.state != now.state);
+    assert_eq!(agree(&[&group, &at_bob, &at_dave]).await, now);
     app.close().await.unwrap();
     relay.shutdown().await;
 }
