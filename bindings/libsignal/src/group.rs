@@ -160,12 +160,7 @@ pub fn group_decrypt_many<'env>(
     let mut record = read(record)?;
     let mut out = Vec::with_capacity(messages.len());
     for message in messages {
-        out.push(match record.decrypt(&message).map_err(failed) {
-            Ok(plaintext) => {
-                OpenedOne { plaintext: Some(BufferSlice::copy_from(env, plaintext.expose())?), failure: None }
-            }
-            Err(error) => OpenedOne { plaintext: None, failure: Some(error.reason.clone()) },
-        });
+        out.push(OpenedOne::of(env, record.decrypt(&message).map_err(failed))?);
     }
     Ok(OpenedOfGroup { record: write(env, &record)?, messages: out })
 }

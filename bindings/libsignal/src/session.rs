@@ -6,7 +6,7 @@
 use napi::Env;
 use napi::bindgen_prelude::BufferSlice;
 use napi_derive::napi;
-use stvor_crypto::CryptoError;
+use stvor_crypto::{CryptoError, SecretBytes};
 use stvor_protocol::signal::{
     Compatibility, Context, Decrypted, KeyPair, MessageKind, OneTimeIn, PreKeyBundleIn, PreKeyMessage,
     Prekeys, SessionRecord, WhisperMessage, cipher, session,
@@ -329,6 +329,17 @@ pub struct OpenedOne<'env> {
     pub failure: Option<String>,
 }
 
+impl<'env> OpenedOne<'env> {
+    pub(crate) fn of(env: &'env Env, read: napi::Result<SecretBytes>) -> napi::Result<Self> {
+        Ok(match read {
+            Ok(plaintext) => {
+                Self { plaintext: Some(BufferSlice::copy_from(env, plaintext.expose())?), failure: None }
+            }
+            Err(error) => Self { plaintext: None, failure: Some(error.reason.clone()) },
+        })
+    }
+}
+
 /// Many messages at once.
 #[napi(object)]
 pub struct OpenedMessages<'env> {
@@ -360,16 +371,12 @@ pub fn decrypt_many<'env>(
             let message = WhisperMessage::parse(&message)?;
             cipher::decrypt(&mut record, &own.context(), &message, rng)
         });
-        match opened {
-            Ok(opened) => {
-                if !identities.contains(&opened.identity) {
-                    identities.push(opened.identity);
-                }
-                let plaintext = BufferSlice::copy_from(env, opened.plaintext.expose())?;
-                out.push(OpenedOne { plaintext: Some(plaintext), failure: None });
-            }
-            Err(error) => out.push(OpenedOne { plaintext: None, failure: Some(error.reason.clone()) }),
+        if let Ok(opened) = &opened
+            && !identities.contains(&opened.identity)
+        {
+            identities.push(opened.identity);
         }
+        out.push(OpenedOne::of(env, opened.map(|opened| opened.plaintext))?);
     }
     let copy =
         |identity: &stvor_protocol::signal::PublicKey| BufferSlice::copy_from(env, identity.to_bytes());
