@@ -116,7 +116,7 @@ impl Engine {
     /// reads.
     ///
     /// Those that the caller may not know of are no steps of it, and none is where to go on: it would tell how many there are. Behind
-    /// very many of them it ends.
+    /// very many of them it ends; where it may find none, as soon as what it read counts.
     fn chain(
         &self,
         (caller, most): (&Caller, usize),
@@ -138,7 +138,8 @@ impl Engine {
                 && caller.may_have(older.level)
                 && !self.closed_to(caller, &older)?;
             let counts = known && (most == 0 || !older.is_destroyed());
-            if read.is_much() || (counts && found.len() == most) {
+            let much = read.is_much() || (most == 0 && read.counts());
+            if much || (counts && found.len() == most) {
                 return Ok((found, known.then_some(id)));
             }
             next = older.supersedes;

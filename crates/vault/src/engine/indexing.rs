@@ -63,7 +63,11 @@ impl Engine {
         }
         let mut read = Passed::default();
         // The index has the words themselves, too: what is too long is known before anything makes room for it.
-        let filled = match bytes > MOST as u64 && self.words_in((caller, &space), &mut read)? > MOST as u64 {
+        let words = match bytes > MOST as u64 {
+            true => self.words_in((caller, &space), &mut read),
+            false => Ok(0),
+        };
+        let filled = words.and_then(|words| match words > MOST as u64 {
             true => Ok(None),
             false => {
                 read = Passed::default();
@@ -72,7 +76,7 @@ impl Engine {
                 self.index = index;
                 filled
             }
-        };
+        });
         self.count_indexed(caller, &read);
         let full = || VaultError::invalid("this namespace holds more words than can be searched");
         self.index.hold(namespace, filled?.ok_or_else(full)?);

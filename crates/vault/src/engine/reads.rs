@@ -52,6 +52,11 @@ impl Passed {
     pub(super) fn is_much(&self) -> bool {
         self.own.max(self.others) >= AT_ONCE
     }
+
+    /// Whether any of it counts: to end there tells no more of others' than the quota does.
+    pub(super) fn counts(&self) -> bool {
+        self.own.max(self.others) >= PART
+    }
 }
 
 /// What each agent had read, less what the time since then gave back, and when that was.

@@ -126,44 +126,56 @@ impl Engine {
             engine.may_read(caller)?;
             let space = engine.blind("namespace", namespace)?;
             let place = place_of_page(caller, namespace);
-            let mut before = match before {
+            let before = match before {
                 Some(before) => engine.open_end(&place, before)?,
                 None => i64::MAX,
             };
-            let (mut found, mut last, mut next) = (Page::default(), 0, None);
             let (mut over, mut closed) = (Passed::default(), Passed::default());
-            'page: loop {
-                let rows = engine.database.page(&space, before, limits::MAX_PAGE + 1)?;
-                let Some((number, _)) = rows.last() else { break };
-                before = *number;
-                for (number, row) in rows {
-                    let Some(header) = engine.sound(engine.listed(&row))? else { continue };
-                    let live = matches!(header.state, State::Live | State::Superseded);
-                    if !caller.may_have(header.level) || !(live || caller.is_owner()) {
-                        // It takes no place, or the pages would tell that it is there.
-                        over.take(caller, &header, passed(&row));
-                        if over.is_much() {
-                            next = Some(engine.seal_end(&place, number)?);
-                            break 'page;
-                        }
-                        continue;
-                    }
-                    if found.is_full() {
-                        next = Some(engine.seal_end(&place, last)?);
-                        break 'page;
-                    }
-                    last = number;
-                    if engine.closed_to(caller, &header)? {
-                        closed.take(caller, &header, passed(&row));
-                    }
-                    found.take(engine.seen_by(caller, header)?, row.header.len());
-                }
-            }
+            let page = engine.page((caller, &space), before, (&mut over, &mut closed));
+            // Also of a list that failed.
             engine.count_passed(caller, &over);
             engine.count_passed(caller, &closed);
+            let (found, next) = page?;
+            let next = next.map(|number| engine.seal_end(&place, number)).transpose()?;
             event.count = Some(found.headers.len() as u64);
             Ok((closed_last(found.headers), next))
         })
+    }
+
+    /// A page of a namespace from before the number `before`, and the number of the memory that it ended at, if there may be more. Adds up
+    /// what it passes over, and what it reads of closed memories.
+    fn page(
+        &self,
+        (caller, space): (&Caller, &[u8]),
+        mut before: i64,
+        (over, closed): (&mut Passed, &mut Passed),
+    ) -> Result<(Page, Option<i64>), VaultError> {
+        let (mut found, mut last) = (Page::default(), 0);
+        loop {
+            let rows = self.database.page(space, before, limits::MAX_PAGE + 1)?;
+            let Some((number, _)) = rows.last() else { return Ok((found, None)) };
+            before = *number;
+            for (number, row) in rows {
+                let Some(header) = self.sound(self.listed(&row))? else { continue };
+                let live = matches!(header.state, State::Live | State::Superseded);
+                if !caller.may_have(header.level) || !(live || caller.is_owner()) {
+                    // It takes no place, or the pages would tell that it is there.
+                    over.take(caller, &header, passed(&row));
+                    if over.is_much() {
+                        return Ok((found, Some(number)));
+                    }
+                    continue;
+                }
+                if found.is_full() {
+                    return Ok((found, Some(last)));
+                }
+                last = number;
+                if self.closed_to(caller, &header)? {
+                    closed.take(caller, &header, passed(&row));
+                }
+                found.take(self.seen_by(caller, header)?, row.header.len());
+            }
+        }
     }
 
     /// Where a page ended, for who got it: numbers of rows would tell how much others store.
@@ -221,37 +233,49 @@ impl Engine {
             blinds.push(self.blind("intent", intent)?);
         }
         self.may_read(caller)?;
-        let (mut found, mut more, mut over) = (Page::default(), false, Passed::default());
-        'all: for blind in blinds {
+        let mut over = Passed::default();
+        let found = self.page_of_links((caller, &blinds), (intent, now), &mut over);
+        // Also of a look that failed.
+        self.count_passed(caller, &over);
+        let (mut found, more) = found?;
+        found.headers.sort_by_key(|header| core::cmp::Reverse(header.created));
+        Ok(Found { memories: found.headers, more })
+    }
+
+    /// A page of what has one of these links, and whether there may be more. Adds up what it passes over.
+    fn page_of_links(
+        &self,
+        (caller, blinds): (&Caller, &[Vec<u8>]),
+        (intent, now): (&str, u64),
+        over: &mut Passed,
+    ) -> Result<(Page, bool), VaultError> {
+        let mut found = Page::default();
+        for blind in blinds {
             let mut after = Vec::new();
             loop {
-                let ids: Vec<MemoryId> = self.database.linked(&blind, &after, limits::MAX_PAGE)?;
+                let ids: Vec<MemoryId> = self.database.linked(blind, &after, limits::MAX_PAGE)?;
                 let Some(last) = ids.last() else { break };
                 after = last.as_bytes().to_vec();
                 for id in &ids {
                     let Some(row) = self.database.memory_header(id)? else { continue };
-                    let Ok(header) = self.listed(&row) else { continue };
+                    let Some(header) = self.sound(self.listed(&row))? else { continue };
                     let known = caller.reaches(&header.namespace)
                         && caller.may_have(header.level)
                         && !self.closed_to(caller, &header)?;
                     if known && header.intents.iter().any(|one| one == intent) && header.gone(now).is_none() {
                         if found.is_full() {
-                            more = true;
-                            break 'all;
+                            return Ok((found, true));
                         }
                         found.take(self.seen_by(caller, header)?, row.header.len());
                     } else {
                         over.take(caller, &header, passed(&row));
                         if over.is_much() {
-                            more = true;
-                            break 'all;
+                            return Ok((found, true));
                         }
                     }
                 }
             }
         }
-        self.count_passed(caller, &over);
-        found.headers.sort_by_key(|header| core::cmp::Reverse(header.created));
-        Ok(Found { memories: found.headers, more })
+        Ok((found, false))
     }
 }

@@ -10,7 +10,7 @@ use stvor_crypto::kdf::sha256;
 use stvor_keys::{Passphrase, PassphraseCost};
 use stvor_tlog::{Checkpoint, Hash, Signer};
 
-use super::agents::{Agent, Caller};
+use super::agents::{Agent, Caller, Ends};
 use super::indexing::MOST;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
 use crate::keys::NewKeys;
@@ -399,4 +399,72 @@ fn an_agent_that_had_much_read_still_forgets_and_is_told_where_to_go_on() {
     let left = vault.forget_with_earlier(&agent, second, "").unwrap();
     assert_eq!((left.ended, left.next), (vec![], Some(first)));
     assert_eq!(vault.forget_with_earlier(&agent, first, "").unwrap().next, None);
+}
+
+/// Asks for something, and gets what comes of it or not.
+type Ask = fn(&Vault, &Caller) -> Result<(), VaultError>;
+
+/// Has the database fail where it reads the newest record of one memory.
+fn fail_at(vault: &Vault, memory: &str) {
+    let overflow = "abs(-9223372036854775807 - (length(header) > 0))";
+    let sql = format!(
+        "ALTER TABLE fresh RENAME TO records;
+         CREATE VIEW fresh AS SELECT id, CASE WHEN id = ({memory}) THEN {overflow} ELSE header END AS header FROM records"
+    );
+    vault.ask(move |engine| engine.database.run(&sql)).wait().unwrap();
+}
+
+#[test]
+fn what_was_read_is_counted_also_where_the_reading_fails_half_way() {
+    let oldest = "SELECT id FROM memory ORDER BY seq LIMIT 1";
+    let newest = "SELECT id FROM memory ORDER BY seq DESC LIMIT 1";
+    let last = "SELECT max(id) FROM memory";
+    let list: Ask = |vault, caller| vault.list(caller, "home", None).map(drop);
+    let by_intent: Ask = |vault, caller| vault.by_intent(caller, "travel").map(drop);
+    let search: Ask = |vault, caller| vault.search(caller, "home", "tea").map(drop);
+    // Each list and look reads a mebibyte and some more of the sixteen, each first search four, and one for itself.
+    let cases = [
+        ("list", list, oldest, 6, 16),
+        ("intent", by_intent, last, 6, 16),
+        ("search", search, newest, 18, 4),
+    ];
+    for (name, ask, memory, hidden, most) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(Still::default());
+        let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+        let curious = enrol(&vault, "curious", &["*"]);
+        hide(&vault, hidden);
+        fail_at(&vault, memory);
+        let refused = || ask(&vault, &curious).unwrap_err().code() == "AGENT_READ_QUOTA";
+        assert_eq!((0..30).position(|_| refused()), Some(most), "{name}");
+    }
+}
+
+#[test]
+fn who_had_as_much_read_as_it_may_has_no_long_row_of_hidden_versions_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let agent = Agent { ends: Ends::Any, ..Agent::new("curious", &["*"], Level::Working) };
+    let curious = vault.enrol(agent).and_then(|credential| vault.authenticate(credential.expose())).unwrap();
+    let store = |memory| vault.store(&Caller::Owner, memory).unwrap();
+    let small = || NewMemory::new(b"small", Level::Working, "home");
+    let versions = |hidden: usize| {
+        let oldest = store(small());
+        let hide = |older, _| store(NewMemory { supersedes: Some(older), ..large(Level::Private) });
+        let older = (0..hidden).fold(oldest, hide);
+        (oldest, store(NewMemory { supersedes: Some(older), ..small() }))
+    };
+    let (oldest, near) = versions(3);
+    let (_, far) = versions(15);
+    while vault.list(&curious, "home", None).is_ok() {}
+    let left = || match vault.list(&curious, "home", None) {
+        Err(VaultError::Refused(crate::Refusal::ReadQuota { left })) => left.as_secs() / 60,
+        other => panic!("{other:?}"),
+    };
+    let before = left();
+    let next = |id| vault.forget_with_earlier(&curious, id, "").unwrap().next;
+    assert_eq!((next(near), left()), (Some(oldest), before), "less than a mebibyte is read, and not counted");
+    assert_eq!(next(far), None, "three mebibytes are hidden behind it");
+    assert!(left() - before <= 4, "one of the sixteen mebibytes of an hour is read, and no more");
 }
