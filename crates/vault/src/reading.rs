@@ -123,20 +123,24 @@ pub(crate) fn piped<R: Send + Default, T: Send, E>(
                 },
             };
             // Who was given the first of those under way is done first, or is waited for: so the order stays.
-            let (parts, results, thread) = match idle.pop_front() {
-                Some(worker) => worker,
+            let (worker, result) = match idle.pop_front() {
+                Some(worker) => (worker, None),
                 None => {
                     let Some((parts, results, thread)) = workers.pop_front() else { break };
                     let Ok((result, part)) = results.recv() else { return joined(thread) };
                     spare.push(part);
-                    take(result)?;
-                    (parts, results, thread)
+                    ((parts, results, thread), Some(result))
                 }
             };
+            let (parts, results, thread) = worker;
+            // It goes on before this thread looks at what came of the part before.
             if parts.send(part).is_err() {
                 return joined(thread);
             }
             workers.push_back((parts, results, thread));
+            if let Some(result) = result {
+                take(result)?;
+            }
         }
         drop(idle);
         for (parts, results, thread) in workers {

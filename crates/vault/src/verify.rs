@@ -2,7 +2,7 @@
 
 use core::hash::{BuildHasher, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -482,8 +482,12 @@ impl Engine {
     /// Compares computed hashes with the stored ones, and empties the list.
     fn verify_hashes(&self, report: &mut Report, complete: &mut Vec<Node>) -> Result<u64, VaultError> {
         let mut bad = 0;
-        complete.sort_unstable_by_key(|node| (node.level, node.index));
-        for level in complete.chunk_by(|a, b| a.level == b.level) {
+        // Of each level they come by their indexes.
+        let mut levels = BTreeMap::<u8, Vec<Node>>::new();
+        for node in complete.drain(..) {
+            levels.entry(node.level).or_default().push(node);
+        }
+        for level in levels.values() {
             let Some(first) = level.first() else { continue };
             let stored = self.database.node_range(first.level, (first.index, level.len()))?;
             let mut stored = stored.into_iter().peekable();
@@ -497,7 +501,6 @@ impl Engine {
                 }
             }
         }
-        complete.clear();
         Ok(bad)
     }
 
