@@ -9,6 +9,10 @@ use crate::memory::{Forgotten, Header, MemoryId, Purged, State, Tombstoned, Woul
 use crate::storage::{Due, MemoryRow};
 use crate::{VaultError, limits};
 
+/// Bytes of headers after which one look for memories whose time ran out ends: what has its hour, but not its time, behind it is read
+/// again with each, and the vault has others to answer.
+const LOOK: usize = 4 << 20;
+
 impl Engine {
     /// Destroys a memory's key and content; with `with_earlier` also those of the versions that it corrected, as far as the caller
     /// may end them, also when it was ended itself before.
@@ -138,8 +142,7 @@ impl Engine {
                 && caller.may_have(older.level)
                 && !self.closed_to(caller, &older)?;
             let counts = known && (most == 0 || !older.is_destroyed());
-            let much = read.is_much() || (most == 0 && read.counts());
-            if much || (counts && found.len() == most) {
+            if read.ends(most == 0) || (counts && found.len() == most) {
                 return Ok((found, known.then_some(id)));
             }
             next = older.supersedes;
@@ -238,8 +241,8 @@ impl Engine {
         self.database.add_ended(&ended)
     }
 
-    /// Destroys memories whose time ran out, of `count` of those that are due after the place `after`. With where to go on, if there are
-    /// more. While the clock on the wall is far ahead of what was seen of it, none: they are not given out any more, but a clock that is
+    /// Destroys memories whose time ran out, of at most `count` of those that are due after the place `after`. With where to go on, if
+    /// there are more. While the clock on the wall is far ahead of what was seen of it, none: they are not given out any more, but a clock that is
     /// wrong must not cost a memory.
     pub(crate) fn purge(
         &mut self,
@@ -253,9 +256,16 @@ impl Engine {
             held.pace.is_settled()
         });
         let due = self.database.due(hour(now.wall), after, count)?;
-        let next = due.last().filter(|_| due.len() == count).map(|(place, _)| *place);
-        for (_, id) in due {
+        let mut next = due.last().filter(|_| due.len() == count).map(|(place, _)| *place);
+        let (mut last, mut read) = (after, 0);
+        for (place, id) in due {
+            if read >= LOOK {
+                next = last;
+                break;
+            }
+            last = Some(place);
             let Some(row) = self.database.memory_header(&id)? else { continue };
+            read += row.header.len();
             // A row that somebody changed is for `verify` to name; it keeps no other from its end.
             let Some(header) = self.sound(self.header(&row))? else {
                 purged.left += 1;

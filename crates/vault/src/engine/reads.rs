@@ -1,5 +1,5 @@
 //! How much the requests of each agent may have the vault read beside what they show: searches that bring a namespace into the index,
-//! memories that a list or a search passes over, and the versions that a memory corrects. The vault has one thread, and what it reads for one nobody else gets.
+//! memories that a list or a search passes over or that are closed, and the versions that a memory corrects. The vault has one thread, and what it reads for one nobody else gets.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -53,9 +53,10 @@ impl Passed {
         self.own.max(self.others) >= AT_ONCE
     }
 
-    /// Whether any of it counts: to end there tells no more of others' than the quota does.
-    pub(super) fn counts(&self) -> bool {
-        self.own.max(self.others) >= PART
+    /// Whether one request may pass over no more: that, or for a caller who had as much read as it may any that counts. To end there
+    /// tells no more of others' than the quota does.
+    pub(super) fn ends(&self, spent: bool) -> bool {
+        self.is_much() || (spent && self.own.max(self.others) >= PART)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::level::Level;
 use crate::memory::{Found, Header, MemoryId, NAMESPACE, State, is_name};
-use crate::storage::index::words;
+use crate::storage::index::{Hit, words};
 use crate::{VaultError, limits};
 
 /// Refuses a name that no namespace has.
@@ -86,27 +86,50 @@ impl Engine {
             let mut hits = engine.index.find((namespace, &levels), &words, limits::MAX_PAGE + 1)?;
             let mut more = hits.len() > limits::MAX_PAGE;
             hits.truncate(limits::MAX_PAGE);
-            let mut found = Page::default();
-            for hit in hits {
-                let Some(row) = engine.database.memory_header(&hit.id)? else { continue };
-                let Some(header) = engine.sound(engine.listed(&row))? else { continue };
-                let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
-                if known
-                    && header.namespace == namespace
-                    && header.state == State::Live
-                    && header.gone(event.at.wall).is_none()
-                    && !engine.closed_to(caller, &header)?
-                {
-                    if found.is_full() {
-                        more = true;
-                        break;
-                    }
-                    found.take(engine.seen_by(caller, header)?, row.header.len());
-                }
-            }
+            // What is in the index may be searched, however much was read.
+            let spent = engine.may_read(caller).is_err();
+            let mut over = Passed::default();
+            let page = engine.page_of_hits((caller, namespace), &hits, event.at.wall, (&mut over, spent));
+            engine.count_passed(caller, &over);
+            let (found, cut) = page?;
+            more |= cut;
             event.count = Some(found.headers.len() as u64);
             Ok(Found { memories: found.headers, more })
         })
+    }
+
+    /// A page of what was found by its words, and whether it ended before the last of it. Adds up what it passes over.
+    fn page_of_hits(
+        &self,
+        (caller, namespace): (&Caller, &str),
+        hits: &[Hit],
+        now: u64,
+        (over, spent): (&mut Passed, bool),
+    ) -> Result<(Page, bool), VaultError> {
+        let mut found = Page::default();
+        for hit in hits {
+            let Some(row) = self.database.memory_header(&hit.id)? else { continue };
+            let Some(header) = self.sound(self.listed(&row))? else { continue };
+            let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
+            if known
+                && header.namespace == namespace
+                && header.state == State::Live
+                && header.gone(now).is_none()
+                && !self.closed_to(caller, &header)?
+            {
+                if found.is_full() {
+                    return Ok((found, true));
+                }
+                found.take(self.seen_by(caller, header)?, row.header.len());
+            } else {
+                // Its time ran out, and it is not destroyed yet.
+                over.take(caller, &header, passed(&row));
+                if over.ends(spent) {
+                    return Ok((found, true));
+                }
+            }
+        }
+        Ok((found, false))
     }
 
     /// Lists the memories of a namespace, newest first, from where the page before ended. With where to go on, if the caller may know
@@ -174,6 +197,9 @@ impl Engine {
                     closed.take(caller, &header, passed(&row));
                 }
                 found.take(self.seen_by(caller, header)?, row.header.len());
+                if closed.is_much() {
+                    return Ok((found, Some(number)));
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What can not be tried from outside.
 
+use core::time::Duration;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use super::indexing::MOST;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
 use crate::keys::NewKeys;
 use crate::level::Level;
-use crate::memory::{MemoryId, NewMemory};
+use crate::memory::{MemoryId, NewMemory, Purged, State};
 use crate::storage::Table;
 use crate::{Clock, Moment, Options, Vault, VaultError, limits};
 
@@ -32,6 +34,17 @@ impl Clock for Still {
     fn now(&self) -> Moment {
         let uptime = self.0.load(Ordering::Relaxed);
         Moment { wall: 1_800_000_000_000 + uptime, uptime, boot: "first".into() }
+    }
+}
+
+/// A clock on the wall that a test sets ahead of the one that only runs: nothing is destroyed by it.
+#[derive(Debug, Default)]
+struct Ahead(AtomicU64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Moment {
+        let wall = 1_800_000_000_000 + self.0.load(Ordering::Relaxed);
+        Moment { wall, uptime: 1, boot: "first".into() }
     }
 }
 
@@ -467,4 +480,63 @@ fn who_had_as_much_read_as_it_may_has_no_long_row_of_hidden_versions_read() {
     assert_eq!((next(near), left()), (Some(oldest), before), "less than a mebibyte is read, and not counted");
     assert_eq!(next(far), None, "three mebibytes are hidden behind it");
     assert!(left() - before <= 4, "one of the sixteen mebibytes of an hour is read, and no more");
+}
+
+#[test]
+fn what_a_search_passes_over_is_counted_and_less_of_it_where_the_quota_is_used_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Ahead::default());
+    let vault = vault_at(directory.path(), Options { clock: clock.clone(), ..Options::default() });
+    let greedy = enrol(&vault, "greedy", &["*"]);
+    store(&vault, "home", 10);
+    vault.search(&Caller::Owner, "home", "tea").unwrap();
+    for _ in 0..5 {
+        let short = NewMemory { ttl: Some(Duration::from_secs(60)), ..large(Level::Working) };
+        vault.store(&greedy, short).unwrap();
+    }
+    let find =
+        || vault.find(&greedy, "home", "large").map(|found| (found.memories.len(), found.more)).unwrap();
+    assert_eq!(find(), (5, false));
+    clock.0.store(3_600_000, Ordering::Relaxed);
+    for _ in 0..16 {
+        assert_eq!(find(), (0, false), "each passes over a mebibyte and some more, of the sixteen");
+    }
+    assert_eq!(vault.list(&greedy, "home", None).unwrap_err().code(), "AGENT_READ_QUOTA");
+    assert_eq!(find(), (0, true), "it looks no further than a mebibyte");
+    assert_eq!(vault.search(&greedy, "home", "tea").unwrap().len(), 1, "what is in the index costs nothing");
+}
+
+#[test]
+fn one_list_reads_only_so_much_of_closed_memories_and_the_next_goes_on_from_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let agent = Agent::new("greedy", &["*"], Level::Sealed);
+    let greedy = vault.enrol(agent).and_then(|credential| vault.authenticate(credential.expose())).unwrap();
+    let stored: BTreeSet<_> = (0..18).map(|_| vault.store(&greedy, large(Level::Sealed)).unwrap()).collect();
+    let (first, next) = vault.list(&greedy, "home", None).unwrap();
+    assert!(first.len() < 18, "four mebibytes are read, of almost five");
+    let (rest, end) = vault.list(&greedy, "home", Some(&next.unwrap())).unwrap();
+    assert_eq!((first.len() + rest.len(), end), (18, None));
+    assert_eq!(first.iter().chain(&rest).map(|header| header.id).collect::<BTreeSet<_>>(), stored);
+}
+
+#[test]
+fn one_look_for_what_ran_out_reads_only_so_much_and_the_next_goes_on_from_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock: clock.clone(), ..Options::default() });
+    for _ in 0..18 {
+        let short = NewMemory { ttl: Some(Duration::from_secs(1_800)), ..large(Level::Working) };
+        vault.store(&Caller::Owner, short).unwrap();
+    }
+    // The hour in which they end has begun.
+    clock.0.store(1, Ordering::Relaxed);
+    let look = |after| vault.ask(move |engine| engine.purge(after, limits::MAX_GROUP)).wait().unwrap();
+    let (purged, next) = look(None);
+    assert!(next.is_some() && purged == Purged::default(), "four mebibytes are read, of almost five");
+    assert_eq!(look(next), (Purged::default(), None));
+    clock.0.store(1_800_000, Ordering::Relaxed);
+    vault.purge().unwrap();
+    let (ended, _) = vault.list(&Caller::Owner, "home", None).unwrap();
+    assert_eq!(ended.iter().filter(|header| header.state == State::Expired).count(), 18);
 }
