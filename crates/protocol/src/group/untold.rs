@@ -2,14 +2,14 @@
 //!
 //! A change goes to everybody who is a member before or after it *by what its author knows*. Concurrent changes move others:
 //! whoever was let in by a change that becomes void, or comes back because a removal does, is known to no author. Some
-//! members tell them, and whoever is out and writes all the same is answered.
+//! members tell them, and who is put out tells those who are out with them; and whoever is out and writes all the same is answered.
 
 use std::collections::BTreeMap;
 
 use stvor_base::{KeyBytes, UserId};
 
 use super::change::{Action, ChangeHash, Member, SignedChangeIn};
-use super::{Group, limits};
+use super::{Applied, Group, limits};
 
 /// Who came in or is out by a change without being named by it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,12 +51,19 @@ impl Untold {
 }
 
 impl Group {
-    /// Whether it is ours to tell the [`Untold`]: of all members the first three by name do, so that one is enough who is
-    /// there, and in a large group few say the same.
+    /// Whom it is ours to tell. Of all members the first three by name tell everybody, so that one is enough who is there, and in
+    /// a large group few say the same. And whoever is put out by a change tells those who are out with them: it may be that no
+    /// member ever learns of the change that let these in.
     #[must_use]
-    pub fn tells(&self) -> bool {
+    pub fn ours_to_tell(&self, applied: &Applied) -> Untold {
         let mut first = self.history.outcome().members.keys().take(limits::MAX_TELLERS);
-        first.any(|user| *user == self.own)
+        if first.any(|user| *user == self.own) {
+            applied.untold.clone()
+        } else if applied.gone.contains(&self.own) {
+            Untold { joined: Vec::new(), out: applied.untold.out.clone() }
+        } else {
+            Untold::default()
+        }
     }
 
     /// Whether a user with this key was let in by a change that is here, whether it counts or not, and is no member.

@@ -118,8 +118,9 @@ impl Party {
     }
 
     /// What is to become of whoever was moved by a change that does not name them.
-    fn tell(&mut self, untold: &Untold) {
-        let Some(group) = self.group.as_ref().filter(|group| self.tells && group.tells()) else { return };
+    fn tell(&mut self, applied: &Applied) {
+        let Some(group) = self.group.as_ref().filter(|_| self.tells) else { return };
+        let untold = group.ours_to_tell(applied);
         let users: Vec<&UserId> = untold.out.iter().map(|member| &member.user).collect();
         let (all, out) = (group.beyond(&[]), group.puts_out(&users, &[]));
         untold.joined.iter().for_each(|member| self.say(&member.user, all.clone()));
@@ -159,7 +160,7 @@ impl Party {
     }
 
     fn settle(&mut self, applied: Applied) {
-        self.tell(&applied.untold);
+        self.tell(&applied);
         self.rows.commit(applied.effects);
         for gone in applied.gone {
             let Some(group) = &self.group else { continue };
@@ -584,6 +585,29 @@ fn who_is_a_member_again_learns_it_from_the_messages_of_members() {
     steps.into_iter().for_each(|step| world.take(step));
     world.deliver_all();
     assert!(!world.parties[3].group.as_ref().unwrap().is_member(), "nobody told dan of the removal of bob");
+    world.write_until_quiet();
+    world.check_views();
+    world.check_secrets();
+}
+
+/// Somebody lets somebody in and is out by a concurrent change: no member ever hears of whom they let in, so it is they who say so.
+#[test]
+fn who_was_let_in_by_somebody_who_is_out_learns_it_from_them() {
+    let mut world = World::new();
+    let steps = [Step::Remove(0, 2), Step::Remove(0, 1), Step::Remove(1, 0), Step::Add(1, 3)];
+    steps.into_iter().for_each(|step| world.take(step));
+    world.deliver_all();
+    let knows_dan = |who: usize| {
+        let group = world.parties[who].group.as_ref().unwrap();
+        let lets_in = |change: &Change| match change.action() {
+            Action::Add(members) => members.iter().any(|member| member.user == user("dan")),
+            _ => false,
+        };
+        group.changes().any(lets_in)
+    };
+    assert!(world.parties[0].group.as_ref().unwrap().is_member());
+    assert!(!knows_dan(0) && knows_dan(1), "the only member was told of dan");
+    assert!(!world.parties[3].group.as_ref().unwrap().is_member(), "nobody told dan");
     world.write_until_quiet();
     world.check_views();
     world.check_secrets();

@@ -233,7 +233,8 @@ impl Actor {
         (applied, by): (Applied, &UserId),
         turn: &mut Turn,
     ) -> Result<()> {
-        let Applied { new, joined, gone, untold, effects } = applied;
+        let untold = group.ours_to_tell(&applied);
+        let Applied { new, joined, gone, effects, .. } = applied;
         turn.effects.append(effects);
         if !new {
             return Ok(());

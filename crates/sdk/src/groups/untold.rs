@@ -16,10 +16,10 @@ use super::turn::Turn;
 use super::waiting::Asked;
 
 impl Actor {
-    /// Tells whom a change moves without naming them. On whoever made the change it counts how many: past the bound, and where
+    /// Tells whom a change moves without naming them, and whom it is ours to tell. On whoever made the change it counts how many: past the bound, and where
     /// no room is left for posts, they are answered when they write.
     pub(super) fn tell_untold(&mut self, group: &State, (untold, by): (&Untold, &UserId), turn: &mut Turn) {
-        if untold.joined.is_empty() && untold.out.is_empty() || !group.tells() {
+        if untold.joined.is_empty() && untold.out.is_empty() {
             return;
         }
         let id = group.id();
