@@ -97,6 +97,8 @@ impl State {
 pub(crate) struct Inbox {
     store: Arc<Sealed>,
     instances: Arc<Instances>,
+    /// Where reading goes on: a stream may be asked outside of any runtime.
+    runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     changed: Notify,
     loading: tokio::sync::Mutex<()>,
@@ -134,6 +136,7 @@ impl Inbox {
         let inbox = Self {
             store,
             instances,
+            runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
             changed: Notify::new(),
             loading: tokio::sync::Mutex::new(()),
@@ -312,7 +315,7 @@ impl Inbox {
             };
             if behind {
                 // In a task of its own: a stream that nobody asks any further while it reads must not keep others from reading.
-                let reading = tokio::spawn({
+                let reading = self.runtime.spawn({
                     let inbox = Arc::clone(&self);
                     async move { inbox.load().await }
                 });

@@ -370,6 +370,22 @@ async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() 
     assert_eq!(soon(first.next()).await.unwrap().text(), Some("1"));
 }
 
+#[tokio::test]
+async fn a_stream_that_is_asked_outside_of_a_runtime_reads_all_the_same() {
+    let sealed = Arc::new(Sealed::in_memory().unwrap());
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let (before, _consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
+    commit(&before, &peer, 0..1).await;
+    let (inbox, _consumed) = Inbox::open(sealed, only()).await.unwrap();
+    let mut messages = inbox.stream();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let message = futures::executor::block_on(messages.next()).unwrap();
+        tell.send(message.text().map(str::to_owned)).unwrap();
+    });
+    assert_eq!(soon(told).await.unwrap().as_deref(), Some("0"));
+}
+
 /// What an instance has of a shared inbox with `count` messages.
 async fn shared(store: &Arc<Moody>, count: u64) -> Arc<Inbox> {
     let directory = tempfile::tempdir().unwrap();
