@@ -37,6 +37,8 @@ struct State {
     in_flight: HashMap<u64, UserId>,
     /// Numbers of commits that reported a failure after the window had gone by: what they were for may be stored all the same.
     passed_over: BTreeSet<u64>,
+    /// Numbers of such commits that the window has not reached: what it finds of them counts from then on.
+    given_back: BTreeSet<u64>,
     /// A page is being read, and what was committed beyond the window meanwhile.
     loading: bool,
     late: BTreeMap<u64, Message>,
@@ -84,6 +86,14 @@ impl State {
             if *share == 0 {
                 self.shares.remove(from);
             }
+        }
+    }
+
+    /// The window comes to these, and finds what is stored.
+    fn leave_to_window(&mut self, seqs: impl IntoIterator<Item = u64>) {
+        self.given_back.extend(seqs);
+        while self.given_back.len() > limits::MAX_GIVEN_BACK {
+            self.given_back.pop_first();
         }
     }
 
@@ -216,8 +226,13 @@ impl Inbox {
             for seq in seqs {
                 let Some(from) = state.in_flight.remove(&seq) else { continue };
                 state.leaves(&from);
-                if !self.instances.is_shared() && (state.loading || seq <= state.loaded_to) {
+                if self.instances.is_shared() {
+                    continue;
+                }
+                if state.loading || seq <= state.loaded_to {
                     passed_over |= state.passed_over.insert(seq);
+                } else {
+                    state.leave_to_window([seq]);
                 }
             }
         }
@@ -379,7 +394,7 @@ impl Inbox {
                 if state.in_flight.contains_key(&seq) {
                     continue;
                 }
-                if state.passed_over.remove(&seq) {
+                if state.passed_over.remove(&seq) || state.given_back.remove(&seq) {
                     state.comes(&pointer.peer.user);
                 }
                 match (late.remove(&seq), row) {
@@ -400,6 +415,8 @@ impl Inbox {
             for message in late.into_values() {
                 Self::admit(&mut state, message);
             }
+            let beyond = state.loaded_to.saturating_add(1);
+            state.given_back = state.given_back.split_off(&beyond);
             any || !state.ready.is_empty()
         };
         if let Some(error) = unreadable {
@@ -426,9 +443,9 @@ impl Inbox {
     async fn load_passed_over(&self) -> Result<()> {
         let numbers: Vec<u64> = {
             let mut state = self.lock();
-            // The window comes to those that it has not reached.
             let beyond = state.loaded_to.saturating_add(1);
-            drop(state.passed_over.split_off(&beyond));
+            let not_reached = state.passed_over.split_off(&beyond);
+            state.leave_to_window(not_reached);
             state.passed_over.iter().copied().collect()
         };
         for seq in numbers {

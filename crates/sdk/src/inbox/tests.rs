@@ -266,6 +266,58 @@ async fn what_was_passed_over_stands_behind_the_earlier_messages_of_its_sender()
     assert_eq!(of_alice, ["1", "2"], "{texts:?}");
 }
 
+#[tokio::test]
+async fn what_a_commit_stored_that_reports_a_failure_counts_when_it_is_read_later() {
+    const LIMIT: usize = 20;
+    let (inbox, consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    inbox.set_limit(LIMIT);
+    let acks = tokio::spawn(
+        Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), tokio_util::sync::CancellationToken::new()),
+    );
+    let alice = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let bob = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let mut messages = inbox.stream().manual_ack();
+    let stored = store(&inbox, &alice, 0..4).await;
+    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    // As if a page had been read just then, and ended before it.
+    let stored = store(&inbox, &alice, 4..5).await;
+    inbox.lock().loading = true;
+    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    inbox.lock().loading = false;
+    // One of which nothing is stored.
+    let seq = inbox.reserve(&alice.user);
+    inbox.give_back([seq]);
+    commit(&inbox, &bob, 5..7).await;
+    assert_eq!(inbox.waiting(), 2);
+    let first = soon(messages.next()).await.unwrap();
+    assert_eq!(first.text(), Some("0"));
+    assert_eq!(inbox.waiting(), 7);
+    assert!(!inbox.has_room(&alice.user, 0), "a quarter of the room is full");
+    soon(first.ack()).await.unwrap();
+    for number in 1..7_usize {
+        let message = soon(messages.next()).await.unwrap();
+        assert_eq!(message.text(), Some(number.to_string().as_str()));
+        soon(message.ack()).await.unwrap();
+        assert_eq!(inbox.waiting(), 6 - number, "no other one's place is given up with it");
+    }
+    assert!(inbox.lock().given_back.is_empty());
+    assert!(inbox.lock().passed_over.is_empty());
+    acks.abort();
+}
+
+#[tokio::test]
+async fn of_the_numbers_that_were_given_back_the_oldest_are_forgotten_past_a_bound() {
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    let peer = UserId::new("alice").unwrap();
+    for _ in 0..limits::MAX_GIVEN_BACK {
+        inbox.give_back([inbox.reserve(&peer)]);
+    }
+    assert_eq!(inbox.lock().given_back.first(), Some(&1));
+    inbox.give_back([inbox.reserve(&peer)]);
+    assert_eq!(inbox.lock().given_back.first(), Some(&2));
+    assert_eq!(inbox.lock().given_back.len(), limits::MAX_GIVEN_BACK);
+}
+
 type StoreResult<T> = core::result::Result<T, StoreError>;
 
 /// A store in memory that fails, answers nothing, or waits, as a test wants it.
