@@ -438,8 +438,8 @@ impl Inbox {
         Ok(any)
     }
 
-    /// Reads what commits stored that reported a failure when the window had gone by. What can not be read is told at the next
-    /// start.
+    /// Reads what commits stored that reported a failure when the window had gone by. What is not there now never will be: reading makes
+    /// void what was given up and has not landed ([`Sealed::commit`]). What can not be read is told at the next start.
     async fn load_passed_over(&self) -> Result<()> {
         let numbers: Vec<u64> = {
             let mut state = self.lock();
