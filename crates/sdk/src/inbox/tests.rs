@@ -326,7 +326,7 @@ struct Moody {
     store: MemoryStore,
     /// The next read fails.
     deaf: AtomicBool,
-    /// The next page is not there at once.
+    /// Pages wait until they are freed.
     slow: AtomicBool,
     /// The next commit is applied, and its answer is lost.
     unheard: AtomicBool,
@@ -339,6 +339,7 @@ struct Moody {
 impl Moody {
     fn free(&self) {
         self.held.store(false, Ordering::SeqCst);
+        self.slow.store(false, Ordering::SeqCst);
         self.freed.notify_waiters();
     }
 }
@@ -352,10 +353,13 @@ impl Store for Moody {
         self.store.get(keys).await
     }
     async fn scan(&self, scan: Scan) -> StoreResult<Page<Row>> {
-        if self.slow.swap(false, Ordering::SeqCst) {
-            tokio::task::yield_now().await;
+        loop {
+            let freed = self.freed.notified();
+            if !self.slow.load(Ordering::SeqCst) {
+                break self.store.scan(scan).await;
+            }
+            freed.await;
         }
-        self.store.scan(scan).await
     }
     async fn commit(&self, changes: ChangeSet<RowValue>) -> StoreResult<()> {
         loop {
@@ -401,6 +405,7 @@ async fn what_a_commit_stored_that_reports_a_failure_while_it_is_read_counts() {
     })
     .await;
     inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    moody.free();
     assert_eq!(soon(next).await.unwrap().text(), Some("0"));
     assert_eq!(inbox.waiting(), 1);
 }
@@ -416,8 +421,15 @@ async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() 
     let (inbox, _consumed) = Inbox::open(sealed, only()).await.unwrap();
     let (mut first, mut second) = (inbox.stream(), inbox.stream());
     moody.slow.store(true, Ordering::SeqCst);
-    // As in a loop that waits for other things as well, one of which comes now and takes long.
     assert!(futures::poll!(Box::pin(first.next())).is_pending(), "the store has not answered");
+    soon(async {
+        while !inbox.lock().loading {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // As in a loop that waits for other things as well, one of which comes now and takes long: nobody asks the first.
+    moody.free();
     assert_eq!(soon(second.next()).await.unwrap().text(), Some("0"));
     assert_eq!(soon(first.next()).await.unwrap().text(), Some("1"));
 }
