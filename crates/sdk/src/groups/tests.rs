@@ -190,6 +190,31 @@ async fn who_was_let_in_by_what_becomes_void_is_told_in_either_order_and_is_out_
 }
 
 #[tokio::test]
+async fn who_is_put_out_tells_those_whom_they_let_in_meanwhile() {
+    let client = offline_client().await;
+    let (core, mut rng) = (client.core(), SystemRandom::new());
+    let mut actor = Actor::new(Arc::clone(core));
+    let [bob, dave] = ["bob", "dave"].map(|name| identity(&client, name));
+    let member = |of: &Identity| Member { user: of.user().clone(), key: *of.user_key() };
+    let (mut at_bob, _) = State::create(&bob, "ours", core.now(), &mut rng).unwrap();
+    let _ = at_bob.change(&bob, (Action::Add(vec![member(&core.identity)]), core.now()), &mut rng).unwrap();
+    let (id, before) = (at_bob.id(), at_bob.beyond(&[]));
+    let mut ours = State::join(&core.identity, id);
+    for change in &before {
+        let _ = ours.apply(change.clone().validate(core.identity.app()).unwrap()).unwrap();
+    }
+    let add = (Action::Add(vec![member(&dave)]), core.now());
+    let letting_in = ours.change(&core.identity, add, &mut rng).unwrap().0.change;
+    let remove = (Action::Remove(core.identity.user().clone()), core.now());
+    let removal = at_bob.change(&bob, remove, &mut rng).unwrap().0.change;
+    for changes in [before, vec![letting_in], vec![removal]] {
+        assert_eq!(told(core, &dave).await, [0; 0]);
+        tell(&mut actor, &bob, &GroupContent::Changes(id, changes)).await;
+    }
+    assert_eq!(told(core, &dave).await, [3], "Bob may never hear of him: our removal, and what it builds on");
+}
+
+#[tokio::test]
 async fn who_is_out_and_writes_is_told_once_an_hour_and_a_stranger_never() {
     let client = offline_client().await;
     let core = Arc::clone(client.core());

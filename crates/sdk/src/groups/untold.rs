@@ -3,7 +3,8 @@
 //! Whoever was let in by a change that is void by a concurrent one would take themselves for a member for ever. Some members
 //! tell them when they learn of both changes, in the same commit; and whoever is out and writes as a member is answered, so
 //! that it ends also when that is lost. Nobody is told anything who was not let in by a change that is here, with the key that
-//! it goes to; of what is told nothing is later than what put them out.
+//! it goes to; of what is told nothing is later than what put them out. Who asks is answered by their name: they know the
+//! group's id, and what puts them out says nothing else.
 
 use stvor_base::{GroupId, UserId};
 use stvor_crypto::kdf::sha256;
@@ -16,8 +17,8 @@ use super::turn::Turn;
 use super::waiting::Asked;
 
 impl Actor {
-    /// Tells whom a change moves without naming them, and whom it is ours to tell. On whoever made the change it counts how many: past the bound, and where
-    /// no room is left for posts, they are answered when they write.
+    /// Tells those of whom a change moves without naming them whom it is ours to tell. On whoever made the change it counts how many:
+    /// past the bound, and where no room is left for posts, they are answered when they write.
     pub(super) fn tell_untold(&mut self, group: &State, (untold, by): (&Untold, &UserId), turn: &mut Turn) {
         if untold.joined.is_empty() && untold.out.is_empty() {
             return;
