@@ -21,8 +21,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(any(feature = "pkcs11", feature = "tpm"))]
-mod apart;
 pub mod challenge;
 mod error;
 #[cfg(feature = "fido2")]
@@ -35,6 +33,8 @@ pub mod kmip;
 pub mod limits;
 mod managed;
 mod os;
+#[cfg(any(feature = "pkcs11", feature = "tpm"))]
+mod own_thread;
 mod passphrase;
 mod phrase;
 #[cfg(feature = "pkcs11")]

@@ -1,6 +1,6 @@
 //! A key in a PKCS #11 token: a hardware security module, a smart card, `SoftHSM`.
 
-use crate::apart::apart;
+use crate::own_thread::on_own_thread;
 use crate::{KeyError, KeyService};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -72,7 +72,7 @@ impl Token {
     /// # Errors
     /// [`KeyError::Unavailable`] when the module can not be loaded.
     pub fn new(which: TokenKey, pin: SecretBytes) -> Result<Self, KeyError> {
-        let library = apart(HOLDER, || library(&which.module))?;
+        let library = on_own_thread(HOLDER, || library(&which.module))?;
         Ok(Self { library, which, pin: Arc::new(pin) })
     }
 
@@ -82,7 +82,7 @@ impl Token {
     /// [`KeyError::Exists`] when a key of this label is there; [`KeyError::Wrong`] for another PIN;
     /// [`KeyError::Unavailable`].
     pub fn create(&self) -> Result<(), KeyError> {
-        apart(HOLDER, || self.generate())
+        on_own_thread(HOLDER, || self.generate())
     }
 
     fn generate(&self) -> Result<(), KeyError> {
@@ -183,10 +183,10 @@ fn find(session: &Session, label: &str) -> Result<Option<ObjectHandle>, KeyError
 
 impl KeyService for Token {
     fn wrap(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
-        apart(HOLDER, || self.encrypt(key))
+        on_own_thread(HOLDER, || self.encrypt(key))
     }
 
     fn unwrap(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {
-        apart(HOLDER, || self.decrypt(wrapped))
+        on_own_thread(HOLDER, || self.decrypt(wrapped))
     }
 }

@@ -336,20 +336,8 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::{App, Client, Clock, ConnectOptions, SendOptions, SendWait};
-
-    /// A clock that is behind by so many milliseconds.
-    struct Behind(AtomicU64);
-
-    impl Clock for Behind {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_millis(Timestamp::system().as_millis() - self.0.load(Ordering::Relaxed))
-        }
-    }
-
-    async fn soon<T>(what: impl Future<Output = T>) -> T {
-        tokio::time::timeout(Duration::from_secs(30), what).await.expect("it happens in time")
-    }
+    use crate::clock::testing::{Behind, soon};
+    use crate::{App, Client, ConnectOptions, SendOptions, SendWait};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn asking_again_and_again_for_who_was_away_for_long_costs_them_one_prekey() {

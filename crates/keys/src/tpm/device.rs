@@ -21,7 +21,7 @@ use tss_esapi::{Context, Error, TctiNameConf};
 
 use super::{HOLDER, Pcrs, Sealed};
 use crate::KeyError;
-use crate::apart::apart;
+use crate::own_thread::on_own_thread;
 
 /// How the TPM is reached, as tpm2-tss writes it: `device:/dev/tpmrm0`, `tabrmd`, `swtpm:host=127.0.0.1,port=2321`.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ fn selection(pcrs: Pcrs) -> Result<PcrSelectionList, Error> {
 
 /// Seals a key under a PIN, and to the registers as they are now.
 pub(super) fn seal(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: Pcrs) -> Done<Sealed> {
-    apart("TPM", || seal_here(place, (key, pin), pcrs))
+    on_own_thread("TPM", || seal_here(place, (key, pin), pcrs))
 }
 
 fn seal_here(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: Pcrs) -> Done<Sealed> {
@@ -207,7 +207,7 @@ fn seal_here(place: &Place, (key, pin): (&Secret<32>, &Secret<32>), pcrs: Pcrs) 
 
 /// Opens what [`seal`] sealed.
 pub(super) fn unseal(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs: Pcrs) -> Done<Secret<32>> {
-    apart("TPM", || unseal_here(place, (sealed, pin), pcrs))
+    on_own_thread("TPM", || unseal_here(place, (sealed, pin), pcrs))
 }
 
 fn unseal_here(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs: Pcrs) -> Done<Secret<32>> {
@@ -248,7 +248,7 @@ fn unseal_here(place: &Place, (sealed, pin): (&Sealed, &Secret<32>), pcrs: Pcrs)
 /// # Errors
 /// [`KeyError::Unavailable`] when it is not there or fails, [`KeyError::TpmLocked`].
 pub fn self_test(place: &Place) -> Result<Health, KeyError> {
-    let health = apart("TPM", || {
+    let health = on_own_thread("TPM", || {
         let mut open = Open::new(place)?;
         let context = &mut open.context;
         context.self_test(true).map_err(|error| unavailable(format!("its self-test fails: {error}")))?;

@@ -1,4 +1,4 @@
-//! Looking for the prekeys of those whose mail could not be read and with whom we never spoke.
+//! Tests of looking for the prekeys of those whose mail could not be read and with whom we never spoke.
 
 use std::sync::atomic::AtomicU64;
 
@@ -6,20 +6,8 @@ use stvor_base::{DeviceId, UserId};
 use stvor_wire::server::Bundles;
 
 use super::*;
-use crate::{App, Client, Clock};
-
-/// A clock that is behind by so many milliseconds.
-struct Behind(AtomicU64);
-
-impl Clock for Behind {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(Timestamp::system().as_millis() - self.0.load(Ordering::Relaxed))
-    }
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it happens in time")
-}
+use crate::clock::testing::{Behind, soon};
+use crate::{App, Client};
 
 /// What the relay answers to what the lane asks it when its pause is over.
 async fn answer(lane: &mut Lane, orders: &mut mpsc::UnboundedReceiver<Order>) -> Box<Bundles> {

@@ -125,6 +125,8 @@ local function commit(keys, args)
   local last, conflicts, schema, bytes = tonumber(known[1] or '0'), known[2] or '', known[3], tonumber(known[4] or '0')
   -- Rows that operations name, as they are after the sets before; false: there is none. They are looked at together, for each command costs
   -- more than a row does.
+  -- `again`: a row may be named more than once, so what operations before did to it has to be kept in mind. Tables have room for one
+  -- message from the start: growing bit by bit costs more than filling them.
   local now, ends, wanted, count, again = {}, #args, { nil, nil, nil, nil }, 0, false
   local function look(field)
     if field then

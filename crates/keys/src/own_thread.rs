@@ -7,7 +7,7 @@ use crate::KeyError;
 ///
 /// Modules of tokens and the TPM software link OpenSSL, which frees what it keeps for a thread when that ends, and all of it
 /// when the process does. Called on a thread of a pool, which may end while the process does, both would free the same.
-pub(crate) fn apart<T: Send>(
+pub(crate) fn on_own_thread<T: Send>(
     holder: &'static str,
     work: impl FnOnce() -> Result<T, KeyError> + Send,
 ) -> Result<T, KeyError> {
@@ -38,7 +38,7 @@ mod tests {
         }
         static GONE: AtomicBool = AtomicBool::new(false);
         thread_local!(static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) });
-        let kept = apart("token", || {
+        let kept = on_own_thread("token", || {
             KEPT.with(|kept| *kept.borrow_mut() = Some(Kept(&GONE)));
             Ok(())
         });
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_call_is_an_error() {
-        let ended = apart::<()>("token", || panic!("within"));
+        let ended = on_own_thread::<()>("token", || panic!("within"));
         assert!(matches!(ended, Err(KeyError::Unavailable { holder: "token", .. })), "{ended:?}");
     }
 }
