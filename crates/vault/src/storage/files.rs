@@ -102,7 +102,7 @@ pub(crate) struct CheckpointFile {
     length: u64,
     /// Whether it ends where a note may begin.
     whole: bool,
-    /// Whether nothing was in it when it was opened.
+    /// Whether no checkpoint was in it when it was opened.
     empty: bool,
     /// The newest checkpoint, while it could not be written.
     behind: Option<String>,
@@ -140,9 +140,14 @@ impl CheckpointFile {
         &self.path
     }
 
-    /// Whether nothing was in it when it was opened.
+    /// Whether no checkpoint was in it when it was opened.
     pub(crate) fn was_empty(&self) -> bool {
         self.empty
+    }
+
+    /// Takes it for empty: what is in it is no checkpoint, and vouches for nothing.
+    pub(crate) fn holds_none(&mut self) {
+        self.empty = true;
     }
 
     /// Appends a signed checkpoint. One that could not be written is made up for by the next, or by

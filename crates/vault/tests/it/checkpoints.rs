@@ -206,9 +206,38 @@ fn a_file_of_checkpoints_that_is_gone_is_told_until_the_owner_accepts_it() {
         // The next one that was written does not hide it.
         assert_eq!(named(&open()), count);
     }
-    let vault = open();
-    assert_eq!(vault.accept_checkpoints().unwrap(), 2);
-    assert_eq!(named(&vault), 0);
-    drop(vault);
-    assert_eq!(named(&open()), 0);
+    let accept = |count| {
+        let vault = open();
+        assert_eq!(vault.accept_checkpoints().unwrap(), count);
+        assert_eq!(named(&vault), 0);
+        drop(vault);
+        assert_eq!(named(&open()), 0);
+    };
+    accept(2);
+    // Something is in them, and no checkpoint.
+    let cut = std::fs::read_to_string(&copy).unwrap()[..40].to_owned();
+    for junk in ["x", "\n\n", cut.as_str(), "a\n1\nb\n\n\u{2014} x y\n\n"] {
+        std::fs::write(&own, junk).unwrap();
+        assert_eq!(named(&open()), 1, "{junk}");
+        std::fs::write(&copy, junk).unwrap();
+        assert_eq!(named(&open()), 2, "{junk}");
+        assert_eq!(named(&open()), 2, "{junk}: the next one that was written does not hide it");
+        accept(2);
+    }
+}
+
+#[test]
+fn junk_in_place_of_the_checkpoints_does_not_hide_a_vault_that_was_set_back() {
+    let world = World::new();
+    let copy = options(&world).1;
+    store(&open(&world).unwrap());
+    let early = std::fs::read(world.path().join("vault.db")).unwrap();
+    store(&open(&world).unwrap());
+    std::fs::write(world.path().join("vault.db"), early).unwrap();
+    for file in [&copy, &world.path().join("checkpoints")] {
+        std::fs::write(file, "x").unwrap();
+    }
+    let vault = open(&world).unwrap();
+    let found = problems(&vault);
+    assert_eq!(found.matches("whether the log was set back before").count(), 2, "{found}");
 }
