@@ -111,6 +111,45 @@ async fn a_shared_store_gets_a_new_data_key_and_is_backed_up_and_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_has_taken_when_the_data_key_is_replaced_is_shown_once() {
+    // More than an instance takes at a time.
+    const COUNT: usize = 50;
+    let relay = relay().await;
+    let bobs = app(&relay.url()).await;
+    for Two(_servers, [stores, _]) in kinds() {
+        let directory = tempfile::tempdir().unwrap();
+        let kind = stores.facts().kind;
+        let bob = bobs.connect(format!("bob-{kind}")).await.unwrap();
+        let app = open(&relay.url(), &stores, directory.path()).await;
+        let alice = app.connect(format!("alice-{kind}")).await.unwrap();
+        let send = async |words: String| {
+            let sent = soon(bob.send(alice.user().as_str(), words)).await.unwrap();
+            soon(sent.delivered()).await.unwrap();
+        };
+        for number in 0..COUNT {
+            send(number.to_string()).await;
+        }
+        let mut messages = alice.messages().manual_ack();
+        let mut handed = vec![soon(messages.next()).await.unwrap(), soon(messages.next()).await.unwrap()];
+        assert!(alice.unconsumed() > handed.len());
+        alice.rotate_key(|_| {}).await.unwrap();
+        send("last".to_owned()).await;
+        let mut texts = Vec::new();
+        while texts.last().map(String::as_str) != Some("last") {
+            let message = match handed.is_empty() {
+                true => soon(messages.next()).await.unwrap(),
+                false => handed.remove(0),
+            };
+            soon(message.ack()).await.unwrap();
+            texts.push(message.text().unwrap().to_owned());
+        }
+        let sent: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+        assert_eq!(texts, [sent, vec!["last".to_owned()]].concat(), "each once, and in their order");
+        assert_eq!(alice.unconsumed(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_slept_while_the_data_key_was_replaced_writes_nothing_and_ends() {
     let relay = relay().await;
     let directory = tempfile::tempdir().unwrap();

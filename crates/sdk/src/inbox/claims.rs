@@ -244,15 +244,28 @@ impl Inbox {
         results
     }
 
-    /// A claim that does not hold any more: whether that is because an earlier removal was applied and its answer lost.
-    async fn was_it_removed(&self, (_, one, _): (usize, &Consumed, RowVersion)) -> Result<()> {
+    /// A row that is not as its claim wrote it: an earlier removal was applied and its answer lost, the row was sealed anew under
+    /// another data key, or the claim does not hold any more.
+    async fn was_it_removed(&self, (index, one, _): (usize, &Consumed, RowVersion)) -> Result<()> {
         let me = self.instances.id();
-        let there = Instances::present(&self.store, &[me]).await?.contains(&me);
-        let row = self.store.one(&keys::inbox(one.seq)).await.map_err(Error::passed)?;
-        if there && row.is_none() {
-            // Nobody else may remove what an instance has that is there.
-            self.are_removed([one]);
-            return Ok(());
+        // A rotation of the data key changes a row once.
+        for _ in 0..TRIES {
+            let there = Instances::present(&self.store, &[me]).await?.contains(&me);
+            let row = self.store.one(&keys::inbox(one.seq)).await.map_err(Error::passed)?;
+            // Nobody else may remove or take what an instance has that is there.
+            let version = match row {
+                None if there => {
+                    self.are_removed([one]);
+                    return Ok(());
+                }
+                Some(row) if there && self.is_as_claimed(one, row.value.expose()) => row.version,
+                _ => break,
+            };
+            match self.remove_these(&[(index, one, version)]).await {
+                Ok(()) => return Ok(()),
+                Err(Removal::Lost) => {}
+                Err(Removal::Failed(error)) => return Err(error),
+            }
         }
         {
             let mut state = self.lock();
@@ -261,6 +274,13 @@ impl Inbox {
         }
         self.instances.hurry();
         Err(ErrorKind::ClaimLost.into())
+    }
+
+    /// Whether a row says what the claim of a message made it say, and the claim was not lost.
+    fn is_as_claimed(&self, one: &Consumed, row: &[u8]) -> bool {
+        let claimed = InboxRow { pointer: one.pointer.clone(), taken_by: Some(self.instances.id()) };
+        InboxRow::decode(row).is_ok_and(|row| row == claimed)
+            && self.lock().claims.get(&one.seq).copied() == one.claim
     }
 
     async fn remove_these(
