@@ -56,6 +56,8 @@ impl Inbox {
                 Ok(Ok(false)) => {}
                 // The store may be away for a moment; the rows are not.
                 Ok(Err(error)) => tracing::warn!(code = error.code(), "the inbox could not be read"),
+                // The runtime of the client ended, and the client with it.
+                Err(error) if error.is_cancelled() => return None,
                 Err(error) => tracing::error!(%error, "a claim ended early"),
             }
             tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::context::TokioContext;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Inbox, Message};
@@ -20,11 +21,18 @@ impl Inbox {
         };
         Messages {
             id,
-            pending: ReusableBoxFuture::new(Arc::clone(self).take()),
+            pending: ReusableBoxFuture::new(self.taking()),
             inbox: Arc::clone(self),
             manual: false,
             done: false,
         }
+    }
+
+    /// The next message, taken in the client's runtime: a stream may be asked outside of any.
+    fn taking(
+        self: &Arc<Self>,
+    ) -> TokioContext<impl Future<Output = Result<Option<Message>>> + Send + use<>> {
+        TokioContext::new(Arc::clone(self).take(), self.runtime.clone())
     }
 }
 
@@ -86,8 +94,8 @@ impl Stream for Messages {
         match self.pending.poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(message))) => {
-                let inbox = Arc::clone(&self.inbox);
-                self.pending.set(inbox.take());
+                let next = self.inbox.taking();
+                self.pending.set(next);
                 if !self.manual {
                     let id = self.id;
                     self.inbox.lock().handed.insert(id, message.clone());

@@ -436,18 +436,34 @@ async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() 
 
 #[tokio::test]
 async fn a_stream_that_is_asked_outside_of_a_runtime_reads_all_the_same() {
-    let sealed = Arc::new(Sealed::in_memory().unwrap());
+    let store = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = store.clone();
+    let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
     let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
     let (before, _consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
     commit(&before, &peer, 0..1).await;
-    let (inbox, _consumed) = Inbox::open(sealed, only()).await.unwrap();
-    let mut messages = inbox.stream();
-    let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let message = futures::executor::block_on(messages.next()).unwrap();
-        tell.send(message.text().map(str::to_owned)).unwrap();
-    });
-    assert_eq!(soon(told).await.unwrap().as_deref(), Some("0"));
+    let (alone, _consumed) = Inbox::open(sealed, only()).await.unwrap();
+    let common = Arc::new(Moody::default());
+    for (store, inbox) in [(store, alone), (Arc::clone(&common), shared(&common, 1).await)] {
+        // It waits for the store, too.
+        store.deaf.store(true, Ordering::SeqCst);
+        let mut messages = inbox.stream();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let message = futures::executor::block_on(messages.next()).unwrap();
+            tell.send(message.text().map(str::to_owned)).unwrap();
+        });
+        assert_eq!(soon(told).await.unwrap().as_deref(), Some("0"));
+        assert!(!store.deaf.load(Ordering::SeqCst));
+    }
+}
+
+#[test]
+fn a_stream_of_a_shared_inbox_whose_runtime_is_gone_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut messages = runtime.block_on(async { shared(&Arc::new(Moody::default()), 1).await.stream() });
+    drop(runtime);
+    assert!(futures::executor::block_on(messages.next()).is_none());
 }
 
 /// What an instance has of a shared inbox with `count` messages.
