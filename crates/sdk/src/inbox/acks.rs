@@ -6,8 +6,9 @@ use std::sync::{Arc, MutexGuard};
 use stvor_store::{ChangeSet, Expect, Op, StoreError};
 use tokio::sync::mpsc;
 
+use super::again::Again;
 use super::{Consumed, Inbox, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::keys;
 use crate::limits;
 use crate::rows::FOREVER;
@@ -16,11 +17,17 @@ use crate::rows::FOREVER;
 pub(super) const TRIES: usize = 4;
 
 /// What is consumed: what is to come, and what the run that a fault ended had taken of it.
-pub(crate) struct Acks(tokio::sync::Mutex<(mpsc::Receiver<Consumed>, Vec<Consumed>)>);
+pub(crate) struct Acks(tokio::sync::Mutex<Taken>);
+
+struct Taken {
+    coming: mpsc::Receiver<Consumed>,
+    batch: Vec<Consumed>,
+    again: Again,
+}
 
 impl From<mpsc::Receiver<Consumed>> for Acks {
-    fn from(consumed: mpsc::Receiver<Consumed>) -> Self {
-        Self(tokio::sync::Mutex::new((consumed, Vec::new())))
+    fn from(coming: mpsc::Receiver<Consumed>) -> Self {
+        Self(tokio::sync::Mutex::new(Taken { coming, batch: Vec::new(), again: Again::new() }))
     }
 }
 
@@ -32,25 +39,35 @@ impl Inbox {
         stop: tokio_util::sync::CancellationToken,
     ) {
         let mut acks = acks.0.lock().await;
-        let (consumed, batch) = &mut *acks;
+        let Taken { coming, batch, again } = &mut *acks;
         loop {
+            let mut retried = false;
             let over = tokio::select! {
                 biased;
                 () = core::future::ready(()), if !batch.is_empty() => false,
-                count = consumed.recv_many(batch, limits::INBOX_PAGE) => count == 0,
+                () = tokio::time::sleep_until(again.at()), if !again.is_empty() => {
+                    retried = true;
+                    false
+                }
+                count = coming.recv_many(batch, limits::INBOX_PAGE) => count == 0,
                 () = self.fell_behind.notified() => false,
                 () = stop.cancelled() => {
-                    consumed.close();
-                    consumed.recv_many(batch, limits::INBOX_PAGE).await == 0
+                    coming.close();
+                    coming.recv_many(batch, limits::INBOX_PAGE).await == 0
                 }
             };
-            {
+            if !retried {
                 let mut state = self.lock();
                 let some = state.behind.len().min(limits::INBOX_PAGE);
                 batch.extend(state.behind.drain(..some));
                 if !state.behind.is_empty() {
                     self.fell_behind.notify_one();
                 }
+            }
+            // At the end what failed before is tried once more.
+            retried |= over && batch.is_empty();
+            if retried {
+                batch.extend(again.some());
             }
             if batch.is_empty() {
                 if over {
@@ -62,10 +79,15 @@ impl Inbox {
                 true => self.remove_claimed(batch).await,
                 false => vec![self.remove(batch).await; batch.len()],
             };
-            for (one, result) in batch.drain(..).zip(results) {
-                if let Some(done) = one.done {
-                    let _ = done.send(result);
-                }
+            let count = batch.len();
+            let failed = answer(batch.drain(..).zip(results));
+            if !failed.is_empty() && (over || stop.is_cancelled()) {
+                // It waits in the store, for the next start.
+                *again = Again::new();
+            } else if retried {
+                again.tried(count, failed);
+            } else if !failed.is_empty() {
+                again.add(failed);
             }
         }
     }
@@ -138,4 +160,29 @@ impl Inbox {
             self.room_again.notify_one();
         }
     }
+}
+
+/// Tells those who wait what came of it. Gives back what could not be removed and nobody waits for, except what is another instance's.
+fn answer(answered: impl Iterator<Item = (Consumed, Result<()>)>) -> Vec<Consumed> {
+    let (mut failed, mut why) = (Vec::new(), None);
+    for (mut one, result) in answered {
+        match (one.done.take(), result) {
+            (Some(done), result) => {
+                let _ = done.send(result);
+            }
+            (None, Err(error)) if !matches!(error.kind(), ErrorKind::ClaimLost) => {
+                failed.push(one);
+                why = Some(error);
+            }
+            (None, _) => {}
+        }
+    }
+    if let Some(error) = why {
+        tracing::warn!(
+            code = error.code(),
+            count = failed.len(),
+            "consumed messages could not be removed yet"
+        );
+    }
+    failed
 }

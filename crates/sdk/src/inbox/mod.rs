@@ -4,6 +4,7 @@
 //! by the commit that decrypted it and removed when the application is done with it. Memory holds a window of them.
 
 mod acks;
+mod again;
 mod claims;
 mod message;
 mod stream;

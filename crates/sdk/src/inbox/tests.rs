@@ -332,6 +332,8 @@ struct Moody {
     unheard: AtomicBool,
     /// Commits wait until they are freed.
     held: AtomicBool,
+    /// Commits are refused for want of room.
+    full: AtomicBool,
     asked: Notify,
     freed: Notify,
 }
@@ -369,6 +371,10 @@ impl Store for Moody {
             }
             self.asked.notify_one();
             freed.await;
+        }
+        if self.full.load(Ordering::SeqCst) {
+            self.asked.notify_one();
+            return Err(StoreError::Full);
         }
         let done = self.store.commit(changes).await;
         match self.unheard.swap(false, Ordering::SeqCst) {
@@ -581,4 +587,63 @@ async fn what_is_consumed_faster_than_the_store_notes_it_is_noted_before_the_end
     soon(acks).await.unwrap();
     let (again, _consumed) = Inbox::open(sealed, only()).await.unwrap();
     assert_eq!(again.waiting(), 0);
+}
+
+/// Takes three messages, and is done with them while the store has no room.
+async fn consume_at_a_full_store(store: &Moody, inbox: &Arc<Inbox>) {
+    let mut messages = inbox.stream();
+    assert_eq!(soon(messages.next()).await.unwrap().text(), Some("0"));
+    store.full.store(true, Ordering::SeqCst);
+    for number in ["1", "2"] {
+        assert_eq!(soon(messages.next()).await.unwrap().text(), Some(number));
+    }
+    drop(messages);
+    soon(store.asked.notified()).await;
+}
+
+#[tokio::test]
+async fn what_was_consumed_while_the_store_was_full_is_removed_once_there_is_room() {
+    let store = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = store.clone();
+    let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
+    let (alone, consumed) = Inbox::open(sealed, only()).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let acks = tokio::spawn(Arc::clone(&alone).run_acks(Arc::new(consumed.into()), stop));
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    commit(&alone, &peer, 0..3).await;
+    let common = Arc::new(Moody::default());
+    for (store, inbox) in [(store, alone), (Arc::clone(&common), shared(&common, 3).await)] {
+        consume_at_a_full_store(&store, &inbox).await;
+        assert_eq!(inbox.waiting(), 3, "they use up room as long as their rows are there");
+        store.full.store(false, Ordering::SeqCst);
+        soon(async {
+            while inbox.waiting() > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let left = inbox.store.scan(Scan::of(Table::Inbox, keys::INBOX)).await.unwrap();
+        assert!(left.rows.is_empty());
+    }
+    acks.abort();
+}
+
+#[tokio::test]
+async fn what_could_not_be_removed_is_tried_once_more_at_the_end() {
+    for full in [false, true] {
+        let store = Arc::new(Moody::default());
+        let below: Arc<dyn Store> = store.clone();
+        let sealed = Arc::new(Sealed::ephemeral(below).unwrap());
+        let (inbox, consumed) = Inbox::open(Arc::clone(&sealed), only()).await.unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let acks = tokio::spawn(Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), stop.clone()));
+        let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+        commit(&inbox, &peer, 0..3).await;
+        consume_at_a_full_store(&store, &inbox).await;
+        store.full.store(full, Ordering::SeqCst);
+        stop.cancel();
+        soon(acks).await.unwrap();
+        let (again, _consumed) = Inbox::open(sealed, only()).await.unwrap();
+        assert_eq!(again.waiting(), if full { 3 } else { 0 });
+    }
 }
