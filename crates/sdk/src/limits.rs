@@ -122,7 +122,7 @@ pub const INBOX_SHARES: usize = 4;
 /// Inbox messages held in memory; the rest is read from the store when its turn comes.
 pub const INBOX_PAGE: usize = 256;
 
-/// Numbers of messages whose commits reported a failure, kept until the inbox is read up to them: those that were stored all the same
+/// Numbers of messages whose commits reported a failure, kept until the store can be asked for them: those that were stored all the same
 /// count then. Past it the oldest are forgotten, and are not counted should they be stored. 4,096 are 16 full pages.
 pub const MAX_GIVEN_BACK: usize = 16 * INBOX_PAGE;
 

@@ -25,6 +25,7 @@ pub(crate) async fn run(client: Weak<Core>, stop: CancellationToken) {
         () = keep_tidy(&client) => {}
         () = make_room(&client) => {}
         () = tell_skipped(&client) => {}
+        () = client.inbox.count_given_back() => {}
         () = watch_settings(&client) => {}
         () = crate::instances::run(&client) => {}
         () = crate::instances::follow_receipts(&client) => {}

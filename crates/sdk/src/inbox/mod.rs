@@ -6,6 +6,7 @@
 mod acks;
 mod again;
 mod claims;
+mod late;
 mod message;
 mod stream;
 
@@ -38,7 +39,7 @@ struct State {
     in_flight: HashMap<u64, UserId>,
     /// Numbers of commits that reported a failure after the window had gone by: what they were for may be stored all the same.
     passed_over: BTreeSet<u64>,
-    /// Numbers of such commits that the window has not reached: what it finds of them counts from then on.
+    /// Numbers of such commits that the window has not reached and nobody has looked for: what is found of them counts from then on.
     given_back: BTreeSet<u64>,
     /// A page is being read, and what was committed beyond the window meanwhile.
     loading: bool,
@@ -118,6 +119,8 @@ pub(crate) struct Inbox {
     /// There is room again after mail was refused.
     pub(crate) room_again: Notify,
     skipped: Notify,
+    /// Something was given back.
+    gave_back: Notify,
     /// Something is behind.
     fell_behind: Notify,
     /// Held by whoever reads rows of messages that came and writes them again, until they are written: on a store of one
@@ -155,6 +158,7 @@ impl Inbox {
             limit: AtomicUsize::new(limits::MAX_INBOX),
             room_again: Notify::new(),
             skipped: Notify::new(),
+            gave_back: Notify::new(),
             fell_behind: Notify::new(),
             rows: Arc::default(),
         };
@@ -237,6 +241,7 @@ impl Inbox {
                 }
             }
         }
+        self.gave_back.notify_one();
         if passed_over {
             self.changed.notify_waiters();
         }

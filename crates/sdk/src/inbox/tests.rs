@@ -417,6 +417,44 @@ async fn what_a_commit_stored_that_reports_a_failure_while_it_is_read_counts() {
 }
 
 #[tokio::test]
+async fn what_a_commit_stored_that_reports_a_failure_takes_room_before_it_is_read() {
+    const LIMIT: usize = 20;
+    const SHARE: usize = LIMIT / limits::INBOX_SHARES;
+    let moody = Arc::new(Moody::default());
+    let below: Arc<dyn Store> = moody.clone();
+    let (inbox, consumed) = Inbox::open(Arc::new(Sealed::ephemeral(below).unwrap()), only()).await.unwrap();
+    inbox.set_limit(LIMIT);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let acks = tokio::spawn(Arc::clone(&inbox).run_acks(Arc::new(consumed.into()), stop));
+    let counts = Arc::clone(&inbox);
+    let counting = tokio::spawn(async move { counts.count_given_back().await });
+    let alice = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let stored = store(&inbox, &alice, 0..SHARE as u64).await;
+    // One of which nothing is stored, and a store that can not be read just then.
+    let nothing = inbox.reserve(&alice.user);
+    moody.deaf.store(true, Ordering::SeqCst);
+    inbox.give_back(stored.iter().map(|arrival| arrival.seq).chain([nothing]));
+    assert_eq!(inbox.waiting(), 0);
+    soon(async {
+        while !inbox.lock().given_back.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(inbox.waiting(), SHARE);
+    assert!(!inbox.has_room(&alice.user, 0), "nobody has read anything");
+    let mut messages = inbox.stream().manual_ack();
+    for number in 0..SHARE {
+        let message = soon(messages.next()).await.unwrap();
+        assert_eq!(message.text(), Some(number.to_string().as_str()));
+        soon(message.ack()).await.unwrap();
+        assert_eq!(inbox.waiting(), SHARE - 1 - number, "each was counted once");
+    }
+    counting.abort();
+    acks.abort();
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() {
     let moody = Arc::new(Moody::default());
     let below: Arc<dyn Store> = moody.clone();
