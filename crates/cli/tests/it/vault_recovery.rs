@@ -3,8 +3,10 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use stvor_base::Timestamp;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening};
+use stvor_vault::backup::BackupName;
 
 use crate::common::{Home, SOON, finished};
 use crate::vault::Served;
@@ -52,8 +54,21 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
     };
     let (code, _, err) = restore(&one);
     assert!(code == 1 && err.contains("BACKUP_CHAIN"), "{code} {err}");
+    // What is named with the command has to be there; what the settings name may be gone with the machine.
+    let gone = served.home.path("gone").display().to_string();
+    for list in ["forgotten", "checkpoints"] {
+        let (code, _, err) = restore(&format!("{full} {one} --{list} {gone}"));
+        assert!(code == 1 && err.contains("VAULT_IO") && err.contains(&gone), "{list}: {code} {err}");
+        assert!(!elsewhere.exists() && !Path::new(&gone).exists(), "{list}");
+    }
+    let settings = served.home.path("config/stvor");
+    std::fs::create_dir_all(&settings).unwrap();
+    let text = format!("[vault]\nforgotten = [\"{gone}\"]\ncheckpoints = [\"{gone}\"]\n");
+    std::fs::write(settings.join("stvor.toml"), text).unwrap();
     let (code, out, err) = restore(&format!("{full} {one}"));
     assert_eq!((code, &out[0]["memories"]), (0, &2.into()), "{err}");
+    assert_eq!(err.matches(&format!("{gone} of the settings is not there")).count(), 2, "{err}");
+    std::fs::remove_file(settings.join("stvor.toml")).unwrap();
     let (code, _, err) = restore(&format!("{full} {one}"));
     assert!(code == 7 && err.contains("BACKUP_OLDER"), "it lives on there: {code} {err}");
     // Over the vault that is served nothing is restored.
@@ -73,6 +88,28 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
     let taken = served.owner(&format!("import {}", served.home.path("export.jsonl").display()));
     assert_eq!(taken[0], serde_json::json!({ "taken": 2, "there": 0, "left_out": 0, "without_content": 0 }));
     assert_eq!(served.agent("assistant", "search coffee --namespace home").len(), 1);
+}
+
+#[test]
+fn a_rotation_says_of_those_backups_that_it_does_not_count_them_which_it_does_not_count() {
+    let served = Served::new();
+    let dir = served.home.path("backups");
+    std::fs::create_dir(&dir).unwrap();
+    let now = Timestamp::system().as_millis() / 1_000 * 1_000;
+    let make = |hours: u64| {
+        let made = now + hours * 60 * 60 * 1_000;
+        let name = BackupName { made, id: format!("{hours:016x}"), parent: None }.to_string();
+        std::fs::write(dir.join(&name), "").unwrap();
+        dir.join(name).display().to_string()
+    };
+    let rotate = format!("backup rotate --dir {} --last 1 --dry-run", dir.display());
+    let (older, _) = (make(1), make(2));
+    for not_counted in [false, true] {
+        let (code, out, err) = served.try_owner(&rotate);
+        assert_eq!((code, err.contains("not counted")), (0, not_counted), "{err}");
+        assert_eq!(out, [serde_json::json!({ "removed": false, "file": older })]);
+        make(48);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::engine::Engine;
 use crate::engine::backup::Known;
 use crate::keys::{self, RootKey};
-use crate::storage::{CheckpointFile, Database, Lock, make_directory};
+use crate::storage::{CheckpointFile, Database, Lock, make_directory, read_or_nothing};
 use crate::vault::{CHECKPOINTS, DATABASE};
 use crate::witness::WITNESSED;
 use crate::{Options, Problem, Vault, VaultError, limits};
@@ -34,9 +34,9 @@ pub struct Restore<'a> {
     pub opening: &'a Opening,
     /// The owner's secret at the time of the last of the backups.
     pub owner: &'a dyn KeyHolder,
-    /// Further lists of ended memories, and files of checkpoints, beside those of the target and of the backups' directories.
+    /// Further lists of ended memories, beside those of the target and of the backups' directories. Each has to be there.
     pub forgotten: &'a [PathBuf],
-    /// Further files of checkpoints that the restored log is held against.
+    /// Further files of checkpoints that the restored log is held against. Each has to be there.
     pub checkpoints: &'a [PathBuf],
     /// Whether it is all right that events after the backup are lost. Those of the backup itself, and that the vault was opened,
     /// locked and closed, are no loss where the vault that is replaced can be read.
@@ -163,7 +163,8 @@ impl Staging {
 /// [`VaultError::Busy`]; [`VaultError::Key`] when a file does not open or the owner's secret is another one;
 /// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when more would be lost than
 /// that a vault was backed up and closed, and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
-/// verify.
+/// verify; [`VaultError::Io`] also for a list of ended memories or a file of checkpoints that can not be read, and
+/// [`VaultError::Invalid`] for what is no file: what they say would be lost.
 pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let target = restore.target;
     // Held until the end: nobody opens the vault that is about to be replaced.
@@ -172,12 +173,13 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
         return Err(VaultError::Exists(target.to_owned()));
     }
     let staging = Staging::make(target)?;
+    let lists = lists(restore)?;
     let (manifest, root) = assemble(restore, &staging.path)?;
     let options = Options { clock: restore.clock.clone(), ..Options::default() };
     let vault = Vault::open(&staging.path, options)?;
     vault.unlock(root, None)?;
     let (lost_events, other) = compare(restore, &vault, manifest.size)?;
-    let (lists, old) = (lists(restore), target.to_owned());
+    let old = target.to_owned();
     let from = manifest.clone();
     let finish = move |engine: &mut Engine| {
         let mut ended = engine.trusted_ended(&lists)?;
@@ -203,7 +205,7 @@ pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let agents = vault.agents()?.into_iter().map(|agent| agent.name).collect();
     let armed = vault.switch().ok().flatten().is_some_and(|switch| switch.every > 0);
     drop(vault);
-    keep_list(restore, &staging.path);
+    keep_list(restore, &staging.path)?;
     let before = exchange(restore, staging)?;
     drop(lock);
     let set_aside = set_aside(restore, other)?;
@@ -279,7 +281,13 @@ fn check_head(database: &Database, manifest: &Manifest, file: &Path) -> Result<(
 fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<PathBuf>), VaultError> {
     let (mut lost, mut other) = (0, Vec::new());
     let own = restore.target.join(CHECKPOINTS);
-    for path in core::iter::once(&own).chain(restore.checkpoints).filter(|path| path.is_file()) {
+    let there = own.try_exists().map_err(|error| VaultError::io("reading", &own, &error))?;
+    for path in there.then_some(&own).into_iter().chain(restore.checkpoints) {
+        // Opening would make one that is not there.
+        let about = fs::metadata(path).map_err(|error| VaultError::io("reading", path, &error))?;
+        if !about.is_file() {
+            return Err(VaultError::invalid(format!("{} is no file of checkpoints", path.display())));
+        }
         let mut file = CheckpointFile::open(path)?;
         match vault.ask(move |engine| engine.compare_file(&mut file)).wait()? {
             Known::Holds => {}
@@ -326,22 +334,37 @@ fn set_aside(restore: &Restore<'_>, files: Vec<PathBuf>) -> Result<Vec<PathBuf>,
     files.into_iter().map(rename).collect()
 }
 
-/// Every list of ended memories that is found.
-fn lists(restore: &Restore<'_>) -> String {
-    let mut paths = vec![restore.target.join(FORGOTTEN)];
-    paths.extend(restore.files.iter().map(|file| parent(file).join(FORGOTTEN)));
-    paths.extend(restore.forgotten.iter().cloned());
-    paths.dedup();
-    paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n")
+/// Every list of ended memories that is found. One that can not be read ends the restore: what it names would come back.
+fn lists(restore: &Restore<'_>) -> Result<String, VaultError> {
+    let mut beside = vec![restore.target.join(FORGOTTEN)];
+    beside.extend(restore.files.iter().map(|file| parent(file).join(FORGOTTEN)));
+    beside.dedup();
+    let mut all = Vec::new();
+    for path in &beside {
+        all.push(read_or_nothing(path)?);
+    }
+    for path in restore.forgotten {
+        all.push(fs::read(path).map_err(|error| VaultError::io("reading", path, &error))?);
+    }
+    // Each line stands for itself: bytes that are no text void no other line.
+    Ok(String::from_utf8_lossy(&all.join(&b'\n')).into_owned())
 }
 
 /// The list of the vault that is replaced goes on in the restored one, also about memories that the backup does not know.
-fn keep_list(restore: &Restore<'_>, staging: &Path) {
+fn keep_list(restore: &Restore<'_>, staging: &Path) -> Result<(), VaultError> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let Ok(list) = fs::read(restore.target.join(FORGOTTEN)) else { return };
-    let opened = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(staging.join(FORGOTTEN));
-    let _ = opened.and_then(|mut file| file.write_all(&list));
+    let list = read_or_nothing(&restore.target.join(FORGOTTEN))?;
+    if list.is_empty() {
+        return Ok(());
+    }
+    let path = staging.join(FORGOTTEN);
+    let opened = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    let written = opened.and_then(|mut file| {
+        file.write_all(&list)?;
+        file.sync_all()
+    });
+    written.map_err(|error| VaultError::io("writing", &path, &error))
 }
 
 /// Puts the restored vault in the place of the old one, in one step.

@@ -37,9 +37,14 @@ fn depth(all: &[BackupName], name: &BackupName) -> usize {
     core::iter::successors(Some(name), above).take(all.len()).count()
 }
 
+/// Whether a name's time is a day or more after `now` (milliseconds since the Unix epoch): a wrong clock gave it, or somebody else.
+#[must_use]
+pub fn to_come(name: &BackupName, now: u64) -> bool {
+    name.made >= now.saturating_add(DAY)
+}
+
 /// Those of `all` that may be removed, oldest first. Of names that build on something that is not there nothing can be
-/// restored, and only they themselves are counted. `now` is in milliseconds since the Unix epoch: names of a day or more after
-/// it are of a wrong clock or of somebody else's making, so they stay and are nobody's newest.
+/// restored, and only they themselves are counted. Those [`to_come`] stay, and are nobody's newest.
 ///
 /// ```
 /// use stvor_vault::backup::{BackupName, retention::{Retention, superfluous}};
@@ -51,7 +56,7 @@ fn depth(all: &[BackupName], name: &BackupName) -> usize {
 #[must_use]
 pub fn superfluous(all: &[BackupName], keep: Retention, now: u64) -> Vec<BackupName> {
     let (future, mut newest_first): (Vec<&BackupName>, Vec<&BackupName>) =
-        all.iter().partition(|name| name.made >= now.saturating_add(DAY));
+        all.iter().partition(|name| to_come(name, now));
     // Names tell whole seconds: of two of one second the one that builds on the other is newer.
     newest_first.sort_by_cached_key(|name| Reverse((name.made, depth(all, name), name.id.clone())));
     let mut kept: BTreeSet<&str> = future.iter().map(|name| name.id.as_str()).collect();

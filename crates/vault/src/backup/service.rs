@@ -14,7 +14,7 @@ use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
 use crate::engine::backup::{Copied, Wanted};
 use crate::keys::hash_with;
 use crate::memory::MemoryId;
-use crate::storage::{make_directory, write_private};
+use crate::storage::{make_directory, read_or_nothing, write_private};
 use crate::{Vault, VaultError};
 
 const DRAFT: &str = "backup-draft-";
@@ -48,9 +48,9 @@ impl Drop for Draft {
 /// # Errors
 /// [`VaultError::Io`].
 pub fn add_to_list(own: &str, beside: &Path) -> Result<(), VaultError> {
-    let there = fs::read_to_string(beside).unwrap_or_default();
-    let known: BTreeSet<&str> = there.lines().collect();
-    let new: Vec<&str> = own.lines().filter(|line| !known.contains(line)).collect();
+    let mut all = read_or_nothing(beside)?;
+    let known: BTreeSet<&[u8]> = all.split(|byte| *byte == b'\n').collect();
+    let new: Vec<&str> = own.lines().filter(|line| !known.contains(line.as_bytes())).collect();
     if new.is_empty() {
         return Ok(());
     }
@@ -58,8 +58,12 @@ pub fn add_to_list(own: &str, beside: &Path) -> Result<(), VaultError> {
     draft.push(".new");
     let draft = PathBuf::from(draft);
     let _ = fs::remove_file(&draft);
-    let all: Vec<&str> = there.lines().chain(new).collect();
-    write_private(&draft, (all.join("\n") + "\n").as_bytes())?;
+    let new = new.join("\n") + "\n";
+    if !all.is_empty() && !all.ends_with(b"\n") {
+        all.push(b'\n');
+    }
+    all.extend(new.as_bytes());
+    write_private(&draft, &all)?;
     fs::rename(&draft, beside).map_err(|error| VaultError::io("naming", beside, &error))
 }
 
@@ -120,9 +124,8 @@ impl Vault {
         let record = BackupRecord { manifest, path, problems, newest: Some(newest) };
         let kept = record.clone();
         self.ask(move |engine| engine.remember_backup(kept)).wait()?;
-        if let Ok(own) = fs::read_to_string(self.path().join(FORGOTTEN)) {
-            add_to_list(&own, &new.directory.join(FORGOTTEN))?;
-        }
+        let own = read_or_nothing(&self.path().join(FORGOTTEN))?;
+        add_to_list(&String::from_utf8_lossy(&own), &new.directory.join(FORGOTTEN))?;
         Ok(record)
     }
 

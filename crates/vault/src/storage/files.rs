@@ -26,6 +26,14 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), VaultError>
     written.map_err(|error| VaultError::io("writing", path, &error))
 }
 
+/// What is in a file; nothing where there is none.
+pub(crate) fn read_or_nothing(path: &Path) -> Result<Vec<u8>, VaultError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|error| VaultError::io("reading", path, &error)),
+    }
+}
+
 /// Writes a file that must not be there yet: `write` makes a draft, which gets the name once it is whole. A crash leaves nothing under that
 /// name, or all of it.
 pub(crate) fn named_when_whole<T>(
@@ -239,7 +247,7 @@ impl CheckpointFile {
 #[derive(Debug)]
 pub(crate) struct EndedList {
     path: PathBuf,
-    /// The number of the last line that it has; nothing before the first of this process was written.
+    /// The number of the last line that it has; nothing before the first of this process was written, and after one was cut.
     upto: Option<i64>,
 }
 
@@ -254,11 +262,12 @@ impl EndedList {
 
     /// Appends those of the lines that it has not.
     pub(crate) fn append(&mut self, lines: &[(i64, String)]) -> Result<(), VaultError> {
-        // A process before this one may have written them, and been killed.
+        // A process before this one may have written them, and been killed, or an append was cut.
         let there = match self.upto {
-            None => fs::read_to_string(&self.path).unwrap_or_default(),
-            Some(_) => String::new(),
+            None => read_or_nothing(&self.path)?,
+            Some(_) => Vec::new(),
         };
+        let there = String::from_utf8_lossy(&there);
         let new = lines
             .iter()
             .filter(|(number, line)| *number > self.upto() && !there.lines().any(|known| known == line));
@@ -271,7 +280,11 @@ impl EndedList {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         });
-        written.map_err(|error| VaultError::io("writing", &self.path, &error))?;
+        if let Err(error) = written {
+            // What of it is there is seen before the next one is put behind it.
+            self.upto = None;
+            return Err(VaultError::io("writing", &self.path, &error));
+        }
         self.upto = lines.last().map(|(number, _)| *number).max(self.upto);
         Ok(())
     }

@@ -19,7 +19,9 @@ use stvor_crypto::Secret;
 use stvor_tlog::{Hash, Nodes, TlogError};
 
 pub(crate) use bound::{Sums, Table};
-pub(crate) use files::{CheckpointFile, EndedList, Lock, make_directory, named_when_whole, write_private};
+pub(crate) use files::{
+    CheckpointFile, EndedList, Lock, make_directory, named_when_whole, read_or_nothing, write_private,
+};
 pub(crate) use log::EventRow;
 pub(crate) use parts::{EventPart, MemoryPart, MemoryView};
 pub(crate) use rows::{Due, MemoryRow};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use stvor_base::ErrorCode;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening, Sealing};
@@ -294,7 +295,8 @@ fn the_list_beside_the_backups_is_enough_and_nobody_else_can_add_to_it() {
     drop(vault);
     let line = std::fs::read_to_string(&list).unwrap();
     let forged = line.replace(&gone.to_string(), &kept.to_string());
-    std::fs::write(&list, line + &forged + "nonsense\n").unwrap();
+    // What is no text voids no other line.
+    std::fs::write(&list, [&b"non\xffsense\n"[..], line.as_bytes(), forged.as_bytes()].concat()).unwrap();
     std::fs::remove_dir_all(world.path()).unwrap();
 
     let restored = bring_back(&world, &world.path(), &[full.path], false).unwrap();
@@ -302,6 +304,80 @@ fn the_list_beside_the_backups_is_enough_and_nobody_else_can_add_to_it() {
     let vault = unlocked(&world, &world.path());
     assert_eq!(refusal(vault.recall(OWNER, gone, "")), Refusal::Gone("it was forgotten"));
     assert_eq!(says(&vault, kept), "kept");
+}
+
+#[test]
+fn a_restore_that_can_not_read_what_it_is_told_of_brings_nothing_back() {
+    let world = World::new();
+    let vault = world.open();
+    let gone = store(&vault, "gone", Level::Working);
+    let files = [backup(&vault, &world, BackupKind::Full).path];
+    vault.forget(OWNER, gone, "").unwrap();
+    drop(vault);
+    let list = world.directory.path().join("list");
+    std::fs::rename(world.path().join("forgotten"), &list).unwrap();
+    std::fs::remove_dir_all(world.path()).unwrap();
+    let (opening, owner, target) =
+        (Opening::with(vec![identity(world.directory.path())]), owner(), world.path());
+    let with = |forgotten: &[&Path], checkpoints: &[&Path]| {
+        let [forgotten, checkpoints] =
+            [forgotten, checkpoints].map(|all| all.iter().map(PathBuf::from).collect::<Vec<_>>());
+        let mut wanted = Restore::new(&target, &files, (&opening, &owner));
+        (wanted.forgotten, wanted.checkpoints) = (&forgotten, &checkpoints);
+        wanted.clock = world.clock.clone();
+        restore(&wanted)
+    };
+    let missing = world.directory.path().join("typo");
+    let (list, typo, directory) = (list.as_path(), missing.as_path(), world.directory.path());
+    let cases: [(&[&Path], &[&Path], &str); 4] = [
+        (&[list, typo], &[], "VAULT_IO"),
+        (&[list, directory], &[], "VAULT_IO"),
+        (&[list], &[typo], "VAULT_IO"),
+        (&[list], &[directory], "VAULT_BAD_REQUEST"),
+    ];
+    for (forgotten, checkpoints, code) in cases {
+        let refused = with(forgotten, checkpoints).unwrap_err();
+        assert_eq!(refused.code(), code, "{forgotten:?} {checkpoints:?}: {refused}");
+        assert!(!target.exists() && !typo.exists(), "{forgotten:?} {checkpoints:?}");
+    }
+    let beside = world.directory.path().join("backups/forgotten");
+    std::fs::create_dir(&beside).unwrap();
+    assert_eq!(with(&[list], &[]).unwrap_err().code(), "VAULT_IO", "the one beside the backups");
+    std::fs::remove_dir(beside).unwrap();
+    assert_eq!(with(&[list], &[]).unwrap().ended, 1);
+}
+
+#[test]
+fn a_list_beside_the_backups_that_can_not_be_read_is_not_replaced() {
+    let world = World::new();
+    let (vault, own) = (world.open(), world.path().join("forgotten"));
+    let list = world.directory.path().join("backups/forgotten");
+    let gone = store(&vault, "gone", Level::Working);
+    vault.forget(OWNER, gone, "").unwrap();
+    let line = std::fs::read_to_string(&own).unwrap();
+    std::fs::create_dir(list.parent().unwrap()).unwrap();
+    // Of another vault, say; its last line was cut.
+    std::fs::write(&list, b"one\n\xff\ntwo").unwrap();
+    for _ in 0..2 {
+        backup(&vault, &world, BackupKind::Full);
+        let all = [&b"one\n\xff\ntwo\n"[..], line.as_bytes()].concat();
+        assert_eq!(std::fs::read(&list).unwrap(), all, "every byte stays, and no line comes twice");
+    }
+    let again = || {
+        let sealing = Sealing::to(vec![identity(world.directory.path()).recipient()]);
+        let directory = list.parent().unwrap().to_owned();
+        vault.backup(&NewBackup { directory, kind: BackupKind::Full, sealing, description: String::new() })
+    };
+    for unreadable in [&own, &list] {
+        let bytes = std::fs::read(unreadable).unwrap();
+        std::fs::remove_file(unreadable).unwrap();
+        std::fs::create_dir(unreadable).unwrap();
+        let refused = again().unwrap_err();
+        assert!(refused.code() == "VAULT_IO" && refused.to_string().contains("forgotten"), "{refused}");
+        std::fs::remove_dir(unreadable).unwrap();
+        std::fs::write(unreadable, bytes).unwrap();
+    }
+    again().unwrap();
 }
 
 #[test]
@@ -521,10 +597,15 @@ fn a_backup_under_a_passphrase_shows_nothing_and_opens_with_it() {
 /// Which directory the child restores in.
 const PATH: &str = "STVOR_VAULT_RESTORE_PATH";
 
-/// Restores what its parent prepared, and says when it begins.
+/// Restores what its parent prepared, and says when it begins and how it ends. With a word in the environment files may grow no
+/// further than that.
 #[test]
 fn child_that_restores() {
     let Some(path) = std::env::var_os(PATH).map(PathBuf::from) else { return };
+    if let Ok(limit) = std::env::var("STVOR_VAULT_RESTORE_LIMIT") {
+        let current = Some(limit.parse().unwrap());
+        setrlimit(Resource::Fsize, Rlimit { current, maximum: None }).unwrap();
+    }
     let mut files: Vec<_> =
         std::fs::read_dir(path.join("backups")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "age"));
@@ -535,7 +616,38 @@ fn child_that_restores() {
     let mut wanted = Restore::new(&target, &files, (&opening, &owner));
     wanted.accept_loss = true;
     println!("begins");
-    restore(&wanted).unwrap();
+    println!("\nended {}", restore(&wanted).map_or_else(|error| error.code(), |_| "OK"));
+}
+
+#[test]
+fn a_restore_that_can_not_take_the_list_along_changes_nothing() {
+    let world = World::new();
+    let vault = world.open();
+    let gone = store(&vault, "gone", Level::Working);
+    backup(&vault, &world, BackupKind::Full);
+    vault.forget(OWNER, gone, "").unwrap();
+    drop(vault);
+    // So long that it is the one file that finds no room.
+    let list = std::fs::OpenOptions::new().append(true).open(world.path().join("forgotten")).unwrap();
+    list.set_len(8 << 20).unwrap();
+    std::io::Write::write_all(&mut &list, b"\n").unwrap();
+    for (limit, end) in [(4 << 20, "VAULT_IO"), (16 << 20, "OK")] {
+        let run = "trap '' XFSZ; exec \"$0\" --exact backups::child_that_restores --nocapture";
+        let child = Command::new("sh")
+            .args(["-c", run])
+            .arg(std::env::current_exe().unwrap())
+            .env(PATH, world.directory.path())
+            .env("STVOR_VAULT_RESTORE_LIMIT", limit.to_string())
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(child.stdout).unwrap();
+        assert!(said.contains(&format!("\nended {end}\n")), "{limit}: {said}");
+        let list = std::fs::metadata(world.path().join("forgotten")).unwrap();
+        assert!(list.len() > 8 << 20, "{limit}: it goes on in the vault that is there");
+        let vault = unlocked(&world, &world.path());
+        assert_eq!(refusal(vault.recall(OWNER, gone, "")), Refusal::Gone("it was forgotten"));
+    }
 }
 
 #[test]

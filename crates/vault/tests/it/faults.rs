@@ -143,6 +143,29 @@ fn child_that_forgets_on_a_full_disk() {
     }
 }
 
+/// Forgets three memories; of the second one the list that the parent made longer than every other file of the vault has room for a
+/// part of its line only.
+#[test]
+fn child_whose_list_of_ended_memories_is_cut() {
+    let (Some(path), Some(list)) = (std::env::var_os(PATH), std::env::var_os("STVOR_VAULT_FAULT_LIST"))
+    else {
+        return;
+    };
+    let options = Options { forgotten: vec![list.clone().into()], ..Options::default() };
+    let vault = Vault::open(path.as_ref(), options).unwrap();
+    vault.unlock_with(&owner()).unwrap();
+    let ids = [1, 2, 3].map(|_| vault.store(OWNER, NewMemory::new(b"x", Level::Working, "home")).unwrap());
+    let length = || std::fs::metadata(&list).unwrap().len();
+    vault.forget(OWNER, ids[0], "").unwrap();
+    let before = length();
+    room(Some(before + 20));
+    vault.forget(OWNER, ids[1], "").unwrap();
+    assert_eq!(length(), before + 20, "it was cut");
+    room(None);
+    vault.forget(OWNER, ids[2], "").unwrap();
+    println!("\nforgotten all");
+}
+
 /// Starts the child; `shell` is run before it.
 fn child(world: &World, shell: &str) -> Child {
     child_of(world, "child_that_stores_until_it_ends", shell)
@@ -362,5 +385,28 @@ fn a_memory_that_was_forgotten_but_not_overwritten_is_told_and_made_up_for() {
         vault.unlock_with(&owner()).unwrap();
         vault.recall(OWNER, other.parse().unwrap(), "").unwrap();
         assert_eq!(vault.verify().unwrap().problems, []);
+    }
+}
+
+#[test]
+fn a_name_that_a_full_disk_cut_in_the_list_of_ended_memories_is_written_whole_when_there_is_room() {
+    let world = World::new();
+    let list = world.directory.path().join("list");
+    let file = std::fs::File::create(&list).unwrap();
+    file.set_len(8 << 20).unwrap();
+    std::io::Seek::seek(&mut &file, std::io::SeekFrom::End(0)).unwrap();
+    (&file).write_all(b"\n").unwrap();
+    let shell = format!("trap '' XFSZ; export STVOR_VAULT_FAULT_LIST='{}';", list.display());
+    let child = child_of(&world, "child_whose_list_of_ended_memories_is_cut", &shell);
+    let output = child.wait_with_output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("\nforgotten all"), "{}", output.status);
+    let (own, list) = (
+        std::fs::read_to_string(world.path().join("forgotten")).unwrap(),
+        std::fs::read_to_string(list).unwrap(),
+    );
+    let lines: Vec<&str> = own.lines().collect();
+    assert_eq!(lines.len(), 3, "{own}");
+    for line in lines {
+        assert_eq!(list.lines().filter(|other| *other == line).count(), 1, "{line}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stvor_base::Timestamp;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening};
-use stvor_vault::backup::retention::{Retention, superfluous};
+use stvor_vault::backup::retention::{Retention, superfluous, to_come};
 use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore as bring_back};
 use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
 use stvor_vault::salvage::{SalvageKeys, salvage as read_what_is_left};
@@ -133,10 +133,10 @@ fn rotate(call: Call<'_>, dir: &Path, (keep, dry): (Retention, bool)) -> Result 
     }
     let now = Timestamp::system().as_millis();
     let gone = superfluous(&all, keep, now);
-    let future = all.iter().filter(|name| name.made > now).count();
+    let future = all.iter().filter(|name| to_come(name, now)).count();
     if future > 0 {
         call.out().warn(format_args!(
-            "{future} backups have a time that is still to come: they are kept and not counted"
+            "{future} backups have a time that is a day or more to come: they are kept and not counted"
         ));
     }
     for name in &gone {
@@ -176,10 +176,19 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     let owner = call.owner(None)?;
     let mut wanted = Restore::new(&target, &args.files, (&opening, &*owner));
     (wanted.accept_loss, wanted.accept_damage) = (args.accept_loss, args.accept_damage);
-    // What the daemon is told to write elsewhere is known here, too: after a disaster nothing else may be left.
+    // What the daemon is told to write elsewhere is known here, too: after a disaster nothing else may be left. Of that some may be
+    // gone with the machine; what is named with the command has to be there.
     let settings = &call.context.settings.vault;
+    let there = |path: &&PathBuf| {
+        let gone = matches!(path.try_exists(), Ok(false));
+        if gone {
+            let path = path.display();
+            call.out().warn(format_args!("{path} of the settings is not there: what it says is not heeded"));
+        }
+        !gone
+    };
     let both = |given: &[PathBuf], set: &[PathBuf]| -> Vec<PathBuf> {
-        let mut all: Vec<PathBuf> = given.iter().chain(set).cloned().collect();
+        let mut all: Vec<PathBuf> = given.iter().chain(set.iter().filter(there)).cloned().collect();
         all.dedup();
         all
     };

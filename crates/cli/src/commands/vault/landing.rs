@@ -120,7 +120,8 @@ impl Landing {
                 break;
             }
         }
-        let list = String::from_utf8(list).map_err(|_| show::not_understood())?;
+        // Each line stands for itself: bytes that are no text void no other line.
+        let list = String::from_utf8_lossy(&list);
         Ok(stvor_vault::backup::add_to_list(&list, &self.directory.join(name))?)
     }
 }
