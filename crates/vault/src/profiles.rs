@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::{KeyHolder, WrappedKey};
 
+use crate::memory::MemoryId;
 use crate::recovery::escrow::check_name;
 use crate::verify::Progress;
 use crate::{Vault, VaultError, limits};
@@ -58,9 +59,13 @@ pub struct Profile {
     pub generation: u32,
     /// Memories that were stored under the present key.
     pub stored: u64,
-    /// How far a change of its key is that is under way: the place of the last memory that was looked at.
+    /// How far a change of its key is that is under way: how many memories were looked at.
     #[serde(default)]
     pub rotating: Option<i64>,
+    /// The last one of them. They come by their ids: who can write to the database can change a row's number, and the row would be
+    /// passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) looked_at: Option<MemoryId>,
     /// The public key that memories are wrapped for, in hexadecimal digits.
     pub(crate) public: String,
 }

@@ -226,7 +226,8 @@ impl Engine {
         database: &Database,
         mut with: impl FnMut(MemoryRow, Header) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
-        let mut after = 0;
+        // The numbers are bound by nothing: a row with one that none was given counts, too.
+        let mut after = i64::MIN;
         loop {
             let rows = database.memories_after(after, BATCH)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };

@@ -149,6 +149,7 @@ impl Engine {
                 generation: 1,
                 stored: 0,
                 rotating: None,
+                looked_at: None,
                 public: hex(pair.public().as_bytes()),
             })?;
             let session = engine.session()?;
@@ -385,17 +386,19 @@ impl Engine {
                 profile.generation = profile.generation.saturating_add(1);
                 engine.put_private((name, profile.generation), &secret, &pair)?;
                 profile.public = hex(pair.public().as_bytes());
-                (profile.rotating, profile.stored) = (Some(0), 0);
+                (profile.rotating, profile.looked_at, profile.stored) = (Some(0), None, 0);
                 engine.session()?.profiles.insert((name.to_owned(), profile.generation), pair);
             }
-            let (total, newest) = (engine.database.memory_count()?, engine.database.newest_memory()?);
-            let rows = engine.database.memories_after(profile.rotating.unwrap_or_default(), count)?;
+            let (total, greatest) = (engine.database.memory_count()?, engine.database.greatest_id()?);
+            let rows = engine.database.memories_by_id(profile.looked_at.as_ref(), count)?;
             let (looked, generation) = (rows.len() as u64, profile.generation);
-            let last = rows.last().map(|(number, _)| *number);
-            let done = last.is_none_or(|last| last >= newest);
+            let last = rows.last().map(|(_, row)| row.id);
+            let done = last.is_none() || last == greatest;
             let mut step = Step { looked, total, wrapped: 0, done, generation };
-            for (place, mut row) in rows {
-                profile.rotating = Some(place);
+            let before = profile.looked_at.and(profile.rotating).unwrap_or_default();
+            profile.rotating = Some(before.saturating_add_unsigned(looked));
+            profile.looked_at = last.or(profile.looked_at);
+            for (_, mut row) in rows {
                 // A damaged row is told of, stays what it is, and keeps no other from the new key.
                 let Some(header) = engine.sound(engine.header(&row))? else { continue };
                 if header.profile.as_deref() != Some(name) {
@@ -420,7 +423,7 @@ impl Engine {
                 let old = profile.generation.saturating_sub(1);
                 engine.database.remove_slot(&private_slot(name, old))?;
                 engine.session()?.profiles.remove(&(name.to_owned(), old));
-                (profile.rotating, profile.rotated) = (None, event.at.wall);
+                (profile.rotating, profile.looked_at, profile.rotated) = (None, None, event.at.wall);
             }
             // Neither the old wraps nor the old key may be left in the journal.
             engine.wipe = true;

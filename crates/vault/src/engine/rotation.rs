@@ -120,7 +120,8 @@ impl Engine {
         change: &Change,
         progress: &Progress,
     ) -> Result<Vec<(MemoryId, Level, String)>, VaultError> {
-        let (mut after, mut all) = (0, Vec::new());
+        // The numbers are bound by nothing: also a row with one that none was given comes under the new key.
+        let (mut after, mut all) = (i64::MIN, Vec::new());
         let (digests, _) = self.read_rows()?;
         loop {
             let rows = self.database.memories_after(after, BATCH)?;

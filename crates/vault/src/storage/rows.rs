@@ -205,7 +205,27 @@ impl Database {
         self.some(&sql, params![after, number(count as u64)])
     }
 
-    /// The same of one namespace.
+    /// Memories after this id, by their ids: as many as have some megabytes together, and at most `count`. None when there are no
+    /// more.
+    pub(crate) fn memories_by_id(&self, after: Option<&MemoryId>, count: usize) -> Rows<Numbered> {
+        let sql = format!(
+            "SELECT {COLUMNS}, seq FROM memory WHERE id > ?1 AND length(id) = 16 ORDER BY id LIMIT ?2"
+        );
+        let after = after.map_or(&[][..], |id| &id.as_bytes()[..]);
+        self.some(&sql, params![after, number(count as u64)])
+    }
+
+    /// The last id in that order.
+    pub(crate) fn greatest_id(&self) -> Rows<Option<MemoryId>> {
+        let sql = "SELECT id FROM memory WHERE length(id) = 16 ORDER BY id DESC LIMIT 1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row([], |row| row.get(0).map(MemoryId::from_bytes)).optional()
+        };
+        read().map_err(|error| failed(&error))
+    }
+
+    /// Memories of one namespace after a number, with their contents.
     pub(crate) fn space_after(&self, space: &[u8], after: i64, count: usize) -> Rows<Numbered> {
         let sql = format!(
             "SELECT {COLUMNS}, seq FROM memory WHERE space = ?1 AND seq > ?2 AND length(id) = 16 ORDER BY seq LIMIT ?3"

@@ -281,6 +281,22 @@ fn what_ended_after_the_backup_does_not_come_back() {
 }
 
 #[test]
+fn what_ended_stays_ended_whatever_number_its_row_has_in_the_vault_that_is_replaced() {
+    let world = World::new();
+    let vault = world.open();
+    let gone = store(&vault, "gone", Level::Private);
+    let files = [backup(&vault, &world, BackupKind::Full).path];
+    vault.forget(OWNER, gone, "").unwrap();
+    drop(vault);
+    std::fs::remove_file(world.path().join("forgotten")).unwrap();
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    assert_eq!(database.execute("UPDATE memory SET seq = 0", []).unwrap(), 1);
+    drop(database);
+    assert_eq!(bring_back(&world, &world.path(), &files, true).unwrap().ended, 1);
+    assert_eq!(refusal(world.open().recall(OWNER, gone, "")), Refusal::Gone("it was forgotten"));
+}
+
+#[test]
 fn the_list_beside_the_backups_is_enough_and_nobody_else_can_add_to_it() {
     let world = World::new();
     let list = world.directory.path().join("backups/forgotten");

@@ -229,6 +229,42 @@ fn a_profiles_key_is_changed_for_every_memory_and_the_old_one_is_gone() {
 }
 
 #[test]
+fn no_memory_loses_its_key_when_somebody_changes_the_number_of_its_row_while_keys_are_changed() {
+    let world = World::new();
+    let vault = world.open();
+    make(&vault, "work", Rotation::default());
+    let store = |number: usize| {
+        let memory = NewMemory::new(format!("memory {number}").as_bytes(), Level::Private, "home");
+        vault.begin_store(OWNER, NewMemory { profile: Some("work".into()), ..memory })
+    };
+    let pending: Vec<_> = (0..limits::ROTATION_STEP + 20).map(store).collect();
+    let ids: Vec<MemoryId> = pending.into_iter().map(|one| one.wait().unwrap()).collect();
+    // Who asked goes away after the first step.
+    let stop = || vault.rotate_profile("work", |_, _| panic!("broken off"));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(stop)).unwrap_err();
+    assert_eq!(state(&vault, "work").profile.rotating, i64::try_from(limits::ROTATION_STEP).ok());
+    drop(vault);
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    let under_the_old_key = "substr(wrapped, 1, 4) = x'00000001'";
+    let sql = format!(
+        "UPDATE memory SET seq = 0 WHERE seq = (SELECT max(seq) FROM memory WHERE {under_the_old_key})"
+    );
+    assert_eq!(database.execute(&sql, []).unwrap(), 1);
+    drop(database);
+    let vault = world.open();
+    let all = |vault: &Vault| {
+        for (number, id) in ids.iter().enumerate() {
+            assert_eq!(says(vault, *id), format!("memory {number}"));
+        }
+    };
+    vault.rotate_profile("work", |_, _| ()).unwrap();
+    assert!(!state(&vault, "work").due);
+    all(&vault);
+    vault.rotate_root(&owner()).unwrap();
+    all(&vault);
+}
+
+#[test]
 fn a_key_that_is_due_is_changed_by_itself() {
     let world = World::new();
     let vault = world.open();
