@@ -184,7 +184,8 @@ impl Engine {
     }
 
     /// Backups that still hold a memory's content: made after it was stored and before it ended. Also those whose file is not
-    /// there now: the disk may only be put away. Told by the numbers of memories and events, which no clock changes.
+    /// there now: the disk may only be put away. Told by the numbers of memories and events, which no clock changes. Of numbers of
+    /// memories somebody else may have changed one, so what only the clock says to be older than a backup counts, too.
     pub(crate) fn backups_with(&self, id: MemoryId) -> Result<Vec<BackupRecord>, VaultError> {
         let unknown = || VaultError::Refused(Refusal::NotFound(id.to_string()));
         let number = self.database.memory_number(&id)?.ok_or_else(unknown)?;
@@ -193,7 +194,9 @@ impl Engine {
         let end = header.state_since.filter(|_| ended).unwrap_or(u64::MAX);
         let holds = |record: &BackupRecord| {
             let Manifest { made, size, .. } = record.manifest;
-            let begun = record.newest.map_or(made >= header.created, |newest| number <= newest);
+            let begun = record
+                .newest
+                .map_or(made >= header.created, |newest| number <= newest || made > header.created);
             let left = header.destroyed_at.map_or(made <= end, |events| size <= events);
             begun && left
         };

@@ -132,7 +132,7 @@ impl Engine {
             self.database.clear(table)?;
         }
         let digests = self.recalls_and_rows()?;
-        let mut after = 0;
+        let mut after = i64::MIN;
         loop {
             let rows = self.database.memories_after(after, BATCH)?;
             let Some((last, _)) = rows.last() else { break };

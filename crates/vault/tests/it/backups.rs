@@ -251,6 +251,27 @@ fn which_backups_hold_a_memory_is_told_by_no_clock() {
 }
 
 #[test]
+fn a_backup_that_holds_a_memory_is_named_whatever_number_somebody_gave_its_row() {
+    let exchanged = "UPDATE memory SET seq = -1 WHERE seq = 1; UPDATE memory SET seq = 1 WHERE seq = 2;
+                     UPDATE memory SET seq = 2 WHERE seq = -1";
+    for change in ["UPDATE memory SET seq = 1000000 WHERE seq = 1", exchanged] {
+        let world = World::new();
+        let vault = world.open();
+        let id = store(&vault, "words", Level::Private);
+        world.clock.pass(std::time::Duration::from_secs(1));
+        let full = backup(&vault, &world, BackupKind::Full);
+        world.clock.pass(std::time::Duration::from_secs(1));
+        store(&vault, "later", Level::Private);
+        drop(vault);
+        let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+        database.execute_batch(change).unwrap();
+        drop(database);
+        let vault = world.open();
+        assert_eq!(vault.forget(OWNER, id, "").unwrap().backups, [full], "{change}");
+    }
+}
+
+#[test]
 fn what_ended_after_the_backup_does_not_come_back() {
     let world = World::new();
     let vault = world.open();
