@@ -258,6 +258,8 @@ impl Engine {
             if let Err(error) = engine.no_doubt() {
                 engine.note(event, &error.to_string())?;
                 engine.set_lockdown(None)?;
+                // What was allowed goes with the records; a token that answered meanwhile answers anew.
+                engine.drop_token();
                 return engine.end_doubt();
             }
             match engine.lockdown() {

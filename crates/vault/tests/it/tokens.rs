@@ -122,6 +122,30 @@ fn a_fido2_token_has_to_be_there_now() {
     assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
 }
 
+#[test]
+fn a_token_that_answered_while_the_records_were_doubted_answers_anew_after_that() {
+    let world = World::new();
+    let vault = open(&world);
+    let mut tokens = ["first", "spare"].map(|name| software(&world, name));
+    let enrolments = ["first", "spare"].iter().zip(&mut tokens);
+    let enrolments = enrolments.map(|(name, token)| Enrolment::challenge(name, token).unwrap());
+    vault.enable_black(enrolments.collect(), None).unwrap();
+    let id = black(&vault, "very black");
+    drop(vault);
+    let database = rusqlite::Connection::open(world.path().join("vault.db")).unwrap();
+    assert_eq!(database.execute("UPDATE checkpoint SET bound = x''", []).unwrap(), 1);
+    drop(database);
+    let vault = open(&world);
+    assert_eq!(vault.recall(OWNER, id, "drill").unwrap_err().code(), "VAULT_TAMPERED");
+    let mut present =
+        || vault.present_token(Presented::challenge(&record(&vault, "first"), &mut tokens[0]).unwrap());
+    present().unwrap();
+    vault.leave_lockdown(&owner()).unwrap();
+    assert_eq!(refusal(vault.recall(OWNER, id, "drill")), Refusal::NoToken);
+    present().unwrap();
+    assert_eq!(vault.recall(OWNER, id, "drill").unwrap().content.expose(), b"very black");
+}
+
 /// A slot of a device that has a serial number, or keeps it to itself.
 #[derive(Debug)]
 struct Slot(SoftwareToken, Option<u32>);
