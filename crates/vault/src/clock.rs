@@ -123,6 +123,11 @@ impl Pace {
         self.steady.as_ref().is_some_and(|steady| now.wall.saturating_add(SLACK) < steady.wall)
     }
 
+    /// What the clock on the wall says, but no time before what is believed: what ran out stays so when it is set back.
+    pub(crate) fn latest(&self, now: &Moment) -> u64 {
+        self.steady.as_ref().map_or(now.wall, |steady| now.wall.max(steady.wall))
+    }
+
     /// Takes a look at the clocks.
     pub(crate) fn take(&mut self, now: &Moment) {
         let Some(jump) = self.jumped(now) else {

@@ -86,7 +86,9 @@ pub enum Refusal {
         left: Duration,
     },
     /// The clock shows a time before that of the last event.
-    #[error("the clock was set back; levels 3 to 5 stay closed until it shows the right time")]
+    #[error(
+        "the clock was set back; until it shows the right time, levels 3 to 5 stay closed, and nothing is stored whose time runs out"
+    )]
     ClockBackwards,
     /// The boundary daemon said no, or nothing that counts.
     #[error("the boundary daemon does not allow it: {0}")]

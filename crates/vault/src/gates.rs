@@ -46,7 +46,9 @@ pub struct Situation<'a> {
 pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
     let Situation { header, now, .. } = situation;
     let level = header.level;
-    if let Some(why) = header.gone(now.wall) {
+    // What ran out stays so when the clock is set back.
+    let latest = situation.last_event.map_or(now.wall, |last| now.wall.max(last.wall));
+    if let Some(why) = header.gone(latest) {
         return Err(Refusal::Gone(why));
     }
     if level.needs_approval() && situation.last_event.is_some_and(|last| now.wall < last.wall) {

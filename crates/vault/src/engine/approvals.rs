@@ -71,7 +71,7 @@ impl Engine {
             engine.note(event, purpose)?;
             let (row, header) = engine.find(caller, id)?;
             event.level = Some(header.level);
-            if let Some(why) = header.gone(event.at.wall) {
+            if let Some(why) = header.gone(engine.latest(&event.at)) {
                 return Err(Refusal::Gone(why).into());
             }
             if purpose.trim().is_empty() || purpose.len() > limits::MAX_TEXT {

@@ -33,7 +33,7 @@ impl Engine {
         if !caller.is_owner() && new.trust < header.trust {
             return Err(Refusal::LessTrusted { old: header.trust, new: new.trust }.into());
         }
-        if header.gone(self.clock.now().wall).is_some() || header.state != State::Live {
+        if header.gone(self.latest(&self.clock.now())).is_some() || header.state != State::Live {
             return Err(VaultError::invalid("only a memory that is live can be superseded"));
         }
         self.must_be_whole(&row)?;

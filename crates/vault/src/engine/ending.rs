@@ -161,7 +161,7 @@ impl Engine {
         reason: &str,
     ) -> Result<Tombstoned, VaultError> {
         self.end(caller, (id, Operation::Tombstone, State::Tombstoned), reason)?;
-        let ((versions, next), now) = (self.earlier(caller, id)?, self.clock.now().wall);
+        let ((versions, next), now) = (self.earlier(caller, id)?, self.latest(&self.clock.now()));
         let open = versions.into_iter().filter(|version| version.gone(now).is_none());
         Ok(Tombstoned { earlier: open.map(|version| version.id).collect(), next })
     }
@@ -255,7 +255,8 @@ impl Engine {
             held.pace.take(&now);
             held.pace.is_settled()
         });
-        let due = self.database.due(hour(now.wall), after, count)?;
+        let latest = self.latest(&now);
+        let due = self.database.due(hour(latest), after, count)?;
         let mut next = due.last().filter(|_| due.len() == count).map(|(place, _)| *place);
         let (mut last, mut read) = (after, 0);
         for (place, id) in due {
@@ -271,7 +272,7 @@ impl Engine {
                 purged.left += 1;
                 continue;
             };
-            if header.expires.is_none_or(|end| end > now.wall) {
+            if header.expires.is_none_or(|end| end > latest) {
                 continue;
             }
             if !settled {

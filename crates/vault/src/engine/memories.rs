@@ -69,7 +69,8 @@ impl Engine {
                 None => None,
             };
             let older_header = older.as_ref().map(|(_, header)| header);
-            let terms = Self::terms(caller, (memory, event.at.wall), older_header)?;
+            // Its time is counted from what is believed, or it would be over before it began.
+            let terms = Self::terms(caller, (memory, engine.latest(&event.at)), older_header)?;
             event.level = Some(terms.level);
             if !caller.may_have(terms.level) {
                 return Err(Refusal::NotAllowed { what: "store at this level" }.into());
@@ -77,6 +78,10 @@ impl Engine {
             caller.must_reach(&terms.namespace)?;
             if memory.trust == Trust::Owner && !caller.is_owner() {
                 return Err(Refusal::NotAllowed { what: "store something as said by the owner" }.into());
+            }
+            if terms.expires.is_some() && engine.held()?.pace.is_behind(&event.at) {
+                // By such a clock nobody knows when its time is over.
+                return Err(Refusal::ClockBackwards.into());
             }
             let header = engine.new_header(caller, (memory, terms), event.at.wall)?;
             let texts = core::iter::once(memory.content.expose()).chain(header.texts().map(str::as_bytes));
@@ -325,7 +330,7 @@ impl Engine {
             let (mut row, mut header) = engine.find(caller, id)?;
             event.level = Some(header.level);
             engine.may_change(caller, &header)?;
-            if let Some(why) = header.gone(event.at.wall) {
+            if let Some(why) = header.gone(engine.latest(&event.at)) {
                 return Err(Refusal::Gone(why).into());
             }
             let fits = !intent.is_empty() && intent.len() <= limits::MAX_NAME;

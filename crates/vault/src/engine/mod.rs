@@ -189,6 +189,11 @@ impl Engine {
         self.held.as_ref().ok_or(VaultError::Refused(Refusal::Cold))
     }
 
+    /// The time by which memories run out.
+    pub(super) fn latest(&self, now: &Moment) -> u64 {
+        self.held.as_ref().map_or(now.wall, |held| held.pace.latest(now))
+    }
+
     /// Refuses, and counts, what is asked of a vault that holds no keys and so has no log to write it to.
     pub(crate) fn must_be_warm(&mut self) -> Result<(), VaultError> {
         if self.held.is_none() {

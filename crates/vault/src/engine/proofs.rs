@@ -49,7 +49,7 @@ impl Engine {
             engine.no_lockdown()?;
             let (row, header) = engine.committed(id)?;
             event.level = Some(header.level);
-            if let Some(why) = header.gone(event.at.wall) {
+            if let Some(why) = header.gone(engine.latest(&event.at)) {
                 return Err(Refusal::Gone(why).into());
             }
             let held = engine.held()?;

@@ -89,7 +89,8 @@ impl Engine {
             // What is in the index may be searched, however much was read.
             let spent = engine.may_read(caller).is_err();
             let mut over = Passed::default();
-            let page = engine.page_of_hits((caller, namespace), &hits, event.at.wall, (&mut over, spent));
+            let now = engine.latest(&event.at);
+            let page = engine.page_of_hits((caller, namespace), &hits, now, (&mut over, spent));
             engine.count_passed(caller, &over);
             let (found, cut) = page?;
             more |= cut;
@@ -235,7 +236,7 @@ impl Engine {
         self.audited_for(caller, event, |engine, event| {
             engine.no_lockdown()?;
             event.text = Some(engine.keyed("text", intent.as_bytes())?);
-            let found = engine.linked(caller, intent, event.at.wall)?;
+            let found = engine.linked(caller, intent, engine.latest(&event.at))?;
             event.count = Some(found.memories.len() as u64);
             Ok(found)
         })

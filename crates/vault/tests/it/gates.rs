@@ -700,6 +700,59 @@ fn a_clock_that_is_wrong_for_a_while_destroys_nothing() {
 }
 
 #[test]
+fn what_ran_out_stays_so_when_the_clock_is_set_back() {
+    let world = World::new();
+    let vault = world.open();
+    let agent = agent(&vault, "agent", Level::Private);
+    let short =
+        |text| NewMemory { ttl: Some(MINUTE), intents: vec!["drink".into()], ..memory(text, Level::Working) };
+    let id = vault.store(&agent, short("tea")).unwrap();
+    assert_eq!(vault.search(&agent, "home", "tea").unwrap().len(), 1);
+    world.clock.pass(MINUTE + Duration::from_secs(1));
+    let gone = Refusal::Gone("its time ran out");
+    assert_eq!(refusal(vault.recall(&agent, id, "")), gone);
+    let back = world.clock.wall() - 120_000;
+    world.clock.set_wall(back);
+    let is_gone = |vault: &Vault| {
+        assert_eq!(refusal(vault.recall(&agent, id, "")), gone);
+        assert_eq!(refusal(vault.set_intent(&agent, id, ("travel", true))), gone);
+        assert_eq!(refusal(vault.request_approval(&agent, id, "report")), gone);
+        assert!(vault.search(&agent, "home", "tea").unwrap().is_empty());
+        assert!(vault.by_intent(&agent, "drink").unwrap().is_empty());
+        let newer = NewMemory { supersedes: Some(id), ..memory("coffee", Level::Working) };
+        assert_eq!(vault.store(&agent, newer).unwrap_err().code(), "VAULT_BAD_REQUEST");
+    };
+    is_gone(&vault);
+    drop(vault);
+    world.clock.reboot();
+    let vault = world.open();
+    is_gone(&vault);
+    assert!(destroyed(&vault, id), "it was over by a time that was believed");
+}
+
+#[test]
+fn what_is_stored_while_the_clock_is_a_little_behind_has_its_time_and_while_it_is_far_behind_has_none() {
+    let world = World::new();
+    let vault = world.open();
+    let store = |ttl| vault.store(OWNER, NewMemory { ttl, ..memory("tea", Level::Working) });
+    let right = world.clock.wall();
+    world.clock.set_wall(right - 120_000);
+    let id = store(Some(MINUTE)).unwrap();
+    vault.recall(OWNER, id, "").unwrap();
+    world.clock.set_wall(right + 59_999);
+    vault.recall(OWNER, id, "").unwrap();
+    world.clock.pass(Duration::from_millis(1));
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Gone(_)));
+    world.clock.set_wall(right - 600_000);
+    assert_eq!(refusal(store(Some(MINUTE))), Refusal::ClockBackwards);
+    let short = vault.store(OWNER, memory("draft", Level::Ephemeral));
+    assert_eq!(refusal(short), Refusal::ClockBackwards, "level 0 always ends");
+    vault.recall(OWNER, store(None).unwrap(), "").unwrap();
+    world.clock.set_wall(right + 60_000);
+    vault.recall(OWNER, store(Some(MINUTE)).unwrap(), "").unwrap();
+}
+
+#[test]
 fn a_pause_that_began_in_a_wrong_future_ends_when_its_time_has_passed() {
     let (world, vault) = in_mode(Mode::Offline);
     let pause = NewMemory { cooldown: Some(60 * MINUTE), ..memory("slow", Level::Working) };
