@@ -125,6 +125,10 @@ pub(crate) struct Engine {
     senders: HashMap<Level, Sender>,
     /// Memories of level 0, by the session that they end with.
     ephemeral: HashMap<sessions::SessionId, Vec<MemoryId>>,
+    /// Such memories whose session ended, until their end is committed.
+    ending: Vec<MemoryId>,
+    /// How many of these, from the first, this group ended.
+    ended_here: usize,
     pub(crate) metrics: Metrics,
     hooks: Vec<Arc<AlertHook>>,
     /// What hooks are told when the group is over.
@@ -174,6 +178,8 @@ impl Engine {
             broken: None,
             senders: HashMap::new(),
             ephemeral: HashMap::new(),
+            ending: Vec::new(),
+            ended_here: 0,
             metrics: Metrics::new(),
             hooks: options.alerts,
             alerts: Vec::new(),
@@ -315,6 +321,7 @@ impl Engine {
     pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
         (self.before, self.wipe, self.broken) = (None, false, None);
         self.new_keys = false;
+        self.ended_here = 0;
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
@@ -410,6 +417,7 @@ impl Engine {
         }
         self.database.run("COMMIT")?;
         (self.before, self.listed) = (None, 0);
+        self.ending.drain(..core::mem::take(&mut self.ended_here));
         self.watchers.told.clear();
         if let Some(held) = self.held.as_mut() {
             held.retiring = None;

@@ -23,16 +23,29 @@ impl Engine {
         }
     }
 
-    /// Ends a session: what it stored at level 0 is destroyed.
+    /// Ends a session: what it stored at level 0 is destroyed, and what is left of sessions before it.
     pub(crate) fn end_session(&mut self, session: SessionId) -> Result<usize, VaultError> {
-        let ids = self.ephemeral.remove(&session).unwrap_or_default();
-        self.end_ephemeral(&ids)
+        self.ending.extend(self.ephemeral.remove(&session).unwrap_or_default());
+        self.end_left()
     }
 
     /// Ends all sessions.
     pub(super) fn end_sessions(&mut self) -> Result<(), VaultError> {
-        let all: Vec<MemoryId> = core::mem::take(&mut self.ephemeral).into_values().flatten().collect();
-        self.end_ephemeral(&all).map(|_| ())
+        self.ending.extend(core::mem::take(&mut self.ephemeral).into_values().flatten());
+        self.end_left().map(|_| ())
+    }
+
+    /// Whether memories are left whose session ended.
+    pub(crate) fn leaves_ephemeral(&self) -> bool {
+        !self.ending.is_empty()
+    }
+
+    /// Destroys what is left of sessions that ended. It is left until that is committed.
+    pub(crate) fn end_left(&mut self) -> Result<usize, VaultError> {
+        let ids = self.ending.clone();
+        let ended = self.end_ephemeral(&ids)?;
+        self.ended_here = ids.len();
+        Ok(ended)
     }
 
     /// Destroys what sessions left that ended with their process.

@@ -52,6 +52,9 @@ fn verify_some(engine: &mut Engine) {
 fn upkeep(engine: &mut Engine, purged: &mut Option<Due>) {
     engine.idle();
     if engine.held.is_some() {
+        if engine.leaves_ephemeral() {
+            alone(engine, |engine| engine.end_left().map(drop));
+        }
         let after = purged.take();
         alone(engine, |engine| {
             (_, *purged) = engine.purge(after, limits::MAX_GROUP)?;
