@@ -44,9 +44,11 @@ impl Engine {
         }
     }
 
-    /// Drops the index: with the keys of level 2 gone, nothing may be left of what they opened.
+    /// Drops the index: with the keys of level 2 gone, nothing may be left of what they opened, nor come into an index that is made
+    /// before the commit.
     pub(super) fn drop_index(&mut self) {
         self.index = Index::default();
+        self.later.retain(|change| matches!(change, Later::Remove(_)));
     }
 
     /// Takes what can be read of a namespace into the index, if it is not there yet. Where there is no room for it beside others,
@@ -61,16 +63,17 @@ impl Engine {
         if rows == 0 {
             return Ok(());
         }
-        let mut read = Passed::default();
+        let (mut read, mut headers) = (Passed::default(), Passed::default());
         // The index has the words themselves, too: what is too long is known before anything makes room for it.
         let words = match bytes > MOST as u64 {
-            true => self.words_in((caller, &space), &mut read),
+            true => self.words_in((caller, &space), (&mut read, &mut headers)),
             false => Ok(0),
         };
         let filled = words.and_then(|words| match words > MOST as u64 {
             true => Ok(None),
             false => {
-                read = Passed::default();
+                // The contents are not read yet, and the headers once more.
+                read = headers;
                 let mut index = core::mem::take(&mut self.index);
                 let filled = self.fill((caller, &space), &mut index, &mut read);
                 self.index = index;
@@ -90,16 +93,22 @@ impl Engine {
         Ok(readable && header.state == State::Live && header.gone(now).is_none())
     }
 
-    /// Bytes of words by which memories of a namespace can be found now. Adds up what it would take to read them all.
-    fn words_in(&self, (caller, space): (&Caller, &[u8]), read: &mut Passed) -> Result<u64, VaultError> {
-        let (now, mut after, mut bytes) = (self.clock.now().wall, 0, 0_u64);
+    /// Bytes of words by which memories of a namespace can be found now. Adds up what it would take to read them all, and the
+    /// headers, which it reads.
+    fn words_in(
+        &self,
+        (caller, space): (&Caller, &[u8]),
+        (all, headers): (&mut Passed, &mut Passed),
+    ) -> Result<u64, VaultError> {
+        let (now, mut after, mut bytes) = (self.latest(&self.clock.now()), 0, 0_u64);
         loop {
             let rows = self.database.space_headers_after(space, after, BATCH)?;
             let Some((last, _)) = rows.last() else { return Ok(bytes) };
             after = *last;
             for (_, row) in rows {
                 let Some(header) = self.sound(self.listed(&row))? else { continue };
-                read.take(caller, &header, passed(&row).saturating_add(header.length));
+                headers.take(caller, &header, passed(&row));
+                all.take(caller, &header, passed(&row).saturating_add(header.length));
                 if self.found_by_words(&header, now)? {
                     let open = !header.level.needs_approval();
                     let words = marked(&header, open).map(|value| value.len() as u64).sum::<u64>();
@@ -117,7 +126,7 @@ impl Engine {
         read: &mut Passed,
     ) -> Result<Option<Space>, VaultError> {
         let mut filled = Space::new(MOST)?;
-        let (now, mut after, mut waiting) = (self.clock.now().wall, 0, 0);
+        let (now, mut after, mut waiting) = (self.latest(&self.clock.now()), 0, 0);
         filled.begin()?;
         loop {
             let rows = self.database.space_after(space, after, BATCH)?;
