@@ -14,11 +14,12 @@ use stvor_tlog::{Checkpoint, Hash, Signer};
 
 use super::agents::{Agent, Caller, Ends};
 use super::indexing::MOST;
+use super::sessions::SessionId;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
 use crate::keys::NewKeys;
 use crate::level::Level;
 use crate::memory::{MemoryId, NewMemory, Purged, State};
-use crate::storage::Table;
+use crate::storage::{Table, index};
 use crate::{Clock, Moment, Options, Vault, VaultError, limits};
 
 fn owner() -> Passphrase {
@@ -354,6 +355,75 @@ fn the_first_search_of_a_namespace_does_not_tell_how_much_others_store_there() {
         };
         assert_eq!((0..30).position(|_| first()), Some(16), "{namespace}");
     }
+}
+
+#[test]
+fn headers_that_are_read_twice_for_the_index_are_counted_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let curious = enrol(&vault, "curious", &["*"]);
+    // More than the index holds, and no words: they are looked at before, and then read.
+    for _ in 0..18 {
+        vault.store(&Caller::Owner, large(Level::Sealed)).unwrap();
+    }
+    let first = || {
+        let drop_index = |engine: &mut super::Engine| {
+            engine.drop_index();
+            Ok(())
+        };
+        vault.ask(drop_index).wait().unwrap();
+        vault.search(&curious, "home", "tea").is_err()
+    };
+    assert_eq!((0..30).position(|_| first()), Some(2), "each reads nine mebibytes of the sixteen");
+}
+
+#[test]
+fn words_of_level_2_do_not_come_into_the_index_after_a_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let agent = enrol(&vault, "agent", &["home"]);
+    store(&vault, "home", 10);
+    vault.search(&agent, "home", "tea").unwrap();
+    // All in one commit.
+    let together = move |engine: &mut super::Engine| {
+        let private = NewMemory::new(b"a hidden tea", Level::Private, "home");
+        engine.store((&Caller::Owner, SessionId::OWNER), &private)?;
+        engine.lock()?;
+        engine.search(&agent, "home", "tea").map(|found| found.memories.len())
+    };
+    assert_eq!(vault.ask(together).wait().unwrap(), 1);
+    let hits = |words: &str| {
+        let words = index::words(words).unwrap();
+        let find = move |engine: &mut super::Engine| {
+            engine.index.find(("home", &[Level::Working, Level::Private]), &words, 10)
+        };
+        vault.ask(find).wait().unwrap().len()
+    };
+    assert_eq!((hits("tea"), hits("hidden")), (1, 0));
+    vault.unlock_with(&owner()).unwrap();
+    assert_eq!(vault.search(&Caller::Owner, "home", "hidden").unwrap().len(), 1, "nothing is lost by that");
+}
+
+#[test]
+fn a_session_whose_end_could_not_be_committed_is_ended_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let session = vault.begin_session();
+    let draft = NewMemory::new(b"draft", Level::Ephemeral, "home");
+    let id = vault.begin_store_in(session, &Caller::Owner, draft).wait().unwrap();
+    let end = move |engine: &mut super::Engine| {
+        let ended = engine.end_session(session)?;
+        engine.broken = Some(VaultError::LogUnavailable("the disk is full".into()));
+        Ok(ended)
+    };
+    assert_eq!(vault.ask(end).wait().unwrap_err().code(), "VAULT_LOG_UNAVAILABLE");
+    let gone = || vault.recall(&Caller::Owner, id, "").is_err_and(|error| error.code() == "MEMORY_GONE");
+    stvor_testkit::until(Duration::from_secs(60), || gone().then_some(())).unwrap();
+    // Once.
+    let left = vault.ask(|engine| Ok((engine.leaves_ephemeral(), engine.end_left()?))).wait().unwrap();
+    assert_eq!(left, (false, 0));
+    assert_eq!(vault.verify().unwrap().problems, []);
 }
 
 #[test]
