@@ -410,9 +410,8 @@ impl AgentVerb {
             },
             Self::EnterLockdown { reason } => vault.enter_lockdown(caller, &reason).map(done),
             Self::Status {} => {
-                let mut status = vault.status()?;
-                (status.newest_backup, status.watchers_untold) = (None, 0);
-                (status.backups_of_other_formats, status.boundary_key, status.memory) = (0, None, None);
+                let (mut status, used) = vault.status_for(caller)?;
+                (status.boundary_key, status.memory) = (None, None);
                 // Why the owner, or another agent, stopped everything is not every agent's to know.
                 if let Some(lockdown) =
                     status.lockdown.as_mut().filter(|lockdown| lockdown.by != caller.name())
@@ -422,7 +421,6 @@ impl AgentVerb {
                 let mut status = value(status)?;
                 if let Caller::Agent(agent) = caller {
                     // How far it reaches is no secret from the agent itself.
-                    let used = vault.usage().ok().and_then(|used| used.get(&agent.name).copied());
                     status["agent"] = json!({
                         "name": agent.name, "namespaces": agent.namespaces, "highest": agent.highest,
                         "writes": agent.writes, "quota": agent.quota(), "used": used,

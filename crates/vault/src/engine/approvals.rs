@@ -26,18 +26,28 @@ impl Engine {
 
     /// All approvals that were not used, denied or outdated.
     pub(crate) fn approvals(&self) -> Result<Vec<Approval>, VaultError> {
-        let rows = &self.held()?.base.rows;
-        let open = |(key, record): (Vec<u8>, Vec<u8>)| {
-            let tampered = || VaultError::tampered("the record of an approval", "it does not open");
-            let plain = rows.open(&approval_ad(&key), &record).map_err(|_| tampered())?;
-            serde_json::from_slice::<Approval>(plain.expose()).map_err(|_| tampered())
-        };
+        self.held()?;
         let mut sound = Vec::new();
-        for record in self.database.records(Table::Approval)? {
+        for (key, record) in self.database.records(Table::Approval)? {
             // One that somebody changed allows nothing, and keeps no other from being asked for.
-            sound.extend(self.sound(open(record))?);
+            sound.extend(self.sound(self.open_approval(&key, &record))?);
         }
         Ok(sound)
+    }
+
+    /// One of them. An agent may ask for its own as often as it likes, so no other is read.
+    pub(crate) fn approval(&self, id: MemoryId) -> Result<Option<Approval>, VaultError> {
+        self.held()?;
+        match self.database.record(Table::Approval, id.as_bytes())? {
+            Some(record) => self.sound(self.open_approval(id.as_bytes(), &record)),
+            None => Ok(None),
+        }
+    }
+
+    fn open_approval(&self, key: &[u8], record: &[u8]) -> Result<Approval, VaultError> {
+        let tampered = || VaultError::tampered("the record of an approval", "it does not open");
+        let plain = self.held()?.base.rows.open(&approval_ad(key), record).map_err(|_| tampered())?;
+        serde_json::from_slice(plain.expose()).map_err(|_| tampered())
     }
 
     /// The same as the owner sees them, with what is known of their memories.

@@ -353,8 +353,22 @@ impl Engine {
         })
     }
 
-    /// The state.
+    /// The state as the owner sees it.
     pub(crate) fn status(&self) -> Result<Status, VaultError> {
+        let mut status = self.state()?;
+        if self.held.is_some() {
+            let backups = self.sound(self.backups())?.unwrap_or_default();
+            let known = |one: &&BackupRecord| one.manifest.format == FORMAT;
+            status.newest_backup = backups.iter().filter(known).map(|one| one.manifest.made).max();
+            status.backups_of_other_formats = backups.iter().filter(|one| !known(one)).count() as u64;
+            status.watchers_untold = self.sound(self.untold())?.map_or(0, |untold| untold.len());
+        }
+        Ok(status)
+    }
+
+    /// The state without what is known of backups and watchers. An agent gets no more of it, and may ask as often as it likes: nothing
+    /// here takes longer where the owner keeps much.
+    pub(crate) fn state(&self) -> Result<Status, VaultError> {
         let Some(held) = &self.held else {
             return Ok(Status {
                 mode: Mode::Cold,
@@ -378,8 +392,6 @@ impl Engine {
             });
         };
         let session = held.session.as_ref();
-        let backups = self.sound(self.backups())?.unwrap_or_default();
-        let known = |one: &&BackupRecord| one.manifest.format == FORMAT;
         Ok(Status {
             mode: if session.is_some() { Mode::Open } else { Mode::Locked },
             vaulted: session.is_some_and(|keys| keys.opens(crate::Level::Vaulted)),
@@ -392,9 +404,9 @@ impl Engine {
             last_event: held.last_event.as_ref().map(|last| last.wall),
             checkpoint_files: self.outside.len(),
             checkpoint_files_behind: self.outside.iter().filter(|file| file.is_behind()).count(),
-            newest_backup: backups.iter().filter(known).map(|one| one.manifest.made).max(),
-            backups_of_other_formats: backups.iter().filter(|one| !known(one)).count() as u64,
-            watchers_untold: self.sound(self.untold())?.map_or(0, |untold| untold.len()),
+            newest_backup: None,
+            backups_of_other_formats: 0,
+            watchers_untold: 0,
             doubted: self.database.doubted()?.into_iter().map(|table| table.what().to_owned()).collect(),
             missing_checkpoints: self
                 .sound(self.missing_checkpoints())?

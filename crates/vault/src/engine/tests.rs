@@ -16,9 +16,11 @@ use super::agents::{Agent, Caller, Ends};
 use super::indexing::MOST;
 use super::sessions::SessionId;
 use crate::backup::{BackupKind, BackupRecord, FORMAT, Manifest};
+use crate::gates::approval::Stand;
 use crate::keys::NewKeys;
 use crate::level::Level;
 use crate::memory::{MemoryId, NewMemory, Purged, State};
+use crate::metrics::{Alert, AlertHook};
 use crate::storage::{Table, index};
 use crate::{Clock, Moment, Options, Vault, VaultError, limits};
 
@@ -403,6 +405,34 @@ fn words_of_level_2_do_not_come_into_the_index_after_a_lock() {
     assert_eq!((hits("tea"), hits("hidden")), (1, 0));
     vault.unlock_with(&owner()).unwrap();
     assert_eq!(vault.search(&Caller::Owner, "home", "hidden").unwrap().len(), 1, "nothing is lost by that");
+}
+
+#[test]
+fn what_an_agent_asks_for_without_a_log_entry_reads_no_records_but_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = Arc::new(AtomicU64::default());
+    let damaged = told.clone();
+    let hook: Arc<AlertHook> = Arc::new(move |alert: &Alert| {
+        damaged.fetch_add(u64::from(matches!(alert, Alert::Damaged { .. })), Ordering::Relaxed);
+    });
+    let vault = vault_at(directory.path(), Options { alerts: vec![hook], ..Options::default() });
+    let agent = Agent::new("agent", &["home"], Level::Sealed);
+    let agent = vault.enrol(agent).and_then(|credential| vault.authenticate(credential.expose())).unwrap();
+    let other = enrol(&vault, "other", &["home"]);
+    let id = vault.store(&agent, NewMemory::new(b"sealed", Level::Sealed, "home")).unwrap();
+    let request = vault.request_approval(&agent, id, "report").unwrap();
+    // Whoever reads these is told of it.
+    let damage = |engine: &mut super::Engine| {
+        engine.database.put_record(Table::Approval, &[9; 16], b"damaged")?;
+        engine.database.put_slot("backups", b"damaged")
+    };
+    vault.ask(damage).wait().unwrap();
+    assert_eq!(vault.approval(&agent, request).unwrap().unwrap().stand, Stand::Pending);
+    assert_eq!(vault.approval(&other, request).unwrap(), None);
+    assert!(vault.status_for(&agent).unwrap().1.is_some_and(|used| used > 0));
+    assert_eq!(told.load(Ordering::Relaxed), 0);
+    assert_eq!((vault.approvals().unwrap().len(), vault.status().unwrap().newest_backup), (1, None));
+    assert_eq!(told.load(Ordering::Relaxed), 2, "the owner sees both");
 }
 
 #[test]

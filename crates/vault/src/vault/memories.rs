@@ -255,7 +255,6 @@ impl Vault {
     /// [`crate::Refusal::Cold`], [`VaultError::Tampered`].
     pub fn approval(&self, caller: &Caller, request: MemoryId) -> Result<Option<Approval>, VaultError> {
         let name = caller.name().to_owned();
-        let own = move |approval: &Approval| approval.id == request && approval.agent == name;
-        Ok(self.approvals()?.into_iter().find(own))
+        self.ask(move |engine| Ok(engine.approval(request)?.filter(|approval| approval.agent == name))).wait()
     }
 }

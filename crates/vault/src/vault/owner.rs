@@ -67,6 +67,17 @@ impl Vault {
         self.ask(|engine| engine.status()).wait()
     }
 
+    /// The state as an agent gets it, and the bytes that its memories take, if they are known.
+    pub(crate) fn status_for(&self, caller: &Caller) -> Result<(Status, Option<u64>), VaultError> {
+        let name = caller.name().to_owned();
+        self.ask(move |engine| {
+            let status = engine.state()?;
+            let usage = if engine.held.is_some() { engine.usage().ok() } else { None };
+            Ok((status, usage.and_then(|usage| usage.get(&name).copied())))
+        })
+        .wait()
+    }
+
     /// The owner knows why there was no checkpoint in some file outside the database when the vault was opened: `verify` does not name
     /// that any more. Returns how many files that is.
     ///
