@@ -32,6 +32,9 @@ pub const VERIFY_SHARE: u32 = 50;
 pub const MAX_RANKED: usize = 1_000;
 /// Bytes of memory that the full-text index may take. A namespace that does not fit into it alone is not searched.
 pub const MAX_INDEX: usize = 512 << 20;
+/// Steps of SQLite (about four for each 4 KiB of the index) that an agent's search may take, per level, to learn where words are that
+/// begin as one with a star says.
+pub const MAX_PREFIX_STEPS: u64 = 8 << 10;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;
 /// How long a memory of level 0 lives at most.

@@ -26,6 +26,13 @@ const PART: u64 = 1 << 20;
 const AT_ONCE: u64 = limits::MAX_PASSED;
 #[cfg(test)]
 const AT_ONCE: u64 = limits::MAX_PASSED >> 3;
+/// Steps in the index that count as one such part.
+const STEPS: u64 = 1 << 10;
+/// Steps that words with a star may take in one search.
+#[cfg(not(test))]
+const PREFIX: u64 = limits::MAX_PREFIX_STEPS;
+#[cfg(test)]
+const PREFIX: u64 = limits::MAX_PREFIX_STEPS >> 4;
 /// That hour, in milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
 
@@ -60,6 +67,15 @@ impl Passed {
     }
 }
 
+/// Steps that words with a star may take in a search: of a caller who had as much read as it may, so few that they do not count.
+pub(super) fn steps(caller: &Caller, spent: bool) -> u64 {
+    match caller {
+        Caller::Owner => u64::MAX,
+        Caller::Agent(_) if spent => PREFIX.min(STEPS / 2),
+        Caller::Agent(_) => PREFIX,
+    }
+}
+
 /// What each agent had read, less what the time since then gave back, and when that was.
 #[derive(Debug, Default)]
 pub(super) struct Reads(HashMap<String, (u64, Moment)>);
@@ -90,6 +106,11 @@ impl Engine {
     /// Counts the reading of a namespace into the index, which takes something also where there is little in it.
     pub(super) fn count_indexed(&mut self, caller: &Caller, read: &Passed) {
         self.count_parts(caller, 1 + read.own / PART + read.others / PART);
+    }
+
+    /// Counts the steps that words with a star took, and a search that was `ended` because they were too many.
+    pub(super) fn count_steps(&mut self, caller: &Caller, steps: u64, ended: bool) {
+        self.count_parts(caller, steps / STEPS + u64::from(ended));
     }
 
     fn count_parts(&mut self, caller: &Caller, parts: u64) {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Engine;
 use super::agents::Caller;
-use super::reads::{Passed, passed};
+use super::reads::{Passed, passed, steps};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::level::Level;
@@ -83,14 +83,24 @@ impl Engine {
             caller.must_reach(namespace)?;
             engine.index_namespace(caller, namespace)?;
             let levels = engine.searched(caller)?;
-            let mut hits = engine.index.find((namespace, &levels), &words, limits::MAX_PAGE + 1)?;
+            // What is in the index may be searched, however much was read, but not for words of which very many begin so.
+            let spent = engine.may_read(caller).err();
+            let bounds = (limits::MAX_PAGE + 1, steps(caller, spent.is_some()));
+            let mut taken = 0;
+            let hits = engine.index.find((namespace, &levels), &words, bounds, &mut taken);
+            if spent.is_none() {
+                engine.count_steps(caller, taken, matches!(hits, Ok(None)));
+            }
+            let Some(mut hits) = hits? else {
+                let many =
+                    || VaultError::invalid("very many words begin so; write more of each before its star");
+                return Err(spent.map_or_else(many, VaultError::from));
+            };
             let mut more = hits.len() > limits::MAX_PAGE;
             hits.truncate(limits::MAX_PAGE);
-            // What is in the index may be searched, however much was read.
-            let spent = engine.may_read(caller).is_err();
             let mut over = Passed::default();
             let now = engine.latest(&event.at);
-            let page = engine.page_of_hits((caller, namespace), &hits, now, (&mut over, spent));
+            let page = engine.page_of_hits((caller, namespace), &hits, now, (&mut over, spent.is_some()));
             engine.count_passed(caller, &over);
             let (found, cut) = page?;
             more |= cut;

@@ -398,13 +398,35 @@ fn words_of_level_2_do_not_come_into_the_index_after_a_lock() {
     let hits = |words: &str| {
         let words = index::words(words).unwrap();
         let find = move |engine: &mut super::Engine| {
-            engine.index.find(("home", &[Level::Working, Level::Private]), &words, 10)
+            engine.index.find(("home", &[Level::Working, Level::Private]), &words, (10, u64::MAX), &mut 0)
         };
-        vault.ask(find).wait().unwrap().len()
+        vault.ask(find).wait().unwrap().unwrap().len()
     };
     assert_eq!((hits("tea"), hits("hidden")), (1, 0));
     vault.unlock_with(&owner()).unwrap();
     assert_eq!(vault.search(&Caller::Owner, "home", "hidden").unwrap().len(), 1, "nothing is lost by that");
+}
+
+#[test]
+fn searches_for_beginnings_of_very_many_words_are_refused_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let (greedy, other) = (enrol(&vault, "greedy", &["*"]), enrol(&vault, "other", &["*"]));
+    for number in 0..100 {
+        let words: String = (0..1_000).map(|word| format!("a{:05} ", number * 1_000 + word)).collect();
+        vault.store(&Caller::Owner, NewMemory::new(words.as_bytes(), Level::Working, "home")).unwrap();
+    }
+    let search = |caller: &Caller, query: &str| {
+        vault.search(caller, "home", query).map(|found| found.len()).map_err(|error| error.code())
+    };
+    assert_eq!(search(&Caller::Owner, "a*"), Ok(100), "the owner may");
+    let refused = vault.search(&greedy, "home", "a*").unwrap_err();
+    assert!(refused.to_string().contains("write more of each"), "{refused}");
+    let tries = (1..60).position(|_| search(&greedy, "a*") == Err("AGENT_READ_QUOTA"));
+    assert_eq!(tries, Some(15), "each counts a mebibyte of the sixteen");
+    assert_eq!((search(&greedy, "a123*"), search(&greedy, "a12345")), (Ok(1), Ok(1)));
+    assert_eq!(search(&other, "a*"), Err("VAULT_BAD_REQUEST"));
 }
 
 #[test]

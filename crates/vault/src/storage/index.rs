@@ -1,9 +1,11 @@
 //! The full-text index. It is in memory only, made from what can be read when it is first needed, and dropped when the keys
 //! are: nothing of it is ever on a disk, and nothing of a forgotten memory is left in it.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::failed;
 use crate::level::Level;
@@ -13,6 +15,27 @@ use crate::{VaultError, limits};
 const PAGE: usize = 4_096;
 /// Bytes that a namespace takes beside its pages: a connection, and what SQLite knows of its tables.
 const SPACE: usize = 128 << 10;
+/// Steps of SQLite between two looks at how many there were. A page of the index takes about four.
+const TICK: u16 = 64;
+
+/// Steps that SQLite took, and how many it may.
+#[derive(Debug)]
+struct Steps {
+    taken: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Steps {
+    /// Does `work` in at most `most` steps; it is interrupted where it takes more. Adds up those that it took.
+    fn within<T>(&self, most: u64, taken: &mut u64, work: impl FnOnce() -> T) -> T {
+        self.taken.store(0, Ordering::Relaxed);
+        self.most.store(most, Ordering::Relaxed);
+        let done = work();
+        self.most.store(u64::MAX, Ordering::Relaxed);
+        *taken = taken.saturating_add(self.taken.load(Ordering::Relaxed));
+        done
+    }
+}
 
 /// Words of memories, apart for each namespace: what one of them takes slows down no other, and each can go by itself.
 #[derive(Debug, Default)]
@@ -27,6 +50,7 @@ pub(crate) struct Index {
 #[derive(Debug)]
 pub(crate) struct Space {
     connection: Connection,
+    steps: Arc<Steps>,
     levels: BTreeSet<Level>,
     places: HashMap<MemoryId, (Level, i64)>,
     /// The last search of it.
@@ -103,9 +127,11 @@ impl Index {
         &self,
         (namespace, levels): (&str, &[Level]),
         words: &[String],
-        count: usize,
-    ) -> Result<Vec<Hit>, VaultError> {
-        self.spaces.get(namespace).map_or(Ok(Vec::new()), |space| space.find(levels, words, count))
+        bounds: (usize, u64),
+        steps: &mut u64,
+    ) -> Result<Option<Vec<Hit>>, VaultError> {
+        let Some(space) = self.spaces.get(namespace) else { return Ok(Some(Vec::new())) };
+        space.find(levels, words, bounds, steps)
     }
 }
 
@@ -129,13 +155,20 @@ fn table(level: Level) -> String {
 impl Space {
     /// One that takes `most` bytes.
     pub(crate) fn new(most: usize) -> Result<Self, VaultError> {
-        let connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
+        let mut connection = Connection::open_in_memory().map_err(|error| failed(&error))?;
         let done = connection.execute_batch(&format!(
             "PRAGMA page_size = {PAGE}; PRAGMA max_page_count = {}; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;",
             (most / PAGE).max(1)
         ));
         done.map_err(|error| failed(&error))?;
-        Ok(Self { connection, levels: BTreeSet::new(), places: HashMap::new(), searched: 0 })
+        let steps = Arc::new(Steps { taken: AtomicU64::new(0), most: AtomicU64::new(u64::MAX) });
+        let counted = steps.clone();
+        let look = move || {
+            let before = counted.taken.fetch_add(TICK.into(), Ordering::Relaxed);
+            before >= counted.most.load(Ordering::Relaxed)
+        };
+        connection.progress_handler(TICK.into(), Some(look)).map_err(|error| failed(&error))?;
+        Ok(Self { connection, steps, levels: BTreeSet::new(), places: HashMap::new(), searched: 0 })
     }
 
     /// Bytes that it takes.
@@ -188,8 +221,18 @@ impl Space {
 
     /// Finds memories of the given levels that hold all words, best first. Where more than [`limits::MAX_RANKED`] of a level hold them,
     /// the newest of these are ranked: ranking looks at every match.
-    fn find(&self, levels: &[Level], words: &[String], count: usize) -> Result<Vec<Hit>, VaultError> {
+    ///
+    /// Of a word with a star all that begin so are gone through before the first match is known, by ranking some times more. Nothing is
+    /// returned where that takes more than `most` steps for a level; adds up those that it took.
+    fn find(
+        &self,
+        levels: &[Level],
+        words: &[String],
+        (count, most): (usize, u64),
+        steps: &mut u64,
+    ) -> Result<Option<Vec<Hit>>, VaultError> {
         let query = words.join(" ");
+        let starred = words.iter().any(|word| word.ends_with('*'));
         let mut hits = Vec::new();
         for level in levels.iter().filter(|level| self.levels.contains(*level)) {
             let table = table(*level);
@@ -199,11 +242,19 @@ impl Space {
             let sql = format!(
                 "SELECT id, rank FROM {table} WHERE {table} MATCH ?1 AND rowid >= ?3 ORDER BY rank LIMIT ?2"
             );
-            let read = || {
-                let most = i64::try_from(limits::MAX_RANKED).unwrap_or(i64::MAX) - 1;
+            let first = || {
+                let ranked = i64::try_from(limits::MAX_RANKED).unwrap_or(i64::MAX) - 1;
                 let mut statement = self.connection.prepare_cached(&newest)?;
-                let from: Option<i64> =
-                    statement.query_row(params![query, most], |row| row.get(0)).optional()?;
+                statement.query_row(params![query, ranked], |row| row.get::<_, i64>(0)).optional()
+            };
+            let from = if starred { self.steps.within(most, steps, first) } else { first() };
+            let from = match from {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+                    return Ok(None);
+                }
+                from => from.map_err(|error| failed(&error))?,
+            };
+            let read = || {
                 let mut statement = self.connection.prepare_cached(&sql)?;
                 let limit = i64::try_from(count).unwrap_or(i64::MAX);
                 let rows = statement.query_map(params![query, limit, from.unwrap_or(0)], |row| {
@@ -215,7 +266,7 @@ impl Space {
         }
         hits.sort_by(|a, b| a.rank.total_cmp(&b.rank));
         hits.truncate(count);
-        Ok(hits)
+        Ok(Some(hits))
     }
 }
 
@@ -258,8 +309,8 @@ mod tests {
         index.add(id(2), ("a", Level::Private), "the quick red fox");
         index.add(id(3), ("b", Level::Working), "the quick fox");
         let find = |index: &Index, levels: &[Level], query: &str| {
-            let hits = index.find(("a", levels), &words(query).unwrap(), 10).unwrap();
-            hits.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+            let hits = index.find(("a", levels), &words(query).unwrap(), (10, u64::MAX), &mut 0).unwrap();
+            hits.unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
         assert_eq!(find(&index, &[Level::Working], "quick fox"), [id(1)]);
         assert_eq!(find(&index, &[Level::Working, Level::Private], "QUICK*").len(), 2);
@@ -310,13 +361,43 @@ mod tests {
         }
         space.end().unwrap();
         let find = |space: &Space| {
-            let hits = space.find(&[Level::Working], &words("tea").unwrap(), limits::MAX_RANKED + 9);
-            hits.unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+            let bounds = (limits::MAX_RANKED + 9, 0);
+            let hits = space.find(&[Level::Working], &words("tea").unwrap(), bounds, &mut 0);
+            hits.unwrap().unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
         let found = find(&space);
         assert!(found.len() == limits::MAX_RANKED && !found.contains(&name(0)), "one too many");
         space.remove(&name(1)).unwrap();
         assert_eq!(find(&space)[0], name(0), "just as many as are ranked");
+    }
+
+    #[test]
+    fn words_with_a_star_are_looked_for_in_so_many_steps_and_no_more() {
+        let mut space = Space::new(limits::MAX_INDEX).unwrap();
+        space.begin().unwrap();
+        for number in 0..100_u8 {
+            let words = (0..1_000_u32).map(|word| format!("a{:05} ", u32::from(number) * 1_000 + word));
+            space.add(id(number), Level::Working, &words.collect::<String>()).unwrap();
+        }
+        space.end().unwrap();
+        let find = |space: &Space, query: &str, most: u64| {
+            let (mut steps, words) = (0, words(query).unwrap());
+            let hits = space.find(&[Level::Working], &words, (1_000, most), &mut steps).unwrap();
+            (hits.map(|hits| hits.len()), steps)
+        };
+        let (all, steps) = find(&space, "a*", u64::MAX);
+        assert!(all == Some(100) && steps > 512, "{all:?} {steps}");
+        // Each of them, and however many a search has.
+        assert_eq!(find(&space, "a*", steps + 128).0, Some(100));
+        let (none, taken) = find(&space, "a*", 256);
+        assert!(none.is_none() && taken > 256 && taken < steps, "{none:?} {taken}");
+        assert_eq!(find(&space, "a* a0* a*", steps).0, None);
+        // What begins so is few, and whole words, however many memories have them, take none.
+        assert_eq!(find(&space, "a123*", 256).0, Some(1));
+        assert_eq!(find(&space, "a12345", 0), (Some(1), 0));
+        // It goes on after that.
+        space.add(id(200), Level::Working, &"b ".repeat(10_000)).unwrap();
+        assert_eq!((find(&space, "b*", 256).0, find(&space, "a*", u64::MAX).0), (Some(1), Some(100)));
     }
 
     #[test]
@@ -327,7 +408,7 @@ mod tests {
             ["bank-pin", "a'b", "NEAR", "text OR", "te\"xt", "(text", "text:pin", "^text", "-pin", "*"]
         {
             if let Ok(words) = words(query) {
-                space.find(&[Level::Working], &words, 10).unwrap();
+                space.find(&[Level::Working], &words, (10, u64::MAX), &mut 0).unwrap().unwrap();
             }
         }
         assert!(words("").is_err() && words("\"' * -").is_err());
