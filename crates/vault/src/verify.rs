@@ -16,11 +16,12 @@ use crate::level::Level;
 use crate::memory::{MemoryId, State};
 use crate::reading::{self, ReadEvent, ReadMemory};
 
-/// Rows that are worked on at a time: as many as the caches of a processor hold; and how often that is done in one step.
-const PART: usize = 256;
-const PARTS: usize = 40;
+/// Rows that are worked on at a time: so many that handing them over costs little, and as many as the caches of a processor hold; and
+/// how often that is done in one step.
+const PART: usize = 512;
+const PARTS: usize = 20;
 /// Hashes that were computed before they are held against the stored ones: so few that other threads have work meanwhile.
-const HASHES: usize = 1024;
+const HASHES: usize = 2048;
 /// Contents that one step opens: each may have a megabyte.
 const CONTENTS: usize = 64;
 /// Problems that are listed; more are only counted.
@@ -138,6 +139,8 @@ struct Known {
     digest: [u8; 32],
     /// Whether there is a row.
     seen: bool,
+    /// The event that stored it, if that has a row.
+    stored: Option<u64>,
 }
 
 /// Ids are random and the log is the vault's own, so some bytes of one are as good as a hash of it.
@@ -193,6 +196,8 @@ pub(crate) struct Verification {
     /// The digest of that by the log.
     pruned: Option<[u8; 32]>,
     known: HashMap<MemoryId, Known, ById>,
+    /// The latest of the events that stored the memories whose rows were read.
+    stored: u64,
     /// The place of the last memory whose row was read.
     after: i64,
     /// The place of the last one whose content was opened.
@@ -219,8 +224,9 @@ impl Verification {
             removed: (None, Removed::default()),
             pruned: None,
             known: HashMap::default(),
-            after: 0,
-            opened: 0,
+            stored: 0,
+            after: i64::MIN,
+            opened: i64::MIN,
         }
     }
 
@@ -340,7 +346,7 @@ impl Engine {
                 return Ok(None);
             }
             let part = self.database.event_part((next, PART), spare)?;
-            (left, end) = (left - 1, part.len() < PART);
+            (left, end) = (left - 1, part.len() == 0);
             next = part.last().map_or(next, |last| last + 1);
             progress.add(part.len());
             Ok(Some(part).filter(|part| part.len() > 0))
@@ -386,7 +392,11 @@ impl Engine {
             }
             state.pruned = event.removed.or(state.pruned);
             if let Some((id, digest)) = event.row {
-                state.known.entry(id).or_insert(Known { digest, seen: false }).digest = digest;
+                let known = state.known.entry(id).or_insert(Known { digest, seen: false, stored: None });
+                known.digest = digest;
+                if event.operation == Operation::Store {
+                    known.stored = Some(seq);
+                }
             }
         }
         Ok(())
@@ -463,6 +473,12 @@ impl Engine {
         self.verify_heads(state)?;
         for (id, _) in state.known.iter().filter(|(_, known)| !known.seen) {
             state.report.add(format!("the memory {id}"), "its row is gone");
+        }
+        if !self.database.memories_are_numbered()? {
+            state.report.add(
+                "the numbers of the memories",
+                "they are not 1, 2, 3 and so on: which backups hold a memory follows from them",
+            );
         }
         for table in self.database.unsound()? {
             state.report.add(
@@ -620,6 +636,12 @@ fn take_memories(state: &mut Verification, rows: Vec<ReadMemory>) {
             continue;
         };
         known.seen = true;
+        // Rows are numbered in the order in which their memories were stored. Where that event was archived and removed, nothing
+        // tells.
+        if known.stored.is_some_and(|stored| stored < state.stored) {
+            state.report.add(place(), "its row stands in the place of another");
+        }
+        state.stored = state.stored.max(known.stored.unwrap_or(0));
         if known.digest != digest {
             let reason = "its row is not the one that the log has: it was changed or set back";
             state.report.add(place(), reason);

@@ -182,14 +182,15 @@ impl MemoryPart {
 }
 
 impl Database {
-    /// Events from the number `from` on, at most `count`, in a part that is done with.
+    /// Events from the number `from` on: as many as have some megabytes together, and at most `count`. In a part that is done with.
     pub(crate) fn event_part(&self, (from, count): (u64, usize), mut part: EventPart) -> Rows<EventPart> {
-        let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let sql = "SELECT seq, sealed FROM event WHERE seq >= ?1 ORDER BY seq";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query(params![number(from), number(count as u64)])?;
+            let mut rows = statement.query(params![number(from)])?;
             part.clear();
-            while let Some(row) = rows.next()? {
+            while part.rows.len() < count && part.bytes.len() < MAX_BYTES {
+                let Some(row) = rows.next()? else { break };
                 part.bytes.extend_from_slice(row.get_ref(1)?.as_bytes()?);
                 part.rows.push((row.get::<_, i64>(0)?.cast_unsigned(), part.bytes.len()));
             }

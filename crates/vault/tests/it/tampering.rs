@@ -131,6 +131,29 @@ fn a_memory_whose_row_was_changed_is_not_given_out_and_verify_names_it() {
 }
 
 #[test]
+fn a_memory_that_was_given_another_number_is_found_by_verify() {
+    for (statements, place) in [
+        (&["UPDATE memory SET seq = 1000000 WHERE seq = 5"][..], "the numbers of the memories"),
+        (&["UPDATE memory SET seq = -3 WHERE seq = 1"], "the numbers of the memories"),
+        (&["UPDATE memory SET seq = 1000000 WHERE seq = 2"], "stands in the place of another"),
+        (
+            &[
+                "UPDATE memory SET seq = 9 WHERE seq = 2",
+                "UPDATE memory SET seq = 2 WHERE seq = 4",
+                "UPDATE memory SET seq = 4 WHERE seq = 9",
+            ],
+            "stands in the place of another",
+        ),
+    ] {
+        let (world, _) = filled();
+        statements.iter().for_each(|statement| sql(&world, statement));
+        let said = found(&world);
+        assert!(said.contains(place), "{statements:?}: {said}");
+        assert!(!said.contains("its row is gone"), "{statements:?}: {said}");
+    }
+}
+
+#[test]
 fn a_row_that_was_removed_or_set_back_is_found_by_verify() {
     let (world, ids) = filled();
     sql(&world, "DELETE FROM memory WHERE seq = 1");
