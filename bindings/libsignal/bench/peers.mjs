@@ -1,6 +1,7 @@
 // `@stvor/libsignal` beside what it takes the place of, per CPU-second (all threads of the process), in one run:
 // node bench/peers.mjs [--json FILE] [--rounds N] [--short]. Each package and round has a process of its own; what else runs only slows
-// them down, so of each line the best round counts.
+// them down, so of each line the best round counts. Each line is worked at beforehand, by the same number of calls for every package, until its code is
+// compiled: compilers are threads of the process, and would count as much as the calls in the first few thousand.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -45,8 +46,7 @@ async function measure(name, scale) {
     await toBob.decrypt(await toAlice.encrypt(bytes));
     return { alice, bob, toBob, toAlice };
   };
-  // Warm.
-  for (let i = 0; i < 30; i += 1) await couple();
+  for (let i = 0; i < 300 * scale; i += 1) await couple();
 
   const setups = 300 * scale;
   const [alice, bob] = [P.device(), P.device()];
@@ -63,8 +63,10 @@ async function measure(name, scale) {
   const { toBob, toAlice } = await couple();
   const many = 4_000 * scale;
   const sent = [];
-  for (let i = 0; i < 2_000; i += 1) sent.push(await toBob.encrypt(bytes));
-  for (const message of sent.splice(0)) await toAlice.decrypt(message);
+  for (let warm = 0; warm < 10_000 * scale; warm += 2_000) {
+    for (let i = 0; i < 2_000; i += 1) sent.push(await toBob.encrypt(bytes));
+    for (const message of sent.splice(0)) await toAlice.decrypt(message);
+  }
   rows['encrypt 100 bytes'] = await rate(many, async () => {
     for (let i = 0; i < many; i += 1) sent.push(await toBob.encrypt(bytes));
   });
@@ -74,6 +76,7 @@ async function measure(name, scale) {
 
   if (toBob.encryptMany && toBob.decryptMany) {
     const batches = [];
+    for (let warm = 0; warm < 10_000 * scale; warm += 50) await toAlice.decryptMany(await toBob.encryptMany(Array(50).fill(bytes)));
     rows['encrypt 100 bytes, 50 a call'] = await rate(many, async () => {
       for (let i = 0; i < many; i += 50) batches.push(await toBob.encryptMany(Array(50).fill(bytes)));
     });
@@ -82,13 +85,15 @@ async function measure(name, scale) {
     });
   }
 
-  const { alice: a, toBob: out, toAlice: back } = await couple();
-  const turns = async (count) => {
+  const roundTrips = async ({ toBob: out, toAlice: back }, count) => {
     for (let i = 0; i < count; i += 1) {
       await back.decrypt(await out.encrypt(bytes));
       await out.decrypt(await back.encrypt(bytes));
     }
   };
+  await roundTrips(await couple(), 500 * scale);
+  const fresh = await couple();
+  const turns = (count) => roundTrips(fresh, count);
   rows['round trip, turns 0 to 100'] = await rate(100, () => turns(100));
   rows['round trip, turns 100 to 500'] = await rate(400, () => turns(400));
   rows['round trip, turns 500 to 1,000'] = await rate(500, () => turns(500));
@@ -97,11 +102,11 @@ async function measure(name, scale) {
     await turns(8_500);
     rows['round trip, turns 9,500 to 10,000'] = await rate(500, () => turns(500));
   }
-  rows['record after that, bytes'] = P.recordSize(a);
+  rows['record after that, bytes'] = P.recordSize(fresh.alice);
 
   if (P.groups) {
     const pair = await P.groups.pair(P.device(), P.device());
-    for (let i = 0; i < 500; i += 1) await pair.decrypt(await pair.encrypt(bytes));
+    for (let i = 0; i < 5_000 * scale; i += 1) await pair.decrypt(await pair.encrypt(bytes));
     const messages = [];
     const count = 2_000 * scale;
     rows['group encrypt 100 bytes'] = await rate(count, async () => {
