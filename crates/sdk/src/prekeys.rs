@@ -38,6 +38,8 @@ pub(crate) struct PrekeyKeeper {
 struct Kept {
     prekeys: Prekeys,
     version: Option<RowVersion>,
+    /// Memory may have what the store has not: a commit failed or was given up, or has not been made.
+    ahead: bool,
 }
 
 impl Kept {
@@ -48,22 +50,24 @@ impl Kept {
         let Some(row) = row else {
             // Nothing was made here so far.
             let prekeys = first.map_or_else(Prekeys::default, Prekeys::starting_at);
-            return Ok(Self { prekeys, version: None });
+            return Ok(Self { prekeys, version: None, ahead: false });
         };
         let version = Some(row.version);
         let rows = [(Prekeys::key(), row.value)].into_iter().collect();
-        Ok(Self { prekeys: Prekeys::load(&rows).map_err(Error::passed)?, version })
+        Ok(Self { prekeys: Prekeys::load(&rows).map_err(Error::passed)?, version, ahead: false })
     }
 
-    /// Of a shared store another instance may have made some since.
+    /// Before anything is made: a prekey without its private half must never leave, so what may not be stored is read again. Of a
+    /// shared store another instance may have made some since.
     async fn refresh(&mut self, core: &Core) -> Result<()> {
-        if core.instances.is_shared() {
+        if self.ahead || core.instances.is_shared() {
             *self = Self::read(&core.store).await?;
         }
+        self.ahead = true;
         Ok(())
     }
 
-    /// Commits what goes with a change of the row; if that fails, memory is what the store has.
+    /// Commits what goes with a change of the row. If that fails, or is given up, memory is read again before its next use.
     async fn commit(&mut self, core: &Core, mut changes: ChangeSet) -> Result<()> {
         let state = records::key(&Prekeys::key())?;
         let mut written = false;
@@ -75,18 +79,14 @@ impl Kept {
                 *expect = self.version.map_or(Expect::Absent, Expect::Version);
             }
         }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        match core.store.commit(changes).await {
-            Ok(version) if written => self.version = Some(version),
-            Ok(_) => {}
-            Err(error) => {
-                // Read again before the next attempt.
-                *self = Self::read(&core.store).await?;
-                return Err(Error::passed(error));
+        if !changes.is_empty() {
+            self.ahead = true;
+            let version = core.store.commit(changes).await.map_err(Error::passed)?;
+            if written {
+                self.version = Some(version);
             }
         }
+        self.ahead = false;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use common::{app, builder, code, durable, event, soon};
 use stvor::store::Table;
-use stvor::{App, Client, Event, Messages};
+use stvor::{App, Client, ConnectOptions, Event, Messages};
 use tape::Tape;
 
 async fn on(tape: &Tape, url: &str, directory: &Path) -> App {
@@ -147,5 +147,33 @@ async fn a_message_whose_storing_was_given_up_is_shown_once_whether_it_landed_or
         assert_eq!(next(&mut inbox).await, "given up", "{lands}: without another message");
         soon(sent.delivered()).await.unwrap();
         all_came(&mut inbox, &alice).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_holds_no_prekey_whose_storing_was_given_up_unless_it_landed() {
+    for lands in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = format!("ws://{nobody}");
+        let offline = ConnectOptions { allow_unregistered: true, ..Default::default() };
+        let bob = app(&url).await.connect_with("bob", offline).await.unwrap();
+        let tape = Tape::new(false);
+        let alices = on(&tape, &url, directory.path()).await;
+        let alice = alices.connect_with("alice", offline).await.unwrap();
+        // Not even what is stored can be read right after it.
+        tape.give_up_and_leave(Table::SignedPrekey);
+        assert!(alice.export_bundle().await.is_err());
+        tape.come_back();
+        if lands {
+            tape.land().await;
+        }
+        let bundle = alice.export_bundle().await.unwrap();
+        bob.import_bundle(&bundle).await.unwrap();
+        let sealed = bob.seal("alice", "to be opened").await.unwrap();
+        alice.close().await;
+        let alice = alices.connect_with("alice", offline).await.unwrap();
+        let opened = alice.open(&sealed).await.unwrap();
+        assert_eq!(opened.content.unwrap().as_text(), Some("to be opened"), "{lands}");
     }
 }

@@ -2,7 +2,7 @@
 //! process would.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -23,6 +23,10 @@ struct Reel {
     late: Mutex<Option<(Table, bool)>>,
     /// Those that were not, and may land still.
     aside: Mutex<Vec<ChangeSet<RowValue>>>,
+    /// It goes away with the next of those.
+    leaves: AtomicBool,
+    /// It answers nothing but that it can not be reached.
+    away: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ impl Tape {
             shared,
             late: Mutex::default(),
             aside: Mutex::default(),
+            leaves: AtomicBool::default(),
+            away: AtomicBool::default(),
         }))
     }
 
@@ -75,6 +81,24 @@ impl Tape {
         *self.0.late.lock().unwrap() = Some((table, false));
     }
 
+    /// The same, and no question is answered from then on until it comes back.
+    pub fn give_up_and_leave(&self, table: Table) {
+        self.0.leaves.store(true, Ordering::SeqCst);
+        self.give_up(table);
+    }
+
+    /// Answers again.
+    pub fn come_back(&self) {
+        self.0.away.store(false, Ordering::SeqCst);
+    }
+
+    fn answers(&self) -> Result<(), StoreError> {
+        match self.0.away.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unreachable { server: "tape".into(), reason: "it is away".into() }),
+            false => Ok(()),
+        }
+    }
+
     /// Applies the next commit that changes `table`, and answers as if nobody knew.
     pub fn apply_unheard(&self, table: Table) {
         *self.0.late.lock().unwrap() = Some((table, true));
@@ -109,14 +133,17 @@ impl StoreProvider for Tape {
 #[async_trait]
 impl Store for Tape {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.answers()?;
         self.store().get(keys).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        self.answers()?;
         self.store().scan(scan).await
     }
 
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        self.answers()?;
         let take = |left: usize| if left == usize::MAX { Some(left) } else { left.checked_sub(1) };
         if self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err() {
             return Err(StoreError::Closed);
@@ -129,6 +156,7 @@ impl Store for Tape {
         let nobody_knows = || Err(StoreError::Timeout { call: "commit", after: core::time::Duration::ZERO });
         if unheard == Some(false) {
             self.0.aside.lock().unwrap().push(changes);
+            self.0.away.store(self.0.leaves.swap(false, Ordering::SeqCst), Ordering::SeqCst);
             return nobody_knows();
         }
         // One at a time, so that the record has the order of the store.
