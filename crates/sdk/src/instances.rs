@@ -357,8 +357,7 @@ impl Instances {
     }
 
     async fn look(&self, store: &Sealed) -> Result<Look> {
-        let scan = Scan::of(Table::Meta, keys::INSTANCES);
-        let rows = store.scan_all(scan, limits::MAX_INSTANCES).await.map_err(Error::passed)?;
+        // Who receives before who is there: whoever enters and takes the place in between is not to be taken for gone.
         let facts = store.get(&[keys::meta("receiver"), keys::meta("settings")]).await;
         let mut facts = facts.map_err(Error::passed)?.into_iter();
         let receiver = match facts.next().flatten() {
@@ -366,6 +365,8 @@ impl Instances {
             None => None,
         };
         let settings = facts.next().flatten().map(|row| row.version);
+        let scan = Scan::of(Table::Meta, keys::INSTANCES);
+        let rows = store.scan_all(scan, limits::MAX_INSTANCES).await.map_err(Error::passed)?;
         let now = Instant::now();
         let mut state = self.lock();
         // Who could not look, because the store was away or the process asleep, has not seen that others were silent.

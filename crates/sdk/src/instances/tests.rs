@@ -1,11 +1,15 @@
 //! What an instance makes of its own row.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use stvor_base::Timestamp;
 use stvor_crypto::{Secret, SystemRandom};
-use stvor_store::{ChangeSet, Expect, MemoryStore, Op, RowValue, Sealed};
+use stvor_keys::KeyHolder;
+use stvor_store::{
+    ChangeSet, Expect, Key, MemoryStore, Op, Page, Row, RowValue, Scan, Sealed, Stats, Store, StoreError,
+};
 
 use super::{Beat, Instances, stone};
 use crate::keys;
@@ -62,4 +66,97 @@ async fn who_was_declared_gone_does_not_take_that_for_a_store_that_was_put_back(
     let gone = Op::delete(keys::instance(id)).expecting(Expect::Present);
     store.commit([gone, stone(id, NOW)].into_iter().collect()).await.unwrap();
     assert_eq!(beat(&store, &instances).await, Beat { gone: true, ..Beat::default() });
+}
+
+type StoreResult<T> = Result<T, StoreError>;
+
+/// A store in memory where something happens after one of the next reads.
+#[derive(Default)]
+struct Meanwhile {
+    store: MemoryStore,
+    /// After how many more reads, and what.
+    next: Mutex<Option<(usize, BoxFuture<'static, ()>)>>,
+}
+
+impl core::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Meanwhile").finish_non_exhaustive()
+    }
+}
+
+impl Meanwhile {
+    async fn was_read(&self) {
+        let due = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((reads, _)) = next.as_mut() {
+                *reads = reads.saturating_sub(1);
+            }
+            next.take_if(|(reads, _)| *reads == 0)
+        };
+        if let Some((_, what)) = due {
+            what.await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Meanwhile {
+    async fn get(&self, keys: &[Key]) -> StoreResult<Vec<Option<Row>>> {
+        let rows = self.store.get(keys).await;
+        self.was_read().await;
+        rows
+    }
+    async fn scan(&self, scan: Scan) -> StoreResult<Page<Row>> {
+        let page = self.store.scan(scan).await;
+        self.was_read().await;
+        page
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> StoreResult<()> {
+        self.store.commit(changes).await
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> StoreResult<usize> {
+        self.store.sweep(now, limit).await
+    }
+    async fn stats(&self) -> StoreResult<Stats> {
+        self.store.stats().await
+    }
+    async fn close(&self) -> StoreResult<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_comes_and_takes_the_place_while_another_looks_is_the_only_one_who_receives() {
+    let lease = Duration::from_secs(10);
+    let mut came = 0;
+    for reads in 1..=4 {
+        let below = Arc::new(Meanwhile::default());
+        let holder = stvor_keys::IdentityKey::new(&Secret::random(&mut SystemRandom::new()).unwrap());
+        let holder: Arc<dyn KeyHolder> = Arc::new(holder);
+        let open = || async {
+            let store: Arc<dyn Store> = below.clone();
+            Sealed::open(store, Arc::clone(&holder)).await.unwrap().shared(true)
+        };
+        let (first, second, third) = (open().await, open().await, open().await);
+        let receiver = Instances::join(&first, lease, NOW).await.unwrap();
+        let looks = Instances::join(&second, lease, NOW).await.unwrap();
+        assert!(receiver.receives() && !looks.receives());
+        receiver.leave(&first, NOW).await.unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let comes = async move {
+            let comes = Instances::join(&third, lease, NOW).await.unwrap();
+            let _ = tell.send(comes.receives());
+        };
+        *below.next.lock().unwrap() = Some((reads, Box::pin(comes)));
+        let here = beat(&second, &looks).await.receiver;
+        below.next.lock().unwrap().take();
+        match told.await {
+            Ok(there) => {
+                came += 1;
+                assert!(here != there, "after read {reads}: {here} here, {there} there");
+            }
+            Err(_) => assert!(here, "nobody else came"),
+        }
+    }
+    assert!(came >= 2, "a look is two reads");
 }
