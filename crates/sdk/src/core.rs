@@ -110,6 +110,8 @@ pub(crate) struct Core {
     rollback: Mutex<Option<Rollback>>,
     /// Held by whoever is getting out of an old copy of the store.
     pub(crate) recovering: tokio::sync::Mutex<()>,
+    /// Held by whoever replaces the data key of the store.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Has the settings of the store's server looked at.
     pub(crate) look_at_settings: Notify,
     /// Proves that send counters are ours.
@@ -228,6 +230,7 @@ impl Core {
             told_suites: Mutex::default(),
             rollback: Mutex::default(),
             recovering: tokio::sync::Mutex::default(),
+            rotating: tokio::sync::Mutex::default(),
             look_at_settings: Notify::new(),
             counter_key,
             me: me.clone(),

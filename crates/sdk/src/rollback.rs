@@ -6,6 +6,7 @@
 //! all of it is done, so a process that ends in the middle of one goes on with it at its next start.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, UserId};
@@ -333,6 +334,20 @@ fn end(core: &Core, counter: u64) {
     core.set_rollback(None);
     core.instances.next_epoch();
     core.wake_lanes();
+}
+
+/// [`recover`], for somebody who asked for it: to its end, also if nobody waits for it any more, for nothing is sent while it is
+/// half done. What fails once it is decided is tried until it succeeds.
+pub(crate) async fn recover_now(core: &Arc<Core>) -> Result<()> {
+    let me = Arc::clone(core);
+    let recovering = core.tasks.spawn(async move {
+        let done = recover(&me).await;
+        if done.is_err() && me.rollback().is_some_and(|found| found.decided) {
+            recover_soon(&me);
+        }
+        done
+    });
+    recovering.await.map_err(|_| Error::not_ready("its recovery did not finish"))?
 }
 
 /// Gives up what the old copy would use a second time. Can be called again until it succeeds; two at once take turns.

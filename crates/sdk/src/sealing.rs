@@ -102,7 +102,10 @@ impl Client {
     /// What the store met.
     pub async fn export_bundle(&self) -> Result<Vec<u8>> {
         let core = self.core();
-        let export = core.prekeys.for_export(core).await?;
+        let me = std::sync::Arc::clone(core);
+        // Whoever does not ask any further must not hold up the upkeep of prekeys.
+        let exporting = core.tasks.spawn(async move { me.prekeys.for_export(&me).await });
+        let export = exporting.await.map_err(|_| Error::not_ready("its bundle was not finished"))??;
         let list = core.identity.signed_list();
         let mut out = head(BUNDLE);
         core.address.encode(&mut out);

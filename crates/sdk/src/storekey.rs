@@ -1,7 +1,12 @@
 //! The key of a client's own store: what opens it, and what its rows are sealed under.
 
+use std::sync::Arc;
+
 use stvor_base::UserId;
-use stvor_store::{OpenKey, Sealed, StoreInfo};
+use stvor_keys::{HolderKind, KeyHolder};
+use stvor_store::{OpenKey, Rotation, Sealed, StoreInfo};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::backup::Progress;
@@ -53,6 +58,8 @@ impl Client {
     /// copies of the store; a keyfile that is of no use any more stays where it is. Give the new key when the app is set up
     /// the next time.
     ///
+    /// Once the new key was tried it is done to its end, also if nobody waits for this any more.
+    ///
     /// # Errors
     /// `KEY_MALFORMED` and the like for a key that can be none, or what the store met.
     pub async fn change_key(&self, new: OpenKey) -> Result<()> {
@@ -60,11 +67,8 @@ impl Client {
         let before = self.store_info().await?;
         let beside = core.config.stores.default_keyfile(&core.store_place());
         let holder = stvor_store::key_holder(new, beside, true).await.map_err(Error::passed)?;
-        let kind = holder.kind();
-        core.store.rewrap(holder).await.map_err(Error::passed)?;
-        let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyChanged);
-        core.note(entry.about("store", format!("{} -> {}", before.holder.name(), kind.name()))).await;
-        Ok(())
+        let changing = core.tasks.spawn(change(Arc::clone(core), before.holder, holder));
+        changing.await.map_err(|_| Error::not_ready("the change of its key did not finish"))?
     }
 
     /// [`change_key`](Self::change_key) to a key in a keyring, made there under the name that [`crate::AppBuilder::keyring`] looks for.
@@ -83,6 +87,9 @@ impl Client {
     /// batch, while the client goes on working. One that was interrupted (by a kill, too) goes on when this is called again.
     /// See [`stvor_store::Sealed::rotate`] for what it does and does not do.
     ///
+    /// Dropping the future interrupts it, and so does closing the client; not while the fresh key takes its place, which comes to
+    /// its end first. Two calls take turns. `told` hears how far it is, not of each batch when they follow each other fast.
+    ///
     /// # Errors
     /// `WRONG_KEY` before anything is written, when the key was changed since the app was set up;
     /// `STORE_UNSUPPORTED` for a kind of store that can not do it; `STORE_IN_USE` while other processes have it open, also where
@@ -94,17 +101,68 @@ impl Client {
         let beside = core.config.stores.default_keyfile(&place);
         let holder = stvor_store::key_holder(open_key(&core.config, &place), beside, false);
         let holder = holder.await.map_err(Error::passed)?;
-        let told = |at: stvor_store::Rotation| told(Progress::new(at.done, at.total));
-        let rotated = match core.instances.is_shared() {
+        let wanted = CancellationToken::new();
+        let _dropped = wanted.clone().drop_guard();
+        let (tell, mut at) = watch::channel(None);
+        let rotating = core.tasks.spawn(rotate(Arc::clone(core), holder, (tell, wanted)));
+        while at.changed().await.is_ok() {
+            let latest = *at.borrow_and_update();
+            if let Some(Rotation { done, total }) = latest {
+                told(Progress::new(done, total));
+            }
+        }
+        rotating.await.map_err(|_| Error::not_ready("the rotation of its data key did not finish"))?
+    }
+}
+
+/// Changes what opens the store, and says so in the journal.
+async fn change(core: Arc<Core>, before: HolderKind, holder: Arc<dyn KeyHolder>) -> Result<()> {
+    let kind = holder.kind();
+    core.store.rewrap(holder).await.map_err(Error::passed)?;
+    let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyChanged);
+    core.note(entry.about("store", format!("{} -> {}", before.name(), kind.name()))).await;
+    Ok(())
+}
+
+/// Replaces the data key of the store, until nobody wants it any more or the client closes. Its beginning is not given up: the
+/// store would have another key than this client by then.
+async fn rotate(
+    core: Arc<Core>,
+    holder: Arc<dyn KeyHolder>,
+    (tell, dropped): (watch::Sender<Option<Rotation>>, CancellationToken),
+) -> Result<()> {
+    let nobody_waits = || Error::not_ready("nobody waits for the rotation of its data key any more");
+    let _one_at_a_time = core.rotating.lock().await;
+    if dropped.is_cancelled() {
+        return Err(nobody_waits());
+    }
+    let begun = CancellationToken::new();
+    let told = |at: Rotation| {
+        begun.cancel();
+        tell.send_replace(Some(at));
+    };
+    let rotation = async {
+        match core.instances.is_shared() {
             true => {
                 let alone = core.instances.alone(&core.store);
                 core.store.rotate_alone(holder, alone, told).await
             }
             false => core.store.rotate(holder, told).await,
-        };
-        rotated.map_err(Error::passed)?;
-        let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated);
-        core.note(entry.about("store", "")).await;
-        Ok(())
+        }
+    };
+    let interrupted = async {
+        begun.cancelled().await;
+        tokio::select! {
+            () = dropped.cancelled() => nobody_waits(),
+            () = core.stop.cancelled() => core.closed_error(),
+        }
+    };
+    tokio::select! {
+        biased;
+        rotated = rotation => rotated.map_err(Error::passed)?,
+        error = interrupted => return Err(error),
     }
+    let entry = JournalEntry::new(core.now(), &core.config.actor, Deed::KeyRotated);
+    core.note(entry.about("store", "")).await;
+    Ok(())
 }

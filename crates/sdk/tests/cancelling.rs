@@ -10,11 +10,15 @@
 mod common;
 
 use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{app, app_in, pair, relay, soon};
+use common::shared::SharedMemory;
+use common::{app, app_in, builder, code, pair, relay, soon};
 use futures::FutureExt as _;
-use stvor::SendOptions;
+use stvor::store::OpenKey;
+use stvor::{App, Client, ConnectOptions, Deed, SendOptions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_send_sends_once_or_not_at_all_and_harms_no_other() {
@@ -171,4 +175,113 @@ async fn who_closes_right_after_writing_to_a_group_has_written() {
     let (sent, ()) = tokio::join!(send, soon(alice.close()));
     sent.unwrap();
     assert_eq!(soon(bob.messages().next()).await.unwrap().text(), Some("the last words"));
+}
+
+/// Where no relay is: nothing but what a test does happens to a store.
+const NOWHERE: &str = "ws://127.0.0.1:1";
+
+/// An app on a store that lets other tasks run before and after everything that it does.
+async fn step_by_step(store: &SharedMemory, keyfile: &Path) -> App {
+    builder(NOWHERE).store(Arc::new(store.clone())).keyfile(keyfile).open().await.unwrap()
+}
+
+async fn offline(app: &App, user: &str) -> stvor::Result<Client> {
+    let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+    app.connect_with(user, options).await
+}
+
+/// Drops what works on a store once that has gone so many steps; whether it was done before.
+async fn dropped_after<T>(steps: usize, store: &SharedMemory, what: impl Future<Output = T>) -> bool {
+    let end = store.steps() + steps;
+    let mut what = Box::pin(what);
+    soon(async {
+        loop {
+            if what.as_mut().now_or_never().is_some() {
+                return true;
+            }
+            if store.steps() >= end {
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// More than anything here takes.
+const STEPS: usize = 200;
+
+#[tokio::test]
+async fn a_dropped_export_leaves_no_prekey_in_the_next_bundle_that_is_not_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let bob = offline(&app(NOWHERE).await, "bob").await.unwrap();
+    for steps in 1..STEPS {
+        let (store, keyfile) = (SharedMemory::alone(), directory.path().join(format!("key {steps}")));
+        let app = step_by_step(&store, &keyfile).await;
+        let name = format!("alice-{steps}");
+        let alice = offline(&app, &name).await.unwrap();
+        let done = dropped_after(steps, &store, alice.export_bundle()).await;
+        let bundle = soon(alice.export_bundle()).await.unwrap();
+        bob.import_bundle(&bundle).await.unwrap();
+        let sealed = bob.seal(&name, "to be opened").await.unwrap();
+        let opened = soon(alice.open(&sealed)).await.unwrap();
+        assert_eq!(opened.content.unwrap().as_text(), Some("to be opened"), "after {steps} steps");
+        if done {
+            return;
+        }
+    }
+    panic!("it was never done");
+}
+
+#[tokio::test]
+async fn a_dropped_rotation_of_the_data_key_goes_on_when_it_is_asked_for_again() {
+    let directory = tempfile::tempdir().unwrap();
+    for steps in 1..STEPS {
+        let (store, keyfile) = (SharedMemory::alone(), directory.path().join(format!("key {steps}")));
+        let app = step_by_step(&store, &keyfile).await;
+        let alice = offline(&app, "alice").await.unwrap();
+        let done = dropped_after(steps, &store, alice.rotate_key(|_| {})).await;
+        soon(alice.rotate_key(|_| {})).await.unwrap();
+        let info = alice.store_info().await.unwrap();
+        // The second one rotates again where the first one was over.
+        assert!((1..=2).contains(&info.rotations) && !info.rotating, "after {steps} steps: {info:?}");
+        assert_eq!(alice.journal(1).await.unwrap()[0].deed, Deed::KeyRotated);
+        let fingerprint = alice.identity().fingerprint;
+        soon(alice.close()).await;
+        let alice = offline(&app, "alice").await.unwrap();
+        assert_eq!(alice.identity().fingerprint, fingerprint, "after {steps} steps");
+        if done {
+            return;
+        }
+    }
+    panic!("it was never done");
+}
+
+#[tokio::test]
+async fn a_dropped_change_of_the_key_is_in_the_journal_if_and_only_if_it_was_made() {
+    let directory = tempfile::tempdir().unwrap();
+    for steps in 1..STEPS {
+        let (store, old) = (SharedMemory::alone(), directory.path().join(format!("old {steps}")));
+        let new = directory.path().join(format!("new {steps}"));
+        let before = step_by_step(&store, &old).await;
+        let alice = offline(&before, "alice").await.unwrap();
+        let done = dropped_after(steps, &store, alice.change_key(OpenKey::Keyfile(new.clone()))).await;
+        soon(alice.close()).await;
+        let opened = offline(&before, "alice").await;
+        let changed = opened.is_err();
+        let alice = match opened {
+            Ok(alice) => alice,
+            refused => {
+                assert_eq!(code(refused), "WRONG_KEY");
+                offline(&step_by_step(&store, &new).await, "alice").await.unwrap()
+            }
+        };
+        let noted = alice.journal(9).await.unwrap().iter().any(|entry| entry.deed == Deed::KeyChanged);
+        assert_eq!(noted, changed, "after {steps} steps");
+        if done {
+            assert!(changed);
+            return;
+        }
+    }
+    panic!("it was never done");
 }

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake::Fake;
+use futures::FutureExt as _;
+use stvor::store::Table;
 use stvor::{
     App, AppBuilder, Client, Event, Events, Messages, RecoveryPhrase, RollbackPolicy, SendOptions, SendWait,
     Timestamp,
@@ -428,6 +430,35 @@ async fn an_owner_who_would_rather_go_back_to_the_newest_copy_is_asked() {
     soon(alice.send("bob", "five").await.unwrap().delivered()).await.unwrap();
     comes(&mut bob.messages(), ["one", "three", "five"]).await;
     relay.saw_no_key_twice();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_was_asked_for_ends_though_nobody_waits_for_it_or_the_store_fails_half_way() {
+    for fails in [false, true] {
+        let relay = Fake::start().await;
+        let (folder, tape) = (tempfile::tempdir().unwrap(), Tape::new(false));
+        let app = on(&tape, &relay, folder.path()).await;
+        let (bob, copy) = with_old_copy(&relay, &tape, &app).await;
+        let mut at_bob = bob.messages();
+        comes(&mut at_bob, ["one", "three"]).await;
+        tape.rewind(copy).await;
+        let asks = builder(&relay).store(Arc::new(tape.clone())).keyfile(folder.path().join("key"));
+        let asks = asks.on_rollback(RollbackPolicy::Ask).open().await.unwrap();
+        let alice = asks.connect("alice").await.unwrap();
+        let mut events = alice.events();
+        event(&mut events, |event| matches!(event, Event::RollbackDetected { .. }).then_some(())).await;
+        if fails {
+            // It is decided and sessions are given up by the time that prekeys are renewed.
+            tape.give_up(Table::SignedPrekey);
+            let _ = soon(alice.recover_from_rollback()).await;
+        } else {
+            assert!(alice.recover_from_rollback().now_or_never().is_none(), "lanes have to answer first");
+        }
+        recovered(&mut events).await;
+        soon(alice.send("bob", "five").await.unwrap().delivered()).await.unwrap();
+        comes(&mut at_bob, ["five"]).await;
+        relay.saw_no_key_twice();
+    }
 }
 
 /// The documented limit: nobody can prove to a device what it does not remember itself.

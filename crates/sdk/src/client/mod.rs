@@ -442,10 +442,13 @@ impl Client {
     /// After `ROLLBACK_DETECTED`: gives up the sessions of the old copy, which would use keys a second time, and starts
     /// fresh ones with the next messages. Messages that were received after the copy was made are not in it.
     ///
+    /// It is done to its end, also if nobody waits for this any more.
+    ///
     /// # Errors
-    /// `CLIENT_NOT_READY`, or what the store met.
+    /// `CLIENT_NOT_READY`, or what the store met: what was begun by then goes on by itself, and
+    /// [`Event::RollbackRecovered`](crate::Event::RollbackRecovered) tells when it is done.
     pub async fn recover_from_rollback(&self) -> Result<()> {
-        crate::rollback::recover(self.core()).await
+        crate::rollback::recover_now(self.core()).await
     }
 
     /// Deletes the account: name, keys and mail at the relay, then everything on this device. The client is closed. Other

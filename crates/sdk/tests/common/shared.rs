@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,39 +18,66 @@ use super::builder;
 
 /// One store in memory for all that open it.
 #[derive(Debug, Clone, Default)]
-pub struct SharedMemory(Arc<MemoryStore>);
+pub struct SharedMemory {
+    rows: Arc<MemoryStore>,
+    /// One process has it to itself.
+    alone: bool,
+    steps: Arc<AtomicUsize>,
+}
+
+impl SharedMemory {
+    /// One that is of one process, and is there when that opens it again.
+    pub fn alone() -> Self {
+        Self { alone: true, ..Self::default() }
+    }
+
+    /// How often it was asked something, or had done it.
+    pub fn steps(&self) -> usize {
+        self.steps.load(Ordering::SeqCst)
+    }
+}
 
 #[async_trait]
 impl StoreProvider for SharedMemory {
     fn facts(&self) -> StoreFacts {
-        StoreFacts { kind: "shared memory", durable: false, shared: true, atomic: true, local: false }
+        let shared = !self.alone;
+        StoreFacts { kind: "shared memory", durable: false, shared, atomic: true, local: false }
     }
 
     async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::new(Opened(Arc::clone(&self.0))))
+        Ok(Arc::new(Opened(Arc::clone(&self.rows), Arc::clone(&self.steps))))
     }
 }
 
 /// Closing it closes it for nobody else.
 #[derive(Debug)]
-struct Opened(Arc<MemoryStore>);
+struct Opened(Arc<MemoryStore>, Arc<AtomicUsize>);
+
+impl Opened {
+    /// As over a network: other tasks run between a question, what is done about it, and the answer.
+    async fn step(&self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+    }
+}
 
 #[async_trait]
 impl Store for Opened {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
-        // As over a network: other tasks run between a question and its answer.
-        tokio::task::yield_now().await;
+        self.step().await;
         self.0.get(keys).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
-        tokio::task::yield_now().await;
+        self.step().await;
         self.0.scan(scan).await
     }
 
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
-        tokio::task::yield_now().await;
-        self.0.commit(changes).await
+        self.step().await;
+        let done = self.0.commit(changes).await;
+        self.step().await;
+        done
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
