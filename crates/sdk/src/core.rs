@@ -61,7 +61,7 @@ pub(crate) struct Core {
     /// Whose mail is left at the relay until a later connection brings it.
     pub(crate) left: Left,
     /// Mail that waits for answers to questions of trust.
-    pub(crate) parked: Parked,
+    pub(crate) parked: Arc<Parked>,
     /// The way to the task that keeps groups.
     pub(crate) groups: Desk,
     /// The relay was logged in to at least once with this identity.
@@ -179,7 +179,7 @@ impl Core {
         let (inbox, consumed) = Inbox::open(Arc::clone(&store), Arc::clone(&instances)).await?;
         let prekeys = PrekeyKeeper::load(&store).await?;
         let failures = Failures::load(&store).await?;
-        let parked = Parked::load(&store).await?;
+        let parked = Arc::new(Parked::load(&store).await?);
         let (groups, orders) = Desk::open(&store, instances.is_shared()).await?;
         let pressure = Arc::new(Pressure::new(config.executor));
         let core = Arc::new_cyclic(|me| Self {

@@ -3,7 +3,7 @@
 //! of one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, MessageId, Timestamp};
@@ -28,6 +28,33 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn key(&self) -> Key {
         keys::parked(self.number)
+    }
+}
+
+/// Room for a row that a commit is to write. It is given back when this is dropped, by a fault in the program too.
+pub(crate) struct Reserved {
+    /// `None` once the row is there.
+    parked: Option<Arc<Parked>>,
+    entry: Entry,
+}
+
+impl Reserved {
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The row is there.
+    fn taken(mut self) -> Entry {
+        self.parked = None;
+        self.entry
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(parked) = &self.parked {
+            parked.give_back(&self.entry);
+        }
     }
 }
 
@@ -94,9 +121,10 @@ impl Parked {
     }
 
     /// Room for one more beside those of the same peer that `coming` commits bring; `None` past a bound.
-    pub(crate) fn reserve(&self, deliver: &Deliver, coming: &[Entry]) -> Option<Entry> {
+    pub(crate) fn reserve(self: &Arc<Self>, deliver: &Deliver, coming: &[Reserved]) -> Option<Reserved> {
         let mut state = self.lock();
         let size = deliver.blob.len();
+        let coming = coming.iter().map(Reserved::entry);
         let own = state.peers.get(&deliver.from).into_iter().flatten().chain(coming);
         let (count, bytes) = own.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.size));
         let fits = state.count < limits::MAX_PARKED
@@ -109,23 +137,24 @@ impl Parked {
         state.last += 1;
         state.count += 1;
         state.bytes += size;
-        Some(Entry { number: state.last, id: deliver.msg_id, size })
+        let entry = Entry { number: state.last, id: deliver.msg_id, size };
+        Some(Reserved { parked: Some(Arc::clone(self)), entry })
     }
 
-    /// The commit of reserved rows failed.
-    pub(crate) fn give_back(&self, entries: &[Entry]) {
+    /// The commit of a reserved row failed.
+    fn give_back(&self, entry: &Entry) {
         let mut state = self.lock();
-        for entry in entries {
-            state.count = state.count.saturating_sub(1);
-            state.bytes = state.bytes.saturating_sub(entry.size);
-        }
+        state.count = state.count.saturating_sub(1);
+        state.bytes = state.bytes.saturating_sub(entry.size);
     }
 
     /// The commit that wrote some rows and removed others is durable.
-    pub(crate) fn settle(&self, peer: &Address, added: Vec<Entry>, removed: &[u64]) {
+    pub(crate) fn settle(&self, peer: &Address, added: Vec<Reserved>, removed: &[u64]) {
         if added.is_empty() && removed.is_empty() {
             return;
         }
+        // Before the lock, which whoever gives room back takes, too.
+        let added: Vec<Entry> = added.into_iter().map(Reserved::taken).collect();
         let mut state = self.lock();
         let mut entries = state.peers.remove(peer).unwrap_or_default();
         entries.extend(added);
@@ -186,14 +215,14 @@ mod tests {
     }
 
     /// How many fit, settled one by one.
-    fn fill(parked: &Parked, deliver: &Deliver) -> usize {
+    fn fill(parked: &Arc<Parked>, deliver: &Deliver) -> usize {
         let fits = || parked.reserve(deliver, &[]);
         core::iter::from_fn(fits).map(|entry| parked.settle(&deliver.from, vec![entry], &[])).count()
     }
 
     #[test]
     fn what_waits_has_a_bound_of_one_and_of_all_in_number_and_bytes() {
-        let parked = Parked::default();
+        let parked = Arc::new(Parked::default());
         assert_eq!(fill(&parked, &deliver("alice", 512)), limits::MAX_PARKED_OF_ONE);
         assert_eq!(fill(&parked, &deliver("bob", 65_536)), limits::MAX_PARKED_BYTES_OF_ONE / 65_536);
         let others =
@@ -204,19 +233,22 @@ mod tests {
         let first = parked.of(&alice)[0];
         parked.settle(&alice, Vec::new(), &[first.number]);
         assert_eq!(fill(&parked, &deliver("late", 1)), 1, "what went makes room");
-        let coming = parked.of(&deliver("bob", 1).from);
-        assert_eq!(
-            Parked::default().reserve(&deliver("bob", 65_536), &coming),
-            None,
-            "what is coming counts"
-        );
+        let parked = Arc::new(Parked::default());
+        let coming: Vec<Reserved> =
+            core::iter::from_fn(|| parked.reserve(&deliver("bob", 65_536), &[])).collect();
+        let other = Arc::new(Parked::default());
+        assert!(other.reserve(&deliver("bob", 65_536), &coming).is_none(), "what is coming counts");
+    }
 
-        let parked = Parked::default();
+    #[test]
+    fn room_that_was_reserved_and_not_used_is_free_again() {
+        let parked = Arc::new(Parked::default());
+        let reserved = parked.reserve(&deliver("first", 65_536), &[]).unwrap();
         let large = (0..9).map(|number| fill(&parked, &deliver(&format!("large{number}"), 65_536)));
-        assert_eq!(large.sum::<usize>(), limits::MAX_PARKED_BYTES / 65_536);
-        let entry = Parked::default().reserve(&deliver("bob", 65_536), &[]).unwrap();
-        parked.give_back(&[entry]);
+        assert_eq!(1 + large.sum::<usize>(), limits::MAX_PARKED_BYTES / 65_536);
+        drop(reserved);
         assert_eq!(fill(&parked, &deliver("late", 65_536)), 1);
+        assert_eq!(fill(&parked, &deliver("later", 1)), 0);
     }
 
     #[test]

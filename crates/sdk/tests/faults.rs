@@ -12,6 +12,7 @@ mod common;
 mod fake;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio::sync::MutexGuard;
 const ENCRYPTED: &str = "stvor_messages_encrypted_total";
 const DUPLICATE: &str = "stvor_messages_duplicate_total";
 const REJECTED: &str = "stvor_messages_rejected_total";
+const REPAIRED: &str = "stvor_messages_repaired_total";
 const CONNECTIONS: &str = "stvor_relay_connections_total";
 
 /// An application's recorder with faults: it panics when a counter rises that is named here, so often.
@@ -192,6 +194,37 @@ async fn a_message_that_meets_a_fault_each_time_is_given_up_and_what_came_with_i
     assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some("behind it"));
     acknowledged(&fake, "bob").await;
     recorder_is_quiet();
+    alice.close().await;
+    bob.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_after_a_fault_takes_one_place_in_the_inbox() {
+    let _alone = recorder().await;
+    let fake = Fake::start().await;
+    let (alice, bob) = pair(&fake.url()).await;
+    let mut events = bob.events();
+    let first = soon(alice.send("bob", "first")).await.unwrap();
+    soon(first.delivered()).await.unwrap();
+    let altered = AtomicBool::new(false);
+    fake.on_send(move |send| {
+        if send.recipient.to.user.as_str() == "bob" && !altered.swap(true, Ordering::SeqCst) {
+            let mut blob = send.blob.to_vec();
+            *blob.last_mut().unwrap() ^= 1;
+            send.blob = blob.into();
+        }
+        None
+    });
+    // When it is sent again its place is taken by the time of the fault, and it is not stored.
+    arm(REPAIRED, 1);
+    says(&alice, "bob", "altered on its way").await;
+    assert_eq!(fault_of(&mut events, "alice").await, 1);
+    event(&mut events, |event| matches!(event, Event::Repaired { .. }).then_some(())).await;
+    assert_eq!(bob.unconsumed(), 2);
+    let mut at_bob = bob.messages();
+    for text in ["first", "altered on its way"] {
+        assert_eq!(soon(at_bob.next()).await.unwrap().text(), Some(text));
+    }
     alice.close().await;
     bob.close().await;
 }

@@ -238,7 +238,7 @@ impl Actor {
             if let Err(error) = self.judge(*seq, row, &mut turn).await {
                 // Memory may have moved on: nothing of this turn is written.
                 self.forget(&turn.groups());
-                self.core.inbox.give_back(turn.arrivals.iter().map(|arrival| arrival.seq));
+                turn.arrivals.clear();
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
                 return Err(Failure::Other(error));
             }
@@ -748,12 +748,12 @@ impl Actor {
             from: Some(mail.from.user.clone()),
         };
         let pointer = PointerRow { peer: mail.from.clone(), place, group: Some(group) };
-        let seq = core.inbox.reserve(&mail.from.user);
+        let reserved = core.inbox.reserve(&mail.from.user);
         turn.changes
             .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))
             .insert(keys::group_message(group, place), row.encode())
-            .insert(keys::inbox(seq), pointer.encode());
-        turn.arrivals.push(Arrival { seq, pointer, row });
+            .insert(keys::inbox(reserved.seq()), pointer.encode());
+        turn.arrivals.push(Arrival { reserved, pointer, row });
         Ok(true)
     }
 

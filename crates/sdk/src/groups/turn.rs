@@ -201,7 +201,7 @@ impl Actor {
                 Ok(())
             }
             Err(failure) => {
-                self.core.inbox.give_back(turn.arrivals.iter().map(|arrival| arrival.seq));
+                turn.arrivals.clear();
                 if let Failure::Other(error) = &failure {
                     self.in_doubt |= ["STORE_TIMEOUT", "STORE_UNCERTAIN"].contains(&error.code());
                     self.core.hub.emit(Event::StoreFailing { code: error.code() });

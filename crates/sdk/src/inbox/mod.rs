@@ -128,9 +128,36 @@ pub(crate) struct Inbox {
     pub(crate) rows: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A message that a commit puts into the inbox.
+/// A place that is given back when this is dropped, by a fault in the program too: no place is taken for ever.
+pub(crate) struct Reserved {
+    /// `None` once the message is there.
+    inbox: Option<Arc<Inbox>>,
+    seq: u64,
+}
+
+impl Reserved {
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The message is there.
+    fn taken(mut self) -> u64 {
+        self.inbox = None;
+        self.seq
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(inbox) = &self.inbox {
+            inbox.give_back(self.seq);
+        }
+    }
+}
+
+/// A message that a commit puts into the inbox. Dropped when that failed, or nobody knows what became of it.
 pub(crate) struct Arrival {
-    pub(crate) seq: u64,
+    pub(crate) reserved: Reserved,
     pub(crate) pointer: PointerRow,
     pub(crate) row: MessageRow,
 }
@@ -214,33 +241,31 @@ impl Inbox {
     }
 
     /// A place for one more message.
-    pub(crate) fn reserve(&self, from: &UserId) -> u64 {
+    pub(crate) fn reserve(self: &Arc<Self>, from: &UserId) -> Reserved {
         let mut state = self.lock();
         state.last += 1;
         state.comes(from);
         let seq = state.last;
         state.in_flight.insert(seq, from.clone());
-        seq
+        Reserved { inbox: Some(Arc::clone(self)), seq }
     }
 
-    /// The commit of reserved places failed, or nobody knows what became of it.
-    pub(crate) fn give_back(&self, seqs: impl IntoIterator<Item = u64>) {
-        let mut passed_over = false;
-        {
+    /// The commit of a reserved place failed, or nobody knows what became of it.
+    fn give_back(&self, seq: u64) {
+        let passed_over = {
             let mut state = self.lock();
-            for seq in seqs {
-                let Some(from) = state.in_flight.remove(&seq) else { continue };
-                state.leaves(&from);
-                if self.instances.is_shared() {
-                    continue;
-                }
-                if state.loading || seq <= state.loaded_to {
-                    passed_over |= state.passed_over.insert(seq);
-                } else {
-                    state.leave_to_window([seq]);
-                }
+            let Some(from) = state.in_flight.remove(&seq) else { return };
+            state.leaves(&from);
+            if self.instances.is_shared() {
+                return;
             }
-        }
+            if state.loading || seq <= state.loaded_to {
+                state.passed_over.insert(seq)
+            } else {
+                state.leave_to_window([seq]);
+                false
+            }
+        };
         self.gave_back.notify_one();
         if passed_over {
             self.changed.notify_waiters();
@@ -252,16 +277,20 @@ impl Inbox {
         if arrivals.is_empty() {
             return;
         }
+        // Before the lock, which whoever gives a place back takes, too.
+        let arrivals: Vec<_> = arrivals
+            .into_iter()
+            .map(|Arrival { reserved, pointer, row }| (reserved.taken(), pointer, row))
+            .collect();
         {
             let mut state = self.lock();
-            for arrival in arrivals {
-                let seq = arrival.seq;
+            for (seq, pointer, row) in arrivals {
                 state.in_flight.remove(&seq);
                 if self.instances.is_shared() {
                     // Whoever is first takes it out of the store.
                     continue;
                 }
-                let message = self.message((seq, None), arrival.pointer, arrival.row);
+                let message = self.message((seq, None), pointer, row);
                 if state.loading && state.loaded_to < seq {
                     // The page that is being read may or may not hold the row: its end decides.
                     state.late.insert(seq, message);

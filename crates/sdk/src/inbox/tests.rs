@@ -46,10 +46,10 @@ async fn store(inbox: &Arc<Inbox>, peer: &Address, numbers: core::ops::Range<u64
         id[..8].copy_from_slice(&number.to_be_bytes());
         let place = Place { order: number, id: ContentId::from_bytes(id) };
         let pointer = PointerRow { peer: peer.clone(), place, group: None };
-        let seq = inbox.reserve(&peer.user);
+        let reserved = inbox.reserve(&peer.user);
         changes.insert(keys::message(&peer.user, place), row(number).encode());
-        changes.insert(keys::inbox(seq), pointer.encode());
-        arrivals.push(Arrival { seq, pointer, row: row(number) });
+        changes.insert(keys::inbox(reserved.seq()), pointer.encode());
+        arrivals.push(Arrival { reserved, pointer, row: row(number) });
     }
     inbox.store.commit(changes).await.unwrap();
     arrivals
@@ -63,7 +63,7 @@ async fn what_a_commit_stored_that_reports_a_failure_is_shown_though_the_window_
     let mut messages = inbox.stream().manual_ack();
     assert_eq!(messages.next().await.unwrap().text(), Some("0"));
     let arrivals = store(&inbox, &peer, 1..2).await;
-    let seq = arrivals[0].seq;
+    let seq = arrivals[0].reserved.seq();
     {
         let mut next = Box::pin(messages.next());
         soon(async {
@@ -73,24 +73,24 @@ async fn what_a_commit_stored_that_reports_a_failure_is_shown_though_the_window_
             }
         })
         .await;
-        inbox.give_back([seq]);
+        drop(arrivals);
         assert_eq!(soon(next).await.unwrap().text(), Some("1"));
     }
     // Not twice, and in its order with what comes meanwhile.
     let failed = store(&inbox, &peer, 2..3).await;
     commit(&inbox, &peer, 3..4).await;
-    assert_eq!(inbox.lock().loaded_to, failed[0].seq + 1);
+    assert_eq!(inbox.lock().loaded_to, failed[0].reserved.seq() + 1);
     assert_eq!(soon(messages.next()).await.unwrap().text(), Some("3"));
-    inbox.give_back([failed[0].seq]);
+    drop(failed);
     assert_eq!(soon(messages.next()).await.unwrap().text(), Some("2"));
     commit(&inbox, &peer, 4..5).await;
     assert_eq!(soon(messages.next()).await.unwrap().text(), Some("4"));
     assert_eq!(inbox.waiting(), 5);
     // Nothing is there of what failed indeed.
-    let seq = inbox.reserve(&peer.user);
+    let reserved = inbox.reserve(&peer.user);
     commit(&inbox, &peer, 5..6).await;
     assert_eq!(soon(messages.next()).await.unwrap().text(), Some("5"));
-    inbox.give_back([seq]);
+    drop(reserved);
     commit(&inbox, &peer, 6..7).await;
     assert_eq!(soon(messages.next()).await.unwrap().text(), Some("6"));
     assert!(inbox.lock().passed_over.is_empty());
@@ -257,7 +257,7 @@ async fn what_was_passed_over_stands_behind_the_earlier_messages_of_its_sender()
     inbox.arrived(first);
     messages.give_back([taken]);
     // It landed, and reported a failure.
-    inbox.give_back(second.iter().map(|arrival| arrival.seq));
+    drop(second);
     let mut texts = Vec::new();
     for _ in 0..4 {
         texts.push(messages.next().await.unwrap().text().unwrap().to_owned());
@@ -278,15 +278,14 @@ async fn what_a_commit_stored_that_reports_a_failure_counts_when_it_is_read_late
     let bob = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
     let mut messages = inbox.stream().manual_ack();
     let stored = store(&inbox, &alice, 0..4).await;
-    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    drop(stored);
     // As if a page had been read just then, and ended before it.
     let stored = store(&inbox, &alice, 4..5).await;
     inbox.lock().loading = true;
-    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    drop(stored);
     inbox.lock().loading = false;
     // One of which nothing is stored.
-    let seq = inbox.reserve(&alice.user);
-    inbox.give_back([seq]);
+    drop(inbox.reserve(&alice.user));
     commit(&inbox, &bob, 5..7).await;
     assert_eq!(inbox.waiting(), 2);
     let first = soon(messages.next()).await.unwrap();
@@ -310,10 +309,10 @@ async fn of_the_numbers_that_were_given_back_the_oldest_are_forgotten_past_a_bou
     let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
     let peer = UserId::new("alice").unwrap();
     for _ in 0..limits::MAX_GIVEN_BACK {
-        inbox.give_back([inbox.reserve(&peer)]);
+        drop(inbox.reserve(&peer));
     }
     assert_eq!(inbox.lock().given_back.first(), Some(&1));
-    inbox.give_back([inbox.reserve(&peer)]);
+    drop(inbox.reserve(&peer));
     assert_eq!(inbox.lock().given_back.first(), Some(&2));
     assert_eq!(inbox.lock().given_back.len(), limits::MAX_GIVEN_BACK);
 }
@@ -410,7 +409,7 @@ async fn what_a_commit_stored_that_reports_a_failure_while_it_is_read_counts() {
         }
     })
     .await;
-    inbox.give_back(stored.iter().map(|arrival| arrival.seq));
+    drop(stored);
     moody.free();
     assert_eq!(soon(next).await.unwrap().text(), Some("0"));
     assert_eq!(inbox.waiting(), 1);
@@ -433,7 +432,7 @@ async fn what_a_commit_stored_that_reports_a_failure_takes_room_before_it_is_rea
     // One of which nothing is stored, and a store that can not be read just then.
     let nothing = inbox.reserve(&alice.user);
     moody.deaf.store(true, Ordering::SeqCst);
-    inbox.give_back(stored.iter().map(|arrival| arrival.seq).chain([nothing]));
+    drop((stored, nothing));
     assert_eq!(inbox.waiting(), 0);
     soon(async {
         while !inbox.lock().given_back.is_empty() {

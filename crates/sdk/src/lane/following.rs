@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::journal::{Deed, JournalEntry, fingerprint};
 use crate::limits;
+use crate::parked::Reserved;
 
 /// Who moved the pin, as the journal names it.
 const WHO: &str = "rotation";
@@ -54,7 +55,8 @@ impl Lane {
         }
         let Some(session) = self.core.session() else { return };
         let waiting = self.core.parked.of(&self.peer);
-        let newest = waiting.iter().chain(&step.parked).map(|entry| entry.number).max();
+        let coming = step.parked.iter().map(Reserved::entry);
+        let newest = waiting.iter().chain(coming).map(|entry| entry.number).max();
         self.rotations_asked = newest.unwrap_or(self.rotations_told);
         self.looking = true;
         let (user, timeout) = (self.peer.user.clone(), self.core.config.timeout.max(limits::BACKOFF_FIRST));

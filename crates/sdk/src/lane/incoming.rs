@@ -25,7 +25,7 @@ use crate::inbox::Arrival;
 use crate::keys;
 use crate::limits;
 use crate::metrics;
-use crate::parked::{self, Entry};
+use crate::parked::{self, Entry, Reserved};
 use crate::rows::{Direction, LaneRow, MessageRow, Place, PointerRow};
 use crate::transport::session::Session;
 use crate::trust::MismatchPolicy;
@@ -200,15 +200,17 @@ impl Lane {
             return None;
         }
         let known = |entry: &Entry| entry.id == deliver.msg_id;
-        if step.parked.iter().any(known) || self.core.parked.of(&self.peer).iter().any(known) {
+        if step.parked.iter().map(Reserved::entry).any(known)
+            || self.core.parked.of(&self.peer).iter().any(known)
+        {
             step.ack(&deliver, &source);
             return None;
         }
-        let Some(entry) = self.core.parked.reserve(&deliver, &step.parked) else {
+        let Some(reserved) = self.core.parked.reserve(&deliver, &step.parked) else {
             return Some((deliver, source));
         };
-        step.changes.put(entry.key(), parked::encode(&deliver));
-        step.parked.push(entry);
+        step.changes.put(reserved.entry().key(), parked::encode(&deliver));
+        step.parked.push(reserved);
         step.take(deliver, source);
         None
     }
@@ -429,15 +431,15 @@ impl Lane {
             from: None,
         };
         let pointer = PointerRow { peer: self.peer.clone(), place, group: None };
-        let seq = self.core.inbox.reserve(&self.peer.user);
+        let reserved = self.core.inbox.reserve(&self.peer.user);
         step.changes
             .push(Op::insert(mark, place.to_bytes()).expiring(now + limits::KEEP_CONTENT_IDS))
             .insert(keys::message(&self.peer.user, place), row.encode())
-            .insert(keys::inbox(seq), pointer.encode());
+            .insert(keys::inbox(reserved.seq()), pointer.encode());
         if step.peer.is_none() {
             step.peer = self.core.note_peer(&self.peer.user, &mut step.changes);
         }
-        step.arrivals.push(Arrival { seq, pointer, row });
+        step.arrivals.push(Arrival { reserved, pointer, row });
         if repaired {
             metrics::repaired();
             step.events.push(Event::Repaired { peer: self.peer.user.clone(), id });

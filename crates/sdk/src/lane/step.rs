@@ -24,7 +24,7 @@ use crate::journal::JournalEntry;
 use crate::keys;
 use crate::limits;
 use crate::metrics;
-use crate::parked::Entry;
+use crate::parked::Reserved;
 use crate::records;
 use crate::rows::{LaneRow, MessageRow, PeerRow, Place};
 use crate::transport::session::Session;
@@ -52,7 +52,7 @@ pub(super) struct Step {
     /// That, sealed.
     pub(super) confirmations: Vec<ClientMessage>,
     /// Mail that this step parks, and the numbers of what it takes from there.
-    pub(super) parked: Vec<Entry>,
+    pub(super) parked: Vec<Reserved>,
     pub(super) unparked: Vec<u64>,
     /// Deliveries that this step takes: if another process took one of them first, each is judged by itself.
     pub(super) taken: Vec<(Box<Deliver>, Arc<Session>)>,
@@ -304,14 +304,14 @@ impl Lane {
             // Two messages that can not be stored together fail nothing but themselves.
             let apart = redone && !moved && !alone && self.again.is_some();
             self.accepted = removed;
-            self.core.parked.give_back(&parked);
+            drop(parked);
             if apart {
                 self.depth.fetch_sub(resent, Ordering::Relaxed);
-                self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+                drop(arrivals);
                 self.conversation = None;
             } else if moved {
                 self.depth.fetch_sub(resent, Ordering::Relaxed);
-                self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+                drop(arrivals);
                 self.has_moved();
             } else {
                 self.depth.fetch_sub(counted, Ordering::Relaxed);
@@ -413,7 +413,7 @@ impl Lane {
         // Memory is ahead of the store: load again before anything else.
         self.conversation = None;
         self.in_doubt |= ["STORE_TIMEOUT", "STORE_UNCERTAIN"].contains(&error.code());
-        self.core.inbox.give_back(arrivals.iter().map(|arrival| arrival.seq));
+        drop(arrivals);
         self.core.hub.emit(Event::StoreFailing { code: error.code() });
         for reply in replies {
             reply(Err(error.clone()));
