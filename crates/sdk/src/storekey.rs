@@ -75,10 +75,7 @@ impl Client {
     ///
     /// # Errors
     /// `KEYRING_UNAVAILABLE` and the like, before anything is written; as [`change_key`](Self::change_key).
-    pub async fn change_key_to_keyring(
-        &self,
-        service: std::sync::Arc<dyn stvor_keys::SecretService>,
-    ) -> Result<()> {
+    pub async fn change_key_to_keyring(&self, service: Arc<dyn stvor_keys::SecretService>) -> Result<()> {
         let item = crate::opening::keyring_item(&self.core().store_place());
         self.change_key(OpenKey::OsKeyring { service, item }).await
     }

@@ -143,11 +143,11 @@ async fn who_comes_and_takes_the_place_while_another_looks_is_the_only_one_who_r
         assert!(receiver.receives() && !looks.receives());
         receiver.leave(&first, NOW).await.unwrap();
         let (tell, told) = tokio::sync::oneshot::channel();
-        let comes = async move {
+        let comes: BoxFuture<'static, ()> = Box::pin(async move {
             let comes = Instances::join(&third, lease, NOW).await.unwrap();
             let _ = tell.send(comes.receives());
-        };
-        *below.next.lock().unwrap() = Some((reads, Box::pin(comes)));
+        });
+        *below.next.lock().unwrap() = Some((reads, comes));
         let here = beat(&second, &looks).await.receiver;
         below.next.lock().unwrap().take();
         match told.await {
