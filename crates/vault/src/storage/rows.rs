@@ -430,13 +430,13 @@ impl Database {
         self.execute("DELETE FROM ended WHERE seq <= ?1", [upto]).map(|_| ())
     }
 
-    /// How many memories there are, whatever became of them.
     /// Whether memories have the numbers from 1 on without a gap, as they got them: none is ever removed.
     pub(crate) fn memories_are_numbered(&self) -> Rows<bool> {
         let sql = "SELECT count(*) = 0 OR (min(seq) = 1 AND max(seq) = count(*)) FROM memory";
         self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| failed(&error))
     }
 
+    /// How many memories there are, whatever became of them.
     pub(crate) fn memory_count(&self) -> Rows<u64> {
         let read = self.connection.query_row("SELECT count(*) FROM memory", [], |row| row.get::<_, i64>(0));
         read.map(i64::cast_unsigned).map_err(|error| failed(&error))
