@@ -176,6 +176,13 @@ impl PrekeyKeeper {
 
     /// Makes what is due and uploads it.
     pub(crate) async fn maintain(&self, core: &Core) -> Result<()> {
+        match self.maintain_once(core).await {
+            Err(error) if is_conflict(&error) => self.maintain_once(core).await,
+            done => done,
+        }
+    }
+
+    async fn maintain_once(&self, core: &Core) -> Result<()> {
         let Some(counts) = self.counts() else { return Ok(()) };
         let Some(session) = core.session() else { return Ok(()) };
         let mut kept = self.state.lock().await;
@@ -228,6 +235,13 @@ impl PrekeyKeeper {
     /// Fresh prekeys for a bundle that travels another way than by the relay: a signed one, and one one-time one of each
     /// kind.
     pub(crate) async fn for_export(&self, core: &Core) -> Result<Export> {
+        match self.for_export_once(core).await {
+            Err(error) if is_conflict(&error) => self.for_export_once(core).await,
+            done => done,
+        }
+    }
+
+    async fn for_export_once(&self, core: &Core) -> Result<Export> {
         let mut kept = self.state.lock().await;
         kept.refresh(core).await?;
         // As a relay that lacks nothing but the signed one.
@@ -276,6 +290,12 @@ pub(crate) struct Export {
     pub(crate) signed: SignedPrekey,
     pub(crate) one_time: Option<OneTimePrekey>,
     pub(crate) kem: KemPrekey,
+}
+
+/// Whether the row is another one than memory has: a rotation of the data key seals it anew, another instance makes prekeys. It is
+/// read again before the next use.
+fn is_conflict(error: &Error) -> bool {
+    error.code() == "STORE_CONFLICT"
 }
 
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(20);
