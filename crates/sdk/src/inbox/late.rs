@@ -35,14 +35,22 @@ impl Inbox {
         let numbers: Vec<u64> = self.lock().given_back.iter().take(limits::INBOX_PAGE).copied().collect();
         let keys: Vec<_> = numbers.iter().map(|seq| keys::inbox(*seq)).collect();
         let rows = self.store.get(&keys).await.map_err(Error::passed)?;
-        let mut state = self.lock();
-        for (seq, row) in numbers.into_iter().zip(rows) {
-            // The window may have come to it meanwhile, and counted it.
-            let here = state.given_back.remove(&seq);
-            let pointer = row.and_then(|row| PointerRow::decode(row.value.expose()).ok());
-            if let Some(pointer) = pointer.filter(|_| here) {
-                state.comes(&pointer.peer.user);
+        let mut found = false;
+        {
+            let mut state = self.lock();
+            for (seq, row) in numbers.into_iter().zip(rows) {
+                // The window may have come to it meanwhile, and counted it.
+                let here = state.given_back.remove(&seq);
+                let pointer = row.and_then(|row| PointerRow::decode(row.value.expose()).ok());
+                if let Some(pointer) = pointer.filter(|_| here) {
+                    state.comes(&pointer.peer.user);
+                    found = true;
+                }
             }
+        }
+        if found {
+            // A stream that waits can go on to it.
+            self.changed.notify_waiters();
         }
         Ok(())
     }

@@ -454,6 +454,21 @@ async fn what_a_commit_stored_that_reports_a_failure_takes_room_before_it_is_rea
 }
 
 #[tokio::test]
+async fn what_a_commit_stored_that_reports_a_failure_comes_to_a_stream_that_waits() {
+    let (inbox, _consumed) = Inbox::open(Arc::new(Sealed::in_memory().unwrap()), only()).await.unwrap();
+    let counts = Arc::clone(&inbox);
+    let counting = tokio::spawn(async move { counts.count_given_back().await });
+    let peer = Address::new(UserId::new("alice").unwrap(), DeviceId::FIRST);
+    let mut messages = inbox.stream().manual_ack();
+    let mut next = Box::pin(messages.next());
+    assert!(futures::poll!(&mut next).is_pending(), "nothing is there");
+    drop(store(&inbox, &peer, 0..1).await);
+    assert_eq!(soon(next).await.unwrap().text(), Some("0"));
+    assert_eq!(inbox.waiting(), 1);
+    counting.abort();
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_asks_while_it_reads_keeps_no_other_from_reading() {
     let moody = Arc::new(Moody::default());
     let below: Arc<dyn Store> = moody.clone();
