@@ -346,8 +346,10 @@ impl Engine {
                 return Ok(None);
             }
             let part = self.database.event_part((next, PART), spare)?;
-            (left, end) = (left - 1, part.len() == 0);
+            left -= 1;
             next = part.last().map_or(next, |last| last + 1);
+            // No row has a greater number than that.
+            end = part.len() == 0 || next > i64::MAX.cast_unsigned();
             progress.add(part.len());
             Ok(Some(part).filter(|part| part.len() > 0))
         };

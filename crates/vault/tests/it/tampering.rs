@@ -71,6 +71,7 @@ fn every_change_of_the_log_is_found_and_its_place_named() {
         ("UPDATE checkpoint SET note = replace(note, 'example.com/vault', 'example.com/other')", "note"),
         ("DELETE FROM checkpoint", "log"),
         ("UPDATE event SET seq = seq + 1000 WHERE seq = 6", "log"),
+        ("UPDATE event SET seq = 9223372036854775807 WHERE seq = 6", "log"),
     ] {
         let (world, _) = filled();
         sql(&world, statement);
