@@ -98,7 +98,7 @@ impl Engine {
             Ok(header) => header,
             Err(error) => return Exported { id: row.id, header: None, content: Err(error.code()) },
         };
-        let content = if header.gone(self.clock.now().wall).is_some() {
+        let content = if header.gone(self.latest(&self.clock.now())).is_some() {
             Err("MEMORY_GONE")
         } else if header.level == Level::Black || (header.level > Level::Private && !unlogged) {
             Err("VAULT_LOG_UNAVAILABLE")

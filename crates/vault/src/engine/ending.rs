@@ -242,8 +242,8 @@ impl Engine {
     }
 
     /// Destroys memories whose time ran out, of at most `count` of those that are due after the place `after`. With where to go on, if
-    /// there are more. While the clock on the wall is far ahead of what was seen of it, none: they are not given out any more, but a clock that is
-    /// wrong must not cost a memory.
+    /// there are more. While the clock on the wall is far ahead of what was seen of it, none, and while it is behind, only what ran out by it: the
+    /// others are not given out any more, but a clock that is wrong must not cost a memory.
     pub(crate) fn purge(
         &mut self,
         after: Option<Due>,
@@ -255,8 +255,7 @@ impl Engine {
             held.pace.take(&now);
             held.pace.is_settled()
         });
-        let latest = self.latest(&now);
-        let due = self.database.due(hour(latest), after, count)?;
+        let due = self.database.due(hour(now.wall), after, count)?;
         let mut next = due.last().filter(|_| due.len() == count).map(|(place, _)| *place);
         let (mut last, mut read) = (after, 0);
         for (place, id) in due {
@@ -272,7 +271,7 @@ impl Engine {
                 purged.left += 1;
                 continue;
             };
-            if header.expires.is_none_or(|end| end > latest) {
+            if header.expires.is_none_or(|end| end > now.wall) {
                 continue;
             }
             if !settled {

@@ -127,8 +127,8 @@ pub(crate) struct Engine {
     ephemeral: HashMap<sessions::SessionId, Vec<MemoryId>>,
     /// Such memories whose session ended, until their end is committed.
     ending: Vec<MemoryId>,
-    /// How many of these, from the first, this group ended.
-    ended_here: usize,
+    /// What of these this group ended.
+    ended_here: Vec<MemoryId>,
     pub(crate) metrics: Metrics,
     hooks: Vec<Arc<AlertHook>>,
     /// What hooks are told when the group is over.
@@ -179,7 +179,7 @@ impl Engine {
             senders: HashMap::new(),
             ephemeral: HashMap::new(),
             ending: Vec::new(),
-            ended_here: 0,
+            ended_here: Vec::new(),
             metrics: Metrics::new(),
             hooks: options.alerts,
             alerts: Vec::new(),
@@ -196,7 +196,7 @@ impl Engine {
     }
 
     /// The time by which memories run out.
-    pub(super) fn latest(&self, now: &Moment) -> u64 {
+    pub(crate) fn latest(&self, now: &Moment) -> u64 {
         self.held.as_ref().map_or(now.wall, |held| held.pace.latest(now))
     }
 
@@ -321,7 +321,7 @@ impl Engine {
     pub(crate) fn begin(&mut self) -> Result<(), VaultError> {
         (self.before, self.wipe, self.broken) = (None, false, None);
         self.new_keys = false;
-        self.ended_here = 0;
+        self.ended_here.clear();
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
@@ -417,7 +417,7 @@ impl Engine {
         }
         self.database.run("COMMIT")?;
         (self.before, self.listed) = (None, 0);
-        self.ending.drain(..core::mem::take(&mut self.ended_here));
+        self.forget_ended();
         self.watchers.told.clear();
         if let Some(held) = self.held.as_mut() {
             held.retiring = None;

@@ -103,6 +103,11 @@ impl Engine {
         };
         let (tree, pace) = (Frontier::new(), Pace::default());
         self.held = Some(Held { base, session: Some(session), tree, last_event: None, pace, retiring: None });
+        // What is left of the log tells what ran out, also where the clock was set back since.
+        let newest = self.database.log_size().and_then(|size| self.newest_time(size)).unwrap_or_default();
+        if let Some(held) = self.held.as_mut() {
+            held.pace = Pace::from(newest);
+        }
         self.open_owned_profiles();
         Ok(wrong)
     }
@@ -175,10 +180,10 @@ impl Engine {
         if self.held.is_none() {
             return Ok(());
         }
-        self.end_sessions()?;
+        let ended = self.end_sessions();
         self.budgets.save_next();
         let event = Event::new(self.clock.now(), "vault", Operation::Close);
-        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))
+        self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true)).and(ended)
     }
 
     /// Whether everything is stopped. There is always a sealed record, so that removing it shows.

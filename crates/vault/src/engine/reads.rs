@@ -32,7 +32,7 @@ const STEPS: u64 = 1 << 10;
 #[cfg(not(test))]
 const PREFIX: u64 = limits::MAX_PREFIX_STEPS;
 #[cfg(test)]
-const PREFIX: u64 = limits::MAX_PREFIX_STEPS >> 4;
+const PREFIX: u64 = limits::MAX_PREFIX_STEPS >> 5;
 /// That hour, in milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
 

@@ -1,10 +1,12 @@
 //! Sessions: memories of level 0 end with the session that stored them.
 
+use std::collections::HashSet;
+
 use super::Engine;
-use crate::VaultError;
 use crate::audit::{Event, Operation};
 use crate::level::Level;
 use crate::memory::{MemoryId, State};
+use crate::{VaultError, limits};
 
 /// A session of an agent: in the daemon, its connection. The owner's is [`SessionId::OWNER`], which ends with the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,16 +25,18 @@ impl Engine {
         }
     }
 
-    /// Ends a session: what it stored at level 0 is destroyed, and what is left of sessions before it.
+    /// Ends a session: what it stored at level 0 is destroyed.
     pub(crate) fn end_session(&mut self, session: SessionId) -> Result<usize, VaultError> {
-        self.ending.extend(self.ephemeral.remove(&session).unwrap_or_default());
-        self.end_left()
+        let ids = self.ephemeral.remove(&session).unwrap_or_default();
+        self.ending.extend(&ids);
+        self.end_ephemeral(&ids)
     }
 
     /// Ends all sessions.
     pub(super) fn end_sessions(&mut self) -> Result<(), VaultError> {
         self.ending.extend(core::mem::take(&mut self.ephemeral).into_values().flatten());
-        self.end_left().map(|_| ())
+        let ids = self.ending.clone();
+        self.end_ephemeral(&ids).map(|_| ())
     }
 
     /// Whether memories are left whose session ended.
@@ -40,12 +44,20 @@ impl Engine {
         !self.ending.is_empty()
     }
 
-    /// Destroys what is left of sessions that ended. It is left until that is committed.
+    /// Destroys some of what is left of sessions that ended.
     pub(crate) fn end_left(&mut self) -> Result<usize, VaultError> {
-        let ids = self.ending.clone();
-        let ended = self.end_ephemeral(&ids)?;
-        self.ended_here = ids.len();
-        Ok(ended)
+        let ids: Vec<MemoryId> = self.ending.iter().take(limits::MAX_GROUP).copied().collect();
+        // Those that can not be ended keep no others from it.
+        self.ending.rotate_left(ids.len());
+        self.end_ephemeral(&ids)
+    }
+
+    /// What was ended is left no more: that is committed.
+    pub(super) fn forget_ended(&mut self) {
+        let ended: HashSet<MemoryId> = core::mem::take(&mut self.ended_here).into_iter().collect();
+        if !ended.is_empty() {
+            self.ending.retain(|id| !ended.contains(id));
+        }
     }
 
     /// Destroys what sessions left that ended with their process.
@@ -55,25 +67,40 @@ impl Engine {
         self.end_ephemeral(&ids).map(|_| ())
     }
 
-    /// Destroys those of the memories that are of level 0.
+    /// Destroys those of the memories that are of level 0. One where that fails keeps no other from its end.
     fn end_ephemeral(&mut self, ids: &[MemoryId]) -> Result<usize, VaultError> {
-        let mut ended = 0;
+        let (mut ended, mut failed) = (0, None);
         for id in ids {
-            let Some(row) = self.database.memory(id)? else { continue };
-            // A row that somebody changed is for `verify` to name.
-            let Ok(header) = self.header(&row) else { continue };
-            let live = matches!(header.state, State::Live | State::Superseded);
-            if header.level != Level::Ephemeral || !live {
-                continue;
+            match self.end_if_ephemeral(*id) {
+                Ok(done) => {
+                    ended += usize::from(done);
+                    self.ended_here.push(*id);
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    if self.broken.is_some() {
+                        break;
+                    }
+                }
             }
-            let mut event = Event::new(self.clock.now(), "vault", Operation::Purge);
-            (event.memory, event.level) = (Some(*id), Some(header.level));
-            self.audited(event, |engine, event| {
-                event.row = Some(engine.destroy((row, header), State::Expired, "its session ended")?);
-                Ok(())
-            })?;
-            ended += 1;
         }
-        Ok(ended)
+        failed.map_or(Ok(ended), Err)
+    }
+
+    fn end_if_ephemeral(&mut self, id: MemoryId) -> Result<bool, VaultError> {
+        let Some(row) = self.database.memory(&id)? else { return Ok(false) };
+        // A row that somebody changed is for `verify` to name.
+        let Some(header) = self.sound(self.header(&row))? else { return Ok(false) };
+        let live = matches!(header.state, State::Live | State::Superseded);
+        if header.level != Level::Ephemeral || !live {
+            return Ok(false);
+        }
+        let mut event = Event::new(self.clock.now(), "vault", Operation::Purge);
+        (event.memory, event.level) = (Some(id), Some(header.level));
+        self.audited(event, |engine, event| {
+            event.row = Some(engine.destroy((row, header), State::Expired, "its session ended")?);
+            Ok(())
+        })?;
+        Ok(true)
     }
 }

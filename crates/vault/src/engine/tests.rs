@@ -417,6 +417,10 @@ fn searches_for_beginnings_of_very_many_words_are_refused_and_counted() {
         let words: String = (0..1_000).map(|word| format!("a{:05} ", number * 1_000 + word)).collect();
         vault.store(&Caller::Owner, NewMemory::new(words.as_bytes(), Level::Working, "home")).unwrap();
     }
+    let tea = |_| vault.begin_store(&Caller::Owner, NewMemory::new(b"tea", Level::Working, "home"));
+    for one in (0..400).map(tea).collect::<Vec<_>>() {
+        one.wait().unwrap();
+    }
     let search = |caller: &Caller, query: &str| {
         vault.search(caller, "home", query).map(|found| found.len()).map_err(|error| error.code())
     };
@@ -426,6 +430,7 @@ fn searches_for_beginnings_of_very_many_words_are_refused_and_counted() {
     let tries = (1..60).position(|_| search(&greedy, "a*") == Err("AGENT_READ_QUOTA"));
     assert_eq!(tries, Some(15), "each counts a mebibyte of the sixteen");
     assert_eq!((search(&greedy, "a123*"), search(&greedy, "a12345")), (Ok(1), Ok(1)));
+    assert_eq!(search(&greedy, "te*"), Ok(limits::MAX_PAGE), "few words, and many memories");
     assert_eq!(search(&other, "a*"), Err("VAULT_BAD_REQUEST"));
 }
 

@@ -49,8 +49,8 @@ impl Vault {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Ends a session: what it stored at level 0 is destroyed. Returns how many memories that were, with those of sessions before it whose
-    /// end failed. What fails here is done later by itself.
+    /// Ends a session: what it stored at level 0 is destroyed. Returns how many memories that were. What fails here is done
+    /// later by itself.
     ///
     /// # Errors
     /// [`VaultError::LogUnavailable`], [`crate::Refusal::Cold`].
