@@ -1,6 +1,7 @@
 //! Bringing a vault back from its backups: all of it, or nothing.
 
 use core::fmt;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -317,8 +318,9 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<
             return Err(VaultError::BackupOlder { lost });
         }
     }
-    // That of the vault's own directory is kept with the vault that was there.
-    other.retain(|path| *path != own);
+    // That of the vault's own directory is kept with the vault that was there. One that was named twice is put aside once.
+    let mut seen = BTreeSet::new();
+    other.retain(|path| *path != own && seen.insert(path.clone()));
     Ok((lost, other))
 }
 

@@ -144,10 +144,9 @@ impl Engine {
         for file in &mut self.outside {
             let found = file.newest(|note| trust.open(note).is_ok())?;
             // Where none holds, the one that claims most says why.
-            let Some(note) = found.note.or(found.claimed) else {
-                file.holds_none();
-                continue;
-            };
+            let note = found.note.or(found.claimed);
+            file.saw(note.is_some());
+            let Some(note) = note else { continue };
             let outside = trust.open(&note)?;
             if outside.size() > size {
                 let cut = format!("it was cut: {size} events are left of {}", outside.size());

@@ -1,5 +1,6 @@
 //! The files of a vault, all of them for its owner only.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -110,7 +111,7 @@ pub(crate) struct CheckpointFile {
     length: u64,
     /// Whether it ends where a note may begin.
     whole: bool,
-    /// Whether no checkpoint was in it when it was opened.
+    /// Whether no checkpoint was in it when that was last looked at.
     empty: bool,
     /// The newest checkpoint, while it could not be written.
     behind: Option<String>,
@@ -148,14 +149,14 @@ impl CheckpointFile {
         &self.path
     }
 
-    /// Whether no checkpoint was in it when it was opened.
+    /// Whether no checkpoint was in it when that was last looked at.
     pub(crate) fn was_empty(&self) -> bool {
         self.empty
     }
 
-    /// Takes it for empty: what is in it is no checkpoint, and vouches for nothing.
-    pub(crate) fn holds_none(&mut self) {
-        self.empty = true;
+    /// Remembers whether there is a checkpoint in it. Anything else vouches for nothing.
+    pub(crate) fn saw(&mut self, checkpoint: bool) {
+        self.empty = !checkpoint;
     }
 
     /// Appends a signed checkpoint. One that could not be written is made up for by the next, or by
@@ -268,9 +269,9 @@ impl EndedList {
             Some(_) => Vec::new(),
         };
         let there = String::from_utf8_lossy(&there);
-        let new = lines
-            .iter()
-            .filter(|(number, line)| *number > self.upto() && !there.lines().any(|known| known == line));
+        let known: HashSet<&str> = there.lines().collect();
+        let new =
+            lines.iter().filter(|(number, line)| *number > self.upto() && !known.contains(line.as_str()));
         let mut text: String = new.map(|(_, line)| format!("{line}\n")).collect();
         if !there.is_empty() && !there.ends_with('\n') {
             text.insert(0, '\n');

@@ -179,7 +179,8 @@ fn checkpoints_of_a_history_that_was_given_up_are_put_aside() {
     drop(vault);
     // The disk of the vault is lost; what is outside is not.
     std::fs::remove_dir_all(world.path()).unwrap();
-    let (files, checkpoints) = ([full.path], [copy.clone()]);
+    // Named twice, say with the command and in the settings.
+    let (files, checkpoints) = ([full.path], [copy.clone(), copy.clone()]);
     let opening = Opening::with(vec![identity(world.directory.path())]);
     let owner_ = owner();
     let target = world.path();

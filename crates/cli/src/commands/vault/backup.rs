@@ -188,8 +188,8 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
         !gone
     };
     let both = |given: &[PathBuf], set: &[PathBuf]| -> Vec<PathBuf> {
-        let mut all: Vec<PathBuf> = given.iter().chain(set.iter().filter(there)).cloned().collect();
-        all.dedup();
+        let mut all: Vec<PathBuf> = given.to_vec();
+        all.extend(set.iter().filter(there).filter(|path| !given.contains(path)).cloned());
         all
     };
     let forgotten = both(&args.forgotten, &settings.forgotten);
