@@ -9,7 +9,7 @@ use napi_derive::napi;
 use stvor_crypto::{CryptoError, SecretBytes};
 use stvor_protocol::signal::{
     Compatibility, Context, Decrypted, KeyPair, MessageKind, OneTimeIn, PreKeyBundleIn, PreKeyMessage,
-    Prekeys, SessionRecord, WhisperMessage, cipher, session,
+    Prekeys, SessionRecord, SignalError, WhisperMessage, cipher, session,
 };
 
 use crate::curve::{public, secret};
@@ -179,9 +179,9 @@ pub fn start_session<'env>(
     Ok(StartedSession { record: write(env, &record)?, compatibility: codes(&started.compatibility) })
 }
 
-/// Encrypts on the open session. The answer is the record, to be stored before the message is sent, and the message; the numbers
-/// of the slip are the kind (3 with the handshake, 1 without) and the peer's registration id. False: there was no room, and nothing
-/// was done.
+/// Encrypts on the open session. The answer is the record, to be stored before the message is sent, and whom it is for (33 bytes)
+/// with the message behind; the numbers of the slip are the kind (3 with the handshake, 1 without) and the peer's registration id.
+/// False: there was no room, and nothing was done.
 ///
 /// # Errors
 /// `NO_SESSION`, `MESSAGE_TOO_LARGE`, `BAD_RECORD`.
@@ -198,7 +198,9 @@ pub fn encrypt(
     let mut out = Out::new(&mut slip, &mut records, &mut texts)?;
     let (mut record, own) = (read(record)?, Own::read(own, out.now())?);
     let sealed = cipher::encrypt(&mut record, &own.context(), plaintext).map_err(failed)?;
-    Ok(out.give(record.encode().expose(), [&sealed.body, &[]], [kind(sealed.kind), sealed.registration_id]))
+    let remote = record.remote_identity().ok_or_else(|| failed(SignalError::NoSession))?.to_bytes();
+    let numbers = [kind(sealed.kind), sealed.registration_id];
+    Ok(out.give(record.encode().expose(), [&remote, &sealed.body], numbers))
 }
 
 /// Many messages at once.

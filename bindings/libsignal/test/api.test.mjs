@@ -190,6 +190,30 @@ test('a record goes to the reference and back in the middle of a conversation', 
   });
 });
 
+for (const json of [true, false]) {
+  test(`whom a message is for is the open session's identity, also after a late message of another one (${json ? 'JSON' : 'objects'})`, async () => {
+    const { alice, bob, at, start, toBob, toAlice, turn } = couple(ours, { json });
+    await start(bob.bundle(1));
+    await turn();
+    const late = await toAlice.encrypt(Buffer.from('late'));
+    // Bob has another device of the same number, with another identity.
+    const other = party(ours, { json });
+    const asked = [];
+    alice.isTrustedIdentity = async (name, key, direction) => {
+      asked.push([name, key.toString('hex'), direction]);
+      return true;
+    };
+    await start(other.bundle(1));
+    await toBob.encrypt(Buffer.from('to the other one'));
+    assert.equal(await read(toBob, late), 'late');
+    await toBob.encrypt(Buffer.from('to the other one again'));
+    await toBob.encryptMany([Buffer.from('and again')]);
+    const [was, is] = [bob, other].map(({ identity }) => identity.pubKey.toString('hex'));
+    const [name] = at.bob;
+    assert.deepEqual(asked, [[is, 'sending'], [is, 'sending'], [was, 'receiving'], [is, 'sending'], [is, 'sending']].map(([key, direction]) => [name, key, direction]));
+  });
+}
+
 test('a record tells of its sessions and prints no key', async () => {
   const { bob, start, toBob, turn, alice } = couple(ours);
   await start(bob.bundle(1));

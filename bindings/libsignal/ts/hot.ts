@@ -33,9 +33,11 @@ function record(): Buffer {
   return page.subarray(from, used);
 }
 
+/** An identity, which comes before the text of a message. */
+const IDENTITY = 33;
 /** By how much a record grows with most messages, and a message has with its handshake around it. */
 const GROWTH = 128;
-const AROUND = 176;
+const AROUND = 176 + IDENTITY;
 /** Nothing longer is taken in. */
 const LONGEST = 512 * 1_024;
 
@@ -56,21 +58,35 @@ function apart(bytes: Buffer, from: Buffer): Buffer {
   return overlap ? Buffer.from(bytes) : bytes;
 }
 
-/** Encrypts on the open session. */
-export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number): { record: Buffer; kind: number; body: Buffer; registrationId: number } {
+/** In memory of its own: storages are handed the identity before anybody judged it, and keep it. */
+function identityOf(text: Buffer): Buffer {
+  const identity = Buffer.alloc(IDENTITY);
+  text.copy(identity, 0, 0, IDENTITY);
+  return identity;
+}
+
+/** A message to send, and what goes with it. */
+export interface Sealed {
+  record: Buffer;
+  kind: number;
+  body: Buffer;
+  registrationId: number;
+  /** Whom it is for. */
+  remote: Buffer;
+}
+
+/** Encrypts on the open session; `remote` is whom it is with, where that is known. */
+export function encrypt(bytes: Buffer, own: Buffer, plaintext: Buffer, now: number, remote?: Buffer): Sealed {
   time[0] = now;
-  const body = answer(bytes, plaintext.length + AROUND, (to, text) => native().encrypt(bytes, own, apart(plaintext, text), slip, to, text));
-  return { record: record(), kind: words[2], registrationId: words[3], body: body.subarray(0, words[1]) };
+  const text = answer(bytes, plaintext.length + AROUND, (to, into) => native().encrypt(bytes, own, apart(plaintext, into), slip, to, into));
+  return { record: record(), kind: words[2], registrationId: words[3], body: text.subarray(IDENTITY, words[1]), remote: remote ?? identityOf(text) };
 }
 
 /** Decrypts a message without handshake. */
 export function decrypt(bytes: Buffer, own: Buffer, message: Buffer, now: number): Opened {
   time[0] = now;
   const read = answer(bytes, message.length, (to, text) => native().decrypt(bytes, own, apart(message, text), slip, to, text));
-  // In memory of its own: storages are handed the identity before anybody judged the message, and keep it.
-  const identity = Buffer.alloc(33);
-  read.copy(identity, 0, 0, 33);
-  return { record: record(), identity, plaintext: read.subarray(33, words[1]), newSession: false, compatibility: NOTHING };
+  return { record: record(), identity: identityOf(read), plaintext: read.subarray(IDENTITY, words[1]), newSession: false, compatibility: NOTHING };
 }
 
 /** Encrypts for a group. */

@@ -89,6 +89,11 @@ export class SessionRecord extends Wipeable {
     return this.#bytes;
   }
 
+  /** @internal The identity of the open session, where it is known without a look into the bytes. */
+  get _known(): Buffer | undefined {
+    return this.#remote;
+  }
+
   /** @internal The identity of the open session; empty without one. */
   get _remote(): Buffer {
     return (this.#remote ??= this.getOpenSession()?.indexInfo.remoteIdentityKey ?? EMPTY);

@@ -87,6 +87,8 @@ interface Read {
   began?: { baseKey: Buffer; prekeys: Buffer };
   /** There was no record. */
   fresh?: boolean;
+  /** The identity of the session that is open afterwards, where it is known. */
+  remote?: Buffer | undefined;
 }
 
 /** Encrypts to, and decrypts from, one device of a peer. */
@@ -109,7 +111,7 @@ export class SessionCipher {
   encrypt(data: Uint8Array): Promise<CiphertextMessage> {
     const begin = () => {
       const plaintext = bytesOf(data, 'data');
-      return (record: Buffer, own: Buffer) => encrypt(record, own, plaintext, Date.now());
+      return (record: SessionRecord, own: Buffer) => encrypt(record._bytes, own, plaintext, Date.now(), record._known);
     };
     return this.#seal(data, begin, ({ kind, body, registrationId }) => ({ type: kind, body, registrationId }));
   }
@@ -118,7 +120,10 @@ export class SessionCipher {
   encryptMany(datas: readonly Uint8Array[]): Promise<CiphertextMessage[]> {
     const begin = () => {
       const plaintexts = listOf(datas);
-      return (record: Buffer, own: Buffer) => (plaintexts.length === 0 ? undefined : native().encryptMany(record, own, plaintexts, Date.now()));
+      return (record: SessionRecord, own: Buffer) => {
+        if (plaintexts.length === 0) return undefined;
+        return { ...native().encryptMany(record._bytes, own, plaintexts, Date.now()), remote: record._remote };
+      };
     };
     return this.#seal(datas, begin, (sealed) => {
       return sealed?.bodies.map((body) => ({ type: sealed.kind, body, registrationId: sealed.registrationId })) ?? [];
@@ -126,9 +131,9 @@ export class SessionCipher {
   }
 
   /** `begin` looks at the arguments first. */
-  #seal<S extends { record: Buffer; kind: number } | undefined, T>(
+  #seal<S extends { record: Buffer; kind: number; remote: Buffer } | undefined, T>(
     held: unknown,
-    begin: () => (record: Buffer, own: Buffer) => S,
+    begin: () => (record: SessionRecord, own: Buffer) => S,
     give: (sealed: S) => T,
   ): Promise<T> {
     const peer = this.#peer;
@@ -138,16 +143,17 @@ export class SessionCipher {
       const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
       if (record === undefined) throw noSession(peer.key);
-      let sealed = guarded(() => act(record._bytes, own.bytes));
+      let sealed = guarded(() => act(record, own.bytes));
       if (sealed === undefined) return give(sealed);
       if (sealed.kind === 3) {
         // It has our registration id in it, and nobody has seen it yet.
         const { bytes } = await peer.registered(turn, identity);
-        if (bytes !== own.bytes) sealed = guarded(() => act(record._bytes, bytes)) as S & object;
+        if (bytes !== own.bytes) sealed = guarded(() => act(record, bytes)) as S & object;
       }
-      peer.judge(turn.took(await peer.askTrust(turn, record._remote, 'sending')), record._remote);
+      const { remote } = sealed;
+      peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
       // Given up or not, the key is used: the chain never goes back. A record that was made elsewhere comes without a pin.
-      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, record._remote), { identity: record._remote }));
+      turn.took(await peer.store(turn, SessionRecord._adopt(sealed.record, remote), { identity: remote }));
       return give(sealed);
     }, held);
   }
@@ -168,7 +174,8 @@ export class SessionCipher {
         return this.#held(turn, message, { record, thrown });
       }
       peer.judge(turn.took(await peer.askTrust(turn, opened.identity, 'receiving')), opened.identity);
-      turn.took(await this.#save(turn, message, { opened, before: record }));
+      // Whichever session it is of, the one that is open stays open.
+      turn.took(await this.#save(turn, message, { opened, before: record, remote: record._known }));
       forgetRead(turn, message);
       return opened.plaintext;
     }, data);
@@ -243,12 +250,12 @@ export class SessionCipher {
   }
 
   /** Stores what a message made of the record. The turn takes what is awaited of it. */
-  #save(turn: Turn, message: Buffer, { opened, before, began, fresh }: Read): unknown {
+  #save(turn: Turn, message: Buffer, { opened, before, began, fresh, remote }: Read): unknown {
     turn.hold(before);
     const on = before._bytes;
     const { plaintext, identity, removePrekey } = opened;
     turn.lost = () => keepRead(turn, message, { plaintext, identities: [identity], removePrekey, ...(began && { began }) });
-    const record = SessionRecord._adopt(opened.record);
+    const record = SessionRecord._adopt(opened.record, remote);
     // If storing is given up, the message counts as not read, and can come again; but not a handshake whose prekey may be gone.
     if (began === undefined) return this.#peer.store(turn, record, { fallback: on, identity, removePreKey: removePrekey });
     return this.#peer.store(turn, record, { refused: fresh ? null : on, identity, removePreKey: removePrekey });
@@ -348,8 +355,8 @@ export const sync = Object.freeze({
   /** Encrypts. */
   encrypt(record: SessionRecord, own: Own, data: Uint8Array): CiphertextMessage & { record: SessionRecord } {
     return guarded(() => {
-      const sealed = encrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now());
-      return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record) };
+      const sealed = encrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now(), record._known);
+      return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record, sealed.remote) };
     });
   },
   /** Decrypts a message of type 1. */

@@ -104,6 +104,12 @@ impl SessionRecord {
         self.current.is_some()
     }
 
+    /// Whom the session to send on is with.
+    #[must_use]
+    pub fn remote_identity(&self) -> Option<PublicKey> {
+        self.current.as_ref().map(|session| session.remote_identity)
+    }
+
     /// What there is, the current session first, then the archived ones, newest first.
     ///
     /// # Errors
