@@ -24,6 +24,15 @@ fn write<'env>(env: &'env Env, record: &SenderKeyRecord) -> napi::Result<BufferS
     BufferSlice::copy_from(env, record.encode().expose())
 }
 
+/// Refuses bytes that are no record.
+///
+/// # Errors
+/// `BAD_RECORD`, `FORMAT_TOO_NEW`.
+#[napi(catch_unwind)]
+pub fn group_check(record: &[u8]) -> napi::Result<()> {
+    read(record).map(|_| ())
+}
+
 /// A record, and what was made or read.
 #[napi(object)]
 pub struct GroupResult<'env> {

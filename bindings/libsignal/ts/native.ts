@@ -88,6 +88,7 @@ export interface Native {
   decrypt(record: Uint8Array, own: Uint8Array, message: Uint8Array, slip: Buffer, records: Buffer, texts: Buffer): boolean;
   decryptPrekey(record: Uint8Array, own: Uint8Array, message: Uint8Array, prekeys: Uint8Array, now: number): Opened;
   decryptMany(record: Uint8Array, own: Uint8Array, messages: Uint8Array[], now: number): { record: Buffer; identities: Buffer[]; messages: { plaintext?: Buffer; failure?: string }[] };
+  groupCheck(record: Uint8Array): void;
   groupDistribution(record: Uint8Array): { record: Buffer; bytes: Buffer };
   groupRotate(record: Uint8Array): Buffer;
   groupProcess(record: Uint8Array, distribution: Uint8Array): Buffer;

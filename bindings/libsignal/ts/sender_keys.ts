@@ -73,7 +73,8 @@ export class SenderKeyRecord extends Wipeable {
         const bytes = bytesOf(data, 'a record');
         if (bytes[0] === 0x5b) return new SenderKeyRecord(parsed(bytes.toString('utf8')));
         const copy = Buffer.from(bytes);
-        if (copy.length > 0) native().groupTakeApart(copy);
+        // Not taken apart: its keys would lie about, each time that it is read.
+        native().groupCheck(copy);
         return SenderKeyRecord._adopt(copy);
       }
       if (typeof data === 'string') return new SenderKeyRecord(parsed(data));
