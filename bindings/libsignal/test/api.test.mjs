@@ -214,6 +214,17 @@ for (const json of [true, false]) {
   });
 }
 
+test('sender keys that do not read back are refused when they come', () => {
+  const whole = group.groupSync.create(new group.SenderKeyRecord()).record.toBytes();
+  assert.ok(group.SenderKeyRecord.deserialize(whole).toBytes().equals(whole));
+  const newer = Buffer.from(whole);
+  newer[0] = 9;
+  for (const [bytes, expected] of [[whole.subarray(0, -1), 'BAD_RECORD'], [Buffer.concat([whole, Buffer.alloc(1)]), 'BAD_RECORD'], [newer, 'FORMAT_TOO_NEW']]) {
+    assert.throws(() => group.SenderKeyRecord.deserialize(bytes), ({ code }) => code === expected);
+  }
+  assert.ok(group.SenderKeyRecord.deserialize(Buffer.alloc(0)).isEmpty());
+});
+
 test('a record tells of its sessions and prints no key', async () => {
   const { bob, start, toBob, turn, alice } = couple(ours);
   await start(bob.bundle(1));
