@@ -40,8 +40,9 @@ impl SharedMemory {
 #[async_trait]
 impl StoreProvider for SharedMemory {
     fn facts(&self) -> StoreFacts {
-        let shared = !self.alone;
-        StoreFacts { kind: "shared memory", durable: false, shared, atomic: true, local: false }
+        // What is opened again by one process is sealed as what is on a disk.
+        let (durable, shared) = (self.alone, !self.alone);
+        StoreFacts { kind: "shared memory", durable, shared, atomic: true, local: false }
     }
 
     async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
