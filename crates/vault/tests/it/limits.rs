@@ -56,6 +56,10 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_INDEX",
         "src/engine/tests.rs::a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it",
     ),
+    (
+        "MAX_PREFIX_STEPS",
+        "src/engine/tests.rs::searches_for_beginnings_of_very_many_words_are_refused_and_counted",
+    ),
     ("MAX_WORDS", "src/storage/index.rs::nothing_in_a_search_is_syntax"),
     ("EPHEMERAL_TTL", "tests/it/memories.rs::memories_end_with_their_time"),
     ("MAX_APPROVAL", "tests/it/limits.rs::a_grant_is_good_for_a_day_at_most"),
