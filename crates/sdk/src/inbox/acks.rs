@@ -81,7 +81,7 @@ impl Inbox {
             };
             let count = batch.len();
             let failed = answer(batch.drain(..).zip(results));
-            if !failed.is_empty() && (over || stop.is_cancelled()) {
+            if retried && !failed.is_empty() && (over || stop.is_cancelled()) {
                 // It waits in the store, for the next start.
                 *again = Again::new();
             } else if retried {

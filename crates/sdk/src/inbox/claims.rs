@@ -62,7 +62,7 @@ impl Inbox {
             }
             tokio::select! {
                 () = changed => idle = limits::CLAIM_POLL / 16,
-                () = tokio::time::sleep(idle) => idle = (idle * 2).min(limits::CLAIM_POLL),
+                () = self.rest(idle) => idle = (idle * 2).min(limits::CLAIM_POLL),
             }
         }
     }

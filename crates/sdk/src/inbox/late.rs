@@ -10,22 +10,15 @@ impl Inbox {
     /// Looks for what was given back as soon as the store answers: what is there takes room before the window comes to it. Does not
     /// end.
     pub(crate) async fn count_given_back(&self) {
-        let mut wait = limits::BACKOFF_FIRST;
         loop {
             if self.lock().given_back.is_empty() {
                 self.gave_back.notified().await;
                 continue;
             }
-            match self.look_for_given_back().await {
-                Ok(()) => wait = limits::BACKOFF_FIRST,
-                Err(error) => {
-                    tracing::debug!(
-                        code = error.code(),
-                        "what takes room in the inbox can not be read just now"
-                    );
-                    tokio::time::sleep(wait).await;
-                    wait = (2 * wait).min(limits::BACKOFF_LONGEST);
-                }
+            if let Err(error) = self.look_for_given_back().await {
+                tracing::debug!(code = error.code(), "what takes room in the inbox can not be read just now");
+                // As a stream does: one may wait for what is found.
+                tokio::time::sleep(limits::BACKOFF_FIRST).await;
             }
         }
     }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stvor_base::{Timestamp, UserId};
 use stvor_store::{RowVersion, Scan, Sealed, Table};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::message::Consumed;
 pub use self::message::Message;
@@ -376,17 +377,25 @@ impl Inbox {
                     Ok(Err(error)) if passes(&error) => {
                         tracing::warn!(code = error.code(), "the inbox can not be read just now");
                         tokio::select! {
-                            () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                            () = self.rest(limits::BACKOFF_FIRST) => {}
                             () = changed => {}
                         }
                         continue;
                     }
                     Ok(Err(error)) => return Err(error),
+                    // The runtime of the client ended, and the client with it.
+                    Err(error) if error.is_cancelled() => return Ok(None),
                     Err(error) => tracing::error!(%error, "a reading of the inbox ended early"),
                 }
             }
             changed.await;
         }
+    }
+
+    /// Waits in a task of the client's runtime: that may end before whoever waits.
+    async fn rest(&self, time: core::time::Duration) {
+        let resting = self.runtime.spawn(async move { tokio::time::sleep(time).await });
+        let _ = AbortOnDropHandle::new(resting).await;
     }
 
     /// Reads a page of the store into memory; whether there was one.
@@ -480,6 +489,9 @@ impl Inbox {
             let mut state = self.lock();
             let beyond = state.loaded_to.saturating_add(1);
             let not_reached = state.passed_over.split_off(&beyond);
+            if !not_reached.is_empty() {
+                self.gave_back.notify_one();
+            }
             state.leave_to_window(not_reached);
             state.passed_over.iter().copied().collect()
         };

@@ -519,9 +519,20 @@ async fn a_stream_that_is_asked_outside_of_a_runtime_reads_all_the_same() {
 #[test]
 fn a_stream_of_a_shared_inbox_whose_runtime_is_gone_ends() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut messages = runtime.block_on(async { shared(&Arc::new(Moody::default()), 1).await.stream() });
+    let (mut asked, mut waiting) = runtime.block_on(async {
+        let inbox = shared(&Arc::new(Moody::default()), 0).await;
+        (inbox.stream(), inbox.stream())
+    });
+    let mut next = Box::pin(waiting.next());
+    runtime.block_on(async {
+        for _ in 0..100 {
+            assert!(futures::poll!(&mut next).is_pending(), "nothing is there");
+            tokio::task::yield_now().await;
+        }
+    });
     drop(runtime);
-    assert!(futures::executor::block_on(messages.next()).is_none());
+    assert!(futures::executor::block_on(next).is_none());
+    assert!(futures::executor::block_on(asked.next()).is_none());
 }
 
 /// What an instance has of a shared inbox with `count` messages.
