@@ -342,8 +342,17 @@ pub(crate) async fn recover_now(core: &Arc<Core>) -> Result<()> {
     let me = Arc::clone(core);
     let recovering = core.tasks.spawn(async move {
         let done = recover(&me).await;
-        if done.is_err() && me.rollback().is_some_and(|found| found.decided) {
-            recover_soon(&me);
+        if done.is_err() {
+            // That it is decided may be stored all the same.
+            if let Ok(Some(row)) = under_way(&me).await
+                && row.decided
+                && me.rollback().is_some()
+            {
+                me.set_rollback(Some(row.found()));
+            }
+            if me.rollback().is_some_and(|found| found.decided) {
+                recover_soon(&me);
+            }
         }
         done
     });

@@ -99,9 +99,13 @@ impl Client {
     /// own: it holds one-time prekeys.
     ///
     /// # Errors
-    /// What the store met.
+    /// `CLIENT_NOT_READY` after it was closed, or what the store met.
     pub async fn export_bundle(&self) -> Result<Vec<u8>> {
         let core = self.core();
+        if core.stop.is_cancelled() {
+            // After a rotation of the identity the store is open still, and another's.
+            return Err(core.closed_error());
+        }
         let me = std::sync::Arc::clone(core);
         // Whoever does not ask any further must not hold up the upkeep of prekeys.
         let exporting = core.tasks.spawn(async move { me.prekeys.for_export(&me).await });

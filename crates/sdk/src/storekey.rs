@@ -67,6 +67,9 @@ impl Client {
         let before = self.store_info().await?;
         let beside = core.config.stores.default_keyfile(&core.store_place());
         let holder = stvor_store::key_holder(new, beside, true).await.map_err(Error::passed)?;
+        if core.stop.is_cancelled() {
+            return Err(core.closed_error());
+        }
         let changing = core.tasks.spawn(change(Arc::clone(core), before.holder, holder));
         changing.await.map_err(|_| Error::not_ready("the change of its key did not finish"))?
     }
@@ -132,6 +135,9 @@ async fn rotate(
     let _one_at_a_time = core.rotating.lock().await;
     if dropped.is_cancelled() {
         return Err(nobody_waits());
+    }
+    if core.stop.is_cancelled() {
+        return Err(core.closed_error());
     }
     let begun = CancellationToken::new();
     let told = |at: Rotation| {
