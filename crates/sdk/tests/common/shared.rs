@@ -46,18 +46,26 @@ impl StoreProvider for SharedMemory {
     }
 
     async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::new(Opened(Arc::clone(&self.rows), Arc::clone(&self.steps))))
+        Ok(Arc::new(Opened {
+            rows: Arc::clone(&self.rows),
+            alone: self.alone,
+            steps: Arc::clone(&self.steps),
+        }))
     }
 }
 
 /// Closing it closes it for nobody else.
 #[derive(Debug)]
-struct Opened(Arc<MemoryStore>, Arc<AtomicUsize>);
+struct Opened {
+    rows: Arc<MemoryStore>,
+    alone: bool,
+    steps: Arc<AtomicUsize>,
+}
 
 impl Opened {
-    /// As over a network: other tasks run between a question, what is done about it, and the answer.
+    /// As over a network: other tasks run between a question and what is done about it.
     async fn step(&self) {
-        self.1.fetch_add(1, Ordering::SeqCst);
+        self.steps.fetch_add(1, Ordering::SeqCst);
         tokio::task::yield_now().await;
     }
 }
@@ -66,31 +74,34 @@ impl Opened {
 impl Store for Opened {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
         self.step().await;
-        self.0.get(keys).await
+        self.rows.get(keys).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
         self.step().await;
-        self.0.scan(scan).await
+        self.rows.scan(scan).await
     }
 
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
         self.step().await;
-        let done = self.0.commit(changes).await;
-        self.step().await;
+        let done = self.rows.commit(changes).await;
+        if self.alone {
+            // Who has it alone may be dropped between what is done and its answer.
+            self.step().await;
+        }
         done
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.0.sweep(now, limit).await
+        self.rows.sweep(now, limit).await
     }
 
     async fn walk(&self, after: Option<&Key>, limit: usize) -> Result<Page<Row>, StoreError> {
-        self.0.walk(after, limit).await
+        self.rows.walk(after, limit).await
     }
 
     async fn stats(&self) -> Result<Stats, StoreError> {
-        self.0.stats().await
+        self.rows.stats().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
