@@ -231,6 +231,34 @@ async fn messages_that_the_relay_refuses_for_a_while_arrive_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gap_right_after_another_one_is_answered_too() {
+    // Long before what nobody answered goes again.
+    const BOUND: Duration = Duration::from_secs(15);
+    let relay = Fake::start().await;
+    let (alice, bob) = pair(&relay).await;
+    let mut inbox = bob.messages();
+    alice.send("bob", "0").await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("0"));
+    // Of each numbering it knows the first message only: all further ones leave a gap behind number 0.
+    relay.on_send(|send| {
+        let number = send.recipient.lane?.number.get();
+        if send.recipient.to.user.as_str() != "bob" || number == 1 {
+            return None;
+        }
+        nack(send, Code::LaneGap).map(|answer| match answer {
+            ServerMessage::Nack(nack) => ServerMessage::Nack(Nack { expected_lane: 1, ..nack }),
+            other => other,
+        })
+    });
+    let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+    for text in ["1", "2", "3"] {
+        alice.send_with("bob", text, options).await.unwrap();
+        let message = tokio::time::timeout(BOUND, inbox.next()).await.expect("its gap is answered");
+        assert_eq!(message.unwrap().text(), Some(text));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_refused_together_are_one_refusal() {
     let relay = Fake::start().await;
     let (alice, bob) = pair(&relay).await;

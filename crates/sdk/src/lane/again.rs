@@ -31,6 +31,7 @@ pub(super) struct Again {
     bundle: Option<FoundBundle>,
     decision: Option<TrustDecision>,
     rehandshake: bool,
+    last_gap: Option<(u64, Instant)>,
 }
 
 impl Lane {
@@ -54,6 +55,7 @@ impl Lane {
             bundle: self.bundle.clone(),
             decision: self.decision.clone(),
             rehandshake: self.rehandshake,
+            last_gap: self.last_gap,
         });
     }
 
@@ -66,6 +68,8 @@ impl Lane {
         self.held = again.held;
         self.held.retain(|held| !held.request.reply.is_answered());
         (self.bundle, self.decision, self.rehandshake) = (again.bundle, again.decision, again.rehandshake);
+        // New numbers that answered a gap are in no store.
+        self.last_gap = again.last_gap;
     }
 
     /// A random pause, so that instances that met do not meet again.

@@ -168,6 +168,8 @@ struct Lane {
     refusals: u32,
     /// The last gap that was answered, and when.
     last_gap: Option<(u64, Instant)>,
+    /// Until then refusals may be echoes of that gap; then what looked like one is sent again.
+    doubted_until: Option<Instant>,
     /// The connection that had no room for what is to be sent.
     wants_room: Option<Arc<Session>>,
     /// Messages that are judged in the commit that is being made.
@@ -274,6 +276,7 @@ impl Lane {
             paused_until: None,
             refusals: 0,
             last_gap: None,
+            doubted_until: None,
             wants_room: None,
             judging: Vec::new(),
             suspects,
@@ -402,6 +405,7 @@ impl Lane {
         }
         self.fetch_if_needed();
         self.resend_to_comer(Instant::now());
+        self.resend_doubted(Instant::now());
         self.resend_unanswered();
         self.transmit(room);
     }
@@ -565,6 +569,9 @@ impl Lane {
             sooner(self.progress_at + limits::RESEND_AFTER);
             if self.came {
                 sooner(self.came_after);
+            }
+            if let Some(until) = self.doubted_until {
+                sooner(until);
             }
         }
         if let Some(until) = self.paused_until {

@@ -451,9 +451,8 @@ impl Lane {
             return;
         }
         self.came = false;
-        let own = self.sealed.iter_mut().filter(|one| !one.foreign);
-        for one in own {
-            one.sent_in = 0;
+        if self.own_sealed() > 0 {
+            self.resend_own();
             self.came_after = now + limits::RESEND_TO_COMER;
         }
     }
@@ -464,12 +463,28 @@ impl Lane {
             return;
         }
         self.progress_at = Instant::now();
+        for one in &mut self.sealed {
+            one.sent_in = 0;
+        }
         if self.core.instances.is_shared() && !self.sealed.is_empty() {
-            // Others may have seen to it: what is still there after a look is sent by this one.
+            // Others may have seen to theirs: what is still there after a look is sent by this one.
             self.seen_epoch = 0;
             self.more = true;
-        } else {
-            self.resend_from(0);
+        }
+    }
+
+    /// What was refused as the echo of a gap that was answered may have been refused for another one: once no echo can come any
+    /// more, what has no place at the relay yet goes again, and tells.
+    pub(super) fn resend_doubted(&mut self, now: Instant) {
+        if self.doubted_until.is_some_and(|until| until <= now) {
+            self.doubted_until = None;
+            self.resend_own();
+        }
+    }
+
+    fn resend_own(&mut self) {
+        for one in self.sealed.iter_mut().filter(|one| !one.foreign) {
+            one.sent_in = 0;
         }
     }
 
@@ -554,8 +569,13 @@ impl Lane {
     /// The relay expects another number than the one it got.
     async fn gap(&mut self, expected: u64, position: usize, step: &mut Step) {
         // One refused message makes gaps of all that were on their way behind it: one answer serves them all.
-        let echo = |(lane, at): (u64, Instant)| lane == expected && at.elapsed() < limits::GAP_ECHO;
-        if self.last_gap.is_some_and(echo) {
+        if self.sealed[position].sent_in == 0 {
+            return;
+        }
+        let echo = |(lane, at): &(u64, Instant)| *lane == expected && at.elapsed() < limits::GAP_ECHO;
+        if let Some((_, at)) = self.last_gap.filter(echo) {
+            // Not all that look like echoes are: each new numbering begins at 1, and another process may number anew meanwhile.
+            self.doubted_until = Some(at + limits::GAP_ECHO);
             return;
         }
         self.last_gap = Some((expected, Instant::now()));

@@ -2,6 +2,7 @@ use std::sync::Weak;
 
 use stvor_base::{DeviceId, UserId};
 use stvor_protocol::Standing;
+use stvor_store::{MemoryStore, Store, StoreError, StoreFacts, StorePlace, StoreProvider};
 use stvor_wire::server::Deliver;
 use tokio::sync::oneshot;
 
@@ -116,6 +117,48 @@ async fn who_announces_themselves_over_and_over_is_sent_everything_again_once_a_
     }
     assert_eq!(times, 4);
     assert!(lane.came, "the last time is not forgotten");
+}
+
+/// A store in memory that several processes may have open.
+#[derive(Debug)]
+struct Shared(Arc<MemoryStore>);
+
+#[async_trait::async_trait]
+impl StoreProvider for Shared {
+    fn facts(&self) -> StoreFacts {
+        StoreFacts { kind: "shared memory", durable: false, shared: true, atomic: true, local: false }
+    }
+
+    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::clone(&self.0) as Arc<dyn Store>)
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_answered_goes_again_also_where_others_may_have_seen_to_theirs() {
+    let directory = tempfile::tempdir().unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+    let app = app.store(Arc::new(Shared(Arc::default()))).keyfile(directory.path().join("key"));
+    let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+    let client = app.open().await.unwrap().connect_with("alice", options).await.unwrap();
+    let (mut lane, _orders) = offline(&client).await;
+    let mut step = Step::new(lane.row.clone());
+    for _ in 0..2 {
+        let send = lane.number(vec![7; 64], &mut step).unwrap();
+        lane.push_sealed_control(send, &mut step);
+    }
+    lane.commit(step).await;
+    lane.sealed[0].sent_in = 3;
+    lane.sealed[1].foreign = true;
+    lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    assert_eq!((lane.sealed[0].sent_in, lane.sealed[1].foreign), (3, true));
+    lane.progress_at = Instant::now().checked_sub(limits::RESEND_AFTER).unwrap();
+    for _ in 0..2 {
+        lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    }
+    assert_eq!(lane.sealed.len(), 2);
+    assert!(lane.sealed.iter().all(|one| one.sent_in == 0 && !one.foreign));
 }
 
 #[tokio::test(flavor = "multi_thread")]
