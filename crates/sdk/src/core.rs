@@ -110,6 +110,8 @@ pub(crate) struct Core {
     rollback: Mutex<Option<Rollback>>,
     /// Held by whoever is getting out of an old copy of the store.
     pub(crate) recovering: tokio::sync::Mutex<()>,
+    /// How often somebody asked for that to be done beside them since nothing is left to do: 0 if nobody is at it.
+    pub(crate) recovery_asked: AtomicUsize,
     /// Held by whoever replaces the data key of the store.
     pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Has the settings of the store's server looked at.
@@ -230,6 +232,7 @@ impl Core {
             told_suites: Mutex::default(),
             rollback: Mutex::default(),
             recovering: tokio::sync::Mutex::default(),
+            recovery_asked: AtomicUsize::new(0),
             rotating: tokio::sync::Mutex::default(),
             look_at_settings: Notify::new(),
             counter_key,

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, UserId};
@@ -162,12 +163,16 @@ pub(crate) async fn found_put_back(core: &Core) -> Result<()> {
 }
 
 /// Recovers (or lets other instances know, where that is to be asked first) beside whatever the caller does, and tries until it
-/// succeeds.
+/// succeeds. One task serves all who ask: it looks once more for what was found while it was ending.
 fn recover_soon(core: &Core) {
+    if core.recovery_asked.fetch_add(1, Ordering::SeqCst) > 0 {
+        return;
+    }
     let (me, stop) = (core.me(), core.stop.clone());
     core.tasks.spawn(async move {
         loop {
             let Some(core) = me.upgrade() else { return };
+            let asked = core.recovery_asked.load(Ordering::SeqCst);
             let done = match core.rollback() {
                 Some(found) if !found.decided => announce(&core, found).await.map(|()| {
                     // Should another instance have recovered before this one looks, it finds no row. What ended here
@@ -178,9 +183,13 @@ fn recover_soon(core: &Core) {
                 }),
                 _ => recover(&core).await,
             };
-            match done {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(code = error.code(), "{LATER}"),
+            let ended = done.is_ok()
+                && core.recovery_asked.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            if ended {
+                return;
+            }
+            if let Err(error) = done {
+                tracing::warn!(code = error.code(), "{LATER}");
             }
             drop(core);
             tokio::select! {
@@ -485,6 +494,28 @@ async fn reset_lanes(core: &Core, rotated: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{App, ConnectOptions};
+
+    #[tokio::test]
+    async fn however_often_a_recovery_is_asked_for_one_task_is_at_it() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+        let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+        let client = app.in_memory().open().await.unwrap().connect_with("alice", options).await.unwrap();
+        let core = client.core();
+        for relay in [9, 10] {
+            core.set_rollback(Some(Rollback { relay, own: 7, decided: true, noted: true }));
+            let before = core.tasks.len();
+            for _ in 0..100 {
+                recover_soon(core);
+            }
+            assert!(core.tasks.len() <= before + 1);
+            while core.recovery_asked.load(Ordering::SeqCst) > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(core.rollback(), None, "and it is done");
+        }
+    }
 
     #[test]
     fn the_row_of_a_recovery_reads_back_and_every_cut_is_refused() {
