@@ -14,7 +14,7 @@ use super::{BackupName, BackupRecord, FORGOTTEN, NewBackup};
 use crate::engine::backup::{Copied, Wanted};
 use crate::keys::hash_with;
 use crate::memory::MemoryId;
-use crate::storage::{make_directory, read_or_nothing, write_private};
+use crate::storage::{make_directory, read_or_nothing, sync_name, write_private};
 use crate::{Vault, VaultError};
 
 const DRAFT: &str = "backup-draft-";
@@ -64,7 +64,8 @@ pub fn add_to_list(own: &str, beside: &Path) -> Result<(), VaultError> {
     }
     all.extend(new.as_bytes());
     write_private(&draft, &all)?;
-    fs::rename(&draft, beside).map_err(|error| VaultError::io("naming", beside, &error))
+    fs::rename(&draft, beside).map_err(|error| VaultError::io("naming", beside, &error))?;
+    sync_name(beside)
 }
 
 impl Vault {

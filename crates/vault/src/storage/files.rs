@@ -27,6 +27,14 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), VaultError>
     written.map_err(|error| VaultError::io("writing", path, &error))
 }
 
+/// Waits until the name of a file is on the disk: without it a loss of power takes the file, however well its bytes are kept.
+pub(crate) fn sync_name(path: &Path) -> Result<(), VaultError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| VaultError::io("syncing", directory, &error))
+}
+
 /// What is in a file; nothing where there is none.
 pub(crate) fn read_or_nothing(path: &Path) -> Result<Vec<u8>, VaultError> {
     match fs::read(path) {
@@ -50,10 +58,7 @@ pub(crate) fn named_when_whole<T>(
     let _ = fs::remove_file(&draft);
     let done = write(&draft).and_then(|written| {
         fs::rename(&draft, path).map_err(|error| VaultError::io("naming", path, &error))?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|error| VaultError::io("syncing", directory, &error))?;
+        sync_name(path)?;
         Ok(written)
     });
     if done.is_err() {
@@ -281,10 +286,13 @@ impl EndedList {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         });
+        let written = written.map_err(|error| VaultError::io("writing", &self.path, &error));
+        // The first of a process may have made the file.
+        let written = written.and_then(|()| if self.upto.is_none() { sync_name(&self.path) } else { Ok(()) });
         if let Err(error) = written {
             // What of it is there is seen before the next one is put behind it.
             self.upto = None;
-            return Err(VaultError::io("writing", &self.path, &error));
+            return Err(error);
         }
         self.upto = lines.last().map(|(number, _)| *number).max(self.upto);
         Ok(())

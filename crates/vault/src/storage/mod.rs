@@ -20,7 +20,8 @@ use stvor_tlog::{Hash, Nodes, TlogError};
 
 pub(crate) use bound::{Sums, Table};
 pub(crate) use files::{
-    CheckpointFile, EndedList, Lock, make_directory, named_when_whole, read_or_nothing, write_private,
+    CheckpointFile, EndedList, Lock, make_directory, named_when_whole, read_or_nothing, sync_name,
+    write_private,
 };
 pub(crate) use log::EventRow;
 pub(crate) use parts::{EventPart, MemoryPart, MemoryView};
