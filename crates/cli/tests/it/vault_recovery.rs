@@ -61,13 +61,19 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
         assert!(code == 1 && err.contains("VAULT_IO") && err.contains(&gone), "{list}: {code} {err}");
         assert!(!elsewhere.exists() && !Path::new(&gone).exists(), "{list}");
     }
+    let empty = served.home.path("empty").display().to_string();
+    std::fs::write(&empty, "").unwrap();
+    let (code, _, err) = restore(&format!("{full} {one} --checkpoints {empty}"));
+    assert!(code != 0 && err.contains(&format!("{empty} holds no checkpoint")), "{code} {err}");
+    assert!(!elsewhere.exists());
     let settings = served.home.path("config/stvor");
     std::fs::create_dir_all(&settings).unwrap();
-    let text = format!("[vault]\nforgotten = [\"{gone}\"]\ncheckpoints = [\"{gone}\"]\n");
+    let text = format!("[vault]\nforgotten = [\"{gone}\"]\ncheckpoints = [\"{gone}\", \"{empty}\"]\n");
     std::fs::write(settings.join("stvor.toml"), text).unwrap();
     let (code, out, err) = restore(&format!("{full} {one}"));
     assert_eq!((code, &out[0]["memories"]), (0, &2.into()), "{err}");
     assert_eq!(err.matches(&format!("{gone} of the settings is not there")).count(), 2, "{err}");
+    assert!(err.contains(&format!("{empty} of the settings is empty")), "{err}");
     std::fs::remove_file(settings.join("stvor.toml")).unwrap();
     let (code, _, err) = restore(&format!("{full} {one}"));
     assert!(code == 7 && err.contains("BACKUP_OLDER"), "it lives on there: {code} {err}");

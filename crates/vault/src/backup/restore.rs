@@ -37,7 +37,7 @@ pub struct Restore<'a> {
     pub owner: &'a dyn KeyHolder,
     /// Further lists of ended memories, beside those of the target and of the backups' directories. Each has to be there.
     pub forgotten: &'a [PathBuf],
-    /// Further files of checkpoints that the restored log is held against. Each has to be there.
+    /// Further files of checkpoints that the restored log is held against. Each has to be there, and to hold one.
     pub checkpoints: &'a [PathBuf],
     /// Whether it is all right that events after the backup are lost. Those of the backup itself, and that the vault was opened,
     /// locked and closed, are no loss where the vault that is replaced can be read.
@@ -165,7 +165,7 @@ impl Staging {
 /// [`VaultError::BackupChain`] when the files do not follow each other; [`VaultError::BackupOlder`] when more would be lost than
 /// that a vault was backed up and closed, and that was not accepted; [`VaultError::Tampered`] when a file was not made by this vault, or what was restored does not
 /// verify; [`VaultError::Io`] also for a list of ended memories or a file of checkpoints that can not be read, and
-/// [`VaultError::Invalid`] for what is no file: what they say would be lost.
+/// [`VaultError::Invalid`] for what is no file, or a named one without a checkpoint: what they say would be lost.
 pub fn restore(restore: &Restore<'_>) -> Result<Restored, VaultError> {
     let target = restore.target;
     // Held until the end: nobody opens the vault that is about to be replaced.
@@ -283,7 +283,8 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<
     let (mut lost, mut other) = (0, Vec::new());
     let own = restore.target.join(CHECKPOINTS);
     let there = own.try_exists().map_err(|error| VaultError::io("reading", &own, &error))?;
-    for path in there.then_some(&own).into_iter().chain(restore.checkpoints) {
+    let named = restore.checkpoints.iter().map(|path| (path, true));
+    for (path, named) in there.then_some((&own, false)).into_iter().chain(named) {
         // Opening would make one that is not there.
         let about = fs::metadata(path).map_err(|error| VaultError::io("reading", path, &error))?;
         if !about.is_file() {
@@ -291,14 +292,21 @@ fn compare(restore: &Restore<'_>, vault: &Vault, size: u64) -> Result<(u64, Vec<
         }
         let mut file = CheckpointFile::open(path)?;
         match vault.ask(move |engine| engine.compare_file(&mut file)).wait()? {
-            Known::Holds => {}
-            Known::Longer(known) => {
+            Some(Known::Holds) => {}
+            // That of a vault that logged nothing yet.
+            None if !named => {}
+            None => {
+                let none =
+                    format!("{} holds no checkpoint; name the file that the vault wrote", path.display());
+                return Err(VaultError::invalid(none));
+            }
+            Some(Known::Longer(known)) => {
                 lost = lost.max(known.saturating_sub(size));
                 other.push(path.clone());
             }
             // A longer log that was restored from another backup earlier ends here too.
-            Known::Other if restore.accept_loss => other.push(path.clone()),
-            Known::Other => {
+            Some(Known::Other) if restore.accept_loss => other.push(path.clone()),
+            Some(Known::Other) => {
                 let place = format!("the log of the backup, or {}", path.display());
                 return Err(VaultError::tampered(place, "they are of two histories"));
             }

@@ -271,17 +271,17 @@ impl Engine {
         Ok(if same { Known::Holds } else { Known::Other })
     }
 
-    /// How the checkpoints in a file stand to it: what this log signed, and what claims to go further.
-    pub(crate) fn compare_file(&self, file: &mut CheckpointFile) -> Result<Known, VaultError> {
+    /// How the checkpoints in a file stand to it: what this log signed, and what claims to go further. Nothing where there are none.
+    pub(crate) fn compare_file(&self, file: &mut CheckpointFile) -> Result<Option<Known>, VaultError> {
         let trust = self.held()?.base.trust();
         let found = file.newest(|note| trust.open(note).is_ok())?;
         let signed = found.note.as_ref().map(|note| self.compare(note)).transpose()?;
         let claimed = found.claimed.as_ref().map(|note| self.compare(note)).transpose()?;
         Ok(match (signed, claimed) {
-            (Some(Known::Other), _) | (None, Some(Known::Other)) => Known::Other,
-            (Some(Known::Longer(one)), Some(Known::Longer(other))) => Known::Longer(one.max(other)),
-            (Some(Known::Holds) | None, Some(longer @ Known::Longer(_))) => longer,
-            (signed, _) => signed.unwrap_or(Known::Holds),
+            (Some(Known::Other), _) | (None, Some(Known::Other)) => Some(Known::Other),
+            (Some(Known::Longer(one)), Some(Known::Longer(other))) => Some(Known::Longer(one.max(other))),
+            (Some(Known::Holds) | None, longer @ Some(Known::Longer(_))) => longer,
+            (signed, _) => signed,
         })
     }
 

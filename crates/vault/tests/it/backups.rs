@@ -365,13 +365,17 @@ fn a_restore_that_can_not_read_what_it_is_told_of_brings_nothing_back() {
         wanted.clock = world.clock.clone();
         restore(&wanted)
     };
-    let missing = world.directory.path().join("typo");
+    let [missing, empty] = ["typo", "empty"].map(|name| world.directory.path().join(name));
+    std::fs::write(&empty, "").unwrap();
     let (list, typo, directory) = (list.as_path(), missing.as_path(), world.directory.path());
-    let cases: [(&[&Path], &[&Path], &str); 4] = [
+    let cases: [(&[&Path], &[&Path], &str); 6] = [
         (&[list, typo], &[], "VAULT_IO"),
         (&[list, directory], &[], "VAULT_IO"),
         (&[list], &[typo], "VAULT_IO"),
         (&[list], &[directory], "VAULT_BAD_REQUEST"),
+        // There, and without a checkpoint.
+        (&[list], &[empty.as_path()], "VAULT_BAD_REQUEST"),
+        (&[list], &[list], "VAULT_BAD_REQUEST"),
     ];
     for (forgotten, checkpoints, code) in cases {
         let refused = with(forgotten, checkpoints).unwrap_err();

@@ -179,13 +179,24 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
     // What the daemon is told to write elsewhere is known here, too: after a disaster nothing else may be left. Of that some may be
     // gone with the machine; what is named with the command has to be there.
     let settings = &call.context.settings.vault;
+    let unheeded = |path: &Path, why: &str| {
+        let path = path.display();
+        call.out().warn(format_args!("{path} of the settings is {why}: what it says is not heeded"));
+    };
     let there = |path: &&PathBuf| {
         let gone = matches!(path.try_exists(), Ok(false));
         if gone {
-            let path = path.display();
-            call.out().warn(format_args!("{path} of the settings is not there: what it says is not heeded"));
+            unheeded(path, "not there");
         }
         !gone
+    };
+    // A daemon whose vault logged nothing yet made it so.
+    let begun = |path: &&PathBuf| {
+        let empty = std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() == 0);
+        if empty {
+            unheeded(path, "empty");
+        }
+        !empty
     };
     let both = |given: &[PathBuf], set: &[PathBuf]| -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = given.to_vec();
@@ -193,7 +204,8 @@ pub(super) fn restore(call: Call<'_>, args: &VaultRestore) -> Result {
         all
     };
     let forgotten = both(&args.forgotten, &settings.forgotten);
-    let checkpoints = both(&args.checkpoints, &settings.checkpoints);
+    let set: Vec<PathBuf> = settings.checkpoints.iter().filter(begun).cloned().collect();
+    let checkpoints = both(&args.checkpoints, &set);
     wanted.forgotten = &forgotten;
     wanted.checkpoints = &checkpoints;
     let bar = Bar::working(call.out(), "putting it together and verifying it");
