@@ -125,6 +125,8 @@ pub(crate) struct Engine {
     senders: HashMap<Level, Sender>,
     /// Memories of level 0, by the session that they end with.
     ephemeral: HashMap<sessions::SessionId, Vec<MemoryId>>,
+    /// What of these this group stored.
+    ephemeral_here: Vec<MemoryId>,
     /// Such memories whose session ended, until their end is committed.
     ending: Vec<MemoryId>,
     /// What of these this group ended.
@@ -178,6 +180,7 @@ impl Engine {
             broken: None,
             senders: HashMap::new(),
             ephemeral: HashMap::new(),
+            ephemeral_here: Vec::new(),
             ending: Vec::new(),
             ended_here: Vec::new(),
             metrics: Metrics::new(),
@@ -322,6 +325,7 @@ impl Engine {
         (self.before, self.wipe, self.broken) = (None, false, None);
         self.new_keys = false;
         self.ended_here.clear();
+        self.ephemeral_here.clear();
         self.later.clear();
         self.senders.clear();
         self.alerts.clear();
@@ -351,6 +355,7 @@ impl Engine {
             if self.database.in_transaction() {
                 let _ = self.database.run("ROLLBACK");
             }
+            self.forget_undone();
             self.drop_index();
             self.usage.drop_all();
             self.budgets.save_next();

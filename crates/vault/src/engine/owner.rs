@@ -170,7 +170,7 @@ impl Engine {
         self.drop_index();
         let event = Event::new(self.clock.now(), OWNER, Operation::Lock);
         self.audited(event, |engine, event| engine.log_suppressed(&event.at, |_, _| true))?;
-        self.end_session(SessionId::OWNER).map(|_| ())
+        self.end_session(SessionId::OWNER, usize::MAX).map(|_| ())
     }
 
     /// The last entry before all keys are wiped.

@@ -22,14 +22,34 @@ impl Engine {
     pub(super) fn ends_with(&mut self, session: SessionId, (id, level): (MemoryId, Level)) {
         if level == Level::Ephemeral {
             self.ephemeral.entry(session).or_default().push(id);
+            self.ephemeral_here.push(id);
         }
     }
 
-    /// Ends a session: what it stored at level 0 is destroyed.
-    pub(crate) fn end_session(&mut self, session: SessionId) -> Result<usize, VaultError> {
+    /// What this group stored was undone with it, so no session has to end it.
+    pub(super) fn forget_undone(&mut self) {
+        let undone: HashSet<MemoryId> = core::mem::take(&mut self.ephemeral_here).into_iter().collect();
+        if undone.is_empty() {
+            return;
+        }
+        self.ephemeral.retain(|_, ids| {
+            ids.retain(|id| !undone.contains(id));
+            !ids.is_empty()
+        });
+        self.ending.retain(|id| !undone.contains(id));
+    }
+
+    /// Ends a session: of what it stored at level 0 at most `most` is destroyed, and the rest with the next calls of
+    /// [`Engine::end_left`]. Returns how many were destroyed, and how many are left.
+    pub(crate) fn end_session(
+        &mut self,
+        session: SessionId,
+        most: usize,
+    ) -> Result<(usize, usize), VaultError> {
         let ids = self.ephemeral.remove(&session).unwrap_or_default();
         self.ending.extend(&ids);
-        self.end_ephemeral(&ids)
+        let (now, later) = ids.split_at(most.min(ids.len()));
+        self.end_ephemeral(now).map(|ended| (ended, later.len()))
     }
 
     /// Ends all sessions.

@@ -470,7 +470,7 @@ fn a_session_whose_end_could_not_be_committed_is_ended_later() {
     let draft = NewMemory::new(b"draft", Level::Ephemeral, "home");
     let id = vault.begin_store_in(session, &Caller::Owner, draft).wait().unwrap();
     let end = move |engine: &mut super::Engine| {
-        let ended = engine.end_session(session)?;
+        let ended = engine.end_session(session, usize::MAX)?;
         engine.broken = Some(VaultError::LogUnavailable("the disk is full".into()));
         Ok(ended)
     };
@@ -480,6 +480,57 @@ fn a_session_whose_end_could_not_be_committed_is_ended_later() {
     // Once.
     let left = vault.ask(|engine| Ok((engine.leaves_ephemeral(), engine.end_left()?))).wait().unwrap();
     assert_eq!(left, (false, 0));
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn what_a_full_disk_refuses_is_not_remembered_for_the_end_of_its_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let draft = || NewMemory::new(b"draft", Level::Ephemeral, "home");
+    let (lasting, short) = (vault.begin_session(), vault.begin_session());
+    vault.begin_store_in(lasting, &Caller::Owner, draft()).wait().unwrap();
+    for session in [lasting, short] {
+        let refused = move |engine: &mut super::Engine| {
+            engine.store((&Caller::Owner, session), &draft())?;
+            if session == short {
+                engine.end_session(session, 0)?;
+            }
+            engine.broken = Some(VaultError::LogUnavailable("the disk is full".into()));
+            Ok(())
+        };
+        assert_eq!(vault.ask(refused).wait().unwrap_err().code(), "VAULT_LOG_UNAVAILABLE");
+    }
+    let known = |engine: &mut super::Engine| {
+        Ok((engine.ephemeral.values().map(Vec::len).sum::<usize>(), engine.ending.len()))
+    };
+    assert_eq!(vault.ask(known).wait().unwrap(), (1, 0), "the one that was stored");
+    assert_eq!(vault.end_session(lasting).unwrap(), 1);
+}
+
+#[test]
+fn a_session_with_very_many_memories_ends_in_parts() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let fill = || {
+        let session = vault.begin_session();
+        let draft = |_| {
+            let draft = NewMemory::new(b"draft", Level::Ephemeral, "home");
+            vault.begin_store_in(session, &Caller::Owner, draft)
+        };
+        let begun: Vec<_> = (0..limits::MAX_GROUP + 3).map(draft).collect();
+        (session, begun.into_iter().map(|one| one.wait().unwrap()).collect::<Vec<_>>())
+    };
+    let (session, _) = fill();
+    let part = move |engine: &mut super::Engine| engine.end_session(session, limits::MAX_GROUP);
+    assert_eq!(vault.ask(part).wait().unwrap(), (limits::MAX_GROUP, 3));
+    // Who asks for the end has all of it when there is an answer.
+    let (session, ids) = fill();
+    vault.end_session(session).unwrap();
+    let gone = |id: &MemoryId| {
+        vault.recall(&Caller::Owner, *id, "").is_err_and(|error| error.code() == "MEMORY_GONE")
+    };
+    assert!(ids.iter().all(gone));
     assert_eq!(vault.verify().unwrap().problems, []);
 }
 

@@ -49,13 +49,18 @@ impl Vault {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Ends a session: what it stored at level 0 is destroyed. Returns how many memories that were. What fails here is done
-    /// later by itself.
+    /// Ends a session: what it stored at level 0 is destroyed, [`limits::MAX_GROUP`] memories at a time with others' operations in
+    /// between. Returns how many memories that were. What fails here is done later by itself.
     ///
     /// # Errors
     /// [`VaultError::LogUnavailable`], [`crate::Refusal::Cold`].
     pub fn end_session(&self, session: SessionId) -> Result<usize, VaultError> {
-        self.ask(move |engine| engine.end_session(session)).wait()
+        let begun = self.ask(move |engine| engine.end_session(session, limits::MAX_GROUP)).wait();
+        let (mut ended, left) = begun?;
+        for _ in 0..left.div_ceil(limits::MAX_GROUP) {
+            ended += self.ask(|engine| engine.end_left()).wait()?;
+        }
+        Ok(ended)
     }
 
     /// Recalls a memory. From level 3 on the boundary daemon is asked, and `justification` says what for.
