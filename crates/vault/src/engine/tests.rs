@@ -21,6 +21,7 @@ use crate::keys::NewKeys;
 use crate::level::Level;
 use crate::memory::{MemoryId, NewMemory, Purged, State};
 use crate::metrics::{Alert, AlertHook};
+use crate::profiles::{NewProfile, Rotation};
 use crate::storage::{Table, index};
 use crate::{Clock, Moment, Options, Vault, VaultError, limits};
 
@@ -380,6 +381,15 @@ fn headers_that_are_read_twice_for_the_index_are_counted_twice() {
     assert_eq!((0..30).position(|_| first()), Some(2), "each reads nine mebibytes of the sixteen");
 }
 
+/// How many memories of `home` have a word in the index, whoever may know of them.
+fn hits(vault: &Vault, word: &str) -> usize {
+    let words = index::words(word).unwrap();
+    let find = move |engine: &mut super::Engine| {
+        engine.index.find(("home", &[Level::Working, Level::Private]), &words, (10, u64::MAX), &mut 0)
+    };
+    vault.ask(find).wait().unwrap().unwrap().len()
+}
+
 #[test]
 fn words_of_level_2_do_not_come_into_the_index_after_a_lock() {
     let directory = tempfile::tempdir().unwrap();
@@ -395,14 +405,29 @@ fn words_of_level_2_do_not_come_into_the_index_after_a_lock() {
         engine.search(&agent, "home", "tea").map(|found| found.memories.len())
     };
     assert_eq!(vault.ask(together).wait().unwrap(), 1);
-    let hits = |words: &str| {
-        let words = index::words(words).unwrap();
-        let find = move |engine: &mut super::Engine| {
-            engine.index.find(("home", &[Level::Working, Level::Private]), &words, (10, u64::MAX), &mut 0)
-        };
-        vault.ask(find).wait().unwrap().unwrap().len()
+    assert_eq!((hits(&vault, "tea"), hits(&vault, "hidden")), (1, 0));
+    vault.unlock_with(&owner()).unwrap();
+    assert_eq!(vault.search(&Caller::Owner, "home", "hidden").unwrap().len(), 1, "nothing is lost by that");
+}
+
+#[test]
+fn words_of_a_profile_do_not_come_into_the_index_after_it_was_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let profile = NewProfile { name: "work".into(), exportable: false, rotation: Rotation::default() };
+    vault.make_profile(profile, None).unwrap();
+    store(&vault, "home", 10);
+    vault.search(&Caller::Owner, "home", "tea").unwrap();
+    // All in one commit.
+    let together = |engine: &mut super::Engine| {
+        let hidden = NewMemory::new(b"a hidden tea", Level::Working, "home");
+        let hidden = NewMemory { profile: Some("work".into()), ..hidden };
+        engine.store((&Caller::Owner, SessionId::OWNER), &hidden)?;
+        engine.close_profile("work")?;
+        engine.search(&Caller::Owner, "home", "tea").map(|found| found.memories.len())
     };
-    assert_eq!((hits("tea"), hits("hidden")), (1, 0));
+    assert_eq!(vault.ask(together).wait().unwrap(), 1);
+    assert_eq!((hits(&vault, "tea"), hits(&vault, "hidden")), (1, 0));
     vault.unlock_with(&owner()).unwrap();
     assert_eq!(vault.search(&Caller::Owner, "home", "hidden").unwrap().len(), 1, "nothing is lost by that");
 }

@@ -227,6 +227,25 @@ fn a_file_of_checkpoints_that_is_gone_is_told_until_the_owner_accepts_it() {
 }
 
 #[test]
+fn whether_a_file_has_checkpoints_is_seen_when_the_vault_is_unlocked_and_not_before() {
+    let world = World::new();
+    drop(world.open());
+    let own = world.path().join("checkpoints");
+    let some = std::fs::read(&own).unwrap();
+    let cases: [(&[u8], &[u8], usize); 4] =
+        [(b"", &some, 0), (&some, b"", 1), (b"x", &some, 0), (&some, b"x", 1)];
+    for (opened, unlocked, count) in cases {
+        std::fs::write(&own, opened).unwrap();
+        let vault = world.cold();
+        std::fs::write(&own, unlocked).unwrap();
+        vault.unlock_with(&owner()).unwrap();
+        assert_eq!(vault.status().unwrap().missing_checkpoints.len(), count, "{opened:?} {unlocked:?}");
+        assert_eq!(vault.accept_checkpoints().unwrap(), count);
+        assert_eq!(vault.verify().unwrap().problems, []);
+    }
+}
+
+#[test]
 fn junk_in_place_of_the_checkpoints_does_not_hide_a_vault_that_was_set_back() {
     let world = World::new();
     let copy = options(&world).1;
