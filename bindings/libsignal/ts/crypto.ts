@@ -36,6 +36,6 @@ export function verifyMAC(data: Uint8Array, key: Uint8Array, mac: Uint8Array, le
   const expected = calculateMAC(key, data).subarray(0, length);
   const given = bytesOf(mac, 'a MAC');
   if (given.length !== length || length < 1 || !native().equal(given, expected)) {
-    throw new SignalError('Bad MAC', { code: 'UNDECRYPTABLE' });
+    throw new SignalError('Bad MAC', { code: 'UNDECRYPTABLE', detail: 'the MAC is not that of the data' });
   }
 }

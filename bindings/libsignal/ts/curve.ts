@@ -1,6 +1,6 @@
 /** Keys and signatures on Curve25519. A public key is 33 bytes, of which the first is 5; 32 bytes without it are taken, too. */
 
-import { bytesOf, guarded } from './errors.js';
+import { bytesOf, guarded, invalid } from './errors.js';
 import { publicKeyOf } from './keys.js';
 import { native, type Pair } from './native.js';
 
@@ -27,7 +27,13 @@ export function calculateSignature(privKey: Uint8Array, message: Uint8Array): Bu
   return guarded(() => native().sign(bytesOf(privKey, 'a private key'), bytesOf(message, 'a message')));
 }
 
-/** Whether a signature verifies. There is no way to skip the check: a fourth argument is not looked at. */
+/**
+ * Whether a signature verifies; one that has not 64 bytes is an error, as in libsignal-node. There is no way to skip the check: a fourth argument is not
+ * looked at.
+ */
 export function verifySignature(pubKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
-  return guarded(() => native().verify(publicKeyOf(pubKey), bytesOf(message, 'a message'), bytesOf(signature, 'a signature')));
+  const given = bytesOf(signature, 'a signature');
+  // Baileys looks at nothing but whether this throws: false would be yes to it.
+  if (given.length !== 64) throw invalid('a signature has 64 bytes');
+  return guarded(() => native().verify(publicKeyOf(pubKey), bytesOf(message, 'a message'), given));
 }

@@ -11,12 +11,15 @@ export class SignalError extends Error {
   readonly retryable: boolean;
   /** What caused it, where something did. */
   declare readonly cause?: unknown;
+  /** What happened, where `message` has the words of libsignal-node, letter for letter. */
+  declare readonly detail?: string;
 
-  constructor(message = '', details: { code?: string; action?: string; retryable?: boolean; cause?: unknown } = {}) {
-    super(details.code === undefined ? message : `${message} [${details.code}]`);
+  constructor(message = '', details: { code?: string; action?: string; retryable?: boolean; cause?: unknown; detail?: string } = {}) {
+    super(details.code === undefined || details.detail !== undefined ? message : `${message} [${details.code}]`);
     Object.defineProperty(this, 'name', { value: new.target.name, configurable: true, writable: true });
     this.code = details.code ?? 'FAILED';
     this.retryable = details.retryable ?? false;
+    if (details.detail !== undefined) this.detail = details.detail;
     // In place of what the page of the code says.
     if (details.action !== undefined) Object.defineProperty(this, 'action', { value: details.action, configurable: true });
     if (details.cause !== undefined) {
@@ -81,12 +84,20 @@ function actionOf(code: string): string {
   return actions[code] ?? 'See docs/errors.md.';
 }
 
-/** Words that projects look for in libsignal-node's errors, before our own. */
-const FAMILIAR: Record<string, string> = {
+/** Words for codes. */
+export type Words = Readonly<Record<string, string>>;
+
+/**
+ * What libsignal-node says, and Baileys of groups, letter for letter: projects compare messages whole, as Baileys does to tell a message that comes
+ * twice, for which it asks nobody again.
+ */
+const FAMILIAR: Words = {
   UNDECRYPTABLE: 'No matching sessions found for message',
   DUPLICATE: 'Key used already or never filled',
-  NO_SESSION: 'No open session, No session record',
+  NO_SESSION: 'No session record',
+  TOO_FAR_AHEAD: 'Over 2000 messages into the future!',
   UNKNOWN_PREKEY: 'Invalid PreKey ID',
+  NO_SENDER_KEY: 'No session found to decrypt message',
 };
 
 const CLASSES: Record<string, typeof SignalError> = {
@@ -102,17 +113,18 @@ const CLASSES: Record<string, typeof SignalError> = {
   UNKNOWN_PREKEY: PreKeyError,
 };
 
-/** An error of a code. */
-export function coded(code: string, message: string, details: { retryable?: boolean; cause?: unknown } = {}): SignalError {
-  const familiar = FAMILIAR[code];
-  const words = familiar === undefined ? message : `${familiar}: ${message}`;
-  return new (CLASSES[code] ?? SignalError)(words, { code, ...details });
+/** An error of a code. `words` are what libsignal-node says in this call in place of what it says elsewhere. */
+export function coded(code: string, message: string, details: { retryable?: boolean; cause?: unknown; words?: Words | undefined } = {}): SignalError {
+  const { words, ...rest } = details;
+  const familiar = words?.[code] ?? (code === 'UNKNOWN_PREKEY' && message.includes(' signed ') ? 'Missing SignedPreKey' : FAMILIAR[code]);
+  const Class = CLASSES[code] ?? SignalError;
+  return familiar === undefined ? new Class(message, { code, ...rest }) : new Class(familiar, { code, detail: message, ...rest });
 }
 
 /** Makes a typed error of whatever the native half threw. */
-export function failure(thrown: unknown): SignalError {
+export function failure(thrown: unknown, words?: Words): SignalError {
   if (thrown instanceof SignalError) return thrown;
-  return failureOf(wordsOf(thrown), thrown);
+  return failureOf(wordsOf(thrown), thrown, words);
 }
 
 /** The words of something thrown. An error is one also in another realm: in a `vm` context, as test runners use it, `instanceof` says no. */
@@ -129,10 +141,10 @@ export function wordsOf(thrown: unknown): string {
 export const isUint8Array: (value: unknown) => value is Uint8Array = require('node:util/types').isUint8Array;
 
 /** The same from the words alone. */
-export function failureOf(text: string, cause?: unknown): SignalError {
+export function failureOf(text: string, cause?: unknown, words?: Words): SignalError {
   if (text.startsWith('{"stvor":')) {
     const { code, message, retryable } = JSON.parse(text).stvor;
-    return coded(code, message, { retryable });
+    return coded(code, message, { retryable, words });
   }
   if ((cause as { code?: unknown } | undefined)?.code === 'GenericFailure') {
     // A panic. Its words are left out: they may hold what the application sent.
@@ -147,13 +159,13 @@ export function invalid(message: string): Error {
   return Object.assign(error, { code: 'INVALID_ARGUMENT', retryable: false, action: actionOf('INVALID_ARGUMENT') });
 }
 
-/** Runs `act`; what it throws becomes a typed error. */
-export function guarded<T>(act: () => T): T {
+/** Runs `act`; what it throws becomes a typed error, in `words` where there are some for its code. */
+export function guarded<T>(act: () => T, words?: Words): T {
   try {
     return act();
   } catch (thrown) {
     if (thrown instanceof TypeError && (thrown as { code?: unknown }).code === 'INVALID_ARGUMENT') throw thrown;
-    throw failure(thrown);
+    throw failure(thrown, words);
   }
 }
 

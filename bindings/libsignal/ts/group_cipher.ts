@@ -1,7 +1,7 @@
 /** Making, taking in and using sender keys. */
 
 import { type Again, OURS, type Turn } from './calls.js';
-import { bytesOf, guarded, invalid, isUint8Array, type SignalError } from './errors.js';
+import { bytesOf, guarded, invalid, isUint8Array, type SignalError, type Words } from './errors.js';
 import type { Executor } from './executor.js';
 import { groupDecrypt, groupEncrypt } from './hot.js';
 import { native } from './native.js';
@@ -30,6 +30,12 @@ export interface GroupOptions {
 
 /** What sender keys of this protocol have weaker than our own profiles: the message names neither its group nor its sender. */
 const GROUP = Object.freeze(['no-post-quantum', 'no-associated-data']);
+
+/** What Baileys says where nothing can be sent, and where there are no keys at all of a sender. */
+const SENDING: Words = { NO_SENDER_KEY: 'No session to encrypt message' };
+const EMPTY: Words = { NO_SENDER_KEY: 'No SenderKeyRecord found for decryption' };
+
+const reading = (record: Buffer): Words | undefined => (record.length === 0 ? EMPTY : undefined);
 
 /** Where the keys of one sender are. */
 class Row {
@@ -62,7 +68,7 @@ class Row {
     return this.run(async (turn) => {
       turn.known(OURS);
       const record = this.record(turn.took(await this.ask(turn)));
-      const made = guarded(() => act(record._bytes));
+      const made = guarded(() => act(record._bytes), SENDING);
       turn.took(await this.save(turn, made.record));
       return made;
     }, held);
@@ -148,7 +154,7 @@ export class GroupCipher {
       turn.known(OURS);
       const plaintext = bytesOf(paddedPlaintext, 'a plaintext');
       const record = row.record(turn.took(await row.ask(turn)));
-      const made = guarded(() => groupEncrypt(record._bytes, plaintext));
+      const made = guarded(() => groupEncrypt(record._bytes, plaintext), SENDING);
       turn.took(await row.save(turn, made.record));
       return made.bytes;
     }, paddedPlaintext);
@@ -172,7 +178,7 @@ export class GroupCipher {
       let plaintext: Buffer;
       let after: Buffer;
       try {
-        ({ bytes: plaintext, record: after } = guarded(() => groupDecrypt(record._bytes, message)));
+        ({ bytes: plaintext, record: after } = guarded(() => groupDecrypt(record._bytes, message), reading(before)));
       } catch (thrown) {
         const said = isUsed(thrown) ? readBefore(turn, message) : undefined;
         if (said === undefined) throw thrown;
@@ -198,7 +204,7 @@ export class GroupCipher {
       turn.hold(record);
       const before = record._bytes;
       const opened = guarded(() => native().groupDecryptMany(record._bytes, all));
-      const { given } = saidBy(turn, all, opened.messages);
+      const { given } = saidBy(turn, all, opened.messages, reading(before));
       if (!given.some(isUint8Array)) return given;
       turn.lost = () => keepBatch(turn, all, given, []);
       turn.took(await row.save(turn, opened.record, before));
@@ -227,12 +233,12 @@ export const groupSync = Object.freeze({
   },
   /** Encrypts. */
   encrypt(record: SenderKeyRecord, paddedPlaintext: Uint8Array): { body: Buffer; record: SenderKeyRecord } {
-    const made = guarded(() => groupEncrypt(record._bytes, bytesOf(paddedPlaintext, 'a plaintext')));
+    const made = guarded(() => groupEncrypt(record._bytes, bytesOf(paddedPlaintext, 'a plaintext')), SENDING);
     return { body: made.bytes, record: SenderKeyRecord._adopt(made.record) };
   },
   /** Decrypts. */
   decrypt(record: SenderKeyRecord, senderKeyMessageBytes: Uint8Array): { plaintext: Buffer; record: SenderKeyRecord } {
-    const read = guarded(() => groupDecrypt(record._bytes, bytesOf(senderKeyMessageBytes, 'a message')));
+    const read = guarded(() => groupDecrypt(record._bytes, bytesOf(senderKeyMessageBytes, 'a message')), reading(record._bytes));
     return { plaintext: read.bytes, record: SenderKeyRecord._adopt(read.record) };
   },
 });
@@ -241,6 +247,6 @@ function distribute(
   make: (bytes: Buffer) => { record: Buffer; bytes: Buffer },
   bytes: Buffer,
 ): { distribution: SenderKeyDistributionMessage; record: SenderKeyRecord } {
-  const made = guarded(() => make(bytes));
+  const made = guarded(() => make(bytes), SENDING);
   return { distribution: new SenderKeyDistributionMessage(null, null, null, null, made.bytes), record: SenderKeyRecord._adopt(made.record) };
 }

@@ -1,4 +1,4 @@
-import { bytesOf, coded, guarded, invalid, SessionError, type SignalError, isUint8Array } from './errors.js';
+import { bytesOf, coded, guarded, invalid, type SignalError, isUint8Array } from './errors.js';
 import { native, type View } from './native.js';
 import { Wipeable } from './wipeable.js';
 
@@ -213,10 +213,7 @@ export function recordOf(given: unknown): SessionRecord | undefined {
   return given instanceof SessionRecord ? given : SessionRecord.deserialize(given);
 }
 
-/** @internal */
-export function noSession(address: string): SignalError {
-  return new SessionError(`No session record, No sessions: there is none with ${address}; get a prekey bundle and start one`, {
-    code: 'NO_SESSION',
-    retryable: true,
-  });
+/** @internal `message` is what libsignal-node says. */
+export function noSession(address: string, message: string): SignalError {
+  return coded('NO_SESSION', `there is no session with ${address}; get a prekey bundle and start one`, { retryable: true, words: { NO_SESSION: message } });
 }

@@ -3,7 +3,7 @@
 import type { ProtocolAddress } from './address.js';
 import { storageFailed, type Turn } from './calls.js';
 import type { KeyPair } from './curve.js';
-import { bytesOf, guarded, invalid, type SignalError } from './errors.js';
+import { bytesOf, guarded, invalid, type SignalError, type Words } from './errors.js';
 import { decrypt, encrypt } from './hot.js';
 import { idOf, publicKeyOf } from './keys.js';
 import { native, type Opened, type Outside } from './native.js';
@@ -35,6 +35,10 @@ export interface CiphertextMessage {
 }
 
 const NONE = Buffer.alloc(0);
+
+/** What libsignal-node says where nothing can be sent, and of a handshake that does not decrypt. */
+const SENDING: Words = { NO_SESSION: 'No open session' };
+const HANDSHAKE: Words = { UNDECRYPTABLE: 'Bad MAC' };
 
 /** Starts sessions from prekey bundles. */
 export class SessionBuilder {
@@ -142,13 +146,13 @@ export class SessionCipher {
       const identity = turn.took(await peer.askIdentity(turn));
       const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key);
-      let sealed = guarded(() => act(record, own.bytes));
+      if (record === undefined) throw noSession(peer.key, 'No sessions');
+      let sealed = guarded(() => act(record, own.bytes), SENDING);
       if (sealed === undefined) return give(sealed);
       if (sealed.kind === 3) {
         // It has our registration id in it, and nobody has seen it yet.
         const { bytes } = await peer.registered(turn, identity);
-        if (bytes !== own.bytes) sealed = guarded(() => act(record, bytes)) as S & object;
+        if (bytes !== own.bytes) sealed = guarded(() => act(record, bytes), SENDING) as S & object;
       }
       const { remote } = sealed;
       peer.judge(turn.took(await peer.askTrust(turn, remote, 'sending')), remote);
@@ -166,7 +170,7 @@ export class SessionCipher {
       const identity = turn.took(await peer.askIdentity(turn));
       const own = peer.known(turn, identity) ?? (await peer.registered(turn, identity));
       const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key);
+      if (record === undefined) throw noSession(peer.key, 'No session record');
       let opened: Opened;
       try {
         opened = guarded(() => decrypt(record._bytes, own.bytes, message, Date.now()));
@@ -191,7 +195,7 @@ export class SessionCipher {
       const stored = await peer.load(turn);
       const record = stored ?? new SessionRecord();
       const open = (prekeys: Buffer): Opened =>
-        guarded(() => native().decryptPrekey(record._bytes, own.bytes, message, prekeys, Date.now()));
+        guarded(() => native().decryptPrekey(record._bytes, own.bytes, message, prekeys, Date.now()), HANDSHAKE);
       let opened: Opened;
       if (guarded(() => native().recordKnows(record._bytes, outside.baseKey))) {
         try {
@@ -281,7 +285,7 @@ export class SessionCipher {
       if (messages.length === 0) return [];
       const own = await peer.own(turn);
       const record = peer.record(turn.took(await peer.askRecord(turn)));
-      if (record === undefined) throw noSession(peer.key);
+      if (record === undefined) throw noSession(peer.key, 'No session record');
       const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
       const identities = [...opened.identities];
       const { given, before } = saidBy(turn, messages, opened.messages);
@@ -357,7 +361,7 @@ export const sync = Object.freeze({
     return guarded(() => {
       const sealed = encrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now(), record._known);
       return { type: sealed.kind, body: sealed.body, registrationId: sealed.registrationId, record: SessionRecord._adopt(sealed.record, sealed.remote) };
-    });
+    }, SENDING);
   },
   /** Decrypts a message of type 1. */
   decryptWhisperMessage(record: SessionRecord, own: Own, data: Uint8Array): { plaintext: Buffer; identityKey: Buffer; record: SessionRecord } {
@@ -392,6 +396,6 @@ export const sync = Object.freeze({
         compatibility: opened.compatibility,
         record: SessionRecord._adopt(opened.record),
       };
-    });
+    }, HANDSHAKE);
   },
 });

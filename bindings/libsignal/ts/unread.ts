@@ -1,7 +1,7 @@
 /** Messages that were read and whose save is not certain: each is handed over once, when it comes again. */
 
 import type { Turn } from './calls.js';
-import { failureOf, isUint8Array, type SignalError } from './errors.js';
+import { failureOf, isUint8Array, type SignalError, type Words } from './errors.js';
 import { handed, keepUnread, type Said } from './lanes.js';
 import { native } from './native.js';
 
@@ -27,6 +27,7 @@ export function saidBy(
   turn: Turn,
   messages: readonly Buffer[],
   opened: readonly { plaintext?: Buffer; failure?: string }[],
+  words?: Words,
 ): { given: (Buffer | SignalError)[]; before: Set<Said> } {
   // A message that comes twice in one batch is handed over once.
   const handedOver = new Set<Said>();
@@ -38,7 +39,7 @@ export function saidBy(
       if (first) handedOver.add(said);
       return plaintext;
     }
-    const error = failureOf(failure ?? '');
+    const error = failureOf(failure ?? '', undefined, words);
     if (!first || !isUsed(error)) return error;
     handedOver.add(said);
     before.add(said);
