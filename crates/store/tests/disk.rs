@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use stvor_base::ErrorCode;
 use stvor_store::{Key, Op, OpenKey, Scan, Sealed, StoreError, Table, open};
+use stvor_testkit::mount::in_a_mount;
 
 /// The user that files belong to when they belong to nobody: not the one who runs this.
 const NOBODY: u32 = 65_534;
@@ -205,21 +206,6 @@ async fn a_read_only_directory_or_database_is_named_and_changes_nothing() {
 
     let fresh = directory.path().join("fresh/s.db");
     assert!(unprivileged(&binary, &fresh)[0].ends_with("[STORE_READ_ONLY]"), "no directory can be made");
-}
-
-/// What runs a program after `script` set up a mount for it alone, with the mount's place as `$0`; `None` where nobody may.
-fn in_a_mount<'a>(script: &'a str, at: &'a str) -> Option<[&'a str; 6]> {
-    let wrapper = |flags: &'a str| ["unshare", flags, "sh", "-c", script, at];
-    let works = |flags: &&'a str| {
-        let [program, arguments @ ..] = wrapper(flags);
-        let tried = Command::new(program).args(arguments).arg("true").output();
-        tried.is_ok_and(|tried| tried.status.success())
-    };
-    let found = ["-m", "-rm"].into_iter().find(works);
-    if found.is_none() {
-        println!("skipped: neither root nor a user namespace may mount here (unshare -rm)");
-    }
-    found.map(wrapper)
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the tests of STVOR share. Never shipped.
 //!
+//! - [`mount`]: file systems of a test's own.
 //! - [`process`]: real binaries with captured logs, waited for without sleeping, stopped, continued and killed by
 //!   pid, and never left behind.
 //! - [`proxy`]: a TCP proxy that delays, throttles, freezes and cuts.
@@ -17,6 +18,7 @@ pub mod authenticator;
 pub mod clock;
 pub mod history;
 pub mod keyring;
+pub mod mount;
 pub mod process;
 pub mod proxy;
 pub mod servers;
