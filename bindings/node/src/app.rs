@@ -13,6 +13,7 @@ use stvor::{
 use crate::adapters::NativeAdapters;
 use crate::client::NativeClient;
 use crate::failure::{argument, failed, fits};
+use crate::kms::NativeKms;
 use crate::limits::{LONGEST_WAIT, MAX_CERTIFICATE};
 use crate::storage::{KeySettings, ServerSettings, stores, with_keys};
 use crate::task::{Cancel, Kept, promise};
@@ -183,10 +184,12 @@ pub fn open_app<'env>(
     mut settings: AppSettings,
     adapters: Option<&NativeAdapters>,
     cancel: Option<&Cancel>,
+    kms: Option<&NativeKms>,
 ) -> napi::Result<PromiseRaw<'env, NativeApp>> {
     let deadline = settings.timeout.map(wait).transpose()?.filter(|timeout| !timeout.is_zero());
     let server = settings.server.take();
     let keys = core::mem::take(&mut settings.keys);
+    let kms = kms.map(NativeKms::holder);
     let missing = settings.missing_adapters.take().unwrap_or_default();
     let mut builder = builder(settings)?;
     if let Some(adapters) = adapters {
@@ -198,7 +201,7 @@ pub fn open_app<'env>(
         });
     }
     promise(env, cancel, async move {
-        let builder = with_keys(builder, keys).await?;
+        let builder = with_keys(builder, keys, kms).await?;
         let builder = match server {
             Some(server) => builder.store(stores(server)?),
             None => builder,

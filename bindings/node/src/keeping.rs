@@ -15,6 +15,7 @@ use crate::app::NativeApp;
 use crate::client::NativeClient;
 use crate::content::millis;
 use crate::failure::{argument, coded, failed, panicked};
+use crate::kms::NativeKms;
 use crate::limits::{MAX_AGE_KEYS, MAX_JOURNAL, MAX_RECIPIENTS};
 use crate::storage::{KeySettings, NewKey, new_key};
 use crate::task::{Cancel, promise};
@@ -216,10 +217,12 @@ impl NativeClient {
         env: &'env Env,
         keys: KeySettings,
         cancel: Option<&Cancel>,
+        kms: Option<&NativeKms>,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let client = self.client()?;
+        let kms = kms.map(NativeKms::holder);
         promise(env, cancel, async move {
-            let key = new_key(keys).await?;
+            let key = new_key(keys, kms).await?;
             let (done, changed) = oneshot::channel();
             spawn(async move {
                 let _ = done.send(AssertUnwindSafe(change(client, key)).catch_unwind().await);

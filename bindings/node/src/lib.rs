@@ -18,6 +18,7 @@ mod failure;
 pub mod faults;
 pub mod groups;
 pub mod keeping;
+pub mod kms;
 mod limits;
 pub mod ratchet;
 pub mod relay;

@@ -1,5 +1,7 @@
 //! Every bound of this crate and its reason.
 
+use std::time::Duration;
+
 /// Messages that one stream hands to JavaScript and that are not settled there yet. More wait in the store.
 pub(crate) const STREAM_WINDOW: usize = 64;
 
@@ -14,6 +16,12 @@ pub(crate) const MAX_SAVED: usize = 16 * 1024 * 1024;
 
 /// Bytes of a state that a storage adapter answers: what the store saves has no more, sealed.
 pub(crate) const MAX_STATE: usize = stvor::narrow::MAX_STATE + 1_024;
+
+/// Bytes that a key management service answers: what it wraps is a key, and the record of a store has room for so many.
+pub(crate) const MAX_WRAPPED: usize = stvor_keys::limits::MAX_PARAMETERS;
+
+/// How long a key management service has for an answer.
+pub(crate) const KMS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of the private half of an identity pair.
 pub(crate) const MAX_PRIVATE_KEY: usize = 32;

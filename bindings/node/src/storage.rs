@@ -203,7 +203,10 @@ fn into_keyring() -> napi::Result<NewKey> {
 }
 
 /// The one key that settings name. Modules are loaded and files read on a thread that may wait.
-pub(crate) async fn new_key(keys: KeySettings) -> napi::Result<NewKey> {
+pub(crate) async fn new_key(keys: KeySettings, kms: Option<Arc<dyn KeyHolder>>) -> napi::Result<NewKey> {
+    if let Some(kms) = kms {
+        return Ok(NewKey::Key(OpenKey::Holder(kms)));
+    }
     let work = move || match keys {
         KeySettings { passphrase: Some(passphrase), .. } => {
             Ok(NewKey::Key(OpenKey::Passphrase(SecretBytes::from(passphrase.into_bytes()))))
@@ -216,13 +219,17 @@ pub(crate) async fn new_key(keys: KeySettings) -> napi::Result<NewKey> {
             kmip(settings).map(|key| NewKey::Key(OpenKey::Holder(key)))
         }
         KeySettings { os_keyring: Some(true), .. } => into_keyring(),
-        _ => Err(argument("a new key is one of passphrase, keyfile, osKeyring, pkcs11, kmip")),
+        _ => Err(argument("a new key is one of passphrase, keyfile, osKeyring, pkcs11, kmip, kms")),
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| panicked())?
 }
 
 /// Sets the keys. Modules are loaded and files read on a thread that may wait.
-pub(crate) async fn with_keys(builder: AppBuilder, keys: KeySettings) -> napi::Result<AppBuilder> {
+pub(crate) async fn with_keys(
+    builder: AppBuilder,
+    keys: KeySettings,
+    kms: Option<Arc<dyn KeyHolder>>,
+) -> napi::Result<AppBuilder> {
     let work = move || -> napi::Result<AppBuilder> {
         let mut builder = builder;
         if let Some(passphrase) = keys.passphrase {
@@ -239,6 +246,9 @@ pub(crate) async fn with_keys(builder: AppBuilder, keys: KeySettings) -> napi::R
         }
         if let Some(settings) = keys.kmip {
             builder = builder.key_holder(kmip(settings)?);
+        }
+        if let Some(kms) = kms {
+            builder = builder.key_holder(kms);
         }
         if let Some(words) = keys.identity_phrase {
             builder = builder.identity_phrase(words);

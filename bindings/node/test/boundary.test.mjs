@@ -175,7 +175,7 @@ test('odd arguments at apps and clients', async (t) => {
 
 test('odd settings', async () => {
   const next = random(seed + 3);
-  const names = ['osKeyring', 'pkcs11', 'kmip', 'identityPhrase', 'identityPassphrase', 'instanceLease', 'actor', 'executor', 'legacyRelay',
+  const names = ['osKeyring', 'pkcs11', 'kmip', 'kms', 'identityPhrase', 'identityPassphrase', 'instanceLease', 'actor', 'executor', 'legacyRelay',
     'requireAtomicSessionAndPrekey', 'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout', 'passphrase',
     'keyfile', 'trustPolicy', 'onIdentityChange', 'retention', 'receipts', 'rootCertificate', 'replaceIdentity'];
   for (const make of ODD) {

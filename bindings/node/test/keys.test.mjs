@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
+import { createServer, request } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import { directory, run, sdk, startMockRelay, write } from './project.mjs';
 import { required, serve } from './servers.mjs';
 
@@ -52,6 +53,11 @@ test('one key, and one only', async () => {
   await refused({ pkcs11: { ...token, pin: undefined, pinFile: '/nowhere' } }, /pkcs11\.pinFile/, 'KEY_IO');
   await refused({ kmip: { ...server, key: undefined } }, /kmip\.key is missing/);
   await refused({ kmip: server }, /kmip\.rootCertificateFile/, 'KEY_IO');
+  await refused({ kms: 'x' }, /kms is an object/);
+  await refused({ kms: null }, /kms is an object/);
+  await refused({ kms: { unwrap() {} } }, /kms\.wrap is a function/);
+  await refused({ kms: { wrap() {}, unwrap: 1 } }, /kms\.unwrap is a function/);
+  await refused({ kms: { wrap() {}, unwrap() {} }, passphrase: 'x' }, /passphrase and kms exclude each other/);
   await refused({ identityPhrase: 'a', identityPassphrase: 'b' }, /exclude/);
   await refused({ identityPhrase: 'abandon ability' }, /24 words/, 'KEY_MALFORMED');
   await refused({ identityPassphrase: 'short' }, /16 bytes/, 'KEY_MALFORMED');
@@ -210,4 +216,112 @@ test('a key in a key management server', { skip: pykmip }, async (t) => {
   assert.equal(await fingerprint(settings), first);
   assert.equal(await fingerprint({ ...settings, kmip: { ...kmip, server: 'localhost:1' } }), 'KEY_UNAVAILABLE');
   assert.equal(await fingerprint({ ...settings, kmip: { ...kmip, clientKeyFile: join(place, 'server.key') } }), 'KEY_MALFORMED');
+});
+
+/** A key management service over HTTP, with a protocol of its own: its key never leaves it. */
+async function keyService(t) {
+  const key = randomBytes(32);
+  const asked = [];
+  const sealed = (plain) => {
+    const nonce = randomBytes(12);
+    const cipher = createCipheriv('aes-256-gcm', key, nonce);
+    const text = Buffer.concat([cipher.update(plain), cipher.final()]);
+    return Buffer.concat([nonce, text, cipher.getAuthTag()]);
+  };
+  const opened = (bytes) => {
+    const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, 12));
+    decipher.setAuthTag(bytes.subarray(-16));
+    return Buffer.concat([decipher.update(bytes.subarray(12, -16)), decipher.final()]);
+  };
+  const body = (stream, done) => {
+    const parts = [];
+    stream.on('data', (part) => parts.push(part)).on('end', () => done(Buffer.concat(parts)));
+  };
+  const server = createServer((question, answer) => body(question, (bytes) => {
+    asked.push([question.url, bytes.length]);
+    try {
+      answer.end(question.url === '/wrap' ? sealed(bytes) : opened(bytes));
+    } catch {
+      answer.writeHead(403).end();
+    }
+  }));
+  await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
+  const { port } = server.address();
+  const close = () => new Promise((closed) => server.close(closed));
+  t.after(() => server.listening && close());
+  const call = (path, bytes) => new Promise((resolve, reject) => {
+    const to = { host: '127.0.0.1', port, path, method: 'POST', headers: { connection: 'close' } };
+    request(to, (answer) => body(answer, (said) => {
+      if (answer.statusCode === 200) resolve(said);
+      else reject(Object.assign(new Error('geheim'), { code: 'EDENIED' }));
+    })).on('error', reject).end(bytes);
+  });
+  // A class, as clients of such services are: its functions need their `this`.
+  class Service {
+    #call = call;
+    wrap(bytes) { return this.#call('/wrap', bytes); }
+    unwrap(bytes) { return this.#call('/unwrap', bytes); }
+  }
+  return { kms: new Service(), asked, close };
+}
+
+test('a key in a service that the application asks itself', async (t) => {
+  const service = await keyService(t);
+  const settings = { ...(await relayFor(t)), storage: { sqlite: directory() }, kms: service.kms };
+  const others = await createApp({ ...settings, storage: 'memory', kms: undefined });
+  t.after(() => others.close());
+  const bob = (await others.connect('bob')).messages();
+  const app = await createApp(settings);
+  assert.ok(!app.findings.some(({ code }) => code.startsWith('keyfile')), 'it is no keyfile');
+  const alice = await app.connect('alice');
+  const first = alice.identity.fingerprint;
+  assert.ok(service.asked.some(([path, length]) => path === '/wrap' && length === 32));
+  const opening = service.asked.length;
+  await alice.send('bob', 'sealed by the service');
+  assert.equal((await bob.next()).value.content, 'sealed by the service');
+  assert.equal(service.asked.length, opening, 'no message asks it');
+  await app.close();
+  const again = await createApp(settings);
+  const [sent] = (await (await again.connect('alice')).history('bob')).messages;
+  assert.equal(sent.content, 'sealed by the service');
+  await again.close();
+  assert.ok(service.asked.some(([path]) => path === '/unwrap'));
+
+  assert.equal(await fingerprint({ ...settings, kms: undefined }), 'KEY_REQUIRED');
+  const answering = (unwrap) => fingerprint({ ...settings, kms: { wrap: (key) => service.kms.wrap(key), unwrap } });
+  assert.equal(await answering(() => new Uint8Array(32)), 'WRONG_KEY');
+  for (const odd of [() => {}, () => 'text', () => new Uint8Array(5), () => new Uint8Array(0), () => new Uint8Array(2_000), async () => { throw null; }]) {
+    assert.equal(await answering(odd), 'KEY_UNAVAILABLE', odd.toString());
+  }
+  const strangers = await createApp({ ...settings, kms: (await keyService(t)).kms });
+  await assert.rejects(strangers.connect('alice'), (error) => {
+    assert.deepEqual([error.code, error.retryable, error.cause?.code], ['KEY_UNAVAILABLE', true, 'EDENIED']);
+    assert.match(error.message, /kms\.unwrap failed: Error EDENIED/);
+    assert.doesNotMatch(`${error}${error.stack}`, /geheim|thrown/);
+    return true;
+  });
+  await strangers.close();
+  assert.equal(await fingerprint(settings), first, 'all of that changed nothing');
+  await service.close();
+  assert.equal(await fingerprint(settings), 'KEY_UNAVAILABLE');
+});
+
+test('a store moves into a service that the application asks, and its data key is replaced there', async (t) => {
+  const service = await keyService(t);
+  const settings = { ...(await relayFor(t)), storage: { sqlite: directory() } };
+  const app = await createApp({ ...settings, passphrase: 'of before' });
+  const alice = await app.connect('alice');
+  const first = alice.identity.fingerprint;
+  await assert.rejects(alice.changeKey({ kms: {} }), { code: 'INVALID_CONFIG' });
+  await assert.rejects(alice.changeKey({ kms: service.kms, passphrase: 'x' }), { code: 'INVALID_CONFIG' });
+  await alice.changeKey({ kms: service.kms });
+  const [{ deed, detail }] = await alice.journal();
+  assert.match(`${deed} ${detail}`, /key management server/);
+  const wraps = () => service.asked.filter(([path]) => path === '/wrap').length;
+  const changed = wraps();
+  await alice.rotateKey();
+  assert.ok(wraps() > changed, 'the fresh data key is wrapped there, too');
+  await app.close();
+  assert.equal(await fingerprint({ ...settings, passphrase: 'of before' }), 'KEY_REQUIRED');
+  assert.equal(await fingerprint({ ...settings, kms: service.kms }), first);
 });

@@ -8,6 +8,7 @@ import { Client, type Inner, type RotatedIdentity, type RotateOptions } from './
 import { awaited, guarded, invalid, misconfigured, StvorError, textOf, warn } from './errors.js';
 import { gateOptions, type GateOptions } from './gate.js';
 import { restore, type RestoreInfo, type RestoreOptions } from './keeping.js';
+import { kmsOf } from './kms.js';
 import { madeHere, OURS } from './made.js';
 import { native, type NativeApp, type NativeClient } from './native.js';
 import { keysOf, LONGEST_SETTING, storesOf, text, type Stores } from './storage.js';
@@ -15,7 +16,7 @@ import type { AppOptions, Finding, Signal } from './types.js';
 
 const OPTIONS = [
   'appToken', 'relayUrl', 'clientToken', 'appId', 'dataDir', 'storage', 'storageAdapters', 'productionMode', 'timeout',
-  'passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'identityPhrase', 'identityPassphrase', 'trustPolicy', 'onIdentityChange',
+  'passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'kms', 'identityPhrase', 'identityPassphrase', 'trustPolicy', 'onIdentityChange',
   'retention', 'receipts', 'rootCertificate', 'replaceIdentity', 'legacyRelay', 'requireAtomicSessionAndPrekey', 'instanceLease', 'actor',
   'executor', 'suite',
 ] as const;
@@ -231,7 +232,8 @@ export function createApp(setup: AppOptions, options_?: { signal?: Signal | unde
     }
     const told = { ...nativeSettings(given, places), missingAdapters: stores?.missing };
     const adapters = stores && bridge(completed(stores.adapters));
-    const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel)));
+    const kms = kmsOf(given.kms);
+    const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel, kms)));
     if (stores && stores.missing.length > 0) warnOfMissing(stores.missing);
     warnOfFindings(opened);
     return new App(opened, { gate, patience: given.timeout ?? DEFAULT_TIMEOUT, production: given.productionMode === true }, OURS);

@@ -59,7 +59,7 @@ function actionOf(code: string): string {
   return ACTIONS[code] ?? actions[code] ?? 'See docs/errors.md.';
 }
 
-/** What adapters of the application threw, until somebody is told: the native half hands a number on. */
+/** What adapters, or the key management service, of the application threw, until somebody is told: the native half hands a number on. */
 const thrownThere = new Map<number, unknown>();
 let throws = 0;
 
@@ -102,7 +102,7 @@ export function failure(thrown: unknown, actions: Record<string, string> = {}): 
   if (text.startsWith('{"stvor":')) {
     try {
       const { message: words, ...details } = JSON.parse(text).stvor;
-      const { message, cause } = details.code === 'STORE_FAILED' ? recalled(words) : { message: words, cause: undefined };
+      const { message, cause } = ['STORE_FAILED', 'KEY_UNAVAILABLE'].includes(details.code as string) ? recalled(words) : { message: words, cause: undefined };
       return new StvorError(message, { ...details, action: actions[details.code as string], cause });
     } catch {
       // Then it only looked like one.

@@ -14,7 +14,7 @@ export { Group, type GroupInfo, type MemberReceipt } from './groups.js';
 export type { BackupInfo, BackupOptions, JournalEntry, Progress, RestoreInfo, RestoreOptions, StoreKey } from './keeping.js';
 export type {
   AppOptions, ClientEvents, ConnectionState, Content, DeliveryStatus, ExecutorOptions, Finding, HistoryMessage, HistoryOptions, HistoryPage, IdentityKeyPair,
-  IdentityStore, Json, KmipKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisSettings, RedisStorage, ReplayStore,
+  IdentityStore, Json, KmipKey, KmsKey, Message, MessageOrSender, Outgoing, Peer, Pkcs11Key, PostgresStorage, Receipt, RedisSettings, RedisStorage, ReplayStore,
   SafetyNumber, Sendable, ServerFiles, SessionStore, Signal, SqliteStorage, StorageAdapters, StorageOptions, TofuStore,
 } from './types.js';
 

@@ -2,6 +2,7 @@
 
 import { abortable, elements, options } from './check.js';
 import { invalid, misconfigured, textOf, warn } from './errors.js';
+import { kmsOf } from './kms.js';
 import type { NativeApp, NativeClient, NativeProgress } from './native.js';
 import { keysOf, text } from './storage.js';
 import type { AppOptions, Signal } from './types.js';
@@ -74,9 +75,9 @@ export interface JournalEntry {
 }
 
 /** What opens a store: one of these, as in the options of `createApp`. */
-export type StoreKey = Pick<AppOptions, 'passphrase' | 'keyfile' | 'osKeyring' | 'pkcs11' | 'kmip'>;
+export type StoreKey = Pick<AppOptions, 'passphrase' | 'keyfile' | 'osKeyring' | 'pkcs11' | 'kmip' | 'kms'>;
 
-const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip'] as const;
+const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'kms'] as const;
 
 function teller(given: unknown): ((progress: NativeProgress) => void) | undefined {
   if (given === undefined) return undefined;
@@ -129,7 +130,8 @@ export async function changeKey(client: NativeClient, key: StoreKey, signal: Sig
     throw misconfigured(`the new key is one of ${SEALS.join(', ')}`);
   }
   const keys = keysOf(given);
-  await abortable(signal, (cancel) => client.changeKey(keys, cancel));
+  const kms = kmsOf(given.kms);
+  await abortable(signal, (cancel) => client.changeKey(keys, cancel, kms));
 }
 
 /** @internal */

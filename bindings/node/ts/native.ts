@@ -120,7 +120,7 @@ export interface NativeClient {
     cancel?: NativeCancel,
   ): Promise<{ path: string; bytes: number; messages: number; conversations: number; removed: string[] }>;
   journal(limit: number): Promise<{ at: number; who: string; deed: string; subject: string; detail: string }[]>;
-  changeKey(keys: Record<string, unknown>, cancel?: NativeCancel): Promise<void>;
+  changeKey(keys: Record<string, unknown>, cancel?: NativeCancel, kms?: NativeKms): Promise<void>;
   rotateKey(told?: (progress: NativeProgress) => void, cancel?: NativeCancel): Promise<void>;
   close(within: number): Promise<void>;
   end(what: string, cancel?: NativeCancel): Promise<void>;
@@ -194,17 +194,33 @@ export interface NativeAdapters {
   answer(id: number, answer: NativeAdapterAnswer): void;
 }
 
+export interface NativeKmsRequest {
+  id: number;
+  call: string;
+  bytes: Uint8Array;
+}
+
+export interface NativeKmsAnswer {
+  failed?: string;
+  bytes?: Uint8Array;
+}
+
+export interface NativeKms {
+  answer(id: number, answer: NativeKmsAnswer): void;
+}
+
 export interface Native {
   generatePhrase(): string;
   generateIdentity(): { publicKey: Uint8Array; privateKey: Uint8Array };
   NativeAdapters: new (ask: (request: NativeAdapterRequest) => void, replaces: boolean) => NativeAdapters;
+  NativeKms: new (ask: (request: NativeKmsRequest) => void) => NativeKms;
   generateKeyPair(): NativeKeyPair;
   restoreKeyPair(sealed: Uint8Array, key: Uint8Array): NativeKeyPair;
   establishSession(own: NativeKeyPair, peer: Uint8Array): NativeSession;
   restoreSession(sealed: Uint8Array, key: Uint8Array): NativeSession;
   version(): string;
   maxContent(): number;
-  openApp(settings: Record<string, unknown>, adapters?: NativeAdapters, cancel?: NativeCancel): Promise<NativeApp>;
+  openApp(settings: Record<string, unknown>, adapters?: NativeAdapters, cancel?: NativeCancel, kms?: NativeKms): Promise<NativeApp>;
   startRelay(settings: { host: string; port: number; tokens: string[]; verbose: boolean; database?: string }): Promise<NativeRelay>;
   Cancel: new () => NativeCancel;
   NativeSends: new (settled: (outcomes: { number: number; receipt?: NativeReceipt; failure?: string }[]) => void) => NativeSends;

@@ -94,7 +94,7 @@ function assured(given: unknown): Record<string, unknown> {
   return texts(settings, ASSURED, 'storage.assuredSettings');
 }
 
-const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip'] as const;
+const SEALS = ['passphrase', 'keyfile', 'osKeyring', 'pkcs11', 'kmip', 'kms'] as const;
 
 /** What seals the stores, and what identities follow from. */
 export function keysOf(given: Partial<AppOptions>): Record<string, unknown> {

@@ -326,6 +326,26 @@ export interface KmipKey {
   key: string;
 }
 
+/**
+ * A key management service that you ask yourself, by whatever library or protocol it has. What is wrapped is a key that is made for each store,
+ * so both functions are called when a store is opened and when its keys change, never for a message. Each has 30 seconds.
+ *
+ * @example
+ * ```js
+ * const kms = {
+ *   wrap: async (key) => (await cloud.encrypt({ keyId, plaintext: key })).ciphertext,
+ *   unwrap: async (wrapped) => (await cloud.decrypt({ keyId, ciphertext: wrapped })).plaintext,
+ * };
+ * const app = await createApp({ appToken, relayUrl, kms });
+ * ```
+ */
+export interface KmsKey {
+  /** Encrypts 32 bytes, which are secret, under a key that never leaves the service; gives at most 1,536 bytes. */
+  wrap(key: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  /** Decrypts what `wrap` gave. A service that can not throws: `KEY_UNAVAILABLE`, with what was thrown as its `cause`. */
+  unwrap(wrapped: Uint8Array): Uint8Array | Promise<Uint8Array>;
+}
+
 /** How many sends one client has under way, and what happens beyond. A `sendMany` counts as many as it has messages. */
 export interface ExecutorOptions {
   /** Sends that are under way at once, to all users; 1024 if absent, a quarter of them to one user. What is handed over together goes in while there is a place: it may be up to a quarter more. (In Rust `max_pending` is another thing: what the outbox of one conversation holds.) */
@@ -388,6 +408,8 @@ export interface AppOptions {
   pkcs11?: Pkcs11Key | undefined;
   /** Seals the stores by a key in a key management server. */
   kmip?: KmipKey | undefined;
+  /** Seals the stores by a key in a key management service that the application asks itself. */
+  kms?: KmsKey | undefined;
   /**
    * Derives identities from a recovery phrase of 24 words (`generateRecoveryPhrase`), so that a reinstall is the same person to everybody. A user
    * whose store holds another identity is refused (`IDENTITY_EXISTS`). Costs about a second for each `connect`.
