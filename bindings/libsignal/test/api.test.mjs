@@ -414,6 +414,8 @@ test('groups: Baileys\' names, its JSON, order, replays', async () => {
   await new group.GroupSessionBuilder(store).process(theirs, bytes);
   const sent = [];
   for (let i = 0; i < 5; i += 1) sent.push(await new group.GroupCipher(store, mine).encrypt(Buffer.from(`${i}`)));
+  const looked = [new group.SenderKeyMessage(sent[3]), new group.SenderKeyMessage(null, null, null, null, sent[3])];
+  for (const one of looked) assert.deepEqual([one.getKeyId(), one.getIteration()], [made.getId(), 3]);
   const cipher = new group.GroupCipher(store, theirs);
   for (const i of [3, 0, 4, 1]) assert.equal((await cipher.decrypt(sent[i])).toString(), `${i}`);
   const twice = await refused(cipher.decrypt(sent[0]));

@@ -288,6 +288,15 @@ const BEHAVIOURS = [
     const stored = JSON.parse(alice.sessions.get('bob.1'));
     return [S.SessionRecord.deserialize(stored).haveOpenSession(), assert.deepEqual(S.SessionRecord.deserialize(stored).serialize(), stored)];
   }, [true, undefined]],
+  ['a record of before there were versions is read: it has the registration id once, for all of its sessions', async (S) => {
+    const { alice, bob, toBob, toAlice } = await talking(S);
+    const { _sessions } = JSON.parse(alice.sessions.get('bob.1'));
+    for (const session of Object.values(_sessions)) delete session.registrationId;
+    alice.sessions.set('bob.1', JSON.stringify({ _sessions, registrationId: bob.registrationId }));
+    const { body, registrationId } = await toBob.encrypt(Buffer.from('x'));
+    return [registrationId === bob.registrationId, await text(toAlice.decryptWhisperMessage(body)), JSON.parse(alice.sessions.get('bob.1')).version];
+  }, [true, 'x', 'v1']],
+  ['a record of a version that is not known is refused', (S) => S.SessionRecord.deserialize({ _sessions: {}, version: 'v9' }), 'Error', { ours: 'SessionError', why: 'it has a class and a code' }],
   ['errors say it in the same words, letter for letter: Baileys and others compare them whole', async (S) => {
     const said = (act) => Promise.resolve().then(act).then(() => 'nothing', (error) => error.message);
     const { bob, build, toBob, toAlice } = world(S);

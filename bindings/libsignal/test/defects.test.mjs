@@ -1,11 +1,11 @@
 // Defects of what this package takes the place of. Each is shown there first, then shown not to be here.
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
-import { couple, group, ours, party, quiet, read, reference, refused, require, withPeers } from './world.mjs';
+import { inspect } from 'node:util';
+import { couple, group, native, ours, party, quiet, read, reference, refused, withPeers } from './world.mjs';
 
 /** Whether a scenario ends well. */
 const fares = async (scenario) => {
@@ -100,6 +100,22 @@ defect('a call that waited for another one is made in the async context of its o
   assert.deepEqual(seen, ['one', 'two', 'three'].flatMap((name) => [`loadSession in ${name}`, `storeSession in ${name}`]));
 });
 
+defect('nothing is printed, least of all keys', async (S) => {
+  const { start, bob, turn } = couple(S);
+  const { log, info, warn, error, debug } = console;
+  const printed = [];
+  for (const name of ['log', 'info', 'warn', 'error', 'debug']) console[name] = (...all) => void printed.push(inspect(all));
+  try {
+    for (const prekey of [1, 2]) {
+      await start(bob.bundle(prekey));
+      await turn();
+    }
+  } finally {
+    Object.assign(console, { log, info, warn, error, debug });
+  }
+  assert.deepEqual(printed, []);
+});
+
 defect('a bundle whose signature is all zeros starts no session', async (S) => {
   const { start, bob } = couple(S);
   const bundle = bob.bundle(1);
@@ -170,12 +186,6 @@ test('a forged message costs a small part of what it costs the reference', withP
   // In CPU time, so that a busy machine does not decide; the build for tests is slower than the one that ships.
   assert.ok(mine * 5 < theirs, `${mine} us here, ${theirs} us there`);
 });
-
-/** The native half as it was loaded. */
-const native = () => {
-  const [name] = readdirSync(join(process.env.STVOR_TEST_PROJECT, 'node_modules/@stvor')).filter((one) => one.startsWith('libsignal-'));
-  return require(`@stvor/${name}`);
-};
 
 test('a forged first message that names no one-time prekey is tried within one bound, with the prekey 0 and without', async () => {
   const { bob, toAlice } = couple(ours);

@@ -1,7 +1,7 @@
 // Order, fairness, bounds, deadlines, crashes.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { couple, group, ours, party, read, refused } from './world.mjs';
+import { couple, group, native, ours, party, read, refused } from './world.mjs';
 
 const owner = {};
 const pause = (millis = 1) => new Promise((resolve) => setTimeout(resolve, millis));
@@ -178,6 +178,34 @@ test('a first message whose save was given up is read when it comes again, whene
     assert.ok(!bob.prekeys.has(1), 'the prekey is gone with it');
     assert.equal(await read(toBob, await toAlice.encrypt(Buffer.from('back'))), 'back');
   }
+});
+
+test('a panic of the native half fails one call, pauses its address for longer each time, and what is stored is as it was', async () => {
+  const executor = new ours.Executor({ backoff: 1 });
+  const events = [];
+  executor.on('crash', ({ address, code, pause: millis }) => events.push(`${code} ${address} ${millis}`));
+  executor.on('revived', ({ address }) => events.push(`revived ${address}`));
+  const { bob, start, toBob, at } = couple(ours);
+  await start(bob.bundle(1));
+  const first = await toBob.encrypt(Buffer.from('first'));
+  const cipher = new ours.SessionCipher(bob, new ours.ProtocolAddress(...at.alice), { executor });
+  const half = native();
+  const { decryptPrekey } = half;
+  // As the native half tells of one that it caught.
+  half.decryptPrekey = () => {
+    throw Object.assign(new Error('a secret'), { code: 'GenericFailure' });
+  };
+  try {
+    for (const error of await Promise.all([refused(read(cipher, first)), refused(read(cipher, first))])) {
+      assert.deepEqual([error.code, error.message.includes('secret'), error.cause], ['INTERNAL', false, undefined]);
+    }
+  } finally {
+    half.decryptPrekey = decryptPrekey;
+  }
+  assert.ok(bob.prekeys.has(1) && bob.sessions.size === 0);
+  assert.equal(await read(cipher, first), 'first');
+  const alice = at.alice.join('.');
+  assert.deepEqual(events, [`INTERNAL ${alice} 1`, `INTERNAL ${alice} 2`, `revived ${alice}`]);
 });
 
 test('a storage that throws fails the call, and the message is not used up', async () => {

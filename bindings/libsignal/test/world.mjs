@@ -1,12 +1,18 @@
 // Parties over any implementation of libsignal-node's API, and the reference beside ours.
 import { createRequire } from 'node:module';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 const require = createRequire(join(process.env.STVOR_TEST_PROJECT, 'package.json'));
 export const ours = require('@stvor/libsignal');
 export const group = require('@stvor/libsignal/group');
 export { require };
+
+/** The native half as it was loaded. */
+export const native = () => {
+  const [name] = readdirSync(join(process.env.STVOR_TEST_PROJECT, 'node_modules/@stvor')).filter((one) => one.startsWith('libsignal-'));
+  return require(`@stvor/${name}`);
+};
 
 /** Without a word: the reference prints keys. */
 export const quiet = (act) => {

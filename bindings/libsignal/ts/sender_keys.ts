@@ -345,15 +345,17 @@ export class SenderKeyDistributionMessage extends CiphertextMessage {
   }
 }
 
-/** A group message, to look at: nothing of it is verified. */
+/** A group message, to look at: nothing of it is verified. Read from its bytes, the only argument, or the last one as in Baileys. */
 export class SenderKeyMessage extends CiphertextMessage {
   readonly #bytes: Buffer;
   readonly #id: number;
   readonly #iteration: number;
 
-  constructor(serialized: Uint8Array) {
+  constructor(serialized: Uint8Array);
+  constructor(keyId: null, iteration: null, ciphertext: null, signatureKey: null, serialized: Uint8Array);
+  constructor(...given: readonly unknown[]) {
     super();
-    this.#bytes = bytesOf(serialized, 'a message');
+    this.#bytes = bytesOf(given[given.length - 1], 'a message');
     const fields = guarded(() => native().groupMessageFields(this.#bytes));
     this.#id = fields.id;
     this.#iteration = fields.iteration;

@@ -208,6 +208,10 @@ pub(super) fn read(text: &[u8]) -> Result<Read, SignalError> {
     // What serde says may quote the text, and the text holds keys.
     let record: Record = serde_json::from_slice(text)
         .map_err(|_| SignalError::BadRecord("it is not the JSON of a session record"))?;
+    // Records of before there were versions have none.
+    if record.version.as_deref().is_some_and(|version| version != "v1") {
+        return Err(SignalError::BadRecord("its JSON is of a version that this build does not know"));
+    }
     let of = |(_, entry): &(String, Entry)| entry.session(record.registration_id);
     let sessions = record.sessions.0.iter().map(of).collect::<Result<Vec<_>, _>>()?;
     let bases: std::collections::HashSet<_> = sessions.iter().map(|session| session.base_key).collect();

@@ -113,6 +113,26 @@ fn a_record_of_libsignal_node_is_read_and_written_back_equal() {
 }
 
 #[test]
+fn a_record_of_before_versions_has_one_registration_id_and_later_versions_are_refused() {
+    let good: Value = serde_json::from_str(OF_LIBSIGNAL_NODE).unwrap();
+    let mut old = good.clone();
+    let sessions = old["_sessions"].as_object_mut().unwrap().values_mut();
+    let ids: Vec<_> =
+        sessions.map(|one| one.as_object_mut().unwrap().remove("registrationId").unwrap()).collect();
+    old["registrationId"] = ids[0].clone();
+    old.as_object_mut().unwrap().remove("version").unwrap();
+    let record = SessionRecord::from_json(old.to_string().as_bytes()).unwrap();
+    let back: Value = serde_json::from_slice(record.to_json().unwrap().expose()).unwrap();
+    assert_eq!(back, good);
+    for version in ["v2", "v0", ""] {
+        let mut later = good.clone();
+        later["version"] = json!(version);
+        let refused = SessionRecord::from_json(later.to_string().as_bytes()).unwrap_err();
+        assert!(matches!(refused, SignalError::BadRecord(_)), "{version}: {refused:?}");
+    }
+}
+
+#[test]
 fn json_that_is_no_record_is_refused_without_quoting_it() {
     let good: Value = serde_json::from_str(OF_LIBSIGNAL_NODE).unwrap();
     let name = good["_sessions"].as_object().unwrap().keys().next().unwrap().clone();
