@@ -163,6 +163,10 @@ pub const REFUSED_FIRST: Duration = Duration::from_millis(500);
 /// Refusals of messages that were on their way before a gap was answered come in within this time.
 pub const GAP_ECHO: Duration = Duration::from_millis(500);
 
+/// Refusals in a row, nothing being accepted in between, that are answered by sending again at once (a gap, an id that is taken):
+/// more than instances cause that send to one peer at the same time. After them a conversation rests as after any other refusal.
+pub const ANSWERED_AT_ONCE: u32 = 32;
+
 /// Requests to the relay (bundle fetches and the like) that wait for their answer.
 pub const MAX_REQUESTS: usize = 256;
 

@@ -259,6 +259,39 @@ async fn a_gap_right_after_another_one_is_answered_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_accepts_nothing_that_is_sent_again_at_once_is_sent_to_after_pauses() {
+    for refusal in [Code::LaneGap, Code::IdConflict] {
+        let relay = Fake::start().await;
+        let (alice, bob) = pair(&relay).await;
+        let mut inbox = bob.messages();
+        alice.send("bob", "0").await.unwrap();
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("0"));
+        let mut events = alice.events();
+        let mut expected = 1_000;
+        relay.on_send(move |send| {
+            if send.recipient.to.user.as_str() != "bob" {
+                return None;
+            }
+            // Never the number that comes, and each time another one.
+            expected += 1;
+            nack(send, refusal).map(|answer| match answer {
+                ServerMessage::Nack(nack) => ServerMessage::Nack(Nack { expected_lane: expected, ..nack }),
+                other => other,
+            })
+        });
+        let options = SendOptions { wait: SendWait::Committed, ..SendOptions::default() };
+        alice.send_with("bob", "1", options).await.unwrap();
+        event(&mut events, |event| match event {
+            Event::SendDelayed { code, .. } => (code == refusal.as_str()).then_some(()),
+            _ => None,
+        })
+        .await;
+        relay.on_send(|_| None);
+        assert_eq!(soon(inbox.next()).await.unwrap().text(), Some("1"), "after {refusal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_refused_together_are_one_refusal() {
     let relay = Fake::start().await;
     let (alice, bob) = pair(&relay).await;

@@ -166,6 +166,8 @@ struct Lane {
     paused_until: Option<Instant>,
     /// Refusals since the relay last accepted something.
     refusals: u32,
+    /// Refusals since then that were answered by sending again at once.
+    answers: u32,
     /// The last gap that was answered, and when.
     last_gap: Option<(u64, Instant)>,
     /// Until then refusals may be echoes of that gap; then what looked like one is sent again.
@@ -275,6 +277,7 @@ impl Lane {
             unreached: false,
             paused_until: None,
             refusals: 0,
+            answers: 0,
             last_gap: None,
             doubted_until: None,
             wants_room: None,

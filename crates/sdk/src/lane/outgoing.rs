@@ -494,7 +494,7 @@ impl Lane {
         let Some(one) = self.sealed.remove(position) else { return };
         self.accepted.push(one.queued);
         self.progress_at = Instant::now();
-        self.refusals = 0;
+        (self.refusals, self.answers) = (0, 0);
         self.core.settle(1);
         if let PendingBody::Message(place) = one.body {
             self.release(1);
@@ -508,7 +508,7 @@ impl Lane {
         let Subject::Message(id) = nack.subject else { return };
         let Some(position) = self.sealed.iter().position(|one| one.send.msg_id == id) else { return };
         match nack.code {
-            Code::LaneGap => self.gap(nack.expected_lane, position, step).await,
+            Code::LaneGap => self.gap(nack, position, step).await,
             Code::IdConflict => {
                 let Ok(fresh) = random(&mut self.rng) else { return };
                 let key = keys::pending(&self.peer, self.sealed[position].queued);
@@ -521,8 +521,11 @@ impl Lane {
                     let expires = one.created_at + limits::KEEP_SENT;
                     let key = keys::sent(&self.peer, one.send.msg_id);
                     step.changes.push(Op::put(key, pointer.encode()).expiring(expires));
+                    // Under the id that was refused nobody has it.
+                    step.changes.delete(keys::sent(&self.peer, id));
                 }
                 self.resend_from(position);
+                self.answered(nack, step);
             }
             Code::CounterRepeated => {
                 let own = self.core.counter();
@@ -537,26 +540,39 @@ impl Lane {
                 self.give_up(position, nack.code.as_str(), step).await;
                 self.renumber(step).await;
             }
-            code => {
+            _ => {
                 self.resend_from(position);
-                let now = Instant::now();
-                let asked = now + nack.retry_after.min(limits::BACKOFF_LONGEST);
-                // What was on its way with a refused message is refused, too: that is one refusal, and not one for each.
-                if let Some(until) = self.paused_until.as_mut().filter(|until| **until > now) {
-                    *until = asked.max(*until);
-                    return;
-                }
-                let floor = limits::REFUSED_FIRST * 2_u32.saturating_pow(self.refusals.min(8));
-                self.refusals += 1;
-                let wait = nack.retry_after.max(floor).min(limits::BACKOFF_LONGEST);
-                self.paused_until = Some(now + wait);
-                step.events.push(Event::SendDelayed {
-                    peer: self.peer.user.clone(),
-                    code: code.as_str(),
-                    retry_after: wait,
-                });
+                self.rest(nack, step);
             }
         }
+    }
+
+    /// What the relay refused goes again at once, but not for ever: one that accepts nothing is not sent to without a pause.
+    fn answered(&mut self, nack: &Nack, step: &mut Step) {
+        self.answers = self.answers.saturating_add(1);
+        if self.answers > limits::ANSWERED_AT_ONCE {
+            self.rest(nack, step);
+        }
+    }
+
+    /// Sends nothing for a while.
+    fn rest(&mut self, nack: &Nack, step: &mut Step) {
+        let now = Instant::now();
+        let asked = now + nack.retry_after.min(limits::BACKOFF_LONGEST);
+        // What was on its way with a refused message is refused, too: that is one refusal, and not one for each.
+        if let Some(until) = self.paused_until.as_mut().filter(|until| **until > now) {
+            *until = asked.max(*until);
+            return;
+        }
+        let floor = limits::REFUSED_FIRST * 2_u32.saturating_pow(self.refusals.min(8));
+        self.refusals += 1;
+        let wait = nack.retry_after.max(floor).min(limits::BACKOFF_LONGEST);
+        self.paused_until = Some(now + wait);
+        step.events.push(Event::SendDelayed {
+            peer: self.peer.user.clone(),
+            code: nack.code.as_str(),
+            retry_after: wait,
+        });
     }
 
     fn resend_from(&mut self, position: usize) {
@@ -567,11 +583,12 @@ impl Lane {
     }
 
     /// The relay expects another number than the one it got.
-    async fn gap(&mut self, expected: u64, position: usize, step: &mut Step) {
+    async fn gap(&mut self, nack: &Nack, position: usize, step: &mut Step) {
         // One refused message makes gaps of all that were on their way behind it: one answer serves them all.
         if self.sealed[position].sent_in == 0 {
             return;
         }
+        let expected = nack.expected_lane;
         let echo = |(lane, at): &(u64, Instant)| *lane == expected && at.elapsed() < limits::GAP_ECHO;
         if let Some((_, at)) = self.last_gap.filter(echo) {
             // Not all that look like echoes are: each new numbering begins at 1, and another process may number anew meanwhile.
@@ -588,6 +605,7 @@ impl Lane {
             // The relay forgot what it had accepted: the numbers start over.
             _ => self.renumber(step).await,
         }
+        self.answered(nack, step);
     }
 
     /// A new lane epoch for what is not accepted. Bytes, ids and counters stay.

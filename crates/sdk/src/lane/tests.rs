@@ -2,8 +2,9 @@ use std::sync::Weak;
 
 use stvor_base::{DeviceId, UserId};
 use stvor_protocol::Standing;
-use stvor_store::{MemoryStore, Store, StoreError, StoreFacts, StorePlace, StoreProvider};
-use stvor_wire::server::Deliver;
+use stvor_store::{MemoryStore, Scan, Store, StoreError, StoreFacts, StorePlace, StoreProvider, Table};
+use stvor_wire::Code;
+use stvor_wire::server::{Deliver, Nack, Subject};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -159,6 +160,69 @@ async fn what_nobody_answered_goes_again_also_where_others_may_have_seen_to_thei
     }
     assert_eq!(lane.sealed.len(), 2);
     assert!(lane.sealed.iter().all(|one| one.sent_in == 0 && !one.foreign));
+}
+
+/// The relay has nothing of the lane's first message; its numbers are never those that it expects.
+async fn refuse_first(lane: &mut Lane, code: Code, expected_lane: u64) {
+    let one = &mut lane.sealed[0];
+    one.sent_in = 3;
+    let subject = Subject::Message(one.send.msg_id);
+    let nack = Nack { subject, code, detail: String::new(), retry_after: Duration::ZERO, expected_lane };
+    let mut step = Step::new(lane.row.clone());
+    lane.refused(&nack, &mut step).await;
+    lane.commit(step).await;
+    assert_eq!(lane.sealed[0].sent_in, 0, "it goes again");
+}
+
+#[tokio::test]
+async fn what_a_relay_refuses_over_and_over_goes_again_at_once_so_many_times_and_then_after_a_pause() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    for code in [Code::LaneGap, Code::IdConflict] {
+        let mut step = Step::new(lane.row.clone());
+        let send = lane.number(vec![7; 64], &mut step).unwrap();
+        lane.push_sealed_control(send, &mut step);
+        lane.commit(step).await;
+        for number in 0..limits::ANSWERED_AT_ONCE {
+            refuse_first(&mut lane, code, 1_000 + u64::from(number)).await;
+            assert_eq!(lane.paused_until, None, "{code:?} {number}");
+        }
+        for wait in [limits::REFUSED_FIRST, 2 * limits::REFUSED_FIRST] {
+            let before = Instant::now();
+            refuse_first(&mut lane, code, 9).await;
+            assert!(lane.paused_until.take().is_some_and(|until| until >= before + wait), "{code:?}");
+            lane.last_gap = None;
+        }
+        // What is accepted ends it.
+        let mut step = Step::new(lane.row.clone());
+        lane.accept(lane.sealed[0].send.msg_id, &mut step);
+        lane.commit(step).await;
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_no_id_fills_no_store_with_them() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let store = Arc::clone(&client.core().store);
+    let Waiting { queued, place, created_at } = lane.waiting[0];
+    let row = store.one(&crate::keys::message(&lane.peer.user, place)).await.unwrap().unwrap();
+    let row = MessageRow::decode(row.value.expose()).unwrap();
+    let mut step = Step::new(lane.row.clone());
+    let send = lane.number(vec![7; 64], &mut step).unwrap();
+    lane.store_sealed((queued, place, created_at), (row, send), &mut step);
+    step.promoted = 1;
+    lane.commit(step).await;
+    for _ in 0..3 {
+        let before = lane.sealed[0].send.msg_id;
+        refuse_first(&mut lane, Code::IdConflict, 0).await;
+        let id = lane.sealed[0].send.msg_id;
+        assert_ne!(id, before);
+        let sent = Scan::of(Table::Outbox, crate::keys::sent_of(&lane.peer));
+        let sent = store.scan_all(sent, 10).await.unwrap();
+        let names: Vec<_> = sent.iter().map(|row| row.key.sort.as_slice()).collect();
+        assert_eq!(names, [id.as_bytes().as_slice()], "the name that it may be asked for again by");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
