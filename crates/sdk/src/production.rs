@@ -14,7 +14,7 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// A stable name in snake case, for example `store_in_memory`.
+    /// A stable name in snake case, for example `store_not_durable`.
     pub code: &'static str,
     /// What was found.
     pub what: String,

@@ -1,4 +1,4 @@
-//! Whoever has the database alone learns nobody's name, not by guessing either.
+//! Whoever has the database alone learns nobody's name and no word that was said, not by guessing either.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -62,6 +62,11 @@ async fn talk(alice: &Client, peers: &[Client; 2]) {
         left.retain(|peer| *peer != told.as_str());
     }
     assert_eq!(group.receipts(said).await.unwrap().len(), 2);
+    // Searching leaves nothing behind that tells what was searched.
+    for peer in PEERS {
+        let page = alice.history(peer).containing("canary").load().await.unwrap();
+        assert_eq!(page.messages.len(), 2);
+    }
 }
 
 fn holds(dump: &[u8], needle: &[u8]) -> bool {
@@ -83,7 +88,7 @@ fn traces(name: &str) -> Vec<Vec<u8>> {
 
 fn assert_nobody_is_in(dump: &[u8], kind: &str) {
     assert!(dump.len() > 10_000, "the dump of {kind} holds something");
-    for name in [OWN, "canary-group", "canary-text"].into_iter().chain(PEERS) {
+    for name in [OWN, "canary-group", "canary-text", "canary"].into_iter().chain(PEERS) {
         for trace in traces(name) {
             assert!(!holds(dump, &trace) && !holds(dump, &hex(&trace)), "{kind} tells of {name}");
         }
