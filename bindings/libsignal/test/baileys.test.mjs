@@ -1,0 +1,202 @@
+// Storages shaped as Baileys' are: rows by type and id in its JSON, public keys without their first byte, records as `serialize` gives them, sender keys as
+// JSON in a Buffer, and a move from a phone number to a LID that copies a row. Either side may be libsignal-node itself.
+import assert from 'node:assert/strict';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { group, hasPeers, ours, quiet, read, reference, refused } from './world.mjs';
+
+const project = process.env.STVOR_TEST_PROJECT;
+
+/** Bytes go into JSON as base64. */
+const written = (value) =>
+  JSON.stringify(value, function bytes(key, plain) {
+    return this[key] instanceof Uint8Array ? { type: 'Buffer', data: Buffer.from(this[key]).toString('base64') } : plain;
+  });
+const back = (text) => text && JSON.parse(text, (_, value) => (value?.type === 'Buffer' ? Buffer.from(value.data, 'base64') : value));
+
+function device(S, name) {
+  const bare = ({ pubKey, privKey }) => ({ public: new Uint8Array(pubKey.subarray(1)), private: new Uint8Array(privKey) });
+  const whole = (key) => Buffer.concat([Buffer.from([5]), key]);
+  const rows = new Map();
+  const keys = {
+    get: async (type, ids) => Object.fromEntries(ids.map((id) => [id, back(rows.get(`${type}-${id}`))])),
+    async set(data) {
+      for (const [type, all] of Object.entries(data)) {
+        for (const [id, value] of Object.entries(all)) value === null ? rows.delete(`${type}-${id}`) : rows.set(`${type}-${id}`, written(value));
+      }
+    },
+  };
+  const one = async (type, id) => (await keys.get(type, [id]))[id];
+  const made = [S.curve.generateKeyPair(), S.curve.generateKeyPair()];
+  const signature = S.curve.calculateSignature(made[0].privKey, made[1].pubKey);
+  const [identity, signed] = made.map(bare);
+  const registrationId = S.keyhelper.generateRegistrationId();
+  const storage = {
+    async loadSession(id) {
+      const stored = await one('session', id);
+      return stored ? S.SessionRecord.deserialize(stored) : null;
+    },
+    storeSession: (id, record) => keys.set({ session: { [id]: record.serialize() } }),
+    isTrustedIdentity: () => true,
+    async loadPreKey(id) {
+      const key = await one('pre-key', id.toString());
+      return key && { privKey: Buffer.from(key.private), pubKey: Buffer.from(key.public) };
+    },
+    removePreKey: (id) => keys.set({ 'pre-key': { [id]: null } }),
+    loadSignedPreKey: () => ({ privKey: Buffer.from(signed.private), pubKey: Buffer.from(signed.public) }),
+    async loadSenderKey(name) {
+      const key = await one('sender-key', name.toString());
+      return key ? group.SenderKeyRecord.deserialize(key) : new group.SenderKeyRecord();
+    },
+    storeSenderKey: (name, record) => keys.set({ 'sender-key': { [name.toString()]: Buffer.from(JSON.stringify(record.serialize()), 'utf-8') } }),
+    getOurRegistrationId: () => registrationId,
+    getOurIdentity: () => ({ privKey: Buffer.from(identity.private), pubKey: whole(identity.public) }),
+  };
+  const senderOf = (id, sender) => new group.SenderKeyName(id, new S.ProtocolAddress(sender, 0));
+  const begun = async (sender) => {
+    if (!(await one('sender-key', sender.toString()))) await storage.storeSenderKey(sender, new group.SenderKeyRecord());
+  };
+  return {
+    S, name, storage, rows,
+    cipher: (peer) => new S.SessionCipher(storage, new S.ProtocolAddress(peer, 0)),
+    inject: (peer, bundle) => new S.SessionBuilder(storage, new S.ProtocolAddress(peer, 0)).initOutgoing(bundle),
+    async bundle(keyId) {
+      const pair = bare(S.curve.generateKeyPair());
+      await keys.set({ 'pre-key': { [keyId]: pair } });
+      return {
+        registrationId, identityKey: whole(identity.public), preKey: { keyId, publicKey: whole(pair.public) },
+        signedPreKey: { keyId: 1, publicKey: whole(signed.public), signature },
+      };
+    },
+    async toGroup(id, text) {
+      const sender = senderOf(id, name);
+      await begun(sender);
+      const distribution = await new group.GroupSessionBuilder(storage).create(sender);
+      return { ciphertext: await new group.GroupCipher(storage, sender).encrypt(Buffer.from(text)), distribution: distribution.serialize() };
+    },
+    async distributed(id, from, bytes) {
+      const sender = senderOf(id, from);
+      await begun(sender);
+      await new group.GroupSessionBuilder(storage).process(sender, new group.SenderKeyDistributionMessage(null, null, null, null, bytes));
+    },
+    fromGroup: async (id, from, message) => String(await new group.GroupCipher(storage, senderOf(id, from)).decrypt(message)),
+    /** The row is copied, and the one of before removed. */
+    async move(from, to) {
+      const stored = await one('session', `${from}.0`);
+      const record = S.SessionRecord.deserialize(stored);
+      assert.ok(record.haveOpenSession());
+      await keys.set({ session: { [`${to}.0`]: record.serialize(), [`${from}.0`]: null } });
+    },
+  };
+}
+
+/** Of a message that is sent to somebody as Baileys does: the body goes through `Buffer.from(body, 'binary')`. */
+const sealed = async (cipher, content) => {
+  const { type, body } = await cipher.encrypt(Buffer.from(content));
+  return { type, body: Buffer.from(body, 'binary') };
+};
+
+let flows = 0;
+for (const [what, A, B] of [['both', ours, ours], ['the bot, libsignal-node the phone', ours, reference], ['the phone, libsignal-node the bot', reference, ours]]) {
+  const skip = A && B ? false : 'the npm peers are not installed: ./x setup-peers';
+  test(`bundle, retry, sender keys and the move to a LID over Baileys' storage: ours is ${what}`, { skip }, () => quiet(async () => {
+    const number = (flows += 1);
+    const [bot, phone, lid] = [device(A, `49170${number}`), device(B, `49171${number}`), `8123${number}_1`];
+    await bot.inject(phone.name, await phone.bundle(1));
+    const first = await sealed(bot.cipher(phone.name), 'hello');
+    assert.equal(await read(phone.cipher(bot.name), first), 'hello');
+    assert.ok(!phone.rows.has('pre-key-1'));
+    assert.equal((await refused(read(phone.cipher(bot.name), first))).message, 'Key used already or never filled');
+    assert.equal(await read(bot.cipher(phone.name), await sealed(phone.cipher(bot.name), 'hi')), 'hi');
+
+    // A retry: a fresh bundle replaces the session.
+    const late = await sealed(phone.cipher(bot.name), 'sent before the retry');
+    await bot.inject(phone.name, await phone.bundle(2));
+    assert.equal(await read(phone.cipher(bot.name), await sealed(bot.cipher(phone.name), 'again')), 'again');
+    assert.equal(await read(bot.cipher(phone.name), await sealed(phone.cipher(bot.name), 'got it')), 'got it');
+    // libsignal-node would lose the current session by it.
+    if (A === ours) assert.equal(await read(bot.cipher(phone.name), late), 'sent before the retry');
+
+    // The sender key travels with each message, and only the first counts.
+    const id = `1203${number}@g.us`;
+    for (const text of ['one', 'two', 'three']) {
+      const { ciphertext, distribution } = await bot.toGroup(id, text);
+      const { type, body } = await sealed(bot.cipher(phone.name), distribution);
+      const cipher = phone.cipher(bot.name);
+      const carried = await (type === 3 ? cipher.decryptPreKeyWhisperMessage(body) : cipher.decryptWhisperMessage(body));
+      await phone.distributed(id, bot.name, carried);
+      assert.equal(await phone.fromGroup(id, bot.name, ciphertext), text);
+      assert.equal((await refused(phone.fromGroup(id, bot.name, ciphertext))).code, 'DUPLICATE');
+    }
+
+    const under = await sealed(phone.cipher(bot.name), 'sent before the move');
+    await bot.move(phone.name, lid);
+    assert.equal(await read(phone.cipher(bot.name), await sealed(bot.cipher(lid), 'to the LID')), 'to the LID');
+    assert.equal(await read(bot.cipher(lid), under), 'sent before the move');
+    assert.equal(await read(bot.cipher(lid), await sealed(phone.cipher(bot.name), 'to the bot')), 'to the bot');
+    const gone = await refused(bot.cipher(phone.name).encrypt(Buffer.from('x')));
+    assert.deepEqual([gone.name, gone.message], ['SessionError', 'No sessions']);
+  }));
+}
+
+test('an application changes its import in the middle, and changes it back, over Baileys\' storage', { skip: hasPeers ? false : 'the npm peers are not installed: ./x setup-peers' }, () => quiet(async () => {
+  const [bot, phone] = [device(reference, 'swapped-bot'), device(reference, 'swapped-phone')];
+  await bot.inject(phone.name, await phone.bundle(1));
+  assert.equal(await read(phone.cipher(bot.name), await sealed(bot.cipher(phone.name), 'before')), 'before');
+  let kept;
+  for (const S of [ours, reference, ours]) {
+    // Its storage makes records of the one that is imported.
+    bot.storage.loadSession = async (id) => {
+      const stored = back(bot.rows.get(`session-${id}`));
+      return stored ? S.SessionRecord.deserialize(stored) : null;
+    };
+    const cipher = new S.SessionCipher(bot.storage, new S.ProtocolAddress(phone.name, 0));
+    if (kept !== undefined) assert.equal(await read(cipher, kept), 'kept');
+    assert.equal(await read(phone.cipher(bot.name), await sealed(cipher, 'there')), 'there');
+    kept = await sealed(phone.cipher(bot.name), 'kept');
+    assert.equal(await read(cipher, await sealed(phone.cipher(bot.name), 'back')), 'back');
+  }
+}));
+
+test('under the name of libsignal, as an npm alias installs it, everything that is imported of it is found', (t) => {
+  const place = mkdtempSync(join(project, 'alias-'));
+  t.after(() => rmSync(place, { recursive: true }));
+  mkdirSync(join(place, 'node_modules'));
+  cpSync(join(project, 'node_modules/@stvor/libsignal'), join(place, 'node_modules/libsignal'), { recursive: true });
+  writeFileSync(join(place, 'main.mjs'), `
+    import * as libsignal from 'libsignal';
+    import * as curve from 'libsignal/src/curve.js';
+    import { decrypt, encrypt } from 'libsignal/src/crypto';
+    import { PreKeyWhisperMessage } from 'libsignal/src/protobufs.js';
+    import SessionRecord from 'libsignal/src/session_record.js';
+    const { privKey, pubKey } = curve.generateKeyPair();
+    const [key, iv] = [Buffer.alloc(32), Buffer.alloc(16)];
+    console.log(JSON.stringify([
+      String(new libsignal.ProtocolAddress('49170', 0)), curve.verifySignature(pubKey, key, curve.calculateSignature(privKey, key)),
+      decrypt(key, encrypt(key, iv, iv), iv).equals(iv), typeof PreKeyWhisperMessage.decode, SessionRecord === libsignal.SessionRecord,
+    ]));`);
+  const { status, stdout, stderr } = spawnSync(process.execPath, [join(place, 'main.mjs')], { encoding: 'utf8' });
+  assert.deepEqual([status, stderr], [0, '']);
+  assert.deepEqual(JSON.parse(stdout), ['49170.0', true, true, 'function', true]);
+});
+
+test('the code of the migration page and of the README runs as it stands', (t) => {
+  const place = mkdtempSync(join(project, 'page-'));
+  t.after(() => rmSync(place, { recursive: true }));
+  // What the page takes for granted.
+  writeFileSync(join(place, 'given.mjs'), `
+    import { ProtocolAddress } from '@stvor/libsignal';
+    const rows = new Map();
+    const adapter = { get: (key) => rows.get(key), set: (key, value) => void rows.set(key, value), delete: (key) => void rows.delete(key) };
+    Object.assign(globalThis, { adapter: { ...adapter, transaction: (work) => work(adapter) }, storage: {}, address: new ProtocolAddress('49170', 0) });`);
+  const text = ['../../../docs/libsignal-migration.md', '../README.md'].map((file) => readFileSync(new URL(file, import.meta.url), 'utf8')).join('\n');
+  const blocks = [...text.matchAll(/^```js\n([\s\S]*?)^```$/gm)].map(([, code]) => code);
+  assert.ok(blocks.length >= 4, `${blocks.length} blocks`);
+  blocks.forEach((code, at) => {
+    writeFileSync(join(place, `${at}.mjs`), `import './given.mjs';\n${code}`);
+    const { status, stderr } = spawnSync(process.execPath, [join(place, `${at}.mjs`)], { encoding: 'utf8' });
+    assert.deepEqual([status, stderr], [0, ''], code);
+  });
+});
