@@ -35,6 +35,9 @@ pub const MAX_INDEX: usize = 512 << 20;
 /// Steps of SQLite (about four for each 4 KiB of the index) that an agent's search may take, per level, to learn where words are that
 /// begin as one with a star says.
 pub const MAX_PREFIX_STEPS: u64 = 8 << 10;
+/// Steps that each part of an agent's search may take, per level, beside what each match takes: to find where words are that stand in
+/// very many places, to go on to the next, and to rank them.
+pub const MAX_SEARCH_STEPS: u64 = 16 << 10;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;
 /// How long a memory of level 0 lives at most.

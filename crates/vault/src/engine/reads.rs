@@ -11,6 +11,7 @@ use crate::error::Refusal;
 use crate::limits;
 use crate::memory::Header;
 use crate::storage::MemoryRow;
+use crate::storage::index::Bounds;
 
 /// What a row takes beside its bytes: its header is opened and understood.
 const ROW: u64 = 256;
@@ -33,6 +34,11 @@ const STEPS: u64 = 1 << 10;
 const PREFIX: u64 = limits::MAX_PREFIX_STEPS;
 #[cfg(test)]
 const PREFIX: u64 = limits::MAX_PREFIX_STEPS >> 5;
+/// Steps that each part of one may take else.
+#[cfg(not(test))]
+const SEARCH: u64 = limits::MAX_SEARCH_STEPS;
+#[cfg(test)]
+const SEARCH: u64 = limits::MAX_SEARCH_STEPS >> 5;
 /// That hour, in milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
 
@@ -67,13 +73,15 @@ impl Passed {
     }
 }
 
-/// Steps that words with a star may take in a search: of a caller who had as much read as it may, so few that they do not count.
-pub(super) fn steps(caller: &Caller, spent: bool) -> u64 {
-    match caller {
-        Caller::Owner => u64::MAX,
-        Caller::Agent(_) if spent => PREFIX.min(STEPS / 2),
-        Caller::Agent(_) => PREFIX,
-    }
+/// What a search may take: of a caller who had as much read as it may, so little that it does not count.
+pub(super) fn bounds(caller: &Caller, spent: bool) -> Bounds {
+    let count = limits::MAX_PAGE + 1;
+    let most = match caller {
+        Caller::Owner => return Bounds { count, beginnings: u64::MAX, steps: u64::MAX },
+        Caller::Agent(_) if spent => STEPS / 2,
+        Caller::Agent(_) => u64::MAX,
+    };
+    Bounds { count, beginnings: PREFIX.min(most), steps: SEARCH.min(most) }
 }
 
 /// What each agent had read, less what the time since then gave back, and when that was.
@@ -108,9 +116,10 @@ impl Engine {
         self.count_parts(caller, 1 + read.own / PART + read.others / PART);
     }
 
-    /// Counts the steps that words with a star took, and a search that was `ended` because they were too many.
-    pub(super) fn count_steps(&mut self, caller: &Caller, steps: u64, ended: bool) {
-        self.count_parts(caller, steps / STEPS + u64::from(ended));
+    /// Counts the steps that each part of a search took, and a search that was `ended` because they were too many.
+    pub(super) fn count_steps(&mut self, caller: &Caller, taken: &[u64], ended: bool) {
+        let parts: u64 = taken.iter().map(|steps| steps / STEPS).sum();
+        self.count_parts(caller, parts + u64::from(ended));
     }
 
     fn count_parts(&mut self, caller: &Caller, parts: u64) {

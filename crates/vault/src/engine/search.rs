@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Engine;
 use super::agents::Caller;
-use super::reads::{Passed, passed, steps};
+use super::reads::{Passed, bounds, passed};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
 use crate::level::Level;
@@ -83,17 +83,22 @@ impl Engine {
             caller.must_reach(namespace)?;
             engine.index_namespace(caller, namespace)?;
             let levels = engine.searched(caller)?;
-            // What is in the index may be searched, however much was read, but not for words of which very many begin so.
+            // What is in the index may be searched, however much was read, but not what takes going through much of it.
             let spent = engine.may_read(caller).err();
-            let bounds = (limits::MAX_PAGE + 1, steps(caller, spent.is_some()));
-            let mut taken = 0;
+            let (bounds, mut taken) = (bounds(caller, spent.is_some()), Vec::new());
             let hits = engine.index.find((namespace, &levels), &words, bounds, &mut taken);
             if spent.is_none() {
-                engine.count_steps(caller, taken, matches!(hits, Ok(None)));
+                engine.count_steps(caller, &taken, matches!(hits, Ok(None)));
             }
             let Some(mut hits) = hits? else {
-                let many =
-                    || VaultError::invalid("very many words begin so; write more of each before its star");
+                let many = || match words.iter().any(|word| word.ends_with('*')) {
+                    true => {
+                        VaultError::invalid("very many words begin so; write more of each before its star")
+                    }
+                    false => VaultError::invalid(
+                        "these words stand in very many places; search for fewer of them, or for rarer ones",
+                    ),
+                };
                 return Err(spent.map_or_else(many, VaultError::from));
             };
             let mut more = hits.len() > limits::MAX_PAGE;

@@ -385,7 +385,9 @@ fn headers_that_are_read_twice_for_the_index_are_counted_twice() {
 fn hits(vault: &Vault, word: &str) -> usize {
     let words = index::words(word).unwrap();
     let find = move |engine: &mut super::Engine| {
-        engine.index.find(("home", &[Level::Working, Level::Private]), &words, (10, u64::MAX), &mut 0)
+        let bounds = index::Bounds { count: 10, beginnings: u64::MAX, steps: u64::MAX };
+        let levels = [Level::Working, Level::Private];
+        engine.index.find(("home", &levels), &words, bounds, &mut Vec::new())
     };
     vault.ask(find).wait().unwrap().unwrap().len()
 }
@@ -457,6 +459,30 @@ fn searches_for_beginnings_of_very_many_words_are_refused_and_counted() {
     assert_eq!((search(&greedy, "a123*"), search(&greedy, "a12345")), (Ok(1), Ok(1)));
     assert_eq!(search(&greedy, "te*"), Ok(limits::MAX_PAGE), "few words, and many memories");
     assert_eq!(search(&other, "a*"), Err("VAULT_BAD_REQUEST"));
+}
+
+#[test]
+fn searches_that_go_through_long_lists_often_are_refused_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Still::default());
+    let vault = vault_at(directory.path(), Options { clock, ..Options::default() });
+    let (greedy, other) = (enrol(&vault, "greedy", &["*"]), enrol(&vault, "other", &["*"]));
+    for _ in 0..8 {
+        let tea = NewMemory::new("tea ".repeat(5_000).as_bytes(), Level::Working, "home");
+        vault.store(&Caller::Owner, tea).unwrap();
+    }
+    let search = |caller: &Caller, query: &str| {
+        vault.search(caller, "home", query).map(|found| found.len()).map_err(|error| error.code())
+    };
+    // Of one word many: the list of each is gone through.
+    let long = ["tea"; 40].join("-");
+    assert_eq!(search(&Caller::Owner, &long), Ok(8), "the owner may");
+    let refused = vault.search(&greedy, "home", &long).unwrap_err();
+    assert!(refused.to_string().contains("fewer of them"), "{refused}");
+    let tries = (1..60).position(|_| search(&greedy, &long) == Err("AGENT_READ_QUOTA"));
+    assert_eq!(tries, Some(15), "each counts a mebibyte of the sixteen");
+    assert_eq!((search(&greedy, "tea"), search(&greedy, "tea-tea")), (Ok(8), Ok(8)));
+    assert_eq!(search(&other, &long), Err("VAULT_BAD_REQUEST"));
 }
 
 #[test]

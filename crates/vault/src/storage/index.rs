@@ -1,13 +1,12 @@
 //! The full-text index. It is in memory only, made from what can be read when it is first needed, and dropped when the keys
 //! are: nothing of it is ever on a disk, and nothing of a forgotten memory is left in it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::failed;
+use super::steps::Steps;
 use crate::level::Level;
 use crate::memory::MemoryId;
 use crate::{VaultError, limits};
@@ -15,26 +14,21 @@ use crate::{VaultError, limits};
 const PAGE: usize = 4_096;
 /// Bytes that a namespace takes beside its pages: a connection, and what SQLite knows of its tables.
 const SPACE: usize = 128 << 10;
-/// Steps of SQLite between two looks at how many there were. A page of the index takes about four.
-const TICK: u16 = 64;
+/// Steps of SQLite that it takes to come to the next match, to rank one, and to return one.
+const NEXT: u64 = 4;
+const RANK: u64 = 16;
+const RETURN: u64 = 32;
 
-/// Steps that SQLite took, and how many it may.
-#[derive(Debug)]
-struct Steps {
-    taken: AtomicU64,
-    most: AtomicU64,
-}
-
-impl Steps {
-    /// Does `work` in at most `most` steps; it is interrupted where it takes more. Adds up those that it took.
-    fn within<T>(&self, most: u64, taken: &mut u64, work: impl FnOnce() -> T) -> T {
-        self.taken.store(0, Ordering::Relaxed);
-        self.most.store(most, Ordering::Relaxed);
-        let done = work();
-        self.most.store(u64::MAX, Ordering::Relaxed);
-        *taken = taken.saturating_add(self.taken.load(Ordering::Relaxed));
-        done
-    }
+/// How much one search finds and takes at most, for each level.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Memories that it finds.
+    pub(crate) count: usize,
+    /// Steps until the first match is known, where a word has a star.
+    pub(crate) beginnings: u64,
+    /// Steps until it is known where none has, from there to the last match that is ranked, and while they are ranked; beside those
+    /// that each match takes, however long the lists are that it stands in.
+    pub(crate) steps: u64,
 }
 
 /// Words of memories, apart for each namespace: what one of them takes slows down no other, and each can go by itself.
@@ -50,7 +44,7 @@ pub(crate) struct Index {
 #[derive(Debug)]
 pub(crate) struct Space {
     connection: Connection,
-    steps: Arc<Steps>,
+    steps: Steps,
     levels: BTreeSet<Level>,
     places: HashMap<MemoryId, (Level, i64)>,
     /// The last search of it.
@@ -127,11 +121,11 @@ impl Index {
         &self,
         (namespace, levels): (&str, &[Level]),
         words: &[String],
-        bounds: (usize, u64),
-        steps: &mut u64,
+        bounds: Bounds,
+        taken: &mut Vec<u64>,
     ) -> Result<Option<Vec<Hit>>, VaultError> {
         let Some(space) = self.spaces.get(namespace) else { return Ok(Some(Vec::new())) };
-        space.find(levels, words, bounds, steps)
+        space.find(levels, words, bounds, taken)
     }
 }
 
@@ -161,13 +155,7 @@ impl Space {
             (most / PAGE).max(1)
         ));
         done.map_err(|error| failed(&error))?;
-        let steps = Arc::new(Steps { taken: AtomicU64::new(0), most: AtomicU64::new(u64::MAX) });
-        let counted = steps.clone();
-        let look = move || {
-            let before = counted.taken.fetch_add(TICK.into(), Ordering::Relaxed);
-            before >= counted.most.load(Ordering::Relaxed)
-        };
-        connection.progress_handler(TICK.into(), Some(look)).map_err(|error| failed(&error))?;
+        let steps = Steps::of(&mut connection).map_err(|error| failed(&error))?;
         Ok(Self { connection, steps, levels: BTreeSet::new(), places: HashMap::new(), searched: 0 })
     }
 
@@ -222,56 +210,85 @@ impl Space {
     /// Finds memories of the given levels that hold all words, best first. Where more than [`limits::MAX_RANKED`] of a level hold them,
     /// the newest of these are ranked: ranking looks at every match.
     ///
-    /// Of a word with a star all that begin so are gone through before the first match is known, by ranking some times more. Nothing is
-    /// returned where that takes more than `most` steps for a level; adds up those that it took.
+    /// Of a word with a star all that begin so are gone through before the first match is known, and once more to rank. Of a word that
+    /// stands in very many places the list is gone through to rank, and that of one that is made of several (`a-b-a`) once for each of
+    /// these. Nothing is returned where that takes more than the bounds say; notes the steps of each part.
     fn find(
         &self,
         levels: &[Level],
         words: &[String],
-        (count, most): (usize, u64),
-        steps: &mut u64,
+        bounds: Bounds,
+        taken: &mut Vec<u64>,
     ) -> Result<Option<Vec<Hit>>, VaultError> {
-        let query = words.join(" ");
-        let starred = words.iter().any(|word| word.ends_with('*'));
         let mut hits = Vec::new();
         for level in levels.iter().filter(|level| self.levels.contains(*level)) {
-            let table = table(*level);
-            let newest = format!("SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC");
-            let sql = format!(
-                "SELECT id, rank FROM {table} WHERE {table} MATCH ?1 AND rowid >= ?3 ORDER BY rank LIMIT ?2"
-            );
-            let mut from = || -> rusqlite::Result<Option<i64>> {
-                let mut statement = self.connection.prepare_cached(&newest)?;
-                let mut rows = statement.query(params![query])?;
-                let mut next = || rows.next()?.map(|row| row.get::<_, i64>(0)).transpose();
-                let mut found = if starred { self.steps.within(most, steps, &mut next)? } else { next()? };
-                for _ in 1..limits::MAX_RANKED {
-                    if found.is_none() {
-                        break;
-                    }
-                    found = next()?;
-                }
-                Ok(found)
-            };
-            let from = match from() {
+            let found = self.newest(*level, words, bounds, taken);
+            let found = found.and_then(|(from, seen)| match seen {
+                0 => Ok(Vec::new()),
+                _ => self.ranked((*level, from), words, (bounds, seen), taken),
+            });
+            match found {
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                     return Ok(None);
                 }
-                from => from.map_err(|error| failed(&error))?,
-            };
-            let read = || {
-                let mut statement = self.connection.prepare_cached(&sql)?;
-                let limit = i64::try_from(count).unwrap_or(i64::MAX);
-                let rows = statement.query_map(params![query, limit, from.unwrap_or(0)], |row| {
-                    Ok(Hit { id: MemoryId::from_bytes(row.get(0)?), rank: row.get(1)? })
-                })?;
-                rows.collect::<rusqlite::Result<Vec<_>>>()
-            };
-            hits.extend(read().map_err(|error| failed(&error))?);
+                found => hits.extend(found.map_err(|error| failed(&error))?),
+            }
         }
         hits.sort_by(|a, b| a.rank.total_cmp(&b.rank));
-        hits.truncate(count);
+        hits.truncate(bounds.count);
         Ok(Some(hits))
+    }
+
+    /// The row of the oldest of the newest [`limits::MAX_RANKED`] memories of a level that hold all words, and how many these are.
+    fn newest(
+        &self,
+        level: Level,
+        words: &[String],
+        bounds: Bounds,
+        taken: &mut Vec<u64>,
+    ) -> rusqlite::Result<(i64, u64)> {
+        let table = table(level);
+        let sql = format!("SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![words.join(" ")])?;
+        let mut next = || rows.next()?.map(|row| row.get::<_, i64>(0)).transpose();
+        let starred = words.iter().any(|word| word.ends_with('*'));
+        let first = if starred { bounds.beginnings } else { bounds.steps };
+        let Some(mut oldest) = self.steps.within((first, 0), taken, &mut next)? else { return Ok((0, 0)) };
+        let rest = || -> rusqlite::Result<(i64, u64)> {
+            for seen in 1..limits::MAX_RANKED as u64 {
+                let Some(older) = next()? else { return Ok((oldest, seen)) };
+                oldest = older;
+                self.steps.forgive(NEXT);
+            }
+            Ok((oldest, limits::MAX_RANKED as u64))
+        };
+        self.steps.within((bounds.steps, 0), taken, rest)
+    }
+
+    /// The best of the memories of a level that hold all words, of so many from a row on.
+    fn ranked(
+        &self,
+        (level, from): (Level, i64),
+        words: &[String],
+        (bounds, seen): (Bounds, u64),
+        taken: &mut Vec<u64>,
+    ) -> rusqlite::Result<Vec<Hit>> {
+        let table = table(level);
+        let sql = format!(
+            "SELECT id, rank FROM {table} WHERE {table} MATCH ?1 AND rowid >= ?3 ORDER BY rank LIMIT ?2"
+        );
+        let returned = seen.min(bounds.count as u64);
+        let free = RANK.saturating_mul(seen).saturating_add(RETURN.saturating_mul(returned));
+        let read = || {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let limit = i64::try_from(bounds.count).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![words.join(" "), limit, from], |row| {
+                Ok(Hit { id: MemoryId::from_bytes(row.get(0)?), rank: row.get(1)? })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        self.steps.within((bounds.steps, free), taken, read)
     }
 }
 
@@ -300,8 +317,25 @@ pub(crate) fn words(query: &str) -> Result<Vec<String>, VaultError> {
 mod tests {
     use super::*;
 
+    /// As for the owner.
+    const FREE: Bounds = Bounds { count: 1_000, beginnings: u64::MAX, steps: u64::MAX };
+
     fn id(number: u8) -> MemoryId {
         MemoryId::from_bytes([number; 16])
+    }
+
+    /// One of very many.
+    fn name(number: usize) -> MemoryId {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        MemoryId::from_bytes(bytes)
+    }
+
+    /// How many memories of level 1 a search finds, if any comes of it, and what steps its parts took.
+    fn look(space: &Space, query: &str, bounds: Bounds) -> (Option<usize>, Vec<u64>) {
+        let (mut taken, words) = (Vec::new(), words(query).unwrap());
+        let hits = space.find(&[Level::Working], &words, bounds, &mut taken).unwrap();
+        (hits.map(|hits| hits.len()), taken)
     }
 
     #[test]
@@ -314,7 +348,7 @@ mod tests {
         index.add(id(2), ("a", Level::Private), "the quick red fox");
         index.add(id(3), ("b", Level::Working), "the quick fox");
         let find = |index: &Index, levels: &[Level], query: &str| {
-            let hits = index.find(("a", levels), &words(query).unwrap(), (10, u64::MAX), &mut 0).unwrap();
+            let hits = index.find(("a", levels), &words(query).unwrap(), FREE, &mut Vec::new()).unwrap();
             hits.unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
         assert_eq!(find(&index, &[Level::Working], "quick fox"), [id(1)]);
@@ -353,11 +387,6 @@ mod tests {
     #[test]
     fn of_very_many_matches_the_newest_are_ranked() {
         let mut space = Space::new(limits::MAX_INDEX).unwrap();
-        let name = |number: usize| {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
-            MemoryId::from_bytes(bytes)
-        };
         space.begin().unwrap();
         for number in 0..=limits::MAX_RANKED {
             // The oldest would be the best.
@@ -366,8 +395,8 @@ mod tests {
         }
         space.end().unwrap();
         let find = |space: &Space| {
-            let bounds = (limits::MAX_RANKED + 9, 0);
-            let hits = space.find(&[Level::Working], &words("tea").unwrap(), bounds, &mut 0);
+            let bounds = Bounds { count: limits::MAX_RANKED + 9, ..FREE };
+            let hits = space.find(&[Level::Working], &words("tea").unwrap(), bounds, &mut Vec::new());
             hits.unwrap().unwrap().into_iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
         let found = find(&space);
@@ -386,9 +415,8 @@ mod tests {
         }
         space.end().unwrap();
         let find = |space: &Space, query: &str, most: u64| {
-            let (mut steps, words) = (0, words(query).unwrap());
-            let hits = space.find(&[Level::Working], &words, (1_000, most), &mut steps).unwrap();
-            (hits.map(|hits| hits.len()), steps)
+            let (found, taken) = look(space, query, Bounds { beginnings: most, ..FREE });
+            (found, taken[0])
         };
         let (all, steps) = find(&space, "a*", u64::MAX);
         assert!(all == Some(100) && steps > 384, "{all:?} {steps}");
@@ -397,12 +425,49 @@ mod tests {
         let (none, taken) = find(&space, "a*", 256);
         assert!(none.is_none() && taken > 256 && taken < steps, "{none:?} {taken}");
         assert_eq!(find(&space, "a* a0* a*", steps).0, None);
-        // What begins so is few, and whole words, however many memories have them, take none.
+        // What begins so is few, and whole words are not held to that bound.
         assert_eq!(find(&space, "a123*", 256).0, Some(1));
-        assert_eq!(find(&space, "a12345", 0), (Some(1), 0));
+        assert_eq!(find(&space, "a12345", 0).0, Some(1));
         // It goes on after that.
         space.add(id(200), Level::Working, &"b ".repeat(10_000)).unwrap();
         assert_eq!((find(&space, "b*", 256).0, find(&space, "a*", u64::MAX).0), (Some(1), Some(100)));
+    }
+
+    #[test]
+    fn whole_words_are_looked_for_in_so_many_steps_and_no_more() {
+        let filled = |texts: &[(usize, &str)]| {
+            let mut space = Space::new(limits::MAX_INDEX).unwrap();
+            space.begin().unwrap();
+            let all = texts.iter().flat_map(|(count, text)| core::iter::repeat_n(*text, *count));
+            for (number, text) in all.enumerate() {
+                space.add(name(number), Level::Working, text).unwrap();
+            }
+            space.end().unwrap();
+            space
+        };
+        let within = |steps: u64| Bounds { count: limits::MAX_PAGE + 1, steps, ..FREE };
+        // Matches take what they take, however many they are.
+        let space = filled(&[(2 * limits::MAX_RANKED, "tea and many other words")]);
+        for query in ["tea", "tea words", "te*", "many-other"] {
+            let (found, taken) = look(&space, query, within(512));
+            assert!(found == Some(limits::MAX_PAGE + 1), "{query} {taken:?}");
+            assert!(taken.iter().all(|steps| *steps < 512), "{query} {taken:?}");
+        }
+        // One list is gone through often.
+        let space = filled(&[(20, "tea ".repeat(2_000).as_str())]);
+        let often = ["tea"; 100].join("-");
+        let (all, taken) = look(&space, &often, within(u64::MAX));
+        let most = taken.iter().copied().max().unwrap();
+        assert!(all == Some(20) && most > 2_048, "{all:?} {taken:?}");
+        assert_eq!(look(&space, &often, within(most)).0, Some(20));
+        let (none, taken) = look(&space, &often, within(512));
+        assert!(none.is_none() && taken.iter().all(|steps| *steps <= 640), "{none:?} {taken:?}");
+        assert_eq!(look(&space, "tea", within(512)).0, Some(20), "and it goes on after that");
+        // The newest are found at once; to rank them the list is gone through to its end.
+        let space = filled(&[(100, "tea ".repeat(10_000).as_str()), (limits::MAX_RANKED, "tea tea tea tea")]);
+        let (none, taken) = look(&space, "tea-tea-tea-tea", within(1_024));
+        assert!(none.is_none() && taken.len() == 3, "{none:?} {taken:?}");
+        assert!(taken[0] + taken[1] < 512 && (1_024..2_048).contains(&taken[2]), "{taken:?}");
     }
 
     #[test]
@@ -413,7 +478,7 @@ mod tests {
             ["bank-pin", "a'b", "NEAR", "text OR", "te\"xt", "(text", "text:pin", "^text", "-pin", "*"]
         {
             if let Ok(words) = words(query) {
-                space.find(&[Level::Working], &words, (10, u64::MAX), &mut 0).unwrap().unwrap();
+                space.find(&[Level::Working], &words, FREE, &mut Vec::new()).unwrap().unwrap();
             }
         }
         assert!(words("").is_err() && words("\"' * -").is_err());

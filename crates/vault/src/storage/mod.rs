@@ -9,6 +9,7 @@ pub(crate) mod index;
 mod log;
 mod parts;
 mod rows;
+mod steps;
 
 use core::cell::Cell;
 use std::io::Read as _;

@@ -60,6 +60,10 @@ const TRIED: &[(&str, &str)] = &[
         "MAX_PREFIX_STEPS",
         "src/engine/tests.rs::searches_for_beginnings_of_very_many_words_are_refused_and_counted",
     ),
+    (
+        "MAX_SEARCH_STEPS",
+        "src/engine/tests.rs::searches_that_go_through_long_lists_often_are_refused_and_counted",
+    ),
     ("MAX_WORDS", "src/storage/index.rs::nothing_in_a_search_is_syntax"),
     ("EPHEMERAL_TTL", "tests/it/memories.rs::memories_end_with_their_time"),
     ("MAX_APPROVAL", "tests/it/limits.rs::a_grant_is_good_for_a_day_at_most"),

@@ -1,0 +1,56 @@
+//! Steps of SQLite: what a search may take is counted in them, as no clock decides what is answered.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+/// Steps between two looks at how many there were. A page of the index takes about four.
+const TICK: u16 = 64;
+
+#[derive(Debug)]
+struct Count {
+    taken: AtomicU64,
+    most: AtomicU64,
+}
+
+/// Steps that a connection took, and how many it may.
+#[derive(Debug)]
+pub(super) struct Steps(Arc<Count>);
+
+impl Steps {
+    /// Counts those of a connection.
+    pub(super) fn of(connection: &mut Connection) -> rusqlite::Result<Self> {
+        let count = Arc::new(Count { taken: AtomicU64::new(0), most: AtomicU64::new(u64::MAX) });
+        let counted = Arc::clone(&count);
+        let look = move || {
+            let before = counted.taken.fetch_add(TICK.into(), Ordering::Relaxed);
+            before >= counted.most.load(Ordering::Relaxed)
+        };
+        connection.progress_handler(TICK.into(), Some(look))?;
+        Ok(Self(count))
+    }
+
+    /// Does `work` in at most `most` steps beside the `free` ones; it is interrupted where it takes more. Notes those that it took
+    /// beside these.
+    pub(super) fn within<T>(
+        &self,
+        (most, free): (u64, u64),
+        taken: &mut Vec<u64>,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        let Self(count) = self;
+        count.taken.store(0, Ordering::Relaxed);
+        count.most.store(most.saturating_add(free), Ordering::Relaxed);
+        let done = work();
+        count.most.store(u64::MAX, Ordering::Relaxed);
+        taken.push(count.taken.load(Ordering::Relaxed).saturating_sub(free));
+        done
+    }
+
+    /// Forgets steps that something else bounds.
+    pub(super) fn forgive(&self, steps: u64) {
+        let taken = self.0.taken.load(Ordering::Relaxed);
+        self.0.taken.store(taken.saturating_sub(steps), Ordering::Relaxed);
+    }
+}
