@@ -6,6 +6,7 @@ use serde_json::Value;
 use stvor_testkit::{Process, Signal, Stream};
 
 use crate::common::{Home, SOON, finished, objects};
+use crate::terminal::{CTRL_C, Terminal, USUAL};
 
 /// A vault with a keyfile, served, in a home of its own.
 pub(crate) struct Served {
@@ -352,6 +353,25 @@ fn the_owners_secret_is_changed_and_the_old_one_is_worth_nothing() {
     let daemon = Served::serve(&served.home, &format!("--unlock --keyfile {}", new.display()));
     assert!(served.home.run("vault status").out.contains("open"));
     drop(daemon);
+}
+
+#[test]
+fn who_breaks_off_at_the_question_for_the_passphrase_leaves_no_credential_file_behind() {
+    let home = Home::new();
+    let secret = format!("--passphrase-file {}", home.secret("passphrase", "correct horse").display());
+    let made = home.run(&format!("vault init --cost interactive {secret}"));
+    assert!(made.status.success(), "{}", made.err);
+    let _daemon = Served::serve(&home, "");
+    assert!(home.run(&format!("vault unlock {secret}")).status.success());
+    let file = home.path("assistant.cred");
+    let add = format!("vault agents add assistant --namespace home --credential-out {}", file.display());
+    let mut asked = Terminal::open(&home, &add, USUAL);
+    asked.wait_for("passphrase");
+    assert!(!file.exists(), "it would be in the way of the next try");
+    asked.press(CTRL_C);
+    asked.ended();
+    let added = home.run(&format!("{add} {secret}"));
+    assert!(added.status.success() && file.exists(), "{}", added.err);
 }
 
 #[test]

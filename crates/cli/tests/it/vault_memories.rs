@@ -1,6 +1,8 @@
 //! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
 
-use crate::common::objects;
+use stvor_testkit::Signal;
+
+use crate::common::{SOON, finished, objects};
 use crate::terminal::{Kind, Terminal, USUAL};
 use crate::vault::Served;
 
@@ -128,6 +130,47 @@ fn half_an_export_stays_under_no_name_and_what_lacks_its_content_is_said() {
     let (code, _, err) = served.try_owner(&format!("export --out {}", file("three.jsonl").display()));
     assert!(code == 4 && err.contains("VAULT_LOCKDOWN"), "{code} {err}");
     assert!(!file("three.jsonl").exists() && file("two.jsonl").exists());
+}
+
+#[test]
+fn an_export_that_is_interrupted_leaves_no_half_of_it() {
+    const LINES: usize = 3_000;
+    let served = Served::new();
+    served.owner("unlock");
+    let file = served.home.path("many.jsonl");
+    let line = |number: usize| {
+        serde_json::json!({
+            "type": "entity", "name": format!("n{number}"), "entityType": "person", "observations": ["likes tea"],
+        })
+        .to_string()
+    };
+    std::fs::write(&file, (0..LINES).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    served.owner(&format!("import {} --namespace home --level working", file.display()));
+    let dir = served.home.path("exports");
+    std::fs::create_dir(&dir).unwrap();
+    let names = || -> Vec<_> {
+        std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let line = format!("vault export --out {}", dir.join("all.jsonl").display());
+    // One that was whole before the signal came is no trial: there are few of those.
+    let interrupted = (0..20).any(|_| {
+        let exporting = served.home.start(&Served::line(&served.home, &line));
+        stvor_testkit::until(SOON, || (!names().is_empty()).then_some(())).unwrap();
+        exporting.signal(Signal::Interrupt).unwrap();
+        let (code, left) = (finished(&exporting), names());
+        if left != ["all.jsonl"] {
+            assert_eq!((code, left), (Some(130), vec![]));
+            return true;
+        }
+        let whole = std::fs::read_to_string(dir.join("all.jsonl")).unwrap();
+        assert_eq!(whole.lines().count(), LINES, "only all of it has the name");
+        std::fs::remove_file(dir.join("all.jsonl")).unwrap();
+        false
+    });
+    assert!(interrupted, "none was interrupted half-way");
 }
 
 #[test]

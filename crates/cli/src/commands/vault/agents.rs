@@ -50,11 +50,12 @@ pub(super) fn run(call: Call<'_>, command: &AgentsCommand) -> Result {
 }
 
 fn add(call: Call<'_>, agent: Agent, file: Option<&Path>) -> Result {
-    // Made first: a credential is shown once, and must not be lost for want of a place.
+    let mut client = call.as_owner()?;
+    // Made before the credential, which is shown once and must not be lost for want of a place; after the owner's secret, so that who
+    // breaks off there leaves nothing in the way of the next try.
     let file = file.map(|path| private_file(path).map(|file| (path, file))).transpose()?;
     let name = agent.name.clone();
-    let answer = call.as_owner().and_then(|mut client| ask_owner(&mut client, &OwnerVerb::Enrol { agent }));
-    let answer = match (answer, &file) {
+    let answer = match (ask_owner(&mut client, &OwnerVerb::Enrol { agent }), &file) {
         (Ok(answer), _) => answer,
         (Err(failure), file) => {
             if let Some((path, _)) = file {

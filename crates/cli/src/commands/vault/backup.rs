@@ -13,7 +13,9 @@ use stvor_vault::backup::retention::{Retention, superfluous, to_come};
 use stvor_vault::backup::{BackupKind, BackupName, BackupRecord, Restore, restore as bring_back};
 use stvor_vault::daemon::{Client, Hidden, OwnerVerb, RecoveryVerb};
 use stvor_vault::salvage::{SalvageKeys, salvage as read_what_is_left};
+use tempfile::NamedTempFile;
 
+use super::draft::{draft, keep};
 use super::landing::Landing;
 use super::talk::ask_owner;
 use super::{Call, show};
@@ -272,7 +274,7 @@ pub(super) fn salvage(call: Call<'_>, out: &Path, (unlogged, second): (bool, &Se
         ));
     }
     let keys = SalvageKeys { owner: &*owner, second: second.as_deref(), unlogged };
-    let mut file = std::io::BufWriter::new(new_private(out)?);
+    let mut file = std::io::BufWriter::new(draft(out)?);
     let mut written = Ok(());
     let bar = Bar::working(call.out(), "reading what is left");
     let found = read_what_is_left(&call.path()?, &keys, |memory| {
@@ -281,16 +283,11 @@ pub(super) fn salvage(call: Call<'_>, out: &Path, (unlogged, second): (bool, &Se
         }
     });
     bar.end();
-    let done = written.and_then(|()| file.flush()).and_then(|()| file.get_ref().sync_all());
-    let found = match (found, done) {
-        (Ok(found), Ok(())) => found,
-        (found, done) => {
-            // Half of it would pass for all of it.
-            let _ = std::fs::remove_file(out);
-            found?;
-            return done.map_err(|error| Failure::io("can not write", error));
-        }
-    };
+    // Half of it would pass for all of it: nothing is kept before all is there.
+    let found = found?;
+    let failed = |error| Failure::io("can not write", error);
+    written.map_err(failed)?;
+    keep(file.into_inner().map_err(|error| failed(error.into_error()))?, out)?;
     let object = json!({
         "memories": found.memories, "with_content": found.with_content, "wrong": found.wrong.to_string(),
     });
@@ -305,18 +302,12 @@ pub(super) fn salvage(call: Call<'_>, out: &Path, (unlogged, second): (bool, &Se
 /// Writes everything that can be read.
 pub(super) fn export(call: Call<'_>, out: Option<&Path>) -> Result {
     let mut client = call.as_owner()?;
-    let mut file = out.map(new_private).transpose()?;
-    let written = export_into(call, &mut client, file.as_mut());
-    let (count, refused) = match (written, out) {
-        (Err(failure), Some(path)) => {
-            // Half of it would pass for all of it.
-            let _ = std::fs::remove_file(path);
-            return Err(failure);
-        }
-        (written, _) => written?,
-    };
+    let mut file = out.map(draft).transpose()?;
+    let (count, refused) = export_into(call, &mut client, file.as_mut().map(NamedTempFile::as_file_mut))?;
     let without: u64 = refused.values().sum();
-    if file.is_some() {
+    // Half of it would pass for all of it: nothing is kept before all is there.
+    if let (Some(file), Some(path)) = (file, out) {
+        keep(file, path)?;
         let object = json!({ "memories": count, "without_content": without, "refused": refused });
         call.out().either(&object, |_| format!("{count} memories, {without} of them without content"))?;
     }
@@ -361,9 +352,6 @@ fn export_into(
     }
     if let Some(bar) = bar {
         bar.end();
-    }
-    if let Some(file) = file {
-        file.sync_all().map_err(failed)?;
     }
     Ok((count, refused))
 }

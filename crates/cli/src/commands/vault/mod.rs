@@ -9,6 +9,7 @@ mod backup;
 mod boundary;
 mod carried;
 mod doctor;
+mod draft;
 mod forgetting;
 mod holder;
 mod import;
