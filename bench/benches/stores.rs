@@ -1,5 +1,6 @@
-//! Stores beside the bare database that does the same rows: `./x bench store`, or only those that are named behind it.
-//! Servers are private ones on loopback, with settings that keep what they acknowledge; files are under `TMPDIR`.
+//! Stores beside the bare database that does the same rows, and clients that start on stores with many conversations:
+//! `./x bench store`, or only what is named behind it. Servers are private ones on loopback, with settings that keep what
+//! they acknowledge; files are under `TMPDIR`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,7 +9,8 @@
     reason = "a benchmark ends with what went wrong"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,11 @@ use stvor::store::{
     ChangeSet, Key, MemoryStore, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan,
     Sealed, SqliteStores, Store, StorePlace, StoreProvider, Table, open_at,
 };
-use stvor_bench::{ours, process};
+use stvor::{App, DeviceId, UserId};
+use stvor_base::Address;
+use stvor_bench::load::crowd;
+use stvor_bench::load::server::{Plan, TOKEN, binary};
+use stvor_bench::{Outcome, ours, process};
 use stvor_protocol::Conversation;
 use stvor_testkit::{Postgres, Redis};
 use tokio::sync::Mutex;
@@ -33,6 +39,15 @@ const TURN: Duration = Duration::from_millis(300);
 const TURNS: u32 = 10;
 
 const SESSIONS: u64 = 10_000;
+
+/// How long the relay may take to answer a client.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long 10,000 users may take to write to one.
+const CROWD: Duration = Duration::from_secs(600);
+
+/// Starts of a client on one store; the middle one counts.
+const STARTS: usize = 5;
 
 fn sort(table: Table, number: u64) -> Vec<u8> {
     // A session is written over, the others are added.
@@ -156,6 +171,100 @@ async fn start_up(name: &str, stores: &dyn StoreProvider, directory: &Path) {
         rows.len()
     );
     store.close().await.unwrap();
+}
+
+/// An app at a relay, with its stores in a directory or, where `name` is that of a server, there.
+async fn app_at((name, server): (&str, &str), relay: &str, directory: &Path) -> App {
+    let builder = App::builder().app_token(TOKEN).relay_url(relay).data_dir(directory).timeout(PATIENCE);
+    let builder = match name {
+        "postgres" => builder.store(Arc::new(PostgresStores::new(server).unwrap())),
+        "redis" => builder.store(Arc::new(RedisStores::new(server).unwrap())),
+        _ => builder,
+    };
+    builder.open().await.unwrap()
+}
+
+/// What a client takes to be ready on a store with 10,000 conversations, which 10,000 users began by a message to it.
+async fn connect(at: (&str, &str), relay: &str) {
+    let (name, directory) = (at.0, tempfile::tempdir().unwrap());
+    let user = format!("{name}-user");
+    let begun = Instant::now();
+    let app = app_at(at, relay, directory.path()).await;
+    let client = app.connect(&user).await.unwrap();
+    let to = Address::new(UserId::new(&user).unwrap(), DeviceId::FIRST);
+    let mut messages = client.messages();
+    let arrive = async {
+        for _ in 0..SESSIONS {
+            messages.next().await.ok_or("the inbox ended")?;
+        }
+        Outcome::Ok(())
+    };
+    let all = async { tokio::try_join!(crowd::write_to(relay, &to, SESSIONS), arrive) };
+    tokio::time::timeout(CROWD, all).await.unwrap().unwrap();
+    assert_eq!(client.flush(PATIENCE).await.unwrap(), 0, "all receipts are sent");
+    drop(messages);
+    drop(client);
+    app.close().await.unwrap();
+    println!("{name:<9} {SESSIONS} users wrote to one within {:.2?}", begun.elapsed());
+
+    let mut starts: Vec<[u64; 3]> =
+        (0..STARTS).map(|_| start_of_client(at, (relay, &user), directory.path())).collect();
+    starts.sort_unstable();
+    let took = |start: &[u64; 3]| Duration::from_micros(start[0]);
+    let ([_, before, after], first, last) = (starts[STARTS / 2], starts[0], starts[STARTS - 1]);
+    println!(
+        "{name:<9} a client with {SESSIONS} conversations: ready in {:.2?} (of {STARTS} starts {:.2?} to {:.2?}), \
+         {after} KiB resident then, {} KiB more than before",
+        took(&starts[STARTS / 2]),
+        took(&first),
+        took(&last),
+        after.saturating_sub(before)
+    );
+}
+
+/// The start of a client in a process of its own: microseconds until it is ready, and the KiB that are resident before and after.
+fn start_of_client((name, server): (&str, &str), (relay, user): (&str, &str), directory: &Path) -> [u64; 3] {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--bench", "client", name, server, relay, user]).arg(directory);
+    let output = command.output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{errors}");
+    let figures: Vec<u64> = text.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+    figures.try_into().unwrap()
+}
+
+/// That process.
+async fn client(arguments: &[String]) {
+    let [name, server, relay, user, directory] = arguments else { panic!("no client: {arguments:?}") };
+    let resident = || process::resident_kib(std::process::id()).unwrap();
+    let before = resident();
+    let begun = Instant::now();
+    let app = app_at((name, server), relay, Path::new(directory)).await;
+    let client = app.connect(user).await.unwrap();
+    // Without the relay it would be given out, too.
+    client.wait_online(PATIENCE).await.unwrap();
+    let took = begun.elapsed();
+    let after = resident();
+    let peers = client.peers().await.unwrap().len();
+    assert_eq!(u64::try_from(peers).unwrap(), SESSIONS);
+    println!("{} {before} {after}", took.as_micros());
+    app.close().await.unwrap();
+}
+
+/// Clients at a relay in a process of its own.
+async fn connects() {
+    let built: PathBuf = std::env::var_os("STVOR_BIN").map_or_else(|| binary().unwrap(), Into::into);
+    let directory = tempfile::tempdir().unwrap();
+    let relay = Plan::new(&built, directory.path()).start().unwrap();
+    let relay_url = relay.url();
+    connect(("sqlite", ""), &relay_url).await;
+    if let Some(server) = Postgres::start().unwrap() {
+        let database = server.database().unwrap();
+        connect(("postgres", &database.url), &relay_url).await;
+    }
+    if let Some(server) = Redis::start().unwrap() {
+        connect(("redis", &server.url()), &relay_url).await;
+    }
 }
 
 async fn sqlite() {
@@ -306,11 +415,16 @@ fn main() {
         return;
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if let Some((first, arguments)) = named.split_first()
+        && first == "client"
+    {
+        return runtime.block_on(client(arguments));
+    }
     let wanted = |name: &str| named.is_empty() || named.iter().any(|one| one == name);
     if wanted("memory") {
         memory();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if wanted("sealing") {
             sealing().await;
@@ -323,6 +437,9 @@ fn main() {
         }
         if wanted("redis") {
             redis().await;
+        }
+        if wanted("connect") {
+            connects().await;
         }
     });
 }

@@ -1,11 +1,11 @@
 //! Runs the benchmarks: `cargo bench -p stvor-bench -- --help`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use stvor_bench::fault::Role;
+use stvor_bench::load::server::{binary, target_directory};
 use stvor_bench::load::{self, Load};
 use stvor_bench::report::{Row, Summary, Target};
 use stvor_bench::vault::{self, Size};
@@ -89,24 +89,8 @@ struct Arguments {
     bench: bool,
 }
 
-fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
-}
-
 fn default_output() -> PathBuf {
     target_directory().join("bench/summary.json")
-}
-
-/// The `stvor` binary of the release profile, brought up to date first.
-fn binary() -> Outcome<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let arguments = ["build", "--release", "--locked", "-p", "stvor-cli", "--manifest-path", manifest];
-    if !Command::new(cargo).args(arguments).status()?.success() {
-        return Err("stvor could not be built".into());
-    }
-    Ok(target_directory().join("release/stvor"))
 }
 
 fn runtime() -> Outcome<tokio::runtime::Runtime> {

@@ -16,7 +16,7 @@ use crate::Outcome;
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// Relays refuse blobs of other sizes; what fits no bucket is refused by them too.
-fn padding(length: usize) -> usize {
+pub(crate) fn padding(length: usize) -> usize {
     stvor_wire::padding::bucket_for(length).unwrap_or(length)
 }
 

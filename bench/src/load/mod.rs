@@ -2,10 +2,12 @@
 //!
 //! - [`server`]: the relay as a process of its own.
 //! - [`raw`]: a client that speaks the wire and encrypts nothing, so that it costs little beside the relay.
+//! - [`crowd`]: users who all write to one user.
 //! - [`relay`]: what a message, a connection and a reconnect cost the relay.
 //! - [`whole`]: two users with durable stores and everything between them.
 //! - [`peers`]: other servers under the same load.
 
+pub mod crowd;
 pub mod peers;
 pub mod raw;
 pub mod relay;

@@ -9,10 +9,12 @@ use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, AppId, DeviceId, MessageId, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::Identity;
-use stvor_wire::client::{Ack, AckOne, Auth, ClientMessage, Credential, Hello, Lane, Mode, Recipient, Send};
+use stvor_wire::client::{
+    Ack, AckOne, Auth, ClientMessage, Credential, FetchBundle, Hello, Lane, Mode, Recipient, Send,
+};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::login::Transcript;
-use stvor_wire::server::{Deliver, ServerMessage};
+use stvor_wire::server::{Bundles, Deliver, ServerMessage};
 use stvor_wire::url::RelayUrl;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -30,8 +32,8 @@ const BUFFER: usize = 4 * 1024;
 
 /// A device that can log in.
 pub struct Account {
-    identity: Identity,
-    app: AppId,
+    pub(super) identity: Identity,
+    pub(super) app: AppId,
 }
 
 impl Account {
@@ -42,8 +44,8 @@ impl Account {
     pub fn new(name: &str) -> Outcome<Self> {
         let app = stvor_wire::token::app_of(TOKEN)?;
         let address = Address::new(UserId::new(name)?, DeviceId::FIRST);
-        let now = Timestamp::from_millis(1_800_000_000_000);
-        let (identity, effects) = Identity::create(&app, &address, now, &mut SystemRandom::new())?;
+        let (identity, effects) =
+            Identity::create(&app, &address, Timestamp::system(), &mut SystemRandom::new())?;
         // It lives as long as this process: there is nothing to store.
         drop(effects);
         Ok(Self { identity, app })
@@ -129,6 +131,36 @@ pub struct Connection {
     pub sender: Sender,
     /// What comes from it.
     pub receiver: Receiver,
+}
+
+impl Connection {
+    /// The prekeys of a user, without those that serve once: what comes is good for any number of first messages.
+    ///
+    /// # Errors
+    /// When the relay refuses, or the connection is gone.
+    pub async fn bundles(&mut self, user: &UserId) -> Outcome<Bundles> {
+        let fetch = FetchBundle {
+            request_id: NonZeroU64::MIN,
+            user: user.clone(),
+            wait: Duration::ZERO,
+            devices_only: false,
+            without_one_time: true,
+            devices: Vec::new(),
+        };
+        let frame = frame::encode_client(&ClientMessage::FetchBundle(fetch));
+        self.sender.sink.send(Message::Binary(frame)).await?;
+        loop {
+            let answers = self.receiver.batch(1).await?;
+            if answers.is_empty() {
+                return Err("the connection ended before the prekeys came".into());
+            }
+            for answer in answers {
+                if let ServerMessage::Bundles(bundles) = answer {
+                    return Ok(bundles);
+                }
+            }
+        }
+    }
 }
 
 /// The sending half.

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use stvor_testkit::{Process, Spawn};
@@ -18,6 +19,7 @@ const START: Duration = Duration::from_secs(30);
 const SETTINGS: &str = "\
 [relay.limits]
 logins_per_app = 1000000
+registrations_per_app = 1000000
 sends_per_device = 1000000
 sends_per_app = 10000000
 bytes_per_device = 1073741824
@@ -99,4 +101,25 @@ impl Relay {
 /// When there is none.
 pub fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Where cargo builds.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
+}
+
+/// The `stvor` binary of the release profile, brought up to date first.
+///
+/// # Errors
+/// When it can not be built.
+pub fn binary() -> Outcome<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let arguments = ["build", "--release", "--locked", "-p", "stvor-cli", "--manifest-path", manifest];
+    if !Command::new(cargo).args(arguments).status()?.success() {
+        return Err("stvor could not be built".into());
+    }
+    Ok(target_directory().join("release/stvor"))
 }
