@@ -83,6 +83,24 @@ test('every subpath has types, for old and new ways to look for them, under the 
     export const device = (session: E2ESession): Device => session;
     export const stored = (record: path0.SessionRecord): SerializedSessionRecord => record.serialize();
     export const code = (error: SignalError): string => error.code;
+    // A storage as the declarations of libsignal-node have it.
+    declare const pair: { privKey: Buffer; pubKey: Buffer };
+    export const storage: path0.SignalStorage = {
+      loadSession: async (id: string): Promise<path0.SessionRecord | null | undefined> => (id ? null : undefined),
+      storeSession: async (id: string, session: path0.SessionRecord): Promise<void> => void [id, session],
+      isTrustedIdentity: (identifier: string, identityKey: Uint8Array): boolean => identifier.length === identityKey.length,
+      loadPreKey: async (id: number | string): Promise<{ privKey: Buffer; pubKey: Buffer } | undefined> => (id ? pair : undefined),
+      removePreKey: (id: number): void => void id,
+      loadSignedPreKey: (): { privKey: Buffer; pubKey: Buffer } => pair,
+      getOurRegistrationId: (): Promise<number> | number => 5,
+      getOurIdentity: (): { privKey: Buffer; pubKey: Buffer } => pair,
+    };
+    export async function talk(address: path0.ProtocolAddress, session: E2ESession, bytes: Uint8Array): Promise<Buffer> {
+      await new path0.SessionBuilder(storage, address).initOutgoing(session);
+      const cipher = new path0.SessionCipher(storage, address);
+      const { type, body } = await cipher.encrypt(bytes);
+      return type === 3 ? cipher.decryptPreKeyWhisperMessage(body) : cipher.decryptWhisperMessage(bytes);
+    }
     // @ts-expect-error It is for this package only.
     export const inner = path3.publicKeyOf;`;
   const place = mkdtempSync(join(process.env.STVOR_TEST_PROJECT, 'types-'));
