@@ -220,7 +220,7 @@ export interface ClientEvents {
   conversationFailed: { peer: string; attempt: number; retryAfter: number };
   /** A conversation goes on after a fault. */
   conversationRevived: { peer: string };
-  /** A task of the engine (`connection`, `groups`, `inbox`, `upkeep`) met a fault and is begun afresh after a wait. */
+  /** A task of the engine (`connection`, `groups`, `inbox`, `recovery`, `upkeep`) met a fault and is begun afresh after a wait. */
   taskFailed: { task: string; attempt: number; retryAfter: number };
   /** More than half of the calls that may wait in the engine, behind what `executor` bounds, do: floods of calls that are no sends come there. */
   queuePressure: { queued: number; waiting: number; limit: number };

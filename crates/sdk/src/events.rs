@@ -289,7 +289,8 @@ pub enum Event {
         /// With whom.
         peer: UserId,
     },
-    /// A task of the client (`connection`, `groups`, `inbox`, `upkeep`) met a fault in the program and is begun afresh after a wait.
+    /// A task of the client (`connection`, `groups`, `inbox`, `recovery`, `upkeep`) met a fault in the program and is begun afresh
+    /// after a wait.
     TaskFailed {
         /// Which one.
         task: &'static str,

@@ -6,14 +6,15 @@
 //! all of it is done, so a process that ends in the middle of one goes on with it at its next start.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, UserId};
 use stvor_protocol::Identity;
 use stvor_store::{ChangeSet, Expect, Op, Scan, StoreError, Table};
 use stvor_wire::server::{Ready, Registration};
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,7 @@ use crate::lane::{Command, GivingUp, Work};
 use crate::limits;
 use crate::opening::{read_floor, read_lanes};
 use crate::records;
+use crate::revival;
 use crate::rotation;
 
 /// What a client does that finds its store to be an old copy.
@@ -163,41 +165,45 @@ pub(crate) async fn found_put_back(core: &Core) -> Result<()> {
 }
 
 /// Recovers (or lets other instances know, where that is to be asked first) beside whatever the caller does, and tries until it
-/// succeeds. One task serves all who ask: it looks once more for what was found while it was ending.
+/// succeeds, also after a fault in the program. One task serves all who ask.
 fn recover_soon(core: &Core) {
     if core.recovery_asked.fetch_add(1, Ordering::SeqCst) > 0 {
         return;
     }
     let (me, stop) = (core.me(), core.stop.clone());
-    core.tasks.spawn(async move {
-        loop {
-            let Some(core) = me.upgrade() else { return };
-            let asked = core.recovery_asked.load(Ordering::SeqCst);
-            let done = match core.rollback() {
-                Some(found) if !found.decided => announce(&core, found).await.map(|()| {
-                    // Should another instance have recovered before this one looks, it finds no row. What ended here
-                    // meanwhile stays ended.
-                    if let Some(now) = core.rollback() {
-                        core.set_rollback(Some(Rollback { noted: true, ..now }));
-                    }
-                }),
-                _ => recover(&core).await,
-            };
-            let ended = done.is_ok()
-                && core.recovery_asked.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            if ended {
-                return;
-            }
-            if let Err(error) = done {
-                tracing::warn!(code = error.code(), "{LATER}");
-            }
-            drop(core);
-            tokio::select! {
-                () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
-                () = stop.cancelled() => return,
-            }
+    let run = move || recover_for_all(me.clone(), stop.clone());
+    core.tasks.spawn(revival::keep("recovery", run, (core.me(), core.stop.clone())));
+}
+
+/// The task of [`recover_soon`]: it looks once more for what was found while it was ending.
+async fn recover_for_all(me: Weak<Core>, stop: CancellationToken) {
+    loop {
+        let Some(core) = me.upgrade() else { return };
+        let asked = core.recovery_asked.load(Ordering::SeqCst);
+        let done = match core.rollback() {
+            Some(found) if !found.decided => announce(&core, found).await.map(|()| {
+                // Should another instance have recovered before this one looks, it finds no row. What ended here
+                // meanwhile stays ended.
+                if let Some(now) = core.rollback() {
+                    core.set_rollback(Some(Rollback { noted: true, ..now }));
+                }
+            }),
+            _ => recover(&core).await,
+        };
+        let ended = done.is_ok()
+            && core.recovery_asked.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if ended {
+            return;
         }
-    });
+        if let Err(error) = done {
+            tracing::warn!(code = error.code(), "{LATER}");
+        }
+        drop(core);
+        tokio::select! {
+            () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 const LATER: &str = "the recovery from an old copy of the store has to go on later";
@@ -493,8 +499,60 @@ async fn reset_lanes(core: &Core, rotated: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicBool;
+
+    use stvor_base::Timestamp;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::clock::testing::soon;
     use crate::{App, ConnectOptions};
+
+    /// A clock that meets a fault in the first recovery, and whether it did.
+    #[derive(Default)]
+    struct Faulty(OnceLock<Weak<Core>>, AtomicBool);
+
+    impl Clock for Faulty {
+        fn now(&self) -> Timestamp {
+            let core = self.0.get().and_then(Weak::upgrade);
+            let recovers = core.is_some_and(|core| core.recovering.try_lock().is_err());
+            assert!(!recovers || self.1.swap(true, Ordering::SeqCst), "a fault on purpose");
+            Timestamp::system()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_recovery_that_meets_a_fault_is_begun_afresh() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+        let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+        let clock = Arc::new(Faulty::default());
+        let app = app.clock(Arc::clone(&clock) as Arc<dyn Clock>).in_memory().open().await.unwrap();
+        let client = app.connect_with("alice", options).await.unwrap();
+        let (core, mut events) = (client.core(), client.events());
+        clock.0.set(core.me()).unwrap();
+        core.set_rollback(Some(Rollback { relay: 9, own: 7, decided: true, noted: true }));
+        recover_soon(core);
+        let failed = soon(async {
+            loop {
+                if let Some(Event::TaskFailed { task, .. }) = events.next().await {
+                    break task;
+                }
+            }
+        });
+        assert_eq!(failed.await, "recovery");
+        assert!(core.rollback().is_some());
+        // Whoever asks meanwhile waits for the same task.
+        recover_soon(core);
+        soon(async {
+            while core.recovery_asked.load(Ordering::SeqCst) > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(core.rollback(), None);
+    }
 
     #[tokio::test]
     async fn however_often_a_recovery_is_asked_for_one_task_is_at_it() {
