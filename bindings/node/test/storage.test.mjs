@@ -148,6 +148,10 @@ test('production mode lists everything at once, with what the server says of its
     for (const { what, fix } of error.findings) assert.ok(error.message.includes(what) && error.message.includes(fix));
     return true;
   });
+  // Of a key that nobody chose, and of a server that does not answer.
+  const list = (more) => createApp({ ...settings, productionMode: true, ...more }).then(assert.fail, ({ findings }) => findings.map(({ code }) => code));
+  assert.deepEqual(await list({ passphrase: undefined }), ['postgres_fsync_off', 'keyfile_on_this_machine', 'relay_without_tls', 'development_token']);
+  assert.deepEqual(await list({ storage: { redis: 'redis://127.0.0.1:1' } }), ['store_not_asked', 'relay_without_tls', 'development_token']);
 });
 
 test('settings that a Redis does not tell are vouched for by name, and listed', { skip }, async (t) => {

@@ -77,7 +77,7 @@ pub enum StoreError {
     #[error("the store could not be written: the disk or a quota is full; free some space and retry")]
     Full,
     /// The store may not be written.
-    #[error("{} may not be written; check its owner and permissions", path.display())]
+    #[error("{} may not be written; check its owner and permissions, and whether its file system is mounted read-only", path.display())]
     ReadOnly {
         /// The file or directory.
         path: PathBuf,

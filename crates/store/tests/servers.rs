@@ -540,6 +540,24 @@ async fn what_a_server_would_lose_is_found() {
     }
 }
 
+/// By this address Linux reaches servers of its own, and it is none by which one can tell that nobody else is on the wire.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_without_tls_that_may_leave_the_machine_is_found() {
+    if let Some(server) = Redis::start().unwrap() {
+        let stores = RedisStores::new(&server.url().replace("127.0.0.1", "0.0.0.0")).unwrap();
+        assert_eq!(codes(&stores).await, ["redis_no_tls"]);
+    }
+    if let Some(server) = Postgres::start().unwrap() {
+        let url = server.database().unwrap().url.replace("127.0.0.1", "0.0.0.0");
+        for mode in ["disable", "prefer"] {
+            let stores =
+                PostgresStores::new(&url.replace("sslmode=disable", &format!("sslmode={mode}"))).unwrap();
+            assert_eq!(codes(&stores).await, ["postgres_no_tls"], "{mode}");
+        }
+    }
+}
+
 /// As services that run Redis for others do, and as an access list for one user does.
 #[tokio::test]
 async fn settings_that_a_server_does_not_tell_are_vouched_for_and_listed_or_found_hidden() {

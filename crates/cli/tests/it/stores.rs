@@ -92,6 +92,29 @@ fn settings_that_a_redis_does_not_tell_are_vouched_for_by_name() {
 }
 
 #[test]
+fn production_lists_what_a_server_would_lose_with_all_the_rest_in_one_error() {
+    let forgets = ["--appendonly", "no"].map(str::to_owned).to_vec();
+    let Some(server) = Redis::start_with(RedisSettings { arguments: forgets, tls_only: false }).unwrap()
+    else {
+        return;
+    };
+    let home = Home::at("ws://127.0.0.1:1");
+    let refused = |url: &str, of_server: &str| {
+        let line = "--production identity show --as bob";
+        let refused = home.stvor(line.split(' ')).env("STVOR_STORE", url).run(SOON).unwrap();
+        assert_eq!(refused.status.code(), Some(3), "{}", refused.err);
+        assert!(refused.err.contains("[NOT_FOR_PRODUCTION]"), "{}", refused.err);
+        for code in [of_server, "keyfile_on_this_machine", "relay_without_tls", "development_token"] {
+            assert!(refused.err.contains(&format!("({code})")), "{code}: {}", refused.err);
+        }
+    };
+    refused(&server.url(), "redis_appendonly");
+    // One that does not answer keeps nobody from hearing the rest.
+    refused("redis://127.0.0.1:1", "store_not_asked");
+    assert_eq!(server.cli(&["dbsize"]).unwrap().trim(), "0", "nothing was made");
+}
+
+#[test]
 fn a_server_that_is_not_there_and_a_url_that_is_none_are_named_without_their_password() {
     let home = Home::at("ws://127.0.0.1:1");
     let doctor = |url: &str| {
