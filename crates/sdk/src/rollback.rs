@@ -4,6 +4,9 @@
 //! than the copy holds, and gives back the proof that this device made for it. Nothing is sent on those sessions any more:
 //! recovery gives them up, and sender keys and one-time prekeys with them. A row says that a recovery is under way until
 //! all of it is done, so a process that ends in the middle of one goes on with it at its next start.
+//!
+//! What this can not catch: a relay that replays an earlier counter with its proof, or tells none, and a writer that puts single
+//! rows back together with their versions. Only a monotonic counter in hardware would show these, and none is used.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -29,6 +32,9 @@ use crate::revival;
 use crate::rotation;
 
 /// What a client does that finds its store to be an old copy.
+///
+/// It finds that by the send counter that the relay returns. A relay that replays an earlier counter, and a writer that puts single
+/// rows back together with their versions, are not noticed: only a counter in hardware would catch them, and there is none here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum RollbackPolicy {

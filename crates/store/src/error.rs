@@ -65,7 +65,7 @@ pub enum StoreError {
         "the store was put back to an older state: its server lacks what it had acknowledged; wait for a synchronous replica with each commit (see the settings of the server), fresh sessions are begun by themselves"
     )]
     PutBack,
-    /// A row does not belong where it stands: altered, moved, rolled back or taken from another store.
+    /// A row does not belong where it stands: altered, moved, put back under another version, or taken from another store.
     #[error(
         "a row of table {table:?} was altered outside this program and is refused; restore the store from a backup"
     )]
