@@ -320,7 +320,6 @@ fn the_log_is_searched_by_what_was_said_and_proves_events_without_it() {
     assert_eq!(served.owner("log --actor assistant --operation recall").len(), 2);
     let seq = &found[0]["seq"];
     let out = served.home.path("proofs");
-    std::fs::create_dir(&out).unwrap();
     served.owner(&format!("proof make {seq} --out {}", out.display()));
     let (event, proof) = (out.join(format!("event-{seq}.json")), out.join(format!("event-{seq}.proof")));
     let verifier = served.owner("status")[0]["verifier"].as_str().unwrap().to_owned();

@@ -149,14 +149,14 @@ impl Engine {
             let Some(note) = note else { continue };
             let outside = trust.open(&note)?;
             if outside.size() > size {
-                let cut = format!("it was cut: {size} events are left of {}", outside.size());
+                let (signed, by) = (outside.size(), file.path().display());
+                let cut = format!("it was cut: {size} events are left of {signed}, which {by} signs");
                 return Err(VaultError::tampered("the log", cut));
             }
             if Frontier::load(&self.database, outside.size())?.root() != outside.root() {
-                return Err(VaultError::tampered(
-                    "the log",
-                    "it was written anew: a checkpoint outside says otherwise",
-                ));
+                let by = file.path().display();
+                let anew = format!("it was written anew: the newest checkpoint in {by} signs another one");
+                return Err(VaultError::tampered("the log", anew));
             }
         }
         Ok(tree)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use stvor_crypto::SystemRandom;
+use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
 use stvor_keys::recipients::{Identity, Sealing};
 use stvor_keys::{Keyfile, TokenKey};
@@ -45,7 +45,13 @@ struct Drill {
 impl Drill {
     fn new(world: World, vault: Vault) -> Option<Self> {
         let drill = Self { python: python()?, world, vault, identity: Identity::generate() };
-        drill.file("identity", drill.identity.to_secret_line().expose());
+        // As age-keygen writes it.
+        let mut text =
+            format!("# created: 2027-01-15T08:00:00Z\n# public key: {}\n", drill.identity.recipient())
+                .into_bytes();
+        text.extend_from_slice(drill.identity.to_secret_line().expose());
+        text.push(b'\n');
+        drill.file("identity", &text);
         Some(drill)
     }
 
@@ -63,7 +69,10 @@ impl Drill {
     }
 
     fn backup(&self, kind: BackupKind) -> PathBuf {
-        let sealing = Sealing::to(vec![self.identity.recipient()]);
+        self.backup_to(kind, Sealing::to(vec![self.identity.recipient()]))
+    }
+
+    fn backup_to(&self, kind: BackupKind, sealing: Sealing) -> PathBuf {
         let directory = self.path("backups");
         let new = NewBackup { directory, kind, sealing, description: "drill".into() };
         self.vault.backup(&new).unwrap().path
@@ -73,10 +82,10 @@ impl Drill {
     fn run(&self, options: &str, backups: &[&Path]) -> Output {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recovery/recover.py");
         let here = format!("{}/", self.world.directory.path().display());
+        let opens = if options.contains("--backup-passphrase-file") { "" } else { "--identity @identity " };
+        let options = format!("{opens}{options}");
         Command::new(&self.python)
             .arg(script)
-            .arg("--identity")
-            .arg(self.path("identity"))
             .args(options.split(' ').map(|option| option.replace('@', &here)))
             .arg("--")
             .args(backups)
@@ -118,7 +127,7 @@ fn a_passphrase_and_a_chain_of_backups_give_the_words_of_all_levels_that_it_open
     let all = ["zero", "one", "grüße", "three", "with a time", "forgotten later"];
     assert_eq!(drill.read("--passphrase-file @phrase", &[&full]).unwrap(), all);
     let wrong = drill.read("--passphrase-file @second", &[&full]).unwrap_err();
-    assert!(wrong.contains("the secret is another one"), "{wrong}");
+    assert_eq!(wrong, "error: the secret is another one\n");
 
     // What changed is in those that build on it: a memory more, one less, another passphrase.
     drill.store("later", (Level::Sealed, None));
@@ -136,6 +145,14 @@ fn a_passphrase_and_a_chain_of_backups_give_the_words_of_all_levels_that_it_open
         drill.read("--passphrase-file @phrase", &chain).is_err(),
         "the old passphrase is that of the old backup"
     );
+
+    // Of a backup that a passphrase seals there is no key of age.
+    drill.file("backup-phrase", b"for the backup\n");
+    let sealing = Sealing::passphrase_with_work(&SecretBytes::from(b"for the backup".to_vec()), 10).unwrap();
+    let full = drill.backup_to(BackupKind::Full, sealing);
+    let opened = |file: &str| drill.read(&format!("{with} --backup-passphrase-file {file}"), &[&full]);
+    assert_eq!(opened("@backup-phrase").unwrap(), words);
+    assert!(opened("@second").is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 """Reads a STVOR vault without STVOR, as docs/vault/recovery.md describes it.
 
-Usage: recover.py --identity FILE (--passphrase-file FILE | --keyfile FILE | --share FILE --share FILE ...)
+Usage: recover.py (--identity FILE | --backup-passphrase-file FILE)
+                  (--passphrase-file FILE | --keyfile FILE | --share FILE --share FILE ...)
                   [--second-passphrase-file FILE | --second-keyfile FILE]
                   [--profile-passphrase-file NAME=FILE] [--profile-keyfile NAME=FILE] FULL.age [INCREMENTAL.age ...]
 
@@ -57,12 +58,21 @@ def text(value):
 
 # Step 1.
 
-def open_backups(paths, identity, directory):
+def opener(identity, passphrase_file):
+    """What opens the age files: keys in a file as age-keygen writes it, with words after #, or a passphrase."""
+    if passphrase_file:
+        return lambda sealed: pyrage.passphrase.decrypt(sealed, first_line(passphrase_file).decode())
+    keys = [line for line in read(identity).decode().splitlines() if line.startswith("AGE-SECRET-KEY-")]
+    assert keys, f"there is no age key (AGE-SECRET-KEY-1...) in {identity}"
+    identities = [pyrage.x25519.Identity.from_str(key) for key in keys]
+    return lambda sealed: pyrage.decrypt(sealed, identities)
+
+
+def open_backups(paths, decrypt, directory):
     """The full backup's database, with the rows of those that build on it."""
-    identity = pyrage.x25519.Identity.from_str(first_line(identity).decode())
     databases = []
     for number, path in enumerate(paths):
-        archive = tarfile.open(fileobj=io.BytesIO(pyrage.decrypt(read(path), [identity])))
+        archive = tarfile.open(fileobj=io.BytesIO(decrypt(read(path))))
         name = os.path.join(directory, f"{number}.db")
         with open(name, "wb") as file:
             file.write(archive.extractfile("vault.db").read())
@@ -227,7 +237,9 @@ def combine(paths):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--identity", required=True)
+    backup = parser.add_mutually_exclusive_group(required=True)
+    backup.add_argument("--identity")
+    backup.add_argument("--backup-passphrase-file")
     parser.add_argument("backups", nargs="+")
     owner = parser.add_mutually_exclusive_group(required=True)
     second = parser.add_mutually_exclusive_group()
@@ -275,7 +287,7 @@ def main():
     secrets = {name: Passphrase(first_line(path)) for name, path in named(args.profile_passphrase_file)}
     secrets |= {name: Keyfile(read(path)) for name, path in named(args.profile_keyfile)}
     with tempfile.TemporaryDirectory() as directory:
-        database = open_backups(args.backups, args.identity, directory)
+        database = open_backups(args.backups, opener(args.identity, args.backup_passphrase_file), directory)
         slots = dict(database.execute("SELECT name, record FROM slot"))
         vaulted = None
         if args.share:
@@ -284,6 +296,7 @@ def main():
         else:
             root = unwrap(slots["owner/root"], owner, b"STVOR vault root key v1")
         if second:
+            assert "vaulted" in slots, "this vault has no second secret"
             vaulted = unwrap(slots["vaulted"], second, b"STVOR vault level 4 key v1")
         derive = lambda purpose: hkdf(root, purpose.encode(), salt=b"STVOR vault v1")
         rows, working = derive("rows"), derive("levels 0 and 1")
@@ -306,4 +319,7 @@ def main():
         return 1 if failed else 0
 
 
-sys.exit(main())
+try:
+    sys.exit(main())
+except Exception as error:
+    sys.exit(f"error: {str(error) or type(error).__name__}")

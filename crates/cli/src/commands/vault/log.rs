@@ -119,6 +119,8 @@ fn make(call: Call<'_>, event: u64, (out, archives): (&Path, &ArchiveKey)) -> Re
         (text, proof.to_string().into_bytes())
     };
     let (entry, proof) = (out.join(format!("event-{event}.json")), out.join(format!("event-{event}.proof")));
+    let failed = |source| Failure::File { what: "can not make", path: out.into(), source };
+    std::fs::create_dir_all(out).map_err(failed)?;
     // Without a line end: these are the bytes that the log hashes.
     write(&entry, &text)?;
     write(&proof, &proved)?;
