@@ -128,6 +128,13 @@ impl Pace {
         self.steady.as_ref().map_or(now.wall, |steady| now.wall.max(steady.wall))
     }
 
+    /// What the clock on the wall says, but while it is ahead of what is believed, only that: nothing is over by a date that may be
+    /// wrong.
+    pub(crate) fn earliest(&self, now: &Moment) -> u64 {
+        let believed = self.steady.as_ref().filter(|_| self.jumped(now).is_some());
+        believed.map_or(now.wall, |steady| steady.wall)
+    }
+
     /// Takes a look at the clocks.
     pub(crate) fn take(&mut self, now: &Moment) {
         let Some(jump) = self.jumped(now) else {

@@ -87,7 +87,7 @@ pub enum Refusal {
     },
     /// The clock shows a time before that of the last event.
     #[error(
-        "the clock was set back; until it shows the right time, levels 3 to 5 stay closed, and nothing is stored whose time runs out"
+        "the clock was set back; until it shows the right time, levels 3 to 5 and memories with a pause stay closed, and nothing is stored whose time runs out"
     )]
     ClockBackwards,
     /// The boundary daemon said no, or nothing that counts.

@@ -21,8 +21,8 @@ pub struct Situation<'a> {
     pub now: &'a Moment,
     /// The newest time that was believed: that of the newest event, unless the clock jumped ahead.
     pub last_event: Option<&'a Moment>,
-    /// When this memory was last recalled.
-    pub last_recall: Option<&'a Moment>,
+    /// How much time has certainly passed since this memory was last recalled.
+    pub since_recall: Option<Duration>,
     /// Whether the key of this level is held.
     pub key_held: bool,
     /// Whether the owner asks.
@@ -51,8 +51,8 @@ pub fn decide(situation: &Situation<'_>) -> Result<(), Refusal> {
     if let Some(why) = header.gone(latest) {
         return Err(Refusal::Gone(why));
     }
-    if level.needs_approval() && situation.last_event.is_some_and(|last| now.wall < last.wall) {
-        return Err(Refusal::ClockBackwards);
+    if level.needs_approval() {
+        clock_is_on(situation)?;
     }
     if !situation.key_held {
         return Err(match level {
@@ -91,7 +91,20 @@ fn cooldown(situation: &Situation<'_>) -> Result<(), Refusal> {
         return Ok(());
     }
     let pause = Duration::from_millis(header.cooldown);
-    let Some(last) = situation.last_recall.filter(|_| !pause.is_zero()) else { return Ok(()) };
-    let left = pause.saturating_sub(situation.now.certainly_since(last));
-    if left.is_zero() { Ok(()) } else { Err(Refusal::Cooldown { left }) }
+    if pause.is_zero() {
+        return Ok(());
+    }
+    let left = situation.since_recall.map_or(Duration::ZERO, |since| pause.saturating_sub(since));
+    if !left.is_zero() {
+        return Err(Refusal::Cooldown { left });
+    }
+    // From a recall at a time that is over nobody could tell when the next may be.
+    clock_is_on(situation)
+}
+
+fn clock_is_on(situation: &Situation<'_>) -> Result<(), Refusal> {
+    match situation.last_event {
+        Some(last) if situation.now.wall < last.wall => Err(Refusal::ClockBackwards),
+        _ => Ok(()),
+    }
 }

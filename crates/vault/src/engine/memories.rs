@@ -223,7 +223,7 @@ impl Engine {
                 header: &header,
                 now: &event.at,
                 last_event: held.pace.steady(),
-                last_recall: last_recall.as_ref(),
+                since_recall: last_recall.map(|last| engine.certainly_since(&event.at, &last)),
                 key_held: !header.level.needs_session()
                     || held.session.as_ref().is_some_and(|keys| keys.opens(header.level)),
                 justification: recall.justification,

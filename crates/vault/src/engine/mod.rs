@@ -29,6 +29,7 @@ mod tests;
 mod tokens;
 
 use core::cell::RefCell;
+use core::time::Duration;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,6 +202,12 @@ impl Engine {
     /// The time by which memories run out.
     pub(crate) fn latest(&self, now: &Moment) -> u64 {
         self.held.as_ref().map_or(now.wall, |held| held.pace.latest(now))
+    }
+
+    /// How much time has certainly passed since a moment. What the clock on the wall is ahead of what is believed of it ends no pause.
+    pub(crate) fn certainly_since(&self, now: &Moment, earlier: &Moment) -> Duration {
+        let wall = self.held.as_ref().map_or(now.wall, |held| held.pace.earliest(now));
+        Moment { wall, ..now.clone() }.certainly_since(earlier)
     }
 
     /// Refuses, and counts, what is asked of a vault that holds no keys and so has no log to write it to.

@@ -93,7 +93,7 @@ impl Engine {
                 None => None,
             };
             let pause = Duration::from_millis(header.cooldown);
-            if last.is_none_or(|last| event.at.certainly_since(&last) >= pause) {
+            if last.is_none_or(|last| engine.certainly_since(&event.at, &last) >= pause) {
                 return Err(VaultError::invalid("no pause of this memory is under way"));
             }
             engine.database.remove_recall(&id)

@@ -214,6 +214,49 @@ fn a_cooldown_outlives_a_restart() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_after_a_restart_of_the_machine_ends_no_pause() {
+    let (world, vault) = in_mode(Mode::Offline);
+    let pause = NewMemory { cooldown: Some(60 * MINUTE), ..memory("slow", Level::Working) };
+    let id = vault.store(OWNER, pause).unwrap();
+    vault.recall(OWNER, id, "").unwrap();
+    drop(vault);
+    let right = world.clock.wall();
+    world.clock.reboot();
+    world.clock.set_wall(right + 100 * 3_600_000);
+    let vault = world.open();
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Cooldown { .. }));
+    // What the machine was up counts.
+    world.clock.pass(59 * MINUTE);
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Cooldown { .. }));
+    world.clock.pass(MINUTE);
+    vault.recall(OWNER, id, "").unwrap();
+    // The owner ends it under such a clock, too.
+    drop(vault);
+    world.clock.reboot();
+    world.clock.set_wall(world.clock.wall() + 100 * 3_600_000);
+    let vault = world.open();
+    vault.end_pause(id).unwrap();
+    vault.recall(OWNER, id, "").unwrap();
+}
+
+#[test]
+fn a_recall_under_a_clock_that_was_set_back_begins_no_pause_that_is_over_too_early() {
+    let (world, vault) = in_mode(Mode::Offline);
+    let slow = |pause| NewMemory { cooldown: pause, ..memory("slow", Level::Working) };
+    let [id, free] = [Some(60 * MINUTE), None].map(|pause| vault.store(OWNER, slow(pause)).unwrap());
+    let right = world.clock.wall();
+    world.clock.set_wall(right - 100 * 3_600_000);
+    assert_eq!(refusal(vault.recall(OWNER, id, "")), Refusal::ClockBackwards);
+    vault.recall(OWNER, free, "").unwrap();
+    drop(vault);
+    world.clock.reboot();
+    world.clock.set_wall(right);
+    let vault = world.open();
+    vault.recall(OWNER, id, "").unwrap();
+    assert!(matches!(refusal(vault.recall(OWNER, id, "")), Refusal::Cooldown { .. }));
+}
+
+#[test]
 fn the_boundary_decides_by_level_and_mode() {
     for (mode, expected) in [
         (Mode::Online, [false, false]),

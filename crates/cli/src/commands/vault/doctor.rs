@@ -293,7 +293,7 @@ fn clock(status: &Status) -> Check {
 
 fn behind_the_log(millis: u64, what: &str) -> Check {
     let found = format!("this clock is {} s behind {what}", millis / 1_000);
-    let fix = "set the clock (timedatectl set-ntp true); levels 3 to 5 stay closed until it is right";
+    let fix = "set the clock (timedatectl set-ntp true); levels 3 to 5 and memories with a pause stay closed until it is right";
     Check::problem("clock", "CLOCK_BACKWARDS", found, fix)
 }
 
