@@ -317,11 +317,13 @@ test('a store moves into a service that the application asks, and its data key i
   await alice.changeKey({ kms: service.kms });
   const [{ deed, detail }] = await alice.journal();
   assert.match(`${deed} ${detail}`, /key management server/);
+  await app.close();
+  const again = await createApp({ ...settings, kms: service.kms });
   const wraps = () => service.asked.filter(([path]) => path === '/wrap').length;
   const changed = wraps();
-  await alice.rotateKey();
+  await (await again.connect('alice')).rotateKey();
   assert.ok(wraps() > changed, 'the fresh data key is wrapped there, too');
-  await app.close();
+  await again.close();
   assert.equal(await fingerprint({ ...settings, passphrase: 'of before' }), 'KEY_REQUIRED');
   assert.equal(await fingerprint({ ...settings, kms: service.kms }), first);
 });
