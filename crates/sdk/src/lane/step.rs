@@ -320,9 +320,9 @@ impl Lane {
                 self.failed_commit(&error, arrivals, replies);
             }
             // The relay answers for these, whatever the store says; their rows go with the next commit.
-            for (id, _) in advances.iter().filter(|(_, state)| *state == DeliveryState::Accepted) {
-                self.core.watchers.advance(*id, DeliveryState::Accepted);
-            }
+            let accepted = advances.iter().filter(|(_, state)| *state == DeliveryState::Accepted);
+            let accepted: Vec<_> = accepted.map(|(id, _)| *id).collect();
+            self.emit_states(&accepted, DeliveryState::Accepted);
             if moved {
                 return true;
             }

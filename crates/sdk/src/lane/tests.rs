@@ -200,19 +200,47 @@ async fn what_a_relay_refuses_over_and_over_goes_again_at_once_so_many_times_and
     }
 }
 
-#[tokio::test]
-async fn a_relay_that_takes_no_id_fills_no_store_with_them() {
-    let client = offline_client().await;
-    let (mut lane, _orders) = offline(&client).await;
-    let store = Arc::clone(&client.core().store);
+/// Numbers the message that waits, as if it were encrypted.
+async fn seal_waiting(lane: &mut Lane) {
     let Waiting { queued, place, created_at } = lane.waiting[0];
-    let row = store.one(&crate::keys::message(&lane.peer.user, place)).await.unwrap().unwrap();
+    let row = lane.core.store.one(&crate::keys::message(&lane.peer.user, place)).await.unwrap().unwrap();
     let row = MessageRow::decode(row.value.expose()).unwrap();
     let mut step = Step::new(lane.row.clone());
     let send = lane.number(vec![7; 64], &mut step).unwrap();
     lane.store_sealed((queued, place, created_at), (row, send), &mut step);
     step.promoted = 1;
     lane.commit(step).await;
+}
+
+#[tokio::test]
+async fn what_the_relay_accepted_is_told_once_though_the_store_fails() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    seal_waiting(&mut lane).await;
+    let id = lane.sealed[0].send.msg_id;
+    let mut events = client.events();
+    let mut step = Step::new(lane.row.clone());
+    lane.accept(id, &mut step);
+    step.broken = Some(Error::not_ready("the test wants it"));
+    lane.commit(step).await;
+    lane.turn(&mut vec![Mail::Accepted(id)], &mut Vec::new(), None).await;
+    assert_eq!((lane.sealed.len(), client.pending()), (0, 0));
+    client.close().await;
+    let mut told = Vec::new();
+    while let Some(event) = crate::clock::testing::soon(events.next()).await {
+        if let Event::Receipt { ids, state: DeliveryState::Accepted, .. } = event {
+            told.extend(ids);
+        }
+    }
+    assert_eq!(told, [ContentId::from_bytes([1; 16])]);
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_no_id_fills_no_store_with_them() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let store = Arc::clone(&client.core().store);
+    seal_waiting(&mut lane).await;
     for _ in 0..3 {
         let before = lane.sealed[0].send.msg_id;
         refuse_first(&mut lane, Code::IdConflict, 0).await;
