@@ -1,5 +1,7 @@
 //! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use stvor_testkit::Signal;
 
 use crate::common::{SOON, finished, objects};
@@ -206,6 +208,23 @@ fn the_doctor_tells_the_age_of_log_and_backups_of_a_cold_vault_from_its_files() 
     std::fs::write(none.join("vault-20200101T000000Z-0011223344556677-full.age"), "").unwrap();
     let (verdict, said) = found(&doctor(&served, &options(&none)), "backup");
     assert!(verdict == "warning" && said.ends_with("days old"), "{verdict} {said}");
+}
+
+#[test]
+fn the_doctor_names_what_others_may_read_and_what_mends_it() {
+    let served = Served::new();
+    served.owner("unlock");
+    let database = served.home.path("stvor/vault/vault.db");
+    let doctor = |mode| {
+        std::fs::set_permissions(&database, std::fs::Permissions::from_mode(mode)).unwrap();
+        let ended = served.home.run("vault doctor");
+        (ended.status.code(), ended.out)
+    };
+    let mends = format!("chmod 600 {}", database.display());
+    let (code, said) = doctor(0o644);
+    assert!(code == Some(1) && said.contains(&mends), "{code:?} {said}");
+    let (_, said) = doctor(0o600);
+    assert!(said.contains("is private") && !said.contains("chmod"), "{said}");
 }
 
 #[test]

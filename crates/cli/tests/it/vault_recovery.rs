@@ -315,6 +315,12 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let sealed = sealed.into_iter().find(|path| path.to_str().unwrap().contains("heir-ada-")).unwrap();
     let package = open(&heir, &sealed);
     assert!(String::from_utf8(package).unwrap().contains("The house is yours"));
+    // What the watcher has says none of it.
+    for file in std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).chain([state.clone()]) {
+        let bytes = std::fs::read(&file).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("house") && !text.contains(&id), "{}: {text}", file.display());
+    }
     // The owner was silent, is back, and is waited for again by the same process.
     let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
     let seen = &mut known["seen"][1];

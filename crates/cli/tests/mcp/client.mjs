@@ -1,8 +1,10 @@
 // A real MCP client, of the official TypeScript SDK, on the real server: client.mjs SDK STVOR CREDENTIAL OWNER...
-// SDK is a directory whose node_modules hold @modelcontextprotocol/sdk; OWNER is a command line of the owner, to approve with.
+// SDK is a directory whose node_modules hold @modelcontextprotocol/sdk; OWNER is a command line of the owner, to approve with. The
+// vault asks a boundary daemon whose mode is in the file $BOUNDARY_MODE_FILE, which is not there at first.
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 
@@ -150,6 +152,13 @@ function refused(result, code) {
   assert.match(question.message, /of level 3 in the namespace "home" once/);
   assert.match(question.message, /`stvor vault approvals list` shows who stored it/);
   assert.deepEqual(Object.keys(question.requestedSchema.properties), ['decided']);
+  // What was granted is one recall, for the purpose that was asked for, where the other gates let it.
+  const recall = (justification) => call('recall', { id, justification });
+  refused(await recall('a look'), 'BOUNDARY_DENIED');
+  writeFileSync(process.env.BOUNDARY_MODE_FILE, 'offline');
+  refused(await recall('another one'), 'APPROVAL_REQUIRED');
+  assert.equal(ok(await recall('a look')).content.text, 'The second contract');
+  refused(await recall('a look'), 'APPROVAL_REQUIRED');
   await end();
 }
 
