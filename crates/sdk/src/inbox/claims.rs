@@ -252,9 +252,9 @@ impl Inbox {
         let me = self.instances.id();
         // A rotation of the data key changes a row once.
         for _ in 0..TRIES {
-            let there = Instances::present(&self.store, &[me]).await?.contains(&me);
             let row = self.store.one(&keys::inbox(one.seq)).await.map_err(Error::passed)?;
-            // Nobody else may remove or take what an instance has that is there.
+            // Nobody else may remove or take what an instance has that is there: after the row was read, so at that time, too.
+            let there = Instances::present(&self.store, &[me]).await?.contains(&me);
             let version = match row {
                 None if there => {
                     self.are_removed([one]);

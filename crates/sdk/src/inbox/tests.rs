@@ -325,6 +325,8 @@ struct Moody {
     store: MemoryStore,
     /// The next read fails.
     deaf: AtomicBool,
+    /// So many reads of rows, and the answer of the last one waits until it is freed.
+    reads: AtomicUsize,
     /// Pages wait until they are freed.
     slow: AtomicBool,
     /// The next commit is applied, and its answer is lost.
@@ -351,7 +353,14 @@ impl Store for Moody {
         if self.deaf.swap(false, Ordering::SeqCst) {
             return Err(StoreError::Unreachable { server: "test".into(), reason: "deaf".into() });
         }
-        self.store.get(keys).await
+        let rows = self.store.get(keys).await;
+        let less = |left: usize| left.checked_sub(1);
+        if self.reads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Ok(1) {
+            let freed = self.freed.notified();
+            self.asked.notify_one();
+            freed.await;
+        }
+        rows
     }
     async fn scan(&self, scan: Scan) -> StoreResult<Page<Row>> {
         loop {
@@ -606,6 +615,39 @@ async fn a_removal_whose_answer_is_lost_is_found_out_when_it_is_asked_for_again(
     soon(message.ack()).await.unwrap();
     soon(message.ack()).await.unwrap();
     assert_eq!(inbox.waiting(), 0);
+}
+
+#[tokio::test]
+async fn what_somebody_else_removed_after_this_instance_was_declared_gone_was_not_removed_by_it() {
+    let mut taken = 0;
+    for reads in 1..=4 {
+        let store = Arc::new(Moody::default());
+        let inbox = shared(&store, 1).await;
+        let message = soon(inbox.stream().manual_ack().next()).await.unwrap();
+        let key = || keys::inbox(message.seq);
+        // The same under another version, as a row that was sealed anew.
+        let row = inbox.store.one(&key()).await.unwrap().unwrap();
+        let mut changes = ChangeSet::new();
+        changes.put(key(), row.value.expose().to_vec());
+        inbox.store.commit(changes).await.unwrap();
+        store.reads.store(reads, Ordering::SeqCst);
+        let mut acking = Box::pin(message.ack());
+        let (acked, theirs) = tokio::select! {
+            acked = &mut acking => (acked, false),
+            () = store.asked.notified() => {
+                let theirs = inbox.store.one(&key()).await.unwrap().is_some();
+                let mut changes = ChangeSet::new();
+                changes.delete(keys::instance(inbox.instances.id())).delete(key());
+                inbox.store.commit(changes).await.unwrap();
+                store.free();
+                (soon(acking).await, theirs)
+            }
+        };
+        taken += usize::from(theirs);
+        let code = acked.map_or_else(|error| error.code(), |()| "OK");
+        assert_eq!(code, if theirs { "CLAIM_LOST" } else { "OK" }, "after read {reads}");
+    }
+    assert!(taken >= 2, "a look is two reads");
 }
 
 #[tokio::test]
