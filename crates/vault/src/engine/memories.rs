@@ -361,6 +361,9 @@ impl Engine {
                 header.intents.push(intent.to_owned());
             }
             row.header = engine.seal_header(&header)?;
+            if link {
+                engine.may_grow(caller, &header.creator, (before, row.size()))?;
+            }
             engine.rewrite(before, &row, &header.creator)?;
             event.row = Some(row.digest());
             Ok(())

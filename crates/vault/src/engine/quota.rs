@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
-use super::agents::{Caller, OWNER};
+use super::agents::{Agent, Caller, OWNER};
 use crate::VaultError;
 use crate::error::Refusal;
 use crate::storage::MemoryRow;
@@ -83,13 +83,34 @@ impl Engine {
     /// Counts a new memory, if its writer may have that much.
     pub(super) fn charge(&mut self, caller: &Caller, row: &MemoryRow) -> Result<(), VaultError> {
         let Caller::Agent(agent) = caller else { return Ok(()) };
-        let used = self.usage()?.get(&agent.name).copied().unwrap_or_default();
-        let after = used.saturating_add(row.size());
-        if after > agent.quota() {
-            return Err(Refusal::Quota { used, needed: row.size(), most: agent.quota() }.into());
-        }
+        let after = self.after(agent, row.size())?;
         self.usage.change(&agent.name, |_| after);
         Ok(())
+    }
+
+    /// Refuses an agent under whose hands a memory of its own would grow to more than it may have.
+    pub(super) fn may_grow(
+        &mut self,
+        caller: &Caller,
+        creator: &str,
+        (before, after): (u64, u64),
+    ) -> Result<(), VaultError> {
+        match caller {
+            Caller::Agent(agent) if agent.name == creator && after > before => {
+                self.after(agent, after - before).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that an agent's memories take with some more, if it may have them.
+    fn after(&mut self, agent: &Agent, needed: u64) -> Result<u64, VaultError> {
+        let used = self.usage()?.get(&agent.name).copied().unwrap_or_default();
+        let (after, most) = (used.saturating_add(needed), agent.quota());
+        if after > most {
+            return Err(Refusal::Quota { used, needed, most }.into());
+        }
+        Ok(after)
     }
 
     /// Writes a memory's row, which had `before` bytes, and counts the difference for who stored it.

@@ -46,6 +46,26 @@ fn an_agent_stores_to_the_last_byte_of_what_it_may_and_not_one_more() {
 }
 
 #[test]
+fn what_an_agent_links_to_its_memories_counts_among_what_it_may_store() {
+    let world = World::new();
+    let vault = world.open();
+    let first = enrol(&vault, "one", None);
+    store(&vault, &first).unwrap();
+    let each = used(&vault, "one");
+    let full = enrol(&vault, "two", Some(each));
+    let id = store(&vault, &full).unwrap();
+    let refused = refusal(vault.set_intent(&full, id, ("travel", true)));
+    assert_eq!((refused.code(), used(&vault, "two")), ("AGENT_QUOTA", each));
+    assert_eq!(vault.by_intent(&full, "travel").unwrap(), [], "nothing is left of it");
+    // The owner may, and to unlink takes no room.
+    vault.set_intent(&Caller::Owner, id, ("travel", true)).unwrap();
+    assert!(used(&vault, "two") > each);
+    vault.set_intent(&full, id, ("travel", false)).unwrap();
+    assert_eq!(used(&vault, "two"), each);
+    assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
 fn what_is_forgotten_makes_room_and_what_is_used_outlives_restarts_and_the_agent() {
     let world = World::new();
     let vault = world.open();
