@@ -28,7 +28,7 @@ pub enum Refusal {
     #[error("the vault is in lockdown; only its owner ends that, with `stvor vault lockdown leave`")]
     Lockdown,
     /// There is no such memory, or the caller may not know of it.
-    #[error("there is no memory {0} that this agent may know of")]
+    #[error("there is no memory {0} that you may know of")]
     NotFound(String),
     /// The memory was there and is not any more.
     #[error("the memory is gone: {0}")]

@@ -33,7 +33,8 @@ fn failed(error: impl fmt::Display) -> KeyError {
     match status.filter(|status| *status != 0x33).map(ctap::refused) {
         // Nobody may take it for a command that the token does not have, and give the PIN again: a token counts wrong ones.
         Some(KeyError::Pin(reason)) => KeyError::Pin(reason),
-        _ => KeyError::Token(text),
+        // It is a part of a sentence here.
+        _ => KeyError::Token(text.trim_end_matches('.').to_owned()),
     }
 }
 
@@ -126,7 +127,8 @@ mod tests {
         for other in
             [unknown, "0x2E CTAP2_ERR_NO_CREDENTIALS    No valid credentials provided.", "CTAP2_ERR_PIN_"]
         {
-            assert!(matches!(failed(other), KeyError::Token(text) if text == other), "{other}");
+            let said = other.trim_end_matches('.');
+            assert!(matches!(failed(other), KeyError::Token(text) if text == said), "{other}");
         }
     }
 }

@@ -342,7 +342,8 @@ impl Server {
         let text = if summary["sound"] == true {
             format!("sound: {} events and {} memories", summary["events"], summary["memories"])
         } else {
-            "NOT SOUND: something was changed; tell the user to run `stvor vault verify`".to_owned()
+            "NOT SOUND: something was changed or is missing; tell the user to run `stvor vault verify`"
+                .to_owned()
         };
         done(summary, text)
     }
