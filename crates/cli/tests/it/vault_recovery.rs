@@ -97,7 +97,7 @@ fn a_vault_comes_back_from_its_backups_on_another_disk() {
 }
 
 #[test]
-fn a_rotation_says_of_those_backups_that_it_does_not_count_them_which_it_does_not_count() {
+fn a_rotation_removes_what_its_trial_named_and_says_which_backups_it_does_not_count() {
     let served = Served::new();
     let dir = served.home.path("backups");
     std::fs::create_dir(&dir).unwrap();
@@ -116,6 +116,11 @@ fn a_rotation_says_of_those_backups_that_it_does_not_count_them_which_it_does_no
         assert_eq!(out, [serde_json::json!({ "removed": false, "file": older })]);
         make(48);
     }
+    assert!(Path::new(&older).exists(), "it was a trial");
+    let (code, out, err) = served.try_owner(&rotate.replace(" --dry-run", ""));
+    assert_eq!((code, out), (0, vec![serde_json::json!({ "removed": true, "file": older })]), "{err}");
+    assert!(!Path::new(&older).exists(), "this time it goes");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "and nothing else");
 }
 
 #[test]
