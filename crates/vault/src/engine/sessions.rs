@@ -108,7 +108,8 @@ impl Engine {
     }
 
     fn end_if_ephemeral(&mut self, id: MemoryId) -> Result<bool, VaultError> {
-        let Some(row) = self.database.memory(&id)? else { return Ok(false) };
+        // Most of what has an end is of another level: at the first unlock no contents are read for that.
+        let Some(row) = self.database.memory_header(&id)? else { return Ok(false) };
         // A row that somebody changed is for `verify` to name.
         let Some(header) = self.sound(self.header(&row))? else { return Ok(false) };
         let live = matches!(header.state, State::Live | State::Superseded);
@@ -117,10 +118,13 @@ impl Engine {
         }
         let mut event = Event::new(self.clock.now(), "vault", Operation::Purge);
         (event.memory, event.level) = (Some(id), Some(header.level));
-        self.audited(event, |engine, event| {
+        let done = self.audited(event, |engine, event| {
+            let gone = || VaultError::tampered(format!("the memory {id}"), "its row is gone");
+            let row = engine.database.memory(&id)?.ok_or_else(gone)?;
+            let header = engine.header(&row)?;
             event.row = Some(engine.destroy((row, header), State::Expired, "its session ended")?);
             Ok(())
-        })?;
-        Ok(true)
+        });
+        Ok(self.sound(done)?.is_some())
     }
 }
