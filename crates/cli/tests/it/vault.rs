@@ -374,6 +374,38 @@ fn who_breaks_off_at_the_question_for_the_passphrase_leaves_no_credential_file_b
 }
 
 #[test]
+fn an_app_for_one_time_codes_is_enrolled_and_each_code_approves_once() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "sealed");
+    let id = served.store("assistant", ("The contract is with Acme", " --level sealed"));
+    let ask = |purpose: &str| {
+        let asked = served.agent("assistant", &format!("approvals request {id} --purpose {purpose}"));
+        asked[0]["request"].as_str().unwrap().to_owned()
+    };
+    let made = served.owner("codes new");
+    let app = totp_rs::Totp::from_url(made[0]["url"].as_str().unwrap()).unwrap();
+    let now = stvor_base::Timestamp::system().as_millis() / 1_000;
+    let shown = |at: u64| app.generate(at).to_string();
+    let with = |line: &str, code: &str| {
+        let line = Served::line(&served.home, &format!("vault codes {line} --code-fd 0 --json"));
+        let ended = served.home.feed(&line, code);
+        (ended.code, ended.err)
+    };
+    assert_eq!(with("confirm", &shown(now)).0, Some(0));
+    let (one, two) = (ask("report"), ask("letter"));
+    let (code, _, err) = served.try_owner(&format!("approvals approve {one}"));
+    assert!(code == 4 && err.contains("ONE_TIME_CODE"), "{code} {err}");
+    // The step after the one that confirmed it: clocks may differ by one.
+    let next = shown(now + 30);
+    assert_eq!(with(&format!("approve {one}"), &next).0, Some(0));
+    let (code, err) = with(&format!("approve {two}"), &next);
+    assert!(code == Some(4) && err.contains("used already"), "{code:?} {err}");
+    served.owner("codes remove");
+    served.owner(&format!("approvals approve {two}"));
+}
+
+#[test]
 fn refusals_are_counted_and_told_of() {
     let home = Home::new();
     let file = home.path("alerts");

@@ -127,3 +127,20 @@ fn what_a_file_corrects_is_kept_no_worse_than_it_was_here() {
     assert_eq!(headers[0]["supersedes"], headers[1]["id"]);
     assert_eq!((&headers[0]["level"], &headers[1]["level"]), (&2.into(), &2.into()));
 }
+
+#[test]
+fn memories_of_the_python_program_come_over_once_and_what_no_key_opens_is_named() {
+    let served = Served::new();
+    served.owner("unlock");
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../vault/tests/fixtures/python-vault");
+    let key = format!("--old-keyfile static-keyfile={old}/static-keyfile.key");
+    let line = format!("import-python {old}/vault.db {key} --minimum-level private");
+    for (taken, there) in [(3, 0), (0, 3)] {
+        let (code, out, err) = served.try_owner(&line);
+        assert_eq!((code, &out[0]), (2, &json!({ "taken": taken, "there": there, "left_out": 1 })), "{err}");
+        assert!(err.contains("default-passphrase: --old-keyfile or --old-passphrase-file"), "{err}");
+    }
+    let headers = served.owner("list --namespace default");
+    let levels: Vec<_> = headers.iter().map(|header| header["level"].as_u64()).collect();
+    assert_eq!(levels, [Some(2); 3], "none comes over below the level that was asked for");
+}

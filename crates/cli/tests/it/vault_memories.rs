@@ -211,6 +211,27 @@ fn the_doctor_tells_the_age_of_log_and_backups_of_a_cold_vault_from_its_files() 
 }
 
 #[test]
+fn intents_and_pauses_are_managed_from_a_terminal() {
+    let served = Served::new();
+    served.owner("unlock");
+    served.enrol("assistant", "private");
+    let id = served.store("assistant", ("Ann likes tea", " --intent trip --cooldown 600"));
+    let serves = |intent: &str| served.owner(&format!("by-intent {intent}")).len();
+    assert_eq!((serves("trip"), serves("party")), (1, 0));
+    served.owner(&format!("link {id} party"));
+    served.agent("assistant", &format!("unlink {id} trip"));
+    assert_eq!((serves("trip"), serves("party")), (0, 1));
+    let recall = format!("recall {id}");
+    served.agent("assistant", &recall);
+    let (code, _, err) = served.try_agent("assistant", &recall);
+    assert!(code == 4 && err.contains("COOLDOWN"), "{code} {err}");
+    served.owner(&format!("end-pause {id}"));
+    served.agent("assistant", &recall);
+    let purged = &served.owner("purge")[0];
+    assert_eq!((&purged["purged"], &purged["left"]), (&0.into(), &0.into()));
+}
+
+#[test]
 fn the_doctor_names_what_others_may_read_and_what_mends_it() {
     let served = Served::new();
     served.owner("unlock");

@@ -355,6 +355,13 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     std::fs::rename(&away, &dir).unwrap();
     served.owner("switch disarm");
     assert!(served.home.run(&look).out.contains("disarmed"));
+    // One whose directory is gone for good is given up.
+    served.owner(&arm);
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(served.try_owner("switch disarm").0, 1);
+    assert_ne!(served.try_owner("switch give-up --dir /elsewhere").0, 0);
+    served.owner(&format!("switch give-up --dir {}", dir.display()));
+    assert_eq!(served.owner("status")[0]["watchers_untold"], 0);
 }
 
 #[test]
