@@ -1,6 +1,6 @@
 //! What the rooms of one client share: identity, store, connection, lanes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -92,6 +92,8 @@ pub(crate) struct Core {
     pub(crate) ack_tasks: TaskTracker,
     pub(crate) closed: watch::Sender<bool>,
     lanes: Mutex<HashMap<Address, LaneHandle>>,
+    /// Those that have something to do and could not be woken, for too many are awake.
+    to_wake: Mutex<BTreeSet<Address>>,
     /// What waits in all lanes.
     pub(crate) pressure: Arc<Pressure>,
     /// Lanes that ended by a fault.
@@ -220,6 +222,7 @@ impl Core {
             ack_tasks: TaskTracker::new(),
             closed: watch::Sender::new(false),
             lanes: Mutex::default(),
+            to_wake: Mutex::default(),
             pressure,
             revival: Revival::default(),
             kicks: Arc::default(),
@@ -327,21 +330,85 @@ impl Core {
 
     /// Messages that were pending when the store was closed go on by themselves.
     pub(crate) fn wake_lanes_with_work(&self, lanes: Vec<(Address, LaneRow)>) {
-        let me = self.me.clone();
+        let (me, stop) = (self.me.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             for peer in me.upgrade().map(|core| core.parked.peers()).unwrap_or_default() {
                 let Some(core) = me.upgrade() else { return };
-                let _ = core.work(&peer, Work::Wake);
+                core.wake(&peer);
             }
             for (peer, row) in lanes {
-                let Some(core) = me.upgrade() else { return };
-                let scan = Scan::of(Table::Outbox, keys::pending_of(&peer)).limit(1);
-                let pending = core.store.scan(scan).await.is_ok_and(|page| !page.rows.is_empty());
-                if pending || !row.due.is_empty() || row.announce.is_some() {
-                    let _ = core.work(&peer, Work::Wake);
+                loop {
+                    let Some(core) = me.upgrade() else { return };
+                    let found = match row.due.is_empty() && row.announce.is_none() {
+                        true => core.has_pending(&peer).await,
+                        false => Ok(true),
+                    };
+                    match found {
+                        Err(error) if error.retryable() => {
+                            tracing::debug!(code = error.code(), "what is pending can not be read just now");
+                        }
+                        Ok(false) => break,
+                        // What can not be read its lane tells of.
+                        Ok(true) | Err(_) => {
+                            core.wake(&peer);
+                            break;
+                        }
+                    }
+                    drop(core);
+                    tokio::select! {
+                        () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                        () = stop.cancelled() => return,
+                    }
                 }
             }
         });
+    }
+
+    /// Whether something for a peer is in the outbox.
+    async fn has_pending(&self, peer: &Address) -> Result<bool> {
+        let scan = Scan::of(Table::Outbox, keys::pending_of(peer)).limit(1);
+        self.store.scan(scan).await.map(|page| !page.rows.is_empty()).map_err(Error::passed)
+    }
+
+    /// Wakes the lane of a peer: where too many are awake, as soon as there are fewer.
+    fn wake(&self, peer: &Address) {
+        // One that rests after a fault is woken when that is over.
+        if self.work(peer, Work::Wake).is_ok() || self.revival.is_waiting(peer) {
+            return;
+        }
+        let first = {
+            let mut late = lock(&self.to_wake);
+            let first = late.is_empty();
+            late.insert(peer.clone());
+            first
+        };
+        if !first {
+            return;
+        }
+        let (me, stop) = (self.me.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(limits::BACKOFF_FIRST) => {}
+                    () = stop.cancelled() => return,
+                }
+                let Some(core) = me.upgrade() else { return };
+                if core.wake_late() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Wakes as many as may be awake of those that could not be woken; whether none is left.
+    fn wake_late(&self) -> bool {
+        let mut late = lock(&self.to_wake);
+        let mut full = false;
+        late.retain(|peer| {
+            full = full || self.work(peer, Work::Wake).is_err() && !self.revival.is_waiting(peer);
+            full
+        });
+        late.is_empty()
     }
 
     pub(crate) fn me(&self) -> Weak<Core> {
@@ -674,6 +741,11 @@ impl Core {
         lanes.insert(peer.clone(), handle);
         self.tasks.spawn(task);
         result
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_to_be_woken(&self, peer: &Address) -> bool {
+        lock(&self.to_wake).contains(peer)
     }
 
     #[cfg(test)]

@@ -1,15 +1,20 @@
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 
 use stvor_base::{DeviceId, UserId};
 use stvor_protocol::Standing;
-use stvor_store::{MemoryStore, Scan, Store, StoreError, StoreFacts, StorePlace, StoreProvider, Table};
+use stvor_store::{
+    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
+    StoreProvider, Table,
+};
 use stvor_wire::Code;
 use stvor_wire::server::{Deliver, Nack, Subject};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::clock::testing::soon;
 use crate::executor::{Executor, Pressure};
-use crate::rows::{MessageRow, PointerRow};
+use crate::rows::{MessageRow, PendingRow, PointerRow};
 use crate::{App, ConnectOptions};
 
 /// The lane of a client whose relay is not there, with a message that waits.
@@ -227,7 +232,7 @@ async fn what_the_relay_accepted_is_told_once_though_the_store_fails() {
     assert_eq!((lane.sealed.len(), client.pending()), (0, 0));
     client.close().await;
     let mut told = Vec::new();
-    while let Some(event) = crate::clock::testing::soon(events.next()).await {
+    while let Some(event) = soon(events.next()).await {
         if let Event::Receipt { ids, state: DeliveryState::Accepted, .. } = event {
             told.extend(ids);
         }
@@ -281,6 +286,134 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer() {
+    let client = offline_client().await;
+    let core = client.core();
+    let peer = |name: String| Address::new(UserId::new(&name).unwrap(), DeviceId::FIRST);
+    let send = |number: usize| {
+        let (reply, committed) = oneshot::channel();
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let request = SendRequest {
+            id: ContentId::from_bytes(id),
+            content: "hello?".into(),
+            timeout: Duration::ZERO,
+            own_timeout: false,
+            reply: reply.into(),
+            room: None,
+        };
+        core.work(&peer(format!("busy{number}")), Work::Send(request)).unwrap();
+        committed
+    };
+    let sent: Vec<_> = (0..limits::MAX_LANES).map(send).collect();
+    for committed in sent {
+        committed.await.unwrap().unwrap();
+    }
+    let late = peer("late".into());
+    let owes = LaneRow { due: vec![ContentId::from_bytes([1; 16])], ..LaneRow::default() };
+    core.wake_lanes_with_work(vec![(late.clone(), owes)]);
+    soon(async {
+        while !core.is_to_be_woken(&late) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!core.has_lane(&late));
+    let (reply, deleted) = oneshot::channel();
+    core.work(&peer("busy0".into()), Work::Command(Command::Delete(reply.into()))).unwrap();
+    deleted.await.unwrap().unwrap();
+    soon(async {
+        while !core.has_lane(&late) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(!core.is_to_be_woken(&late));
+}
+
+/// A store in memory that can not always be asked whether something waits in an outbox.
+#[derive(Debug, Default)]
+struct Hiccups {
+    rows: MemoryStore,
+    away: AtomicBool,
+    refused: AtomicUsize,
+}
+
+/// Opens that one.
+#[derive(Debug)]
+struct Opens(Arc<Hiccups>);
+
+#[async_trait::async_trait]
+impl StoreProvider for Opens {
+    fn facts(&self) -> StoreFacts {
+        StoreFacts { kind: "hiccups", durable: false, shared: false, atomic: true, local: false }
+    }
+
+    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::clone(&self.0) as Arc<dyn Store>)
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Hiccups {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.rows.get(keys).await
+    }
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        if scan.table == Table::Outbox && scan.limit == 1 && self.away.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Unreachable { server: "test".into(), reason: "away".into() });
+        }
+        self.rows.scan(scan).await
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        self.rows.commit(changes).await
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.rows.sweep(now, limit).await
+    }
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.rows.stats().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_the_outbox_is_found_when_the_store_was_away_at_the_first_look() {
+    let store = Arc::new(Hiccups::default());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+    let app = app.store(Arc::new(Opens(Arc::clone(&store)))).open().await.unwrap();
+    let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
+    let client = app.connect_with("alice", options).await.unwrap();
+    let core = client.core();
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let place = Place { order: 1, id: ContentId::from_bytes([1; 16]) };
+    let row = PendingRow { body: PendingBody::Message(place), sealed: None, created_at: core.now() };
+    let mut changes = ChangeSet::new();
+    changes.put(crate::keys::pending(&peer, 1), row.encode());
+    core.store.commit(changes).await.unwrap();
+    store.away.store(true, Ordering::SeqCst);
+    core.wake_lanes_with_work(vec![(peer.clone(), LaneRow::default())]);
+    soon(async {
+        while store.refused.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!core.has_lane(&peer));
+    store.away.store(false, Ordering::SeqCst);
+    soon(async {
+        while !core.has_lane(&peer) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn who_can_not_be_told_of_a_rotation_is_asked_for_ever_more_rarely_and_then_no_more() {
     let client = offline_client().await;
@@ -329,7 +462,7 @@ async fn a_receipt_on_a_session_that_was_left_leaves_what_sending_again_needs() 
     let mut row = MessageRow::decode(stored.value.expose()).unwrap();
     row.msg_id = Some(message);
     let pointer = PointerRow { peer: lane.peer.clone(), place, group: None };
-    let mut changes = stvor_store::ChangeSet::new();
+    let mut changes = ChangeSet::new();
     changes.put(key.clone(), row.encode()).put(sent.clone(), pointer.encode());
     store.commit(changes).await.unwrap();
     let told = [
