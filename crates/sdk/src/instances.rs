@@ -78,8 +78,18 @@ struct State {
     settings: Option<RowVersion>,
     /// When the rows were last looked at.
     looked: Instant,
+    news: News,
     /// The account is gone, or this instance left: nothing is written any more.
     over: bool,
+}
+
+/// What looks found that is not followed so far: the store may go away in between.
+#[derive(Clone, Copy, Default)]
+struct News {
+    /// Others came to an end.
+    ended: bool,
+    /// Settings of conversations changed.
+    settings: bool,
 }
 
 /// Which instances share the store, and which of them receives.
@@ -135,8 +145,6 @@ struct Look {
     receiver: Option<(InstanceId, RowVersion)>,
     present: HashSet<InstanceId>,
     expired: Vec<(InstanceId, RowVersion)>,
-    ended: bool,
-    settings: bool,
 }
 
 impl Instances {
@@ -152,6 +160,7 @@ impl Instances {
             others: HashMap::new(),
             settings: None,
             looked: Instant::now(),
+            news: News::default(),
             over: false,
         };
         Self {
@@ -170,6 +179,8 @@ impl Instances {
         instances.enter(store, instances.id()).await?;
         let beat = instances.beat(store, now).await?;
         instances.receives.store(beat.receiver, Ordering::SeqCst);
+        // Everything is read after this.
+        instances.followed();
         Ok(instances)
     }
 
@@ -278,16 +289,22 @@ impl Instances {
             Renewed::PutBack => return Ok(Beat { put_back: true, ..Beat::default() }),
         }
         let mut look = self.look(store).await?;
-        let mut beat = Beat { ended: look.ended, settings: look.settings, ..Beat::default() };
         for expired in core::mem::take(&mut look.expired) {
             if self.bury(store, expired, now).await? {
-                beat.ended = true;
                 look.present.remove(&expired.0);
-                self.lock().others.remove(&expired.0);
+                let mut state = self.lock();
+                state.others.remove(&expired.0);
+                state.news.ended = true;
             }
         }
-        beat.receiver = self.take_place(store, &look).await?;
-        Ok(beat)
+        let receiver = self.take_place(store, &look).await?;
+        let News { ended, settings } = self.lock().news;
+        Ok(Beat { ended, settings, receiver, ..Beat::default() })
+    }
+
+    /// What follows from the last beat is done: until then each beat says it again.
+    pub(crate) fn followed(&self) {
+        self.lock().news = News::default();
     }
 
     /// Joins again after this instance was declared gone, under another id. Until the row of that is there everything is
@@ -398,7 +415,9 @@ impl Instances {
             .collect();
         let changed = state.settings != settings;
         state.settings = settings;
-        Ok(Look { receiver, present, expired, ended, settings: changed })
+        state.news.ended |= ended;
+        state.news.settings |= changed;
+        Ok(Look { receiver, present, expired })
     }
 
     /// Declares an instance gone, unless it was renewed after all.

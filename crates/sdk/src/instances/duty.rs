@@ -101,6 +101,7 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         core.raise_counter(lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0));
         core.wake_lanes_with_work(lanes);
     }
+    instances.followed();
     rollback::look_again(core).await
 }
 

@@ -1,5 +1,6 @@
 //! What an instance makes of its own row.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ struct Meanwhile {
     store: MemoryStore,
     /// After how many more reads, and what.
     next: Mutex<Option<(usize, BoxFuture<'static, ()>)>>,
+    /// The next commit fails.
+    refuses: AtomicBool,
 }
 
 impl core::fmt::Debug for Meanwhile {
@@ -112,6 +115,9 @@ impl Store for Meanwhile {
         page
     }
     async fn commit(&self, changes: ChangeSet<RowValue>) -> StoreResult<()> {
+        if self.refuses.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Unreachable { server: "test".into(), reason: "away".into() });
+        }
         self.store.commit(changes).await
     }
     async fn sweep(&self, now: Timestamp, limit: usize) -> StoreResult<usize> {
@@ -159,4 +165,35 @@ async fn who_comes_and_takes_the_place_while_another_looks_is_the_only_one_who_r
         }
     }
     assert!(came >= 2, "a look is two reads");
+}
+
+#[tokio::test]
+async fn what_a_beat_found_is_said_again_until_it_is_followed_though_the_store_goes_away_in_between() {
+    let below = Arc::new(Meanwhile::default());
+    let holder = stvor_keys::IdentityKey::new(&Secret::random(&mut SystemRandom::new()).unwrap());
+    let holder: Arc<dyn KeyHolder> = Arc::new(holder);
+    let open = || async {
+        let store: Arc<dyn Store> = below.clone();
+        Sealed::open(store, Arc::clone(&holder)).await.unwrap().shared(true)
+    };
+    let (first, second) = (open().await, open().await);
+    let ends = Instances::join(&first, Duration::from_secs(10), NOW).await.unwrap();
+    let stays = Instances::join(&second, Duration::from_secs(10), NOW).await.unwrap();
+    assert_eq!(beat(&second, &stays).await, Beat::default());
+    let mut changes = ChangeSet::new();
+    changes.put(keys::meta("settings"), vec![1]);
+    first.commit(changes).await.unwrap();
+    ends.leave(&first, NOW).await.unwrap();
+    // Between what is found and the commit that takes the place of who receives.
+    let store = Arc::clone(&below);
+    let goes_away: BoxFuture<'static, ()> =
+        Box::pin(async move { store.refuses.store(true, Ordering::SeqCst) });
+    *below.next.lock().unwrap() = Some((2, goes_away));
+    assert_eq!(stays.beat(&second, NOW).await.unwrap_err().code(), "STORE_UNREACHABLE");
+    for _ in 0..2 {
+        let found = Beat { ended: true, settings: true, receiver: true, ..Beat::default() };
+        assert_eq!(beat(&second, &stays).await, found);
+    }
+    stays.followed();
+    assert_eq!(beat(&second, &stays).await, Beat { receiver: true, ..Beat::default() });
 }
