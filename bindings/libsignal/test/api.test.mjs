@@ -83,6 +83,9 @@ test('every subpath has types, for old and new ways to look for them, under the 
     export const device = (session: E2ESession): Device => session;
     export const stored = (record: path0.SessionRecord): SerializedSessionRecord => record.serialize();
     export const code = (error: SignalError): string => error.code;
+    export const known: path0.ErrorCode[] = ['DUPLICATE', 'NO_SESSION'];
+    // @ts-expect-error There is no such code.
+    export const unknown: path0.ErrorCode = 'DUPLICATED';
     // A storage as the declarations of libsignal-node have it.
     declare const pair: { privKey: Buffer; pubKey: Buffer };
     export const storage: path0.SignalStorage = {
@@ -268,6 +271,17 @@ test('a record tells of its sessions and prints no key', async () => {
   record.zeroize();
   assert.ok(bytes.every((byte) => byte === 0) && !record.haveOpenSession());
   void alice;
+});
+
+test('the type of codes has those that there are, and no others', () => {
+  const dist = join(dirname(require.resolve('@stvor/libsignal/package.json')), 'dist');
+  const read = (file) => readFileSync(file, 'utf8');
+  const found = new Set(['FAILED']);
+  const find = (text, pattern) => [...text.matchAll(pattern)].forEach(([, code]) => found.add(code));
+  for (const file of ['protocol/src/signal/error.rs', 'crypto/src/error.rs']) find(read(new URL(`../../../crates/${file}`, import.meta.url)), /=> "([A-Z_]+)"/g);
+  for (const file of readdirSync(dist).filter((name) => name.endsWith('.js'))) find(read(join(dist, file)), /(?:code: |coded\)?\()'([A-Z_]+)'/g);
+  const [, type] = /type ErrorCode =([^;]*);/.exec(read(join(dist, 'errors.d.ts')));
+  assert.deepEqual([...type.matchAll(/["']([A-Z_]+)["']/g)].map(([, code]) => code).sort(), [...found].sort());
 });
 
 test('errors have classes, codes and something to do', async () => {

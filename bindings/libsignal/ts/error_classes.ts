@@ -8,4 +8,5 @@ export {
   SignalError,
   StorageError,
   UntrustedIdentityKeyError,
+  type ErrorCode,
 } from './errors.js';

@@ -1,12 +1,49 @@
 /** The errors of this package. */
 
+/** The codes that errors have. A later version may have more. */
+export type ErrorCode =
+  | 'AGREEMENT_FAILED'
+  | 'BACKPRESSURE'
+  | 'BAD_BUNDLE'
+  | 'BAD_KEY'
+  | 'BAD_LENGTH'
+  | 'BAD_PARAMETER'
+  | 'BAD_RECORD'
+  | 'BAD_SIGNATURE'
+  | 'CRYPTO_INTERNAL'
+  | 'DECRYPT_FAILED'
+  | 'DUPLICATE'
+  | 'FAILED'
+  | 'FORMAT_TOO_NEW'
+  | 'IDENTITY_CHANGED'
+  | 'IDENTITY_EXISTS'
+  | 'INTERNAL'
+  | 'INVALID_ARGUMENT'
+  | 'INVALID_NAME'
+  | 'KEY_MISSING'
+  | 'MALFORMED_MESSAGE'
+  | 'MESSAGE_TOO_LARGE'
+  | 'NATIVE_MODULE_MISSING'
+  | 'NO_SENDER_KEY'
+  | 'NO_SESSION'
+  | 'REPLAY'
+  | 'RNG_UNAVAILABLE'
+  | 'RNG_UNHEALTHY'
+  | 'STORAGE_FAILED'
+  | 'STORAGE_NOT_ATOMIC'
+  | 'STORAGE_TIMEOUT'
+  | 'TOO_FAR_AHEAD'
+  | 'UNDECRYPTABLE'
+  | 'UNKNOWN_PREKEY'
+  | 'UNSUPPORTED_VERSION';
+
 /**
  * What every call fails with, or a class derived from it. `code` is stable; `action` says what to do; `retryable` tells whether
  * the same call may succeed later without a change.
  */
 export class SignalError extends Error {
   /** The stable code, for example `DUPLICATE`. */
-  readonly code: string;
+  readonly code: ErrorCode | (string & {});
   /** Whether the same call may succeed later. */
   readonly retryable: boolean;
   /** What caused it, where something did. */

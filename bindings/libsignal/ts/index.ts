@@ -20,6 +20,7 @@ export {
   SignalError,
   StorageError,
   UntrustedIdentityKeyError,
+  type ErrorCode,
 } from './errors.js';
 export { Executor, type ExecutorEvents, type ExecutorOptions } from './executor.js';
 export { SessionRecord, type SerializedSessionRecord, type SessionEntry } from './record.js';
