@@ -115,6 +115,8 @@ impl Core {
         self.parked.read(&self.store).await?;
         self.inbox.count().await?;
         self.groups.count(&self.store).await?;
+        let lanes = read_lanes(&self.store).await?;
+        // Nothing that can fail comes after this: it is done once.
         self.instances.set_receives(true);
         self.groups.take_over();
         self.instances.next_epoch();
@@ -122,7 +124,7 @@ impl Core {
         self.kick.notify_one();
         self.wake_lanes();
         // Receipts that are owed, mail that waits for answers.
-        self.wake_lanes_with_work(read_lanes(&self.store).await?);
+        self.wake_lanes_with_work(lanes);
         Ok(())
     }
 
