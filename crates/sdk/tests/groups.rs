@@ -9,6 +9,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use common::{app, app_in, code, durable, event, relay, soon};
 use stvor::recipients::{Opening, Sealing};
 use stvor::{BackupOptions, Client, Event, Group, Messages, SecretBytes};
@@ -534,6 +537,57 @@ async fn who_missed_that_they_were_put_out_learns_it_by_writing_and_nothing_of_a
     assert_eq!((names(&info), info.name.as_str()), (vec!["alice", "bob"], "before"));
     assert!(!info.is_member && info.epoch < now.epoch && info.state != now.state);
     assert_eq!(agree(&[&group, &at_bob, &at_dave]).await, now);
+    app.close().await.unwrap();
+    relay.shutdown().await;
+}
+
+/// Members of a large group: `STVOR_GROUP_MEMBERS` says how many, up to 1,000, for a long run.
+fn many() -> usize {
+    std::env::var("STVOR_GROUP_MEMBERS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_member_of_a_large_group_gets_the_keys_of_the_others_and_reads_what_is_said_once() {
+    let count = many();
+    let patience = Duration::from_secs(60 + count as u64);
+    let relay = relay().await;
+    let app = app(&relay.url()).await;
+    let mut clients = Vec::new();
+    for number in 0..count {
+        clients.push(app.connect(format!("member{number:04}")).await.unwrap());
+    }
+    let (first, last) = (&clients[0], &clients[count - 1]);
+    let mut events = last.events();
+    let others: Vec<_> = clients[1..].iter().map(|client| client.user().to_string()).collect();
+    let group = first.create_group("all", &others).await.unwrap();
+    group.send("hello").await.unwrap();
+    // The last one has a session with the first alone, and gives its key to all.
+    let joining = async {
+        loop {
+            if let Event::GroupJoined { group, .. } = events.next().await.expect("the client is open") {
+                break group;
+            }
+        }
+    };
+    let joined = tokio::time::timeout(patience, joining).await.expect("in time");
+    last.group(joined).await.unwrap().send("thanks").await.unwrap();
+    for client in &clients {
+        let said = [(first, "hello"), (last, "thanks")];
+        let wanted: BTreeSet<_> = said
+            .into_iter()
+            .filter(|(from, _)| from.user() != client.user())
+            .map(|(from, text)| (from.user().to_string(), text.to_owned()))
+            .collect();
+        let (mut inbox, mut got) = (client.messages(), BTreeSet::new());
+        while got.len() < wanted.len() {
+            let message =
+                tokio::time::timeout(patience, inbox.next()).await.expect("in time").expect("a message");
+            assert_eq!(message.group, Some(joined));
+            assert!(got.insert((message.from.to_string(), message.text().unwrap().to_owned())), "once");
+        }
+        assert_eq!(got, wanted);
+    }
+    assert_eq!(group.info().await.unwrap().members.len(), count);
     app.close().await.unwrap();
     relay.shutdown().await;
 }
