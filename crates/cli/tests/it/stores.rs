@@ -1,9 +1,9 @@
 //! Stores on servers, from the command line.
 
 use stvor_testkit::process::Finished;
-use stvor_testkit::{Postgres, Redis, RedisSettings};
+use stvor_testkit::{Postgres, Redis, RedisSettings, Stream};
 
-use crate::common::{Home, SOON, mock_relay, objects};
+use crate::common::{Home, SOON, finished, mock_relay, objects};
 
 /// A password that must be nowhere.
 const CANARY: &str = "canary";
@@ -59,6 +59,49 @@ fn a_store_in_postgres_is_used_and_examined() {
 fn a_store_in_redis_is_used_and_examined() {
     let Some(server) = Redis::start().unwrap() else { return };
     is_used_and_examined(&server.url(), &["kind redis", "server_version", "appendfsync always", "masters 1"]);
+}
+
+/// Processes that make a store at the same time, with these settings. What those say who are not refused, and what one says
+/// who looks later.
+fn racing(settings: &[(&'static str, String)]) -> (Vec<String>, String) {
+    let (_relay, relay) = mock_relay();
+    let home = Home::at(&relay);
+    let start = || {
+        let mut spawn = home.stvor("identity show --as bob --json".split(' '));
+        for (name, value) in settings {
+            spawn = spawn.env(name, value);
+        }
+        spawn.start().unwrap()
+    };
+    let shown = |lines: &[String]| objects(lines)[0]["fingerprint"].as_str().unwrap().to_owned();
+    let processes: Vec<_> = (0..4).map(|_| start()).collect();
+    let mut seen = Vec::new();
+    for process in &processes {
+        if finished(process) == Some(0) {
+            seen.push(shown(&process.lines(Stream::Out)));
+        } else {
+            let said = process.lines(Stream::Err).join("\n");
+            assert!(said.contains("STORE_LOCKED"), "{said}");
+        }
+    }
+    let later = start();
+    assert_eq!(finished(&later), Some(0), "{:?}", later.lines(Stream::Err));
+    (seen, shown(&later.lines(Stream::Out)))
+}
+
+#[test]
+fn processes_that_start_for_the_first_time_at_once_end_with_one_identity() {
+    let (seen, later) = racing(&[]);
+    assert!(!seen.is_empty() && seen.iter().all(|one| *one == later), "SQLite: {seen:?}, {later}");
+    let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
+    let database = postgres.as_ref().map(|server| server.database().unwrap().url);
+    for url in [database, redis.as_ref().map(Redis::url)].into_iter().flatten() {
+        let directory = stvor_testkit::temp_dir().unwrap();
+        // The keyfile is made by one of them, too.
+        let keyfile = directory.path().join("key").display().to_string();
+        let (seen, later) = racing(&[("STVOR_STORE", url.clone()), ("STVOR_KEYFILE", keyfile)]);
+        assert_eq!(seen, vec![later; 4], "{url}: all of them are one device");
+    }
 }
 
 #[test]
