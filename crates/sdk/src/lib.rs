@@ -51,6 +51,8 @@ mod executor;
 mod failures;
 mod groups;
 mod guards;
+#[cfg(test)]
+mod hiccups;
 mod history;
 mod inbox;
 mod instances;

@@ -65,6 +65,9 @@ pub(super) struct Actor {
     pub(super) in_doubt: bool,
     /// Mail was left for the next look.
     pub(super) stalled: bool,
+    /// What is owed to members since before, and what was left on its way to them, could not be read: that is tried again.
+    owes: bool,
+    left: bool,
     /// Messages that wait for room in the inbox, and whose they are.
     pub(super) roomless: BTreeMap<u64, UserId>,
     /// Rows that are judged in the commit that is being made.
@@ -95,9 +98,7 @@ pub(crate) async fn run(
     let mut orders = orders.lock().await;
     let Some(core) = core.upgrade() else { return };
     let mut actor = Actor::new(core);
-    if let Err(error) = actor.renew_owed().await {
-        actor.core.hub.emit(Event::StoreFailing { code: error.code() });
-    }
+    actor.pay_owed().await;
     // Orders come before mail, whatever mail does to this task.
     let (mut starts, mut mail) = (true, false);
     loop {
@@ -107,7 +108,9 @@ pub(crate) async fn run(
             || !actor.ahead.is_empty()
             || !actor.backlog.is_empty()
             || !actor.loaded
-            || actor.stalled;
+            || actor.stalled
+            || actor.owes
+            || actor.left;
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -134,6 +137,12 @@ pub(crate) async fn run(
             }
             () = core::future::ready(()), if mail => mail = actor.take_some_mail().await,
             () = tokio::time::sleep(TICK), if busy => {
+                if actor.owes {
+                    actor.pay_owed().await;
+                }
+                if actor.left {
+                    actor.take_up_left().await;
+                }
                 actor.work_off();
                 actor.ask_for_missing().await;
                 mail = true;
@@ -162,6 +171,8 @@ impl Actor {
             incarnation,
             in_doubt: false,
             stalled: false,
+            owes: false,
+            left: false,
             roomless: BTreeMap::new(),
             judging: Vec::new(),
             tries: 0,
@@ -173,12 +184,29 @@ impl Actor {
         if let Err(error) = self.load().await {
             self.core.hub.emit(Event::StoreFailing { code: error.code() });
         }
-        if let Err(error) = self.load_posts().await {
-            self.core.hub.emit(Event::StoreFailing { code: error.code() });
-        }
+        self.take_up_left().await;
         if self.core.prekeys.starts_anew() {
             self.catch_up().await;
         }
+    }
+
+    /// Gives up the chains that an earlier run had yet to give up.
+    async fn pay_owed(&mut self) {
+        let paid = self.renew_owed().await;
+        self.owes = self.has_failed(paid);
+    }
+
+    /// Takes up the posts that nobody has on their way.
+    async fn take_up_left(&mut self) {
+        let taken = self.load_posts().await;
+        self.left = self.has_failed(taken);
+    }
+
+    /// Whether something is to be tried again that the store did not let be done, which is told.
+    fn has_failed(&self, result: Result<()>) -> bool {
+        let Err(error) = result else { return false };
+        self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        error.retryable()
     }
 
     /// Something came beside orders.
@@ -255,9 +283,7 @@ impl Actor {
         self.unjudged.clear();
         self.roomless.clear();
         self.joining.clear();
-        if let Err(error) = self.load_posts().await {
-            self.core.hub.emit(Event::StoreFailing { code: error.code() });
-        }
+        self.take_up_left().await;
     }
 
     /// Posts that no lane had committed when the store was closed go on by themselves. On a shared store those of instances

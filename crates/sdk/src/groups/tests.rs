@@ -15,6 +15,8 @@ use stvor_store::{ChangeSet, Scan, Table};
 use super::actor::Actor;
 use super::desk::Desk;
 use super::rows::{self, MailRow};
+use crate::clock::testing::soon;
+use crate::hiccups::{self, Hiccups};
 use crate::{App, Client, ConnectOptions, Event, Executor, OnPressure, limits};
 
 async fn offline_client() -> Client {
@@ -658,6 +660,35 @@ async fn posts_that_no_lane_took_come_back_when_the_task_ends_by_a_fault() {
     back.iter().for_each(|post| core.groups.posted(post));
     drop(back);
     assert!(core.groups.take_back().is_empty() && core.groups.open_posts() == 0);
+}
+
+#[tokio::test]
+async fn posts_that_could_not_be_read_at_first_go_on_once_they_can_be() {
+    let store = Arc::new(Hiccups::default());
+    let client = hiccups::client(&store).await;
+    let core = client.core();
+    let bob = identity(&client, "bob");
+    let mut changes = ChangeSet::new();
+    let body = core.groups.body(SecretBytes::from_slice(b"x"), core.now(), &mut changes);
+    let to = (bob.address().clone(), *bob.user_key());
+    drop(core.groups.post(to, (&body, rows::PostKind::Content), (core.now(), None), &mut changes));
+    store.refuse(Some(|scan| scan.table == Table::Outbox));
+    core.store.commit(changes).await.unwrap();
+    core.groups.take_over();
+    soon(async {
+        while store.refused() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!core.has_lane(bob.address()));
+    store.refuse(None);
+    soon(async {
+        while !core.has_lane(bob.address()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

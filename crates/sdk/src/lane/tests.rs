@@ -1,11 +1,9 @@
 use std::sync::Weak;
-use std::sync::atomic::AtomicBool;
 
 use stvor_base::{DeviceId, UserId};
 use stvor_protocol::Standing;
 use stvor_store::{
-    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
-    StoreProvider, Table,
+    ChangeSet, MemoryStore, Scan, Store, StoreError, StoreFacts, StorePlace, StoreProvider, Table,
 };
 use stvor_wire::Code;
 use stvor_wire::server::{Deliver, Nack, Subject};
@@ -14,6 +12,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::clock::testing::soon;
 use crate::executor::{Executor, Pressure};
+use crate::hiccups::{self, Hiccups};
 use crate::rows::{MessageRow, PendingRow, PointerRow};
 use crate::{App, ConnectOptions};
 
@@ -332,63 +331,10 @@ async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer(
     assert!(!core.is_to_be_woken(&late));
 }
 
-/// A store in memory that can not always be asked whether something waits in an outbox.
-#[derive(Debug, Default)]
-struct Hiccups {
-    rows: MemoryStore,
-    away: AtomicBool,
-    refused: AtomicUsize,
-}
-
-/// Opens that one.
-#[derive(Debug)]
-struct Opens(Arc<Hiccups>);
-
-#[async_trait::async_trait]
-impl StoreProvider for Opens {
-    fn facts(&self) -> StoreFacts {
-        StoreFacts { kind: "hiccups", durable: false, shared: false, atomic: true, local: false }
-    }
-
-    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::clone(&self.0) as Arc<dyn Store>)
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Hiccups {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
-        self.rows.get(keys).await
-    }
-    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
-        if scan.table == Table::Outbox && scan.limit == 1 && self.away.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(StoreError::Unreachable { server: "test".into(), reason: "away".into() });
-        }
-        self.rows.scan(scan).await
-    }
-    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
-        self.rows.commit(changes).await
-    }
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.rows.sweep(now, limit).await
-    }
-    async fn stats(&self) -> Result<Stats, StoreError> {
-        self.rows.stats().await
-    }
-    async fn close(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn what_waits_in_the_outbox_is_found_when_the_store_was_away_at_the_first_look() {
     let store = Arc::new(Hiccups::default());
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
-    let app = app.store(Arc::new(Opens(Arc::clone(&store)))).open().await.unwrap();
-    let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
-    let client = app.connect_with("alice", options).await.unwrap();
+    let client = hiccups::client(&store).await;
     let core = client.core();
     let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
     let place = Place { order: 1, id: ContentId::from_bytes([1; 16]) };
@@ -396,16 +342,16 @@ async fn what_waits_in_the_outbox_is_found_when_the_store_was_away_at_the_first_
     let mut changes = ChangeSet::new();
     changes.put(crate::keys::pending(&peer, 1), row.encode());
     core.store.commit(changes).await.unwrap();
-    store.away.store(true, Ordering::SeqCst);
+    store.refuse(Some(|scan| scan.table == Table::Outbox && scan.limit == 1));
     core.wake_lanes_with_work(vec![(peer.clone(), LaneRow::default())]);
     soon(async {
-        while store.refused.load(Ordering::SeqCst) == 0 {
+        while store.refused() == 0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     assert!(!core.has_lane(&peer));
-    store.away.store(false, Ordering::SeqCst);
+    store.refuse(None);
     soon(async {
         while !core.has_lane(&peer) {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,0 +1,82 @@
+//! A store in memory that does not answer what a test wants it not to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use stvor_base::Timestamp;
+use stvor_store::{
+    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
+    StoreProvider,
+};
+
+type Which = fn(&Scan) -> bool;
+
+#[derive(Debug, Default)]
+pub(crate) struct Hiccups {
+    rows: MemoryStore,
+    away: Mutex<Option<Which>>,
+    refused: AtomicUsize,
+}
+
+impl Hiccups {
+    /// Answers none of these from now on.
+    pub(crate) fn refuse(&self, which: Option<Which>) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = which;
+    }
+
+    /// How many of them were asked.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Hiccups {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.rows.get(keys).await
+    }
+    async fn scan(&self, scan: Scan) -> Result<Page<Row>, StoreError> {
+        let away = *self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if away.is_some_and(|which| which(&scan)) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Unreachable { server: "test".into(), reason: "away".into() });
+        }
+        self.rows.scan(scan).await
+    }
+    async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        self.rows.commit(changes).await
+    }
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.rows.sweep(now, limit).await
+    }
+    async fn stats(&self) -> Result<Stats, StoreError> {
+        self.rows.stats().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Opens that one.
+#[derive(Debug)]
+pub(crate) struct Opens(pub(crate) Arc<Hiccups>);
+
+#[async_trait::async_trait]
+impl StoreProvider for Opens {
+    fn facts(&self) -> StoreFacts {
+        StoreFacts { kind: "hiccups", durable: false, shared: false, atomic: true, local: false }
+    }
+
+    async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::clone(&self.0) as Arc<dyn Store>)
+    }
+}
+
+/// A client on such a store whose relay is not there.
+pub(crate) async fn client(store: &Arc<Hiccups>) -> crate::Client {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let app = crate::App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+    let app = app.store(Arc::new(Opens(Arc::clone(store)))).open().await.unwrap();
+    let options = crate::ConnectOptions { allow_unregistered: true, ..crate::ConnectOptions::default() };
+    app.connect_with("alice", options).await.unwrap()
+}
