@@ -238,7 +238,7 @@ pub enum VaultError {
     #[error("there is no vault at {}; make one with `stvor vault init`", .0.display())]
     Missing(PathBuf),
     /// There is a vault already.
-    #[error("there is a vault at {} already; it is not overwritten", .0.display())]
+    #[error("{} is there already; it is not overwritten: choose another name", .0.display())]
     Exists(PathBuf),
     /// Another process has the vault open.
     #[error("the vault at {} is open in another process; talk to that one, or stop it", .0.display())]
