@@ -18,6 +18,8 @@ use crate::storage::{EventPart, EventRow, MemoryPart, MemoryView};
 
 /// Threads at most.
 const MAX_THREADS: usize = 8;
+/// Parts that a thread works on or has before it: it need not wait until the reading thread gets a processor.
+const AHEAD: usize = 2;
 
 /// What verification needs of an event.
 #[derive(Debug)]
@@ -75,14 +77,14 @@ struct Bound<'a> {
 }
 
 /// Reads part after part on this thread while other threads `work` on those before, and takes what comes of them, in order.
-/// At most as many parts as there are threads and one more are held at a time; `read` gets those that are done with to fill them
-/// again, so that memory which is there is used.
+/// At most [`AHEAD`] parts for each thread are held at a time; `read` gets those that are done with to fill them again, so that memory
+/// which is there is used.
 pub(crate) fn piped<R: Send + Default, T: Send, E>(
     mut read: impl FnMut(R) -> Result<Option<R>, E>,
     work: impl Fn(&R) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let threads = threads();
     let Some(first) = read(R::default())? else { return Ok(()) };
     if threads == 1 {
         let mut part = first;
@@ -93,13 +95,19 @@ pub(crate) fn piped<R: Send + Default, T: Send, E>(
         }
     }
     // For one part nobody is worth starting.
-    let Some(second) = read(R::default())? else { return take(work(&first)) };
+    let second = match read(R::default()) {
+        Ok(Some(second)) => second,
+        end => {
+            take(work(&first))?;
+            return end.map(drop);
+        }
+    };
     let work = &work;
     std::thread::scope(|scope| {
         let start = |_| {
-            let (parts, given) = mpsc::sync_channel::<R>(1);
-            let (done, results) = mpsc::sync_channel(1);
-            let run = move || {
+            let (parts, given) = mpsc::sync_channel::<R>(AHEAD);
+            let (done, results) = mpsc::sync_channel(AHEAD);
+            scope.spawn(move || {
                 // Ends when no more parts come, or nobody wants what comes of them.
                 for part in given {
                     let result = work(&part);
@@ -107,57 +115,51 @@ pub(crate) fn piped<R: Send + Default, T: Send, E>(
                         break;
                     }
                 }
-            };
-            (parts, results, scope.spawn(run))
+            });
+            (parts, results)
         };
-        let mut idle: VecDeque<_> = (0..threads).map(start).collect();
-        let mut workers = idle.split_off(threads);
-        let mut spare = Vec::new();
-        let mut ready = VecDeque::from([first, second]);
+        // Each thread in its turn gets a part, and in its turn gives what came of one: so the order stays.
+        let (mut givers, mut takers): (VecDeque<_>, VecDeque<_>) = (0..threads).map(start).unzip();
+        let (mut ready, mut spare, mut out) = (VecDeque::from([first, second]), Vec::new(), 0);
         loop {
-            let part = match ready.pop_front() {
-                Some(part) => part,
-                None => match read(spare.pop().unwrap_or_default())? {
-                    Some(part) => part,
-                    None => break,
-                },
+            let next = match ready.pop_front() {
+                Some(part) => Ok(Some(part)),
+                None => read(spare.pop().unwrap_or_default()),
             };
-            // Who was given the first of those under way is done first, or is waited for: so the order stays.
-            let (worker, result) = match idle.pop_front() {
-                Some(worker) => (worker, None),
-                None => {
-                    let Some((parts, results, thread)) = workers.pop_front() else { break };
-                    let Ok((result, part)) = results.recv() else { return joined(thread) };
-                    spare.push(part);
-                    ((parts, results, thread), Some(result))
+            let mut end = None;
+            match next {
+                Ok(Some(part)) => {
+                    // A thread that went away panicked, and that is everybody's panic at the end of the scope.
+                    let Some(Ok(())) = turn(&mut givers).map(|parts| parts.send(part)) else { return Ok(()) };
+                    out += 1;
                 }
-            };
-            let (parts, results, thread) = worker;
-            // It goes on before this thread looks at what came of the part before.
-            if parts.send(part).is_err() {
-                return joined(thread);
+                other => end = Some(other.map(drop)),
             }
-            workers.push_back((parts, results, thread));
-            if let Some(result) = result {
+            // Until the end the threads have something to go on with while this one takes and reads.
+            while out > 0 && (end.is_some() || out >= threads * AHEAD) {
+                let Some(Ok((result, part))) = turn(&mut takers).map(mpsc::Receiver::recv) else {
+                    return Ok(());
+                };
+                out -= 1;
+                spare.push(part);
                 take(result)?;
             }
+            if let Some(end) = end {
+                return end;
+            }
         }
-        drop(idle);
-        for (parts, results, thread) in workers {
-            drop(parts);
-            let Ok((result, _)) = results.recv() else { return joined(thread) };
-            take(result)?;
-        }
-        Ok(())
     })
 }
 
-/// A thread that went away before it was told to: its panic is everybody's.
-fn joined<E>(thread: std::thread::ScopedJoinHandle<'_, ()>) -> Result<(), E> {
-    match thread.join() {
-        Ok(()) => Ok(()),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS)
+}
+
+/// The one whose turn it is; it comes last again then.
+fn turn<T>(ring: &mut VecDeque<T>) -> Option<&T> {
+    let first = ring.pop_front()?;
+    ring.push_back(first);
+    ring.back()
 }
 
 /// An event's row, or nothing when it is not what was written there.
@@ -274,6 +276,8 @@ fn bytes(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -307,6 +311,17 @@ mod tests {
             if reads < 5 { Ok(Some(reads)) } else { Err("the fifth") }
         };
         assert_eq!(piped(read, |number| *number, |_| Ok(())), Err("the fifth"));
+        let (mut numbers, held) = (0..50, Cell::new(0));
+        let read = |_| {
+            held.set(held.get() + 1);
+            assert!(held.get() <= threads() * AHEAD, "what nobody took yet is not without bound");
+            Ok::<_, ()>(numbers.next())
+        };
+        let take = |_| {
+            held.set(held.get() - 1);
+            Ok(())
+        };
+        piped(read, |number: &i32| *number, take).unwrap();
         let mut numbers = 0..50;
         let work = |&number: &i32| assert_ne!(number, 20, "a worker's panic is everybody's");
         let run = || piped(|_| Ok::<_, ()>(numbers.next()), work, |()| Ok(()));

@@ -19,22 +19,26 @@ const HASHES: usize = 2048;
 impl Engine {
     /// Reads the events that were logged since the last look.
     pub(super) fn catch_up(&self, state: &mut Verification) -> Result<(), VaultError> {
-        while !self.verify_events(state)? {}
+        while !self.verify_events(state, || true)? {}
         Ok(())
     }
 
-    /// Reads some events and their hashes. Returns whether these were the last ones.
-    pub(super) fn verify_events(&self, state: &mut Verification) -> Result<bool, VaultError> {
+    /// Reads some events and their hashes, more than [`PARTS`] while `alone`. Returns whether these were the last ones.
+    pub(super) fn verify_events(
+        &self,
+        state: &mut Verification,
+        mut alone: impl FnMut() -> bool,
+    ) -> Result<bool, VaultError> {
         self.read_removed(state)?;
         let base = &self.held()?.base;
         let progress = Arc::clone(&state.progress);
         let (mut next, mut left, mut end) = (state.read, PARTS, false);
         let read = |spare| {
-            if left == 0 || end {
+            if end || left == 0 && !alone() {
                 return Ok(None);
             }
             let part = self.database.event_part((next, PART), spare)?;
-            left -= 1;
+            left = left.saturating_sub(1);
             next = part.last().map_or(next, |last| last + 1);
             // No row has a greater number than that.
             end = part.len() == 0 || next > i64::MAX.cast_unsigned();

@@ -19,7 +19,7 @@ use crate::level::Level;
 use crate::memory::MemoryId;
 
 /// Rows that are worked on at a time: so many that handing them over costs little, and as many as the caches of a processor hold; and
-/// how often that is done in one step.
+/// how often that is done in one step while others wait.
 const PART: usize = 512;
 const PARTS: usize = 20;
 
@@ -113,21 +113,26 @@ impl Verification {
 }
 
 impl Engine {
-    /// One step of a verification, outside of a group. Returns the report after the last one.
-    pub(crate) fn verify_step(&mut self, state: &mut Verification) -> Result<Option<Report>, VaultError> {
+    /// One step of a verification, outside of a group. Returns the report after the last one. `alone` says whether nobody waits yet:
+    /// as long as that is so a step may go on, for to begin and end one leaves processors idle.
+    pub(crate) fn verify_step(
+        &mut self,
+        state: &mut Verification,
+        mut alone: impl FnMut() -> bool,
+    ) -> Result<Option<Report>, VaultError> {
         match state.phase {
             Phase::Begin => {
                 self.verify_begin(state)?;
                 state.go_on(Phase::Log);
             }
             Phase::Log => {
-                if self.verify_events(state)? {
+                if self.verify_events(state, &mut alone)? {
                     state.go_on(Phase::Memories);
                 }
             }
             Phase::Memories => {
                 self.catch_up(state)?;
-                if self.verify_memories(state)? {
+                if self.verify_memories(state, &mut alone)? {
                     let content = state.scope == Scope::Everything;
                     state.go_on(if content { Phase::Contents } else { Phase::End });
                 }
@@ -143,7 +148,7 @@ impl Engine {
             Phase::End => {
                 self.catch_up(state)?;
                 // Those that were stored since the last look.
-                while !self.verify_memories(state)? {}
+                while !self.verify_memories(state, || true)? {}
                 self.verify_end(state)?;
                 return Ok(Some(core::mem::take(&mut state.report)));
             }

@@ -48,17 +48,21 @@ impl Hasher for ById {
 }
 
 impl Engine {
-    /// Holds some memories' rows against the log. Returns whether these were the last ones.
-    pub(super) fn verify_memories(&self, state: &mut Verification) -> Result<bool, VaultError> {
+    /// Holds some memories' rows against the log, more than [`PARTS`] while `alone`. Returns whether these were the last ones.
+    pub(super) fn verify_memories(
+        &self,
+        state: &mut Verification,
+        mut alone: impl FnMut() -> bool,
+    ) -> Result<bool, VaultError> {
         let base = &self.held()?.base;
         let progress = Arc::clone(&state.progress);
         let (mut after, mut left, mut end) = (state.after, PARTS, false);
         let read = |spare| {
-            if left == 0 {
+            if left == 0 && !alone() {
                 return Ok(None);
             }
             let part = self.database.memory_part((after, PART), spare)?;
-            left -= 1;
+            left = left.saturating_sub(1);
             after = part.last.unwrap_or(after);
             progress.add(part.len());
             end = part.len() == 0;

@@ -604,7 +604,7 @@ fn a_verification_goes_on_between_what_others_do_and_finds_nothing_wrong_in_it()
     let world = World::new();
     let vault = world.open();
     let text = |number: usize| NewMemory::new(format!("{number}").as_bytes(), Level::Working, "home");
-    // More events than one step reads.
+    // More contents than one step opens.
     let pending: Vec<_> = (0..4_200).map(|number| vault.begin_store(OWNER, text(number))).collect();
     let ids: Vec<_> = pending.into_iter().map(|one| one.wait().unwrap()).collect();
     let over = std::sync::atomic::AtomicBool::new(false);
