@@ -237,7 +237,7 @@ pub enum VaultError {
     /// There is no vault there, or no part of it.
     #[error("there is no vault at {}; make one with `stvor vault init`", .0.display())]
     Missing(PathBuf),
-    /// There is a vault already.
+    /// Something of this name is there already.
     #[error("{} is there already; it is not overwritten: choose another name", .0.display())]
     Exists(PathBuf),
     /// Another process has the vault open.
