@@ -38,7 +38,7 @@ async fn agree(groups: &[&Group]) -> stvor::GroupInfo {
                 return all.remove(0);
             }
             tokio::task::yield_now().await;
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await
@@ -348,7 +348,7 @@ async fn a_group_has_a_history_and_says_who_has_what_was_said() {
                 if receipts.iter().filter(|one| one.state >= wanted).count() == count {
                     return receipts;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await
