@@ -85,7 +85,7 @@ test('every subpath has types, for old and new ways to look for them, under the 
     export const code = (error: SignalError): string => error.code;
     export const known: path0.ErrorCode[] = ['DUPLICATE', 'NO_SESSION'];
     // @ts-expect-error There is no such code.
-    export const unknown: path0.ErrorCode = 'DUPLICATED';
+    export const misspelt: path0.ErrorCode = 'DUPLICATED';
     // A storage as the declarations of libsignal-node have it.
     declare const pair: { privKey: Buffer; pubKey: Buffer };
     export const storage: path0.SignalStorage = {
