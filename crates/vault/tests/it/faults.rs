@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use stvor_base::ErrorCode;
 use stvor_crypto::{Random as _, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
 use stvor_vault::tokens::Enrolment;
-use stvor_vault::{Caller, Level, MemoryId, NewMemory, Options, Vault, unwrap_root, unwrap_vaulted};
+use stvor_vault::{Alert, Caller, Level, MemoryId, NewMemory, Options, Vault, unwrap_root, unwrap_vaulted};
 
 use crate::world::{World, owner, second};
 
@@ -22,7 +23,13 @@ const PATH: &str = "STVOR_VAULT_FAULT_PATH";
 #[test]
 fn child_that_stores_until_it_ends() {
     let Some(path) = std::env::var_os(PATH) else { return };
-    let vault = Vault::open(path.as_ref(), Options::default()).unwrap();
+    let mut options = Options::default();
+    options.alerts.push(Arc::new(|alert: &Alert| {
+        if let Alert::LogFailed { code, .. } = alert {
+            std::io::stdout().write_all(format!("alerted {code}\n").as_bytes()).unwrap();
+        }
+    }));
+    let vault = Vault::open(path.as_ref(), options).unwrap();
     vault.unlock_with(&owner()).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -321,6 +328,8 @@ fn a_full_disk_means_no_and_costs_nothing_that_was_acknowledged() {
     let of = |word| text.lines().filter_map(|line| said(line, word)).collect::<Vec<_>>();
     let (stored, refused) = (of("stored"), of("refused"));
     assert_eq!(refused, ["VAULT_LOG_UNAVAILABLE"; 4], "{text}");
+    let alerted = of("alerted");
+    assert!(!alerted.is_empty() && alerted.iter().all(|code| code == "VAULT_LOG_UNAVAILABLE"), "{text}");
     assert!(stored.len() > 20, "{} stored before the disk was full", stored.len());
     check(&world, &stored);
     let vault = world.cold();
