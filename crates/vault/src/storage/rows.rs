@@ -432,7 +432,9 @@ impl Database {
 
     /// Whether memories have the numbers from 1 on without a gap, as they got them: none is ever removed.
     pub(crate) fn memories_are_numbered(&self) -> Rows<bool> {
-        let sql = "SELECT count(*) = 0 OR (min(seq) = 1 AND max(seq) = count(*)) FROM memory";
+        // Each by itself: for all of them together SQLite looks at every row.
+        let sql = "SELECT ifnull((SELECT min(seq) FROM memory), 1) = 1
+            AND ifnull((SELECT max(seq) FROM memory), 0) = (SELECT count(*) FROM memory)";
         self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| failed(&error))
     }
 
