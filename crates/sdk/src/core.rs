@@ -617,6 +617,12 @@ impl Core {
         self.with_lane(peer, |handle| handle.work(work))
     }
 
+    /// Hands over what must not wait until fewer conversations are awake: until a recovery is over those stay awake that have
+    /// something to send, of which there are as many as the application sent to.
+    pub(crate) fn work_of_recovery(&self, peer: &Address, work: Work) -> Result<()> {
+        self.with_lane_among(usize::MAX, peer, |handle| handle.work(work))
+    }
+
     /// Hands an order of the application to the lane of a peer. Where there is no room it waits for some until `deadline`, if
     /// the executor says so; else it is refused.
     pub(crate) async fn order(&self, peer: &Address, work: Work, deadline: Instant) -> Result<()> {
@@ -712,6 +718,16 @@ impl Core {
     }
 
     fn with_lane<T>(&self, peer: &Address, act: impl FnOnce(&LaneHandle) -> Result<T>) -> Result<T> {
+        self.with_lane_among(limits::MAX_LANES, peer, act)
+    }
+
+    /// As `with_lane`, where `most` may be awake.
+    fn with_lane_among<T>(
+        &self,
+        most: usize,
+        peer: &Address,
+        act: impl FnOnce(&LaneHandle) -> Result<T>,
+    ) -> Result<T> {
         let mut lanes = lock(&self.lanes);
         if self.stop.is_cancelled() {
             return Err(self.closed_error());
@@ -733,7 +749,7 @@ impl Core {
                 !goes
             });
         }
-        if lanes.len() >= limits::MAX_LANES {
+        if lanes.len() >= most {
             return Err(Error::not_ready("too many conversations are active at once"));
         }
         let (handle, task) = lane::new(self.me.clone(), peer.clone(), Arc::clone(&self.pressure));

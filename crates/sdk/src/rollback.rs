@@ -493,7 +493,7 @@ async fn reset_lanes(core: &Core, rotated: bool) -> Result<()> {
                 true => GivingUp::Rotated { tell: told <= limits::ROTATION_TOLD },
                 false => GivingUp::RolledBack,
             };
-            core.work(peer, Work::Command(Command::Recover(why, reply.into())))?;
+            core.work_of_recovery(peer, Work::Command(Command::Recover(why, reply.into())))?;
             answers.push(done);
         }
         for done in answers {

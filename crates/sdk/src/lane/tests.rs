@@ -285,11 +285,12 @@ async fn an_idle_lane_makes_room_for_a_new_one_and_a_busy_one_does_not() {
     assert!(core.has_lane(&peer("busy".into())) && core.has_lane(&peer("late".into())));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer() {
-    let client = offline_client().await;
-    let core = client.core();
-    let peer = |name: String| Address::new(UserId::new(&name).unwrap(), DeviceId::FIRST);
+fn peer(name: &str) -> Address {
+    Address::new(UserId::new(name).unwrap(), DeviceId::FIRST)
+}
+
+/// As many conversations as may be awake, each with a message that waits.
+async fn keep_all_busy(core: &Core) {
     let send = |number: usize| {
         let (reply, committed) = oneshot::channel();
         let mut id = [0; 16];
@@ -302,14 +303,39 @@ async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer(
             reply: reply.into(),
             room: None,
         };
-        core.work(&peer(format!("busy{number}")), Work::Send(request)).unwrap();
+        core.work(&peer(&format!("busy{number}")), Work::Send(request)).unwrap();
         committed
     };
     let sent: Vec<_> = (0..limits::MAX_LANES).map(send).collect();
     for committed in sent {
         committed.await.unwrap().unwrap();
     }
-    let late = peer("late".into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_ends_also_while_as_many_conversations_as_may_be_awake_have_something_to_send() {
+    let client = offline_client().await;
+    let core = client.core();
+    keep_all_busy(core).await;
+    let late = peer("late");
+    let mut changes = ChangeSet::new();
+    changes.put(crate::keys::lane(&core.store, &late), LaneRow::default().encode(&late));
+    core.store.commit(changes).await.unwrap();
+    let found = crate::rollback::Rollback { relay: 9, own: 7, decided: true, noted: true };
+    core.set_rollback(Some(found));
+    crate::rollback::recover(core).await.unwrap();
+    assert_eq!(core.rollback(), None);
+    assert_eq!(client.pending(), limits::MAX_LANES, "what waits still does");
+    let refused = core.work(&peer("later"), Work::Wake).unwrap_err();
+    assert_eq!(refused.code(), "CLIENT_NOT_READY");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer() {
+    let client = offline_client().await;
+    let core = client.core();
+    keep_all_busy(core).await;
+    let late = peer("late");
     let owes = LaneRow { due: vec![ContentId::from_bytes([1; 16])], ..LaneRow::default() };
     core.wake_lanes_with_work(vec![(late.clone(), owes)]);
     soon(async {
@@ -320,7 +346,7 @@ async fn a_conversation_that_finds_too_many_awake_is_woken_when_there_are_fewer(
     .await;
     assert!(!core.has_lane(&late));
     let (reply, deleted) = oneshot::channel();
-    core.work(&peer("busy0".into()), Work::Command(Command::Delete(reply.into()))).unwrap();
+    core.work(&peer("busy0"), Work::Command(Command::Delete(reply.into()))).unwrap();
     deleted.await.unwrap().unwrap();
     soon(async {
         while !core.has_lane(&late) {
