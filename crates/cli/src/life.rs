@@ -26,6 +26,16 @@ impl End {
     }
 }
 
+/// Whether SIGHUP was ignored when the process began, as `nohup` has it. To be asked before it is caught; where there is no `/proc`
+/// nobody tells.
+#[cfg(unix)]
+pub(crate) fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is the first signal.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// Waits for a reason to end. Signals are caught from the moment this is called.
 pub(crate) struct Ending {
     #[cfg(unix)]

@@ -1,12 +1,26 @@
 //! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use stvor_testkit::Signal;
 
 use crate::common::{SOON, finished, objects};
 use crate::terminal::{Kind, Terminal, USUAL};
 use crate::vault::Served;
+
+/// Takes over so many memories of level 1.
+fn import_many(served: &Served, count: usize) {
+    let file = served.home.path("many.jsonl");
+    let line = |number: usize| {
+        serde_json::json!({
+            "type": "entity", "name": format!("n{number}"), "entityType": "person", "observations": ["likes tea"],
+        })
+        .to_string()
+    };
+    std::fs::write(&file, (0..count).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    served.owner(&format!("import {} --namespace home --level working", file.display()));
+}
 
 #[test]
 fn a_correction_keeps_the_level_from_a_terminal_too() {
@@ -93,16 +107,7 @@ fn who_closes_a_corrected_memory_is_told_of_the_versions_that_can_be_recalled() 
 fn a_search_that_ends_at_a_full_page_says_so() {
     let served = Served::new();
     served.owner("unlock");
-    let file = served.home.path("many.jsonl");
-    let line = |number: usize| {
-        serde_json::json!({
-            "type": "entity", "name": format!("n{number}"), "entityType": "person", "observations": ["likes tea"],
-        })
-        .to_string()
-    };
-    let lines: Vec<String> = (0..=stvor_vault::limits::MAX_PAGE).map(line).collect();
-    std::fs::write(&file, lines.join("\n")).unwrap();
-    served.owner(&format!("import {} --namespace home --level working", file.display()));
+    import_many(&served, stvor_vault::limits::MAX_PAGE + 1);
     let (code, out, err) = served.try_owner("search tea");
     assert_eq!((code, out.len()), (0, stvor_vault::limits::MAX_PAGE));
     assert!(err.contains("there are more than these"), "{err}");
@@ -134,45 +139,89 @@ fn half_an_export_stays_under_no_name_and_what_lacks_its_content_is_said() {
     assert!(!file("three.jsonl").exists() && file("two.jsonl").exists());
 }
 
+/// A vault with so many memories that an export of them is met half-way.
+struct Exports {
+    served: Served,
+    dir: PathBuf,
+}
+
+impl Exports {
+    const LINES: usize = 3_000;
+
+    fn new() -> Self {
+        let served = Served::new();
+        served.owner("unlock");
+        import_many(&served, Self::LINES);
+        let dir = served.home.path("exports");
+        std::fs::create_dir(&dir).unwrap();
+        Self { served, dir }
+    }
+
+    /// Where the exports go.
+    fn file(&self) -> PathBuf {
+        self.dir.join("all.jsonl")
+    }
+
+    /// What stands there.
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// The command line of an export.
+    fn line(&self) -> String {
+        Served::line(&self.served.home, &format!("vault export --out {}", self.file().display()))
+    }
+
+    /// Waits until an export began to write.
+    fn wait(&self) {
+        stvor_testkit::until(SOON, || (!self.names().is_empty()).then_some(())).unwrap();
+    }
+
+    /// Removes an export, which has to be whole.
+    fn remove_whole(&self) {
+        let whole = std::fs::read_to_string(self.file()).unwrap();
+        assert_eq!(whole.lines().count(), Self::LINES, "only all of it has the name");
+        std::fs::remove_file(self.file()).unwrap();
+    }
+}
+
 #[test]
 fn an_export_that_is_interrupted_leaves_no_half_of_it() {
-    const LINES: usize = 3_000;
-    let served = Served::new();
-    served.owner("unlock");
-    let file = served.home.path("many.jsonl");
-    let line = |number: usize| {
-        serde_json::json!({
-            "type": "entity", "name": format!("n{number}"), "entityType": "person", "observations": ["likes tea"],
-        })
-        .to_string()
-    };
-    std::fs::write(&file, (0..LINES).map(line).collect::<Vec<_>>().join("\n")).unwrap();
-    served.owner(&format!("import {} --namespace home --level working", file.display()));
-    let dir = served.home.path("exports");
-    std::fs::create_dir(&dir).unwrap();
-    let names = || -> Vec<_> {
-        std::fs::read_dir(&dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
-    };
-    let line = format!("vault export --out {}", dir.join("all.jsonl").display());
+    let exports = Exports::new();
     // One that was whole before the signal came is no trial: there are few of those.
     let interrupted = (0..20).any(|_| {
-        let exporting = served.home.start(&Served::line(&served.home, &line));
-        stvor_testkit::until(SOON, || (!names().is_empty()).then_some(())).unwrap();
+        let exporting = exports.served.home.start(&exports.line());
+        exports.wait();
         exporting.signal(Signal::Interrupt).unwrap();
-        let (code, left) = (finished(&exporting), names());
+        let (code, left) = (finished(&exporting), exports.names());
         if left != ["all.jsonl"] {
             assert_eq!((code, left), (Some(130), vec![]));
             return true;
         }
-        let whole = std::fs::read_to_string(dir.join("all.jsonl")).unwrap();
-        assert_eq!(whole.lines().count(), LINES, "only all of it has the name");
-        std::fs::remove_file(dir.join("all.jsonl")).unwrap();
+        exports.remove_whole();
         false
     });
     assert!(interrupted, "none was interrupted half-way");
+}
+
+/// Elsewhere the system does not tell how a process was started.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_export_that_is_to_outlive_its_terminal_does() {
+    let exports = Exports::new();
+    // As `nohup` starts it.
+    let script = format!("trap '' HUP; exec {} {}", env!("CARGO_BIN_EXE_stvor"), exports.line());
+    let hung_up = (0..20).any(|_| {
+        let exporting = exports.served.home.program("/bin/sh").args(["-c", &script]).start().unwrap();
+        exports.wait();
+        exporting.signal(Signal::HangUp).unwrap();
+        let half_way = exports.names() != ["all.jsonl"];
+        assert_eq!(finished(&exporting), Some(0));
+        exports.remove_whole();
+        half_way
+    });
+    assert!(hung_up, "none was met half-way");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use stvor_base::Timestamp;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening};
+use stvor_testkit::Signal;
 use stvor_vault::backup::BackupName;
 
 use crate::common::{Home, SOON, finished};
@@ -332,9 +333,18 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     let long_ago = seen["wall"].as_u64().unwrap() - 40 * 86_400_000;
     (seen["boot"], seen["wall"]) = ("another".into(), long_ago.into());
     std::fs::write(&state, known.to_string()).unwrap();
-    let watcher = served.home.start(&look.replace("--once", "--every 1 --exit-with-stdin"));
+    // As `nohup` starts it; elsewhere than on Linux the system does not tell.
+    let script = format!(
+        "trap '' HUP; exec {} {}",
+        env!("CARGO_BIN_EXE_stvor"),
+        look.replace("--once", "--every 1 --exit-with-stdin")
+    );
+    let watcher = served.home.program("/bin/sh").args(["-c", &script]).with_input().start().unwrap();
     assert!(watcher.wait_output(1, SOON).unwrap()[0].contains("released"));
     assert!(release.join("heir-ada.age").exists());
+    if cfg!(target_os = "linux") {
+        watcher.signal(Signal::HangUp).unwrap();
+    }
     served.owner("switch check-in");
     assert!(watcher.wait_output(2, SOON).unwrap()[1].contains("waiting"));
     watcher.close_input();

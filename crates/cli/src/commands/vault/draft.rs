@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use crate::args::Life;
 use crate::exit;
 use crate::failure::{Failure, Result};
-use crate::life::{End, Ending};
+use crate::life::{End, Ending, hangup_is_ignored};
 
 fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let path = path.to_owned();
@@ -16,11 +16,13 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
 }
 
 /// A file for its owner only that is to be at `path`, where nothing may be yet. Until it is [kept](keep) it has another name and is
-/// removed when the command fails, and by Ctrl-C and SIGTERM, which end the process from now on. Needs a runtime.
+/// removed when the command fails, and by Ctrl-C, SIGTERM and SIGHUP, which end the process from now on; SIGHUP does not where it was
+/// ignored. Needs a runtime.
 pub(super) fn draft(path: &Path) -> Result<NamedTempFile> {
     if path.symlink_metadata().is_ok() {
         return Err(failed(path)(ErrorKind::AlreadyExists.into()));
     }
+    let stays = hangup_is_ignored();
     // Caught before there is something to remove.
     let mut ending = Ending::watch(Life { exit_with_stdin: false })?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -31,7 +33,12 @@ pub(super) fn draft(path: &Path) -> Result<NamedTempFile> {
         .map_err(failed(path))?;
     let half = made.path().to_owned();
     tokio::spawn(async move {
-        let end = ending.wait().await;
+        let end = loop {
+            match ending.wait().await {
+                End::HungUp if stays => {}
+                end => break end,
+            }
+        };
         // Nothing is there of this name when it was kept.
         let _ = std::fs::remove_file(half);
         let code = if end == End::Interrupted { exit::INTERRUPTED } else { exit::FAILURE };

@@ -18,7 +18,7 @@ use super::landing::{Landing, is_foreign};
 use super::{Call, show};
 use crate::args::{EscrowCommand, SecondSecret, SwitchCommand, VaultRecover, VaultWatch};
 use crate::failure::{Failure, Result};
-use crate::life::Ending;
+use crate::life::{End, Ending, hangup_is_ignored};
 use crate::progress::Bar;
 use crate::render::{BAD, GOOD, LOUD, paint, rfc3339, rows, safe, table};
 
@@ -250,6 +250,8 @@ fn not_told(untold: &Untold) -> String {
 
 /// Watches somebody's switch.
 pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
+    // Under `nohup` it is to watch on when whoever started it logs out.
+    let stays = hangup_is_ignored();
     let mut ending = Ending::watch(args.life)?;
     let clock = SystemClock::new();
     let mut watcher = Watcher::open((&args.dir, &args.release), &args.state, &args.verifier)?;
@@ -282,7 +284,10 @@ pub(super) async fn watch(call: Call<'_>, args: &VaultWatch) -> Result {
             return lost.map_or(Ok(()), |error| Err(error.into()));
         }
         tokio::select! {
-            end = ending.wait() => return end.result(),
+            end = ending.wait() => match end {
+                End::HungUp if stays => {}
+                end => return end.result(),
+            },
             () = tokio::time::sleep(Duration::from_secs(args.every)) => {}
         }
     }
