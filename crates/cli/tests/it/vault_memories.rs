@@ -1,5 +1,6 @@
 //! Memories from a terminal: correcting, forgetting, finding and exporting them; and what the doctor says.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -136,7 +137,9 @@ fn half_an_export_stays_under_no_name_and_what_lacks_its_content_is_said() {
     served.home.run("vault lockdown enter");
     let (code, _, err) = served.try_owner(&format!("export --out {}", file("three.jsonl").display()));
     assert!(code == 4 && err.contains("VAULT_LOCKDOWN"), "{code} {err}");
-    assert!(!file("three.jsonl").exists() && file("two.jsonl").exists());
+    assert!(!file("three.jsonl").exists());
+    // Its words are open: they are for the owner only.
+    assert_eq!(std::fs::metadata(file("two.jsonl")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 /// A vault with so many memories that an export of them is met half-way.
@@ -203,6 +206,27 @@ fn an_export_that_is_interrupted_leaves_no_half_of_it() {
         false
     });
     assert!(interrupted, "none was interrupted half-way");
+}
+
+#[test]
+fn an_export_takes_no_name_that_another_file_got_meanwhile() {
+    let exports = Exports::new();
+    let refused = (0..20).any(|_| {
+        let exporting = exports.served.home.start(&exports.line());
+        exports.wait();
+        let other = std::fs::OpenOptions::new().write(true).create_new(true).open(exports.file());
+        let came_first = other.is_ok_and(|mut other| other.write_all(b"mine").is_ok());
+        let code = finished(&exporting);
+        if came_first {
+            assert_eq!((code, exports.names()), (Some(1), vec!["all.jsonl".to_owned()]));
+            assert_eq!(std::fs::read_to_string(exports.file()).unwrap(), "mine");
+            return true;
+        }
+        assert_eq!(code, Some(0));
+        exports.remove_whole();
+        false
+    });
+    assert!(refused, "none was met half-way");
 }
 
 /// Elsewhere the system does not tell how a process was started.

@@ -47,8 +47,8 @@ pub(super) fn draft(path: &Path) -> Result<NamedTempFile> {
     Ok(made)
 }
 
-/// Gives a whole file its name, and syncs it before.
+/// Gives a whole file its name, if nothing has it by now, and syncs it before.
 pub(super) fn keep(draft: NamedTempFile, path: &Path) -> Result {
     draft.as_file().sync_all().map_err(failed(path))?;
-    draft.persist(path).map(drop).map_err(|error| failed(path)(error.error))
+    draft.persist_noclobber(path).map(drop).map_err(|error| failed(path)(error.error))
 }
