@@ -40,16 +40,16 @@ impl Engine {
     }
 
     /// Ends a session: of what it stored at level 0 at most `most` is destroyed, and the rest with the next calls of
-    /// [`Engine::end_left`]. Returns how many were destroyed, and how many are left.
+    /// [`Engine::end_left`], or by who asked. Returns how many were destroyed, and which are left.
     pub(crate) fn end_session(
         &mut self,
         session: SessionId,
         most: usize,
-    ) -> Result<(usize, usize), VaultError> {
+    ) -> Result<(usize, Vec<MemoryId>), VaultError> {
         let ids = self.ephemeral.remove(&session).unwrap_or_default();
         self.ending.extend(&ids);
         let (now, later) = ids.split_at(most.min(ids.len()));
-        self.end_ephemeral(now).map(|ended| (ended, later.len()))
+        self.end_ephemeral(now).map(|ended| (ended, later.to_vec()))
     }
 
     /// Ends all sessions.
@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// Destroys those of the memories that are of level 0. One where that fails keeps no other from its end.
-    fn end_ephemeral(&mut self, ids: &[MemoryId]) -> Result<usize, VaultError> {
+    pub(crate) fn end_ephemeral(&mut self, ids: &[MemoryId]) -> Result<usize, VaultError> {
         let (mut ended, mut failed) = (0, None);
         for id in ids {
             match self.end_if_ephemeral(*id) {

@@ -560,30 +560,45 @@ fn what_a_full_disk_refuses_is_not_remembered_for_the_end_of_its_session() {
     assert_eq!(vault.end_session(lasting).unwrap(), 1);
 }
 
+/// A session with more memories than a part of its end destroys.
+fn large_session(vault: &Vault) -> (SessionId, Vec<MemoryId>) {
+    let session = vault.begin_session();
+    let draft = |_| {
+        let draft = NewMemory::new(b"draft", Level::Ephemeral, "home");
+        vault.begin_store_in(session, &Caller::Owner, draft)
+    };
+    let begun: Vec<_> = (0..limits::MAX_GROUP + 3).map(draft).collect();
+    (session, begun.into_iter().map(|one| one.wait().unwrap()).collect())
+}
+
+fn all_gone(vault: &Vault, ids: &[MemoryId]) -> bool {
+    ids.iter()
+        .all(|id| vault.recall(&Caller::Owner, *id, "").is_err_and(|error| error.code() == "MEMORY_GONE"))
+}
+
 #[test]
 fn a_session_with_very_many_memories_ends_in_parts() {
     let directory = tempfile::tempdir().unwrap();
     let vault = vault(directory.path());
-    let fill = || {
-        let session = vault.begin_session();
-        let draft = |_| {
-            let draft = NewMemory::new(b"draft", Level::Ephemeral, "home");
-            vault.begin_store_in(session, &Caller::Owner, draft)
-        };
-        let begun: Vec<_> = (0..limits::MAX_GROUP + 3).map(draft).collect();
-        (session, begun.into_iter().map(|one| one.wait().unwrap()).collect::<Vec<_>>())
-    };
-    let (session, _) = fill();
+    let (session, ids) = large_session(&vault);
     let part = move |engine: &mut super::Engine| engine.end_session(session, limits::MAX_GROUP);
-    assert_eq!(vault.ask(part).wait().unwrap(), (limits::MAX_GROUP, 3));
+    let left = ids[limits::MAX_GROUP..].to_vec();
+    assert_eq!(vault.ask(part).wait().unwrap(), (limits::MAX_GROUP, left));
     // Who asks for the end has all of it when there is an answer.
-    let (session, ids) = fill();
+    let (session, ids) = large_session(&vault);
     vault.end_session(session).unwrap();
-    let gone = |id: &MemoryId| {
-        vault.recall(&Caller::Owner, *id, "").is_err_and(|error| error.code() == "MEMORY_GONE")
-    };
-    assert!(ids.iter().all(gone));
+    assert!(all_gone(&vault, &ids));
     assert_eq!(vault.verify().unwrap().problems, []);
+}
+
+#[test]
+fn who_ends_a_session_has_all_of_it_ended_whatever_is_left_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let ((other, _), (session, ids)) = (large_session(&vault), large_session(&vault));
+    vault.ask(move |engine| engine.end_session(other, 0)).wait().unwrap();
+    vault.end_session(session).unwrap();
+    assert!(all_gone(&vault, &ids));
 }
 
 #[test]

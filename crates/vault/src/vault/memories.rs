@@ -57,8 +57,10 @@ impl Vault {
     pub fn end_session(&self, session: SessionId) -> Result<usize, VaultError> {
         let begun = self.ask(move |engine| engine.end_session(session, limits::MAX_GROUP)).wait();
         let (mut ended, left) = begun?;
-        for _ in 0..left.div_ceil(limits::MAX_GROUP) {
-            ended += self.ask(|engine| engine.end_left()).wait()?;
+        // These and no others: of other sessions that ended something may be left, too.
+        for part in left.chunks(limits::MAX_GROUP) {
+            let part = part.to_vec();
+            ended += self.ask(move |engine| engine.end_ephemeral(&part)).wait()?;
         }
         Ok(ended)
     }
