@@ -203,6 +203,7 @@ impl Engine {
         }
         Ok(())
     }
+
     /// Proves an event against the newest checkpoint.
     pub(crate) fn prove(&self, index: u64) -> Result<(Vec<u8>, ProofFile), VaultError> {
         let held = self.held()?;

@@ -62,7 +62,7 @@ def opener(identity, passphrase_file):
     """What opens the age files: keys in a file as age-keygen writes it, with words after #, or a passphrase."""
     if passphrase_file:
         return lambda sealed: pyrage.passphrase.decrypt(sealed, first_line(passphrase_file).decode())
-    keys = [line for line in read(identity).decode().splitlines() if line.startswith("AGE-SECRET-KEY-")]
+    keys = [line for line in read(identity).decode().splitlines() if line.startswith("AGE-SECRET-KEY-1")]
     assert keys, f"there is no age key (AGE-SECRET-KEY-1...) in {identity}"
     identities = [pyrage.x25519.Identity.from_str(key) for key in keys]
     return lambda sealed: pyrage.decrypt(sealed, identities)
