@@ -256,7 +256,7 @@ impl Inbox {
             // Nobody else may remove or take what an instance has that is there: after the row was read, so at that time, too.
             let there = Instances::present(&self.store, &[me]).await?.contains(&me);
             let version = match row {
-                None if there => {
+                None if there && self.holds(one) => {
                     self.are_removed([one]);
                     return Ok(());
                 }
@@ -281,8 +281,12 @@ impl Inbox {
     /// Whether a row says what the claim of a message made it say, and the claim was not lost.
     fn is_as_claimed(&self, one: &Consumed, row: &[u8]) -> bool {
         let claimed = InboxRow { pointer: one.pointer.clone(), taken_by: Some(self.instances.id()) };
-        InboxRow::decode(row).is_ok_and(|row| row == claimed)
-            && self.lock().claims.get(&one.seq).copied() == one.claim
+        InboxRow::decode(row).is_ok_and(|row| row == claimed) && self.holds(one)
+    }
+
+    /// Whether a claim was not lost: an instance that was declared gone lets go of all of them before it has another id.
+    fn holds(&self, one: &Consumed) -> bool {
+        self.lock().claims.get(&one.seq).copied() == one.claim
     }
 
     async fn remove_these(

@@ -651,6 +651,38 @@ async fn what_somebody_else_removed_after_this_instance_was_declared_gone_was_no
 }
 
 #[tokio::test]
+async fn what_somebody_else_removed_was_not_removed_by_an_instance_that_joined_again_meanwhile() {
+    let store = Arc::new(Moody::default());
+    let inbox = shared(&store, 1).await;
+    let app = stvor_base::AppId::new("test").unwrap();
+    let us = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let mut rng = stvor_crypto::SystemRandom::new();
+    let (identity, effects) =
+        stvor_protocol::Identity::create(&app, &us, Timestamp::from_millis(1), &mut rng).unwrap();
+    let mut changes = ChangeSet::new();
+    crate::records::write(&inbox.store, &mut changes, effects).unwrap();
+    inbox.store.commit(changes).await.unwrap();
+    let message = soon(inbox.stream().manual_ack().next()).await.unwrap();
+    store.held.store(true, Ordering::SeqCst);
+    let mut acking = Box::pin(message.ack());
+    tokio::select! {
+        _ = &mut acking => panic!("its commit waits"),
+        () = store.asked.notified() => {}
+    }
+    // That commit alone goes on waiting.
+    store.held.store(false, Ordering::SeqCst);
+    let before = inbox.instances.id();
+    let mut changes = ChangeSet::new();
+    changes.delete(keys::instance(before)).delete(keys::inbox(message.seq));
+    inbox.store.commit(changes).await.unwrap();
+    inbox.lose_claims();
+    inbox.instances.rejoin(&inbox.store, identity.user_key()).await.unwrap();
+    assert_ne!(inbox.instances.id(), before);
+    store.free();
+    assert_eq!(soon(acking).await.unwrap_err().code(), "CLAIM_LOST");
+}
+
+#[tokio::test]
 async fn of_a_claim_that_was_lost_and_made_again_only_the_new_copy_counts() {
     let store = Arc::new(Moody::default());
     let inbox = shared(&store, 4).await;
