@@ -90,6 +90,12 @@ impl Error {
         }
     }
 
+    /// Whether what a store met may be over when it is asked again, or another process came first.
+    pub(crate) fn passes(&self) -> bool {
+        // Of a store of the application's own nobody knows what its failures mean.
+        self.retryable() || ["CLIENT_NOT_READY", "STORE_UNCERTAIN", "STORE_FAILED"].contains(&self.code())
+    }
+
     /// What kind of error it is.
     #[must_use]
     pub fn kind(&self) -> &ErrorKind {

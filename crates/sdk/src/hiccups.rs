@@ -1,6 +1,6 @@
 //! A store in memory that does not answer what a test wants it not to.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stvor_base::Timestamp;
@@ -16,12 +16,18 @@ pub(crate) struct Hiccups {
     rows: MemoryStore,
     away: Mutex<Option<Which>>,
     refused: AtomicUsize,
+    full: AtomicBool,
 }
 
 impl Hiccups {
     /// Answers none of these from now on.
     pub(crate) fn refuse(&self, which: Option<Which>) {
         *self.away.lock().unwrap_or_else(PoisonError::into_inner) = which;
+    }
+
+    /// Takes nothing from now on, or again everything.
+    pub(crate) fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
     }
 
     /// How many of them were asked.
@@ -44,6 +50,9 @@ impl Store for Hiccups {
         self.rows.scan(scan).await
     }
     async fn commit(&self, changes: ChangeSet<RowValue>) -> Result<(), StoreError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Full);
+        }
         self.rows.commit(changes).await
     }
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {

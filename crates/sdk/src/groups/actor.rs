@@ -21,7 +21,7 @@ use super::rows::{self, GroupRow, PostRow};
 use super::vouching::Unjudged;
 use super::waiting::{Asks, Came, Waiting};
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
 use crate::limits;
 
@@ -65,8 +65,8 @@ pub(super) struct Actor {
     pub(super) in_doubt: bool,
     /// Mail was left for the next look.
     pub(super) stalled: bool,
-    /// What is owed to members since before, and what was left on its way to them, could not be read: that is tried again.
-    owes: bool,
+    /// What is owed to members, and what was left on its way to them, could not be seen to: that is tried again.
+    pub(super) owes: bool,
     left: bool,
     /// Messages that wait for room in the inbox, and whose they are.
     pub(super) roomless: BTreeMap<u64, UserId>,
@@ -101,6 +101,8 @@ pub(crate) async fn run(
     actor.pay_owed().await;
     // Orders come before mail, whatever mail does to this task.
     let (mut starts, mut mail) = (true, false);
+    // Not put off by orders that come in between.
+    let mut look = Instant::now() + TICK;
     loop {
         let core = Arc::clone(&actor.core);
         let busy = !actor.waiting.is_empty()
@@ -111,6 +113,9 @@ pub(crate) async fn run(
             || actor.stalled
             || actor.owes
             || actor.left;
+        if !busy {
+            look = Instant::now() + TICK;
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -136,7 +141,7 @@ pub(crate) async fn run(
                 mail = true;
             }
             () = core::future::ready(()), if mail => mail = actor.take_some_mail().await,
-            () = tokio::time::sleep(TICK), if busy => {
+            () = tokio::time::sleep_until(look), if busy => {
                 if actor.owes {
                     actor.pay_owed().await;
                 }
@@ -146,6 +151,7 @@ pub(crate) async fn run(
                 actor.work_off();
                 actor.ask_for_missing().await;
                 mail = true;
+                look = Instant::now() + TICK;
             }
         }
     }
@@ -202,11 +208,13 @@ impl Actor {
         self.left = self.has_failed(taken);
     }
 
-    /// Whether something is to be tried again that the store did not let be done, which is told.
+    /// Whether something is to be tried again: the store did not let it be done, which is told, or another process came first.
     fn has_failed(&self, result: Result<()>) -> bool {
         let Err(error) = result else { return false };
-        self.core.hub.emit(Event::StoreFailing { code: error.code() });
-        error.retryable()
+        if !matches!(error.kind(), ErrorKind::ClientNotReady { .. }) {
+            self.core.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+        error.passes()
     }
 
     /// Something came beside orders.
@@ -296,6 +304,8 @@ impl Actor {
             return Ok(());
         }
         let own = core.instances.id();
+        // As of before the look: what a lane commits during it is read as if it were still to be sent.
+        let open = core.groups.open_numbers();
         let rows = store
             .scan_all(Scan::of(Table::Outbox, rows::POSTS), 2 * limits::MAX_POSTS)
             .await
@@ -320,7 +330,7 @@ impl Actor {
                 Some(owner) if owner == own => true,
                 Some(owner) => core.instances.receives() && !present.contains(&owner),
             };
-            ours && !core.groups.is_open(*seq)
+            ours && !open.contains(seq)
         });
         let (mut bodies, mut posts) = (HashMap::new(), Vec::with_capacity(found.len()));
         for (seq, post) in found {

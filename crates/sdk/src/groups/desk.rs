@@ -256,9 +256,9 @@ impl Desk {
         self.changed.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a post is on its way to a lane of this instance.
-    pub(super) fn is_open(&self, seq: u64) -> bool {
-        self.open.numbers().contains(&seq)
+    /// The posts that are on their way to lanes of this instance.
+    pub(super) fn open_numbers(&self) -> HashSet<u64> {
+        self.open.numbers().clone()
     }
 
     /// How many are.

@@ -88,6 +88,7 @@ impl Actor {
                 };
                 if let Err(error) = result {
                     tracing::warn!(code = error.code(), "sender keys could not be renewed after a rotation");
+                    self.owes = true;
                 }
             }
             Order::Sent(body) => {

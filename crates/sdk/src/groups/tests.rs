@@ -692,6 +692,31 @@ async fn posts_that_could_not_be_read_at_first_go_on_once_they_can_be() {
 }
 
 #[tokio::test]
+async fn sender_keys_that_could_not_be_renewed_when_a_key_handed_over_are_renewed_once_they_can_be() {
+    let store = Arc::new(Hiccups::default());
+    let client = hiccups::client(&store).await;
+    let core = client.core();
+    let bob = UserId::new("bob").unwrap();
+    let owed = rows::moved(&core.store, &bob);
+    // The task has looked at what is owed since before.
+    core.groups.settled().await.unwrap();
+    let mut changes = ChangeSet::new();
+    changes.put(owed.clone(), bob.as_str().as_bytes().to_vec());
+    core.store.commit(changes).await.unwrap();
+    store.fill(true);
+    core.groups.moved(bob).await;
+    core.groups.settled().await.unwrap();
+    assert!(core.store.one(&owed).await.unwrap().is_some());
+    store.fill(false);
+    soon(async {
+        while core.store.one(&owed).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn group_mail_of_one_sender_fills_its_part_and_leaves_room_for_others() {
     let client = offline_client().await;
     let groups = &client.core().groups;
