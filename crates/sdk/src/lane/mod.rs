@@ -97,6 +97,8 @@ struct Lane {
     seen_epoch: u64,
     /// A commit was given up, and may have been applied.
     in_doubt: bool,
+    /// The last turn could not read the store, which may be there again: what the lane has to do shows only then.
+    away: bool,
     /// Of the store, when the lane was read.
     incarnation: u64,
     /// When another instance was last found to have changed the conversation.
@@ -238,6 +240,7 @@ impl Lane {
             version: None,
             seen_epoch: 0,
             in_doubt: false,
+            away: false,
             incarnation,
             moved_at: None,
             again: None,
@@ -380,6 +383,7 @@ impl Lane {
             {
                 current = self.be_current(orders).await;
             }
+            self.away = current.as_ref().is_err_and(Error::passes);
             if let Err(error) = current {
                 self.refuse(letters, orders, &error);
                 return;
@@ -592,6 +596,9 @@ impl Lane {
     }
 
     fn may_sleep(&self) -> bool {
+        if self.away && self.conversation.is_none() {
+            return false;
+        }
         // Who is to be told of our identity is tried again after a while, if there is room for that.
         let rests = self.is_at_rest() && self.unopened.is_none();
         self.active_at.elapsed() >= limits::LANE_IDLE && rests && !self.announces()

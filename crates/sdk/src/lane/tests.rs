@@ -387,6 +387,25 @@ async fn what_waits_in_the_outbox_is_found_when_the_store_was_away_at_the_first_
 }
 
 #[tokio::test]
+async fn a_lane_that_could_not_be_read_does_not_end_before_it_was() {
+    let store = Arc::new(Hiccups::default());
+    let client = hiccups::client(&store).await;
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let (work, _orders) = mpsc::unbounded_channel();
+    let depth = Arc::new(AtomicUsize::new(0));
+    let mut lane = Lane::fresh(Arc::clone(client.core()), peer, (depth, work.downgrade()));
+    let past = Instant::now().checked_sub(2 * limits::LANE_IDLE).unwrap();
+    store.refuse(Some(|scan| scan.table == Table::Outbox));
+    lane.turn(&mut Vec::new(), &mut vec![Work::Wake], None).await;
+    lane.active_at = past;
+    assert!(!lane.may_sleep(), "what it has to do is not known");
+    store.refuse(None);
+    lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    lane.active_at = past;
+    assert!(lane.may_sleep());
+}
+
+#[tokio::test]
 async fn who_can_not_be_told_of_a_rotation_is_asked_for_ever_more_rarely_and_then_no_more() {
     let client = offline_client().await;
     let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
