@@ -525,7 +525,7 @@ impl Lane {
                     step.changes.delete(keys::sent(&self.peer, id));
                 }
                 self.resend_from(position);
-                self.answered(nack, step);
+                self.answered(nack);
             }
             Code::CounterRepeated => {
                 let own = self.core.counter();
@@ -542,21 +542,21 @@ impl Lane {
             }
             _ => {
                 self.resend_from(position);
-                self.rest(nack, step);
+                self.rest(nack);
             }
         }
     }
 
     /// What the relay refused goes again at once, but not for ever: one that accepts nothing is not sent to without a pause.
-    fn answered(&mut self, nack: &Nack, step: &mut Step) {
+    fn answered(&mut self, nack: &Nack) {
         self.answers = self.answers.saturating_add(1);
         if self.answers > limits::ANSWERED_AT_ONCE {
-            self.rest(nack, step);
+            self.rest(nack);
         }
     }
 
-    /// Sends nothing for a while.
-    fn rest(&mut self, nack: &Nack, step: &mut Step) {
+    /// Sends nothing for a while, which is told at once: it is so whatever becomes of the commit.
+    fn rest(&mut self, nack: &Nack) {
         let now = Instant::now();
         let asked = now + nack.retry_after.min(limits::BACKOFF_LONGEST);
         // What was on its way with a refused message is refused, too: that is one refusal, and not one for each.
@@ -568,7 +568,7 @@ impl Lane {
         self.refusals += 1;
         let wait = nack.retry_after.max(floor).min(limits::BACKOFF_LONGEST);
         self.paused_until = Some(now + wait);
-        step.events.push(Event::SendDelayed {
+        self.core.hub.emit(Event::SendDelayed {
             peer: self.peer.user.clone(),
             code: nack.code.as_str(),
             retry_after: wait,
@@ -605,7 +605,7 @@ impl Lane {
             // The relay forgot what it had accepted: the numbers start over.
             _ => self.renumber(step).await,
         }
-        self.answered(nack, step);
+        self.answered(nack);
     }
 
     /// A new lane epoch for what is not accepted. Bytes, ids and counters stay.

@@ -240,6 +240,37 @@ async fn what_the_relay_accepted_is_told_once_though_the_store_fails() {
 }
 
 #[tokio::test]
+async fn a_pause_that_the_relay_asks_for_is_told_once_though_the_store_fails() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    seal_waiting(&mut lane).await;
+    let id = lane.sealed[0].send.msg_id;
+    let nack = Nack {
+        subject: Subject::Message(id),
+        code: Code::MailboxFull,
+        detail: String::new(),
+        retry_after: limits::BACKOFF_LONGEST,
+        expected_lane: 0,
+    };
+    let mut events = client.events();
+    let mut step = Step::new(lane.row.clone());
+    lane.refused(&nack, &mut step).await;
+    step.broken = Some(Error::not_ready("the test wants it"));
+    lane.commit(step).await;
+    lane.turn(&mut vec![Mail::Refused(Box::new(nack))], &mut Vec::new(), None).await;
+    lane.turn(&mut vec![Mail::Accepted(id)], &mut Vec::new(), None).await;
+    let mut told = Vec::new();
+    loop {
+        match soon(events.next()).await.unwrap() {
+            Event::SendDelayed { code, .. } => told.push(code),
+            Event::Receipt { .. } => break,
+            _ => {}
+        }
+    }
+    assert_eq!(told, ["MAILBOX_FULL"]);
+}
+
+#[tokio::test]
 async fn a_relay_that_takes_no_id_fills_no_store_with_them() {
     let client = offline_client().await;
     let (mut lane, _orders) = offline(&client).await;
