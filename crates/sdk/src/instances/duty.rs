@@ -78,8 +78,10 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         beat = instances.beat(&core.store, core.now()).await?;
         beat.settings = true;
     }
-    if beat.settings {
-        core.remember_peers(read_peers(&core.store).await?);
+    if beat.settings
+        && let Some(peers) = core.unless_unreadable(read_peers(&core.store).await)?
+    {
+        core.remember_peers(peers);
     }
     if beat.receiver {
         core.start_receiving().await?;
@@ -97,7 +99,7 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
             core.groups.take_over();
         }
         core.wake_lanes();
-        let lanes = read_lanes(&core.store).await?;
+        let lanes = core.unless_unreadable(read_lanes(&core.store).await)?.unwrap_or_default();
         core.raise_counter(lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0));
         core.wake_lanes_with_work(lanes);
     }
@@ -115,7 +117,7 @@ impl Core {
         self.parked.read(&self.store).await?;
         self.inbox.count().await?;
         self.groups.count(&self.store).await?;
-        let lanes = read_lanes(&self.store).await?;
+        let lanes = self.unless_unreadable(read_lanes(&self.store).await)?.unwrap_or_default();
         // Nothing that can fail comes after this: it is done once.
         self.instances.set_receives(true);
         self.groups.take_over();
@@ -126,6 +128,19 @@ impl Core {
         // Receipts that are owed, mail that waits for answers.
         self.wake_lanes_with_work(lanes);
         Ok(())
+    }
+
+    /// What was read of all conversations; `None` where a row of one can not be read, which is told. That holds up nothing that has
+    /// to do with the others. What may pass is an error.
+    fn unless_unreadable<T>(&self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.passes() => Err(error),
+            Err(error) => {
+                self.hub.emit(Event::StoreFailing { code: error.code() });
+                Ok(None)
+            }
+        }
     }
 
     /// From now on another instance receives, or will.

@@ -139,14 +139,42 @@ impl StoreProvider for Shared {
     }
 }
 
-#[tokio::test]
-async fn what_nobody_answered_goes_again_also_where_others_may_have_seen_to_theirs() {
-    let directory = tempfile::tempdir().unwrap();
+/// A client on such a store whose relay is not there.
+async fn shared_client(directory: &tempfile::TempDir) -> crate::Client {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let app = App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
     let app = app.store(Arc::new(Shared(Arc::default()))).keyfile(directory.path().join("key"));
     let options = ConnectOptions { allow_unregistered: true, ..ConnectOptions::default() };
-    let client = app.open().await.unwrap().connect_with("alice", options).await.unwrap();
+    app.open().await.unwrap().connect_with("alice", options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_conversation_that_can_not_be_read_is_told_and_keeps_no_instance_from_receiving() {
+    let directory = tempfile::tempdir().unwrap();
+    let client = shared_client(&directory).await;
+    let core = client.core();
+    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let mut changes = ChangeSet::new();
+    changes.put(crate::keys::lane(&core.store, &peer), vec![255]);
+    core.store.commit(changes).await.unwrap();
+    let mut events = client.events();
+    core.stop_receiving();
+    core.instances.hurry();
+    let mut told = None;
+    loop {
+        match soon(events.next()).await.unwrap() {
+            Event::StoreFailing { code } => told = Some(code),
+            Event::Receiving { here: true } => break,
+            _ => {}
+        }
+    }
+    assert_eq!(told, Some("FORMAT_TOO_NEW"));
+}
+
+#[tokio::test]
+async fn what_nobody_answered_goes_again_also_where_others_may_have_seen_to_theirs() {
+    let directory = tempfile::tempdir().unwrap();
+    let client = shared_client(&directory).await;
     let (mut lane, _orders) = offline(&client).await;
     let mut step = Step::new(lane.row.clone());
     for _ in 0..2 {
