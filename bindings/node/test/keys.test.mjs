@@ -306,6 +306,21 @@ test('a key in a service that the application asks itself', async (t) => {
   assert.equal(await fingerprint(settings), 'KEY_UNAVAILABLE');
 });
 
+test('a service that does not give back what it was given seals no store, and keys that it was given are wiped', async (t) => {
+  const service = await keyService(t);
+  const settings = { ...(await relayFor(t)), storage: { sqlite: directory() } };
+  const given = [];
+  const wrap = (key) => {
+    given.push(key);
+    return service.kms.wrap(key);
+  };
+  const answering = (unwrap) => fingerprint({ ...settings, kms: { wrap, unwrap } });
+  assert.equal(await answering(() => new Uint8Array(32)), 'KEY_UNAVAILABLE');
+  assert.match(await answering((wrapped) => service.kms.unwrap(wrapped)), /^[0-9a-f]{64}$/, 'nothing was kept');
+  assert.ok(given.length > 1);
+  for (const key of given) assert.deepEqual([...key], Array(32).fill(0));
+});
+
 test('a store moves into a service that the application asks, and its data key is replaced there', async (t) => {
   const service = await keyService(t);
   const settings = { ...(await relayFor(t)), storage: { sqlite: directory() } };

@@ -32,7 +32,18 @@ export function kmsOf(given: unknown): NativeKms | undefined {
     } catch (thrown) {
       // Bytes that can not be handed over: too many.
       bridged.answer(id, { failed: failure(thrown).message.slice(0, 1_000) });
+    } finally {
+      if (call === 'wrap') wipe(bytes);
     }
   };
   return bridged;
+}
+
+/** Leaves nothing of a key in memory. */
+function wipe(bytes: Uint8Array): void {
+  try {
+    bytes.fill(0);
+  } catch {
+    // The service transferred its buffer to somebody else.
+  }
 }
