@@ -104,7 +104,7 @@ pub use self::rotation::{RotateOptions, RotatedIdentity};
 pub use self::rows::Direction;
 pub use self::trust::{MismatchPolicy, SafetyNumber, TrustPolicy, TrustQuestion, TrustReason};
 pub use stvor_base::{AppId, ContentId, DeviceId, ErrorCode, GroupId, Suite, Timestamp, UserId};
-pub use stvor_crypto::SecretBytes;
+pub use stvor_crypto::{Secret, SecretBytes};
 pub use stvor_keys::recipients;
 pub use stvor_keys::{KeyError, KeyringItem, RecoveryPhrase, SecretService};
 pub use stvor_keys::{KeyHolder, KeyService, Managed};
