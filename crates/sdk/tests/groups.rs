@@ -587,6 +587,14 @@ async fn every_member_of_a_large_group_gets_the_keys_of_the_others_and_reads_wha
         }
         assert_eq!(got, wanted);
     }
+    // Whatever came twice stands before this.
+    group.send("bye").await.unwrap();
+    for client in &clients[1..] {
+        let mut inbox = client.messages();
+        let message =
+            tokio::time::timeout(patience, inbox.next()).await.expect("in time").expect("a message");
+        assert_eq!((&message.from, message.text()), (first.user(), Some("bye")));
+    }
     assert_eq!(group.info().await.unwrap().members.len(), count);
     app.close().await.unwrap();
     relay.shutdown().await;

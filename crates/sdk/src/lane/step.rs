@@ -211,7 +211,8 @@ fn arrival(deliver: &Deliver, source: &Source) -> Option<Acknowledged> {
 
 impl Lane {
     /// Writes a step, whole or not at all, and then lets everybody know. True if another instance changed the
-    /// conversation meanwhile: then nobody was told anything, and what the step was made of is to be taken again.
+    /// conversation meanwhile: then nobody was told anything but what the relay accepted, and what the step was made of is to be
+    /// taken again.
     pub(super) async fn commit(&mut self, mut step: Step) -> bool {
         self.confirm_arrivals(&mut step);
         let fence = self.fence(&step);
