@@ -1,11 +1,12 @@
 // Storages shaped as Baileys' are: rows by type and id in its JSON, public keys without their first byte, records as `serialize` gives them, sender keys as
 // JSON in a Buffer, and a move from a phone number to a LID that copies a row. Either side may be libsignal-node itself.
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { group, hasPeers, ours, quiet, read, reference, refused } from './world.mjs';
+import { group, hasPeers, ours, quiet, read, reference, refused, require } from './world.mjs';
 
 const project = process.env.STVOR_TEST_PROJECT;
 
@@ -160,7 +161,7 @@ test('an application changes its import in the middle, and changes it back, over
   }
 }));
 
-test('under the name of libsignal, as an npm alias installs it, everything that is imported of it is found', (t) => {
+test('under the name of libsignal, as an override installs it, everything that is imported of it is found', (t) => {
   const place = mkdtempSync(join(project, 'alias-'));
   t.after(() => rmSync(place, { recursive: true }));
   mkdirSync(join(place, 'node_modules'));
@@ -180,6 +181,50 @@ test('under the name of libsignal, as an npm alias installs it, everything that 
   const { status, stdout, stderr } = spawnSync(process.execPath, [join(place, 'main.mjs')], { encoding: 'utf8' });
   assert.deepEqual([status, stderr], [0, '']);
   assert.deepEqual(JSON.parse(stdout), ['49170.0', true, true, 'function', true]);
+});
+
+const tarballs = process.env.STVOR_NPM_DIR;
+test('a package that asks for libsignal 6 gets this one by an override, and not by an alias beside it', { skip: tarballs ? false : 'the tarballs are not at hand: run it by bindings/node/scripts/test.mjs' }, (t) => {
+  const place = mkdtempSync(join(tmpdir(), 'stvor-override-'));
+  t.after(() => rmSync(place, { recursive: true }));
+  const windows = process.platform === 'win32';
+  // A cache of its own: the one of the user may have libsignal 6.
+  const flags = ['--offline', '--loglevel=error', '--cache', join(place, 'cache')];
+  const npm = (cwd, ...argv) => spawnSync(windows ? 'npm.cmd' : 'npm', [...argv, ...flags], { cwd, encoding: 'utf8', shell: windows });
+  const { name, version } = require('@stvor/libsignal/package.json');
+  const face = `stvor-libsignal-${version}.tgz`;
+  const [half] = readdirSync(tarballs).filter((one) => one.startsWith('stvor-libsignal-') && one.endsWith('.tgz') && one !== face);
+  const file = (tarball) => `file:${join(tarballs, tarball)}`;
+  const platform = { [`@stvor/${half.slice('stvor-'.length, -`-${version}.tgz`.length)}`]: file(half) };
+
+  mkdirSync(join(place, 'client'));
+  writeFileSync(join(place, 'client/package.json'), JSON.stringify({ name: 'client', version: '1.0.0', main: 'main.js', dependencies: { libsignal: '^6.0.0' } }));
+  writeFileSync(join(place, 'client/main.js'), "exports.libsignal = require('libsignal');\nexports.curve = require('libsignal/src/curve');\n");
+  const packed = npm(place, 'pack', './client');
+  assert.equal(packed.status, 0, packed.stderr);
+  const client = `file:${join(place, 'client-1.0.0.tgz')}`;
+  const install = (where, manifest) => {
+    mkdirSync(join(place, where));
+    writeFileSync(join(place, where, 'package.json'), JSON.stringify({ name: where, version: '1.0.0', private: true, ...manifest }));
+    return npm(join(place, where), 'install', '--omit=optional', '--no-audit', '--no-fund');
+  };
+
+  const beside = install('beside', { dependencies: { client, libsignal: file(face), ...platform } });
+  assert.notEqual(beside.status, 0);
+  assert.match(beside.stderr, /ENOTCACHED[^]*\/libsignal failed/, 'version 6 is asked for');
+
+  const done = install('over', { dependencies: { client, ...platform }, overrides: { libsignal: file(face) } });
+  assert.equal(done.status, 0, done.stderr);
+  assert.ok(!existsSync(join(place, 'over/node_modules/client/node_modules')));
+  const listed = npm(join(place, 'over'), 'ls', 'libsignal').stdout.match(/ libsignal@.*/g);
+  assert.equal(listed?.length, 1, String(listed));
+  assert.ok(listed[0].includes(`${name}@${version}`), listed[0]);
+  const text = `
+    const { curve, libsignal } = require('client');
+    const { privKey, pubKey } = curve.generateKeyPair();
+    console.log(curve.verifySignature(pubKey, privKey, libsignal.curve.calculateSignature(privKey, privKey)), 'Executor' in libsignal);`;
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', text], { cwd: join(place, 'over'), encoding: 'utf8' });
+  assert.deepEqual([status, stdout, stderr], [0, 'true true\n', '']);
 });
 
 test('the code of the migration page and of the README runs as it stands', (t) => {

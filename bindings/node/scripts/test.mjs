@@ -42,7 +42,7 @@ try {
     .map((name) => join(HERE, 'test', name));
   status = await new Promise((done) => {
     const child = spawn(NODE, ['--test', '--test-reporter=spec', '--test-timeout=600000', ...tests].filter(known), {
-      env: { ...process.env, STVOR_TEST_PROJECT: project, STVOR_PEERS: join(TARGET, 'tools/peers'), XDG_DATA_HOME: join(project, 'data'), FORCE_COLOR: '0' },
+      env: { ...process.env, STVOR_TEST_PROJECT: project, STVOR_NPM_DIR: resolve(tarballs), STVOR_PEERS: join(TARGET, 'tools/peers'), XDG_DATA_HOME: join(project, 'data'), FORCE_COLOR: '0' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let tail = '';
