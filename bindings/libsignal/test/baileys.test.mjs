@@ -1,5 +1,6 @@
 // Storages shaped as Baileys' are: rows by type and id in its JSON, public keys without their first byte, records as `serialize` gives them, sender keys as
-// JSON in a Buffer, and a move from a phone number to a LID that copies a row. Either side may be libsignal-node itself.
+// JSON in a Buffer, a move from a phone number to a LID that copies a row, and phone numbers that are resolved to a LID with each call. Either side may be
+// libsignal-node itself.
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
@@ -30,16 +31,19 @@ function device(S, name) {
     },
   };
   const one = async (type, id) => (await keys.get(type, [id]))[id];
+  /** Of which phone numbers the LID is known: their row is the LID's. */
+  const lids = new Map();
+  const resolveLIDSignalAddress = async (id) => lids.get(id) ?? id;
   const made = [S.curve.generateKeyPair(), S.curve.generateKeyPair()];
   const signature = S.curve.calculateSignature(made[0].privKey, made[1].pubKey);
   const [identity, signed] = made.map(bare);
   const registrationId = S.keyhelper.generateRegistrationId();
   const storage = {
     async loadSession(id) {
-      const stored = await one('session', id);
+      const stored = await one('session', await resolveLIDSignalAddress(id));
       return stored ? S.SessionRecord.deserialize(stored) : null;
     },
-    storeSession: (id, record) => keys.set({ session: { [id]: record.serialize() } }),
+    storeSession: async (id, record) => keys.set({ session: { [await resolveLIDSignalAddress(id)]: record.serialize() } }),
     isTrustedIdentity: () => true,
     async loadPreKey(id) {
       const key = await one('pre-key', id.toString());
@@ -60,7 +64,7 @@ function device(S, name) {
     if (!(await one('sender-key', sender.toString()))) await storage.storeSenderKey(sender, new group.SenderKeyRecord());
   };
   return {
-    S, name, storage, rows,
+    S, name, storage, rows, lids, resolveLIDSignalAddress,
     cipher: (peer) => new S.SessionCipher(storage, new S.ProtocolAddress(peer, 0)),
     inject: (peer, bundle) => new S.SessionBuilder(storage, new S.ProtocolAddress(peer, 0)).initOutgoing(bundle),
     async bundle(keyId) {
@@ -141,6 +145,24 @@ for (const [what, A, B] of [['both', ours, ours], ['the bot, libsignal-node the 
     assert.deepEqual([gone.name, gone.message], ['SessionError', 'No sessions']);
   }));
 }
+
+test('over one row a phone number and its LID use no key twice once the storage says that they are one', async () => {
+  const [bot, phone, lid] = [device(ours, 'one-row-bot'), device(ours, '491729'), '81239_1'];
+  await bot.inject(phone.name, await phone.bundle(1));
+  assert.equal(await read(phone.cipher(bot.name), await sealed(bot.cipher(phone.name), 'hello')), 'hello');
+  assert.equal(await read(bot.cipher(phone.name), await sealed(phone.cipher(bot.name), 'hi')), 'hi');
+  await bot.move(phone.name, lid);
+  bot.lids.set(`${phone.name}.0`, `${lid}.0`);
+  // The line that the page asks for.
+  bot.storage.canonicalAddress = bot.resolveLIDSignalAddress;
+  const sent = await Promise.all([phone.name, lid].map((name) => sealed(bot.cipher(name), `to ${name}`)));
+  const { WhisperMessage } = require('@stvor/libsignal/src/protobufs');
+  const [one, two] = sent.map(({ type, body }) => (assert.equal(type, 1), WhisperMessage.decode(body.subarray(1, -8)).counter));
+  assert.notEqual(one, two);
+  const got = [];
+  for (const message of sent) got.push(await read(phone.cipher(bot.name), message));
+  assert.deepEqual(got, [`to ${phone.name}`, `to ${lid}`]);
+});
 
 test('an application changes its import in the middle, and changes it back, over Baileys\' storage', { skip: hasPeers ? false : 'the npm peers are not installed: ./x setup-peers' }, () => quiet(async () => {
   const [bot, phone] = [device(reference, 'swapped-bot'), device(reference, 'swapped-phone')];
