@@ -394,7 +394,7 @@ test('many messages go with one load and one store', async () => {
   const texts = await toAlice.decryptMany([...sent, sent[3]].map(({ body }) => body));
   assert.equal(texts[49].toString(), '49');
   assert.equal(texts[7].code, 'UNDECRYPTABLE');
-  assert.equal(texts[50].code, 'DUPLICATE');
+  assert.deepEqual([texts[50].code, texts[50].message], ['DUPLICATE', 'No matching sessions found for message']);
   assert.deepEqual([await toBob.encryptMany([]), await toAlice.decryptMany([])], [[], []]);
 });
 
@@ -419,7 +419,10 @@ test('the synchronous variants do the same without storages', () => {
   assert.deepEqual([known.plaintext.toString(), known.newSession, known.compatibility], ['next', false, []]);
   assert.ok(read.identityKey.equals(alice.identity.pubKey));
   const back = ours.sync.encrypt(read.record, bob, Buffer.from('back'));
-  assert.equal(ours.sync.decryptWhisperMessage(sent.record, alice, back.body).plaintext.toString(), 'back');
+  const opened = ours.sync.decryptWhisperMessage(sent.record, alice, back.body);
+  assert.equal(opened.plaintext.toString(), 'back');
+  // One text for whatever keeps a message of type 1 from being read, as in libsignal-node; the code says more.
+  assert.throws(() => ours.sync.decryptWhisperMessage(opened.record, alice, back.body), { code: 'DUPLICATE', message: 'No matching sessions found for message' });
 });
 
 test('safety numbers are the same for both and compare by scan', () => {
@@ -451,7 +454,7 @@ test('groups: Baileys\' names, its JSON, order, replays', async () => {
   const cipher = new group.GroupCipher(store, theirs);
   for (const i of [3, 0, 4, 1]) assert.equal((await cipher.decrypt(sent[i])).toString(), `${i}`);
   const twice = await refused(cipher.decrypt(sent[0]));
-  // Baileys compares it whole, and asks for no retry then.
+  // Baileys asks for no retry by these words; what its own cipher says of it has the counters in it.
   assert.deepEqual([twice.code, twice.message], ['DUPLICATE', 'Key used already or never filled']);
   const stored = JSON.parse(rows.get(String(theirs)));
   assert.deepEqual([stored.length, stored[0].senderChainKey.iteration, stored[0].senderMessageKeys[0].iteration], [1, 5, 2]);

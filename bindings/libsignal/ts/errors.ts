@@ -48,7 +48,7 @@ export class SignalError extends Error {
   readonly retryable: boolean;
   /** What caused it, where something did. */
   declare readonly cause?: unknown;
-  /** What happened, where `message` has the words of libsignal-node, letter for letter. */
+  /** What happened, where `message` has a text of libsignal-node, or of groups of Baileys, letter for letter: the migration page lists those. */
   declare readonly detail?: string;
 
   constructor(message = '', details: { code?: string; action?: string; retryable?: boolean; cause?: unknown; detail?: string } = {}) {
@@ -125,8 +125,8 @@ function actionOf(code: string): string {
 export type Words = Readonly<Record<string, string>>;
 
 /**
- * What libsignal-node says, and Baileys of groups, letter for letter: projects compare messages whole, as Baileys does to tell a message that comes
- * twice, for which it asks nobody again.
+ * What libsignal-node says, and Baileys of groups, letter for letter: projects compare messages whole, as Baileys does with the text of `DUPLICATE`,
+ * for which it asks nobody again. Its own cipher of groups has the counters in that text, so that it does ask; ours says it of groups, too.
  */
 const FAMILIAR: Words = {
   UNDECRYPTABLE: 'No matching sessions found for message',

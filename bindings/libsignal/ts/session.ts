@@ -36,8 +36,13 @@ export interface CiphertextMessage {
 
 const NONE = Buffer.alloc(0);
 
-/** What libsignal-node says where nothing can be sent, and of a handshake that does not decrypt. */
+/**
+ * What libsignal-node says where nothing can be sent, of a message without handshake (there it is one text for whatever keeps all sessions from reading
+ * it), and of a handshake that does not decrypt.
+ */
 const SENDING: Words = { NO_SESSION: 'No open session' };
+const UNREAD = 'No matching sessions found for message';
+const READING: Words = { DUPLICATE: UNREAD, TOO_FAR_AHEAD: UNREAD };
 const HANDSHAKE: Words = { UNDECRYPTABLE: 'Bad MAC' };
 
 /** Starts sessions from prekey bundles. */
@@ -173,7 +178,7 @@ export class SessionCipher {
       if (record === undefined) throw noSession(peer.key, 'No session record');
       let opened: Opened;
       try {
-        opened = guarded(() => decrypt(record._bytes, own.bytes, message, Date.now()));
+        opened = guarded(() => decrypt(record._bytes, own.bytes, message, Date.now()), READING);
       } catch (thrown) {
         return this.#held(turn, message, { record, thrown });
       }
@@ -288,7 +293,7 @@ export class SessionCipher {
       if (record === undefined) throw noSession(peer.key, 'No session record');
       const opened = guarded(() => native().decryptMany(record._bytes, own.bytes, messages, Date.now()));
       const identities = [...opened.identities];
-      const { given, before } = saidBy(turn, messages, opened.messages);
+      const { given, before } = saidBy(turn, messages, opened.messages, READING);
       for (const said of before) for (const identity of said.identities) if (!identities.some((one) => one.equals(identity))) identities.push(identity);
       for (const identity of identities) await peer.trusted(turn, identity, 'receiving');
       if (identities.length === 0) return given;
@@ -368,7 +373,7 @@ export const sync = Object.freeze({
     return guarded(() => {
       const opened = decrypt(record._bytes, packed(own).bytes, bytesOf(data, 'data'), Date.now());
       return { plaintext: opened.plaintext, identityKey: opened.identity, record: SessionRecord._adopt(opened.record) };
-    });
+    }, READING);
   },
   /** What a message of type 3 needs. */
   prekeysOf(data: Uint8Array): { preKeyId?: number; signedPreKeyId: number; identityKey: Buffer; registrationId: number } {
