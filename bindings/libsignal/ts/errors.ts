@@ -107,7 +107,7 @@ const OWN_ACTIONS: Record<string, string> = {
   NO_SESSION: 'Get a prekey bundle of the device and call SessionBuilder.initOutgoing.',
   UNKNOWN_PREKEY: 'Ask the sender to start anew with a current bundle, and send the message again.',
   REPLAY: 'Nothing: the message was handled before, or belongs to a session that was destroyed.',
-  DUPLICATE: 'Nothing: it was handled before.',
+  DUPLICATE: 'Nothing if it was handled; if it was not, ask the sender to send it again.',
   TOO_FAR_AHEAD: 'Ask the sender to start anew with a current bundle, and send the message again.',
   BAD_BUNDLE: 'Fetch the bundle again. If it stays so, whoever hands it out is not to be trusted.',
   BAD_RECORD: 'Delete the record and start a session anew.',
