@@ -52,7 +52,7 @@ pub struct View<'env> {
 /// The JSON of libsignal-node, read.
 ///
 /// # Errors
-/// `BAD_RECORD`.
+/// `BAD_RECORD`, `FORMAT_TOO_NEW`.
 #[napi(catch_unwind)]
 pub fn record_from_json<'env>(env: &'env Env, text: &[u8]) -> napi::Result<BufferSlice<'env>> {
     write(env, &SessionRecord::from_json(text).map_err(failed)?)

@@ -209,8 +209,9 @@ pub(super) fn read(text: &[u8]) -> Result<Read, SignalError> {
     let record: Record = serde_json::from_slice(text)
         .map_err(|_| SignalError::BadRecord("it is not the JSON of a session record"))?;
     // Records of before there were versions have none.
-    if record.version.as_deref().is_some_and(|version| version != "v1") {
-        return Err(SignalError::BadRecord("its JSON is of a version that this build does not know"));
+    match record.version.as_deref() {
+        None | Some("v1") => {}
+        Some(other) => return Err(unknown(other)),
     }
     let of = |(_, entry): &(String, Entry)| entry.session(record.registration_id);
     let sessions = record.sessions.0.iter().map(of).collect::<Result<Vec<_>, _>>()?;
@@ -224,6 +225,14 @@ pub(super) fn read(text: &[u8]) -> Result<Read, SignalError> {
     };
     let marks = record.used.iter().take(MAX_SIGNAL_MARKS).map(mark).collect::<Result<_, _>>()?;
     Ok(Read { sessions, marks })
+}
+
+/// Of a version that is not ours: a later one is known by its number.
+fn unknown(version: &str) -> SignalError {
+    match version.strip_prefix('v').and_then(|number| number.parse::<u8>().ok()) {
+        Some(number) if number > 1 => SignalError::TooNew(number),
+        _ => SignalError::BadRecord("its JSON is of a version that there is not"),
+    }
 }
 
 pub(super) fn write<'a>(

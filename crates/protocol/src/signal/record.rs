@@ -241,7 +241,7 @@ impl SessionRecord {
     /// spoilt.
     ///
     /// # Errors
-    /// [`SignalError::BadRecord`].
+    /// [`SignalError::BadRecord`], [`SignalError::TooNew`].
     pub fn from_json(text: &[u8]) -> Result<Self, SignalError> {
         let json::Read { mut sessions, marks } = json::read(text)?;
         let mut record = Self { marks: marks.into(), ..Self::default() };

@@ -124,11 +124,16 @@ fn a_record_of_before_versions_has_one_registration_id_and_later_versions_are_re
     let record = SessionRecord::from_json(old.to_string().as_bytes()).unwrap();
     let back: Value = serde_json::from_slice(record.to_json().unwrap().expose()).unwrap();
     assert_eq!(back, good);
-    for version in ["v2", "v0", ""] {
-        let mut later = good.clone();
-        later["version"] = json!(version);
-        let refused = SessionRecord::from_json(later.to_string().as_bytes()).unwrap_err();
-        assert!(matches!(refused, SignalError::BadRecord(_)), "{version}: {refused:?}");
+    let refused = |version: &str| {
+        let mut other = good.clone();
+        other["version"] = json!(version);
+        SessionRecord::from_json(other.to_string().as_bytes()).unwrap_err()
+    };
+    assert_eq!(refused("v2"), SignalError::TooNew(2));
+    assert_eq!(refused("v255"), SignalError::TooNew(255));
+    for version in ["v0", "", "v", "2", "v1 ", "v2.1", "v256"] {
+        let error = refused(version);
+        assert!(matches!(error, SignalError::BadRecord(_)), "{version}: {error:?}");
     }
 }
 
