@@ -1,8 +1,8 @@
 // `@stvor/libsignal` beside what it takes the place of, per CPU-second (all threads of the process), in one run:
 // node bench/peers.mjs [--json FILE] [--rounds N] [--short]. Each package and round has a process of its own, which measures each line
-// several times over; what else runs only slows them down, so the best time counts. Each line is worked at beforehand, by the same number
-// of calls for every package: compilers are threads of the process, and count as much as the calls in the first few thousand. They come
-// back later for what turns out to be used much, which is one more reason for measuring several times.
+// several times over; what else runs only slows them down, so the best time counts, and the median of all is shown beside it. Each line is
+// worked at beforehand, by the same number of calls for every package: compilers are threads of the process, and count as much as the calls
+// in the first few thousand. They come back later for what turns out to be used much, which is one more reason for measuring several times.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -39,9 +39,9 @@ async function rate(count, work) {
 /** How many times each line is measured in a process. */
 const TIMES = 4;
 
-/** Keeps the better of two rates. */
+/** Keeps a rate beside those of before. */
 function keep(rows, row, value) {
-  rows[row] = Math.max(rows[row] ?? 0, value);
+  (rows[row] ??= []).push(value);
 }
 
 async function measure(name, scale) {
@@ -57,7 +57,7 @@ async function measure(name, scale) {
   };
   for (let i = 0; i < 300 * scale; i += 1) await couple();
 
-  const setups = 150 * scale;
+  const setups = Math.round(150 * scale);
   const [alice, bob] = [P.device(), P.device()];
   for (let time = 0; time < TIMES; time += 1) {
     const bundles = Array.from({ length: setups }, () => bob.bundle());
@@ -118,9 +118,9 @@ async function measure(name, scale) {
   // The others that grow would take minutes.
   if (name === '@stvor/libsignal') {
     await roundTrips(fresh, 8_500);
-    rows['round trip, turns 9,500 to 10,000'] = await rate(500, () => roundTrips(fresh, 500));
+    keep(rows, 'round trip, turns 9,500 to 10,000', await rate(500, () => roundTrips(fresh, 500)));
   }
-  rows['record after that, bytes'] = P.recordSize(fresh.alice);
+  keep(rows, 'record after that, bytes', P.recordSize(fresh.alice));
 
   if (P.groups) {
     const pair = await P.groups.pair(P.device(), P.device());
@@ -163,21 +163,28 @@ if (args.child) {
         process.stderr.write(`round ${round + 1}: ${name}\n`);
       }
     }
-    const best = (values) => values.filter((one) => one !== undefined).reduce((most, one) => (most === undefined || one > most ? one : most), undefined);
+    const figures = (name, row) => {
+      const values = all[name].flatMap((round) => round[row] ?? []).sort((a, b) => a - b);
+      if (values.length === 0) return undefined;
+      const half = values.length / 2;
+      return { best: values[values.length - 1], median: (values[Math.ceil(half) - 1] + values[Math.floor(half)]) / 2 };
+    };
     const rows = [...new Set(names.flatMap((name) => all[name].flatMap(Object.keys)))];
-    const table = Object.fromEntries(rows.map((row) => [row, Object.fromEntries(names.map((name) => [name, best(all[name].map((one) => one[row]))]))]));
+    const table = Object.fromEntries(rows.map((row) => [row, Object.fromEntries(names.map((name) => [name, figures(name, row)]))]));
     if (args.json) {
       mkdirSync(dirname(resolve(args.json)), { recursive: true });
-      const about = { node: process.version, unit: 'per CPU-second of the process, best round', rounds: Number(args.rounds) };
+      const about = { node: process.version, unit: 'per CPU-second of the process; best and median of all times', rounds: Number(args.rounds) };
       writeFileSync(args.json, `${JSON.stringify({ about, table, rounds: all }, null, 2)}\n`);
     }
-    const show = (value) => (value === undefined ? '-' : Math.round(value).toLocaleString('en'));
-    const widths = names.map((name) => Math.max(name.length, 8));
-    process.stdout.write(`per CPU-second, ${process.version}, best of ${args.rounds} rounds\n`);
+    const round = (value) => Math.round(value).toLocaleString('en');
+    const show = (value) => (value === undefined ? '-' : `${round(value.best)} (${round(value.median)})`);
+    const widths = names.map((name) => Math.max(name.length, 17));
+    process.stdout.write(`per CPU-second, ${process.version}, best time of ${args.rounds} rounds (median of all times)\n`);
     process.stdout.write(`${''.padEnd(40)} ${names.map((name, i) => name.padStart(widths[i])).join('  ')}  ours / best peer\n`);
     for (const [row, values] of Object.entries(table)) {
       const peers = names.slice(1).map((name) => values[name]).filter((value) => value !== undefined);
-      const ratio = peers.length > 0 && !row.startsWith('record') ? (values[names[0]] / Math.max(...peers)).toFixed(1) : '-';
+      const times = (by) => (values[names[0]][by] / Math.max(...peers.map((value) => value[by]))).toFixed(1);
+      const ratio = peers.length > 0 && !row.startsWith('record') ? `${times('best')} (${times('median')})` : '-';
       process.stdout.write(`${row.padEnd(40)} ${names.map((name, i) => show(values[name]).padStart(widths[i])).join('  ')}  ${ratio.padStart(16)}\n`);
     }
   } finally {
