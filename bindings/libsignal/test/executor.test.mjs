@@ -180,7 +180,7 @@ test('a first message whose save was given up is read when it comes again, whene
   }
 });
 
-test('a panic of the native half fails one call, pauses its address for longer each time, and what is stored is as it was', async () => {
+test('what the native half answers to a panic (simulated here: nothing in it panics on demand) fails one call, pauses its address for longer each time, and what is stored is as it was', async () => {
   const executor = new ours.Executor({ backoff: 1 });
   const events = [];
   executor.on('crash', ({ address, code, pause: millis }) => events.push(`${code} ${address} ${millis}`));
@@ -191,7 +191,7 @@ test('a panic of the native half fails one call, pauses its address for longer e
   const cipher = new ours.SessionCipher(bob, new ours.ProtocolAddress(...at.alice), { executor });
   const half = native();
   const { decryptPrekey } = half;
-  // As the native half tells of one that it caught.
+  // As napi tells of one that it caught.
   half.decryptPrekey = () => {
     throw Object.assign(new Error('a secret'), { code: 'GenericFailure' });
   };
