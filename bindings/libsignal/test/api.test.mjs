@@ -453,6 +453,8 @@ test('groups: Baileys\' names, its JSON, order, replays', async () => {
   for (let i = 0; i < 5; i += 1) sent.push(await new group.GroupCipher(store, mine).encrypt(Buffer.from(`${i}`)));
   const looked = [new group.SenderKeyMessage(sent[3]), new group.SenderKeyMessage(null, null, null, null, sent[3])];
   for (const one of looked) assert.deepEqual([one.getKeyId(), one.getIteration()], [made.getId(), 3]);
+  // Of four arguments Baileys makes one. Ours is not made, also where the last of them would read as one.
+  assert.throws(() => new group.SenderKeyMessage(made.getId(), 3, Buffer.alloc(16), sent[3]), { name: 'TypeError', code: 'INVALID_ARGUMENT' });
   const cipher = new group.GroupCipher(store, theirs);
   for (const i of [3, 0, 4, 1]) assert.equal((await cipher.decrypt(sent[i])).toString(), `${i}`);
   const twice = await refused(cipher.decrypt(sent[0]));

@@ -345,7 +345,7 @@ export class SenderKeyDistributionMessage extends CiphertextMessage {
   }
 }
 
-/** A group message, to look at: nothing of it is verified. Read from its bytes, the only argument, or the last one as in Baileys. */
+/** A group message, to look at: nothing of it is verified. Read from its bytes, the only argument, or the fifth as in Baileys. */
 export class SenderKeyMessage extends CiphertextMessage {
   readonly #bytes: Buffer;
   readonly #id: number;
@@ -355,6 +355,8 @@ export class SenderKeyMessage extends CiphertextMessage {
   constructor(keyId: null, iteration: null, ciphertext: null, signatureKey: null, serialized: Uint8Array);
   constructor(...given: readonly unknown[]) {
     super();
+    // By four Baileys makes one, of which the last is a private key.
+    if (given.length !== 1 && given.length !== 5) throw invalid('a SenderKeyMessage is read from its bytes, and not made');
     this.#bytes = bytesOf(given[given.length - 1], 'a message');
     const fields = guarded(() => native().groupMessageFields(this.#bytes));
     this.#id = fields.id;
