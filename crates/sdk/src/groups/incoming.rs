@@ -1,6 +1,6 @@
 //! What came from members: changes, sender keys, requests, messages.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use stvor_base::{Address, ContentId, GroupId, Timestamp, UserId};
@@ -796,20 +796,34 @@ impl Actor {
             self.give_up(seq, user, &mut turn);
         }
         let waited = |parked: &Parked| parked.since.elapsed() >= limits::GROUP_PATIENCE;
+        let ripe: BTreeSet<(Address, ChainId)> = self
+            .waiting
+            .iter()
+            .filter_map(|(_, parked)| match &parked.lacks {
+                Lacks::Key(chain, _) if waited(parked) => Some((parked.from.clone(), *chain)),
+                _ => None,
+            })
+            .collect();
         let mut chains: BTreeMap<(Address, ChainId), Vec<u32>> = BTreeMap::new();
         let mut changes = Vec::new();
         let mut news: BTreeMap<UserId, usize> = BTreeMap::new();
-        for parked in self.waiting.values_mut().filter(|parked| waited(parked)) {
+        for parked in self.waiting.values_mut() {
             match &parked.lacks {
                 Lacks::Key(chain, counter) => {
-                    chains.entry((parked.from.clone(), *chain)).or_default().push(*counter);
+                    // All that the same key is missing for, however long it has waited: only what is asked for comes again, and
+                    // there is no second request for a while.
+                    let chain = (parked.from.clone(), *chain);
+                    if !ripe.contains(&chain) {
+                        continue;
+                    }
+                    chains.entry(chain).or_default().push(*counter);
                     if !parked.told {
                         parked.told = true;
                         *news.entry(parked.from.user.clone()).or_default() += 1;
                     }
                 }
-                Lacks::Changes(group) => changes.push((parked.from.clone(), *group)),
-                Lacks::Voucher(_) | Lacks::Group(_) => {}
+                Lacks::Changes(group) if waited(parked) => changes.push((parked.from.clone(), *group)),
+                Lacks::Changes(_) | Lacks::Voucher(_) | Lacks::Group(_) => {}
             }
         }
         let unvouched: Vec<(u64, GroupId)> = self

@@ -15,6 +15,7 @@ use stvor_store::{ChangeSet, Scan, Table};
 use super::actor::Actor;
 use super::desk::Desk;
 use super::rows::{self, MailRow};
+use super::waiting::{Lacks, Parked};
 use crate::clock::testing::soon;
 use crate::hiccups::{self, Hiccups};
 use crate::{App, Client, ConnectOptions, Event, Executor, OnPressure, limits};
@@ -84,6 +85,37 @@ async fn nothing_that_somebody_sends_makes_a_group_go_away() {
         assert_eq!(actor.info(group.id()).unwrap().name, "ours");
         assert_eq!(mail(&actor).await, 0);
     }
+}
+
+#[tokio::test]
+async fn all_messages_that_one_key_is_missing_for_are_asked_for_together() {
+    let client = offline_client().await;
+    let mut actor = Actor::new(Arc::clone(client.core()));
+    let bob = identity(&client, "bob");
+    let parked = |chain, counter, since| Parked {
+        since,
+        arrived_at: Timestamp::system(),
+        from: bob.address().clone(),
+        lacks: Lacks::Key([chain; 16], counter),
+        again: false,
+        told: false,
+    };
+    let now = tokio::time::Instant::now();
+    let long_ago = now.checked_sub(limits::GROUP_PATIENCE).unwrap();
+    for (seq, one) in [(1, parked(1, 0, long_ago)), (2, parked(1, 1, now)), (3, parked(2, 0, now))] {
+        assert_eq!(actor.waiting.put(seq, one), None);
+    }
+    let mut events = client.events();
+    actor.ask_for_missing().await;
+    let told = soon(async {
+        loop {
+            if let Some(Event::SenderKeyMissing { messages, .. }) = events.next().await {
+                break messages;
+            }
+        }
+    });
+    assert_eq!(told.await, 2);
+    assert!(!actor.waiting.get(3).unwrap().told, "its key may be on its way");
 }
 
 #[tokio::test]
