@@ -170,6 +170,9 @@ pub const ANSWERED_AT_ONCE: u32 = 32;
 /// Requests to the relay (bundle fetches and the like) that wait for their answer.
 pub const MAX_REQUESTS: usize = 256;
 
+/// Shortest pause before a request is repeated that the relay refused because it is asked too often, whatever it says.
+pub const SLOWED_LEAST: Duration = Duration::from_millis(10);
+
 /// Contents that one receipt names.
 pub const RECEIPT_BATCH: usize = 64;
 

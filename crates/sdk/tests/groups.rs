@@ -12,9 +12,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::{app, app_in, code, durable, event, relay, soon};
+use common::{app, app_in, builder, code, durable, event, relay, soon};
 use stvor::recipients::{Opening, Sealing};
 use stvor::{BackupOptions, Client, Event, Group, Messages, SecretBytes};
+use stvor_relay::{Config, LimitsConfig, Relay};
 
 async fn joined(client: &Client, events: &mut stvor::Events) -> Group {
     let id = event(events, |event| match event {
@@ -539,6 +540,51 @@ async fn who_missed_that_they_were_put_out_learns_it_by_writing_and_nothing_of_a
     assert_eq!(agree(&[&group, &at_bob, &at_dave]).await, now);
     app.close().await.unwrap();
     relay.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_more_members_than_the_relay_answers_requests_at_once_is_made_at_its_pace() {
+    // Five requests a second and device, 25 at once.
+    let limits = LimitsConfig { requests_per_device: 5, ..LimitsConfig::default() };
+    let relay = Relay::start(Config { limits, ..Config::mock(0) }).await.unwrap();
+    let app = app(&relay.url()).await;
+    let mut clients = Vec::new();
+    for number in 0..32 {
+        clients.push(app.connect(format!("member{number:04}")).await.unwrap());
+    }
+    let others: Vec<_> = clients[1..].iter().map(|client| client.user().to_string()).collect();
+    let group = clients[0].create_group("all", &others).await.unwrap();
+    group.send("hello").await.unwrap();
+    for client in &clients[1..] {
+        assert_eq!(text(&mut client.messages()).await, ("member0000".into(), "hello".into()));
+    }
+
+    // One request a second, five at once: of many at the same time some would wait for longer than an answer may take. They are
+    // told why.
+    let limits = LimitsConfig { requests_per_device: 1, ..LimitsConfig::default() };
+    let slow = Relay::start(Config { limits, ..Config::mock(0) }).await.unwrap();
+    let hasty = builder(&slow.url()).timeout(Duration::from_secs(1)).in_memory().open().await.unwrap();
+    let alice = hasty.connect("alice").await.unwrap();
+    let many = || futures::future::join_all((0..24).map(|_| alice.create_group("nobody", ["nobody"])));
+    let refused = async {
+        loop {
+            let codes: Vec<_> = many().await.into_iter().map(|made| made.unwrap_err().code()).collect();
+            assert!(
+                codes.iter().all(|code| ["RATE_LIMITED", "RECIPIENT_NOT_FOUND"].contains(code)),
+                "{codes:?}"
+            );
+            if codes.contains(&"RATE_LIMITED") && codes.contains(&"RECIPIENT_NOT_FOUND") {
+                break;
+            }
+        }
+    };
+    soon(refused).await;
+    for app in [app, hasty] {
+        app.close().await.unwrap();
+    }
+    for relay in [relay, slow] {
+        relay.shutdown().await;
+    }
 }
 
 /// Members of a large group: `STVOR_GROUP_MEMBERS` says how many, up to 1,000, for a long run.

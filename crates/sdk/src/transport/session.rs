@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use stvor_base::{Address, MessageId, UserId};
+use stvor_wire::Code;
 use stvor_wire::client::{Ack, AckOne, ClientMessage, FetchBundle, Hold, UploadKeys};
 use stvor_wire::frame::{self, Phase};
 use stvor_wire::keys::KeyCounts;
@@ -65,6 +66,8 @@ pub(crate) struct Session {
     holds: Option<mpsc::Sender<MessageId>>,
     requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
+    /// Held by the request that the relay asked to slow down: it is asked again at the relay's pace, and the others after it.
+    slowed: tokio::sync::Mutex<()>,
     /// Sends that are not answered: past its bound the relay would stop reading.
     pub(super) unanswered: Arc<Semaphore>,
     /// The relay answers for nothing: what is written is as good as it gets.
@@ -144,6 +147,7 @@ impl Session {
             holds: knows.holds.then_some(hold),
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
+            slowed: tokio::sync::Mutex::default(),
             unanswered: Arc::new(Semaphore::new(limits::MAX_UNANSWERED)),
             minimal,
             rotates: knows.rotates,
@@ -240,11 +244,8 @@ impl Session {
     }
 
     /// Adds prekeys.
-    pub(crate) async fn upload(&self, mut keys: UploadKeys, timeout: Duration) -> Result<KeyCounts> {
-        let request = |request_id| {
-            keys.request_id = request_id;
-            ClientMessage::UploadKeys(keys)
-        };
+    pub(crate) async fn upload(&self, keys: UploadKeys, timeout: Duration) -> Result<KeyCounts> {
+        let request = |request_id| ClientMessage::UploadKeys(UploadKeys { request_id, ..keys.clone() });
         match self.ask(request, &self.user, timeout).await? {
             ServerMessage::KeysUploaded { keys, .. } => Ok(keys),
             _ => Err(Error::relay_protocol("it answered another question")),
@@ -259,12 +260,43 @@ impl Session {
         }
     }
 
+    /// Asks, and asks again while the relay says that the device asks too often: it tells when, and who adds a thousand members
+    /// to a group asks more than it answers at once. Fails when that, or an answer, would take longer than `timeout`.
     async fn ask(
         &self,
-        request: impl FnOnce(NonZeroU64) -> ClientMessage,
+        request: impl Fn(NonZeroU64) -> ClientMessage,
         about: &UserId,
         timeout: Duration,
     ) -> Result<ServerMessage> {
+        let deadline = Instant::now() + timeout;
+        let mut late = Error::unavailable("the relay did not answer a request in time");
+        let answered = async {
+            let mut turn = None;
+            loop {
+                let nack = match self.exchange(&request).await? {
+                    Ok(answer) => return Ok(answer),
+                    Err(nack) => nack,
+                };
+                let refused = refusal::error_of(nack.code, &nack.detail, nack.retry_after, about);
+                let wait = nack.retry_after.max(limits::SLOWED_LEAST);
+                if nack.code != Code::RateLimited || Instant::now() + wait >= deadline {
+                    return Err(refused);
+                }
+                late = refused;
+                if turn.is_none() {
+                    turn = Some(self.slowed.lock().await);
+                }
+                tokio::time::sleep(wait).await;
+            }
+        };
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late),
+        }
+    }
+
+    /// A request and its answer.
+    async fn exchange(&self, request: impl Fn(NonZeroU64) -> ClientMessage) -> Result<Answer> {
         let id = loop {
             if let Some(id) = NonZeroU64::new(self.next_request.fetch_add(1, Ordering::Relaxed)) {
                 break id;
@@ -279,16 +311,8 @@ impl Session {
             requests.insert(id, answer);
         }
         let _forget = Forget { session: self, id };
-        let exchange = async {
-            self.send(request(id)).await?;
-            answered.await.map_err(|_| gone())
-        };
-        match tokio::time::timeout(timeout, exchange).await {
-            Err(_) => Err(Error::unavailable("the relay did not answer a request in time")),
-            Ok(answer) => {
-                answer?.map_err(|nack| refusal::error_of(nack.code, &nack.detail, nack.retry_after, about))
-            }
-        }
+        self.send(request(id)).await?;
+        answered.await.map_err(|_| gone())
     }
 
     pub(super) fn answer(&self, id: NonZeroU64, answer: Answer) {
@@ -467,7 +491,7 @@ impl Reader<'_> {
             Message::Binary(bytes) => bytes,
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
             Message::Close(frame) => {
-                let code = frame.and_then(|frame| stvor_wire::Code::from_close_code(frame.code.into()));
+                let code = frame.and_then(|frame| Code::from_close_code(frame.code.into()));
                 return Err(match code {
                     Some(code) => refusal::of_end(code, "", Duration::ZERO, &self.session.user),
                     None => Refusal::retry(Error::unavailable("the relay closed the connection")),
@@ -487,7 +511,7 @@ impl Reader<'_> {
             }
             ServerMessage::Nack(nack) => match nack.subject {
                 Subject::Message(_) => {
-                    if nack.code != stvor_wire::Code::AckMismatch {
+                    if nack.code != Code::AckMismatch {
                         self.session.unanswered.add_permits(1);
                     }
                     self.upcalls.refused(nack);
