@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use stvor_base::Timestamp;
 use stvor_crypto::SecretBytes;
 use stvor_keys::recipients::{Identity, Opening};
-use stvor_testkit::Signal;
+use stvor_testkit::{Signal, Stream};
 use stvor_vault::backup::BackupName;
 
 use crate::common::{Home, SOON, finished};
@@ -372,6 +372,47 @@ fn a_watcher_waits_for_an_owner_who_checks_in() {
     assert_ne!(served.try_owner("switch give-up --dir /elsewhere").0, 0);
     served.owner(&format!("switch give-up --dir {}", dir.display()));
     assert_eq!(served.owner("status")[0]["watchers_untold"], 0);
+}
+
+#[test]
+fn a_watcher_watches_on_when_nobody_reads_what_it_says() {
+    let served = Served::new();
+    served.owner("unlock");
+    let id = served.owner_stores("The house is yours");
+    let heir = person(&served, "heir");
+    let at = |name: &str| served.home.path(name).display().to_string();
+    let arm = format!(
+        "switch arm --days 30 --heir ada={} --memory {id} --dir {}",
+        heir.identity.recipient(),
+        at("watched")
+    );
+    let verifier = served.owner(&arm)[0]["verifier"].as_str().unwrap().to_owned();
+    // As `| tee log` whose terminal is closed: the reader is gone before its line is here.
+    let script = format!(
+        "{} vault watch --every 1 --exit-with-stdin --dir {} --release {} --state {} --verifier {verifier} --json \
+         | {{ read -r line; exec <&-; echo \"$line\"; }}",
+        env!("CARGO_BIN_EXE_stvor"),
+        at("watched"),
+        at("out"),
+        at("state")
+    );
+    let watcher = served.home.program("/bin/sh").args(["-c", &script]).with_input().start().unwrap();
+    assert!(watcher.wait_output(1, SOON).unwrap()[0].contains("waiting"));
+    let warned = |times: usize| {
+        let mut seen = 0;
+        let warning = watcher.wait_line(SOON, |stream, line| {
+            seen += usize::from(stream == Stream::Err && line.contains("the reader of the output went away"));
+            seen >= times
+        });
+        warning.unwrap();
+    };
+    served.owner("switch disarm");
+    warned(1);
+    // It sees the next change, too.
+    served.owner(&arm);
+    warned(2);
+    watcher.close_input();
+    assert_eq!(finished(&watcher), Some(0));
 }
 
 #[test]
