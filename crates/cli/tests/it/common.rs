@@ -146,6 +146,17 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
+/// strace, which sees and changes what a program asks the system for; nothing where that is not installed.
+#[cfg(target_os = "linux")]
+pub(crate) fn strace() -> Option<PathBuf> {
+    let strace = on_path("strace");
+    if strace.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "strace is missing: apt-get install strace");
+        skipped("strace", "it is missing; install it with: apt-get install strace");
+    }
+    strace
+}
+
 /// The objects in lines.
 pub(crate) fn objects(lines: &[String]) -> Vec<serde_json::Value> {
     lines

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use stvor_testkit::process::Finished;
 use stvor_testkit::{Process, Signal, Spawn};
 
-use crate::common::{SOON, finished, objects, on_path, skipped};
+use crate::common::{SOON, finished, objects, on_path, skipped, strace};
 use crate::vault::Served;
 
 /// Users that need not be in any list.
@@ -291,11 +291,7 @@ fn the_owner_of_a_daemon_of_another_user_gets_backups_shares_and_the_archived_lo
 
 #[test]
 fn the_daemon_opens_no_internet_socket_and_runs_no_program() {
-    let Some(strace) = on_path("strace") else {
-        assert!(std::env::var_os("CI").is_none(), "strace is missing: apt-get install strace");
-        skipped("strace", "it is missing; install it with: apt-get install strace");
-        return;
-    };
+    let Some(strace) = strace() else { return };
     let mut served = Served::new();
     served.daemon.signal(Signal::Term).unwrap();
     finished(&served.daemon);

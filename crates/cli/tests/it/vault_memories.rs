@@ -229,6 +229,31 @@ fn an_export_takes_no_name_that_another_file_got_meanwhile() {
     assert!(refused, "none was met half-way");
 }
 
+/// As on some file systems of FUSE: neither is a file renamed only where nothing is, nor linked.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_export_gets_its_name_also_where_the_file_system_can_do_little() {
+    let Some(strace) = crate::common::strace() else { return };
+    let served = Served::new();
+    served.owner("unlock");
+    served.owner_stores("Tea at five");
+    let (dir, trace) = (served.home.path("exports"), served.home.path("trace"));
+    std::fs::create_dir(&dir).unwrap();
+    let file = dir.join("all.jsonl");
+    let line = Served::line(&served.home, &format!("vault export --out {}", file.display()));
+    let fails =
+        ["-e", "inject=renameat2:error=EINVAL", "-e", "inject=?link,linkat:error=EPERM", "-e", "signal=none"];
+    let exporting = served.home.program(strace.to_str().unwrap()).args(["-f", "-qq", "-o"]).arg(&trace);
+    let exporting = exporting.args(["-e", "trace=renameat2,?link,linkat"]).args(fails);
+    let exported = exporting.arg(env!("CARGO_BIN_EXE_stvor")).args(line.split(' ')).run(SOON).unwrap();
+    assert!(exported.status.success(), "{}", exported.err);
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    assert!(trace.contains("INJECTED"), "nothing failed: {trace}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 1);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing else is left");
+}
+
 /// Elsewhere the system does not tell how a process was started.
 #[cfg(target_os = "linux")]
 #[test]

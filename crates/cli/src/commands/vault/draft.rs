@@ -1,5 +1,6 @@
 //! Files with open words: written whole, or not there at all.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -50,5 +51,45 @@ pub(super) fn draft(path: &Path) -> Result<NamedTempFile> {
 /// Gives a whole file its name, if nothing has it by now, and syncs it before.
 pub(super) fn keep(draft: NamedTempFile, path: &Path) -> Result {
     draft.as_file().sync_all().map_err(failed(path))?;
-    draft.persist_noclobber(path).map(drop).map_err(|error| failed(path)(error.error))
+    let Err(refused) = draft.persist_noclobber(path) else { return Ok(()) };
+    let named = match refused.error.kind() {
+        ErrorKind::AlreadyExists => Err(refused.error),
+        // Some file systems, most of them of FUSE, can neither link a file nor rename it only where nothing is.
+        _ => claim(refused.file, path),
+    };
+    named.map_err(failed(path))
+}
+
+/// Takes a name that nothing has with an empty file, which the whole one then replaces.
+fn claim(draft: NamedTempFile, path: &Path) -> std::io::Result<()> {
+    File::create_new(path)?;
+    draft.persist(path).map(drop).map_err(|lost| {
+        // Of an empty file nobody knows that it is not all there was.
+        let _ = std::fs::remove_file(path);
+        lost.error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_replaces_no_file_and_leaves_none_that_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("all.jsonl");
+        let whole = |text: &str| {
+            let draft = NamedTempFile::new_in(&directory).unwrap();
+            std::fs::write(draft.path(), text).unwrap();
+            draft
+        };
+        let lost = whole("lost");
+        std::fs::remove_file(lost.path()).unwrap();
+        assert_eq!(claim(lost, &path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(!path.exists());
+        claim(whole("first"), &path).unwrap();
+        assert_eq!(claim(whole("second"), &path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "no draft is left");
+    }
 }
