@@ -50,7 +50,8 @@ impl Vault {
     }
 
     /// Ends a session: what it stored at level 0 is destroyed, [`limits::MAX_GROUP`] memories at a time with others' operations in
-    /// between. Returns how many memories that were. What fails here is done later by itself.
+    /// between. Returns how many memories this destroyed: what the vault's upkeep destroyed of them in between is not counted.
+    /// What fails here is done later by itself.
     ///
     /// # Errors
     /// [`VaultError::LogUnavailable`], [`crate::Refusal::Cold`].
