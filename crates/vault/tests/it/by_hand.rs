@@ -45,10 +45,12 @@ struct Drill {
 impl Drill {
     fn new(world: World, vault: Vault) -> Option<Self> {
         let drill = Self { python: python()?, world, vault, identity: Identity::generate() };
-        // As age-keygen writes it.
-        let mut text =
-            format!("# created: 2027-01-15T08:00:00Z\n# public key: {}\n", drill.identity.recipient())
-                .into_bytes();
+        // As age-keygen writes it, after a key of another kind, which the libraries do not read.
+        let mut text = format!(
+            "AGE-SECRET-KEY-PQ-1ANOTHER\n# created: 2027-01-15T08:00:00Z\n# public key: {}\n",
+            drill.identity.recipient()
+        )
+        .into_bytes();
         text.extend_from_slice(drill.identity.to_secret_line().expose());
         text.push(b'\n');
         drill.file("identity", &text);
