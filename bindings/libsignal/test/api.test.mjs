@@ -308,8 +308,13 @@ test('errors have classes, codes and something to do', async () => {
   assert.throws(() => new ours.ProtocolAddress('a.b', 1), TypeError);
   assert.throws(() => new ours.SessionCipher(bob, 'alice.1'), TypeError);
   assert.throws(() => ours.SessionRecord.deserialize({ _sessions: 7 }), (error) => error.code === 'BAD_RECORD');
-  for (const later of [() => ours.SessionRecord.fromBytes(Buffer.from([9])), () => ours.SessionRecord.deserialize({ _sessions: {}, version: 'v2' })]) {
-    assert.throws(later, (error) => error.code === 'FORMAT_TOO_NEW' && /^Update/.test(error.action));
+  const later = [{ _sessions: {}, version: 'v2' }, { _sessions: [], version: 'v2' }, { _sessions: { AAAA: {} }, version: 'v2' }, { _sessions: {}, version: 2 }, { version: 'v2' }, { version: 2 }];
+  const whole = later.flatMap((record) => [record, JSON.stringify(record), Buffer.from(JSON.stringify(record))]);
+  for (const stored of [Buffer.from([9]), ...whole]) {
+    assert.throws(() => ours.SessionRecord.deserialize(stored), (error) => error.code === 'FORMAT_TOO_NEW' && /^Update/.test(error.action), String(stored));
+  }
+  for (const stored of [{}, { version: 'v1' }, { version: 1 }, { version: 'x' }, { version: NaN }, { version: null }, { version: true }]) {
+    assert.throws(() => ours.SessionRecord.deserialize(stored), (error) => error.code === 'BAD_RECORD', JSON.stringify(stored));
   }
   const untrusted = Object.assign(Object.create(bob), { isTrustedIdentity: async () => false });
   const cipher = new ours.SessionCipher(untrusted, new ours.ProtocolAddress('alice', 1));

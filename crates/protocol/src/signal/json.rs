@@ -206,8 +206,7 @@ pub(super) fn read(text: &[u8]) -> Result<Read, SignalError> {
         return Err(SignalError::BadRecord("it is not the JSON of a session record"));
     }
     // What serde says may quote the text, and the text holds keys.
-    let record: Record = serde_json::from_slice(text)
-        .map_err(|_| SignalError::BadRecord("it is not the JSON of a session record"))?;
+    let record: Record = serde_json::from_slice(text).map_err(|_| misshapen(text))?;
     // Records of before there were versions have none.
     match record.version.as_deref() {
         None | Some("v1") => {}
@@ -227,12 +226,32 @@ pub(super) fn read(text: &[u8]) -> Result<Read, SignalError> {
     Ok(Read { sessions, marks })
 }
 
+/// Of a text that has not the shape of our version: a later version may have any, and be a number.
+fn misshapen(text: &[u8]) -> SignalError {
+    #[derive(Deserialize)]
+    struct Named {
+        version: String,
+    }
+    #[derive(Deserialize)]
+    struct Numbered {
+        version: u8,
+    }
+    let named = serde_json::from_slice(text).ok().and_then(|Named { version }| number(&version));
+    let found = named.or_else(|| serde_json::from_slice(text).ok().map(|Numbered { version }| version));
+    later(found).unwrap_or(SignalError::BadRecord("it is not the JSON of a session record"))
+}
+
 /// Of a version that is not ours: a later one is known by its number.
 fn unknown(version: &str) -> SignalError {
-    match version.strip_prefix('v').and_then(|number| number.parse::<u8>().ok()) {
-        Some(number) if number > 1 => SignalError::TooNew(number),
-        _ => SignalError::BadRecord("its JSON is of a version that there is not"),
-    }
+    later(number(version)).unwrap_or(SignalError::BadRecord("its JSON is of a version that there is not"))
+}
+
+fn number(version: &str) -> Option<u8> {
+    version.strip_prefix('v')?.parse().ok()
+}
+
+fn later(number: Option<u8>) -> Option<SignalError> {
+    number.filter(|number| *number > 1).map(SignalError::TooNew)
 }
 
 pub(super) fn write<'a>(

@@ -138,6 +138,35 @@ fn a_record_of_before_versions_has_one_registration_id_and_later_versions_are_re
 }
 
 #[test]
+fn a_later_version_is_known_whatever_its_shape() {
+    let refused = |record: Value| SessionRecord::from_json(record.to_string().as_bytes()).unwrap_err();
+    for version in [json!("v2"), json!(2)] {
+        for sessions in [json!({}), json!([]), json!({ "AAAA": {} }), json!(null), json!("AAAA")] {
+            let record = json!({ "_sessions": sessions, "version": version });
+            assert_eq!(refused(record.clone()), SignalError::TooNew(2), "{record}");
+        }
+        let record = json!({ "sessions": [1], "_used": 7, "version": version });
+        assert_eq!(refused(record.clone()), SignalError::TooNew(2), "{record}");
+    }
+    for version in [
+        json!("v1"),
+        json!("x"),
+        json!(1),
+        json!(0),
+        json!(256),
+        json!(-2),
+        json!(2.5),
+        json!(true),
+        json!([2]),
+    ] {
+        let record = json!({ "_sessions": [], "version": version });
+        assert!(matches!(refused(record.clone()), SignalError::BadRecord(_)), "{record}");
+    }
+    let cut = SessionRecord::from_json(b"{\"version\":\"v2\",\"_sessions\":{").unwrap_err();
+    assert!(matches!(cut, SignalError::BadRecord(_)), "{cut:?}");
+}
+
+#[test]
 fn json_that_is_no_record_is_refused_without_quoting_it() {
     let good: Value = serde_json::from_str(OF_LIBSIGNAL_NODE).unwrap();
     let name = good["_sessions"].as_object().unwrap().keys().next().unwrap().clone();
