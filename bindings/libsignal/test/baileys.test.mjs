@@ -1,12 +1,14 @@
 // Storages shaped as Baileys' are: rows by type and id in its JSON, public keys without their first byte, records as `serialize` gives them, sender keys as
-// JSON in a Buffer, a move from a phone number to a LID that copies a row, and phone numbers that are resolved to a LID with each call. Either side may be
-// libsignal-node itself.
+// JSON in a Buffer, a move from a phone number to a LID that copies a row, phone numbers that are resolved to a LID with each call, and transactions. Either side
+// may be libsignal-node itself.
 import assert from 'node:assert/strict';
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { repositoryOver } from '../examples/baileys7.mjs';
 import { group, hasPeers, ours, quiet, read, reference, refused, require } from './world.mjs';
 
 const project = process.env.STVOR_TEST_PROJECT;
@@ -17,6 +19,41 @@ const written = (value) =>
     return this[key] instanceof Uint8Array ? { type: 'Buffer', data: Buffer.from(this[key]).toString('base64') } : plain;
   });
 const back = (text) => text && JSON.parse(text, (_, value) => (value?.type === 'Buffer' ? Buffer.from(value.data, 'base64') : value));
+
+/**
+ * Transactions as Baileys 7 has them: those of one key one after the other, one within another is a part of that, and what is written is there for others when
+ * the work is done and `committing` has let it.
+ */
+function transactional(keys, committing) {
+  const [contexts, last] = [new AsyncLocalStorage(), new Map()];
+  return {
+    async get(type, ids) {
+      const open = contexts.getStore();
+      if (open === undefined) return keys.get(type, ids);
+      for (const id of ids) if (!open.rows.has(`${type}-${id}`)) open.rows.set(`${type}-${id}`, (await keys.get(type, [id]))[id]);
+      return Object.fromEntries(ids.map((id) => [id, open.rows.get(`${type}-${id}`)]));
+    },
+    async set(data) {
+      const open = contexts.getStore();
+      if (open === undefined) return keys.set(data);
+      for (const [type, all] of Object.entries(data)) for (const [id, value] of Object.entries(all)) open.rows.set(`${type}-${id}`, value);
+      open.written.push(data);
+    },
+    transaction(work, key) {
+      if (contexts.getStore() !== undefined) return work();
+      const whole = async () => {
+        const open = { rows: new Map(), written: [] };
+        const result = await contexts.run(open, work);
+        await committing(key);
+        for (const data of open.written) await keys.set(data);
+        return result;
+      };
+      const mine = Promise.resolve(last.get(key)).then(whole);
+      last.set(key, mine.catch(() => {}));
+      return mine;
+    },
+  };
+}
 
 function device(S, name) {
   const bare = ({ pubKey, privKey }) => ({ public: new Uint8Array(pubKey.subarray(1)), private: new Uint8Array(privKey) });
@@ -30,7 +67,7 @@ function device(S, name) {
       }
     },
   };
-  const one = async (type, id) => (await keys.get(type, [id]))[id];
+  const one = async (type, id, of = keys) => (await of.get(type, [id]))[id];
   /** Of which phone numbers the LID is known: their row is the LID's. */
   const lids = new Map();
   const resolveLIDSignalAddress = async (id) => lids.get(id) ?? id;
@@ -38,33 +75,45 @@ function device(S, name) {
   const signature = S.curve.calculateSignature(made[0].privKey, made[1].pubKey);
   const [identity, signed] = made.map(bare);
   const registrationId = S.keyhelper.generateRegistrationId();
-  const storage = {
+  const over = (keys) => ({
     async loadSession(id) {
-      const stored = await one('session', await resolveLIDSignalAddress(id));
+      const stored = await one('session', await resolveLIDSignalAddress(id), keys);
       return stored ? S.SessionRecord.deserialize(stored) : null;
     },
     storeSession: async (id, record) => keys.set({ session: { [await resolveLIDSignalAddress(id)]: record.serialize() } }),
     isTrustedIdentity: () => true,
     async loadPreKey(id) {
-      const key = await one('pre-key', id.toString());
+      const key = await one('pre-key', id.toString(), keys);
       return key && { privKey: Buffer.from(key.private), pubKey: Buffer.from(key.public) };
     },
     removePreKey: (id) => keys.set({ 'pre-key': { [id]: null } }),
     loadSignedPreKey: () => ({ privKey: Buffer.from(signed.private), pubKey: Buffer.from(signed.public) }),
     async loadSenderKey(name) {
-      const key = await one('sender-key', name.toString());
+      const key = await one('sender-key', name.toString(), keys);
       return key ? group.SenderKeyRecord.deserialize(key) : new group.SenderKeyRecord();
     },
     storeSenderKey: (name, record) => keys.set({ 'sender-key': { [name.toString()]: Buffer.from(JSON.stringify(record.serialize()), 'utf-8') } }),
     getOurRegistrationId: () => registrationId,
     getOurIdentity: () => ({ privKey: Buffer.from(identity.private), pubKey: whole(identity.public) }),
-  };
+  });
+  const storage = over(keys);
   const senderOf = (id, sender) => new group.SenderKeyName(id, new S.ProtocolAddress(sender, 0));
   const begun = async (sender) => {
     if (!(await one('sender-key', sender.toString()))) await storage.storeSenderKey(sender, new group.SenderKeyRecord());
   };
   return {
-    S, name, storage, rows, lids, resolveLIDSignalAddress,
+    S, name, storage, keys, rows, lids, resolveLIDSignalAddress,
+    /** Each call in a transaction of the jid that it is for. */
+    makeSignalRepository({ keys, ...more }) {
+      const storage = { ...over(keys), ...more };
+      const cipher = (jid) => new S.SessionCipher(storage, new S.ProtocolAddress(jid, 0));
+      return {
+        lidMapping: { getLIDForPN: async (jid) => lids.get(`${jid}.0`)?.slice(0, -2) ?? null },
+        encryptMessage: ({ jid, data }) => keys.transaction(() => sealed(cipher(jid), data), jid),
+        decryptMessage: ({ jid, message }) => keys.transaction(() => read(cipher(jid), message), jid),
+        injectE2ESession: ({ jid, session }) => keys.transaction(() => new S.SessionBuilder(storage, new S.ProtocolAddress(jid, 0)).initOutgoing(session), jid),
+      };
+    },
     cipher: (peer) => new S.SessionCipher(storage, new S.ProtocolAddress(peer, 0)),
     inject: (peer, bundle) => new S.SessionBuilder(storage, new S.ProtocolAddress(peer, 0)).initOutgoing(bundle),
     async bundle(keyId) {
@@ -102,6 +151,13 @@ const sealed = async (cipher, content) => {
   const { type, body } = await cipher.encrypt(Buffer.from(content));
   return { type, body: Buffer.from(body, 'binary') };
 };
+
+/** By which key of which chain it is sealed. */
+function keyOf({ type, body }) {
+  assert.equal(type, 1);
+  const { ephemeralKey, counter } = require('@stvor/libsignal/src/protobufs').WhisperMessage.decode(body.subarray(1, -8));
+  return `${Buffer.from(ephemeralKey).toString('hex')} ${counter}`;
+}
 
 let flows = 0;
 for (const [what, A, B] of [['both', ours, ours], ['the bot, libsignal-node the phone', ours, reference], ['the phone, libsignal-node the bot', reference, ours]]) {
@@ -153,16 +209,71 @@ test('over one row a phone number and its LID use no key twice once the storage 
   assert.equal(await read(bot.cipher(phone.name), await sealed(phone.cipher(bot.name), 'hi')), 'hi');
   await bot.move(phone.name, lid);
   bot.lids.set(`${phone.name}.0`, `${lid}.0`);
-  // The line that the page asks for.
   bot.storage.canonicalAddress = bot.resolveLIDSignalAddress;
   const sent = await Promise.all([phone.name, lid].map((name) => sealed(bot.cipher(name), `to ${name}`)));
-  const { WhisperMessage } = require('@stvor/libsignal/src/protobufs');
-  const [one, two] = sent.map(({ type, body }) => (assert.equal(type, 1), WhisperMessage.decode(body.subarray(1, -8)).counter));
-  assert.notEqual(one, two);
+  assert.equal(new Set(sent.map(keyOf)).size, 2);
   const got = [];
   for (const message of sent) got.push(await read(phone.cipher(bot.name), message));
   assert.deepEqual(got, [`to ${phone.name}`, `to ${lid}`]);
 });
+
+/** How Baileys 7 may be set up, and whether each key is used once by it. */
+const setups = [
+  ['as it is', (bot, keys) => bot.makeSignalRepository({ keys }), false],
+  ['with canonicalAddress alone', (bot, keys) => bot.makeSignalRepository({ keys, canonicalAddress: bot.resolveLIDSignalAddress }), false],
+  ['with the repository of the example', (bot, keys) => repositoryOver(bot.keys, bot.makeSignalRepository)({ keys }), true],
+];
+for (const [what, setup, once] of setups) {
+  const uses = once ? 'use no key twice' : 'may use a key twice';
+  const begin = async (committing) => {
+    const number = (flows += 1);
+    const [bot, phone, lid] = [device(ours, `49172${number}`), device(ours, `49173${number}`), `8124${number}_1`];
+    const keys = transactional(bot.keys, committing);
+    const { encryptMessage, decryptMessage, injectE2ESession } = setup(bot, keys);
+    const send = (text, jid = lid) => encryptMessage({ jid, data: text });
+    const receive = (message) => decryptMessage({ jid: lid, message });
+    const [arrives, answer] = [(message) => read(phone.cipher(bot.name), message), (text) => sealed(phone.cipher(bot.name), text)];
+    await injectE2ESession({ jid: phone.name, session: await phone.bundle(1) });
+    await bot.move(phone.name, lid);
+    bot.lids.set(`${phone.name}.0`, `${lid}.0`);
+    assert.equal(await arrives(await send('hello')), 'hello');
+    assert.equal(await receive(await answer('hi')), 'hi');
+    return { phone, lid, keys, send, receive, arrives, answer };
+  };
+
+  test(`in Baileys' transactions, ${what}, a phone number and its LID ${uses}`, async () => {
+    const { phone, lid, send, arrives } = await begin(() => new Promise(setImmediate));
+    const sent = await Promise.all([phone.name, lid].map((jid) => send(`to ${jid}`, jid)));
+    assert.equal(new Set(sent.map(keyOf)).size, once ? 2 : 1);
+    assert.equal(await arrives(sent[0]), `to ${phone.name}`);
+    if (once) assert.equal(await arrives(sent[1]), `to ${lid}`);
+  });
+
+  test(`in Baileys' transactions, ${what}, messages around one that comes meanwhile ${uses}`, async () => {
+    let [sending, end] = [undefined, () => {}];
+    // What is received is committed after what was being sent.
+    const { keys, send, receive, arrives, answer } = await begin(async (key) => {
+      if (key === 'me') return;
+      end();
+      await sending;
+    });
+    const ended = new Promise((done) => (end = done));
+    const came = await answer('meanwhile');
+    const first = await new Promise((sealed, failed) => {
+      // Baileys sends within a transaction of the account.
+      sending = keys.transaction(async () => (sealed(await send('one')), ended), 'me');
+      sending.catch(failed);
+    });
+    assert.equal(await receive(came), 'meanwhile');
+    end();
+    await sending;
+    const second = await send('two');
+    assert.equal(new Set([first, second].map(keyOf)).size, once ? 2 : 1);
+    assert.equal(await arrives(first), 'one');
+    if (once) assert.equal(await arrives(second), 'two');
+    assert.equal((await refused(receive(came))).code, 'DUPLICATE');
+  });
+}
 
 test('an application changes its import in the middle, and changes it back, over Baileys\' storage', { skip: hasPeers ? false : 'the npm peers are not installed: ./x setup-peers' }, () => quiet(async () => {
   const [bot, phone] = [device(reference, 'swapped-bot'), device(reference, 'swapped-phone')];
