@@ -35,6 +35,7 @@ export interface Change {
 export interface SignalStorage {
   /** A record as it was stored, its `serialize()`, or nothing. */
   loadSession(address: string): Awaitable<unknown>;
+  /** Once it resolved, the next `loadSession` has to give this record, whoever asks and within whichever transaction: the next message is sealed by it. */
   storeSession(address: string, record: SessionRecord): Awaitable<unknown>;
   /** Judges; called once the identity is proven, and before anything is sent to it. It need not store anything. */
   isTrustedIdentity(name: string, identityKey: Buffer, direction: Direction): Awaitable<boolean>;
