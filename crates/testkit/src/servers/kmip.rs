@@ -9,9 +9,13 @@ use crate::temp::{TempDir, temp_dir};
 
 /// Starts the server on a port that the system chooses, and says which.
 const SERVER: &str = r#"
-import logging, socket, sys
+import logging, multiprocessing, socket, sys
 from kmip.services.server import KmipServer
 directory = sys.argv[1]
+# Policies are shared by a process of their own otherwise, which a server that is killed leaves behind. There are none here.
+class Policies:
+    dict = dict
+multiprocessing.Manager = Policies
 probe = socket.socket()
 probe.bind(("127.0.0.1", 0))
 port = probe.getsockname()[1]
@@ -43,7 +47,7 @@ with ProxyKmipClient(hostname="127.0.0.1", port=port, cert=directory + "/client.
         print(uid, flush=True)
 "#;
 
-/// A server of a test's own. It ends when it is dropped.
+/// A server of a test's own. Ends with the value, and with the test process however that ends.
 pub struct Kmip {
     directory: TempDir,
     port: String,
@@ -137,4 +141,31 @@ fn python() -> Option<PathBuf> {
         eprintln!("skipped: {LINE}");
     }
     found
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::super::SOON;
+    use super::*;
+    use crate::process::until;
+
+    /// Processes that were told of this directory.
+    fn processes(directory: &str) -> Vec<PathBuf> {
+        let all = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let told = |process: &PathBuf| {
+            let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            arguments.split(|byte| *byte == 0).any(|argument| argument == directory.as_bytes())
+        };
+        all.filter(told).collect()
+    }
+
+    #[test]
+    fn a_server_that_is_dropped_leaves_no_process_behind() {
+        let Some(server) = Kmip::start().unwrap() else { return };
+        let directory = server.directory.path().to_string_lossy().into_owned();
+        assert!(!processes(&directory).is_empty());
+        drop(server);
+        until(SOON, || processes(&directory).is_empty().then_some(())).unwrap();
+    }
 }
