@@ -102,12 +102,7 @@ struct Service(Arc<Bridge>);
 
 impl KeyService for Service {
     fn wrap(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
-        let wrapped = self.0.put("wrap", key.expose()).map(SecretBytes::into_exposed)?;
-        // What does not come back now never does: nobody could open the store again.
-        if self.unwrap(&wrapped)? != *key {
-            return Err(unavailable("kms.unwrap does not give back what kms.wrap was given".into()));
-        }
-        Ok(wrapped)
+        self.0.put("wrap", key.expose()).map(SecretBytes::into_exposed)
     }
 
     fn unwrap(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {

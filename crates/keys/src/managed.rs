@@ -2,13 +2,13 @@
 
 use crate::{DataKey, HolderKind, KeyError, KeyHolder, WrappedKey};
 use std::fmt;
-use stvor_crypto::{Random, Secret};
+use stvor_crypto::{CryptoError, Random, Secret};
 
 /// Something that keeps a key and encrypts with it: a token, a key management service. All that is asked of it is to wrap
 /// 32 bytes and to unwrap them again.
 ///
-/// What it wraps is a key-encryption key that is made for each store, never the data key. Both operations may take long;
-/// they are called off asynchronous executors.
+/// What it wraps is a key-encryption key that is made for each store, never the data key. What it wrapped it has to unwrap at once,
+/// before anything is sealed with it. Both operations may take long; they are called off asynchronous executors.
 ///
 /// ```
 /// use stvor_crypto::{Secret, SystemRandom};
@@ -66,6 +66,25 @@ impl<S: KeyService> Managed<S> {
     pub fn token(service: S) -> Self {
         Self { service, kind: HolderKind::Pkcs11 }
     }
+
+    fn unavailable(&self, reason: &str) -> KeyError {
+        KeyError::Unavailable { holder: self.kind.name(), reason: reason.into() }
+    }
+
+    /// What does not come back now never does: nobody could open again what is sealed with it.
+    fn comes_back(&self, kek: &Secret<32>, wrapped: &[u8]) -> Result<(), KeyError> {
+        let same = match self.service.unwrap(wrapped) {
+            Ok(back) => back == *kek,
+            // They speak of something that was sealed before, and nothing was.
+            Err(
+                KeyError::Wrong { .. }
+                | KeyError::Corrupt(_)
+                | KeyError::Crypto(CryptoError::BadLength { .. } | CryptoError::DecryptFailed),
+            ) => false,
+            Err(error) => return Err(error),
+        };
+        if same { Ok(()) } else { Err(self.unavailable("it does not give back the key that it wrapped")) }
+    }
 }
 
 impl<S: KeyService> KeyHolder for Managed<S> {
@@ -77,11 +96,9 @@ impl<S: KeyService> KeyHolder for Managed<S> {
         let kek = Secret::random(rng)?;
         let parameters = self.service.wrap(&kek)?;
         if parameters.len() > crate::limits::MAX_PARAMETERS {
-            return Err(KeyError::Unavailable {
-                holder: self.kind.name(),
-                reason: "it answered with more bytes than a wrapped key has".into(),
-            });
+            return Err(self.unavailable("it answered with more bytes than a wrapped key has"));
         }
+        self.comes_back(&kek, &parameters)?;
         WrappedKey::seal((self.kind, &parameters), &kek, (data_key, context), rng)
     }
 

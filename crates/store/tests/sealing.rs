@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use stvor_base::{ErrorCode, Timestamp};
-use stvor_crypto::{SecretBytes, SystemRandom};
-use stvor_keys::{Keyfile, Passphrase, PassphraseCost};
+use stvor_crypto::{Secret, SecretBytes, SystemRandom};
+use stvor_keys::{KeyError, KeyService, Keyfile, Managed, Passphrase, PassphraseCost};
 use stvor_store::{
     ChangeSet, Expect, Key, MemoryStore, Notice, Op, OpenKey, Page, Row, RowValue, Scan, Sealed, Stats,
     Store, StoreError, Table, default_keyfile, open,
@@ -514,4 +514,49 @@ async fn a_rotation_whose_new_key_was_given_up_and_landed_goes_on_after_a_new_op
     let last = Sealed::open(below, holder).await.unwrap();
     assert_eq!(text(&last, 1).await.as_deref(), Some(b"before".as_slice()));
     assert_eq!(text(&last, 2).await.as_deref(), Some(b"meanwhile".as_slice()));
+}
+
+type Unwraps = fn(Secret<32>) -> Result<Secret<32>, KeyError>;
+
+/// A key management service of a user's own, whose answers to `unwrap` can be wrong.
+#[derive(Debug)]
+struct Service(Unwraps);
+
+impl KeyService for Service {
+    fn wrap(&self, key: &Secret<32>) -> Result<Vec<u8>, KeyError> {
+        Ok(key.expose().map(|byte| byte ^ 0x55).to_vec())
+    }
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Secret<32>, KeyError> {
+        let key: Vec<u8> = wrapped.iter().map(|byte| byte ^ 0x55).collect();
+        self.0(Secret::from_slice(&key)?)
+    }
+}
+
+fn service(unwraps: Unwraps) -> Arc<Managed<Service>> {
+    Arc::new(Managed::service(Service(unwraps)))
+}
+
+#[tokio::test]
+async fn a_key_service_that_does_not_give_back_what_it_wraps_seals_no_store() {
+    let below = Arc::new(MemoryStore::new());
+    let wrong: [Unwraps; 4] = [
+        |_| Ok(Secret::new([7; 32])),
+        |key| Secret::from_slice(&key.expose()[1..]).map_err(KeyError::from),
+        |_| Err(KeyError::Wrong { holder: "key of the service" }),
+        |_| Err(KeyError::Corrupt("the service says so")),
+    ];
+    for unwraps in wrong {
+        let error = Sealed::open(below.clone(), service(unwraps)).await.unwrap_err();
+        assert_eq!(error.code(), "KEY_UNAVAILABLE");
+        assert!(error.to_string().contains("does not give back"), "{error}");
+    }
+    assert_eq!(below.stats().await.unwrap().rows, 0, "nothing was written");
+
+    let store = Sealed::open(below.clone(), service(Ok)).await.unwrap();
+    store.commit(puts(1, b"value")).await.unwrap();
+    for unwraps in wrong {
+        assert_eq!(store.rewrap(service(unwraps)).await.unwrap_err().code(), "KEY_UNAVAILABLE");
+    }
+    let again = Sealed::open(below, service(Ok)).await.unwrap();
+    assert_eq!(text(&again, 1).await.as_deref(), Some(b"value".as_slice()));
 }
