@@ -231,6 +231,10 @@ impl Actor {
         let mut turn = Turn::default();
         self.judging.clear();
         for (seq, row) in mail {
+            // It waited, and what came before it in this turn says the same.
+            if turn.is_judged(*seq) {
+                continue;
+            }
             self.judging.push(*seq);
             if turn.changes.len() + turn.effects.as_slice().len() >= limits::TURN_OPS {
                 break;
@@ -304,7 +308,7 @@ impl Actor {
                 let member = Member { user: mail.from.user.clone(), key: *key };
                 self.judge_content((seq, &mail), &member, turn).await
             }
-            (None, _) => self.judge_message(&mail, turn).await,
+            (None, _) => self.judge_message((seq, &mail), turn).await,
         };
         match verdict {
             Ok(Verdict::Done) => turn.judged(seq, Some(&mail.from.user)),
@@ -407,7 +411,7 @@ impl Actor {
                 Ok(Verdict::Done)
             }
             GroupContent::WantKey(chain, counters) => self.send_again(member, (chain, counters), turn).await,
-            GroupContent::Again(again) => self.take_again((mail, member), again, turn).await,
+            GroupContent::Again(again) => self.take_again((seq, mail, member), again, turn).await,
         }
     }
 
@@ -549,8 +553,15 @@ impl Actor {
         };
         let id = group.id();
         let again = group.introduce_again(member, &chain);
-        let entitled: Vec<u32> =
-            counters.into_iter().filter(|counter| group.entitled(member, (&chain, *counter))).collect();
+        // What was sent since the last of them comes there before this answer, and the key at its present place does not open it.
+        let last = counters.last().copied();
+        let since = last.and_then(|last| last.checked_add(1)).map(|first| first..=u32::MAX);
+        let entitled: Vec<u32> = counters
+            .into_iter()
+            .chain(since.into_iter().flatten())
+            .take(bounds::MAX_REQUESTED)
+            .filter(|counter| group.entitled(member, (&chain, *counter)))
+            .collect();
         if !self.may(Asked(member.user.clone(), [b"key ".as_slice(), &chain].concat())) {
             return Ok(Verdict::Done);
         }
@@ -560,7 +571,12 @@ impl Actor {
         for counter in entitled {
             let store = &self.core.store;
             let row = store.one(&rows::sent(id, (&chain, counter))).await.map_err(Error::passed)?;
-            let Some(row) = row else { continue };
+            let Some(row) = row else {
+                if last.is_some_and(|last| counter > last) {
+                    break;
+                }
+                continue;
+            };
             let place = Place::from_bytes(row.value.expose()).map_err(Error::passed)?;
             let row = store.one(&keys::group_message(id, place)).await.map_err(Error::passed)?;
             let Some(row) = row else { continue };
@@ -584,7 +600,7 @@ impl Actor {
 
     async fn take_again(
         &mut self,
-        (mail, member): (&MailRow, &Member),
+        (seq, mail, member): (u64, &MailRow, &Member),
         again: Again,
         turn: &mut Turn,
     ) -> Judged {
@@ -599,15 +615,8 @@ impl Actor {
             return Ok(Verdict::Later);
         }
         let content = Content::decode(again.kind, &again.body).map_err(ProtocolError::Malformed)?;
-        // What waits for the key of it waits no more.
         if let Some((chain, counter)) = again.place {
-            let there =
-                |parked: &Parked| parked.from == mail.from && parked.lacks == Lacks::Key(chain, counter);
-            let waited: Vec<u64> =
-                self.waiting.iter().filter(|(_, parked)| there(parked)).map(|(seq, _)| seq).collect();
-            for seq in waited.into_iter().filter(|seq| !turn.is_judged(*seq)).collect::<Vec<_>>() {
-                turn.judged(seq, Some(&mail.from.user));
-            }
+            self.waits_no_more((seq, &mail.from), &Lacks::Key(chain, counter), turn);
         }
         let shown = (again.content, content, again.sent_at);
         if self.show((mail, member), (again.group, shown), turn).await? {
@@ -618,7 +627,17 @@ impl Actor {
 
     // ---- Messages ----
 
-    async fn judge_message(&mut self, mail: &MailRow, turn: &mut Turn) -> Judged {
+    /// A message was read by mail: other mail that waits for its key waits no more.
+    fn waits_no_more(&self, (by, from): (u64, &Address), lacked: &Lacks, turn: &mut Turn) {
+        for (seq, parked) in self.waiting.iter() {
+            let waits = parked.from == *from && parked.lacks == *lacked;
+            if waits && seq != by && !turn.is_judged(seq) {
+                turn.judged(seq, Some(&from.user));
+            }
+        }
+    }
+
+    async fn judge_message(&mut self, (seq, mail): (u64, &MailRow), turn: &mut Turn) -> Judged {
         let incoming = GroupIncoming::parse(&mail.body)?;
         let core = Arc::clone(&self.core);
         let pinned = RecordKey::pin(&mail.from.user);
@@ -661,8 +680,15 @@ impl Actor {
         }
         let wanted: Vec<RecordKey> = chain.needs(&incoming).into_iter().collect();
         let records = crate::records::load(&core.store, &wanted, &turn.effects).await?;
+        let lacked = Lacks::Key(*incoming.chain(), incoming.counter());
         let received = match chain.open(core.identity.app(), &incoming, (&records, core.now())) {
             Ok(received) => received,
+            // Nobody has read it: the key came, at a place behind it. It waits until its sender says it again.
+            Err(ProtocolError::Duplicate)
+                if self.waiting.get(seq).is_some_and(|parked| parked.lacks == lacked) =>
+            {
+                return Ok(Verdict::Waits(lacked));
+            }
             Err(error) => {
                 if error.wants_repair() {
                     self.ask_for_key(&mail.from, (*incoming.chain(), vec![incoming.counter()]), turn).await?;
@@ -672,6 +698,7 @@ impl Actor {
         };
         turn.effects.append(received.effects);
         turn.opened.insert(mail.from.clone());
+        self.waits_no_more((seq, &mail.from), &lacked, turn);
         if !self.groups.get(&id).is_some_and(|group| group.has_been(incoming.state()))
             && self.ahead.len() < limits::MAX_ASKED_USERS
         {

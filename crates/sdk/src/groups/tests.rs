@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
-use stvor_base::{Address, ContentId, DeviceId, GroupId, Timestamp, UserId};
+use stvor_base::{Address, ContentId, DeviceId, GroupId, KeyBytes, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::{
-    Action, Group as State, GroupContent, GroupIncoming, Member, SignedChangeIn, limits as bounds,
+    Action, Again, Group as State, GroupContent, GroupIncoming, Member, SignedChangeIn, limits as bounds,
 };
 use stvor_protocol::{ContentKind, EarlierKey, Identity, Pin, Plaintext, RecordKey, RecordKind};
 use stvor_store::{ChangeSet, Scan, Table};
@@ -40,13 +40,22 @@ fn identity(client: &Client, name: &str) -> Identity {
 
 /// Hands content of a member to the task, as a lane does, and has it judged.
 async fn tell(actor: &mut Actor, from: &Identity, content: &GroupContent) {
+    hand(actor, from, (Some(*from.user_key()), content.encode().expose())).await;
+}
+
+/// Hands a message of a member to all to the task, and has it judged.
+async fn deliver(actor: &mut Actor, from: &Identity, blob: &[u8]) {
+    hand(actor, from, (None, blob)).await;
+}
+
+async fn hand(actor: &mut Actor, from: &Identity, (key, body): (Option<KeyBytes>, &[u8])) {
     let core = Arc::clone(&actor.core);
     let row = MailRow {
         from: from.address().clone(),
-        key: Some(*from.user_key()),
+        key,
         id: Desk::no_id(),
         arrived_at: core.now(),
-        body: content.encode().expose().to_vec(),
+        body: body.to_vec(),
     };
     let mut changes = ChangeSet::new();
     core.groups.put_mail(&row, &mut changes);
@@ -116,6 +125,91 @@ async fn all_messages_that_one_key_is_missing_for_are_asked_for_together() {
     });
     assert_eq!(told.await, 2);
     assert!(!actor.waiting.get(3).unwrap().told, "its key may be on its way");
+}
+
+#[tokio::test]
+async fn what_was_sent_since_a_sender_key_was_asked_for_is_said_again_too_and_64_messages_at_most() {
+    let client = offline_client().await;
+    let core = Arc::clone(client.core());
+    let bob = identity(&client, "bob");
+    let mut actor = Actor::new(Arc::clone(&core));
+    let member = Member { user: bob.user().clone(), key: *bob.user_key() };
+    let id = actor.create("ours", vec![member]).await.ok().unwrap();
+    let most = u8::try_from(bounds::MAX_REQUESTED).unwrap();
+    for number in 0..most + 2 {
+        let content = (ContentId::from_bytes([number; 16]), "hello".into());
+        assert!(actor.send(id, content).await.is_ok());
+    }
+    let bodies = async || core.store.scan_all(Scan::of(Table::Outbox, rows::BODIES), 1_000).await.unwrap();
+    let sent = bodies().await;
+    let newest = sent.iter().rev().find_map(|body| GroupIncoming::parse(body.value.expose()).ok());
+    let chain = *newest.unwrap().chain();
+    tell(&mut actor, &bob, &GroupContent::WantKey(chain, vec![1])).await;
+    let mut again = Vec::new();
+    for body in bodies().await {
+        if let Ok(GroupContent::Again(one)) = GroupContent::decode(stvor_base::Suite::P256, &body.value) {
+            assert_eq!(one.place.map(|(chain, _)| chain), Some(chain));
+            again.push(one.content);
+        }
+    }
+    assert_eq!(again, (1..=most).map(|number| ContentId::from_bytes([number; 16])).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_message_before_the_place_of_a_key_that_came_waits_until_it_is_said_again() {
+    let client = offline_client().await;
+    let core = Arc::clone(client.core());
+    let mut events = client.events();
+    let mut actor = Actor::new(Arc::clone(&core));
+    let (bob, _, _, mut group) = rotated_member(&mut actor, &client).await;
+    let his = stvor_protocol::Context { identity: &bob, ..crate::lane::context(&core) };
+    let say = |number: u8, group: &mut State| {
+        let words = Plaintext {
+            content: ContentId::from_bytes([number; 16]),
+            kind: ContentKind::Text,
+            body: SecretBytes::from_slice(b"hello"),
+        };
+        group.encrypt(&his, &words, &mut SystemRandom::new()).unwrap()
+    };
+    let (first, second) = (say(0, &mut group), say(1, &mut group));
+    let (chain, _) = first.place;
+    let us = Member { user: core.identity.user().clone(), key: *core.identity.user_key() };
+    let key = group.introduce_again(&us, &chain).unwrap();
+    let third = say(2, &mut group);
+    // The third came twice.
+    for said in [&first, &second, &third, &third] {
+        deliver(&mut actor, &bob, &said.blob).await;
+    }
+    assert_eq!(mail(&actor).await, 4);
+    let key = GroupContent::decode(stvor_base::Suite::P256, &key).unwrap();
+    tell(&mut actor, &bob, &key).await;
+    assert_eq!(mail(&actor).await, 2, "the key is of the third");
+    // After a failure of the store all is judged once more; and what was read waits for nothing.
+    actor.waiting.all_again();
+    deliver(&mut actor, &bob, &third.blob).await;
+    assert_eq!(mail(&actor).await, 2);
+    let mut repaired = Vec::new();
+    for number in 0..2_u8 {
+        let again = Again {
+            group: group.id(),
+            place: Some((chain, number.into())),
+            content: ContentId::from_bytes([number; 16]),
+            sent_at: core.now(),
+            kind: 1,
+            body: b"hello".to_vec(),
+        };
+        tell(&mut actor, &bob, &GroupContent::Again(again)).await;
+        assert_eq!(mail(&actor).await, usize::from(1 - number));
+        let shown = soon(async {
+            loop {
+                if let Some(Event::Repaired { id, .. }) = events.next().await {
+                    break id;
+                }
+            }
+        });
+        repaired.push(shown.await);
+    }
+    assert_eq!(repaired, [0, 1].map(|number| ContentId::from_bytes([number; 16])));
 }
 
 #[tokio::test]
@@ -287,17 +381,7 @@ async fn who_is_out_and_writes_is_told_once_an_hour_and_a_stranger_never() {
     let mut actor = Actor::new(Arc::clone(&core));
     for (from, wanted) in [(&identity(&client, "mallory"), vec![1]), (&dave, vec![1, 3]), (&dave, vec![1, 3])]
     {
-        let row = MailRow {
-            from: from.address().clone(),
-            key: None,
-            id: Desk::no_id(),
-            arrived_at: core.now(),
-            body: sealed.blob.clone(),
-        };
-        let mut changes = ChangeSet::new();
-        core.groups.put_mail(&row, &mut changes);
-        core.store.commit(changes).await.unwrap();
-        actor.take_mail().await;
+        deliver(&mut actor, from, &sealed.blob).await;
         assert_eq!(told(&core, &dave).await, wanted);
         assert_eq!(told(&core, from).await.len(), if from.user() == dave.user() { 2 } else { 0 });
     }
