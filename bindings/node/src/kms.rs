@@ -9,7 +9,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::{Function, Uint8Array};
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::threadsafe_function::{ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use stvor::{KeyHolder, KeyService, Managed};
 use stvor_crypto::{Secret, SecretBytes};
@@ -25,8 +25,8 @@ pub struct KmsRequest {
     pub id: f64,
     /// `wrap` or `unwrap`.
     pub call: String,
-    /// What is to be wrapped or unwrapped.
-    pub bytes: Uint8Array,
+    /// What is to be wrapped or unwrapped; nothing where nobody waits for the answer any more.
+    pub bytes: Option<Uint8Array>,
 }
 
 /// An answer: one of the two.
@@ -41,12 +41,41 @@ pub struct KmsAnswer {
 /// The same, where it is read.
 type Answer = Result<SecretBytes, String>;
 
-type Ask = ThreadsafeFunction<KmsRequest, (), KmsRequest, napi::Status, false, true, 0>;
+/// Only the id of a question is on its way to JavaScript: what a queue of Node holds when its thread ends is never dropped.
+type Ask = ThreadsafeFunction<u64, (), KmsRequest, napi::Status, false, true, 0>;
+
+struct Question {
+    call: &'static str,
+    /// A key, perhaps, until JavaScript takes it. What it never takes is wiped with the question.
+    bytes: Option<SecretBytes>,
+    answer: SyncSender<Answer>,
+}
+
+/// The questions that somebody waits for.
+#[derive(Default)]
+struct Questions(Mutex<HashMap<u64, Question>>);
+
+impl Questions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Question>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A question as JavaScript gets it.
+    fn take(&self, id: u64) -> KmsRequest {
+        let taken =
+            self.lock().get_mut(&id).and_then(|question| Some((question.call, question.bytes.take()?)));
+        let (call, bytes) = taken.unzip();
+        #[allow(clippy::cast_precision_loss, reason = "ids count up from 0 and stay below 2^53")]
+        let id = id as f64;
+        let bytes = bytes.map(|bytes| bytes.into_exposed().into());
+        KmsRequest { id, call: call.unwrap_or_default().to_owned(), bytes }
+    }
+}
 
 struct Bridge {
     ask: Ask,
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, SyncSender<Answer>>>,
+    questions: Arc<Questions>,
 }
 
 impl core::fmt::Debug for Bridge {
@@ -60,7 +89,7 @@ struct Forget<'a>(&'a Bridge, u64);
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.0.waiting().remove(&self.1);
+        self.0.questions.lock().remove(&self.1);
     }
 }
 
@@ -69,19 +98,14 @@ fn unavailable(reason: String) -> KeyError {
 }
 
 impl Bridge {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, SyncSender<Answer>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, call: &str, bytes: &[u8]) -> Result<SecretBytes, KeyError> {
+    fn put(&self, call: &'static str, bytes: &[u8]) -> Result<SecretBytes, KeyError> {
         // Below 2^53: a number of JavaScript.
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = sync_channel(1);
-        self.waiting().insert(id, answer);
+        let bytes = Some(SecretBytes::from_slice(bytes));
+        self.questions.lock().insert(id, Question { call, bytes, answer });
         let _forget = Forget(self, id);
-        #[allow(clippy::cast_precision_loss, reason = "ids count up from 0 and stay below 2^53")]
-        let request = KmsRequest { id: id as f64, call: call.to_owned(), bytes: bytes.to_vec().into() };
-        if self.ask.call(request, ThreadsafeFunctionCallMode::NonBlocking) != napi::Status::Ok {
+        if self.ask.call(id, ThreadsafeFunctionCallMode::NonBlocking) != napi::Status::Ok {
             return Err(unavailable(format!("kms.{call} can not be asked any more: its thread ends")));
         }
         match answered.recv_timeout(KMS_PATIENCE) {
@@ -130,9 +154,14 @@ impl NativeKms {
     /// When the callback can not be kept.
     #[napi(constructor, catch_unwind)]
     pub fn new(ask: Function<'_, KmsRequest, ()>) -> napi::Result<Self> {
-        let ask =
-            ask.build_threadsafe_function::<KmsRequest>().weak::<true>().callee_handled::<false>().build()?;
-        Ok(Self(Arc::new(Bridge { ask, next: AtomicU64::new(0), waiting: Mutex::default() })))
+        let questions = Arc::new(Questions::default());
+        let asked = Arc::clone(&questions);
+        let ask = ask
+            .build_threadsafe_function::<u64>()
+            .weak::<true>()
+            .callee_handled::<false>()
+            .build_callback(move |context: ThreadsafeCallContext<u64>| Ok(asked.take(context.value)))?;
+        Ok(Self(Arc::new(Bridge { ask, next: AtomicU64::new(0), questions })))
     }
 
     /// Answers a question. One that nobody waits for any more is no error.
@@ -155,8 +184,8 @@ impl NativeKms {
             Some(why) => Err(why),
             None => Ok(SecretBytes::from_slice(bytes)),
         };
-        if let Some(waiting) = self.0.waiting().remove(&id) {
-            let _ = waiting.send(answer);
+        if let Some(question) = self.0.questions.lock().remove(&id) {
+            let _ = question.answer.send(answer);
         }
         Ok(())
     }

@@ -197,7 +197,7 @@ export interface NativeAdapters {
 export interface NativeKmsRequest {
   id: number;
   call: string;
-  bytes: Uint8Array;
+  bytes?: Uint8Array;
 }
 
 export interface NativeKmsAnswer {
