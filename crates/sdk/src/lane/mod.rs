@@ -2,6 +2,7 @@
 //! after the other, so no two encryptions can take one key. What queues up while a commit runs shares the next one.
 
 mod again;
+mod claim;
 mod commands;
 #[cfg(test)]
 mod flood;
@@ -44,6 +45,7 @@ use crate::rows::{LaneRow, PendingBody, Place, SealedSend};
 use crate::transport::session::{SendRoom, Session};
 
 use self::again::Again;
+use self::claim::Claim;
 pub use self::commands::Unsealed;
 pub(crate) use self::commands::{Adopted, Command, GivingUp};
 pub(crate) use self::handle::{Answer, LaneHandle, Mail, SendRequest, Work, new};
@@ -306,16 +308,16 @@ impl Lane {
         }
         let stop = self.core.stop.clone();
         let (mut letters, mut orders, mut queued) = (Vec::new(), Vec::new(), Vec::new());
-        let mut taken = 0;
+        let (mut taken, mut claim) = (0, Claim::default());
         loop {
             let deadline = self.next_deadline();
-            let wants_room = self.wants_room.clone();
+            claim.want(self.wants_room.as_ref());
             let mut room = None;
             tokio::select! {
                 () = stop.cancelled() => break,
                 count = mail.recv_many(&mut letters, limits::LANE_BATCH) => if count == 0 { break },
                 count = work.recv_many(&mut queued, limits::LANE_BATCH) => if count == 0 { break },
-                found = find_room(wants_room) => {
+                found = claim.room() => {
                     // Without room that connection is gone; the lane is told of the next.
                     self.wants_room = None;
                     room = found;
@@ -329,6 +331,13 @@ impl Lane {
                         break;
                     }
                 }
+            }
+            // Room that came meanwhile is used in this turn.
+            if room.is_none()
+                && let Some(found) = claim.room().now_or_never()
+            {
+                self.wants_room = None;
+                room = found;
             }
             // What is there of the other kind shares the commit.
             while letters.len() < limits::LANE_BATCH {
@@ -670,14 +679,6 @@ impl Drop for Lane {
         for held in self.held.drain(..) {
             held.request.reply.send(Err(Error::not_ready("it was closed")));
         }
-    }
-}
-
-/// Waits for room on a connection; for ever if none is wanted. `None` when the connection ended.
-async fn find_room(wanted: Option<Arc<Session>>) -> Option<(Arc<Session>, SendRoom)> {
-    match wanted {
-        Some(session) => session.room().await.ok().map(|room| (session, room)),
-        None => core::future::pending().await,
     }
 }
 

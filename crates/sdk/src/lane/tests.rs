@@ -822,6 +822,36 @@ fn connection(generation: u64) -> (Arc<Session>, crate::transport::session::Ends
     Session::new(generation, ready, (UserId::new("alice").unwrap(), knows))
 }
 
+#[tokio::test]
+async fn a_lane_that_waits_for_room_keeps_its_place_while_other_things_come() {
+    let (session, _ends) = connection(1);
+    let mut taken: Vec<_> = core::iter::from_fn(|| session.try_room()).collect();
+    let mut claim = Claim::default();
+    claim.want(Some(&session));
+    assert!(claim.room().now_or_never().is_none());
+    let mut other = core::pin::pin!(session.room());
+    assert!(futures::poll!(other.as_mut()).is_pending());
+    // Mail came, and there is still something to be sent.
+    claim.want(Some(&session));
+    assert!(claim.room().now_or_never().is_none());
+    drop(taken.pop());
+    let (of, room) = claim.room().now_or_never().flatten().expect("it came first");
+    assert!(Arc::ptr_eq(&of, &session));
+    assert!(futures::poll!(other.as_mut()).is_pending());
+    drop(room);
+    other.await.unwrap();
+    // What is wanted no more leaves the queue, and what was wanted on another connection does not count on this one.
+    taken.extend(core::iter::from_fn(|| session.try_room()));
+    claim.want(Some(&session));
+    assert!(claim.room().now_or_never().is_none());
+    claim.want(None);
+    drop(taken.pop());
+    assert!(claim.room().now_or_never().is_none() && session.try_room().is_some());
+    let (next, _ends) = connection(2);
+    claim.want(Some(&next));
+    assert!(Arc::ptr_eq(&claim.room().now_or_never().flatten().unwrap().0, &next));
+}
+
 /// Mail that nobody can read: it is acknowledged, and asked for again.
 fn garbage(number: u8, session: &Arc<Session>) -> Mail {
     let deliver = Deliver {
