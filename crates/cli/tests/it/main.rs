@@ -34,6 +34,8 @@ mod vault_memories;
 #[cfg(target_os = "linux")]
 mod vault_memory;
 #[cfg(unix)]
+mod vault_progress;
+#[cfg(unix)]
 mod vault_recovery;
 #[cfg(unix)]
 mod vault_tokens;

@@ -101,17 +101,11 @@ impl Vault {
         };
         let copying = Arc::clone(&wanted.progress);
         let copied = self.ask(move |engine| engine.copy(&wanted));
-        let copied = copied.wait_while(OFTEN, || {
-            let (done, total) = copying.now();
-            tell(done, 2 * total);
-        });
+        let copied = copied.wait_telling(OFTEN, &copying, |done, total| tell(done, 2 * total));
         let Copied { manifest, newest, owner, key } = copied?;
         // What is damaged today is damaged in every backup from today on: it has to show before the day that one is needed.
         let (report, verifying) = self.begin_verify(false);
-        let report = report.wait_while(OFTEN, || {
-            let (done, total) = verifying.now();
-            tell(total + done, 2 * total);
-        })?;
+        let report = report.wait_telling(OFTEN, &verifying, |done, total| tell(total + done, 2 * total))?;
         let problems = report.problems.len() as u64 + report.more_problems;
         let bytes = serde_json::to_vec_pretty(&manifest);
         let bytes = bytes.map_err(|error| VaultError::Database(error.to_string()))?;

@@ -93,7 +93,7 @@ pub enum KeysVerb {
 }
 
 impl KeysVerb {
-    pub(super) fn run(self, vault: &Vault, mut tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
+    pub(super) fn run(self, vault: &Vault, tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
         let done = |()| Value::Null;
         match self {
             Self::MakeProfile { profile, key } => {
@@ -118,11 +118,7 @@ impl KeysVerb {
             }
             Self::RotateRootKey { root, new } => {
                 let (pending, state) = vault.begin_rotate_root(root.key()?, new.read()?);
-                let resealed = pending.wait_while(PROGRESS, || {
-                    let (done, total) = state.now();
-                    tell(done, total);
-                });
-                Ok(json!({ "resealed": resealed? }))
+                Ok(json!({ "resealed": pending.wait_telling(PROGRESS, &state, tell)? }))
             }
         }
     }

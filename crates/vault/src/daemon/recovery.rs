@@ -278,11 +278,11 @@ fn text(secret: &SecretBytes) -> String {
     String::from_utf8_lossy(secret.expose()).into_owned()
 }
 
-/// Passes on what is told, as often as other verbs tell how far they are.
+/// Passes on what is told, as often as other verbs tell how far they are: now and then, and at the end.
 fn seldom(mut tell: impl FnMut(u64, u64)) -> impl FnMut(u64, u64) {
     let mut last = Instant::now();
     move |done, total| {
-        if last.elapsed() >= PROGRESS {
+        if done >= total || last.elapsed() >= PROGRESS {
             last = Instant::now();
             tell(done, total);
         }
@@ -290,7 +290,7 @@ fn seldom(mut tell: impl FnMut(u64, u64)) -> impl FnMut(u64, u64) {
 }
 
 impl RecoveryVerb {
-    pub(super) fn run(self, vault: &Vault, mut tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
+    pub(super) fn run(self, vault: &Vault, tell: impl FnMut(u64, u64)) -> Result<Value, VaultError> {
         match self {
             Self::Backup { directory, kind, recipients, passphrase, description } => {
                 let sealing = match passphrase {
@@ -308,11 +308,7 @@ impl RecoveryVerb {
             }
             Self::Prune { archive, lose_words } => {
                 let (pending, state) = vault.begin_prune(&archive, lose_words);
-                let pruned = pending.wait_while(PROGRESS, || {
-                    let (done, total) = state.now();
-                    tell(done, total);
-                });
-                value(pruned?)
+                value(pending.wait_telling(PROGRESS, &state, tell)?)
             }
             Self::AcceptCheckpoints {} => Ok(json!({ "accepted": vault.accept_checkpoints()? })),
             Self::Fetch { name, offset } => outbox::fetch(vault, &name, offset),

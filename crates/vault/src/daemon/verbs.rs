@@ -280,9 +280,8 @@ impl OwnerVerb {
                 let notes = archives.iter().map(|note| Note::parse(note.as_bytes()));
                 let notes = notes.collect::<Result<Vec<_>, _>>()?;
                 let (pending, state) = vault.begin_verify_against(content, notes);
-                let report = pending.wait_while(PROGRESS, || {
+                let report = pending.wait_telling(PROGRESS, &state, |done, total| {
                     if progress {
-                        let (done, total) = state.now();
                         tell(done, total);
                     }
                 });

@@ -27,7 +27,7 @@ use crate::keys::{self, NewKeys};
 use crate::memory::Header;
 use crate::metrics::AlertHook;
 use crate::storage::{CheckpointFile, Database, Lock, make_directory};
-use crate::verify::Summary;
+use crate::verify::{Progress, Summary};
 
 pub(crate) const DATABASE: &str = "vault.db";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
@@ -138,6 +138,22 @@ impl<T> Pending<T> {
                 Err(RecvTimeoutError::Disconnected) => return Err(VaultError::Closed),
             }
         }
+    }
+
+    /// Waits for it, and tells how far it is: every time that `span` passes, and at its end, so that short work is seen, too.
+    pub(crate) fn wait_telling(
+        self,
+        span: Duration,
+        progress: &Progress,
+        mut tell: impl FnMut(u64, u64),
+    ) -> Result<T, VaultError> {
+        let mut say = || {
+            let (done, total) = progress.now();
+            tell(done, total);
+        };
+        let answer = self.wait_while(span, &mut say)?;
+        say();
+        Ok(answer)
     }
 }
 
