@@ -1,5 +1,6 @@
 // Order, fairness, bounds, deadlines, crashes.
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { couple, group, native, ours, party, read, refused } from './world.mjs';
 
@@ -206,6 +207,18 @@ test('what the native half answers to a panic (simulated here: nothing in it pan
   assert.equal(await read(cipher, first), 'first');
   const alice = at.alice.join('.');
   assert.deepEqual(events, [`INTERNAL ${alice} 1`, `INTERNAL ${alice} 2`, `revived ${alice}`]);
+});
+
+test('every function of the native half catches panics', () => {
+  const folder = new URL('../src/', import.meta.url);
+  let functions = 0;
+  for (const name of readdirSync(folder).filter((one) => one.endsWith('.rs'))) {
+    for (const [, attribute] of readFileSync(new URL(name, folder), 'utf8').matchAll(/#\[napi(.*?)\]\n(?:\s*#\[.*\]\n)*\s*pub (?:async )?fn /g)) {
+      assert.match(attribute, /catch_unwind/, name);
+      functions += 1;
+    }
+  }
+  assert.ok(functions > 30, 'the walk works');
 });
 
 test('a storage that throws fails the call, and the message is not used up', async () => {

@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use napi::Env;
+use napi::bindgen_prelude::PromiseRaw;
 use napi_derive::napi;
+
+use crate::task::promise;
 
 /// The counter of the engine that rises when messages were encrypted and stored, and have not been sent.
 const ENCRYPTED: &str = "stvor_messages_encrypted_total";
@@ -18,6 +22,27 @@ pub fn fail_after_encrypting() {
     // Without it, as where another recorder is there already, nothing fails, and the test that waits for it says so.
     ONCE.call_once(|| drop(metrics::set_global_recorder(Faulty)));
     ARMED.store(true, Ordering::Relaxed);
+}
+
+/// Meets a panic that says these words, if there are any.
+#[napi(catch_unwind)]
+pub fn panic_at_once(words: String) {
+    if !words.is_empty() {
+        std::panic::panic_any(words);
+    }
+}
+
+/// The same in what a promise is for.
+///
+/// # Errors
+/// When there is no promise.
+#[napi(catch_unwind)]
+pub fn panic_later(env: &Env, words: String) -> napi::Result<PromiseRaw<'_, ()>> {
+    promise(env, None, async move {
+        tokio::task::yield_now().await;
+        panic_at_once(words);
+        Ok(())
+    })
 }
 
 struct Faulty;

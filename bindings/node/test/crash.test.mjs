@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { at, project, require } from './project.mjs';
+import { at, project, require, run, write } from './project.mjs';
 
 const { native } = require(join(project, 'node_modules/@stvor/sdk/dist/native.js'));
 const { failAfterEncrypting } = native();
@@ -29,4 +29,21 @@ test('a conversation that meets a fault is begun afresh, others go on, and no me
   }
   assert.deepEqual(taken.sort(), ['after it 1', 'after it 2', 'before', 'lost in fault 1', 'lost in fault 2']);
   await carol.close();
+});
+
+test('a panic in a call or in a promise is an error with a code, says nothing of its words, and the process goes on', faulty, async () => {
+  const ended = await run([write(`
+    const { native } = require('./node_modules/@stvor/sdk/dist/native.js');
+    const { failure } = require('./node_modules/@stvor/sdk/dist/errors.js');
+    const { panicAtOnce, panicLater } = native();
+    const told = (thrown) => { const { name, code, message } = failure(thrown); console.log(name, code, message); };
+    try { panicAtOnce('secret words'); } catch (thrown) { told(thrown); }
+    panicLater('secret words').catch(told).then(() => panicLater('')).then(() => console.log('lives'));
+  `, 'cjs')]);
+  assert.deepEqual([ended.code, ended.signal, ended.stderr], [0, null, '']);
+  const [called, promised, lives] = ended.stdout.split('\n');
+  assert.match(called, /^StvorError INTERNAL the SDK met a defect of its own; please report it/);
+  assert.match(promised, /^StvorError INTERNAL the SDK met a defect of its own at .*faults\.rs:\d+; please report it/);
+  assert.equal(lives, 'lives');
+  assert.doesNotMatch(ended.stdout, /secret/);
 });
