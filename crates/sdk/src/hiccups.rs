@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use stvor_base::Timestamp;
 use stvor_store::{
     ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
-    StoreProvider,
+    StoreProvider, Table,
 };
 
 type Which = fn(&Scan) -> bool;
@@ -17,6 +17,7 @@ pub(crate) struct Hiccups {
     away: Mutex<Option<Which>>,
     refused: AtomicUsize,
     full: AtomicBool,
+    lost: Mutex<Option<Table>>,
 }
 
 impl Hiccups {
@@ -28,6 +29,11 @@ impl Hiccups {
     /// Takes nothing from now on, or again everything.
     pub(crate) fn fill(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// Takes the next commit that has to do with this table, and answers as if the connection broke meanwhile.
+    pub(crate) fn lose_answer(&self, of: Table) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(of);
     }
 
     /// How many of them were asked.
@@ -53,7 +59,15 @@ impl Store for Hiccups {
         if self.full.load(Ordering::SeqCst) {
             return Err(StoreError::Full);
         }
-        self.rows.commit(changes).await
+        let lost = {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.take_if(|of| changes.ops.iter().any(|op| op.table() == *of))
+        };
+        self.rows.commit(changes).await?;
+        match lost {
+            Some(_) => Err(StoreError::Uncertain { server: "test".into() }),
+            None => Ok(()),
+        }
     }
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         self.rows.sweep(now, limit).await
@@ -68,24 +82,36 @@ impl Store for Hiccups {
 
 /// Opens that one.
 #[derive(Debug)]
-pub(crate) struct Opens(pub(crate) Arc<Hiccups>);
+struct Opens {
+    store: Arc<Hiccups>,
+    shared: bool,
+}
 
 #[async_trait::async_trait]
 impl StoreProvider for Opens {
     fn facts(&self) -> StoreFacts {
-        StoreFacts { kind: "hiccups", durable: false, shared: false, atomic: true, local: false }
+        StoreFacts { kind: "hiccups", durable: false, shared: self.shared, atomic: true, local: false }
     }
 
     async fn open(&self, _: &StorePlace) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::clone(&self.0) as Arc<dyn Store>)
+        Ok(Arc::clone(&self.store) as Arc<dyn Store>)
     }
 }
 
 /// A client on such a store whose relay is not there.
 pub(crate) async fn client(store: &Arc<Hiccups>) -> crate::Client {
+    connect(crate::App::builder(), (store, false)).await
+}
+
+/// One of several on such a store, whose key is in a directory.
+pub(crate) async fn instance(store: &Arc<Hiccups>, directory: &tempfile::TempDir) -> crate::Client {
+    connect(crate::App::builder().keyfile(directory.path().join("key")), (store, true)).await
+}
+
+async fn connect(app: crate::AppBuilder, (store, shared): (&Arc<Hiccups>, bool)) -> crate::Client {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let app = crate::App::builder().app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
-    let app = app.store(Arc::new(Opens(Arc::clone(store)))).open().await.unwrap();
+    let app = app.app_token("stvor_dev_test123").relay_url(format!("ws://{nobody}"));
+    let opens = Opens { store: Arc::clone(store), shared };
     let options = crate::ConnectOptions { allow_unregistered: true, ..crate::ConnectOptions::default() };
-    app.connect_with("alice", options).await.unwrap()
+    app.store(Arc::new(opens)).open().await.unwrap().connect_with("alice", options).await.unwrap()
 }

@@ -148,6 +148,11 @@ pub(crate) async fn run(
                 if actor.left {
                     actor.take_up_left().await;
                 }
+                if !actor.loaded {
+                    // Also where another instance takes the mail: posts of a commit whose answer was lost are this one's. Why it is not
+                    // loaded was told; should it fail, it is tried again.
+                    let _ = actor.load().await;
+                }
                 actor.work_off();
                 actor.ask_for_missing().await;
                 mail = true;

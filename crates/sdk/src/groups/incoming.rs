@@ -151,7 +151,9 @@ impl Actor {
             self.joining.clear();
             return false;
         }
-        if self.load().await.is_err() {
+        if let Err(error) = self.load().await {
+            // What memory holds may be whole, and nothing else comes that would make it look again.
+            self.stalled = error.passes();
             return false;
         }
         self.look_for_room();
@@ -161,6 +163,7 @@ impl Actor {
             Ok(fresh) => fresh,
             Err(error) => {
                 self.core.hub.emit(Event::StoreFailing { code: error.code() });
+                self.stalled = error.passes();
                 return false;
             }
         };
@@ -264,7 +267,8 @@ impl Actor {
         let mut tries = 0;
         let one = [(seq, row)];
         loop {
-            if self.load().await.is_err() {
+            if let Err(error) = self.load().await {
+                self.stalled = error.passes();
                 return false;
             }
             match self.judge_all(&one).await {

@@ -808,6 +808,80 @@ async fn posts_that_could_not_be_read_at_first_go_on_once_they_can_be() {
 }
 
 #[tokio::test]
+async fn mail_that_could_not_be_read_when_it_came_is_judged_once_it_can_be() {
+    // The mail itself; and the groups that another instance may have changed.
+    let away: [fn(&Scan) -> bool; 2] =
+        [|scan| scan.table == Table::Group, |scan| scan.table == Table::Settings];
+    for (shared, away) in [false, true].into_iter().zip(away) {
+        let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
+        let client = match shared {
+            true => hiccups::instance(&store, &directory).await,
+            false => hiccups::client(&store).await,
+        };
+        let core = client.core();
+        let bob = identity(&client, "bob");
+        // The task has read what there was before.
+        core.groups.settled().await.unwrap();
+        store.refuse(Some(away));
+        let content = GroupContent::WantChanges(GroupId::from_bytes([1; 16]), Vec::new());
+        let row = MailRow {
+            from: bob.address().clone(),
+            key: Some(*bob.user_key()),
+            id: Desk::no_id(),
+            arrived_at: core.now(),
+            body: content.encode().expose().to_vec(),
+        };
+        let mut changes = ChangeSet::new();
+        core.groups.put_mail(&row, &mut changes);
+        core.store.commit(changes).await.unwrap();
+        core.groups.mailed(bob.user(), 1);
+        soon(async {
+            while store.refused() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let waits = || core.store.scan_all(Scan::of(Table::Group, rows::MAIL), 10);
+        store.refuse(None);
+        assert_eq!(waits().await.unwrap().len(), 1, "shared: {shared}");
+        soon(async {
+            while !waits().await.unwrap().is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn posts_of_a_commit_whose_answer_was_lost_go_on_also_where_another_instance_receives() {
+    let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
+    let receiver = hiccups::instance(&store, &directory).await;
+    let client = hiccups::instance(&store, &directory).await;
+    let core = client.core();
+    assert!(receiver.core().instances.receives() && !core.instances.receives());
+    let (bob, mut rng) = (identity(&client, "bob"), SystemRandom::new());
+    let (mut state, _) = State::create(&core.identity, "ours", core.now(), &mut rng).unwrap();
+    let member = Member { user: bob.user().clone(), key: *bob.user_key() };
+    let _ = state.change(&core.identity, (Action::Add(vec![member]), core.now()), &mut rng).unwrap();
+    let mut turn = super::turn::Turn { effects: state.save(), ..Default::default() };
+    turn.new.insert(state.id(), rows::GroupRow { joined_at: core.now() });
+    assert!(Actor::new(Arc::clone(core)).commit(turn).await.is_ok());
+    // The task has read what there was before.
+    core.groups.settled().await.unwrap();
+    let group = client.group(state.id()).await.unwrap();
+    store.lose_answer(Table::Outbox);
+    assert_eq!(group.send("hello?").await.unwrap_err().code(), "STORE_UNCERTAIN");
+    assert!(!core.has_lane(bob.address()));
+    soon(async {
+        while !core.has_lane(bob.address()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sender_keys_that_could_not_be_renewed_when_a_key_handed_over_are_renewed_once_they_can_be() {
     let store = Arc::new(Hiccups::default());
     let client = hiccups::client(&store).await;
