@@ -30,6 +30,8 @@ pub(crate) use self::rows::{
     MOVED, MailRow, PostKind, ReceiptRow, moved as moved_key, post as post_key, receipt as receipt_key,
     receipts_of,
 };
+#[cfg(test)]
+pub(crate) use self::tests::stored_post;
 use crate::app::user;
 use crate::client::Client;
 use crate::content::Content;

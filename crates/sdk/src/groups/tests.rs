@@ -68,6 +68,16 @@ async fn mail(actor: &Actor) -> usize {
     actor.core.store.scan_all(scan, 10_000).await.unwrap().len()
 }
 
+/// A post to a peer, as it is in the store.
+pub(crate) async fn stored_post(core: &crate::core::Core, to: &Address) -> super::Post {
+    let mut changes = ChangeSet::new();
+    let body = core.groups.body(SecretBytes::from_slice(b"x"), core.now(), &mut changes);
+    let to = (to.clone(), [4; 65].into());
+    let post = core.groups.post(to, (&body, rows::PostKind::Content), (core.now(), None), &mut changes);
+    core.store.commit(changes).await.unwrap();
+    post
+}
+
 async fn refused(events: &mut crate::Events) -> &'static str {
     loop {
         if let Some(Event::MessageUndecryptable { code, .. }) = events.next().await {

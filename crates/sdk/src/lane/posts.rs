@@ -120,9 +120,10 @@ impl Lane {
         }
     }
 
-    /// Gives up posts that another instance sent, on a store that is shared.
+    /// Gives up posts that another instance sent, on a store that is shared, or that a commit of this one took whose answer was lost.
     pub(super) async fn drop_sent_posts(&mut self) -> Result<()> {
-        if self.posts.is_empty() || !self.core.instances.is_shared() {
+        let may_be_sent = self.core.instances.is_shared() || self.in_doubt;
+        if self.posts.is_empty() || !may_be_sent {
             return Ok(());
         }
         let keys: Vec<_> = self.posts.iter().map(|post| post_key(post.seq)).collect();

@@ -465,6 +465,29 @@ async fn a_lane_that_could_not_be_read_does_not_end_before_it_was() {
 }
 
 #[tokio::test]
+async fn a_post_that_a_commit_took_whose_answer_was_lost_is_sealed_once() {
+    let store = Arc::new(Hiccups::default());
+    let client = hiccups::client(&store).await;
+    let core = client.core();
+    let (mut lane, _orders) = offline(&client).await;
+    let post = crate::groups::stored_post(core, &lane.peer).await;
+    core.unaccepted.fetch_add(1, Ordering::Relaxed);
+    let mut step = Step::new(lane.row.clone());
+    let send = lane.number(vec![7; 64], &mut step).unwrap();
+    lane.push_sealed_control(send, &mut step);
+    step.changes.delete(crate::groups::post_key(post.seq));
+    step.posted = 1;
+    lane.take_post(Arc::new(post));
+    store.lose_answer(Table::Outbox);
+    lane.commit(step).await;
+    assert!(lane.conversation.is_none(), "whether it was stored is not known");
+    assert_eq!((lane.sealed.len(), lane.posts.len()), (0, 1));
+    lane.turn(&mut Vec::new(), &mut Vec::new(), None).await;
+    assert_eq!((lane.sealed.len(), lane.posts.len()), (1, 0));
+    assert_eq!(client.pending(), 2, "a message of before, and this");
+}
+
+#[tokio::test]
 async fn who_can_not_be_told_of_a_rotation_is_asked_for_ever_more_rarely_and_then_no_more() {
     let client = offline_client().await;
     let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
