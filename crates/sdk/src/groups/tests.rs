@@ -109,8 +109,14 @@ async fn nothing_that_somebody_sends_makes_a_group_go_away() {
 #[tokio::test]
 async fn all_messages_that_one_key_is_missing_for_are_asked_for_together() {
     let client = offline_client().await;
-    let mut actor = Actor::new(Arc::clone(client.core()));
+    let core = client.core();
+    let mut actor = Actor::new(Arc::clone(core));
     let bob = identity(&client, "bob");
+    let list = bob.signed_list().validate(core.identity.app(), bob.user()).unwrap();
+    let mut changes = ChangeSet::new();
+    let pin = Pin::new(&list, false, core.now());
+    changes.put(crate::records::key(&RecordKey::pin(bob.user())).unwrap(), pin.to_record());
+    core.store.commit(changes).await.unwrap();
     let parked = |chain, counter, since| Parked {
         since,
         arrived_at: Timestamp::system(),
@@ -134,6 +140,11 @@ async fn all_messages_that_one_key_is_missing_for_are_asked_for_together() {
         }
     });
     assert_eq!(told.await, 2);
+    let bodies = core.store.scan_all(Scan::of(Table::Outbox, rows::BODIES), 10).await.unwrap();
+    let [asked] = &bodies[..] else { panic!("{} requests", bodies.len()) };
+    let asked = GroupContent::decode(stvor_base::Suite::P256, &asked.value).unwrap();
+    let GroupContent::WantKey(chain, counters) = asked else { panic!("{asked:?}") };
+    assert_eq!((chain, counters), ([1; 16], vec![0, 1]));
     assert!(!actor.waiting.get(3).unwrap().told, "its key may be on its way");
 }
 
