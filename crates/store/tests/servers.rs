@@ -454,6 +454,7 @@ async fn a_commit_that_a_restarted_primary_shows_is_acknowledged_when_the_standb
             break commit;
         }
         commit.await.unwrap().unwrap();
+        assert!(pairs < 1_000, "the new settings never hold");
     };
     // What waited is there after this, for everybody to see, and only here.
     primary.kill().unwrap();
