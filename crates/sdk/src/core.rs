@@ -576,6 +576,13 @@ impl Core {
         *lock(&self.peers) = peers;
     }
 
+    /// Remembers these, and of the others those that are to be kept.
+    pub(crate) fn follow_peers(&self, peers: HashMap<UserId, PeerRow>, keep: impl Fn(&UserId) -> bool) {
+        let mut known = lock(&self.peers);
+        known.retain(|user, _| keep(user));
+        known.extend(peers);
+    }
+
     pub(crate) fn forget_peer(&self, user: &UserId) {
         lock(&self.peers).remove(user);
     }

@@ -307,6 +307,11 @@ impl Instances {
         self.lock().news = News::default();
     }
 
+    /// Settings are still to be followed.
+    pub(crate) fn look_at_settings_again(&self) {
+        self.lock().news.settings = true;
+    }
+
     /// Joins again after this instance was declared gone, under another id. Until the row of that is there everything is
     /// committed under the old one, and that is nothing.
     pub(crate) async fn rejoin(&self, store: &Sealed, own: &KeyBytes) -> Result<Rejoined> {

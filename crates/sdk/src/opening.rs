@@ -175,8 +175,13 @@ fn check_identity(identity: Identity, config: &Config, address: &Address) -> Res
 }
 
 pub(crate) async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>> {
+    each_lane(store).await?.into_iter().collect()
+}
+
+/// [`read_lanes`], where one that does not decode holds none of the others back.
+pub(crate) async fn each_lane(store: &Sealed) -> Result<Vec<Result<(Address, LaneRow)>>> {
     let rows = store.scan_all(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
-    rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect()
+    Ok(rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect())
 }
 
 /// The send counter below which nothing is sent, whatever lanes say.
@@ -186,14 +191,16 @@ pub(crate) async fn read_floor(store: &Sealed) -> Result<u64> {
 }
 
 pub(crate) async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow>> {
+    let rows = each_peer(store).await?.into_iter();
+    rows.map(|(_, row)| row.map(|row| (row.user.clone(), row))).collect()
+}
+
+/// [`read_peers`] in the same way, each with the key of its row.
+pub(crate) async fn each_peer(store: &Sealed) -> Result<Vec<(Key, Result<PeerRow>)>> {
     let rows =
         store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
-    rows.iter()
-        .map(|row| {
-            let row = PeerRow::decode(row.value.expose()).map_err(Error::passed)?;
-            Ok((row.user.clone(), row))
-        })
-        .collect()
+    let decode = |row: &stvor_store::SecretBytes| PeerRow::decode(row.expose()).map_err(Error::passed);
+    Ok(rows.into_iter().map(|row| (row.key, decode(&row.value))).collect())
 }
 
 #[cfg(test)]

@@ -239,12 +239,16 @@ fn worth(core: &Core, ready: &Ready) -> Worth {
 
 /// Compares the highest send counter that the relay saw with the store's, before anything is sent.
 pub(crate) async fn look_for(core: &Core, ready: &Ready) {
+    let mut told = None;
     while core.rollback().is_none() {
         match compare(core, ready).await {
             Ok(()) => break,
-            // Undecided, so nothing is sent.
+            // Undecided, so nothing is sent. No row that can not be read is passed over: its counter may be the highest.
             Err(error) => {
                 tracing::warn!(code = error.code(), "the send counters in the store could not be read");
+                if told.replace(error.code()) != Some(error.code()) {
+                    core.hub.emit(Event::StoreFailing { code: error.code() });
+                }
                 tokio::time::sleep(limits::BACKOFF_FIRST).await;
             }
         }
@@ -508,12 +512,13 @@ mod tests {
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicBool;
 
-    use stvor_base::Timestamp;
+    use stvor_base::{DeviceId, Timestamp};
 
     use super::*;
     use crate::clock::Clock;
     use crate::clock::testing::soon;
-    use crate::{App, ConnectOptions};
+    use crate::rows::LaneRow;
+    use crate::{App, ConnectOptions, hiccups};
 
     /// A clock that meets a fault in the first recovery, and whether it did.
     #[derive(Default)]
@@ -579,6 +584,38 @@ mod tests {
             }
             assert_eq!(core.rollback(), None, "and it is done");
         }
+    }
+
+    #[tokio::test]
+    async fn who_can_not_compare_for_a_row_that_can_not_be_read_says_so_and_is_undecided_until_it_can_be() {
+        let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
+        let client = hiccups::instance(&store, &directory).await;
+        let (core, mut events) = (client.core(), client.events());
+        let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let write = |row: Vec<u8>| {
+            let mut changes = ChangeSet::new();
+            changes.put(keys::lane(&core.store, &peer), row);
+            core.store.commit(changes)
+        };
+        write(vec![255]).await.unwrap();
+        let ready = Ready { highest_counter: 5, ..crate::transport::minimal::ready() };
+        let told = async {
+            loop {
+                if let Some(Event::StoreFailing { code }) = events.next().await {
+                    break code;
+                }
+            }
+        };
+        let told = soon(async {
+            tokio::select! {
+                () = look_for(core, &ready) => panic!("decided"),
+                code = told => code,
+            }
+        });
+        assert_eq!(told.await, "FORMAT_TOO_NEW");
+        write(LaneRow { counter: 9, ..LaneRow::default() }.encode(&peer)).await.unwrap();
+        soon(look_for(core, &ready)).await;
+        assert_eq!(core.rollback(), None);
     }
 
     #[test]

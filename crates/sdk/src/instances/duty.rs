@@ -1,8 +1,9 @@
 //! What an instance does beside its work: it keeps its place, and follows what the others did.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use stvor_base::UserId;
+use stvor_base::{Address, UserId};
 use stvor_store::{ChangeSet, Expect, Op, StoreError};
 
 use super::{Rejoined, VERSION};
@@ -11,18 +12,19 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::keys;
 use crate::limits;
-use crate::opening::{read_lanes, read_peers};
+use crate::opening::{each_lane, each_peer};
 use crate::rollback;
-use crate::rows::PeerRow;
+use crate::rows::{LaneRow, PeerRow};
 
 /// Keeps this instance's place among those that share the store, until the client ends.
 pub(crate) async fn run(core: &Arc<Core>) {
     if !core.instances.is_shared() {
         return core::future::pending().await;
     }
+    let mut unread = None;
     loop {
         core.instances.pause().await;
-        if let Err(error) = attend(core).await {
+        if let Err(error) = attend(core, &mut unread).await {
             // Of a store whose data key was replaced nothing can be read, not even that this instance is gone.
             if let Ok(false) = core.store.keys_are_current().await {
                 core.instances.abandon();
@@ -54,8 +56,8 @@ async fn end<T>(core: &Arc<Core>, (why, code): Why) -> T {
     core::future::pending().await
 }
 
-/// One beat and what follows from it.
-async fn attend(core: &Arc<Core>) -> Result<()> {
+/// One beat and what follows from it. `unread` is why not all settings could be read, as it was told.
+async fn attend(core: &Arc<Core>, unread: &mut Option<&'static str>) -> Result<()> {
     let instances = &core.instances;
     let mut beat = instances.beat(&core.store, core.now()).await?;
     if beat.put_back {
@@ -78,11 +80,7 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
         beat = instances.beat(&core.store, core.now()).await?;
         beat.settings = true;
     }
-    if beat.settings
-        && let Some(peers) = core.unless_unreadable(read_peers(&core.store).await)?
-    {
-        core.remember_peers(peers);
-    }
+    let followed = !beat.settings || follow_settings(core, unread).await?;
     if beat.receiver {
         core.start_receiving().await?;
         if core.inbox.is_filling() {
@@ -99,12 +97,50 @@ async fn attend(core: &Arc<Core>) -> Result<()> {
             core.groups.take_over();
         }
         core.wake_lanes();
-        let lanes = core.unless_unreadable(read_lanes(&core.store).await)?.unwrap_or_default();
+        let lanes = core.readable_lanes().await?;
         core.raise_counter(lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0));
         core.wake_lanes_with_work(lanes);
     }
     instances.followed();
+    if !followed {
+        instances.look_at_settings_again();
+    }
     rollback::look_again(core).await
+}
+
+/// Takes over what other instances changed of the settings of conversations: those of a row that does not decode stay as they are here.
+/// Whether the rows could be read; where one does not open none can.
+async fn follow_settings(core: &Core, unread: &mut Option<&'static str>) -> Result<bool> {
+    let (mut peers, mut kept, mut failed) = (HashMap::new(), HashSet::new(), None);
+    let followed = match each_peer(&core.store).await {
+        Ok(rows) => {
+            for (key, row) in rows {
+                match row {
+                    Ok(row) => drop(peers.insert(row.user.clone(), row)),
+                    Err(error) => {
+                        failed.get_or_insert(error.code());
+                        kept.insert(key);
+                    }
+                }
+            }
+            let keep = |user: &UserId| !kept.is_empty() && kept.contains(&keys::peer(&core.store, user));
+            core.follow_peers(peers, keep);
+            true
+        }
+        Err(error) if error.passes() => return Err(error),
+        Err(error) => {
+            failed = Some(error.code());
+            false
+        }
+    };
+    // Once, however many beats find it so.
+    if let Some(code) = failed
+        && *unread != failed
+    {
+        core.hub.emit(Event::StoreFailing { code });
+    }
+    *unread = failed;
+    Ok(followed)
 }
 
 impl Core {
@@ -117,7 +153,7 @@ impl Core {
         self.parked.read(&self.store).await?;
         self.inbox.count().await?;
         self.groups.count(&self.store).await?;
-        let lanes = self.unless_unreadable(read_lanes(&self.store).await)?.unwrap_or_default();
+        let lanes = self.readable_lanes().await?;
         // Nothing that can fail comes after this: it is done once.
         self.instances.set_receives(true);
         self.groups.take_over();
@@ -130,17 +166,28 @@ impl Core {
         Ok(())
     }
 
-    /// What was read of all conversations; `None` where a row of one can not be read, which is told. That holds up nothing that has
-    /// to do with the others. What may pass is an error.
-    fn unless_unreadable<T>(&self, read: Result<T>) -> Result<Option<T>> {
-        match read {
-            Ok(read) => Ok(Some(read)),
-            Err(error) if error.passes() => Err(error),
-            Err(error) => {
-                self.hub.emit(Event::StoreFailing { code: error.code() });
-                Ok(None)
+    /// What there is of all conversations, as far as it can be read. That a row can not be is told, and holds up nothing that has to do
+    /// with the others; where one does not open none of them can be. What may pass is an error.
+    async fn readable_lanes(&self) -> Result<Vec<(Address, LaneRow)>> {
+        let (mut lanes, mut failed) = (Vec::new(), None);
+        match each_lane(&self.store).await {
+            Ok(rows) => {
+                for row in rows {
+                    match row {
+                        Ok(lane) => lanes.push(lane),
+                        Err(error) => {
+                            failed.get_or_insert(error);
+                        }
+                    }
+                }
             }
+            Err(error) if error.passes() => return Err(error),
+            Err(error) => failed = Some(error),
         }
+        if let Some(error) = failed {
+            self.hub.emit(Event::StoreFailing { code: error.code() });
+        }
+        Ok(lanes)
     }
 
     /// From now on another instance receives, or will.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use stvor_base::Timestamp;
+use stvor_base::{Timestamp, UserId};
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::KeyHolder;
 use stvor_store::{
@@ -13,7 +13,12 @@ use stvor_store::{
 };
 
 use super::{Beat, Instances, stone};
+use crate::Event;
+use crate::clock::testing::soon;
+use crate::core::Core;
+use crate::hiccups::{self, Hiccups};
 use crate::keys;
+use crate::rows::PeerRow;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -196,4 +201,70 @@ async fn what_a_beat_found_is_said_again_until_it_is_followed_though_the_store_g
     }
     stays.followed();
     assert_eq!(beat(&second, &stays).await, Beat { receiver: true, ..Beat::default() });
+}
+
+/// What another instance blocks, and what else it writes.
+async fn block_elsewhere(core: &Core, user: &UserId, mut changes: ChangeSet) {
+    let row = PeerRow { blocked: true, ..PeerRow::new(user.clone()) };
+    changes.put(keys::peer(&core.store, user), row.encode()).put(keys::meta("settings"), vec![1]);
+    core.store.commit(changes).await.unwrap();
+    core.instances.hurry();
+}
+
+/// The code of the next failure of the store that is told.
+async fn failing(events: &mut crate::Events) -> &'static str {
+    soon(async {
+        loop {
+            if let Some(Event::StoreFailing { code }) = events.next().await {
+                break code;
+            }
+        }
+    })
+    .await
+}
+
+async fn is_blocked(core: &Core, user: &UserId) {
+    soon(async {
+        while !core.is_blocked(user) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn settings_that_do_not_decode_are_told_and_hold_back_none_that_another_instance_changed() {
+    let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
+    let client = hiccups::instance(&store, &directory).await;
+    let (core, mut events) = (client.core(), client.events());
+    let [bob, carol] = ["bob", "carol"].map(|name| UserId::new(name).unwrap());
+    core.change_shared_peer(&bob, |row| row.blocked = true).await.unwrap();
+    let mut changes = ChangeSet::new();
+    changes.put(keys::peer(&core.store, &bob), vec![255]);
+    block_elsewhere(core, &carol, changes).await;
+    is_blocked(core, &carol).await;
+    assert!(core.is_blocked(&bob), "as far as is known");
+    assert_eq!(failing(&mut events).await, "FORMAT_TOO_NEW");
+}
+
+#[tokio::test]
+async fn settings_that_another_instance_changed_while_none_can_be_read_are_followed_once_they_can_be() {
+    let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
+    let client = hiccups::instance(&store, &directory).await;
+    let (core, mut events) = (client.core(), client.events());
+    let [bob, carol] = ["bob", "carol"].map(|name| UserId::new(name).unwrap());
+    core.change_shared_peer(&bob, |row| row.blocked = true).await.unwrap();
+    let at = core.store.key_on_disk(&keys::peer(&core.store, &bob));
+    let whole = store.get(&[at.clone()]).await.unwrap().pop().flatten().unwrap().value;
+    let mut altered = whole.clone();
+    *altered.bytes.last_mut().unwrap() ^= 1;
+    let put = |row: RowValue| store.commit([Op::put(at.clone(), row)].into_iter().collect());
+    put(altered).await.unwrap();
+    block_elsewhere(core, &carol, ChangeSet::new()).await;
+    assert_eq!(failing(&mut events).await, "ROW_TAMPERED");
+    assert!(core.is_blocked(&bob) && !core.is_blocked(&carol));
+    put(whole).await.unwrap();
+    core.instances.hurry();
+    is_blocked(core, &carol).await;
+    assert!(core.is_blocked(&bob));
 }

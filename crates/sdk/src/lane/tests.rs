@@ -153,9 +153,14 @@ async fn a_conversation_that_can_not_be_read_is_told_and_keeps_no_instance_from_
     let directory = tempfile::tempdir().unwrap();
     let client = shared_client(&directory).await;
     let core = client.core();
-    let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+    let [bob, carol] = ["bob", "carol"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
+    let place = Place { order: 1, id: ContentId::from_bytes([1; 16]) };
+    let row = PendingRow { body: PendingBody::Message(place), sealed: None, created_at: core.now() };
     let mut changes = ChangeSet::new();
-    changes.put(crate::keys::lane(&core.store, &peer), vec![255]);
+    changes
+        .put(crate::keys::lane(&core.store, &bob), vec![255])
+        .put(crate::keys::lane(&core.store, &carol), LaneRow::default().encode(&carol))
+        .put(crate::keys::pending(&carol, 1), row.encode());
     core.store.commit(changes).await.unwrap();
     let mut events = client.events();
     core.stop_receiving();
@@ -169,6 +174,13 @@ async fn a_conversation_that_can_not_be_read_is_told_and_keeps_no_instance_from_
         }
     }
     assert_eq!(told, Some("FORMAT_TOO_NEW"));
+    // What the others have in their outboxes goes on.
+    soon(async {
+        while !core.has_lane(&carol) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
