@@ -26,7 +26,7 @@ use crate::instances::{InstanceId, Instances};
 use crate::keys;
 use crate::lane::{Command, GivingUp, Work};
 use crate::limits;
-use crate::opening::{read_floor, read_lanes};
+use crate::opening::{each_lane, read_floor, read_lanes};
 use crate::records;
 use crate::revival;
 use crate::rotation;
@@ -243,7 +243,7 @@ pub(crate) async fn look_for(core: &Core, ready: &Ready) {
     while core.rollback().is_none() {
         match compare(core, ready).await {
             Ok(()) => break,
-            // Undecided, so nothing is sent. No row that can not be read is passed over: its counter may be the highest.
+            // Undecided, so nothing is sent: the counter of a row that can not be read may be high enough.
             Err(error) => {
                 tracing::warn!(code = error.code(), "the send counters in the store could not be read");
                 if told.replace(error.code()) != Some(error.code()) {
@@ -288,13 +288,16 @@ async fn compare(core: &Core, ready: &Ready) -> Result<()> {
     }
     // Other instances may have sent. What the relay saw from them was in the store before, so a look at it now decides;
     // what memory holds may be of a time before the store itself was put back.
-    let own = match core.instances.is_shared() {
-        true => stored_counter(core).await?,
-        false => core.counter(),
+    let (own, unread) = match core.instances.is_shared() {
+        true => readable_counter(core).await?,
+        false => (core.counter(), None),
     };
     core.raise_counter(own);
     if relay <= own {
         return Ok(());
+    }
+    if let Some(unread) = unread {
+        return Err(unread);
     }
     // A store that was emptied has no counter either, and there is nothing to recover in it.
     core.store.check_there().await.map_err(Error::passed)?;
@@ -313,9 +316,24 @@ async fn has_sent(core: &Core) -> Result<bool> {
 
 /// The highest send counter in the store.
 async fn stored_counter(core: &Core) -> Result<u64> {
-    let lanes = read_lanes(&core.store).await?;
-    let highest = lanes.iter().map(|(_, row)| row.counter).max().unwrap_or(0);
-    Ok(highest.max(read_floor(&core.store).await?))
+    match readable_counter(core).await? {
+        (highest, None) => Ok(highest),
+        (_, Some(unread)) => Err(unread),
+    }
+}
+
+/// The highest send counter that can be read; and if a row does not decode, whose counter may be higher, why.
+async fn readable_counter(core: &Core) -> Result<(u64, Option<Error>)> {
+    let (mut highest, mut unread) = (0, None);
+    for lane in each_lane(&core.store).await? {
+        match lane {
+            Ok((_, row)) => highest = row.counter.max(highest),
+            Err(error) => {
+                unread.get_or_insert(error);
+            }
+        }
+    }
+    Ok((highest.max(read_floor(&core.store).await?), unread))
 }
 
 /// What another instance found, or did about it.
@@ -614,6 +632,24 @@ mod tests {
         });
         assert_eq!(told.await, "FORMAT_TOO_NEW");
         write(LaneRow { counter: 9, ..LaneRow::default() }.encode(&peer)).await.unwrap();
+        soon(look_for(core, &ready)).await;
+        assert_eq!(core.rollback(), None);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_does_not_decode_leaves_no_doubt_where_another_counter_is_high_enough() {
+        let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
+        let client = hiccups::instance(&store, &directory).await;
+        let core = client.core();
+        let [bob, carol] =
+            ["bob", "carol"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
+        let mut changes = ChangeSet::new();
+        let row = LaneRow { counter: 9, ..LaneRow::default() };
+        changes
+            .put(keys::lane(&core.store, &bob), vec![255])
+            .put(keys::lane(&core.store, &carol), row.encode(&carol));
+        core.store.commit(changes).await.unwrap();
+        let ready = Ready { highest_counter: 9, ..crate::transport::minimal::ready() };
         soon(look_for(core, &ready)).await;
         assert_eq!(core.rollback(), None);
     }
