@@ -122,8 +122,8 @@ impl Lane {
 
     /// Gives up posts that another instance sent, on a store that is shared, or that a commit of this one took whose answer was lost.
     pub(super) async fn drop_sent_posts(&mut self) -> Result<()> {
-        let may_be_sent = self.core.instances.is_shared() || self.in_doubt;
-        if self.posts.is_empty() || !may_be_sent {
+        let shared = self.core.instances.is_shared();
+        if self.posts.is_empty() || !(shared || self.in_doubt) {
             return Ok(());
         }
         let keys: Vec<_> = self.posts.iter().map(|post| post_key(post.seq)).collect();
@@ -137,8 +137,10 @@ impl Lane {
         for (post, there) in posts.into_iter().zip(there) {
             if there {
                 self.posts.push_back(post);
-            } else {
+            } else if shared {
                 self.core.groups.posted_elsewhere(&post);
+            } else {
+                self.core.groups.posted(&post);
             }
         }
         self.core.settle(before - self.posts.len());
