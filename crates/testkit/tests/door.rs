@@ -1,6 +1,7 @@
 //! What `./x` says before it begins, with programs in the place of those that would build.
 
-#![cfg(all(test, unix))]
+#![cfg(test)]
+#![cfg(unix)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -255,7 +255,7 @@ async fn settings_that_another_instance_changed_while_none_can_be_read_are_follo
     let [bob, carol] = ["bob", "carol"].map(|name| UserId::new(name).unwrap());
     core.change_shared_peer(&bob, |row| row.blocked = true).await.unwrap();
     let at = core.store.key_on_disk(&keys::peer(&core.store, &bob));
-    let whole = store.get(&[at.clone()]).await.unwrap().pop().flatten().unwrap().value;
+    let whole = store.get(core::slice::from_ref(&at)).await.unwrap().pop().flatten().unwrap().value;
     let mut altered = whole.clone();
     *altered.bytes.last_mut().unwrap() ^= 1;
     let put = |row: RowValue| store.commit([Op::put(at.clone(), row)].into_iter().collect());

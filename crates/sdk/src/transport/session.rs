@@ -66,7 +66,7 @@ pub(crate) struct Session {
     holds: Option<mpsc::Sender<MessageId>>,
     requests: Mutex<HashMap<NonZeroU64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
-    /// Held by the request that the relay asked to slow down: it is asked again at the relay's pace, and the others after it.
+    /// Held while a request that the relay asked to slow down pauses, so that they are asked again one by one, at its pace.
     slowed: tokio::sync::Mutex<()>,
     /// Sends that are not answered: past its bound the relay would stop reading.
     pub(super) unanswered: Arc<Semaphore>,
@@ -271,7 +271,6 @@ impl Session {
         let deadline = Instant::now() + timeout;
         let mut late = Error::unavailable("the relay did not answer a request in time");
         let answered = async {
-            let mut turn = None;
             loop {
                 let nack = match self.exchange(&request).await? {
                     Ok(answer) => return Ok(answer),
@@ -283,10 +282,14 @@ impl Session {
                     return Err(refused);
                 }
                 late = refused;
-                if turn.is_none() {
-                    turn = Some(self.slowed.lock().await);
+                let pause = async {
+                    let _turn = self.slowed.lock().await;
+                    tokio::time::sleep(wait).await;
+                };
+                tokio::select! {
+                    () = self.outgoing.closed() => return Err(gone()),
+                    () = pause => {}
                 }
-                tokio::time::sleep(wait).await;
             }
         };
         match tokio::time::timeout_at(deadline, answered).await {
@@ -614,5 +617,46 @@ mod tests {
         assert_eq!(ask().await.unwrap_err().code(), "CLIENT_NOT_READY");
         waiting.pop();
         assert!(futures::poll!(ask().as_mut()).is_pending(), "a request that is dropped makes room");
+    }
+
+    /// The next request that goes to the relay.
+    async fn asked(ends: &mut Ends) -> NonZeroU64 {
+        let patience = Duration::from_secs(30);
+        let message = tokio::time::timeout(patience, ends.outgoing.recv()).await.expect("it is asked");
+        match message.expect("the session is there") {
+            ClientMessage::UserStatus { request_id, .. } => request_id,
+            other => panic!("not asked for: {other:?}"),
+        }
+    }
+
+    fn slow_down(session: &Session, id: NonZeroU64, retry_after: Duration) {
+        let subject = Subject::Request(id);
+        let code = Code::RateLimited;
+        session.answer(id, Err(Nack { subject, code, detail: String::new(), retry_after, expected_lane: 0 }));
+    }
+
+    #[tokio::test]
+    async fn requests_that_came_too_fast_are_asked_again_though_another_has_no_answer_yet() {
+        let (session, mut ends) = connected();
+        let ask = || {
+            let (session, user) = (Arc::clone(&session), UserId::new("bob").unwrap());
+            tokio::spawn(async move { session.user_state(&user, Duration::from_secs(3_600)).await })
+        };
+        let asking = [ask(), ask()];
+        let ids = [asked(&mut ends).await, asked(&mut ends).await];
+        for id in ids {
+            slow_down(&session, id, Duration::ZERO);
+        }
+        // The relay may wait for the user that the first one is about before it answers.
+        let again = [asked(&mut ends).await, asked(&mut ends).await];
+        assert!(again[0] != again[1] && again.iter().all(|id| !ids.contains(id)));
+        // Who pauses learns that the connection broke, however long the pause is.
+        slow_down(&session, again[1], Duration::from_secs(3_000));
+        drop(ends);
+        for one in asking {
+            let answer =
+                tokio::time::timeout(Duration::from_secs(30), one).await.expect("it is told").unwrap();
+            assert_eq!(answer.unwrap_err().code(), "RELAY_UNAVAILABLE");
+        }
     }
 }
