@@ -32,7 +32,12 @@ fn demo(folder: &Path, free: u64) -> Finished {
     }
     let door = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../x");
     let ours = format!("{}:/usr/bin:/bin", folder.display());
-    let run = Spawn::new(door).arg("demo").env("PATH", ours).env("HOME", folder).env_remove("CARGO_HOME");
+    let run = Spawn::new(door)
+        .arg("demo")
+        .env("PATH", ours)
+        .env("HOME", folder)
+        .env("LC_ALL", "C")
+        .env_remove("CARGO_HOME");
     run.run(Duration::from_secs(60)).unwrap()
 }
 

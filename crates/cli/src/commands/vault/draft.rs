@@ -64,8 +64,11 @@ pub(super) fn keep(draft: NamedTempFile, path: &Path) -> Result {
 fn claim(draft: NamedTempFile, path: &Path) -> std::io::Result<()> {
     File::create_new(path)?;
     draft.persist(path).map(drop).map_err(|lost| {
-        // Of an empty file nobody knows that it is not all there was.
-        let _ = std::fs::remove_file(path);
+        // Of an empty file nobody knows that it is not all there was. One with something in it is not ours, or the rename was done and
+        // only its answer was lost.
+        if path.symlink_metadata().is_ok_and(|there| there.is_file() && there.len() == 0) {
+            let _ = std::fs::remove_file(path);
+        }
         lost.error
     })
 }
