@@ -253,6 +253,29 @@ test('options are checked, and listeners that throw harm nobody', async () => {
   assert.deepEqual(told, [['bob.0', 'no-post-quantum', 'short-mac', 'no-one-time-prekey']]);
 });
 
+test('ciphers that are given no executor share one, which tells and can be another', async () => {
+  const [before, told] = [ours.defaultExecutor(), []];
+  const start = async (name) => {
+    const [alice, bob] = [party(ours), party(ours)];
+    await new ours.SessionBuilder(alice, new ours.ProtocolAddress(name, 0)).initOutgoing(bob.bundle());
+  };
+  const off = before.on('compatibility', ({ address }) => told.push(`before ${address}`));
+  await start('bob');
+  const own = new ours.Executor({ maxPending: 1 });
+  own.on('compatibility', ({ address }) => told.push(`own ${address}`));
+  try {
+    ours.setDefaultExecutor(own);
+    assert.equal(ours.defaultExecutor(), own);
+    await start('carol');
+    for (const bad of [undefined, null, {}, new (class Executor {})()]) assert.throws(() => ours.setDefaultExecutor(bad), TypeError);
+    await start('dave');
+  } finally {
+    ours.setDefaultExecutor(before);
+    off();
+  }
+  assert.deepEqual(told, ['before bob.0', 'own carol.0', 'own dave.0']);
+});
+
 test('what is weaker is told of records that were made elsewhere, and of groups, once each', async () => {
   const executor = new ours.Executor();
   const told = [];

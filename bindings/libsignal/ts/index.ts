@@ -22,7 +22,7 @@ export {
   UntrustedIdentityKeyError,
   type ErrorCode,
 } from './errors.js';
-export { Executor, type ExecutorEvents, type ExecutorOptions } from './executor.js';
+export { defaultExecutor, Executor, setDefaultExecutor, type ExecutorEvents, type ExecutorOptions } from './executor.js';
 export { SessionRecord, type SerializedSessionRecord, type SessionEntry } from './record.js';
 export {
   SessionBuilder,
