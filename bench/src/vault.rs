@@ -9,11 +9,12 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use stvor_base::Timestamp;
 use stvor_crypto::ed25519::SigningKey;
 use stvor_crypto::{Secret, SecretBytes, SystemRandom};
 use stvor_keys::challenge::SoftwareToken;
 use stvor_keys::{Passphrase, PassphraseCost};
-use stvor_vault::gates::boundary::{Boundary, Mode, serve};
+use stvor_vault::gates::boundary::{Boundary, Mode, Verdict, serve};
 use stvor_vault::tokens::{Enrolment, Presented};
 use stvor_vault::{
     Agent, Caller, Level, MemoryId, NewKeys, NewMemory, Options, Vault, unwrap_root, unwrap_vaulted,
@@ -32,13 +33,26 @@ pub struct Size {
     pub events: usize,
     /// How often each thing is done.
     pub rounds: usize,
+    /// What a passphrase costs, in words and as it is.
+    pub passphrases: [(&'static str, PassphraseCost); 2],
 }
+
+/// The least and the most of what `stvor vault init --cost` offers.
+const PASSPHRASES: [(&str, PassphraseCost); 2] = [
+    ("64 MiB and 3 passes", PassphraseCost { memory_kib: 64 * 1024, iterations: 3, parallelism: 1 }),
+    (
+        "1 GiB and 4 passes: the default of `stvor vault init`",
+        PassphraseCost { memory_kib: 1024 * 1024, iterations: 4, parallelism: 1 },
+    ),
+];
 
 impl Size {
     /// The sizes of the design's numbers.
-    pub const FULL: Self = Self { memories: [1_000, 10_000, 100_000], events: 1_000_000, rounds: 300 };
+    pub const FULL: Self =
+        Self { memories: [1_000, 10_000, 100_000], events: 1_000_000, rounds: 300, passphrases: PASSPHRASES };
     /// A rough idea in a small part of the time.
-    pub const QUICK: Self = Self { memories: [200, 1_000, 5_000], events: 20_000, rounds: 40 };
+    pub const QUICK: Self =
+        Self { memories: [200, 1_000, 5_000], events: 20_000, rounds: 40, passphrases: PASSPHRASES };
 }
 
 const OWNER: &Caller = &Caller::Owner;
@@ -47,8 +61,14 @@ const CITED: &str = "Python vault (cited)";
 /// Stores that are under way at one time.
 const IN_FLIGHT: usize = 256;
 const SPACE: &str = "bench";
+/// For what is not about the cost of a passphrase.
+const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+/// The shortest pause there is.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Recalls with and without a gate are so many times as many as other things: what they differ by is small.
+const OFTENER: usize = 3;
 
-/// Figures of the Python vault, in the unit of the row, at the number of memories or events that stands beside them.
+/// Figures of the Python vault, in the unit of the row, at the number of memories, events or KiB that stands beside them.
 mod cited {
     pub(super) const STORES: [(usize, f64); 2] = [(1_000, 318.0), (10_000, 703.0)];
     pub(super) const RECALL_MS: [(usize, f64); 2] = [(1_000, 1.4), (10_000, 6.0)];
@@ -58,8 +78,8 @@ mod cited {
     pub(super) const RECALL_LOG_MS: f64 = 51.0;
     /// Rows of memories not included.
     pub(super) const VERIFIES: f64 = 19_000.0;
-    /// One derivation of its passphrase, which every store and recall of such a profile pays.
-    pub(super) const DERIVATION_MS: f64 = 4_400.0;
+    /// One derivation of its passphrase, of 1 GiB and 4 passes, which every store and recall of such a profile pays.
+    pub(super) const DERIVATION_MS: [(usize, f64); 1] = [(1024 * 1024, 4_400.0)];
 }
 
 /// Measures everything.
@@ -72,6 +92,7 @@ pub fn run(size: Size, summary: &mut Summary) -> Outcome<()> {
         at_memories(&place.open()?, (&place, memories), (size, summary))?;
     }
     at_events(size, summary)?;
+    passphrases(size, summary)?;
     gates(size, summary)?;
     summary.note(format!(
         "{CITED}: its own figures, on a like machine, of another day; it logs no search, verifies no rows, and asks one passphrase for each memory"
@@ -89,11 +110,11 @@ fn secret(text: &str, cost: PassphraseCost) -> Outcome<Passphrase> {
 }
 
 fn owner() -> Outcome<Passphrase> {
-    secret("bench", PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 })
+    secret("bench", CHEAP)
 }
 
 fn second() -> Outcome<Passphrase> {
-    secret("bench, second", PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 })
+    secret("bench, second", CHEAP)
 }
 
 impl Place {
@@ -161,15 +182,29 @@ fn beside(
     Ok((middle(ours), middle(floor)))
 }
 
+/// How much longer the middle time of `with` is than that of `without`, in turns, in milliseconds.
+fn difference(
+    rounds: usize,
+    mut with: impl FnMut() -> Outcome<Duration>,
+    mut without: impl FnMut() -> Outcome<Duration>,
+) -> Outcome<f64> {
+    let (mut long, mut short) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+    for _ in 0..rounds {
+        long.push(with()?);
+        short.push(without()?);
+    }
+    Ok(middle(long) - middle(short))
+}
+
 fn timed<T>(work: impl FnOnce() -> Result<T, stvor_vault::VaultError>) -> Outcome<Duration> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed())
 }
 
-/// A memory of about 200 bytes: one word that all have, one of a thousand, one of a hundred.
+/// A memory of about 200 bytes: a word that all have, one that 0.1 % have, one that 1 % have.
 fn memory(number: usize, level: Level) -> NewMemory {
-    let (rare, subject) = (number % 1_000, number / 100);
+    let (rare, subject) = (number % 1_000, number % 100);
     let content = format!("memory {number} about topic{rare} and subject{subject} {}", "word ".repeat(30));
     NewMemory::new(content.as_bytes(), level, SPACE)
 }
@@ -243,6 +278,10 @@ fn at_memories(
         beside(turns, |round| timed(|| vault.search(OWNER, SPACE, &format!("topic{}", round % 1_000))))?;
     let row = Row::new(&format!("vault: search, 0.1 % of {memories} match"), "ms", ours);
     summary.push(citing(row.floor(floor).target(Target::AtMost(5.0)), &cited::RARE_MS, memories));
+    let (ours, floor) =
+        beside(turns, |round| timed(|| vault.search(OWNER, SPACE, &format!("subject{}", round % 100))))?;
+    let row = Row::new(&format!("vault: search, 1 % of {memories} match"), "ms", ours);
+    summary.push(row.floor(floor).target(Target::AtMost(5.0)));
     let (ours, floor) = beside(turns, |_| timed(|| vault.search(OWNER, SPACE, "word")))?;
     let row = Row::new(&format!("vault: search, all of {memories} match"), "ms", ours);
     summary.push(citing(row.floor(floor).target(Target::AtMost(100.0)), &cited::COMMON_MS, memories));
@@ -284,14 +323,21 @@ fn at_events(size: Size, summary: &mut Summary) -> Outcome<()> {
     let root = unwrap_root(&record, &owner)?;
     let took = timed(|| vault.unlock(root, None))?.as_secs_f64() * 1e3;
     summary.push(Row::new(&format!("vault: unlock, key at hand, {events} events"), "ms", took));
-    let dear = secret("bench", PassphraseCost::default())?;
+    Ok(())
+}
+
+/// What each command of the owner pays for the passphrase. Agents pay none of it: their keys are those of the owner's session.
+fn passphrases(size: Size, summary: &mut Summary) -> Outcome<()> {
     let mut rng = SystemRandom::new();
     let key = Secret::<32>::random(&mut rng)?;
-    let start = Instant::now();
-    stvor_keys::KeyHolder::wrap(&dear, &key, b"bench", &mut rng)?;
-    let took = start.elapsed().as_secs_f64() * 1e3;
-    let row = Row::new("vault: the owner's passphrase at its usual cost, once a session", "ms", took);
-    summary.push(row.peer(CITED, cited::DERIVATION_MS));
+    for (what, cost) in size.passphrases {
+        let owner = secret("bench", cost)?;
+        let start = Instant::now();
+        stvor_keys::KeyHolder::wrap(&owner, &key, b"bench", &mut rng)?;
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        let row = Row::new(&format!("vault: passphrase, {what}"), "ms", took);
+        summary.push(citing(row, &cited::DERIVATION_MS, usize::try_from(cost.memory_kib)?));
+    }
     Ok(())
 }
 
@@ -305,8 +351,8 @@ fn gates(size: Size, summary: &mut Summary) -> Outcome<()> {
     let key = *signer.public();
     // It ends with this process.
     std::thread::spawn(move || serve(&listener, &signer, || Mode::ColdRoom));
-    let vault =
-        place.open_with(Options { boundary: Some(Boundary { socket, key }), ..Options::default() })?;
+    let boundary = Boundary { socket, key };
+    let vault = place.open_with(Options { boundary: Some(boundary.clone()), ..Options::default() })?;
     let mut tokens = Vec::new();
     for name in ["first", "spare"] {
         let path = place.directory.path().join(name);
@@ -316,25 +362,77 @@ fn gates(size: Size, summary: &mut Summary) -> Outcome<()> {
     vault.enable_black(enrolled.collect::<Result<Vec<_>, _>>()?, None)?;
     let (_, token) = tokens.first_mut().ok_or("there is no token")?;
 
-    let mut first = None;
+    let (mut first, mut presenting) = (None, Vec::new());
     for level in Level::ALL {
         let new = NewMemory { cooldown: Some(Duration::ZERO), ..memory(1, level) };
         let id = vault.store(OWNER, new)?;
         let (ours, floor) = beside((&bare, size.rounds), |_| {
+            let start = Instant::now();
             if level == Level::Black {
-                let record = vault.tokens()?.into_iter().find(|record| record.name == "first");
-                let record = record.ok_or("the token is not enrolled")?;
-                vault.present_token(Presented::challenge(&record, &mut *token)?)?;
+                present(&vault, token)?;
+                presenting.push(start.elapsed());
             }
-            timed(|| vault.recall(OWNER, id, "measuring"))
+            vault.recall(OWNER, id, "measuring")?;
+            Ok(start.elapsed())
         })?;
-        let row =
-            Row::new(&format!("vault: gates, recall of level {level} by the owner"), "ms", ours).floor(floor);
-        summary.push(row);
+        let with = if level == Level::Black { ", its token's answer included" } else { "" };
+        let name = format!("vault: gates, recall of level {level} by the owner{with}");
+        summary.push(Row::new(&name, "ms", ours).floor(floor));
         let base = *first.get_or_insert(ours);
         summary.note(format!("vault: the gates of level {level} add {:.3} ms to level 0", ours - base));
     }
+    alone((&vault, &boundary), size, summary)?;
+    summary.push(by_itself("token, its answer asked for, taken and logged", middle(presenting)));
     approved((&vault, &bare), size, summary)
+}
+
+/// Presents the first token: it answers, and the vault takes that and logs it.
+fn present(vault: &Vault, token: &mut SoftwareToken) -> Outcome<()> {
+    let record = vault.tokens()?.into_iter().find(|record| record.name == "first");
+    let record = record.ok_or("the token is not enrolled")?;
+    vault.present_token(Presented::challenge(&record, token)?)?;
+    Ok(())
+}
+
+/// The row of one gate's cost, from milliseconds: most are far below one.
+fn by_itself(gate: &str, took: f64) -> Row {
+    Row::new(&format!("vault: gate by itself, {gate}"), "us", took * 1e3)
+}
+
+/// What gates cost by themselves: what a recall takes longer with the one thing than without it, or the gate's own call.
+fn alone((vault, boundary): (&Vault, &Boundary), size: Size, summary: &mut Summary) -> Outcome<()> {
+    let rounds = size.rounds * OFTENER;
+    let recall = |vault: &Vault, id: MemoryId, why: &str| timed(|| vault.recall(OWNER, id, why));
+    let free = vault.store(OWNER, memory(1, Level::Working))?;
+    let took = difference(rounds, || recall(vault, free, "measuring"), || recall(vault, free, ""))?;
+    summary.push(by_itself("justification, logged", took));
+
+    let new = NewMemory { cooldown: Some(PAUSE), ..memory(1, Level::Working) };
+    let paused = vault.store(OWNER, new)?;
+    // The pause is over whenever the memory is recalled, and the other one waits as long.
+    let later = |id| {
+        std::thread::sleep(PAUSE * 3);
+        recall(vault, id, "")
+    };
+    let took = difference(rounds, || later(paused), || later(free))?;
+    summary.push(by_itself("pause, looked at and begun again", took));
+
+    let place = Place::new()?;
+    let other = place.open()?;
+    let there = other.store(OWNER, memory(1, Level::Working))?;
+    let took = difference(rounds, || recall(vault, free, ""), || recall(&other, there, ""))?;
+    summary.push(by_itself("boundary daemon, looking whether it is to be asked", took));
+    let (mut rng, mut times) = (SystemRandom::new(), Vec::with_capacity(rounds));
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let verdict = boundary.ask(Level::Sealed, Timestamp::system(), &mut rng);
+        times.push(start.elapsed());
+        if !matches!(verdict, Verdict::Answered { permitted: true, .. }) {
+            return Err(format!("the boundary daemon does not let a recall pass: {verdict:?}").into());
+        }
+    }
+    summary.push(by_itself("boundary daemon, asked over its socket", middle(times)));
+    Ok(())
 }
 
 /// An agent's whole way to a memory of level 3: it asks, the owner agrees, it recalls.
@@ -343,13 +441,16 @@ fn approved((vault, bare): (&Vault, &Bare), size: Size, summary: &mut Summary) -
     let caller = vault.authenticate(credential.expose())?;
     let new = NewMemory { cooldown: Some(Duration::ZERO), ..memory(1, Level::Sealed) };
     let id = vault.store(OWNER, new)?;
+    let mut agreeing = Vec::with_capacity(size.rounds);
     let (ours, floor) = beside((bare, size.rounds), |_| {
-        timed(|| {
-            let request = vault.request_approval(&caller, id, "measuring")?;
-            vault.decide_approval(request, Some(Duration::from_secs(60)))?;
-            vault.recall(&caller, id, "measuring")
-        })
+        let start = Instant::now();
+        let request = vault.request_approval(&caller, id, "measuring")?;
+        vault.decide_approval(request, Some(Duration::from_secs(60)))?;
+        agreeing.push(start.elapsed());
+        vault.recall(&caller, id, "measuring")?;
+        Ok(start.elapsed())
     })?;
+    summary.push(by_itself("approval, asked for and given, each logged", middle(agreeing)));
     let name = "vault: gates, an agent asks for level 3, the owner agrees, it recalls";
     summary.push(Row::new(name, "ms", ours).floor(floor));
     Ok(())
@@ -361,12 +462,18 @@ mod tests {
 
     #[test]
     fn every_part_is_measured_and_every_figure_says_whose_it_is() {
-        let size = Size { memories: [20, 30, 40], events: 60, rounds: 2 };
+        let passphrases = [("cheap", CHEAP), ("cheap too", CHEAP)];
+        let size = Size { memories: [20, 30, 40], events: 60, rounds: 2, passphrases };
         let mut summary = Summary::default();
         run(size, &mut summary).unwrap();
         let rows = summary.rows();
         assert!(rows.iter().all(|row| row.ours.is_some_and(f64::is_finite)));
-        assert_eq!(rows.iter().filter(|row| row.name.contains("gates, recall of level")).count(), 6);
+        let named = |part: &str| rows.iter().filter(|row| row.name.contains(part)).count();
+        assert_eq!(named("gates, recall of level"), 6);
+        for gate in ["justification", "pause", "boundary", "token", "approval"] {
+            assert!(named(&format!("gate by itself, {gate}")) > 0, "{gate}");
+        }
+        assert_eq!([named("search, 1 % of"), named("passphrase")], [3, 2]);
         assert!(rows.iter().flat_map(|row| row.peers.keys()).all(|peer| peer == CITED));
         for part in ["store", "recall", "search", "verify", "unlock", "passphrase"] {
             assert!(rows.iter().any(|row| row.name.contains(part)), "{part}");
