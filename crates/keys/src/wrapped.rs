@@ -79,14 +79,13 @@ impl WrappedKey {
         if !constant_time_eq(&derived.check, &self.check) {
             return Err(KeyError::Wrong { holder: self.kind.name() });
         }
-        let mut sealed = self.sealed;
+        // The key comes to lie in clear where it was sealed, and is wiped there.
+        let mut sealed = Secret::new(self.sealed);
         let key = derived
             .wrap
-            .open(&self.nonce, &derived.ad, &mut sealed)
+            .open(&self.nonce, &derived.ad, sealed.expose_mut())
             .map_err(|_| KeyError::Corrupt("the key is right but the sealed key does not open"))?;
-        let data_key = Secret::from_slice(key)?;
-        key.fill(0);
-        Ok(data_key)
+        Ok(Secret::from_slice(key)?)
     }
 
     /// What kind of key opens this.
