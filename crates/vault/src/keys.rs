@@ -29,7 +29,8 @@ const LABEL: &[u8] = b"STVOR vault v1";
 const VERBS: &[u8] = b"STVOR vault owner verbs v1";
 const VAULTED: &[u8] = b"STVOR vault level 4 key v1";
 
-/// The owner's root key. The daemon holds it for the moment of opening only.
+/// The owner's root key. The daemon holds it while it does what takes it (opening, ending a lockdown, changing or splitting keys), and
+/// wipes it then.
 pub type RootKey = Secret<32>;
 
 /// The key that answers the daemon's challenges on owner verbs. Only who has the owner's secret can unwrap it.

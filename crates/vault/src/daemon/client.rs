@@ -13,7 +13,8 @@ use stvor_crypto::Secret;
 use stvor_crypto::kdf::hmac_sha256;
 use stvor_keys::KeyHolder;
 
-use super::{Action, AgentVerb, Answer, Entry, Failure, First, OwnerVerb, Told, proof};
+use super::line::{json_of, line_of};
+use super::{Action, AgentVerb, Answer, Entry, Failure, First, Hidden, OwnerVerb, Told, proof};
 use crate::audit::hex;
 use crate::keys::{VerbKey, change_second, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
 use crate::{OwnerRecords, VaultError};
@@ -60,7 +61,7 @@ impl Client {
     /// [`VaultError::Io`] when no daemon answers; the outer result is the connection, the inner the daemon's word.
     pub fn agent(socket: &Path, credential: &str) -> Result<Result<Self, Failure>, VaultError> {
         let mut client = Self::connect(socket)?;
-        let said = client.say(&Entry { credential: credential.to_owned() });
+        let said = client.say(&Entry { credential: Hidden::new(credential.to_owned()) });
         // A daemon that is busy says so and hangs up, without listening first.
         match client.hear() {
             Ok(Answer::Ok(_)) => {
@@ -146,11 +147,11 @@ impl Client {
         second: Option<&dyn KeyHolder>,
     ) -> Result<Result<Value, Failure>, VaultError> {
         let records = &self.as_owner()?.records;
-        let root = STANDARD.encode(unwrap_root(&records.root, holder)?.expose());
+        let root = Hidden::of_key(&unwrap_root(&records.root, holder)?);
         let vaulted = match (second, &records.vaulted) {
             (None, _) => None,
             (Some(_), None) => return Err(VaultError::invalid("this vault has no second secret")),
-            (Some(second), Some(record)) => Some(STANDARD.encode(unwrap_vaulted(record, second)?.expose())),
+            (Some(second), Some(record)) => Some(Hidden::of_key(&unwrap_vaulted(record, second)?)),
         };
         self.call_owner(&OwnerVerb::Unlock { root, vaulted })
     }
@@ -161,7 +162,7 @@ impl Client {
     /// [`stvor_keys::KeyError::Wrong`]; as [`Client::call_owner`].
     pub fn leave_lockdown(&mut self, holder: &dyn KeyHolder) -> Result<Result<Value, Failure>, VaultError> {
         self.prove(holder)?;
-        let root = STANDARD.encode(unwrap_root(&self.as_owner()?.records.root, holder)?.expose());
+        let root = Hidden::of_key(&unwrap_root(&self.as_owner()?.records.root, holder)?);
         self.call_owner(&OwnerVerb::LeaveLockdown { root })
     }
 
@@ -181,7 +182,7 @@ impl Client {
         owner.key = Some(verbs);
         let encode = |record: &[u8]| STANDARD.encode(record);
         let verb = OwnerVerb::ChangeSecret {
-            root: encode(root.expose()),
+            root: Hidden::of_key(&root),
             owner_root: encode(&owner_root),
             owner_verbs: encode(&owner_verbs),
         };
@@ -207,7 +208,7 @@ impl Client {
         let records = &self.as_owner()?.records;
         let root = unwrap_root(&records.root, owner)?;
         let (vaulted, record) = change_second(records.vaulted.as_deref(), old, new)?;
-        let (root, vaulted) = (super::Hidden::of_key(&root), super::Hidden::of_key(&vaulted));
+        let (root, vaulted) = (Hidden::of_key(&root), Hidden::of_key(&vaulted));
         let act = super::KeysVerb::ChangeSecond { root, vaulted, record: STANDARD.encode(&record) };
         let done = self.call_owner(&OwnerVerb::Keys { act: Box::new(act) })?;
         if done.is_ok() {
@@ -228,7 +229,7 @@ impl Client {
         self.prove(holder)?;
         let root = unwrap_root(&self.as_owner()?.records.root, holder)?;
         let new = crate::NewRoot::generate(holder)?;
-        let act = super::KeysVerb::RotateRootKey { root: super::Hidden::of_key(&root), new: (&new).into() };
+        let act = super::KeysVerb::RotateRootKey { root: Hidden::of_key(&root), new: (&new).into() };
         let done = self.call_owner_with(&OwnerVerb::Keys { act: Box::new(act) }, tell)?;
         if done.is_ok() {
             let owner = self.as_owner()?;
@@ -281,8 +282,10 @@ impl Client {
         mut tell: impl FnMut(u64, u64),
     ) -> Result<Result<Value, Failure>, VaultError> {
         let owner = self.as_owner()?;
-        let action = serde_json::to_string(verb).map_err(|error| VaultError::Database(error.to_string()))?;
-        let given = owner.key.as_ref().map(|key| proof(key, &owner.challenge, &action));
+        let written = json_of(verb).map_err(|error| VaultError::Database(error.to_string()))?;
+        let given = owner.key.as_ref().map(|key| proof(key, &owner.challenge, written.bytes()));
+        let action = core::str::from_utf8(written.bytes());
+        let action = action.map_err(|error| VaultError::Database(error.to_string()))?;
         let proof = given.map(|given| STANDARD.encode(given.expose())).unwrap_or_default();
         self.say(&Action { action, proof })?;
         let reply = loop {
@@ -299,9 +302,8 @@ impl Client {
     }
 
     fn say(&mut self, what: &impl Serialize) -> Result<(), VaultError> {
-        let mut line = serde_json::to_vec(what).map_err(|error| VaultError::Database(error.to_string()))?;
-        line.push(b'\n');
-        self.reader.get_mut().write_all(&line).map_err(|error| unreadable("writing to", &error))
+        let line = line_of(what).map_err(|error| VaultError::Database(error.to_string()))?;
+        self.reader.get_mut().write_all(line.bytes()).map_err(|error| unreadable("writing to", &error))
     }
 
     fn hear<T: DeserializeOwned>(&mut self) -> Result<T, VaultError> {

@@ -10,6 +10,7 @@
 mod client;
 mod confine;
 mod keys;
+mod line;
 mod outbox;
 mod recovery;
 mod seats;
@@ -68,7 +69,7 @@ fn answer(result: Result<Value, VaultError>) -> Answer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    credential: String,
+    credential: Hidden,
 }
 
 /// What the daemon says first on the owner's socket.
@@ -88,12 +89,12 @@ struct Greeting {
     challenge: String,
 }
 
-/// An action of the owner.
-#[derive(Debug, Serialize, Deserialize)]
+/// An action of the owner. It may hold keys.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Action {
+struct Action<T> {
     /// An [`OwnerVerb`] as JSON text: what the proof is over.
-    action: String,
+    action: T,
     /// In base64; nothing for the verbs that need none.
     #[serde(default)]
     proof: String,
@@ -114,8 +115,8 @@ enum Told {
     Reply(Reply),
 }
 
-fn proof(key: &VerbKey, challenge: &[u8], action: &str) -> stvor_crypto::Secret<32> {
-    hmac_sha256(key.expose(), &[b"STVOR vault owner action v1", challenge, action.as_bytes()])
+fn proof(key: &VerbKey, challenge: &[u8], action: &[u8]) -> stvor_crypto::Secret<32> {
+    hmac_sha256(key.expose(), &[b"STVOR vault owner action v1", challenge, action])
 }
 
 /// Bytes of a line: a content at its longest, escaped.

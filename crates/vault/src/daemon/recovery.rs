@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 use stvor_crypto::{Secret, SecretBytes};
 use stvor_keys::fido2::Presence;
@@ -14,7 +14,7 @@ use stvor_keys::recipients::{Recipient, Sealing};
 use stvor_tlog::witness::CosignatureVerifier;
 
 use super::outbox;
-use super::verbs::{PROGRESS, key, value};
+use super::verbs::{PROGRESS, value};
 use crate::archive::ArchiveHead;
 use crate::backup::{BackupKind, NewBackup};
 use crate::memory::MemoryId;
@@ -24,26 +24,50 @@ use crate::recovery::switch::{Heir, NewSwitch};
 use crate::tokens::{Enrolment, Presented, TokenKind};
 use crate::{Vault, VaultError};
 
-/// A secret on its way over the owner's socket, as text.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Hidden(String);
+/// A secret on its way over a socket, as text. It is wiped when it goes.
+#[derive(PartialEq, Eq)]
+pub struct Hidden(SecretBytes);
 
 impl Hidden {
     /// Hides it from what is printed.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(text)
+        Self(text.into_bytes().into())
     }
 
     /// A key, in base64.
     #[must_use]
     pub fn of_key(key: &Secret<32>) -> Self {
-        Self(STANDARD.encode(key.expose()))
+        Self::new(STANDARD.encode(key.expose()))
+    }
+
+    pub(super) fn text(&self) -> &str {
+        // It was made of text.
+        core::str::from_utf8(self.0.expose()).unwrap_or_default()
     }
 
     pub(super) fn key(&self) -> Result<Secret<32>, VaultError> {
-        key(&self.0)
+        let malformed = || VaultError::invalid("a key is 32 bytes in base64");
+        let bytes = SecretBytes::from(STANDARD.decode(self.0.expose()).map_err(|_| malformed())?);
+        Secret::from_slice(bytes.expose()).map_err(|_| malformed())
+    }
+}
+
+impl Clone for Hidden {
+    fn clone(&self) -> Self {
+        Self(self.0.duplicate())
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.text())
+    }
+}
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -294,7 +318,7 @@ impl RecoveryVerb {
         match self {
             Self::Backup { directory, kind, recipients, passphrase, description } => {
                 let sealing = match passphrase {
-                    Some(phrase) => Sealing::passphrase(&SecretBytes::from(phrase.0.into_bytes()))?,
+                    Some(phrase) => Sealing::passphrase(&phrase.0)?,
                     None => sealing_to(&recipients)?,
                 };
                 let directory = outbox::directory(vault, directory)?;
@@ -368,10 +392,10 @@ impl RecoveryVerb {
             Self::AddToken { token } => vault.add_token(token.read()?).map(done),
             Self::RemoveToken { name } => vault.remove_token(&name).map(done),
             Self::NewCodes {} => Ok(json!({ "url": text(&vault.new_codes()?.url) })),
-            Self::ConfirmCodes { code } => vault.confirm_codes(&code.0).map(done),
+            Self::ConfirmCodes { code } => vault.confirm_codes(code.text()).map(done),
             Self::RemoveCodes { root } => vault.remove_codes(root.key()?).map(done),
             Self::ApproveWithCode { id, seconds, code } => {
-                vault.approve_with_code(id, Duration::from_secs(seconds), &code.0).map(done)
+                vault.approve_with_code(id, Duration::from_secs(seconds), code.text()).map(done)
             }
             Self::ProveProperty { id, claim, audience } => value(vault.prove_property(id, claim, &audience)?),
             Self::Attest { statement } => Ok(json!({ "note": vault.attest(&statement)?.to_string() })),

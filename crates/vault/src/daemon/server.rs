@@ -1,7 +1,7 @@
 //! Serving the two sockets.
 
 use core::time::Duration;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use stvor_crypto::kdf::constant_time_eq;
 use stvor_crypto::{Random, SystemRandom};
 
+use super::line::{Lines, line_of, unescaped};
 use super::seats::{Seat, Seats};
 use super::verbs::{AgentVerb, OwnerVerb};
-use super::{Action, Answer, Entry, Failure, Greeting, MAX_LINE, Reply, Told, answer, peer, proof};
+use super::{Action, Answer, Entry, Failure, Greeting, Hidden, MAX_LINE, Reply, Told, answer, peer, proof};
 use crate::{SessionId, Vault, VaultError, limits};
 
 /// The name of the agents' socket in the vault's directory.
@@ -149,8 +151,8 @@ struct Heard<'a> {
 }
 
 impl<'a> Heard<'a> {
-    fn within(stream: &'a UnixStream, span: Duration) -> BufReader<Self> {
-        BufReader::new(Self { stream, until: Some(Instant::now() + span) })
+    fn within(stream: &'a UnixStream, span: Duration) -> Lines<Self> {
+        Lines::new(Self { stream, until: Some(Instant::now() + span) })
     }
 }
 
@@ -166,21 +168,8 @@ impl Read for Heard<'_> {
     }
 }
 
-/// The next line of at most `most` bytes, without its end; nothing when the peer has gone.
-fn line(reader: &mut BufReader<Heard<'_>>, most: usize) -> std::io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    reader.by_ref().take(most as u64 + 1).read_until(b'\n', &mut bytes)?;
-    match bytes.pop() {
-        None => Ok(None),
-        Some(b'\n') => Ok(Some(bytes)),
-        Some(_) => Err(std::io::Error::other("a line is too long, or was cut")),
-    }
-}
-
 fn say(mut stream: &UnixStream, what: &impl Serialize) -> std::io::Result<()> {
-    let mut bytes = serde_json::to_vec(what)?;
-    bytes.push(b'\n');
-    stream.write_all(&bytes)
+    stream.write_all(line_of(what)?.bytes())
 }
 
 fn not_understood(error: &serde_json::Error) -> VaultError {
@@ -189,10 +178,10 @@ fn not_understood(error: &serde_json::Error) -> VaultError {
 
 fn serve_agent(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::Result<()> {
     let mut reader = Heard::within(stream, limits::ENTRY_DEADLINE);
-    let Some(bytes) = line(&mut reader, limits::MAX_ENTRY)? else { return Ok(()) };
-    let entered = serde_json::from_slice::<Entry>(&bytes).map_err(|error| not_understood(&error));
+    let Some(line) = reader.next_line(limits::MAX_ENTRY)? else { return Ok(()) };
+    let entered = serde_json::from_slice::<Entry>(line.bytes()).map_err(|error| not_understood(&error));
     let entered = entered.and_then(|Entry { credential }| {
-        let caller = vault.authenticate(credential.as_bytes())?;
+        let caller = vault.authenticate(credential.text().as_bytes())?;
         Ok((caller.name().to_owned(), credential))
     });
     let (name, credential) = match entered {
@@ -207,7 +196,7 @@ fn serve_agent(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::
         return say(stream, &Answer::Error(Failure::from(&many)));
     }
     say(stream, &Answer::Ok(json!({ "agent": name })))?;
-    reader.get_mut().until = None;
+    reader.from.until = None;
     let session = vault.begin_session();
     let served = serve_session(stream, &mut reader, (vault, session), &credential);
     // A vault that is cold or closed has ended all sessions already.
@@ -217,15 +206,15 @@ fn serve_agent(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::
 
 fn serve_session(
     stream: &UnixStream,
-    reader: &mut BufReader<Heard<'_>>,
+    reader: &mut Lines<Heard<'_>>,
     (vault, session): (&Vault, SessionId),
-    credential: &str,
+    credential: &Hidden,
 ) -> std::io::Result<()> {
-    while let Some(bytes) = line(reader, MAX_LINE)? {
-        let verb = serde_json::from_slice::<AgentVerb>(&bytes).map_err(|error| not_understood(&error));
+    while let Some(line) = reader.next_line(MAX_LINE)? {
+        let verb = serde_json::from_slice::<AgentVerb>(line.bytes()).map_err(|error| not_understood(&error));
         // Looked up each time: an agent that was removed is out at once.
-        let done =
-            verb.and_then(|verb| verb.run(vault, (&vault.authenticate(credential.as_bytes())?, session)));
+        let done = verb
+            .and_then(|verb| verb.run(vault, (&vault.authenticate(credential.text().as_bytes())?, session)));
         say(stream, &answer(done))?;
     }
     Ok(())
@@ -246,8 +235,9 @@ fn serve_owner(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::
     say(stream, &greeting)?;
     // Who proves nothing has a while to do it, and what it sends in the meantime adds nothing to that.
     let mut reader = Heard::within(stream, limits::UNPROVED_DEADLINE);
-    while let Some(bytes) = line(&mut reader, MAX_LINE)? {
-        let done = serde_json::from_slice::<Action>(&bytes).map_err(|error| not_understood(&error));
+    while let Some(line) = reader.next_line(MAX_LINE)? {
+        let done =
+            serde_json::from_slice::<Action<&RawValue>>(line.bytes()).map_err(|error| not_understood(&error));
         let mut proved = false;
         let done = done.and_then(|action| {
             act((vault, &mut proved), &action, &challenge, |done, total| {
@@ -256,7 +246,7 @@ fn serve_owner(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::
             })
         });
         if proved && seat.known_as("owner") {
-            reader.get_mut().until = Some(Instant::now() + limits::OWNER_DEADLINE);
+            reader.from.until = Some(Instant::now() + limits::OWNER_DEADLINE);
         }
         // A challenge is answered once, rightly or not.
         renew(&mut challenge)?;
@@ -268,13 +258,16 @@ fn serve_owner(stream: &UnixStream, vault: &Vault, seat: &mut Seat) -> std::io::
 
 fn act(
     (vault, proved): (&Vault, &mut bool),
-    action: &Action,
+    action: &Action<&RawValue>,
     challenge: &[u8],
     tell: impl FnMut(u64, u64),
 ) -> Result<serde_json::Value, VaultError> {
-    let verb = serde_json::from_str::<OwnerVerb>(&action.action).map_err(|error| not_understood(&error))?;
+    let written = unescaped(action.action.get())
+        .ok_or_else(|| VaultError::invalid("the request is not understood: an action is JSON in a string"))?;
+    let verb =
+        serde_json::from_slice::<OwnerVerb>(written.bytes()).map_err(|error| not_understood(&error))?;
     if !verb.is_open() {
-        let wanted = proof(&vault.verb_key()?, challenge, &action.action);
+        let wanted = proof(&vault.verb_key()?, challenge, written.bytes());
         let given = STANDARD.decode(&action.proof).unwrap_or_default();
         if !constant_time_eq(wanted.expose(), &given) {
             return vault.refuse_owner();

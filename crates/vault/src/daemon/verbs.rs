@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stvor_crypto::{Secret, SecretBytes};
+use stvor_crypto::SecretBytes;
 use stvor_tlog::Note;
 
-use super::{RecoveryVerb, answer};
+use super::{Hidden, RecoveryVerb, answer};
 use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
@@ -181,7 +181,7 @@ pub enum OwnerVerb {
     /// The state. Needs no proof.
     Status {},
     /// Begin the session, with the keys that the owner's secrets unwrapped, in base64. They are the proof.
-    Unlock { root: String, vaulted: Option<String> },
+    Unlock { root: Hidden, vaulted: Option<Hidden> },
     /// End the session.
     Lock {},
     /// What an agent may ask, as the owner.
@@ -193,7 +193,7 @@ pub enum OwnerVerb {
     /// Deny one.
     Deny { id: MemoryId },
     /// End the lockdown; takes the root key, in base64.
-    LeaveLockdown { root: String },
+    LeaveLockdown { root: Hidden },
     /// End the pause of a memory.
     EndPause { id: MemoryId },
     /// Enrol an agent; answers with its credential.
@@ -221,7 +221,7 @@ pub enum OwnerVerb {
     /// Events of the log that fit.
     Log { query: LogQuery },
     /// The owner's keys, wrapped for another secret; takes the root key. All in base64.
-    ChangeSecret { root: String, owner_root: String, owner_verbs: String },
+    ChangeSecret { root: Hidden, owner_root: String, owner_verbs: String },
     /// Stop everything. Needs no proof.
     EnterLockdown { reason: String },
     /// What the vault counts, in the text format of Prometheus. Needs no proof.
@@ -249,7 +249,7 @@ impl OwnerVerb {
         match self {
             Self::Status {} => value(vault.status()?),
             Self::Unlock { root, vaulted } => {
-                vault.unlock(key(&root)?, vaulted.as_deref().map(key).transpose()?)?;
+                vault.unlock(root.key()?, vaulted.as_ref().map(Hidden::key).transpose()?)?;
                 Ok(Value::Null)
             }
             Self::Lock {} => vault.lock().map(|()| Value::Null),
@@ -260,7 +260,7 @@ impl OwnerVerb {
                 vault.decide_approval(id, Some(valid)).map(|()| Value::Null)
             }
             Self::Deny { id } => vault.decide_approval(id, None).map(|()| Value::Null),
-            Self::LeaveLockdown { root } => vault.leave_lockdown_with(key(&root)?).map(|()| Value::Null),
+            Self::LeaveLockdown { root } => vault.leave_lockdown_with(root.key()?).map(|()| Value::Null),
             Self::EndPause { id } => vault.end_pause(id).map(|()| Value::Null),
             Self::Enrol { agent } => {
                 let credential = vault.enrol(agent)?;
@@ -303,7 +303,7 @@ impl OwnerVerb {
                     STANDARD.decode(text).map_err(|_| VaultError::invalid("a record is in base64"))
                 };
                 let records = (bytes(&owner_root)?, bytes(&owner_verbs)?);
-                vault.put_owner_records(key(&root)?, records).map(|()| Value::Null)
+                vault.put_owner_records(root.key()?, records).map(|()| Value::Null)
             }
             Self::EnterLockdown { reason } => vault.enter_lockdown_unproved(&reason).map(|()| Value::Null),
             Self::Metrics {} => value(vault.metrics()?),
@@ -456,12 +456,6 @@ impl StoreVerb {
 
 pub(super) fn value(of: impl Serialize) -> Result<Value, VaultError> {
     serde_json::to_value(of).map_err(|error| VaultError::Database(error.to_string()))
-}
-
-pub(super) fn key(text: &str) -> Result<Secret<32>, VaultError> {
-    let malformed = || VaultError::invalid("a key is 32 bytes in base64");
-    let bytes = SecretBytes::from(STANDARD.decode(text).map_err(|_| malformed())?);
-    Secret::from_slice(bytes.expose()).map_err(|_| malformed())
 }
 
 #[cfg(test)]

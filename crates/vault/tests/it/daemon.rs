@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use stvor_vault::daemon::{
-    AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, OWNER_SOCKET, OwnerVerb, RecoveryVerb, StoreVerb,
+    AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, Hidden, OWNER_SOCKET, OwnerVerb, RecoveryVerb,
+    StoreVerb,
 };
 use stvor_vault::{Agent, Level, MemoryId, Trust, Vault, limits};
 
@@ -162,7 +163,7 @@ fn who_has_the_owners_socket_but_not_the_secret_can_only_see_the_status() {
     let mut intruder = Client::owner(&served.world.path().join(OWNER_SOCKET)).unwrap();
     assert!(intruder.prove(&passphrase("a guess")).is_err());
     assert_eq!(intruder.call_owner(&OwnerVerb::Status {}).unwrap().unwrap()["mode"], "open");
-    let root = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned();
+    let root = Hidden::new("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned());
     for verb in [
         OwnerVerb::Approve { id: request, seconds: None },
         OwnerVerb::Lock {},
