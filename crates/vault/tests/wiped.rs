@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs::File;
+use std::io::BufRead as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -24,12 +25,25 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(|byte| byte ^ MASK).collect()
 }
 
+/// Whether these bytes hold it.
+fn hold(bytes: &[u8], sought: &[u8]) -> bool {
+    let (first, others) = sought.split_first().unwrap();
+    let are_they = |bytes: &[u8]| bytes.iter().zip(others).all(|(byte, masked)| byte ^ MASK == *masked);
+    let mut rest = bytes;
+    // The system's search for a byte is fast however this is compiled.
+    while rest.skip_until(first ^ MASK).unwrap() > 0 {
+        if rest.get(..others.len()).is_some_and(are_they) {
+            return true;
+        }
+    }
+    false
+}
+
 /// The mappings that hold it: all that this process can write to, but for stacks. One lies on its guard, which is small.
 fn holding(sought: &[u8], part: &mut [u8]) -> Vec<String> {
     const GUARD: u64 = 64 << 10;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
-    let is_it = |bytes: &[u8]| bytes.iter().zip(sought).all(|(byte, masked)| byte ^ MASK == *masked);
     let (mut found, mut guarded) = (Vec::new(), 0);
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').unwrap();
@@ -47,7 +61,7 @@ fn holding(sought: &[u8], part: &mut [u8]) -> Vec<String> {
             let part = &mut part[..length];
             // What was unmapped meanwhile is nobody's, and what begins with a guard that is no mapping of its own is a stack.
             let read = memory.read_at(part, from).unwrap_or_default();
-            if part[..read].windows(sought.len()).any(is_it) {
+            if hold(&part[..read], sought) {
                 found.push(line.to_owned());
             }
             // Or the next look would find this one's copy.
