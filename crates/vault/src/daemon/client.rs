@@ -1,6 +1,6 @@
 //! Talking to the daemon.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use stvor_crypto::Secret;
 use stvor_crypto::kdf::hmac_sha256;
 use stvor_keys::KeyHolder;
 
-use super::line::{json_of, line_of};
+use super::line::{Lines, json_of, line_of};
 use super::{Action, AgentVerb, Answer, Entry, Failure, First, Hidden, OwnerVerb, Told, proof};
 use crate::audit::hex;
 use crate::keys::{VerbKey, change_second, rewrap, unwrap_root, unwrap_vaulted, unwrap_verbs};
@@ -22,7 +22,7 @@ use crate::{OwnerRecords, VaultError};
 /// A connection to the daemon, as an agent or as the owner.
 #[derive(Debug)]
 pub struct Client {
-    reader: BufReader<UnixStream>,
+    reader: Lines<UnixStream>,
     owner: Option<Owner>,
     /// What [`Client::name_for`] is keyed with.
     naming: Option<Secret<32>>,
@@ -52,7 +52,7 @@ impl Client {
     fn connect(socket: &Path) -> Result<Self, VaultError> {
         let stream =
             UnixStream::connect(socket).map_err(|error| VaultError::io("connecting to", socket, &error))?;
-        Ok(Self { reader: BufReader::new(stream), owner: None, naming: None })
+        Ok(Self { reader: Lines::new(stream), owner: None, naming: None })
     }
 
     /// Enters as an agent.
@@ -104,13 +104,13 @@ impl Client {
     /// The user id of the process that serves this connection, where the system tells.
     #[must_use]
     pub fn served_by(&self) -> Option<u32> {
-        super::peer(self.reader.get_ref()).map(|(uid, _)| uid)
+        super::peer(&self.reader.from).map(|(uid, _)| uid)
     }
 
     /// Whether the daemon is still at the other end, as far as can be seen without asking.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let stream = self.reader.get_ref();
+        let stream = &self.reader.from;
         let mut byte = [0];
         let looked = stream.set_nonblocking(true).map(|()| {
             // Nothing was asked, so nothing may come: all but "nothing yet" is an end.
@@ -303,16 +303,14 @@ impl Client {
 
     fn say(&mut self, what: &impl Serialize) -> Result<(), VaultError> {
         let line = line_of(what).map_err(|error| VaultError::Database(error.to_string()))?;
-        self.reader.get_mut().write_all(line.bytes()).map_err(|error| unreadable("writing to", &error))
+        self.reader.from.write_all(line.bytes()).map_err(|error| unreadable("writing to", &error))
     }
 
     fn hear<T: DeserializeOwned>(&mut self) -> Result<T, VaultError> {
-        let mut line = String::new();
-        let count = self.reader.read_line(&mut line).map_err(|error| unreadable("reading from", &error))?;
-        if count == 0 {
-            let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            return Err(unreadable("reading from", &gone));
-        }
-        serde_json::from_str(&line).map_err(|_| VaultError::invalid("the daemon's answer is not understood"))
+        // An answer is as long as it has to be: the daemon is no stranger.
+        let line = self.reader.next_line(usize::MAX).map_err(|error| unreadable("reading from", &error))?;
+        let gone = || unreadable("reading from", &std::io::ErrorKind::UnexpectedEof.into());
+        serde_json::from_slice(line.ok_or_else(gone)?.bytes())
+            .map_err(|_| VaultError::invalid("the daemon's answer is not understood"))
     }
 }

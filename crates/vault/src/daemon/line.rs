@@ -58,6 +58,7 @@ pub(super) fn line_of(what: &impl Serialize) -> serde_json::Result<Wiped> {
 }
 
 /// What comes, line by line. Nothing of a line stays here once it was read.
+#[derive(Debug)]
 pub(super) struct Lines<R> {
     pub(super) from: R,
     held: SecretBytes,
