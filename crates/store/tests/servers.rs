@@ -2,6 +2,9 @@
 //! a dump of each shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +13,7 @@ use stvor_store::{
     ChangeSet, Key, Op, OpenKey, PostgresStores, RedisStores, RowValue, RowVersion, Scan, Sealed,
     SecretBytes, ServerOptions, Store, StoreError, StorePlace, StoreProvider, Table, open_at,
 };
+use stvor_testkit::mount::in_a_mount;
 use stvor_testkit::{
     ChaosProxy, Direction, Postgres, Promotion, Redis, RedisCluster, RedisPair, RedisSettings,
 };
@@ -28,7 +32,11 @@ async fn codes(stores: &dyn StoreProvider) -> Vec<&'static str> {
 
 /// Two rows that one change set writes: whole or not at all.
 fn pair(number: u64) -> ChangeSet<RowValue> {
-    let value = || RowValue { bytes: vec![7; 500], version: RowVersion(number) };
+    pair_of_size(number, 500)
+}
+
+fn pair_of_size(number: u64, bytes: usize) -> ChangeSet<RowValue> {
+    let value = || RowValue { bytes: vec![7; bytes], version: RowVersion(number) };
     ["left", "right"].map(|half| Op::insert(key(half, number), value())).into_iter().collect()
 }
 
@@ -769,6 +777,83 @@ async fn a_server_on_a_full_disk_is_a_full_store_and_goes_on_when_there_is_room(
     for half in ["left", "right"] {
         assert_eq!(numbers(&*store, half).await, written);
     }
+}
+
+/// A server with its log on a disk of 4 MiB, half of it ballast. Not a test of its own: the directory of temporary files is on that disk.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is the child of the other test"]
+async fn redis_on_a_small_disk() {
+    let Ok(disk) = std::env::var("STVOR_SMALL_DISK") else { return };
+    let ballast = Path::new(&disk).join("ballast");
+    let Some(server) = Redis::start().unwrap() else { return println!("@@skipped") };
+    let open = async || RedisStores::new(&server.url()).unwrap().open(&place("bob")).await.unwrap();
+    let large = |number| pair_of_size(number, 20_000);
+    let ends_over_its_log = || {
+        let said = server.wait_end().unwrap();
+        assert!(said.iter().any(|line| line.contains("Can't recover from AOF write error")), "{said:?}");
+    };
+    let store = open().await;
+    let gone = Arc::new(AtomicBool::new(false));
+    let filling = tokio::spawn({
+        let (store, gone) = (Arc::clone(&store), Arc::clone(&gone));
+        async move {
+            for number in 0.. {
+                store.commit(large(number)).await.unwrap();
+                if gone.load(Ordering::SeqCst) {
+                    return number + 1;
+                }
+            }
+            0
+        }
+    });
+    ends_over_its_log();
+    // One commit is open. It is answered when the server is started again, with room, while it is waited for.
+    gone.store(true, Ordering::SeqCst);
+    std::fs::remove_file(&ballast).unwrap();
+    server.restart().unwrap();
+    let acknowledged = filling.await.unwrap();
+    for half in ["left", "right"] {
+        assert_eq!(numbers(&*store, half).await, (0..acknowledged).collect::<Vec<_>>());
+    }
+
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while file.write_all(&[0; 4_096]).is_ok() {}
+    let last = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(large(acknowledged)).await }
+    });
+    ends_over_its_log();
+    // Nobody starts it in time.
+    let asked = [key("left", 0)];
+    let (last, read) = tokio::join!(last, store.get(&asked));
+    assert_eq!(last.unwrap().unwrap_err().code(), "STORE_UNCERTAIN");
+    assert_eq!(read.map(|_| ()).unwrap_err().code(), "STORE_UNREACHABLE");
+    std::fs::remove_file(&ballast).unwrap();
+    server.restart().unwrap();
+    store.close().await.unwrap();
+    let store = open().await;
+    let left = numbers(&*store, "left").await;
+    assert_eq!(left, numbers(&*store, "right").await, "no half of a change set");
+    let count = left.len() as u64;
+    assert!([acknowledged, acknowledged + 1].contains(&count), "{acknowledged} were acknowledged: {left:?}");
+    assert_eq!(left, (0..count).collect::<Vec<_>>());
+    store.commit(large(count)).await.unwrap();
+    println!("@@done");
+}
+
+#[test]
+fn a_redis_whose_disk_is_full_ends_and_has_what_it_acknowledged_once_it_is_started_with_room() {
+    let disk = tempfile::tempdir().unwrap();
+    let script =
+        "mount -t tmpfs -o size=4m none \"$0\" && head -c 2000000 /dev/zero > \"$0/ballast\" && exec \"$@\"";
+    let Some([program, words @ ..]) = in_a_mount(script, disk.path().to_str().unwrap()) else { return };
+    let mut child = Command::new(program);
+    child.args(words).arg(std::env::current_exe().unwrap());
+    child.args(["--exact", "redis_on_a_small_disk", "--nocapture", "--ignored"]);
+    let output = child.env("STVOR_SMALL_DISK", disk.path()).env("TMPDIR", disk.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let ended = output.status.success() && (text.contains("@@done") || text.contains("@@skipped"));
+    assert!(ended, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The connections stay, and no answer comes.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{SOON, TRIES, find, free_port, missing};
-use crate::process::{Process, Signal, Spawn, until};
+use crate::process::{Process, Signal, Spawn, Stream, until};
 use crate::proxy::ChaosProxy;
 use crate::temp::{TempDir, temp_dir};
 
@@ -157,6 +157,18 @@ impl Redis {
     /// When it can not be ended.
     pub fn kill(&self) -> io::Result<()> {
         self.lock().take().map_or(Ok(()), |process| process.kill().map(|_| ()))
+    }
+
+    /// Waits until it ended by itself, and returns what it said since its start.
+    ///
+    /// # Errors
+    /// When it goes on, or was not running.
+    pub fn wait_end(&self) -> io::Result<Vec<String>> {
+        let running = self.lock();
+        let process = running.as_ref().ok_or_else(|| io::Error::other("not running"))?;
+        process.wait_exit(SOON)?;
+        process.wait_log_end(SOON)?;
+        Ok(process.lines(Stream::Out))
     }
 
     /// Stops its clock, or lets it go on.
