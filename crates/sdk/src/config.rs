@@ -580,7 +580,7 @@ impl AppBuilder {
             },
         });
         let of_store = match &self.adapters {
-            Some(adapters) => Ok([adapters.findings(), facts.findings()].concat()),
+            Some(adapters) => Ok([adapters.findings(), guards::findings()].concat()),
             None => stores.findings().await,
         };
         let findings = production::with_store(findings, of_store, self.require_atomic);

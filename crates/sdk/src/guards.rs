@@ -16,6 +16,17 @@ use crate::limits;
 pub(crate) const FACTS: StoreFacts =
     StoreFacts { kind: "adapters", durable: true, shared: false, atomic: false, local: false };
 
+/// What production should know of them: beside what follows from the facts, that they see more than any other store.
+pub(crate) fn findings() -> Vec<stvor_store::Finding> {
+    let all = |mut finding: stvor_store::Finding| {
+        finding.what.push_str(
+            ", and three of its adapters are told peers' names in clear, the fourth has the user's key",
+        );
+        finding
+    };
+    FACTS.findings().into_iter().map(all).collect()
+}
+
 /// What a message's nonce is remembered by.
 pub(crate) type Nonce = [u8; 12];
 

@@ -216,7 +216,12 @@ async fn what_does_not_go_together_is_refused_before_anything_is_dialled() {
     assert_eq!(code(adapters().in_memory().open().await), "INVALID_CONFIG");
     assert_eq!(code(adapters().passphrase("x").open().await), "INVALID_CONFIG");
     assert_eq!(code(adapters().suite(stvor::Suite::X25519).open().await), "INVALID_CONFIG");
-    assert!(adapters().open().await.is_ok());
+    let opened = adapters().open().await.unwrap();
+    let weaker = opened.findings().iter().find(|finding| finding.code == "store_not_atomic").unwrap();
+    for told in ["whole or not at all", "peers' names", "the user's key"] {
+        assert!(weaker.what.contains(told), "{weaker}");
+    }
+    drop(opened);
     let relay = common::relay().await;
     let app = app(&relay.url(), &mine).await;
     let _alice = app.connect("alice").await.unwrap();
