@@ -10,7 +10,7 @@
 mod common;
 
 use common::{TOKEN, app, app_in, builder, code, durable, event, pair, relay, soon};
-use stvor::{App, DeliveryState, Event, MismatchPolicy};
+use stvor::{App, Deed, DeliveryState, Event, MismatchPolicy, Timestamp};
 use stvor_relay::{Config, Relay, TokenConfig};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,10 +104,11 @@ async fn replace_and_ask_decide_by_themselves() {
     for client in [&easy, &asking] {
         soon(client.send("bob", "x").await.unwrap().delivered()).await.unwrap();
     }
+    let (old, begun) = (bob.identity().fingerprint, Timestamp::system());
     bob.close().await;
     let bob = builder(&url).in_memory().replace_identity(true).open().await.unwrap();
     let bob = bob.connect("bob").await.unwrap();
-    for client in [&easy, &asking] {
+    for (client, decider) in [(&easy, "trust policy"), (&asking, "trust callback")] {
         let mut events = client.events();
         bob.send(client.user().as_str(), "new keys").await.unwrap();
         assert_eq!(soon(client.messages().next()).await.unwrap().text(), Some("new keys"));
@@ -115,6 +116,11 @@ async fn replace_and_ask_decide_by_themselves() {
             matches!(event, Event::IdentityChanged { accepted: true, .. }).then_some(())
         })
         .await;
+        // Nobody was there to see it: the journal says who decided what, and when.
+        let [entry] = <[_; 1]>::try_from(client.journal(10).await.unwrap()).unwrap();
+        assert_eq!((entry.deed, &*entry.who, &*entry.subject), (Deed::IdentityAccepted, decider, "bob"));
+        assert_eq!(entry.detail, format!("{old} -> {}", bob.identity().fingerprint));
+        assert!((begun..=Timestamp::system()).contains(&entry.at), "{:?}", entry.at);
     }
 }
 

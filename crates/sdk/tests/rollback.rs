@@ -25,8 +25,8 @@ use stvor::{
     App, AppBuilder, Client, Event, Events, Messages, RecoveryPhrase, RollbackPolicy, SendOptions, SendWait,
     Timestamp,
 };
-use stvor_protocol::Incoming;
 use stvor_protocol::group::GroupIncoming;
+use stvor_protocol::{Incoming, KemKind};
 use stvor_wire::Code;
 use tape::Tape;
 
@@ -297,6 +297,39 @@ async fn a_store_that_takes_the_place_of_a_lost_one_is_compared_as_soon_as_it_ha
     comes(&mut at_bob, ["three"]).await;
     relay.saw_no_key_twice();
     app.close().await.unwrap();
+}
+
+/// The rows of private prekeys: one-time ones of both kinds, and signed ones.
+async fn prekeys(tape: &Tape) -> [Vec<Vec<u8>>; 3] {
+    let mut of_kem = tape.rows(Table::KemPrekey).await;
+    // Behind the byte of the kind of row.
+    of_kem.retain(|sort| sort[1] == KemKind::OneTime.to_byte());
+    [tape.rows(Table::OneTimePrekey).await, of_kem, tape.rows(Table::SignedPrekey).await]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_time_prekeys_of_an_old_copy_are_in_the_store_no_more_after_the_recovery() {
+    let relay = Fake::start().await;
+    let (folder, tape) = (tempfile::tempdir().unwrap(), Tape::new(false));
+    let app = on(&tape, &relay, folder.path()).await;
+    let (_bob, copy) = with_old_copy(&relay, &tape, &app).await;
+    tape.rewind(copy).await;
+    let old = prekeys(&tape).await;
+    assert!(old.iter().all(|rows| !rows.is_empty()));
+    let alice = app.connect("alice").await.unwrap();
+    recovered(&mut alice.events()).await;
+    let left = prekeys(&tape).await;
+    for (old, left) in old.iter().zip(&left).take(2) {
+        assert!(old.iter().all(|row| !left.contains(row)), "one that others may have used can be used again");
+    }
+    // The signed one stays for what is under way; there is another one, and one-time ones that nobody had.
+    assert!(left[2].iter().any(|row| !old[2].contains(row)));
+    soon(async {
+        while prekeys(&tape).await.iter().any(Vec::is_empty) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,14 +2,15 @@
 //! process would.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use stvor::Timestamp;
 use stvor::store::{
-    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
-    StoreProvider, Table,
+    ChangeSet, Key, MemoryStore, Op, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts,
+    StorePlace, StoreProvider, Table,
 };
 
 #[derive(Debug)]
@@ -64,6 +65,21 @@ impl Tape {
         }
         *self.0.store.lock().unwrap() = Arc::new(fresh);
         self.0.left.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// The sort keys of the rows that are in a table.
+    pub async fn rows(&self, table: Table) -> Vec<Vec<u8>> {
+        let put = |op: &Op<RowValue>| match op {
+            Op::Put { key, .. } if key.table == table => Some(key.clone()),
+            _ => None,
+        };
+        let keys: BTreeSet<Key> = {
+            let commits = self.0.commits.lock().unwrap();
+            commits.iter().flat_map(|changes| &changes.ops).filter_map(put).collect()
+        };
+        let keys: Vec<Key> = keys.into_iter().collect();
+        let rows = self.store().get(&keys).await.unwrap();
+        rows.into_iter().flatten().map(|row| row.key.sort).collect()
     }
 
     /// Lets `commits` more succeed and no others.
