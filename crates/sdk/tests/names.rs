@@ -1,4 +1,4 @@
-//! Whoever has the database alone learns nobody's name and no word that was said, not by guessing either.
+//! Whoever has the database alone learns nobody's name, no word that was said and no key, not by guessing either.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -12,18 +12,30 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use common::{app, builder, event, relay, soon};
 use stvor::store::{PostgresStores, RedisStores, StoreProvider};
-use stvor::{App, Client, DeliveryState, Event};
+use stvor::{App, Client, DeliveryState, Event, RecoveryPhrase, Suite, Timestamp};
 use stvor_base::codec::Writer;
 use stvor_base::{Address, DeviceId, UserId};
 use stvor_crypto::kdf::sha256;
+use stvor_crypto::suite::SigningKey;
+use stvor_crypto::{Secret, SystemRandom};
+use stvor_protocol::{Effect, Identity, RecoveryRoot, RecoverySecret};
 use stvor_testkit::{Postgres, Redis};
 
 const PEERS: [&str; 2] = ["canary-bob", "canary-carol"];
 
 /// Whom a store in a server is of.
 const OWN: &str = "canary-alice";
+
+/// What the keys of that user follow from.
+const PHRASE: &str = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful \
+                      legal winner thank year wave sausage worth title";
+
+/// Bytes of an identity's record before its three private keys.
+const BEFORE_KEYS: usize = 13;
 
 /// A conversation with each peer and a group of all, and everything that follows from a message that came and was read.
 async fn talk(alice: &Client, peers: &[Client; 2]) {
@@ -95,6 +107,44 @@ fn assert_nobody_is_in(dump: &[u8], kind: &str) {
     }
 }
 
+/// Keys that a store must not show: the one that opens it, those of the user, and what they follow from.
+fn keys_of(alice: &Client, keyfile: &Path) -> Vec<(&'static str, Vec<u8>)> {
+    let phrase = RecoveryPhrase::parse(PHRASE).unwrap();
+    let secret = RecoverySecret::Phrase(phrase.entropy());
+    let root = RecoveryRoot::stretch(Suite::P256, secret, alice.app_id(), alice.user()).unwrap();
+    let address = Address::new(alice.user().clone(), alice.device());
+    let now = Timestamp::system();
+    let (identity, effects) =
+        Identity::recover(alice.app_id(), &address, (&root, now), &mut SystemRandom::new()).unwrap();
+    let record = effects.as_slice().iter().find_map(|effect| match effect {
+        Effect::Insert { key, value, .. } if *key == Identity::key() => Some(value.expose()),
+        _ => None,
+    });
+    let private: Vec<&[u8]> = record.unwrap()[BEFORE_KEYS..].chunks(32).take(3).collect();
+    // They are hers.
+    let user = SigningKey::from_bytes(Suite::P256, &Secret::from_slice(private[0]).unwrap()).unwrap();
+    assert_eq!(user.public(), *identity.user_key());
+    assert_eq!(hex(&sha256(&[&identity.user_key()[..]])), alice.identity().fingerprint.as_bytes());
+    let mut keys = vec![
+        ("the key that opens the store", std::fs::read(keyfile).unwrap()),
+        ("the entropy of the phrase", phrase.entropy().expose().to_vec()),
+        ("the phrase", PHRASE.as_bytes().to_vec()),
+    ];
+    let names = ["the user's key", "the device's signing key", "the device's agreement key"];
+    keys.extend(names.into_iter().zip(private.into_iter().map(<[u8]>::to_vec)));
+    keys
+}
+
+fn assert_no_key_is_in(dump: &[u8], kind: &str, keys: &[(&str, Vec<u8>)]) {
+    for (name, key) in keys {
+        assert!(key.len() >= 32, "{name}");
+        let base64 = STANDARD_NO_PAD.encode(key).into_bytes();
+        for shown in [key, &hex(key), &base64] {
+            assert!(!holds(dump, shown), "{kind} shows {name}");
+        }
+    }
+}
+
 /// What the store itself is. The directory around it is named after the user whose it is, and says so.
 fn store_in(directory: &Path) -> Vec<u8> {
     let (mut bytes, mut folders) = (Vec::new(), vec![directory.to_owned()]);
@@ -114,13 +164,14 @@ fn store_in(directory: &Path) -> Vec<u8> {
     bytes
 }
 
-async fn on(stores: Arc<dyn StoreProvider>, url: &str, directory: &Path) -> App {
-    builder(url).store(stores).keyfile(directory.join("key")).open().await.unwrap()
+async fn on(stores: Arc<dyn StoreProvider>, url: &str, keyfile: &Path) -> App {
+    builder(url).store(stores).keyfile(keyfile).identity_phrase(PHRASE).open().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_name_and_no_hash_of_one_is_in_a_store() {
+async fn no_name_no_hash_of_one_and_no_key_is_in_a_store() {
     let directory = tempfile::tempdir().unwrap();
+    let keyfile = directory.path().join("key");
     let (postgres, redis) = (Postgres::start().unwrap(), Redis::start().unwrap());
     let database = postgres.as_ref().map(|server| server.database().unwrap());
     // Each at a relay of its own, where the names are free.
@@ -129,12 +180,15 @@ async fn no_name_and_no_hash_of_one_is_in_a_store() {
         let url = relay.url();
         let files = directory.path().join(kind);
         let alices = match (kind, &database, &redis) {
-            ("SQLite", ..) => builder(&url).data_dir(&files).open().await.unwrap(),
+            ("SQLite", ..) => {
+                let builder = builder(&url).data_dir(&files).keyfile(&keyfile);
+                builder.identity_phrase(PHRASE).open().await.unwrap()
+            }
             ("PostgreSQL", Some(database), _) => {
-                on(Arc::new(PostgresStores::new(&database.url).unwrap()), &url, directory.path()).await
+                on(Arc::new(PostgresStores::new(&database.url).unwrap()), &url, &keyfile).await
             }
             ("Redis", _, Some(server)) => {
-                on(Arc::new(RedisStores::new(&server.url()).unwrap()), &url, directory.path()).await
+                on(Arc::new(RedisStores::new(&server.url()).unwrap()), &url, &keyfile).await
             }
             _ => continue,
         };
@@ -142,6 +196,7 @@ async fn no_name_and_no_hash_of_one_is_in_a_store() {
         let alice = alices.connect(OWN).await.unwrap();
         let peers = [others.connect(PEERS[0]).await.unwrap(), others.connect(PEERS[1]).await.unwrap()];
         talk(&alice, &peers).await;
+        let keys = keys_of(&alice, &keyfile);
         // Both while the journal is there and after it was merged.
         for closed in [false, true] {
             if closed {
@@ -155,6 +210,7 @@ async fn no_name_and_no_hash_of_one_is_in_a_store() {
                 _ => store_in(&files),
             };
             assert_nobody_is_in(&dump, kind);
+            assert_no_key_is_in(&dump, kind, &keys);
         }
         others.close().await.unwrap();
         relay.shutdown().await;
