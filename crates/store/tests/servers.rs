@@ -819,6 +819,8 @@ async fn redis_on_a_small_disk() {
 
     let mut file = std::fs::File::create(&ballast).unwrap();
     while file.write_all(&[0; 4_096]).is_ok() {}
+    // A file that is open gives no room back when it is removed.
+    drop(file);
     let last = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.commit(large(acknowledged)).await }
