@@ -78,6 +78,8 @@ pub enum Operation {
     Enter,
     /// Somebody tried to act as the owner without the owner's secret.
     ActAsOwner,
+    /// An agent sent something that is no request.
+    NotUnderstood,
     /// A backup was made.
     Backup,
     /// The vault was brought back from backups.

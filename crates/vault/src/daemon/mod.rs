@@ -7,6 +7,7 @@
 //! owner's secret unwraps), and each answer brings the next challenge. So a program that can open the owner's socket, but has
 //! not the secret, can ask for the status and no more.
 
+mod asked;
 mod client;
 mod confine;
 mod keys;

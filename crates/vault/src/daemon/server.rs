@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use stvor_crypto::kdf::constant_time_eq;
 use stvor_crypto::{Random, SystemRandom};
 
+use super::asked::asked;
 use super::line::{Lines, line_of, unescaped};
 use super::seats::{Seat, Seats};
 use super::verbs::{AgentVerb, OwnerVerb};
@@ -211,10 +212,12 @@ fn serve_session(
     credential: &Hidden,
 ) -> std::io::Result<()> {
     while let Some(line) = reader.next_line(MAX_LINE)? {
-        let verb = serde_json::from_slice::<AgentVerb>(line.bytes()).map_err(|error| not_understood(&error));
         // Looked up each time: an agent that was removed is out at once.
-        let done = verb
-            .and_then(|verb| verb.run(vault, (&vault.authenticate(credential.text().as_bytes())?, session)));
+        let caller = vault.authenticate(credential.text().as_bytes());
+        let done = caller.and_then(|caller| match serde_json::from_slice::<AgentVerb>(line.bytes()) {
+            Ok(verb) => verb.run(vault, (&caller, session)),
+            Err(error) => vault.refuse_request(&caller, asked(line.bytes()), not_understood(&error)).wait(),
+        });
         say(stream, &answer(done))?;
     }
     Ok(())

@@ -11,6 +11,7 @@ use stvor_crypto::SecretBytes;
 use stvor_tlog::Note;
 
 use super::{Hidden, RecoveryVerb, answer};
+use crate::audit::Operation;
 use crate::engine::agents::{Agent, Caller};
 use crate::engine::log::LogQuery;
 use crate::engine::sessions::SessionId;
@@ -318,22 +319,21 @@ impl AgentVerb {
         (caller, session): (&Caller, SessionId),
     ) -> Result<Value, VaultError> {
         let done = |()| Value::Null;
+        // What is refused before there is anything to store is logged like the rest.
+        let begin = |memory: StoreVerb| match memory.into_memory() {
+            Ok(memory) => vault.begin_store_in(session, caller, memory),
+            Err(error) => vault.refuse_request(caller, (Operation::Store, None), error),
+        };
         match self {
-            Self::Store { memory } => {
-                let stored = vault.begin_store_in(session, caller, memory.into_memory()?);
-                Ok(json!({ "id": stored.wait()? }))
-            }
+            Self::Store { memory } => Ok(json!({ "id": begin(*memory).wait()? })),
             Self::StoreMany { memories } => {
                 if memories.len() > limits::MAX_STORES {
-                    return Err(VaultError::invalid("one request stores at most 256 memories"));
+                    let error = VaultError::invalid("one request stores at most 256 memories");
+                    return vault.refuse_request(caller, (Operation::Store, None), error).wait();
                 }
-                let begin = |memory: StoreVerb| {
-                    let memory = memory.into_memory()?;
-                    Ok::<_, VaultError>(vault.begin_store_in(session, caller, memory))
-                };
                 // All are begun before the first is waited for, so that they share commits.
                 let begun: Vec<_> = memories.into_iter().map(begin).collect();
-                let ended = begun.into_iter().map(|one| one.and_then(|one| one.wait()));
+                let ended = begun.into_iter().map(|one| one.wait());
                 value(ended.map(|one| answer(one.map(|id| json!({ "id": id })))).collect::<Vec<_>>())
             }
             Self::Recall { id, justification } => {

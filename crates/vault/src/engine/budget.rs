@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::agents::Caller;
 use super::{Engine, budget};
 use crate::VaultError;
-use crate::audit::Event;
+use crate::audit::{Event, Operation};
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::metrics::Alert;
@@ -115,6 +115,22 @@ impl Engine {
             self.may_log(caller, &event)?;
         }
         self.audited(event, work)
+    }
+
+    /// Refuses what an agent sent for what it is itself, and logs that. `verb` is the one of the owner that it asked for.
+    pub(crate) fn refuse_request<T>(
+        &mut self,
+        caller: &Caller,
+        (operation, verb): (Operation, Option<&'static str>),
+        error: VaultError,
+    ) -> Result<T, VaultError> {
+        let event = Event::new(self.clock.now(), caller.name(), operation);
+        self.audited_for(caller, event, |engine, event| {
+            if let Some(verb) = verb {
+                engine.note(event, verb)?;
+            }
+            Err(error)
+        })
     }
 
     /// What each agent wrote. Of a record that somebody changed nothing is known.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::KeyHolder;
 
-use super::{OwnerRecords, Vault};
+use super::{OwnerRecords, Pending, Vault};
 use crate::VaultError;
 use crate::audit::Operation;
 use crate::engine::Engine;
@@ -277,6 +277,17 @@ impl Vault {
     pub(crate) fn refuse_owner<T: Send + 'static>(&self) -> Result<T, VaultError> {
         let what = "act as the owner without the owner's secret";
         self.ask(move |engine| engine.refuse_stranger(Operation::ActAsOwner, what)).wait()
+    }
+
+    /// Refuses what an agent sent for what it is itself, and logs that with the verb of the owner that it asked for.
+    pub(crate) fn refuse_request<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        asked: (Operation, Option<&'static str>),
+        error: VaultError,
+    ) -> Pending<T> {
+        let caller = caller.clone();
+        self.ask(move |engine| engine.refuse_request(&caller, asked, error))
     }
 
     /// What the vault counts, in the text format of Prometheus.

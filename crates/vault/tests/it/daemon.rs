@@ -5,13 +5,15 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use stvor_vault::audit::Operation;
 use stvor_vault::daemon::{
     AGENTS_SOCKET, AgentVerb, Client, Content, Daemon, Hidden, OWNER_SOCKET, OwnerVerb, RecoveryVerb,
     StoreVerb,
 };
-use stvor_vault::{Agent, Level, MemoryId, Trust, Vault, limits};
+use stvor_vault::{Agent, Level, LogEntry, LogQuery, MemoryId, Trust, Vault, limits};
 
 use crate::world::{World, owner, passphrase};
 
@@ -198,7 +200,7 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     };
     let mut stream = UnixStream::connect(served.agents()).unwrap();
     let mut lines = format!("{{\"credential\":\"{credential}\"}}\n");
-    for verb in [
+    let verbs = [
         "end-pause",
         "approve",
         "approvals",
@@ -209,10 +211,11 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
         "leave-lockdown",
         "log",
         "act",
-    ] {
-        lines += &format!("{{\"verb\":\"{verb}\"}}\n");
+    ];
+    for verb in verbs {
+        lines += &format!("{{\"verb\":\"{verb}\",\"root\":\"quince\"}}\n");
     }
-    lines += "{\"verb\":\"status\",\"more\":1}\nno json\n";
+    lines += "{\"verb\":\"status\",\"quince\":1}\nquince\n";
     stream.write_all(lines.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answers = String::new();
@@ -223,6 +226,79 @@ fn the_agents_socket_knows_no_verb_of_the_owner() {
     for answer in &answers[1..] {
         assert!(answer.contains("VAULT_BAD_REQUEST"), "{answer}");
     }
+    // The owner reads who tried what, and nothing of the words that came with it.
+    let tried: Vec<_> = refused(&served.vault, "agent")
+        .into_iter()
+        .map(|LogEntry { event, said, .. }| (event.operation, said, event.refused))
+        .collect();
+    let wanted = verbs.map(|verb| (Operation::ActAsOwner, Some(verb.to_owned())));
+    let wanted =
+        wanted.into_iter().chain([(Operation::NotUnderstood, None), (Operation::NotUnderstood, None)]);
+    let code = || Some("VAULT_BAD_REQUEST".to_owned());
+    assert_eq!(tried, wanted.map(|(operation, said)| (operation, said, code())).collect::<Vec<_>>());
+}
+
+/// What an agent was refused, by the log, in the order in which it asked.
+fn refused(vault: &Vault, actor: &str) -> Vec<LogEntry> {
+    let query = LogQuery { actor: Some(actor.to_owned()), refused: true, ..LogQuery::default() };
+    let mut entries = vault.read_log(query).unwrap().entries;
+    entries.reverse();
+    entries
+}
+
+#[test]
+fn what_is_no_request_is_logged_and_bounded_like_any_other_refusal() {
+    let served = Served::new();
+    let mut owner = served.owner();
+    let credential = {
+        let agent = Agent::new("agent", &["home"], Level::Working);
+        let answer = owner.call_owner(&OwnerVerb::Enrol { agent }).unwrap().unwrap();
+        answer["credential"].as_str().unwrap().to_owned()
+    };
+    let mut agent = Client::agent(&served.agents(), &credential).unwrap().unwrap();
+    let mut code = |verb: &AgentVerb| agent.call(verb).unwrap().unwrap_err().code;
+    let undecodable = || match store("", Level::Working) {
+        AgentVerb::Store { mut memory } => {
+            memory.content = Content::Base64("?".into());
+            memory
+        }
+        other => panic!("{other:?}"),
+    };
+    let many = store_many((0..=limits::MAX_STORES).map(|number| number.to_string()));
+    assert_eq!(code(&AgentVerb::Store { memory: undecodable() }), "VAULT_BAD_REQUEST");
+    assert_eq!(code(&many), "VAULT_BAD_REQUEST");
+    let one_of_many = AgentVerb::StoreMany { memories: vec![*undecodable()] };
+    let answers = agent.call(&one_of_many).unwrap().unwrap();
+    assert_eq!(answers[0]["error"]["code"], "VAULT_BAD_REQUEST");
+    let logged = refused(&served.vault, "agent");
+    assert_eq!(logged.len(), 3);
+    for LogEntry { event, .. } in &logged {
+        let code = event.refused.as_deref();
+        assert_eq!((event.operation, code), (Operation::Store, Some("VAULT_BAD_REQUEST")));
+    }
+
+    // On a connection of its own, for the rest of the minute's refusals and some more.
+    let most = usize::try_from(limits::REFUSALS_PER_MINUTE).unwrap();
+    let talk = |count: usize| {
+        let mut stream = UnixStream::connect(served.agents()).unwrap();
+        let lines =
+            format!("{{\"credential\":\"{credential}\"}}\n{}", "{\"verb\":\"approve\"}\n".repeat(count));
+        stream.write_all(lines.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        ["VAULT_BAD_REQUEST", "TOO_MANY_REFUSALS"].map(|code| answers.matches(code).count())
+    };
+    assert_eq!(talk(most - 3 + 5), [most - 3, 5]);
+    let nothing = AgentVerb::Recall { id: MemoryId::from_bytes([7; 16]), justification: String::new() };
+    assert_eq!(agent.call(&nothing).unwrap().unwrap_err().code, "TOO_MANY_REFUSALS", "they are one number");
+    assert_eq!(refused(&served.vault, "agent").len(), most);
+    served.world.clock.pass(Duration::from_millis(limits::REFUSALS_MINUTE));
+    agent.call(&store("tea", Level::Working)).unwrap().unwrap();
+    let query = LogQuery { operation: Some(Operation::Suppressed), ..LogQuery::default() };
+    let counts: Vec<_> =
+        served.vault.read_log(query).unwrap().entries.iter().map(|entry| entry.event.count).collect();
+    assert_eq!(counts, [Some(6)]);
 }
 
 #[test]
