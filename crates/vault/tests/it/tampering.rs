@@ -59,19 +59,24 @@ pub(crate) fn found(world: &World) -> String {
 
 #[test]
 fn every_change_of_the_log_is_found_and_its_place_named() {
+    let unsigned =
+        "the log was changed by somebody else than this vault: it holds events that no checkpoint signs";
     for (statement, place) in [
         ("UPDATE event SET sealed = (SELECT sealed FROM event WHERE seq = 4) WHERE seq = 3", "the event 3"),
         ("UPDATE event SET sealed = zeroblob(100) WHERE seq = 2", "the event 2"),
         ("DELETE FROM event WHERE seq = 5", "the event 5"),
         ("DELETE FROM event WHERE seq = 0", "the event 0"),
-        ("DELETE FROM event", "event"),
+        ("DELETE FROM event", "the event 0: its row is gone"),
         ("UPDATE node SET hash = zeroblob(32) WHERE level = 0 AND at = 1", "the hash 1 of level 0"),
         ("UPDATE node SET hash = zeroblob(32) WHERE level = 2 AND at = 0", "the hash 0 of level 2"),
         ("DELETE FROM node WHERE level = 0 AND at = 0", "the hash 0 of level 0"),
-        ("UPDATE checkpoint SET note = replace(note, 'example.com/vault', 'example.com/other')", "note"),
-        ("DELETE FROM checkpoint", "log"),
-        ("UPDATE event SET seq = seq + 1000 WHERE seq = 6", "log"),
-        ("UPDATE event SET seq = 9223372036854775807 WHERE seq = 6", "log"),
+        (
+            "UPDATE checkpoint SET note = replace(note, 'example.com/vault', 'example.com/other')",
+            "the note carries no signature",
+        ),
+        ("DELETE FROM checkpoint", unsigned),
+        ("UPDATE event SET seq = seq + 1000 WHERE seq = 6", unsigned),
+        ("UPDATE event SET seq = 9223372036854775807 WHERE seq = 6", unsigned),
     ] {
         let (world, _) = filled();
         sql(&world, statement);
