@@ -163,12 +163,17 @@ fn an_agent_of_another_user_with_a_shell_reaches_no_more_than_its_credential() {
         // Its own socket knows what its credential is good for.
         (format!("stvor vault recall {sealed} --justification report {as_agent}"), 4),
         (format!("echo x | stvor vault supersede {sealed} --namespace home {as_agent}"), 4),
+        (format!("echo quince | stvor vault supersede {sealed} --level working {as_agent}"), 4),
         (format!("stvor vault forget {sealed} --yes {as_agent}"), 4),
         (format!("stvor vault recall {private} {SOCKETS} --credential-file low.cred"), 6),
     ] {
         let ended = machine.run(AGENT, &words);
         assert_eq!(ended.status.code(), Some(code), "{words}: {} {}", ended.out, ended.err);
     }
+    // Of what it may correct it lowers no level, either: its own words do not come where `low` reads.
+    let lower = format!("echo quince | stvor vault supersede {private} --level working {as_agent}");
+    let ended = machine.run(AGENT, &lower);
+    assert!(ended.status.code() == Some(4) && ended.err.contains("MEMORY_LOWER_LEVEL"), "{}", ended.err);
     let found =
         format!("stvor vault search quince --namespace home {SOCKETS} --json --credential-file low.cred");
     assert_eq!(objects(&machine.does(AGENT, &found).lines().map(str::to_owned).collect::<Vec<_>>()).len(), 1);
@@ -195,6 +200,14 @@ fn an_agent_of_another_user_with_a_shell_reaches_no_more_than_its_credential() {
     let recall = format!("stvor vault recall {sealed} --justification report {as_agent}");
     assert_eq!(objects(&[machine.does(AGENT, &recall)])[0]["content"]["text"], "quince");
     assert_eq!(machine.run(AGENT, &recall).status.code(), Some(4));
+    // It may stop everything, and not let it go on.
+    machine.does(AGENT, &format!("stvor vault lockdown enter {as_agent}"));
+    let leave = machine.run(AGENT, &format!("stvor vault lockdown leave {SOCKETS} {secret}"));
+    assert_eq!(leave.status.code(), Some(5), "{} {}", leave.out, leave.err);
+    let stopped = machine.run(AGENT, &format!("stvor vault recall {plain} {as_agent}"));
+    assert!(stopped.status.code() == Some(4) && stopped.err.contains("VAULT_LOCKDOWN"), "{}", stopped.err);
+    owner("lockdown leave");
+    machine.does(AGENT, &format!("stvor vault recall {plain} {as_agent}"));
     // Not even a process of the daemon's own user can look into it.
     assert!(!machine.run(DAEMON, &format!("head -c 1 /proc/{pid}/mem")).status.success());
     let status = objects(&[owner("status")]);
