@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use stvor_testkit::Signal;
 
-use crate::common::{SOON, finished, objects};
+use crate::common::{Home, SOON, finished, objects};
 use crate::terminal::{Kind, Terminal, USUAL};
 use crate::vault::Served;
 
@@ -306,6 +307,45 @@ fn the_doctor_tells_the_age_of_log_and_backups_of_a_cold_vault_from_its_files() 
     std::fs::write(none.join("vault-20200101T000000Z-0011223344556677-full.age"), "").unwrap();
     let (verdict, said) = found(&doctor(&served, &options(&none)), "backup");
     assert!(verdict == "warning" && said.ends_with("days old"), "{verdict} {said}");
+}
+
+#[test]
+fn the_doctor_finds_a_clock_that_was_set_back_and_a_database_of_another_program() {
+    let served = Served::new();
+    let check = |home: &Home, name: &str| {
+        let ended = home.run("vault doctor --json");
+        let checks = objects(&ended.out.lines().map(str::to_owned).collect::<Vec<_>>());
+        checks.into_iter().find(|check| check["name"] == name).unwrap()
+    };
+    let database = served.home.path("stvor/vault/vault.db");
+    // As if the clock had been set back by an hour since the vault wrote last.
+    let ahead = SystemTime::now() + Duration::from_secs(3_600);
+    std::fs::File::options().write(true).open(&database).unwrap().set_modified(ahead).unwrap();
+    let clock = check(&served.home, "clock");
+    assert_eq!(
+        (&clock["verdict"], &clock["code"]),
+        (&"problem".into(), &"CLOCK_BACKWARDS".into()),
+        "{clock}"
+    );
+    let (found, fix) = (clock["found"].as_str().unwrap(), clock["fix"].as_str().unwrap());
+    assert!(found.ends_with(" s behind the newest write of the database"), "{clock}");
+    assert!(fix.contains("set the clock") && fix.contains("stay closed"), "{clock}");
+
+    assert_eq!(check(&served.home, "format")["verdict"], "ok");
+    let Served { home, daemon } = served;
+    drop(daemon);
+    for (version, code, fix) in [
+        (1_u32, "VAULT_TOO_OLD", "export with the program that made it"),
+        (99, "VAULT_TOO_NEW", "update this program"),
+    ] {
+        // Where SQLite keeps `user_version`.
+        let mut bytes = std::fs::read(&database).unwrap();
+        bytes[60..64].copy_from_slice(&version.to_be_bytes());
+        std::fs::write(&database, bytes).unwrap();
+        let format = check(&home, "format");
+        assert_eq!((&format["verdict"], &format["code"]), (&"problem".into(), &code.into()), "{format}");
+        assert!(format["fix"].as_str().unwrap().contains(fix), "{format}");
+    }
 }
 
 #[test]

@@ -412,6 +412,23 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_behind_the_newest_event_is_a_problem() {
+        let now = Timestamp::system().as_millis();
+        let shown = |last: Option<u64>| {
+            let status = serde_json::from_value(serde_json::json!({
+                "mode": "locked", "vaulted": false, "lockdown": null, "events": 1, "root": "", "refused_cold": 0,
+                "verifier": "", "retired": [], "last_event": last,
+            }));
+            let check = clock(&status.unwrap());
+            (check.is_good(), serde_json::to_string(&check).unwrap())
+        };
+        assert!(shown(Some(now)).0 && shown(None).0);
+        let (good, said) = shown(Some(now + 3_600_000));
+        assert!(!good && said.contains("CLOCK_BACKWARDS"), "{said}");
+        assert!(said.contains(" s behind the newest event of the log"), "{said}");
+    }
+
+    #[test]
     fn backups_of_another_form_hide_no_age() {
         let now = Timestamp::system().as_millis();
         let status = |newest: Option<u64>| -> Status {
