@@ -141,7 +141,7 @@ pub struct Event {
     /// the boundary daemon's key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content: Option<String>,
-    /// Keyed hash of what was said to it: justification, reason, search words.
+    /// Keyed hash of what was said to it: justification, reason, search words; of an agent that tried to act as the owner, the verb.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub text: Option<String>,
     /// Digest of the memory's row after the operation, where it changed the row.
