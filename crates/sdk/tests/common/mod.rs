@@ -10,6 +10,7 @@
 )]
 
 pub mod shared;
+pub mod tls;
 
 use std::path::Path;
 use std::time::Duration;
