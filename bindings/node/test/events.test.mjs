@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { project, require } from './project.mjs';
+import { at, project, require, sdk } from './project.mjs';
 
 const { Listeners } = require(join(project, 'node_modules/@stvor/sdk/dist/events.js'));
 
@@ -55,4 +55,23 @@ test('a listener for one event only leaves the others that waited to the next', 
   await Promise.resolve();
   assert.deepEqual(told, ['bob']);
   assert.deepEqual((await first(listeners, 'identityChanged')).map(({ peer }) => peer), ['carol', 'dave']);
+});
+
+test('development mode warns the first who listens with the list that production refuses, once for each app', async (t) => {
+  const { relay, app } = await at(t);
+  const settings = { appToken: 'stvor_dev_test123', relayUrl: relay.url, storage: 'memory' };
+  const refused = await sdk.createApp({ ...settings, productionMode: true }).then(assert.fail, (error) => error);
+  assert.equal(refused.code, 'NOT_FOR_PRODUCTION');
+  assert.deepEqual(refused.findings.map(({ code }) => code), ['store_not_durable', 'relay_without_tls', 'development_token']);
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob')];
+  const { findings } = await new Promise((resolve) => { alice.once('developmentMode', resolve); });
+  assert.deepEqual(findings, refused.findings);
+  assert.deepEqual(findings, app.findings);
+  // What is told comes in order: nothing of it is behind what follows.
+  const again = [];
+  for (const client of [alice, bob]) client.on('developmentMode', (event) => again.push(event));
+  const closed = new Promise((resolve) => { bob.once('closed', resolve); });
+  await app.close();
+  await closed;
+  assert.deepEqual(again, []);
 });
