@@ -2,7 +2,7 @@
 
 use stvor_testkit::Stream;
 
-use crate::common::{Home, SOON, finished, listening, mock_relay};
+use crate::common::{Home, SOON, finished, listening, mock_relay, objects};
 use crate::terminal::{CTRL_C, CTRL_D, Kind, Terminal, USUAL};
 
 const CHAT: &str = "chat --as alice --with bob";
@@ -90,6 +90,67 @@ fn safety_numbers_are_shown_and_verified_inside_a_conversation() {
     alice.wait_for("/nonsense is not known; /help lists the commands");
     alice.press("/help\r");
     alice.wait_for("/reset");
+}
+
+#[test]
+fn a_group_is_changed_and_left_inside_its_conversation() {
+    let (_relay, url) = mock_relay();
+    let home = Home::at(&url);
+    bob_exists(&home);
+    let carol = listening(&home, "listen --as carol --count 1 --json");
+    assert_eq!(home.run("group create --as alice friends bob").status.code(), Some(0));
+    let wide = Kind { rows: 40, columns: 200, ..USUAL };
+    let mut alice = Terminal::open(&home, "chat --as alice --group friends", wide);
+    let mut bob = Terminal::open(&home, "chat --as bob --group friends", wide);
+    let members = |terminal: &mut Terminal, wanted: &str| {
+        terminal.press("/members\r");
+        terminal.wait(wanted, |seen| seen.lines().any(|line| line.trim_end() == wanted));
+    };
+    for terminal in [&mut alice, &mut bob] {
+        terminal.wait_for("Talking in friends (2 members)");
+        members(terminal, "friends: alice, bob");
+    }
+    alice.press("/help\r");
+    for command in ["/members", "/add USER", "/remove USER", "/rename NAME", "/leave", "/status", "/quit"] {
+        alice.wait_for(command);
+    }
+    alice.press("/nonsense\r");
+    alice.wait_for("/nonsense is not known; /help lists the commands");
+
+    alice.press("/rename team\r");
+    for terminal in [&alice, &bob] {
+        terminal.wait_for("* team: alice changed it");
+    }
+    alice.press("/add carol\r");
+    for terminal in [&mut alice, &mut bob] {
+        terminal.wait_for("* team: alice added carol");
+        members(terminal, "team: alice, bob, carol");
+    }
+    alice.press("welcome\r");
+    bob.wait_for("alice: welcome");
+    assert_eq!(finished(&carol), Some(0));
+    let read = objects(&carol.lines(Stream::Out));
+    assert!(read.iter().any(|object| object["text"] == "welcome" && object["from"] == "alice"), "{read:?}");
+
+    alice.press("/remove carol\r");
+    for terminal in [&mut alice, &mut bob] {
+        terminal.wait_for("* team: alice removed carol");
+        members(terminal, "team: alice, bob");
+    }
+    alice.press("/remove carol\r");
+    alice.wait_for("[NOT_A_MEMBER]");
+    alice.press("/leave\r");
+    alice.wait_for("* You are not in group");
+    bob.wait_for("* team: alice removed alice");
+    members(&mut bob, "team: bob");
+    alice.press("still here?\r");
+    alice.wait("the refusal", |seen| {
+        seen.lines().any(|line| line.starts_with("not sent:") && line.contains("[NOT_A_MEMBER]"))
+    });
+    for terminal in [&mut alice, &mut bob] {
+        terminal.press("/quit\r");
+        assert_eq!(terminal.ended(), 0);
+    }
 }
 
 #[test]
