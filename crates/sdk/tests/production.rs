@@ -116,15 +116,17 @@ fn holding(directory: &Path, text: &str) -> Vec<String> {
 async fn two_users_talk_in_production_and_go_on_from_their_disk() {
     let (at_relay, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (relay, root) = relay(at_relay.path()).await;
-    let open = || production(&url(&relay), &root).data_dir(here.path());
+    let url = url(&relay);
+    let open = || production(&url, &root).data_dir(here.path());
     talk_close_and_go_on(open).await;
+    let another = open().passphrase("of somebody else").open().await.unwrap();
+    assert_eq!(code(another.connect("alice").await), "WRONG_KEY");
+    relay.shutdown().await;
     for words in WORDS {
         for directory in [at_relay.path(), here.path()] {
             assert_eq!(holding(directory, words), [""; 0]);
         }
     }
-    let another = open().passphrase("of somebody else").open().await.unwrap();
-    assert_eq!(code(another.connect("alice").await), "WRONG_KEY");
 }
 
 /// Servers of stores with TLS that keep what they acknowledge, as far as they are installed here.
