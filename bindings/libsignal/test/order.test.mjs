@@ -37,6 +37,7 @@ test('two copies of the package, and executors of many, share the order of an ad
   try {
     const [copy, copyGroup] = [require(join(place, 'dist/index.js')), require(join(place, 'dist/group.js'))];
     assert.notEqual(copy.SessionCipher, ours.SessionCipher);
+    assert.equal(copy.defaultExecutor(), ours.defaultExecutor());
     const { alice, toAlice, at } = await talking();
     const storage = slow(alice);
     const seal = (S, options) => new S.SessionCipher(storage, new S.ProtocolAddress(...at.bob), options).encrypt(same);

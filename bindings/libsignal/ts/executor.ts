@@ -439,7 +439,7 @@ export class Executor extends Calls {
  * @internal The executor that was given, or the default one. One of another copy of the package is as good if both mean the same by it; one that does
  * not say so could fail in the middle of a call, or keep another order.
  */
-export function checkedExecutor(given: unknown = shared): Executor {
+export function checkedExecutor(given: unknown = defaultExecutor()): Executor {
   if ((given as Executor | null)?.[CONTRACT] === true) return given as Executor;
   throw invalid('executor is an Executor of this copy of @stvor/libsignal, or of one of a version that goes with it');
 }
@@ -471,18 +471,20 @@ function count(given: unknown, otherwise: number, what: string): number {
   throw invalid(`${what} is a whole number of 1 or more`);
 }
 
-let shared: Executor = new Executor();
+/** One for all copies of the package in a thread, as the lanes are: another package may bring its own. */
+const SHARED = Symbol.for(`${LANES}/executor.1/default`);
+const shared = globalThis as unknown as { [SHARED]?: Executor };
 
 /**
  * The executor of all ciphers and builders that were not given one: of those that a package makes which finds this one in the place of libsignal-node, too.
  * Its events are heard here; other bounds take another executor ({@link setDefaultExecutor}).
  */
 export function defaultExecutor(): Executor {
-  return shared;
+  return (shared[SHARED] ??= new Executor());
 }
 
 /** Takes an executor for all ciphers and builders that are made from now on without one. Whoever was made before keeps the one of then. */
 export function setDefaultExecutor(executor: Executor): void {
   if (executor === undefined) throw invalid('there is always an executor: give one');
-  shared = checkedExecutor(executor);
+  shared[SHARED] = checkedExecutor(executor);
 }

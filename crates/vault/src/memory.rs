@@ -89,11 +89,15 @@ impl fmt::Display for Trust {
 }
 
 /// What holds for the name of a namespace.
-pub(crate) const NAMESPACE: &str = "a namespace has 1 to 256 bytes and no control characters";
+pub(crate) const NAMESPACE: &str =
+    "a namespace has 1 to 256 bytes, no control characters, and does not begin with $serde_json::";
 
 /// Whether a text can be the name of a namespace, an intent or a metadata entry.
+///
+/// A map that begins with a key of the parser's own is no map to whoever reads an answer: one such name would make lists unreadable.
 pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= limits::MAX_NAME && !text.contains(char::is_control)
+    let fits = !text.is_empty() && text.len() <= limits::MAX_NAME;
+    fits && !text.contains(char::is_control) && !text.starts_with("$serde_json::")
 }
 
 /// A memory that is to be stored.

@@ -546,6 +546,12 @@ fn what_is_too_long_or_too_many_is_refused_and_the_most_is_taken() {
     assert!(!store(&|new| new.namespace = Some(String::new())));
     assert!(store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS]));
     assert!(!store(&|new| new.intents = vec!["i".into(); limits::MAX_INTENTS + 1]));
+    // Who reads a map that begins with one of these takes it for something else.
+    for key in ["$serde_json::private::RawValue", "$serde_json::private::Number"] {
+        assert!(!store(&|new| new.metadata = [(key.into(), "x".into())].into()));
+        assert!(!store(&|new| new.namespace = Some(key.into())));
+        assert!(!store(&|new| new.intents = vec![key.into()]));
+    }
     let metadata = |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect();
     assert!(store(&|new| new.metadata = metadata(limits::MAX_METADATA)));
     assert!(!store(&|new| new.metadata = metadata(limits::MAX_METADATA + 1)));
