@@ -10,6 +10,7 @@ use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use stvor_crypto::{Random as _, Secret, SecretBytes, SystemRandom};
@@ -29,11 +30,17 @@ pub struct TokenKey {
 }
 
 /// A key in a token. Each operation opens a session of its own and logs in.
-#[derive(Debug)]
 pub struct Token {
     library: Pkcs11,
     which: TokenKey,
     pin: Arc<SecretBytes>,
+}
+
+/// Which key of which token; not the addresses of the module's functions.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("which", &self.which).finish_non_exhaustive()
+    }
 }
 
 fn unavailable(error: &Error) -> KeyError {

@@ -105,7 +105,7 @@ fn a_backup_restores_the_same_person_elsewhere_and_a_killed_restore_is_whole_or_
     kill_after(&once, latest);
     for place in [&once, &elsewhere] {
         let last = place.run(&line);
-        let whole = last.status.code() == Some(0) || last.err.contains("[RESTORE_STORE_EXISTS]");
+        let whole = last.status.code() == Some(0) || last.err.contains("RESTORE_STORE_EXISTS");
         assert!(whole, "{}", last.err);
     }
     let target = Home::at(&url);
