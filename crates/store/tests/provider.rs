@@ -118,3 +118,23 @@ async fn of_a_thousand_marks_of_one_name_one_passes_until_it_expires() {
     // A clock that jumps back finds the mark still there.
     assert_eq!(marked(b"one", 5).await, 0);
 }
+
+/// A database has one opening at a time: copies come from many tasks of it, and from the opening after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_copies_at_a_database_exactly_one_is_marked_also_when_it_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let bob = place("bob").in_directory(directory.path());
+    let (now, until) = (Timestamp::from_millis(1_000), Timestamp::from_millis(301_000));
+    for expected in [1, 0] {
+        let store = Arc::new(open_at(&SqliteStores, &bob, OpenKey::Default).await.unwrap().store);
+        let marks = (0..1_000).map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                store.check_and_mark((Table::ReplayMark, b"one message"), now, until).await.unwrap()
+            })
+        });
+        let passed = futures::future::join_all(marks).await;
+        assert_eq!(passed.into_iter().filter(|passed| *passed.as_ref().unwrap()).count(), expected);
+        store.close().await.unwrap();
+    }
+}

@@ -1240,12 +1240,16 @@ async fn a_dump_of_a_server_holds_no_name_no_key_and_no_content() {
 async fn of_a_thousand_copies_over_four_openings_exactly_one_is_marked() {
     let server = Postgres::start().unwrap();
     let redis = Redis::start().unwrap();
+    let cluster = RedisCluster::start().unwrap();
     let mut all: Vec<Box<dyn StoreProvider>> = Vec::new();
     if let Some(server) = &server {
         all.push(Box::new(PostgresStores::new(&server.database().unwrap().url).unwrap()));
     }
     if let Some(redis) = &redis {
         all.push(Box::new(RedisStores::new(&redis.url()).unwrap()));
+    }
+    if let Some(cluster) = &cluster {
+        all.push(Box::new(RedisStores::new(&cluster.urls()[0]).unwrap()));
     }
     for stores in all {
         let mut openings = Vec::new();
