@@ -11,6 +11,8 @@ mod doctor;
 mod groups;
 mod keeping;
 mod messages;
+#[cfg(unix)]
+mod progress;
 mod relays;
 #[cfg(unix)]
 mod reload;
@@ -33,8 +35,6 @@ mod vault_log;
 mod vault_memories;
 #[cfg(target_os = "linux")]
 mod vault_memory;
-#[cfg(unix)]
-mod vault_progress;
 #[cfg(unix)]
 mod vault_recovery;
 #[cfg(unix)]
