@@ -53,7 +53,8 @@ export interface ExecutorEvents {
  * What the package asks of an executor and of its turns is a contract between versions, too, for an executor may be of another copy: who changes it
  * changes the number. One over lanes of other shapes never goes with this copy.
  */
-const CONTRACT: unique symbol = Symbol.for(`${LANES}/executor.1`);
+const EXECUTORS = `${LANES}/executor.1`;
+const CONTRACT: unique symbol = Symbol.for(EXECUTORS);
 
 const EVENTS: readonly string[] = ['pressure', 'rejected', 'crash', 'revived', 'compatibility', 'untrusted'];
 
@@ -472,7 +473,7 @@ function count(given: unknown, otherwise: number, what: string): number {
 }
 
 /** One for all copies of the package in a thread, as the lanes are: another package may bring its own. */
-const SHARED = Symbol.for(`${LANES}/executor.1/default`);
+const SHARED: unique symbol = Symbol.for(`${EXECUTORS}/default`);
 const shared = globalThis as unknown as { [SHARED]?: Executor };
 
 /**
