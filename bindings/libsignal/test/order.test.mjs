@@ -37,15 +37,20 @@ test('two copies of the package, and executors of many, share the order of an ad
   try {
     const [copy, copyGroup] = [require(join(place, 'dist/index.js')), require(join(place, 'dist/group.js'))];
     assert.notEqual(copy.SessionCipher, ours.SessionCipher);
-    assert.equal(copy.defaultExecutor(), ours.defaultExecutor());
+    // Asked here first, so that it is not of the copy that goes.
+    assert.equal(ours.defaultExecutor(), copy.defaultExecutor());
     const { alice, toAlice, at } = await talking();
     const storage = slow(alice);
-    const seal = (S, options) => new S.SessionCipher(storage, new S.ProtocolAddress(...at.bob), options).encrypt(same);
+    const seal = (S, options, of = storage) => new S.SessionCipher(of, new S.ProtocolAddress(...at.bob), options).encrypt(same);
     const copies = await Promise.all([0, 1, 2, 3, 4, 5].map((one) => seal(one % 2 ? copy : ours)));
     assert.equal(distinct(copies), 6);
     const executors = await Promise.all([0, 1, 2, 3, 4, 5].map((one) => seal(one % 2 ? copy : ours, { executor: new (one % 3 ? ours : copy).Executor() })));
     assert.equal(distinct(executors), 6);
     for (const message of [...copies, ...executors]) assert.equal(await read(toAlice, message), String(same));
+
+    // What a storage throws of one copy is known to the executor of the other.
+    const unreadable = { ...alice, loadSession: async () => copy.SessionRecord.deserialize({}) };
+    assert.equal((await refused(seal(copy, undefined, unreadable))).code, 'BAD_RECORD');
 
     const name = new group.SenderKeyName('two copies', { id: 'me', deviceId: 1 });
     await new group.GroupSessionBuilder(storage).create(name);

@@ -1,6 +1,6 @@
 /** Calls to storages: their deadlines, and what is done about those that were given up. */
 
-import { SignalError, StorageError, wordsOf } from './errors.js';
+import { isSignalError, StorageError, wordsOf } from './errors.js';
 import { release, scopeOf, type Lane, type Side, type State } from './lanes.js';
 import type { Wipeable } from './wipeable.js';
 
@@ -409,7 +409,7 @@ function accountOf({ who }: State, owner: object): unknown {
 
 /** @internal What a storage threw. */
 export function storageFailed(cause: unknown): Error {
-  if (cause instanceof SignalError) return cause;
+  if (isSignalError(cause)) return cause;
   const words = wordsOf(cause);
   return new StorageError(`the storage failed: ${words}`, { code: 'STORAGE_FAILED', retryable: true, cause });
 }

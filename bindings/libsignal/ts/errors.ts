@@ -37,6 +37,9 @@ export type ErrorCode =
   | 'UNKNOWN_PREKEY'
   | 'UNSUPPORTED_VERSION';
 
+/** Copies of this package share executors, so an error may be of a class of another copy. */
+const ERROR: unique symbol = Symbol.for('stvor.libsignal.error.1');
+
 /**
  * What every call fails with, or a class derived from it. `code` is stable; `action` says what to do; `retryable` tells whether
  * the same call may succeed later without a change.
@@ -64,9 +67,23 @@ export class SignalError extends Error {
     }
   }
 
+  /** @internal Says to other copies of the package what it is. */
+  get [ERROR](): true {
+    return true;
+  }
+
   /** What to do about it. */
   get action(): string {
     return actionOf(this.code);
+  }
+}
+
+/** Whether it is an error of this package, whichever copy of it made it. */
+export function isSignalError(thrown: unknown): thrown is SignalError {
+  try {
+    return (Object(thrown) as { [ERROR]?: unknown })[ERROR] === true;
+  } catch {
+    return false;
   }
 }
 
@@ -160,7 +177,7 @@ export function coded(code: string, message: string, details: { retryable?: bool
 
 /** Makes a typed error of whatever the native half threw. */
 export function failure(thrown: unknown, words?: Words): SignalError {
-  if (thrown instanceof SignalError) return thrown;
+  if (isSignalError(thrown)) return thrown;
   return failureOf(wordsOf(thrown), thrown, words);
 }
 

@@ -92,6 +92,17 @@ impl fmt::Display for Trust {
 pub(crate) const NAMESPACE: &str =
     "a namespace has 1 to 256 bytes, no control characters, and does not begin with $serde_json::";
 
+/// What intents have to be.
+pub(crate) const INTENT: &str =
+    "an intent has 1 to 256 bytes, no control characters, and does not begin with $serde_json::";
+
+/// How many intents a memory may have.
+pub(crate) const INTENTS: &str = "a memory has at most 32 intents";
+
+/// What the keys of metadata have to be.
+const KEY: &str =
+    "a metadata key has 1 to 256 bytes, no control characters, and does not begin with $serde_json::";
+
 /// Whether a text can be the name of a namespace, an intent or a metadata entry.
 ///
 /// A map that begins with a key of the parser's own is no map to whoever reads an answer: one such name would make lists unreadable.
@@ -189,9 +200,9 @@ impl NewMemory {
             (self.profile.is_none() || !self.no_profile, "a memory has a profile or none"),
             (self.source.len() <= limits::MAX_NAME, "a source has at most 256 bytes"),
             (self.metadata.len() <= limits::MAX_METADATA, "a memory has at most 64 metadata entries"),
-            (self.intents.len() <= limits::MAX_INTENTS, "a memory has at most 32 intents"),
-            (self.intents.iter().all(|intent| name(intent)), "an intent has 1 to 256 bytes"),
-            (self.metadata.keys().all(|key| name(key)), "a metadata key has 1 to 256 bytes"),
+            (self.intents.len() <= limits::MAX_INTENTS, INTENTS),
+            (self.intents.iter().all(|intent| name(intent)), INTENT),
+            (self.metadata.keys().all(|key| name(key)), KEY),
             (
                 self.metadata.values().all(|value| value.len() <= limits::MAX_TEXT),
                 "a metadata value has at most 4096 bytes",

@@ -15,7 +15,7 @@ use crate::error::Refusal;
 use crate::gates::boundary::Verdict;
 use crate::gates::{Situation, decide};
 use crate::level::Level;
-use crate::memory::{Header, MemoryId, NewMemory, Recalled, State, Trust};
+use crate::memory::{Header, INTENT, INTENTS, MemoryId, NewMemory, Recalled, State, Trust, is_name};
 use crate::sealing::{Sender, Wrap, open_content, seal_content};
 use crate::storage::MemoryRow;
 use crate::{Inspection, VaultError, detect, limits};
@@ -333,11 +333,12 @@ impl Engine {
             if let Some(why) = header.gone(engine.latest(&event.at)) {
                 return Err(Refusal::Gone(why).into());
             }
-            let fits = !intent.is_empty() && intent.len() <= limits::MAX_NAME;
-            if link && (!fits || header.intents.len() >= limits::MAX_INTENTS) {
-                return Err(VaultError::invalid(
-                    "an intent has 1 to 256 bytes, and a memory at most 32 of them",
-                ));
+            // What is there can be taken away, whatever it is.
+            if link && !is_name(intent) {
+                return Err(VaultError::invalid(INTENT));
+            }
+            if link && header.intents.len() >= limits::MAX_INTENTS {
+                return Err(VaultError::invalid(INTENTS));
             }
             if link {
                 no_secrets(header.level, [intent.as_bytes()])?;

@@ -552,6 +552,12 @@ fn what_is_too_long_or_too_many_is_refused_and_the_most_is_taken() {
         assert!(!store(&|new| new.namespace = Some(key.into())));
         assert!(!store(&|new| new.intents = vec![key.into()]));
     }
+    let linked = vault.store(OWNER, memory("x", Level::Working)).unwrap();
+    for intent in ["", "two\nlines", "$serde_json::x", &"i".repeat(limits::MAX_NAME + 1)] {
+        let refused = vault.set_intent(OWNER, linked, (intent, true)).unwrap_err();
+        assert!(refused.to_string().contains("an intent has 1 to 256 bytes"), "{intent:?}: {refused}");
+        vault.set_intent(OWNER, linked, (intent, false)).unwrap();
+    }
     let metadata = |count: usize| (0..count).map(|n| (n.to_string(), String::new())).collect();
     assert!(store(&|new| new.metadata = metadata(limits::MAX_METADATA)));
     assert!(!store(&|new| new.metadata = metadata(limits::MAX_METADATA + 1)));
