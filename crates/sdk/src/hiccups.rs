@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use stvor_base::Timestamp;
 use stvor_store::{
-    ChangeSet, Key, MemoryStore, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts, StorePlace,
-    StoreProvider, Table,
+    ChangeSet, Key, MemoryStore, Op, Page, Row, RowValue, Scan, Stats, Store, StoreError, StoreFacts,
+    StorePlace, StoreProvider, Table,
 };
 
 type Which = fn(&Scan) -> bool;
@@ -34,6 +34,23 @@ impl Hiccups {
     /// Takes the next commit that has to do with this table, and answers as if the connection broke meanwhile.
     pub(crate) fn lose_answer(&self, of: Table) {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(of);
+    }
+
+    /// The row at this place on disk.
+    pub(crate) async fn row(&self, at: &Key) -> RowValue {
+        self.rows.get(core::slice::from_ref(at)).await.unwrap().pop().flatten().unwrap().value
+    }
+
+    /// Writes a row as an attacker would who has the database.
+    pub(crate) async fn put(&self, at: &Key, row: RowValue) {
+        self.rows.commit([Op::put(at.clone(), row)].into_iter().collect()).await.unwrap();
+    }
+
+    /// Alters a row, so that it does not open any more.
+    pub(crate) async fn alter(&self, at: &Key) {
+        let mut row = self.row(at).await;
+        *row.bytes.last_mut().unwrap() ^= 1;
+        self.put(at, row).await;
     }
 
     /// How many of them were asked.

@@ -7,7 +7,7 @@ use stvor_base::{Address, Suite, Timestamp, UserId};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::{Identity, RecoveryRoot, RecoverySecret};
 use stvor_store::narrow::IdentityPair;
-use stvor_store::{ChangeSet, Expect, Key, Op, OpenKey, Scan, Sealed, StoreError, StorePlace, Table};
+use stvor_store::{ChangeSet, Expect, Key, Op, OpenKey, Record, Scan, Sealed, StoreError, StorePlace, Table};
 
 use crate::config::{Config, IdentitySource, KeySource};
 use crate::error::{Error, ErrorKind, Result};
@@ -178,10 +178,19 @@ pub(crate) async fn read_lanes(store: &Sealed) -> Result<Vec<(Address, LaneRow)>
     each_lane(store).await?.into_iter().collect()
 }
 
-/// [`read_lanes`], where one that does not decode holds none of the others back.
+/// [`read_lanes`], where one that was altered or does not decode holds none of the others back.
 pub(crate) async fn each_lane(store: &Sealed) -> Result<Vec<Result<(Address, LaneRow)>>> {
-    let rows = store.scan_all(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
-    Ok(rows.iter().map(|row| LaneRow::decode(row.value.expose()).map_err(Error::passed)).collect())
+    let rows =
+        store.scan_each(Scan::of(Table::Lane, keys::LANES), usize::MAX).await.map_err(Error::passed)?;
+    let read = |row: core::result::Result<Record, Key>| {
+        let row = row.map_err(|key| altered(&key))?;
+        LaneRow::decode(row.value.expose()).map_err(Error::passed)
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+fn altered(key: &Key) -> Error {
+    Error::passed(StoreError::Tampered { table: key.table })
 }
 
 /// The send counter below which nothing is sent, whatever lanes say.
@@ -198,9 +207,15 @@ pub(crate) async fn read_peers(store: &Sealed) -> Result<HashMap<UserId, PeerRow
 /// [`read_peers`] in the same way, each with the key of its row.
 pub(crate) async fn each_peer(store: &Sealed) -> Result<Vec<(Key, Result<PeerRow>)>> {
     let rows =
-        store.scan_all(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
-    let decode = |row: &stvor_store::SecretBytes| PeerRow::decode(row.expose()).map_err(Error::passed);
-    Ok(rows.into_iter().map(|row| (row.key, decode(&row.value))).collect())
+        store.scan_each(Scan::of(Table::Settings, keys::PEERS), usize::MAX).await.map_err(Error::passed)?;
+    let read = |row: core::result::Result<Record, Key>| match row {
+        Ok(row) => (row.key, PeerRow::decode(row.value.expose()).map_err(Error::passed)),
+        Err(key) => {
+            let error = altered(&key);
+            (key, Err(error))
+        }
+    };
+    Ok(rows.into_iter().map(read).collect())
 }
 
 #[cfg(test)]

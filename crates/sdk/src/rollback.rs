@@ -326,7 +326,7 @@ async fn stored_counter(core: &Core) -> Result<u64> {
     }
 }
 
-/// The highest send counter that can be read; and if a row does not decode, whose counter may be higher, why.
+/// The highest send counter that can be read; and if a row was altered or does not decode, whose counter may be higher, why.
 async fn readable_counter(core: &Core) -> Result<(u64, Option<Error>)> {
     let (mut highest, mut unread) = (0, None);
     for lane in each_lane(&core.store).await? {
@@ -636,6 +636,49 @@ mod tests {
         });
         assert_eq!(told.await, "FORMAT_TOO_NEW");
         write(LaneRow { counter: 9, ..LaneRow::default() }.encode(&peer)).await.unwrap();
+        soon(look_for(core, &ready)).await;
+        assert_eq!(core.rollback(), None);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_was_altered_leaves_no_doubt_unless_its_counter_may_be_the_highest() {
+        let (store, directory) = (Arc::default(), tempfile::tempdir().unwrap());
+        let client = hiccups::instance(&store, &directory).await;
+        let (core, mut events) = (client.core(), client.events());
+        let [bob, carol] =
+            ["bob", "carol"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
+        let lane = |peer: &Address| keys::lane(&core.store, peer);
+        let row = |counter, peer: &Address| LaneRow { counter, ..LaneRow::default() }.encode(peer);
+        let mut changes = ChangeSet::new();
+        changes.put(lane(&bob), row(12, &bob)).put(lane(&carol), row(9, &carol));
+        core.store.commit(changes).await.unwrap();
+        let at = core.store.key_on_disk(&lane(&bob));
+        let whole = store.row(&at).await;
+        store.alter(&at).await;
+
+        let ready = |highest_counter| Ready { highest_counter, ..crate::transport::minimal::ready() };
+        soon(look_for(core, &ready(9))).await;
+        assert_eq!(core.rollback(), None);
+        let refused =
+            core.store.one(&lane(&bob)).await.map(|_| ()).map_err(|error| Error::passed(error).code());
+        assert_eq!(refused, Err("ROW_TAMPERED"), "it stays, and is refused");
+
+        let ready = ready(12);
+        let told = async {
+            loop {
+                if let Some(Event::StoreFailing { code }) = events.next().await {
+                    break code;
+                }
+            }
+        };
+        let told = soon(async {
+            tokio::select! {
+                () = look_for(core, &ready) => panic!("decided"),
+                code = told => code,
+            }
+        });
+        assert_eq!(told.await, "ROW_TAMPERED");
+        store.put(&at, whole).await;
         soon(look_for(core, &ready)).await;
         assert_eq!(core.rollback(), None);
     }

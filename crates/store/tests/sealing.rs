@@ -179,6 +179,44 @@ async fn a_row_moved_to_another_place_version_or_store_is_refused() {
 }
 
 #[tokio::test]
+async fn rows_that_were_altered_are_named_among_the_others_where_asked_for_and_refused_else() {
+    const ROWS: u64 = stvor_store::limits::MAX_SCAN as u64 + 2;
+    // One in a page, the one that ends it, and the last of all.
+    const ALTERED: [u64; 3] = [3, stvor_store::limits::MAX_SCAN as u64 - 1, ROWS - 1];
+    let (below, sealed, _) = sealed().await;
+    let puts = (0..ROWS).map(|sort| Op::put(key("a", sort), sort.to_be_bytes().to_vec()));
+    sealed.commit(puts.collect()).await.unwrap();
+    for sort in ALTERED {
+        let row = only_row(&below, &sealed, &key("a", sort)).await;
+        let mut value = row.value;
+        value.bytes[0] ^= 1;
+        plant(&below, row.key, value).await;
+    }
+    let sorts = |rows: Vec<Result<stvor_store::Record, Key>>| -> Vec<Result<u64, Key>> {
+        let number = |record: stvor_store::Record| {
+            assert_eq!(record.value.expose(), record.key.sort);
+            u64::from_be_bytes(record.key.sort.try_into().unwrap())
+        };
+        rows.into_iter().map(|row| row.map(number)).collect()
+    };
+    let expected = |sort: u64| match ALTERED.contains(&sort) {
+        true => Err(key("a", sort)),
+        false => Ok(sort),
+    };
+    let all = Scan::of(Table::Session, *b"a");
+    let found = sorts(sealed.scan_each(all.clone(), usize::MAX).await.unwrap());
+    assert_eq!(found, (0..ROWS).map(expected).collect::<Vec<_>>());
+    let found = sorts(sealed.scan_each(all.clone().newest_first(), usize::MAX).await.unwrap());
+    assert_eq!(found, (0..ROWS).rev().map(expected).collect::<Vec<_>>());
+    let found = sorts(sealed.scan_each(all.clone(), 5).await.unwrap());
+    assert_eq!(found, (0..5).map(expected).collect::<Vec<_>>());
+    for limit in [4, usize::MAX] {
+        assert_eq!(sealed.scan_all(all.clone(), limit).await.unwrap_err().code(), "ROW_TAMPERED");
+    }
+    assert_eq!(sealed.scan_all(all, 3).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_changed_passphrase_opens_the_same_rows_and_the_old_one_does_not() {
     let cheap = PassphraseCost { memory_kib: 64, iterations: 1, parallelism: 1 };
     let phrase = |text: &[u8]| {

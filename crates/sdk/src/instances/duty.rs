@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use stvor_base::{Address, UserId};
-use stvor_store::{ChangeSet, Expect, Op, StoreError};
+use stvor_base::{Address, ErrorCode as _, UserId};
+use stvor_store::{ChangeSet, Expect, Op, StoreError, Table};
 
 use super::{Rejoined, VERSION};
 use crate::core::Core;
@@ -108,16 +108,19 @@ async fn attend(core: &Arc<Core>, unread: &mut Option<&'static str>) -> Result<(
     rollback::look_again(core).await
 }
 
-/// Takes over what other instances changed of the settings of conversations: those of a row that does not decode stay as they are here.
-/// Whether the rows could be read; where one does not open none can.
+/// Takes over what other instances changed of the settings of conversations: those of a row that was altered or does not decode stay as
+/// they are here. Whether that is done until they change again: a row that was altered may be put back as it was, and nothing tells.
 async fn follow_settings(core: &Core, unread: &mut Option<&'static str>) -> Result<bool> {
     let (mut peers, mut kept, mut failed) = (HashMap::new(), HashSet::new(), None);
+    let tampered = StoreError::Tampered { table: Table::Settings }.code();
     let followed = match each_peer(&core.store).await {
         Ok(rows) => {
+            let mut all_open = true;
             for (key, row) in rows {
                 match row {
                     Ok(row) => drop(peers.insert(row.user.clone(), row)),
                     Err(error) => {
+                        all_open &= error.code() != tampered;
                         failed.get_or_insert(error.code());
                         kept.insert(key);
                     }
@@ -125,7 +128,7 @@ async fn follow_settings(core: &Core, unread: &mut Option<&'static str>) -> Resu
             }
             let keep = |user: &UserId| !kept.is_empty() && kept.contains(&keys::peer(&core.store, user));
             core.follow_peers(peers, keep);
-            true
+            all_open
         }
         Err(error) if error.passes() => return Err(error),
         Err(error) => {
@@ -167,8 +170,8 @@ impl Core {
     }
 
     /// What there is of all conversations, as far as it can be read. That a row can not be is told, and holds up nothing that has to do
-    /// with the others; where one does not open none of them can be. What may pass is an error.
-    async fn readable_lanes(&self) -> Result<Vec<(Address, LaneRow)>> {
+    /// with the others. What may pass is an error.
+    pub(super) async fn readable_lanes(&self) -> Result<Vec<(Address, LaneRow)>> {
         let (mut lanes, mut failed) = (Vec::new(), None);
         match each_lane(&self.store).await {
             Ok(rows) => {

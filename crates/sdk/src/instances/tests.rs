@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use stvor_base::{Timestamp, UserId};
+use stvor_base::{Address, DeviceId, ErrorCode as _, Timestamp, UserId};
 use stvor_crypto::{Secret, SystemRandom};
 use stvor_keys::KeyHolder;
 use stvor_store::{
@@ -18,7 +18,7 @@ use crate::clock::testing::soon;
 use crate::core::Core;
 use crate::hiccups::{self, Hiccups};
 use crate::keys;
-use crate::rows::PeerRow;
+use crate::rows::{LaneRow, PeerRow};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -248,23 +248,49 @@ async fn settings_that_do_not_decode_are_told_and_hold_back_none_that_another_in
 }
 
 #[tokio::test]
-async fn settings_that_another_instance_changed_while_none_can_be_read_are_followed_once_they_can_be() {
+async fn settings_that_were_altered_are_told_and_hold_back_none_that_another_instance_changed() {
     let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
     let client = hiccups::instance(&store, &directory).await;
     let (core, mut events) = (client.core(), client.events());
     let [bob, carol] = ["bob", "carol"].map(|name| UserId::new(name).unwrap());
+    let place = keys::peer(&core.store, &bob);
+    let at = core.store.key_on_disk(&place);
+    let mut changes = ChangeSet::new();
+    changes.put(place.clone(), PeerRow::new(bob.clone()).encode());
+    core.store.commit(changes).await.unwrap();
+    let other = store.row(&at).await;
     core.change_shared_peer(&bob, |row| row.blocked = true).await.unwrap();
-    let at = core.store.key_on_disk(&keys::peer(&core.store, &bob));
-    let whole = store.get(core::slice::from_ref(&at)).await.unwrap().pop().flatten().unwrap().value;
-    let mut altered = whole.clone();
-    *altered.bytes.last_mut().unwrap() ^= 1;
-    let put = |row: RowValue| store.commit([Op::put(at.clone(), row)].into_iter().collect());
-    put(altered).await.unwrap();
+    store.alter(&at).await;
     block_elsewhere(core, &carol, ChangeSet::new()).await;
-    assert_eq!(failing(&mut events).await, "ROW_TAMPERED");
-    assert!(core.is_blocked(&bob) && !core.is_blocked(&carol));
-    put(whole).await.unwrap();
-    core.instances.hurry();
     is_blocked(core, &carol).await;
-    assert!(core.is_blocked(&bob));
+    assert!(core.is_blocked(&bob), "as far as is known");
+    assert_eq!(failing(&mut events).await, "ROW_TAMPERED");
+    assert_eq!(core.store.one(&place).await.unwrap_err().code(), "ROW_TAMPERED", "it stays, and is refused");
+    // Nothing but the row itself tells that it opens again.
+    store.put(&at, other).await;
+    core.instances.hurry();
+    soon(async {
+        while core.is_blocked(&bob) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(core.is_blocked(&carol));
+}
+
+#[tokio::test]
+async fn a_conversation_that_was_altered_is_told_and_holds_back_none_beside_it_from_who_takes_over() {
+    let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
+    let client = hiccups::instance(&store, &directory).await;
+    let (core, mut events) = (client.core(), client.events());
+    let [bob, carol] = ["bob", "carol"].map(|name| Address::new(UserId::new(name).unwrap(), DeviceId::FIRST));
+    let lane = |peer: &Address| keys::lane(&core.store, peer);
+    let row = |peer: &Address| LaneRow::default().encode(peer);
+    let mut changes = ChangeSet::new();
+    changes.put(lane(&bob), row(&bob)).put(lane(&carol), row(&carol));
+    core.store.commit(changes).await.unwrap();
+    store.alter(&core.store.key_on_disk(&lane(&bob))).await;
+    let readable = core.readable_lanes().await.unwrap();
+    assert_eq!(readable.into_iter().map(|(peer, _)| peer).collect::<Vec<_>>(), [carol]);
+    assert_eq!(failing(&mut events).await, "ROW_TAMPERED");
 }

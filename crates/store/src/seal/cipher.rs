@@ -179,15 +179,14 @@ impl Keys {
         Ok(RowValue { bytes, version: place.version })
     }
 
-    pub(super) fn open(&self, place: &Place<'_>, mut sealed: Vec<u8>) -> Result<SecretBytes, StoreError> {
-        let tampered = || StoreError::Tampered { table: place.table };
-        let (_, nonce) = sealed.split_last_chunk::<NONCE_BYTES>().ok_or_else(tampered)?;
+    /// `None` if it is not as it was sealed for that place.
+    pub(super) fn open(&self, place: &Place<'_>, mut sealed: Vec<u8>) -> Option<SecretBytes> {
+        let (_, nonce) = sealed.split_last_chunk::<NONCE_BYTES>()?;
         let nonce = *nonce;
         sealed.truncate(sealed.len() - NONCE_BYTES);
         let cipher = self.epoch(place.version);
-        let opened = cipher.open(&nonce, &self.associated_data(place), &mut sealed);
-        let length = opened.map_err(|_| tampered())?.len();
+        let length = cipher.open(&nonce, &self.associated_data(place), &mut sealed).ok()?.len();
         sealed.truncate(length);
-        Ok(sealed.into())
+        Some(sealed.into())
     }
 }

@@ -357,7 +357,8 @@ impl Sealed {
             return Err(StoreError::Adapter("it answered another number of rows than asked".into()));
         }
         let open = |((row, hashed), key): ((Option<Row>, &Key), &Key)| {
-            row.map(|row| self.open_row(key.clone(), &hashed.partition, row)).transpose()
+            let opened = row.map(|row| self.open_row(key.clone(), &hashed.partition, row));
+            opened.transpose().map_err(tampered)
         };
         rows.into_iter().zip(&hashed).zip(keys).map(open).collect()
     }
@@ -375,6 +376,13 @@ impl Sealed {
     /// # Errors
     /// As [`Sealed::get`].
     pub async fn scan(&self, scan: Scan) -> Result<Page<Record>, StoreError> {
+        let page = self.page(scan).await?;
+        let rows = page.rows.into_iter().map(|row| row.map_err(tampered)).collect::<Result<_, _>>()?;
+        Ok(Page { rows, more: page.more })
+    }
+
+    /// One page; of a row that does not open, the key.
+    async fn page(&self, scan: Scan) -> Result<Page<Result<Record, Key>>, StoreError> {
         scan.check()?;
         refuse_header_table(scan.table)?;
         self.refuse_lost()?;
@@ -390,7 +398,7 @@ impl Sealed {
             let key = Key::new(table, name.as_slice(), row.key.sort.as_slice());
             self.open_row(key, &hashed, row)
         };
-        let rows = page.rows.into_iter().map(open).collect::<Result<_, _>>()?;
+        let rows = page.rows.into_iter().map(open).collect();
         Ok(Page { rows, more: page.more })
     }
 
@@ -398,17 +406,35 @@ impl Sealed {
     ///
     /// # Errors
     /// As [`Sealed::get`].
-    pub async fn scan_all(&self, mut scan: Scan, limit: usize) -> Result<Vec<Record>, StoreError> {
-        let mut records: Vec<Record> = Vec::new();
+    pub async fn scan_all(&self, scan: Scan, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let rows = self.scan_each(scan, limit).await?;
+        rows.into_iter().map(|row| row.map_err(tampered)).collect()
+    }
+
+    /// [`Sealed::scan_all`], where a row that does not open ([`StoreError::Tampered`]) holds none of the others back: its key is in its
+    /// place. For callers that a missing row can not lead astray.
+    ///
+    /// # Errors
+    /// As [`Sealed::get`], but for [`StoreError::Tampered`].
+    pub async fn scan_each(
+        &self,
+        mut scan: Scan,
+        limit: usize,
+    ) -> Result<Vec<Result<Record, Key>>, StoreError> {
+        let mut rows: Vec<Result<Record, Key>> = Vec::new();
         loop {
-            scan.limit = (limit - records.len()).min(limits::MAX_SCAN);
+            scan.limit = (limit - rows.len()).min(limits::MAX_SCAN);
             if scan.limit == 0 {
-                return Ok(records);
+                return Ok(rows);
             }
-            let page = self.scan(scan.clone()).await?;
-            records.extend(page.rows);
-            let Some(last) = records.last().filter(|_| page.more) else { return Ok(records) };
-            let sort = last.key.sort.clone();
+            let page = self.page(scan.clone()).await?;
+            rows.extend(page.rows);
+            let Some(last) = rows.last().filter(|_| page.more) else { return Ok(rows) };
+            let last = match last {
+                Ok(record) => &record.key,
+                Err(key) => key,
+            };
+            let sort = last.sort.clone();
             scan = if scan.reverse { scan.before(sort) } else { scan.after(sort) };
         }
     }
@@ -473,12 +499,16 @@ impl Sealed {
         changes.ops.into_iter().map(&mut seal).collect()
     }
 
-    fn open_row(&self, key: Key, hashed: &[u8], row: Row) -> Result<Record, StoreError> {
+    /// A row in open; if it is not as it was sealed there, the key.
+    fn open_row(&self, key: Key, hashed: &[u8], row: Row) -> Result<Record, Key> {
         let version = row.value.version;
         let place =
             Place { table: key.table, partition: hashed, sort: &key.sort, version, expires: row.expires };
-        let value = self.keys.open(&place, row.value.bytes)?;
-        Ok(Record { key, value, version, expires: row.expires })
+        let opened = self.keys.open(&place, row.value.bytes);
+        match opened {
+            Some(value) => Ok(Record { key, value, version, expires: row.expires }),
+            None => Err(key),
+        }
     }
 
     /// Marks `name` in `table`, and says whether it was not marked before: of any number of calls with one name, from
@@ -559,6 +589,10 @@ impl Sealed {
     pub async fn close(&self) -> Result<(), StoreError> {
         self.store.close().await
     }
+}
+
+fn tampered(key: Key) -> StoreError {
+    StoreError::Tampered { table: key.table }
 }
 
 fn refuse_header(key: &Key) -> Result<(), StoreError> {

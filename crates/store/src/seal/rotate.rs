@@ -265,7 +265,8 @@ impl Sealed {
         let mut ops = Vec::with_capacity(rows.len());
         for Row { key, value, expires } in rows {
             let before = value.version;
-            let opened = self.keys.open(&place(&key, before, expires), value.bytes)?;
+            let opened = self.keys.open(&place(&key, before, expires), value.bytes);
+            let opened = opened.ok_or(StoreError::Tampered { table: key.table })?;
             let (version, sealed) = {
                 let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
                 let clock: &mut Clock = &mut clock;
