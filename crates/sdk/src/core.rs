@@ -68,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) registered: AtomicBool,
     /// The application was told that the relay keeps nothing.
     pub(crate) warned_of_minimal: AtomicBool,
-    /// Messages and receipts that the relay has not accepted, over all lanes.
+    /// Messages and receipts that the relay has not accepted, over all lanes: not those that another instance has sealed and sends.
     pub(crate) unaccepted: AtomicUsize,
     /// What the application asked to be sent and that is neither refused nor stored.
     pub(crate) under_way: AtomicUsize,

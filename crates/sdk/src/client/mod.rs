@@ -308,7 +308,8 @@ impl Client {
         self.core().inbox.waiting()
     }
 
-    /// Messages and receipts of ours that the relay has not accepted.
+    /// Messages and receipts of ours that the relay has not accepted. Where several instances share a store each counts what it sends
+    /// itself, and what waits to be encrypted.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.core().unaccepted.load(Ordering::Relaxed)

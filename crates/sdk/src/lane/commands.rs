@@ -395,7 +395,7 @@ impl Lane {
         self.reset(step);
         let messages =
             self.waiting.len() + self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
-        self.core.settle(self.waiting.len() + self.sealed.len());
+        self.core.settle(self.waiting.len() + self.own_sealed());
         self.depth.fetch_sub(messages, Ordering::Relaxed);
         let places = self.waiting.drain(..).map(|one| one.place);
         let sealed = self.sealed.drain(..).filter_map(|one| match one.body {

@@ -132,10 +132,10 @@ impl Lane {
         self.row.announce.is_some() && !told && self.core.instances.receives()
     }
 
-    /// Messages of the application that are not accepted, and everything that is not.
+    /// Messages of the application that are not accepted, and everything that is not and that this instance sends.
     pub(super) fn count_pending(&self) -> (usize, usize) {
         let messages = self.sealed.iter().filter(|one| one.body != PendingBody::Control).count();
-        (messages + self.waiting.len(), self.sealed.len() + self.waiting.len())
+        (messages + self.waiting.len(), self.own_sealed() + self.waiting.len())
     }
 
     /// The connection that exactly this was last sent on, 0 for none; and whether it is this instance that sends it.

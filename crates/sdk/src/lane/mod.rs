@@ -668,7 +668,7 @@ impl Lane {
 /// Also when a fault ends it: nothing of it is counted any more, and whoever waits is told.
 impl Drop for Lane {
     fn drop(&mut self) {
-        let messages = self.sealed.len() + self.waiting.len() + usize::from(self.owing);
+        let messages = self.own_sealed() + self.waiting.len() + usize::from(self.owing);
         if std::thread::panicking() {
             self.core.revival.suspect(&self.peer, &self.judging);
             // Posts go back to where they came from, and stay counted.

@@ -495,7 +495,7 @@ impl Lane {
         self.accepted.push(one.queued);
         self.progress_at = Instant::now();
         (self.refusals, self.answers) = (0, 0);
-        self.core.settle(1);
+        self.core.settle(usize::from(!one.foreign));
         if let PendingBody::Message(place) = one.body {
             self.release(1);
             step.advances.push((place.id, DeliveryState::Accepted));
@@ -576,10 +576,12 @@ impl Lane {
     }
 
     fn resend_from(&mut self, position: usize) {
+        let mut taken_over = 0;
         for one in self.sealed.iter_mut().skip(position) {
             one.sent_in = 0;
-            one.foreign = false;
+            taken_over += usize::from(core::mem::take(&mut one.foreign));
         }
+        self.core.unaccepted.fetch_add(taken_over, Ordering::Relaxed);
     }
 
     /// The relay expects another number than the one it got.
@@ -614,20 +616,22 @@ impl Lane {
         step.row.epoch = u64::from_be_bytes(epoch).max(1);
         step.row.lane = 0;
         let peer = self.peer.clone();
+        let mut taken_over = 0;
         for one in self.sealed.iter_mut().chain(step.sealed.iter_mut()) {
             step.row.lane += 1;
             one.send.lane_epoch = step.row.epoch;
             one.send.lane = step.row.lane;
             one.sent_in = 0;
-            one.foreign = false;
+            taken_over += usize::from(core::mem::take(&mut one.foreign));
             step.changes.push(pending_op(keys::pending(&peer, one.queued), one));
         }
+        self.core.unaccepted.fetch_add(taken_over, Ordering::Relaxed);
     }
 
     /// A message that will never be accepted.
     async fn give_up(&mut self, position: usize, code: &'static str, step: &mut Step) {
         let Some(one) = self.sealed.remove(position) else { return };
-        self.core.settle(1);
+        self.core.settle(usize::from(!one.foreign));
         step.changes.delete(keys::pending(&self.peer, one.queued));
         if let PendingBody::Message(place) = one.body {
             self.release(1);

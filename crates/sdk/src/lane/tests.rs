@@ -206,6 +206,58 @@ async fn what_nobody_answered_goes_again_also_where_others_may_have_seen_to_thei
     assert!(lane.sealed.iter().all(|one| one.sent_in == 0 && !one.foreign));
 }
 
+#[tokio::test]
+async fn what_another_instance_sends_is_waited_for_by_nobody_else_until_it_is_taken_over() {
+    let (store, directory) = (Arc::new(Hiccups::default()), tempfile::tempdir().unwrap());
+    let [other, client] =
+        [hiccups::instance(&store, &directory).await, hiccups::instance(&store, &directory).await];
+    let lane_of = async |client: &crate::Client| {
+        let peer = Address::new(UserId::new("bob").unwrap(), DeviceId::FIRST);
+        let (work, orders) = mpsc::unbounded_channel();
+        let depth = Arc::new(AtomicUsize::new(0));
+        let mut lane = Lane::fresh(Arc::clone(client.core()), peer, (depth, work.downgrade()));
+        lane.reload().await.unwrap();
+        (lane, orders)
+    };
+    let (mut lane, _orders) = lane_of(&client).await;
+    let (mut theirs, _their_orders) = lane_of(&other).await;
+    let mut step = Step::new(theirs.row.clone());
+    for _ in 0..3 {
+        let send = theirs.number(vec![7; 64], &mut step).unwrap();
+        theirs.push_sealed_control(send, &mut step);
+    }
+    theirs.commit(step).await;
+    lane.reload().await.unwrap();
+    assert_eq!((lane.sealed.len(), client.pending(), other.pending()), (3, 0, 3));
+
+    // The relay refuses the second to whoever it is: all from there on are sent from here.
+    let subject = Subject::Message(lane.sealed[1].send.msg_id);
+    let (code, detail) = (Code::MailboxFull, String::new());
+    let nack = Nack { subject, code, detail, retry_after: Duration::ZERO, expected_lane: 0 };
+    let mut step = Step::new(lane.row.clone());
+    lane.refused(&nack, &mut step).await;
+    assert_eq!(client.pending(), 2);
+    // What was not waited for ends no wait.
+    lane.accept(lane.sealed[0].send.msg_id, &mut step);
+    assert_eq!(client.pending(), 2);
+    lane.commit(step).await;
+    lane.reload().await.unwrap();
+    assert_eq!((lane.sealed.len(), client.pending()), (2, 2));
+    lane.accept(lane.sealed[0].send.msg_id, &mut Step::new(lane.row.clone()));
+    assert_eq!(client.pending(), 1);
+    drop(lane);
+    assert_eq!(client.pending(), 0);
+
+    let (mut lane, _orders) = lane_of(&client).await;
+    assert_eq!((lane.sealed.len(), client.pending()), (2, 2), "who begins sends what is there");
+    // As a look finds what another instance sealed since.
+    lane.sealed[1].foreign = true;
+    client.core().settle(1);
+    let mut step = Step::new(lane.row.clone());
+    lane.renumber(&mut step).await;
+    assert_eq!((lane.own_sealed(), client.pending()), (2, 2));
+}
+
 /// The relay has nothing of the lane's first message; its numbers are never those that it expects.
 async fn refuse_first(lane: &mut Lane, code: Code, expected_lane: u64) {
     let one = &mut lane.sealed[0];
