@@ -19,6 +19,8 @@ const NAME = JSON.parse(readFileSync(join(HERE, 'package.json'), 'utf8')).name.s
 const TARGET = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
 const NODE = process.env.STVOR_TEST_NODE ?? process.execPath;
 const windows = process.platform === 'win32';
+/** Milliseconds that a file of tests may take; a long flood has one more for each of its calls, as its test has. */
+const TIMEOUT = 600_000 + Number(process.env.STVOR_FLOOD_CALLS ?? 0);
 const quiet = { stdio: ['ignore', 'ignore', 'inherit'] };
 const npm = (argv, cwd) => execFileSync(windows ? 'npm.cmd' : 'npm', argv, { cwd, shell: windows, ...quiet });
 
@@ -41,7 +43,7 @@ try {
     .filter((name) => name.endsWith('.test.mjs') && (wanted.length === 0 || wanted.some((one) => name.startsWith(basename(one)))))
     .map((name) => join(HERE, 'test', name));
   status = await new Promise((done) => {
-    const child = spawn(NODE, ['--test', '--test-reporter=spec', '--test-timeout=600000', ...tests].filter(known), {
+    const child = spawn(NODE, ['--test', '--test-reporter=spec', `--test-timeout=${TIMEOUT}`, ...tests].filter(known), {
       env: { ...process.env, STVOR_TEST_PROJECT: project, STVOR_NPM_DIR: resolve(tarballs), STVOR_PEERS: join(TARGET, 'tools/peers'), XDG_DATA_HOME: join(project, 'data'), FORCE_COLOR: '0' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
