@@ -67,6 +67,8 @@ pub struct AppSettings {
     pub suite: Option<String>,
     /// The storage adapters that have stand-ins in memory.
     pub missing_adapters: Option<Vec<String>>,
+    /// Messages of one conversation that the relay has not accepted.
+    pub max_unaccepted: Option<u32>,
 }
 
 /// A wait that JavaScript gave in milliseconds.
@@ -135,7 +137,10 @@ fn builder(settings: AppSettings) -> napi::Result<AppBuilder> {
     let root = settings.root_certificate.as_deref().map(|pem| fits(pem, MAX_CERTIFICATE)).transpose()?;
     let root = root.map(<[u8]>::to_vec);
     // The gate before it refuses: what it let in waits here.
-    let executor = Executor { on_pressure: OnPressure::Wait, ..Executor::default() };
+    let mut executor = Executor { on_pressure: OnPressure::Wait, ..Executor::default() };
+    if let Some(most) = settings.max_unaccepted {
+        executor.max_pending = usize::try_from(most).unwrap_or(usize::MAX);
+    }
     let mut builder = App::builder().receipts(receipts).executor(executor);
     builder = with(builder, settings.app_token, AppBuilder::app_token);
     builder = with(builder, settings.client_token, AppBuilder::client_token);

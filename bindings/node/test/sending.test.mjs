@@ -168,6 +168,28 @@ test('of twenty thousand sends at once each is sent or refused', async (t) => {
   assert.deepEqual(await take(bob, sent.length), sent);
 });
 
+test('what the relay has not accepted of one conversation is bounded, and there is room again when it has', async (t) => {
+  const database = join(directory(), 'relay.db');
+  const first = await startMockRelay({ port: 0, database });
+  const { port, url } = first;
+  const app = await sdk.createApp({ appToken: 'stvor_dev_test123', relayUrl: url, storage: 'memory', executor: { maxUnaccepted: 3 } });
+  t.after(() => app.close());
+  const [alice, bob] = [await app.connect('alice'), await app.connect('bob'), await app.connect('carol')];
+  for (const to of ['bob', 'carol']) await alice.send(to, 0);
+  await first.close();
+  const codes = [];
+  for (const content of [1, 2, 3, 4]) codes.push(await codeOf(alice.send('bob', content, { waitFor: 'committed' })));
+  const [refused] = await alice.sendMany([{ to: 'bob', content: 5 }], { waitFor: 'committed' });
+  assert.deepEqual([...codes, refused.code], [undefined, undefined, undefined, 'QUOTA_EXCEEDED', 'QUOTA_EXCEEDED']);
+  await alice.send('carol', 'of another conversation', { waitFor: 'committed' });
+  const again = await startMockRelay({ port, database });
+  t.after(() => again.close());
+  assert.deepEqual(await take(bob, 4), numbered(4));
+  while (alice.pending > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  await alice.send('bob', 4);
+  assert.deepEqual(await take(bob, 1), [4]);
+});
+
 test('options of the executor that can not be used are named', async (t) => {
   const { relay } = await at(t);
   const refused = (executor, pattern) => assert.rejects(
@@ -176,6 +198,7 @@ test('options of the executor that can not be used are named', async (t) => {
   await refused({ maxPending: 0 }, /executor\.maxPending is a whole number from 1 to 1000000/);
   await refused({ maxQueued: 1.5 }, /executor\.maxQueued/);
   await refused({ maxQueuedBytes: 2 ** 32 + 1 }, /executor\.maxQueuedBytes is a whole number from 1 to 4294967296/);
+  for (const maxUnaccepted of [0, 1_000_001]) await refused({ maxUnaccepted }, /executor\.maxUnaccepted is a whole number from 1 to 1000000/);
   await refused({ onPressure: 'drop' }, /"reject" or "wait"/);
   await refused({ maxWaiting: 5 }, /executor has no "maxWaiting"/);
 });

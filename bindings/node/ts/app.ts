@@ -230,7 +230,7 @@ export function createApp(setup: AppOptions, options_?: { signal?: Signal | unde
     if (given.productionMode === true && given.legacyRelay === true) {
       throw misconfigured('production mode speaks to no minimal relay: leave legacyRelay out');
     }
-    const told = { ...nativeSettings(given, places), missingAdapters: stores?.missing };
+    const told = { ...nativeSettings(given, places), missingAdapters: stores?.missing, maxUnaccepted: gate.maxUnaccepted };
     const adapters = stores && bridge(completed(stores.adapters));
     const kms = kmsOf(given.kms);
     const opened = await abortable(signal, (cancel) => settings(() => native().openApp(told, adapters, cancel, kms)));

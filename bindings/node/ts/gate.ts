@@ -17,6 +17,7 @@ const MOST_BYTES = 4_294_967_296;
 /** What the engine has, too. */
 const MAX_QUEUED = 65_536;
 const MAX_QUEUED_BYTES = 67_108_864;
+const MAX_UNACCEPTED = 10_000;
 
 function count(value: unknown, usual: number, name: string, most = MOST): number {
   if (value === undefined) return usual;
@@ -28,7 +29,7 @@ function count(value: unknown, usual: number, name: string, most = MOST): number
 
 /** Reads the options. */
 export function gateOptions(given: unknown): GateOptions {
-  const read = options<ExecutorOptions>(given, ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'maxQueuedBytes', 'onPressure'], 'executor');
+  const read = options<ExecutorOptions>(given, ['maxPending', 'maxQueued', 'maxQueuedPerPeer', 'maxQueuedBytes', 'onPressure', 'maxUnaccepted'], 'executor');
   const { onPressure = 'reject' } = read;
   if (onPressure !== 'reject' && onPressure !== 'wait') throw misconfigured('executor.onPressure is "reject" or "wait"');
   const maxQueued = count(read.maxQueued, MAX_QUEUED, 'maxQueued');
@@ -38,6 +39,7 @@ export function gateOptions(given: unknown): GateOptions {
     maxQueuedPerPeer: count(read.maxQueuedPerPeer, Math.max(1, Math.floor(maxQueued / 4)), 'maxQueuedPerPeer'),
     maxQueuedBytes: count(read.maxQueuedBytes, MAX_QUEUED_BYTES, 'maxQueuedBytes', MOST_BYTES),
     onPressure,
+    maxUnaccepted: count(read.maxUnaccepted, MAX_UNACCEPTED, 'maxUnaccepted'),
   };
 }
 

@@ -348,7 +348,7 @@ export interface KmsKey {
 
 /** How many sends one client has under way, and what happens beyond. A `sendMany` counts as many as it has messages. */
 export interface ExecutorOptions {
-  /** Sends that are under way at once, to all users; 1024 if absent, a quarter of them to one user. What is handed over together goes in while there is a place: it may be up to a quarter more. (In Rust `max_pending` is another thing: what the outbox of one conversation holds.) */
+  /** Sends that are under way at once, to all users; 1024 if absent, a quarter of them to one user. What is handed over together goes in while there is a place: it may be up to a quarter more. (In Rust `max_pending` is another thing, which is `maxUnaccepted` here.) */
   maxPending?: number | undefined;
   /** Messages that wait for their turn; 65536 if absent. */
   maxQueued?: number | undefined;
@@ -358,6 +358,8 @@ export interface ExecutorOptions {
   maxQueuedBytes?: number | undefined;
   /** Beyond that: `reject` with `BACKPRESSURE` (the default), or `wait` for room, as many messages and bytes again as may be queued. */
   onPressure?: 'reject' | 'wait' | undefined;
+  /** Messages to one user that the relay has not accepted yet, those that are under way among them; 10000 if absent. Beyond that a send is `QUOTA_EXCEEDED`, whatever `onPressure` says. */
+  maxUnaccepted?: number | undefined;
 }
 
 /** How an app is set up. */

@@ -33,8 +33,9 @@ impl Lane {
         let adopt = self.seen_epoch != epoch || core.instances.is_alone();
         // First the row whose version every commit expects: what changes while the others are read is noticed then.
         let (row, version) = self.stored_row().await?;
+        // As much as an application may ever have let wait, and as many controls: what is left out would be overtaken.
         let rows = store
-            .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MAX_PENDING)
+            .scan_all(Scan::of(Table::Outbox, keys::pending_of(&self.peer)), 2 * limits::MOST_QUEUED)
             .await
             .map_err(Error::passed)?;
         let (mut sealed, mut waiting) = (Vec::new(), VecDeque::new());

@@ -843,6 +843,25 @@ async fn the_10_001st_message_that_waits_is_refused() {
 }
 
 #[tokio::test]
+async fn all_that_waits_is_read_again_where_an_application_lets_more_wait_than_usual() {
+    let client = offline_client().await;
+    let (mut lane, _orders) = offline(&client).await;
+    let core = client.core();
+    let place = Place { order: 1, id: ContentId::from_bytes([1; 16]) };
+    let row = PendingRow { body: PendingBody::Message(place), sealed: None, created_at: core.now() };
+    let (first, last) = (2, 2 * limits::MAX_PENDING as u64 + 1);
+    for from in (first..=last).step_by(1_000) {
+        let mut changes = ChangeSet::new();
+        for queued in from..=last.min(from + 999) {
+            changes.put(crate::keys::pending(&lane.peer, queued), row.encode());
+        }
+        core.store.commit(changes).await.unwrap();
+    }
+    lane.reload().await.unwrap();
+    assert_eq!(lane.count_pending().0 as u64, last);
+}
+
+#[tokio::test]
 async fn one_busy_lane_more_than_may_be_awake_is_refused() {
     let client = offline_client().await;
     let core = client.core();
