@@ -313,9 +313,13 @@ test('errors have classes, codes and something to do', async () => {
   for (const stored of [Buffer.from([9]), ...whole]) {
     assert.throws(() => ours.SessionRecord.deserialize(stored), (error) => error.code === 'FORMAT_TOO_NEW' && /^Update/.test(error.action), String(stored));
   }
-  for (const stored of [{}, { version: 'v1' }, { version: 1 }, { version: 'x' }, { version: NaN }, { version: null }, { version: true }]) {
-    assert.throws(() => ours.SessionRecord.deserialize(stored), (error) => error.code === 'BAD_RECORD', JSON.stringify(stored));
+  // Nothing that a storage keeps, in whichever form: taken for an empty record, the next message would be stored over what is there.
+  const none = [{}, { version: 'v1' }, { version: 1 }, { version: 'x' }, { version: NaN }, { version: null }, { version: true }];
+  const forms = none.flatMap((record) => [record, JSON.stringify(record), Buffer.from(JSON.stringify(record))]);
+  for (const stored of [...forms, [], '[]', '', 'null', ' {} ', { serialize: () => undefined }, new (class { get _sessions() { return {}; } })()]) {
+    assert.throws(() => ours.SessionRecord.deserialize(stored), (error) => error instanceof ours.SessionError && error.code === 'BAD_RECORD', JSON.stringify(stored));
   }
+  for (const empty of ['{"_sessions":{}}', { _sessions: {}, version: 'v1' }]) assert.deepEqual(ours.SessionRecord.deserialize(empty).getSessions(), []);
   const untrusted = Object.assign(Object.create(bob), { isTrustedIdentity: async () => false });
   const cipher = new ours.SessionCipher(untrusted, new ours.ProtocolAddress('alice', 1));
   const stranger = await refused(cipher.decryptWhisperMessage(body));

@@ -297,6 +297,12 @@ const BEHAVIOURS = [
     return [registrationId === bob.registrationId, await text(toAlice.decryptWhisperMessage(body)), JSON.parse(alice.sessions.get('bob.1')).version];
   }, [true, 'x', 'v1']],
   ['a record of a version that is not known is refused', (S) => S.SessionRecord.deserialize({ _sessions: {}, version: 'v9' }), 'Error', { ours: 'SessionError', why: 'it has a class and a code' }],
+  ['what is no record is an empty one', (S) => S.SessionRecord.deserialize({}).haveOpenSession(), false, { ours: 'SessionError', why: 'the next message would be stored over what is there' }],
+  ['a text is an empty record, whatever it says', async (S) => {
+    const { alice } = await talking(S);
+    const open = (stored) => outcome(() => S.SessionRecord.deserialize(stored).haveOpenSession());
+    return [await open(alice.sessions.get('bob.1')), await open('{}')];
+  }, [false, false], { ours: [true, 'SessionError'], why: 'storages keep texts: it is read as what it says' }],
   ['these errors say it in the same words, letter for letter: Baileys and others compare them whole', async (S) => {
     const said = (act) => Promise.resolve().then(act).then(() => 'nothing', (error) => error.message);
     const { bob, build, toBob, toAlice } = world(S);

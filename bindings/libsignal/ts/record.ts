@@ -53,9 +53,7 @@ export class SessionRecord extends Wipeable {
       if (typeof data === 'object' && data !== null) {
         const { serialize } = data as { serialize?: unknown };
         const plain = typeof serialize === 'function' ? serialize.call(data) : data;
-        // Nothing that a storage keeps: taken for an empty record, the next message would be stored over what is there.
-        if (!('_sessions' in Object(plain)) && !isOtherVersion(plain)) throw coded('BAD_RECORD', 'a stored session record has _sessions');
-        return SessionRecord.#of(native().recordFromJson(Buffer.from(JSON.stringify(plain, base64))));
+        return SessionRecord.#of(native().recordFromJson(Buffer.from(JSON.stringify(plain, base64) ?? '')));
       }
       if (typeof data === 'string') return SessionRecord.#of(native().recordFromJson(Buffer.from(data)));
       throw invalid('a stored session record is an object, JSON or bytes');
@@ -179,12 +177,6 @@ function base64(this: unknown, key: string, value: unknown): unknown {
   const raw = (this as Record<string, unknown>)[key];
   if (isUint8Array(raw)) return bytesOf(raw, 'a key').toString('base64');
   return value;
-}
-
-/** Whether it says a version that is not this one: such a record may have any shape, and the native half says what it is. */
-function isOtherVersion(plain: unknown): boolean {
-  const { version } = Object(plain) as { version?: unknown };
-  return typeof version === 'string' ? version !== 'v1' : Number.isInteger(version);
 }
 
 function entry(view: View): SessionEntry {

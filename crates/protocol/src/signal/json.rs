@@ -114,7 +114,8 @@ fn public(bytes: &[u8]) -> Result<PublicKey, SignalError> {
 
 #[derive(Serialize, Deserialize)]
 struct Record {
-    #[serde(rename = "_sessions", default)]
+    /// Always written. What has none is no record: taken for an empty one, the next message would be stored over what is there.
+    #[serde(rename = "_sessions")]
     sessions: Ordered<Entry>,
     #[serde(default)]
     version: Option<String>,

@@ -128,8 +128,7 @@ impl SessionRecord {
     ///
     /// ```
     /// use stvor_protocol::signal::SessionRecord;
-    /// assert!(SessionRecord::from_json(b"{}")?.compatibility().is_empty());
-    /// # Ok::<(), stvor_protocol::signal::SignalError>(())
+    /// assert!(SessionRecord::new().compatibility().is_empty());
     /// ```
     #[must_use]
     pub fn compatibility(&self) -> Vec<Compatibility> {

@@ -188,9 +188,9 @@ fn json_that_is_no_record_is_refused_without_quoting_it() {
             assert!(matches!(refused, SignalError::BadRecord(_)), "{pointer}: {refused:?}");
         }
     }
-    for text in ["", "{", "[]", "7", "\"secret\""] {
+    for text in ["", "{", "[]", "7", "\"secret\"", "{}", "{\"version\":\"v1\"}", "{\"_used\":[]}"] {
         let refused = SessionRecord::from_json(text.as_bytes()).unwrap_err();
         assert!(!refused.to_string().contains("secret"));
     }
-    assert!(!SessionRecord::from_json(b"{}").unwrap().has_current());
+    assert!(!SessionRecord::from_json(b"{\"_sessions\":{}}").unwrap().has_current());
 }
