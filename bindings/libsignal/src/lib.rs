@@ -8,6 +8,8 @@ use napi_derive::napi;
 
 pub mod curve;
 mod failure;
+#[cfg(debug_assertions)]
+pub mod faults;
 pub mod group;
 mod out;
 pub mod record;

@@ -1,8 +1,9 @@
 // Order, fairness, bounds, deadlines, crashes.
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { couple, group, native, ours, party, read, refused } from './world.mjs';
+import { couple, group, native, nativeName, ours, party, read, refused } from './world.mjs';
 
 const owner = {};
 const pause = (millis = 1) => new Promise((resolve) => setTimeout(resolve, millis));
@@ -181,7 +182,9 @@ test('a first message whose save was given up is read when it comes again, whene
   }
 });
 
-test('what the native half answers to a panic (simulated here: nothing in it panics on demand) fails one call, pauses its address for longer each time, and what is stored is as it was', async () => {
+const faulty = native().panicAtOnce ? {} : { skip: 'what is released has no faults on purpose: build with --profile dev' };
+
+test('a panic in the native half fails one call, pauses its address for longer each time, and what is stored is as it was', faulty, async () => {
   const executor = new ours.Executor({ backoff: 1 });
   const events = [];
   executor.on('crash', ({ address, code, pause: millis }) => events.push(`${code} ${address} ${millis}`));
@@ -192,10 +195,7 @@ test('what the native half answers to a panic (simulated here: nothing in it pan
   const cipher = new ours.SessionCipher(bob, new ours.ProtocolAddress(...at.alice), { executor });
   const half = native();
   const { decryptPrekey } = half;
-  // As napi tells of one that it caught.
-  half.decryptPrekey = () => {
-    throw Object.assign(new Error('a secret'), { code: 'GenericFailure' });
-  };
+  half.decryptPrekey = () => half.panicAtOnce('a secret');
   try {
     for (const error of await Promise.all([refused(read(cipher, first)), refused(read(cipher, first))])) {
       assert.deepEqual([error.code, error.message.includes('secret'), error.cause], ['INTERNAL', false, undefined]);
@@ -207,6 +207,18 @@ test('what the native half answers to a panic (simulated here: nothing in it pan
   assert.equal(await read(cipher, first), 'first');
   const alice = at.alice.join('.');
   assert.deepEqual(events, [`INTERNAL ${alice} 1`, `INTERNAL ${alice} 2`, `revived ${alice}`]);
+});
+
+test('the words of a panic are printed nowhere, and its thread goes on', faulty, () => {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', `
+    const { keyhelper } = require('@stvor/libsignal');
+    keyhelper.generateIdentityKeyPair();
+    const { panicAtOnce } = require(process.argv[1]);
+    try { panicAtOnce('a secret'); } catch ({ code }) { console.log(code); }
+    panicAtOnce('');
+    console.log(keyhelper.generateIdentityKeyPair().pubKey.length);
+  `, nativeName()], { cwd: process.env.STVOR_TEST_PROJECT, encoding: 'utf8' });
+  assert.deepEqual([status, stdout, stderr], [0, 'GenericFailure\n33\n', '']);
 });
 
 test('every function of the native half catches panics', () => {

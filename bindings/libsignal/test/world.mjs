@@ -8,11 +8,14 @@ export const ours = require('@stvor/libsignal');
 export const group = require('@stvor/libsignal/group');
 export { require };
 
-/** The native half as it was loaded. */
-export const native = () => {
+/** The package of the native half. */
+export const nativeName = () => {
   const [name] = readdirSync(join(process.env.STVOR_TEST_PROJECT, 'node_modules/@stvor')).filter((one) => one.startsWith('libsignal-'));
-  return require(`@stvor/${name}`);
+  return `@stvor/${name}`;
 };
+
+/** The native half as it was loaded. */
+export const native = () => require(nativeName());
 
 /** Without a word: the reference prints keys. */
 export const quiet = (act) => {
