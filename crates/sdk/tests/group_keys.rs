@@ -11,9 +11,10 @@ mod common;
 #[path = "common/fake.rs"]
 mod fake;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{builder, event, soon};
+use common::{app_in, builder, event, soon};
 use fake::Fake;
 use stvor::{Client, Event, GroupId, Messages};
 use stvor_protocol::group::GroupIncoming;
@@ -129,4 +130,57 @@ async fn a_sender_key_that_comes_late_and_messages_that_come_twice_are_read_once
     }
     alice.send("bob", "end").await.unwrap();
     assert_eq!(text(&mut inbox).await, "end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_a_key_came_too_late_for_are_asked_for_after_a_restart_if_their_repetitions_are_lost() {
+    let (relay, directory) = (Fake::start().await, tempfile::tempdir().unwrap());
+    let app = app_in(&relay.url(), directory.path()).await;
+    let (alice, bob) = (app.connect("alice").await.unwrap(), app.connect("bob").await.unwrap());
+    let id = grouped(&alice, &bob).await;
+    // The relay says that it took the key, and what is said again, and loses them; it can tell the latter by its length.
+    let loses = Arc::new(AtomicBool::new(true));
+    let (lost, mut repetitions) = tokio::sync::mpsc::unbounded_channel();
+    let (mut key_seen, still) = (false, Arc::clone(&loses));
+    relay.on_send(move |send| {
+        if !to_bob(send) || GroupIncoming::is_one(&send.blob) || !still.load(Ordering::Relaxed) {
+            return None;
+        }
+        let is_long = send.blob.len() > 20_000;
+        if is_long {
+            lost.send(()).unwrap();
+        }
+        let is_first = !std::mem::replace(&mut key_seen, true);
+        (is_first || is_long).then(|| accepted(send))
+    });
+    let said: Vec<String> = (0..3).map(|number| format!("{number} {}", "long ".repeat(4_000))).collect();
+    let group = alice.group(id).await.unwrap();
+    for text in &said {
+        group.send(text.as_str()).await.unwrap();
+    }
+    for _ in &said {
+        soon(repetitions.recv()).await.unwrap();
+    }
+    // Whoever reads this has the key.
+    group.send("and on").await.unwrap();
+    assert_eq!(text(&mut bob.messages()).await, "and on");
+    loses.store(false, Ordering::Relaxed);
+    app.close().await.unwrap();
+
+    let app = app_in(&relay.url(), directory.path()).await;
+    let (alice, bob) = (app.connect("alice").await.unwrap(), app.connect("bob").await.unwrap());
+    let (mut events, mut inbox) = (bob.events(), bob.messages());
+    let mut read = Vec::new();
+    while read.len() < said.len() {
+        // What was handed out just before the end may be handed out once more.
+        read.push(text(&mut inbox).await);
+        read.retain(|text| text != "and on");
+    }
+    assert_eq!(read, said);
+    alice.send("bob", "end").await.unwrap();
+    assert_eq!(text(&mut inbox).await, "end", "nothing came twice");
+    bob.close().await;
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, Event::MessageUndecryptable { .. }), "{event:?}");
+    }
 }

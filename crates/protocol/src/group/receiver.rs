@@ -3,6 +3,8 @@
 //! A chain comes over a session, so whose it is, is proven; it counts for that device and identity only. Of a message the
 //! signature is checked before anything is derived, and nothing changes before the tag verified.
 
+use std::collections::BTreeSet;
+
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, AppId, GroupId, KeyBytes, Suite, Timestamp};
 use stvor_crypto::kdf::sha256;
@@ -240,6 +242,27 @@ impl PeerChain {
         &self.user_key
     }
 
+    /// Notes messages that came before the chain did and stand before its place: nobody has read them, and its keys do not
+    /// open them. [`PeerChain::open`] calls them gone, and not duplicates, until they are said again. To be committed with
+    /// the chain; numbers from its place on are passed over.
+    pub fn missed(mut self, numbers: &BTreeSet<u32>) -> Effects {
+        let mut effects = Effects::new();
+        for number in numbers.range(..self.next) {
+            self.stored.missed(&Slot { session: &self.id, chain: NO_RATCHET, number: *number });
+        }
+        self.stored.save(&self.sender, &mut effects);
+        effects
+    }
+
+    /// A message of the chain was said again in a session: it is a duplicate from here on.
+    pub fn said_again(mut self, number: u32) -> Effects {
+        let mut effects = Effects::new();
+        let slot = Slot { session: &self.id, chain: NO_RATCHET, number };
+        self.stored.told(&self.sender, &slot, &mut effects);
+        self.stored.save(&self.sender, &mut effects);
+        effects
+    }
+
     fn slot<'a>(incoming: &'a GroupIncoming<'_>) -> Slot<'a> {
         Slot { session: &incoming.chain, chain: NO_RATCHET, number: incoming.counter }
     }
@@ -255,7 +278,8 @@ impl PeerChain {
     ///
     /// # Errors
     /// [`ProtocolError::Undecryptable`] when signature or tag do not verify, [`ProtocolError::Duplicate`],
-    /// [`ProtocolError::KeyGone`], [`ProtocolError::TooFarAhead`], [`ProtocolError::SuiteMismatch`].
+    /// [`ProtocolError::KeyGone`] for what has to be said again, [`ProtocolError::TooFarAhead`],
+    /// [`ProtocolError::SuiteMismatch`].
     pub fn open(
         mut self,
         app: &AppId,

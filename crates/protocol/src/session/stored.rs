@@ -1,6 +1,6 @@
 //! The keys of messages that have not come: which there are, and which there were. The keys themselves are rows of their
-//! own. Of keys that were destroyed unused the numbers are remembered, as ranges: a message that comes after its key is
-//! lost and must be told, while one that was read is a duplicate.
+//! own. Of keys that were destroyed unused, or never came, the numbers are remembered, as ranges: a message that comes
+//! after its key is lost and must be told, while one that was read is a duplicate.
 
 use stvor_base::codec::{CodecError, Reader, Writer};
 use stvor_base::{Address, Timestamp};
@@ -26,7 +26,7 @@ struct Range {
     at: Timestamp,
 }
 
-/// Numbers `from..to` of one chain, whose keys were destroyed unused.
+/// Numbers `from..to` of one chain, whose keys were destroyed unused or never came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lost {
     session: SessionId,
@@ -114,7 +114,7 @@ impl StoredKeys {
         self.find(slot).map(|_| slot.key(self.realm, peer))
     }
 
-    /// The seed of a message, if it is stored; [`ProtocolError::KeyGone`] if it was and was destroyed unused.
+    /// The seed of a message, if it is stored; [`ProtocolError::KeyGone`] if it was destroyed unused or never came.
     pub(crate) fn seed(
         &self,
         peer: &Address,
@@ -168,6 +168,13 @@ impl StoredKeys {
             }
         }
         self.bound_lost();
+        self.changed = true;
+    }
+
+    /// A message came whose key never will, and nobody has read it: it is no duplicate.
+    pub(crate) fn missed(&mut self, slot: &Slot<'_>) {
+        let (from, to) = (slot.number, slot.number + 1);
+        self.lose(Lost { session: *slot.session, chain: slot.chain, from, to });
         self.changed = true;
     }
 
@@ -288,7 +295,7 @@ impl StoredKeys {
         }
     }
 
-    /// Remembers keys that were destroyed unused.
+    /// Remembers keys that were destroyed unused or never came.
     fn lose(&mut self, lost: Lost) {
         match self.lost.last_mut() {
             Some(last)
@@ -431,6 +438,23 @@ mod tests {
             [false, true, true, false, true, true, false]
         );
         stored.forget(&peer(), &[1; 16], &mut Effects::new());
+        assert!(stored.lost.is_empty());
+    }
+
+    #[test]
+    fn what_was_missed_is_written_and_gone_until_it_is_told_and_neighbours_are_one_range() {
+        let mut stored = StoredKeys::default();
+        for number in [3, 5, 6] {
+            stored.missed(&slot(number));
+        }
+        assert_eq!(stored.lost.len(), 2);
+        let mut effects = Effects::new();
+        stored.save(&peer(), &mut effects);
+        assert!(!effects.is_empty());
+        assert_eq!([3, 4, 5, 6, 7].map(|number| gone(&stored, number)), [true, false, true, true, false]);
+        for number in [3, 5, 6] {
+            stored.told(&peer(), &slot(number), &mut effects);
+        }
         assert!(stored.lost.is_empty());
     }
 

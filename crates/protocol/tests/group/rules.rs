@@ -1,10 +1,10 @@
 //! The rules one by one, hostile bytes, and every bound at n and n + 1.
 
-use stvor_base::Address;
+use stvor_base::{Address, ErrorCode as _};
 use stvor_crypto::SystemRandom;
 use stvor_protocol::group::{
     Action, Again, Group, GroupContent, GroupEncrypted, GroupIncoming, GroupReceived, Introduction, Member,
-    PeerChain, SenderKeyIn, SignedChangeIn, bodies_of, limits,
+    PeerChain, SenderKeyIn, SignedChangeIn, bodies_of, forget_sender, limits, sender_rows,
 };
 use stvor_protocol::{Identity, Plaintext, ProtocolError, RecordKey, RecordKind};
 
@@ -444,6 +444,46 @@ fn messages_come_once_in_any_order_also_after_a_restart() {
         assert!(b.read(&ann, &sent[place].blob).is_ok());
         assert!(matches!(b.read(&ann, &sent[place].blob), Err(ProtocolError::Duplicate)));
     }
+}
+
+#[test]
+fn what_came_before_its_key_and_stands_before_its_place_is_no_duplicate_until_it_is_said_again() {
+    let [ann, bob] = ["ann", "bob"].map(identity);
+    let mut a = View::create(&ann);
+    a.add(&[&bob]);
+    let mut b = a.copy(&bob);
+    let sent: Vec<_> = (0..4).map(|id| a.send(id)).collect();
+    let (chain, _) = sent[0].place;
+    let key = a.group.introduce_again(&member(&bob), &chain).unwrap();
+    let GroupContent::SenderKey(key) = GroupContent::decode(suite(), &key).unwrap() else {
+        panic!("no sender key")
+    };
+    let last = a.send(4);
+    b.accept(&ann, &key).unwrap();
+    let load = |b: &View<'_>| {
+        let rows = b.rows.load(&PeerChain::keys(ann.address(), &chain));
+        PeerChain::load(ann.address(), &chain, &rows).unwrap().unwrap()
+    };
+    // The last one waited, too; the second did not.
+    let effects = load(&b).missed(&[0, 2, 3, 4].into());
+    b.rows.commit(effects);
+    assert!(b.read(&ann, &last.blob).is_ok());
+    let gone = |b: &mut View<'_>| {
+        sent.iter().map(|one| b.read(&ann, &one.blob).unwrap_err().code()).collect::<Vec<_>>()
+    };
+    let (waits, was_read) = ("MESSAGE_KEY_GONE", "DUPLICATE");
+    assert_eq!(gone(&mut b), [waits, was_read, waits, waits]);
+    let effects = load(&b).said_again(2);
+    b.rows.commit(effects);
+    assert_eq!(gone(&mut b), [waits, was_read, was_read, waits]);
+    // The key once more, as an answer has it, changes nothing of that.
+    b.accept(&ann, &key).unwrap();
+    assert_eq!(gone(&mut b), [waits, was_read, was_read, waits]);
+    // With the chain goes what is known of it.
+    let rows = b.rows.load(&sender_rows(b.group.id(), ann.address()));
+    b.rows.commit(forget_sender(b.group.id(), ann.address(), &rows).unwrap());
+    b.accept(&ann, &key).unwrap();
+    assert_eq!(gone(&mut b), [was_read; 4]);
 }
 
 #[test]

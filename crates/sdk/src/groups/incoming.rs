@@ -9,7 +9,7 @@ use stvor_protocol::group::{
     Again, Applied, ChainId, Group as State, GroupContent, GroupIncoming, Introduction, Member, PeerChain,
     SenderKeyIn, SignedChangeIn, bodies_of, limits as bounds,
 };
-use stvor_protocol::{ContentKind, Pin, ProtocolError, RecordKey};
+use stvor_protocol::{ContentKind, Effects, Pin, ProtocolError, RecordKey};
 use stvor_store::{Op, Scan, Table};
 use tokio::time::Instant;
 
@@ -131,6 +131,16 @@ async fn apply_all(
     }
     all.ended = Ok(missing);
     all
+}
+
+/// A chain of a sender, as it is with what is not committed yet.
+async fn known_chain(
+    core: &Core,
+    (from, chain): (&Address, &ChainId),
+    uncommitted: &Effects,
+) -> Result<Option<PeerChain>> {
+    let records = crate::records::load(&core.store, &PeerChain::keys(from, chain), uncommitted).await?;
+    PeerChain::load(from, chain, &records).map_err(Error::passed)
 }
 
 impl Actor {
@@ -529,10 +539,17 @@ impl Actor {
         let wanted = introduction.needs(key);
         let records = crate::records::load(&self.core.store, &wanted, &turn.effects).await?;
         let effects = introduction.accept(key, &records)?;
-        if !effects.is_empty() {
-            turn.came.insert(Came::Chain(mail.from.clone(), *key.chain()));
-        }
+        let news = !effects.is_empty();
         turn.effects.append(effects);
+        if news {
+            turn.came.insert(Came::Chain(mail.from.clone(), *key.chain()));
+            let waiting = self.lacking((&mail.from, key.chain()), turn);
+            if !waiting.is_empty()
+                && let Some(chain) = known_chain(&self.core, (&mail.from, key.chain()), &turn.effects).await?
+            {
+                turn.effects.append(chain.missed(&waiting));
+            }
+        }
         if behind {
             // The sender knows more than we do; the changes are on their way, or are asked for.
             let heads = group.heads();
@@ -621,6 +638,9 @@ impl Actor {
         let content = Content::decode(again.kind, &again.body).map_err(ProtocolError::Malformed)?;
         if let Some((chain, counter)) = again.place {
             self.waits_no_more((seq, &mail.from), &Lacks::Key(chain, counter), turn);
+            if let Some(chain) = known_chain(&self.core, (&mail.from, &chain), &turn.effects).await? {
+                turn.effects.append(chain.said_again(counter));
+            }
         }
         let shown = (again.content, content, again.sent_at);
         if self.show((mail, member), (again.group, shown), turn).await? {
@@ -639,6 +659,19 @@ impl Actor {
                 turn.judged(seq, Some(&from.user));
             }
         }
+    }
+
+    /// The numbers of messages that wait for a sender key.
+    fn lacking(&self, (from, chain): (&Address, &ChainId), turn: &Turn) -> BTreeSet<u32> {
+        let number = |(seq, parked): (u64, &Parked)| match &parked.lacks {
+            Lacks::Key(lacked, counter)
+                if lacked == chain && parked.from == *from && !turn.is_judged(seq) =>
+            {
+                Some(*counter)
+            }
+            _ => None,
+        };
+        self.waiting.iter().filter_map(number).collect()
     }
 
     async fn judge_message(&mut self, (seq, mail): (u64, &MailRow), turn: &mut Turn) -> Judged {
@@ -687,12 +720,8 @@ impl Actor {
         let lacked = Lacks::Key(*incoming.chain(), incoming.counter());
         let received = match chain.open(core.identity.app(), &incoming, (&records, core.now())) {
             Ok(received) => received,
-            // Nobody has read it: the key came, at a place behind it. It waits until its sender says it again.
-            Err(ProtocolError::Duplicate)
-                if self.waiting.get(seq).is_some_and(|parked| parked.lacks == lacked) =>
-            {
-                return Ok(Verdict::Waits(lacked));
-            }
+            // Nobody has read it: the key came at a place behind it, or is gone. It waits until its sender says it again.
+            Err(ProtocolError::KeyGone) => return Ok(Verdict::Waits(lacked)),
             Err(error) => {
                 if error.wants_repair() {
                     self.ask_for_key(&mail.from, (*incoming.chain(), vec![incoming.counter()]), turn).await?;

@@ -7,7 +7,8 @@ use futures::future::join_all;
 use stvor_base::{Address, ContentId, DeviceId, GroupId, KeyBytes, Timestamp, UserId};
 use stvor_crypto::{SecretBytes, SystemRandom};
 use stvor_protocol::group::{
-    Action, Again, Group as State, GroupContent, GroupIncoming, Member, SignedChangeIn, limits as bounds,
+    Action, Again, ChainId, Group as State, GroupContent, GroupEncrypted, GroupIncoming, Member,
+    SignedChangeIn, limits as bounds,
 };
 use stvor_protocol::{ContentKind, EarlierKey, Identity, Pin, Plaintext, RecordKey, RecordKind};
 use stvor_store::{ChangeSet, Scan, Table};
@@ -176,61 +177,104 @@ async fn what_was_sent_since_a_sender_key_was_asked_for_is_said_again_too_and_64
     assert_eq!(again, (1..=most).map(|number| ContentId::from_bytes([number; 16])).collect::<Vec<_>>());
 }
 
+/// A message of Bob's to all, as he seals it.
+fn said(client: &Client, bob: &Identity, group: &mut State, number: u8) -> GroupEncrypted {
+    let his = stvor_protocol::Context { identity: bob, ..crate::lane::context(client.core()) };
+    let words = Plaintext {
+        content: ContentId::from_bytes([number; 16]),
+        kind: ContentKind::Text,
+        body: SecretBytes::from_slice(b"hello"),
+    };
+    group.encrypt(&his, &words, &mut SystemRandom::new()).unwrap()
+}
+
+/// The sender key of Bob's group as he gives it to us once more: where it stands.
+fn key_again(client: &Client, group: &State, chain: &ChainId) -> GroupContent {
+    let us = &client.core().identity;
+    let us = Member { user: us.user().clone(), key: *us.user_key() };
+    let key = group.introduce_again(&us, chain).unwrap();
+    GroupContent::decode(stvor_base::Suite::P256, &key).unwrap()
+}
+
 #[tokio::test]
 async fn a_message_before_the_place_of_a_key_that_came_waits_until_it_is_said_again() {
+    for restarts in [false, true] {
+        let client = offline_client().await;
+        let core = Arc::clone(client.core());
+        let mut events = client.events();
+        let mut actor = Actor::new(Arc::clone(&core));
+        let (bob, _, _, mut group) = rotated_member(&mut actor, &client).await;
+        let [first, second] = [0, 1].map(|number| said(&client, &bob, &mut group, number));
+        let (chain, _) = first.place;
+        let key = key_again(&client, &group, &chain);
+        let third = said(&client, &bob, &mut group, 2);
+        // The first and the third came twice.
+        for one in [&first, &second, &first, &third, &third] {
+            deliver(&mut actor, &bob, &one.blob).await;
+        }
+        assert_eq!(mail(&actor).await, 5);
+        tell(&mut actor, &bob, &key).await;
+        assert_eq!(mail(&actor).await, 3, "the key is of the third");
+        if restarts {
+            // So it is where another instance takes over.
+            actor = Actor::new(Arc::clone(&core));
+        } else {
+            // After a failure of the store all is judged once more.
+            actor.waiting.all_again();
+        }
+        // What was read waits for nothing.
+        deliver(&mut actor, &bob, &third.blob).await;
+        assert_eq!(mail(&actor).await, 3, "restarts: {restarts}");
+        let waits = |actor: &Actor, lacks: Lacks| actor.waiting.iter().any(|(_, one)| one.lacks == lacks);
+        assert!([0, 1].iter().all(|number| waits(&actor, Lacks::Key(chain, *number))), "it is asked for");
+        let mut repaired = Vec::new();
+        for number in 0..2_u8 {
+            let again = Again {
+                group: group.id(),
+                place: Some((chain, number.into())),
+                content: ContentId::from_bytes([number; 16]),
+                sent_at: core.now(),
+                kind: 1,
+                body: b"hello".to_vec(),
+            };
+            tell(&mut actor, &bob, &GroupContent::Again(again)).await;
+            assert_eq!(mail(&actor).await, usize::from(1 - number));
+            let shown = soon(async {
+                loop {
+                    if let Some(Event::Repaired { id, .. }) = events.next().await {
+                        break id;
+                    }
+                }
+            });
+            repaired.push(shown.await);
+        }
+        assert_eq!(repaired, [0, 1].map(|number| ContentId::from_bytes([number; 16])));
+        // What was said again is read, too.
+        for mut actor in [actor, Actor::new(Arc::clone(&core))] {
+            for one in [&first, &second] {
+                deliver(&mut actor, &bob, &one.blob).await;
+                assert_eq!(mail(&actor).await, 0);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_before_a_key_that_did_not_wait_for_it_is_not_asked_for() {
     let client = offline_client().await;
     let core = Arc::clone(client.core());
-    let mut events = client.events();
     let mut actor = Actor::new(Arc::clone(&core));
     let (bob, _, _, mut group) = rotated_member(&mut actor, &client).await;
-    let his = stvor_protocol::Context { identity: &bob, ..crate::lane::context(&core) };
-    let say = |number: u8, group: &mut State| {
-        let words = Plaintext {
-            content: ContentId::from_bytes([number; 16]),
-            kind: ContentKind::Text,
-            body: SecretBytes::from_slice(b"hello"),
-        };
-        group.encrypt(&his, &words, &mut SystemRandom::new()).unwrap()
-    };
-    let (first, second) = (say(0, &mut group), say(1, &mut group));
-    let (chain, _) = first.place;
-    let us = Member { user: core.identity.user().clone(), key: *core.identity.user_key() };
-    let key = group.introduce_again(&us, &chain).unwrap();
-    let third = say(2, &mut group);
-    // The third came twice.
-    for said in [&first, &second, &third, &third] {
-        deliver(&mut actor, &bob, &said.blob).await;
+    let [before, waiting] = [0, 1].map(|number| said(&client, &bob, &mut group, number));
+    deliver(&mut actor, &bob, &waiting.blob).await;
+    let (chain, _) = waiting.place;
+    tell(&mut actor, &bob, &key_again(&client, &group, &chain)).await;
+    // As who joined gets none of the past, whoever shows it to them.
+    for mut actor in [actor, Actor::new(Arc::clone(&core))] {
+        deliver(&mut actor, &bob, &before.blob).await;
+        assert_eq!(mail(&actor).await, 1);
+        assert!(actor.waiting.iter().all(|(_, one)| one.lacks == Lacks::Key(chain, 1)));
     }
-    assert_eq!(mail(&actor).await, 4);
-    let key = GroupContent::decode(stvor_base::Suite::P256, &key).unwrap();
-    tell(&mut actor, &bob, &key).await;
-    assert_eq!(mail(&actor).await, 2, "the key is of the third");
-    // After a failure of the store all is judged once more; and what was read waits for nothing.
-    actor.waiting.all_again();
-    deliver(&mut actor, &bob, &third.blob).await;
-    assert_eq!(mail(&actor).await, 2);
-    let mut repaired = Vec::new();
-    for number in 0..2_u8 {
-        let again = Again {
-            group: group.id(),
-            place: Some((chain, number.into())),
-            content: ContentId::from_bytes([number; 16]),
-            sent_at: core.now(),
-            kind: 1,
-            body: b"hello".to_vec(),
-        };
-        tell(&mut actor, &bob, &GroupContent::Again(again)).await;
-        assert_eq!(mail(&actor).await, usize::from(1 - number));
-        let shown = soon(async {
-            loop {
-                if let Some(Event::Repaired { id, .. }) = events.next().await {
-                    break id;
-                }
-            }
-        });
-        repaired.push(shown.await);
-    }
-    assert_eq!(repaired, [0, 1].map(|number| ContentId::from_bytes([number; 16])));
 }
 
 #[tokio::test]
