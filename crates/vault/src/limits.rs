@@ -36,7 +36,7 @@ pub const MAX_INDEX: usize = 512 << 20;
 /// begin as one with a star says.
 pub const MAX_PREFIX_STEPS: u64 = 8 << 10;
 /// Steps that each part of an agent's search may take, per level, beside what each match takes: to find where words are that stand in
-/// very many places, to go on to the next, and to rank them.
+/// very many places, and to go through them and rank them.
 pub const MAX_SEARCH_STEPS: u64 = 16 << 10;
 /// Words of a search.
 pub const MAX_WORDS: usize = 16;

@@ -34,6 +34,11 @@ fn place(tree: &Frontier) -> Vec<u8> {
     [b"bound", &tree.size().to_be_bytes()[..], &tree.root().0].concat()
 }
 
+/// What is said of a row whose header is not the newest of its memory.
+pub(super) fn set_back(row: &MemoryRow) -> VaultError {
+    VaultError::tampered(format!("the memory {}", row.id), "its row was changed or set back")
+}
+
 impl Engine {
     /// What is sealed for the log as it is now.
     pub(crate) fn seal_bound(&mut self) -> Result<Vec<u8>, VaultError> {
@@ -85,10 +90,10 @@ impl Engine {
 
     /// The row is the newest that was written for its memory.
     pub(crate) fn must_be_fresh(&self, row: &MemoryRow) -> Result<(), VaultError> {
-        if self.database.is_fresh(row)? {
-            return Ok(());
+        match self.database.is_fresh(row)? {
+            true => Ok(()),
+            false => Err(set_back(row)),
         }
-        Err(VaultError::tampered(format!("the memory {}", row.id), "its row was changed or set back"))
     }
 
     /// All of the row is what the log has. A change of the header alone logs a digest over everything: it must not make sound

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Engine;
 use super::agents::Caller;
+use super::bound::set_back;
 use super::reads::{Passed, bounds, passed};
 use crate::audit::{Event, Operation};
 use crate::error::Refusal;
@@ -122,10 +123,11 @@ impl Engine {
         now: u64,
         (over, spent): (&mut Passed, bool),
     ) -> Result<(Page, bool), VaultError> {
-        let mut found = Page::default();
+        let (mut found, mut headers) = (Page::default(), self.database.headers()?);
         for hit in hits {
-            let Some(row) = self.database.memory_header(&hit.id)? else { continue };
-            let Some(header) = self.sound(self.listed(&row))? else { continue };
+            let Some((row, fresh)) = headers.of(&hit.id)? else { continue };
+            let listed = if fresh { self.opened(&row) } else { Err(set_back(&row)) };
+            let Some(header) = self.sound(listed)? else { continue };
             let known = caller.reaches(&header.namespace) && caller.may_have(header.level);
             if known
                 && header.namespace == namespace
@@ -239,6 +241,11 @@ impl Engine {
     /// The header of a row that was read without its content.
     pub(super) fn listed(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
         self.must_be_fresh(row)?;
+        self.opened(row)
+    }
+
+    /// The same of a row that is known to be the newest.
+    fn opened(&self, row: &crate::storage::MemoryRow) -> Result<Header, VaultError> {
         let plain = self.held()?.base.rows.open(row.id.as_bytes(), &row.header);
         let tampered = |reason: &str| VaultError::tampered(format!("the memory {}", row.id), reason);
         let plain = plain.map_err(|_| tampered("its header does not open"))?;

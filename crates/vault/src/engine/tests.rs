@@ -196,6 +196,23 @@ fn names_of_nothing_that_an_agent_searches_take_no_memory() {
 }
 
 #[test]
+fn a_header_that_is_set_back_after_its_words_were_read_is_not_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(directory.path());
+    let owner = &Caller::Owner;
+    let [first, second] = [0, 1].map(|_| store(&vault, "home", 10));
+    let found = || vault.search(owner, "home", "tea").unwrap();
+    assert_eq!(found().len(), 2);
+    let header = move |engine: &mut super::Engine| Ok(engine.database.memory_header(&first)?.unwrap().header);
+    let old = vault.ask(header).wait().unwrap();
+    vault.set_intent(owner, first, ("travel", true)).unwrap();
+    assert_eq!(found().len(), 2);
+    let sql = format!("UPDATE memory SET header = x'{}' WHERE id = x'{first}'", crate::audit::hex(&old));
+    vault.ask(move |engine| engine.database.run(&sql)).wait().unwrap();
+    assert_eq!(found().iter().map(|header| header.id).collect::<Vec<_>>(), [second]);
+}
+
+#[test]
 fn a_namespace_of_too_many_words_is_refused_before_anything_makes_room_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let vault = vault(directory.path());

@@ -1,7 +1,7 @@
 //! The full-text index. It is in memory only, made from what can be read when it is first needed, and dropped when the keys
 //! are: nothing of it is ever on a disk, and nothing of a forgotten memory is left in it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, ErrorCode, params};
 
@@ -14,10 +14,10 @@ use crate::{VaultError, limits};
 const PAGE: usize = 4_096;
 /// Bytes that a namespace takes beside its pages: a connection, and what SQLite knows of its tables.
 const SPACE: usize = 128 << 10;
-/// Steps of SQLite that it takes to come to the next match, to rank one, and to return one.
-const NEXT: u64 = 4;
-const RANK: u64 = 16;
-const RETURN: u64 = 32;
+/// Bytes that it takes at most to know the row of a memory, and the memory of a row.
+const PLACE: usize = 160;
+/// Steps of SQLite that it takes to come to the next match and to rank it.
+const RANK: u64 = 13;
 
 /// How much one search finds and takes at most, for each level.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +26,8 @@ pub(crate) struct Bounds {
     pub(crate) count: usize,
     /// Steps until the first match is known, where a word has a star.
     pub(crate) beginnings: u64,
-    /// Steps until it is known where none has, from there to the last match that is ranked, and while they are ranked; beside those
-    /// that each match takes, however long the lists are that it stands in.
+    /// Steps until it is known where none has, and while matches are ranked; beside those that each match takes, however long the
+    /// lists are that it stands in.
     pub(crate) steps: u64,
 }
 
@@ -45,7 +45,8 @@ pub(crate) struct Index {
 pub(crate) struct Space {
     connection: Connection,
     steps: Steps,
-    levels: BTreeSet<Level>,
+    /// The memory of each row.
+    levels: BTreeMap<Level, HashMap<i64, MemoryId>>,
     places: HashMap<MemoryId, (Level, i64)>,
     /// The last search of it.
     searched: u64,
@@ -135,7 +136,7 @@ impl Drop for Space {
         for end in ["COMMIT", "ROLLBACK"] {
             let _ = self.connection.execute_batch(end);
         }
-        for level in &self.levels {
+        for level in self.levels.keys() {
             // What is dropped is overwritten (`secure_delete`).
             let _ = self.connection.execute_batch(&format!("DROP TABLE IF EXISTS {}", table(*level)));
         }
@@ -156,14 +157,15 @@ impl Space {
         ));
         done.map_err(|error| failed(&error))?;
         let steps = Steps::of(&mut connection).map_err(|error| failed(&error))?;
-        Ok(Self { connection, steps, levels: BTreeSet::new(), places: HashMap::new(), searched: 0 })
+        Ok(Self { connection, steps, levels: BTreeMap::new(), places: HashMap::new(), searched: 0 })
     }
 
     /// Bytes that it takes.
     pub(crate) fn size(&self) -> Result<usize, VaultError> {
         let pages = self.connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
         let pages = pages.map_err(|error| failed(&error))?;
-        Ok(SPACE.saturating_add(usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE)))
+        let pages = usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(PAGE);
+        Ok(SPACE.saturating_add(pages).saturating_add(self.places.len().saturating_mul(PLACE)))
     }
 
     /// Begins a group of changes.
@@ -181,21 +183,23 @@ impl Space {
         // It may have been read with a change that comes once more.
         self.remove(&id)?;
         let table = table(level);
-        if !self.levels.contains(&level) {
+        if !self.levels.contains_key(&level) {
             let sql = format!(
-                "CREATE VIRTUAL TABLE {table} USING fts5(text, id UNINDEXED, tokenize = 'unicode61 remove_diacritics 2')"
+                "CREATE VIRTUAL TABLE {table} USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')"
             );
             self.connection.execute_batch(&sql).map_err(|error| failed(&error))?;
-            self.levels.insert(level);
+            self.levels.insert(level, HashMap::new());
             let secure = format!("INSERT INTO {table}({table}, rank) VALUES ('secure-delete', 1)");
             self.connection.execute_batch(&secure).map_err(|error| failed(&error))?;
         }
         let insert = || {
-            let sql = format!("INSERT INTO {table} (text, id) VALUES (?1, ?2)");
-            self.connection.prepare_cached(&sql)?.execute(params![text, id.as_bytes()])
+            let sql = format!("INSERT INTO {table} (text) VALUES (?1)");
+            self.connection.prepare_cached(&sql)?.execute(params![text])
         };
         insert().map_err(|error| failed(&error))?;
-        self.places.insert(id, (level, self.connection.last_insert_rowid()));
+        let row = self.connection.last_insert_rowid();
+        self.places.insert(id, (level, row));
+        self.levels.entry(level).or_default().insert(row, id);
         Ok(())
     }
 
@@ -203,8 +207,11 @@ impl Space {
     pub(crate) fn remove(&mut self, id: &MemoryId) -> Result<(), VaultError> {
         let Some((level, row)) = self.places.remove(id) else { return Ok(()) };
         let sql = format!("DELETE FROM {} WHERE rowid = ?1", table(level));
-        let removed = self.connection.execute(&sql, [row]);
-        removed.map(|_| ()).map_err(|error| failed(&error))
+        self.connection.execute(&sql, [row]).map_err(|error| failed(&error))?;
+        if let Some(rows) = self.levels.get_mut(&level) {
+            rows.remove(&row);
+        }
+        Ok(())
     }
 
     /// Finds memories of the given levels that hold all words, best first. Where more than [`limits::MAX_RANKED`] of a level hold them,
@@ -221,17 +228,16 @@ impl Space {
         taken: &mut Vec<u64>,
     ) -> Result<Option<Vec<Hit>>, VaultError> {
         let mut hits = Vec::new();
-        for level in levels.iter().filter(|level| self.levels.contains(*level)) {
-            let found = self.newest(*level, words, bounds, taken);
-            let found = found.and_then(|(from, seen)| match seen {
-                0 => Ok(Vec::new()),
-                _ => self.ranked((*level, from), words, (bounds, seen), taken),
-            });
-            match found {
+        for level in levels {
+            let Some(rows) = self.levels.get(level) else { continue };
+            match self.ranked(*level, words, bounds, taken) {
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                     return Ok(None);
                 }
-                found => hits.extend(found.map_err(|error| failed(&error))?),
+                ranked => {
+                    let best = ranked.map_err(|error| failed(&error))?.into_iter().take(bounds.count);
+                    hits.extend(best.filter_map(|(rank, row)| Some(Hit { id: *rows.get(&row)?, rank })));
+                }
             }
         }
         hits.sort_by(|a, b| a.rank.total_cmp(&b.rank));
@@ -239,56 +245,41 @@ impl Space {
         Ok(Some(hits))
     }
 
-    /// The row of the oldest of the newest [`limits::MAX_RANKED`] memories of a level that hold all words, and how many these are.
-    fn newest(
+    /// The rank and row of the newest [`limits::MAX_RANKED`] memories of a level that hold all words, best first.
+    fn ranked(
         &self,
         level: Level,
         words: &[String],
         bounds: Bounds,
         taken: &mut Vec<u64>,
-    ) -> rusqlite::Result<(i64, u64)> {
-        let table = table(level);
-        let sql = format!("SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC");
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![words.join(" ")])?;
-        let mut next = || rows.next()?.map(|row| row.get::<_, i64>(0)).transpose();
+    ) -> rusqlite::Result<Vec<(f64, i64)>> {
+        let (table, all) = (table(level), words.join(" "));
         let starred = words.iter().any(|word| word.ends_with('*'));
         let first = if starred { bounds.beginnings } else { bounds.steps };
-        let Some(mut oldest) = self.steps.within((first, 0), taken, &mut next)? else { return Ok((0, 0)) };
-        let rest = || -> rusqlite::Result<(i64, u64)> {
-            for seen in 1..limits::MAX_RANKED as u64 {
-                let Some(older) = next()? else { return Ok((oldest, seen)) };
-                oldest = older;
-                self.steps.forgive(NEXT);
-            }
-            Ok((oldest, limits::MAX_RANKED as u64))
+        // Without a rank, for which the lists of all words are gone through to their ends.
+        let any = || {
+            let sql = format!("SELECT rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC");
+            self.connection.prepare_cached(&sql)?.exists(params![all])
         };
-        self.steps.within((bounds.steps, 0), taken, rest)
-    }
-
-    /// The best of the memories of a level that hold all words, of so many from a row on.
-    fn ranked(
-        &self,
-        (level, from): (Level, i64),
-        words: &[String],
-        (bounds, seen): (Bounds, u64),
-        taken: &mut Vec<u64>,
-    ) -> rusqlite::Result<Vec<Hit>> {
-        let table = table(level);
-        let sql = format!(
-            "SELECT id, rank FROM {table} WHERE {table} MATCH ?1 AND rowid >= ?3 ORDER BY rank LIMIT ?2"
-        );
-        let returned = seen.min(bounds.count as u64);
-        let free = RANK.saturating_mul(seen).saturating_add(RETURN.saturating_mul(returned));
+        if !self.steps.within(first, taken, any)? {
+            return Ok(Vec::new());
+        }
+        // Sorted here: SQLite would carry along all places of the words for that, and rank what it returns once more.
         let read = || {
+            let sql = format!("SELECT rank, rowid FROM {table} WHERE {table} MATCH ?1 ORDER BY rowid DESC");
             let mut statement = self.connection.prepare_cached(&sql)?;
-            let limit = i64::try_from(bounds.count).unwrap_or(i64::MAX);
-            let rows = statement.query_map(params![words.join(" "), limit, from], |row| {
-                Ok(Hit { id: MemoryId::from_bytes(row.get(0)?), rank: row.get(1)? })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let (mut rows, mut found) = (statement.query(params![all])?, Vec::new());
+            while found.len() < limits::MAX_RANKED {
+                let Some(row) = rows.next()? else { break };
+                found.push((row.get(0)?, row.get(1)?));
+                self.steps.forgive(RANK);
+            }
+            Ok::<_, rusqlite::Error>(found)
         };
-        self.steps.within((bounds.steps, free), taken, read)
+        let mut found: Vec<(f64, i64)> = self.steps.within(bounds.steps, taken, read)?;
+        // Of equal ones the older first.
+        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        Ok(found)
     }
 }
 
@@ -467,11 +458,10 @@ mod tests {
         let space = filled(&[(100, "tea ".repeat(10_000).as_str()), (limits::MAX_RANKED, "tea tea tea tea")]);
         let query = "tea-tea-tea-tea";
         let (all, taken) = look(&space, query, within(u64::MAX));
-        let [first, rest, rank] = taken[..] else { panic!("{taken:?}") };
-        let find = first.max(rest);
+        let [find, rank] = taken[..] else { panic!("{taken:?}") };
         assert!(all == Some(limits::MAX_PAGE + 1) && rank > find + 512, "{all:?} {taken:?}");
         let (none, taken) = look(&space, query, within((find + rank) / 2));
-        assert!(none.is_none() && taken.len() == 3, "{none:?} {taken:?}");
+        assert!(none.is_none() && taken.len() == 2, "{none:?} {taken:?}");
     }
 
     #[test]

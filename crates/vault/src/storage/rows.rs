@@ -1,6 +1,6 @@
 //! Reading and writing rows.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, OptionalExtension, Row, params};
 use stvor_crypto::kdf::sha256;
 
 use super::parts::{MAX_BYTES, MemoryView};
@@ -87,6 +87,27 @@ fn fresh(row: &MemoryRow) -> [u8; 64] {
     both
 }
 
+/// Whether `newest`, as [`fresh`] made it, is of this row's header.
+fn is_of_header(newest: &[u8], row: &MemoryRow) -> bool {
+    newest.get(..32) == Some(&sha256(&[&row.header]))
+}
+
+/// Reads memories without their contents by their ids, one after another.
+pub(crate) struct Headers<'a>(CachedStatement<'a>);
+
+impl Headers<'_> {
+    /// A memory, and whether its header is the newest that was written for it.
+    pub(crate) fn of(&mut self, id: &MemoryId) -> Rows<Option<(MemoryRow, bool)>> {
+        let read = self.0.query_row([id.as_bytes()], |columns| {
+            let row = MemoryRow::read(columns)?;
+            let newest = columns.get_ref(6)?.as_bytes_or_null()?;
+            let fresh = newest.is_some_and(|newest| is_of_header(newest, &row));
+            Ok((row, fresh))
+        });
+        read.optional().map_err(|error| failed(&error))
+    }
+}
+
 pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -142,7 +163,7 @@ impl Database {
     /// Whether this header is the newest that was written for its memory.
     pub(crate) fn is_fresh(&self, row: &MemoryRow) -> Rows<bool> {
         let newest = self.record(Table::Fresh, row.id.as_bytes())?;
-        Ok(newest.is_some_and(|newest| newest.get(..32) == Some(&sha256(&[&row.header]))))
+        Ok(newest.is_some_and(|newest| is_of_header(&newest, row)))
     }
 
     /// Whether all of this row is the newest that was written for its memory. Nothing where only its header was kept.
@@ -188,6 +209,13 @@ impl Database {
             statement.query_row([id.as_bytes()], MemoryRow::read).optional()
         };
         read().map_err(|error| failed(&error))
+    }
+
+    /// For who reads many of them.
+    pub(crate) fn headers(&self) -> Rows<Headers<'_>> {
+        let sql = "SELECT memory.id, space, due, memory.header, NULL, NULL, fresh.header FROM memory
+                   LEFT JOIN fresh ON fresh.id = memory.id WHERE memory.id = ?1";
+        self.connection.prepare_cached(sql).map(Headers).map_err(|error| failed(&error))
     }
 
     /// Memories of a namespace, newest first, from before `before`, without their contents: as many as have some megabytes together,

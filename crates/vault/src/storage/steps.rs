@@ -31,20 +31,14 @@ impl Steps {
         Ok(Self(count))
     }
 
-    /// Does `work` in at most `most` steps beside the `free` ones; it is interrupted where it takes more. Notes those that it took
-    /// beside these.
-    pub(super) fn within<T>(
-        &self,
-        (most, free): (u64, u64),
-        taken: &mut Vec<u64>,
-        work: impl FnOnce() -> T,
-    ) -> T {
+    /// Does `work` in at most `most` steps beside those that it forgets; it is interrupted where it takes more. Notes those that it took.
+    pub(super) fn within<T>(&self, most: u64, taken: &mut Vec<u64>, work: impl FnOnce() -> T) -> T {
         let Self(count) = self;
         count.taken.store(0, Ordering::Relaxed);
-        count.most.store(most.saturating_add(free), Ordering::Relaxed);
+        count.most.store(most, Ordering::Relaxed);
         let done = work();
         count.most.store(u64::MAX, Ordering::Relaxed);
-        taken.push(count.taken.load(Ordering::Relaxed).saturating_sub(free));
+        taken.push(count.taken.load(Ordering::Relaxed));
         done
     }
 
