@@ -153,6 +153,8 @@ impl Engine {
         if filled.end().is_err() {
             return Ok(None);
         }
+        // Where there is no room for that, it is searched as it is.
+        let _ = filled.gather();
         index.make_room(filled.size()?, MOST)?;
         Ok(Some(filled))
     }

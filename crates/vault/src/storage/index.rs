@@ -16,6 +16,8 @@ const PAGE: usize = 4_096;
 const SPACE: usize = 128 << 10;
 /// Bytes that it takes at most to know the row of a memory, and the memory of a row.
 const PLACE: usize = 160;
+/// Pages of lists that are brought together in one change: it takes as much room beside them until it is done.
+const GATHER: i64 = 1_024;
 /// Steps of SQLite that it takes to come to the next match and to rank it.
 const RANK: u64 = 13;
 
@@ -176,6 +178,25 @@ impl Space {
     /// Ends it.
     pub(crate) fn end(&self) -> Result<(), VaultError> {
         self.connection.execute_batch("COMMIT").map_err(|error| failed(&error))
+    }
+
+    /// Brings the lists of words together that came in apart, group by group: a search goes through each part.
+    pub(crate) fn gather(&self) -> Result<(), VaultError> {
+        for level in self.levels.keys() {
+            let table = table(*level);
+            let merge = format!("INSERT INTO {table}({table}, rank) VALUES ('merge', ?1)");
+            // Below zero it begins with all of them, from there it goes on; a change of less than two rows is none.
+            let mut pages = -GATHER;
+            loop {
+                let before = self.connection.total_changes();
+                self.connection.execute(&merge, [pages]).map_err(|error| failed(&error))?;
+                if self.connection.total_changes().saturating_sub(before) < 2 {
+                    break;
+                }
+                pages = GATHER;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the words of a memory.
@@ -394,6 +415,39 @@ mod tests {
         assert!(found.len() == limits::MAX_RANKED && !found.contains(&name(0)), "one too many");
         space.remove(&name(1)).unwrap();
         assert_eq!(find(&space)[0], name(0), "just as many as are ranked");
+    }
+
+    #[test]
+    fn lists_that_are_brought_together_find_and_forget_as_before() {
+        let mut space = Space::new(limits::MAX_INDEX).unwrap();
+        for group in 0..40 {
+            space.begin().unwrap();
+            for number in 0..50 {
+                let text = format!("tea of group{group} and number{number} {}", "word ".repeat(30));
+                space.add(name(group * 50 + number), Level::Working, &text).unwrap();
+            }
+            space.end().unwrap();
+        }
+        space.remove(&name(7)).unwrap();
+        let parts = |space: &Space| {
+            let sql = "SELECT count(DISTINCT segid) FROM words_1_idx";
+            space.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let ask = |space: &Space, query: &str| {
+            let found = space.find(&[Level::Working], &words(query).unwrap(), FREE, &mut Vec::new());
+            found.unwrap().unwrap()
+        };
+        let all = ["tea", "group3", "number7", "gro*", "group0 number7"];
+        let before = all.map(|query| ask(&space, query));
+        assert!(parts(&space) > 1);
+        space.gather().unwrap();
+        assert_eq!(parts(&space), 1);
+        assert_eq!(all.map(|query| ask(&space, query)), before);
+        assert!(before[4].is_empty() && before[1].len() == 50);
+        space.gather().unwrap();
+        space.remove(&name(8)).unwrap();
+        space.add(name(9_999), Level::Working, "group0 number8").unwrap();
+        assert_eq!(ask(&space, "group0 number8").iter().map(|hit| hit.id).collect::<Vec<_>>(), [name(9_999)]);
     }
 
     #[test]
