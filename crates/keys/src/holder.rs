@@ -1,7 +1,7 @@
 //! The trait that every kind of key implements.
 
 use crate::{KeyError, WrappedKey};
-use stvor_crypto::{Random, Secret};
+use stvor_crypto::{CryptoError, Random, Secret};
 
 /// The random key that a store's rows are sealed under.
 pub type DataKey = Secret<32>;
@@ -71,7 +71,7 @@ impl HolderKind {
 /// Someone who can open a sealed thing. `context` is the identity of that thing (a store id): a wrapped key opens in
 /// its own context only.
 ///
-/// Both operations may take long (a passphrase is slow on purpose): keep them off an asynchronous executor.
+/// What it wrapped for a store it has to unwrap at once, before anything is sealed with it. Both operations may take long (a passphrase is slow on purpose): keep them off an asynchronous executor.
 pub trait KeyHolder: core::fmt::Debug + Send + Sync {
     /// What kind this is.
     fn kind(&self) -> HolderKind;
@@ -88,6 +88,33 @@ pub trait KeyHolder: core::fmt::Debug + Send + Sync {
     /// [`KeyError::Wrong`] for another key or another context, [`KeyError::OtherHolder`] for another kind,
     /// [`KeyError::Corrupt`] when the record was damaged.
     fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError>;
+}
+
+/// Whether `unwrapped` is the key that was just wrapped. What does not come back now never does: nobody could open again what is
+/// sealed with it.
+///
+/// # Errors
+/// [`KeyError::Unavailable`] when it is not; what unwrapping met, unless that speaks of something that was sealed before, for nothing was.
+pub fn given_back(
+    kind: HolderKind,
+    key: &Secret<32>,
+    unwrapped: Result<Secret<32>, KeyError>,
+) -> Result<(), KeyError> {
+    let same = match unwrapped {
+        Ok(back) => back == *key,
+        Err(
+            KeyError::Wrong { .. }
+            | KeyError::OtherHolder { .. }
+            | KeyError::Corrupt(_)
+            | KeyError::Crypto(CryptoError::BadLength { .. } | CryptoError::DecryptFailed),
+        ) => false,
+        Err(error) => return Err(error),
+    };
+    if same {
+        return Ok(());
+    }
+    let reason = "it does not give back the key that it wrapped".into();
+    Err(KeyError::Unavailable { holder: kind.name(), reason })
 }
 
 impl<H: KeyHolder + ?Sized> KeyHolder for Box<H> {

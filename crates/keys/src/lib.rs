@@ -48,7 +48,7 @@ pub mod tpm;
 mod wrapped;
 
 pub use error::KeyError;
-pub use holder::{DataKey, HolderKind, KeyHolder};
+pub use holder::{DataKey, HolderKind, KeyHolder, given_back};
 pub use identity::IdentityKey;
 pub use keyfile::{KEYFILE_DRAFT, Keyfile};
 pub use managed::{KeyService, Managed};

@@ -1,8 +1,8 @@
 //! Keys that never leave the device or service that keeps them: tokens, and key management services.
 
-use crate::{DataKey, HolderKind, KeyError, KeyHolder, WrappedKey};
+use crate::{DataKey, HolderKind, KeyError, KeyHolder, WrappedKey, given_back};
 use std::fmt;
-use stvor_crypto::{CryptoError, Random, Secret};
+use stvor_crypto::{Random, Secret};
 
 /// Something that keeps a key and encrypts with it: a token, a key management service. All that is asked of it is to wrap
 /// 32 bytes and to unwrap them again.
@@ -70,21 +70,6 @@ impl<S: KeyService> Managed<S> {
     fn unavailable(&self, reason: &str) -> KeyError {
         KeyError::Unavailable { holder: self.kind.name(), reason: reason.into() }
     }
-
-    /// What does not come back now never does: nobody could open again what is sealed with it.
-    fn comes_back(&self, kek: &Secret<32>, wrapped: &[u8]) -> Result<(), KeyError> {
-        let same = match self.service.unwrap(wrapped) {
-            Ok(back) => back == *kek,
-            // They speak of something that was sealed before, and nothing was.
-            Err(
-                KeyError::Wrong { .. }
-                | KeyError::Corrupt(_)
-                | KeyError::Crypto(CryptoError::BadLength { .. } | CryptoError::DecryptFailed),
-            ) => false,
-            Err(error) => return Err(error),
-        };
-        if same { Ok(()) } else { Err(self.unavailable("it does not give back the key that it wrapped")) }
-    }
 }
 
 impl<S: KeyService> KeyHolder for Managed<S> {
@@ -98,7 +83,7 @@ impl<S: KeyService> KeyHolder for Managed<S> {
         if parameters.len() > crate::limits::MAX_PARAMETERS {
             return Err(self.unavailable("it answered with more bytes than a wrapped key has"));
         }
-        self.comes_back(&kek, &parameters)?;
+        given_back(self.kind, &kek, self.service.unwrap(&parameters))?;
         WrappedKey::seal((self.kind, &parameters), &kek, (data_key, context), rng)
     }
 

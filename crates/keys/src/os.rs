@@ -163,7 +163,11 @@ impl KeyHolder for NamedKeyring {
         }
         let OsKeyring { key } = OsKeyring::read(self.service.as_ref(), &self.item_of(id))?;
         let opened = wrapped.open(&key, context)?;
-        let before = self.current().replace(Current { id: id.to_vec(), key, made: false });
+        let mut current = self.current();
+        // That it opens does not say yet that the store has it.
+        let made = current.as_ref().is_some_and(|before| before.made && before.id == id);
+        let before = current.replace(Current { id: id.to_vec(), key, made });
+        drop(current);
         // Another process was faster: what this one made is of no use to anybody.
         if let Some(lost) = before.filter(|before| before.made && before.id != id) {
             self.service.remove(&self.item_of(&lost.id))?;

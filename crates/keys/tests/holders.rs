@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Clippy exempts `#[test]` functions, not their helpers.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use stvor_base::ErrorCode;
 use stvor_crypto::kdf::sha256;
 use stvor_crypto::random::DeterministicRandom;
-use stvor_crypto::{Secret, SecretBytes};
+use stvor_crypto::{Secret, SecretBytes, SystemRandom};
 use stvor_keys::{
-    DataKey, KeyHolder, Keyfile, KeyringItem, OsKeyring, Passphrase, PassphraseCost, SecretService,
-    WrappedKey, limits,
+    DataKey, KeyHolder, Keyfile, KeyringItem, NamedKeyring, OsKeyring, Passphrase, PassphraseCost,
+    SecretService, WrappedKey, limits,
 };
 use stvor_testkit::MemoryKeyring;
 
@@ -180,6 +181,21 @@ fn a_key_in_the_keyring_is_never_overwritten_and_checked_when_read() {
     assert_eq!(OsKeyring::read(&ring, &item()).unwrap_err().code(), "KEY_MALFORMED");
     ring.remove(&item()).unwrap();
     assert_eq!(OsKeyring::read(&ring, &item()).unwrap_err().code(), "KEY_MISSING");
+}
+
+#[test]
+fn a_key_that_was_made_and_tried_is_removed_all_the_same_when_the_store_has_anothers() {
+    let ring = Arc::new(MemoryKeyring::default());
+    let holder = || NamedKeyring::new(Arc::clone(&ring) as Arc<dyn SecretService>, item());
+    let (first, second) = (holder(), holder());
+    let wrap = |holder: &NamedKeyring| holder.wrap(&data_key(), b"store", &mut SystemRandom::new()).unwrap();
+    let (ours, theirs) = (wrap(&first), wrap(&second));
+    for (holder, wrapped) in [(&first, &ours), (&second, &theirs)] {
+        assert!(holder.unwrap(wrapped, b"store").unwrap() == data_key());
+    }
+    assert!(first.unwrap(&theirs, b"store").unwrap() == data_key());
+    assert_eq!(holder().unwrap(&ours, b"store").unwrap_err().code(), "KEY_MISSING");
+    assert!(holder().unwrap(&theirs, b"store").unwrap() == data_key());
 }
 
 #[test]

@@ -6,8 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use stvor_base::{ErrorCode, Timestamp};
-use stvor_crypto::{Secret, SecretBytes, SystemRandom};
-use stvor_keys::{KeyError, KeyService, Keyfile, Managed, Passphrase, PassphraseCost};
+use stvor_crypto::{Random, Secret, SecretBytes, SystemRandom};
+use stvor_keys::{
+    DataKey, HolderKind, IdentityKey, KeyError, KeyHolder, KeyService, Keyfile, Managed, Passphrase,
+    PassphraseCost, WrappedKey,
+};
 use stvor_store::{
     ChangeSet, Expect, Key, MemoryStore, Notice, Op, OpenKey, Page, Row, RowValue, Scan, Sealed, Stats,
     Store, StoreError, Table, default_keyfile, open,
@@ -572,6 +575,54 @@ impl KeyService for Service {
 
 fn service(unwraps: Unwraps) -> Arc<Managed<Service>> {
     Arc::new(Managed::service(Service(unwraps)))
+}
+
+type Opens = fn(&WrappedKey, &[u8]) -> Result<DataKey, KeyError>;
+
+/// A holder of a user's own that wraps well, and opens as it is told.
+#[derive(Debug)]
+struct Own(Opens);
+
+fn own_key() -> IdentityKey {
+    IdentityKey::new(&Secret::new([9; 32]))
+}
+
+impl KeyHolder for Own {
+    fn kind(&self) -> HolderKind {
+        own_key().kind()
+    }
+    fn wrap(&self, key: &DataKey, context: &[u8], rng: &mut dyn Random) -> Result<WrappedKey, KeyError> {
+        own_key().wrap(key, context, rng)
+    }
+    fn unwrap(&self, wrapped: &WrappedKey, context: &[u8]) -> Result<DataKey, KeyError> {
+        self.0(wrapped, context)
+    }
+}
+
+#[tokio::test]
+async fn a_key_holder_of_a_users_own_that_does_not_open_what_it_wraps_seals_no_store() {
+    let below = Arc::new(MemoryStore::new());
+    let wrong: [(Opens, &str); 4] = [
+        (|_, _| Ok(Secret::new([7; 32])), "does not give back"),
+        (|wrapped, _| own_key().unwrap(wrapped, b"another store"), "does not give back"),
+        (|_, _| Err(KeyError::OtherHolder { needs: "keyfile", given: "own" }), "does not give back"),
+        (|_, _| Err(KeyError::Unavailable { holder: "own", reason: "it is away".into() }), "it is away"),
+    ];
+    for (opens, told) in wrong {
+        let error = Sealed::open(below.clone(), Arc::new(Own(opens))).await.unwrap_err();
+        assert_eq!(error.code(), "KEY_UNAVAILABLE");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    assert_eq!(below.stats().await.unwrap().rows, 0, "nothing was written");
+
+    let right: Opens = |wrapped, context| own_key().unwrap(wrapped, context);
+    let store = Sealed::open(below.clone(), Arc::new(Own(right))).await.unwrap();
+    store.commit(puts(1, b"value")).await.unwrap();
+    for (opens, _) in wrong {
+        assert_eq!(store.rewrap(Arc::new(Own(opens))).await.unwrap_err().code(), "KEY_UNAVAILABLE");
+    }
+    let again = Sealed::open(below, Arc::new(Own(right))).await.unwrap();
+    assert_eq!(text(&again, 1).await.as_deref(), Some(b"value".as_slice()));
 }
 
 #[tokio::test]

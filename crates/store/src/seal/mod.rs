@@ -158,7 +158,7 @@ async fn first_header(
         let mut rng = SystemRandom::new();
         let data_key = Secret::random(&mut rng)?;
         let id = *Secret::<16>::random(&mut rng)?.expose();
-        let key = holder.wrap(&data_key, &id, &mut rng)?;
+        let key = rotate::wrap(holder.as_ref(), &data_key, &id)?;
         Ok((Header::first(id, key), Keys::new(id, data_key)))
     })
     .await?;
@@ -190,7 +190,7 @@ impl Sealed {
         Ok(header_or_empty(store, LAYOUTS).await?.map(|header| StoreInfo::of(&header)))
     }
 
-    /// Opens a store that was sealed before, or seals an empty one, for `holder`. Of several that seal an empty one at
+    /// Opens a store that was sealed before, or seals an empty one, for `holder`, which is tried before anything is written. Of several that seal an empty one at
     /// once one does, and the others open what it sealed.
     ///
     /// # Errors

@@ -23,11 +23,13 @@ pub struct Rotation {
 }
 
 /// Wraps a data key and makes sure that the holder opens it again.
-fn wrap(holder: &dyn KeyHolder, data_key: &DataKey, store: &[u8; 16]) -> Result<WrappedKey, StoreError> {
+pub(super) fn wrap(
+    holder: &dyn KeyHolder,
+    data_key: &DataKey,
+    store: &[u8; 16],
+) -> Result<WrappedKey, StoreError> {
     let wrapped = holder.wrap(data_key, store, &mut SystemRandom::new())?;
-    if holder.unwrap(&wrapped, store)? != *data_key {
-        return Err(StoreError::Adapter("the key holder does not give back what it was given".into()));
-    }
+    stvor_keys::given_back(holder.kind(), data_key, holder.unwrap(&wrapped, store))?;
     Ok(wrapped)
 }
 
