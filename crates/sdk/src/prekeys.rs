@@ -209,6 +209,12 @@ impl PrekeyKeeper {
         if replaced {
             self.replace.store(false, Ordering::Relaxed);
         }
+        if replaced && anew && held.one_time < count {
+            // Another store took the place of the lost one a moment before, and began with the same ids, which the relay takes once:
+            // those of the next batch are above them. Once, whatever the relay says.
+            *self.refilled.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.due.notify_one();
+        }
         core.hub.emit(Event::PrekeysUploaded { count });
         Ok(())
     }
@@ -398,6 +404,32 @@ mod tests {
         alice.reset_session("bob").await.unwrap();
         let message = soon(bob.messages().next()).await.unwrap();
         assert_eq!(message.text(), Some("for when you are back"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_second_of_two_restores_in_one_moment_has_one_time_prekeys_too() {
+        let relay = stvor_relay::Relay::start(stvor_relay::Config::mock(0)).await.unwrap();
+        let words = crate::RecoveryPhrase::fresh().unwrap().words();
+        let words = core::str::from_utf8(words.expose()).unwrap();
+        let begun = Instant::now();
+        for _ in 0..2 {
+            let passed = u64::try_from(begun.elapsed().as_millis()).unwrap();
+            let app = App::builder().app_token("stvor_dev_test123").relay_url(relay.url()).in_memory();
+            let app = app.identity_phrase(words).clock(Arc::new(Behind(AtomicU64::new(passed))));
+            let alice = app.open().await.unwrap().connect("alice").await.unwrap();
+            let prekeys = &alice.core().prekeys;
+            let few = || {
+                let counts = prekeys.counts().unwrap_or_default();
+                counts.one_time.min(counts.kem_one_time) < stvor_protocol::limits::ONE_TIME_LOW
+            };
+            soon(async {
+                while prekeys.starts_anew() || few() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+            alice.close().await;
+        }
     }
 
     #[tokio::test]
