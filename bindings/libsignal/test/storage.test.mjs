@@ -1,7 +1,7 @@
 // The policies of storages.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { group, ours, party, read, refused } from './world.mjs';
+import { deviceOver, group, ours, party, read, refused } from './world.mjs';
 
 /** Rows in memory, with transactions that land whole or not at all, one after the other. */
 function adapter({ transactions = true } = {}) {
@@ -43,21 +43,7 @@ function adapter({ transactions = true } = {}) {
 
 async function device(options, kind) {
   const rows = adapter(kind);
-  const storage = ours.createStorage(rows, options);
-  const identity = ours.keyhelper.generateIdentityKeyPair();
-  await storage.setIdentity(identity, 9);
-  const signed = ours.keyhelper.generateSignedPreKey(identity, 1);
-  await storage.storeSignedPreKey(1, signed.keyPair);
-  const bundle = async (id) => {
-    const one = ours.keyhelper.generatePreKey(id);
-    await storage.storePreKey(id, one.keyPair);
-    return {
-      registrationId: 9, identityKey: identity.pubKey,
-      signedPreKey: { keyId: 1, publicKey: signed.keyPair.pubKey, signature: signed.signature },
-      preKey: { keyId: id, publicKey: one.keyPair.pubKey },
-    };
-  };
-  return { rows, storage, identity, bundle };
+  return { rows, ...(await deviceOver(rows, options)) };
 }
 
 const cipher = (who, name, options) => new ours.SessionCipher(who.storage, new ours.ProtocolAddress(name, 1), options);

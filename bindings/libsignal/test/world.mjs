@@ -90,6 +90,25 @@ export function party(S, { json = true } = {}) {
   };
 }
 
+/** A party whose storage is made over an adapter. */
+export async function deviceOver(rows, options) {
+  const storage = ours.createStorage(rows, options);
+  const identity = ours.keyhelper.generateIdentityKeyPair();
+  await storage.setIdentity(identity, 9);
+  const signed = ours.keyhelper.generateSignedPreKey(identity, 1);
+  await storage.storeSignedPreKey(1, signed.keyPair);
+  const bundle = async (id) => {
+    const one = ours.keyhelper.generatePreKey(id);
+    await storage.storePreKey(id, one.keyPair);
+    return {
+      registrationId: 9, identityKey: identity.pubKey,
+      signedPreKey: { keyId: 1, publicKey: signed.keyPair.pubKey, signature: signed.signature },
+      preKey: { keyId: id, publicKey: one.keyPair.pubKey },
+    };
+  };
+  return { storage, identity, bundle };
+}
+
 let couples = 0;
 
 /** Two parties with each other's addresses, ciphers and a way to read. */

@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { require } from './project.mjs';
+
+/** Of whichever project the tests run in: clients of the servers are there. */
+const require = createRequire(join(process.env.STVOR_TEST_PROJECT, 'index.js'));
 
 /** Where a server's program is: on the path, or where Debian has it. */
 function found(name) {
