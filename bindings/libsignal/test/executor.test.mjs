@@ -252,6 +252,11 @@ test('options are checked, and listeners that throw harm nobody', async () => {
   for (const bad of [{ maxPending: 0 }, { maxQueued: 1.5 }, { onPressure: 'drop' }, { maxQueues: 3 }, { storageTimeout: -1 }]) {
     assert.throws(() => new ours.Executor(bad), TypeError);
   }
+  for (const [bad, message] of [[{ maxQueued: 2 ** 31 }, /maxQueued is a whole number from 1 to 2147483647/], [{ backoff: 35_791_395 }, /backoff is a whole number from 1 to 35791394/]]) {
+    assert.throws(() => new ours.Executor(bad), message);
+  }
+  // Its longest pause is one that a timer can wait.
+  new ours.Executor({ maxQueued: 2 ** 31 - 1, backoff: 35_791_394 });
   const executor = new ours.Executor();
   const off = executor.on('compatibility', () => {
     throw new Error('a listener');

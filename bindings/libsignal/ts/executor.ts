@@ -25,7 +25,7 @@ export interface ExecutorOptions {
   onPressure?: 'reject' | 'wait';
   /** Milliseconds for one storage call. Default 30,000. A call that takes longer is given up and its lane goes on. */
   storageTimeout?: number;
-  /** Milliseconds of the first pause of a lane after a storage failure or a defect; it doubles up to 60 times that. Default 50. */
+  /** Milliseconds of the first pause of a lane after a storage call that took too long or a defect; it doubles up to 60 times that. Default 50. */
   backoff?: number;
 }
 
@@ -55,6 +55,12 @@ export interface ExecutorEvents {
  */
 const EXECUTORS = `${LANES}/executor.1`;
 const CONTRACT: unique symbol = Symbol.for(EXECUTORS);
+
+/** The largest that an option can be: as long as a timer can wait. */
+const MOST = 2_147_483_647;
+
+/** How many times the first pause the longest one is. */
+const LONGEST_PAUSE = 60;
 
 const EVENTS: readonly string[] = ['pressure', 'rejected', 'crash', 'revived', 'compatibility', 'untrusted'];
 
@@ -125,7 +131,7 @@ export class Executor extends Calls {
     this.#maxPerPeer = count(options.maxQueuedPerPeer, Math.max(1, Math.floor(this.#maxQueued / 4)), 'maxQueuedPerPeer');
     this.#maxBytes = count(options.maxQueuedBytes, 64 * 1_024 * 1_024, 'maxQueuedBytes');
     this.#maxBytesPerPeer = Math.max(1, Math.floor(this.#maxBytes / 4));
-    this.#backoff = count(options.backoff, 50, 'backoff');
+    this.#backoff = count(options.backoff, 50, 'backoff', Math.floor(MOST / LONGEST_PAUSE));
     const pressure = options.onPressure ?? 'reject';
     if (pressure !== 'reject' && pressure !== 'wait') throw invalid('onPressure is "reject" or "wait"');
     this.#wait = pressure === 'wait';
@@ -397,7 +403,7 @@ export class Executor extends Calls {
 
   /** A lane that failed starts again later, from what its storage holds. */
   #pause(lane: Lane, code: string): void {
-    const pause = this.#backoff * Math.min(60, 2 ** lane.failures);
+    const pause = this.#backoff * Math.min(LONGEST_PAUSE, 2 ** lane.failures);
     lane.failures += 1;
     lane.paused = true;
     this.emit('crash', () => ({ address: lane.address, code, pause }));
@@ -466,10 +472,10 @@ function codeOf(error: unknown): unknown {
   }
 }
 
-function count(given: unknown, otherwise: number, what: string): number {
+function count(given: unknown, otherwise: number, what: string, most = MOST): number {
   if (given === undefined) return otherwise;
-  if (typeof given === 'number' && Number.isInteger(given) && given >= 1 && given <= 2_147_483_647) return given;
-  throw invalid(`${what} is a whole number of 1 or more`);
+  if (typeof given === 'number' && Number.isInteger(given) && given >= 1 && given <= most) return given;
+  throw invalid(`${what} is a whole number from 1 to ${most}`);
 }
 
 /** One for all copies of the package in a thread, as the lanes are: another package may bring its own. */
