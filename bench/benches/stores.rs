@@ -397,14 +397,18 @@ async fn sealing() {
     println!("sealing   {:.2?} a record of 610 bytes", with.saturating_sub(begun.elapsed()) / records);
 }
 
-/// Memory of 10,000 conversations that are open, as a client keeps them.
+/// Memory of conversations with 10,000 users that are open, as a client keeps them. Their rows are in memory before.
 fn memory() {
-    let (alice, bob) = ours::Hello::new(b"hello").unwrap().established().unwrap();
-    let peer = bob.device.address();
-    let records = alice.device.load(&Conversation::keys(peer));
+    let mut device = ours::Device::new("alice@example.com").unwrap();
+    let bundle = device.last_bundle().unwrap();
+    let mut answered =
+        |number: u64| ours::answered(&mut device, &bundle, &format!("user{number}@example.com")).unwrap();
+    let rows: Vec<_> = (0..SESSIONS).map(&mut answered).collect();
     let before = process::resident_kib(std::process::id()).unwrap();
-    let open: Vec<Conversation> =
-        (0..SESSIONS).map(|_| Conversation::load(&alice.device.identity, peer, &records).unwrap()).collect();
+    let open: Vec<Conversation> = rows
+        .iter()
+        .map(|(peer, records)| Conversation::load(&device.identity, peer, records).unwrap())
+        .collect();
     let taken = process::resident_kib(std::process::id()).unwrap().saturating_sub(before);
     println!("memory    {} open conversations take {taken} KiB", open.len());
 }

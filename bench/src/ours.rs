@@ -132,6 +132,22 @@ impl Device {
         })
     }
 
+    /// The bundle that a relay hands out where no one-time keys are left: whoever has it can start a conversation.
+    ///
+    /// # Errors
+    /// As [`Device::bundle`].
+    pub fn last_bundle(&mut self) -> Outcome<PrekeyBundleIn> {
+        let kem = self.upload.kem_last.clone().ok_or("no last-resort KEM prekey")?;
+        let kem = KemPrekeyIn {
+            kind: KemKind::LastResort,
+            id: kem.id,
+            created: kem.created,
+            public: kem.public,
+            signature: kem.signature.to_vec(),
+        };
+        Ok(PrekeyBundleIn { one_time: None, kem, ..self.bundle()? })
+    }
+
     /// Checks a bundle and starts a conversation with its owner.
     ///
     /// # Errors
@@ -258,6 +274,32 @@ pub fn respond(bob: &mut Device, mut blank: Conversation, first: &[u8]) -> Resul
     let records = bob.load(&blank.needs(&incoming));
     let delivery = Delivery { incoming: &incoming, records: &records, decision: None };
     blank.decrypt(&context(&bob.identity), delivery, &mut bob.rng)
+}
+
+/// Somebody of that name writes to `to` and is answered: their address, and the rows that `to` has of the conversation, which it keeps no more.
+///
+/// # Errors
+/// When the protocol refuses.
+pub fn answered(to: &mut Device, bundle: &PrekeyBundleIn, name: &str) -> Outcome<(Address, Records)> {
+    let mut rng = SystemRandom::new();
+    let peer = Address::new(UserId::new(name)?, DeviceId::FIRST);
+    // That end is not used again: there is nothing to store.
+    let (identity, _) = Identity::create(&app()?, &peer, NOW, &mut rng)?;
+    let bundle = bundle.validate(&app()?, to.address(), NOW)?;
+    let mut theirs = Conversation::load(&identity, to.address(), &Records::new())?;
+    drop(theirs.start(&context(&identity), &bundle, None, &mut rng)?);
+    let first = theirs.encrypt(&context(&identity), &text(b"hello"), &mut rng)?.blob;
+
+    let fresh = blank(to, &peer)?;
+    let received = respond(to, fresh, &first)?;
+    to.commit(received.effects);
+    let keys = Conversation::keys(&peer);
+    let mut conversation = Conversation::load(&to.identity, &peer, &to.load(&keys))?;
+    let answer = conversation.encrypt(&context(&to.identity), &text(b"hello yourself"), &mut to.rng)?;
+    to.commit(answer.effects);
+    let rows = to.load(&keys);
+    keys.iter().for_each(|key| drop(to.rows.remove(key)));
+    Ok((peer, rows))
 }
 
 /// Makes the prekeys of a new device: signed, last resort, a batch of each one-time kind.
